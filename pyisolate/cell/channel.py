@@ -1,0 +1,250 @@
+"""The host's end of one cell: its socket, output pipes and pidfd, and the only code that reads from them.
+
+One thread at a time owns a channel. A caller that runs a request reads the frames itself, with no hop between
+threads; while nobody does, the reactor serves what the guest sends on its own. Nothing here trusts the cell.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from ..native import process
+from . import wire
+
+_log = logging.getLogger("pyisolate.cell")
+_RECEIVE_BYTES = 1 << 18
+#: Bytes that the host keeps for a cell that does not read; past this, `post` and requests are refused.
+MAX_OUTBOX_BYTES = 64 << 20
+
+
+class Backlog(Exception):
+    """The cell does not read what it is sent."""
+
+
+class ChannelOwner(Protocol):
+    """Who is told what a cell sends (a `Sandbox`, or the pool before hand-out)."""
+
+    def on_denial(self, frame: wire.Denial) -> None:
+        """Handle a record of the guest's broker."""
+
+    def on_message(self, frame: wire.GuestMessage) -> None:
+        """Handle an object that the guest posted."""
+
+    def on_output(self, stream: str, data: bytes) -> None:
+        """Handle output; `stream` is stdout or stderr."""
+
+    def on_ended(self, reason: str) -> None:
+        """Handle the end of the cell: end of file, or a broken protocol (`reason` says)."""
+
+
+class Channel:
+    """Socket, pipes and pidfd of one cell, with the protocol state."""
+
+    def __init__(self, pid: int, descriptors: tuple[int, int, int, int]) -> None:
+        channel, out_read, err_read, self.pidfd = descriptors
+        self.pid = pid
+        self.peer = socket.socket(fileno=channel)
+        self.peer.setblocking(False)
+        self._pipes = {out_read: "stdout", err_read: "stderr"}
+        for pipe in self._pipes:
+            os.set_blocking(pipe, False)
+        self.conversation = wire.Conversation()
+        self.listener: int | None = None
+        self.owner: ChannelOwner | None = None
+        self.lock = threading.RLock()
+        self.ended: str | None = None
+        self.exit_status: int | None = None
+        self.exited = threading.Event()
+        self._buffer = wire.FrameBuffer(wire.MAX_GUEST_FRAME_BYTES)
+        self._outbox = bytearray()
+        self._answer: wire.GuestFrame | None = None
+        self._closed = False
+        self.poller = select.epoll(4)
+        # The socket comes first: output is written before the answer that follows it, so a poll that sees the
+        # answer sees the output too.
+        self.poller.register(channel, select.EPOLLIN)
+        for pipe in self._pipes:
+            self.poller.register(pipe, select.EPOLLIN)
+
+    # -- sending --------------------------------------------------------------------------------------------
+
+    def send(self, frame: wire.HostFrame, descriptors: list[int] | None = None) -> None:
+        """Send or queue one frame. Raises Backlog when the cell has stopped reading."""
+        data = wire.encode(frame)
+        if self._outbox and descriptors:
+            raise Backlog("descriptors cannot be queued behind unread data")
+        if len(self._outbox) + len(data) > MAX_OUTBOX_BYTES:
+            raise Backlog(f"{len(self._outbox)} bytes are waiting to be read by the guest")
+        sent = 0
+        if not self._outbox:
+            try:
+                sent = socket.send_fds(self.peer, [data], descriptors) if descriptors else self.peer.send(data)
+            except BlockingIOError:
+                if descriptors:
+                    raise Backlog("the cell does not read") from None
+            except OSError as error:
+                self.end(f"channel closed ({error.strerror})")
+                return
+        if sent < len(data):
+            self._outbox += memoryview(data)[sent:]
+            self._watch_socket()
+
+    def _watch_socket(self) -> None:
+        events = select.EPOLLIN | (select.EPOLLOUT if self._outbox else 0)
+        if not self._closed and self.ended is None:
+            self.poller.modify(self.peer.fileno(), events)
+
+    def _flush(self) -> None:
+        try:
+            sent = self.peer.send(self._outbox)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.end(f"channel closed ({error.strerror})")
+            return
+        del self._outbox[:sent]
+        if not self._outbox:
+            self._watch_socket()
+
+    # -- receiving ------------------------------------------------------------------------------------------
+
+    def pump(self, timeout_s: float | None) -> bool:
+        """Wait for events and handle them; False when nothing came in time. The caller holds `lock`."""
+        if self._closed:
+            return False
+        events = self.poller.poll(timeout_s)
+        mine = self.peer.fileno()
+        for descriptor, mask in events:
+            if descriptor in self._pipes:
+                self._read_pipe(descriptor)
+            elif descriptor == mine:
+                if mask & select.EPOLLOUT:
+                    self._flush()
+                if mask & ~select.EPOLLOUT:
+                    self._read_socket()
+        return bool(events)
+
+    def wait_answer(self, deadline: float | None) -> wire.GuestFrame | None:
+        """Pump until the outstanding question is answered. None at the deadline or when the cell has ended."""
+        while self._answer is None and self.ended is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            self.pump(left)
+        answer, self._answer = self._answer, None
+        return answer
+
+    def _read_pipe(self, descriptor: int) -> None:
+        try:
+            data = os.read(descriptor, _RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self.poller.unregister(descriptor)
+            return
+        if self.owner is not None:
+            self.owner.on_output(self._pipes[descriptor], data)
+
+    def _read_socket(self) -> None:
+        try:
+            if self.conversation.phase is wire.Phase.WARMING:
+                data, descriptors, _flags, _address = socket.recv_fds(self.peer, _RECEIVE_BYTES, 1)
+                self._keep_listener(descriptors)
+            else:
+                # recv, not recvmsg: descriptors that a guest sends are dropped by the kernel, never installed here
+                data = self.peer.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.end(f"channel closed ({error.strerror})")
+            return
+        if not data:
+            self.end("")
+            return
+        try:
+            self._buffer.feed(data)
+            while (payload := self._buffer.next_payload()) is not None:
+                frame = wire.decode_guest(payload)
+                self.conversation.accept(frame)
+                self._dispatch(frame)
+        except wire.WireError as error:
+            _log.warning("cell %d broke the protocol and is killed: %s", self.pid, error)
+            self.end(f"protocol violation: {error}")
+            self.signal(signal.SIGKILL)
+
+    def _keep_listener(self, descriptors: list[int]) -> None:
+        for descriptor in descriptors:
+            if self.listener is None:
+                self.listener = descriptor
+                os.set_inheritable(descriptor, False)
+            else:
+                os.close(descriptor)
+
+    def _dispatch(self, frame: wire.GuestFrame) -> None:
+        if isinstance(frame, wire.Denial):
+            if self.owner is not None:
+                self.owner.on_denial(frame)
+        elif isinstance(frame, wire.GuestMessage):
+            if self.owner is not None:
+                self.owner.on_message(frame)
+        else:
+            self._answer = frame
+
+    # -- end ------------------------------------------------------------------------------------------------
+
+    def end(self, reason: str) -> None:
+        """Note that nothing more will come; tell the owner once."""
+        if self.ended is not None:
+            return
+        self.ended = reason
+        self.conversation.phase = wire.Phase.DEAD
+        for pipe in list(self._pipes):
+            self._drain_pipe(pipe)
+        if self.owner is not None:
+            self.owner.on_ended(reason)
+
+    def _drain_pipe(self, descriptor: int) -> None:
+        for _ in range(64):
+            try:
+                data = os.read(descriptor, _RECEIVE_BYTES)
+            except OSError:
+                return
+            if not data:
+                return
+            if self.owner is not None:
+                self.owner.on_output(self._pipes[descriptor], data)
+
+    def signal(self, number: int) -> bool:
+        """Signal the cell's first process; False when it is gone. Race-free: the pidfd names that process only."""
+        try:
+            process.pidfd_send_signal(self.pidfd, number)
+        except (ProcessLookupError, OSError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Release every descriptor. The cell must have been killed before."""
+        with self.lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self.ended is None:
+                self.ended = "closed"
+            self.conversation.phase = wire.Phase.DEAD
+            self.poller.close()
+            self.peer.close()
+            for descriptor in (*self._pipes, self.pidfd):
+                os.close(descriptor)
+            if self.listener is not None:
+                os.close(self.listener)
+                self.listener = None
+
+

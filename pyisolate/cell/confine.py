@@ -1,0 +1,99 @@
+"""How a cell confines itself: once when it is forked (policy-independent), once at hand-out (the policy's part).
+
+Runs inside the cell, before any guest code. Every step is named; a step that fails is reported, never skipped in
+silence, and the supervisor decides (strict: the cell is discarded) with what the kernel itself told it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable
+
+import msgspec
+
+from ..native import landlock, mount, process, seccomp
+
+
+class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What the zygote gives every cell it forks."""
+
+    uid: int
+    gid: int
+    clone_flags: int
+    seccomp_program: bytes
+    dumpable: bool
+
+
+class Steps:
+    """Runs named steps and remembers which succeeded and which failed, with the reason."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.failed: list[tuple[str, str]] = []
+
+    def run(self, name: str, step: Callable[[], object]) -> None:
+        """Run one step; OSError is recorded, anything else is a defect and ends the cell."""
+        try:
+            step()
+        except OSError as error:
+            self.failed.append((name, f"{type(error).__name__}: {error}"))
+        else:
+            self.done.append(name)
+
+
+def confine_at_fork(spec: CellSpec, keep: set[int], steps: Steps) -> int | None:
+    """Apply everything that no policy can change; return the notification listener, if the kernel gave one.
+
+    Order matters: the identity maps need the capabilities of the new user namespace; the parent-death signal is
+    cleared by credential changes (prctl(2)), so it comes after them; the filter comes last.
+    """
+    if spec.clone_flags & process.CLONE_NEWUSER:
+        steps.run("user namespace", lambda: process.write_id_maps(spec.uid, spec.gid))
+    steps.run("session", os.setsid)
+    steps.run("descriptors", lambda: process.close_all_except(sorted(keep)))
+    if spec.clone_flags & process.CLONE_NEWUTS:
+        steps.run("host name", lambda: process.set_hostname("sandbox"))
+    steps.run("no_new_privs", process.set_no_new_privs)
+    steps.run("dumpable", lambda: process.set_dumpable(spec.dumpable))
+    steps.run("parent death signal", lambda: process.set_pdeathsig(signal.SIGKILL))
+    os.umask(0o077)
+    listener: list[int] = []
+
+    def install() -> None:
+        descriptor = seccomp.install(spec.seccomp_program, notify=True)
+        if descriptor is not None:
+            listener.append(descriptor)
+
+    steps.run("seccomp", install)
+    return listener[0] if listener else None
+
+
+def confine_at_handout(
+    descriptors: dict[str, int], rlimits: tuple[tuple[int, int, int], ...], working_directory: str, steps: Steps
+) -> None:
+    """Apply the policy's part: root view, rlimits, loss of capabilities, Landlock. Closes the descriptors it used."""
+    if (tree := descriptors.pop("root view", None)) is not None:
+        steps.run("root view", lambda: mount.enter_root(tree))
+        os.close(tree)
+    try:
+        os.chdir(working_directory)
+    except OSError:
+        os.chdir("/")
+    for which, soft, hard in rlimits:
+        steps.run(f"rlimit {which}", lambda which=which, soft=soft, hard=hard: resource.setrlimit(which, (soft, hard)))  # type: ignore[misc]
+    steps.run("capabilities", process.drop_all_capabilities)
+    if (ruleset := descriptors.pop("landlock", None)) is not None:
+        steps.run("landlock", lambda: landlock.restrict_self(ruleset))
+        os.close(ruleset)
+    for descriptor in descriptors.values():
+        os.close(descriptor)
+
+
+def send_with_descriptors(peer: socket.socket, data: bytes, descriptors: list[int]) -> None:
+    """Send all of `data`, the descriptors with its first byte."""
+    sent = socket.send_fds(peer, [data], descriptors) if descriptors else peer.send(data)
+    if sent < len(data):
+        peer.sendall(memoryview(data)[sent:])

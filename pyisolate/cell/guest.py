@@ -1,0 +1,332 @@
+"""What runs in a cell: reads requests, runs guest code, answers. Trusted only until the first request.
+
+The guest shares this interpreter and may corrupt any of it; nothing here is a boundary. The kernel confines the
+process and `wire.Conversation` on the host checks every frame.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import io
+import linecache
+import os
+import pickle  # host to guest only: this side is confined
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import types
+from collections import deque
+from typing import Any
+
+import cloudpickle  # noqa: F401 - loaded while warm, so that no file has to be read for it later
+import msgspec
+
+from .. import hooks
+from ..broker import Broker
+from ..errors import PolicyError
+from ..telemetry.event import BrokerRecord
+from . import wire
+from .confine import Steps, confine_at_handout, send_with_descriptors
+
+_REPR_LIMIT_CHARS = 4096
+_TRACEBACK_LIMIT_CHARS = 16 << 10
+
+
+class HostGone(BaseException):
+    """The supervisor closed the channel; nothing may run on."""
+
+
+class Inbox:
+    """Frames from the host. One reader at a time; who reads sorts messages and reloads for the others."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._buffer = wire.FrameBuffer(wire.MAX_HOST_FRAME_BYTES)
+        self._descriptors: list[int] = []
+        self._lock = threading.RLock()
+        self.messages: deque[Any] = deque()
+        self.requests: deque[wire.Request | wire.Init] = deque()
+        self.reloads: deque[tuple[wire.Reload, list[int]]] = deque()
+
+    def take_descriptors(self, count: int) -> list[int]:
+        """Return the oldest `count` received descriptors."""
+        taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+        return taken
+
+    def read(self, timeout_s: float | None) -> bool:
+        """Wait for and sort at least one frame; False when none came in time. Raises HostGone at end of file."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._lock:
+            while True:
+                if (payload := self._buffer.next_payload()) is not None:
+                    self._sort(wire.decode_host(payload))
+                    return True
+                if deadline is not None and not self._readable(deadline - time.monotonic()):
+                    return False
+                data, descriptors, _flags, _address = socket.recv_fds(self._channel, 1 << 16, 8)
+                if not data:
+                    raise HostGone
+                self._descriptors += descriptors
+                self._buffer.feed(data)
+
+    def _readable(self, timeout_s: float) -> bool:
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN)
+        return bool(poller.poll(max(0, int(timeout_s * 1000))))
+
+    def _sort(self, frame: wire.HostFrame) -> None:
+        if isinstance(frame, wire.HostMessage):
+            self.messages.append(frame.data)
+        elif isinstance(frame, wire.Reload):
+            self.reloads.append((frame, self.take_descriptors(len(frame.descriptors))))
+        else:
+            self.requests.append(frame)
+
+
+class Guest:
+    """One cell's interpreter side: namespace, inbox, hooks."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self.inbox = Inbox(channel)
+        self._send_lock = threading.Lock()
+        self._hooks: hooks.GuestHooks | None = None
+        module = types.ModuleType("__main__")
+        module.__dict__.update(__builtins__=builtins, post=self.post, recv=self.recv)
+        self.module = module
+
+    # -- the guest's own functions --------------------------------------------------------------------------
+
+    def post(self, obj: Any) -> None:
+        """Send plain data to the host's `recv`. Raises TypeError for anything else."""
+        try:
+            encoded = wire.encode_value(obj)
+        except (TypeError, msgspec.MsgspecError, RecursionError, OverflowError) as error:
+            raise TypeError(f"post: {type(obj).__name__}: not plain data ({error})") from None
+        self.send(wire.GuestMessage(encoded=encoded))
+
+    def recv(self, timeout: float | None = None) -> Any:
+        """Return the next object the host posted. Raises TimeoutError after `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.inbox.messages:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError("recv: no message from the host in time")
+            self.inbox.read(left)
+        return self.inbox.messages.popleft()
+
+    # -- channel --------------------------------------------------------------------------------------------
+
+    def send(self, frame: wire.GuestFrame, descriptors: list[int] | None = None) -> None:
+        """Send one frame whole; threads of the guest never interleave."""
+        data = wire.encode(frame, limit=wire.MAX_GUEST_FRAME_BYTES)
+        with self._send_lock:
+            send_with_descriptors(self._channel, data, descriptors or [])
+
+    def report(self, record: BrokerRecord) -> None:
+        """Send a denial record, before the refusal is raised."""
+        self.send(wire.Denial(record=record))
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Answer the host until it goes away."""
+        while True:
+            while self.inbox.reloads:
+                self.apply_reload()
+            if not self.inbox.requests:
+                try:
+                    self.inbox.read(None)
+                except KeyboardInterrupt:
+                    pass  # interrupt() that arrived after its request had ended
+                continue
+            frame = self.inbox.requests.popleft()
+            if isinstance(frame, wire.Init):
+                self.hand_out(frame)
+            else:
+                self.run(frame)
+
+    def hand_out(self, frame: wire.Init) -> None:
+        """Confine for the policy, then tell the host; no guest code has run before."""
+        steps = Steps()
+        named = dict(zip(frame.descriptors, self.inbox.take_descriptors(len(frame.descriptors)), strict=True))
+        confine_at_handout(named, frame.rlimits, frame.working_directory, steps)
+        os.environ.clear()
+        os.environ.update(frame.environment)
+        sys.path_importer_cache.clear()
+        self._hooks = hooks.install(Broker(frame.policy), self.report, frame.policy, process_wide=True)
+        sys.modules["__main__"] = self.module
+        self.send(wire.Ready(steps=tuple(steps.done), failed=tuple(steps.failed)))
+
+    def apply_reload(self) -> None:
+        """Switch the broker to a reloaded policy, tightening Landlock where a ruleset came along."""
+        frame, received = self.inbox.reloads.popleft()
+        steps = Steps()
+        confine_at_handout(dict(zip(frame.descriptors, received, strict=True)), (), os.getcwd(), steps)
+        if self._hooks is not None:
+            self._hooks.replace(Broker(frame.policy), frame.policy)
+        self.send(wire.Reloaded(id=frame.id, failed=tuple(steps.failed)))
+
+    def run(self, request: wire.Request) -> None:
+        """Run one request and answer it exactly once."""
+        started = time.perf_counter()
+        try:
+            answer = self._evaluate(request)
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else (0 if error.code is None else 1)
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)  # noqa: T201 - what the interpreter itself does, on the guest's stderr
+            answer = wire.Done(id=request.id, exit_code=code)
+        except HostGone:
+            raise
+        except BaseException as error:
+            answer = self._failure(request, error)
+        if self._hooks is not None:
+            self._hooks.flush()
+        _flush_streams()
+        self.send(msgspec.structs.replace(answer, duration_s=time.perf_counter() - started))
+
+    def _evaluate(self, request: wire.Request) -> wire.Done:
+        if request.line_buffered:
+            _line_buffer()
+        namespace = self.module.__dict__
+        if request.kind == "call":
+            args, kwargs = pickle.loads(request.payload)
+            value = _resolve(request.source)(*args, **kwargs)
+            return wire.Done(id=request.id, encoded=_plain(value, request.source))
+        if request.kind == "function":
+            function, args, kwargs = pickle.loads(request.payload)
+            return wire.Done(id=request.id, encoded=_plain(function(*args, **kwargs), "call"))
+        if request.kind == "eval":
+            code = compile(request.source, request.filename, "eval")
+            return wire.Done(id=request.id, encoded=_plain(eval(code, namespace), "eval"))
+        if request.argv:
+            sys.argv[:] = request.argv
+        if request.kind == "script":
+            namespace["__name__"] = "__main__"
+            namespace["__file__"] = request.filename
+        _remember_source(request)
+        return self._execute(request, namespace)
+
+    def _execute(self, request: wire.Request, namespace: dict[str, Any]) -> wire.Done:
+        tree = ast.parse(request.source, request.filename)
+        last: ast.expr | None = None
+        if tree.body and isinstance(tree.body[-1], ast.Expr) and request.kind == "exec":
+            last = tree.body.pop().value  # type: ignore[attr-defined]
+        if tree.body:
+            exec(compile(tree, request.filename, "exec"), namespace)
+        if last is None:
+            return wire.Done(id=request.id)
+        value = eval(compile(ast.Expression(last), request.filename, "eval"), namespace)
+        try:
+            return wire.Done(id=request.id, encoded=wire.encode_value(value))
+        except (TypeError, msgspec.MsgspecError, RecursionError, OverflowError):
+            return wire.Done(id=request.id, encoded=wire.encode_value(repr(value)[:_REPR_LIMIT_CHARS]), is_repr=True)
+
+    def _failure(self, request: wire.Request, error: BaseException) -> wire.Failed:
+        record = self._hooks.attribute(error) if self._hooks is not None else None
+        if record is not None and not isinstance(error, PolicyError):
+            self.report(record)  # the kernel refused what the broker had let through: the errno tells
+        try:
+            message = str(error)
+        except BaseException:
+            message = "<the exception's own text raised>"
+        text = "".join(traceback.format_exception(type(error), error, _guest_part(error.__traceback__)))
+        return wire.Failed(
+            id=request.id,
+            type_name=type(error).__qualname__[:200],
+            message=_clean(message)[:_REPR_LIMIT_CHARS],
+            traceback=_clean(text)[-_TRACEBACK_LIMIT_CHARS:],
+            sequence=record.sequence if record is not None else None,
+            errno=getattr(error, "errno", None) if isinstance(error, OSError) else None,
+        )
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain(value: Any, what: str) -> bytes:
+    try:
+        return wire.encode_value(value)
+    except (TypeError, msgspec.MsgspecError, RecursionError, OverflowError) as error:
+        raise TypeError(f"{what}: result is {type(value).__name__}, not plain data ({error})") from None
+
+
+def _resolve(dotted: str) -> Any:
+    """Find "module.function", or a name that earlier `exec` calls defined."""
+    head, _, rest = dotted.partition(".")
+    main = sys.modules["__main__"].__dict__
+    if head in main:
+        found = main[head]
+        for part in rest.split(".") if rest else ():
+            found = getattr(found, part)
+        return found
+    if not rest:
+        return getattr(builtins, head)
+    module_name, _, attribute = dotted.rpartition(".")
+    module = builtins.__import__(module_name, main, None, [attribute])
+    return getattr(module, attribute)
+
+
+def _remember_source(request: wire.Request) -> None:
+    lines = request.source.splitlines(keepends=True)
+    linecache.cache[request.filename] = (len(request.source), None, lines, request.filename)
+
+
+def _guest_part(trace: types.TracebackType | None) -> types.TracebackType | None:
+    """Drop the frames of this package from the top of a traceback."""
+    here = os.path.dirname(__file__)
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(here):
+        trace = trace.tb_next
+    return trace
+
+
+def _flush_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # the guest closed or replaced it; what it lost is its own
+
+
+def _line_buffer() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+
+
+def open_streams() -> None:
+    """Give the guest text streams over descriptors 0, 1 and 2."""
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as the process
+    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(  # noqa: SIM115
+        2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
+    )
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+
+
+def warm_up(guest: Guest) -> None:
+    """Touch the pages that a first request touches, so that it does not pay for them (facts: 421 -> 122 us)."""
+    request = wire.Request(id=0, kind="exec", source="1 + 1")
+    tree = guest._execute(request, {"__builtins__": builtins})
+    wire.encode(tree)
+    wire.decode_host(wire.encode(request)[4:])
+    linecache.clearcache()
+
+
+def main(channel: socket.socket) -> int:
+    """Serve until the host goes; returns the exit status."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    guest = Guest(channel)
+    warm_up(guest)
+    try:
+        guest.serve()
+    except (HostGone, ConnectionError, BrokenPipeError):
+        return 0
+    return 0

@@ -1,0 +1,123 @@
+"""One thread per supervisor that serves every channel that no caller owns, and the zygote's control socket."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+
+from .channel import Channel
+
+_log = logging.getLogger("pyisolate.reactor")
+_ARMED = select.EPOLLIN | select.EPOLLONESHOT
+
+
+class Reactor:
+    """An epoll loop over channels (each by its own epoll descriptor, one shot at a time) and plain callbacks."""
+
+    def __init__(self) -> None:
+        self._poller = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poller.register(self._wake, select.EPOLLIN)
+        self._channels: dict[int, Channel] = {}
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._stopping = False
+        self._served: Callable[[Channel], None] = lambda _channel: None
+        self._thread = threading.Thread(target=self._run, name="pyisolate-reactor", daemon=True)
+
+    def start(self, served: Callable[[Channel], None]) -> None:
+        """Start the thread; `served` is called after each turn a channel got from it."""
+        self._served = served
+        self._thread.start()
+
+    def add_channel(self, channel: Channel) -> None:
+        """Serve a channel from now on."""
+        self._channels[channel.poller.fileno()] = channel
+        self._poller.register(channel.poller.fileno(), _ARMED)
+
+    def disarm(self, channel: Channel) -> None:
+        """Leave a channel to the calling thread, which holds its lock."""
+        try:
+            self._poller.modify(channel.poller.fileno(), 0)
+        except (OSError, ValueError):
+            pass  # already removed
+
+    def arm(self, channel: Channel) -> None:
+        """Serve a channel again. An event that waits fires at once: arming is level triggered."""
+        if channel.ended is None:
+            try:
+                self._poller.modify(channel.poller.fileno(), _ARMED)
+            except (OSError, ValueError):
+                pass
+
+    def remove_channel(self, channel: Channel) -> None:
+        """Forget a channel, before it is closed."""
+        try:
+            descriptor = channel.poller.fileno()
+            self._poller.unregister(descriptor)
+        except (OSError, ValueError):
+            return
+        self._channels.pop(descriptor, None)
+
+    def add_callback(self, descriptor: int, callback: Callable[[], None]) -> None:
+        """Call `callback` in the reactor thread whenever `descriptor` can be read."""
+        self._callbacks[descriptor] = callback
+        self._poller.register(descriptor, select.EPOLLIN)
+
+    def remove_callback(self, descriptor: int) -> None:
+        """Stop watching a descriptor."""
+        if self._callbacks.pop(descriptor, None) is not None:
+            try:
+                self._poller.unregister(descriptor)
+            except OSError:
+                pass
+
+    def stop(self) -> None:
+        """End the thread and release its descriptors. Safe to call from the thread itself and twice."""
+        if self._stopping:
+            return
+        self._stopping = True
+        os.eventfd_write(self._wake, 1)
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout=5)
+        self._poller.close()
+        os.close(self._wake)
+
+    def abandon(self) -> None:
+        """Close the descriptors in a forked child of the host, where the thread does not exist."""
+        self._stopping = True
+        self._poller.close()
+        os.close(self._wake)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                events = self._poller.poll()
+            except (OSError, ValueError):
+                return
+            for descriptor, _mask in events:
+                if self._stopping:
+                    return
+                try:
+                    self._serve(descriptor)
+                except Exception:
+                    _log.exception("serving descriptor %d failed", descriptor)
+
+    def _serve(self, descriptor: int) -> None:
+        if (callback := self._callbacks.get(descriptor)) is not None:
+            callback()
+            return
+        channel = self._channels.get(descriptor)
+        if channel is None:
+            return
+        # A caller that owns the channel arms it again when it is done; waiting here would stall the others.
+        if not channel.lock.acquire(blocking=False):
+            return
+        try:
+            channel.pump(0)
+            self._served(channel)
+            self.arm(channel)
+        finally:
+            channel.lock.release()
