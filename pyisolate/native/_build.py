@@ -1,0 +1,58 @@
+"""cffi build of `pyisolate.native._native`, from the pairs `src/<name>.cdef.h` + `src/<name>.c`.
+
+`<name>.cdef.h` holds what Python may call (cffi's dialect of C), `<name>.c` the code. All `.c` files become one
+translation unit: make every function and variable `static`, and start its name with the file's.
+Adding a pair is all it takes; nothing here names them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from cffi import FFI
+
+_HERE = Path("pyisolate/native")  # builds run in the project's root
+_SOURCES = _HERE / "src"
+
+
+class MissingLibrary(RuntimeError):
+    """A library needed by the build is not installed."""
+
+
+def _flags(package: str, header: str, debian: str) -> tuple[list[str], list[str]]:
+    """Return the include directories and libraries of a pkg-config package."""
+    pkg_config = shutil.which("pkg-config")
+    if pkg_config:
+        done = subprocess.run([pkg_config, "--cflags", "--libs", package], capture_output=True, text=True, check=False)
+        found, words = done.returncode == 0, done.stdout.split()
+    else:
+        found, words = Path("/usr/include", header).exists(), [f"-l{package.removeprefix('lib')}"]
+    if not found:
+        raise MissingLibrary(f"build pyisolate.native._native: {package} not found. Hint: apt install {debian}")
+    return [w[2:] for w in words if w.startswith("-I")], [w[2:] for w in words if w.startswith("-l")]
+
+
+def _make() -> FFI:
+    include_dirs, libraries = _flags("libseccomp", "seccomp.h", "libseccomp-dev")
+    ffi = FFI()
+    parts = []
+    for cdef in sorted(_SOURCES.glob("*.cdef.h")):
+        ffi.cdef(cdef.read_text())
+        parts.append(cdef.name.removesuffix(".cdef.h"))
+    ffi.set_source(
+        "pyisolate.native._native",
+        "".join(f'#include "{name}.c"\n' for name in parts),
+        # PySys_AddAuditHook and PyOS_BeforeFork are not in the limited API
+        py_limited_api=False,
+        define_macros=[("_CFFI_NO_LIMITED_API", "1")],
+        include_dirs=[str(_SOURCES), *include_dirs],
+        libraries=libraries,
+        depends=[str(path) for path in sorted(_SOURCES.glob("**/*"))],
+        extra_compile_args=["-O2", "-Wall", "-Werror=implicit-function-declaration", "-fvisibility=hidden"],
+    )
+    return ffi
+
+
+ffibuilder = _make()
