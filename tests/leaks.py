@@ -1,0 +1,183 @@
+"""What a test may leave behind: nothing. A cheap snapshot of the process, and the difference of two of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import psutil
+
+PREFIX = "pyisolate."
+
+#: Descriptors that a living supervisor's pool opens and closes on its own schedule (cell sockets, pidfds, listeners).
+POOLED = ("socket:", "anon_inode:", "pipe:", "/memfd:", "/proc/", "/sys/fs/cgroup")
+
+#: Cells that a living supervisor may add between two tests while its pool refills.
+POOL_SLACK = 16
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the process holds at one moment."""
+
+    descriptors: dict[int, str]
+    children: frozenset[int]
+    grandchildren: int
+    cgroups: frozenset[str]
+    mounts: bytes
+    threads: frozenset[threading.Thread]
+    sandboxes: int
+    default_supervisor: int | None = field(default=None)
+
+
+def descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        # The listing's own descriptor is in it and gone by now.
+        with contextlib.suppress(OSError):
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+def children_of(pid: int | str) -> Iterator[int]:
+    """Yield direct children; `/proc/PID/task/TID/children` spares a walk over the whole of /proc."""
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for task in tasks:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+            yield from map(int, file.read().split())
+
+
+_fast_children = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
+def children() -> tuple[frozenset[int], int]:
+    """Return the direct children and the number of processes below them."""
+    if not _fast_children:
+        me = psutil.Process()
+        direct = frozenset(child.pid for child in me.children())
+        return direct, len(me.children(recursive=True)) - len(direct)
+    direct = frozenset(children_of("self"))
+    below, queue = 0, list(direct)
+    while queue:
+        found = list(children_of(queue.pop()))
+        below += len(found)
+        queue += found
+    return direct, below
+
+
+def _cgroup_parents() -> tuple[str, ...]:
+    """Return the directories in which a supervisor of this process could have made its cgroups."""
+    mounts = []
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            kind, _, options = right.split(maxsplit=2)
+            if kind in ("cgroup", "cgroup2"):
+                mounts.append((left.split()[3], left.split()[4], kind, set(options.strip().split(","))))
+    parents = set()
+    with open("/proc/self/cgroup") as file:
+        for line in file:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            for root, where, kind, options in mounts:
+                mine = kind == "cgroup2" if not controllers else set(controllers.split(",")) <= options
+                if mine:
+                    below = path if root == "/" else path.removeprefix(root)
+                    full = os.path.normpath(f"{where}/{below}")
+                    # v2 sandboxes may live below an ancestor: controllers are delegated there.
+                    while full.startswith(where):
+                        parents.add(full)
+                        full = os.path.dirname(full)
+    return tuple(sorted(parents))
+
+
+_parents = _cgroup_parents()
+
+
+def _alive(pid: str) -> bool:
+    return pid.isdigit() and os.path.exists(f"/proc/{pid}")
+
+
+def cgroups() -> frozenset[str]:
+    """Return our cgroups, and those of supervisors that are gone; other living ones are none of this run's business."""
+    me, found = str(os.getpid()), set()
+    for parent in _parents:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(parent):
+                if name.startswith(PREFIX):
+                    owner = name.split(".")[1]
+                    if owner == me or not _alive(owner):
+                        found.add(f"{parent}/{name}")
+    return frozenset(found)
+
+
+def _default_supervisor() -> object | None:
+    module = sys.modules.get("pyisolate.supervisor")
+    return getattr(module, "_default", None)
+
+
+def _active_sandboxes() -> int:
+    package = sys.modules.get("pyisolate")
+    listing = getattr(package, "list_active", None)
+    return 0 if listing is None or _default_supervisor() is None else len(listing())
+
+
+def snapshot() -> Snapshot:
+    """Take one; about 0.2 ms."""
+    direct, below = children()
+    with open("/proc/self/mountinfo", "rb") as file:
+        mounts = file.read()
+    default = _default_supervisor()
+    return Snapshot(
+        descriptors=descriptors(),
+        children=direct,
+        grandchildren=below,
+        cgroups=cgroups(),
+        mounts=mounts,
+        threads=frozenset(threading.enumerate()),
+        sandboxes=_active_sandboxes(),
+        default_supervisor=None if default is None else id(default),
+    )
+
+
+def _describe_process(pid: int) -> str:
+    try:
+        process = psutil.Process(pid)
+        state = process.status()
+        words = [process.name()] if state == psutil.STATUS_ZOMBIE else process.cmdline() or [process.name()]
+        return f"process {pid} ({state}): {' '.join(words)}"
+    except psutil.Error:
+        return f"process {pid}"
+
+
+def difference(before: Snapshot, after: Snapshot) -> list[str]:
+    """Return what `after` holds and `before` did not, one sentence each.
+
+    A supervisor that lives across tests (a session fixture, or the default one that a test brought to life) renews its
+    pool whenever it likes: what belongs to pools is then judged by its number, and exactly at the end of the session.
+    """
+    born = after.default_supervisor is not None and before.default_supervisor is None
+    pooled = born or bool(before.children & after.children)
+    leaks = []
+    if after.sandboxes > before.sandboxes:
+        leaks.append(f"{after.sandboxes - before.sandboxes} sandboxes not closed")
+    for fd, target in after.descriptors.items():
+        if before.descriptors.get(fd) != target and not (pooled and target.startswith(POOLED)):
+            leaks.append(f"descriptor {fd}: {target}")
+    if not born:
+        leaks += [_describe_process(pid) for pid in sorted(after.children - before.children)]
+        leaks += [f"cgroup {path}" for path in sorted(after.cgroups - before.cgroups)]
+        leaks += [f"thread {thread.name}" for thread in after.threads - before.threads if thread.is_alive()]
+    slack = POOL_SLACK if pooled else 0
+    if after.grandchildren > before.grandchildren + slack:
+        leaks.append(f"{after.grandchildren - before.grandchildren} more processes below our children")
+    if after.mounts != before.mounts:
+        new = set(after.mounts.splitlines()) - set(before.mounts.splitlines())
+        leaks += [f"mount {line.decode(errors='replace')}" for line in sorted(new)]
+    return leaks

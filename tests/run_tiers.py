@@ -1,0 +1,263 @@
+"""Run the test tiers that this machine can run, and say exactly what ran, what did not, and why.
+
+The host tier runs twice where that is possible: as root and as an ordinary user, because both get the same promises.
+Standard library only, so that a broken environment is reported and not crashed into.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TIERS = ("unit", "host", "vm", "clients")
+ORDINARY_UID = 65534
+
+#: Longer than any tier has taken (software-emulated virtual machines); a hang must not eat the whole CI hour.
+TIMEOUT_S = {"unit": 900, "host": 1200, "vm": 1800, "clients": 600}
+
+#: Features that an ordinary user cannot have on a host that delegates nothing: not required of that run.
+PRIVILEGED_FEATURES = {"cgroup", "cgroup_bpf", "bpf", "prometheus", "vm"}
+
+SUMMARY = re.compile(r"(\d+) passed, (\d+) failed, (\d+) skipped")
+NO_TESTS_COLLECTED = 5
+
+
+@dataclass
+class Outcome:
+    """What one run of a tier came to."""
+
+    tier: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    reasons: collections.Counter[str] = field(default_factory=collections.Counter)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def ran(self) -> int:
+        return self.passed + self.failed
+
+    def fail(self, what: str) -> None:
+        self.failed += 1
+        self.failures.append(what)
+
+
+def left_out(tier: str, feature: str, reason: str) -> Outcome:
+    """Return a tier that did not run: a skip, or a failure where PYISOLATE_REQUIRE says that it must."""
+    outcome = Outcome(tier)
+    if feature in required():
+        outcome.fail(f"{feature} is required (PYISOLATE_REQUIRE) but missing: {reason}")
+    else:
+        outcome.skipped += 1
+        outcome.reasons[f"the whole tier: {reason}"] += 1
+    return outcome
+
+
+def required() -> set[str]:
+    return {name.strip() for name in os.environ.get("PYISOLATE_REQUIRE", "").split(",") if name.strip()}
+
+
+def run(command: list[str], *, timeout_s: float, env: dict[str, str], cwd: Path, capture: Path | None = None) -> int:
+    """Run one tier in its own session, so that a timeout or Ctrl-C ends all of it. Return its exit status."""
+    output = None if capture is None else capture.open("wb")
+    command = (
+        command if capture is None else ["bash", "-c", 'set -o pipefail; "$@" 2>&1 | tee "$0"', str(capture), *command]
+    )
+    process = subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, start_new_session=True)
+    if output is not None:
+        output.close()
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        print(f"\nthis tier ran for {timeout_s:.0f} s and is ended", flush=True)
+        return 124
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def read_junit(report: Path, outcome: Outcome) -> bool:
+    """Add the report's counts to the outcome; say whether there was one."""
+    try:
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    except (OSError, ElementTree.ParseError):
+        return False
+    for case in cases:
+        name = f"{case.get('classname', '')}::{case.get('name', '')}"
+        skipped = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            outcome.fail(name)
+        elif skipped is not None:
+            outcome.skipped += 1
+            outcome.reasons[skipped.get("message") or "no reason given"] += 1
+        else:
+            outcome.passed += 1
+    return True
+
+
+def pytest_tier(
+    tier: str,
+    title: str,
+    scratch: Path,
+    *,
+    tree: Path = ROOT,
+    prefix: list[str] | None = None,
+    env: dict[str, str] | None = None,
+) -> Outcome:
+    """Run the tests of one folder with pytest."""
+    outcome = Outcome(title)
+    report = scratch / "junit.xml"
+    report.unlink(missing_ok=True)
+    python = tree / ".venv/bin/python"
+    command = [
+        *(prefix or []),
+        str(python if python.exists() else sys.executable),
+        "-m",
+        "pytest",
+        f"tests/{tier}",
+        f"--junitxml={report}",
+        "-q",
+    ]
+    status = run(
+        [*command, *(["-p", "no:cacheprovider"] if prefix else [])],
+        timeout_s=TIMEOUT_S[tier],
+        env={**os.environ, **(env or {})},
+        cwd=tree,
+    )
+    reported = read_junit(report, outcome)
+    if status == NO_TESTS_COLLECTED:
+        outcome.reasons["no tests in this tier"] += 1
+    elif status and not outcome.failed:
+        outcome.fail(f"pytest ended with status {status}" + ("" if reported else " and wrote no report"))
+    return outcome
+
+
+def host_as_user(scratch: Path) -> Outcome:
+    """Run the host tier as an ordinary user, on a copy of the tree where that user could not read this one."""
+    title = "host (user)"
+    if not shutil.which("setpriv"):
+        return left_out(title, "user", "setpriv is not installed. Hint: apt-get install util-linux")
+    home = scratch / "home"
+    home.mkdir()
+    prefix = ["setpriv", f"--reuid={ORDINARY_UID}", f"--regid={ORDINARY_UID}", "--clear-groups"]
+    tree = ROOT
+    if not readable(prefix, tree):
+        tree = scratch / "tree"
+        print(f"uid {ORDINARY_UID} cannot read {ROOT}: testing a copy", flush=True)
+        ignore = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".hypothesis", "lib/modules")
+        shutil.copytree(ROOT, tree, symlinks=True, ignore=ignore, ignore_dangling_symlinks=True)
+        subprocess.run(["chmod", "-R", "a+rX", str(tree)], check=True)
+        if not readable(prefix, tree):
+            return left_out(
+                title,
+                "user",
+                f"uid {ORDINARY_UID} cannot run {os.path.realpath(sys.executable)}."
+                " Hint: make PYTHON=/usr/bin/python3 after make clean",
+            )
+    os.chown(home, ORDINARY_UID, ORDINARY_UID)
+    env = {
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "XDG_CACHE_HOME": str(home / ".cache"),
+        "XDG_RUNTIME_DIR": str(home),
+        "USER": "nobody",
+        "LOGNAME": "nobody",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(tree),
+        "PYISOLATE_REQUIRE": ",".join(sorted(required() - PRIVILEGED_FEATURES)),
+    }
+    return pytest_tier("host", title, home, tree=tree, prefix=prefix, env=env)
+
+
+def readable(prefix: list[str], tree: Path) -> bool:
+    """Say whether that user can start the interpreter and import the package and the tests' tools from there."""
+    check = "import pytest, msgspec, pyisolate.errors"
+    env = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [*prefix, str(tree / ".venv/bin/python"), "-c", check]
+    try:
+        return subprocess.run(command, cwd="/", env=env, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def vm_tier(scratch: Path) -> Outcome:
+    """Run the suite that boots kernels with BPF-LSM; it prints its own totals."""
+    script = ROOT / "tests/vm/run.py"
+    if not script.exists():
+        return left_out("vm", "vm", "tests/vm/run.py is not there")
+    if not shutil.which("qemu-system-x86_64"):
+        return left_out("vm", "vm", "qemu-system-x86_64 is not installed. Hint: apt-get install qemu-system-x86")
+    outcome, log = Outcome("vm"), scratch / "vm.log"
+    status = run(
+        [sys.executable, str(script), "--kernel", "all"],
+        timeout_s=TIMEOUT_S["vm"],
+        env=dict(os.environ),
+        cwd=ROOT,
+        capture=log,
+    )
+    text = log.read_text(errors="replace")
+    if totals := SUMMARY.findall(text):
+        outcome.passed, outcome.failed, outcome.skipped = map(int, totals[-1])
+        outcome.reasons.update(re.findall(r"^SKIPPED \[\d+\] (.*)$", text, re.MULTILINE))
+    if status and not outcome.failed:
+        outcome.fail(f"tests/vm/run.py ended with status {status}")
+    return outcome
+
+
+def run_tier(tier: str, scratch: Path) -> list[Outcome]:
+    print(f"\n=== tier {tier} ===", flush=True)
+    if tier == "vm":
+        return [vm_tier(scratch)]
+    if tier != "host":
+        return [pytest_tier(tier, tier, scratch)]
+    if os.geteuid() != 0:
+        return [left_out("host (root)", "root", "not root"), pytest_tier("host", "host (user)", scratch)]
+    as_root = pytest_tier("host", "host (root)", scratch)
+    print(f"\n=== tier host, again as uid {ORDINARY_UID} ===", flush=True)
+    return [as_root, host_as_user(scratch)]
+
+
+def print_table(outcomes: list[Outcome]) -> None:
+    print(f"\n{'tier':<14}{'ran':>6}{'passed':>8}{'failed':>8}{'skipped':>9}")
+    for one in outcomes:
+        print(f"{one.tier:<14}{one.ran:>6}{one.passed:>8}{one.failed:>8}{one.skipped:>9}")
+    for one in outcomes:
+        for reason, count in sorted(one.reasons.items()):
+            print(f"  left out in {one.tier}: {count} x {reason}")
+    for one in outcomes:
+        for failure in one.failures:
+            print(f"  FAILED in {one.tier}: {failure}")
+    totals = (sum(getattr(one, key) for one in outcomes) for key in ("passed", "failed", "skipped"))
+    print("\n{} passed, {} failed, {} skipped".format(*totals), flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tiers", nargs="*", choices=[*TIERS, []], help="which tiers to run (all)")
+    chosen = parser.parse_args().tiers or TIERS
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="pyisolate-test-", ignore_cleanup_errors=True) as name:
+        scratch = Path(name)
+        # The ordinary user walks through it to its own folder.
+        scratch.chmod(0o711)
+        for tier in chosen:
+            outcomes += run_tier(tier, scratch)
+    print_table(outcomes)
+    return 1 if any(one.failed for one in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
