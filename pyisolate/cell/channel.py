@@ -63,6 +63,9 @@ class Channel:
         self.ended: str | None = None
         self.exit_status: int | None = None
         self.exited = threading.Event()
+        #: what the cell said it applied when it was forked; only ever written before guest code ran
+        self.steps: tuple[str, ...] = ()
+        self.failed_steps: tuple[tuple[str, str], ...] = ()
         self._buffer = wire.FrameBuffer(wire.MAX_GUEST_FRAME_BYTES)
         self._outbox = bytearray()
         self._answer: wire.GuestFrame | None = None
@@ -139,8 +142,7 @@ class Channel:
             if left is not None and left <= 0:
                 return None
             self.pump(left)
-        answer, self._answer = self._answer, None
-        return answer
+        return self.take_answer()
 
     def _read_pipe(self, descriptor: int) -> None:
         try:
@@ -197,6 +199,11 @@ class Channel:
                 self.owner.on_message(frame)
         else:
             self._answer = frame
+
+    def take_answer(self) -> wire.GuestFrame | None:
+        """Return the answer that has come, if any, and forget it."""
+        answer, self._answer = self._answer, None
+        return answer
 
     # -- end ------------------------------------------------------------------------------------------------
 

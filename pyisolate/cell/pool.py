@@ -1,0 +1,351 @@
+"""The supervisor's side of the zygote, and the pool of warm cells it keeps."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from ..errors import SandboxError
+from . import wire
+from .channel import Channel
+from .confine import CellSpec
+from .reactor import Reactor
+from .zygote import MAX_CONTROL_BYTES, Exited, Fork, Forked, Start, Started, ZygoteMessage
+
+_log = logging.getLogger("pyisolate.pool")
+_decode = msgspec.msgpack.Decoder(ZygoteMessage).decode
+#: A zygote that has not come up, or a cell that has not, by then is broken (seconds). A preload may be slow.
+START_TIMEOUT_S = 60.0
+CELL_TIMEOUT_S = 10.0
+
+
+class ZygoteError(SandboxError):
+    """The zygote could not be started, or could not fork a cell."""
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """What a pool keeps: `size` warm cells, forked from a zygote with `preload` imported."""
+
+    size: int
+    preload: tuple[str, ...]
+    spec: CellSpec
+    drop_privileges: bool
+    environment: dict[str, str]
+
+
+class ZygoteProcess:
+    """One running zygote and its control socket."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-I", "-m", "pyisolate.cell.zygote", str(theirs.fileno())]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                env=settings.environment,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+        self.control = ours
+        start = Start(
+            host_pid=os.getpid(),
+            preload=settings.preload,
+            spec=settings.spec,
+            drop_privileges=settings.drop_privileges,
+        )
+        self.control.send(msgspec.msgpack.encode(start))
+        self.failed_preloads: tuple[tuple[str, str], ...] = ()
+        self._wait_started()
+
+    @property
+    def pid(self) -> int:
+        """The zygote's process id."""
+        return self._process.pid
+
+    def _wait_started(self) -> None:
+        self.control.settimeout(START_TIMEOUT_S)
+        try:
+            data = self.control.recv(MAX_CONTROL_BYTES)
+        except OSError as error:
+            self.stop()
+            raise ZygoteError(f"start zygote: no answer: {error}") from error
+        if not data:
+            status = self._process.wait(timeout=5)
+            self.stop()
+            raise ZygoteError(
+                f"start zygote: it ended with status {status} before it was warm",
+                hint="its traceback is on this process's stderr; a module in preload=[...] may crash on import",
+            )
+        message = _decode(data)
+        assert isinstance(message, Started)
+        self.failed_preloads = message.failed_preloads
+        self.control.setblocking(False)
+
+    def fork(self, count: int) -> None:
+        """Ask for `count` more cells. Raises ZygoteError when the zygote is gone."""
+        try:
+            self.control.send(msgspec.msgpack.encode(Fork(count=count)))
+        except OSError as error:
+            raise ZygoteError(f"fork cell: the zygote is gone ({error.strerror})") from error
+
+    def receive(self) -> tuple[ZygoteMessage, list[int]] | None:
+        """Return one message and its descriptors; None at end of file. Raises BlockingIOError when there is none."""
+        data, descriptors, _flags, _address = socket.recv_fds(self.control, MAX_CONTROL_BYTES, 8)
+        if not data:
+            return None
+        return _decode(data), descriptors
+
+    def stop(self) -> None:
+        """End the zygote (its cells die with it) and reap it."""
+        self.control.close()
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGKILL)
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            _log.error("zygote %d does not die", self._process.pid)
+
+
+class Pool:
+    """Keeps warm cells ready; restarts the zygote when it dies; reports every cell's exit.
+
+    `prepare` is called once for each warm cell, outside any lock, before it can be handed out (listener, cgroup);
+    `on_exit` for each reaped cell.
+    """
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        reactor: Reactor,
+        prepare: Callable[[Channel], None],
+        on_exit: Callable[[Channel, Exited | None], None],
+    ) -> None:
+        self._settings = settings
+        self._reactor = reactor
+        self._prepare = prepare
+        self._on_exit = on_exit
+        self._condition = threading.Condition()
+        self._start_lock = threading.Lock()
+        self._ready: deque[Channel] = deque()
+        self._warming: dict[int, Channel] = {}
+        self._live: dict[int, Channel] = {}
+        self._asked = 0
+        self._waiting = 0
+        self._zygote: ZygoteProcess | None = None
+        self._closed = False
+        self._last_error = ""
+        self.restarts = 0
+
+    def start(self) -> None:
+        """Start the zygote and fill the pool; returns when the zygote is warm. Raises ZygoteError."""
+        with self._start_lock:
+            if self._zygote is not None or self._closed:
+                return
+            zygote = ZygoteProcess(self._settings)
+            for name, why in zygote.failed_preloads:
+                _log.warning("preload %s: %s", name, why)
+            self._zygote = zygote
+            self._asked = 0
+            self._reactor.add_callback(zygote.control.fileno(), lambda: self._receive(zygote))
+        self.refill()
+
+    @property
+    def zygote_pid(self) -> int | None:
+        """The zygote's process id, or None when none runs."""
+        zygote = self._zygote
+        return None if zygote is None else zygote.pid
+
+    def counts(self) -> tuple[int, int]:
+        """Return (ready, warming) cells."""
+        with self._condition:
+            return len(self._ready), len(self._warming) + self._asked
+
+    def refill(self) -> None:
+        """Ask for as many cells as the pool lacks."""
+        with self._condition:
+            wanted = self._settings.size + self._waiting
+            lacking = wanted - len(self._ready) - len(self._warming) - self._asked
+            zygote = self._zygote
+            if lacking <= 0 or zygote is None or self._closed:
+                return
+            self._asked += lacking
+        try:
+            zygote.fork(lacking)
+        except ZygoteError:
+            self._zygote_died(zygote)
+
+    def take(self, timeout_s: float = CELL_TIMEOUT_S) -> Channel:
+        """Return a warm, prepared cell; forks on demand when none is ready. Raises ZygoteError."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._condition:
+                while self._ready:
+                    channel = self._ready.popleft()
+                    if channel.ended is None:
+                        return channel
+            self.start()
+            with self._condition:
+                self._waiting += 1
+            try:
+                self.refill()
+                with self._condition:
+                    if not self._ready:
+                        self._condition.wait(min(0.5, max(0.0, deadline - time.monotonic())))
+            finally:
+                with self._condition:
+                    self._waiting -= 1
+            if time.monotonic() >= deadline:
+                raise ZygoteError(
+                    f"fork cell: none was ready within {timeout_s:.0f} s: {self._last_error or 'no answer'}",
+                    hint="run `pyisolate doctor`; the machine may be out of processes, memory or descriptors",
+                )
+            if self._closed:
+                raise ZygoteError("fork cell: the supervisor is closed")
+
+    def close(self) -> None:
+        """Kill the zygote and with it every cell; reports the exits of all that were alive."""
+        with self._condition:
+            if self._closed:
+                return
+            self._closed = True
+            zygote, self._zygote = self._zygote, None
+            self._condition.notify_all()
+        if zygote is not None:
+            self._reactor.remove_callback(zygote.control.fileno())
+            for channel in list(self._live.values()):
+                channel.signal(signal.SIGKILL)
+            zygote.stop()
+        self._bury_all()
+
+    # -- reactor side ---------------------------------------------------------------------------------------
+
+    def served(self, channel: Channel) -> None:
+        """The reactor gave a channel its turn: a warming cell may have become ready, or may have died."""
+        if channel.pid not in self._warming:
+            return
+        if channel.conversation.phase is wire.Phase.IDLE:
+            self._became_warm(channel)
+        elif channel.ended is not None:
+            self._last_error = f"cell {channel.pid} ended while warming: {channel.ended or 'end of file'}"
+
+    def _became_warm(self, channel: Channel) -> None:
+        answer = channel.take_answer()
+        failed = answer.failed if isinstance(answer, wire.Warm) else (("warm", "no report"),)
+        channel.steps = answer.steps if isinstance(answer, wire.Warm) else ()
+        channel.failed_steps = failed
+        try:
+            self._prepare(channel)
+        except Exception as error:
+            self._last_error = f"prepare cell: {error}"
+            _log.exception("preparing cell %d failed", channel.pid)
+            channel.signal(signal.SIGKILL)
+            return
+        with self._condition:
+            self._warming.pop(channel.pid, None)
+            self._ready.append(channel)
+            self._condition.notify()
+
+    def _receive(self, zygote: ZygoteProcess) -> None:
+        for _ in range(64):
+            try:
+                received = zygote.receive()
+            except BlockingIOError:
+                return
+            except OSError:
+                received = None
+            if received is None:
+                self._zygote_died(zygote)
+                return
+            message, descriptors = received
+            if isinstance(message, Forked):
+                self._forked(message, descriptors)
+            elif isinstance(message, Exited):
+                self._exited(message)
+
+    def _forked(self, message: Forked, descriptors: list[int]) -> None:
+        with self._condition:
+            self._asked = max(0, self._asked - 1)
+        if message.error or len(descriptors) != 4:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._last_error = message.error or "descriptors were lost: too many open files in this process?"
+            _log.error("fork cell: %s", self._last_error)
+            return
+        channel = Channel(message.pid, (descriptors[0], descriptors[1], descriptors[2], descriptors[3]))
+        with self._condition:
+            self._warming[channel.pid] = channel
+            self._live[channel.pid] = channel
+        self._reactor.add_channel(channel)
+
+    def _exited(self, message: Exited) -> None:
+        with self._condition:
+            channel = self._live.pop(message.pid, None)
+            self._warming.pop(message.pid, None)
+            if channel in self._ready:
+                self._ready.remove(channel)
+        if channel is not None:
+            self._bury(channel, message)
+
+    def _zygote_died(self, zygote: ZygoteProcess) -> None:
+        with self._condition:
+            if self._zygote is not zygote:
+                return
+            self._zygote = None
+            self.restarts += 1
+        self._reactor.remove_callback(zygote.control.fileno())
+        _log.error("zygote %d died; its cells died with it, a new one starts on demand", zygote.pid)
+        zygote.stop()
+        self._bury_all()
+        with self._condition:
+            self._condition.notify_all()
+
+    def _bury_all(self) -> None:
+        with self._condition:
+            live = list(self._live.values())
+            self._live.clear()
+            self._warming.clear()
+            self._ready.clear()
+        for channel in live:
+            channel.signal(signal.SIGKILL)
+            self._bury(channel, None)
+
+    def _bury(self, channel: Channel, message: Exited | None) -> None:
+        channel.exit_status = None if message is None else message.status
+        # A caller that owns the channel reads its last frames itself and sees the end of file.
+        if channel.lock.acquire(blocking=False):
+            try:
+                while channel.ended is None and channel.pump(0):
+                    pass
+                channel.end("")
+            finally:
+                channel.lock.release()
+        channel.exited.set()
+        self._on_exit(channel, message)
+
+    def abandon(self) -> None:
+        """In a forked child of the host: close what was inherited, signal nobody."""
+        self._closed = True
+        zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            zygote.control.close()
+        for channel in list(self._live.values()):
+            channel.lock = threading.RLock()
+            channel.close()
+        self._live.clear()
+        self._ready.clear()

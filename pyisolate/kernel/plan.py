@@ -1,0 +1,327 @@
+"""Which enforcer decides what on this kernel, proven; and what that means for one policy and one sandbox.
+
+The plan is made once per supervisor. It prepares a policy's kernel tables, gives cells what they need, and writes the
+`EnforcementReport`. What a policy means never depends on it: where the kernel cannot do what a rule states, `prepare`
+raises EnforcementError (strict) or notes what is missing (best effort).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..capability import Capability
+from ..cell.confine import CellSpec
+from ..decision import Mode, Verdict
+from ..errors import EnforcementError
+from ..native import process
+from ..policy.compiled import CompiledPolicy
+from ..telemetry.event import BrokerRecord, Evaluation, KernelRecord, SandboxContext
+from . import seccomp
+from .enforcer import Availability, CapabilityStatus, Coverage, EnforcementReport, RecordSink, Status
+from .landlock import LandlockEnforcer, LandlockRuleset
+from .namespaces import NamespaceEnforcer
+from .notify import Listener, NotificationEnforcer
+from .rootview import RootView, RootViewBuilder
+
+if TYPE_CHECKING:
+    from ..limits.cgroup import CgroupLease
+
+_log = logging.getLogger("pyisolate.kernel")
+
+_FS = (
+    Capability.FS_READ,
+    Capability.FS_WRITE,
+    Capability.FS_CREATE,
+    Capability.FS_DELETE,
+    Capability.FS_EXEC,
+    Capability.IMPORT_MODULE,
+    Capability.IMPORT_NATIVE,
+    Capability.RANDOM_READ,
+)
+_NET = (
+    Capability.NET_CONNECT,
+    Capability.NET_BIND,
+    Capability.NET_LISTEN,
+    Capability.NET_SEND,
+    Capability.NET_SOCKET,
+)
+_PROCESS = (Capability.PROCESS_EXEC, Capability.PROCESS_FORK)
+_SCOPED = (Capability.PROCESS_SIGNAL, Capability.PROCESS_TRACE, Capability.IPC_UNIX)
+
+
+@dataclass(frozen=True)
+class CellTraits:
+    """Whom cells run as and what the supervisor may do."""
+
+    uid: int
+    gid: int
+    started_by_root: bool
+    full_telemetry: bool = False
+
+
+@dataclass
+class Prepared:
+    """One policy with its kernel tables, shared by all of its sandboxes."""
+
+    compiled: CompiledPolicy
+    ruleset: LandlockRuleset | None = None
+    root_view: RootView | None = None
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def descriptors(self) -> dict[str, int]:
+        """Return the descriptors that a cell needs, by name, in the order it uses them."""
+        named: dict[str, int] = {}
+        if self.root_view is not None:
+            named["root view"] = self.root_view.fd
+        if self.ruleset is not None:
+            named["landlock"] = self.ruleset.fd
+        return named
+
+    def close(self) -> None:
+        """Close the tables; sandboxes that use them keep their own references in the kernel."""
+        for table in (self.ruleset, self.root_view):
+            if table is not None:
+                table.close()
+
+
+class KernelPlan:
+    """The enforcers of one supervisor."""
+
+    def __init__(self, traits: CellTraits, sink: RecordSink) -> None:
+        self.traits = traits
+        self._sink = sink
+        self.landlock = LandlockEnforcer()
+        self.notification = NotificationEnforcer()
+        self.namespaces = NamespaceEnforcer(traits.uid, traits.gid)
+        self.builder = RootViewBuilder(traits.uid, traits.gid)
+        self.listener: Listener | None = None
+        self.availability: dict[str, Availability] = {}
+        self._lock = threading.Lock()
+        self._program: bytes = b""
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Prove each enforcer live. Starts the listener."""
+        for enforcer in (self.landlock, self.notification, self.namespaces, self.builder):
+            found = enforcer.probe()
+            self.availability[found.enforcer] = found
+            if not found.usable:
+                _log.warning("%s is %s: %s", found.enforcer, found.status.value, found.reason)
+        if self.usable("seccomp"):
+            self.listener = Listener(self._sink)
+            self.listener.start()
+            self._program = seccomp.cell_program(full=self.traits.full_telemetry)
+
+    def usable(self, enforcer: str) -> bool:
+        """True when the enforcer's probe saw it deny."""
+        found = self.availability.get(enforcer)
+        return found is not None and found.usable
+
+    def close(self) -> None:
+        """Stop the listener and the root view builder."""
+        if self.listener is not None:
+            self.listener.close()
+            self.listener = None
+        self.builder.close()
+
+    def abandon(self) -> None:
+        """In a forked child of the host: forget what belongs to the parent."""
+        self.listener = None
+
+    # -- cells ----------------------------------------------------------------------------------------------
+
+    def cell_spec(self) -> CellSpec:
+        """Return what every cell of this supervisor is like."""
+        flags = self.namespaces.clone_flags if self.usable("namespaces") else 0
+        return CellSpec(
+            uid=self.traits.uid,
+            gid=self.traits.gid,
+            clone_flags=flags,
+            seccomp_program=self._program,
+            # An ordinary user's supervisor may read a cell's memory (addresses of system calls) only while it is
+            # dumpable (ptrace(2), PTRACE_MODE); root may anyway.
+            dumpable=not self.traits.started_by_root,
+        )
+
+    def attach_cell(self, pid: int, descriptor: int) -> None:
+        """Serve a warm cell's notifications: until `bind`, no guest code runs and everything continues."""
+        if self.listener is None:
+            os.close(descriptor)
+            return
+        self.listener.attach_warm(descriptor, f"cell:{pid}")
+
+    def bind(self, pid: int, sandbox_id: str, prepared: Prepared) -> None:
+        """From here on the listener decides a cell's calls by the policy."""
+        if self.listener is not None:
+            self.listener.bind(f"cell:{pid}", sandbox_id, prepared.compiled, full=self.traits.full_telemetry)
+
+    def detach_cell(self, pid: int) -> None:
+        """A cell that was never handed out is gone."""
+        if self.listener is not None:
+            self.listener.detach(f"cell:{pid}")
+
+    def unbind(self, sandbox_id: str) -> None:
+        """A sandbox is gone; its last records have been drained."""
+        if self.listener is not None:
+            self.listener.detach(sandbox_id)
+
+    def drain(self, sandbox_id: str) -> None:
+        """Return once every kernel record up to now has reached the sink."""
+        if self.listener is not None:
+            self.listener.drain_now(sandbox_id)
+
+    def kernel_view(self, context: SandboxContext, record: BrokerRecord) -> KernelRecord | None:
+        """What the kernel's own tables say of an operation that the broker refused, or None (`not_reached`)."""
+        return None
+
+    # -- policies -------------------------------------------------------------------------------------------
+
+    def prepare(self, compiled: CompiledPolicy, isolation: str, enforcement: str) -> Prepared:
+        """Build the kernel tables of a policy. Raises EnforcementError (strict) where one cannot be built."""
+        missing: list[str] = []
+        notes: list[str] = []
+        prepared = Prepared(compiled)
+        fs_enforced = compiled.mode_of("fs") is Mode.ENFORCE
+        try:
+            if not fs_enforced:
+                notes.append("fs is in monitor mode: Landlock cannot record without refusing, so files have no kernel verdict")
+            elif self.usable("landlock"):
+                prepared.ruleset = self.landlock.prepare(compiled)
+                notes += prepared.ruleset.notes
+            else:
+                missing.append(self._why_missing("landlock", "fs rules"))
+            if isolation == "process" and fs_enforced:
+                if self.usable("root view"):
+                    prepared.root_view = self.builder.prepare(compiled)
+                    notes += prepared.root_view.notes
+                else:
+                    missing.append(self._why_missing("root view", "fs.metadata and hidden paths"))
+            if prepared.root_view is None and fs_enforced:
+                missing += [
+                    f"rule {rule}: Landlock cannot subtract a path from a grant" for rule in self.landlock.unenforceable(compiled)
+                ]
+            if not self.usable("seccomp"):
+                missing.append(self._why_missing("seccomp", "system calls, network and processes"))
+            if isolation == "process" and not self.usable("namespaces"):
+                missing.append(self._why_missing("namespaces", "processes and signals outside the sandbox"))
+            if missing and enforcement == "strict":
+                raise EnforcementError(
+                    f"enforce policy {compiled.name!r}: {'; '.join(missing)}",
+                    rule=missing[0],
+                    missing=missing[0],
+                    hint=self._remedy(),
+                )
+        except BaseException:
+            prepared.close()
+            raise
+        prepared.missing, prepared.notes = tuple(missing), tuple(notes)
+        return prepared
+
+    def _why_missing(self, enforcer: str, what: str) -> str:
+        found = self.availability.get(enforcer)
+        return f"{what}: {enforcer} is {found.status.value if found else 'not probed'} ({found.reason if found else ''})"
+
+    def _remedy(self) -> str:
+        remedies = [a.remedy for a in self.availability.values() if not a.usable and a.remedy]
+        return "; ".join([*remedies, "or pass enforcement='best_effort' to accept less"])
+
+    # -- report ---------------------------------------------------------------------------------------------
+
+    def report(
+        self,
+        prepared: Prepared,
+        isolation: str,
+        enforcement: str,
+        steps: tuple[str, ...],
+        failed: tuple[tuple[str, str], ...],
+        *,
+        lease: CgroupLease | None = None,
+        cgroup_reason: str = "",
+    ) -> EnforcementReport:
+        """Say who enforces what in one sandbox, from what was proven and what the cell's steps returned."""
+        missing = [*prepared.missing, *(f"{name}: {why}" for name, why in failed)]
+        statuses = _Statuses(self, prepared, set(steps), isolation)
+        return EnforcementReport(
+            isolation=isolation,
+            enforcement=enforcement,
+            kernel=platform.release(),
+            capabilities=statuses.all(lease is not None, cgroup_reason),
+            enforcers=tuple(self.availability.values()),
+            missing=tuple(missing),
+            notes=(*prepared.notes, *_isolation_notes(isolation)),
+        )
+
+
+class _Statuses:
+    """Writes the lines of one report."""
+
+    def __init__(self, plan: KernelPlan, prepared: Prepared, steps: set[str], isolation: str) -> None:
+        self._plan, self._prepared, self._steps, self._isolation = plan, prepared, steps, isolation
+        self._seen = plan.traits.full_telemetry
+        self._blind = (
+            "refusals of native code show as errno only: no BPF telemetry in this configuration; "
+            "Supervisor(telemetry='full') records what native code opens"
+        )
+
+    def all(self, has_cgroup: bool, cgroup_reason: str) -> tuple[CapabilityStatus, ...]:
+        """Return one line for each capability."""
+        fs_telemetry = "recorded by the notification listener" if self._seen else self._blind
+        lines = [self._line(c, ("landlock", "root view"), self._has("landlock"), telemetry=fs_telemetry) for c in _FS]
+        lines.append(
+            self._line(Capability.FS_METADATA, ("root view",), self._has("root view"), telemetry=fs_telemetry)
+        )
+        listens = self._plan.listener is not None and self._has("seccomp")
+        exact = "exact: every refusal is a record of the listener"
+        lines += [self._line(c, ("seccomp", "namespaces", "landlock"), listens, telemetry=exact) for c in _NET]
+        lines += [self._line(c, ("seccomp", "landlock"), listens, telemetry=exact) for c in _PROCESS]
+        lines += [self._line(c, ("namespaces", "seccomp", "landlock"), listens, telemetry=exact) for c in _SCOPED]
+        rest = [c for c in Capability if c.value.startswith(("kernel.", "ipc.", "memory."))]
+        lines += [self._line(c, ("seccomp",), listens, telemetry=exact) for c in rest if c not in _SCOPED]
+        limits = ("cgroup", "rlimit", "watchdog") if has_cgroup else ("rlimit", "watchdog")
+        for capability in Capability:
+            if capability.value.startswith("limit."):
+                lines.append(
+                    CapabilityStatus(
+                        capability=capability,
+                        coverage=Coverage.FULL,
+                        enforcers=limits,
+                        missing="" if has_cgroup else f"no cgroup: {cgroup_reason}; sums are sampled",
+                        telemetry="recorded by the supervisor",
+                    )
+                )
+        return tuple(lines)
+
+    def _has(self, step: str) -> bool:
+        return step in self._steps
+
+    def _line(
+        self, capability: Capability, enforcers: tuple[str, ...], enforced: bool, *, telemetry: str
+    ) -> CapabilityStatus:
+        used = tuple(name for name in enforcers if self._has(name) or (name == "namespaces" and self._plan.usable(name)))
+        return CapabilityStatus(
+            capability=capability,
+            coverage=Coverage.FULL if enforced else Coverage.NONE,
+            enforcers=used if enforced else (),
+            missing="" if enforced else f"not enforced: {', '.join(enforcers)} not applied",
+            telemetry=telemetry if enforced else "",
+        )
+
+
+def _isolation_notes(isolation: str) -> tuple[str, ...]:
+    if isolation == "thread":
+        return (
+            "thread isolation is a guard rail, not a boundary: the guest shares this process's memory",
+            "a C loop in the guest cannot be stopped; limits on memory and processes are not per sandbox",
+        )
+    return ()
+
+
+__all__ = ["CellTraits", "Evaluation", "KernelPlan", "Prepared", "Status", "Verdict", "process"]

@@ -1,0 +1,1 @@
+int pyi_probe_namespaces(int flags, int uid, int gid);

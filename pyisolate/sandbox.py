@@ -1,0 +1,641 @@
+"""The host's handle to one sandbox, in process isolation."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import functools
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import cloudpickle
+import msgspec
+
+from .capability import Capability
+from .cell import wire
+from .cell.channel import Backlog, Channel
+from .decision import DenialCode, Verdict
+from .errors import (
+    GuestError,
+    MessagesExceeded,
+    OutputExceeded,
+    PolicyError,
+    SandboxClosed,
+    SandboxDied,
+    SandboxError,
+    TimeoutError,
+)
+from .telemetry.event import BrokerRecord, DenialEvent, Evaluation, KernelRecord, SandboxContext
+
+if TYPE_CHECKING:
+    from .kernel.enforcer import EnforcementReport
+    from .limits.cgroup import CgroupLease
+    from .policy import Policy
+    from .policy.compiled import CompiledPolicy, Limits
+    from .supervisor import Supervisor
+
+OutputCallback = Callable[[str], None]
+_LAST_WORDS_BYTES = 4096
+#: Grace for a killed cell to be reaped before the host stops waiting (seconds).
+_REAP_TIMEOUT_S = 5.0
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request gave: captured text, the value, seconds it took, and the denials it met.
+
+    `value` is plain data; `value_is_repr` is set when the last expression's value was not, and its repr stands in.
+    """
+
+    stdout: str
+    stderr: str
+    value: Any
+    duration: float
+    denials: tuple[DenialEvent, ...] = ()
+    value_is_repr: bool = False
+    exit_code: int | None = None
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """Readings of a sandbox: seconds, bytes and counts; None where the machine gives no such reading."""
+
+    state: str
+    uptime_s: float
+    cpu_s: float | None
+    memory_bytes: int | None
+    memory_peak_bytes: int | None
+    processes: int | None
+    requests: int
+    output_bytes: int
+    messages: int
+    denials: int
+    events_lost: int
+
+
+class _Output:
+    """Collects one stream as text, or passes it on."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._parts: list[str] = []
+        self.callback: OutputCallback | None = None
+
+    def feed(self, data: bytes) -> None:
+        text = self._decoder.decode(data)
+        if not text:
+            return
+        if self.callback is not None:
+            self.callback(text)
+        self._parts.append(text)
+
+    def take(self) -> str:
+        text, self._parts = "".join(self._parts), []
+        return text
+
+
+class Sandbox:
+    """One guest with its policy, in a cell of its own. Made by `spawn`; a context manager that kills on exit.
+
+    Methods may be called from any thread; requests of one sandbox run one after the other.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        name: str,
+        sandbox_id: str,
+        policy: Policy,
+        compiled: CompiledPolicy,
+        context: SandboxContext,
+        channel: Channel,
+        lease: CgroupLease | None,
+        on_stdout: OutputCallback | None = None,
+        on_stderr: OutputCallback | None = None,
+    ) -> None:
+        self.name, self.id = name, sandbox_id
+        self.isolation = "process"
+        self._supervisor = supervisor
+        self._policy, self._compiled, self._context = policy, compiled, context
+        self._channel, self._lease = channel, lease
+        self._report: EnforcementReport | None = None
+        self._outputs = {"stdout": _Output(), "stderr": _Output()}
+        self._stream_callbacks = {"stdout": on_stdout, "stderr": on_stderr}
+        self._last_words = bytearray()
+        self._messages: deque[Any] = deque()
+        self._arrived = threading.Condition()
+        self._state = "starting"
+        self._ending: SandboxError | None = None
+        self._state_lock = threading.Lock()
+        self._started = time.monotonic()
+        self._requests = self._output_bytes = self._message_count = 0
+        self._fresh_events: dict[int, DenialEvent] = {}
+        self._request_events: list[DenialEvent] = []
+        self._deadline: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {self.name!r} {self._state} policy={self._context.policy} pid={self.pid}>"
+
+    # -- what it is -----------------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """Process id of the cell, as the host sees it."""
+        return self._channel.pid
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
+
+    @property
+    def enforcement(self) -> EnforcementReport:
+        """Who enforces what here, and everything that is missing. The guest has no say in it."""
+        assert self._report is not None
+        return self._report
+
+    @property
+    def closed(self) -> bool:
+        """True once nothing can run here any more."""
+        return self._state in ("closed", "ended")
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self._compiled.limits
+
+    @property
+    def stats(self) -> Stats:
+        """Current readings."""
+        usage = self._supervisor.usage_of(self)
+        return Stats(
+            state=self._state,
+            uptime_s=time.monotonic() - self._started,
+            cpu_s=None if usage is None else usage.cpu_s,
+            memory_bytes=None if usage is None else usage.memory_bytes,
+            memory_peak_bytes=None if usage is None else usage.memory_peak_bytes,
+            processes=None if usage is None else usage.processes,
+            requests=self._requests,
+            output_bytes=self._output_bytes,
+            messages=self._message_count,
+            denials=self._supervisor.recorder.count_of(self.id),
+            events_lost=self._supervisor.recorder.lost_of(self.id),
+        )
+
+    # -- running --------------------------------------------------------------------------------------------
+
+    def exec(
+        self,
+        source: str,
+        *,
+        timeout: float | None = None,
+        on_stdout: OutputCallback | None = None,
+        on_stderr: OutputCallback | None = None,
+        filename: str | None = None,
+    ) -> Result:
+        """Run statements; names they define persist. `Result.value` is the last expression's value.
+
+        `timeout` (seconds) bounds this request beside `limits.wall`. Raises PolicyError, GuestError, LimitExceeded
+        (TimeoutError, MemoryExceeded ...), SandboxDied, SandboxClosed.
+        """
+        filename = filename or f"<{self.name}>"
+        request = functools.partial(wire.Request, kind="exec", source=source, filename=filename)
+        return self._request(request, timeout, on_stdout, on_stderr)
+
+    def run_script(
+        self,
+        source: str,
+        *,
+        filename: str,
+        argv: tuple[str, ...] = (),
+        timeout: float | None = None,
+        on_stdout: OutputCallback | None = None,
+        on_stderr: OutputCallback | None = None,
+    ) -> Result:
+        """Run a whole script as `__main__` with `sys.argv`; `Result.exit_code` is what it gave to `sys.exit`."""
+        request = functools.partial(
+            wire.Request, kind="script", source=source, filename=filename, argv=(filename, *argv)
+        )
+        return self._request(request, timeout, on_stdout, on_stderr)
+
+    def eval(self, expression: str, *, timeout: float | None = None) -> Any:
+        """Return the value of an expression, which must be plain data."""
+        request = functools.partial(wire.Request, kind="eval", source=expression, filename=f"<{self.name}>")
+        return self._request(request, timeout).value
+
+    def call(self, function: str | Callable[..., Any], *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Call "module.function", a name defined by `exec`, or a callable of the host's, sent by value.
+
+        Arguments travel by cloudpickle (host to guest only); the result comes back as plain data.
+        """
+        if isinstance(function, str):
+            payload = cloudpickle.dumps((args, kwargs))
+            request = functools.partial(wire.Request, kind="call", source=function, payload=payload)
+        else:
+            payload = _pickle_by_value(function, args, kwargs)
+            request = functools.partial(wire.Request, kind="function", payload=payload)
+        return self._request(request, timeout).value
+
+    def post(self, obj: Any) -> None:
+        """Send plain data to the guest's `recv`."""
+        with self._own_channel():
+            self._check_open()
+            try:
+                self._channel.send(wire.HostMessage(data=obj))
+            except Backlog as error:
+                raise MessagesExceeded(
+                    f"post to {self.name!r}: {error}", limit="messages", hint="the guest must call recv()"
+                ) from None
+
+    def recv(self, timeout: float | None = None) -> Any:
+        """Return the next object that the guest posted. Raises TimeoutError after `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._arrived:
+            while not self._messages:
+                if self.closed:
+                    raise self._closed_error()
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError(f"recv from {self.name!r}: no message within {timeout} s", limit="timeout")
+                self._arrived.wait(left)
+            return self._messages.popleft()
+
+    def _request(
+        self,
+        make: Callable[..., wire.Request],
+        timeout: float | None,
+        on_stdout: OutputCallback | None = None,
+        on_stderr: OutputCallback | None = None,
+    ) -> Result:
+        with self._own_channel():
+            self._check_open()
+            self._begin(on_stdout, on_stderr)
+            streaming = self._outputs["stdout"].callback is not None or self._outputs["stderr"].callback is not None
+            wall = self._compiled.limits.wall_s
+            budget = min((limit for limit in (timeout, wall) if limit is not None), default=None)
+            self._deadline = None if budget is None else time.monotonic() + budget
+            answer: wire.GuestFrame | None = None
+            try:
+                self._channel.send(make(id=self._channel.conversation.start_request(), line_buffered=streaming))
+                answer = self._await_answer()
+            except Backlog as error:
+                raise SandboxError(f"run in {self.name!r}: {error}") from None
+            finally:
+                self._supervisor.request_ended(self)
+            return self._conclude(answer, budget, timeout)
+
+    def _begin(self, on_stdout: OutputCallback | None, on_stderr: OutputCallback | None) -> None:
+        self._outputs["stdout"].callback = on_stdout or self._stream_callbacks["stdout"]
+        self._outputs["stderr"].callback = on_stderr or self._stream_callbacks["stderr"]
+        self._request_events = []
+        self._requests += 1
+        self._state = "running"
+
+    def _await_answer(self) -> wire.GuestFrame | None:
+        # Most requests are short: only one that lasts is worth the watchdog's attention.
+        soon = time.monotonic() + 0.02
+        if self._deadline is not None and self._deadline <= soon:
+            return self._channel.wait_answer(self._deadline)
+        answer = self._channel.wait_answer(soon)
+        if answer is None and self._channel.ended is None:
+            self._supervisor.request_lasts(self)
+            answer = self._channel.wait_answer(self._deadline)
+        return answer
+
+    def _conclude(self, answer: wire.GuestFrame | None, budget: float | None, timeout: float | None) -> Result:
+        self._supervisor.settle(self)
+        if isinstance(answer, wire.Done):
+            self._state = "idle"
+            return self._result(answer)
+        if isinstance(answer, wire.Failed):
+            self._state = "idle"
+            raise self._guest_failure(answer)
+        if self._channel.ended is None:
+            self._timed_out(budget, timeout)
+        raise self._wait_ended()
+
+    def _result(self, answer: wire.Done) -> Result:
+        try:
+            value = wire.decode_value(answer.encoded)
+        except wire.WireError as error:
+            self.kill(reason=f"protocol violation: {error}")
+            raise SandboxDied(f"run in {self.name!r}: the cell was killed: {error}") from None
+        return Result(
+            stdout=self._outputs["stdout"].take(),
+            stderr=self._outputs["stderr"].take(),
+            value=value,
+            duration=answer.duration_s,
+            denials=tuple(self._request_events),
+            value_is_repr=answer.is_repr,
+            exit_code=answer.exit_code,
+        )
+
+    def _guest_failure(self, answer: wire.Failed) -> SandboxError:
+        event = self._fresh_events.get(answer.sequence) if answer.sequence is not None else None
+        if event is None and answer.errno in (1, 13):
+            event = self._kernel_event_for(answer)
+        error: SandboxError
+        if event is not None:
+            error = PolicyError(
+                f"{event.capability}, on {event.target}: {_why(event)}",
+                denial_event=event,
+                hint=_hint(event),
+            )
+        elif (limited := self._supervisor.limit_behind(self, answer)) is not None:
+            error = limited
+        else:
+            error = GuestError(answer.type_name, answer.message, answer.traceback)
+        error.stdout = self._outputs["stdout"].take()  # type: ignore[attr-defined]
+        error.stderr = self._outputs["stderr"].take()  # type: ignore[attr-defined]
+        if not isinstance(error, GuestError):
+            error.add_note(answer.traceback)
+        return error
+
+    def _kernel_event_for(self, answer: wire.Failed) -> DenialEvent | None:
+        """A PermissionError that no broker record explains: the last thing the kernel refused in this request."""
+        for event in reversed(self._request_events):
+            if event.kernel_decision is Verdict.DENY and event.kernel_errno == answer.errno:
+                return event
+        return None
+
+    def _timed_out(self, budget: float | None, timeout: float | None) -> None:
+        limit = "timeout" if timeout is not None and timeout == budget else "wall"
+        event = self._supervisor.record_limit(self, Capability.LIMIT_WALL, f"{budget} s", f"{limit} of {budget} s passed")
+        self._end_with(
+            TimeoutError(
+                f"run in {self.name!r}: it was killed after {budget} s ({limit})",
+                limit=limit,
+                used=budget,
+                allowed=budget,
+                denial_event=event,
+                hint="raise limits.wall or pass a larger timeout=, or make the guest do less",
+            )
+        )
+
+    # -- denials --------------------------------------------------------------------------------------------
+
+    def get_denial_events(self) -> list[DenialEvent]:
+        """Return the stored denials, oldest first, up to the newest that the host can know of."""
+        self._supervisor.settle(self)
+        return self._supervisor.recorder.events_of(self.id)
+
+    def denials(self, timeout: float | None = None) -> Iterator[DenialEvent]:
+        """Iterate over denials as they come; ends when the sandbox does, or after `timeout` quiet seconds."""
+        return self._supervisor.recorder.follow(self.id, timeout)
+
+    # -- control --------------------------------------------------------------------------------------------
+
+    def reload_policy(self, policy: Policy, token: str | None = None) -> None:
+        """Put another policy in force, without a moment under neither or half of one.
+
+        Raises PolicyAuthError for a wrong token, EnforcementError where the kernel cannot loosen (Landlock).
+        """
+        self._supervisor.reload_sandbox(self, policy, token)
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the guest; native code that never returns does not notice."""
+        self._channel.signal(signal.SIGINT)
+
+    def kill(self, *, reason: str = "killed by the host") -> None:
+        """End the sandbox at once, with every process in it. Safe from any thread, and twice."""
+        self._end_with(SandboxClosed(f"sandbox {self.name!r}: {reason}"))
+
+    def close(self) -> None:
+        """End the sandbox and give back all that it held. Stored events stay readable."""
+        if self._state == "closed":
+            return
+        self._end_with(SandboxClosed(f"sandbox {self.name!r} is closed"))
+        self._channel.exited.wait(_REAP_TIMEOUT_S)
+        self._state = "closed"
+        self._supervisor.forget(self)
+        with self._arrived:
+            self._arrived.notify_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _end_with(self, error: SandboxError) -> None:
+        """Kill the cell; the first reason given is the one that callers see."""
+        with self._state_lock:
+            if self._ending is None:
+                self._ending = error
+        self._channel.signal(signal.SIGKILL)
+        if self._lease is not None:
+            self._lease.kill()
+
+    def _wait_ended(self) -> SandboxError:
+        """Return why the cell is gone, once it is reaped and its exit status known."""
+        self._channel.exited.wait(_REAP_TIMEOUT_S)
+        self._state = "ended"
+        error = self._ending or self._supervisor.limit_that_killed(self) or self._death()
+        error.stdout = self._outputs["stdout"].take()  # type: ignore[attr-defined]
+        error.stderr = self._outputs["stderr"].take()  # type: ignore[attr-defined]
+        self._ending = error
+        return error
+
+    def _death(self) -> SandboxDied:
+        status = self._channel.exit_status
+        last_words = self._last_words.decode("utf-8", "backslashreplace")[-_LAST_WORDS_BYTES:]
+        number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
+        code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
+        why = self._channel.ended or (
+            f"signal {signal.Signals(number).name}" if number else f"exit status {code}" if status is not None else ""
+        )
+        hint = "native code crashed, or the guest ended its own process" if not self._channel.ended else None
+        return SandboxDied(
+            f"sandbox {self.name!r} died: {why or 'the zygote died, and its cells with it'}",
+            exit_status=code,
+            signal=number,
+            last_words=last_words,
+            hint=hint,
+        )
+
+    def _check_open(self) -> None:
+        if self._channel.ended is not None and not self.closed:
+            self._wait_ended()
+        if self.closed or self._ending is not None:
+            raise self._closed_error()
+
+    def _closed_error(self) -> SandboxError:
+        return self._ending or SandboxClosed(f"sandbox {self.name!r} is closed")
+
+    def _own_channel(self) -> _Owned:
+        return _Owned(self._supervisor, self._channel)
+
+    # -- ChannelOwner ---------------------------------------------------------------------------------------
+
+    def on_denial(self, frame: wire.Denial) -> None:
+        """Record what the guest's broker refused."""
+        event = self._supervisor.record_broker(self, frame.record)
+        self.note_event(event, frame.record)
+
+    def note_event(self, event: DenialEvent | None, record: BrokerRecord | None = None) -> None:
+        """Remember an event for the running request."""
+        if event is None:
+            return
+        if record is not None:
+            if len(self._fresh_events) > 256:
+                self._fresh_events.pop(next(iter(self._fresh_events)))
+            self._fresh_events[record.sequence] = event
+        if len(self._request_events) < 1000:
+            self._request_events.append(event)
+
+    def on_message(self, frame: wire.GuestMessage) -> None:
+        """Queue an object that the guest posted; too many end the sandbox."""
+        allowed = self._compiled.limits.messages
+        self._message_count += 1
+        if allowed is not None and self._message_count > allowed:
+            event = self._supervisor.record_limit(
+                self, Capability.LIMIT_MESSAGES, f"{allowed} messages", f"more than {allowed} messages were posted"
+            )
+            self._end_with(
+                MessagesExceeded(
+                    f"post in {self.name!r}: more than {allowed} messages",
+                    limit="messages",
+                    used=self._message_count,
+                    allowed=allowed,
+                    denial_event=event,
+                    hint="raise limits.messages or post less often",
+                )
+            )
+            return
+        value = wire.decode_value(frame.encoded)
+        with self._arrived:
+            self._messages.append(value)
+            self._arrived.notify()
+
+    def on_output(self, stream: str, data: bytes) -> None:
+        """Collect output; too much ends the sandbox."""
+        if self._ending is not None:
+            return
+        allowed = self._compiled.limits.output_bytes
+        self._output_bytes += len(data)
+        if stream == "stderr":
+            self._last_words += data
+            del self._last_words[:-_LAST_WORDS_BYTES]
+        if allowed is not None and self._output_bytes > allowed:
+            event = self._supervisor.record_limit(
+                self, Capability.LIMIT_OUTPUT, f"{allowed} bytes", f"{self._output_bytes} bytes were written"
+            )
+            self._end_with(
+                OutputExceeded(
+                    f"output of {self.name!r}: {self._output_bytes} bytes",
+                    limit="output",
+                    used=self._output_bytes,
+                    allowed=allowed,
+                    denial_event=event,
+                    hint="raise limits.output, or write results to a granted file",
+                )
+            )
+            return
+        self._outputs[stream].feed(data)
+
+    def on_ended(self, reason: str) -> None:
+        """Wake whoever waits for a message that will not come."""
+        if self._state != "closed":
+            self._state = "ended"
+        with self._arrived:
+            self._arrived.notify_all()
+
+    # -- async ----------------------------------------------------------------------------------------------
+
+    async def aexec(self, source: str, **options: Any) -> Result:
+        """Like `exec`, without blocking the event loop. A cancelled task kills the sandbox."""
+        return await self._in_thread(functools.partial(self.exec, source, **options))  # type: ignore[no-any-return]
+
+    async def aeval(self, expression: str, **options: Any) -> Any:
+        """Like `eval`, without blocking the event loop."""
+        return await self._in_thread(functools.partial(self.eval, expression, **options))
+
+    async def acall(self, function: str | Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Like `call`, without blocking the event loop."""
+        return await self._in_thread(functools.partial(self.call, function, *args, **kwargs))
+
+    async def arecv(self, timeout: float | None = None) -> Any:
+        """Like `recv`, without blocking the event loop."""
+        return await self._supervisor.in_thread(functools.partial(self.recv, timeout))
+
+    async def aclose(self) -> None:
+        """Like `close`, without blocking the event loop."""
+        await self._supervisor.in_thread(self.close)
+
+    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+        try:
+            return await self._supervisor.in_thread(function)
+        except asyncio.CancelledError:
+            self.kill(reason="its task was cancelled")
+            raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class _Owned:
+    """Holds a channel for the calling thread; the reactor serves it again afterwards."""
+
+    __slots__ = ("_channel", "_supervisor")
+
+    def __init__(self, supervisor: Supervisor, channel: Channel) -> None:
+        self._supervisor, self._channel = supervisor, channel
+
+    def __enter__(self) -> None:
+        self._channel.lock.acquire()
+        self._supervisor.reactor.disarm(self._channel)
+
+    def __exit__(self, *_exception: object) -> None:
+        self._supervisor.reactor.arm(self._channel)
+        self._channel.lock.release()
+
+
+def _pickle_by_value(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Pickle a host function with its code: the guest cannot read the module it is defined in."""
+    import sys
+
+    module = sys.modules.get(getattr(function, "__module__", "") or "")
+    standard = module is None or module.__name__.partition(".")[0] in sys.stdlib_module_names
+    if standard or module is None:
+        return cloudpickle.dumps((function, args, kwargs))
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return cloudpickle.dumps((function, args, kwargs))
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def _why(event: DenialEvent) -> str:
+    layer = "the broker" if event.broker_decision is Verdict.DENY else f"the kernel ({event.kernel_enforcer})"
+    reason = event.broker_reason if event.broker_decision is Verdict.DENY else event.kernel_reason
+    return f"refused by {layer}: {reason or event.code}"
+
+
+def _hint(event: DenialEvent) -> str:
+    if event.code is DenialCode.ALWAYS_DENIED or event.suggestion is None:
+        return "no policy can grant this"
+    return f"to allow it, add to the policy: {event.suggestion}"
+
+
+def unavailable_kernel(sandbox_id: str, capability: Capability, target: str) -> KernelRecord:
+    """Return a record that says that nothing is known of the kernel's side."""
+    return KernelRecord(
+        sandbox_id=sandbox_id,
+        enforcer="",
+        hook="",
+        capability=capability,
+        target=target,
+        verdict=Verdict.UNAVAILABLE,
+        evaluation=Evaluation.NONE,
+    )

@@ -1,0 +1,622 @@
+"""The supervisor: spawns sandboxes, watches them, reaps them, and collects what they were refused."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from .capability import Capability
+from .cell import wire
+from .cell.channel import Backlog, Channel
+from .cell.pool import Pool, PoolSettings
+from .cell.reactor import Reactor
+from .cell.zygote import Exited
+from .decision import DenialCode, Mode, Verdict
+from .errors import EnforcementError, LimitExceeded, MemoryExceeded, SandboxDied, SandboxError
+from .kernel.plan import CellTraits, KernelPlan, Prepared
+from .limits import rlimit
+from .limits.cgroup import CgroupLease, CgroupTree
+from .limits.usage import Usage, process_tree_usage
+from .limits.watchdog import ExceededLimit, Watchdog
+from .policy import Policy
+from .policy.compile import compile_policy
+from .policy.compiled import CompiledPolicy
+from .policy.interpreter import InterpreterFiles
+from .sandbox import OutputCallback, Sandbox
+from .telemetry import metrics
+from .telemetry.event import Actor, BrokerRecord, DenialEvent, KernelRecord, SandboxContext
+from .telemetry.intake import Intake
+from .telemetry.recorder import Recorder
+
+_log = logging.getLogger("pyisolate.supervisor")
+_T = TypeVar("_T")
+#: A cell answers `Init` within microseconds; one that has not by then is broken (seconds).
+HANDOUT_TIMEOUT_S = 10.0
+#: nobody:nogroup on Debian; the cell's uid when the supervisor runs as root.
+CELL_UID = 65534
+
+
+class Supervisor:
+    """Owns a zygote, a pool of warm cells, the enforcers and the telemetry of its sandboxes. A context manager.
+
+    `pool_size`: warm cells to keep. `preload`: modules that the zygote imports for all. `cell_uid`, `cell_gid`: whom
+    cells run as when the supervisor is root (default 65534); files that a guest shall read or write must be open to
+    that user. `telemetry="full"` also shows the notification listener what native code opens (about 8 us a call).
+    `recorder`: where events go (default: store, counters and the configured sinks).
+    """
+
+    def __init__(
+        self,
+        *,
+        pool_size: int = 4,
+        preload: tuple[str, ...] | list[str] = (),
+        cell_uid: int | None = None,
+        cell_gid: int | None = None,
+        telemetry: str = "default",
+        recorder: Recorder | None = None,
+        plan: KernelPlan | None = None,
+    ) -> None:
+        if telemetry not in ("default", "full"):
+            raise ValueError(f"telemetry: {telemetry!r}: must be 'default' or 'full'")
+        self.recorder = recorder if recorder is not None else Recorder()
+        self.reactor = Reactor()
+        self._pool_size, self._preload = pool_size, tuple(preload)
+        root = os.geteuid() == 0
+        uid = cell_uid if cell_uid is not None else (CELL_UID if root else os.getuid())
+        gid = cell_gid if cell_gid is not None else (CELL_UID if root else os.getgid())
+        if root and uid == 0:
+            raise ValueError("cell_uid: 0: cells never run as root")
+        self._traits = CellTraits(uid=uid, gid=gid, started_by_root=root, full_telemetry=telemetry == "full")
+        self._plan = plan if plan is not None else KernelPlan(self._traits, self._on_kernel_record)
+        self._intake = Intake(self.recorder, self._context_of)
+        self._interpreter: InterpreterFiles | None = None
+        self._pool: Pool | None = None
+        self._cgroups: CgroupTree | None = None
+        self._cgroup_reason = ""
+        self._watchdog = Watchdog()
+        self._leases: dict[int, CgroupLease] = {}
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._threads: dict[str, Any] = {}
+        self._prepared: dict[tuple[str, str], Prepared] = {}
+        self._lock = threading.RLock()
+        self._prepare_lock = threading.Lock()
+        self._executor: concurrent.futures.ThreadPoolExecutor | None = None
+        self._state = "new"
+        _living.add(self)
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Prove the enforcers, start the zygote, fill the pool. `spawn` does it when needed."""
+        if self._state == "running":
+            return self
+        with self._lock:
+            if self._state == "running":
+                return self
+            if self._state == "closed":
+                raise SandboxError("start supervisor: it is closed")
+            self._plan.start()
+            self._interpreter = InterpreterFiles.discover()
+            self._cgroups, self._cgroup_reason = CgroupTree.open()
+            settings = PoolSettings(
+                size=self._pool_size,
+                preload=self._preload,
+                spec=self._plan.cell_spec(),
+                drop_privileges=self._traits.started_by_root,
+                environment=_zygote_environment(),
+            )
+            self._pool = Pool(settings, self.reactor, self._prepare_cell, self._cell_exited)
+            self.reactor.start(self._pool.served)
+            self._watchdog.start()
+            metrics.register_supervisor(self)
+            self._state = "running"
+        return self
+
+    def close(self) -> None:
+        """End every sandbox, the zygote and all threads; give back every cgroup, descriptor and mount."""
+        with self._lock:
+            if self._state == "closed":
+                return
+            started, self._state = self._state == "running", "closed"
+        for sandbox in [*self._sandboxes.values(), *self._threads.values()]:
+            sandbox.close()
+        if started:
+            assert self._pool is not None
+            self._pool.close()
+            self.reactor.stop()
+            self._watchdog.stop()
+            metrics.unregister_supervisor(self)
+        else:
+            self.reactor.abandon()
+        for lease in self._leases.values():
+            lease.release()
+        self._leases.clear()
+        for prepared in self._prepared.values():
+            prepared.close()
+        self._prepared.clear()
+        self._plan.close()
+        if self._cgroups is not None:
+            self._cgroups.close()
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+        _living.discard(self)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def sandboxes(self) -> list[Any]:
+        """Every sandbox that is not closed, oldest first."""
+        with self._lock:
+            return [*self._sandboxes.values(), *self._threads.values()]
+
+    @property
+    def plan(self) -> KernelPlan:
+        """The enforcers in use, with the probes that proved them."""
+        return self._plan
+
+    # -- spawn ----------------------------------------------------------------------------------------------
+
+    def spawn(
+        self,
+        name: str,
+        policy: Policy | str | None = None,
+        *,
+        isolation: str = "process",
+        limits: Mapping[str, Any] | None = None,
+        mode: str | None = None,
+        enforcement: str = "strict",
+        actor: Mapping[str, str] | Actor | None = None,
+        require_actor: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        allowed_imports: list[str] | tuple[str, ...] | None = None,
+        on_stdout: OutputCallback | None = None,
+        on_stderr: OutputCallback | None = None,
+    ) -> Any:
+        """Return a running sandbox for one guest.
+
+        `policy`: a Policy or a preset's name (default `compute`). `limits`: the keys of `Policy.with_limits`.
+        `mode`: overrides the policy's. `enforcement`: `strict` raises EnforcementError when the kernel cannot enforce a
+        rule as stated, `best_effort` goes on and says so in `sandbox.enforcement`. `isolation`: `process` (a boundary)
+        or `thread` (a guard rail). `env`: the guest's whole environment. `cwd`: its working directory (default `/`).
+        """
+        started = time.perf_counter()
+        if enforcement not in ("strict", "best_effort"):
+            raise ValueError(f"enforcement: {enforcement!r}: must be 'strict' or 'best_effort'")
+        if isolation not in ("process", "thread"):
+            raise ValueError(f"isolation: {isolation!r}: must be 'process' or 'thread'")
+        self.start()
+        chosen = _choose_policy(policy, limits, mode, allowed_imports)
+        who = _choose_actor(actor)
+        if who is None and require_actor:
+            self._intake.refuse_without_actor(name, chosen)
+        prepared = self.prepare(chosen, isolation, enforcement)
+        sandbox_id = secrets.token_hex(8)
+        context = SandboxContext(
+            sandbox=name,
+            sandbox_id=sandbox_id,
+            policy=chosen.name,
+            policy_version=chosen.version,
+            policy_generation=prepared.compiled.generation,
+            isolation=isolation,
+            mode=prepared.compiled.mode,
+            actor=who,
+        )
+        if isolation == "thread":
+            sandbox: Any = self._spawn_thread(name, chosen, prepared, context, on_stdout, on_stderr)
+        else:
+            sandbox = self._spawn_cell(
+                name, chosen, prepared, context, enforcement, dict(env or {}), cwd or "/", on_stdout, on_stderr
+            )
+        metrics.observe_spawn(time.perf_counter() - started)
+        return sandbox
+
+    def _spawn_cell(
+        self,
+        name: str,
+        policy: Policy,
+        prepared: Prepared,
+        context: SandboxContext,
+        enforcement: str,
+        env: dict[str, str],
+        cwd: str,
+        on_stdout: OutputCallback | None,
+        on_stderr: OutputCallback | None,
+    ) -> Sandbox:
+        assert self._pool is not None
+        channel = self._pool.take()
+        lease = self._leases.get(channel.pid)
+        compiled = prepared.compiled
+        sandbox = Sandbox(
+            self, name, context.sandbox_id, policy, compiled, context, channel, lease, on_stdout, on_stderr
+        )
+        try:
+            if lease is not None:
+                lease.apply(compiled.limits)
+            self.recorder.open(context)
+            with self._lock:
+                self._sandboxes[sandbox.id] = sandbox
+            self._hand_out(sandbox, prepared, enforcement, env, cwd)
+        except BaseException:
+            sandbox.close()
+            raise
+        finally:
+            self._pool.refill()
+        return sandbox
+
+    def _hand_out(
+        self, sandbox: Sandbox, prepared: Prepared, enforcement: str, env: dict[str, str], cwd: str
+    ) -> None:
+        channel = sandbox._channel
+        named = prepared.descriptors()
+        init = wire.Init(
+            sandbox=sandbox.name,
+            policy=prepared.compiled,
+            descriptors=tuple(named),
+            environment={**_GUEST_ENVIRONMENT, **env},
+            working_directory=cwd,
+            rlimits=rlimit.triples(prepared.compiled.limits, has_memory_cgroup=sandbox._lease is not None),
+        )
+        with sandbox._own_channel():
+            channel.owner = sandbox
+            try:
+                channel.conversation.start_handout()
+                channel.send(init, list(named.values()))
+                answer = channel.wait_answer(time.monotonic() + HANDOUT_TIMEOUT_S)
+            except (Backlog, wire.WireError) as error:
+                raise SandboxDied(f"spawn {sandbox.name!r}: {error}") from None
+        if not isinstance(answer, wire.Ready):
+            channel.exited.wait(0.2 if channel.ended is not None else 0)
+            raise sandbox._death() if channel.ended is not None else SandboxDied(
+                f"spawn {sandbox.name!r}: the cell did not confine itself within {HANDOUT_TIMEOUT_S} s"
+            )
+        steps = (*channel.steps, *answer.steps)
+        failed = (*channel.failed_steps, *answer.failed)
+        sandbox._report = self._plan.report(
+            prepared, "process", enforcement, steps, failed, lease=sandbox._lease, cgroup_reason=self._cgroup_reason
+        )
+        if enforcement == "strict" and sandbox._report.missing:
+            raise EnforcementError(
+                f"spawn {sandbox.name!r}: {'; '.join(sandbox._report.missing)}",
+                missing=sandbox._report.missing[0],
+                hint="run `pyisolate doctor`, or pass enforcement='best_effort' to accept less",
+            )
+        # The listener decides by the policy from here on; only now may guest code run.
+        self._plan.bind(channel.pid, sandbox.id, prepared)
+        sandbox._state = "idle"
+
+    def _spawn_thread(
+        self,
+        name: str,
+        policy: Policy,
+        prepared: Prepared,
+        context: SandboxContext,
+        on_stdout: OutputCallback | None,
+        on_stderr: OutputCallback | None,
+    ) -> Any:
+        from .thread import SandboxThread
+
+        self.recorder.open(context)
+        sandbox = SandboxThread(self, name, policy, prepared, context, on_stdout, on_stderr)
+        with self._lock:
+            self._threads[sandbox.id] = sandbox
+        return sandbox
+
+    def prepare(self, policy: Policy, isolation: str = "process", enforcement: str = "strict") -> Prepared:
+        """Compile a policy and its kernel tables, once per content. Raises EnforcementError, PolicySyntaxError."""
+        key = (policy.version, f"{isolation}/{enforcement}")
+        if (found := self._prepared.get(key)) is not None:
+            return found
+        with self._prepare_lock:
+            if (found := self._prepared.get(key)) is not None:
+                return found
+            compiled = compile_policy(policy, interpreter=self._interpreter)
+            prepared = self._plan.prepare(compiled, isolation, enforcement)
+            self._prepared[key] = prepared
+            return prepared
+
+    # -- cells ----------------------------------------------------------------------------------------------
+
+    def _prepare_cell(self, channel: Channel) -> None:
+        """Give a warm cell its cgroup and its place at the listener, before it is handed out."""
+        if self._cgroups is not None:
+            lease = self._cgroups.lease()
+            lease.add(channel.pid)
+            self._leases[channel.pid] = lease
+        if channel.listener is not None:
+            descriptor, channel.listener = channel.listener, None
+            self._plan.attach_cell(channel.pid, descriptor)
+
+    def _cell_exited(self, channel: Channel, message: Exited | None) -> None:
+        """A cell is reaped: account for it and give back what only the kernel held."""
+        self._plan.detach_cell(channel.pid)
+        owner = channel.owner
+        if isinstance(owner, Sandbox):
+            metrics.count_exit(_exit_reason(owner, channel), owner._context.policy, 0.0 if message is None else message.cpu_s)
+            return
+        self._release(channel)
+
+    def _release(self, channel: Channel) -> None:
+        self.reactor.remove_channel(channel)
+        channel.close()
+        lease = self._leases.pop(channel.pid, None)
+        if lease is not None:
+            lease.release()
+
+    def forget(self, sandbox: Sandbox) -> None:
+        """A sandbox was closed: release its descriptors and cgroup."""
+        self._watchdog.unwatch(sandbox.id)
+        self._plan.unbind(sandbox.id)
+        with self._lock:
+            self._sandboxes.pop(sandbox.id, None)
+        self.recorder.close(sandbox.id)
+        self._release(sandbox._channel)
+
+    def forget_thread(self, sandbox_id: str) -> None:
+        """A sandbox thread was closed."""
+        with self._lock:
+            self._threads.pop(sandbox_id, None)
+        self.recorder.close(sandbox_id)
+
+    # -- watching -------------------------------------------------------------------------------------------
+
+    def request_lasts(self, sandbox: Sandbox) -> None:
+        """A request has not ended at once: let the watchdog sample it."""
+        self._watchdog.watch(
+            sandbox.id,
+            deadline_ns=None,
+            limits=sandbox.limits,
+            read_usage=lambda: self.usage_of(sandbox),
+            on_exceeded=lambda _key, exceeded: self._exceeded(sandbox, exceeded),
+        )
+
+    def request_ended(self, sandbox: Sandbox) -> None:
+        """Back to idle. Processes that the guest left behind stay watched."""
+
+    def _exceeded(self, sandbox: Sandbox, exceeded: ExceededLimit) -> None:
+        capability = Capability(f"limit.{exceeded.limit}")
+        event = self.record_limit(sandbox, capability, f"{exceeded.allowed}", f"used {exceeded.used}")
+        error = exceeded.to_error()
+        error.denial_event = event
+        sandbox._end_with(error)
+
+    def usage_of(self, sandbox: Sandbox) -> Usage | None:
+        """Return what the sandbox's processes use now, None when it is gone."""
+        lease = sandbox._lease
+        try:
+            return lease.usage() if lease is not None else process_tree_usage(sandbox.pid)
+        except (OSError, ProcessLookupError):
+            return None
+
+    def limit_that_killed(self, sandbox: Sandbox) -> LimitExceeded | None:
+        """Return the limit by which the kernel itself killed a cell, or None."""
+        lease, limits = sandbox._lease, sandbox.limits
+        if lease is not None and lease.oom_kills() > 0:
+            used = lease.usage().memory_peak_bytes
+            event = self.record_limit(
+                sandbox, Capability.LIMIT_MEMORY, f"{limits.memory_bytes} bytes", "the kernel killed it: out of memory"
+            )
+            return MemoryExceeded(
+                f"memory of {sandbox.name!r}: its processes reached {limits.memory_bytes} bytes and were killed",
+                limit="memory",
+                used=used,
+                allowed=limits.memory_bytes,
+                denial_event=event,
+                hint="raise limits.memory, or make the guest hold less",
+            )
+        status = sandbox._channel.exit_status
+        if status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU,):
+            return ExceededLimit(limit="cpu", used=limits.cpu_s or 0, allowed=limits.cpu_s or 0).to_error()
+        return None
+
+    def limit_behind(self, sandbox: Sandbox, answer: wire.Failed) -> LimitExceeded | None:
+        """Return the limit that an uncaught OSError or MemoryError of the guest stands for, or None."""
+        from .limits.errno import limit_behind
+
+        return limit_behind(self, sandbox, answer)
+
+    # -- telemetry ------------------------------------------------------------------------------------------
+
+    def _context_of(self, sandbox_id: str) -> SandboxContext | None:
+        sandbox = self._sandboxes.get(sandbox_id) or self._threads.get(sandbox_id)
+        return None if sandbox is None else sandbox._context
+
+    def _on_kernel_record(self, record: KernelRecord) -> None:
+        event = self._intake.kernel(record)
+        sandbox = self._sandboxes.get(record.sandbox_id) or self._threads.get(record.sandbox_id)
+        if sandbox is not None:
+            sandbox.note_event(event)
+
+    def record_broker(self, sandbox: Any, record: BrokerRecord) -> DenialEvent | None:
+        """Record what a guest's broker reports; None when the report itself was refused."""
+        return self._intake.broker(sandbox._context, record, self._plan.kernel_view(sandbox._context, record))
+
+    def record_limit(self, sandbox: Any, capability: Capability, target: str, reason: str) -> DenialEvent:
+        """Record that a limit was reached, as the supervisor saw it."""
+        record = KernelRecord(
+            sandbox_id=sandbox.id,
+            enforcer="supervisor",
+            hook="watchdog",
+            capability=capability,
+            target=target,
+            verdict=Verdict.DENY,
+            code=DenialCode.LIMIT_EXCEEDED,
+            reason=reason,
+            pid=sandbox.pid,
+            monotonic_ns=time.monotonic_ns(),
+        )
+        return self._intake.supervisor(sandbox._context, record)
+
+    def settle(self, sandbox: Any) -> None:
+        """Take in every record up to now: after it, the sandbox's events are complete as far as can be known."""
+        self._plan.drain(sandbox.id)
+
+    def snapshot(self) -> list[metrics.SandboxRow]:
+        """Return one row per sandbox for the gauges (metrics collector)."""
+        rows = []
+        for sandbox in self.sandboxes:
+            usage = self.usage_of(sandbox) if sandbox.isolation == "process" else None
+            rows.append(
+                metrics.SandboxRow(
+                    isolation=sandbox.isolation,
+                    state=sandbox._state,
+                    policy=sandbox._context.policy,
+                    cpu_s=0.0 if usage is None else usage.cpu_s,
+                    memory_bytes=0 if usage is None else usage.memory_bytes,
+                )
+            )
+        return rows
+
+    # -- reload ---------------------------------------------------------------------------------------------
+
+    def reload_policy(self, name: str, policy: Policy, token: str | None = None) -> int:
+        """Reload every live sandbox whose policy is called `name`; return how many. See `Sandbox.reload_policy`."""
+        from .control import check_token
+
+        check_token(token, "reload")
+        done = 0
+        for sandbox in self.sandboxes:
+            if sandbox._context.policy == name and not sandbox.closed:
+                self._reload(sandbox, policy)
+                done += 1
+        return done
+
+    def reload_sandbox(self, sandbox: Sandbox, policy: Policy, token: str | None) -> None:
+        """Reload one sandbox; see `Sandbox.reload_policy`."""
+        from .control import check_token
+
+        check_token(token, "reload")
+        self._reload(sandbox, policy)
+
+    def _reload(self, sandbox: Sandbox, policy: Policy) -> None:
+        from .reload import reload
+
+        reload(self, sandbox, policy)
+
+    # -- asyncio --------------------------------------------------------------------------------------------
+
+    async def in_thread(self, function: Callable[[], _T]) -> _T:
+        """Run a blocking call on the supervisor's own threads, enough of them for every sandbox that waits."""
+        with self._lock:
+            if self._executor is None:
+                self._executor = concurrent.futures.ThreadPoolExecutor(1024, thread_name_prefix="pyisolate-async")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+
+    async def aspawn(self, name: str, policy: Policy | str | None = None, **options: Any) -> Any:
+        """Like `spawn`, without blocking the event loop."""
+        return await self.in_thread(lambda: self.spawn(name, policy, **options))
+
+    def _after_fork_in_child(self) -> None:
+        """The host forked: the child holds copies of descriptors and no threads; it must touch no sandbox."""
+        if self._state == "running":
+            assert self._pool is not None
+            self._pool.abandon()
+            self.reactor.abandon()
+            self._plan.abandon()
+        self._state = "closed"
+        self._sandboxes.clear()
+        self._threads.clear()
+        self._leases.clear()
+        metrics.unregister_supervisor(self)
+
+
+_GUEST_ENVIRONMENT = {
+    "HOME": "/",
+    "LANG": "C.UTF-8",
+    "PATH": "/usr/bin:/bin",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+def _zygote_environment() -> dict[str, str]:
+    """Nothing of the host's environment reaches a cell, not even through /proc/self/environ."""
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+def _choose_policy(
+    policy: Policy | str | None,
+    limits: Mapping[str, Any] | None,
+    mode: str | None,
+    allowed_imports: list[str] | tuple[str, ...] | None,
+) -> Policy:
+    chosen = policy if isinstance(policy, Policy) else Policy.preset(policy or "compute")
+    if limits:
+        chosen = chosen.with_limits(**limits)
+    if mode is not None:
+        chosen = chosen.with_mode(mode)
+    if allowed_imports:
+        chosen = chosen.allow_import(*allowed_imports)
+    return chosen
+
+
+def _choose_actor(actor: Mapping[str, str] | Actor | None) -> Actor | None:
+    if actor is None or isinstance(actor, Actor):
+        return actor
+    try:
+        return msgspec.convert(dict(actor), Actor, strict=True)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"actor: {actor!r}: must be {{'kind': ..., 'id': ...}} ({error})") from None
+
+
+def _exit_reason(sandbox: Sandbox, channel: Channel) -> str:
+    ending = sandbox._ending
+    if isinstance(ending, LimitExceeded):
+        return ending.limit
+    if channel.ended:
+        return "protocol"
+    if ending is not None:
+        return "closed"
+    return "died"
+
+
+# -- the default supervisor ---------------------------------------------------------------------------------
+
+_living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
+_default: Supervisor | None = None
+_default_lock = threading.Lock()
+
+
+def default_supervisor() -> Supervisor:
+    """Return the process's default supervisor; starts with the first `spawn`, ends with the process."""
+    global _default
+    with _default_lock:
+        if _default is None or _default._state == "closed":
+            _default = Supervisor()
+        return _default
+
+
+def _close_all() -> None:
+    for supervisor in list(_living):
+        supervisor.close()
+
+
+def _after_fork_in_child() -> None:
+    global _default, _default_lock
+    _default, _default_lock = None, threading.Lock()
+    for supervisor in list(_living):
+        supervisor._after_fork_in_child()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)
