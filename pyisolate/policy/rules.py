@@ -1,0 +1,172 @@
+"""The rules that a policy holds, one type per policy key, and their canonical order.
+
+Rules hold canonical text only (see `units`); what they mean on this machine is `compile`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import msgspec
+
+FILE_RIGHTS = ("read", "write", "create", "delete", "metadata", "exec")
+MODE_GROUPS = ("fs", "net", "process", "import", "random")
+EXEC, FORK = "exec", "fork"
+#: policy key under `import` -> (kind, allow)
+IMPORT_KEYS = {
+    "allow": ("module", True),
+    "native": ("native", True),
+    "deny": ("module", False),
+    "deny_native": ("native", False),
+}
+_IMPORT_KEY_OF = {value: key for key, value in IMPORT_KEYS.items()}
+
+
+def _flow(value: Any) -> str:
+    """Return plain data as one line of YAML, for messages (not meant to be read back)."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_flow(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f'"{value}"' if isinstance(value, str) and (":" in value or value.startswith("@")) else str(value)
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a policy."""
+
+    @property
+    def sort_key(self) -> tuple[Any, ...]:
+        """Where the rule stands in the canonical order; rules that speak of the same thing share it."""
+        raise NotImplementedError
+
+    def fragment(self) -> dict[str, Any]:
+        """Return the rule as the item that a policy file would hold."""
+        raise NotImplementedError
+
+    @property
+    def text(self) -> str:
+        """The rule as a policy file would state it, on one line."""
+        raise NotImplementedError
+
+
+class FileRule(Rule, frozen=True, kw_only=True):
+    """Rights at a path and all below it. A right is named in `allow` or `deny`, never in both."""
+
+    path: str
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+    @property
+    def sort_key(self) -> tuple[Any, ...]:
+        return (self.path,)
+
+    def fragment(self) -> dict[str, Any]:
+        item: dict[str, Any] = {"path": self.path}
+        if "*" in self.path or "?" in self.path:
+            item["literal"] = True
+        if self.allow:
+            item["allow"] = list(self.allow)
+        if self.deny:
+            item["deny"] = list(self.deny)
+        return item
+
+    @property
+    def text(self) -> str:
+        return f"fs: {_flow(self.fragment())}"
+
+
+class NetworkRule(Rule, frozen=True, kw_only=True):
+    """`action` is connect (and send) or bind (and listen); `target` as `units.NetTarget` prints it."""
+
+    action: str
+    target: str
+    allow: bool = True
+
+    @property
+    def sort_key(self) -> tuple[Any, ...]:
+        return (self.action != "connect", self.target)
+
+    def fragment(self) -> dict[str, Any]:
+        return {self.action: self.target} | ({} if self.allow else {"deny": True})
+
+    @property
+    def text(self) -> str:
+        return f"net: {_flow(self.fragment())}"
+
+
+class ProcessRule(Rule, frozen=True, kw_only=True):
+    """`exec` of the program at `path`, or `fork` (no path)."""
+
+    operation: str
+    path: str = ""
+    allow: bool = True
+
+    @property
+    def sort_key(self) -> tuple[Any, ...]:
+        return (self.operation != EXEC, self.path)
+
+    def fragment(self) -> dict[str, Any]:
+        if self.operation == FORK:
+            return {FORK: self.allow}
+        return {EXEC: self.path} | ({} if self.allow else {"deny": True})
+
+    @property
+    def text(self) -> str:
+        return f"process: {_flow(self.fragment())}"
+
+
+class ImportRule(Rule, frozen=True, kw_only=True):
+    """A module name (`kind` module) or the native code of one (`kind` native), with all below it."""
+
+    kind: str
+    name: str
+    allow: bool = True
+
+    @property
+    def sort_key(self) -> tuple[Any, ...]:
+        return (self.kind, self.name)
+
+    @property
+    def key(self) -> str:
+        """The policy key under `import` that lists this rule."""
+        return _IMPORT_KEY_OF[self.kind, self.allow]
+
+    def fragment(self) -> dict[str, Any]:
+        return {self.key: [self.name]}
+
+    @property
+    def text(self) -> str:
+        return f"import: {_flow(self.fragment())}"
+
+
+def canonical_files(rules: Iterable[FileRule]) -> tuple[FileRule, ...]:
+    """Merge the rules of each path, drop an allow that a deny at the same path beats, sort."""
+    allowed: dict[str, set[str]] = {}
+    denied: dict[str, set[str]] = {}
+    for rule in rules:
+        allowed.setdefault(rule.path, set()).update(rule.allow)
+        denied.setdefault(rule.path, set()).update(rule.deny)
+    return tuple(
+        FileRule(
+            path=path,
+            allow=tuple(r for r in FILE_RIGHTS if r in allowed[path] and r not in denied[path]),
+            deny=tuple(r for r in FILE_RIGHTS if r in denied[path]),
+        )
+        for path in sorted(allowed)
+        if allowed[path] or denied[path]
+    )
+
+
+_R = TypeVar("_R", NetworkRule, ProcessRule, ImportRule)
+
+
+def canonical_others(rules: Iterable[_R]) -> tuple[_R, ...]:
+    """Keep one rule per thing spoken of, a deny where there is one, and sort."""
+    kept: dict[tuple[Any, ...], _R] = {}
+    for rule in rules:
+        if rule.sort_key not in kept or not rule.allow:
+            kept[rule.sort_key] = rule
+    return tuple(kept[key] for key in sorted(kept))
