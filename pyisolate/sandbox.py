@@ -31,7 +31,8 @@ from .errors import (
     SandboxError,
     TimeoutError,
 )
-from .telemetry.event import BrokerRecord, DenialEvent, Evaluation, KernelRecord, SandboxContext
+from .telemetry.event import BrokerRecord, DenialEvent, SandboxContext
+from .telemetry.untrusted import InvalidRecord
 
 if TYPE_CHECKING:
     from .kernel.enforcer import EnforcementReport
@@ -475,7 +476,10 @@ class Sandbox:
 
     def on_denial(self, frame: wire.Denial) -> None:
         """Record what the guest's broker refused."""
-        event = self._supervisor.record_broker(self, frame.record)
+        try:
+            event = self._supervisor.record_broker(self, frame.record)
+        except InvalidRecord as error:
+            raise wire.WireError(str(error)) from None
         self.note_event(event, frame.record)
 
     def note_event(self, event: DenialEvent | None, record: BrokerRecord | None = None) -> None:
@@ -626,16 +630,3 @@ def _hint(event: DenialEvent) -> str:
     if event.code is DenialCode.ALWAYS_DENIED or event.suggestion is None:
         return "no policy can grant this"
     return f"to allow it, add to the policy: {event.suggestion}"
-
-
-def unavailable_kernel(sandbox_id: str, capability: Capability, target: str) -> KernelRecord:
-    """Return a record that says that nothing is known of the kernel's side."""
-    return KernelRecord(
-        sandbox_id=sandbox_id,
-        enforcer="",
-        hook="",
-        capability=capability,
-        target=target,
-        verdict=Verdict.UNAVAILABLE,
-        evaluation=Evaluation.NONE,
-    )

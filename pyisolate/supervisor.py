@@ -25,7 +25,7 @@ from .cell.pool import Pool, PoolSettings
 from .cell.reactor import Reactor
 from .cell.zygote import Exited
 from .decision import DenialCode, Mode, Verdict
-from .errors import EnforcementError, LimitExceeded, MemoryExceeded, SandboxDied, SandboxError
+from .errors import EnforcementError, LimitExceeded, MemoryExceeded, PolicyError, SandboxDied, SandboxError
 from .kernel.plan import CellTraits, KernelPlan, Prepared
 from .limits import rlimit
 from .limits.cgroup import CgroupLease, CgroupTree
@@ -207,8 +207,6 @@ class Supervisor:
         self.start()
         chosen = _choose_policy(policy, limits, mode, allowed_imports)
         who = _choose_actor(actor)
-        if who is None and require_actor:
-            self._intake.refuse_without_actor(name, chosen)
         prepared = self.prepare(chosen, isolation, enforcement)
         sandbox_id = secrets.token_hex(8)
         context = SandboxContext(
@@ -221,6 +219,11 @@ class Supervisor:
             mode=prepared.compiled.mode,
             actor=who,
         )
+        if who is None and require_actor:
+            event = self._intake.refuse_without_actor(name, context)
+            raise PolicyError(
+                f"spawn {name!r}: no actor was given", denial_event=event, hint="pass actor={'kind': ..., 'id': ...}"
+            )
         if isolation == "thread":
             sandbox: Any = self._spawn_thread(name, chosen, prepared, context, on_stdout, on_stderr)
         else:

@@ -163,6 +163,15 @@ class KernelPlan:
         if self.listener is not None:
             self.listener.bind(f"cell:{pid}", sandbox_id, prepared.compiled, full=self.traits.full_telemetry)
 
+    def rebind(self, sandbox_id: str, compiled: CompiledPolicy) -> None:
+        """Swap the tables that the kernel side reads; each is replaced whole."""
+        if self.listener is not None:
+            self.listener.update(sandbox_id, compiled)
+
+    def swaps_files(self, sandbox_id: str) -> bool:
+        """True where file rules can be swapped from outside (BPF-LSM)."""
+        return False
+
     def detach_cell(self, pid: int) -> None:
         """A cell that was never handed out is gone."""
         if self.listener is not None:
