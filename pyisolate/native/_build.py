@@ -46,7 +46,6 @@ def _make() -> FFI:
         "".join(f'#include "{name}.c"\n' for name in parts),
         # PySys_AddAuditHook and PyOS_BeforeFork are not in the limited API
         py_limited_api=False,
-        define_macros=[("_CFFI_NO_LIMITED_API", "1")],
         include_dirs=[str(_SOURCES), *include_dirs],
         libraries=libraries,
         depends=[str(path) for path in sorted(_SOURCES.glob("**/*"))],

@@ -1,4 +1,6 @@
-/* clone3(2) as a Python-aware fork, with a pidfd and optionally straight into a cgroup.
+/* Process set-up: clone3(2) as a Python-aware fork, and what a cell does to itself before it runs a guest.
+ *
+ * process_clone_cell: a fork with a pidfd and optionally straight into a cgroup.
  *
  * glibc's fork() cannot take CLONE_* flags, so what it does for the child is done here where it matters to us:
  *   - the cached thread id in the thread control block (CLONE_CHILD_SETTID at the address the kernel already knows),
@@ -7,13 +9,23 @@
  */
 #include <Python.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/sched.h>
+#include <linux/securebits.h>
+#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "result.h"
 
 #ifndef PR_GET_TID_ADDRESS /* linux/prctl.h, 3.5 */
 #define PR_GET_TID_ADDRESS 40
@@ -57,4 +69,97 @@ static int process_clone_cell(unsigned long long flags, int cgroup_fd, int *pidf
     }
     PyGILState_Release(gil);
     return pid < 0 ? -error : (int)pid;
+}
+
+static int process_pidfd_getfd(int pidfd, int target_fd)
+{
+    return result_of(syscall(SYS_pidfd_getfd, pidfd, target_fd, 0)); /* pidfd_getfd(2), 5.6 */
+}
+
+static int process_close_range(unsigned int first, unsigned int last)
+{
+    return result_of(syscall(SYS_close_range, first, last, 0)); /* close_range(2), 5.9 */
+}
+
+static int process_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)
+{
+    return result_of(prctl(option, a, b, c, d));
+}
+
+static int process_set_name(const char *name)
+{
+    return result_of(prctl(PR_SET_NAME, name, 0, 0, 0));
+}
+
+/* capabilities(7). The order matters: the bounding set and securebits need CAP_SETPCAP, which capset() gives up. */
+static int process_drop_all_capabilities(void)
+{
+    int bounding_empty = 1;
+
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 && errno != EINVAL)
+        return -errno;
+    /* 64: capset(2)'s version 3 has two 32-bit words; EINVAL marks the first capability that the kernel lacks. */
+    for (int capability = 0; capability < 64; capability++) {
+        if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0)
+            continue;
+        if (errno == EINVAL)
+            break;
+        if (prctl(PR_CAPBSET_READ, capability, 0, 0, 0) == 1)
+            bounding_empty = 0; /* EPERM: no CAP_SETPCAP here. no_new_privs then keeps the set out of reach. */
+    }
+    /* So that a later uid 0 (a cell's user namespace maps none, but a host thread's may) gains nothing by exec. */
+    prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NO_CAP_AMBIENT_RAISE | SECURE_ALL_LOCKS, 0, 0, 0);
+
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    struct __user_cap_data_struct none[2] = {{0}}, held[2];
+    if (syscall(SYS_capset, &header, none) < 0)
+        return -errno;
+    if (syscall(SYS_capget, &header, held) < 0)
+        return -errno;
+    if (memcmp(held, none, sizeof none) != 0)
+        return -EPERM; /* never seen; refuse rather than run a guest with a capability */
+    return bounding_empty;
+}
+
+static int process_write_file(const char *path, const char *text, size_t length)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    ssize_t written = write(fd, text, length);
+    int error = written == (ssize_t)length ? 0 : written < 0 ? -errno : -EIO;
+    close(fd);
+    return error;
+}
+
+/* user_namespaces(7): setgroups must be "deny" before an unprivileged gid_map is accepted. */
+static int process_write_id_maps(unsigned int uid, unsigned int gid)
+{
+    char map[48];
+    int error = process_write_file("/proc/self/setgroups", "deny", 4);
+    if (error < 0)
+        return error;
+    error = process_write_file("/proc/self/uid_map", map, (size_t)snprintf(map, sizeof map, "%u %u 1", uid, uid));
+    if (error < 0)
+        return error;
+    return process_write_file("/proc/self/gid_map", map, (size_t)snprintf(map, sizeof map, "%u %u 1", gid, gid));
+}
+
+static int process_set_hostname(const char *name, size_t length)
+{
+    return result_of(sethostname(name, length));
+}
+
+/* netdevice(7): a fresh network namespace has `lo`, down. */
+static int process_bring_up_loopback(void)
+{
+    struct ifreq request = {0};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    strcpy(request.ifr_name, "lo");
+    request.ifr_flags = IFF_UP | IFF_RUNNING;
+    int result = result_of(ioctl(fd, SIOCSIFFLAGS, &request));
+    close(fd);
+    return result;
 }

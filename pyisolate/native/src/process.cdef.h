@@ -1,2 +1,11 @@
 /* fork-like clone3(2). Returns the child's pid (0 in the child), or -errno. */
 int process_clone_cell(unsigned long long flags, int cgroup_fd, int *pidfd);
+int process_pidfd_getfd(int pidfd, int target_fd);
+int process_close_range(unsigned int first, unsigned int last);
+int process_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
+int process_set_name(const char *name);
+/* Returns 1 when the bounding set was emptied too, 0 when only the thread's own sets could be. */
+int process_drop_all_capabilities(void);
+int process_write_id_maps(unsigned int uid, unsigned int gid);
+int process_set_hostname(const char *name, size_t length);
+int process_bring_up_loopback(void);

@@ -1,0 +1,141 @@
+"""Processes and their attributes: clone3, pidfds, prctl, capabilities, namespaces' identity.
+
+Sources: clone(2), pidfd_open(2), pidfd_getfd(2), close_range(2), prctl(2), capabilities(7), user_namespaces(7).
+Minimum kernel: 5.9 (close_range); CLONE_INTO_CGROUP needs 5.7, PIDFD_THREAD 6.9.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+
+from . import _native
+from ._result import check
+
+# linux/sched.h
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+#: pidfd_open(2) flag, 6.9: a pidfd of one thread. linux/pidfd.h defines it as O_EXCL.
+PIDFD_THREAD = os.O_EXCL
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_PR_GET_DUMPABLE = 3
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_GET_NO_NEW_PRIVS = 39
+
+_LAST_FD = 0xFFFFFFFF  # close_range(2): ~0U means "to the end"
+_NAME_BYTES = 15  # TASK_COMM_LEN - 1, linux/sched.h
+
+_ffi, _lib = _native.ffi, _native.lib
+
+
+def clone_cell(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
+    """Fork into new namespaces; return (pid, pidfd) in the parent and (0, -1) in the child.
+
+    `flags` are CLONE_NEW* bits; `cgroup_fd` is a cgroup v2 directory to be born in, or -1. The child's exit raises
+    SIGCHLD and is collected by waitid. Call it from a single-threaded process only: C library locks held by other
+    threads stay locked in the child. Raises OSError.
+    """
+    pidfd = _ffi.new("int *", -1)
+    pid = check(_lib.process_clone_cell(flags, cgroup_fd, pidfd), "clone3", f"flags {flags:#x}")
+    return (0, -1) if pid == 0 else (pid, pidfd[0])
+
+
+def pidfd_open(pid: int, flags: int = 0) -> int:
+    """Return a pidfd for `pid`; with PIDFD_THREAD (6.9) for one thread."""
+    return os.pidfd_open(pid, flags)
+
+
+def pidfd_send_signal(pidfd: int, signal_number: int) -> None:
+    """Send a signal to exactly the process that `pidfd` names."""
+    signal.pidfd_send_signal(pidfd, signal_number)
+
+
+def pidfd_getfd(pidfd: int, target_fd: int) -> int:
+    """Return a duplicate (close-on-exec) of descriptor `target_fd` of the process or thread behind `pidfd`."""
+    return check(_lib.process_pidfd_getfd(pidfd, target_fd), "pidfd_getfd", target_fd)
+
+
+def close_range(first: int, last: int = _LAST_FD) -> None:
+    """Close descriptors `first` to `last`, both included."""
+    check(_lib.process_close_range(first, last), "close_range", f"{first}-{last}")
+
+
+def close_all_except(keep: Iterable[int]) -> None:
+    """Close every descriptor but those in `keep`."""
+    first = 0
+    for fd in sorted(set(keep)):
+        if fd > first:
+            close_range(first, fd - 1)
+        first = fd + 1
+    close_range(first)
+
+
+def set_no_new_privs() -> None:
+    """Give up every later gain of privilege by exec, for this thread and its children."""
+    check(_lib.process_prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl PR_SET_NO_NEW_PRIVS")
+
+
+def get_no_new_privs() -> bool:
+    """Tell whether this thread runs under no_new_privs."""
+    return check(_lib.process_prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), "prctl PR_GET_NO_NEW_PRIVS") == 1
+
+
+def set_pdeathsig(signal_number: int = signal.SIGKILL) -> None:
+    """Ask for a signal when the parent *thread* ends. Check os.getppid() afterwards: it may be gone already."""
+    check(_lib.process_prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "prctl PR_SET_PDEATHSIG")
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Say whether same-uid processes may trace this one and read its /proc entries (a uid change clears it)."""
+    check(_lib.process_prctl(_PR_SET_DUMPABLE, int(dumpable), 0, 0, 0), "prctl PR_SET_DUMPABLE")
+
+
+def get_dumpable() -> bool:
+    """Tell whether same-uid processes may trace this one."""
+    return check(_lib.process_prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0), "prctl PR_GET_DUMPABLE") == 1
+
+
+def set_name(name: str) -> None:
+    """Name this thread as `ps` shows it; cut at 15 bytes, the kernel's limit."""
+    check(_lib.process_set_name(name.encode()[:_NAME_BYTES]), "prctl PR_SET_NAME", name)
+
+
+def set_child_subreaper(enabled: bool = True) -> None:
+    """Become the parent of orphaned descendants."""
+    check(_lib.process_prctl(_PR_SET_CHILD_SUBREAPER, int(enabled), 0, 0, 0), "prctl PR_SET_CHILD_SUBREAPER")
+
+
+def drop_all_capabilities() -> bool:
+    """Empty this thread's capability sets, for good where the kernel permits it; raise OSError if any remains.
+
+    Returns True when the bounding set was emptied and securebits tried too (needs CAP_SETPCAP, as a cell in its own
+    user namespace has). When False, set_no_new_privs() must hold so that exec cannot reach the bounding set.
+    """
+    return check(_lib.process_drop_all_capabilities(), "drop capabilities") == 1
+
+
+def write_id_maps(uid: int, gid: int) -> None:
+    """In a fresh user namespace: map `uid` and `gid` (ids outside) to themselves, deny setgroups."""
+    check(_lib.process_write_id_maps(uid, gid), "write uid_map and gid_map", f"{uid}:{gid}")
+
+
+def set_hostname(name: str) -> None:
+    """Set the UTS namespace's host name. Needs CAP_SYS_ADMIN in it."""
+    encoded = name.encode()
+    check(_lib.process_set_hostname(encoded, len(encoded)), "sethostname", name)
+
+
+def bring_up_loopback() -> None:
+    """Bring `lo` up in this network namespace. Needs CAP_NET_ADMIN in it."""
+    check(_lib.process_bring_up_loopback(), "ioctl SIOCSIFFLAGS", "lo")
