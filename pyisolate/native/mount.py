@@ -75,7 +75,7 @@ def open_tree(path: str = "", *, dirfd: int = AT_FDCWD, recursive: bool = False)
 
 
 def new_tmpfs(options: Mapping[str, str], attributes: int = 0) -> int:
-    """Return a close-on-exec descriptor of a new, detached tmpfs. `options` as in tmpfs(5), `attributes` MOUNT_ATTR_*."""
+    """Return a close-on-exec descriptor of a detached tmpfs. `options` as in tmpfs(5), `attributes` MOUNT_ATTR_*."""
     keys = [_ffi.new("char[]", key.encode()) for key in options]
     values = [_ffi.new("char[]", value.encode()) for value in options.values()]
     result = _lib.mount_new_tmpfs(
