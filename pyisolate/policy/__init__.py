@@ -9,7 +9,25 @@ suggest.py    a denial -> the smallest rule    explain.py   what would it say, w
 learn.py      denials -> a policy
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .compiled import CompiledPolicy
 from .model import Policy
 
-__all__ = ["CompiledPolicy", "Policy"]
+if TYPE_CHECKING:
+    from .compile import compile_policy
+    from .interpreter import InterpreterFiles
+
+__all__ = ["CompiledPolicy", "InterpreterFiles", "Policy", "compile_policy"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "compile_policy":  # guests import this package for its tables and never compile
+        from .compile import compile_policy
+
+        return compile_policy
+    if name == "InterpreterFiles":
+        from .interpreter import InterpreterFiles
+
+        return InterpreterFiles
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,14 +24,21 @@ class FsRight(enum.IntFlag):
     EXEC = 32
     #: executable mappings of native modules (import.native); not a policy key of its own
     MAP_EXEC = 64
+    #: listing this one directory (not what lies below), so that importlib finds granted modules in a site directory
+    LIST = 128
 
 
 class FsRule(msgspec.Struct, frozen=True, kw_only=True):
     """One path and the rights decided there. `allow` and `deny` are FsRight bits.
 
     `path` is absolute and normalised and covers itself and, if a directory, all below. The longest rule on the
-    way to a path that speaks of the right decides; deny beats allow at equal length. `text` is the rule as a
-    policy file would state it. `origin` tells which policy key it came from: fs, process, import or random.
+    way to a path that speaks of the right decides; deny beats allow at equal length (but LIST holds at the path
+    itself only). `text` is the rule as a policy file would state it; a deny without text is the edge of an implied
+    grant (site-packages inside the standard library, native code of a module granted without it), which no policy
+    states. `origin` tells which policy key it came from: fs, process, import, random, or system (an `@` variable).
+
+    Bits are closed under what they need: READ, WRITE, CREATE and DELETE come with METADATA (stat), EXEC with READ
+    and MAP_EXEC. Changing metadata (chmod, utime, xattrs) takes METADATA and WRITE.
     """
 
     path: str
@@ -97,11 +104,15 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode = Mode.ENFORCE
     #: rule groups ("fs", "net", "process", "import", "random") whose mode differs from `mode`
     group_modes: dict[str, Mode] = {}
+    #: one rule a path, sorted by path
     fs: tuple[FsRule, ...] = ()
+    #: in matching order: for one action and family the first rule that covers address and port decides
     net: tuple[NetRule, ...] = ()
     allow_fork: bool = False
     imports: tuple[NamePattern, ...] = ()
     natives: tuple[NamePattern, ...] = ()
+    #: what granted modules may import besides (the standard library, required distributions), but not the guest
+    transitive: tuple[NamePattern, ...] = ()
     allow_random: bool = True
     random_seed: int | None = None
     #: granted host name -> addresses (text) pinned by the supervisor at compile time
@@ -111,3 +122,21 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def mode_of(self, group: str) -> Mode:
         """Return the mode in force for a rule group."""
         return self.group_modes.get(group, self.mode)
+
+
+def effective_rights(rules: tuple[FsRule, ...]) -> dict[str, int]:
+    """Return path -> every right in force there, inherited ones included (LIST aside).
+
+    With this table the longest path alone decides: look up the nearest path at or above, then test the bit.
+    """
+    own = {rule.path: rule for rule in rules}
+    table: dict[str, int] = {}
+    for path in sorted(own, key=len):
+        rule, parent, inherited = own[path], path, 0
+        while parent != "/":
+            parent = parent[: parent.rfind("/")] or "/"
+            if parent in table:
+                inherited = table[parent] & ~FsRight.LIST
+                break
+        table[path] = int((inherited | rule.allow) & ~rule.deny)
+    return table

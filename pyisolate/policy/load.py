@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def load_preset(name: Any) -> Policy:
     return _preset(name)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _preset(name: str) -> Policy:
     return load_path(Path(__file__).parent / "presets" / f"{name}.yaml")
 

@@ -60,10 +60,10 @@ class FileRule(Rule, frozen=True, kw_only=True):
     deny: tuple[str, ...] = ()
 
     @property
-    def sort_key(self) -> tuple[Any, ...]:
+    def sort_key(self) -> tuple[Any, ...]:  # noqa: D102
         return (self.path,)
 
-    def fragment(self) -> dict[str, Any]:
+    def fragment(self) -> dict[str, Any]:  # noqa: D102
         item: dict[str, Any] = {"path": self.path}
         if "*" in self.path or "?" in self.path:
             item["literal"] = True
@@ -74,7 +74,7 @@ class FileRule(Rule, frozen=True, kw_only=True):
         return item
 
     @property
-    def text(self) -> str:
+    def text(self) -> str:  # noqa: D102
         return f"fs: {_flow(self.fragment())}"
 
 
@@ -86,14 +86,14 @@ class NetworkRule(Rule, frozen=True, kw_only=True):
     allow: bool = True
 
     @property
-    def sort_key(self) -> tuple[Any, ...]:
+    def sort_key(self) -> tuple[Any, ...]:  # noqa: D102
         return (self.action != "connect", self.target)
 
-    def fragment(self) -> dict[str, Any]:
+    def fragment(self) -> dict[str, Any]:  # noqa: D102
         return {self.action: self.target} | ({} if self.allow else {"deny": True})
 
     @property
-    def text(self) -> str:
+    def text(self) -> str:  # noqa: D102
         return f"net: {_flow(self.fragment())}"
 
 
@@ -105,16 +105,16 @@ class ProcessRule(Rule, frozen=True, kw_only=True):
     allow: bool = True
 
     @property
-    def sort_key(self) -> tuple[Any, ...]:
+    def sort_key(self) -> tuple[Any, ...]:  # noqa: D102
         return (self.operation != EXEC, self.path)
 
-    def fragment(self) -> dict[str, Any]:
+    def fragment(self) -> dict[str, Any]:  # noqa: D102
         if self.operation == FORK:
             return {FORK: self.allow}
         return {EXEC: self.path} | ({} if self.allow else {"deny": True})
 
     @property
-    def text(self) -> str:
+    def text(self) -> str:  # noqa: D102
         return f"process: {_flow(self.fragment())}"
 
 
@@ -126,7 +126,7 @@ class ImportRule(Rule, frozen=True, kw_only=True):
     allow: bool = True
 
     @property
-    def sort_key(self) -> tuple[Any, ...]:
+    def sort_key(self) -> tuple[Any, ...]:  # noqa: D102
         return (self.kind, self.name)
 
     @property
@@ -134,11 +134,11 @@ class ImportRule(Rule, frozen=True, kw_only=True):
         """The policy key under `import` that lists this rule."""
         return _IMPORT_KEY_OF[self.kind, self.allow]
 
-    def fragment(self) -> dict[str, Any]:
+    def fragment(self) -> dict[str, Any]:  # noqa: D102
         return {self.key: [self.name]}
 
     @property
-    def text(self) -> str:
+    def text(self) -> str:  # noqa: D102
         return f"import: {_flow(self.fragment())}"
 
 

@@ -1,0 +1,233 @@
+"""`Policy` -> `CompiledPolicy`: the tables that broker and kernel read.
+
+Meaning never depends on the running kernel; it does depend on this machine's files: variables, modules, linked
+libraries and symbolic links are looked up, and host names are pinned to the addresses they have now.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterable
+
+from ..errors import EnforcementError
+from . import elf, resources, units
+from .compiled import CompiledPolicy, FsRight, NetAction, NetRule
+from .imports import ImportCompiler
+from .interpreter import InterpreterFiles
+from .model import Policy
+from .rules import EXEC, FORK, FileRule, NetworkRule, ProcessRule
+from .table import FsTable
+
+_BITS = {
+    "read": FsRight.READ,
+    "write": FsRight.WRITE,
+    "create": FsRight.CREATE,
+    "delete": FsRight.DELETE,
+    "metadata": FsRight.METADATA,
+    "exec": FsRight.EXEC,
+}
+_RUN = FsRight.EXEC | FsRight.READ | FsRight.METADATA | FsRight.MAP_EXEC
+_LOAD = FsRight.READ | FsRight.METADATA | FsRight.MAP_EXEC
+_LOOK = FsRight.READ | FsRight.METADATA
+
+
+def compile_policy(
+    policy: Policy,
+    *,
+    interpreter: InterpreterFiles | None = None,
+    resolve: resources.Resolve | None = None,
+    generation: int = 1,
+) -> CompiledPolicy:
+    """Return the policy's tables for `interpreter` (default: the running one).
+
+    `resolve` turns a host name into addresses (default: getaddrinfo). A granted host that does not resolve grants
+    nothing; a denied one raises EnforcementError.
+    """
+    interpreter = interpreter or InterpreterFiles.discover()
+    table = FsTable()
+    _files(table, policy.files, interpreter)
+    _programs(table, policy.processes, interpreter)
+    imports = ImportCompiler(table, interpreter)
+    imports.compile(policy.imports)
+    _random(table, policy)
+    net, pinned = _network(policy.network, resolve or resources.resolve_host)
+    denied_fork = any(rule.operation == FORK and not rule.allow for rule in policy.processes)
+    runs = any(rule.allow for rule in policy.processes) or any("exec" in rule.allow for rule in policy.files)
+    return CompiledPolicy(
+        name=policy.name,
+        version=policy.version,
+        generation=generation,
+        mode=policy.mode,
+        group_modes=dict(policy.modes),
+        fs=table.rules(),
+        net=net,
+        allow_fork=runs and not denied_fork,
+        imports=imports.modules(),
+        natives=imports.natives(),
+        transitive=imports.transitive(),
+        allow_random=policy.random,
+        random_seed=policy.random_seed,
+        pinned_hosts=pinned,
+        limits=policy.limits,
+    )
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def _allow_bits(rights: Iterable[str]) -> int:
+    bits = 0
+    for right in rights:
+        bits |= _BITS[right] | FsRight.METADATA
+        if right == "exec":
+            bits |= _RUN
+    return bits
+
+
+def _deny_bits(rule: FileRule) -> int:
+    bits = 0
+    for right in rule.deny:
+        bits |= _BITS[right]
+    if "read" in rule.deny and not rule.allow:
+        bits |= FsRight.METADATA  # that a file is there is information, too
+    return bits
+
+
+def _files(table: FsTable, rules: Iterable[FileRule], interpreter: InterpreterFiles) -> None:
+    for rule in rules:
+        allow, deny = _allow_bits(rule.allow), _deny_bits(rule)
+        if rule.path == "@interpreter":
+            _interpreter(table, interpreter, allow, deny, rule.text)
+        elif rule.path.startswith("@"):
+            for path in interpreter.zoneinfo if rule.path == "@zoneinfo" else _VARIABLES[rule.path]():
+                table.add(path, allow, deny, text=rule.text, origin="system", implied=True)
+        else:
+            table.add(rule.path, allow, deny, text=rule.text, origin="fs")
+
+
+def _interpreter(table: FsTable, interpreter: InterpreterFiles, allow: int, deny: int, text: str) -> None:
+    places = (interpreter.stdlib, *interpreter.binaries, *interpreter.libraries, *interpreter.loader_data)
+    for path in (*places, *((interpreter.lib_dynload,) if interpreter.lib_dynload else ())):
+        table.add(path, allow, deny, text=text, origin="system", implied=True)
+    for path in interpreter.excluded:
+        table.edge(path)
+
+
+_VARIABLES = {
+    "@certificates": resources.certificates,
+    "@devices": resources.devices,
+    "@resolver": resources.resolver_files,
+}
+
+
+# -- programs ---------------------------------------------------------------------------------------------------------
+
+
+def _programs(table: FsTable, rules: Iterable[ProcessRule], interpreter: InterpreterFiles) -> None:
+    for rule in rules:
+        if rule.operation != EXEC:
+            continue
+        if not rule.allow:
+            table.add(rule.path, 0, FsRight.EXEC, text=rule.text, origin="process")
+            continue
+        table.add(rule.path, _RUN, 0, text=rule.text, origin="process")
+        programs = _programs_at(rule.path)
+        loaders = {found.interpreter for path in programs if (found := elf.read_elf(path)) and found.interpreter}
+        for library in elf.closure(programs):
+            # The kernel opens an ELF program's loader as a program (fs/binfmt_elf.c: open_exec).
+            bits = _RUN if library in loaders else _LOAD
+            table.add(library, bits, 0, text=rule.text, origin="process", implied=True)
+        for path in interpreter.loader_data:
+            table.add(path, _LOOK, 0, text=rule.text, origin="process", implied=True)
+
+
+def _programs_at(path: str) -> list[str]:
+    if not os.path.isdir(path):
+        return [path]
+    try:
+        return sorted(entry.path for entry in os.scandir(path) if os.access(entry.path, os.X_OK) and entry.is_file())
+    except OSError:
+        return []
+
+
+# -- random -----------------------------------------------------------------------------------------------------------
+
+
+def _random(table: FsTable, policy: Policy) -> None:
+    for path in resources.RANDOM_DEVICES:
+        if policy.random:
+            table.add(path, _LOOK, 0, text="random: {allow: true}", origin="random", implied=True)
+        elif table.granted(path) & FsRight.READ:
+            table.add(path, 0, FsRight.READ, text="random: {allow: false}", origin="random")
+
+
+# -- network ----------------------------------------------------------------------------------------------------------
+
+_ANY = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _network(
+    rules: Iterable[NetworkRule], resolve: resources.Resolve
+) -> tuple[tuple[NetRule, ...], dict[str, tuple[str, ...]]]:
+    compiled: list[NetRule] = []
+    pinned: dict[str, tuple[str, ...]] = {}
+    for rule in rules:
+        target = units.net_target(rule.target, action=rule.action)
+        action = NetAction.CONNECT if rule.action == "connect" else NetAction.BIND
+        if target.kind == "unix":
+            compiled.append(NetRule(action=action, unix_path=target.host, allow=rule.allow, text=rule.text))
+            continue
+        host = target.host if target.kind == "host" else None
+        if host is not None and host not in pinned:
+            pinned[host] = tuple(_addresses(host, resolve))
+        if host is not None and not rule.allow and not pinned[host]:
+            raise EnforcementError(
+                f"policy, {rule.text}: {host} does not resolve, so its addresses cannot be denied",
+                rule=rule.text,
+                missing="an address",
+                hint="deny an address or a range",
+            )
+        networks, low, high = _networks(target, pinned)
+        compiled += [
+            NetRule(
+                action=action,
+                address=network.network_address.packed,
+                prefix=network.prefixlen,
+                port_low=low,
+                port_high=high,
+                allow=rule.allow,
+                host=host,
+                text=rule.text,
+            )
+            for network in networks
+        ]
+    return tuple(sorted(compiled, key=_match_order)), pinned
+
+
+def _networks(target: units.NetTarget, pinned: dict[str, tuple[str, ...]]) -> tuple[list[_Network], int, int]:
+    if target.kind == "variable":
+        return [ipaddress.ip_network(address) for address in resources.name_servers()], 53, 53
+    if target.kind == "host":
+        networks = [ipaddress.ip_network(address) for address in pinned[target.host]]
+    elif target.kind == "any":
+        networks = list(_ANY)
+    else:
+        networks = [ipaddress.ip_network(f"{target.host}/{target.prefix}")]
+    return networks, target.port_low, target.port_high
+
+
+def _addresses(host: str, resolve: resources.Resolve) -> list[str]:
+    found = {}
+    for text in resolve(host):
+        address = ipaddress.ip_address(text)
+        mapped = getattr(address, "ipv4_mapped", None)
+        found[str(mapped or address)] = None
+    return list(found)
+
+
+def _match_order(rule: NetRule) -> tuple[int, int, int, int, bool, bytes, str]:
+    """Most specific first: longer prefix, then narrower ports, then deny."""
+    width = rule.port_high - rule.port_low
+    return (rule.action, len(rule.address), -rule.prefix, width, rule.allow, rule.address, rule.unix_path or "")

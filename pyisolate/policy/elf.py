@@ -1,0 +1,179 @@
+"""Which shared libraries an ELF file needs, without running anything (`ldd` runs the program's own loader).
+
+Sources: elf(5), ld.so(8); the cache's layout is glibc's sysdeps/generic/dl-cache.h ("glibc-ld.so.cache1.1").
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+CACHE = "/etc/ld.so.cache"
+_CACHE_MAGIC = b"glibc-ld.so.cache1.1"
+#: glibc's compiled-in directories (multiarch ones are found through the cache), musl's after them.
+_STANDARD = ("/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib")
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
+_DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 15, 29
+#: Far above any real file; bounds what a damaged one can make us read.
+_MAX_HEADERS, _MAX_TABLE = 128, 8 << 20
+
+
+class ElfFile(msgspec.Struct, frozen=True):
+    """What the loader wants to know of one file."""
+
+    path: str
+    interpreter: str | None
+    needed: tuple[str, ...]
+    rpath: tuple[str, ...]
+    runpath: tuple[str, ...]
+    machine: int
+
+
+def read_elf(path: str) -> ElfFile | None:
+    """Return what `path` needs, or None if it cannot be read or is not a 64-bit little-endian ELF file."""
+    try:
+        with open(path, "rb") as file:
+            return _read(path, file)
+    except (OSError, struct.error, UnicodeDecodeError, IndexError):
+        return None
+
+
+def _read(path: str, file: BinaryIO) -> ElfFile | None:
+    header = file.read(64)
+    if header[:6] != b"\x7fELF\x02\x01":  # ELFCLASS64, ELFDATA2LSB
+        return None
+    machine = struct.unpack_from("<H", header, 18)[0]
+    offset = struct.unpack_from("<Q", header, 32)[0]
+    size, count = struct.unpack_from("<HH", header, 54)
+    file.seek(offset)
+    table = file.read(size * min(count, _MAX_HEADERS))
+    loads: list[tuple[int, int, int]] = []
+    dynamic = b""
+    interpreter = None
+    for i in range(len(table) // size if size >= 56 else 0):
+        kind, _, at, address, _, length = struct.unpack_from("<IIQQQQ", table, i * size)
+        if kind == _PT_LOAD:
+            loads.append((address, at, length))
+        elif kind in (_PT_DYNAMIC, _PT_INTERP):
+            file.seek(at)
+            text = file.read(min(length, _MAX_TABLE))
+            if kind == _PT_DYNAMIC:
+                dynamic = text
+            else:
+                interpreter = text.rstrip(b"\0").decode()
+    return _dynamic(path, file, dynamic, loads, interpreter, machine)
+
+
+def _dynamic(
+    path: str,
+    file: BinaryIO,
+    dynamic: bytes,
+    loads: list[tuple[int, int, int]],
+    interpreter: str | None,
+    machine: int,
+) -> ElfFile:
+    entries = [struct.unpack_from("<qQ", dynamic, i) for i in range(0, len(dynamic) - 15, 16)]
+    values = {tag: value for tag, value in entries if tag in (_DT_STRTAB, _DT_STRSZ)}
+    strings = b""
+    for address, at, length in loads:
+        start = values.get(_DT_STRTAB, -1)
+        if address <= start < address + length:
+            file.seek(at + start - address)
+            strings = file.read(min(values.get(_DT_STRSZ, 0), _MAX_TABLE))
+
+    def names(tag: int) -> tuple[str, ...]:
+        return tuple(
+            strings[value : strings.index(b"\0", value)].decode()
+            for t, value in entries
+            if t == tag and b"\0" in strings[value:]
+        )
+
+    def directories(tag: int) -> tuple[str, ...]:
+        origin = os.path.dirname(os.path.realpath(path))
+        found = [part for name in names(tag) for part in name.split(":") if part]
+        return tuple(part.replace("${ORIGIN}", origin).replace("$ORIGIN", origin) for part in found)
+
+    return ElfFile(path, interpreter, names(_DT_NEEDED), directories(_DT_RPATH), directories(_DT_RUNPATH), machine)
+
+
+def read_cache(path: str = CACHE) -> dict[str, list[str]]:
+    """Return soname -> paths of ld.so's cache, best first; empty where there is none (musl) or it is foreign."""
+    try:
+        data = Path(path).read_bytes()
+        start = data.index(_CACHE_MAGIC)
+        count = struct.unpack_from("<I", data, start + 20)[0]
+        found: dict[str, list[str]] = {}
+        for i in range(min(count, len(data) // 24)):
+            key, value = struct.unpack_from("<II", data, start + 48 + 24 * i + 4)
+            name, library = (_string(data, start + at) for at in (key, value))
+            found.setdefault(name, []).append(library)
+        return found
+    except (OSError, ValueError, struct.error, UnicodeDecodeError):
+        return {}
+
+
+def _string(data: bytes, start: int) -> str:
+    return data[start : data.index(b"\0", start)].decode()
+
+
+@lru_cache(maxsize=4)
+def _cache_at(stamp: tuple[int, int]) -> dict[str, list[str]]:
+    return read_cache()
+
+
+def _current_cache() -> dict[str, list[str]]:
+    try:
+        status = os.stat(CACHE)
+    except OSError:
+        return {}
+    return _cache_at((status.st_mtime_ns, status.st_size))
+
+
+def closure(paths: Iterable[str]) -> tuple[str, ...]:
+    """Return the shared libraries and loaders that the ELF files at `paths` need, all levels, not `paths` themselves.
+
+    Libraries that are not found are left out: the loader will say so better than we can.
+    """
+    roots = list(paths)
+    cache = _current_cache()
+    seen: dict[str, None] = {}
+    queue: list[tuple[str, tuple[str, ...]]] = [(path, ()) for path in roots]
+    while queue:
+        path, inherited = queue.pop()
+        elf = read_elf(path)
+        if elf is None:
+            continue
+        # RPATH is inherited by the libraries that a file loads, RUNPATH is not (ld.so(8)).
+        inherited = () if elf.runpath else (*elf.rpath, *inherited)
+        wanted = [elf.interpreter] if elf.interpreter else []
+        wanted += [p for name in elf.needed for p in _find(name, elf, inherited, cache)]
+        for library in wanted:
+            if library not in seen:
+                seen[library] = None
+                queue.append((library, inherited))
+    return tuple(sorted(set(seen) - set(roots)))
+
+
+def _find(name: str, elf: ElfFile, inherited: tuple[str, ...], cache: dict[str, list[str]]) -> list[str]:
+    for candidate in _candidates(name, elf, inherited, cache):
+        found = read_elf(candidate) if os.path.isfile(candidate) else None
+        if found is not None and found.machine == elf.machine:
+            return [candidate]
+    return []
+
+
+def _candidates(name: str, elf: ElfFile, inherited: tuple[str, ...], cache: dict[str, list[str]]) -> Iterator[str]:
+    if "/" in name:
+        yield name
+        return
+    for directory in (*inherited, *elf.runpath):
+        yield f"{os.path.normpath(directory)}/{name}"
+    yield from cache.get(name, [])
+    for directory in _STANDARD:
+        yield f"{directory}/{name}"

@@ -1,0 +1,172 @@
+"""Import rules -> name patterns for the broker and read and executable-mapping rules for the kernel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from . import elf, packages
+from .compiled import FsRight, NamePattern
+from .interpreter import InterpreterFiles
+from .rules import ImportRule
+from .table import FsTable
+
+_LOOK = FsRight.READ | FsRight.METADATA
+_LOAD = _LOOK | FsRight.MAP_EXEC
+
+
+class ImportCompiler:
+    """Compiles the `import` key. Whatever is granted, the standard library comes along for its own use:
+
+    modules import one another, so its files are readable and its extension modules loadable as soon as any module
+    is granted; which of its modules the *guest* may import by name is what the rules say.
+    """
+
+    def __init__(self, table: FsTable, interpreter: InterpreterFiles) -> None:
+        self._table, self._interpreter = table, interpreter
+        self._modules: dict[str, NamePattern] = {}
+        self._natives: dict[str, NamePattern] = {}
+        self._transitive: dict[str, NamePattern] = {}
+        #: native files of packages granted without native code, and of those granted with it
+        self._withheld: set[str] = set()
+        self._loadable: set[str] = set()
+
+    def modules(self) -> tuple[NamePattern, ...]:
+        """Return what the guest may import."""
+        return tuple(self._modules[name] for name in sorted(self._modules))
+
+    def natives(self) -> tuple[NamePattern, ...]:
+        """Return the modules whose native code may be loaded, by whomever."""
+        return tuple(self._natives[name] for name in sorted(self._natives))
+
+    def transitive(self) -> tuple[NamePattern, ...]:
+        """Return what granted modules may import besides."""
+        return tuple(self._transitive[name] for name in sorted(self._transitive))
+
+    def compile(self, rules: Iterable[ImportRule]) -> None:
+        """Add all rules; grants first, because a deny at the same name wins."""
+        rules = list(rules)
+        for rule in rules:
+            if rule.allow:
+                self._grant(rule)
+        for path in self._withheld - self._loadable:
+            self._table.edge(path)
+        for rule in rules:
+            if not rule.allow:
+                self._refuse(rule)
+
+    # -- grants -------------------------------------------------------------------------------------------------------
+
+    def _grant(self, rule: ImportRule) -> None:
+        native = rule.kind == "native"
+        if rule.name.startswith("/"):
+            self._library(rule)
+            return
+        pattern = NamePattern(name=rule.name, text=rule.text)
+        self._modules.setdefault(rule.name, pattern)
+        if native:
+            self._natives[rule.name] = pattern
+        self._standard_library(rule.text)
+        top = rule.name.partition(".")[0]
+        if rule.name == "*":
+            self._any(rule, native)
+        elif rule.name != "@stdlib" and top not in self._interpreter.stdlib_names:
+            self._package(top, rule, native)
+
+    def _library(self, rule: ImportRule) -> None:
+        self._table.add(rule.name, _LOAD, text=rule.text, origin="import")
+        for path in elf.closure([rule.name]):
+            self._table.add(path, _LOAD, text=rule.text, origin="import", implied=True)
+
+    def _any(self, rule: ImportRule, native: bool) -> None:
+        for path in self._interpreter.site_dirs:
+            self._table.add(path, _LOOK | FsRight.LIST, text=rule.text, origin="import", implied=True)
+        if native:
+            self._table.add("/", FsRight.MAP_EXEC, text=rule.text, origin="import", implied=True)
+            self._transitive["*"] = NamePattern(name="*", text=rule.text)
+
+    def _standard_library(self, text: str) -> None:
+        if "@stdlib" in self._transitive:
+            return
+        implied = NamePattern(name="@stdlib", text=text)
+        self._transitive["@stdlib"] = implied
+        self._natives.setdefault("@stdlib", implied)
+        files = self._interpreter
+        self._table.add(files.stdlib, _LOOK, text=text, origin="import", implied=True)
+        for path in files.excluded:
+            self._table.edge(path)
+        if files.lib_dynload:
+            self._table.add(files.lib_dynload, _LOAD, text=text, origin="import", implied=True)
+        for path in files.libraries:
+            self._table.add(path, _LOAD, text=text, origin="import", implied=True)
+        for path in files.loader_data:
+            self._table.add(path, _LOOK, text=text, origin="import", implied=True)
+
+    def _package(self, top: str, rule: ImportRule, native: bool) -> None:
+        package = packages.locate(top, self._interpreter)
+        if package is None:
+            return
+        below = rule.name.partition(".")[2].replace(".", "/") if native else ""
+        self._files(package, rule.text, native, below)
+        for name in package.requires:
+            required = packages.locate(name, self._interpreter)
+            if required is None:
+                continue
+            note = NamePattern(name=name, text=f"{rule.text} (requires {name})")
+            self._transitive.setdefault(name, note)
+            if native and not below:
+                self._natives.setdefault(name, note)
+            self._files(required, note.text, native and not below, "")
+
+    def _files(self, package: packages.Package, text: str, native: bool, below: str) -> None:
+        add = self._table.add
+        for path in package.paths:
+            add(path, _LOOK, text=text, origin="import", implied=True)
+        # importlib lists a site directory to find the module in it.
+        add(package.parent, FsRight.LIST | FsRight.METADATA, text=text, origin="import", implied=True)
+        everything = packages.native_files(package)
+        if not native:
+            self._withheld.update(everything)
+            return
+        files = packages.native_files(package, below) if below else everything
+        if below:
+            self._withheld.update(everything)
+        for path in files if below else package.natives:
+            add(path, _LOAD, text=text, origin="import", implied=True)
+        self._loadable.update(files)
+        for path in packages.foreign_libraries(tuple(files), package.paths):
+            add(path, _LOAD, text=text, origin="import", implied=True)
+
+    # -- denials ------------------------------------------------------------------------------------------------------
+
+    def _refuse(self, rule: ImportRule) -> None:
+        if rule.name.startswith("/"):
+            self._table.add(rule.name, 0, FsRight.MAP_EXEC, text=rule.text, origin="import")
+            return
+        pattern = NamePattern(name=rule.name, allow=False, text=rule.text)
+        if rule.kind == "native":
+            self._natives[rule.name] = pattern
+            bits = FsRight.READ | FsRight.MAP_EXEC
+            paths = [path for path in self._paths_of(rule.name) if path.endswith(".so") or ".so." in path]
+        else:
+            self._modules[rule.name] = pattern
+            bits = _LOOK | FsRight.MAP_EXEC
+            paths = self._paths_of(rule.name)
+        for path in paths:
+            self._table.add(path, 0, bits, text=rule.text, origin="import")
+
+    def _paths_of(self, name: str) -> list[str]:
+        """Return the files and directories of a module, wherever it is installed; none for built-in ones."""
+        if name in ("*", "@stdlib"):
+            return []
+        interpreter = self._interpreter
+        roots = [interpreter.stdlib, *interpreter.site_dirs]
+        roots += [interpreter.lib_dynload] if interpreter.lib_dynload else []
+        paths: list[str] = []
+        for root in roots:
+            paths += packages.module_paths(name, root, interpreter)
+        found = list(paths)
+        for path in paths:
+            if os.path.isdir(path):
+                found += packages.shared_libraries(path)
+        return found

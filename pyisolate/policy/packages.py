@@ -1,0 +1,194 @@
+"""Where named modules live, and which other modules their distributions need. Nothing is imported."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib import machinery, metadata
+
+import msgspec
+
+from . import elf
+from .interpreter import InterpreterFiles
+
+#: PEP 508: the name at the start of a requirement.
+_REQUIREMENT = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)")
+
+
+class Package(msgspec.Struct, frozen=True, kw_only=True):
+    """One top-level module. `parent` is the site directory that it was found in."""
+
+    name: str
+    parent: str
+    #: its directory or files, its NAME.libs directory and its distribution's metadata: to read
+    paths: tuple[str, ...]
+    #: those of `paths` that hold native code
+    natives: tuple[str, ...]
+    distribution: str | None = None
+    #: top-level modules of the distributions that this one requires, all levels, without extras
+    requires: tuple[str, ...] = ()
+
+
+def locate(name: str, interpreter: InterpreterFiles) -> Package | None:
+    """Find an installed top-level module by name in the interpreter's own site directories."""
+    stamps = tuple(_stamp(path) for path in interpreter.site_dirs)
+    return _locate(name, interpreter, stamps)
+
+
+def _stamp(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=512)
+def _locate(name: str, interpreter: InterpreterFiles, stamps: tuple[int, ...]) -> Package | None:
+    index = _distributions(interpreter.site_dirs, stamps)
+    for parent in interpreter.site_dirs:
+        paths = list(module_paths(name, parent, interpreter))
+        if not paths:
+            continue
+        distribution = index.owner.get(name)
+        native = [path for path in paths if os.path.isdir(path) or path.endswith(interpreter.native_suffixes)]
+        if distribution is not None:
+            libraries = os.path.join(parent, f"{distribution}.libs")
+            for directory in {libraries, os.path.join(parent, f"{name}.libs")}:
+                if os.path.isdir(directory):  # auditwheel puts a wheel's own shared libraries there
+                    paths.append(directory)
+                    native.append(directory)
+            paths.append(index.metadata[distribution])
+        return Package(
+            name=name,
+            parent=parent,
+            paths=tuple(paths),
+            natives=tuple(native),
+            distribution=distribution,
+            requires=tuple(sorted(index.required_modules(distribution) - {name})) if distribution else (),
+        )
+    return None
+
+
+def module_paths(name: str, parent: str, interpreter: InterpreterFiles) -> Iterator[str]:
+    """Yield the directory or files of module `name` below `parent`, as importlib's FileFinder would choose."""
+    directory = os.path.join(parent, *name.split("."))
+    if os.path.isdir(directory):
+        yield directory
+        return
+    for suffix in interpreter.native_suffixes:
+        if os.path.isfile(directory + suffix):
+            yield directory + suffix
+            return
+    source = directory + machinery.SOURCE_SUFFIXES[0]
+    if os.path.isfile(source):
+        yield source
+        cached = os.path.join(
+            os.path.dirname(source), "__pycache__", f"{os.path.basename(directory)}.{interpreter.cache_tag}.pyc"
+        )
+        if os.path.isfile(cached):
+            yield cached
+
+
+class _Index:
+    """Distributions of the site directories: who owns a module, where its metadata is, what it requires."""
+
+    def __init__(self) -> None:
+        self.owner: dict[str, str] = {}
+        self.modules: dict[str, set[str]] = {}
+        self.metadata: dict[str, str] = {}
+        self.requires: dict[str, set[str]] = {}
+
+    def required_modules(self, distribution: str) -> set[str]:
+        """Return the top-level modules of everything that `distribution` requires, all levels."""
+        seen: set[str] = set()
+        queue = [distribution]
+        while queue:
+            current = queue.pop()
+            if current not in seen:
+                seen.add(current)
+                queue.extend(self.requires.get(current, set()) & self.modules.keys())
+        return {module for name in seen for module in self.modules.get(name, set())}
+
+
+@lru_cache(maxsize=8)
+def _distributions(site_dirs: tuple[str, ...], stamps: tuple[int, ...]) -> _Index:
+    index = _Index()
+    for directory in site_dirs:
+        for distribution in metadata.distributions(path=[directory]):
+            location = getattr(distribution, "_path", None)
+            key = _canonical(str(distribution.metadata["Name"] or ""))
+            if location is None or not key or key in index.metadata:
+                continue
+            index.metadata[key] = str(location)
+            index.modules[key] = _top_level(distribution)
+            index.requires[key] = set(_requirements(distribution))
+            for module in index.modules[key]:
+                index.owner.setdefault(module, key)
+    return index
+
+
+def _canonical(name: str) -> str:
+    """PEP 503, with the underscore that file names use."""
+    return re.sub(r"[-_.]+", "_", name).lower()
+
+
+def _requirements(distribution: metadata.Distribution) -> Iterator[str]:
+    for text in distribution.requires or ():
+        requirement, _, marker = text.partition(";")
+        match = _REQUIREMENT.match(requirement)
+        if match and "extra" not in marker:
+            yield _canonical(match[1])
+
+
+def _top_level(distribution: metadata.Distribution) -> set[str]:
+    names = set()
+    declared = distribution.read_text("top_level.txt")
+    if declared:
+        names = {line.strip() for line in declared.splitlines()}
+    for file in distribution.files or ():
+        first = file.parts[0]
+        if len(file.parts) > 1:
+            if first.isidentifier() and first != "__pycache__" and file.suffix in (".py", ".so"):
+                names.add(first)
+        elif file.suffix in (".py", ".so"):
+            names.add(first.split(".")[0])
+    return {name for name in names if name.isidentifier()}
+
+
+def native_files(package: Package, below: str = "") -> list[str]:
+    """Return the package's shared libraries, or only those at and below module path `below` ("core/_multiarray")."""
+    if below:
+        root = os.path.join(package.parent, package.name, below)
+        candidates = [root] if os.path.isdir(root) else _with_stem(root)
+    else:
+        candidates = list(package.natives)
+    files: list[str] = []
+    for candidate in candidates:
+        files += [candidate] if os.path.isfile(candidate) else shared_libraries(candidate)
+    return sorted(files)
+
+
+def shared_libraries(directory: str) -> list[str]:
+    """Return the shared libraries below a directory."""
+    found = []
+    for place, _, names in os.walk(directory):
+        found += [os.path.join(place, name) for name in names if name.endswith(".so") or ".so." in name]
+    return found
+
+
+def _with_stem(root: str) -> list[str]:
+    directory, stem = os.path.split(root)
+    try:
+        entries = os.listdir(directory)
+    except OSError:
+        return []
+    return [os.path.join(directory, name) for name in entries if name.split(".")[0] == stem and name.endswith(".so")]
+
+
+@lru_cache(maxsize=512)
+def foreign_libraries(files: tuple[str, ...], inside: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the shared libraries that `files` need and that do not lie below one of `inside`."""
+    prefixes = tuple(path + "/" for path in inside)
+    return tuple(path for path in elf.closure(files) if not path.startswith(prefixes))
