@@ -6,7 +6,8 @@ from typing import Any
 
 from .policy import Policy
 from .supervisor import default_supervisor
-from .telemetry import metrics
+from .telemetry.exposition import MetricsServer
+from .telemetry.exposition import serve_metrics as _serve_metrics
 
 
 def spawn(name: str, policy: Policy | str | None = None, **options: Any) -> Any:
@@ -29,9 +30,9 @@ def reload_policy(name: str, policy: Policy, token: str | None = None) -> int:
     return default_supervisor().reload_policy(name, policy, token)
 
 
-def serve_metrics(port: int = 9464, addr: str = "127.0.0.1") -> metrics.MetricsServer:
+def serve_metrics(port: int = 9464, addr: str = "127.0.0.1") -> MetricsServer:
     """Serve `/metrics` for Prometheus from a thread; returns a handle with `port` and `close()`.
 
     `port` 0 lets the kernel choose. Raises OSError when the address cannot be bound.
     """
-    return metrics.serve_metrics(port, addr)
+    return _serve_metrics(port, addr)

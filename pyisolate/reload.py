@@ -19,7 +19,6 @@ from .cell.channel import Backlog
 from .decision import Mode
 from .errors import EnforcementError, SandboxDied, SandboxError
 from .policy.compiled import CompiledPolicy, FsRule
-from .telemetry import metrics
 
 if TYPE_CHECKING:
     from .kernel.plan import Prepared
@@ -36,9 +35,9 @@ def reload(supervisor: Supervisor, sandbox: Sandbox, policy: Policy) -> None:
     try:
         _reload(supervisor, sandbox, policy)
     except BaseException:
-        metrics.count_reload("refused")
+        supervisor.recorder.metrics.reloads.add(("refused",))
         raise
-    metrics.count_reload("done")
+    supervisor.recorder.metrics.reloads.add(("done",))
 
 
 def _reload(supervisor: Supervisor, sandbox: Sandbox, policy: Policy) -> None:
@@ -63,6 +62,7 @@ def _reload(supervisor: Supervisor, sandbox: Sandbox, policy: Policy) -> None:
             policy_generation=generation,
             mode=compiled.mode,
         )
+        sandbox.telemetry.context = sandbox._context
         _tell_cell(sandbox, compiled, prepared if tightens_files else None)
 
 

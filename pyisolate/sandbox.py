@@ -31,7 +31,8 @@ from .errors import (
     SandboxError,
     TimeoutError,
 )
-from .telemetry.event import BrokerRecord, DenialEvent, SandboxContext
+from .limits.usage import TreeReader
+from .telemetry.event import DenialEvent, KernelRecord, SandboxContext
 from .telemetry.untrusted import InvalidRecord
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class Sandbox:
         self._fresh_events: dict[int, DenialEvent] = {}
         self._request_events: list[DenialEvent] = []
         self._deadline: float | None = None
+        self.telemetry = supervisor.telemetry_of(context)
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.name!r} {self._state} policy={self._context.policy} pid={self.pid}>"
@@ -183,9 +185,14 @@ class Sandbox:
             requests=self._requests,
             output_bytes=self._output_bytes,
             messages=self._message_count,
-            denials=self._supervisor.recorder.count_of(self.id),
-            events_lost=self._supervisor.recorder.lost_of(self.id),
+            denials=self.telemetry.store.total,
+            events_lost=self.telemetry.store.lost,
         )
+
+    @functools.cached_property
+    def tree(self) -> TreeReader:
+        """Readings of the cell's process tree, where no control group sums them."""
+        return TreeReader(self.pid, memory_limit_bytes=self._compiled.limits.memory_bytes)
 
     # -- running --------------------------------------------------------------------------------------------
 
@@ -337,8 +344,8 @@ class Sandbox:
 
     def _guest_failure(self, answer: wire.Failed) -> SandboxError:
         event = self._fresh_events.get(answer.sequence) if answer.sequence is not None else None
-        if event is None and answer.errno in (1, 13):
-            event = self._kernel_event_for(answer)
+        if event is None and (answer.type_name == "PolicyError" or answer.errno in (1, 13)):
+            event = self._event_behind(answer)
         error: SandboxError
         if event is not None:
             error = PolicyError(
@@ -356,9 +363,11 @@ class Sandbox:
             error.add_note(answer.traceback)
         return error
 
-    def _kernel_event_for(self, answer: wire.Failed) -> DenialEvent | None:
-        """A PermissionError that no broker record explains: the last thing the kernel refused in this request."""
+    def _event_behind(self, answer: wire.Failed) -> DenialEvent | None:
+        """The last refusal of this request that fits an exception which no record names."""
         for event in reversed(self._request_events):
+            if answer.type_name == "PolicyError" and event.broker_decision is Verdict.DENY:
+                return event
             if event.kernel_decision is Verdict.DENY and event.kernel_errno == answer.errno:
                 return event
         return None
@@ -382,11 +391,11 @@ class Sandbox:
     def get_denial_events(self) -> list[DenialEvent]:
         """Return the stored denials, oldest first, up to the newest that the host can know of."""
         self._supervisor.settle(self)
-        return self._supervisor.recorder.events_of(self.id)
+        return self.telemetry.store.events()
 
     def denials(self, timeout: float | None = None) -> Iterator[DenialEvent]:
         """Iterate over denials as they come; ends when the sandbox does, or after `timeout` quiet seconds."""
-        return self._supervisor.recorder.follow(self.id, timeout)
+        return self.telemetry.store.follow(timeout=timeout)
 
     # -- control --------------------------------------------------------------------------------------------
 
@@ -477,21 +486,25 @@ class Sandbox:
     def on_denial(self, frame: wire.Denial) -> None:
         """Record what the guest's broker refused."""
         try:
-            event = self._supervisor.record_broker(self, frame.record)
+            events = self.telemetry.guest(frame.record)
         except InvalidRecord as error:
             raise wire.WireError(str(error)) from None
-        self.note_event(event, frame.record)
-
-    def note_event(self, event: DenialEvent | None, record: BrokerRecord | None = None) -> None:
-        """Remember an event for the running request."""
-        if event is None:
-            return
-        if record is not None:
+        self.note_events(events)
+        if events:
             if len(self._fresh_events) > 256:
                 self._fresh_events.pop(next(iter(self._fresh_events)))
-            self._fresh_events[record.sequence] = event
+            self._fresh_events[frame.record.sequence] = events[-1]
+
+    def on_kernel_record(self, record: KernelRecord) -> list[DenialEvent]:
+        """Record what an enforcer or the supervisor refused; return the events that are complete now."""
+        events = self.telemetry.kernel(record)
+        self.note_events(events)
+        return events
+
+    def note_events(self, events: list[DenialEvent]) -> None:
+        """Remember events for the running request."""
         if len(self._request_events) < 1000:
-            self._request_events.append(event)
+            self._request_events.extend(events)
 
     def on_message(self, frame: wire.GuestMessage) -> None:
         """Queue an object that the guest posted; too many end the sandbox."""

@@ -29,17 +29,19 @@ from .errors import EnforcementError, LimitExceeded, MemoryExceeded, PolicyError
 from .kernel.plan import CellTraits, KernelPlan, Prepared
 from .limits import rlimit
 from .limits.cgroup import CgroupLease, CgroupTree
-from .limits.usage import Usage, process_tree_usage
+from .limits.usage import Usage
 from .limits.watchdog import ExceededLimit, Watchdog
 from .policy import Policy
 from .policy.compile import compile_policy
-from .policy.compiled import CompiledPolicy
+from .policy.compiled import Limits
 from .policy.interpreter import InterpreterFiles
 from .sandbox import OutputCallback, Sandbox
-from .telemetry import metrics
-from .telemetry.event import Actor, BrokerRecord, DenialEvent, KernelRecord, SandboxContext
-from .telemetry.intake import Intake
+from .policy.suggest import suggestion
+from .telemetry.event import Actor, BrokerRecord, DenialEvent, KernelRecord, Reporter, SandboxContext
+from .telemetry.merge import merge
+from .telemetry.metrics import SandboxRow
 from .telemetry.recorder import Recorder
+from .telemetry.sandbox import SandboxTelemetry
 
 _log = logging.getLogger("pyisolate.supervisor")
 _T = TypeVar("_T")
@@ -81,7 +83,6 @@ class Supervisor:
             raise ValueError("cell_uid: 0: cells never run as root")
         self._traits = CellTraits(uid=uid, gid=gid, started_by_root=root, full_telemetry=telemetry == "full")
         self._plan = plan if plan is not None else KernelPlan(self._traits, self._on_kernel_record)
-        self._intake = Intake(self.recorder, self._context_of)
         self._interpreter: InterpreterFiles | None = None
         self._pool: Pool | None = None
         self._cgroups: CgroupTree | None = None
@@ -110,7 +111,9 @@ class Supervisor:
                 raise SandboxError("start supervisor: it is closed")
             self._plan.start()
             self._interpreter = InterpreterFiles.discover()
-            self._cgroups, self._cgroup_reason = CgroupTree.open()
+            self._cgroups, found = CgroupTree.open()
+            self._cgroup_reason = found.reason
+            self._plan.availability[found.enforcer] = found
             settings = PoolSettings(
                 size=self._pool_size,
                 preload=self._preload,
@@ -121,7 +124,7 @@ class Supervisor:
             self._pool = Pool(settings, self.reactor, self._prepare_cell, self._cell_exited)
             self.reactor.start(self._pool.served)
             self._watchdog.start()
-            metrics.register_supervisor(self)
+            self.recorder.metrics.add_supervisor(self)
             self._state = "running"
         return self
 
@@ -138,7 +141,7 @@ class Supervisor:
             self._pool.close()
             self.reactor.stop()
             self._watchdog.stop()
-            metrics.unregister_supervisor(self)
+            self.recorder.metrics.remove_supervisor(self)
         else:
             self.reactor.abandon()
         for lease in self._leases.values():
@@ -220,7 +223,7 @@ class Supervisor:
             actor=who,
         )
         if who is None and require_actor:
-            event = self._intake.refuse_without_actor(name, context)
+            event = self._refuse_without_actor(context)
             raise PolicyError(
                 f"spawn {name!r}: no actor was given", denial_event=event, hint="pass actor={'kind': ..., 'id': ...}"
             )
@@ -230,7 +233,7 @@ class Supervisor:
             sandbox = self._spawn_cell(
                 name, chosen, prepared, context, enforcement, dict(env or {}), cwd or "/", on_stdout, on_stderr
             )
-        metrics.observe_spawn(time.perf_counter() - started)
+        self.recorder.metrics.spawned(time.perf_counter() - started)
         return sandbox
 
     def _spawn_cell(
@@ -255,7 +258,6 @@ class Supervisor:
         try:
             if lease is not None:
                 lease.apply(compiled.limits)
-            self.recorder.open(context)
             with self._lock:
                 self._sandboxes[sandbox.id] = sandbox
             self._hand_out(sandbox, prepared, enforcement, env, cwd)
@@ -277,7 +279,7 @@ class Supervisor:
             descriptors=tuple(named),
             environment={**_GUEST_ENVIRONMENT, **env},
             working_directory=cwd,
-            rlimits=rlimit.triples(prepared.compiled.limits, has_memory_cgroup=sandbox._lease is not None),
+            rlimits=self._rlimits(prepared.compiled.limits, sandbox._lease is not None),
         )
         with sandbox._own_channel():
             channel.owner = sandbox
@@ -307,6 +309,15 @@ class Supervisor:
         self._plan.bind(channel.pid, sandbox.id, prepared)
         sandbox._state = "idle"
 
+    def _rlimits(self, limits: Limits, has_cgroup: bool) -> tuple[tuple[int, int, int], ...]:
+        table = rlimit.compute(
+            limits,
+            cgroup_memory=has_cgroup,
+            cgroup_pids=has_cgroup,
+            own_user_namespace=self._plan.usable("namespaces"),
+        )
+        return tuple((which, soft, hard) for which, (soft, hard) in table.items())
+
     def _spawn_thread(
         self,
         name: str,
@@ -318,7 +329,6 @@ class Supervisor:
     ) -> Any:
         from .thread import SandboxThread
 
-        self.recorder.open(context)
         sandbox = SandboxThread(self, name, policy, prepared, context, on_stdout, on_stderr)
         with self._lock:
             self._threads[sandbox.id] = sandbox
@@ -354,7 +364,8 @@ class Supervisor:
         self._plan.detach_cell(channel.pid)
         owner = channel.owner
         if isinstance(owner, Sandbox):
-            metrics.count_exit(_exit_reason(owner, channel), owner._context.policy, 0.0 if message is None else message.cpu_s)
+            cpu_s = 0.0 if message is None else message.cpu_s
+            self.recorder.metrics.exited(owner.id, owner._context.policy, _exit_reason(owner, channel), cpu_s)
             return
         self._release(channel)
 
@@ -371,14 +382,15 @@ class Supervisor:
         self._plan.unbind(sandbox.id)
         with self._lock:
             self._sandboxes.pop(sandbox.id, None)
-        self.recorder.close(sandbox.id)
+        sandbox.telemetry.close()
         self._release(sandbox._channel)
 
     def forget_thread(self, sandbox_id: str) -> None:
         """A sandbox thread was closed."""
         with self._lock:
-            self._threads.pop(sandbox_id, None)
-        self.recorder.close(sandbox_id)
+            sandbox = self._threads.pop(sandbox_id, None)
+        if sandbox is not None:
+            sandbox.telemetry.close()
 
     # -- watching -------------------------------------------------------------------------------------------
 
@@ -406,7 +418,7 @@ class Supervisor:
         """Return what the sandbox's processes use now, None when it is gone."""
         lease = sandbox._lease
         try:
-            return lease.usage() if lease is not None else process_tree_usage(sandbox.pid)
+            return lease.usage() if lease is not None else sandbox.tree.read()
         except (OSError, ProcessLookupError):
             return None
 
@@ -428,37 +440,53 @@ class Supervisor:
             )
         status = sandbox._channel.exit_status
         if status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU,):
-            return ExceededLimit(limit="cpu", used=limits.cpu_s or 0, allowed=limits.cpu_s or 0).to_error()
+            return ExceededLimit(limit="cpu", used=limits.cpu_s or 0, allowed=limits.cpu_s or 0).to_error(sandbox.name)
         return None
 
     def limit_behind(self, sandbox: Sandbox, answer: wire.Failed) -> LimitExceeded | None:
         """Return the limit that an uncaught OSError or MemoryError of the guest stands for, or None."""
-        from .limits.errno import limit_behind
+        from .limits.behind import limit_behind
 
         return limit_behind(self, sandbox, answer)
 
     # -- telemetry ------------------------------------------------------------------------------------------
 
-    def _context_of(self, sandbox_id: str) -> SandboxContext | None:
-        sandbox = self._sandboxes.get(sandbox_id) or self._threads.get(sandbox_id)
-        return None if sandbox is None else sandbox._context
+    def telemetry_of(self, context: SandboxContext) -> SandboxTelemetry:
+        """Return the pipeline through which one sandbox's records become events."""
+        return SandboxTelemetry(
+            context,
+            self.recorder,
+            suggest=suggestion,
+            probe=self._plan.probe_of(context.sandbox_id),
+            unavailable=self._plan.why_unavailable,
+        )
 
     def _on_kernel_record(self, record: KernelRecord) -> None:
-        event = self._intake.kernel(record)
         sandbox = self._sandboxes.get(record.sandbox_id) or self._threads.get(record.sandbox_id)
-        if sandbox is not None:
-            sandbox.note_event(event)
+        if sandbox is None:
+            _log.warning("a %s record came for the unknown sandbox %s", record.enforcer, record.sandbox_id)
+            self.recorder.lost("unattributed", record.count)
+            return
+        sandbox.on_kernel_record(record)
 
-    def record_broker(self, sandbox: Any, record: BrokerRecord) -> DenialEvent | None:
-        """Record what a guest's broker reports; None when the report itself was refused."""
-        return self._intake.broker(sandbox._context, record, self._plan.kernel_view(sandbox._context, record))
+    def _refuse_without_actor(self, context: SandboxContext) -> DenialEvent:
+        record = BrokerRecord(
+            sequence=0,
+            capability=Capability.CONTROL_GUARD,
+            target=context.sandbox,
+            verdict=Verdict.DENY,
+            code=DenialCode.ACTOR_REQUIRED,
+            reason="an actor is required and none was given",
+            monotonic_ns=time.monotonic_ns(),
+        )
+        return self.recorder.record(merge(context, record, None, broker_reporter=Reporter.SUPERVISOR))
 
     def record_limit(self, sandbox: Any, capability: Capability, target: str, reason: str) -> DenialEvent:
         """Record that a limit was reached, as the supervisor saw it."""
         record = KernelRecord(
             sandbox_id=sandbox.id,
             enforcer="supervisor",
-            hook="watchdog",
+            hook="limit",
             capability=capability,
             target=target,
             verdict=Verdict.DENY,
@@ -467,23 +495,26 @@ class Supervisor:
             pid=sandbox.pid,
             monotonic_ns=time.monotonic_ns(),
         )
-        return self._intake.supervisor(sandbox._context, record)
+        events: list[DenialEvent] = sandbox.on_kernel_record(record)
+        return events[-1]
 
     def settle(self, sandbox: Any) -> None:
         """Take in every record up to now: after it, the sandbox's events are complete as far as can be known."""
         self._plan.drain(sandbox.id)
+        sandbox.note_events(sandbox.telemetry.settle())
 
-    def snapshot(self) -> list[metrics.SandboxRow]:
+    def snapshot(self) -> list[SandboxRow]:
         """Return one row per sandbox for the gauges (metrics collector)."""
         rows = []
         for sandbox in self.sandboxes:
             usage = self.usage_of(sandbox) if sandbox.isolation == "process" else None
             rows.append(
-                metrics.SandboxRow(
+                SandboxRow(
+                    sandbox_id=sandbox.id,
                     isolation=sandbox.isolation,
                     state=sandbox._state,
                     policy=sandbox._context.policy,
-                    cpu_s=0.0 if usage is None else usage.cpu_s,
+                    cpu_seconds=0.0 if usage is None else usage.cpu_s,
                     memory_bytes=0 if usage is None else usage.memory_bytes,
                 )
             )
@@ -539,7 +570,7 @@ class Supervisor:
         self._sandboxes.clear()
         self._threads.clear()
         self._leases.clear()
-        metrics.unregister_supervisor(self)
+        self.recorder.metrics.remove_supervisor(self)
 
 
 _GUEST_ENVIRONMENT = {

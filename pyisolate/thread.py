@@ -30,7 +30,7 @@ from .errors import EnforcementError, GuestError, PolicyError, SandboxClosed, Sa
 from .kernel import seccomp as seccomp_programs
 from .native import landlock, process, seccomp
 from .sandbox import OutputCallback, Result, Stats
-from .telemetry.event import BrokerRecord, DenialEvent, SandboxContext
+from .telemetry.event import BrokerRecord, DenialEvent, KernelRecord, SandboxContext
 
 if TYPE_CHECKING:
     from .kernel.enforcer import EnforcementReport
@@ -74,7 +74,7 @@ class SandboxThread:
         self._events_by_sequence: dict[int, DenialEvent] = {}
         self._report: EnforcementReport | None = None
         self.tid = 0
-        self._listener_key: str | None = None
+        self.telemetry = supervisor.telemetry_of(context)
         self._thread = threading.Thread(target=self._main, name=f"sandbox-{name}", daemon=True)
         self._thread.start()
         self._ready.wait()
@@ -132,8 +132,8 @@ class SandboxThread:
             requests=self._requests,
             output_bytes=0,
             messages=0,
-            denials=self._supervisor.recorder.count_of(self.id),
-            events_lost=self._supervisor.recorder.lost_of(self.id),
+            denials=self.telemetry.store.total,
+            events_lost=self.telemetry.store.lost,
         )
 
     # -- the thread -----------------------------------------------------------------------------------------
@@ -198,15 +198,22 @@ class SandboxThread:
             raise TimeoutError("recv: no message from the host in time", limit="timeout") from None
 
     def _on_broker_record(self, record: BrokerRecord) -> None:
-        event = self._supervisor.record_broker(self, record)
-        if event is not None:
-            self.note_event(event)
-            self._events_by_sequence[record.sequence] = event
+        events = self.telemetry.guest(record)
+        self.note_events(events)
+        if events:
+            if len(self._events_by_sequence) > 256:
+                self._events_by_sequence.pop(next(iter(self._events_by_sequence)))
+            self._events_by_sequence[record.sequence] = events[-1]
 
-    def note_event(self, event: DenialEvent | None) -> None:
-        """Remember an event for the running request."""
-        if event is not None:
-            self._request_events.append(event)
+    def on_kernel_record(self, record: KernelRecord) -> list[DenialEvent]:
+        """Record what an enforcer refused; return the events that are complete now."""
+        events = self.telemetry.kernel(record)
+        self.note_events(events)
+        return events
+
+    def note_events(self, events: list[DenialEvent]) -> None:
+        """Remember events for the running request."""
+        self._request_events.extend(events)
 
     # -- requests -------------------------------------------------------------------------------------------
 
@@ -318,11 +325,11 @@ class SandboxThread:
     def get_denial_events(self) -> list[DenialEvent]:
         """Return the stored denials, oldest first."""
         self._supervisor.settle(self)
-        return self._supervisor.recorder.events_of(self.id)
+        return self.telemetry.store.events()
 
     def denials(self, timeout: float | None = None) -> Iterator[DenialEvent]:
         """Iterate over denials as they come."""
-        return self._supervisor.recorder.follow(self.id, timeout)
+        return self.telemetry.store.follow(timeout=timeout)
 
     def reload_policy(self, policy: Policy, token: str | None = None) -> None:
         """Refused: a thread's Landlock and seccomp stay for its life."""

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..capability import Capability
 from ..cell.confine import CellSpec
-from ..decision import Mode, Verdict
+from ..decision import Mode
 from ..errors import EnforcementError
-from ..native import process
 from ..policy.compiled import CompiledPolicy
-from ..telemetry.event import BrokerRecord, Evaluation, KernelRecord, SandboxContext
+from ..telemetry.sandbox import Probe
 from . import seccomp
-from .enforcer import Availability, CapabilityStatus, Coverage, EnforcementReport, RecordSink, Status
+from .enforcer import Availability, CapabilityStatus, Coverage, EnforcementReport, RecordSink
 from .landlock import LandlockEnforcer, LandlockRuleset
 from .namespaces import NamespaceEnforcer
 from .notify import Listener, NotificationEnforcer
@@ -187,9 +186,13 @@ class KernelPlan:
         if self.listener is not None:
             self.listener.drain_now(sandbox_id)
 
-    def kernel_view(self, context: SandboxContext, record: BrokerRecord) -> KernelRecord | None:
-        """What the kernel's own tables say of an operation that the broker refused, or None (`not_reached`)."""
+    def probe_of(self, sandbox_id: str) -> Probe | None:
+        """Return what asks the kernel's own tables about an operation that the broker refused, if anything can."""
         return None
+
+    def why_unavailable(self, capability: Capability) -> str:
+        """Say why the kernel's verdict on a capability cannot be known here."""
+        return "Landlock and seccomp have no mode that records without refusing"
 
     # -- policies -------------------------------------------------------------------------------------------
 
@@ -331,6 +334,3 @@ def _isolation_notes(isolation: str) -> tuple[str, ...]:
             "a C loop in the guest cannot be stopped; limits on memory and processes are not per sandbox",
         )
     return ()
-
-
-__all__ = ["CellTraits", "Evaluation", "KernelPlan", "Prepared", "Status", "Verdict", "process"]
