@@ -45,9 +45,7 @@ def limit_behind(supervisor: Supervisor, sandbox: Sandbox, answer: Failed) -> Li
     return None
 
 
-def _from_guest(
-    sandbox: Sandbox, answer: Failed, capability: Capability, used: float, allowed: float
-) -> LimitExceeded:
+def _from_guest(sandbox: Sandbox, answer: Failed, capability: Capability, used: float, allowed: float) -> LimitExceeded:
     record = BrokerRecord(
         sequence=0,
         capability=capability,

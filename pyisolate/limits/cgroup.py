@@ -1,0 +1,496 @@
+"""Control groups of a supervisor's sandboxes: one tree per supervisor, one leased group per sandbox.
+
+Works on v2, on v1 and on the mix of both. Groups are reused, because making and removing them costs more than
+resetting, and because a removed memory group lives on in the kernel while any page is still charged to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+
+from ..errors import EnforcementError
+from ..kernel.enforcer import Availability, Status
+from ..policy.compiled import Limits
+from . import hierarchy
+from .controls import Controls, read, write
+from .usage import Usage
+
+log = logging.getLogger("pyisolate.limits.cgroup")
+
+_NAME = "cgroup"
+
+#: Page cache that an earlier sandbox left behind is reclaimed above this; below, reclaiming costs more than it gives.
+_RESIDUE_BYTES = 4 << 20
+
+#: The kernel removes a process from its group shortly after SIGKILL; uninterruptible I/O can take longer.
+_EMPTY_WITHIN_S = 1.0
+
+
+class CgroupLease:
+    """The control group of one sandbox, in every hierarchy that the tree uses."""
+
+    def __init__(self, tree: CgroupTree, name: str) -> None:
+        self.name = name
+        self._tree = tree
+        self._controls = tree._controls_of(name)
+        self._limits: tuple[int | None, int | None] = (None, None)
+        self._v2_fd = -1
+        self._cpu_before_s = 0.0
+        self._oom_before = 0
+        self._refused_before = 0
+        self._peak_before = 0
+        self._peak_seen = 0
+        self._held = True
+        for directory in self._controls.directories:
+            os.mkdir(directory)
+        self._controls.prepare()
+
+    @property
+    def v2_path(self) -> str | None:
+        """Directory for cgroup-BPF attachment, or None where no v2 hierarchy is mounted. Detach before `release`."""
+        return self._controls.unified
+
+    @property
+    def v2_fd(self) -> int | None:
+        """Directory descriptor for CLONE_INTO_CGROUP (Linux 5.7); the lease owns it. None where there is no v2.
+
+        On a mixed host the new process is then only in the v2 group: `add` puts it into the others.
+        """
+        if self.v2_path is None:
+            return None
+        if self._v2_fd < 0:
+            self._v2_fd = os.open(self.v2_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self._v2_fd
+
+    def add(self, pid: int) -> None:
+        """Move a process in; what it starts from then on belongs too. Raise ProcessLookupError if it is gone."""
+        for directory in self._controls.directories:
+            write(f"{directory}/cgroup.procs", str(pid))
+
+    def apply(self, limits: Limits) -> None:
+        """Set the memory limit (swap included) and the limit of tasks; None lifts them. Unchanged ones cost nothing."""
+        wanted = (limits.memory_bytes, limits.processes)
+        memory, processes = wanted
+        try:
+            if memory != self._limits[0]:
+                self._controls.set_memory(memory)
+            if processes != self._limits[1]:
+                self._controls.set_tasks(processes)
+        except OSError as error:
+            raise EnforcementError(
+                f"set the limits, on control group {self.name}: {error.strerror}",
+                rule="limits",
+                missing="cgroup",
+                hint="a limit below what the sandbox already uses cannot be set",
+            ) from error
+        self._limits = wanted
+
+    def usage(self) -> Usage:
+        """Return what the group uses now. The peak is exact from Linux 6.12 and on v1, else it is what readings saw."""
+        current = self._controls.memory_bytes()
+        self._peak_seen = max(self._peak_seen, current)
+        return Usage(
+            memory_bytes=current,
+            memory_peak_bytes=self._peak(),
+            cpu_s=self.cpu_s(),
+            processes=self._controls.tasks(),
+            oom_kills=self.oom_kills(),
+            pids_refused=self.pids_refused(),
+        )
+
+    def _peak(self) -> int:
+        peak = self._controls.memory_peak_bytes()
+        # A counter that cannot be reset tells about this tenant only once it has risen.
+        return max(self._peak_seen, peak if peak > self._peak_before else 0)
+
+    def cpu_s(self) -> float:
+        """Return the processor time of all processes that are or were in the group, in seconds."""
+        return max(0.0, self._controls.cpu_s() - self._cpu_before_s)
+
+    def memory_bytes(self) -> int:
+        """Return the memory in use, page cache that the group caused included."""
+        return self._controls.memory_bytes()
+
+    def oom_kills(self) -> int:
+        """Return how many of its processes the kernel ended for want of memory."""
+        return self._controls.oom_kills() - self._oom_before
+
+    def pids_refused(self) -> int:
+        """Return how many forks and thread starts the kernel refused at the limit of tasks."""
+        return self._controls.refused_tasks() - self._refused_before
+
+    def pids(self) -> list[int]:
+        """Return the processes in the group, as this pid namespace numbers them."""
+        return self._controls.pids()
+
+    def kill(self) -> None:
+        """End every process in the group; none can escape by forking. Returns before they are gone."""
+        if self._controls.kill_at_once():
+            return
+        # Without cgroup.kill (Linux 5.14): nothing new can start, so one round of signals reaches everybody.
+        with contextlib.suppress(OSError):
+            self._controls.set_tasks(0)
+        self._limits = (self._limits[0], 0)
+        for pid in _still_members(self._controls):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def wait_empty(self, timeout_s: float = _EMPTY_WITHIN_S) -> bool:
+        """Wait until no process is left; say whether that came to be."""
+        deadline = time.monotonic() + timeout_s
+        pause_s = 0.0005
+        while not self._controls.empty():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.02)
+        return True
+
+    def release(self) -> None:
+        """End what is left and give the group back. Does not wait; a second call does nothing."""
+        if self._held:
+            self._held = False
+            self._tree._give_back(self)
+
+    def _reset(self) -> bool:
+        """Make an emptied group ready for the next sandbox; False while a process or zombie is still charged to it."""
+        if not self._controls.empty() or self._controls.tasks() != 0:
+            return False
+        self._controls.reset_peak()
+        if self._controls.memory_bytes() > _RESIDUE_BYTES:
+            self._controls.reclaim()
+        self._cpu_before_s = self._controls.cpu_s()
+        self._oom_before = self._controls.oom_kills()
+        self._refused_before = self._controls.refused_tasks()
+        self._peak_before = self._controls.memory_peak_bytes()
+        self._peak_seen = 0
+        return True
+
+    def _remove(self) -> bool:
+        """Remove the directories; False when a process is still in one of them."""
+        self._close_descriptors()
+        return _rmdir_all(self._controls.directories)
+
+    def _close_descriptors(self) -> None:
+        if self._v2_fd >= 0:
+            os.close(self._v2_fd)
+            self._v2_fd = -1
+        self._controls.close()
+
+
+def _still_members(controls: Controls) -> list[int]:
+    """Return pids that are members for certain: a pidfd pins each number while the list is read again."""
+    pinned: dict[int, int] = {}
+    try:
+        for pid in controls.pids():
+            with contextlib.suppress(OSError):
+                pinned[pid] = os.pidfd_open(pid)
+        return [pid for pid in controls.pids() if pid in pinned]
+    finally:
+        for fd in pinned.values():
+            os.close(fd)
+
+
+class CgroupTree:
+    """All control groups of one supervisor. Thread-safe. `open` makes it, `close` leaves nothing behind."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, layout: hierarchy.Layout, prefix: str) -> None:
+        self.layout = layout
+        self.name = f"{prefix}.{os.getpid()}.{next(self._numbers)}"
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._free: deque[CgroupLease] = deque()
+        self._draining: deque[CgroupLease] = deque()
+        self._all: dict[str, CgroupLease] = {}
+        self._serial = itertools.count()
+        self._locks: list[int] = []
+        self._enabled: str | None = None
+        self._vacated: str | None = None
+        self._closed = False
+
+    @classmethod
+    def open(cls, prefix: str = "pyisolate") -> tuple[CgroupTree | None, Availability]:
+        """Make this supervisor's tree after removing those of dead ones; proven by a refused fork, or (None, why)."""
+        layout = hierarchy.detect()
+        if not layout.usable:
+            return None, _unavailable(layout.reason or "memory and pids controllers are missing", layout.remedy)
+        sweep(prefix, layout)
+        tree = cls(layout, prefix)
+        try:
+            tree._make()
+            proof = tree._prove()
+        except OSError as error:
+            tree.close()
+            where = f" ({error.filename})" if error.filename else ""
+            return None, _unavailable(f"{error.strerror or error}{where}", layout.remedy)
+        return tree, Availability(
+            enforcer=_NAME,
+            status=Status.AVAILABLE,
+            reason=layout.summary,
+            proof=proof,
+            detail={"parents": list(layout.parents), "name": tree.name},
+        )
+
+    def prefill(self, count: int) -> None:
+        """Have at least `count` groups ready, so that `lease` makes none."""
+        while len(self._free) < count:
+            made = self._new()
+            made._held = False
+            with self._lock:
+                self._free.append(made)
+
+    def lease(self) -> CgroupLease:
+        """Return an empty group, from the pool where possible. No limit of an earlier sandbox is relied on: `apply`."""
+        self._drain()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(f"lease, on control groups {self.name}: the tree is closed")
+            found = self._free.popleft() if self._free else None
+        if found is None:
+            return self._new()
+        found._held = True
+        return found
+
+    def close(self, timeout_s: float = 2.0) -> bool:
+        """End everything in the tree and remove it; say whether nothing is left. In a forked copy: `abandon`."""
+        if os.getpid() != self._owner:
+            self.abandon()
+            return True
+        with self._lock:
+            self._closed = True
+            leases = list(self._all.values())
+            self._all.clear()
+            self._free.clear()
+            self._draining.clear()
+        for one in leases:
+            one._held = False
+            with contextlib.suppress(OSError):
+                one.kill()
+        deadline = time.monotonic() + timeout_s
+        while leases := [one for one in leases if not one._remove()]:
+            if time.monotonic() > deadline:
+                log.warning("control groups %s: %d could not be emptied", self.name, len(leases))
+                break
+            time.sleep(0.002)
+        removed = _rmdir_all(self._directories())
+        for fd in self._locks:
+            os.close(fd)
+        self._locks.clear()
+        self._undo()
+        return removed and not leases
+
+    def abandon(self) -> None:
+        """Forget the tree without touching it: for a forked copy of the host, whose parent still owns it."""
+        self._closed = True
+        for one in self._all.values():
+            one._close_descriptors()
+        for fd in self._locks:
+            os.close(fd)
+        self._locks.clear()
+        self._all.clear()
+        self._free.clear()
+        self._draining.clear()
+
+    def __enter__(self) -> CgroupTree:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _directories(self) -> list[str]:
+        return [f"{parent}/{self.name}" for parent in self.layout.parents]
+
+    def _controls_of(self, name: str) -> Controls:
+        return Controls(self.layout, f"{self.name}/{name}")
+
+    def _make(self) -> None:
+        self._enable_parent()
+        for directory in self._directories():
+            self._locks.append(_make_locked(directory))
+        full = self.layout.memory
+        if full is not None and full.version == 2:
+            write(f"{full.parent}/{self.name}/cgroup.subtree_control", "+memory +pids")
+
+    def _enable_parent(self) -> None:
+        place = self.layout.memory
+        if place is None or not place.enable:
+            return
+        if place.vacate:
+            self._vacated = f"{place.parent}/{self.name}.host"
+            os.mkdir(self._vacated)
+            write(f"{self._vacated}/cgroup.procs", str(self._owner))
+        write(f"{place.parent}/cgroup.subtree_control", "+memory +pids")
+        self._enabled = place.parent
+
+    def _undo(self) -> None:
+        """Leave the parent as it was found, unless another tree uses its controllers (the kernel says EBUSY)."""
+        if self._enabled is not None:
+            with contextlib.suppress(OSError):
+                write(f"{self._enabled}/cgroup.subtree_control", "-memory -pids")
+            if self._vacated is not None:
+                with contextlib.suppress(OSError):
+                    write(f"{self._enabled}/cgroup.procs", str(self._owner))
+                _rmdir(self._vacated)
+        self._enabled = self._vacated = None
+
+    def _prove(self) -> str:
+        """See the kernel refuse a fork at the limit. Raise OSError when it does not: fail closed."""
+        probe = self.lease()
+        try:
+            probe.apply(Limits(memory_bytes=64 << 20, processes=1))
+            # The shell waits for its line until it has been moved; then its fork must fail.
+            shell = subprocess.Popen(
+                ["/bin/sh", "-c", "read line; (exit 0); exit 0"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+            )
+            with shell:
+                probe.add(shell.pid)
+                with contextlib.suppress(BrokenPipeError):
+                    shell.communicate(b"\n", timeout=10)
+            if probe.pids_refused() < 1:
+                raise OSError(errno.ENOTSUP, "a fork above pids.max was not refused")
+            return f"a fork above pids.max was refused ({probe.pids_refused()} counted)"
+        finally:
+            probe.release()
+
+    def _new(self) -> CgroupLease:
+        made = CgroupLease(self, f"s{next(self._serial)}")
+        with self._lock:
+            self._all[made.name] = made
+        return made
+
+    def _give_back(self, lease: CgroupLease) -> None:
+        if os.getpid() != self._owner:
+            return
+        with contextlib.suppress(OSError):
+            if not lease._controls.empty():
+                lease.kill()
+        with self._lock:
+            if not self._closed:
+                self._draining.append(lease)
+        self._drain()
+
+    def _drain(self) -> None:
+        """Move what has become empty back to the pool. Zombies are charged too, so that takes until they are reaped."""
+        with self._lock:
+            waiting, self._draining = self._draining, deque()
+        for lease in waiting:
+            try:
+                ready = lease._reset()
+            except OSError:
+                # Somebody removed it under us: forget it, and make another when one is needed.
+                lease._remove()
+                with self._lock:
+                    self._all.pop(lease.name, None)
+                continue
+            with self._lock:
+                if not self._closed:
+                    (self._free if ready else self._draining).append(lease)
+
+
+def sweep(prefix: str = "pyisolate", layout: hierarchy.Layout | None = None) -> list[str]:
+    """Remove the trees of dead supervisors, with the processes left in them. Return what was removed.
+
+    A living supervisor holds an flock on its directories, which holds across pid namespaces and recycled pids.
+    """
+    removed = []
+    for parent in (layout or hierarchy.detect()).parents:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(parent):
+                if name.startswith(f"{prefix}.") and _sweep_one(f"{parent}/{name}"):
+                    removed.append(f"{parent}/{name}")
+    return removed
+
+
+def _sweep_one(directory: str) -> bool:
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _remove_tree(directory)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _remove_tree(directory: str) -> bool:
+    """End what runs below a directory and remove it, children first."""
+    for entry in os.listdir(directory):
+        if os.path.isdir(f"{directory}/{entry}"):
+            _remove_tree(f"{directory}/{entry}")
+    deadline = time.monotonic() + _EMPTY_WITHIN_S
+    while not _rmdir(directory):
+        with contextlib.suppress(OSError):
+            _kill_all(directory)
+        if time.monotonic() > deadline:
+            log.warning("control group %s of a dead supervisor cannot be emptied", directory)
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def _kill_all(directory: str) -> None:
+    if os.path.exists(f"{directory}/cgroup.kill"):
+        write(f"{directory}/cgroup.kill", "1")
+        return
+    for pid in map(int, read(f"{directory}/cgroup.procs").split()):
+        # 0 stands for a process of a pid namespace that is not ours to see; kill(0) would be our own group.
+        if pid > 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _make_locked(directory: str) -> int:
+    """Make a directory and lock it against `sweep`. Another supervisor's sweep can win the moment between the two."""
+    for _ in range(100):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(directory) and os.fstat(fd).st_ino == os.stat(directory).st_ino:
+                return fd
+        except (BlockingIOError, FileNotFoundError):
+            time.sleep(0.001)
+        os.close(fd)
+    raise OSError(errno.EAGAIN, "other supervisors keep removing this control group", directory)
+
+
+def _rmdir(directory: str) -> bool:
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _rmdir_all(directories: list[str]) -> bool:
+    left = [directory for directory in directories if not _rmdir(directory)]
+    return not left
+
+
+def _unavailable(reason: str, remedy: str) -> Availability:
+    return Availability(enforcer=_NAME, status=Status.UNAVAILABLE, reason=reason, remedy=remedy)

@@ -1,0 +1,176 @@
+"""The control files of one group: which file says what, on v1 and on v2.
+
+Sources: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/{memory,pids,cpuacct}.rst.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from .hierarchy import Layout
+
+#: v1's word for "unlimited" (cgroup-v1/memory.rst, section 3.2).
+_V1_UNLIMITED = "-1"
+
+
+def read(path: str) -> str:
+    """Return a control file's text; they are all small."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 65536).decode()
+    finally:
+        os.close(fd)
+
+
+def write(path: str, text: str) -> None:
+    """Write a control file in one call, as the kernel wants it. Raise OSError naming the file."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, path) from None
+
+
+def _field(path: str, name: str) -> int:
+    for line in read(path).splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0
+
+
+class Controls:
+    """One group's control files, at `below` in each place of a layout."""
+
+    def __init__(self, layout: Layout, below: str) -> None:
+        if layout.memory is None or layout.pids is None or layout.cpu is None:
+            raise ValueError("control groups need a usable layout")
+        self.unified = None if layout.unified is None else f"{layout.unified.parent}/{below}"
+        self.directories = [f"{parent}/{below}" for parent in layout.parents]
+        self._memory = f"{layout.memory.parent}/{below}"
+        self._memory_v2 = layout.memory.version == 2
+        self._pids = f"{layout.pids.parent}/{below}"
+        self._cpu = f"{layout.cpu.parent}/{below}"
+        self._cpu_v2 = layout.cpu.version == 2
+        self._swap = False
+        self._peak_fd = -1
+
+    def prepare(self) -> None:
+        """Set what never changes; call once the directories exist."""
+        if self._memory_v2:
+            # One process of a sandbox without memory is no sandbox: all of it ends (Linux 4.19).
+            with contextlib.suppress(OSError):
+                write(f"{self._memory}/memory.oom.group", "1")
+            with contextlib.suppress(OSError):
+                write(f"{self._memory}/memory.swap.max", "0")
+            return
+        self._swap = os.path.exists(f"{self._memory}/memory.memsw.limit_in_bytes")
+        if not self._swap:
+            # Kernels without swap accounting (swapaccount=0): keep the group out of swap instead.
+            with contextlib.suppress(OSError):
+                write(f"{self._memory}/memory.swappiness", "0")
+
+    def close(self) -> None:
+        """Close what is held open."""
+        if self._peak_fd >= 0:
+            os.close(self._peak_fd)
+            self._peak_fd = -1
+
+    def set_memory(self, limit_bytes: int | None) -> None:
+        """Bound memory and swap together; None lifts the bound."""
+        if self._memory_v2:
+            write(f"{self._memory}/memory.max", "max" if limit_bytes is None else str(limit_bytes))
+            return
+        text = _V1_UNLIMITED if limit_bytes is None else str(limit_bytes)
+        files = [f"{self._memory}/memory.limit_in_bytes"]
+        if self._swap:
+            files.append(f"{self._memory}/memory.memsw.limit_in_bytes")
+        try:
+            # memory must never be above memory+swap, so the order depends on the direction: down first, else up.
+            for path in files:
+                write(path, text)
+        except OSError:
+            for path in reversed(files):
+                write(path, text)
+
+    def set_tasks(self, limit: int | None) -> None:
+        """Bound processes and threads together; None lifts the bound."""
+        write(f"{self._pids}/pids.max", "max" if limit is None else str(limit))
+
+    def memory_bytes(self) -> int:
+        """Return the memory charged to the group, swap included on v1."""
+        if self._memory_v2:
+            return int(read(f"{self._memory}/memory.current"))
+        return int(read(f"{self._memory}/memory.{'memsw.' if self._swap else ''}usage_in_bytes"))
+
+    def memory_peak_bytes(self) -> int:
+        """Return the highest use since `reset_peak`, or since the group was made where that cannot be reset."""
+        if not self._memory_v2:
+            return int(read(f"{self._memory}/memory.{'memsw.' if self._swap else ''}max_usage_in_bytes"))
+        if self._peak_fd >= 0:
+            return int(os.pread(self._peak_fd, 64, 0))
+        try:
+            return int(read(f"{self._memory}/memory.peak"))
+        except OSError:
+            # memory.peak is there since Linux 5.19.
+            return 0
+
+    def reset_peak(self) -> None:
+        """Let the peak start anew, where the kernel can: v1; v2 since Linux 6.12, for the descriptor that wrote."""
+        with contextlib.suppress(OSError):
+            if not self._memory_v2:
+                write(f"{self._memory}/memory.{'memsw.' if self._swap else ''}max_usage_in_bytes", "0")
+                return
+            if self._peak_fd < 0:
+                self._peak_fd = os.open(f"{self._memory}/memory.peak", os.O_RDWR | os.O_CLOEXEC)
+            os.write(self._peak_fd, b"reset\n")
+
+    def reclaim(self) -> None:
+        """Drop page cache that is charged to the empty group."""
+        with contextlib.suppress(OSError):
+            if self._memory_v2:
+                # Linux 5.19; EAGAIN when less could be reclaimed than was asked for.
+                write(f"{self._memory}/memory.reclaim", str(self.memory_bytes()))
+            else:
+                write(f"{self._memory}/memory.force_empty", "0")
+
+    def cpu_s(self) -> float:
+        """Return the processor time of all that ever ran in the group, in seconds."""
+        if self._cpu_v2:
+            return _field(f"{self._cpu}/cpu.stat", "usage_usec") / 1e6
+        return int(read(f"{self._cpu}/cpuacct.usage")) / 1e9
+
+    def tasks(self) -> int:
+        """Return the number of processes and threads, zombies included."""
+        return int(read(f"{self._pids}/pids.current"))
+
+    def refused_tasks(self) -> int:
+        """Return how often a fork or a thread start was refused."""
+        return _field(f"{self._pids}/pids.events", "max")
+
+    def oom_kills(self) -> int:
+        """Return how many processes were ended for want of memory (v1: since Linux 4.13)."""
+        file = "memory.events" if self._memory_v2 else "memory.oom_control"
+        return _field(f"{self._memory}/{file}", "oom_kill")
+
+    def pids(self) -> list[int]:
+        """Return the processes in the group. Those of a pid namespace that cannot be seen from here are left out."""
+        return [pid for pid in map(int, read(f"{self._pids}/cgroup.procs").split()) if pid > 0]
+
+    def empty(self) -> bool:
+        """Say whether no living process is in any of the group's directories."""
+        return not any(read(f"{directory}/cgroup.procs").strip() for directory in self.directories)
+
+    def kill_at_once(self) -> bool:
+        """End all processes by cgroup.kill (Linux 5.14); False where that is not there."""
+        if self.unified is None:
+            return False
+        try:
+            write(f"{self.unified}/cgroup.kill", "1")
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,183 @@
+"""Where this process may make control groups: v2, v1, a mix of both, a delegated subtree, or nowhere.
+
+Reads `/proc/self/mountinfo` and `/proc/self/cgroup` and the control files themselves; changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+#: Without these two a fork bomb or a memory bomb spread over processes is not bounded: all or nothing.
+NEEDED = frozenset({"memory", "pids"})
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory in which control groups can be made, and what has to be done there first."""
+
+    version: int
+    parent: str
+    #: v2: controllers to enable in the parent's `cgroup.subtree_control`; only its root, or a vacated one, allows that
+    enable: bool = False
+    #: v2: the parent holds this process, which must move into a leaf before controllers can be enabled
+    #: (the "no internal processes" rule, Documentation/admin-guide/cgroup-v2.rst)
+    vacate: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One place per role; `unified` serves cgroup.kill, CLONE_INTO_CGROUP and BPF attachment."""
+
+    memory: Place | None = None
+    pids: Place | None = None
+    cpu: Place | None = None
+    unified: Place | None = None
+    reason: str = ""
+    remedy: str = ""
+    parents: tuple[str, ...] = field(default=())
+
+    @property
+    def usable(self) -> bool:
+        """True when memory, tasks and processor time of a sandbox can all be bounded or read."""
+        return self.memory is not None and self.pids is not None and self.cpu is not None
+
+    @property
+    def summary(self) -> str:
+        """Return a short text such as `memory v1, pids v1, cpu v2, kill v2`."""
+        roles = {"memory": self.memory, "pids": self.pids, "cpu": self.cpu, "kill": self.unified}
+        return ", ".join(f"{role} v{place.version}" for role, place in roles.items() if place is not None)
+
+
+@dataclass(frozen=True)
+class _Mount:
+    root: str
+    point: str
+    version: int
+    options: frozenset[str]
+
+
+def detect(proc_self: str = "/proc/self") -> Layout:
+    """Return where this process may make control groups, or a layout that is not `usable` and says why."""
+    mounts = _mounts(_read(f"{proc_self}/mountinfo"))
+    if not mounts:
+        return Layout(
+            reason="no cgroup file system is mounted",
+            remedy="mount one: mount -t cgroup2 none /sys/fs/cgroup",
+        )
+    own = _own_directories(_read(f"{proc_self}/cgroup"), mounts)
+    refused: list[str] = []
+    found = {name: place for name in ("memory", "pids", "cpuacct") if (place := _v1_place(name, own, refused))}
+    full, bare = _v2_places(own.get("", ("", ""))[0], own.get("", ("", ""))[1], refused)
+    memory, pids = found.get("memory") or full, found.get("pids") or full
+    unified = full or bare
+    # cpu.stat of a v2 group needs no controller (kernel/cgroup/rstat.c: base statistics), so it spares a hierarchy.
+    cpu = unified or found.get("cpuacct")
+    places = {place.parent for place in (memory, pids, unified, cpu) if place is not None}
+    return Layout(
+        memory=memory,
+        pids=pids,
+        cpu=cpu,
+        unified=unified,
+        reason="; ".join(refused),
+        remedy=_remedy(),
+        parents=tuple(sorted(places)),
+    )
+
+
+def _remedy() -> str:
+    if os.geteuid() == 0:
+        return "run the host process as a service with Delegate=yes, or with a writable cgroup file system"
+    return "start the host process with: systemd-run --user --scope -p Delegate=yes -- COMMAND"
+
+
+def _mounts(mountinfo: str) -> list[_Mount]:
+    found = []
+    for line in mountinfo.splitlines():
+        left, separator, right = line.partition(" - ")
+        if not separator:
+            continue
+        kind, _, options = [*right.split(maxsplit=2), "", ""][:3]
+        if kind in ("cgroup", "cgroup2"):
+            _, _, _, root, point = left.split()[:5]
+            version = 2 if kind == "cgroup2" else 1
+            found.append(_Mount(_unescape(root), _unescape(point), version, frozenset(options.split(","))))
+    return found
+
+
+def _unescape(text: str) -> str:
+    # mountinfo writes space, tab, newline and backslash as three octal digits (proc(5)).
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, character)
+    return text
+
+
+def _own_directories(membership: str, mounts: list[_Mount]) -> dict[str, tuple[str, str]]:
+    """Map each v1 controller, and "" for v2, to (own directory, mount point)."""
+    own: dict[str, tuple[str, str]] = {}
+    for line in membership.splitlines():
+        _, names, path = line.split(":", 2)
+        for name in names.split(","):
+            for mount in mounts:
+                if (mount.version == 2) if not name else (mount.version == 1 and name in mount.options):
+                    below = path if mount.root == "/" else path.removeprefix(mount.root)
+                    own.setdefault(name, (os.path.normpath(f"{mount.point}/{below}"), mount.point))
+    return own
+
+
+def _v1_place(controller: str, own: dict[str, tuple[str, str]], refused: list[str]) -> Place | None:
+    if controller not in own:
+        return None
+    directory = own[controller][0]
+    if _writable(directory):
+        return Place(1, directory)
+    refused.append(f"{directory} is not writable")
+    return None
+
+
+def _v2_places(own: str, top: str, refused: list[str]) -> tuple[Place | None, Place | None]:
+    """Return (a place with memory and pids, a place with none of them needed), nearest first."""
+    if not own:
+        return None, None
+    bare = Place(2, own) if _writable(own) else None
+    directory = own
+    while True:
+        # Every candidate is our own group or an ancestor, hence the common ancestor of source and target that the
+        # kernel wants write access to when a process moves (cgroup-v2.rst, "Delegation Containment").
+        if _words(directory, "cgroup.subtree_control") >= NEEDED and _writable(directory):
+            return Place(2, directory), bare
+        if directory == top or len(directory) <= len(top):
+            break
+        directory = os.path.dirname(directory)
+    if not _words(own, "cgroup.controllers") >= NEEDED:
+        if bare is None:
+            refused.append(f"{own} is not writable")
+        else:
+            refused.append(f"{own} offers neither memory nor pids")
+        return None, bare
+    if bare is None or not os.access(f"{own}/cgroup.subtree_control", os.W_OK):
+        refused.append(f"{own} is not delegated to this user")
+        return None, None
+    # Only the real root has no cgroup.type, and only it may hold processes and controllers at once.
+    if not os.path.exists(f"{own}/cgroup.type"):
+        return Place(2, own, enable=True), bare
+    if _words(own, "cgroup.procs") <= {str(os.getpid())}:
+        return Place(2, own, enable=True, vacate=True), bare
+    refused.append(f"{own} holds other processes, so controllers cannot be enabled in it")
+    return None, None
+
+
+def _words(directory: str, file: str) -> frozenset[str]:
+    return frozenset(_read(f"{directory}/{file}").split())
+
+
+def _writable(directory: str) -> bool:
+    return os.access(directory, os.W_OK | os.X_OK) and os.access(f"{directory}/cgroup.procs", os.W_OK)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""

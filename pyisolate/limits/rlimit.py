@@ -1,0 +1,104 @@
+"""Resource limits of one process: what a policy's limits come to, and their application inside the cell.
+
+They are a second line: RLIMIT_NPROC counts per user and user namespace, RLIMIT_FSIZE per file, RLIMIT_CPU and
+RLIMIT_DATA per process (getrlimit(2)). Sums over a sandbox are the work of control groups and the watchdog.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+from collections.abc import Mapping
+
+from ..policy.compiled import Limits
+
+#: Descriptors that a cell holds for itself: stdio, the wire, the listener's end, the import system's temporary ones.
+CELL_DESCRIPTORS = 8
+
+#: RLIMIT_CPU has whole seconds and knows nothing of other processes: it fires after the watchdog should have.
+_CPU_SLACK_S = 1
+
+_MIB = 1 << 20
+_MEMLOCK_BYTES = 64 << 10
+_PENDING_SIGNALS = 256
+
+Table = dict[int, tuple[int, int]]
+
+
+def compute(
+    limits: Limits,
+    *,
+    cgroup_memory: bool,
+    cgroup_pids: bool,
+    own_user_namespace: bool,
+    cell_descriptors: int = CELL_DESCRIPTORS,
+) -> Table:
+    """Return {resource: (soft, hard)}, to be applied in the cell. Pure: it asks the kernel nothing.
+
+    With `cgroup_memory` no address-space limit is set: it would refuse mappings that are never touched. NPROC is set
+    in an own user namespace only (since Linux 5.14 it is counted in each), because elsewhere it counts every process
+    of that user; without `cgroup_pids` it leaves a margin above the limit, so that the watchdog can see the excess.
+    """
+    table: Table = {
+        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_MEMLOCK: (_MEMLOCK_BYTES, _MEMLOCK_BYTES),
+        resource.RLIMIT_MSGQUEUE: (0, 0),
+        resource.RLIMIT_SIGPENDING: (_PENDING_SIGNALS, _PENDING_SIGNALS),
+        resource.RLIMIT_NICE: (0, 0),
+        resource.RLIMIT_RTPRIO: (0, 0),
+    }
+    if limits.open_files is not None:
+        most = limits.open_files + cell_descriptors
+        table[resource.RLIMIT_NOFILE] = (most, most)
+    if limits.file_size_bytes is not None:
+        table[resource.RLIMIT_FSIZE] = (limits.file_size_bytes, limits.file_size_bytes)
+    if limits.processes is not None and own_user_namespace:
+        most = limits.processes if cgroup_pids else limits.processes + process_margin(limits.processes)
+        table[resource.RLIMIT_NPROC] = (most, most)
+    if limits.cpu_s is not None:
+        soft = math.ceil(limits.cpu_s) + _CPU_SLACK_S
+        # SIGXCPU at the soft limit can be ignored; SIGKILL at the hard one cannot.
+        table[resource.RLIMIT_CPU] = (soft, soft + 1)
+    if limits.memory_bytes is not None and not cgroup_memory:
+        table |= _memory_backstop(limits.memory_bytes)
+    return table
+
+
+def process_margin(processes: int) -> int:
+    """Return how many tasks above the limit the kernel lets exist where only the watchdog counts them."""
+    return max(4, processes // 4)
+
+
+def _memory_backstop(memory_bytes: int) -> Table:
+    # DATA is private writable memory (counted with mappings since Linux 4.7): a guest that asks for far too much gets
+    # a MemoryError at once. AS also bounds shared anonymous memory, at a distance that libraries' reservations need.
+    data = 2 * memory_bytes + 64 * _MIB
+    space = 4 * memory_bytes + 1024 * _MIB
+    return {resource.RLIMIT_DATA: (data, data), resource.RLIMIT_AS: (space, space)}
+
+
+def triples(
+    limits: Limits, *, has_memory_cgroup: bool, has_pids_cgroup: bool | None = None
+) -> tuple[tuple[int, int, int], ...]:
+    """Return (resource, soft, hard) for a cell of this process: none is above this process's own hard limit."""
+    table = compute(
+        limits,
+        cgroup_memory=has_memory_cgroup,
+        cgroup_pids=has_memory_cgroup if has_pids_cgroup is None else has_pids_cgroup,
+        own_user_namespace=True,
+    )
+    return tuple((which, *_within_present(which, pair)) for which, pair in table.items())
+
+
+def apply(table: Mapping[int, tuple[int, int]]) -> None:
+    """Set the limits of this process; a hard limit that is already lower stays. Cannot be undone without privileges."""
+    for which, pair in table.items():
+        resource.setrlimit(which, _within_present(which, pair))
+
+
+def _within_present(which: int, pair: tuple[int, int]) -> tuple[int, int]:
+    soft, hard = pair
+    _, present = resource.getrlimit(which)
+    if present != resource.RLIM_INFINITY:
+        hard = min(hard, present)
+    return min(soft, hard), hard
