@@ -271,8 +271,8 @@ _REFUSED: dict[Capability, str] = {
         setgroups reboot settimeofday clock_settime clock_adjtime adjtimex syslog acct vhangup iopl ioperm
         modify_ldt set_thread_area""",
     Capability.KERNEL_IOCTL: "ioctl",
-    Capability.KERNEL_SYSCALL: """sync syncfs fcntl prctl arch_prctl seccomp userfaultfd vmsplice io_setup io_submit io_destroy
-        io_cancel io_getevents io_pgetevents landlock_create_ruleset landlock_add_rule landlock_restrict_self
+    Capability.KERNEL_SYSCALL: """fcntl prctl arch_prctl sync syncfs seccomp userfaultfd vmsplice io_setup io_submit
+        io_destroy io_cancel io_getevents io_pgetevents landlock_create_ruleset landlock_add_rule landlock_restrict_self
         lsm_get_self_attr lsm_set_self_attr lsm_list_modules cachestat rseq_slice_yield afs_syscall tuxcall security
         getpmsg putpmsg vserver _sysctl set_mempolicy_home_node""",
 }

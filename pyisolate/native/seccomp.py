@@ -136,24 +136,52 @@ def _check(result: int, subject: str) -> None:
 def install(program: bytes, *, notify: bool, log: bool = False) -> int | None:
     """Load a filter on the calling thread for good; with `notify` return its listener's descriptor (close-on-exec).
 
-    Sets no_new_privs first. From then on `sendmsg` itself is a notified call: the listener's descriptor must leave
-    the process by `pidfd_getfd` from outside (or, in thread isolation, stay in it), not by SCM_RIGHTS. With `notify`
-    signals that do not kill wait until a call in the listener's hands is answered (5.19; before, they interrupt it
-    and the call is made again).
+    Sets no_new_privs first. With `notify`, `sendmsg` itself is a notified call from then on: use `install_and_send`
+    where the listener must leave the process. Signals that do not kill wait until a call in the listener's hands is
+    answered (5.19; before, they interrupt it and the call is made again).
 
     Raises `OSError`: EBUSY when a listener already exists above, ENOMEM past 32768 instructions in all filters.
     """
-    result = lib.seccomp_no_new_privs()
-    if result < 0:
+    _no_new_privs()
+    if not notify:
+        _loaded(lib.seccomp_install(program, len(program), int(lib.SECCOMP_FILTER_FLAG_LOG) if log else 0))
+        return None
+    result = -errno.EINVAL
+    for flags in _LISTENER_FLAGS:
+        result = lib.seccomp_install(program, len(program), flags | (int(lib.SECCOMP_FILTER_FLAG_LOG) if log else 0))
+        if result != -errno.EINVAL:
+            break
+    return _loaded(result)
+
+
+def install_and_send(program: bytes, peer: int, data: bytes) -> None:
+    """Load a filter and send `data` with its listener (SCM_RIGHTS, with the first byte) over the socket `peer`.
+
+    The listener is closed here. For a process with one thread. Raises `OSError` as `install` does, or what sendmsg
+    said; the filter stays on then, with nobody to ask: every notified call fails with ENOSYS.
+    """
+    _no_new_privs()
+    result = -errno.EINVAL
+    for flags in _LISTENER_FLAGS:
+        result = lib.seccomp_install_and_send(program, len(program), flags, peer, data, len(data))
+        if result != -errno.EINVAL:
+            break
+    _loaded(result)
+
+
+# The first is 5.19's; a kernel that does not know it answers EINVAL.
+_LISTENER_FLAGS = (
+    int(lib.SECCOMP_FILTER_FLAG_NEW_LISTENER) | int(lib.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV),
+    int(lib.SECCOMP_FILTER_FLAG_NEW_LISTENER),
+)
+
+
+def _no_new_privs() -> None:
+    if (result := lib.seccomp_no_new_privs()) < 0:
         raise OSError(-result, f"set no_new_privs: {os.strerror(-result)}")
-    flags = int(lib.SECCOMP_FILTER_FLAG_LOG) if log else 0
-    if notify:
-        flags |= int(lib.SECCOMP_FILTER_FLAG_NEW_LISTENER)
-        result = lib.seccomp_install(program, len(program), flags | int(lib.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV))
-        if result == -errno.EINVAL:  # before 5.19
-            result = lib.seccomp_install(program, len(program), flags)
-    else:
-        result = lib.seccomp_install(program, len(program), flags)
+
+
+def _loaded(result: int) -> int:
     if result < 0:
         raise OSError(-result, f"load a seccomp filter: {os.strerror(-result)}")
-    return result if notify else None
+    return result

@@ -2,12 +2,18 @@
  * libseccomp's own loader rebuilds the program and is ten times dearer at hand-out. */
 #include <errno.h>
 #include <linux/filter.h>
+#include <linux/futex.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <seccomp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
@@ -40,4 +46,77 @@ static int seccomp_install(const void *program, size_t length_bytes, unsigned lo
 static int seccomp_no_new_privs(void)
 {
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ? -errno : 0;
+}
+
+/* --- loading a filter and handing its listener over ---
+ * Under the filter sendmsg is itself a notified call, so the task that loads it cannot send the listener away. A
+ * second task, made before and hence not filtered, shares descriptors and memory, sends it and is gone before this
+ * returns. It has no thread control block of its own: system calls only, and the first task sleeps meanwhile. */
+struct seccomp_courier {
+	int ready; /* futex: 0 wait, 1 go, 2 give up */
+	int listener, peer, error;
+	const void *data;
+	size_t data_bytes;
+};
+
+static int seccomp_courier_run(void *argument)
+{
+	struct seccomp_courier *c = argument;
+
+	while (__atomic_load_n(&c->ready, __ATOMIC_ACQUIRE) == 0)
+		syscall(SYS_futex, &c->ready, FUTEX_WAIT, 0, NULL, NULL, 0);
+	if (c->ready == 1) {
+		union { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control = {0};
+		struct iovec iov = { .iov_base = (void *)c->data, .iov_len = c->data_bytes };
+		struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1,
+				      .msg_control = control.bytes, .msg_controllen = sizeof control.bytes };
+		struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+		cmsg->cmsg_level = SOL_SOCKET;
+		cmsg->cmsg_type = SCM_RIGHTS;
+		cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(cmsg), &c->listener, sizeof(int));
+		while (c->data_bytes) {
+			long sent = syscall(SYS_sendmsg, c->peer, &msg, MSG_NOSIGNAL);
+			if (sent < 0 && errno == EINTR)
+				continue;
+			if (sent <= 0) {
+				c->error = sent < 0 ? errno : EPIPE;
+				break;
+			}
+			iov.iov_base = (char *)iov.iov_base + sent;
+			iov.iov_len = c->data_bytes -= (size_t)sent;
+			msg.msg_control = NULL; /* the descriptor went with the first byte */
+			msg.msg_controllen = 0;
+		}
+	}
+	syscall(SYS_exit, 0);
+	return 0;
+}
+
+static int seccomp_install_and_send(const void *program, size_t length_bytes, unsigned long flags, int peer,
+				    const void *data, size_t data_bytes)
+{
+	_Alignas(16) char stack[16384];
+	struct seccomp_courier courier = { .peer = peer, .data = data, .data_bytes = data_bytes };
+	sigset_t all, before;
+
+	/* The courier shares the signal handlers of nobody and must not run Python's. */
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &before);
+	int pid = clone(seccomp_courier_run, stack + sizeof stack, CLONE_VM | CLONE_FILES | CLONE_FS, &courier);
+	if (pid < 0) {
+		int error = errno;
+		sigprocmask(SIG_SETMASK, &before, NULL);
+		return -error;
+	}
+	courier.listener = seccomp_install(program, length_bytes, flags);
+	__atomic_store_n(&courier.ready, courier.listener < 0 ? 2 : 1, __ATOMIC_RELEASE);
+	syscall(SYS_futex, &courier.ready, FUTEX_WAKE, 1, NULL, NULL, 0);
+	while (waitpid(pid, NULL, __WCLONE) < 0 && errno == EINTR)
+		;
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	if (courier.listener < 0)
+		return courier.listener;
+	close(courier.listener);
+	return -courier.error;
 }
