@@ -4,7 +4,7 @@ It is for good errors, origin and Python-level rules, never the boundary: the ke
 
 Facts that hooks may pass to `decide` (unknown ones are ignored):
 - `listing=True` with fs.read: the target is a directory that is only listed (importlib searching for a module);
-- `change=True` with fs.metadata: the metadata is to be changed (chmod, utime), not looked at;
+- `look=True` with fs.metadata: it is looked at (stat), which any right allows, not changed (chmod, utime);
 - `importer="pandas.core"` with import.module: the `__name__` of the module whose code imports, None for the guest's;
 - `path="/.../x.so"` with import.native: the file that is loaded;
 - `inside=True` with process.signal: the receiver belongs to the sandbox;
@@ -37,8 +37,10 @@ _FS_BITS = {
     Capability.FS_EXEC: FsRight.EXEC,
     Capability.PROCESS_EXEC: FsRight.EXEC,
 }
-#: Socket families that reach past every rule, or into the kernel: part of the floor.
-_FLOOR_FAMILIES = ("AF_PACKET", "AF_NETLINK", "AF_VSOCK", "AF_ALG", "AF_KEY", "AF_XDP", "AF_BLUETOOTH", "AF_CAN")
+#: Any of these rights shows that a file is there.
+_LOOKING = (FsRight.READ, FsRight.WRITE, FsRight.CREATE, FsRight.DELETE, FsRight.EXEC)
+#: The families that rules can speak of; all others reach past every rule, or into the kernel: part of the floor.
+_FAMILIES = ("AF_INET", "AF_INET6", "AF_UNIX")
 _Answer = tuple[str | None, DenialCode | None, str]
 _GRANTED: _Answer = (None, None, "")
 
@@ -109,9 +111,9 @@ class Broker:
             return None, DenialCode.NOT_GRANTED, f"{target!r} is not an absolute path, so no rule can speak of it"
         rule = self._deciding(path, bit)
         if rule is not None and not rule.deny & bit:
-            if facts.get("change") and bit == FsRight.METADATA:
-                return self._file(capability, FsRight.WRITE, target, {})
             return rule.text, None, ""
+        if facts.get("look") and any(not self._file(capability, other, target, {})[1] for other in _LOOKING):
+            return _GRANTED
         if facts.get("listing") and bit == FsRight.READ and rule is None:
             listed = self._files.get(path)
             if listed is not None and listed.allow & FsRight.LIST:
@@ -194,7 +196,7 @@ class Broker:
 
     def _socket(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
         family = target.partition("/")[0].strip()
-        if family in _FLOOR_FAMILIES or "SOCK_RAW" in target or "SOCK_PACKET" in target:
+        if (family and family not in _FAMILIES) or "SOCK_RAW" in target or "SOCK_PACKET" in target:
             return None, DenialCode.ALWAYS_DENIED, ""
         if facts.get("pair"):
             return _GRANTED

@@ -27,9 +27,12 @@ _BITS = {
     "metadata": FsRight.METADATA,
     "exec": FsRight.EXEC,
 }
-_RUN = FsRight.EXEC | FsRight.READ | FsRight.METADATA | FsRight.MAP_EXEC
-_LOAD = FsRight.READ | FsRight.METADATA | FsRight.MAP_EXEC
-_LOOK = FsRight.READ | FsRight.METADATA
+_RUN = FsRight.EXEC | FsRight.READ | FsRight.MAP_EXEC
+_LOAD = FsRight.READ | FsRight.MAP_EXEC
+
+
+#: What a right is no use without: programs are read and mapped to be run; copying a file sets its mode and times.
+_NEEDED = {"exec": _RUN, "write": FsRight.METADATA}
 
 
 def compile_policy(
@@ -79,9 +82,7 @@ def compile_policy(
 def _allow_bits(rights: Iterable[str]) -> int:
     bits = 0
     for right in rights:
-        bits |= _BITS[right] | FsRight.METADATA
-        if right == "exec":
-            bits |= _RUN
+        bits |= _BITS[right] | _NEEDED.get(right, 0)
     return bits
 
 
@@ -89,8 +90,8 @@ def _deny_bits(rule: FileRule) -> int:
     bits = 0
     for right in rule.deny:
         bits |= _BITS[right]
-    if "read" in rule.deny and not rule.allow:
-        bits |= FsRight.METADATA  # that a file is there is information, too
+    if "write" in rule.deny and "metadata" not in rule.allow:
+        bits |= FsRight.METADATA
     return bits
 
 
@@ -139,7 +140,7 @@ def _programs(table: FsTable, rules: Iterable[ProcessRule], interpreter: Interpr
             bits = _RUN if library in loaders else _LOAD
             table.add(library, bits, 0, text=rule.text, origin="process", implied=True)
         for path in interpreter.loader_data:
-            table.add(path, _LOOK, 0, text=rule.text, origin="process", implied=True)
+            table.add(path, FsRight.READ, 0, text=rule.text, origin="process", implied=True)
 
 
 def _programs_at(path: str) -> list[str]:
@@ -157,7 +158,7 @@ def _programs_at(path: str) -> list[str]:
 def _random(table: FsTable, policy: Policy) -> None:
     for path in resources.RANDOM_DEVICES:
         if policy.random:
-            table.add(path, _LOOK, 0, text="random: {allow: true}", origin="random", implied=True)
+            table.add(path, FsRight.READ, 0, text="random: {allow: true}", origin="random", implied=True)
         elif table.granted(path) & FsRight.READ:
             table.add(path, 0, FsRight.READ, text="random: {allow: false}", origin="random")
 
@@ -219,7 +220,7 @@ def _networks(target: units.NetTarget, pinned: dict[str, tuple[str, ...]]) -> tu
 
 
 def _addresses(host: str, resolve: resources.Resolve) -> list[str]:
-    found = {}
+    found: dict[str, None] = {}
     for text in resolve(host):
         address = ipaddress.ip_address(text)
         mapped = getattr(address, "ipv4_mapped", None)

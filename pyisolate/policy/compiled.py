@@ -37,8 +37,8 @@ class FsRule(msgspec.Struct, frozen=True, kw_only=True):
     grant (site-packages inside the standard library, native code of a module granted without it), which no policy
     states. `origin` tells which policy key it came from: fs, process, import, random, or system (an `@` variable).
 
-    Bits are closed under what they need: READ, WRITE, CREATE and DELETE come with METADATA (stat), EXEC with READ
-    and MAP_EXEC. Changing metadata (chmod, utime, xattrs) takes METADATA and WRITE.
+    METADATA is changing mode, owner, times or attributes; looking at them needs any right. Bits are closed under what
+    they need: WRITE comes with METADATA, EXEC with READ and MAP_EXEC.
     """
 
     path: str

@@ -11,8 +11,7 @@ from .interpreter import InterpreterFiles
 from .rules import ImportRule
 from .table import FsTable
 
-_LOOK = FsRight.READ | FsRight.METADATA
-_LOAD = _LOOK | FsRight.MAP_EXEC
+_LOAD = FsRight.READ | FsRight.MAP_EXEC
 
 
 class ImportCompiler:
@@ -80,7 +79,7 @@ class ImportCompiler:
 
     def _any(self, rule: ImportRule, native: bool) -> None:
         for path in self._interpreter.site_dirs:
-            self._table.add(path, _LOOK | FsRight.LIST, text=rule.text, origin="import", implied=True)
+            self._table.add(path, FsRight.READ | FsRight.LIST, text=rule.text, origin="import", implied=True)
         if native:
             self._table.add("/", FsRight.MAP_EXEC, text=rule.text, origin="import", implied=True)
             self._transitive["*"] = NamePattern(name="*", text=rule.text)
@@ -92,7 +91,7 @@ class ImportCompiler:
         self._transitive["@stdlib"] = implied
         self._natives.setdefault("@stdlib", implied)
         files = self._interpreter
-        self._table.add(files.stdlib, _LOOK, text=text, origin="import", implied=True)
+        self._table.add(files.stdlib, FsRight.READ, text=text, origin="import", implied=True)
         for path in files.excluded:
             self._table.edge(path)
         if files.lib_dynload:
@@ -100,7 +99,7 @@ class ImportCompiler:
         for path in files.libraries:
             self._table.add(path, _LOAD, text=text, origin="import", implied=True)
         for path in files.loader_data:
-            self._table.add(path, _LOOK, text=text, origin="import", implied=True)
+            self._table.add(path, FsRight.READ, text=text, origin="import", implied=True)
 
     def _package(self, top: str, rule: ImportRule, native: bool) -> None:
         package = packages.locate(top, self._interpreter)
@@ -121,9 +120,9 @@ class ImportCompiler:
     def _files(self, package: packages.Package, text: str, native: bool, below: str) -> None:
         add = self._table.add
         for path in package.paths:
-            add(path, _LOOK, text=text, origin="import", implied=True)
+            add(path, FsRight.READ, text=text, origin="import", implied=True)
         # importlib lists a site directory to find the module in it.
-        add(package.parent, FsRight.LIST | FsRight.METADATA, text=text, origin="import", implied=True)
+        add(package.parent, FsRight.LIST, text=text, origin="import", implied=True)
         everything = packages.native_files(package)
         if not native:
             self._withheld.update(everything)
@@ -146,14 +145,12 @@ class ImportCompiler:
         pattern = NamePattern(name=rule.name, allow=False, text=rule.text)
         if rule.kind == "native":
             self._natives[rule.name] = pattern
-            bits = FsRight.READ | FsRight.MAP_EXEC
             paths = [path for path in self._paths_of(rule.name) if path.endswith(".so") or ".so." in path]
         else:
             self._modules[rule.name] = pattern
-            bits = _LOOK | FsRight.MAP_EXEC
             paths = self._paths_of(rule.name)
         for path in paths:
-            self._table.add(path, 0, bits, text=rule.text, origin="import")
+            self._table.add(path, 0, _LOAD, text=rule.text, origin="import")
 
     def _paths_of(self, name: str) -> list[str]:
         """Return the files and directories of a module, wherever it is installed; none for built-in ones."""

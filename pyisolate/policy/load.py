@@ -11,7 +11,7 @@ import re
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -103,7 +103,7 @@ class _YamlBuilder:
         #: open collections: (container, its key path, pending mapping key or None)
         self.stack: list[tuple[Any, Where, list[str]]] = []
 
-    def fail(self, event: Any, message: str, hint: str, key: str | None = None) -> None:
+    def fail(self, event: Any, message: str, hint: str, key: str | None = None) -> NoReturn:
         line = event.start_mark.line + 1
         raise PolicySyntaxError(f"policy: {message}", file=self.file, line=line, key=key, hint=hint)
 

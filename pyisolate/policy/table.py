@@ -42,7 +42,7 @@ class FsTable:
                 entry.origin = origin
             entry.implied = entry.implied and implied
 
-    def edge(self, path: str, bits: int = FsRight.READ | FsRight.METADATA | FsRight.MAP_EXEC) -> None:
+    def edge(self, path: str, bits: int = FsRight.READ | FsRight.MAP_EXEC) -> None:
         """End an implied grant at `path`, unless the policy itself names a grant there or above."""
         real = os.path.realpath(path)
         for place in {path, real}:

@@ -53,7 +53,7 @@ def text(value: Any, what: str) -> str:
             f"{what} {value!a}: holds a control character or a byte that is not UTF-8",
             hint="name a parent directory instead",
         )
-    return value
+    return str(value)
 
 
 def policy_name(value: Any) -> str:
@@ -61,7 +61,7 @@ def policy_name(value: Any) -> str:
     value = text(value, "policy name")
     if not _NAME.fullmatch(value):
         raise PolicySyntaxError(f"policy name {value[:80]!r}: not a name", hint="use 1 to 63 of A-Z a-z 0-9 _ . - + @")
-    return str(value)
+    return value
 
 
 def path(value: Any, *, variables: bool = True, literal: bool = False) -> str:
@@ -110,7 +110,7 @@ def module_name(value: Any, *, native: bool = False) -> str:
         elif "*" in name:
             hint += "; `numpy.*` and `*` are the only patterns"
         raise PolicySyntaxError(f"{what} {value[:80]!r}: not a module name", hint=hint)
-    return str(name)
+    return name
 
 
 class NetTarget(msgspec.Struct, frozen=True):
@@ -232,7 +232,7 @@ def _number(value: Any, what: str, units: dict[str, Any], example: str) -> float
         if not match or unit not in units:
             raise PolicySyntaxError(f"{what} {value[:40]!r}: cannot be read", hint=hint)
         number = int(match[1]) if match[1].isdigit() else float(match[1])
-        value = number * units[unit]
+        value = float(number * units[unit]) if isinstance(number, float) else number * units[unit]
     if not 0 < value < 2**63 or not math.isfinite(value):
         raise PolicySyntaxError(f"{what}: out of range", hint=hint)
     return value
