@@ -1,0 +1,98 @@
+"""The C audit hook: asks a Python callable about chosen audit events, on sandbox threads only.
+
+Order of use: `install()` and `set_events()` once per process; then in each sandbox thread `set_thread_callback(f)`
+(thread isolation), or once `set_process_callback(f)` (a cell, where every thread is the guest's); then `seal()`.
+
+The callable gets `(event, args)`. It raises to refuse, and the exception appears at the guest's line; it returns the
+capability number to put into the thread's slot (`capability | verdict << 16`; verdict 0 reads as allow), or None or
+0 for no slot. Events raised while it runs pass unasked, so it must never run guest code (`str()` of a guest's
+object, say).
+
+This is not a boundary: the guest shares the interpreter with the hook and can corrupt it. The kernel is.
+
+Sources: PEP 578, sys.audit, PySys_AddAuditHook. CPython 3.11+; no kernel feature.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from . import _native
+from ._result import check
+
+AuditCallback = Callable[[str, tuple[Any, ...]], int | None]
+
+_ffi, _lib = _native.ffi, _native.lib
+
+_SEALED = "sealed: only the holder of the token that seal() returned can release a thread, and nobody a process"
+_ORDER = "call install() and set_events() first"
+
+
+def install() -> None:
+    """Add the hook to this process; later calls do nothing. Audit hooks cannot be removed."""
+    check(_lib.audit_install(), "PySys_AddAuditHook", hint="another audit hook vetoed it: sys.addaudithook")
+
+
+def installed() -> bool:
+    """Tell whether the hook is in place."""
+    return bool(_lib.audit_installed())
+
+
+def set_events(events: Iterable[str]) -> None:
+    """Choose the events that sandbox threads are asked about; once per process, at most 512."""
+    names = [_ffi.new("char[]", name.encode()) for name in dict.fromkeys(events)]
+    result = _lib.audit_set_events(_ffi.new("const char *[]", names), len(names))
+    check(result, "audit set_events", hint="the table is set once per process and holds at most 512 events")
+
+
+def set_thread_callback(callback: AuditCallback | None) -> None:
+    """Make the current thread a sandbox thread asked through `callback`; None makes it an ordinary one again."""
+    _set(_lib.audit_set_thread, callback, "audit set_thread_callback")
+
+
+def set_process_callback(callback: AuditCallback | None) -> None:
+    """Ask `callback` about every thread of this process that has no callback of its own; None ends it."""
+    _set(_lib.audit_set_process, callback, "audit set_process_callback")
+
+
+def _set(setter: Callable[[int], int], callback: AuditCallback | None, operation: str) -> None:
+    # The C side takes a reference of its own; `callback` lives at least until it returns.
+    result = setter(0 if callback is None else id(callback))
+    check(result, operation, hint=_SEALED if is_sealed() else _ORDER)
+
+
+def seal() -> int:
+    """Make every later set_* in this thread raise PermissionError; in the whole process where it has a callback.
+
+    Returns the token for `release`. Keep it where the guest does not look; see the module text for what that is worth.
+    """
+    token = secrets.randbits(63) | 1
+    check(_lib.audit_seal(token), "audit seal", hint=_SEALED)
+    return token
+
+
+def release(token: int) -> None:
+    """End a sealed thread's time as sandbox thread: drops callback and slot. Call it before the thread ends."""
+    check(_lib.audit_release(token), "audit release", hint=_SEALED)
+
+
+def is_sealed() -> bool:
+    """Tell whether set_* would raise in this thread."""
+    return bool(_lib.audit_is_sealed())
+
+
+def audit_sequence() -> int:
+    """Return the number of the event this thread was last asked about; unique in the process, from 1."""
+    return int(_lib.audit_sequence())
+
+
+def set_slot(fd: int | None, *, page: int = 0, offset: int = 0) -> None:
+    """Store (sequence u64, capability u32, verdict u32) for this thread at `offset` bytes into a page of `fd`.
+
+    `fd` is an mmapable BPF array or any shared memory; None ends it. The mapping outlives `fd`. Written with plain
+    stores before an allowed event returns, when the callable gave a capability number.
+    """
+    result = _lib.audit_set_slot(-1 if fd is None else fd, page, offset)
+    check(result, "audit set_slot", fd, hint=_SEALED if is_sealed() else None)

@@ -1,0 +1,254 @@
+/* The C audit hook (PEP 578). One PySys_AddAuditHook per process; nothing happens until a thread or the process is
+ * marked as sandboxed, and then only for the events in the table.
+ *
+ * Cost matters most where the hook has nothing to do: every thread of the host passes here for each audit event.
+ * That path is one thread-local load (initial-exec: no call into the dynamic linker), one global load, return 0.
+ *
+ * What this is not: a boundary. Guest code shares the interpreter with the hook; memory corruption, native code or
+ * gc-walking to the callable reach round it. The kernel is the boundary; sealing only keeps honest Python honest.
+ */
+#include <Python.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "result.h"
+
+/* One slot of the mmapable BPF array (struct slot in bpf/): read by the kernel program, consumed there. */
+struct audit_slot {
+    uint64_t sequence;
+    uint32_t capability;
+    uint32_t verdict;
+};
+enum { AUDIT_VERDICT_ALLOW = 1 };
+
+/* A thread's state. Small: the static TLS surplus for dlopen'ed libraries is 512 bytes for the whole process. */
+struct audit_thread {
+    PyObject *callable; /* strong; NULL unless this is a sandbox thread */
+    struct audit_slot *slot;
+    uint64_t sequence; /* of the event this thread was last asked about */
+    uint64_t token;    /* not 0: sealed */
+    int32_t busy;      /* > 0: inside the callable; events it causes pass through */
+};
+static _Thread_local struct audit_thread audit_self __attribute__((tls_model("initial-exec")));
+
+static PyObject *audit_process_callable;      /* strong; every thread of the process is then a sandbox thread */
+static PyInterpreterState *audit_interpreter; /* the one that the callables belong to */
+static uint64_t audit_process_token;
+static int audit_is_installed;
+static _Atomic uint64_t audit_counter;
+
+/* The events asked about: open addressing, never changed once published. */
+enum { AUDIT_TABLE_SIZE = 1024, AUDIT_EVENTS_MAX = 512 }; /* CPython 3.13 documents about 150 events */
+struct audit_event { const char *name; PyObject *text; uint32_t hash; };
+static struct audit_event audit_events[AUDIT_TABLE_SIZE];
+static _Atomic int audit_events_ready;
+
+static uint32_t audit_hash(const char *name)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (; *name; name++)
+        hash = (hash ^ (unsigned char)*name) * 16777619u;
+    return hash;
+}
+
+/* Ends because the table is at most half full. */
+static struct audit_event *audit_find(const char *name)
+{
+    uint32_t hash = audit_hash(name);
+    struct audit_event *entry = &audit_events[hash % AUDIT_TABLE_SIZE];
+    while (entry->name != NULL && (entry->hash != hash || strcmp(entry->name, name) != 0))
+        entry = entry == &audit_events[AUDIT_TABLE_SIZE - 1] ? audit_events : entry + 1;
+    return entry;
+}
+
+/* The sequence goes last: a kernel program that runs on this thread sees either the old slot or the whole new one. */
+static void audit_store_slot(struct audit_thread *self, long answer)
+{
+    struct audit_slot *slot = self->slot;
+    uint32_t verdict = (uint32_t)answer >> 16;
+    slot->capability = (uint32_t)answer & 0xffff;
+    slot->verdict = verdict ? verdict : AUDIT_VERDICT_ALLOW;
+    atomic_signal_fence(memory_order_release);
+    *(volatile uint64_t *)&slot->sequence = self->sequence;
+}
+
+static int audit_consult(PyObject *callable, struct audit_event *event, PyObject *args)
+{
+    struct audit_thread *self = &audit_self;
+
+    if (PyInterpreterState_Get() != audit_interpreter) {
+        /* Objects must not cross interpreters (with a GIL each, since 3.12, that is memory corruption). */
+        PyErr_Format(PyExc_PermissionError, "%s: not in a sub-interpreter of a sandbox", event->name);
+        return -1;
+    }
+    self->sequence = atomic_fetch_add_explicit(&audit_counter, 1, memory_order_relaxed) + 1;
+    Py_INCREF(callable); /* the call may release() it */
+    self->busy++;
+    PyObject *arguments[] = {event->text, args};
+    PyObject *result = PyObject_Vectorcall(callable, arguments, 2, NULL);
+    self->busy--;
+    Py_DECREF(callable);
+    if (result == NULL)
+        return -1;
+    long answer = 0;
+    if (result != Py_None) {
+        answer = PyLong_AsLong(result);
+        if (answer == -1 && PyErr_Occurred()) {
+            Py_DECREF(result);
+            return -1; /* an answer that is not an answer refuses */
+        }
+    }
+    Py_DECREF(result);
+    if (answer != 0 && self->slot != NULL)
+        audit_store_slot(self, answer);
+    return 0;
+}
+
+static int audit_hook(const char *event, PyObject *args, void *unused)
+{
+    PyObject *callable = audit_self.callable;
+    (void)unused;
+    if (__builtin_expect(callable == NULL, 1)) {
+        callable = audit_process_callable;
+        if (__builtin_expect(callable == NULL, 1))
+            return 0;
+    }
+    if (audit_self.busy > 0)
+        return 0;
+    struct audit_event *entry = audit_find(event);
+    return entry->name == NULL ? 0 : audit_consult(callable, entry, args);
+}
+
+static int audit_install(void)
+{
+    PyGILState_STATE gil = PyGILState_Ensure();
+    int result = 0;
+    if (!audit_is_installed) {
+        audit_interpreter = PyInterpreterState_Get();
+        result = PySys_AddAuditHook(audit_hook, NULL);
+        if (result == 0)
+            audit_is_installed = 1;
+        else {
+            /* Another hook vetoed the addition, or memory is short; the exception is turned into an errno. */
+            PyErr_Clear();
+            result = -EACCES;
+        }
+    }
+    PyGILState_Release(gil);
+    return result;
+}
+
+static int audit_installed(void)
+{
+    return audit_is_installed;
+}
+
+static int audit_set_events(const char **names, int count)
+{
+    if (count > AUDIT_EVENTS_MAX)
+        return -E2BIG;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    int result = atomic_load(&audit_events_ready) ? -EALREADY : 0;
+    for (int i = 0; i < count && result == 0; i++) {
+        struct audit_event *entry = audit_find(names[i]);
+        if (entry->name != NULL)
+            continue;
+        PyObject *text = PyUnicode_InternFromString(names[i]);
+        char *copy = strdup(names[i]);
+        if (text == NULL || copy == NULL) {
+            PyErr_Clear();
+            free(copy);
+            result = -ENOMEM;
+            break;
+        }
+        *entry = (struct audit_event){copy, text, audit_hash(copy)};
+    }
+    if (result == 0)
+        atomic_store(&audit_events_ready, 1);
+    PyGILState_Release(gil);
+    return result;
+}
+
+static int audit_replace(PyObject **place, uintptr_t callable)
+{
+    if (!audit_is_installed || !atomic_load(&audit_events_ready))
+        return -ENOTCONN;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    PyObject *old = *place;
+    Py_XINCREF((PyObject *)callable);
+    *place = (PyObject *)callable;
+    Py_XDECREF(old);
+    PyGILState_Release(gil);
+    return 0;
+}
+
+static int audit_set_thread(uintptr_t callable)
+{
+    return audit_self.token || audit_process_token ? -EACCES : audit_replace(&audit_self.callable, callable);
+}
+
+static int audit_set_process(uintptr_t callable)
+{
+    return audit_self.token || audit_process_token ? -EACCES : audit_replace(&audit_process_callable, callable);
+}
+
+/* Seals the process where a process callable is set, else this thread. */
+static int audit_seal(unsigned long long token)
+{
+    uint64_t *place = audit_process_callable != NULL ? &audit_process_token : &audit_self.token;
+    if (token == 0)
+        return -EINVAL;
+    if (*place != 0)
+        return -EACCES;
+    *place = token;
+    return 0;
+}
+
+static int audit_set_slot(int fd, unsigned long long page, unsigned int offset);
+
+static int audit_release(unsigned long long token)
+{
+    if (token == 0 || audit_self.token != token)
+        return -EACCES; /* a process seal is for ever */
+    int result = audit_replace(&audit_self.callable, 0);
+    if (result == 0) {
+        audit_self.token = 0;
+        result = audit_set_slot(-1, 0, 0);
+    }
+    return result;
+}
+
+static int audit_is_sealed(void)
+{
+    return audit_self.token != 0 || audit_process_token != 0;
+}
+
+static unsigned long long audit_sequence(void)
+{
+    return audit_self.sequence;
+}
+
+static int audit_set_slot(int fd, unsigned long long page, unsigned int offset)
+{
+    size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+    struct audit_slot *slot = NULL;
+
+    if (audit_self.token || audit_process_token)
+        return -EACCES;
+    if (offset % sizeof(uint64_t) != 0 || offset > page_bytes - sizeof *slot)
+        return -EINVAL;
+    if (fd >= 0) {
+        char *mapped = mmap(NULL, page_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)(page * page_bytes));
+        if (mapped == MAP_FAILED)
+            return -errno;
+        slot = (struct audit_slot *)(mapped + offset);
+    }
+    if (audit_self.slot != NULL)
+        munmap((void *)((uintptr_t)audit_self.slot & ~(uintptr_t)(page_bytes - 1)), page_bytes);
+    audit_self.slot = slot;
+    return 0;
+}

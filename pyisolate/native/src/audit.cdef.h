@@ -1,0 +1,12 @@
+int audit_install(void);
+int audit_installed(void);
+int audit_set_events(const char **names, int count);
+/* `callable` is id(object), 0 to clear; the hook takes its own reference. -EACCES after sealing. */
+int audit_set_thread(uintptr_t callable);
+int audit_set_process(uintptr_t callable);
+int audit_seal(unsigned long long token);
+int audit_release(unsigned long long token);
+int audit_is_sealed(void);
+unsigned long long audit_sequence(void);
+/* Maps one page of `fd` and stores into the slot at `offset` in it; fd -1 clears. */
+int audit_set_slot(int fd, unsigned long long page, unsigned int offset);
