@@ -1,0 +1,126 @@
+"""Threads of the telemetry: one that runs slow sinks, one that runs what is due later. Both start when first used."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from .event import DenialEvent
+from .sink import EventSink
+
+_log = logging.getLogger("pyisolate.telemetry")
+
+QUEUE_LIMIT = 10_000
+
+
+class SinkDispatch:
+    """Hands events to sinks that may block, from one thread, through a bounded queue. A full queue drops the new."""
+
+    def __init__(
+        self,
+        failed: Callable[[EventSink, Exception], None],
+        lost: Callable[[int], None],
+        limit: int = QUEUE_LIMIT,
+    ) -> None:
+        self._failed, self._lost, self._limit = failed, lost, limit
+        self._changed = threading.Condition()
+        self._queue: deque[tuple[EventSink, DenialEvent]] = deque()
+        self._busy = False
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def put(self, sink: EventSink, event: DenialEvent) -> None:
+        """Queue an event; never blocks."""
+        with self._changed:
+            full = self._closed or len(self._queue) >= self._limit
+            if not full:
+                self._queue.append((sink, event))
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="pyisolate-sinks", daemon=True)
+                    self._thread.start()
+                self._changed.notify_all()
+        if full:
+            self._lost(event.count)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until the queue is empty and no sink is at work; False when `timeout` came first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._queue and not self._busy, timeout)
+
+    def close(self, timeout: float) -> None:
+        """Flush, then count what is left as lost. Idempotent."""
+        self.flush(timeout)
+        with self._changed:
+            self._closed = True
+            left = sum(event.count for _, event in self._queue)
+            self._queue.clear()
+            self._changed.notify_all()
+        if left:
+            self._lost(left)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                while not self._queue:
+                    if self._closed:
+                        return
+                    self._changed.wait()
+                sink, event = self._queue.popleft()
+                self._busy = True
+            try:
+                sink.emit(event)
+            except Exception as error:
+                self._failed(sink, error)
+
+
+class Timer:
+    """Runs callables when they are due, from one thread that exists only while something is."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = itertools.count()
+        self._running = False
+        self._closed = False
+
+    def call_in(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run `action` once, in about `seconds`."""
+        with self._changed:
+            if self._closed:
+                return
+            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._number), action))
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="pyisolate-timer", daemon=True).start()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Drop what is due and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._due.clear()
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._due and (wait := self._due[0][0] - time.monotonic()) > 0:
+                    self._changed.wait(wait)
+                if not self._due:
+                    self._changed.wait(1.0)  # linger: a flood would otherwise start a thread per record
+                    if not self._due:
+                        self._running = False
+                        return
+                    continue
+                _, _, action = heapq.heappop(self._due)
+            try:
+                action()
+            except Exception:
+                _log.exception("telemetry timer: %r failed", action)

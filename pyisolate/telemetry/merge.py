@@ -1,0 +1,252 @@
+"""Two layers, one event: what the broker and the kernel said about one operation becomes a `DenialEvent`.
+
+Nothing here guesses. A layer that did not speak reads `not_reached` or `not_consulted` only where that is known, and
+`unavailable` with a reason where it is not. Where the kernel's own record exists, its facts (capability, target,
+process) win over what the guest reported.
+"""
+
+from __future__ import annotations
+
+import errno as errno_names
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..capability import FLOOR, Capability
+from ..decision import DenialCode, Mode, Verdict
+from .event import Actor, BrokerRecord, DenialEvent, Evaluation, KernelRecord, Reporter, SandboxContext
+from .sanitize import escape, is_plain
+
+_log = logging.getLogger("pyisolate.telemetry")
+
+#: Given a capability and a raw target, the smallest rule that would allow it, or None for the floor.
+Suggest = Callable[[Capability, str], "dict[str, Any] | None"]
+
+REFUSALS = frozenset({Verdict.DENY, Verdict.WOULD_DENY})
+#: errno values by which a Linux security mechanism refuses (errno(3)).
+REFUSAL_ERRNOS = frozenset({errno_names.EACCES, errno_names.EPERM})
+#: KernelRecord.enforcer values that stand for the supervisor itself (limits, watchdogs), not for a kernel mechanism.
+SUPERVISOR_ENFORCERS = frozenset({"supervisor", "watchdog"})
+
+_RETRYABLE = frozenset({Capability.LIMIT_PROCESSES, Capability.LIMIT_OPEN_FILES})
+#: Kernel evaluations that the guest cannot have forged.
+_OWN_RECORD = frozenset({Evaluation.ENFORCED, Evaluation.COUNTED})
+_ORIGIN_LIMIT = 1024
+_NAME_LIMIT = 256
+_REASON_LIMIT = 1024
+
+
+def is_denial(broker: BrokerRecord | None, kernel: KernelRecord | None = None) -> bool:
+    """Tell whether at least one layer refused (or would have): whether `merge` has an event to make."""
+    if broker is not None and (broker.verdict in REFUSALS or broker.errno in REFUSAL_ERRNOS):
+        return True
+    return kernel is not None and kernel.verdict in REFUSALS
+
+
+def disagree(event: DenialEvent) -> bool:
+    """Tell whether one layer allowed what the other refused: policy drift."""
+    broker, kernel = event.broker_decision, event.kernel_decision
+    return (broker is Verdict.ALLOW and kernel in REFUSALS) or (broker in REFUSALS and kernel is Verdict.ALLOW)
+
+
+def merge(
+    context: SandboxContext,
+    broker: BrokerRecord | None,
+    kernel: KernelRecord | None,
+    *,
+    kernel_unavailable_reason: str = "",
+    suggest: Suggest | None = None,
+    broker_reporter: Reporter = Reporter.GUEST,
+    shadow: bool = False,
+) -> DenialEvent:
+    """Return the event of one refused operation.
+
+    `broker` must have passed `validate_broker_record` when a guest reported it; `broker_reporter` says who did.
+    `kernel_unavailable_reason` is used where the kernel's verdict cannot be known. Raises ValueError when neither
+    record refuses.
+    """
+    if not is_denial(broker, kernel):
+        raise ValueError("merge, of two records: neither layer refused, so there is no denial")
+    said = _broker_side(broker, kernel)
+    heard = _kernel_side(broker, kernel, kernel_unavailable_reason)
+    # A probe only asks about the broker's operation; any other kernel record is an operation that the kernel saw.
+    lead = broker if kernel is None or (broker is not None and kernel.evaluation is Evaluation.PROBED) else kernel
+    assert lead is not None
+    capability = lead.capability
+    target = lead.target or (broker.target if broker is not None else "")
+    would_deny = said.verdict is not Verdict.DENY and heard.verdict is not Verdict.DENY
+    now = time.monotonic_ns()
+    seen = lead.monotonic_ns if 0 < lead.monotonic_ns <= now else now
+    code = _code(capability, broker, kernel)
+    shown = escape(target)
+    reason = said.reason if said.verdict in REFUSALS else heard.reason
+    return DenialEvent(
+        event_id=_event_id(),
+        time=time.time(),
+        monotonic_ns=seen,
+        sandbox=escape(context.sandbox, _NAME_LIMIT),
+        sandbox_id=escape(context.sandbox_id, _NAME_LIMIT),
+        policy=escape(context.policy, _NAME_LIMIT),
+        policy_version=escape(context.policy_version, _NAME_LIMIT),
+        policy_generation=_generation(context, kernel),
+        isolation=context.isolation,
+        pid=(kernel.pid if kernel is not None else 0) or (broker.pid if broker is not None else 0),
+        tid=(kernel.tid if kernel is not None else 0) or (broker.tid if broker is not None else 0),
+        capability=capability,
+        target=shown,
+        code=code,
+        requested_capability=f"{capability.value} {shown}" if shown else capability.value,
+        presented_capability=_text(_first(broker, kernel, "presented"), _REASON_LIMIT),
+        policy_rule=_text(_first(broker, kernel, "rule"), _REASON_LIMIT),
+        mode=Mode.MONITOR if would_deny else context.mode,
+        would_deny=would_deny,
+        would_deny_reason=(reason or code.value) if would_deny else None,
+        broker_decision=said.verdict,
+        broker_reason=said.reason,
+        kernel_decision=heard.verdict,
+        kernel_reason=heard.reason,
+        kernel_enforcer=heard.enforcer,
+        kernel_hook=heard.hook,
+        kernel_errno=heard.errno,
+        kernel_evaluation=heard.evaluation,
+        syscall=_text(_first(broker, kernel, "syscall"), 64),
+        origin=_text(broker.origin if broker is not None else None, _ORIGIN_LIMIT),
+        actor=_actor(context.actor),
+        count=max(1, lead.count),
+        first_seen=seen,
+        last_seen=seen,
+        suggestion=_suggestion(suggest, capability, target, code, said.verdict, heard.evaluation),
+        retryable=code is DenialCode.INTERNAL or capability in _RETRYABLE,
+        reported_by=_reporter(kernel, broker_reporter),
+        shadow=shadow,
+    )
+
+
+def complete(event: DenialEvent, broker: BrokerRecord) -> DenialEvent:
+    """Return a kernel record's event with what the hook's later report of the same refusal adds: verdict and origin."""
+    if event.broker_decision is not Verdict.UNAVAILABLE:
+        return msgspec.structs.replace(event, origin=event.origin or _text(broker.origin, _ORIGIN_LIMIT))
+    return msgspec.structs.replace(
+        event,
+        broker_decision=broker.verdict,
+        broker_reason=escape(broker.reason, _REASON_LIMIT),
+        origin=event.origin or _text(broker.origin, _ORIGIN_LIMIT),
+        syscall=event.syscall or _text(broker.syscall, 64),
+    )
+
+
+class _Side:
+    """One layer's half of the event."""
+
+    __slots__ = ("enforcer", "errno", "evaluation", "hook", "reason", "verdict")
+
+    def __init__(self, verdict: Verdict, reason: str, evaluation: Evaluation = Evaluation.NONE) -> None:
+        self.verdict, self.reason, self.evaluation = verdict, escape(reason, _REASON_LIMIT), evaluation
+        self.enforcer: str | None = None
+        self.hook: str | None = None
+        self.errno: int | None = None
+
+
+def _broker_side(broker: BrokerRecord | None, kernel: KernelRecord | None) -> _Side:
+    if broker is not None:
+        return _Side(broker.verdict, broker.reason)
+    assert kernel is not None
+    if kernel.broker_consulted is False:
+        return _Side(Verdict.NOT_CONSULTED, "the system call was made without asking the broker (native code)")
+    if kernel.slot_verdict is not None:
+        about = kernel.slot_capability or kernel.capability
+        return _Side(kernel.slot_verdict, f"broker slot {kernel.sequence}: {about.value}")
+    if kernel.broker_consulted:
+        return _Side(Verdict.UNAVAILABLE, "the broker was asked, but its verdict did not reach the kernel's record")
+    if kernel.enforcer in SUPERVISOR_ENFORCERS:
+        return _Side(Verdict.NOT_CONSULTED, "decided by the supervisor; not a question for the broker")
+    return _Side(Verdict.UNAVAILABLE, f"{kernel.enforcer} cannot tell whether the broker was asked")
+
+
+def _kernel_side(broker: BrokerRecord | None, kernel: KernelRecord | None, unavailable: str) -> _Side:
+    if kernel is not None:
+        side = _Side(kernel.verdict, kernel.reason, kernel.evaluation)
+        side.enforcer = escape(kernel.enforcer, 64) or None
+        side.hook = escape(kernel.hook, 64) or None
+        side.errno = kernel.errno or None
+        return side
+    assert broker is not None
+    if broker.errno in REFUSAL_ERRNOS:
+        name = errno_names.errorcode[broker.errno]
+        side = _Side(Verdict.DENY, f"{name} at the hook: an enforcer or a file's own permissions", Evaluation.ERRNO)
+        side.errno = broker.errno
+        return side
+    if broker.verdict is Verdict.DENY:
+        return _Side(Verdict.NOT_REACHED, "the broker refused first, so no system call was made")
+    return _Side(Verdict.UNAVAILABLE, unavailable or "no enforcer here gives a verdict without refusing")
+
+
+def _code(capability: Capability, broker: BrokerRecord | None, kernel: KernelRecord | None) -> DenialCode:
+    if kernel is not None and kernel.code is not None and kernel.verdict in REFUSALS:
+        return kernel.code
+    if broker is not None and broker.code is not None:
+        return broker.code
+    if kernel is not None and kernel.code is not None:
+        return kernel.code
+    if capability in FLOOR:
+        return DenialCode.ALWAYS_DENIED
+    return DenialCode.LIMIT_EXCEEDED if capability.value.startswith("limit.") else DenialCode.NOT_GRANTED
+
+
+def _suggestion(
+    suggest: Suggest | None,
+    capability: Capability,
+    target: str,
+    code: DenialCode,
+    broker: Verdict,
+    evaluation: Evaluation,
+) -> dict[str, Any] | None:
+    if suggest is None or code in (DenialCode.ALWAYS_DENIED, DenialCode.TOKEN_INVALID, DenialCode.ACTOR_REQUIRED):
+        return None
+    if broker is Verdict.ALLOW and evaluation is Evaluation.ERRNO:
+        return None  # the policy already allows it: no rule would change the answer
+    if not is_plain(target):
+        return None  # a rule cannot carry it as text, and an event must be safe to print
+    try:
+        return suggest(capability, target)
+    except Exception:
+        _log.debug("suggestion failed", exc_info=True)  # a denial is recorded whether or not advice can be given
+        return None
+
+
+def _reporter(kernel: KernelRecord | None, broker_reporter: Reporter) -> Reporter:
+    if kernel is None or kernel.evaluation not in _OWN_RECORD:
+        return broker_reporter
+    return Reporter.SUPERVISOR if kernel.enforcer in SUPERVISOR_ENFORCERS else Reporter.KERNEL
+
+
+def _first(broker: BrokerRecord | None, kernel: KernelRecord | None, field: str) -> str | None:
+    """Return the kernel's text where it has one (a guest cannot forge it), else the broker's."""
+    own: str | None = getattr(kernel, field) if kernel is not None else None
+    return own or (getattr(broker, field) if broker is not None else None)
+
+
+def _text(text: str | None, limit: int) -> str | None:
+    return None if text is None else escape(text, limit)
+
+
+def _actor(actor: Actor | None) -> Actor | None:
+    return actor and Actor(kind=escape(actor.kind, _NAME_LIMIT), id=escape(actor.id, _NAME_LIMIT))
+
+
+def _generation(context: SandboxContext, kernel: KernelRecord | None) -> int:
+    """Return the generation that decided: a kernel record may be older than the last reload."""
+    return (kernel.generation if kernel is not None else 0) or context.policy_generation
+
+
+def _event_id() -> str:
+    """Return a UUIDv7 (RFC 9562): sorts by time, needs no state, so safe across fork."""
+    value = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | (7 << 76)
+    value = value & ~(0x3 << 62) | (2 << 62)
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

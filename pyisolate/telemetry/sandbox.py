@@ -1,0 +1,128 @@
+"""The telemetry of one sandbox: records in, events recorded. What a supervisor holds beside its `Sandbox`.
+
+A record becomes an event in the thread that brings it, so that it is stored, counted and audited before anybody sees
+the refusal.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from ..capability import Capability
+from .event import BrokerRecord, DenialEvent, KernelRecord, Reporter, SandboxContext
+from .join import Joiner, Told
+from .merge import REFUSALS, Suggest, complete, is_denial, merge
+from .recorder import Recorder
+from .store import EventStore
+from .untrusted import validate_broker_record
+
+_log = logging.getLogger("pyisolate.telemetry")
+
+#: Asks the kernel tables, without acting, what they say about an operation that the broker refused.
+Probe = Callable[[BrokerRecord], "KernelRecord | None"]
+
+
+class SandboxTelemetry:
+    """Validates, joins, merges and records. Thread-safe.
+
+    `expects` names the capabilities whose kernel records arrive by themselves, `translate_tid` and `hold_ms` are the
+    `Joiner`'s. `probe` is asked about what the broker refused; `unavailable` says why a capability's kernel verdict
+    cannot be known here. Assign `context` when the policy is reloaded.
+    """
+
+    def __init__(
+        self,
+        context: SandboxContext,
+        recorder: Recorder,
+        *,
+        expects: Iterable[Capability] = (),
+        suggest: Suggest | None = None,
+        probe: Probe | None = None,
+        unavailable: Callable[[Capability], str] | None = None,
+        translate_tid: Callable[[int], int] | None = None,
+        hold_ms: float = 2.0,
+    ) -> None:
+        self.context = context
+        self.recorder = recorder
+        self.store: EventStore = recorder.open(context)
+        self._joiner = Joiner(frozenset(expects).__contains__, translate_tid=translate_tid, hold_ms=hold_ms)
+        self._hold_s = hold_ms / 1000
+        self._suggest, self._probe, self._unavailable = suggest, probe, unavailable
+        self._closed = False
+
+    def guest(self, data: object) -> list[DenialEvent]:
+        """Take a `denial` frame's record; return the events recorded or completed now.
+
+        Raises InvalidRecord for a report that breaks the protocol.
+        """
+        record = validate_broker_record(data)
+        events = [
+            self._told(item) if isinstance(item, Told) else self._alone(item) for item in self._joiner.broker(record)
+        ]
+        if self._joiner.waiting and not self._closed:
+            self.recorder.timer.call_in(self._hold_s, self._settle_due)
+        return events
+
+    def supervisor(self, record: BrokerRecord) -> DenialEvent:
+        """Record a refusal that the supervisor itself decided (a limit, a message that is too large)."""
+        return self._record(record, None, Reporter.SUPERVISOR)
+
+    def kernel(self, record: KernelRecord) -> list[DenialEvent]:
+        """Take an enforcer's record; return the event recorded now, or nothing when neither layer refused."""
+        broker = self._joiner.kernel(record)
+        if not is_denial(broker, record):
+            return []
+        event = self._record(broker, record)
+        if broker is None:
+            self._joiner.tell(record, event)
+        return [event]
+
+    def settle(self) -> list[DenialEvent]:
+        """Record what still waits for its other half: call it before a request's result is handed out."""
+        return [self._alone(record) for record in self._joiner.settle(force=True)]
+
+    def close(self) -> None:
+        """Settle and end followers. Idempotent; `store` stays readable."""
+        if not self._closed:
+            self._closed = True
+            self.settle()
+            self.recorder.close(self.context.sandbox_id)
+
+    def _settle_due(self) -> None:
+        for record in self._joiner.settle():
+            self._alone(record)
+
+    def _alone(self, record: BrokerRecord) -> DenialEvent:
+        kernel = self._ask(record) if record.verdict in REFUSALS and record.errno is None else None
+        return self._record(record, kernel)
+
+    def _told(self, told: Told) -> DenialEvent:
+        """Complete an event that the kernel's record made, with what the hook adds. It was counted then."""
+        completed = complete(told.event, told.broker)
+        self.store.amend(told.event, completed)
+        return completed
+
+    def _record(
+        self, broker: BrokerRecord | None, kernel: KernelRecord | None, reporter: Reporter = Reporter.GUEST
+    ) -> DenialEvent:
+        record = broker or kernel
+        assert record is not None
+        event = merge(
+            self.context,
+            broker,
+            kernel,
+            kernel_unavailable_reason=self._unavailable(record.capability) if self._unavailable is not None else "",
+            suggest=self._suggest,
+            broker_reporter=reporter,
+        )
+        return self.recorder.record(event)
+
+    def _ask(self, broker: BrokerRecord) -> KernelRecord | None:
+        if self._probe is None:
+            return None
+        try:
+            return self._probe(broker)
+        except Exception:
+            _log.warning("kernel probe failed", exc_info=True)  # the refusal stands; only its second opinion is missing
+            return None

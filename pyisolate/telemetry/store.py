@@ -1,0 +1,236 @@
+"""The bounded memory of one sandbox's denials: duplicates coalesce, nothing is forgotten without being counted."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import msgspec
+
+from .event import DenialEvent
+
+CAPACITY = 1000
+#: Duplicates whose gap is shorter than this are one event with a count.
+COALESCE_WINDOW_S = 10.0
+
+Key = tuple[object, ...]
+
+
+def coalesce_key(event: DenialEvent) -> Key:
+    """Return what makes two denials duplicates: all that a reader would act on, but not the thread or the time."""
+    return (
+        event.sandbox_id,
+        event.capability,
+        event.target,
+        event.code,
+        event.broker_decision,
+        event.kernel_decision,
+        event.kernel_evaluation,
+        event.kernel_enforcer,
+        event.kernel_errno,
+        event.origin,
+        event.would_deny,
+        event.shadow,
+        event.reported_by,
+        event.policy_generation,
+        None if event.actor is None else (event.actor.kind, event.actor.id),
+    )
+
+
+def coalesce(first: DenialEvent, again: DenialEvent) -> DenialEvent:
+    """Return `first` with `again` counted into it."""
+    return msgspec.structs.replace(
+        first,
+        count=first.count + again.count,
+        first_seen=min(first.first_seen, again.first_seen),
+        last_seen=max(first.last_seen, again.last_seen),
+    )
+
+
+class _Slot:
+    __slots__ = ("event", "key", "number", "touched_ns", "version")
+
+    def __init__(self, event: DenialEvent, key: Key, number: int, touched_ns: int) -> None:
+        self.event, self.key, self.number = event, key, number
+        self.version, self.touched_ns = number, touched_ns
+
+
+class EventStore:
+    """A ring of at most `capacity` events. Thread-safe; readable after `close`.
+
+    `lost` counts operations (not slots) that left the ring to make room, `total` all that were ever added:
+    `total == lost + sum(event.count for event in store.events())` at any time.
+    """
+
+    def __init__(self, capacity: int = CAPACITY, coalesce_window_s: float = COALESCE_WINDOW_S) -> None:
+        if capacity < 1:
+            raise ValueError(f"event store, capacity {capacity}: it must hold at least one event")
+        self._capacity = capacity
+        self._window_ns = int(coalesce_window_s * 1e9)
+        self._changed = threading.Condition(threading.Lock())
+        self._slots: OrderedDict[int, _Slot] = OrderedDict()  # in order of last change
+        self._latest: dict[Key, _Slot] = {}
+        self._version = 0
+        self._lost = 0
+        self._total = 0
+        self._closed = False
+        _STORES.add(self)
+
+    def add(self, event: DenialEvent) -> int:
+        """Store an event, or count it into its duplicate. Return how many operations left the ring for it."""
+        key = coalesce_key(event)
+        now = time.monotonic_ns()
+        with self._changed:
+            self._version += 1
+            self._total += event.count
+            slot = self._latest.get(key)
+            if slot is not None and now - slot.touched_ns <= self._window_ns:
+                slot.event = coalesce(slot.event, event)
+                slot.version, slot.touched_ns = self._version, now
+                self._slots.move_to_end(slot.number)
+                lost = 0
+            else:
+                slot = _Slot(event, key, self._version, now)
+                self._slots[slot.number] = self._latest[key] = slot
+                lost = self._evict()
+            self._changed.notify_all()
+            return lost
+
+    def amend(self, event: DenialEvent, completed: DenialEvent) -> bool:
+        """Show `completed` in place of `event`, its count kept; False when the ring holds it no longer.
+
+        Only an event that stands alone is amended: one that others were counted into stays what all of them share.
+        """
+        key = coalesce_key(event)
+        with self._changed:
+            slot = self._latest.get(key)
+            if slot is None or slot.event.event_id != event.event_id or slot.event.count != event.count:
+                return False
+            del self._latest[key]
+            slot.event, slot.key = completed, coalesce_key(completed)
+            self._version += 1
+            slot.version = self._version
+            self._slots.move_to_end(slot.number)
+            self._latest[slot.key] = slot
+            self._changed.notify_all()
+            return True
+
+    def events(self) -> list[DenialEvent]:
+        """Return what the ring holds, in order of first occurrence."""
+        with self._changed:
+            return [slot.event for slot in sorted(self._slots.values(), key=lambda slot: slot.number)]
+
+    def since(self, version: int) -> tuple[list[DenialEvent], int]:
+        """Return the events that are new or changed since `version` and the version to ask from next (0 first)."""
+        with self._changed:
+            return self._since(version)
+
+    @property
+    def version(self) -> int:
+        """Grows with every `add`; a mark for `since` and `follow`."""
+        return self._version
+
+    @property
+    def lost(self) -> int:
+        """How many operations are no longer in the ring."""
+        return self._lost
+
+    @property
+    def total(self) -> int:
+        """How many operations were ever added."""
+        return self._total
+
+    @property
+    def closed(self) -> bool:
+        """True once no event will follow."""
+        return self._closed
+
+    def close(self) -> None:
+        """End every `follow`. Events stay readable; a late `add` is still stored."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def follow(self, *, since: int = 0, timeout: float | None = None) -> Iterator[DenialEvent]:
+        """Yield events as they come, until the store closes or nothing came for `timeout` seconds.
+
+        An event that was counted up after it was yielded comes again, with the same `event_id` and the new count.
+        """
+        version = since
+        while True:
+            with self._changed:
+                end = None if timeout is None else time.monotonic() + timeout
+                while self._version <= version and not self._closed:
+                    left = None if end is None else end - time.monotonic()
+                    if left is not None and left <= 0:
+                        return
+                    self._changed.wait(left)
+                batch, version = self._since(version)
+                closed = self._closed
+            yield from batch
+            if closed and not batch:
+                return
+
+    def _since(self, version: int) -> tuple[list[DenialEvent], int]:
+        batch: list[DenialEvent] = []
+        for slot in reversed(self._slots.values()):
+            if slot.version <= version:
+                break
+            batch.append(slot.event)
+        batch.reverse()
+        return batch, self._version
+
+    def _evict(self) -> int:
+        lost = 0
+        while len(self._slots) > self._capacity:
+            _, slot = self._slots.popitem(last=False)
+            if self._latest.get(slot.key) is slot:
+                del self._latest[slot.key]
+            lost += slot.event.count
+        self._lost += lost
+        return lost
+
+
+class ClosedStores:
+    """The stores of sandboxes that have ended, the newest first to stay: at most `EVENTS_KEPT` events in all."""
+
+    EVENTS_KEPT = 20_000
+    STORES_KEPT = 4096
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stores: OrderedDict[str, tuple[EventStore, int]] = OrderedDict()
+        self._events = 0
+
+    def keep(self, sandbox_id: str, store: EventStore) -> None:
+        """Keep a closed store if there is anything in it."""
+        size = len(store.events())
+        if not size:
+            return
+        with self._lock:
+            self._stores[sandbox_id] = (store, size)
+            self._events += size
+            while self._events > self.EVENTS_KEPT or len(self._stores) > self.STORES_KEPT:
+                _, (_, gone) = self._stores.popitem(last=False)
+                self._events -= gone
+
+    def get(self, sandbox_id: str) -> EventStore | None:
+        """Return a kept store or None."""
+        entry = self._stores.get(sandbox_id)
+        return None if entry is None else entry[0]
+
+
+_STORES: weakref.WeakSet[EventStore] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Replace locks that another thread may have held when the process was forked."""
+    for store in list(_STORES):
+        store._changed = threading.Condition(threading.Lock())
+
+
+os.register_at_fork(after_in_child=_after_fork)
