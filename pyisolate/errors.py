@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 
 class SandboxError(Exception):
-    """Base of every error that pyisolate raises on purpose."""
+    """Base of every error that pyisolate raises on purpose. `stdout`, `stderr`: what a failed request had written."""
+
+    stdout: str = ""
+    stderr: str = ""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         self.hint = hint
@@ -95,7 +98,7 @@ class LimitExceeded(SandboxError):
         super().__init__(message, hint=hint)
 
 
-class TimeoutError(LimitExceeded, TimeoutError):  # noqa: A001 - the public contract's name; still a builtin TimeoutError
+class TimeoutError(LimitExceeded, TimeoutError):
     """Wall-clock limit, or the `timeout` of one request or `recv`."""
 
 

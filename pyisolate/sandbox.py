@@ -357,8 +357,8 @@ class Sandbox:
             error = limited
         else:
             error = GuestError(answer.type_name, answer.message, answer.traceback)
-        error.stdout = self._outputs["stdout"].take()  # type: ignore[attr-defined]
-        error.stderr = self._outputs["stderr"].take()  # type: ignore[attr-defined]
+        error.stdout = self._outputs["stdout"].take()
+        error.stderr = self._outputs["stderr"].take()
         if not isinstance(error, GuestError):
             error.add_note(answer.traceback)
         return error
@@ -374,7 +374,9 @@ class Sandbox:
 
     def _timed_out(self, budget: float | None, timeout: float | None) -> None:
         limit = "timeout" if timeout is not None and timeout == budget else "wall"
-        event = self._supervisor.record_limit(self, Capability.LIMIT_WALL, f"{budget} s", f"{limit} of {budget} s passed")
+        event = self._supervisor.record_limit(
+            self, Capability.LIMIT_WALL, f"{budget} s", f"{limit} of {budget} s passed"
+        )
         self._end_with(
             TimeoutError(
                 f"run in {self.name!r}: it was killed after {budget} s ({limit})",
@@ -447,8 +449,8 @@ class Sandbox:
         self._channel.exited.wait(_REAP_TIMEOUT_S)
         self._state = "ended"
         error = self._ending or self._supervisor.limit_that_killed(self) or self._death()
-        error.stdout = self._outputs["stdout"].take()  # type: ignore[attr-defined]
-        error.stderr = self._outputs["stderr"].take()  # type: ignore[attr-defined]
+        error.stdout = self._outputs["stdout"].take()
+        error.stderr = self._outputs["stderr"].take()
         self._ending = error
         return error
 
@@ -625,10 +627,10 @@ def _pickle_by_value(function: Callable[..., Any], args: tuple[Any, ...], kwargs
     module = sys.modules.get(getattr(function, "__module__", "") or "")
     standard = module is None or module.__name__.partition(".")[0] in sys.stdlib_module_names
     if standard or module is None:
-        return cloudpickle.dumps((function, args, kwargs))
+        return bytes(cloudpickle.dumps((function, args, kwargs)))
     cloudpickle.register_pickle_by_value(module)
     try:
-        return cloudpickle.dumps((function, args, kwargs))
+        return bytes(cloudpickle.dumps((function, args, kwargs)))
     finally:
         cloudpickle.unregister_pickle_by_value(module)
 

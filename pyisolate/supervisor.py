@@ -24,7 +24,7 @@ from .cell.channel import Backlog, Channel
 from .cell.pool import Pool, PoolSettings
 from .cell.reactor import Reactor
 from .cell.zygote import Exited
-from .decision import DenialCode, Mode, Verdict
+from .decision import DenialCode, Verdict
 from .errors import EnforcementError, LimitExceeded, MemoryExceeded, PolicyError, SandboxDied, SandboxError
 from .kernel.plan import CellTraits, KernelPlan, Prepared
 from .limits import rlimit
@@ -35,8 +35,8 @@ from .policy import Policy
 from .policy.compile import compile_policy
 from .policy.compiled import Limits
 from .policy.interpreter import InterpreterFiles
-from .sandbox import OutputCallback, Sandbox
 from .policy.suggest import suggestion
+from .sandbox import OutputCallback, Sandbox
 from .telemetry.event import Actor, BrokerRecord, DenialEvent, KernelRecord, Reporter, SandboxContext
 from .telemetry.merge import merge
 from .telemetry.metrics import SandboxRow
@@ -268,9 +268,7 @@ class Supervisor:
             self._pool.refill()
         return sandbox
 
-    def _hand_out(
-        self, sandbox: Sandbox, prepared: Prepared, enforcement: str, env: dict[str, str], cwd: str
-    ) -> None:
+    def _hand_out(self, sandbox: Sandbox, prepared: Prepared, enforcement: str, env: dict[str, str], cwd: str) -> None:
         channel = sandbox._channel
         named = prepared.descriptors()
         init = wire.Init(
@@ -291,8 +289,12 @@ class Supervisor:
                 raise SandboxDied(f"spawn {sandbox.name!r}: {error}") from None
         if not isinstance(answer, wire.Ready):
             channel.exited.wait(0.2 if channel.ended is not None else 0)
-            raise sandbox._death() if channel.ended is not None else SandboxDied(
-                f"spawn {sandbox.name!r}: the cell did not confine itself within {HANDOUT_TIMEOUT_S} s"
+            raise (
+                sandbox._death()
+                if channel.ended is not None
+                else SandboxDied(
+                    f"spawn {sandbox.name!r}: the cell did not confine itself within {HANDOUT_TIMEOUT_S} s"
+                )
             )
         steps = (*channel.steps, *answer.steps)
         failed = (*channel.failed_steps, *answer.failed)

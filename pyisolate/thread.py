@@ -114,8 +114,9 @@ class SandboxThread:
     def enforcement(self) -> EnforcementReport:
         """Who enforces what on this thread; says that it is a guard rail."""
         if self._report is None:
+            steps, failed = tuple(self._steps), tuple(self._failed)
             self._report = self._supervisor.plan.report(
-                self._prepared, "thread", "strict", tuple(self._steps), tuple(self._failed), cgroup_reason="shared process"
+                self._prepared, "thread", "strict", steps, failed, cgroup_reason="shared process"
             )
         return self._report
 
@@ -226,7 +227,7 @@ class SandboxThread:
         on_stderr: OutputCallback | None = None,
         filename: str | None = None,
     ) -> Result:
-        """Run statements on the sandbox thread; see `Sandbox.exec`. A timeout raises in the guest at its next bytecode."""
+        """Run statements on the sandbox thread; see `Sandbox.exec`. A timeout raises at the next bytecode."""
         started = time.perf_counter()
         output = _Capture(on_stdout or self._on_stdout)
         run = functools.partial(self._execute, source, filename or f"<{self.name}>", output)
@@ -283,7 +284,7 @@ class SandboxThread:
         except queue.Empty:
             self._raise_in_guest(TimeoutError)
             raise TimeoutError(
-                f"run in {self.name!r}: not done after {budget} s; it was told to stop, which native code does not hear",
+                f"run in {self.name!r}: not done after {budget} s; native code does not hear that it shall stop",
                 limit="timeout",
                 used=budget,
                 allowed=budget,

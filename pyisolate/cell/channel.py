@@ -13,7 +13,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from typing import Protocol
 
 from ..native import process
@@ -253,5 +252,3 @@ class Channel:
             if self.listener is not None:
                 os.close(self.listener)
                 self.listener = None
-
-

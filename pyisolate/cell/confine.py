@@ -44,14 +44,16 @@ class Steps:
             self.done.append(name)
 
 
-def confine_at_fork(spec: CellSpec, keep: set[int], steps: Steps) -> int | None:
-    """Apply everything that no policy can change; return the notification listener, if the kernel gave one.
+def confine_at_fork(spec: CellSpec, keep: set[int], steps: Steps) -> None:
+    """Apply everything that no policy can change, but for the filter (`load_filter`).
 
     Order matters: the identity maps need the capabilities of the new user namespace; the parent-death signal is
-    cleared by credential changes (prctl(2)), so it comes after them; the filter comes last.
+    cleared by credential changes (prctl(2)), so it comes after them.
     """
     if spec.clone_flags & process.CLONE_NEWUSER:
         steps.run("user namespace", lambda: process.write_id_maps(spec.uid, spec.gid))
+    if spec.clone_flags:
+        steps.done.append("namespaces")
     steps.run("session", os.setsid)
     steps.run("descriptors", lambda: process.close_all_except(sorted(keep)))
     if spec.clone_flags & process.CLONE_NEWUTS:
@@ -60,15 +62,23 @@ def confine_at_fork(spec: CellSpec, keep: set[int], steps: Steps) -> int | None:
     steps.run("dumpable", lambda: process.set_dumpable(spec.dumpable))
     steps.run("parent death signal", lambda: process.set_pdeathsig(signal.SIGKILL))
     os.umask(0o077)
-    listener: list[int] = []
 
-    def install() -> None:
-        descriptor = seccomp.install(spec.seccomp_program, notify=True)
-        if descriptor is not None:
-            listener.append(descriptor)
 
-    steps.run("seccomp", install)
-    return listener[0] if listener else None
+def load_filter(spec: CellSpec, peer: socket.socket, steps: Steps, report: Callable[[], bytes]) -> None:
+    """Load the seccomp filter and send the report, the filter's listener with it. Always sends exactly one report."""
+    steps.done.append("seccomp")  # undone below: the report that rides with the listener must already say it
+    if spec.seccomp_program:
+        try:
+            seccomp.install_and_send(spec.seccomp_program, peer.fileno(), report())
+        except OSError as error:
+            failure = f"{type(error).__name__}: {error}"
+        else:
+            return
+    else:
+        failure = "no filter could be made on this kernel"
+    steps.done.remove("seccomp")
+    steps.failed.append(("seccomp", failure))
+    peer.sendall(report())
 
 
 def confine_at_handout(
@@ -90,10 +100,3 @@ def confine_at_handout(
         os.close(ruleset)
     for descriptor in descriptors.values():
         os.close(descriptor)
-
-
-def send_with_descriptors(peer: socket.socket, data: bytes, descriptors: list[int]) -> None:
-    """Send all of `data`, the descriptors with its first byte."""
-    sent = socket.send_fds(peer, [data], descriptors) if descriptors else peer.send(data)
-    if sent < len(data):
-        peer.sendall(memoryview(data)[sent:])

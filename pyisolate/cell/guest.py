@@ -21,6 +21,7 @@ import time
 import traceback
 import types
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle  # noqa: F401 - loaded while warm, so that no file has to be read for it later
@@ -31,7 +32,7 @@ from ..broker import Broker
 from ..errors import PolicyError
 from ..telemetry.event import BrokerRecord
 from . import wire
-from .confine import Steps, confine_at_handout, send_with_descriptors
+from .confine import Steps, confine_at_handout
 
 _REPR_LIMIT_CHARS = 4096
 _TRACEBACK_LIMIT_CHARS = 16 << 10
@@ -122,11 +123,11 @@ class Guest:
 
     # -- channel --------------------------------------------------------------------------------------------
 
-    def send(self, frame: wire.GuestFrame, descriptors: list[int] | None = None) -> None:
+    def send(self, frame: wire.GuestFrame) -> None:
         """Send one frame whole; threads of the guest never interleave."""
         data = wire.encode(frame, limit=wire.MAX_GUEST_FRAME_BYTES)
         with self._send_lock:
-            send_with_descriptors(self._channel, data, descriptors or [])
+            self._channel.sendall(data)
 
     def report(self, record: BrokerRecord) -> None:
         """Send a denial record, before the refusal is raised."""
@@ -175,6 +176,7 @@ class Guest:
     def run(self, request: wire.Request) -> None:
         """Run one request and answer it exactly once."""
         started = time.perf_counter()
+        answer: wire.Done | wire.Failed
         try:
             answer = self._evaluate(request)
         except SystemExit as error:
@@ -308,7 +310,7 @@ def open_streams() -> None:
     sys.stderr = open(  # noqa: SIM115
         2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
     )
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    sys.__dict__.update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
 
 
 def warm_up(guest: Guest) -> None:
@@ -320,11 +322,12 @@ def warm_up(guest: Guest) -> None:
     linecache.clearcache()
 
 
-def main(channel: socket.socket) -> int:
-    """Serve until the host goes; returns the exit status."""
+def main(channel: socket.socket, finish_confinement: Callable[[], None]) -> int:
+    """Warm up, finish the confinement (which reports to the host), serve until the host goes; return the status."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     guest = Guest(channel)
     warm_up(guest)
+    finish_confinement()
     try:
         guest.serve()
     except (HostGone, ConnectionError, BrokenPipeError):

@@ -297,7 +297,7 @@ class Pool:
         with self._condition:
             channel = self._live.pop(message.pid, None)
             self._warming.pop(message.pid, None)
-            if channel in self._ready:
+            if channel is not None and channel in self._ready:
                 self._ready.remove(channel)
         if channel is not None:
             self._bury(channel, message)

@@ -98,8 +98,6 @@ class Reactor:
             except (OSError, ValueError):
                 return
             for descriptor, _mask in events:
-                if self._stopping:
-                    return
                 try:
                     self._serve(descriptor)
                 except Exception:

@@ -21,17 +21,79 @@ import msgspec
 from .. import hooks
 from ..native import process
 from . import guest, wire
-from .confine import CellSpec, Steps, confine_at_fork, send_with_descriptors
+from .confine import CellSpec, Steps, confine_at_fork, load_filter
 
 MAX_CONTROL_BYTES = 1 << 16
 #: Standard modules that most guests import; warm here, they cost a cell nothing (copy on write).
-WARM_MODULES = (
-    "abc ast base64 bisect collections collections.abc contextlib copy csv dataclasses datetime decimal enum fractions "
-    "functools glob hashlib heapq importlib.metadata inspect io itertools json keyword linecache locale math operator "
-    "os.path pathlib pickle pprint queue random re reprlib secrets select selectors shutil signal socket statistics "
-    "string struct subprocess tempfile textwrap threading time tokenize traceback types typing unicodedata urllib.parse "
-    "uuid warnings weakref zlib asyncio ctypes codecs encodings.idna encodings.utf_8 encodings.ascii encodings.latin_1"
-).split()
+WARM_MODULES = [
+    "abc",
+    "ast",
+    "base64",
+    "bisect",
+    "collections",
+    "collections.abc",
+    "contextlib",
+    "copy",
+    "csv",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "enum",
+    "fractions",
+    "functools",
+    "glob",
+    "hashlib",
+    "heapq",
+    "importlib.metadata",
+    "inspect",
+    "io",
+    "itertools",
+    "json",
+    "keyword",
+    "linecache",
+    "locale",
+    "math",
+    "operator",
+    "os.path",
+    "pathlib",
+    "pickle",
+    "pprint",
+    "queue",
+    "random",
+    "re",
+    "reprlib",
+    "secrets",
+    "select",
+    "selectors",
+    "shutil",
+    "signal",
+    "socket",
+    "statistics",
+    "string",
+    "struct",
+    "subprocess",
+    "tempfile",
+    "textwrap",
+    "threading",
+    "time",
+    "tokenize",
+    "traceback",
+    "types",
+    "typing",
+    "unicodedata",
+    "urllib.parse",
+    "uuid",
+    "warnings",
+    "weakref",
+    "zlib",
+    "asyncio",
+    "ctypes",
+    "codecs",
+    "encodings.idna",
+    "encodings.utf_8",
+    "encodings.ascii",
+    "encodings.latin_1",
+]
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,12 +206,16 @@ class Zygote:
             os.dup2(out_write, 1)
             os.dup2(err_write, 2)
             steps = Steps()
-            listener = confine_at_fork(self._start.spec, {0, 1, 2, channel.fileno()}, steps)
-            warm = wire.Warm(steps=tuple(steps.done), failed=tuple(steps.failed))
-            send_with_descriptors(channel, wire.encode(warm), [listener] if listener is not None else [])
-            if listener is not None:
-                os.close(listener)
-            status = guest.main(channel)
+            confine_at_fork(self._start.spec, {0, 1, 2, channel.fileno()}, steps)
+            status = guest.main(
+                channel,
+                lambda: load_filter(
+                    self._start.spec,
+                    channel,
+                    steps,
+                    lambda: wire.encode(wire.Warm(steps=tuple(steps.done), failed=tuple(steps.failed))),
+                ),
+            )
         except BaseException:
             traceback.print_exc()
         finally:

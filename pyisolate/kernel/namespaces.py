@@ -33,7 +33,9 @@ class NamespaceEnforcer:
 
     def capabilities(self) -> frozenset[Capability]:
         """Return what the namespaces decide."""
-        return frozenset({Capability.PROCESS_SIGNAL, Capability.PROCESS_TRACE, Capability.IPC_SYSV, Capability.IPC_POSIX})
+        return frozenset(
+            {Capability.PROCESS_SIGNAL, Capability.PROCESS_TRACE, Capability.IPC_SYSV, Capability.IPC_POSIX}
+        )
 
     def probe(self) -> Availability:
         """Make a process in new namespaces; it must be pid 1 and see no network interface that is up."""

@@ -204,7 +204,9 @@ class KernelPlan:
         fs_enforced = compiled.mode_of("fs") is Mode.ENFORCE
         try:
             if not fs_enforced:
-                notes.append("fs is in monitor mode: Landlock cannot record without refusing, so files have no kernel verdict")
+                notes.append(
+                    "fs is in monitor mode: Landlock cannot record without refusing, so files have no kernel verdict"
+                )
             elif self.usable("landlock"):
                 prepared.ruleset = self.landlock.prepare(compiled)
                 notes += prepared.ruleset.notes
@@ -218,7 +220,8 @@ class KernelPlan:
                     missing.append(self._why_missing("root view", "fs.metadata and hidden paths"))
             if prepared.root_view is None and fs_enforced:
                 missing += [
-                    f"rule {rule}: Landlock cannot subtract a path from a grant" for rule in self.landlock.unenforceable(compiled)
+                    f"rule {rule}: Landlock cannot subtract a path from a grant"
+                    for rule in self.landlock.unenforceable(compiled)
                 ]
             if not self.usable("seccomp"):
                 missing.append(self._why_missing("seccomp", "system calls, network and processes"))
@@ -239,7 +242,9 @@ class KernelPlan:
 
     def _why_missing(self, enforcer: str, what: str) -> str:
         found = self.availability.get(enforcer)
-        return f"{what}: {enforcer} is {found.status.value if found else 'not probed'} ({found.reason if found else ''})"
+        return (
+            f"{what}: {enforcer} is {found.status.value if found else 'not probed'} ({found.reason if found else ''})"
+        )
 
     def _remedy(self) -> str:
         remedies = [a.remedy for a in self.availability.values() if not a.usable and a.remedy]
@@ -287,9 +292,7 @@ class _Statuses:
         """Return one line for each capability."""
         fs_telemetry = "recorded by the notification listener" if self._seen else self._blind
         lines = [self._line(c, ("landlock", "root view"), self._has("landlock"), telemetry=fs_telemetry) for c in _FS]
-        lines.append(
-            self._line(Capability.FS_METADATA, ("root view",), self._has("root view"), telemetry=fs_telemetry)
-        )
+        lines.append(self._line(Capability.FS_METADATA, ("root view",), self._has("root view"), telemetry=fs_telemetry))
         listens = self._plan.listener is not None and self._has("seccomp")
         exact = "exact: every refusal is a record of the listener"
         lines += [self._line(c, ("seccomp", "namespaces", "landlock"), listens, telemetry=exact) for c in _NET]
@@ -317,7 +320,9 @@ class _Statuses:
     def _line(
         self, capability: Capability, enforcers: tuple[str, ...], enforced: bool, *, telemetry: str
     ) -> CapabilityStatus:
-        used = tuple(name for name in enforcers if self._has(name) or (name == "namespaces" and self._plan.usable(name)))
+        used = tuple(
+            name for name in enforcers if self._has(name) or (name == "namespaces" and self._plan.usable(name))
+        )
         return CapabilityStatus(
             capability=capability,
             coverage=Coverage.FULL if enforced else Coverage.NONE,

@@ -12,7 +12,7 @@ def probe_namespaces(flags: int, uid: int, gid: int) -> str:
 
     Raises OSError with the errno of the step that failed.
     """
-    status = int(lib.pyi_probe_namespaces(flags, uid, gid))
+    status = int(lib.namespaces_probe(flags, uid, gid))
     if status == 255:
         raise OSError(0, "the new process is not pid 1 of its namespace")
     if status:

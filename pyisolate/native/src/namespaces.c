@@ -1,7 +1,6 @@
 /* Probe of clone(2) with new namespaces, as the uid that cells will be: raw calls only between fork and _exit, since
  * the host may have threads. Status byte of the child: 0 proven, else the errno of the step that failed, 255 when the
  * process was made but is not pid 1 in its namespace. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -13,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static int pyi_write_map(const char *path, const char *text, int length)
+static int namespaces_write_map(const char *path, const char *text, int length)
 {
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd < 0)
@@ -23,7 +22,7 @@ static int pyi_write_map(const char *path, const char *text, int length)
     return wrote;
 }
 
-static int pyi_probe_inside(int uid, int gid, int user_namespace)
+static int namespaces_inside(int uid, int gid, int user_namespace)
 {
     char text[64];
     int error;
@@ -32,14 +31,14 @@ static int pyi_probe_inside(int uid, int gid, int user_namespace)
         return 255;
     if (!user_namespace)
         return 0;
-    if ((error = pyi_write_map("/proc/self/setgroups", "deny", 4)))
+    if ((error = namespaces_write_map("/proc/self/setgroups", "deny", 4)))
         return error;
-    if ((error = pyi_write_map("/proc/self/uid_map", text, snprintf(text, sizeof text, "%d %d 1", uid, uid))))
+    if ((error = namespaces_write_map("/proc/self/uid_map", text, snprintf(text, sizeof text, "%d %d 1", uid, uid))))
         return error;
-    return pyi_write_map("/proc/self/gid_map", text, snprintf(text, sizeof text, "%d %d 1", gid, gid));
+    return namespaces_write_map("/proc/self/gid_map", text, snprintf(text, sizeof text, "%d %d 1", gid, gid));
 }
 
-static int pyi_probe_child(int flags, int uid, int gid)
+static int namespaces_child(int flags, int uid, int gid)
 {
     int status = 0;
 
@@ -53,14 +52,14 @@ static int pyi_probe_child(int flags, int uid, int gid)
     if (pid < 0)
         return errno;
     if (pid == 0)
-        _exit(pyi_probe_inside(uid, gid, flags & CLONE_NEWUSER));
+        _exit(namespaces_inside(uid, gid, flags & CLONE_NEWUSER));
     if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
         return EIO;
     return WEXITSTATUS(status);
 }
 
 /* 0, or an errno value; 255 as above. */
-int pyi_probe_namespaces(int flags, int uid, int gid)
+static int namespaces_probe(int flags, int uid, int gid)
 {
     int status = 0;
     pid_t pid = fork();
@@ -68,7 +67,7 @@ int pyi_probe_namespaces(int flags, int uid, int gid)
     if (pid < 0)
         return errno;
     if (pid == 0)
-        _exit(pyi_probe_child(flags, uid, gid));
+        _exit(namespaces_child(flags, uid, gid));
     while (waitpid(pid, &status, 0) != pid)
         if (errno != EINTR)
             return errno;

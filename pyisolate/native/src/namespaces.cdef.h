@@ -1,1 +1,1 @@
-int pyi_probe_namespaces(int flags, int uid, int gid);
+int namespaces_probe(int flags, int uid, int gid);
