@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import io
 import linecache
 import os
@@ -36,6 +37,7 @@ from .confine import Steps, confine_at_handout
 
 _REPR_LIMIT_CHARS = 4096
 _TRACEBACK_LIMIT_CHARS = 16 << 10
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class HostGone(BaseException):
@@ -231,22 +233,26 @@ class Guest:
             return wire.Done(id=request.id, encoded=wire.encode_value(repr(value)[:_REPR_LIMIT_CHARS]), is_repr=True)
 
     def _failure(self, request: wire.Request, error: BaseException) -> wire.Failed:
-        record = self._hooks.attribute(error) if self._hooks is not None else None
-        if record is not None and not isinstance(error, PolicyError):
-            self.report(record)  # the kernel refused what the broker had let through: the errno tells
-        try:
-            message = str(error)
-        except BaseException:
-            message = "<the exception's own text raised>"
-        text = "".join(traceback.format_exception(type(error), error, _guest_part(error.__traceback__)))
+        # What the kernel refused though the broker had let it through is reported here, by its errno.
+        record = self._hooks.observe(error) if self._hooks is not None else None
+        with self._unwatched():
+            try:
+                message = str(error)
+            except BaseException:
+                message = "<the exception's own text raised>"
+            text = _traceback_text(error)
         return wire.Failed(
             id=request.id,
             type_name=type(error).__qualname__[:200],
             message=_clean(message)[:_REPR_LIMIT_CHARS],
             traceback=_clean(text)[-_TRACEBACK_LIMIT_CHARS:],
             sequence=record.sequence if record is not None else None,
-            errno=getattr(error, "errno", None) if isinstance(error, OSError) else None,
+            errno=error.errno if isinstance(error, OSError) and isinstance(error.errno, int) else None,
         )
+
+    def _unwatched(self) -> contextlib.AbstractContextManager[None]:
+        """The runtime's own file reads (source lines of a traceback) are no operations of the guest."""
+        return self._hooks.suspended() if self._hooks is not None else contextlib.nullcontext()
 
 
 def _clean(text: str) -> str:
@@ -281,12 +287,12 @@ def _remember_source(request: wire.Request) -> None:
     linecache.cache[request.filename] = (len(request.source), None, lines, request.filename)
 
 
-def _guest_part(trace: types.TracebackType | None) -> types.TracebackType | None:
-    """Drop the frames of this package from the top of a traceback."""
-    here = os.path.dirname(__file__)
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(here):
-        trace = trace.tb_next
-    return trace
+def _traceback_text(error: BaseException) -> str:
+    """Format a traceback without this package's own frames."""
+    summary = traceback.TracebackException.from_exception(error, lookup_lines=False, compact=True)
+    kept = [frame for frame in summary.stack if not frame.filename.startswith(_PACKAGE)]
+    summary.stack = traceback.StackSummary.from_list(kept)
+    return "".join(summary.format())
 
 
 def _flush_streams() -> None:
