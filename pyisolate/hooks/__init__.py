@@ -1,0 +1,83 @@
+"""The guest's side of the broker: what notices operations, asks, reports refusals and raises them.
+
+    operations      the table: audit event -> operations    (paths, addresses, frames: what arguments mean)
+    wrappers        functions without an audit event        importing  the import allow-list
+    pinned          names a guest may resolve               seeding    randomness that a policy denies
+    guest_hooks     GuestHooks: ask, report, raise          attribution, coalesce: its two memories
+    gate            opens the wrappers of a cell at hand-out
+
+A zygote calls `prewarm` once; a cell calls `install` at hand-out. Nothing here is a boundary (`docs/hooks.md`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ..policy.compiled import CompiledPolicy
+from ..telemetry.event import BrokerRecord
+from . import attribution, importing, seeding, wrappers
+from .gate import GATE
+from .guest_hooks import Asked, GuestHooks
+from .operations import EVENTS
+
+__all__ = ["Asked", "GuestHooks", "install", "prewarm"]
+
+
+def prewarm(*, audit: Any = None) -> None:
+    """Install everything that costs time, inert: wrappers, import checks, the native hook. In a zygote only.
+
+    `audit` stands in for `pyisolate.native.audit`, for tests.
+    """
+    audit = audit or _native()
+    audit.install()
+    audit.set_events(sorted(EVENTS))
+    wrappers.install()
+    importing.install()
+    seeding.install()
+    attribution.watch_raises(_observe)
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def install(
+    broker: Asked,
+    report: Callable[[BrokerRecord], None],
+    compiled: CompiledPolicy,
+    *,
+    process_wide: bool,
+    audit: Any = None,
+) -> GuestHooks:
+    """Put a sandbox under its broker: a whole cell (`process_wide`, after `prewarm`) or the calling thread.
+
+    On a thread the process belongs to the host: only audit events are seen there, plus imports where the guest's
+    globals carry `GuestHooks.builtins()`.
+    """
+    audit = audit or _native()
+    if process_wide:
+        hooks = GuestHooks(broker, report, compiled=compiled)
+        seeding.apply(compiled)
+        GATE.hooks = hooks
+        audit.set_process_callback(hooks.callback)
+        audit.seal()
+        return hooks
+    hooks = GuestHooks(
+        broker, report, compiled=compiled, isolation="thread", detach=lambda: audit.set_thread_callback(None)
+    )
+    audit.set_thread_callback(hooks.callback)
+    return hooks
+
+
+def _native() -> Any:
+    return importlib.import_module("pyisolate.native.audit")
+
+
+def _observe(error: OSError) -> None:
+    if (hooks := GATE.hooks) is not None:
+        hooks.observe(error)
+
+
+def _after_fork() -> None:
+    if (hooks := GATE.hooks) is not None:
+        hooks.after_fork()

@@ -1,0 +1,92 @@
+"""Socket addresses as targets: "10.0.0.5:5432", "[::1]:80", "unix:/run/x", "unix:@abstract"."""
+
+from __future__ import annotations
+
+import _socket
+from typing import Any
+
+from . import paths
+
+_inet_pton, _inet_ntop = _socket.inet_pton, _socket.inet_ntop
+AF_UNIX, AF_INET, AF_INET6 = int(_socket.AF_UNIX), int(_socket.AF_INET), int(_socket.AF_INET6)
+_FAMILY_NAMES = {value: name for name, value in vars(_socket).items() if name.startswith("AF_")}
+_TYPE_NAMES = {value: name for name, value in vars(_socket).items() if name.startswith("SOCK_")}
+_TYPE_MASK = 0xF  # SOCK_NONBLOCK and SOCK_CLOEXEC ride above it (linux/net.h)
+
+#: The C members themselves: the Python class's properties are slower, and a guest may override them.
+family_of = _socket.socket.family.__get__
+_type_of = _socket.socket.type.__get__
+
+
+def kind_of(sock: _socket.socket) -> int:
+    """Return SOCK_STREAM, SOCK_DGRAM ... without the flags that may ride on it."""
+    return int(_type_of(sock)) & _TYPE_MASK
+
+
+def literal(host: str) -> tuple[int, str] | None:
+    """Return (family, normal form) of an IP literal, its zone dropped; None for a name."""
+    plain = host.partition("%")[0]
+    for family in (AF_INET, AF_INET6):
+        try:
+            return family, _inet_ntop(family, _inet_pton(family, plain))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def host_text(value: object) -> str | None:
+    """Return a host argument as an exact str; None for "no host"."""
+    if value is None:
+        return None
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).decode("latin-1")
+    return str.__getitem__(value, slice(None)) if isinstance(value, str) else None
+
+
+def join(host: str, port: object) -> str:
+    """Return host and port as one target."""
+    shown = f"[{host}]" if ":" in host else host
+    return shown if port is None else f"{shown}:{port}"
+
+
+def inet(host: str, port: object) -> tuple[str, dict[str, Any]]:
+    """Return target and facts of a host and port; `address` is None for a name that is no literal."""
+    wild = {"": "0.0.0.0", "<broadcast>": "255.255.255.255"}
+    found = literal(wild.get(host, host))
+    number = port if isinstance(port, int) else None
+    if found is None:
+        return join(host, port), {"host": host.lower().rstrip("."), "address": None, "port": number}
+    return join(found[1], port), {"host": None, "address": found[1], "port": number}
+
+
+def unix(address: object) -> tuple[str, dict[str, Any]] | None:
+    """Return target and facts of a unix socket address; a pathname is resolved to what it reaches."""
+    if isinstance(address, (bytes, bytearray)):
+        address = bytes(address).decode("utf-8", "surrogateescape")
+    name = host_text(address)
+    if name is None:
+        return None
+    if name[:1] in ("", "\0"):
+        path = "@" + name[1:]
+    else:
+        path = paths.reached(name) or name
+    return f"unix:{path}", {"unix_path": path}
+
+
+def describe(family: int, address: object) -> tuple[str, dict[str, Any]] | None:
+    """Return target and facts of an address as `socket` methods take it; None where it names nobody."""
+    if address is None:
+        return None
+    if family == AF_UNIX:
+        return unix(address)
+    if family in (AF_INET, AF_INET6) and isinstance(address, tuple) and len(address) >= 2:
+        host = host_text(address[0])
+        return None if host is None else inet(host, address[1])
+    return f"{_FAMILY_NAMES.get(family, family)} {address!r}"[:200], {"family": family}
+
+
+def socket_kind(family: int, type_: int, protocol: int) -> tuple[str, dict[str, Any]]:
+    """Return target and facts of a socket to be made."""
+    kind = type_ & _TYPE_MASK
+    target = f"{_FAMILY_NAMES.get(family, family)}/{_TYPE_NAMES.get(kind, kind)}"
+    return target, {"family": int(family), "type": int(kind), "protocol": int(protocol)}

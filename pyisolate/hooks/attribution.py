@@ -1,0 +1,80 @@
+"""Which allowed operation did the kernel then refuse? Ties an OSError to the broker's last answer on its thread."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from _thread import get_ident
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import paths
+from .operations import Operation
+
+#: errno values by which a Linux security mechanism refuses (errno(3)).
+REFUSALS = frozenset({errno.EACCES, errno.EPERM})
+#: Threads remembered at most; identities are reused, so this only bounds a guest that leaks threads.
+_THREADS = 4096
+#: Capabilities whose errors carry no file name (socket(7), fork(2), kill(2)).
+_NAMELESS = ("net.", "process.", "ipc.", "random.", "kernel.", "memory.")
+
+
+class LastAllowed:
+    """Per thread, what the broker last let through: operations, arguments as given, system call."""
+
+    def __init__(self) -> None:
+        self._by_thread: dict[int, tuple[Sequence[Operation], tuple[Any, ...], str]] = {}
+
+    def remember(self, operations: Sequence[Operation], args: tuple[Any, ...], syscall: str) -> None:
+        """Note an allowed operation. Keeps text only: holding a guest's object would change when it is closed."""
+        if len(self._by_thread) >= _THREADS:
+            self._by_thread.clear()
+        named = tuple([value for value in args[:2] if type(value) is str or type(value) is bytes])
+        self._by_thread[get_ident()] = (operations, named, syscall)
+
+    def forget(self) -> None:
+        """Drop this thread's note: the next error is about something else."""
+        self._by_thread.pop(get_ident(), None)
+
+    def match(self, error: OSError) -> tuple[Operation, str] | None:
+        """Return the operation, and its system call, that the kernel refused with `error`; None when unrelated."""
+        if error.errno not in REFUSALS:
+            return None
+        noted = self._by_thread.get(get_ident())
+        if noted is None:
+            return None
+        operations, named, syscall = noted
+        names = [name for name in (error.filename, error.filename2) if name is not None]
+        if not names:
+            nameless = [one for one in operations if one[0].value.startswith(_NAMELESS)]
+            return (nameless[0], syscall) if nameless else None
+        for name in names:
+            if name in named:
+                return operations[0], syscall
+            reached = paths.reached(name)
+            for operation in operations:
+                if reached is not None and operation[1] == reached:
+                    return operation, syscall
+        return None
+
+
+def watch_raises(seen: Callable[[OSError], None]) -> bool:
+    """Call `seen` for every OSError that Python code sees raised, caught or not; False before 3.12.
+
+    sys.monitoring's RAISE event fires again in each frame that an exception passes through.
+    """
+    monitoring: Any = getattr(sys, "monitoring", None)
+    if monitoring is None:
+        return False
+    tool = next((number for number in (4, 3) if monitoring.get_tool(number) is None), None)
+    if tool is None:
+        return False
+
+    def on_raise(_code: object, _offset: int, error: BaseException) -> None:
+        if isinstance(error, OSError) and error.errno in REFUSALS:
+            seen(error)
+
+    monitoring.use_tool_id(tool, "pyisolate")
+    monitoring.register_callback(tool, monitoring.events.RAISE, on_raise)
+    monitoring.set_events(tool, monitoring.events.RAISE)
+    return True

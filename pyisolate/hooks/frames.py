@@ -1,0 +1,64 @@
+"""Whose code is running: the guest's, the interpreter's library, or this package.
+
+Told by `co_filename`, which guest code can fake (`code.replace`): good for origins and for the import guard rail,
+never for a decision that anything depends on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from types import FrameType
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + "/"
+_HOOKS = os.path.dirname(os.path.abspath(__file__)) + "/"
+_IMPORTLIB = "<frozen importlib"
+_getframe = sys._getframe
+
+
+def _library_prefixes() -> tuple[str, ...]:
+    """Return the directories whose code counts as library, with the spelling that code objects carry."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    paths = {path for name in names if (path := sysconfig.get_paths().get(name))}
+    paths.add(os.path.dirname(os.path.abspath(os.__file__)))
+    paths.update(path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages"))
+    paths.update([os.path.realpath(path) for path in paths])
+    return (_PACKAGE, "<frozen ", *sorted({path.rstrip("/") + "/" for path in paths if path.startswith("/")}))
+
+
+LIBRARY: tuple[str, ...] = _library_prefixes()
+
+
+def is_guest(frame: FrameType) -> bool:
+    """Tell whether a frame runs guest code: code from below no library directory."""
+    return not frame.f_code.co_filename.startswith(LIBRARY)
+
+
+def is_hook(frame: FrameType) -> bool:
+    """Tell whether a frame is this layer's own."""
+    return frame.f_code.co_filename.startswith(_HOOKS)
+
+
+def is_import_machinery(frame: FrameType) -> bool:
+    """Tell whether a frame is importlib's."""
+    return frame.f_code.co_filename.startswith(_IMPORTLIB)
+
+
+def caller() -> FrameType | None:
+    """Return the nearest frame outside this layer."""
+    frame: FrameType | None = _getframe(1)
+    while frame is not None and is_hook(frame):
+        frame = frame.f_back
+    return frame
+
+
+def origin() -> str | None:
+    """Return the nearest guest frame as "file:line in function", or None (a thread that runs library code only)."""
+    frame: FrameType | None = _getframe(1)
+    while frame is not None and not is_guest(frame):
+        frame = frame.f_back
+    if frame is None:
+        return None
+    code = frame.f_code
+    return f"{code.co_filename}:{frame.f_lineno or 0} in {code.co_qualname}"

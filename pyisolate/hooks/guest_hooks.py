@@ -1,0 +1,308 @@
+"""`GuestHooks`: what asks the broker on behalf of guest code, reports refusals and raises them.
+
+It lives in the guest's interpreter, so a hostile guest can find and change it. It is never the boundary.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import json
+import logging
+import time
+from _thread import get_ident, get_native_id
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from ..capability import CAPABILITY_NUMBER, Capability
+from ..decision import Decision, DenialCode, Mode, Verdict
+from ..errors import PolicyError
+from ..policy.compiled import CompiledPolicy
+from ..policy.suggest import suggestion
+from ..telemetry.event import BrokerRecord, DenialEvent, SandboxContext
+from ..telemetry.merge import merge
+from ..telemetry.sanitize import escape
+from . import frames
+from .attribution import LastAllowed
+from .coalesce import Coalescer
+from .importing import ImportRule, checked_import
+from .operations import OPERATIONS, Operation
+from .pinned import PinnedHosts
+
+_log = logging.getLogger("pyisolate.hooks")
+_RECORD = "_pyisolate_record"
+_REPORTED = "_pyisolate_reported"
+_DESCRIPTIONS = 64
+
+
+class Asked(Protocol):
+    """The part of the broker that hooks use."""
+
+    def decide(self, capability: Capability, target: str, **facts: Any) -> Decision:
+        """Return the decision on one operation."""
+        ...
+
+
+class GuestHooks:
+    """Asks the broker about each operation of guest code. One per sandbox; thread-safe.
+
+    `report` receives every refusal before it is raised; exact repeats are coalesced (see `flush`).
+    """
+
+    def __init__(
+        self,
+        broker: Asked,
+        report: Callable[[BrokerRecord], None],
+        *,
+        mode: Mode = Mode.ENFORCE,
+        compiled: CompiledPolicy | None = None,
+        isolation: str = "process",
+        detach: Callable[[], None] | None = None,
+    ) -> None:
+        self.mode = compiled.mode if compiled is not None else mode
+        self._isolation, self._detach = isolation, detach
+        self._reports = Coalescer(report)
+        self._last = LastAllowed()
+        self._busy: set[int] = set()
+        self._sequence = 0
+        self._descriptions: dict[tuple[Any, ...], tuple[str, str | None, DenialEvent | None]] = {}
+        self.replace(broker, compiled)
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    def replace(self, broker: Asked, compiled: CompiledPolicy | None = None) -> None:
+        """Ask a reloaded policy from now on."""
+        self._broker, self._compiled = broker, compiled
+        self._descriptions.clear()
+        self.imports = ImportRule(self.ask, self.peek)
+        self.hosts = PinnedHosts(compiled.pinned_hosts if compiled is not None else {}, self.ask)
+        self.random_denied = compiled is not None and not compiled.allow_random
+
+    def flush(self) -> None:
+        """Report what still waits as a count of repeats. Call when a request ends, or repeats may be lost."""
+        self._reports.flush()
+
+    def close(self) -> None:
+        """Take the hooks off the calling thread (thread isolation) and report what still waits."""
+        if self._detach is not None:
+            self._detach()
+        self.flush()
+
+    def after_fork(self) -> None:
+        """Start afresh in a child of the guest: what the parent has to report stays the parent's."""
+        self._reports.forget()
+        self._busy.clear()
+
+    def builtins(self) -> dict[str, Any]:
+        """Return builtins whose `__import__` asks first, for the globals of a guest on a host thread."""
+        return {**vars(builtins), "__import__": checked_import(lambda: self.imports)}
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Ask nothing on this thread: for the runtime's own operations in the guest's process."""
+        ident = get_ident()
+        added = ident not in self._busy
+        self._busy.add(ident)
+        try:
+            yield
+        finally:
+            if added:
+                self._busy.discard(ident)
+
+    # -- operations -----------------------------------------------------------------------------------------
+
+    def callback(self, event: str, args: tuple[Any, ...]) -> int:
+        """Decide one audit event: return the capability's number (0: nothing asked) or raise PolicyError."""
+        found = OPERATIONS.get(event)
+        ident = get_ident()
+        if ident in self._busy:
+            return 0
+        self._busy.add(ident)
+        try:
+            if self._reports.waiting:
+                self._reports.tick()
+            if found is None:
+                return self._own(event, args)
+            try:
+                operations = found[0](args)
+            except Exception:  # arguments of a shape that the call itself will refuse; else the kernel decides
+                return 0
+            return self._decide_all(operations, args, found[1])
+        finally:
+            self._busy.discard(ident)
+
+    def ask_all(self, operations: Sequence[Operation], args: tuple[Any, ...] = (), syscall: str = "") -> int:
+        """Decide operations that raise no audit event (see `wrappers`)."""
+        ident = get_ident()
+        if ident in self._busy:
+            return 0
+        self._busy.add(ident)
+        try:
+            return self._decide_all(operations, args, syscall)
+        finally:
+            self._busy.discard(ident)
+
+    def ask(self, capability: Capability, target: str, **facts: Any) -> int:
+        """Decide one operation. Raises PolicyError."""
+        return self.ask_all(((capability, target, facts),))
+
+    def peek(self, capability: Capability, target: str, **facts: Any) -> Decision:
+        """Return the broker's decision without reporting or raising."""
+        return self._broker.decide(capability, target, **facts)
+
+    def _own(self, event: str, args: tuple[Any, ...]) -> int:
+        if event == "import":
+            if args[1] is None:
+                return 0  # a search for a module; who may name it is decided where it is named
+            operations = self.imports.native(args[0], args[1])
+        elif event == "socket.getaddrinfo":
+            operations = self.hosts.operations(args[0], args[1])
+        elif event in ("socket.gethostbyname", "socket.gethostbyaddr"):
+            operations = self.hosts.operations(args[0], None)
+        else:
+            return 0
+        return self._decide_all(operations, args, "")
+
+    def _decide_all(self, operations: Sequence[Operation], args: tuple[Any, ...], syscall: str) -> int:
+        if not operations:
+            self._last.forget()
+            return 0
+        for capability, target, facts in operations:
+            decision = self._broker.decide(capability, target, **facts)
+            if decision.verdict is not Verdict.ALLOW:
+                self._refuse(decision, syscall)
+        self._last.remember(operations, args, syscall)
+        return CAPABILITY_NUMBER[operations[0][0]]
+
+    # -- refusals -------------------------------------------------------------------------------------------
+
+    def _refuse(self, decision: Decision, syscall: str) -> None:
+        """Report a refusal; raise it unless it is a would-be one."""
+        self._sequence += 1
+        origin = frames.origin()
+        record = BrokerRecord(
+            sequence=self._sequence,
+            capability=decision.capability,
+            target=decision.target,
+            verdict=decision.verdict,
+            code=decision.code,
+            reason=decision.reason,
+            rule=decision.rule,
+            presented=decision.presented,
+            origin=origin,
+            tid=get_native_id(),
+            monotonic_ns=time.monotonic_ns(),
+            syscall=syscall or None,
+        )
+        kind = (decision.capability, decision.target, decision.verdict, decision.code, origin)
+        self._reports.add(kind, record)
+        if not decision.refused:
+            return
+        message, advice, event = self._described(kind, decision, record)
+        error = PolicyError(message, denial_event=event, hint=advice)
+        error.__dict__[_RECORD] = record
+        raise error
+
+    def _described(
+        self, kind: tuple[Any, ...], decision: Decision, record: BrokerRecord
+    ) -> tuple[str, str | None, DenialEvent | None]:
+        """Return text, hint and the preliminary event: what the guest may know; the host's own replaces it."""
+        known = self._descriptions.get(kind)
+        if known is not None:
+            return known
+        shown = escape(decision.target)
+        message = f"{decision.capability.value}, on {shown}: {decision.reason or 'not granted'}"
+        event: DenialEvent | None = None
+        try:
+            event = merge(self._context(), record, None, suggest=suggestion)
+        except Exception:  # a refusal is raised whether or not it can be described
+            _log.debug("denial event failed", exc_info=True)
+        if len(self._descriptions) >= _DESCRIPTIONS:
+            self._descriptions.clear()
+        self._descriptions[kind] = described = message, hint(decision), event
+        return described
+
+    def _context(self) -> SandboxContext:
+        compiled = self._compiled
+        return SandboxContext(
+            sandbox="",
+            sandbox_id="",
+            policy=compiled.name if compiled is not None else "",
+            policy_version=compiled.version if compiled is not None else "",
+            policy_generation=compiled.generation if compiled is not None else 0,
+            isolation=self._isolation,
+            mode=self.mode,
+        )
+
+    # -- what the kernel refused ----------------------------------------------------------------------------
+
+    def attribute(self, error: BaseException) -> BrokerRecord | None:
+        """Return the record of the operation behind an exception: the broker's refusal, or what it had allowed and
+        the kernel refused (`errno` is set). None when the error is about something else.
+
+        Reports nothing: see `observe` and `reported`.
+        """
+        known = getattr(error, "__dict__", {}).get(_RECORD)
+        if isinstance(known, BrokerRecord):
+            return known
+        if not isinstance(error, OSError) or isinstance(error, PolicyError):
+            return None
+        matched = self._last.match(error)
+        if matched is None:
+            return None
+        (capability, target, _facts), syscall = matched
+        self._sequence += 1
+        record = BrokerRecord(
+            sequence=self._sequence,
+            capability=capability,
+            target=target,
+            verdict=Verdict.ALLOW,
+            reason="allowed by the policy",
+            origin=frames.origin() or _raised_at(error),
+            tid=get_native_id(),
+            monotonic_ns=time.monotonic_ns(),
+            errno=error.errno,
+            syscall=syscall or None,
+        )
+        error.__dict__[_RECORD] = record
+        return record
+
+    def reported(self, error: BaseException) -> bool:
+        """Tell whether the record of an exception has been reported already."""
+        return isinstance(error, PolicyError) or getattr(error, "__dict__", {}).get(_REPORTED) is True
+
+    def observe(self, error: BaseException) -> BrokerRecord | None:
+        """Attribute an exception and report it once: repeats and re-raises of the same object count once."""
+        ident = get_ident()
+        if ident in self._busy:
+            return None
+        self._busy.add(ident)
+        try:
+            record = self.attribute(error)
+            if record is not None and not self.reported(error):
+                error.__dict__[_REPORTED] = True
+                self._reports.add((record.capability, record.target, record.errno, record.origin), record)
+            return record
+        finally:
+            self._busy.discard(ident)
+
+
+def _raised_at(error: BaseException) -> str | None:
+    """Return the innermost guest frame of a traceback."""
+    trace, found = error.__traceback__, None
+    while trace is not None:
+        if frames.is_guest(trace.tb_frame):
+            code = trace.tb_frame.f_code
+            found = f"{code.co_filename}:{trace.tb_lineno or 0} in {code.co_qualname}"
+        trace = trace.tb_next
+    return found
+
+
+def hint(decision: Decision) -> str | None:
+    """Return what to do next: the rule that decides, or the piece of policy that would allow it."""
+    if decision.code is DenialCode.ALWAYS_DENIED:
+        return "no policy can grant this"
+    if decision.code is DenialCode.EXPLICIT_DENY and decision.rule is not None:
+        return f"remove or narrow the rule {decision.rule}"
+    found = suggestion(decision.capability, decision.target)
+    return None if found is None else f"add to the policy: {json.dumps(found)}"

@@ -1,0 +1,230 @@
+"""The import allow-list: what guest code itself may name.
+
+An import statement in a guest frame needs `import.allow`, warm or not; what granted library code then imports passes.
+Native modules are asked about wherever they are loaded from. Modules that a guest reaches as attributes
+(`json.codecs`) or through `sys.modules` are not seen: this is a guard rail, the kernel's read rules are the boundary.
+"""
+
+from __future__ import annotations
+
+import _thread
+import builtins
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..capability import Capability
+from ..decision import Decision, Verdict
+from . import frames, paths
+from .gate import GATE
+from .operations import Operation
+
+#: What a guest may name without a grant: already in front of it, and no more than syntax needs.
+ALWAYS = frozenset({"builtins", "__main__", "__future__"})
+#: What C code imports on behalf of its caller (`PyImport_Import` in CPython 3.11 to 3.13): `time.strptime()` must
+#: not need a grant for `_strptime`. Such calls are told by their empty list of names; statements pass a tuple.
+ON_BEHALF = frozenset(
+    {
+        "_compat_pickle",
+        "_io",
+        "_locale",
+        "_pydatetime",
+        "_pydecimal",
+        "_pylong",
+        "_strptime",
+        "_weakrefset",
+        "abc",
+        "array",
+        "asyncio.events",
+        "codecs",
+        "collections",
+        "collections.abc",
+        "contextvars",
+        "copyreg",
+        "datetime",
+        "decimal",
+        "enum",
+        "functools",
+        "io",
+        "locale",
+        "numbers",
+        "operator",
+        "re",
+        "reprlib",
+        "string",
+        "time",
+        "traceback",
+        "types",
+        "typing",
+        "warnings",
+        "weakref",
+        "zoneinfo",
+    }
+)
+_NATIVE_SUFFIX = ".so"
+
+_import = builtins.__import__
+_import_module = importlib.import_module
+_pure_import = importlib.__import__
+_bootstrap: Any = sys.modules["_frozen_importlib"]  # what importlib calls _bootstrap
+_gcd_import = _bootstrap._gcd_import
+_resolve_name, _calc_package = _bootstrap._resolve_name, _bootstrap._calc___package__
+_getframe = sys._getframe
+_modules = sys.modules
+
+
+class ImportRule:
+    """Decides imports for one policy; remembers what it allowed, so that a repeat costs a set look-up."""
+
+    def __init__(
+        self,
+        ask: Callable[..., int],
+        peek: Callable[..., Decision],
+    ) -> None:
+        self._ask, self._peek = ask, peek
+        self._allowed: set[str] = set()
+
+    def statement(self, name: object, globals_: Mapping[str, Any] | None, names: object, level: object) -> None:
+        """Decide `import name` or `from name import names` in guest code. Raises PolicyError."""
+        if not isinstance(name, str) or not isinstance(level, int):
+            return  # the import itself raises
+        full = paths.text(name) or ""
+        if level > 0:
+            try:
+                full = _resolve_name(full, _calc_package(globals_), level)
+            except Exception:
+                return
+        if isinstance(names, list) and not names and full in ON_BEHALF:
+            return
+        wanted = [one for one in names if isinstance(one, str)] if isinstance(names, (tuple, list)) else []
+        self.module(full, wanted)
+
+    def module(self, full: str, names: Sequence[str] = ()) -> None:
+        """Decide a module by its full name, and what is taken from it where that may be a submodule."""
+        below = [f"{full}.{name}" for name in names if name != "*"]
+        if full not in self._allowed:
+            # `from xml import etree` needs no more than `import xml.etree`
+            if below and not self._granted(full) and all(self._granted(one) for one in below):
+                self._allowed.update(below)
+                return
+            self._decide(full)
+        for one in below:
+            if one not in self._allowed:
+                if self._granted(one):
+                    self._allowed.add(one)
+                else:  # a rule of its own says no: the module around it is granted
+                    self._decide(one)
+
+    def native(self, name: str, filename: object) -> Sequence[Operation]:
+        """Return the operation of loading a native module, whoever imports it."""
+        path = paths.reached(filename) or paths.text(filename) or ""
+        return ((Capability.IMPORT_NATIVE, name, {"path": path, "how": "import"}),)
+
+    def _granted(self, full: str) -> bool:
+        return full in ALWAYS or self._peek(Capability.IMPORT_MODULE, full).verdict is Verdict.ALLOW
+
+    def _decide(self, full: str) -> None:
+        if full not in ALWAYS:
+            self._ask(Capability.IMPORT_MODULE, full)
+            self._decide_warm_native(full)
+            if not self._granted(full):
+                return  # monitor mode let it through: the next import is recorded as well
+        self._allowed.add(full)
+
+    def _decide_warm_native(self, full: str) -> None:
+        """A native module that is loaded already raises no event, so its grant is asked for here."""
+        filename = getattr(_modules.get(full), "__file__", None)
+        if isinstance(filename, str) and filename.endswith(_NATIVE_SUFFIX):
+            self._ask(Capability.IMPORT_NATIVE, full, path=filename, how="import")
+
+
+def _guest_caller() -> bool:
+    """Tell whether the caller of a wrapper is guest code."""
+    return not _getframe(2).f_code.co_filename.startswith(frames.LIBRARY)
+
+
+def _checked_import(
+    name: str,
+    globals: Mapping[str, Any] | None = None,
+    locals: Mapping[str, Any] | None = None,
+    fromlist: Sequence[str] = (),
+    level: int = 0,
+) -> Any:
+    hooks = GATE.hooks
+    if hooks is not None and _guest_caller():
+        hooks.imports.statement(name, globals, fromlist, level)
+    return _import(name, globals, locals, fromlist, level)
+
+
+def _checked_pure_import(
+    name: str,
+    globals: Mapping[str, Any] | None = None,
+    locals: Mapping[str, Any] | None = None,
+    fromlist: Sequence[str] = (),
+    level: int = 0,
+) -> Any:
+    hooks = GATE.hooks
+    if hooks is not None and _guest_caller():
+        hooks.imports.statement(name, globals, fromlist, level)
+    return _pure_import(name, globals, locals, fromlist, level)
+
+
+def _checked_import_module(name: str, package: str | None = None) -> Any:
+    hooks = GATE.hooks
+    if hooks is not None and _guest_caller() and isinstance(name, str):
+        full = name
+        if name.startswith("."):
+            try:
+                full = importlib.util.resolve_name(name, package)
+            except Exception:
+                full = ""
+        if full:
+            hooks.imports.module(full)
+    return _import_module(name, package)
+
+
+def _checked_gcd_import(name: str, package: str | None = None, level: int = 0) -> Any:
+    hooks = GATE.hooks
+    if hooks is not None and _guest_caller():
+        hooks.imports.statement(name, {"__package__": package}, (), level)
+    return _gcd_import(name, package, level)
+
+
+def checked_import(rule: Callable[[], ImportRule]) -> Callable[..., Any]:
+    """Return an `__import__` for one guest's own builtins: thread isolation, where the process's are the host's."""
+
+    def __import__(
+        name: str,
+        globals: Mapping[str, Any] | None = None,
+        locals: Mapping[str, Any] | None = None,
+        fromlist: Sequence[str] = (),
+        level: int = 0,
+    ) -> Any:
+        if not _getframe(1).f_code.co_filename.startswith(frames.LIBRARY):
+            rule().statement(name, globals, fromlist, level)
+        return _import(name, globals, locals, fromlist, level)
+
+    __import__.__doc__ = _import.__doc__
+    return __import__
+
+
+_installed = _thread.allocate_lock()
+
+
+def install() -> None:
+    """Put the checks before `__import__` and importlib's own entries, inert until the gate opens. Cells only."""
+    if not _installed.acquire(blocking=False):
+        return
+    for wrapper, original, name in (
+        (_checked_import, _import, "__import__"),
+        (_checked_pure_import, _pure_import, "__import__"),
+        (_checked_import_module, _import_module, "import_module"),
+        (_checked_gcd_import, _gcd_import, "_gcd_import"),
+    ):
+        wrapper.__name__ = wrapper.__qualname__ = name
+        wrapper.__doc__ = original.__doc__
+    builtins.__import__ = _checked_import  # type: ignore[assignment]
+    importlib.__import__ = _checked_pure_import  # type: ignore[assignment]
+    importlib.import_module = _checked_import_module
+    _bootstrap._gcd_import = _checked_gcd_import

@@ -1,0 +1,335 @@
+"""The table of operations: audit event -> the operations that its arguments stand for.
+
+An operation is (capability, target, facts): the facts are what a target's text cannot say exactly. A function here
+returns nothing for what needs no decision (a descriptor: it was decided when it was opened) or cannot be resolved.
+`docs/hooks.md` is the reader's version of this table.
+"""
+
+from __future__ import annotations
+
+import posix
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..capability import Capability as C
+from . import addresses, frames, paths
+from .gate import GATE
+
+Operation = tuple[C, str, dict[str, Any]]
+Operations = Sequence[Operation]
+Arguments = tuple[Any, ...]
+
+_NOTHING: Operations = ()
+_O_WRITING, _O_CREAT, _O_TRUNC = posix.O_WRONLY | posix.O_RDWR, posix.O_CREAT, posix.O_TRUNC
+_O_PATH = getattr(posix, "O_PATH", 0o10000000)  # open(2)
+_O_TMPFILE_BIT = 0o20000000  # __O_TMPFILE (asm-generic/fcntl.h)
+_SOCKET_INIT = socket.socket.__init__.__code__
+#: Requests that put words into a terminal's mouth (ioctl_tty(2)); part of the floor.
+_TERMINAL_REQUESTS = {0x5412: "TIOCSTI", 0x541C: "TIOCLINUX"}
+
+
+def opening(path: str, flags: int) -> Operations:
+    """Return the operations of opening a resolved path with open(2) flags."""
+    if flags & _O_PATH:
+        return _NOTHING
+    facts: dict[str, Any] = {}
+    if flags & _O_TMPFILE_BIT:
+        return (C.FS_CREATE, path, facts), (C.FS_WRITE, path, facts)
+    found: list[Operation] = []
+    access = flags & _O_WRITING
+    if flags & _O_CREAT and not paths.exists(path):
+        found.append((C.FS_CREATE, path, facts))
+    if access or flags & _O_TRUNC:
+        found.append((C.FS_WRITE, path, facts))
+    if access != posix.O_WRONLY:
+        found.append((C.FS_READ, path, facts))
+    return found
+
+
+def _open(args: Arguments) -> Operations:
+    path = paths.reached_by_open(args[0])
+    return _NOTHING if path is None else opening(path, args[2])
+
+
+def _at(capability: C, *, dir_fd: int | None = None, follow: bool = True) -> Callable[[Arguments], Operations]:
+    """Return a function for events that carry one path first and its dir_fd at `dir_fd`."""
+
+    def operations(args: Arguments) -> Operations:
+        path = paths.reached(args[0], None if dir_fd is None else args[dir_fd], follow=follow)
+        return _NOTHING if path is None else ((capability, path, {}),)
+
+    return operations
+
+
+def _creating(index: int, dir_fd: int) -> Callable[[Arguments], Operations]:
+    """Return a function for events that make a name; one that exists is left to the kernel (EEXIST comes first)."""
+
+    def operations(args: Arguments) -> Operations:
+        path = paths.reached(args[index], args[dir_fd], follow=False)
+        return _NOTHING if path is None or paths.present(path) else ((C.FS_CREATE, path, {}),)
+
+    return operations
+
+
+def _list(args: Arguments) -> Operations:
+    # importlib lists every directory on its way; refusing that would hide modules that are granted by name
+    caller = frames.caller()
+    if isinstance(args[0], int) or (caller is not None and frames.is_import_machinery(caller)):
+        return _NOTHING
+    path = paths.reached("." if args[0] is None else args[0])
+    return _NOTHING if path is None else ((C.FS_READ, path, {"listing": True}),)
+
+
+def _metadata(args: Arguments) -> Operations:
+    """Return the operation of changing owner, mode, times or attributes; descriptors count where they have a name."""
+    value = args[0]
+    path = paths.of_descriptor(value) if isinstance(value, int) else paths.reached(value, _last_dir_fd(args))
+    return _NOTHING if path is None else ((C.FS_METADATA, path, {"change": True}),)
+
+
+def _last_dir_fd(args: Arguments) -> int | None:
+    return args[-1] if len(args) > 2 and isinstance(args[-1], int) else None
+
+
+def _attributes(args: Arguments) -> Operations:
+    return _metadata(args[:1])
+
+
+def _rename(args: Arguments) -> Operations:
+    source = paths.reached(args[0], args[2], follow=False)
+    target = paths.reached(args[1], args[3], follow=False)
+    found: list[Operation] = []
+    if source is not None:
+        found.append((C.FS_DELETE, source, {}))
+    if target is not None:
+        found.append((C.FS_CREATE, target, {}))
+        if paths.present(target):
+            found.append((C.FS_DELETE, target, {}))
+    return found
+
+
+def _link(args: Arguments) -> Operations:
+    source = paths.reached(args[0], args[2])
+    target = paths.reached(args[1], args[3], follow=False)
+    found: list[Operation] = []
+    if source is not None:
+        found.append((C.FS_READ, source, {}))
+    if target is not None and not paths.present(target):
+        found.append((C.FS_CREATE, target, {}))
+    return found
+
+
+def _exec(args: Arguments) -> Operations:
+    return _executing(paths.executable(args[0]) if isinstance(args[0], int) else paths.reached(args[0]))
+
+
+def _executing(path: str | None) -> Operations:
+    return _NOTHING if path is None else ((C.PROCESS_EXEC, path, {}),)
+
+
+def _spawn(args: Arguments) -> Operations:
+    return _executing(paths.executable(args[0], search=args[2] if len(args) > 2 else None))
+
+
+def _popen(args: Arguments) -> Operations:
+    return _executing(paths.executable(args[0], search=args[3], base=args[2]))
+
+
+def _shell(args: Arguments) -> Operations:
+    return _executing(paths.reached("/bin/sh"))
+
+
+def _terminal_spawn(args: Arguments) -> Operations:
+    argv = args[0]
+    return _executing(paths.executable(argv if isinstance(argv, (str, bytes)) else argv[0]))
+
+
+def _fork(args: Arguments) -> Operations:
+    return ((C.PROCESS_FORK, "fork", {}),)
+
+
+def signalling(target: str, pid: int | None, number: int) -> Operations:
+    """Return the operation of a signal. In a cell every process that has a number is the sandbox's own."""
+    return ((C.PROCESS_SIGNAL, target, {"pid": pid, "signal": number, "inside": GATE.hooks is not None}),)
+
+
+def _kill(args: Arguments) -> Operations:
+    return signalling(str(args[0]), int(args[0]), int(args[1]))
+
+
+def _killpg(args: Arguments) -> Operations:
+    return signalling(str(-args[0]), -int(args[0]), int(args[1]))
+
+
+def _socket(args: Arguments) -> Operations:
+    _self, family, type_, protocol = args
+    frame = frames.caller()
+    # accept, fromfd, dup and socketpair adopt a descriptor that exists
+    if frame is not None and frame.f_code is _SOCKET_INIT and frame.f_locals.get("fileno") is not None:
+        return _NOTHING
+    return ((C.NET_SOCKET, *addresses.socket_kind(family, type_, protocol)),)
+
+
+def _addressed(capability: C) -> Callable[[Arguments], Operations]:
+    """Return a function for socket events, whose arguments are the socket and an address."""
+
+    def operations(args: Arguments) -> Operations:
+        described = addresses.describe(addresses.family_of(args[0]), args[1])
+        if described is None:
+            return _NOTHING
+        target, facts = described
+        return ((capability, target, {**facts, "type": addresses.kind_of(args[0])}),)
+
+    return operations
+
+
+def _named_host(host: int, port: int | None) -> Callable[[Arguments], Operations]:
+    """Return a function for events of protocol clients: they tell the host before a socket exists."""
+
+    def operations(args: Arguments) -> Operations:
+        name = addresses.host_text(args[host])
+        if not name:
+            return _NOTHING
+        return ((C.NET_CONNECT, *addresses.inet(name, None if port is None else args[port])),)
+
+    return operations
+
+
+def _dlopen(args: Arguments) -> Operations:
+    name = paths.text(args[0])
+    if name is None:
+        return _NOTHING  # the process itself
+    path = paths.reached(name) if "/" in name else name
+    return ((C.IMPORT_NATIVE, path or name, {"path": path or name, "how": "dlopen"}),)
+
+
+def _load_extension(args: Arguments) -> Operations:
+    return _dlopen(args[1:2])
+
+
+def _database(args: Arguments) -> Operations:
+    name = paths.text(args[0])
+    if name is None or name in ("", ":memory:") or name.startswith("file:"):
+        return _NOTHING  # whether "file:" is a URI is not in the event
+    path = paths.reached(name)
+    if path is None:
+        return _NOTHING
+    # SQLite falls back to reading where it may not write, so writing is asked when it is tried: by the kernel
+    return opening(path, posix.O_RDONLY) if paths.exists(path) else opening(path, posix.O_RDWR | posix.O_CREAT)
+
+
+def _ioctl(args: Arguments) -> Operations:
+    name = _TERMINAL_REQUESTS.get(args[1] & 0xFFFFFFFF)
+    return _NOTHING if name is None else ((C.KERNEL_IOCTL, name, {"request": int(args[1])}),)
+
+
+def _syslog(args: Arguments) -> Operations:
+    return ((C.NET_CONNECT, "unix:/dev/log", {"unix_path": "/dev/log"}),)
+
+
+#: Audit event -> (function of its arguments, the system call that would follow).
+OPERATIONS: dict[str, tuple[Callable[[Arguments], Operations], str]] = {
+    "open": (_open, "openat"),
+    "os.listdir": (_list, "openat"),
+    "os.scandir": (_list, "openat"),
+    "os.truncate": (_at(C.FS_WRITE), "truncate"),
+    "os.remove": (_at(C.FS_DELETE, dir_fd=1, follow=False), "unlink"),
+    "os.rmdir": (_at(C.FS_DELETE, dir_fd=1, follow=False), "rmdir"),
+    "os.mkdir": (_creating(0, 2), "mkdir"),
+    "os.symlink": (_creating(1, 2), "symlink"),
+    "os.rename": (_rename, "rename"),
+    "os.link": (_link, "linkat"),
+    "os.chmod": (_metadata, "chmod"),
+    "os.chown": (_metadata, "chown"),
+    "os.utime": (_metadata, "utimensat"),
+    "os.setxattr": (_attributes, "setxattr"),
+    "os.removexattr": (_attributes, "removexattr"),
+    "sqlite3.connect": (_database, "openat"),
+    "os.exec": (_exec, "execve"),
+    "os.posix_spawn": (_spawn, "execve"),
+    "os.system": (_shell, "execve"),
+    "subprocess.Popen": (_popen, "execve"),
+    "pty.spawn": (_terminal_spawn, "execve"),
+    "os.fork": (_fork, "clone"),
+    "os.forkpty": (_fork, "clone"),
+    "os.kill": (_kill, "kill"),
+    "os.killpg": (_killpg, "kill"),
+    "socket.__new__": (_socket, "socket"),
+    "socket.connect": (_addressed(C.NET_CONNECT), "connect"),
+    "socket.bind": (_addressed(C.NET_BIND), "bind"),
+    "socket.sendto": (_addressed(C.NET_SEND), "sendto"),
+    "socket.sendmsg": (_addressed(C.NET_SEND), "sendmsg"),
+    "http.client.connect": (_named_host(1, 2), "connect"),
+    "ftplib.connect": (_named_host(1, 2), "connect"),
+    "imaplib.open": (_named_host(1, 2), "connect"),
+    "nntplib.connect": (_named_host(1, 2), "connect"),
+    "poplib.connect": (_named_host(1, 2), "connect"),
+    "smtplib.connect": (_named_host(1, 2), "connect"),
+    "telnetlib.Telnet.open": (_named_host(1, 2), "connect"),
+    "syslog.syslog": (_syslog, "connect"),
+    "ctypes.dlopen": (_dlopen, "openat"),
+    "sqlite3.load_extension": (_load_extension, "openat"),
+    "fcntl.ioctl": (_ioctl, "ioctl"),
+}
+
+#: Handled by their own modules: `importing` and `pinned`.
+OWN_HANDLERS = frozenset({"import", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"})
+
+#: Every event that the native hook has to pass on.
+EVENTS = frozenset(OPERATIONS) | OWN_HANDLERS
+
+#: Seen and deliberately not asked: each step that they announce raises its own event, or nothing can be decided.
+ANNOUNCEMENTS = frozenset(
+    {
+        "shutil.copyfile",
+        "shutil.copymode",
+        "shutil.copystat",
+        "shutil.copytree",
+        "shutil.make_archive",
+        "shutil.move",
+        "shutil.rmtree",
+        "shutil.unpack_archive",
+        "shutil.chown",
+        "tempfile.mkstemp",
+        "tempfile.mkdtemp",
+        "glob.glob",
+        "glob.glob/2",
+        "os.walk",
+        "os.fwalk",
+        "pathlib.Path.glob",
+        "pathlib.Path.rglob",
+        "pathlib.Path.walk",
+        "urllib.Request",
+        "webbrowser.open",
+        "ensurepip.bootstrap",
+        "os.chdir",
+        "os.putenv",
+        "os.unsetenv",
+        "os.getxattr",
+        "os.listxattr",
+        "os.lockf",
+        "fcntl.fcntl",
+        "fcntl.flock",
+        "fcntl.lockf",
+        "mmap.__new__",
+        "marshal.loads",
+        "marshal.load",
+        "pickle.find_class",
+        "resource.setrlimit",
+        "resource.prlimit",
+        "syslog.openlog",
+        "signal.pthread_kill",
+        "ctypes.dlsym",
+        "ctypes.call_function",
+        "ctypes.string_at",
+        "socket.getnameinfo",
+        "socket.gethostname",
+        "sys.addaudithook",
+        "sys.settrace",
+        "sys.setprofile",
+        "cpython.run_command",
+        "cpython.run_file",
+        "cpython.run_module",
+    }
+)

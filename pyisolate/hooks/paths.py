@@ -1,0 +1,173 @@
+"""Paths as operations see them: exact text, absolute, resolved to what they reach.
+
+Works on private references to the system calls, none of which raises an audit event, so that neither a hook's own
+look-ups nor a patched `os` changes what is asked. What cannot be resolved is None: left to the kernel.
+"""
+
+from __future__ import annotations
+
+import _thread
+import posix
+import stat
+
+_lstat, _stat, _readlink, _getcwd, _fspath = posix.lstat, posix.stat, posix.readlink, posix.getcwd, posix.fspath
+_access, _environ = posix.access, posix.environ
+_get_ident = _thread.get_ident
+
+#: The kernel follows at most 40 links on one path (path_resolution(7)).
+_LINK_LIMIT = 40
+_NO_DIR_FD = (-1, -100, None)  # -1: what audit events carry for "none"; -100: AT_FDCWD (linux/fcntl.h)
+#: Name the process that asks: a policy speaks of them by this name, not by the number it stands for today.
+_SELF_LINKS = ("/proc/self", "/proc/thread-self")
+
+#: The dir_fd of an `os.open` under way, by thread: its audit event does not carry it (3.11 to 3.13).
+open_dir_fd: dict[int, int] = {}
+
+
+def text(value: object) -> str | None:
+    """Return a path argument as an exact `str`; None for descriptors and for what is not a path."""
+    if type(value) is str:
+        return value
+    if value is None or isinstance(value, int):
+        return None
+    try:
+        path = _fspath(value)  # type: ignore[call-overload]
+    except TypeError:
+        return None
+    if isinstance(path, bytes):
+        return path.decode("utf-8", "surrogateescape")
+    return str.__getitem__(path, slice(None))  # a subclass's own methods must not run in a hook
+
+
+def of_descriptor(descriptor: int) -> str | None:
+    """Return the path that a descriptor was opened by; None where /proc is absent or it has no name."""
+    try:
+        path = _readlink(f"/proc/self/fd/{descriptor}")
+    except (OSError, ValueError):
+        return None
+    return path if path.startswith("/") and not path.endswith(" (deleted)") else None
+
+
+def absolute(value: object, dir_fd: int | None = None, *, base: object = None) -> str | None:
+    """Return the absolute path, from `base` or `dir_fd` or the current directory."""
+    path = text(value)
+    if path is None or not path or "\0" in path:
+        return None
+    if path[0] == "/":
+        return path
+    try:
+        start = text(base) if base is not None else _getcwd() if dir_fd in _NO_DIR_FD else of_descriptor(dir_fd or 0)
+    except OSError:
+        return None
+    if start is None:
+        return None
+    return f"{start}/{path}" if start.startswith("/") else absolute(f"{start}/{path}")
+
+
+def reached(value: object, dir_fd: int | None = None, *, follow: bool = True, base: object = None) -> str | None:
+    """Return the path that an operation reaches: links resolved, the last one only with `follow`.
+
+    Missing components stay as they are, so that a refusal names what was asked for.
+    """
+    path = absolute(value, dir_fd, base=base)
+    if path is None:
+        return None
+    if follow:
+        return _resolve(path)
+    stripped = path.rstrip("/")
+    head, _, tail = stripped.rpartition("/")
+    if tail in ("", ".", ".."):
+        return _resolve(path)
+    parent = _resolve(head or "/")
+    return None if parent is None else f"{parent.rstrip('/')}/{tail}"
+
+
+def reached_by_open(value: object) -> str | None:
+    """Return what an `open` event reaches, with the dir_fd that the wrapper of `os.open` noted."""
+    return reached(value, open_dir_fd.get(_get_ident()) if open_dir_fd else None)
+
+
+def _resolve(path: str) -> str | None:
+    pending = path.split("/")[::-1]
+    done: list[str] = []
+    links = 0
+    missing = False
+    while pending:
+        name = pending.pop()
+        if not name or name == ".":
+            continue
+        if name == "..":
+            if done:
+                done.pop()
+            missing = False
+            continue
+        done.append(name)
+        if missing:
+            continue
+        here = "/" + "/".join(done)
+        try:
+            if not stat.S_ISLNK(_lstat(here).st_mode) or here in _SELF_LINKS:
+                continue
+            links += 1
+            target = _readlink(here)
+        except (OSError, ValueError):
+            missing = True
+            continue
+        if links > _LINK_LIMIT or (here.startswith("/proc/") and not target.startswith("/") and ":[" in target):
+            return None  # a loop, or a descriptor's magic link ("pipe:[1]"): no path
+        done.pop()
+        if target.startswith("/"):
+            done.clear()
+        pending.extend(target.split("/")[::-1])
+    return "/" + "/".join(done)
+
+
+def exists(path: str) -> bool:
+    """Tell whether a path exists, links followed; True when that may not be known."""
+    try:
+        _stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        pass
+    return True
+
+
+def present(path: str) -> bool:
+    """Tell whether a name exists, be it a dangling link; False when that may not be known."""
+    try:
+        _lstat(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def executable(name: object, *, search: object = None, base: object = None) -> str | None:
+    """Return what an exec of `name` reaches: searched in PATH where it holds no slash; a bare name where not found."""
+    path = text(name)
+    if path is None:
+        return of_descriptor(name) if isinstance(name, int) else None
+    if "/" in path:
+        return reached(path, base=base)
+    for directory in _search_path(search).split(":"):
+        candidate = f"{directory or '.'}/{path}"
+        try:
+            if _access(candidate, 1) and stat.S_ISREG(_stat(candidate).st_mode):  # 1: X_OK (access(2))
+                return reached(candidate)
+        except (OSError, ValueError):
+            continue
+    return path
+
+
+def _search_path(environment: object) -> str:
+    if environment is None:
+        import os
+
+        environment = os.environ
+    try:
+        found = environment.get("PATH", None)  # type: ignore[attr-defined]
+        if found is None:
+            found = environment.get(b"PATH", None)  # type: ignore[attr-defined]
+    except Exception:
+        found = None
+    return text(found) or "/bin:/usr/bin"

@@ -1,0 +1,258 @@
+"""Asking wrappers for functions that raise no audit event (CPython 3.11 to 3.13). Cells only.
+
+Installed by the zygote, inert until the gate opens; then each asks the broker and calls the original. `docs/hooks.md`
+lists them. What goes round them (a kept reference, native code) meets the kernel.
+"""
+
+from __future__ import annotations
+
+import _posixsubprocess
+import _socket
+import _thread
+import inspect
+import os
+import posix
+import signal
+import socket
+import sys
+from _thread import get_ident
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ..capability import Capability as C
+from ..decision import Verdict
+from . import addresses, paths, pinned
+from .gate import GATE
+from .operations import Operations, signalling
+
+if TYPE_CHECKING:
+    from .guest_hooks import GuestHooks
+
+Builder = Callable[..., Operations]
+_NOTHING: Operations = ()
+
+
+def _made(path: Any, *_args: Any, dir_fd: int | None = None, **_kwargs: Any) -> Operations:
+    resolved = paths.reached(path, dir_fd, follow=False)
+    return _NOTHING if resolved is None else ((C.FS_CREATE, resolved, {}),)
+
+
+def _changed_root(path: Any) -> Operations:
+    return ((C.KERNEL_MOUNT, f"chroot {paths.reached(path) or path}", {}),)
+
+
+def _namespace(name: str) -> Builder:
+    def operations(*args: Any, **_kwargs: Any) -> Operations:
+        return ((C.KERNEL_NAMESPACE, name, {}),)
+
+    return operations
+
+
+def _descriptor_signal(pidfd: int, number: int, *_args: Any) -> Operations:
+    return signalling(f"pidfd {pidfd}", None, int(number))
+
+
+def _randomness(name: str) -> Builder:
+    def operations(*_args: Any, **_kwargs: Any) -> Operations:
+        hooks = GATE.hooks
+        if hooks is None or not hooks.random_denied:
+            return _NOTHING
+        return ((C.RANDOM_READ, name, {}),)
+
+    return operations
+
+
+def _forked_exec(args: Any, executables: Any, _close: Any, _keep: Any, cwd: Any, *_rest: Any) -> Operations:
+    """Decide `fork_exec`, which tries each candidate of a PATH search in turn: the first that exists runs."""
+    candidates = [path for one in executables if (path := paths.reached(one, base=cwd)) is not None]
+    if not candidates:
+        return _NOTHING
+    chosen = next((path for path in candidates if paths.exists(path)), None)
+    if chosen is None:
+        chosen = candidates[0] if len(candidates) == 1 else candidates[0].rpartition("/")[2]
+    return ((C.PROCESS_EXEC, chosen, {}),)
+
+
+def _searched_exec(file: Any, args: Any, env: Any = None) -> Operations:
+    found = paths.executable(file, search=env)
+    return _NOTHING if found is None else ((C.PROCESS_EXEC, found, {}),)
+
+
+#: module, name, operations of a call, system call
+_FUNCTIONS: tuple[tuple[ModuleType, str, Builder, str], ...] = (
+    (posix, "mkfifo", _made, "mknodat"),
+    (posix, "mknod", _made, "mknodat"),
+    (posix, "chroot", _changed_root, "chroot"),
+    (posix, "unshare", _namespace("unshare"), "unshare"),
+    (posix, "setns", _namespace("setns"), "setns"),
+    (posix, "urandom", _randomness("os.urandom"), "getrandom"),
+    (posix, "getrandom", _randomness("os.getrandom"), "getrandom"),
+    (_posixsubprocess, "fork_exec", _forked_exec, "execve"),
+)
+
+
+def _wrapper(original: Callable[..., Any], operations: Builder, syscall: str) -> Callable[..., Any]:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        hooks = GATE.hooks
+        if hooks is not None:
+            try:
+                found = operations(*args, **kwargs)
+            except Exception:  # arguments that the call itself refuses
+                found = _NOTHING
+            if found:
+                hooks.ask_all(found, args, syscall)
+        return original(*args, **kwargs)
+
+    dressed: Callable[..., Any] = _dressed(wrapper, original)
+    return dressed
+
+
+def _dressed(wrapper: Any, original: Any) -> Any:
+    """Give a wrapper the looks of what it stands for; no `__wrapped__`, which would hand the original out."""
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        try:
+            setattr(wrapper, name, getattr(original, name))
+        except (AttributeError, TypeError):
+            pass
+    try:
+        wrapper.__signature__ = inspect.signature(original)
+    except (ValueError, TypeError):
+        pass
+    return wrapper
+
+
+def _open_with_dir_fd(original: Callable[..., int]) -> Callable[..., int]:
+    """Wrap `os.open`: its audit event tells the path but not the dir_fd that it starts from."""
+
+    def open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if dir_fd is None or GATE.hooks is None:
+            return original(path, flags, mode, dir_fd=dir_fd)
+        ident = get_ident()
+        paths.open_dir_fd[ident] = dir_fd
+        try:
+            return original(path, flags, mode, dir_fd=dir_fd)
+        finally:
+            paths.open_dir_fd.pop(ident, None)
+
+    return _dressed(open, original)  # type: ignore[no-any-return]
+
+
+def _searching_exec(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `os._execvpe`: asked once for what the search finds, not for every directory on the way."""
+
+    def _execvpe(file: Any, args: Any, env: Any = None) -> Any:
+        hooks = GATE.hooks
+        if hooks is None:
+            return original(file, args, env)
+        hooks.ask_all(_searched_exec(file, args, env), (file,), "execve")
+        found = paths.executable(file, search=env)
+        if found is not None and "/" in found:
+            file = found
+        return original(file, args, env)
+
+    return _dressed(_execvpe, original)  # type: ignore[no-any-return]
+
+
+# -- socket methods: `socket.socket` is a Python class over the C one, so its methods can be put before -------------
+
+
+def _listen(self: socket.socket, /, *args: Any) -> None:
+    hooks = GATE.hooks
+    if hooks is not None:
+        described = addresses.describe(addresses.family_of(self), self.getsockname())
+        if described is not None:
+            target, facts = described
+            hooks.ask(C.NET_LISTEN, target, **facts, type=addresses.kind_of(self))
+    return _socket.socket.listen(self, *args)
+
+
+def _pinned_address(sock: socket.socket, address: Any) -> Any:
+    """Return an address with a granted name replaced by its first pinned address of the socket's family."""
+    hooks, family = GATE.hooks, addresses.family_of(sock)
+    if (
+        hooks is None
+        or family not in (addresses.AF_INET, addresses.AF_INET6)
+        or not isinstance(address, tuple)
+        or len(address) < 2
+    ):
+        return address
+    name = addresses.host_text(address[0])
+    if not name or addresses.literal(name) is not None:
+        return address
+    found = hooks.hosts.resolve(name, address[1]) or ()
+    fitting = [one for one in found if (":" in one) == (family == addresses.AF_INET6)]
+    return (fitting[0], *address[1:]) if fitting else address
+
+
+def _connect(self: socket.socket, address: Any, /) -> None:
+    return _socket.socket.connect(self, _pinned_address(self, address))
+
+
+def _connect_ex(self: socket.socket, address: Any, /) -> int:
+    return _socket.socket.connect_ex(self, _pinned_address(self, address))
+
+
+def _connection(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `socket.create_connection`: it makes the socket first, and a refused `socket()` names no address."""
+
+    def create_connection(address: Any, *args: Any, **kwargs: Any) -> Any:
+        hooks = GATE.hooks
+        if hooks is not None and isinstance(address, tuple) and len(address) == 2:
+            _ask_for_one_of(hooks, addresses.host_text(address[0]), address[1])
+        return original(address, *args, **kwargs)
+
+    return _dressed(create_connection, original)  # type: ignore[no-any-return]
+
+
+def _ask_for_one_of(hooks: GuestHooks, name: str | None, port: Any) -> None:
+    """Refuse a connection when none of a name's addresses is granted; the call itself tries them in turn."""
+    if not name:
+        return
+    known = () if hooks.hosts.pins(name) else hooks.hosts.addresses_of(name)
+    choices = [addresses.inet(one, port) for one in known or (name,)]
+    kind = int(_socket.SOCK_STREAM)
+    if not any(
+        hooks.peek(C.NET_CONNECT, target, **facts, type=kind).verdict is Verdict.ALLOW for target, facts in choices
+    ):
+        target, facts = choices[0]
+        hooks.ask(C.NET_CONNECT, target, **facts, type=kind)
+
+
+_installed = _thread.allocate_lock()
+
+
+def install() -> None:
+    """Replace the functions in this process, in every module that has taken them already. Cells only; idempotent."""
+    if not _installed.acquire(blocking=False):
+        return
+    replaced: dict[int, tuple[Any, Any]] = {}
+
+    def replace(module: ModuleType, name: str, wrapper: Any) -> None:
+        original = getattr(module, name)
+        replaced[id(original)] = (original, wrapper)
+
+    for module, name, operations, syscall in _FUNCTIONS:
+        if hasattr(module, name):
+            replace(module, name, _wrapper(getattr(module, name), operations, syscall))
+    replace(signal, "pidfd_send_signal", _wrapper(signal.pidfd_send_signal, _descriptor_signal, "pidfd_send_signal"))
+    replace(posix, "open", _open_with_dir_fd(posix.open))
+    replace(os, "_execvpe", _searching_exec(os._execvpe))  # type: ignore[attr-defined]
+    replace(socket, "create_connection", _connection(socket.create_connection))
+    for name, answer in pinned.REPLACEMENTS.items():  # socket.getaddrinfo stays: it calls the one in _socket
+        replace(_socket, name, _dressed(answer, getattr(_socket, name)))
+    _sweep(replaced)
+    for name, method in (("listen", _listen), ("connect", _connect), ("connect_ex", _connect_ex)):
+        setattr(socket.socket, name, _dressed(method, getattr(_socket.socket, name)))
+
+
+def _sweep(replaced: dict[int, tuple[Any, Any]]) -> None:
+    """Swap originals for wrappers wherever a loaded module has them by name."""
+    for module in list(sys.modules.values()):
+        space = getattr(module, "__dict__", None)
+        if not isinstance(space, dict) or str(space.get("__name__", "")).startswith("pyisolate."):
+            continue
+        for name, value in list(space.items()):
+            found = replaced.get(id(value))
+            if found is not None and found[0] is value:
+                space[name] = found[1]
