@@ -113,7 +113,7 @@ class _YamlBuilder:
             if self.documents > 1:
                 self.fail(event, "more than one document", "keep one policy a file")
         elif isinstance(event, yaml.AliasEvent):
-            self.fail(event, f"alias *{event.anchor[:40]}", "write the value out: aliases are not read")
+            self.fail(event, f"alias *{str(event.anchor)[:40]}", "write the value out: aliases are not read")
         elif isinstance(event, yaml.CollectionEndEvent):
             self.stack.pop()
         elif isinstance(event, yaml.NodeEvent):

@@ -64,6 +64,8 @@ def _suggest(capability: Capability, target: str) -> dict[str, Any] | None:
     if capability is Capability.IMPORT_MODULE:
         return {"import": {"allow": [units.module_name(target)]}}
     if capability is Capability.IMPORT_NATIVE:
+        if target.endswith(".so") and not target.startswith("/"):
+            return None  # which file the loader would find for a bare library name is not known here
         return {"import": {"native": [units.module_name(target, native=True)]}}
     if capability is Capability.MEMORY_EXEC:
         return {"import": {"native": ["*"]}}
@@ -118,4 +120,4 @@ def _files(old: tuple[FileRule, ...], new: tuple[FileRule, ...]) -> tuple[FileRu
 
 def _others(old: tuple[_R, ...], new: tuple[_R, ...]) -> tuple[_R, ...]:
     granted = {rule.sort_key for rule in new if rule.allow}
-    return (*(rule for rule in old if rule.allow or rule.sort_key not in granted), *new)
+    return tuple([rule for rule in old if rule.allow or rule.sort_key not in granted]) + new

@@ -11,8 +11,7 @@ import ipaddress
 import math
 import os
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -40,7 +39,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"use one of: {', '.join(known)}"
 
 
-def text(value: Any, what: str) -> str:
+def _shown(value: object) -> str:
+    """Return a value for an error message: printable, and short however long it is."""
+    shown = ascii(value[:81] if isinstance(value, str) else value)
+    return shown if len(shown) <= 84 else f"{shown[:80]}...'"
+
+
+def text(value: object, what: str) -> str:
     """Return `value` if it is a string that can be printed, stored and hashed; `what` names it in errors."""
     if isinstance(value, bool):
         raise PolicySyntaxError(f"{what}: expected text, got a boolean", hint="quote the word if it is meant as text")
@@ -50,21 +55,21 @@ def text(value: Any, what: str) -> str:
         raise PolicySyntaxError(f"{what}: must not be empty", hint=f"give the {what} or leave the rule out")
     if any(ord(c) < 32 or ord(c) == 127 or 0x80 <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000 for c in value):
         raise PolicySyntaxError(
-            f"{what} {value!a}: holds a control character or a byte that is not UTF-8",
+            f"{what} {_shown(value)}: holds a control character or a byte that is not UTF-8",
             hint="name a parent directory instead",
         )
-    return str(value)
-
-
-def policy_name(value: Any) -> str:
-    """Return a policy name: it becomes a metric label, so it is short and plain."""
-    value = text(value, "policy name")
-    if not _NAME.fullmatch(value):
-        raise PolicySyntaxError(f"policy name {value[:80]!r}: not a name", hint="use 1 to 63 of A-Z a-z 0-9 _ . - + @")
     return value
 
 
-def path(value: Any, *, variables: bool = True, literal: bool = False) -> str:
+def policy_name(value: object) -> str:
+    """Return a policy name: it becomes a metric label, so it is short and plain."""
+    name = text(value, "policy name")
+    if not _NAME.fullmatch(name):
+        raise PolicySyntaxError(f"policy name {_shown(name)}: not a name", hint="use 1 to 63 of A-Z a-z 0-9 _ . - + @")
+    return name
+
+
+def path(value: object, *, variables: bool = True, literal: bool = False) -> str:
     """Return a canonical absolute path or, where allowed, a variable such as `@interpreter`.
 
     `*` and `?` are refused unless `literal`: a rule covers its path and all below, it is never a pattern.
@@ -75,31 +80,31 @@ def path(value: Any, *, variables: bool = True, literal: bool = False) -> str:
     if value.startswith("@"):
         if variables and value in PATH_VARIABLES:
             return value
-        raise PolicySyntaxError(f"path {value!r}: unknown variable", hint=did_you_mean(value, PATH_VARIABLES))
+        raise PolicySyntaxError(f"path {_shown(value)}: unknown variable", hint=did_you_mean(value, PATH_VARIABLES))
     if not value.startswith("/"):
         hint = "'~' is not expanded: write the whole path" if value.startswith("~") else "write an absolute path"
-        raise PolicySyntaxError(f"path {value!r}: is relative", hint=hint)
+        raise PolicySyntaxError(f"path {_shown(value)}: is relative", hint=hint)
     parts = [part for part in value.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise PolicySyntaxError(f"path {value!r}: contains '..'", hint="write the path without '..'")
+        raise PolicySyntaxError(f"path {_shown(value)}: contains '..'", hint="write the path without '..'")
     if not literal and any("*" in part or "?" in part for part in parts):
         raise PolicySyntaxError(
-            f"path {value!r}: looks like a pattern",
+            f"path {_shown(value)}: looks like a pattern",
             hint="a path covers all below it, so name the directory; `literal: true` if the name really is so",
         )
     if len(value.encode()) > _PATH_MAX or any(len(part.encode()) > 255 for part in parts):
-        raise PolicySyntaxError(f"path {value[:60]!r}...: too long", hint="Linux takes 4095 bytes, 255 a component")
+        raise PolicySyntaxError(f"path {_shown(value)}: too long", hint="Linux takes 4095 bytes, 255 a component")
     return "/" + "/".join(parts)
 
 
-def module_name(value: Any, *, native: bool = False) -> str:
+def module_name(value: object, *, native: bool = False) -> str:
     """Return a canonical module name (`numpy.*` is `numpy`), `*`, `@stdlib` or, for natives, a file's path."""
     what = "native module" if native else "module"
     value = text(value, what)
     if value == "*" or value in IMPORT_VARIABLES:
         return value
     if value.startswith("@"):
-        raise PolicySyntaxError(f"{what} {value!r}: unknown variable", hint=did_you_mean(value, IMPORT_VARIABLES))
+        raise PolicySyntaxError(f"{what} {_shown(value)}: unknown variable", hint=did_you_mean(value, IMPORT_VARIABLES))
     if native and value.startswith("/"):
         return path(value, literal=True)
     name = value.removesuffix(".*")
@@ -109,7 +114,7 @@ def module_name(value: Any, *, native: bool = False) -> str:
             hint += f", such as {name.replace('-', '_')[:60]!r}"
         elif "*" in name:
             hint += "; `numpy.*` and `*` are the only patterns"
-        raise PolicySyntaxError(f"{what} {value[:80]!r}: not a module name", hint=hint)
+        raise PolicySyntaxError(f"{what} {_shown(value)}: not a module name", hint=hint)
     return name
 
 
@@ -139,21 +144,23 @@ class NetTarget(msgspec.Struct, frozen=True):
         return str(self.port_low) if self.port_low == self.port_high else f"{self.port_low}-{self.port_high}"
 
 
-def net_target(value: Any, *, action: str) -> NetTarget:
+def net_target(value: object, *, action: str) -> NetTarget:
     """Parse "host:port": an address, CIDR range, host name or `*`; a port, `low-high` or `*`; or "unix:/path"."""
     value = text(value, f"{action} target")
     if value.startswith("@"):
         if action == "connect" and value in NET_VARIABLES:
             return NetTarget("variable", value)
-        raise PolicySyntaxError(f"{action} {value!r}: unknown variable", hint=did_you_mean(value, NET_VARIABLES))
+        raise PolicySyntaxError(f"{action} {_shown(value)}: unknown variable", hint=did_you_mean(value, NET_VARIABLES))
     if value.startswith("unix:"):
         return NetTarget("unix", path(value[5:], variables=False, literal=True))
     if "://" in value:
-        raise PolicySyntaxError(f"{action} {value!r}: is a URL", hint='write "host:port", such as "example.org:443"')
+        raise PolicySyntaxError(
+            f"{action} {_shown(value)}: is a URL", hint='write "host:port", such as "example.org:443"'
+        )
     host, colon, ports = value.rpartition(":")
     if not colon or (host.count(":") and not host.startswith("[")):
         raise PolicySyntaxError(
-            f"{action} {value!r}: no port", hint='write "host:port", "[v6]:port", or "host:*" for any port'
+            f"{action} {_shown(value)}: no port", hint='write "host:port", "[v6]:port", or "host:*" for any port'
         )
     low, high = _ports(ports, action, value)
     kind, host, prefix = _host(host, action, value)
@@ -165,16 +172,18 @@ def _ports(ports: str, action: str, value: str) -> tuple[int, int]:
         return 0, 65535
     match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", ports, re.ASCII)
     if not match:
-        raise PolicySyntaxError(f"{action} {value!r}: bad port {ports!r}", hint="use 1 to 65535, low-high, or *")
+        raise PolicySyntaxError(
+            f"{action} {_shown(value)}: bad port {_shown(ports)}", hint="use 1 to 65535, low-high, or *"
+        )
     low = int(match[1])
     high = int(match[2]) if match[2] else low
     if high > 65535:
-        raise PolicySyntaxError(f"{action} {value!r}: port out of range", hint="use 1 to 65535, low-high, or *")
+        raise PolicySyntaxError(f"{action} {_shown(value)}: port out of range", hint="use 1 to 65535, low-high, or *")
     if low > high:
-        raise PolicySyntaxError(f"{action} {value!r}: the port range is backwards", hint=f"write {high}-{low}")
+        raise PolicySyntaxError(f"{action} {_shown(value)}: the port range is backwards", hint=f"write {high}-{low}")
     if low == 0 and not (action == "bind" and high == 0):
         hint = "bind to port 0 alone means any port that the kernel picks" if action == "bind" else "use 1 to 65535"
-        raise PolicySyntaxError(f"{action} {value!r}: port 0", hint=hint)
+        raise PolicySyntaxError(f"{action} {_shown(value)}: port 0", hint=hint)
     return low, high
 
 
@@ -182,7 +191,7 @@ def _host(host: str, action: str, value: str) -> tuple[str, str, int]:
     if host == "*":
         return "any", "*", 0
     if not host or host.startswith("/"):
-        raise PolicySyntaxError(f"{action} {value!r}: no host", hint="write the host, or * for any")
+        raise PolicySyntaxError(f"{action} {_shown(value)}: no host", hint="write the host, or * for any")
     bare = re.sub(r"^\[([^\]]*)\](/[0-9]+)?$", r"\1\2", host)
     literal = bare != host or "/" in bare or re.fullmatch(r"[0-9.]+", bare) is not None
     if not literal:
@@ -192,7 +201,7 @@ def _host(host: str, action: str, value: str) -> tuple[str, str, int]:
                 if "*" in host
                 else ("write a host name, an address or a CIDR range")
             )
-            raise PolicySyntaxError(f"{action} {value!r}: bad host {host[:80]!r}", hint=hint)
+            raise PolicySyntaxError(f"{action} {_shown(value)}: bad host {_shown(host)}", hint=hint)
         return "host", host.lower().rstrip("."), 0
     try:
         network = ipaddress.ip_network(bare, strict=True)
@@ -200,29 +209,29 @@ def _host(host: str, action: str, value: str) -> tuple[str, str, int]:
         hint = "write the address or range in full, such as 10.0.0.0/8"
         if "host bits" in str(error):
             hint = f"write {ipaddress.ip_network(bare, strict=False)}, or the one address"
-        raise PolicySyntaxError(f"{action} {value!r}: {error}", hint=hint) from None
+        raise PolicySyntaxError(f"{action} {_shown(value)}: {str(error)[:120]}", hint=hint) from None
     if isinstance(network, ipaddress.IPv6Network):
         if network.network_address.ipv4_mapped is not None and network.prefixlen >= 96:
-            raise PolicySyntaxError(f"{action} {value!r}: IPv4 in IPv6 clothes", hint="write the IPv4 address")
+            raise PolicySyntaxError(f"{action} {_shown(value)}: IPv4 in IPv6 clothes", hint="write the IPv4 address")
         if network.network_address.scope_id is not None:
-            raise PolicySyntaxError(f"{action} {value!r}: has a scope", hint="write the address without '%'")
+            raise PolicySyntaxError(f"{action} {_shown(value)}: has a scope", hint="write the address without '%'")
     return "ip", str(network.network_address), network.prefixlen
 
 
-def size(value: Any, what: str) -> int:
+def size(value: object, what: str) -> int:
     """Return bytes from an integer or text such as `256MiB`, `1.5GiB`, `10MB`."""
     return int(_number(value, what, _SIZE_UNITS, "256MiB"))
 
 
-def duration(value: Any, what: str) -> float:
+def duration(value: object, what: str) -> float:
     """Return seconds from a number or text such as `30s`, `250ms`, `2m`, `1h`."""
     seconds = round(float(_number(value, what, _DURATION_UNITS, "30s")), 9)
     if seconds <= 0:
-        raise PolicySyntaxError(f"{what} {value!r}: shorter than a nanosecond", hint="write such as 30s")
+        raise PolicySyntaxError(f"{what} {_shown(value)}: shorter than a nanosecond", hint="write such as 30s")
     return seconds
 
 
-def _number(value: Any, what: str, units: dict[str, Any], example: str) -> float:
+def _number(value: object, what: str, units: Mapping[str, float], example: str) -> float:
     hint = f"write a positive number with a unit, such as {example} ({' '.join(u for u in units if u)})"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise PolicySyntaxError(f"{what}: expected {example!r}, got {type(value).__name__}", hint=hint)
@@ -230,7 +239,7 @@ def _number(value: Any, what: str, units: dict[str, Any], example: str) -> float
         match = _SIZE.fullmatch(value.strip())
         unit = match[2].lower() if match else ""
         if not match or unit not in units:
-            raise PolicySyntaxError(f"{what} {value[:40]!r}: cannot be read", hint=hint)
+            raise PolicySyntaxError(f"{what} {_shown(value)}: cannot be read", hint=hint)
         number = int(match[1]) if match[1].isdigit() else float(match[1])
         value = float(number * units[unit]) if isinstance(number, float) else number * units[unit]
     if not 0 < value < 2**63 or not math.isfinite(value):
@@ -238,7 +247,7 @@ def _number(value: Any, what: str, units: dict[str, Any], example: str) -> float
     return value
 
 
-def count(value: Any, what: str) -> int:
+def count(value: object, what: str) -> int:
     """Return a positive integer."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise PolicySyntaxError(f"{what}: expected a whole number, got {type(value).__name__}", hint="write such as 16")
