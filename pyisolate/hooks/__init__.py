@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -31,9 +32,7 @@ def prewarm(*, audit: Any = None) -> None:
 
     `audit` stands in for `pyisolate.native.audit`, for tests.
     """
-    audit = audit or _native()
-    audit.install()
-    audit.set_events(sorted(EVENTS))
+    _prepare(audit or _native())
     wrappers.install()
     importing.install()
     seeding.install()
@@ -56,17 +55,34 @@ def install(
     """
     audit = audit or _native()
     if process_wide:
-        hooks = GuestHooks(broker, report, compiled=compiled)
+        hooks = GuestHooks(broker, report, compiled=compiled, sequence=audit.audit_sequence)
         seeding.apply(compiled)
         GATE.hooks = hooks
         audit.set_process_callback(hooks.callback)
         audit.seal()
         return hooks
+    _prepare(audit)
+
+    def detach() -> None:
+        audit.release(token)
+
     hooks = GuestHooks(
-        broker, report, compiled=compiled, isolation="thread", detach=lambda: audit.set_thread_callback(None)
+        broker, report, compiled=compiled, isolation="thread", sequence=audit.audit_sequence, detach=detach
     )
     audit.set_thread_callback(hooks.callback)
+    token = audit.seal()
     return hooks
+
+
+_preparing = threading.Lock()
+
+
+def _prepare(audit: Any) -> None:
+    """Add the native hook to this process, once; threads of the host pass through it at once."""
+    with _preparing:
+        if not audit.installed():
+            audit.install()
+            audit.set_events(sorted(EVENTS))
 
 
 def _native() -> Any:

@@ -39,11 +39,16 @@ def host_text(value: object) -> str | None:
     if value is None:
         return None
     if isinstance(value, (bytes, bytearray)):
-        return bytes(value).decode("latin-1")
+        return bytes(bytearray(value)).decode("latin-1")
     return str.__getitem__(value, slice(None)) if isinstance(value, str) else None
 
 
-def join(host: str, port: object) -> str:
+def number(value: object) -> int | None:
+    """Return a number argument as an exact int; None for anything else."""
+    return int.__add__(value, 0) if isinstance(value, int) else None
+
+
+def join(host: str, port: int | None) -> str:
     """Return host and port as one target."""
     shown = f"[{host}]" if ":" in host else host
     return shown if port is None else f"{shown}:{port}"
@@ -53,17 +58,17 @@ def inet(host: str, port: object) -> tuple[str, dict[str, Any]]:
     """Return target and facts of a host and port; `address` is None for a name that is no literal."""
     wild = {"": "0.0.0.0", "<broadcast>": "255.255.255.255"}
     found = literal(wild.get(host, host))
-    number = port if isinstance(port, int) else None
+    numbered = number(port)
     if found is None:
-        return join(host, port), {"host": host.lower().rstrip("."), "address": None, "port": number}
-    return join(found[1], port), {"host": None, "address": found[1], "port": number}
+        return join(host, numbered), {"host": host.lower().rstrip("."), "address": None, "port": numbered}
+    return join(found[1], numbered), {"host": None, "address": found[1], "port": numbered}
 
 
 def unix(address: object) -> tuple[str, dict[str, Any]] | None:
     """Return target and facts of a unix socket address; a pathname is resolved to what it reaches."""
-    if isinstance(address, (bytes, bytearray)):
-        address = bytes(address).decode("utf-8", "surrogateescape")
-    name = host_text(address)
+    if isinstance(address, bytearray):
+        address = bytes(address)
+    name = paths.text(address)
     if name is None:
         return None
     if name[:1] in ("", "\0"):
@@ -82,7 +87,7 @@ def describe(family: int, address: object) -> tuple[str, dict[str, Any]] | None:
     if family in (AF_INET, AF_INET6) and isinstance(address, tuple) and len(address) >= 2:
         host = host_text(address[0])
         return None if host is None else inet(host, address[1])
-    return f"{_FAMILY_NAMES.get(family, family)} {address!r}"[:200], {"family": family}
+    return str(_FAMILY_NAMES.get(family, family)), {"family": family}
 
 
 def socket_kind(family: int, type_: int, protocol: int) -> tuple[str, dict[str, Any]]:

@@ -13,48 +13,57 @@ from .operations import Operation
 
 #: errno values by which a Linux security mechanism refuses (errno(3)).
 REFUSALS = frozenset({errno.EACCES, errno.EPERM})
+#: The C members themselves: a guest's subclass may override the attributes.
+errno_of: Callable[[OSError], int | None] = vars(OSError)["errno"].__get__
+_filename, _filename2 = vars(OSError)["filename"].__get__, vars(OSError)["filename2"].__get__
 #: Threads remembered at most; identities are reused, so this only bounds a guest that leaks threads.
 _THREADS = 4096
 #: Capabilities whose errors carry no file name (socket(7), fork(2), kill(2)).
 _NAMELESS = ("net.", "process.", "ipc.", "random.", "kernel.", "memory.")
 
 
+_Noted = tuple[Sequence[Operation], tuple[Any, ...], str, int]
+
+
 class LastAllowed:
     """Per thread, what the broker last let through: operations, arguments as given, system call."""
 
     def __init__(self) -> None:
-        self._by_thread: dict[int, tuple[Sequence[Operation], tuple[Any, ...], str]] = {}
+        self._by_thread: dict[int, _Noted] = {}
 
-    def remember(self, operations: Sequence[Operation], args: tuple[Any, ...], syscall: str) -> None:
-        """Note an allowed operation. Keeps text only: holding a guest's object would change when it is closed."""
+    def remember(self, operations: Sequence[Operation], args: tuple[Any, ...], syscall: str, sequence: int) -> None:
+        """Note an allowed operation. Keeps text only: holding a guest's object would change when it is closed.
+
+        `sequence` is 0 for an audit event: its number is then still the thread's last.
+        """
         if len(self._by_thread) >= _THREADS:
             self._by_thread.clear()
-        named = tuple([value for value in args[:2] if type(value) is str or type(value) is bytes])
-        self._by_thread[get_ident()] = (operations, named, syscall)
+        named = tuple([value for value in args[:2] if type(value) is str])
+        self._by_thread[get_ident()] = (operations, named, syscall, sequence)
 
     def forget(self) -> None:
         """Drop this thread's note: the next error is about something else."""
         self._by_thread.pop(get_ident(), None)
 
-    def match(self, error: OSError) -> tuple[Operation, str] | None:
-        """Return the operation, and its system call, that the kernel refused with `error`; None when unrelated."""
-        if error.errno not in REFUSALS:
+    def match(self, error: OSError) -> tuple[Operation, str, int] | None:
+        """Return operation, system call and sequence of what the kernel refused with `error`; None when unrelated."""
+        if errno_of(error) not in REFUSALS:
             return None
         noted = self._by_thread.get(get_ident())
         if noted is None:
             return None
-        operations, named, syscall = noted
-        names = [name for name in (error.filename, error.filename2) if name is not None]
+        operations, named, syscall, sequence = noted
+        names = [name for name in (paths.text(_filename(error)), paths.text(_filename2(error))) if name is not None]
         if not names:
             nameless = [one for one in operations if one[0].value.startswith(_NAMELESS)]
-            return (nameless[0], syscall) if nameless else None
+            return (nameless[0], syscall, sequence) if nameless else None
         for name in names:
             if name in named:
-                return operations[0], syscall
+                return operations[0], syscall, sequence
             reached = paths.reached(name)
             for operation in operations:
                 if reached is not None and operation[1] == reached:
-                    return operation, syscall
+                    return operation, syscall, sequence
         return None
 
 
@@ -71,7 +80,7 @@ def watch_raises(seen: Callable[[OSError], None]) -> bool:
         return False
 
     def on_raise(_code: object, _offset: int, error: BaseException) -> None:
-        if isinstance(error, OSError) and error.errno in REFUSALS:
+        if isinstance(error, OSError) and errno_of(error) in REFUSALS:
             seen(error)
 
     monitoring.use_tool_id(tool, "pyisolate")

@@ -23,7 +23,7 @@ from ..telemetry.event import BrokerRecord, DenialEvent, SandboxContext
 from ..telemetry.merge import merge
 from ..telemetry.sanitize import escape
 from . import frames
-from .attribution import LastAllowed
+from .attribution import LastAllowed, errno_of
 from .coalesce import Coalescer
 from .importing import ImportRule, checked_import
 from .operations import OPERATIONS, Operation
@@ -33,6 +33,10 @@ _log = logging.getLogger("pyisolate.hooks")
 _RECORD = "_pyisolate_record"
 _REPORTED = "_pyisolate_reported"
 _DESCRIPTIONS = 64
+#: `enum pyi_slot_verdict` in bpf/pyisolate.h, where the native hook wants it
+_SLOT_ALLOW, _SLOT_WOULD_DENY = 1 << 16, 3 << 16
+#: First number of operations that have no audit event; well below the wire's limit of 2**63
+_WRAPPED = 1 << 62
 
 
 class Asked(Protocol):
@@ -57,6 +61,7 @@ class GuestHooks:
         mode: Mode = Mode.ENFORCE,
         compiled: CompiledPolicy | None = None,
         isolation: str = "process",
+        sequence: Callable[[], int] | None = None,
         detach: Callable[[], None] | None = None,
     ) -> None:
         self.mode = compiled.mode if compiled is not None else mode
@@ -64,7 +69,7 @@ class GuestHooks:
         self._reports = Coalescer(report)
         self._last = LastAllowed()
         self._busy: set[int] = set()
-        self._sequence = 0
+        self._event_sequence, self._count = sequence or self._own_sequence, 0
         self._descriptions: dict[tuple[Any, ...], tuple[str, str | None, DenialEvent | None]] = {}
         self.replace(broker, compiled)
 
@@ -127,7 +132,7 @@ class GuestHooks:
                 operations = found[0](args)
             except Exception:  # arguments of a shape that the call itself will refuse; else the kernel decides
                 return 0
-            return self._decide_all(operations, args, found[1])
+            return self._decide_all(operations, args, found[1], 0)
         finally:
             self._busy.discard(ident)
 
@@ -138,7 +143,7 @@ class GuestHooks:
             return 0
         self._busy.add(ident)
         try:
-            return self._decide_all(operations, args, syscall)
+            return self._decide_all(operations, args, syscall, self._own_sequence())
         finally:
             self._busy.discard(ident)
 
@@ -161,27 +166,33 @@ class GuestHooks:
             operations = self.hosts.operations(args[0], None)
         else:
             return 0
-        return self._decide_all(operations, args, "")
+        return self._decide_all(operations, args, "", 0)
 
-    def _decide_all(self, operations: Sequence[Operation], args: tuple[Any, ...], syscall: str) -> int:
+    def _decide_all(self, operations: Sequence[Operation], args: tuple[Any, ...], syscall: str, sequence: int) -> int:
         if not operations:
             self._last.forget()
             return 0
+        verdict = _SLOT_ALLOW
         for capability, target, facts in operations:
             decision = self._broker.decide(capability, target, **facts)
             if decision.verdict is not Verdict.ALLOW:
-                self._refuse(decision, syscall)
-        self._last.remember(operations, args, syscall)
-        return CAPABILITY_NUMBER[operations[0][0]]
+                verdict = _SLOT_WOULD_DENY
+                self._refuse(decision, syscall, sequence or self._event_sequence())
+        self._last.remember(operations, args, syscall, sequence)
+        return CAPABILITY_NUMBER[operations[0][0]] | verdict
+
+    def _own_sequence(self) -> int:
+        """Number what has no audit event, apart from those that have."""
+        self._count += 1
+        return _WRAPPED + self._count
 
     # -- refusals -------------------------------------------------------------------------------------------
 
-    def _refuse(self, decision: Decision, syscall: str) -> None:
+    def _refuse(self, decision: Decision, syscall: str, sequence: int) -> None:
         """Report a refusal; raise it unless it is a would-be one."""
-        self._sequence += 1
         origin = frames.origin()
         record = BrokerRecord(
-            sequence=self._sequence,
+            sequence=sequence,
             capability=decision.capability,
             target=decision.target,
             verdict=decision.verdict,
@@ -242,7 +253,7 @@ class GuestHooks:
 
         Reports nothing: see `observe` and `reported`.
         """
-        known = getattr(error, "__dict__", {}).get(_RECORD)
+        known = _notes(error).get(_RECORD)
         if isinstance(known, BrokerRecord):
             return known
         if not isinstance(error, OSError) or isinstance(error, PolicyError):
@@ -250,10 +261,9 @@ class GuestHooks:
         matched = self._last.match(error)
         if matched is None:
             return None
-        (capability, target, _facts), syscall = matched
-        self._sequence += 1
+        (capability, target, _facts), syscall, sequence = matched
         record = BrokerRecord(
-            sequence=self._sequence,
+            sequence=sequence or self._event_sequence(),
             capability=capability,
             target=target,
             verdict=Verdict.ALLOW,
@@ -261,15 +271,15 @@ class GuestHooks:
             origin=frames.origin() or _raised_at(error),
             tid=get_native_id(),
             monotonic_ns=time.monotonic_ns(),
-            errno=error.errno,
+            errno=errno_of(error),
             syscall=syscall or None,
         )
-        error.__dict__[_RECORD] = record
+        _notes(error)[_RECORD] = record
         return record
 
     def reported(self, error: BaseException) -> bool:
         """Tell whether the record of an exception has been reported already."""
-        return isinstance(error, PolicyError) or getattr(error, "__dict__", {}).get(_REPORTED) is True
+        return isinstance(error, PolicyError) or _notes(error).get(_REPORTED) is True
 
     def observe(self, error: BaseException) -> BrokerRecord | None:
         """Attribute an exception and report it once: repeats and re-raises of the same object count once."""
@@ -280,11 +290,17 @@ class GuestHooks:
         try:
             record = self.attribute(error)
             if record is not None and not self.reported(error):
-                error.__dict__[_REPORTED] = True
+                _notes(error)[_REPORTED] = True
                 self._reports.add((record.capability, record.target, record.errno, record.origin), record)
             return record
         finally:
             self._busy.discard(ident)
+
+
+def _notes(error: BaseException) -> dict[str, Any]:
+    """Return what hooks remember on an exception: its own dictionary, as exceptions take no weak references."""
+    found = object.__getattribute__(error, "__dict__")
+    return found if type(found) is dict else {}
 
 
 def _raised_at(error: BaseException) -> str | None:

@@ -7,12 +7,17 @@ look-ups nor a patched `os` changes what is asked. What cannot be resolved is No
 from __future__ import annotations
 
 import _thread
+import os
+import pathlib
 import posix
 import stat
 
 _lstat, _stat, _readlink, _getcwd, _fspath = posix.lstat, posix.stat, posix.readlink, posix.getcwd, posix.fspath
-_access, _environ = posix.access, posix.environ
+_access = posix.access
 _get_ident = _thread.get_ident
+#: Path objects whose `__fspath__` is the library's own.
+_PATH_TYPES = (pathlib.PosixPath, pathlib.PurePosixPath, os.DirEntry)
+_ENVIRON_TYPE, _ENVIRON = type(os.environ), os.environ
 
 #: The kernel follows at most 40 links on one path (path_resolution(7)).
 _LINK_LIMIT = 40
@@ -25,18 +30,19 @@ open_dir_fd: dict[int, int] = {}
 
 
 def text(value: object) -> str | None:
-    """Return a path argument as an exact `str`; None for descriptors and for what is not a path."""
+    """Return a path argument as an exact `str`; None for descriptors and for what is not a path.
+
+    No method of a guest's class is called: what it would raise inside a hook would go unasked.
+    """
     if type(value) is str:
         return value
-    if value is None or isinstance(value, int):
-        return None
-    try:
-        path = _fspath(value)  # type: ignore[call-overload]
-    except TypeError:
-        return None
-    if isinstance(path, bytes):
-        return path.decode("utf-8", "surrogateescape")
-    return str.__getitem__(path, slice(None))  # a subclass's own methods must not run in a hook
+    if type(value) in _PATH_TYPES:
+        value = _fspath(value)  # type: ignore[call-overload]
+    if isinstance(value, str):
+        return str.__getitem__(value, slice(None))
+    if isinstance(value, bytes):
+        return bytes.decode(value, "utf-8", "surrogateescape")
+    return None
 
 
 def of_descriptor(descriptor: int) -> str | None:
@@ -160,14 +166,8 @@ def executable(name: object, *, search: object = None, base: object = None) -> s
 
 
 def _search_path(environment: object) -> str:
-    if environment is None:
-        import os
-
-        environment = os.environ
-    try:
-        found = environment.get("PATH", None)  # type: ignore[attr-defined]
-        if found is None:
-            found = environment.get(b"PATH", None)  # type: ignore[attr-defined]
-    except Exception:
-        found = None
+    given = _ENVIRON if environment is None else environment
+    if type(given) is _ENVIRON_TYPE:
+        given = vars(given)["_data"]
+    found = (given.get(b"PATH") or given.get("PATH")) if type(given) is dict else None
     return text(found) or "/bin:/usr/bin"

@@ -57,7 +57,7 @@ class PinnedHosts:
         name = addresses.host_text(host)
         if not name or self.addresses_of(name) is not None:
             return ()
-        target, facts = addresses.inet(name, port if isinstance(port, int) else None)
+        target, facts = addresses.inet(name, port)
         return ((Capability.NET_CONNECT, target, facts),)
 
     def resolve(self, host: object, port: object) -> tuple[str, ...] | None:
