@@ -289,11 +289,11 @@ class Sandbox:
             answer: wire.GuestFrame | None = None
             try:
                 self._channel.send(make(id=self._channel.conversation.start_request(), line_buffered=streaming))
-                answer = self._await_answer()
+                answer = self._channel.wait_answer(self._deadline)
             except Backlog as error:
                 raise SandboxError(f"run in {self.name!r}: {error}") from None
             finally:
-                self._supervisor.request_ended(self)
+                self._supervisor.request_ended(self, self._deadline)
             return self._conclude(answer, budget, timeout)
 
     def _begin(self, on_stdout: OutputCallback | None, on_stderr: OutputCallback | None) -> None:
@@ -302,17 +302,6 @@ class Sandbox:
         self._request_events = []
         self._requests += 1
         self._state = "running"
-
-    def _await_answer(self) -> wire.GuestFrame | None:
-        # Most requests are short: only one that lasts is worth the watchdog's attention.
-        soon = time.monotonic() + 0.02
-        if self._deadline is not None and self._deadline <= soon:
-            return self._channel.wait_answer(self._deadline)
-        answer = self._channel.wait_answer(soon)
-        if answer is None and self._channel.ended is None:
-            self._supervisor.request_lasts(self)
-            answer = self._channel.wait_answer(self._deadline)
-        return answer
 
     def _conclude(self, answer: wire.GuestFrame | None, budget: float | None, timeout: float | None) -> Result:
         self._supervisor.settle(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import logging
 import os
 import secrets
@@ -29,7 +30,7 @@ from .errors import EnforcementError, LimitExceeded, MemoryExceeded, PolicyError
 from .kernel.plan import CellTraits, KernelPlan, Prepared
 from .limits import rlimit
 from .limits.cgroup import CgroupLease, CgroupTree
-from .limits.usage import Usage
+from .limits.usage import Usage, descendants
 from .limits.watchdog import ExceededLimit, Watchdog
 from .policy import Policy
 from .policy.compile import compile_policy
@@ -310,6 +311,7 @@ class Supervisor:
         # The listener decides by the policy from here on; only now may guest code run.
         self._plan.bind(channel.pid, sandbox.id, prepared)
         sandbox._state = "idle"
+        self._watch(sandbox)
 
     def _rlimits(self, limits: Limits, has_cgroup: bool) -> tuple[tuple[int, int, int], ...]:
         table = rlimit.compute(
@@ -396,25 +398,45 @@ class Supervisor:
 
     # -- watching -------------------------------------------------------------------------------------------
 
-    def request_lasts(self, sandbox: Sandbox) -> None:
-        """A request has not ended at once: let the watchdog sample it."""
+    def _watch(self, sandbox: Sandbox, deadline_ns: int | None = None) -> None:
+        """Sample a sandbox from hand-out to close: a thread it leaves running between requests counts too."""
         self._watchdog.watch(
             sandbox.id,
-            deadline_ns=None,
+            deadline_ns=deadline_ns,
             limits=sandbox.limits,
             read_usage=lambda: self.usage_of(sandbox),
             on_exceeded=lambda _key, exceeded: self._exceeded(sandbox, exceeded),
         )
 
-    def request_ended(self, sandbox: Sandbox) -> None:
-        """Back to idle. Processes that the guest left behind stay watched."""
+    def request_ended(self, sandbox: Sandbox, deadline: float | None) -> None:
+        """Processes that a request leaves behind may stay until that request's own deadline (CLOCK_MONOTONIC)."""
+        if sandbox._compiled.allow_fork and deadline is not None and not sandbox.closed:
+            self._watchdog.extend(sandbox.id, int(deadline * 1e9))
 
     def _exceeded(self, sandbox: Sandbox, exceeded: ExceededLimit) -> None:
+        if exceeded.limit == "wall":
+            # The request that runs watches its own deadline; this one is for what an earlier one left behind.
+            if sandbox._state != "running":
+                self._end_orphans(sandbox)
+            self._watch(sandbox)
+            return
         capability = Capability(f"limit.{exceeded.limit}")
-        event = self.record_limit(sandbox, capability, f"{exceeded.allowed}", f"used {exceeded.used}")
-        error = exceeded.to_error()
+        event = self.record_limit(sandbox, capability, f"{exceeded.allowed:g}", f"used {exceeded.used:g}")
+        error = exceeded.to_error(sandbox.name)
         error.denial_event = event
         sandbox._end_with(error)
+
+    def _end_orphans(self, sandbox: Sandbox) -> None:
+        lease = sandbox._lease
+        pids = lease.pids() if lease is not None else descendants(sandbox.pid)
+        orphans = [pid for pid in pids if pid != sandbox.pid]
+        for pid in orphans:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if orphans:
+            self.record_limit(
+                sandbox, Capability.LIMIT_WALL, f"{len(orphans)} processes", "left behind by a request and ended"
+            )
 
     def usage_of(self, sandbox: Sandbox) -> Usage | None:
         """Return what the sandbox's processes use now, None when it is gone."""
