@@ -9,59 +9,54 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from .event import DenialEvent
 from .sink import EventSink
 
 _log = logging.getLogger("pyisolate.telemetry")
 
+_T = TypeVar("_T")
+
 QUEUE_LIMIT = 10_000
 
 
-class SinkDispatch:
-    """Hands events to sinks that may block, from one thread, through a bounded queue. A full queue drops the new."""
+class Calls:
+    """Runs calls in order, on one thread, through a bounded queue; a full queue refuses the newest. Never blocks."""
 
-    def __init__(
-        self,
-        failed: Callable[[EventSink, Exception], None],
-        lost: Callable[[int], None],
-        limit: int = QUEUE_LIMIT,
-    ) -> None:
-        self._failed, self._lost, self._limit = failed, lost, limit
+    def __init__(self, name: str, limit: int = QUEUE_LIMIT) -> None:
+        self._name, self._limit = name, limit
         self._changed = threading.Condition()
-        self._queue: deque[tuple[EventSink, DenialEvent]] = deque()
-        self._busy = False
-        self._closed = False
+        self._queue: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._busy = self._closed = False
         self._thread: threading.Thread | None = None
 
-    def put(self, sink: EventSink, event: DenialEvent) -> None:
-        """Queue an event; never blocks."""
+    def put(self, call: Callable[[_T], None], argument: _T) -> bool:
+        """Queue `call(argument)`; False when there is no room for it."""
         with self._changed:
-            full = self._closed or len(self._queue) >= self._limit
-            if not full:
-                self._queue.append((sink, event))
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="pyisolate-sinks", daemon=True)
-                    self._thread.start()
-                self._changed.notify_all()
-        if full:
-            self._lost(event.count)
+            if self._closed or len(self._queue) >= self._limit:
+                return False
+            self._queue.append((call, argument))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+            return True
 
     def flush(self, timeout: float) -> bool:
-        """Wait until the queue is empty and no sink is at work; False when `timeout` came first."""
+        """Wait until nothing is queued or running; False when `timeout` came first."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._queue and not self._busy, timeout)
 
-    def close(self, timeout: float) -> None:
-        """Flush, then count what is left as lost. Idempotent."""
+    def close(self, timeout: float) -> list[Any]:
+        """Flush, end the thread, and return the arguments of what did not run. Idempotent."""
         self.flush(timeout)
         with self._changed:
             self._closed = True
-            left = sum(event.count for _, event in self._queue)
+            left = [argument for _, argument in self._queue]
             self._queue.clear()
             self._changed.notify_all()
-        if left:
-            self._lost(left)
+            return left
 
     def _run(self) -> None:
         while True:
@@ -72,12 +67,47 @@ class SinkDispatch:
                     if self._closed:
                         return
                     self._changed.wait()
-                sink, event = self._queue.popleft()
+                call, argument = self._queue.popleft()
                 self._busy = True
             try:
-                sink.emit(event)
-            except Exception as error:
-                self._failed(sink, error)
+                call(argument)
+            except Exception:
+                _log.exception("%s: %r failed", self._name, call)
+
+
+class SinkDispatch:
+    """Hands events to sinks that may block, off the refusal's path. What does not fit is counted as lost."""
+
+    def __init__(
+        self,
+        failed: Callable[[EventSink, Exception], None],
+        lost: Callable[[int], None],
+        limit: int = QUEUE_LIMIT,
+    ) -> None:
+        self._failed, self._lost = failed, lost
+        self._calls = Calls("pyisolate-sinks", limit)
+
+    def put(self, sink: EventSink, event: DenialEvent) -> None:
+        """Queue an event; never blocks."""
+        if not self._calls.put(self._emit, (sink, event)):
+            self._lost(event.count)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until every sink has taken what was queued; False when `timeout` came first."""
+        return self._calls.flush(timeout)
+
+    def close(self, timeout: float) -> None:
+        """Flush, then count what is left as lost. Idempotent."""
+        left = sum(event.count for _, event in self._calls.close(timeout))
+        if left:
+            self._lost(left)
+
+    def _emit(self, item: tuple[EventSink, DenialEvent]) -> None:
+        sink, event = item
+        try:
+            sink.emit(event)
+        except Exception as error:
+            self._failed(sink, error)
 
 
 class Timer:

@@ -58,6 +58,7 @@ class SnapshotSource(Protocol):
         ...
 
 
+@runtime_checkable
 class AlertStates(Protocol):
     """An alert engine, as far as the metrics need it."""
 
@@ -166,7 +167,8 @@ class Metrics:
     def add_alerts(self, engine: AlertStates) -> None:
         """Show the engine's rules as `pyisolate_alert_active` (held weakly)."""
         with self._lock:
-            self._alerts.append(weakref.ref(engine))
+            if all(ref() is not engine for ref in self._alerts):
+                self._alerts.append(weakref.ref(engine))
 
     def add_counter_source(self, source: CounterSource) -> None:
         """Take the denials that `source.enforcer` decides from `source`'s counts; before it has counted anything."""
@@ -272,7 +274,9 @@ class Metrics:
             if isinstance(value, CounterTable | _Histogram):
                 value._reset_after_fork()
         self._cpu, self._ended, self._info, self._ledgers = {}, OrderedDict(), {}, {}
-        self._snapshots, self._alerts, self._lost_sources, self._shown_cpu = [], [], [], {}
+        self._snapshots, self._lost_sources, self._shown_cpu = [], [], {}
+        for stage in LOST_STAGES:
+            self.lost.add((stage,), 0)
 
 
 class _Collector:

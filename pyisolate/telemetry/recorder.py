@@ -13,17 +13,20 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
+from .alerts import default_engine
 from .dispatch import SinkDispatch, Timer
 from .event import DenialEvent, SandboxContext
-from .metrics import METRICS, Metrics
+from .merge import disagree
+from .metrics import METRICS, AlertStates, Metrics
 from .sink import EventSink, get_event_sinks, is_immediate
 from .store import CAPACITY, COALESCE_WINDOW_S, ClosedStores, EventStore, Key, coalesce, coalesce_key
 
 _log = logging.getLogger("pyisolate.telemetry")
+logging.getLogger("pyisolate").addHandler(logging.NullHandler())  # nothing reaches stderr unless the host asks
 
 #: A failing sink is logged at most this often; every failure is counted.
 LOG_INTERVAL_S = 60.0
@@ -59,8 +62,8 @@ class _Flow:
 class Recorder:
     """Records events of all sandboxes of one supervisor (and of guards, which have none). Thread-safe.
 
-    `sinks=None` means the process's sinks (`get_event_sinks`). `rate` and `burst` bound the events a second that one
-    sandbox brings to audit log and sinks; store, counters and alerts see all.
+    `sinks=None` means the process's sinks (`get_event_sinks`), `alerts="default"` its alert rules. `rate` and `burst`
+    bound the events a second that one sandbox brings to audit log and sinks; store, counters and alerts see all.
     """
 
     def __init__(
@@ -69,14 +72,16 @@ class Recorder:
         metrics: Metrics = METRICS,
         audit: EventSink | None = None,
         sinks: Sequence[EventSink] | None = None,
-        alerts: AlertObserver | None = None,
+        alerts: AlertObserver | Literal["default"] | None = "default",
         capacity: int = CAPACITY,
         coalesce_window_s: float = COALESCE_WINDOW_S,
         rate: float = 1000.0,
         burst: int = 2000,
     ) -> None:
         self.metrics = metrics
-        self.alerts = alerts
+        self.alerts: AlertObserver | None = default_engine() if isinstance(alerts, str) else alerts
+        if isinstance(self.alerts, AlertStates):
+            metrics.add_alerts(self.alerts)
         self._audit = audit
         self._sinks = None if sinks is None else tuple(sinks)
         self._capacity, self._window_s = capacity, coalesce_window_s
@@ -154,6 +159,14 @@ class Recorder:
             except Exception as error:
                 self._failure(self.alerts, error)
         return event
+
+    def completed(self, event: DenialEvent, full: DenialEvent) -> None:
+        """Show in the store what was learnt of a recorded event since; it is not counted again."""
+        store = self.store_of(event.sandbox_id)
+        if store is not None:
+            store.amend(event, full)
+        if disagree(full) and not disagree(event):
+            self.metrics.drift.add((full.capability.value, full.kernel_evaluation.value), full.count)
 
     def lost(self, stage: str, count: int) -> None:
         """Count events that were lost before they could be read (`stage`: kernel, guest, store, sink ...)."""

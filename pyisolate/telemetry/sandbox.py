@@ -100,7 +100,7 @@ class SandboxTelemetry:
     def _told(self, told: Told) -> DenialEvent:
         """Complete an event that the kernel's record made, with what the hook adds. It was counted then."""
         completed = complete(told.event, told.broker)
-        self.store.amend(told.event, completed)
+        self.recorder.completed(told.event, completed)
         return completed
 
     def _record(

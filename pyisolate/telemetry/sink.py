@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -58,6 +58,7 @@ def get_event_sinks() -> tuple[EventSink, ...]:
     if sinks is None:
         with _lock:
             if _sinks is None:
+                _sinks = ()  # a configuration that cannot be read is reported once, not with every event
                 _sinks = tuple(sinks_from_environment(os.environ))
             sinks = _sinks
     return sinks
@@ -106,7 +107,7 @@ def sinks_from_config(config: object, *, file: str | None = None) -> list[EventS
 
         return OTelSink(**options)
 
-    makers: dict[str, Any] = {"audit": AuditLog, "webhook": WebhookSink, "otel": otel}
+    makers: dict[str, Callable[..., EventSink]] = {"audit": AuditLog, "webhook": WebhookSink, "otel": otel}
     if not isinstance(config, Mapping):
         raise PolicySyntaxError("event sinks: not a mapping", file=file, hint="start with `audit:` or `webhook:`")
     sinks: list[EventSink] = []
