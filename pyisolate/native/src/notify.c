@@ -1,0 +1,12 @@
+/* The notification listener; notify.h says what is where. */
+#include "notify.h"
+#include "notify_policy.c"
+#include "notify_ring.c"
+#include "notify_target.c"
+#include "notify_address.c"
+#include "notify_wait.c"
+#include "notify_send.c"
+#include "notify_socket.c"
+#include "notify_decide.c"
+#include "notify_loop.c"
+#include "notify_api.c"

@@ -1,0 +1,58 @@
+/* The listener of seccomp user notifications: one thread without the GIL that decides, acts and records. */
+struct notify_rule {
+	uint8_t action, allow, family, prefix; /* NetAction; family 4 or 6 */
+	uint16_t port_low, port_high;
+	uint8_t address[16];
+	int32_t index; /* in CompiledPolicy.net */
+};
+struct notify_unix_rule {
+	uint8_t action, allow;
+	uint16_t length;
+	int32_t index;
+	char path[108];
+};
+struct notify_record {
+	uint64_t key, policy_serial, monotonic_ns, args[6];
+	uint32_t count, scope;
+	int32_t pid, tid, nr, error, rule, presented;
+	uint16_t capability, family, port, path_length;
+	uint8_t verdict, reason, address[16];
+	char path[256];
+};
+#define NOTIFY_CAPABILITIES ...
+#define NOTIFY_SYSCALLS ...
+#define NOTIFY_VERDICTS ...
+enum notify_verdict { NOTIFY_ALLOW, NOTIFY_DENY, NOTIFY_WOULD_DENY, ... };
+enum notify_act { NOTIFY_ACT_DENY, NOTIFY_ACT_FLOOR, NOTIFY_ACT_ALLOW, NOTIFY_ACT_WATCH, ... };
+enum notify_reason { NOTIFY_NO_REASON, NOTIFY_NOT_GRANTED, NOTIFY_SCOPE_INSUFFICIENT, NOTIFY_EXPLICIT_DENY,
+                     NOTIFY_ALWAYS_DENIED, NOTIFY_INTERNAL, ... };
+enum notify_trait { NOTIFY_KNOWN, NOTIFY_REPORTED, ... };
+enum notify_flag { NOTIFY_CELL, NOTIFY_FULL, NOTIFY_MONITOR_NET, ... };
+enum notify_capability { NOTIFY_CAP_NET_CONNECT, NOTIFY_CAP_NET_BIND, NOTIFY_CAP_NET_LISTEN, NOTIFY_CAP_NET_SEND,
+                         NOTIFY_CAP_NET_SOCKET, NOTIFY_CAP_PROCESS_FORK, NOTIFY_CAP_IPC_UNIX,
+                         NOTIFY_CAP_KERNEL_NAMESPACE, NOTIFY_CAP_KERNEL_SYSCALL, ... };
+
+typedef struct notify_listener notify_listener;
+typedef struct notify_policy notify_policy;
+
+notify_listener *notify_create(const uint8_t *capability, const uint8_t *traits, const int8_t *path_argument);
+int notify_start(notify_listener *l);
+void notify_destroy(notify_listener *l);
+int notify_alive(notify_listener *l);
+
+notify_policy *notify_policy_new(uint32_t flags, uint64_t serial, const uint8_t *acts,
+                                 const struct notify_rule *rules, int rule_count,
+                                 const struct notify_unix_rule *unix_rules, int unix_count);
+void notify_policy_drop(notify_policy *p);
+
+int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy);
+int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy);
+int notify_stop(notify_listener *l, uint64_t key);
+int notify_forget(notify_listener *l, uint64_t key);
+int notify_counters(notify_listener *l, uint64_t key, uint64_t *counters, uint64_t *lost);
+
+int notify_wait(notify_listener *l, int timeout_ms);
+void notify_wake(notify_listener *l);
+uint64_t notify_next(notify_listener *l);
+int notify_pending(notify_listener *l, uint64_t key);
+int notify_pop(notify_listener *l, uint64_t key, struct notify_record *out, int max);

@@ -1,0 +1,349 @@
+/* What Python calls, from any thread. `lock` is held for lookups and pointer swaps only. */
+
+static notify_listener *notify_all; /* for fork */
+static pthread_mutex_t notify_all_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t notify_fork_once = PTHREAD_ONCE_INIT;
+
+static void notify_before_fork(void)
+{
+	pthread_mutex_lock(&notify_all_lock);
+	for (notify_listener *l = notify_all; l; l = l->next)
+		pthread_mutex_lock(&l->lock);
+}
+
+static void notify_after_fork_parent(void)
+{
+	for (notify_listener *l = notify_all; l; l = l->next)
+		pthread_mutex_unlock(&l->lock);
+	pthread_mutex_unlock(&notify_all_lock);
+}
+
+/* A child of the host has no loop thread. It must not keep listeners open either: when the host dies, the kernel
+ * fails the cells' calls only once nobody holds them. */
+static void notify_after_fork_child(void)
+{
+	for (notify_listener *l = notify_all; l; l = l->next) {
+		for (int i = 0; i < l->next_slot; i++)
+			if (l->slots[i])
+				close(l->slots[i]->fd);
+		close(l->epoll);
+		close(l->wake);
+		close(l->drain);
+		l->forked = 1;
+		pthread_mutex_unlock(&l->lock);
+	}
+	pthread_mutex_unlock(&notify_all_lock);
+}
+
+static void notify_watch_fork(void)
+{
+	pthread_atfork(notify_before_fork, notify_after_fork_parent, notify_after_fork_child);
+}
+
+static struct notify_sandbox **notify_find(notify_listener *l, uint64_t key)
+{
+	struct notify_sandbox **at = &l->buckets[key % NOTIFY_BUCKETS];
+
+	while (*at && (*at)->key != key)
+		at = &(*at)->next;
+	return at;
+}
+
+static notify_listener *notify_create(const uint8_t *capability, const uint8_t *traits, const int8_t *path_argument)
+{
+	struct seccomp_notif_sizes sizes = { 0 };
+	notify_listener *l = calloc(1, sizeof *l);
+
+	if (!l)
+		return NULL;
+	if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes)) {
+		free(l);
+		return NULL;
+	}
+	l->notif_bytes = sizes.seccomp_notif > sizeof(struct seccomp_notif) ? sizes.seccomp_notif
+									      : sizeof(struct seccomp_notif);
+	memcpy(l->capability, capability, sizeof l->capability);
+	memcpy(l->traits, traits, sizeof l->traits);
+	memcpy(l->path_argument, path_argument, sizeof l->path_argument);
+	pthread_mutex_init(&l->lock, NULL);
+	pthread_mutex_init(&l->job_lock, NULL);
+	pthread_cond_init(&l->job_ready, NULL);
+	l->payload = malloc(NOTIFY_PAYLOAD);
+	l->control = malloc(NOTIFY_CONTROL);
+	l->epoll = epoll_create1(EPOLL_CLOEXEC);
+	l->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	l->drain = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	l->wake_source.kind = NOTIFY_SOURCE_WAKE;
+	struct epoll_event event = { .events = EPOLLIN, .data.ptr = &l->wake_source };
+	if (!l->payload || !l->control || l->epoll < 0 || l->wake < 0 || l->drain < 0 ||
+	    epoll_ctl(l->epoll, EPOLL_CTL_ADD, l->wake, &event)) {
+		int error = errno;
+		free(l->payload);
+		free(l->control);
+		free(l);
+		errno = error;
+		return NULL;
+	}
+	pthread_once(&notify_fork_once, notify_watch_fork);
+	pthread_mutex_lock(&notify_all_lock);
+	l->next = notify_all;
+	notify_all = l;
+	pthread_mutex_unlock(&notify_all_lock);
+	return l;
+}
+
+static int notify_start(notify_listener *l)
+{
+	sigset_t all, before;
+	int error;
+
+	if (l->forked)
+		return -ESRCH;
+	l->running = 1;
+	sigfillset(&all); /* the host's signals are for its own threads */
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	error = pthread_create(&l->thread, NULL, notify_loop, l);
+	if (!error)
+		error = pthread_create(&l->injector, NULL, notify_injector, l);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return -error;
+}
+
+static void notify_interrupt(notify_listener *l, int fd)
+{
+	uint64_t one = 1;
+
+	if (!l->forked && write(fd, &one, sizeof one) < 0)
+		return; /* full: readable anyway */
+}
+
+static void notify_wake(notify_listener *l)
+{
+	notify_interrupt(l, l->drain);
+}
+
+static int notify_alive(notify_listener *l)
+{
+	return !l->forked && __atomic_load_n(&l->running, __ATOMIC_ACQUIRE);
+}
+
+/* No drain may be under way. Cells that are left fail closed: the kernel answers ENOSYS for a closed listener. */
+static void notify_destroy(notify_listener *l)
+{
+	pthread_mutex_lock(&notify_all_lock);
+	for (notify_listener **at = &notify_all; *at; at = &(*at)->next)
+		if (*at == l) {
+			*at = l->next;
+			break;
+		}
+	pthread_mutex_unlock(&notify_all_lock);
+	if (l->forked)
+		return; /* what the parent's threads were doing to it is unknown */
+	__atomic_store_n(&l->stopping, 1, __ATOMIC_RELEASE);
+	if (l->thread) {
+		notify_interrupt(l, l->wake);
+		pthread_join(l->thread, NULL);
+	}
+	for (int i = 0; i < l->next_slot; i++) /* frees the injector, should it wait for a task */
+		if (l->slots[i]) {
+			l->slots[i]->next_dead = l->dead;
+			l->dead = l->slots[i];
+		}
+	pthread_mutex_lock(&l->job_lock);
+	pthread_cond_signal(&l->job_ready);
+	pthread_mutex_unlock(&l->job_lock);
+	if (l->injector)
+		pthread_join(l->injector, NULL);
+	while (l->jobs) {
+		struct notify_job *job = l->jobs;
+		l->jobs = job->next;
+		close(job->fd);
+		__atomic_sub_fetch(&job->sandbox->jobs, 1, __ATOMIC_ACQ_REL);
+		free(job);
+	}
+	notify_bury(l);
+	notify_bury(l); /* the waits that the sandboxes left */
+	close(l->epoll);
+	close(l->wake);
+	close(l->drain);
+	free(l->payload);
+	free(l->control);
+	free(l);
+}
+
+/* Takes `fd`, also on failure. A `policy` of NULL lets everything go on: a warm cell without guest code. */
+static int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy)
+{
+	struct notify_sandbox *s = calloc(1, sizeof *s);
+	struct epoll_event event = { .events = EPOLLIN, .data.ptr = s };
+	int slot, result = 0;
+
+	if (!s || l->forked) {
+		close(fd);
+		free(s);
+		return l->forked ? -ESRCH : -ENOMEM;
+	}
+	s->source.kind = NOTIFY_SOURCE_SANDBOX;
+	s->key = key;
+	s->fd = fd;
+	s->policy = notify_policy_hold(policy);
+	/* Stay on the guest's processor for the answer: a third of the latency. Unknown before 6.6. */
+	ioctl(fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, NOTIFY_SYNC_WAKE_UP, 0);
+	pthread_mutex_lock(&l->lock);
+	for (slot = 0; slot < NOTIFY_SLOTS && l->slots[slot]; slot++)
+		;
+	if (slot == NOTIFY_SLOTS || *notify_find(l, key))
+		result = slot == NOTIFY_SLOTS ? -ENOSPC : -EEXIST;
+	else if (epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &event))
+		result = -errno;
+	if (!result) {
+		s->slot = slot;
+		l->slots[slot] = s;
+		if (slot >= l->next_slot)
+			l->next_slot = slot + 1;
+		*notify_find(l, key) = s;
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (result) {
+		notify_policy_drop(s->policy);
+		close(fd);
+		free(s);
+	}
+	return result;
+}
+
+/* One pointer swap: there is no instant without a policy. */
+static int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy)
+{
+	notify_policy *old = NULL;
+
+	if (l->forked)
+		return -ESRCH;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s) {
+		old = s->policy;
+		s->policy = notify_policy_hold(policy);
+	}
+	pthread_mutex_unlock(&l->lock);
+	notify_policy_drop(old);
+	return s ? 0 : -ENOENT;
+}
+
+/* Decide nothing more for this sandbox; its records and counters stay until notify_forget. */
+static int notify_stop(notify_listener *l, uint64_t key)
+{
+	if (l->forked)
+		return -ESRCH;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s && !s->stopped) {
+		s->stopped = 1;
+		epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return s ? 0 : -ENOENT;
+}
+
+static int notify_forget(notify_listener *l, uint64_t key)
+{
+	if (l->forked)
+		return -ESRCH;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox **at = notify_find(l, key), *s = *at;
+	if (s) {
+		if (!s->stopped)
+			epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
+		s->stopped = s->forgotten = 1;
+		*at = s->next;
+		l->slots[s->slot] = NULL;
+		s->next_dead = l->dead;
+		l->dead = s;
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (s)
+		notify_interrupt(l, l->wake);
+	return s ? 0 : -ENOENT;
+}
+
+static int notify_counters(notify_listener *l, uint64_t key, uint64_t *counters, uint64_t *lost)
+{
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s) {
+		for (int i = 0; i < NOTIFY_CAPABILITIES * NOTIFY_VERDICTS; i++)
+			counters[i] = __atomic_load_n(&s->counters[0][0] + i, __ATOMIC_RELAXED);
+		*lost = __atomic_load_n(&s->lost, __ATOMIC_RELAXED);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return s ? 0 : -ENOENT;
+}
+
+/* Sleep until some sandbox has records: 1, or 0 after the timeout or a wake-up. */
+static int notify_wait(notify_listener *l, int timeout_ms)
+{
+	struct pollfd p = { .fd = l->drain, .events = POLLIN };
+	uint64_t ignored;
+
+	if (l->forked)
+		return 0;
+	__atomic_store_n(&l->drain_waits, 1, __ATOMIC_SEQ_CST);
+	if (!notify_any_dirty(l) && poll(&p, 1, timeout_ms) > 0 && read(l->drain, &ignored, sizeof ignored) < 0)
+		return 0;
+	__atomic_store_n(&l->drain_waits, 0, __ATOMIC_SEQ_CST);
+	return notify_any_dirty(l);
+}
+
+/* The key of a sandbox that has records, or 0; its mark is taken away. */
+static uint64_t notify_next(notify_listener *l)
+{
+	for (int i = 0; i < NOTIFY_SLOTS / 64; i++) {
+		uint64_t bits = __atomic_load_n(&l->dirty[i], __ATOMIC_SEQ_CST);
+		while (bits) {
+			int bit = __builtin_ctzll(bits);
+			bits &= bits - 1;
+			__atomic_and_fetch(&l->dirty[i], ~(1ULL << bit), __ATOMIC_SEQ_CST);
+			pthread_mutex_lock(&l->lock);
+			struct notify_sandbox *s = l->slots[i * 64 + bit];
+			uint64_t key = s ? s->key : 0;
+			pthread_mutex_unlock(&l->lock);
+			if (key)
+				return key;
+		}
+	}
+	return 0;
+}
+
+/* How many records of the sandbox wait to be taken. */
+static int notify_pending(notify_listener *l, uint64_t key)
+{
+	int count = 0;
+
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	struct notify_ring *ring = s ? __atomic_load_n(&s->ring, __ATOMIC_ACQUIRE) : NULL;
+	if (ring)
+		count = (int)(__atomic_load_n(&ring->head, __ATOMIC_ACQUIRE) -
+			      __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE));
+	pthread_mutex_unlock(&l->lock);
+	return count;
+}
+
+/* Take up to `max` records of one sandbox. One caller at a time for one sandbox. */
+static int notify_pop(notify_listener *l, uint64_t key, struct notify_record *out, int max)
+{
+	if (l->forked)
+		return 0;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s)
+		s->readers++;
+	pthread_mutex_unlock(&l->lock);
+	if (!s)
+		return 0;
+	int taken = notify_ring_pop(__atomic_load_n(&s->ring, __ATOMIC_ACQUIRE), out, max);
+	pthread_mutex_lock(&l->lock);
+	s->readers--;
+	pthread_mutex_unlock(&l->lock);
+	return taken;
+}

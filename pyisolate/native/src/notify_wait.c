@@ -1,0 +1,264 @@
+/* Answers, records, and operations that cannot finish at once: the socket waits in epoll, the guest in the kernel,
+ * and the loop goes on. */
+
+static void notify_answer(struct notify_sandbox *s, uint64_t id, int64_t value, int error, uint32_t flags)
+{
+	struct seccomp_notif_resp response = { .id = id, .val = value, .error = error, .flags = flags };
+
+	/* ENOENT: the task died or was interrupted; there is nobody to tell. */
+	while (ioctl(s->fd, SECCOMP_IOCTL_NOTIF_SEND, &response) && errno == EINTR)
+		;
+}
+
+static void notify_result(const struct notify_call *c, int64_t result)
+{
+	notify_answer(c->sandbox, c->id, result < 0 ? 0 : result, result < 0 ? (int)result : 0, 0);
+}
+
+static void notify_continue(const struct notify_call *c)
+{
+	notify_answer(c->sandbox, c->id, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+}
+
+static void notify_record_endpoint(struct notify_record *r, const struct notify_endpoint *e)
+{
+	if (!e)
+		return;
+	r->family = (uint16_t)e->family;
+	r->port = e->port;
+	r->scope = e->scope;
+	memcpy(r->address, e->address, sizeof r->address);
+	if (e->family == 1 && e->length > offsetof(struct sockaddr_un, sun_path)) {
+		size_t length = e->length - offsetof(struct sockaddr_un, sun_path);
+		if (e->raw.un.sun_path[0])
+			length = strnlen(e->raw.un.sun_path, length);
+		memcpy(r->path, e->raw.un.sun_path, length);
+		r->path_length = (uint16_t)length;
+	}
+}
+
+/* Count and record. Comes before the answer, so that whoever saw the refusal finds its record. */
+static void notify_tell(const struct notify_call *c, int capability, int verdict, int error,
+			const struct notify_decision *d, const struct notify_endpoint *e)
+{
+	struct notify_record r;
+
+	memset(&r, 0, sizeof r);
+	r.key = c->sandbox->key;
+	r.policy_serial = c->policy ? c->policy->serial : 0;
+	r.monotonic_ns = notify_now();
+	memcpy(r.args, c->args, sizeof r.args);
+	r.count = 1;
+	r.tid = c->tid;
+	r.pid = notify_pid(c->sandbox, c->tid);
+	r.nr = c->nr;
+	r.error = error;
+	r.rule = d ? d->rule : -1;
+	r.presented = d ? d->presented : -1;
+	r.reason = (uint8_t)(d ? d->reason : NOTIFY_NO_REASON);
+	r.capability = (uint16_t)capability;
+	r.verdict = (uint8_t)verdict;
+	if (e)
+		notify_record_endpoint(&r, e);
+	else if (c->nr >= 0 && c->nr < NOTIFY_SYSCALLS && c->l->path_argument[c->nr] >= 0)
+		r.path_length = (uint16_t)notify_read_path(c, c->l->path_argument[c->nr], r.path, sizeof r.path);
+	notify_count(c->sandbox, capability, verdict);
+	notify_push(c->l, c->sandbox, &r);
+}
+
+static void notify_refuse(const struct notify_call *c, int capability, int error, const struct notify_decision *d,
+			  const struct notify_endpoint *e)
+{
+	notify_tell(c, capability, NOTIFY_DENY, error, d, e);
+	notify_result(c, -error);
+}
+
+static void notify_refuse_always(const struct notify_call *c, int capability, const struct notify_endpoint *e)
+{
+	struct notify_decision d = { .reason = NOTIFY_ALWAYS_DENIED, .rule = -1, .presented = -1 };
+
+	notify_refuse(c, capability, EPERM, &d, e);
+}
+
+/* A net decision: 1 to go on (granted, or only watched), 0 when refused and answered. */
+static int notify_pass(const struct notify_call *c, int capability, const struct notify_decision *d,
+		       const struct notify_endpoint *e)
+{
+	if (d->allow) {
+		notify_count(c->sandbox, capability, NOTIFY_ALLOW);
+		return 1;
+	}
+	if (c->policy->flags & NOTIFY_MONITOR_NET) {
+		notify_tell(c, capability, NOTIFY_WOULD_DENY, 0, d, e);
+		return 1;
+	}
+	notify_refuse(c, capability, EACCES, d, e);
+	return 0;
+}
+
+/* --- operations ------------------------------------------------------------------------------------------- */
+
+/* connect() that never sleeps: 0, -EINPROGRESS (also for a connection that was under way already), or -errno.
+ * The flag belongs to the open file and so to the guest as well, for the microseconds in between. */
+static int notify_connect_now(int fd, const struct notify_endpoint *to, int *blocking)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0)
+		return -errno;
+	*blocking = !(flags & O_NONBLOCK);
+	if (*blocking)
+		fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+	int result = connect(fd, &to->raw.any, to->length) ? -errno : 0;
+	if (*blocking) {
+		/* over loopback the handshake is over by now: the second call collects its result */
+		if (result == -EINPROGRESS || result == -EALREADY)
+			result = connect(fd, &to->raw.any, to->length) ? -errno : 0;
+		if (result == -EALREADY)
+			result = -EINPROGRESS;
+		fcntl(fd, F_SETFL, flags);
+	}
+	return result;
+}
+
+static int64_t notify_send_message(int fd, const void *data, size_t bytes, void *control, size_t control_bytes,
+				   int flags, const struct notify_endpoint *to);
+static void notify_close_rights(char *control, size_t bytes);
+
+static void notify_wait_end(notify_listener *l, struct notify_wait *w)
+{
+	struct notify_wait **at;
+
+	epoll_ctl(l->epoll, EPOLL_CTL_DEL, w->fd, NULL); /* the guest keeps the file open: closing is not enough */
+	close(w->fd);
+	notify_close_rights(w->control, w->control_bytes);
+	w->dead = 1;
+	for (at = &w->sandbox->waits; *at && *at != w; at = &(*at)->next)
+		;
+	if (*at)
+		*at = w->next;
+	w->sandbox->waiting_count--;
+	if (w->sandbox->paused) {
+		struct epoll_event event = { .events = EPOLLIN, .data.ptr = w->sandbox };
+		w->sandbox->paused = 0;
+		if (!w->sandbox->stopped)
+			epoll_ctl(l->epoll, EPOLL_CTL_MOD, w->sandbox->fd, &event);
+	}
+	if (l->tick_cursor == w)
+		l->tick_cursor = w->next_all;
+	if (w->previous_all)
+		w->previous_all->next_all = w->next_all;
+	else
+		l->waits = w->next_all;
+	if (w->next_all)
+		w->next_all->previous_all = w->previous_all;
+	w->next_dead = l->dead_waits; /* an event in this batch may still point here */
+	l->dead_waits = w;
+}
+
+static void notify_wait_finish(notify_listener *l, struct notify_wait *w, int64_t result)
+{
+	if (w->written_to && result >= 0) {
+		uint32_t length = (uint32_t)result;
+		int written = notify_write(w->tid, w->written_to, &length, sizeof length);
+		result = written ? written : 1;
+	}
+	notify_answer(w->sandbox, w->id, result < 0 ? 0 : result, result < 0 ? (int)result : 0, 0);
+	notify_wait_end(l, w);
+}
+
+static uint64_t notify_deadline(int fd)
+{
+	struct timeval patience = { 0 };
+	socklen_t length = sizeof patience;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, &length) || (!patience.tv_sec && !patience.tv_usec))
+		return 0;
+	return notify_now() + (uint64_t)patience.tv_sec * 1000000000u + (uint64_t)patience.tv_usec * 1000u;
+}
+
+/* Park an operation; takes `fd`. 0, or -ENOMEM with the descriptor still the caller's. */
+static int notify_park(const struct notify_call *c, int fd, const struct notify_wait *what)
+{
+	notify_listener *l = c->l;
+	struct notify_wait *w = malloc(sizeof *w);
+	struct epoll_event event = { .events = EPOLLOUT, .data.ptr = w };
+
+	if (!w)
+		return -ENOMEM;
+	*w = *what;
+	w->source.kind = NOTIFY_SOURCE_WAIT;
+	w->sandbox = c->sandbox;
+	w->id = c->id;
+	w->tid = c->tid;
+	w->fd = fd;
+	w->deadline_ns = notify_deadline(fd);
+	/* data and control messages in one block; the descriptors in it are this operation's from now on */
+	w->payload = malloc(what->payload_bytes + 8 + what->control_bytes);
+	event.events = w->on_tick ? 0 : EPOLLOUT;
+	if (!w->payload || epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &event)) {
+		free(w->payload);
+		free(w);
+		return -ENOMEM;
+	}
+	w->control = w->payload + ((what->payload_bytes + 7) & ~(size_t)7);
+	if (what->payload_bytes)
+		memcpy(w->payload, what->payload, what->payload_bytes);
+	if (what->control_bytes)
+		memcpy(w->control, what->control, what->control_bytes);
+	w->next = c->sandbox->waits;
+	c->sandbox->waits = w;
+	c->sandbox->waiting_count++;
+	w->previous_all = NULL;
+	w->next_all = l->waits;
+	if (l->waits)
+		l->waits->previous_all = w;
+	l->waits = w;
+	return 0;
+}
+
+static void notify_wait_step(notify_listener *l, struct notify_wait *w)
+{
+	int64_t result;
+	int blocking;
+
+	if (w->step == NOTIFY_STEP_CONNECT) {
+		result = notify_connect_now(w->fd, &w->to, &blocking);
+		if (result == -EINPROGRESS || result == -EALREADY)
+			return;
+		if (result == -EISCONN)
+			result = 0;
+		if (result || !w->then_send) {
+			notify_wait_finish(l, w, result);
+			return;
+		}
+		w->step = NOTIFY_STEP_SEND;
+		w->to.length = 0;
+	}
+	result = notify_send_message(w->fd, w->payload, w->payload_bytes, w->control, w->control_bytes, w->send_flags,
+				     &w->to);
+	if (result != -EAGAIN)
+		notify_wait_finish(l, w, result);
+}
+
+/* Every tick: who gave up (killed, signalled, timed out)? A bounded number a turn. */
+static void notify_tick(notify_listener *l)
+{
+	uint64_t now = notify_now();
+
+	if (!l->tick_cursor)
+		l->tick_cursor = l->waits;
+	for (int i = 0; i < 64 && l->tick_cursor; i++) {
+		struct notify_wait *w = l->tick_cursor;
+		uint64_t id = w->id;
+		l->tick_cursor = w->next_all;
+		if (ioctl(w->sandbox->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
+			notify_wait_end(l, w);
+		else if (w->deadline_ns && now >= w->deadline_ns)
+			notify_wait_finish(l, w, w->step == NOTIFY_STEP_CONNECT ? -EINPROGRESS : -EAGAIN);
+		else if (notify_interrupted(w->tid))
+			notify_wait_finish(l, w, w->deadline_ns ? -EINTR : -NOTIFY_RESTART);
+		else if (w->on_tick)
+			notify_wait_step(l, w);
+	}
+}
