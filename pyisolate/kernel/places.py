@@ -92,6 +92,12 @@ class Places:
     def __iter__(self) -> Iterator[Place]:
         return iter(self.places)
 
+    def above(self, path: str) -> int:
+        """Return what is in force where `path` would be, links followed as far as they exist."""
+        real = os.path.realpath(path)
+        found = {place.path: place for place in self.places}
+        return found[real].in_force if real in found else _above(real, found)
+
     def note(self, rule: FsRule, why: str) -> str:
         """Say that a rule has no place here."""
         return f"{rule.text or 'rule'}: {rule.path} is left out ({why})"
