@@ -203,21 +203,23 @@ class KernelPlan:
         prepared = Prepared(compiled)
         fs_enforced = compiled.mode_of("fs") is Mode.ENFORCE
         try:
+            # The view first: Landlock's rules are keyed on the files that the cell finds in it.
+            if isolation == "process" and fs_enforced:
+                if self.usable("root view"):
+                    prepared.root_view = self.builder.prepare(compiled, strict=enforcement == "strict")
+                    notes += prepared.root_view.notes
+                    missing += prepared.root_view.unenforced
+                else:
+                    missing.append(self._why_missing("root view", "fs.metadata and hidden paths"))
             if not fs_enforced:
                 notes.append(
                     "fs is in monitor mode: Landlock cannot record without refusing, so files have no kernel verdict"
                 )
             elif self.usable("landlock"):
-                prepared.ruleset = self.landlock.prepare(compiled)
+                prepared.ruleset = self.landlock.prepare(compiled, prepared.root_view)
                 notes += prepared.ruleset.notes
             else:
                 missing.append(self._why_missing("landlock", "fs rules"))
-            if isolation == "process" and fs_enforced:
-                if self.usable("root view"):
-                    prepared.root_view = self.builder.prepare(compiled)
-                    notes += prepared.root_view.notes
-                else:
-                    missing.append(self._why_missing("root view", "fs.metadata and hidden paths"))
             if prepared.root_view is None and fs_enforced:
                 missing += [
                     f"rule {rule}: Landlock cannot subtract a path from a grant"
