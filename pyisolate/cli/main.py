@@ -1,0 +1,72 @@
+"""`pyisolate`: the group. Commands are imported when they run, so that `pyisolate --help` stays quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+#: command -> (module of this package, function, one line of help)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "run": ("run", "run", "Run a script in a sandbox."),
+    "doctor": ("doctor", "doctor", "Prove what this machine can enforce, and say what is missing."),
+    "policy": ("policy", "policy", "Check, explain, compare, show and learn policies."),
+    "events": ("events", "events", "Read the audit log of refusals."),
+    "top": ("top", "top", "Watch sandboxes and refusals live."),
+    "trace": ("trace", "trace", "Follow a sandbox's system calls with BPF (needs root)."),
+    "demo": ("demo.command", "demo", "Run a real job and a dozen real attacks, and show what was refused."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are named in a table and imported one at a time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102
+        if cmd_name not in COMMANDS:
+            return None
+        module, function, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f".{module}", __package__), function)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Add a hint to "no such command"."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0] if args else "", COMMANDS, n=1)
+            if near:
+                error.message += f" Did you mean {near[0]!r}?"
+            raise
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pyisolate", prog_name="pyisolate")
+def cli() -> None:
+    """Run Python you do not trust under a policy that the kernel enforces, and know what was refused."""
+
+
+def main() -> None:
+    """Run the command line and exit with its status. A closed pipe is no error."""
+    try:
+        cli(prog_name="pyisolate")
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`); the interpreter must not complain when it flushes at exit.
+        import os
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What all commands print with: the two consoles, errors with their hint, and denials as rows of a table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from ..telemetry.event import DenialEvent
+
+#: Colour of a verdict or status; everything else is plain.
+STYLES = {
+    "deny": "bold red",
+    "would_deny": "yellow",
+    "allow": "green",
+    "unavailable": "dim",
+    "not_consulted": "magenta",
+    "not_reached": "dim",
+}
+
+
+def stdout() -> Console:
+    """Return a console for results; made per call, because tests and pipes replace the stream."""
+    return Console(file=sys.stdout, highlight=False, soft_wrap=False)
+
+
+def stderr() -> Console:
+    """Return a console for what is said about the run."""
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def fail(error: BaseException | str, status: int) -> NoReturn:
+    """Print an error on stderr, its hint on a line of its own, and exit."""
+    complain(error)
+    raise SystemExit(status)
+
+
+def complain(error: BaseException | str) -> None:
+    """Print an error on stderr, its hint on a line of its own."""
+    console = stderr()
+    text, hint = str(error), getattr(error, "hint", None)
+    if hint:
+        text = text.removesuffix(f". Hint: {hint}")
+    console.print(Text.assemble(("pyisolate: ", "bold red"), text))
+    if hint:
+        console.print(Text.assemble(("  hint: ", "bold"), hint))
+
+
+def verdict(word: Any) -> Text:
+    """Return a verdict in its colour."""
+    return Text(str(word), style=STYLES.get(str(word), ""))
+
+
+def refused_by(event: DenialEvent) -> str:
+    """Return the layers that refused: `broker`, `kernel (landlock)` or both."""
+    layers = []
+    if event.broker_decision in ("deny", "would_deny"):
+        layers.append("broker")
+    if event.kernel_decision in ("deny", "would_deny"):
+        layers.append(event.kernel_enforcer or "kernel")
+    return " + ".join(layers) or "none"
+
+
+def suggestion_text(suggestion: Mapping[str, Any] | None) -> str:
+    """Return a suggestion as one line of a policy file, or why there is none."""
+    if suggestion is None:
+        return "-"
+    import yaml
+
+    lines = []
+    for key, value in suggestion.items():
+        flow = yaml.safe_dump(value, default_flow_style=True, width=1 << 20, sort_keys=False, allow_unicode=True)
+        lines.append(f"{key}: {flow.strip()}")
+    return "; ".join(lines)
+
+
+def denial_table(events: Iterable[DenialEvent], *, title: str | None = None) -> Table:
+    """Return refusals as a table: capability, target, refused by, where, count."""
+    table = Table(title=title, box=None, pad_edge=False, title_justify="left", header_style="bold")
+    table.add_column("capability", no_wrap=True)
+    table.add_column("target", overflow="fold")
+    table.add_column("refused by", overflow="fold")
+    table.add_column("code", overflow="fold")
+    table.add_column("where", overflow="fold")
+    table.add_column("count", justify="right")
+    for event in events:
+        table.add_row(
+            Text(event.capability),
+            Text(event.target),
+            Text(refused_by(event), style="yellow" if event.would_deny else "red"),
+            Text(event.code),
+            Text(event.origin or ""),
+            str(event.count),
+        )
+    return table
+
+
+def bytes_text(size: float | None) -> str:
+    """Return a size for people: 1.5 MiB."""
+    if size is None:
+        return "-"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024 or unit == "GiB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable")
