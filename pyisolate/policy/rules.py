@@ -34,6 +34,11 @@ def _flow(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) and (":" in value or value.startswith("@")) else str(value)
 
 
+def _literal(path: str) -> dict[str, Any]:
+    """Return the key that says that `*` and `?` in a path mean themselves, where they occur."""
+    return {"literal": True} if "*" in path or "?" in path else {}
+
+
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a policy."""
 
@@ -65,8 +70,7 @@ class FileRule(Rule, frozen=True, kw_only=True):
 
     def fragment(self) -> dict[str, Any]:  # noqa: D102
         item: dict[str, Any] = {"path": self.path}
-        if "*" in self.path or "?" in self.path:
-            item["literal"] = True
+        item |= _literal(self.path)
         if self.allow:
             item["allow"] = list(self.allow)
         if self.deny:
@@ -111,7 +115,7 @@ class ProcessRule(Rule, frozen=True, kw_only=True):
     def fragment(self) -> dict[str, Any]:  # noqa: D102
         if self.operation == FORK:
             return {FORK: self.allow}
-        return {EXEC: self.path} | ({} if self.allow else {"deny": True})
+        return {EXEC: self.path} | _literal(self.path) | ({} if self.allow else {"deny": True})
 
     @property
     def text(self) -> str:  # noqa: D102

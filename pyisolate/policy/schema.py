@@ -189,13 +189,14 @@ def _processes(reader: _Reader, value: Any) -> tuple[ProcessRule, ...]:
     rules = []
     for i, item in enumerate(reader.sequence(("process",), value, "{exec: /usr/bin/git} or {fork: true}")):
         at: Where = ("process", i)
-        item = reader.mapping(at, item, (EXEC, FORK, "deny"))
-        if (EXEC in item) == (FORK in item) or (FORK in item and "deny" in item):
+        item = reader.mapping(at, item, (EXEC, FORK, "deny", "literal"))
+        if (EXEC in item) == (FORK in item) or (FORK in item and len(item) > 1):
             reader.fail(at, f"process[{i}]: cannot be read", "write {exec: /usr/bin/git} or {fork: true}")
         if FORK in item:
             rules.append(ProcessRule(operation=FORK, allow=_flag(reader, (*at, FORK), item[FORK])))
         else:
-            path = reader.read((*at, EXEC), units.path, item[EXEC], variables=False)
+            literal = _flag(reader, (*at, "literal"), item.get("literal", False))
+            path = reader.read((*at, EXEC), units.path, item[EXEC], variables=False, literal=literal)
             allow = not _flag(reader, (*at, "deny"), item.get("deny", False))
             rules.append(ProcessRule(operation=EXEC, path=path, allow=allow))
         _agree(reader, at, rules)

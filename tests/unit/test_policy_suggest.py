@@ -1,0 +1,129 @@
+"""A suggestion allows exactly the refused operation: denied before, allowed after, the neighbour still denied."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from pyisolate.broker import Broker
+from pyisolate.capability import FLOOR, Capability
+from pyisolate.decision import Verdict
+from pyisolate.policy import Policy, compile_policy
+from pyisolate.policy.load import load_bytes
+from pyisolate.policy.suggest import apply, suggestion
+
+C = Capability
+COMPONENT = st.text(
+    st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="/"), min_size=1, max_size=12
+).filter(lambda part: part not in (".", ".."))
+PATHS = st.lists(COMPONENT, min_size=1, max_size=4).map(lambda parts: "/nonexistent/" + "/".join(parts))
+FILES = st.sampled_from([C.FS_READ, C.FS_WRITE, C.FS_CREATE, C.FS_DELETE, C.FS_METADATA, C.FS_EXEC, C.PROCESS_EXEC])
+BASES = st.sampled_from(
+    [
+        Policy.preset("none"),
+        Policy.preset("none").deny("/nonexistent").deny_connect("*:*").deny_import("*").deny_fork(),
+        Policy.preset("compute").allow_read("/srv").deny_connect("10.0.0.0/8:*"),
+    ]
+)
+
+
+def _allowed(policy: Policy, capability: Capability, target: str) -> bool:
+    return Broker(compile_policy(policy)).decide(capability, target).verdict is Verdict.ALLOW
+
+
+def _check(base: Policy, capability: Capability, target: str, neighbours: list[str]) -> None:
+    suggested = suggestion(capability, target)
+    assert suggested is not None
+    if capability is C.PROCESS_EXEC:
+        base = base.deny_fork()
+    changed = apply(base, suggested)
+    assert _allowed(changed, capability, target), suggested
+    assert load_bytes(changed.to_yaml().encode()) == changed
+    for neighbour in neighbours:
+        if not _allowed(base, capability, neighbour):
+            assert not _allowed(changed, capability, neighbour)
+
+
+@given(BASES, FILES, PATHS)
+@settings(max_examples=250)
+def test_files(base: Policy, capability: Capability, path: str) -> None:
+    parent = path.rpartition("/")[0]
+    assert not _allowed(base, capability, path)
+    _check(base, capability, path, [path + "x", parent, f"{parent}/other", "/"])
+
+
+@given(
+    BASES,
+    st.ip_addresses(),
+    st.integers(1, 65534),
+    st.sampled_from([C.NET_CONNECT, C.NET_SEND, C.NET_BIND, C.NET_LISTEN]),
+)
+@settings(max_examples=250)
+def test_addresses(base: Policy, address, port: int, capability: Capability) -> None:
+    assume(not (address.version == 6 and address.ipv4_mapped))
+    text = f"[{address}]" if address.version == 6 else str(address)
+    assert not _allowed(base, capability, f"{text}:{port}")
+    beside = type(address)(int(address) ^ 1)
+    other = f"[{beside}]" if address.version == 6 else str(beside)
+    _check(base, capability, f"{text}:{port}", [f"{text}:{port + 1}", f"{other}:{port}"])
+
+
+@pytest.mark.parametrize(
+    ("capability", "target", "fragment", "neighbours"),
+    [
+        (C.FS_READ, "/etc/hostname", {"fs": [{"path": "/etc/hostname", "allow": ["read"]}]}, ["/etc/hosts", "/etc"]),
+        (C.FS_READ, "/srv/a*b", {"fs": [{"path": "/srv/a*b", "literal": True, "allow": ["read"]}]}, ["/srv/axb"]),
+        (C.NET_CONNECT, "db.internal:5432", {"net": [{"connect": "db.internal:5432"}]}, []),
+        (C.NET_CONNECT, "[::ffff:10.0.0.5]:80", {"net": [{"connect": "10.0.0.5:80"}]}, ["10.0.0.4:80"]),
+        (C.NET_CONNECT, "unix:/run/x.sock", {"net": [{"connect": "unix:/run/x.sock"}]}, ["unix:/run/y.sock"]),
+        (C.IPC_UNIX, "/run/x.sock", {"net": [{"connect": "unix:/run/x.sock"}]}, ["/run/y.sock"]),
+        (C.NET_BIND, "127.0.0.1:0", {"net": [{"bind": "127.0.0.1:0"}]}, ["127.0.0.1:80"]),
+        (C.PROCESS_EXEC, "/usr/bin/git", {"process": [{"exec": "/usr/bin/git"}]}, ["/usr/bin/gitk"]),
+        (C.PROCESS_FORK, "fork", {"process": [{"fork": True}]}, []),
+        (C.IMPORT_MODULE, "xml.etree", {"import": {"allow": ["xml.etree"]}}, ["xml.sax", "json"]),
+        (C.IMPORT_NATIVE, "numpy.core._x", {"import": {"native": ["numpy.core._x"]}}, ["numpy.core._y"]),
+        (C.IMPORT_NATIVE, "/opt/libfoo.so", {"import": {"native": ["/opt/libfoo.so"]}}, ["/opt/libbar.so"]),
+        (C.RANDOM_READ, "/dev/urandom", {"random": {"allow": True}}, []),
+        (C.MEMORY_EXEC, "", {"import": {"native": ["*"]}}, []),
+    ],
+)
+def test_each_kind(capability: Capability, target: str, fragment: dict, neighbours: list[str]) -> None:
+    assert suggestion(capability, target) == fragment
+    base = Policy.preset("none")
+    assert not _allowed(base, capability, target)
+    if target != "db.internal:5432":  # nothing is resolved in a test
+        _check(base, capability, target, neighbours)
+    assert suggestion(capability, target) is not suggestion(capability, target)
+
+
+@pytest.mark.parametrize(
+    "capability", [*sorted(FLOOR), C.LIMIT_WALL, C.CONTROL_KILL, C.IPC_SYSV, C.NET_SOCKET, C.PROCESS_SIGNAL]
+)
+def test_nothing_is_suggested_where_no_rule_can_help(capability: Capability) -> None:
+    assert suggestion(capability, "/x") is None
+
+
+@given(
+    st.sampled_from(list(Capability)),
+    st.text(max_size=40) | st.binary(max_size=20).map(lambda b: b.decode("utf-8", "surrogateescape")),
+)
+@settings(max_examples=400)
+def test_any_target_gives_a_suggestion_that_can_be_applied_or_none(capability: Capability, target: str) -> None:
+    suggested = suggestion(capability, target)
+    if suggested is not None:
+        apply(Policy.preset("none"), suggested)
+
+
+def test_an_explicit_denial_of_the_same_thing_gives_way() -> None:
+    policy = Policy().deny("fs.read", "/a").deny("fs.write", "/a").deny_import("os").deny_connect("1.1.1.1:1")
+    changed = apply(policy, {"fs": [{"path": "/a", "allow": ["read"]}], "import": {"allow": ["os"]}})
+    assert _allowed(changed, C.FS_READ, "/a")
+    assert not _allowed(changed, C.FS_WRITE, "/a")
+    assert _allowed(changed, C.IMPORT_MODULE, "os")
+    assert not _allowed(changed, C.NET_CONNECT, "1.1.1.1:1")
+
+
+def test_limits_are_applied_alone() -> None:
+    policy = Policy().with_limits(wall="5s")
+    assert apply(policy, {"limits": {"memory": "1GiB"}}).limits == policy.with_limits(memory="1GiB").limits
