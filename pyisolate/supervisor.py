@@ -314,13 +314,9 @@ class Supervisor:
         self._watch(sandbox)
 
     def _rlimits(self, limits: Limits, has_cgroup: bool) -> tuple[tuple[int, int, int], ...]:
-        table = rlimit.compute(
-            limits,
-            cgroup_memory=has_cgroup,
-            cgroup_pids=has_cgroup,
-            own_user_namespace=self._plan.usable("namespaces"),
+        return rlimit.triples(
+            limits, cgroup_memory=has_cgroup, own_user_namespace=self._plan.usable("namespaces")
         )
-        return tuple((which, soft, hard) for which, (soft, hard) in table.items())
 
     def _spawn_thread(
         self,

@@ -123,9 +123,8 @@ def _default_supervisor() -> object | None:
 
 
 def _active_sandboxes() -> int:
-    package = sys.modules.get("pyisolate")
-    listing = getattr(package, "list_active", None)
-    return 0 if listing is None or _default_supervisor() is None else len(listing())
+    default = _default_supervisor()
+    return 0 if default is None else len(default.sandboxes)  # type: ignore[attr-defined]
 
 
 def snapshot() -> Snapshot:

@@ -29,7 +29,6 @@ def compute(
     limits: Limits,
     *,
     cgroup_memory: bool,
-    cgroup_pids: bool,
     own_user_namespace: bool,
     cell_descriptors: int = CELL_DESCRIPTORS,
 ) -> Table:
@@ -37,7 +36,8 @@ def compute(
 
     With `cgroup_memory` no address-space limit is set: it would refuse mappings that are never touched. NPROC is set
     in an own user namespace only (since Linux 5.14 it is counted in each), because elsewhere it counts every process
-    of that user; without `cgroup_pids` it leaves a margin above the limit, so that the watchdog can see the excess.
+    of that user. It leaves a margin above the limit: the pids controller, which counts its refusals, must refuse
+    first, and without one the watchdog must be able to see the excess.
     """
     table: Table = {
         resource.RLIMIT_CORE: (0, 0),
@@ -53,7 +53,7 @@ def compute(
     if limits.file_size_bytes is not None:
         table[resource.RLIMIT_FSIZE] = (limits.file_size_bytes, limits.file_size_bytes)
     if limits.processes is not None and own_user_namespace:
-        most = limits.processes if cgroup_pids else limits.processes + process_margin(limits.processes)
+        most = limits.processes + process_margin(limits.processes)
         table[resource.RLIMIT_NPROC] = (most, most)
     if limits.cpu_s is not None:
         soft = math.ceil(limits.cpu_s) + _CPU_SLACK_S
@@ -65,7 +65,7 @@ def compute(
 
 
 def process_margin(processes: int) -> int:
-    """Return how many tasks above the limit the kernel lets exist where only the watchdog counts them."""
+    """Return how far RLIMIT_NPROC stays above the limit of tasks."""
     return max(4, processes // 4)
 
 
@@ -77,16 +77,9 @@ def _memory_backstop(memory_bytes: int) -> Table:
     return {resource.RLIMIT_DATA: (data, data), resource.RLIMIT_AS: (space, space)}
 
 
-def triples(
-    limits: Limits, *, has_memory_cgroup: bool, has_pids_cgroup: bool | None = None
-) -> tuple[tuple[int, int, int], ...]:
+def triples(limits: Limits, *, cgroup_memory: bool, own_user_namespace: bool) -> tuple[tuple[int, int, int], ...]:
     """Return (resource, soft, hard) for a cell of this process: none is above this process's own hard limit."""
-    table = compute(
-        limits,
-        cgroup_memory=has_memory_cgroup,
-        cgroup_pids=has_memory_cgroup if has_pids_cgroup is None else has_pids_cgroup,
-        own_user_namespace=True,
-    )
+    table = compute(limits, cgroup_memory=cgroup_memory, own_user_namespace=own_user_namespace)
     return tuple((which, *_within_present(which, pair)) for which, pair in table.items())
 
 

@@ -1,0 +1,367 @@
+"""Control groups on this kernel: bombs end within a second, nothing escapes, nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from require import require
+
+from pyisolate.errors import EnforcementError
+from pyisolate.limits.cgroup import CgroupLease, CgroupTree, sweep
+from pyisolate.policy.compiled import Limits
+
+MIB = 1 << 20
+GONE_WITHIN_S = 1.0
+
+#: Waits for one line, so that it can be moved into its group before it does anything.
+GATE = "import sys; sys.stdin.readline()\n"
+
+
+@pytest.fixture
+def tree() -> Iterator[CgroupTree]:
+    made, availability = CgroupTree.open()
+    require("cgroup", made is not None, availability.reason)
+    assert made is not None
+    with made:
+        yield made
+
+
+@contextlib.contextmanager
+def guest(lease: CgroupLease, source: str) -> Iterator[subprocess.Popen[str]]:
+    """Run Python in the group; end it afterwards whatever happens."""
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", GATE + source],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        lease.add(process.pid)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        yield process
+    finally:
+        lease.kill()
+        process.kill()
+        process.communicate()
+
+
+def directories(tree: CgroupTree) -> list[Path]:
+    return [Path(parent, tree.name) for parent in tree.layout.parents]
+
+
+def wait_until(condition: object, timeout_s: float) -> bool:
+    assert callable(condition)
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.005)
+    return bool(condition())
+
+
+def dead(pid: int) -> bool:
+    """Gone, or a zombie that its new parent has yet to reap: whoever is process 1 takes its time."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except OSError:
+        return True
+
+
+def test_opening_proves_that_a_fork_is_refused() -> None:
+    made, availability = CgroupTree.open()
+    require("cgroup", made is not None, availability.reason)
+    assert made is not None
+    with made:
+        assert availability.usable
+        assert "refused" in availability.proof
+
+
+def test_a_memory_bomb_is_killed_at_the_limit(tree: CgroupTree) -> None:
+    lease = tree.lease()
+    lease.apply(Limits(memory_bytes=48 * MIB))
+    with guest(lease, f"b = bytearray({256 * MIB}); print('survived', flush=True)") as process:
+        assert process.wait(20) == -signal.SIGKILL
+        usage = lease.usage()
+        assert usage.oom_kills >= 1
+        assert 40 * MIB < usage.memory_peak_bytes <= 48 * MIB
+    lease.release()
+
+
+def test_the_same_memory_is_granted_by_a_larger_limit(tree: CgroupTree) -> None:
+    lease = tree.lease()
+    lease.apply(Limits(memory_bytes=400 * MIB))
+    with guest(lease, f"b = bytearray({256 * MIB}); print('survived', flush=True)") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "survived\n"
+        assert process.wait(20) == 0
+        assert lease.oom_kills() == 0
+    lease.release()
+
+
+def test_memory_is_summed_over_processes(tree: CgroupTree) -> None:
+    lease = tree.lease()
+    lease.apply(Limits(memory_bytes=96 * MIB, processes=16))
+    source = f"""
+import os, time
+for _ in range(4):
+    if os.fork() == 0:
+        b = bytearray({40 * MIB}); time.sleep(60)
+time.sleep(60)
+"""
+    with guest(lease, source):
+        assert wait_until(lambda: lease.oom_kills() > 0, 20)
+    assert lease.wait_empty()
+    lease.release()
+
+
+def test_a_fork_bomb_is_bounded_counted_and_gone_within_a_second(tree: CgroupTree) -> None:
+    lease = tree.lease()
+    lease.apply(Limits(processes=12, memory_bytes=256 * MIB))
+    source = """
+import os
+while True:
+    try: os.fork()
+    except OSError: pass
+"""
+    with guest(lease, source):
+        assert wait_until(lambda: lease.pids_refused() > 0, 10)
+        assert lease.usage().processes <= 12
+        started = time.monotonic()
+        lease.kill()
+        assert lease.wait_empty(GONE_WITHIN_S)
+        assert time.monotonic() - started < GONE_WITHIN_S
+    lease.release()
+
+
+def test_as_many_processes_as_the_limit_allows_are_not_refused(tree: CgroupTree) -> None:
+    lease = tree.lease()
+    lease.apply(Limits(processes=4, memory_bytes=256 * MIB))
+    source = """
+import os
+for _ in range(3):
+    if os.fork() == 0: os.read(0, 1); os._exit(0)
+print('started', flush=True)
+os.read(0, 1)
+"""
+    with guest(lease, source) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        assert lease.usage().processes == 4
+        assert lease.pids_refused() == 0
+    lease.release()
+
+
+@pytest.mark.parametrize("with_cgroup_kill", [True, False])
+def test_an_orphan_in_its_own_session_does_not_escape(tree: CgroupTree, with_cgroup_kill: bool) -> None:
+    lease = tree.lease()
+    if not with_cgroup_kill:
+        lease._controls.unified = None
+    lease.apply(Limits())
+    source = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.close(0); print(os.getpid(), flush=True); time.sleep(60)
+    os._exit(0)
+os.wait(); os._exit(0)
+"""
+    with guest(lease, source) as process:
+        assert process.stdout is not None
+        orphan = int(process.stdout.readline())
+        assert process.wait(10) == 0
+        assert orphan in lease.pids()
+        lease.kill()
+        assert lease.wait_empty(GONE_WITHIN_S)
+        assert wait_until(lambda: dead(orphan), GONE_WITHIN_S)
+    lease.release()
+
+
+def test_a_fork_bomb_does_not_outrun_the_fallback_without_cgroup_kill(tree: CgroupTree) -> None:
+    lease = tree.lease()
+    lease._controls.unified = None
+    lease.apply(Limits(processes=30))
+    with guest(lease, "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass\n"):
+        assert wait_until(lambda: lease.usage().processes > 20, 10)
+        lease.kill()
+        assert lease.wait_empty(GONE_WITHIN_S)
+    lease.release()
+
+
+def test_processor_time_counts_children_that_were_never_waited_for(tree: CgroupTree) -> None:
+    lease = tree.lease()
+    lease.apply(Limits())
+    source = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+if os.fork() == 0:
+    end = time.process_time() + 0.3
+    while time.process_time() < end: pass
+    os._exit(0)
+while True:
+    try: os.waitpid(-1, 0)
+    except ChildProcessError: break
+print('done', flush=True)
+"""
+    with guest(lease, source) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        assert lease.cpu_s() >= 0.29
+    lease.release()
+
+
+def test_a_reused_group_starts_from_nothing(tree: CgroupTree) -> None:
+    lease = tree.lease()
+    lease.apply(Limits(memory_bytes=48 * MIB, processes=1))
+    with guest(lease, f"import os\ntry: os.fork()\nexcept OSError: pass\nb = bytearray({256 * MIB})") as process:
+        process.wait(20)
+    assert lease.wait_empty()
+    assert lease.oom_kills()
+    assert lease.pids_refused()
+    name = lease.name
+    lease.release()
+    again = [tree.lease() for _ in range(len(tree._free))]
+    lease = next(one for one in again if one.name == name)
+    usage = lease.usage()
+    assert (usage.oom_kills, usage.pids_refused, usage.processes) == (0, 0, 0)
+    assert usage.cpu_s < 0.01
+    assert usage.memory_peak_bytes < 8 * MIB
+    lease.apply(Limits(memory_bytes=400 * MIB, processes=8))
+    with guest(lease, f"import os\nb = bytearray({200 * MIB})\nif os.fork() == 0: os._exit(0)\nos.wait()") as process:
+        assert process.wait(20) == 0
+
+
+def test_a_group_is_not_reused_while_a_zombie_is_charged_to_it(tree: CgroupTree) -> None:
+    lease = tree.lease()
+    process = subprocess.Popen(["/bin/sleep", "60"])
+    lease.add(process.pid)
+    lease.release()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert lease not in tree._free
+    process.wait()
+    tree._drain()
+    assert lease in tree._free
+
+
+def test_adding_a_process_that_is_gone_says_so(tree: CgroupTree) -> None:
+    process = subprocess.Popen(["/bin/true"])
+    process.wait()
+    with pytest.raises(ProcessLookupError):
+        tree.lease().add(process.pid)
+
+
+def test_limits_change_in_both_directions_while_in_use(tree: CgroupTree) -> None:
+    lease = tree.lease()
+    for memory in (64 * MIB, 256 * MIB, 32 * MIB, None, 128 * MIB):
+        lease.apply(Limits(memory_bytes=memory))
+    with guest(lease, f"b = bytearray({64 * MIB}); print('up', flush=True); sys.stdin.readline()") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        lease.apply(Limits(memory_bytes=200 * MIB))
+        if tree.layout.memory is not None and tree.layout.memory.version == 1:
+            # v1 refuses what the group already exceeds; v2 would end processes at once.
+            with pytest.raises(EnforcementError, match="Hint"):
+                lease.apply(Limits(memory_bytes=8 * MIB))
+            assert process.poll() is None
+
+
+def test_closing_removes_every_directory_and_process(tree: CgroupTree) -> None:
+    tree.prefill(3)
+    lease = tree.lease()
+    process = subprocess.Popen(["/bin/sleep", "60"])
+    lease.add(process.pid)
+    assert all(path.exists() for path in directories(tree))
+    assert tree.close()
+    assert process.wait(5) == -signal.SIGKILL
+    assert not any(path.exists() for path in directories(tree))
+    with pytest.raises(RuntimeError, match="closed"):
+        tree.lease()
+    lease.release()
+
+
+DIES = """
+import os, subprocess, sys
+from pyisolate.limits.cgroup import CgroupTree
+tree, _ = CgroupTree.open()
+process = subprocess.Popen(["/bin/sleep", "60"], stdout=subprocess.DEVNULL)
+tree.lease().add(process.pid)
+print(tree.name, process.pid, flush=True)
+{end}
+"""
+
+
+def run_supervisor(end: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", DIES.format(end=end)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_the_tree_of_a_dead_supervisor_is_swept_with_what_runs_in_it(tree: CgroupTree) -> None:
+    with run_supervisor("os.kill(os.getpid(), 9)") as supervisor:
+        assert supervisor.stdout is not None
+        name, left_over = supervisor.stdout.read().split()
+    assert Path(tree.layout.parents[0], name).exists()
+    removed = sweep()
+    assert {Path(path).name for path in removed} >= {name}
+    assert not any(Path(parent, name).exists() for parent in tree.layout.parents)
+    assert wait_until(lambda: dead(int(left_over)), GONE_WITHIN_S)
+
+
+def test_the_trees_of_living_supervisors_are_left_alone(tree: CgroupTree) -> None:
+    with run_supervisor("sys.stdin.read(); tree.close(); process.wait()") as alive:
+        assert alive.stdout is not None
+        name, member = alive.stdout.readline().split()
+        swept = {Path(path).name for path in sweep()}
+        assert name not in swept
+        assert tree.name not in swept
+        assert Path(f"/proc/{member}").exists()
+        alive.communicate()
+    assert not Path(tree.layout.parents[0], name).exists()
+
+
+def test_a_forked_copy_of_the_host_cannot_remove_its_parents_groups(tree: CgroupTree) -> None:
+    tree.prefill(1)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            tree.close()
+        finally:
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert all(path.exists() for path in directories(tree))
+    assert tree.lease().usage().processes == 0
+
+
+def test_the_v2_descriptor_is_the_v2_directory(tree: CgroupTree) -> None:
+    lease = tree.lease()
+    require("cgroup", lease.v2_fd is not None, "no v2 hierarchy is mounted")
+    assert lease.v2_path is not None
+    assert lease.v2_fd is not None
+    assert os.readlink(f"/proc/self/fd/{lease.v2_fd}") == lease.v2_path
+
+
+def test_a_host_without_rights_is_told_why_and_what_to_do() -> None:
+    # The uid changes after the import: an ordinary user may not be able to read this tree.
+    source = """
+import os
+from pyisolate.limits.cgroup import CgroupTree
+if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)
+print(CgroupTree.open())
+"""
+    answer = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
+    if "AVAILABLE: 'available'" in answer:
+        pytest.skip("control groups are delegated to ordinary users here")
+    assert answer.startswith("(None, ")
+    assert "not writable" in answer
+    assert "Delegate=yes" in answer

@@ -1,0 +1,92 @@
+"""Which limit a reading is past, and what the error says."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyisolate import errors
+from pyisolate.limits.errno import explain
+from pyisolate.limits.exceeded import ExceededLimit, exceeded
+from pyisolate.limits.usage import Usage
+from pyisolate.policy.compiled import Limits
+
+MIB = 1 << 20
+LIMITS = Limits(cpu_s=2, memory_bytes=100 * MIB, processes=4, open_files=8)
+
+
+@pytest.mark.parametrize(
+    ("usage", "limit"),
+    [
+        (Usage(), None),
+        (Usage(cpu_s=2, memory_bytes=100 * MIB, processes=4), None),
+        (Usage(cpu_s=2.01), "cpu"),
+        (Usage(memory_bytes=100 * MIB + 1), "memory"),
+        (Usage(processes=5), "processes"),
+        (Usage(oom_kills=1, memory_peak_bytes=100 * MIB), "memory"),
+        (Usage(pids_refused=1, processes=4), "processes"),
+        (Usage(oom_kills=1, cpu_s=3), "memory"),
+    ],
+)
+def test_a_limit_is_exceeded_above_it_and_not_at_it(usage: Usage, limit: str | None) -> None:
+    found = exceeded(LIMITS, usage)
+    assert (found and found.limit) == limit
+
+
+def test_nothing_is_exceeded_without_limits() -> None:
+    unlimited = Limits(cpu_s=None, memory_bytes=None, processes=None)
+    usage = Usage(cpu_s=1e9, memory_bytes=1 << 60, processes=10**6, oom_kills=3, pids_refused=3)
+    assert exceeded(unlimited, usage) is None
+
+
+def test_a_kill_far_below_the_limit_is_laid_on_the_host() -> None:
+    found = exceeded(LIMITS, Usage(oom_kills=1, memory_peak_bytes=10 * MIB))
+    assert found is not None
+    assert "the host" in found.cause
+
+
+@pytest.mark.parametrize(
+    ("limit", "kind"),
+    [
+        ("wall", errors.TimeoutError),
+        ("cpu", errors.CPUExceeded),
+        ("memory", errors.MemoryExceeded),
+        ("processes", errors.ProcessesExceeded),
+        ("open_files", errors.OpenFilesExceeded),
+        ("file_size", errors.FileSizeExceeded),
+        ("output", errors.OutputExceeded),
+        ("messages", errors.MessagesExceeded),
+    ],
+)
+def test_each_limit_has_its_own_exception_with_figures_and_a_hint(limit: str, kind: type[errors.LimitExceeded]) -> None:
+    error = ExceededLimit(limit=limit, used=3, allowed=2).to_error("sandbox 'report'")
+    assert type(error) is kind
+    assert (error.limit, error.used, error.allowed) == (limit, 3, 2)
+    assert str(error).startswith(f"limit {limit}, on sandbox 'report': used 3")
+    assert f"raise limits.{limit}" in str(error)
+
+
+def test_the_text_speaks_in_units_people_read() -> None:
+    error = ExceededLimit(limit="memory", used=300 * MIB, allowed=256 * MIB, cause="the kernel ended it").to_error()
+    assert "used 300.0 MiB of 256.0 MiB; the kernel ended it. Hint: " in str(error)
+
+
+@pytest.mark.parametrize(
+    ("type_name", "message", "code", "usage", "limit"),
+    [
+        ("MemoryError", "", None, Usage(), "memory"),
+        ("OSError", "Too many open files", 24, Usage(), "open_files"),
+        ("OSError", "File too large", 27, Usage(), "file_size"),
+        ("BlockingIOError", "", 11, Usage(pids_refused=1), "processes"),
+        ("BlockingIOError", "", 11, Usage(processes=1), None),
+        ("BlockingIOError", "", 11, None, None),
+        ("RuntimeError", "can't start new thread", None, Usage(processes=4), "processes"),
+        ("RuntimeError", "something else", None, Usage(processes=4), None),
+        ("ValueError", "", None, Usage(), None),
+        ("PermissionError", "", 13, Usage(), None),
+    ],
+)
+def test_an_errno_is_a_limit_only_where_the_kernel_agrees(
+    type_name: str, message: str, code: int | None, usage: Usage | None, limit: str | None
+) -> None:
+    found = explain(type_name, message, code, LIMITS, usage)
+    assert (found and found.limit) == limit

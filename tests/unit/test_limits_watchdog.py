@@ -1,0 +1,207 @@
+"""The watchdog fires once, on time, for the right reason, and sleeps otherwise. Readings are made up here."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Hashable, Iterator
+
+import pytest
+
+from pyisolate.limits.usage import Usage
+from pyisolate.limits.watchdog import ExceededLimit, Watchdog
+from pyisolate.policy.compiled import Limits
+
+Fired = queue.Queue[tuple[Hashable, ExceededLimit]]
+
+NONE = Limits(cpu_s=None, memory_bytes=None, processes=None)
+
+
+@pytest.fixture
+def watchdog() -> Iterator[Watchdog]:
+    made = Watchdog()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def fired() -> Fired:
+    return queue.Queue()
+
+
+def on(fired: Fired):  # type: ignore[no-untyped-def]
+    return lambda key, exceeded: fired.put((key, exceeded))
+
+
+def in_ms(milliseconds: int) -> int:
+    return time.monotonic_ns() + milliseconds * 1_000_000
+
+
+def test_a_deadline_fires_once_with_its_figures(watchdog: Watchdog, fired: Fired) -> None:
+    watchdog.watch("a", deadline_ns=in_ms(50), on_exceeded=on(fired))
+    key, exceeded = fired.get(timeout=2)
+    assert (key, exceeded.limit) == ("a", "wall")
+    assert exceeded.used >= exceeded.allowed == pytest.approx(0.05, abs=0.01)
+    assert not watchdog.unwatch("a")
+    assert fired.empty()
+
+
+def test_an_earlier_deadline_overtakes_a_later_one(watchdog: Watchdog, fired: Fired) -> None:
+    watchdog.watch("late", deadline_ns=in_ms(10_000), on_exceeded=on(fired))
+    time.sleep(0.02)
+    watchdog.watch("early", deadline_ns=in_ms(20), on_exceeded=on(fired))
+    assert fired.get(timeout=2)[0] == "early"
+    assert watchdog.unwatch("late")
+
+
+def test_what_is_no_longer_watched_never_fires(watchdog: Watchdog, fired: Fired) -> None:
+    watchdog.watch("a", deadline_ns=in_ms(30), on_exceeded=on(fired))
+    assert watchdog.unwatch("a")
+    watchdog.watch("b", deadline_ns=in_ms(80), on_exceeded=on(fired))
+    assert fired.get(timeout=2)[0] == "b"
+    assert fired.empty()
+
+
+def test_a_deadline_can_be_moved_both_ways_and_lifted(watchdog: Watchdog, fired: Fired) -> None:
+    watchdog.watch("a", deadline_ns=in_ms(10_000), on_exceeded=on(fired))
+    assert watchdog.extend("a", in_ms(20))
+    assert fired.get(timeout=2)[0] == "a"
+    watchdog.watch("b", deadline_ns=in_ms(40), on_exceeded=on(fired))
+    watchdog.extend("b", None)
+    with pytest.raises(queue.Empty):
+        fired.get(timeout=0.1)
+    assert watchdog.unwatch("b")
+    assert not watchdog.extend("b", None)
+
+
+def test_watching_a_key_again_replaces_it(watchdog: Watchdog, fired: Fired) -> None:
+    watchdog.watch("a", deadline_ns=in_ms(30), on_exceeded=on(fired))
+    watchdog.watch("a", deadline_ns=in_ms(10_000), on_exceeded=on(fired))
+    with pytest.raises(queue.Empty):
+        fired.get(timeout=0.1)
+    assert len(watchdog) == 1
+
+
+@pytest.mark.parametrize(
+    ("usage", "limit"),
+    [
+        (Usage(cpu_s=2), "cpu"),
+        (Usage(memory_bytes=11, source="tree"), "memory"),
+        (Usage(processes=5, source="tree"), "processes"),
+        (Usage(oom_kills=1, memory_peak_bytes=10), "memory"),
+        (Usage(pids_refused=1), "processes"),
+    ],
+)
+def test_a_reading_past_a_limit_fires(watchdog: Watchdog, fired: Fired, usage: Usage, limit: str) -> None:
+    limits = Limits(cpu_s=1, memory_bytes=10, processes=4)
+    started = time.monotonic()
+    watchdog.watch("a", limits=limits, read_usage=lambda: usage, on_exceeded=on(fired))
+    assert fired.get(timeout=2)[1].limit == limit
+    assert time.monotonic() - started < 0.5
+
+
+def test_readings_below_the_limits_fire_nothing(watchdog: Watchdog, fired: Fired) -> None:
+    limits = Limits(cpu_s=1, memory_bytes=10, processes=4)
+    usage = Usage(cpu_s=0.99, memory_bytes=10, processes=4, source="tree")
+    watchdog.watch("a", limits=limits, read_usage=lambda: usage, on_exceeded=on(fired))
+    with pytest.raises(queue.Empty):
+        fired.get(timeout=0.2)
+
+
+def test_nothing_is_read_before_a_limit_can_be_reached(watchdog: Watchdog, fired: Fired) -> None:
+    readings: list[float] = []
+
+    def read() -> Usage:
+        readings.append(time.monotonic())
+        return Usage(cpu_s=0.0)
+
+    limits = Limits(cpu_s=1000, memory_bytes=None, processes=None)
+    watchdog.watch("a", limits=limits, read_usage=read, on_exceeded=on(fired))
+    time.sleep(0.3)
+    assert len(readings) == 1
+
+
+def test_memory_that_no_kernel_limit_holds_is_read_often(watchdog: Watchdog, fired: Fired) -> None:
+    readings: list[None] = []
+
+    def read() -> Usage:
+        readings.append(None)
+        return Usage(memory_bytes=1, source="tree")
+
+    watchdog.watch("a", limits=Limits(memory_bytes=100), read_usage=read, on_exceeded=on(fired))
+    time.sleep(0.5)
+    assert 4 <= len(readings) <= 25
+
+
+def test_many_dear_readings_take_a_bounded_share(watchdog: Watchdog, fired: Fired) -> None:
+    readings: list[None] = []
+
+    def read() -> Usage:
+        readings.append(None)
+        time.sleep(0.002)
+        return Usage(memory_bytes=1, source="tree")
+
+    for key in range(20):
+        watchdog.watch(key, limits=Limits(memory_bytes=100), read_usage=read, on_exceeded=on(fired))
+    time.sleep(1.0)
+    # Unbounded, 20 sandboxes at 50 ms would be 400 readings and 80 % of a processor.
+    assert len(readings) < 150
+
+
+@pytest.mark.parametrize("gone", [None, ProcessLookupError()])
+def test_a_sandbox_that_is_gone_is_read_no_more_but_its_deadline_stays(
+    watchdog: Watchdog, fired: Fired, gone: ProcessLookupError | None
+) -> None:
+    readings: list[None] = []
+
+    def read() -> Usage | None:
+        readings.append(None)
+        if gone is not None:
+            raise gone
+        return None
+
+    watchdog.watch("a", deadline_ns=in_ms(150), limits=Limits(), read_usage=read, on_exceeded=on(fired))
+    assert fired.get(timeout=2)[1].limit == "wall"
+    assert len(readings) == 1
+
+
+def test_a_failing_callback_does_not_end_the_watch_of_others(watchdog: Watchdog, fired: Fired) -> None:
+    def fail(key: Hashable, exceeded: ExceededLimit) -> None:
+        raise RuntimeError("callback")
+
+    watchdog.watch("bad", deadline_ns=in_ms(10), on_exceeded=fail)
+    watchdog.watch("good", deadline_ns=in_ms(50), on_exceeded=on(fired))
+    assert fired.get(timeout=2)[0] == "good"
+
+
+def test_a_callback_may_use_the_watchdog(watchdog: Watchdog, fired: Fired) -> None:
+    def again(key: Hashable, exceeded: ExceededLimit) -> None:
+        watchdog.watch("second", deadline_ns=in_ms(10), on_exceeded=on(fired))
+
+    watchdog.watch("first", deadline_ns=in_ms(10), on_exceeded=again)
+    assert fired.get(timeout=2)[0] == "second"
+
+
+def test_no_thread_exists_before_something_is_watched_nor_after_the_stop() -> None:
+    watchdog = Watchdog()
+    assert not [thread for thread in threading.enumerate() if thread.name == "pyisolate-watchdog"]
+    watchdog.watch("a", deadline_ns=in_ms(10_000), on_exceeded=lambda *_: None)
+    watchdog.stop()
+    assert not [thread for thread in threading.enumerate() if thread.name == "pyisolate-watchdog"]
+    with pytest.raises(RuntimeError, match="stopped"):
+        watchdog.watch("a", on_exceeded=lambda *_: None)
+
+
+def test_short_requests_do_not_pile_up(watchdog: Watchdog, fired: Fired) -> None:
+    for number in range(5000):
+        watchdog.watch(number, deadline_ns=in_ms(60_000), on_exceeded=on(fired))
+        watchdog.unwatch(number)
+    assert len(watchdog._heap) < 200
+    assert len(watchdog) == 0
+
+
+def test_a_thousand_deadlines_all_fire(watchdog: Watchdog, fired: Fired) -> None:
+    for number in range(1000):
+        watchdog.watch(number, deadline_ns=in_ms(20 + number % 50), on_exceeded=on(fired))
+    assert sorted(fired.get(timeout=5)[0] for _ in range(1000)) == list(range(1000))  # type: ignore[type-var]
