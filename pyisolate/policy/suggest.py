@@ -11,7 +11,7 @@ from ..errors import PolicySyntaxError
 from . import units
 from .compiled import Limits
 from .model import LIMIT_KEYS, Policy
-from .rules import FORK, FileRule, ImportRule, NetworkRule, ProcessRule
+from .rules import EXEC, FORK, FileRule, ImportRule, NetworkRule, ProcessRule
 from .schema import read_policy
 
 _FILE_RIGHTS = {
@@ -58,7 +58,8 @@ def _suggest(capability: Capability, target: str) -> dict[str, Any] | None:
             target = f"unix:{target}"
         return {"net": [{action: str(units.net_target(_without_zone(target), action=action))}]}
     if capability is Capability.PROCESS_EXEC:
-        return {"process": [{"exec": units.path(target, variables=False, literal=True)}]}
+        program = ProcessRule(operation=EXEC, path=units.path(target, variables=False, literal=True))
+        return {"process": [program.fragment()]}
     if capability is Capability.PROCESS_FORK:
         return {"process": [{FORK: True}]}
     if capability is Capability.IMPORT_MODULE:

@@ -126,8 +126,8 @@ ADDRESSES = st.sampled_from(
 )
 PORTS = st.sampled_from([1, 80, 443, 444, 65535])
 TARGETS = st.sampled_from(
-    ["*:*", "*:443", "10.0.0.0/8:443", "10.0.0.0/8:*", "10.0.0.0/16:80-443", "10.0.0.1:*", "10.0.0.1:443", "[2001:db8::]/32:443",
-     "[2001:db8::1]:1-443", "[::1]:80", "127.0.0.0/8:444-65535"]
+    ["*:*", "*:443", "10.0.0.0/8:443", "10.0.0.0/8:*", "10.0.0.0/16:80-443", "10.0.0.1:*", "10.0.0.1:443",
+     "[2001:db8::]/32:443", "[2001:db8::1]:1-443", "[::1]:80", "127.0.0.0/8:444-65535"]
 )  # fmt: skip
 
 
@@ -201,8 +201,11 @@ def test_unix_sockets_by_exact_path() -> None:
     assert broker.decide(C.NET_SOCKET, "AF_INET/SOCK_STREAM").verdict is Verdict.DENY
 
 
-@pytest.mark.parametrize("kind", ["AF_PACKET/SOCK_RAW", "AF_NETLINK/SOCK_RAW", "AF_VSOCK/SOCK_STREAM", "AF_ALG/SOCK_SEQPACKET",
-                                  "AF_INET/SOCK_RAW", "44/SOCK_DGRAM"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    ["AF_PACKET/SOCK_RAW", "AF_NETLINK/SOCK_RAW", "AF_VSOCK/SOCK_STREAM", "AF_ALG/SOCK_SEQPACKET", "AF_INET/SOCK_RAW",
+     "44/SOCK_DGRAM"],
+)  # fmt: skip
 def test_sockets_past_every_rule_are_the_floor(kind: str) -> None:
     broker = Broker(compile_policy(Policy().allow_connect("*:*").with_mode("monitor")))
     decision = broker.decide(C.NET_SOCKET, kind)
@@ -229,7 +232,7 @@ def _naive_name(patterns: dict[str, bool], name: str) -> bool:
     if parts[0] in sys.stdlib_module_names and "@stdlib" in patterns:
         chosen = patterns["@stdlib"]
     else:
-        chosen = patterns.get("*", None)  # type: ignore[assignment]
+        chosen = patterns.get("*")  # type: ignore[assignment]
     if chosen is not None:
         return chosen
     return any(allow and other.startswith(name + ".") for other, allow in patterns.items())
