@@ -22,6 +22,10 @@ _IDLE_TIMEOUT_S = 10.0
 _CONCURRENT_SCRAPES = 16
 
 
+class MetricsAddressError(SandboxError, OSError):
+    """`serve_metrics` cannot listen there."""
+
+
 class MetricsServer:
     """A running `/metrics` endpoint: `port` (the real one, if 0 was asked for), `url`, `close()`."""
 
@@ -63,7 +67,7 @@ def serve_metrics(
 ) -> MetricsServer:
     """Serve `/metrics` from a background thread; `port` 0 picks a free one. Returns a handle with `port` and `close()`.
 
-    Raises SandboxError when the address cannot be bound. The endpoint has no password: keep it on loopback or on a
+    Raises MetricsAddressError (an OSError) when the address cannot be bound. There is no password: keep it on a
     network that only the scraper reaches.
     """
     family = socket.AF_INET6 if ":" in addr else socket.AF_INET
@@ -72,7 +76,7 @@ def serve_metrics(
         return MetricsServer(_Server((addr, port), handler, family), addr)
     except (OSError, OverflowError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise SandboxError(
+        raise MetricsAddressError(
             f"serve_metrics, on {addr}:{port}: {reason}", hint="choose another port, or 0 for any free one"
         ) from error
 

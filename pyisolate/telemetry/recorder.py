@@ -34,6 +34,8 @@ SUMMARY_INTERVAL_S = 1.0
 #: Distinct suppressed denials that keep their target; the rest of a flood is summed up as `VARIOUS`.
 SUMMARY_KEYS = 64
 VARIOUS = "(various)"
+#: Sandbox id of events that belong to no sandbox: guards and control operations.
+HOST = "host"
 
 
 class AlertObserver(Protocol):
@@ -80,8 +82,9 @@ class Recorder:
     ) -> None:
         self.metrics = metrics
         self.alerts: AlertObserver | None = default_engine() if isinstance(alerts, str) else alerts
-        if isinstance(self.alerts, AlertStates):
-            metrics.add_alerts(self.alerts)
+        shown: object = self.alerts
+        if isinstance(shown, AlertStates):
+            metrics.add_alerts(shown)
         self._audit = audit
         self._sinks = None if sinks is None else tuple(sinks)
         self._capacity, self._window_s = capacity, coalesce_window_s
@@ -142,6 +145,8 @@ class Recorder:
 
     def record(self, event: DenialEvent) -> DenialEvent:
         """Record an event everywhere; return it. Never raises."""
+        if event.sandbox_id == HOST:
+            self.open(HOST)
         flow = self._flows.get(event.sandbox_id)
         if flow is not None and flow.store is not None:
             evicted = flow.store.add(event)
@@ -211,7 +216,7 @@ class Recorder:
 
     def _may_pass(self, event: DenialEvent, flow: _Flow | None) -> bool:
         with self._lock:
-            if flow is None:  # a guard's event, or one that came in after its sandbox was closed
+            if flow is None:  # it came in after its sandbox was closed
                 flow = self._flows.setdefault("", _Flow(None, self._burst))
             now = time.monotonic()
             flow.tokens = min(self._burst, flow.tokens + (now - flow.last) * self._rate)
