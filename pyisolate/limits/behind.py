@@ -38,6 +38,9 @@ def limit_behind(supervisor: Supervisor, sandbox: Sandbox, answer: Failed) -> Li
                 sandbox, Capability.LIMIT_PROCESSES, f"{limits.processes}", f"the kernel refused {usage.pids_refused}"
             )
             return _with(exceeded.to_error(sandbox.name), event)
+        if usage is None or usage.processes < limits.processes:
+            # EAGAIN is also the answer of a socket that does not block: without a full table it is no limit.
+            return None
         return _from_guest(sandbox, answer, Capability.LIMIT_PROCESSES, exceeded.used, exceeded.allowed)
     if answer.type_name == "MemoryError" and limits.memory_bytes is not None and usage is not None:
         used = max(usage.memory_bytes, usage.memory_peak_bytes)

@@ -33,6 +33,11 @@ _NEAR_NS, _FAR_NS = 20 * _MS, 50 * _MS
 #: Looking for what the kernel has already stopped (an OOM kill, a refused fork): well within the promised second.
 _ENFORCED_NS = 200 * _MS
 
+#: A sandbox that used no processor time since the last look is looked at half as often, down to this. What the kernel
+#: bounds, it has stopped anyway; what it does not, can at worst reach the per-process backstops in between.
+_IDLE_ENFORCED_NS, _IDLE_NS = 800 * _MS, 200 * _MS
+_IDLE_CPU_S = 0.002
+
 #: However many sandboxes are busy, sampling takes at most this share of one processor, but looks every 400 ms.
 _SHARE = 0.1
 _SLOWEST_NS = 400 * _MS
@@ -41,7 +46,17 @@ _SLOWEST_NS = 400 * _MS
 class _Watched:
     """One key's entry. `serial` tells stale heap entries from the present one."""
 
-    __slots__ = ("deadline_ns", "key", "limits", "on_exceeded", "read_usage", "sample_ns", "started_ns")
+    __slots__ = (
+        "cpu_s",
+        "deadline_ns",
+        "idle_looks",
+        "key",
+        "limits",
+        "on_exceeded",
+        "read_usage",
+        "sample_ns",
+        "started_ns",
+    )
 
     def __init__(
         self,
@@ -57,6 +72,8 @@ class _Watched:
         self.read_usage = read_usage
         self.on_exceeded = on_exceeded
         self.started_ns = time.monotonic_ns()
+        self.cpu_s = 0.0
+        self.idle_looks = 0
         self.sample_ns: int | None = None
         if read_usage is not None and limits is not None and _needs_sampling(limits):
             self.sample_ns = self.started_ns + _NEAR_NS
@@ -232,10 +249,12 @@ class Watchdog:
             # Gone: its end is reported by whoever reaps it. The deadline stays.
             entry.sample_ns = None
             return None
-        entry.sample_ns = now_ns + self._pause_ns(entry.limits, usage)
+        entry.idle_looks = entry.idle_looks + 1 if usage.cpu_s - entry.cpu_s < _IDLE_CPU_S else 0
+        entry.cpu_s = usage.cpu_s
+        entry.sample_ns = now_ns + self._pause_ns(entry.limits, usage, entry.idle_looks)
         return exceeded(entry.limits, usage)
 
-    def _pause_ns(self, limits: Limits, usage: Usage) -> int:
+    def _pause_ns(self, limits: Limits, usage: Usage, idle_looks: int) -> int:
         """Return how long nothing can be missed: the nearest of what each limit allows."""
         pause_ns = _SLOWEST_NS
         if limits.cpu_s is not None:
@@ -243,9 +262,10 @@ class Watchdog:
             pause_ns = max(_NEAR_NS, left_ns // self._processors)
         if limits.memory_bytes is not None or limits.processes is not None:
             if usage.source == "cgroup":
-                pause_ns = min(pause_ns, _ENFORCED_NS)
+                pause_ns = min(pause_ns, _ENFORCED_NS << min(idle_looks, 8), _IDLE_ENFORCED_NS)
             else:
-                pause_ns = min(pause_ns, _NEAR_NS if _is_near(limits, usage) else _FAR_NS)
+                usual_ns = _NEAR_NS if _is_near(limits, usage) else _FAR_NS
+                pause_ns = min(pause_ns, usual_ns << min(idle_looks, 8), _IDLE_NS)
         floor_ns = int(self._read_cost_ns * len(self._entries) / _SHARE)
         return max(pause_ns, min(floor_ns, _SLOWEST_NS))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from pyisolate import errors
-from pyisolate.limits.errno import explain
 from pyisolate.limits.exceeded import ExceededLimit, exceeded
 from pyisolate.limits.usage import Usage
 from pyisolate.policy.compiled import Limits
@@ -68,25 +67,3 @@ def test_each_limit_has_its_own_exception_with_figures_and_a_hint(limit: str, ki
 def test_the_text_speaks_in_units_people_read() -> None:
     error = ExceededLimit(limit="memory", used=300 * MIB, allowed=256 * MIB, cause="the kernel ended it").to_error()
     assert "used 300.0 MiB of 256.0 MiB; the kernel ended it. Hint: " in str(error)
-
-
-@pytest.mark.parametrize(
-    ("type_name", "message", "code", "usage", "limit"),
-    [
-        ("MemoryError", "", None, Usage(), "memory"),
-        ("OSError", "Too many open files", 24, Usage(), "open_files"),
-        ("OSError", "File too large", 27, Usage(), "file_size"),
-        ("BlockingIOError", "", 11, Usage(pids_refused=1), "processes"),
-        ("BlockingIOError", "", 11, Usage(processes=1), None),
-        ("BlockingIOError", "", 11, None, None),
-        ("RuntimeError", "can't start new thread", None, Usage(processes=4), "processes"),
-        ("RuntimeError", "something else", None, Usage(processes=4), None),
-        ("ValueError", "", None, Usage(), None),
-        ("PermissionError", "", 13, Usage(), None),
-    ],
-)
-def test_an_errno_is_a_limit_only_where_the_kernel_agrees(
-    type_name: str, message: str, code: int | None, usage: Usage | None, limit: str | None
-) -> None:
-    found = explain(type_name, message, code, LIMITS, usage)
-    assert (found and found.limit) == limit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -127,11 +128,24 @@ def test_memory_that_no_kernel_limit_holds_is_read_often(watchdog: Watchdog, fir
 
     def read() -> Usage:
         readings.append(None)
-        return Usage(memory_bytes=1, source="tree")
+        return Usage(memory_bytes=1, cpu_s=0.01 * len(readings), source="tree")
 
     watchdog.watch("a", limits=Limits(memory_bytes=100), read_usage=read, on_exceeded=on(fired))
     time.sleep(0.5)
     assert 4 <= len(readings) <= 25
+
+
+def test_an_idle_sandbox_is_read_less_and_less(watchdog: Watchdog, fired: Fired) -> None:
+    readings: list[float] = []
+
+    def read() -> Usage:
+        readings.append(time.monotonic())
+        return Usage()
+
+    watchdog.watch("a", limits=Limits(cpu_s=100), read_usage=read, on_exceeded=on(fired))
+    time.sleep(2.5)
+    assert len(readings) <= 6
+    assert max(later - earlier for earlier, later in itertools.pairwise(readings)) < 1.0
 
 
 def test_many_dear_readings_take_a_bounded_share(watchdog: Watchdog, fired: Fired) -> None:
