@@ -314,9 +314,7 @@ class Supervisor:
         self._watch(sandbox)
 
     def _rlimits(self, limits: Limits, has_cgroup: bool) -> tuple[tuple[int, int, int], ...]:
-        return rlimit.triples(
-            limits, cgroup_memory=has_cgroup, own_user_namespace=self._plan.usable("namespaces")
-        )
+        return rlimit.triples(limits, cgroup_memory=has_cgroup, own_user_namespace=self._plan.usable("namespaces"))
 
     def _spawn_thread(
         self,

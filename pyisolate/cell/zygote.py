@@ -25,75 +25,15 @@ from .confine import CellSpec, Steps, confine_at_fork, load_filter
 
 MAX_CONTROL_BYTES = 1 << 16
 #: Standard modules that most guests import; warm here, they cost a cell nothing (copy on write).
-WARM_MODULES = [
-    "abc",
-    "ast",
-    "base64",
-    "bisect",
-    "collections",
-    "collections.abc",
-    "contextlib",
-    "copy",
-    "csv",
-    "dataclasses",
-    "datetime",
-    "decimal",
-    "enum",
-    "fractions",
-    "functools",
-    "glob",
-    "hashlib",
-    "heapq",
-    "importlib.metadata",
-    "inspect",
-    "io",
-    "itertools",
-    "json",
-    "keyword",
-    "linecache",
-    "locale",
-    "math",
-    "operator",
-    "os.path",
-    "pathlib",
-    "pickle",
-    "pprint",
-    "queue",
-    "random",
-    "re",
-    "reprlib",
-    "secrets",
-    "select",
-    "selectors",
-    "shutil",
-    "signal",
-    "socket",
-    "statistics",
-    "string",
-    "struct",
-    "subprocess",
-    "tempfile",
-    "textwrap",
-    "threading",
-    "time",
-    "tokenize",
-    "traceback",
-    "types",
-    "typing",
-    "unicodedata",
-    "urllib.parse",
-    "uuid",
-    "warnings",
-    "weakref",
-    "zlib",
-    "asyncio",
-    "ctypes",
-    "codecs",
-    "encodings.idna",
-    "encodings.utf_8",
-    "encodings.ascii",
-    "encodings.latin_1",
-]
+WARM_MODULES = (
+    *("abc", "ast", "asyncio", "base64", "bisect", "codecs", "collections.abc", "contextlib", "copy", "csv"),
+    *("ctypes", "dataclasses", "datetime", "decimal", "encodings.ascii", "encodings.idna", "encodings.latin_1"),
+    *("enum", "fractions", "functools", "glob", "hashlib", "heapq", "importlib.metadata", "inspect", "itertools"),
+    *("json", "linecache", "locale", "math", "operator", "pathlib", "pickle", "pprint", "queue", "random", "re"),
+    *("reprlib", "secrets", "selectors", "shutil", "signal", "socket", "statistics", "string", "struct"),
+    *("subprocess", "tempfile", "textwrap", "threading", "tokenize", "traceback", "types", "typing"),
+    *("unicodedata", "urllib.parse", "uuid", "warnings", "weakref", "zlib"),
+)
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -268,7 +208,7 @@ def main(descriptor: int) -> int:
     process.set_name("pyisolate-zygote")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     hooks.prewarm()
-    _preload(tuple(WARM_MODULES))
+    _preload(WARM_MODULES)
     failed = _preload(start.preload)
     guest.open_streams()
     if start.drop_privileges:

@@ -203,28 +203,12 @@ class KernelPlan:
         prepared = Prepared(compiled)
         fs_enforced = compiled.mode_of("fs") is Mode.ENFORCE
         try:
-            # The view first: Landlock's rules are keyed on the files that the cell finds in it.
-            if isolation == "process" and fs_enforced:
-                if self.usable("root view"):
-                    prepared.root_view = self.builder.prepare(compiled, strict=enforcement == "strict")
-                    notes += prepared.root_view.notes
-                    missing += prepared.root_view.unenforced
-                else:
-                    missing.append(self._why_missing("root view", "fs.metadata and hidden paths"))
             if not fs_enforced:
                 notes.append(
-                    "fs is in monitor mode: Landlock cannot record without refusing, so files have no kernel verdict"
+                    "fs is in monitor mode: Landlock cannot record without refusing, so no kernel verdict on files"
                 )
-            elif self.usable("landlock"):
-                prepared.ruleset = self.landlock.prepare(compiled, prepared.root_view)
-                notes += prepared.ruleset.notes
             else:
-                missing.append(self._why_missing("landlock", "fs rules"))
-            if prepared.root_view is None and fs_enforced:
-                missing += [
-                    f"rule {rule}: Landlock cannot subtract a path from a grant"
-                    for rule in self.landlock.unenforceable(compiled)
-                ]
+                self._prepare_files(prepared, isolation, enforcement == "strict", missing, notes)
             if not self.usable("seccomp"):
                 missing.append(self._why_missing("seccomp", "system calls, network and processes"))
             if isolation == "process" and not self.usable("namespaces"):
@@ -241,6 +225,27 @@ class KernelPlan:
             raise
         prepared.missing, prepared.notes = tuple(missing), tuple(notes)
         return prepared
+
+    def _prepare_files(
+        self, prepared: Prepared, isolation: str, strict: bool, missing: list[str], notes: list[str]
+    ) -> None:
+        compiled = prepared.compiled
+        # The view first: Landlock's rules are keyed on the files that the cell finds in it.
+        if isolation == "process":
+            if self.usable("root view"):
+                prepared.root_view = self.builder.prepare(compiled, strict=strict)
+                notes += prepared.root_view.notes
+                missing += [f"rule {rule}" for rule in prepared.root_view.unenforced]
+            else:
+                missing.append(self._why_missing("root view", "fs.metadata and hidden paths"))
+        if self.usable("landlock"):
+            prepared.ruleset = self.landlock.prepare(compiled, prepared.root_view)
+            notes += prepared.ruleset.notes
+        else:
+            missing.append(self._why_missing("landlock", "fs rules"))
+        if prepared.root_view is None:
+            rules = self.landlock.unenforceable(compiled)
+            missing += [f"rule {rule}: Landlock cannot subtract a path from a grant" for rule in rules]
 
     def _why_missing(self, enforcer: str, what: str) -> str:
         found = self.availability.get(enforcer)
