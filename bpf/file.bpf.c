@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+/*
+ * Opening, receiving and looking at files, by the path that reaches them.
+ *
+ * Hooks: file_open, file_receive, inode_getattr, path_notify, mmap_file, file_mprotect, bprm_creds_for_exec.
+ * All but file_mprotect may use bpf_d_path. What is open stays open: read(2) and write(2) are not looked at again, so
+ * a tightened policy does not close descriptors that the sandbox holds.
+ * Not covered: access(2), readlink(2), chdir(2) and O_PATH tell whether a path exists (no hook carries their path);
+ * a root view (mounts of the granted paths only) takes those away.
+ */
+#include "hook.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* pipes, sockets, memfds, anonymous inodes: no path, made by the guest itself or handed to it */
+static __always_inline bool pyi_is_pseudo(struct dentry *dentry)
+{
+	return dentry->d_sb->s_flags & SB_NOUSER;
+}
+
+/* Name the file, write the key. Returns pyi_named. */
+static __always_inline int pyi_name_path(struct pyi_scratch *scratch, const struct path *path)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct dentry *dentry = path->dentry;
+	u64 mnt = (u64)path->mnt;
+
+	if (!pyi_reachable(task, mnt)) /* also: a root that is not a whole mount */
+		return pyi_walk_path(scratch, (u64)dentry, mnt);
+	/* An unlinked file's d_path ends in " (deleted)"; the walk gives the name it had. */
+	if (!BPF_CORE_READ(dentry, d_hash.pprev) && BPF_CORE_READ(dentry, d_parent) != dentry) {
+		scratch->record.flags |= PYI_F_DELETED;
+		return pyi_walk_path(scratch, (u64)dentry, mnt);
+	}
+	long bytes = bpf_d_path((struct path *)path, scratch->key.text, PYI_TEXT_BYTES);
+	if (bytes < 2 || bytes > PYI_TEXT_BYTES)
+		return PYI_TOO_LONG;
+	scratch->record.text_bytes = bytes - 1;
+	return scratch->key.text[0] == '/' ? PYI_NAMED : PYI_UNREACHABLE;
+}
+
+static __always_inline int pyi_check_named(struct pyi_task *own, struct pyi_scratch *scratch, const struct path *path,
+					   u32 want)
+{
+	int named = pyi_name_path(scratch, path);
+	if (named != PYI_NAMED)
+		return pyi_not_understood(scratch, own, want, named);
+	return pyi_check_path(scratch, own, want);
+}
+
+static __always_inline u32 pyi_open_rights(struct file *file)
+{
+	u32 mode = file->f_mode, want = 0;
+	if (mode & FMODE_READ)
+		want |= (file->f_inode->i_mode & S_IFMT) == S_IFDIR ? PYI_LIST : PYI_READ;
+	if (mode & FMODE_WRITE)
+		want |= PYI_WRITE;
+	return want;
+}
+
+SEC("lsm/file_open")
+int BPF_PROG(file_open, struct file *file)
+{
+	struct pyi_task *own = pyi_current();
+	if (!own)
+		return 0;
+	struct pyi_scratch *scratch = pyi_begin(own, PYI_H_FILE_OPEN);
+	if (!scratch)
+		return -EPERM;
+	if (pyi_is_backing(file)) /* the layer below an overlay: the file above has been checked */
+		return 0;
+	/* execve opens the program, then its loader: bprm_creds_for_exec decides on the one, mmap_file on the other */
+	if (file->f_flags & FMODE_EXEC)
+		return 0;
+	if (pyi_is_pseudo(file->f_path.dentry))
+		return scratch->record.flags & PYI_F_CLOSED ? -EPERM : 0;
+	return pyi_check_named(own, scratch, &file->f_path, pyi_open_rights(file));
+}
+
+SEC("lsm/file_receive")
+int BPF_PROG(file_receive, struct file *file)
+{
+	struct pyi_task *own = pyi_current();
+	if (!own)
+		return 0;
+	struct pyi_scratch *scratch = pyi_begin(own, PYI_H_FILE_RECEIVE);
+	if (!scratch)
+		return -EPERM;
+	if (pyi_is_pseudo(file->f_path.dentry)) {
+		if (file->f_path.dentry->d_sb->s_magic == ANON_INODE_FS_MAGIC) /* rings, BPF objects, perf events ... */
+			return pyi_not_understood(scratch, own, PYI_READ, PYI_PSEUDO);
+		return scratch->record.flags & PYI_F_CLOSED ? -EPERM : 0;
+	}
+	return pyi_check_named(own, scratch, &file->f_path, pyi_open_rights(file));
+}
+
+SEC("lsm/inode_getattr")
+int BPF_PROG(inode_getattr, const struct path *path)
+{
+	struct pyi_task *own = pyi_current();
+	if (!own)
+		return 0;
+	struct pyi_scratch *scratch = pyi_begin(own, PYI_H_INODE_GETATTR);
+	if (!scratch)
+		return -EPERM;
+	if (pyi_is_pseudo(path->dentry))
+		return 0;
+	return pyi_check_named(own, scratch, path, PYI_LOOK);
+}
+
+SEC("lsm/path_notify")
+int BPF_PROG(path_notify, const struct path *path)
+{
+	struct pyi_task *own = pyi_current();
+	if (!own)
+		return 0;
+	struct pyi_scratch *scratch = pyi_begin(own, PYI_H_PATH_NOTIFY);
+	if (!scratch)
+		return -EPERM;
+	if (pyi_is_pseudo(path->dentry))
+		return 0;
+	return pyi_check_named(own, scratch, path, PYI_READ);
+}

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+/*
+ * Making, removing, renaming and changing what a path names.
+ *
+ * Hooks: path_mknod, path_mkdir, path_rmdir, path_unlink, path_symlink, path_link, path_rename, path_truncate,
+ * path_chmod, path_chown, inode_setattr (times), inode_setxattr, inode_removexattr, inode_set_acl.
+ * A new name must never carry rights that the old one lacks (hard links and renames would launder them), and a
+ * directory below which rules exist keeps its name (the rules would stay behind).
+ * The inode_* hooks are told a dentry but no mount: the change must be allowed by every name that the dentry has below
+ * the task's root.
+ */
+#include "hook.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define PYI_ALIASES 16 /* mounts of one file system that are looked at; more are refused */
+
+static __noinline int pyi_named(u32 hook, u64 dentry, u64 mnt, u32 want)
+{
+	struct pyi_task *own = pyi_current();
+	if (!own)
+		return 0;
+	struct pyi_scratch *scratch = pyi_begin(own, hook);
+	if (!scratch)
+		return -EPERM;
+	int named = pyi_walk_path(scratch, dentry, mnt);
+	if (named != PYI_NAMED)
+		return pyi_not_understood(scratch, own, want, named);
+	return pyi_check_path(scratch, own, want);
+}
+
+SEC("lsm/path_mknod")
+int BPF_PROG(path_mknod, const struct path *dir, struct dentry *dentry, unsigned short mode)
+{
+	u32 type = mode & S_IFMT;
+	if (type == S_IFCHR || type == S_IFBLK)
+		return pyi_floor(PYI_H_PATH_MKNOD, PYI_KERNEL_CAPABILITY, mode);
+	return pyi_named(PYI_H_PATH_MKNOD, (u64)dentry, (u64)dir->mnt, type == S_IFSOCK ? PYI_UNIX_BIND : PYI_CREATE);
+}
+
+SEC("lsm/path_mkdir")
+int BPF_PROG(path_mkdir, const struct path *dir, struct dentry *dentry)
+{
+	return pyi_named(PYI_H_PATH_MKDIR, (u64)dentry, (u64)dir->mnt, PYI_CREATE);
+}
+
+SEC("lsm/path_symlink")
+int BPF_PROG(path_symlink, const struct path *dir, struct dentry *dentry)
+{
+	return pyi_named(PYI_H_PATH_SYMLINK, (u64)dentry, (u64)dir->mnt, PYI_CREATE);
+}
+
+SEC("lsm/path_unlink")
+int BPF_PROG(path_unlink, const struct path *dir, struct dentry *dentry)
+{
+	return pyi_named(PYI_H_PATH_UNLINK, (u64)dentry, (u64)dir->mnt, PYI_DELETE);
+}
+
+SEC("lsm/path_rmdir")
+int BPF_PROG(path_rmdir, const struct path *dir, struct dentry *dentry)
+{
+	return pyi_named(PYI_H_PATH_RMDIR, (u64)dentry, (u64)dir->mnt, PYI_DELETE);
+}
+
+SEC("lsm/path_truncate")
+int BPF_PROG(path_truncate, const struct path *path)
+{
+	return pyi_named(PYI_H_PATH_TRUNCATE, (u64)path->dentry, (u64)path->mnt, PYI_WRITE);
+}
+
+SEC("lsm/path_chmod")
+int BPF_PROG(path_chmod, const struct path *path)
+{
+	return pyi_named(PYI_H_PATH_CHMOD, (u64)path->dentry, (u64)path->mnt, PYI_METADATA);
+}
+
+SEC("lsm/path_chown")
+int BPF_PROG(path_chown, const struct path *path)
+{
+	return pyi_named(PYI_H_PATH_CHOWN, (u64)path->dentry, (u64)path->mnt, PYI_METADATA);
+}
+
+SEC("lsm/path_chroot")
+int BPF_PROG(path_chroot)
+{
+	return pyi_floor(PYI_H_PATH_CHROOT, PYI_KERNEL_NAMESPACE, 0);
+}
+
+/* What the policy holds at (dentry, mnt); the key keeps the name. Returns -1 if the name is not understood. */
+static __noinline int pyi_rights_at(struct pyi_scratch *scratch, u64 dentry, u64 mnt, struct pyi_opinion *opinion)
+{
+	if (!opinion || pyi_walk_path(scratch, dentry, mnt) != PYI_NAMED)
+		return -1;
+	pyi_decide_path(scratch->record.policy, &scratch->key, pyi_close_key(scratch), 0, opinion);
+	return 0;
+}
+
+struct pyi_names {
+	u64 from, from_mnt, to, to_mnt; /* dentries and vfsmounts */
+};
+
+/* `from` gets the name `to`: CREATE there, and nothing gained by it. The last name walked is `to`, for the record. */
+static __noinline int pyi_renamed(struct pyi_task *own, struct pyi_scratch *scratch, const struct pyi_names *names)
+{
+	struct pyi_opinion old = {}, new = {};
+	if (pyi_rights_at(scratch, names->from, names->from_mnt, &old) ||
+	    pyi_rights_at(scratch, names->to, names->to_mnt, &new))
+		return pyi_not_understood(scratch, own, PYI_CREATE, PYI_UNREACHABLE);
+	if (!(new.allow & ~old.allow) && !old.below)
+		return pyi_check_path(scratch, own, PYI_CREATE);
+	scratch->record.flags |= PYI_F_WIDENS;
+	scratch->record.rights = new.allow & ~old.allow;
+	scratch->record.capability = PYI_FS_CREATE;
+	int refused = pyi_refuse(scratch, own, scratch->record.policy, PYI_GROUP_FS, PYI_SCOPE_INSUFFICIENT);
+	return pyi_answer(refused, PYI_SCOPE_INSUFFICIENT);
+}
+
+SEC("lsm/path_link")
+int BPF_PROG(path_link, struct dentry *old_dentry, const struct path *new_dir, struct dentry *new_dentry)
+{
+	struct pyi_task *own = pyi_current();
+	if (!own)
+		return 0;
+	struct pyi_scratch *scratch = pyi_begin(own, PYI_H_PATH_LINK);
+	if (!scratch)
+		return -EPERM;
+	/* link(2) stays on one mount (EXDEV otherwise), so the old name is on the new one's */
+	u64 mnt = (u64)new_dir->mnt;
+	struct pyi_names names = {(u64)old_dentry, mnt, (u64)new_dentry, mnt};
+	return pyi_renamed(own, scratch, &names);
+}
+
+static __always_inline int pyi_move(const struct pyi_names *names)
+{
+	int answer = pyi_named(PYI_H_PATH_RENAME, names->from, names->from_mnt, PYI_DELETE);
+	if (answer)
+		return answer;
+	struct pyi_task *own = pyi_current();
+	if (!own)
+		return 0;
+	struct pyi_scratch *scratch = pyi_begin(own, PYI_H_PATH_RENAME);
+	if (!scratch)
+		return -EPERM;
+	return pyi_renamed(own, scratch, names);
+}
+
+#define RENAME_EXCHANGE 2 /* include/uapi/linux/fs.h */
+
+SEC("lsm/path_rename")
+int BPF_PROG(path_rename, const struct path *old_dir, struct dentry *old_dentry, const struct path *new_dir,
+	     struct dentry *new_dentry, unsigned int flags)
+{
+	struct pyi_names names = {(u64)old_dentry, (u64)old_dir->mnt, (u64)new_dentry, (u64)new_dir->mnt};
+	struct pyi_names back = {names.to, names.to_mnt, names.from, names.from_mnt};
+	int answer = pyi_move(&names);
+	if (answer)
+		return answer;
+	if (flags & RENAME_EXCHANGE)
+		return pyi_move(&back);
+	if (new_dentry->d_inode) /* what stands there goes */
+		return pyi_named(PYI_H_PATH_RENAME, names.to, names.to_mnt, PYI_DELETE);
+	return 0;
+}
+
+struct pyi_alias {
+	struct pyi_scratch *scratch;
+	struct pyi_task *own;
+	u64 dentry, sb, mount;
+	u32 names;
+	int answer;
+};
+
+static long pyi_alias_step(u32 i, struct pyi_alias *alias)
+{
+	struct mount *mount = (void *)alias->mount;
+	if (!mount)
+		return 1;
+	int named = pyi_walk_path(alias->scratch, alias->dentry,
+				  alias->mount + bpf_core_field_offset(struct mount, mnt));
+	if (named == PYI_TOO_LONG)
+		alias->answer = -EPERM;
+	if (named == PYI_NAMED) {
+		alias->names++;
+		alias->answer = pyi_check_path(alias->scratch, alias->own, PYI_METADATA);
+	}
+	if (alias->answer)
+		return 1;
+	alias->mount = (u64)pyi_next_mount((void *)alias->sb, mount);
+	return 0;
+}
+
+static __noinline int pyi_every_name(u32 hook, struct dentry *dentry)
+{
+	struct pyi_task *own = pyi_current();
+	if (!own)
+		return 0;
+	struct pyi_scratch *scratch = pyi_begin(own, hook);
+	if (!scratch)
+		return -EPERM;
+	struct super_block *sb = BPF_CORE_READ(dentry, d_sb);
+	struct pyi_alias alias = {
+		.scratch = scratch,
+		.own = own,
+		.dentry = (u64)dentry,
+		.sb = (u64)sb,
+		.mount = (u64)pyi_first_mount(sb),
+	};
+	if (BPF_CORE_READ(sb, s_flags) & SB_NOUSER)
+		return 0; /* a memfd's or pipe's own */
+	bpf_loop(PYI_ALIASES, pyi_alias_step, &alias, 0);
+	if (alias.answer == -EPERM)
+		return -EPERM;
+	if (alias.answer)
+		return -EACCES;
+	if (!alias.names || alias.mount)
+		return pyi_not_understood(scratch, own, PYI_METADATA, PYI_UNREACHABLE);
+	return 0;
+}
+
+/* Times only: mode, owner and size have path hooks. Times that follow from a write or a truncation are no request. */
+static __always_inline int pyi_setattr(struct dentry *dentry, struct iattr *attr)
+{
+	u32 valid = attr->ia_valid;
+	if (valid & (ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_SIZE) || !(valid & (ATTR_ATIME | ATTR_MTIME)))
+		return 0;
+	return pyi_every_name(PYI_H_INODE_SETATTR, dentry);
+}
+
+SEC("lsm/inode_setattr")
+int BPF_PROG(inode_setattr__args2, struct dentry *dentry, struct iattr *attr)
+{
+	return pyi_setattr(dentry, attr);
+}
+
+SEC("lsm/inode_setattr")
+int BPF_PROG(inode_setattr__args3, void *idmap, struct dentry *dentry, struct iattr *attr)
+{
+	return pyi_setattr(dentry, attr);
+}
+
+SEC("lsm/inode_setxattr")
+int BPF_PROG(inode_setxattr, void *idmap, struct dentry *dentry)
+{
+	return pyi_every_name(PYI_H_INODE_XATTR, dentry);
+}
+
+SEC("lsm/inode_removexattr")
+int BPF_PROG(inode_removexattr, void *idmap, struct dentry *dentry)
+{
+	return pyi_every_name(PYI_H_INODE_XATTR, dentry);
+}
+
+SEC("lsm/inode_set_acl")
+int BPF_PROG(inode_set_acl, void *idmap, struct dentry *dentry)
+{
+	return pyi_every_name(PYI_H_INODE_XATTR, dentry);
+}
