@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import Any
 
 import click
@@ -45,9 +44,9 @@ class LazyGroup(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0] if args else "", COMMANDS, n=1)
-            if near:
-                error.message += f" Did you mean {near[0]!r}?"
-            raise
+            if not near:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,15 +56,8 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line and exit with its status. A closed pipe is no error."""
-    try:
-        cli(prog_name="pyisolate")
-    except BrokenPipeError:
-        # The reader has seen enough (`| head`); the interpreter must not complain when it flushes at exit.
-        import os
-
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    """Run the command line and exit with its status."""
+    cli(prog_name="pyisolate")
 
 
 if __name__ == "__main__":
