@@ -8,6 +8,7 @@ ENOSYS: the numbers mean other calls there, and glibc never makes them.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import functools
 
@@ -129,22 +130,19 @@ _PRCTL_NAMES = {value: f"PR_{name}" for name, value in PRCTLS.items()} | {
     47: "PR_CAP_AMBIENT",
     0x59616D61: "PR_SET_PTRACER",
 }
-_FAMILIES = {
-    1: "AF_UNIX",
-    2: "AF_INET",
-    10: "AF_INET6",
-    16: "AF_NETLINK",
-    17: "AF_PACKET",
-    31: "AF_BLUETOOTH",
-    38: "AF_ALG",
-    40: "AF_VSOCK",
-    44: "AF_XDP",
-}
-_TYPES = {1: "SOCK_STREAM", 2: "SOCK_DGRAM", 3: "SOCK_RAW", 4: "SOCK_RDM", 5: "SOCK_SEQPACKET"}
+# the same names as the broker's, which come from the same module
+_FAMILIES = {value: name for name, value in vars(_socket).items() if name.startswith("AF_")}
+_TYPES = {value: name for name, value in vars(_socket).items() if name.startswith("SOCK_")}
 
 
 def _signed(value: int) -> int:
     return (value & 0xFFFFFFFF) - (1 << 32) if value & 0x80000000 else value & 0xFFFFFFFF
+
+
+def socket_text(family: int, kind: int) -> str:
+    """Return a kind of socket as the broker names it: `AF_INET/SOCK_STREAM`."""
+    family, kind = family & 0xFFFFFFFF, kind & 0xF  # SOCK_NONBLOCK and SOCK_CLOEXEC ride above
+    return f"{_FAMILIES.get(family, family)}/{_TYPES.get(kind, kind)}"
 
 
 def describe(syscall: str, args: tuple[int, ...]) -> str:
@@ -159,8 +157,7 @@ def describe(syscall: str, args: tuple[int, ...]) -> str:
         case "fcntl" | "seccomp" | "bpf" | "keyctl":
             detail = f"command {low[1] if syscall == 'fcntl' else low[0]}"
         case "socket" | "socketpair":
-            family = _FAMILIES.get(low[0], f"family {low[0]}")
-            detail = f"{family}, {_TYPES.get(low[1] & 0xF, f'type {low[1] & 0xF}')}, protocol {low[2]}"
+            detail = f"{socket_text(a[0], a[1])}, protocol {low[2]}"
         case "setsockopt":
             detail = f"level {_signed(low[1])}, option {low[2]}"
         case "clone" | "unshare":

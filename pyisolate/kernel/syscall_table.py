@@ -281,3 +281,15 @@ _REFUSED: dict[Capability, str] = {
 CAPABILITY_OF: dict[str, Capability] = {
     call: capability for capability, calls in _REFUSED.items() for call in calls.split()
 }
+
+#: Which argument is a path, for the target of a record; the directory descriptor, if any, comes right before it.
+PATH_ARGUMENT: dict[str, int] = dict.fromkeys(
+    _words("""open creat truncate mkdir mknod rmdir unlink rename link symlink chmod chown lchown utime utimes
+        setxattr lsetxattr removexattr lremovexattr execve chroot chdir umount2 swapon swapoff acct uselib"""),
+    0,
+) | dict.fromkeys(
+    _words("""openat openat2 mkdirat mknodat unlinkat renameat renameat2 linkat fchmodat fchmodat2 fchownat utimensat
+        futimesat execveat open_tree mount inotify_add_watch name_to_handle_at mount_setattr pivot_root fspick
+        move_mount"""),
+    1,
+) | {"symlinkat": 2}  # fmt: skip

@@ -2,7 +2,9 @@
  * marked as sandboxed, and then only for the events in the table.
  *
  * Cost matters most where the hook has nothing to do: every thread of the host passes here for each audit event.
- * That path is one thread-local load (initial-exec: no call into the dynamic linker), one global load, return 0.
+ * That path is one thread-local load, one global load, return 0. The thread-local model is the default one, not
+ * initial-exec: that would save 1 ns and make the import fail in hosts whose static TLS surplus (512 bytes, shared by
+ * all libraries loaded at run time) is used up.
  *
  * What this is not: a boundary. Guest code shares the interpreter with the hook; memory corruption, native code or
  * gc-walking to the callable reach round it. The kernel is the boundary; sealing only keeps honest Python honest.
@@ -25,7 +27,7 @@ struct audit_slot {
 };
 enum { AUDIT_VERDICT_ALLOW = 1 };
 
-/* A thread's state. Small: the static TLS surplus for dlopen'ed libraries is 512 bytes for the whole process. */
+/* A thread's state. */
 struct audit_thread {
     PyObject *callable; /* strong; NULL unless this is a sandbox thread */
     struct audit_slot *slot;
@@ -33,7 +35,7 @@ struct audit_thread {
     uint64_t token;    /* not 0: sealed */
     int32_t busy;      /* > 0: inside the callable; events it causes pass through */
 };
-static _Thread_local struct audit_thread audit_self __attribute__((tls_model("initial-exec")));
+static _Thread_local struct audit_thread audit_self;
 
 static PyObject *audit_process_callable;      /* strong; every thread of the process is then a sandbox thread */
 static PyInterpreterState *audit_interpreter; /* the one that the callables belong to */
@@ -46,6 +48,10 @@ enum { AUDIT_TABLE_SIZE = 1024, AUDIT_EVENTS_MAX = 512 }; /* CPython 3.13 docume
 struct audit_event { const char *name; PyObject *text; uint32_t hash; };
 static struct audit_event audit_events[AUDIT_TABLE_SIZE];
 static _Atomic int audit_events_ready;
+
+/* Always in the table and always refused: the callable belongs to one interpreter. Refused here, creation fails with an
+ * exception; refused later, while the new interpreter imports its first modules, it aborts the process (3.11). */
+#define AUDIT_NEW_INTERPRETER "cpython.PyInterpreterState_New"
 
 static uint32_t audit_hash(const char *name)
 {
@@ -80,6 +86,10 @@ static int audit_consult(PyObject *callable, struct audit_event *event, PyObject
 {
     struct audit_thread *self = &audit_self;
 
+    if (strcmp(event->name, AUDIT_NEW_INTERPRETER) == 0) {
+        PyErr_Format(PyExc_PermissionError, "%s: a sandbox starts no sub-interpreter", event->name);
+        return -1;
+    }
     if (PyInterpreterState_Get() != audit_interpreter) {
         /* Objects must not cross interpreters (with a GIL each, since 3.12, that is memory corruption). */
         PyErr_Format(PyExc_PermissionError, "%s: not in a sub-interpreter of a sandbox", event->name);
@@ -110,14 +120,15 @@ static int audit_consult(PyObject *callable, struct audit_event *event, PyObject
 
 static int audit_hook(const char *event, PyObject *args, void *unused)
 {
-    PyObject *callable = audit_self.callable;
+    struct audit_thread *self = &audit_self;
+    PyObject *callable = self->callable;
     (void)unused;
     if (__builtin_expect(callable == NULL, 1)) {
         callable = audit_process_callable;
         if (__builtin_expect(callable == NULL, 1))
             return 0;
     }
-    if (audit_self.busy > 0)
+    if (self->busy > 0)
         return 0;
     struct audit_event *entry = audit_find(event);
     return entry->name == NULL ? 0 : audit_consult(callable, entry, args);
@@ -147,26 +158,32 @@ static int audit_installed(void)
     return audit_is_installed;
 }
 
+/* The names live as long as the process. */
+static int audit_add_event(const char *name)
+{
+    struct audit_event *entry = audit_find(name);
+    if (entry->name != NULL)
+        return 0;
+    PyObject *text = PyUnicode_InternFromString(name);
+    char *copy = strdup(name);
+    if (text == NULL || copy == NULL) {
+        PyErr_Clear();
+        Py_XDECREF(text);
+        free(copy);
+        return -ENOMEM;
+    }
+    *entry = (struct audit_event){copy, text, audit_hash(copy)};
+    return 0;
+}
+
 static int audit_set_events(const char **names, int count)
 {
-    if (count > AUDIT_EVENTS_MAX)
+    if (count > AUDIT_EVENTS_MAX - 1)
         return -E2BIG;
     PyGILState_STATE gil = PyGILState_Ensure();
-    int result = atomic_load(&audit_events_ready) ? -EALREADY : 0;
-    for (int i = 0; i < count && result == 0; i++) {
-        struct audit_event *entry = audit_find(names[i]);
-        if (entry->name != NULL)
-            continue;
-        PyObject *text = PyUnicode_InternFromString(names[i]);
-        char *copy = strdup(names[i]);
-        if (text == NULL || copy == NULL) {
-            PyErr_Clear();
-            free(copy);
-            result = -ENOMEM;
-            break;
-        }
-        *entry = (struct audit_event){copy, text, audit_hash(copy)};
-    }
+    int result = atomic_load(&audit_events_ready) ? -EALREADY : audit_add_event(AUDIT_NEW_INTERPRETER);
+    for (int i = 0; i < count && result == 0; i++)
+        result = audit_add_event(names[i]);
     if (result == 0)
         atomic_store(&audit_events_ready, 1);
     PyGILState_Release(gil);

@@ -73,6 +73,7 @@
 #define NOTIFY_RING 64		/* records of one sandbox that wait for a drain */
 #define NOTIFY_WAITING_MAX 32	/* unfinished operations of one sandbox; then its notifications wait too */
 #define NOTIFY_PAYLOAD 65536	/* bytes of one send; a datagram has at most 65535 */
+#define NOTIFY_IOV 1024	/* UIO_MAXIOV */
 #define NOTIFY_CONTROL 4096	/* bytes of control messages */
 #define NOTIFY_TICK_MS 20	/* how often unfinished operations are looked at */
 
@@ -210,6 +211,7 @@ typedef struct notify_listener {
 	uint8_t capability[NOTIFY_SYSCALLS], traits[NOTIFY_SYSCALLS];
 	int8_t path_argument[NOTIFY_SYSCALLS];
 	char *payload, *control;	/* loop thread's scratch */
+	struct iovec iov[NOTIFY_IOV];
 	struct notify_listener *next;
 } notify_listener;
 

@@ -144,7 +144,7 @@ static void notify_destroy(notify_listener *l)
 		notify_interrupt(l, l->wake);
 		pthread_join(l->thread, NULL);
 	}
-	for (int i = 0; i < l->next_slot; i++) /* frees the injector, should it wait for a task */
+	for (int i = 0; i < l->next_slot; i++)
 		if (l->slots[i]) {
 			l->slots[i]->next_dead = l->dead;
 			l->dead = l->slots[i];

@@ -235,7 +235,7 @@ static void notify_do_sendto(const struct notify_call *c)
 /* Copy a msghdr and all that it points to. */
 static int notify_read_message(const struct notify_call *c, uint64_t where, int type, struct notify_message *m)
 {
-	static _Thread_local struct iovec iov[1024]; /* UIO_MAXIOV */
+	struct iovec *iov = c->l->iov;
 	struct msghdr header;
 	size_t count, room = NOTIFY_PAYLOAD;
 	int result = notify_read(c, where, &header, sizeof header);
@@ -243,8 +243,8 @@ static int notify_read_message(const struct notify_call *c, uint64_t where, int 
 	if (result)
 		return result;
 	m->named = header.msg_name != NULL && header.msg_namelen != 0;
-	if (header.msg_iovlen > 1024 || header.msg_controllen > NOTIFY_CONTROL)
-		return header.msg_iovlen > 1024 ? -EMSGSIZE : -ENOBUFS;
+	if (header.msg_iovlen > NOTIFY_IOV || header.msg_controllen > NOTIFY_CONTROL)
+		return header.msg_iovlen > NOTIFY_IOV ? -EMSGSIZE : -ENOBUFS;
 	if (m->named)
 		result = notify_read_endpoint(c, (uintptr_t)header.msg_name, header.msg_namelen, &m->to);
 	if (!result)

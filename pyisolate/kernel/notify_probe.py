@@ -1,0 +1,115 @@
+"""Proof that notification works here: a child under the filter asks for sockets, and sees what the listener says."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..decision import Mode
+from ..native import seccomp
+from ..policy.compiled import CompiledPolicy, NetAction, NetRule
+from ..telemetry.event import KernelRecord
+from .seccomp import cell_program
+
+if TYPE_CHECKING:
+    from .notify import Listener
+
+_PATIENCE_S = 5.0
+
+
+class Proof(NamedTuple):
+    """What the child saw, as text, or the problem."""
+
+    text: str = ""
+    problem: str = ""
+    detail: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+
+def probe_live(make_listener: Callable[[Callable[[KernelRecord], None]], Listener]) -> Proof:
+    """Run the probe. The child asks for a packet socket (refused always) and a UDP socket that reaches nobody."""
+    records: list[KernelRecord] = []
+    listener = make_listener(records.append)
+    program = cell_program()  # compiled here: the child of a process with threads should not
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        _child(ours, theirs, program)
+    theirs.close()
+    ours.settimeout(_PATIENCE_S)
+    try:
+        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+        if not descriptors:
+            return Proof(problem=_words(ours) or "the kernel gave no listener")
+        listener.start()
+        listener.attach(descriptors[0], "probe", _policy())
+        said = json.loads(_words(ours) or "{}")
+        listener.drain_now("probe")
+        return _judge(said, records)
+    except OSError as error:
+        return Proof(problem=f"the probe's child did not answer: {error}")
+    finally:
+        ours.close()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        listener.close()
+
+
+def _policy() -> CompiledPolicy:
+    """A policy with one connect grant: INET sockets are given, everything else is refused."""
+    rule = NetRule(action=NetAction.CONNECT, address=b"\x7f\x00\x00\x01", prefix=32, port_low=9, port_high=9)
+    return CompiledPolicy(name="probe", version="probe", mode=Mode.ENFORCE, net=(rule,))
+
+
+def _judge(said: dict[str, Any], records: list[KernelRecord]) -> Proof:
+    if said.get("problem"):
+        return Proof(problem=str(said["problem"]))
+    if said.get("packet") != errno.EPERM:
+        return Proof(problem=f"a packet socket was not refused by the listener: {said}")
+    if said.get("udp") != 0 or said.get("sent") != 0:
+        return Proof(problem=f"a granted socket could not be made or used: {said}")
+    if said.get("elsewhere") != errno.EACCES:
+        return Proof(problem=f"an address that was not granted was not refused: {said}")
+    if len(records) != 2:
+        return Proof(problem=f"{len(records)} records arrived, not 2")
+    return Proof(text="saw a packet socket and an address refused and recorded, and a granted one used", detail=said)
+
+
+def _words(peer: socket.socket) -> str:
+    parts = []
+    while part := peer.recv(4096):
+        parts.append(part)
+    return b"".join(parts).decode()
+
+
+def _child(ours: socket.socket, theirs: socket.socket, program: bytes) -> None:
+    """Forked: report and exit, whatever happens."""
+    said: dict[str, Any] = {}
+    try:
+        ours.close()
+        seccomp.install_and_send(program, theirs.fileno(), b".")
+        said["packet"] = _errno_of(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM).close())
+        made: list[socket.socket] = []
+        said["udp"] = _errno_of(lambda: made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+        if made:
+            said["sent"] = _errno_of(lambda: made[0].connect(("127.0.0.1", 9)))
+            said["elsewhere"] = _errno_of(lambda: made[0].connect(("127.0.0.1", 10)))
+    except BaseException as error:
+        said["problem"] = f"{type(error).__name__}: {error}"
+    finally:
+        try:
+            os.write(theirs.fileno(), json.dumps(said).encode())
+        finally:
+            os._exit(0)
+
+
+def _errno_of(call: Callable[[], object]) -> int:
+    try:
+        call()
+    except OSError as error:
+        return error.errno or -1
+    return 0

@@ -1,0 +1,211 @@
+"""The notification listener in C, typed: see `src/notify.h` for what it does.
+
+Nothing here decides. Tables go in as bytes and tuples, records come out as `Record`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ._native import ffi, lib
+from ._result import check
+
+CAPABILITIES: int = lib.NOTIFY_CAPABILITIES
+SYSCALLS: int = lib.NOTIFY_SYSCALLS
+VERDICTS: int = lib.NOTIFY_VERDICTS
+
+ALLOW: int = lib.NOTIFY_ALLOW
+DENY: int = lib.NOTIFY_DENY
+WOULD_DENY: int = lib.NOTIFY_WOULD_DENY
+
+ACT_DENY: int = lib.NOTIFY_ACT_DENY
+ACT_FLOOR: int = lib.NOTIFY_ACT_FLOOR
+ACT_ALLOW: int = lib.NOTIFY_ACT_ALLOW
+ACT_WATCH: int = lib.NOTIFY_ACT_WATCH
+
+NOT_GRANTED: int = lib.NOTIFY_NOT_GRANTED
+SCOPE_INSUFFICIENT: int = lib.NOTIFY_SCOPE_INSUFFICIENT
+EXPLICIT_DENY: int = lib.NOTIFY_EXPLICIT_DENY
+ALWAYS_DENIED: int = lib.NOTIFY_ALWAYS_DENIED
+INTERNAL: int = lib.NOTIFY_INTERNAL
+
+TRAIT_KNOWN: int = lib.NOTIFY_KNOWN
+TRAIT_REPORTED: int = lib.NOTIFY_REPORTED
+
+FLAG_CELL: int = lib.NOTIFY_CELL
+FLAG_FULL: int = lib.NOTIFY_FULL
+FLAG_MONITOR_NET: int = lib.NOTIFY_MONITOR_NET
+
+#: The C side's copy of some capability numbers, for a test that they are `CAPABILITY_NUMBER`'s.
+CAPABILITY_NUMBERS: dict[str, int] = {
+    name.removeprefix("NOTIFY_CAP_"): getattr(lib, name) for name in dir(lib) if name.startswith("NOTIFY_CAP_")
+}
+
+_BATCH = 64
+
+
+class Rule(NamedTuple):
+    """One address range and port range; `place` is the rule's index in the policy."""
+
+    action: int
+    allow: bool
+    address: bytes
+    prefix: int
+    port_low: int
+    port_high: int
+    place: int
+
+
+class UnixRule(NamedTuple):
+    """One unix socket path, compared to the letter."""
+
+    action: int
+    allow: bool
+    path: bytes
+    place: int
+
+
+class Record(NamedTuple):
+    """What the listener did with one call (or `times` equal ones). `family` is 4, 6, 1 (unix) or 0."""
+
+    key: int
+    policy_serial: int
+    monotonic_ns: int
+    args: tuple[int, ...]
+    times: int
+    pid: int
+    tid: int
+    number: int
+    error: int
+    rule: int
+    presented: int
+    capability: int
+    verdict: int
+    reason: int
+    family: int
+    address: bytes
+    port: int
+    path: bytes
+
+
+class Policy:
+    """A compiled table in C memory, shared by every sandbox that is bound to it."""
+
+    def __init__(
+        self, flags: int, serial: int, acts: bytes, rules: Sequence[Rule], unix_rules: Sequence[UnixRule]
+    ) -> None:
+        if len(acts) != CAPABILITIES:
+            raise ValueError(f"make a listener policy: {len(acts)} acts. Hint: one for each of {CAPABILITIES}")
+        packed = ffi.new("struct notify_rule[]", max(1, len(rules)))
+        for slot, rule in zip(packed, rules, strict=False):
+            slot.action, slot.allow, slot.index = rule.action, rule.allow, rule.place
+            slot.family, slot.prefix = (4 if len(rule.address) == 4 else 6), rule.prefix
+            slot.port_low, slot.port_high = rule.port_low, rule.port_high
+            ffi.memmove(slot.address, rule.address, len(rule.address))
+        paths = ffi.new("struct notify_unix_rule[]", max(1, len(unix_rules)))
+        for slot, unix in zip(paths, unix_rules, strict=False):
+            slot.action, slot.allow, slot.index, slot.length = unix.action, unix.allow, unix.place, len(unix.path)
+            ffi.memmove(slot.path, unix.path, len(unix.path))
+        made = lib.notify_policy_new(flags, serial, acts, packed, len(rules), paths, len(unix_rules))
+        if made == ffi.NULL:
+            raise MemoryError("make a listener policy")
+        self.handle = ffi.gc(made, lib.notify_policy_drop)
+        self.serial = serial
+
+
+class Listener:
+    """One listener thread and its sandboxes, each under a number (`key`) of the caller's choice, not 0."""
+
+    def __init__(self, capability: bytes, traits: bytes, path_argument: bytes) -> None:
+        tables = (capability, traits, path_argument)
+        if any(len(table) != SYSCALLS for table in tables):
+            raise ValueError(f"make a listener: tables of {[len(t) for t in tables]}. Hint: {SYSCALLS} entries each")
+        self._handle: Any = lib.notify_create(capability, traits, ffi.from_buffer("int8_t[]", path_argument))
+        if self._handle == ffi.NULL:
+            raise OSError(ffi.errno, f"make a notification listener: {os.strerror(ffi.errno)}")
+        self._records = ffi.new("struct notify_record[]", _BATCH)
+
+    def start(self) -> None:
+        """Start the thread."""
+        check(lib.notify_start(self._handle), "start the notification listener")
+
+    def close(self) -> None:
+        """Stop the thread; calls of cells that are left fail with ENOSYS from then on. No other call may follow."""
+        if self._handle is not None:
+            lib.notify_destroy(self._handle)
+            self._handle = None
+
+    @property
+    def alive(self) -> bool:
+        """True while the thread runs in this process."""
+        return self._handle is not None and bool(lib.notify_alive(self._handle))
+
+    def add(self, key: int, fd: int, policy: Policy | None) -> None:
+        """Serve a listener descriptor, which is the listener's from then on. Without a policy everything continues."""
+        handle = ffi.NULL if policy is None else policy.handle
+        check(lib.notify_add(self._handle, key, fd, handle), "add a sandbox to the notification listener")
+
+    def bind(self, key: int, policy: Policy) -> None:
+        """Decide by `policy` from the next call on. Raises OSError (ENOENT) for an unknown key."""
+        check(lib.notify_bind(self._handle, key, policy.handle), "bind a policy at the notification listener")
+
+    def stop(self, key: int) -> bool:
+        """Decide nothing more for a sandbox; records and counters stay. False where the key is unknown."""
+        return bool(lib.notify_stop(self._handle, key) == 0)
+
+    def forget(self, key: int) -> None:
+        """Forget a sandbox and close its listener."""
+        lib.notify_forget(self._handle, key)
+
+    def counters(self, key: int) -> tuple[list[int], int] | None:
+        """Return counts by `capability * VERDICTS + verdict`, and how many records were lost; None if unknown."""
+        counters, lost = ffi.new("uint64_t[]", CAPABILITIES * VERDICTS), ffi.new("uint64_t *")
+        if lib.notify_counters(self._handle, key, counters, lost):
+            return None
+        return list(counters), int(lost[0])
+
+    def wait(self, timeout_ms: int) -> bool:
+        """Sleep until some sandbox has records, the time is up or `wake` is called; True when there are records."""
+        return bool(lib.notify_wait(self._handle, timeout_ms))
+
+    def wake(self) -> None:
+        """End a `wait`."""
+        lib.notify_wake(self._handle)
+
+    def next(self) -> int:
+        """Return the key of a sandbox that has records, or 0."""
+        return int(lib.notify_next(self._handle))
+
+    def pending(self, key: int) -> int:
+        """Return how many records of a sandbox wait."""
+        return int(lib.notify_pending(self._handle, key))
+
+    def pop(self, key: int) -> list[Record]:
+        """Take a sandbox's records, a batch at most. One caller at a time."""
+        taken = lib.notify_pop(self._handle, key, self._records, _BATCH)
+        return [_record(self._records[i]) for i in range(taken)]
+
+
+def _record(raw: Any) -> Record:
+    return Record(
+        key=raw.key,
+        policy_serial=raw.policy_serial,
+        monotonic_ns=raw.monotonic_ns,
+        args=tuple(raw.args),
+        times=raw.count,
+        pid=raw.pid,
+        tid=raw.tid,
+        number=raw.nr,
+        error=raw.error,
+        rule=raw.rule,
+        presented=raw.presented,
+        capability=raw.capability,
+        verdict=raw.verdict,
+        reason=raw.reason,
+        family=raw.family,
+        address=bytes(ffi.buffer(raw.address)),
+        port=raw.port,
+        path=bytes(ffi.buffer(raw.path, raw.path_length)),
+    )
