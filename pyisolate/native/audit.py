@@ -41,10 +41,13 @@ def installed() -> bool:
 
 
 def set_events(events: Iterable[str]) -> None:
-    """Choose the events that sandbox threads are asked about; once per process, at most 512."""
+    """Choose the events that sandbox threads are asked about; once per process, at most 511.
+
+    Starting a sub-interpreter is always refused: its events could not be put to a callable of this one.
+    """
     names = [_ffi.new("char[]", name.encode()) for name in dict.fromkeys(events)]
     result = _lib.audit_set_events(_ffi.new("const char *[]", names), len(names))
-    check(result, "audit set_events", hint="the table is set once per process and holds at most 512 events")
+    check(result, "audit set_events", hint="the table is set once per process and holds at most 511 events")
 
 
 def set_thread_callback(callback: AuditCallback | None) -> None:

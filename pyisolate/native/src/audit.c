@@ -3,7 +3,7 @@
  *
  * Cost matters most where the hook has nothing to do: every thread of the host passes here for each audit event.
  * That path is one thread-local load, one global load, return 0. The thread-local model is the default one, not
- * initial-exec: that would save 1 ns and make the import fail in hosts whose static TLS surplus (512 bytes, shared by
+ * initial-exec: that measures no faster and makes the import fail in hosts whose static TLS surplus (512 bytes, shared by
  * all libraries loaded at run time) is used up.
  *
  * What this is not: a boundary. Guest code shares the interpreter with the hook; memory corruption, native code or
