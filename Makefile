@@ -15,7 +15,7 @@ SECONDS_SOAK ?= 60
 
 APT_BUILD := python3-venv python3-dev gcc pkg-config libseccomp-dev
 APT_BPF := clang llvm libbpf-dev libelf-dev zlib1g-dev
-APT_TEST := iproute2 strace tmux kmod bubblewrap
+APT_TEST := iproute2 strace tmux kmod bubblewrap bpftool
 APT_VM := qemu-system-x86 busybox-static kmod udev
 APT_BENCH := bubblewrap
 
@@ -51,7 +51,7 @@ $(VENV)/.dependencies: pyproject.toml .make/venv.sh | tools-build
 
 $(VENV)/.native: $(VENV)/.dependencies $(NATIVE) | tools-build
 	@echo 'setup: building the native parts in place'
-	@$(PY) setup.py --quiet build_ext --inplace
+	@PYTHONWARNINGS=ignore $(PY) setup.py --quiet build_ext --inplace
 	@touch $@
 
 setup: tools-build $(VENV)/.native

@@ -36,13 +36,18 @@ fi
 echo "setup: to $why, installing: ${missing[*]}"
 install() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "${missing[@]}" </dev/null >/dev/null
+        -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" </dev/null >/dev/null
 }
 # Stale or empty package lists are the usual reason for a first failure.
-if ! install 2>/dev/null; then
-    "${as_root[@]}" apt-get update -qq -o DPkg::Lock::Timeout=300 </dev/null >/dev/null || true
-    if ! install; then
-        echo "setup: could not install ${missing[*]} (to $why). Hint: see apt-get's message above." >&2
-        [[ -n $optional ]] || exit 1
-    fi
+install "${missing[@]}" 2>/dev/null && exit 0
+"${as_root[@]}" apt-get update -qq -o DPkg::Lock::Timeout=300 </dev/null >/dev/null || true
+if [[ -z $optional ]]; then
+    install "${missing[@]}" && exit 0
+    echo "setup: could not install ${missing[*]} (to $why). Hint: see apt-get's message above." >&2
+    exit 1
 fi
+# One package that this release does not have (Ubuntu has no bpftool) must not keep the others away.
+for package in "${missing[@]}"; do
+    install "$package" 2>/dev/null ||
+        echo "setup: could not install $package (to $why); going on without it. Hint: apt-get install $package" >&2
+done
