@@ -102,6 +102,8 @@ class ImportRule:
 
     def module(self, full: str, names: Sequence[str] = ()) -> None:
         """Decide a module by its full name, and what is taken from it where that may be a submodule."""
+        if full in ALWAYS:
+            return
         below = [f"{full}.{name}" for name in names if name != "*"]
         if full not in self._allowed:
             # `from xml import etree` needs no more than `import xml.etree`
@@ -122,15 +124,13 @@ class ImportRule:
         return ((Capability.IMPORT_NATIVE, name, {"path": path, "how": "import"}),)
 
     def _granted(self, full: str) -> bool:
-        return full in ALWAYS or self._peek(Capability.IMPORT_MODULE, full).verdict is Verdict.ALLOW
+        return self._peek(Capability.IMPORT_MODULE, full).verdict is Verdict.ALLOW
 
     def _decide(self, full: str) -> None:
-        if full not in ALWAYS:
-            self._ask(Capability.IMPORT_MODULE, full)
-            self._decide_warm_native(full)
-            if not self._granted(full):
-                return  # monitor mode let it through: the next import is recorded as well
-        self._allowed.add(full)
+        self._ask(Capability.IMPORT_MODULE, full)
+        self._decide_warm_native(full)
+        if self._granted(full):  # else monitor mode let it through, and the next import is recorded as well
+            self._allowed.add(full)
 
     def _decide_warm_native(self, full: str) -> None:
         """A native module that is loaded already raises no event, so its grant is asked for here."""

@@ -52,14 +52,9 @@ def _open(args: Arguments) -> Operations:
     return _NOTHING if path is None else opening(path, args[2])
 
 
-def _at(capability: C, *, dir_fd: int | None = None, follow: bool = True) -> Callable[[Arguments], Operations]:
-    """Return a function for events that carry one path first and its dir_fd at `dir_fd`."""
-
-    def operations(args: Arguments) -> Operations:
-        path = paths.reached(args[0], None if dir_fd is None else args[dir_fd], follow=follow)
-        return _NOTHING if path is None else ((capability, path, {}),)
-
-    return operations
+def _truncated(args: Arguments) -> Operations:
+    path = paths.reached(args[0])
+    return _NOTHING if path is None else ((C.FS_WRITE, path, {}),)
 
 
 def _creating(index: int, dir_fd: int) -> Callable[[Arguments], Operations]:
@@ -67,6 +62,7 @@ def _creating(index: int, dir_fd: int) -> Callable[[Arguments], Operations]:
 
     def operations(args: Arguments) -> Operations:
         path = paths.reached(args[index], args[dir_fd], follow=False)
+        paths.forget_directories()
         return _NOTHING if path is None or paths.present(path) else ((C.FS_CREATE, path, {}),)
 
     return operations
@@ -96,9 +92,16 @@ def _attributes(args: Arguments) -> Operations:
     return _metadata(args[:1])
 
 
+def _deleted(args: Arguments) -> Operations:
+    path = paths.reached(args[0], args[1], follow=False)
+    paths.forget_directories()
+    return _NOTHING if path is None else ((C.FS_DELETE, path, {}),)
+
+
 def _rename(args: Arguments) -> Operations:
     source = paths.reached(args[0], args[2], follow=False)
     target = paths.reached(args[1], args[3], follow=False)
+    paths.forget_directories()
     found: list[Operation] = []
     if source is not None:
         found.append((C.FS_DELETE, source, {}))
@@ -233,9 +236,9 @@ OPERATIONS: dict[str, tuple[Callable[[Arguments], Operations], str]] = {
     "open": (_open, "openat"),
     "os.listdir": (_list, "openat"),
     "os.scandir": (_list, "openat"),
-    "os.truncate": (_at(C.FS_WRITE), "truncate"),
-    "os.remove": (_at(C.FS_DELETE, dir_fd=1, follow=False), "unlink"),
-    "os.rmdir": (_at(C.FS_DELETE, dir_fd=1, follow=False), "rmdir"),
+    "os.truncate": (_truncated, "truncate"),
+    "os.remove": (_deleted, "unlink"),
+    "os.rmdir": (_deleted, "rmdir"),
     "os.mkdir": (_creating(0, 2), "mkdir"),
     "os.symlink": (_creating(1, 2), "symlink"),
     "os.rename": (_rename, "rename"),

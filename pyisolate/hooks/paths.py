@@ -11,9 +11,10 @@ import os
 import pathlib
 import posix
 import stat
+import time
 
 _lstat, _stat, _readlink, _getcwd, _fspath = posix.lstat, posix.stat, posix.readlink, posix.getcwd, posix.fspath
-_access = posix.access
+_access, _monotonic_ns = posix.access, time.monotonic_ns
 _get_ident = _thread.get_ident
 #: Path objects whose `__fspath__` is the library's own.
 _PATH_TYPES = (pathlib.PosixPath, pathlib.PurePosixPath, os.DirEntry)
@@ -93,7 +94,60 @@ def reached_by_open(value: object) -> str | None:
     return reached(value, open_dir_fd.get(_get_ident()) if open_dir_fd else None)
 
 
+class _Directories:
+    """Directories resolved a moment ago: most operations stay in few of them.
+
+    Forgotten after a tenth of a second and whenever this process changes a name, so that what the broker is asked
+    follows the file system; what another process changes in between is the kernel's to see.
+    """
+
+    KEPT_NS = 100_000_000
+    LIMIT = 256
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+        self._since_ns = 0
+
+    def resolve(self, directory: str) -> str | None:
+        now = _monotonic_ns()
+        if now - self._since_ns > self.KEPT_NS or len(self._known) >= self.LIMIT:
+            self._known.clear()
+            self._since_ns = now
+        known = self._known.get(directory)
+        if known is None:
+            found, missing = _walk(directory)
+            if found is None or missing:
+                return found
+            known = self._known[directory] = found
+        return known
+
+    def forget(self) -> None:
+        """Look again: a name is about to change."""
+        self._known.clear()
+
+
+_directories = _Directories()
+forget_directories = _directories.forget
+
+
 def _resolve(path: str) -> str | None:
+    head, _, tail = path.rpartition("/")
+    if tail in ("", ".", ".."):
+        return _walk(path)[0]
+    parent = _directories.resolve(head) if head else ""
+    if parent is None:
+        return None
+    here = f"{parent}/{tail}" if parent != "/" else f"/{tail}"
+    try:
+        if stat.S_ISLNK(_lstat(here).st_mode):
+            return _walk(here)[0]
+    except (OSError, ValueError):
+        pass
+    return here
+
+
+def _walk(path: str) -> tuple[str | None, bool]:
+    """Resolve every link on a path; tell whether something on it is missing. None: a loop, or no path at all."""
     pending = path.split("/")[::-1]
     done: list[str] = []
     links = 0
@@ -105,11 +159,8 @@ def _resolve(path: str) -> str | None:
         if name == "..":
             if done:
                 done.pop()
-            missing = False
             continue
         done.append(name)
-        if missing:
-            continue
         here = "/" + "/".join(done)
         try:
             if not stat.S_ISLNK(_lstat(here).st_mode) or here in _SELF_LINKS:
@@ -119,13 +170,14 @@ def _resolve(path: str) -> str | None:
         except (OSError, ValueError):
             missing = True
             continue
+        # a loop, or a descriptor's magic link ("pipe:[1]")
         if links > _LINK_LIMIT or (here.startswith("/proc/") and not target.startswith("/") and ":[" in target):
-            return None  # a loop, or a descriptor's magic link ("pipe:[1]"): no path
+            return None, False
         done.pop()
         if target.startswith("/"):
             done.clear()
         pending.extend(target.split("/")[::-1])
-    return "/" + "/".join(done)
+    return "/" + "/".join(done), missing
 
 
 def exists(path: str) -> bool:

@@ -66,12 +66,14 @@ def _set(setter: Callable[[int], int], callback: AuditCallback | None, operation
     check(result, operation, hint=_SEALED if is_sealed() else _ORDER)
 
 
-def seal() -> int:
+def seal(token: int | None = None) -> int:
     """Make every later set_* in this thread raise PermissionError; in the whole process where it has a callback.
 
-    Returns the token for `release`. Keep it where the guest does not look; see the module text for what that is worth.
+    Returns the token for `release`, drawn at random unless the caller brings one (a cell may be denied randomness).
+    Keep it where the guest does not look; see the module text for what that is worth.
     """
-    token = secrets.randbits(63) | 1
+    if token is None:
+        token = secrets.randbits(63) | 1
     check(_lib.audit_seal(token), "audit seal", hint=_SEALED)
     return token
 
