@@ -40,7 +40,7 @@ def read_elf(path: str) -> ElfFile | None:
     try:
         with open(path, "rb") as file:
             return _read(path, file)
-    except (OSError, struct.error, UnicodeDecodeError, IndexError):
+    except (OSError, struct.error, ValueError, OverflowError):
         return None
 
 
