@@ -30,6 +30,7 @@ from .errors import EnforcementError, LimitExceeded, MemoryExceeded, PolicyError
 from .kernel.plan import CellTraits, KernelPlan, Prepared
 from .limits import rlimit
 from .limits.cgroup import CgroupLease, CgroupTree
+from .limits.rlimit import COMMON_RLIMITS
 from .limits.usage import Usage, descendants
 from .limits.watchdog import ExceededLimit, Watchdog
 from .policy import Policy
@@ -314,7 +315,14 @@ class Supervisor:
         self._watch(sandbox)
 
     def _rlimits(self, limits: Limits, has_cgroup: bool) -> tuple[tuple[int, int, int], ...]:
-        return rlimit.triples(limits, cgroup_memory=has_cgroup, own_user_namespace=self._plan.usable("namespaces"))
+        """Return the policy's own; those that are the same for all were set when the cell was forked."""
+        table = rlimit.compute(
+            limits,
+            cgroup_memory=has_cgroup,
+            own_user_namespace=self._plan.usable("namespaces"),
+        )
+        common = {which for which, _soft, _hard in COMMON_RLIMITS}
+        return tuple((which, soft, hard) for which, (soft, hard) in table.items() if which not in common)
 
     def _spawn_thread(
         self,

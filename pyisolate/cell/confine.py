@@ -6,6 +6,7 @@ silence, and the supervisor decides (strict: the cell is discarded) with what th
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import signal
@@ -25,6 +26,8 @@ class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
     clone_flags: int
     seccomp_program: bytes
     dumpable: bool
+    #: (resource, soft, hard) that no policy changes
+    rlimits: tuple[tuple[int, int, int], ...] = ()
 
 
 class Steps:
@@ -60,6 +63,9 @@ def confine_at_fork(spec: CellSpec, keep: set[int], steps: Steps) -> None:
         steps.run("host name", lambda: process.set_hostname("sandbox"))
     steps.run("no_new_privs", process.set_no_new_privs)
     steps.run("dumpable", lambda: process.set_dumpable(spec.dumpable))
+    for which, soft, hard in spec.rlimits:
+        steps.run(f"rlimit {which}", functools.partial(resource.setrlimit, which, (soft, hard)))
+    steps.run("capability bounding set", process.keep_only_chroot)
     steps.run("parent death signal", lambda: process.set_pdeathsig(signal.SIGKILL))
     os.umask(0o077)
 
@@ -82,9 +88,17 @@ def load_filter(spec: CellSpec, peer: socket.socket, steps: Steps, report: Calla
 
 
 def confine_at_handout(
-    descriptors: dict[str, int], rlimits: tuple[tuple[int, int, int], ...], working_directory: str, steps: Steps
+    descriptors: dict[str, int],
+    rlimits: tuple[tuple[int, int, int], ...],
+    working_directory: str,
+    steps: Steps,
+    *,
+    rehearsal: bool = False,
 ) -> None:
-    """Apply the policy's part: root view, rlimits, loss of capabilities, Landlock. Closes the descriptors it used."""
+    """Apply the policy's part: root view, rlimits, loss of capabilities, Landlock. Closes the descriptors it used.
+
+    A `rehearsal` keeps the capability that the real hand-out needs.
+    """
     if (tree := descriptors.pop("root view", None)) is not None:
         steps.run("root view", lambda: mount.enter_root(tree))
         os.close(tree)
@@ -93,8 +107,8 @@ def confine_at_handout(
     except OSError:
         os.chdir("/")
     for which, soft, hard in rlimits:
-        steps.run(f"rlimit {which}", lambda which=which, soft=soft, hard=hard: resource.setrlimit(which, (soft, hard)))  # type: ignore[misc]
-    steps.run("capabilities", process.drop_all_capabilities)
+        steps.run(f"rlimit {which}", functools.partial(resource.setrlimit, which, (soft, hard)))
+    steps.run("capabilities", process.keep_only_chroot if rehearsal else process.drop_chroot)
     if (ruleset := descriptors.pop("landlock", None)) is not None:
         steps.run("landlock", lambda: landlock.restrict_self(ruleset))
         os.close(ruleset)

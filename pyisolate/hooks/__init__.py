@@ -11,10 +11,11 @@ A zygote calls `prewarm` once; a cell calls `install` at hand-out. Nothing here 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..capability import Capability
@@ -26,7 +27,7 @@ from .gate import GATE
 from .guest_hooks import Asked, GuestHooks
 from .operations import EVENTS
 
-__all__ = ["Asked", "GuestHooks", "install", "prewarm"]
+__all__ = ["Asked", "GuestHooks", "install", "prewarm", "rehearsal"]
 
 
 #: Seals a cell's callback, which nothing ever releases: any number will do, and a cell may be denied a random one.
@@ -107,6 +108,23 @@ def _warm_up() -> None:
 class _AllowsAll:
     def decide(self, capability: Capability, target: str, **_facts: Any) -> Decision:
         return Decision(verdict=Verdict.ALLOW, capability=capability, target=target)
+
+
+@contextlib.contextmanager
+def rehearsal(
+    broker: Asked, report: Callable[[BrokerRecord], None], compiled: CompiledPolicy
+) -> Iterator[GuestHooks]:
+    """Do what `install` will do in this cell, and undo it: while a cell waits, so that hand-out finds its pages warm."""
+    audit = _native()
+    hooks = GuestHooks(broker, report, compiled=compiled)
+    seeding.apply(compiled)
+    GATE.hooks = hooks
+    audit.set_process_callback(hooks.callback)
+    try:
+        yield hooks
+    finally:
+        audit.set_process_callback(None)
+        GATE.hooks = None
 
 
 def _native() -> Any:

@@ -18,6 +18,7 @@ from ..capability import Capability
 from ..cell.confine import CellSpec
 from ..decision import Mode
 from ..errors import EnforcementError
+from ..limits.rlimit import COMMON_RLIMITS
 from ..policy.compiled import CompiledPolicy
 from ..telemetry.sandbox import Probe
 from . import seccomp
@@ -148,6 +149,7 @@ class KernelPlan:
             # An ordinary user's supervisor may read a cell's memory (addresses of system calls) only while it is
             # dumpable (ptrace(2), PTRACE_MODE); root may anyway.
             dumpable=not self.traits.started_by_root,
+            rlimits=COMMON_RLIMITS,
         )
 
     def attach_cell(self, pid: int, descriptor: int) -> None:

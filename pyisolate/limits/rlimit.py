@@ -95,3 +95,14 @@ def _within_present(which: int, pair: tuple[int, int]) -> tuple[int, int]:
     if present != resource.RLIM_INFINITY:
         hard = min(hard, present)
     return min(soft, hard), hard
+
+
+#: What is the same under every policy: set when a cell is forked, so that hand-out has less to do.
+COMMON_RLIMITS = tuple(
+    (which, soft, hard)
+    for which, (soft, hard) in compute(
+        Limits(wall_s=None, cpu_s=None, memory_bytes=None, processes=None, open_files=None, file_size_bytes=None),
+        cgroup_memory=True,
+        own_user_namespace=False,
+    ).items()
+)

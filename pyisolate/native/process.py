@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from . import _native
 from ._result import check
 
+_CAP_SYS_CHROOT = 18  # linux/capability.h
 # linux/sched.h
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -122,7 +123,17 @@ def drop_all_capabilities() -> bool:
     Returns True when the bounding set was emptied and securebits tried too (needs CAP_SETPCAP, as a cell in its own
     user namespace has). When False, set_no_new_privs() must hold so that exec cannot reach the bounding set.
     """
-    return check(_lib.process_drop_all_capabilities(), "drop capabilities") == 1
+    return check(_lib.process_limit_capabilities(0), "drop capabilities") == 1
+
+
+def keep_only_chroot() -> bool:
+    """Like `drop_all_capabilities`, but keep CAP_SYS_CHROOT, which `mount.enter_root` needs at hand-out."""
+    return check(_lib.process_limit_capabilities(1 << _CAP_SYS_CHROOT), "drop capabilities") == 1
+
+
+def drop_chroot() -> None:
+    """After `keep_only_chroot`: empty the permitted, effective and inheritable sets, for good. Two system calls."""
+    check(_lib.process_set_capabilities(0), "drop capabilities")
 
 
 def write_id_maps(uid: int, gid: int) -> None:

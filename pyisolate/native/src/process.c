@@ -91,8 +91,25 @@ static int process_set_name(const char *name)
     return result_of(prctl(PR_SET_NAME, name, 0, 0, 0));
 }
 
+/* Make the permitted and effective sets equal to `keep`, the inheritable set empty, and see that they are. */
+static int process_set_capabilities(uint64_t keep)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    struct __user_cap_data_struct wanted[2] = {{0}}, held[2];
+
+    for (int word = 0; word < 2; word++)
+        wanted[word].permitted = wanted[word].effective = (uint32_t)(keep >> (32 * word));
+    if (syscall(SYS_capset, &header, wanted) < 0)
+        return -errno;
+    if (syscall(SYS_capget, &header, held) < 0)
+        return -errno;
+    if (memcmp(held, wanted, sizeof wanted) != 0)
+        return -EPERM; /* never seen; refuse rather than run a guest with a capability */
+    return 0;
+}
+
 /* capabilities(7). The order matters: the bounding set and securebits need CAP_SETPCAP, which capset() gives up. */
-static int process_drop_all_capabilities(void)
+static int process_limit_capabilities(uint64_t keep)
 {
     int bounding_empty = 1;
 
@@ -110,15 +127,8 @@ static int process_drop_all_capabilities(void)
     /* So that a later uid 0 (a cell's user namespace maps none, but a host thread's may) gains nothing by exec. */
     prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NO_CAP_AMBIENT_RAISE | SECURE_ALL_LOCKS, 0, 0, 0);
 
-    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
-    struct __user_cap_data_struct none[2] = {{0}}, held[2];
-    if (syscall(SYS_capset, &header, none) < 0)
-        return -errno;
-    if (syscall(SYS_capget, &header, held) < 0)
-        return -errno;
-    if (memcmp(held, none, sizeof none) != 0)
-        return -EPERM; /* never seen; refuse rather than run a guest with a capability */
-    return bounding_empty;
+    int error = process_set_capabilities(keep);
+    return error < 0 ? error : bounding_empty;
 }
 
 static int process_write_file(const char *path, const char *text, size_t length)
