@@ -5,6 +5,7 @@ Every refusal here has its control: the same guest with the grant.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -458,3 +459,35 @@ def test_a_thread_of_the_host_is_asked_alone(tree: Path) -> None:
     answer = ran.answer
     assert (answer["sandboxed"], answer["import"]) == ("refused", "refused")
     assert (answer["closed"], answer["host"]) == ("done", "done")
+
+
+CAUGHT = """
+import time
+def tries(path):
+    try:
+        open(path)
+    except FileNotFoundError as missing:  # stands in for the kernel's answer
+        raise PermissionError(errno.EACCES, "Permission denied", missing.filename) from None
+def through(path):
+    tries(path)
+for _ in range(3):
+    try:
+        through("nothing here")
+    except PermissionError:
+        pass
+try:
+    raise PermissionError(errno.EACCES, "Permission denied", "/somewhere/else")
+except PermissionError:
+    pass
+finish()
+"""
+
+
+def test_kernel_refusals_that_the_guest_catches_are_reported_where_the_interpreter_shows_them(tree: Path) -> None:
+    ran = run(CAUGHT, cwd=tree, allow=ANY)
+    if not hasattr(sys, "monitoring"):
+        assert ran.records == []  # 3.11: only what reaches the end of a request is seen (docs/hooks.md)
+        return
+    assert ran.denied == [("fs.read", f"{tree}/nothing here")] * len(ran.records)
+    assert sum(one[3] for one in ran.records) == 3  # once each, though it passes through two frames
+    assert {one[5] for one in ran.records} == {13}
