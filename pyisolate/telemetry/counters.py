@@ -132,9 +132,12 @@ class SourceLedger:
             self._sources.append((source, {}))
 
     def remove_source(self, source: CounterSource) -> None:
-        """Forget `source`; what it has counted stays."""
+        """Forget `source`; what it has counted stays. Its events must have been delivered or lost by now."""
         with self._lock:
             self._sources = [entry for entry in self._sources if entry[0] is not source]
+            if not self._sources:  # what is still owed to events that never came must not be taken from later ones
+                for totals in (self._kernel, self._added, self._credit):
+                    totals.clear()
 
     def event(self, labels: DenialLabels, count: int) -> None:
         """Count an event of this enforcer."""

@@ -168,14 +168,15 @@ def _broker_side(broker: BrokerRecord | None, kernel: KernelRecord | None) -> _S
 
 
 def _kernel_side(broker: BrokerRecord | None, kernel: KernelRecord | None, unavailable: str) -> _Side:
-    if kernel is not None:
+    refused = broker is not None and broker.errno in REFUSAL_ERRNOS
+    if kernel is not None and (kernel.verdict in REFUSALS or not refused):
         side = _Side(kernel.verdict, kernel.reason, kernel.evaluation)
         side.enforcer = escape(kernel.enforcer, 64) or None
         side.hook = escape(kernel.hook, 64) or None
         side.errno = kernel.errno or None
         return side
     assert broker is not None
-    if broker.errno in REFUSAL_ERRNOS:
+    if broker.errno is not None and refused:
         name = errno_names.errorcode[broker.errno]
         side = _Side(Verdict.DENY, f"{name} at the hook: an enforcer or a file's own permissions", Evaluation.ERRNO)
         side.errno = broker.errno

@@ -178,7 +178,7 @@ class Metrics:
             self._ledgers = {**self._ledgers, source.enforcer: ledger}
 
     def remove_counter_source(self, source: CounterSource) -> None:
-        """Read `source` a last time and let go of it; its counts stay."""
+        """Read `source` a last time and let go of it; its counts stay. Drain its events first."""
         ledger = self._ledgers.get(source.enforcer)
         if ledger is not None:
             ledger.pull()

@@ -1,0 +1,64 @@
+"""Text from a guest is safe to print, and no byte of it is lost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyisolate.telemetry.sanitize import escape, escape_bytes, unescape, unescape_bytes
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+
+
+@given(ANY_TEXT)
+def test_escaping_reverses_and_prints(text: str) -> None:
+    shown = escape(text, 10**6)
+    assert shown.isprintable()
+    shown.encode()
+    assert unescape(shown) == text
+
+
+@given(st.binary())
+def test_bytes_that_are_not_utf8_reverse(data: bytes) -> None:
+    shown = escape_bytes(data, 10**6)
+    assert shown.isprintable()
+    assert unescape_bytes(shown) == data
+
+
+@given(ANY_TEXT, st.integers(1, 50))
+def test_length_is_capped_and_the_cut_is_told(text: str, limit: int) -> None:
+    shown = escape(text, limit)
+    body, mark, rest = shown.rpartition("\\+")
+    if len(escape(text, 10**6)) <= limit:
+        assert shown == escape(text, 10**6)
+    else:
+        assert mark
+        assert len(body) <= limit
+        assert text.startswith(unescape(shown))
+        assert len(unescape(shown)) + int(rest) == len(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/srv/data", "/srv/data"),
+        ("a\nb\x1b[31m", "a\\x0ab\\x1b[31m"),
+        ("/t/\udcff", "/t/\\xff"),
+        ("a\\b", "a\\\\b"),
+        ("\x85", "\\u0085"),
+        ("\u202eevil", "\\u202eevil"),
+        ("päth", "päth"),
+    ],
+)
+def test_known_forms(text: str, shown: str) -> None:
+    assert escape(text) == shown
+
+
+@pytest.mark.parametrize("text", ["\\q", "\\", "\\xZZ", "\\U00ffffff", "a\\"])
+def test_unknown_escapes_stay(text: str) -> None:
+    assert unescape(text) == text
+
+
+def test_a_huge_text_costs_no_more_than_its_limit() -> None:
+    assert escape("\n" * 10_000_000).endswith("\\+9998976")

@@ -1,0 +1,166 @@
+"""Records of one operation meet exactly; whatever the order, every refusal is told once and none is hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from telemetry_events import CONTEXT, broker, kernel
+
+from pyisolate.capability import Capability
+from pyisolate.decision import Verdict
+from pyisolate.telemetry.event import Evaluation
+from pyisolate.telemetry.join import Joiner, Told
+from pyisolate.telemetry.metrics import Metrics
+from pyisolate.telemetry.recorder import Recorder
+from pyisolate.telemetry.sandbox import SandboxTelemetry
+from pyisolate.telemetry.untrusted import InvalidRecord
+
+MS = 1_000_000
+ERRNO = {"verdict": Verdict.ALLOW, "errno": 13}
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    made = Recorder(metrics=Metrics(), sinks=(), alerts=None)
+    yield made
+    made.shutdown()
+
+
+def _telemetry(recorder: Recorder, **options: object) -> SandboxTelemetry:
+    return SandboxTelemetry(CONTEXT, recorder, **options)
+
+
+def test_kernel_first_then_errno_is_one_event_with_both_sides(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder)
+    (first,) = telemetry.kernel(kernel(enforcer="notify"))
+    (full,) = telemetry.guest(broker(**ERRNO))
+    assert first.broker_decision is Verdict.UNAVAILABLE
+    assert (full.event_id, full.broker_decision, full.origin) == (first.event_id, Verdict.ALLOW, "job.py:3 in main")
+    assert full.reported_by.value == "kernel"
+    assert telemetry.store.events() == [full]
+    assert recorder.metrics.denials.total() == 1
+    assert recorder.metrics.drift.total() == 1
+
+
+def test_errno_first_then_kernel_is_one_event_with_both_sides(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=10_000)
+    assert telemetry.guest(broker(**ERRNO)) == []
+    (event,) = telemetry.kernel(kernel())
+    assert (event.broker_decision, event.kernel_decision, event.origin) == (
+        Verdict.ALLOW,
+        Verdict.DENY,
+        "job.py:3 in main",
+    )
+    assert telemetry.settle() == []
+    assert recorder.metrics.denials.total() == 1
+
+
+def test_an_errno_whose_kernel_record_never_comes_is_told_alone(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=5)
+    telemetry.guest(broker(**ERRNO))
+    (event,) = list(telemetry.store.follow(timeout=2))[:1] or [None]
+    assert event is not None
+    assert event.kernel_evaluation is Evaluation.ERRNO
+
+
+def test_a_forged_errno_report_cannot_swallow_what_the_kernel_saw(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=10_000)
+    for _ in range(10):
+        telemetry.guest(broker(**ERRNO))  # forged in advance
+    for _ in range(20):
+        (event,) = telemetry.kernel(kernel())
+        assert event.kernel_decision is Verdict.DENY
+    assert recorder.metrics.denials.total() == 20
+
+
+def test_sequences_join_across_equal_targets() -> None:
+    joiner = Joiner(lambda c: True, hold_ms=10_000)
+    first, second = broker(sequence=1, **ERRNO), broker(sequence=2, **ERRNO)
+    joiner.broker(first)
+    joiner.broker(second)
+    assert joiner.kernel(kernel(sequence=2)) is second
+    assert joiner.kernel(kernel(sequence=3)) is None
+    assert joiner.kernel(kernel(sequence=1)) is first
+    assert joiner.waiting == 0
+
+
+def test_time_alone_joins_nothing() -> None:
+    joiner = Joiner(lambda c: True, hold_ms=10_000)
+    joiner.broker(broker(**ERRNO), now_ns=5)
+    assert joiner.kernel(kernel(target="/etc/passwd")) is None
+    assert joiner.kernel(kernel(capability=Capability.FS_WRITE)) is None
+
+
+def test_the_thread_counts_where_it_can_be_translated() -> None:
+    joiner = Joiner(lambda c: True, hold_ms=10_000, translate_tid=lambda tid: tid + 1000)
+    joiner.broker(broker(tid=7, sequence=0, **ERRNO))
+    assert joiner.kernel(kernel(tid=1008)) is None
+    assert joiner.kernel(kernel(tid=1007)) is not None
+
+
+def test_a_broker_denial_waits_for_nothing_and_joins_nothing() -> None:
+    joiner = Joiner(lambda c: True, hold_ms=10_000)
+    record = broker()
+    assert joiner.broker(record) == [record]
+    assert joiner.kernel(kernel()) is None
+
+
+def test_native_code_leaves_no_credit_behind(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder)
+    telemetry.kernel(kernel(broker_consulted=False))
+    (event,) = telemetry.guest(broker(**ERRNO))  # another operation: not a report of the one before
+    assert event.kernel_evaluation is Evaluation.ERRNO
+    assert recorder.metrics.denials.total() == 2
+
+
+def test_memory_is_bounded_and_the_oldest_goes_out_alone() -> None:
+    joiner = Joiner(lambda c: True, hold_ms=10**9, capacity=100)
+    out: list[object] = []
+    for number in range(1, 1001):
+        out += joiner.broker(broker(sequence=number, target=f"/{number}", **ERRNO), now_ns=number)
+    assert joiner.waiting == 100
+    assert [record.sequence for record in out] == list(range(1, 901))
+    assert [record.sequence for record in joiner.settle(force=True)] == list(range(901, 1001))
+
+
+def test_told_events_are_bounded_too(recorder: Recorder) -> None:
+    joiner = Joiner(capacity=10)
+    telemetry = _telemetry(recorder)
+    for number in range(100):
+        record = kernel(target=f"/{number}")
+        joiner.tell(record, telemetry.kernel(record)[0])
+    assert joiner.broker(broker(target="/3", **ERRNO)) == [broker(target="/3", **ERRNO)]
+    (told,) = joiner.broker(broker(target="/95", **ERRNO))
+    assert isinstance(told, Told)
+
+
+def test_a_probe_gives_broker_denials_a_kernel_verdict(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder, probe=lambda record: kernel(evaluation=Evaluation.PROBED, target=record.target))
+    (event,) = telemetry.guest(broker())
+    assert (event.kernel_decision, event.kernel_evaluation) == (Verdict.DENY, Evaluation.PROBED)
+    assert event.origin == "job.py:3 in main"
+
+
+def test_a_probe_that_fails_does_not_hide_the_denial(recorder: Recorder) -> None:
+    def probe(record: object) -> None:
+        raise OSError("gone")
+
+    (event,) = _telemetry(recorder, probe=probe).guest(broker())
+    assert event.kernel_decision is Verdict.NOT_REACHED
+
+
+def test_a_hostile_record_is_refused_and_not_recorded(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder)
+    with pytest.raises(InvalidRecord):
+        telemetry.guest({"sequence": "x"})
+    assert telemetry.store.total == 0
+
+
+def test_close_ends_followers_and_keeps_events(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=10_000)
+    telemetry.guest(broker(**ERRNO))
+    telemetry.close()
+    telemetry.close()
+    assert len(list(telemetry.store.follow())) == 1
+    assert len(recorder.events_of("s-1")) == 1
