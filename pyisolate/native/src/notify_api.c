@@ -4,22 +4,9 @@ static notify_listener *notify_all; /* for fork */
 static pthread_mutex_t notify_all_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t notify_fork_once = PTHREAD_ONCE_INIT;
 
-static void notify_before_fork(void)
-{
-	pthread_mutex_lock(&notify_all_lock);
-	for (notify_listener *l = notify_all; l; l = l->next)
-		pthread_mutex_lock(&l->lock);
-}
-
-static void notify_after_fork_parent(void)
-{
-	for (notify_listener *l = notify_all; l; l = l->next)
-		pthread_mutex_unlock(&l->lock);
-	pthread_mutex_unlock(&notify_all_lock);
-}
-
 /* A child of the host has no loop thread. It must not keep listeners open either: when the host dies, the kernel
- * fails the cells' calls only once nobody holds them. */
+ * fails the cells' calls only once nobody holds them. No lock is taken around fork: the fork of a sandbox thread is
+ * itself decided by the loop thread, which needs `lock`. A slot that is set points at a sandbox that is not freed. */
 static void notify_after_fork_child(void)
 {
 	for (notify_listener *l = notify_all; l; l = l->next) {
@@ -29,15 +16,15 @@ static void notify_after_fork_child(void)
 		close(l->epoll);
 		close(l->wake);
 		close(l->drain);
-		l->forked = 1;
-		pthread_mutex_unlock(&l->lock);
+		l->forked = 1; /* its locks may be held for ever: nothing here takes them from now on */
 	}
-	pthread_mutex_unlock(&notify_all_lock);
+	notify_all = NULL;
+	pthread_mutex_init(&notify_all_lock, NULL);
 }
 
 static void notify_watch_fork(void)
 {
-	pthread_atfork(notify_before_fork, notify_after_fork_parent, notify_after_fork_child);
+	pthread_atfork(NULL, NULL, notify_after_fork_child);
 }
 
 static struct notify_sandbox **notify_find(notify_listener *l, uint64_t key)
@@ -130,6 +117,8 @@ static int notify_alive(notify_listener *l)
 /* No drain may be under way. Cells that are left fail closed: the kernel answers ENOSYS for a closed listener. */
 static void notify_destroy(notify_listener *l)
 {
+	if (l->forked)
+		return; /* what the parent's threads were doing to it is unknown */
 	pthread_mutex_lock(&notify_all_lock);
 	for (notify_listener **at = &notify_all; *at; at = &(*at)->next)
 		if (*at == l) {
@@ -137,8 +126,6 @@ static void notify_destroy(notify_listener *l)
 			break;
 		}
 	pthread_mutex_unlock(&notify_all_lock);
-	if (l->forked)
-		return; /* what the parent's threads were doing to it is unknown */
 	__atomic_store_n(&l->stopping, 1, __ATOMIC_RELEASE);
 	if (l->thread) {
 		notify_interrupt(l, l->wake);
@@ -268,6 +255,8 @@ static int notify_forget(notify_listener *l, uint64_t key)
 
 static int notify_counters(notify_listener *l, uint64_t key, uint64_t *counters, uint64_t *lost)
 {
+	if (l->forked)
+		return -ESRCH;
 	pthread_mutex_lock(&l->lock);
 	struct notify_sandbox *s = *notify_find(l, key);
 	if (s) {
@@ -297,6 +286,8 @@ static int notify_wait(notify_listener *l, int timeout_ms)
 /* The key of a sandbox that has records, or 0; its mark is taken away. */
 static uint64_t notify_next(notify_listener *l)
 {
+	if (l->forked)
+		return 0;
 	for (int i = 0; i < NOTIFY_SLOTS / 64; i++) {
 		uint64_t bits = __atomic_load_n(&l->dirty[i], __ATOMIC_SEQ_CST);
 		while (bits) {
@@ -319,6 +310,8 @@ static int notify_pending(notify_listener *l, uint64_t key)
 {
 	int count = 0;
 
+	if (l->forked)
+		return 0;
 	pthread_mutex_lock(&l->lock);
 	struct notify_sandbox *s = *notify_find(l, key);
 	struct notify_ring *ring = s ? __atomic_load_n(&s->ring, __ATOMIC_ACQUIRE) : NULL;
