@@ -178,7 +178,7 @@ class SandboxThread:
         listener = self._supervisor.plan.listener
         assert descriptor is not None
         assert listener is not None
-        listener.attach(descriptor, self.id, self._prepared.compiled)
+        listener.attach(descriptor, self.id, self._prepared.compiled, kind="thread")
 
     def _step(self, name: str, step: Callable[[], object]) -> None:
         try:
