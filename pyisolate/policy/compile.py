@@ -19,7 +19,7 @@ from .model import Policy
 from .rules import EXEC, FORK, FileRule, NetworkRule, ProcessRule
 from .table import FsTable
 
-_BITS = {
+RIGHT_BITS = {
     "read": FsRight.READ,
     "write": FsRight.WRITE,
     "create": FsRight.CREATE,
@@ -27,12 +27,12 @@ _BITS = {
     "metadata": FsRight.METADATA,
     "exec": FsRight.EXEC,
 }
-_RUN = FsRight.EXEC | FsRight.READ | FsRight.MAP_EXEC
+RUN = FsRight.EXEC | FsRight.READ | FsRight.MAP_EXEC
 _LOAD = FsRight.READ | FsRight.MAP_EXEC
 
 
 #: What a right is no use without: programs are read and mapped to be run; copying a file sets its mode and times.
-_NEEDED = {"exec": _RUN, "write": FsRight.METADATA}
+_NEEDED = {"exec": RUN, "write": FsRight.METADATA}
 
 
 def compile_policy(
@@ -79,25 +79,21 @@ def compile_policy(
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def _allow_bits(rights: Iterable[str]) -> int:
-    bits = 0
-    for right in rights:
-        bits |= _BITS[right] | _NEEDED.get(right, 0)
-    return bits
-
-
-def _deny_bits(rule: FileRule) -> int:
-    bits = 0
+def stated_bits(rule: FileRule) -> tuple[int, int]:
+    """Return the rights that a file rule allows and denies, with what they need."""
+    allow = deny = 0
+    for right in rule.allow:
+        allow |= RIGHT_BITS[right] | _NEEDED.get(right, 0)
     for right in rule.deny:
-        bits |= _BITS[right]
+        deny |= RIGHT_BITS[right]
     if "write" in rule.deny and "metadata" not in rule.allow:
-        bits |= FsRight.METADATA
-    return bits
+        deny |= FsRight.METADATA
+    return int(allow), int(deny)
 
 
 def _files(table: FsTable, rules: Iterable[FileRule], interpreter: InterpreterFiles) -> None:
     for rule in rules:
-        allow, deny = _allow_bits(rule.allow), _deny_bits(rule)
+        allow, deny = stated_bits(rule)
         if rule.path == "@interpreter":
             _interpreter(table, interpreter, allow, deny, rule.text)
         elif rule.path.startswith("@"):
@@ -132,12 +128,12 @@ def _programs(table: FsTable, rules: Iterable[ProcessRule], interpreter: Interpr
         if not rule.allow:
             table.add(rule.path, 0, FsRight.EXEC, text=rule.text, origin="process")
             continue
-        table.add(rule.path, _RUN, 0, text=rule.text, origin="process")
+        table.add(rule.path, RUN, 0, text=rule.text, origin="process")
         programs = _programs_at(rule.path)
         loaders = {found.interpreter for path in programs if (found := elf.read_elf(path)) and found.interpreter}
         for library in elf.closure(programs):
             # The kernel opens an ELF program's loader as a program (fs/binfmt_elf.c: open_exec).
-            bits = _RUN if library in loaders else _LOAD
+            bits = RUN if library in loaders else _LOAD
             table.add(library, bits, 0, text=rule.text, origin="process", implied=True)
         for path in interpreter.loader_data:
             table.add(path, FsRight.READ, 0, text=rule.text, origin="process", implied=True)

@@ -1,0 +1,28 @@
+"""What a policy would say: of one operation (`explain`), compared with another (`diff`), and of itself (`check`)."""
+
+from __future__ import annotations
+
+from ..broker import Broker
+from ..capability import Capability
+from ..decision import Decision
+from .check import Finding, check
+from .compile import compile_policy
+from .diff import Change, diff
+from .interpreter import InterpreterFiles
+from .model import Policy
+from .resources import Resolve
+
+__all__ = ["Change", "Finding", "check", "diff", "explain"]
+
+
+def explain(
+    policy: Policy,
+    capability: Capability | str,
+    target: str,
+    *,
+    interpreter: InterpreterFiles | None = None,
+    resolve: Resolve | None = None,
+) -> Decision:
+    """Return the broker's decision on one operation, with the rule that decides and the nearest grant."""
+    compiled = compile_policy(policy, interpreter=interpreter, resolve=resolve)
+    return Broker(compiled).decide(Capability(capability), target)

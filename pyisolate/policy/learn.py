@@ -1,0 +1,164 @@
+"""Denials -> a policy that would have allowed them: run in monitor mode, learn, read what was learned, enforce.
+
+What is learned is only as good as the run that it was learned from, and a hostile run teaches hostile grants: read
+the result (`learn_yaml` says where every rule comes from, `check` what looks wrong) before it is enforced.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from ..broker import Broker
+from ..capability import Capability
+from ..errors import PolicySyntaxError, SandboxError
+from ..telemetry.event import DenialEvent
+from ..telemetry.sanitize import unescape
+from . import units
+from .compile import compile_policy
+from .model import Policy
+from .suggest import apply, suggestion
+from .write import to_yaml
+
+#: Directories that are never granted for the sake of the files seen in them, besides "/" and what lies right below.
+_TOO_WIDE = frozenset(
+    ("/usr/bin", "/usr/lib", "/usr/local", "/usr/share", "/var/lib", "/var/log", "/var/run", "/var/tmp", "/dev/shm",
+     "/etc/ssl", "/etc/ssh")
+)  # fmt: skip
+#: So many siblings make a directory (1), so many hosts a network (3).
+_SIBLINGS, _HOSTS = 4, 3
+#: Names are made and removed in a directory: that is where kernels grant it, so level 1 does, too.
+_NAMES = (Capability.FS_CREATE, Capability.FS_DELETE)
+_CUT = re.compile(r"(?<!\\)(?:\\\\)*\\\+[0-9]+\Z")
+_Key = tuple[Capability, str]
+
+
+def learn(events: Iterable[DenialEvent], *, generalise: int = 1, base: Policy | None = None) -> Policy:
+    """Return `base` (default: preset compute) with grants for the operations that `events` record.
+
+    `generalise` 0 grants exactly what was seen; 1 whole packages, the directory of names that were created or
+    deleted, and of four or more files that were used; 2 the directory of every file; 3 also the directory above
+    directories of the same use, and networks of three or more hosts on a port. Homes, hidden directories, /etc, /tmp
+    and their like are never granted whole. What no rule can grant is left out.
+    """
+    if generalise not in range(4):
+        raise SandboxError(f"learn: generalise={generalise!r}: no such level", hint="use 0, 1, 2 or 3")
+    policy = base or Policy.preset("compute").with_name("learned")
+    for capability, target in _generalised(_counted(events), generalise):
+        suggested = suggestion(capability, target)
+        if suggested is None:
+            continue
+        try:
+            policy = apply(policy, suggested)
+        except PolicySyntaxError:
+            continue
+    return policy
+
+
+def learn_yaml(
+    events: Iterable[DenialEvent], *, generalise: int = 1, base: Policy | None = None, **compile_options: Any
+) -> str:
+    """Return the learned policy as text; behind each learned rule stands how often it was needed, and where first."""
+    seen = list(events)
+    policy = learn(seen, generalise=generalise, base=base)
+    broker = Broker(compile_policy(policy, **compile_options))
+    known = {rule.text for rule in (base or Policy.preset("compute")).rules}
+    counts: Counter[str] = Counter()
+    origins: dict[str, str] = {}
+    ungranted: Counter[str] = Counter()
+    for event in seen:
+        decision = broker.decide(event.capability, _target(event) or "")
+        if decision.rule is None or decision.code is not None:
+            if decision.code is not None:
+                ungranted[f"{event.capability} {event.target}"] += event.count
+        elif decision.rule not in known:
+            counts[decision.rule] += event.count
+            origins.setdefault(decision.rule, event.origin or "")
+    comments = {
+        rule: f"{count} time{'s' if count > 1 else ''}" + (f", first at {origins[rule]}" if origins[rule] else "")
+        for rule, count in counts.items()
+    }
+    heading = f"Learned from {sum(event.count for event in seen)} denials; read it before you enforce it."
+    for text, count in sorted(ungranted.items()):
+        heading += f"\nstill refused ({count}): {text}"
+    return to_yaml(policy, heading=heading, comments=comments)
+
+
+def _counted(events: Iterable[DenialEvent]) -> Counter[_Key]:
+    counts: Counter[_Key] = Counter()
+    for event in events:
+        target = _target(event)
+        if target is not None:
+            counts[event.capability, target] += event.count
+    return counts
+
+
+def _target(event: DenialEvent) -> str | None:
+    """Return the target as it was asked for, None where the event holds only its beginning."""
+    return None if _CUT.search(event.target) else unescape(event.target)
+
+
+def _generalised(seen: Counter[_Key], level: int) -> list[_Key]:
+    keys = set(seen)
+    if level >= 1:
+        keys = _packages(keys)
+        keys = _directories(keys, {key for key in keys if key[0] in _NAMES}, 1)
+        keys = _directories(keys, keys & set(seen), _SIBLINGS if level == 1 else 1)
+    if level >= 3:
+        keys = _directories(keys, keys - set(seen), 2)
+        keys = _networks(keys)
+    return sorted(keys)
+
+
+def _packages(keys: set[_Key]) -> set[_Key]:
+    names = (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE)
+    return {(c, t.partition(".")[0] if c in names and not t.startswith("/") and ".so" not in t else t) for c, t in keys}
+
+
+def _directories(keys: set[_Key], among: set[_Key], count: int) -> set[_Key]:
+    """Replace `count` or more entries (of those in `among`) of one directory, used alike, by the directory."""
+    parents: dict[_Key, set[_Key]] = {}
+    for capability, path in among:
+        if capability.startswith("fs."):
+            parents.setdefault((capability, path.rpartition("/")[0] or "/"), set()).add((capability, path))
+    for parent, entries in parents.items():
+        if len(entries) >= count and not _too_wide(parent[1]):
+            keys = keys - entries | {parent}
+    return keys
+
+
+def _too_wide(path: str) -> bool:
+    home = path.startswith("/home/") and path.count("/") == 2
+    return home or path in _TOO_WIDE or path.count("/") < 2 or "/." in path or path.startswith(("/proc/", "/sys/"))
+
+
+def _networks(keys: set[_Key]) -> set[_Key]:
+    """Replace three or more hosts of one /24 (or /64) on one port by the network."""
+    groups: dict[_Key, list[_Key]] = {}
+    for capability, target in keys:
+        network = _network_of(capability, target)
+        if network:
+            groups.setdefault((capability, network), []).append((capability, target))
+    result = set(keys)
+    for (capability, network), entries in groups.items():
+        if len(entries) >= _HOSTS:
+            result -= set(entries)
+            result.add((capability, network))
+    return result
+
+
+def _network_of(capability: Capability, target: str) -> str | None:
+    if capability not in (Capability.NET_CONNECT, Capability.NET_SEND):
+        return None
+    try:
+        parsed = units.net_target(target, action="connect")
+    except PolicySyntaxError:
+        return None
+    if parsed.kind != "ip":
+        return None
+    prefix = 64 if ":" in parsed.host else 24
+    network = ipaddress.ip_network(f"{parsed.host}/{prefix}", strict=False)
+    return str(units.NetTarget("ip", str(network.network_address), prefix, parsed.port_low, parsed.port_high))
