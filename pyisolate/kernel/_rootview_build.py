@@ -10,6 +10,9 @@ Decisions:
   of the moment: propagation is private.
 - Every bind is nosuid and nodev; read-only unless writing is granted; noexec unless EXEC or MAP_EXEC is.
 - A denied place below a grant is covered: a directory by an empty tmpfs, a file by an empty file, both of mode 000.
+- A cover hides and protects contents, not the name: unlink and rename refuse mountpoints of the caller's own mount
+  namespace only (is_local_mountpoint, fs/namei.c), and a cell stands in a detached tree. So a denial of deleting
+  below a grant of deleting counts as not enforced. Whatever is renamed takes its cover along.
 """
 
 from __future__ import annotations
@@ -108,6 +111,7 @@ class RootBuild:
             visible = False
         if not visible:
             if cover.attributes is not None:
+                self._check_name(place)
                 self._mask(place)
             elif place.in_force & FsRight.LIST and place.is_directory:
                 self._directory(place.path)
@@ -150,7 +154,7 @@ class RootBuild:
             return
         inner = place.path.rstrip("/") + "/"
         walked = any(other.path.startswith(inner) and other.in_force for other in self.places)
-        mode = "0755" if place.in_force & FsRight.LIST else "0711" if walked else "0000"
+        mode = "0755" if place.in_force & FsRight.LIST else "0111" if walked else "0000"
         cover = mount.new_tmpfs(_TMPFS | {"mode": mode}, _SAFE | mount.MOUNT_ATTR_NOEXEC)
         mount.move_mount(cover, place.path[1:])
         self._sealed_last.append(cover)
@@ -165,16 +169,24 @@ class RootBuild:
         if left & FsRight.EXEC:
             failed |= lost & FsRight.MAP_EXEC
         failed |= lost & (FsRight.READ | FsRight.METADATA)
-        if failed and place.stated:
+        if failed:
+            self._refuse_partial(place, failed)
+        else:
+            self._check_name(place)
+
+    def _check_name(self, place: Place) -> None:
+        if place.lost & FsRight.DELETE:
+            self._refuse_partial(place, FsRight.DELETE)
+
+    def _refuse_partial(self, place: Place, failed: FsRight) -> None:
+        if place.stated:
             names = ", ".join(right.name.lower() for right in failed if right.name)
-            kept = ", ".join(right.name.lower() for right in FsRight(left) if right.name)
             self.unenforced.append(
                 Problem(
-                    f"build the root view, {place.text}: {names} at {place.path} cannot be taken from the grant above "
-                    f"while {kept} stays",
+                    f"build the root view, {place.text}: {names} at {place.path} cannot be taken from the grant above",
                     place.text,
                     "BPF-LSM",
-                    "deny all of the grant's rights there, or grant narrower paths instead",
+                    "grant narrower paths instead; a denial of everything works below a grant that cannot delete",
                 )
             )
 

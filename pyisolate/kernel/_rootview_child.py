@@ -104,8 +104,8 @@ def _work(peer: socket.socket, data: bytes) -> None:
         tree: int | None = None
         try:
             reply, tree = _probe(request) if request.probe else _build(request)
-        except EnforcementError as error:
-            reply = Reply(error=error.args[0], rule=error.rule, missing=error.missing, hint=error.hint)
+        except EnforcementError as error:  # the probe's
+            reply = Reply(error=str(error))
         except OSError as error:
             reply = _from_error(error)
         _send(peer, reply, tree)
@@ -114,7 +114,7 @@ def _work(peer: socket.socket, data: bytes) -> None:
         os._exit(status)
 
 
-def _build(request: Request) -> tuple[Reply, int]:
+def _build(request: Request) -> tuple[Reply, int | None]:
     mount.unshare(process.CLONE_NEWNS)
     mount.mount(None, "/", None, mount.MS_REC | mount.MS_PRIVATE)
     build = RootBuild(request.policy)
@@ -124,8 +124,9 @@ def _build(request: Request) -> tuple[Reply, int]:
     refused = readable_by_cell(build.places, request.uid)
     problems = [*build.unenforced, *(problem for problem in refused if problem.fatal)]
     if problems and request.strict:
+        os.close(tree)
         first = problems[0]
-        raise EnforcementError(first.text, rule=first.rule, missing=first.missing, hint=first.hint)
+        return Reply(error=first.text, rule=first.rule, missing=first.missing, hint=first.hint), None
     notes = [*build.notes, *(problem.text for problem in refused if not problem.fatal or not request.strict)]
     unenforced = tuple(problem.text for problem in build.unenforced)
     return Reply(notes=tuple(notes), generated=tuple(build.generated), unenforced=unenforced), tree
