@@ -154,7 +154,7 @@ class AuditLog:
         data = b"\n" + line if self._ends_torn() else line
         written = os.write(self._fd, data)
         if written == len(data):
-            self._size += written
+            self._size = -1 if self._size < 0 else self._size + written
             return
         raise OSError(errno.ENOSPC, "short write: the line was cut off and will be written again", self.path)
 
@@ -163,8 +163,9 @@ class AuditLog:
         size = os.fstat(self._fd).st_size
         if size == self._size:
             return False  # it ends in the line that we wrote
-        self._size = size
-        return size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+        torn = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+        self._size = -1 if torn else size
+        return torn
 
     def _give_up(self, lines: int) -> None:
         self.lost += lines
