@@ -16,6 +16,9 @@ PREFIX = "pyisolate."
 #: Descriptors that a living supervisor's pool opens and closes on its own schedule (cell sockets, pidfds, listeners).
 POOLED = ("socket:", "anon_inode:", "pipe:", "/memfd:", "/proc/", "/sys/fs/cgroup")
 
+#: A policy's root view, which a living supervisor keeps for the next sandbox of that policy: a detached mount.
+ROOT_VIEW = "/"
+
 #: Cells that a living supervisor may add between two tests while its pool refills.
 POOL_SLACK = 16
 
@@ -167,7 +170,7 @@ def difference(before: Snapshot, after: Snapshot) -> list[str]:
     if after.sandboxes > before.sandboxes:
         leaks.append(f"{after.sandboxes - before.sandboxes} sandboxes not closed")
     for fd, target in after.descriptors.items():
-        if before.descriptors.get(fd) != target and not (pooled and target.startswith(POOLED)):
+        if before.descriptors.get(fd) != target and not (pooled and (target == ROOT_VIEW or target.startswith(POOLED))):
             leaks.append(f"descriptor {fd}: {target}")
     if not born:
         leaks += [_describe_process(pid) for pid in sorted(after.children - before.children)]

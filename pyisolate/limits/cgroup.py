@@ -164,7 +164,7 @@ class CgroupLease:
 
     def _reset(self) -> bool:
         """Make an emptied group ready for the next sandbox; False while a process or zombie is still charged to it."""
-        if not self._controls.empty() or self._controls.tasks() != 0:
+        if not self._controls.empty() or self._controls.charged_tasks() != 0:
             return False
         self._controls.reset_peak()
         if self._controls.memory_bytes() > _RESIDUE_BYTES:

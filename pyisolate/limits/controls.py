@@ -53,6 +53,7 @@ class Controls:
         self.directories = [f"{parent}/{below}" for parent in layout.parents]
         self._memory = f"{layout.memory.parent}/{below}"
         self._memory_v2 = layout.memory.version == 2
+        self._pids_v2 = layout.pids.version == 2
         self._pids = f"{layout.pids.parent}/{below}"
         self._cpu = f"{layout.cpu.parent}/{below}"
         self._cpu_v2 = layout.cpu.version == 2
@@ -145,7 +146,11 @@ class Controls:
         return int(read(f"{self._cpu}/cpuacct.usage")) / 1e9
 
     def tasks(self) -> int:
-        """Return the number of processes and threads, zombies included."""
+        """Return the number of living processes and threads."""
+        return read(f"{self._pids}/{'cgroup.threads' if self._pids_v2 else 'tasks'}").count("\n")
+
+    def charged_tasks(self) -> int:
+        """Return the number of processes and threads that count for the limit, zombies included."""
         return int(read(f"{self._pids}/pids.current"))
 
     def refused_tasks(self) -> int:

@@ -12,7 +12,7 @@ import psutil
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """One reading, summed over the sandbox's processes. `source` is `cgroup` or `tree`."""
+    """One reading, summed over the sandbox's living processes. `source` is `cgroup` or `tree`."""
 
     memory_bytes: int = 0
     memory_peak_bytes: int = 0
@@ -109,8 +109,9 @@ class TreeReader:
     def _tasks(living: list[psutil.Process]) -> int:
         total = 0
         for process in living:
-            with contextlib.suppress(psutil.Error):
-                total += process.num_threads()
+            with contextlib.suppress(psutil.Error), process.oneshot():
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    total += process.num_threads()
         return total
 
 

@@ -16,6 +16,7 @@ from require import require
 
 from pyisolate.errors import EnforcementError
 from pyisolate.limits.cgroup import CgroupLease, CgroupTree, sweep
+from pyisolate.limits.usage import TreeReader
 from pyisolate.policy.compiled import Limits
 
 MIB = 1 << 20
@@ -252,6 +253,21 @@ def test_a_group_is_not_reused_while_a_zombie_is_charged_to_it(tree: CgroupTree)
     process.wait()
     tree._drain()
     assert lease in tree._free
+
+
+def test_a_zombie_is_no_process_in_use(tree: CgroupTree) -> None:
+    lease = tree.lease()
+    lease.apply(Limits())
+    with guest(
+        lease,
+        "import os\nif os.fork() == 0: os._exit(0)\nos.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)\n"
+        "print('zombie', flush=True); sys.stdin.readline()",
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "zombie\n"
+        assert lease.usage().processes == 1
+        assert TreeReader(process.pid).read().processes == 1
+    lease.release()
 
 
 def test_adding_a_process_that_is_gone_says_so(tree: CgroupTree) -> None:
