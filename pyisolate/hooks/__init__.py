@@ -111,10 +111,8 @@ class _AllowsAll:
 
 
 @contextlib.contextmanager
-def rehearsal(
-    broker: Asked, report: Callable[[BrokerRecord], None], compiled: CompiledPolicy
-) -> Iterator[GuestHooks]:
-    """Do what `install` will do in this cell, and undo it: while a cell waits, so that hand-out finds its pages warm."""
+def rehearsal(broker: Asked, report: Callable[[BrokerRecord], None], compiled: CompiledPolicy) -> Iterator[GuestHooks]:
+    """Do what `install` will do in this cell and undo it, while it waits: hand-out then finds its pages warm."""
     audit = _native()
     hooks = GuestHooks(broker, report, compiled=compiled)
     seeding.apply(compiled)

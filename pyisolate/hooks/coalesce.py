@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable
 from msgspec.structs import replace
 
 from ..telemetry.event import BrokerRecord
+from ..telemetry.untrusted import escaped_record
 
 _log = logging.getLogger("pyisolate.hooks")
 #: How long repeats wait for company. Waiting repeats go out with the next operation after it, or at `flush`.
@@ -23,7 +24,10 @@ _KINDS = 64
 
 
 class Coalescer:
-    """Sits before `report`. Thread-safe; the report itself is called with the lock held, so records stay in order."""
+    """Sits before `report`, which gets records fit for a frame (`escaped_record`).
+
+    Thread-safe; `report` is called with the lock held, so records stay in order.
+    """
 
     def __init__(self, report: Callable[[BrokerRecord], None], clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._report, self._clock = report, clock
@@ -79,7 +83,7 @@ class Coalescer:
 
     def _deliver(self, record: BrokerRecord) -> None:
         try:
-            self._report(record)
+            self._report(escaped_record(record))
         except Exception:  # a report that fails never masks or delays the refusal
             self.lost += record.count
             _log.warning("denial report failed: %s", record.capability, exc_info=True)

@@ -12,6 +12,7 @@ import pathlib
 import posix
 import stat
 import time
+from collections.abc import Sequence
 
 _lstat, _stat, _readlink, _getcwd, _fspath = posix.lstat, posix.stat, posix.readlink, posix.getcwd, posix.fspath
 _access, _monotonic_ns = posix.access, time.monotonic_ns
@@ -201,20 +202,31 @@ def present(path: str) -> bool:
 
 
 def executable(name: object, *, search: object = None, base: object = None) -> str | None:
-    """Return what an exec of `name` reaches: searched in PATH where it holds no slash; a bare name where not found."""
+    """Return what an exec of `name` reaches, searched in PATH where it holds no slash.
+
+    A program that is not found may only be out of sight: its name is then completed with a directory of PATH, so that
+    the refusal says what a rule would have to grant.
+    """
     path = text(name)
     if path is None:
         return of_descriptor(name) if isinstance(name, int) else None
     if "/" in path:
         return reached(path, base=base)
-    for directory in _search_path(search).split(":"):
-        candidate = f"{directory or '.'}/{path}"
+    directories = [directory or "." for directory in _search_path(search).split(":")]
+    for directory in directories:
+        candidate = f"{directory}/{path}"
         try:
             if _access(candidate, 1) and stat.S_ISREG(_stat(candidate).st_mode):  # 1: X_OK (access(2))
                 return reached(candidate)
         except (OSError, ValueError):
             continue
-    return path
+    return f"{likely_directory(directories)}/{path}"
+
+
+def likely_directory(directories: Sequence[str]) -> str:
+    """Return the directory of a search path where a program that cannot be seen would most likely be."""
+    usual = [directory for directory in ("/usr/bin", "/bin") if directory in directories]
+    return next((directory for directory in (*usual, *directories) if directory.startswith("/")), "/usr/bin")
 
 
 def _search_path(environment: object) -> str:

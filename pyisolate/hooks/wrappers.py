@@ -70,7 +70,8 @@ def _forked_exec(args: Any, executables: Any, _close: Any, _keep: Any, cwd: Any,
         return _NOTHING
     chosen = next((path for path in candidates if paths.exists(path)), None)
     if chosen is None:
-        chosen = candidates[0] if len(candidates) == 1 else candidates[0].rpartition("/")[2]
+        directory = paths.likely_directory([path.rpartition("/")[0] for path in candidates])
+        chosen = next((path for path in candidates if path.rpartition("/")[0] == directory), candidates[0])
     return ((C.PROCESS_EXEC, chosen, {}),)
 
 

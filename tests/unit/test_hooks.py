@@ -188,6 +188,12 @@ def test_refusals_that_differ_are_all_reported_in_order(tree: Path) -> None:
     assert ran.denied == [("fs.read", f"{tree}/missing{number}") for number in range(200)]
 
 
+def test_names_that_are_no_text_arrive_escaped(tree: Path) -> None:
+    ran = run("finish(result=outcome(open, os.fsencode(os.getcwd()) + b'/caf\\xe9\\n\\\\'))", cwd=tree)
+    assert ran.answer["result"] == "refused"
+    assert ran.denied == [("fs.read", f"{tree}/caf\\xe9\\x0a\\\\")]
+
+
 def test_a_report_that_fails_does_not_let_anything_through(tree: Path) -> None:
     ran = run(
         """
@@ -309,7 +315,7 @@ def test_a_search_in_path_is_one_question(tree: Path) -> None:
         """
     ran = run(source, cwd=tree, allow=[("process.fork", "*"), ("process.exec", "/usr/bin/true")])
     assert ran.answer["status"] == 0
-    assert ran.denied == [("process.exec", "no-such-program")]
+    assert ran.denied == [("process.exec", "/usr/bin/no-such-program")]
 
 
 def test_names_resolve_to_what_the_policy_pins_and_to_nothing_else(tree: Path) -> None:

@@ -192,7 +192,12 @@ def test_programs_are_looked_up_as_the_call_would(tree: Path, monkeypatch: pytes
     environment = {"PATH": f"/nonexistent:{tree}"}
     assert asked("subprocess.Popen", "tool", ["tool"], None, environment) == [("process.exec", str(tool))]
     assert asked("subprocess.Popen", "./tool", ["tool"], str(tree), None) == [("process.exec", str(tool))]
-    assert asked("subprocess.Popen", "no-such-tool", ["x"], None, environment) == [("process.exec", "no-such-tool")]
+    assert asked("subprocess.Popen", "no-such-tool", ["x"], None, environment) == [
+        ("process.exec", "/nonexistent/no-such-tool")
+    ]
+    assert asked("subprocess.Popen", "no-such-tool", ["x"], None, {"PATH": "/a:/usr/bin"}) == [
+        ("process.exec", "/usr/bin/no-such-tool")
+    ]
     monkeypatch.setenv("PATH", str(tree))
     assert asked("os.posix_spawn", "tool", ["tool"], None) == [("process.exec", str(tool))]
     assert asked("os.system", b"true") == [("process.exec", os.path.realpath("/bin/sh"))]
@@ -264,3 +269,12 @@ def test_arguments_of_no_sense_never_leave_a_hook_half_done(event: str) -> None:
 def test_every_name_in_the_posix_module_that_hooks_rely_on_exists() -> None:
     assert all(hasattr(posix, name) for name in ("lstat", "readlink", "getcwd", "fspath"))
     assert sys.version_info >= (3, 11)
+
+
+def test_the_documentation_names_every_event_and_wrapper() -> None:
+    from pyisolate.hooks import wrappers
+
+    text = (Path(__file__).resolve().parents[2] / "docs" / "hooks.md").read_text()
+    missing = [event for event in sorted(EVENTS) if f"`{event}`" not in text]
+    missing += [name for _module, name, *_rest in wrappers._FUNCTIONS if f"{name}`" not in text]
+    assert missing == []
