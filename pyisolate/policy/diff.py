@@ -23,7 +23,10 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One difference. `effect` is widened (the guest may do more) or narrowed; `what` a capability, limit or mode."""
+    """One difference. `effect` is widened (the guest may do more) or narrowed; `what` a capability, limit or mode.
+
+    It holds for `target` and all below it that no narrower rule decides.
+    """
 
     effect: str
     what: str

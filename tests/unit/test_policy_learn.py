@@ -1,0 +1,121 @@
+"""What was learned from a run lets the same run through, and generalises no further than it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pyisolate.broker import Broker
+from pyisolate.capability import Capability
+from pyisolate.decision import DenialCode, Mode, Verdict
+from pyisolate.errors import SandboxError
+from pyisolate.policy import Policy, compile_policy
+from pyisolate.policy.learn import learn, learn_yaml
+from pyisolate.policy.load import load_bytes
+from pyisolate.telemetry.event import DenialEvent, Evaluation, Reporter
+from pyisolate.telemetry.sanitize import escape
+
+C = Capability
+SEEN = [
+    (C.FS_READ, "/srv/data/a.csv"),
+    (C.FS_READ, "/srv/data/b.csv"),
+    (C.FS_READ, "/srv/data/c.csv"),
+    (C.FS_READ, "/srv/data/d.csv"),
+    (C.FS_READ, "/etc/hostname"),
+    (C.FS_CREATE, "/srv/out/report.txt"),
+    (C.FS_WRITE, "/srv/out/report.txt"),
+    (C.NET_CONNECT, "10.0.0.5:5432"),
+    (C.IMPORT_MODULE, "numpy.linalg"),
+    (C.PROCESS_EXEC, "/usr/bin/git"),
+    (C.KERNEL_BPF, "bpf"),
+]
+
+
+def _event(capability: Capability, target: str, **fields: Any) -> DenialEvent:
+    given: dict[str, Any] = dict(  # noqa: C408
+        event_id="1", time=0.0, monotonic_ns=0, sandbox="s", sandbox_id="s1", policy="p", policy_version="v",
+        policy_generation=1, isolation="process", pid=1, tid=1, capability=capability, target=escape(target),
+        code=DenialCode.NOT_GRANTED, requested_capability="", presented_capability=None, policy_rule=None,
+        mode=Mode.MONITOR, would_deny=True, would_deny_reason="", broker_decision=Verdict.WOULD_DENY, broker_reason="",
+        kernel_decision=Verdict.UNAVAILABLE, kernel_reason="", kernel_enforcer=None, kernel_hook=None,
+        kernel_errno=None, kernel_evaluation=Evaluation.NONE, syscall=None, origin="guest.py:3 in f", actor=None, count=2,
+        first_seen=0, last_seen=0, suggestion=None, retryable=False, reported_by=Reporter.GUEST,
+    )  # fmt: skip
+    return DenialEvent(**(given | fields))
+
+
+EVENTS = [_event(capability, target) for capability, target in SEEN]
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+def test_the_same_run_passes_and_the_floor_does_not(level: int) -> None:
+    policy = learn(EVENTS, generalise=level)
+    broker = Broker(compile_policy(policy))
+    for capability, target in SEEN:
+        expected = Verdict.DENY if capability is C.KERNEL_BPF else Verdict.ALLOW
+        assert broker.decide(capability, target).verdict is expected
+    assert policy.mode is Mode.ENFORCE
+    assert policy.name == "learned"
+
+
+@pytest.mark.parametrize(
+    ("level", "allowed", "refused"),
+    [
+        (0, [], [(C.FS_READ, "/srv/data/e.csv"), (C.FS_CREATE, "/srv/out/x"), (C.IMPORT_MODULE, "numpy.fft")]),
+        (1, [(C.FS_READ, "/srv/data/e.csv"), (C.FS_CREATE, "/srv/out/x"), (C.IMPORT_MODULE, "numpy.fft")],
+         [(C.FS_WRITE, "/srv/out/x"), (C.FS_READ, "/etc/passwd"), (C.FS_READ, "/srv/other")]),
+        (2, [(C.FS_WRITE, "/srv/out/x")], [(C.FS_READ, "/etc/passwd"), (C.FS_READ, "/srv/other")]),
+        (3, [(C.FS_WRITE, "/srv/out/x")], [(C.FS_READ, "/etc/passwd"), (C.NET_CONNECT, "10.0.0.6:5432")]),
+    ],
+)  # fmt: skip
+def test_each_level_reaches_as_far_as_it_says(level: int, allowed: list, refused: list) -> None:
+    broker = Broker(compile_policy(learn(EVENTS, generalise=level)))
+    assert [key for key in allowed if broker.decide(*key).verdict is not Verdict.ALLOW] == []
+    assert [key for key in refused if broker.decide(*key).verdict is not Verdict.DENY] == []
+
+
+def test_level_3_merges_neighbours() -> None:
+    events = [_event(C.NET_CONNECT, f"10.0.0.{host}:443") for host in (1, 2, 3)]
+    events += [_event(C.FS_READ, f"/srv/data/{month}/x.csv") for month in ("jan", "feb")]
+    policy = learn(events, generalise=3, base=Policy(name="base"))
+    assert [rule.text for rule in policy.rules] == [
+        "fs: {path: /srv/data, allow: [read]}",
+        'net: {connect: "10.0.0.0/24:443"}',
+    ]
+
+
+@pytest.mark.parametrize("path", ["/etc/x", "/home/me/x", "/root/x", "/tmp/x", "/home/me/.ssh/x", "/proc/1/x", "/x"])
+def test_places_that_many_share_are_never_granted_whole(path: str) -> None:
+    events = [_event(C.FS_READ, path + str(i)) for i in range(9)]
+    policy = learn(events, generalise=3, base=Policy())
+    assert [rule.path for rule in policy.files] == [path + str(i) for i in range(9)]
+
+
+def test_the_text_says_where_every_rule_comes_from() -> None:
+    text = learn_yaml(EVENTS)
+    assert load_bytes(text.encode()) == learn(EVENTS)
+    assert "still refused (2): kernel.bpf bpf" in text
+    line = next(line for line in text.splitlines() if "/srv/data" in line)
+    assert line.endswith("# 8 times, first at guest.py:3 in f")
+
+
+def test_hostile_targets_neither_break_nor_forge_the_text() -> None:
+    events = [
+        _event(C.FS_READ, "/srv/a\n- {path: /, allow: [read]}"),
+        _event(C.FS_READ, "/srv/a # b: *c", origin="x\ny: [z]"),
+        _event(C.FS_READ, "/srv/back\\slash"),
+        _event(C.FS_READ, "/srv/" + "x" * 9000),
+        _event(C.NET_CONNECT, "evil:1\n- {connect: '*:*'}"),
+        _event(C.IMPORT_MODULE, "os; import sys"),
+    ]
+    text = learn_yaml(events, generalise=0, base=Policy(name="base"))
+    policy = load_bytes(text.encode())
+    assert [rule.path for rule in policy.files] == ["/srv/a # b: *c", "/srv/back\\slash"]
+    assert policy.network == ()
+
+
+def test_an_unknown_level_is_refused() -> None:
+    with pytest.raises(SandboxError, match="no such level"):
+        learn([], generalise=4)
+    assert Policy.learn([]).rules == Policy.preset("compute").rules
