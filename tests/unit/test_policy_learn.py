@@ -39,8 +39,8 @@ def _event(capability: Capability, target: str, **fields: Any) -> DenialEvent:
         code=DenialCode.NOT_GRANTED, requested_capability="", presented_capability=None, policy_rule=None,
         mode=Mode.MONITOR, would_deny=True, would_deny_reason="", broker_decision=Verdict.WOULD_DENY, broker_reason="",
         kernel_decision=Verdict.UNAVAILABLE, kernel_reason="", kernel_enforcer=None, kernel_hook=None,
-        kernel_errno=None, kernel_evaluation=Evaluation.NONE, syscall=None, origin="guest.py:3 in f", actor=None, count=2,
-        first_seen=0, last_seen=0, suggestion=None, retryable=False, reported_by=Reporter.GUEST,
+        kernel_errno=None, kernel_evaluation=Evaluation.NONE, syscall=None, origin="guest.py:3 in f", actor=None,
+        count=2, first_seen=0, last_seen=0, suggestion=None, retryable=False, reported_by=Reporter.GUEST,
     )  # fmt: skip
     return DenialEvent(**(given | fields))
 
