@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .choosing import choose_policy, policy_options
-from .exit_status import STATUS, Outcome, outcome_of, status_of
+from .exit_status import STATUS, Outcome, status_of
+from .running import Ran, Settings, assignment, read_script, run_guest
 
 if TYPE_CHECKING:
     from ..policy import Policy
-    from ..sandbox import Result
     from ..telemetry.event import DenialEvent
 
 #: Refusals listed at the end of a run; the rest is counted.
@@ -33,21 +28,6 @@ Exit status:
   122    the guest's process died (native crash, killed)
   125    it could not start: the script, the policy, or what this kernel can enforce
 """
-
-
-@dataclass
-class Ran:
-    """One finished run: how it ended and what was seen."""
-
-    outcome: Outcome = Outcome.COULD_NOT_START
-    exit_code: int | None = None
-    error: BaseException | None = None
-    duration_s: float = 0.0
-    stdout: str = ""
-    stderr: str = ""
-    denials: list[DenialEvent] = field(default_factory=list)
-    stats: Any = None
-    enforcement: Any = None
 
 
 @click.command(epilog=_EPILOG, context_settings={"allow_interspersed_args": False})
@@ -75,150 +55,32 @@ def run(script: str, args: tuple[str, ...], **options: Any) -> None:
     The guest's output streams through; what was refused is summed up on stderr, with the rule that would allow it.
     The script is read here and sent as text: the guest needs no grant for its file. Its stdin is empty.
     """
+    as_json, fail_on_denial, quiet = (options.pop(name) for name in ("as_json", "fail_on_denial", "quiet"))
+    policy: Policy | None = None
     try:
         policy = choose_policy(options)
-        if options["monitor"]:
+        if options.pop("monitor"):
             policy = policy.with_mode("monitor")
-        source, filename = read_script(script)
-        environment = dict(_assignment(text) for text in options["env"])
+        options["env"] = dict(assignment(text) for text in options["env"])
+        ran = run_guest(policy, read_script(script, args), Settings(**options, streamed=not as_json))
     except (OSError, ValueError) as error:
         ran = Ran(error=error)
-        _report(ran, None, script, options)
-        raise SystemExit(STATUS[ran.outcome]) from None
-    ran = _run(policy, source, filename, args, environment, options)
-    status = _status(ran, options)
-    _report(ran, policy, script, options, status)
+    status = status_of(ran.outcome, ran.exit_code)
+    if fail_on_denial and ran.denials and ran.outcome in (Outcome.SUCCESS, Outcome.EXIT):
+        status = STATUS[Outcome.POLICY]
+    if as_json:
+        click.echo(json.dumps(_document(ran, policy, script, status), indent=2, ensure_ascii=False, default=str))
+    else:
+        _say(ran, quiet)
     raise SystemExit(status)
 
 
-def read_script(script: str) -> tuple[str, str]:
-    """Return a script's text, by its own encoding declaration, and the name it shall have."""
-    import io
-    import tokenize
-
-    data = sys.stdin.buffer.read() if script == "-" else Path(script).read_bytes()
-    name = "<stdin>" if script == "-" else str(Path(script).absolute())
-    try:
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        return data.decode(encoding), name
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise ValueError(f"read {script}: not Python source text: {error}") from None
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise click.UsageError(f"--env {text!r}: write KEY=VALUE.")
-    return key, value
-
-
-def _run(
-    policy: Policy,
-    source: str,
-    filename: str,
-    args: tuple[str, ...],
-    environment: dict[str, str],
-    options: dict[str, Any],
-) -> Ran:
-    ran = Ran()
-    started = time.monotonic()
-    callbacks = {} if options["as_json"] else {"on_stdout": _write(sys.stdout), "on_stderr": _write(sys.stderr)}
-    try:
-        with ExitStack() as stack:
-            sandbox = _spawn(stack, policy, filename, environment, options)
-            ran.enforcement = sandbox.enforcement
-            try:
-                _take_result(ran, _execute(sandbox, source, filename, args, options["timeout"], callbacks))
-            finally:
-                ran.denials = sandbox.get_denial_events()
-                ran.stats = sandbox.stats
-    except (Exception, KeyboardInterrupt) as error:
-        ran.outcome, ran.error = outcome_of(error), error
-        ran.stdout, ran.stderr = getattr(error, "stdout", ""), getattr(error, "stderr", "")
-    ran.duration_s = time.monotonic() - started
-    return ran
-
-
-def _spawn(
-    stack: ExitStack, policy: Policy, filename: str, environment: dict[str, str], options: dict[str, Any]
-) -> Any:
-    from ..supervisor import Supervisor
-
-    recorder = _recorder(stack, options)
-    preload, telemetry = options["preload"], options["telemetry"]
-    supervisor = stack.enter_context(Supervisor(pool_size=0, preload=preload, telemetry=telemetry, recorder=recorder))
-    if options["metrics_port"] is not None:
-        from .. import serve_metrics
-
-        stack.callback(serve_metrics(options["metrics_port"]).close)
-    name = "stdin" if filename == "<stdin>" else Path(filename).stem
-    return stack.enter_context(
-        supervisor.spawn(
-            name,
-            policy,
-            isolation=options["isolation"],
-            enforcement=options["enforcement"],
-            env=environment,
-            cwd=options["cwd"],
-        )
-    )
-
-
-def _recorder(stack: ExitStack, options: dict[str, Any]) -> Any:
-    if not options["audit_log"]:
-        return None
-    from ..telemetry.audit import AuditLog
-    from ..telemetry.recorder import Recorder
-
-    log = AuditLog(options["audit_log"])
-    stack.callback(log.close)
-    return Recorder(audit=log)
-
-
-def _execute(
-    sandbox: Any, source: str, filename: str, args: tuple[str, ...], timeout: float | None, callbacks: dict[str, Any]
-) -> Result:
-    result: Result
-    if hasattr(sandbox, "run_script"):
-        result = sandbox.run_script(source, filename=filename, argv=args, timeout=timeout, **callbacks)
-    else:  # a sandbox thread shares this process, and so its sys.argv
-        sys.argv[:] = [filename, *args]
-        result = sandbox.exec(source, filename=filename, timeout=timeout, **callbacks)
-    return result
-
-
-def _take_result(ran: Ran, result: Result) -> None:
-    ran.exit_code = result.exit_code
-    ran.outcome = Outcome.SUCCESS if not result.exit_code else Outcome.EXIT
-    ran.stdout, ran.stderr = result.stdout, result.stderr
-
-
-def _write(stream: Any) -> Any:
-    def write(text: str) -> None:
-        stream.write(text)
-        stream.flush()
-
-    return write
-
-
-def _status(ran: Ran, options: dict[str, Any]) -> int:
-    if options["fail_on_denial"] and ran.denials and ran.outcome in (Outcome.SUCCESS, Outcome.EXIT):
-        return STATUS[Outcome.POLICY]
-    return status_of(ran.outcome, ran.exit_code)
-
-
-# -- what is said afterwards ----------------------------------------------------------------------------------
-
-
-def _report(ran: Ran, policy: Policy | None, script: str, options: dict[str, Any], status: int = 125) -> None:
-    if options["as_json"]:
-        click.echo(json.dumps(_document(ran, policy, script, status), indent=2, ensure_ascii=False, default=str))
-        return
+def _say(ran: Ran, quiet: bool) -> None:
     from .terminal import stderr
 
     if ran.error is not None:
         _say_error(ran)
-    if options["quiet"]:
+    if quiet:
         return
     console = stderr()
     if ran.enforcement is not None:

@@ -1,0 +1,269 @@
+"""`pyisolate policy`: check, explain, diff, show, learn, presets."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .choosing import load_policy
+from .exit_status import FOUND, STATUS, Outcome
+
+if TYPE_CHECKING:
+    from ..policy import Policy
+    from .running import Ran
+
+#: Distinct operations that a learning run may need; a policy of more is no policy.
+_LEARNED_LIMIT = 100_000
+
+_STYLES = {"danger": "bold red", "warning": "yellow", "note": "dim", "widened": "yellow", "narrowed": "green"}
+
+
+@click.group()
+def policy() -> None:
+    """Check, explain, compare, show and learn policies.
+
+    POLICY is a file (YAML, TOML or JSON) or the name of a preset.
+    """
+
+
+def _load(text: str) -> Policy:
+    from .terminal import fail
+
+    try:
+        return load_policy(text)
+    except (OSError, ValueError) as error:
+        fail(error, STATUS[Outcome.COULD_NOT_START])
+
+
+@policy.command()
+@click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
+@click.option("--strict", is_flag=True, help="Also fail on warnings.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def check(policies: tuple[str, ...], strict: bool, as_json: bool) -> None:
+    """Read policies and say what is wrong, wider than it looks, or without effect.
+
+    Exit status: 0 nothing grave, 1 a danger was found (or, with --strict, a warning), 125 a file cannot be read.
+    """
+    import msgspec
+
+    from ..policy.explain import check as check_policy
+    from .terminal import stdout
+
+    found = {text: check_policy(_load(text)) for text in policies}
+    grave = {"danger", "warning"} if strict else {"danger"}
+    failed = any(finding.severity in grave for findings in found.values() for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"ok": not failed, "findings": msgspec.to_builtins(found)}, indent=2))
+    else:
+        console = stdout()
+        for text, findings in found.items():
+            for finding in findings:
+                console.print(f"{text}: {finding}", style=_STYLES[finding.severity], markup=False, soft_wrap=True)
+            if not findings:
+                console.print(f"{text}: nothing to remark", style="green", markup=False)
+    raise SystemExit(FOUND if failed else 0)
+
+
+@policy.command()
+@click.argument("policy_name", metavar="POLICY")
+@click.argument("capability")
+@click.argument("target")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def explain(policy_name: str, capability: str, target: str, as_json: bool) -> None:
+    """Say what POLICY says to an operation, by which rule, and what would allow it.
+
+    Exit status: 0 it is allowed, 1 it is refused.
+
+    \b
+    pyisolate policy explain compute fs.read /etc/shadow
+    pyisolate policy explain web-client net.connect 10.0.0.5:443
+    pyisolate policy explain data import.module pandas
+    """
+    import msgspec
+
+    from ..capability import Capability
+    from ..policy.explain import explain as explain_operation
+    from ..policy.suggest import suggestion
+
+    if capability not in list(Capability):
+        import difflib
+
+        near = difflib.get_close_matches(capability, list(Capability), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise click.UsageError(f"{capability!r}: no such capability.{hint}")
+    chosen = _load(policy_name)
+    decision = explain_operation(chosen, capability, target)
+    suggested = suggestion(Capability(capability), target) if decision.code is not None else None
+    allowed = decision.code is None
+    if as_json:
+        document = {**msgspec.to_builtins(decision), "policy": chosen.name, "suggestion": suggested}
+        click.echo(json.dumps(document, indent=2))
+    else:
+        _say_decision(decision, suggested)
+    raise SystemExit(0 if allowed else FOUND)
+
+
+def _say_decision(decision: Any, suggested: dict[str, Any] | None) -> None:
+    from rich.text import Text
+
+    from .terminal import stdout, suggestion_text, verdict
+
+    console = stdout()
+    lines = [Text.assemble(verdict(decision.verdict), f"  {decision.capability} {decision.target}")]
+    for label, value in (
+        ("rule", decision.rule),
+        ("code", decision.code),
+        ("reason", decision.reason),
+        ("nearest grant", decision.presented),
+        ("to allow it, add", suggestion_text(suggested) if suggested is not None else None),
+    ):
+        if value:
+            lines.append(Text.assemble((f"  {label}: ", "bold"), str(value)))
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+@policy.command()
+@click.argument("old")
+@click.argument("new")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def diff(old: str, new: str, as_json: bool) -> None:
+    """Say what NEW widens (the guest may do more) and narrows against OLD.
+
+    Exit status: 0 nothing is widened, 1 something is.
+    """
+    import msgspec
+
+    from ..policy.explain import diff as compare
+    from .terminal import stdout
+
+    changes = compare(_load(old), _load(new))
+    widened = any(change.effect == "widened" for change in changes)
+    if as_json:
+        click.echo(json.dumps({"widened": widened, "changes": msgspec.to_builtins(changes)}, indent=2))
+    else:
+        console = stdout()
+        for change in changes:
+            console.print(str(change), style=_STYLES[change.effect], markup=False, soft_wrap=True)
+        if not changes:
+            console.print("they mean the same")
+    raise SystemExit(FOUND if widened else 0)
+
+
+@policy.command()
+@click.argument("policy_name", metavar="POLICY")
+@click.option("--compiled", is_flag=True, help="The tables that broker and kernel read, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="JSON of the policy file's shape.")
+def show(policy_name: str, compiled: bool, as_json: bool) -> None:
+    """Print POLICY in canonical form: defaults and inherited rules written out."""
+    chosen = _load(policy_name)
+    if compiled:
+        import msgspec
+
+        from ..policy.compile import compile_policy
+
+        click.echo(msgspec.json.format(msgspec.json.encode(compile_policy(chosen)), indent=2).decode())
+    elif as_json:
+        click.echo(json.dumps(chosen.to_dict(), indent=2))
+    else:
+        click.echo(f"# version {chosen.version}\n{chosen.to_yaml()}", nl=False)
+
+
+@policy.command()
+def presets() -> None:
+    """List the shipped policies and what they are for."""
+    from pathlib import Path
+
+    from ..policy import load
+    from .terminal import stdout
+
+    console = stdout()
+    for name in load.PRESETS:
+        text = (Path(load.__file__).parent / "presets" / f"{name}.yaml").read_text()
+        about = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
+        console.print(name, style="bold", markup=False)
+        console.print(f"    {about}", markup=False)
+
+
+@policy.command(context_settings={"allow_interspersed_args": False})
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the policy here (default: stdout).")
+@click.option("--base", default="compute", show_default=True, metavar="POLICY", help="What is granted anyway.")
+@click.option("-g", "--generalise", type=click.IntRange(0, 3), default=1, show_default=True,
+              help="0: exactly what was seen. 1: packages, directories of many files. 2: every file's directory. "
+              "3: also directories above directories, and networks.")  # fmt: skip
+@click.option("--from", "log", type=click.Path(dir_okay=False), help="Learn from an audit log instead of a run.")
+@click.option("--verify", is_flag=True, help="Run again under the learned policy; fail if anything is refused.")
+@click.option("--timeout", type=float, metavar="SECONDS")
+@click.option("--env", metavar="KEY=VALUE", multiple=True, help="A variable of the guest's environment. Repeatable.")
+@click.argument("script", required=False)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def learn(
+    output: str | None, base: str, generalise: int, log: str | None, verify: bool, script: str | None,
+    args: tuple[str, ...], timeout: float | None, env: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Run SCRIPT in monitor mode and write a policy that grants what it did.
+
+    Nothing but the floor is refused in monitor mode: learn only from code that you would run unconfined, and read
+    the policy before you enforce it. The script's output goes to stderr when the policy goes to stdout.
+    """
+    from .running import Settings, assignment, read_script, run_guest
+    from .terminal import fail
+
+    if (script is None) == (log is None):
+        raise click.UsageError("name a script to run, or --from an audit log, not both.")
+    if verify and script is None:
+        raise click.UsageError("--verify runs a script again: name it.")
+    start = _load(base)
+    try:
+        if log is not None:
+            from ..telemetry.reader import read_events
+
+            _write_learned(list(read_events(log)), start, generalise, output)
+            return
+        text = read_script(script or "", args)
+    except (OSError, ValueError) as error:
+        fail(error, STATUS[Outcome.COULD_NOT_START])
+    variables = dict(assignment(pair) for pair in env)
+    settings = Settings(timeout=timeout, env=variables, streamed=False, capacity=_LEARNED_LIMIT)
+    ran = run_guest(start.with_mode("monitor"), text, settings)
+    _pass_on(ran, to_stderr=output is None)
+    learned = _write_learned(ran.denials, start, generalise, output)
+    if ran.error is not None:
+        fail(ran.error, STATUS[ran.outcome])
+    if verify:
+        _verify(run_guest(learned, text, settings))
+
+
+def _pass_on(ran: Ran, *, to_stderr: bool) -> None:
+    click.echo(ran.stdout, nl=False, err=to_stderr)
+    click.echo(ran.stderr, nl=False, err=True)
+
+
+def _write_learned(events: list[Any], base: Policy, generalise: int, output: str | None) -> Policy:
+    from ..policy.learn import learn as learn_policy
+    from ..policy.learn import learn_yaml
+
+    base = base.with_name("learned")
+    text = learn_yaml(events, generalise=generalise, base=base)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        with open(output, "w", encoding="utf-8") as file:
+            file.write(text)
+        click.echo(f"pyisolate: learned from {len(events)} operations, written to {output}", err=True)
+    return learn_policy(events, generalise=generalise, base=base)
+
+
+def _verify(ran: Ran) -> None:
+    from .terminal import complain
+
+    if ran.error is not None:
+        complain(ran.error)
+    for event in ran.denials:
+        click.echo(f"pyisolate: still refused: {event}", err=True)
+    if ran.error is not None or ran.denials:
+        sys.exit(FOUND)
+    click.echo("pyisolate: verified: the same run is refused nothing under the learned policy", err=True)
