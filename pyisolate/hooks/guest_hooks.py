@@ -64,7 +64,7 @@ class GuestHooks:
         sequence: Callable[[], int] | None = None,
         detach: Callable[[], None] | None = None,
     ) -> None:
-        self.mode = compiled.mode if compiled is not None else mode
+        self.mode = mode
         self._isolation, self._detach = isolation, detach
         self._reports = Coalescer(report)
         self._last = LastAllowed()
@@ -78,6 +78,8 @@ class GuestHooks:
     def replace(self, broker: Asked, compiled: CompiledPolicy | None = None) -> None:
         """Ask a reloaded policy from now on."""
         self._broker, self._compiled = broker, compiled
+        if compiled is not None:
+            self.mode = compiled.mode
         self._descriptions.clear()
         self.imports = ImportRule(self.ask, self.peek)
         self.hosts = PinnedHosts(compiled.pinned_hosts if compiled is not None else {}, self.ask)
@@ -130,6 +132,8 @@ class GuestHooks:
                 return self._own(event, args)
             try:
                 operations = found[0](args)
+            except (RecursionError, MemoryError):
+                raise  # a guest at the end of its stack must not get round the question
             except Exception:  # arguments of a shape that the call itself will refuse; else the kernel decides
                 return 0
             return self._decide_all(operations, args, found[1], 0)
@@ -152,8 +156,19 @@ class GuestHooks:
         return self.ask_all(((capability, target, facts),))
 
     def peek(self, capability: Capability, target: str, **facts: Any) -> Decision:
-        """Return the broker's decision without reporting or raising."""
-        return self._broker.decide(capability, target, **facts)
+        """Return the broker's decision without reporting or raising. A broker that fails refuses."""
+        try:
+            return self._broker.decide(capability, target, **facts)
+        except (RecursionError, MemoryError):
+            raise
+        except Exception as error:
+            return Decision(
+                verdict=Verdict.WOULD_DENY if self.mode is Mode.MONITOR else Verdict.DENY,
+                capability=capability,
+                target=target,
+                code=DenialCode.INTERNAL,
+                reason=f"the broker failed ({type(error).__name__})",
+            )
 
     def _own(self, event: str, args: tuple[Any, ...]) -> int:
         if event == "import":
@@ -174,7 +189,7 @@ class GuestHooks:
             return 0
         verdict = _SLOT_ALLOW
         for capability, target, facts in operations:
-            decision = self._broker.decide(capability, target, **facts)
+            decision = self.peek(capability, target, **facts)
             if decision.verdict is not Verdict.ALLOW:
                 verdict = _SLOT_WOULD_DENY
                 self._refuse(decision, syscall, sequence or self._event_sequence())

@@ -81,7 +81,7 @@ def _metadata(args: Arguments) -> Operations:
     """Return the operation of changing owner, mode, times or attributes; descriptors count where they have a name."""
     value = args[0]
     path = paths.of_descriptor(value) if isinstance(value, int) else paths.reached(value, _last_dir_fd(args))
-    return _NOTHING if path is None else ((C.FS_METADATA, path, {"change": True}),)
+    return _NOTHING if path is None else ((C.FS_METADATA, path, {}),)
 
 
 def _last_dir_fd(args: Arguments) -> int | None:

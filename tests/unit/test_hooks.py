@@ -194,6 +194,40 @@ def test_names_that_are_no_text_arrive_escaped(tree: Path) -> None:
     assert ran.denied == [("fs.read", f"{tree}/caf\\xe9\\x0a\\\\")]
 
 
+def test_a_broker_that_fails_refuses(tree: Path) -> None:
+    ran = run(
+        """
+        rules.decide = lambda *args, **facts: 1 / 0
+        results = [outcome(open, "file"), H.mode.value]
+        finish(results=results, codes=[one.code.value for one in records])
+        """,
+        cwd=tree,
+    )
+    assert ran.answer["results"] == ["refused", "enforce"]
+    assert ran.answer["codes"] == ["INTERNAL"]
+
+
+def test_the_end_of_the_stack_is_no_way_round(tree: Path) -> None:
+    ran = run(
+        """
+        opened = []
+        def dive():
+            try:
+                opened.append(open("file"))
+            except (PermissionError, RecursionError):
+                pass
+            dive()
+        try:
+            dive()
+        except RecursionError:
+            pass
+        finish(opened=len(opened))
+        """,
+        cwd=tree,
+    )
+    assert ran.answer["opened"] == 0
+
+
 def test_a_report_that_fails_does_not_let_anything_through(tree: Path) -> None:
     ran = run(
         """
