@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from in_child import become
+
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
 from pyisolate.kernel import namespaces, seccomp
@@ -87,7 +88,7 @@ def cell(
     theirs.close()
     ours.settimeout(60)
     try:
-        data, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+        _data, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
         if not descriptors:
             raise ChildFailed(_rest(ours) or "no listener")
         listener.attach(descriptors[0], name, compiled, full=full, kind=kind)

@@ -214,8 +214,7 @@ def test_a_connect_that_waits_can_be_interrupted_timed_out_and_killed(server: Se
         timed = socket.socket()
         timed.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 100_000))
         threads = [
-            threading.Thread(target=lambda: socket.socket().connect(("127.0.0.1", port)), daemon=True)
-            for _ in range(3)
+            threading.Thread(target=lambda: socket.socket().connect(("127.0.0.1", port)), daemon=True) for _ in range(3)
         ]
         for thread in threads:
             thread.start()

@@ -140,6 +140,7 @@ struct notify_sandbox {
 	int fd, slot;
 	int stopped;		/* under lock: no event is handled any more */
 	int forgotten;		/* under lock: to be freed by the loop thread */
+	int tuned;
 	int hung_up;		/* every task is gone */
 	int readers;		/* under lock: drains that hold a pointer */
 	int jobs;		/* atomic: with the injector */

@@ -158,7 +158,8 @@ static void notify_destroy(notify_listener *l)
 	free(l);
 }
 
-/* Takes `fd`, also on failure. A `policy` of NULL lets everything go on: a warm cell without guest code. */
+/* Takes `fd`, also on failure. May be called by the very thread that is under the filter, so nothing in here may be a
+ * call that the filter notifies. A `policy` of NULL lets everything go on: a warm cell without guest code. */
 static int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy)
 {
 	struct notify_sandbox *s = calloc(1, sizeof *s);
@@ -174,8 +175,6 @@ static int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *p
 	s->key = key;
 	s->fd = fd;
 	s->policy = notify_policy_hold(policy);
-	/* Stay on the guest's processor for the answer: a third of the latency. Unknown before 6.6. */
-	ioctl(fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, NOTIFY_SYNC_WAKE_UP, 0);
 	pthread_mutex_lock(&l->lock);
 	for (slot = 0; slot < NOTIFY_SLOTS && l->slots[slot]; slot++)
 		;
