@@ -101,6 +101,8 @@ def _files(table: FsTable, rules: Iterable[FileRule], interpreter: InterpreterFi
                 table.add(path, allow, deny, text=rule.text, origin="system", implied=True)
         else:
             table.add(rule.path, allow, deny, text=rule.text, origin="fs")
+            if "exec" in rule.allow:
+                _needs_of_programs(table, rule.path, rule.text, interpreter)
 
 
 def _interpreter(table: FsTable, interpreter: InterpreterFiles, allow: int, deny: int, text: str) -> None:
@@ -129,14 +131,19 @@ def _programs(table: FsTable, rules: Iterable[ProcessRule], interpreter: Interpr
             table.add(rule.path, 0, FsRight.EXEC, text=rule.text, origin="process")
             continue
         table.add(rule.path, RUN, 0, text=rule.text, origin="process")
-        programs = _programs_at(rule.path)
-        loaders = {found.interpreter for path in programs if (found := elf.read_elf(path)) and found.interpreter}
-        for library in elf.closure(programs):
-            # The kernel opens an ELF program's loader as a program (fs/binfmt_elf.c: open_exec).
-            bits = RUN if library in loaders else _LOAD
-            table.add(library, bits, 0, text=rule.text, origin="process", implied=True)
-        for path in interpreter.loader_data:
-            table.add(path, FsRight.READ, 0, text=rule.text, origin="process", implied=True)
+        _needs_of_programs(table, rule.path, rule.text, interpreter)
+
+
+def _needs_of_programs(table: FsTable, place: str, text: str, interpreter: InterpreterFiles) -> None:
+    """Grant what the program at `place`, or those directly in it, are linked to."""
+    programs = _programs_at(place)
+    loaders = {found.interpreter for path in programs if (found := elf.read_elf(path)) and found.interpreter}
+    for library in elf.closure(programs):
+        # The kernel opens an ELF program's loader as a program (fs/binfmt_elf.c: open_exec).
+        bits = RUN if library in loaders else _LOAD
+        table.add(library, bits, 0, text=text, origin="process", implied=True)
+    for path in interpreter.loader_data:
+        table.add(path, FsRight.READ, 0, text=text, origin="process", implied=True)
 
 
 def _programs_at(path: str) -> list[str]:

@@ -29,6 +29,7 @@ class ImportCompiler:
         #: native files of packages granted without native code, and of those granted with it
         self._withheld: set[str] = set()
         self._loadable: set[str] = set()
+        self._any_native = False
 
     def modules(self) -> tuple[NamePattern, ...]:
         """Return what the guest may import."""
@@ -48,7 +49,7 @@ class ImportCompiler:
         for rule in rules:
             if rule.allow:
                 self._grant(rule)
-        for path in self._withheld - self._loadable:
+        for path in set() if self._any_native else self._withheld - self._loadable:
             self._table.edge(path)
         for rule in rules:
             if not rule.allow:
@@ -80,9 +81,15 @@ class ImportCompiler:
     def _any(self, rule: ImportRule, native: bool) -> None:
         for path in self._interpreter.site_dirs:
             self._table.add(path, FsRight.READ | FsRight.LIST, text=rule.text, origin="import", implied=True)
+            if not native:
+                self._withheld.update(packages.shared_libraries(path))
+        self._transitive["*"] = NamePattern(name="*", text=rule.text)
         if native:
+            self._any_native = True
             self._table.add("/", FsRight.MAP_EXEC, text=rule.text, origin="import", implied=True)
-            self._transitive["*"] = NamePattern(name="*", text=rule.text)
+            files = [path for site in self._interpreter.site_dirs for path in packages.shared_libraries(site)]
+            for path in packages.foreign_libraries(tuple(files), self._interpreter.site_dirs):
+                self._table.add(path, FsRight.READ, text=rule.text, origin="import", implied=True)
 
     def _standard_library(self, text: str) -> None:
         if "@stdlib" in self._transitive:

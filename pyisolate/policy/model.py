@@ -242,7 +242,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omit_def
         return self._with_names("native", names, False)
 
     def deny_random(self, *, seed: int | None = None) -> Policy:
-        """Refuse the kernel's random numbers; with `seed`, `random` and `os.urandom` repeat from that seed."""
+        """Refuse the kernel's random numbers; `random` then starts from `seed`, the same in every run."""
         from .schema import read_seed
 
         return msgspec.structs.replace(self, random=False, random_seed=read_seed(seed))
