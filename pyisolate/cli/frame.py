@@ -49,7 +49,8 @@ def _header(watch: Watch, width: int) -> RenderableType:
     for (isolation, state), count in now.sandboxes.items():
         key = state if isolation == "process" else f"{state} ({isolation})"
         states[key] = states.get(key, 0) + int(count)
-    words = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if count) or "none"
+    order = sorted(states, key=lambda state: (not state.startswith("running"), state))
+    words = ", ".join(f"{states[state]} {state}" for state in order if states[state]) or "none"
     first = Text.assemble(
         ("pyisolate top", "bold"),
         f"  {time.strftime('%H:%M:%S')}  sandboxes ",

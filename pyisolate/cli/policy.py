@@ -92,7 +92,7 @@ def explain(policy_name: str, capability: str, target: str, as_json: bool) -> No
         import difflib
 
         near = difflib.get_close_matches(capability, list(Capability), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = f" Did you mean {str(near[0])!r}?" if near else ""
         raise click.UsageError(f"{capability!r}: no such capability.{hint}")
     chosen = _load(policy_name)
     decision = explain_operation(chosen, capability, target)

@@ -1,0 +1,246 @@
+"""The command line without a sandbox: the group, statuses, choosing a policy, policy commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+from telemetry_events import event
+
+from pyisolate import errors
+from pyisolate.cli import choosing, exit_status, main, running
+from pyisolate.cli.exit_status import Outcome
+from pyisolate.policy import Policy
+
+
+def invoke(*args: str, **options: Any) -> Any:
+    return CliRunner().invoke(main.cli, list(args), **options)
+
+
+def test_every_command_is_what_the_table_says() -> None:
+    for name in main.COMMANDS:
+        command = main.cli.get_command(click.Context(main.cli), name)
+        assert isinstance(command, click.Command), name
+        assert command.name == name
+        assert command.help, name
+        assert invoke(name, "--help").exit_code == 0
+
+
+def test_help_loads_nothing_but_click() -> None:
+    program = (
+        "import sys; from pyisolate.cli.main import cli\n"
+        "try: cli(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('rich', 'yaml', 'msgspec', 'cffi', 'pyisolate.supervisor', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_mistyped_command_gets_a_hint() -> None:
+    answer = invoke("docter")
+    assert answer.exit_code == 2
+    assert "Did you mean 'doctor'?" in answer.output
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (errors.PolicyError("x"), Outcome.POLICY),
+        (errors.PolicyAuthError("x"), Outcome.POLICY),
+        (errors.TimeoutError("x", limit="wall"), Outcome.LIMIT),
+        (errors.MemoryExceeded("x", limit="memory"), Outcome.LIMIT),
+        (errors.GuestError("ValueError", "x", ""), Outcome.GUEST_ERROR),
+        (errors.SandboxDied("x"), Outcome.DIED),
+        (errors.SandboxClosed("x"), Outcome.DIED),
+        (errors.EnforcementError("x"), Outcome.COULD_NOT_START),
+        (errors.PolicySyntaxError("x"), Outcome.COULD_NOT_START),
+        (errors.SandboxError("x"), Outcome.COULD_NOT_START),
+        (FileNotFoundError("x"), Outcome.COULD_NOT_START),
+        (KeyboardInterrupt(), Outcome.INTERRUPTED),
+    ],
+)
+def test_each_error_has_an_outcome(error: BaseException, outcome: Outcome) -> None:
+    assert exit_status.outcome_of(error) is outcome
+
+
+def test_a_defect_is_not_hidden_as_an_outcome() -> None:
+    with pytest.raises(ZeroDivisionError):
+        exit_status.outcome_of(ZeroDivisionError())
+
+
+def test_outcomes_are_told_apart_by_status() -> None:
+    assert len(set(exit_status.STATUS.values())) == len(exit_status.STATUS)
+    assert exit_status.status_of(Outcome.EXIT, 7) == 7
+    assert exit_status.status_of(Outcome.SUCCESS, None) == 0
+    assert exit_status.status_of(Outcome.EXIT, -1) == 255
+    assert exit_status.status_of(Outcome.POLICY, 7) == 120
+
+
+def test_run_help_lists_every_status() -> None:
+    text = invoke("run", "--help").output
+    for status in {*exit_status.STATUS.values()} - {0, 130}:
+        assert f"  {status} " in text
+
+
+# -- choosing a policy ----------------------------------------------------------------------------------------
+
+
+def chosen(*args: str) -> Policy:
+    """Return what the options of `run` make of the arguments."""
+    found: list[Policy] = []
+
+    @click.command()
+    @choosing.policy_options
+    def probe(**options: Any) -> None:
+        found.append(choosing.choose_policy(options))
+        assert options == {}
+
+    answer = CliRunner().invoke(probe, args, standalone_mode=False)
+    if answer.exception:
+        raise answer.exception
+    return found[0]
+
+
+def test_the_default_is_compute() -> None:
+    assert chosen() == Policy.preset("compute")
+
+
+def test_grants_are_added_to_a_preset(tmp_path: Path) -> None:
+    policy = chosen("--preset", "data", "--allow-read", str(tmp_path), "--allow-connect", "10.0.0.1:80")
+    assert policy == Policy.preset("data").allow_read(tmp_path).allow_connect("10.0.0.1:80")
+
+
+def test_relative_paths_are_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert chosen("--allow-write", "out") == Policy.preset("compute").allow_write(tmp_path / "out")
+
+
+def test_limits_take_the_files_units() -> None:
+    policy = chosen("--limit", "memory=64MiB", "--limit", "processes=3", "--limit", "wall=none")
+    assert policy.limits.memory_bytes == 64 << 20
+    assert policy.limits.processes == 3
+    assert policy.limits.wall_s is None
+
+
+@pytest.mark.parametrize("args", [("--limit", "memory"), ("--policy", "x", "--preset", "y")])
+def test_wrong_options_are_usage_errors(args: tuple[str, ...]) -> None:
+    with pytest.raises(click.UsageError):
+        chosen(*args)
+
+
+def test_a_policy_that_cannot_be_read_does_not_start(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("version: 1\nnam: x\n")
+    answer = invoke("run", "--policy", str(file), "x.py")
+    assert answer.exit_code == 125
+    assert "p.yaml:2" in answer.output
+    assert "hint: did you mean 'name'?" in answer.output
+
+
+def test_json_is_one_document_even_when_nothing_started(tmp_path: Path) -> None:
+    answer = invoke("run", "--json", str(tmp_path / "none.py"))
+    document = json.loads(answer.stdout)
+    assert answer.exit_code == document["exit_status"] == 125
+    assert document["outcome"] == "could_not_start"
+    assert document["denials"] == []
+
+
+def test_a_mistyped_option_is_not_taken_for_a_script() -> None:
+    answer = invoke("run", "--moniter", "x.py")
+    assert answer.exit_code == 2
+    assert "--monitor" in answer.output
+
+
+def test_a_script_is_read_by_its_own_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "s.py"
+    file.write_bytes("# -*- coding: latin-1 -*-\nname = 'é'\n".encode("latin-1"))
+    assert "é" in running.read_script(str(file)).source
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="not Python source text"):
+        running.read_script(str(file))
+
+
+# -- policy commands -------------------------------------------------------------------------------------------
+
+
+def test_explain_names_the_rule_and_the_way_out() -> None:
+    refused = invoke("policy", "explain", "compute", "fs.read", "/etc/shadow")
+    assert refused.exit_code == 1
+    assert "NOT_GRANTED" in refused.output
+    assert "fs: [{path: /etc/shadow, allow: [read]}]" in refused.output
+    allowed = invoke("policy", "explain", "compute", "import.module", "json")
+    assert allowed.exit_code == 0
+    assert allowed.output.startswith("allow  import.module json")
+
+
+def test_explain_in_json_is_plain() -> None:
+    document = json.loads(invoke("policy", "explain", "--json", "compute", "kernel.mount", "/mnt").output)
+    assert document["verdict"] == "deny"
+    assert document["suggestion"] is None
+
+
+def test_explain_knows_its_capabilities() -> None:
+    answer = invoke("policy", "explain", "compute", "fs.raed", "/x")
+    assert answer.exit_code == 2
+    assert "Did you mean 'fs.read'?" in answer.output
+
+
+def test_check_fails_on_dangers_only(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(Policy.preset("compute").to_yaml())
+    bad.write_text(Policy.preset("compute").allow_exec("/bin/sh").allow_read("/root").to_yaml())
+    assert invoke("policy", "check", str(good)).exit_code == 0
+    answer = invoke("policy", "check", "--json", str(good), str(bad))
+    document = json.loads(answer.output)
+    assert answer.exit_code == 1
+    assert not document["ok"]
+    assert {finding["severity"] for finding in document["findings"][str(bad)]} & {"danger"}
+
+
+def test_diff_fails_when_something_is_widened(tmp_path: Path) -> None:
+    wider = tmp_path / "wider.yaml"
+    wider.write_text(Policy.preset("compute").allow_read("/srv").to_yaml())
+    answer = invoke("policy", "diff", "compute", str(wider))
+    assert answer.exit_code == 1
+    assert answer.output == "widened: fs.read /srv\n"
+    back = invoke("policy", "diff", str(wider), "compute")
+    assert back.exit_code == 0
+    assert back.output == "narrowed: fs.read /srv\n"
+    assert invoke("policy", "diff", "compute", "compute").output == "they mean the same\n"
+
+
+def test_show_gives_a_policy_that_reads_back(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(invoke("policy", "show", "data").output)
+    assert Policy.load(file) == Policy.preset("data")
+    assert Policy.from_dict(json.loads(invoke("policy", "show", "--json", "data").output)) == Policy.preset("data")
+    assert json.loads(invoke("policy", "show", "--compiled", "compute").output)["name"] == "compute"
+
+
+def test_presets_are_all_listed() -> None:
+    from pyisolate.policy.load import PRESETS
+
+    lines = invoke("policy", "presets").output.splitlines()
+    assert set(PRESETS) <= set(lines)
+
+
+def test_learning_from_a_log_grants_what_was_refused(tmp_path: Path) -> None:
+    log, output = tmp_path / "audit.jsonl", tmp_path / "learned.yaml"
+    log.write_text(event(target="/etc/hostname").to_json() + "\n")
+    answer = invoke("policy", "learn", "--from", str(log), "-o", str(output))
+    assert answer.exit_code == 0, answer.output
+    learned = Policy.load(output)
+    assert learned.name == "learned"
+    assert any(rule.path == "/etc/hostname" for rule in learned.files)
+
+
+@pytest.mark.parametrize("args", [(), ("--verify", "--from", "x"), ("--from", "x", "script.py")])
+def test_learning_needs_one_source(args: tuple[str, ...]) -> None:
+    assert invoke("policy", "learn", *args).exit_code == 2
