@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from pathlib import Path
 
@@ -325,3 +326,39 @@ def test_any_plain_data(data: object) -> None:
 @settings(max_examples=300)
 def test_a_damaged_policy(at: int, junk: bytes) -> None:
     _only_policy_errors(DESIGN[:at] + junk + DESIGN[at + 1 :], "yaml")
+
+
+@pytest.mark.fuzz
+@pytest.mark.timeout(0)
+def test_mutated_policies_for_as_long_as_asked(fuzz_seconds: float) -> None:
+    rng = random.Random()
+    seed = rng.getrandbits(64)
+    rng.seed(seed)
+    corpus = {"yaml": [DESIGN], "toml": [TOML], "json": [json.dumps(load_bytes(DESIGN).to_dict()).encode()]}
+    tokens = [word.encode() for word in _VOCABULARY.split()] + [
+        b"\n",
+        b"  ",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b": ",
+        b"\x00",
+        b"\xff",
+    ]
+    until = time.monotonic() + fuzz_seconds
+    while time.monotonic() < until:
+        format = rng.choice(list(corpus))
+        text = bytearray(rng.choice(corpus[format]))
+        for _ in range(rng.randint(1, 6)):
+            at = rng.randrange(len(text) + 1)
+            text[at : at + rng.choice([0, 0, 1, 3, 20])] = rng.choice(tokens)
+        started = time.monotonic()
+        try:
+            _only_policy_errors(bytes(text), format)
+        except BaseException:
+            print(f"seed {seed}, {format}: {bytes(text)!r}")
+            raise
+        assert time.monotonic() - started < 5
+        if len(corpus[format]) < 200:
+            corpus[format].append(bytes(text[:4000]))
