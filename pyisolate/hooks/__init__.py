@@ -12,7 +12,6 @@ A zygote calls `prewarm` once; a cell calls `install` at hand-out. Nothing here 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +25,12 @@ from . import attribution, importing, seeding, wrappers
 from .gate import GATE
 from .guest_hooks import Asked, GuestHooks
 from .operations import EVENTS
+
+_audit: Any
+try:  # now, while files can still be read: a sandbox thread installs its hooks after it is confined
+    from ..native import audit as _audit
+except ImportError:
+    _audit = None
 
 __all__ = ["Asked", "GuestHooks", "install", "prewarm", "rehearsal"]
 
@@ -126,7 +131,9 @@ def rehearsal(broker: Asked, report: Callable[[BrokerRecord], None], compiled: C
 
 
 def _native() -> Any:
-    return importlib.import_module("pyisolate.native.audit")
+    if _audit is None:
+        raise ImportError("hooks, of the native audit hook: pyisolate's native extension is not built here")
+    return _audit
 
 
 def _observe(error: OSError) -> None:
