@@ -63,9 +63,9 @@ test: tools-test setup
 	@PATH="$$PWD/.cache/prometheus/usr/bin:$$PATH" $(PY) tests/run_tiers.py $(TIERS)
 
 lint: setup
-	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
 	@$(PY) .make/names_and_sizes.py
 
 bench: tools-bench setup
