@@ -105,8 +105,7 @@ def test_executing_needs_exec(tree: Path):
 
 
 def test_device_nodes_are_never_made(tree: Path):
-    if os.geteuid() != 0:
-        pytest.skip("only root could make one at all")
+    require("root", os.geteuid() == 0, "only root could make one at all")
     compiled = policy(rule(tree / "granted", EVERYTHING))
     assert confined(compiled, lambda: os.mknod(tree / "granted/node", 0o020666, os.makedev(1, 3))) == "EACCES"
 

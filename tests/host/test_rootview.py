@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_child import NOBODY, become, in_child, outcome
+from in_child import NOBODY, ChildFailed, become, in_child, outcome
 from require import require
 
 from pyisolate.errors import EnforcementError
 from pyisolate.kernel.enforcer import Enforcer, Status
+from pyisolate.kernel.landlock import LandlockEnforcer, LandlockRuleset
 from pyisolate.kernel.rootview import RootView, RootViewBuilder
+from pyisolate.native import landlock as native
 from pyisolate.native import mount, process
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, FsRule, NetAction, NetRule
 
@@ -380,12 +382,14 @@ def test_a_grant_that_permissions_deny_to_the_cell_is_an_error_that_names_it(uid
 
 def test_a_grant_inside_a_private_home_is_readable(uid: int, tree: Path):
     require("root", os.geteuid() == 0, "needs a root-owned 0700 directory above the grant")
-    if uid:
-        pytest.skip("an ordinary user's builder cannot reach it either")
     os.chown(tree / "data", 0, 0)
     (tree / "data").chmod(0o700)
     compiled = policy(rule(tree / "data/private", R))
-    assert inside(uid, compiled, lambda: (tree / "data/private/file").read_text()) == "data/private"
+    if uid:  # an ordinary user's builder cannot reach it either, and says so
+        notes = build(uid, compiled, lambda view: list(view.notes))
+        assert notes == [f"rule {tree}/data/private: {tree}/data/private is left out (Permission denied)"]
+    else:
+        assert inside(uid, compiled, lambda: (tree / "data/private/file").read_text()) == "data/private"
 
 
 def test_nothing_is_mounted_or_left_on_the_host(uid: int, tree: Path):
@@ -425,6 +429,53 @@ def test_a_cell_keeps_its_view_when_the_supervisor_closes_it(uid: int, tree: Pat
         return result
 
     assert build(uid, policy(rule(tree / "data", R)), use) == ["data", "data/private"]
+
+
+def test_landlock_goes_on_top_by_what_the_cell_finds(uid: int, tree: Path):
+    """Generated files and directories to list exist in the view alone: rules on host paths would refuse them."""
+    compiled = policy(
+        rule(tree / "data", LIST | META),
+        rule(tree / "data/file", R),
+        rule("/dev/zero", R),
+        net=(NetRule(action=NetAction.CONNECT),),
+    )
+
+    def use(view: RootView) -> Any:
+        def look() -> list[Any]:
+            return [
+                os.listdir(tree / "data"),
+                (tree / "data/file").read_text(),
+                outcome(Path("/etc/hosts").read_text),
+                outcome(lambda: open("/dev/zero", "rb").close()),
+                outcome(lambda: open("/dev/null", "rb").close()),
+                outcome(lambda: os.listdir("/")),
+            ]
+
+        def body(ruleset: LandlockRuleset | None) -> Any:
+            mount.enter_root(view.fd)
+            process.set_no_new_privs()
+            process.drop_all_capabilities()
+            if ruleset is not None:
+                native.restrict_self(ruleset.fd)
+            return look()
+
+        flags = process.CLONE_NEWUSER if uid else 0
+        enforcer = LandlockEnforcer()
+        with enforcer.prepare(compiled, view) as by_view, enforcer.prepare(compiled) as by_host:
+            unconfined = in_child(lambda: body(None), flags=flags)
+            by_view_seen = in_child(lambda: body(by_view), flags=flags)
+            try:
+                by_host_seen = in_child(lambda: body(by_host), flags=flags)
+            except ChildFailed as error:
+                by_host_seen = "PermissionError" if "PermissionError" in str(error) else str(error)
+        return [unconfined, by_view_seen, by_host_seen]
+
+    require("landlock", LandlockEnforcer().probe().usable, "no Landlock here")
+    assert build(uid, compiled, use) == [
+        [["file"], "data", "ok", "ok", "ok", "ok"],
+        [["file"], "data", "ok", "ok", "EACCES", "EACCES"],
+        "PermissionError",
+    ]
 
 
 def test_the_builder_survives_the_death_of_its_helper_and_ends_with_close(tree: Path):
