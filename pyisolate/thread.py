@@ -76,7 +76,10 @@ class SandboxThread:
         self.tid = 0
         self.telemetry = supervisor.telemetry_of(context)
         self._thread = threading.Thread(target=self._main, name=f"sandbox-{name}", daemon=True)
+        self._filtered, self._attached = threading.Event(), threading.Event()
+        self._descriptor: int | None = None
         self._thread.start()
+        self._attach_listener()
         self._ready.wait()
         if self._failed:
             self._stop()
@@ -146,7 +149,7 @@ class SandboxThread:
         if self._failed:
             return
         namespace: dict[str, Any] = {
-            "__builtins__": builtins,
+            "__builtins__": builtins if self._hooks is None else self._hooks.builtins(),
             "__name__": f"<{self.name}>",
             "post": self._outbox.put,
             "recv": self._guest_recv,
@@ -154,10 +157,15 @@ class SandboxThread:
         while (job := self._jobs.get()) is not _STOP:
             function, reply = job
             try:
-                reply.put((True, function(namespace)))
+                answer = (True, function(namespace))
             except BaseException as error:
-                reply.put((False, error))
-                del error
+                if self._hooks is not None:
+                    self._hooks.observe(error)  # here: what the broker allowed last is remembered by thread
+                answer = (False, error)
+            if self._hooks is not None:
+                self._hooks.flush()
+            reply.put(answer)
+            del answer
         self._detach_hooks()
 
     def _confine(self) -> None:
@@ -168,17 +176,25 @@ class SandboxThread:
         listener = self._supervisor.plan.listener
         if listener is not None:
             self._step("seccomp", self._install_filter)
+        self._filtered.set()
         self._hooks = hooks.install(
             Broker(self._prepared.compiled), self._on_broker_record, self._prepared.compiled, process_wide=False
         )
 
     def _install_filter(self) -> None:
-        # The descriptor is installed by this thread into the shared table: no passing needed.
-        descriptor = seccomp.install(seccomp_programs.thread_program(), notify=True)
+        # The descriptor is installed by this thread into the table that all threads share: no passing needed. Adding
+        # it to the listener takes calls that this thread would now have to ask that listener about.
+        self._descriptor = seccomp.install(seccomp_programs.thread_program(), notify=True)
+        self._filtered.set()
+        self._attached.wait()
+
+    def _attach_listener(self) -> None:
+        """On the host's thread: have the filter's notifications answered."""
+        self._filtered.wait()
         listener = self._supervisor.plan.listener
-        assert descriptor is not None
-        assert listener is not None
-        listener.attach(descriptor, self.id, self._prepared.compiled, kind="thread")
+        if self._descriptor is not None and listener is not None:
+            listener.attach(self._descriptor, self.id, self._prepared.compiled, kind="thread")
+        self._attached.set()
 
     def _step(self, name: str, step: Callable[[], object]) -> None:
         try:
@@ -303,8 +319,6 @@ class SandboxThread:
             event = self._events_by_sequence.get(record.sequence) if record is not None else error.denial_event
             return PolicyError(str(error), denial_event=event or error.denial_event)
         if isinstance(error, OSError) and error.errno in (1, 13):
-            if record is not None:
-                self._on_broker_record(record)
             for event in reversed(self._request_events):
                 return PolicyError(f"{event.capability}, on {event.target}: refused by the kernel", denial_event=event)
         text = "".join(traceback.format_exception(error))

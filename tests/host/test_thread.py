@@ -1,0 +1,88 @@
+"""Thread isolation: the kernel confines the sandbox thread and what it starts, and nobody else."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+import pyisolate
+from pyisolate import Policy
+
+RAW_OPEN = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+def raw(path):
+    fd = libc.syscall(257, -100, path.encode(), 0, 0)
+    error = ctypes.get_errno()
+    if fd >= 0:
+        os.close(fd)
+    return fd if fd < 0 else 0, error
+"""
+
+
+@pytest.fixture()
+def thread(supervisor: pyisolate.Supervisor) -> pyisolate.SandboxThread:
+    policy = Policy.preset("compute")
+    with supervisor.spawn("thread", policy, isolation="thread") as sandbox:
+        yield sandbox
+
+
+def test_it_runs_and_keeps_state(thread: pyisolate.SandboxThread) -> None:
+    assert thread.exec("x = 41").value is None
+    result = thread.exec("print('hi'); x + 1")
+    assert (result.stdout, result.value) == ("hi\n", 42)
+    assert thread.call("math.gcd", 12, 18) == 6
+
+
+def test_a_refused_file_raises_with_its_event(thread: pyisolate.SandboxThread) -> None:
+    with pytest.raises(pyisolate.PolicyError) as caught:
+        thread.exec("open('/etc/passwd').read()")
+    event = caught.value.denial_event
+    assert event is not None
+    assert (event.capability, event.target, event.isolation) == ("fs.read", "/etc/passwd", "thread")
+
+
+def test_native_code_on_the_thread_meets_the_kernel_and_the_host_does_not(thread: pyisolate.SandboxThread) -> None:
+    thread.exec(RAW_OPEN)
+    result, error = thread.eval("raw('/etc/passwd')")
+    assert (result, error) == (-1, 13)
+    assert open("/etc/passwd").read()  # the same call on a host thread
+    seen: list[str] = []
+    other = threading.Thread(target=lambda: seen.append(open("/etc/passwd").read()))
+    other.start()
+    other.join()
+    assert seen[0]
+
+
+def test_threads_that_the_guest_starts_are_confined_too(thread: pyisolate.SandboxThread) -> None:
+    thread.exec(RAW_OPEN)
+    thread.exec(
+        "import threading\nseen = []\n"
+        "t = threading.Thread(target=lambda: seen.append(raw('/etc/passwd')))\nt.start(); t.join()"
+    )
+    assert thread.eval("seen") == [(-1, 13)]
+
+
+def test_a_system_call_of_the_floor_is_refused_and_recorded(thread: pyisolate.SandboxThread) -> None:
+    thread.exec("import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)")
+    assert thread.eval("(libc.unshare(0x10000000), ctypes.get_errno())") == (-1, 1)
+    assert "kernel.namespace" in [event.capability for event in thread.get_denial_events()]
+
+
+def test_it_says_that_it_is_a_guard_rail(thread: pyisolate.SandboxThread) -> None:
+    assert any("guard rail" in note for note in thread.enforcement.notes)
+    assert thread.pid == os.getpid()
+
+
+def test_a_reload_is_refused(thread: pyisolate.SandboxThread) -> None:
+    with pytest.raises(pyisolate.EnforcementError):
+        thread.reload_policy(Policy.preset("none"))
+
+
+def test_a_python_loop_can_be_timed_out(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("loop", isolation="thread") as sandbox:
+        with pytest.raises(pyisolate.TimeoutError):
+            sandbox.exec("while True: pass", timeout=0.3)
+        assert sandbox.eval("1 + 1") == 2
