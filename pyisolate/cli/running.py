@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -93,6 +94,7 @@ def run_guest(policy: Policy, script: Script, settings: Settings) -> Ran:
     started = time.monotonic()
     try:
         with ExitStack() as stack:
+            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminated))
             sandbox = _spawn(stack, policy, script, settings)
             ran.enforcement = sandbox.enforcement
             try:
@@ -105,6 +107,11 @@ def run_guest(policy: Policy, script: Script, settings: Settings) -> Ran:
         ran.stdout, ran.stderr = getattr(error, "stdout", ""), getattr(error, "stderr", "")
     ran.duration_s = time.monotonic() - started
     return ran
+
+
+def _terminated(number: int, frame: Any) -> None:
+    """End by the way of every `with`, so that no cell and no control group stays behind."""
+    raise SystemExit(128 + number)
 
 
 def _spawn(stack: ExitStack, policy: Policy, script: Script, settings: Settings) -> Any:

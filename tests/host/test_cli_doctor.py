@@ -1,0 +1,70 @@
+"""`pyisolate doctor`: it says what is so, and notices when it is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pyisolate
+from pyisolate.cli import checks
+from pyisolate.policy import Policy
+
+
+def doctor(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pyisolate.cli.main", "doctor", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_it_proves_this_machine() -> None:
+    done = doctor("--json")
+    document = json.loads(done.stdout)
+    found = {finding["name"]: finding for finding in document["findings"]}
+    assert done.returncode == (0 if document["ok"] else 1)
+    assert document["ok"], [finding for finding in document["findings"] if finding["status"] == "missing"]
+    for name in ("landlock", "seccomp", "namespaces", "root view", "strict sandbox"):
+        assert found[name]["status"] == "ok", found[name]
+    assert "worked where granted" in found["sandbox: connect"]["text"]
+
+
+def test_it_is_readable() -> None:
+    done = doctor()
+    assert "Strict sandboxes work here." in done.stdout
+    assert "guard rail" in " ".join(done.stdout.split())
+
+
+def test_a_probe_that_goes_through_is_a_failure(supervisor: pyisolate.Supervisor) -> None:
+    """The control of the probes themselves: under a policy that grants it, "refused" must not be claimed."""
+    wide = Policy.preset("compute").allow_read("/etc/hostname")
+    probe = checks.Probe("read", "fs.read", "open('/etc/hostname').read()", lambda policy: policy)
+    finding = checks._try(supervisor, wide, probe)
+    assert finding.failed
+    assert "went through" in finding.text
+
+
+def test_a_probe_that_never_works_is_a_failure(supervisor: pyisolate.Supervisor) -> None:
+    probe = checks.Probe("read", "fs.read", "open('/etc/hostname').read()", lambda policy: policy)
+    finding = checks._try(supervisor, Policy.preset("compute"), probe)
+    assert finding.failed
+    assert "also where a rule grants it" in finding.text
+
+
+def test_a_missing_enforcer_is_named_with_its_remedy() -> None:
+    from pyisolate.kernel.enforcer import Availability, Status
+
+    class Plan:
+        availability = {  # noqa: RUF012 - a stand-in
+            "landlock": Availability(
+                enforcer="landlock", status=Status.UNAVAILABLE, reason="ENOSYS", remedy="boot with lsm=landlock"
+            ),
+            "cgroup-bpf": Availability(enforcer="cgroup-bpf", status=Status.UNKNOWN, reason="EPERM"),
+        }
+
+    class Stand:
+        plan = Plan()
+
+    needed, other = checks.enforcers(Stand())  # type: ignore[arg-type]
+    assert needed.failed
+    assert (needed.remedy, needed.text) == ("boot with lsm=landlock", "unavailable: ENOSYS")
+    assert not other.failed
+    assert other.status == checks.WEAKER

@@ -1,0 +1,193 @@
+"""`pyisolate run` as a user meets it: statuses, streams, refusals, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "pyisolate.cli.main", "run"]
+
+
+def run(tmp_path: Path, source: str, *options: str, args: tuple[str, ...] = (), **more: Any) -> Any:
+    script = tmp_path / "script.py"
+    script.write_text(source)
+    return subprocess.run(
+        [*COMMAND, *options, str(script), *args], capture_output=True, text=True, timeout=60, cwd=tmp_path, **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "status"),
+    [
+        ("print('fine')", (), 0),
+        ("import sys; sys.exit(7)", (), 7),
+        ("import sys; sys.exit('words')", (), 1),
+        ("1 / 0", (), 1),
+        ("def (", (), 1),
+        ("open('/etc/passwd')", (), 120),
+        ("open('/etc/passwd')", ("--allow-read", "/etc/passwd"), 0),
+        ("open('/etc/passwd')", ("--monitor",), 0),
+        ("while True: pass", ("--timeout", "0.5"), 121),
+        ("x = bytearray(1 << 30)", ("--limit", "memory=64MiB"), 121),
+        ("print('x' * 100000)", ("--limit", "output=1KiB"), 121),
+        ("import os; os._exit(3)", (), 122),
+        ("import ctypes; ctypes.string_at(1)", (), 122),
+        ("pass", ("--preset", "nonesuch"), 125),
+        ("pass", ("--allow-read", "/etc", "--limit", "memory=lots"), 125),
+    ],
+)
+def test_the_status_tells_how_it_ended(tmp_path: Path, source: str, options: tuple[str, ...], status: int) -> None:
+    done = run(tmp_path, source, *options)
+    assert done.returncode == status, done.stderr
+
+
+def test_a_refusal_that_was_caught_is_still_told(tmp_path: Path) -> None:
+    source = "try: open('/etc/passwd')\nexcept OSError: print('caught')"
+    done = run(tmp_path, source)
+    assert (done.returncode, done.stdout) == (0, "caught\n")
+    assert "1 operation refused:" in done.stderr
+    assert "fs.read /etc/passwd" in done.stderr
+    assert "to allow it, add:  fs: [{path: /etc/passwd, allow: [read]}]" in done.stderr
+    assert run(tmp_path, source, "--fail-on-denial").returncode == 120
+    assert run(tmp_path, source, "--quiet").stderr == ""
+
+
+def test_without_refusals_nothing_is_added(tmp_path: Path) -> None:
+    done = run(tmp_path, "import sys; print('out'); print('err', file=sys.stderr)")
+    assert (done.stdout, done.stderr) == ("out\n", "err\n")
+
+
+def test_the_script_sees_its_arguments_and_environment(tmp_path: Path) -> None:
+    source = "import os, sys; print(sys.argv[1:], __name__, os.environ.get('A'), os.environ.get('SECRET'), os.getcwd())"
+    environment = {**os.environ, "SECRET": "hunter2"}
+    done = run(tmp_path, source, "--env", "A=1", args=("-x", "--json", "y"), env=environment)
+    assert done.stdout == "['-x', '--json', 'y'] __main__ 1 None /\n"
+
+
+def test_the_script_can_come_from_stdin() -> None:
+    done = subprocess.run([*COMMAND, "-"], input="print(6 * 7)", capture_output=True, text=True, timeout=60)
+    assert done.stdout == "42\n"
+
+
+def test_output_passes_through_as_it_comes(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text("import time\nprint('first')\ntime.sleep(20)")
+    with subprocess.Popen([*COMMAND, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        started = time.monotonic()
+        assert process.stdout.readline() == "first\n"
+        assert time.monotonic() - started < 10
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+
+
+def test_a_closed_pipe_ends_the_guest(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text("import time\nwhile True:\n    print('x' * 1000)\n    time.sleep(0.01)")
+    command = " ".join([*COMMAND, "--limit", "wall=20s", str(script), "| head -1"])
+    started = time.monotonic()
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "x" * 1000 + "\n"
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - started < 15
+
+
+def test_json_holds_output_result_and_refusals(tmp_path: Path) -> None:
+    done = run(tmp_path, "print('out')\nopen('/etc/passwd')", "--json")
+    document = json.loads(done.stdout)
+    assert done.returncode == document["exit_status"] == 120
+    assert document["outcome"] == "policy"
+    assert document["stdout"] == "out\n"
+    assert document["error"]["type"] == "PolicyError"
+    assert document["error"]["code"] == "NOT_GRANTED"
+    (denial,) = document["denials"]
+    assert (denial["capability"], denial["target"]) == ("fs.read", "/etc/passwd")
+    assert denial["suggestion"] == {"fs": [{"path": "/etc/passwd", "allow": ["read"]}]}
+    assert document["enforcement"]["complete"] is True
+    assert document["policy"]["name"] == "compute"
+
+
+def test_monitor_says_what_would_have_been_refused(tmp_path: Path) -> None:
+    done = run(tmp_path, "print(len(open('/etc/passwd').read()) > 0)", "--monitor")
+    assert done.stdout == "True\n"
+    assert "would have been refused" in done.stderr
+
+
+def test_refusals_go_to_the_audit_log(tmp_path: Path) -> None:
+    log = tmp_path / "audit.jsonl"
+    run(tmp_path, "open('/etc/passwd')", "--audit-log", str(log))
+    shown = subprocess.run(
+        [sys.executable, "-m", "pyisolate.cli.main", "events", "show", "--json", str(log)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert json.loads(shown.stdout)["target"] == "/etc/passwd"
+
+
+def test_metrics_can_be_watched_while_it_runs(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = tmp_path / "s.py"
+    script.write_text("import time\ntry: open('/etc/passwd')\nexcept OSError: print('refused')\ntime.sleep(20)")
+    command = [*COMMAND, "--metrics-port", str(port), str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "refused\n"
+        top = subprocess.run(
+            [sys.executable, "-m", "pyisolate.cli.main", "top", "--once", "--url", f"http://127.0.0.1:{port}/metrics"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        process.terminate()
+    assert 'capability="fs.read"' in text
+    assert top.returncode == 0, top.stderr
+    assert "fs.read" in top.stdout
+    assert "1 running" in top.stdout
+
+
+def test_a_learned_policy_is_enough_and_no_rule_of_it_is_idle(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    script, learned = tmp_path / "job.py", tmp_path / "learned.yaml"
+    script.write_text("import json\nprint(len(open('/etc/hostname').read()) > 0, len(open('/etc/passwd').read()) > 0)")
+    command = [
+        sys.executable,
+        "-m",
+        "pyisolate.cli.main",
+        "policy",
+        "learn",
+        "--verify",
+        "-o",
+        str(learned),
+        str(script),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "refused nothing" in done.stderr
+    from pyisolate import Policy
+    from pyisolate.policy.model import Policy as Model
+
+    policy = Policy.load(learned)
+    added = [rule for rule in policy.files if rule.path.startswith("/")]
+    assert {rule.path for rule in added} == {"/etc/hostname", "/etc/passwd"}
+    for rule in added:
+        import msgspec
+
+        less: Model = msgspec.structs.replace(policy, files=tuple(r for r in policy.files if r is not rule))
+        file = tmp_path / "less.yaml"
+        file.write_text(less.to_yaml())
+        assert subprocess.run([*COMMAND, "--policy", str(file), str(script)], capture_output=True).returncode == 120
