@@ -19,9 +19,10 @@ from ..capability import CAPABILITY_BY_NUMBER, CAPABILITY_NUMBER, FLOOR, Capabil
 from ..decision import Mode, Verdict
 from ..native import notify as native
 from ..policy.compiled import CompiledPolicy, FsRight
+from ..telemetry.event import KernelRecord
 from .enforcer import Availability, RecordSink, Status
 from .notify_probe import probe_live
-from .notify_record import SILENT_VERDICTS, kernel_record
+from .notify_record import SILENT_VERDICTS, evaluate, kernel_record
 from .seccomp import capability_of, syscall_numbers
 from .syscall_table import CAPABILITY_OF, PATH_ARGUMENT, REPORTED_WHEN_FULL
 
@@ -255,6 +256,21 @@ class Listener:
         while len(attached.policies) > 4:  # reloads: a record under way is not older than that
             attached.policies.popitem(last=False)
         return found[1]
+
+    # -- what would happen ----------------------------------------------------------------------------------
+
+    def evaluate(self, sandbox_id: str, capability: Capability, target: str) -> KernelRecord | None:
+        """Return what the sandbox's tables say of an operation that the broker refused before it became a call.
+
+        None where the listener does not decide it: files, imports, unix paths, names instead of addresses.
+        """
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+            if attached is None or not attached.policies:
+                return None
+            policy = next(reversed(attached.policies.values()))
+            table = self._remember(attached, policy)
+        return evaluate(table, policy, sandbox_id, capability, target)
 
     # -- what happened --------------------------------------------------------------------------------------
 

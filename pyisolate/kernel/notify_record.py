@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 
-from ..capability import CAPABILITY_BY_NUMBER, Capability
+from ..capability import CAPABILITY_BY_NUMBER, CAPABILITY_NUMBER, FLOOR, Capability
 from ..decision import DenialCode, Verdict
 from ..native import notify as native
-from ..policy.compiled import CompiledPolicy
+from ..policy.compiled import CompiledPolicy, NetAction
 from ..telemetry.event import Evaluation, KernelRecord
 from .seccomp import describe, socket_text, syscall_name
 
@@ -60,6 +61,64 @@ def kernel_record(record: native.Record, sandbox_id: str, policy: CompiledPolicy
         generation=policy.generation if policy is not None else 0,
         count=record.times,
     )
+
+
+_ACTIONS = {
+    Capability.NET_CONNECT: NetAction.CONNECT,
+    Capability.NET_SEND: NetAction.CONNECT,
+    Capability.NET_BIND: NetAction.BIND,
+    Capability.NET_LISTEN: NetAction.BIND,
+}
+#: Decided by what is granted of the capability as a whole; process.exec also by Landlock, file by file.
+_WHOLE = frozenset({Capability.PROCESS_FORK, Capability.RANDOM_READ, Capability.MEMORY_EXEC})
+
+
+def evaluate(
+    table: native.Policy, policy: CompiledPolicy, sandbox_id: str, capability: Capability, target: str
+) -> KernelRecord | None:
+    """Return what a table says of an operation, without a call; None where the table does not decide it."""
+    rule = presented = -1
+    if capability in _ACTIONS:
+        where = _address(target)
+        if where is None:
+            return None
+        listening = capability is Capability.NET_LISTEN
+        reason, rule, presented = table.ask(_ACTIONS[capability], *where, listening=listening)
+        monitors = bool(table.flags & native.FLAG_MONITOR_NET)
+    elif capability in FLOOR or capability in _WHOLE:
+        act = table.acts[CAPABILITY_NUMBER[capability]]
+        reason = {native.ACT_ALLOW: 0, native.ACT_FLOOR: native.ALWAYS_DENIED}.get(act, native.NOT_GRANTED)
+        monitors = act == native.ACT_WATCH
+    else:
+        return None
+    code = _CODES.get(reason)
+    return KernelRecord(
+        sandbox_id=sandbox_id,
+        enforcer=ENFORCER,
+        hook="seccomp:table",
+        capability=capability,
+        target=target,
+        verdict=Verdict.ALLOW if code is None else Verdict.WOULD_DENY if monitors else Verdict.DENY,
+        errno=0,
+        evaluation=Evaluation.PROBED,
+        code=code,
+        reason=_reason(code, capability) if code else "the table grants it",
+        rule=_rule_text(policy, rule),
+        presented=_rule_text(policy, presented),
+        generation=policy.generation,
+    )
+
+
+def _address(target: str) -> tuple[bytes, int] | None:
+    """Return address and port of "host:port"; None for names and unix paths. IPv4 in IPv6 is IPv4."""
+    host, _, port = target.rpartition(":")
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+        number = int(port)
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return ((mapped or address).packed, number) if 0 <= number <= 65535 else None
 
 
 def target_of(record: native.Record, syscall: str, capability: Capability) -> str:

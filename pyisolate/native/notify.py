@@ -113,6 +113,19 @@ class Policy:
             raise MemoryError("make a listener policy")
         self.handle = ffi.gc(made, lib.notify_policy_drop)
         self.serial = serial
+        self.acts, self.flags = acts, flags
+
+    def ask(self, action: int, address: bytes, port: int, *, listening: bool = False) -> tuple[int, int, int]:
+        """Return (reason, rule, nearest grant) for an address, as a call would meet them; reason 0 is granted.
+
+        The numbers after the reason are places in the policy, -1 for none. `listening` asks about a port that the
+        kernel may have picked.
+        """
+        rule, presented = ffi.new("int *"), ffi.new("int *")
+        padded = address.ljust(16, b"\0")
+        family = 4 if len(address) == 4 else 6
+        reason = lib.notify_policy_ask(self.handle, action, family, padded, port, listening, rule, presented)
+        return int(reason), int(rule[0]), int(presented[0])
 
 
 class Listener:

@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from confined import confined, policy, rule
+from confined import cell, confined, policy, rule
 from in_child import NOBODY, outcome
 
 from pyisolate.capability import Capability
 from pyisolate.decision import Mode, Verdict
+from pyisolate.kernel.notify import Listener
 
 USERS = [None, NOBODY] if os.geteuid() == 0 else [None]
 MSG_FASTOPEN = 0x20000000
@@ -225,6 +226,50 @@ def test_a_connect_that_waits_can_be_interrupted_timed_out_and_killed(server: Se
         seen = confined(guest, policy(rule("connect", "127.0.0.1:1-65535")))
         assert seen.value == ["EINTR", True, "EINPROGRESS", "hello"]
     finally:
+        for sock in (full, *fillers):
+            sock.close()
+
+
+def test_a_connect_cannot_be_made_to_sleep_in_the_listener() -> None:
+    """A guest takes O_NONBLOCK away again while the listener connects: nobody else may wait for that."""
+    full, fillers = _unanswered()
+    where = full.getsockname()
+    listener = Listener(lambda record: None)
+    listener.start()
+
+    def hostile() -> None:
+        libc = ctypes.CDLL(None)
+        for _ in range(3):
+            sock = socket.socket()
+            flip = threading.Thread(target=lambda sock=sock: [libc.fcntl(sock.fileno(), 4, 2) for _ in range(10**9)])
+            flip.start()
+            threading.Thread(target=lambda sock=sock: [sock.connect_ex(where) for _ in range(10**9)]).start()
+
+            def again(sock: socket.socket = sock) -> None:
+                while True:
+                    sock.settimeout(0)
+                    sock.connect_ex(where)
+
+            threading.Thread(target=again).start()
+        time.sleep(30)
+
+    def polite() -> float:
+        worst = 0.0
+        for _ in range(300):
+            started = time.monotonic()
+            outcome(lambda: socket.socket(17, 3, 0))
+            worst = max(worst, time.monotonic() - started)
+            time.sleep(0.002)
+        return worst
+
+    try:
+        with (
+            cell(hostile, policy(rule("connect", "127.0.0.1:1-65535")), listener=listener, name="hostile"),
+            cell(polite, policy(), listener=listener, name="polite") as value,
+        ):
+            assert value() < 1.0
+    finally:
+        listener.close()
         for sock in (full, *fillers):
             sock.close()
 

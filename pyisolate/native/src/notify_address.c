@@ -124,3 +124,11 @@ static struct notify_decision notify_judge_local(const notify_policy *p, int fd,
 		return notify_judge(p, NOTIFY_BIND, 4, any, e->port, picked);
 	return d;
 }
+
+/* A call on a unix socket may go on as it is only where nothing else can be put in its descriptor's place: in a cell
+ * that never had an INET socket and cannot get one. There it reaches the cell's own processes. */
+static int notify_may_continue(const struct notify_call *c)
+{
+	return (c->policy->flags & NOTIFY_CELL) && !c->sandbox->had_inet && !c->policy->inet_grants &&
+	       !(c->policy->flags & NOTIFY_MONITOR_NET);
+}

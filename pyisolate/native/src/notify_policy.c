@@ -132,3 +132,14 @@ static void notify_policy_drop(notify_policy *p)
 	free(p->unix_rules);
 	free(p);
 }
+
+/* The same judgement, without a call to decide: a reason, NOTIFY_NO_REASON when it would be granted. */
+static int notify_policy_ask(const notify_policy *p, int action, int family, const uint8_t *address, int port,
+			     int picked, int *rule, int *presented)
+{
+	struct notify_decision d = notify_judge(p, action, family, address, (uint16_t)port, picked);
+
+	*rule = d.rule;
+	*presented = d.presented;
+	return d.allow ? NOTIFY_NO_REASON : d.reason;
+}

@@ -177,7 +177,7 @@ static void notify_send_out(const struct notify_call *c, int fd, struct notify_m
 	close(fd);
 	if (m->written_to && result >= 0) {
 		uint32_t sent = (uint32_t)result;
-		int written = notify_valid(c) ? notify_write(c->tid, m->written_to, &sent, sizeof sent) : -EFAULT;
+		int written = notify_write(c->sandbox, c->id, c->tid, m->written_to, &sent, sizeof sent);
 		result = written ? written : 1;
 	}
 	notify_result(c, result);
@@ -229,7 +229,7 @@ static void notify_do_sendto(const struct notify_call *c)
 	}
 	if (fd >= 0)
 		close(fd);
-	notify_result(c, result);
+	notify_give_up(c, NOTIFY_CAP_NET_SEND, result);
 }
 
 /* Copy a msghdr and all that it points to. */
@@ -287,8 +287,7 @@ static void notify_do_sendmsg(const struct notify_call *c)
 	int type = domain < 0 ? 0 : notify_socket_option(fd, SOL_SOCKET, SO_TYPE);
 	int result = domain < 0 ? domain : 0;
 
-	/* A cell that never had an INET socket reaches its own processes only: its call may go on as it is. */
-	if (!result && domain == AF_UNIX && (c->policy->flags & NOTIFY_CELL) && !c->sandbox->had_inet) {
+	if (!result && domain == AF_UNIX && notify_may_continue(c)) {
 		close(fd);
 		notify_count(c->sandbox, NOTIFY_CAP_NET_SEND, NOTIFY_ALLOW);
 		notify_continue(c);
@@ -304,5 +303,5 @@ static void notify_do_sendmsg(const struct notify_call *c)
 	}
 	if (fd >= 0)
 		close(fd);
-	notify_result(c, result);
+	notify_give_up(c, NOTIFY_CAP_NET_SEND, result);
 }

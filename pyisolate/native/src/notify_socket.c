@@ -92,24 +92,33 @@ static void notify_do_socket(const struct notify_call *c)
 	notify_inject(c, fd, kind & SOCK_CLOEXEC ? O_CLOEXEC : 0);
 }
 
-/* Only IPV6_V6ONLY comes here by right: see notify_judge_local. */
+/* Two options come here by right: IPV6_V6ONLY (see notify_judge_local) and SO_SNDTIMEO (see notify_connect_now). */
 static void notify_do_setsockopt(const struct notify_call *c)
 {
-	int value;
+	int level = (int)c->args[1], option = (int)c->args[2];
+	char value[sizeof(struct timeval)];
+	size_t bytes = 0;
 
-	if (c->args[1] != IPPROTO_IPV6 || c->args[2] != IPV6_V6ONLY || (uint32_t)c->args[4] != sizeof value) {
-		notify_refuse_always(c, NOTIFY_CAP_NET_SOCKET, NULL);
+	if (level == IPPROTO_IPV6 && option == IPV6_V6ONLY)
+		bytes = sizeof(int);
+	else if (level == SOL_SOCKET && (option == SO_SNDTIMEO || option == 67 /* SO_SNDTIMEO_NEW, 5.1 */))
+		bytes = sizeof(struct timeval);
+	if (!bytes || (uint32_t)c->args[4] < bytes) {
+		if (bytes)
+			notify_result(c, -EINVAL);
+		else
+			notify_refuse_always(c, NOTIFY_CAP_NET_SOCKET, NULL);
 		return;
 	}
 	int fd = notify_take_fd(c, c->args[0]);
-	int result = fd < 0 ? fd : notify_read(c, c->args[3], &value, sizeof value);
-	if (!result && !notify_valid(c))
+	int result = fd < 0 ? fd : notify_read(c, c->args[3], value, bytes);
+	if (result >= 0 && !notify_valid(c))
 		result = -EINTR;
-	if (result >= 0 && fd >= 0)
-		result = setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &value, sizeof value) ? -errno : 0;
+	if (result >= 0)
+		result = setsockopt(fd, level, option, value, (socklen_t)bytes) ? -errno : 0;
 	if (fd >= 0)
 		close(fd);
-	notify_result(c, result);
+	notify_give_up(c, NOTIFY_CAP_NET_SOCKET, result);
 }
 
 /* A unix address as a destination. The supervisor's own name lookup and credentials would be used for a path, so it
@@ -122,7 +131,7 @@ static int notify_unix_destination(const struct notify_call *c, const struct not
 
 	if (length) {
 		d = notify_judge_unix(c->policy, NOTIFY_CONNECT, to->raw.un.sun_path, length);
-		if (d.allow && (notify_real_uid(c->tid, &uid) || uid != geteuid()))
+		if (d.allow && (notify_real_uid(c->tid, &uid) || !notify_valid(c) || uid != geteuid()))
 			d = notify_without_rule(d.rule);
 		if (d.allow && to->raw.un.sun_path[0] != '/')
 			d = notify_without_rule(d.rule);
@@ -175,7 +184,7 @@ static void notify_do_connect(const struct notify_call *c)
 	if (result >= 0 && !notify_valid(c))
 		result = -EINTR;
 	if (result < 0 || domain < 0) {
-		notify_result(c, result < 0 ? result : domain);
+		notify_give_up(c, NOTIFY_CAP_NET_CONNECT, result < 0 ? result : domain);
 	} else if (domain == AF_INET || domain == AF_INET6) {
 		if (to.family == 1)
 			notify_result(c, -EAFNOSUPPORT);
@@ -205,9 +214,8 @@ static void notify_bind_unix(const struct notify_call *c, int fd, const struct n
 		notify_result(c, bind(fd, &at->raw.any, at->length) ? -errno : 0);
 		return;
 	}
-	/* A path is made in the guest's own view under Landlock, so the call itself must go on. That is safe only
-	 * while no INET socket can be put in the descriptor's place. */
-	if (cell && !c->sandbox->had_inet) {
+	/* A path is made in the guest's own view under Landlock, so the call itself must go on. */
+	if (notify_may_continue(c)) {
 		notify_count(c->sandbox, NOTIFY_CAP_IPC_UNIX, NOTIFY_ALLOW);
 		notify_continue(c);
 		return;
@@ -228,7 +236,7 @@ static void notify_do_bind(const struct notify_call *c)
 	if (result >= 0 && (domain == AF_INET || domain == AF_INET6) && at.family != 4 && at.family != 6)
 		result = -EAFNOSUPPORT; /* AF_UNSPEC too: inet_bind takes it for AF_INET */
 	if (result < 0 || domain < 0) {
-		notify_result(c, result < 0 ? result : domain);
+		notify_give_up(c, NOTIFY_CAP_NET_BIND, result < 0 ? result : domain);
 	} else if (domain == AF_UNIX && at.family == 1) {
 		notify_bind_unix(c, fd, &at);
 	} else if (domain == AF_INET || domain == AF_INET6) {
@@ -247,8 +255,11 @@ static void notify_do_listen(const struct notify_call *c)
 {
 	struct notify_endpoint at = { .length = sizeof at.raw };
 	int fd = notify_take_fd(c, c->args[0]);
-	int result = fd < 0 ? fd : (getsockname(fd, &at.raw.any, &at.length) ? -errno : 0);
-
+	if (fd < 0) {
+		notify_give_up(c, NOTIFY_CAP_NET_LISTEN, fd);
+		return;
+	}
+	int result = getsockname(fd, &at.raw.any, &at.length) ? -errno : 0;
 	if (!result && at.raw.any.sa_family != AF_UNIX) {
 		result = at.raw.any.sa_family == AF_INET ? notify_decode_inet(&at) :
 			 at.raw.any.sa_family == AF_INET6 ? notify_decode_inet6(&at) : -EOPNOTSUPP;
@@ -263,6 +274,5 @@ static void notify_do_listen(const struct notify_call *c)
 	if (!result)
 		result = listen(fd, (int)c->args[1]) ? -errno : 0;
 	notify_result(c, result);
-	if (fd >= 0)
-		close(fd);
+	close(fd);
 }

@@ -50,11 +50,21 @@ static int notify_read(const struct notify_call *c, uint64_t address, void *into
 	return (size_t)got == bytes ? 0 : -EFAULT;
 }
 
-static int notify_write(int tid, uint64_t address, const void *from, size_t bytes)
+/* A write must not hit whoever got the id afterwards: the file pins the memory, the check comes after opening it. */
+static int notify_write(struct notify_sandbox *s, uint64_t id, int tid, uint64_t address, const void *from,
+			size_t bytes)
 {
-	struct iovec local = { (void *)from, bytes }, remote = { (void *)(uintptr_t)address, bytes };
+	char path[32];
+	ssize_t put = -1;
 
-	return process_vm_writev(tid, &local, 1, &remote, 1, 0) == (ssize_t)bytes ? 0 : -EFAULT;
+	snprintf(path, sizeof path, "/proc/%d/mem", tid);
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -EFAULT;
+	if (!ioctl(s->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
+		put = pwrite(fd, from, bytes, (off_t)address);
+	close(fd);
+	return put == (ssize_t)bytes ? 0 : -EFAULT;
 }
 
 /* A field of /proc/<tid>/status as up to `max` numbers (the last ones win); how many, or 0. */

@@ -80,6 +80,18 @@ static void notify_refuse_always(const struct notify_call *c, int capability, co
 	notify_refuse(c, capability, EPERM, &d, e);
 }
 
+/* The supervisor could not do its part. EPERM means that it may not look into the task (ptrace(2), Yama): that is a
+ * refusal of ours, so it is told. */
+static void notify_give_up(const struct notify_call *c, int capability, int error)
+{
+	struct notify_decision d = { .reason = NOTIFY_INTERNAL, .rule = -1, .presented = -1 };
+
+	if (error == -EPERM)
+		notify_refuse(c, capability, EPERM, &d, NULL);
+	else
+		notify_result(c, error);
+}
+
 /* A net decision: 1 to go on (granted, or only watched), 0 when refused and answered. */
 static int notify_pass(const struct notify_call *c, int capability, const struct notify_decision *d,
 		       const struct notify_endpoint *e)
@@ -99,14 +111,22 @@ static int notify_pass(const struct notify_call *c, int capability, const struct
 /* --- operations ------------------------------------------------------------------------------------------- */
 
 /* connect() that never sleeps: 0, -EINPROGRESS (also for a connection that was under way already), or -errno.
- * The flag belongs to the open file and so to the guest as well, for the microseconds in between. */
+ * O_NONBLOCK belongs to the open file and so to the guest as well, for the microseconds in between, and another of its
+ * threads may take it away again. The send timeout is therefore the shortest there is at that time (one tick of the
+ * kernel); only this thread sets it (notify_do_setsockopt). */
 static int notify_connect_now(int fd, const struct notify_endpoint *to, int *blocking)
 {
+	static const struct timeval shortest = { 0, 1 };
+	struct timeval patience = { 0 };
+	socklen_t length = sizeof patience;
 	int flags = fcntl(fd, F_GETFL);
 
 	if (flags < 0)
 		return -errno;
 	*blocking = !(flags & O_NONBLOCK);
+	if (getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, &length) ||
+	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &shortest, sizeof shortest))
+		return -errno;
 	if (*blocking)
 		fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 	int result = connect(fd, &to->raw.any, to->length) ? -errno : 0;
@@ -118,6 +138,7 @@ static int notify_connect_now(int fd, const struct notify_endpoint *to, int *blo
 			result = -EINPROGRESS;
 		fcntl(fd, F_SETFL, flags);
 	}
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
 	return result;
 }
 
@@ -160,7 +181,7 @@ static void notify_wait_finish(notify_listener *l, struct notify_wait *w, int64_
 {
 	if (w->written_to && result >= 0) {
 		uint32_t length = (uint32_t)result;
-		int written = notify_write(w->tid, w->written_to, &length, sizeof length);
+		int written = notify_write(w->sandbox, w->id, w->tid, w->written_to, &length, sizeof length);
 		result = written ? written : 1;
 	}
 	notify_answer(w->sandbox, w->id, result < 0 ? 0 : result, result < 0 ? (int)result : 0, 0);
