@@ -162,7 +162,7 @@ static __always_inline int pyi_floor(u32 hook, u32 capability, u64 detail)
 }
 
 /* Ask both policies for `want` at the key; record and answer. */
-static __noinline __maybe_unused int pyi_check_path(struct pyi_scratch *scratch, struct pyi_task *own, u32 want)
+static __noinline int pyi_check_path(struct pyi_scratch *scratch, struct pyi_task *own, u32 want)
 {
 	struct pyi_record *record = &scratch->record;
 	struct pyi_opinion opinion = {};

@@ -76,7 +76,7 @@ static long pyi_walk_step(u32 i, struct pyi_walk *walk)
 }
 
 /* Write the name of (dentry, mount) to the key's text. Returns pyi_named; record.text_bytes has the length. */
-static __noinline __maybe_unused int pyi_walk_path(struct pyi_scratch *scratch, u64 dentry, u64 mnt)
+static __noinline int pyi_walk_path(struct pyi_scratch *scratch, u64 dentry, u64 mnt)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct pyi_walk walk = {

@@ -251,7 +251,7 @@ enum pyi_ask_kind { PYI_ASK_PATH = 1, PYI_ASK_NET = 2, PYI_ASK_FORK = 3 };
 struct pyi_enter {
 	__u32 sandbox;
 	__u32 epoch;
-	__s32 result;
+	__u32 slot_number;
 	__u32 reserved;
 };
 

@@ -16,8 +16,6 @@
 struct pt_regs;
 #include <bpf/bpf_tracing.h>
 
-#define __maybe_unused __attribute__((unused))
-
 typedef __u32 u32;
 typedef __u64 u64;
 typedef __u16 u16;

@@ -29,7 +29,7 @@ def build_objects(source: Path, target: Path, *, strict: bool) -> list[Path]:
         print("pyisolate: clang not found: built without BPF objects (Debian: apt install clang libbpf-dev)")  # noqa: T201 - build output
         return []
     target.mkdir(parents=True, exist_ok=True)
-    newest_header = max((h.stat().st_mtime for h in source.glob("**/*.h")), default=0.0)
+    newest_header = max((h.stat().st_mtime for h in source.glob("**/*.[ch]")), default=0.0)
     built = []
     for path in sources:
         # removesuffix, not with_suffix: "x.bpf.c" must become "x.bpf.o"

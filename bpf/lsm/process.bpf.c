@@ -6,9 +6,7 @@
  * ptrace_traceme, task_prlimit, task_setnice, task_setscheduler, task_setioprio, task_setpgid, task_movememory.
  * Targets inside the same sandbox are free; everything outside is floor.
  */
-#include "hook.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#include "../hook.bpf.h"
 
 SEC("lsm/task_alloc")
 int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags)

@@ -7,9 +7,7 @@
  * a file's mapping may be executable only if a rule grants that file (import.native, process.exec) and the mapping
  * was not written. So neither ctypes nor a raw mmap brings in code that no rule names.
  */
-#include "hook.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#include "../hook.bpf.h"
 
 static __always_inline int pyi_memory(struct pyi_scratch *scratch, struct pyi_task *own, u64 prot)
 {

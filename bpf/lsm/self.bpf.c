@@ -6,9 +6,7 @@
  * Programs stay attached while the supervisor's links are open. When the supervisor dies its links close and programs
  * detach: cells die with it first (PR_SET_PDEATHSIG), and the loader leaves nothing pinned behind.
  */
-#include "hook.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#include "../hook.bpf.h"
 
 SEC("lsm/bpf")
 int BPF_PROG(bpf_syscall, int command)

@@ -7,9 +7,7 @@
  * kernel_load_data kernel_read_file kernel_module_request · file_ioctl (terminal injection).
  * SysV objects are refused when made and when used: they live outside every path rule.
  */
-#include "hook.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#include "../hook.bpf.h"
 
 /* include/uapi/linux/capability.h. Rules decide on files by path, so the rights over files stay as they are. */
 #define CAP_CHOWN 0

@@ -8,9 +8,7 @@
  * Not covered: access(2), readlink(2), chdir(2) and O_PATH tell whether a path exists (no hook carries their path);
  * a root view (mounts of the granted paths only) takes those away.
  */
-#include "hook.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#include "../hook.bpf.h"
 
 /* pipes, sockets, memfds, anonymous inodes: no path, made by the guest itself or handed to it */
 static __always_inline bool pyi_is_pseudo(struct dentry *dentry)

@@ -8,9 +8,7 @@
  * judged in their v4-mapped IPv6 form, so both spellings of an address meet the same rule.
  * A unix socket's peer is free inside the sandbox, else its path must be granted: the path by which its owner bound it.
  */
-#include "hook.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#include "../hook.bpf.h"
 
 /* include/uapi/asm-generic/socket.h: options that attach programs */
 #define SOL_SOCKET 1

@@ -9,9 +9,7 @@
  * The inode_* hooks are told a dentry but no mount: the change must be allowed by every name that the dentry has below
  * the task's root.
  */
-#include "hook.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#include "../hook.bpf.h"
 
 #define PYI_ALIASES 16 /* mounts of one file system that are looked at; more are refused */
 

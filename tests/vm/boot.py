@@ -1,0 +1,90 @@
+"""Boot a kernel with BPF-LSM in QEMU (software emulation) over the live file system and run one command in it.
+
+    .venv/bin/python tests/vm/boot.py --kernel 6.12 -- uname -a
+
+The root is read-only but for --rwdir; the exit status is the command's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import kernels
+
+ROOT = Path(__file__).resolve().parents[2]
+LSMS = "lsm=landlock,lockdown,capability,bpf"
+#: The emulated machine: as many processors as CI has, and room for tmpfs.
+CPUS, MEMORY = 2, "2G"
+
+
+class CannotBoot(RuntimeError):
+    """QEMU or virtme-ng is missing: text says what to do."""
+
+
+def vng() -> str:
+    """Return virtme-ng's program, installing it into this environment where it is missing."""
+    beside = Path(sys.executable).parent / "vng"
+    if not shutil.which("qemu-system-x86_64"):
+        raise CannotBoot("qemu-system-x86_64 is not installed. Hint: apt-get install qemu-system-x86 busybox-static kmod udev")
+    if not beside.exists():
+        if importlib.util.find_spec("virtme") is None:
+            command = [sys.executable, "-m", "pip", "install", "-q", "virtme-ng"]
+            if subprocess.run(command, check=False).returncode:
+                raise CannotBoot("virtme-ng cannot be installed. Hint: pip install virtme-ng")
+        found = shutil.which("vng")
+        if not beside.exists() and not found:
+            raise CannotBoot("vng is not there. Hint: pip install virtme-ng")
+        return str(beside if beside.exists() else found)
+    return str(beside)
+
+
+def boot(kernel: kernels.Kernel, command: str, *, writable: Path, timeout_s: float, output: int | None = None) -> int:
+    """Run a shell command as root in the machine; return its status, 124 when it took too long."""
+    program = vng()
+    arguments = [program, "-r", str(kernel.image), "--disable-kvm", "--force-9p", "--cpus", str(CPUS), "--memory", MEMORY]
+    arguments += ["--append", LSMS, "--rwdir", str(writable), "--cwd", str(writable), "--", command]
+    path = f"{Path(program).parent}:{os.environ.get('PATH', os.defpath)}"  # vng calls virtme-run by name
+    process = subprocess.Popen(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output is not None else None,
+        env={**os.environ, "PATH": path},
+        start_new_session=True,
+    )
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return 124
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kernel", choices=sorted(kernels.SERIES), default="6.12")
+    parser.add_argument("--rwdir", type=Path, default=Path("/tmp"))
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds")
+    parser.add_argument("command", nargs="+")
+    chosen = parser.parse_args()
+    try:
+        return boot(
+            kernels.kernel(chosen.kernel), " ".join(chosen.command), writable=chosen.rwdir, timeout_s=chosen.timeout
+        )
+    except (CannotBoot, kernels.KernelMissing) as error:
+        print(error)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

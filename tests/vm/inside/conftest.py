@@ -1,0 +1,61 @@
+"""Fixtures of the tests that run inside the VM: one enforcer for the session, guests that do what they are told."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+IN_VM = os.environ.get("PYISOLATE_VM") == "1"
+collect_ignore_glob = [] if IN_VM else ["test_*.py"]
+
+if IN_VM:
+    from guests import Guest, Recorder
+
+    from pyisolate.kernel.bpf_lsm import BpfLsmEnforcer
+    from pyisolate.policy.compiled import CompiledPolicy
+
+    @pytest.fixture(scope="session")
+    def recorder() -> Recorder:
+        return Recorder()
+
+    @pytest.fixture(scope="session")
+    def lsm(recorder: Recorder) -> Iterator[BpfLsmEnforcer]:
+        """The enforcer, loaded and attached once."""
+        enforcer = BpfLsmEnforcer(events_per_s=100_000)
+        enforcer.start(recorder)
+        recorder.drain = enforcer.records.drain
+        yield enforcer
+        enforcer.close()
+
+    @pytest.fixture
+    def guest(lsm: BpfLsmEnforcer, recorder: Recorder) -> Iterator[Callable[..., Guest]]:
+        """Make confined guests; all are ended with the test."""
+        made: list[Guest] = []
+
+        def make(policy: CompiledPolicy, shadow: CompiledPolicy | None = None, **options: object) -> Guest:
+            one = Guest(lsm, recorder, **options)
+            made.append(one)
+            one.confine(policy, shadow)
+            return one
+
+        yield make
+        for one in made:
+            one.close()
+
+    @pytest.fixture
+    def files() -> Iterator[Path]:
+        """A folder on a tmpfs of its own: granted/ and secret/, each with a file `f`."""
+        import shutil
+
+        base = Path(f"/mnt/{os.getpid()}-{os.urandom(4).hex()}")
+        for name in ("granted", "secret"):
+            (base / name).mkdir(parents=True)
+            (base / name / "f").write_text(name)
+        yield base
+        shutil.rmtree(base, ignore_errors=True)
