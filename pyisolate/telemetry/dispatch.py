@@ -143,11 +143,12 @@ class Timer:
             with self._changed:
                 while self._due and (wait := self._due[0][0] - time.monotonic()) > 0:
                     self._changed.wait(wait)
-                if not self._due:
+                if not self._due and not self._closed:
                     self._changed.wait(1.0)  # linger: a flood would otherwise start a thread per record
-                    if not self._due:
-                        self._running = False
-                        return
+                if not self._due:
+                    self._running = False
+                    return
+                if self._due[0][0] > time.monotonic():
                     continue
                 _, _, action = heapq.heappop(self._due)
             try:

@@ -102,7 +102,7 @@ def merge(
         requested_capability=f"{capability.value} {shown}" if shown else capability.value,
         presented_capability=_text(_first(broker, kernel, "presented"), _REASON_LIMIT),
         policy_rule=_text(_first(broker, kernel, "rule"), _REASON_LIMIT),
-        mode=Mode.MONITOR if would_deny else context.mode,
+        mode=Mode.MONITOR if would_deny else Mode.ENFORCE,
         would_deny=would_deny,
         would_deny_reason=(reason or code.value) if would_deny else None,
         broker_decision=said.verdict,
