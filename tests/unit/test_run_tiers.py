@@ -1,0 +1,63 @@
+"""What `make test` prints and returns is what happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import run_tiers
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="tests.host.test_a" name="test_passes"/>
+<testcase classname="tests.host.test_a" name="test_fails"><failure message="assert 0"/></testcase>
+<testcase classname="tests.host.test_a" name="test_leaks"><error message="left behind"/></testcase>
+<testcase classname="tests.host.test_a" name="test_skips"><skipped message="vm missing: no qemu"/></testcase>
+<testcase classname="tests.host.test_a" name="test_skips_too"><skipped message="vm missing: no qemu"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_a_report_is_counted_with_errors_as_failures(tmp_path: Path) -> None:
+    (tmp_path / "junit.xml").write_text(JUNIT)
+    outcome = run_tiers.Outcome("host")
+    assert run_tiers.read_junit(tmp_path / "junit.xml", outcome)
+    assert (outcome.ran, outcome.passed, outcome.failed, outcome.skipped) == (3, 1, 2, 2)
+    assert outcome.reasons == {"vm missing: no qemu": 2}
+
+
+def test_a_run_without_a_report_is_noticed(tmp_path: Path) -> None:
+    assert not run_tiers.read_junit(tmp_path / "junit.xml", run_tiers.Outcome("host"))
+
+
+def test_a_tier_left_out_is_a_skip_unless_it_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYISOLATE_REQUIRE", raising=False)
+    assert (run_tiers.left_out("vm", "vm", "no qemu").failed, run_tiers.left_out("vm", "vm", "no qemu").skipped) == (
+        0,
+        1,
+    )
+    monkeypatch.setenv("PYISOLATE_REQUIRE", "landlock, vm")
+    assert run_tiers.left_out("vm", "vm", "no qemu").failed == 1
+
+
+def test_the_last_line_is_plain_and_every_reason_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    passed = run_tiers.Outcome("unit", passed=3)
+    failed = run_tiers.Outcome("host (root)", passed=1, skipped=1)
+    failed.reasons["landlock missing: old kernel"] += 1
+    failed.fail("tests.host.test_a::test_fails")
+    run_tiers.print_table([passed, failed])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "4 passed, 1 failed, 1 skipped"
+    assert "  left out in host (root): 1 x landlock missing: old kernel" in lines
+    assert "  FAILED in host (root): tests.host.test_a::test_fails" in lines
+
+
+def test_a_tier_that_hangs_is_ended_with_all_its_processes(tmp_path: Path) -> None:
+    command = ["sh", "-c", "sleep 60 & sleep 60"]
+    assert run_tiers.run(command, timeout_s=0.2, env={"PATH": "/usr/bin:/bin"}, cwd=tmp_path) == 124
+
+
+def test_the_exit_status_comes_through_a_captured_run(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = ["sh", "-c", "echo seen; exit 3"]
+    env = {"PATH": "/usr/bin:/bin"}
+    assert run_tiers.run(command, timeout_s=10, env=env, cwd=tmp_path, capture=log) == 3
+    assert log.read_text() == "seen\n"
