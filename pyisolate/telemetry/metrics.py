@@ -36,7 +36,7 @@ _INFO_LABELS = ("isolation", "enforcement", "kernel", "fs", "net", "process", "c
 
 
 class SandboxRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One live sandbox, as a supervisor's `snapshot` tells of it. `cpu_seconds` is its total so far.
+    """One live sandbox, as a supervisor's `snapshot` tells of it. `cpu_s` is its total so far.
 
     `sandbox_id` is never shown; it keeps the processor time exact when a scrape meets a sandbox's end.
     """
@@ -45,7 +45,7 @@ class SandboxRow(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     isolation: str = "process"
     state: str = "running"
-    cpu_seconds: float = 0.0
+    cpu_s: float = 0.0
     memory_bytes: int = 0
 
 
@@ -142,11 +142,12 @@ class Metrics:
         """Observe how long a `spawn` took."""
         self._spawn.observe(seconds)
 
-    def exited(self, sandbox_id: str, policy: str, reason: str, cpu_s: float = 0.0) -> None:
+    def exited(self, reason: str, policy: str, cpu_s: float = 0.0, sandbox_id: str = "") -> None:
         """Count a sandbox's end and keep its processor time; call once per sandbox, with its final reading."""
         self.exits.add((reason,))
         with self._lock:
-            self._ended[sandbox_id] = None
+            if sandbox_id:
+                self._ended[sandbox_id] = None
             while len(self._ended) > _EXITS_REMEMBERED:
                 self._ended.popitem(last=False)
             _, seen = self._cpu.pop(sandbox_id, (policy, 0.0))
@@ -255,7 +256,7 @@ class Metrics:
             for row in rows:
                 if row.sandbox_id not in self._ended:
                     _, seen = self._cpu.get(row.sandbox_id, ("", 0.0))
-                    self._cpu[row.sandbox_id] = (row.policy, max(seen, row.cpu_seconds))
+                    self._cpu[row.sandbox_id] = (row.policy, max(seen, row.cpu_s))
             for policy, seconds in self._cpu.values():
                 totals[policy] += seconds
             for labels, seconds in self._closed_cpu.values().items():

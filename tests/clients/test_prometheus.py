@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -32,6 +33,7 @@ class Process:
     """A host process with everything that it can show."""
 
     def __init__(self) -> None:
+        self.number = itertools.count()
         self.metrics = Metrics()
         self.engine = AlertEngine(default_rules())
         self.recorder = Recorder(metrics=self.metrics, sinks=(), alerts=self.engine)
@@ -50,7 +52,7 @@ class Process:
         self.recorder.open(CONTEXT)
 
     def snapshot(self) -> list[SandboxRow]:
-        return [SandboxRow(sandbox_id="s-1", policy="p", cpu_seconds=2.5, memory_bytes=1 << 20)]
+        return [SandboxRow(sandbox_id="s-1", policy="p", cpu_s=2.5, memory_bytes=1 << 20)]
 
     def work(self) -> None:
         for _ in range(3):
@@ -61,7 +63,7 @@ class Process:
         self.metrics.audit_errors.add()
         self.metrics.reloads.add(("done",))
         self.metrics.spawned(0.0004)
-        self.metrics.exited("gone", "p", "closed", 0.5)
+        self.metrics.exited("closed", "p", 0.5, f"gone-{next(self.number)}")
 
     def misbehave(self) -> None:
         for _ in range(12):
@@ -146,7 +148,7 @@ def test_prometheus_stores_the_very_counts(prometheus: Prometheus, host: tuple[P
         f"{want} denials",
     )
     (row,) = prometheus.query('pyisolate_sandbox_cpu_seconds_total{policy="p"}')
-    assert row["value"][1] == "3"
+    assert row["value"][1] == "3"  # one that lives, one that ended
 
 
 def queries() -> list[tuple[str, str]]:

@@ -88,12 +88,12 @@ REPORT = EnforcementReport(
 
 def filled() -> tuple[Metrics, list[object]]:
     metrics = Metrics()
-    kept: list[object] = [Host(SandboxRow(sandbox_id="a", policy="p", cpu_seconds=1.5, memory_bytes=1024)), Alerts()]
+    kept: list[object] = [Host(SandboxRow(sandbox_id="a", policy="p", cpu_s=1.5, memory_bytes=1024)), Alerts()]
     metrics.add_supervisor(kept[0])
     metrics.add_alerts(kept[1])
     metrics.denial(merge_disagreeing())
     metrics.suppressed.add(("p",))
-    metrics.exited("b", "p", "closed", 2.0)
+    metrics.exited("closed", "p", 2.0, "b")
     metrics.reloads.add(("ok",))
     metrics.webhook_dropped.add(("expired",))
     metrics.spawned(0.003)
@@ -129,18 +129,18 @@ def test_counts_of_a_coalesced_event_are_all_counted() -> None:
 
 
 def test_processor_time_outlives_the_sandbox_and_is_never_counted_twice() -> None:
-    metrics, host = Metrics(), Host(SandboxRow(sandbox_id="a", policy="p", cpu_seconds=3.0))
+    metrics, host = Metrics(), Host(SandboxRow(sandbox_id="a", policy="p", cpu_s=3.0))
     metrics.add_supervisor(host)
 
     def cpu() -> float:
         return value(metrics, "pyisolate_sandbox_cpu_seconds_total", policy="p")
 
     assert cpu() == 3.0
-    metrics.exited("a", "p", "closed", 3.5)
+    metrics.exited("closed", "p", 3.5, "a")
     assert cpu() == 3.5  # the row is still there: a snapshot taken just before the end
     host.rows.clear()
     assert cpu() == 3.5
-    host.rows.append(SandboxRow(sandbox_id="b", policy="p", cpu_seconds=1.0))
+    host.rows.append(SandboxRow(sandbox_id="b", policy="p", cpu_s=1.0))
     assert cpu() == 4.5
     metrics.remove_supervisor(host)
     assert cpu() == 4.5
@@ -400,7 +400,7 @@ def test_wsgi_and_asgi() -> None:
 
 def test_a_thousand_sandboxes_scrape_within_50_ms() -> None:
     metrics = Metrics()
-    host = Host(*(SandboxRow(sandbox_id=f"s{n}", policy=f"p{n % 50}", cpu_seconds=n) for n in range(1000)))
+    host = Host(*(SandboxRow(sandbox_id=f"s{n}", policy=f"p{n % 50}", cpu_s=n) for n in range(1000)))
     metrics.add_supervisor(host)
     for number in range(1000):
         metrics.denials.add(source_labels()._replace(policy=f"p{number % 50}", capability=f"c{number}"))
