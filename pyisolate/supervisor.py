@@ -371,25 +371,35 @@ class Supervisor:
         owner = channel.owner
         if isinstance(owner, Sandbox):
             cpu_s = 0.0 if message is None else message.cpu_s
-            self.recorder.metrics.exited(owner.id, owner._context.policy, _exit_reason(owner, channel), cpu_s)
-            return
+            self.recorder.metrics.exited(
+                sandbox_id=owner.id, policy=owner._context.policy, reason=_exit_reason(owner, channel), cpu_s=cpu_s
+            )
+            if not owner.forgotten.is_set():
+                return  # its descriptors are still read: `forget` releases them
         self._release(channel)
 
     def _release(self, channel: Channel) -> None:
+        """Release a reaped cell's descriptors and cgroup. Called once or twice, from whichever side comes last."""
+        with self._lock:
+            if channel.released:
+                return
+            channel.released = True
+            lease = self._leases.pop(channel.pid, None)
         self.reactor.remove_channel(channel)
         channel.close()
-        lease = self._leases.pop(channel.pid, None)
         if lease is not None:
             lease.release()
 
     def forget(self, sandbox: Sandbox) -> None:
-        """A sandbox was closed: release its descriptors and cgroup."""
+        """A sandbox was closed: its descriptors and cgroup go back when its cell is reaped, without waiting here."""
         self._watchdog.unwatch(sandbox.id)
         self._plan.unbind(sandbox.id)
         with self._lock:
             self._sandboxes.pop(sandbox.id, None)
         sandbox.telemetry.close()
-        self._release(sandbox._channel)
+        sandbox.forgotten.set()
+        if sandbox._channel.exited.is_set():
+            self._release(sandbox._channel)
 
     def forget_thread(self, sandbox_id: str) -> None:
         """A sandbox thread was closed."""
@@ -408,6 +418,7 @@ class Supervisor:
             limits=sandbox.limits,
             read_usage=lambda: self.usage_of(sandbox),
             on_exceeded=lambda _key, exceeded: self._exceeded(sandbox, exceeded),
+            enforced=sandbox._lease is not None,
         )
 
     def request_ended(self, sandbox: Sandbox, deadline: float | None) -> None:
@@ -540,7 +551,7 @@ class Supervisor:
                     isolation=sandbox.isolation,
                     state=sandbox._state,
                     policy=sandbox._context.policy,
-                    cpu_seconds=0.0 if usage is None else usage.cpu_s,
+                    cpu_s=0.0 if usage is None else usage.cpu_s,
                     memory_bytes=0 if usage is None else usage.memory_bytes,
                 )
             )

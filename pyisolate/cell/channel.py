@@ -62,6 +62,7 @@ class Channel:
         self.ended: str | None = None
         self.exit_status: int | None = None
         self.exited = threading.Event()
+        self.released = False
         #: what the cell said it applied when it was forked; only ever written before guest code ran
         self.steps: tuple[str, ...] = ()
         self.failed_steps: tuple[tuple[str, str], ...] = ()

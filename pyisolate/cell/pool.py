@@ -336,7 +336,10 @@ class Pool:
             finally:
                 channel.lock.release()
         channel.exited.set()
-        self._on_exit(channel, message)
+        try:
+            self._on_exit(channel, message)
+        except Exception:
+            _log.exception("accounting for cell %d failed", channel.pid)
 
     def abandon(self) -> None:
         """In a forked child of the host: close what was inherited, signal nobody."""

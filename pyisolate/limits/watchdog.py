@@ -65,6 +65,7 @@ class _Watched:
         limits: Limits | None,
         read_usage: ReadUsage | None,
         on_exceeded: OnExceeded,
+        enforced: bool = False,
     ) -> None:
         self.key = key
         self.deadline_ns = deadline_ns
@@ -76,13 +77,24 @@ class _Watched:
         self.idle_looks = 0
         self.sample_ns: int | None = None
         if read_usage is not None and limits is not None and _needs_sampling(limits):
-            self.sample_ns = self.started_ns + _NEAR_NS
+            self.sample_ns = self.started_ns + _first_pause_ns(limits, enforced)
 
     def next_ns(self) -> int | None:
         """Return when this entry has to be looked at next."""
         if self.deadline_ns is None or self.sample_ns is None:
             return self.deadline_ns if self.sample_ns is None else self.sample_ns
         return min(self.deadline_ns, self.sample_ns)
+
+
+def _first_pause_ns(limits: Limits, enforced: bool) -> int:
+    if not enforced:
+        return _NEAR_NS
+    processors = os.cpu_count() or 1
+    return (
+        _ENFORCED_NS
+        if limits.cpu_s is None
+        else max(_NEAR_NS, min(_ENFORCED_NS, int(limits.cpu_s * 1e9) // processors))
+    )
 
 
 def _needs_sampling(limits: Limits) -> bool:
@@ -125,14 +137,16 @@ class Watchdog:
         limits: Limits | None = None,
         read_usage: ReadUsage | None = None,
         on_exceeded: OnExceeded,
+        enforced: bool = False,
     ) -> None:
         """Call `on_exceeded(key, limit)` once, on the watchdog's thread, when the deadline or a limit is passed.
 
         `deadline_ns` is on CLOCK_MONOTONIC. `read_usage` returns a reading, or None (or raises OSError) when there is
         nothing left to read; it runs on the watchdog's thread and must not block, like `on_exceeded`. Watching a key
-        again replaces what was watched.
+        again replaces what was watched. `enforced` says that a control group bounds memory and tasks by itself, so that
+        the first look can wait.
         """
-        entry = _Watched(key, deadline_ns, limits, read_usage, on_exceeded)
+        entry = _Watched(key, deadline_ns, limits, read_usage, on_exceeded, enforced)
         with self._wake:
             if self._stopped:
                 raise RuntimeError(f"watch {key!r}: the watchdog is stopped")
