@@ -126,6 +126,14 @@ struct {
 	__type(value, struct pyi_slot_page);
 } slots SEC(".maps");
 
+/* System calls whose refusals the observer reports, by number. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 512);
+	__type(key, u32);
+	__type(value, struct pyi_observed);
+} observed SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4 << 20);

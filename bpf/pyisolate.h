@@ -137,6 +137,14 @@ struct pyi_sandbox {
 	__u64 reserved;
 };
 
+/* observed[system call number]: what its refusal is a refusal of, and which argument names the target (from 1; 0: none) */
+struct pyi_observed {
+	__u8 capability;
+	__u8 path;
+	__u8 address;
+	__u8 reserved;
+};
+
 /*
  * One broker slot: stored by the guest's audit hook just before a system call (native/src/audit.c), copied by the first
  * kernel program that sees the call. A sequence that differs from the last one taken is a new consultation.
@@ -149,7 +157,7 @@ struct pyi_slot {
 	__u32 capability;
 	__u32 verdict;		/* pyi_slot_verdict */
 	__u32 tid;		/* owner, as the guest sees it; 0 where the thread was attached with a slot number */
-	__u32 reserved;
+	__u32 taken;		/* kernel's: low half of the sequence last taken, where no task storage remembers it */
 	__u64 tag;
 };
 

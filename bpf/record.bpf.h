@@ -63,11 +63,12 @@ static __noinline void pyi_emit(struct pyi_record *record, u32 bytes)
 		__sync_fetch_and_add(&sandbox->suppressed, 1);
 		return;
 	}
-	if (bytes > sizeof(*record) + sizeof(u32) + PYI_TEXT_SENT)
-		bytes = sizeof(*record) + sizeof(u32) + PYI_TEXT_SENT;
-	if (bytes < sizeof(*record))
-		bytes = sizeof(*record);
-	if (bpf_ringbuf_output(&events, record, bytes, 0))
+	u64 sent = bytes;
+	if (sent > sizeof(*record) + sizeof(u32) + PYI_TEXT_SENT)
+		sent = sizeof(*record) + sizeof(u32) + PYI_TEXT_SENT;
+	barrier_var(sent);
+	sent &= 2047; /* changes nothing; it is what the verifier believes */
+	if (!sent || bpf_ringbuf_output(&events, record, sent, 0))
 		__sync_fetch_and_add(&sandbox->lost, 1);
 	else
 		__sync_fetch_and_add(&sandbox->delivered, 1);

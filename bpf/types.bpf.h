@@ -181,11 +181,13 @@ struct sockaddr {
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs { /* arch/x86/include/asm/ptrace.h */
-	unsigned long dx, si, di, orig_ax, ip, sp;
+	unsigned long r8, dx, si, di, orig_ax, ip, sp;
 };
 #define PYI_SYSCALL_NR(regs) BPF_CORE_READ(regs, orig_ax)
 #define PYI_ARG1(regs) BPF_CORE_READ(regs, di)
 #define PYI_ARG2(regs) BPF_CORE_READ(regs, si)
+#define PYI_ARG3(regs) BPF_CORE_READ(regs, dx)
+#define PYI_ARG5(regs) BPF_CORE_READ(regs, r8)
 #define PYI_STACK(regs) BPF_CORE_READ(regs, sp)
 #define PYI_INSTRUCTION(regs) BPF_CORE_READ(regs, ip)
 #elif defined(__TARGET_ARCH_arm64)
@@ -196,6 +198,8 @@ struct pt_regs { /* arch/arm64/include/asm/ptrace.h */
 #define PYI_SYSCALL_NR(regs) BPF_CORE_READ(regs, syscallno)
 #define PYI_ARG1(regs) BPF_CORE_READ(regs, orig_x0)
 #define PYI_ARG2(regs) BPF_CORE_READ(regs, regs[1])
+#define PYI_ARG3(regs) BPF_CORE_READ(regs, regs[2])
+#define PYI_ARG5(regs) BPF_CORE_READ(regs, regs[4])
 #define PYI_STACK(regs) BPF_CORE_READ(regs, sp)
 #define PYI_INSTRUCTION(regs) BPF_CORE_READ(regs, pc)
 #else

@@ -82,6 +82,13 @@ _REASONS = {
 SHADOW, CONSULTED, SLOT_UNKNOWN, UNDERSTOOD_NOT = 1, 512, 256, 8 | 16 | 64 | 128
 
 
+def enforcer_of(hook: int) -> str:
+    """Return which enforcer a hook belongs to."""
+    if 60 <= hook < 70:
+        return "cgroup-bpf"
+    return "bpf-observer" if hook >= 90 else "bpf-lsm"
+
+
 class RawRecord(msgspec.Struct, frozen=True):
     """struct pyi_record and its text."""
 
@@ -125,7 +132,7 @@ def parse(data: bytes) -> RawRecord:
     return RawRecord(*fields, text=data[start : start + min(fields[-1], len(data) - start)])
 
 
-def kernel_record(raw: RawRecord, sandbox_id: str, enforcer: str, policy: CompiledPolicy | None) -> KernelRecord:
+def kernel_record(raw: RawRecord, sandbox_id: str, policy: CompiledPolicy | None) -> KernelRecord:
     """Return the record with its names; `policy` is the one that refused, for the rules' texts."""
     capability = CAPABILITY_BY_NUMBER[raw.capability]
     target = target_of(raw, capability)
@@ -136,7 +143,7 @@ def kernel_record(raw: RawRecord, sandbox_id: str, enforcer: str, policy: Compil
     consulted = bool(raw.flags & CONSULTED)
     return KernelRecord(
         sandbox_id=sandbox_id,
-        enforcer=enforcer,
+        enforcer=enforcer_of(raw.hook),
         hook=HOOKS.get(raw.hook, f"hook {raw.hook}"),
         capability=capability,
         target=target,

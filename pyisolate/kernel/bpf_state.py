@@ -281,6 +281,10 @@ class SandboxEntries:
         """Take a cgroup out."""
         libbpf.delete(self._loader.map_fd("cgroups"), struct.pack("=Q", cgroup_id))
 
+    def set_cgroup_strict(self, strict: bool) -> None:
+        """Say whether tasks in an attached cgroup that no sandbox owns are refused."""
+        libbpf.store64(self._ffi.addressof(self._control.array[0], "cgroup_strict"), int(strict))
+
     def slot_page(self, entry: Entry) -> tuple[int, int]:
         """Return (descriptor, page number) of the sandbox's broker slots, for `native.audit.set_slot`."""
         return self._loader.map_fd("slots"), entry.index

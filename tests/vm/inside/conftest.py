@@ -29,7 +29,7 @@ if IN_VM:
         """The enforcer, loaded and attached once."""
         enforcer = BpfLsmEnforcer(events_per_s=100_000)
         enforcer.start(recorder)
-        recorder.drain = enforcer.records.drain
+        recorder.drain = enforcer.shared.records.drain
         yield enforcer
         enforcer.close()
 

@@ -151,7 +151,7 @@ class Guest:
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
-        if self.attached and self.lsm.entries.get(self.sandbox_id) is not None:
+        if self.attached and self.lsm.shared.entries.get(self.sandbox_id) is not None:
             self.lsm.detach(self.sandbox_id)
 
 

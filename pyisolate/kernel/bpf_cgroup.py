@@ -1,0 +1,170 @@
+"""The cgroup-BPF enforcer: network by address and port for the tasks of a sandbox's cgroup (v2), without BPF-LSM.
+
+First kernel: 5.18 (`bpf_set_retval`). The programs are attached once, to a directory that all sandboxes' cgroups are
+below; which sandbox a task belongs to follows from its own cgroup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import threading
+from pathlib import Path
+
+from ..capability import Capability
+from ..errors import EnforcementError
+from ..native import libbpf
+from ..policy.compiled import CompiledPolicy, NetAction, NetRule
+from .bpf_loader import BpfLoader, BpfUnavailable, explain
+from .bpf_shared import BpfEnforcer, BpfShared
+from .bpf_state import BpfPolicy, Count, Flow
+from .enforcer import Availability, Status
+
+ENFORCER = "cgroup-bpf"
+
+
+def unified() -> Path | None:
+    """Return where cgroup v2 is mounted."""
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            left, _, right = line.partition(" - ")
+            if right.startswith("cgroup2 "):
+                return Path(left.split()[4])
+    return None
+
+
+class CgroupBpfEnforcer(BpfEnforcer):
+    """Decides connect, send, bind and socket creation. Sockets made elsewhere and passed in are not covered.
+
+    `domain` is the cgroup v2 directory that the programs are attached to. `strict` refuses tasks below it that no
+    sandbox owns.
+    """
+
+    name = ENFORCER
+
+    def __init__(
+        self,
+        domain: str | os.PathLike[str],
+        shared: BpfShared | None = None,
+        *,
+        strict: bool = True,
+        events_per_s: int = 1000,
+    ) -> None:
+        super().__init__(shared, events_per_s=events_per_s)
+        self.domain = Path(domain)
+        self._strict = strict
+        self._links: list[libbpf.Link] = []
+        self._ids: dict[str, set[int]] = {}
+        self._lock = threading.Lock()
+
+    def _attach(self) -> None:
+        programs = self.loader.load("cgroup").programs.values()
+        libbpf.start_log()
+        fd = os.open(self.domain, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for program in programs:
+                self._links.append(program.attach_cgroup(fd))
+        except libbpf.BpfCallError as error:
+            self._unlink()
+            raise explain(error, f"cgroup-bpf, attach to {self.domain}") from error
+        finally:
+            os.close(fd)
+        self.shared.entries.set_cgroup_strict(self._strict)
+
+    def _unlink(self) -> None:
+        links, self._links = self._links, []
+        for link in links:
+            link.close()
+
+    @property
+    def link_descriptors(self) -> tuple[int, ...]:
+        """Descriptors that keep the programs attached; a process that holds copies keeps them beyond this one's death."""
+        return tuple(link.fd for link in self._links)
+
+    def close(self) -> None:
+        """Detach; with the last enforcer, nothing is left in the kernel."""
+        self._unlink()
+        super().close()
+
+    def attach_cgroup(
+        self, cgroup: str | os.PathLike[str], sandbox_id: str, policy: BpfPolicy, shadow: BpfPolicy | None = None
+    ) -> None:
+        """Put the tasks of a cgroup below `domain` into a sandbox."""
+        path = Path(cgroup)
+        if not path.is_relative_to(self.domain):
+            raise EnforcementError(
+                f"cgroup-bpf, {path}: not below {self.domain}, where the programs are attached",
+                hint="make the sandbox's cgroup there",
+            )
+        identity = os.stat(path).st_ino  # the directory's inode number is the cgroup's id (cgroup v2, 64-bit)
+        self.shared.entries.attach_cgroup_id(self.shared.entry(sandbox_id, policy, shadow), identity)
+        with self._lock:
+            self._ids.setdefault(sandbox_id, set()).add(identity)
+
+    def detach(self, sandbox_id: str) -> tuple[dict[Count, int], Flow]:
+        """End a sandbox; tasks that are still in its cgroup are refused. Remove the cgroup before its id is reused."""
+        result = super().detach(sandbox_id)
+        with self._lock:
+            gone = self._ids.pop(sandbox_id, set())
+        for identity in gone:
+            self.shared.entries.forget_cgroup_id(identity)
+        return result
+
+    def capabilities(self) -> frozenset[Capability]:
+        """Return what the programs decide."""
+        return frozenset({Capability.NET_CONNECT, Capability.NET_SEND, Capability.NET_BIND, Capability.NET_SOCKET})
+
+    def probe(self) -> Availability:
+        """Attach to a cgroup of our own, see a child refused one port and allowed another."""
+        mount = unified()
+        if mount is None:
+            return _unavailable("cgroup v2 is not mounted", "mount -t cgroup2 none /sys/fs/cgroup/unified")
+        folder = mount / f"pyisolate.{os.getpid()}.probe"
+        try:
+            folder.mkdir()
+        except OSError as error:
+            return _unavailable(f"{folder} cannot be made: {error.strerror}", "run as root, or delegate a cgroup")
+        probe = CgroupBpfEnforcer(folder, BpfShared(BpfLoader(sandboxes=16, ring_bytes=1 << 16)))
+        try:
+            probe.start(lambda record: None)
+            try:
+                proof = _proof(probe, folder)
+            finally:
+                probe.close()
+        except (BpfUnavailable, OSError) as error:
+            return _unavailable(getattr(error, "reason", str(error)), getattr(error, "hint", "") or "")
+        finally:
+            folder.rmdir()
+        if not proof:
+            return _unavailable("the programs are attached, but refused nothing", "")
+        return Availability(enforcer=ENFORCER, status=Status.AVAILABLE, proof=proof)
+
+
+def _unavailable(reason: str, remedy: str) -> Availability:
+    return Availability(enforcer=ENFORCER, status=Status.UNAVAILABLE, reason=reason, remedy=remedy)
+
+
+def _proof(probe: CgroupBpfEnforcer, folder: Path) -> str:
+    """Return what was seen: a datagram to port 9 refused, to another allowed (nobody needs to listen)."""
+    rule = NetRule(action=NetAction.CONNECT, address=b"\x7f\0\0\1", prefix=32, port_low=10, port_high=10, text="probe")
+    policy = probe.prepare(CompiledPolicy(name="probe", version="probe", net=(rule,)))
+    probe.attach_cgroup(folder, "probe", policy)
+    policy.close()
+    seen = [_in_child(folder, port) for port in (9, 10)]
+    probe.detach("probe")
+    return "connect 127.0.0.1:9 refused, 127.0.0.1:10 allowed" if seen == [errno.EACCES, 0] else ""
+
+
+def _in_child(folder: Path, port: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        status = 255
+        with contextlib.suppress(BaseException):
+            (folder / "cgroup.procs").write_text("0")
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+                status = datagrams.connect_ex(("127.0.0.1", port))
+        os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
