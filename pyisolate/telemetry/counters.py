@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from prometheus_client.core import CounterMetricFamily
@@ -34,11 +34,15 @@ class DenialLabels(NamedTuple):
 class CounterSource(Protocol):
     """Absolute counts of refusals kept elsewhere, in the kernel's per-CPU counters for instance.
 
-    Events whose `kernel_enforcer` is `enforcer` and that the kernel itself reported (`enforced`, `counted`) are taken
-    to be among the counts, so they are not added again. A value that goes down means that the source started anew.
+    Events whose `kernel_enforcer` is one of `enforcers` and that the kernel itself reported (`enforced`, `counted`) are
+    taken to be among the counts, so they are not added again: capability, kernel decision and policy have to be called
+    the same there. A value that goes down means that the source started anew.
     """
 
-    enforcer: str
+    @property
+    def enforcers(self) -> Collection[str]:
+        """Names of the enforcers whose refusals are counted; sources that share one have to share all."""
+        ...
 
     def read(self) -> Mapping[DenialLabels, int]:
         """Return the counts since the source began."""
@@ -161,7 +165,7 @@ class SourceLedger:
         try:
             readings = source.read()
         except Exception:  # a supervisor that is being torn down must not cost the others their scrape
-            _log.warning("counter source %s: read failed", source.enforcer, exc_info=True)
+            _log.warning("counter source %s: read failed", "+".join(source.enforcers), exc_info=True)
             return []
         missing: list[tuple[DenialLabels, int]] = []
         steps: dict[DenialLabels, int] = {}

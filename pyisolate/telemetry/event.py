@@ -50,6 +50,8 @@ class BrokerRecord(msgspec.Struct, frozen=True, kw_only=True):
     #: set when the operation went on and the kernel then refused it: errno as the hook saw it
     errno: int | None = None
     syscall: str | None = None
+    #: decided by the shadow policy: the one in force may have allowed it
+    shadow: bool = False
 
 
 class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +83,8 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     slot_capability: Capability | None = None
     slot_verdict: Verdict | None = None
     broker_consulted: bool | None = None
+    #: decided by the shadow policy: the one in force may have allowed it
+    shadow: bool = False
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):

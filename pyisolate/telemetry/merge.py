@@ -122,7 +122,7 @@ def merge(
         suggestion=_suggestion(suggest, capability, target, code, said.verdict, heard.evaluation),
         retryable=code is DenialCode.INTERNAL or capability in _RETRYABLE,
         reported_by=_reporter(kernel, broker_reporter),
-        shadow=shadow,
+        shadow=shadow or lead.shadow,
     )
 
 

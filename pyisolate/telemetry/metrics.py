@@ -172,16 +172,16 @@ class Metrics:
                 self._alerts.append(weakref.ref(engine))
 
     def add_counter_source(self, source: CounterSource) -> None:
-        """Take the denials that `source.enforcer` decides from `source`'s counts; before it has counted anything."""
+        """Take the denials that `source.enforcers` decide from its counts; call it before it has counted anything."""
         with self._lock:
-            ledger = self._ledgers.get(source.enforcer) or SourceLedger(self.denials)
+            known = [self._ledgers[name] for name in source.enforcers if name in self._ledgers]
+            ledger = known[0] if known else SourceLedger(self.denials)
             ledger.add_source(source)
-            self._ledgers = {**self._ledgers, source.enforcer: ledger}
+            self._ledgers = {**self._ledgers, **dict.fromkeys(source.enforcers, ledger)}
 
     def remove_counter_source(self, source: CounterSource) -> None:
         """Read `source` a last time and let go of it; its counts stay. Drain its events first."""
-        ledger = self._ledgers.get(source.enforcer)
-        if ledger is not None:
+        for ledger in {self._ledgers[name] for name in source.enforcers if name in self._ledgers}:
             ledger.pull()
             ledger.remove_source(source)
 
@@ -197,7 +197,7 @@ class Metrics:
             self._info[labels] = None
 
     def _pull_sources(self) -> None:
-        for ledger in list(self._ledgers.values()):
+        for ledger in set(self._ledgers.values()):
             ledger.pull()
         for stage, read, last in list(self._lost_sources):
             try:

@@ -160,3 +160,11 @@ def test_every_combination_is_valid_and_safe(text: str) -> None:
             assert event.kernel_decision in (Verdict.NOT_REACHED, Verdict.UNAVAILABLE)
             assert event.kernel_reason
     assert seen > 300
+
+
+@pytest.mark.parametrize(
+    "records", [(broker(verdict=WOULD, shadow=True), None), (None, kernel(verdict=WOULD, shadow=True))]
+)
+def test_what_the_shadow_policy_decided_says_so(records: tuple[object, object]) -> None:
+    event = merge(CONTEXT, *records)
+    assert (event.shadow, event.would_deny, event.mode) == (True, True, Mode.MONITOR)

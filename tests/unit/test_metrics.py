@@ -11,12 +11,13 @@ import urllib.request
 from collections import Counter
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from telemetry_events import event, kernel
+from telemetry_events import CONTEXT, broker, event, kernel
 
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
@@ -102,8 +103,6 @@ def filled() -> tuple[Metrics, list[object]]:
 
 
 def merge_disagreeing() -> object:
-    from telemetry_events import CONTEXT
-
     return merge(CONTEXT, None, kernel(broker_consulted=True, slot_verdict=Verdict.ALLOW))
 
 
@@ -170,7 +169,6 @@ def test_policy_names_cannot_blow_up_the_labels() -> None:
 
 def test_a_label_can_hold_any_text() -> None:
     import msgspec
-    from telemetry_events import CONTEXT
 
     metrics = Metrics()
     metrics.denial(event(msgspec.structs.replace(CONTEXT, policy='a"b\\c\nd\udc80')))
@@ -181,7 +179,7 @@ def test_a_label_can_hold_any_text() -> None:
 
 
 class Kernel:
-    enforcer = "bpf-lsm"
+    enforcers = ("bpf-lsm", "cgroup-bpf")
 
     def __init__(self) -> None:
         self.counts: Counter[DenialLabels] = Counter()
@@ -198,8 +196,6 @@ def source_labels(capability: str = "fs.read") -> DenialLabels:
 
 
 def kernel_event(count: int = 1, capability: str = "fs.read") -> object:
-    from telemetry_events import CONTEXT
-
     return merge(CONTEXT, None, kernel(count=count, capability=Capability(capability), broker_consulted=False))
 
 
@@ -263,8 +259,6 @@ def test_other_enforcers_events_are_not_taken_for_the_sources() -> None:
 
 
 def kernel_probed() -> object:
-    from telemetry_events import CONTEXT, broker
-
     return merge(CONTEXT, broker(), kernel(evaluation=Evaluation.PROBED))
 
 
@@ -286,6 +280,7 @@ def test_two_sources_of_one_enforcer_add_up() -> None:
     metrics.add_counter_source(two)
     one.counts[source_labels()], two.counts[source_labels()] = 3, 4
     metrics.denial(kernel_event(2))
+    metrics.denial(merge(CONTEXT, None, kernel(enforcer="cgroup-bpf")))
     metrics._pull_sources()
     assert metrics.denials.total() == 7
 
