@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         SandboxError,
         TimeoutError,
     )
-    from .guard import acting_as, guard, sandboxed
+    from .guarding import acting_as, guard, sandboxed
     from .kernel.enforcer import EnforcementReport
     from .policy import Policy
     from .sandbox import Result, Sandbox
@@ -92,14 +92,14 @@ _HOME = {
     "TimeoutError": "errors",
     "Verdict": "decision",
     "WebhookSink": "telemetry.webhook",
-    "acting_as": "guard",
+    "acting_as": "guarding",
     "aspawn": "api",
     "get_event_sinks": "telemetry.sink",
-    "guard": "guard",
+    "guard": "guarding",
     "list_active": "api",
     "metrics": "telemetry",
     "reload_policy": "api",
-    "sandboxed": "guard",
+    "sandboxed": "guarding",
     "serve_metrics": "api",
     "set_event_sinks": "telemetry.sink",
     "set_policy_token": "control",

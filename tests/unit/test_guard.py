@@ -13,7 +13,7 @@ import pytest
 from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
 from pyisolate.errors import PolicyError
-from pyisolate.guard import acting_as, current_actor, guard
+from pyisolate.guarding import acting_as, current_actor, guard
 from pyisolate.policy import Policy
 from pyisolate.telemetry.metrics import Metrics
 from pyisolate.telemetry.recorder import HOST, Recorder
