@@ -20,7 +20,7 @@ APT_VM := qemu-system-x86 busybox-static kmod udev
 APT_BENCH := bubblewrap
 
 NATIVE := setup.py $(shell find pyisolate/native bpf -type f \( -name '*.py' -o -name '*.c' -o -name '*.h' \) \
-	! -name '_native*.c' ! -name '_bpf*.c' 2>/dev/null)
+	! -name '_native*.c' ! -name '_libbpf*.c' 2>/dev/null)
 
 .PHONY: help setup demo test lint bench fuzz soak clean tools-build tools-test tools-bench
 
@@ -80,5 +80,5 @@ soak: setup
 clean:
 	rm -rf $(VENV) build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis pyisolate/kernel/objects *.egg-info
 	find pyisolate -name '*.so' -delete
-	rm -f pyisolate/native/_native.c pyisolate/native/_bpf.c
+	rm -f pyisolate/native/_native.c pyisolate/native/_libbpf.c
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

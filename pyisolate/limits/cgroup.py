@@ -218,6 +218,7 @@ class CgroupTree:
         self._locks: list[int] = []
         self._enabled: str | None = None
         self._vacated: str | None = None
+        self._leaf_lock = -1
         self._closed = False
 
     @classmethod
@@ -329,7 +330,8 @@ class CgroupTree:
             return
         if place.vacate:
             self._vacated = f"{place.parent}/{self.name}.host"
-            os.mkdir(self._vacated)
+            # Locked like the tree: it is named like one, and a sweep would end this very process.
+            self._leaf_lock = _make_locked(self._vacated)
             write(f"{self._vacated}/cgroup.procs", str(self._owner))
         write(f"{place.parent}/cgroup.subtree_control", "+memory +pids")
         self._enabled = place.parent
@@ -342,7 +344,9 @@ class CgroupTree:
             if self._vacated is not None:
                 with contextlib.suppress(OSError):
                     write(f"{self._enabled}/cgroup.procs", str(self._owner))
-                _rmdir(self._vacated)
+                # While this process has to stay in its leaf, the leaf stays locked.
+                if _rmdir(self._vacated):
+                    os.close(self._leaf_lock)
         self._enabled = self._vacated = None
 
     def _prove(self) -> str:
@@ -414,6 +418,9 @@ def sweep(prefix: str = "pyisolate", layout: hierarchy.Layout | None = None) -> 
             for name in os.listdir(parent):
                 if name.startswith(f"{prefix}.") and _sweep_one(f"{parent}/{name}"):
                     removed.append(f"{parent}/{name}")
+    # A dead supervisor of another service has its other directories below that service's groups.
+    for name in {os.path.basename(directory) for directory in removed}:
+        removed += [directory for directory in hierarchy.named(name) if _sweep_one(directory)]
     return removed
 
 

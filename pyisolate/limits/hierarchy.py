@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 NEEDED = frozenset({"memory", "pids"})
 
 
+#: Slices, services, scopes and containers below each other; nobody nests supervisors deeper than this.
+_DEEPEST = 8
+
+
 @dataclass(frozen=True)
 class Place:
     """A directory in which control groups can be made, and what has to be done there first."""
@@ -83,6 +87,18 @@ def detect(proc_self: str = "/proc/self") -> Layout:
         remedy=_remedy(),
         parents=tuple(sorted(places)),
     )
+
+
+def named(name: str, proc_self: str = "/proc/self") -> list[str]:
+    """Return the control groups of that name in every mounted hierarchy, down to the depth that services nest to."""
+    found = []
+    for mount in _mounts(_read(f"{proc_self}/mountinfo")):
+        for directory, below, _ in os.walk(mount.point):
+            if name in below:
+                found.append(f"{directory}/{name}")
+            if directory.count("/") - mount.point.count("/") >= _DEEPEST:
+                below.clear()
+    return found
 
 
 def _remedy() -> str:

@@ -334,6 +334,23 @@ def test_the_tree_of_a_dead_supervisor_is_swept_with_what_runs_in_it(tree: Cgrou
     assert wait_until(lambda: dead(int(left_over)), GONE_WITHIN_S)
 
 
+def test_what_a_dead_supervisor_had_below_another_service_is_swept_too(tree: CgroupTree) -> None:
+    require("cgroup_v1", tree.layout.unified is not tree.layout.memory, "v2 has one hierarchy, so one directory")
+    with run_supervisor("os.kill(os.getpid(), 9)") as supervisor:
+        assert supervisor.stdout is not None
+        name, _ = supervisor.stdout.read().split()
+    assert tree.layout.pids is not None
+    # As if the supervisor had run in a service's group: elsewhere in one hierarchy than in the others.
+    elsewhere = Path(tree.layout.pids.parent, f"service-{os.getpid()}")
+    elsewhere.mkdir()
+    try:
+        (elsewhere / name).mkdir()
+        sweep()
+        assert not (elsewhere / name).exists()
+    finally:
+        elsewhere.rmdir()
+
+
 def test_the_trees_of_living_supervisors_are_left_alone(tree: CgroupTree) -> None:
     with run_supervisor("sys.stdin.read(); tree.close(); process.wait()") as alive:
         assert alive.stdout is not None

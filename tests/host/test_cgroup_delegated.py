@@ -27,6 +27,9 @@ before = Path("/proc/self/cgroup").read_text()
 tree, availability = CgroupTree.open()
 assert tree is not None, availability
 print(availability.proof)
+# A second supervisor of the same process must not take the first one's leaf for a dead tree.
+second, _ = CgroupTree.open()
+assert second.close()
 lease = tree.lease()
 lease.apply(Limits(memory_bytes=48 << 20, processes=4))
 bomb = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input(); b = bytearray(256 << 20)"], stdin=subprocess.PIPE)
@@ -75,3 +78,29 @@ def test_limits_hold_and_the_subtree_is_left_as_it_was_found(delegated: Path) ->
     assert closed == "True True"
     assert left == "[]"
     assert enabled == "''"
+
+
+TWO = """
+import os, sys
+from pathlib import Path
+from pyisolate.limits.cgroup import CgroupTree
+Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+first, second = CgroupTree.open()[0], CgroupTree.open()[0]
+first.close()
+# The first could not leave its leaf: the second still needs the controllers.
+third = CgroupTree.open()[0]
+third.close()
+second.close()
+print("alive")
+"""
+
+
+def test_a_supervisor_that_has_to_stay_in_its_leaf_is_not_swept(delegated: Path) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", TWO, str(delegated)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (answer.returncode, answer.stdout) == (0, "alive\n"), answer.stderr
+    for leaf in delegated.glob("pyisolate.*"):
+        leaf.rmdir()
+    (delegated / "cgroup.subtree_control").write_text("-memory -pids")
