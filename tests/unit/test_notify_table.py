@@ -1,0 +1,113 @@
+"""The listener's table says what the broker says: one policy, one meaning."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from confined import policy, rule
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyisolate.broker import Broker
+from pyisolate.capability import FLOOR, Capability
+from pyisolate.decision import DenialCode, Mode, Verdict
+from pyisolate.kernel.notify import compile_table
+from pyisolate.kernel.notify_record import evaluate
+from pyisolate.policy.compiled import CompiledPolicy, NamePattern, NetAction, NetRule
+from pyisolate.telemetry.event import Evaluation, KernelRecord
+
+
+def asked(compiled: CompiledPolicy, capability: Capability, target: str) -> KernelRecord | None:
+    return evaluate(compile_table(compiled, serial=1), compiled, "box", capability, target)
+
+
+_V4 = st.sampled_from(["10.0.0.1", "10.0.0.200", "10.0.1.1", "192.168.7.9", "0.0.0.0"])
+_V6 = st.sampled_from(["::", "2001:db8::1", "2001:db8:0:1::5", "fe80::1"])
+_PORTS = st.sampled_from([(0, 0), (0, 65535), (80, 80), (80, 90), (443, 443), (1, 65535)])
+
+
+@st.composite
+def net_rules(draw: st.DrawFn) -> NetRule:
+    address = ipaddress.ip_address(draw(_V4 | _V6))
+    prefix = draw(st.integers(0, address.max_prefixlen))
+    network = ipaddress.ip_network(f"{address}/{prefix}", strict=False)
+    low, high = draw(_PORTS)
+    action, allow = draw(st.sampled_from(NetAction)), draw(st.booleans())
+    return NetRule(
+        action=action,
+        address=network.network_address.packed,
+        prefix=prefix,
+        port_low=low,
+        port_high=high,
+        allow=allow,
+        text=f"{'' if allow else 'deny '}{action.name}: {network}:{low}-{high}",
+    )
+
+
+def _order(rule: NetRule) -> tuple[int, int, int, int, bool]:
+    return (rule.action, len(rule.address), -rule.prefix, rule.port_high - rule.port_low, rule.allow)
+
+
+@given(
+    st.lists(net_rules(), max_size=8),
+    _V4 | _V6,
+    st.sampled_from([0, 1, 80, 85, 443, 50000]),
+    st.sampled_from([Capability.NET_CONNECT, Capability.NET_BIND, Capability.NET_LISTEN, Capability.NET_SEND]),
+)
+def test_broker_and_listener_agree_about_addresses(
+    rules: list[NetRule], host: str, port: int, capability: Capability
+) -> None:
+    compiled = policy(*sorted(rules, key=_order))  # as the compiler orders them: most specific first
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    broker = Broker(compiled).decide(capability, target)
+    kernel = asked(compiled, capability, target)
+    assert kernel is not None
+    assert kernel.evaluation is Evaluation.PROBED
+    assert kernel.verdict is broker.verdict
+    if kernel.code is DenialCode.EXPLICIT_DENY or broker.code is DenialCode.EXPLICIT_DENY:
+        assert (kernel.code, kernel.rule) == (broker.code, broker.rule)
+
+
+def test_codes_tell_none_from_too_little() -> None:
+    compiled = policy(rule("connect", "10.0.0.1:443"), rule("connect", "10.0.0.2:443"))
+    granted = asked(compiled, Capability.NET_CONNECT, "10.0.0.1:443")
+    assert granted is not None
+    assert granted.verdict is Verdict.ALLOW
+    near = asked(compiled, Capability.NET_CONNECT, "10.0.0.2:80")
+    assert near is not None
+    assert (near.code, near.presented) == (DenialCode.SCOPE_INSUFFICIENT, "connect: 10.0.0.2:443")
+    none = asked(compiled, Capability.NET_BIND, "10.0.0.1:80")
+    assert none is not None
+    assert (none.code, none.presented) == (DenialCode.NOT_GRANTED, None)
+    mapped = asked(compiled, Capability.NET_CONNECT, "[::ffff:10.0.0.1]:443")
+    assert mapped is not None
+    assert mapped.verdict is Verdict.ALLOW
+
+
+@pytest.mark.parametrize("target", ["example.org:80", "unix:/run/x", "10.0.0.1", "10.0.0.1:99999"])
+def test_what_is_no_address_is_not_answered(target: str) -> None:
+    assert asked(policy(), Capability.NET_CONNECT, target) is None
+    assert asked(policy(), Capability.FS_READ, "/etc/passwd") is None
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_the_floor_is_denied_in_every_mode(mode: Mode) -> None:
+    anything = policy(mode=mode, allow_fork=True, natives=(NamePattern(name="*"),))
+    for capability in FLOOR:
+        record = asked(anything, capability, "x")
+        assert record is not None
+        assert (record.verdict, record.code) == (Verdict.DENY, DenialCode.ALWAYS_DENIED), capability
+
+
+def test_whole_capabilities_follow_their_grants_and_their_groups_mode() -> None:
+    for capability, fields in {
+        Capability.PROCESS_FORK: {"allow_fork": True},
+        Capability.MEMORY_EXEC: {"natives": (NamePattern(name="*"),)},
+        Capability.RANDOM_READ: {"allow_random": True},
+    }.items():
+        refused = policy(allow_random=False)
+        watched = policy(allow_random=False, group_modes=dict.fromkeys(("process", "random"), Mode.MONITOR))
+        verdicts = [asked(p, capability, "x").verdict for p in (policy(**fields), refused, watched)]  # type: ignore[union-attr]
+        follows = capability is not Capability.MEMORY_EXEC  # it has no group of its own
+        assert verdicts == [Verdict.ALLOW, Verdict.DENY, Verdict.WOULD_DENY if follows else Verdict.DENY]
