@@ -113,7 +113,7 @@ def _refusals(watch: Watch, rows: int, width: int) -> RenderableType:
     table = Table(box=None, expand=True, pad_edge=False, header_style="bold")
     wide = width >= _NARROW
     table.add_column("time", no_wrap=True)
-    table.add_column("sandbox", no_wrap=True, overflow="ellipsis", max_width=24 if wide else 12)
+    table.add_column("sandbox", no_wrap=True, overflow="ellipsis", max_width=24 if wide else 14)
     table.add_column("capability", no_wrap=True)
     table.add_column("target", no_wrap=True, overflow="ellipsis", ratio=1)
     if wide:
