@@ -125,6 +125,7 @@ class Supervisor:
             )
             self._pool = Pool(settings, self.reactor, self._prepare_cell, self._cell_exited)
             self.reactor.start(self._pool.served)
+            self._pool.start()
             self._watchdog.start()
             self.recorder.metrics.add_supervisor(self)
             self._state = "running"
