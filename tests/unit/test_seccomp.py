@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -218,3 +219,9 @@ def test_no_socket_option_is_listed_that_redirects() -> None:
 def test_an_unknown_kind_is_an_error() -> None:
     with pytest.raises(ValueError, match="Hint: cell or thread"):
         seccomp.filter_spec("process", notify=True, random=True, full=False)
+
+
+def test_the_documentation_names_every_call_that_has_conditions() -> None:
+    text = (Path(__file__).parents[2] / "docs/system-calls.md").read_text()
+    missing = {rule.syscall for rule in CONDITIONAL if f"`{rule.syscall}`" not in text}
+    assert not missing
