@@ -228,14 +228,16 @@ class AlertEngine:
 
 
 _default: AlertEngine | None = None
+_default_lock = threading.Lock()
 
 
 def default_engine() -> AlertEngine:
     """Return the process's alert engine, used by every recorder without its own."""
     global _default
-    if _default is None:
-        _default = AlertEngine()
-    return _default
+    with _default_lock:
+        if _default is None:
+            _default = AlertEngine()
+        return _default
 
 
 def set_alert_rules(rules: Iterable[AlertRule]) -> None:
@@ -282,6 +284,8 @@ _ENGINES: weakref.WeakSet[AlertEngine] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
+    global _default_lock
+    _default_lock = threading.Lock()
     for engine in list(_ENGINES):
         engine._reset_after_fork()
 

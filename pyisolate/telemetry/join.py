@@ -74,9 +74,9 @@ class Joiner:
         keys = self._broker_keys(record)
         with self._lock:
             ready: list[BrokerRecord | Told] = [*self._due(now)]
-            event = self._told.take(keys)
-            if event is not None:
-                ready.append(Told(event, record))
+            told = self._take_told(keys, record.count)
+            if told:
+                ready += [Told(event, record) for event in told]
             elif record.errno is not None and self._expects(record.capability):
                 self._waiting.put(keys, record, now)
                 if len(self._waiting) > self._capacity:
@@ -95,6 +95,14 @@ class Joiner:
     def waiting(self) -> int:
         """How many errno reports wait for the kernel's record."""
         return len(self._waiting)
+
+    def _take_told(self, keys: list[_Key], count: int) -> list[DenialEvent]:
+        """Return the events that a report stands for: the hooks count repeats before they report them."""
+        told: list[DenialEvent] = []
+        while count > 0 and (event := self._told.take(keys)) is not None:
+            told.append(event)
+            count -= event.count
+        return told
 
     def _due(self, now: int, *, force: bool = False) -> list[BrokerRecord]:
         due: list[BrokerRecord] = []

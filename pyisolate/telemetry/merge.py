@@ -85,7 +85,7 @@ def merge(
     shown = escape(target)
     reason = said.reason if said.verdict in REFUSALS else heard.reason
     return DenialEvent(
-        event_id=_event_id(),
+        event_id=new_event_id(),
         time=time.time(),
         monotonic_ns=seen,
         sandbox=escape(context.sandbox, _NAME_LIMIT),
@@ -244,7 +244,7 @@ def _generation(context: SandboxContext, kernel: KernelRecord | None) -> int:
     return (kernel.generation if kernel is not None else 0) or context.policy_generation
 
 
-def _event_id() -> str:
+def new_event_id() -> str:
     """Return a UUIDv7 (RFC 9562): sorts by time, needs no state, so safe across fork."""
     value = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10), "big")
     value = value & ~(0xF << 76) | (7 << 76)

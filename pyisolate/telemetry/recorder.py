@@ -168,8 +168,9 @@ class Recorder:
     def completed(self, event: DenialEvent, full: DenialEvent) -> None:
         """Show in the store what was learnt of a recorded event since; it is not counted again."""
         store = self.store_of(event.sandbox_id)
-        if store is not None:
-            store.amend(event, full)
+        evicted = store.amend(event, full) if store is not None else None
+        if evicted:
+            self.lost("store", evicted)
         if disagree(full) and not disagree(event):
             self.metrics.drift.add((full.capability.value, full.kernel_evaluation.value), full.count)
 

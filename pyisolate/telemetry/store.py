@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from .event import DenialEvent
+from .merge import new_event_id
 
 CAPACITY = 1000
 #: Duplicates whose gap is shorter than this are one event with a count.
@@ -87,37 +88,33 @@ class EventStore:
         with self._changed:
             self._version += 1
             self._total += event.count
-            slot = self._latest.get(key)
-            if slot is not None and now - slot.touched_ns <= self._window_ns:
-                slot.event = coalesce(slot.event, event)
-                slot.version, slot.touched_ns = self._version, now
-                self._slots.move_to_end(slot.number)
-                lost = 0
-            else:
-                slot = _Slot(event, key, self._version, now)
-                self._slots[slot.number] = self._latest[key] = slot
-                lost = self._evict()
+            self._place(event, key, now, self._version)
+            lost = self._evict()
             self._changed.notify_all()
             return lost
 
-    def amend(self, event: DenialEvent, completed: DenialEvent) -> bool:
-        """Show `completed` in place of `event`, its count kept; False when the ring holds it no longer.
+    def amend(self, event: DenialEvent, completed: DenialEvent) -> int | None:
+        """Show `completed` in place of `event`, its count kept; None when the ring holds it no longer.
 
-        Only an event that stands alone is amended: one that others were counted into stays what all of them share.
+        Where duplicates were counted into one event, it is taken out of their count. Returns how many operations left
+        the ring for it.
         """
-        key = coalesce_key(event)
+        key, full = coalesce_key(event), coalesce_key(completed)
         with self._changed:
             slot = self._latest.get(key)
-            if slot is None or slot.event.event_id != event.event_id or slot.event.count != event.count:
-                return False
-            del self._latest[key]
-            slot.event, slot.key = completed, coalesce_key(completed)
+            if slot is None or slot.event.count < event.count or key == full:
+                return None
             self._version += 1
-            slot.version = self._version
-            self._slots.move_to_end(slot.number)
-            self._latest[slot.key] = slot
+            number = self._version
+            if slot.event.count == event.count:
+                number = slot.number  # its place among the others is when it was first seen
+                del self._latest[key], self._slots[number]
+            else:
+                self._take_out(slot, event)
+            self._place(completed, full, slot.touched_ns, number)
+            lost = self._evict()
             self._changed.notify_all()
-            return True
+            return lost
 
     def events(self) -> list[DenialEvent]:
         """Return what the ring holds, in order of first occurrence."""
@@ -174,6 +171,25 @@ class EventStore:
             yield from batch
             if closed and not batch:
                 return
+
+    def _place(self, event: DenialEvent, key: Key, now: int, number: int) -> None:
+        slot = self._latest.get(key)
+        if slot is not None and now - slot.touched_ns <= self._window_ns:
+            slot.event = coalesce(slot.event, event)
+            slot.version, slot.touched_ns = self._version, now
+            self._slots.move_to_end(slot.number)
+            return
+        slot = _Slot(event, key, number, now)
+        slot.version = self._version
+        self._slots[number] = self._latest[key] = slot
+
+    def _take_out(self, slot: _Slot, event: DenialEvent) -> None:
+        rest = slot.event.count - event.count
+        same = slot.event.event_id == event.event_id  # an id stays with the event that it was given to
+        event_id = new_event_id() if same else slot.event.event_id
+        slot.event = msgspec.structs.replace(slot.event, count=rest, event_id=event_id)
+        slot.version = self._version
+        self._slots.move_to_end(slot.number)
 
     def _since(self, version: int) -> tuple[list[DenialEvent], int]:
         batch: list[DenialEvent] = []

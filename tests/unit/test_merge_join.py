@@ -43,6 +43,33 @@ def test_kernel_first_then_errno_is_one_event_with_both_sides(recorder: Recorder
     assert recorder.metrics.drift.total() == 1
 
 
+def test_a_report_of_many_completes_as_many(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder)
+    for _ in range(5):
+        telemetry.kernel(kernel())
+    telemetry.guest(broker(count=3, **ERRNO))
+    assert recorder.metrics.denials.total() == 5 == telemetry.store.total
+    assert {e.broker_decision: e.count for e in telemetry.store.events()} == {
+        Verdict.ALLOW: 3,
+        Verdict.UNAVAILABLE: 2,
+    }
+    assert len({e.event_id for e in telemetry.store.events()}) == 2
+    assert telemetry.guest(broker(count=9, **ERRNO))
+    (event,) = telemetry.guest(broker(count=4, **ERRNO))  # nothing of the kernel's is left to complete
+    assert event.kernel_evaluation is Evaluation.ERRNO
+    assert telemetry.store.total == 9
+
+
+def test_repeated_denials_coalesce_once_they_are_complete(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder)
+    for _ in range(100):
+        telemetry.kernel(kernel())
+        telemetry.guest(broker(**ERRNO))
+    (event,) = telemetry.store.events()
+    assert (event.count, event.broker_decision) == (100, Verdict.ALLOW)
+    assert recorder.metrics.denials.total() == 100
+
+
 def test_errno_first_then_kernel_is_one_event_with_both_sides(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=10_000)
     assert telemetry.guest(broker(**ERRNO)) == []

@@ -45,6 +45,27 @@ def test_after_the_window_a_duplicate_is_a_new_event() -> None:
     assert len({e.event_id for e in store.events()}) == 2
 
 
+@given(st.integers(1, 6), st.lists(st.tuples(st.sampled_from("ac"), st.integers(0, 8)), max_size=60))
+def test_completing_events_keeps_every_count(capacity: int, steps: list[tuple[str, int]]) -> None:
+    store, added = EventStore(capacity), []
+    shown: dict[str, int] = {}
+    version = 0
+    for step, number in steps:
+        if step == "a":
+            added.append(event(target=f"/{number % 4}"))
+            store.add(added[-1])
+        elif added:
+            one = added.pop(number % len(added))
+            store.amend(one, msgspec.structs.replace(one, origin="complete.py:1"))
+        assert store.total == store.lost + sum(e.count for e in store.events())
+        assert len(store.events()) <= capacity
+        ids = [e.event_id for e in store.events()]
+        assert len(ids) == len(set(ids))
+        fresh, version = store.since(version)
+        shown.update((e.event_id, e.count) for e in fresh)
+        assert {e.event_id: e.count for e in store.events()}.items() <= shown.items()
+
+
 @given(st.integers(1, 8), st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5)), max_size=80))
 def test_the_counts_always_add_up(capacity: int, adds: list[tuple[int, int]]) -> None:
     store = EventStore(capacity)
@@ -140,11 +161,14 @@ def test_a_completed_event_replaces_the_incomplete_one_only() -> None:
     first = event()
     store.add(first)
     full = msgspec.structs.replace(first, origin="a.py:9 in g")
-    assert store.amend(first, full)
+    assert store.amend(first, full) == 0
     assert store.events() == [full]
-    store.add(first)  # the same refusal again, incomplete again: its own event
+    store.add(first)  # the same refusal again, incomplete again: its own event, until it is complete as well
     assert len(store.events()) == 2
-    assert not store.amend(event(target="/other"), full)
+    assert store.amend(first, full) == 0
+    assert [e.count for e in store.events()] == [2]
+    assert store.total == 2
+    assert store.amend(event(target="/other"), full) is None
 
 
 def test_a_store_survives_a_fork_while_its_lock_is_held() -> None:
