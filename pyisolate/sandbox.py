@@ -306,6 +306,8 @@ class Sandbox:
 
     def _conclude(self, answer: wire.GuestFrame | None, budget: float | None, timeout: float | None) -> Result:
         self._supervisor.settle(self)
+        if answer is not None and self._ending is not None:
+            raise self._wait_ended()  # a limit, or the host, ended it while its answer was on the way
         if isinstance(answer, wire.Done):
             self._state = "idle"
             return self._result(answer)

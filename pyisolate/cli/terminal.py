@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -27,6 +28,12 @@ STYLES = {
 def stdout() -> Console:
     """Return a console for results; made per call, because tests and pipes replace the stream."""
     return Console(file=sys.stdout, highlight=False, soft_wrap=False)
+
+
+def live_stdout() -> Console:
+    """Return a console that follows the terminal's size: COLUMNS and LINES would pin it to what it was at the start."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    return Console(file=sys.stdout, highlight=False, _environ=environment)
 
 
 def stderr() -> Console:

@@ -79,10 +79,10 @@ def top(url: str | None, log: str | None, interval: float, count: int | None, on
     The supervisor must serve its metrics (pyisolate.serve_metrics(), or `run --metrics-port`). With only an audit log,
     pass --url ''.
     """
-    from .terminal import stdout
+    from .terminal import live_stdout, stdout
 
     watch = Watch(DEFAULT_URL if url is None else (url or None), log)
-    console = stdout()
+    console = stdout() if once else live_stdout()
     if once or not console.is_terminal:
         _once(console, watch)
         return
