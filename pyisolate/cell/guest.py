@@ -218,15 +218,12 @@ class Guest:
         return self._execute(request, namespace)
 
     def _execute(self, request: wire.Request, namespace: dict[str, Any]) -> wire.Done:
-        tree = ast.parse(request.source, request.filename)
-        last: ast.expr | None = None
-        if tree.body and isinstance(tree.body[-1], ast.Expr) and request.kind == "exec":
-            last = tree.body.pop().value  # type: ignore[attr-defined]
-        if tree.body:
-            exec(compile(tree, request.filename, "exec"), namespace)
+        code, last = _compile(request)
+        if code is not None:
+            exec(code, namespace)
         if last is None:
             return wire.Done(id=request.id)
-        value = eval(compile(ast.Expression(last), request.filename, "eval"), namespace)
+        value = eval(last, namespace)
         try:
             return wire.Done(id=request.id, encoded=wire.encode_value(value))
         except (TypeError, msgspec.MsgspecError, RecursionError, OverflowError):
@@ -253,6 +250,20 @@ class Guest:
     def _unwatched(self) -> contextlib.AbstractContextManager[None]:
         """The runtime's own file reads (source lines of a traceback) are no operations of the guest."""
         return self._hooks.suspended() if self._hooks is not None else contextlib.nullcontext()
+
+
+def _compile(request: wire.Request) -> tuple[types.CodeType | None, types.CodeType | None]:
+    """Return the code of a source's statements, and that of its last one where it is an expression."""
+    source, filename = request.source, request.filename
+    if request.kind == "script":
+        return compile(source, filename, "exec"), None
+    try:  # a single expression needs no syntax tree, whose node types alone are 40 pages
+        return None, compile(source, filename, "eval")
+    except SyntaxError:
+        tree = ast.parse(source, filename)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    code = compile(tree, filename, "exec") if tree.body else None
+    return code, None if last is None else compile(ast.Expression(last.value), filename, "eval")  # type: ignore[attr-defined]
 
 
 def _clean(text: str) -> str:
@@ -319,32 +330,37 @@ def open_streams() -> None:
     sys.__dict__.update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
 
 
-def warm_up(guest: Guest) -> None:
-    """Rehearse hand-out and a first request, so that their pages are already this process's own (5 us a fault)."""
-    policy = CompiledPolicy(name="warm", version="0", fs=(FsRule(path="/warm", allow=FsRight.READ),))
-    init = wire.Init(
-        sandbox="warm",
-        policy=policy,
-        descriptors=(),
-        environment=dict(os.environ),
-        working_directory="/",
-        rlimits=((resource.RLIMIT_CORE, 0, 0),),
-    )
-    decoded = wire.decode_host(wire.encode(init)[wire.HEADER.size :])
-    assert isinstance(decoded, wire.Init)
-    confine_at_handout({}, decoded.rlimits, "/", Steps(), rehearsal=True)
-    _replace_environment(decoded.environment)
-    wire.encode(wire.Ready(steps=("warm",)))
-    with hooks.rehearsal(Broker(policy), lambda _record: None, policy) as watch:
-        for path in ("/warm", "/cold"):
-            with contextlib.suppress(PolicyError):
-                watch.callback("open", (path, "r", 0))
-        watch.flush()
-    request = wire.Request(id=0, kind="exec", source="1 + 1")
-    wire.decode_host(wire.encode(request)[wire.HEADER.size :])
-    wire.encode(guest._execute(request, {"__builtins__": builtins}))
-    _remember_source(request)
-    linecache.clearcache()
+class Rehearsal:
+    """What a cell plays through while it waits, so that hand-out and a first request find their pages its own.
+
+    Made once in the zygote. A fault costs 2 to 5 us and a page of the cell's own memory, so it holds the common path
+    and no more: no refusal, no traceback.
+    """
+
+    def __init__(self) -> None:
+        self.policy = CompiledPolicy(name="warm", version="0", fs=(FsRule(path="/warm", allow=FsRight.READ),))
+        init = wire.Init(
+            sandbox="warm",
+            policy=self.policy,
+            descriptors=(),
+            environment=dict(os.environ),
+            working_directory="/",
+            rlimits=((resource.RLIMIT_CORE, 0, 0),),
+        )
+        request = wire.Request(id=0, kind="exec", source="1")
+        self._init, self._request = (wire.encode(frame)[wire.HEADER.size :] for frame in (init, request))
+
+    def play(self, guest: Guest) -> None:
+        """Go through hand-out and one request without leaving a trace."""
+        init = wire.decode_host(self._init)
+        assert isinstance(init, wire.Init)
+        confine_at_handout({}, init.rlimits, "/", Steps(), rehearsal=True)
+        _replace_environment(init.environment)
+        with hooks.rehearsal(Broker(init.policy), guest.report, init.policy):
+            wire.encode(wire.Ready(steps=("warm",)))
+        request = wire.decode_host(self._request)
+        assert isinstance(request, wire.Request)
+        wire.encode(guest._execute(request, {"__builtins__": builtins}))
 
 
 def _replace_environment(environment: dict[str, str]) -> None:
@@ -352,11 +368,11 @@ def _replace_environment(environment: dict[str, str]) -> None:
     os.environ.update(environment)
 
 
-def main(channel: socket.socket, finish_confinement: Callable[[], None]) -> int:
-    """Warm up, finish the confinement (which reports to the host), serve until the host goes; return the status."""
+def main(channel: socket.socket, rehearsal: Rehearsal, finish_confinement: Callable[[], None]) -> int:
+    """Rehearse, finish the confinement (which reports to the host), serve until the host goes; return the status."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     guest = Guest(channel)
-    warm_up(guest)
+    rehearsal.play(guest)
     finish_confinement()
     try:
         guest.serve()

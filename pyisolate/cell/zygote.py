@@ -90,6 +90,7 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._children = 0
+        self._rehearsal = guest.Rehearsal()
 
     def serve(self) -> int:
         """Loop until the host is gone; returns the exit status."""
@@ -149,6 +150,7 @@ class Zygote:
             confine_at_fork(self._start.spec, {0, 1, 2, channel.fileno()}, steps)
             status = guest.main(
                 channel,
+                self._rehearsal,
                 lambda: load_filter(
                     self._start.spec,
                     channel,

@@ -27,7 +27,7 @@ def apply(compiled: CompiledPolicy) -> None:
         seed = DEFAULT_SEED
     if seed is not None:
         _streams.seed(seed)
-    _seed(_global(), seed)
+        _seed(_global(), seed)  # without one, `random` has reseeded itself when this process was forked
     legacy = sys.modules.get("numpy.random")
     if legacy is not None and hasattr(legacy, "seed"):
         legacy.seed(None if seed is None else seed % 2**32)
