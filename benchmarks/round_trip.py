@@ -22,18 +22,22 @@ _HEADER = struct.Struct(">I")
 
 def run(settings: Settings) -> Outcome:
     """Echo 1 kB through `sandbox.call` and through a forked process, in batches that take turns."""
-    with bare_echo() as echo, pyisolate.Supervisor(pool_size=1) as supervisor:
-        with supervisor.spawn("benchmark", limits={"cpu": "60s"}) as sandbox:
-            sandbox.exec("def echo(value): return value")
-            if sandbox.call("echo", PAYLOAD) != PAYLOAD or echo(PAYLOAD) != PAYLOAD:
-                raise AssertionError("round trip: the echo came back changed")
-            for _ in range(200):
-                sandbox.call("echo", PAYLOAD), echo(PAYLOAD)
-            calls, bare = take_turns(
-                settings.rounds(300, 60),
-                batch(lambda: sandbox.call("echo", PAYLOAD), CALLS),
-                batch(lambda: echo(PAYLOAD), CALLS),
-            )
+    with (
+        bare_echo() as echo,
+        pyisolate.Supervisor(pool_size=1) as supervisor,
+        supervisor.spawn("benchmark", limits={"cpu": "60s"}) as sandbox,
+    ):
+        sandbox.exec("def echo(value): return value")
+        if sandbox.call("echo", PAYLOAD) != PAYLOAD or echo(PAYLOAD) != PAYLOAD:
+            raise AssertionError("round trip: the echo came back changed")
+        for _ in range(200):
+            sandbox.call("echo", PAYLOAD)
+            echo(PAYLOAD)
+        calls, bare = take_turns(
+            settings.rounds(300, 60),
+            batch(lambda: sandbox.call("echo", PAYLOAD), CALLS),
+            batch(lambda: echo(PAYLOAD), CALLS),
+        )
     figure = at_most_ratio(
         "call round trip, 1 kB",
         median(calls),
@@ -48,7 +52,7 @@ def run(settings: Settings) -> Outcome:
 
 @contextlib.contextmanager
 def bare_echo() -> Iterator[Callable[[object], object]]:
-    """Yield a function that sends a value to a forked process and returns what comes back. Fork before threads start."""
+    """Yield a function that has a forked process send a value back. Enter it before threads start."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:

@@ -61,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"machine: {machine.line()}")
     print(table.render(outcomes))
     print(
-        f"took {time.monotonic() - started:.0f} s; figures are medians; every ratio is of one run, its sides taking turns"
+        f"took {time.monotonic() - started:.0f} s; figures are medians where not named otherwise; "
+        "the sides of a ratio took turns"
     )
     if options.json:
         _write_json(options.json, outcomes)

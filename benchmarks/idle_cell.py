@@ -1,0 +1,85 @@
+"""Memory of an idle cell: at most 1.5 MB PSS at 500 cells."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pyisolate
+
+from .figures import Figure, Outcome, Settings, Skipped
+from .quiet import descriptors_for, many
+
+CELLS = 500
+BUDGET_BYTES = 1.5e6
+
+
+def run(settings: Settings) -> Outcome:
+    """Spawn the cells and read /proc/PID/smaps_rollup of each."""
+    count = settings.rounds(CELLS, 100)
+    if why := descriptors_for(count):
+        return Outcome(skipped=[Skipped(what=f"idle cell, PSS at {count} cells", why=why)])
+    outcome = Outcome()
+    with pyisolate.Supervisor(pool_size=8) as supervisor:
+        supervisor.spawn("first").close()
+        time.sleep(0.2)
+        free_before = _available_bytes()
+        with many(supervisor, count, "compute") as sandboxes:
+            free_after = _available_bytes()
+            pss, why = _pss_of([sandbox.pid for sandbox in sandboxes])
+            outcome.figures += _figures(pss, count, f"idle cell, PSS at {count} cells, as handed out")
+            for sandbox in sandboxes:
+                sandbox.exec("x = 1")
+            after_use, _ = _pss_of([sandbox.pid for sandbox in sandboxes])
+            outcome.figures += _figures(after_use, count, "the same after one request", judged=False)
+    if why:
+        outcome.skipped.append(Skipped(what=f"idle cell, PSS at {count} cells", why=why))
+    outcome.figures.append(
+        Figure(
+            what="machine's available memory taken, a cell",
+            value=(free_before - free_after) / count,
+            unit="B",
+            spread=f"{count} cells",
+            note="MemAvailable before and after: page tables, namespaces, control groups and the host's side included; "
+            "other programs too",
+        )
+    )
+    return outcome
+
+
+def _figures(pss: list[int], count: int, what: str, judged: bool = True) -> list[Figure]:
+    if not pss:
+        return []
+    mean = sum(pss) / len(pss)
+    exact = judged and count == CELLS
+    return [
+        Figure(
+            what=what,
+            value=mean,
+            unit="B",
+            spread=f"min {min(pss) / 1e6:.2f}, max {max(pss) / 1e6:.2f} MB, n={len(pss)}",
+            budget="<= 1.5 MB" if judged else "",
+            met=mean <= BUDGET_BYTES if judged else None,
+            note="" if exact or not judged else f"with {count} cells only: what they share is divided by fewer",
+        )
+    ]
+
+
+def _pss_of(pids: list[int]) -> tuple[list[int], str]:
+    """Return every process's proportional set size (bytes), and why one could not be read."""
+    found, why = [], ""
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError as error:
+            why = f"/proc/PID/smaps_rollup: {error.strerror}: a cell is closed to its own user; run as root"
+            continue
+        if match := re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE):
+            found.append(int(match[1]) << 10)
+    return found, why
+
+
+def _available_bytes() -> int:
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(match[1]) << 10 if match else 0
