@@ -26,9 +26,9 @@ from .confine import CellSpec, Steps, confine_at_fork, load_filter
 MAX_CONTROL_BYTES = 1 << 16
 #: Standard modules that most guests import; warm here, they cost a cell nothing (copy on write).
 WARM_MODULES = (
-    *("abc", "ast", "asyncio", "base64", "bisect", "codecs", "collections.abc", "contextlib", "copy", "csv"),
-    *("ctypes", "dataclasses", "datetime", "decimal", "encodings.ascii", "encodings.idna", "encodings.latin_1"),
-    *("enum", "fractions", "functools", "glob", "hashlib", "heapq", "importlib.metadata", "inspect", "itertools"),
+    *("abc", "ast", "base64", "bisect", "codecs", "collections.abc", "contextlib", "copy", "csv"),
+    *("dataclasses", "datetime", "decimal", "encodings.ascii", "encodings.idna", "encodings.latin_1"),
+    *("enum", "fractions", "functools", "glob", "hashlib", "heapq", "inspect", "itertools"),
     *("json", "linecache", "locale", "math", "operator", "pathlib", "pickle", "pprint", "queue", "random", "re"),
     *("reprlib", "secrets", "selectors", "shutil", "signal", "socket", "statistics", "string", "struct"),
     *("subprocess", "tempfile", "textwrap", "threading", "tokenize", "traceback", "types", "typing"),
