@@ -28,6 +28,7 @@ from .cell.zygote import Exited
 from .decision import DenialCode, Verdict
 from .errors import EnforcementError, LimitExceeded, MemoryExceeded, PolicyError, SandboxDied, SandboxError
 from .kernel.plan import CellTraits, KernelPlan, Prepared
+from .kernel.watched import WatchedFiles
 from .limits import rlimit
 from .limits.cgroup import CgroupLease, CgroupTree
 from .limits.rlimit import COMMON_RLIMITS
@@ -85,6 +86,7 @@ class Supervisor:
             raise ValueError("cell_uid: 0: cells never run as root")
         self._traits = CellTraits(uid=uid, gid=gid, started_by_root=root, full_telemetry=telemetry == "full")
         self._plan = plan if plan is not None else KernelPlan(self._traits, self._on_kernel_record)
+        self._watched = WatchedFiles()
         self._interpreter: InterpreterFiles | None = None
         self._pool: Pool | None = None
         self._cgroups: CgroupTree | None = None
@@ -505,6 +507,8 @@ class Supervisor:
             _log.warning("a %s record came for the unknown sandbox %s", record.enforcer, record.sandbox_id)
             self.recorder.lost("unattributed", record.count)
             return
+        if self._traits.full_telemetry and isinstance(sandbox, Sandbox):
+            record = self._watched.judge(record, sandbox._compiled)
         sandbox.on_kernel_record(record)
 
     def _refuse_without_actor(self, context: SandboxContext) -> DenialEvent:

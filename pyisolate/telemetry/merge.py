@@ -121,7 +121,7 @@ def merge(
         last_seen=seen,
         suggestion=_suggestion(suggest, capability, target, code, said.verdict, heard.evaluation),
         retryable=code is DenialCode.INTERNAL or capability in _RETRYABLE,
-        reported_by=_reporter(kernel, broker_reporter),
+        reported_by=_reporter(broker, kernel, broker_reporter),
         shadow=shadow or lead.shadow,
     )
 
@@ -219,8 +219,8 @@ def _suggestion(
         return None
 
 
-def _reporter(kernel: KernelRecord | None, broker_reporter: Reporter) -> Reporter:
-    if kernel is None or kernel.evaluation not in _OWN_RECORD:
+def _reporter(broker: BrokerRecord | None, kernel: KernelRecord | None, broker_reporter: Reporter) -> Reporter:
+    if kernel is None or (broker is not None and kernel.evaluation not in _OWN_RECORD):
         return broker_reporter
     return Reporter.SUPERVISOR if kernel.enforcer in SUPERVISOR_ENFORCERS else Reporter.KERNEL
 

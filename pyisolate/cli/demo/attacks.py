@@ -6,6 +6,7 @@ can grant the operation, the policy under which the very same code works: that c
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,11 @@ def _datagram(scene: Scene, sandbox: Any) -> str:
 
 def _signalled(scene: Scene, sandbox: Any) -> str:
     return f"{scene.signals} signal came" if scene.signals else ""
+
+
+def _starved(scene: Scene, sandbox: Any) -> str:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"the supervisor may open {soft} files" if soft == 64 else ""
 
 
 def _mapped(scene: Scene, sandbox: Any) -> str:
@@ -153,6 +159,7 @@ for descriptor in range(3, 1024):
 loot.decode("latin-1")
 """
 _SIGNAL = "import os, signal\nos.kill(S['pid'], signal.SIGUSR1)"
+_STARVE = "import resource\nresource.prlimit(S['pid'], resource.RLIMIT_NOFILE, (64, 64))"
 _FORGE = """
 import os, socket
 for descriptor in range(3, 64):
@@ -203,7 +210,8 @@ ATTACKS = (
            ends="TimeoutError"),
     Attack("steal the environment", _ENVIRONMENT, ("fs.read",), control=_same, control_options={"env": True}),
     Attack("use an inherited descriptor", _DESCRIPTORS, (), remark="none is inherited"),
-    Attack("signal the supervisor", _SIGNAL, ("process.signal",), evidence=_signalled),
+    Attack("signal the supervisor", _SIGNAL, (), evidence=_signalled, remark="no such process in its namespace"),
+    Attack("starve the supervisor of descriptors", _STARVE, ("process.trace",), evidence=_starved),
     Attack("trace the supervisor", _raw("ptrace", "16", "S['pid']", "0", "0"), ("process.trace",)),
     Attack("leave for a new namespace", RAW + "\nif _libc.unshare(0x10020000):\n    raise OSError(ctypes.get_errno(), "
            "'unshare')", ("kernel.namespace",)),
