@@ -95,17 +95,41 @@ def interpreter_readable() -> Finding:
     return Finding(name, OK, "uid 65534 starts it and imports from it")
 
 
-def control_groups() -> Finding:
-    """Make a control group, see its limit refuse, remove it."""
-    from ..limits.cgroup import CgroupTree
+#: BPF mechanisms: module, class, arguments, and what goes on without it. None is needed.
+_BPF = (
+    ("bpf_lsm", "BpfLsmEnforcer", (), "Landlock, seccomp and namespaces decide"),
+    ("bpf_cgroup", "CgroupBpfEnforcer", ("",), "the seccomp notification decides about addresses"),
+    ("bpf_observer", "SyscallObserver", (), "refusals of native code are seen with telemetry='full' only"),
+    ("bpf_landlock", "LandlockDenialCounter", (), "Landlock's own refusals are not counted"),
+)
 
-    name = "control groups"
-    tree, found = CgroupTree.open("pyisolate-doctor")
-    if tree is None:
-        text = f"{found.reason}: limits on memory and processes are sampled, not enforced at once"
-        return Finding(name, WEAKER, text, found.remedy)
-    tree.close()
-    return Finding(name, OK, found.proof or "made, limited and removed one")
+
+def bpf_mechanisms(known: set[str]) -> list[Finding]:
+    """Return what the BPF mechanisms' own probes saw, but for those that the supervisor has asked already."""
+    import importlib
+
+    findings = []
+    for module, name, arguments, otherwise in _BPF:
+        try:
+            mechanism = getattr(importlib.import_module(f"pyisolate.kernel.{module}"), name)(*arguments)
+        except Exception as error:
+            reason = f"could not be loaded ({type(error).__name__}: {error}); {otherwise}"
+            findings.append(Finding(module.replace("_", "-"), WEAKER, reason))
+            continue
+        if mechanism.name not in known:
+            findings.append(_bpf_finding(mechanism, otherwise))
+    return findings
+
+
+def _bpf_finding(mechanism: Any, otherwise: str) -> Finding:
+    try:
+        found = mechanism.probe()
+    except Exception as error:
+        return Finding(mechanism.name, WEAKER, f"could not tell: {type(error).__name__}: {error}; {otherwise}")
+    if found.usable:
+        return Finding(mechanism.name, OK, found.proof, detail=found.detail)
+    reason = found.reason.partition("\n")[0]
+    return Finding(mechanism.name, WEAKER, f"{reason}; {otherwise}", found.remedy, detail={"reason": found.reason})
 
 
 def enforcers(supervisor: Supervisor) -> list[Finding]:
@@ -118,6 +142,8 @@ def enforcers(supervisor: Supervisor) -> list[Finding]:
         else:
             status = MISSING if needed else WEAKER
             text = f"{found.status.value}: {found.reason}"
+            if found.enforcer == "cgroup":
+                text += "; limits on memory and processes are sampled, not enforced at once"
             findings.append(Finding(found.enforcer, status, text, found.remedy, needed, found.detail))
     return findings
 

@@ -23,7 +23,6 @@ def doctor(as_json: bool) -> None:
 
     findings = checks.machine()
     findings.append(_guarded("interpreter for cells", checks.interpreter_readable))
-    findings.append(_guarded("control groups", checks.control_groups))
     findings += _of_supervisor()
     findings.append(_guarded("metrics", checks.prometheus_tools))
     failed = [finding for finding in findings if finding.failed]
@@ -43,6 +42,7 @@ def _of_supervisor() -> list[Any]:
     try:
         with Supervisor(pool_size=1) as supervisor:
             findings += checks.enforcers(supervisor)
+            findings += checks.bpf_mechanisms({finding.name for finding in findings})
             findings += checks.sandbox_probes(supervisor)
     except Exception as error:
         findings.append(checks.Finding("supervisor", checks.MISSING, f"{type(error).__name__}: {error}", needed=True))
