@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class LimitExceeded(SandboxError):
         super().__init__(message, hint=hint)
 
 
-class TimeoutError(LimitExceeded, TimeoutError):
+class TimeoutError(LimitExceeded, builtins.TimeoutError):
     """Wall-clock limit, or the `timeout` of one request or `recv`."""
 
 

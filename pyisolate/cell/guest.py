@@ -31,7 +31,6 @@ import msgspec
 
 from .. import hooks
 from ..broker import Broker
-from ..errors import PolicyError
 from ..policy.compiled import CompiledPolicy, FsRight, FsRule
 from ..telemetry.event import BrokerRecord
 from . import wire

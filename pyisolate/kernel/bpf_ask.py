@@ -45,7 +45,7 @@ def ask(program: libbpf.Program, policy: int, capability: Capability, target: st
 def _fill(ffi: object, question: object, capability: Capability, target: str) -> bool:
     view = memoryview(libbpf.interface().buffer(question)).cast("B")
     offset = libbpf.interface().offsetof
-    right = _RIGHTS.get(capability)
+    right: FsRight | KernelRight | None = _RIGHTS.get(capability)
     unix = target.removeprefix("unix:") if target.startswith("unix:") else None
     if unix is not None and capability in (*_ACTIONS, Capability.IPC_UNIX):
         bind = _ACTIONS.get(capability) is NetAction.BIND

@@ -80,7 +80,7 @@ class CgroupBpfEnforcer(BpfEnforcer):
 
     @property
     def link_descriptors(self) -> tuple[int, ...]:
-        """Descriptors that keep the programs attached; a process that holds copies keeps them beyond this one's death."""
+        """Descriptors that keep the programs attached: a process that holds copies keeps them when this one is dead."""
         return tuple(link.fd for link in self._links)
 
     def close(self) -> None:
@@ -167,4 +167,3 @@ def _in_child(folder: Path, port: int) -> int:
                 status = datagrams.connect_ex(("127.0.0.1", port))
         os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-

@@ -60,11 +60,17 @@ def requirements() -> tuple[str, str] | None:
     """Return what stands in the way of any BPF use, as (why, what to do); None when nothing is known to."""
     present, why = libbpf.available()
     if not present:
-        return f"built without libbpf ({why})", "install libbpf-dev and clang, then rebuild: pip install --no-binary :all: pyisolate"
+        return (
+            f"built without libbpf ({why})",
+            ("install libbpf-dev and clang, then rebuild: pip install --no-binary :all: pyisolate"),
+        )
     if not list(OBJECTS.glob("*.bpf.o")):
         return "built without BPF programs (no clang at build time)", "install clang and libbpf-dev, then rebuild"
     if not os.path.exists("/sys/kernel/btf/vmlinux"):
-        return "the kernel has no type information (/sys/kernel/btf/vmlinux)", "use a kernel with CONFIG_DEBUG_INFO_BTF=y"
+        return (
+            "the kernel has no type information (/sys/kernel/btf/vmlinux)",
+            "use a kernel with CONFIG_DEBUG_INFO_BTF=y",
+        )
     return None
 
 
@@ -185,7 +191,7 @@ class BpfLoader:
 
     @property
     def link_descriptors(self) -> tuple[int, ...]:
-        """Descriptors that keep the programs attached; a process that holds copies keeps them beyond this one's death."""
+        """Descriptors that keep the programs attached: a process that holds copies keeps them when this one is dead."""
         return tuple(link.fd for link in self._links.values())
 
     def detach(self) -> None:
@@ -206,7 +212,7 @@ class BpfLoader:
 
 def hook_of(program: libbpf.Program) -> str:
     """Return the hook or tracepoint that a program's section names."""
-    return program.section.rpartition("/")[2]
+    return str(program.section).rpartition("/")[2]
 
 
 def fits(program: libbpf.Program) -> bool:

@@ -56,7 +56,9 @@ class BpfLsmEnforcer(BpfEnforcer):
         try:
             probe.start(seen.append)
         except BpfUnavailable as error:
-            return Availability(enforcer=ENFORCER, status=Status.UNAVAILABLE, reason=error.reason, remedy=error.hint or "")
+            return Availability(
+                enforcer=ENFORCER, status=Status.UNAVAILABLE, reason=error.reason, remedy=error.hint or ""
+            )
         try:
             proof = _proof(probe)
             probe.shared.records.drain()
@@ -94,7 +96,15 @@ def _proof(enforcer: BpfLsmEnforcer) -> str:
             FsRule(path=os.path.realpath(denied.name), deny=int(FsRight.READ), text="probe"),
         )
         policy = enforcer.prepare(CompiledPolicy(name="probe", version="probe", fs=rules))
-        command = [sys.executable, "-I", "-S", "-c", _PROBE, os.path.realpath(denied.name), os.path.realpath(os.__file__)]
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _PROBE,
+            os.path.realpath(denied.name),
+            os.path.realpath(os.__file__),
+        ]
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             enforcer.attach_task(child.pid, "probe", policy)
@@ -104,4 +114,3 @@ def _proof(enforcer: BpfLsmEnforcer) -> str:
             child.wait()
         policy.close()
     return f"open({denied.name}) refused, open({os.__file__}) allowed" if said.split() == ["refused", "allowed"] else ""
-

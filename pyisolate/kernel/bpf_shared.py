@@ -78,7 +78,7 @@ class BpfShared:
     def __init__(self, loader: BpfLoader | None = None, *, events_per_s: int = 1000) -> None:
         self.loader = loader or BpfLoader()
         self.events_per_s = events_per_s
-        self.policies: PolicySlots = None  # type: ignore[assignment] - set by start
+        self.policies: PolicySlots = None  # type: ignore[assignment]  # set by start
         self.entries: SandboxEntries = None  # type: ignore[assignment]
         self.records: Records = None  # type: ignore[assignment]
         self._ask: libbpf.Program | None = None
@@ -149,7 +149,7 @@ class BpfShared:
         return self.entries.flow(entry) if entry is not None else Flow()
 
     def ask(self, sandbox_id: str, capability: Capability, target: str) -> Verdict:
-        """Return what the sandbox's tables say of an operation, without acting; UNAVAILABLE where they hold no answer."""
+        """Return what the sandbox's tables say of an operation, without acting; UNAVAILABLE: they hold no answer."""
         entry = self.entries.get(sandbox_id)
         if entry is None or self._ask is None:
             return Verdict.UNAVAILABLE
@@ -173,7 +173,7 @@ class BpfEnforcer:
         self.loader = self.shared.loader
 
     def start(self, sink: RecordSink) -> None:
-        """Load, attach, deliver records to `sink` (the first one given, where enforcers share). Raises BpfUnavailable."""
+        """Load, attach, deliver records to `sink` (where several share: to the first). Raises BpfUnavailable."""
         self.shared.start(sink)
         try:
             self._attach()

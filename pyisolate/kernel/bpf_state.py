@@ -90,7 +90,9 @@ class PolicySlots:
         if not self._free:
             self._reclaim()
         if not self._free:
-            raise EnforcementError(f"bpf, prepare: {_POLICIES - 1} policies are in use", hint="share policies, close sandboxes")
+            raise EnforcementError(
+                f"bpf, prepare: {_POLICIES - 1} policies are in use", hint="share policies, close sandboxes"
+            )
         return self._free.pop()
 
     def retire(self, index: int) -> None:

@@ -1,7 +1,7 @@
 """`CompiledPolicy` -> the bytes of the kernel's tables. Pure: no kernel, no files; the layout is `bpf/pyisolate.h`.
 
-Inheritance is settled here, so that the kernel's longest match alone decides: every entry carries all rights in force at
-its path. A path key ends in "/", so that a rule ends where a component does.
+Inheritance is settled here, so that the kernel's longest match alone decides: every entry carries all rights in force
+at its path. A path key ends in "/", so that a rule ends where a component does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NET_RULE = struct.Struct("=HHBBH")
 _NET_RULES = struct.Struct("=II")
 _POLICY = struct.Struct("=IIIIII")
 
-_MAPPED = ipaddress.ip_network("::ffff:0:0/96")
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 class KernelRight(enum.IntFlag):

@@ -20,7 +20,9 @@ typedef signed char __s8; typedef short __s16; typedef int __s32; typedef long l
 
 def declarations(header: str) -> str:
     """Return what cffi can read of the shared header: its constants, enums and structs, without the conditionals."""
-    lines = [line for line in header.splitlines() if not re.match(r"#\s*(if|endif|include|else)|#define PYISOLATE_H", line)]
+    lines = [
+        line for line in header.splitlines() if not re.match(r"#\s*(if|endif|include|else)|#define PYISOLATE_H", line)
+    ]
     text = re.sub(r"/\*.*?\*/", "", "\n".join(lines), flags=re.DOTALL)
     return re.sub(r"^(#define \w+ \d+).*$", r"\1", text, flags=re.MULTILINE)
 

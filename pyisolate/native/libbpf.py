@@ -27,7 +27,7 @@ def available() -> tuple[bool, str]:
     global _ffi, _lib, _why
     if _lib is None and not _why:
         try:
-            from . import _libbpf
+            from . import _libbpf  # type: ignore[attr-defined]  # generated
         except ImportError as error:
             _why = str(error)
         else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,8 +24,8 @@ def raw(path):
 """
 
 
-@pytest.fixture()
-def thread(supervisor: pyisolate.Supervisor) -> pyisolate.SandboxThread:
+@pytest.fixture
+def thread(supervisor: pyisolate.Supervisor) -> Iterator[pyisolate.SandboxThread]:
     policy = Policy.preset("compute")
     with supervisor.spawn("thread", policy, isolation="thread") as sandbox:
         yield sandbox
@@ -48,9 +50,9 @@ def test_native_code_on_the_thread_meets_the_kernel_and_the_host_does_not(thread
     thread.exec(RAW_OPEN)
     result, error = thread.eval("raw('/etc/passwd')")
     assert (result, error) == (-1, 13)
-    assert open("/etc/passwd").read()  # the same call on a host thread
+    assert Path("/etc/passwd").read_text()  # the same call on a host thread
     seen: list[str] = []
-    other = threading.Thread(target=lambda: seen.append(open("/etc/passwd").read()))
+    other = threading.Thread(target=lambda: seen.append(Path("/etc/passwd").read_text()))
     other.start()
     other.join()
     assert seen[0]

@@ -33,7 +33,9 @@ def vng() -> str:
     """Return virtme-ng's program, installing it into this environment where it is missing."""
     beside = Path(sys.executable).parent / "vng"
     if not shutil.which("qemu-system-x86_64"):
-        raise CannotBoot("qemu-system-x86_64 is not installed. Hint: apt-get install qemu-system-x86 busybox-static kmod udev")
+        raise CannotBoot(
+            "qemu-system-x86_64 is not installed. Hint: apt-get install qemu-system-x86 busybox-static kmod udev"
+        )
     if not beside.exists():
         if importlib.util.find_spec("virtme") is None:
             command = [sys.executable, "-m", "pip", "install", "-q", "virtme-ng"]
@@ -49,7 +51,17 @@ def vng() -> str:
 def boot(kernel: kernels.Kernel, command: str, *, writable: Path, timeout_s: float, output: int | None = None) -> int:
     """Run a shell command as root in the machine; return its status, 124 when it took too long."""
     program = vng()
-    arguments = [program, "-r", str(kernel.image), "--disable-kvm", "--force-9p", "--cpus", str(CPUS), "--memory", MEMORY]
+    arguments = [
+        program,
+        "-r",
+        str(kernel.image),
+        "--disable-kvm",
+        "--force-9p",
+        "--cpus",
+        str(CPUS),
+        "--memory",
+        MEMORY,
+    ]
     arguments += ["--append", LSMS, "--rwdir", str(writable), "--cwd", str(writable), "--", command]
     path = f"{Path(program).parent}:{os.environ.get('PATH', os.defpath)}"  # vng calls virtme-run by name
     process = subprocess.Popen(

@@ -30,7 +30,10 @@ class Kernel:
 
 
 def cache() -> Path:
-    base = os.environ.get("PYISOLATE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyisolate"
+    base = (
+        os.environ.get("PYISOLATE_CACHE")
+        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyisolate"
+    )
     return Path(base) / "kernels"
 
 
@@ -67,15 +70,21 @@ def download(series: str) -> Kernel:
 
 def _package(series: str) -> str:
     for _ in range(2):
-        listing = subprocess.run(["apt-cache", "depends", SERIES[series]], capture_output=True, text=True, check=False).stdout
+        listing = subprocess.run(
+            ["apt-cache", "depends", SERIES[series]], capture_output=True, text=True, check=False
+        ).stdout
         for word in re.findall(r"Depends: (linux-image-\S+)", listing):
             if word.startswith(f"linux-image-{series}"):
                 return word
         _run(["apt-get", "update", "-qq"])
-    raise KernelMissing(f"kernel {series}: apt knows no {SERIES[series]}. Hint: use Debian 12 with its security updates")
+    raise KernelMissing(
+        f"kernel {series}: apt knows no {SERIES[series]}. Hint: use Debian 12 with its security updates"
+    )
 
 
 def _run(command: list[str], cwd: str | None = None) -> None:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise KernelMissing(f"{' '.join(command[:2])}: {done.stderr.strip()[-300:]}. Hint: check the network and apt's sources")
+        raise KernelMissing(
+            f"{' '.join(command[:2])}: {done.stderr.strip()[-300:]}. Hint: check the network and apt's sources"
+        )

@@ -1,6 +1,6 @@
 """The VM tier: boot each kernel once, run tests/vm/inside in it, bring the junit reports back, print the totals.
 
-    .venv/bin/python tests/vm/run.py --kernel 6.1|6.12|all [-k EXPRESSION] [--junit DIR]
+.venv/bin/python tests/vm/run.py --kernel 6.1|6.12|all [-k EXPRESSION] [--junit DIR]
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def run_kernel(series: str, folder: Path, arguments: list[str]) -> tuple[int, in
     if status and not failed:
         failed += 1
         print(f"FAILED: the machine with Linux {found.release} ended with status {status}")
-    print(f"Linux {found.release}: {passed} passed, {failed} failed, {skipped} skipped in {time.monotonic() - began:.0f} s")
+    print(
+        f"Linux {found.release}: {passed} passed, {failed} failed, {skipped} skipped, {time.monotonic() - began:.0f} s"
+    )
     return passed, failed, skipped
 
 
