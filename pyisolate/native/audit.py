@@ -101,3 +101,11 @@ def set_slot(fd: int | None, *, page: int = 0, offset: int = 0) -> None:
     """
     result = _lib.audit_set_slot(-1 if fd is None else fd, page, offset)
     check(result, "audit set_slot", fd, hint=_SEALED if is_sealed() else None)
+
+
+def set_page(fd: int, page: int) -> None:
+    """Store into page `page` of `fd` for every thread of this process, in the slot of its thread id (kernel: 128 slots).
+
+    `fd` is the mmapable BPF array of slots. Once per process, before `seal`; the mapping outlives `fd`.
+    """
+    check(_lib.audit_set_page(fd, page), "audit set_page", fd, hint=_SEALED if is_sealed() else None)

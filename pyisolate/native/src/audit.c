@@ -14,23 +14,29 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#include <pthread.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "result.h"
 
-/* One slot of the mmapable BPF array (struct slot in bpf/): read by the kernel program, consumed there. */
+/* struct pyi_slot of bpf/pyisolate.h, a slot of the mmapable BPF array: read by the kernel program, consumed there. */
 struct audit_slot {
     uint64_t sequence;
     uint32_t capability;
     uint32_t verdict;
+    uint32_t tid;   /* owner in a page that threads share; 0: free */
+    uint32_t taken; /* the kernel's */
+    uint64_t tag;
 };
-enum { AUDIT_VERDICT_ALLOW = 1 };
+enum { AUDIT_VERDICT_ALLOW = 1, AUDIT_SLOTS = 128, AUDIT_PROBES = 4 /* PYI_SLOTS, PYI_SLOT_PROBES */ };
 
 /* A thread's state. */
 struct audit_thread {
     PyObject *callable; /* strong; NULL unless this is a sandbox thread */
-    struct audit_slot *slot;
+    struct audit_slot *slot;   /* this thread's own, from set_slot */
+    struct audit_slot *shared; /* its slot in the process's page, once it has one */
     uint64_t sequence; /* of the event this thread was last asked about */
     uint64_t token;    /* not 0: sealed */
     int32_t busy;      /* > 0: inside the callable; events it causes pass through */
@@ -40,6 +46,7 @@ static _Thread_local struct audit_thread audit_self;
 static PyObject *audit_process_callable;      /* strong; every thread of the process is then a sandbox thread */
 static PyInterpreterState *audit_interpreter; /* the one that the callables belong to */
 static uint64_t audit_process_token;
+static struct audit_slot *audit_page; /* AUDIT_SLOTS slots for all threads of the process */
 static int audit_is_installed;
 static _Atomic uint64_t audit_counter;
 
@@ -71,13 +78,65 @@ static struct audit_event *audit_find(const char *name)
     return entry;
 }
 
-/* The sequence goes last: a kernel program that runs on this thread sees either the old slot or the whole new one. */
-static void audit_store_slot(struct audit_thread *self, long answer)
+/* A forked child's only thread has another id, and so another slot. */
+static void audit_forked(void)
 {
-    struct audit_slot *slot = self->slot;
+    audit_self.shared = NULL;
+}
+
+/* The thread's slot in the shared page: the first of its probes that is free, or whose owner is gone. NULL: none is,
+ * and kernel programs then say that consultation cannot be known. */
+static struct audit_slot *audit_find_slot(struct audit_thread *self)
+{
+    uint32_t tid = (uint32_t)syscall(SYS_gettid);
+
+    for (int round = 0; round < 2; round++)
+        for (uint32_t i = 0; i < AUDIT_PROBES; i++) {
+            struct audit_slot *slot = &audit_page[(tid + i) & (AUDIT_SLOTS - 1)];
+            uint32_t owner = __atomic_load_n(&slot->tid, __ATOMIC_ACQUIRE);
+            int free = owner == 0 || (round == 1 && syscall(SYS_tkill, owner, 0) < 0 && errno == ESRCH);
+            if (owner == tid || (free && __atomic_compare_exchange_n(&slot->tid, &owner, tid, 0, __ATOMIC_ACQ_REL,
+                                                                    __ATOMIC_RELAXED)))
+                return self->shared = slot;
+        }
+    return NULL;
+}
+
+/* Ties the slot to the call that follows: of its path as passed, the length in the top byte xor the last 8 bytes. */
+static uint64_t audit_tag(PyObject *args)
+{
+    const char *text = NULL;
+    Py_ssize_t length = 0;
+    uint64_t tail = 0;
+
+    if (PyTuple_GET_SIZE(args) == 0)
+        return 0;
+    PyObject *first = PyTuple_GET_ITEM(args, 0);
+    if (PyBytes_CheckExact(first)) {
+        text = PyBytes_AS_STRING(first);
+        length = PyBytes_GET_SIZE(first);
+    } else if (PyUnicode_CheckExact(first)) {
+        text = PyUnicode_AsUTF8AndSize(first, &length);
+        if (text == NULL) {
+            PyErr_Clear(); /* surrogates: the kernel will see other bytes */
+            return 0;
+        }
+    }
+    if (length == 0)
+        return 0;
+    Py_ssize_t from = length > 8 ? length - 8 : 0;
+    for (Py_ssize_t i = from; i < length; i++)
+        tail |= (uint64_t)(unsigned char)text[i] << (8 * (i - from));
+    return tail ^ ((uint64_t)length << 56);
+}
+
+/* The sequence goes last: a kernel program that runs on this thread sees either the old slot or the whole new one. */
+static void audit_store_slot(struct audit_thread *self, struct audit_slot *slot, long answer, PyObject *args)
+{
     uint32_t verdict = (uint32_t)answer >> 16;
     slot->capability = (uint32_t)answer & 0xffff;
     slot->verdict = verdict ? verdict : AUDIT_VERDICT_ALLOW;
+    slot->tag = audit_tag(args);
     atomic_signal_fence(memory_order_release);
     *(volatile uint64_t *)&slot->sequence = self->sequence;
 }
@@ -113,8 +172,13 @@ static int audit_consult(PyObject *callable, struct audit_event *event, PyObject
         }
     }
     Py_DECREF(result);
-    if (answer != 0 && self->slot != NULL)
-        audit_store_slot(self, answer);
+    if (answer != 0) {
+        struct audit_slot *slot = self->slot ? self->slot : self->shared;
+        if (slot == NULL && audit_page != NULL)
+            slot = audit_find_slot(self);
+        if (slot != NULL)
+            audit_store_slot(self, slot, answer, args);
+    }
     return 0;
 }
 
@@ -267,5 +331,25 @@ static int audit_set_slot(int fd, unsigned long long page, unsigned int offset)
     if (audit_self.slot != NULL)
         munmap((void *)((uintptr_t)audit_self.slot & ~(uintptr_t)(page_bytes - 1)), page_bytes);
     audit_self.slot = slot;
+    return 0;
+}
+
+/* One page of `fd` for all threads of the process, each in a slot by its thread id. */
+static int audit_set_page(int fd, unsigned long long page)
+{
+    static int registered;
+    size_t bytes = sizeof(struct audit_slot) * AUDIT_SLOTS;
+
+    if (audit_self.token || audit_process_token || audit_page != NULL)
+        return -EACCES;
+    void *mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)(page * bytes));
+    if (mapped == MAP_FAILED)
+        return -errno;
+    if (!registered && pthread_atfork(NULL, NULL, audit_forked) != 0) {
+        munmap(mapped, bytes);
+        return -ENOMEM;
+    }
+    registered = 1;
+    audit_page = mapped;
     return 0;
 }

@@ -10,3 +10,5 @@ int audit_is_sealed(void);
 unsigned long long audit_sequence(void);
 /* Maps one page of `fd` and stores into the slot at `offset` in it; fd -1 clears. */
 int audit_set_slot(int fd, unsigned long long page, unsigned int offset);
+/* Maps one page of `fd`: every thread of the process then stores into the slot of its thread id. Once. */
+int audit_set_page(int fd, unsigned long long page);
