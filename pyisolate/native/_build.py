@@ -48,7 +48,7 @@ def _make() -> FFI:
         py_limited_api=False,
         include_dirs=[str(_SOURCES), *include_dirs],
         libraries=libraries,
-        depends=[str(path) for path in sorted(_SOURCES.glob("**/*"))],
+        depends=[str(path) for path in sorted(_SOURCES.glob("**/*.[ch]"))],
         extra_compile_args=["-O2", "-Wall", "-Werror=implicit-function-declaration", "-fvisibility=hidden"],
     )
     return ffi
