@@ -155,7 +155,7 @@ def reading(**counts: float) -> sources.Reading:
     metrics = Metrics()
     for capability, count in counts.items():
         metrics.denial(event(capability=Capability(capability.replace("_", ".", 1)), count=int(count)))
-    metrics.exited("s", "p", "closed", 1.5)
+    metrics.exited("closed", "p", 1.5, "s")
     from prometheus_client import generate_latest
 
     return sources.read_metrics(generate_latest(metrics.registry).decode())
