@@ -56,6 +56,8 @@ class Capability(enum.StrEnum):
     CONTROL_KILL = "control.kill"
     CONTROL_METRICS = "control.metrics"
     CONTROL_GUARD = "control.guard"
+    #: some file operation: a kernel counter tells that it was refused, not which it was
+    FS_ACCESS = "fs.access"
 
 
 #: Never granted by any policy: process.trace and process.signal are floor only for targets outside the sandbox.

@@ -51,7 +51,7 @@ def _reload(supervisor: Supervisor, sandbox: Sandbox, policy: Policy) -> None:
         sandbox._check_open()
         if tightens_files:
             _check_single_threaded(sandbox)
-        supervisor.plan.rebind(sandbox.id, compiled)
+        supervisor.plan.rebind(sandbox.id, prepared, compiled)
         if sandbox._lease is not None:
             sandbox._lease.apply(compiled.limits)
         sandbox._policy, sandbox._compiled = policy, compiled

@@ -276,6 +276,9 @@ class Supervisor:
     def _hand_out(self, sandbox: Sandbox, prepared: Prepared, enforcement: str, env: dict[str, str], cwd: str) -> None:
         channel = sandbox._channel
         named = prepared.descriptors()
+        slots = self._plan.open_sandbox(sandbox.id, prepared)
+        if slots is not None:
+            named["slots"] = slots[0]
         init = wire.Init(
             sandbox=sandbox.name,
             policy=prepared.compiled,
@@ -283,6 +286,7 @@ class Supervisor:
             environment={**_GUEST_ENVIRONMENT, **env},
             working_directory=cwd,
             rlimits=self._rlimits(prepared.compiled.limits, sandbox._lease is not None),
+            slot_page=slots[1] if slots is not None else 0,
         )
         with sandbox._own_channel():
             channel.owner = sandbox
@@ -302,6 +306,8 @@ class Supervisor:
                 )
             )
         steps = (*channel.steps, *answer.steps)
+        if self._plan.attach_task(channel.pid, sandbox.id, prepared):
+            steps = (*steps, "bpf-lsm")
         failed = (*channel.failed_steps, *answer.failed)
         sandbox._report = self._plan.report(
             prepared, "process", enforcement, steps, failed, lease=sandbox._lease, cgroup_reason=self._cgroup_reason
@@ -542,7 +548,7 @@ class Supervisor:
 
     def settle(self, sandbox: Any) -> None:
         """Take in every record up to now: after it, the sandbox's events are complete as far as can be known."""
-        self._plan.drain(sandbox.id)
+        self._plan.drain(sandbox.id, sandbox.pid)
         sandbox.note_events(sandbox.telemetry.settle())
 
     def snapshot(self) -> list[SandboxRow]:

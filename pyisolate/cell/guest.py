@@ -31,6 +31,7 @@ import msgspec
 
 from .. import hooks
 from ..broker import Broker
+from ..native import audit
 from ..policy.compiled import CompiledPolicy, FsRight, FsRule
 from ..telemetry.event import BrokerRecord
 from . import wire
@@ -159,6 +160,9 @@ class Guest:
         """Confine for the policy, then tell the host; no guest code has run before."""
         steps = Steps()
         named = dict(zip(frame.descriptors, self.inbox.take_descriptors(len(frame.descriptors)), strict=True))
+        if (slots := named.pop("slots", None)) is not None:
+            steps.run("broker slots", lambda: audit.set_page(slots, frame.slot_page))
+            os.close(slots)
         confine_at_handout(named, frame.rlimits, frame.working_directory, steps)
         _replace_environment(frame.environment)
         self._hooks = hooks.install(Broker(frame.policy), self.report, frame.policy, process_wide=True)
@@ -171,7 +175,8 @@ class Guest:
         steps = Steps()
         confine_at_handout(dict(zip(frame.descriptors, received, strict=True)), (), os.getcwd(), steps)
         if self._hooks is not None:
-            self._hooks.replace(Broker(frame.policy), frame.policy)
+            with self._hooks.suspended():
+                self._hooks.replace(Broker(frame.policy), frame.policy)
         self.send(wire.Reloaded(id=frame.id, failed=tuple(steps.failed)))
 
     def run(self, request: wire.Request) -> None:

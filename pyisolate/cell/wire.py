@@ -39,7 +39,8 @@ class Init(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="init")
     environment: dict[str, str]
     working_directory: str
     rlimits: tuple[tuple[int, int, int], ...]
-    native_steps: tuple[str, ...] = ()
+    #: page of the descriptor `slots` that this cell's broker slots are in
+    slot_page: int = 0
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="request"):

@@ -22,6 +22,7 @@ from ..limits.rlimit import COMMON_RLIMITS
 from ..policy.compiled import CompiledPolicy
 from ..telemetry.sandbox import Probe
 from . import seccomp
+from .bpf_plan import BpfPlan
 from .enforcer import Availability, CapabilityStatus, Coverage, EnforcementReport, RecordSink
 from .landlock import LandlockEnforcer, LandlockRuleset
 from .namespaces import NamespaceEnforcer
@@ -30,6 +31,7 @@ from .rootview import RootView, RootViewBuilder
 
 if TYPE_CHECKING:
     from ..limits.cgroup import CgroupLease
+    from .bpf_state import BpfPolicy
 
 _log = logging.getLogger("pyisolate.kernel")
 
@@ -71,6 +73,7 @@ class Prepared:
     compiled: CompiledPolicy
     ruleset: LandlockRuleset | None = None
     root_view: RootView | None = None
+    bpf: BpfPolicy | None = None
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
@@ -86,7 +89,7 @@ class Prepared:
 
     def close(self) -> None:
         """Close the tables; sandboxes that use them keep their own references in the kernel."""
-        for table in (self.ruleset, self.root_view):
+        for table in (self.ruleset, self.root_view, self.bpf):
             if table is not None:
                 table.close()
 
@@ -101,6 +104,8 @@ class KernelPlan:
         self.notification = NotificationEnforcer()
         self.namespaces = NamespaceEnforcer(traits.uid, traits.gid)
         self.builder = RootViewBuilder(traits.uid, traits.gid)
+        self.bpf = BpfPlan(sink, observe=traits.full_telemetry)
+        self._bpf_policies: dict[str, BpfPolicy] = {}
         self.listener: Listener | None = None
         self.availability: dict[str, Availability] = {}
         self._lock = threading.Lock()
@@ -115,10 +120,17 @@ class KernelPlan:
             self.availability[found.enforcer] = found
             if not found.usable:
                 _log.warning("%s is %s: %s", found.enforcer, found.status.value, found.reason)
+        self.bpf.start()
+        self.availability |= self.bpf.availability
         if self.usable("seccomp"):
             self.listener = Listener(self._sink)
             self.listener.start()
-            self._program = seccomp.cell_program(full=self.traits.full_telemetry)
+            self._program = seccomp.cell_program(full=self.listener_watches_files)
+
+    @property
+    def listener_watches_files(self) -> bool:
+        """True where full telemetry has to come from the listener: nothing better is there to see file calls."""
+        return self.traits.full_telemetry and self.bpf.observer is None and not self.bpf.decides
 
     def usable(self, enforcer: str) -> bool:
         """True when the enforcer's probe saw it deny."""
@@ -131,6 +143,7 @@ class KernelPlan:
             self.listener.close()
             self.listener = None
         self.builder.close()
+        self.bpf.close()
 
     def abandon(self) -> None:
         """In a forked child of the host: forget what belongs to the parent."""
@@ -162,16 +175,35 @@ class KernelPlan:
     def bind(self, pid: int, sandbox_id: str, prepared: Prepared) -> None:
         """From here on the listener decides a cell's calls by the policy."""
         if self.listener is not None:
-            self.listener.bind(f"cell:{pid}", sandbox_id, prepared.compiled, full=self.traits.full_telemetry)
+            self.listener.bind(f"cell:{pid}", sandbox_id, prepared.compiled, full=self.listener_watches_files)
 
-    def rebind(self, sandbox_id: str, compiled: CompiledPolicy) -> None:
+    def open_sandbox(self, sandbox_id: str, prepared: Prepared) -> tuple[int, int] | None:
+        """Make room for a sandbox in the kernel's tables; return (descriptor, page) of its broker slots, if any."""
+        if prepared.bpf is None:
+            return None
+        self._bpf_policies[sandbox_id] = prepared.bpf
+        return self.bpf.open(sandbox_id, prepared.bpf)
+
+    def attach_task(self, tid: int, sandbox_id: str, prepared: Prepared) -> bool:
+        """Put a cell, or a sandbox thread, under the BPF programs: after its own set-up, before any guest code.
+
+        Returns whether they decide there.
+        """
+        if prepared.bpf is not None:
+            self.bpf.attach(tid, sandbox_id, prepared.bpf)
+        return prepared.bpf is not None and self.bpf.decides
+
+    def rebind(self, sandbox_id: str, prepared: Prepared, compiled: CompiledPolicy) -> None:
         """Swap the tables that the kernel side reads; each is replaced whole."""
+        if prepared.bpf is not None:
+            self._bpf_policies[sandbox_id] = prepared.bpf
+            self.bpf.rebind(sandbox_id, prepared.bpf)
         if self.listener is not None:
             self.listener.update(sandbox_id, compiled)
 
     def swaps_files(self, sandbox_id: str) -> bool:
         """True where file rules can be swapped from outside (BPF-LSM)."""
-        return False
+        return self.bpf.decides
 
     def detach_cell(self, pid: int) -> None:
         """A cell that was never handed out is gone."""
@@ -180,17 +212,20 @@ class KernelPlan:
 
     def unbind(self, sandbox_id: str) -> None:
         """A sandbox is gone; its last records have been drained."""
+        self._bpf_policies.pop(sandbox_id, None)
+        self.bpf.detach(sandbox_id)
         if self.listener is not None:
             self.listener.detach(sandbox_id)
 
-    def drain(self, sandbox_id: str) -> None:
+    def drain(self, sandbox_id: str, pid: int) -> None:
         """Return once every kernel record up to now has reached the sink."""
         if self.listener is not None:
             self.listener.drain_now(sandbox_id)
+        self.bpf.drain(sandbox_id, pid)
 
     def probe_of(self, sandbox_id: str) -> Probe | None:
         """Return what asks the kernel's own tables about an operation that the broker refused, if anything can."""
-        return None
+        return self.bpf.probe_of(self._bpf_policies, sandbox_id)
 
     def why_unavailable(self, capability: Capability) -> str:
         """Say why the kernel's verdict on a capability cannot be known here."""
@@ -205,7 +240,10 @@ class KernelPlan:
         prepared = Prepared(compiled)
         fs_enforced = compiled.mode_of("fs") is Mode.ENFORCE
         try:
-            if not fs_enforced:
+            prepared.bpf = self.bpf.prepare(compiled)
+            if self.bpf.decides:
+                pass  # its programs decide files, in monitor mode too; Landlock would keep a reload from loosening
+            elif not fs_enforced:
                 notes.append(
                     "fs is in monitor mode: Landlock cannot record without refusing, so no kernel verdict on files"
                 )
@@ -322,6 +360,21 @@ class _Statuses:
                     )
                 )
         return tuple(lines)
+
+    def _files(self) -> tuple[tuple[str, ...], str]:
+        """Return who decides files, the strongest first, and how its refusals become known."""
+        bpf = self._plan.bpf
+        if bpf.decides:
+            return ("bpf-lsm",), "exact: every refusal is a record of the programs"
+        if bpf.observer is not None:
+            telemetry = "the sys_exit observer tells of every refused call"
+        elif self._seen:
+            telemetry = "recorded by the notification listener"
+        elif bpf.counter is not None:
+            telemetry = "counted exactly after each request; native code's refusals without their target"
+        else:
+            telemetry = self._blind
+        return ("landlock", "root view"), telemetry
 
     def _has(self, step: str) -> bool:
         return step in self._steps
