@@ -337,9 +337,10 @@ class _Statuses:
 
     def all(self, has_cgroup: bool, cgroup_reason: str) -> tuple[CapabilityStatus, ...]:
         """Return one line for each capability."""
-        fs_telemetry = "recorded by the notification listener" if self._seen else self._blind
-        lines = [self._line(c, ("landlock", "root view"), self._has("landlock"), telemetry=fs_telemetry) for c in _FS]
-        lines.append(self._line(Capability.FS_METADATA, ("root view",), self._has("root view"), telemetry=fs_telemetry))
+        deciders, watched = self._files()
+        lines = [self._line(c, deciders, self._has(deciders[0]), telemetry=watched) for c in _FS]
+        looks = self._has(deciders[-1])
+        lines.append(self._line(Capability.FS_METADATA, deciders[-1:], looks, telemetry=watched))
         listens = self._plan.listener is not None and self._has("seccomp")
         exact = "exact: every refusal is a record of the listener"
         lines += [self._line(c, ("seccomp", "namespaces", "landlock"), listens, telemetry=exact) for c in _NET]
