@@ -1,0 +1,81 @@
+"""Changes of a policy that techniques and their controls use."""
+
+from __future__ import annotations
+
+from pyisolate import Policy
+from tests.escape.ground import Targets
+
+
+def writable_outbox(policy: Policy, targets: Targets) -> Policy:
+    """Grant the outbox whole: where a guest may plant links, files and sockets."""
+    return policy.allow_read(targets.outbox).allow_write(targets.outbox)
+
+
+def read_secret(policy: Policy, targets: Targets) -> Policy:
+    """Grant reading the secret."""
+    return policy.allow_read(targets.secret)
+
+
+def write_outside(policy: Policy, targets: Targets) -> Policy:
+    """Grant all of the directory outside."""
+    return policy.allow_read(targets.outside).allow_write(targets.outside)
+
+
+def look_outside(policy: Policy, targets: Targets) -> Policy:
+    """Grant reading the directory outside, and nothing more."""
+    return policy.allow_read(targets.outside)
+
+
+def fork(policy: Policy, _targets: Targets) -> Policy:
+    """Grant child processes."""
+    return policy.allow_fork()
+
+
+def run_tool(policy: Policy, targets: Targets) -> Policy:
+    """Grant running the tool."""
+    return policy.allow_exec(targets.tool)
+
+
+def look_at_tool(policy: Policy, targets: Targets) -> Policy:
+    """Grant reading the tool, not running it."""
+    return policy.allow_read(targets.tool)
+
+
+def connect_tcp(policy: Policy, targets: Targets) -> Policy:
+    """Grant the TCP listener."""
+    return policy.allow_connect(f"127.0.0.1:{targets.tcp}")
+
+
+def connect_tcp6(policy: Policy, targets: Targets) -> Policy:
+    """Grant the TCP listener on IPv6."""
+    return policy.allow_connect(f"[::1]:{targets.tcp6}")
+
+
+def connect_mptcp(policy: Policy, targets: Targets) -> Policy:
+    """Grant the MPTCP listener."""
+    return policy.allow_connect(f"127.0.0.1:{targets.mptcp}")
+
+
+def send_udp(policy: Policy, targets: Targets) -> Policy:
+    """Grant the UDP listener."""
+    return policy.allow_connect(f"127.0.0.1:{targets.udp}")
+
+
+def send_udp6(policy: Policy, targets: Targets) -> Policy:
+    """Grant the UDP listener on IPv6."""
+    return policy.allow_connect(f"[::1]:{targets.udp6}")
+
+
+def connect_unix(policy: Policy, targets: Targets) -> Policy:
+    """Grant the listener with a path."""
+    return policy.allow_connect(f"unix:{targets.stream}")
+
+
+def another_port(policy: Policy, targets: Targets) -> Policy:
+    """Grant a port nobody listens on: sockets exist, and only the address is refused."""
+    return policy.allow_connect("127.0.0.1:9")
+
+
+def native_all(policy: Policy, targets: Targets) -> Policy:
+    """Grant native code from anywhere readable."""
+    return policy.allow_native("*")

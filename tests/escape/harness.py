@@ -1,0 +1,397 @@
+"""The judge: starts the supervisor under attack as a process of its own, orders attacks, and looks from outside.
+
+An attack has escaped when the secret came back, a file, listener, process or kernel object outside changed, the cell's
+own standing changed (credentials, namespaces, descriptors, executable memory), the supervisor or another sandbox
+suffered, or the attack itself says that it got through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from tests.escape import bare
+from tests.escape.configurations import ROOT, Configuration
+from tests.escape.ground import GUEST_UID, Ground, supervisor_state, wait_gone
+from tests.escape.run import Run
+from tests.escape.technique import Alone, Bare, Granted, Technique
+from tests.escape.worker import source_for
+
+START_TIMEOUT_S = 60.0
+#: Endings that a refusal explains; all else must be named by the technique.
+REFUSED = frozenset({"", "PolicyError", "GuestError"})
+_DESCRIPTORS = re.compile(
+    r"anon_inode:(\[?bpf|\[perf_event|\[io_uring|\[userfaultfd|\[fanotify|inotify|\[fscontext|\[landlock|\[?seccomp)|/memfd:|/dev/(mem|kmem|kvm|fuse)"
+)
+_DENIES = frozenset({"deny"})
+
+
+@dataclass
+class Outcome:
+    """What became of one technique in one configuration. `problems` is empty when all is as it is documented."""
+
+    technique: Technique
+    configuration: str
+    #: stopped, escapes, not run, left out
+    verdict: str = "stopped"
+    problems: list[str] = field(default_factory=list)
+    evidence: list[str] = field(default_factory=list)
+    event: dict[str, Any] | None = None
+    control: str = ""
+    why: str = ""
+    duration_s: float = 0.0
+
+    @property
+    def good(self) -> bool:
+        """True when nothing differs from what the technique's file says."""
+        return not self.problems
+
+
+class WorkerDied(Exception):
+    """The supervisor under attack is gone, or does not answer."""
+
+
+class Host:
+    """The supervisor under attack, seen from the judge."""
+
+    def __init__(self, configuration: Configuration, ground: Ground) -> None:
+        self.configuration, self.ground = configuration, ground
+        ours, theirs = socket.socketpair()
+        environment = {
+            **{key: os.environ[key] for key in ("PATH", "LANG", "PYISOLATE_ESCAPE_WITHOUT") if key in os.environ},
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HOME": "/",
+        }
+        self._process = subprocess.Popen(
+            [*configuration.prefix(), sys.executable, "-m", "tests.escape.worker", str(theirs.fileno())],
+            env=environment,
+            cwd=ROOT,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
+        self._channel = ours
+        self._stream = ours.makefile("rwb")
+        ours.settimeout(START_TIMEOUT_S)
+        try:
+            start = {"token": ground.token, "secret": ground.targets.secret, "isolation": configuration.isolation}
+            answer = self._ask(start)
+        except BaseException:
+            self.close()
+            raise
+        ground.targets.supervisor, ground.targets.inherited = answer["pid"], answer["inherited"]
+        ground.targets.sibling = answer["sibling"]
+        self.state = supervisor_state(answer["pid"])
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        return self._process.pid
+
+    def run(self, technique: Technique, control: bool = False) -> Run:
+        """Have one attack (or its control) run. Raises WorkerDied."""
+        self._channel.settimeout(2 * technique.timeout_s + 20)
+        order = {"key": technique.key, "control": control, "targets": self.ground.targets.facts()}
+        answer = self._ask(order, raw=True)
+        return Run.from_json(answer)
+
+    def _ask(self, order: dict[str, Any], raw: bool = False) -> Any:
+        try:
+            self._stream.write(json.dumps(order).encode() + b"\n")
+            self._stream.flush()
+            line = self._stream.readline()
+        except (OSError, ValueError) as error:
+            raise WorkerDied(f"the supervisor does not answer: {error}") from None
+        if not line:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+            raise WorkerDied(f"the supervisor died: status {self._process.poll()}")
+        return line if raw else json.loads(line)
+
+    def differences(self) -> list[str]:
+        """Return what changed about the supervisor since it started."""
+        now = supervisor_state(self.pid)
+        return [f"the supervisor's {key} changed" for key, value in now.items() if value != self.state.get(key)]
+
+    def close(self) -> None:
+        """End it and all below it."""
+        with contextlib.suppress(OSError, ValueError):
+            self._channel.shutdown(socket.SHUT_WR)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.close()
+        self._channel.close()
+
+
+class Judge:
+    """Tries techniques in one configuration; a context manager."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.ground = Ground()
+        self.host: Host | None = None
+
+    def __enter__(self) -> Self:
+        self.ground.__enter__()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self.host is not None:
+            self.host.close()
+        self.ground.__exit__()
+
+    def _renew(self) -> Host:
+        if self.host is not None:
+            self.host.close()
+            self.host = None
+        self.host = Host(self.configuration, self.ground)
+        return self.host
+
+    # -- one technique ----------------------------------------------------------------------------------------
+
+    def attempt(self, technique: Technique) -> Outcome:
+        """Try a technique and its control, and compare both with what its file says."""
+        started = time.monotonic()
+        outcome = Outcome(technique, self.configuration.name)
+        in_thread = self.configuration.isolation == "thread"
+        if in_thread and technique.thread.outcome == "not run":
+            outcome.verdict, outcome.why = "not run", technique.thread.why
+            return outcome
+        self._attack(technique, outcome)
+        if in_thread:
+            self._judge_thread(technique, outcome)
+        else:
+            self._judge(technique, outcome)
+            self._control(technique, outcome)
+        outcome.duration_s = time.monotonic() - started
+        return outcome
+
+    def _attack(self, technique: Technique, outcome: Outcome) -> None:
+        host = self.host or self._renew()
+        self.ground.reset()
+        try:
+            run = host.run(technique)
+        except WorkerDied as error:
+            outcome.evidence.append(str(error))
+            outcome.evidence += self.ground.differences()
+            self._renew()
+            outcome.run = None  # type: ignore[attr-defined]
+            return
+        outcome.run = run  # type: ignore[attr-defined]
+        if run.impossible:
+            outcome.problems.append(f"the attack could not be run: {run.impossible}")
+        outcome.evidence += self._harm(technique, run)
+        outcome.evidence += host.differences()
+        if run.host["sibling"] != "unharmed" or run.host["sibling_events"]:
+            outcome.evidence.append(f"the sibling sandbox: {run.host['sibling']}, {run.host['sibling_events']} events")
+        if run.host["signals"]:
+            outcome.evidence.append("the supervisor was signalled")
+        outcome.event = _fitting(technique, run.events)
+        if self.configuration.isolation == "thread" and outcome.evidence:
+            self._renew()
+
+    def _harm(self, technique: Technique, run: Run) -> list[str]:
+        found = []
+        if self.ground.token in run.said:
+            found.append("the secret came out")
+        found += [f"it says: {line[:120]}" for line in run.lines("ESCAPED:")]
+        if technique.effect is not None and (effect := technique.effect(self.ground, run)):
+            found.append(effect)
+        found += self.ground.differences()
+        if run.before is not None:
+            found += self._cell_changes(run)
+            if left := wait_gone(run.before.namespaces["pid"]):
+                found.append(f"{left} processes outlive the sandbox")
+        return found
+
+    def _cell_changes(self, run: Run) -> list[str]:
+        before, after = run.before, run.after
+        if before is None or after is None:
+            return []
+        found = [
+            f"the cell's {key} is now {after.status[key]}"
+            for key in before.status
+            if after.status[key] != before.status[key]
+        ]
+        found += [
+            f"the cell is in another {name} namespace"
+            for name, inode in before.namespaces.items()
+            if after.namespaces.get(name) != inode
+        ]
+        found += [
+            f"the cell's {name} changed"
+            for name in ("mounts", "root", "exe")
+            if getattr(before, name) != getattr(after, name)
+        ]
+        found += [f"executable memory: {line}" for line in after.maps if line not in before.maps]
+        base = str(self.ground.base)
+        for number, link in after.descriptors.items():
+            inside = link.startswith((f"{base}/inbox", f"{base}/outbox"))
+            if _DESCRIPTORS.search(link) or (link.startswith(base) and not inside):
+                found.append(f"the cell holds {link} as descriptor {number}")
+        return found
+
+    # -- judging ----------------------------------------------------------------------------------------------
+
+    def _judge(self, technique: Technique, outcome: Outcome) -> None:
+        run: Run | None = outcome.run  # type: ignore[attr-defined]
+        if outcome.evidence:
+            outcome.verdict = "escapes"
+            outcome.problems += [f"it got through: {line}" for line in outcome.evidence]
+        if run is None or run.impossible:
+            return
+        self._judge_ending(technique, run, outcome)
+        blind = bool(technique.unseen) and not self.configuration.sees_paths
+        if technique.event and not blind:
+            if outcome.event is None:
+                outcome.problems.append(f"no event of {_wanted(technique)}; {_listing(run)}")
+        elif outcome.event is not None or (technique.no_event and run.events):
+            outcome.problems.append(f"its file says that there is no event, but {_listing(run)}")
+
+    def _judge_ending(self, technique: Technique, run: Run, outcome: Outcome) -> None:
+        allowed = set(technique.must_end) or (REFUSED | set(technique.ends))
+        if run.error not in allowed:
+            outcome.problems.append(
+                f"it ended with {run.error or 'success'}, not {' or '.join(sorted(allowed))}: {run.error_text[:500]}"
+            )
+        elif run.error == "GuestError" and _defect(run.error_text):
+            outcome.problems.append(f"the attack itself is defective: {run.error_text[:800]}")
+
+    def _judge_thread(self, technique: Technique, outcome: Outcome) -> None:
+        run: Run | None = outcome.run  # type: ignore[attr-defined]
+        expected = technique.thread
+        outcome.why = expected.why
+        if outcome.evidence:
+            outcome.verdict = "escapes"
+        if outcome.verdict != expected.outcome:
+            said = "; ".join(outcome.evidence) or (
+                f"nothing; {run.error}: {run.error_text[:300]}" if run else "nothing"
+            )
+            outcome.problems.append(f"its file says {expected.outcome!r} in a thread, seen: {said}")
+        if run is None or expected.outcome != "stopped":
+            return
+        if run.error == "GuestError" and _defect(run.error_text):
+            outcome.problems.append(f"the attack itself is defective: {run.error_text[:800]}")
+        blind = bool(technique.unseen) and not self.configuration.sees_paths
+        if technique.event and not blind and not expected.silent and outcome.event is None:
+            outcome.problems.append(f"no event of {_wanted(technique)}; {_listing(run)}")
+
+    # -- controls ---------------------------------------------------------------------------------------------
+
+    def _control(self, technique: Technique, outcome: Outcome) -> None:
+        control = technique.control
+        if isinstance(control, Alone):
+            outcome.control = f"none: {control.why}"
+            return
+        if isinstance(control, Bare) and control.root and os.geteuid() != 0:
+            outcome.control = "left out: it needs root"
+            return
+        self.ground.reset()
+        if isinstance(control, Granted):
+            try:
+                run = (self.host or self._renew()).run(technique, control=True)
+            except WorkerDied as error:
+                outcome.problems.append(f"control: {error}")
+                self._renew()
+                return
+        else:
+            run = self._bare(technique, control)
+        # a granted operation is no change of the cell's own standing
+        seen = self._harm(technique, run)
+        if isinstance(control, Bare) and control.answer:
+            answers = {line.split()[-1] for line in run.lines("ANSWER:")}
+            seen = [f"the kernel answers {control.answer}"] if control.answer in answers else []
+        if seen:
+            outcome.control = f"{'granted' if isinstance(control, Granted) else 'unsandboxed'}: {seen[0]}"
+        else:
+            why = run.impossible or f"{run.error} {run.error_text[-600:]} {run.text[-600:]}"
+            outcome.problems.append(f"control: it does not work even where nothing forbids it: {why}")
+        if self.host is not None and (changes := self.host.differences()):
+            outcome.problems.append(f"control: {'; '.join(changes)}")
+            self._renew()
+
+    def _bare(self, technique: Technique, control: Bare) -> Run:
+        flags = 0
+        identity: dict[str, Any] = {}
+        if control.root:
+            flags = bare.CLONE_NEWNS | bare.CLONE_NEWUTS | bare.CLONE_NEWIPC
+            flags |= 0 if control.keep_network else bare.CLONE_NEWNET
+        elif os.geteuid() == 0:
+            identity = {"user": GUEST_UID, "group": GUEST_UID, "extra_groups": []}
+        environment = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"}
+        facts = self.ground.targets.facts()
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.escape.bare", str(flags)],
+                input=source_for(technique, facts),
+                env=environment,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                errors="backslashreplace",
+                timeout=technique.timeout_s + 10,
+                start_new_session=True,
+                **identity,
+            )
+        except subprocess.TimeoutExpired:
+            return Run(impossible="the plain process did not end")
+        return Run(text=done.stdout, error_text=done.stderr)
+
+
+def _fitting(technique: Technique, events: list[dict[str, Any]]) -> dict[str, Any] | None:
+    for event in events:
+        if event["capability"] not in technique.event:
+            continue
+        if technique.syscall and event["syscall"] != technique.syscall:
+            continue
+        denied = {
+            "broker": event["broker_decision"] in _DENIES,
+            "kernel": event["kernel_decision"] in _DENIES,
+            "either": True,
+        }
+        if denied[technique.by]:
+            return event
+    return None
+
+
+_DEFECTS = (
+    "NameError",
+    "AttributeError: 'World'",
+    "SyntaxError",
+    "KeyError",
+    "ModuleNotFoundError",
+    "IndentationError",
+    "ArgumentError",
+)
+
+
+def _defect(text: str) -> bool:
+    return any(word in text for word in _DEFECTS)
+
+
+def _wanted(technique: Technique) -> str:
+    words = [" or ".join(technique.event), f"refused by {technique.by}" if technique.by != "either" else ""]
+    return " ".join(filter(None, [*words, f"at {technique.syscall}" if technique.syscall else ""]))
+
+
+def _listing(run: Run) -> str:
+    lines = [
+        f"{e['capability']} {e['target']} broker={e['broker_decision']} kernel={e['kernel_decision']} {e['syscall']} {e['code']}"
+        for e in run.events[:8]
+    ]
+    return f"events: {'; '.join(lines) or 'none'}; it ended with {run.error or 'success'}: {run.error_text[-300:]} {run.text[-200:]}"

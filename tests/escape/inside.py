@@ -1,0 +1,186 @@
+"""What an attack has at hand: facts about its targets, raw system calls, machine code, frames of the wire.
+
+Runs in the guest (and, for a control, in a plain process); only the standard library is there.
+"""
+
+import ctypes
+import errno
+import os
+import struct
+
+CODE_EXEC = 0x04
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class World:
+    """The targets, by name, and the attacker's tools."""
+
+    libc = LIBC
+
+    def __init__(self, facts):
+        self.nr = facts.pop("nr")
+        self.__dict__.update(facts)
+
+    # -- what was taken ---------------------------------------------------------------------------------------
+
+    def got(self, what):
+        """Say that something worked which nobody outside can see."""
+        print("ESCAPED:", what, flush=True)
+
+    def loot(self, data):
+        """Show what was read; the judge looks for the secret in it."""
+        print("LOOT:", data.decode("latin-1") if isinstance(data, bytes) else data, flush=True)
+
+    # -- system calls -----------------------------------------------------------------------------------------
+
+    def attempt(self, name, *arguments):
+        """Make a raw system call; return (result, errno)."""
+        number = name if isinstance(name, int) else self.nr[name]
+        values = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
+        ctypes.set_errno(0)
+        LIBC.syscall.restype = ctypes.c_long
+        result = LIBC.syscall(ctypes.c_long(number), *values)
+        error = ctypes.get_errno() if result < 0 else 0
+        print("ANSWER:", name, errno.errorcode.get(error, error) if error else "OK", flush=True)
+        return result, error
+
+    def syscall(self, name, *arguments):
+        """Make a raw system call; return its result, or raise OSError."""
+        result, error = self.attempt(name, *arguments)
+        if result < 0:
+            raise OSError(error, f"{name}: {os.strerror(error)}")
+        return result
+
+    def floor(self, name, *arguments):
+        """Make a raw system call that no sandbox may make: any success is an escape."""
+        self.got(f"{name} returned {self.syscall(name, *arguments)}")
+
+    def take(self, descriptor):
+        """Read from a descriptor, from its start where it has one."""
+        try:
+            data = os.pread(descriptor, 4096, 0)
+        except OSError:
+            data = os.read(descriptor, 4096)
+        self.loot(data)
+
+    def open_raw(self, path, flags=0, mode=0o644):
+        """Open by system call, past every hook."""
+        return self.syscall("openat", -100, os.fsencode(path), flags, mode)
+
+    def socket_raw(self, family, kind, protocol=0):
+        """Make a socket by system call."""
+        return self.syscall("socket", family, kind, protocol)
+
+    def ipv4(self, port, host=(127, 0, 0, 1)):
+        """Return a sockaddr_in."""
+        return struct.pack("=H", 2) + struct.pack("!H4B8x", port, *host)
+
+    def ipv6(self, port, host=b"\0" * 15 + b"\1"):
+        """Return a sockaddr_in6."""
+        return struct.pack("=H", 10) + struct.pack("!HI16sI", port, 0, host, 0)
+
+    def unix(self, path):
+        """Return a sockaddr_un; a leading NUL makes it abstract."""
+        return struct.pack("=H", 1) + (path if isinstance(path, bytes) else path.encode()) + b"\0"
+
+    # -- machine code -----------------------------------------------------------------------------------------
+
+    def code(self, machine_code, *arguments):
+        """Run x86-64 machine code from fresh executable memory; return rax."""
+        size = 4096
+        address = self.syscall("mmap", 0, size, 7, 0x22, -1, 0)
+        ctypes.memmove(address, machine_code, len(machine_code))
+        function = ctypes.CFUNCTYPE(ctypes.c_long, *[ctypes.c_long] * len(arguments))(address)
+        return function(*arguments)
+
+    def executable_ranges(self):
+        """Return (start, end, path) of what is mapped executable, without /proc."""
+        found = []
+
+        class Info(ctypes.Structure):
+            _fields_ = [
+                ("addr", ctypes.c_uint64),
+                ("name", ctypes.c_char_p),
+                ("phdr", ctypes.c_void_p),
+                ("n", ctypes.c_uint16),
+            ]
+
+        @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Info), ctypes.c_size_t, ctypes.c_void_p)
+        def visit(info, _size, _data):
+            head = info.contents
+            for index in range(head.n):
+                kind, flags, _offset, address, _physical, _file, memory, _align = struct.unpack(
+                    "=IIQQQQQQ", ctypes.string_at(head.phdr + index * 56, 56)
+                )
+                if kind == 1 and flags & 1:
+                    found.append((head.addr + address, head.addr + address + memory, head.name or b""))
+            return 0
+
+        LIBC.dl_iterate_phdr(visit, None)
+        return found
+
+    # -- the wire ---------------------------------------------------------------------------------------------
+
+    def wire(self):
+        """Return the descriptor of the channel to the host."""
+        import stat
+
+        for descriptor in range(3, 64):
+            try:
+                if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                    return descriptor
+            except OSError:
+                pass
+        raise OSError(errno.EBADF, "no channel")
+
+    def send(self, *frames):
+        """Write frames to the wire, by system call."""
+        self.send_bytes(b"".join(frames))
+
+    def send_bytes(self, data):
+        """Write bytes to the wire."""
+        view, descriptor = memoryview(data), self.wire()
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+    def frame(self, kind, **fields):
+        """Return one frame of the wire."""
+        payload = self.pack({"t": kind, **fields})
+        return struct.pack(">I", len(payload)) + payload
+
+    def denial(self, **fields):
+        """Return a frame with a denial record, as the broker would send it."""
+        record = {"sequence": 1, "capability": "fs.read", "target": "/forged", "verdict": "deny", "code": "NOT_GRANTED"}
+        return self.frame("denial", record={**record, **fields})
+
+    def request_id(self):
+        """Return the id of the request that runs, from the frames below."""
+        import sys
+
+        frame = sys._getframe()
+        while frame is not None:
+            request = frame.f_locals.get("request")
+            if hasattr(request, "id"):
+                return request.id
+            frame = frame.f_back
+        return 1
+
+    def pack(self, value):
+        """Return msgpack."""
+        if value is None:
+            return b"\xc0"
+        if value is True or value is False:
+            return b"\xc3" if value else b"\xc2"
+        if isinstance(value, int):
+            return b"\xd3" + struct.pack(">q", value) if value < 0 else b"\xcf" + struct.pack(">Q", value)
+        if isinstance(value, float):
+            return b"\xcb" + struct.pack(">d", value)
+        if isinstance(value, str):
+            data = value.encode()
+            return b"\xdb" + struct.pack(">I", len(data)) + data
+        if isinstance(value, bytes):
+            return b"\xc6" + struct.pack(">I", len(value)) + value
+        if isinstance(value, list):
+            return b"\xdd" + struct.pack(">I", len(value)) + b"".join(map(self.pack, value))
+        parts = (self.pack(key) + self.pack(item) for key, item in value.items())
+        return b"\xdf" + struct.pack(">I", len(value)) + b"".join(parts)

@@ -1,0 +1,198 @@
+"""What one escape technique is: guest code, how success would show from outside, what stops it, and a control.
+
+A file below `techniques/<group>/` is one technique. Its `attack(world)` runs in the guest, together with the file's other
+functions and imports (see `inside.World`); `TECHNIQUE` stays with the judge. The attack is honest about itself: it tries
+to do harm, and reports with `world.got(...)` or `world.loot(...)` what an outside observer could not see.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyisolate import Policy
+    from tests.escape.ground import Ground, Targets
+    from tests.escape.run import Run
+
+Change = Callable[["Policy", "Targets"], "Policy"]
+Effect = Callable[["Ground", "Run"], str]
+
+#: What can stop a technique. The table in docs/escapes.md is keyed on these words.
+LAYERS = (
+    "broker",
+    "landlock",
+    "root view",
+    "file permissions",
+    "seccomp",
+    "notification",
+    "namespaces",
+    "credentials",
+    "descriptors",
+    "environment",
+    "limits",
+    "memory",
+    "wire",
+    "telemetry",
+    "supervisor",
+)
+
+
+@dataclass(frozen=True)
+class Granted:
+    """The same code gets through under a policy that grants it: so it is the policy that stops it otherwise."""
+
+    change: Change
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bare:
+    """The same code gets through in a plain process: so it is the sandbox that stops it.
+
+    `root`: as root, in namespaces of its own for what it might break. `answer`: the kernel gets as far as this errno,
+    for calls that nobody wants to succeed; in the sandbox it must be another.
+    """
+
+    root: bool = False
+    answer: str = ""
+    keep_network: bool = False
+
+
+@dataclass(frozen=True)
+class Alone:
+    """There is no control, and why."""
+
+    why: str
+
+
+Control = Granted | Bare | Alone
+
+
+@dataclass(frozen=True)
+class InThread:
+    """What happens in thread isolation: `stopped`, `escapes` (documented, and it must stay true) or `not run`."""
+
+    outcome: str
+    why: str = ""
+    #: stopped, but without an event; `why` says so
+    silent: bool = False
+
+
+STOPPED = InThread("stopped")
+
+
+def escapes(why: str) -> InThread:
+    """Say why thread isolation does not stop it."""
+    return InThread("escapes", why)
+
+
+def not_run(why: str) -> InThread:
+    """Say why it means nothing, or cannot be bounded, in thread isolation."""
+    return InThread("not run", why)
+
+
+def silent(why: str) -> InThread:
+    """Say why thread isolation stops it without an event."""
+    return InThread("stopped", why, silent=True)
+
+
+@dataclass(frozen=True)
+class Technique:
+    """One technique; `group`, `name`, `title` and `guest` come from its file."""
+
+    source: str
+    stops: tuple[str, ...]
+    control: Control
+    #: capabilities, one of which must be on an event; `by` says who must have refused: broker, kernel or either
+    event: tuple[str, ...] = ()
+    by: str = "either"
+    #: why no event can exist; must be given when `event` is empty
+    no_event: str = ""
+    #: why the enforcers of a host without BPF-LSM record nothing, though BPF-LSM does
+    unseen: str = ""
+    #: the system call that the event must name
+    syscall: str = ""
+    policy: Change | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    effect: Effect | None = None
+    #: guest code of a second request, after the attack has returned
+    then: str = ""
+    #: what may end it, beside a refusal; names of exceptions
+    ends: tuple[str, ...] = ()
+    #: it must end so, and in no other way
+    must_end: tuple[str, ...] = ()
+    #: the attack's process dies by its own doing, which is no harm to others
+    thread: InThread = STOPPED
+    timeout_s: float = 10.0
+    group: str = ""
+    name: str = ""
+    title: str = ""
+    guest: str = ""
+
+    def __post_init__(self) -> None:
+        unknown = [layer for layer in self.stops if layer not in LAYERS]
+        assert self.stops and not unknown, f"unknown layers: {unknown}"
+        assert bool(self.event) != bool(self.no_event), "name the event, or say why none can exist"
+        assert self.by in ("broker", "kernel", "either")
+
+    @property
+    def key(self) -> str:
+        """`group/name`, unique."""
+        return f"{self.group}/{self.name}"
+
+
+def load(only: str = "") -> list[Technique]:
+    """Return every technique whose key contains `only`, in order."""
+    from tests.escape import techniques
+
+    found = []
+    for group in sorted(pkgutil.iter_modules(techniques.__path__), key=lambda module: module.name):
+        if not group.ispkg:
+            continue
+        package = importlib.import_module(f"{techniques.__name__}.{group.name}")
+        for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
+            if only in f"{group.name}/{module.name}":
+                found.append(_read(importlib.import_module(f"{package.__name__}.{module.name}")))
+    return found
+
+
+def _read(module: Any) -> Technique:
+    group, name = module.__name__.split(".")[-2:]
+    assert module.__doc__, f"{module.__name__}: the docstring is the technique's title"
+    return replace(
+        module.TECHNIQUE,
+        group=group,
+        name=name,
+        title=module.__doc__.strip().split("\n\n")[0].replace("\n", " "),
+        guest=_guest_source(inspect.getsource(module)),
+    )
+
+
+def _guest_source(text: str) -> str:
+    """Return what runs in the guest: the module without its docstring, `TECHNIQUE`, and what only the judge needs."""
+    tree = ast.parse(text)
+    kept = [node for node in tree.body if not _is_the_judges(node)]
+    return "\n".join(ast.unparse(node) for node in kept)
+
+
+def _is_the_judges(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return True
+    if isinstance(node, ast.ImportFrom):
+        return (node.module or "").startswith(("tests", "__future__"))
+    if isinstance(node, ast.Assign):
+        return any(isinstance(target, ast.Name) and target.id == "TECHNIQUE" for target in node.targets)
+    # what looks from outside is named so
+    return isinstance(node, ast.FunctionDef) and node.name.startswith("outside")
+
+
+# Reasons that many techniques share.
+ABSENT = "a raw call meets ENOENT in the root view (in a thread EACCES of Landlock), and neither leaves a record"
+READ_ONLY = "a raw call meets EROFS in the root view (or EACCES of Landlock), and neither leaves a record"
+METADATA = "Landlock does not handle metadata, and a thread has no root view"

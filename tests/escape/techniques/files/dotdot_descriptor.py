@@ -1,0 +1,23 @@
+"""Climb out of a granted directory from its descriptor, with openat and fchdir."""
+
+import os
+
+from tests.escape.grants import read_secret
+from tests.escape.technique import ABSENT, Granted, Technique
+
+
+def attack(world):
+    directory = world.open_raw(world.inbox, os.O_DIRECTORY)
+    world.attempt("openat", directory, b"../vault/secret", 0)
+    world.attempt("fchdir", directory)
+    result, _ = world.attempt("openat", -100, b"../vault/secret", 0)
+    if result >= 0:
+        world.take(result)
+
+
+TECHNIQUE = Technique(
+    source="chroot(2), escape by a held directory; CVE-2024-21626",
+    no_event=ABSENT,
+    stops=("root view", "landlock"),
+    control=Granted(read_secret),
+)

@@ -1,0 +1,18 @@
+"""Set a granted file's times through a read-only descriptor."""
+
+import struct
+
+from tests.escape.technique import METADATA, READ_ONLY, Granted, Technique, escapes
+
+
+def attack(world):
+    world.syscall("utimensat", world.open_raw(world.granted), None, struct.pack("=4q", 1, 0, 1, 0), 0)
+
+
+TECHNIQUE = Technique(
+    source="Landlock does not handle utime",
+    no_event=READ_ONLY,
+    stops=("root view",),
+    control=Granted(lambda p, t: p.allow_write(t.inbox)),
+    thread=escapes(METADATA),
+)

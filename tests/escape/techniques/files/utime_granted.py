@@ -1,0 +1,19 @@
+"""Set the times of a file that is granted for reading only."""
+
+import os
+import struct
+
+from tests.escape.technique import METADATA, READ_ONLY, Granted, Technique, escapes
+
+
+def attack(world):
+    world.syscall("utimensat", -100, os.fsencode(world.granted), struct.pack("=4q", 1, 0, 1, 0), 0)
+
+
+TECHNIQUE = Technique(
+    source="Landlock does not handle utime",
+    no_event=READ_ONLY,
+    stops=("root view",),
+    control=Granted(lambda p, t: p.allow_write(t.inbox)),
+    thread=escapes(METADATA),
+)

@@ -1,0 +1,202 @@
+"""The supervisor under attack: a process of its own, so that the judge looks at it from outside too.
+
+`python -m tests.escape.worker <socket>`: one technique a line in, one run a line out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyisolate
+from pyisolate import Policy
+from pyisolate.errors import SandboxError
+from tests.escape import defences
+from tests.escape.ground import Targets
+from tests.escape.run import CellState, Run
+from tests.escape.technique import Granted, Technique, load
+
+VARIABLE = "PYISOLATE_ESCAPE_TOKEN"
+INSIDE = Path(__file__).with_name("inside.py").read_text()
+_STATUS = (
+    "Uid",
+    "Gid",
+    "Groups",
+    "CapInh",
+    "CapPrm",
+    "CapEff",
+    "CapBnd",
+    "CapAmb",
+    "NoNewPrivs",
+    "Seccomp",
+    "TracerPid",
+)
+
+
+def source_for(technique: Technique, facts: dict[str, Any]) -> str:
+    """Return what runs in the guest."""
+    return f"{INSIDE}\n{technique.guest}\nworld = World({facts!r})\nattack(world)\n"
+
+
+def base_policy(targets: Targets) -> Policy:
+    """Return the policy that techniques start from: one directory to read, and the interpreter."""
+    return Policy.preset("compute").allow_read(targets.inbox)
+
+
+class Worker:
+    """One supervisor with a sibling sandbox, running what the judge names."""
+
+    def __init__(self, token: str, isolation: str) -> None:
+        self.token, self.isolation = token, isolation
+        self.signals = 0
+        self.techniques = {technique.key: technique for technique in load()}
+        # what a supervisor has and a guest must not get: a variable, an open descriptor, memory
+        os.environ[VARIABLE] = token
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGTERM, signal.SIGCONT):
+            signal.signal(number, self._count_signal)
+        self.supervisor = pyisolate.Supervisor(pool_size=6)
+        defences.apply(self.supervisor)
+        self.supervisor.start()
+        self.sibling = self.supervisor.spawn("sibling")
+        self.sibling.exec(f"token = {token!r}")
+
+    def _count_signal(self, _number: int, _frame: object) -> None:
+        self.signals += 1
+
+    def close(self) -> None:
+        """End all that runs."""
+        self.sibling.close()
+        self.supervisor.close()
+
+    def run(self, key: str, control: bool, targets: Targets) -> Run:
+        """Run one attack, or its control under a policy that grants it."""
+        technique = self.techniques[key]
+        policy, options = base_policy(targets), dict(technique.options)
+        if technique.policy is not None:
+            policy = technique.policy(policy, targets)
+        if control:
+            assert isinstance(technique.control, Granted)
+            policy = technique.control.change(policy, targets)
+            options.update(technique.control.options)
+        if options.get("env") == "token":
+            options["env"] = {VARIABLE: self.token}
+        targets.sibling = self.sibling.pid
+        started, run = time.monotonic(), Run()
+        self.signals = 0
+        try:
+            with self.supervisor.spawn(MARK + technique.name, policy, isolation=self.isolation, **options) as sandbox:
+                self._attack(technique, sandbox, targets, run)
+        except SandboxError as error:
+            run.impossible = f"{type(error).__name__}: {error}"
+        run.duration_s = time.monotonic() - started
+        run.host = self._host()
+        return run
+
+    def _attack(self, technique: Technique, sandbox: Any, targets: Targets, run: Run) -> None:
+        run.pid, run.sandbox_id = sandbox.pid, sandbox.id
+        if self.isolation == "process":
+            run.before = cell_state(sandbox.pid)
+        run.text, run.error, run.error_text = _exec(
+            sandbox, source_for(technique, targets.facts()), technique.timeout_s
+        )
+        if technique.then:
+            run.then_text, run.then_error, why = _exec(sandbox, technique.then, technique.timeout_s)
+            run.then_text += why
+        if self.isolation == "process" and not sandbox.closed:
+            run.after = cell_state(sandbox.pid)
+        with contextlib.suppress(SandboxError):
+            while len(run.messages) < 100:
+                run.messages.append(repr(sandbox.recv(timeout=0.0)))
+        run.events = [event.to_dict() for event in sandbox.get_denial_events()]
+
+    def _host(self) -> dict[str, Any]:
+        """Return how supervisor and sibling fare after it."""
+        try:
+            sibling = "unharmed" if self.sibling.eval("token") == self.token else "changed"
+        except SandboxError as error:
+            sibling = f"{type(error).__name__}: {error}"
+        events = len(self.sibling.get_denial_events())
+        return {
+            "sibling": sibling,
+            "sibling_events": events,
+            "signals": self.signals,
+            "environment": os.environ.get(VARIABLE),
+        }
+
+
+MARK = "escape-"
+
+
+def _exec(sandbox: Any, source: str, timeout_s: float) -> tuple[str, str, str]:
+    try:
+        result = sandbox.exec(source, timeout=timeout_s, filename="<attack>")
+    except SandboxError as error:
+        parts = [getattr(error, "stdout", ""), getattr(error, "stderr", ""), getattr(error, "last_words", "")]
+        why = [str(error), getattr(error, "traceback", ""), *getattr(error, "__notes__", ())]
+        return "\n".join(parts), type(error).__name__, "\n".join(why)
+    return f"{result.stdout}\n{result.stderr}\n{result.value}", "", ""
+
+
+def cell_state(pid: int) -> CellState | None:
+    """Return what /proc says of a cell; None when it is gone."""
+    proc = Path(f"/proc/{pid}")
+    try:
+        lines = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines() if ":" in line)
+        descriptors = {}
+        for name in os.listdir(proc / "fd"):
+            with contextlib.suppress(OSError):
+                descriptors[name] = os.readlink(proc / "fd" / name)
+        return CellState(
+            status={key: " ".join(lines.get(key, "").split()) for key in _STATUS},
+            namespaces={
+                name: os.readlink(proc / "ns" / name) for name in os.listdir(proc / "ns") if "_for_" not in name
+            },
+            descriptors=descriptors,
+            maps=[line for line in (proc / "maps").read_text().splitlines() if _notable(line)],
+            mounts=(proc / "mountinfo").read_text(),
+            root=os.readlink(proc / "root"),
+            exe=os.readlink(proc / "exe"),
+            processes=len((proc / f"task/{pid}/children").read_text().split()),
+        )
+    except OSError:
+        return None
+
+
+def _notable(line: str) -> bool:
+    words = line.split(maxsplit=5)
+    path = words[5].strip() if len(words) > 5 else ""
+    strange = "w" in words[1] or not path or path.startswith(("/memfd", "/dev/zero", "/SYSV")) or MARK in path
+    return "x" in words[1] and strange
+
+
+def main(descriptor: int) -> None:
+    """Serve a judge on the socket `descriptor`."""
+    with socket.socket(fileno=descriptor) as channel, channel.makefile("rwb") as stream:
+        channel.set_inheritable(False)
+        start = json.loads(stream.readline())
+        inherited = os.open(start["secret"], os.O_RDONLY)
+        os.set_inheritable(inherited, True)
+        worker = Worker(start["token"], start["isolation"])
+        stream.write(
+            json.dumps({"pid": os.getpid(), "inherited": inherited, "sibling": worker.sibling.pid}).encode() + b"\n"
+        )
+        stream.flush()
+        known = {field.name for field in dataclasses.fields(Targets)}
+        for line in stream:
+            order = json.loads(line)
+            targets = Targets(**{key: value for key, value in order["targets"].items() if key in known})
+            stream.write(worker.run(order["key"], order["control"], targets).to_json().encode() + b"\n")
+            stream.flush()
+        worker.close()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
