@@ -58,6 +58,22 @@ def test_links_lead_somewhere(page: str) -> None:
         assert (path.parent / target).exists(), f"{page}: {target}"
 
 
+def test_the_threat_model_names_tests_that_exist() -> None:
+    text = (ROOT / "docs/threat-model.md").read_text()
+    named = set(re.findall(r"`((?:unit|host|vm|clients)/test_\w+\.py)`", text))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (ROOT / "tests" / name).exists()] == []
+
+
+def test_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`((?:\w+/)*\w+\.(?:py|c))`", text))
+    package = {str(path.relative_to(ROOT / "pyisolate")) for path in (ROOT / "pyisolate").rglob("*.*")}
+    short = {path.rpartition("/")[2] for path in package}
+    assert len(named) > 30
+    assert [name for name in sorted(named) if name not in package and name not in short] == []
+
+
 def test_what_was_learned_is_enough_and_each_rule_is_needed() -> None:
     pytest.importorskip("pandas")
     done = subprocess.run(
