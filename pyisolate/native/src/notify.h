@@ -70,7 +70,7 @@
 #define NOTIFY_VERDICTS 4
 #define NOTIFY_SLOTS 16384	/* sandboxes at one listener */
 #define NOTIFY_BUCKETS 4096
-#define NOTIFY_RING 64		/* records of one sandbox that wait for a drain */
+#define NOTIFY_RING 256		/* records of one sandbox that wait for a drain */
 #define NOTIFY_WAITING_MAX 32	/* unfinished operations of one sandbox; then its notifications wait too */
 #define NOTIFY_PAYLOAD 65536	/* bytes of one send; a datagram has at most 65535 */
 #define NOTIFY_IOV 1024	/* UIO_MAXIOV */
