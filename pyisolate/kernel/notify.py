@@ -7,7 +7,6 @@ change is never looked at twice. If the listener dies, the kernel fails every su
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
@@ -335,6 +334,8 @@ class Listener:
     def _drain(self) -> None:
         while not self._closing.is_set():
             if self._native.wait(-1):
-                with contextlib.suppress(Exception):
+                try:
                     self._drain_all()
+                except Exception:  # the next batch must not wait for a restart
+                    _log.exception("a batch of records could not be read; they are counted all the same")
                 self._closing.wait(_PACE_S)

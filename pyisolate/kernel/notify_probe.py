@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,15 +37,18 @@ def probe_live(make_listener: Callable[[Callable[[KernelRecord], None]], Listene
     listener = make_listener(records.append)
     program = cell_program()  # compiled here: the child of a process with threads should not
     ours, theirs = socket.socketpair()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of forks with threads; this child only asks
+        pid = os.fork()
     if pid == 0:
         _child(ours, theirs, program)
     theirs.close()
     ours.settimeout(_PATIENCE_S)
     try:
-        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+        first, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
         if not descriptors:
-            return Proof(problem=_words(ours) or "the kernel gave no listener")
+            said = json.loads(first.decode() + _words(ours) or "{}")
+            return Proof(problem=said.get("problem") or "the kernel gave no listener")
         listener.start()
         listener.attach(descriptors[0], "probe", _policy())
         said = json.loads(_words(ours) or "{}")

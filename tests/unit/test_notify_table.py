@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 
 import pytest
 from confined import policy, rule
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pyisolate.broker import Broker
 from pyisolate.capability import FLOOR, Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
-from pyisolate.kernel.notify import compile_table
+from pyisolate.kernel.notify import Listener, compile_table
 from pyisolate.kernel.notify_record import evaluate
 from pyisolate.policy.compiled import CompiledPolicy, NamePattern, NetAction, NetRule
 from pyisolate.telemetry.event import Evaluation, KernelRecord
@@ -67,6 +68,24 @@ def test_broker_and_listener_agree_about_addresses(
     assert kernel.verdict is broker.verdict
     if kernel.code is DenialCode.EXPLICIT_DENY or broker.code is DenialCode.EXPLICIT_DENY:
         assert (kernel.code, kernel.rule) == (broker.code, broker.rule)
+
+
+def test_a_listener_answers_by_the_sandbox_s_newest_policy() -> None:
+    listener = Listener(lambda record: None)
+    try:
+        listener.attach(os.eventfd(0), "box", policy())
+        assert listener.evaluate("nobody", Capability.NET_CONNECT, "10.0.0.1:443") is None
+        before = listener.evaluate("box", Capability.NET_CONNECT, "10.0.0.1:443")
+        listener.update("box", policy(rule("connect", "10.0.0.1:443")))
+        after = listener.evaluate("box", Capability.NET_CONNECT, "10.0.0.1:443")
+        assert before is not None
+        assert after is not None
+        assert (before.verdict, after.verdict) == (Verdict.DENY, Verdict.ALLOW)
+        listener.detach("box")
+        listener.detach("box")
+        assert listener.counters("box") == {}
+    finally:
+        listener.close()
 
 
 def test_codes_tell_none_from_too_little() -> None:
