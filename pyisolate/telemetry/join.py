@@ -2,7 +2,8 @@
 
 Where an enforcer's records carry no sequence (Landlock, seccomp notification), an operation that the broker allowed
 and the kernel refused is told twice: by the enforcer, and by the errno at the hook. Those two are one when capability
-and target (and the thread, where it can be translated) are equal and neither was used before.
+and target (and the thread, where it can be translated) are equal and neither was used before. In monitor mode, and for a
+shadow policy, both layers let an operation pass and both tell: those two are one as well.
 
 A kernel record never waits and is never swallowed: no report of a guest can hide what the kernel saw. The guest's errno
 report that belongs to it comes afterwards and completes it.
@@ -16,7 +17,10 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
+from msgspec.structs import replace
+
 from ..capability import Capability
+from ..decision import Verdict
 from .event import BrokerRecord, DenialEvent, KernelRecord
 from .merge import is_denial
 
@@ -31,12 +35,20 @@ class Told(NamedTuple):
     broker: BrokerRecord
 
 
+class _Part(NamedTuple):
+    """A recorded event, and how many of its operations have no other half yet."""
+
+    event: DenialEvent
+    left: int
+
+
 class Joiner:
     """One sandbox's records that may still have another half. Thread-safe.
 
-    `expects` says whether an enforcer records refusals of a capability by itself: errno reports of others wait for
-    nothing. `translate_tid` turns a thread id as the guest sees it into the supervisor's. `hold_ms` bounds how long an
-    errno report waits for the kernel's record, `capacity` how many records are remembered; the oldest go first.
+    `expects` says whether an enforcer records a capability's refusals by itself: reports about others wait for nothing.
+    `translate_tid` turns a thread id as the guest sees it into the supervisor's. `hold_ms` bounds how long an errno
+    report waits for the kernel's record, `watch_ms` a report of what was let through (the hook comes before the call,
+    and nobody is refused meanwhile), `capacity` how many records are remembered; the oldest go first.
     """
 
     def __init__(
@@ -45,82 +57,126 @@ class Joiner:
         *,
         translate_tid: Callable[[int], int] | None = None,
         hold_ms: float = 2.0,
+        watch_ms: float = 100.0,
         capacity: int = 1024,
     ) -> None:
         self._expects, self._translate = expects, translate_tid
-        self._hold_ns = int(hold_ms * 1e6)
+        self._hold_ns = {False: int(hold_ms * 1e6), True: int(watch_ms * 1e6)}
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._waiting = _Index[BrokerRecord]()
-        self._told = _Index[DenialEvent]()
+        #: by whether the operation was let through
+        self._waiting = {False: _Index[BrokerRecord](), True: _Index[BrokerRecord]()}
+        self._told, self._late = _Index[_Part](), _Index[_Part]()
 
     def kernel(self, record: KernelRecord) -> BrokerRecord | None:
-        """Return the errno report that waits for this record, if there is one."""
+        """Return the report that waits for this record, if there is one; its count says of how many operations."""
+        keys, left = self._kernel_keys(record), record.count
+        index = self._waiting[record.verdict is Verdict.WOULD_DENY]
+        found: BrokerRecord | None = None
         with self._lock:
-            return self._waiting.take(self._kernel_keys(record))
+            while left > 0 and (taken := index.take(keys)) is not None:
+                found = found or taken
+                if taken.count > left:
+                    index.put(self._broker_keys(taken), replace(taken, count=taken.count - left), time.monotonic_ns())
+                left -= taken.count
+        matched = min(record.count, record.count - left)
+        return found if found is None or found.count == matched else replace(found, count=matched)
 
-    def tell(self, record: KernelRecord, event: DenialEvent) -> None:
-        """Remember the event of a kernel record that had no other half, for the errno report that may follow."""
+    def told_late(self, record: KernelRecord) -> DenialEvent | None:
+        """Return the event of a report of the same operation that was recorded before this record came."""
+        if record.verdict is not Verdict.WOULD_DENY:
+            return None
+        with self._lock:
+            taken = self._take_parts(self._late, self._kernel_keys(record), record.count)
+        return taken[0].event if taken else None
+
+    def tell(self, record: KernelRecord, event: DenialEvent, left: int | None = None) -> None:
+        """Remember the event of a kernel record, `left` of whose operations had no other half, for what may follow."""
         if record.broker_consulted is False:
             return  # native code went round the hooks: nothing will follow
         with self._lock:
-            self._told.put(self._kernel_keys(record), event)
-            if len(self._told) > self._capacity:
-                self._told.take_oldest()
+            self._remember(self._told, self._kernel_keys(record), event, left)
+
+    def tell_alone(self, record: BrokerRecord, event: DenialEvent) -> None:
+        """Remember the event of a report that waited in vain: a busy machine's kernel record may still follow."""
+        if record.verdict is Verdict.WOULD_DENY and self._expects(record.capability):
+            with self._lock:
+                self._remember(self._late, self._broker_keys(record), event, record.count)
 
     def broker(self, record: BrokerRecord, now_ns: int | None = None) -> list[BrokerRecord | Told]:
         """Take a validated record; return what is complete now, each to be recorded alone or to complete an event."""
         now = time.monotonic_ns() if now_ns is None else now_ns
+        watched = record.verdict is Verdict.WOULD_DENY
         keys = self._broker_keys(record)
         with self._lock:
             ready: list[BrokerRecord | Told] = [*self._due(now)]
-            told = self._take_told(keys, record.count)
-            if told:
-                ready += [Told(event, record) for event in told]
-            elif record.errno is not None and self._expects(record.capability):
-                self._waiting.put(keys, record, now)
-                if len(self._waiting) > self._capacity:
-                    ready.append(self._waiting.take_oldest())
+            told = self._take_parts(self._told, keys, record.count)
+            ready += [Told(part.event, replace(record, count=part.left)) for part in told]
+            if watched:
+                rest = record.count - sum(part.left for part in told)
+                record = record if not told else replace(record, count=rest)
+            elif told:
+                return ready
+            if record.count <= 0:
+                return ready
+            if keys and self._expects(record.capability):
+                index = self._waiting[watched]
+                index.put(keys, record, now)
+                if len(index) > self._capacity:
+                    ready.append(index.take_oldest())
             elif is_denial(record):
                 ready.append(record)
             return ready
 
     def settle(self, now_ns: int | None = None, *, force: bool = False) -> list[BrokerRecord]:
-        """Return the reports that waited longer than `hold_ms`, or all (`force`: a request or the sandbox ended)."""
+        """Return the reports that waited for their time, or all (`force`: a request or the sandbox ended)."""
         now = time.monotonic_ns() if now_ns is None else now_ns
         with self._lock:
             return self._due(now, force=force)
 
     @property
     def waiting(self) -> int:
-        """How many errno reports wait for the kernel's record."""
-        return len(self._waiting)
+        """How many reports wait for the kernel's record."""
+        return sum(len(index) for index in self._waiting.values())
 
-    def _take_told(self, keys: list[_Key], count: int) -> list[DenialEvent]:
-        """Return the events that a report stands for: the hooks count repeats before they report them."""
-        told: list[DenialEvent] = []
-        while count > 0 and (event := self._told.take(keys)) is not None:
-            told.append(event)
-            count -= event.count
-        return told
+    def _remember(self, index: _Index[_Part], keys: list[_Key], event: DenialEvent, left: int | None) -> None:
+        index.put(keys, _Part(event, event.count if left is None else left))
+        if len(index) > self._capacity:
+            index.take_oldest()
+
+    def _take_parts(self, index: _Index[_Part], keys: list[_Key], count: int) -> list[_Part]:
+        """Return the events that stand for `count` operations, `left` of each; what is left over stays remembered."""
+        taken: list[_Part] = []
+        while count > 0 and (part := index.take(keys)) is not None:
+            used = min(count, part.left)
+            if part.left > used:
+                index.put(keys, _Part(part.event, part.left - used))
+            taken.append(_Part(part.event, used))
+            count -= used
+        return taken
 
     def _due(self, now: int, *, force: bool = False) -> list[BrokerRecord]:
         due: list[BrokerRecord] = []
-        while (since := self._waiting.oldest_ns()) is not None and (force or now - since >= self._hold_ns):
-            due.append(self._waiting.take_oldest())
+        for watched, index in self._waiting.items():
+            hold_ns = self._hold_ns[watched]
+            while (since := index.oldest_ns()) is not None and (force or now - since >= hold_ns):
+                due.append(index.take_oldest())
         return due
 
     def _broker_keys(self, record: BrokerRecord) -> list[_Key]:
-        if record.errno is None:
+        watched = record.verdict is Verdict.WOULD_DENY
+        if record.errno is None and not watched:
             return []  # the broker refused: no system call was made, so there is no other half
         tid = self._translate(record.tid) if self._translate is not None and record.tid else record.tid
-        exact: list[_Key] = [(tid, record.sequence)] if record.sequence else []
-        return [*exact, (tid if self._translate is not None else 0, record.capability, record.target)]
+        about = (watched, record.shadow)
+        exact: list[_Key] = [(tid, record.sequence, *about)] if record.sequence else []
+        return [*exact, (tid if self._translate is not None else 0, record.capability, record.target, *about)]
 
     def _kernel_keys(self, record: KernelRecord) -> list[_Key]:
+        about = (record.verdict is Verdict.WOULD_DENY, record.shadow)
         if record.sequence:
-            return [(record.tid, record.sequence)]
-        return [(record.tid if self._translate is not None else 0, record.capability, record.target)]
+            return [(record.tid, record.sequence, *about)]
+        return [(record.tid if self._translate is not None else 0, record.capability, record.target, *about)]
 
 
 class _Index(Generic[_T]):

@@ -139,6 +139,23 @@ def complete(event: DenialEvent, broker: BrokerRecord) -> DenialEvent:
     )
 
 
+def complete_kernel(event: DenialEvent, kernel: KernelRecord) -> DenialEvent:
+    """Return the event of a report with what the kernel's record of the same operation adds, which came after it."""
+    return msgspec.structs.replace(
+        event,
+        kernel_decision=kernel.verdict,
+        kernel_reason=escape(kernel.reason, _REASON_LIMIT),
+        kernel_enforcer=escape(kernel.enforcer, 64) or None,
+        kernel_hook=escape(kernel.hook, 64) or None,
+        kernel_errno=kernel.errno or None,
+        kernel_evaluation=kernel.evaluation,
+        pid=kernel.pid or event.pid,
+        tid=kernel.tid or event.tid,
+        syscall=_text(kernel.syscall, 64) or event.syscall,
+        reported_by=Reporter.KERNEL,
+    )
+
+
 class _Side:
     """One layer's half of the event."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from ..capability import Capability
 from .event import BrokerRecord, DenialEvent, KernelRecord, Reporter, SandboxContext
 from .join import Joiner, Told
-from .merge import REFUSALS, Suggest, complete, is_denial, merge
+from .merge import REFUSALS, Suggest, complete, complete_kernel, is_denial, merge
 from .recorder import Recorder
 from .store import EventStore
 from .untrusted import validate_broker_record
@@ -73,9 +73,14 @@ class SandboxTelemetry:
         broker = self._joiner.kernel(record)
         if not is_denial(broker, record):
             return []
+        if broker is None and (told := self._joiner.told_late(record)) is not None:
+            completed = complete_kernel(told, record)
+            self.recorder.completed(told, completed)
+            return [completed]
         event = self._record(broker, record)
-        if broker is None:
-            self._joiner.tell(record, event)
+        unmatched = record.count - (0 if broker is None else broker.count)
+        if unmatched > 0:
+            self._joiner.tell(record, event, unmatched)
         return [event]
 
     def settle(self) -> list[DenialEvent]:
@@ -95,7 +100,10 @@ class SandboxTelemetry:
 
     def _alone(self, record: BrokerRecord) -> DenialEvent:
         kernel = self._ask(record) if record.verdict in REFUSALS and record.errno is None else None
-        return self._record(record, kernel)
+        event = self._record(record, kernel)
+        if kernel is None:
+            self._joiner.tell_alone(record, event)
+        return event
 
     def _told(self, told: Told) -> DenialEvent:
         """Complete an event that the kernel's record made, with what the hook adds. It was counted then."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from telemetry_events import CONTEXT, broker, kernel
 
@@ -191,3 +192,74 @@ def test_close_ends_followers_and_keeps_events(recorder: Recorder) -> None:
     telemetry.close()
     assert len(list(telemetry.store.follow())) == 1
     assert len(recorder.events_of("s-1")) == 1
+
+
+# -- monitor mode and shadow: both layers let it pass, and both tell ------------------------------------------------
+
+LET = {"verdict": Verdict.WOULD_DENY, "code": None}
+
+
+def _watched(recorder: Recorder) -> SandboxTelemetry:
+    return _telemetry(recorder, expects=[Capability.FS_READ])
+
+
+@pytest.mark.parametrize("kernel_first", [True, False])
+def test_what_both_layers_let_through_is_one_event(recorder: Recorder, kernel_first: bool) -> None:
+    telemetry = _watched(recorder)
+    if kernel_first:
+        (first,) = telemetry.kernel(kernel(**LET))
+        (event,) = telemetry.guest(broker(**LET))
+        assert event.event_id == first.event_id
+    else:
+        assert telemetry.guest(broker(**LET)) == []
+        (event,) = telemetry.kernel(kernel(**LET))
+    assert (event.broker_decision, event.kernel_decision, event.would_deny) == ("would_deny", "would_deny", True)
+    assert event.origin == "job.py:3 in main"
+    assert telemetry.settle() == []
+    assert recorder.metrics.denials.total() == 1 == telemetry.store.total
+
+
+def test_a_kernel_record_that_comes_late_completes_what_was_told_alone(recorder: Recorder) -> None:
+    telemetry = _watched(recorder)
+    telemetry.guest(broker(**LET))
+    (alone,) = telemetry.settle()
+    assert alone.kernel_decision is Verdict.UNAVAILABLE
+    (event,) = telemetry.kernel(kernel(**LET))
+    assert (event.event_id, event.kernel_decision, event.reported_by) == (alone.event_id, "would_deny", "kernel")
+    assert telemetry.store.events() == [event]
+    assert recorder.metrics.denials.total() == 1
+
+
+@pytest.mark.parametrize(("reported", "seen"), [(5, [1] * 5), (1, [3]), (3, [2, 4]), (4, [1, 1])])
+def test_counts_of_both_layers_meet_exactly(recorder: Recorder, reported: int, seen: list[int]) -> None:
+    for order in (0, 1):
+        telemetry = SandboxTelemetry(
+            msgspec.structs.replace(CONTEXT, sandbox_id=f"s-{order}"), recorder, expects=[Capability.FS_READ]
+        )
+        if order:
+            telemetry.guest(broker(count=reported, **LET))
+        for count in seen:
+            telemetry.kernel(kernel(count=count, **LET))
+        if not order:
+            telemetry.guest(broker(count=reported, **LET))
+        telemetry.settle()
+        assert telemetry.store.total == max(reported, sum(seen))
+
+
+def test_a_refusal_is_never_taken_for_what_was_let_through(recorder: Recorder) -> None:
+    telemetry = _watched(recorder)
+    telemetry.guest(broker(**LET))
+    (event,) = telemetry.kernel(kernel())
+    assert (event.broker_decision, event.kernel_decision, event.would_deny) == ("unavailable", "deny", False)
+    telemetry.settle()
+    assert recorder.metrics.denials.total() == 2
+
+
+def test_the_shadow_policy_has_events_of_its_own(recorder: Recorder) -> None:
+    telemetry = _watched(recorder)
+    telemetry.guest(broker(shadow=True, **LET))
+    telemetry.guest(broker(**LET))
+    (own,) = telemetry.kernel(kernel(**LET))
+    (other,) = telemetry.kernel(kernel(shadow=True, **LET))
+    assert (own.shadow, other.shadow) == (False, True)
+    assert telemetry.settle() == []
