@@ -15,7 +15,7 @@ from .figures import Figure, Outcome, Settings
 FLOOD = 1_000_000
 QUICK_FLOOD = 50_000
 #: Growth of the host's resident memory that still counts as flat: one malloc arena's worth, not a share of the flood.
-FLAT_BYTES = 8 << 20
+FLAT_BYTES = 8_000_000
 SOURCES = {
     "raw system calls": """
 import ctypes
@@ -89,8 +89,8 @@ def _flood(supervisor: pyisolate.Supervisor, metrics: Metrics, way: str, source:
             what="  host memory growth at its peak",
             value=growth,
             unit="B",
-            spread=f"from {resident / 2**20:.0f} MiB",
-            budget="flat (<= 8 MiB)",
+            spread=f"from {resident / 1e6:.0f} MB",
+            budget="flat (<= 8 MB)",
             met=growth <= FLAT_BYTES,
         ),
     ]

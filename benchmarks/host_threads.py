@@ -112,7 +112,7 @@ def _work(path: str) -> None:
             took = (time.perf_counter() - started) / OPENS
         elif command == "open":
             for _ in range(OPENS):
-                open(path).close()  # noqa: SIM115
+                open(path).close()
             took = (time.perf_counter() - started) / OPENS
         elif command == "compute":
             _compute(LOOPS)

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import pyisolate
 
 from .figures import Figure, Outcome, Settings, Skipped
-from .quiet import descriptors_for, many
+from .quiet import descriptors_for, many, wait_full
 
 CELLS = 500
+POOL = 8
 BUDGET_BYTES = 1.5e6
 
 
 def run(settings: Settings) -> Outcome:
-    """Spawn the cells and read /proc/PID/smaps_rollup of each."""
+    """Spawn the cells and read /proc/PID/smaps_rollup of each; those that wait in the pool are read beside them."""
     count = settings.rounds(CELLS, 100)
     if why := descriptors_for(count):
         return Outcome(skipped=[Skipped(what=f"idle cell, PSS at {count} cells", why=why)])
     outcome = Outcome()
-    with pyisolate.Supervisor(pool_size=8) as supervisor:
+    with pyisolate.Supervisor(pool_size=POOL) as supervisor:
         supervisor.spawn("first").close()
-        time.sleep(0.2)
+        wait_full(supervisor, POOL)
         free_before = _available_bytes()
         with many(supervisor, count, "compute") as sandboxes:
             free_after = _available_bytes()
             pss, why = _pss_of([sandbox.pid for sandbox in sandboxes])
             outcome.figures += _figures(pss, count, f"idle cell, PSS at {count} cells, as handed out")
+            wait_full(supervisor, POOL)
+            known = {sandbox.pid for sandbox in sandboxes}
+            waiting, _ = _pss_of(
+                [pid for pid in _children(supervisor._pool and supervisor._pool.zygote_pid) if pid not in known]
+            )
+            outcome.figures += _figures(waiting, count, "the same while it waits in the pool", judged=False)
             for sandbox in sandboxes:
                 sandbox.exec("x = 1")
             after_use, _ = _pss_of([sandbox.pid for sandbox in sandboxes])
@@ -78,6 +84,14 @@ def _pss_of(pids: list[int]) -> tuple[list[int], str]:
         if match := re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE):
             found.append(int(match[1]) << 10)
     return found, why
+
+
+def _children(pid: int | None) -> list[int]:
+    """Return a single-threaded process's children; none where the kernel does not tell."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def _available_bytes() -> int:

@@ -22,7 +22,7 @@ def run(settings: Settings) -> Outcome:
         return Outcome(skipped=[Skipped(what="policy reload", why=why)])
     narrow = pyisolate.Policy.preset("compute").allow_connect("127.0.0.1:5432")
     wide = narrow.allow_connect("10.0.0.0/8:443")
-    with bare_echo() as echo, pyisolate.Supervisor(pool_size=16) as supervisor, many(supervisor, count, narrow):
+    with bare_echo() as (echo, _), pyisolate.Supervisor(pool_size=16) as supervisor, many(supervisor, count, narrow):
         turn = iter([wide, narrow] * 20)
 
         def ours() -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .figures import Figure, Outcome
 
 _HEADINGS = ("what", "figure", "samples", "compared with", "ratio", "budget", "verdict")
-_SCALES = {"s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")), "B": ((2**20, "MiB"), (2**10, "KiB"), (1, "B"))}
+_SCALES = {"s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")), "B": ((1e6, "MB"), (1e3, "kB"), (1, "B"))}
 
 
 def quantity(value: float, unit: str) -> str:
