@@ -514,7 +514,8 @@ class Supervisor:
             self.recorder.lost("unattributed", record.count)
             return
         if self._traits.full_telemetry and isinstance(sandbox, Sandbox):
-            record = self._watched.judge(record, sandbox._compiled)
+            absent_only = self._plan.bpf.observer is not None
+            record = self._watched.judge(record, sandbox._compiled, absent_only=absent_only)
         sandbox.on_kernel_record(record)
 
     def _refuse_without_actor(self, context: SandboxContext) -> DenialEvent:

@@ -35,9 +35,10 @@ class WatchedFiles:
     def __init__(self) -> None:
         self._brokers: OrderedDict[tuple[str, int], Broker] = OrderedDict()
 
-    def judge(self, record: KernelRecord, policy: CompiledPolicy) -> KernelRecord:
+    def judge(self, record: KernelRecord, policy: CompiledPolicy, *, absent_only: bool = False) -> KernelRecord:
         """Return the record, as a denial if the file enforcer refuses the call.
 
+        `absent_only`: an observer tells of every EACCES; left to say is what the root view refuses by absence (ENOENT).
         Left as it is: what is granted; a file that is not there at all; a relative name, whose directory is not known
         here; everything while files are in monitor mode (the hooks tell of it).
         """
@@ -49,7 +50,7 @@ class WatchedFiles:
         if path is None:
             return record
         decision = self._broker(policy).decide(capability, path, listing=os.path.isdir(path))
-        if not decision.refused:
+        if not decision.refused or (absent_only and self._shown(policy, path)):
             return record
         return msgspec.structs.replace(
             record,
@@ -62,6 +63,13 @@ class WatchedFiles:
             rule=decision.rule,
             presented=decision.presented,
         )
+
+    def _shown(self, policy: CompiledPolicy, path: str) -> bool:
+        """True where the root view has the path: some right is granted on it, or below it."""
+        if not self._broker(policy).decide(Capability.FS_METADATA, path, look=True).refused:
+            return True
+        below = path.rstrip("/") + "/"
+        return any(rule.allow and rule.path.startswith(below) for rule in policy.fs)
 
     def _broker(self, policy: CompiledPolicy) -> Broker:
         key = (policy.version, policy.generation)

@@ -94,6 +94,16 @@ def test_monitor_mode_is_the_hooks_business(tree: Path) -> None:
     assert judged(monitored, tree / "other/file").verdict is Verdict.ALLOW
 
 
+def test_beside_an_observer_only_what_is_absent_is_told(tree: Path) -> None:
+    readable = compile_policy(Policy.preset("none").allow_read(tree / "granted"))
+    watched = WatchedFiles()
+    writing = seen(tree / "granted/file", Capability.FS_WRITE)
+    assert watched.judge(writing, readable).verdict is Verdict.DENY
+    assert watched.judge(writing, readable, absent_only=True).verdict is Verdict.ALLOW, "it answers EACCES: observed"
+    assert watched.judge(seen(tree), readable, absent_only=True).verdict is Verdict.ALLOW, "on the way to a grant"
+    assert watched.judge(seen(tree / "other/file"), readable, absent_only=True).verdict is Verdict.DENY
+
+
 def test_brokers_are_kept_by_version_and_bounded(tree: Path) -> None:
     watched = WatchedFiles()
     for number in range(100):
