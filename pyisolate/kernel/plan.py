@@ -125,12 +125,13 @@ class KernelPlan:
         if self.usable("seccomp"):
             self.listener = Listener(self._sink)
             self.listener.start()
-            self._program = seccomp.cell_program(full=self.listener_watches_files)
+            # getrandom asks the listener too: policies that deny it are kept, and seen to be, with one program for all
+            self._program = seccomp.cell_program(full=self.listener_watches_files, random=False)
 
     @property
     def listener_watches_files(self) -> bool:
-        """True where full telemetry has to come from the listener: nothing better is there to see file calls."""
-        return self.traits.full_telemetry and self.bpf.observer is None and not self.bpf.decides
+        """True where full telemetry needs the listener: an observer sees no refusal in a path that is absent."""
+        return self.traits.full_telemetry and not self.bpf.decides
 
     def usable(self, enforcer: str) -> bool:
         """True when the enforcer's probe saw it deny."""
