@@ -20,6 +20,7 @@ from ..decision import Mode
 from ..errors import EnforcementError
 from ..limits.rlimit import COMMON_RLIMITS
 from ..policy.compiled import CompiledPolicy
+from ..telemetry.event import BrokerRecord, KernelRecord
 from ..telemetry.sandbox import Probe
 from . import seccomp
 from .bpf_plan import BpfPlan
@@ -226,7 +227,15 @@ class KernelPlan:
 
     def probe_of(self, sandbox_id: str) -> Probe | None:
         """Return what asks the kernel's own tables about an operation that the broker refused, if anything can."""
-        return self.bpf.probe_of(self._bpf_policies, sandbox_id)
+        asks_bpf, listener = self.bpf.probe_of(self._bpf_policies, sandbox_id), self.listener
+
+        def probe(record: BrokerRecord) -> KernelRecord | None:
+            found = asks_bpf(record) if asks_bpf is not None else None
+            if found is None and listener is not None:
+                found = listener.evaluate(sandbox_id, record.capability, record.target)
+            return found
+
+        return probe
 
     def why_unavailable(self, capability: Capability) -> str:
         """Say why the kernel's verdict on a capability cannot be known here."""
@@ -250,6 +259,11 @@ class KernelPlan:
                 )
             else:
                 self._prepare_files(prepared, isolation, enforcement == "strict", missing, notes)
+            if self.traits.started_by_root and any(rule.unix_path and rule.allow for rule in compiled.net):
+                missing.append(
+                    "rule net: unix: the peer would see the supervisor's credentials, root's: Landlock and the listener "
+                    "cannot make the guest connect as itself"
+                )
             if not self.usable("seccomp"):
                 missing.append(self._why_missing("seccomp", "system calls, network and processes"))
             if isolation == "process" and not self.usable("namespaces"):
