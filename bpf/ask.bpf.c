@@ -9,6 +9,10 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+/* Values of inner maps: clang 14 declares their types nowhere else, and a test compares them with Python's. */
+const volatile struct pyi_path_rule pyi_layout_path SEC(".rodata.layout") = {};
+const volatile struct pyi_net_rules pyi_layout_net SEC(".rodata.layout") = {};
+
 static __always_inline u32 pyi_ask_group(const struct pyi_ask *ask)
 {
 	if (ask->kind == PYI_ASK_NET)

@@ -62,19 +62,28 @@ static __always_inline struct mount *pyi_next_mount(struct super_block *sb, stru
 }
 
 /*
- * The path by which user space opened `file`. Where struct backing_file exists (not in 6.1, seen in 6.12) the
- * file below an overlay carries its own path, and the caller's in the container; before, f_path was the caller's.
+ * A stacking file system (overlay) opens its layers' files on private mounts, in the guest's context, after the file
+ * above has been opened and judged. Told by the mount, because FMODE_BACKING is bit 25 in 6.12 and bit 24 later, and no
+ * type information has it. Nothing that user space can name is on such a mount (fs/mount.h, MNT_NS_INTERNAL).
+ */
+#define MNT_NS_INTERNAL ((void *)-22L)
+
+static __always_inline bool pyi_is_layer(const struct path *path)
+{
+	struct mount *mount = pyi_mount_of(BPF_CORE_READ(path, mnt));
+	return BPF_CORE_READ(mount, mnt_ns) == MNT_NS_INTERNAL;
+}
+
+/*
+ * The path by which user space opened `file`. Where struct backing_file exists (not in 6.1, seen in 6.12) a layer's file
+ * carries its own path, and the caller's in the container; before, f_path was the caller's.
  */
 static __always_inline const struct path *pyi_user_path(struct file *file)
 {
-	if (bpf_core_type_exists(struct backing_file) && (file->f_mode & FMODE_BACKING))
+	const struct path *own = (void *)file + bpf_core_field_offset(struct file, f_path);
+	if (bpf_core_type_exists(struct backing_file) && pyi_is_layer(own))
 		return (void *)file + bpf_core_field_offset(struct backing_file, user_path);
-	return (void *)file + bpf_core_field_offset(struct file, f_path);
-}
-
-static __always_inline bool pyi_is_backing(struct file *file)
-{
-	return bpf_core_type_exists(struct backing_file) && (file->f_mode & FMODE_BACKING);
+	return own;
 }
 
 #endif

@@ -131,6 +131,8 @@ static __noinline int pyi_refuse(struct pyi_scratch *scratch, struct pyi_task *o
 		record->flags |= PYI_F_TRUNCATED;
 	}
 	pyi_emit(record, sizeof(*record) + sizeof(u32) + text);
+	if (!watch)
+		own->call[0] = 0; /* the call ends here: the next one may look the same, but was not asked about */
 	return watch ? 0 : 1;
 }
 

@@ -126,13 +126,13 @@ struct {
 	__type(value, struct pyi_slot_page);
 } slots SEC(".maps");
 
-/* System calls whose refusals the observer reports, by number. */
+/* What system calls are about, by number. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 512);
 	__type(key, u32);
-	__type(value, struct pyi_observed);
-} observed SEC(".maps");
+	__type(value, struct pyi_syscall);
+} syscalls SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

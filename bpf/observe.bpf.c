@@ -64,7 +64,7 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long result)
 		return 0;
 	long number = PYI_SYSCALL_NR(regs);
 	u32 key = number;
-	struct pyi_observed *what = bpf_map_lookup_elem(&observed, &key);
+	struct pyi_syscall *what = bpf_map_lookup_elem(&syscalls, &key);
 	if (!what || !what->capability)
 		return 0;
 	struct pyi_scratch *scratch = bpf_task_storage_get(&scratches, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -95,6 +95,7 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long result)
 		pyi_observe_address(record, regs, what->address);
 	pyi_slot_record(own, record, regs, scratch->walk);
 	pyi_emit(record, sizeof(*record) + sizeof(u32) + record->text_bytes);
+	own->call[0] = 0;
 	return 0;
 }
 

@@ -137,12 +137,12 @@ struct pyi_sandbox {
 	__u64 reserved;
 };
 
-/* observed[system call number]: what its refusal is a refusal of, and which argument names the target (from 1; 0: none) */
-struct pyi_observed {
-	__u8 capability;
+/* syscalls[number]: what its refusal is a refusal of, and which argument names the target (from 1; 0: none) */
+struct pyi_syscall {
+	__u8 capability;	/* for the observer */
 	__u8 path;
 	__u8 address;
-	__u8 reserved;
+	__u8 floor;		/* what a right of root that it asks for is wanted for; 0: kernel.capability */
 };
 
 /*

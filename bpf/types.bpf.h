@@ -183,6 +183,7 @@ struct sockaddr {
 struct pt_regs { /* arch/x86/include/asm/ptrace.h */
 	unsigned long r8, dx, si, di, orig_ax, ip, sp;
 };
+#define PYI_NR_FSTAT 5
 #define PYI_SYSCALL_NR(regs) BPF_CORE_READ(regs, orig_ax)
 #define PYI_ARG1(regs) BPF_CORE_READ(regs, di)
 #define PYI_ARG2(regs) BPF_CORE_READ(regs, si)
@@ -195,6 +196,7 @@ struct pt_regs { /* arch/arm64/include/asm/ptrace.h */
 	unsigned long regs[31], sp, pc, orig_x0;
 	int syscallno;
 };
+#define PYI_NR_FSTAT 80
 #define PYI_SYSCALL_NR(regs) BPF_CORE_READ(regs, syscallno)
 #define PYI_ARG1(regs) BPF_CORE_READ(regs, orig_x0)
 #define PYI_ARG2(regs) BPF_CORE_READ(regs, regs[1])
@@ -235,7 +237,6 @@ struct pyi_sockaddr_in6 {
 #define FMODE_WRITE 0x2
 #define FMODE_EXEC 0x20
 #define FMODE_PATH 0x4000
-#define FMODE_BACKING 0x2000000
 #define SB_NOUSER (1UL << 31)
 #define ATTR_MODE 1
 #define ATTR_UID 2

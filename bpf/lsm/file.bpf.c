@@ -2,8 +2,7 @@
 /*
  * Opening, receiving and looking at files, by the path that reaches them.
  *
- * Hooks: file_open, file_receive, inode_getattr, path_notify, mmap_file, file_mprotect, bprm_creds_for_exec.
- * All but file_mprotect may use bpf_d_path. What is open stays open: read(2) and write(2) are not looked at again, so
+ * Hooks: file_open, file_receive, inode_getattr, path_notify; all may use bpf_d_path (sleepable hooks). What is open stays open: read(2) and write(2) are not looked at again, so
  * a tightened policy does not close descriptors that the sandbox holds.
  * Not covered: access(2), readlink(2), chdir(2) and O_PATH tell whether a path exists (no hook carries their path);
  * a root view (mounts of the granted paths only) takes those away.
@@ -65,13 +64,13 @@ int BPF_PROG(file_open, struct file *file)
 	struct pyi_scratch *scratch = pyi_begin(own, PYI_H_FILE_OPEN);
 	if (!scratch)
 		return -EPERM;
-	if (pyi_is_backing(file)) /* the layer below an overlay: the file above has been checked */
-		return 0;
-	/* execve opens the program, then its loader: bprm_creds_for_exec decides on the one, mmap_file on the other */
+	/* execve opens the program, then its loader: bprm_check_security decides on the one, mmap_file on the other */
 	if (file->f_flags & FMODE_EXEC)
 		return 0;
 	if (pyi_is_pseudo(file->f_path.dentry))
 		return scratch->record.flags & PYI_F_CLOSED ? -EPERM : 0;
+	if (pyi_is_layer(&file->f_path))
+		return 0;
 	return pyi_check_named(own, scratch, &file->f_path, pyi_open_rights(file));
 }
 
@@ -92,6 +91,12 @@ int BPF_PROG(file_receive, struct file *file)
 	return pyi_check_named(own, scratch, &file->f_path, pyi_open_rights(file));
 }
 
+static __always_inline bool pyi_is_fstat(void)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	return PYI_SYSCALL_NR(regs) == PYI_NR_FSTAT;
+}
+
 SEC("lsm/inode_getattr")
 int BPF_PROG(inode_getattr, const struct path *path)
 {
@@ -101,8 +106,14 @@ int BPF_PROG(inode_getattr, const struct path *path)
 	struct pyi_scratch *scratch = pyi_begin(own, PYI_H_INODE_GETATTR);
 	if (!scratch)
 		return -EPERM;
-	if (pyi_is_pseudo(path->dentry))
+	if (pyi_is_pseudo(path->dentry) || pyi_is_layer(path))
 		return 0;
+	if (pyi_is_fstat()) { /* opening was judged, and recorded where it was only watched: once is enough */
+		const struct pyi_policy *policy = pyi_policy_at(scratch->record.policy);
+		if (policy && (policy->monitored & PYI_GROUP_FS))
+			return 0;
+		scratch->record.shadow = 0;
+	}
 	return pyi_check_named(own, scratch, path, PYI_LOOK);
 }
 

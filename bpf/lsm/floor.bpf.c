@@ -54,9 +54,14 @@ int BPF_PROG(capable, const struct cred *cred, struct user_namespace *ns, int ca
 {
 	if (capability <= CAP_FSETID)
 		return 0;
+	if (!pyi_current())
+		return 0;
 	if (options & CAP_OPT_NOAUDIT)
-		return pyi_current() ? -EPERM : 0;
-	return pyi_floor(PYI_H_CAPABLE, PYI_KERNEL_CAPABILITY, capability);
+		return -EPERM;
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	u32 number = PYI_SYSCALL_NR(regs);
+	const struct pyi_syscall *call = bpf_map_lookup_elem(&syscalls, &number);
+	return pyi_floor(PYI_H_CAPABLE, call && call->floor ? call->floor : PYI_KERNEL_CAPABILITY, capability);
 }
 
 /* io_uring_setup and userfaultfd have no hook of their own on every kernel; both make a secure anonymous inode. */

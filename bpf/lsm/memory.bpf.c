@@ -2,28 +2,39 @@
 /*
  * Executable memory and programs: what may become code.
  *
- * Hooks: mmap_file, file_mprotect, bprm_creds_for_exec, bprm_check_security.
+ * Hooks: mmap_file, file_mprotect, bprm_check_security.
  * Memory is writable or executable, never both and never one after the other: anonymous executable memory is refused,
  * a file's mapping may be executable only if a rule grants that file (import.native, process.exec) and the mapping
  * was not written. So neither ctypes nor a raw mmap brings in code that no rule names.
  */
 #include "../hook.bpf.h"
 
-static __always_inline int pyi_memory(struct pyi_scratch *scratch, struct pyi_task *own, u64 prot)
+/* Code that no file names: granted only with any native code (`import: {native: ["*"]}`). */
+static __noinline int pyi_memory(struct pyi_scratch *scratch, struct pyi_task *own, u64 prot)
 {
-	scratch->record.capability = PYI_MEMORY_EXEC;
-	scratch->record.detail = prot;
-	int refused = pyi_refuse(scratch, own, scratch->record.policy, PYI_GROUP_IMPORT, PYI_NOT_GRANTED);
+	struct pyi_record *record = &scratch->record;
+	const struct pyi_policy *policy = pyi_policy_at(record->policy), *shadow = pyi_policy_at(record->shadow);
+	record->capability = PYI_MEMORY_EXEC;
+	record->detail = prot;
+	if (shadow && !(shadow->flags & PYI_P_MEMORY)) {
+		record->flags |= PYI_F_SHADOW;
+		pyi_refuse(scratch, own, record->shadow, PYI_GROUP_IMPORT, PYI_NOT_GRANTED);
+		record->flags &= ~PYI_F_SHADOW;
+	}
+	if (policy && (policy->flags & PYI_P_MEMORY))
+		return 0;
+	int refused = pyi_refuse(scratch, own, record->policy, PYI_GROUP_IMPORT, PYI_NOT_GRANTED);
 	return pyi_answer(refused, PYI_NOT_GRANTED);
 }
 
 /* A file's code: a library that is granted, or the program and its loader under an exec grant. */
-static __always_inline int pyi_check_code(struct pyi_scratch *scratch, struct pyi_task *own, struct file *file)
+static __always_inline int pyi_check_code(struct pyi_scratch *scratch, struct pyi_task *own, struct file *file,
+					  u64 prot)
 {
 	const struct path *path = pyi_user_path(file);
 	struct dentry *dentry = BPF_CORE_READ(path, dentry);
-	if (BPF_CORE_READ(dentry, d_sb, s_flags) & SB_NOUSER)
-		return pyi_not_understood(scratch, own, PYI_MAP_EXEC, PYI_PSEUDO);
+	if (BPF_CORE_READ(dentry, d_sb, s_flags) & SB_NOUSER) /* a memfd, shared anonymous memory */
+		return pyi_memory(scratch, own, prot);
 	int named = pyi_walk_path(scratch, (u64)dentry, (u64)BPF_CORE_READ(path, mnt));
 	if (named != PYI_NAMED)
 		return pyi_not_understood(scratch, own, PYI_MAP_EXEC, named);
@@ -43,7 +54,7 @@ int BPF_PROG(mmap_file, struct file *file, unsigned long reqprot, unsigned long 
 		return -EPERM;
 	if (!file || (prot & PROT_WRITE))
 		return pyi_memory(scratch, own, prot);
-	return pyi_check_code(scratch, own, file);
+	return pyi_check_code(scratch, own, file, prot);
 }
 
 SEC("lsm/file_mprotect")
@@ -61,7 +72,7 @@ int BPF_PROG(file_mprotect, struct vm_area_struct *vma, unsigned long reqprot, u
 	/* anon_vma: a private mapping that was written to holds the guest's bytes, not the file's */
 	if (!file || (prot & PROT_WRITE) || vma->anon_vma)
 		return pyi_memory(scratch, own, prot);
-	return pyi_check_code(scratch, own, file);
+	return pyi_check_code(scratch, own, file, prot);
 }
 
 /* Called once for the file that execve names and once for each interpreter that it leads to. */

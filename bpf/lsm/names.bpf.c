@@ -81,7 +81,7 @@ int BPF_PROG(path_chown, const struct path *path)
 SEC("lsm/path_chroot")
 int BPF_PROG(path_chroot)
 {
-	return pyi_floor(PYI_H_PATH_CHROOT, PYI_KERNEL_NAMESPACE, 0);
+	return pyi_floor(PYI_H_PATH_CHROOT, PYI_KERNEL_MOUNT, 0);
 }
 
 /* What the policy holds at (dentry, mnt); the key keeps the name. Returns -1 if the name is not understood. */

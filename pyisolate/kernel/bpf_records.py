@@ -52,7 +52,9 @@ HOOKS |= dict(
         70,
     )
 )
-HOOKS[90] = "sys_exit"
+_SYS_EXIT = 90
+HOOKS[_SYS_EXIT] = "sys_exit"
+_O_ACCMODE, _O_CREAT = 0o3, 0o100
 
 VERDICTS = {0: Verdict.ALLOW, 1: Verdict.DENY, 2: Verdict.WOULD_DENY}
 SLOT_VERDICTS = {1: Verdict.ALLOW, 2: Verdict.DENY, 3: Verdict.WOULD_DENY}
@@ -86,7 +88,7 @@ def enforcer_of(hook: int) -> str:
     """Return which enforcer a hook belongs to."""
     if 60 <= hook < 70:
         return "cgroup-bpf"
-    return "bpf-observer" if hook >= 90 else "bpf-lsm"
+    return "bpf-observer" if hook >= _SYS_EXIT else "bpf-lsm"
 
 
 class RawRecord(msgspec.Struct, frozen=True):
@@ -129,7 +131,8 @@ def parse(data: bytes) -> RawRecord:
     """Read one record from the ring buffer."""
     fields = HEADER.unpack_from(data)
     start = HEADER.size + _PREFIX
-    return RawRecord(*fields, text=data[start : start + min(fields[-1], len(data) - start)])
+    text = data[start : start + min(fields[-1], len(data) - start)]
+    return RawRecord(*fields, text=text)  # type: ignore[misc]  # the header has all fields but this
 
 
 def kernel_record(raw: RawRecord, sandbox_id: str, policy: CompiledPolicy | None) -> KernelRecord:
@@ -137,6 +140,8 @@ def kernel_record(raw: RawRecord, sandbox_id: str, policy: CompiledPolicy | None
     capability = CAPABILITY_BY_NUMBER[raw.capability]
     target = target_of(raw, capability)
     capability = _refined(capability, target, policy)
+    if raw.hook == _SYS_EXIT:
+        capability = _opened(raw, capability)
     code = CODES.get(raw.code)
     rule, presented, reason = _why(raw, capability, target, code, policy)
     unknown = bool(raw.flags & SLOT_UNKNOWN)
@@ -173,6 +178,17 @@ def _refined(capability: Capability, target: str, policy: CompiledPolicy | None)
             if rule.path == target and rule.origin == "random" and rule.deny & FsRight.READ:
                 return Capability.RANDOM_READ
     return capability
+
+
+def _opened(raw: RawRecord, capability: Capability) -> Capability:
+    """Tell what an open call wanted by its flags: its second argument, or its third after a directory."""
+    call = syscall_name(raw.syscall)
+    if call not in ("open", "openat"):
+        return capability
+    flags = raw.detail >> 32 if call == "open" else raw.detail & 0xFFFFFFFF
+    if flags & _O_CREAT:
+        return Capability.FS_CREATE
+    return Capability.FS_WRITE if flags & _O_ACCMODE else capability
 
 
 def _why(

@@ -11,6 +11,7 @@ from ..capability import Capability
 from ..decision import Verdict
 from ..native import libbpf
 from ..policy.compiled import CompiledPolicy
+from . import bpf_syscalls
 from .bpf_ask import ask
 from .bpf_loader import BpfLoader, BpfUnavailable, explain
 from .bpf_records import kernel_record, parse
@@ -93,6 +94,7 @@ class BpfShared:
             return
         try:
             self._ask = self.loader.load("ask").programs["ask"]
+            bpf_syscalls.fill(self.loader.map_fd("syscalls"))
             self.policies = PolicySlots(self.loader)
             self.entries = SandboxEntries(self.loader)
             self.records = Records(self.loader, self.policies, self.entries)

@@ -56,10 +56,10 @@ class BpfPolicy:
 class PolicySlots:
     """The indices of `policies`, `paths` and `nets`."""
 
-    def __init__(self, loader: BpfLoader) -> None:
+    def __init__(self, loader: BpfLoader, *, capacity: int = _POLICIES) -> None:
         self._loader = loader
         self.lock = threading.RLock()
-        self._free = list(range(_POLICIES - 1, 0, -1))
+        self._free = list(range(min(capacity, _POLICIES) - 1, 0, -1))
         self._retired: list[int] = []
         self._live: dict[int, CompiledPolicy] = {}
 
@@ -91,7 +91,7 @@ class PolicySlots:
             self._reclaim()
         if not self._free:
             raise EnforcementError(
-                f"bpf, prepare: {_POLICIES - 1} policies are in use", hint="share policies, close sandboxes"
+                f"bpf, prepare: every index of the policy table is in use", hint="share policies, close sandboxes"
             )
         return self._free.pop()
 
@@ -109,9 +109,7 @@ class PolicySlots:
         for index in retired:
             libbpf.update(self._loader.map_fd("policies"), _U32.pack(index), _READY_OFF)
         libbpf.grace_period()
-        for index in retired:
-            for outer in ("paths", "nets"):
-                libbpf.delete(self._loader.map_fd(outer), _U32.pack(index))
+        for index in retired:  # their tables go when the index is used again: each change there waits for RCU (ms)
             self._live.pop(index, None)
             self._free.append(index)
 

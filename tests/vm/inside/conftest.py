@@ -14,6 +14,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 IN_VM = os.environ.get("PYISOLATE_VM") == "1"
 collect_ignore_glob = [] if IN_VM else ["test_*.py"]
 
+#: Those of tests/conftest.py, which stays outside: its leak check would cost more here than the tests.
+MARKERS = ("leaks(reason): no leak check", "fuzz: on request only", "soak: on request only")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if not (item.get_closest_marker("fuzz") or item.get_closest_marker("soak"))]
+
+
 if IN_VM:
     from guests import Guest, Recorder
 

@@ -86,11 +86,15 @@ class GuestFailed(AssertionError):
 
 
 class Guest:
-    def __init__(self, lsm: BpfLsmEnforcer, recorder: Recorder, *, cell: list[str] | None = None) -> None:
+    def __init__(
+        self, lsm: BpfLsmEnforcer, recorder: Recorder, *, cell: list[str] | None = None, keep: list[int] | None = None
+    ) -> None:
         self.lsm, self.recorder = lsm, recorder
         self.sandbox_id = f"guest-{next(_numbers)}"
         command = [*(cell or []), sys.executable, "-I", "-S", "-c", _LOOP]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, pass_fds=keep or ()
+        )
         assert self._line() == "ready\n"
         self._seen = 0
         self.attached = False
@@ -139,7 +143,9 @@ class Guest:
         before = len(self.recorder.of(self.sandbox_id))
         value = self.does(expression)
         after = self.recorder.of(self.sandbox_id)[before:]
-        assert value == number, f"{expression}: {value if isinstance(value, str) else errno.errorcode.get(value)}: {after}"
+        assert value == number, (
+            f"{expression}: {value if isinstance(value, str) else errno.errorcode.get(value)}: {after}"
+        )
         assert after, f"{expression}: refused, but not recorded"
         return after[-1]
 
