@@ -23,7 +23,7 @@ from ..policy.compiled import CompiledPolicy
 from ..telemetry.event import BrokerRecord
 from . import attribution, importing, seeding, wrappers
 from .gate import GATE
-from .guest_hooks import Asked, GuestHooks
+from .guest_hooks import Asked, GuestHooks, Shadow
 from .operations import EVENTS
 
 _audit: Any
@@ -32,7 +32,7 @@ try:  # now, while files can still be read: a sandbox thread installs its hooks 
 except ImportError:
     _audit = None
 
-__all__ = ["Asked", "GuestHooks", "install", "prewarm", "rehearsal"]
+__all__ = ["Asked", "GuestHooks", "Shadow", "install", "prewarm", "rehearsal"]
 
 
 #: Seals a cell's callback, which nothing ever releases: any number will do, and a cell may be denied a random one.
@@ -59,6 +59,7 @@ def install(
     compiled: CompiledPolicy,
     *,
     process_wide: bool,
+    shadow: Shadow | None = None,
     audit: Any = None,
 ) -> GuestHooks:
     """Put a sandbox under its broker: a whole cell (`process_wide`, after `prewarm`) or the calling thread.
@@ -68,7 +69,7 @@ def install(
     """
     audit = audit or _native()
     if process_wide:
-        hooks = GuestHooks(broker, report, compiled=compiled, sequence=audit.audit_sequence)
+        hooks = GuestHooks(broker, report, compiled=compiled, shadow=shadow, sequence=audit.audit_sequence)
         seeding.apply(compiled)
         GATE.hooks = hooks
         audit.set_process_callback(hooks.callback)
@@ -80,7 +81,13 @@ def install(
         audit.release(token)
 
     hooks = GuestHooks(
-        broker, report, compiled=compiled, isolation="thread", sequence=audit.audit_sequence, detach=detach
+        broker,
+        report,
+        compiled=compiled,
+        shadow=shadow,
+        isolation="thread",
+        sequence=audit.audit_sequence,
+        detach=detach,
     )
     audit.set_thread_callback(hooks.callback)
     token = audit.seal()

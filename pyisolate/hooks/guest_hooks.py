@@ -14,6 +14,9 @@ from _thread import get_ident, get_native_id
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
+from ..broker import GROUPS
 from ..capability import CAPABILITY_NUMBER, Capability
 from ..decision import Decision, DenialCode, Mode, Verdict
 from ..errors import PolicyError
@@ -23,9 +26,10 @@ from ..telemetry.event import BrokerRecord, DenialEvent, SandboxContext
 from ..telemetry.merge import merge
 from ..telemetry.sanitize import escape
 from . import frames
+from .announced import ANNOUNCED, Announcements
 from .attribution import LastAllowed, errno_of
 from .coalesce import Coalescer
-from .importing import ImportRule, checked_import
+from .importing import ImportRule, ShadowedImports, checked_import
 from .operations import OPERATIONS, Operation
 from .pinned import PinnedHosts
 
@@ -47,10 +51,36 @@ class Asked(Protocol):
         ...
 
 
+class Shadow:
+    """A policy that refuses nothing: what it would say is told beside what the one in force does."""
+
+    def __init__(self, broker: Asked, compiled: CompiledPolicy) -> None:
+        self._broker, self.compiled = broker, compiled
+
+    def peek(self, capability: Capability, target: str, **facts: Any) -> Decision:
+        """Return the shadow policy's own decision; a broker that fails says nothing."""
+        try:
+            return self._broker.decide(capability, target, **facts)
+        except (RecursionError, MemoryError):
+            raise
+        except Exception:
+            _log.debug("shadow broker failed", exc_info=True)
+            return Decision(verdict=Verdict.ALLOW, capability=capability, target=target)
+
+    def would_refuse(self, capability: Capability, target: str, facts: dict[str, Any]) -> Decision | None:
+        """Return its refusal as one that is only recorded; None for what it grants and for the floor, which is no
+        policy's doing."""
+        decision = self.peek(capability, target, **facts)
+        if decision.verdict is Verdict.ALLOW or decision.code is DenialCode.ALWAYS_DENIED:
+            return None
+        return replace(decision, verdict=Verdict.WOULD_DENY)
+
+
 class GuestHooks:
     """Asks the broker about each operation of guest code. One per sandbox; thread-safe.
 
-    `report` receives every refusal before it is raised; exact repeats are coalesced (see `flush`).
+    `report` receives every refusal before it is raised; exact repeats are coalesced (see `flush`). `shadow` is a
+    second policy: what it would refuse is reported and goes on.
     """
 
     def __init__(
@@ -60,6 +90,7 @@ class GuestHooks:
         *,
         mode: Mode = Mode.ENFORCE,
         compiled: CompiledPolicy | None = None,
+        shadow: Shadow | None = None,
         isolation: str = "process",
         sequence: Callable[[], int] | None = None,
         detach: Callable[[], None] | None = None,
@@ -68,6 +99,8 @@ class GuestHooks:
         self._isolation, self._detach = isolation, detach
         self._reports = Coalescer(report)
         self._last = LastAllowed()
+        self._announced = Announcements()
+        self._shadow = shadow
         self._busy: set[int] = set()
         self._event_sequence, self._count = sequence or self._own_sequence, 0
         self._descriptions: dict[tuple[Any, ...], tuple[str, str | None, DenialEvent | None]] = {}
@@ -81,9 +114,14 @@ class GuestHooks:
         if compiled is not None:
             self.mode = compiled.mode
         self._descriptions.clear()
-        self.imports = ImportRule(self.ask, self.peek)
+        self.imports: ImportRule | ShadowedImports = ImportRule(self._ask_own, self.peek)
         self.hosts = PinnedHosts(compiled.pinned_hosts if compiled is not None else {}, self.ask)
-        self.random_denied = compiled is not None and not compiled.allow_random
+        self.random_asked = self.random_denied = compiled is not None and not compiled.allow_random
+        if compiled is not None and compiled.mode_of("random") is Mode.MONITOR:
+            self.random_denied = False
+        if (shadow := self._shadow) is not None:
+            self.imports = ShadowedImports(self.imports, ImportRule(self._ask_shadow, shadow.peek))
+            self.random_asked = self.random_asked or not shadow.compiled.allow_random
 
     def flush(self) -> None:
         """Report what still waits as a count of repeats. Call when a request ends, or repeats may be lost."""
@@ -98,6 +136,7 @@ class GuestHooks:
     def after_fork(self) -> None:
         """Start afresh in a child of the guest: what the parent has to report stays the parent's."""
         self._reports.forget()
+        self._announced.forget()
         self._busy.clear()
 
     def builtins(self) -> dict[str, Any]:
@@ -105,13 +144,16 @@ class GuestHooks:
         return {**vars(builtins), "__import__": checked_import(lambda: self.imports)}
 
     @contextlib.contextmanager
-    def suspended(self) -> Iterator[None]:
-        """Ask nothing on this thread: for the runtime's own operations in the guest's process."""
+    def suspended(self) -> Iterator[bool]:
+        """Ask nothing on this thread: for the runtime's own operations in the guest's process.
+
+        Yields False where the thread was suspended already.
+        """
         ident = get_ident()
         added = ident not in self._busy
         self._busy.add(ident)
         try:
-            yield
+            yield added
         finally:
             if added:
                 self._busy.discard(ident)
@@ -136,24 +178,42 @@ class GuestHooks:
                 raise  # a guest at the end of its stack must not get round the question
             except Exception:  # arguments of a shape that the call itself will refuse; else the kernel decides
                 return 0
-            return self._decide_all(operations, args, found[1], 0)
+            return self._decide_all(operations, args, found[1], 0, event)
         finally:
             self._busy.discard(ident)
 
-    def ask_all(self, operations: Sequence[Operation], args: tuple[Any, ...] = (), syscall: str = "") -> int:
-        """Decide operations that raise no audit event (see `wrappers`)."""
+    def ask_all(
+        self, operations: Sequence[Operation], args: tuple[Any, ...] = (), syscall: str = "", hook: str = "ask"
+    ) -> int:
+        """Decide operations that raise no audit event (see `wrappers`); `hook` names who asks (see `announced`)."""
         ident = get_ident()
         if ident in self._busy:
             return 0
         self._busy.add(ident)
         try:
-            return self._decide_all(operations, args, syscall, self._own_sequence())
+            return self._decide_all(operations, args, syscall, self._own_sequence(), hook)
         finally:
             self._busy.discard(ident)
 
     def ask(self, capability: Capability, target: str, **facts: Any) -> int:
         """Decide one operation. Raises PolicyError."""
         return self.ask_all(((capability, target, facts),))
+
+    def _ask_own(self, capability: Capability, target: str, **facts: Any) -> int:
+        """Decide one operation by the policy in force alone. Raises PolicyError."""
+        with self.suspended() as fresh:
+            decision = self.peek(capability, target, **facts)
+            if fresh and decision.verdict is not Verdict.ALLOW:
+                self._refuse(decision, "", self._own_sequence())
+            self._last.forget()
+            return 0
+
+    def _ask_shadow(self, capability: Capability, target: str, **facts: Any) -> int:
+        """Report what the shadow policy would say to one operation."""
+        with self.suspended() as fresh:
+            if fresh:
+                self._consult_shadow(capability, target, facts, "", self._own_sequence(), "ask")
+            return 0
 
     def peek(self, capability: Capability, target: str, **facts: Any) -> Decision:
         """Return the broker's decision without reporting or raising. A broker that fails refuses."""
@@ -181,20 +241,36 @@ class GuestHooks:
             operations = self.hosts.operations(args[0], None)
         else:
             return 0
-        return self._decide_all(operations, args, "", 0)
+        return self._decide_all(operations, args, "", 0, event)
 
-    def _decide_all(self, operations: Sequence[Operation], args: tuple[Any, ...], syscall: str, sequence: int) -> int:
+    def _decide_all(
+        self, operations: Sequence[Operation], args: tuple[Any, ...], syscall: str, sequence: int, hook: str
+    ) -> int:
         if not operations:
             self._last.forget()
             return 0
         verdict = _SLOT_ALLOW
         for capability, target, facts in operations:
+            if self._shadow is not None:
+                self._consult_shadow(capability, target, facts, syscall, sequence, hook)
             decision = self.peek(capability, target, **facts)
             if decision.verdict is not Verdict.ALLOW:
                 verdict = _SLOT_WOULD_DENY
-                self._refuse(decision, syscall, sequence or self._event_sequence())
+                if decision.refused or not self._counted(capability, target, hook, False):
+                    self._refuse(decision, syscall, sequence or self._event_sequence())
         self._last.remember(operations, args, syscall, sequence)
         return CAPABILITY_NUMBER[operations[0][0]] | verdict
+
+    def _consult_shadow(
+        self, capability: Capability, target: str, facts: dict[str, Any], syscall: str, sequence: int, hook: str
+    ) -> None:
+        assert self._shadow is not None
+        decision = self._shadow.would_refuse(capability, target, facts)
+        if decision is not None and not self._counted(capability, target, hook, True):
+            self._refuse(decision, syscall, sequence or self._event_sequence(), shadow=True)
+
+    def _counted(self, capability: Capability, target: str, hook: str, shadow: bool) -> bool:
+        return capability in ANNOUNCED and self._announced.counted((capability, target, shadow), hook)
 
     def _own_sequence(self) -> int:
         """Number what has no audit event, apart from those that have."""
@@ -203,7 +279,7 @@ class GuestHooks:
 
     # -- refusals -------------------------------------------------------------------------------------------
 
-    def _refuse(self, decision: Decision, syscall: str, sequence: int) -> None:
+    def _refuse(self, decision: Decision, syscall: str, sequence: int, *, shadow: bool = False) -> None:
         """Report a refusal; raise it unless it is a would-be one."""
         origin = frames.origin()
         record = BrokerRecord(
@@ -219,8 +295,9 @@ class GuestHooks:
             tid=get_native_id(),
             monotonic_ns=time.monotonic_ns(),
             syscall=syscall or None,
+            shadow=shadow,
         )
-        kind = (decision.capability, decision.target, decision.verdict, decision.code, origin)
+        kind = (decision.capability, decision.target, decision.verdict, decision.code, origin, shadow)
         self._reports.add(kind, record)
         if not decision.refused:
             return
@@ -277,6 +354,8 @@ class GuestHooks:
         if matched is None:
             return None
         (capability, target, _facts), syscall, sequence = matched
+        if self._compiled is not None and self._compiled.mode_of(GROUPS[capability]) is Mode.MONITOR:
+            return None  # no enforcer refuses here, so it was the file's own permissions, or the like
         record = BrokerRecord(
             sequence=sequence or self._event_sequence(),
             capability=capability,

@@ -139,6 +139,27 @@ class ImportRule:
             self._ask(Capability.IMPORT_NATIVE, full, path=filename, how="import")
 
 
+class ShadowedImports:
+    """The rule in force, and a shadow policy's beside it: that one tells first, and refuses nothing."""
+
+    def __init__(self, own: ImportRule, shadow: ImportRule) -> None:
+        self._own, self._shadow = own, shadow
+
+    def statement(self, name: object, globals_: Mapping[str, Any] | None, names: object, level: object) -> None:
+        """Decide an import statement; see `ImportRule.statement`."""
+        self._shadow.statement(name, globals_, names, level)
+        self._own.statement(name, globals_, names, level)
+
+    def module(self, full: str, names: Sequence[str] = ()) -> None:
+        """Decide a module; see `ImportRule.module`."""
+        self._shadow.module(full, names)
+        self._own.module(full, names)
+
+    def native(self, name: str, filename: object) -> Sequence[Operation]:
+        """Return the operation of loading a native module; see `ImportRule.native`."""
+        return self._own.native(name, filename)
+
+
 def _guest_caller() -> bool:
     """Tell whether the caller of a wrapper is guest code."""
     return not _getframe(2).f_code.co_filename.startswith(frames.LIBRARY)
@@ -191,7 +212,7 @@ def _checked_gcd_import(name: str, package: str | None = None, level: int = 0) -
     return _gcd_import(name, package, level)
 
 
-def checked_import(rule: Callable[[], ImportRule]) -> Callable[..., Any]:
+def checked_import(rule: Callable[[], ImportRule | ShadowedImports]) -> Callable[..., Any]:
     """Return an `__import__` for one guest's own builtins: thread isolation, where the process's are the host's."""
 
     def __import__(

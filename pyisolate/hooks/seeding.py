@@ -11,6 +11,7 @@ import random
 import sys
 from typing import Any
 
+from ..decision import Mode
 from ..policy.compiled import CompiledPolicy
 from .gate import GATE
 
@@ -23,7 +24,9 @@ _streams = _random.Random()
 def apply(compiled: CompiledPolicy) -> None:
     """Seed this process's `random` (and numpy's, where loaded) for one policy. About 10 us."""
     seed = compiled.random_seed
-    if seed is None and not compiled.allow_random:
+    if compiled.mode_of("random") is Mode.MONITOR:
+        seed = None  # let through
+    elif seed is None and not compiled.allow_random:
         seed = DEFAULT_SEED
     if seed is not None:
         _streams.seed(seed)

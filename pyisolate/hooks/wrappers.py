@@ -56,7 +56,7 @@ def _descriptor_signal(pidfd: int, number: int, *_args: Any) -> Operations:
 def _randomness(name: str) -> Builder:
     def operations(*_args: Any, **_kwargs: Any) -> Operations:
         hooks = GATE.hooks
-        if hooks is None or not hooks.random_denied:
+        if hooks is None or not hooks.random_asked:
             return _NOTHING
         return ((C.RANDOM_READ, name, {}),)
 
@@ -94,6 +94,8 @@ _FUNCTIONS: tuple[tuple[ModuleType, str, Builder, str], ...] = (
 
 
 def _wrapper(original: Callable[..., Any], operations: Builder, syscall: str) -> Callable[..., Any]:
+    name = original.__name__
+
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         hooks = GATE.hooks
         if hooks is not None:
@@ -102,7 +104,7 @@ def _wrapper(original: Callable[..., Any], operations: Builder, syscall: str) ->
             except Exception:  # arguments that the call itself refuses
                 found = _NOTHING
             if found:
-                hooks.ask_all(found, args, syscall)
+                hooks.ask_all(found, args, syscall, name)
         return original(*args, **kwargs)
 
     dressed: Callable[..., Any] = _dressed(wrapper, original)
@@ -217,7 +219,7 @@ def _ask_for_one_of(hooks: GuestHooks, name: str | None, port: Any) -> None:
         hooks.peek(C.NET_CONNECT, target, **facts, type=kind).verdict is Verdict.ALLOW for target, facts in choices
     ):
         target, facts = choices[0]
-        hooks.ask(C.NET_CONNECT, target, **facts, type=kind)
+        hooks.ask_all(((C.NET_CONNECT, target, {**facts, "type": kind}),), hook="create_connection")
 
 
 _installed = _thread.allocate_lock()

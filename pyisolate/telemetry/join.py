@@ -2,8 +2,8 @@
 
 Where an enforcer's records carry no sequence (Landlock, seccomp notification), an operation that the broker allowed
 and the kernel refused is told twice: by the enforcer, and by the errno at the hook. Those two are one when capability
-and target (and the thread, where it can be translated) are equal and neither was used before. In monitor mode, and for a
-shadow policy, both layers let an operation pass and both tell: those two are one as well.
+and target (and the thread, where it can be translated) are equal and neither was used before. In monitor mode, and
+for a shadow policy, both layers let an operation pass and both tell: those two are one as well.
 
 A kernel record never waits and is never swallowed: no report of a guest can hide what the kernel saw. The guest's errno
 report that belongs to it comes afterwards and completes it.
