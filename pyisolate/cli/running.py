@@ -158,15 +158,30 @@ def _execute(sandbox: Any, script: Script, settings: Settings) -> Result:
     callbacks = {}
     if settings.streamed:
         callbacks = {"on_stdout": _writer(sandbox, sys.stdout), "on_stderr": _writer(sandbox, sys.stderr)}
-    result: Result
-    if hasattr(sandbox, "run_script"):
-        result = sandbox.run_script(
-            script.source, filename=script.filename, argv=script.args, timeout=settings.timeout, **callbacks
-        )
-    else:  # a sandbox thread shares this process, and so its sys.argv
-        sys.argv[:] = [script.filename, *script.args]
-        result = sandbox.exec(script.source, filename=script.filename, timeout=settings.timeout, **callbacks)
+    if not hasattr(sandbox, "run_script"):
+        return _execute_on_thread(sandbox, script, settings, callbacks)
+    result: Result = sandbox.run_script(
+        script.source, filename=script.filename, argv=script.args, timeout=settings.timeout, **callbacks
+    )
     return result
+
+
+def _execute_on_thread(sandbox: Any, script: Script, settings: Settings, callbacks: dict[str, Any]) -> Result:
+    """Run a script on a sandbox thread, which shares this process, and so its sys.argv and sys.exit."""
+    from ..errors import GuestError
+    from ..sandbox import Result
+
+    sys.argv[:] = [script.filename, *script.args]
+    sandbox.exec(f"__name__, __file__ = '__main__', {script.filename!r}")
+    try:
+        result: Result = sandbox.exec(script.source, filename=script.filename, timeout=settings.timeout, **callbacks)
+        return result
+    except GuestError as error:
+        if error.type_name != "SystemExit":
+            raise
+        code = int(error.message) if error.message.lstrip("-").isdigit() else int(error.message not in ("", "None"))
+        output = (getattr(error, "stdout", ""), getattr(error, "stderr", ""))
+        return Result(stdout=output[0], stderr=output[1], value=None, duration=0.0, exit_code=code)
 
 
 def _take_result(ran: Ran, result: Result) -> None:

@@ -73,6 +73,21 @@ def test_the_script_sees_its_arguments_and_environment(tmp_path: Path) -> None:
     assert done.stdout == "['-x', '--json', 'y'] __main__ 1 None /\n"
 
 
+@pytest.mark.parametrize(
+    ("source", "status", "stdout"),
+    [
+        ("import sys; print(__name__, sys.argv[1:])", 0, "__main__ ['x']\n"),
+        ("import sys; sys.exit(7)", 7, ""),
+        ("import sys; sys.exit()", 0, ""),
+        ("open('/etc/passwd')", 120, ""),
+        ("1 / 0", 1, ""),
+    ],
+)
+def test_a_sandbox_thread_runs_scripts_too(tmp_path: Path, source: str, status: int, stdout: str) -> None:
+    done = run(tmp_path, source, "--isolation", "thread", args=("x",))
+    assert (done.returncode, done.stdout) == (status, stdout), done.stderr
+
+
 def test_the_script_can_come_from_stdin() -> None:
     done = subprocess.run([*COMMAND, "-"], input="print(6 * 7)", capture_output=True, text=True, timeout=60)
     assert done.stdout == "42\n"
