@@ -42,44 +42,72 @@ def reload(supervisor: Supervisor, sandbox: Sandbox, policy: Policy) -> None:
 
 def _reload(supervisor: Supervisor, sandbox: Sandbox, policy: Policy) -> None:
     prepared = supervisor.prepare(policy)
-    generation = sandbox._compiled.generation + 1
-    compiled = msgspec.structs.replace(prepared.compiled, generation=generation)
-    tightens_files = False
-    if not supervisor.plan.swaps_files(sandbox.id):
-        tightens_files = _check_files(sandbox, compiled)
-    with sandbox._own_channel():
-        sandbox._check_open()
+    with sandbox.reload_lock:
+        generation = sandbox._compiled.generation + 1
+        compiled = msgspec.structs.replace(prepared.compiled, generation=generation)
+        tightens_files = False
+        if not supervisor.plan.swaps_files(sandbox.id):
+            tightens_files = _check_files(sandbox, compiled)
+        if sandbox.closed:
+            sandbox._check_open()
         if tightens_files:
-            _check_single_threaded(sandbox)
-        supervisor.plan.rebind(sandbox.id, prepared, compiled)
-        if sandbox._lease is not None:
-            sandbox._lease.apply(compiled.limits)
-        sandbox._policy, sandbox._compiled = policy, compiled
-        sandbox._context = msgspec.structs.replace(
-            sandbox._context,
-            policy=policy.name,
-            policy_version=policy.version,
-            policy_generation=generation,
-            mode=compiled.mode,
-        )
-        sandbox.telemetry.context = sandbox._context
-        _tell_cell(sandbox, compiled, prepared if tightens_files else None)
+            # The cell puts the new layer on itself, between two requests: this waits for the one that runs.
+            with sandbox._own_channel():
+                sandbox._check_open()
+                _check_single_threaded(sandbox)
+                _swap(supervisor, sandbox, policy, prepared, compiled)
+                _tell_cell(sandbox, compiled, prepared)
+            return
+        _swap(supervisor, sandbox, policy, prepared, compiled)
+        _tell_cell(sandbox, compiled, None)
+
+
+def _swap(
+    supervisor: Supervisor, sandbox: Sandbox, policy: Policy, prepared: Prepared, compiled: CompiledPolicy
+) -> None:
+    """Change what the kernel reads, whatever the guest is doing."""
+    supervisor.plan.rebind(sandbox.id, prepared, compiled)
+    if sandbox._lease is not None:
+        sandbox._lease.apply(compiled.limits)
+    sandbox._policy, sandbox._compiled = policy, compiled
+    sandbox._context = msgspec.structs.replace(
+        sandbox._context,
+        policy=policy.name,
+        policy_version=policy.version,
+        policy_generation=compiled.generation,
+        mode=compiled.mode,
+    )
+    sandbox.telemetry.context = sandbox._context
 
 
 def _tell_cell(sandbox: Sandbox, compiled: CompiledPolicy, tightened: Prepared | None) -> None:
+    """Send the broker its new table. An idle cell confirms; a busy one looks for it before it next refuses."""
     descriptors = {}
     if tightened is not None and tightened.ruleset is not None:
         descriptors["landlock"] = tightened.ruleset.fd
     channel = sandbox._channel
+    owned = channel.lock.acquire(blocking=False)
     try:
         number = channel.conversation.start_reload()
         frame = wire.Reload(id=number, policy=compiled, descriptors=tuple(descriptors))
         channel.send(frame, list(descriptors.values()))
-        answer = channel.wait_answer(time.monotonic() + RELOAD_TIMEOUT_S)
+        if not owned:
+            return
+        sandbox._supervisor.reactor.disarm(channel)
+        deadline = time.monotonic() + RELOAD_TIMEOUT_S
+        while channel.ended is None and time.monotonic() < deadline:
+            if channel.reloaded is not None and channel.reloaded.id >= number:
+                break
+            channel.pump(max(0.0, deadline - time.monotonic()))
     except (Backlog, wire.WireError) as error:
         raise SandboxError(f"reload policy of {sandbox.name!r}: {error}") from None
-    if not isinstance(answer, wire.Reloaded) or answer.failed:
-        why = answer.failed if isinstance(answer, wire.Reloaded) else "no answer"
+    finally:
+        if owned:
+            sandbox._supervisor.reactor.arm(channel)
+            channel.lock.release()
+    answer = channel.reloaded
+    if answer is None or answer.id < number or answer.failed:
+        why = answer.failed if answer is not None and answer.failed else "no answer"
         sandbox.kill(reason=f"it did not take its new policy: {why}")
         raise SandboxDied(f"reload policy of {sandbox.name!r}: the cell did not follow ({why}) and was killed")
 

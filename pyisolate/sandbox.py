@@ -134,6 +134,7 @@ class Sandbox:
         self._ending: SandboxError | None = None
         self._state_lock = threading.Lock()
         self.forgotten = threading.Event()
+        self.reload_lock = threading.Lock()
         self._started = time.monotonic()
         self._requests = self._output_bytes = self._message_count = 0
         self._fresh_events: dict[int, DenialEvent] = {}
@@ -482,7 +483,8 @@ class Sandbox:
     def on_denial(self, frame: wire.Denial) -> None:
         """Record what the guest's broker refused."""
         try:
-            events = self.telemetry.guest(frame.record)
+            # A guest knows its own pid namespace only; children of the first process are told apart by tid.
+            events = self.telemetry.guest(msgspec.structs.replace(frame.record, pid=self.pid))
         except InvalidRecord as error:
             raise wire.WireError(str(error)) from None
         self.note_events(events)

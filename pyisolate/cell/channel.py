@@ -68,6 +68,8 @@ class Channel:
         self.failed_steps: tuple[tuple[str, str], ...] = ()
         self._buffer = wire.FrameBuffer(wire.MAX_GUEST_FRAME_BYTES)
         self._outbox = bytearray()
+        self._send_lock = threading.RLock()
+        self.reloaded: wire.Reloaded | None = None
         self._answer: wire.GuestFrame | None = None
         self._closed = False
         self.poller = select.epoll(4)
@@ -80,8 +82,11 @@ class Channel:
     # -- sending --------------------------------------------------------------------------------------------
 
     def send(self, frame: wire.HostFrame, descriptors: list[int] | None = None) -> None:
-        """Send or queue one frame. Raises Backlog when the cell has stopped reading."""
-        data = wire.encode(frame)
+        """Send or queue one frame, from any thread. Raises Backlog when the cell has stopped reading."""
+        with self._send_lock:
+            self._send(wire.encode(frame), descriptors)
+
+    def _send(self, data: bytes, descriptors: list[int] | None) -> None:
         if self._outbox and descriptors:
             raise Backlog("descriptors cannot be queued behind unread data")
         if len(self._outbox) + len(data) > MAX_OUTBOX_BYTES:
@@ -106,16 +111,17 @@ class Channel:
             self.poller.modify(self.peer.fileno(), events)
 
     def _flush(self) -> None:
-        try:
-            sent = self.peer.send(self._outbox)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.end(f"channel closed ({error.strerror})")
-            return
-        del self._outbox[:sent]
-        if not self._outbox:
-            self._watch_socket()
+        with self._send_lock:
+            try:
+                sent = self.peer.send(self._outbox)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.end(f"channel closed ({error.strerror})")
+                return
+            del self._outbox[:sent]
+            if not self._outbox:
+                self._watch_socket()
 
     # -- receiving ------------------------------------------------------------------------------------------
 
@@ -197,6 +203,8 @@ class Channel:
         elif isinstance(frame, wire.GuestMessage):
             if self.owner is not None:
                 self.owner.on_message(frame)
+        elif isinstance(frame, wire.Reloaded):
+            self.reloaded = frame
         else:
             self._answer = frame
 

@@ -31,6 +31,8 @@ import msgspec
 
 from .. import hooks
 from ..broker import Broker
+from ..capability import Capability
+from ..decision import Decision, Verdict
 from ..native import audit
 from ..policy.compiled import CompiledPolicy, FsRight, FsRule
 from ..telemetry.event import BrokerRecord
@@ -54,6 +56,8 @@ class Inbox:
         self._buffer = wire.FrameBuffer(wire.MAX_HOST_FRAME_BYTES)
         self._descriptors: list[int] = []
         self._lock = threading.RLock()
+        self._poller = select.poll()
+        self._poller.register(channel, select.POLLIN)
         self.messages: deque[Any] = deque()
         self.requests: deque[wire.Request | wire.Init] = deque()
         self.reloads: deque[tuple[wire.Reload, list[int]]] = deque()
@@ -80,9 +84,16 @@ class Inbox:
                 self._buffer.feed(data)
 
     def _readable(self, timeout_s: float) -> bool:
-        poller = select.poll()
-        poller.register(self._channel, select.POLLIN)
-        return bool(poller.poll(max(0, int(timeout_s * 1000))))
+        return bool(self._poller.poll(max(0, int(timeout_s * 1000))))
+
+    def sort_waiting(self) -> None:
+        """Sort what has arrived, without waiting: for it, or for a thread that reads already."""
+        if self._lock.acquire(blocking=False):
+            try:
+                while self._readable(0) and self.read(0):
+                    pass
+            finally:
+                self._lock.release()
 
     def _sort(self, frame: wire.HostFrame) -> None:
         if isinstance(frame, wire.HostMessage):
@@ -93,6 +104,20 @@ class Inbox:
             self.requests.append(frame)
 
 
+class CurrentBroker:
+    """The broker of the policy in force: before it refuses, it looks whether a reload has arrived."""
+
+    def __init__(self, guest: Guest, broker: Broker) -> None:
+        self._guest, self.broker = guest, broker
+
+    def decide(self, capability: Capability, target: str, **facts: Any) -> Decision:
+        """Decide as `Broker.decide` does."""
+        decision = self.broker.decide(capability, target, **facts)
+        if decision.verdict is not Verdict.ALLOW and self._guest.catch_up():
+            decision = self.broker.decide(capability, target, **facts)
+        return decision
+
+
 class Guest:
     """One cell's interpreter side: namespace, inbox, hooks."""
 
@@ -101,6 +126,7 @@ class Guest:
         self.inbox = Inbox(channel)
         self._send_lock = threading.Lock()
         self._hooks: hooks.GuestHooks | None = None
+        self._broker: CurrentBroker | None = None
         module = types.ModuleType("__main__")
         module.__dict__.update(__builtins__=builtins, post=self.post, recv=self.recv)
         self.module = module
@@ -165,7 +191,8 @@ class Guest:
             os.close(slots)
         confine_at_handout(named, frame.rlimits, frame.working_directory, steps)
         _replace_environment(frame.environment)
-        self._hooks = hooks.install(Broker(frame.policy), self.report, frame.policy, process_wide=True)
+        self._broker = CurrentBroker(self, Broker(frame.policy))
+        self._hooks = hooks.install(self._broker, self.report, frame.policy, process_wide=True)
         sys.modules["__main__"] = self.module
         self.send(wire.Ready(steps=tuple(steps.done), failed=tuple(steps.failed)))
 
@@ -174,10 +201,20 @@ class Guest:
         frame, received = self.inbox.reloads.popleft()
         steps = Steps()
         confine_at_handout(dict(zip(frame.descriptors, received, strict=True)), (), os.getcwd(), steps)
-        if self._hooks is not None:
+        if self._hooks is not None and self._broker is not None:
+            self._broker.broker = Broker(frame.policy)
             with self._hooks.suspended():
-                self._hooks.replace(Broker(frame.policy), frame.policy)
+                self._hooks.replace(self._broker, frame.policy)
         self.send(wire.Reloaded(id=frame.id, failed=tuple(steps.failed)))
+
+    def catch_up(self) -> bool:
+        """Apply reloads that have arrived; True when there was one."""
+        self.inbox.sort_waiting()
+        if not self.inbox.reloads:
+            return False
+        while self.inbox.reloads:
+            self.apply_reload()
+        return True
 
     def run(self, request: wire.Request) -> None:
         """Run one request and answer it exactly once."""
@@ -251,7 +288,7 @@ class Guest:
             errno=error.errno if isinstance(error, OSError) and isinstance(error.errno, int) else None,
         )
 
-    def _unwatched(self) -> contextlib.AbstractContextManager[None]:
+    def _unwatched(self) -> contextlib.AbstractContextManager[object]:
         """The runtime's own file reads (source lines of a traceback) are no operations of the guest."""
         return self._hooks.suspended() if self._hooks is not None else contextlib.nullcontext()
 

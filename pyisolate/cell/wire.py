@@ -240,7 +240,7 @@ class Conversation:
         self.phase = Phase.WARMING
         self._last_id = 0
         self._outstanding: int | None = None
-        self._reloading: int | None = None
+        self._reloading: list[int] = []
 
     def start_handout(self) -> None:
         """`Init` is about to be sent."""
@@ -256,10 +256,11 @@ class Conversation:
         return self._last_id
 
     def start_reload(self) -> int:
-        """Return the id for a reload; the cell must answer it while idle."""
-        self._expect(Phase.IDLE)
+        """Return the id for a reload; the cell answers reloads in order, whatever else it does."""
+        if self.phase not in (Phase.IDLE, Phase.RUNNING):
+            raise WireError(f"cannot reload while {self.phase.value}")
         self._last_id += 1
-        self._reloading = self._last_id
+        self._reloading.append(self._last_id)
         return self._last_id
 
     def accept(self, frame: GuestFrame) -> None:
@@ -281,11 +282,11 @@ class Conversation:
             if phase is Phase.WARMING:
                 self.phase = Phase.IDLE
                 return
-        elif isinstance(frame, Reloaded) and self._reloading is not None and frame.id == self._reloading:
-            self._reloading = None
+        elif isinstance(frame, Reloaded) and self._reloading and frame.id == self._reloading[0]:
+            del self._reloading[0]
             return
         raise WireError(f"unexpected {type(frame).__name__.lower()} frame while {phase.value}")
 
     def _expect(self, phase: Phase) -> None:
-        if self.phase is not phase or self._reloading is not None:
+        if self.phase is not phase:
             raise WireError(f"cannot start this while {self.phase.value}")

@@ -54,8 +54,8 @@ ALLOWED: tuple[Group, ...] = (
         pause signalfd signalfd4""")),
     Group("signals: a cell's pid namespace holds nobody else", _words("""
         kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open pidfd_send_signal"""), cell_only=True),
-    Group("rights that can only be lost: the hand-out drops a cell's last ones without asking", _words("""
-        capset"""), cell_only=True),
+    Group("rights that can only be lost, at hand-out and reload; a guest has no ruleset to stack", _words("""
+        capset landlock_restrict_self"""), cell_only=True),
     Group("time", _words("""
         clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time times getitimer
         timerfd_create timerfd_settime timerfd_gettime timer_gettime timer_getoverrun timer_delete""")),

@@ -153,6 +153,16 @@ def test_a_second_request_cannot_start_while_one_runs() -> None:
         conversation.start_request()
 
 
+def test_reloads_are_answered_in_order_also_while_a_request_runs() -> None:
+    conversation = in_phase(wire.Phase.RUNNING)
+    first, second = conversation.start_reload(), conversation.start_reload()
+    with pytest.raises(wire.WireError):
+        conversation.accept(wire.Reloaded(id=second))
+    conversation.accept(wire.Reloaded(id=first))
+    conversation.accept(wire.Done(id=1))
+    conversation.accept(wire.Reloaded(id=second))
+
+
 def test_a_reload_is_answered_once() -> None:
     conversation = in_phase(wire.Phase.IDLE)
     number = conversation.start_reload()

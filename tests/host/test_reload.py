@@ -1,0 +1,155 @@
+"""Hot reload: what the kernel can swap changes at once; what it cannot is refused; the broker never lags behind."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import pyisolate
+from pyisolate import Policy
+
+BASE = Policy.preset("compute").with_name("reloaded")
+
+
+@pytest.fixture
+def server() -> socket.socket:
+    """Accepts and closes: a full backlog would make a granted connect wait."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listening.accept()[0].close()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield listening
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def port_of(server: socket.socket) -> int:
+    return int(server.getsockname()[1])
+
+
+CONNECT = "import socket\ndef connect(port):\n    with socket.create_connection(('127.0.0.1', port)): return True"
+
+
+def test_a_network_grant_comes_and_goes(supervisor: pyisolate.Supervisor, server: socket.socket) -> None:
+    port = port_of(server)
+    granted = BASE.allow_connect(f"127.0.0.1:{port}")
+    with supervisor.spawn("net", granted) as sandbox:
+        sandbox.exec(CONNECT)
+        assert sandbox.call("connect", port)
+        sandbox.reload_policy(BASE.allow_connect("127.0.0.1:1"))
+        with pytest.raises(pyisolate.PolicyError) as caught:
+            sandbox.call("connect", port)
+        assert caught.value.denial_event is not None
+        assert caught.value.denial_event.policy_generation == 2
+        sandbox.reload_policy(granted)
+        assert sandbox.call("connect", port)
+
+
+def test_a_reload_reaches_a_request_that_runs(supervisor: pyisolate.Supervisor, server: socket.socket) -> None:
+    port = port_of(server)
+    with supervisor.spawn("busy", BASE.allow_connect("127.0.0.1:1")) as sandbox:
+        sandbox.exec(CONNECT)
+        wait = (
+            f"import time\nend = time.monotonic() + 10\nrefused = 0\nok = False\n"
+            f"while not ok and time.monotonic() < end:\n"
+            f"    try: ok = connect({port})\n"
+            "    except PermissionError: refused += 1; time.sleep(0.005)\n[ok, refused > 0]"
+        )
+        timer = threading.Timer(0.3, sandbox.reload_policy, (BASE.allow_connect(f"127.0.0.1:{port}"),))
+        timer.start()
+        assert sandbox.exec(wait).value == [True, True]
+        timer.join()
+
+
+def test_many_reloads_never_refuse_what_both_grant_nor_allow_what_neither_does(
+    supervisor: pyisolate.Supervisor, server: socket.socket
+) -> None:
+    port = port_of(server)
+    with socket.create_server(("127.0.0.1", 0)) as forbidden:
+        one = BASE.allow_connect(f"127.0.0.1:{port}").allow_connect("127.0.0.1:1")
+        two = BASE.allow_connect(f"127.0.0.1:{port}").allow_connect("127.0.0.1:2")
+        with supervisor.spawn("hammer", one.with_limits(wall="30s", cpu="25s")) as sandbox:
+            sandbox.exec(CONNECT)
+            hammer = (
+                "import time\nstop = time.monotonic() + 3\nwrong = []\nrounds = 0\n"
+                "while time.monotonic() < stop:\n    rounds += 1\n"
+                f"    try: connect({port})\n    except PermissionError as e: wrong.append(str(e))\n"
+                f"    try: connect({port_of(forbidden)}); wrong.append('allowed')\n    except PermissionError: pass\n"
+                "[rounds, wrong[:3]]"
+            )
+            results: list[object] = []
+            thread = threading.Thread(target=lambda: results.append(sandbox.exec(hammer).value))
+            thread.start()
+            reloads = 0
+            while thread.is_alive() and reloads < 1000:
+                limits = {"wall": "30s", "cpu": "25s"}
+                sandbox.reload_policy((two if reloads % 2 == 0 else one).with_limits(**limits))
+                reloads += 1
+            thread.join()
+            rounds, wrong = results[0]
+            assert wrong == []
+            assert rounds > 10
+            assert reloads > 10
+
+
+def test_files_may_not_loosen_under_landlock(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("files", BASE) as sandbox:
+        if supervisor.plan.bpf.decides:
+            pytest.skip("BPF-LSM may loosen: see the vm tier")
+        with pytest.raises(pyisolate.EnforcementError, match="can only tighten"):
+            sandbox.reload_policy(BASE.allow_read("/srv"))
+        assert sandbox.policy == BASE
+        assert sandbox.eval("1") == 1
+
+
+def test_files_tighten_for_native_code_too(
+    supervisor: pyisolate.Supervisor, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = Path(f"/tmp/pyisolate-reload-{time.monotonic_ns()}")
+    directory.mkdir(mode=0o755)
+    try:
+        (directory / "file").write_text("x")
+        (directory / "file").chmod(0o644)
+        path = str(directory / "file")
+        raw = (
+            "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+            f"def raw():\n    fd = libc.syscall(257, -100, {path!r}.encode(), 0, 0)\n"
+            "    if fd >= 0: os.close(fd)\n    return fd >= 0"
+        )
+        with supervisor.spawn("tighten", BASE.allow_read(str(directory))) as sandbox:
+            sandbox.exec(raw)
+            assert sandbox.call("raw") is True
+            sandbox.reload_policy(BASE)
+            assert sandbox.call("raw") is False
+            with pytest.raises(pyisolate.PolicyError):
+                sandbox.exec(f"open({path!r})")
+    finally:
+        (directory / "file").unlink()
+        directory.rmdir()
+
+
+def test_reloading_by_policy_name_reaches_every_sandbox_of_it(
+    supervisor: pyisolate.Supervisor, server: socket.socket
+) -> None:
+    port = port_of(server)
+    sandboxes = [supervisor.spawn(f"s{n}", BASE.allow_connect("127.0.0.1:1")) for n in range(3)]
+    other = supervisor.spawn("other", BASE.with_name("another").allow_connect("127.0.0.1:1"))
+    assert supervisor.reload_policy("reloaded", BASE.allow_connect(f"127.0.0.1:{port}")) == 3
+    for sandbox in sandboxes:
+        sandbox.exec(CONNECT)
+        assert sandbox.call("connect", port)
+    other.exec(CONNECT)
+    with pytest.raises(pyisolate.PolicyError):
+        other.call("connect", port)
+    for sandbox in (*sandboxes, other):
+        sandbox.close()
