@@ -196,3 +196,8 @@ def _is_the_judges(node: ast.stmt) -> bool:
 ABSENT = "a raw call meets ENOENT in the root view (in a thread EACCES of Landlock), and neither leaves a record"
 READ_ONLY = "a raw call meets EROFS in the root view (or EACCES of Landlock), and neither leaves a record"
 METADATA = "Landlock does not handle metadata, and a thread has no root view"
+NO_WIRE = "a sandbox thread has no wire"
+OWN_MEMORY = "memory is shared: guest code runs on a thread of the host that no filter confines"
+OWN_PROCESS = "the process is the host's own, and no namespace keeps the thread apart"
+LANDLOCK_SILENT = "Landlock refuses it, and leaves no record"
+NO_ROOT_VIEW = "a thread has no root view, whose mounts are noexec"

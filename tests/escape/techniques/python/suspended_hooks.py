@@ -1,0 +1,22 @@
+"""Use the runtime's own switch for its own reads."""
+
+import gc
+
+from tests.escape.grants import read_secret
+from tests.escape.technique import LANDLOCK_SILENT, Granted, Technique, silent
+
+
+def attack(world):
+    for thing in gc.get_objects():
+        if type(thing).__name__ == "GuestHooks":
+            with thing.suspended():
+                world.loot(open(world.secret).read())
+
+
+TECHNIQUE = Technique(
+    source="this project: pyisolate/hooks, suspended()",
+    no_event="the broker is asleep, and the root view leaves no record",
+    stops=("root view", "landlock"),
+    control=Granted(read_secret),
+    thread=silent(LANDLOCK_SILENT),
+)
