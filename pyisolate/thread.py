@@ -28,7 +28,7 @@ from . import hooks
 from .broker import Broker
 from .errors import EnforcementError, GuestError, PolicyError, SandboxClosed, SandboxError, TimeoutError
 from .kernel import seccomp as seccomp_programs
-from .native import landlock, process, seccomp
+from .native import audit, landlock, process, seccomp
 from .sandbox import OutputCallback, Result, Stats
 from .telemetry.event import BrokerRecord, DenialEvent, KernelRecord, SandboxContext
 
@@ -78,6 +78,7 @@ class SandboxThread:
         self._thread = threading.Thread(target=self._main, name=f"sandbox-{name}", daemon=True)
         self._filtered, self._attached = threading.Event(), threading.Event()
         self._descriptor: int | None = None
+        self._slots = supervisor.plan.open_sandbox(self.id, prepared)
         self._thread.start()
         self._attach_listener()
         self._ready.wait()
@@ -177,6 +178,10 @@ class SandboxThread:
         if listener is not None:
             self._step("seccomp", self._install_filter)
         self._filtered.set()
+        self._attached.wait()
+        if self._slots is not None:
+            descriptor, page = self._slots
+            self._step("broker slots", lambda: audit.set_slot(descriptor, page=page))
         self._hooks = hooks.install(
             Broker(self._prepared.compiled), self._on_broker_record, self._prepared.compiled, process_wide=False
         )
@@ -194,6 +199,8 @@ class SandboxThread:
         listener = self._supervisor.plan.listener
         if self._descriptor is not None and listener is not None:
             listener.attach(self._descriptor, self.id, self._prepared.compiled, kind="thread")
+        if self._supervisor.plan.attach_task(self.tid, self.id, self._prepared, slot=0):
+            self._steps.append("bpf-lsm")
         self._attached.set()
 
     def _step(self, name: str, step: Callable[[], object]) -> None:

@@ -145,12 +145,20 @@ class BpfPlan:
         self.shared.entry(sandbox_id, policy, shadow)
         return self.shared.slot_page(sandbox_id)
 
-    def attach(self, pid: int, sandbox_id: str, policy: BpfPolicy, shadow: BpfPolicy | None = None) -> None:
+    def attach(
+        self,
+        pid: int,
+        sandbox_id: str,
+        policy: BpfPolicy,
+        shadow: BpfPolicy | None = None,
+        *,
+        slot: int | None = None,
+    ) -> None:
         """Put a handed-out cell, or a thread, under the programs: before any guest code runs."""
         if self.lsm is not None:
-            self.lsm.attach_task(pid, sandbox_id, policy, shadow)
+            self.lsm.attach_task(pid, sandbox_id, policy, shadow, slot=slot)
         elif self.observer is not None:
-            self.observer.attach_task(pid, sandbox_id, policy)
+            self.observer.attach_task(pid, sandbox_id, policy, slot=slot)
 
     def rebind(self, sandbox_id: str, policy: BpfPolicy, shadow: BpfPolicy | None = None) -> None:
         """Swap a sandbox's tables in one store."""

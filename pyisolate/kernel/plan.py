@@ -186,13 +186,13 @@ class KernelPlan:
         self._bpf_policies[sandbox_id] = prepared.bpf
         return self.bpf.open(sandbox_id, prepared.bpf)
 
-    def attach_task(self, tid: int, sandbox_id: str, prepared: Prepared) -> bool:
+    def attach_task(self, tid: int, sandbox_id: str, prepared: Prepared, slot: int | None = None) -> bool:
         """Put a cell, or a sandbox thread, under the BPF programs: after its own set-up, before any guest code.
 
-        Returns whether they decide there.
+        `slot` is the number of its broker slot, where it has one of its own. Returns whether they decide there.
         """
         if prepared.bpf is not None:
-            self.bpf.attach(tid, sandbox_id, prepared.bpf)
+            self.bpf.attach(tid, sandbox_id, prepared.bpf, slot=slot)
         return prepared.bpf is not None and self.bpf.decides
 
     def rebind(self, sandbox_id: str, prepared: Prepared, compiled: CompiledPolicy) -> None:

@@ -1,0 +1,126 @@
+"""The public API with BPF-LSM as the decider: what the host tier shows for Landlock, and what only BPF-LSM can."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pyisolate
+from pyisolate import Policy
+
+RAW = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+def raw(path):
+    fd = libc.syscall(257, -100, path.encode(), 0, 0)
+    error = ctypes.get_errno()
+    if fd >= 0:
+        os.close(fd)
+    return 0 if fd >= 0 else error
+"""
+
+
+@pytest.fixture(scope="module")
+def supervisor() -> Iterator[pyisolate.Supervisor]:
+    with pyisolate.Supervisor(pool_size=1) as made:
+        assert made.plan.bpf.decides, made.plan.availability["bpf-lsm"].reason
+        yield made
+
+
+@pytest.fixture
+def files() -> Iterator[Path]:
+    directory = Path("/mnt/api")
+    directory.mkdir(mode=0o755, exist_ok=True)
+    for name in ("granted", "secret"):
+        (directory / name).write_text(name)
+        (directory / name).chmod(0o644)
+    yield directory
+
+
+def test_the_programs_decide_and_the_report_says_so(supervisor: pyisolate.Supervisor, files: Path) -> None:
+    with supervisor.spawn("report") as sandbox:
+        assert sandbox.enforcement.missing == ()
+        lines = {line.capability: line for line in sandbox.enforcement.capabilities}
+        assert lines["fs.read"].enforcers == ("bpf-lsm",)
+        assert sandbox.exec("1 + 1").value == 2
+
+
+def test_native_code_is_refused_and_told_apart_from_the_interpreter(
+    supervisor: pyisolate.Supervisor, files: Path
+) -> None:
+    granted, secret = str(files / "granted"), str(files / "secret")
+    with supervisor.spawn("raw", Policy.preset("compute").allow_read(granted)) as sandbox:
+        sandbox.exec(RAW)
+        assert sandbox.eval(f"open({granted!r}).read()") == "granted"
+        assert sandbox.eval(f"raw({granted!r})") == 0
+        assert sandbox.eval(f"raw({secret!r})") == 13
+        with pytest.raises(pyisolate.PolicyError) as caught:
+            sandbox.exec(f"open({secret!r})")
+        events = {(e.broker_decision, e.kernel_decision, e.kernel_evaluation) for e in _of(sandbox, secret)}
+        assert events == {("not_consulted", "deny", "enforced"), ("deny", "deny", "probed")}
+        assert caught.value.denial_event is not None
+        assert caught.value.denial_event.target == secret
+
+
+def test_a_reload_may_loosen_and_tighten_a_running_cell(supervisor: pyisolate.Supervisor, files: Path) -> None:
+    granted, secret = str(files / "granted"), str(files / "secret")
+    base = Policy.preset("compute").allow_read(granted)
+    with supervisor.spawn("reload", base) as sandbox:
+        sandbox.exec(RAW)
+        assert sandbox.eval(f"raw({secret!r})") == 13
+        sandbox.reload_policy(base.allow_read(secret))
+        assert sandbox.eval(f"raw({secret!r})") == 0
+        assert sandbox.eval(f"open({secret!r}).read()") == "secret"
+        sandbox.reload_policy(base)
+        assert sandbox.eval(f"raw({secret!r})") == 13
+        assert sandbox.get_denial_events()[-1].policy_generation == 3
+
+
+def test_monitor_mode_lets_through_and_the_kernel_says_what_it_would_have_done(
+    supervisor: pyisolate.Supervisor, files: Path
+) -> None:
+    secret = str(files / "secret")
+    with supervisor.spawn("monitor", Policy.preset("compute"), mode="monitor") as sandbox:
+        sandbox.exec(RAW)
+        assert sandbox.eval(f"raw({secret!r})") == 0
+        events = _of(sandbox, secret)
+        assert events
+        assert all(event.would_deny for event in events)
+        assert {event.kernel_decision for event in events} == {"would_deny"}
+
+
+def test_the_network_is_decided_by_address_and_port(supervisor: pyisolate.Supervisor) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as granted, socket.create_server(("127.0.0.1", 0)) as other:
+        port, refused = granted.getsockname()[1], other.getsockname()[1]
+        policy = Policy.preset("compute").allow_connect(f"127.0.0.1:{port}")
+        with supervisor.spawn("net", policy) as sandbox:
+            sandbox.exec("import socket\ndef connect(p): socket.create_connection(('127.0.0.1', p)).close(); return True")
+            assert sandbox.call("connect", port)
+            with pytest.raises(pyisolate.PolicyError):
+                sandbox.call("connect", refused)
+
+
+def test_a_sandbox_thread_is_confined_and_its_neighbours_are_not(
+    supervisor: pyisolate.Supervisor, files: Path
+) -> None:
+    secret = str(files / "secret")
+    with supervisor.spawn("thread", Policy.preset("compute"), isolation="thread") as sandbox:
+        sandbox.exec(RAW)
+        assert sandbox.eval(f"raw({secret!r})") == 13
+        assert Path(secret).read_text() == "secret"
+        assert _of(sandbox, secret)
+
+
+def test_after_close_nothing_is_left(supervisor: pyisolate.Supervisor, files: Path) -> None:
+    sandbox = supervisor.spawn("gone")
+    sandbox.close()
+    assert supervisor.plan.bpf.shared is not None
+    assert supervisor.plan.bpf.shared.entries.get(sandbox.id) is None
+    assert Path(files / "secret").read_text() == "secret"
+
+
+def _of(sandbox: pyisolate.Sandbox, target: str) -> list[pyisolate.DenialEvent]:
+    return [event for event in sandbox.get_denial_events() if event.target == target]
