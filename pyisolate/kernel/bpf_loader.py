@@ -82,6 +82,19 @@ def active_lsms() -> tuple[str, ...] | None:
         return None
 
 
+def fully_preemptible() -> bool:
+    """Tell whether kernel code may be preempted anywhere (`preempt=full`, or built so)."""
+    try:
+        return "(full)" in Path("/sys/kernel/debug/sched/preempt").read_text()
+    except OSError:
+        version = platform.version().split()
+        return (
+            "preempt=full" in Path("/proc/cmdline").read_text().split()
+            or "PREEMPT" in version
+            or "PREEMPT_RT" in version
+        )
+
+
 class BpfLoader:
     """The objects of one supervisor. Not thread-safe while it loads; its maps may be used from any thread.
 
@@ -150,6 +163,13 @@ class BpfLoader:
         if lsms is not None and "bpf" not in lsms:
             raise BpfUnavailable(
                 "bpf_lsm", f"the bpf security module is not active ({','.join(lsms)})", hint="boot with lsm=...,bpf"
+            )
+        if not libbpf.has_function("bpf_task_from_pid") and fully_preemptible():
+            # before 6.2 a look-up in task storage gives up while another one is under way on the same processor
+            raise BpfUnavailable(
+                "bpf_lsm",
+                "before 6.2, full preemption could hide a sandboxed thread",
+                hint="boot with preempt=voluntary",
             )
         began = time.monotonic()
         try:

@@ -91,7 +91,7 @@ class PolicySlots:
             self._reclaim()
         if not self._free:
             raise EnforcementError(
-                f"bpf, prepare: every index of the policy table is in use", hint="share policies, close sandboxes"
+                "bpf, prepare: every index of the policy table is in use", hint="share policies, close sandboxes"
             )
         return self._free.pop()
 

@@ -1,4 +1,4 @@
-"""cgroup-BPF on this kernel: addresses and ports per sandbox, exact counters, records, reload, what it does not touch."""
+"""cgroup-BPF on this kernel: addresses and ports per sandbox, exact counters, records, reload, what it leaves alone."""
 
 from __future__ import annotations
 
@@ -178,7 +178,9 @@ def test_fast_open_mptcp_and_datagrams(box: Callable[..., Box], records: list[Ke
         assert one.run(multipath(port ^ 1)) == errno.EACCES
 
 
-def test_bind_and_socket_creation(enforcer: CgroupBpfEnforcer, box: Callable[..., Box], records: list[KernelRecord]) -> None:
+def test_bind_and_socket_creation(
+    enforcer: CgroupBpfEnforcer, box: Callable[..., Box], records: list[KernelRecord]
+) -> None:
     one = box(rule(B, "127.0.0.1/32", 0))
     assert one.run(lambda: socket.socket().bind(("127.0.0.1", 0))) == 0
     assert one.run(lambda: socket.socket().bind(("127.0.0.1", 18765))) == errno.EACCES
@@ -220,7 +222,9 @@ def test_after_the_end_everything_is_refused(enforcer: CgroupBpfEnforcer, box: C
     assert one.run(connect("127.0.0.1", port)) == errno.EACCES
 
 
-def test_a_cgroup_that_no_sandbox_owns_is_refused(enforcer: CgroupBpfEnforcer, box: Callable[..., Box], port: int) -> None:
+def test_a_cgroup_that_no_sandbox_owns_is_refused(
+    enforcer: CgroupBpfEnforcer, box: Callable[..., Box], port: int
+) -> None:
     one = box(rule(C, "127.0.0.1/32", port))
     stray = enforcer.domain / "stray"
     stray.mkdir()

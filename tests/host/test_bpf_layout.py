@@ -75,7 +75,9 @@ def test_numbers_are_shared() -> None:
 
 def test_every_hook_has_a_name() -> None:
     numbers = libbpf.constants()
-    hooks = {name: getattr(numbers, name) for name in dir(numbers) if name.startswith("PYI_H_") and name != "PYI_H_NONE"}
+    hooks = {
+        name: getattr(numbers, name) for name in dir(numbers) if name.startswith("PYI_H_") and name != "PYI_H_NONE"
+    }
     assert len(hooks) > 60
     assert set(hooks.values()) == set(bpf_records.HOOKS)
     expected = {

@@ -1,4 +1,4 @@
-"""What BPF can tell where something else decides: Landlock's own count, and the sys_exit observer with its exact join."""
+"""What BPF tells where something else decides: Landlock's own count, and the sys_exit observer with its exact join."""
 
 from __future__ import annotations
 
@@ -81,12 +81,15 @@ def test_a_refused_call_is_seen_with_its_target(
         f"def tried(f, *a):\n    try: f(*a)\n    except PermissionError: pass\n"
         f"tried(os.open, {str(secret)!r}, os.O_RDONLY)\ntried(os.open, {str(secret)!r}, os.O_WRONLY)\n"
         f"tried(os.unlink, {str(secret)!r})\ntried(os.kill, 1, 0)\nos.open('/dev/null', 0)\n"
-        f"pid = os.fork()\nif pid == 0:\n    tried(os.open, {str(secret)!r}, os.O_RDONLY)\n    os._exit(0)\nos.waitpid(pid, 0)\n"
+        f"pid = os.fork()\nif pid == 0:\n    tried(os.open, {str(secret)!r}, os.O_RDONLY)\n    os._exit(0)\n"
+        "os.waitpid(pid, 0)\n"
     )
     os.chmod(tmp_path, 0o755)
     for parent in tmp_path.parents[:2]:
         os.chmod(parent, 0o755)
-    child = subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert child.stdout is not None
     child.stdout.readline()
     prepared = one.prepare(CompiledPolicy(name="t", version="t"))

@@ -134,7 +134,9 @@ def net(action: NetAction, network: str, low: int, high: int, allow: bool = True
     )  # fmt: skip
 
 
-_networks = st.sampled_from(["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "::/0", "2001:db8::/32", "2001:db8::1/128"])
+_networks = st.sampled_from(
+    ["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "::/0", "2001:db8::/32", "2001:db8::1/128"]
+)
 _addresses = st.sampled_from(["10.1.2.3", "10.1.9.9", "10.9.9.9", "192.0.2.1", "2001:db8::1", "2001:db8::2", "::1"])
 _rules = st.builds(
     lambda action, network, low, width, allow: net(action, network, low, min(low + width, 20), allow),
@@ -184,5 +186,6 @@ def test_scalars() -> None:
     assert PolicyFlag(flags) == PolicyFlag.READY | PolicyFlag.FORK | PolicyFlag.BIND | PolicyFlag.MEMORY
     assert Group(monitored) == Group.FS | Group.PROCESS | Group.IMPORT | Group.RANDOM
     assert generation == 7
-    assert granted & FsRight.READ and not granted & FsRight.WRITE
+    assert granted & FsRight.READ
+    assert not granted & FsRight.WRITE
     assert denied == FsRight.WRITE
