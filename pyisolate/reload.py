@@ -69,7 +69,7 @@ def _swap(
     supervisor.plan.rebind(sandbox.id, prepared, compiled)
     if sandbox._lease is not None:
         sandbox._lease.apply(compiled.limits)
-    sandbox._policy, sandbox._compiled = policy, compiled
+    sandbox._policy, sandbox._compiled, sandbox.prepared = policy, compiled, prepared
     sandbox._context = msgspec.structs.replace(
         sandbox._context,
         policy=policy.name,
@@ -108,7 +108,7 @@ def _tell_cell(sandbox: Sandbox, compiled: CompiledPolicy, tightened: Prepared |
     answer = channel.reloaded
     if answer is None or answer.id < number or answer.failed:
         why = answer.failed if answer is not None and answer.failed else "no answer"
-        sandbox.kill(reason=f"it did not take its new policy: {why}")
+        sandbox.end(f"it did not take its new policy: {why}")
         raise SandboxDied(f"reload policy of {sandbox.name!r}: the cell did not follow ({why}) and was killed")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import functools
+import json
 import os
 import signal
 import threading
@@ -32,11 +33,12 @@ from .errors import (
     TimeoutError,
 )
 from .limits.usage import TreeReader
-from .telemetry.event import DenialEvent, KernelRecord, SandboxContext
+from .telemetry.event import DenialEvent, Evaluation, KernelRecord, SandboxContext
 from .telemetry.untrusted import InvalidRecord
 
 if TYPE_CHECKING:
     from .kernel.enforcer import EnforcementReport
+    from .kernel.plan import Prepared
     from .limits.cgroup import CgroupLease
     from .policy import Policy
     from .policy.compiled import CompiledPolicy, Limits
@@ -135,6 +137,8 @@ class Sandbox:
         self._state_lock = threading.Lock()
         self.forgotten = threading.Event()
         self.reload_lock = threading.Lock()
+        #: the policy's kernel tables, kept while this sandbox lives
+        self.prepared: Prepared | None = None
         self._started = time.monotonic()
         self._requests = self._output_bytes = self._message_count = 0
         self._fresh_events: dict[int, DenialEvent] = {}
@@ -323,7 +327,7 @@ class Sandbox:
         try:
             value = wire.decode_value(answer.encoded)
         except wire.WireError as error:
-            self.kill(reason=f"protocol violation: {error}")
+            self.end(f"protocol violation: {error}")
             raise SandboxDied(f"run in {self.name!r}: the cell was killed: {error}") from None
         return Result(
             stdout=self._outputs["stdout"].take(),
@@ -405,8 +409,16 @@ class Sandbox:
         """Raise KeyboardInterrupt in the guest; native code that never returns does not notice."""
         self._channel.signal(signal.SIGINT)
 
-    def kill(self, *, reason: str = "killed by the host") -> None:
-        """End the sandbox at once, with every process in it. Safe from any thread, and twice."""
+    def kill(self, token: str | None = None, *, reason: str = "killed by the host") -> None:
+        """End the sandbox at once, with every process in it. Safe from any thread, and twice.
+
+        Raises PolicyAuthError where `set_policy_token` guards it and `token` is another; `close` is always free.
+        """
+        self._supervisor.check_token(self, token, "kill")
+        self.end(reason)
+
+    def end(self, reason: str) -> None:
+        """Kill the sandbox on the runtime's own account; requests say why."""
         self._end_with(SandboxClosed(f"sandbox {self.name!r}: {reason}"))
 
     def close(self) -> None:
@@ -587,7 +599,7 @@ class Sandbox:
         try:
             return await self._supervisor.in_thread(function)
         except asyncio.CancelledError:
-            self.kill(reason="its task was cancelled")
+            self.end("its task was cancelled")
             raise
 
     async def __aenter__(self) -> Self:
@@ -632,12 +644,17 @@ def _pickle_by_value(function: Callable[..., Any], args: tuple[Any, ...], kwargs
 
 
 def _why(event: DenialEvent) -> str:
-    layer = "the broker" if event.broker_decision is Verdict.DENY else f"the kernel ({event.kernel_enforcer})"
-    reason = event.broker_reason if event.broker_decision is Verdict.DENY else event.kernel_reason
-    return f"refused by {layer}: {reason or event.code}"
+    if event.broker_decision is Verdict.DENY:
+        return f"refused by the broker: {event.broker_reason or event.code}"
+    by = f"the kernel ({event.kernel_enforcer})" if event.kernel_enforcer else "the kernel"
+    return f"refused by {by}: {event.kernel_reason or event.code}"
 
 
 def _hint(event: DenialEvent) -> str:
-    if event.code is DenialCode.ALWAYS_DENIED or event.suggestion is None:
+    if event.code is DenialCode.ALWAYS_DENIED:
         return "no policy can grant this"
-    return f"to allow it, add to the policy: {event.suggestion}"
+    if event.suggestion is not None:
+        return f"to allow it, add to the policy: {json.dumps(event.suggestion, ensure_ascii=False)}"
+    if event.kernel_evaluation is Evaluation.ERRNO and event.broker_decision is Verdict.ALLOW:
+        return "the policy grants it: look at the file's own permissions for the user that cells run as"
+    return "see the event; its target cannot be written as a rule"

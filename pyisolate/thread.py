@@ -59,6 +59,7 @@ class SandboxThread:
     ) -> None:
         self.name, self.id = name, context.sandbox_id
         self._supervisor, self._policy, self._prepared, self._context = supervisor, policy, prepared, context
+        self.prepared = prepared
         self._on_stdout, self._on_stderr = on_stdout, on_stderr
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -75,6 +76,7 @@ class SandboxThread:
         self._report: EnforcementReport | None = None
         self.tid = 0
         self.telemetry = supervisor.telemetry_of(context)
+        self.telemetry.watch(prepared.shadow)
         self._thread = threading.Thread(target=self._main, name=f"sandbox-{name}", daemon=True)
         self._filtered, self._attached = threading.Event(), threading.Event()
         self._descriptor: int | None = None
@@ -182,8 +184,10 @@ class SandboxThread:
         if self._slots is not None:
             descriptor, page = self._slots
             self._step("broker slots", lambda: audit.set_slot(descriptor, page=page))
+        compiled, watched = self._prepared.compiled, self._prepared.shadow
+        shadow = None if watched is None else hooks.Shadow(Broker(watched), watched)
         self._hooks = hooks.install(
-            Broker(self._prepared.compiled), self._on_broker_record, self._prepared.compiled, process_wide=False
+            Broker(compiled), self._on_broker_record, compiled, process_wide=False, shadow=shadow
         )
 
     def _install_filter(self) -> None:
@@ -198,7 +202,8 @@ class SandboxThread:
         self._filtered.wait()
         listener = self._supervisor.plan.listener
         if self._descriptor is not None and listener is not None:
-            listener.attach(self._descriptor, self.id, self._prepared.compiled, kind="thread")
+            prepared = self._prepared
+            listener.attach(self._descriptor, self.id, prepared.compiled, kind="thread", shadow=prepared.shadow)
         if self._supervisor.plan.attach_task(self.tid, self.id, self._prepared, slot=0):
             self._steps.append("bpf-lsm")
         self._attached.set()
@@ -368,8 +373,16 @@ class SandboxThread:
         if self._thread.ident is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(kind))
 
-    def kill(self, *, reason: str = "killed by the host") -> None:
-        """Tell the guest to stop. Native code that never returns keeps the thread: threads cannot be killed."""
+    def kill(self, token: str | None = None, *, reason: str = "killed by the host") -> None:
+        """Tell the guest to stop. Native code that never returns keeps the thread: threads cannot be killed.
+
+        Raises PolicyAuthError where `set_policy_token` guards it and `token` is another.
+        """
+        self._supervisor.check_token(self, token, "kill")
+        self.end(reason)
+
+    def end(self, reason: str) -> None:
+        """Stop the guest on the runtime's own account."""
         self._raise_in_guest(SystemExit)
         self.close()
 

@@ -12,6 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ..capability import Capability
 from ..decision import DenialCode, Verdict
 from ..policy.compiled import CompiledPolicy
@@ -161,8 +163,9 @@ class BpfPlan:
             self.observer.attach_task(pid, sandbox_id, policy, slot=slot)
 
     def rebind(self, sandbox_id: str, policy: BpfPolicy, shadow: BpfPolicy | None = None) -> None:
-        """Swap a sandbox's tables in one store."""
+        """Swap a sandbox's tables in one store. What was refused before is told before."""
         if self.shared is not None and self.shared.entries.get(sandbox_id) is not None:
+            self.shared.records.drain()
             self.shared.update(sandbox_id, policy, shadow)
 
     def detach(self, sandbox_id: str) -> None:
@@ -179,7 +182,8 @@ class BpfPlan:
             if record.capability.value.startswith(_LISTENERS):
                 return  # the listener's own record says more
             self._told[record.sandbox_id] = self._told.get(record.sandbox_id, 0) + record.count
-        self._sink(record)
+        # Tables are shared by sandboxes that reloaded a different number of times: the sandbox's own count is the one.
+        self._sink(msgspec.structs.replace(record, generation=0))
 
     def drain(self, sandbox_id: str, pid: int) -> None:
         """Hand on every record up to now, and what Landlock counted beyond what anybody could tell."""

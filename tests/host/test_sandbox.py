@@ -293,3 +293,17 @@ def test_unknown_words_are_refused() -> None:
     for options in ({"isolation": "vm"}, {"enforcement": "maybe"}, {"mode": "audit"}):
         with pytest.raises(ValueError):
             pyisolate.spawn("x", **options)
+
+
+def test_a_policy_per_request_does_not_use_up_descriptors(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("kept", Policy.preset("compute").with_name("kept")) as kept:
+        before = None
+        for number in range(90):
+            policy = Policy.preset("compute").allow_connect(f"127.0.0.1:{1000 + number}")
+            with supervisor.spawn("one", policy) as sandbox:
+                assert sandbox.eval("1") == 1
+            if number == 70:
+                before = len(os.listdir("/proc/self/fd"))
+        assert before is not None
+        assert len(os.listdir("/proc/self/fd")) <= before + 12
+        assert kept.eval("2") == 2
