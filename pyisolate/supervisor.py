@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -27,8 +27,9 @@ from .cell.reactor import Reactor
 from .cell.zygote import Exited
 from .decision import DenialCode, Verdict
 from .errors import EnforcementError, LimitExceeded, MemoryExceeded, PolicyError, SandboxDied, SandboxError
+from .guarding import current_actor
 from .kernel.plan import CellTraits, KernelPlan, Prepared
-from .kernel.watched import WatchedFiles
+from .kernel.watched import WatchedFiles, let_through
 from .limits import rlimit
 from .limits.cgroup import CgroupLease, CgroupTree
 from .limits.rlimit import COMMON_RLIMITS
@@ -40,11 +41,14 @@ from .policy.compiled import Limits
 from .policy.interpreter import InterpreterFiles
 from .policy.suggest import suggestion
 from .sandbox import OutputCallback, Sandbox
+from .telemetry.alerts import AlertEngine, AlertRule
+from .telemetry.audit import AuditLog
 from .telemetry.event import Actor, BrokerRecord, DenialEvent, KernelRecord, Reporter, SandboxContext
 from .telemetry.merge import merge
 from .telemetry.metrics import SandboxRow
-from .telemetry.recorder import Recorder
+from .telemetry.recorder import AlertObserver, Recorder
 from .telemetry.sandbox import SandboxTelemetry
+from .telemetry.sink import EventSink
 
 _log = logging.getLogger("pyisolate.supervisor")
 _T = TypeVar("_T")
@@ -52,6 +56,8 @@ _T = TypeVar("_T")
 HANDOUT_TIMEOUT_S = 10.0
 #: nobody:nogroup on Debian; the cell's uid when the supervisor runs as root.
 CELL_UID = 65534
+#: Policies whose kernel tables are kept, beside those in use.
+PREPARED_KEPT = 64
 
 
 class Supervisor:
@@ -60,7 +66,8 @@ class Supervisor:
     `pool_size`: warm cells to keep. `preload`: modules that the zygote imports for all. `cell_uid`, `cell_gid`: whom
     cells run as when the supervisor is root (default 65534); files that a guest shall read or write must be open to
     that user. `telemetry="full"` also shows the notification listener what native code opens (about 8 us a call).
-    `recorder`: where events go (default: store, counters and the configured sinks).
+    `audit` (a path, or an AuditLog), `sinks` (default: the process's) and `alerts` (rules, or an AlertEngine) say where
+    events go besides store and counters, and are closed with the supervisor; `recorder` replaces all three.
     """
 
     def __init__(
@@ -71,12 +78,18 @@ class Supervisor:
         cell_uid: int | None = None,
         cell_gid: int | None = None,
         telemetry: str = "default",
+        audit: str | os.PathLike[str] | EventSink | None = None,
+        sinks: Sequence[EventSink] | None = None,
+        alerts: Iterable[AlertRule] | AlertObserver | None = None,
         recorder: Recorder | None = None,
         plan: KernelPlan | None = None,
     ) -> None:
         if telemetry not in ("default", "full"):
             raise ValueError(f"telemetry: {telemetry!r}: must be 'default' or 'full'")
-        self.recorder = recorder if recorder is not None else Recorder()
+        if recorder is not None and not (audit is None and sinks is None and alerts is None):
+            raise ValueError("recorder: it has its own audit log, sinks and alerts: give them to it")
+        self._owns_recorder = recorder is None
+        self.recorder = recorder if recorder is not None else _make_recorder(audit, sinks, alerts)
         self.reactor = Reactor()
         self._pool_size, self._preload = pool_size, tuple(preload)
         root = os.geteuid() == 0
@@ -96,6 +109,7 @@ class Supervisor:
         self._sandboxes: dict[str, Sandbox] = {}
         self._threads: dict[str, Any] = {}
         self._prepared: dict[tuple[str, str], Prepared] = {}
+        self._shadows: dict[str, Prepared] = {}
         self._lock = threading.RLock()
         self._prepare_lock = threading.Lock()
         self._executor: concurrent.futures.ThreadPoolExecutor | None = None
@@ -152,14 +166,17 @@ class Supervisor:
         for lease in self._leases.values():
             lease.release()
         self._leases.clear()
-        for prepared in self._prepared.values():
+        for prepared in (*self._prepared.values(), *self._shadows.values()):
             prepared.close()
         self._prepared.clear()
+        self._shadows.clear()
         self._plan.close()
         if self._cgroups is not None:
             self._cgroups.close()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._owns_recorder:
+            self.recorder.shutdown()
         _living.discard(self)
 
     def __enter__(self) -> Self:
@@ -197,15 +214,18 @@ class Supervisor:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         allowed_imports: list[str] | tuple[str, ...] | None = None,
+        shadow: Policy | str | None = None,
         on_stdout: OutputCallback | None = None,
         on_stderr: OutputCallback | None = None,
     ) -> Any:
         """Return a running sandbox for one guest.
 
         `policy`: a Policy or a preset's name (default `compute`). `limits`: the keys of `Policy.with_limits`.
-        `mode`: overrides the policy's. `enforcement`: `strict` raises EnforcementError when the kernel cannot enforce a
-        rule as stated, `best_effort` goes on and says so in `sandbox.enforcement`. `isolation`: `process` (a boundary)
-        or `thread` (a guard rail). `env`: the guest's whole environment. `cwd`: its working directory (default `/`).
+        `mode`: overrides the policy's. `shadow`: a second policy that refuses nothing; what it would refuse is recorded
+        (`event.shadow`). `actor`: on whose behalf (default: that of `acting_as`). `enforcement`: `strict` raises
+        EnforcementError when the kernel cannot enforce a rule as stated, `best_effort` goes on and says so in
+        `sandbox.enforcement`. `isolation`: `process` (a boundary) or `thread` (a guard rail). `env`: the guest's whole
+        environment. `cwd`: its working directory (default `/`).
         """
         started = time.perf_counter()
         if enforcement not in ("strict", "best_effort"):
@@ -216,6 +236,8 @@ class Supervisor:
         chosen = _choose_policy(policy, limits, mode, allowed_imports)
         who = _choose_actor(actor)
         prepared = self.prepare(chosen, isolation, enforcement)
+        if shadow is not None:
+            prepared = self._with_shadow(prepared, _choose_policy(shadow, None, None, None))
         sandbox_id = secrets.token_hex(8)
         context = SandboxContext(
             sandbox=name,
@@ -238,6 +260,7 @@ class Supervisor:
             sandbox = self._spawn_cell(
                 name, chosen, prepared, context, enforcement, dict(env or {}), cwd or "/", on_stdout, on_stderr
             )
+        self.recorder.metrics.set_enforcement(sandbox.enforcement)
         self.recorder.metrics.spawned(time.perf_counter() - started)
         return sandbox
 
@@ -260,6 +283,8 @@ class Supervisor:
         sandbox = Sandbox(
             self, name, context.sandbox_id, policy, compiled, context, channel, lease, on_stdout, on_stderr
         )
+        sandbox.prepared = prepared
+        sandbox.telemetry.watch(prepared.shadow)
         try:
             if lease is not None:
                 lease.apply(compiled.limits)
@@ -282,6 +307,7 @@ class Supervisor:
         init = wire.Init(
             sandbox=sandbox.name,
             policy=prepared.compiled,
+            shadow=prepared.shadow,
             descriptors=tuple(named),
             environment={**_GUEST_ENVIRONMENT, **env},
             working_directory=cwd,
@@ -352,15 +378,39 @@ class Supervisor:
     def prepare(self, policy: Policy, isolation: str = "process", enforcement: str = "strict") -> Prepared:
         """Compile a policy and its kernel tables, once per content. Raises EnforcementError, PolicySyntaxError."""
         key = (policy.version, f"{isolation}/{enforcement}")
-        if (found := self._prepared.get(key)) is not None:
-            return found
+        with self._lock:
+            if (found := self._prepared.pop(key, None)) is not None:
+                self._prepared[key] = found  # the most recently used is the last to go
+                return found
         with self._prepare_lock:
             if (found := self._prepared.get(key)) is not None:
                 return found
             compiled = compile_policy(policy, interpreter=self._interpreter)
             prepared = self._plan.prepare(compiled, isolation, enforcement)
             self._prepared[key] = prepared
+            self._evict()
             return prepared
+
+    def _evict(self) -> None:
+        """Close the oldest tables that no sandbox uses: a host that makes a policy per request must not run out."""
+        if len(self._prepared) <= PREPARED_KEPT:
+            return
+        with self._lock:
+            used = {id(sandbox.prepared) for sandbox in self.sandboxes}
+            spare = [key for key, prepared in self._prepared.items() if id(prepared) not in used]
+            for key in spare[: len(self._prepared) - PREPARED_KEPT]:
+                self._prepared.pop(key).close()
+
+    def _with_shadow(self, prepared: Prepared, shadow: Policy) -> Prepared:
+        """Return what a sandbox needs that is watched by another policy; its own tables are shared, not copied."""
+        with self._prepare_lock:
+            tables = self._shadows.pop(shadow.version, None)
+            if tables is None:
+                tables = self._plan.prepare_shadow(compile_policy(shadow, interpreter=self._interpreter))
+            self._shadows[shadow.version] = tables
+            while len(self._shadows) > PREPARED_KEPT:  # a sandbox's entry in the kernel's tables holds what it uses
+                self._shadows.pop(next(iter(self._shadows))).close()
+        return self._plan.shadowed(prepared, tables)
 
     # -- cells ----------------------------------------------------------------------------------------------
 
@@ -503,6 +553,7 @@ class Supervisor:
             context,
             self.recorder,
             suggest=suggestion,
+            expects=self._plan.recorded(context.isolation),
             probe=self._plan.probe_of(context.sandbox_id),
             unavailable=self._plan.why_unavailable,
         )
@@ -513,6 +564,11 @@ class Supervisor:
             _log.warning("a %s record came for the unknown sandbox %s", record.enforcer, record.sandbox_id)
             self.recorder.lost("unattributed", record.count)
             return
+        if record.verdict is Verdict.WOULD_DENY:
+            named = let_through(record)
+            if named is None:
+                return
+            record = named
         if self._traits.full_telemetry and isinstance(sandbox, Sandbox):
             absent_only = self._plan.bpf.observer is not None
             record = self._watched.judge(record, sandbox._compiled, absent_only=absent_only)
@@ -573,9 +629,7 @@ class Supervisor:
 
     def reload_policy(self, name: str, policy: Policy, token: str | None = None) -> int:
         """Reload every live sandbox whose policy is called `name`; return how many. See `Sandbox.reload_policy`."""
-        from .control import check_token
-
-        check_token(token, "reload")
+        self._check_token(token, "reload", f"policy {name}")
         done = 0
         for sandbox in self.sandboxes:
             if sandbox._context.policy == name and not sandbox.closed:
@@ -585,10 +639,28 @@ class Supervisor:
 
     def reload_sandbox(self, sandbox: Sandbox, policy: Policy, token: str | None) -> None:
         """Reload one sandbox; see `Sandbox.reload_policy`."""
-        from .control import check_token
-
-        check_token(token, "reload")
+        self.check_token(sandbox, token, "reload")
         self._reload(sandbox, policy)
+
+    def kill(self, name: str, token: str | None = None) -> int:
+        """Kill every live sandbox called `name`; return how many. Raises PolicyAuthError for a wrong token."""
+        self._check_token(token, "kill", f"sandbox {name}")
+        doomed = [sandbox for sandbox in self.sandboxes if sandbox.name == name and not sandbox.closed]
+        for sandbox in doomed:
+            sandbox.end("killed by the host")
+        return len(doomed)
+
+    def check_token(self, sandbox: Any, token: str | None, operation: str) -> None:
+        """Raise PolicyAuthError unless `token` may do `operation` (reload, kill) to a sandbox."""
+        self._check_token(token, operation, f"sandbox {sandbox.name}", sandbox._context)
+
+    def _check_token(
+        self, token: str | None, operation: str, target: str, context: SandboxContext | None = None
+    ) -> None:
+        from .control import check_token, token_required
+
+        if token_required():
+            check_token(token, operation, target=target, context=context, recorder=self.recorder)
 
     def _reload(self, sandbox: Sandbox, policy: Policy) -> None:
         from .reload import reload
@@ -606,6 +678,8 @@ class Supervisor:
 
     async def aspawn(self, name: str, policy: Policy | str | None = None, **options: Any) -> Any:
         """Like `spawn`, without blocking the event loop."""
+        if options.get("actor") is None:
+            options["actor"] = current_actor()  # of this task: a thread of the pool has none
         return await self.in_thread(lambda: self.spawn(name, policy, **options))
 
     def _after_fork_in_child(self) -> None:
@@ -654,12 +728,26 @@ def _choose_policy(
 
 
 def _choose_actor(actor: Mapping[str, str] | Actor | None) -> Actor | None:
-    if actor is None or isinstance(actor, Actor):
+    if actor is None:
+        return current_actor()
+    if isinstance(actor, Actor):
         return actor
     try:
         return msgspec.convert(dict(actor), Actor, strict=True)
     except msgspec.ValidationError as error:
         raise ValueError(f"actor: {actor!r}: must be {{'kind': ..., 'id': ...}} ({error})") from None
+
+
+def _make_recorder(
+    audit: str | os.PathLike[str] | EventSink | None,
+    sinks: Sequence[EventSink] | None,
+    alerts: Iterable[AlertRule] | AlertObserver | None,
+) -> Recorder:
+    log = AuditLog(audit) if isinstance(audit, str | os.PathLike) else audit
+    if alerts is None:
+        return Recorder(audit=log, sinks=sinks)
+    engine = AlertEngine(alerts) if isinstance(alerts, Iterable) else alerts
+    return Recorder(audit=log, sinks=sinks, alerts=engine)
 
 
 def _exit_reason(sandbox: Sandbox, channel: Channel) -> str:

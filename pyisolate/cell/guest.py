@@ -192,7 +192,8 @@ class Guest:
         confine_at_handout(named, frame.rlimits, frame.working_directory, steps)
         _replace_environment(frame.environment)
         self._broker = CurrentBroker(self, Broker(frame.policy))
-        self._hooks = hooks.install(self._broker, self.report, frame.policy, process_wide=True)
+        shadow = None if frame.shadow is None else hooks.Shadow(Broker(frame.shadow), frame.shadow)
+        self._hooks = hooks.install(self._broker, self.report, frame.policy, process_wide=True, shadow=shadow)
         sys.modules["__main__"] = self.module
         self.send(wire.Ready(steps=tuple(steps.done), failed=tuple(steps.failed)))
 

@@ -35,6 +35,7 @@ class Init(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="init")
 
     sandbox: str
     policy: CompiledPolicy
+    shadow: CompiledPolicy | None = None
     descriptors: tuple[str, ...]
     environment: dict[str, str]
     working_directory: str

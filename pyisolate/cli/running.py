@@ -197,7 +197,7 @@ def _writer(sandbox: Any, stream: Any) -> Callable[[str], None]:
             stream.flush()
         except BrokenPipeError:
             # As with any program whose reader goes away (`| head`); flushing at exit must not complain again.
-            sandbox.kill(reason="nobody reads its output any more")
+            sandbox.end("nobody reads its output any more")
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     return write

@@ -185,10 +185,9 @@ def _charge(
     """Return what the ruleset takes charge of, after monitor mode and port ranges, and the ports to grant."""
     fs, net = handled.fs, handled.net
     if policy.mode_of("fs") is Mode.MONITOR:
-        notes.append("fs is in monitor mode: Landlock refuses only the making of device nodes")
-        fs &= AccessFs.MAKE_CHAR | AccessFs.MAKE_BLOCK
-    elif Mode.MONITOR in (policy.mode_of("process"), policy.mode_of("import")):
-        notes.append("process or import is in monitor mode: Landlock does not decide execution")
+        fs &= AccessFs.MAKE_CHAR | AccessFs.MAKE_BLOCK | AccessFs.EXECUTE
+    if policy.mode_of("process") is Mode.MONITOR:
+        notes.append("process is in monitor mode: Landlock does not decide which programs run")
         fs &= ~AccessFs.EXECUTE
     if policy.mode_of("net") is Mode.MONITOR:
         notes.append("net is in monitor mode: Landlock does not decide TCP")

@@ -134,6 +134,7 @@ class _Attached:
     sandbox_id: str
     kind: str = "cell"
     full: bool = False
+    shadow: CompiledPolicy | None = None
     policies: OrderedDict[int, CompiledPolicy] = field(default_factory=OrderedDict)
 
 
@@ -184,22 +185,42 @@ class Listener:
     # -- sandboxes ------------------------------------------------------------------------------------------
 
     def attach(
-        self, fd: int, sandbox_id: str, policy: CompiledPolicy, *, full: bool = False, kind: str = "cell"
+        self,
+        fd: int,
+        sandbox_id: str,
+        policy: CompiledPolicy,
+        *,
+        full: bool = False,
+        kind: str = "cell",
+        shadow: CompiledPolicy | None = None,
     ) -> None:
-        """Decide a sandbox's calls by `policy`. Takes the descriptor. `full` also records allowed file calls."""
-        self._add(fd, sandbox_id, policy, full, kind)
+        """Decide a sandbox's calls by `policy`. Takes the descriptor. `full` also records allowed file calls.
+
+        `shadow` refuses nothing: what it would refuse is recorded, beside what `policy` does.
+        """
+        self._add(fd, sandbox_id, policy, full, kind, shadow)
 
     def attach_warm(self, fd: int, sandbox_id: str) -> None:
         """Let everything a warm cell does continue, until `bind`: no guest code may run in it before."""
-        self._add(fd, sandbox_id, None, False, "cell")
+        self._add(fd, sandbox_id, None, False, "cell", None)
 
     def bind(
-        self, warm_id: str, sandbox_id: str, policy: CompiledPolicy, *, full: bool = False, kind: str = "cell"
+        self,
+        warm_id: str,
+        sandbox_id: str,
+        policy: CompiledPolicy,
+        *,
+        full: bool = False,
+        kind: str = "cell",
+        shadow: CompiledPolicy | None = None,
     ) -> None:
-        """Give a warm cell its sandbox and policy. Raises KeyError for a cell that was never attached."""
+        """Give a warm cell its sandbox and policy. Raises KeyError for a cell that was never attached.
+
+        `shadow` refuses nothing: what it would refuse is recorded, beside what `policy` does.
+        """
         with self._lock:
             attached = self._by_id[warm_id]
-            attached.full, attached.kind = full, kind
+            attached.full, attached.kind, attached.shadow = full, kind, shadow
             table = self._remember(attached, policy)
             self._native.bind(attached.key, table)
             del self._by_id[warm_id]
@@ -225,13 +246,21 @@ class Listener:
             self._by_key.pop(attached.key, None)
         self._native.forget(attached.key)
 
-    def _add(self, fd: int, sandbox_id: str, policy: CompiledPolicy | None, full: bool, kind: str) -> None:
+    def _add(
+        self,
+        fd: int,
+        sandbox_id: str,
+        policy: CompiledPolicy | None,
+        full: bool,
+        kind: str,
+        shadow: CompiledPolicy | None,
+    ) -> None:
         with self._lock:
             if sandbox_id in self._by_id or self._closing.is_set():
                 os.close(fd)
                 why = "it is closed" if self._closing.is_set() else "the name is taken"
                 raise ValueError(f"attach {sandbox_id!r} to the notification listener: {why}")
-            attached = _Attached(next(self._keys), sandbox_id, kind, full)
+            attached = _Attached(next(self._keys), sandbox_id, kind, full, shadow)
             table = None if policy is None else self._remember(attached, policy)
             self._by_key[attached.key] = attached
             try:

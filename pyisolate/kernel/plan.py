@@ -11,7 +11,7 @@ import logging
 import os
 import platform
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..capability import Capability
@@ -78,6 +78,9 @@ class Prepared:
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+    #: a policy that refuses nothing: what it would refuse is recorded
+    shadow: CompiledPolicy | None = None
+    shadow_bpf: BpfPolicy | None = None
 
     def descriptors(self) -> dict[str, int]:
         """Return the descriptors that a cell needs, by name, in the order it uses them."""
@@ -107,6 +110,7 @@ class KernelPlan:
         self.builder = RootViewBuilder(traits.uid, traits.gid)
         self.bpf = BpfPlan(sink, observe=traits.full_telemetry)
         self._bpf_policies: dict[str, BpfPolicy] = {}
+        self._bpf_shadows: dict[str, BpfPolicy] = {}
         self.listener: Listener | None = None
         self.availability: dict[str, Availability] = {}
         self._lock = threading.Lock()
@@ -177,14 +181,22 @@ class KernelPlan:
     def bind(self, pid: int, sandbox_id: str, prepared: Prepared) -> None:
         """From here on the listener decides a cell's calls by the policy."""
         if self.listener is not None:
-            self.listener.bind(f"cell:{pid}", sandbox_id, prepared.compiled, full=self.listener_watches_files)
+            self.listener.bind(
+                f"cell:{pid}",
+                sandbox_id,
+                prepared.compiled,
+                full=self.listener_watches_files,
+                shadow=prepared.shadow,
+            )
 
     def open_sandbox(self, sandbox_id: str, prepared: Prepared) -> tuple[int, int] | None:
         """Make room for a sandbox in the kernel's tables; return (descriptor, page) of its broker slots, if any."""
         if prepared.bpf is None:
             return None
         self._bpf_policies[sandbox_id] = prepared.bpf
-        return self.bpf.open(sandbox_id, prepared.bpf)
+        if prepared.shadow_bpf is not None:
+            self._bpf_shadows[sandbox_id] = prepared.shadow_bpf
+        return self.bpf.open(sandbox_id, prepared.bpf, prepared.shadow_bpf)
 
     def attach_task(self, tid: int, sandbox_id: str, prepared: Prepared, slot: int | None = None) -> bool:
         """Put a cell, or a sandbox thread, under the BPF programs: after its own set-up, before any guest code.
@@ -192,14 +204,14 @@ class KernelPlan:
         `slot` is the number of its broker slot, where it has one of its own. Returns whether they decide there.
         """
         if prepared.bpf is not None:
-            self.bpf.attach(tid, sandbox_id, prepared.bpf, slot=slot)
+            self.bpf.attach(tid, sandbox_id, prepared.bpf, prepared.shadow_bpf, slot=slot)
         return prepared.bpf is not None and self.bpf.decides
 
     def rebind(self, sandbox_id: str, prepared: Prepared, compiled: CompiledPolicy) -> None:
         """Swap the tables that the kernel side reads; each is replaced whole."""
         if prepared.bpf is not None:
             self._bpf_policies[sandbox_id] = prepared.bpf
-            self.bpf.rebind(sandbox_id, prepared.bpf)
+            self.bpf.rebind(sandbox_id, prepared.bpf, self._bpf_shadows.get(sandbox_id))
         if self.listener is not None:
             self.listener.update(sandbox_id, compiled)
 
@@ -215,6 +227,7 @@ class KernelPlan:
     def unbind(self, sandbox_id: str) -> None:
         """A sandbox is gone; its last records have been drained."""
         self._bpf_policies.pop(sandbox_id, None)
+        self._bpf_shadows.pop(sandbox_id, None)
         self.bpf.detach(sandbox_id)
         if self.listener is not None:
             self.listener.detach(sandbox_id)
@@ -241,6 +254,15 @@ class KernelPlan:
         """Say why the kernel's verdict on a capability cannot be known here."""
         return "Landlock and seccomp have no mode that records without refusing"
 
+    def recorded(self, isolation: str) -> frozenset[Capability]:
+        """Return the capabilities of which some enforcer records by itself what it refuses or lets through."""
+        found: frozenset[Capability] = frozenset()
+        if self.listener is not None:
+            found |= self.notification.capabilities()
+        if self.bpf.lsm is not None and isolation == "process":
+            found |= self.bpf.lsm.capabilities()
+        return found
+
     # -- policies -------------------------------------------------------------------------------------------
 
     def prepare(self, compiled: CompiledPolicy, isolation: str, enforcement: str) -> Prepared:
@@ -254,9 +276,7 @@ class KernelPlan:
             if self.bpf.decides:
                 pass  # its programs decide files, in monitor mode too; Landlock would keep a reload from loosening
             elif not fs_enforced:
-                notes.append(
-                    "fs is in monitor mode: Landlock cannot record without refusing, so no kernel verdict on files"
-                )
+                self._prepare_monitored(prepared, missing, notes)
             else:
                 self._prepare_files(prepared, isolation, enforcement == "strict", missing, notes)
             if self.traits.started_by_root and any(rule.unix_path and rule.allow for rule in compiled.net):
@@ -280,6 +300,41 @@ class KernelPlan:
             raise
         prepared.missing, prepared.notes = tuple(missing), tuple(notes)
         return prepared
+
+    def _prepare_monitored(self, prepared: Prepared, missing: list[str], notes: list[str]) -> None:
+        """Leave the host's files in sight; Landlock keeps what else is enforced: programs, TCP ports, scopes."""
+        compiled = prepared.compiled
+        notes.append(
+            "fs is in monitor mode: the guest sees the host's files as its user may, and as Landlock cannot record "
+            "without refusing, there is no kernel verdict on them (kernel_decision is unavailable)"
+        )
+        if compiled.mode_of("import") is Mode.ENFORCE:
+            notes.append("import is enforced by the broker alone: while fs is in monitor mode, all files can be read")
+        if compiled.mode_of("random") is Mode.ENFORCE and not compiled.allow_random:
+            notes.append("random is refused by the listener; /dev/urandom can be read while fs is in monitor mode")
+        if self.usable("landlock"):
+            prepared.ruleset = self.landlock.prepare(compiled)
+            notes += prepared.ruleset.notes
+        else:
+            missing.append(self._why_missing("landlock", "programs and scopes"))
+
+    def prepare_shadow(self, compiled: CompiledPolicy) -> Prepared:
+        """Return the tables of a policy that shall only be told of; its `compiled` and `bpf` are used by `shadowed`."""
+        return Prepared(compiled, bpf=self.bpf.prepare(compiled))
+
+    def shadowed(self, prepared: Prepared, shadow: Prepared) -> Prepared:
+        """Return `prepared` with a shadow policy beside it. It shares the tables of both, which their owner closes."""
+        notes = [*prepared.notes, f"shadow policy {shadow.compiled.name!r}: what it would refuse is recorded"]
+        if self.listener is None:
+            notes.append("shadow policy: judged by the broker alone, without the notification listener")
+        if not self.bpf.decides:
+            notes.append(
+                "shadow policy: files, imports and programs are judged by the broker in the guest alone (no BPF-LSM): "
+                "native code that goes round it is not seen; network, fork and memory are judged by the listener too"
+            )
+        return replace(
+            prepared, notes=tuple(notes), shadow=shadow.compiled, shadow_bpf=shadow.bpf if self.bpf.decides else None
+        )
 
     def _prepare_files(
         self, prepared: Prepared, isolation: str, strict: bool, missing: list[str], notes: list[str]

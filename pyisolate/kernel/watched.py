@@ -96,3 +96,17 @@ def _what_is_meant(record: KernelRecord) -> tuple[Capability, str | None]:
     if capability is Capability.FS_CREATE:
         return (Capability.FS_WRITE if there else capability), path
     return capability, path if there else None
+
+
+def let_through(record: KernelRecord) -> KernelRecord | None:
+    """Return the record of a program or socket that monitor mode let through, named as the broker names it.
+
+    None where nothing is there: a search in PATH tries each directory, and the C library asks for daemons that do not
+    run. What is not there is refused by nobody.
+    """
+    if record.capability is Capability.PROCESS_EXEC and record.target.startswith("/"):
+        path = os.path.realpath(record.target)
+        return msgspec.structs.replace(record, target=path) if os.path.lexists(path) else None
+    if record.capability is Capability.IPC_UNIX and record.target.startswith("unix:/"):
+        return record if os.path.lexists(record.target[5:]) else None
+    return record

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from ..capability import Capability
+from ..decision import Mode, Verdict
 from .event import BrokerRecord, DenialEvent, KernelRecord, Reporter, SandboxContext
 from .join import Joiner, Told
-from .merge import REFUSALS, Suggest, complete, complete_kernel, is_denial, merge
+from .merge import Suggest, complete, complete_kernel, is_denial, merge
 from .recorder import Recorder
 from .store import EventStore
-from .untrusted import validate_broker_record
+from .untrusted import InvalidRecord, validate_broker_record
+
+if TYPE_CHECKING:
+    from ..policy.compiled import CompiledPolicy
 
 _log = logging.getLogger("pyisolate.telemetry")
 
@@ -50,6 +57,11 @@ class SandboxTelemetry:
         self._hold_s = hold_ms / 1000
         self._suggest, self._probe, self._unavailable = suggest, probe, unavailable
         self._closed = False
+        self._shadow: tuple[str, str] | None = None
+
+    def watch(self, shadow: CompiledPolicy | None) -> None:
+        """Take records of a shadow policy as well: their events bear its name and version."""
+        self._shadow = None if shadow is None else (shadow.name, shadow.version)
 
     def guest(self, data: object) -> list[DenialEvent]:
         """Take a `denial` frame's record; return the events recorded or completed now.
@@ -57,6 +69,8 @@ class SandboxTelemetry:
         Raises InvalidRecord for a report that breaks the protocol.
         """
         record = validate_broker_record(data)
+        if record.shadow and (self._shadow is None or record.verdict is not Verdict.WOULD_DENY):
+            raise InvalidRecord("denial record, from the guest: no shadow policy says so")
         events = [
             self._told(item) if isinstance(item, Told) else self._alone(item) for item in self._joiner.broker(record)
         ]
@@ -99,10 +113,9 @@ class SandboxTelemetry:
             self._alone(record)
 
     def _alone(self, record: BrokerRecord) -> DenialEvent:
-        kernel = self._ask(record) if record.verdict in REFUSALS and record.errno is None else None
+        kernel = self._ask(record) if record.verdict is Verdict.DENY and record.errno is None else None
         event = self._record(record, kernel)
-        if kernel is None:
-            self._joiner.tell_alone(record, event)
+        self._joiner.tell_alone(record, event)
         return event
 
     def _told(self, told: Told) -> DenialEvent:
@@ -117,7 +130,7 @@ class SandboxTelemetry:
         record = broker or kernel
         assert record is not None
         event = merge(
-            self.context,
+            self._context_of(record),
             broker,
             kernel,
             kernel_unavailable_reason=self._unavailable(record.capability) if self._unavailable is not None else "",
@@ -125,6 +138,12 @@ class SandboxTelemetry:
             broker_reporter=reporter,
         )
         return self.recorder.record(event)
+
+    def _context_of(self, record: BrokerRecord | KernelRecord) -> SandboxContext:
+        if not record.shadow or self._shadow is None:
+            return self.context
+        name, version = self._shadow
+        return msgspec.structs.replace(self.context, policy=name, policy_version=version, mode=Mode.MONITOR)
 
     def _ask(self, broker: BrokerRecord) -> KernelRecord | None:
         if self._probe is None:
