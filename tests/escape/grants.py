@@ -79,3 +79,23 @@ def another_port(policy: Policy, targets: Targets) -> Policy:
 def native_all(policy: Policy, targets: Targets) -> Policy:
     """Grant native code from anywhere readable."""
     return policy.allow_native("*")
+
+
+def other_program(policy: Policy, _targets: Targets) -> Policy:
+    """Grant a harmless program, so that exec itself is open and only the file is refused."""
+    return policy.allow_exec("/bin/true")
+
+
+def outbox_and_other_program(policy: Policy, targets: Targets) -> Policy:
+    """Grant a place to plant programs in, and the exec of another."""
+    return other_program(writable_outbox(policy, targets), targets)
+
+
+def readable_tool_and_other_program(policy: Policy, targets: Targets) -> Policy:
+    """Grant reading the tool, and running another program."""
+    return other_program(look_at_tool(policy, targets), targets)
+
+
+def native_directory(policy: Policy, targets: Targets) -> Policy:
+    """Grant reading the directory with native code, not loading it."""
+    return policy.allow_read(targets.tool.rpartition("/")[0])

@@ -239,10 +239,9 @@ class Judge:
             if getattr(before, name) != getattr(after, name)
         ]
         found += [f"executable memory: {line}" for line in after.maps if line not in before.maps]
-        base = str(self.ground.base)
+        forbidden = tuple(f"{self.ground.base}/{name}" for name in ("vault", "outside"))
         for number, link in after.descriptors.items():
-            inside = link.startswith((f"{base}/inbox", f"{base}/outbox"))
-            if _DESCRIPTORS.search(link) or (link.startswith(base) and not inside):
+            if _DESCRIPTORS.search(link) or link.startswith(forbidden):
                 found.append(f"the cell holds {link} as descriptor {number}")
         return found
 
@@ -314,8 +313,9 @@ class Judge:
         # a granted operation is no change of the cell's own standing
         seen = self._harm(technique, run)
         if isinstance(control, Bare) and control.answer:
-            answers = {line.split()[-1] for line in run.lines("ANSWER:")}
-            seen = [f"the kernel answers {control.answer}"] if control.answer in answers else []
+            attacked: Run | None = outcome.run  # type: ignore[attr-defined]
+            other = attacked is not None and control.answer not in _answers(attacked)
+            seen = [f"the kernel answers {control.answer}"] if other and control.answer in _answers(run) else []
         if seen:
             outcome.control = f"{'granted' if isinstance(control, Granted) else 'unsandboxed'}: {seen[0]}"
         else:
@@ -351,6 +351,10 @@ class Judge:
         except subprocess.TimeoutExpired:
             return Run(impossible="the plain process did not end")
         return Run(text=done.stdout, error_text=done.stderr)
+
+
+def _answers(run: Run) -> set[str]:
+    return {line.split()[-1] for line in run.lines("ANSWER:")}
 
 
 def _fitting(technique: Technique, events: list[dict[str, Any]]) -> dict[str, Any] | None:

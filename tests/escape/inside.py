@@ -83,6 +83,28 @@ class World:
         """Return a sockaddr_un; a leading NUL makes it abstract."""
         return struct.pack("=H", 1) + (path if isinstance(path, bytes) else path.encode()) + b"\0"
 
+    # -- programs ---------------------------------------------------------------------------------------------
+
+    def fork(self):
+        """Fork past Python, without releasing its lock: other threads' state must not matter to the child."""
+        return ctypes.PyDLL(None).fork()
+
+    def execute(self, path, *words, name="execve", descriptor=None):
+        """Run a program by system call, in a child where that is possible, else in place."""
+        argv = (ctypes.c_char_p * (len(words) + 1))(*map(os.fsencode, words), None)
+        child = self.fork()
+        if child > 0:
+            os.waitpid(child, 0)
+            return
+        try:
+            if name == "execve":
+                self.attempt("execve", os.fsencode(path), argv, None)
+            else:
+                self.attempt("execveat", descriptor, b"", argv, None, 0x1000)
+        finally:
+            if child == 0:
+                LIBC._exit(1)
+
     # -- machine code -----------------------------------------------------------------------------------------
 
     def code(self, machine_code, *arguments):

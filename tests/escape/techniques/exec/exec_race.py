@@ -1,0 +1,47 @@
+"""Swap the program's path in memory while the host looks at an execve."""
+
+import ctypes
+import mmap
+import os
+import threading
+import time
+
+from tests.escape.grants import readable_tool_and_other_program, run_tool
+from tests.escape.technique import Granted, Technique
+
+
+def attack(world):
+    paths = (b"/bin/true\0".ljust(200, b"\0"), os.fsencode(world.tool).ljust(200, b"\0"))
+    # shared with the children, so that the swap is seen while the call is being decided
+    buffer = mmap.mmap(-1, 4096)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    stop = time.monotonic() + 0.4
+
+    def flip():
+        turn = 0
+        while time.monotonic() < stop:
+            turn = not turn
+            ctypes.memmove(address, paths[turn], 200)
+
+    thread = threading.Thread(target=flip)
+    thread.start()
+    argv = (ctypes.c_char_p * 4)(b"tool", b"ESCAPED:", b"race", None)
+    libc = ctypes.PyDLL(None)
+    while time.monotonic() < stop:
+        child = libc.fork()
+        if child == 0:
+            libc.execve(ctypes.c_void_p(address), argv, None)
+            libc._exit(1)
+        if child > 0:
+            os.waitpid(child, 0)
+    thread.join()
+
+
+TECHNIQUE = Technique(
+    source="seccomp_unotify(2): CONTINUE is no security decision on pointers",
+    policy=readable_tool_and_other_program,
+    no_event="the call is granted; the file is refused by Landlock or the root view's noexec, and neither leaves a record",
+    stops=("landlock", "root view"),
+    ends=("CPUExceeded", "TimeoutError"),
+    control=Granted(run_tool),
+)

@@ -1,0 +1,21 @@
+"""Run a denied program by a symbolic link of one's own."""
+
+import os
+
+from tests.escape.grants import look_at_tool, outbox_and_other_program, run_tool
+from tests.escape.technique import Granted, Technique
+
+
+def attack(world):
+    link = world.outbox + "/true"
+    os.symlink(world.tool, link)
+    world.execute(link, "true", "ESCAPED:", "link")
+
+
+TECHNIQUE = Technique(
+    source="CWE-59",
+    policy=lambda p, t: look_at_tool(outbox_and_other_program(p, t), t),
+    no_event="the call is granted; the file is refused by Landlock or by the root view's noexec, and neither leaves a record",
+    stops=("landlock", "root view"),
+    control=Granted(run_tool),
+)

@@ -1,0 +1,28 @@
+"""Load a standard extension module that the policy denies, by its file."""
+
+import importlib.machinery
+import importlib.util
+import os
+
+from tests.escape.technique import Bare, Technique
+
+
+def attack(world):
+    folder = os.path.dirname(importlib.util.find_spec("_ctypes").origin)
+    for name in os.listdir(folder):
+        if name.startswith(("_lsprof.", "_crypt.", "xxlimited.")):
+            loader = importlib.machinery.ExtensionFileLoader(name.partition(".")[0], f"{folder}/{name}")
+            loader.create_module(
+                importlib.machinery.ModuleSpec(name.partition(".")[0], loader, origin=f"{folder}/{name}")
+            )
+            world.got(f"denied native code: {name}")
+
+
+TECHNIQUE = Technique(
+    source="docs/hooks.md: a loader that the guest calls itself",
+    policy=lambda p, t: p.deny_native("_lsprof", "_crypt", "xxlimited"),
+    event=("import.native", "import.module", "fs.read"),
+    by="broker",
+    stops=("broker", "root view", "landlock"),
+    control=Bare(),
+)

@@ -1,0 +1,23 @@
+"""Load a library that may be read, but not run."""
+
+import ctypes
+import os
+
+from tests.escape.grants import native_directory
+from tests.escape.technique import NO_ROOT_VIEW, Granted, Technique, escapes
+
+
+def attack(world):
+    handle = world.libc.dlopen
+    handle.restype = ctypes.c_void_p
+    print(handle(os.fsencode(world.library), 2))
+
+
+TECHNIQUE = Technique(
+    source="dlopen(3); Landlock does not refuse mapping a readable file executable",
+    policy=native_directory,
+    no_event="the root view's noexec refuses, and that leaves no record",
+    stops=("root view",),
+    control=Granted(lambda p, t: p.allow_native(t.library)),
+    thread=escapes(NO_ROOT_VIEW),
+)

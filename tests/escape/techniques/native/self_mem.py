@@ -1,0 +1,18 @@
+"""Patch one's own code through /proc/self/mem, which ignores protections."""
+
+import os
+
+from tests.escape.technique import ABSENT, Bare, Technique
+
+
+def attack(world):
+    start, _end, _path = [found for found in world.executable_ranges() if b"libc.so" in found[2]][0]
+    descriptor = world.open_raw("/proc/self/mem", 2)
+    data = os.pread(descriptor, 16, start)
+    os.pwrite(descriptor, data, start)
+    world.got("code was written")
+
+
+TECHNIQUE = Technique(
+    source="proc(5) /proc/self/mem: FOLL_FORCE", no_event=ABSENT, stops=("root view", "landlock"), control=Bare()
+)
