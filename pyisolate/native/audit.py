@@ -43,7 +43,8 @@ def installed() -> bool:
 def set_events(events: Iterable[str]) -> None:
     """Choose the events that sandbox threads are asked about; once per process, at most 511.
 
-    Starting a sub-interpreter is always refused: its events could not be put to a callable of this one.
+    Starting a sub-interpreter is refused, since its events could not be put to a callable of this one: at once on
+    3.11, by its first "open" from 3.12 on, so have that among the events.
     """
     names = [_ffi.new("char[]", name.encode()) for name in dict.fromkeys(events)]
     result = _lib.audit_set_events(_ffi.new("const char *[]", names), len(names))

@@ -56,8 +56,11 @@ struct audit_event { const char *name; PyObject *text; uint32_t hash; };
 static struct audit_event audit_events[AUDIT_TABLE_SIZE];
 static _Atomic int audit_events_ready;
 
-/* Always in the table and always refused: the callable belongs to one interpreter. Refused here, creation fails with an
- * exception; refused later, while the new interpreter imports its first modules, it aborts the process (3.11). */
+/* A sandbox starts no sub-interpreter: the callable belongs to one interpreter. On 3.11 the event is in the table and
+ * refused: later, while the new interpreter imports its first modules, a refusal aborts the process. From 3.12 on it is
+ * the other way round: 3.12 dereferences NULL where the event is refused (Py_NewInterpreterFromConfig reports no error),
+ * 3.13 does not raise it, and both turn the refusal of the first "open" into an exception. */
+#define AUDIT_REFUSES_NEW_INTERPRETER (PY_VERSION_HEX < 0x030c0000)
 #define AUDIT_NEW_INTERPRETER "cpython.PyInterpreterState_New"
 
 static uint32_t audit_hash(const char *name)
@@ -145,7 +148,7 @@ static int audit_consult(PyObject *callable, struct audit_event *event, PyObject
 {
     struct audit_thread *self = &audit_self;
 
-    if (strcmp(event->name, AUDIT_NEW_INTERPRETER) == 0) {
+    if (AUDIT_REFUSES_NEW_INTERPRETER && strcmp(event->name, AUDIT_NEW_INTERPRETER) == 0) {
         PyErr_Format(PyExc_PermissionError, "%s: a sandbox starts no sub-interpreter", event->name);
         return -1;
     }
@@ -245,7 +248,9 @@ static int audit_set_events(const char **names, int count)
     if (count > AUDIT_EVENTS_MAX - 1)
         return -E2BIG;
     PyGILState_STATE gil = PyGILState_Ensure();
-    int result = atomic_load(&audit_events_ready) ? -EALREADY : audit_add_event(AUDIT_NEW_INTERPRETER);
+    int result = atomic_load(&audit_events_ready) ? -EALREADY : 0;
+    if (result == 0 && AUDIT_REFUSES_NEW_INTERPRETER)
+        result = audit_add_event(AUDIT_NEW_INTERPRETER);
     for (int i = 0; i < count && result == 0; i++)
         result = audit_add_event(names[i]);
     if (result == 0)
