@@ -142,7 +142,7 @@ class Sandbox:
         self._started = time.monotonic()
         self._requests = self._output_bytes = self._message_count = 0
         self._fresh_events: dict[int, DenialEvent] = {}
-        self._request_events: list[DenialEvent] = []
+        self._request_events: dict[str, DenialEvent] = {}
         self._deadline: float | None = None
         self.telemetry = supervisor.telemetry_of(context)
 
@@ -305,7 +305,7 @@ class Sandbox:
     def _begin(self, on_stdout: OutputCallback | None, on_stderr: OutputCallback | None) -> None:
         self._outputs["stdout"].callback = on_stdout or self._stream_callbacks["stdout"]
         self._outputs["stderr"].callback = on_stderr or self._stream_callbacks["stderr"]
-        self._request_events = []
+        self._request_events = {}
         self._requests += 1
         self._state = "running"
 
@@ -334,7 +334,7 @@ class Sandbox:
             stderr=self._outputs["stderr"].take(),
             value=value,
             duration=answer.duration_s,
-            denials=tuple(self._request_events),
+            denials=tuple(self._request_events.values()),
             value_is_repr=answer.is_repr,
             exit_code=answer.exit_code,
         )
@@ -362,7 +362,7 @@ class Sandbox:
 
     def _event_behind(self, answer: wire.Failed) -> DenialEvent | None:
         """The last refusal of this request that fits an exception which no record names."""
-        for event in reversed(self._request_events):
+        for event in reversed(self._request_events.values()):
             if answer.type_name == "PolicyError" and event.broker_decision is Verdict.DENY:
                 return event
             if event.kernel_decision is Verdict.DENY and event.kernel_errno == answer.errno:
@@ -512,9 +512,9 @@ class Sandbox:
         return events
 
     def note_events(self, events: list[DenialEvent]) -> None:
-        """Remember events for the running request."""
+        """Remember events for the running request; one that was completed replaces what was known before."""
         if len(self._request_events) < 1000:
-            self._request_events.extend(events)
+            self._request_events.update([(event.event_id, event) for event in events])
 
     def on_message(self, frame: wire.GuestMessage) -> None:
         """Queue an object that the guest posted; too many end the sandbox."""

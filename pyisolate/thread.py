@@ -19,7 +19,6 @@ import queue
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -71,7 +70,7 @@ class SandboxThread:
         self._started = time.monotonic()
         self._requests = 0
         self._hooks: hooks.GuestHooks | None = None
-        self._request_events: deque[DenialEvent] = deque(maxlen=1000)
+        self._request_events: dict[str, DenialEvent] = {}
         self._events_by_sequence: dict[int, DenialEvent] = {}
         self._report: EnforcementReport | None = None
         self.tid = 0
@@ -241,8 +240,9 @@ class SandboxThread:
         return events
 
     def note_events(self, events: list[DenialEvent]) -> None:
-        """Remember events for the running request."""
-        self._request_events.extend(events)
+        """Remember events for the running request; one that was completed replaces what was known before."""
+        if len(self._request_events) < 1000:
+            self._request_events.update([(event.event_id, event) for event in events])
 
     # -- requests -------------------------------------------------------------------------------------------
 
@@ -265,7 +265,7 @@ class SandboxThread:
             stderr="",
             value=value,
             duration=time.perf_counter() - started,
-            denials=tuple(self._request_events),
+            denials=tuple(self._request_events.values()),
             value_is_repr=is_repr,
         )
 
@@ -301,7 +301,7 @@ class SandboxThread:
     def _run(self, function: Callable[[dict[str, Any]], Any], timeout: float | None) -> Any:
         if self.closed:
             raise SandboxClosed(f"sandbox {self.name!r} is closed")
-        self._request_events.clear()
+        self._request_events = {}
         self._requests += 1
         self._state = "running"
         reply: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
@@ -331,7 +331,7 @@ class SandboxThread:
             event = self._events_by_sequence.get(record.sequence) if record is not None else error.denial_event
             return PolicyError(str(error), denial_event=event or error.denial_event)
         if isinstance(error, OSError) and error.errno in (1, 13):
-            for event in reversed(self._request_events):
+            for event in reversed(self._request_events.values()):
                 return PolicyError(f"{event.capability}, on {event.target}: refused by the kernel", denial_event=event)
         text = "".join(traceback.format_exception(error))
         return GuestError(type(error).__qualname__, str(error), text)

@@ -170,13 +170,18 @@ class Joiner:
         tid = self._translate(record.tid) if self._translate is not None and record.tid else record.tid
         about = (watched, record.shadow)
         exact: list[_Key] = [(tid, record.sequence, *about)] if record.sequence else []
-        return [*exact, (tid if self._translate is not None else 0, record.capability, record.target, *about)]
+        return [*exact, (tid if self._translate is not None else 0, record.capability, _about(record), *about)]
 
     def _kernel_keys(self, record: KernelRecord) -> list[_Key]:
         about = (record.verdict is Verdict.WOULD_DENY, record.shadow)
         if record.sequence:
             return [(record.tid, record.sequence, *about)]
-        return [(record.tid if self._translate is not None else 0, record.capability, record.target, *about)]
+        return [(record.tid if self._translate is not None else 0, record.capability, _about(record), *about)]
+
+
+def _about(record: BrokerRecord | KernelRecord) -> str:
+    """Return what both layers call the target: randomness has none, and each names its own call for it."""
+    return "" if record.capability is Capability.RANDOM_READ else record.target
 
 
 class _Index(Generic[_T]):

@@ -10,6 +10,7 @@ from telemetry_events import CONTEXT, broker, kernel
 
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
+from pyisolate.policy.compiled import CompiledPolicy
 from pyisolate.telemetry.event import Evaluation
 from pyisolate.telemetry.join import Joiner, Told
 from pyisolate.telemetry.metrics import Metrics
@@ -257,9 +258,15 @@ def test_a_refusal_is_never_taken_for_what_was_let_through(recorder: Recorder) -
 
 def test_the_shadow_policy_has_events_of_its_own(recorder: Recorder) -> None:
     telemetry = _watched(recorder)
+    with pytest.raises(InvalidRecord):
+        telemetry.guest(broker(shadow=True, **LET))  # there is none
+    telemetry.watch(CompiledPolicy(name="candidate", version="v2"))
+    with pytest.raises(InvalidRecord):
+        telemetry.guest(broker(shadow=True))  # it refuses nothing
     telemetry.guest(broker(shadow=True, **LET))
     telemetry.guest(broker(**LET))
     (own,) = telemetry.kernel(kernel(**LET))
     (other,) = telemetry.kernel(kernel(shadow=True, **LET))
     assert (own.shadow, other.shadow) == (False, True)
+    assert (own.policy, other.policy, other.policy_version) == (CONTEXT.policy, "candidate", "v2")
     assert telemetry.settle() == []
