@@ -6,6 +6,7 @@ import asyncio
 import codecs
 import functools
 import json
+import logging
 import os
 import signal
 import threading
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .policy.compiled import CompiledPolicy, Limits
     from .supervisor import Supervisor
 
+_log = logging.getLogger("pyisolate.sandbox")
 OutputCallback = Callable[[str], None]
 _LAST_WORDS_BYTES = 4096
 #: Grace for a killed cell to be reaped before the host stops waiting (seconds).
@@ -449,7 +451,11 @@ class Sandbox:
                 self._ending = error
         self._channel.signal(signal.SIGKILL)
         if self._lease is not None:
-            self._lease.kill()
+            try:
+                self._lease.kill()
+            except OSError as error:
+                # The cell is the init of its pid namespace: its death alone ends every process in it.
+                _log.warning("ending the control group of %s: %s", self.name, error)
 
     def _wait_ended(self) -> SandboxError:
         """Return why the cell is gone, once it is reaped and its exit status known."""

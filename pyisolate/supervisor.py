@@ -35,6 +35,7 @@ from .limits.cgroup import CgroupLease, CgroupTree
 from .limits.rlimit import COMMON_RLIMITS
 from .limits.usage import Usage, descendants
 from .limits.watchdog import ExceededLimit, Watchdog
+from .native._result import advice, shortage
 from .policy import Policy
 from .policy.compile import compile_policy
 from .policy.compiled import Limits
@@ -127,42 +128,50 @@ class Supervisor:
                 return self
             if self._state == "closed":
                 raise SandboxError("start supervisor: it is closed")
-            self._plan.start()
-            self._interpreter = InterpreterFiles.discover()
-            self._cgroups, found = CgroupTree.open()
-            self._cgroup_reason = found.reason
-            self._plan.availability[found.enforcer] = found
-            settings = PoolSettings(
-                size=self._pool_size,
-                preload=self._preload,
-                spec=self._plan.cell_spec(),
-                drop_privileges=self._traits.started_by_root,
-                environment=_zygote_environment(),
-            )
-            self._pool = Pool(settings, self.reactor, self._prepare_cell, self._cell_exited)
-            self.reactor.start(self._pool.served)
-            self._pool.start()
-            self._watchdog.start()
-            self.recorder.metrics.add_supervisor(self)
+            try:
+                self._start()
+            except BaseException as error:
+                self._stop()
+                if isinstance(error, OSError) and not isinstance(error, SandboxError):
+                    where = f" ({error.filename})" if error.filename else ""
+                    raise SandboxError(
+                        f"start supervisor: {error.strerror or error}{where}", hint=advice(error.errno)
+                    ) from error
+                raise
             self._state = "running"
         return self
 
-    def close(self) -> None:
-        """End every sandbox, the zygote and all threads; give back every cgroup, descriptor and mount."""
-        with self._lock:
-            if self._state == "closed":
-                return
-            started, self._state = self._state == "running", "closed"
-        for sandbox in [*self._sandboxes.values(), *self._threads.values()]:
-            sandbox.close()
-        if started:
-            assert self._pool is not None
+    def _start(self) -> None:
+        if self.reactor.stopped:
+            self.reactor = Reactor()  # an earlier start failed
+        self._plan.start()
+        self._interpreter = InterpreterFiles.discover()
+        self._cgroups, found = CgroupTree.open()
+        self._cgroup_reason = found.reason
+        self._plan.availability[found.enforcer] = found
+        for one in self._plan.availability.values():
+            # A probe that met a shortage has proven nothing; what it found must not be kept.
+            if not one.usable and (number := shortage(one.reason)) is not None:
+                raise OSError(number, f"probe {one.enforcer}: {one.reason}")
+        settings = PoolSettings(
+            size=self._pool_size,
+            preload=self._preload,
+            spec=self._plan.cell_spec(),
+            drop_privileges=self._traits.started_by_root,
+            environment=_zygote_environment(),
+        )
+        self._pool = Pool(settings, self.reactor, self._prepare_cell, self._cell_exited)
+        self.reactor.start(self._pool.served)
+        self._pool.start()
+        self._watchdog.start()
+        self.recorder.metrics.add_supervisor(self)
+
+    def _stop(self) -> None:
+        """Give back what `_start` took, all or a part of it."""
+        if self._pool is not None:
             self._pool.close()
-            self.reactor.stop()
-            self._watchdog.stop()
-            self.recorder.metrics.remove_supervisor(self)
-        else:
-            self.reactor.abandon()
+        self.reactor.stop()
+        self.recorder.metrics.remove_supervisor(self)
         for lease in self._leases.values():
             lease.release()
         self._leases.clear()
@@ -173,6 +182,18 @@ class Supervisor:
         self._plan.close()
         if self._cgroups is not None:
             self._cgroups.close()
+        self._pool = self._cgroups = None
+
+    def close(self) -> None:
+        """End every sandbox, the zygote and all threads; give back every cgroup, descriptor and mount."""
+        with self._lock:
+            if self._state == "closed":
+                return
+            self._state = "closed"
+        for sandbox in [*self._sandboxes.values(), *self._threads.values()]:
+            sandbox.close()
+        self._watchdog.stop()
+        self._stop()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
         if self._owns_recorder:
@@ -418,7 +439,11 @@ class Supervisor:
         """Give a warm cell its cgroup and its place at the listener, before it is handed out."""
         if self._cgroups is not None:
             lease = self._cgroups.lease()
-            lease.add(channel.pid)
+            try:
+                lease.add(channel.pid)
+            except BaseException:
+                lease.release()
+                raise
             self._leases[channel.pid] = lease
         if channel.listener is not None:
             descriptor, channel.listener = channel.listener, None

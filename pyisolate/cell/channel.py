@@ -22,6 +22,8 @@ _log = logging.getLogger("pyisolate.cell")
 _RECEIVE_BYTES = 1 << 18
 #: Bytes that the host keeps for a cell that does not read; past this, `post` and requests are refused.
 MAX_OUTBOX_BYTES = 64 << 20
+#: How a socket says that the cell has died, with data of ours still unread or not: its exit status tells why.
+_GONE = (BrokenPipeError, ConnectionResetError)
 
 
 class Backlog(Exception):
@@ -45,10 +47,20 @@ class ChannelOwner(Protocol):
 
 
 class Channel:
-    """Socket, pipes and pidfd of one cell, with the protocol state."""
+    """Socket, pipes and pidfd of one cell, with the protocol state. Takes the descriptors, also when it fails."""
 
     def __init__(self, pid: int, descriptors: tuple[int, int, int, int]) -> None:
         channel, out_read, err_read, self.pidfd = descriptors
+        try:
+            self.poller = select.epoll(4)
+            # The socket comes first: output is written before the answer that follows it, so a poll that sees the
+            # answer sees the output too.
+            for descriptor in (channel, out_read, err_read):
+                self.poller.register(descriptor, select.EPOLLIN)
+        except OSError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
         self.pid = pid
         self.peer = socket.socket(fileno=channel)
         self.peer.setblocking(False)
@@ -72,12 +84,6 @@ class Channel:
         self.reloaded: wire.Reloaded | None = None
         self._answer: wire.GuestFrame | None = None
         self._closed = False
-        self.poller = select.epoll(4)
-        # The socket comes first: output is written before the answer that follows it, so a poll that sees the
-        # answer sees the output too.
-        self.poller.register(channel, select.EPOLLIN)
-        for pipe in self._pipes:
-            self.poller.register(pipe, select.EPOLLIN)
 
     # -- sending --------------------------------------------------------------------------------------------
 
@@ -98,6 +104,8 @@ class Channel:
             except BlockingIOError:
                 if descriptors:
                     raise Backlog("the cell does not read") from None
+            except _GONE:
+                return  # what it had sent before is still read; then comes the end of the stream
             except OSError as error:
                 self.end(f"channel closed ({error.strerror})")
                 return
@@ -116,6 +124,8 @@ class Channel:
                 sent = self.peer.send(self._outbox)
             except BlockingIOError:
                 return
+            except _GONE:
+                sent = len(self._outbox)
             except OSError as error:
                 self.end(f"channel closed ({error.strerror})")
                 return
@@ -171,6 +181,8 @@ class Channel:
                 data = self.peer.recv(_RECEIVE_BYTES)
         except BlockingIOError:
             return
+        except _GONE:
+            data = b""
         except OSError as error:
             self.end(f"channel closed ({error.strerror})")
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ..errors import SandboxError
+from ..native._result import advice, shortage
 from . import wire
 from .channel import Channel
 from .confine import CellSpec
@@ -28,6 +30,8 @@ _decode = msgspec.msgpack.Decoder(ZygoteMessage).decode
 #: A zygote that has not come up, or a cell that has not, by then is broken (seconds). A preload may be slow.
 START_TIMEOUT_S = 60.0
 CELL_TIMEOUT_S = 10.0
+#: A shortage may pass: who waits for a cell asks again after a pause, until nothing but failures has come for so long.
+_PAUSE_S, _LOOK_AGAIN_S, _GIVE_UP_AFTER_S = 0.05, 0.5, 2.0
 
 
 class ZygoteError(SandboxError):
@@ -60,6 +64,9 @@ class ZygoteProcess:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
         self.control = ours
@@ -69,9 +76,13 @@ class ZygoteProcess:
             spec=settings.spec,
             drop_privileges=settings.drop_privileges,
         )
-        self.control.send(msgspec.msgpack.encode(start))
         self.failed_preloads: tuple[tuple[str, str], ...] = ()
-        self._wait_started()
+        try:
+            self.control.send(msgspec.msgpack.encode(start))
+            self._wait_started()
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def pid(self) -> int:
@@ -83,11 +94,9 @@ class ZygoteProcess:
         try:
             data = self.control.recv(MAX_CONTROL_BYTES)
         except OSError as error:
-            self.stop()
             raise ZygoteError(f"start zygote: no answer: {error}") from error
         if not data:
             status = self._process.wait(timeout=5)
-            self.stop()
             raise ZygoteError(
                 f"start zygote: it ended with status {status} before it was warm",
                 hint="its traceback is on this process's stderr; a module in preload=[...] may crash on import",
@@ -98,9 +107,11 @@ class ZygoteProcess:
         self.control.setblocking(False)
 
     def fork(self, count: int) -> None:
-        """Ask for `count` more cells. Raises ZygoteError when the zygote is gone."""
+        """Ask for `count` more cells. Raises ZygoteError when the zygote is gone, BlockingIOError while it is stuck."""
         try:
             self.control.send(msgspec.msgpack.encode(Fork(count=count)))
+        except BlockingIOError:
+            raise
         except OSError as error:
             raise ZygoteError(f"fork cell: the zygote is gone ({error.strerror})") from error
 
@@ -150,6 +161,9 @@ class Pool:
         self._zygote: ZygoteProcess | None = None
         self._closed = False
         self._last_error = ""
+        self._last_hint: str | None = None
+        self._failures = 0
+        self._failing_since: float | None = None
         self.restarts = 0
 
     def start(self) -> None:
@@ -157,12 +171,19 @@ class Pool:
         with self._start_lock:
             if self._zygote is not None or self._closed:
                 return
-            zygote = ZygoteProcess(self._settings)
+            try:
+                zygote = ZygoteProcess(self._settings)
+            except OSError as error:
+                raise ZygoteError(f"start zygote: {error.strerror}", hint=advice(error.errno)) from error
             for name, why in zygote.failed_preloads:
                 _log.warning("preload %s: %s", name, why)
-            self._zygote = zygote
+            try:
+                self._reactor.add_callback(zygote.control.fileno(), lambda: self._receive(zygote))
+            except OSError as error:
+                zygote.stop()
+                raise ZygoteError(f"start zygote: watch it: {error.strerror}", hint=advice(error.errno)) from error
             self._asked = 0
-            self._reactor.add_callback(zygote.control.fileno(), lambda: self._receive(zygote))
+            self._zygote = zygote
         self.refill()
 
     @property
@@ -187,36 +208,54 @@ class Pool:
             self._asked += lacking
         try:
             zygote.fork(lacking)
+        except BlockingIOError:
+            with self._condition:
+                self._asked -= lacking
+                self._last_error = "the zygote does not read its requests: is it stopped?"
         except ZygoteError:
             self._zygote_died(zygote)
 
     def take(self, timeout_s: float = CELL_TIMEOUT_S) -> Channel:
         """Return a warm, prepared cell; forks on demand when none is ready. Raises ZygoteError."""
-        deadline = time.monotonic() + timeout_s
+        started = time.monotonic()
+        deadline = started + timeout_s
         while True:
             with self._condition:
                 while self._ready:
                     channel = self._ready.popleft()
                     if channel.ended is None:
                         return channel
+            self._give_up_if_hopeless(started, deadline)
             self.start()
             with self._condition:
                 self._waiting += 1
+                zygote, failures = self._zygote, self._failures
             try:
                 self.refill()
                 with self._condition:
-                    if not self._ready:
-                        self._condition.wait(min(0.5, max(0.0, deadline - time.monotonic())))
+                    left = max(0.0, min(_LOOK_AGAIN_S, deadline - time.monotonic()))
+                    self._condition.wait_for(lambda: self._changed_since(zygote, failures), left)  # noqa: B023
+                    if self._failures != failures:
+                        self._condition.wait_for(lambda: self._ready or self._closed, _PAUSE_S)
             finally:
                 with self._condition:
                     self._waiting -= 1
-            if time.monotonic() >= deadline:
-                raise ZygoteError(
-                    f"fork cell: none was ready within {timeout_s:.0f} s: {self._last_error or 'no answer'}",
-                    hint="run `pyisolate doctor`; the machine may be out of processes, memory or descriptors",
-                )
-            if self._closed:
-                raise ZygoteError("fork cell: the supervisor is closed")
+
+    def _changed_since(self, zygote: ZygoteProcess | None, failures: int) -> bool:
+        return bool(self._ready) or self._closed or self._zygote is not zygote or self._failures != failures
+
+    def _give_up_if_hopeless(self, started: float, deadline: float) -> None:
+        if self._closed:
+            raise ZygoteError("fork cell: the supervisor is closed")
+        now = time.monotonic()
+        failing = self._failing_since is not None and now - max(started, self._failing_since) >= _GIVE_UP_AFTER_S
+        if now >= deadline or failing:
+            raise ZygoteError(
+                f"fork cell: none was ready after {now - started:.1f} s: "
+                + (self._last_error or "the zygote does not answer: is it stopped?"),
+                hint=self._last_hint
+                or "run `pyisolate doctor`; the machine may be out of processes, memory or descriptors",
+            )
 
     def close(self) -> None:
         """Kill the zygote and with it every cell; reports the exits of all that were alive."""
@@ -242,7 +281,14 @@ class Pool:
         if channel.conversation.phase is wire.Phase.IDLE:
             self._became_warm(channel)
         elif channel.ended is not None:
-            self._last_error = f"cell {channel.pid} ended while warming: {channel.ended or 'end of file'}"
+            self._failed(f"cell {channel.pid} ended while warming: {channel.ended or 'end of file'}")
+
+    def _failed(self, why: str, number: int | None = None) -> None:
+        with self._condition:
+            self._last_error, self._last_hint = why, advice(number)
+            self._failures += 1
+            self._failing_since = self._failing_since or time.monotonic()
+            self._condition.notify_all()
 
     def _became_warm(self, channel: Channel) -> None:
         answer = channel.take_answer()
@@ -250,13 +296,19 @@ class Pool:
         channel.steps = answer.steps if isinstance(answer, wire.Warm) else ()
         channel.failed_steps = failed
         try:
+            if "seccomp" in channel.steps and channel.listener is None:
+                raise OSError(errno.EMFILE, "its listener was lost on the way: too many open files in this process?")
             self._prepare(channel)
         except Exception as error:
-            self._last_error = f"prepare cell: {error}"
-            _log.exception("preparing cell %d failed", channel.pid)
             channel.signal(signal.SIGKILL)
+            self._failed(f"prepare cell {channel.pid}: {error}", error.errno if isinstance(error, OSError) else None)
+            if not isinstance(error, OSError):
+                _log.exception("preparing cell %d failed", channel.pid)
+            elif not isinstance(error, ProcessLookupError):  # it was killed meanwhile: no fault of ours
+                _log.error("preparing cell %d failed: %s", channel.pid, error)
             return
         with self._condition:
+            self._failing_since, self._last_error, self._last_hint = None, "", None
             self._warming.pop(channel.pid, None)
             self._ready.append(channel)
             self._condition.notify()
@@ -282,16 +334,26 @@ class Pool:
         with self._condition:
             self._asked = max(0, self._asked - 1)
         if message.error or len(descriptors) != 4:
+            # A cell whose socket was lost sees the end of the stream, and ends.
             for descriptor in descriptors:
                 os.close(descriptor)
-            self._last_error = message.error or "descriptors were lost: too many open files in this process?"
-            _log.error("fork cell: %s", self._last_error)
+            lost = "its descriptors were lost on the way: too many open files in this process?"
+            self._failed(message.error or lost, shortage(message.error) if message.error else errno.EMFILE)
+            _log.error("fork cell: %s", message.error or lost)
             return
-        channel = Channel(message.pid, (descriptors[0], descriptors[1], descriptors[2], descriptors[3]))
+        try:
+            channel = Channel(message.pid, (descriptors[0], descriptors[1], descriptors[2], descriptors[3]))
+        except OSError as error:
+            self._failed(f"watch cell {message.pid}: {error.strerror}", error.errno)
+            return
         with self._condition:
             self._warming[channel.pid] = channel
             self._live[channel.pid] = channel
-        self._reactor.add_channel(channel)
+        try:
+            self._reactor.add_channel(channel)
+        except OSError as error:  # it stays in `_live` until it is reaped, and is released then
+            channel.signal(signal.SIGKILL)
+            self._failed(f"watch cell {message.pid}: {error.strerror}", error.errno)
 
     def _exited(self, message: Exited) -> None:
         with self._condition:

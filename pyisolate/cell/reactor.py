@@ -32,6 +32,11 @@ class Reactor:
         self._served = served
         self._thread.start()
 
+    @property
+    def stopped(self) -> bool:
+        """True once `stop` or `abandon` was called; it cannot be started again."""
+        return self._stopping
+
     def add_channel(self, channel: Channel) -> None:
         """Serve a channel from now on."""
         self._channels[channel.poller.fileno()] = channel

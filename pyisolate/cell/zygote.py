@@ -114,28 +114,33 @@ class Zygote:
         return True
 
     def _fork(self) -> None:
-        channel, theirs = socket.socketpair()
-        out_read, out_write = os.pipe2(os.O_CLOEXEC)
-        err_read, err_write = os.pipe2(os.O_CLOEXEC)
-        local = [theirs.fileno(), out_write, err_write]
+        """Fork one cell and hand its ends to the supervisor; say so where the machine has run out of something."""
+        sockets: tuple[socket.socket, ...] = ()
+        descriptors: list[int] = []
+        pidfd = -1
         try:
+            sockets = channel, theirs = socket.socketpair()
+            out_read, out_write = os.pipe2(os.O_CLOEXEC)
+            descriptors += (out_read, out_write)
+            err_read, err_write = os.pipe2(os.O_CLOEXEC)
+            descriptors += (err_read, err_write)
             pid, pidfd = process.clone_cell(self._start.spec.clone_flags)
+            if pid == 0:
+                self._child(theirs, out_write, err_write)
+            descriptors.append(pidfd)
+            self._children += 1
+            self._send(Forked(pid=pid), [channel.fileno(), out_read, err_read, pidfd])
+        except (BrokenPipeError, ConnectionError):
+            raise
         except OSError as error:
+            if pidfd >= 0:  # it could not be handed over (unix(7), ETOOMANYREFS): nobody would ever use it
+                process.pidfd_send_signal(pidfd, signal.SIGKILL)
             self._send(Forked(error=f"{error}"), [])
-            for descriptor in (out_read, err_read, out_write, err_write):
+        finally:
+            for descriptor in descriptors:
                 os.close(descriptor)
-            channel.close()
-            theirs.close()
-            return
-        if pid == 0:
-            self._child(theirs, out_write, err_write)
-        self._children += 1
-        self._send(Forked(pid=pid), [channel.fileno(), out_read, err_read, pidfd])
-        for descriptor in (out_read, err_read, out_write, err_write, pidfd):
-            os.close(descriptor)
-        channel.close()
-        theirs.close()
-        del local
+            for one in sockets:
+                one.close()
 
     def _child(self, channel: socket.socket, out_write: int, err_write: int) -> None:
         """Become a cell. Never returns into the zygote's loop."""

@@ -112,7 +112,12 @@ class _refused_child:
 
     def __enter__(self) -> int:
         ready, told = os.pipe()
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            os.close(ready)
+            os.close(told)
+            raise
         if self._pid == 0:
             _run_child(told, _be_refused)
         os.close(told)

@@ -16,6 +16,7 @@ import msgspec
 
 from ..capability import Capability
 from ..decision import DenialCode, Verdict
+from ..native._result import shortage
 from ..policy.compiled import CompiledPolicy
 from ..telemetry.event import BrokerRecord, Evaluation, KernelRecord
 from .enforcer import Availability, RecordSink, Status
@@ -43,7 +44,7 @@ def _probed(name: str) -> Availability:
             from .bpf_observer import SyscallObserver
 
             found = (BpfLsmEnforcer() if name == "bpf-lsm" else SyscallObserver()).probe()
-            if found.status is Status.UNKNOWN:
+            if found.status is Status.UNKNOWN or shortage(found.reason) is not None:
                 return found
             _answers[name] = found
         return _answers[name]

@@ -13,7 +13,7 @@ from ..native import libbpf
 from ..policy.compiled import CompiledPolicy
 from . import bpf_syscalls
 from .bpf_ask import ask
-from .bpf_loader import BpfLoader, BpfUnavailable, explain
+from .bpf_loader import BpfLoader, explain
 from .bpf_records import kernel_record, parse
 from .bpf_state import BpfPolicy, Count, Entry, Flow, PolicySlots, SandboxEntries
 from .enforcer import RecordSink
@@ -102,7 +102,7 @@ class BpfShared:
             self._users = 0
             self.loader.close()
             raise explain(error, "bpf") from error
-        except BpfUnavailable:
+        except BaseException:
             self._users = 0
             self.loader.close()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -34,15 +35,29 @@ class Proof(NamedTuple):
 def probe_live(make_listener: Callable[[Callable[[KernelRecord], None]], Listener]) -> Proof:
     """Run the probe. The child asks for a packet socket (refused always) and a UDP socket that reaches nobody."""
     records: list[KernelRecord] = []
-    listener = make_listener(records.append)
     program = cell_program()  # compiled here: the child of a process with threads should not
     ours, theirs = socket.socketpair()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of forks with threads; this child only asks
-        pid = os.fork()
-    if pid == 0:
-        _child(ours, theirs, program)
-    theirs.close()
+    with contextlib.ExitStack() as held:
+        held.callback(ours.close)
+        held.callback(theirs.close)
+        listener = make_listener(records.append)
+        held.callback(listener.close)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of threads; this child only asks
+            pid = os.fork()
+        if pid == 0:
+            _child(ours, theirs, program)
+        held.callback(_end, pid)
+        theirs.close()
+        return _watch(ours, listener, records)
+
+
+def _end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _watch(ours: socket.socket, listener: Listener, records: list[KernelRecord]) -> Proof:
     ours.settimeout(_PATIENCE_S)
     try:
         first, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
@@ -56,11 +71,6 @@ def probe_live(make_listener: Callable[[Callable[[KernelRecord], None]], Listene
         return _judge(said, records)
     except OSError as error:
         return Proof(problem=f"the probe's child did not answer: {error}")
-    finally:
-        ours.close()
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        listener.close()
 
 
 def _policy() -> CompiledPolicy:

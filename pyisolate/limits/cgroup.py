@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -20,6 +21,7 @@ from collections import deque
 
 from ..errors import EnforcementError
 from ..kernel.enforcer import Availability, Status
+from ..native._result import advice
 from ..policy.compiled import Limits
 from . import hierarchy
 from .controls import Controls, read, write
@@ -91,7 +93,7 @@ class CgroupLease:
                 f"set the limits, on control group {self.name}: {error.strerror}",
                 rule="limits",
                 missing="cgroup",
-                hint="a limit below what the sandbox already uses cannot be set",
+                hint=advice(error.errno) or "a limit below what the sandbox already uses cannot be set",
             ) from error
         self._limits = wanted
 
@@ -236,6 +238,9 @@ class CgroupTree:
             tree.close()
             where = f" ({error.filename})" if error.filename else ""
             return None, _unavailable(f"{error.strerror or error}{where}", layout.remedy)
+        except EnforcementError as error:
+            tree.close()
+            return None, _unavailable(str(error), layout.remedy)
         return tree, Availability(
             enforcer=_NAME,
             status=Status.AVAILABLE,
@@ -354,18 +359,22 @@ class CgroupTree:
         probe = self.lease()
         try:
             probe.apply(Limits(memory_bytes=64 << 20, processes=1))
-            # The shell waits for its line until it has been moved; then its fork must fail.
-            shell = subprocess.Popen(
-                ["/bin/sh", "-c", "read line; (exit 0); exit 0"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={},
-            )
-            with shell:
-                probe.add(shell.pid)
-                with contextlib.suppress(BrokenPipeError):
-                    shell.communicate(b"\n", timeout=10)
+            # The shell waits for its line until it has been moved; then its fork must fail. A socket of our own:
+            # Popen leaves a pipe open when it cannot have /dev/null beside it.
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                command, end = ["/bin/sh", "-c", "read line; (exit 0); exit 0"], theirs.fileno()
+                shell = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env={})
+                try:
+                    probe.add(shell.pid)
+                    with contextlib.suppress(BrokenPipeError):
+                        ours.sendall(b"\n")
+                    shell.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    raise OSError(errno.ETIMEDOUT, "the shell that was to fork did not end") from None
+                finally:
+                    shell.kill()
+                    shell.wait()
             if probe.pids_refused() < 1:
                 raise OSError(errno.ENOTSUP, "a fork above pids.max was not refused")
             return f"a fork above pids.max was refused ({probe.pids_refused()} counted)"

@@ -65,6 +65,10 @@ static notify_listener *notify_create(const uint8_t *capability, const uint8_t *
 	if (!l->payload || !l->control || l->epoll < 0 || l->wake < 0 || l->drain < 0 ||
 	    epoll_ctl(l->epoll, EPOLL_CTL_ADD, l->wake, &event)) {
 		int error = errno;
+		int opened[] = { l->epoll, l->wake, l->drain };
+		for (size_t i = 0; i < sizeof opened / sizeof *opened; i++)
+			if (opened[i] >= 0)
+				close(opened[i]);
 		free(l->payload);
 		free(l->control);
 		free(l);
