@@ -77,13 +77,29 @@ static __always_inline void pyi_slot_consume(struct pyi_task *own, struct task_s
 	}
 }
 
+/* True when the hook would have found a slot for this thread and has none: it has never consulted the broker. */
+static __always_inline bool pyi_slot_never(struct pyi_task *own)
+{
+	u32 sandbox = own->sandbox;
+	struct pyi_slot_page *page = bpf_map_lookup_elem(&slots, &sandbox);
+	if (!page)
+		return false;
+	u32 tid = pyi_own_tid(bpf_get_current_task_btf());
+#pragma unroll
+	for (int i = 0; i < PYI_SLOT_PROBES; i++)
+		if (!page->slots[(tid + i) & (PYI_SLOTS - 1)].tid)
+			return true;
+	return false;
+}
+
 /* Put the consultation that belongs to this call into the record. `text` is space to read the argument into. */
 static __always_inline void pyi_slot_record(struct pyi_task *own, struct pyi_record *record, struct pt_regs *regs,
 					    char *text)
 {
 	struct pyi_slot *slot = &own->slot;
 	if (!slot->sequence && own->slot_number >= PYI_SLOTS) { /* the broker never used a slot in this thread */
-		record->flags |= PYI_F_SLOT_UNKNOWN;
+		if (!pyi_slot_never(own)) /* all its places are taken by others */
+			record->flags |= PYI_F_SLOT_UNKNOWN;
 		return;
 	}
 	if (own->call[0] != PYI_STACK(regs) || own->call[1] != PYI_INSTRUCTION(regs) || own->call[2] != PYI_ARG2(regs))

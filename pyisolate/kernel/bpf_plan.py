@@ -63,8 +63,8 @@ def may_use_bpf() -> bool:
 class BpfPlan:
     """The BPF side of a `KernelPlan`. Everything is optional; `availability` says what is there and why not."""
 
-    def __init__(self, sink: RecordSink, *, observe: bool) -> None:
-        self._sink, self._observe = sink, observe
+    def __init__(self, sink: RecordSink, *, observe: bool, events_per_s: int = 1000) -> None:
+        self._sink, self._observe, self._events_per_s = sink, observe, events_per_s
         self.availability: dict[str, Availability] = {}
         self.shared: BpfShared | None = None
         self.lsm: BpfLsmEnforcer | None = None
@@ -86,7 +86,7 @@ class BpfPlan:
         from .bpf_observer import SyscallObserver
         from .bpf_shared import BpfShared
 
-        shared = BpfShared()
+        shared = BpfShared(events_per_s=self._events_per_s)
         try:
             shared.start(self._on_record)
         except BpfUnavailable as error:
