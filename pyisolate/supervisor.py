@@ -66,7 +66,8 @@ class Supervisor:
 
     `pool_size`: warm cells to keep. `preload`: modules that the zygote imports for all. `cell_uid`, `cell_gid`: whom
     cells run as when the supervisor is root (default 65534); files that a guest shall read or write must be open to
-    that user. `telemetry="full"` also shows the notification listener what native code opens (about 8 us a call).
+    that user. `kernel_events_per_s`: records a second of one sandbox that the BPF programs send (all are counted).
+    `telemetry="full"` also shows the notification listener what native code opens (about 8 us a call).
     `audit` (a path, or an AuditLog), `sinks` (default: the process's) and `alerts` (rules, or an AlertEngine) say where
     events go besides store and counters, and are closed with the supervisor; `recorder` replaces all three.
     """
@@ -79,6 +80,7 @@ class Supervisor:
         cell_uid: int | None = None,
         cell_gid: int | None = None,
         telemetry: str = "default",
+        kernel_events_per_s: int = 1000,
         audit: str | os.PathLike[str] | EventSink | None = None,
         sinks: Sequence[EventSink] | None = None,
         alerts: Iterable[AlertRule] | AlertObserver | None = None,
@@ -98,7 +100,13 @@ class Supervisor:
         gid = cell_gid if cell_gid is not None else (CELL_UID if root else os.getgid())
         if root and uid == 0:
             raise ValueError("cell_uid: 0: cells never run as root")
-        self._traits = CellTraits(uid=uid, gid=gid, started_by_root=root, full_telemetry=telemetry == "full")
+        self._traits = CellTraits(
+            uid=uid,
+            gid=gid,
+            started_by_root=root,
+            full_telemetry=telemetry == "full",
+            kernel_events_per_s=kernel_events_per_s,
+        )
         self._plan = plan if plan is not None else KernelPlan(self._traits, self._on_kernel_record)
         self._watched = WatchedFiles()
         self._interpreter: InterpreterFiles | None = None

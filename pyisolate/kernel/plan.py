@@ -65,6 +65,8 @@ class CellTraits:
     gid: int
     started_by_root: bool
     full_telemetry: bool = False
+    #: records a second that one sandbox's BPF programs send; all are counted
+    kernel_events_per_s: int = 1000
 
 
 @dataclass
@@ -108,7 +110,7 @@ class KernelPlan:
         self.notification = NotificationEnforcer()
         self.namespaces = NamespaceEnforcer(traits.uid, traits.gid)
         self.builder = RootViewBuilder(traits.uid, traits.gid)
-        self.bpf = BpfPlan(sink, observe=traits.full_telemetry)
+        self.bpf = BpfPlan(sink, observe=traits.full_telemetry, events_per_s=traits.kernel_events_per_s)
         self._bpf_policies: dict[str, BpfPolicy] = {}
         self._bpf_shadows: dict[str, BpfPolicy] = {}
         self.listener: Listener | None = None
