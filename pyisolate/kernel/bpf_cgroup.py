@@ -121,7 +121,8 @@ class CgroupBpfEnforcer(BpfEnforcer):
         mount = unified()
         if mount is None:
             return _unavailable("cgroup v2 is not mounted", "mount -t cgroup2 none /sys/fs/cgroup/unified")
-        folder = mount / f"pyisolate-probe.{os.getpid()}"  # the sweeper of limits/cgroup.py takes "pyisolate." for its own
+        # not "pyisolate.": the sweeper of limits/cgroup.py takes that for its own
+        folder = mount / f"pyisolate-probe.{os.getpid()}"
         try:
             folder.mkdir()
         except OSError as error:

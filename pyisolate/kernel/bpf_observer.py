@@ -20,6 +20,7 @@ from .enforcer import Availability, Status
 
 ENFORCER = "bpf-observer"
 
+
 class SyscallObserver(BpfEnforcer):
     """Reports refused system calls of attached tasks and their children."""
 

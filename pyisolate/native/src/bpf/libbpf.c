@@ -97,8 +97,7 @@ static int pyi_map_fill(int fd, const void *keys, unsigned int key_size, const v
 
 static int pyi_run(int program_fd, void *context, unsigned int bytes)
 {
-    LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = context, .ctx_size_in = bytes, .ctx_out = context,
-                .ctx_size_out = bytes);
+    LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = context, .ctx_size_in = bytes); /* written back in place */
     int result = bpf_prog_test_run_opts(program_fd, &options);
     return result ? result : (int)options.retval;
 }
