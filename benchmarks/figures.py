@@ -23,7 +23,10 @@ class Reference(msgspec.Struct, frozen=True):
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table. `spread` describes the samples; `budget` is text, `met` None where there is none."""
+    """One line of the table. `spread` describes the samples.
+
+    `budget` is text, empty where there is none; `met` is None when there is one and the noise leaves it open.
+    """
 
     what: str
     value: float

@@ -31,9 +31,7 @@ def run(settings: Settings) -> Outcome:
             outcome.figures += _figures(pss, count, f"idle cell, PSS at {count} cells, as handed out")
             wait_full(supervisor, POOL)
             known = {sandbox.pid for sandbox in sandboxes}
-            waiting, _ = _pss_of(
-                [pid for pid in _children(supervisor._pool and supervisor._pool.zygote_pid) if pid not in known]
-            )
+            waiting, _ = _pss_of([pid for pid in _children(supervisor) if pid not in known])
             outcome.figures += _figures(waiting, count, "the same while it waits in the pool", judged=False)
             for sandbox in sandboxes:
                 sandbox.exec("x = 1")
@@ -86,8 +84,9 @@ def _pss_of(pids: list[int]) -> tuple[list[int], str]:
     return found, why
 
 
-def _children(pid: int | None) -> list[int]:
-    """Return a single-threaded process's children; none where the kernel does not tell."""
+def _children(supervisor: pyisolate.Supervisor) -> list[int]:
+    """Return the zygote's children; none where the kernel does not tell."""
+    pid = None if supervisor._pool is None else supervisor._pool.zygote_pid
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:

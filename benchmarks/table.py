@@ -29,7 +29,7 @@ def _cells(figure: Figure) -> tuple[str, ...]:
     against = (
         "" if figure.reference is None else f"{figure.reference.what}: {quantity(figure.reference.value, figure.unit)}"
     )
-    verdict = {True: "met", False: "MISSED", None: ""}[figure.met]
+    verdict = {True: "met", False: "MISSED", None: "unclear"}[figure.met] if figure.budget else ""
     value = quantity(figure.value, figure.unit)
     return (figure.what, value, figure.spread, against, ratio_text(figure.ratio), figure.budget, verdict)
 
@@ -45,11 +45,15 @@ def render(outcomes: dict[str, Outcome]) -> str:
             lines.append(_line(row, widths))
             lines += [f"    {text}" for text in figure.note.splitlines()]
     lines += [f"not run: {skipped.what}: {skipped.why}" for outcome in outcomes.values() for skipped in outcome.skipped]
-    judged = [figure for outcome in outcomes.values() for figure in outcome.figures if figure.met is not None]
-    missed = [figure.what for figure in judged if not figure.met]
-    lines.append(
-        f"budgets: {len(judged) - len(missed)} met, {len(missed)} missed{': ' if missed else ''}{'; '.join(missed)}"
-    )
+    judged = [figure for outcome in outcomes.values() for figure in outcome.figures if figure.budget]
+    counts = {
+        verdict: [figure.what.strip() for figure in judged if figure.met is verdict] for verdict in (True, False, None)
+    }
+    lines.append(f"budgets: {len(counts[True])} met")
+    if counts[False]:
+        lines.append(f"         {len(counts[False])} missed: {'; '.join(counts[False])}")
+    if counts[None]:
+        lines.append(f"         {len(counts[None])} unclear, the machine is too noisy: {'; '.join(counts[None])}")
     return "\n".join(lines)
 
 
