@@ -13,6 +13,7 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..capability import CAPABILITY_BY_NUMBER, CAPABILITY_NUMBER, FLOOR, Capability
 from ..decision import Mode, Verdict
@@ -74,7 +75,14 @@ class NotificationEnforcer:
         )
 
 
-def compile_table(policy: CompiledPolicy, *, serial: int, kind: str = "cell", full: bool = False) -> native.Policy:
+def compile_table(
+    policy: CompiledPolicy,
+    *,
+    serial: int,
+    kind: str = "cell",
+    full: bool = False,
+    shadow: native.Policy | None = None,
+) -> native.Policy:
     """Return a policy's table for the listener. `kind` is "cell" or "thread"; `serial` comes back in records."""
     flags = native.FLAG_CELL if kind == "cell" else 0
     flags |= native.FLAG_FULL if full else 0
@@ -87,7 +95,7 @@ def compile_table(policy: CompiledPolicy, *, serial: int, kind: str = "cell", fu
             )
         elif len(path := os.fsencode(rule.unix_path)) <= 107:  # sockaddr_un.sun_path; a longer one names nothing
             unix_rules.append(native.UnixRule(rule.action, rule.allow, path, index))
-    return native.Policy(flags, serial, bytes(_acts(policy)), rules, unix_rules)
+    return native.Policy(flags, serial, bytes(_acts(policy)), rules, unix_rules, shadow=shadow)
 
 
 def _acts(policy: CompiledPolicy) -> bytearray:
@@ -126,6 +134,18 @@ def _tables() -> tuple[bytes, bytes, bytes]:
     return bytes(capability), bytes(traits), bytes(path_argument)
 
 
+class _Table(NamedTuple):
+    """A compiled table, what it was made of, and serial and policy of its shadow's."""
+
+    policy: CompiledPolicy
+    shadow: CompiledPolicy | None
+    table: native.Policy
+    watched: tuple[int, CompiledPolicy] | None
+
+
+_TableKey = tuple[int, int, str, bool]
+
+
 @dataclass
 class _Attached:
     """A sandbox at the listener. `policies` keeps the tables that records under way may still speak of."""
@@ -136,6 +156,8 @@ class _Attached:
     full: bool = False
     shadow: CompiledPolicy | None = None
     policies: OrderedDict[int, CompiledPolicy] = field(default_factory=OrderedDict)
+    #: serial and policy of the shadow's table
+    watched: tuple[int, CompiledPolicy] | None = None
 
 
 class Listener:
@@ -153,7 +175,7 @@ class Listener:
         self._drain_lock = threading.RLock()  # one drain at a time; held while records are handed to the sink
         self._by_id: dict[str, _Attached] = {}
         self._by_key: dict[int, _Attached] = {}
-        self._compiled: OrderedDict[tuple[int, str, bool], tuple[CompiledPolicy, native.Policy]] = OrderedDict()
+        self._compiled: OrderedDict[_TableKey, _Table] = OrderedDict()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._drain, name="pyisolate-notify", daemon=True)
         self._pid = os.getpid()
@@ -272,18 +294,32 @@ class Listener:
 
     def _remember(self, attached: _Attached, policy: CompiledPolicy) -> native.Policy:
         """Return the policy's table, compiled once for all sandboxes of one kind."""
-        key = (id(policy), attached.kind, attached.full)
-        found = self._compiled.get(key)
-        if found is None:
-            serial = next(self._serials)
-            found = (policy, compile_table(policy, serial=serial, kind=attached.kind, full=attached.full))
-            self._compiled[key] = found
-            if len(self._compiled) > _REMEMBERED_POLICIES:
-                self._compiled.popitem(last=False)
-        attached.policies[found[1].serial] = policy
+        table = self._table(attached, policy, attached.shadow)
+        attached.policies[table.serial] = policy
         while len(attached.policies) > 4:  # reloads: a record under way is not older than that
             attached.policies.popitem(last=False)
-        return found[1]
+        return table
+
+    def _table(
+        self, attached: _Attached, policy: CompiledPolicy, shadow: CompiledPolicy | None = None
+    ) -> native.Policy:
+        key = (id(policy), id(shadow), attached.kind, attached.full)
+        watched = None
+        if shadow is not None:
+            watched = self._table(attached, shadow)
+            attached.watched = (watched.serial, shadow)
+        found = self._compiled.get(key)
+        if found is None:
+            table = compile_table(
+                policy, serial=next(self._serials), kind=attached.kind, full=attached.full, shadow=watched
+            )
+            # the policies are kept with the table: their ids must not be another's
+            found = self._compiled[key] = _Table(policy, shadow, table, attached.watched)
+            if len(self._compiled) > _REMEMBERED_POLICIES:
+                self._compiled.popitem(last=False)
+        if shadow is not None:
+            attached.watched = found.watched
+        return found.table
 
     # -- what would happen ----------------------------------------------------------------------------------
 
@@ -347,8 +383,10 @@ class Listener:
         attached = self._by_key.get(record.key)
         if attached is None:
             return
-        policy = attached.policies.get(record.policy_serial)
-        made = kernel_record(record, attached.sandbox_id, policy)
+        watched = attached.watched
+        shadow = watched is not None and record.policy_serial == watched[0]
+        policy = watched[1] if watched is not None and shadow else attached.policies.get(record.policy_serial)
+        made = kernel_record(record, attached.sandbox_id, policy, shadow=shadow)
         if made.verdict in SILENT_VERDICTS and not attached.full:
             return
         try:

@@ -35,7 +35,9 @@ _REASONS = {
 _O_ACCMODE, _O_CREAT = 0o3, 0o100
 
 
-def kernel_record(record: native.Record, sandbox_id: str, policy: CompiledPolicy | None) -> KernelRecord:
+def kernel_record(
+    record: native.Record, sandbox_id: str, policy: CompiledPolicy | None, *, shadow: bool = False
+) -> KernelRecord:
     """Return the record with its names; `policy` is the one that decided, for the rules' texts."""
     syscall = syscall_name(record.number)
     verdict = _VERDICTS[record.verdict]
@@ -60,6 +62,7 @@ def kernel_record(record: native.Record, sandbox_id: str, policy: CompiledPolicy
         monotonic_ns=record.monotonic_ns,
         generation=policy.generation if policy is not None else 0,
         count=record.times,
+        shadow=shadow,
     )
 
 

@@ -281,10 +281,10 @@ class KernelPlan:
                 self._prepare_monitored(prepared, missing, notes)
             else:
                 self._prepare_files(prepared, isolation, enforcement == "strict", missing, notes)
-            if self.traits.started_by_root and any(rule.unix_path and rule.allow for rule in compiled.net):
+            if self.traits.started_by_root and _connects_to_unix(compiled):
                 missing.append(
-                    "rule net: unix: the peer would see the supervisor's credentials, root's: Landlock and the listener "
-                    "cannot make the guest connect as itself"
+                    "rule net: unix: the peer would see root, the supervisor: neither Landlock nor the listener "
+                    "can make the guest connect as itself"
                 )
             if not self.usable("seccomp"):
                 missing.append(self._why_missing("seccomp", "system calls, network and processes"))
@@ -465,6 +465,10 @@ class _Statuses:
             missing="" if enforced else f"not enforced: {', '.join(enforcers)} not applied",
             telemetry=telemetry if enforced else "",
         )
+
+
+def _connects_to_unix(compiled: CompiledPolicy) -> bool:
+    return compiled.mode_of("net") is Mode.ENFORCE and any(rule.unix_path and rule.allow for rule in compiled.net)
 
 
 def _isolation_notes(isolation: str) -> tuple[str, ...]:

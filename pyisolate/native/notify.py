@@ -91,10 +91,20 @@ class Record(NamedTuple):
 
 
 class Policy:
-    """A compiled table in C memory, shared by every sandbox that is bound to it."""
+    """A compiled table in C memory, shared by every sandbox that is bound to it.
+
+    `shadow` refuses nothing: what it would refuse comes as records of its own serial.
+    """
 
     def __init__(
-        self, flags: int, serial: int, acts: bytes, rules: Sequence[Rule], unix_rules: Sequence[UnixRule]
+        self,
+        flags: int,
+        serial: int,
+        acts: bytes,
+        rules: Sequence[Rule],
+        unix_rules: Sequence[UnixRule],
+        *,
+        shadow: Policy | None = None,
     ) -> None:
         if len(acts) != CAPABILITIES:
             raise ValueError(f"make a listener policy: {len(acts)} acts. Hint: one for each of {CAPABILITIES}")
@@ -112,6 +122,8 @@ class Policy:
         if made == ffi.NULL:
             raise MemoryError("make a listener policy")
         self.handle = ffi.gc(made, lib.notify_policy_drop)
+        if shadow is not None:
+            lib.notify_policy_watch(made, shadow.handle)
         self.serial = serial
         self.acts, self.flags = acts, flags
 

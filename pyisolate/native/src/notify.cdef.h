@@ -44,6 +44,7 @@ notify_policy *notify_policy_new(uint32_t flags, uint64_t serial, const uint8_t 
                                  const struct notify_rule *rules, int rule_count,
                                  const struct notify_unix_rule *unix_rules, int unix_count);
 void notify_policy_drop(notify_policy *p);
+void notify_policy_watch(notify_policy *p, notify_policy *shadow);
 int notify_policy_ask(const notify_policy *p, int action, int family, const uint8_t *address, int port, int picked,
                       int *rule, int *presented);
 

@@ -123,6 +123,7 @@ typedef struct notify_policy {
 	int rule_count, unix_count, inet_grants;
 	struct notify_rule *rules;
 	struct notify_unix_rule *unix_rules;
+	struct notify_policy *shadow; /* refuses nothing: what it would refuse is told under its own serial */
 } notify_policy;
 
 /* What an epoll event points at. */

@@ -68,7 +68,11 @@ static int notify_on_oneself(const struct notify_call *c)
 static void notify_by_capability(const struct notify_call *c, int capability, int known)
 {
 	struct notify_decision d = notify_without_rule(-1);
+	const notify_policy *shadow = c->policy->shadow;
+	int other = shadow ? shadow->acts[capability % NOTIFY_CAPABILITIES] : NOTIFY_ACT_ALLOW;
 
+	if (other == NOTIFY_ACT_DENY || other == NOTIFY_ACT_WATCH) /* the floor is no policy's doing */
+		notify_tell_shadow(c, capability, d, NULL);
 	switch (c->policy->acts[capability % NOTIFY_CAPABILITIES]) {
 	case NOTIFY_ACT_ALLOW:
 		notify_count(c->sandbox, capability, NOTIFY_ALLOW);

@@ -128,9 +128,16 @@ static void notify_policy_drop(notify_policy *p)
 {
 	if (!p || __atomic_sub_fetch(&p->references, 1, __ATOMIC_ACQ_REL))
 		return;
+	notify_policy_drop(p->shadow);
 	free(p->rules);
 	free(p->unix_rules);
 	free(p);
+}
+
+/* Before `p` is bound to anything: the loop thread reads `shadow` without a lock. */
+static void notify_policy_watch(notify_policy *p, notify_policy *shadow)
+{
+	p->shadow = notify_policy_hold(shadow);
 }
 
 /* The same judgement, without a call to decide: a reason, NOTIFY_NO_REASON when it would be granted. */

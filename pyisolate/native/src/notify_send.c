@@ -135,6 +135,9 @@ static int notify_vet_destination(const struct notify_call *c, struct notify_mes
 	}
 	notify_any_is_loopback(&m->to);
 	d = notify_judge(c->policy, NOTIFY_CONNECT, m->to.family, m->to.address, m->to.port, 0);
+	if (c->policy->shadow)
+		notify_tell_shadow(c, capability, notify_judge(c->policy->shadow, NOTIFY_CONNECT, m->to.family,
+							       m->to.address, m->to.port, 0), &m->to);
 	return notify_pass(c, capability, &d, &m->to) ? 0 : 1;
 }
 

@@ -75,6 +75,8 @@ static void notify_do_socket(const struct notify_call *c)
 	}
 	struct notify_decision d = { .allow = c->policy->inet_grants, .rule = -1, .presented = -1,
 				     .reason = c->policy->inet_grants ? NOTIFY_NO_REASON : NOTIFY_NOT_GRANTED };
+	if (c->policy->shadow && !c->policy->shadow->inet_grants)
+		notify_tell_shadow(c, NOTIFY_CAP_NET_SOCKET, notify_without_rule(-1), NULL);
 	if (!notify_pass(c, NOTIFY_CAP_NET_SOCKET, &d, NULL))
 		return;
 	if (!(c->policy->flags & NOTIFY_CELL)) {
@@ -130,6 +132,10 @@ static int notify_unix_destination(const struct notify_call *c, const struct not
 	uid_t uid;
 
 	if (length) {
+		if (c->policy->shadow)
+			notify_tell_shadow(c, NOTIFY_CAP_IPC_UNIX,
+					   notify_judge_unix(c->policy->shadow, NOTIFY_CONNECT, to->raw.un.sun_path,
+							     length), to);
 		d = notify_judge_unix(c->policy, NOTIFY_CONNECT, to->raw.un.sun_path, length);
 		if (d.allow && (notify_real_uid(c->tid, &uid) || !notify_valid(c) || uid != geteuid()))
 			d = notify_without_rule(d.rule);
@@ -142,8 +148,14 @@ static int notify_unix_destination(const struct notify_call *c, const struct not
 		notify_count(c->sandbox, NOTIFY_CAP_IPC_UNIX, NOTIFY_ALLOW);
 		return 0;
 	}
-	/* not let through in monitor mode either: whom it would reach depends on who looks the name up */
-	notify_refuse(c, NOTIFY_CAP_IPC_UNIX, EACCES, &d, to);
+	if (c->policy->flags & NOTIFY_MONITOR_NET) {
+		/* Whom it reaches depends on who looks the name up, and as whom: the guest itself. It may go elsewhere
+		 * than we are told; in monitor mode it may go anywhere. */
+		notify_tell(c, NOTIFY_CAP_IPC_UNIX, NOTIFY_WOULD_DENY, 0, &d, to);
+		notify_continue(c);
+	} else {
+		notify_refuse(c, NOTIFY_CAP_IPC_UNIX, EACCES, &d, to);
+	}
 	return -EACCES;
 }
 
@@ -158,6 +170,10 @@ static void notify_connect_inet(const struct notify_call *c, int fd, struct noti
 		notify_any_is_loopback(to);
 		struct notify_decision d =
 			notify_judge(c->policy, NOTIFY_CONNECT, to->family, to->address, to->port, 0);
+		if (c->policy->shadow)
+			notify_tell_shadow(c, NOTIFY_CAP_NET_CONNECT,
+					   notify_judge(c->policy->shadow, NOTIFY_CONNECT, to->family, to->address,
+							to->port, 0), to);
 		if (!notify_pass(c, NOTIFY_CAP_NET_CONNECT, &d, to)) {
 			close(fd);
 			return;
@@ -241,6 +257,9 @@ static void notify_do_bind(const struct notify_call *c)
 		notify_bind_unix(c, fd, &at);
 	} else if (domain == AF_INET || domain == AF_INET6) {
 		struct notify_decision d = notify_judge_local(c->policy, fd, &at, 0);
+		if (c->policy->shadow)
+			notify_tell_shadow(c, NOTIFY_CAP_NET_BIND, notify_judge_local(c->policy->shadow, fd, &at, 0),
+					   &at);
 		if (notify_pass(c, NOTIFY_CAP_NET_BIND, &d, &at))
 			notify_result(c, bind(fd, &at.raw.any, at.length) ? -errno : 0);
 	} else {
@@ -265,6 +284,9 @@ static void notify_do_listen(const struct notify_call *c)
 			 at.raw.any.sa_family == AF_INET6 ? notify_decode_inet6(&at) : -EOPNOTSUPP;
 		if (!result) {
 			struct notify_decision d = notify_judge_local(c->policy, fd, &at, at.port != 0);
+			if (c->policy->shadow)
+				notify_tell_shadow(c, NOTIFY_CAP_NET_LISTEN,
+						   notify_judge_local(c->policy->shadow, fd, &at, at.port != 0), &at);
 			if (!notify_pass(c, NOTIFY_CAP_NET_LISTEN, &d, &at)) {
 				close(fd);
 				return;

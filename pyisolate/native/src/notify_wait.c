@@ -37,15 +37,14 @@ static void notify_record_endpoint(struct notify_record *r, const struct notify_
 	}
 }
 
-/* Count and record. Comes before the answer, so that whoever saw the refusal finds its record. */
-static void notify_tell(const struct notify_call *c, int capability, int verdict, int error,
-			const struct notify_decision *d, const struct notify_endpoint *e)
+static void notify_record_as(const struct notify_call *c, uint64_t serial, int capability, int verdict, int error,
+			     const struct notify_decision *d, const struct notify_endpoint *e)
 {
 	struct notify_record r;
 
 	memset(&r, 0, sizeof r);
 	r.key = c->sandbox->key;
-	r.policy_serial = c->policy ? c->policy->serial : 0;
+	r.policy_serial = serial;
 	r.monotonic_ns = notify_now();
 	memcpy(r.args, c->args, sizeof r.args);
 	r.count = 1;
@@ -62,8 +61,23 @@ static void notify_tell(const struct notify_call *c, int capability, int verdict
 		notify_record_endpoint(&r, e);
 	else if (c->nr >= 0 && c->nr < NOTIFY_SYSCALLS && c->l->path_argument[c->nr] >= 0)
 		r.path_length = (uint16_t)notify_read_path(c, c->l->path_argument[c->nr], r.path, sizeof r.path);
-	notify_count(c->sandbox, capability, verdict);
 	notify_push(c->l, c->sandbox, &r);
+}
+
+/* Count and record. Comes before the answer, so that whoever saw the refusal finds its record. */
+static void notify_tell(const struct notify_call *c, int capability, int verdict, int error,
+			const struct notify_decision *d, const struct notify_endpoint *e)
+{
+	notify_count(c->sandbox, capability, verdict);
+	notify_record_as(c, c->policy ? c->policy->serial : 0, capability, verdict, error, d, e);
+}
+
+/* What the shadow policy says of the same call. The counters are those of the policy in force. */
+static void notify_tell_shadow(const struct notify_call *c, int capability, struct notify_decision d,
+			       const struct notify_endpoint *e)
+{
+	if (!d.allow)
+		notify_record_as(c, c->policy->shadow->serial, capability, NOTIFY_WOULD_DENY, 0, &d, e);
 }
 
 static void notify_refuse(const struct notify_call *c, int capability, int error, const struct notify_decision *d,
