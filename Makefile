@@ -15,7 +15,7 @@ SECONDS_SOAK ?= 60
 
 APT_BUILD := python3-venv python3-dev gcc pkg-config libseccomp-dev
 APT_BPF := clang llvm libbpf-dev libelf-dev zlib1g-dev
-APT_TEST := iproute2 strace tmux kmod bubblewrap bpftool
+APT_TEST := iproute2 strace tmux kmod bubblewrap bpftool python3-bpfcc linux-headers-amd64
 APT_VM := qemu-system-x86 busybox-static kmod udev
 APT_BENCH := bubblewrap
 

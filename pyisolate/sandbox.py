@@ -40,6 +40,7 @@ from .telemetry.untrusted import InvalidRecord
 if TYPE_CHECKING:
     from .kernel.enforcer import EnforcementReport
     from .kernel.plan import Prepared
+    from .kernel.trace import Tracer
     from .limits.cgroup import CgroupLease
     from .policy import Policy
     from .policy.compiled import CompiledPolicy, Limits
@@ -406,6 +407,17 @@ class Sandbox:
         Raises PolicyAuthError for a wrong token, EnforcementError where the kernel cannot loosen (Landlock).
         """
         self._supervisor.reload_sandbox(self, policy, token)
+
+    def trace(self) -> Tracer:
+        """Count this sandbox's system calls and their latencies while the returned tracer is open; see `report`.
+
+        A context manager, by bcc (Debian's python3-bpfcc). Raises TraceUnavailable where bcc, headers or the
+        privilege are missing. Source: bcc's raw tracepoints.
+        """
+        from .kernel.trace import Tracer
+
+        cgroup = self._lease.v2_path if self._lease is not None else None
+        return Tracer([self.pid], cgroup=cgroup)
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the guest; native code that never returns does not notice."""

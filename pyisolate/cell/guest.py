@@ -33,7 +33,7 @@ from .. import hooks
 from ..broker import Broker
 from ..capability import Capability
 from ..decision import Decision, Verdict
-from ..native import audit
+from ..native import audit, process
 from ..policy.compiled import CompiledPolicy, FsRight, FsRule
 from ..telemetry.event import BrokerRecord
 from . import wire
@@ -190,6 +190,8 @@ class Guest:
             steps.run("broker slots", lambda: audit.set_page(slots, frame.slot_page))
             os.close(slots)
         confine_at_handout(named, frame.rlimits, frame.working_directory, steps)
+        # For ps and `pyisolate trace`, which look at the zygote's children only; the guest may change it.
+        process.set_name(frame.sandbox)
         _replace_environment(frame.environment)
         self._broker = CurrentBroker(self, Broker(frame.policy))
         shadow = None if frame.shadow is None else hooks.Shadow(Broker(frame.shadow), frame.shadow)

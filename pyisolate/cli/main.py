@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "policy": ("policy", "policy", "Check, explain, compare, show and learn policies."),
     "events": ("events", "events", "Read the audit log of refusals."),
     "top": ("top", "top", "Watch sandboxes and refusals live."),
+    "trace": ("trace", "trace", "Count a sandbox's system calls and their latencies, live."),
     "demo": ("demo.command", "demo", "Run a real job and a dozen real attacks, and show what was refused."),
 }
 
