@@ -28,7 +28,7 @@ ORDINARY_UID = 65534
 TIMEOUT_S = {"unit": 900, "host": 1200, "vm": 1800, "clients": 600}
 
 #: Features that an ordinary user cannot have on a host that delegates nothing: not required of that run.
-PRIVILEGED_FEATURES = {"bpf", "bcc", "cgroup", "cgroup_bpf", "bpf", "prometheus", "vm"}
+PRIVILEGED_FEATURES = {"bcc", "bpf", "cgroup", "cgroup_bpf", "prometheus", "vm"}
 
 SUMMARY = re.compile(r"(\d+) passed, (\d+) failed, (\d+) skipped")
 NO_TESTS_COLLECTED = 5
