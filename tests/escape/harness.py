@@ -314,8 +314,9 @@ class Judge:
         seen = self._harm(technique, run)
         if isinstance(control, Bare) and control.answer:
             attacked: Run | None = outcome.run  # type: ignore[attr-defined]
-            other = attacked is not None and control.answer not in _answers(attacked)
-            seen = [f"the kernel answers {control.answer}"] if other and control.answer in _answers(run) else []
+            wanted = set(control.answer.split("|"))
+            other = attacked is not None and not wanted & _answers(attacked)
+            seen = [f"the kernel answers {control.answer}"] if other and wanted & _answers(run) else []
         if seen:
             outcome.control = f"{'granted' if isinstance(control, Granted) else 'unsandboxed'}: {seen[0]}"
         else:

@@ -1,0 +1,24 @@
+"""Try every process id that there can be near the known ones."""
+
+from tests.escape.technique import Bare, InThread, Technique
+
+
+def attack(world):
+    kill = world.libc.kill
+    found = [
+        pid
+        for base in (world.victim, world.supervisor)
+        for pid in range(max(2, base - 2000), base + 200)
+        if kill(pid, 0) == 0
+    ]
+    if found:
+        world.got(f"processes {found[:5]}")
+
+
+TECHNIQUE = Technique(
+    source="CWE-340: process ids are guessable",
+    no_event="signal 0 to a process that is not there: ESRCH",
+    stops=("namespaces",),
+    control=Bare(),
+    thread=InThread("stopped"),
+)

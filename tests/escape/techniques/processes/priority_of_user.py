@@ -1,0 +1,19 @@
+"""Slow down everything of the same user by setpriority."""
+
+import os
+
+from tests.escape.technique import Bare, InThread, Technique
+
+
+def attack(world):
+    for which, who in ((2, os.getuid()), (0, world.victim), (1, world.victim)):
+        world.attempt("setpriority", which, who, 15)
+
+
+TECHNIQUE = Technique(
+    source="setpriority(2) PRIO_USER",
+    no_event="it is granted on the cell's own processes, and the pid namespace holds nobody else's",
+    stops=("namespaces",),
+    control=Bare(),
+    thread=InThread("stopped"),
+)

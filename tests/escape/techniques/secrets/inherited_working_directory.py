@@ -1,0 +1,26 @@
+"""Use the working directory that one was started in."""
+
+import ctypes
+import os
+
+from tests.escape.technique import ABSENT, Bare, Technique
+
+
+def attack(world):
+    buffer = ctypes.create_string_buffer(4096)
+    result, _ = world.attempt("openat", -100, b".", os.O_DIRECTORY)
+    if result >= 0:
+        size = world.syscall("getdents64", result, buffer, 4096)
+        if b"pyisolate" in buffer.raw[:size]:
+            world.got("the supervisor's directory")
+    descriptor, _ = world.attempt("openat", -100, b"tests/escape/ground.py", 0)
+    if descriptor >= 0:
+        world.got("the supervisor's files")
+
+
+TECHNIQUE = Technique(
+    source="CVE-2024-21626 (runc: working directory outside); facts: peers grant the supervisor's cwd",
+    no_event=ABSENT,
+    stops=("root view", "landlock"),
+    control=Bare(),
+)

@@ -1,0 +1,18 @@
+"""Open the supervisor's and the victim's descriptors through /proc/PID/fd."""
+
+from tests.escape.technique import ABSENT, Bare, Technique
+
+
+def attack(world):
+    for pid, descriptor in ((world.supervisor, world.inherited), (world.victim, 0)):
+        result, _ = world.attempt("openat", -100, f"/proc/{pid}/fd/{descriptor}".encode(), 0)
+        if result >= 0:
+            world.take(result)
+
+
+TECHNIQUE = Technique(
+    source="proc(5); CVE-2019-5736 (runc)",
+    no_event=ABSENT,
+    stops=("root view", "landlock", "namespaces"),
+    control=Bare(),
+)
