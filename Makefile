@@ -22,12 +22,13 @@ APT_BENCH := bubblewrap
 NATIVE := setup.py $(shell find pyisolate/native bpf -type f \( -name '*.py' -o -name '*.c' -o -name '*.h' \) \
 	! -name '_native*.c' ! -name '_libbpf*.c' 2>/dev/null)
 
-.PHONY: help setup demo test lint bench fuzz soak clean tools-build tools-test tools-bench
+.PHONY: help setup demo test test-python lint bench fuzz soak clean tools-build tools-test tools-bench
 
 help:
 	@echo 'make setup   build .venv and the native parts (all other targets do this first)'
 	@echo 'make demo    run a real job and a dozen attacks, and show what was refused'
 	@echo 'make test    run every test tier this machine can run, and say what was left out'
+	@echo 'make test-python PYTHON=/path/to/python3   the unit and host tiers with another Python, in a .venv-VERSION of its own'
 	@echo 'make lint    ruff, mypy --strict, names and sizes'
 	@echo 'make bench   print the budgets as ratios'
 	@echo 'make fuzz    property tests for SECONDS_FUZZ=$(SECONDS_FUZZ); make soak: SECONDS_SOAK=$(SECONDS_SOAK)'
@@ -62,6 +63,10 @@ demo: setup
 test: tools-test setup
 	@PATH="$$PWD/.cache/prometheus/usr/bin:$$PATH" $(PY) tests/run_tiers.py $(TIERS)
 
+test-python:
+	@version=$$('$(PYTHON)' -c 'import sys; print("{}.{}".format(*sys.version_info))'); \
+		$(MAKE) --no-print-directory test PYTHON='$(PYTHON)' VENV=".venv-$$version" TIERS='$(or $(TIERS),unit host)'
+
 lint: setup
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -69,7 +74,7 @@ lint: setup
 	@$(PY) .make/names_and_sizes.py
 
 bench: tools-bench setup
-	@$(PY) -m benchmarks
+	@$(PY) -m benchmarks $(BENCH)
 
 fuzz: setup
 	@PYISOLATE_FUZZ_SECONDS=$(SECONDS_FUZZ) $(PY) -m pytest -m fuzz tests || [ $$? -eq 5 ]
@@ -78,7 +83,7 @@ soak: setup
 	@PYISOLATE_SOAK_SECONDS=$(SECONDS_SOAK) $(PY) -m pytest -m soak --timeout $$(( $(SECONDS_SOAK) + 300 )) tests || [ $$? -eq 5 ]
 
 clean:
-	rm -rf $(VENV) build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis pyisolate/kernel/objects *.egg-info
+	rm -rf $(VENV) .venv-* build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis pyisolate/kernel/objects *.egg-info
 	find pyisolate -name '*.so' -delete
 	rm -f pyisolate/native/_native.c pyisolate/native/_libbpf.c
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
