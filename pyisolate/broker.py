@@ -308,7 +308,9 @@ class Broker:
         bit = _FS_BITS.get(capability)
         if bit is not None:
             held: Iterable[str] = (
-                rule.path for rule in self.policy.fs if rule.allow & bit and rule.origin in ("fs", "process")
+                rule.path
+                for rule in self.policy.fs
+                if rule.allow & bit and rule.origin in ("fs", "process") and rule.path in rule.text
             )
             separator = "/"
         elif GROUPS[capability] == "net":

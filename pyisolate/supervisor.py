@@ -28,6 +28,7 @@ from .cell.zygote import Exited
 from .decision import DenialCode, Verdict
 from .errors import EnforcementError, LimitExceeded, MemoryExceeded, PolicyError, SandboxDied, SandboxError
 from .guarding import current_actor
+from .hostside import HostSide
 from .kernel.plan import CellTraits, KernelPlan, Prepared
 from .kernel.watched import WatchedFiles, let_through
 from .limits import rlimit
@@ -121,6 +122,7 @@ class Supervisor:
         self._shadows: dict[str, Prepared] = {}
         self._lock = threading.RLock()
         self._prepare_lock = threading.Lock()
+        self._hostside: HostSide | None = None
         self._executor: concurrent.futures.ThreadPoolExecutor | None = None
         self._state = "new"
         _living.add(self)
@@ -204,6 +206,8 @@ class Supervisor:
         self._stop()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._hostside is not None:
+            self._hostside.close()
         if self._owns_recorder:
             self.recorder.shutdown()
         _living.discard(self)
@@ -492,6 +496,13 @@ class Supervisor:
         sandbox.forgotten.set()
         if sandbox._channel.exited.is_set():
             self._release(sandbox._channel)
+
+    def hostside(self) -> HostSide:
+        """Return the thread that does the host's work for sandbox threads."""
+        with self._lock:
+            if self._hostside is None:
+                self._hostside = HostSide()
+            return self._hostside
 
     def forget_thread(self, sandbox_id: str) -> None:
         """A sandbox thread was closed."""

@@ -74,6 +74,7 @@ class SandboxThread:
         self._events_by_sequence: dict[int, DenialEvent] = {}
         self._report: EnforcementReport | None = None
         self.tid = 0
+        self._host = supervisor.hostside()
         self.telemetry = supervisor.telemetry_of(context)
         self.telemetry.watch(prepared.shadow)
         self._thread = threading.Thread(target=self._main, name=f"sandbox-{name}", daemon=True)
@@ -226,6 +227,10 @@ class SandboxThread:
             raise TimeoutError("recv: no message from the host in time", limit="timeout") from None
 
     def _on_broker_record(self, record: BrokerRecord) -> None:
+        self._host.do(functools.partial(self._take_record, record))
+
+    def _take_record(self, record: BrokerRecord) -> None:
+        """On a thread that is not confined: audit log, sinks and the kernel's tables are out of the guest's reach."""
         events = self.telemetry.guest(record)
         self.note_events(events)
         if events:

@@ -39,6 +39,8 @@ _REPORTED = "_pyisolate_reported"
 _DESCRIPTIONS = 64
 #: `enum pyi_slot_verdict` in bpf/pyisolate.h, where the native hook wants it
 _SLOT_ALLOW, _SLOT_WOULD_DENY = 1 << 16, 3 << 16
+#: A guest may be denied the random numbers that an id takes; the host's event replaces this one.
+_PRELIMINARY = "00000000-0000-7000-8000-000000000000"
 #: First number of operations that have no audit event; well below the wire's limit of 2**63
 _WRAPPED = 1 << 62
 
@@ -317,7 +319,7 @@ class GuestHooks:
         message = f"{decision.capability.value}, on {shown}: {decision.reason or 'not granted'}"
         event: DenialEvent | None = None
         try:
-            event = merge(self._context(), record, None, suggest=suggestion)
+            event = merge(self._context(), record, None, suggest=suggestion, event_id=_PRELIMINARY)
         except Exception:  # a refusal is raised whether or not it can be described
             _log.debug("denial event failed", exc_info=True)
         if len(self._descriptions) >= _DESCRIPTIONS:

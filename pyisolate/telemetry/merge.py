@@ -62,12 +62,13 @@ def merge(
     suggest: Suggest | None = None,
     broker_reporter: Reporter = Reporter.GUEST,
     shadow: bool = False,
+    event_id: str | None = None,
 ) -> DenialEvent:
     """Return the event of one refused operation.
 
     `broker` must have passed `validate_broker_record` when a guest reported it; `broker_reporter` says who did.
-    `kernel_unavailable_reason` is used where the kernel's verdict cannot be known. Raises ValueError when neither
-    record refuses.
+    `kernel_unavailable_reason` is used where the kernel's verdict cannot be known. `event_id` saves the random number
+    that a new one takes. Raises ValueError when neither record refuses.
     """
     if not is_denial(broker, kernel):
         raise ValueError("merge, of two records: neither layer refused, so there is no denial")
@@ -85,7 +86,7 @@ def merge(
     shown = escape(target)
     reason = said.reason if said.verdict in REFUSALS else heard.reason
     return DenialEvent(
-        event_id=new_event_id(),
+        event_id=event_id or new_event_id(),
         time=time.time(),
         monotonic_ns=seen,
         sandbox=escape(context.sandbox, _NAME_LIMIT),

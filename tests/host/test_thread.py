@@ -11,6 +11,8 @@ import pytest
 
 import pyisolate
 from pyisolate import Policy
+from pyisolate.telemetry.audit import AuditLog
+from pyisolate.telemetry.reader import read_events
 
 RAW_OPEN = """
 import ctypes, os
@@ -88,3 +90,36 @@ def test_a_python_loop_can_be_timed_out(supervisor: pyisolate.Supervisor) -> Non
         with pytest.raises(pyisolate.TimeoutError):
             sandbox.exec("while True: pass", timeout=0.3)
         assert sandbox.eval("1 + 1") == 2
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_the_runtime_is_refused_nothing_on_its_own_account(supervisor: pyisolate.Supervisor, isolation: str) -> None:
+    with supervisor.spawn("quiet", Policy.preset("none"), isolation=isolation) as sandbox:
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec("open('/etc/passwd')")
+        assert [(e.capability, e.target) for e in sandbox.get_denial_events()] == [("fs.read", "/etc/passwd")]
+
+
+def test_sinks_and_audit_log_of_a_confined_thread_are_not_confined(tmp_path: Path) -> None:
+    class Opens:
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def emit(self, event: pyisolate.DenialEvent) -> None:
+            self.seen.append(Path("/etc/passwd").read_text()[:4])
+
+        def close(self) -> None:
+            pass
+
+    sink = Opens()
+    log = AuditLog(tmp_path / "log", max_bytes=2000, backups=9)  # rotates: opens files
+    with pyisolate.Supervisor(pool_size=0, audit=log, sinks=[sink], alerts=[]) as supervisor:
+        with supervisor.spawn("thread", isolation="thread") as sandbox:
+            for number in range(10):
+                with pytest.raises(pyisolate.PolicyError):
+                    sandbox.exec(f"open('/etc/secret-{number}')")
+        supervisor.recorder.flush()
+    assert len(sink.seen) == 10
+    assert len(list(tmp_path.iterdir())) > 1
+    shown = [event.target for path in tmp_path.iterdir() for event in read_events(path)]
+    assert sorted(set(shown)) == sorted({f"/etc/secret-{number}" for number in range(10)})
