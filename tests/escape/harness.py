@@ -259,7 +259,7 @@ class Judge:
         if technique.event and not blind:
             if outcome.event is None:
                 outcome.problems.append(f"no event of {_wanted(technique)}; {_listing(run)}")
-        elif outcome.event is not None or (technique.no_event and run.events):
+        elif outcome.event is not None or (technique.no_event and any(map(_named, run.events))):
             outcome.problems.append(f"its file says that there is no event, but {_listing(run)}")
 
     def _judge_ending(self, technique: Technique, run: Run, outcome: Outcome) -> None:
@@ -352,6 +352,11 @@ class Judge:
         except subprocess.TimeoutExpired:
             return Run(impossible="the plain process did not end")
         return Run(text=done.stdout, error_text=done.stderr)
+
+
+def _named(event: dict[str, Any]) -> bool:
+    """Say whether an event names an operation; a counter (root with BPF) only says that Landlock refused something."""
+    return str(event["kernel_evaluation"]) != "counted"
 
 
 def _answers(run: Run) -> set[str]:

@@ -1,0 +1,17 @@
+"""Register with an io_uring that somebody else set up."""
+
+from tests.escape.technique import Bare, Technique
+
+
+def attack(world):
+    world.floor("io_uring_register", 1, 0, None, 0)
+
+
+TECHNIQUE = Technique(
+    source="io_uring_register(2)",
+    event=("kernel.io_uring",),
+    by="kernel",
+    syscall="io_uring_register",
+    stops=("seccomp",),
+    control=Bare(answer="EOPNOTSUPP|EBADF|EINVAL|ENOTSUP"),
+)
