@@ -77,7 +77,7 @@ def _pss_of(pids: list[int]) -> tuple[list[int], str]:
         try:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError as error:
-            why = f"/proc/PID/smaps_rollup: {error.strerror}: a cell is closed to its own user; run as root"
+            why = f"/proc/PID/smaps_rollup: {error.strerror}: what a cell maps is closed to this user; run as root"
             continue
         if match := re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE):
             found.append(int(match[1]) << 10)
