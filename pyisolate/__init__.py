@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from .guarding import acting_as, guard, sandboxed
     from .kernel.enforcer import EnforcementReport
     from .policy import Policy
-    from .sandbox import Result, Sandbox
+    from .result import Result
+    from .sandbox import Sandbox
     from .supervisor import Supervisor
     from .telemetry import metrics
     from .telemetry.alerts import AlertRule
@@ -82,7 +83,7 @@ _HOME = {
     "PolicyError": "errors",
     "PolicySyntaxError": "errors",
     "ProcessesExceeded": "errors",
-    "Result": "sandbox",
+    "Result": "result",
     "Sandbox": "sandbox",
     "SandboxClosed": "errors",
     "SandboxDied": "errors",

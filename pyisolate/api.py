@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .default import default_supervisor
 from .policy import Policy
-from .supervisor import default_supervisor
 from .telemetry.exposition import MetricsServer
 from .telemetry.exposition import serve_metrics as _serve_metrics
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
 import functools
-import json
 import logging
 import os
 import signal
@@ -22,19 +20,20 @@ import msgspec
 from .capability import Capability
 from .cell import wire
 from .cell.channel import Backlog, Channel
-from .decision import DenialCode, Verdict
+from .decision import Verdict
 from .errors import (
     GuestError,
     MessagesExceeded,
     OutputExceeded,
-    PolicyError,
     SandboxClosed,
     SandboxDied,
     SandboxError,
     TimeoutError,
 )
 from .limits.usage import TreeReader
-from .telemetry.event import DenialEvent, Evaluation, KernelRecord, SandboxContext
+from .result import Output, OutputCallback, Result, Stats
+from .telemetry.event import DenialEvent, KernelRecord, SandboxContext
+from .telemetry.refusal import policy_error
 from .telemetry.untrusted import InvalidRecord
 
 if TYPE_CHECKING:
@@ -47,62 +46,9 @@ if TYPE_CHECKING:
     from .supervisor import Supervisor
 
 _log = logging.getLogger("pyisolate.sandbox")
-OutputCallback = Callable[[str], None]
 _LAST_WORDS_BYTES = 4096
 #: Grace for a killed cell to be reaped before the host stops waiting (seconds).
 _REAP_TIMEOUT_S = 5.0
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What one request gave: captured text, the value, seconds it took, and the denials it met.
-
-    `value` is plain data; `value_is_repr` is set when the last expression's value was not, and its repr stands in.
-    """
-
-    stdout: str
-    stderr: str
-    value: Any
-    duration: float
-    denials: tuple[DenialEvent, ...] = ()
-    value_is_repr: bool = False
-    exit_code: int | None = None
-
-
-class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """Readings of a sandbox: seconds, bytes and counts; None where the machine gives no such reading."""
-
-    state: str
-    uptime_s: float
-    cpu_s: float | None
-    memory_bytes: int | None
-    memory_peak_bytes: int | None
-    processes: int | None
-    requests: int
-    output_bytes: int
-    messages: int
-    denials: int
-    events_lost: int
-
-
-class _Output:
-    """Collects one stream as text, or passes it on."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        self._parts: list[str] = []
-        self.callback: OutputCallback | None = None
-
-    def feed(self, data: bytes) -> None:
-        text = self._decoder.decode(data)
-        if not text:
-            return
-        if self.callback is not None:
-            self.callback(text)
-        self._parts.append(text)
-
-    def take(self) -> str:
-        text, self._parts = "".join(self._parts), []
-        return text
 
 
 class Sandbox:
@@ -130,7 +76,7 @@ class Sandbox:
         self._policy, self._compiled, self._context = policy, compiled, context
         self._channel, self._lease = channel, lease
         self._report: EnforcementReport | None = None
-        self._outputs = {"stdout": _Output(), "stderr": _Output()}
+        self._outputs = {"stdout": Output(), "stderr": Output()}
         self._stream_callbacks = {"stdout": on_stdout, "stderr": on_stderr}
         self._last_words = bytearray()
         self._messages: deque[Any] = deque()
@@ -302,7 +248,7 @@ class Sandbox:
             except Backlog as error:
                 raise SandboxError(f"run in {self.name!r}: {error}") from None
             finally:
-                self._supervisor.request_ended(self, self._deadline)
+                self._supervisor.watch.request_ended(self, self._deadline)
             return self._conclude(answer, budget, timeout)
 
     def _begin(self, on_stdout: OutputCallback | None, on_stderr: OutputCallback | None) -> None:
@@ -348,11 +294,7 @@ class Sandbox:
             event = self._event_behind(answer)
         error: SandboxError
         if event is not None:
-            error = PolicyError(
-                f"{event.capability}, on {event.target}: {_why(event)}",
-                denial_event=event,
-                hint=_hint(event),
-            )
+            error = policy_error(event)
         elif (limited := self._supervisor.limit_behind(self, answer)) is not None:
             error = limited
         else:
@@ -473,7 +415,7 @@ class Sandbox:
         """Return why the cell is gone, once it is reaped and its exit status known."""
         self._channel.exited.wait(_REAP_TIMEOUT_S)
         self._state = "ended"
-        error = self._ending or self._supervisor.limit_that_killed(self) or self._death()
+        error = self._ending or self._supervisor.watch.limit_that_killed(self) or self._death()
         error.stdout = self._outputs["stdout"].take()
         error.stderr = self._outputs["stderr"].take()
         self._ending = error
@@ -659,20 +601,3 @@ def _pickle_by_value(function: Callable[..., Any], args: tuple[Any, ...], kwargs
         return bytes(cloudpickle.dumps((function, args, kwargs)))
     finally:
         cloudpickle.unregister_pickle_by_value(module)
-
-
-def _why(event: DenialEvent) -> str:
-    if event.broker_decision is Verdict.DENY:
-        return f"refused by the broker: {event.broker_reason or event.code}"
-    by = f"the kernel ({event.kernel_enforcer})" if event.kernel_enforcer else "the kernel"
-    return f"refused by {by}: {event.kernel_reason or event.code}"
-
-
-def _hint(event: DenialEvent) -> str:
-    if event.code is DenialCode.ALWAYS_DENIED:
-        return "no policy can grant this"
-    if event.suggestion is not None:
-        return f"to allow it, add to the policy: {json.dumps(event.suggestion, ensure_ascii=False)}"
-    if event.kernel_evaluation is Evaluation.ERRNO and event.broker_decision is Verdict.ALLOW:
-        return "the policy grants it: look at the file's own permissions for the user that cells run as"
-    return "see the event; its target cannot be written as a rule"

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import concurrent.futures
-import contextlib
 import logging
 import os
 import secrets
-import signal
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
-
-import msgspec
 
 from .capability import Capability
 from .cell import wire
@@ -26,7 +20,8 @@ from .cell.pool import Pool, PoolSettings
 from .cell.reactor import Reactor
 from .cell.zygote import Exited
 from .decision import DenialCode, Verdict
-from .errors import EnforcementError, LimitExceeded, MemoryExceeded, PolicyError, SandboxDied, SandboxError
+from .default import living
+from .errors import EnforcementError, LimitExceeded, PolicyError, SandboxDied, SandboxError
 from .guarding import current_actor
 from .hostside import HostSide
 from .kernel.plan import CellTraits, KernelPlan, Prepared
@@ -34,17 +29,18 @@ from .kernel.watched import WatchedFiles, let_through
 from .limits import rlimit
 from .limits.cgroup import CgroupLease, CgroupTree
 from .limits.rlimit import COMMON_RLIMITS
-from .limits.usage import Usage, descendants
-from .limits.watchdog import ExceededLimit, Watchdog
+from .limits.usage import Usage
+from .limits.watch import SandboxWatch
 from .native._result import advice, shortage
+from .options import GUEST_ENVIRONMENT, choose_actor, choose_policy, make_recorder, zygote_environment
 from .policy import Policy
 from .policy.compile import compile_policy
 from .policy.compiled import Limits
 from .policy.interpreter import InterpreterFiles
 from .policy.suggest import suggestion
-from .sandbox import OutputCallback, Sandbox
-from .telemetry.alerts import AlertEngine, AlertRule
-from .telemetry.audit import AuditLog
+from .result import OutputCallback
+from .sandbox import Sandbox
+from .telemetry.alerts import AlertRule
 from .telemetry.event import Actor, BrokerRecord, DenialEvent, KernelRecord, Reporter, SandboxContext
 from .telemetry.merge import merge
 from .telemetry.metrics import SandboxRow
@@ -93,7 +89,7 @@ class Supervisor:
         if recorder is not None and not (audit is None and sinks is None and alerts is None):
             raise ValueError("recorder: it has its own audit log, sinks and alerts: give them to it")
         self._owns_recorder = recorder is None
-        self.recorder = recorder if recorder is not None else _make_recorder(audit, sinks, alerts)
+        self.recorder = recorder if recorder is not None else make_recorder(audit, sinks, alerts)
         self.reactor = Reactor()
         self._pool_size, self._preload = pool_size, tuple(preload)
         root = os.geteuid() == 0
@@ -114,7 +110,7 @@ class Supervisor:
         self._pool: Pool | None = None
         self._cgroups: CgroupTree | None = None
         self._cgroup_reason = ""
-        self._watchdog = Watchdog()
+        self.watch = SandboxWatch(self)
         self._leases: dict[int, CgroupLease] = {}
         self._sandboxes: dict[str, Sandbox] = {}
         self._threads: dict[str, Any] = {}
@@ -125,7 +121,7 @@ class Supervisor:
         self._hostside: HostSide | None = None
         self._executor: concurrent.futures.ThreadPoolExecutor | None = None
         self._state = "new"
-        _living.add(self)
+        living.add(self)
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -168,12 +164,12 @@ class Supervisor:
             preload=self._preload,
             spec=self._plan.cell_spec(),
             drop_privileges=self._traits.started_by_root,
-            environment=_zygote_environment(),
+            environment=zygote_environment(),
         )
         self._pool = Pool(settings, self.reactor, self._prepare_cell, self._cell_exited)
         self.reactor.start(self._pool.served)
         self._pool.start()
-        self._watchdog.start()
+        self.watch.start()
         self.recorder.metrics.add_supervisor(self)
 
     def _stop(self) -> None:
@@ -202,7 +198,7 @@ class Supervisor:
             self._state = "closed"
         for sandbox in [*self._sandboxes.values(), *self._threads.values()]:
             sandbox.close()
-        self._watchdog.stop()
+        self.watch.stop()
         self._stop()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
@@ -210,7 +206,7 @@ class Supervisor:
             self._hostside.close()
         if self._owns_recorder:
             self.recorder.shutdown()
-        _living.discard(self)
+        living.discard(self)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -266,11 +262,11 @@ class Supervisor:
         if isolation not in ("process", "thread"):
             raise ValueError(f"isolation: {isolation!r}: must be 'process' or 'thread'")
         self.start()
-        chosen = _choose_policy(policy, limits, mode, allowed_imports)
-        who = _choose_actor(actor)
+        chosen = choose_policy(policy, limits, mode, allowed_imports)
+        who = choose_actor(actor)
         prepared = self.prepare(chosen, isolation, enforcement)
         if shadow is not None:
-            prepared = self._with_shadow(prepared, _choose_policy(shadow, None, None, None))
+            prepared = self._with_shadow(prepared, choose_policy(shadow, None, None, None))
         sandbox_id = secrets.token_hex(8)
         context = SandboxContext(
             sandbox=name,
@@ -342,7 +338,7 @@ class Supervisor:
             policy=prepared.compiled,
             shadow=prepared.shadow,
             descriptors=tuple(named),
-            environment={**_GUEST_ENVIRONMENT, **env},
+            environment={**GUEST_ENVIRONMENT, **env},
             working_directory=cwd,
             rlimits=self._rlimits(prepared.compiled.limits, sandbox._lease is not None),
             slot_page=slots[1] if slots is not None else 0,
@@ -380,7 +376,7 @@ class Supervisor:
         # The listener decides by the policy from here on; only now may guest code run.
         self._plan.bind(channel.pid, sandbox.id, prepared)
         sandbox._state = "idle"
-        self._watch(sandbox)
+        self.watch.watch(sandbox)
 
     def _rlimits(self, limits: Limits, has_cgroup: bool) -> tuple[tuple[int, int, int], ...]:
         """Return the policy's own; those that are the same for all were set when the cell was forked."""
@@ -488,7 +484,7 @@ class Supervisor:
 
     def forget(self, sandbox: Sandbox) -> None:
         """A sandbox was closed: its descriptors and cgroup go back when its cell is reaped, without waiting here."""
-        self._watchdog.unwatch(sandbox.id)
+        self.watch.unwatch(sandbox)
         self._plan.unbind(sandbox.id)
         with self._lock:
             self._sandboxes.pop(sandbox.id, None)
@@ -511,48 +507,7 @@ class Supervisor:
         if sandbox is not None:
             sandbox.telemetry.close()
 
-    # -- watching -------------------------------------------------------------------------------------------
-
-    def _watch(self, sandbox: Sandbox, deadline_ns: int | None = None) -> None:
-        """Sample a sandbox from hand-out to close: a thread it leaves running between requests counts too."""
-        self._watchdog.watch(
-            sandbox.id,
-            deadline_ns=deadline_ns,
-            limits=sandbox.limits,
-            read_usage=lambda: self.usage_of(sandbox),
-            on_exceeded=lambda _key, exceeded: self._exceeded(sandbox, exceeded),
-            enforced=sandbox._lease is not None,
-        )
-
-    def request_ended(self, sandbox: Sandbox, deadline: float | None) -> None:
-        """Processes that a request leaves behind may stay until that request's own deadline (CLOCK_MONOTONIC)."""
-        if sandbox._compiled.allow_fork and deadline is not None and not sandbox.closed:
-            self._watchdog.extend(sandbox.id, int(deadline * 1e9))
-
-    def _exceeded(self, sandbox: Sandbox, exceeded: ExceededLimit) -> None:
-        if exceeded.limit == "wall":
-            # The request that runs watches its own deadline; this one is for what an earlier one left behind.
-            if sandbox._state != "running":
-                self._end_orphans(sandbox)
-            self._watch(sandbox)
-            return
-        capability = Capability(f"limit.{exceeded.limit}")
-        event = self.record_limit(sandbox, capability, f"{exceeded.allowed:g}", f"used {exceeded.used:g}")
-        error = exceeded.to_error(sandbox.name)
-        error.denial_event = event
-        sandbox._end_with(error)
-
-    def _end_orphans(self, sandbox: Sandbox) -> None:
-        lease = sandbox._lease
-        pids = lease.pids() if lease is not None else descendants(sandbox.pid)
-        orphans = [pid for pid in pids if pid != sandbox.pid]
-        for pid in orphans:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        if orphans:
-            self.record_limit(
-                sandbox, Capability.LIMIT_WALL, f"{len(orphans)} processes", "left behind by a request and ended"
-            )
+    # -- readings -------------------------------------------------------------------------------------------
 
     def usage_of(self, sandbox: Sandbox) -> Usage | None:
         """Return what the sandbox's processes use now, None when it is gone."""
@@ -561,27 +516,6 @@ class Supervisor:
             return lease.usage() if lease is not None else sandbox.tree.read()
         except (OSError, ProcessLookupError):
             return None
-
-    def limit_that_killed(self, sandbox: Sandbox) -> LimitExceeded | None:
-        """Return the limit by which the kernel itself killed a cell, or None."""
-        lease, limits = sandbox._lease, sandbox.limits
-        if lease is not None and lease.oom_kills() > 0:
-            used = lease.usage().memory_peak_bytes
-            event = self.record_limit(
-                sandbox, Capability.LIMIT_MEMORY, f"{limits.memory_bytes} bytes", "the kernel killed it: out of memory"
-            )
-            return MemoryExceeded(
-                f"memory of {sandbox.name!r}: its processes reached {limits.memory_bytes} bytes and were killed",
-                limit="memory",
-                used=used,
-                allowed=limits.memory_bytes,
-                denial_event=event,
-                hint="raise limits.memory, or make the guest hold less",
-            )
-        status = sandbox._channel.exit_status
-        if status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU,):
-            return ExceededLimit(limit="cpu", used=limits.cpu_s or 0, allowed=limits.cpu_s or 0).to_error(sandbox.name)
-        return None
 
     def limit_behind(self, sandbox: Sandbox, answer: wire.Failed) -> LimitExceeded | None:
         """Return the limit that an uncaught OSError or MemoryError of the guest stands for, or None."""
@@ -726,7 +660,7 @@ class Supervisor:
             options["actor"] = current_actor()  # of this task: a thread of the pool has none
         return await self.in_thread(lambda: self.spawn(name, policy, **options))
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """The host forked: the child holds copies of descriptors and no threads; it must touch no sandbox."""
         if self._state == "running":
             assert self._pool is not None
@@ -740,60 +674,6 @@ class Supervisor:
         self.recorder.metrics.remove_supervisor(self)
 
 
-_GUEST_ENVIRONMENT = {
-    "HOME": "/",
-    "LANG": "C.UTF-8",
-    "PATH": "/usr/bin:/bin",
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
-
-
-def _zygote_environment() -> dict[str, str]:
-    """Nothing of the host's environment reaches a cell, not even through /proc/self/environ."""
-    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-
-
-def _choose_policy(
-    policy: Policy | str | None,
-    limits: Mapping[str, Any] | None,
-    mode: str | None,
-    allowed_imports: list[str] | tuple[str, ...] | None,
-) -> Policy:
-    chosen = policy if isinstance(policy, Policy) else Policy.preset(policy or "compute")
-    if limits:
-        chosen = chosen.with_limits(**limits)
-    if mode is not None:
-        chosen = chosen.with_mode(mode)
-    if allowed_imports:
-        chosen = chosen.allow_import(*allowed_imports)
-    return chosen
-
-
-def _choose_actor(actor: Mapping[str, str] | Actor | None) -> Actor | None:
-    if actor is None:
-        return current_actor()
-    if isinstance(actor, Actor):
-        return actor
-    try:
-        return msgspec.convert(dict(actor), Actor, strict=True)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"actor: {actor!r}: must be {{'kind': ..., 'id': ...}} ({error})") from None
-
-
-def _make_recorder(
-    audit: str | os.PathLike[str] | EventSink | None,
-    sinks: Sequence[EventSink] | None,
-    alerts: Iterable[AlertRule] | AlertObserver | None,
-) -> Recorder:
-    log = AuditLog(audit) if isinstance(audit, str | os.PathLike) else audit
-    if alerts is None:
-        return Recorder(audit=log, sinks=sinks)
-    engine = AlertEngine(alerts) if isinstance(alerts, Iterable) else alerts
-    return Recorder(audit=log, sinks=sinks, alerts=engine)
-
-
 def _exit_reason(sandbox: Sandbox, channel: Channel) -> str:
     ending = sandbox._ending
     if isinstance(ending, LimitExceeded):
@@ -803,35 +683,3 @@ def _exit_reason(sandbox: Sandbox, channel: Channel) -> str:
     if ending is not None:
         return "closed"
     return "died"
-
-
-# -- the default supervisor ---------------------------------------------------------------------------------
-
-_living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
-_default: Supervisor | None = None
-_default_lock = threading.Lock()
-
-
-def default_supervisor() -> Supervisor:
-    """Return the process's default supervisor; starts with the first `spawn`, ends with the process."""
-    global _default
-    with _default_lock:
-        if _default is None or _default._state == "closed":
-            _default = Supervisor()
-        return _default
-
-
-def _close_all() -> None:
-    for supervisor in list(_living):
-        supervisor.close()
-
-
-def _after_fork_in_child() -> None:
-    global _default, _default_lock
-    _default, _default_lock = None, threading.Lock()
-    for supervisor in list(_living):
-        supervisor._after_fork_in_child()
-
-
-atexit.register(_close_all)
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -23,7 +23,7 @@ from .errors import GuestError, LimitExceeded, PolicyError
 
 if TYPE_CHECKING:
     from .policy import Policy
-    from .sandbox import Result
+    from .result import Result
     from .supervisor import Supervisor
     from .telemetry.event import DenialEvent
 

@@ -28,7 +28,7 @@ from .broker import Broker
 from .errors import EnforcementError, GuestError, PolicyError, SandboxClosed, SandboxError, TimeoutError
 from .kernel import seccomp as seccomp_programs
 from .native import audit, landlock, process, seccomp
-from .sandbox import OutputCallback, Result, Stats
+from .result import OutputCallback, Result, Stats
 from .telemetry.event import BrokerRecord, DenialEvent, KernelRecord, SandboxContext
 
 if TYPE_CHECKING:

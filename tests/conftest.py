@@ -63,7 +63,7 @@ def _session_leaves_nothing_behind() -> Iterator[None]:
     before = leaks.snapshot()
     yield
     # A dead default supervisor must leave nothing, so it is closed before the exact comparison.
-    module = sys.modules.get("pyisolate.supervisor")
+    module = sys.modules.get("pyisolate.default")
     default = getattr(module, "_default", None)
     if default is not None:
         default.close()

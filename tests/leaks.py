@@ -123,7 +123,7 @@ def cgroups() -> frozenset[str]:
 
 
 def _default_supervisor() -> object | None:
-    module = sys.modules.get("pyisolate.supervisor")
+    module = sys.modules.get("pyisolate.default")
     return getattr(module, "_default", None)
 
 

@@ -18,7 +18,7 @@ from .exit_status import Outcome, outcome_of
 
 if TYPE_CHECKING:
     from ..policy import Policy
-    from ..sandbox import Result
+    from ..result import Result
     from ..telemetry.event import DenialEvent
 
 STDIN = "<stdin>"
@@ -169,7 +169,7 @@ def _execute(sandbox: Any, script: Script, settings: Settings) -> Result:
 def _execute_on_thread(sandbox: Any, script: Script, settings: Settings, callbacks: dict[str, Any]) -> Result:
     """Run a script on a sandbox thread, which shares this process, and so its sys.argv and sys.exit."""
     from ..errors import GuestError
-    from ..sandbox import Result
+    from ..result import Result
 
     sys.argv[:] = [script.filename, *script.args]
     sandbox.exec(f"__name__, __file__ = '__main__', {script.filename!r}")

@@ -105,7 +105,7 @@ def set_slot(fd: int | None, *, page: int = 0, offset: int = 0) -> None:
 
 
 def set_page(fd: int, page: int) -> None:
-    """Store into page `page` of `fd` for every thread of this process, in the slot of its thread id (kernel: 128 slots).
+    """Store into page `page` of `fd` for every thread of this process, in the slot of its thread id (of 128).
 
     `fd` is the mmapable BPF array of slots. Once per process, before `seal`; the mapping outlives `fd`.
     """
