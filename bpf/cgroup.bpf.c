@@ -13,6 +13,7 @@
 
 #define ALLOWED 1
 #define REFUSED 0
+#define EAFNOSUPPORT 97
 
 static __always_inline struct pyi_task *pyi_cgroup_member(void)
 {
@@ -131,14 +132,34 @@ static __noinline int pyi_judge(const u32 *address, u32 port, u32 hook)
 	return REFUSED;
 }
 
+/* As a destination "any" is this host, by the socket's own address: say which before it is judged. */
+static __always_inline bool pyi_is_destination(u32 hook)
+{
+	return hook != PYI_H_CGROUP_BIND4 && hook != PYI_H_CGROUP_BIND6;
+}
+
 static __always_inline int pyi_judge4(struct bpf_sock_addr *ctx, u32 hook)
 {
+	if (pyi_is_destination(hook) && !ctx->user_ip4)
+		ctx->user_ip4 = __builtin_bswap32(0x7f000001);
 	u32 address[4] = {0, 0, __builtin_bswap32(0xffff), ctx->user_ip4};
 	return pyi_judge(address, __builtin_bswap16((u16)ctx->user_port), hook);
 }
 
 static __always_inline int pyi_judge6(struct bpf_sock_addr *ctx, u32 hook)
 {
+	/* connect(2) on a UDP socket comes here with a sockaddr_in too, whose address this context does not show: what
+	 * it shows are bytes behind it, which nobody looks at again. */
+	if (ctx->user_family != AF_INET6) {
+		bpf_set_retval(-EAFNOSUPPORT);
+		return REFUSED;
+	}
+	if (pyi_is_destination(hook) && !ctx->user_ip6[0] && !ctx->user_ip6[1] && !ctx->user_ip6[3]) {
+		if (!ctx->user_ip6[2])
+			ctx->user_ip6[3] = __builtin_bswap32(1);
+		else if (ctx->user_ip6[2] == __builtin_bswap32(0xffff))
+			ctx->user_ip6[3] = __builtin_bswap32(0x7f000001);
+	}
 	u32 address[4] = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]};
 	return pyi_judge(address, __builtin_bswap16((u16)ctx->user_port), hook);
 }
