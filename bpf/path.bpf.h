@@ -17,6 +17,16 @@
 
 enum pyi_named { PYI_NAMED = 0, PYI_UNREACHABLE = 1, PYI_TOO_LONG = 2, PYI_PSEUDO = 3 };
 
+/* Pipes, sockets, memfds, shared anonymous memory, anonymous inodes: no path, made by the guest or handed to it. They
+ * make up a name when asked for one (d_dname), or live on a file system that cannot be mounted. */
+static __always_inline bool pyi_is_pseudo(struct dentry *dentry)
+{
+	if (BPF_CORE_READ(dentry, d_sb, s_flags) & SB_NOUSER)
+		return true;
+	const struct dentry_operations *operations = BPF_CORE_READ(dentry, d_op);
+	return operations && BPF_CORE_READ(operations, d_dname);
+}
+
 struct pyi_walk {
 	struct pyi_scratch *scratch;
 	u64 dentry, mount; /* kernel addresses, read by probe */

@@ -44,8 +44,13 @@ struct hlist_bl_node {
 	struct hlist_bl_node *next, **pprev;
 };
 
+struct dentry_operations {
+	void *d_dname;
+};
+
 struct dentry {
 	struct hlist_bl_node d_hash;
+	const struct dentry_operations *d_op;
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
@@ -116,6 +121,7 @@ struct task_struct {
 	struct pid *thread_pid;
 	struct fs_struct *fs;
 	struct nsproxy *nsproxy;
+	const struct cred *real_cred;
 	const struct cred *cred;
 };
 

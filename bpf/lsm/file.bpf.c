@@ -9,12 +9,6 @@
  */
 #include "../hook.bpf.h"
 
-/* pipes, sockets, memfds, anonymous inodes: no path, made by the guest itself or handed to it */
-static __always_inline bool pyi_is_pseudo(struct dentry *dentry)
-{
-	return dentry->d_sb->s_flags & SB_NOUSER;
-}
-
 /* Name the file, write the key. Returns pyi_named. */
 static __always_inline int pyi_name_path(struct pyi_scratch *scratch, const struct path *path)
 {

@@ -31,10 +31,10 @@ static __noinline int pyi_memory(struct pyi_scratch *scratch, struct pyi_task *o
 static __always_inline int pyi_check_code(struct pyi_scratch *scratch, struct pyi_task *own, struct file *file,
 					  u64 prot)
 {
+	if (pyi_is_pseudo(file->f_path.dentry)) /* a memfd, shared anonymous memory */
+		return pyi_memory(scratch, own, prot);
 	const struct path *path = pyi_user_path(file);
 	struct dentry *dentry = BPF_CORE_READ(path, dentry);
-	if (BPF_CORE_READ(dentry, d_sb, s_flags) & SB_NOUSER) /* a memfd, shared anonymous memory */
-		return pyi_memory(scratch, own, prot);
 	int named = pyi_walk_path(scratch, (u64)dentry, (u64)BPF_CORE_READ(path, mnt));
 	if (named != PYI_NAMED)
 		return pyi_not_understood(scratch, own, PYI_MAP_EXEC, named);
@@ -86,10 +86,10 @@ int BPF_PROG(bprm_check_security, struct linux_binprm *bprm)
 	if (!scratch)
 		return -EPERM;
 	struct file *file = bprm->file;
+	if (pyi_is_pseudo(file->f_path.dentry))
+		return pyi_not_understood(scratch, own, PYI_EXEC, PYI_PSEUDO);
 	const struct path *path = pyi_user_path(file);
 	struct dentry *dentry = BPF_CORE_READ(path, dentry);
-	if (BPF_CORE_READ(dentry, d_sb, s_flags) & SB_NOUSER)
-		return pyi_not_understood(scratch, own, PYI_EXEC, PYI_PSEUDO);
 	int named = pyi_walk_path(scratch, (u64)dentry, (u64)BPF_CORE_READ(path, mnt));
 	if (named != PYI_NAMED)
 		return pyi_not_understood(scratch, own, PYI_EXEC, named);

@@ -203,8 +203,12 @@ static __noinline int pyi_every_name(u32 hook, struct dentry *dentry)
 		.sb = (u64)sb,
 		.mount = (u64)pyi_first_mount(sb),
 	};
-	if (BPF_CORE_READ(sb, s_flags) & SB_NOUSER)
-		return 0; /* a memfd's or pipe's own */
+	if (pyi_is_pseudo(dentry))
+		return 0;
+	/* An overlay passes the change on to its layer with its own credentials, after it was judged above. */
+	struct task_struct *task = bpf_get_current_task_btf();
+	if (task->cred != task->real_cred)
+		return 0;
 	bpf_loop(PYI_ALIASES, pyi_alias_step, &alias, 0);
 	if (alias.answer == -EPERM)
 		return -EPERM;

@@ -118,9 +118,17 @@ class Guest:
 
     def does(self, expression: str) -> Any:
         """Evaluate in the guest; return errno (int > 0), or the repr of what came back."""
+        self.asks(expression)
+        return self.hears(expression)
+
+    def asks(self, expression: str) -> None:
+        """Begin to evaluate."""
         assert self.process.stdin is not None
-        self.process.stdin.write(" ".join(expression.split("\n")) + "\n")
+        self.process.stdin.write(expression + "\n")
         self.process.stdin.flush()
+
+    def hears(self, expression: str = "") -> Any:
+        """Wait for the answer: errno (int > 0), or the repr of what came back."""
         line = self._line()
         if not line:
             raise GuestFailed(f"{expression}: the guest ended with {self.process.wait(10)}")

@@ -281,7 +281,8 @@ def test_a_shadow_policy_records_what_it_would_refuse(guest: Make, files: Path) 
     assert one.does(f"open('{files}/secret/f').read()") == "'secret'"
     assert recorder_last(one).verdict is Verdict.WOULD_DENY
     counts = one.lsm.shared.counters(one.sandbox_id)
-    assert counts and all(count.shadow for count in counts)
+    assert counts
+    assert all(count.shadow for count in counts)
 
 
 def recorder_last(one: Guest):

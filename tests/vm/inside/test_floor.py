@@ -48,10 +48,7 @@ FLOOR = {
     "packet": ("socket.socket(17, 3, 0)", Capability.NET_SOCKET),
     "raw": ("socket.socket(2, 3, 1)", Capability.NET_SOCKET),
     "sctp": ("socket.socket(2, 1, 132)", Capability.NET_SOCKET),
-    "socket filter": (
-        "kept['u'].setsockopt(1, 26, struct.pack('HHIQ', 1, 0, 0, 0)[:8] + struct.pack('Q', ctypes.addressof(kept['code'])))",
-        Capability.KERNEL_BPF,
-    ),
+    "socket filter": ("kept['u'].setsockopt(1, 26, kept['filter'])", Capability.KERNEL_BPF),
     "kill parent": ("os.kill(kept['parent'], 0)", Capability.PROCESS_SIGNAL),
     "kill init": ("os.kill(1, 0)", Capability.PROCESS_SIGNAL),
     "pidfd signal": ("raw(424, raw(434, kept['parent'], 0), 0, 0, 0)", Capability.PROCESS_SIGNAL),
@@ -82,9 +79,10 @@ _OTHER_ERRORS_ARE_FINE = {
 }
 
 _PREPARE = (
-    "kept.update(parent=os.getppid(), u=socket.socket(socket.AF_UNIX), code=ctypes.create_string_buffer(8), buf=ctypes.create_string_buffer(8),"
-    " iov=ctypes.create_string_buffer(struct.pack('QQ', ctypes.addressof(ctypes.create_string_buffer(8)), 8)),"
-    " ns=os.open('/proc/self/ns/uts', os.O_RDONLY), pty=os.openpty()[1])"
+    "kept.update(parent=os.getppid(), u=socket.socket(socket.AF_UNIX), buf=ctypes.create_string_buffer(8),"
+    " ns=os.open('/proc/self/ns/uts', os.O_RDONLY), pty=os.openpty()[1]) or kept.update("
+    "filter=struct.pack('HxxxxxxQ', 1, ctypes.addressof(kept['buf'])),"
+    "iov=ctypes.create_string_buffer(struct.pack('QQ', ctypes.addressof(kept['buf']), 8)))"
 )
 
 
@@ -134,9 +132,9 @@ def test_two_sandboxes_do_not_reach_each_other(guest: Make) -> None:
     one, two = guest(policy({})), guest(policy({}))
     record = one.refused(f"os.kill({two.pid}, 0)", errno.EPERM)
     assert record.target == f"pid {two.pid}"
-    one.refused(
-        f"raw(310, {two.pid}, ctypes.create_string_buffer(64), 1, ctypes.create_string_buffer(64), 1, 0)", errno.EPERM
-    )
+    one.does("kept.update(buf=ctypes.create_string_buffer(8))")
+    one.does("kept.update(iov=ctypes.create_string_buffer(struct.pack('QQ', ctypes.addressof(kept['buf']), 8)))")
+    one.refused(f"raw(310, {two.pid}, kept['iov'], 1, kept['iov'], 1, 0)", errno.EPERM)
 
 
 def test_capabilities_over_files_stay(guest: Make, files) -> None:

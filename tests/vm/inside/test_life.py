@@ -24,10 +24,22 @@ RELOADS = int(os.environ.get("PYISOLATE_VM_RELOADS", "1000"))
 FLOOD = int(os.environ.get("PYISOLATE_VM_FLOOD", "50000"))
 JOIN = int(os.environ.get("PYISOLATE_VM_JOIN", "2000"))
 
-_HAMMER = (
-    "(lambda end, tally: [[tally.__setitem__(n, tally[n] + 1) if (r := attempt(p)) == w else tally['bad'].append((n, r))"
-    " for n, p, w in TARGETS] for _ in iter(lambda: time.monotonic() < end, False)] and tally)"
-)
+_HAMMER = """
+def attempt(path):
+    try:
+        os.close(os.open(path, 0))
+        return 1
+    except PermissionError:
+        return 0
+
+def hammer(granted, secret, seconds):
+    end, opened, refused, leaked = time.monotonic() + seconds, 0, 0, 0
+    while time.monotonic() < end:
+        if attempt(granted): opened += 1
+        else: refused += 1
+        leaked += attempt(secret)
+    return opened, refused, leaked
+"""
 
 
 def test_reload_under_load(lsm, guest: Make, files: Path) -> None:
@@ -36,23 +48,8 @@ def test_reload_under_load(lsm, guest: Make, files: Path) -> None:
         (files / name).write_text(name)
     # both policies grant `granted`, neither grants `secret`, and each grants one of a and b
     one = guest(policy({files / "granted": "r", files / "a": "r"}))
-    hammer = (
-        "(lambda end: [(sum(1 for _ in iter(lambda: time.monotonic() < end and"
-        f" (open('{files}/granted/f').close(), kept.__setitem__('n', kept.get('n', 0) + 1),"
-        f" kept.__setitem__('bad', kept.get('bad', 0) + tried('{files}/secret/f'))), False))), kept['n'], kept.get('bad', 0)])"
-        "(time.monotonic() + SECONDS)"
-    )
-    one.does(
-        "globals().update(tried=lambda p: (lambda: (open(p).close(), 1)[1])() if os.access('/', 0) and ok(p) else 0)"
-        " if False else globals().update(tried=eval('lambda p: attempt(p)'))"
-    )
-    one.does(
-        "exec('def attempt(p):\\n try:\\n  open(p).close(); return 1\\n except PermissionError:\\n  return 0', globals())"
-    )
-    process = one.process
-    assert process.stdin is not None
-    process.stdin.write(hammer.replace("SECONDS", "12") + "\n")
-    process.stdin.flush()
+    one.does(f"exec({_HAMMER!r}, globals())")
+    one.asks(f"hammer('{files}/granted/f', '{files}/secret/f', 12)")
     began, reloads = time.monotonic(), 0
     while reloads < RELOADS and time.monotonic() - began < 11:
         letter = "ab"[reloads % 2]
@@ -60,13 +57,11 @@ def test_reload_under_load(lsm, guest: Make, files: Path) -> None:
         lsm.update(one.sandbox_id, prepared)
         prepared.close()
         reloads += 1
-    answer = one._line()
-    assert '"ok"' in answer, answer
-    _, opened, bad = eval(eval(answer.split('"ok", ')[1].rstrip("]\n")))
+    opened, refused, leaked = eval(one.hears())
     print(f"{reloads} reloads while the guest opened {opened} files")
-    assert bad == 0
+    assert (refused, leaked) == (0, 0)
     assert opened > 20
-    assert reloads >= min(RELOADS, 100)
+    assert reloads >= min(RELOADS, 50)
     assert max(record.generation for record in one.recorder.of(one.sandbox_id)) > 1
 
 
@@ -90,7 +85,7 @@ def test_counters_are_exact_when_records_are_not(lsm, recorder, files: Path) -> 
         one.does(
             "exec('def flood(n, p):\\n b = p.encode()\\n for _ in range(n): libc.open(b, 0)\\n return n', globals())"
         )
-        one.allowed(f"flood({FLOOD}, '{files}/secret/f')") if False else one.does(f"flood({FLOOD}, '{files}/secret/f')")
+        one.does(f"flood({FLOOD}, '{files}/secret/f')")
         other.refused(f"open('{files}/secret/f')")
         key = Count(Capability.FS_READ, DenialCode.SCOPE_INSUFFICIENT, Verdict.DENY)
         counts, flow = lsm.shared.counters(one.sandbox_id), lsm.shared.flow(one.sandbox_id)
@@ -187,7 +182,8 @@ def test_join_of_interpreter_and_raw_calls(lsm, recorder, files: Path) -> None:
     ]
     assert not mismatches, (len(mismatches), mismatches[:5])
     consulted = [record for record in records if record.sequence]
-    assert consulted and all(record.slot_capability is Capability.FS_READ for record in consulted)
+    assert consulted
+    assert all(record.slot_capability is Capability.FS_READ for record in consulted)
     assert CAPABILITY_NUMBER[Capability.FS_READ] == 1
 
 
@@ -201,7 +197,7 @@ links = enforcer.loader.link_descriptors
 guest = subprocess.Popen([sys.executable, "-I", "-S", "-c", sys.argv[2]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 guest.stdout.readline()
 enforcer.attach_task(guest.pid, "x", policy)
-guest.stdin.write(b"go\n"); guest.stdin.flush()
+guest.stdin.write(bytes([10])); guest.stdin.flush()
 keeper = subprocess.Popen(["sleep", "3600"], pass_fds=links)
 print(guest.pid, keeper.pid, flush=True)
 time.sleep(3600)

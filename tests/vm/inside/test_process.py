@@ -70,7 +70,9 @@ def test_a_copy_of_a_granted_program_is_another_program(guest: Make, files: Path
 
     rules = (*runs_true.fs, *policy({files / "granted": "rwcdm"}).fs)
     one = guest(msgspec.structs.replace(runs_true, fs=rules))
-    one.allowed(f"os.write(os.open('{files}/granted/true', 577, 0o755), open('/usr/bin/true', 'rb').read())")
+    one.allowed(f"kept.update(f=os.open('{files}/granted/true', 577, 0o755))")
+    one.allowed("os.write(kept['f'], open('/usr/bin/true', 'rb').read())")
+    one.allowed("os.close(kept['f'])")
     one.refused(_RUN.format(path=f"{files}/granted/true"))
 
 
