@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -15,3 +18,17 @@ def require(feature: str, present: bool, reason: str) -> None:
     if feature in wanted or "all" in wanted:
         pytest.fail(f"{feature} is required (PYISOLATE_REQUIRE) but missing: {reason}")
     pytest.skip(f"{feature} missing: {reason}")
+
+
+def require_interpreter(uid: int) -> None:
+    """Skip where `uid` cannot run this interpreter (one in somebody's private home): no supervisor could run there."""
+    require("interpreter", _runs_as(uid), f"uid {uid} cannot run {sys.executable}. Hint: make PYTHON=/usr/bin/python3")
+
+
+@functools.cache
+def _runs_as(uid: int) -> bool:
+    try:
+        done = subprocess.run([sys.executable, "-c", ""], user=uid, group=uid, extra_groups=[], cwd="/", check=False)
+    except PermissionError:
+        return False
+    return done.returncode == 0

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+VENV = os.path.relpath(sys.prefix, ROOT)
 TIERS = ("unit", "host", "vm", "clients")
 ORDINARY_UID = 65534
 
@@ -123,7 +124,7 @@ def pytest_tier(
     outcome = Outcome(title)
     report = scratch / "junit.xml"
     report.unlink(missing_ok=True)
-    python = tree / ".venv/bin/python"
+    python = tree / VENV / "bin/python"
     command = [
         *(prefix or []),
         str(python if python.exists() else sys.executable),
@@ -188,7 +189,7 @@ def readable(prefix: list[str], tree: Path) -> bool:
     """Say whether that user can start the interpreter and import the package and the tests' tools from there."""
     check = "import pytest, msgspec, pyisolate.errors"
     env = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [*prefix, str(tree / ".venv/bin/python"), "-c", check]
+    command = [*prefix, str(tree / VENV / "bin/python"), "-c", check]
     try:
         return subprocess.run(command, cwd="/", env=env, capture_output=True, check=False).returncode == 0
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - getaddrinfo loads it, where the view may not have it
 import os
 import shutil
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from in_child import NOBODY, ChildFailed, become, in_child, outcome
-from require import require
+from require import require, require_interpreter
 
 from pyisolate.errors import EnforcementError
 from pyisolate.kernel.enforcer import Enforcer, Status
@@ -51,7 +52,10 @@ def uid(request: pytest.FixtureRequest) -> int:
     if request.param == "root":
         require("root", os.geteuid() == 0, "this run is not root")
         return 0
-    return NOBODY if os.geteuid() == 0 else os.geteuid()
+    if os.geteuid() != 0:
+        return os.geteuid()
+    require_interpreter(NOBODY)
+    return NOBODY
 
 
 @pytest.fixture
@@ -319,9 +323,6 @@ def test_pinned_hosts_resolve_and_nothing_else_is_asked(uid: int):
     )
 
     def look() -> list[Any]:
-        import encodings.idna  # noqa: F401 - loaded by getaddrinfo
-        import stringprep  # noqa: F401
-
         names = [line.split()[1] for line in Path("/etc/hosts").read_text().splitlines()]
         return [socket.getaddrinfo("db.internal", 1)[0][4][0], names, outcome(lambda: os.stat("/etc/passwd"))]
 

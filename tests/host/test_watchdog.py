@@ -29,6 +29,7 @@ CELL = """
 import ctypes, os, sys, time
 from pyisolate.limits import rlimit
 from pyisolate.policy.compiled import Limits
+import signal  # now: that user may not be able to read the interpreter
 if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)
 libc = ctypes.CDLL(None, use_errno=True)
 if libc.unshare(0x10000000 | 0x20000000): sys.exit(77)
