@@ -133,6 +133,31 @@ class World:
             link = following
         return found
 
+    # -- io_uring ---------------------------------------------------------------------------------------------
+
+    def ring(self, opcode, descriptor=-1, address=0, length=0, offset=0, flags=0):
+        """Set up an io_uring, have it perform one operation, and return its result."""
+        parameters = ctypes.create_string_buffer(120)
+        ring = self.syscall("io_uring_setup", 4, parameters)
+        submit, complete = struct.unpack_from("=8I", parameters, 40), struct.unpack_from("=8I", parameters, 80)
+        queue = self.syscall("mmap", 0, 4096, 3, 1, ring, 0)
+        done = self.syscall("mmap", 0, 4096, 3, 1, ring, 0x8000000)
+        entries = self.syscall("mmap", 0, 4096, 3, 1, ring, 0x10000000)
+        entry = struct.pack("=BBHiQQIIQ", opcode, 0, 0, descriptor, offset, address, length, flags, 7).ljust(64, b"\0")
+        ctypes.memmove(entries, entry, 64)
+        ctypes.c_uint32.from_address(queue + submit[6]).value = 0
+        ctypes.c_uint32.from_address(queue + submit[1]).value += 1
+        self.syscall("io_uring_enter", ring, 1, 1, 1, 0, 0)
+        result = ctypes.c_int32.from_address(done + complete[5] + 8).value
+        if result < 0:
+            raise OSError(-result, f"io_uring operation {opcode}: {os.strerror(-result)}")
+        return result
+
+    def text(self, path):
+        """Return the address of a path, kept alive."""
+        self.kept = [*getattr(self, "kept", []), ctypes.create_string_buffer(os.fsencode(path))]
+        return ctypes.addressof(self.kept[-1])
+
     # -- the wire ---------------------------------------------------------------------------------------------
 
     def wire(self):

@@ -29,6 +29,8 @@ class Run:
     error: str = ""
     error_text: str = ""
     events: list[dict[str, Any]] = field(default_factory=list)
+    #: denials counted, of which `events` are those that the store still holds
+    denials: int = 0
     messages: list[str] = field(default_factory=list)
     before: CellState | None = None
     after: CellState | None = None

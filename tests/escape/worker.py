@@ -116,6 +116,7 @@ class Worker:
             while len(run.messages) < 100:
                 run.messages.append(repr(sandbox.recv(timeout=0.0)))
         run.events = [event.to_dict() for event in sandbox.get_denial_events()]
+        run.denials = sandbox.telemetry.store.total
 
     def _host(self) -> dict[str, Any]:
         """Return how supervisor and sibling fare after it."""

@@ -1,0 +1,17 @@
+"""Forge a code that only the host gives: TOKEN_INVALID."""
+
+from tests.escape.technique import NO_WIRE, Alone, Technique, not_run
+
+
+def attack(world):
+    world.send(world.denial(code="TOKEN_INVALID"))
+
+
+TECHNIQUE = Technique(
+    source="issue 5: forge",
+    no_event="the frame is refused, and the cell killed",
+    must_end=("SandboxDied",),
+    stops=("wire", "telemetry"),
+    control=Alone("telemetry/forge_denial is the record that is taken"),
+    thread=not_run(NO_WIRE),
+)
