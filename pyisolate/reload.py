@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,17 +31,34 @@ if TYPE_CHECKING:
 RELOAD_TIMEOUT_S = 5.0
 
 
-def reload(supervisor: Supervisor, sandbox: Sandbox, policy: Policy) -> None:
-    """Put `policy` in force in `sandbox`. Raises EnforcementError where this kernel cannot; then nothing changed."""
-    try:
-        _reload(supervisor, sandbox, policy)
-    except BaseException:
-        supervisor.recorder.metrics.reloads.add(("refused",))
-        raise
-    supervisor.recorder.metrics.reloads.add(("done",))
+def reload(supervisor: Supervisor, sandboxes: Iterable[Sandbox], policy: Policy) -> int:
+    """Put `policy` in force in each sandbox; return how many. Raises EnforcementError where this kernel cannot.
+
+    The kernel's tables of all are swapped before the first cell is waited for. A refusal concerns one sandbox, whose
+    policy is then unchanged; it is raised when the others are done.
+    """
+    followers: list[_Follower] = []
+    failure: Exception | None = None
+    for sandbox in sandboxes:
+        try:
+            followers.append(_begin(supervisor, sandbox, policy))
+        except Exception as error:
+            failure = failure or error
+            supervisor.recorder.metrics.reloads.add(("refused",))
+    for follower in followers:
+        try:
+            follower.wait()
+        except Exception as error:
+            failure = failure or error
+            supervisor.recorder.metrics.reloads.add(("refused",))
+        else:
+            supervisor.recorder.metrics.reloads.add(("done",))
+    if failure is not None:
+        raise failure
+    return len(followers)
 
 
-def _reload(supervisor: Supervisor, sandbox: Sandbox, policy: Policy) -> None:
+def _begin(supervisor: Supervisor, sandbox: Sandbox, policy: Policy) -> _Follower:
     prepared = supervisor.prepare(policy)
     with sandbox.reload_lock:
         generation = sandbox._compiled.generation + 1
@@ -50,23 +68,28 @@ def _reload(supervisor: Supervisor, sandbox: Sandbox, policy: Policy) -> None:
             tightens_files = _check_files(sandbox, compiled)
         if sandbox.closed:
             sandbox._check_open()
-        if tightens_files:
-            # The cell puts the new layer on itself, between two requests: this waits for the one that runs.
-            with sandbox._own_channel():
+        follower = _Follower(sandbox)
+        try:
+            if tightens_files:
+                # The cell puts the new layer on itself, between two requests: this waits for the one that runs.
+                follower.own(blocking=True)
                 sandbox._check_open()
                 _check_single_threaded(sandbox)
-                _swap(supervisor, sandbox, policy, prepared, compiled)
-                _tell_cell(sandbox, compiled, prepared)
-            return
-        _swap(supervisor, sandbox, policy, prepared, compiled)
-        _tell_cell(sandbox, compiled, None)
+            else:
+                follower.own(blocking=False)
+            _swap(supervisor, sandbox, policy, prepared, compiled)
+            follower.send(compiled, prepared if tightens_files else None)
+        except BaseException:
+            follower.release()
+            raise
+        return follower
 
 
 def _swap(
     supervisor: Supervisor, sandbox: Sandbox, policy: Policy, prepared: Prepared, compiled: CompiledPolicy
 ) -> None:
     """Change what the kernel reads, whatever the guest is doing."""
-    supervisor.plan.rebind(sandbox.id, prepared, compiled)
+    supervisor.plan.rebind(sandbox.id, prepared)
     if sandbox._lease is not None:
         sandbox._lease.apply(compiled.limits)
     sandbox._policy, sandbox._compiled, sandbox.prepared = policy, compiled, prepared
@@ -80,36 +103,58 @@ def _swap(
     sandbox.telemetry.context = sandbox._context
 
 
-def _tell_cell(sandbox: Sandbox, compiled: CompiledPolicy, tightened: Prepared | None) -> None:
-    """Send the broker its new table. An idle cell confirms; a busy one looks for it before it next refuses."""
-    descriptors = {}
-    if tightened is not None and tightened.ruleset is not None:
-        descriptors["landlock"] = tightened.ruleset.fd
-    channel = sandbox._channel
-    owned = channel.lock.acquire(blocking=False)
-    try:
-        number = channel.conversation.start_reload()
-        frame = wire.Reload(id=number, policy=compiled, descriptors=tuple(descriptors))
-        channel.send(frame, list(descriptors.values()))
-        if not owned:
+class _Follower:
+    """One cell whose broker is to follow. An idle cell confirms; a busy one looks for the table before it refuses."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox, self._channel = sandbox, sandbox._channel
+        self._owned = False
+        self._number = 0
+
+    def own(self, *, blocking: bool) -> None:
+        """Keep other threads off the channel until `release`, if none runs a request there."""
+        self._owned = self._channel.lock.acquire(blocking=blocking)
+        if self._owned:
+            self._sandbox._supervisor.reactor.disarm(self._channel)
+
+    def release(self) -> None:
+        """Let the channel be served again."""
+        if self._owned:
+            self._owned = False
+            self._sandbox._supervisor.reactor.arm(self._channel)
+            self._channel.lock.release()
+
+    def send(self, compiled: CompiledPolicy, tightened: Prepared | None) -> None:
+        """Send the broker its new table, with a new Landlock layer where files tighten."""
+        descriptors = {}
+        if tightened is not None and tightened.ruleset is not None:
+            descriptors["landlock"] = tightened.ruleset.fd
+        try:
+            self._number = self._channel.conversation.start_reload()
+            frame = wire.Reload(id=self._number, policy=compiled, descriptors=tuple(descriptors))
+            self._channel.send(frame, list(descriptors.values()))
+        except (Backlog, wire.WireError) as error:
+            raise SandboxError(f"reload policy of {self._sandbox.name!r}: {error}") from None
+
+    def wait(self) -> None:
+        """Return once an idle cell follows. One that does not is killed: its broker would judge by the old policy."""
+        if not self._owned:
             return
-        sandbox._supervisor.reactor.disarm(channel)
-        deadline = time.monotonic() + RELOAD_TIMEOUT_S
-        while channel.ended is None and time.monotonic() < deadline:
-            if channel.reloaded is not None and channel.reloaded.id >= number:
-                break
-            channel.pump(max(0.0, deadline - time.monotonic()))
-    except (Backlog, wire.WireError) as error:
-        raise SandboxError(f"reload policy of {sandbox.name!r}: {error}") from None
-    finally:
-        if owned:
-            sandbox._supervisor.reactor.arm(channel)
-            channel.lock.release()
-    answer = channel.reloaded
-    if answer is None or answer.id < number or answer.failed:
-        why = answer.failed if answer is not None and answer.failed else "no answer"
-        sandbox.end(f"it did not take its new policy: {why}")
-        raise SandboxDied(f"reload policy of {sandbox.name!r}: the cell did not follow ({why}) and was killed")
+        channel, deadline = self._channel, time.monotonic() + RELOAD_TIMEOUT_S
+        try:
+            while channel.ended is None and not self._followed() and time.monotonic() < deadline:
+                channel.pump(max(0.0, deadline - time.monotonic()))
+        finally:
+            self.release()
+        answer = channel.reloaded
+        if not self._followed() or (answer is not None and answer.failed):
+            why = answer.failed if answer is not None and answer.failed else "no answer"
+            name = self._sandbox.name
+            self._sandbox._end_with(SandboxDied(f"sandbox {name!r} did not take its new policy ({why}) and was killed"))
+            raise SandboxDied(f"reload policy of {name!r}: the cell did not follow ({why}) and was killed")
+
+    def _followed(self) -> bool:
+        return self._channel.reloaded is not None and self._channel.reloaded.id >= self._number
 
 
 def _check_files(sandbox: Sandbox, new: CompiledPolicy) -> bool:

@@ -10,8 +10,11 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
+
+import msgspec
 
 from .capability import Capability
 from .cell import wire
@@ -38,6 +41,7 @@ from .policy.compile import compile_policy
 from .policy.compiled import Limits
 from .policy.interpreter import InterpreterFiles
 from .policy.suggest import suggestion
+from .reload import reload
 from .result import OutputCallback
 from .sandbox import Sandbox
 from .telemetry.alerts import AlertRule
@@ -65,6 +69,7 @@ class Supervisor:
     cells run as when the supervisor is root (default 65534); files that a guest shall read or write must be open to
     that user. `kernel_events_per_s`: records a second of one sandbox that the BPF programs send (all are counted).
     `telemetry="full"` also shows the notification listener what native code opens (about 8 us a call).
+    `network`: `auto` lets cgroup-BPF programs decide connections where root may load them, `listener` never does.
     `audit` (a path, or an AuditLog), `sinks` (default: the process's) and `alerts` (rules, or an AlertEngine) say where
     events go besides store and counters, and are closed with the supervisor; `recorder` replaces all three.
     """
@@ -78,6 +83,7 @@ class Supervisor:
         cell_gid: int | None = None,
         telemetry: str = "default",
         kernel_events_per_s: int = 1000,
+        network: str = "auto",
         audit: str | os.PathLike[str] | EventSink | None = None,
         sinks: Sequence[EventSink] | None = None,
         alerts: Iterable[AlertRule] | AlertObserver | None = None,
@@ -86,12 +92,14 @@ class Supervisor:
     ) -> None:
         if telemetry not in ("default", "full"):
             raise ValueError(f"telemetry: {telemetry!r}: must be 'default' or 'full'")
+        if network not in ("auto", "listener"):
+            raise ValueError(f"network: {network!r}: must be 'auto' or 'listener'")
         if recorder is not None and not (audit is None and sinks is None and alerts is None):
             raise ValueError("recorder: it has its own audit log, sinks and alerts: give them to it")
         self._owns_recorder = recorder is None
         self.recorder = recorder if recorder is not None else make_recorder(audit, sinks, alerts)
         self.reactor = Reactor()
-        self._pool_size, self._preload = pool_size, tuple(preload)
+        self._pool_size, self._preload, self._network = pool_size, tuple(preload), network
         root = os.geteuid() == 0
         uid = cell_uid if cell_uid is not None else (CELL_UID if root else os.getuid())
         gid = cell_gid if cell_gid is not None else (CELL_UID if root else os.getgid())
@@ -108,6 +116,7 @@ class Supervisor:
         self._watched = WatchedFiles()
         self._interpreter: InterpreterFiles | None = None
         self._pool: Pool | None = None
+        self._native_pool: Pool | None = None
         self._cgroups: CgroupTree | None = None
         self._cgroup_reason = ""
         self.watch = SandboxWatch(self)
@@ -155,6 +164,7 @@ class Supervisor:
         self._cgroups, found = CgroupTree.open()
         self._cgroup_reason = found.reason
         self._plan.availability[found.enforcer] = found
+        held = self._plan.start_network(self._cgroups) if self._network == "auto" else ()
         for one in self._plan.availability.values():
             # A probe that met a shortage has proven nothing; what it found must not be kept.
             if not one.usable and (number := shortage(one.reason)) is not None:
@@ -167,15 +177,20 @@ class Supervisor:
             environment=zygote_environment(),
         )
         self._pool = Pool(settings, self.reactor, self._prepare_cell, self._cell_exited)
-        self.reactor.start(self._pool.served)
+        if held:
+            # Its zygote starts with the first sandbox that connects somewhere; then one cell is kept warm.
+            others = replace(settings, size=min(1, self._pool_size), spec=self._plan.native_spec(), held=held)
+            self._native_pool = Pool(others, self.reactor, self._prepare_cell, self._cell_exited)
+        self.reactor.start(self._served)
         self._pool.start()
         self.watch.start()
         self.recorder.metrics.add_supervisor(self)
 
     def _stop(self) -> None:
         """Give back what `_start` took, all or a part of it."""
-        if self._pool is not None:
-            self._pool.close()
+        for pool in (self._pool, self._native_pool):
+            if pool is not None:
+                pool.close()
         self.reactor.stop()
         self.recorder.metrics.remove_supervisor(self)
         for lease in self._leases.values():
@@ -188,7 +203,7 @@ class Supervisor:
         self._plan.close()
         if self._cgroups is not None:
             self._cgroups.close()
-        self._pool = self._cgroups = None
+        self._pool = self._native_pool = self._cgroups = None
 
     def close(self) -> None:
         """End every sandbox, the zygote and all threads; give back every cgroup, descriptor and mount."""
@@ -305,8 +320,9 @@ class Supervisor:
         on_stdout: OutputCallback | None,
         on_stderr: OutputCallback | None,
     ) -> Sandbox:
-        assert self._pool is not None
-        channel = self._pool.take()
+        pool = self._native_pool if self._plan.is_native(prepared) else self._pool
+        assert pool is not None
+        channel = pool.take()
         lease = self._leases.get(channel.pid)
         compiled = prepared.compiled
         sandbox = Sandbox(
@@ -319,18 +335,27 @@ class Supervisor:
                 lease.apply(compiled.limits)
             with self._lock:
                 self._sandboxes[sandbox.id] = sandbox
-            self._hand_out(sandbox, prepared, enforcement, env, cwd)
+            self._hand_out(sandbox, prepared, enforcement, env, cwd, native=pool is self._native_pool)
         except BaseException:
             sandbox.close()
             raise
         finally:
-            self._pool.refill()
+            pool.refill()
         return sandbox
 
-    def _hand_out(self, sandbox: Sandbox, prepared: Prepared, enforcement: str, env: dict[str, str], cwd: str) -> None:
+    def _hand_out(
+        self,
+        sandbox: Sandbox,
+        prepared: Prepared,
+        enforcement: str,
+        env: dict[str, str],
+        cwd: str,
+        *,
+        native: bool = False,
+    ) -> None:
         channel = sandbox._channel
         named = prepared.descriptors()
-        slots = self._plan.open_sandbox(sandbox.id, prepared)
+        slots = self._plan.open_sandbox(sandbox.id, prepared, native=native)
         if slots is not None:
             named["slots"] = slots[0]
         init = wire.Init(
@@ -363,6 +388,9 @@ class Supervisor:
         steps = (*channel.steps, *answer.steps)
         if self._plan.attach_task(channel.pid, sandbox.id, prepared):
             steps = (*steps, "bpf-lsm")
+        if native:
+            self._plan.attach_network(sandbox.id, prepared, sandbox._lease)
+            steps = (*steps, "cgroup-bpf")
         failed = (*channel.failed_steps, *answer.failed)
         sandbox._report = self._plan.report(
             prepared, "process", enforcement, steps, failed, lease=sandbox._lease, cgroup_reason=self._cgroup_reason
@@ -457,6 +485,11 @@ class Supervisor:
             descriptor, channel.listener = channel.listener, None
             self._plan.attach_cell(channel.pid, descriptor)
 
+    def _served(self, channel: Channel) -> None:
+        for pool in (self._pool, self._native_pool):
+            if pool is not None:
+                pool.served(channel)
+
     def _cell_exited(self, channel: Channel, message: Exited | None) -> None:
         """A cell is reaped: account for it and give back what only the kernel held."""
         self._plan.detach_cell(channel.pid)
@@ -479,6 +512,8 @@ class Supervisor:
             lease = self._leases.pop(channel.pid, None)
         self.reactor.remove_channel(channel)
         channel.close()
+        if isinstance(channel.owner, Sandbox):
+            self._plan.detach_network(channel.owner.id)
         if lease is not None:
             lease.release()
 
@@ -550,7 +585,8 @@ class Supervisor:
         if self._traits.full_telemetry and isinstance(sandbox, Sandbox):
             absent_only = self._plan.bpf.observer is not None
             record = self._watched.judge(record, sandbox._compiled, absent_only=absent_only)
-        sandbox.on_kernel_record(record)
+        # Tables are shared by sandboxes that reloaded a different number of times: the sandbox's own count is the one.
+        sandbox.on_kernel_record(msgspec.structs.replace(record, generation=0))
 
     def _refuse_without_actor(self, context: SandboxContext) -> DenialEvent:
         record = BrokerRecord(
@@ -590,15 +626,15 @@ class Supervisor:
         """Return one row per sandbox for the gauges (metrics collector)."""
         rows = []
         for sandbox in self.sandboxes:
-            usage = self.usage_of(sandbox) if sandbox.isolation == "process" else None
+            cpu_s, memory_bytes = self.watch.gauges(sandbox) if sandbox.isolation == "process" else (0.0, 0)
             rows.append(
                 SandboxRow(
                     sandbox_id=sandbox.id,
                     isolation=sandbox.isolation,
                     state=sandbox._state,
                     policy=sandbox._context.policy,
-                    cpu_s=0.0 if usage is None else usage.cpu_s,
-                    memory_bytes=0 if usage is None else usage.memory_bytes,
+                    cpu_s=cpu_s,
+                    memory_bytes=memory_bytes,
                 )
             )
         return rows
@@ -608,17 +644,13 @@ class Supervisor:
     def reload_policy(self, name: str, policy: Policy, token: str | None = None) -> int:
         """Reload every live sandbox whose policy is called `name`; return how many. See `Sandbox.reload_policy`."""
         self._check_token(token, "reload", f"policy {name}")
-        done = 0
-        for sandbox in self.sandboxes:
-            if sandbox._context.policy == name and not sandbox.closed:
-                self._reload(sandbox, policy)
-                done += 1
-        return done
+        chosen = [one for one in self.sandboxes if one._context.policy == name and not one.closed]
+        return reload(self, chosen, policy)
 
     def reload_sandbox(self, sandbox: Sandbox, policy: Policy, token: str | None) -> None:
         """Reload one sandbox; see `Sandbox.reload_policy`."""
         self.check_token(sandbox, token, "reload")
-        self._reload(sandbox, policy)
+        reload(self, [sandbox], policy)
 
     def kill(self, name: str, token: str | None = None) -> int:
         """Kill every live sandbox called `name`; return how many. Raises PolicyAuthError for a wrong token."""
@@ -640,11 +672,6 @@ class Supervisor:
         if token_required():
             check_token(token, operation, target=target, context=context, recorder=self.recorder)
 
-    def _reload(self, sandbox: Sandbox, policy: Policy) -> None:
-        from .reload import reload
-
-        reload(self, sandbox, policy)
-
     # -- asyncio --------------------------------------------------------------------------------------------
 
     async def in_thread(self, function: Callable[[], _T]) -> _T:
@@ -663,8 +690,9 @@ class Supervisor:
     def after_fork_in_child(self) -> None:
         """The host forked: the child holds copies of descriptors and no threads; it must touch no sandbox."""
         if self._state == "running":
-            assert self._pool is not None
-            self._pool.abandon()
+            for pool in (self._pool, self._native_pool):
+                if pool is not None:
+                    pool.abandon()
             self.reactor.abandon()
             self._plan.abandon()
         self._state = "closed"

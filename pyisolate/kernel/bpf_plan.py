@@ -12,8 +12,6 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from ..capability import Capability
 from ..decision import DenialCode, Verdict
 from ..native._result import shortage
@@ -22,7 +20,10 @@ from ..telemetry.event import BrokerRecord, Evaluation, KernelRecord
 from .enforcer import Availability, RecordSink, Status
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..telemetry.sandbox import Probe
+    from .bpf_cgroup import CgroupBpfEnforcer
     from .bpf_landlock import LandlockDenialCounter
     from .bpf_lsm import BpfLsmEnforcer
     from .bpf_observer import SyscallObserver
@@ -43,7 +44,12 @@ def _probed(name: str) -> Availability:
             from .bpf_lsm import BpfLsmEnforcer
             from .bpf_observer import SyscallObserver
 
-            found = (BpfLsmEnforcer() if name == "bpf-lsm" else SyscallObserver()).probe()
+            if name == "cgroup-bpf":
+                from .bpf_cgroup import CgroupBpfEnforcer
+
+                found = CgroupBpfEnforcer("/").probe()
+            else:
+                found = (BpfLsmEnforcer() if name == "bpf-lsm" else SyscallObserver()).probe()
             if found.status is Status.UNKNOWN or shortage(found.reason) is not None:
                 return found
             _answers[name] = found
@@ -70,6 +76,7 @@ class BpfPlan:
         self.lsm: BpfLsmEnforcer | None = None
         self.observer: SyscallObserver | None = None
         self.counter: LandlockDenialCounter | None = None
+        self.network: CgroupBpfEnforcer | None = None
         self._counted: dict[str, int] = {}
         self._told: dict[str, int] = {}
 
@@ -116,6 +123,25 @@ class BpfPlan:
                 self.observer = SyscallObserver(shared)
                 self.observer.start(self._on_record)
 
+    def start_network(self, domain: Path) -> None:
+        """Let programs decide connect and send for control groups below `domain`, where this kernel can."""
+        if self.shared is None or self.decides:
+            return
+        from .bpf_cgroup import CgroupBpfEnforcer
+        from .bpf_loader import BpfUnavailable
+
+        found = self.availability["cgroup-bpf"] = _probed("cgroup-bpf")
+        if not found.usable:
+            return
+        # not strict: the listener binds and sends on the guests' sockets, and it is in no sandbox's group
+        network = CgroupBpfEnforcer(domain, self.shared, strict=False)
+        try:
+            network.start(self._on_record)
+        except (BpfUnavailable, OSError) as error:
+            self._unavailable("cgroup-bpf", str(error), "")
+            return
+        self.network = network
+
     def _unavailable(self, name: str, reason: str, remedy: str) -> None:
         self.availability[name] = Availability(enforcer=name, status=Status.UNAVAILABLE, reason=reason, remedy=remedy)
 
@@ -123,12 +149,12 @@ class BpfPlan:
         """Detach everything; nothing is left in the kernel."""
         if self.counter is not None:
             self.counter.close()
-        for enforcer in (self.observer, self.lsm):
+        for enforcer in (self.observer, self.lsm, self.network):
             if enforcer is not None:
                 enforcer.close()
         if self.shared is not None:
             self.shared.close()
-        self.shared = self.lsm = self.observer = self.counter = None
+        self.shared = self.lsm = self.observer = self.counter = self.network = None
 
     @property
     def decides(self) -> bool:
@@ -141,9 +167,11 @@ class BpfPlan:
         """Fill a policy's tables, where BPF is there at all."""
         return None if self.shared is None else self.shared.prepare(compiled)
 
-    def open(self, sandbox_id: str, policy: BpfPolicy, shadow: BpfPolicy | None = None) -> tuple[int, int] | None:
+    def open(
+        self, sandbox_id: str, policy: BpfPolicy, shadow: BpfPolicy | None = None, *, native: bool = False
+    ) -> tuple[int, int] | None:
         """Make a sandbox's entry before its hand-out; return (descriptor, page) of its broker slots, if read."""
-        if self.shared is None or (self.lsm is None and self.observer is None):
+        if self.shared is None or (self.lsm is None and self.observer is None and not native):
             return None
         self.shared.entry(sandbox_id, policy, shadow)
         return self.shared.slot_page(sandbox_id)
@@ -183,8 +211,7 @@ class BpfPlan:
             if record.capability.value.startswith(_LISTENERS):
                 return  # the listener's own record says more
             self._told[record.sandbox_id] = self._told.get(record.sandbox_id, 0) + record.count
-        # Tables are shared by sandboxes that reloaded a different number of times: the sandbox's own count is the one.
-        self._sink(msgspec.structs.replace(record, generation=0))
+        self._sink(record)
 
     def drain(self, sandbox_id: str, pid: int) -> None:
         """Hand on every record up to now, and what Landlock counted beyond what anybody could tell."""

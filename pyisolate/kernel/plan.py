@@ -12,17 +12,21 @@ import os
 import platform
 import threading
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ..capability import Capability
 from ..cell.confine import CellSpec
 from ..decision import Mode
 from ..errors import EnforcementError
 from ..limits.rlimit import COMMON_RLIMITS
+from ..native import process
 from ..policy.compiled import CompiledPolicy
 from ..telemetry.event import BrokerRecord, KernelRecord
 from ..telemetry.sandbox import Probe
-from . import seccomp
+from . import cgroup_net, seccomp
 from .bpf_plan import BpfPlan
 from .enforcer import Availability, CapabilityStatus, Coverage, EnforcementReport, RecordSink
 from .landlock import LandlockEnforcer, LandlockRuleset
@@ -31,7 +35,7 @@ from .notify import Listener, NotificationEnforcer
 from .rootview import RootView, RootViewBuilder
 
 if TYPE_CHECKING:
-    from ..limits.cgroup import CgroupLease
+    from ..limits.cgroup import CgroupLease, CgroupTree
     from .bpf_state import BpfPolicy
 
 _log = logging.getLogger("pyisolate.kernel")
@@ -53,6 +57,7 @@ _NET = (
     Capability.NET_SEND,
     Capability.NET_SOCKET,
 )
+_NET_NATIVE = (Capability.NET_CONNECT, Capability.NET_SEND, Capability.NET_SOCKET)
 _PROCESS = (Capability.PROCESS_EXEC, Capability.PROCESS_FORK)
 _SCOPED = (Capability.PROCESS_SIGNAL, Capability.PROCESS_TRACE, Capability.IPC_UNIX)
 
@@ -117,6 +122,7 @@ class KernelPlan:
         self.availability: dict[str, Availability] = {}
         self._lock = threading.Lock()
         self._program: bytes = b""
+        self._native: set[str] = set()
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -173,6 +179,50 @@ class KernelPlan:
             rlimits=COMMON_RLIMITS,
         )
 
+    def native_spec(self) -> CellSpec:
+        """Return what cells are like that use the host's network themselves."""
+        spec = self.cell_spec()
+        program = seccomp.cell_program(full=self.listener_watches_files, random=False, native=True)
+        return msgspec.structs.replace(
+            spec, clone_flags=spec.clone_flags & ~process.CLONE_NEWNET, seccomp_program=program
+        )
+
+    def start_network(self, tree: CgroupTree | None) -> tuple[int, ...]:
+        """Let programs decide the network of sandboxes in `tree`; return what keeps them attached, () without them."""
+        scopes = self.landlock.abi() >= 6 if self.usable("landlock") else False
+        place = tree.layout.unified if tree is not None else None
+        if tree is None or place is None or not scopes or self.listener is None or not self.usable("namespaces"):
+            return ()
+        self.bpf.start_network(Path(place.parent) / tree.name)
+        if (found := self.bpf.availability.get("cgroup-bpf")) is not None:
+            self.availability["cgroup-bpf"] = found
+        return () if self.bpf.network is None else self.bpf.network.link_descriptors
+
+    def is_native(self, prepared: Prepared) -> bool:
+        """True when a sandbox of this policy gets a cell that uses the host's network itself."""
+        return (
+            self.bpf.network is not None
+            and prepared.bpf is not None
+            and prepared.shadow is None
+            and cgroup_net.suits(prepared.compiled)
+        )
+
+    def attach_network(self, sandbox_id: str, prepared: Prepared, lease: CgroupLease | None) -> None:
+        """Put a sandbox's control group under the programs: before any guest code runs. Raises where it cannot."""
+        network = self.bpf.network
+        if network is None or prepared.bpf is None or lease is None or lease.v2_path is None:
+            raise EnforcementError(
+                f"enforce policy {prepared.compiled.name!r}: net: the sandbox has no control group for its programs",
+                missing="cgroup-bpf",
+                hint="Supervisor(network='listener')",
+            )
+        network.attach_cgroup(lease.v2_path, sandbox_id, prepared.bpf)
+
+    def detach_network(self, sandbox_id: str) -> None:
+        """Nobody is left in a sandbox's control group: it may be used again."""
+        if self.bpf.network is not None:
+            self.bpf.network.forget(sandbox_id)
+
     def attach_cell(self, pid: int, descriptor: int) -> None:
         """Serve a warm cell's notifications: until `bind`, no guest code runs and everything continues."""
         if self.listener is None:
@@ -188,17 +238,20 @@ class KernelPlan:
                 sandbox_id,
                 prepared.compiled,
                 full=self.listener_watches_files,
+                kind="native" if sandbox_id in self._native else "cell",
                 shadow=prepared.shadow,
             )
 
-    def open_sandbox(self, sandbox_id: str, prepared: Prepared) -> tuple[int, int] | None:
+    def open_sandbox(self, sandbox_id: str, prepared: Prepared, *, native: bool = False) -> tuple[int, int] | None:
         """Make room for a sandbox in the kernel's tables; return (descriptor, page) of its broker slots, if any."""
         if prepared.bpf is None:
             return None
         self._bpf_policies[sandbox_id] = prepared.bpf
         if prepared.shadow_bpf is not None:
             self._bpf_shadows[sandbox_id] = prepared.shadow_bpf
-        return self.bpf.open(sandbox_id, prepared.bpf, prepared.shadow_bpf)
+        if native:
+            self._native.add(sandbox_id)
+        return self.bpf.open(sandbox_id, prepared.bpf, prepared.shadow_bpf, native=native)
 
     def attach_task(self, tid: int, sandbox_id: str, prepared: Prepared, slot: int | None = None) -> bool:
         """Put a cell, or a sandbox thread, under the BPF programs: after its own set-up, before any guest code.
@@ -209,13 +262,14 @@ class KernelPlan:
             self.bpf.attach(tid, sandbox_id, prepared.bpf, prepared.shadow_bpf, slot=slot)
         return prepared.bpf is not None and self.bpf.decides
 
-    def rebind(self, sandbox_id: str, prepared: Prepared, compiled: CompiledPolicy) -> None:
-        """Swap the tables that the kernel side reads; each is replaced whole."""
+    def rebind(self, sandbox_id: str, prepared: Prepared) -> None:
+        """Swap the tables that the kernel side reads, each whole; what was refused before is told before."""
         if prepared.bpf is not None:
             self._bpf_policies[sandbox_id] = prepared.bpf
             self.bpf.rebind(sandbox_id, prepared.bpf, self._bpf_shadows.get(sandbox_id))
         if self.listener is not None:
-            self.listener.update(sandbox_id, compiled)
+            self.listener.drain_now(sandbox_id)
+            self.listener.update(sandbox_id, prepared.compiled)
 
     def swaps_files(self, sandbox_id: str) -> bool:
         """True where file rules can be swapped from outside (BPF-LSM)."""
@@ -230,6 +284,7 @@ class KernelPlan:
         """A sandbox is gone; its last records have been drained."""
         self._bpf_policies.pop(sandbox_id, None)
         self._bpf_shadows.pop(sandbox_id, None)
+        self._native.discard(sandbox_id)
         self.bpf.detach(sandbox_id)
         if self.listener is not None:
             self.listener.detach(sandbox_id)
@@ -351,7 +406,9 @@ class KernelPlan:
             else:
                 missing.append(self._why_missing("root view", "fs.metadata and hidden paths"))
         if self.usable("landlock"):
-            prepared.ruleset = self.landlock.prepare(compiled, prepared.root_view)
+            # Landlock would refuse first, and the programs would have nothing to record
+            native = isolation == "process" and self.is_native(prepared)
+            prepared.ruleset = self.landlock.prepare(compiled, prepared.root_view, tcp=not native)
             notes += prepared.ruleset.notes
         else:
             missing.append(self._why_missing("landlock", "fs rules"))
@@ -415,7 +472,12 @@ class _Statuses:
         lines.append(self._line(Capability.FS_METADATA, deciders[-1:], looks, telemetry=watched))
         listens = self._plan.listener is not None and self._has("seccomp")
         exact = "exact: every refusal is a record of the listener"
-        lines += [self._line(c, ("seccomp", "namespaces", "landlock"), listens, telemetry=exact) for c in _NET]
+        if self._has("cgroup-bpf"):
+            told = "exact: every refusal is a record of the programs"
+            lines += [self._line(c, ("cgroup-bpf", "seccomp"), listens, telemetry=told) for c in _NET_NATIVE]
+            lines += [self._line(c, ("seccomp",), listens, telemetry=exact) for c in _NET if c not in _NET_NATIVE]
+        else:
+            lines += [self._line(c, ("seccomp", "namespaces", "landlock"), listens, telemetry=exact) for c in _NET]
         lines += [self._line(c, ("seccomp", "landlock"), listens, telemetry=exact) for c in _PROCESS]
         lines += [self._line(c, ("namespaces", "seccomp", "landlock"), listens, telemetry=exact) for c in _SCOPED]
         rest = [c for c in Capability if c.value.startswith(("kernel.", "ipc.", "memory."))]
