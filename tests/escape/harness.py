@@ -251,7 +251,11 @@ class Judge:
         run: Run | None = outcome.run  # type: ignore[attr-defined]
         if outcome.evidence:
             outcome.verdict = "escapes"
+        if outcome.evidence and not technique.gap:
             outcome.problems += [f"it got through: {line}" for line in outcome.evidence]
+        elif technique.gap and not outcome.evidence:
+            outcome.problems.append(f"its file says that it is not stopped ({technique.gap}), but it is")
+        outcome.why = technique.gap
         if run is None or run.impossible:
             return
         self._judge_ending(technique, run, outcome)
@@ -259,7 +263,9 @@ class Judge:
         if technique.event and not blind:
             if outcome.event is None:
                 outcome.problems.append(f"no event of {_wanted(technique)}; {_listing(run)}")
-        elif outcome.event is not None or (technique.no_event and any(map(_named, run.events))):
+        elif outcome.event is not None or (
+            technique.no_event and any(_tells(technique, event) for event in run.events)
+        ):
             outcome.problems.append(f"its file says that there is no event, but {_listing(run)}")
 
     def _judge_ending(self, technique: Technique, run: Run, outcome: Outcome) -> None:
@@ -354,9 +360,9 @@ class Judge:
         return Run(text=done.stdout, error_text=done.stderr)
 
 
-def _named(event: dict[str, Any]) -> bool:
+def _tells(technique: Technique, event: dict[str, Any]) -> bool:
     """Say whether an event names an operation; a counter (root with BPF) only says that Landlock refused something."""
-    return str(event["kernel_evaluation"]) != "counted"
+    return str(event["kernel_evaluation"]) != "counted" and event["capability"] not in technique.also
 
 
 def _answers(run: Run) -> set[str]:

@@ -182,7 +182,7 @@ class World:
         while view:
             view = view[os.write(descriptor, view) :]
 
-    def frame(self, kind, **fields):
+    def frame(self, kind, /, **fields):
         """Return one frame of the wire."""
         payload = self.pack({"t": kind, **fields})
         return struct.pack(">I", len(payload)) + payload

@@ -127,7 +127,10 @@ class Technique:
     ends: tuple[str, ...] = ()
     #: it must end so, and in no other way
     must_end: tuple[str, ...] = ()
-    #: the attack's process dies by its own doing, which is no harm to others
+    #: capabilities of other events that may come or not
+    also: tuple[str, ...] = ()
+    #: why process isolation does not stop it: a documented gap, which fails when it is closed in silence
+    gap: str = ""
     thread: InThread = STOPPED
     timeout_s: float = 10.0
     group: str = ""

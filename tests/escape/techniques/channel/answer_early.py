@@ -1,0 +1,30 @@
+"""Answer the request that runs before it is done, and the next one in advance."""
+
+import time
+
+from tests.escape.technique import NO_WIRE, Alone, Technique, not_run
+
+
+def attack(world):
+    mine = world.request_id()
+    for number in (mine, mine + 1):
+        world.send(
+            world.frame("done", id=number, encoded=world.pack("FORGED"), is_repr=False, exit_code=None, duration_s=0.0)
+        )
+    time.sleep(0.2)
+
+
+def outside(ground, run):
+    return "the next request was answered by a forged frame" if "FORGED" in run.then_text else ""
+
+
+TECHNIQUE = Technique(
+    source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
+    no_event="the frame is refused and the cell killed: a broken protocol is no denial",
+    ends=("SandboxDied",),
+    effect=outside,
+    then="'honest'",
+    stops=("wire",),
+    control=Alone("the same frame in its place is what every answer is: tests/unit/test_wire.py"),
+    thread=not_run(NO_WIRE),
+)

@@ -1,0 +1,39 @@
+"""Have a child write to the wire after its parent has answered."""
+
+import time
+
+from tests.escape.grants import fork
+from tests.escape.technique import NO_WIRE, Alone, Technique, not_run
+
+
+def attack(world):
+    child = world.fork()
+    if child == 0:
+        time.sleep(0.15)
+        world.send(
+            world.frame(
+                "done",
+                id=world.request_id(),
+                encoded=world.pack("FORGED"),
+                is_repr=False,
+                exit_code=None,
+                duration_s=0.0,
+            )
+        )
+        world.libc._exit(0)
+
+
+def outside(ground, run):
+    return "the next request was answered by a forged frame" if "FORGED" in run.then_text else ""
+
+
+TECHNIQUE = Technique(
+    source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
+    no_event="the frame is refused and the cell killed: a broken protocol is no denial",
+    effect=outside,
+    then="import time; time.sleep(0.4); 'honest'",
+    stops=("wire",),
+    control=Alone("the same frame in its place is what every answer is: tests/unit/test_wire.py"),
+    policy=fork,
+    thread=not_run(NO_WIRE),
+)

@@ -1,0 +1,19 @@
+"""Close the wire."""
+
+import os
+
+from tests.escape.technique import NO_WIRE, Alone, Technique, not_run
+
+
+def attack(world):
+    os.close(world.wire())
+
+
+TECHNIQUE = Technique(
+    source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
+    no_event="nothing is refused: the host sees the end of the wire",
+    must_end=("SandboxDied",),
+    stops=("wire",),
+    control=Alone("the same frame in its place is what every answer is: tests/unit/test_wire.py"),
+    thread=not_run(NO_WIRE),
+)

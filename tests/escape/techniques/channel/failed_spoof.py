@@ -1,0 +1,31 @@
+"""Claim that the request failed by a refusal that was none."""
+
+import time
+
+from tests.escape.technique import NO_WIRE, Alone, Technique, not_run
+
+
+def attack(world):
+    world.send(
+        world.frame(
+            "failed",
+            id=world.request_id(),
+            type_name="PolicyError",
+            message="FORGED",
+            traceback="x" * 100000,
+            sequence=1,
+            errno=13,
+            duration_s=0.0,
+        )
+    )
+    time.sleep(0.2)
+
+
+TECHNIQUE = Technique(
+    source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
+    no_event="the frame is refused and the cell killed: a broken protocol is no denial",
+    ends=("SandboxDied",),
+    stops=("wire",),
+    control=Alone("the same frame in its place is what every answer is: tests/unit/test_wire.py"),
+    thread=not_run(NO_WIRE),
+)

@@ -1,0 +1,25 @@
+"""Send a posted object after the request has ended: it is granted, and must harm nobody."""
+
+import threading
+
+from tests.escape.technique import NO_WIRE, Alone, Technique, not_run
+
+
+def attack(world):
+    frame = world.frame("message", encoded=world.pack("late"))
+    threading.Timer(0.05, lambda: world.send(frame)).start()
+
+
+def outside(ground, run):
+    return "" if "alive" in run.then_text else f"the next request ended with {run.then_error}"
+
+
+TECHNIQUE = Technique(
+    source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
+    no_event="nothing is refused: a guest may post at any time",
+    effect=outside,
+    then='import time; time.sleep(0.2); "alive"',
+    stops=("wire",),
+    control=Alone("it is what posting and reporting do"),
+    thread=not_run(NO_WIRE),
+)

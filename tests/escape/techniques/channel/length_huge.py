@@ -1,0 +1,20 @@
+"""Announce a frame of four gigabytes."""
+
+import time
+
+from tests.escape.technique import NO_WIRE, Alone, Technique, not_run
+
+
+def attack(world):
+    world.send_bytes(b"\xff\xff\xff\xff" + b"x" * 100)
+    time.sleep(0.2)
+
+
+TECHNIQUE = Technique(
+    source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
+    no_event="the frame is refused and the cell killed: a broken protocol is no denial",
+    must_end=("SandboxDied",),
+    stops=("wire",),
+    control=Alone("the same frame in its place is what every answer is: tests/unit/test_wire.py"),
+    thread=not_run(NO_WIRE),
+)

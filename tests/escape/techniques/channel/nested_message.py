@@ -1,0 +1,20 @@
+"""Post a value nested a hundred thousand deep."""
+
+import time
+
+from tests.escape.technique import NO_WIRE, Alone, Technique, not_run
+
+
+def attack(world):
+    world.send(world.frame("message", encoded=b"\x91" * 100000 + b"\xc0"))
+    time.sleep(0.2)
+
+
+TECHNIQUE = Technique(
+    source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
+    no_event="the frame is refused and the cell killed: a broken protocol is no denial",
+    must_end=("SandboxDied",),
+    stops=("wire",),
+    control=Alone("the same frame in its place is what every answer is: tests/unit/test_wire.py"),
+    thread=not_run(NO_WIRE),
+)

@@ -1,0 +1,23 @@
+"""Send a denial record while a request runs: it is granted, and must harm nobody."""
+
+from tests.escape.technique import NO_WIRE, Alone, Technique, not_run
+
+
+def attack(world):
+    world.send(world.denial(target="/late"))
+
+
+def outside(ground, run):
+    return "" if "alive" in run.then_text else f"the next request ended with {run.then_error}"
+
+
+TECHNIQUE = Technique(
+    source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
+    event=("fs.read",),
+    by="broker",
+    effect=outside,
+    then='import time; time.sleep(0.2); "alive"',
+    stops=("wire",),
+    control=Alone("it is what posting and reporting do"),
+    thread=not_run(NO_WIRE),
+)
