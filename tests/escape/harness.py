@@ -407,7 +407,9 @@ def _wanted(technique: Technique) -> str:
 
 def _listing(run: Run) -> str:
     lines = [
-        f"{e['capability']} {e['target']} broker={e['broker_decision']} kernel={e['kernel_decision']} {e['syscall']} {e['code']}"
+        f"{e['capability']} {e['target']} broker={e['broker_decision']} kernel={e['kernel_decision']} {e['syscall']}"
+        f" {e['code']}"
         for e in run.events[:8]
     ]
-    return f"events: {'; '.join(lines) or 'none'}; it ended with {run.error or 'success'}: {run.error_text[-300:]} {run.text[-200:]}"
+    ended = f"it ended with {run.error or 'success'}: {run.error_text[-300:]} {run.text[-200:]}"
+    return f"events: {'; '.join(lines) or 'none'}; {ended}"

@@ -1,8 +1,8 @@
 """What one escape technique is: guest code, how success would show from outside, what stops it, and a control.
 
-A file below `techniques/<group>/` is one technique. Its `attack(world)` runs in the guest, together with the file's other
-functions and imports (see `inside.World`); `TECHNIQUE` stays with the judge. The attack is honest about itself: it tries
-to do harm, and reports with `world.got(...)` or `world.loot(...)` what an outside observer could not see.
+A file below `techniques/<group>/` is one technique. Its `attack(world)` runs in the guest, together with the file's
+other functions and imports (see `inside.World`); `TECHNIQUE` stays with the judge. The attack is honest about itself: it
+tries to do harm, and reports with `world.got(...)` or `world.loot(...)` what an outside observer could not see.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ class Technique:
 
     def __post_init__(self) -> None:
         unknown = [layer for layer in self.stops if layer not in LAYERS]
-        assert self.stops and not unknown, f"unknown layers: {unknown}"
+        assert self.stops, "name the layers that stop it"
+        assert not unknown, f"unknown layers: {unknown}"
         assert bool(self.event) != bool(self.no_event), "name the event, or say why none can exist"
         assert self.by in ("broker", "kernel", "either")
 

@@ -1,4 +1,4 @@
-"""The exact join: interpreter operations and raw system calls, mixed over threads, are told apart without one mistake."""
+"""The exact join: interpreter operations and raw system calls, mixed over threads, are told apart without a mistake."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_calls_of_one_process_are_counted(
     stat = calls["newfstatat"]
     assert stat.errors == stat.count > 100
     assert calls["getppid"].errors == 0
-    assert sum(stat.histogram.values()) == pytest.approx(stat.count, abs=2)
+    assert sum(stat.histogram.values()) == pytest.approx(stat.count, rel=0.05)  # read later, and calls go on
     assert 0 < stat.mean_ns < 1e7
     assert stat.percentile_ns(0.5) <= stat.percentile_ns(0.99)
 

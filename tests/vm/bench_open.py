@@ -1,6 +1,7 @@
 """open+close in a guest: free, under Landlock, under BPF-LSM, with ten file rules each; and a neighbour beside them.
 
-    .venv/bin/python tests/vm/boot.py --kernel 6.12 -- env PYTHONPATH=$PWD $PWD/.venv/bin/python $PWD/tests/vm/bench_open.py
+    .venv/bin/python tests/vm/boot.py --kernel 6.12 -- \
+        env PYTHONPATH=$PWD $PWD/.venv/bin/python $PWD/tests/vm/bench_open.py
 
 Medians of interleaved rounds, as ratios to the free guest: emulated time means nothing by itself.
 """
@@ -91,7 +92,9 @@ def main() -> None:
         middle = statistics.median(guest.results)
         print(f"{name:<28}{middle / 1000:8.1f} us   {middle / base_ns:.2f}")
         guest.process.kill()
-    print(f"loaded in {enforcer.loader.load_seconds:.2f} s, attached in {enforcer.loader.attach_seconds:.2f} s (emulated)")
+    print(
+        f"loaded in {enforcer.loader.load_seconds:.2f} s, attached in {enforcer.loader.attach_seconds:.2f} s (emulated)"
+    )
     enforcer.close()
 
 

@@ -31,13 +31,13 @@ def supervisor() -> Iterator[pyisolate.Supervisor]:
 
 
 @pytest.fixture
-def files() -> Iterator[Path]:
+def files() -> Path:
     directory = Path("/mnt/api")
     directory.mkdir(mode=0o755, exist_ok=True)
     for name in ("granted", "secret"):
         (directory / name).write_text(name)
         (directory / name).chmod(0o644)
-    yield directory
+    return directory
 
 
 def test_the_programs_decide_and_the_report_says_so(supervisor: pyisolate.Supervisor, files: Path) -> None:
@@ -97,15 +97,14 @@ def test_the_network_is_decided_by_address_and_port(supervisor: pyisolate.Superv
         port, refused = granted.getsockname()[1], other.getsockname()[1]
         policy = Policy.preset("compute").allow_connect(f"127.0.0.1:{port}")
         with supervisor.spawn("net", policy) as sandbox:
-            sandbox.exec("import socket\ndef connect(p): socket.create_connection(('127.0.0.1', p)).close(); return True")
+            sandbox.exec("import socket")
+            sandbox.exec("def connect(p): socket.create_connection(('127.0.0.1', p)).close(); return True")
             assert sandbox.call("connect", port)
             with pytest.raises(pyisolate.PolicyError):
                 sandbox.call("connect", refused)
 
 
-def test_a_sandbox_thread_is_confined_and_its_neighbours_are_not(
-    supervisor: pyisolate.Supervisor, files: Path
-) -> None:
+def test_a_sandbox_thread_is_confined_and_its_neighbours_are_not(supervisor: pyisolate.Supervisor, files: Path) -> None:
     secret = str(files / "secret")
     with supervisor.spawn("thread", Policy.preset("compute"), isolation="thread") as sandbox:
         sandbox.exec(RAW)
