@@ -1,8 +1,8 @@
 """What one escape technique is: guest code, how success would show from outside, what stops it, and a control.
 
 A file below `techniques/<group>/` is one technique. Its `attack(world)` runs in the guest, together with the file's
-other functions and imports (see `inside.World`); `TECHNIQUE` stays with the judge. The attack is honest about itself: it
-tries to do harm, and reports with `world.got(...)` or `world.loot(...)` what an outside observer could not see.
+other functions and imports (see `inside.World`); `TECHNIQUE` stays with the judge. The attack is honest about itself:
+it tries to do harm, and reports with `world.got(...)` or `world.loot(...)` what an outside observer could not see.
 """
 
 from __future__ import annotations
