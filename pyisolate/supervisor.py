@@ -83,7 +83,7 @@ class Supervisor:
         cell_gid: int | None = None,
         telemetry: str = "default",
         kernel_events_per_s: int = 1000,
-        network: str = "auto",
+        network: str = "listener",
         audit: str | os.PathLike[str] | EventSink | None = None,
         sinks: Sequence[EventSink] | None = None,
         alerts: Iterable[AlertRule] | AlertObserver | None = None,

@@ -47,6 +47,8 @@ class PoolSettings:
     spec: CellSpec
     drop_privileges: bool
     environment: dict[str, str]
+    #: descriptors that the zygote holds until its last cell is gone: links of programs that decide for them
+    held: tuple[int, ...] = ()
 
 
 class ZygoteProcess:
@@ -58,7 +60,7 @@ class ZygoteProcess:
         try:
             self._process = subprocess.Popen(
                 command,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *settings.held],
                 env=settings.environment,
                 cwd="/",
                 stdin=subprocess.DEVNULL,

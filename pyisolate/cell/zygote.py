@@ -7,6 +7,7 @@ control channel.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -89,7 +90,7 @@ class Zygote:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        self._children = 0
+        self._children: set[int] = set()
         self._rehearsal = guest.Rehearsal()
 
     def serve(self) -> int:
@@ -113,6 +114,15 @@ class Zygote:
             self._fork()
         return True
 
+    def end_cells(self) -> None:
+        """End every cell and wait for it: only then may what is held for them (links of programs) be let go."""
+        for pid in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in self._children:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
     def _fork(self) -> None:
         """Fork one cell and hand its ends to the supervisor; say so where the machine has run out of something."""
         sockets: tuple[socket.socket, ...] = ()
@@ -128,7 +138,7 @@ class Zygote:
             if pid == 0:
                 self._child(theirs, out_write, err_write)
             descriptors.append(pidfd)
-            self._children += 1
+            self._children.add(pid)
             self._send(Forked(pid=pid), [channel.fileno(), out_read, err_read, pidfd])
         except (BrokenPipeError, ConnectionError):
             raise
@@ -173,11 +183,11 @@ class Zygote:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
-                self._children = 0
+                self._children.clear()
                 return
             if pid == 0:
                 return
-            self._children -= 1
+            self._children.discard(pid)
             cpu_s = usage.ru_utime + usage.ru_stime
             self._send(Exited(pid=pid, status=status, cpu_s=cpu_s, max_rss_bytes=usage.ru_maxrss << 10), [])
 
@@ -228,6 +238,8 @@ def main(descriptor: int) -> int:
         return zygote.serve()
     except (BrokenPipeError, ConnectionError):
         return 0
+    finally:
+        zygote.end_cells()
 
 
 if __name__ == "__main__":

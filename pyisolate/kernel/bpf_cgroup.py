@@ -103,13 +103,17 @@ class CgroupBpfEnforcer(BpfEnforcer):
         with self._lock:
             self._ids.setdefault(sandbox_id, set()).add(identity)
 
-    def detach(self, sandbox_id: str) -> tuple[dict[Count, int], Flow]:
-        """End a sandbox; tasks that are still in its cgroup are refused. Remove the cgroup before its id is reused."""
-        result = super().detach(sandbox_id)
+    def forget(self, sandbox_id: str) -> None:
+        """Let go of a sandbox's groups: when nobody is left in them. Its entry may have been closed before."""
         with self._lock:
             gone = self._ids.pop(sandbox_id, set())
         for identity in gone:
             self.shared.entries.forget_cgroup_id(identity)
+
+    def detach(self, sandbox_id: str) -> tuple[dict[Count, int], Flow]:
+        """End a sandbox; tasks that are still in its cgroup are refused. Remove the cgroup before its id is reused."""
+        result = super().detach(sandbox_id)
+        self.forget(sandbox_id)
         return result
 
     def capabilities(self) -> frozenset[Capability]:

@@ -133,11 +133,13 @@ class LandlockEnforcer:
         seen += ["a signal to the parent was denied (EPERM)"] if found.signal_denied else []
         return Availability(enforcer=self.name, status=Status.AVAILABLE, proof="; ".join(seen), detail=detail)
 
-    def prepare(self, policy: CompiledPolicy, view: RootView | None = None) -> LandlockRuleset:
+    def prepare(
+        self, policy: CompiledPolicy, view: RootView | None = None, *, tcp: bool = True
+    ) -> LandlockRuleset:
         """Compile a policy to a ruleset: once per policy version, for any number of sandboxes.
 
         With `view`, rules are keyed on what the cell finds in it, generated files included; without (thread isolation)
-        on the host's paths. Paths that do not exist become notes. Raises EnforcementError without Landlock.
+        on the host's paths. `tcp` False leaves ports to others: what Landlock refuses, they never see. Paths that do not exist become notes. Raises EnforcementError without Landlock.
         """
         try:
             handled = native.handled_for(self.abi())
@@ -147,6 +149,8 @@ class LandlockEnforcer:
                 missing=self.name, hint=_REMEDIES.get(error.errno or 0, "run `pyisolate doctor`"),
             ) from error  # fmt: skip
         notes: list[str] = []
+        if not tcp:
+            handled = Handled(handled.fs, AccessNet(0), handled.scoped)
         handled, ports = _charge(policy, handled, notes)
         fd = native.create_ruleset(handled)
         try:

@@ -83,8 +83,11 @@ def compile_table(
     full: bool = False,
     shadow: native.Policy | None = None,
 ) -> native.Policy:
-    """Return a policy's table for the listener. `kind` is "cell" or "thread"; `serial` comes back in records."""
-    flags = native.FLAG_CELL if kind == "cell" else 0
+    """Return a policy's table for the listener; `serial` comes back in records.
+
+    `kind` is "cell", "native" (a cell that makes its sockets and connections itself) or "thread".
+    """
+    flags = {"cell": native.FLAG_CELL, "native": native.FLAG_CELL | native.FLAG_NATIVE_NET}.get(kind, 0)
     flags |= native.FLAG_FULL if full else 0
     flags |= native.FLAG_MONITOR_NET if policy.mode_of("net") is Mode.MONITOR else 0
     rules, unix_rules = [], []

@@ -19,6 +19,7 @@ from .syscall_table import (
     CAPABILITY_OF,
     CONDITIONAL,
     CONDITIONAL_CELL,
+    CONDITIONAL_NATIVE,
     CONDITIONAL_THREAD,
     IOCTLS,
     PRCTLS,
@@ -28,13 +29,14 @@ from .syscall_table import (
 _HIGHEST_NUMBER = 1023
 
 
-def cell_program(*, notify: bool = True, random: bool = True, full: bool = False) -> bytes:
+def cell_program(*, notify: bool = True, random: bool = True, full: bool = False, native: bool = False) -> bytes:
     """Return the BPF program for cells (compiled once).
 
     `notify` False fails what is not allowed with EPERM instead of asking a listener. `random` False asks the listener
-    about getrandom (deny: `random.read`). `full` also notifies file calls for telemetry.
+    about getrandom (deny: `random.read`). `full` also notifies file calls for telemetry. `native` is for a cell whose
+    control group's programs judge the addresses it connects and sends to.
     """
-    return _program("cell", notify, random, full)
+    return _program("native" if native else "cell", notify, random, full)
 
 
 def thread_program(*, notify: bool = True, random: bool = True, full: bool = False) -> bytes:
@@ -60,9 +62,11 @@ def random_filter() -> bytes:
 
 
 def filter_spec(kind: str, *, notify: bool, random: bool, full: bool) -> FilterSpec:
-    """Return the filter as data. `kind` is "cell" or "thread"."""
-    if kind not in ("cell", "thread"):
-        raise ValueError(f"make a seccomp filter, {kind!r}: no such kind. Hint: cell or thread")
+    """Return the filter as data. `kind` is "cell", "native" (a cell on the host's network) or "thread"."""
+    if kind not in ("cell", "native", "thread"):
+        raise ValueError(f"make a seccomp filter, {kind!r}: no such kind. Hint: cell, native or thread")
+    native = kind == "native"
+    kind = "cell" if native else kind
     default = NOTIFY if notify else refuse(errno.EPERM)
     reported = REPORTED_WHEN_FULL if full and notify else {}
     rules = [
@@ -74,6 +78,9 @@ def filter_spec(kind: str, *, notify: bool, random: bool, full: bool) -> FilterS
     ]
     own = CONDITIONAL_CELL if kind == "cell" else CONDITIONAL_THREAD
     rules += [rule for rule in (*CONDITIONAL, *own) if rule.syscall not in reported]
+    if native:
+        replaced = {rule.syscall for rule in CONDITIONAL_NATIVE}
+        rules = [rule for rule in rules if rule.syscall not in replaced] + list(CONDITIONAL_NATIVE)
     if random:
         rules.append(FilterRule("getrandom"))
     return FilterSpec(tuple(_without_subsumed(rules)), default, refuse(errno.ENOSYS))

@@ -211,6 +211,31 @@ def _sockets() -> tuple[FilterRule, ...]:
     )
 
 
+def _native_sockets() -> tuple[FilterRule, ...]:
+    """What a cell may do by itself whose control group's programs judge addresses.
+
+    Not sendmsg: its control messages (IP_RETOPTS, IPV6_RTHDR) carry routes, which no program sees. Not bind: no program
+    tells an abstract unix name. Of unix sockets only pairs that are connected for good, because connect goes through.
+    """
+    flags = int(socket.SOCK_NONBLOCK) | int(socket.SOCK_CLOEXEC)
+    whole = 0xFFFFFFFF ^ flags
+    made = [
+        FilterRule("socket", ALLOW, (Compare(0, int(family)), Compare(1, int(kind), whole), Compare(2, protocol)))
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for kind, protocol in (
+            (socket.SOCK_STREAM, 0),
+            (socket.SOCK_STREAM, _TCP),
+            (socket.SOCK_DGRAM, 0),
+            (socket.SOCK_DGRAM, _UDP),
+        )
+    ]
+    pairs = [
+        FilterRule("socketpair", ALLOW, (Compare(0, int(socket.AF_UNIX)), Compare(1, int(kind), whole)))
+        for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+    ]
+    return (*made, *pairs, FilterRule("connect"), FilterRule("sendto"))
+
+
 CONDITIONAL: tuple[FilterRule, ...] = (
     *_file_creation(),
     *_memory(),
@@ -222,6 +247,8 @@ CONDITIONAL: tuple[FilterRule, ...] = (
 
 #: Conditions that only a cell may have: limits of its own process (hard limits are the host's).
 CONDITIONAL_CELL: tuple[FilterRule, ...] = (FilterRule("prlimit64", ALLOW, (Compare(0, 0),)),)
+#: For a cell whose network the programs of its control group decide; nothing else of these two calls is allowed there.
+CONDITIONAL_NATIVE: tuple[FilterRule, ...] = _native_sockets()
 #: What a sandbox thread needs of the cell-only groups, by value: itself as the target.
 CONDITIONAL_THREAD: tuple[FilterRule, ...] = tuple(
     FilterRule(call, ALLOW, (Compare(0, 0),)) for call in ("sched_setaffinity", "sched_setattr")

@@ -37,6 +37,7 @@ TRAIT_REPORTED: int = lib.NOTIFY_REPORTED
 FLAG_CELL: int = lib.NOTIFY_CELL
 FLAG_FULL: int = lib.NOTIFY_FULL
 FLAG_MONITOR_NET: int = lib.NOTIFY_MONITOR_NET
+FLAG_NATIVE_NET: int = lib.NOTIFY_NATIVE_NET
 
 #: The C side's copy of some capability numbers, for a test that they are `CAPABILITY_NUMBER`'s.
 CAPABILITY_NUMBERS: dict[str, int] = {

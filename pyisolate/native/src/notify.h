@@ -85,7 +85,7 @@ enum notify_reason {
 	NOTIFY_ALWAYS_DENIED, NOTIFY_INTERNAL,
 };
 enum notify_trait { NOTIFY_KNOWN = 1, NOTIFY_REPORTED = 2 };
-enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4 };
+enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOTIFY_NATIVE_NET = 8 };
 /* capability.py, CAPABILITY_NUMBER; only those that are not looked up by system call */
 enum notify_capability {
 	NOTIFY_CAP_NET_CONNECT = 7, NOTIFY_CAP_NET_BIND = 8, NOTIFY_CAP_NET_LISTEN = 9, NOTIFY_CAP_NET_SEND = 10,

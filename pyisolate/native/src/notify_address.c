@@ -130,5 +130,5 @@ static struct notify_decision notify_judge_local(const notify_policy *p, int fd,
 static int notify_may_continue(const struct notify_call *c)
 {
 	return (c->policy->flags & NOTIFY_CELL) && !c->sandbox->had_inet && !c->policy->inet_grants &&
-	       !(c->policy->flags & NOTIFY_MONITOR_NET);
+	       !(c->policy->flags & (NOTIFY_MONITOR_NET | NOTIFY_NATIVE_NET));
 }

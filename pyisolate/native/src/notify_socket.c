@@ -50,11 +50,27 @@ static void notify_inject(const struct notify_call *c, int fd, int flags)
 		s->slow = 1;
 }
 
+/* The guest connects by itself, its cgroup's programs decide: what the filter has not let it make by value is not made
+ * at all. A socket of ours would be outside the cgroup, and a named unix socket could reach one of the host's. */
+static void notify_native_socket(const struct notify_call *c)
+{
+	struct notify_decision d = notify_without_rule(-1);
+
+	if (c->args[0] == AF_UNIX)
+		notify_refuse(c, NOTIFY_CAP_IPC_UNIX, EACCES, &d, NULL);
+	else
+		notify_refuse_always(c, NOTIFY_CAP_NET_SOCKET, NULL);
+}
+
 static void notify_do_socket(const struct notify_call *c)
 {
 	int domain = (int)c->args[0], kind = (int)c->args[1], protocol = (int)c->args[2];
 	int type = kind & 0xf;
 
+	if (c->policy->flags & NOTIFY_NATIVE_NET) {
+		notify_native_socket(c);
+		return;
+	}
 	if (c->args[0] == AF_UNIX && c->nr == SYS_socket && (c->policy->flags & NOTIFY_CELL)) {
 		notify_count(c->sandbox, NOTIFY_CAP_NET_SOCKET, NOTIFY_ALLOW);
 		notify_continue(c); /* by value; a cell's own network namespace holds nobody else */
