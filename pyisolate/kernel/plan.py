@@ -32,6 +32,7 @@ from .enforcer import Availability, CapabilityStatus, Coverage, EnforcementRepor
 from .landlock import LandlockEnforcer, LandlockRuleset
 from .namespaces import NamespaceEnforcer
 from .notify import Listener, NotificationEnforcer
+from .reach import interpreter_out_of_reach
 from .rootview import RootView, RootViewBuilder
 
 if TYPE_CHECKING:
@@ -336,6 +337,12 @@ class KernelPlan:
                 self._prepare_monitored(prepared, missing, notes)
             else:
                 self._prepare_files(prepared, isolation, enforcement == "strict", missing, notes)
+            if self.traits.started_by_root and isolation == "process" and prepared.root_view is None:
+                closed = interpreter_out_of_reach(self.traits.uid, self.traits.gid)
+                if closed is not None:
+                    missing.append(
+                        f"no import: without a root view, {closed} hides the interpreter from the cell's user"
+                    )
             if self.traits.started_by_root and _connects_to_unix(compiled):
                 missing.append(
                     "rule net: unix: the peer would see root, the supervisor: neither Landlock nor the listener "
