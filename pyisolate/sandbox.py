@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pyisolate.sandbox")
 _LAST_WORDS_BYTES = 4096
+#: What a guest may have posted and nobody received yet (bytes on the wire); the host keeps it.
+_MAX_WAITING_BYTES = 64 << 20
 #: Grace for a killed cell to be reaped before the host stops waiting (seconds).
 _REAP_TIMEOUT_S = 5.0
 
@@ -79,7 +81,8 @@ class Sandbox:
         self._outputs = {"stdout": Output(), "stderr": Output()}
         self._stream_callbacks = {"stdout": on_stdout, "stderr": on_stderr}
         self._last_words = bytearray()
-        self._messages: deque[Any] = deque()
+        self._messages: deque[bytes] = deque()
+        self._waiting_bytes = 0
         self._arrived = threading.Condition()
         self._state = "starting"
         self._ending: SandboxError | None = None
@@ -225,7 +228,16 @@ class Sandbox:
                 if left is not None and left <= 0:
                     raise TimeoutError(f"recv from {self.name!r}: no message within {timeout} s", limit="timeout")
                 self._arrived.wait(left)
-            return self._messages.popleft()
+            encoded = self._messages.popleft()
+            self._waiting_bytes -= len(encoded)
+        return self._decode(encoded, "recv from")
+
+    def _decode(self, encoded: bytes, what: str) -> Any:
+        try:
+            return wire.decode_value(encoded)
+        except wire.WireError as error:
+            self.end(f"protocol violation: {error}")
+            raise SandboxDied(f"{what} {self.name!r}: the cell was killed: {error}") from None
 
     def _request(
         self,
@@ -273,11 +285,7 @@ class Sandbox:
         raise self._wait_ended()
 
     def _result(self, answer: wire.Done) -> Result:
-        try:
-            value = wire.decode_value(answer.encoded)
-        except wire.WireError as error:
-            self.end(f"protocol violation: {error}")
-            raise SandboxDied(f"run in {self.name!r}: the cell was killed: {error}") from None
+        value = self._decode(answer.encoded, "run in")
         return Result(
             stdout=self._outputs["stdout"].take(),
             stderr=self._outputs["stderr"].take(),
@@ -481,24 +489,34 @@ class Sandbox:
         allowed = self._compiled.limits.messages
         self._message_count += 1
         if allowed is not None and self._message_count > allowed:
-            event = self._supervisor.record_limit(
-                self, Capability.LIMIT_MESSAGES, f"{allowed} messages", f"more than {allowed} messages were posted"
-            )
-            self._end_with(
-                MessagesExceeded(
-                    f"post in {self.name!r}: more than {allowed} messages",
-                    limit="messages",
-                    used=self._message_count,
-                    allowed=allowed,
-                    denial_event=event,
-                    hint="raise limits.messages or post less often",
-                )
-            )
+            self._too_many_messages(f"{allowed} messages", self._message_count, allowed)
             return
-        value = wire.decode_value(frame.encoded)
+        wire.check_value(frame.encoded)  # decoded by whoever receives it: until then it takes what it took on the wire
         with self._arrived:
-            self._messages.append(value)
+            self._waiting_bytes += len(frame.encoded)
+            self._messages.append(frame.encoded)
             self._arrived.notify()
+        if self._waiting_bytes > _MAX_WAITING_BYTES:
+            self._too_many_messages(f"{_MAX_WAITING_BYTES} bytes", self._waiting_bytes, _MAX_WAITING_BYTES)
+
+    def _too_many_messages(self, limit: str, used: int, allowed: int) -> None:
+        if self._ending is not None:
+            return
+        event = self._supervisor.record_limit(
+            self, Capability.LIMIT_MESSAGES, limit, f"more than {limit} were posted and not received"
+            if limit.endswith("bytes") else f"more than {limit} were posted"
+        )  # fmt: skip
+        hint = "receive them, or post less" if limit.endswith("bytes") else "raise limits.messages or post less often"
+        self._end_with(
+            MessagesExceeded(
+                f"post in {self.name!r}: more than {limit}",
+                limit="messages",
+                used=used,
+                allowed=allowed,
+                denial_event=event,
+                hint=hint,
+            )
+        )
 
     def on_output(self, stream: str, data: bytes) -> None:
         """Collect output; too much ends the sandbox."""

@@ -402,7 +402,10 @@ class Supervisor:
                 hint="run `pyisolate doctor`, or pass enforcement='best_effort' to accept less",
             )
         # The listener decides by the policy from here on; only now may guest code run.
-        self._plan.bind(channel.pid, sandbox.id, prepared)
+        try:
+            self._plan.bind(channel.pid, sandbox.id, prepared)
+        except KeyError:
+            raise sandbox._death() from None  # it was reaped since it answered
         sandbox._state = "idle"
         self.watch.watch(sandbox)
 

@@ -134,9 +134,11 @@ class Guest:
     # -- the guest's own functions --------------------------------------------------------------------------
 
     def post(self, obj: Any) -> None:
-        """Send plain data to the host's `recv`. Raises TypeError for anything else."""
+        """Send plain data to the host's `recv`. Raises TypeError for anything else, ValueError for too much of it."""
         try:
             encoded = wire.encode_value(obj)
+        except ValueError as error:
+            raise ValueError(f"post: {type(obj).__name__}: {error}") from None
         except (TypeError, msgspec.MsgspecError, RecursionError, OverflowError) as error:
             raise TypeError(f"post: {type(obj).__name__}: not plain data ({error})") from None
         self.send(wire.GuestMessage(encoded=encoded))
@@ -270,6 +272,8 @@ class Guest:
         value = eval(last, namespace)
         try:
             return wire.Done(id=request.id, encoded=wire.encode_value(value))
+        except ValueError as error:
+            raise ValueError(f"the last expression is {type(value).__name__}: {error}") from None
         except (TypeError, msgspec.MsgspecError, RecursionError, OverflowError):
             return wire.Done(id=request.id, encoded=wire.encode_value(repr(value)[:_REPR_LIMIT_CHARS]), is_repr=True)
 
@@ -317,6 +321,8 @@ def _clean(text: str) -> str:
 def _plain(value: Any, what: str) -> bytes:
     try:
         return wire.encode_value(value)
+    except ValueError as error:
+        raise ValueError(f"{what}: result is {type(value).__name__}: {error}") from None
     except (TypeError, msgspec.MsgspecError, RecursionError, OverflowError) as error:
         raise TypeError(f"{what}: result is {type(value).__name__}, not plain data ({error})") from None
 

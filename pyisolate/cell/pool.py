@@ -303,6 +303,8 @@ class Pool:
             self._prepare(channel)
         except Exception as error:
             channel.signal(signal.SIGKILL)
+            with self._condition:
+                self._warming.pop(channel.pid, None)
             self._failed(f"prepare cell {channel.pid}: {error}", error.errno if isinstance(error, OSError) else None)
             if not isinstance(error, OSError):
                 _log.exception("preparing cell %d failed", channel.pid)

@@ -13,12 +13,18 @@ from typing import Any
 
 import msgspec
 
+from ..native.msgpack import Unfit, measure
 from ..policy.compiled import CompiledPolicy
 from ..telemetry.event import BrokerRecord
 
 #: Largest frame a cell may send, and largest the host sends (bytes). Both sides refuse more.
 MAX_GUEST_FRAME_BYTES = 16 << 20
 MAX_HOST_FRAME_BYTES = 64 << 20
+#: Only frames that carry a value may be longer than this; the rest are records and short texts.
+MAX_CONTROL_FRAME_BYTES = 1 << 20
+#: What one value may take on the wire, its frame's other fields aside, and as Python objects on the host (bytes).
+MAX_VALUE_BYTES = MAX_GUEST_FRAME_BYTES - (1 << 10)
+MAX_DECODED_BYTES = 256 << 20
 #: Nesting of a value that a guest returns or posts; deeper is refused, so that host code may recurse over it.
 MAX_DEPTH = 64
 #: A guest may not report more denial records in one frame than this.
@@ -130,9 +136,9 @@ HostFrame = Init | Request | HostMessage | Reload
 
 _encoder = msgspec.msgpack.Encoder()
 _guest_decoder: msgspec.msgpack.Decoder[GuestFrame] = msgspec.msgpack.Decoder(GuestFrame)
+_value_frame_decoder: msgspec.msgpack.Decoder[Done | GuestMessage] = msgspec.msgpack.Decoder(Done | GuestMessage)
 _host_decoder: msgspec.msgpack.Decoder[HostFrame] = msgspec.msgpack.Decoder(HostFrame)
 _value_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
-_SCALARS = frozenset((type(None), bool, int, float, str, bytes))
 
 
 def encode(frame: GuestFrame | HostFrame, *, limit: int = MAX_HOST_FRAME_BYTES) -> bytes:
@@ -146,6 +152,9 @@ def encode(frame: GuestFrame | HostFrame, *, limit: int = MAX_HOST_FRAME_BYTES) 
 def decode_guest(payload: bytes) -> GuestFrame:
     """Decode one frame of a cell. Raises WireError on anything that is not exactly one."""
     try:
+        measure(payload, max_depth=MAX_DEPTH, limit_bytes=MAX_DECODED_BYTES)
+        if len(payload) > MAX_CONTROL_FRAME_BYTES:
+            return _value_frame_decoder.decode(payload)
         return _guest_decoder.decode(payload)
     except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError, MemoryError) as error:
         raise WireError(f"malformed frame: {error}") from None
@@ -157,40 +166,35 @@ def decode_host(payload: bytes) -> HostFrame:
 
 
 def encode_value(value: Any) -> bytes:
-    """Encode a guest's value. Raises TypeError for what is not plain data (sets and tuples become lists)."""
-    return _encoder.encode(value)
+    """Encode a guest's value; sets and tuples become lists.
+
+    Raises TypeError for what is not plain data, ValueError for what is too large or too deep for the host to take.
+    """
+    encoded = _encoder.encode(value)
+    if len(encoded) > MAX_VALUE_BYTES:
+        raise ValueError(f"{len(encoded)} bytes are over the limit of {MAX_VALUE_BYTES}: send it in parts")
+    try:
+        measure(encoded, max_depth=MAX_DEPTH, limit_bytes=MAX_DECODED_BYTES)
+    except Unfit as error:
+        raise (ValueError if error.too_large else TypeError)(str(error)) from None
+    return encoded
+
+
+def check_value(encoded: bytes) -> None:
+    """Raise WireError unless `encoded` is one value of plain data, and neither too large nor too deep."""
+    try:
+        measure(encoded, max_depth=MAX_DEPTH, limit_bytes=MAX_DECODED_BYTES)
+    except Unfit as error:
+        raise WireError(f"bad value: {error}") from None
 
 
 def decode_value(encoded: bytes) -> Any:
     """Decode a guest's value into plain data no deeper than MAX_DEPTH. Raises WireError."""
+    check_value(encoded)
     try:
-        value = _value_decoder.decode(encoded)
+        return _value_decoder.decode(encoded)
     except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError, TypeError, MemoryError) as error:
         raise WireError(f"malformed value: {error}") from None
-    _check_plain(value)
-    return value
-
-
-def _check_plain(value: Any) -> None:
-    if type(value) in _SCALARS:
-        return
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise WireError(f"value is nested deeper than {MAX_DEPTH}")
-        below: list[Any] = []
-        for item in level:
-            kind = type(item)
-            if kind is list:
-                below.extend(part for part in item if type(part) not in _SCALARS)
-            elif kind is dict:
-                if not all(type(key) in _SCALARS for key in item):
-                    raise WireError("value has a map key that is not a scalar")
-                below.extend(part for part in item.values() if type(part) not in _SCALARS)
-            else:
-                raise WireError(f"value holds a {kind.__name__}, which is not plain data")
-        level = below
 
 
 class FrameBuffer:

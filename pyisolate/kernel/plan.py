@@ -232,8 +232,14 @@ class KernelPlan:
         self.listener.attach_warm(descriptor, f"cell:{pid}")
 
     def bind(self, pid: int, sandbox_id: str, prepared: Prepared) -> None:
-        """From here on the listener decides a cell's calls by the policy."""
+        """From here on the listener decides a cell's calls by the policy. Raises EnforcementError where it has ended."""
         if self.listener is not None:
+            if not self.listener.alive:
+                raise EnforcementError(
+                    "decide system calls: the notification listener has ended",
+                    missing="seccomp",
+                    hint="close this supervisor and start another",
+                )
             self.listener.bind(
                 f"cell:{pid}",
                 sandbox_id,

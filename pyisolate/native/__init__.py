@@ -6,6 +6,7 @@
 - `audit`: the C audit hook
 - `seccomp`, `notify`: filters and user notification
 - `namespaces`: their live probe
+- `msgpack`: what a guest's value would take, before it is decoded
 - `libbpf`: loading and reading BPF objects (absent where libbpf was at build time)
 
 `_native` is built from the pairs `src/<name>.cdef.h` and `src/<name>.c` by `_build`; see docs/native.md.

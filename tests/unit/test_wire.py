@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import tracemalloc
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 from pyisolate.capability import Capability
 from pyisolate.cell import wire
 from pyisolate.decision import Verdict
+from pyisolate.native import msgpack
 from pyisolate.telemetry.event import BrokerRecord
 
 RECORD = BrokerRecord(sequence=1, capability=Capability.FS_READ, target="/x", verdict=Verdict.DENY)
@@ -79,7 +84,90 @@ def test_any_bytes_decode_to_plain_data_or_a_wire_error(data: bytes) -> None:
         value = wire.decode_value(data)
     except wire.WireError:
         return
-    wire._check_plain(value)
+    assert is_plain(value)
+
+
+def is_plain(value: object) -> bool:
+    if isinstance(value, list):
+        return all(is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(not isinstance(key, list | dict) for key in value) and all(is_plain(item) for item in value.values())
+    return value is None or type(value) in (bool, int, float, str, bytes)
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.integers(0, 9) | st.text(), inner),
+    max_leaves=40,
+)
+
+
+def size_of(value: object) -> int:
+    own = sys.getsizeof(value) if type(value) in (int, float, str, bytes, list, dict) else 0
+    if isinstance(value, list):
+        return own + sum(map(size_of, value))
+    if isinstance(value, dict):
+        return own + sum(size_of(key) + size_of(item) for key, item in value.items())
+    return own if value not in range(-5, 257) and value not in ("", b"") else 0
+
+
+@given(plain)
+def test_what_a_value_takes_is_not_underestimated(value: object) -> None:
+    encoded = wire.encode_value(value)
+    measured = msgpack.measure(encoded, max_depth=64, limit_bytes=1 << 40)
+    decoded = wire.decode_value(encoded)
+    assert size_of(decoded) <= 1.25 * measured + 64
+    assert measured <= 12 * size_of(decoded) + 100 * len(encoded)
+
+
+@given(plain, st.integers(0, 400), st.integers(0, 255))
+def test_a_value_that_was_cut_or_changed_is_measured_like_it_is_decoded(value: object, place: int, byte: int) -> None:
+    encoded = bytearray(msgspec.msgpack.encode(value))
+    place %= len(encoded)
+    for changed in (bytes(encoded[:place]), bytes(encoded[:place]) + bytes([byte]) + bytes(encoded[place + 1 :])):
+        try:
+            decoded = msgspec.msgpack.decode(changed)
+        except (msgspec.DecodeError, TypeError, ValueError):
+            with contextlib.suppress(msgpack.Unfit):  # it may look whole: text that is no UTF-8, unhashable keys
+                msgpack.measure(changed, max_depth=64, limit_bytes=1 << 40)
+            continue
+        try:
+            msgpack.measure(changed, max_depth=64, limit_bytes=1 << 40)
+        except msgpack.Unfit:
+            assert not is_plain(decoded)
+        else:
+            assert is_plain(decoded)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xdd" + (15_000_000).to_bytes(4) + b"\x80" * 15_000_000,
+        b"\xdd" + (15_000_000).to_bytes(4) + b"\x90" * 15_000_000,
+        b"\xdd" + (7_000_000).to_bytes(4) + b"\xa1x" * 7_000_000,
+        b"\xdd" + (15_000_000).to_bytes(4) + b"\xe0" * 15_000_000,
+        b"\xdd\xff\xff\xff\xff",
+    ],
+    ids=["maps", "lists", "texts", "numbers", "announced"],
+)
+def test_what_is_small_on_the_wire_and_huge_in_memory_is_refused_before_it_is_decoded(body: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(wire.WireError):
+            wire.decode_value(body)
+        with pytest.raises(wire.WireError):
+            wire.decode_guest(body)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_only_frames_with_a_value_may_be_large() -> None:
+    large = "x" * wire.MAX_CONTROL_FRAME_BYTES
+    with pytest.raises(wire.WireError):
+        wire.decode_guest(msgspec.msgpack.encode(wire.Ready(steps=(large,))))
+    frame = wire.GuestMessage(encoded=msgspec.msgpack.encode(large))
+    assert wire.decode_guest(msgspec.msgpack.encode(frame)) == frame
 
 
 @pytest.mark.parametrize("depth", [wire.MAX_DEPTH + 1, 500, 5000, 200_000])

@@ -199,6 +199,7 @@ struct notify_job {
 
 typedef struct notify_listener {
 	int epoll, wake, drain, forked, running, stopping;
+	int broken;		/* under lock: the loop ended by itself */
 	pthread_t thread, injector;
 	pthread_mutex_t lock, job_lock;
 	pthread_cond_t job_ready;

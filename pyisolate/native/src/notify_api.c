@@ -11,7 +11,7 @@ static void notify_after_fork_child(void)
 {
 	for (notify_listener *l = notify_all; l; l = l->next) {
 		for (int i = 0; i < l->next_slot; i++)
-			if (l->slots[i])
+			if (l->slots[i] && l->slots[i]->fd >= 0)
 				close(l->slots[i]->fd);
 		close(l->epoll);
 		close(l->wake);
@@ -182,7 +182,9 @@ static int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *p
 	pthread_mutex_lock(&l->lock);
 	for (slot = 0; slot < NOTIFY_SLOTS && l->slots[slot]; slot++)
 		;
-	if (slot == NOTIFY_SLOTS || *notify_find(l, key))
+	if (l->broken)
+		result = -ESRCH;
+	else if (slot == NOTIFY_SLOTS || *notify_find(l, key))
 		result = slot == NOTIFY_SLOTS ? -ENOSPC : -EEXIST;
 	else if (epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &event))
 		result = -errno;

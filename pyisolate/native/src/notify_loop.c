@@ -52,7 +52,8 @@ static void notify_free_sandbox(notify_listener *l, struct notify_sandbox *s)
 {
 	while (s->waits)
 		notify_wait_end(l, s->waits);
-	close(s->fd);
+	if (s->fd >= 0)
+		close(s->fd);
 	notify_policy_drop(s->policy);
 	free(s->ring);
 	free(s);
@@ -83,6 +84,19 @@ static void notify_bury(notify_listener *l)
 		free(w->payload);
 		free(w);
 	}
+}
+
+/* The loop ends though nobody asked it to: calls must fail (ENOSYS, a closed listener) and not wait for ever. */
+static void notify_fail_closed(notify_listener *l)
+{
+	pthread_mutex_lock(&l->lock);
+	l->broken = 1;
+	for (int i = 0; i < l->next_slot; i++)
+		if (l->slots[i] && l->slots[i]->fd >= 0) {
+			close(l->slots[i]->fd);
+			l->slots[i]->fd = -1;
+		}
+	pthread_mutex_unlock(&l->lock);
 }
 
 static void *notify_loop(void *argument)
@@ -116,6 +130,8 @@ static void *notify_loop(void *argument)
 	}
 	free(n);
 	__atomic_store_n(&l->running, 0, __ATOMIC_RELEASE);
+	if (!__atomic_load_n(&l->stopping, __ATOMIC_ACQUIRE))
+		notify_fail_closed(l);
 	return NULL;
 }
 

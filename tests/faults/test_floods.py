@@ -1,0 +1,234 @@
+"""Guests and hosts that send without end: memory stays bounded, others are served, every denial is counted."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+import pyisolate
+from pyisolate import Policy
+from pyisolate.telemetry.recorder import Recorder
+
+
+def rss_mib() -> float:
+    return psutil.Process().memory_info().rss / (1 << 20)
+
+
+@pytest.fixture
+def steady() -> Iterator[None]:
+    """The host's memory after the test is about what it was."""
+    import gc
+
+    gc.collect()
+    before = rss_mib()
+    yield
+    gc.collect()
+    assert rss_mib() < before + 96, f"{before:.0f} -> {rss_mib():.0f} MiB"
+
+
+def test_too_many_messages_end_the_sandbox(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("flood", limits={"messages": 100}) as sandbox:
+        with pytest.raises(pyisolate.MessagesExceeded) as caught:
+            sandbox.exec("while True: post(1)")
+        assert caught.value.denial_event is not None
+
+
+def test_large_messages_that_nobody_receives_end_the_sandbox(supervisor: pyisolate.Supervisor, steady: None) -> None:
+    """A thousand allowed messages of 16 MB are 16 GB of the host's memory."""
+    peak, done = [rss_mib()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            peak.append(rss_mib())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with supervisor.spawn("large", limits={"memory": "1GiB"}) as sandbox, pytest.raises(pyisolate.MessagesExceeded):
+            sandbox.exec("data = b'x' * (15 << 20)\nfor _ in range(500): post(data)")
+    finally:
+        done.set()
+        watcher.join()
+    assert max(peak) - peak[0] < 400, f"{peak[0]:.0f} -> {max(peak):.0f} MiB"
+
+
+@pytest.mark.parametrize("how", ["post", "value"])
+def test_a_small_frame_that_is_huge_once_decoded_is_refused(
+    supervisor: pyisolate.Supervisor, steady: None, how: str
+) -> None:
+    """Sixteen million empty maps are 16 MB on the wire and a gigabyte of Python objects."""
+    frame = (
+        "import struct\n"
+        "body = b'\\xdd' + struct.pack('>I', 15_000_000) + b'\\x80' * 15_000_000\n"
+        "import msgspec\n"
+        "raw = msgspec.Raw(body)\n"
+    )
+    peak, done = [rss_mib()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            peak.append(rss_mib())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        policy = (
+            Policy.preset("compute")
+            .with_limits(memory="1GiB", cpu="30s")
+            .allow_import("msgspec")
+            .allow_native("msgspec")
+        )
+        with supervisor.spawn("bomb", policy) as sandbox, pytest.raises(pyisolate.SandboxError):
+            sandbox.exec(frame + ("post(raw)" if how == "post" else "raw"))
+    finally:
+        done.set()
+        watcher.join()
+    assert max(peak) - peak[0] < 400, f"{peak[0]:.0f} -> {max(peak):.0f} MiB"
+
+
+def test_a_million_denials_are_all_counted_and_cost_no_memory(supervisor: pyisolate.Supervisor, steady: None) -> None:
+    count = 30_000
+    with supervisor.spawn("denials", limits={"cpu": "60s", "wall": "90s"}) as sandbox:
+        sandbox.exec(
+            f"for n in range({count}):\n"
+            "    try:\n        open(f'/etc/secret-{n % 2000}')\n    except PermissionError:\n        pass"
+        )
+        assert sandbox.stats.denials == count
+        stored = sandbox.get_denial_events()
+        assert sum(event.count for event in stored) + sandbox.stats.events_lost == count
+
+
+def test_refused_system_calls_of_many_threads_are_all_counted(supervisor: pyisolate.Supervisor, steady: None) -> None:
+    with supervisor.spawn("calls", limits={"cpu": "60s", "wall": "60s"}) as sandbox:
+        sandbox.exec(
+            "import ctypes, threading\n"
+            "libc = ctypes.CDLL(None, use_errno=True)\n"
+            "def flood():\n"
+            "    for _ in range(2000): libc.unshare(0x10000000)\n"
+            "threads = [threading.Thread(target=flood) for _ in range(4)]\n"
+            "[t.start() for t in threads]\n[t.join() for t in threads]"
+        )
+        sandbox.get_denial_events()
+        stats = sandbox.stats
+        assert stats.denials >= 8000 or stats.denials + supervisor._plan.listener.lost(sandbox.id) >= 8000
+
+
+def test_one_that_floods_does_not_starve_another(supervisor: pyisolate.Supervisor) -> None:
+    stop = threading.Event()
+
+    def flood() -> None:
+        with supervisor.spawn("flood", limits={"wall": "30s", "cpu": "30s", "messages": 10**9}) as noisy:
+            while not stop.is_set():
+                noisy.exec(
+                    "for n in range(300):\n    post(n)\n"
+                    "    try:\n        open('/etc/shadow')\n    except PermissionError:\n        pass"
+                )
+
+    flooder = threading.Thread(target=flood)
+    with supervisor.spawn("quiet") as quiet:
+        flooder.start()
+        try:
+            slowest = 0.0
+            end = time.monotonic() + 2
+            while time.monotonic() < end:
+                started = time.monotonic()
+                assert quiet.eval("1") == 1
+                slowest = max(slowest, time.monotonic() - started)
+        finally:
+            stop.set()
+            flooder.join()
+    assert slowest < 1.0
+
+
+class Slow:
+    """A sink that takes its time."""
+
+    immediate = False
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def emit(self, _event: object) -> None:
+        self.seen += 1
+        time.sleep(0.05)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_slow_sink_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow()
+    recorder = Recorder(sinks=[slow], alerts=None)
+    lost_before = recorder.metrics.lost.total()
+    suppressed_before = recorder.metrics.suppressed.total()
+    with pyisolate.Supervisor(pool_size=0, recorder=recorder) as supervisor, supervisor.spawn("slow sink") as sandbox:
+        started = time.monotonic()
+        sandbox.exec(
+            "for n in range(3000):\n    try:\n        open(f'/etc/s{n}')\n    except PermissionError:\n        pass"
+        )
+        assert time.monotonic() - started < 20  # the sink would take 150 s
+        assert sandbox.stats.denials == 3000
+    recorder.shutdown(timeout=1)
+    lost = recorder.metrics.lost.total() - lost_before
+    suppressed = recorder.metrics.suppressed.total() - suppressed_before
+    assert 0 < slow.seen < 3000
+    assert lost + suppressed > 0, "what the sink did not get is counted"
+
+
+class Broken(Slow):
+    """A sink that fails."""
+
+    immediate = True
+
+    def emit(self, _event: object) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_sink_on_a_full_disk_masks_no_refusal() -> None:
+    recorder = Recorder(sinks=[Broken()], alerts=None)
+    errors = recorder.metrics.audit_errors.total()
+    with pyisolate.Supervisor(pool_size=0, recorder=recorder) as supervisor, supervisor.spawn("full disk") as sandbox:
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec("open('/etc/shadow')")
+        assert len(sandbox.get_denial_events()) == 1
+    recorder.shutdown(timeout=1)
+    assert recorder.metrics.audit_errors.total() == errors + 1
+
+
+def test_a_guest_that_never_reads_is_told_apart_from_one_that_is_slow(
+    supervisor: pyisolate.Supervisor, steady: None
+) -> None:
+    with supervisor.spawn("busy", limits={"memory": "512MiB"}) as sandbox:
+        runner = threading.Thread(target=lambda: sandbox.exec("import time; time.sleep(1.5)"))
+        runner.start()
+        time.sleep(0.2)
+        runner.join()
+        # Now it runs nothing: what is posted waits for its next `recv`.
+        for number in range(100):
+            sandbox.post(number)
+        assert sandbox.exec("[recv(timeout=1) for _ in range(100)]").value == list(range(100))
+
+
+def test_output_without_end_is_cut(supervisor: pyisolate.Supervisor, steady: None) -> None:
+    with supervisor.spawn("output") as sandbox, pytest.raises(pyisolate.OutputExceeded):
+        sandbox.exec("while True: print('x' * 4096)")
+
+
+def test_descriptors_that_a_guest_sends_are_dropped(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("descriptors") as sandbox:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(pyisolate.SandboxError):
+            sandbox.exec(
+                "import socket, os, array\n"
+                "fds = array.array('i', [0, 1, 2] * 80)\n"
+                "peer = next(fd for fd in range(3, 50) if os.path.exists(f'/proc/self/fd/{fd}') or True)\n"
+                "s = socket.socket(fileno=3)\n"
+                "while True: s.sendmsg([b'\\0\\0\\0\\1x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])\n",
+                timeout=3,
+            )
+        assert len(os.listdir("/proc/self/fd")) <= before + 8

@@ -1,0 +1,150 @@
+"""kill -9 of cells at random instants, warm, being handed out, and at work: an error that says so, nothing else."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+
+import pyisolate
+
+#: A request that takes longer was forgotten by somebody (seconds); nothing in it takes a hundredth.
+TOO_LONG_S = 8.0
+
+
+class Load:
+    """Threads that spawn, run, post and close, and note how each round ended."""
+
+    def __init__(self, supervisor: pyisolate.Supervisor, threads: int = 4) -> None:
+        self.ended: collections.Counter[str] = collections.Counter()
+        self.unexpected: list[BaseException] = []
+        self.slowest_s = 0.0
+        self._supervisor, self._stop = supervisor, threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in self._threads), "a request never came back"
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            started = time.monotonic()
+            try:
+                self._round()
+                self.ended["well"] += 1
+            except pyisolate.SandboxDied as error:
+                self.ended["died"] += 1
+                if error.signal not in (signal.SIGKILL, None):
+                    self.unexpected.append(error)
+            except Exception as error:
+                self.unexpected.append(error)
+            self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+
+    def _round(self) -> None:
+        with self._supervisor.spawn("round") as sandbox:
+            sandbox.post({"n": 1})
+            assert sandbox.exec("recv(timeout=5)['n'] + 1").value == 2
+            with contextlib.suppress(pyisolate.PolicyError):
+                sandbox.exec("open('/etc/shadow')")
+            assert sandbox.exec("print('x' * 5000)").stdout == "x" * 5000 + "\n"
+
+
+def kill_cells(supervisor: pyisolate.Supervisor, chance: random.Random, times: int) -> None:
+    with Load(supervisor) as load:
+        killed = 0
+        while killed < times:
+            time.sleep(chance.random() * 0.02)
+            living = list(supervisor._pool._live)  # warm, being warmed and handed out
+            if living:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(chance.choice(living), signal.SIGKILL)
+                    killed += 1
+    assert not load.unexpected, load.unexpected[:3]
+    assert load.ended["died"] > times // 20
+    assert load.ended["well"] > 0
+    assert load.slowest_s < TOO_LONG_S
+    with supervisor.spawn("after") as sandbox:
+        assert sandbox.eval("1 + 1") == 2
+    nothing_is_kept(supervisor)
+
+
+def nothing_is_kept(supervisor: pyisolate.Supervisor) -> None:
+    """Only the warm cells of the pool may still have a place in any table."""
+    deadline = time.monotonic() + 5
+    while True:
+        ready, warming = supervisor._pool.counts()
+        tables = {
+            "cells": len(supervisor._pool._live),
+            "channels": len(supervisor.reactor._channels),
+            "control groups": len(supervisor._leases),
+            "listeners": len(supervisor._plan.listener._by_key),
+        }
+        if supervisor._cgroups is None:
+            del tables["control groups"]
+        if not warming and all(count == ready for count in tables.values()):
+            break
+        assert time.monotonic() < deadline, (ready, warming, tables)
+        time.sleep(0.02)
+    assert supervisor.sandboxes == []
+    if supervisor._cgroups is not None:
+        # A group is leased, free, or waits for its last process; none is forgotten.
+        tree = supervisor._cgroups
+        assert len(tree._all) == len(supervisor._leases) + len(tree._free) + len(tree._draining)
+
+
+def test_hundreds_of_cells_die_at_random(supervisor: pyisolate.Supervisor, chance: random.Random) -> None:
+    kill_cells(supervisor, chance, 300)
+
+
+@pytest.mark.soak
+def test_thousands_of_cells_die_at_random(
+    supervisor: pyisolate.Supervisor, chance: random.Random, soak_seconds: float
+) -> None:
+    deadline = time.monotonic() + soak_seconds
+    while time.monotonic() < deadline:
+        kill_cells(supervisor, chance, 500)
+
+
+def test_the_error_names_the_signal_and_keeps_the_last_words(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("killed") as sandbox:
+        sandbox.exec("import sys; print('the end', file=sys.stderr)")
+        threading.Timer(0.2, os.kill, (sandbox.pid, signal.SIGKILL)).start()
+        with pytest.raises(pyisolate.SandboxDied) as caught:
+            sandbox.exec("while True: pass")
+        assert caught.value.signal == signal.SIGKILL
+        assert "SIGKILL" in str(caught.value)
+        assert "the end" in caught.value.last_words
+
+
+def test_a_killed_cell_is_no_breach_of_the_protocol(supervisor: pyisolate.Supervisor) -> None:
+    exits = supervisor.recorder.metrics.exits
+    reasons = ("died", "protocol", "closed")
+    before = [exits.value(reason) for reason in reasons]
+    with supervisor.spawn("killed") as sandbox:
+        os.kill(sandbox.pid, signal.SIGKILL)
+        sandbox.post("unread")
+        with pytest.raises(pyisolate.SandboxDied):
+            sandbox.exec("1")
+    assert [exits.value(reason) - old for reason, old in zip(reasons, before, strict=True)] == [1, 0, 0]
+
+
+def test_who_waits_for_a_message_learns_that_none_will_come(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("waited for") as sandbox:
+        threading.Timer(0.2, os.kill, (sandbox.pid, signal.SIGKILL)).start()
+        started = time.monotonic()
+        with pytest.raises(pyisolate.SandboxError):
+            sandbox.recv(timeout=20)
+        assert time.monotonic() - started < 5

@@ -1,0 +1,95 @@
+"""The notification listener stops deciding: calls that it would decide fail, and nobody gets a sandbox without it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import threading
+from pathlib import Path
+
+import pytest
+from require import require
+
+import pyisolate
+from pyisolate import Policy
+from tests.faults.test_killed_zygote import spawn_some
+
+ASK = (
+    "import ctypes\n"
+    "libc = ctypes.CDLL(None, use_errno=True)\n"
+    "def unshare():\n"
+    "    return [libc.unshare(0x10000000), ctypes.get_errno()]\n"
+)
+
+
+@pytest.fixture
+def listening(supervisor: pyisolate.Supervisor) -> pyisolate.Supervisor:
+    require("seccomp", supervisor._plan.listener is not None, "no notification listener here")
+    return supervisor
+
+
+def test_a_listener_that_is_closed_refuses_everything(listening: pyisolate.Supervisor) -> None:
+    with listening.spawn("left alone") as sandbox:
+        sandbox.exec(ASK)
+        assert sandbox.eval("unshare()") == [-1, errno.EPERM]  # the control: decided and recorded
+        listening._plan.listener.close()
+        assert sandbox.eval("unshare()") == [-1, errno.ENOSYS]  # seccomp(2): nobody listens
+        assert sandbox.eval("1 + 1") == 2
+
+
+def test_no_sandbox_is_handed_out_without_a_listener(listening: pyisolate.Supervisor) -> None:
+    with listening.spawn("before") as sandbox:
+        assert sandbox.eval("1") == 1
+    listening._plan.listener.close()
+    with pytest.raises(pyisolate.SandboxError, match="listener"):
+        spawn_some(listening)
+
+
+def break_loop() -> None:
+    """End the listener's thread from outside: its epoll descriptor becomes one that cannot be waited on (EINVAL)."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}") != "anon_inode:[eventpoll]":
+                continue
+            watched = re.findall(r"^tfd:\s+(\d+)", Path(f"/proc/self/fdinfo/{name}").read_text(), re.MULTILINE)
+            if any(os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:seccomp notify" for fd in watched):
+                null = os.open("/dev/null", os.O_RDONLY)
+                os.dup2(null, int(name), inheritable=False)
+                os.close(null)
+                return
+    raise AssertionError("no epoll descriptor watches a seccomp listener")
+
+
+def test_a_loop_that_ends_by_itself_leaves_nobody_waiting(listening: pyisolate.Supervisor) -> None:
+    with listening.spawn("asks", Policy.preset("compute").with_limits(wall="10s")) as sandbox:
+        sandbox.exec(ASK)
+        assert sandbox.eval("unshare()") == [-1, errno.EPERM]  # the control
+        break_loop()
+        answers = [sandbox.eval("unshare()") for _ in range(3)]  # the first may still be decided: it ends the wait
+        assert answers[-1] == [-1, errno.ENOSYS]
+        assert not listening._plan.listener.alive
+        with pytest.raises(pyisolate.SandboxError, match="listener"):
+            spawn_some(listening)
+        assert sandbox.eval("1 + 1") == 2
+
+
+def test_threads_that_ask_while_the_listener_closes_all_get_an_answer(listening: pyisolate.Supervisor) -> None:
+    policy = Policy.preset("compute").with_limits(wall="20s")
+    with listening.spawn("asks", policy) as sandbox:
+        sandbox.exec(ASK)
+        threading.Timer(0.3, listening._plan.listener.close).start()
+        seen = sandbox.exec(
+            "import time, threading\n"
+            "found = set()\n"
+            "def ask():\n"
+            "    end = time.monotonic() + 0.8\n"
+            "    while time.monotonic() < end: found.add(tuple(unshare()))\n"
+            "threads = [threading.Thread(target=ask) for _ in range(4)]\n"
+            "[t.start() for t in threads]\n"
+            "[t.join() for t in threads]\n"
+            "sorted(found)"
+        ).value
+        assert [result for result, _ in seen] == [-1] * len(seen)
+        assert {number for _, number in seen} == {errno.EPERM, errno.ENOSYS}
