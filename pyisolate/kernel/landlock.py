@@ -133,13 +133,12 @@ class LandlockEnforcer:
         seen += ["a signal to the parent was denied (EPERM)"] if found.signal_denied else []
         return Availability(enforcer=self.name, status=Status.AVAILABLE, proof="; ".join(seen), detail=detail)
 
-    def prepare(
-        self, policy: CompiledPolicy, view: RootView | None = None, *, tcp: bool = True
-    ) -> LandlockRuleset:
+    def prepare(self, policy: CompiledPolicy, view: RootView | None = None, *, tcp: bool = True) -> LandlockRuleset:
         """Compile a policy to a ruleset: once per policy version, for any number of sandboxes.
 
         With `view`, rules are keyed on what the cell finds in it, generated files included; without (thread isolation)
-        on the host's paths. `tcp` False leaves ports to others: what Landlock refuses, they never see. Paths that do not exist become notes. Raises EnforcementError without Landlock.
+        on the host's paths. `tcp` False leaves ports to others: what Landlock refuses, they never see. Paths that do
+        not exist become notes. Raises EnforcementError without Landlock.
         """
         try:
             handled = native.handled_for(self.abi())
