@@ -22,11 +22,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = os.path.relpath(sys.prefix, ROOT)
-TIERS = ("unit", "host", "vm", "clients")
+TIERS = ("unit", "host", "escape", "faults", "vm", "clients")
 ORDINARY_UID = 65534
 
 #: Longer than any tier has taken (software-emulated virtual machines); a hang must not eat the whole CI hour.
-TIMEOUT_S = {"unit": 900, "host": 1200, "vm": 1800, "clients": 600}
+TIMEOUT_S = {"unit": 900, "host": 1200, "escape": 900, "faults": 900, "vm": 1800, "clients": 600}
 
 #: Features that an ordinary user cannot have on a host that delegates nothing: not required of that run.
 PRIVILEGED_FEATURES = {"bcc", "bpf", "cgroup", "cgroup_bpf", "prometheus", "vm"}
