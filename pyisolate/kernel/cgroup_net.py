@@ -6,7 +6,7 @@ The others sit in an empty network namespace, and the notification listener does
 from __future__ import annotations
 
 from ..decision import Mode
-from ..policy.compiled import CompiledPolicy, NetAction
+from ..policy.compiled import CompiledPolicy, FsRight, NetAction
 
 #: Where a process in the host's network namespace would see more of it than one in an empty one.
 _SHOWS_NETWORK = ("/proc/net", "/proc/self/net", "/proc/thread-self/net", "/sys/class/net", "/sys/devices/virtual/net")
@@ -23,7 +23,7 @@ def suits(policy: CompiledPolicy) -> bool:
         return False
     if policy.mode_of("net") is not Mode.ENFORCE or policy.mode_of("fs") is not Mode.ENFORCE:
         return False
-    return not any(rule.allow and _shows_network(rule.path) for rule in policy.fs)
+    return not any(rule.allow & FsRight.READ and _shows_network(rule.path) for rule in policy.fs)
 
 
 def _shows_network(path: str) -> bool:
