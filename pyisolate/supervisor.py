@@ -69,7 +69,7 @@ class Supervisor:
     cells run as when the supervisor is root (default 65534); files that a guest shall read or write must be open to
     that user. `kernel_events_per_s`: records a second of one sandbox that the BPF programs send (all are counted).
     `telemetry="full"` also shows the notification listener what native code opens (about 8 us a call).
-    `network`: `auto` lets cgroup-BPF programs decide connections where root may load them, `listener` never does.
+    `network`: `auto` lets cgroup-BPF programs decide connections where root may load them; the default is `listener`.
     `audit` (a path, or an AuditLog), `sinks` (default: the process's) and `alerts` (rules, or an AlertEngine) say where
     events go besides store and counters, and are closed with the supervisor; `recorder` replaces all three.
     """
