@@ -109,17 +109,27 @@ def _alive(pid: str) -> bool:
     return pid.isdigit() and os.path.exists(f"/proc/{pid}")
 
 
+#: Supervisors of other runs on this machine, seen alive: what they leave when they die is not ours.
+_others: set[str] = set()
+
+
 def cgroups() -> frozenset[str]:
-    """Return our cgroups, and those of supervisors that are gone; other living ones are none of this run's business."""
-    me, found = str(os.getpid()), set()
+    """Return our cgroups, and those of supervisors that are gone; those of other runs are not our business."""
+    me, found = str(os.getpid()), {}
     for parent in _parents:
         with contextlib.suppress(OSError):
             for name in os.listdir(parent):
                 if name.startswith(PREFIX):
-                    owner = name.split(".")[1]
-                    if owner == me or not _alive(owner):
-                        found.add(f"{parent}/{name}")
-    return frozenset(found)
+                    found[f"{parent}/{name}"] = name.split(".")[1]
+    alive = {owner for owner in found.values() if owner != me and _alive(owner)}
+    _others.update(owner for owner in alive - _others if not _descends_from_us(int(owner)))
+    return frozenset(path for path, owner in found.items() if owner not in alive | _others)
+
+
+def _descends_from_us(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return os.getpid() in (parent.pid for parent in psutil.Process(pid).parents())
+    return False
 
 
 def _default_supervisor() -> object | None:
