@@ -64,7 +64,7 @@ def random_filter() -> bytes:
 def filter_spec(kind: str, *, notify: bool, random: bool, full: bool) -> FilterSpec:
     """Return the filter as data. `kind` is "cell", "native" (a cell on the host's network) or "thread"."""
     if kind not in ("cell", "native", "thread"):
-        raise ValueError(f"make a seccomp filter, {kind!r}: no such kind. Hint: cell, native or thread")
+        raise ValueError(f"make a seccomp filter, {kind!r}: no such kind. Hint: cell or thread")
     native = kind == "native"
     kind = "cell" if native else kind
     default = NOTIFY if notify else refuse(errno.EPERM)
