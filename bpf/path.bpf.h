@@ -15,16 +15,16 @@
 #define PYI_COMPONENTS 128 /* names between a file and the root; deeper is refused */
 #define PYI_MOUNTS 16	   /* mounts between a file and the root; deeper is refused */
 
-enum pyi_named { PYI_NAMED = 0, PYI_UNREACHABLE = 1, PYI_TOO_LONG = 2, PYI_PSEUDO = 3 };
+enum pyi_named { PYI_NAMED = 0, PYI_UNREACHABLE = 1, PYI_TOO_LONG = 2, PYI_PSEUDO = 3, PYI_LAYER = 4 };
 
 /* Pipes, sockets, memfds, shared anonymous memory, anonymous inodes: no path, made by the guest or handed to it. They
  * make up a name when asked for one (d_dname), or live on a file system that cannot be mounted. */
 static __always_inline bool pyi_is_pseudo(struct dentry *dentry)
 {
-	if (BPF_CORE_READ(dentry, d_sb, s_flags) & SB_NOUSER)
+	if (dentry->d_sb->s_flags & SB_NOUSER)
 		return true;
-	const struct dentry_operations *operations = BPF_CORE_READ(dentry, d_op);
-	return operations && BPF_CORE_READ(operations, d_dname);
+	const struct dentry_operations *operations = dentry->d_op;
+	return operations && operations->d_dname;
 }
 
 struct pyi_walk {
@@ -122,9 +122,9 @@ static __noinline int pyi_walk_path(struct pyi_scratch *scratch, u64 dentry, u64
 static __always_inline bool pyi_reachable(struct task_struct *task, u64 mnt)
 {
 	u64 mount = mnt - bpf_core_field_offset(struct mount, mnt);
-	struct vfsmount *root = BPF_CORE_READ(task, fs, root.mnt);
+	struct vfsmount *root = task->fs->root.mnt;
 	u64 root_mount = (u64)root - bpf_core_field_offset(struct mount, mnt);
-	if (BPF_CORE_READ(task, fs, root.dentry) != BPF_CORE_READ(root, mnt_root))
+	if (task->fs->root.dentry != root->mnt_root)
 		return false;
 	for (int i = 0; i < PYI_MOUNTS; i++) {
 		if (mount == root_mount)

@@ -174,7 +174,7 @@ struct pyi_task {
 	__u32 epoch;
 	__u64 start_ticks;	/* hand-over: field 22 of /proc/TID/stat, so that a reused tid is not taken */
 	__u32 slot_number;	/* in the sandbox's page, or PYI_SLOT_NONE; not inherited */
-	__u32 reserved;
+	__u32 own_tid;		/* the thread's id as the guest sees it; 0: not looked up yet */
 	/* the slot last taken, and by which system call: later hooks of the same call share it */
 	__u64 call[3];		/* user stack pointer, instruction pointer, second argument */
 	struct pyi_slot slot;

@@ -65,7 +65,9 @@ static __always_inline void pyi_slot_consume(struct pyi_task *own, struct task_s
 			pyi_slot_take(own, slot, task);
 		return;
 	}
-	u32 tid = pyi_own_tid(task);
+	u32 tid = own->own_tid;
+	if (!tid)
+		own->own_tid = tid = pyi_own_tid(task);
 #pragma unroll
 	for (int i = 0; i < PYI_SLOT_PROBES; i++) {
 		struct pyi_slot *slot = &page->slots[(tid + i) & (PYI_SLOTS - 1)];

@@ -16,10 +16,13 @@ static __always_inline int pyi_name_path(struct pyi_scratch *scratch, const stru
 	struct dentry *dentry = path->dentry;
 	u64 mnt = (u64)path->mnt;
 
-	if (!pyi_reachable(task, mnt)) /* also: a root that is not a whole mount */
+	if (!pyi_reachable(task, mnt)) { /* also: a root that is not a whole mount */
+		if (pyi_is_layer(path))
+			return PYI_LAYER;
 		return pyi_walk_path(scratch, (u64)dentry, mnt);
+	}
 	/* An unlinked file's d_path ends in " (deleted)"; the walk gives the name it had. */
-	if (!BPF_CORE_READ(dentry, d_hash.pprev) && BPF_CORE_READ(dentry, d_parent) != dentry) {
+	if (!dentry->d_hash.pprev && dentry->d_parent != dentry) {
 		scratch->record.flags |= PYI_F_DELETED;
 		return pyi_walk_path(scratch, (u64)dentry, mnt);
 	}
@@ -34,6 +37,8 @@ static __always_inline int pyi_check_named(struct pyi_task *own, struct pyi_scra
 					   u32 want)
 {
 	int named = pyi_name_path(scratch, path);
+	if (named == PYI_LAYER) /* the file above it has been judged */
+		return 0;
 	if (named != PYI_NAMED)
 		return pyi_not_understood(scratch, own, want, named);
 	return pyi_check_path(scratch, own, want);
@@ -63,8 +68,6 @@ int BPF_PROG(file_open, struct file *file)
 		return 0;
 	if (pyi_is_pseudo(file->f_path.dentry))
 		return scratch->record.flags & PYI_F_CLOSED ? -EPERM : 0;
-	if (pyi_is_layer(&file->f_path))
-		return 0;
 	return pyi_check_named(own, scratch, &file->f_path, pyi_open_rights(file));
 }
 
@@ -100,7 +103,7 @@ int BPF_PROG(inode_getattr, const struct path *path)
 	struct pyi_scratch *scratch = pyi_begin(own, PYI_H_INODE_GETATTR);
 	if (!scratch)
 		return -EPERM;
-	if (pyi_is_pseudo(path->dentry) || pyi_is_layer(path))
+	if (pyi_is_pseudo(path->dentry))
 		return 0;
 	if (pyi_is_fstat()) { /* opening was judged, and recorded where it was only watched: once is enough */
 		const struct pyi_policy *policy = pyi_policy_at(scratch->record.policy);

@@ -171,7 +171,7 @@ class BpfLoader:
                 "before 6.2, full preemption could hide a sandboxed thread",
                 hint="boot with preempt=voluntary",
             )
-        began = time.monotonic()
+        began, loaded_before = time.monotonic(), self.load_seconds
         try:
             programs = self.load("lsm", wanted=fits).programs.values()
             chosen = [(hook_of(program), program) for program in programs if program.autoload]
@@ -188,7 +188,7 @@ class BpfLoader:
             self.detach()
             raise
         self.forget_objects(["lsm"])
-        self.attach_seconds = time.monotonic() - began - self.load_seconds
+        self.attach_seconds = time.monotonic() - began - (self.load_seconds - loaded_before)
         _log.debug("loaded in %.3f s, attached in %.3f s", self.load_seconds, self.attach_seconds)
 
     def _attach(self, program: libbpf.Program) -> None:
