@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import logging
 import os
@@ -24,7 +23,8 @@ from ..kernel.enforcer import Availability, Status
 from ..native._result import advice
 from ..policy.compiled import Limits
 from . import hierarchy
-from .controls import Controls, read, write
+from .controls import Controls, write
+from .sweep import EMPTY_WITHIN_S, make_locked, remove_directories, sweep
 from .usage import Usage
 
 log = logging.getLogger("pyisolate.limits.cgroup")
@@ -33,9 +33,6 @@ _NAME = "cgroup"
 
 #: Page cache that an earlier sandbox left behind is reclaimed above this; below, reclaiming costs more than it gives.
 _RESIDUE_BYTES = 4 << 20
-
-#: The kernel removes a process from its group shortly after SIGKILL; uninterruptible I/O can take longer.
-_EMPTY_WITHIN_S = 1.0
 
 
 class CgroupLease:
@@ -147,7 +144,7 @@ class CgroupLease:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def wait_empty(self, timeout_s: float = _EMPTY_WITHIN_S) -> bool:
+    def wait_empty(self, timeout_s: float = EMPTY_WITHIN_S) -> bool:
         """Wait until no process is left; say whether that came to be."""
         deadline = time.monotonic() + timeout_s
         pause_s = 0.0005
@@ -181,7 +178,7 @@ class CgroupLease:
     def _remove(self) -> bool:
         """Remove the directories; False when a process is still in one of them."""
         self._close_descriptors()
-        return _rmdir_all(self._controls.directories)
+        return remove_directories(self._controls.directories)
 
     def _close_descriptors(self) -> None:
         if self._v2_fd >= 0:
@@ -290,7 +287,7 @@ class CgroupTree:
                 log.warning("control groups %s: %d could not be emptied", self.name, len(leases))
                 break
             time.sleep(0.002)
-        removed = _rmdir_all(self._directories())
+        removed = remove_directories(self._directories())
         for fd in self._locks:
             os.close(fd)
         self._locks.clear()
@@ -324,7 +321,7 @@ class CgroupTree:
     def _make(self) -> None:
         self._enable_parent()
         for directory in self._directories():
-            self._locks.append(_make_locked(directory))
+            self._locks.append(make_locked(directory))
         full = self.layout.memory
         if full is not None and full.version == 2:
             write(f"{full.parent}/{self.name}/cgroup.subtree_control", "+memory +pids")
@@ -336,7 +333,7 @@ class CgroupTree:
         if place.vacate:
             self._vacated = f"{place.parent}/{self.name}.host"
             # Locked like the tree: it is named like one, and a sweep would end this very process.
-            self._leaf_lock = _make_locked(self._vacated)
+            self._leaf_lock = make_locked(self._vacated)
             write(f"{self._vacated}/cgroup.procs", str(self._owner))
         write(f"{place.parent}/cgroup.subtree_control", "+memory +pids")
         self._enabled = place.parent
@@ -350,7 +347,7 @@ class CgroupTree:
                 with contextlib.suppress(OSError):
                     write(f"{self._enabled}/cgroup.procs", str(self._owner))
                 # While this process has to stay in its leaf, the leaf stays locked.
-                if _rmdir(self._vacated):
+                if remove_directories([self._vacated]):
                     os.close(self._leaf_lock)
         self._enabled = self._vacated = None
 
@@ -414,98 +411,6 @@ class CgroupTree:
             with self._lock:
                 if not self._closed:
                     (self._free if ready else self._draining).append(lease)
-
-
-def sweep(prefix: str = "pyisolate", layout: hierarchy.Layout | None = None) -> list[str]:
-    """Remove the trees of dead supervisors, with the processes left in them. Return what was removed.
-
-    A living supervisor holds an flock on its directories, which holds across pid namespaces and recycled pids.
-    """
-    removed = []
-    for parent in (layout or hierarchy.detect()).parents:
-        with contextlib.suppress(OSError):
-            for name in os.listdir(parent):
-                if name.startswith(f"{prefix}.") and _sweep_one(f"{parent}/{name}"):
-                    removed.append(f"{parent}/{name}")
-    # A dead supervisor of another service has its other directories below that service's groups.
-    for name in {os.path.basename(directory) for directory in removed}:
-        removed += [directory for directory in hierarchy.named(name) if _sweep_one(directory)]
-    return removed
-
-
-def _sweep_one(directory: str) -> bool:
-    try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return _remove_tree(directory)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-
-
-def _remove_tree(directory: str) -> bool:
-    """End what runs below a directory and remove it, children first."""
-    for entry in os.listdir(directory):
-        if os.path.isdir(f"{directory}/{entry}"):
-            _remove_tree(f"{directory}/{entry}")
-    deadline = time.monotonic() + _EMPTY_WITHIN_S
-    while not _rmdir(directory):
-        with contextlib.suppress(OSError):
-            _kill_all(directory)
-        if time.monotonic() > deadline:
-            log.warning("control group %s of a dead supervisor cannot be emptied", directory)
-            return False
-        time.sleep(0.002)
-    return True
-
-
-def _kill_all(directory: str) -> None:
-    if os.path.exists(f"{directory}/cgroup.kill"):
-        write(f"{directory}/cgroup.kill", "1")
-        return
-    for pid in map(int, read(f"{directory}/cgroup.procs").split()):
-        # 0 stands for a process of a pid namespace that is not ours to see; kill(0) would be our own group.
-        if pid > 0:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def _make_locked(directory: str) -> int:
-    """Make a directory and lock it against `sweep`. Another supervisor's sweep can win the moment between the two."""
-    for _ in range(100):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory)
-        try:
-            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(directory) and os.fstat(fd).st_ino == os.stat(directory).st_ino:
-                return fd
-        except (BlockingIOError, FileNotFoundError):
-            time.sleep(0.001)
-        os.close(fd)
-    raise OSError(errno.EAGAIN, "other supervisors keep removing this control group", directory)
-
-
-def _rmdir(directory: str) -> bool:
-    try:
-        os.rmdir(directory)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _rmdir_all(directories: list[str]) -> bool:
-    left = [directory for directory in directories if not _rmdir(directory)]
-    return not left
 
 
 def _unavailable(reason: str, remedy: str) -> Availability:

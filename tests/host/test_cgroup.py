@@ -15,7 +15,8 @@ import pytest
 from require import require
 
 from pyisolate.errors import EnforcementError
-from pyisolate.limits.cgroup import CgroupLease, CgroupTree, sweep
+from pyisolate.limits.cgroup import CgroupLease, CgroupTree
+from pyisolate.limits.sweep import sweep
 from pyisolate.limits.usage import TreeReader
 from pyisolate.policy.compiled import Limits
 

@@ -1,0 +1,112 @@
+"""Making, locking and removing the directories of control groups; a dead supervisor's are swept by the next one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import signal
+import time
+
+from . import hierarchy
+from .controls import read, write
+
+log = logging.getLogger("pyisolate.limits.cgroup")
+
+#: The kernel removes a process from its group shortly after SIGKILL; uninterruptible I/O can take longer.
+EMPTY_WITHIN_S = 1.0
+
+
+def sweep(prefix: str = "pyisolate", layout: hierarchy.Layout | None = None) -> list[str]:
+    """Remove the trees of dead supervisors, with the processes left in them. Return what was removed.
+
+    A living supervisor holds an flock on its directories, which holds across pid namespaces and recycled pids.
+    """
+    removed = []
+    for parent in (layout or hierarchy.detect()).parents:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(parent):
+                if name.startswith(f"{prefix}.") and _sweep_one(f"{parent}/{name}"):
+                    removed.append(f"{parent}/{name}")
+    # A dead supervisor of another service has its other directories below that service's groups.
+    for name in {os.path.basename(directory) for directory in removed}:
+        removed += [directory for directory in hierarchy.named(name) if _sweep_one(directory)]
+    return removed
+
+
+def _sweep_one(directory: str) -> bool:
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _remove_tree(directory)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _remove_tree(directory: str) -> bool:
+    """End what runs below a directory and remove it, children first."""
+    for entry in os.listdir(directory):
+        if os.path.isdir(f"{directory}/{entry}"):
+            _remove_tree(f"{directory}/{entry}")
+    deadline = time.monotonic() + EMPTY_WITHIN_S
+    while not _remove_one(directory):
+        with contextlib.suppress(OSError):
+            _kill_all(directory)
+        if time.monotonic() > deadline:
+            log.warning("control group %s of a dead supervisor cannot be emptied", directory)
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def _kill_all(directory: str) -> None:
+    if os.path.exists(f"{directory}/cgroup.kill"):
+        write(f"{directory}/cgroup.kill", "1")
+        return
+    for pid in map(int, read(f"{directory}/cgroup.procs").split()):
+        # 0 stands for a process of a pid namespace that is not ours to see; kill(0) would be our own group.
+        if pid > 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def make_locked(directory: str) -> int:
+    """Make a directory and lock it against `sweep`. Another supervisor's sweep can win the moment between the two."""
+    for _ in range(100):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(directory) and os.fstat(fd).st_ino == os.stat(directory).st_ino:
+                return fd
+        except (BlockingIOError, FileNotFoundError):
+            time.sleep(0.001)
+        os.close(fd)
+    raise OSError(errno.EAGAIN, "other supervisors keep removing this control group", directory)
+
+
+def _remove_one(directory: str) -> bool:
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def remove_directories(directories: list[str]) -> bool:
+    """Remove what is empty; say whether all are gone."""
+    left = [directory for directory in directories if not _remove_one(directory)]
+    return not left
