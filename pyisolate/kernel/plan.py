@@ -232,7 +232,7 @@ class KernelPlan:
         self.listener.attach_warm(descriptor, f"cell:{pid}")
 
     def bind(self, pid: int, sandbox_id: str, prepared: Prepared) -> None:
-        """From here on the listener decides a cell's calls by the policy. Raises EnforcementError where it has ended."""
+        """From here on the listener decides a cell's calls by the policy. Raises EnforcementError if it has ended."""
         if self.listener is not None:
             if not self.listener.alive:
                 raise EnforcementError(
