@@ -212,16 +212,22 @@ class Sandbox:
             self._check_open()
             try:
                 self._channel.send(wire.HostMessage(data=obj))
-            except Backlog as error:
+            except (Backlog, wire.WireError) as error:
                 raise MessagesExceeded(
                     f"post to {self.name!r}: {error}", limit="messages", hint="the guest must call recv()"
                 ) from None
 
     def recv(self, timeout: float | None = None) -> Any:
         """Return the next object that the guest posted. Raises TimeoutError after `timeout` seconds."""
+        return self._decode(self._take(timeout), "recv from")
+
+    def _take(self, timeout: float | None, given_up: threading.Event | None = None) -> bytes:
+        """Wait for a message and take it, unless the task that waits for it gives up before."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._arrived:
-            while not self._messages:
+            while not self._messages or (given_up is not None and given_up.is_set()):
+                if given_up is not None and given_up.is_set():
+                    raise asyncio.CancelledError
                 if self.closed:
                     raise self._closed_error()
                 left = None if deadline is None else deadline - time.monotonic()
@@ -230,7 +236,13 @@ class Sandbox:
                 self._arrived.wait(left)
             encoded = self._messages.popleft()
             self._waiting_bytes -= len(encoded)
-        return self._decode(encoded, "recv from")
+            return encoded
+
+    def _put_back(self, encoded: bytes) -> None:
+        with self._arrived:
+            self._messages.appendleft(encoded)
+            self._waiting_bytes += len(encoded)
+            self._arrived.notify()
 
     def _decode(self, encoded: bytes, what: str) -> Any:
         try:
@@ -253,15 +265,30 @@ class Sandbox:
             wall = self._compiled.limits.wall_s
             budget = min((limit for limit in (timeout, wall) if limit is not None), default=None)
             self._deadline = None if budget is None else time.monotonic() + budget
-            answer: wire.GuestFrame | None = None
             try:
-                self._channel.send(make(id=self._channel.conversation.start_request(), line_buffered=streaming))
+                self._ask(make, streaming)
                 answer = self._channel.wait_answer(self._deadline)
-            except Backlog as error:
-                raise SandboxError(f"run in {self.name!r}: {error}") from None
+            except SandboxError:
+                raise
+            except BaseException as error:  # Ctrl-C, or a callback for output that raised: nobody reads the answer
+                self.end(f"its request was abandoned: {type(error).__name__}")
+                raise
             finally:
                 self._supervisor.watch.request_ended(self, self._deadline)
             return self._conclude(answer, budget, timeout)
+
+    def _ask(self, make: Callable[..., wire.Request], streaming: bool) -> None:
+        conversation = self._channel.conversation
+        try:
+            number = conversation.start_request()
+        except wire.WireError as error:  # a callback for output asks, in the middle of a request
+            raise SandboxError(f"run in {self.name!r}: {error}", hint="one request at a time") from None
+        try:
+            self._channel.send(make(id=number, line_buffered=streaming))
+        except (Backlog, wire.WireError) as error:
+            conversation.cancel_request()
+            self._state = "idle"
+            raise SandboxError(f"run in {self.name!r}: {error}") from None
 
     def _begin(self, on_stdout: OutputCallback | None, on_stderr: OutputCallback | None) -> None:
         self._outputs["stdout"].callback = on_stdout or self._stream_callbacks["stdout"]
@@ -411,13 +438,26 @@ class Sandbox:
         with self._state_lock:
             if self._ending is None:
                 self._ending = error
-        self._channel.signal(signal.SIGKILL)
-        if self._lease is not None:
-            try:
-                self._lease.kill()
-            except OSError as error:
-                # The cell is the init of its pid namespace: its death alone ends every process in it.
-                _log.warning("ending the control group of %s: %s", self.name, error)
+            self._channel.signal(signal.SIGKILL)
+            if self._lease is not None:
+                try:
+                    self._lease.kill()
+                except OSError as trouble:
+                    # The cell is the init of its pid namespace: its death alone ends every process in it.
+                    _log.warning("ending the control group of %s: %s", self.name, trouble)
+
+    def let_go(self) -> None:
+        """Its cell is reaped: the control group is about to be another sandbox's, and not this one's to kill."""
+        with self._state_lock:
+            self._lease = None
+
+    def abandon(self) -> None:
+        """In a forked child of the host: this is a copy of a sandbox that the parent runs."""
+        self._state_lock, self._arrived = threading.Lock(), threading.Condition()
+        self._ending = SandboxClosed(
+            f"sandbox {self.name!r}: it belongs to the process that was forked", hint="spawn one in this process"
+        )
+        self._state, self._lease = "closed", None
 
     def _wait_ended(self) -> SandboxError:
         """Return why the cell is gone, once it is reaped and its exit status known."""
@@ -566,12 +606,21 @@ class Sandbox:
         return await self._in_thread(functools.partial(self.call, function, *args, **kwargs))
 
     async def arecv(self, timeout: float | None = None) -> Any:
-        """Like `recv`, without blocking the event loop."""
-        return await self._supervisor.in_thread(functools.partial(self.recv, timeout))
+        """Like `recv`, without blocking the event loop. A cancelled task takes no message."""
+        given_up = threading.Event()
+        try:
+            encoded = await self._supervisor.in_thread(lambda: self._take(timeout, given_up), undo=self._put_back)
+        except asyncio.CancelledError:
+            given_up.set()
+            with self._arrived:
+                self._arrived.notify_all()
+            raise
+        return self._decode(encoded, "recv from")
 
     async def aclose(self) -> None:
         """Like `close`, without blocking the event loop."""
-        await self._supervisor.in_thread(self.close)
+        if self._state != "closed":  # else the supervisor may be closed too, and its threads with it
+            await self._supervisor.in_thread(self.close)
 
     async def _in_thread(self, function: Callable[[], Any]) -> Any:
         try:

@@ -129,6 +129,7 @@ class Supervisor:
         self._prepare_lock = threading.Lock()
         self._hostside: HostSide | None = None
         self._executor: concurrent.futures.ThreadPoolExecutor | None = None
+        self._executor_lock = threading.Lock()
         self._state = "new"
         living.add(self)
 
@@ -517,6 +518,7 @@ class Supervisor:
         channel.close()
         if isinstance(channel.owner, Sandbox):
             self._plan.detach_network(channel.owner.id)
+            channel.owner.let_go()
         if lease is not None:
             lease.release()
 
@@ -677,18 +679,28 @@ class Supervisor:
 
     # -- asyncio --------------------------------------------------------------------------------------------
 
-    async def in_thread(self, function: Callable[[], _T]) -> _T:
-        """Run a blocking call on the supervisor's own threads, enough of them for every sandbox that waits."""
-        with self._lock:
+    async def in_thread(self, function: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
+        """Run a blocking call on the supervisor's own threads, enough of them for every sandbox that waits.
+
+        `undo` gets the result that comes after the task was cancelled.
+        """
+        with self._executor_lock:  # not the other one: `start` holds that for a second, and this is an event loop
             if self._executor is None:
                 self._executor = concurrent.futures.ThreadPoolExecutor(1024, thread_name_prefix="pyisolate-async")
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+            future = self._executor.submit(function)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if undo is not None:
+                future.add_done_callback(lambda done: _undo(done, undo))
+            raise
 
     async def aspawn(self, name: str, policy: Policy | str | None = None, **options: Any) -> Any:
         """Like `spawn`, without blocking the event loop."""
         if options.get("actor") is None:
             options["actor"] = current_actor()  # of this task: a thread of the pool has none
-        return await self.in_thread(lambda: self.spawn(name, policy, **options))
+        # Cancelled meanwhile, nobody would ever close it.
+        return await self.in_thread(lambda: self.spawn(name, policy, **options), undo=lambda late: late.close())
 
     def after_fork_in_child(self) -> None:
         """The host forked: the child holds copies of descriptors and no threads; it must touch no sandbox."""
@@ -698,11 +710,25 @@ class Supervisor:
                     pool.abandon()
             self.reactor.abandon()
             self._plan.abandon()
+            if self._cgroups is not None:
+                self._cgroups.abandon()  # its locks say that this supervisor lives: they are the parent's alone
+            for prepared in self._prepared.values():
+                prepared.abandon()
         self._state = "closed"
+        self._lock, self._prepare_lock, self._executor_lock = threading.RLock(), threading.Lock(), threading.Lock()
+        for sandbox in [*self._sandboxes.values(), *self._threads.values()]:
+            sandbox.abandon()
         self._sandboxes.clear()
         self._threads.clear()
         self._leases.clear()
+        self._prepared.clear()
+        self._executor = None
         self.recorder.metrics.remove_supervisor(self)
+
+
+def _undo(done: concurrent.futures.Future[_T], undo: Callable[[_T], object]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        undo(done.result())
 
 
 def _exit_reason(sandbox: Sandbox, channel: Channel) -> str:

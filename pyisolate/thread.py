@@ -400,6 +400,10 @@ class SandboxThread:
         self._supervisor.plan.unbind(self.id)
         self._supervisor.forget_thread(self.id)
 
+    def abandon(self) -> None:
+        """In a forked child of the host: the thread does not exist here."""
+        self._state = "closed"
+
     def _stop(self) -> None:
         self._jobs.put(_STOP)
         self._thread.join(timeout=1.0)

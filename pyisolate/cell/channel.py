@@ -63,6 +63,7 @@ class Channel:
                 os.close(descriptor)
             raise
         self.pid = pid
+        self._pidfd_lock = threading.Lock()
         self.peer = socket.socket(fileno=channel)
         self.peer.setblocking(False)
         self._pipes = {out_read: "stdout", err_read: "stderr"}
@@ -252,18 +253,27 @@ class Channel:
 
     def signal(self, number: int) -> bool:
         """Signal the cell's first process; False when it is gone. Race-free: the pidfd names that process only."""
-        try:
-            process.pidfd_send_signal(self.pidfd, number)
-        except (ProcessLookupError, OSError):
-            return False
+        with self._pidfd_lock:
+            if self._closed:
+                return False  # its number may be another cell's by now
+            try:
+                process.pidfd_send_signal(self.pidfd, number)
+            except OSError:
+                return False
         return True
+
+    def abandon(self) -> None:
+        """In a forked child of the host: close what was inherited. The locks are new, their holders do not exist."""
+        self.lock, self._send_lock, self._pidfd_lock = threading.RLock(), threading.RLock(), threading.Lock()
+        self.close()
 
     def close(self) -> None:
         """Release every descriptor. The cell must have been killed before."""
         with self.lock:
-            if self._closed:
-                return
-            self._closed = True
+            with self._pidfd_lock:
+                if self._closed:
+                    return
+                self._closed = True
             if self.ended is None:
                 self.ended = "closed"
             self.conversation.phase = wire.Phase.DEAD

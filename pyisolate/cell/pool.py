@@ -414,7 +414,7 @@ class Pool:
         if zygote is not None:
             zygote.control.close()
         for channel in list(self._live.values()):
-            channel.lock = threading.RLock()
-            channel.close()
+            channel.abandon()
         self._live.clear()
+        self._warming.clear()
         self._ready.clear()

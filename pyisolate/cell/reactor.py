@@ -121,6 +121,6 @@ class Reactor:
         try:
             channel.pump(0)
             self._served(channel)
+        finally:  # also where a callback of the host's raised: the guest must not be left unread
             self.arm(channel)
-        finally:
             channel.lock.release()

@@ -260,6 +260,10 @@ class Conversation:
         self.phase = Phase.RUNNING
         return self._last_id
 
+    def cancel_request(self) -> None:
+        """The request that was started could not be sent."""
+        self._outstanding, self.phase = None, Phase.IDLE
+
     def start_reload(self) -> int:
         """Return the id for a reload; the cell answers reloads in order, whatever else it does."""
         if self.phase not in (Phase.IDLE, Phase.RUNNING):

@@ -220,6 +220,16 @@ class BpfLoader:
         for link in links.values():
             link.close()
 
+    def abandon(self) -> None:
+        """In a forked child of the host: close the copies of descriptors and nothing else; the parent's stay attached."""
+        for link in self._links.values():
+            os.close(link.fd)
+        self._links.clear()
+        self.forget_objects(list(self._objects))
+        for fd in self._maps.values():
+            os.close(fd)
+        self._maps.clear()
+
     def close(self) -> None:
         """Detach and free everything. Nothing is left in the kernel."""
         self.detach()

@@ -156,6 +156,12 @@ class BpfPlan:
             self.shared.close()
         self.shared = self.lsm = self.observer = self.counter = self.network = None
 
+    def abandon(self) -> None:
+        """In a forked child of the host: close the copies of descriptors, detach and change nothing."""
+        if self.shared is not None:
+            self.shared.abandon()
+        self.shared = self.lsm = self.observer = self.counter = self.network = None
+
     @property
     def decides(self) -> bool:
         """True where BPF-LSM decides."""

@@ -31,6 +31,7 @@ class Records:
         self._ring = libbpf.Ring(loader.map_fd("events"), self._receive)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._poll: select.epoll | None = None
         self.unattributed = 0
 
     def start(self, sink: RecordSink) -> None:
@@ -40,7 +41,7 @@ class Records:
         self._thread.start()
 
     def _run(self) -> None:
-        poll = select.epoll()
+        poll = self._poll = select.epoll()
         poll.register(self._ring.epoll_fd, select.EPOLLIN)
         with contextlib.closing(poll):
             while not self._stop.is_set():
@@ -70,6 +71,13 @@ class Records:
         if self._thread is not None:
             self._thread.join()
         self.drain()
+        self._ring.close()
+
+    def abandon(self) -> None:
+        """In a forked child of the host: no thread reads here."""
+        self._sink = None
+        if self._poll is not None:
+            self._poll.close()
         self._ring.close()
 
 
@@ -116,6 +124,12 @@ class BpfShared:
         self.records.close()
         self.loader.close()
         self.entries.close()
+
+    def abandon(self) -> None:
+        """In a forked child of the host: close the copies of descriptors."""
+        self.records.abandon()
+        self.entries.close()
+        self.loader.abandon()
 
     # -- policies -----------------------------------------------------------------------------------------------------
 

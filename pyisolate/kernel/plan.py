@@ -99,6 +99,11 @@ class Prepared:
             named["landlock"] = self.ruleset.fd
         return named
 
+    def abandon(self) -> None:
+        """In a forked child of the host: close the copies; the kernel's tables are the parent's."""
+        self.bpf = None
+        self.close()
+
     def close(self) -> None:
         """Close the tables; sandboxes that use them keep their own references in the kernel."""
         for table in (self.ruleset, self.root_view, self.bpf):
@@ -161,8 +166,10 @@ class KernelPlan:
         self.bpf.close()
 
     def abandon(self) -> None:
-        """In a forked child of the host: forget what belongs to the parent."""
+        """In a forked child of the host: close the copies, forget what belongs to the parent."""
         self.listener = None
+        self.builder.abandon()
+        self.bpf.abandon()
 
     # -- cells ----------------------------------------------------------------------------------------------
 

@@ -114,6 +114,11 @@ class RootViewBuilder:
         with self._lock:
             self._stop()
 
+    def abandon(self) -> None:
+        """In a forked child of the host: the helper is the parent's."""
+        self._lock = threading.Lock()
+        self._forget()
+
     # -- the helper process -------------------------------------------------------------------------------------
 
     def _ask(self, policy: CompiledPolicy, *, strict: bool = True, probe: bool = False) -> tuple[Reply, int | None]:
