@@ -221,7 +221,7 @@ class BpfLoader:
             link.close()
 
     def abandon(self) -> None:
-        """In a forked child of the host: close the copies of descriptors and nothing else; the parent's stay attached."""
+        """In a forked child of the host: close the copied descriptors alone; the parent's stay attached."""
         for link in self._links.values():
             os.close(link.fd)
         self._links.clear()
