@@ -255,9 +255,9 @@ def test_json_mistakes_are_named(text: bytes, line: int | None, says: str) -> No
     ids=range(22),
 )
 def test_bombs_are_refused_quickly(text: bytes, format: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     _error(text, format)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_a_byte_order_mark_is_no_mistake() -> None:
