@@ -33,6 +33,9 @@ def run_configuration(name: str, techniques: list[Technique], verbose: bool) -> 
                 )
                 for problem in outcome.problems:
                     print(f"    {problem}", file=sys.stderr)
+    slowest = sorted(outcomes.values(), key=lambda outcome: -outcome.duration_s)[:12] if verbose else []
+    for outcome in slowest:
+        print(f"    slow: {outcome.technique.key} {outcome.duration_s:.2f} s", file=sys.stderr)
     print(f"{name}: {len(outcomes)} techniques in {time.monotonic() - started:.1f} s", file=sys.stderr)
     return outcomes
 

@@ -82,6 +82,7 @@ class Targets:
     sibling: int = 0
     inherited: int = 0
     python: str = ""
+    isolation: str = "process"
 
     def facts(self) -> dict[str, Any]:
         """Return plain data for the guest."""
@@ -111,6 +112,8 @@ class Ground:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        self._victim.kill()
+        self._victim.wait()
         self._held.close()
 
     # -- making -----------------------------------------------------------------------------------------------
@@ -209,8 +212,6 @@ class Ground:
                 **identity,
             )
         self._victim = victim
-        self._held.callback(victim.wait)
-        self._held.callback(victim.kill)
         self.targets.victim = victim.pid
 
     # -- seeing -----------------------------------------------------------------------------------------------
@@ -255,11 +256,15 @@ class Ground:
         self._connections(), self._packets()
         _remove_kernel_objects(self._kernel)
         if self._victim.poll() is not None or _process_state(self.targets.victim) != self._victim_state:
-            self._victim.kill()
-            self._victim.wait()
-            self._start_victim()
-            self._victim_state = _process_state(self.targets.victim)
+            self.renew_victim()
         self._files = self._snapshot()
+
+    def renew_victim(self) -> None:
+        """Put a fresh process in the victim's place."""
+        self._victim.kill()
+        self._victim.wait()
+        self._start_victim()
+        self._victim_state = _process_state(self.targets.victim)
 
     def _snapshot(self) -> dict[str, tuple[Any, ...]]:
         found = {}

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from tests.escape import bare
+from tests.escape import bare, defences
 from tests.escape.configurations import ROOT, Configuration
 from tests.escape.ground import GUEST_UID, Ground, supervisor_state, wait_gone
 from tests.escape.run import Run
@@ -26,6 +26,7 @@ from tests.escape.technique import Alone, Bare, Granted, Technique
 from tests.escape.worker import source_for
 
 START_TIMEOUT_S = 60.0
+SIGNAL_GRACE_S = 0.5
 #: Endings that a refusal explains; all else must be named by the technique.
 REFUSED = frozenset({"", "PolicyError", "GuestError"})
 _DESCRIPTORS = re.compile(
@@ -59,21 +60,20 @@ class WorkerDied(Exception):
     """The supervisor under attack is gone, or does not answer."""
 
 
-class Host:
-    """The supervisor under attack, seen from the judge."""
+class Server:
+    """A process of ours that answers one line of JSON with another."""
 
-    def __init__(self, configuration: Configuration, ground: Ground) -> None:
-        self.configuration, self.ground = configuration, ground
+    def __init__(self, module: str, prefix: list[str], environment: dict[str, str]) -> None:
         ours, theirs = socket.socketpair()
-        environment = {
-            **{key: os.environ[key] for key in ("PATH", "LANG", "PYISOLATE_ESCAPE_WITHOUT") if key in os.environ},
-            "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "HOME": "/",
-        }
-        self._process = subprocess.Popen(
-            [*configuration.prefix(), sys.executable, "-m", "tests.escape.worker", str(theirs.fileno())],
-            env=environment,
+        self.process = subprocess.Popen(
+            [*prefix, sys.executable, "-m", module, str(theirs.fileno())],
+            env={
+                "PATH": os.environ.get("PATH", os.defpath),
+                "PYTHONPATH": str(ROOT),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "HOME": "/",
+                **environment,
+            },
             cwd=ROOT,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -81,32 +81,19 @@ class Host:
             start_new_session=True,
         )
         theirs.close()
-        self._channel = ours
-        self._stream = ours.makefile("rwb")
-        ours.settimeout(START_TIMEOUT_S)
-        try:
-            start = {"token": ground.token, "secret": ground.targets.secret, "isolation": configuration.isolation}
-            answer = self._ask(start)
-        except BaseException:
-            self.close()
-            raise
-        ground.targets.supervisor, ground.targets.inherited = answer["pid"], answer["inherited"]
-        ground.targets.sibling = answer["sibling"]
-        self.state = supervisor_state(answer["pid"])
+        self._channel, self._stream = ours, ours.makefile("rwb")
 
     @property
-    def pid(self) -> int:
-        """The supervisor's process id."""
-        return self._process.pid
+    def timeout_s(self) -> float | None:
+        """How long an answer may take."""
+        return self._channel.gettimeout()
 
-    def run(self, technique: Technique, control: bool = False) -> Run:
-        """Have one attack (or its control) run. Raises WorkerDied."""
-        self._channel.settimeout(2 * technique.timeout_s + 20)
-        order = {"key": technique.key, "control": control, "targets": self.ground.targets.facts()}
-        answer = self._ask(order, raw=True)
-        return Run.from_json(answer)
+    @timeout_s.setter
+    def timeout_s(self, seconds: float) -> None:
+        self._channel.settimeout(seconds)
 
-    def _ask(self, order: dict[str, Any], raw: bool = False) -> Any:
+    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer. Raises WorkerDied."""
         try:
             self._stream.write(json.dumps(order).encode() + b"\n")
             self._stream.flush()
@@ -115,27 +102,56 @@ class Host:
             raise WorkerDied(f"the supervisor does not answer: {error}") from None
         if not line:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(5)
-            raise WorkerDied(f"the supervisor died: status {self._process.poll()}")
-        return line if raw else json.loads(line)
+                self.process.wait(5)
+            raise WorkerDied(f"the supervisor died: status {self.process.poll()}")
+        return json.loads(line)  # type: ignore[no-any-return]
 
-    def differences(self) -> list[str]:
-        """Return what changed about the supervisor since it started."""
-        now = supervisor_state(self.pid)
-        return [f"the supervisor's {key} changed" for key, value in now.items() if value != self.state.get(key)]
-
-    def close(self) -> None:
-        """End it and all below it."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End it and all below it; `at_once` where it is not itself any more."""
         with contextlib.suppress(OSError, ValueError):
             self._channel.shutdown(socket.SHUT_WR)
         try:
-            self._process.wait(10)
+            self.process.wait(0 if at_once else 10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
         with contextlib.suppress(OSError, ValueError):
             self._stream.close()
         self._channel.close()
+
+
+class Host:
+    """The supervisor under attack, seen from the judge."""
+
+    def __init__(self, configuration: Configuration, ground: Ground) -> None:
+        self.ground = ground
+        kept = {name: os.environ[name] for name in ("LANG", defences.VARIABLE) if name in os.environ}
+        self._server = Server("tests.escape.worker", configuration.prefix(), kept)
+        self._server.timeout_s = START_TIMEOUT_S
+        try:
+            start = {"token": ground.token, "secret": ground.targets.secret, "isolation": configuration.isolation}
+            answer = self._server.ask(start)
+        except BaseException:
+            self._server.close()
+            raise
+        ground.targets.supervisor, ground.targets.inherited = answer["pid"], answer["inherited"]
+        ground.targets.sibling = answer["sibling"]
+        self.state = supervisor_state(answer["pid"])
+
+    def run(self, technique: Technique, control: bool = False) -> Run:
+        """Have one attack (or its control) run. Raises WorkerDied."""
+        self._server.timeout_s = 2 * technique.timeout_s + 8
+        order = {"key": technique.key, "control": control, "targets": self.ground.targets.facts()}
+        return Run.from_data(self._server.ask(order))
+
+    def differences(self) -> list[str]:
+        """Return what changed about the supervisor since it started."""
+        now = supervisor_state(self._server.process.pid)
+        return [f"the supervisor's {key} changed" for key, value in now.items() if value != self.state.get(key)]
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End it and all below it."""
+        self._server.close(at_once=at_once)
 
 
 class Judge:
@@ -145,6 +161,7 @@ class Judge:
         self.configuration = configuration
         self.ground = Ground()
         self.host: Host | None = None
+        self._plain_processes: Server | None = None
 
     def __enter__(self) -> Self:
         self.ground.__enter__()
@@ -153,11 +170,14 @@ class Judge:
     def __exit__(self, *_exception: object) -> None:
         if self.host is not None:
             self.host.close()
+        if self._plain_processes is not None:
+            self._plain_processes.close()
         self.ground.__exit__()
 
     def _renew(self) -> Host:
         if self.host is not None:
-            self.host.close()
+            # a supervisor whose memory was taken over has no orderly end; as an ordinary user it holds nothing that stays
+            self.host.close(at_once=self.configuration.isolation == "thread")
             self.host = None
         self.host = Host(self.configuration, self.ground)
         return self.host
@@ -316,8 +336,13 @@ class Judge:
                 return
         else:
             run = self._bare(technique, control)
-        # a granted operation is no change of the cell's own standing
         seen = self._harm(technique, run)
+        deadline = time.monotonic() + SIGNAL_GRACE_S
+        while not seen and technique.group == "processes" and time.monotonic() < deadline:
+            time.sleep(0.01)  # signals arrive when they arrive
+            seen = self._harm(technique, run)
+        if technique.group == "processes" and isinstance(control, Bare):
+            self.ground.renew_victim()
         if isinstance(control, Bare) and control.answer:
             attacked: Run | None = outcome.run  # type: ignore[attr-defined]
             wanted = set(control.answer.split("|"))
@@ -334,30 +359,23 @@ class Judge:
 
     def _bare(self, technique: Technique, control: Bare) -> Run:
         flags = 0
-        identity: dict[str, Any] = {}
         if control.root:
             flags = bare.CLONE_NEWNS | bare.CLONE_NEWUTS | bare.CLONE_NEWIPC
             flags |= 0 if control.keep_network else bare.CLONE_NEWNET
-        elif os.geteuid() == 0:
-            identity = {"user": GUEST_UID, "group": GUEST_UID, "extra_groups": []}
-        environment = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"}
-        facts = self.ground.targets.facts()
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "tests.escape.bare", str(flags)],
-                input=source_for(technique, facts),
-                env=environment,
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                errors="backslashreplace",
-                timeout=technique.timeout_s + 10,
-                start_new_session=True,
-                **identity,
-            )
-        except subprocess.TimeoutExpired:
-            return Run(impossible="the plain process did not end")
-        return Run(text=done.stdout, error_text=done.stderr)
+        order = {
+            "flags": flags,
+            "uid": GUEST_UID if os.geteuid() == 0 and not control.root else os.geteuid(),
+            "source": source_for(technique, self.ground.targets.facts()),
+            "timeout_s": technique.timeout_s,
+        }
+        answer = self._plain().ask(order)
+        return Run(text=answer["text"], impossible="" if answer["ended"] else "the plain process did not end")
+
+    def _plain(self) -> Server:
+        if self._plain_processes is None:
+            self._plain_processes = Server("tests.escape.bare", [], {})
+            self._plain_processes.timeout_s = 60.0
+        return self._plain_processes
 
 
 def _tells(technique: Technique, event: dict[str, Any]) -> bool:

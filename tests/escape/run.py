@@ -49,9 +49,8 @@ class Run:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, line: str | bytes) -> Run:
-        """Return the run that a line describes."""
-        data = json.loads(line)
+    def from_data(cls, data: dict[str, Any]) -> Run:
+        """Return the run that plain data describes."""
         for key in ("before", "after"):
             if data[key] is not None:
                 data[key] = CellState(**data[key])

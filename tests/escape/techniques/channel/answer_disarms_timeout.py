@@ -27,6 +27,6 @@ TECHNIQUE = Technique(
     then="'next'",
     stops=("wire",),
     control=Alone("the same frame in its place is what every answer is: tests/unit/test_wire.py"),
-    timeout_s=1.5,
+    timeout_s=0.6,
     thread=not_run(NO_WIRE),
 )

@@ -27,8 +27,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
-    event=("fs.read",),
-    by="broker",
+    no_event="the frame is refused and the cell killed: a broken protocol is no denial",
+    also=("fs.read",),
     must_end=("SandboxDied",),
     stops=("wire",),
     control=Alone("the same frame in its place is what every answer is: tests/unit/test_wire.py"),

@@ -17,6 +17,6 @@ TECHNIQUE = Technique(
     ends=("SandboxDied", "TimeoutError"),
     stops=("wire",),
     control=Alone("the same frame in its place is what every answer is: tests/unit/test_wire.py"),
-    timeout_s=2.0,
+    timeout_s=0.7,
     thread=not_run(NO_WIRE),
 )

@@ -3,7 +3,6 @@
 import ctypes
 import mmap
 import os
-import threading
 import time
 
 from tests.escape.grants import readable_tool_and_other_program, run_tool
@@ -15,18 +14,13 @@ def attack(world):
     # shared with the children, so that the swap is seen while the call is being decided
     buffer = mmap.mmap(-1, 4096)
     address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-    stop = time.monotonic() + 0.4
-
-    def flip():
-        turn = 0
-        while time.monotonic() < stop:
-            turn = not turn
-            ctypes.memmove(address, paths[turn], 200)
-
-    thread = threading.Thread(target=flip)
-    thread.start()
+    flipper = world.fork()
+    while flipper == 0:
+        for path in paths:
+            ctypes.memmove(address, path, 200)
     argv = (ctypes.c_char_p * 4)(b"tool", b"ESCAPED:", b"race", None)
     libc = ctypes.PyDLL(None)
+    stop = time.monotonic() + 0.25
     while time.monotonic() < stop:
         child = libc.fork()
         if child == 0:
@@ -34,7 +28,9 @@ def attack(world):
             libc._exit(1)
         if child > 0:
             os.waitpid(child, 0)
-    thread.join()
+    if flipper > 0:
+        os.kill(flipper, 9)
+        os.waitpid(flipper, 0)
 
 
 TECHNIQUE = Technique(

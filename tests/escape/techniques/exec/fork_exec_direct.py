@@ -4,7 +4,7 @@ import _posixsubprocess
 import os
 
 from tests.escape.grants import run_tool
-from tests.escape.technique import Granted, Technique
+from tests.escape.technique import Granted, Technique, not_run
 
 
 def attack(world):
@@ -48,4 +48,5 @@ TECHNIQUE = Technique(
     by="broker",
     stops=("broker", "notification"),
     control=Granted(run_tool),
+    thread=not_run("exec/fork_libc shows what its fork would do"),
 )

@@ -2,7 +2,7 @@
 
 import os
 
-from tests.escape.technique import Bare, Technique, escapes
+from tests.escape.technique import Bare, Technique, not_run
 
 
 def attack(world):
@@ -26,5 +26,5 @@ TECHNIQUE = Technique(
     no_event="the program is granted; its loader meets the root view's noexec, and that leaves no record",
     stops=("root view",),
     control=Bare(),
-    thread=escapes("Landlock does not refuse mapping a readable file executable, and a thread has no noexec mounts"),
+    thread=not_run("the program's output goes to the host's own streams, where nobody looks"),
 )

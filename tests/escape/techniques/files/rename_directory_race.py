@@ -13,7 +13,7 @@ def attack(world):
     real, link = os.fsencode(world.outbox + "/d"), os.fsencode(world.outbox + "/l")
     os.mkdir(real)
     os.symlink(world.outside, link)
-    stop = time.monotonic() + 0.4
+    stop = time.monotonic() + 0.25
 
     def swap():
         while time.monotonic() < stop:

@@ -13,7 +13,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="CWE-377",
-    event=("fs.create",),
+    event=("fs.create", "fs.write"),
     by="broker",
     stops=("broker", "root view", "landlock"),
     control=Granted(write_outside),

@@ -12,7 +12,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="man 2 connect",
-    event=("net.connect",),
+    event=("net.connect", "net.socket"),
     by="broker",
     stops=("broker", "notification", "namespaces"),
     control=Granted(connect_tcp),

@@ -12,7 +12,7 @@ from tests.escape.technique import Granted, Technique
 def attack(world):
     buffer = ctypes.create_string_buffer(world.ipv4(9))
     ports = (struct.pack("!H", 9), struct.pack("!H", world.tcp))
-    stop = time.monotonic() + 0.5
+    stop = time.monotonic() + 0.25
 
     def flip():
         turn, place = 0, ctypes.addressof(buffer) + 2
@@ -25,7 +25,8 @@ def attack(world):
         thread.start()
     while time.monotonic() < stop:
         descriptor = world.libc.socket(2, 1, 0)
-        world.libc.connect(descriptor, buffer, 16)
+        if world.libc.connect(descriptor, buffer, 16) == 0:
+            break
         world.libc.close(descriptor)
     for thread in threads:
         thread.join()

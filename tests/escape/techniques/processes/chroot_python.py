@@ -13,7 +13,7 @@ def attack(world):
 TECHNIQUE = Technique(
     source="chroot(2)",
     event=("kernel.mount",),
-    by="broker",
+    by="either",
     stops=("broker", "seccomp", "credentials"),
     control=Bare(root=True),
     thread=InThread("stopped", "the wrapper is a cell's only: the kernel's record stands alone"),

@@ -2,7 +2,7 @@
 
 import os
 
-from tests.escape.technique import Bare, InThread, Technique
+from tests.escape.technique import Alone, InThread, Technique
 
 
 def attack(world):
@@ -14,6 +14,6 @@ TECHNIQUE = Technique(
     source="setpriority(2) PRIO_USER",
     no_event="it is granted on the cell's own processes, and the pid namespace holds nobody else's",
     stops=("namespaces",),
-    control=Bare(),
+    control=Alone("it would slow down everything of this user on the machine"),
     thread=InThread("stopped"),
 )

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from tests.escape.technique import OWN_PROCESS, Bare, Technique, escapes
+from tests.escape.technique import Bare, InThread, Technique
 
 
 def attack(world):
@@ -16,5 +16,5 @@ TECHNIQUE = Technique(
     no_event="the cell's pid namespace holds no such process: ESRCH",
     stops=("namespaces", "landlock"),
     control=Bare(root=True),
-    thread=escapes(OWN_PROCESS),
+    thread=InThread("stopped"),
 )

@@ -12,10 +12,13 @@ def attack(world):
     heap = world.libc.sbrk
     heap.restype = ctypes.c_long
     top = heap(0)
+    seen = ctypes.create_string_buffer(1)
     for word in range(0, 2048 * 8, 8):
         pointer = ctypes.c_ulong.from_address(runtime + word).value
         if not top - (64 << 20) < pointer < top - 24 or pointer % 8:
             continue
+        if world.libc.mincore(ctypes.c_void_p(pointer & ~4095), ctypes.c_size_t(4096), seen):
+            continue  # nothing is mapped there
         callback = ctypes.c_ulong.from_address(pointer + 8).value
         if any(start <= callback < end for start, end in native):
             ctypes.c_ulong.from_address(runtime + word).value = 0

@@ -3,7 +3,7 @@
 import sys
 
 from tests.escape.grants import read_secret
-from tests.escape.technique import Granted, Technique
+from tests.escape.technique import Granted, Technique, silent
 
 
 def attack(world):
@@ -22,4 +22,5 @@ TECHNIQUE = Technique(
     event=("fs.read",),
     stops=("broker", "root view", "landlock"),
     control=Granted(read_secret),
+    thread=silent("the hook is sealed, and taking it out of service is refused; nothing was asked about"),
 )

@@ -3,7 +3,7 @@
 import gc
 
 from tests.escape.grants import read_secret
-from tests.escape.technique import ABSENT, Granted, Technique
+from tests.escape.technique import ABSENT, OWN_MEMORY, Granted, Technique, escapes
 
 
 def attack(world):
@@ -21,4 +21,5 @@ TECHNIQUE = Technique(
     no_event=ABSENT,
     stops=("root view", "landlock"),
     control=Granted(read_secret),
+    thread=escapes(OWN_MEMORY),
 )

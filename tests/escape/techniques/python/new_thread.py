@@ -4,7 +4,7 @@ import _thread
 import threading
 
 from tests.escape.grants import read_secret
-from tests.escape.technique import Granted, Technique
+from tests.escape.technique import Granted, Technique, silent
 
 
 def attack(world):
@@ -28,4 +28,5 @@ TECHNIQUE = Technique(
     by="broker",
     stops=("broker", "root view", "landlock"),
     control=Granted(read_secret),
+    thread=silent("the hooks know the sandbox's own thread only; Landlock refuses its threads, and leaves no record"),
 )

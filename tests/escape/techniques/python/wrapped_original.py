@@ -3,7 +3,7 @@
 import os
 
 from tests.escape.grants import write_outside
-from tests.escape.technique import Granted, Technique
+from tests.escape.technique import Granted, Technique, silent
 
 
 def attack(world):
@@ -25,4 +25,5 @@ TECHNIQUE = Technique(
     by="broker",
     stops=("broker", "root view", "landlock"),
     control=Granted(write_outside),
+    thread=silent("wrappers are a cell's only; Landlock refuses, and leaves no record"),
 )

@@ -1,6 +1,6 @@
 """Raise exceptions whose class, text and traceback harm whoever shows them."""
 
-from tests.escape.technique import Alone, InThread, Technique
+from tests.escape.technique import Alone, Technique, escapes
 
 
 class Meta(type):
@@ -29,5 +29,5 @@ TECHNIQUE = Technique(
     ends=("SandboxDied",),
     then="'alive'",
     control=Alone("an ordinary exception arrives: tests/host/test_sandbox.py"),
-    thread=InThread("stopped"),
+    thread=escapes("the host asks a guest's exception for its text, on its own thread"),
 )

@@ -16,8 +16,8 @@ def attack(world):
     import gc
 
     for thing in gc.get_objects():
-        if isinstance(thing, dict):
-            for value in list(thing.values()):
+        if isinstance(thing, dict) or hasattr(thing, "__dict__"):
+            for value in list((thing if isinstance(thing, dict) else thing.__dict__).values()):
                 if isinstance(value, str | bytes) and "token-" in str(value):
                     world.loot(value)
 

@@ -12,7 +12,6 @@ def attack(world):
         "fd",
         "root",
         "cwd",
-        "exe",
         "task",
         "stack",
         "syscall",

@@ -7,7 +7,10 @@ from tests.escape.technique import Bare, Technique
 
 
 def attack(world):
-    master, slave = os.openpty() if os.path.exists("/dev/ptmx") else (0, 0)
+    try:
+        _master, slave = os.openpty()
+    except OSError:
+        slave = 0
     result, _ = world.attempt("ioctl", slave, 0x5412 | (1 << 32), b"x")
     if result == 0:
         world.got("TIOCSTI with high bits")

@@ -25,7 +25,7 @@ TECHNIQUE = Technique(
     syscall="unshare",
     stops=("notification", "telemetry"),
     ends=("TimeoutError",),
-    timeout_s=2.0,
+    timeout_s=0.8,
     control=Alone("the kernel's records do not pass through the guest"),
     thread=not_run("it would silence the hooks of the whole host"),
 )

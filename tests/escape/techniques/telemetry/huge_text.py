@@ -16,9 +16,9 @@ def outside(ground, run):
 TECHNIQUE = Technique(
     source="CWE-770",
     effect=outside,
-    event=("fs.read",),
-    by="broker",
-    stops=("telemetry",),
+    no_event="the frame is refused and the cell killed: a record is never so large",
+    must_end=("SandboxDied",),
+    stops=("wire", "telemetry"),
     control=Alone("texts are capped: tests/unit/test_merge_untrusted.py"),
     thread=not_run(NO_WIRE),
 )
