@@ -1,6 +1,6 @@
 """Run attacks in plain processes: the controls that show that it is the sandbox that stops them otherwise.
 
-`python -m tests.escape.bare <socket>`: forks one process for each order, which costs a twentieth of a fresh interpreter.
+`python -m tests.escape.bare <socket>`: forks one process for each order, a twentieth of a fresh interpreter.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class Judge:
 
     def _renew(self) -> Host:
         if self.host is not None:
-            # a supervisor whose memory was taken over has no orderly end; as an ordinary user it holds nothing that stays
+            # a supervisor whose memory was taken over has no orderly end; as a user it holds nothing that stays
             self.host.close(at_once=self.configuration.isolation == "thread")
             self.host = None
         self.host = Host(self.configuration, self.ground)
