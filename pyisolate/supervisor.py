@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import errno
 import logging
 import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -27,6 +29,7 @@ from .default import living
 from .errors import EnforcementError, LimitExceeded, PolicyError, SandboxDied, SandboxError
 from .guarding import current_actor
 from .hostside import HostSide
+from .kernel import namespaces
 from .kernel.plan import CellTraits, KernelPlan, Prepared
 from .kernel.watched import WatchedFiles, let_through
 from .limits import rlimit
@@ -148,18 +151,18 @@ class Supervisor:
                 self._start()
             except BaseException as error:
                 self._stop()
-                if isinstance(error, OSError) and not isinstance(error, SandboxError):
-                    where = f" ({error.filename})" if error.filename else ""
-                    raise SandboxError(
-                        f"start supervisor: {error.strerror or error}{where}", hint=advice(error.errno)
-                    ) from error
-                raise
+                raise _told("start supervisor", error) from error
             self._state = "running"
         return self
 
     def _start(self) -> None:
         if self.reactor.stopped:
             self.reactor = Reactor()  # an earlier start failed
+        if self._traits.started_by_root and not namespaces.maps_uid(self._traits.uid):
+            raise SandboxError(
+                f"start supervisor: uid {self._traits.uid}, which cells run as, is not mapped in this user namespace",
+                hint="map a range of uids (rootless containers do), pass cell_uid=, or run as an ordinary user",
+            )
         self._plan.start()
         self._interpreter = InterpreterFiles.discover()
         self._cgroups, found = CgroupTree.open()
@@ -280,9 +283,10 @@ class Supervisor:
         self.start()
         chosen = choose_policy(policy, limits, mode, allowed_imports)
         who = choose_actor(actor)
-        prepared = self.prepare(chosen, isolation, enforcement)
-        if shadow is not None:
-            prepared = self._with_shadow(prepared, choose_policy(shadow, None, None, None))
+        with _telling(f"spawn {name!r}: prepare policy {chosen.name!r}"):
+            prepared = self.prepare(chosen, isolation, enforcement)
+            if shadow is not None:
+                prepared = self._with_shadow(prepared, choose_policy(shadow, None, None, None))
         sandbox_id = secrets.token_hex(8)
         context = SandboxContext(
             sandbox=name,
@@ -299,12 +303,13 @@ class Supervisor:
             raise PolicyError(
                 f"spawn {name!r}: no actor was given", denial_event=event, hint="pass actor={'kind': ..., 'id': ...}"
             )
-        if isolation == "thread":
-            sandbox: Any = self._spawn_thread(name, chosen, prepared, context, on_stdout, on_stderr)
-        else:
-            sandbox = self._spawn_cell(
-                name, chosen, prepared, context, enforcement, dict(env or {}), cwd or "/", on_stdout, on_stderr
-            )
+        with _telling(f"spawn {name!r}"):
+            if isolation == "thread":
+                sandbox: Any = self._spawn_thread(name, chosen, prepared, context, on_stdout, on_stderr)
+            else:
+                sandbox = self._spawn_cell(
+                    name, chosen, prepared, context, enforcement, dict(env or {}), cwd or "/", on_stdout, on_stderr
+                )
         self.recorder.metrics.set_enforcement(sandbox.enforcement)
         self.recorder.metrics.spawned(time.perf_counter() - started)
         return sandbox
@@ -724,6 +729,33 @@ class Supervisor:
         self._prepared.clear()
         self._executor = None
         self.recorder.metrics.remove_supervisor(self)
+
+
+def _told(operation: str, error: BaseException) -> BaseException:
+    """Return what is raised for an error: a host that is short of something is told of which, in our own words."""
+    if isinstance(error, SandboxError):
+        return error
+    if isinstance(error, OSError):
+        number, text = error.errno, error.strerror or str(error)
+        text += f" ({error.filename})" if error.filename else ""
+    elif isinstance(error, MemoryError):
+        number, text = errno.ENOMEM, "out of memory"
+    elif isinstance(error, RuntimeError) and "start new thread" in str(error):  # threading.Thread.start
+        number, text = errno.EAGAIN, str(error)
+    else:
+        return error
+    return SandboxError(f"{operation}: {text}", hint=None if "Hint:" in text else advice(number))
+
+
+@contextlib.contextmanager
+def _telling(operation: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        told = _told(operation, error)
+        if told is error:
+            raise
+        raise told from error
 
 
 def _undo(done: concurrent.futures.Future[_T], undo: Callable[[_T], object]) -> None:

@@ -22,6 +22,13 @@ ALL = (
 )
 
 
+def maps_uid(uid: int) -> bool:
+    """True where this process's user namespace has such a user: nobody can become one that is not mapped."""
+    with open("/proc/self/uid_map") as table:
+        ranges = [tuple(map(int, line.split())) for line in table]
+    return any(first <= uid < first + count for first, _outside, count in ranges)
+
+
 class NamespaceEnforcer:
     """Probes the namespaces by making a process in all of them, as the user that cells will be."""
 

@@ -64,7 +64,11 @@ def _watch(ours: socket.socket, listener: Listener, records: list[KernelRecord])
         if not descriptors:
             said = json.loads(first.decode() + _words(ours) or "{}")
             return Proof(problem=said.get("problem") or "the kernel gave no listener")
-        listener.start()
+        try:
+            listener.start()
+        except BaseException:
+            os.close(descriptors[0])
+            raise
         listener.attach(descriptors[0], "probe", _policy())
         said = json.loads(_words(ours) or "{}")
         listener.drain_now("probe")

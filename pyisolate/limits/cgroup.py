@@ -50,9 +50,16 @@ class CgroupLease:
         self._peak_before = 0
         self._peak_seen = 0
         self._held = True
-        for directory in self._controls.directories:
-            os.mkdir(directory)
-        self._controls.prepare()
+        made: list[str] = []
+        try:
+            for directory in self._controls.directories:
+                os.mkdir(directory)
+                made.append(directory)
+            self._controls.prepare()
+        except OSError:
+            self._close_descriptors()
+            rmdir_all(made)
+            raise
 
     @property
     def v2_path(self) -> str | None:

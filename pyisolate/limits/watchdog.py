@@ -6,6 +6,7 @@ processors cannot use it up in less than 4 s, so it is not looked at before.
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import logging
@@ -14,6 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 
+from ..errors import SandboxError
+from ..native._result import advice
 from ..policy.compiled import Limits
 from .exceeded import ExceededLimit, exceeded
 from .usage import Usage
@@ -153,8 +156,13 @@ class Watchdog:
             self._entries[key] = entry
             self._schedule(entry)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="pyisolate-watchdog", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="pyisolate-watchdog", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    del self._entries[key]
+                    raise SandboxError(f"watch {key!r}: {error}", hint=advice(errno.EAGAIN)) from error
+                self._thread = thread
 
     def extend(self, key: Hashable, deadline_ns: int | None) -> bool:
         """Move a deadline, or lift it (None); False when the key is no longer watched."""
