@@ -58,7 +58,7 @@ class CgroupLease:
             self._controls.prepare()
         except OSError:
             self._close_descriptors()
-            rmdir_all(made)
+            remove_directories(made)
             raise
 
     @property
