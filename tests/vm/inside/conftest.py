@@ -23,6 +23,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say at once what failed: a machine that is ended for its slowness writes no report."""
+    if report.failed:
+        sys.__stdout__.write(f"\nFAILED {report.nodeid} ({report.when})\n{report.longreprtext[-2000:]}\n")
+        sys.__stdout__.flush()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for item in items if not (item.get_closest_marker("fuzz") or item.get_closest_marker("soak"))]
 

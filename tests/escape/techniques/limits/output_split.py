@@ -21,7 +21,7 @@ TECHNIQUE = Technique(
     event=("limit.output",),
     stops=("limits",),
     ends=("OutputExceeded",),
-    then="import time; time.sleep(2)",
+    then="import time; time.sleep(8)",
     control=Alone("tests/host/test_limits_sandbox.py: under the limit it runs"),
     thread=not_run("it would write to the host's own output"),
 )

@@ -14,7 +14,7 @@ TECHNIQUE = Technique(
     event=("limit.cpu",),
     stops=("limits",),
     must_end=("CPUExceeded",),
-    timeout_s=6.0,
+    timeout_s=25.0,
     control=Alone("tests/host/test_limits_sandbox.py: under the limit it runs"),
     thread=not_run("it would take the host's own processor for as long as the test waits"),
 )

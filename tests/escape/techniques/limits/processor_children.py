@@ -24,6 +24,7 @@ TECHNIQUE = Technique(
     event=("limit.cpu",),
     stops=("limits",),
     must_end=("CPUExceeded",),
+    timeout_s=25.0,
     control=Alone("tests/host/test_limits_sandbox.py: under the limit it runs"),
     thread=not_run("children of a thread are the host's"),
 )

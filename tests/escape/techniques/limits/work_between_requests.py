@@ -19,7 +19,8 @@ TECHNIQUE = Technique(
     event=("limit.cpu",),
     stops=("limits",),
     ends=("CPUExceeded",),
-    then="import time; time.sleep(4)",
+    then="import time; time.sleep(20)",
+    timeout_s=25.0,
     control=Alone("tests/host/test_limits_sandbox.py: under the limit it runs"),
     thread=not_run("a thread cannot be killed"),
 )

@@ -5,14 +5,14 @@ from tests.escape.technique import Alone, Technique, not_run
 
 def attack(world):
     block = b"x" * (15 << 20)
-    for _ in range(30):
+    for _ in range(24):
         post(block)
 
 
 def outside(ground, run):
     lines = open(f"/proc/{ground.targets.supervisor}/status").read().splitlines()
     peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) >> 10
-    return f"the supervisor's memory rose to {peak} MiB" if peak > 400 else ""
+    return f"the supervisor's memory rose to {peak} MiB" if peak > 300 else ""
 
 
 TECHNIQUE = Technique(
