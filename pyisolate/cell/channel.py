@@ -54,8 +54,6 @@ class Channel:
         channel, out_read, err_read, self.pidfd = descriptors
         try:
             self.poller = select.epoll(4)
-            # The socket comes first: output is written before the answer that follows it, so a poll that sees the
-            # answer sees the output too.
             for descriptor in (channel, out_read, err_read):
                 self.poller.register(descriptor, select.EPOLLIN)
         except OSError:
@@ -143,6 +141,7 @@ class Channel:
             return False
         events = self.poller.poll(timeout_s)
         mine = self.peer.fileno()
+        unanswered = self._answer is None
         for descriptor, mask in events:
             if descriptor in self._pipes:
                 self._read_pipe(descriptor)
@@ -151,7 +150,15 @@ class Channel:
                     self._flush()
                 if mask & ~select.EPOLLOUT:
                     self._read_socket()
+        if unanswered and self._answer is not None:
+            self._read_output()
         return bool(events)
+
+    def _read_output(self) -> None:
+        """Read what was written before the answer: the poll may have been for an earlier frame that it came with."""
+        for descriptor, _mask in () if self._closed else self.poller.poll(0):
+            if descriptor in self._pipes:
+                self._read_pipe(descriptor)
 
     def wait_answer(self, deadline: float | None) -> wire.GuestFrame | None:
         """Pump until the outstanding question is answered. None at the deadline or when the cell has ended."""
