@@ -332,6 +332,8 @@ class Sandbox:
             error = policy_error(event)
         elif (limited := self._supervisor.limit_behind(self, answer)) is not None:
             error = limited
+        elif self._ending is not None:
+            return self._wait_ended()  # a limit ended it since: what was read just now is what that left
         else:
             error = GuestError(answer.type_name, answer.message, answer.traceback)
         error.stdout = self._outputs["stdout"].take()

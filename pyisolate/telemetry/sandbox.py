@@ -149,7 +149,9 @@ class SandboxTelemetry:
         if self._probe is None:
             return None
         try:
-            return self._probe(broker)
+            said = self._probe(broker)
+            # Tables are shared by sandboxes that reloaded a different number of times: the context's count is the one.
+            return None if said is None else msgspec.structs.replace(said, generation=0)
         except Exception:
             _log.warning("kernel probe failed", exc_info=True)  # the refusal stands; only its second opinion is missing
             return None

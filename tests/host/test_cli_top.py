@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,12 @@ class Terminal:
         self._tmux = ["tmux", "-f", "/dev/null", "-S", str(directory / "tmux")]
         size = ["-x", str(width), "-y", str(height)]
         # The shell after it keeps the screen, and says how the command ended.
-        subprocess.run([*self._tmux, "new-session", "-d", *size, f"{command}; echo ended $?; sleep 60"], check=True)
+        # An account without a login shell would end it at once.
+        subprocess.run(
+            [*self._tmux, "new-session", "-d", *size, f"{command}; echo ended $?; sleep 60"],
+            check=True,
+            env={**os.environ, "SHELL": "/bin/sh"},
+        )
 
     def screen(self) -> str:
         done = subprocess.run([*self._tmux, "capture-pane", "-p"], capture_output=True, text=True, check=True)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,9 +15,8 @@ from pyisolate.cli.demo import attacks, scene, trial
 from pyisolate.policy import Policy
 
 
-def test_the_demo_holds_and_is_quick() -> None:
+def test_the_demo_holds() -> None:
     pytest.importorskip("pandas")
-    started = time.monotonic()
     command = [sys.executable, "-m", "pyisolate.cli.main", "demo", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     document = json.loads(done.stdout)
@@ -27,7 +25,6 @@ def test_the_demo_holds_and_is_quick() -> None:
     assert len(document["attacks"]) >= 12
     assert sum(1 for attack in document["attacks"] if attack["control"]) >= 9
     assert {row["capability"] for row in document["denials_total"]} >= {"fs.read", "net.connect", "process.exec"}
-    assert time.monotonic() - started < 30
 
 
 @pytest.fixture
