@@ -116,6 +116,7 @@ def _interpreter(table: FsTable, interpreter: InterpreterFiles, allow: int, deny
 _VARIABLES = {
     "@certificates": resources.certificates,
     "@devices": resources.devices,
+    "@processors": resources.processors,
     "@resolver": resources.resolver_files,
 }
 

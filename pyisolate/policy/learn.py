@@ -17,10 +17,10 @@ from ..capability import Capability
 from ..errors import PolicySyntaxError, SandboxError
 from ..telemetry.event import DenialEvent
 from ..telemetry.sanitize import unescape
-from . import units
+from . import resources, units
 from .compile import compile_policy
 from .model import Policy
-from .suggest import apply, suggestion
+from .needed import Grants
 from .write import to_yaml
 
 #: Directories that are never granted for the sake of the files seen in them, besides "/" and what lies right below.
@@ -32,30 +32,31 @@ _TOO_WIDE = frozenset(
 _SIBLINGS, _HOSTS = 4, 3
 #: Names are made and removed in a directory: that is where kernels grant it, so level 1 does, too.
 _NAMES = (Capability.FS_CREATE, Capability.FS_DELETE)
+_PROCESSORS = [(Capability.FS_READ, path) for path in resources.processors()]
 _CUT = re.compile(r"(?<!\\)(?:\\\\)*\\\+[0-9]+\Z")
 _Key = tuple[Capability, str]
 
 
-def learn(events: Iterable[DenialEvent], *, generalise: int = 1, base: Policy | None = None) -> Policy:
-    """Return `base` (default: preset compute) with grants for the operations that `events` record.
+def learn(
+    events: Iterable[DenialEvent], *, generalise: int = 1, base: Policy | None = None, **compile_options: Any
+) -> Policy:
+    """Return `base` (default: preset compute) with the grants that the operations in `events` need, and no more.
 
-    `generalise` 0 grants exactly what was seen; 1 whole packages, the directory of names that were created or
-    deleted, and of four or more files that were used; 2 the directory of every file; 3 also the directory above
-    directories of the same use, and networks of three or more hosts on a port. Homes, hidden directories, /etc, /tmp
-    and their like are never granted whole. What no rule can grant is left out.
+    `generalise` 0 grants exactly what was seen; 1 whole packages, `@processors` for the files of which it consists, the directory of names that were created or deleted, and of four or more files that were used; 2 the
+    directory of every file; 3 also the directory above directories of the same use, and networks of three or more
+    hosts on a port. Homes, hidden directories, /etc, /tmp and their like are never granted whole. No rule is learned
+    that the others make needless, so without any one of them something is refused. What no rule can grant is left out.
+    `compile_options` are those of `compile_policy`.
     """
     if generalise not in range(4):
         raise SandboxError(f"learn: generalise={generalise!r}: no such level", hint="use 0, 1, 2 or 3")
-    policy = base or Policy.preset("compute").with_name("learned")
-    for capability, target in _generalised(_counted(events), generalise):
-        suggested = suggestion(capability, target)
-        if suggested is None:
-            continue
-        try:
-            policy = apply(policy, suggested)
-        except PolicySyntaxError:
-            continue
-    return policy
+    grants = Grants(base or Policy.preset("compute").with_name("learned"), **compile_options)
+    seen = grants.refused(_counted(events))
+    if generalise >= 1 and any(one in seen for one in _PROCESSORS):
+        grants.policy = grants.policy.allow_read("@processors")
+    grants.add(_generalised(grants.refused(seen), generalise))
+    grants.add(grants.refused(seen))  # what a wider rule left out: a deny below it, a network's other ports
+    return grants.policy
 
 
 def learn_yaml(
@@ -63,7 +64,7 @@ def learn_yaml(
 ) -> str:
     """Return the learned policy as text; behind each learned rule stands how often it was needed, and where first."""
     seen = list(events)
-    policy = learn(seen, generalise=generalise, base=base)
+    policy = learn(seen, generalise=generalise, base=base, **compile_options)
     broker = Broker(compile_policy(policy, **compile_options))
     known = {rule.text for rule in (base or Policy.preset("compute")).rules}
     counts: Counter[str] = Counter()
@@ -101,14 +102,14 @@ def _target(event: DenialEvent) -> str | None:
     return None if _CUT.search(event.target) else unescape(event.target)
 
 
-def _generalised(seen: Counter[_Key], level: int) -> list[_Key]:
+def _generalised(seen: set[_Key], level: int) -> list[_Key]:
     keys = set(seen)
     if level >= 1:
         keys = _packages(keys)
         keys = _directories(keys, {key for key in keys if key[0] in _NAMES}, 1)
-        keys = _directories(keys, keys & set(seen), _SIBLINGS if level == 1 else 1)
+        keys = _directories(keys, keys & seen, _SIBLINGS if level == 1 else 1)
     if level >= 3:
-        keys = _directories(keys, keys - set(seen), 2)
+        keys = _directories(keys, keys - seen, 2)
         keys = _networks(keys)
     return sorted(keys)
 

@@ -22,6 +22,16 @@ _RESOLVER_FILES = (
     "/etc/gai.conf",
     "/etc/services",
 )
+#: How many processors there are, and the part of them that the host's own control group may use (sysfs, cgroups(7)).
+#: Numbers only, the same for every process; not /proc/stat or /proc/cpuinfo, which tell what the machine does and is.
+_PROCESSORS = (
+    "/sys/devices/system/cpu/online",
+    "/sys/devices/system/cpu/possible",
+    "/sys/devices/system/cpu/present",
+    "/sys/fs/cgroup/cpu.max",
+    "/sys/fs/cgroup/cpu/cpu.cfs_period_us",
+    "/sys/fs/cgroup/cpu/cpu.cfs_quota_us",
+)
 _CERTIFICATE_PLACES = ("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/pki/tls", "/etc/pki/ca-trust/extracted",
                        "/usr/share/ca-certificates", "/usr/local/share/ca-certificates")  # fmt: skip
 
@@ -43,6 +53,11 @@ def certificates() -> list[str]:
 def resolver_files() -> list[str]:
     """`@resolver` under `fs`: what the C library reads to resolve names."""
     return [path for path in _RESOLVER_FILES if os.path.exists(path)]
+
+
+def processors() -> tuple[str, ...]:
+    """`@processors`: whether they exist or not, so that a policy means the same under every version of cgroups."""
+    return _PROCESSORS
 
 
 def name_servers() -> list[str]:

@@ -18,7 +18,7 @@ import msgspec
 from ..errors import PolicySyntaxError
 
 #: Variables that stand for what this machine's interpreter or system needs; `compile` knows what they hold.
-PATH_VARIABLES = ("@certificates", "@devices", "@interpreter", "@resolver", "@zoneinfo")
+PATH_VARIABLES = ("@certificates", "@devices", "@interpreter", "@processors", "@resolver", "@zoneinfo")
 NET_VARIABLES = ("@resolver",)
 IMPORT_VARIABLES = ("@stdlib",)
 
