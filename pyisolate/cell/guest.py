@@ -228,7 +228,7 @@ class Guest:
         try:
             answer = self._evaluate(request)
         except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else (0 if error.code is None else 1)
+            code = _exit_code(error)
             if isinstance(error.code, str):
                 print(error.code, file=sys.stderr)  # noqa: T201 - what the interpreter itself does, on the guest's stderr
             answer = wire.Done(id=request.id, exit_code=code)
@@ -312,6 +312,14 @@ def _compile(request: wire.Request) -> tuple[types.CodeType | None, types.CodeTy
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     code = compile(tree, filename, "exec") if tree.body else None
     return code, None if last is None else compile(ast.Expression(last.value), filename, "eval")  # type: ignore[attr-defined]
+
+
+def _exit_code(error: SystemExit) -> int:
+    """Return what the process would have ended with; one that is no C int is -1 (Python/pylifecycle.c)."""
+    if not isinstance(error.code, int):
+        return 0 if error.code is None else 1
+    code = int(error.code)
+    return code if -(1 << 31) <= code < 1 << 31 else -1
 
 
 def _clean(text: str) -> str:

@@ -8,7 +8,9 @@ supervisor answers it by killing the cell. Only plain data comes back (None, boo
 from __future__ import annotations
 
 import enum
+import secrets
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -238,12 +240,17 @@ class Phase(enum.Enum):
     DEAD = "dead"
 
 
+def _unguessable() -> int:
+    return secrets.randbits(63)
+
+
 class Conversation:
     """The host's state machine for one cell: which frame may come now. Holds no descriptor and does no I/O."""
 
-    def __init__(self) -> None:
+    def __init__(self, new_id: Callable[[], int] = _unguessable) -> None:
         self.phase = Phase.WARMING
-        self._last_id = 0
+        # Counted ids would let a guest answer a request before it is sent: its frame may arrive just after.
+        self._new_id = new_id
         self._outstanding: int | None = None
         self._reloading: list[int] = []
 
@@ -255,10 +262,9 @@ class Conversation:
     def start_request(self) -> int:
         """Return the id for a new request. Raises WireError while another runs."""
         self._expect(Phase.IDLE)
-        self._last_id += 1
-        self._outstanding = self._last_id
+        self._outstanding = number = self._new_id()
         self.phase = Phase.RUNNING
-        return self._last_id
+        return number
 
     def cancel_request(self) -> None:
         """The request that was started could not be sent."""
@@ -268,9 +274,9 @@ class Conversation:
         """Return the id for a reload; the cell answers reloads in order, whatever else it does."""
         if self.phase not in (Phase.IDLE, Phase.RUNNING):
             raise WireError(f"cannot reload while {self.phase.value}")
-        self._last_id += 1
-        self._reloading.append(self._last_id)
-        return self._last_id
+        number = self._new_id()
+        self._reloading.append(number)
+        return number
 
     def accept(self, frame: GuestFrame) -> None:
         """Check a decoded frame against the phase and move on. Raises WireError for one that may not come now."""

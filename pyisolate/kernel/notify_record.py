@@ -32,7 +32,10 @@ _REASONS = {
     DenialCode.ALWAYS_DENIED: "no policy can grant it",
     DenialCode.INTERNAL: "the listener could not read what was asked for",
 }
-_O_ACCMODE, _O_CREAT = 0o3, 0o100
+#: Calls that the filter stops for their mode argument alone.
+_BY_MODE = frozenset({"open", "openat", "creat", "chmod", "fchmod", "fchmodat", "fchmodat2", "mknod", "mknodat"})
+_SPECIAL_FILE = "no policy can grant set-user-id or set-group-id bits, nor device files"
+_O_ACCMODE, _O_CREAT, _O_TMPFILE = 0o3, 0o100, 0o20000000
 
 
 def kernel_record(
@@ -41,8 +44,12 @@ def kernel_record(
     """Return the record with its names; `policy` is the one that decided, for the rules' texts."""
     syscall = syscall_name(record.number)
     verdict = _VERDICTS[record.verdict]
-    capability = _capability(record, syscall, verdict)
+    capability = _capability(record, syscall)
     code = _CODES.get(record.reason)
+    reason = _reason(code, capability) if code else "seen on its way to the file enforcer"
+    if syscall in _BY_MODE and verdict is Verdict.DENY:
+        # Files are decided elsewhere: what the filter refuses of these calls is the mode, which no rule speaks of.
+        code, reason = DenialCode.ALWAYS_DENIED, _SPECIAL_FILE
     return KernelRecord(
         sandbox_id=sandbox_id,
         enforcer=ENFORCER,
@@ -54,7 +61,7 @@ def kernel_record(
         evaluation=Evaluation.ENFORCED,
         syscall=syscall,
         code=code,
-        reason=_reason(code, capability) if code else "seen on its way to the file enforcer",
+        reason=reason,
         rule=_rule_text(policy, record.rule),
         presented=_rule_text(policy, record.presented),
         pid=record.pid,
@@ -142,11 +149,11 @@ def target_of(record: native.Record, syscall: str, capability: Capability) -> st
     return describe(syscall, record.args)
 
 
-def _capability(record: native.Record, syscall: str, verdict: Verdict) -> Capability:
+def _capability(record: native.Record, syscall: str) -> Capability:
     capability = CAPABILITY_BY_NUMBER[record.capability]
-    if verdict is Verdict.ALLOW and syscall in ("open", "openat"):
+    if syscall in ("open", "openat"):
         flags = record.args[1 if syscall == "open" else 2]
-        if flags & _O_CREAT:
+        if flags & (_O_CREAT | _O_TMPFILE):
             return Capability.FS_CREATE
         return Capability.FS_WRITE if flags & _O_ACCMODE else Capability.FS_READ
     return capability

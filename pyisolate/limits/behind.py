@@ -61,7 +61,8 @@ def _from_guest(sandbox: Sandbox, answer: Failed, capability: Capability, used: 
     events = sandbox.telemetry.guest(record)
     sandbox.note_events(events)
     limit = capability.value.partition(".")[2]
-    error = ExceededLimit(limit=limit, used=used, allowed=allowed).to_error(sandbox.name)
+    cause = f"the guest reports it, as {answer.type_name[:80]}"
+    error = ExceededLimit(limit=limit, used=used, allowed=allowed, cause=cause).to_error(sandbox.name)
     return _with(error, events[-1] if events else None)
 
 

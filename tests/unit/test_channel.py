@@ -55,6 +55,7 @@ def ends() -> Iterator[tuple[Channel, socket.socket, int]]:
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
     channel = Channel(os.getpid(), (host.detach(), out_read, err_read, os.pidfd_open(os.getpid())))
+    channel.conversation = wire.Conversation(new_id=lambda: 1)
     channel.conversation.accept(wire.Warm(steps=()))
     channel.conversation.start_request()
     channel.owner = Owner()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import tracemalloc
 
@@ -204,7 +205,7 @@ PHASES = {
 
 
 def in_phase(phase: wire.Phase) -> wire.Conversation:
-    conversation = wire.Conversation()
+    conversation = wire.Conversation(new_id=itertools.count(1).__next__)
     conversation.phase = wire.Phase.IDLE
     if phase is wire.Phase.RUNNING:
         assert conversation.start_request() == 1
@@ -233,6 +234,18 @@ def test_an_answer_counts_once_and_only_for_the_request_that_waits() -> None:
     conversation.accept(wire.Done(id=1))
     with pytest.raises(wire.WireError):
         conversation.accept(wire.Done(id=1))
+
+
+def test_a_guest_cannot_tell_the_number_of_the_next_request() -> None:
+    numbers = set()
+    for _ in range(100):
+        conversation = wire.Conversation()
+        conversation.phase = wire.Phase.IDLE
+        numbers.add(conversation.start_request())
+        conversation.cancel_request()
+        numbers.add(conversation.start_request())
+    assert len(numbers) == 200
+    assert all(abs(one - another) > 1 for one, another in itertools.pairwise(sorted(numbers)))
 
 
 def test_a_second_request_cannot_start_while_one_runs() -> None:

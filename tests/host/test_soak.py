@@ -1,0 +1,37 @@
+"""Many sandboxes one after the other: descriptors, memory and processes stay flat, and no refusal is lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import soaking
+
+#: `make soak` runs this many; the short form is for each `make test`.
+SANDBOXES = int(os.environ.get("PYISOLATE_SOAK_SANDBOXES", "20000"))
+SHORT = 1500
+
+
+def test_a_short_soak_stays_flat_and_loses_nothing(tmp_path: Path) -> None:
+    readings, account = soaking.work(SHORT, 5, tmp_path / "audit.jsonl")
+    account.check()
+    assert account.suppressed > 0
+    assert account.store_lost > 0
+    soaking.check_flat(readings[1:], growth_bytes=16 << 20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_twenty_thousand_sandboxes_stay_flat_and_lose_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def log(line: str) -> None:
+        with capsys.disabled():
+            print(line, flush=True)
+
+    log("")
+    readings, account = soaking.work(SANDBOXES, 20, tmp_path / "audit.jsonl", log)
+    log(str(account))
+    account.check()
+    soaking.check_flat(readings[1:], growth_bytes=24 << 20)
