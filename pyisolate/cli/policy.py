@@ -227,7 +227,8 @@ def learn(
     except (OSError, ValueError) as error:
         fail(error, STATUS[Outcome.COULD_NOT_START])
     variables = dict(assignment(pair) for pair in env)
-    settings = Settings(timeout=timeout, env=variables, streamed=False, capacity=_LEARNED_LIMIT)
+    # What native code opens is to be learned as well.
+    settings = Settings(timeout=timeout, env=variables, streamed=False, capacity=_LEARNED_LIMIT, telemetry="full")
     ran = run_guest(start.with_mode("monitor"), text, settings)
     _pass_on(ran, to_stderr=output is None)
     learned = _write_learned(ran.denials, start, generalise, output)

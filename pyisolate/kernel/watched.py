@@ -14,7 +14,7 @@ import msgspec
 
 from ..broker import Broker
 from ..capability import Capability
-from ..decision import Mode, Verdict
+from ..decision import Verdict
 from ..policy.compiled import CompiledPolicy
 from ..telemetry.event import Evaluation, KernelRecord
 
@@ -39,24 +39,25 @@ class WatchedFiles:
         """Return the record, as a denial if the file enforcer refuses the call.
 
         `absent_only`: an observer tells of every EACCES; left to say is what the root view refuses by absence (ENOENT).
-        Left as it is: what is granted; a file that is not there at all; a relative name, whose directory is not known
-        here; everything while files are in monitor mode (the hooks tell of it).
+        In monitor mode nothing refuses: the record then says what enforcing would have done. Left as it is: what is
+        granted; a file that is not there at all; a relative name, whose directory is not known here.
         """
         if record.verdict is not Verdict.ALLOW or not record.capability.value.startswith("fs."):
             return record
-        if policy.mode_of("fs") is Mode.MONITOR or not record.target.startswith("/"):
+        if not record.target.startswith("/"):
             return record
         capability, path = _what_is_meant(record)
         if path is None:
             return record
         decision = self._broker(policy).decide(capability, path, listing=os.path.isdir(path))
-        if not decision.refused or (absent_only and self._shown(policy, path)):
+        monitored = decision.verdict is Verdict.WOULD_DENY
+        if not (decision.refused or monitored) or (absent_only and not monitored and self._shown(policy, path)):
             return record
         return msgspec.structs.replace(
             record,
             enforcer="landlock",
             capability=capability,
-            verdict=Verdict.DENY,
+            verdict=decision.verdict,
             evaluation=Evaluation.PROBED,
             code=decision.code,
             reason=decision.reason,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import subprocess
@@ -25,8 +26,14 @@ print(json.dumps({"executable": sys.executable, "stdlib": sysconfig.get_path("st
 """
 #: The directories that the zoneinfo module searches by default (PEP 615, PYTHONTZPATH).
 _ZONEINFO = ("/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo")
-#: Data of the C library that reading text may need: character conversion, locales of C.UTF-8.
-_LOCALE = ("/usr/lib/locale/C.utf8", "/usr/lib/locale/locale-archive")
+#: Data of the C library that reading text may need: character conversion (iconv(1)), locales of C.UTF-8, their names.
+_LOCALE = (
+    "/usr/lib/locale/C.utf8",
+    "/usr/lib/locale/locale-archive",
+    "/usr/share/locale/locale.alias",
+    *glob.glob("/usr/lib/*/gconv/gconv-modules.cache"),
+    "/usr/lib64/gconv/gconv-modules.cache",
+)
 
 
 class InterpreterFiles(msgspec.Struct, frozen=True, kw_only=True):

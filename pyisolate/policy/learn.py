@@ -77,9 +77,10 @@ def learn_yaml(
                 ungranted[f"{event.capability} {event.target}"] += event.count
         elif decision.rule not in known:
             counts[decision.rule] += event.count
-            origins.setdefault(decision.rule, event.origin or "")
+            origins[decision.rule] = origins.get(decision.rule) or event.origin or ""
     comments = {
-        rule: f"{count} time{'s' if count > 1 else ''}" + (f", first at {origins[rule]}" if origins[rule] else "")
+        rule: f"{count} time{'s' if count > 1 else ''}"
+        + (f", first at {origins[rule]}" if origins[rule] else ", by native code")
         for rule, count in counts.items()
     }
     heading = f"Learned from {sum(event.count for event in seen)} denials; read it before you enforce it."

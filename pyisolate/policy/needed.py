@@ -6,6 +6,7 @@ and what it requires, `{exec: ...}` already implies `fork`, and a directory its 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ class Grants:
     def refused(self, operations: Iterable[Operation], policy: Policy | None = None) -> set[Operation]:
         """Return those of the operations that the policy, or another one, refuses."""
         broker = Broker(compile_policy(policy or self.policy, **self._options))
-        return {one for one in operations if broker.decide(*one).code is not None}
+        return {one for one in operations if broker.decide(*one, **_facts(one)).code is not None}
 
     def add(self, operations: Iterable[Operation]) -> None:
         """Grant operations, as far as rules can."""
@@ -85,6 +86,12 @@ class Grants:
         imports.sort(key=lambda rule: (rule.kind == "native", rule.sort_key))
         processes.sort(key=lambda rule: rule.operation == EXEC)
         return [*imports, *processes]
+
+
+def _facts(operation: Operation) -> dict[str, Any]:
+    """Return what the hook knew besides: a directory is listed, which an import rule may grant alone."""
+    capability, target = operation
+    return {"listing": True} if capability is Capability.FS_READ and os.path.isdir(target) else {}
 
 
 def _depth(operation: Operation) -> tuple[int, bool]:

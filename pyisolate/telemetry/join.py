@@ -98,8 +98,9 @@ class Joiner:
             self._remember(self._told, self._kernel_keys(record), event, left)
 
     def tell_alone(self, record: BrokerRecord, event: DenialEvent) -> None:
-        """Remember the event of a report that waited in vain: a busy machine's kernel record may still follow."""
-        if record.verdict is Verdict.WOULD_DENY and self._expects(record.capability):
+        """Remember the event of a report of what was let through: on a busy machine, and for what is only watched (files
+        with `telemetry="full"`), the kernel's record may still follow."""
+        if record.verdict is Verdict.WOULD_DENY:
             with self._lock:
                 self._remember(self._late, self._broker_keys(record), event, record.count)
 
