@@ -1,7 +1,7 @@
 """Spawn, run, refuse and close in rounds; between rounds nothing runs, and what must stay flat is read.
 
-`work` returns the readings; every refusal is accounted for on the way: in the sandbox's own store and, over all of them,
-in the counters, in the audit log and in a sink that is slower than the guests.
+`work` returns the readings; every refusal is accounted for on the way: in the sandbox's own store and, over all of
+them, in the counters, in the audit log and in a sink that is slower than the guests.
 """
 
 from __future__ import annotations

@@ -34,4 +34,6 @@ def test_twenty_thousand_sandboxes_stay_flat_and_lose_nothing(
     readings, account = soaking.work(SANDBOXES, 20, tmp_path / "audit.jsonl", log)
     log(str(account))
     account.check()
-    soaking.check_flat(readings[1:], growth_bytes=24 << 20)
+    # By the half, the bounded memories of what ended are full: 20,000 events, 10,000 names.
+    soaking.check_flat(readings[1:], growth_bytes=64 << 20)
+    soaking.check_flat(readings[10:], growth_bytes=8 << 20)
