@@ -18,9 +18,10 @@ from ..errors import PolicySyntaxError, SandboxError
 from ..telemetry.event import DenialEvent
 from ..telemetry.sanitize import unescape
 from . import resources, units
+from .check import Severity, check
 from .compile import compile_policy
 from .model import Policy
-from .needed import Grants
+from .needed import Grants, facts_of
 from .write import to_yaml
 
 #: Directories that are never granted for the sake of the files seen in them, besides "/" and what lies right below.
@@ -62,7 +63,10 @@ def learn(
 def learn_yaml(
     events: Iterable[DenialEvent], *, generalise: int = 1, base: Policy | None = None, **compile_options: Any
 ) -> str:
-    """Return the learned policy as text; behind each learned rule stands how often it was needed, and where first."""
+    """Return the learned policy as text; behind each learned rule stands how often it was needed, and where first.
+
+    The heading tells what is still refused, because no rule can grant it, and which learned rules `check` would remark on.
+    """
     seen = list(events)
     policy = learn(seen, generalise=generalise, base=base, **compile_options)
     broker = Broker(compile_policy(policy, **compile_options))
@@ -71,7 +75,8 @@ def learn_yaml(
     origins: dict[str, str] = {}
     ungranted: Counter[str] = Counter()
     for event in seen:
-        decision = broker.decide(event.capability, _target(event) or "")
+        wanted = event.capability, _target(event) or ""
+        decision = broker.decide(*wanted, **facts_of(wanted))
         if decision.rule is None or decision.code is not None:
             if decision.code is not None:
                 ungranted[f"{event.capability} {event.target}"] += event.count
@@ -86,6 +91,9 @@ def learn_yaml(
     heading = f"Learned from {sum(event.count for event in seen)} denials; read it before you enforce it."
     for text, count in sorted(ungranted.items()):
         heading += f"\nstill refused ({count}): {text}"
+    for finding in check(policy):
+        if finding.severity is not Severity.NOTE and finding.rule not in known:
+            heading += f"\n{finding}"
     return to_yaml(policy, heading=heading, comments=comments)
 
 

@@ -46,7 +46,7 @@ class Grants:
     def refused(self, operations: Iterable[Operation], policy: Policy | None = None) -> set[Operation]:
         """Return those of the operations that the policy, or another one, refuses."""
         broker = Broker(compile_policy(policy or self.policy, **self._options))
-        return {one for one in operations if broker.decide(*one, **_facts(one)).code is not None}
+        return {one for one in operations if broker.decide(*one, **facts_of(one)).code is not None}
 
     def add(self, operations: Iterable[Operation]) -> None:
         """Grant operations, as far as rules can."""
@@ -88,7 +88,7 @@ class Grants:
         return [*imports, *processes]
 
 
-def _facts(operation: Operation) -> dict[str, Any]:
+def facts_of(operation: Operation) -> dict[str, Any]:
     """Return what the hook knew besides: a directory is listed, which an import rule may grant alone."""
     capability, target = operation
     return {"listing": True} if capability is Capability.FS_READ and os.path.isdir(target) else {}

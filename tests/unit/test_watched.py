@@ -89,9 +89,11 @@ def test_relative_names_and_other_records_are_left_alone(tree: Path, policy: Com
     assert judged(policy, "10.0.0.1:80", Capability.NET_CONNECT, "connect").verdict is Verdict.ALLOW
 
 
-def test_monitor_mode_is_the_hooks_business(tree: Path) -> None:
-    monitored = compile_policy(Policy.preset("none").with_mode(Mode.MONITOR))
-    assert judged(monitored, tree / "other/file").verdict is Verdict.ALLOW
+def test_in_monitor_mode_it_says_what_enforcing_would_have_done(tree: Path) -> None:
+    monitored = compile_policy(Policy.preset("none").allow_read(tree / "granted").with_mode(Mode.MONITOR))
+    record = judged(monitored, tree / "other/file")
+    assert (record.verdict, record.code) == (Verdict.WOULD_DENY, DenialCode.SCOPE_INSUFFICIENT)
+    assert judged(monitored, tree / "granted/file").verdict is Verdict.ALLOW
 
 
 def test_beside_an_observer_only_what_is_absent_is_told(tree: Path) -> None:

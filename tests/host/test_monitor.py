@@ -1,0 +1,142 @@
+"""Monitor mode and shadow policies: everything but the floor goes through, and is told as enforcing would have refused it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pyisolate
+from pyisolate import Policy
+
+#: Each line prints what became of it; `raw` is what native code meets. /etc/hostname stands for what a rule grants.
+JOB = """
+import ctypes, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def told(ask):
+    try:
+        return str(ask())
+    except OSError as error:
+        return type(error).__name__
+def raw(path):
+    descriptor = libc.open(path, 0)
+    return "refused" if descriptor < 0 else os.close(descriptor)
+print(told(lambda: len(open("/etc/passwd").read()) > 0))
+print(raw(b"/etc/group"))
+print(told(lambda: socket.create_connection(("127.0.0.1", PORT), 5).close()))
+print("floor", libc.unshare(0x10000000))
+"""
+FILE, CONNECTION = ("fs.read", "/etc/passwd"), "net.connect"
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def events_of(sandbox: pyisolate.Sandbox, port: int) -> tuple[list[str], dict]:
+    """Run the job; return what it printed and its events by capability and target."""
+    printed = sandbox.exec(JOB.replace("PORT", str(port))).stdout.splitlines()
+    return printed, {(e.capability.value, e.target, e.shadow): e for e in sandbox.get_denial_events()}
+
+
+def counted(policy: str) -> dict[str, float]:
+    """Return the denials that the metrics count for one policy, by mode."""
+    found: dict[str, float] = {}
+    for family in pyisolate.metrics.registry.collect():
+        for sample in family.samples:
+            if sample.name == "pyisolate_denials_total" and sample.labels["policy"] == policy:
+                found[sample.labels["mode"]] = found.get(sample.labels["mode"], 0) + sample.value
+    return found
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_monitor_mode_lets_through_and_says_why_enforcing_would_not(
+    supervisor: pyisolate.Supervisor, port: int, isolation: str
+) -> None:
+    name = f"watched-{isolation}"
+    policy = Policy.preset("compute").with_name(name)
+    with supervisor.spawn("m", policy, mode="monitor", isolation=isolation) as sandbox:
+        printed, events = events_of(sandbox, port)
+        assert any("monitor" in note for note in sandbox.enforcement.notes)
+    assert printed == ["True", "None", "None", "floor -1"]
+    for key in ((*FILE, False), (CONNECTION, f"127.0.0.1:{port}", False)):
+        event = events[key]
+        assert (event.mode, event.would_deny, event.code) == ("monitor", True, "NOT_GRANTED")
+        assert event.would_deny_reason == f"no rule grants {key[0]}"
+        assert event.broker_decision == "would_deny"
+        assert event.count == 1
+    (floor,) = [event for event in events.values() if event.code == "ALWAYS_DENIED"]
+    assert (floor.capability, floor.mode, floor.would_deny) == ("kernel.namespace", "enforce", False)
+    # the metrics keep apart what was refused and what would have been
+    modes = counted(name)
+    assert modes["enforce"] == 1
+    assert modes["monitor"] == sum(event.count for event in events.values()) - 1
+
+
+def test_the_same_job_is_refused_when_enforced(supervisor: pyisolate.Supervisor, port: int) -> None:
+    with supervisor.spawn("e", Policy.preset("compute")) as sandbox:
+        printed, events = events_of(sandbox, port)
+    assert printed == ["PolicyError", "refused", "PolicyError", "floor -1"]
+    assert {(e.mode, e.would_deny, e.would_deny_reason) for e in events.values()} == {("enforce", False, None)}
+
+
+def test_full_telemetry_tells_what_native_code_opened_and_counts_it_once(port: int) -> None:
+    with (
+        pyisolate.Supervisor(pool_size=0, telemetry="full") as supervisor,
+        supervisor.spawn("n", "compute", mode="monitor") as sandbox,
+    ):
+        printed, events = events_of(sandbox, port)
+        assert printed[1] == "None"
+    native = events["fs.read", "/etc/group", False]
+    assert (native.broker_decision, native.kernel_decision, native.would_deny) == ("unavailable", "would_deny", True)
+    assert native.suggestion == {"fs": [{"path": "/etc/group", "allow": ["read"]}]}
+    assert native.reported_by == "kernel"
+    both = events[(*FILE, False)]
+    assert (both.broker_decision, both.kernel_decision, both.count) == ("would_deny", "would_deny", 1)
+    assert both.kernel_evaluation == "probed"
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_one_rule_group_can_be_watched_while_the_others_are_enforced(
+    supervisor: pyisolate.Supervisor, port: int, isolation: str
+) -> None:
+    policy = Policy.from_dict({"extends": "compute", "name": "half", "modes": {"net": "monitor"}})
+    with supervisor.spawn("g", policy, isolation=isolation) as sandbox:
+        printed, events = events_of(sandbox, port)
+    assert printed == ["PolicyError", "refused", "None", "floor -1"]
+    assert (events[(*FILE, False)].mode, events[(*FILE, False)].would_deny) == ("enforce", False)
+    connection = events[CONNECTION, f"127.0.0.1:{port}", False]
+    assert (connection.mode, connection.would_deny) == ("monitor", True)
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_a_shadow_policy_says_what_it_would_refuse_and_refuses_nothing(
+    supervisor: pyisolate.Supervisor, port: int, isolation: str
+) -> None:
+    own = Policy.preset("compute").allow_read("/etc/passwd").allow_connect(f"127.0.0.1:{port}")
+    candidate = Policy.preset("compute").with_name("candidate").deny_import("ctypes")
+    with supervisor.spawn("s", own, shadow=candidate, isolation=isolation) as sandbox:
+        printed, events = events_of(sandbox, port)
+    assert printed == ["True", "refused", "None", "floor -1"]
+    for key in (FILE, (CONNECTION, f"127.0.0.1:{port}"), ("import.module", "ctypes")):
+        event = events[(*key, True)]
+        assert (event.policy, event.policy_version) == ("candidate", candidate.version)
+        assert (event.mode, event.would_deny) == ("monitor", True)
+        assert (*key, False) not in events, "the policy in force allows it"
+    assert events["import.module", "ctypes", True].code == "EXPLICIT_DENY"
+
+
+@pytest.mark.parametrize("mode", ["audit", "Monitor", "", "off"])
+def test_an_unknown_mode_is_refused_when_it_is_read(mode: str, tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    for text in (f"mode: {mode!r}\n", f"modes: {{fs: {mode!r}}}\n"):
+        file.write_text(text)
+        with pytest.raises(pyisolate.PolicySyntaxError):
+            Policy.load(file)
+    with pytest.raises(pyisolate.PolicySyntaxError):
+        Policy().with_mode(mode)
+    assert Policy().mode == "enforce"
