@@ -62,24 +62,25 @@ class Sandbox:
     def __init__(
         self,
         supervisor: Supervisor,
-        name: str,
-        sandbox_id: str,
         policy: Policy,
-        compiled: CompiledPolicy,
+        prepared: Prepared,
         context: SandboxContext,
         channel: Channel,
         lease: CgroupLease | None,
-        on_stdout: OutputCallback | None = None,
-        on_stderr: OutputCallback | None = None,
+        *,
+        spare: bool = False,
     ) -> None:
-        self.name, self.id = name, sandbox_id
+        self.name, self.id = context.sandbox, context.sandbox_id
         self.isolation = "process"
         self._supervisor = supervisor
-        self._policy, self._compiled, self._context = policy, compiled, context
+        self._policy, self._context = policy, context
+        self._compiled: CompiledPolicy = prepared.compiled
+        #: its cell is confined, and nobody has asked for it yet
+        self.spare = spare
         self._channel, self._lease = channel, lease
         self._report: EnforcementReport | None = None
         self._outputs = {"stdout": Output(), "stderr": Output()}
-        self._stream_callbacks = {"stdout": on_stdout, "stderr": on_stderr}
+        self._stream_callbacks: dict[str, OutputCallback | None] = {"stdout": None, "stderr": None}
         self._last_words = bytearray()
         self._messages: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -90,13 +91,24 @@ class Sandbox:
         self.forgotten = threading.Event()
         self.reload_lock = threading.Lock()
         #: the policy's kernel tables, kept while this sandbox lives
-        self.prepared: Prepared | None = None
+        self.prepared: Prepared | None = prepared
         self._started = time.monotonic()
         self._requests = self._output_bytes = self._message_count = 0
         self._fresh_events: dict[int, DenialEvent] = {}
         self._request_events: dict[str, DenialEvent] = {}
         self._deadline: float | None = None
         self.telemetry = supervisor.telemetry_of(context)
+        self.telemetry.watch(prepared.shadow)
+
+    def become(self, context: SandboxContext, policy: Policy) -> None:
+        """A spare is spawned: from now on it is the sandbox that `context` names."""
+        self.name, self._context, self.telemetry.context = context.sandbox, context, context
+        self._policy, self._started = policy, time.monotonic()
+        self._state, self.spare = "idle", False
+
+    def stream_to(self, on_stdout: OutputCallback | None, on_stderr: OutputCallback | None) -> None:
+        """Call these with what the guest writes, unless a request brings its own."""
+        self._stream_callbacks = {"stdout": on_stdout, "stderr": on_stderr}
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.name!r} {self._state} policy={self._context.policy} pid={self.pid}>"

@@ -18,35 +18,35 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
+from . import handout
 from .capability import Capability
 from .cell import wire
-from .cell.channel import Backlog, Channel
+from .cell.channel import Channel
 from .cell.pool import Pool, PoolSettings
 from .cell.reactor import Reactor
 from .cell.zygote import Exited
 from .decision import DenialCode, Verdict
 from .default import living
-from .errors import EnforcementError, LimitExceeded, PolicyError, SandboxDied, SandboxError
+from .errors import LimitExceeded, PolicyError, SandboxError
 from .guarding import current_actor
+from .handout import CellOrder
 from .hostside import HostSide
 from .kernel import namespaces
 from .kernel.plan import CellTraits, KernelPlan, Prepared
 from .kernel.watched import WatchedFiles, let_through
-from .limits import rlimit
 from .limits.cgroup import CgroupLease, CgroupTree
-from .limits.rlimit import COMMON_RLIMITS
 from .limits.usage import Usage
 from .limits.watch import SandboxWatch
 from .native._result import advice, shortage
-from .options import GUEST_ENVIRONMENT, choose_actor, choose_policy, make_recorder, zygote_environment
+from .options import choose_actor, choose_policy, make_recorder, zygote_environment
 from .policy import Policy
 from .policy.compile import compile_policy
-from .policy.compiled import Limits
 from .policy.interpreter import InterpreterFiles
 from .policy.suggest import suggestion
 from .reload import reload
 from .result import OutputCallback
 from .sandbox import Sandbox
+from .spares import Spares
 from .telemetry.alerts import AlertRule
 from .telemetry.event import Actor, BrokerRecord, DenialEvent, KernelRecord, Reporter, SandboxContext
 from .telemetry.merge import merge
@@ -57,8 +57,6 @@ from .telemetry.sink import EventSink
 
 _log = logging.getLogger("pyisolate.supervisor")
 _T = TypeVar("_T")
-#: A cell answers `Init` within microseconds; one that has not by then is broken (seconds).
-HANDOUT_TIMEOUT_S = 10.0
 #: nobody:nogroup on Debian; the cell's uid when the supervisor runs as root.
 CELL_UID = 65534
 #: Policies whose kernel tables are kept, beside those in use.
@@ -120,6 +118,7 @@ class Supervisor:
         self._interpreter: InterpreterFiles | None = None
         self._pool: Pool | None = None
         self._native_pool: Pool | None = None
+        self._spares: Spares | None = None
         self._cgroups: CgroupTree | None = None
         self._cgroup_reason = ""
         self.watch = SandboxWatch(self)
@@ -185,13 +184,17 @@ class Supervisor:
             # Its zygote starts with the first sandbox that connects somewhere; then one cell is kept warm.
             others = replace(settings, size=min(1, self._pool_size), spec=self._plan.native_spec(), held=held)
             self._native_pool = Pool(others, self.reactor, self._prepare_cell, self._cell_exited)
+        self._spares = Spares(self, self._pool)
         self.reactor.start(self._served)
         self._pool.start()
+        self._spares.start()
         self.watch.start()
         self.recorder.metrics.add_supervisor(self)
 
     def _stop(self) -> None:
         """Give back what `_start` took, all or a part of it."""
+        if self._spares is not None:
+            self._spares.close()
         for pool in (self._pool, self._native_pool):
             if pool is not None:
                 pool.close()
@@ -207,7 +210,7 @@ class Supervisor:
         self._plan.close()
         if self._cgroups is not None:
             self._cgroups.close()
-        self._pool = self._native_pool = self._cgroups = None
+        self._pool = self._native_pool = self._spares = self._cgroups = None
 
     def close(self) -> None:
         """End every sandbox, the zygote and all threads; give back every cgroup, descriptor and mount."""
@@ -308,7 +311,7 @@ class Supervisor:
                 sandbox: Any = self._spawn_thread(name, chosen, prepared, context, on_stdout, on_stderr)
             else:
                 sandbox = self._spawn_cell(
-                    name, chosen, prepared, context, enforcement, dict(env or {}), cwd or "/", on_stdout, on_stderr
+                    context, CellOrder(chosen, prepared, enforcement), dict(env or {}), cwd or "/", on_stdout, on_stderr
                 )
         self.recorder.metrics.set_enforcement(sandbox.enforcement)
         self.recorder.metrics.spawned(time.perf_counter() - started)
@@ -316,114 +319,22 @@ class Supervisor:
 
     def _spawn_cell(
         self,
-        name: str,
-        policy: Policy,
-        prepared: Prepared,
         context: SandboxContext,
-        enforcement: str,
+        order: CellOrder,
         env: dict[str, str],
         cwd: str,
         on_stdout: OutputCallback | None,
         on_stderr: OutputCallback | None,
     ) -> Sandbox:
-        pool = self._native_pool if self._plan.is_native(prepared) else self._pool
-        assert pool is not None
-        channel = pool.take()
-        lease = self._leases.get(channel.pid)
-        compiled = prepared.compiled
-        sandbox = Sandbox(
-            self, name, context.sandbox_id, policy, compiled, context, channel, lease, on_stdout, on_stderr
-        )
-        sandbox.prepared = prepared
-        sandbox.telemetry.watch(prepared.shadow)
-        try:
-            if lease is not None:
-                lease.apply(compiled.limits)
-            with self._lock:
-                self._sandboxes[sandbox.id] = sandbox
-            self._hand_out(sandbox, prepared, enforcement, env, cwd, native=pool is self._native_pool)
-        except BaseException:
-            sandbox.close()
-            raise
-        finally:
-            pool.refill()
+        """Hand out a spare where one fits, a warm cell otherwise."""
+        spares = self._spares
+        assert spares is not None
+        sandbox = spares.take(order) if cwd == "/" else None
+        if sandbox is None or not handout.adopt(sandbox, context, order, env):
+            sandbox = handout.spawn_cell(self, context, order, env, cwd)
+        sandbox.stream_to(on_stdout, on_stderr)
+        spares.spawned(order)
         return sandbox
-
-    def _hand_out(
-        self,
-        sandbox: Sandbox,
-        prepared: Prepared,
-        enforcement: str,
-        env: dict[str, str],
-        cwd: str,
-        *,
-        native: bool = False,
-    ) -> None:
-        channel = sandbox._channel
-        named = prepared.descriptors()
-        slots = self._plan.open_sandbox(sandbox.id, prepared, native=native)
-        if slots is not None:
-            named["slots"] = slots[0]
-        init = wire.Init(
-            sandbox=sandbox.name,
-            policy=prepared.compiled,
-            shadow=prepared.shadow,
-            descriptors=tuple(named),
-            environment={**GUEST_ENVIRONMENT, **env},
-            working_directory=cwd,
-            rlimits=self._rlimits(prepared.compiled.limits, sandbox._lease is not None),
-            slot_page=slots[1] if slots is not None else 0,
-        )
-        with sandbox._own_channel():
-            channel.owner = sandbox
-            try:
-                channel.conversation.start_handout()
-                channel.send(init, list(named.values()))
-                answer = channel.wait_answer(time.monotonic() + HANDOUT_TIMEOUT_S)
-            except (Backlog, wire.WireError) as error:
-                raise SandboxDied(f"spawn {sandbox.name!r}: {error}") from None
-        if not isinstance(answer, wire.Ready):
-            channel.exited.wait(0.2 if channel.ended is not None else 0)
-            raise (
-                sandbox._death()
-                if channel.ended is not None
-                else SandboxDied(
-                    f"spawn {sandbox.name!r}: the cell did not confine itself within {HANDOUT_TIMEOUT_S} s"
-                )
-            )
-        steps = (*channel.steps, *answer.steps)
-        if self._plan.attach_task(channel.pid, sandbox.id, prepared):
-            steps = (*steps, "bpf-lsm")
-        if native:
-            self._plan.attach_network(sandbox.id, prepared, sandbox._lease)
-            steps = (*steps, "cgroup-bpf")
-        failed = (*channel.failed_steps, *answer.failed)
-        sandbox._report = self._plan.report(
-            prepared, "process", enforcement, steps, failed, lease=sandbox._lease, cgroup_reason=self._cgroup_reason
-        )
-        if enforcement == "strict" and sandbox._report.missing:
-            raise EnforcementError(
-                f"spawn {sandbox.name!r}: {'; '.join(sandbox._report.missing)}",
-                missing=sandbox._report.missing[0],
-                hint="run `pyisolate doctor`, or pass enforcement='best_effort' to accept less",
-            )
-        # The listener decides by the policy from here on; only now may guest code run.
-        try:
-            self._plan.bind(channel.pid, sandbox.id, prepared)
-        except KeyError:
-            raise sandbox._death() from None  # it was reaped since it answered
-        sandbox._state = "idle"
-        self.watch.watch(sandbox)
-
-    def _rlimits(self, limits: Limits, has_cgroup: bool) -> tuple[tuple[int, int, int], ...]:
-        """Return the policy's own; those that are the same for all were set when the cell was forked."""
-        table = rlimit.compute(
-            limits,
-            cgroup_memory=has_cgroup,
-            own_user_namespace=self._plan.usable("namespaces"),
-        )
-        common = {which for which, _soft, _hard in COMMON_RLIMITS}
-        return tuple((which, soft, hard) for which, (soft, hard) in table.items() if which not in common)
 
     def _spawn_thread(
         self,
@@ -462,9 +373,10 @@ class Supervisor:
         if len(self._prepared) <= PREPARED_KEPT:
             return
         with self._lock:
-            used = {id(sandbox.prepared) for sandbox in self.sandboxes}
-            spare = [key for key, prepared in self._prepared.items() if id(prepared) not in used]
-            for key in spare[: len(self._prepared) - PREPARED_KEPT]:
+            spare = () if self._spares is None else self._spares.sandboxes
+            used = {id(sandbox.prepared) for sandbox in (*self.sandboxes, *spare)}
+            idle = [key for key, prepared in self._prepared.items() if id(prepared) not in used]
+            for key in idle[: len(self._prepared) - PREPARED_KEPT]:
                 self._prepared.pop(key).close()
 
     def _with_shadow(self, prepared: Prepared, shadow: Policy) -> Prepared:
@@ -496,18 +408,21 @@ class Supervisor:
 
     def _served(self, channel: Channel) -> None:
         for pool in (self._pool, self._native_pool):
-            if pool is not None:
-                pool.served(channel)
+            if pool is not None and pool.served(channel) and self._spares is not None:
+                self._spares.look()
 
     def _cell_exited(self, channel: Channel, message: Exited | None) -> None:
         """A cell is reaped: account for it and give back what only the kernel held."""
         self._plan.detach_cell(channel.pid)
         owner = channel.owner
         if isinstance(owner, Sandbox):
+            if owner.spare and self._spares is not None:
+                self._spares.drop(owner)
             cpu_s = 0.0 if message is None else message.cpu_s
-            self.recorder.metrics.exited(
-                sandbox_id=owner.id, policy=owner._context.policy, reason=_exit_reason(owner, channel), cpu_s=cpu_s
-            )
+            if not owner.spare:
+                self.recorder.metrics.exited(
+                    sandbox_id=owner.id, policy=owner._context.policy, reason=_exit_reason(owner, channel), cpu_s=cpu_s
+                )
             if not owner.forgotten.is_set():
                 return  # its descriptors are still read: `forget` releases them
         self._release(channel)
@@ -713,6 +628,8 @@ class Supervisor:
             for pool in (self._pool, self._native_pool):
                 if pool is not None:
                     pool.abandon()
+            if self._spares is not None:
+                self._spares.abandon()
             self.reactor.abandon()
             self._plan.abandon()
             if self._cgroups is not None:

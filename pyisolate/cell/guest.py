@@ -59,7 +59,7 @@ class Inbox:
         self._poller = select.poll()
         self._poller.register(channel, select.POLLIN)
         self.messages: deque[Any] = deque()
-        self.requests: deque[wire.Request | wire.Init] = deque()
+        self.requests: deque[wire.Request | wire.Init | wire.Begin] = deque()
         self.reloads: deque[tuple[wire.Reload, list[int]]] = deque()
 
     def take_descriptors(self, count: int) -> list[int]:
@@ -179,10 +179,12 @@ class Guest:
                     pass  # interrupt() that arrived after its request had ended
                 continue
             frame = self.inbox.requests.popleft()
-            if isinstance(frame, wire.Init):
+            if isinstance(frame, wire.Request):
+                self.run(frame)
+            elif isinstance(frame, wire.Init):
                 self.hand_out(frame)
             else:
-                self.run(frame)
+                _begin(frame.sandbox, frame.environment)
 
     def hand_out(self, frame: wire.Init) -> None:
         """Confine for the policy, then tell the host; no guest code has run before."""
@@ -192,9 +194,7 @@ class Guest:
             steps.run("broker slots", lambda: audit.set_page(slots, frame.slot_page))
             os.close(slots)
         confine_at_handout(named, frame.rlimits, frame.working_directory, steps)
-        # For ps and `pyisolate trace`, which look at the zygote's children only; the guest may change it.
-        process.set_name(frame.sandbox)
-        _replace_environment(frame.environment)
+        _begin(frame.sandbox, frame.environment)
         self._broker = CurrentBroker(self, Broker(frame.policy))
         shadow = None if frame.shadow is None else hooks.Shadow(Broker(frame.shadow), frame.shadow)
         self._hooks = hooks.install(self._broker, self.report, frame.policy, process_wide=True, shadow=shadow)
@@ -298,6 +298,12 @@ class Guest:
     def _unwatched(self) -> contextlib.AbstractContextManager[object]:
         """The runtime's own file reads (source lines of a traceback) are no operations of the guest."""
         return self._hooks.suspended() if self._hooks is not None else contextlib.nullcontext()
+
+
+def _begin(name: str, environment: dict[str, str]) -> None:
+    # For ps and `pyisolate trace`, which look at the zygote's children only; the guest may change it.
+    process.set_name(name)
+    _replace_environment(environment)
 
 
 def _compile(request: wire.Request) -> tuple[types.CodeType | None, types.CodeType | None]:

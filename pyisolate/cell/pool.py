@@ -160,6 +160,8 @@ class Pool:
         self._live: dict[int, Channel] = {}
         self._asked = 0
         self._waiting = 0
+        #: cells that were taken ahead, for a policy (see `spares`): they count as cells of the pool
+        self._aside = 0
         self._zygote: ZygoteProcess | None = None
         self._closed = False
         self._last_error = ""
@@ -194,16 +196,40 @@ class Pool:
         zygote = self._zygote
         return None if zygote is None else zygote.pid
 
+    @property
+    def size(self) -> int:
+        """How many cells are kept warm."""
+        return self._settings.size
+
     def counts(self) -> tuple[int, int]:
-        """Return (ready, warming) cells."""
+        """Return (ready, warming) cells; those set aside are ready."""
         with self._condition:
-            return len(self._ready), len(self._warming) + self._asked
+            return len(self._ready) + self._aside, len(self._warming) + self._asked
+
+    def take_spare(self) -> Channel | None:
+        """Return a warm cell and count it as set aside; None where none is to spare."""
+        with self._condition:
+            if self._waiting or self._closed:
+                return None
+            while self._ready:
+                channel = self._ready.popleft()
+                if channel.ended is None:
+                    self._aside += 1
+                    return channel
+            return None
+
+    def set_aside(self, count: int, *, refill: bool = True) -> None:
+        """Count as many more (or fewer) cells as set aside, and fork for those that were taken."""
+        with self._condition:
+            self._aside += count
+        if refill:
+            self.refill()
 
     def refill(self) -> None:
         """Ask for as many cells as the pool lacks."""
         with self._condition:
             wanted = self._settings.size + self._waiting
-            lacking = wanted - len(self._ready) - len(self._warming) - self._asked
+            lacking = wanted - len(self._ready) - self._aside - len(self._warming) - self._asked
             zygote = self._zygote
             if lacking <= 0 or zygote is None or self._closed:
                 return
@@ -276,14 +302,16 @@ class Pool:
 
     # -- reactor side ---------------------------------------------------------------------------------------
 
-    def served(self, channel: Channel) -> None:
-        """The reactor gave a channel its turn: a warming cell may have become ready, or may have died."""
+    def served(self, channel: Channel) -> bool:
+        """The reactor gave a channel its turn: a warming cell may have become ready (True), or may have died."""
         if channel.pid not in self._warming:
-            return
+            return False
         if channel.conversation.phase is wire.Phase.IDLE:
             self._became_warm(channel)
-        elif channel.ended is not None:
+            return True
+        if channel.ended is not None:
             self._failed(f"cell {channel.pid} ended while warming: {channel.ended or 'end of file'}")
+        return False
 
     def _failed(self, why: str, number: int | None = None) -> None:
         with self._condition:

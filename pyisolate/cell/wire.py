@@ -52,6 +52,13 @@ class Init(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="init")
     slot_page: int = 0
 
 
+class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="begin"):
+    """A spare gets its name and environment; its confinement stays as it is."""
+
+    sandbox: str
+    environment: dict[str, str]
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="request"):
     """Run something: `kind` is exec, eval, call (dotted name), function (cloudpickle) or script."""
 
@@ -134,7 +141,7 @@ class Reloaded(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="re
 
 
 GuestFrame = Warm | Ready | Done | Failed | GuestMessage | Denial | Reloaded
-HostFrame = Init | Request | HostMessage | Reload
+HostFrame = Init | Begin | Request | HostMessage | Reload
 
 _encoder = msgspec.msgpack.Encoder()
 _guest_decoder: msgspec.msgpack.Decoder[GuestFrame] = msgspec.msgpack.Decoder(GuestFrame)

@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import threading
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,8 @@ class Prepared:
     #: a policy that refuses nothing: what it would refuse is recorded
     shadow: CompiledPolicy | None = None
     shadow_bpf: BpfPolicy | None = None
+    #: by what was applied and what failed: sandboxes whose cells said the same share one
+    reports: dict[tuple[Hashable, ...], EnforcementReport] = field(default_factory=dict)
 
     def descriptors(self) -> dict[str, int]:
         """Return the descriptors that a cell needs, by name, in the order it uses them."""
@@ -129,11 +132,13 @@ class KernelPlan:
         self._lock = threading.Lock()
         self._program: bytes = b""
         self._native: set[str] = set()
+        self._recorded: dict[str, frozenset[Capability]] = {}
 
     # -- life -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Prove each enforcer live. Starts the listener."""
+        self._recorded.clear()
         for enforcer in (self.landlock, self.notification, self.namespaces, self.builder):
             found = enforcer.probe()
             self.availability[found.enforcer] = found
@@ -327,11 +332,14 @@ class KernelPlan:
 
     def recorded(self, isolation: str) -> frozenset[Capability]:
         """Return the capabilities of which some enforcer records by itself what it refuses or lets through."""
+        if (known := self._recorded.get(isolation)) is not None:
+            return known
         found: frozenset[Capability] = frozenset()
         if self.listener is not None:
             found |= self.notification.capabilities()
         if self.bpf.lsm is not None and isolation == "process":
             found |= self.bpf.lsm.capabilities()
+        self._recorded[isolation] = found
         return found
 
     # -- policies -------------------------------------------------------------------------------------------
@@ -410,7 +418,11 @@ class KernelPlan:
                 "native code that goes round it is not seen; network, fork and memory are judged by the listener too"
             )
         return replace(
-            prepared, notes=tuple(notes), shadow=shadow.compiled, shadow_bpf=shadow.bpf if self.bpf.decides else None
+            prepared,
+            notes=tuple(notes),
+            shadow=shadow.compiled,
+            shadow_bpf=shadow.bpf if self.bpf.decides else None,
+            reports={},
         )
 
     def _prepare_files(
@@ -460,9 +472,12 @@ class KernelPlan:
         cgroup_reason: str = "",
     ) -> EnforcementReport:
         """Say who enforces what in one sandbox, from what was proven and what the cell's steps returned."""
+        told = (isolation, enforcement, steps, failed, lease is not None, cgroup_reason, self.listener is not None)
+        if (known := prepared.reports.get(told)) is not None:
+            return known
         missing = [*prepared.missing, *(f"{name}: {why}" for name, why in failed)]
         statuses = _Statuses(self, prepared, set(steps), isolation)
-        return EnforcementReport(
+        report = EnforcementReport(
             isolation=isolation,
             enforcement=enforcement,
             kernel=platform.release(),
@@ -471,6 +486,9 @@ class KernelPlan:
             missing=tuple(missing),
             notes=(*prepared.notes, *_isolation_notes(isolation)),
         )
+        if not failed:  # what failed is the kernel's text, and of any number
+            prepared.reports[told] = report
+        return report
 
 
 class _Statuses:

@@ -45,6 +45,9 @@ _IDLE_CPU_S = 0.002
 _SHARE = 0.1
 _SLOWEST_NS = 400 * _MS
 
+#: Read once: it is a file.
+_PROCESSORS = os.cpu_count() or 1
+
 
 class _Watched:
     """One key's entry. `serial` tells stale heap entries from the present one."""
@@ -92,11 +95,10 @@ class _Watched:
 def _first_pause_ns(limits: Limits, enforced: bool) -> int:
     if not enforced:
         return _NEAR_NS
-    processors = os.cpu_count() or 1
     return (
         _ENFORCED_NS
         if limits.cpu_s is None
-        else max(_NEAR_NS, min(_ENFORCED_NS, int(limits.cpu_s * 1e9) // processors))
+        else max(_NEAR_NS, min(_ENFORCED_NS, int(limits.cpu_s * 1e9) // _PROCESSORS))
     )
 
 

@@ -114,6 +114,7 @@ class Metrics:
         self._alerts: list[weakref.ref[Any]] = []
         self._ledgers: dict[str, SourceLedger] = {}
         self._lost_sources: list[tuple[str, Callable[[], int], list[int]]] = []
+        self._last_report: EnforcementReport | None = None
         self._info: dict[tuple[str, ...], None] = {}
         self.registry.register(_Collector(self))
         _INSTANCES.add(self)
@@ -192,7 +193,11 @@ class Metrics:
 
     def set_enforcement(self, report: EnforcementReport) -> None:
         """Show who enforces what, as `pyisolate_enforcement_info`."""
-        labels = tuple(enforcement_labels(report)[name] for name in _INFO_LABELS)
+        if report is self._last_report:
+            return
+        self._last_report = report
+        values = enforcement_labels(report)
+        labels = tuple(values[name] for name in _INFO_LABELS)
         with self._lock:
             self._info[labels] = None
 
@@ -275,6 +280,7 @@ class Metrics:
             if isinstance(value, CounterTable | _Histogram):
                 value._reset_after_fork()
         self._cpu, self._ended, self._info, self._ledgers = {}, OrderedDict(), {}, {}
+        self._last_report = None
         self._snapshots, self._lost_sources, self._shown_cpu = [], [], {}
         for stage in LOST_STAGES:
             self.lost.add((stage,), 0)
