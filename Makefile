@@ -10,12 +10,14 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 PY := $(VENV)/bin/python
-SECONDS_FUZZ ?= 60
+SECONDS_FUZZ ?= 600
 SECONDS_SOAK ?= 60
+SANDBOXES_SOAK ?= 20000
 
 APT_BUILD := python3-venv python3-dev gcc pkg-config libseccomp-dev
 APT_BPF := clang llvm libbpf-dev libelf-dev zlib1g-dev
 APT_TEST := iproute2 strace tmux kmod bubblewrap bpftool python3-bpfcc linux-headers-amd64
+APT_CPYTHON := libpython3-testsuite
 APT_VM := qemu-system-x86 busybox-static kmod udev
 APT_BENCH := bubblewrap
 
@@ -31,7 +33,8 @@ help:
 	@echo 'make test-python PYTHON=/path/to/python3   the unit and host tiers with another Python, in a .venv-VERSION of its own'
 	@echo 'make lint    ruff, mypy --strict, names and sizes'
 	@echo 'make bench   print the budgets as ratios'
-	@echo 'make fuzz    property tests for SECONDS_FUZZ=$(SECONDS_FUZZ); make soak: SECONDS_SOAK=$(SECONDS_SOAK)'
+	@echo 'make fuzz    every parser under a coverage-guided fuzzer, SECONDS_FUZZ=$(SECONDS_FUZZ) in all'
+	@echo 'make soak    20,000 sandboxes (SANDBOXES_SOAK), and random faults for SECONDS_SOAK=$(SECONDS_SOAK) each'
 	@echo 'make clean   remove everything that was built'
 
 tools-build:
@@ -40,6 +43,7 @@ tools-build:
 
 tools-test: tools-build
 	@.make/apt.sh --optional 'observe and drive sandboxes in tests' $(APT_TEST)
+	@.make/apt.sh --optional "run CPython's own tests inside sandboxes" $(APT_CPYTHON)
 	@.make/apt.sh --optional 'boot kernels with BPF-LSM for the vm tier' $(APT_VM)
 	@.make/prometheus.sh
 
@@ -80,7 +84,7 @@ fuzz: setup
 	@PYISOLATE_FUZZ_SECONDS=$(SECONDS_FUZZ) $(PY) -m pytest -m fuzz tests || [ $$? -eq 5 ]
 
 soak: setup
-	@PYISOLATE_SOAK_SECONDS=$(SECONDS_SOAK) $(PY) -m pytest -m soak --timeout $$(( $(SECONDS_SOAK) + 300 )) tests || [ $$? -eq 5 ]
+	@PYISOLATE_SOAK_SECONDS=$(SECONDS_SOAK) PYISOLATE_SOAK_SANDBOXES=$(SANDBOXES_SOAK) $(PY) -m pytest -m soak --timeout $$(( $(SECONDS_SOAK) + 300 )) tests || [ $$? -eq 5 ]
 
 clean:
 	rm -rf $(VENV) .venv-* build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis pyisolate/kernel/objects *.egg-info

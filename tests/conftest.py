@@ -90,9 +90,10 @@ def _wait_for_none(before: leaks.Snapshot, keep: tuple[str, ...] = ()) -> list[s
 
 
 @pytest.fixture(scope="session")
-def fuzz_seconds() -> float:
-    """How long a fuzz test should run."""
-    return float(os.environ.get("PYISOLATE_FUZZ_SECONDS", "10"))
+def fuzz_seconds(request: pytest.FixtureRequest) -> float:
+    """How long a fuzz test should run: its share of PYISOLATE_FUZZ_SECONDS."""
+    sharing = sum("fuzz_seconds" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    return float(os.environ.get("PYISOLATE_FUZZ_SECONDS", "60")) / max(1, sharing)
 
 
 @pytest.fixture(scope="session")

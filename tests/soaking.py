@@ -27,6 +27,8 @@ from pyisolate.telemetry.recorder import Recorder
 POOL = 6
 THREADS = 3
 FLOOD = 2300
+#: Events a second that one sandbox may bring to audit log and sinks, and at once: a flood is far past both.
+RATE, BURST = 100, 200
 
 TRY = "for path in {paths}:\n    try: open(path)\n    except PermissionError: pass\n"
 #: What a guest does, by the last digits of its number: source, refusals that it meets.
@@ -131,9 +133,8 @@ def one(supervisor: pyisolate.Supervisor, number: int, account: Account) -> None
 def work(count: int, rounds: int, audit: Path, log: Any = None) -> tuple[list[Reading], Account]:
     """Run `count` sandboxes in so many rounds; return a reading after each, and the account."""
     metrics, sink, account = Metrics(), SlowSink(), Account()
-    recorder = Recorder(
-        metrics=metrics, audit=AuditLog(audit, max_bytes=None, metrics=metrics), sinks=[sink], alerts=None
-    )
+    log_file = AuditLog(audit, max_bytes=None, metrics=metrics)
+    recorder = Recorder(metrics=metrics, audit=log_file, sinks=[sink], alerts=None, rate=RATE, burst=BURST)
     readings, started = [], time.monotonic()
     with pyisolate.Supervisor(pool_size=POOL, recorder=recorder) as supervisor:
         for turn in range(rounds):

@@ -1,0 +1,389 @@
+"""What is fuzzed: one function for each input that somebody else writes. It returns, or raises because of a defect.
+
+Every function takes any bytes. What it promises is in its asserts; only the errors named there may come out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pyisolate.capability import Capability
+from pyisolate.cell import wire
+from pyisolate.decision import DenialCode, Mode, Verdict
+from pyisolate.errors import PolicySyntaxError
+from pyisolate.native import msgpack
+from pyisolate.policy.load import load_bytes, load_preset
+from pyisolate.telemetry import reader
+from pyisolate.telemetry.event import BrokerRecord, DenialEvent, SandboxContext
+from pyisolate.telemetry.merge import merge
+from pyisolate.telemetry.untrusted import COUNT_LIMIT, InvalidRecord, validate_broker_record
+
+RECORD = BrokerRecord(
+    sequence=7, capability=Capability.FS_READ, target="/etc/shadow", verdict=Verdict.DENY, code=DenialCode.NOT_GRANTED
+)
+CONTEXT = SandboxContext(
+    sandbox="fuzz", sandbox_id="f" * 16, policy="p", policy_version="v", policy_generation=1, isolation="process",
+    mode=Mode.ENFORCE,
+)  # fmt: skip
+
+
+class Bytes:
+    """Takes an input apart into choices; past its end, everything is zero."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def number(self) -> int:
+        """Return the next byte."""
+        taken = self._data[self._at : self._at + 1]
+        self._at += 1
+        return taken[0] if taken else 0
+
+    def take(self, count: int) -> bytes:
+        """Return so many bytes, or what is left."""
+        taken = self._data[self._at : self._at + count]
+        self._at += count
+        return taken
+
+    def text(self) -> str:
+        """Return a short text."""
+        return self.take(self.number() % 32).decode("utf-8", "replace")
+
+
+# -- the wire ---------------------------------------------------------------------------------------------------------
+
+
+def is_plain(value: object, depth: int = 0) -> bool:
+    """Tell whether a decoded value is plain data, no deeper than the wire allows."""
+    if depth > wire.MAX_DEPTH:
+        return False
+    if type(value) is list:
+        return all(is_plain(item, depth + 1) for item in value)
+    if type(value) is dict:
+        return all(is_plain(key, wire.MAX_DEPTH) and is_plain(item, depth + 1) for key, item in value.items())
+    return value is None or type(value) in (bool, int, float, str, bytes)
+
+
+def wire_frame(data: bytes) -> None:
+    """One frame, and one value: a frame that says again what it said, plain data, or a WireError."""
+    try:
+        frame = wire.decode_guest(data)
+    except wire.WireError:
+        pass
+    else:
+        assert isinstance(frame, wire.GuestFrame)
+        assert same(wire.decode_guest(wire.encode(frame)[wire.HEADER.size :]), frame)
+        if isinstance(frame, wire.Done | wire.GuestMessage):
+            value_of(frame.encoded)
+    value_of(data)
+
+
+def value_of(encoded: bytes) -> None:
+    """Decode a value; it is plain, and measured before it is decoded as what it is."""
+    try:
+        size = msgpack.measure(encoded, max_depth=wire.MAX_DEPTH, limit_bytes=wire.MAX_DECODED_BYTES)
+    except msgpack.Unfit:
+        size = None
+    try:
+        value = wire.decode_value(encoded)
+    except wire.WireError:
+        return
+    assert size is not None
+    assert is_plain(value)
+
+
+def same(one: object, other: object) -> bool:
+    """Compare frames; a duration that is no number equals itself."""
+    if isinstance(one, wire.Done | wire.Failed) and math.isnan(one.duration_s):
+        return type(one) is type(other)
+    return one == other
+
+
+class Model:
+    """What the host's state machine must accept, said again in other words."""
+
+    def __init__(self) -> None:
+        self.state, self.asked, self.last, self.reloads = "warming", 0, 0, list[int]()
+
+    def may(self, frame: Any) -> bool:
+        """Say whether this frame may come now, and go on if so."""
+        kind = type(frame).__name__
+        if kind in ("Denial", "GuestMessage"):
+            return self.state in ("idle", "running")
+        if kind == "Reloaded":
+            if not self.reloads or self.reloads[0] != frame.id:
+                return False
+            self.reloads.pop(0)
+            return True
+        expected = {"Warm": "warming", "Ready": "handout", "Done": "running", "Failed": "running"}[kind]
+        if self.state != expected or (kind in ("Done", "Failed") and frame.id != self.asked):
+            return False
+        self.state = "idle"
+        return True
+
+    def host(self, step: str) -> bool:
+        """Say whether the host may do this now, and go on if so."""
+        if step == "reload":
+            if self.state not in ("idle", "running"):
+                return False
+            self.last += 1
+            self.reloads.append(self.last)
+            return True
+        if self.state != "idle":
+            return False
+        if step == "request":
+            self.last += 1
+            self.asked = self.last
+        self.state = {"request": "running", "handout": "handout"}[step]
+        return True
+
+
+def a_frame(source: Bytes) -> wire.GuestFrame:
+    """Build a frame from an input."""
+    kind, number = source.number() % 7, source.number() % 8
+    if kind == 0:
+        return wire.Warm(steps=(source.text(),))
+    if kind == 1:
+        return wire.Ready(steps=(), failed=((source.text(), source.text()),))
+    if kind == 2:
+        return wire.Done(id=number, encoded=source.take(number))
+    if kind == 3:
+        return wire.Failed(id=number, type_name=source.text(), message="", traceback="", sequence=number)
+    if kind == 4:
+        return wire.GuestMessage(encoded=source.take(number))
+    if kind == 5:
+        return wire.Denial(record=msgspec.structs.replace(RECORD, target=source.text(), count=number))
+    return wire.Reloaded(id=number)
+
+
+def conversation(data: bytes) -> None:
+    """A stream of frames, whole, cut, changed or made up, while the host asks: what the model says, or a WireError."""
+    source, model, host, buffer = Bytes(data), Model(), wire.Conversation(), wire.FrameBuffer(1 << 16)
+    while source:
+        step = source.number()
+        if step < 48:
+            name = ("request", "handout", "reload")[step % 3]
+            start: Callable[[], Any] = getattr(host, f"start_{name}")
+            if model.host(name):
+                start()
+            else:
+                with contextlib.suppress(wire.WireError):
+                    start()
+                    raise AssertionError(f"the host may not start a {name} while {model.state}")
+            continue
+        raw = source.take(source.number()) if step < 80 else wire.encode(a_frame(source))
+        if 80 <= step < 112:
+            place, byte = source.number(), source.number()
+            raw = bytes((*raw[:place], byte, *raw[place + 1 :])) if step % 2 else raw[:place]
+        try:
+            buffer.feed(raw)
+            while (payload := buffer.next_payload()) is not None:
+                frame = wire.decode_guest(payload)
+                _accepted(model, host, frame)
+        except wire.WireError:
+            return  # the cell is killed
+        assert buffer.pending < (1 << 16) + wire.HEADER.size + len(raw)
+        assert host.phase.value == model.state
+
+
+def _accepted(model: Model, host: wire.Conversation, frame: wire.GuestFrame) -> None:
+    if model.may(frame):
+        try:
+            host.accept(frame)
+        except wire.WireError as error:
+            raise AssertionError(f"a frame that may come is refused: {frame}") from error
+        if isinstance(frame, wire.Denial):
+            with contextlib.suppress(InvalidRecord):
+                validate_broker_record(frame.record)
+        return
+    host.accept(frame)
+    raise AssertionError(f"a frame that may not come passes while {model.state}: {frame}")
+
+
+def denial_record(data: bytes) -> None:
+    """A guest's record becomes an event that is safe to print and can be read back, or an InvalidRecord."""
+    try:
+        plain = wire.decode_value(data)
+        record = validate_broker_record(plain)
+    except (wire.WireError, InvalidRecord):
+        return
+    assert 0 < record.count <= COUNT_LIMIT
+    event = merge(CONTEXT, record, None)
+    line = event.to_json()
+    assert line.isascii() or line.isprintable()
+    assert not any(ord(char) < 32 or 0x7F <= ord(char) < 0xA0 for char in line)
+    again = reader.parse_line(line.encode("utf-8"))
+    assert again is not None
+    assert again.to_json() == line
+
+
+# -- policies ---------------------------------------------------------------------------------------------------------
+
+FORMATS = ("yaml", "toml", "json")
+
+
+def policy(data: bytes) -> None:
+    """Text of a format that its first byte chooses: a policy that survives being written down, or PolicySyntaxError."""
+    format = FORMATS[data[0] % 3] if data else "yaml"
+    try:
+        read = load_bytes(data[1:], format=format)
+    except PolicySyntaxError:
+        return
+    assert load_bytes(read.to_yaml().encode()) == read
+    assert load_bytes(json.dumps(read.to_dict()).encode(), format="json").version == read.version
+
+
+# -- the audit log ----------------------------------------------------------------------------------------------------
+
+
+def audit_log(data: bytes) -> None:
+    """A log that others wrote into: its whole events and nothing else, the same by reading and by following."""
+    chunk = data[0] + 1 if data else 1
+    text = data[1:]
+    expected = _events(text.split(b"\n"))
+    with tempfile.NamedTemporaryFile(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as file:
+        file.write(text)
+        file.flush()
+        whole, reader._CHUNK = reader._CHUNK, chunk
+        try:
+            found = list(reader.read_events(file.name, rotated=False))
+            followed = _follow(file.name, len(text))
+        finally:
+            reader._CHUNK = whole
+    assert found == expected
+    complete = text[: text.rfind(b"\n") + 1].split(b"\n")
+    assert followed == _events(complete)
+    for event in found:
+        assert isinstance(event, DenialEvent)
+        assert reader.parse_line(event.to_json().encode()) == event
+
+
+def _follow(path: str, size: int) -> list[DenialEvent]:
+    """Follow a log up to its end, as `follow_events` does, but for its clock."""
+    tail, lines = reader._Tail(path, from_start=True), []
+    try:
+        while os.lseek(tail._fd, 0, os.SEEK_CUR) < size:
+            lines += tail.read()
+    finally:
+        tail.close()
+    return _events(lines)
+
+
+def _events(lines: list[bytes]) -> list[DenialEvent]:
+    return [event for event in map(reader.parse_line, lines) if event is not None]
+
+
+# -- all of them ------------------------------------------------------------------------------------------------------
+
+
+class Target(NamedTuple):
+    """A function to fuzz, inputs to begin with, and words that inputs are made of."""
+
+    check: Callable[[bytes], None]
+    seeds: tuple[bytes, ...]
+    words: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Seeds:
+    """Inputs to begin with, made from the code so that they never go out of date."""
+
+    @staticmethod
+    def frames() -> tuple[bytes, ...]:
+        made = (
+            wire.Warm(steps=("a",)), wire.Ready(steps=("a",), failed=(("b", "why"),)), wire.Reloaded(id=1),
+            wire.Done(id=1, encoded=msgspec.msgpack.encode({"a": [1, 2.5, None, True, b"x", "y"]}), is_repr=True),
+            wire.Failed(id=1, type_name="E", message="m", traceback="t", sequence=1, errno=13),
+            wire.GuestMessage(encoded=msgspec.msgpack.encode([[[]], {}, 1 << 63, -1])), wire.Denial(record=RECORD),
+        )  # fmt: skip
+        return tuple(wire.encode(frame)[wire.HEADER.size :] for frame in made)
+
+    @staticmethod
+    def conversations() -> tuple[bytes, ...]:
+        warm, handout, ready, request = b"\xff\x00\x00\x00", b"\x01", b"\xff\x01\x00\x00\x00", b"\x00"
+        done, denial, reload, reloaded = b"\xff\x02\x01\x00", b"\xff\x05\x01\x01x", b"\x02", b"\xff\x06\x02"
+        life = warm + handout + ready + request + denial + done
+        return (life, warm + handout + ready + request + reload + reloaded + done, life + denial + b"\x60\x02\x01\x03")
+
+    @staticmethod
+    def records() -> tuple[bytes, ...]:
+        full = BrokerRecord(
+            sequence=1, capability=Capability.NET_CONNECT, target="10.0.0.1:443", verdict=Verdict.DENY,
+            code=DenialCode.SCOPE_INSUFFICIENT, reason="why", rule="r", presented="p", origin="<x>:1 in f", pid=2,
+            tid=3, monotonic_ns=4, count=5, errno=13, syscall="connect", shadow=False,
+        )  # fmt: skip
+        return tuple(msgspec.msgpack.encode(record) for record in (RECORD, full))
+
+    @staticmethod
+    def policies() -> tuple[bytes, ...]:
+        names = ("compute", "data", "none", "readonly", "web-client")
+        made = [load_preset(name) for name in names]
+        texts = [b"\x00" + one.to_yaml().encode() for one in made]
+        texts += [b"\x02" + json.dumps(one.to_dict()).encode() for one in made[:2]]
+        return (*texts, b"\x00" + POLICY, b"\x01" + TOML)
+
+    @staticmethod
+    def logs() -> tuple[bytes, ...]:
+        lines = [merge(CONTEXT, RECORD, None).to_json().encode() for _ in range(2)]
+        return (
+            b"\x0f" + lines[0] + b"\n" + lines[1] + b"\n",
+            b"\xff" + lines[0][:200] + b"\n" + lines[1] + b"\nforeign\n\n{}\n" + lines[0],
+        )
+
+
+POLICY = b"""\
+version: 1
+name: report
+extends: compute
+mode: enforce
+fs:
+  - {path: /srv/data, allow: [read]}
+  - {path: "/srv/data/private", deny: [read]}
+net:
+  - {connect: "10.0.0.0/8:443"}
+  - {connect: "[2001:db8::1]:80-90"}
+  - {bind: "127.0.0.1:0"}
+process:
+  - {exec: /usr/bin/git}
+  - fork
+import: {allow: [json, "numpy.*"], native: [numpy]}
+limits: {wall: 30s, cpu: 10s, memory: 256MiB, processes: 16, open_files: 64, output: 1MiB, messages: 1000}
+"""
+TOML = b"""\
+version = 1
+name = "report"
+[[fs]]
+path = "/srv/data"
+allow = ["read"]
+[limits]
+wall = "30s"
+memory = 268435456
+"""
+POLICY_WORDS = (
+    "version: 1\n|name|mode|enforce|monitor|fs|net|process|import|random|limits|path|allow|deny|connect|bind|exec|fork|"
+    "native|modes|extends|seed|wall|memory|read|write|create|delete|metadata|literal|/srv/../x|*:1|[::1]:1|10.0.0.0/8:|"
+    "1e9|true|null|~|&a|*a|!!int|compute|@interpreter|5s|1MiB|[[|]]|{|}|- |\n  |\\u0000|0x1|\xff"
+)
+TARGETS = {
+    "wire_frame": Target(wire_frame, _Seeds.frames(), (b"\xdf\xff", b"\xdd\xff", b"\xc7", b"\x91" * 70, b"encoded")),
+    "conversation": Target(conversation, _Seeds.conversations()),
+    "denial_record": Target(
+        denial_record,
+        _Seeds.records(),
+        (*(one.value.encode() for one in (*Capability, *Verdict, *DenialCode)), b"count", b"\x1b[", b"\xed\xa0\x80"),
+    ),
+    "policy": Target(policy, _Seeds.policies(), tuple(word.encode("latin-1") for word in POLICY_WORDS.split("|"))),
+    "audit_log": Target(audit_log, _Seeds.logs(), (b"\n", b'{"schema":"pyisolate.denial/1"', b"\\ud800", b"null")),
+}
