@@ -1,5 +1,6 @@
 /* The notification listener; notify.h says what is where. */
 #include "notify.h"
+#include "notify_memory.c"
 #include "notify_policy.c"
 #include "notify_ring.c"
 #include "notify_target.c"

@@ -1,5 +1,6 @@
 /* What the parts of the notification listener share.
  *
+ *   notify_memory.c   allocation that no fork of a sandbox thread can stop
  *   notify_policy.c   rules: which one decides about an address
  *   notify_ring.c     records out, counters
  *   notify_target.c   the task that asked: its memory, its descriptors, its signals
@@ -37,6 +38,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>

@@ -39,12 +39,12 @@ static struct notify_sandbox **notify_find(notify_listener *l, uint64_t key)
 static notify_listener *notify_create(const uint8_t *capability, const uint8_t *traits, const int8_t *path_argument)
 {
 	struct seccomp_notif_sizes sizes = { 0 };
-	notify_listener *l = calloc(1, sizeof *l);
+	notify_listener *l = notify_alloc(1, sizeof *l);
 
 	if (!l)
 		return NULL;
 	if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes)) {
-		free(l);
+		notify_free(l);
 		return NULL;
 	}
 	l->notif_bytes = sizes.seccomp_notif > sizeof(struct seccomp_notif) ? sizes.seccomp_notif
@@ -55,8 +55,8 @@ static notify_listener *notify_create(const uint8_t *capability, const uint8_t *
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_mutex_init(&l->job_lock, NULL);
 	pthread_cond_init(&l->job_ready, NULL);
-	l->payload = malloc(NOTIFY_PAYLOAD);
-	l->control = malloc(NOTIFY_CONTROL);
+	l->payload = notify_alloc(1, NOTIFY_PAYLOAD);
+	l->control = notify_alloc(1, NOTIFY_CONTROL);
 	l->epoll = epoll_create1(EPOLL_CLOEXEC);
 	l->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->drain = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -69,9 +69,9 @@ static notify_listener *notify_create(const uint8_t *capability, const uint8_t *
 		for (size_t i = 0; i < sizeof opened / sizeof *opened; i++)
 			if (opened[i] >= 0)
 				close(opened[i]);
-		free(l->payload);
-		free(l->control);
-		free(l);
+		notify_free(l->payload);
+		notify_free(l->control);
+		notify_free(l);
 		errno = error;
 		return NULL;
 	}
@@ -150,29 +150,29 @@ static void notify_destroy(notify_listener *l)
 		l->jobs = job->next;
 		close(job->fd);
 		__atomic_sub_fetch(&job->sandbox->jobs, 1, __ATOMIC_ACQ_REL);
-		free(job);
+		notify_free(job);
 	}
 	notify_bury(l);
 	notify_bury(l); /* the waits that the sandboxes left */
 	close(l->epoll);
 	close(l->wake);
 	close(l->drain);
-	free(l->payload);
-	free(l->control);
-	free(l);
+	notify_free(l->payload);
+	notify_free(l->control);
+	notify_free(l);
 }
 
 /* Takes `fd`, also on failure. May be called by the very thread that is under the filter, so nothing in here may be a
  * call that the filter notifies. A `policy` of NULL lets everything go on: a warm cell without guest code. */
 static int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy)
 {
-	struct notify_sandbox *s = calloc(1, sizeof *s);
+	struct notify_sandbox *s = notify_alloc(1, sizeof *s);
 	struct epoll_event event = { .events = EPOLLIN, .data.ptr = s };
 	int slot, result = 0;
 
 	if (!s || l->forked) {
 		close(fd);
-		free(s);
+		notify_free(s);
 		return l->forked ? -ESRCH : -ENOMEM;
 	}
 	s->source.kind = NOTIFY_SOURCE_SANDBOX;
@@ -199,7 +199,7 @@ static int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *p
 	if (result) {
 		notify_policy_drop(s->policy);
 		close(fd);
-		free(s);
+		notify_free(s);
 	}
 	return result;
 }

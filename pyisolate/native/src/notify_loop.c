@@ -55,8 +55,8 @@ static void notify_free_sandbox(notify_listener *l, struct notify_sandbox *s)
 	if (s->fd >= 0)
 		close(s->fd);
 	notify_policy_drop(s->policy);
-	free(s->ring);
-	free(s);
+	notify_free(s->ring);
+	notify_free(s);
 }
 
 /* Between batches no event points at anything that was given up. */
@@ -81,8 +81,8 @@ static void notify_bury(notify_listener *l)
 	while (l->dead_waits) {
 		struct notify_wait *w = l->dead_waits;
 		l->dead_waits = w->next_dead;
-		free(w->payload);
-		free(w);
+		notify_free(w->payload);
+		notify_free(w);
 	}
 }
 
@@ -102,7 +102,7 @@ static void notify_fail_closed(notify_listener *l)
 static void *notify_loop(void *argument)
 {
 	notify_listener *l = argument;
-	struct seccomp_notif *n = calloc(1, l->notif_bytes);
+	struct seccomp_notif *n = notify_alloc(1, l->notif_bytes);
 	struct epoll_event events[64];
 	uint64_t last_tick = 0, ignored;
 
@@ -128,7 +128,7 @@ static void *notify_loop(void *argument)
 		if (l->dead || l->dead_waits)
 			notify_bury(l);
 	}
-	free(n);
+	notify_free(n);
 	__atomic_store_n(&l->running, 0, __ATOMIC_RELEASE);
 	if (!__atomic_load_n(&l->stopping, __ATOMIC_ACQUIRE))
 		notify_fail_closed(l);
@@ -150,7 +150,7 @@ static void *notify_injector(void *argument)
 		pthread_mutex_unlock(&l->job_lock);
 		notify_inject_answer(job->sandbox, job->id, job->fd, job->flags);
 		__atomic_sub_fetch(&job->sandbox->jobs, 1, __ATOMIC_ACQ_REL);
-		free(job);
+		notify_free(job);
 		pthread_mutex_lock(&l->job_lock);
 	}
 	pthread_mutex_unlock(&l->job_lock);

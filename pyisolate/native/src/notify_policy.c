@@ -92,7 +92,7 @@ static notify_policy *notify_policy_new(uint32_t flags, uint64_t serial, const u
 					const struct notify_rule *rules, int rule_count,
 					const struct notify_unix_rule *unix_rules, int unix_count)
 {
-	notify_policy *p = calloc(1, sizeof *p);
+	notify_policy *p = notify_alloc(1, sizeof *p);
 
 	if (!p)
 		return NULL;
@@ -100,12 +100,12 @@ static notify_policy *notify_policy_new(uint32_t flags, uint64_t serial, const u
 	p->flags = flags;
 	p->serial = serial;
 	memcpy(p->acts, acts, sizeof p->acts);
-	p->rules = calloc((size_t)rule_count + 1, sizeof *rules);
-	p->unix_rules = calloc((size_t)unix_count + 1, sizeof *unix_rules);
+	p->rules = notify_alloc((size_t)rule_count + 1, sizeof *rules);
+	p->unix_rules = notify_alloc((size_t)unix_count + 1, sizeof *unix_rules);
 	if (!p->rules || !p->unix_rules) {
-		free(p->rules);
-		free(p->unix_rules);
-		free(p);
+		notify_free(p->rules);
+		notify_free(p->unix_rules);
+		notify_free(p);
 		return NULL;
 	}
 	memcpy(p->rules, rules, (size_t)rule_count * sizeof *rules);
@@ -129,9 +129,9 @@ static void notify_policy_drop(notify_policy *p)
 	if (!p || __atomic_sub_fetch(&p->references, 1, __ATOMIC_ACQ_REL))
 		return;
 	notify_policy_drop(p->shadow);
-	free(p->rules);
-	free(p->unix_rules);
-	free(p);
+	notify_free(p->rules);
+	notify_free(p->unix_rules);
+	notify_free(p);
 }
 
 /* Before `p` is bound to anything: the loop thread reads `shadow` without a lock. */

@@ -33,7 +33,7 @@ static void notify_push(notify_listener *l, struct notify_sandbox *s, const stru
 	struct notify_ring *ring = s->ring;
 
 	if (!ring) {
-		ring = calloc(1, sizeof *ring);
+		ring = notify_alloc(1, sizeof *ring);
 		if (!ring) {
 			__atomic_add_fetch(&s->lost, 1, __ATOMIC_RELAXED);
 			return;

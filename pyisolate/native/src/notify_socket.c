@@ -29,7 +29,7 @@ static void notify_inject(const struct notify_call *c, int fd, int flags)
 	struct notify_sandbox *s = c->sandbox;
 
 	if (s->slow) {
-		struct notify_job *job = malloc(sizeof *job);
+		struct notify_job *job = notify_alloc(1, sizeof *job);
 		if (job) {
 			struct notify_listener *l = c->l;
 			*job = (struct notify_job){ .sandbox = s, .id = c->id, .fd = fd, .flags = flags };

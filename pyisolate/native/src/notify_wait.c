@@ -216,7 +216,7 @@ static uint64_t notify_deadline(int fd)
 static int notify_park(const struct notify_call *c, int fd, const struct notify_wait *what)
 {
 	notify_listener *l = c->l;
-	struct notify_wait *w = malloc(sizeof *w);
+	struct notify_wait *w = notify_alloc(1, sizeof *w);
 	struct epoll_event event = { .events = EPOLLOUT, .data.ptr = w };
 
 	if (!w)
@@ -229,11 +229,11 @@ static int notify_park(const struct notify_call *c, int fd, const struct notify_
 	w->fd = fd;
 	w->deadline_ns = notify_deadline(fd);
 	/* data and control messages in one block; the descriptors in it are this operation's from now on */
-	w->payload = malloc(what->payload_bytes + 8 + what->control_bytes);
+	w->payload = notify_alloc(1, what->payload_bytes + 8 + what->control_bytes);
 	event.events = w->on_tick ? 0 : EPOLLOUT;
 	if (!w->payload || epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &event)) {
-		free(w->payload);
-		free(w);
+		notify_free(w->payload);
+		notify_free(w);
 		return -ENOMEM;
 	}
 	w->control = w->payload + ((what->payload_bytes + 7) & ~(size_t)7);
