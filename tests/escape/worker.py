@@ -29,6 +29,8 @@ from tests.escape.technique import Granted, Technique, load
 
 VARIABLE = "PYISOLATE_ESCAPE_TOKEN"
 INSIDE = Path(__file__).with_name("inside.py").read_text()
+#: What is kept of a message: the judge looks for a secret in it, not at its size.
+_MESSAGE_CHARS = 64 << 10
 _STATUS = (
     "Uid",
     "Gid",
@@ -59,7 +61,7 @@ class Worker:
 
     def __init__(self, token: str, isolation: str) -> None:
         self.token, self.isolation = token, isolation
-        self.signals = 0
+        self.signals = self.memory_mib = self.grew_mib = 0
         self.techniques = {technique.key: technique for technique in load()}
         # what a supervisor has and a guest must not get: a variable, an open descriptor, memory
         os.environ[VARIABLE] = token
@@ -93,7 +95,9 @@ class Worker:
             options["env"] = {VARIABLE: self.token}
         targets.sibling, targets.isolation = self.sibling.pid, self.isolation
         started, run = time.monotonic(), Run()
-        self.signals = 0
+        self.signals = self.grew_mib = 0
+        _forget_peak()
+        self.memory_mib = _memory_mib("VmRSS")
         try:
             with self.supervisor.spawn(MARK + technique.name, policy, isolation=self.isolation, **options) as sandbox:
                 self._attack(technique, sandbox, targets, run)
@@ -115,11 +119,12 @@ class Worker:
             run.then_text += why
         if self.isolation == "thread":
             _live()
+        self.grew_mib = _memory_mib("VmHWM") - self.memory_mib
         if self.isolation == "process" and not sandbox.closed:
             run.after = cell_state(sandbox.pid)
         with contextlib.suppress(SandboxError):
             while len(run.messages) < 100:
-                run.messages.append(repr(sandbox.recv(timeout=0.0)))
+                run.messages.append(_shown(sandbox.recv(timeout=0.0)))
         run.events = [event.to_dict() for event in sandbox.get_denial_events()]
         run.denials = sandbox.telemetry.store.total
 
@@ -136,6 +141,7 @@ class Worker:
             "sibling": sibling,
             "sibling_events": events,
             "signals": self.signals,
+            "grew_mib": self.grew_mib,
             "environment": os.environ.get(VARIABLE),
         }
 
@@ -164,6 +170,20 @@ def _live() -> None:
     if (child := os.fork()) == 0:
         os._exit(0)
     os.waitpid(child, 0)
+
+
+def _shown(message: Any) -> str:
+    return repr(message[:_MESSAGE_CHARS] if isinstance(message, bytes | str) else message)[:_MESSAGE_CHARS]
+
+
+def _forget_peak() -> None:
+    """Have the kernel count the peak of this process's memory anew (man 5 proc, clear_refs 5)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _memory_mib(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) >> 10 for line in lines if line.startswith(name + ":")), 0)
 
 
 def _exec(sandbox: Any, source: str, timeout_s: float) -> tuple[str, str, str]:

@@ -10,9 +10,8 @@ def attack(world):
 
 
 def outside(ground, run):
-    lines = open(f"/proc/{ground.targets.supervisor}/status").read().splitlines()
-    peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) >> 10
-    return f"the supervisor's memory rose to {peak} MiB" if peak > 300 else ""
+    grew = run.host["grew_mib"]
+    return f"the supervisor's memory grew by {grew} MiB" if grew > 200 else ""
 
 
 TECHNIQUE = Technique(

@@ -1,6 +1,6 @@
-"""Raise MemoryError by oneself: is a limit said to be reached that was not?"""
+"""Raise MemoryError by oneself: does the kernel or the supervisor say that a limit was reached?"""
 
-from tests.escape.technique import Alone, Technique
+from tests.escape.technique import Alone, Technique, silent
 
 
 def attack(world):
@@ -8,14 +8,17 @@ def attack(world):
 
 
 def outside(ground, run):
-    return f"a limit is said to be reached: {run.error_text[:120]}" if run.error == "MemoryExceeded" else ""
+    forged = [event for event in run.events if event["reported_by"] != "guest"]
+    return f"another than the guest says so: {forged}" if forged else ""
 
 
 TECHNIQUE = Technique(
     source="issue 5: forge",
     effect=outside,
-    no_event="nothing is refused",
+    event=("limit.memory",),
+    by="broker",
     ends=("MemoryExceeded",),
     stops=("telemetry",),
     control=Alone("limits/memory_python is the limit that is reached"),
+    thread=silent("a sandbox thread has no limit of memory, so the exception is an exception"),
 )

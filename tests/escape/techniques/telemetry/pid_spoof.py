@@ -8,8 +8,8 @@ def attack(world):
 
 
 def outside(ground, run):
-    wrong = [event for event in run.events if ground.targets.supervisor in (event["pid"], event["tid"])]
-    return "the event names the supervisor's process" if wrong else ""
+    wrong = [event for event in run.events if event["pid"] != run.pid or event["reported_by"] != "guest"]
+    return f"an event is not the cell's own report: {wrong}" if wrong else ""
 
 
 TECHNIQUE = Technique(
