@@ -70,13 +70,13 @@ def main() -> int:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Rates)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     failures = 0
-    with tempfile.TemporaryDirectory() as directory, Supervisor() as supervisor:
+    # Full telemetry tells what native code opens as well.
+    with tempfile.TemporaryDirectory() as directory, Supervisor(telemetry="full") as supervisor:
         os.chmod(directory, 0o755)  # guests of a root supervisor are another user
         data = Path(directory, "penguins.csv")
         data.write_bytes((Path(__file__).parent / "penguins.csv").read_bytes())
         job = JOB.format(data=str(data), url=f"http://127.0.0.1:{server.server_address[1]}/")
-        # pandas and its relatives are granted by the preset; what this job does beyond that is learned.
-        base = Policy.preset("data").with_name("learned")
+        base = Policy.preset("compute").with_name("learned").with_limits(memory="1GiB", cpu="60s", processes=64)
 
         ended, events = run(supervisor, base.with_mode("monitor"), job)
         print(f"monitor: {ended}\n         {sum(event.count for event in events)} operations would be refused\n")

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..broker import Broker
 from ..capability import Capability
+from ..decision import DenialCode
 from ..errors import PolicySyntaxError, SandboxError
 from ..telemetry.event import DenialEvent
 from ..telemetry.sanitize import unescape
@@ -43,11 +44,12 @@ def learn(
 ) -> Policy:
     """Return `base` (default: preset compute) with the grants that the operations in `events` need, and no more.
 
-    `generalise` 0 grants exactly what was seen; 1 whole packages, `@processors` for the files of which it consists, the directory of names that were created or deleted, and of four or more files that were used; 2 the
-    directory of every file; 3 also the directory above directories of the same use, and networks of three or more
-    hosts on a port. Homes, hidden directories, /etc, /tmp and their like are never granted whole. No rule is learned
-    that the others make needless, so without any one of them something is refused. What no rule can grant is left out.
-    `compile_options` are those of `compile_policy`.
+    `generalise` 0 grants exactly what was seen; 1 whole packages, `@processors` for the files of which it consists,
+    the directory of names that were created or deleted, and of four or more files that were used; 2 the directory of
+    every file; 3 also the directory above directories of the same use, and networks of three or more hosts on a port.
+    Homes, hidden directories, /etc, /tmp and their like are never granted whole; what the base denies in so many words
+    is granted one by one. No rule is learned that the others make needless, so without any one of them something is
+    refused. What no rule can grant is left out. `compile_options` are those of `compile_policy`.
     """
     if generalise not in range(4):
         raise SandboxError(f"learn: generalise={generalise!r}: no such level", hint="use 0, 1, 2 or 3")
@@ -55,8 +57,10 @@ def learn(
     seen = grants.refused(_counted(events))
     if generalise >= 1 and any(one in seen for one in _PROCESSORS):
         grants.policy = grants.policy.allow_read("@processors")
-    grants.add(_generalised(grants.refused(seen), generalise))
-    grants.add(grants.refused(seen))  # what a wider rule left out: a deny below it, a network's other ports
+    wanted = grants.refused(seen)
+    denied = grants.denied(wanted)  # somebody meant that: granted one by one, never as part of something wider
+    grants.add(_generalised(wanted - denied, generalise) + sorted(denied))
+    grants.add(grants.refused(seen))
     return grants.policy
 
 
@@ -65,7 +69,8 @@ def learn_yaml(
 ) -> str:
     """Return the learned policy as text; behind each learned rule stands how often it was needed, and where first.
 
-    The heading tells what is still refused, because no rule can grant it, and which learned rules `check` would remark on.
+    The heading tells what is still refused, because no rule can grant it, which denials of the base were lifted, and
+    what `check` remarks on.
     """
     seen = list(events)
     policy = learn(seen, generalise=generalise, base=base, **compile_options)
@@ -74,9 +79,12 @@ def learn_yaml(
     counts: Counter[str] = Counter()
     origins: dict[str, str] = {}
     ungranted: Counter[str] = Counter()
+    lifted: Counter[str] = Counter()
     for event in seen:
         wanted = event.capability, _target(event) or ""
         decision = broker.decide(*wanted, **facts_of(wanted))
+        if event.code is DenialCode.EXPLICIT_DENY and decision.code is None:
+            lifted[f"{event.capability} {event.target}"] += event.count
         if decision.rule is None or decision.code is not None:
             if decision.code is not None:
                 ungranted[f"{event.capability} {event.target}"] += event.count
@@ -91,6 +99,8 @@ def learn_yaml(
     heading = f"Learned from {sum(event.count for event in seen)} denials; read it before you enforce it."
     for text, count in sorted(ungranted.items()):
         heading += f"\nstill refused ({count}): {text}"
+    for text, count in sorted(lifted.items()):
+        heading += f"\nallowed against a rule of the base ({count}): {text}"
     for finding in check(policy):
         if finding.severity is not Severity.NOTE and finding.rule not in known:
             heading += f"\n{finding}"

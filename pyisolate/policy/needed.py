@@ -14,6 +14,7 @@ import msgspec
 
 from ..broker import Broker
 from ..capability import Capability
+from ..decision import DenialCode
 from ..errors import PolicySyntaxError
 from . import resources
 from .compile import compile_policy
@@ -47,6 +48,12 @@ class Grants:
         """Return those of the operations that the policy, or another one, refuses."""
         broker = Broker(compile_policy(policy or self.policy, **self._options))
         return {one for one in operations if broker.decide(*one, **facts_of(one)).code is not None}
+
+    def denied(self, operations: Iterable[Operation]) -> set[Operation]:
+        """Return those of the operations that a rule of the policy denies in so many words."""
+        broker = Broker(compile_policy(self.policy, **self._options))
+        decided = ((one, broker.decide(*one, **facts_of(one)).code) for one in operations)
+        return {one for one, code in decided if code is DenialCode.EXPLICIT_DENY}
 
     def add(self, operations: Iterable[Operation]) -> None:
         """Grant operations, as far as rules can."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, TypeVar
 
 import msgspec
@@ -93,9 +94,9 @@ def apply(policy: Policy, suggested: dict[str, Any]) -> Policy:
     added = read_policy(suggested)
     changed = msgspec.structs.replace(
         policy,
-        files=_files(policy.files, added.files),
+        files=_files(policy.files, added.files, _programs(added)),
         network=_others(policy.network, added.network),
-        processes=_others(policy.processes, added.processes),
+        processes=_others(policy.processes, added.processes, {(False, path) for path in _programs(added)}),
         imports=_others(policy.imports, added.imports),
     )
     if "random" in suggested:
@@ -110,8 +111,16 @@ def _limits(old: Limits, new: Limits, keys: dict[str, Any]) -> Limits:
     return msgspec.structs.replace(old, **{field: getattr(new, field) for field in fields})
 
 
-def _files(old: tuple[FileRule, ...], new: tuple[FileRule, ...]) -> tuple[FileRule, ...]:
-    granted = {rule.path: rule.allow for rule in new}
+def _programs(added: Policy) -> set[str]:
+    """Return the programs that are to run: `fs` and `process` both speak of them."""
+    named = {rule.path for rule in added.processes if rule.operation == EXEC and rule.allow}
+    return named | {rule.path for rule in added.files if "exec" in rule.allow}
+
+
+def _files(old: tuple[FileRule, ...], new: tuple[FileRule, ...], programs: set[str]) -> tuple[FileRule, ...]:
+    granted: dict[str, tuple[str, ...]] = {rule.path: rule.allow for rule in new}
+    for path in programs:
+        granted[path] = (*granted.get(path, ()), "exec")
     kept = [
         msgspec.structs.replace(rule, deny=tuple(r for r in rule.deny if r not in granted.get(rule.path, ())))
         for rule in old
@@ -119,6 +128,6 @@ def _files(old: tuple[FileRule, ...], new: tuple[FileRule, ...]) -> tuple[FileRu
     return (*kept, *new)
 
 
-def _others(old: tuple[_R, ...], new: tuple[_R, ...]) -> tuple[_R, ...]:
-    granted = {rule.sort_key for rule in new if rule.allow}
+def _others(old: tuple[_R, ...], new: tuple[_R, ...], more: Set[tuple[Any, ...]] = frozenset()) -> tuple[_R, ...]:
+    granted = {rule.sort_key for rule in new if rule.allow} | more
     return tuple([rule for rule in old if rule.allow or rule.sort_key not in granted]) + new

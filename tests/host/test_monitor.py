@@ -1,4 +1,4 @@
-"""Monitor mode and shadow policies: everything but the floor goes through, and is told as enforcing would have refused it."""
+"""Monitor mode and shadow policies: all but the floor goes through, and is told as enforcing would have refused it."""
 
 from __future__ import annotations
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyisolate.broker import Broker
 from pyisolate.capability import Capability
@@ -119,3 +124,90 @@ def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(SandboxError, match="no such level"):
         learn([], generalise=4)
     assert Policy.learn([]).rules == Policy.preset("compute").rules
+
+
+def _without(policy: Policy, base: Policy) -> list[Policy]:
+    """Return the policy without each rule that was learned, and with what the base said instead."""
+    found = []
+    for field in ("files", "network", "processes", "imports"):
+        rules, known = getattr(policy, field), getattr(base, field)
+        for rule in rules:
+            if rule.allow and rule not in known:
+                before = tuple(one for one in known if one.sort_key == rule.sort_key)
+                rest = tuple(other for other in rules if other is not rule)
+                found.append(msgspec.structs.replace(policy, **{field: rest + before}))
+    return found
+
+
+_PLACES = st.sampled_from(["/srv/a", "/srv/a/b", "/srv/a/b/c", "/srv/b", "/usr/bin/git", "/etc/x", "/srv"])
+_OPERATIONS = st.one_of(
+    st.tuples(st.sampled_from([C.FS_READ, C.FS_WRITE, C.FS_CREATE, C.FS_DELETE, C.FS_METADATA, C.FS_EXEC]), _PLACES),
+    st.tuples(st.just(C.PROCESS_EXEC), _PLACES),
+    st.just((C.PROCESS_FORK, "fork")),
+    st.tuples(st.just(C.NET_CONNECT), st.sampled_from(["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "[::1]:80"])),
+    st.tuples(st.just(C.NET_BIND), st.sampled_from(["127.0.0.1:0", "127.0.0.1:80"])),
+    st.tuples(
+        st.sampled_from([C.IMPORT_MODULE, C.IMPORT_NATIVE]),
+        st.sampled_from(["json", "yaml", "yaml._yaml", "numpy", "numpy.linalg", "pandas", "json.decoder"]),
+    ),
+)
+_LEARNERS = st.sampled_from(
+    [
+        Policy(name="base"),
+        Policy(name="base").deny("/srv/a/b").deny_connect("10.0.0.0/24:*").deny_import("json"),
+        Policy.preset("compute").with_name("base"),
+    ]
+)
+
+
+@given(st.sets(_OPERATIONS, min_size=1, max_size=12), st.integers(0, 3), _LEARNERS)
+@settings(max_examples=40)
+def test_nothing_is_refused_any_more_and_no_rule_is_needless(seen: set, level: int, base: Policy) -> None:
+    refused = [one for one in seen if Broker(compile_policy(base)).decide(*one).code is not None]
+    policy = learn([_event(*one) for one in refused], generalise=level, base=base)
+    broker = Broker(compile_policy(policy))
+    assert [one for one in refused if broker.decide(*one).code is not None] == []
+    for less in _without(policy, base):
+        assert any(Broker(compile_policy(less)).decide(*one).code is not None for one in refused), less.to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("seen", "learned"),
+    [
+        # what a package reads and what it requires come with it; only what the guest itself named needs a rule
+        (
+            [(C.IMPORT_MODULE, "pandas"), (C.IMPORT_NATIVE, "pandas._libs.lib"), (C.IMPORT_NATIVE, "numpy.core._x"),
+             (C.FS_READ, "@pandas/__init__.py"), (C.FS_READ, "@pandas/core/__pycache__/api.cpython-311.pyc")],
+            ["import: {native: [pandas]}"],
+        ),
+        ([(C.PROCESS_EXEC, "/usr/bin/git"), (C.PROCESS_FORK, "fork")], ["process: {exec: /usr/bin/git}"]),
+        ([(C.PROCESS_FORK, "fork")], ["process: {fork: true}"]),
+        (
+            [(C.FS_READ, "/sys/fs/cgroup/cpu.max"), (C.FS_READ, "/sys/fs/cgroup/cpu/cpu.cfs_quota_us")],
+            ['fs: {path: "@processors", allow: [read]}'],
+        ),
+    ],
+)  # fmt: skip
+def test_one_rule_stands_for_what_it_brings_along(seen: list, learned: list[str]) -> None:
+    pytest.importorskip("pandas")
+    home = os.path.dirname(importlib.util.find_spec("pandas").origin or "")
+    events = [_event(capability, target.replace("@pandas", home)) for capability, target in seen]
+    base = Policy.preset("compute").with_name("base")
+    assert [rule.text for rule in learn(events, base=base).rules if rule not in base.rules] == learned
+
+
+def test_at_level_0_no_variable_stands_for_a_file() -> None:
+    policy = learn([_event(C.FS_READ, "/sys/fs/cgroup/cpu.max")], generalise=0, base=Policy())
+    assert [rule.path for rule in policy.files] == ["/sys/fs/cgroup/cpu.max"]
+
+
+def test_the_heading_warns_of_what_was_learned() -> None:
+    text = learn_yaml([_event(C.FS_READ, "/"), _event(C.FS_READ, "/srv/x", origin=None)], base=Policy(name="base"))
+    assert "# danger: fs: {path: /, allow: [read]}: every file that is not denied can be read" in text
+    assert "/srv/x" not in text.partition("fs:\n")[2], "it lies below"
+
+
+def test_the_heading_tells_which_denial_was_lifted() -> None:
+    base = Policy(name="base").deny_read("/srv/private")
+    text = learn_yaml([_event(C.FS_READ, "/srv/private/x", code=DenialCode.EXPLICIT_DENY)], base=base)
+    assert "# allowed against a rule of the base (2): fs.read /srv/private/x" in text

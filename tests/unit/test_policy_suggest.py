@@ -23,6 +23,7 @@ BASES = st.sampled_from(
     [
         Policy.preset("none"),
         Policy.preset("none").deny("/nonexistent").deny_connect("*:*").deny_import("*").deny_fork(),
+        Policy.preset("none").deny("/nonexistent/0").deny_exec("/nonexistent/0").deny("/nonexistent/0/0"),
         Policy.preset("compute").allow_read("/srv").deny_connect("10.0.0.0/8:*"),
     ]
 )
