@@ -1,7 +1,9 @@
 """Search all of one's own heap for the supervisor's secrets: the zygote might have held them."""
 
 import ctypes
+import gc
 import re
+import sys
 
 from tests.escape.technique import OWN_MEMORY, Granted, Technique, escapes
 
@@ -13,13 +15,16 @@ def attack(world):
     data = ctypes.string_at(top - size, size)
     for found in re.findall(rb"token-[0-9a-f]{32}", data):
         world.loot(found)
-    import gc
-
-    for thing in gc.get_objects():
-        if isinstance(thing, dict) or hasattr(thing, "__dict__"):
-            for value in list((thing if isinstance(thing, dict) else thing.__dict__).values()):
-                if isinstance(value, str | bytes) and "token-" in str(value):
-                    world.loot(value)
+    # the collector lists neither what is frozen nor what holds only atoms: all of it hangs on something else
+    waiting, seen = [sys.modules, gc.get_objects()], set()
+    while waiting:
+        thing = waiting.pop()
+        if isinstance(thing, str | bytes):
+            if "token-" in str(thing):
+                world.loot(thing[:200])
+        elif id(thing) not in seen:
+            seen.add(id(thing))
+            waiting += gc.get_referents(thing)
 
 
 TECHNIQUE = Technique(
