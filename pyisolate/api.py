@@ -30,9 +30,10 @@ def reload_policy(name: str, policy: Policy, token: str | None = None) -> int:
     return default_supervisor().reload_policy(name, policy, token)
 
 
-def serve_metrics(port: int = 9464, addr: str = "127.0.0.1") -> MetricsServer:
+def serve_metrics(port: int = 9464, addr: str = "127.0.0.1", *, token: str | None = None) -> MetricsServer:
     """Serve `/metrics` for Prometheus from a thread; returns a handle with `port` and `close()`.
 
-    `port` 0 lets the kernel choose. Raises OSError when the address cannot be bound.
+    `port` 0 lets the kernel choose. Raises OSError when the address cannot be bound, PolicyAuthError where
+    `set_policy_token` guards it and `token` is another.
     """
-    return _serve_metrics(port, addr)
+    return _serve_metrics(port, addr, token=token)

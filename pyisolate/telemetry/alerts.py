@@ -240,8 +240,14 @@ def default_engine() -> AlertEngine:
         return _default
 
 
-def set_alert_rules(rules: Iterable[AlertRule]) -> None:
-    """Replace the rules of the process's alert engine; counting starts anew."""
+def set_alert_rules(rules: Iterable[AlertRule], *, token: str | None = None) -> None:
+    """Replace the rules of the process's alert engine; counting starts anew.
+
+    Raises PolicyAuthError where `set_policy_token` guards it and `token` is another.
+    """
+    from ..control import check_token
+
+    check_token(token, "metrics", target="alert rules")
     default_engine().set_rules(rules)
 
 

@@ -63,13 +63,20 @@ class MetricsServer:
 
 
 def serve_metrics(
-    port: int = 9464, addr: str = "127.0.0.1", *, registry: CollectorRegistry | None = None
+    port: int = 9464,
+    addr: str = "127.0.0.1",
+    *,
+    token: str | None = None,
+    registry: CollectorRegistry | None = None,
 ) -> MetricsServer:
     """Serve `/metrics` from a background thread; `port` 0 picks a free one. Returns a handle with `port` and `close()`.
 
-    Raises MetricsAddressError (an OSError) when the address cannot be bound. There is no password: keep it on a
-    network that only the scraper reaches.
+    Raises MetricsAddressError (an OSError) when the address cannot be bound, PolicyAuthError where `set_policy_token`
+    guards it and `token` is another. A scrape takes no password: keep it on a network that only the scraper reaches.
     """
+    from ..control import check_token
+
+    check_token(token, "metrics", target=f"serve {addr}:{port}")
     family = socket.AF_INET6 if ":" in addr else socket.AF_INET
     handler = type("Handler", (_Handler,), {"registry": _default(registry)})
     try:

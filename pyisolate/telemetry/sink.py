@@ -41,8 +41,14 @@ _lock = threading.Lock()
 _sinks: tuple[EventSink, ...] | None = None
 
 
-def set_event_sinks(sinks: Sequence[EventSink]) -> None:
-    """Replace the process's sinks, used by every recorder without its own. The old ones are not closed."""
+def set_event_sinks(sinks: Sequence[EventSink], *, token: str | None = None) -> None:
+    """Replace the process's sinks, used by every recorder without its own. The old ones are not closed.
+
+    Raises PolicyAuthError where `set_policy_token` guards it and `token` is another.
+    """
+    from ..control import check_token
+
+    check_token(token, "metrics", target="event sinks")
     for sink in sinks:
         if not isinstance(sink, EventSink):
             raise TypeError(f"set_event_sinks, on {type(sink).__name__}: it has no emit(event) and close()")
