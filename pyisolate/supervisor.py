@@ -70,7 +70,7 @@ class Supervisor:
     cells run as when the supervisor is root (default 65534); files that a guest shall read or write must be open to
     that user. `kernel_events_per_s`: records a second of one sandbox that the BPF programs send (all are counted).
     `telemetry="full"` also shows the notification listener what native code opens (about 8 us a call).
-    `network`: `auto` lets cgroup-BPF programs decide connections where root may load them; the default is `listener`.
+    `network`: `auto` lets cgroup-BPF programs decide connections where root may load them, `listener` asks for none.
     `audit` (a path, or an AuditLog), `sinks` (default: the process's) and `alerts` (rules, or an AlertEngine) say where
     events go besides store and counters, and are closed with the supervisor; `recorder` replaces all three.
     """
@@ -84,7 +84,7 @@ class Supervisor:
         cell_gid: int | None = None,
         telemetry: str = "default",
         kernel_events_per_s: int = 1000,
-        network: str = "listener",
+        network: str = "auto",
         audit: str | os.PathLike[str] | EventSink | None = None,
         sinks: Sequence[EventSink] | None = None,
         alerts: Iterable[AlertRule] | AlertObserver | None = None,
@@ -181,8 +181,8 @@ class Supervisor:
         )
         self._pool = Pool(settings, self.reactor, self._prepare_cell, self._cell_exited)
         if held:
-            # Its zygote starts with the first sandbox that connects somewhere; then one cell is kept warm.
-            others = replace(settings, size=min(1, self._pool_size), spec=self._plan.native_spec(), held=held)
+            # Its zygote starts with the first sandbox that connects somewhere.
+            others = replace(settings, spec=self._plan.native_spec(), held=held)
             self._native_pool = Pool(others, self.reactor, self._prepare_cell, self._cell_exited)
         self._spares = Spares(self, self._pool)
         self.reactor.start(self._served)
