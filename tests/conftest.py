@@ -20,6 +20,11 @@ else:
     hypothesis.settings.register_profile("pyisolate", deadline=None, database=None)
     hypothesis.settings.load_profile("pyisolate")
 
+try:
+    from every_event import _events_are_watched, _every_event_fits_the_schema  # noqa: F401 (fixtures of all tests)
+except ImportError:  # without jsonschema nothing can be validated
+    pass
+
 GRACE_S = 2.0
 
 MARKERS = (

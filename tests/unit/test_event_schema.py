@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import every_event
 import jsonschema
 import msgspec
 import pytest
@@ -17,7 +18,9 @@ from pyisolate.decision import DenialCode, Verdict
 from pyisolate.telemetry.event import Actor, DenialEvent
 from pyisolate.telemetry.mapping import to_ecs, to_ocsf
 from pyisolate.telemetry.merge import merge
+from pyisolate.telemetry.metrics import Metrics
 from pyisolate.telemetry.reader import parse_line
+from pyisolate.telemetry.recorder import Recorder
 from pyisolate.telemetry.schema import generate_schema, load_schema, render_schema
 
 ROOT = Path(__file__).parents[2]
@@ -103,3 +106,15 @@ def test_the_target_and_the_actor_land_where_others_look() -> None:
     assert to_ecs(net)["destination"] == {"address": "::1", "port": 80, "ip": "::1"}
     assert to_ecs(event())["file"] == {"path": "/etc/shadow", "name": "shadow"}
     assert to_ocsf(_with_actor())["actor"]["user"] == {"uid": "7", "type": "agent"}
+
+
+def test_the_suites_own_watch_finds_what_does_not_fit() -> None:
+    recorder = Recorder(metrics=Metrics(), sinks=(), alerts=None)
+    recorder.record(event(target="/fits"))
+    assert every_event.WATCH.wrong == []
+    seen = len(every_event.WATCH.kinds)
+    recorder.record(msgspec.structs.replace(event(), kernel_errno="none", origin=None))
+    found, every_event.WATCH.wrong = every_event.WATCH.wrong, []
+    assert "kernel_errno" in found[0]
+    assert len(every_event.WATCH.kinds) == seen + 1
+    recorder.shutdown()
