@@ -1,0 +1,175 @@
+"""What an event suggests is right: refused before, done after it was applied, and a neighbour still refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from require import require
+
+import pyisolate
+from pyisolate import Policy
+from pyisolate.policy.explain import diff
+from pyisolate.policy.suggest import apply
+
+#: In the guest: `attempt(name, where)` does one operation; what is refused ends it.
+OPERATIONS = """
+import os, socket, subprocess
+def read(where): open(where).close()
+def listing(where): os.listdir(where)
+def write(where): open(where, "r+").close()
+def create(where): os.mkdir(where)
+def delete(where): os.unlink(where)
+def mode(where): os.chmod(where, 0o666)
+def connect(where): socket.create_connection(("127.0.0.1", int(where)), 5).close()
+def send(where): socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", int(where)))
+def bind(where): socket.socket().bind(("127.0.0.1", int(where)))
+def listen(where):
+    s = socket.socket(); s.bind(("127.0.0.1", int(where))); s.listen()
+def unix(where): socket.socket(socket.AF_UNIX).connect(where)
+def run(where): subprocess.run([where], check=True)
+def fork(where):
+    child = os.fork()
+    if not child: os._exit(0)
+    os.waitpid(child, 0)
+def module(where): __import__(where)
+def library(where):
+    import ctypes
+    ctypes.CDLL(where)
+def randomness(where): os.urandom(8)
+def attempt(name, where):
+    try:
+        globals()[name](where)
+    except OSError as error:
+        if type(error).__name__ == "PolicyError" or error.errno in (1, 13): raise
+"""
+
+
+@pytest.fixture
+def ground() -> Iterator[Path]:
+    """A directory that a guest reaches whatever its uid, with two of everything."""
+    directory = Path(os.path.realpath(tempfile.mkdtemp(prefix="pyisolate-suggestion-")))
+    directory.chmod(0o777)
+    for name in ("one", "two"):
+        (directory / name).write_text(name)
+        (directory / name).chmod(0o666)
+        if os.geteuid() == 0:
+            os.chown(directory / name, 65534, 65534)  # who a guest of a root host is
+    servers = []
+    for name in ("s1", "s2"):
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(str(directory / name))
+        (directory / name).chmod(0o777)
+        server.listen()
+        servers.append(server)
+    yield directory
+    for server in servers:
+        server.close()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def ports() -> Iterator[tuple[int, int]]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        yield one.getsockname()[1], two.getsockname()[1]
+
+
+def refused(supervisor: pyisolate.Supervisor, policy: Policy, operation: str, where: str) -> Any:
+    """Try an operation in a sandbox of its own; return the event that ended it, None where nothing did."""
+    with supervisor.spawn("try", policy) as sandbox:
+        sandbox.exec(OPERATIONS)
+        try:
+            sandbox.call("attempt", operation, where)
+        except pyisolate.PolicyError as error:
+            assert error.denial_event is not None
+            return error.denial_event
+    return None
+
+
+BASE = Policy.preset("compute").with_name("loop")
+#: Where nothing can be reached, already the socket is refused, which names no address to suggest.
+SOCKETS = BASE.allow_connect("192.0.2.1:9")
+BASES = {
+    "randomness": BASE.deny_random(),
+    "unix": BASE.allow_connect("unix:/nonexistent"),
+    **dict.fromkeys(("send", "bind", "listen"), SOCKETS),
+}
+CASES = {
+    "read": ("{ground}/one", "{ground}/two"),
+    "listing": ("{ground}", "/srv"),
+    "write": ("{ground}/one", "{ground}/two"),
+    "create": ("{ground}/new", "{ground}/one"),
+    "delete": ("{ground}/one", "{ground}/two"),
+    "mode": ("{ground}/one", "{ground}/two"),
+    "connect": ("{port}", "{other}"),
+    "send": ("{port}", "{other}"),
+    "bind": ("{free}", "{port}"),
+    "listen": ("{free}", "{port}"),
+    "unix": ("{ground}/s1", "{ground}/s2"),
+    "run": ("/usr/bin/true", "/usr/bin/false"),
+    "fork": ("", None),
+    "module": ("yaml", "numpy"),
+    "library": ("{library}", None),
+    "randomness": ("", None),
+}
+
+
+@pytest.mark.parametrize("operation", CASES)
+def test_applying_a_suggestion_allows_exactly_that(
+    supervisor: pyisolate.Supervisor, ground: Path, ports: tuple[int, int], operation: str
+) -> None:
+    if operation == "unix":
+        require("user", os.geteuid() != 0, "a supervisor that is root grants no unix sockets: the peer would see root")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        free = probe.getsockname()[1]
+    known = {"ground": ground, "port": ports[0], "other": ports[1], "free": free, "library": _library()}
+    where, beside = (None if text is None else text.format(**known) for text in CASES[operation])
+    base = BASES.get(operation, BASE)
+    policy = base
+    seen = []
+    # an operation may consist of several, as creating and writing: each is suggested in its turn
+    while (event := refused(supervisor, policy, operation, str(where))) is not None:
+        assert len(seen) < 4, [str(one) for one in seen]
+        assert event.suggestion is not None, str(event)
+        seen.append(event)
+        wider = apply(policy, event.suggestion)
+        changes = diff(policy, wider)
+        assert changes, "the suggestion changes something"
+        assert all(change.effect == "widened" for change in changes)
+        policy = wider
+    assert seen
+    if beside is not None:
+        assert refused(supervisor, policy, operation, beside) is not None, "only what was asked for"
+
+
+def _library() -> str:
+    """Return a shared library outside of what the interpreter needs."""
+    import yaml._yaml
+
+    return os.path.realpath(yaml._yaml.__file__)
+
+
+def test_a_socket_that_can_reach_nothing_says_what_to_grant(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("try", BASE) as sandbox, pytest.raises(pyisolate.PolicyError) as caught:
+        sandbox.exec("import socket; socket.socket()")
+    assert "grant the address" in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's guest is that user")
+def test_what_file_permissions_refuse_is_told_apart_from_the_policy(
+    supervisor: pyisolate.Supervisor, ground: Path
+) -> None:
+    (ground / "mine").write_text("x")
+    (ground / "mine").chmod(0o600)
+    with supervisor.spawn("try", BASE.allow_read(ground)) as sandbox, pytest.raises(pyisolate.PolicyError) as caught:
+        sandbox.exec(f"open({str(ground / 'mine')!r})")
+    event = caught.value.denial_event
+    assert event is not None
+    assert (event.broker_decision, event.kernel_decision, event.kernel_errno) == ("allow", "deny", 13)
+    assert "the file's own permissions" in str(caught.value)
