@@ -12,7 +12,7 @@ import builtins
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..capability import Capability
 from ..decision import Decision, Verdict
@@ -160,11 +160,25 @@ class ShadowedImports:
         return self._own.native(name, filename)
 
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _as_importlib(function: _Function) -> _Function:
+    """Let a warning about a module name the line that imports it, and not this file.
+
+    The interpreter skips frames whose file is named like importlib's (CPython, Python/_warnings.c, is_internal_frame).
+    """
+    code: Any = function.__code__
+    function.__code__ = code.replace(co_filename=f"{code.co_filename}: importlib._bootstrap")
+    return function
+
+
 def _guest_caller() -> bool:
     """Tell whether the caller of a wrapper is guest code."""
     return not _getframe(2).f_code.co_filename.startswith(frames.LIBRARY)
 
 
+@_as_importlib
 def _checked_import(
     name: str,
     globals: Mapping[str, Any] | None = None,
@@ -178,6 +192,7 @@ def _checked_import(
     return _import(name, globals, locals, fromlist, level)
 
 
+@_as_importlib
 def _checked_pure_import(
     name: str,
     globals: Mapping[str, Any] | None = None,
@@ -191,6 +206,7 @@ def _checked_pure_import(
     return _pure_import(name, globals, locals, fromlist, level)
 
 
+@_as_importlib
 def _checked_import_module(name: str, package: str | None = None) -> Any:
     hooks = GATE.hooks
     if hooks is not None and _guest_caller() and isinstance(name, str):
@@ -205,6 +221,7 @@ def _checked_import_module(name: str, package: str | None = None) -> Any:
     return _import_module(name, package)
 
 
+@_as_importlib
 def _checked_gcd_import(name: str, package: str | None = None, level: int = 0) -> Any:
     hooks = GATE.hooks
     if hooks is not None and _guest_caller():
@@ -215,6 +232,7 @@ def _checked_gcd_import(name: str, package: str | None = None, level: int = 0) -
 def checked_import(rule: Callable[[], ImportRule | ShadowedImports]) -> Callable[..., Any]:
     """Return an `__import__` for one guest's own builtins: thread isolation, where the process's are the host's."""
 
+    @_as_importlib
     def __import__(
         name: str,
         globals: Mapping[str, Any] | None = None,

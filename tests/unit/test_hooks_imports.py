@@ -197,3 +197,17 @@ def test_a_reload_that_takes_a_module_away_is_felt_at_the_next_import() -> None:
         """
     )
     assert (ran.answer["before"], ran.answer["after"]) == ("done", "refused")
+
+
+def test_a_warning_about_a_module_names_the_line_that_imports_it() -> None:
+    """CPython leaves importlib's frames out when it looks for that line; ours are among them."""
+    ran = run(
+        "import warnings\n"
+        "with warnings.catch_warnings(record=True) as seen:\n"
+        "    warnings.simplefilter('always')\n"
+        "    exec(compile('import sre_parse', '<guest code>', 'exec'), {'__name__': 'guest'})\n"
+        "finish(files=[one.filename for one in seen])\n",
+        allow=[("import.module", "*"), ("import.native", "*"), ("fs.read", "*")],
+        imports=False,
+    )
+    assert ran.answer["files"] == ["<guest code>"]
