@@ -9,15 +9,16 @@ import ctypes
 import json
 import os
 import select
-import signal
 import socket
 import sys
 import time
 import traceback
 from typing import Any
 
+from tests.escape.lifetime import adopt_orphans, die_with_parent, end_children
+
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWNET = 0x20000, 0x4000000, 0x8000000, 0x40000000
-MS_REC, MS_PRIVATE, PR_SET_DUMPABLE, PR_SET_PDEATHSIG = 0x4000, 0x40000, 4, 1
+MS_REC, MS_PRIVATE, PR_SET_DUMPABLE = 0x4000, 0x40000, 4
 
 
 def run(order: dict[str, Any]) -> dict[str, Any]:
@@ -34,18 +35,13 @@ def run(order: dict[str, Any]) -> dict[str, Any]:
             data = os.read(reader, 65536)
             text, ended = text + data, not data
     os.close(reader)
-    try:
-        os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    os.waitpid(child, 0)
+    end_children()
     return {"text": text.decode("utf-8", "backslashreplace"), "ended": ended}
 
 
 def _child(order: dict[str, Any], output: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     os.setsid()
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.closerange(3, 256)
@@ -60,6 +56,7 @@ def _child(order: dict[str, Any], output: int) -> None:
         os.setresuid(uid, uid, uid)
     # as after a fresh execve, where /proc/self is one's own
     libc.prctl(PR_SET_DUMPABLE, 1)
+    die_with_parent()
     try:
         exec(compile(order["source"], "<attack>", "exec"), {"__name__": "__main__", "post": print})
     except BaseException:
@@ -71,6 +68,8 @@ def _child(order: dict[str, Any], output: int) -> None:
 
 def main(descriptor: int) -> None:
     """Serve a judge on the socket `descriptor`."""
+    die_with_parent()
+    adopt_orphans()
     with socket.socket(fileno=descriptor) as channel, channel.makefile("rwb") as stream:
         for line in stream:
             stream.write(json.dumps(run(json.loads(line))).encode() + b"\n")

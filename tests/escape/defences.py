@@ -85,14 +85,63 @@ def _without_wire(supervisor: Any) -> None:
     wire.Conversation.accept = accept  # type: ignore[method-assign]
 
 
+#: The programs of bpf/lsm/*.bpf.c, by file. task_alloc stays: without it nothing below the cell is confined at all.
+BPF_FAMILIES = {
+    "bpf-file": "file_open file_receive inode_getattr path_notify",
+    "bpf-names": """path_mknod path_mkdir path_symlink path_unlink path_rmdir path_truncate path_chmod path_chown
+        path_chroot path_link path_rename inode_setattr inode_setxattr inode_removexattr inode_set_acl""",
+    "bpf-memory": "mmap_file file_mprotect bprm_check_security",
+    "bpf-net": """socket_create socket_post_create socket_connect socket_bind socket_sendmsg socket_listen
+        socket_accept socket_setsockopt netlink_send unix_stream_connect unix_may_send""",
+    "bpf-process": """task_kill ptrace_access_check ptrace_traceme task_setnice task_setscheduler task_setioprio
+        task_setpgid task_movememory task_prlimit""",
+    "bpf-floor": "capable inode_init_security_anon file_ioctl file_ioctl_compat",
+    "bpf-self": "bpf bpf_map bpf_prog",
+}
+#: What a family of hooks decides: where its absence may show.
+FAMILY_GROUPS = {
+    "bpf-file": "files/,secrets/,python/",
+    "bpf-names": "files/",
+    "bpf-memory": "exec/,native/",
+    "bpf-net": "network/,ipc/",
+    "bpf-process": "processes/",
+    "bpf-floor": "kernel/,syscalls/",
+    "bpf-self": "kernel/bpf",
+}
+
+
+def _without_hooks(words: str) -> Callable[[Any], None]:
+    hooks = frozenset(words.split())
+
+    def switch_off(_supervisor: Any) -> None:
+        from pyisolate.kernel import bpf_loader
+
+        fits = bpf_loader.fits
+        bpf_loader.fits = lambda program: bpf_loader.hook_of(program) not in hooks and fits(program)
+        bpf_loader.NEEDED_HOOKS = frozenset()
+
+    return switch_off
+
+
+def _without_notification(_supervisor: Any) -> None:
+    """The listener is told of no policy, so it lets every call go on that the filter asks about."""
+    from pyisolate.native import notify
+
+    add = notify.Listener.add
+    notify.Listener.add = lambda self, key, fd, _policy: add(self, key, fd, None)  # type: ignore[method-assign]
+    notify.Listener.bind = lambda *_: None  # type: ignore[method-assign]
+
+
 DEFENCES: dict[str, Callable[[Any], None]] = {
     "landlock": _without_landlock,
     "root-view": _without_root_view,
     "seccomp": _without_seccomp,
+    "notification": _without_notification,
     "namespaces": _without_namespaces,
     "broker": _without_broker,
     "wire": _without_wire,
-}
+} | {name: _without_hooks(words) for name, words in BPF_FAMILIES.items()}
+ON_HOST = ("landlock", "root-view", "seccomp", "notification", "namespaces", "broker", "wire")
 
 
 def apply(supervisor: Any) -> None:

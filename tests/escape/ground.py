@@ -21,11 +21,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from pyisolate.native import seccomp
+from tests.escape.lifetime import die_with_parent
 
 GUEST_UID = 65534
 #: Names of everything that an attack may plant outside start so.
 MARK = "escape-"
 IPPROTO_MPTCP = 262
+#: Where the ground is made: every user's cells may get there.
+PLACE = os.environ.get("PYISOLATE_ESCAPE_PLACE", "/tmp")
 
 #: Numbers that the attacks need; a name that this architecture has not stays negative.
 SYSCALLS = """
@@ -98,7 +101,8 @@ class Ground:
     def __enter__(self) -> Self:
         self.token = f"token-{secrets.token_hex(16)}"
         self._held = contextlib.ExitStack()
-        self.base = Path(tempfile.mkdtemp(prefix=MARK, dir="/tmp"))
+        self._sweep()
+        self.base = Path(tempfile.mkdtemp(prefix=f"{MARK}{os.getpid()}-", dir=PLACE))
         self.base.chmod(0o755)
         self._held.callback(shutil.rmtree, self.base, ignore_errors=True)
         self.targets = Targets(base=str(self.base), python=sys.executable)
@@ -140,6 +144,12 @@ class Ground:
         at.granted, at.canary = f"{at.inbox}/granted.txt", f"{at.outside}/canary.txt"
         at.tool, at.script = str(self.base / "bin/tool"), str(self.base / "bin/script")
         at.library, at.extension = str(self.base / "bin/libplanted.so"), str(self.base / "bin" / extension.name)
+
+    def _sweep(self) -> None:
+        """Remove the ground of judges that were killed."""
+        for path in Path(PLACE).glob(f"{MARK}[0-9]*-*"):
+            if not Path(f"/proc/{path.name.split('-')[1]}").exists():
+                shutil.rmtree(path, ignore_errors=True)
 
     def _folder(self, name: str) -> None:
         folder = self.base / name
@@ -209,6 +219,7 @@ class Ground:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
+                preexec_fn=die_with_parent,
                 **identity,
             )
         self._victim = victim

@@ -50,6 +50,16 @@ class Outcome:
     why: str = ""
     duration_s: float = 0.0
 
+    def to_data(self) -> dict[str, Any]:
+        """Return what is kept of it between machines and runs."""
+        kept = ("configuration", "verdict", "problems", "evidence", "control", "why", "duration_s")
+        return {"key": self.technique.key, **{name: getattr(self, name) for name in kept}}
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any], techniques: dict[str, Technique]) -> Self:
+        """Return the outcome that plain data describes."""
+        return cls(technique=techniques[data["key"]], **{name: data[name] for name in data if name != "key"})
+
     @property
     def good(self) -> bool:
         """True when nothing differs from what the technique's file says."""
@@ -127,9 +137,15 @@ class Host:
         self.ground = ground
         kept = {name: os.environ[name] for name in ("LANG", defences.VARIABLE) if name in os.environ}
         self._server = Server("tests.escape.worker", configuration.prefix(), kept)
-        self._server.timeout_s = START_TIMEOUT_S
+        self._server.timeout_s = START_TIMEOUT_S * configuration.slowness
+        self.slowness = configuration.slowness
         try:
-            start = {"token": ground.token, "secret": ground.targets.secret, "isolation": configuration.isolation}
+            start = {
+                "token": ground.token,
+                "secret": ground.targets.secret,
+                "isolation": configuration.isolation,
+                "slowness": configuration.slowness,
+            }
             answer = self._server.ask(start)
         except BaseException:
             self._server.close()
@@ -140,7 +156,7 @@ class Host:
 
     def run(self, technique: Technique, control: bool = False) -> Run:
         """Have one attack (or its control) run. Raises WorkerDied."""
-        self._server.timeout_s = 2 * technique.timeout_s + 8
+        self._server.timeout_s = (2 * technique.timeout_s + 8) * self.slowness
         order = {"key": technique.key, "control": control, "targets": self.ground.targets.facts()}
         return Run.from_data(self._server.ask(order))
 
@@ -235,7 +251,7 @@ class Judge:
         found += self.ground.differences()
         if run.before is not None:
             found += self._cell_changes(run)
-            if left := wait_gone(run.before.namespaces["pid"]):
+            if left := wait_gone(run.before.namespaces["pid"], self.configuration.slowness):
                 found.append(f"{left} processes outlive the sandbox")
         return found
 
@@ -284,9 +300,18 @@ class Judge:
             if outcome.event is None:
                 outcome.problems.append(f"no event of {_wanted(technique)}; {_listing(run)}")
         elif outcome.event is not None or (
-            technique.no_event and any(_tells(technique, event) for event in run.events)
+            technique.no_event and any(self._tells(technique, event) for event in run.events)
         ):
             outcome.problems.append(f"its file says that there is no event, but {_listing(run)}")
+
+    def _tells(self, technique: Technique, event: dict[str, Any]) -> bool:
+        """Say whether an event names an operation; a counter (root with BPF) only says that Landlock refused something.
+
+        That a raw call leaves no trace is said of enforcers that record nothing; BPF-LSM records its refusals.
+        """
+        if self.configuration.sees_paths and event["kernel_enforcer"] == "bpf-lsm":
+            return False
+        return str(event["kernel_evaluation"]) != "counted" and event["capability"] not in technique.also
 
     def _judge_ending(self, technique: Technique, run: Run, outcome: Outcome) -> None:
         allowed = set(technique.must_end) or (REFUSED | set(technique.ends))
@@ -337,7 +362,7 @@ class Judge:
         else:
             run = self._bare(technique, control)
         seen = self._harm(technique, run)
-        deadline = time.monotonic() + SIGNAL_GRACE_S
+        deadline = time.monotonic() + SIGNAL_GRACE_S * self.configuration.slowness
         while not seen and technique.group == "processes" and time.monotonic() < deadline:
             time.sleep(0.01)  # signals arrive when they arrive
             seen = self._harm(technique, run)
@@ -366,7 +391,7 @@ class Judge:
             "flags": flags,
             "uid": GUEST_UID if os.geteuid() == 0 and not control.root else os.geteuid(),
             "source": source_for(technique, self.ground.targets.facts()),
-            "timeout_s": technique.timeout_s,
+            "timeout_s": technique.timeout_s * self.configuration.slowness,
         }
         answer = self._plain().ask(order)
         return Run(text=answer["text"], impossible="" if answer["ended"] else "the plain process did not end")
@@ -374,13 +399,8 @@ class Judge:
     def _plain(self) -> Server:
         if self._plain_processes is None:
             self._plain_processes = Server("tests.escape.bare", [], {})
-            self._plain_processes.timeout_s = 60.0
+            self._plain_processes.timeout_s = 60.0 * self.configuration.slowness
         return self._plain_processes
-
-
-def _tells(technique: Technique, event: dict[str, Any]) -> bool:
-    """Say whether an event names an operation; a counter (root with BPF) only says that Landlock refused something."""
-    return str(event["kernel_evaluation"]) != "counted" and event["capability"] not in technique.also
 
 
 def _answers(run: Run) -> set[str]:

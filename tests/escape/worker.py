@@ -24,6 +24,7 @@ from pyisolate import Policy
 from pyisolate.errors import SandboxError
 from tests.escape import defences
 from tests.escape.ground import Targets
+from tests.escape.lifetime import die_with_parent, end_with_parent
 from tests.escape.run import CellState, Run
 from tests.escape.technique import Granted, Technique, load
 
@@ -51,16 +52,17 @@ def source_for(technique: Technique, facts: dict[str, Any]) -> str:
     return f"{INSIDE}\n{technique.guest}\nworld = World({facts!r})\nattack(world)\n"
 
 
-def base_policy(targets: Targets) -> Policy:
+def base_policy(targets: Targets, slowness: float = 1.0) -> Policy:
     """Return the policy that techniques start from: one directory to read, and the interpreter."""
-    return Policy.preset("compute").allow_read(targets.inbox)
+    policy = Policy.preset("compute").allow_read(targets.inbox)
+    return policy if slowness == 1 else policy.with_limits(wall=f"{30 * slowness:.0f}s", cpu=f"{10 * slowness:.0f}s")
 
 
 class Worker:
     """One supervisor with a sibling sandbox, running what the judge names."""
 
-    def __init__(self, token: str, isolation: str) -> None:
-        self.token, self.isolation = token, isolation
+    def __init__(self, token: str, isolation: str, slowness: float) -> None:
+        self.token, self.isolation, self.slowness = token, isolation, slowness
         self.signals = self.memory_mib = self.grew_mib = 0
         self.techniques = {technique.key: technique for technique in load()}
         # what a supervisor has and a guest must not get: a variable, an open descriptor, memory
@@ -84,7 +86,7 @@ class Worker:
     def run(self, key: str, control: bool, targets: Targets) -> Run:
         """Run one attack, or its control under a policy that grants it."""
         technique = self.techniques[key]
-        policy, options = base_policy(targets), dict(technique.options)
+        policy, options = base_policy(targets, self.slowness), dict(technique.options)
         if technique.policy is not None:
             policy = technique.policy(policy, targets)
         if control:
@@ -111,11 +113,10 @@ class Worker:
         run.pid, run.sandbox_id = sandbox.pid, sandbox.id
         if self.isolation == "process":
             run.before = cell_state(sandbox.pid)
-        run.text, run.error, run.error_text = _exec(
-            sandbox, source_for(technique, targets.facts()), technique.timeout_s
-        )
+        timeout_s = technique.timeout_s * self.slowness
+        run.text, run.error, run.error_text = _exec(sandbox, source_for(technique, targets.facts()), timeout_s)
         if technique.then:
-            run.then_text, run.then_error, why = _exec(sandbox, technique.then, technique.timeout_s)
+            run.then_text, run.then_error, why = _exec(sandbox, technique.then, timeout_s)
             run.then_text += why
         if self.isolation == "thread":
             _live()
@@ -149,7 +150,7 @@ class Worker:
         """Say whether a fresh sandbox thread is still refused a file: guests before it share its memory."""
         with self.supervisor.spawn("check", isolation="thread") as check:
             try:
-                check.exec("open('/etc/shadow')", timeout=5)
+                check.exec("open('/etc/shadow')", timeout=5 * self.slowness)
             except SandboxError:
                 pass
             return any(event.broker_decision == "deny" for event in check.get_denial_events())
@@ -233,9 +234,15 @@ def main(descriptor: int) -> None:
     with socket.socket(fileno=descriptor) as channel, channel.makefile("rwb") as stream:
         channel.set_inheritable(False)
         start = json.loads(stream.readline())
+        if (
+            start["isolation"] == "thread"
+        ):  # guests may break the interpreter, and as a user it holds nothing that stays
+            die_with_parent()
+        else:
+            end_with_parent()
         inherited = os.open(start["secret"], os.O_RDONLY)
         os.set_inheritable(inherited, True)
-        worker = Worker(start["token"], start["isolation"])
+        worker = Worker(start["token"], start["isolation"], start["slowness"])
         stream.write(
             json.dumps({"pid": os.getpid(), "inherited": inherited, "sibling": worker.sibling.pid}).encode() + b"\n"
         )
