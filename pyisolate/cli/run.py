@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .choosing import choose_policy, policy_options
+from .choosing import choose_policy, load_policy, policy_options
 from .exit_status import STATUS, Outcome, status_of
 from .running import Ran, Settings, assignment, read_script, run_guest
 
@@ -33,6 +33,7 @@ Exit status:
 @click.command(epilog=_EPILOG, context_settings={"allow_interspersed_args": False})
 @policy_options
 @click.option("--monitor", is_flag=True, help="Refuse nothing but the floor; record what would have been refused.")
+@click.option("--shadow", metavar="POLICY", help="Also record what this policy (a file or preset) would refuse.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with output, result and refusals.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Stop after this time (beside limits.wall).")
 @click.option("--isolation", type=click.Choice(["process", "thread"]), default="process", show_default=True)
@@ -45,7 +46,7 @@ Exit status:
 @click.option("--preload", metavar="MODULE", multiple=True, help="Import MODULE before the guest starts. Repeatable.")
 @click.option("--audit-log", type=click.Path(dir_okay=False), help="Append refusals to this file; see `events`.")
 @click.option("--metrics-port", type=int, metavar="PORT", help="Serve /metrics on 127.0.0.1 while it runs.")
-@click.option("--fail-on-denial", is_flag=True, help="Exit with 120 when anything was refused, caught or not.")
+@click.option("--fail-on-denial", is_flag=True, help="Exit with 120 when anything was, or would have been, refused, caught or not.")
 @click.option("-q", "--quiet", is_flag=True, help="No summary of refusals on stderr.")
 @click.argument("script")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
@@ -61,6 +62,8 @@ def run(script: str, args: tuple[str, ...], **options: Any) -> None:
         policy = choose_policy(options)
         if options.pop("monitor"):
             policy = policy.with_mode("monitor")
+        if options["shadow"] is not None:
+            options["shadow"] = load_policy(options["shadow"])
         options["env"] = dict(assignment(text) for text in options["env"])
         ran = run_guest(policy, read_script(script, args), Settings(**options, streamed=not as_json))
     except (OSError, ValueError) as error:
@@ -86,8 +89,8 @@ def _say(ran: Ran, quiet: bool) -> None:
     if ran.enforcement is not None:
         for line in ran.enforcement.missing:
             console.print(f"pyisolate: not enforced: {line}", style="yellow", markup=False)
-    if ran.denials:
-        console.print(_summary(ran.denials), markup=False)
+    for heading, denials in _sorted(ran.denials):
+        console.print(_summary(heading, denials), markup=False)
 
 
 def _say_error(ran: Ran) -> None:
@@ -104,12 +107,20 @@ def _say_error(ran: Ran) -> None:
     complain("interrupted" if isinstance(error, KeyboardInterrupt) else error)
 
 
-def _summary(denials: list[DenialEvent]) -> str:
+def _sorted(denials: list[DenialEvent]) -> list[tuple[str, list[DenialEvent]]]:
+    """Return what was refused, and apart from it what would have been, with the words for it."""
+    found: dict[str, list[DenialEvent]] = {"refused": []}
+    for event in denials:
+        would = f"would be refused by {event.policy}" if event.shadow else "would have been refused"
+        found.setdefault(would if event.would_deny else "refused", []).append(event)
+    return [(heading, events) for heading, events in found.items() if events]
+
+
+def _summary(heading: str, denials: list[DenialEvent]) -> str:
     from .terminal import refused_by, suggestion_text
 
     total = sum(event.count for event in denials)
-    word = "would have been refused" if all(event.would_deny for event in denials) else "refused"
-    lines = [f"pyisolate: {total} operation{'s' if total != 1 else ''} {word}:"]
+    lines = [f"pyisolate: {total} operation{'s' if total != 1 else ''} {heading}:"]
     for event in denials[:_LISTED]:
         times = f" x{event.count}" if event.count > 1 else ""
         where = f", at {event.origin}" if event.origin else ""

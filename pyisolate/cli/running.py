@@ -40,6 +40,7 @@ class Settings:
     isolation: str = "process"
     enforcement: str = "strict"
     telemetry: str = "default"
+    shadow: Policy | None = None
     env: dict[str, str] = field(default_factory=dict)
     cwd: str | None = None
     preload: tuple[str, ...] = ()
@@ -135,6 +136,7 @@ def _spawn(stack: ExitStack, policy: Policy, script: Script, settings: Settings)
             policy,
             isolation=settings.isolation,
             enforcement=settings.enforcement,
+            shadow=settings.shadow,
             env=settings.env,
             cwd=settings.cwd,
         )

@@ -131,6 +131,25 @@ def test_json_holds_output_result_and_refusals(tmp_path: Path) -> None:
     assert document["policy"]["name"] == "compute"
 
 
+def test_what_was_refused_and_what_would_have_been_are_listed_apart(tmp_path: Path) -> None:
+    source = "import ctypes\nopen('/etc/passwd')\nctypes.CDLL(None).unshare(0x10000000)"
+    done = run(tmp_path, source, "--monitor")
+    assert "pyisolate: 1 operation refused:\n  kernel.namespace" in done.stderr
+    assert "pyisolate: 1 operation would have been refused:\n  fs.read /etc/passwd" in done.stderr
+    assert done.returncode == 0
+
+
+def test_a_shadow_policy_is_tried_beside_the_one_in_force(tmp_path: Path) -> None:
+    candidate = tmp_path / "candidate.yaml"
+    candidate.write_text("{extends: compute, name: candidate}")
+    done = run(
+        tmp_path, "print(len(open('/etc/passwd').read()) > 0)", "--allow-read", "/etc/passwd", "--shadow", candidate
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n")
+    assert "1 operation would be refused by candidate:\n  fs.read /etc/passwd" in done.stderr
+    assert run(tmp_path, "pass", "--shadow", tmp_path / "missing.yaml").returncode == 125
+
+
 def test_monitor_says_what_would_have_been_refused(tmp_path: Path) -> None:
     done = run(tmp_path, "print(len(open('/etc/passwd').read()) > 0)", "--monitor")
     assert done.stdout == "True\n"
