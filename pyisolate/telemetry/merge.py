@@ -131,10 +131,13 @@ def complete(event: DenialEvent, broker: BrokerRecord) -> DenialEvent:
     """Return a kernel record's event with what the hook's later report of the same refusal adds: verdict and origin."""
     if event.broker_decision is not Verdict.UNAVAILABLE:
         return msgspec.structs.replace(event, origin=event.origin or _text(broker.origin, _ORIGIN_LIMIT))
+    reason = escape(broker.reason, _REASON_LIMIT)
+    would = event.would_deny and broker.verdict in REFUSALS and reason
     return msgspec.structs.replace(
         event,
+        would_deny_reason=reason if would else event.would_deny_reason,
         broker_decision=broker.verdict,
-        broker_reason=escape(broker.reason, _REASON_LIMIT),
+        broker_reason=reason,
         origin=event.origin or _text(broker.origin, _ORIGIN_LIMIT),
         syscall=event.syscall or _text(broker.syscall, 64),
     )

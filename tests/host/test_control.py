@@ -18,6 +18,8 @@ from pyisolate.telemetry.recorder import Recorder
 
 TOKEN = "-".join(["correct", "horse", "battery", "staple"])
 WRONG = "nobody-gave-me-this-one"
+
+
 @pytest.fixture
 def recorder(tmp_path: Path) -> Iterator[Recorder]:
     alerts = AlertEngine([AlertRule("Intruder", {"code": "TOKEN_INVALID"}, threshold=1, window=60, by=["capability"])])
