@@ -51,11 +51,6 @@ def connect_tcp6(policy: Policy, targets: Targets) -> Policy:
     return policy.allow_connect(f"[::1]:{targets.tcp6}")
 
 
-def connect_mptcp(policy: Policy, targets: Targets) -> Policy:
-    """Grant the MPTCP listener."""
-    return policy.allow_connect(f"127.0.0.1:{targets.mptcp}")
-
-
 def send_udp(policy: Policy, targets: Targets) -> Policy:
     """Grant the UDP listener."""
     return policy.allow_connect(f"127.0.0.1:{targets.udp}")

@@ -411,7 +411,7 @@ def _fitting(technique: Technique, events: list[dict[str, Any]]) -> dict[str, An
     for event in events:
         if event["capability"] not in technique.event:
             continue
-        if technique.syscall and event["syscall"] != technique.syscall:
+        if technique.syscall and event["syscall"] != technique.syscall and not _by_hook(event):
             continue
         denied = {
             "broker": event["broker_decision"] in _DENIES,
@@ -421,6 +421,11 @@ def _fitting(technique: Technique, events: list[dict[str, Any]]) -> dict[str, An
         if denied[technique.by]:
             return event
     return None
+
+
+def _by_hook(event: dict[str, Any]) -> bool:
+    """Say whether a BPF program refused it: it names its hook, where several system calls meet."""
+    return event["kernel_enforcer"] in ("cgroup-bpf", "bpf-lsm") and bool(event["kernel_hook"])
 
 
 _DEFECTS = (

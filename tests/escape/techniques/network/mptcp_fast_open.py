@@ -1,7 +1,7 @@
 """Send with a multipath connection's first packet."""
 
-from tests.escape.grants import another_port, connect_mptcp
-from tests.escape.technique import Granted, Technique
+from tests.escape.grants import another_port
+from tests.escape.technique import Bare, Technique
 
 
 def attack(world):
@@ -16,5 +16,5 @@ TECHNIQUE = Technique(
     event=("net.connect", "net.send", "net.socket"),
     by="kernel",
     stops=("notification",),
-    control=Granted(connect_mptcp),
+    control=Bare(),
 )
