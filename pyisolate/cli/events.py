@@ -37,6 +37,11 @@ def _filter(options: dict[str, Any]) -> Filter:
     return Filter(since=since, **{name: options.pop(name) for name in names})
 
 
+def _vocabulary(function: _F) -> _F:
+    return click.option("--as", "vocabulary", type=click.Choice(["ocsf", "ecs"]),
+                        help="One JSON object a line in the words of OCSF or ECS, for a forwarder.")(function)  # fmt: skip
+
+
 @click.group()
 def events() -> None:
     """Read the audit log of refusals.
@@ -49,9 +54,12 @@ def events() -> None:
 @click.argument("log", required=False)
 @click.option("-n", "--last", type=int, metavar="N", help="Only the newest N.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as in the log.")
+@_vocabulary
 @click.option("-v", "--verbose", is_flag=True, help="Every field of every event.")
 @_filters
-def show(log: str | None, last: int | None, as_json: bool, verbose: bool, **options: Any) -> None:
+def show(
+    log: str | None, last: int | None, as_json: bool, vocabulary: str | None, verbose: bool, **options: Any
+) -> None:
     """Print the events of LOG, oldest first."""
     from collections import deque
 
@@ -59,9 +67,9 @@ def show(log: str | None, last: int | None, as_json: bool, verbose: bool, **opti
     found: Any = matching(_read(audit_path(log)), wanted)
     if last is not None:
         found = deque(found, maxlen=max(0, last))
-    if as_json:
+    if as_json or vocabulary:
         for event in found:
-            click.echo(event.to_json())
+            click.echo(_document(event, vocabulary))
         return
     from .terminal import stdout
 
@@ -78,18 +86,21 @@ def show(log: str | None, last: int | None, as_json: bool, verbose: bool, **opti
 @events.command()
 @click.argument("log", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@_vocabulary
 @click.option("-n", "--last", type=int, default=10, show_default=True, metavar="N", help="Begin with the newest N.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="End after this time without an event.")
 @_filters
-def tail(log: str | None, as_json: bool, last: int, timeout: float | None, **options: Any) -> None:
+def tail(
+    log: str | None, as_json: bool, vocabulary: str | None, last: int, timeout: float | None, **options: Any
+) -> None:
     """Print the newest events of LOG, and then each new one as it comes, across rotations."""
     from .terminal import stdout
 
     wanted, console = _filter(options), stdout()
     try:
         for event in newest_and_following(audit_path(log), wanted, last, timeout):
-            if as_json:
-                click.echo(event.to_json())
+            if as_json or vocabulary:
+                click.echo(_document(event, vocabulary))
             else:
                 console.print(_line(event), markup=False, soft_wrap=True)
     except KeyboardInterrupt:
@@ -113,23 +124,26 @@ def stats(log: str | None, keys: tuple[str, ...], limit: int, as_json: bool, **o
     wanted = _filter(options)
     counts: Counter[tuple[str, ...]] = Counter()
     first = last = None
+    would = 0
     for event in matching(_read(audit_path(log)), wanted):
+        would += event.count if event.would_deny else 0
         counts[tuple(str(getattr(event, name)) for name in fields)] += event.count
         first, last = first or event.time, event.time
     if as_json:
-        _stats_json(fields, counts, limit, first, last)
+        _stats_json(fields, counts, limit, first, last, would)
     else:
-        _stats_table(fields, counts, limit)
+        _stats_table(fields, counts, limit, would)
 
 
-def _stats_json(fields: tuple[str, ...], counts: Counter[Any], limit: int, first: Any, last: Any) -> None:
+def _stats_json(fields: tuple[str, ...], counts: Counter[Any], limit: int, first: Any, last: Any, would: int) -> None:
     import json
 
     rows = [{**dict(zip(fields, key, strict=True)), "count": count} for key, count in counts.most_common(limit)]
-    click.echo(json.dumps({"total": counts.total(), "first": first, "last": last, "rows": rows}, indent=2))
+    totals = {"total": counts.total(), "would_deny": would, "first": first, "last": last}
+    click.echo(json.dumps({**totals, "rows": rows}, indent=2))
 
 
-def _stats_table(fields: tuple[str, ...], counts: Counter[Any], limit: int) -> None:
+def _stats_table(fields: tuple[str, ...], counts: Counter[Any], limit: int, would: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -145,7 +159,8 @@ def _stats_table(fields: tuple[str, ...], counts: Counter[Any], limit: int) -> N
     console.print(table)
     rest = len(counts) - limit
     more = f" ({rest} more rows: --top)" if rest > 0 else ""
-    console.print(f"{counts.total()} operations refused{more}", style="bold")
+    monitored = f", {would} would have been" if would else ""
+    console.print(f"{counts.total() - would} operations refused{monitored}{more}", style="bold")
 
 
 def _read(path: str) -> Any:
@@ -157,6 +172,16 @@ def _read(path: str) -> Any:
         from .terminal import fail
 
         fail(error, FOUND)
+
+
+def _document(event: DenialEvent, vocabulary: str | None) -> str:
+    if vocabulary is None:
+        return event.to_json()
+    import json
+
+    from ..telemetry import mapping
+
+    return json.dumps(mapping.to_ocsf(event) if vocabulary == "ocsf" else mapping.to_ecs(event))
 
 
 def _line(event: DenialEvent) -> str:

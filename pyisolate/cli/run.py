@@ -46,7 +46,11 @@ Exit status:
 @click.option("--preload", metavar="MODULE", multiple=True, help="Import MODULE before the guest starts. Repeatable.")
 @click.option("--audit-log", type=click.Path(dir_okay=False), help="Append refusals to this file; see `events`.")
 @click.option("--metrics-port", type=int, metavar="PORT", help="Serve /metrics on 127.0.0.1 while it runs.")
-@click.option("--fail-on-denial", is_flag=True, help="Exit with 120 when anything was, or would have been, refused, caught or not.")
+@click.option(
+    "--fail-on-denial",
+    is_flag=True,
+    help="Exit with 120 when anything was, or would have been, refused, caught or not.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No summary of refusals on stderr.")
 @click.argument("script")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)

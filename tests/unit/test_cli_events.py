@@ -66,6 +66,24 @@ def test_each_filter_filters(log: Path, options: tuple[str, ...], count: int) ->
     assert len([line for line in output.splitlines() if line.startswith("{")]) == count
 
 
+@pytest.mark.parametrize(("words", "where"), [("ocsf", ("metadata", "uid")), ("ecs", ("event", "id"))])
+def test_events_are_given_in_the_words_of_others(log: Path, words: str, where: tuple[str, str]) -> None:
+    ours = [json.loads(line)["event_id"] for line in log.read_text().splitlines()]
+    for command in (("show",), ("tail", "--timeout", "0.1")):
+        lines = invoke("events", *command, "--as", words, str(log)).output.splitlines()
+        assert [json.loads(line)[where[0]][where[1]] for line in lines] == ours
+
+
+def test_stats_tell_refused_from_would_be_refused(tmp_path: Path) -> None:
+    audit = AuditLog(tmp_path / "log")
+    audit.emit(event(target="/srv/a"))
+    audit.emit(event(target="/srv/b", verdict=Verdict.WOULD_DENY, count=3))
+    audit.close()
+    assert "1 operations refused, 3 would have been" in invoke("events", "stats", str(tmp_path / "log")).output
+    found = json.loads(invoke("events", "stats", "--json", str(tmp_path / "log")).output)
+    assert (found["total"], found["would_deny"]) == (4, 3)
+
+
 def test_a_torn_line_is_no_event(log: Path) -> None:
     with log.open("a") as file:
         file.write(event().to_json()[:40])
