@@ -1,7 +1,7 @@
 """The capability vocabulary: the kinds of operation that policies, decisions and events speak of.
 
 One closed enumeration, so that a typing error in a policy, a hook or an alert is an error and not a rule that
-never matches. `FLOOR` names the capabilities that no policy can grant (design: "the floor").
+never matches. `FLOOR` names the capabilities that no policy can grant, `ASKED` those that a hook asks the broker about.
 """
 
 from __future__ import annotations
@@ -62,6 +62,19 @@ class Capability(enum.StrEnum):
 
 #: Never granted by any policy: process.trace and process.signal are floor only for targets outside the sandbox.
 FLOOR = frozenset(c for c in Capability if c.value.startswith("kernel.")) | {Capability.PROCESS_TRACE}
+
+#: What hooks in the guest's interpreter ask the broker about, under this name or another (a unix socket is asked about
+#: as net.*, a program file as process.exec). It is never asked about the rest.
+ASKED = frozenset(c for c in Capability if c.value.startswith(("fs.", "net.", "import."))) | {
+    Capability.PROCESS_EXEC,
+    Capability.PROCESS_FORK,
+    Capability.PROCESS_SIGNAL,
+    Capability.RANDOM_READ,
+    Capability.IPC_UNIX,
+    Capability.KERNEL_IOCTL,
+    Capability.KERNEL_MOUNT,
+    Capability.KERNEL_NAMESPACE,
+}
 
 #: Stable small integers shared with BPF programs, the notification listener and the slots (never renumber).
 CAPABILITY_NUMBER: dict[Capability, int] = {c: i + 1 for i, c in enumerate(Capability)}

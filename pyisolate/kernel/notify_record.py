@@ -6,7 +6,7 @@ import ipaddress
 import os
 import socket
 
-from ..capability import CAPABILITY_BY_NUMBER, CAPABILITY_NUMBER, FLOOR, Capability
+from ..capability import ASKED, CAPABILITY_BY_NUMBER, CAPABILITY_NUMBER, FLOOR, Capability
 from ..decision import DenialCode, Verdict
 from ..native import notify as native
 from ..policy.compiled import CompiledPolicy, NetAction
@@ -69,6 +69,8 @@ def kernel_record(
         monotonic_ns=record.monotonic_ns,
         generation=policy.generation if policy is not None else 0,
         count=record.times,
+        # Without slots it cannot know of one call; what no hook ever asks about was not asked about.
+        broker_consulted=None if capability in ASKED else False,
         shadow=shadow,
     )
 

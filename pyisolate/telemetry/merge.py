@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from ..capability import FLOOR, Capability
+from ..capability import ASKED, FLOOR, Capability
 from ..decision import DenialCode, Mode, Verdict
 from .event import Actor, BrokerRecord, DenialEvent, Evaluation, KernelRecord, Reporter, SandboxContext
 from .sanitize import escape, is_plain
@@ -177,7 +177,8 @@ def _broker_side(broker: BrokerRecord | None, kernel: KernelRecord | None) -> _S
         return _Side(broker.verdict, broker.reason)
     assert kernel is not None
     if kernel.broker_consulted is False:
-        return _Side(Verdict.NOT_CONSULTED, "the system call was made without asking the broker (native code)")
+        how = "native code" if kernel.capability in ASKED else f"no hook asks about {kernel.capability.value}"
+        return _Side(Verdict.NOT_CONSULTED, f"the system call was made without asking the broker ({how})")
     if kernel.slot_verdict is not None:
         about = kernel.slot_capability or kernel.capability
         return _Side(kernel.slot_verdict, f"broker slot {kernel.sequence}: {about.value}")

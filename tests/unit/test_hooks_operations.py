@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posix
+import re
 import socket
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pyisolate.capability import ASKED
 from pyisolate.capability import Capability as C
 from pyisolate.hooks import addresses, operations, paths
 from pyisolate.hooks.operations import ANNOUNCEMENTS, EVENTS, OPERATIONS, OWN_HANDLERS
@@ -33,6 +35,15 @@ def tree(tmp_path: Path) -> Path:
 
 def asked(event: str, *args: Any) -> list[tuple[str, str]]:
     return [(capability.value, target) for capability, target, _facts in OPERATIONS[event][0](args)]
+
+
+def test_what_hooks_ask_about_is_what_asked_names() -> None:
+    """A capability that a hook asks about and `ASKED` forgets would read not_consulted where it was."""
+    folder = Path(operations.__file__).parent
+    text = "".join(path.read_text() for path in folder.glob("*.py"))
+    named = {C[name] for name in re.findall(r"\b(?:C|Capability)\.([A-Z_]+)\b", text)}
+    assert named <= ASKED
+    assert ASKED - named == {C.FS_ACCESS, C.FS_EXEC, C.IPC_UNIX}  # asked about under another name
 
 
 def test_events_are_in_exactly_one_list() -> None:
