@@ -57,6 +57,7 @@ class WatchedFiles:
             record,
             enforcer="landlock",
             capability=capability,
+            target=path,  # as rules and hooks name it, so that both records of one operation are told as one
             verdict=decision.verdict,
             evaluation=Evaluation.PROBED,
             code=decision.code,

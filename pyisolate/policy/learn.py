@@ -7,9 +7,11 @@ the result (`learn_yaml` says where every rule comes from, `check` what looks wr
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ..broker import Broker
@@ -35,8 +37,12 @@ _SIBLINGS, _HOSTS = 4, 3
 #: Names are made and removed in a directory: that is where kernels grant it, so level 1 does, too.
 _NAMES = (Capability.FS_CREATE, Capability.FS_DELETE)
 _PROCESSORS = [(Capability.FS_READ, path) for path in resources.processors()]
+#: Directories for everybody's temporary files. Names in them are made up, so they are other ones in every run.
+_SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
+_PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"  # ip(7): what a bind to port 0 picks from
 _CUT = re.compile(r"(?<!\\)(?:\\\\)*\\\+[0-9]+\Z")
 _Key = tuple[Capability, str]
+_FILES = frozenset(capability for capability in Capability if capability.startswith("fs."))
 
 
 def learn(
@@ -45,9 +51,9 @@ def learn(
     """Return `base` (default: preset compute) with the grants that the operations in `events` need, and no more.
 
     `generalise` 0 grants exactly what was seen; 1 whole packages, `@processors` for the files of which it consists,
-    the directory of names that were created or deleted, and of four or more files that were used; 2 the directory of
-    every file; 3 also the directory above directories of the same use, and networks of three or more hosts on a port.
-    Homes, hidden directories, /etc, /tmp and their like are never granted whole; what the base denies in so many words
+    the directory of names that were created or deleted, and of four or more files that were used, and /tmp for files
+    that were made there and are gone; 2 the directory of every file, and the kernel's ports for one that it picked; 3 also the directory above directories of the same use, and networks of three or more hosts on a port.
+    Apart from that homes, hidden directories, /etc, /tmp and their like are never granted whole; what the base denies in so many words
     is granted one by one. No rule is learned that the others make needless, so without any one of them something is
     refused. What no rule can grant is left out. `compile_options` are those of `compile_policy`.
     """
@@ -101,10 +107,23 @@ def learn_yaml(
         heading += f"\nstill refused ({count}): {text}"
     for text, count in sorted(lifted.items()):
         heading += f"\nallowed against a rule of the base ({count}): {text}"
+    for text in _unsteady(policy, base, _counted(seen)):
+        heading += f"\n{text}"
     for finding in check(policy):
         if finding.severity is not Severity.NOTE and finding.rule not in known:
             heading += f"\n{finding}"
     return to_yaml(policy, heading=heading, comments=comments)
+
+
+def _unsteady(policy: Policy, base: Policy | None, seen: Iterable[_Key]) -> Iterator[str]:
+    """Yield what the reader must know of names and ports that are other ones in every run."""
+    known = {rule.path for rule in base.files} if base is not None else set()
+    for rule in policy.files:
+        if rule.path in _SCRATCH and rule.path not in known:
+            yield f"{rule.path} is everybody's: better give the job a directory of its own, by TMPDIR"
+    granted = {rule.target for rule in policy.network if rule.action == "connect"}
+    for address in sorted(picked_ports(seen) & granted):
+        yield f"{address} is a port that the kernel picked: another one in the next run (generalise=2 grants them all)"
 
 
 def _counted(events: Iterable[DenialEvent]) -> Counter[_Key]:
@@ -124,9 +143,11 @@ def _target(event: DenialEvent) -> str | None:
 def _generalised(seen: set[_Key], level: int) -> list[_Key]:
     keys = set(seen)
     if level >= 1:
-        keys = _packages(keys)
+        keys = _scratch(_packages(keys))
         keys = _directories(keys, {key for key in keys if key[0] in _NAMES}, 1)
         keys = _directories(keys, keys & seen, _SIBLINGS if level == 1 else 1)
+    if level >= 2:
+        keys = _picked_ports(keys)
     if level >= 3:
         keys = _directories(keys, keys - seen, 2)
         keys = _networks(keys)
@@ -136,6 +157,43 @@ def _generalised(seen: set[_Key], level: int) -> list[_Key]:
 def _packages(keys: set[_Key]) -> set[_Key]:
     names = (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE)
     return {(c, t.partition(".")[0] if c in names and not t.startswith("/") and ".so" not in t else t) for c, t in keys}
+
+
+def _scratch(keys: set[_Key]) -> set[_Key]:
+    """Replace what was made under a name of its own in a shared temporary directory, and is gone, by the directory."""
+    made = {path for capability, path in keys if capability is Capability.FS_CREATE and not os.path.lexists(path)}
+    return {(capability, _scratch_of(path, made) if capability in _FILES else path) for capability, path in keys}
+
+
+def _scratch_of(path: str, made: set[str]) -> str:
+    for shared in _SCRATCH:
+        if path.startswith(shared + "/") and f"{shared}/{path[len(shared) + 1 :].partition('/')[0]}" in made:
+            return shared
+    return path
+
+
+def picked_ports(keys: Iterable[_Key]) -> set[str]:
+    """Return the addresses that were listened on after a bind to port 0: another port in every run."""
+    keys = set(keys)
+    listened = {target for capability, target in keys if capability is Capability.NET_LISTEN}
+    return {one for one in listened if (Capability.NET_BIND, f"{one.rpartition(':')[0]}:0") in keys}
+
+
+def _picked_ports(keys: set[_Key]) -> set[_Key]:
+    """Replace connections to a port that the kernel picked for this run by those to all that it picks from."""
+    picked = picked_ports(keys)
+    if not picked:
+        return keys
+    try:
+        low, high = Path(_PORT_RANGE).read_text().split()
+    except (OSError, ValueError):
+        low, high = "32768", "60999"
+    return {
+        (capability, f"{target.rpartition(':')[0]}:{low}-{high}")
+        if capability is Capability.NET_CONNECT and target in picked
+        else (capability, target)
+        for capability, target in keys
+    }
 
 
 def _directories(keys: set[_Key], among: set[_Key], count: int) -> set[_Key]:

@@ -60,7 +60,9 @@ class Grants:
         wanted = set(operations)
         files = {one for one in wanted if one[0].startswith("fs.")}
         self._granted |= wanted - files
-        self._apply(wanted - files)
+        listening = {one for one in wanted if one[0] is Capability.NET_LISTEN}
+        self._apply(wanted - files - listening)
+        self._apply(self.refused(listening))  # a port that the kernel picked is granted by `bind: "host:0"`
         self._drop_implied()
         for depth in sorted({_depth(one) for one in files}):
             self._apply(self.refused(one for one in files if _depth(one) == depth))

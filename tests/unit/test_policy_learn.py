@@ -211,3 +211,33 @@ def test_the_heading_tells_which_denial_was_lifted() -> None:
     base = Policy(name="base").deny_read("/srv/private")
     text = learn_yaml([_event(C.FS_READ, "/srv/private/x", code=DenialCode.EXPLICIT_DENY)], base=base)
     assert "# allowed against a rule of the base (2): fs.read /srv/private/x" in text
+
+
+MADE_UP = [
+    (C.FS_CREATE, "/tmp/tmpab12cd34"), (C.FS_WRITE, "/tmp/tmpab12cd34"), (C.FS_READ, "/tmp/tmpab12cd34"),
+    (C.FS_DELETE, "/tmp/tmpab12cd34"), (C.FS_CREATE, "/tmp/nodir-x1/y"), (C.FS_CREATE, "/tmp/nodir-x1"),
+]  # fmt: skip
+
+
+def test_made_up_names_in_a_shared_directory_are_granted_as_the_directory() -> None:
+    """Else the next run, which makes up others, is refused."""
+    events = [_event(*one) for one in [*MADE_UP, (C.FS_READ, "/tmp/given.csv")]]
+    policy = learn(events, base=Policy())
+    assert [rule.text for rule in policy.files] == ["fs: {path: /tmp, allow: [read, write, create, delete]}"]
+    assert "# /tmp is everybody's" in learn_yaml(events, base=Policy())
+    exact = learn(events, generalise=0, base=Policy())
+    assert "/tmp" not in [rule.path for rule in exact.files]
+
+
+def test_a_port_that_the_kernel_picked_is_another_one_next_time() -> None:
+    seen = [(C.NET_BIND, "127.0.0.1:0"), (C.NET_LISTEN, "127.0.0.1:37563"), (C.NET_CONNECT, "127.0.0.1:37563")]
+    events = [_event(*one) for one in seen]
+    exact = learn(events, base=Policy())
+    assert [rule.text for rule in exact.network] == [
+        'net: {connect: "127.0.0.1:37563"}',
+        'net: {bind: "127.0.0.1:0"}',
+    ], "to listen on what bind picked takes no rule"
+    assert "# 127.0.0.1:37563 is a port that the kernel picked" in learn_yaml(events, base=Policy())
+    wider = Broker(compile_policy(learn(events, generalise=2, base=Policy())))
+    assert wider.decide(C.NET_CONNECT, "127.0.0.1:40000").verdict is Verdict.ALLOW
+    assert wider.decide(C.NET_CONNECT, "127.0.0.1:80").verdict is Verdict.DENY
