@@ -1,4 +1,4 @@
-"""Programs that users point at pyisolate (Prometheus and promtool, from Debian's package) and libraries they run in it."""
+"""Programs that users point at pyisolate, and libraries that they run in it; Prometheus is Debian's package."""
 
 from __future__ import annotations
 
