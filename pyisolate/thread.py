@@ -65,7 +65,6 @@ class SandboxThread:
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._steps: list[str] = []
         self._failed: list[tuple[str, str]] = []
-        self._ready = threading.Event()
         self._state = "starting"
         self._started = time.monotonic()
         self._requests = 0
@@ -78,12 +77,12 @@ class SandboxThread:
         self.telemetry = supervisor.telemetry_of(context)
         self.telemetry.watch(prepared.shadow)
         self._thread = threading.Thread(target=self._main, name=f"sandbox-{name}", daemon=True)
-        self._filtered, self._attached = threading.Event(), threading.Event()
+        self._confined = threading.Event()
         self._descriptor: int | None = None
         self._slots = supervisor.plan.open_sandbox(self.id, prepared)
         self._thread.start()
-        self._attach_listener()
-        self._ready.wait()
+        self._confined.wait()
+        self._attach()
         if self._failed:
             self._stop()
             raise EnforcementError(
@@ -147,8 +146,12 @@ class SandboxThread:
 
     def _main(self) -> None:
         self.tid = threading.get_native_id()
-        self._confine()
-        self._ready.set()
+        try:
+            self._confine()
+        except Exception as error:
+            self._failed.append(("confine", f"{type(error).__name__}: {error}"))
+        finally:
+            self._confined.set()
         if self._failed:
             return
         namespace: dict[str, Any] = {
@@ -172,15 +175,7 @@ class SandboxThread:
         self._detach_hooks()
 
     def _confine(self) -> None:
-        self._step("no_new_privs", process.set_no_new_privs)
-        if self._prepared.ruleset is not None:
-            ruleset = self._prepared.ruleset.fd
-            self._step("landlock", lambda: landlock.restrict_self(ruleset))
-        listener = self._supervisor.plan.listener
-        if listener is not None:
-            self._step("seccomp", self._install_filter)
-        self._filtered.set()
-        self._attached.wait()
+        """Last of all the filter: until the host's thread has attached it, this one makes no call that it notifies."""
         if self._slots is not None:
             descriptor, page = self._slots
             self._step("broker slots", lambda: audit.set_slot(descriptor, page=page))
@@ -189,24 +184,26 @@ class SandboxThread:
         self._hooks = hooks.install(
             Broker(compiled), self._on_broker_record, compiled, process_wide=False, shadow=shadow
         )
+        with self._hooks.suspended():
+            self._step("no_new_privs", process.set_no_new_privs)
+            if self._prepared.ruleset is not None:
+                ruleset = self._prepared.ruleset.fd
+                self._step("landlock", lambda: landlock.restrict_self(ruleset))
+            if self._supervisor.plan.listener is not None:
+                self._step("seccomp", self._install_filter)
 
     def _install_filter(self) -> None:
-        # The descriptor is installed by this thread into the table that all threads share: no passing needed. Adding
-        # it to the listener takes calls that this thread would now have to ask that listener about.
+        # The descriptor is installed by this thread into the table that all threads share: no passing needed.
         self._descriptor = seccomp.install(seccomp_programs.thread_program(), notify=True)
-        self._filtered.set()
-        self._attached.wait()
 
-    def _attach_listener(self) -> None:
-        """On the host's thread: have the filter's notifications answered."""
-        self._filtered.wait()
+    def _attach(self) -> None:
+        """On the host's thread: have the filter's notifications answered, and the BPF programs decide."""
         listener = self._supervisor.plan.listener
         if self._descriptor is not None and listener is not None:
             prepared = self._prepared
             listener.attach(self._descriptor, self.id, prepared.compiled, kind="thread", shadow=prepared.shadow)
         if self._supervisor.plan.attach_task(self.tid, self.id, self._prepared, slot=0):
             self._steps.append("bpf-lsm")
-        self._attached.set()
 
     def _step(self, name: str, step: Callable[[], object]) -> None:
         try:
