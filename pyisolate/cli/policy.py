@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 #: Distinct operations that a learning run may need; a policy of more is no policy.
 _LEARNED_LIMIT = 100_000
+
+#: Runs under enforcement that may each add something; a name that is other in every run would add for ever.
+_ROUNDS = 5
 
 _STYLES = {"danger": "bold red", "warning": "yellow", "note": "dim", "widened": "yellow", "narrowed": "green"}
 
@@ -195,7 +199,12 @@ def presets() -> None:
               help="0: exactly what was seen. 1: packages, directories of many files. 2: every file's directory. "
               "3: also directories above directories, and networks.")  # fmt: skip
 @click.option("--from", "log", type=click.Path(dir_okay=False), help="Learn from an audit log instead of a run.")
-@click.option("--verify", is_flag=True, help="Run again under the learned policy; fail if anything is refused.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Run again under the learned policy, learn what is still refused (a link's name, a fallback), "
+    "at most five times; fail if something is refused in the end.",
+)
 @click.option("--timeout", type=float, metavar="SECONDS")
 @click.option("--env", metavar="KEY=VALUE", multiple=True, help="A variable of the guest's environment. Repeatable.")
 @click.argument("script", required=False)
@@ -235,7 +244,7 @@ def learn(
     if ran.error is not None:
         fail(ran.error, STATUS[ran.outcome])
     if verify:
-        _verify(run_guest(learned, text, settings))
+        _verify(learned, ran.denials, lambda policy: run_guest(policy, text, settings), start, generalise, output)
 
 
 def _pass_on(ran: Ran, *, to_stderr: bool) -> None:
@@ -258,9 +267,20 @@ def _write_learned(events: list[Any], base: Policy, generalise: int, output: str
     return learn_policy(events, generalise=generalise, base=base)
 
 
-def _verify(ran: Ran) -> None:
+def _verify(
+    learned: Policy, seen: list[Any], run: Callable[[Policy], Ran], base: Policy, generalise: int, output: str | None
+) -> None:
     from .terminal import complain
 
+    ran = run(learned)
+    for _ in range(_ROUNDS):
+        if not ran.denials:
+            break
+        seen = seen + ran.denials
+        before, learned = learned, _write_learned(seen, base, generalise, output)
+        if learned == before:
+            break
+        ran = run(learned)
     if ran.error is not None:
         complain(ran.error)
     for event in ran.denials:

@@ -51,8 +51,8 @@ def learn(
     """Return `base` (default: preset compute) with the grants that the operations in `events` need, and no more.
 
     `generalise` 0 grants exactly what was seen; 1 whole packages, `@processors` for the files of which it consists,
-    the directory of names that were created or deleted, and of four or more files that were used, and /tmp for files
-    that were made there and are gone; 2 the directory of every file, and the kernel's ports for one that it picked; 3 also the directory above directories of the same use, and networks of three or more hosts on a port.
+    the directory of names that were created or deleted, with what was done to them, and of four or more files that
+    were used, and /tmp for files that were made there and are gone; 2 the directory of every file, and the kernel's ports for one that it picked; 3 also the directory above directories of the same use, and networks of three or more hosts on a port.
     Apart from that homes, hidden directories, /etc, /tmp and their like are never granted whole; what the base denies in so many words
     is granted one by one. No rule is learned that the others make needless, so without any one of them something is
     refused. What no rule can grant is left out. `compile_options` are those of `compile_policy`.
@@ -65,7 +65,10 @@ def learn(
         grants.policy = grants.policy.allow_read("@processors")
     wanted = grants.refused(seen)
     denied = grants.denied(wanted)  # somebody meant that: granted one by one, never as part of something wider
-    grants.add(_generalised(wanted - denied, generalise) + sorted(denied))
+    files = {one for one in wanted if one[0] in _FILES}
+    # Programs and modules first: what they need comes along, and must not be taken for the directory it lies in.
+    grants.add(_generalised(wanted - files - denied, generalise) + sorted(denied))
+    grants.add(_generalised(grants.refused(files - denied), generalise))
     grants.add(grants.refused(seen))
     return grants.policy
 
@@ -143,8 +146,11 @@ def _target(event: DenialEvent) -> str | None:
 def _generalised(seen: set[_Key], level: int) -> list[_Key]:
     keys = set(seen)
     if level >= 1:
-        keys = _scratch(_packages(keys))
-        keys = _directories(keys, {key for key in keys if key[0] in _NAMES}, 1)
+        keys = _packages(keys)
+        made = _made(keys)
+        keys = _scratch(keys | {(Capability.FS_CREATE, path) for path in made}, made)
+        # A rule holds for what is there when the sandbox starts: what is made later only its directory can grant.
+        keys = _directories(keys, {key for key in keys if key[0] in _NAMES or (key[0] in _FILES and key[1] in made)}, 1)
         keys = _directories(keys, keys & seen, _SIBLINGS if level == 1 else 1)
     if level >= 2:
         keys = _picked_ports(keys)
@@ -159,10 +165,17 @@ def _packages(keys: set[_Key]) -> set[_Key]:
     return {(c, t.partition(".")[0] if c in names and not t.startswith("/") and ".so" not in t else t) for c, t in keys}
 
 
-def _scratch(keys: set[_Key]) -> set[_Key]:
+def _made(keys: set[_Key]) -> set[str]:
+    """Return what the run made: what it created, and what it wrote to in a directory where it is no more."""
+    created = {path for capability, path in keys if capability is Capability.FS_CREATE}
+    written = {path for capability, path in keys if capability is Capability.FS_WRITE and not os.path.lexists(path)}
+    return created | {path for path in written if os.path.isdir(os.path.dirname(path))}
+
+
+def _scratch(keys: set[_Key], made: set[str]) -> set[_Key]:
     """Replace what was made under a name of its own in a shared temporary directory, and is gone, by the directory."""
-    made = {path for capability, path in keys if capability is Capability.FS_CREATE and not os.path.lexists(path)}
-    return {(capability, _scratch_of(path, made) if capability in _FILES else path) for capability, path in keys}
+    gone = {path for path in made if not os.path.lexists(path)}
+    return {(capability, _scratch_of(path, gone) if capability in _FILES else path) for capability, path in keys}
 
 
 def _scratch_of(path: str, made: set[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -68,8 +69,9 @@ def test_the_same_run_passes_and_the_floor_does_not(level: int) -> None:
     ("level", "allowed", "refused"),
     [
         (0, [], [(C.FS_READ, "/srv/data/e.csv"), (C.FS_CREATE, "/srv/out/x"), (C.IMPORT_MODULE, "numpy.fft")]),
-        (1, [(C.FS_READ, "/srv/data/e.csv"), (C.FS_CREATE, "/srv/out/x"), (C.IMPORT_MODULE, "numpy.fft")],
-         [(C.FS_WRITE, "/srv/out/x"), (C.FS_READ, "/etc/passwd"), (C.FS_READ, "/srv/other")]),
+        (1, [(C.FS_READ, "/srv/data/e.csv"), (C.FS_CREATE, "/srv/out/x"), (C.FS_WRITE, "/srv/out/x"),
+             (C.IMPORT_MODULE, "numpy.fft")],
+         [(C.FS_READ, "/srv/out/x"), (C.FS_READ, "/etc/passwd"), (C.FS_READ, "/srv/other")]),
         (2, [(C.FS_WRITE, "/srv/out/x")], [(C.FS_READ, "/etc/passwd"), (C.FS_READ, "/srv/other")]),
         (3, [(C.FS_WRITE, "/srv/out/x")], [(C.FS_READ, "/etc/passwd"), (C.NET_CONNECT, "10.0.0.6:5432")]),
     ],
@@ -241,3 +243,10 @@ def test_a_port_that_the_kernel_picked_is_another_one_next_time() -> None:
     wider = Broker(compile_policy(learn(events, generalise=2, base=Policy())))
     assert wider.decide(C.NET_CONNECT, "127.0.0.1:40000").verdict is Verdict.ALLOW
     assert wider.decide(C.NET_CONNECT, "127.0.0.1:80").verdict is Verdict.DENY
+
+
+def test_what_native_code_made_and_removed_is_granted_by_its_directory(tmp_path: Path) -> None:
+    """Its record only tells of writing: when it is judged, the file is there."""
+    journal = str(tmp_path / "data.db-journal")
+    policy = learn([_event(C.FS_WRITE, journal), _event(C.FS_DELETE, journal)], base=Policy())
+    assert [(rule.path, rule.allow) for rule in policy.files] == [(str(tmp_path), ("write", "create", "delete"))]

@@ -1,0 +1,87 @@
+"""`pyisolate policy learn` as a user meets it: what it writes is enough for the next run, which differs a little."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyisolate import Policy
+
+COMMAND = [sys.executable, "-m", "pyisolate.cli.main", "policy", "learn"]
+
+
+@pytest.fixture
+def ground() -> Iterator[Path]:
+    """A directory that a guest may write to whatever its uid, with a file and a link to it."""
+    directory = Path(os.path.realpath(tempfile.mkdtemp(prefix="pyisolate-learn-", dir="/var/tmp")))
+    directory.chmod(0o777)
+    (directory / "data-2").mkdir(mode=0o755)
+    (directory / "data-2" / "rows.csv").write_text("1,2")
+    (directory / "current").symlink_to("data-2")
+    yield directory
+    shutil.rmtree(directory)
+
+
+def learn(ground: Path, source: str, *options: str, args: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    script = ground / "job.py"
+    script.write_text(source)
+    return subprocess.run(
+        [*COMMAND, *options, str(script), *args], capture_output=True, text=True, timeout=100, cwd=ground
+    )
+
+
+def test_what_differs_from_run_to_run_is_learned_all_the_same(ground: Path) -> None:
+    """A link's name, a temporary file's, and the shell's."""
+    source = f"""
+import os, tempfile
+print(open("{ground}/current/rows.csv").read())
+with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
+    file.write(b"x")
+assert os.system("exit 0") == 0
+"""
+    done = learn(ground, source, "-o", "learned.yaml", "--verify")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1,2\n")
+    assert "verified: the same run is refused nothing" in done.stderr
+    text = (ground / "learned.yaml").read_text()
+    assert "# /var/tmp is everybody's" in text
+    learned = Policy.load(ground / "learned.yaml")
+    assert "/bin/sh" in "".join(rule.text for rule in learned.processes)
+    assert learned.mode == "enforce"
+
+
+def test_what_native_code_opens_is_learned_too(ground: Path) -> None:
+    """A database makes its journal without telling the interpreter."""
+    source = f"""
+import sqlite3
+with sqlite3.connect("{ground}/data.db") as database:
+    database.execute("create table if not exists t(a)")
+    database.execute("insert into t values (1)")
+database.close()
+"""
+    done = learn(ground, source, "-o", "learned.yaml", "--verify")
+    assert done.returncode == 0, done.stderr
+    (rule,) = [rule for rule in Policy.load(ground / "learned.yaml").files if rule.path.startswith("/var")]
+    assert rule.path == str(ground), "the journal comes and goes: the directory"
+    assert {"create", "delete"} <= set(rule.allow)
+
+
+def test_what_no_policy_can_grant_fails_the_verification(ground: Path) -> None:
+    done = learn(ground, "import ctypes\nctypes.CDLL(None).unshare(0x10000000)", "--verify")
+    assert done.returncode == 1
+    assert "still refused: kernel.namespace" in done.stderr
+    assert "# still refused (1): kernel.namespace" in done.stdout
+
+
+def test_a_script_that_fails_is_learned_from_and_says_so(ground: Path) -> None:
+    done = learn(ground, "import sys\nopen('/etc/hostname').read()\nraise ValueError(sys.argv[1])", args=("word",))
+    assert "path: /etc/hostname" in done.stdout
+    assert "ValueError" in done.stderr
+    assert done.returncode == 1
