@@ -60,7 +60,7 @@ def spawn_cell(
         pool.refill()
 
 
-def spare_cell(supervisor: Supervisor, channel: Channel, order: CellOrder) -> Sandbox:
+def spare_cell(supervisor: Supervisor, channel: Channel, order: CellOrder, *, native: bool) -> Sandbox:
     """Hand out a warm cell to nobody yet: `adopt` gives it its name."""
     compiled = order.prepared.compiled
     context = SandboxContext(
@@ -72,7 +72,7 @@ def spare_cell(supervisor: Supervisor, channel: Channel, order: CellOrder) -> Sa
         isolation="process",
         mode=compiled.mode,
     )
-    return hand_out(supervisor, channel, context, order, {}, "/", spare=True)
+    return hand_out(supervisor, channel, context, order, {}, "/", native=native, spare=True)
 
 
 def adopt(sandbox: Sandbox, context: SandboxContext, order: CellOrder, env: dict[str, str]) -> bool:

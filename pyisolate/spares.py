@@ -29,10 +29,10 @@ _SEEN_AT_LEAST = 2
 
 
 class Spares:
-    """The spares of one supervisor; they count among the pool's cells, of which one stays free for other policies."""
+    """The spares from one pool; they count among its cells, of which one stays free for other policies."""
 
-    def __init__(self, supervisor: Supervisor, pool: Pool) -> None:
-        self._supervisor, self._pool = supervisor, pool
+    def __init__(self, supervisor: Supervisor, pool: Pool, *, native: bool = False) -> None:
+        self._supervisor, self._pool, self._native = supervisor, pool, native
         self._most = max(0, pool.size - 1)
         self._lock = threading.Lock()
         self._ready: deque[Sandbox] = deque()
@@ -80,7 +80,7 @@ class Spares:
 
     def spawned(self, order: CellOrder) -> None:
         """Note what was asked for, and see to it that the next finds a spare."""
-        if not self._most or order.prepared.shadow is not None or self._supervisor.plan.is_native(order.prepared):
+        if not self._most or order.prepared.shadow is not None:
             return
         unwanted: list[Sandbox] = []
         with self._lock:
@@ -124,7 +124,7 @@ class Spares:
             if channel is None:
                 return False
         try:
-            sandbox = handout.spare_cell(self._supervisor, channel, order)
+            sandbox = handout.spare_cell(self._supervisor, channel, order, native=self._native)
         except (SandboxError, OSError) as error:
             # The next `spawn` meets the same with somebody to tell; until then there are no spares.
             _log.debug("spare for policy %s: %s", order.policy.name, error)

@@ -118,7 +118,8 @@ class Supervisor:
         self._interpreter: InterpreterFiles | None = None
         self._pool: Pool | None = None
         self._native_pool: Pool | None = None
-        self._spares: Spares | None = None
+        #: by the pool they come from: whether its cells are on the host's network
+        self._spares: dict[bool, Spares] = {}
         self._cgroups: CgroupTree | None = None
         self._cgroup_reason = ""
         self.watch = SandboxWatch(self)
@@ -184,17 +185,21 @@ class Supervisor:
             # Its zygote starts with the first sandbox that connects somewhere.
             others = replace(settings, spec=self._plan.native_spec(), held=held)
             self._native_pool = Pool(others, self.reactor, self._prepare_cell, self._cell_exited)
-        self._spares = Spares(self, self._pool)
+        self._spares[False] = Spares(self, self._pool)
+        if self._native_pool is not None:
+            self._spares[True] = Spares(self, self._native_pool, native=True)
         self.reactor.start(self._served)
         self._pool.start()
-        self._spares.start()
+        for spares in self._spares.values():
+            spares.start()
         self.watch.start()
         self.recorder.metrics.add_supervisor(self)
 
     def _stop(self) -> None:
         """Give back what `_start` took, all or a part of it."""
-        if self._spares is not None:
-            self._spares.close()
+        for spares in self._spares.values():
+            spares.close()
+        self._spares.clear()
         for pool in (self._pool, self._native_pool):
             if pool is not None:
                 pool.close()
@@ -210,7 +215,7 @@ class Supervisor:
         self._plan.close()
         if self._cgroups is not None:
             self._cgroups.close()
-        self._pool = self._native_pool = self._spares = self._cgroups = None
+        self._pool = self._native_pool = self._cgroups = None
 
     def close(self) -> None:
         """End every sandbox, the zygote and all threads; give back every cgroup, descriptor and mount."""
@@ -327,8 +332,7 @@ class Supervisor:
         on_stderr: OutputCallback | None,
     ) -> Sandbox:
         """Hand out a spare where one fits, a warm cell otherwise."""
-        spares = self._spares
-        assert spares is not None
+        spares = self._spares[self._plan.is_native(order.prepared)]
         sandbox = spares.take(order) if cwd == "/" else None
         if sandbox is None or not handout.adopt(sandbox, context, order, env):
             sandbox = handout.spawn_cell(self, context, order, env, cwd)
@@ -373,7 +377,7 @@ class Supervisor:
         if len(self._prepared) <= PREPARED_KEPT:
             return
         with self._lock:
-            spare = () if self._spares is None else self._spares.sandboxes
+            spare = [sandbox for spares in self._spares.values() for sandbox in spares.sandboxes]
             used = {id(sandbox.prepared) for sandbox in (*self.sandboxes, *spare)}
             idle = [key for key, prepared in self._prepared.items() if id(prepared) not in used]
             for key in idle[: len(self._prepared) - PREPARED_KEPT]:
@@ -407,17 +411,18 @@ class Supervisor:
             self._plan.attach_cell(channel.pid, descriptor)
 
     def _served(self, channel: Channel) -> None:
-        for pool in (self._pool, self._native_pool):
-            if pool is not None and pool.served(channel) and self._spares is not None:
-                self._spares.look()
+        for native, pool in ((False, self._pool), (True, self._native_pool)):
+            if pool is not None and pool.served(channel) and native in self._spares:
+                self._spares[native].look()
 
     def _cell_exited(self, channel: Channel, message: Exited | None) -> None:
         """A cell is reaped: account for it and give back what only the kernel held."""
         self._plan.detach_cell(channel.pid)
         owner = channel.owner
         if isinstance(owner, Sandbox):
-            if owner.spare and self._spares is not None:
-                self._spares.drop(owner)
+            if owner.spare:
+                for spares in list(self._spares.values()):
+                    spares.drop(owner)
             cpu_s = 0.0 if message is None else message.cpu_s
             if not owner.spare:
                 self.recorder.metrics.exited(
@@ -628,8 +633,8 @@ class Supervisor:
             for pool in (self._pool, self._native_pool):
                 if pool is not None:
                     pool.abandon()
-            if self._spares is not None:
-                self._spares.abandon()
+            for spares in self._spares.values():
+                spares.abandon()
             self.reactor.abandon()
             self._plan.abandon()
             if self._cgroups is not None:

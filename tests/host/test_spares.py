@@ -22,9 +22,8 @@ def own() -> Iterator[pyisolate.Supervisor]:
         yield supervisor
 
 
-def spares_of(supervisor: pyisolate.Supervisor) -> Spares:
-    assert supervisor._spares is not None
-    return supervisor._spares
+def spares_of(supervisor: pyisolate.Supervisor, policy: pyisolate.Policy = COMPUTE) -> Spares:
+    return supervisor._spares[supervisor.plan.is_native(supervisor.prepare(policy))]
 
 
 def until(true: Callable[[], object]) -> None:
@@ -38,8 +37,8 @@ def make_spares(supervisor: pyisolate.Supervisor, policy: pyisolate.Policy) -> l
     """Ask for a policy twice and wait until all spares are there; return their cells."""
     for _ in range(2):
         supervisor.spawn("first", policy).close()
-    until(lambda: len(spares_of(supervisor).sandboxes) == 2)
-    return [spare.pid for spare in spares_of(supervisor).sandboxes]
+    until(lambda: len(spares_of(supervisor, policy).sandboxes) == 2)
+    return [spare.pid for spare in spares_of(supervisor, policy).sandboxes]
 
 
 def test_a_spare_becomes_the_sandbox_that_was_asked_for(own: pyisolate.Supervisor) -> None:
