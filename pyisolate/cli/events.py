@@ -38,8 +38,8 @@ def _filter(options: dict[str, Any]) -> Filter:
 
 
 def _vocabulary(function: _F) -> _F:
-    return click.option("--as", "vocabulary", type=click.Choice(["ocsf", "ecs"]),
-                        help="One JSON object a line in the words of OCSF or ECS, for a forwarder.")(function)  # fmt: skip
+    text = "One JSON object a line in the words of OCSF or ECS, for a forwarder."
+    return click.option("--as", "vocabulary", type=click.Choice(["ocsf", "ecs"]), help=text)(function)
 
 
 @click.group()

@@ -52,10 +52,11 @@ def learn(
 
     `generalise` 0 grants exactly what was seen; 1 whole packages, `@processors` for the files of which it consists,
     the directory of names that were created or deleted, with what was done to them, and of four or more files that
-    were used, and /tmp for files that were made there and are gone; 2 the directory of every file, and the kernel's ports for one that it picked; 3 also the directory above directories of the same use, and networks of three or more hosts on a port.
-    Apart from that homes, hidden directories, /etc, /tmp and their like are never granted whole; what the base denies in so many words
-    is granted one by one. No rule is learned that the others make needless, so without any one of them something is
-    refused. What no rule can grant is left out. `compile_options` are those of `compile_policy`.
+    were used, and /tmp for files that were made there and are gone; 2 the directory of every file, and the kernel's
+    ports for one that it picked; 3 also the directory above directories of the same use, and networks of three or more
+    hosts on a port. Apart from that homes, hidden directories, /etc, /tmp and their like are never granted whole; what
+    the base denies in so many words is granted one by one. No rule is learned that the others make needless, so without
+    any one of them something is refused. What no rule can grant is left out. `compile_options` are `compile_policy`'s.
     """
     if generalise not in range(4):
         raise SandboxError(f"learn: generalise={generalise!r}: no such level", hint="use 0, 1, 2 or 3")
