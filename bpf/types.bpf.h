@@ -258,6 +258,9 @@ struct pyi_sockaddr_in6 {
 #define SOCKFS_MAGIC 0x534F434B
 #define PROC_SUPER_MAGIC 0x9fa0
 
+/* include/uapi/asm-generic/fcntl.h */
+#define O_TRUNC 01000
+
 /* include/uapi/linux/stat.h */
 #define S_IFMT 00170000
 #define S_IFSOCK 0140000

@@ -2,8 +2,9 @@
 /*
  * Opening, receiving and looking at files, by the path that reaches them.
  *
- * Hooks: file_open, file_receive, inode_getattr, path_notify; all may use bpf_d_path (sleepable hooks). What is open stays open: read(2) and write(2) are not looked at again, so
- * a tightened policy does not close descriptors that the sandbox holds.
+ * Hooks: file_open, file_receive, inode_getattr, path_notify; all may use bpf_d_path (sleepable hooks). What is open
+ * stays open: read(2) and write(2) are not looked at again, so a tightened policy does not close descriptors that the
+ * sandbox holds.
  * Not covered: access(2), readlink(2), chdir(2) and O_PATH tell whether a path exists (no hook carries their path);
  * a root view (mounts of the granted paths only) takes those away.
  */
@@ -50,6 +51,9 @@ static __always_inline u32 pyi_open_rights(struct file *file)
 	if (mode & FMODE_READ)
 		want |= (file->f_inode->i_mode & S_IFMT) == S_IFDIR ? PYI_LIST : PYI_READ;
 	if (mode & FMODE_WRITE)
+		want |= PYI_WRITE;
+	/* open(2) empties the file after this hook, and from 6.2 on without path_truncate (fs/namei.c, handle_truncate) */
+	if ((file->f_flags & O_TRUNC) && (file->f_inode->i_mode & S_IFMT) == S_IFREG)
 		want |= PYI_WRITE;
 	return want;
 }
