@@ -98,8 +98,8 @@ class Joiner:
             self._remember(self._told, self._kernel_keys(record), event, left)
 
     def tell_alone(self, record: BrokerRecord, event: DenialEvent) -> None:
-        """Remember the event of a report of what was let through: on a busy machine, and for what is only watched (files
-        with `telemetry="full"`), the kernel's record may still follow."""
+        """Remember the event of a report of what was let through: the kernel's record may still follow, on a busy
+        machine, and for files with `telemetry="full"`."""
         if record.verdict is Verdict.WOULD_DENY:
             with self._lock:
                 self._remember(self._late, self._broker_keys(record), event, record.count)
