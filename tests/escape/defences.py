@@ -13,6 +13,17 @@ from typing import Any
 VARIABLE = "PYISOLATE_ESCAPE_WITHOUT"
 
 
+def _once_proven(supervisor: Any, switch_off: Callable[[], object]) -> None:
+    """Switch off after the probes, which see an enforcer that refuses nothing: `spawn` would raise EnforcementError."""
+    start = supervisor.plan.start
+
+    def started() -> None:
+        start()
+        switch_off()
+
+    supervisor.plan.start = started
+
+
 def _without_landlock(supervisor: Any) -> None:
     plan, prepare = supervisor.plan, supervisor.plan.prepare
 
@@ -53,9 +64,8 @@ def _without_namespaces(supervisor: Any) -> None:
     """No namespaces but those without which there is no root view and no rootless cell."""
     from pyisolate.native import process
 
-    supervisor.plan.namespaces.__class__.clone_flags = property(
-        lambda self: process.CLONE_NEWUSER | process.CLONE_NEWNS
-    )
+    flags = property(lambda self: process.CLONE_NEWUSER | process.CLONE_NEWNS)
+    _once_proven(supervisor, lambda: setattr(supervisor.plan.namespaces.__class__, "clone_flags", flags))
 
 
 def _without_broker(_supervisor: Any) -> None:
@@ -78,9 +88,14 @@ def _without_wire(supervisor: Any) -> None:
     """The host takes every frame at any time."""
     from pyisolate.cell import wire
 
+    checked = wire.Conversation.accept
+
     def accept(self: Any, frame: Any) -> None:
-        if isinstance(frame, wire.Done | wire.Failed):
-            self.phase = wire.Phase.IDLE
+        try:
+            checked(self, frame)
+        except wire.WireError:
+            if isinstance(frame, wire.Done | wire.Failed):
+                self.phase = wire.Phase.IDLE
 
     wire.Conversation.accept = accept  # type: ignore[method-assign]
 
@@ -123,13 +138,17 @@ def _without_hooks(words: str) -> Callable[[Any], None]:
     return switch_off
 
 
-def _without_notification(_supervisor: Any) -> None:
+def _without_notification(supervisor: Any) -> None:
     """The listener is told of no policy, so it lets every call go on that the filter asks about."""
     from pyisolate.native import notify
 
     add = notify.Listener.add
-    notify.Listener.add = lambda self, key, fd, _policy: add(self, key, fd, None)  # type: ignore[method-assign]
-    notify.Listener.bind = lambda *_: None  # type: ignore[method-assign]
+
+    def switch_off() -> None:
+        notify.Listener.add = lambda self, key, fd, _policy: add(self, key, fd, None)  # type: ignore[method-assign]
+        notify.Listener.bind = lambda *_: None  # type: ignore[method-assign]
+
+    _once_proven(supervisor, switch_off)
 
 
 DEFENCES: dict[str, Callable[[Any], None]] = {

@@ -86,6 +86,7 @@ class Targets:
     inherited: int = 0
     python: str = ""
     isolation: str = "process"
+    slowness: float = 1.0
 
     def facts(self) -> dict[str, Any]:
         """Return plain data for the guest."""

@@ -150,6 +150,7 @@ class Host:
         except BaseException:
             self._server.close()
             raise
+        ground.targets.slowness = configuration.slowness
         ground.targets.supervisor, ground.targets.inherited = answer["pid"], answer["inherited"]
         ground.targets.sibling = answer["sibling"]
         self.state = supervisor_state(answer["pid"])
@@ -251,7 +252,9 @@ class Judge:
         found += self.ground.differences()
         if run.before is not None:
             found += self._cell_changes(run)
-            if left := wait_gone(run.before.namespaces["pid"], self.configuration.slowness):
+            # without a pid namespace (--without namespaces) nothing tells whose a process is
+            apart = run.before.namespaces["pid"] != os.readlink("/proc/self/ns/pid")
+            if apart and (left := wait_gone(run.before.namespaces["pid"], self.configuration.slowness)):
                 found.append(f"{left} processes outlive the sandbox")
         return found
 
@@ -287,11 +290,12 @@ class Judge:
         run: Run | None = outcome.run  # type: ignore[attr-defined]
         if outcome.evidence:
             outcome.verdict = "escapes"
-        if outcome.evidence and not technique.gap:
+        gap = technique.gap or (technique.gap_bpf if self.configuration.sees_paths else "")
+        if outcome.evidence and not gap:
             outcome.problems += [f"it got through: {line}" for line in outcome.evidence]
-        elif technique.gap and not outcome.evidence:
-            outcome.problems.append(f"its file says that it is not stopped ({technique.gap}), but it is")
-        outcome.why = technique.gap
+        elif gap and not outcome.evidence:
+            outcome.problems.append(f"its file says that it is not stopped ({gap}), but it is")
+        outcome.why = gap
         if run is None or run.impossible:
             return
         self._judge_ending(technique, run, outcome)
@@ -368,13 +372,15 @@ class Judge:
             seen = self._harm(technique, run)
         if technique.group == "processes" and isinstance(control, Bare):
             self.ground.renew_victim()
-        if isinstance(control, Bare) and control.answer:
+        if isinstance(control, Bare) and control.answer and not seen:
             attacked: Run | None = outcome.run  # type: ignore[attr-defined]
             wanted = set(control.answer.split("|"))
             other = attacked is not None and not wanted & _answers(attacked)
             seen = [f"the kernel answers {control.answer}"] if other and wanted & _answers(run) else []
         if seen:
             outcome.control = f"{'granted' if isinstance(control, Granted) else 'unsandboxed'}: {seen[0]}"
+        elif self.configuration.sees_paths and isinstance(control, Bare):
+            outcome.verdict, outcome.why = "left out", "that machine cannot do it unsandboxed either"
         else:
             why = run.impossible or f"{run.error} {run.error_text[-600:]} {run.text[-600:]}"
             outcome.problems.append(f"control: it does not work even where nothing forbids it: {why}")

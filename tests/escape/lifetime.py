@@ -32,6 +32,20 @@ def end_with_parent() -> None:
         raise SystemExit(1)
 
 
+def leave_no_group() -> None:
+    """Have this process's group killed when it ends: what a guest's thread forked is in it, and told nothing.
+
+    A child that waits for nothing else does it: children of guests hold copies of every pipe, so no end of file comes.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    if os.fork() == 0:
+        os.closerange(0, 4096)
+        die_with_parent(signal.SIGUSR1)
+        signal.sigwait([signal.SIGUSR1])
+        os.killpg(0, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+
+
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)

@@ -131,6 +131,8 @@ class Technique:
     also: tuple[str, ...] = ()
     #: why process isolation does not stop it: a documented gap, which fails when it is closed in silence
     gap: str = ""
+    #: the same, where BPF-LSM decides and there is no root view
+    gap_bpf: str = ""
     thread: InThread = STOPPED
     timeout_s: float = 10.0
     group: str = ""
@@ -204,4 +206,7 @@ NO_WIRE = "a sandbox thread has no wire"
 OWN_MEMORY = "memory is shared: guest code runs on a thread of the host that no filter confines"
 OWN_PROCESS = "the process is the host's own, and no namespace keeps the thread apart"
 LANDLOCK_SILENT = "Landlock refuses it, and leaves no record"
+NO_ROOT_VIEW_BPF = (
+    "where BPF-LSM decides there is no root view, so that a reload may grant more; a name can be told to exist"
+)
 NO_ROOT_VIEW = "a thread has no root view, whose mounts are noexec"

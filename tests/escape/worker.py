@@ -24,7 +24,7 @@ from pyisolate import Policy
 from pyisolate.errors import SandboxError
 from tests.escape import defences
 from tests.escape.ground import Targets
-from tests.escape.lifetime import die_with_parent, end_with_parent
+from tests.escape.lifetime import die_with_parent, end_with_parent, leave_no_group
 from tests.escape.run import CellState, Run
 from tests.escape.technique import Granted, Technique, load
 
@@ -234,9 +234,9 @@ def main(descriptor: int) -> None:
     with socket.socket(fileno=descriptor) as channel, channel.makefile("rwb") as stream:
         channel.set_inheritable(False)
         start = json.loads(stream.readline())
-        if (
-            start["isolation"] == "thread"
-        ):  # guests may break the interpreter, and as a user it holds nothing that stays
+        # guests of a thread may break the interpreter; as an ordinary user it holds nothing that stays
+        if start["isolation"] == "thread":
+            leave_no_group()
             die_with_parent()
         else:
             end_with_parent()

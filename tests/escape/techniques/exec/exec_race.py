@@ -20,7 +20,7 @@ def attack(world):
             ctypes.memmove(address, path, 200)
     argv = (ctypes.c_char_p * 4)(b"tool", b"ESCAPED:", b"race", None)
     libc = ctypes.PyDLL(None)
-    stop = time.monotonic() + 0.25
+    stop = time.monotonic() + 0.25 * world.slowness
     while time.monotonic() < stop:
         child = libc.fork()
         if child == 0:

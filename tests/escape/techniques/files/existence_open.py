@@ -2,7 +2,7 @@
 
 import os
 
-from tests.escape.technique import ABSENT, Bare, Technique, escapes
+from tests.escape.technique import ABSENT, NO_ROOT_VIEW_BPF, Bare, Technique, escapes
 
 
 def attack(world):
@@ -16,6 +16,7 @@ TECHNIQUE = Technique(
     source="CWE-204: EACCES or ENOENT",
     no_event=ABSENT,
     stops=("root view",),
+    gap_bpf=NO_ROOT_VIEW_BPF,
     control=Bare(),
     thread=escapes("Landlock says EACCES where the path lookup says ENOENT"),
 )

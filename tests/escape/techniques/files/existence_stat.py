@@ -3,7 +3,7 @@
 import ctypes
 import os
 
-from tests.escape.technique import ABSENT, Bare, Technique, escapes
+from tests.escape.technique import ABSENT, NO_ROOT_VIEW_BPF, Bare, Technique, escapes
 
 
 def attack(world):
@@ -19,6 +19,7 @@ TECHNIQUE = Technique(
     source="Landlock does not handle stat; CWE-204",
     no_event=ABSENT,
     stops=("root view",),
+    gap_bpf=NO_ROOT_VIEW_BPF,
     control=Bare(),
     thread=escapes("Landlock does not handle stat, and there is no root view"),
 )

@@ -11,7 +11,7 @@ from tests.escape.technique import Granted, Technique
 def attack(world):
     link, spare = world.outbox + "/race", world.outbox + "/spare"
     os.symlink(world.granted, link)
-    stop = time.monotonic() + 0.25
+    stop = time.monotonic() + 0.25 * world.slowness
 
     def flip():
         target = 0

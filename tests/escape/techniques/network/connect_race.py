@@ -12,7 +12,7 @@ from tests.escape.technique import Granted, Technique
 def attack(world):
     buffer = ctypes.create_string_buffer(world.ipv4(9))
     ports = (struct.pack("!H", 9), struct.pack("!H", world.tcp))
-    stop = time.monotonic() + 0.25
+    stop = time.monotonic() + 0.25 * world.slowness
 
     def flip():
         turn, place = 0, ctypes.addressof(buffer) + 2

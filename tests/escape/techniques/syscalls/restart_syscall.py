@@ -10,7 +10,7 @@ from tests.escape.technique import Granted, Technique, not_run
 def attack(world):
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-    address, stop = world.ipv4(world.tcp), time.monotonic() + 0.25
+    address, stop = world.ipv4(world.tcp), time.monotonic() + 0.25 * world.slowness
     count = 0
     while time.monotonic() < stop:
         descriptor = world.libc.socket(2, 1, 0)
