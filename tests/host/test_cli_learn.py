@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import pyisolate
 from pyisolate import Policy
 
 COMMAND = [sys.executable, "-m", "pyisolate.cli.main", "policy", "learn"]
@@ -85,3 +86,22 @@ def test_a_script_that_fails_is_learned_from_and_says_so(ground: Path) -> None:
     assert "path: /etc/hostname" in done.stdout
     assert "ValueError" in done.stderr
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("telemetry", ["default", "full"])
+def test_an_ordinary_job_is_refused_nothing_under_preset_data(telemetry: str) -> None:
+    """Libraries ask how many processors there are: `@processors` answers, and nothing else of /sys or /proc."""
+    pytest.importorskip("pandas")
+    data = Path(__file__).parents[2] / "docs" / "examples" / "penguins.csv"
+    source = f"import io, os, numpy, pandas; os.cpu_count(); pandas.read_csv({str(data)!r}).describe()"
+    probes = ("/proc/stat", "/proc/cpuinfo", "/sys/class/net", "/sys/fs/cgroup/memory.max", "/sys/kernel")
+    policy = Policy.preset("data").allow_read(data)
+    with (
+        pyisolate.Supervisor(pool_size=0, telemetry=telemetry) as supervisor,
+        supervisor.spawn("data", policy) as sandbox,
+    ):
+        sandbox.exec(source)
+        assert [str(event) for event in sandbox.get_denial_events()] == []
+        for path in probes:
+            with pytest.raises(pyisolate.PolicyError):
+                sandbox.exec(f"os.listdir({path!r}) if os.path.isdir({path!r}) else open({path!r})")
