@@ -84,7 +84,7 @@ def print_table(techniques: list[Technique], results: Results) -> None:
         print(f"{name}: " + ", ".join(f"{count} {what}" for what, count in totals(outcomes).items()))
 
 
-def without(names: list[str], configuration: str, only: str) -> Red:
+def without(names: list[str], configuration: str, only: str, kept: Path | None) -> Red:
     """Return, for each defence, the techniques that turn red when it is switched off, and which of them get through."""
     found: Red = {}
     for name in names:
@@ -109,6 +109,8 @@ def without(names: list[str], configuration: str, only: str) -> Red:
             }
         }
         print_red({name: found[name]})
+        if kept is not None:  # each as it comes: it takes long
+            save(kept, {}, found)
     return found
 
 
@@ -184,7 +186,7 @@ def main() -> int:
         red |= red_there
         where.remove("vm")
     if options.without and where:
-        red |= without(names_of(options.without, where[0]), where[0], options.only)
+        red |= without(names_of(options.without, where[0]), where[0], options.only, options.save)
     elif not options.without:
         results |= {name: run_configuration(name, techniques, options.verbose) for name in where}
     if options.save is not None:

@@ -115,7 +115,7 @@ BPF_FAMILIES = {
 }
 #: What a family of hooks decides: where its absence may show.
 FAMILY_GROUPS = {
-    "bpf-file": "files/,secrets/,python/",
+    "bpf-file": "files/",
     "bpf-names": "files/",
     "bpf-memory": "exec/,native/",
     "bpf-net": "network/,ipc/",
