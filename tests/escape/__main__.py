@@ -94,7 +94,7 @@ def without(names: list[str], configuration: str, only: str, kept: Path | None) 
             command = [sys.executable, "-m", "tests.escape", "--in", configuration, "--only", chosen]
             subprocess.run(
                 [*command, "--save", str(saved)],
-                env={**os.environ, defences.VARIABLE: name},
+                env={**os.environ, defences.VARIABLE: name.replace("+", ",")},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 check=False,

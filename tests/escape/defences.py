@@ -160,7 +160,18 @@ DEFENCES: dict[str, Callable[[Any], None]] = {
     "broker": _without_broker,
     "wire": _without_wire,
 } | {name: _without_hooks(words) for name, words in BPF_FAMILIES.items()}
-ON_HOST = ("landlock", "root-view", "seccomp", "notification", "namespaces", "broker", "wire")
+#: Two at once where each stands in for the other.
+ON_HOST = (
+    "landlock",
+    "root-view",
+    "landlock+root-view",
+    "seccomp",
+    "notification",
+    "namespaces",
+    "seccomp+namespaces",
+    "broker",
+    "wire",
+)
 
 
 def apply(supervisor: Any) -> None:

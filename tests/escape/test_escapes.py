@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+import re
 from collections.abc import Iterator
 
 import pytest
 from require import require
 
-from tests.escape.configurations import CONFIGURATIONS, chosen
+from tests.escape.configurations import CONFIGURATIONS, ROOT, chosen
 from tests.escape.harness import Judge
 from tests.escape.technique import Technique, load
 
@@ -40,6 +42,13 @@ def judge(request: pytest.FixtureRequest) -> Iterator[Judge]:
 def test_technique(judge: Judge, technique: Technique) -> None:
     outcome = judge.attempt(technique)
     assert outcome.good, "\n".join(outcome.problems)
+
+
+def test_the_threat_model_counts_every_family() -> None:
+    text = (ROOT / "docs/threat-model.md").read_text()
+    counted = {name: int(count) for name, count in re.findall(r"`(\w+)` \((\d+)\)", text)}
+    assert counted == collections.Counter(technique.group for technique in TECHNIQUES)
+    assert f"{len(TECHNIQUES)} techniques in {len(counted)} families" in text
 
 
 def test_there_are_enough_and_no_two_alike() -> None:
