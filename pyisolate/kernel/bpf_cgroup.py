@@ -88,6 +88,12 @@ class CgroupBpfEnforcer(BpfEnforcer):
         self._unlink()
         super().close()
 
+    def abandon(self) -> None:
+        """In a forked child of the host: close the copies, which would keep programs attached after the parent."""
+        links, self._links = self._links, []
+        for link in links:
+            os.close(link.fd)
+
     def attach_cgroup(
         self, cgroup: str | os.PathLike[str], sandbox_id: str, policy: BpfPolicy, shadow: BpfPolicy | None = None
     ) -> None:

@@ -158,6 +158,8 @@ class BpfPlan:
 
     def abandon(self) -> None:
         """In a forked child of the host: close the copies of descriptors, detach and change nothing."""
+        if self.network is not None:
+            self.network.abandon()
         if self.shared is not None:
             self.shared.abandon()
         self.shared = self.lsm = self.observer = self.counter = self.network = None

@@ -57,7 +57,7 @@ def test_a_host_that_floods_a_stopped_cell_is_told(supervisor: pyisolate.Supervi
 def test_a_warm_cell_that_is_stopped_costs_one_error(
     supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyisolate.supervisor.HANDOUT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("pyisolate.handout.HANDOUT_TIMEOUT_S", 0.5)
     deadline = time.monotonic() + 5
     while not supervisor._pool._ready and time.monotonic() < deadline:
         time.sleep(0.01)
