@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
 
 #: Distinct operations that a learning run may need; a policy of more is no policy.
 _LEARNED_LIMIT = 100_000
-
-#: Runs under enforcement that may each add something; a name that is other in every run would add for ever.
-_ROUNDS = 5
 
 _STYLES = {"danger": "bold red", "warning": "yellow", "note": "dim", "widened": "yellow", "narrowed": "green"}
 
@@ -218,6 +214,7 @@ def learn(
     Nothing but the floor is refused in monitor mode: learn only from code that you would run unconfined, and read
     the policy before you enforce it. The script's output goes to stderr when the policy goes to stdout.
     """
+    from .learning import Learning
     from .running import Settings, assignment, read_script, run_guest
     from .terminal import fail
 
@@ -230,7 +227,7 @@ def learn(
         if log is not None:
             from ..telemetry.reader import read_events
 
-            _write_learned(list(read_events(log)), start, generalise, output)
+            Learning(list(read_events(log)), start, generalise).write(output)
             return
         text = read_script(script or "", args)
     except (OSError, ValueError) as error:
@@ -239,48 +236,22 @@ def learn(
     # What native code opens is to be learned as well.
     settings = Settings(timeout=timeout, env=variables, streamed=False, capacity=_LEARNED_LIMIT, telemetry="full")
     ran = run_guest(start.with_mode("monitor"), text, settings)
-    _pass_on(ran, to_stderr=output is None)
-    learned = _write_learned(ran.denials, start, generalise, output)
+    click.echo(ran.stdout, nl=False, err=output is None)
+    click.echo(ran.stderr, nl=False, err=True)
+    learning = Learning(ran.denials, start, generalise)
+    if ran.error is None and verify:
+        verified = learning.verify(lambda policy: run_guest(policy, text, settings))
+        learning.write(output)
+        _say_verified(verified)
+        return
+    learning.write(output)
     if ran.error is not None:
         fail(ran.error, STATUS[ran.outcome])
-    if verify:
-        _verify(learned, ran.denials, lambda policy: run_guest(policy, text, settings), start, generalise, output)
 
 
-def _pass_on(ran: Ran, *, to_stderr: bool) -> None:
-    click.echo(ran.stdout, nl=False, err=to_stderr)
-    click.echo(ran.stderr, nl=False, err=True)
-
-
-def _write_learned(events: list[Any], base: Policy, generalise: int, output: str | None) -> Policy:
-    from ..policy.learn import learn as learn_policy
-    from ..policy.learn import learn_yaml
-
-    base = base.with_name("learned")
-    text = learn_yaml(events, generalise=generalise, base=base)
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        with open(output, "w", encoding="utf-8") as file:
-            file.write(text)
-        click.echo(f"pyisolate: learned from {len(events)} operations, written to {output}", err=True)
-    return learn_policy(events, generalise=generalise, base=base)
-
-
-def _verify(
-    learned: Policy, seen: list[Any], run: Callable[[Policy], Ran], base: Policy, generalise: int, output: str | None
-) -> None:
+def _say_verified(ran: Ran) -> None:
     from .terminal import complain
 
-    ran = run(learned)
-    for _ in range(_ROUNDS):
-        if not ran.denials:
-            break
-        seen = seen + ran.denials
-        before, learned = learned, _write_learned(seen, base, generalise, output)
-        if learned == before:
-            break
-        ran = run(learned)
     if ran.error is not None:
         complain(ran.error)
     for event in ran.denials:

@@ -74,6 +74,13 @@ database.close()
     assert {"create", "delete"} <= set(rule.allow)
 
 
+def test_what_is_only_looked_at_is_learned_when_the_run_misses_it(ground: Path) -> None:
+    done = learn(ground, f"import os\nprint(os.stat('{ground}/data-2/rows.csv').st_size)", "--verify")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("version: 1") == 1, "one policy, the last one"
+    assert f"path: {ground}/data-2/rows.csv, allow: [read]" in done.stdout
+
+
 def test_what_no_policy_can_grant_fails_the_verification(ground: Path) -> None:
     done = learn(ground, "import ctypes\nctypes.CDLL(None).unshare(0x10000000)", "--verify")
     assert done.returncode == 1
