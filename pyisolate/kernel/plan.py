@@ -391,7 +391,8 @@ class KernelPlan:
         compiled = prepared.compiled
         notes.append(
             "fs is in monitor mode: the guest sees the host's files as its user may, and as Landlock cannot record "
-            "without refusing, there is no kernel verdict on them (kernel_decision is unavailable)"
+            "without refusing, there is no kernel verdict on them (kernel_decision is unavailable); what native code "
+            "opens is recorded with telemetry='full' only"
         )
         if compiled.mode_of("import") is Mode.ENFORCE:
             notes.append("import is enforced by the broker alone: while fs is in monitor mode, all files can be read")
