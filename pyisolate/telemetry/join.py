@@ -24,6 +24,8 @@ from ..decision import Verdict
 from .event import BrokerRecord, DenialEvent, KernelRecord
 from .merge import is_denial
 
+#: How much later than a report the kernel's record of the same operation may come (nanoseconds).
+_LATE_NS = 2_000_000_000
 _Key = tuple[object, ...]
 _T = TypeVar("_T")
 
@@ -86,9 +88,15 @@ class Joiner:
         """Return the event of a report of the same operation that was recorded before this record came."""
         if record.verdict is not Verdict.WOULD_DENY:
             return None
+        keys = self._kernel_keys(record)
         with self._lock:
-            taken = self._take_parts(self._late, self._kernel_keys(record), record.count)
-        return taken[0].event if taken else None
+            while (part := self._late.take(keys)) is not None:
+                if record.monotonic_ns - part.event.last_seen > _LATE_NS:
+                    continue  # an earlier request, of which no other record came: this one is native code's own
+                if part.left > record.count:
+                    self._late.put(keys, _Part(part.event, part.left - record.count))
+                return part.event
+        return None
 
     def tell(self, record: KernelRecord, event: DenialEvent, left: int | None = None) -> None:
         """Remember the event of a kernel record, `left` of whose operations had no other half, for what may follow."""

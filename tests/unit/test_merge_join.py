@@ -270,3 +270,20 @@ def test_the_shadow_policy_has_events_of_its_own(recorder: Recorder) -> None:
     assert (own.shadow, other.shadow) == (False, True)
     assert (own.policy, other.policy, other.policy_version) == (CONTEXT.policy, "candidate", "v2")
     assert telemetry.settle() == []
+
+
+def test_files_that_are_only_watched_are_told_once_by_both_and_again_by_native_code(recorder: Recorder) -> None:
+    """Nothing is expected of the kernel on files where Landlock decides; with full telemetry it tells all the same."""
+    telemetry = _telemetry(recorder)
+    seen = {"verdict": Verdict.WOULD_DENY, "target": "/etc/hosts"}
+    (alone,) = telemetry.guest(broker(**seen))
+    assert alone.kernel_decision is Verdict.UNAVAILABLE
+    (both,) = telemetry.kernel(kernel(**seen, evaluation=Evaluation.PROBED, monotonic_ns=alone.last_seen + 50 * MS))
+    assert (both.event_id, both.kernel_decision) == (alone.event_id, Verdict.WOULD_DENY)
+    assert recorder.metrics.denials.total() == 1
+    telemetry.kernel(kernel(**seen, evaluation=Evaluation.PROBED, monotonic_ns=alone.last_seen + 60 * MS))
+    assert recorder.metrics.denials.total() == 2, "the second is native code's"
+    telemetry.guest(broker(**{**seen, "target": "/srv/x"}))
+    (later,) = telemetry.kernel(kernel(**{**seen, "target": "/srv/x"}, monotonic_ns=alone.last_seen + 5000 * MS))
+    assert recorder.metrics.denials.total() == 4, "too late to be the same"
+    assert later.broker_decision is not Verdict.WOULD_DENY
