@@ -18,6 +18,17 @@ import pyisolate
 SEED = int(os.environ.get("PYISOLATE_FAULTS_SEED", random.SystemRandom().randrange(1 << 32)))
 
 
+MARKERS = (
+    "tried_again: the test itself sees that the next spawn works",
+    "at_its_end: the test's own supervisor cannot spawn any more, and must say so",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+
+
 def pytest_report_header() -> str:
     return f"faults: PYISOLATE_FAULTS_SEED={SEED}"
 
@@ -56,8 +67,22 @@ def scratch(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture(autouse=True)
-def _the_next_spawn_works() -> Iterator[None]:
-    """Whatever a test broke: afterwards a new supervisor runs a guest."""
+def _the_next_spawn_works(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test broke: afterwards its supervisor runs a guest, or a new one does where that is at its end.
+
+    Tests that say `tried_again` have done so themselves.
+    """
     yield
-    with pyisolate.Supervisor(pool_size=0) as fresh, fresh.spawn("next") as sandbox:
+    if request.node.get_closest_marker("tried_again"):
+        return
+    used = request.node.funcargs.get("supervisor")
+    if used is not None and used._state == "running" and not request.node.get_closest_marker("at_its_end"):
+        runs_a_guest(used)
+        return
+    with pyisolate.Supervisor(pool_size=0) as fresh:
+        runs_a_guest(fresh)
+
+
+def runs_a_guest(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("next") as sandbox:
         assert sandbox.eval("6 * 7") == 42

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,10 @@ from require import require
 
 import pyisolate
 from pyisolate import Policy
+from pyisolate.telemetry.audit import AuditLog
+from pyisolate.telemetry.metrics import Metrics
+from pyisolate.telemetry.reader import read_events
+from pyisolate.telemetry.recorder import Recorder
 from tests.faults.orphans import TREE
 
 MIB = 1 << 20
@@ -36,15 +42,22 @@ def starve(what: str, count: int, when: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("when", ["cold", "warm"])
-@pytest.mark.parametrize("count", [0, 1, 3, 5, 9, 14, 22, 35, 42, 45, 50, 61, 75])
+def places(cold: list[int], warm: list[int], *, more: list[int]) -> list[Any]:
+    """Where to starve a host: a choice for each run, and all the rest for `make soak`."""
+    chosen = [(n, "cold") for n in cold] + [(n, "warm") for n in warm]
+    rest = [(n, when) for n in (*cold, *warm, *more) for when in ("cold", "warm") if (n, when) not in chosen]
+    return [*chosen, *(pytest.param(*one, marks=pytest.mark.soak) for one in sorted(set(rest)))]
+
+
+@pytest.mark.tried_again
+@pytest.mark.parametrize(("count", "when"), places([0, 5, 14, 42, 61], [0, 3, 22, 45], more=[1, 9, 35, 50, 75]))
 def test_a_host_without_descriptors(count: int, when: str) -> None:
     """EMFILE at another place in each: probes, helpers, the zygote, tables, the cell's own descriptors."""
     expect(starve("descriptors", count, when), WORDS["descriptors"])
 
 
-@pytest.mark.parametrize("when", ["cold", "warm"])
-@pytest.mark.parametrize("mib", [0, 2, 7, 11, 17, 24, 40, 80])
+@pytest.mark.tried_again
+@pytest.mark.parametrize(("mib", "when"), places([0, 7, 17, 40], [2, 11, 24], more=[80]))
 def test_a_host_without_memory(mib: int, when: str) -> None:
     """ENOMEM, MemoryError, and threads that cannot be started."""
     expect(starve("memory", mib * MIB, when), WORDS["memory"])
@@ -164,6 +177,21 @@ def works_again(supervisor: pyisolate.Supervisor, zygote: int) -> None:
     assert supervisor._pool.zygote_pid == zygote, "a shortage is no reason to lose the zygote and every cell"
 
 
+def _empty(group: Path, parent: Path) -> None:
+    """Remove a group; what is in it moves up, and what is dying there is waited for."""
+    deadline = time.monotonic() + 10
+    while group.is_dir():
+        try:
+            for line in (group / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    (parent / "cgroup.procs").write_text(line)
+            group.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 @pytest.fixture
 def pids_group() -> Iterator[Path]:
     """A control group of our own that bounds tasks, on v1 or v2."""
@@ -177,9 +205,7 @@ def pids_group() -> Iterator[Path]:
                 group.rmdir()
             continue
         yield group
-        for line in (group / "cgroup.procs").read_text().split():
-            (parent / "cgroup.procs").write_text(line)
-        group.rmdir()
+        _empty(group, parent)
         return
     require("cgroup", False, "no control group with pids can be made")
 
@@ -282,19 +308,71 @@ def test_limits_that_leave_no_room_at_all(supervisor: pyisolate.Supervisor, limi
         assert sandbox.eval("1") == 1
 
 
-def test_a_full_disk_is_the_guests_error(data: Path) -> None:
-    """ENOSPC on a small tmpfs: an OSError in the guest, not a limit, not a denial."""
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k,mode=777", "none", str(data)], capture_output=True, check=False
-    )
+@pytest.fixture
+def full_disk(data: Path) -> Iterator[Path]:
+    """A file system of 64 KiB that is all but full."""
+    options = ["-t", "tmpfs", "-o", "size=64k,mode=777", "none", str(data)]
+    mounted = subprocess.run(["mount", *options], capture_output=True, check=False)
     require("root", mounted.returncode == 0, "cannot mount a tmpfs")
     try:
-        with pyisolate.Supervisor(pool_size=0) as supervisor:
-            policy = Policy.preset("compute").allow_write(str(data))
-            with supervisor.spawn("writes", policy) as sandbox:
-                with pytest.raises(pyisolate.GuestError) as caught:
-                    sandbox.exec(f"open({str(data / 'f')!r}, 'wb').write(b'x' * 1_000_000)")
-                assert "No space left" in caught.value.message
-                assert sandbox.get_denial_events() == []
+        (data / "filler").write_bytes(b"x" * (60 << 10))
+        yield data
     finally:
         subprocess.run(["umount", str(data)], check=True)
+
+
+def test_a_full_disk_is_the_guests_error(full_disk: Path) -> None:
+    """ENOSPC: an OSError in the guest, not a limit, not a denial."""
+    with pyisolate.Supervisor(pool_size=0) as supervisor:
+        policy = Policy.preset("compute").allow_write(str(full_disk))
+        with supervisor.spawn("writes", policy) as sandbox:
+            with pytest.raises(pyisolate.GuestError) as caught:
+                sandbox.exec(f"open({str(full_disk / 'f')!r}, 'wb').write(b'x' * 1_000_000)")
+            assert "No space left" in caught.value.message
+            assert sandbox.get_denial_events() == []
+
+
+REFUSED = "for n in range({count}):\n    try: open(f'/etc/{{n}}')\n    except PermissionError: pass"
+
+
+def test_an_audit_log_on_a_full_disk_masks_nothing_and_catches_up(full_disk: Path) -> None:
+    """ENOSPC: refusals stay refused and counted; what was not written is written once there is room."""
+    log = full_disk / "audit.jsonl"
+    metrics = Metrics()
+    recorder = Recorder(metrics=metrics, audit=AuditLog(log, metrics=metrics), sinks=[], alerts=None)
+    with pyisolate.Supervisor(pool_size=0, recorder=recorder) as supervisor, supervisor.spawn("audited") as sandbox:
+        sandbox.exec(REFUSED.format(count=40))
+        assert sandbox.stats.denials == 40
+        assert metrics.audit_errors.total() > 0
+        written = sum(event.count for event in read_events(log))
+        assert written < 40
+        (full_disk / "filler").unlink()
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec("open('/etc/shadow')")
+        assert sum(event.count for event in read_events(log)) == 41
+    recorder.shutdown()
+    assert metrics.denials.total() == 41
+    assert metrics.lost.value("audit") == 0
+
+
+def test_an_audit_log_on_a_disk_that_stays_full_counts_what_it_loses(full_disk: Path) -> None:
+    log, metrics = full_disk / "audit.jsonl", Metrics()
+    audit = AuditLog(log, metrics=metrics)
+    recorder = Recorder(metrics=metrics, audit=audit, sinks=[], alerts=None, rate=1e9, burst=10**9)
+    with pyisolate.Supervisor(pool_size=0, recorder=recorder) as supervisor, supervisor.spawn("audited") as sandbox:
+        sandbox.exec(REFUSED.format(count=1500))
+        assert sandbox.stats.denials == 1500
+    recorder.shutdown()
+    written = sum(event.count for event in read_events(log))
+    assert metrics.denials.total() == 1500
+    assert written + metrics.lost.value("audit") == 1500
+
+
+def test_a_supervisor_needs_no_temporary_files(full_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (full_disk / "more").write_bytes(b"")
+    with contextlib.suppress(OSError):
+        (full_disk / "more").write_bytes(b"x" * (8 << 10))
+    monkeypatch.setenv("TMPDIR", str(full_disk))
+    monkeypatch.setattr(tempfile, "tempdir", str(full_disk))
+    with pyisolate.Supervisor(pool_size=1) as supervisor, supervisor.spawn("no room") as sandbox:
+        assert sandbox.eval("1") == 1

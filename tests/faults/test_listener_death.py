@@ -16,6 +16,8 @@ import pyisolate
 from pyisolate import Policy
 from tests.faults.test_killed_zygote import spawn_some
 
+pytestmark = pytest.mark.at_its_end
+
 ASK = (
     "import ctypes\n"
     "libc = ctypes.CDLL(None, use_errno=True)\n"
