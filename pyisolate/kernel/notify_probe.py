@@ -83,15 +83,24 @@ def _policy() -> CompiledPolicy:
     return CompiledPolicy(name="probe", version="probe", mode=Mode.ENFORCE, net=(rule,))
 
 
+def _told(said: dict[str, Any]) -> str:
+    """Say in words what became of each call, so that a shortage is known for one.
+
+    To a guest, the listener's own lack of descriptors is ENOMEM (notify_take_fd).
+    """
+    words = {0: "done", errno.ENOMEM: f"{os.strerror(errno.EMFILE)}, or {os.strerror(errno.ENOMEM)}"}
+    return ", ".join(f"{name}: {words.get(value) or os.strerror(value)}" for name, value in said.items())
+
+
 def _judge(said: dict[str, Any], records: list[KernelRecord]) -> Proof:
     if said.get("problem"):
         return Proof(problem=str(said["problem"]))
     if said.get("packet") != errno.EPERM:
-        return Proof(problem=f"a packet socket was not refused by the listener: {said}")
+        return Proof(problem=f"a packet socket was not refused by the listener: {_told(said)}")
     if said.get("udp") != 0 or said.get("sent") != 0:
-        return Proof(problem=f"a granted socket could not be made or used: {said}")
+        return Proof(problem=f"a granted socket could not be made or used: {_told(said)}")
     if said.get("elsewhere") != errno.EACCES:
-        return Proof(problem=f"an address that was not granted was not refused: {said}")
+        return Proof(problem=f"an address that was not granted was not refused: {_told(said)}")
     if len(records) != 2:
         return Proof(problem=f"{len(records)} records arrived, not 2")
     return Proof(text="saw a packet socket and an address refused and recorded, and a granted one used", detail=said)
