@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 import kernels
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 LSMS = "lsm=landlock,lockdown,capability,bpf"
@@ -70,16 +71,36 @@ def boot(kernel: kernels.Kernel, command: str, *, writable: Path, timeout_s: flo
         stdout=output,
         stderr=subprocess.STDOUT if output is not None else None,
         env={**os.environ, "PATH": path},
-        start_new_session=True,
     )
+    # In this process's group, so that whoever ends the group ends the machine.
     try:
         return process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         return 124
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        end(process.pid)
         process.wait()
+
+
+def end(pid: int) -> None:
+    """Kill a process and all below it: virtme-ng starts QEMU through two others."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        top = psutil.Process(pid)
+        for process in (*top.children(recursive=True), top):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def end_on(*numbers: int) -> None:
+    """Leave no machine behind when one of these signals ends this process."""
+
+    def leave(number: int, _frame: object) -> None:
+        for child in psutil.Process().children():
+            end(child.pid)
+        os._exit(128 + number)
+
+    for number in numbers:
+        signal.signal(number, leave)
 
 
 def main() -> int:
@@ -89,6 +110,7 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds")
     parser.add_argument("command", nargs="+")
     chosen = parser.parse_args()
+    end_on(signal.SIGTERM, signal.SIGINT)
     try:
         return boot(
             kernels.kernel(chosen.kernel), " ".join(chosen.command), writable=chosen.rwdir, timeout_s=chosen.timeout

@@ -10,6 +10,7 @@ import compileall
 import concurrent.futures
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import threading
@@ -89,6 +90,7 @@ def main() -> int:
     parser.add_argument("--junit", type=Path, help="keep the reports in this folder")
     chosen = parser.parse_args()
     arguments = ["-k", chosen.expression] if chosen.expression else []
+    boot.end_on(signal.SIGTERM, signal.SIGINT)
     sums = [0, 0, 0]
     for folder in ("pyisolate", "tests/vm"):  # here, where it is quick: the machine cannot write to the tree
         compileall.compile_dir(boot.ROOT / folder, quiet=2)
