@@ -87,8 +87,7 @@ def refused(supervisor: pyisolate.Supervisor, policy: Policy, operation: str, wh
         try:
             sandbox.call("attempt", operation, where)
         except pyisolate.PolicyError as error:
-            assert error.denial_event is not None
-            return error.denial_event
+            return error.denial_event or error
     return None
 
 
