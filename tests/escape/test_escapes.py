@@ -25,22 +25,41 @@ PAIRS = [
 ]
 
 
+class Judges:
+    """One supervisor under attack at a time: a fixture with parameters would be made anew for every technique."""
+
+    def __init__(self) -> None:
+        self._judge: Judge | None = None
+
+    def of(self, name: str) -> Judge:
+        """Return the judge of a configuration, closing that of the one before."""
+        if self._judge is None or self._judge.configuration.name != name:
+            self.close()
+            configuration = CONFIGURATIONS[name]
+            why = configuration.left_out()
+            require("root" if "root" in why else "user", not why, why)
+            self._judge = Judge(configuration)
+            self._judge.__enter__()
+        return self._judge
+
+    def close(self) -> None:
+        """End what runs."""
+        if self._judge is not None:
+            self._judge.__exit__()
+            self._judge = None
+
+
 @pytest.fixture(scope="session")
-def judge(request: pytest.FixtureRequest) -> Iterator[Judge]:
-    """One supervisor under attack for each configuration."""
-    configuration = CONFIGURATIONS[request.param]
-    why = configuration.left_out()
-    require("root" if "root" in why else "user", not why, why)
-    with Judge(configuration) as judge:
-        if judge.host is None:
-            judge._renew()
-        yield judge
+def judges() -> Iterator[Judges]:
+    found = Judges()
+    yield found
+    found.close()
 
 
 @pytest.mark.leaks("a technique that takes its host over makes the judge replace it; the session's check sees the rest")
-@pytest.mark.parametrize(("judge", "technique"), PAIRS, indirect=["judge"])
-def test_technique(judge: Judge, technique: Technique) -> None:
-    outcome = judge.attempt(technique)
+@pytest.mark.parametrize(("name", "technique"), PAIRS)
+def test_technique(judges: Judges, name: str, technique: Technique) -> None:
+    outcome = judges.of(name).attempt(technique)
     assert outcome.good, "\n".join(outcome.problems)
 
 
