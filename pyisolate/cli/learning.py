@@ -31,7 +31,7 @@ class Learning:
         """Run under the policy, and learn what is still refused, a few times; return how it went in the end."""
         ran = run(self.policy)
         for _ in range(ROUNDS):
-            events = [*self._events, *ran.denials, *_hidden(ran)]
+            events = [*self._events, *ran.denials, *_read_as_well(ran.denials), *_hidden(ran)]
             policy = self._learn(events)
             if policy == self.policy:
                 break
@@ -55,6 +55,20 @@ class Learning:
         from ..policy.learn import learn
 
         return learn(events, generalise=self._generalise, base=self._base)
+
+
+def _read_as_well(denials: list[DenialEvent]) -> list[DenialEvent]:
+    """Return the reading of what native code may have opened for both: its one record only tells of writing."""
+    import msgspec
+
+    from ..capability import Capability
+
+    writing = (Capability.FS_CREATE, Capability.FS_WRITE)
+    return [
+        msgspec.structs.replace(event, capability=Capability.FS_READ)
+        for event in denials
+        if event.capability in writing and event.broker_decision in ("not_consulted", "unavailable")
+    ]
 
 
 def _hidden(ran: Ran) -> list[DenialEvent]:

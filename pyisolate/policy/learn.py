@@ -16,7 +16,7 @@ from typing import Any
 
 from ..broker import Broker
 from ..capability import Capability
-from ..decision import DenialCode
+from ..decision import DenialCode, Verdict
 from ..errors import PolicySyntaxError, SandboxError
 from ..telemetry.event import DenialEvent
 from ..telemetry.sanitize import unescape
@@ -39,6 +39,8 @@ _NAMES = (Capability.FS_CREATE, Capability.FS_DELETE)
 _PROCESSORS = [(Capability.FS_READ, path) for path in resources.processors()]
 #: Directories for everybody's temporary files. Names in them are made up, so they are other ones in every run.
 _SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
+#: tmpab12cd34, sem.Xy12zW: what tempfile and mkstemp(3) end names with.
+_MADE_UP = re.compile(r"/(?:[^/]*[._-]|tmp)?(?=[a-z_]*[A-Z0-9])[A-Za-z0-9_]{6,10}\Z")
 _PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"  # ip(7): what a bind to port 0 picks from
 _CUT = re.compile(r"(?<!\\)(?:\\\\)*\\\+[0-9]+\Z")
 _Key = tuple[Capability, str]
@@ -90,6 +92,7 @@ def learn_yaml(
     origins: dict[str, str] = {}
     ungranted: Counter[str] = Counter()
     lifted: Counter[str] = Counter()
+    asked: set[str] = set()
     for event in seen:
         wanted = event.capability, _target(event) or ""
         decision = broker.decide(*wanted, **facts_of(wanted))
@@ -101,9 +104,11 @@ def learn_yaml(
         elif decision.rule not in known:
             counts[decision.rule] += event.count
             origins[decision.rule] = origins.get(decision.rule) or event.origin or ""
+            if event.broker_decision is Verdict.WOULD_DENY:
+                asked.add(decision.rule)
     comments = {
         rule: f"{count} time{'s' if count > 1 else ''}"
-        + (f", first at {origins[rule]}" if origins[rule] else ", by native code")
+        + (f", first at {origins[rule]}" if origins[rule] else "" if rule in asked else ", by native code")
         for rule, count in counts.items()
     }
     heading = f"Learned from {sum(event.count for event in seen)} denials; read it before you enforce it."
@@ -174,9 +179,9 @@ def _made(keys: set[_Key]) -> set[str]:
 
 
 def _scratch(keys: set[_Key], made: set[str]) -> set[_Key]:
-    """Replace what was made under a name of its own in a shared temporary directory, and is gone, by the directory."""
-    gone = {path for path in made if not os.path.lexists(path)}
-    return {(capability, _scratch_of(path, gone) if capability in _FILES else path) for capability, path in keys}
+    """Replace what was made in a shared temporary directory, and is gone or has a made-up name, by the directory."""
+    passing = {path for path in made if not os.path.lexists(path) or _MADE_UP.search(path)}
+    return {(capability, _scratch_of(path, passing) if capability in _FILES else path) for capability, path in keys}
 
 
 def _scratch_of(path: str, made: set[str]) -> str:

@@ -17,6 +17,7 @@ from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
 from pyisolate.errors import SandboxError
 from pyisolate.policy import Policy, compile_policy
+from pyisolate.policy import learn as learn_module
 from pyisolate.policy.learn import learn, learn_yaml
 from pyisolate.policy.load import load_bytes
 from pyisolate.telemetry.event import DenialEvent, Evaluation, Reporter
@@ -229,6 +230,18 @@ def test_made_up_names_in_a_shared_directory_are_granted_as_the_directory() -> N
     assert "# /tmp is everybody's" in learn_yaml(events, base=Policy())
     exact = learn(events, generalise=0, base=Policy())
     assert "/tmp" not in [rule.path for rule in exact.files]
+
+
+def test_a_made_up_name_is_known_by_its_look_where_it_was_left_behind(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("pyisolate.policy.learn._SCRATCH", (str(tmp_path),))
+    monkeypatch.setattr("pyisolate.policy.learn._TOO_WIDE", (str(tmp_path),))
+    for name in ("sem.Xy12zW", "report.txt"):
+        (tmp_path / name).touch()
+    left = learn([_event(C.FS_CREATE, f"{tmp_path}/sem.Xy12zW"), _event(C.FS_READ, f"{tmp_path}/sem.Xy12zW")])
+    assert [rule.path for rule in left.files if rule.path.startswith("/")] == [str(tmp_path)]
+    assert learn_module._MADE_UP.search("/tmp/tmpab12cd34")
+    for steady in ("report.txt", "results", "my_table.parquet"):
+        assert not learn_module._MADE_UP.search("/tmp/" + steady)
 
 
 def test_a_port_that_the_kernel_picked_is_another_one_next_time() -> None:
