@@ -507,6 +507,9 @@ class Sandbox:
             raise self._closed_error()
 
     def _closed_error(self) -> SandboxError:
+        """Return why nothing runs here any more: what was given as the reason, or how the cell died by itself."""
+        if self._ending is None and self._state == "ended":
+            return self._wait_ended()
         return self._ending or SandboxClosed(f"sandbox {self.name!r} is closed")
 
     def _own_channel(self) -> _Owned:

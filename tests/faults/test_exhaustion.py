@@ -31,7 +31,7 @@ from tests.faults.orphans import TREE
 MIB = 1 << 20
 WORDS = {
     "descriptors": "Too many open files",
-    "memory": ("Cannot allocate memory", "start new thread", "out of memory"),
+    "memory": ("Cannot allocate memory", "start new thread", "out of memory", "memory is short"),
 }
 
 

@@ -141,6 +141,27 @@ def test_a_killed_cell_is_no_breach_of_the_protocol(supervisor: pyisolate.Superv
     assert [exits.value(reason) - old for reason, old in zip(reasons, before, strict=True)] == [1, 0, 0]
 
 
+@pytest.mark.parametrize("use", ["1", "recv", "post"])
+def test_a_cell_that_died_while_nobody_asked_is_said_to_have_died(supervisor: pyisolate.Supervisor, use: str) -> None:
+    with supervisor.spawn("killed") as sandbox:
+        sandbox.exec("import sys; print('the end', file=sys.stderr)")
+        os.kill(sandbox.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while not sandbox.closed and time.monotonic() < deadline:
+            time.sleep(0.01)
+        calls = {
+            "1": lambda: sandbox.exec("1"),
+            "recv": lambda: sandbox.recv(timeout=5),
+            "post": lambda: sandbox.post(1),
+        }
+        for _ in range(2):
+            with pytest.raises(pyisolate.SandboxDied) as caught:
+                calls[use]()
+            assert caught.value.signal == signal.SIGKILL
+    with pytest.raises(pyisolate.SandboxError):
+        sandbox.exec("1")
+
+
 def test_who_waits_for_a_message_learns_that_none_will_come(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("waited for") as sandbox:
         threading.Timer(0.2, os.kill, (sandbox.pid, signal.SIGKILL)).start()
