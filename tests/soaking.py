@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,7 @@ class Reading:
     processes: int
     cgroups: int
     mounts: int
+    kinds: Counter[str] = field(default_factory=Counter, repr=False)
 
     def __str__(self) -> str:
         return (
@@ -157,7 +160,7 @@ def check_flat(readings: list[Reading], growth_bytes: int) -> None:
     first, last = readings[0], readings[-1]
     told = "\n".join(map(str, readings))
     for name in ("descriptors", "zygote_descriptors", "processes", "mounts"):
-        assert getattr(last, name) == getattr(first, name), f"{name}\n{told}"
+        assert getattr(last, name) == getattr(first, name), f"{name} {last.kinds - first.kinds}\n{told}"
     # Timers and the sinks' thread come and go.
     assert last.threads <= first.threads + 2, f"threads\n{told}"
     # What drains is asynchronous: a group may be among the free ones or not made yet.
@@ -203,6 +206,7 @@ def _read(supervisor: pyisolate.Supervisor, done: int, seconds: float) -> Readin
         seconds=seconds,
         rss_bytes=psutil.Process().memory_info().rss,
         descriptors=len(os.listdir("/proc/self/fd")),
+        kinds=Counter(re.sub(r"\d+", "N", target) for target in leaks.descriptors().values()),
         threads=threading.active_count(),
         zygote_rss_bytes=zygote.memory_info().rss,
         zygote_descriptors=_count_descriptors(zygote.pid),
