@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
@@ -29,11 +28,12 @@ from ..telemetry.event import BrokerRecord, KernelRecord
 from ..telemetry.sandbox import Probe
 from . import cgroup_net, seccomp
 from .bpf_plan import BpfPlan
-from .enforcer import Availability, CapabilityStatus, Coverage, EnforcementReport, RecordSink
+from .enforcer import Availability, EnforcementReport, RecordSink
 from .landlock import LandlockEnforcer, LandlockRuleset
 from .namespaces import NamespaceEnforcer
 from .notify import Listener, NotificationEnforcer
 from .reach import interpreter_out_of_reach
+from .report import write_report
 from .rootview import RootView, RootViewBuilder
 
 if TYPE_CHECKING:
@@ -41,27 +41,6 @@ if TYPE_CHECKING:
     from .bpf_state import BpfPolicy
 
 _log = logging.getLogger("pyisolate.kernel")
-
-_FS = (
-    Capability.FS_READ,
-    Capability.FS_WRITE,
-    Capability.FS_CREATE,
-    Capability.FS_DELETE,
-    Capability.FS_EXEC,
-    Capability.IMPORT_MODULE,
-    Capability.IMPORT_NATIVE,
-    Capability.RANDOM_READ,
-)
-_NET = (
-    Capability.NET_CONNECT,
-    Capability.NET_BIND,
-    Capability.NET_LISTEN,
-    Capability.NET_SEND,
-    Capability.NET_SOCKET,
-)
-_NET_NATIVE = (Capability.NET_CONNECT, Capability.NET_SEND, Capability.NET_SOCKET)
-_PROCESS = (Capability.PROCESS_EXEC, Capability.PROCESS_FORK)
-_SCOPED = (Capability.PROCESS_SIGNAL, Capability.PROCESS_TRACE, Capability.IPC_UNIX)
 
 
 @dataclass(frozen=True)
@@ -473,109 +452,16 @@ class KernelPlan:
         cgroup_reason: str = "",
     ) -> EnforcementReport:
         """Say who enforces what in one sandbox, from what was proven and what the cell's steps returned."""
-        told = (isolation, enforcement, steps, failed, lease is not None, cgroup_reason, self.listener is not None)
-        if (known := prepared.reports.get(told)) is not None:
+        made_of = (isolation, enforcement, steps, failed, lease is not None, cgroup_reason, self.listener is not None)
+        if (known := prepared.reports.get(made_of)) is not None:
             return known
-        missing = [*prepared.missing, *(f"{name}: {why}" for name, why in failed)]
-        statuses = _Statuses(self, prepared, set(steps), isolation)
-        report = EnforcementReport(
-            isolation=isolation,
-            enforcement=enforcement,
-            kernel=platform.release(),
-            capabilities=statuses.all(lease is not None, cgroup_reason),
-            enforcers=tuple(self.availability.values()),
-            missing=tuple(missing),
-            notes=(*prepared.notes, *_isolation_notes(isolation)),
+        report = write_report(
+            self, prepared, isolation, enforcement, steps, failed, has_cgroup=lease is not None, why=cgroup_reason
         )
         if not failed:  # what failed is the kernel's text, and of any number
-            prepared.reports[told] = report
+            prepared.reports[made_of] = report
         return report
-
-
-class _Statuses:
-    """Writes the lines of one report."""
-
-    def __init__(self, plan: KernelPlan, prepared: Prepared, steps: set[str], isolation: str) -> None:
-        self._plan, self._prepared, self._steps, self._isolation = plan, prepared, steps, isolation
-        self._seen = plan.traits.full_telemetry
-        self._blind = (
-            "refusals of native code show as errno only: no BPF telemetry in this configuration; "
-            "Supervisor(telemetry='full') records what native code opens"
-        )
-
-    def all(self, has_cgroup: bool, cgroup_reason: str) -> tuple[CapabilityStatus, ...]:
-        """Return one line for each capability."""
-        deciders, watched = self._files()
-        lines = [self._line(c, deciders, self._has(deciders[0]), telemetry=watched) for c in _FS]
-        looks = self._has(deciders[-1])
-        lines.append(self._line(Capability.FS_METADATA, deciders[-1:], looks, telemetry=watched))
-        listens = self._plan.listener is not None and self._has("seccomp")
-        exact = "exact: every refusal is a record of the listener"
-        if self._has("cgroup-bpf"):
-            told = "exact: every refusal is a record of the programs"
-            lines += [self._line(c, ("cgroup-bpf", "seccomp"), listens, telemetry=told) for c in _NET_NATIVE]
-            lines += [self._line(c, ("seccomp",), listens, telemetry=exact) for c in _NET if c not in _NET_NATIVE]
-        else:
-            lines += [self._line(c, ("seccomp", "namespaces", "landlock"), listens, telemetry=exact) for c in _NET]
-        lines += [self._line(c, ("seccomp", "landlock"), listens, telemetry=exact) for c in _PROCESS]
-        lines += [self._line(c, ("namespaces", "seccomp", "landlock"), listens, telemetry=exact) for c in _SCOPED]
-        rest = [c for c in Capability if c.value.startswith(("kernel.", "ipc.", "memory."))]
-        lines += [self._line(c, ("seccomp",), listens, telemetry=exact) for c in rest if c not in _SCOPED]
-        limits = ("cgroup", "rlimit", "watchdog") if has_cgroup else ("rlimit", "watchdog")
-        for capability in Capability:
-            if capability.value.startswith("limit."):
-                lines.append(
-                    CapabilityStatus(
-                        capability=capability,
-                        coverage=Coverage.FULL,
-                        enforcers=limits,
-                        missing="" if has_cgroup else f"no cgroup: {cgroup_reason}; sums are sampled",
-                        telemetry="recorded by the supervisor",
-                    )
-                )
-        return tuple(lines)
-
-    def _files(self) -> tuple[tuple[str, ...], str]:
-        """Return who decides files, the strongest first, and how its refusals become known."""
-        bpf = self._plan.bpf
-        if bpf.decides:
-            return ("bpf-lsm",), "exact: every refusal is a record of the programs"
-        if bpf.observer is not None:
-            telemetry = "the sys_exit observer tells of every refused call"
-        elif self._seen:
-            telemetry = "recorded by the notification listener"
-        elif bpf.counter is not None:
-            telemetry = "counted exactly after each request; native code's refusals without their target"
-        else:
-            telemetry = self._blind
-        return ("landlock", "root view"), telemetry
-
-    def _has(self, step: str) -> bool:
-        return step in self._steps
-
-    def _line(
-        self, capability: Capability, enforcers: tuple[str, ...], enforced: bool, *, telemetry: str
-    ) -> CapabilityStatus:
-        used = tuple(
-            name for name in enforcers if self._has(name) or (name == "namespaces" and self._plan.usable(name))
-        )
-        return CapabilityStatus(
-            capability=capability,
-            coverage=Coverage.FULL if enforced else Coverage.NONE,
-            enforcers=used if enforced else (),
-            missing="" if enforced else f"not enforced: {', '.join(enforcers)} not applied",
-            telemetry=telemetry if enforced else "",
-        )
 
 
 def _connects_to_unix(compiled: CompiledPolicy) -> bool:
     return compiled.mode_of("net") is Mode.ENFORCE and any(rule.unix_path and rule.allow for rule in compiled.net)
-
-
-def _isolation_notes(isolation: str) -> tuple[str, ...]:
-    if isolation == "thread":
-        return (
-            "thread isolation is a guard rail, not a boundary: the guest shares this process's memory",
-            "a C loop in the guest cannot be stopped; limits on memory and processes are not per sandbox",
-        )
-    return ()
