@@ -30,6 +30,8 @@ _decode = msgspec.msgpack.Decoder(ZygoteMessage).decode
 #: A zygote that has not come up, or a cell that has not, by then is broken (seconds). A preload may be slow.
 START_TIMEOUT_S = 60.0
 CELL_TIMEOUT_S = 10.0
+#: How many times longer a spawn waits while others are served.
+_PATIENCE = 12
 #: A shortage may pass: who waits for a cell asks again after a pause, until nothing but failures has come for so long.
 _PAUSE_S, _LOOK_AGAIN_S, _GIVE_UP_AFTER_S = 0.05, 0.5, 2.0
 
@@ -168,6 +170,7 @@ class Pool:
         self._last_hint: str | None = None
         self._failures = 0
         self._failing_since: float | None = None
+        self._warm_at = 0.0
         self.restarts = 0
 
     def start(self) -> None:
@@ -244,10 +247,14 @@ class Pool:
             self._zygote_died(zygote)
 
     def take(self, timeout_s: float = CELL_TIMEOUT_S) -> Channel:
-        """Return a warm, prepared cell; forks on demand when none is ready. Raises ZygoteError."""
+        """Return a warm, prepared cell; forks on demand when none is ready. Raises ZygoteError.
+
+        `timeout_s` is counted from the last cell that became warm: who waits in a crowd is served in turn, and told
+        when nobody is.
+        """
         started = time.monotonic()
-        deadline = started + timeout_s
         while True:
+            deadline = min(max(started, self._warm_at) + timeout_s, started + _PATIENCE * timeout_s)
             with self._condition:
                 while self._ready:
                     channel = self._ready.popleft()
@@ -341,6 +348,7 @@ class Pool:
             return
         with self._condition:
             self._failing_since, self._last_error, self._last_hint = None, "", None
+            self._warm_at = time.monotonic()
             self._warming.pop(channel.pid, None)
             self._ready.append(channel)
             self._condition.notify()

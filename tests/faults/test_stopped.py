@@ -88,6 +88,34 @@ def test_a_stopped_zygote_is_told_of_and_may_go_on(monkeypatch: pytest.MonkeyPat
             assert sandbox.eval("2") == 2
 
 
+def test_a_zygote_that_is_slow_serves_a_crowd_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits longer than a cell may take is told only when nobody is served."""
+    with pyisolate.Supervisor(pool_size=0) as supervisor:
+        take, prepare = supervisor._pool.take, supervisor._pool._prepare
+        monkeypatch.setattr(supervisor._pool, "take", lambda: take(1.0))
+
+        def slowly(channel: object) -> None:
+            time.sleep(0.3)
+            prepare(channel)
+
+        monkeypatch.setattr(supervisor._pool, "_prepare", slowly)
+        answers: list[object] = []
+
+        def ask() -> None:
+            try:
+                with supervisor.spawn("one of a crowd") as sandbox:
+                    answers.append(sandbox.eval("1"))
+            except pyisolate.SandboxError as error:
+                answers.append(error)
+
+        crowd = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in crowd:
+            thread.start()
+        for thread in crowd:
+            thread.join()
+    assert answers == [1] * 8
+
+
 def test_a_supervisor_with_a_stopped_zygote_closes() -> None:
     with pyisolate.Supervisor(pool_size=2) as supervisor:
         supervisor.spawn("open")
