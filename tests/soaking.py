@@ -46,6 +46,8 @@ KINDS = {
     87: ("while True: pass", 1),  # over its time
 }
 EVERY = 100
+#: One policy for all: each has kernel tables of its own.
+LIMITS = {"output": "64KiB"}
 #: One in so many is a flood: past the rate limit, and past what the store holds.
 FLOOD_EVERY = 500
 
@@ -121,7 +123,7 @@ def one(supervisor: pyisolate.Supervisor, number: int, account: Account) -> None
     source, refusals = KINDS.get(number % EVERY, PLAIN)
     if number % FLOOD_EVERY == FLOOD_EVERY - 1:
         source, refusals = TRY.format(paths=f"[f'/etc/{{n}}' for n in range({FLOOD})]"), FLOOD
-    with supervisor.spawn("soak", limits={"output": "64KiB"}) as sandbox:
+    with supervisor.spawn("soak", limits=LIMITS) as sandbox:
         over_time = {"timeout": 0.03} if source.startswith("while") else {}
         with contextlib.suppress(pyisolate.OutputExceeded, pyisolate.TimeoutError):
             sandbox.exec(source, **over_time)
@@ -235,7 +237,9 @@ def _settle(supervisor: pyisolate.Supervisor) -> None:
         draining = 0 if tree is None else len(tree._draining)
         _, below = leaks.children()
         if pool.counts() > (POOL, 0):
-            supervisor.spawn("surplus").close()  # who waited for a cell had asked for one more, and was served before
+            supervisor.spawn(
+                "surplus", limits=LIMITS
+            ).close()  # who waited for a cell had asked for one more, and was served before
         if pool.counts() == (POOL, 0) and len(pool._live) == POOL == below and not draining:
             return
         time.sleep(0.02)
