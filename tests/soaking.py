@@ -236,10 +236,8 @@ def _settle(supervisor: pyisolate.Supervisor) -> None:
             tree._drain()
         draining = 0 if tree is None else len(tree._draining)
         _, below = leaks.children()
-        if pool.counts() > (POOL, 0):
-            supervisor.spawn(
-                "surplus", limits=LIMITS
-            ).close()  # who waited for a cell had asked for one more, and was served before
+        if pool.counts() > (POOL, 0):  # who waited for a cell had asked for one more, and was served before it came
+            supervisor.spawn("surplus", limits=LIMITS).close()
         if pool.counts() == (POOL, 0) and len(pool._live) == POOL == below and not draining:
             return
         time.sleep(0.02)
