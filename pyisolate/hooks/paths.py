@@ -7,6 +7,7 @@ look-ups nor a patched `os` changes what is asked. What cannot be resolved is No
 from __future__ import annotations
 
 import _thread
+import errno
 import os
 import pathlib
 import posix
@@ -140,11 +141,10 @@ def _resolve(path: str) -> str | None:
         return None
     here = f"{parent}/{tail}" if parent != "/" else f"/{tail}"
     try:
-        if stat.S_ISLNK(_lstat(here).st_mode):
-            return _walk(here)[0]
+        _readlink(here)  # lstat would be refused, and recorded, where BPF-LSM decides: no operation of the guest
     except (OSError, ValueError):
-        pass
-    return here
+        return here
+    return _walk(here)[0]
 
 
 def _walk(path: str) -> tuple[str | None, bool]:
@@ -163,14 +163,14 @@ def _walk(path: str) -> tuple[str | None, bool]:
             continue
         done.append(name)
         here = "/" + "/".join(done)
-        try:
-            if not stat.S_ISLNK(_lstat(here).st_mode) or here in _SELF_LINKS:
-                continue
-            links += 1
-            target = _readlink(here)
-        except (OSError, ValueError):
-            missing = True
+        if here in _SELF_LINKS:
             continue
+        try:
+            target = _readlink(here)
+        except (OSError, ValueError) as error:
+            missing = missing or getattr(error, "errno", None) != errno.EINVAL  # EINVAL: it is there, and no link
+            continue
+        links += 1
         # a loop, or a descriptor's magic link ("pipe:[1]")
         if links > _LINK_LIMIT or (here.startswith("/proc/") and not target.startswith("/") and ":[" in target):
             return None, False
