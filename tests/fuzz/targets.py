@@ -115,7 +115,7 @@ class Model:
     """What the host's state machine must accept, said again in other words."""
 
     def __init__(self) -> None:
-        self.state, self.asked, self.last, self.reloads = "warming", 0, 0, list[int]()
+        self.state, self.asked, self.reloads, self.issued = "warming", 0, list[int](), list[int]()
 
     def may(self, frame: Any) -> bool:
         """Say whether this frame may come now, and go on if so."""
@@ -136,36 +136,39 @@ class Model:
     def host(self, step: str) -> bool:
         """Say whether the host may do this now, and go on if so."""
         if step == "reload":
-            if self.state not in ("idle", "running"):
-                return False
-            self.last += 1
-            self.reloads.append(self.last)
-            return True
+            return self.state in ("idle", "running")
         if self.state != "idle":
             return False
-        if step == "request":
-            self.last += 1
-            self.asked = self.last
         self.state = {"request": "running", "handout": "handout"}[step]
         return True
 
+    def numbered(self, step: str, number: Any) -> None:
+        """Note the number that the host gave to what it asked."""
+        if step in ("request", "reload"):
+            self.issued.append(number)
+        if step == "request":
+            self.asked = number
+        elif step == "reload":
+            self.reloads.append(number)
 
-def a_frame(source: Bytes) -> wire.GuestFrame:
-    """Build a frame from an input."""
+
+def a_frame(source: Bytes, issued: list[int]) -> wire.GuestFrame:
+    """Build a frame from an input; it answers one of the requests that were made, or none."""
     kind, number = source.number() % 7, source.number() % 8
+    answered = issued[-number] if 0 < number <= len(issued) else number
     if kind == 0:
         return wire.Warm(steps=(source.text(),))
     if kind == 1:
         return wire.Ready(steps=(), failed=((source.text(), source.text()),))
     if kind == 2:
-        return wire.Done(id=number, encoded=source.take(number))
+        return wire.Done(id=answered, encoded=source.take(number))
     if kind == 3:
-        return wire.Failed(id=number, type_name=source.text(), message="", traceback="", sequence=number)
+        return wire.Failed(id=answered, type_name=source.text(), message="", traceback="", sequence=number)
     if kind == 4:
         return wire.GuestMessage(encoded=source.take(number))
     if kind == 5:
         return wire.Denial(record=msgspec.structs.replace(RECORD, target=source.text(), count=number))
-    return wire.Reloaded(id=number)
+    return wire.Reloaded(id=answered)
 
 
 def conversation(data: bytes) -> None:
@@ -177,13 +180,13 @@ def conversation(data: bytes) -> None:
             name = ("request", "handout", "reload")[step % 3]
             start: Callable[[], Any] = getattr(host, f"start_{name}")
             if model.host(name):
-                start()
+                model.numbered(name, start())
             else:
                 with contextlib.suppress(wire.WireError):
                     start()
                     raise AssertionError(f"the host may not start a {name} while {model.state}")
             continue
-        raw = source.take(source.number()) if step < 80 else wire.encode(a_frame(source))
+        raw = source.take(source.number()) if step < 80 else wire.encode(a_frame(source, model.issued))
         if 80 <= step < 112:
             place, byte = source.number(), source.number()
             raw = bytes((*raw[:place], byte, *raw[place + 1 :])) if step % 2 else raw[:place]
