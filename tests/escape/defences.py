@@ -56,8 +56,8 @@ def _without_seccomp(supervisor: Any) -> None:
     from pyisolate.native.seccomp import ALLOW, FilterSpec, compile_filter
 
     program = compile_filter(FilterSpec(rules=(), default=ALLOW, foreign=ALLOW))
-    seccomp.cell_program = lambda **_: program  # type: ignore[assignment]
-    seccomp.thread_program = lambda **_: program  # type: ignore[assignment]
+    seccomp.cell_program = lambda **_: program
+    seccomp.thread_program = lambda **_: program
 
 
 def _without_namespaces(supervisor: Any) -> None:
@@ -145,7 +145,7 @@ def _without_notification(supervisor: Any) -> None:
     add = notify.Listener.add
 
     def switch_off() -> None:
-        notify.Listener.add = lambda self, key, fd, _policy: add(self, key, fd, None)  # type: ignore[method-assign]
+        notify.Listener.add = lambda self, key, fd, _policy: add(self, key, fd, None)  # type: ignore[assignment,method-assign]
         notify.Listener.bind = lambda *_: None  # type: ignore[method-assign]
 
     _once_proven(supervisor, switch_off)
