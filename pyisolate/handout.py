@@ -183,6 +183,8 @@ def _report(supervisor: Supervisor, sandbox: Sandbox, order: CellOrder, answer: 
         lease=sandbox._lease,
         cgroup_reason=supervisor._cgroup_reason,
     )
+    if sandbox._report.missing:
+        plan.require_listener()  # else its calls fail in ways that name anything but the listener
     if order.enforcement == "strict" and sandbox._report.missing:
         raise EnforcementError(
             f"spawn {sandbox.name!r}: {'; '.join(sandbox._report.missing)}",

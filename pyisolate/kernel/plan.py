@@ -222,15 +222,19 @@ class KernelPlan:
             return
         self.listener.attach_warm(descriptor, f"cell:{pid}")
 
+    def require_listener(self) -> None:
+        """Raise EnforcementError when the listener that cells wait for has ended: the kernel fails their calls."""
+        if self.listener is not None and not self.listener.alive:
+            raise EnforcementError(
+                "decide system calls: the notification listener has ended",
+                missing="seccomp",
+                hint="close this supervisor and start another",
+            )
+
     def bind(self, pid: int, sandbox_id: str, prepared: Prepared) -> None:
         """From here on the listener decides a cell's calls by the policy. Raises EnforcementError if it has ended."""
+        self.require_listener()
         if self.listener is not None:
-            if not self.listener.alive:
-                raise EnforcementError(
-                    "decide system calls: the notification listener has ended",
-                    missing="seccomp",
-                    hint="close this supervisor and start another",
-                )
             self.listener.bind(
                 f"cell:{pid}",
                 sandbox_id,
