@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import socket
 import threading
+import time
 from pathlib import Path
 
 from ..capability import Capability
@@ -23,6 +25,8 @@ from .bpf_state import BpfPolicy, Count, Flow
 from .enforcer import Availability, Status
 
 ENFORCER = "cgroup-bpf"
+#: A probe takes milliseconds; a group this old whose maker is gone is left over (seconds).
+_PROBED_WITHIN_S = 60.0
 
 
 def unified() -> Path | None:
@@ -132,7 +136,8 @@ class CgroupBpfEnforcer(BpfEnforcer):
         if mount is None:
             return _unavailable("cgroup v2 is not mounted", "mount -t cgroup2 none /sys/fs/cgroup/unified")
         # not "pyisolate.": the sweeper of limits/cgroup.py takes that for its own
-        folder = mount / f"pyisolate-probe.{os.getpid()}"
+        folder = mount / f"pyisolate-probe.{os.getpid()}.{secrets.token_hex(4)}"
+        _remove_stale_probes(mount)
         try:
             folder.mkdir()
         except OSError as error:
@@ -151,6 +156,15 @@ class CgroupBpfEnforcer(BpfEnforcer):
         if not proof:
             return _unavailable("the programs are attached, but refused nothing", "")
         return Availability(enforcer=ENFORCER, status=Status.AVAILABLE, proof=proof)
+
+
+def _remove_stale_probes(mount: Path) -> None:
+    """Remove the groups of hosts that were killed while they probed."""
+    for folder in mount.glob("pyisolate-probe.*"):
+        with contextlib.suppress(OSError, ValueError):
+            owner, age_s = int(folder.name.split(".")[1]), time.time() - folder.stat().st_mtime
+            if age_s > _PROBED_WITHIN_S and not Path(f"/proc/{owner}").exists():
+                folder.rmdir()
 
 
 def _unavailable(reason: str, remedy: str) -> Availability:

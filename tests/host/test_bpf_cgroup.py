@@ -20,7 +20,7 @@ from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
 from pyisolate.errors import EnforcementError
 from pyisolate.kernel import bpf_cgroup
-from pyisolate.kernel.bpf_cgroup import CgroupBpfEnforcer
+from pyisolate.kernel.bpf_cgroup import CgroupBpfEnforcer, _remove_stale_probes, unified
 from pyisolate.kernel.bpf_state import Count, PolicySlots
 from pyisolate.policy.compiled import CompiledPolicy, NetAction, NetRule
 from pyisolate.telemetry.event import KernelRecord
@@ -349,3 +349,22 @@ def test_nothing_is_left_in_the_kernel(domain: Path) -> None:
         while ours() > before and time.monotonic() < deadline:
             time.sleep(0.1)
     assert ours() <= before
+
+
+def test_the_probe_removes_what_a_killed_host_left() -> None:
+    require("cgroup_bpf", os.geteuid() == 0 and (mount := unified()) is not None, "needs root and cgroup v2")
+    assert mount is not None
+    gone = subprocess.Popen(["/bin/true"])
+    gone.wait()
+    stale, fresh = (mount / f"pyisolate-probe.{gone.pid}.{word}" for word in ("stale", "fresh"))
+    for folder in (stale, fresh):
+        folder.mkdir()
+    try:
+        os.utime(stale, (0, 0))
+        _remove_stale_probes(mount)
+        assert not stale.exists()
+        assert fresh.exists(), "its maker may be in another pid namespace, and at work"
+    finally:
+        for folder in (stale, fresh):
+            if folder.exists():
+                folder.rmdir()
