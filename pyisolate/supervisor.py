@@ -333,6 +333,7 @@ class Supervisor:
     ) -> Sandbox:
         """Hand out a spare where one fits, a warm cell otherwise."""
         spares = self._spares[self._plan.is_native(order.prepared)]
+        self._plan.require_listener()  # a spare was bound while it lived
         sandbox = spares.take(order) if cwd == "/" else None
         if sandbox is None or not handout.adopt(sandbox, context, order, env):
             sandbox = handout.spawn_cell(self, context, order, env, cwd)

@@ -150,3 +150,12 @@ def test_a_working_directory_of_its_own_means_no_spare(own: pyisolate.Supervisor
     with own.spawn("elsewhere", policy, cwd="/usr/share") as sandbox:
         assert sandbox.pid not in pids
         assert sandbox.eval("__import__('os').getcwd()") == "/usr/share"
+
+
+def test_nobody_gets_a_spare_whose_listener_has_ended(own: pyisolate.Supervisor) -> None:
+    make_spares(own, COMPUTE)
+    listener = own.plan.listener
+    assert listener is not None
+    listener.close()
+    with pytest.raises(pyisolate.EnforcementError, match="listener has ended"):
+        own.spawn("undecided", COMPUTE)
