@@ -22,8 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = os.path.relpath(sys.prefix, ROOT)
-#: What `make test` runs: half an hour on two cores. `make test TIERS=faults` runs the rest: its tests of a dying listener
-#: are close to their own deadline on a slow machine.
+#: What `make test` runs: half an hour on two cores. `make test TIERS=faults` runs the rest: its tests of a dying
+#: listener are close to their own deadline on a slow machine.
 TIERS = ("unit", "host", "escape", "clients", "vm")
 ON_REQUEST = ("faults",)
 ORDINARY_UID = 65534
