@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -32,6 +33,7 @@ _log = logging.getLogger("pyisolate.kernel")
 _GROUPS = {"fs": "fs", "net": "net", "process": "process", "import": "import", "random": "random"}
 #: A flood of refusals costs the host a wake-up a millisecond, not one each; requests that end drain by themselves.
 _PACE_S = 0.001
+_PACE_MAX_S = 0.02
 _REMEMBERED_POLICIES = 256
 
 
@@ -203,8 +205,10 @@ class Listener:
         self._native.wake()
         if self._thread.is_alive():
             self._thread.join()
+        self._native.halt()  # before the last drain: who floods would never let it end
         with self._drain_lock:
-            self._drain_all()
+            while key := self._native.next():
+                self._drain_key(key)
             self._native.close()
 
     # -- sandboxes ------------------------------------------------------------------------------------------
@@ -375,10 +379,9 @@ class Listener:
 
     def _drain_key(self, key: int) -> None:
         with self._drain_lock:
-            for _ in range(max(1, self._native.pending(key))):  # what came after the call is not waited for
-                records = self._native.pop(key)
-                if not records:
-                    return
+            left = self._native.pending(key)  # what comes after this is not waited for
+            while left > 0 and (records := self._native.pop(key, left)):
+                left -= len(records)
                 for record in records:
                     self._hand_over(record)
 
@@ -397,15 +400,21 @@ class Listener:
         except Exception:
             _log.exception("a record sink failed; the refusal stands and is counted")
 
-    def _drain_all(self) -> None:
-        while key := self._native.next():
+    def _drain_round(self) -> None:
+        """Hand over what each sandbox has recorded, each once at most, however much comes meanwhile."""
+        for _ in range(len(self._by_key)):
+            key = self._native.next()
+            if not key:
+                return
             self._drain_key(key)
 
     def _drain(self) -> None:
         while not self._closing.is_set():
             if self._native.wait(-1):
+                began = time.monotonic()
                 try:
-                    self._drain_all()
+                    self._drain_round()
                 except Exception:  # the next batch must not wait for a restart
                     _log.exception("a batch of records could not be read; they are counted all the same")
-                self._closing.wait(_PACE_S)
+                # a guest that is refused all the time gets half a processor of its host, not a whole one
+                self._closing.wait(min(max(_PACE_S, time.monotonic() - began), _PACE_MAX_S))

@@ -157,6 +157,10 @@ class Listener:
         """Start the thread."""
         check(lib.notify_start(self._handle), "start the notification listener")
 
+    def halt(self) -> None:
+        """Stop the thread, for good: what cells ask from then on fails with ENOSYS. Records and counters stay."""
+        lib.notify_halt(self._handle)
+
     def close(self) -> None:
         """Stop the thread; calls of cells that are left fail with ENOSYS from then on. No other call may follow."""
         if self._handle is not None:
@@ -201,16 +205,16 @@ class Listener:
         lib.notify_wake(self._handle)
 
     def next(self) -> int:
-        """Return the key of a sandbox that has records, or 0."""
+        """Return the key of a sandbox that has records, or 0; each in turn. One caller at a time."""
         return int(lib.notify_next(self._handle))
 
     def pending(self, key: int) -> int:
         """Return how many records of a sandbox wait."""
         return int(lib.notify_pending(self._handle, key))
 
-    def pop(self, key: int) -> list[Record]:
-        """Take a sandbox's records, a batch at most. One caller at a time."""
-        taken = lib.notify_pop(self._handle, key, self._records, _BATCH)
+    def pop(self, key: int, limit: int = _BATCH) -> list[Record]:
+        """Take up to `limit` of a sandbox's records, a batch at most. One caller at a time."""
+        taken = lib.notify_pop(self._handle, key, self._records, min(limit, _BATCH))
         return [_record(self._records[i]) for i in range(taken)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from require import require
 
 import pyisolate
 from pyisolate import Policy
@@ -143,6 +145,77 @@ def test_one_that_floods_does_not_starve_another(supervisor: pyisolate.Superviso
             stop.set()
             flooder.join()
     assert slowest < 1.0
+
+
+FLOOD = (
+    "import ctypes, threading, time\n"
+    "libc = ctypes.CDLL(None, use_errno=True)\n"
+    "def flood(seconds):\n"
+    "    def ask():\n"
+    "        while time.monotonic() < end: libc.unshare(0x10000000)\n"
+    "    end = time.monotonic() + seconds\n"
+    "    threads = [threading.Thread(target=ask) for _ in range(4)]\n"
+    "    [t.start() for t in threads]\n    [t.join() for t in threads]\n"
+)
+
+
+class First:
+    """A sink that remembers when a sandbox's first event came, by the sandbox's name."""
+
+    immediate = True
+
+    def __init__(self) -> None:
+        self.came: dict[str, float] = {}
+
+    def emit(self, event: pyisolate.DenialEvent) -> None:
+        self.came.setdefault(event.sandbox, time.monotonic())
+
+    def close(self) -> None:
+        pass
+
+    def wait(self, name: str, timeout_s: float) -> float:
+        end = time.monotonic() + timeout_s
+        while name not in self.came and time.monotonic() < end:
+            time.sleep(0.01)
+        return self.came[name]
+
+
+def test_a_flood_at_the_listener_holds_back_neither_anothers_events_nor_the_end() -> None:
+    """Refusals come faster than Python reads them: the drain takes turns, and closing does not wait for it to end."""
+    first = First()
+    recorder = Recorder(sinks=[first], alerts=None)
+    compute = Policy.preset("compute").with_limits(wall="60s", cpu="60s")
+    with pyisolate.Supervisor(pool_size=0, recorder=recorder) as supervisor:
+        require("seccomp", supervisor._plan.listener is not None, "no notification listener here")
+        noisy, quiet = supervisor.spawn("noisy", compute), supervisor.spawn("quiet", compute)
+        noisy.exec(FLOOD)  # the earlier of the two at the listener
+        quiet.exec("import ctypes, time\nlibc = ctypes.CDLL(None, use_errno=True)")
+
+        def flood() -> None:
+            with contextlib.suppress(pyisolate.SandboxError):
+                noisy.exec("flood(20)")
+
+        def ask() -> None:
+            with contextlib.suppress(pyisolate.SandboxError):
+                quiet.exec("libc.unshare(0x10000000); post(1); time.sleep(20)")
+
+        threads = [threading.Thread(target=flood), threading.Thread(target=ask)]
+        threads[0].start()
+        first.wait("noisy", 10)  # the control: the flood has begun
+        threads[1].start()
+        quiet.recv(timeout=15)
+        refused = time.monotonic()
+        late = first.wait("quiet", 15) - refused
+        began = time.monotonic()
+        supervisor._plan.listener.close()
+        closed = time.monotonic() - began
+        noisy.kill()
+        quiet.kill()
+        for thread in threads:
+            thread.join()
+    recorder.shutdown(timeout=1)
+    assert late < 5
+    assert closed < 5
 
 
 class Slow:

@@ -37,6 +37,7 @@ typedef struct notify_policy notify_policy;
 
 notify_listener *notify_create(const uint8_t *capability, const uint8_t *traits, const int8_t *path_argument);
 int notify_start(notify_listener *l);
+void notify_halt(notify_listener *l);
 void notify_destroy(notify_listener *l);
 int notify_alive(notify_listener *l);
 

@@ -210,6 +210,7 @@ typedef struct notify_listener {
 	int next_slot;
 	struct notify_wait *waits, *tick_cursor, *dead_waits;
 	uint64_t dirty[NOTIFY_SLOTS / 64];
+	int halted, drained; /* drained: where notify_next goes on */
 	int drain_waits;
 	struct notify_source wake_source;
 	size_t notif_bytes, response_bytes;

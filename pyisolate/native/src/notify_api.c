@@ -118,11 +118,32 @@ static int notify_alive(notify_listener *l)
 	return !l->forked && __atomic_load_n(&l->running, __ATOMIC_ACQUIRE);
 }
 
-/* No drain may be under way. Cells that are left fail closed: the kernel answers ENOSYS for a closed listener. */
+/* Decide nothing more, for good: calls that wait, and all to come, get ENOSYS from the kernel, which is what a closed
+ * listener means. Records stay, so that they can be drained in peace: nobody adds any. */
+static void notify_halt(notify_listener *l)
+{
+	if (l->forked || l->halted)
+		return;
+	l->halted = 1;
+	__atomic_store_n(&l->stopping, 1, __ATOMIC_RELEASE);
+	if (l->thread) {
+		notify_interrupt(l, l->wake);
+		pthread_join(l->thread, NULL);
+	}
+	pthread_mutex_lock(&l->job_lock);
+	pthread_cond_signal(&l->job_ready);
+	pthread_mutex_unlock(&l->job_lock);
+	if (l->injector)
+		pthread_join(l->injector, NULL);
+	notify_fail_closed(l);
+}
+
+/* No drain may be under way. */
 static void notify_destroy(notify_listener *l)
 {
 	if (l->forked)
 		return; /* what the parent's threads were doing to it is unknown */
+	notify_halt(l);
 	pthread_mutex_lock(&notify_all_lock);
 	for (notify_listener **at = &notify_all; *at; at = &(*at)->next)
 		if (*at == l) {
@@ -130,21 +151,11 @@ static void notify_destroy(notify_listener *l)
 			break;
 		}
 	pthread_mutex_unlock(&notify_all_lock);
-	__atomic_store_n(&l->stopping, 1, __ATOMIC_RELEASE);
-	if (l->thread) {
-		notify_interrupt(l, l->wake);
-		pthread_join(l->thread, NULL);
-	}
 	for (int i = 0; i < l->next_slot; i++)
 		if (l->slots[i]) {
 			l->slots[i]->next_dead = l->dead;
 			l->dead = l->slots[i];
 		}
-	pthread_mutex_lock(&l->job_lock);
-	pthread_cond_signal(&l->job_ready);
-	pthread_mutex_unlock(&l->job_lock);
-	if (l->injector)
-		pthread_join(l->injector, NULL);
 	while (l->jobs) {
 		struct notify_job *job = l->jobs;
 		l->jobs = job->next;
@@ -288,19 +299,26 @@ static int notify_wait(notify_listener *l, int timeout_ms)
 	return notify_any_dirty(l);
 }
 
-/* The key of a sandbox that has records, or 0; its mark is taken away. */
+/* The key of a sandbox that has records, or 0; its mark is taken away. Goes round, so that no sandbox, by being refused
+ * all the time, keeps others waiting. One caller at a time. */
 static uint64_t notify_next(notify_listener *l)
 {
+	int words = NOTIFY_SLOTS / 64, from = l->drained / 64;
+
 	if (l->forked)
 		return 0;
-	for (int i = 0; i < NOTIFY_SLOTS / 64; i++) {
-		uint64_t bits = __atomic_load_n(&l->dirty[i], __ATOMIC_SEQ_CST);
+	for (int i = 0; i <= words; i++) { /* the first word twice: what lies before the last one comes last */
+		int word = (from + i) % words;
+		uint64_t bits = __atomic_load_n(&l->dirty[word], __ATOMIC_SEQ_CST);
+		if (!i)
+			bits &= ~0ULL << (l->drained % 64);
 		while (bits) {
 			int bit = __builtin_ctzll(bits);
 			bits &= bits - 1;
-			__atomic_and_fetch(&l->dirty[i], ~(1ULL << bit), __ATOMIC_SEQ_CST);
+			__atomic_and_fetch(&l->dirty[word], ~(1ULL << bit), __ATOMIC_SEQ_CST);
+			l->drained = (word * 64 + bit + 1) % NOTIFY_SLOTS;
 			pthread_mutex_lock(&l->lock);
-			struct notify_sandbox *s = l->slots[i * 64 + bit];
+			struct notify_sandbox *s = l->slots[word * 64 + bit];
 			uint64_t key = s ? s->key : 0;
 			pthread_mutex_unlock(&l->lock);
 			if (key)
