@@ -20,6 +20,9 @@ from .enforcer import RecordSink
 
 _log = logging.getLogger("pyisolate.kernel.bpf")
 
+#: More records than the ring buffer holds at a time (4 MiB; bpf/maps.bpf.h): who drains does not wait for later ones.
+_FULL_RING = 32768
+
 
 class Records:
     """Turns ring buffer bytes into `KernelRecord`s, in one thread of its own; `drain` empties the buffer at once."""
@@ -51,7 +54,7 @@ class Records:
     def drain(self) -> int:
         """Hand on every record that is in the buffer now; return how many. What was refused before is then recorded."""
         with self._lock:
-            return self._ring.consume() if self._sink is not None else 0
+            return self._ring.consume(_FULL_RING) if self._sink is not None else 0
 
     def _receive(self, data: bytes) -> None:
         try:

@@ -6,6 +6,7 @@ here. Nothing else in this module may be called where it is not.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Callable, Iterator
@@ -300,28 +301,27 @@ def btf_member(object_path: str, struct: str, member: str = "") -> int:
 def _on_record(handle: Any, data: Any, size: int) -> int:
     ring = _ffi.from_handle(handle)
     ring.receive(bytes(_ffi.buffer(data, size)))
-    return 0
+    ring.left -= 1
+    return 0 if ring.left else -errno.EAGAIN  # libbpf stops there, after this record
 
 
 class Ring:
     """A consumer of one ring buffer map. `receive` is called with each record's bytes, in the polling thread."""
 
     def __init__(self, map_fd: int, receive: Callable[[bytes], None]) -> None:
-        self.receive = receive
+        self.receive, self.left = receive, 0
         self._self = _ffi.new_handle(self)
         self._handle = _lib.pyi_ring_open(map_fd, self._self)
         if self._handle == _ffi.NULL:
             raise _error(_ffi.errno or 22, "ring_buffer__new", map_fd)
         self.epoll_fd = int(_lib.ring_buffer__epoll_fd(self._handle))
 
-    def poll(self, timeout_ms: int) -> int:
-        """Wait for records and hand them on; return how many."""
-        result = int(_lib.ring_buffer__poll(self._handle, timeout_ms))
-        return 0 if result == -4 else check(result, "ring_buffer__poll")  # EINTR
-
-    def consume(self) -> int:
-        """Hand on what is there, without waiting; return how many."""
-        return check(int(_lib.ring_buffer__consume(self._handle)), "ring_buffer__consume")
+    def consume(self, limit: int) -> int:
+        """Hand on what is there, without waiting and `limit` at most: it may come faster than it is read. Return how
+        many."""
+        self.left = limit
+        result = int(_lib.ring_buffer__consume(self._handle))
+        return limit if result == -errno.EAGAIN else check(result, "ring_buffer__consume")
 
     def close(self) -> None:
         """Stop consuming."""

@@ -42,7 +42,6 @@ int pyi_grace_period(void);
 int pyi_pidfd_open(int pid, unsigned int flags);
 
 struct ring_buffer *pyi_ring_open(int map_fd, void *handle);
-int ring_buffer__poll(struct ring_buffer *ring, int timeout_ms);
 int ring_buffer__consume(struct ring_buffer *ring);
 int ring_buffer__epoll_fd(const struct ring_buffer *ring);
 void ring_buffer__free(struct ring_buffer *ring);
