@@ -90,7 +90,7 @@ def without(names: list[str], configuration: str, only: str, kept: Path | None) 
     for name in names:
         with tempfile.TemporaryDirectory(prefix="pyisolate-escape-") as folder:
             saved = Path(folder, "results.json")
-            chosen = only or defences.FAMILY_GROUPS.get(name, "")
+            chosen = only or defences.groups(name, configurations.INSIDE_VM)
             command = [sys.executable, "-m", "tests.escape", "--in", configuration, "--only", chosen]
             subprocess.run(
                 [*command, "--save", str(saved)],
@@ -168,7 +168,7 @@ def names_of(wanted: str, where: str) -> list[str]:
     """Return the defences to switch off."""
     if wanted != "all":
         return wanted.split(",")
-    return list(defences.BPF_FAMILIES if where.startswith("vm") else defences.ON_HOST)
+    return list(defences.ON_VM if where.startswith("vm") else defences.ON_HOST)
 
 
 def main() -> int:

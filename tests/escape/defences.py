@@ -129,8 +129,10 @@ def _without_hooks(words: str) -> Callable[[Any], None]:
     hooks = frozenset(words.split())
 
     def switch_off(_supervisor: Any) -> None:
-        from pyisolate.kernel import bpf_loader
+        from pyisolate.kernel import bpf_loader, bpf_plan
 
+        # proven first, with all of them: otherwise the root view would take their place
+        assert bpf_plan._probed("bpf-lsm").usable
         fits = bpf_loader.fits
         bpf_loader.fits = lambda program: bpf_loader.hook_of(program) not in hooks and fits(program)
         bpf_loader.NEEDED_HOOKS = frozenset()
@@ -172,6 +174,19 @@ ON_HOST = (
     "broker",
     "wire",
 )
+#: What seccomp refuses before a program is asked: beyond what seccomp alone stops, what does each family stop?
+ON_VM = (
+    *BPF_FAMILIES,
+    "seccomp",
+    *(f"seccomp+{family}" for family in ("bpf-process", "bpf-net", "bpf-memory", "bpf-floor", "bpf-self")),
+)
+
+
+def groups(name: str, inside_vm: bool) -> str:
+    """Return where the absence of these defences may show, as `--only` takes it."""
+    if name == "seccomp" and inside_vm:
+        name = "+".join(ON_VM)
+    return ",".join(dict.fromkeys(FAMILY_GROUPS[part] for part in name.split("+") if part in FAMILY_GROUPS))
 
 
 def apply(supervisor: Any) -> None:

@@ -60,14 +60,19 @@ def _defences(red: Red) -> str:
     lines = [
         "## Without one defence\n",
         "Each defence is switched off in the supervisor under attack (`tests/escape/defences.py`) and the techniques are",
-        "tried again. What then gets through is stopped by that defence alone; the rest is stopped twice.\n",
+        "tried again. What then gets through is stopped by that defence alone; the rest is stopped twice. Of two at once, what",
+        "either alone lets through as well is left out of the list.\n",
         "| without | configuration | tried | get through | stopped with another event or ending |",
         "|---|---|---|---|---|",
     ]
     details = []
     for name, by_configuration in red.items():
         for configuration, lists in by_configuration.items():
-            through, otherwise = lists["through"], lists["otherwise"]
+            known = [red.get(part, {}).get(configuration, {}) for part in name.split("+") if part != name]
+            through, otherwise = (
+                [key for key in lists[kind] if not any(key in one.get(kind, ()) for one in known)]
+                for kind in ("through", "otherwise")
+            )
             lines.append(f"| {name} | {configuration} | {len(lists['tried'])} | {len(through)} | {len(otherwise)} |")
             if through or otherwise:
                 details.append(f"\n**Without {name}** ({configuration}):\n")

@@ -25,6 +25,7 @@ DATES = {
     "telemetry/audit.py": "the names and ages of rotated files",
     "telemetry/merge.py": "the time that an event shows, and its id",
     "telemetry/alerts.py": "the time that an alert shows",
+    "kernel/bpf_cgroup.py": "the age of a dead host's probe group, which its file system dates by that clock",
     "cli/sources.py": "the time that a reader asks about",
 }
 
