@@ -1,6 +1,6 @@
 """Run the test tiers that this machine can run, and say exactly what ran, what did not, and why.
 
-The host tier runs twice where that is possible: as root and as an ordinary user, because both get the same promises.
+Two tiers run twice where that is possible: as root and as an ordinary user, because both get the same promises.
 Standard library only, so that a broken environment is reported and not crashed into.
 """
 
@@ -22,10 +22,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = os.path.relpath(sys.prefix, ROOT)
-#: What `make test` runs: half an hour on two cores. `make test TIERS=faults` runs the rest: its tests of a dying
-#: listener are close to their own deadline on a slow machine.
-TIERS = ("unit", "host", "escape", "clients", "vm")
-ON_REQUEST = ("faults",)
+#: What `make test` runs: half an hour on two cores.
+TIERS = ("unit", "host", "escape", "faults", "clients", "vm")
+#: As root, and again as an ordinary user. The escape tier looks after that itself.
+AS_BOTH = ("host", "faults")
 ORDINARY_UID = 65534
 
 #: Longer than any tier has taken (software-emulated virtual machines); a hang must not eat the whole CI hour.
@@ -151,21 +151,17 @@ def pytest_tier(
     return outcome
 
 
-def host_as_user(scratch: Path) -> Outcome:
-    """Run the host tier as an ordinary user, on a copy of the tree where that user could not read this one."""
-    title = "host (user)"
+def as_user(tier: str, scratch: Path) -> Outcome:
+    """Run a tier as an ordinary user, on a copy of the tree where that user could not read this one."""
+    title = f"{tier} (user)"
     if not shutil.which("setpriv"):
         return left_out(title, "user", "setpriv is not installed. Hint: apt-get install util-linux")
     home = scratch / "home"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     prefix = ["setpriv", f"--reuid={ORDINARY_UID}", f"--regid={ORDINARY_UID}", "--clear-groups"]
     tree = ROOT
     if not readable(prefix, tree):
-        tree = scratch / "tree"
-        print(f"uid {ORDINARY_UID} cannot read {ROOT}: testing a copy", flush=True)
-        ignore = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".hypothesis", "lib/modules")
-        shutil.copytree(ROOT, tree, symlinks=True, ignore=ignore, ignore_dangling_symlinks=True)
-        subprocess.run(["chmod", "-R", "a+rX", str(tree)], check=True)
+        tree = copied(scratch / "tree")
         if not readable(prefix, tree):
             return left_out(
                 title,
@@ -185,7 +181,17 @@ def host_as_user(scratch: Path) -> Outcome:
         "PYTHONPATH": str(tree),
         "PYISOLATE_REQUIRE": ",".join(sorted(required() - PRIVILEGED_FEATURES)),
     }
-    return pytest_tier("host", title, home, tree=tree, prefix=prefix, env=env)
+    return pytest_tier(tier, title, home, tree=tree, prefix=prefix, env=env)
+
+
+def copied(tree: Path) -> Path:
+    """Return a copy of this tree that everybody can read, made once."""
+    if not tree.exists():
+        print(f"uid {ORDINARY_UID} cannot read {ROOT}: testing a copy", flush=True)
+        ignore = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".hypothesis", "lib/modules")
+        shutil.copytree(ROOT, tree, symlinks=True, ignore=ignore, ignore_dangling_symlinks=True)
+        subprocess.run(["chmod", "-R", "a+rX", str(tree)], check=True)
+    return tree
 
 
 def readable(prefix: list[str], tree: Path) -> bool:
@@ -227,13 +233,13 @@ def run_tier(tier: str, scratch: Path) -> list[Outcome]:
     print(f"\n=== tier {tier} ===", flush=True)
     if tier == "vm":
         return [vm_tier(scratch)]
-    if tier != "host":
+    if tier not in AS_BOTH:
         return [pytest_tier(tier, tier, scratch)]
     if os.geteuid() != 0:
-        return [left_out("host (root)", "root", "not root"), pytest_tier("host", "host (user)", scratch)]
-    as_root = pytest_tier("host", "host (root)", scratch)
-    print(f"\n=== tier host, again as uid {ORDINARY_UID} ===", flush=True)
-    return [as_root, host_as_user(scratch)]
+        return [left_out(f"{tier} (root)", "root", "not root"), pytest_tier(tier, f"{tier} (user)", scratch)]
+    as_root = pytest_tier(tier, f"{tier} (root)", scratch)
+    print(f"\n=== tier {tier}, again as uid {ORDINARY_UID} ===", flush=True)
+    return [as_root, as_user(tier, scratch)]
 
 
 def print_table(outcomes: list[Outcome]) -> None:
@@ -252,7 +258,7 @@ def print_table(outcomes: list[Outcome]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tiers", nargs="*", choices=[*TIERS, *ON_REQUEST, []], help="which tiers to run (all)")
+    parser.add_argument("tiers", nargs="*", choices=[*TIERS, []], help="which tiers to run (all)")
     chosen = parser.parse_args().tiers or TIERS
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="pyisolate-test-", ignore_cleanup_errors=True) as name:
