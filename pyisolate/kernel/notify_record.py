@@ -35,6 +35,11 @@ _REASONS = {
 #: Calls that the filter stops for their mode argument alone.
 _BY_MODE = frozenset({"open", "openat", "creat", "chmod", "fchmod", "fchmodat", "fchmodat2", "mknod", "mknodat"})
 _SPECIAL_FILE = "no policy can grant set-user-id or set-group-id bits, nor device files"
+_MULTIPATH = (
+    "multipath TCP opens connections of its own, to addresses that no rule names. Hint: plain TCP, or "
+    "Supervisor(network='listener'), which serves it as such"
+)
+_IPPROTO_MPTCP = 262
 _O_ACCMODE, _O_CREAT, _O_TMPFILE = 0o3, 0o100, 0o20000000
 
 
@@ -50,6 +55,8 @@ def kernel_record(
     if syscall in _BY_MODE and verdict is Verdict.DENY:
         # Files are decided elsewhere: what the filter refuses of these calls is the mode, which no rule speaks of.
         code, reason = DenialCode.ALWAYS_DENIED, _SPECIAL_FILE
+    elif syscall == "socket" and code is DenialCode.ALWAYS_DENIED and record.args[2] & 0xFFFFFFFF == _IPPROTO_MPTCP:
+        reason = _MULTIPATH
     return KernelRecord(
         sandbox_id=sandbox_id,
         enforcer=ENFORCER,

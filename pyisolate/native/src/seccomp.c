@@ -55,6 +55,7 @@ static int seccomp_no_new_privs(void)
 struct seccomp_courier {
 	int ready; /* futex: 0 wait, 1 go, 2 give up */
 	int listener, peer, error;
+	pid_t owner;
 	const void *data;
 	size_t data_bytes;
 };
@@ -63,6 +64,10 @@ static int seccomp_courier_run(void *argument)
 {
 	struct seccomp_courier *c = argument;
 
+	/* A process of its own: without a pid namespace nothing else would end it when its owner is killed. */
+	syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+	if (syscall(SYS_getppid) != c->owner)
+		syscall(SYS_exit, 0);
 	while (__atomic_load_n(&c->ready, __ATOMIC_ACQUIRE) == 0)
 		syscall(SYS_futex, &c->ready, FUTEX_WAIT, 0, NULL, NULL, 0);
 	if (c->ready == 1) {
@@ -97,7 +102,7 @@ static int seccomp_install_and_send(const void *program, size_t length_bytes, un
 				    const void *data, size_t data_bytes)
 {
 	_Alignas(16) char stack[16384];
-	struct seccomp_courier courier = { .peer = peer, .data = data, .data_bytes = data_bytes };
+	struct seccomp_courier courier = { .peer = peer, .owner = getpid(), .data = data, .data_bytes = data_bytes };
 	sigset_t all, before;
 
 	/* The courier shares the signal handlers of nobody and must not run Python's. */
