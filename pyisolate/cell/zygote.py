@@ -91,7 +91,7 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._children: set[int] = set()
-        self._rehearsal = guest.Rehearsal()
+        self.rehearsal = guest.Rehearsal()
 
     def serve(self) -> int:
         """Loop until the host is gone; returns the exit status."""
@@ -165,7 +165,7 @@ class Zygote:
             confine_at_fork(self._start.spec, {0, 1, 2, channel.fileno()}, steps)
             status = guest.main(
                 channel,
-                self._rehearsal,
+                self.rehearsal,
                 lambda: load_filter(
                     self._start.spec,
                     channel,
@@ -231,6 +231,7 @@ def main(descriptor: int) -> int:
     if start.drop_privileges:
         _become_unprivileged(start.spec)
     zygote = Zygote(control, start)
+    zygote.rehearsal.warm_up()
     gc.collect()
     gc.freeze()
     zygote._send(Started(pid=os.getpid(), failed_preloads=tuple(failed)), [])
