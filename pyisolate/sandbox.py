@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import os
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import cloudpickle
 import msgspec
 
+from .asynchronous import AsyncCalls
 from .capability import Capability
 from .cell import wire
 from .cell.channel import Backlog, Channel
@@ -31,6 +30,7 @@ from .errors import (
     TimeoutError,
 )
 from .limits.usage import TreeReader
+from .mailbox import Mailbox
 from .result import Output, OutputCallback, Result, Stats
 from .telemetry.event import DenialEvent, KernelRecord, SandboxContext
 from .telemetry.refusal import policy_error
@@ -53,7 +53,7 @@ _MAX_WAITING_BYTES = 64 << 20
 _REAP_TIMEOUT_S = 5.0
 
 
-class Sandbox:
+class Sandbox(AsyncCalls):
     """One guest with its policy, in a cell of its own. Made by `spawn`; a context manager that kills on exit.
 
     Methods may be called from any thread; requests of one sandbox run one after the other.
@@ -82,9 +82,7 @@ class Sandbox:
         self._outputs = {"stdout": Output(), "stderr": Output()}
         self._stream_callbacks: dict[str, OutputCallback | None] = {"stdout": None, "stderr": None}
         self._last_words = bytearray()
-        self._messages: deque[bytes] = deque()
-        self._waiting_bytes = 0
-        self._arrived = threading.Condition()
+        self._mailbox = Mailbox()
         self._state = "starting"
         self._ending: SandboxError | None = None
         self._state_lock = threading.Lock()
@@ -231,30 +229,25 @@ class Sandbox:
 
     def recv(self, timeout: float | None = None) -> Any:
         """Return the next object that the guest posted. Raises TimeoutError after `timeout` seconds."""
-        return self._decode(self._take(timeout), "recv from")
+        return self._received(self._take(timeout))
 
     def _take(self, timeout: float | None, given_up: threading.Event | None = None) -> bytes:
-        """Wait for a message and take it, unless the task that waits for it gives up before."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._arrived:
-            while not self._messages or (given_up is not None and given_up.is_set()):
-                if given_up is not None and given_up.is_set():
-                    raise asyncio.CancelledError
-                if self.closed:
-                    raise self._closed_error()
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise TimeoutError(f"recv from {self.name!r}: no message within {timeout} s", limit="timeout")
-                self._arrived.wait(left)
-            encoded = self._messages.popleft()
-            self._waiting_bytes -= len(encoded)
-            return encoded
+        encoded = self._mailbox.take(timeout, lambda: self._closed_error() if self.closed else None, given_up)
+        if encoded is None:
+            raise TimeoutError(f"recv from {self.name!r}: no message within {timeout} s", limit="timeout")
+        return encoded
 
     def _put_back(self, encoded: bytes) -> None:
-        with self._arrived:
-            self._messages.appendleft(encoded)
-            self._waiting_bytes += len(encoded)
-            self._arrived.notify()
+        self._mailbox.put_back(encoded)
+
+    def _wake(self) -> None:
+        self._mailbox.wake()
+
+    def _received(self, encoded: bytes) -> Any:
+        return self._decode(encoded, "recv from")
+
+    def _is_open(self) -> bool:
+        return self._state != "closed"
 
     def _decode(self, encoded: bytes, what: str) -> Any:
         try:
@@ -436,8 +429,7 @@ class Sandbox:
         self._end_with(SandboxClosed(f"sandbox {self.name!r} is closed"))
         self._state = "closed"
         self._supervisor.forget(self)
-        with self._arrived:
-            self._arrived.notify_all()
+        self._mailbox.wake()
 
     def __enter__(self) -> Self:
         return self
@@ -467,7 +459,7 @@ class Sandbox:
 
     def abandon(self) -> None:
         """In a forked child of the host: this is a copy of a sandbox that the parent runs."""
-        self._state_lock, self._arrived = threading.Lock(), threading.Condition()
+        self._state_lock, self._mailbox = threading.Lock(), Mailbox()
         self._ending = SandboxClosed(
             f"sandbox {self.name!r}: it belongs to the process that was forked", hint="spawn one in this process"
         )
@@ -549,12 +541,9 @@ class Sandbox:
             self._too_many_messages(f"{allowed} messages", self._message_count, allowed)
             return
         wire.check_value(frame.encoded)  # decoded by whoever receives it: until then it takes what it took on the wire
-        with self._arrived:
-            self._waiting_bytes += len(frame.encoded)
-            self._messages.append(frame.encoded)
-            self._arrived.notify()
-        if self._waiting_bytes > _MAX_WAITING_BYTES:
-            self._too_many_messages(f"{_MAX_WAITING_BYTES} bytes", self._waiting_bytes, _MAX_WAITING_BYTES)
+        self._mailbox.put(frame.encoded)
+        if (waiting := self._mailbox.waiting_bytes) > _MAX_WAITING_BYTES:
+            self._too_many_messages(f"{_MAX_WAITING_BYTES} bytes", waiting, _MAX_WAITING_BYTES)
 
     def _too_many_messages(self, limit: str, used: int, allowed: int) -> None:
         if self._ending is not None:
@@ -605,54 +594,7 @@ class Sandbox:
         """Wake whoever waits for a message that will not come."""
         if self._state != "closed":
             self._state = "ended"
-        with self._arrived:
-            self._arrived.notify_all()
-
-    # -- async ----------------------------------------------------------------------------------------------
-
-    async def aexec(self, source: str, **options: Any) -> Result:
-        """Like `exec`, without blocking the event loop. A cancelled task kills the sandbox."""
-        return await self._in_thread(functools.partial(self.exec, source, **options))  # type: ignore[no-any-return]
-
-    async def aeval(self, expression: str, **options: Any) -> Any:
-        """Like `eval`, without blocking the event loop."""
-        return await self._in_thread(functools.partial(self.eval, expression, **options))
-
-    async def acall(self, function: str | Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Like `call`, without blocking the event loop."""
-        return await self._in_thread(functools.partial(self.call, function, *args, **kwargs))
-
-    async def arecv(self, timeout: float | None = None) -> Any:
-        """Like `recv`, without blocking the event loop. A cancelled task takes no message."""
-        given_up = threading.Event()
-        try:
-            encoded = await self._supervisor.in_thread(lambda: self._take(timeout, given_up), undo=self._put_back)
-        except asyncio.CancelledError:
-            given_up.set()
-            with self._arrived:
-                self._arrived.notify_all()
-            raise
-        return self._decode(encoded, "recv from")
-
-    async def aclose(self) -> None:
-        """Like `close`, without blocking the event loop."""
-        if self._state != "closed":  # else the supervisor may be closed too, and its threads with it
-            await self._supervisor.in_thread(self.close)
-
-    async def _in_thread(self, function: Callable[[], Any]) -> Any:
-        try:
-            return await self._supervisor.in_thread(function)
-        except asyncio.CancelledError:
-            self.end("its task was cancelled")
-            raise
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
+        self._mailbox.wake()
 
 
 class _Owned:

@@ -10,6 +10,7 @@ processes are the host's own.
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
 import contextlib
 import ctypes
@@ -19,11 +20,13 @@ import queue
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from . import hooks
+from .asynchronous import AsyncCalls
 from .broker import Broker
 from .errors import EnforcementError, GuestError, PolicyError, SandboxClosed, SandboxError, TimeoutError
 from .kernel import seccomp as seccomp_programs
@@ -39,9 +42,11 @@ if TYPE_CHECKING:
     from .supervisor import Supervisor
 
 _STOP = object()
+#: In the queue of posted objects: look again at what changed.
+_LOOK = object()
 
 
-class SandboxThread:
+class SandboxThread(AsyncCalls):
     """One guest on one thread of this process; the same requests as `Sandbox`."""
 
     isolation = "thread"
@@ -62,7 +67,9 @@ class SandboxThread:
         self._on_stdout, self._on_stderr = on_stdout, on_stderr
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        # of C: an exception raised in the guest from outside cannot leave a lock of it held
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._put_backs: deque[Any] = deque()
         self._steps: list[str] = []
         self._failed: list[tuple[str, str]] = []
         self._state = "starting"
@@ -346,10 +353,39 @@ class SandboxThread:
 
     def recv(self, timeout: float | None = None) -> Any:
         """Return the next object that the guest posted. Raises TimeoutError."""
-        try:
-            return self._outbox.get(timeout=timeout)
-        except queue.Empty:
-            raise TimeoutError(f"recv from {self.name!r}: no message within {timeout} s", limit="timeout") from None
+        return self._take(timeout)
+
+    def _take(self, timeout: float | None, given_up: threading.Event | None = None) -> Any:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if given_up is not None and given_up.is_set():
+                raise asyncio.CancelledError
+            if self._put_backs:
+                return self._put_backs.popleft()
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                # nobody posts once it is closed: what is there is there
+                message = self._outbox.get(not self.closed, left)
+            except queue.Empty:
+                if self.closed:
+                    self._wake()  # the next one who waits
+                    raise SandboxClosed(f"sandbox {self.name!r} is closed") from None
+                raise TimeoutError(f"recv from {self.name!r}: no message within {timeout} s", limit="timeout") from None
+            if message is not _LOOK:
+                return message
+
+    def _put_back(self, message: Any) -> None:
+        self._put_backs.append(message)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._outbox.put(_LOOK)
+
+    def _received(self, message: Any) -> Any:
+        return message
+
+    def _is_open(self) -> bool:
+        return not self.closed
 
     def get_denial_events(self) -> list[DenialEvent]:
         """Return the stored denials, oldest first."""
@@ -394,6 +430,7 @@ class SandboxThread:
             return
         self._state = "closed"
         self._stop()
+        self._wake()
         self._supervisor.plan.unbind(self.id)
         self._supervisor.forget_thread(self.id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Iterator
@@ -123,3 +124,41 @@ def test_sinks_and_audit_log_of_a_confined_thread_are_not_confined(tmp_path: Pat
     assert len(list(tmp_path.iterdir())) > 1
     shown = [event.target for path in tmp_path.iterdir() for event in read_events(path)]
     assert sorted(set(shown)) == sorted({f"/etc/secret-{number}" for number in range(10)})
+
+
+def test_the_async_twin_on_a_thread(supervisor: pyisolate.Supervisor) -> None:
+    async def main() -> None:
+        async with await supervisor.aspawn("twin", isolation="thread") as sandbox:
+            assert (await sandbox.aexec("def double(x): return 2 * x\ndouble(4)")).value == 8
+            assert await sandbox.acall("double", 21) == 42
+            task = asyncio.create_task(sandbox.arecv())
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await sandbox.aexec("post('kept'); post('second')")
+            assert [await sandbox.arecv(timeout=5), await sandbox.arecv(timeout=5)] == ["kept", "second"]
+        assert sandbox.closed
+
+    asyncio.run(main())
+
+
+def test_nobody_waits_for_a_thread_that_is_closed(supervisor: pyisolate.Supervisor) -> None:
+    sandbox = supervisor.spawn("silent", isolation="thread")
+    ended: list[type[BaseException]] = []
+
+    def wait() -> None:
+        try:
+            sandbox.recv()
+        except pyisolate.SandboxError as error:
+            ended.append(type(error))
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    sandbox.exec("1")
+    assert not ended  # the control: they wait
+    sandbox.close()
+    for thread in threads:
+        thread.join(5)
+    assert ended == [pyisolate.SandboxClosed] * 3
