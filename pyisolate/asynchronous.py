@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from .result import Result
     from .supervisor import Supervisor
+
+_T = TypeVar("_T")
+#: Enough for every sandbox that waits: a thread that waits costs its stack's few pages.
+_MOST = 1024
+
+
+class HostThreads:
+    """The threads on which blocking calls wait for tasks. None is started before it is needed."""
+
+    def __init__(self) -> None:
+        self._executor: concurrent.futures.ThreadPoolExecutor | None = None
+        # not the supervisor's: its `start` holds that for a second, and this is an event loop
+        self._lock = threading.Lock()
+
+    async def run(self, function: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
+        """Run a blocking call. `undo` gets the result that comes after the task was cancelled."""
+        with self._lock:
+            if self._executor is None:
+                self._executor = concurrent.futures.ThreadPoolExecutor(_MOST, thread_name_prefix="pyisolate-async")
+            future = self._executor.submit(function)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if undo is not None:
+                future.add_done_callback(lambda done: _undo(done, undo))
+            raise
+
+    def close(self) -> None:
+        """Start nothing more; what runs goes on."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _undo(done: concurrent.futures.Future[_T], undo: Callable[[_T], object]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        undo(done.result())
 
 
 class AsyncCalls:

@@ -59,8 +59,7 @@ def reload(supervisor: Supervisor, sandboxes: Iterable[Sandbox], policy: Policy)
 
 
 def _begin(supervisor: Supervisor, sandbox: Sandbox, policy: Policy) -> _Follower:
-    prepared = supervisor.prepare(policy)
-    with sandbox.reload_lock:
+    with supervisor.tables.hold(policy) as prepared, sandbox.reload_lock:
         generation = sandbox._compiled.generation + 1
         compiled = msgspec.structs.replace(prepared.compiled, generation=generation)
         tightens_files = False

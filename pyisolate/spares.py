@@ -17,6 +17,7 @@ from . import handout
 from .errors import SandboxError
 
 if TYPE_CHECKING:
+    from .cell.channel import Channel
     from .cell.pool import Pool
     from .handout import CellOrder
     from .sandbox import Sandbox
@@ -116,21 +117,28 @@ class Spares:
 
     def _make(self) -> bool:
         """Hand out one more; False when there are enough, no cell is free, or it failed."""
-        with self._lock:
-            order = self._order
-            if order is None or len(self._ready) >= self._most:
+        order = self._order
+        if order is None:
+            return False
+        with self._supervisor.tables.keep(order.prepared) as there:
+            if not there:  # so many other policies came since that its tables are closed
+                self._forget_order(order)
                 return False
-            channel = self._pool.take_spare()
-            if channel is None:
-                return False
+            with self._lock:
+                if order is not self._order or len(self._ready) >= self._most:
+                    return order is not self._order
+                channel = self._pool.take_spare()
+                if channel is None:
+                    return False
+            return self._confine(channel, order)
+
+    def _confine(self, channel: Channel, order: CellOrder) -> bool:
         try:
             sandbox = handout.spare_cell(self._supervisor, channel, order, native=self._native)
         except (SandboxError, OSError) as error:
             # The next `spawn` meets the same with somebody to tell; until then there are no spares.
             _log.debug("spare for policy %s: %s", order.policy.name, error)
-            with self._lock:
-                self._order = None
-                self._recent.clear()
+            self._forget_order(order)
             self._pool.set_aside(-1)
             return False
         with self._lock:
@@ -140,6 +148,12 @@ class Spares:
                 return True
         self._end([sandbox])
         return False
+
+    def _forget_order(self, order: CellOrder) -> None:
+        with self._lock:
+            if self._order is order:
+                self._order = None
+                self._recent.clear()
 
     def _end(self, sandboxes: list[Sandbox]) -> None:
         for sandbox in sandboxes:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
-import errno
 import logging
 import os
 import secrets
@@ -19,6 +16,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from . import handout
+from .asynchronous import HostThreads
 from .capability import Capability
 from .cell import wire
 from .cell.channel import Channel
@@ -37,12 +35,12 @@ from .kernel.watched import WatchedFiles, let_through
 from .limits.cgroup import CgroupLease, CgroupTree
 from .limits.usage import Usage
 from .limits.watch import SandboxWatch
-from .native._result import advice, shortage
+from .native._result import shortage
 from .options import choose_actor, choose_policy, make_recorder, zygote_environment
 from .policy import Policy
-from .policy.compile import compile_policy
 from .policy.interpreter import InterpreterFiles
 from .policy.suggest import suggestion
+from .prepared import PreparedPolicies
 from .reload import reload
 from .result import OutputCallback
 from .sandbox import Sandbox
@@ -54,13 +52,12 @@ from .telemetry.metrics import SandboxRow
 from .telemetry.recorder import AlertObserver, Recorder
 from .telemetry.sandbox import SandboxTelemetry
 from .telemetry.sink import EventSink
+from .telling import telling, told
 
 _log = logging.getLogger("pyisolate.supervisor")
 _T = TypeVar("_T")
 #: nobody:nogroup on Debian; the cell's uid when the supervisor runs as root.
 CELL_UID = 65534
-#: Policies whose kernel tables are kept, beside those in use.
-PREPARED_KEPT = 64
 
 
 class Supervisor:
@@ -114,8 +111,8 @@ class Supervisor:
             kernel_events_per_s=kernel_events_per_s,
         )
         self._plan = plan if plan is not None else KernelPlan(self._traits, self._on_kernel_record)
+        self.tables = PreparedPolicies(self._plan, self._tables_in_use)
         self._watched = WatchedFiles()
-        self._interpreter: InterpreterFiles | None = None
         self._pool: Pool | None = None
         self._native_pool: Pool | None = None
         #: by the pool they come from: whether its cells are on the host's network
@@ -126,13 +123,9 @@ class Supervisor:
         self._leases: dict[int, CgroupLease] = {}
         self._sandboxes: dict[str, Sandbox] = {}
         self._threads: dict[str, Any] = {}
-        self._prepared: dict[tuple[str, str], Prepared] = {}
-        self._shadows: dict[str, Prepared] = {}
         self._lock = threading.RLock()
-        self._prepare_lock = threading.Lock()
         self._hostside: HostSide | None = None
-        self._executor: concurrent.futures.ThreadPoolExecutor | None = None
-        self._executor_lock = threading.Lock()
+        self._host_threads = HostThreads()
         self._state = "new"
         living.add(self)
 
@@ -151,7 +144,7 @@ class Supervisor:
                 self._start()
             except BaseException as error:
                 self._stop()
-                raise _told("start supervisor", error) from error
+                raise told("start supervisor", error) from error
             self._state = "running"
         return self
 
@@ -164,7 +157,7 @@ class Supervisor:
                 hint="map a range of uids (rootless containers do), pass cell_uid=, or run as an ordinary user",
             )
         self._plan.start()
-        self._interpreter = InterpreterFiles.discover()
+        self.tables.interpreter = InterpreterFiles.discover()
         self._cgroups, found = CgroupTree.open()
         self._cgroup_reason = found.reason
         self._plan.availability[found.enforcer] = found
@@ -208,10 +201,7 @@ class Supervisor:
         for lease in self._leases.values():
             lease.release()
         self._leases.clear()
-        for prepared in (*self._prepared.values(), *self._shadows.values()):
-            prepared.close()
-        self._prepared.clear()
-        self._shadows.clear()
+        self.tables.close()
         self._plan.close()
         if self._cgroups is not None:
             self._cgroups.close()
@@ -227,8 +217,7 @@ class Supervisor:
             sandbox.close()
         self.watch.stop()
         self._stop()
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+        self._host_threads.close()
         if self._hostside is not None:
             self._hostside.close()
         if self._owns_recorder:
@@ -291,36 +280,46 @@ class Supervisor:
         self.start()
         chosen = choose_policy(policy, limits, mode, allowed_imports)
         who = choose_actor(actor)
-        with _telling(f"spawn {name!r}: prepare policy {chosen.name!r}"):
-            prepared = self.prepare(chosen, isolation, enforcement)
-            if shadow is not None:
-                prepared = self._with_shadow(prepared, choose_policy(shadow, None, None, None))
-        sandbox_id = secrets.token_hex(8)
-        context = SandboxContext(
-            sandbox=name,
-            sandbox_id=sandbox_id,
-            policy=chosen.name,
-            policy_version=chosen.version,
-            policy_generation=prepared.compiled.generation,
-            isolation=isolation,
-            mode=prepared.compiled.mode,
-            actor=who,
-        )
-        if who is None and require_actor:
-            event = self._refuse_without_actor(context)
-            raise PolicyError(
-                f"spawn {name!r}: no actor was given", denial_event=event, hint="pass actor={'kind': ..., 'id': ...}"
+        with self._prepared(name, chosen, isolation, enforcement, shadow) as prepared:
+            context = SandboxContext(
+                sandbox=name,
+                sandbox_id=secrets.token_hex(8),
+                policy=chosen.name,
+                policy_version=chosen.version,
+                policy_generation=prepared.compiled.generation,
+                isolation=isolation,
+                mode=prepared.compiled.mode,
+                actor=who,
             )
-        with _telling(f"spawn {name!r}"):
-            if isolation == "thread":
-                sandbox: Any = self._spawn_thread(name, chosen, prepared, context, on_stdout, on_stderr)
-            else:
-                sandbox = self._spawn_cell(
-                    context, CellOrder(chosen, prepared, enforcement), dict(env or {}), cwd or "/", on_stdout, on_stderr
+            if who is None and require_actor:
+                event = self._refuse_without_actor(context)
+                raise PolicyError(
+                    f"spawn {name!r}: no actor was given",
+                    denial_event=event,
+                    hint="pass actor={'kind': ..., 'id': ...}",
                 )
+            with telling(f"spawn {name!r}"):
+                if isolation == "thread":
+                    sandbox: Any = self._spawn_thread(name, chosen, prepared, context, on_stdout, on_stderr)
+                else:
+                    order = CellOrder(chosen, prepared, enforcement)
+                    sandbox = self._spawn_cell(context, order, dict(env or {}), cwd or "/", on_stdout, on_stderr)
         self.recorder.metrics.set_enforcement(sandbox.enforcement)
         self.recorder.metrics.spawned(time.perf_counter() - started)
         return sandbox
+
+    @contextlib.contextmanager
+    def _prepared(
+        self, name: str, policy: Policy, isolation: str, enforcement: str, shadow: Policy | str | None
+    ) -> Iterator[Prepared]:
+        """Hold the kernel tables of a policy, and of its shadow, until the sandbox has them."""
+        with contextlib.ExitStack() as held:
+            with telling(f"spawn {name!r}: prepare policy {policy.name!r}"):
+                prepared = held.enter_context(self.tables.hold(policy, isolation, enforcement))
+                if shadow is not None:
+                    watching = choose_policy(shadow, None, None, None)
+                    prepared = held.enter_context(self.tables.hold_shadowed(prepared, watching))
+            yield prepared
 
     def _spawn_cell(
         self,
@@ -357,43 +356,11 @@ class Supervisor:
             self._threads[sandbox.id] = sandbox
         return sandbox
 
-    def prepare(self, policy: Policy, isolation: str = "process", enforcement: str = "strict") -> Prepared:
-        """Compile a policy and its kernel tables, once per content. Raises EnforcementError, PolicySyntaxError."""
-        key = (policy.version, f"{isolation}/{enforcement}")
-        with self._lock:
-            if (found := self._prepared.pop(key, None)) is not None:
-                self._prepared[key] = found  # the most recently used is the last to go
-                return found
-        with self._prepare_lock:
-            if (found := self._prepared.get(key)) is not None:
-                return found
-            compiled = compile_policy(policy, interpreter=self._interpreter)
-            prepared = self._plan.prepare(compiled, isolation, enforcement)
-            self._prepared[key] = prepared
-            self._evict()
-            return prepared
-
-    def _evict(self) -> None:
-        """Close the oldest tables that no sandbox uses: a host that makes a policy per request must not run out."""
-        if len(self._prepared) <= PREPARED_KEPT:
-            return
+    def _tables_in_use(self) -> list[Prepared | None]:
+        """Return the tables that no other policy may push out."""
         with self._lock:
             spare = [sandbox for spares in self._spares.values() for sandbox in spares.sandboxes]
-            used = {id(sandbox.prepared) for sandbox in (*self.sandboxes, *spare)}
-            idle = [key for key, prepared in self._prepared.items() if id(prepared) not in used]
-            for key in idle[: len(self._prepared) - PREPARED_KEPT]:
-                self._prepared.pop(key).close()
-
-    def _with_shadow(self, prepared: Prepared, shadow: Policy) -> Prepared:
-        """Return what a sandbox needs that is watched by another policy; its own tables are shared, not copied."""
-        with self._prepare_lock:
-            tables = self._shadows.pop(shadow.version, None)
-            if tables is None:
-                tables = self._plan.prepare_shadow(compile_policy(shadow, interpreter=self._interpreter))
-            self._shadows[shadow.version] = tables
-            while len(self._shadows) > PREPARED_KEPT:  # a sandbox's entry in the kernel's tables holds what it uses
-                self._shadows.pop(next(iter(self._shadows))).close()
-        return self._plan.shadowed(prepared, tables)
+            return [sandbox.prepared for sandbox in (*self.sandboxes, *spare)]
 
     # -- cells ----------------------------------------------------------------------------------------------
 
@@ -606,20 +573,8 @@ class Supervisor:
     # -- asyncio --------------------------------------------------------------------------------------------
 
     async def in_thread(self, function: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
-        """Run a blocking call on the supervisor's own threads, enough of them for every sandbox that waits.
-
-        `undo` gets the result that comes after the task was cancelled.
-        """
-        with self._executor_lock:  # not the other one: `start` holds that for a second, and this is an event loop
-            if self._executor is None:
-                self._executor = concurrent.futures.ThreadPoolExecutor(1024, thread_name_prefix="pyisolate-async")
-            future = self._executor.submit(function)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            if undo is not None:
-                future.add_done_callback(lambda done: _undo(done, undo))
-            raise
+        """Run a blocking call on the supervisor's own threads; see `HostThreads.run`."""
+        return await self._host_threads.run(function, undo)
 
     async def aspawn(self, name: str, policy: Policy | str | None = None, **options: Any) -> Any:
         """Like `spawn`, without blocking the event loop."""
@@ -640,50 +595,15 @@ class Supervisor:
             self._plan.abandon()
             if self._cgroups is not None:
                 self._cgroups.abandon()  # its locks say that this supervisor lives: they are the parent's alone
-            for prepared in self._prepared.values():
-                prepared.abandon()
+            self.tables.abandon()
         self._state = "closed"
-        self._lock, self._prepare_lock, self._executor_lock = threading.RLock(), threading.Lock(), threading.Lock()
+        self._lock, self._host_threads = threading.RLock(), HostThreads()
         for sandbox in [*self._sandboxes.values(), *self._threads.values()]:
             sandbox.abandon()
         self._sandboxes.clear()
         self._threads.clear()
         self._leases.clear()
-        self._prepared.clear()
-        self._executor = None
         self.recorder.metrics.remove_supervisor(self)
-
-
-def _told(operation: str, error: BaseException) -> BaseException:
-    """Return what is raised for an error: a host that is short of something is told of which, in our own words."""
-    if isinstance(error, SandboxError):
-        return error
-    if isinstance(error, OSError):
-        number, text = error.errno, error.strerror or str(error)
-        text += f" ({error.filename})" if error.filename else ""
-    elif isinstance(error, MemoryError):
-        number, text = errno.ENOMEM, "out of memory"
-    elif isinstance(error, RuntimeError) and "start new thread" in str(error):  # threading.Thread.start
-        number, text = errno.EAGAIN, str(error)
-    else:
-        return error
-    return SandboxError(f"{operation}: {text}", hint=None if "Hint:" in text else advice(number))
-
-
-@contextlib.contextmanager
-def _telling(operation: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        told = _told(operation, error)
-        if told is error:
-            raise
-        raise told from error
-
-
-def _undo(done: concurrent.futures.Future[_T], undo: Callable[[_T], object]) -> None:
-    if not done.cancelled() and done.exception() is None:
-        undo(done.result())
 
 
 def _exit_reason(sandbox: Sandbox, channel: Channel) -> str:

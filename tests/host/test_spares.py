@@ -23,7 +23,8 @@ def own() -> Iterator[pyisolate.Supervisor]:
 
 
 def spares_of(supervisor: pyisolate.Supervisor, policy: pyisolate.Policy = COMPUTE) -> Spares:
-    return supervisor._spares[supervisor.plan.is_native(supervisor.prepare(policy))]
+    with supervisor.tables.hold(policy) as prepared:
+        return supervisor._spares[supervisor.plan.is_native(prepared)]
 
 
 def until(true: Callable[[], object]) -> None:
