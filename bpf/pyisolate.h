@@ -187,8 +187,11 @@ struct pyi_counter_key {
 	__u8 capability;
 	__u8 verdict;
 	__u8 code;
-	__u8 shadow;
+	__u8 kind;		/* pyi_counter_kind bits */
 };
+
+/* Whose verdict was counted: the shadow policy's; another enforcer's, seen on the way out of the system call. */
+enum pyi_counter_kind { PYI_C_SHADOW = 1, PYI_C_OBSERVED = 2 };
 
 struct pyi_control {
 	__u64 pending;		/* entries in handovers: 0 keeps that map off every other task's path */

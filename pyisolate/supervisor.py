@@ -517,13 +517,17 @@ class Supervisor:
 
     def settle(self, sandbox: Any) -> None:
         """Take in every record up to now: after it, the sandbox's events are complete as far as can be known."""
-        self._plan.drain(sandbox.id, sandbox.pid)
+        self._plan.drain(sandbox.id)
         sandbox.note_events(sandbox.telemetry.settle())
+        self._plan.tell_unnamed(sandbox.id, sandbox.pid)
 
     def snapshot(self) -> list[SandboxRow]:
-        """Return one row per sandbox for the gauges (metrics collector)."""
+        """Return one row per sandbox for the gauges (metrics collector); what their kernel counted is told by then."""
         rows = []
         for sandbox in self.sandboxes:
+            if sandbox._state == "running":  # else the end of its request has told of all
+                self._plan.drain(sandbox.id)
+                self._plan.tell_unnamed(sandbox.id, sandbox.pid)
             cpu_s, memory_bytes = self.watch.gauges(sandbox) if sandbox.isolation == "process" else (0.0, 0)
             rows.append(
                 SandboxRow(

@@ -210,6 +210,8 @@ class BpfPlan:
         self._counted.pop(sandbox_id, None)
         self._told.pop(sandbox_id, None)
         if self.shared is not None and self.shared.entries.get(sandbox_id) is not None:
+            self.shared.records.drain()
+            self._tell_unnamed(self.shared, sandbox_id, 0)
             self.shared.detach(sandbox_id)
 
     # -- telemetry ------------------------------------------------------------------------------------------
@@ -221,11 +223,19 @@ class BpfPlan:
             self._told[record.sandbox_id] = self._told.get(record.sandbox_id, 0) + record.count
         self._sink(record)
 
-    def drain(self, sandbox_id: str, pid: int) -> None:
-        """Hand on every record up to now, and what Landlock counted beyond what anybody could tell."""
+    def drain(self) -> None:
+        """Hand on every record up to now."""
+        if self.shared is not None:
+            self.shared.records.drain()
+
+    def _tell_unnamed(self, shared: BpfShared, sandbox_id: str, pid: int) -> None:
+        shared.records.tell_unnamed(sandbox_id, pid, "bpf-lsm" if self.decides else "cgroup-bpf")
+
+    def tell_unnamed(self, sandbox_id: str, pid: int) -> None:
+        """Hand on, as counts, what the programs and Landlock counted beyond what anybody could tell. After `drain`."""
         if self.shared is None:
             return
-        self.shared.records.drain()
+        self._tell_unnamed(self.shared, sandbox_id, pid)
         if self.counter is None:
             return
         found = self.counter.read(pid)
@@ -252,11 +262,6 @@ class BpfPlan:
                     count=missing,
                 )
             )
-
-    def told(self, sandbox_id: str, count: int = 1) -> None:
-        """An errno at the hook, or another record, already tells of refusals that Landlock counts."""
-        if self.counter is not None:
-            self._told[sandbox_id] = self._told.get(sandbox_id, 0) + count
 
     def probe_of(self, policy_of: dict[str, BpfPolicy], sandbox_id: str) -> Probe | None:
         """Return what asks the tables about an operation that the broker refused."""

@@ -52,8 +52,9 @@ HOOKS |= dict(
         70,
     )
 )
-_SYS_EXIT = 90
-HOOKS[_SYS_EXIT] = "sys_exit"
+#: From here on: seen on the way out of a system call, and refused by somebody else.
+OBSERVED = 90
+HOOKS[OBSERVED] = "sys_exit"
 _O_ACCMODE, _O_CREAT = 0o3, 0o100
 
 VERDICTS = {0: Verdict.ALLOW, 1: Verdict.DENY, 2: Verdict.WOULD_DENY}
@@ -88,7 +89,7 @@ def enforcer_of(hook: int) -> str:
     """Return which enforcer a hook belongs to."""
     if 60 <= hook < 70:
         return "cgroup-bpf"
-    return "bpf-observer" if hook >= _SYS_EXIT else "bpf-lsm"
+    return "bpf-observer" if hook >= OBSERVED else "bpf-lsm"
 
 
 class RawRecord(msgspec.Struct, frozen=True):
@@ -140,7 +141,7 @@ def kernel_record(raw: RawRecord, sandbox_id: str, policy: CompiledPolicy | None
     capability = CAPABILITY_BY_NUMBER[raw.capability]
     target = target_of(raw, capability)
     capability = _refined(capability, target, policy)
-    if raw.hook == _SYS_EXIT:
+    if raw.hook == OBSERVED:
         capability = _opened(raw, capability)
     code = CODES.get(raw.code)
     rule, presented, reason = _why(raw, capability, target, code, policy)

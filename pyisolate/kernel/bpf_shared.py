@@ -7,21 +7,29 @@ import logging
 import select
 import threading
 
-from ..capability import Capability
+from ..capability import CAPABILITY_BY_NUMBER, Capability
 from ..decision import Verdict
 from ..native import libbpf
 from ..policy.compiled import CompiledPolicy
 from . import bpf_syscalls
 from .bpf_ask import ask
 from .bpf_loader import BpfLoader, explain
-from .bpf_records import kernel_record, parse
+from .bpf_records import CODES, OBSERVED, SHADOW, VERDICTS, RawRecord, kernel_record, parse
 from .bpf_state import BpfPolicy, Count, Entry, Flow, PolicySlots, SandboxEntries
 from .enforcer import RecordSink
+from .unnamed import Counted, Named
+from .unnamed import record as unnamed_record
 
 _log = logging.getLogger("pyisolate.kernel.bpf")
 
 #: More records than the ring buffer holds at a time (4 MiB; bpf/maps.bpf.h): who drains does not wait for later ones.
 _FULL_RING = 32768
+_UNNAMED = "more a second than are sent (Supervisor(kernel_events_per_s=...)), or than the ring buffer held"
+
+
+def _counted(raw: RawRecord) -> Counted:
+    shadow = bool(raw.flags & SHADOW)
+    return Counted(CAPABILITY_BY_NUMBER[raw.capability], VERDICTS[raw.verdict], CODES[raw.code], shadow)
 
 
 class Records:
@@ -36,6 +44,7 @@ class Records:
         self._thread: threading.Thread | None = None
         self._poll: select.epoll | None = None
         self.unattributed = 0
+        self._named: dict[str, Named] = {}
 
     def start(self, sink: RecordSink) -> None:
         """Deliver to `sink` from now on."""
@@ -63,10 +72,35 @@ class Records:
             if entry is None or self._sink is None:
                 self.unattributed += 1
                 return
+            if raw.hook < OBSERVED:
+                self._named.setdefault(entry.sandbox_id, Named()).add(_counted(raw))
             policy = self._policies.compiled(raw.deciding_policy)
             self._sink(kernel_record(raw, entry.sandbox_id, policy))
         except Exception:  # the ring must go on: one bad record must not hide the next
             _log.exception("bpf records: a record could not be handed on")
+
+    def tell_unnamed(self, sandbox_id: str, pid: int, enforcer: str) -> None:
+        """Hand on, as counts, the refusals that the programs sent no record of. After `drain`."""
+        entry = self._entries.get(sandbox_id)
+        if entry is None or self._sink is None:
+            return
+        flow = self._entries.flow(entry)
+        with self._lock:
+            named = self._named.setdefault(sandbox_id, Named())
+            if not named.behind(flow.suppressed + flow.lost):
+                return
+            counters = {
+                Counted(one.capability, one.verdict, one.code, one.shadow): count
+                for one, count in self._entries.counters_of(entry).items()
+                if not one.observed  # whoever refused it tells of it
+            }
+            for what, count in named.missing(counters, flow.suppressed + flow.lost):
+                self._sink(unnamed_record(enforcer, sandbox_id, pid, what, count, _UNNAMED))
+
+    def forget(self, sandbox_id: str) -> None:
+        """A sandbox is gone."""
+        with self._lock:
+            self._named.pop(sandbox_id, None)
 
     def close(self) -> None:
         """Deliver what is left and stop."""
@@ -153,6 +187,7 @@ class BpfShared:
     def detach(self, sandbox_id: str) -> tuple[dict[Count, int], Flow]:
         """End a sandbox: whoever is still in it may do nothing. Returns its final counters and record flow."""
         self.records.drain()
+        self.records.forget(sandbox_id)
         return self.entries.close_entry(sandbox_id)
 
     # -- numbers ------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ _U32 = struct.Struct("=I")
 _READY_OFF = bytes(24)
 _PIDFD_THREAD = os.O_EXCL
 _SLOT_NONE = 0xFFFF
+_KIND_SHADOW, _KIND_OBSERVED = 1, 2  # enum pyi_counter_kind
 PAGE_BYTES = 4096
 
 
@@ -135,6 +136,8 @@ class Count(msgspec.Struct, frozen=True):
     code: DenialCode
     verdict: Verdict
     shadow: bool = False
+    #: refused by another enforcer, and seen by the sys_exit observer
+    observed: bool = False
 
 
 class Flow(msgspec.Struct, frozen=True):
@@ -314,7 +317,11 @@ class SandboxEntries:
             if entry is None or not libbpf.lookup(self._loader.map_fd("counters"), key, values):
                 continue
             count = Count(
-                CAPABILITY_BY_NUMBER[key.capability], CODES[key.code], VERDICTS[key.verdict], bool(key.shadow)
+                CAPABILITY_BY_NUMBER[key.capability],
+                CODES[key.code],
+                VERDICTS[key.verdict],
+                bool(key.kind & _KIND_SHADOW),
+                bool(key.kind & _KIND_OBSERVED),
             )
             counts = found.setdefault(entry.sandbox_id, {})
             counts[count] = counts.get(count, 0) + sum(values[cpu] for cpu in range(cpus))

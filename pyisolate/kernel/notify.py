@@ -23,9 +23,11 @@ from ..policy.compiled import CompiledPolicy, FsRight
 from ..telemetry.event import KernelRecord
 from .enforcer import Availability, RecordSink, Status
 from .notify_probe import probe_live
-from .notify_record import SILENT_VERDICTS, evaluate, kernel_record
+from .notify_record import ENFORCER, SILENT_VERDICTS, evaluate, kernel_record
 from .seccomp import capability_of, syscall_numbers
 from .syscall_table import CAPABILITY_OF, PATH_ARGUMENT, REPORTED_WHEN_FULL
+from .unnamed import Counted, Named
+from .unnamed import record as unnamed_record
 
 _log = logging.getLogger("pyisolate.kernel")
 
@@ -35,6 +37,12 @@ _GROUPS = {"fs": "fs", "net": "net", "process": "process", "import": "import", "
 _PACE_S = 0.001
 _PACE_MAX_S = 0.02
 _REMEMBERED_POLICIES = 256
+_UNNAMED = "they came faster than the listener's records were read"
+_VERDICTS = {native.ALLOW: Verdict.ALLOW, native.DENY: Verdict.DENY, native.WOULD_DENY: Verdict.WOULD_DENY}
+
+
+def _counted(capability: int, verdict: int) -> Counted:
+    return Counted(CAPABILITY_BY_NUMBER[capability], _VERDICTS[verdict])
 
 
 class NotificationEnforcer:
@@ -163,6 +171,7 @@ class _Attached:
     policies: OrderedDict[int, CompiledPolicy] = field(default_factory=OrderedDict)
     #: serial and policy of the shadow's table
     watched: tuple[int, CompiledPolicy] | None = None
+    named: Named = field(default_factory=Named)
 
 
 class Listener:
@@ -270,6 +279,7 @@ class Listener:
             return
         self._native.stop(attached.key)
         self._drain_key(attached.key)
+        self._tell_unnamed(attached, 0)
         with self._lock:
             self._by_id.pop(sandbox_id, None)
             self._by_key.pop(attached.key, None)
@@ -349,22 +359,21 @@ class Listener:
         """Return exact counts since `attach`, also of what was lost as records. Empty for an unknown sandbox."""
         with self._lock:
             attached = self._by_id.get(sandbox_id)
-        found = None if attached is None else self._native.counters(attached.key)
-        if found is None:
+        if attached is None:
             return {}
-        verdicts = {
-            native.ALLOW: Verdict.ALLOW,
-            native.DENY: Verdict.DENY,
-            native.WOULD_DENY: Verdict.WOULD_DENY,
-        }
+        return {(what.capability, what.verdict): count for what, count in self._counters_of(attached).items()}
+
+    def _counters_of(self, attached: _Attached) -> dict[Counted, int]:
+        found = self._native.counters(attached.key)
+        counts = [] if found is None else found[0]
         return {
-            (CAPABILITY_BY_NUMBER[index // native.VERDICTS], verdicts[index % native.VERDICTS]): count
-            for index, count in enumerate(found[0])
+            _counted(index // native.VERDICTS, index % native.VERDICTS): count
+            for index, count in enumerate(counts)
             if count
         }
 
     def lost(self, sandbox_id: str) -> int:
-        """Return how many records did not fit the sandbox's ring (they are in `counters`)."""
+        """Return how many records did not fit the sandbox's ring (they are in `counters`, and told as counts)."""
         with self._lock:
             attached = self._by_id.get(sandbox_id)
         found = None if attached is None else self._native.counters(attached.key)
@@ -376,6 +385,22 @@ class Listener:
             attached = self._by_id.get(sandbox_id)
         if attached is not None and not self._closing.is_set():
             self._drain_key(attached.key)
+
+    def tell_unnamed(self, sandbox_id: str, pid: int) -> None:
+        """Hand over, as counts, the refusals whose records did not fit the ring. After `drain_now`."""
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+        if attached is not None and not self._closing.is_set():
+            self._tell_unnamed(attached, pid)
+
+    def _tell_unnamed(self, attached: _Attached, pid: int) -> None:
+        with self._drain_lock:
+            found = self._native.counters(attached.key)
+            if found is None or not attached.named.behind(found[1]):
+                return
+            counters = self._counters_of(attached)
+            for what, count in attached.named.missing(counters, found[1]):
+                self._deliver(unnamed_record(ENFORCER, attached.sandbox_id, pid, what, count, _UNNAMED))
 
     def _drain_key(self, key: int) -> None:
         with self._drain_lock:
@@ -392,11 +417,15 @@ class Listener:
         watched = attached.watched
         shadow = watched is not None and record.policy_serial == watched[0]
         policy = watched[1] if watched is not None and shadow else attached.policies.get(record.policy_serial)
+        if not shadow:  # the counters are those of the policy in force
+            attached.named.add(_counted(record.capability, record.verdict), record.times)
         made = kernel_record(record, attached.sandbox_id, policy, shadow=shadow)
-        if made.verdict in SILENT_VERDICTS and not attached.full:
-            return
+        if made.verdict not in SILENT_VERDICTS or attached.full:
+            self._deliver(made)
+
+    def _deliver(self, record: KernelRecord) -> None:
         try:
-            self._sink(made)
+            self._sink(record)
         except Exception:
             _log.exception("a record sink failed; the refusal stands and is counted")
 

@@ -291,11 +291,17 @@ class KernelPlan:
         if self.listener is not None:
             self.listener.detach(sandbox_id)
 
-    def drain(self, sandbox_id: str, pid: int) -> None:
+    def drain(self, sandbox_id: str) -> None:
         """Return once every kernel record up to now has reached the sink."""
         if self.listener is not None:
             self.listener.drain_now(sandbox_id)
-        self.bpf.drain(sandbox_id, pid)
+        self.bpf.drain()
+
+    def tell_unnamed(self, sandbox_id: str, pid: int) -> None:
+        """Have refusals told that were counted and of which no record came. After `drain`, and what the guest said."""
+        if self.listener is not None:
+            self.listener.tell_unnamed(sandbox_id, pid)
+        self.bpf.tell_unnamed(sandbox_id, pid)
 
     def probe_of(self, sandbox_id: str) -> Probe | None:
         """Return what asks the kernel's own tables about an operation that the broker refused, if anything can."""

@@ -11,15 +11,15 @@ import threading
 import weakref
 from bisect import bisect_left
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from .counters import CounterSource, CounterTable, DenialLabels, SourceLedger
-from .event import DenialEvent, Evaluation
+from .counters import CounterTable, DenialLabels
+from .event import DenialEvent
 from .merge import disagree
 
 if TYPE_CHECKING:
@@ -112,8 +112,6 @@ class Metrics:
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._snapshots: list[weakref.ref[Any]] = []
         self._alerts: list[weakref.ref[Any]] = []
-        self._ledgers: dict[str, SourceLedger] = {}
-        self._lost_sources: list[tuple[str, Callable[[], int], list[int]]] = []
         self._last_report: EnforcementReport | None = None
         self._info: dict[tuple[str, ...], None] = {}
         self.registry.register(_Collector(self))
@@ -131,11 +129,7 @@ class Metrics:
             event.mode.value,
             event.policy,
         )
-        ledger = self._ledgers.get(event.kernel_enforcer or "")
-        if ledger is not None and event.kernel_evaluation in (Evaluation.ENFORCED, Evaluation.COUNTED):
-            ledger.event(labels, event.count)
-        else:
-            self.denials.add(labels, event.count)
+        self.denials.add(labels, event.count)
         if disagree(event):
             self.drift.add((event.capability.value, event.kernel_evaluation.value), event.count)
 
@@ -172,25 +166,6 @@ class Metrics:
             if all(ref() is not engine for ref in self._alerts):
                 self._alerts.append(weakref.ref(engine))
 
-    def add_counter_source(self, source: CounterSource) -> None:
-        """Take the denials that `source.enforcers` decide from its counts; call it before it has counted anything."""
-        with self._lock:
-            known = [self._ledgers[name] for name in source.enforcers if name in self._ledgers]
-            ledger = known[0] if known else SourceLedger(self.denials)
-            ledger.add_source(source)
-            self._ledgers = {**self._ledgers, **dict.fromkeys(source.enforcers, ledger)}
-
-    def remove_counter_source(self, source: CounterSource) -> None:
-        """Read `source` a last time and let go of it; its counts stay. Drain its events first."""
-        for ledger in {self._ledgers[name] for name in source.enforcers if name in self._ledgers}:
-            ledger.pull()
-            ledger.remove_source(source)
-
-    def add_lost_source(self, stage: str, read: Callable[[], int]) -> None:
-        """Add an absolute count of lost events (a ring buffer's drop counter), read on every scrape."""
-        with self._lock:
-            self._lost_sources.append((stage, read, [0]))
-
     def set_enforcement(self, report: EnforcementReport) -> None:
         """Show who enforces what, as `pyisolate_enforcement_info`."""
         if report is self._last_report:
@@ -200,21 +175,6 @@ class Metrics:
         labels = tuple(values[name] for name in _INFO_LABELS)
         with self._lock:
             self._info[labels] = None
-
-    def _pull_sources(self) -> None:
-        for ledger in set(self._ledgers.values()):
-            ledger.pull()
-        for stage, read, last in list(self._lost_sources):
-            try:
-                value = read()
-            except Exception:
-                _log.warning("lost-event counter of stage %s: read failed", stage, exc_info=True)
-                continue
-            with self._lock:
-                grown = value - last[0] if value >= last[0] else value
-                last[0] = value
-            if grown:
-                self.lost.add((stage,), grown)
 
     def _rows(self) -> list[SandboxRow]:
         rows: list[SandboxRow] = []
@@ -229,8 +189,7 @@ class Metrics:
         return rows
 
     def _collect(self) -> Iterator[Metric]:
-        self._pull_sources()
-        rows = self._rows()
+        rows = self._rows()  # first: supervisors have told by then what their kernels counted
         tables = (self.denials, self.lost, self.suppressed, self.exits, self.reloads, self.audit_errors)
         for table in (*tables, self.webhook_dropped, self.drift):
             yield table.family()
@@ -279,9 +238,9 @@ class Metrics:
         for value in list(vars(self).values()):
             if isinstance(value, CounterTable | _Histogram):
                 value._reset_after_fork()
-        self._cpu, self._ended, self._info, self._ledgers = {}, OrderedDict(), {}, {}
+        self._cpu, self._ended, self._info = {}, OrderedDict(), {}
         self._last_report = None
-        self._snapshots, self._lost_sources, self._shown_cpu = [], [], {}
+        self._snapshots, self._shown_cpu = [], {}
         for stage in LOST_STAGES:
             self.lost.add((stage,), 0)
 
@@ -376,7 +335,6 @@ from .exposition import MetricsServer, asgi_app, serve_metrics, wsgi_app  # noqa
 
 __all__ = [
     "METRICS",
-    "CounterSource",
     "DenialLabels",
     "Metrics",
     "MetricsServer",

@@ -14,7 +14,7 @@ import msgspec
 
 from ..capability import Capability
 from ..decision import Mode, Verdict
-from .event import BrokerRecord, DenialEvent, KernelRecord, Reporter, SandboxContext
+from .event import BrokerRecord, DenialEvent, Evaluation, KernelRecord, Reporter, SandboxContext
 from .join import Joiner, Told
 from .merge import Suggest, complete, complete_kernel, is_denial, merge
 from .recorder import Recorder
@@ -84,6 +84,8 @@ class SandboxTelemetry:
 
     def kernel(self, record: KernelRecord) -> list[DenialEvent]:
         """Take an enforcer's record; return the event recorded now, or nothing when neither layer refused."""
+        if record.evaluation is Evaluation.COUNTED:
+            return [self._record(None, record)]  # it names no operation that another half could belong to
         broker = self._joiner.kernel(record)
         if not is_denial(broker, record):
             return []

@@ -17,7 +17,7 @@ from pyisolate import Policy
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
 from pyisolate.native.seccomp import number_of
-from pyisolate.telemetry.event import DenialEvent
+from pyisolate.telemetry.event import DenialEvent, Evaluation
 from tests.require import require
 
 BASE = Policy.preset("compute").with_name("native").allow_native("*")
@@ -357,6 +357,14 @@ def test_counters_are_exact(native: pyisolate.Supervisor, sandbox: pyisolate.San
     assert refused == 3000
     flow = shared.flow(sandbox.id)
     assert flow.delivered + flow.suppressed + flow.lost == 3000
+    assert flow.suppressed > 0  # more than 1000 a second: told as a count
+    told = sandbox.get_denial_events()
+    assert sum(event.count for event in told) == sandbox.stats.denials == 3000
+    assert {event.kernel_evaluation for event in told} == {Evaluation.ENFORCED, Evaluation.COUNTED}
+    unnamed = next(event for event in told if event.kernel_evaluation is Evaluation.COUNTED)
+    assert (unnamed.kernel_enforcer, unnamed.capability, unnamed.target) == ("cgroup-bpf", "net.connect", "")
+    assert "kernel_events_per_s" in unnamed.kernel_reason
+    assert sum(event.count for event in sandbox.get_denial_events()) == 3000  # told once
 
 
 def test_reload(native: pyisolate.Supervisor, sandbox: pyisolate.Sandbox, peer: Peer, other: Peer) -> None:

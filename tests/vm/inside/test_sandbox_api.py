@@ -123,3 +123,20 @@ def test_after_close_nothing_is_left(supervisor: pyisolate.Supervisor, files: Pa
 
 def _of(sandbox: pyisolate.Sandbox, target: str) -> list[pyisolate.DenialEvent]:
     return [event for event in sandbox.get_denial_events() if event.target == target]
+
+
+def test_refusals_beyond_the_budget_are_told_as_a_count(
+    supervisor: pyisolate.Supervisor, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert supervisor.plan.bpf.shared is not None
+    monkeypatch.setattr(supervisor.plan.bpf.shared, "events_per_s", 20)
+    secret = str(files / "secret")
+    with supervisor.spawn("flood", Policy.preset("compute").allow_read(str(files / "granted"))) as sandbox:
+        sandbox.exec(RAW)
+        before = sandbox.stats.denials
+        assert sandbox.eval(f"sum(raw({secret!r}) == 13 for _ in range(500))") == 500
+        told = sandbox.get_denial_events()
+        assert sandbox.stats.denials - before == 500
+        counted = [event for event in told if event.kernel_evaluation == "counted"]
+        assert counted
+        assert {(event.kernel_enforcer, event.capability) for event in counted} == {("bpf-lsm", "fs.read")}
