@@ -87,6 +87,8 @@ class Sandbox(AsyncCalls):
         self._ending: SandboxError | None = None
         self._state_lock = threading.Lock()
         self.forgotten = threading.Event()
+        #: set once nothing can be told of it any more
+        self.finished = threading.Event()
         self.reload_lock = threading.Lock()
         #: the policy's kernel tables, kept while this sandbox lives
         self.prepared: Prepared | None = prepared
@@ -376,6 +378,8 @@ class Sandbox(AsyncCalls):
 
     def get_denial_events(self) -> list[DenialEvent]:
         """Return the stored denials, oldest first, up to the newest that the host can know of."""
+        if self._state == "closed":
+            self.finished.wait(_REAP_TIMEOUT_S)
         self._supervisor.settle(self)
         return self.telemetry.store.events()
 
@@ -464,10 +468,12 @@ class Sandbox(AsyncCalls):
             f"sandbox {self.name!r}: it belongs to the process that was forked", hint="spawn one in this process"
         )
         self._state, self._lease = "closed", None
+        self.finished.set()
 
     def _wait_ended(self) -> SandboxError:
         """Return why the cell is gone, once it is reaped and its exit status known."""
         self._channel.exited.wait(_REAP_TIMEOUT_S)
+        self._channel.read_rest()
         self._state = "ended"
         error = self._ending or self._supervisor.watch.limit_that_killed(self) or self._death()
         error.stdout = self._outputs["stdout"].take()

@@ -373,10 +373,18 @@ class Supervisor:
             except BaseException:
                 lease.release()
                 raise
-            self._leases[channel.pid] = lease
+            with self._lock:
+                gone = channel.released
+                if not gone:
+                    self._leases[channel.pid] = lease
+            if gone:  # another thread saw its zygote die: nobody would ever give this back
+                lease.release()
+                return
         if channel.listener is not None:
             descriptor, channel.listener = channel.listener, None
             self._plan.attach_cell(channel.pid, descriptor)
+            if channel.released:
+                self._plan.detach_cell(channel.pid)
 
     def _served(self, channel: Channel) -> None:
         for native, pool in ((False, self._pool), (True, self._native_pool)):
@@ -412,6 +420,7 @@ class Supervisor:
         if isinstance(channel.owner, Sandbox):
             self._plan.detach_network(channel.owner.id)
             channel.owner.let_go()
+            self._finish(channel.owner)
         if lease is not None:
             lease.release()
 
@@ -421,10 +430,16 @@ class Supervisor:
         self._plan.unbind(sandbox.id)
         with self._lock:
             self._sandboxes.pop(sandbox.id, None)
-        sandbox.telemetry.close()
+        if sandbox._channel.owner is not sandbox:
+            self._finish(sandbox)  # it never had the cell
         sandbox.forgotten.set()
         if sandbox._channel.exited.is_set():
             self._release(sandbox._channel)
+
+    def _finish(self, sandbox: Sandbox) -> None:
+        """Its cell is gone, and what it had said is read."""
+        sandbox.telemetry.close()
+        sandbox.finished.set()
 
     def hostside(self) -> HostSide:
         """Return the thread that does the host's work for sandbox threads."""

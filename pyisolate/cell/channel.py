@@ -23,6 +23,8 @@ _log = logging.getLogger("pyisolate.cell")
 _RECEIVE_BYTES = 1 << 16
 #: Bytes that the host keeps for a cell that does not read; past this, `post` and requests are refused.
 MAX_OUTBOX_BYTES = 64 << 20
+#: What a socket's buffer holds, read with room to spare: nobody adds to it any more.
+_REST_READS = 256
 #: How a socket says that the cell has died, with data of ours still unread or not: its exit status tells why.
 _GONE = (BrokenPipeError, ConnectionResetError)
 
@@ -180,7 +182,22 @@ class Channel:
         if self.owner is not None:
             self.owner.on_output(self._pipes[descriptor], data)
 
-    def _read_socket(self) -> None:
+    def read_rest(self) -> None:
+        """Handle what a dead cell had sent: a refusal is told of before it is raised, and was told of in there.
+
+        Left to whoever owns the channel, where somebody does: they read until the end of the stream.
+        """
+        if not self.lock.acquire(blocking=False):
+            return
+        try:
+            for _ in range(_REST_READS):
+                if self.ended is not None or not self._read_socket():
+                    return
+        finally:
+            self.lock.release()
+
+    def _read_socket(self) -> bool:
+        """Read once and handle the frames that are whole by then; False where nothing had come."""
         try:
             if self.conversation.phase is wire.Phase.WARMING:
                 data, descriptors, _flags, _address = socket.recv_fds(self.peer, _RECEIVE_BYTES, 1)
@@ -189,15 +206,15 @@ class Channel:
                 # recv, not recvmsg: descriptors that a guest sends are dropped by the kernel, never installed here
                 data = self.peer.recv(_RECEIVE_BYTES)
         except BlockingIOError:
-            return
+            return False
         except _GONE:
             data = b""
         except OSError as error:
             self.end(f"channel closed ({error.strerror})")
-            return
+            return False
         if not data:
             self.end("")
-            return
+            return False
         try:
             self._buffer.feed(data)
             while (payload := self._buffer.next_payload()) is not None:
@@ -208,6 +225,7 @@ class Channel:
             _log.warning("cell %d broke the protocol and is killed: %s", self.pid, error)
             self.end(f"protocol violation: {error}")
             self.signal(signal.SIGKILL)
+        return True
 
     def _keep_listener(self, descriptors: list[int]) -> None:
         for descriptor in descriptors:
@@ -272,11 +290,13 @@ class Channel:
     def abandon(self) -> None:
         """In a forked child of the host: close what was inherited. The locks are new, their holders do not exist."""
         self.lock, self._send_lock, self._pidfd_lock = threading.RLock(), threading.RLock(), threading.Lock()
+        self.ended = self.ended or "forked"
         self.close()
 
     def close(self) -> None:
-        """Release every descriptor. The cell must have been killed before."""
+        """Read what is left and release every descriptor. The cell must have been killed before."""
         with self.lock:
+            self.read_rest()
             with self._pidfd_lock:
                 if self._closed:
                     return

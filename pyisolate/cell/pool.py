@@ -347,6 +347,8 @@ class Pool:
                 _log.error("preparing cell %d failed: %s", channel.pid, error)
             return
         with self._condition:
+            if self._live.get(channel.pid) is not channel:
+                return  # another thread saw the zygote die meanwhile, and has buried it
             self._failing_since, self._last_error, self._last_hint = None, "", None
             self._warm_at = time.monotonic()
             self._warming.pop(channel.pid, None)

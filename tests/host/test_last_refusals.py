@@ -1,0 +1,92 @@
+"""A guest that ends, however it ends: what it was refused until then is told of."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import pyisolate
+from pyisolate import Policy
+
+#: Counts in a file, which outlives it, how often it was refused: each time another target, so that none are summed up.
+GUEST = """
+import threading
+out = open({path!r}, "r+b", buffering=0)
+def run():
+    count = 0
+    while True:
+        try:
+            open(f"/etc/secret-{{count}}")
+        except PermissionError:
+            count += 1
+        out.seek(0)
+        out.write(count.to_bytes(8, "little"))
+"""
+
+
+@pytest.fixture(scope="module")
+def supervisor() -> Iterator[pyisolate.Supervisor]:
+    with pyisolate.Supervisor(pool_size=1) as made:
+        yield made
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Path:
+    """A file that a cell may write, whatever its uid."""
+    path = Path(f"/tmp/pyisolate-counted-{time.monotonic_ns()}")
+    path.write_bytes(bytes(8))
+    path.chmod(0o666)
+    return path
+
+
+def wait_for(path: Path, least: int) -> None:
+    while int.from_bytes(path.read_bytes(), "little") < least:
+        time.sleep(0.01)
+
+
+def in_request(sandbox: pyisolate.Sandbox, source: str, path: Path, end: Callable[[], object]) -> None:
+    def request() -> None:
+        with contextlib.suppress(pyisolate.SandboxError):
+            sandbox.exec(source + "run()")
+
+    runner = threading.Thread(target=request)
+    runner.start()
+    wait_for(path, 200)
+    end()
+    runner.join()
+
+
+@pytest.mark.parametrize("how", ["close", "kill", "close when idle", "timeout", "_exit"])
+def test_every_refusal_is_told_of(supervisor: pyisolate.Supervisor, counted: Path, how: str) -> None:
+    path = str(counted)
+    policy = Policy.preset("compute").allow_read(path).allow_write(path).with_limits(cpu="60s", wall="60s")
+    source = GUEST.format(path=path)
+    try:
+        with supervisor.spawn(how, policy) as sandbox:
+            if how == "close":
+                in_request(sandbox, source, counted, sandbox.close)
+            elif how == "kill":
+                in_request(sandbox, source, counted, sandbox.kill)
+            elif how == "close when idle":
+                sandbox.exec(source + "threading.Thread(target=run, daemon=True).start()")
+                wait_for(counted, 200)
+            elif how == "timeout":
+                with pytest.raises(pyisolate.TimeoutError):
+                    sandbox.exec(source + "run()", timeout=0.5)
+            else:
+                ending = "import os, time\nthreading.Thread(target=run).start()\ntime.sleep(0.3)\nos._exit(0)"
+                with pytest.raises(pyisolate.SandboxDied):
+                    sandbox.exec(source + ending)
+        told = sandbox.get_denial_events()
+        refused = int.from_bytes(counted.read_bytes(), "little")
+        assert refused >= 20  # the control: it was at it
+        # it may have ended between the refusal and its own count
+        assert sandbox.stats.denials - refused - (how == "timeout") in (0, 1)  # the limit is an event, too
+        assert sum(event.count for event in told) + sandbox.stats.events_lost == sandbox.stats.denials
+    finally:
+        counted.unlink()
