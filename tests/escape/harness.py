@@ -379,7 +379,7 @@ class Judge:
             seen = [f"the kernel answers {control.answer}"] if other and wanted & _answers(run) else []
         if seen:
             outcome.control = f"{'granted' if isinstance(control, Granted) else 'unsandboxed'}: {seen[0]}"
-        elif self.configuration.sees_paths and isinstance(control, Bare):
+        elif self.configuration.sees_paths and (isinstance(control, Bare) or "ENOTSUP" in run.text):
             outcome.verdict, outcome.why = "left out", "that machine cannot do it unsandboxed either"
         else:
             why = run.impossible or f"{run.error} {run.error_text[-600:]} {run.text[-600:]}"
