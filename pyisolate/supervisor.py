@@ -122,6 +122,8 @@ class Supervisor:
         self.watch = SandboxWatch(self)
         self._leases: dict[int, CgroupLease] = {}
         self._sandboxes: dict[str, Sandbox] = {}
+        #: closed, and their cells not reaped yet: records of theirs may still come
+        self._ending: dict[str, Sandbox] = {}
         self._threads: dict[str, Any] = {}
         self._lock = threading.RLock()
         self._hostside: HostSide | None = None
@@ -427,9 +429,9 @@ class Supervisor:
     def forget(self, sandbox: Sandbox) -> None:
         """A sandbox was closed: its descriptors and cgroup go back when its cell is reaped, without waiting here."""
         self.watch.unwatch(sandbox)
-        self._plan.unbind(sandbox.id)
         with self._lock:
             self._sandboxes.pop(sandbox.id, None)
+            self._ending[sandbox.id] = sandbox
         if sandbox._channel.owner is not sandbox:
             self._finish(sandbox)  # it never had the cell
         sandbox.forgotten.set()
@@ -437,7 +439,10 @@ class Supervisor:
             self._release(sandbox._channel)
 
     def _finish(self, sandbox: Sandbox) -> None:
-        """Its cell is gone, and what it had said is read."""
+        """Its cell is gone, and what it had said is read: what enforcers know of it is told, and all is forgotten."""
+        self._plan.unbind(sandbox.id)
+        with self._lock:
+            self._ending.pop(sandbox.id, None)
         sandbox.telemetry.close()
         sandbox.finished.set()
 
@@ -485,7 +490,8 @@ class Supervisor:
         )
 
     def _on_kernel_record(self, record: KernelRecord) -> None:
-        sandbox = self._sandboxes.get(record.sandbox_id) or self._threads.get(record.sandbox_id)
+        name = record.sandbox_id
+        sandbox = self._sandboxes.get(name) or self._threads.get(name) or self._ending.get(name)
         if sandbox is None:
             _log.warning("a %s record came for the unknown sandbox %s", record.enforcer, record.sandbox_id)
             self.recorder.lost("unattributed", record.count)
@@ -619,9 +625,8 @@ class Supervisor:
         self._lock, self._host_threads = threading.RLock(), HostThreads()
         for sandbox in [*self._sandboxes.values(), *self._threads.values()]:
             sandbox.abandon()
-        self._sandboxes.clear()
-        self._threads.clear()
-        self._leases.clear()
+        for remembered in (self._sandboxes, self._threads, self._ending, self._leases):
+            remembered.clear()
         self.recorder.metrics.remove_supervisor(self)
 
 
