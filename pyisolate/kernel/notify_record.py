@@ -76,10 +76,19 @@ def kernel_record(
         monotonic_ns=record.monotonic_ns,
         generation=policy.generation if policy is not None else 0,
         count=record.times,
-        # Without slots it cannot know of one call; what no hook ever asks about was not asked about.
-        broker_consulted=None if capability in ASKED else False,
+        broker_consulted=_consulted(record, capability, syscall),
+        slot_capability=CAPABILITY_BY_NUMBER[record.slot_capability] if record.asked == native.ASKED else None,
+        slot_verdict=_VERDICTS[record.slot_verdict] if record.asked == native.ASKED else None,
         shadow=shadow,
     )
+
+
+def _consulted(record: native.Record, capability: Capability, syscall: str) -> bool | None:
+    """Return whether the broker was asked: what no hook ever asks about was not; None where it cannot be known."""
+    if record.asked == native.UNKNOWN:
+        only_native = capability is Capability.KERNEL_MOUNT and syscall != "chroot"  # posix has no other function
+        return None if capability in ASKED and not only_native else False
+    return record.asked == native.ASKED
 
 
 _ACTIONS = {

@@ -151,7 +151,9 @@ class KernelPlan:
 
     def abandon(self) -> None:
         """In a forked child of the host: close the copies, forget what belongs to the parent."""
-        self.listener = None
+        if self.listener is not None:
+            self.listener.abandon()
+            self.listener = None
         self.builder.abandon()
         self.bpf.abandon()
 
@@ -254,6 +256,10 @@ class KernelPlan:
         if native:
             self._native.add(sandbox_id)
         return self.bpf.open(sandbox_id, prepared.bpf, prepared.shadow_bpf, native=native)
+
+    def asked_page(self, pid: int) -> int | None:
+        """Return the descriptor of the page in which a warm cell's hooks tell the listener what they asked."""
+        return None if self.listener is None else self.listener.asked_page(f"cell:{pid}")
 
     def attach_task(self, tid: int, sandbox_id: str, prepared: Prepared, slot: int | None = None) -> bool:
         """Put a cell, or a sandbox thread, under the BPF programs: after its own set-up, before any guest code.

@@ -164,6 +164,27 @@ def test_told_events_are_bounded_too(recorder: Recorder) -> None:
     assert isinstance(told, Told)
 
 
+def test_what_native_code_did_takes_no_report_of_the_same_operation(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=10_000)
+    telemetry.guest(broker(**ERRNO))
+    (raw,) = telemetry.kernel(kernel(enforcer="seccomp-notify", broker_consulted=False))
+    (asked,) = telemetry.kernel(kernel(enforcer="seccomp-notify", broker_consulted=True, slot_verdict=Verdict.ALLOW))
+    assert (raw.broker_decision, raw.origin) == (Verdict.NOT_CONSULTED, None)
+    assert (asked.broker_decision, asked.origin) == (Verdict.ALLOW, "job.py:3 in main")
+    assert telemetry.store.total == 2 == recorder.metrics.denials.total()
+
+
+def test_a_report_completes_the_event_whose_verdict_came_from_a_slot(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder)
+    said = {"broker_consulted": True, "slot_verdict": Verdict.ALLOW, "slot_capability": Capability.FS_READ}
+    (first,) = telemetry.kernel(kernel(enforcer="seccomp-notify", **said))
+    assert (first.broker_decision, first.broker_reason) == (Verdict.ALLOW, "broker slot: fs.read")
+    (full,) = telemetry.guest(broker(**{**ERRNO, "reason": "granted"}))
+    assert (full.event_id, full.broker_reason, full.origin) == (first.event_id, "granted", "job.py:3 in main")
+    assert telemetry.store.events() == [full]
+    assert recorder.metrics.denials.total() == 1 == recorder.metrics.drift.total()
+
+
 def test_a_probe_gives_broker_denials_a_kernel_verdict(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder, probe=lambda record: kernel(evaluation=Evaluation.PROBED, target=record.target))
     (event,) = telemetry.guest(broker())
