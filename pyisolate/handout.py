@@ -138,8 +138,6 @@ def _confine(
     slots = supervisor.plan.open_sandbox(sandbox.id, prepared, native=native)
     if slots is not None:
         named["slots"] = slots[0]
-    if (asked := supervisor.plan.asked_page(channel.pid)) is not None:
-        named["asked"] = asked
     init = wire.Init(
         sandbox=sandbox.name,
         policy=prepared.compiled,

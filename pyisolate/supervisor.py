@@ -409,7 +409,8 @@ class Supervisor:
             self._leases[channel.pid] = lease
         if channel.listener is not None:
             descriptor, channel.listener = channel.listener, None
-            self._plan.attach_cell(channel.pid, descriptor)
+            self._plan.attach_cell(channel.pid, descriptor, channel.asked)
+            channel.close_asked()
 
     def _served(self, channel: Channel) -> None:
         for native, pool in ((False, self._pool), (True, self._native_pool)):

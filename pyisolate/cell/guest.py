@@ -193,9 +193,6 @@ class Guest:
         if (slots := named.pop("slots", None)) is not None:
             steps.run("broker slots", lambda: audit.set_page(slots, frame.slot_page))
             os.close(slots)
-        if (asked := named.pop("asked", None)) is not None:
-            steps.run("asked page", lambda: audit.set_asked(asked))
-            os.close(asked)  # before any guest code: its memory could be written here and mapped executable
         confine_at_handout(named, frame.rlimits, frame.working_directory, steps)
         _begin(frame.sandbox, frame.environment)
         self._broker = CurrentBroker(self, Broker(frame.policy))

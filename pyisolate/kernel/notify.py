@@ -163,14 +163,6 @@ class _Attached:
     policies: OrderedDict[int, CompiledPolicy] = field(default_factory=OrderedDict)
     #: serial and policy of the shadow's table
     watched: tuple[int, CompiledPolicy] | None = None
-    #: its asked page, until the cell has it
-    asked: int | None = None
-
-    def close_asked(self) -> None:
-        """Close the page's descriptor; mappings stay."""
-        if self.asked is not None:
-            os.close(self.asked)
-            self.asked = None
 
 
 class Listener:
@@ -218,12 +210,6 @@ class Listener:
             while key := self._native.next():
                 self._drain_key(key)
             self._native.close()
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Close the copies that a forked child of the host has of descriptors meant for cells."""
-        for attached in list(self._by_id.values()):
-            attached.close_asked()
 
     # -- sandboxes ------------------------------------------------------------------------------------------
 
@@ -243,22 +229,20 @@ class Listener:
         """
         self._add(fd, sandbox_id, policy, full, kind, shadow)
 
-    def attach_warm(self, fd: int, sandbox_id: str) -> None:
-        """Let everything a warm cell does continue, until `bind`: no guest code may run in it before."""
+    def attach_warm(self, fd: int, sandbox_id: str, asked: int | None = None) -> None:
+        """Let everything a warm cell does continue, until `bind`: no guest code may run in it before.
+
+        `asked` is the descriptor of its asked page; without one nothing tells whether its broker was asked.
+        """
         self._add(fd, sandbox_id, None, False, "cell", None)
         with self._lock:
-            if (attached := self._by_id.get(sandbox_id)) is None:
+            attached = self._by_id.get(sandbox_id)
+            if attached is None or asked is None:
                 return
             try:
-                attached.asked = self._native.open_asked(attached.key)
+                self._native.map_asked(attached.key, asked)
             except OSError as error:
-                _log.debug("no asked page, so its records cannot tell whether the broker was asked: %s", error)
-
-    def asked_page(self, warm_id: str) -> int | None:
-        """Return the descriptor of a warm cell's asked page, for its hooks to store in; `bind` closes it."""
-        with self._lock:
-            attached = self._by_id.get(warm_id)
-            return None if attached is None else attached.asked
+                _log.warning("a cell's records cannot tell whether its broker was asked: %s", error)
 
     def bind(
         self,
@@ -277,7 +261,6 @@ class Listener:
         with self._lock:
             attached = self._by_id[warm_id]
             attached.full, attached.kind, attached.shadow = full, kind, shadow
-            attached.close_asked()
             table = self._remember(attached, policy)
             self._native.bind(attached.key, table)
             del self._by_id[warm_id]
@@ -301,7 +284,6 @@ class Listener:
         with self._lock:
             self._by_id.pop(sandbox_id, None)
             self._by_key.pop(attached.key, None)
-            attached.close_asked()
         self._native.forget(attached.key)
 
     def _add(

@@ -151,9 +151,7 @@ class KernelPlan:
 
     def abandon(self) -> None:
         """In a forked child of the host: close the copies, forget what belongs to the parent."""
-        if self.listener is not None:
-            self.listener.abandon()
-            self.listener = None
+        self.listener = None
         self.builder.abandon()
         self.bpf.abandon()
 
@@ -217,12 +215,15 @@ class KernelPlan:
         if self.bpf.network is not None:
             self.bpf.network.forget(sandbox_id)
 
-    def attach_cell(self, pid: int, descriptor: int) -> None:
-        """Serve a warm cell's notifications: until `bind`, no guest code runs and everything continues."""
+    def attach_cell(self, pid: int, descriptor: int, asked: int | None = None) -> None:
+        """Serve a warm cell's notifications: until `bind`, no guest code runs and everything continues.
+
+        Takes the descriptor. `asked`, of the page in which its hooks tell what they asked, stays the caller's.
+        """
         if self.listener is None:
             os.close(descriptor)
             return
-        self.listener.attach_warm(descriptor, f"cell:{pid}")
+        self.listener.attach_warm(descriptor, f"cell:{pid}", asked)
 
     def require_listener(self) -> None:
         """Raise EnforcementError when the listener that cells wait for has ended: the kernel fails their calls."""
@@ -256,10 +257,6 @@ class KernelPlan:
         if native:
             self._native.add(sandbox_id)
         return self.bpf.open(sandbox_id, prepared.bpf, prepared.shadow_bpf, native=native)
-
-    def asked_page(self, pid: int) -> int | None:
-        """Return the descriptor of the page in which a warm cell's hooks tell the listener what they asked."""
-        return None if self.listener is None else self.listener.asked_page(f"cell:{pid}")
 
     def attach_task(self, tid: int, sandbox_id: str, prepared: Prepared, slot: int | None = None) -> bool:
         """Put a cell, or a sandbox thread, under the BPF programs: after its own set-up, before any guest code.

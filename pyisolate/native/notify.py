@@ -191,9 +191,9 @@ class Listener:
         """Decide by `policy` from the next call on. Raises OSError (ENOENT) for an unknown key."""
         check(lib.notify_bind(self._handle, key, policy.handle), "bind a policy at the notification listener")
 
-    def open_asked(self, key: int) -> int:
-        """Make a sandbox's asked page, once; return its descriptor, for `native.audit.set_asked`. Raises OSError."""
-        return check(lib.notify_open_asked(self._handle, key), "make an asked page")
+    def map_asked(self, key: int, fd: int) -> None:
+        """Join a sandbox's calls with what its hooks tell in a page of `native.audit.make_asked`. Once."""
+        check(lib.notify_map_asked(self._handle, key, fd), "map an asked page")
 
     def stop(self, key: int) -> bool:
         """Decide nothing more for a sandbox; records and counters stay. False where the key is unknown."""

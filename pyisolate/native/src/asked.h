@@ -27,6 +27,7 @@ struct asked_thread {
 	uint64_t words[ASKED_WORDS];
 };
 
+#define ASKED_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define ASKED_BYTES (ASKED_THREADS * sizeof(struct asked_thread))
 
 /* CAPABILITY_NUMBER of capability.py -> word; -1 for what no notified call is asked about. */

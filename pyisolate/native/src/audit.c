@@ -11,6 +11,7 @@
  */
 #include <Python.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
@@ -412,6 +413,20 @@ static int audit_map(int fd, unsigned long long page, size_t bytes, void **into)
 static int audit_set_page(int fd, unsigned long long page)
 {
     return audit_map(fd, page, sizeof(struct audit_slot) * AUDIT_SLOTS, (void **)&audit_page);
+}
+
+/* A page for one cell, of a size that nobody can change any more. */
+static int audit_make_asked(void)
+{
+    int fd = memfd_create("pyisolate asked", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    if (fd >= 0 && (ftruncate(fd, ASKED_BYTES) || fcntl(fd, F_ADD_SEALS, ASKED_SEALS))) {
+        int error = errno;
+        close(fd);
+        errno = error;
+        fd = -1;
+    }
+    return fd < 0 ? -errno : fd;
 }
 
 static int audit_set_asked(int fd)

@@ -54,8 +54,8 @@ int notify_policy_ask(const notify_policy *p, int action, int family, const uint
 
 int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy);
 int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy);
-/* Make the sandbox's asked page (src/asked.h); its descriptor, the caller's to close, or a negative errno. Once. */
-int notify_open_asked(notify_listener *l, uint64_t key);
+/* Map the sandbox's asked page (src/asked.h); the descriptor stays the caller's. Once. */
+int notify_map_asked(notify_listener *l, uint64_t key, int fd);
 int notify_stop(notify_listener *l, uint64_t key);
 int notify_forget(notify_listener *l, uint64_t key);
 int notify_counters(notify_listener *l, uint64_t key, uint64_t *counters, uint64_t *lost);

@@ -233,27 +233,21 @@ static int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy)
 	return s ? 0 : -ENOENT;
 }
 
-/* Not for a thread that is under the filter itself: it may not make such a page. */
-static int notify_open_asked(notify_listener *l, uint64_t key)
+static int notify_map_asked(notify_listener *l, uint64_t key, int fd)
 {
-	struct notify_asked *made = NULL;
-	int fd = -1;
-
 	if (l->forked)
 		return -ESRCH;
-	made = notify_asked_new(&fd);
+	struct notify_asked *made = notify_asked_new(fd);
 	if (!made)
 		return -errno;
 	pthread_mutex_lock(&l->lock);
 	struct notify_sandbox *s = *notify_find(l, key);
-	int result = !s ? -ENOENT : s->asked ? -EEXIST : fd;
-	if (result >= 0)
+	int result = !s ? -ENOENT : s->asked ? -EEXIST : 0;
+	if (!result)
 		__atomic_store_n(&s->asked, made, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&l->lock);
-	if (result < 0) {
-		close(fd);
+	if (result)
 		notify_asked_free(made);
-	}
 	return result;
 }
 
