@@ -50,6 +50,8 @@ def kernel_record(
     syscall = syscall_name(record.number)
     verdict = _VERDICTS[record.verdict]
     capability = _capability(record, syscall)
+    asked = CAPABILITY_BY_NUMBER[record.slot_capability] if record.asked == native.ASKED else None
+    only_program = asked is Capability.PROCESS_EXEC and capability is not asked
     code = _CODES.get(record.reason)
     reason = _reason(code, capability) if code else "seen on its way to the file enforcer"
     if syscall in _BY_MODE and verdict is Verdict.DENY:
@@ -77,8 +79,9 @@ def kernel_record(
         generation=policy.generation if policy is not None else 0,
         count=record.times,
         broker_consulted=_consulted(record, capability, syscall),
-        slot_capability=CAPABILITY_BY_NUMBER[record.slot_capability] if record.asked == native.ASKED else None,
-        slot_verdict=_VERDICTS[record.slot_verdict] if record.asked == native.ASKED else None,
+        slot_capability=asked,
+        # who was asked about a program has not been asked whether a process may be made for it
+        slot_verdict=None if asked is None or only_program else _VERDICTS[record.slot_verdict],
         shadow=shadow,
     )
 

@@ -183,6 +183,8 @@ def _broker_side(broker: BrokerRecord | None, kernel: KernelRecord | None) -> _S
         about = kernel.slot_capability or kernel.capability
         slot = f"broker slot {kernel.sequence}" if kernel.sequence else "broker slot"
         return _Side(kernel.slot_verdict, f"{slot}: {about.value}")
+    if kernel.broker_consulted and kernel.slot_capability is not None:
+        return _Side(Verdict.UNAVAILABLE, f"the broker was asked about {kernel.slot_capability.value} only")
     if kernel.broker_consulted:
         return _Side(Verdict.UNAVAILABLE, "the broker was asked, but its verdict did not reach the kernel's record")
     if kernel.enforcer in SUPERVISOR_ENFORCERS:

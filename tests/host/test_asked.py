@@ -164,10 +164,10 @@ def test_thousands_of_calls_through_the_hooks_and_round_them_are_told_apart(
     ("source", "wanted"),
     [
         ("honest(os.fork); libc.fork(); libc.fork()", {"clone allow": 1, "clone not_consulted": 2}),
-        # one question, two calls: fork_exec falls back to fork
-        ("honest(subprocess.run, ['/usr/bin/true'])", {"vfork allow": 1, "clone unavailable": 1}),
-        ("honest(os.posix_spawn, '/usr/bin/true', ['true'], {})", {"clone allow": 1}),
-        ("os.system('true')", {"clone allow": 1}),
+        # one question, about the program, and two calls to make a process for it: fork_exec falls back to fork
+        ("honest(subprocess.run, ['/usr/bin/true'])", {"vfork unavailable": 2}),
+        ("honest(os.posix_spawn, '/usr/bin/true', ['true'], {})", {"clone unavailable": 1}),
+        ("os.system('true')", {"clone unavailable": 1}),
         ("t = threading.Thread(target=libc.fork); t.start(); t.join()", {"clone not_consulted": 1}),
         ("honest(os.execv, '/usr/bin/true', ['true'])", {"execve allow": 1}),
         ("libc.execv(b'/usr/bin/true', None)", {"execve not_consulted": 1}),
