@@ -296,3 +296,24 @@ def test_the_page_is_out_of_reach_and_of_fixed_size(sandbox: pyisolate.Sandbox) 
     found = sandbox.eval("[n for n in range(3, 256) if libc.fcntl(n, 1034) >= 0]")  # F_GET_SEALS: memfds alone
     assert found == []
     assert sandbox.eval("[libc.ftruncate(n, 0) for n in range(3, 64) if libc.fcntl(n, 1034) >= 0]") == []
+
+
+def test_in_monitor_mode_each_call_is_told_once_and_by_whom(supervisor: pyisolate.Supervisor) -> None:
+    monitor = Policy.preset("compute").with_limits(wall="60s", processes=32).with_mode("monitor")
+    with supervisor.spawn("watched", monitor) as sandbox:
+        sandbox.exec(GUEST)
+        source = "u, r = socket.socket(type=socket.SOCK_DGRAM), random.Random(7)\n" + (
+            "told = {'would_deny': 0, 'not_consulted': 0}\n"
+            "for _ in range(200):\n"
+            "    if r.random() < 0.5:\n"
+            "        u.sendto(b'x', ('127.0.0.1', 7001)); told['would_deny'] += 1\n"
+            "    else:\n"
+            "        libc.sendto(u.fileno(), b'x', 1, 0, inet(7001), 16); told['not_consulted'] += 1\n"
+        )
+        sandbox.exec(source)
+        found: collections.Counter[str] = collections.Counter()
+        for event in sandbox.get_denial_events():
+            if event.capability == "net.send":
+                assert (event.kernel_decision, event.would_deny) == ("would_deny", True), event
+                found[event.broker_decision] += event.count
+        assert dict(found) == sandbox.eval("told")
