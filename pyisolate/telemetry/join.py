@@ -102,12 +102,26 @@ class Joiner:
                 return part.event
         return None
 
-    def tell(self, record: KernelRecord, event: DenialEvent, left: int | None = None) -> None:
-        """Remember the event of a kernel record, `left` of whose operations had no other half, for what may follow."""
+    def tell(self, record: KernelRecord, event: DenialEvent, left: int | None = None) -> list[Told]:
+        """Remember the event of a kernel record, `left` of whose operations had no other half, for what may follow.
+
+        Returns what came while the event was being recorded.
+        """
         if record.broker_consulted is False:
-            return  # native code went round the hooks: nothing will follow
+            return []  # native code went round the hooks: nothing will follow
+        keys, left = self._kernel_keys(record), event.count if left is None else left
+        index = self._waiting[record.verdict is Verdict.WOULD_DENY]
+        told: list[Told] = []
         with self._lock:
-            self._remember(self._told, self._kernel_keys(record), event, left)
+            while left > 0 and (taken := index.take(keys)) is not None:
+                used = min(left, taken.count)
+                if taken.count > used:
+                    index.put(self._broker_keys(taken), replace(taken, count=taken.count - used), time.monotonic_ns())
+                told.append(Told(event, replace(taken, count=used)))
+                left -= used
+            if left > 0:
+                self._remember(self._told, keys, event, left)
+        return told
 
     def tell_alone(self, record: BrokerRecord, event: DenialEvent) -> None:
         """Remember the event of a report of what was let through: the kernel's record may still follow, on a busy

@@ -4,7 +4,7 @@ never accused."""
 from __future__ import annotations
 
 import collections
-import socket
+import platform
 from collections.abc import Iterator
 
 import pytest
@@ -197,8 +197,8 @@ def test_thousands_of_calls_through_the_hooks_and_round_them_are_told_apart(
 def test_one_question_may_stand_for_several_calls(
     sandbox: pyisolate.Sandbox, source: str, wanted: dict[str, int]
 ) -> None:
-    if "272" in source and not hasattr(socket, "AF_PACKET"):
-        pytest.skip("x86-64 numbers")
+    if platform.machine() != "x86_64" and ("272" in source or "subprocess" in source):
+        pytest.skip("names x86-64's system calls")
     assert since(sandbox, source) == wanted
 
 

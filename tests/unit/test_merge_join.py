@@ -11,7 +11,7 @@ from telemetry_events import CONTEXT, broker, kernel
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
 from pyisolate.policy.compiled import CompiledPolicy
-from pyisolate.telemetry.event import Evaluation
+from pyisolate.telemetry.event import DenialEvent, Evaluation
 from pyisolate.telemetry.join import Joiner, Told
 from pyisolate.telemetry.metrics import Metrics
 from pyisolate.telemetry.recorder import Recorder
@@ -172,6 +172,23 @@ def test_what_native_code_did_takes_no_report_of_the_same_operation(recorder: Re
     assert (raw.broker_decision, raw.origin) == (Verdict.NOT_CONSULTED, None)
     assert (asked.broker_decision, asked.origin) == (Verdict.ALLOW, "job.py:3 in main")
     assert telemetry.store.total == 2 == recorder.metrics.denials.total()
+
+
+def test_a_report_that_comes_while_the_event_is_recorded_completes_it(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=10_000)
+    record = recorder.record
+
+    def slow(event: DenialEvent) -> DenialEvent:
+        telemetry.guest(broker(count=3, **ERRNO))
+        return record(event)
+
+    recorder.record = slow  # type: ignore[method-assign]
+    (event,) = telemetry.kernel(kernel(count=2))
+    recorder.record = record  # type: ignore[method-assign]
+    assert (event.broker_decision, event.origin, event.count) == (Verdict.ALLOW, "job.py:3 in main", 2)
+    telemetry.kernel(kernel())
+    telemetry.settle()
+    assert telemetry.store.total == 3 == recorder.metrics.denials.total()
 
 
 def test_a_report_completes_the_event_whose_verdict_came_from_a_slot(recorder: Recorder) -> None:
