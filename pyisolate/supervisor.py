@@ -384,7 +384,8 @@ class Supervisor:
                 return
         if channel.listener is not None:
             descriptor, channel.listener = channel.listener, None
-            self._plan.attach_cell(channel.pid, descriptor)
+            self._plan.attach_cell(channel.pid, descriptor, channel.asked)
+            channel.close_asked()
             if channel.released:
                 self._plan.detach_cell(channel.pid)
 

@@ -52,14 +52,14 @@ class ChannelOwner(Protocol):
 class Channel:
     """Socket, pipes and pidfd of one cell, with the protocol state. Takes the descriptors, also when it fails."""
 
-    def __init__(self, pid: int, descriptors: tuple[int, int, int, int]) -> None:
+    def __init__(self, pid: int, descriptors: tuple[int, int, int, int], asked: int | None = None) -> None:
         channel, out_read, err_read, self.pidfd = descriptors
         try:
             self.poller = select.epoll(4)
             for descriptor in (channel, out_read, err_read):
                 self.poller.register(descriptor, select.EPOLLIN)
         except OSError:
-            for descriptor in descriptors:
+            for descriptor in (*descriptors, *(() if asked is None else (asked,))):
                 os.close(descriptor)
             raise
         self.pid = pid
@@ -71,6 +71,7 @@ class Channel:
             os.set_blocking(pipe, False)
         self.conversation = wire.Conversation()
         self.listener: int | None = None
+        self.asked = asked
         self.owner: ChannelOwner | None = None
         self.lock = threading.RLock()
         self.ended: str | None = None
@@ -287,6 +288,13 @@ class Channel:
                 return False
         return True
 
+    def close_asked(self) -> None:
+        """Close the asked page's descriptor; the listener has mapped it, if there is one."""
+        with self.lock:
+            if self.asked is not None:
+                os.close(self.asked)
+                self.asked = None
+
     def abandon(self) -> None:
         """In a forked child of the host: close what was inherited. The locks are new, their holders do not exist."""
         self.lock, self._send_lock, self._pidfd_lock = threading.RLock(), threading.RLock(), threading.Lock()
@@ -311,3 +319,4 @@ class Channel:
             if self.listener is not None:
                 os.close(self.listener)
                 self.listener = None
+            self.close_asked()

@@ -375,7 +375,7 @@ class Pool:
     def _forked(self, message: Forked, descriptors: list[int]) -> None:
         with self._condition:
             self._asked = max(0, self._asked - 1)
-        if message.error or len(descriptors) != 4:
+        if message.error or len(descriptors) != 5:
             # A cell whose socket was lost sees the end of the stream, and ends.
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -384,7 +384,9 @@ class Pool:
             _log.error("fork cell: %s", message.error or lost)
             return
         try:
-            channel = Channel(message.pid, (descriptors[0], descriptors[1], descriptors[2], descriptors[3]))
+            channel = Channel(
+                message.pid, (descriptors[0], descriptors[1], descriptors[2], descriptors[3]), descriptors[4]
+            )
         except OSError as error:
             self._failed(f"watch cell {message.pid}: {error.strerror}", error.errno)
             return

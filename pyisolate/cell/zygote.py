@@ -20,7 +20,7 @@ import traceback
 import msgspec
 
 from .. import hooks
-from ..native import process
+from ..native import audit, process
 from . import guest, wire
 from .confine import CellSpec, Steps, confine_at_fork, load_filter
 
@@ -134,12 +134,14 @@ class Zygote:
             descriptors += (out_read, out_write)
             err_read, err_write = os.pipe2(os.O_CLOEXEC)
             descriptors += (err_read, err_write)
+            asked = audit.make_asked()
+            descriptors.append(asked)
             pid, pidfd = process.clone_cell(self._start.spec.clone_flags)
             if pid == 0:
-                self._child(theirs, out_write, err_write)
+                self._child(theirs, out_write, err_write, asked)
             descriptors.append(pidfd)
             self._children.add(pid)
-            self._send(Forked(pid=pid), [channel.fileno(), out_read, err_read, pidfd])
+            self._send(Forked(pid=pid), [channel.fileno(), out_read, err_read, pidfd, asked])
         except (BrokenPipeError, ConnectionError):
             raise
         except OSError as error:
@@ -152,7 +154,7 @@ class Zygote:
             for one in sockets:
                 one.close()
 
-    def _child(self, channel: socket.socket, out_write: int, err_write: int) -> None:
+    def _child(self, channel: socket.socket, out_write: int, err_write: int, asked: int) -> None:
         """Become a cell. Never returns into the zygote's loop."""
         status = 70
         try:
@@ -162,6 +164,8 @@ class Zygote:
             os.dup2(out_write, 1)
             os.dup2(err_write, 2)
             steps = Steps()
+            audit.set_asked(asked)
+            # all others are closed, so no guest can write code into the page's file and map it executable
             confine_at_fork(self._start.spec, {0, 1, 2, channel.fileno()}, steps)
             status = guest.main(
                 channel,

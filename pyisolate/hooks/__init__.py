@@ -5,6 +5,7 @@
     pinned          names a guest may resolve               seeding    randomness that a policy denies
     guest_hooks     GuestHooks: ask, report, raise          attribution, coalesce: its two memories
     gate            opens the wrappers of a cell at hand-out
+    answers         what a hook's answer tells those who join it with a system call
 
 A zygote calls `prewarm` once; a cell calls `install` at hand-out. Nothing here is a boundary (`docs/hooks.md`).
 """
@@ -69,7 +70,9 @@ def install(
     """
     audit = audit or _native()
     if process_wide:
-        hooks = GuestHooks(broker, report, compiled=compiled, shadow=shadow, sequence=audit.audit_sequence)
+        hooks = GuestHooks(
+            broker, report, compiled=compiled, shadow=shadow, sequence=audit.audit_sequence, tell=audit.tell
+        )
         seeding.apply(compiled)
         GATE.hooks = hooks
         audit.set_process_callback(hooks.callback)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from ..broker import GROUPS
-from ..capability import CAPABILITY_NUMBER, Capability
+from ..capability import Capability
 from ..decision import Decision, DenialCode, Mode, Verdict
 from ..errors import PolicyError
 from ..policy.compiled import CompiledPolicy
@@ -25,7 +25,7 @@ from ..policy.suggest import suggestion
 from ..telemetry.event import BrokerRecord, DenialEvent, SandboxContext
 from ..telemetry.merge import merge
 from ..telemetry.sanitize import escape
-from . import frames
+from . import answers, frames
 from .announced import ANNOUNCED, Announcements
 from .attribution import LastAllowed, errno_of
 from .coalesce import Coalescer
@@ -37,8 +37,6 @@ _log = logging.getLogger("pyisolate.hooks")
 _RECORD = "_pyisolate_record"
 _REPORTED = "_pyisolate_reported"
 _DESCRIPTIONS = 64
-#: `enum pyi_slot_verdict` in bpf/pyisolate.h, where the native hook wants it
-_SLOT_ALLOW, _SLOT_WOULD_DENY = 1 << 16, 3 << 16
 #: A guest may be denied the random numbers that an id takes; the host's event replaces this one.
 _PRELIMINARY = "00000000-0000-7000-8000-000000000000"
 #: First number of operations that have no audit event; well below the wire's limit of 2**63
@@ -82,7 +80,8 @@ class GuestHooks:
     """Asks the broker about each operation of guest code. One per sandbox; thread-safe.
 
     `report` receives every refusal before it is raised; exact repeats are coalesced (see `flush`). `shadow` is a
-    second policy: what it would refuse is reported and goes on.
+    second policy: what it would refuse is reported and goes on. `tell` takes the answers (see `answers`) about
+    operations that have no audit event.
     """
 
     def __init__(
@@ -96,9 +95,10 @@ class GuestHooks:
         isolation: str = "process",
         sequence: Callable[[], int] | None = None,
         detach: Callable[[], None] | None = None,
+        tell: Callable[[int], None] | None = None,
     ) -> None:
         self.mode = mode
-        self._isolation, self._detach = isolation, detach
+        self._isolation, self._detach, self._tell = isolation, detach, tell
         self._reports = Coalescer(report)
         self._last = LastAllowed()
         self._announced = Announcements()
@@ -163,7 +163,7 @@ class GuestHooks:
     # -- operations -----------------------------------------------------------------------------------------
 
     def callback(self, event: str, args: tuple[Any, ...]) -> int:
-        """Decide one audit event: return the capability's number (0: nothing asked) or raise PolicyError."""
+        """Decide one audit event: return what `answers` makes of it (0: nothing to say) or raise PolicyError."""
         found = OPERATIONS.get(event)
         ident = get_ident()
         if ident in self._busy:
@@ -179,7 +179,7 @@ class GuestHooks:
             except (RecursionError, MemoryError):
                 raise  # a guest at the end of its stack must not get round the question
             except Exception:  # arguments of a shape that the call itself will refuse; else the kernel decides
-                return 0
+                return answers.nothing_asked(event)
             return self._decide_all(operations, args, found[1], 0, event)
         finally:
             self._busy.discard(ident)
@@ -187,13 +187,17 @@ class GuestHooks:
     def ask_all(
         self, operations: Sequence[Operation], args: tuple[Any, ...] = (), syscall: str = "", hook: str = "ask"
     ) -> int:
-        """Decide operations that raise no audit event (see `wrappers`); `hook` names who asks (see `announced`)."""
+        """Decide operations that raise no audit event (see `wrappers`), maybe none; `hook` names who asks (see
+        `announced`)."""
         ident = get_ident()
         if ident in self._busy:
             return 0
         self._busy.add(ident)
         try:
-            return self._decide_all(operations, args, syscall, self._own_sequence(), hook)
+            answer = self._decide_all(operations, args, syscall, self._own_sequence(), hook)
+            if answer and self._tell is not None:
+                self._tell(answer)
+            return answer
         finally:
             self._busy.discard(ident)
 
@@ -250,18 +254,18 @@ class GuestHooks:
     ) -> int:
         if not operations:
             self._last.forget()
-            return 0
-        verdict = _SLOT_ALLOW
+            return answers.nothing_asked(hook)
+        verdict = answers.ALLOW
         for capability, target, facts in operations:
             if self._shadow is not None:
                 self._consult_shadow(capability, target, facts, syscall, sequence, hook)
             decision = self.peek(capability, target, **facts)
             if decision.verdict is not Verdict.ALLOW:
-                verdict = _SLOT_WOULD_DENY
+                verdict = answers.WOULD_DENY
                 if decision.refused or not self._counted(capability, target, hook, False):
                     self._refuse(decision, syscall, sequence or self._event_sequence())
         self._last.remember(operations, args, syscall, sequence)
-        return CAPABILITY_NUMBER[operations[0][0]] | verdict
+        return answers.asked(hook, operations[0][0], verdict)
 
     def _consult_shadow(
         self, capability: Capability, target: str, facts: dict[str, Any], syscall: str, sequence: int, hook: str

@@ -92,6 +92,9 @@ _FUNCTIONS: tuple[tuple[ModuleType, str, Builder, str], ...] = (
     (_posixsubprocess, "fork_exec", _forked_exec, "execve"),
 )
 
+#: Calls of which the listener must know that they came this way, also where there was nothing to ask.
+_TOLD = frozenset({"fork_exec"})
+
 
 def _wrapper(original: Callable[..., Any], operations: Builder, syscall: str) -> Callable[..., Any]:
     name = original.__name__
@@ -103,7 +106,7 @@ def _wrapper(original: Callable[..., Any], operations: Builder, syscall: str) ->
                 found = operations(*args, **kwargs)
             except Exception:  # arguments that the call itself refuses
                 found = _NOTHING
-            if found:
+            if found or name in _TOLD:
                 hooks.ask_all(found, args, syscall, name)
         return original(*args, **kwargs)
 
@@ -164,7 +167,9 @@ def _listen(self: socket.socket, /, *args: Any) -> None:
     hooks = GATE.hooks
     if hooks is not None:
         described = addresses.describe(addresses.family_of(self), self.getsockname())
-        if described is not None:
+        if described is None:
+            hooks.ask_all((), hook="listen")
+        else:
             target, facts = described
             hooks.ask(C.NET_LISTEN, target, **facts, type=addresses.kind_of(self))
     return _socket.socket.listen(self, *args)

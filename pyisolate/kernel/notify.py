@@ -238,9 +238,20 @@ class Listener:
         """
         self._add(fd, sandbox_id, policy, full, kind, shadow)
 
-    def attach_warm(self, fd: int, sandbox_id: str) -> None:
-        """Let everything a warm cell does continue, until `bind`: no guest code may run in it before."""
+    def attach_warm(self, fd: int, sandbox_id: str, asked: int | None = None) -> None:
+        """Let everything a warm cell does continue, until `bind`: no guest code may run in it before.
+
+        `asked` is the descriptor of its asked page; without one nothing tells whether its broker was asked.
+        """
         self._add(fd, sandbox_id, None, False, "cell", None)
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+            if attached is None or asked is None:
+                return
+            try:
+                self._native.map_asked(attached.key, asked)
+            except OSError as error:
+                _log.warning("a cell's records cannot tell whether its broker was asked: %s", error)
 
     def bind(
         self,

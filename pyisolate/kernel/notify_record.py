@@ -50,6 +50,8 @@ def kernel_record(
     syscall = syscall_name(record.number)
     verdict = _VERDICTS[record.verdict]
     capability = _capability(record, syscall)
+    asked = CAPABILITY_BY_NUMBER[record.slot_capability] if record.asked == native.ASKED else None
+    only_program = asked is Capability.PROCESS_EXEC and capability is not asked
     code = _CODES.get(record.reason)
     reason = _reason(code, capability) if code else "seen on its way to the file enforcer"
     if syscall in _BY_MODE and verdict is Verdict.DENY:
@@ -76,10 +78,20 @@ def kernel_record(
         monotonic_ns=record.monotonic_ns,
         generation=policy.generation if policy is not None else 0,
         count=record.times,
-        # Without slots it cannot know of one call; what no hook ever asks about was not asked about.
-        broker_consulted=None if capability in ASKED else False,
+        broker_consulted=_consulted(record, capability, syscall),
+        slot_capability=asked,
+        # who was asked about a program has not been asked whether a process may be made for it
+        slot_verdict=None if asked is None or only_program else _VERDICTS[record.slot_verdict],
         shadow=shadow,
     )
+
+
+def _consulted(record: native.Record, capability: Capability, syscall: str) -> bool | None:
+    """Return whether the broker was asked: what no hook ever asks about was not; None where it cannot be known."""
+    if record.asked == native.UNKNOWN:
+        only_native = capability is Capability.KERNEL_MOUNT and syscall != "chroot"  # posix has no other function
+        return None if capability in ASKED and not only_native else False
+    return record.asked == native.ASKED
 
 
 _ACTIONS = {

@@ -215,12 +215,15 @@ class KernelPlan:
         if self.bpf.network is not None:
             self.bpf.network.forget(sandbox_id)
 
-    def attach_cell(self, pid: int, descriptor: int) -> None:
-        """Serve a warm cell's notifications: until `bind`, no guest code runs and everything continues."""
+    def attach_cell(self, pid: int, descriptor: int, asked: int | None = None) -> None:
+        """Serve a warm cell's notifications: until `bind`, no guest code runs and everything continues.
+
+        Takes the descriptor. `asked`, of the page in which its hooks tell what they asked, stays the caller's.
+        """
         if self.listener is None:
             os.close(descriptor)
             return
-        self.listener.attach_warm(descriptor, f"cell:{pid}")
+        self.listener.attach_warm(descriptor, f"cell:{pid}", asked)
 
     def require_listener(self) -> None:
         """Raise EnforcementError when the listener that cells wait for has ended: the kernel fails their calls."""

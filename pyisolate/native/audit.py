@@ -4,9 +4,9 @@ Order of use: `install()` and `set_events()` once per process; then in each sand
 (thread isolation), or once `set_process_callback(f)` (a cell, where every thread is the guest's); then `seal()`.
 
 The callable gets `(event, args)`. It raises to refuse, and the exception appears at the guest's line; it returns the
-capability number to put into the thread's slot (`capability | verdict << 16`; verdict 0 reads as allow), or None or
-0 for no slot. Events raised while it runs pass unasked, so it must never run guest code (`str()` of a guest's
-object, say).
+capability number to put into the thread's slot (`capability | flags << 8 | verdict << 16`; verdict 0 reads as allow,
+flags are those of `src/asked.h`), or None or 0 for no slot. Events raised while it runs pass unasked, so it must never
+run guest code (`str()` of a guest's object, say).
 
 This is not a boundary: the guest shares the interpreter with the hook and can corrupt it. The kernel is.
 
@@ -25,6 +25,9 @@ from ._result import check
 AuditCallback = Callable[[str, tuple[Any, ...]], int | None]
 
 _ffi, _lib = _native.ffi, _native.lib
+
+#: Flags of an answer, shifted to their place (`src/asked.h`), for a test that they are those of `hooks/answers.py`.
+FLAGS: dict[str, int] = {name: getattr(_lib, f"ASKED_{name}") << 8 for name in ("MANY", "AHEAD", "RESOLVES", "NOTHING")}
 
 _SEALED = "sealed: only the holder of the token that seal() returned can release a thread, and nobody a process"
 _ORDER = "call install() and set_events() first"
@@ -110,3 +113,21 @@ def set_page(fd: int, page: int) -> None:
     `fd` is the mmapable BPF array of slots. Once per process, before `seal`; the mapping outlives `fd`.
     """
     check(_lib.audit_set_page(fd, page), "audit set_page", fd, hint=_SEALED if is_sealed() else None)
+
+
+def make_asked() -> int:
+    """Make a page for `set_asked` in one cell and for the listener; return its descriptor. Needs memfd_create(2)."""
+    return check(_lib.audit_make_asked(), "memfd_create")
+
+
+def set_asked(fd: int) -> None:
+    """Tell the notification listener through its page, behind `fd`, what each thread of this process was asked.
+
+    Once per process, before `seal`; the mapping outlives `fd`.
+    """
+    check(_lib.audit_set_asked(fd), "audit set_asked", fd, hint=_SEALED if is_sealed() else None)
+
+
+def tell(answer: int) -> None:
+    """Put an answer about what raises no audit event into that page; nothing happens without one."""
+    _lib.audit_tell(answer)

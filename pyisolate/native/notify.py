@@ -31,6 +31,10 @@ EXPLICIT_DENY: int = lib.NOTIFY_EXPLICIT_DENY
 ALWAYS_DENIED: int = lib.NOTIFY_ALWAYS_DENIED
 INTERNAL: int = lib.NOTIFY_INTERNAL
 
+UNKNOWN: int = lib.NOTIFY_UNKNOWN
+NOT_ASKED: int = lib.NOTIFY_NOT_ASKED
+ASKED: int = lib.NOTIFY_ASKED
+
 TRAIT_KNOWN: int = lib.NOTIFY_KNOWN
 TRAIT_REPORTED: int = lib.NOTIFY_REPORTED
 
@@ -69,7 +73,10 @@ class UnixRule(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What the listener did with one call (or `times` equal ones). `family` is 4, 6, 1 (unix) or 0."""
+    """What the listener did with one call (or `times` equal ones). `family` is 4, 6, 1 (unix) or 0.
+
+    `asked` says whether the broker was (UNKNOWN, NOT_ASKED, ASKED), the last two what it had been asked and said.
+    """
 
     key: int
     policy_serial: int
@@ -89,6 +96,9 @@ class Record(NamedTuple):
     address: bytes
     port: int
     path: bytes
+    asked: int = UNKNOWN
+    slot_capability: int = 0
+    slot_verdict: int = 0
 
 
 class Policy:
@@ -181,6 +191,10 @@ class Listener:
         """Decide by `policy` from the next call on. Raises OSError (ENOENT) for an unknown key."""
         check(lib.notify_bind(self._handle, key, policy.handle), "bind a policy at the notification listener")
 
+    def map_asked(self, key: int, fd: int) -> None:
+        """Join a sandbox's calls with what its hooks tell in a page of `native.audit.make_asked`. Once."""
+        check(lib.notify_map_asked(self._handle, key, fd), "map an asked page")
+
     def stop(self, key: int) -> bool:
         """Decide nothing more for a sandbox; records and counters stay. False where the key is unknown."""
         return bool(lib.notify_stop(self._handle, key) == 0)
@@ -238,4 +252,7 @@ def _record(raw: Any) -> Record:
         address=bytes(ffi.buffer(raw.address)),
         port=raw.port,
         path=bytes(ffi.buffer(raw.path, raw.path_length)),
+        asked=raw.asked,
+        slot_capability=raw.slot_capability,
+        slot_verdict=raw.slot_verdict,
     )

@@ -57,8 +57,8 @@ class BrokerRecord(msgspec.Struct, frozen=True, kw_only=True):
 class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What one enforcer decided or saw. `pid` and `tid` are the supervisor's view (kernel: tgid and pid).
 
-    `sequence`, `slot_capability` and `slot_verdict` are the broker slot as the kernel program copied it, 0/None
-    where the enforcer has no slots; `broker_consulted` is then None ("cannot be known").
+    `sequence`, `slot_capability` and `slot_verdict` are the broker slot as the kernel program copied it (the listener
+    has no sequence), 0/None where there is none; `broker_consulted` is None where it cannot be known.
     """
 
     sandbox_id: str

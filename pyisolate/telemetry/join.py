@@ -26,6 +26,8 @@ from .merge import is_denial
 
 #: How much later than a report the kernel's record of the same operation may come (nanoseconds).
 _LATE_NS = 2_000_000_000
+#: KernelRecord.enforcer values that learn of every question of a hook; BPF slots miss those without an audit event.
+COMPLETE_ENFORCERS = frozenset({"seccomp-notify"})
 _Key = tuple[object, ...]
 _T = TypeVar("_T")
 
@@ -72,6 +74,8 @@ class Joiner:
 
     def kernel(self, record: KernelRecord) -> BrokerRecord | None:
         """Return the report that waits for this record, if there is one; its count says of how many operations."""
+        if _is_alone(record):
+            return None  # what waits is about another call, whose own record comes
         keys, left = self._kernel_keys(record), record.count
         index = self._waiting[record.verdict is Verdict.WOULD_DENY]
         found: BrokerRecord | None = None
@@ -86,7 +90,7 @@ class Joiner:
 
     def told_late(self, record: KernelRecord) -> DenialEvent | None:
         """Return the event of a report of the same operation that was recorded before this record came."""
-        if record.verdict is not Verdict.WOULD_DENY:
+        if record.verdict is not Verdict.WOULD_DENY or _is_alone(record):
             return None
         keys = self._kernel_keys(record)
         with self._lock:
@@ -98,12 +102,26 @@ class Joiner:
                 return part.event
         return None
 
-    def tell(self, record: KernelRecord, event: DenialEvent, left: int | None = None) -> None:
-        """Remember the event of a kernel record, `left` of whose operations had no other half, for what may follow."""
+    def tell(self, record: KernelRecord, event: DenialEvent, left: int | None = None) -> list[Told]:
+        """Remember the event of a kernel record, `left` of whose operations had no other half, for what may follow.
+
+        Returns what came while the event was being recorded.
+        """
         if record.broker_consulted is False:
-            return  # native code went round the hooks: nothing will follow
+            return []  # native code went round the hooks: nothing will follow
+        keys, left = self._kernel_keys(record), event.count if left is None else left
+        index = self._waiting[record.verdict is Verdict.WOULD_DENY]
+        told: list[Told] = []
         with self._lock:
-            self._remember(self._told, self._kernel_keys(record), event, left)
+            while left > 0 and (taken := index.take(keys)) is not None:
+                used = min(left, taken.count)
+                if taken.count > used:
+                    index.put(self._broker_keys(taken), replace(taken, count=taken.count - used), time.monotonic_ns())
+                told.append(Told(event, replace(taken, count=used)))
+                left -= used
+            if left > 0:
+                self._remember(self._told, keys, event, left)
+        return told
 
     def tell_alone(self, record: BrokerRecord, event: DenialEvent) -> None:
         """Remember the event of a report of what was let through: the kernel's record may still follow, on a busy
@@ -186,6 +204,11 @@ class Joiner:
         if record.sequence:
             return [(record.tid, record.sequence, *about)]
         return [(record.tid if self._translate is not None else 0, record.capability, _about(record), *about)]
+
+
+def _is_alone(record: KernelRecord) -> bool:
+    """Tell whether no report of a hook can be about this call."""
+    return record.broker_consulted is False and record.enforcer in COMPLETE_ENFORCERS
 
 
 def _about(record: BrokerRecord | KernelRecord) -> str:

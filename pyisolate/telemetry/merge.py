@@ -129,7 +129,7 @@ def merge(
 
 def complete(event: DenialEvent, broker: BrokerRecord) -> DenialEvent:
     """Return a kernel record's event with what the hook's later report of the same refusal adds: verdict and origin."""
-    if event.broker_decision is not Verdict.UNAVAILABLE:
+    if event.broker_decision not in (Verdict.UNAVAILABLE, broker.verdict):
         return msgspec.structs.replace(event, origin=event.origin or _text(broker.origin, _ORIGIN_LIMIT))
     reason = escape(broker.reason, _REASON_LIMIT)
     would = event.would_deny and broker.verdict in REFUSALS and reason
@@ -181,7 +181,10 @@ def _broker_side(broker: BrokerRecord | None, kernel: KernelRecord | None) -> _S
         return _Side(Verdict.NOT_CONSULTED, f"the system call was made without asking the broker ({how})")
     if kernel.slot_verdict is not None:
         about = kernel.slot_capability or kernel.capability
-        return _Side(kernel.slot_verdict, f"broker slot {kernel.sequence}: {about.value}")
+        slot = f"broker slot {kernel.sequence}" if kernel.sequence else "broker slot"
+        return _Side(kernel.slot_verdict, f"{slot}: {about.value}")
+    if kernel.broker_consulted and kernel.slot_capability is not None:
+        return _Side(Verdict.UNAVAILABLE, f"the broker was asked about {kernel.slot_capability.value} only")
     if kernel.broker_consulted:
         return _Side(Verdict.UNAVAILABLE, "the broker was asked, but its verdict did not reach the kernel's record")
     if kernel.enforcer in SUPERVISOR_ENFORCERS:

@@ -96,7 +96,8 @@ class SandboxTelemetry:
         event = self._record(broker, record)
         unmatched = record.count - (0 if broker is None else broker.count)
         if unmatched > 0:
-            self._joiner.tell(record, event, unmatched)
+            for late in self._joiner.tell(record, event, unmatched):
+                event = self._told(late)
         return [event]
 
     def settle(self) -> list[DenialEvent]:

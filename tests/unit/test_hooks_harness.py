@@ -43,6 +43,9 @@ class StandIn:
     def audit_sequence(self):
         return self.count
 
+    def tell(self, answer):
+        pass
+
     def release(self, token):
         self.threads.pop(_thread.get_ident(), None)
 

@@ -11,7 +11,7 @@ from telemetry_events import CONTEXT, broker, kernel
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
 from pyisolate.policy.compiled import CompiledPolicy
-from pyisolate.telemetry.event import Evaluation
+from pyisolate.telemetry.event import DenialEvent, Evaluation
 from pyisolate.telemetry.join import Joiner, Told
 from pyisolate.telemetry.metrics import Metrics
 from pyisolate.telemetry.recorder import Recorder
@@ -162,6 +162,44 @@ def test_told_events_are_bounded_too(recorder: Recorder) -> None:
     assert joiner.broker(broker(target="/3", **ERRNO)) == [broker(target="/3", **ERRNO)]
     (told,) = joiner.broker(broker(target="/95", **ERRNO))
     assert isinstance(told, Told)
+
+
+def test_what_native_code_did_takes_no_report_of_the_same_operation(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=10_000)
+    telemetry.guest(broker(**ERRNO))
+    (raw,) = telemetry.kernel(kernel(enforcer="seccomp-notify", broker_consulted=False))
+    (asked,) = telemetry.kernel(kernel(enforcer="seccomp-notify", broker_consulted=True, slot_verdict=Verdict.ALLOW))
+    assert (raw.broker_decision, raw.origin) == (Verdict.NOT_CONSULTED, None)
+    assert (asked.broker_decision, asked.origin) == (Verdict.ALLOW, "job.py:3 in main")
+    assert telemetry.store.total == 2 == recorder.metrics.denials.total()
+
+
+def test_a_report_that_comes_while_the_event_is_recorded_completes_it(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=10_000)
+    record = recorder.record
+
+    def slow(event: DenialEvent) -> DenialEvent:
+        telemetry.guest(broker(count=3, **ERRNO))
+        return record(event)
+
+    recorder.record = slow  # type: ignore[method-assign]
+    (event,) = telemetry.kernel(kernel(count=2))
+    recorder.record = record  # type: ignore[method-assign]
+    assert (event.broker_decision, event.origin, event.count) == (Verdict.ALLOW, "job.py:3 in main", 2)
+    telemetry.kernel(kernel())
+    telemetry.settle()
+    assert telemetry.store.total == 3 == recorder.metrics.denials.total()
+
+
+def test_a_report_completes_the_event_whose_verdict_came_from_a_slot(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder)
+    said = {"broker_consulted": True, "slot_verdict": Verdict.ALLOW, "slot_capability": Capability.FS_READ}
+    (first,) = telemetry.kernel(kernel(enforcer="seccomp-notify", **said))
+    assert (first.broker_decision, first.broker_reason) == (Verdict.ALLOW, "broker slot: fs.read")
+    (full,) = telemetry.guest(broker(**{**ERRNO, "reason": "granted"}))
+    assert (full.event_id, full.broker_reason, full.origin) == (first.event_id, "granted", "job.py:3 in main")
+    assert telemetry.store.events() == [full]
+    assert recorder.metrics.denials.total() == 1 == recorder.metrics.drift.total()
 
 
 def test_a_probe_gives_broker_denials_a_kernel_verdict(recorder: Recorder) -> None:

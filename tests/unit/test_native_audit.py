@@ -170,6 +170,54 @@ for bad in ({"offset": 4090}, {"offset": 4}):
 """)
 
 
+def test_the_asked_page_keeps_the_last_answer_of_each_capability_and_thread():
+    run("""
+MANY, AHEAD, RESOLVES, NOTHING = (audit.FLAGS[name] for name in ("MANY", "AHEAD", "RESOLVES", "NOTHING"))
+fd = os.memfd_create("asked")
+os.ftruncate(fd, 128 * 128)
+audit.tell(7 | 1 << 16)  # no page yet: nothing happens
+ready()
+audit.set_asked(fd)
+try:
+    audit.set_asked(fd)
+except PermissionError:
+    pass
+else:
+    raise AssertionError
+def words(tid):
+    for place in range(128):
+        owner, main, *found = struct.unpack("<II15Q", os.pread(fd, 128, 128 * place))
+        assert main == (process if place == 0 else 0)
+        if owner == tid:
+            return {at: (w & 0xff, w >> 8 & 0xff, (w >> 16 & 0xffff) << 8) for at, w in enumerate(found) if w}
+process, tid = os.getpid(), threading.get_native_id()
+audit.tell(3 | 1 << 16)
+audit.tell(7 | AHEAD | 1 << 16)
+assert words(tid) is None  # files, and what is announced only, take no place
+audit.tell(7 | 1 << 16)
+audit.tell(12 | MANY | 3 << 16)
+audit.set_thread_callback(lambda event, args: 31 | 1 << 16)
+open("/dev/null").close()
+audit.set_thread_callback(None)
+assert words(tid) == {0: (7, 1, 0), 5: (12, 3, MANY), 11: (31, 1, 0)}, words(tid)
+audit.tell(RESOLVES | NOTHING)
+assert words(tid) == {0: (7, 1, NOTHING), 3: (10, 1, NOTHING), 4: (11, 1, NOTHING), 5: (12, 3, MANY), 11: (31, 1, 0)}
+seen = []
+def other():
+    audit.tell(14 | 1 << 16)
+    seen.append(words(threading.get_native_id()))
+for _ in range(300):  # many more than places: those of threads that ended are free
+    thread = threading.Thread(target=other)
+    thread.start(); thread.join()
+assert seen == [{7: (14, 1, 0)}] * 300
+pid = os.fork()
+if pid == 0:
+    audit.tell(8)
+    os._exit(0 if words(os.getpid()) == {1: (8, 1, 0)} and len(words(tid)) == 5 else 1)
+assert os.waitpid(pid, 0)[1] == 0
+""")
+
+
 def test_sequences_are_unique_in_the_process():
     run("""
 ready()

@@ -11,6 +11,7 @@
  */
 #include <Python.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "asked.h"
 #include "result.h"
 
 /* struct pyi_slot of bpf/pyisolate.h, a slot of the mmapable BPF array: read by the kernel program, consumed there. */
@@ -37,6 +39,7 @@ struct audit_thread {
     PyObject *callable; /* strong; NULL unless this is a sandbox thread */
     struct audit_slot *slot;   /* this thread's own, from set_slot */
     struct audit_slot *shared; /* its slot in the process's page, once it has one */
+    struct asked_thread *asked; /* its place in the asked page, once it has one */
     uint64_t sequence; /* of the event this thread was last asked about */
     uint64_t token;    /* not 0: sealed */
     int32_t busy;      /* > 0: inside the callable; events it causes pass through */
@@ -47,6 +50,7 @@ static PyObject *audit_process_callable;      /* strong; every thread of the pro
 static PyInterpreterState *audit_interpreter; /* the one that the callables belong to */
 static uint64_t audit_process_token;
 static struct audit_slot *audit_page; /* AUDIT_SLOTS slots for all threads of the process */
+static struct asked_thread *audit_asked; /* ASKED_THREADS places, likewise, for the notification listener */
 static int audit_is_installed;
 static _Atomic uint64_t audit_counter;
 
@@ -85,24 +89,70 @@ static struct audit_event *audit_find(const char *name)
 static void audit_forked(void)
 {
     audit_self.shared = NULL;
+    audit_self.asked = NULL;
 }
 
-/* The thread's slot in the shared page: the first of its probes that is free, or whose owner is gone. NULL: none is,
- * and kernel programs then say that consultation cannot be known. */
-static struct audit_slot *audit_find_slot(struct audit_thread *self)
+/* The thread's place in a shared page, of the `count` whose owners' ids lie `stride` bytes apart: the first of its
+ * probes that is free, or whose owner is gone. -1: none is, and whoever reads the page then says that consultation
+ * cannot be known. */
+static int audit_find_place(void *owners, size_t stride, uint32_t count, uint32_t probes)
 {
     uint32_t tid = (uint32_t)syscall(SYS_gettid);
 
     for (int round = 0; round < 2; round++)
-        for (uint32_t i = 0; i < AUDIT_PROBES; i++) {
-            struct audit_slot *slot = &audit_page[(tid + i) & (AUDIT_SLOTS - 1)];
-            uint32_t owner = __atomic_load_n(&slot->tid, __ATOMIC_ACQUIRE);
+        for (uint32_t i = 0; i < probes; i++) {
+            uint32_t place = (tid + i) & (count - 1);
+            uint32_t *at = (uint32_t *)((char *)owners + place * stride);
+            uint32_t owner = __atomic_load_n(at, __ATOMIC_ACQUIRE);
             int free = owner == 0 || (round == 1 && syscall(SYS_tkill, owner, 0) < 0 && errno == ESRCH);
-            if (owner == tid || (free && __atomic_compare_exchange_n(&slot->tid, &owner, tid, 0, __ATOMIC_ACQ_REL,
-                                                                    __ATOMIC_RELAXED)))
-                return self->shared = slot;
+            if (owner == tid ||
+                (free && __atomic_compare_exchange_n(at, &owner, tid, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)))
+                return (int)place;
         }
-    return NULL;
+    return -1;
+}
+
+static struct audit_slot *audit_find_slot(struct audit_thread *self)
+{
+    int place = audit_find_place(&audit_page->tid, sizeof *audit_page, AUDIT_SLOTS, AUDIT_PROBES);
+
+    return self->shared = place < 0 ? NULL : &audit_page[place];
+}
+
+/* The words of who had the place before are nobody's. */
+static struct asked_thread *audit_find_asked(struct audit_thread *self)
+{
+    int place = audit_find_place(&audit_asked->tid, sizeof *audit_asked, ASKED_THREADS, ASKED_PROBES);
+
+    if (place < 0)
+        return NULL;
+    memset(audit_asked[place].words, 0, sizeof audit_asked[place].words);
+    return self->asked = &audit_asked[place];
+}
+
+/* One word, stored whole, for the listener: it runs on another processor while this thread waits for it. */
+static void audit_store_word(struct audit_thread *self, uint32_t capability, uint64_t rest)
+{
+    int word = asked_word(capability);
+    struct asked_thread *place = self->asked;
+
+    if (word >= 0 && (place != NULL || (place = audit_find_asked(self)) != NULL))
+        __atomic_store_n(&place->words[word], rest | capability, __ATOMIC_RELEASE);
+}
+
+static void audit_store_asked(struct audit_thread *self, long answer, uint64_t sequence)
+{
+    static const uint8_t resolver[] = {7, 10, 11}; /* net.connect send socket */
+    uint32_t flags = (uint32_t)answer >> 8 & 0xff, verdict = (uint32_t)answer >> 16;
+    uint64_t rest = sequence << 32 | (verdict ? verdict : AUDIT_VERDICT_ALLOW) << 8;
+
+    if (audit_asked == NULL || flags & ASKED_AHEAD)
+        return;
+    if (flags & ASKED_RESOLVES)
+        for (size_t i = 0; i < sizeof resolver; i++)
+            audit_store_word(self, resolver[i], rest | ASKED_NOTHING << 16);
+    else
+        audit_store_word(self, (uint32_t)answer & 0xff, rest | flags << 16);
 }
 
 /* Ties the slot to the call that follows: of its path as passed, the length in the top byte xor the last 8 bytes. */
@@ -137,7 +187,7 @@ static uint64_t audit_tag(PyObject *args)
 static void audit_store_slot(struct audit_thread *self, struct audit_slot *slot, long answer, PyObject *args)
 {
     uint32_t verdict = (uint32_t)answer >> 16;
-    slot->capability = (uint32_t)answer & 0xffff;
+    slot->capability = (uint32_t)answer & 0xff;
     slot->verdict = verdict ? verdict : AUDIT_VERDICT_ALLOW;
     slot->tag = audit_tag(args);
     atomic_signal_fence(memory_order_release);
@@ -175,7 +225,9 @@ static int audit_consult(PyObject *callable, struct audit_event *event, PyObject
         }
     }
     Py_DECREF(result);
-    if (answer != 0) {
+    if (answer != 0)
+        audit_store_asked(self, answer, self->sequence);
+    if (answer != 0 && !(answer >> 8 & ASKED_NOTHING)) {
         struct audit_slot *slot = self->slot ? self->slot : self->shared;
         if (slot == NULL && audit_page != NULL)
             slot = audit_find_slot(self);
@@ -339,13 +391,11 @@ static int audit_set_slot(int fd, unsigned long long page, unsigned int offset)
     return 0;
 }
 
-/* One page of `fd` for all threads of the process, each in a slot by its thread id. */
-static int audit_set_page(int fd, unsigned long long page)
+static int audit_map(int fd, unsigned long long page, size_t bytes, void **into)
 {
     static int registered;
-    size_t bytes = sizeof(struct audit_slot) * AUDIT_SLOTS;
 
-    if (audit_self.token || audit_process_token || audit_page != NULL)
+    if (audit_self.token || audit_process_token || *into != NULL)
         return -EACCES;
     void *mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)(page * bytes));
     if (mapped == MAP_FAILED)
@@ -355,6 +405,43 @@ static int audit_set_page(int fd, unsigned long long page)
         return -ENOMEM;
     }
     registered = 1;
-    audit_page = mapped;
+    *into = mapped;
     return 0;
+}
+
+/* One page of `fd` for all threads of the process, each in a slot by its thread id. */
+static int audit_set_page(int fd, unsigned long long page)
+{
+    return audit_map(fd, page, sizeof(struct audit_slot) * AUDIT_SLOTS, (void **)&audit_page);
+}
+
+/* A page for one cell, of a size that nobody can change any more. */
+static int audit_make_asked(void)
+{
+    int fd = memfd_create("pyisolate asked", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    if (fd >= 0 && (ftruncate(fd, ASKED_BYTES) || fcntl(fd, F_ADD_SEALS, ASKED_SEALS))) {
+        int error = errno;
+        close(fd);
+        errno = error;
+        fd = -1;
+    }
+    return fd < 0 ? -errno : fd;
+}
+
+static int audit_set_asked(int fd)
+{
+    int result = audit_map(fd, 0, ASKED_BYTES, (void **)&audit_asked);
+
+    if (result == 0) /* from now on a thread without a place has asked nothing */
+        __atomic_store_n(&audit_asked->main, (uint32_t)getpid(), __ATOMIC_RELEASE);
+    return result;
+}
+
+/* An answer for what raises no audit event. Its number is not the thread's last: that names an event. */
+static void audit_tell(unsigned int answer)
+{
+    if (audit_asked != NULL)
+        audit_store_asked(&audit_self, (long)answer,
+                          atomic_fetch_add_explicit(&audit_counter, 1, memory_order_relaxed) + 1);
 }

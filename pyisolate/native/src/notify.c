@@ -4,6 +4,7 @@
 #include "notify_policy.c"
 #include "notify_ring.c"
 #include "notify_target.c"
+#include "notify_asked.c"
 #include "notify_address.c"
 #include "notify_wait.c"
 #include "notify_send.c"

@@ -17,6 +17,7 @@ struct notify_record {
 	int32_t pid, tid, nr, error, rule, presented;
 	uint16_t capability, family, port, path_length;
 	uint8_t verdict, reason, address[16];
+	uint8_t asked, slot_capability, slot_verdict; /* notify_asked_state; the broker's answer, where it was asked */
 	char path[256];
 };
 #define NOTIFY_CAPABILITIES ...
@@ -27,10 +28,12 @@ enum notify_act { NOTIFY_ACT_DENY, NOTIFY_ACT_FLOOR, NOTIFY_ACT_ALLOW, NOTIFY_AC
 enum notify_reason { NOTIFY_NO_REASON, NOTIFY_NOT_GRANTED, NOTIFY_SCOPE_INSUFFICIENT, NOTIFY_EXPLICIT_DENY,
                      NOTIFY_ALWAYS_DENIED, NOTIFY_INTERNAL, ... };
 enum notify_trait { NOTIFY_KNOWN, NOTIFY_REPORTED, ... };
+enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, ... };
 enum notify_flag { NOTIFY_CELL, NOTIFY_FULL, NOTIFY_MONITOR_NET, NOTIFY_NATIVE_NET, ... };
 enum notify_capability { NOTIFY_CAP_NET_CONNECT, NOTIFY_CAP_NET_BIND, NOTIFY_CAP_NET_LISTEN, NOTIFY_CAP_NET_SEND,
-                         NOTIFY_CAP_NET_SOCKET, NOTIFY_CAP_PROCESS_FORK, NOTIFY_CAP_IPC_UNIX,
-                         NOTIFY_CAP_KERNEL_NAMESPACE, NOTIFY_CAP_KERNEL_SYSCALL, ... };
+                         NOTIFY_CAP_NET_SOCKET, NOTIFY_CAP_PROCESS_EXEC, NOTIFY_CAP_PROCESS_FORK,
+                         NOTIFY_CAP_RANDOM_READ, NOTIFY_CAP_IPC_UNIX, NOTIFY_CAP_KERNEL_MOUNT,
+                         NOTIFY_CAP_KERNEL_NAMESPACE, NOTIFY_CAP_KERNEL_IOCTL, NOTIFY_CAP_KERNEL_SYSCALL, ... };
 
 typedef struct notify_listener notify_listener;
 typedef struct notify_policy notify_policy;
@@ -51,6 +54,8 @@ int notify_policy_ask(const notify_policy *p, int action, int family, const uint
 
 int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy);
 int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy);
+/* Map the sandbox's asked page (src/asked.h); the descriptor stays the caller's. Once. */
+int notify_map_asked(notify_listener *l, uint64_t key, int fd);
 int notify_stop(notify_listener *l, uint64_t key);
 int notify_forget(notify_listener *l, uint64_t key);
 int notify_counters(notify_listener *l, uint64_t key, uint64_t *counters, uint64_t *lost);

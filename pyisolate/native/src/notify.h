@@ -4,6 +4,7 @@
  *   notify_policy.c   rules: which one decides about an address
  *   notify_ring.c     records out, counters
  *   notify_target.c   the task that asked: its memory, its descriptors, its signals
+ *   notify_asked.c    whether the guest's broker was asked about a call
  *   notify_address.c  socket addresses: copied, normalised, never read twice
  *   notify_wait.c     operations that cannot finish at once
  *   notify_socket.c   socket, setsockopt, connect, bind, listen
@@ -47,6 +48,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "asked.h"
+
 /* linux/seccomp.h of later kernels */
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64) /* 6.6 */
@@ -87,12 +90,14 @@ enum notify_reason {
 	NOTIFY_ALWAYS_DENIED, NOTIFY_INTERNAL,
 };
 enum notify_trait { NOTIFY_KNOWN = 1, NOTIFY_REPORTED = 2 };
+enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED };
 enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOTIFY_NATIVE_NET = 8 };
 /* capability.py, CAPABILITY_NUMBER; only those that are not looked up by system call */
 enum notify_capability {
 	NOTIFY_CAP_NET_CONNECT = 7, NOTIFY_CAP_NET_BIND = 8, NOTIFY_CAP_NET_LISTEN = 9, NOTIFY_CAP_NET_SEND = 10,
-	NOTIFY_CAP_NET_SOCKET = 11, NOTIFY_CAP_PROCESS_FORK = 13, NOTIFY_CAP_IPC_UNIX = 22,
-	NOTIFY_CAP_KERNEL_NAMESPACE = 24, NOTIFY_CAP_KERNEL_SYSCALL = 32,
+	NOTIFY_CAP_NET_SOCKET = 11, NOTIFY_CAP_PROCESS_EXEC = 12, NOTIFY_CAP_PROCESS_FORK = 13,
+	NOTIFY_CAP_RANDOM_READ = 18, NOTIFY_CAP_IPC_UNIX = 22, NOTIFY_CAP_KERNEL_MOUNT = 23,
+	NOTIFY_CAP_KERNEL_NAMESPACE = 24, NOTIFY_CAP_KERNEL_IOCTL = 31, NOTIFY_CAP_KERNEL_SYSCALL = 32,
 };
 enum notify_action { NOTIFY_CONNECT = 1, NOTIFY_BIND = 2 }; /* policy/compiled.py, NetAction */
 
@@ -114,6 +119,7 @@ struct notify_record {
 	int32_t pid, tid, nr, error, rule, presented;
 	uint16_t capability, family, port, path_length;
 	uint8_t verdict, reason, address[16];
+	uint8_t asked, slot_capability, slot_verdict; /* notify_asked_state; the broker's answer, where it was asked */
 	char path[256];
 };
 
@@ -152,6 +158,7 @@ struct notify_sandbox {
 	int waiting_count, paused;
 	int last_tid, last_pid;
 	notify_policy *policy;	/* under lock; NULL: a warm cell, no guest code yet */
+	struct notify_asked *asked; /* atomic, set once; NULL: nobody tells what was asked */
 	struct notify_ring *ring;
 	uint64_t lost, counters[NOTIFY_CAPABILITIES][NOTIFY_VERDICTS];
 	struct notify_sandbox *next, *next_dead;
@@ -229,6 +236,7 @@ struct notify_call {
 	uint64_t id;
 	int tid, nr;
 	uint64_t args[6];
+	uint8_t asked, slot_capability, slot_verdict; /* as in a record */
 };
 
 struct notify_decision {

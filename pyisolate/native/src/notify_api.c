@@ -233,6 +233,24 @@ static int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy)
 	return s ? 0 : -ENOENT;
 }
 
+static int notify_map_asked(notify_listener *l, uint64_t key, int fd)
+{
+	if (l->forked)
+		return -ESRCH;
+	struct notify_asked *made = notify_asked_new(fd);
+	if (!made)
+		return -errno;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	int result = !s ? -ENOENT : s->asked ? -EEXIST : 0;
+	if (!result)
+		__atomic_store_n(&s->asked, made, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&l->lock);
+	if (result)
+		notify_asked_free(made);
+	return result;
+}
+
 /* Decide nothing more for this sandbox; its records and counters stay until notify_forget. */
 static int notify_stop(notify_listener *l, uint64_t key)
 {

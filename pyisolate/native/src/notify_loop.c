@@ -21,8 +21,10 @@ static void notify_take_one(notify_listener *l, struct notify_sandbox *s, struct
 	pthread_mutex_unlock(&l->lock);
 	if (n->data.arch != NOTIFY_AUDIT_ARCH)
 		notify_result(&c, -ENOSYS);
-	else
+	else {
+		notify_consult(&c);
 		notify_decide(&c);
+	}
 	notify_policy_drop(c.policy);
 	if (s->waiting_count >= NOTIFY_WAITING_MAX && !s->paused) {
 		struct epoll_event event = { .events = 0, .data.ptr = s };
@@ -55,6 +57,7 @@ static void notify_free_sandbox(notify_listener *l, struct notify_sandbox *s)
 	if (s->fd >= 0)
 		close(s->fd);
 	notify_policy_drop(s->policy);
+	notify_asked_free(s->asked);
 	notify_free(s->ring);
 	notify_free(s);
 }

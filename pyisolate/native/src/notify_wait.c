@@ -5,9 +5,12 @@ static void notify_answer(struct notify_sandbox *s, uint64_t id, int64_t value, 
 {
 	struct seccomp_notif_resp response = { .id = id, .val = value, .error = error, .flags = flags };
 
+	int sent;
 	/* ENOENT: the task died or was interrupted; there is nobody to tell. */
-	while (ioctl(s->fd, SECCOMP_IOCTL_NOTIF_SEND, &response) && errno == EINTR)
+	while ((sent = ioctl(s->fd, SECCOMP_IOCTL_NOTIF_SEND, &response)) && errno == EINTR)
 		;
+	if (sent || error == -EINTR || error == -EAGAIN || error == -NOTIFY_RESTART)
+		notify_give_back(s, id);
 }
 
 static void notify_result(const struct notify_call *c, int64_t result)
@@ -57,6 +60,9 @@ static void notify_record_as(const struct notify_call *c, uint64_t serial, int c
 	r.reason = (uint8_t)(d ? d->reason : NOTIFY_NO_REASON);
 	r.capability = (uint16_t)capability;
 	r.verdict = (uint8_t)verdict;
+	r.asked = c->asked == NOTIFY_NOT_ASKED && notify_is_lookup(e) ? NOTIFY_UNKNOWN : c->asked;
+	r.slot_capability = c->slot_capability;
+	r.slot_verdict = c->slot_verdict;
 	if (e)
 		notify_record_endpoint(&r, e);
 	else if (c->nr >= 0 && c->nr < NOTIFY_SYSCALLS && c->l->path_argument[c->nr] >= 0)
