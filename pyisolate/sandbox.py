@@ -474,6 +474,7 @@ class Sandbox(AsyncCalls):
         """Return why the cell is gone, once it is reaped and its exit status known."""
         self._channel.exited.wait(_REAP_TIMEOUT_S)
         self._channel.read_rest()
+        self.tell_untold()
         self._state = "ended"
         error = self._ending or self._supervisor.watch.limit_that_killed(self) or self._death()
         error.stdout = self._outputs["stdout"].take()
@@ -533,6 +534,12 @@ class Sandbox(AsyncCalls):
         events = self.telemetry.kernel(record)
         self.note_events(events)
         return events
+
+    def tell_untold(self) -> None:
+        """Its cell is dead: record what the guest had been refused and had not reported."""
+        if self._channel.exited.is_set():
+            for what, count in self._supervisor.plan.take_untold(self.id):
+                self.note_events([self.telemetry.untold(what.capability, what.verdict, count, self.pid)])
 
     def note_events(self, events: list[DenialEvent]) -> None:
         """Remember events for the running request; one that was completed replaces what was known before."""

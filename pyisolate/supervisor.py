@@ -441,6 +441,7 @@ class Supervisor:
 
     def _finish(self, sandbox: Sandbox) -> None:
         """Its cell is gone, and what it had said is read: what enforcers know of it is told, and all is forgotten."""
+        sandbox.tell_untold()
         self._plan.unbind(sandbox.id)
         with self._lock:
             self._ending.pop(sandbox.id, None)

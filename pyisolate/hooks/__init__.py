@@ -71,7 +71,13 @@ def install(
     audit = audit or _native()
     if process_wide:
         hooks = GuestHooks(
-            broker, report, compiled=compiled, shadow=shadow, sequence=audit.audit_sequence, tell=audit.tell
+            broker,
+            report,
+            compiled=compiled,
+            shadow=shadow,
+            sequence=audit.audit_sequence,
+            tell=audit.tell,
+            untold=audit.untold,
         )
         seeding.apply(compiled)
         GATE.hooks = hooks

@@ -13,7 +13,10 @@ from collections.abc import Callable, Hashable
 
 from msgspec.structs import replace
 
+from ..capability import CAPABILITY_NUMBER
+from ..decision import Verdict
 from ..telemetry.event import BrokerRecord
+from ..telemetry.merge import REFUSALS
 from ..telemetry.untrusted import escaped_record
 
 _log = logging.getLogger("pyisolate.hooks")
@@ -26,11 +29,17 @@ _KINDS = 64
 class Coalescer:
     """Sits before `report`, which gets records fit for a frame (`escaped_record`).
 
-    Thread-safe; `report` is called with the lock held, so records stay in order.
+    Thread-safe; `report` is called with the lock held, so records stay in order. `untold` counts the repeats that wait
+    where the host sees them: a guest may end before it can report them (`native.audit.untold`).
     """
 
-    def __init__(self, report: Callable[[BrokerRecord], None], clock: Callable[[], int] = time.monotonic_ns) -> None:
-        self._report, self._clock = report, clock
+    def __init__(
+        self,
+        report: Callable[[BrokerRecord], None],
+        clock: Callable[[], int] = time.monotonic_ns,
+        untold: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._report, self._clock, self._untold = report, clock, untold
         self._lock = _thread.RLock()
         self._kinds: dict[Hashable, tuple[BrokerRecord, int]] = {}
         self._opened_ns = 0
@@ -49,6 +58,7 @@ class Coalescer:
             if known is not None:
                 self._kinds[kind] = (record, known[1] + 1)
                 self.waiting = True
+                self._note(record, 1)
                 return
             if len(self._kinds) >= _KINDS:
                 self._send_repeats()
@@ -80,6 +90,12 @@ class Coalescer:
             if count:
                 kept[kind] = (record, 0)  # still under way: its next repeats wait again
                 self._deliver(replace(record, count=count))
+                self._note(record, -count)
+
+    def _note(self, record: BrokerRecord, amount: int) -> None:
+        if self._untold is not None and record.verdict in REFUSALS and not record.shadow:
+            let_through = record.verdict is Verdict.WOULD_DENY
+            self._untold(2 * CAPABILITY_NUMBER[record.capability] + let_through, amount)
 
     def _deliver(self, record: BrokerRecord) -> None:
         try:

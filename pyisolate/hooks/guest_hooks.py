@@ -81,7 +81,7 @@ class GuestHooks:
 
     `report` receives every refusal before it is raised; exact repeats are coalesced (see `flush`). `shadow` is a
     second policy: what it would refuse is reported and goes on. `tell` takes the answers (see `answers`) about
-    operations that have no audit event.
+    operations that have no audit event, `untold` what waits to be reported.
     """
 
     def __init__(
@@ -96,10 +96,11 @@ class GuestHooks:
         sequence: Callable[[], int] | None = None,
         detach: Callable[[], None] | None = None,
         tell: Callable[[int], None] | None = None,
+        untold: Callable[[int, int], None] | None = None,
     ) -> None:
         self.mode = mode
         self._isolation, self._detach, self._tell = isolation, detach, tell
-        self._reports = Coalescer(report)
+        self._reports = Coalescer(report, untold=untold)
         self._last = LastAllowed()
         self._announced = Announcements()
         self._shadow = shadow

@@ -172,6 +172,8 @@ class _Attached:
     #: serial and policy of the shadow's table
     watched: tuple[int, CompiledPolicy] | None = None
     named: Named = field(default_factory=Named)
+    #: what the guest had not reported at its end was asked for
+    untold_taken: bool = False
 
 
 class Listener:
@@ -389,6 +391,24 @@ class Listener:
             attached = self._by_id.get(sandbox_id)
         found = None if attached is None else self._native.counters(attached.key)
         return 0 if found is None else found[1]
+
+    def take_untold(self, sandbox_id: str) -> list[tuple[Counted, int]]:
+        """Return, once, the broker's refusals that a guest had summed up and not reported when it ended.
+
+        The guest's own word: capabilities that exist, numbers of any size.
+        """
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+            if attached is None or attached.untold_taken or self._closing.is_set():
+                return []
+            attached.untold_taken = True
+            left = self._native.untold(attached.key)
+        verdicts = (Verdict.DENY, Verdict.WOULD_DENY)
+        return [
+            (Counted(CAPABILITY_BY_NUMBER[index // 2], verdicts[index % 2]), count)
+            for index, count in enumerate(left)
+            if count and index // 2 in CAPABILITY_BY_NUMBER
+        ]
 
     def drain_now(self, sandbox_id: str) -> None:
         """Return once every record of calls that the sandbox has seen answered has been handed to the sink."""

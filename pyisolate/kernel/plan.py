@@ -39,6 +39,7 @@ from .rootview import RootView, RootViewBuilder
 if TYPE_CHECKING:
     from ..limits.cgroup import CgroupLease, CgroupTree
     from .bpf_state import BpfPolicy
+    from .unnamed import Counted
 
 _log = logging.getLogger("pyisolate.kernel")
 
@@ -305,6 +306,10 @@ class KernelPlan:
         if self.listener is not None:
             self.listener.tell_unnamed(sandbox_id, pid)
         self.bpf.tell_unnamed(sandbox_id, pid)
+
+    def take_untold(self, sandbox_id: str) -> list[tuple[Counted, int]]:
+        """Return, once, the broker's refusals that an ended guest had not reported; see `Listener.take_untold`."""
+        return [] if self.listener is None else self.listener.take_untold(sandbox_id)
 
     def probe_of(self, sandbox_id: str) -> Probe | None:
         """Return what asks the kernel's own tables about an operation that the broker refused, if anything can."""

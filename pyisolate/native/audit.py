@@ -131,3 +131,11 @@ def set_asked(fd: int) -> None:
 def tell(answer: int) -> None:
     """Put an answer about what raises no audit event into that page; nothing happens without one."""
     _lib.audit_tell(answer)
+
+
+def untold(index: int, amount: int) -> None:
+    """Count refusals that wait to be reported in that page: what is left there when the guest ends is told by the host.
+
+    `index`: capability number * 2, and 1 more for what was let through.
+    """
+    _lib.audit_untold(index, amount)

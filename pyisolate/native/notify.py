@@ -195,6 +195,11 @@ class Listener:
         """Join a sandbox's calls with what its hooks tell in a page of `native.audit.make_asked`. Once."""
         check(lib.notify_map_asked(self._handle, key, fd), "map an asked page")
 
+    def untold(self, key: int) -> list[int]:
+        """Return what the guest has not reported, by the index of `native.audit.untold`: its own word, any number."""
+        out = ffi.new("uint64_t[]", lib.ASKED_UNTOLD)
+        return list(out) if lib.notify_untold(self._handle, key, out) == 0 else []
+
     def stop(self, key: int) -> bool:
         """Decide nothing more for a sandbox; records and counters stay. False where the key is unknown."""
         return bool(lib.notify_stop(self._handle, key) == 0)

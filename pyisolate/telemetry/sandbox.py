@@ -7,6 +7,7 @@ the refusal.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from .join import Joiner, Told
 from .merge import Suggest, complete, complete_kernel, is_denial, merge
 from .recorder import Recorder
 from .store import EventStore
-from .untrusted import InvalidRecord, validate_broker_record
+from .untrusted import COUNT_LIMIT, InvalidRecord, validate_broker_record
 
 if TYPE_CHECKING:
     from ..policy.compiled import CompiledPolicy
@@ -81,6 +82,20 @@ class SandboxTelemetry:
     def supervisor(self, record: BrokerRecord) -> DenialEvent:
         """Record a refusal that the supervisor itself decided (a limit, a message that is too large)."""
         return self._record(record, None, Reporter.SUPERVISOR)
+
+    def untold(self, capability: Capability, verdict: Verdict, count: int, pid: int) -> DenialEvent:
+        """Record repeats that the guest had summed up and ended without reporting: its own word, like its records."""
+        record = BrokerRecord(
+            sequence=0,
+            capability=capability,
+            target="",
+            verdict=verdict,
+            reason="repeats of refusals that were told before; the guest ended before it could report them",
+            pid=pid,
+            monotonic_ns=time.monotonic_ns(),
+            count=min(count, COUNT_LIMIT),
+        )
+        return self._record(record, None)
 
     def kernel(self, record: KernelRecord) -> list[DenialEvent]:
         """Take an enforcer's record; return the event recorded now, or nothing when neither layer refused."""

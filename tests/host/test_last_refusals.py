@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from require import require
 
 import pyisolate
 from pyisolate import Policy
 
-#: Counts in a file, which outlives it, how often it was refused: each time another target, so that none are summed up.
+#: Counts in a file, which outlives it, how often it was refused.
 GUEST = """
 import threading
 out = open({path!r}, "r+b", buffering=0)
@@ -21,7 +22,7 @@ def run():
     count = 0
     while True:
         try:
-            open(f"/etc/secret-{{count}}")
+            open(f"/etc/secret-{{count if {apart} else 0}}")
         except PermissionError:
             count += 1
         out.seek(0)
@@ -61,11 +62,15 @@ def in_request(sandbox: pyisolate.Sandbox, source: str, path: Path, end: Callabl
     runner.join()
 
 
+@pytest.mark.parametrize("apart", [True, False], ids=["each another", "all the same"])
 @pytest.mark.parametrize("how", ["close", "kill", "close when idle", "timeout", "_exit"])
-def test_every_refusal_is_told_of(supervisor: pyisolate.Supervisor, counted: Path, how: str) -> None:
+def test_every_refusal_is_told_of(supervisor: pyisolate.Supervisor, counted: Path, how: str, apart: bool) -> None:
+    """Of the same ones the guest reports the first, and the others as a count, which it does not get round to."""
+    if not apart:
+        require("seccomp", supervisor.plan.listener is not None, "no listener holds the page for the count")
     path = str(counted)
     policy = Policy.preset("compute").allow_read(path).allow_write(path).with_limits(cpu="60s", wall="60s")
-    source = GUEST.format(path=path)
+    source = GUEST.format(path=path, apart=apart)
     try:
         with supervisor.spawn(how, policy) as sandbox:
             if how == "close":
@@ -90,3 +95,21 @@ def test_every_refusal_is_told_of(supervisor: pyisolate.Supervisor, counted: Pat
         assert sum(event.count for event in told) + sandbox.stats.events_lost == sandbox.stats.denials
     finally:
         counted.unlink()
+
+
+def test_a_forged_count_is_bounded_and_harms_nobody(supervisor: pyisolate.Supervisor) -> None:
+    require("seccomp", supervisor.plan.listener is not None, "no listener holds the page for the count")
+    with supervisor.spawn("other") as other, supervisor.spawn("forger") as sandbox:
+        with pytest.raises(pyisolate.SandboxDied):
+            sandbox.exec(
+                "import os, sys\n"
+                "untold = sys.modules['pyisolate.native.audit'].untold\n"
+                "untold(2, 1 << 62)\n"  # fs.read
+                "[untold(index, 7) for index in (0, 1, 126, 127, 128, 1 << 20)]\n"  # nothing has these numbers
+                "os._exit(0)"
+            )
+        told = sandbox.get_denial_events()
+        assert [(event.capability, event.count, event.reported_by) for event in told] == [
+            ("fs.read", 1_000_000, "guest")
+        ]
+        assert other.get_denial_events() == []

@@ -27,8 +27,18 @@ struct asked_thread {
 	uint64_t words[ASKED_WORDS];
 };
 
+/* Behind the places: refusals by the broker that the guest has summed up and not reported yet, so that they are told of
+ * when it ends before it can. By capability * 2, and 1 more for what was let through (monitor mode). */
+enum { ASKED_UNTOLD = 128 };
+
 #define ASKED_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
-#define ASKED_BYTES (ASKED_THREADS * sizeof(struct asked_thread))
+#define ASKED_PLACES_BYTES (ASKED_THREADS * sizeof(struct asked_thread))
+#define ASKED_BYTES (ASKED_PLACES_BYTES + 4096)
+
+static inline uint64_t *asked_untold(const struct asked_thread *page)
+{
+	return (uint64_t *)((char *)page + ASKED_PLACES_BYTES);
+}
 
 /* CAPABILITY_NUMBER of capability.py -> word; -1 for what no notified call is asked about. */
 static inline int asked_word(uint32_t capability)

@@ -445,3 +445,10 @@ static void audit_tell(unsigned int answer)
         audit_store_asked(&audit_self, (long)answer,
                           atomic_fetch_add_explicit(&audit_counter, 1, memory_order_relaxed) + 1);
 }
+
+/* More, or fewer, repeats of refusals wait for their report. Threads and forked children add at the same time. */
+static void audit_untold(unsigned int index, long long amount)
+{
+    if (audit_asked != NULL && index < ASKED_UNTOLD)
+        __atomic_fetch_add(asked_untold(audit_asked) + index, (uint64_t)amount, __ATOMIC_RELAXED);
+}

@@ -19,3 +19,5 @@ int audit_make_asked(void);
 int audit_set_asked(int fd);
 /* Stores an answer about what raises no audit event there; nothing without a page. */
 void audit_tell(unsigned int answer);
+/* Counts refusals that wait to be reported (capability * 2, 1 more where they were let through) in that page. */
+void audit_untold(unsigned int index, long long amount);

@@ -56,7 +56,9 @@ int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy);
 int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy);
 /* Map the sandbox's asked page (src/asked.h); the descriptor stays the caller's. Once. */
 int notify_map_asked(notify_listener *l, uint64_t key, int fd);
+int notify_untold(notify_listener *l, uint64_t key, uint64_t *out);
 int notify_stop(notify_listener *l, uint64_t key);
+#define ASKED_UNTOLD ...
 int notify_forget(notify_listener *l, uint64_t key);
 int notify_counters(notify_listener *l, uint64_t key, uint64_t *counters, uint64_t *lost);
 

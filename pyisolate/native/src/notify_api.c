@@ -251,6 +251,20 @@ static int notify_map_asked(notify_listener *l, uint64_t key, int fd)
 	return result;
 }
 
+/* What the guest has summed up and not reported (asked.h), into ASKED_UNTOLD numbers. Its own word. */
+static int notify_untold(notify_listener *l, uint64_t key, uint64_t *out)
+{
+	if (l->forked)
+		return -ESRCH;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	struct notify_asked *asked = s ? s->asked : NULL;
+	for (int i = 0; asked && i < ASKED_UNTOLD; i++)
+		out[i] = __atomic_load_n(asked_untold(asked->page) + i, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&l->lock);
+	return asked ? 0 : -ENOENT;
+}
+
 /* Decide nothing more for this sandbox; its records and counters stay until notify_forget. */
 static int notify_stop(notify_listener *l, uint64_t key)
 {
