@@ -120,8 +120,8 @@ class _Follower:
         """Let the channel be served again."""
         if self._owned:
             self._owned = False
-            self._sandbox._supervisor.reactor.arm(self._channel)
             self._channel.lock.release()
+            self._sandbox._supervisor.reactor.arm(self._channel)
 
     def send(self, compiled: CompiledPolicy, tightened: Prepared | None) -> None:
         """Send the broker its new table, with a new Landlock layer where files tighten."""

@@ -623,8 +623,9 @@ class _Owned:
         self._supervisor.reactor.disarm(self._channel)
 
     def __exit__(self, *_exception: object) -> None:
-        self._supervisor.reactor.arm(self._channel)
+        # In this order: the reactor is told once, and would pass over a channel that is still owned.
         self._channel.lock.release()
+        self._supervisor.reactor.arm(self._channel)
 
 
 def _pickle_by_value(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

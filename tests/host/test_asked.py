@@ -122,7 +122,7 @@ def sandbox(supervisor: pyisolate.Supervisor) -> Iterator[pyisolate.Sandbox]:
 
 def tighten(supervisor: pyisolate.Supervisor, sandbox: pyisolate.Sandbox, policy: Policy = TIGHT) -> None:
     assert supervisor.plan.listener is not None
-    supervisor.plan.listener.update(sandbox.id, compile_policy(policy, interpreter=supervisor._interpreter))
+    supervisor.plan.listener.update(sandbox.id, compile_policy(policy, interpreter=supervisor.tables.interpreter))
 
 
 def told(events: list[DenialEvent]) -> dict[str, int]:
