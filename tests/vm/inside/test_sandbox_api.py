@@ -116,6 +116,7 @@ def test_a_sandbox_thread_is_confined_and_its_neighbours_are_not(supervisor: pyi
 def test_after_close_nothing_is_left(supervisor: pyisolate.Supervisor, files: Path) -> None:
     sandbox = supervisor.spawn("gone")
     sandbox.close()
+    assert sandbox.finished.wait(30)  # its cell is reaped
     assert supervisor.plan.bpf.shared is not None
     assert supervisor.plan.bpf.shared.entries.get(sandbox.id) is None
     assert Path(files / "secret").read_text() == "secret"
