@@ -23,6 +23,8 @@ _log = logging.getLogger("pyisolate.cell")
 _RECEIVE_BYTES = 1 << 16
 #: Bytes that the host keeps for a cell that does not read; past this, `post` and requests are refused.
 MAX_OUTBOX_BYTES = 64 << 20
+#: A signal that comes just before the system call that waits does not end it: Ctrl-C is looked for this often (seconds).
+_LOOK_UP_S = 1.0
 #: What a socket's buffer holds, read with room to spare: nobody adds to it any more.
 _REST_READS = 256
 #: How a socket says that the cell has died, with data of ours still unread or not: its exit status tells why.
@@ -169,7 +171,7 @@ class Channel:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
-            self.pump(left)
+            self.pump(_LOOK_UP_S if left is None else min(left, _LOOK_UP_S))
         return self.take_answer()
 
     def _read_pipe(self, descriptor: int) -> None:
