@@ -23,7 +23,7 @@ _log = logging.getLogger("pyisolate.cell")
 _RECEIVE_BYTES = 1 << 16
 #: Bytes that the host keeps for a cell that does not read; past this, `post` and requests are refused.
 MAX_OUTBOX_BYTES = 64 << 20
-#: A signal that comes just before the system call that waits does not end it: Ctrl-C is looked for this often (seconds).
+#: A signal that comes just before the call that waits does not end it: Ctrl-C is looked for this often (seconds).
 _LOOK_UP_S = 1.0
 #: What a socket's buffer holds, read with room to spare: nobody adds to it any more.
 _REST_READS = 256
