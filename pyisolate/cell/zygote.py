@@ -177,8 +177,8 @@ class Zygote:
                     lambda: wire.encode(wire.Warm(steps=tuple(steps.done), failed=tuple(steps.failed))),
                 ),
             )
-        except BaseException:
-            traceback.print_exc()
+        except BaseException as error:
+            os.write(2, _described(error))
         finally:
             os._exit(status)
 
@@ -201,6 +201,12 @@ class Zygote:
             socket.send_fds(self._control, [data], descriptors)
         else:
             self._control.send(data)
+
+
+def _described(error: BaseException) -> bytes:
+    """Return a traceback without source lines: to read those is refused to a guest, and would be told as its doing."""
+    places = [f"  {frame.f_code.co_filename}:{line}\n" for frame, line in traceback.walk_tb(error.__traceback__)]
+    return f"{''.join(places)}{type(error).__name__}: {error}\n".encode("utf-8", "backslashreplace")
 
 
 def _become_unprivileged(spec: CellSpec) -> None:
