@@ -7,7 +7,7 @@ import threading
 import time
 
 from tests.escape.grants import writable_outbox, write_outside
-from tests.escape.technique import Granted, Technique
+from tests.escape.technique import Granted, Technique, silent
 
 
 def attack(world):
@@ -42,4 +42,7 @@ TECHNIQUE = Technique(
     event=("fs.create", "fs.write"),
     stops=("root view", "landlock"),
     control=Granted(write_outside),
+    thread=silent(
+        "if the link always came after the broker's look, Landlock alone refused, and a caught error is not seen"
+    ),
 )
