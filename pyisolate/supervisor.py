@@ -625,7 +625,7 @@ class Supervisor:
             self.tables.abandon()
         self._state = "closed"
         self._lock, self._host_threads = threading.RLock(), HostThreads()
-        for sandbox in [*self._sandboxes.values(), *self._threads.values()]:
+        for sandbox in [*self._sandboxes.values(), *self._threads.values(), *self._ending.values()]:
             sandbox.abandon()
         for remembered in (self._sandboxes, self._threads, self._ending, self._leases):
             remembered.clear()

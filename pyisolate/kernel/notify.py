@@ -23,7 +23,7 @@ from ..policy.compiled import CompiledPolicy, FsRight
 from ..telemetry.event import KernelRecord
 from .enforcer import Availability, RecordSink, Status
 from .notify_probe import probe_live
-from .notify_record import ENFORCER, SILENT_VERDICTS, evaluate, kernel_record
+from .notify_record import ENFORCER, SILENT_VERDICTS, VERDICTS, evaluate, kernel_record
 from .seccomp import capability_of, syscall_numbers
 from .syscall_table import CAPABILITY_OF, PATH_ARGUMENT, REPORTED_WHEN_FULL
 from .unnamed import Counted, Named
@@ -38,11 +38,10 @@ _PACE_S = 0.001
 _PACE_MAX_S = 0.02
 _REMEMBERED_POLICIES = 256
 _UNNAMED = "they came faster than the listener's records were read"
-_VERDICTS = {native.ALLOW: Verdict.ALLOW, native.DENY: Verdict.DENY, native.WOULD_DENY: Verdict.WOULD_DENY}
 
 
 def _counted(capability: int, verdict: int) -> Counted:
-    return Counted(CAPABILITY_BY_NUMBER[capability], _VERDICTS[verdict])
+    return Counted(CAPABILITY_BY_NUMBER[capability], VERDICTS[verdict])
 
 
 class NotificationEnforcer:

@@ -15,7 +15,7 @@ from .seccomp import describe, socket_text, syscall_name
 
 ENFORCER = "seccomp-notify"
 
-_VERDICTS = {native.ALLOW: Verdict.ALLOW, native.DENY: Verdict.DENY, native.WOULD_DENY: Verdict.WOULD_DENY}
+VERDICTS = {native.ALLOW: Verdict.ALLOW, native.DENY: Verdict.DENY, native.WOULD_DENY: Verdict.WOULD_DENY}
 #: Not refusals: only the "full" telemetry shows them.
 SILENT_VERDICTS = frozenset({Verdict.ALLOW})
 _CODES = {
@@ -48,7 +48,7 @@ def kernel_record(
 ) -> KernelRecord:
     """Return the record with its names; `policy` is the one that decided, for the rules' texts."""
     syscall = syscall_name(record.number)
-    verdict = _VERDICTS[record.verdict]
+    verdict = VERDICTS[record.verdict]
     capability = _capability(record, syscall)
     asked = CAPABILITY_BY_NUMBER[record.slot_capability] if record.asked == native.ASKED else None
     only_program = asked is Capability.PROCESS_EXEC and capability is not asked
@@ -81,7 +81,7 @@ def kernel_record(
         broker_consulted=_consulted(record, capability, syscall),
         slot_capability=asked,
         # who was asked about a program has not been asked whether a process may be made for it
-        slot_verdict=None if asked is None or only_program else _VERDICTS[record.slot_verdict],
+        slot_verdict=None if asked is None or only_program else VERDICTS[record.slot_verdict],
         shadow=shadow,
     )
 

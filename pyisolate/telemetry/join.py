@@ -76,17 +76,11 @@ class Joiner:
         """Return the report that waits for this record, if there is one; its count says of how many operations."""
         if _is_alone(record):
             return None  # what waits is about another call, whose own record comes
-        keys, left = self._kernel_keys(record), record.count
         index = self._waiting[record.verdict is Verdict.WOULD_DENY]
-        found: BrokerRecord | None = None
         with self._lock:
-            while left > 0 and (taken := index.take(keys)) is not None:
-                found = found or taken
-                if taken.count > left:
-                    index.put(self._broker_keys(taken), replace(taken, count=taken.count - left), time.monotonic_ns())
-                left -= taken.count
-        matched = min(record.count, record.count - left)
-        return found if found is None or found.count == matched else replace(found, count=matched)
+            taken = self._take_reports(index, self._kernel_keys(record), record.count)
+        matched = sum(report.count for report in taken)
+        return taken[0] if len(taken) == 1 else replace(taken[0], count=matched) if taken else None
 
     def told_late(self, record: KernelRecord) -> DenialEvent | None:
         """Return the event of a report of the same operation that was recorded before this record came."""
@@ -111,17 +105,12 @@ class Joiner:
             return []  # native code went round the hooks: nothing will follow
         keys, left = self._kernel_keys(record), event.count if left is None else left
         index = self._waiting[record.verdict is Verdict.WOULD_DENY]
-        told: list[Told] = []
         with self._lock:
-            while left > 0 and (taken := index.take(keys)) is not None:
-                used = min(left, taken.count)
-                if taken.count > used:
-                    index.put(self._broker_keys(taken), replace(taken, count=taken.count - used), time.monotonic_ns())
-                told.append(Told(event, replace(taken, count=used)))
-                left -= used
+            taken = self._take_reports(index, keys, left)
+            left -= sum(report.count for report in taken)
             if left > 0:
                 self._remember(self._told, keys, event, left)
-        return told
+        return [Told(event, report) for report in taken]
 
     def tell_alone(self, record: BrokerRecord, event: DenialEvent) -> None:
         """Remember the event of a report of what was let through: the kernel's record may still follow, on a busy
@@ -170,6 +159,18 @@ class Joiner:
         index.put(keys, _Part(event, event.count if left is None else left))
         if len(index) > self._capacity:
             index.take_oldest()
+
+    def _take_reports(self, index: _Index[BrokerRecord], keys: list[_Key], count: int) -> list[BrokerRecord]:
+        """Return the reports that wait, of `count` operations at most; what is left over of the last waits on."""
+        taken: list[BrokerRecord] = []
+        while count > 0 and (report := index.take(keys)) is not None:
+            used = min(count, report.count)
+            if report.count > used:
+                index.put(self._broker_keys(report), replace(report, count=report.count - used), time.monotonic_ns())
+                report = replace(report, count=used)
+            taken.append(report)
+            count -= used
+        return taken
 
     def _take_parts(self, index: _Index[_Part], keys: list[_Key], count: int) -> list[_Part]:
         """Return the events that stand for `count` operations, `left` of each; what is left over stays remembered."""

@@ -13,7 +13,7 @@
 enum { ASKED_THREADS = 128, ASKED_PROBES = 16, ASKED_WORDS = 15 };
 /* A word: low half of the sequence << 32 | flags << 16 | verdict << 8 | capability; 0: never asked. Stored whole. */
 enum {
-	/* in answers of a callback, too: hooks/asked.py */
+	/* in answers of a callback, too: hooks/answers.py */
 	ASKED_MANY = 1,		/* may stand for two calls: fork after a vfork that failed */
 	ASKED_AHEAD = 2,	/* announces a call whose own hook will ask again: not stored */
 	ASKED_RESOLVES = 4,	/* the C library may make sockets of its own for it */

@@ -8,7 +8,8 @@ static int notify_same(const struct notify_record *a, const struct notify_record
 	       a->rule == b->rule && a->capability == b->capability && a->verdict == b->verdict &&
 	       a->reason == b->reason && a->family == b->family && a->port == b->port && a->scope == b->scope &&
 	       a->asked == b->asked && a->slot_capability == b->slot_capability &&
-	       a->slot_verdict == b->slot_verdict && a->path_length == b->path_length && !memcmp(a->address, b->address, sizeof a->address) &&
+	       a->slot_verdict == b->slot_verdict && a->path_length == b->path_length &&
+	       !memcmp(a->address, b->address, sizeof a->address) &&
 	       !memcmp(a->path, b->path, a->path_length) && !memcmp(a->args, b->args, sizeof a->args);
 }
 
