@@ -40,15 +40,16 @@ BARE = SOURCE + "import sys\nfor line in sys.stdin: print(*connects(*map(int, li
 def run(settings: Settings) -> Outcome:
     """Connect to a listening socket on the loopback, in batches that take turns."""
     figures: list[Figure] = []
-    with _server() as port, AskedProcess([sys.executable, "-I", "-c", BARE]) as bare:
-        figures += _compare(settings, port, bare, "listener", "the listener")
+    with listening() as server, AskedProcess([sys.executable, "-I", "-c", BARE]) as bare:
+        figures += _compare(settings, server, bare, "listener", "the listener")
         if os.geteuid() == 0:
-            figures += _compare(settings, port, bare, "auto", "programs of the control group")
+            figures += _compare(settings, server, bare, "auto", "programs of the control group")
     return Outcome(figures=figures)
 
 
-def _compare(settings: Settings, port: int, bare: AskedProcess, network: str, who: str) -> list[Figure]:
+def _compare(settings: Settings, server: socket.socket, bare: AskedProcess, network: str, who: str) -> list[Figure]:
     sockets: dict[str, list[float]] = {"guest": [], "bare": []}
+    port = server.getsockname()[1]
     policy = pyisolate.Policy.preset("compute").allow_connect(f"127.0.0.1:{port}")
     with (
         pyisolate.Supervisor(pool_size=1, network=network) as supervisor,
@@ -62,11 +63,13 @@ def _compare(settings: Settings, port: int, bare: AskedProcess, network: str, wh
         def guest() -> float:
             connect, made = sandbox.call("connects", port, CONNECTS)
             sockets["guest"].append(made)
+            empty(server)
             return float(connect)
 
         def plain() -> float:
             connect, made = map(float, bare.ask(f"{port} {CONNECTS}").split())
             sockets["bare"].append(made)
+            empty(server)
             return connect
 
         guest(), plain()
@@ -90,7 +93,23 @@ def _compare(settings: Settings, port: int, bare: AskedProcess, network: str, wh
 
 
 @contextlib.contextmanager
-def _server() -> Iterator[int]:
-    """Yield the port of a listening socket. Nobody accepts: a thread that woke up for it would preempt who connects."""
-    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listening:
-        yield listening.getsockname()[1]
+def listening(backlog: int = 4 * CONNECTS) -> Iterator[socket.socket]:
+    """Yield a listening socket. No thread accepts: one that woke up for each connection would preempt the client."""
+    with socket.create_server(("127.0.0.1", 0), backlog=backlog) as server:
+        server.setblocking(False)
+        yield server
+
+
+def empty(server: socket.socket) -> None:
+    """Take all connections out of the backlog, between two batches.
+
+    A connection that its client has reset stays there too. Once the backlog is full the kernel drops each SYN, and the
+    benchmark would measure its retransmission.
+    """
+    while True:
+        try:
+            server.accept()[0].close()
+        except BlockingIOError:
+            return
+        except OSError:  # accept(2) reports an error of the connection that it takes
+            continue

@@ -67,7 +67,7 @@ def _flood(supervisor: pyisolate.Supervisor, metrics: Metrics, way: str, source:
             sandbox.call("flood", count - first)
             took = time.perf_counter() - started
         events = sandbox.get_denial_events()
-        stored = sum(event.count for event in events) + sandbox.telemetry.store.lost
+        stored = sum(event.count for event in events) + sandbox.stats.events_lost
         counters = {
             "metric": _denials(metrics) - counted,
             "sandbox.stats": sandbox.stats.denials,

@@ -127,7 +127,7 @@ def _work(path: str) -> None:
             _compute(LOOPS)
             took = (time.thread_time() - started) / LOOPS
         elif command == "spawn":
-            sandbox = supervisor.spawn("beside", isolation="thread")
+            sandbox = supervisor.spawn("beside", isolation="thread", enforcement="best_effort")
             sandbox.exec("x = 1")
             took = 0.0
         else:

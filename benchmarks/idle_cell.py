@@ -86,7 +86,7 @@ def _pss_of(pids: list[int]) -> tuple[list[int], str]:
 
 def _children(supervisor: pyisolate.Supervisor) -> list[int]:
     """Return the zygote's children; none where the kernel does not tell."""
-    pid = None if supervisor._pool is None else supervisor._pool.zygote_pid
+    pid = supervisor.diagnostics().zygote_pid
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:

@@ -17,10 +17,11 @@ _FILL_TIMEOUT_S = 60.0
 def wait_full(supervisor: pyisolate.Supervisor, size: int) -> None:
     """Wait until the pool holds `size` warm cells and the cells that ended are reaped."""
     deadline = time.monotonic() + _FILL_TIMEOUT_S
-    pool = supervisor._pool
-    while pool is not None and pool.counts() != (size, 0):
+    while (pool := supervisor.diagnostics().pools.get("own_network")) and (pool.warm, pool.starting) != (size, 0):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"fill the pool: {pool.counts()} of {size} cells after {_FILL_TIMEOUT_S:.0f} s")
+            raise TimeoutError(
+                f"fill the pool: {pool.warm} and {pool.starting} of {size} cells after {_FILL_TIMEOUT_S:.0f} s"
+            )
         time.sleep(0.001)
     time.sleep(0.005)  # a cell that was closed is still being taken apart by the kernel
 

@@ -21,6 +21,7 @@ NAMES = (
     "spawn_demand",
     "sustained",
     "round_trip",
+    "host_call",
     "thread",
     "host_threads",
     "idle_cell",

@@ -1,4 +1,4 @@
-"""Sustained spawn, exec, close: at least 450 sandboxes a second on two cores."""
+"""Sustained spawn, exec, close: at least 0.65 of bare, unconfined forks of a process as warm."""
 
 from __future__ import annotations
 
@@ -11,54 +11,63 @@ from collections.abc import Callable
 
 import pyisolate
 
+from .bare_fork import forkers
 from .figures import Figure, Outcome, Reference, Settings
+from .kernel_threads import kernel_s
 from .measure import median
 from .quiet import cpu_s
 from .spawn_pool import COMMAND
 
-BUDGET_PER_S = 450
+#: Of the rate of bare forks.
+BUDGET = 0.65
 HOST_THREADS = (2, 3, 4)
 POOL = 8
 
 
 def run(settings: Settings) -> Outcome:
-    """Take windows in turns: each count of host threads, then the same loop over `subprocess.run`."""
+    """Take windows in turns: each count of host threads, then bare forks and `subprocess.run`."""
     window_s = 1.5 if settings.quick else 3.0
     rates: dict[int, list[float]] = {threads: [] for threads in HOST_THREADS}
     processes: list[float] = []
-    host_cpu = cells_cpu = 0.0
+    forks: list[float] = []
+    host_cpu = cells_cpu = kernel_cpu = 0.0
     done = 0
-    with pyisolate.Supervisor(pool_size=POOL) as supervisor:
+    with forkers(2) as bare, pyisolate.Supervisor(pool_size=POOL) as supervisor:
         _loop(lambda: _one(supervisor), 2, 0.5)
-        zygote = supervisor._pool.zygote_pid if supervisor._pool is not None else None
+        zygote = supervisor.diagnostics().zygote_pid
         for _ in range(settings.rounds(3, 1)):
             for threads in HOST_THREADS:
                 host_before, cells_before = _self_cpu_s(), 0.0 if zygote is None else cpu_s(zygote)
+                kernel_before = kernel_s()
                 count, took = _loop(lambda: _one(supervisor), threads, window_s)
                 host_cpu += _self_cpu_s() - host_before
+                kernel_cpu += kernel_s() - kernel_before
                 cells_cpu += (0.0 if zygote is None else cpu_s(zygote)) - cells_before
                 rates[threads].append(count / took)
                 done += count
+            forks.append(bare.rate(window_s / 2))
             count, took = _loop(lambda: subprocess.run(COMMAND, check=True), 2, window_s / 2)
             processes.append(count / took)
     by_threads = {threads: median(found) for threads, found in rates.items()}
     best = max(by_threads, key=by_threads.__getitem__)
     cores = len(os.sched_getaffinity(0))
-    host_ms, cells_ms = host_cpu / done * 1e3, cells_cpu / done * 1e3
+    host_ms, cells_ms, kernel_ms = host_cpu / done * 1e3, cells_cpu / done * 1e3, kernel_cpu / done * 1e3
+    floor = Reference("bare, unconfined forks of a process as warm, 2 at a time", median(forks))
     note = (
         f"host threads: {', '.join(f'{threads}: {rate:.0f}/s' for threads, rate in by_threads.items())}\n"
         f"processor time a sandbox: host {host_ms:.2f} ms (one GIL: at most {1e3 / host_ms:.0f}/s), "
-        f"zygote and cells {cells_ms:.2f} ms; the sum allows {min(cores, 2) * 1e3 / (host_ms + cells_ms):.0f}/s "
-        "on two idle cores"
+        f"zygote and cells {cells_ms:.2f} ms, kernel threads (all of the machine's) {kernel_ms:.2f} ms; the sum allows "
+        f"{min(cores, 2) * 1e3 / (host_ms + cells_ms + kernel_ms):.0f}/s on two idle cores\n"
+        f"subprocess.run from 2 threads: {median(processes):.0f}/s"
     )
     figure = Figure(
         what=f"sustained spawn-exec-close, {best} host threads",
         value=by_threads[best],
         unit="/s",
         spread=f"min {min(rates[best]):.0f}, max {max(rates[best]):.0f}, {len(rates[best])} x {window_s} s",
-        reference=Reference("subprocess.run, 2 threads", median(processes)),
-        budget=f">= {BUDGET_PER_S}/s",
-        met=by_threads[best] >= BUDGET_PER_S,
+        reference=floor,
+        budget=f">= {BUDGET}x",
+        met=by_threads[best] >= BUDGET * floor.value,
         note=note,
     )
     return Outcome(figures=[figure])

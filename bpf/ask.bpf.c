@@ -6,23 +6,13 @@
  * kernels whose task storage cannot be reached by a thread's pidfd (before 6.9).
  */
 #include "decide.bpf.h"
+#include "group_of.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* Values of inner maps: clang 14 declares their types nowhere else, and a test compares them with Python's. */
 const volatile struct pyi_path_rule pyi_layout_path SEC(".rodata.layout") = {};
 const volatile struct pyi_net_rules pyi_layout_net SEC(".rodata.layout") = {};
-
-static __always_inline u32 pyi_ask_group(const struct pyi_ask *ask)
-{
-	if (ask->kind == PYI_ASK_NET)
-		return PYI_GROUP_NET;
-	if (ask->kind == PYI_ASK_FORK || ask->rights & PYI_EXEC)
-		return PYI_GROUP_PROCESS;
-	if (ask->rights & PYI_MAP_EXEC)
-		return PYI_GROUP_IMPORT;
-	return ask->rights & (PYI_UNIX_CONNECT | PYI_UNIX_BIND) ? PYI_GROUP_NET : PYI_GROUP_FS;
-}
 
 SEC("syscall")
 int ask(struct pyi_ask *ask)
@@ -53,7 +43,7 @@ int ask(struct pyi_ask *ask)
 	} else {
 		return -2;
 	}
-	ask->verdict = !ask->code ? PYI_ALLOW : policy->monitored & pyi_ask_group(ask) ? PYI_WOULD_DENY : PYI_DENY;
+	ask->verdict = !ask->code ? PYI_ALLOW : policy->monitored & pyi_group_of(ask->capability) ? PYI_WOULD_DENY : PYI_DENY;
 	return 0;
 }
 

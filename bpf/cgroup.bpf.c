@@ -8,6 +8,7 @@
  * A task in an attached cgroup that no sandbox owns is refused: nothing belongs there.
  */
 #include "decide.bpf.h"
+#include "group_of.bpf.h"
 #include "record.bpf.h"
 #include "slot.bpf.h"
 
@@ -46,7 +47,8 @@ static __always_inline void pyi_begin_net(struct pyi_record *record, struct pyi_
 		record->flags |= PYI_F_CLOSED;
 }
 
-/* Join with the broker's slot by sequence alone: connect and bind pass one hook, which takes a new sequence once. */
+/* Join with the broker's slot, if it is about this capability: a question about a file says nothing of a connection that
+ * native code makes. The sequence tells whether an earlier call took it: connect and bind pass one hook each. */
 static __always_inline void pyi_net_slot(struct pyi_record *record, struct pyi_task *own)
 {
 	u32 index = record->sandbox;
@@ -56,14 +58,15 @@ static __always_inline void pyi_net_slot(struct pyi_record *record, struct pyi_t
 		record->flags |= PYI_F_SLOT_UNKNOWN;
 		return;
 	}
-	u32 found = 0;
+	bool found = false, free = false;
 #pragma unroll
 	for (int i = 0; i < PYI_SLOT_PROBES; i++) {
 		struct pyi_slot *slot = &page->slots[(tid + i) & (PYI_SLOTS - 1)];
+		free |= !slot->tid;
 		if (slot->tid != tid)
 			continue;
-		found = 1;
-		if (slot->taken == (u32)slot->sequence)
+		found = true;
+		if (slot->taken == (u32)slot->sequence || slot->capability != record->capability)
 			continue;
 		slot->taken = slot->sequence;
 		record->sequence = slot->sequence;
@@ -71,14 +74,14 @@ static __always_inline void pyi_net_slot(struct pyi_record *record, struct pyi_t
 		record->slot_verdict = slot->verdict;
 		record->flags |= PYI_F_CONSULTED;
 	}
-	if (!found)
+	if (!found && !free) /* all of this thread's places are taken by others */
 		record->flags |= PYI_F_SLOT_UNKNOWN;
 }
 
 static __always_inline int pyi_conclude_net(struct pyi_record *record, u32 policy, u32 code)
 {
 	const struct pyi_policy *rules = pyi_policy_at(policy);
-	bool watch = code != PYI_ALWAYS_DENIED && rules && (rules->monitored & PYI_GROUP_NET);
+	bool watch = code != PYI_ALWAYS_DENIED && rules && (rules->monitored & pyi_group_of(record->capability));
 	if (record->flags & PYI_F_SHADOW)
 		watch = true;
 	record->code = code;
@@ -115,7 +118,7 @@ static __noinline int pyi_judge(const u32 *address, u32 port, u32 hook)
 	__builtin_memcpy(key.address, address, 16);
 	__builtin_memcpy(record.address, address, 16);
 	record.port = port;
-	record.family = AF_INET6; /* in 16 bytes, whatever was asked; a mapped one is told by its prefix */
+	record.family = AF_INET6; /* in 16 bytes, whatever was asked; a mapped one shows by its prefix */
 	pyi_net_slot(&record, own);
 	u32 code = pyi_decide_net(record.policy, &key, action, port), answer = ALLOWED;
 	if (code)
@@ -149,7 +152,7 @@ static __always_inline int pyi_judge4(struct bpf_sock_addr *ctx, u32 hook)
 static __always_inline int pyi_judge6(struct bpf_sock_addr *ctx, u32 hook)
 {
 	/* connect(2) on a UDP socket comes here with a sockaddr_in too, whose address this context does not show: what
-	 * it shows are bytes behind it, which nobody looks at again. */
+	 * it shows are bytes after it, which no code reads again. */
 	if (ctx->user_family != AF_INET6) {
 		bpf_set_retval(-EAFNOSUPPORT);
 		return REFUSED;

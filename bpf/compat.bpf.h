@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * Differences between kernels, one helper each, told apart by feature (CO-RE), never by version number.
+ * Differences between kernels, one helper each, distinguished by feature (CO-RE), never by version number.
  * Hooks whose arguments changed are two programs, <hook>__args<N>; the loader takes the one whose argument count the
- * running kernel's BTF has (pyisolate/kernel/bpf_loader.py).
+ * running kernel's BTF has (pyisolate/kernel/bpf/loader.py).
  */
 #ifndef PYI_COMPAT_BPF_H
 #define PYI_COMPAT_BPF_H
@@ -63,7 +63,7 @@ static __always_inline struct mount *pyi_next_mount(struct super_block *sb, stru
 
 /*
  * A stacking file system (overlay) opens its layers' files on private mounts, in the guest's context, after the file
- * above has been opened and judged. Told by the mount, because FMODE_BACKING is bit 25 in 6.12 and bit 24 later, and no
+ * above has been opened and judged. Recognised by the mount, because FMODE_BACKING is bit 25 in 6.12 and bit 24 later, and no
  * type information has it. Nothing that user space can name is on such a mount (fs/mount.h, MNT_NS_INTERNAL).
  */
 #define MNT_NS_INTERNAL ((void *)-22L)

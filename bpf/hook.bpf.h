@@ -9,6 +9,7 @@
 #define PYI_HOOK_BPF_H
 
 #include "decide.bpf.h"
+#include "group_of.bpf.h"
 #include "path.bpf.h"
 #include "record.bpf.h"
 #include "slot.bpf.h"
@@ -80,17 +81,6 @@ static __noinline struct pyi_scratch *pyi_begin(struct pyi_task *own, u32 hook)
 	return scratch;
 }
 
-static __always_inline u32 pyi_group_of_rights(u32 rights)
-{
-	if (rights & PYI_EXEC)
-		return PYI_GROUP_PROCESS;
-	if (rights & PYI_MAP_EXEC)
-		return PYI_GROUP_IMPORT;
-	if (rights & (PYI_UNIX_CONNECT | PYI_UNIX_BIND))
-		return PYI_GROUP_NET;
-	return PYI_GROUP_FS;
-}
-
 static __always_inline u32 pyi_capability_of_rights(u32 rights)
 {
 	if (rights & PYI_EXEC)
@@ -111,9 +101,10 @@ static __always_inline u32 pyi_capability_of_rights(u32 rights)
 }
 
 /* Record what one policy refuses. Returns 1 if the caller must refuse, 0 if it only watches. */
-static __noinline int pyi_refuse(struct pyi_scratch *scratch, struct pyi_task *own, u32 policy, u32 group, u32 code)
+static __noinline int pyi_refuse(struct pyi_scratch *scratch, struct pyi_task *own, u32 policy, u32 code)
 {
 	struct pyi_record *record = &scratch->record;
+	u32 group = code == PYI_ALWAYS_DENIED ? PYI_GROUP_FLOOR : pyi_group_of(record->capability);
 	const struct pyi_policy *rules = pyi_policy_at(policy);
 	bool watch = rules && (rules->monitored & group) && group != PYI_GROUP_FLOOR;
 	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
@@ -158,7 +149,7 @@ static __always_inline int pyi_floor(u32 hook, u32 capability, u64 detail)
 	if (scratch) {
 		scratch->record.capability = capability;
 		scratch->record.detail = detail;
-		pyi_refuse(scratch, own, 0, PYI_GROUP_FLOOR, PYI_ALWAYS_DENIED);
+		pyi_refuse(scratch, own, 0, PYI_ALWAYS_DENIED);
 	}
 	return -EPERM;
 }
@@ -175,7 +166,7 @@ static __noinline int pyi_check_path(struct pyi_scratch *scratch, struct pyi_tas
 	if (code) {
 		record->rights = opinion.missing;
 		record->capability = pyi_capability_of_rights(opinion.missing);
-		refused = pyi_refuse(scratch, own, record->policy, pyi_group_of_rights(opinion.missing), code);
+		refused = pyi_refuse(scratch, own, record->policy, code);
 	}
 	if (record->shadow) {
 		pyi_decide_path(record->shadow, &scratch->key, bytes, want, &opinion);
@@ -183,7 +174,7 @@ static __noinline int pyi_check_path(struct pyi_scratch *scratch, struct pyi_tas
 			record->flags |= PYI_F_SHADOW;
 			record->rights = opinion.missing;
 			record->capability = pyi_capability_of_rights(opinion.missing);
-			pyi_refuse(scratch, own, record->shadow, PYI_GROUP_FS, opinion.code);
+			pyi_refuse(scratch, own, record->shadow, opinion.code);
 			record->flags &= ~PYI_F_SHADOW;
 		}
 	}
@@ -199,7 +190,7 @@ static __always_inline int pyi_not_understood(struct pyi_scratch *scratch, struc
 						  : PYI_F_TOO_LONG;
 	record->rights = want;
 	record->capability = pyi_capability_of_rights(want);
-	int refused = pyi_refuse(scratch, own, record->policy, pyi_group_of_rights(want), PYI_NOT_GRANTED);
+	int refused = pyi_refuse(scratch, own, record->policy, PYI_NOT_GRANTED);
 	return pyi_answer(refused, PYI_NOT_GRANTED);
 }
 

@@ -2,14 +2,15 @@
 /*
  * Ask how often Landlock has refused something in a task's domain. Run by the supervisor, attached to nothing.
  *
- * landlock_hierarchy.num_denials exists since 6.15 (with CONFIG_AUDIT), bpf_task_from_pid since 6.2. Landlock's part of
- * a task's credentials begins at landlock_blob_sizes.lbs_cred, which no symbol tells: the supervisor finds it out with a
- * task of its own (pyisolate/kernel/bpf_landlock.py).
+ * landlock_hierarchy.num_denials exists since 6.15 (with CONFIG_AUDIT), bpf_task_from_vpid since 6.14: it takes numbers of
+ * the supervisor's own pid namespace, so that one in a container reads its own cells. Landlock's part of a task's
+ * credentials begins at landlock_blob_sizes.lbs_cred, which no symbol tells: the supervisor finds it out with a task of
+ * its own (pyisolate/kernel/bpf/landlock_counter.py).
  */
 #include "types.bpf.h"
 #include "pyisolate.h"
 
-extern struct task_struct *bpf_task_from_pid(int pid) __ksym;
+extern struct task_struct *bpf_task_from_vpid(int pid) __ksym;
 extern void bpf_task_release(struct task_struct *task) __ksym;
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -32,7 +33,7 @@ struct landlock_cred_security {
 SEC("syscall")
 int landlock(struct pyi_landlock *answer)
 {
-	struct task_struct *task = bpf_task_from_pid(answer->pid);
+	struct task_struct *task = bpf_task_from_vpid(answer->pid);
 	if (!task) {
 		answer->result = -3; /* ESRCH */
 		return 0;

@@ -126,7 +126,7 @@ struct {
 	__type(value, struct pyi_slot_page);
 } slots SEC(".maps");
 
-/* What system calls are about, by number. */
+/* Which system calls belong to the floor, by number. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 512);

@@ -26,18 +26,9 @@
 
 /* ---- numbers ----------------------------------------------------------------------------------------------- */
 
-enum pyi_capability {
-	PYI_FS_READ = 1, PYI_FS_WRITE = 2, PYI_FS_CREATE = 3, PYI_FS_DELETE = 4, PYI_FS_METADATA = 5, PYI_FS_EXEC = 6,
-	PYI_NET_CONNECT = 7, PYI_NET_BIND = 8, PYI_NET_LISTEN = 9, PYI_NET_SEND = 10, PYI_NET_SOCKET = 11,
-	PYI_PROCESS_EXEC = 12, PYI_PROCESS_FORK = 13, PYI_PROCESS_SIGNAL = 14, PYI_PROCESS_TRACE = 15,
-	PYI_IMPORT_MODULE = 16, PYI_IMPORT_NATIVE = 17, PYI_RANDOM_READ = 18, PYI_MEMORY_EXEC = 19,
-	PYI_IPC_SYSV = 20, PYI_IPC_POSIX = 21, PYI_IPC_UNIX = 22,
-	PYI_KERNEL_MOUNT = 23, PYI_KERNEL_NAMESPACE = 24, PYI_KERNEL_BPF = 25, PYI_KERNEL_PERF = 26,
-	PYI_KERNEL_MODULE = 27, PYI_KERNEL_KEYS = 28, PYI_KERNEL_IO_URING = 29, PYI_KERNEL_CAPABILITY = 30,
-	PYI_KERNEL_IOCTL = 31, PYI_KERNEL_SYSCALL = 32,
-};
+#include "capability.h"
 
-/* FsRight of pyisolate/policy/compiled.py, then rights that only the kernel tables know. */
+/* FsRight of pyisolate/capability.py, then rights that only the kernel tables know. */
 enum pyi_right {
 	PYI_READ = 1, PYI_WRITE = 2, PYI_CREATE = 4, PYI_DELETE = 8, PYI_METADATA = 16, PYI_EXEC = 32, PYI_MAP_EXEC = 64,
 	PYI_LIST = 128,		/* reading the directory itself, nothing below */
@@ -69,7 +60,6 @@ enum pyi_flag {
 	PYI_F_PSEUDO = 128,	/* a memfd, pipe or other file without a path */
 	PYI_F_SLOT_UNKNOWN = 256, /* no broker slot for this thread: consultation cannot be known */
 	PYI_F_CONSULTED = 512,	/* sequence, slot_capability and slot_verdict come from the thread's slot */
-	PYI_F_KERNEL = 1024,	/* seen, not decided, by this program (observer) */
 };
 
 enum pyi_net_action { PYI_ACTION_CONNECT = 1, PYI_ACTION_BIND = 2 };
@@ -137,11 +127,8 @@ struct pyi_sandbox {
 	__u64 reserved;
 };
 
-/* syscalls[number]: what its refusal is a refusal of, and which argument names the target (from 1; 0: none) */
+/* syscalls[number] */
 struct pyi_syscall {
-	__u8 capability;	/* for the observer */
-	__u8 path;
-	__u8 address;
 	__u8 floor;		/* what a right of root that it asks for is wanted for; 0: kernel.capability */
 };
 
@@ -191,7 +178,7 @@ struct pyi_counter_key {
 };
 
 /* Whose verdict was counted: the shadow policy's; another enforcer's, seen on the way out of the system call. */
-enum pyi_counter_kind { PYI_C_SHADOW = 1, PYI_C_OBSERVED = 2 };
+enum pyi_counter_kind { PYI_C_SHADOW = 1 };
 
 struct pyi_control {
 	__u64 pending;		/* entries in handovers: 0 keeps that map off every other task's path */
@@ -246,7 +233,7 @@ struct pyi_ask {
 	__u32 rights;
 	__u32 port;
 	__u32 action;
-	__u32 reserved;
+	__u32 capability;	/* whose rule group says whether it is refused or watched */
 	struct pyi_net_key net;
 	struct pyi_path_key path;
 	__u32 bytes;		/* of path.text, slash included, uncut */
@@ -275,7 +262,7 @@ struct pyi_landlock {
 	__u64 denials;
 };
 
-/* Hooks, by number in records; names in kernel/bpf_records.py. Never renumber. */
+/* Hooks, by number in records; names in kernel/bpf/records.py. Never renumber. */
 enum pyi_hook {
 	PYI_H_NONE = 0,
 	PYI_H_FILE_OPEN = 1, PYI_H_FILE_RECEIVE = 2, PYI_H_FILE_TRUNCATE = 3, PYI_H_INODE_GETATTR = 4,
@@ -296,7 +283,6 @@ enum pyi_hook {
 	PYI_H_CAPABLE = 75, PYI_H_USERNS_CREATE = 76, PYI_H_URING = 77, PYI_H_PERF_EVENT_OPEN = 78, PYI_H_KEY = 79,
 	PYI_H_IPC = 80, PYI_H_KERNEL_LOAD = 81, PYI_H_ANON_INODE = 82, PYI_H_BPF = 83, PYI_H_SETTIME = 84,
 	PYI_H_SYSLOG = 85, PYI_H_QUOTA = 86, PYI_H_FS_CONTEXT = 87,
-	PYI_H_SYS_EXIT = 90,
 };
 
 #endif

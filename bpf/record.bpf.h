@@ -23,8 +23,7 @@ static __always_inline void pyi_count(const struct pyi_record *record)
 		.capability = record->capability,
 		.verdict = record->verdict,
 		.code = record->code,
-		.kind = (record->flags & PYI_F_SHADOW ? PYI_C_SHADOW : 0) |
-			(record->hook == PYI_H_SYS_EXIT ? PYI_C_OBSERVED : 0),
+		.kind = record->flags & PYI_F_SHADOW ? PYI_C_SHADOW : 0,
 	};
 	u64 *count = bpf_map_lookup_elem(&counters, &key);
 	if (!count) {

@@ -5,7 +5,7 @@
  * The guest's audit hook fills its thread's slot before the call. The first program that sees the call takes the
  * slot, allowed or not, and remembers by which call (user stack pointer, instruction pointer, argument), because one
  * call may pass several hooks. A refusal takes the slot only if its tag fits the call's own path argument. So a
- * refusal without a slot is code that went round the interpreter. The guest can forge its own slots, nobody else's.
+ * refusal without a slot is code that went round the interpreter. The guest can forge its own slots, and no other sandbox's.
  */
 #ifndef PYI_SLOT_BPF_H
 #define PYI_SLOT_BPF_H

@@ -3,7 +3,7 @@
 The package follows one operation from hook to counter:
 
     policy/      what a guest may do: model, files, presets, the one compiler
-    supervisor   spawns sandboxes, watches, reaps, collects        sandbox, thread: the handles
+    supervisor/  spawns sandboxes, watches, reaps, collects        sandbox/: the handles that users hold
     cell/        process isolation: zygote, pool, guest loop, wire
     hooks/       the guest's side: audit hook, import hook  ->  broker: the pure decision
     kernel/      one file per enforcer, the plan that picks them, their live probes
@@ -20,58 +20,89 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .distribution import VERSION, refuse_another
 
-if TYPE_CHECKING:
-    from .api import aspawn, list_active, reload_policy, serve_metrics, spawn
-    from .capability import Capability
-    from .control import set_policy_token
-    from .decision import DenialCode, Mode, Verdict
-    from .errors import (
-        CPUExceeded,
-        EnforcementError,
-        FileSizeExceeded,
-        GuestError,
-        LimitExceeded,
-        MemoryExceeded,
-        MessagesExceeded,
-        OpenFilesExceeded,
-        OutputExceeded,
-        PolicyAuthError,
-        PolicyError,
-        PolicySyntaxError,
-        ProcessesExceeded,
-        SandboxClosed,
-        SandboxDied,
-        SandboxError,
-        TimeoutError,
-    )
-    from .guarding import acting_as, guard, sandboxed
-    from .kernel.enforcer import EnforcementReport
-    from .policy import Policy
-    from .result import Result
-    from .sandbox import Sandbox
-    from .supervisor import Supervisor
-    from .telemetry import metrics
-    from .telemetry.alerts import AlertRule
-    from .telemetry.event import Actor, DenialEvent
-    from .telemetry.sink import EventSink, get_event_sinks, set_event_sinks
-    from .telemetry.webhook import WebhookSink
-    from .thread import SandboxThread
+__version__ = VERSION
 
-#: Public name -> module that defines it. `metrics` is a module itself.
+refuse_another()
+
+if TYPE_CHECKING:  # for type checkers and editors: the names of `_HOME` (a test compares them)
+    from . import metrics as metrics
+    from .actor import acting_as as acting_as
+    from .api import aspawn as aspawn
+    from .api import list_active as list_active
+    from .api import reload_policy as reload_policy
+    from .api import set_alert_rules as set_alert_rules
+    from .api import set_event_sinks as set_event_sinks
+    from .api import spawn as spawn
+    from .capability import Capability as Capability
+    from .decision import DenialCode as DenialCode
+    from .decision import Mode as Mode
+    from .decision import Verdict as Verdict
+    from .enforcement import EnforcementReport as EnforcementReport
+    from .errors import CPUExceeded as CPUExceeded
+    from .errors import EnforcementError as EnforcementError
+    from .errors import FileSizeExceeded as FileSizeExceeded
+    from .errors import GuestError as GuestError
+    from .errors import HostFunctionError as HostFunctionError
+    from .errors import LimitExceeded as LimitExceeded
+    from .errors import MemoryExceeded as MemoryExceeded
+    from .errors import MessagesExceeded as MessagesExceeded
+    from .errors import OpenFilesExceeded as OpenFilesExceeded
+    from .errors import OutputExceeded as OutputExceeded
+    from .errors import PolicyAuthError as PolicyAuthError
+    from .errors import PolicyError as PolicyError
+    from .errors import PolicySyntaxError as PolicySyntaxError
+    from .errors import ProcessesExceeded as ProcessesExceeded
+    from .errors import RefusedImport as RefusedImport
+    from .errors import SandboxClosed as SandboxClosed
+    from .errors import SandboxDied as SandboxDied
+    from .errors import SandboxError as SandboxError
+    from .errors import TimeoutError as TimeoutError
+    from .errors import WorkspaceExceeded as WorkspaceExceeded
+    from .guards import guard as guard
+    from .guards import sandboxed as sandboxed
+    from .integrations.executor import SandboxExecutor as SandboxExecutor
+    from .metrics import serve_metrics as serve_metrics
+    from .policy import Policy as Policy
+    from .records import Actor as Actor
+    from .sandbox.ask import Allow as Allow
+    from .sandbox.ask import Deny as Deny
+    from .sandbox.ask import Question as Question
+    from .sandbox.ask_socket import AskSocket as AskSocket
+    from .sandbox.host_function import HostFunction as HostFunction
+    from .sandbox.process import Sandbox as Sandbox
+    from .sandbox.result import BytesCallback as BytesCallback
+    from .sandbox.result import Result as Result
+    from .sandbox.rich import RichOutput as RichOutput
+    from .sandbox.thread import SandboxThread as SandboxThread
+    from .supervisor.control_token import set_policy_token as set_policy_token
+    from .supervisor.supervisor import Supervisor as Supervisor
+    from .telemetry.alerts import AlertRule as AlertRule
+    from .telemetry.event import DenialEvent as DenialEvent
+    from .telemetry.sinks.configure import get_event_sinks as get_event_sinks
+    from .telemetry.sinks.protocol import EventSink as EventSink
+    from .telemetry.sinks.webhook import WebhookSink as WebhookSink
+    from .telemetry.tracing import set_tracer_provider as set_tracer_provider
+
+#: Public name -> module that defines it ("": a module of this package itself).
 _HOME = {
-    "Actor": "telemetry.event",
+    "Actor": "records",
     "AlertRule": "telemetry.alerts",
+    "Allow": "sandbox.ask",
+    "AskSocket": "sandbox.ask_socket",
     "CPUExceeded": "errors",
     "Capability": "capability",
     "DenialCode": "decision",
     "DenialEvent": "telemetry.event",
+    "Deny": "sandbox.ask",
     "EnforcementError": "errors",
-    "EnforcementReport": "kernel.enforcer",
-    "EventSink": "telemetry.sink",
+    "EnforcementReport": "enforcement",
+    "EventSink": "telemetry.sinks.protocol",
     "FileSizeExceeded": "errors",
     "GuestError": "errors",
+    "HostFunction": "sandbox.host_function",
+    "HostFunctionError": "errors",
     "LimitExceeded": "errors",
     "MemoryExceeded": "errors",
     "MessagesExceeded": "errors",
@@ -81,88 +112,49 @@ _HOME = {
     "Policy": "policy",
     "PolicyAuthError": "errors",
     "PolicyError": "errors",
+    "RefusedImport": "errors",
     "PolicySyntaxError": "errors",
     "ProcessesExceeded": "errors",
-    "Result": "result",
-    "Sandbox": "sandbox",
+    "BytesCallback": "sandbox.result",
+    "Question": "sandbox.ask",
+    "Result": "sandbox.result",
+    "RichOutput": "sandbox.rich",
+    "Sandbox": "sandbox.process",
     "SandboxClosed": "errors",
     "SandboxDied": "errors",
     "SandboxError": "errors",
-    "SandboxThread": "thread",
-    "Supervisor": "supervisor",
+    "SandboxExecutor": "integrations.executor",
+    "SandboxThread": "sandbox.thread",
+    "Supervisor": "supervisor.supervisor",
     "TimeoutError": "errors",
     "Verdict": "decision",
-    "WebhookSink": "telemetry.webhook",
-    "acting_as": "guarding",
+    "WebhookSink": "telemetry.sinks.webhook",
+    "WorkspaceExceeded": "errors",
+    "acting_as": "actor",
     "aspawn": "api",
-    "get_event_sinks": "telemetry.sink",
-    "guard": "guarding",
+    "get_event_sinks": "telemetry.sinks.configure",
+    "guard": "guards",
     "list_active": "api",
-    "metrics": "telemetry",
+    "metrics": "",
     "reload_policy": "api",
-    "sandboxed": "guarding",
-    "serve_metrics": "api",
-    "set_event_sinks": "telemetry.sink",
-    "set_policy_token": "control",
+    "sandboxed": "guards",
+    "serve_metrics": "metrics",
+    "set_alert_rules": "api",
+    "set_event_sinks": "api",
+    "set_policy_token": "supervisor.control_token",
+    "set_tracer_provider": "telemetry.tracing",
     "spawn": "api",
 }
 
-__all__ = [
-    "Actor",
-    "AlertRule",
-    "CPUExceeded",
-    "Capability",
-    "DenialCode",
-    "DenialEvent",
-    "EnforcementError",
-    "EnforcementReport",
-    "EventSink",
-    "FileSizeExceeded",
-    "GuestError",
-    "LimitExceeded",
-    "MemoryExceeded",
-    "MessagesExceeded",
-    "Mode",
-    "OpenFilesExceeded",
-    "OutputExceeded",
-    "Policy",
-    "PolicyAuthError",
-    "PolicyError",
-    "PolicySyntaxError",
-    "ProcessesExceeded",
-    "Result",
-    "Sandbox",
-    "SandboxClosed",
-    "SandboxDied",
-    "SandboxError",
-    "SandboxThread",
-    "Supervisor",
-    "TimeoutError",
-    "Verdict",
-    "WebhookSink",
-    "acting_as",
-    "aspawn",
-    "get_event_sinks",
-    "guard",
-    "list_active",
-    "metrics",
-    "reload_policy",
-    "sandboxed",
-    "serve_metrics",
-    "set_event_sinks",
-    "set_policy_token",
-    "spawn",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'pyisolate' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{home}", __name__), name, None)
-    if value is None:  # a module of the package, such as metrics
-        value = importlib.import_module(f".{home}.{name}", __name__)
-    globals()[name] = value
+    value = importlib.import_module(f".{home or name}", __name__)
+    globals()[name] = value = getattr(value, name) if home else value
     return value
 
 

@@ -1,26 +1,176 @@
-"""The functions of the public contract that act on the default supervisor."""
+"""The functions of the public contract that act on the default supervisor, which starts with the first `spawn`."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Unpack, overload
 
-from .default import default_supervisor
+from .choices import Enforcement, Isolation
+from .native.forked import call_in_child
 from .policy import Policy
-from .telemetry.exposition import MetricsServer
-from .telemetry.exposition import serve_metrics as _serve_metrics
+from .records import Actor
+from .sandbox.ask import Asker, OnAsk
+from .sandbox.host_function import FunctionsLike, Offer
+from .sandbox.process import Sandbox
+from .sandbox.result import OutputCallback
+from .sandbox.thread import SandboxThread
+from .supervisor.control_token import check_token
+from .supervisor.options import PolicyLike, SpawnOptions
+from .supervisor.supervisor import Supervisor
+from .telemetry.alerts import AlertRule, default_engine
+from .telemetry.sinks.configure import install_event_sinks
+from .telemetry.sinks.protocol import EventSink
+
+_default: Supervisor | None = None
+_default_lock = threading.Lock()
 
 
-def spawn(name: str, policy: Policy | str | None = None, **options: Any) -> Any:
-    """Spawn a sandbox on the default supervisor; see `Supervisor.spawn` for the options."""
-    return default_supervisor().spawn(name, policy, **options)
+def default_supervisor() -> Supervisor:
+    """Return the process's default supervisor; it starts with the first `spawn` and ends with the process."""
+    global _default
+    with _default_lock:
+        if _default is None or _default.closed:
+            _default = Supervisor()
+        return _default
 
 
-async def aspawn(name: str, policy: Policy | str | None = None, **options: Any) -> Any:
+@call_in_child
+def _after_fork_in_child() -> None:
+    global _default, _default_lock
+    _default, _default_lock = None, threading.Lock()
+
+
+@overload
+def spawn(
+    name: str,
+    policy: PolicyLike | None = None,
+    *,
+    isolation: Literal["process"] = "process",
+    **options: Unpack[SpawnOptions],
+) -> Sandbox: ...
+@overload
+def spawn(
+    name: str, policy: PolicyLike | None = None, *, isolation: Literal["thread"], **options: Unpack[SpawnOptions]
+) -> SandboxThread: ...
+@overload
+def spawn(
+    name: str, policy: PolicyLike | None = None, *, isolation: Isolation, **options: Unpack[SpawnOptions]
+) -> Sandbox | SandboxThread: ...
+def spawn(
+    name: str,
+    policy: PolicyLike | None = None,
+    *,
+    isolation: Isolation = "process",
+    limits: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+    enforcement: Enforcement = "strict",
+    actor: Mapping[str, str] | Actor | None = None,
+    require_actor: bool = False,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    workspace: str | int | None = None,
+    files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
+    copy_on_write: str | os.PathLike[str] | None = None,
+    allowed_imports: list[str] | tuple[str, ...] | None = None,
+    shadow: PolicyLike | None = None,
+    on_stdout: OutputCallback | None = None,
+    on_stderr: OutputCallback | None = None,
+    functions: FunctionsLike | Offer | None = None,
+    on_ask: OnAsk | Asker | None = None,
+    ask_timeout: float = 30.0,
+) -> Sandbox | SandboxThread:
+    """Spawn a sandbox on the default supervisor; arguments and errors are those of `Supervisor.spawn`."""
+    return default_supervisor().spawn(
+        name,
+        policy,
+        isolation=isolation,
+        limits=limits,
+        mode=mode,
+        enforcement=enforcement,
+        actor=actor,
+        require_actor=require_actor,
+        env=env,
+        cwd=cwd,
+        workspace=workspace,
+        files=files,
+        copy_on_write=copy_on_write,
+        allowed_imports=allowed_imports,
+        shadow=shadow,
+        on_stdout=on_stdout,
+        on_stderr=on_stderr,
+        functions=functions,
+        on_ask=on_ask,
+        ask_timeout=ask_timeout,
+    )
+
+
+@overload
+async def aspawn(
+    name: str,
+    policy: PolicyLike | None = None,
+    *,
+    isolation: Literal["process"] = "process",
+    **options: Unpack[SpawnOptions],
+) -> Sandbox: ...
+@overload
+async def aspawn(
+    name: str, policy: PolicyLike | None = None, *, isolation: Literal["thread"], **options: Unpack[SpawnOptions]
+) -> SandboxThread: ...
+@overload
+async def aspawn(
+    name: str, policy: PolicyLike | None = None, *, isolation: Isolation, **options: Unpack[SpawnOptions]
+) -> Sandbox | SandboxThread: ...
+async def aspawn(
+    name: str,
+    policy: PolicyLike | None = None,
+    *,
+    isolation: Isolation = "process",
+    limits: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+    enforcement: Enforcement = "strict",
+    actor: Mapping[str, str] | Actor | None = None,
+    require_actor: bool = False,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    workspace: str | int | None = None,
+    files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
+    copy_on_write: str | os.PathLike[str] | None = None,
+    allowed_imports: list[str] | tuple[str, ...] | None = None,
+    shadow: PolicyLike | None = None,
+    on_stdout: OutputCallback | None = None,
+    on_stderr: OutputCallback | None = None,
+    functions: FunctionsLike | Offer | None = None,
+    on_ask: OnAsk | Asker | None = None,
+    ask_timeout: float = 30.0,
+) -> Sandbox | SandboxThread:
     """Spawn a sandbox without blocking the event loop: `async with await aspawn(...) as sandbox`."""
-    return await default_supervisor().aspawn(name, policy, **options)
+    return await default_supervisor().aspawn(
+        name,
+        policy,
+        isolation=isolation,
+        limits=limits,
+        mode=mode,
+        enforcement=enforcement,
+        actor=actor,
+        require_actor=require_actor,
+        env=env,
+        cwd=cwd,
+        workspace=workspace,
+        files=files,
+        copy_on_write=copy_on_write,
+        allowed_imports=allowed_imports,
+        shadow=shadow,
+        on_stdout=on_stdout,
+        on_stderr=on_stderr,
+        functions=functions,
+        on_ask=on_ask,
+        ask_timeout=ask_timeout,
+    )
 
 
-def list_active() -> list[Any]:
+def list_active() -> list[Sandbox | SandboxThread]:
     """Return the default supervisor's sandboxes that are not closed, oldest first."""
     return default_supervisor().sandboxes
 
@@ -30,10 +180,19 @@ def reload_policy(name: str, policy: Policy, token: str | None = None) -> int:
     return default_supervisor().reload_policy(name, policy, token)
 
 
-def serve_metrics(port: int = 9464, addr: str = "127.0.0.1", *, token: str | None = None) -> MetricsServer:
-    """Serve `/metrics` for Prometheus from a thread; returns a handle with `port` and `close()`.
+def set_event_sinks(sinks: Sequence[EventSink], *, token: str | None = None) -> None:
+    """Replace the process's sinks, used by every supervisor without its own. The old ones are not closed.
 
-    `port` 0 lets the kernel choose. Raises OSError when the address cannot be bound, PolicyAuthError where
-    `set_policy_token` guards it and `token` is another.
+    Raises PolicyAuthError where `set_policy_token` guards it and `token` is another, TypeError for what is no sink.
     """
-    return _serve_metrics(port, addr, token=token)
+    check_token(token, "metrics", target="event sinks")
+    install_event_sinks(sinks)
+
+
+def set_alert_rules(rules: Iterable[AlertRule], *, token: str | None = None) -> None:
+    """Replace the rules of the process's alert engine; counting starts anew.
+
+    Raises PolicyAuthError where `set_policy_token` guards it and `token` is another.
+    """
+    check_token(token, "metrics", target="alert rules")
+    default_engine().set_rules(rules)

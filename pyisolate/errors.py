@@ -1,31 +1,115 @@
-"""Public exceptions. Text is "what, on what: why. Hint: what to do next."."""
+"""Public exceptions. Their fields are the data; `compose` and `with_hint` alone make text of them.
+
+Text is "operation, on subject: cause. Hint: next step.".
+"""
 
 from __future__ import annotations
 
 import builtins
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 if TYPE_CHECKING:
+    from .sandbox.rich import RichOutput
     from .telemetry.event import DenialEvent
 
 
-class SandboxError(Exception):
-    """Base of every error that pyisolate raises on purpose. `stdout`, `stderr`: what a failed request had written."""
+class ErrorFields(TypedDict, total=False):
+    """What every error may carry, by keyword."""
 
+    operation: str | None
+    subject: str | None
+    cause: str | None
+    hint: str | None
+    errno: int | None
+
+
+def compose(operation: str | None, subject: str | None, cause: str | None) -> str:
+    """Return "operation, on subject: cause" of the parts that are known."""
+    where = ", on ".join(part for part in (operation, subject) if part)
+    return ": ".join(part for part in (where, cause) if part)
+
+
+def with_hint(summary: str, hint: str | None) -> str:
+    """Return an error's whole text."""
+    return f"{summary}. Hint: {hint}" if hint else summary
+
+
+class Written:
+    """What a request wrote to its streams: a result and an error both have it."""
+
+    __slots__ = ()
+
+    stdout: str
+    stderr: str
+    #: of a stream whose text is not all of it
+    raw: Mapping[str, bytes]
+
+    @property
+    def stdout_bytes(self) -> bytes:
+        """What the request had written to stdout, as it came."""
+        return self.raw.get("stdout", b"") or self.stdout.encode()
+
+    @property
+    def stderr_bytes(self) -> bytes:
+        """What the request had written to stderr, as it came."""
+        return self.raw.get("stderr", b"") or self.stderr.encode()
+
+
+class SandboxError(Written, Exception):
+    """Base of every error that pyisolate raises on purpose.
+
+    `operation`, `subject`, `cause`, `hint` and `errno` are None where they are not known; a whole `message` takes the
+    place of the first three. `summary` is the text without the hint.
+    `stdout`, `stderr`: what a failed request had written; `stdout_bytes`, `stderr_bytes`: as it came; `outputs`:
+    what it had displayed. `denials`: the events of the request (of an executor's task) that failed, also of refusals
+    that the guest caught: what it raises later may follow from one of them.
+    """
+
+    #: errno(3) of the system call that failed. Defined here so that it is pickled, also where OSError has its own.
+    errno: int | None = None
     stdout: str = ""
     stderr: str = ""
+    outputs: tuple[RichOutput, ...] = ()
+    denials: tuple[DenialEvent, ...] = ()
+    #: of a stream whose text is not all of it
+    raw: Mapping[str, bytes] = MappingProxyType({})
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        self.hint = hint
-        super().__init__(f"{message}. Hint: {hint}" if hint else message)
+    def __init__(self, message: str | None = None, **fields: Unpack[ErrorFields]) -> None:
+        self.operation, self.subject, self.cause = fields.get("operation"), fields.get("subject"), fields.get("cause")
+        self.hint, self.errno = fields.get("hint"), fields.get("errno")
+        self.summary = compose(self.operation, self.subject, self.cause) if message is None else message
+        super().__init__(with_hint(self.summary, self.hint))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # the class's own arguments differ from `args`, which is the text
+        return _restore, (type(self), self.args, self.__dict__)
 
 
-class PolicyError(SandboxError, PermissionError):
-    """An operation was refused by the policy; `denial_event` tells which, by which layer and why."""
+def _restore(kind: type[SandboxError], args: tuple[Any, ...], state: dict[str, Any]) -> SandboxError:
+    """Make an error anew from what pickle and copy kept of it."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
-    def __init__(self, message: str, *, denial_event: DenialEvent | None = None, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
+
+class _Refused(SandboxError):
+    """What the classes of refused operations share."""
+
+    #: text of `errno` where an operation of the guest was refused, as an OSError has it
+    strerror: str | None = None
+
+    def __init__(
+        self, message: str | None = None, *, denial_event: DenialEvent | None = None, **fields: Unpack[ErrorFields]
+    ) -> None:
+        super().__init__(message, **fields)
         self.denial_event = denial_event
+
+    def __str__(self) -> str:
+        """Return the text alone: OSError would put `errno` and `filename` in its place."""
+        return str(self.args[0])
 
     @property
     def error_code(self) -> str | None:
@@ -43,6 +127,16 @@ class PolicyError(SandboxError, PermissionError):
         return None if self.denial_event is None else self.denial_event.presented_capability
 
 
+class PolicyError(_Refused, PermissionError):
+    """An operation was refused by the policy; `denial_event` tells which, by which layer and why."""
+
+
+class RefusedImport(_Refused, ModuleNotFoundError):
+    """In the guest: an import that the policy refuses. To a program the module is absent, so that what it does without
+    an optional one works (`except ImportError`). The host raises PolicyError where the guest does not catch it.
+    """
+
+
 class PolicyAuthError(PolicyError):
     """A control operation was attempted without the token that guards it."""
 
@@ -52,34 +146,54 @@ class PolicySyntaxError(SandboxError, ValueError):
 
     def __init__(
         self,
-        message: str,
+        message: str | None = None,
         *,
         file: str | None = None,
         line: int | None = None,
         key: str | None = None,
-        hint: str | None = None,
+        **fields: Unpack[ErrorFields],
     ) -> None:
         self.file, self.line, self.key = file, line, key
+        if message is None:
+            message = compose(fields.get("operation"), fields.get("subject"), fields.get("cause"))
         where = ":".join(str(part) for part in (file, line) if part is not None)
-        super().__init__(f"{where}: {message}" if where else message, hint=hint)
+        super().__init__(f"{where}: {message}" if where else message, **fields)
 
 
 class EnforcementError(SandboxError):
     """A rule cannot be enforced by this kernel at the granularity the policy states."""
 
     def __init__(
-        self, message: str, *, rule: str | None = None, missing: str | None = None, hint: str | None = None
+        self,
+        message: str | None = None,
+        *,
+        rule: str | None = None,
+        missing: str | None = None,
+        **fields: Unpack[ErrorFields],
     ) -> None:
         self.rule, self.missing = rule, missing
-        super().__init__(message, hint=hint)
+        super().__init__(message, **fields)
 
 
 class GuestError(SandboxError):
-    """The guest raised. Type, message and traceback are text: no guest object ever reaches the host."""
+    """The guest raised. Type, message and traceback are text: no guest object ever reaches the host.
 
-    def __init__(self, type_name: str, message: str, traceback: str) -> None:
-        self.type_name, self.message, self.traceback = type_name, message, traceback
-        super().__init__(f"guest raised {type_name}: {message}")
+    `exit_code`: what an `eval` or `call` gave to `sys.exit`; else None.
+    """
+
+    def __init__(
+        self, type_name: str, message: str, traceback: str, *, exit_code: int | None = None, hint: str | None = None
+    ) -> None:
+        self.type_name, self.message, self.traceback, self.exit_code = type_name, message, traceback, exit_code
+        super().__init__(f"guest raised {type_name}: {message}", hint=hint)
+
+
+class HostFunctionError(SandboxError):
+    """A function of the host raised, seen in the guest that called it: the exception's type and message, as text."""
+
+    def __init__(self, name: str, type_name: str, message: str) -> None:
+        self.type_name, self.message = type_name, message
+        super().__init__(f"{name}: {type_name}: {message}")
 
 
 class LimitExceeded(SandboxError):
@@ -87,16 +201,16 @@ class LimitExceeded(SandboxError):
 
     def __init__(
         self,
-        message: str,
+        message: str | None = None,
         *,
         limit: str,
         used: float | None = None,
         allowed: float | None = None,
         denial_event: DenialEvent | None = None,
-        hint: str | None = None,
+        **fields: Unpack[ErrorFields],
     ) -> None:
         self.limit, self.used, self.allowed, self.denial_event = limit, used, allowed, denial_event
-        super().__init__(message, hint=hint)
+        super().__init__(message, **fields)
 
 
 class TimeoutError(LimitExceeded, builtins.TimeoutError):
@@ -127,6 +241,10 @@ class FileSizeExceeded(LimitExceeded):
     """The guest wrote a file past `limits.file_size` (bytes)."""
 
 
+class WorkspaceExceeded(LimitExceeded):
+    """The guest wrote more into its workspace than that holds (bytes)."""
+
+
 class MessagesExceeded(LimitExceeded):
     """The guest posted more messages than `limits.messages`, or one too large."""
 
@@ -140,15 +258,15 @@ class SandboxDied(SandboxError):
 
     def __init__(
         self,
-        message: str,
+        message: str | None = None,
         *,
         exit_status: int | None = None,
         signal: int | None = None,
         last_words: str = "",
-        hint: str | None = None,
+        **fields: Unpack[ErrorFields],
     ) -> None:
         self.exit_status, self.signal, self.last_words = exit_status, signal, last_words
-        super().__init__(message, hint=hint)
+        super().__init__(message, **fields)
 
 
 def describe(error: BaseException) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from .errors import GuestError, LimitExceeded, PolicyError
 
 if TYPE_CHECKING:
     from .policy import Policy
-    from .result import Result
-    from .supervisor import Supervisor
+    from .sandbox.result import Result
+    from .supervisor.supervisor import Supervisor
     from .telemetry.event import DenialEvent
 
 __all__ = ["assert_allowed", "assert_denied", "sandbox_fixture"]

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from in_child import become
-
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
-from pyisolate.kernel import namespaces, seccomp
-from pyisolate.kernel.notify import Listener
+from pyisolate.kernel import namespaces
+from pyisolate.kernel.seccomp import filter as seccomp
+from pyisolate.kernel.seccomp.listener import Listener
 from pyisolate.native import process
 from pyisolate.native import seccomp as native_seccomp
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, FsRule, NetAction, NetRule
-from pyisolate.telemetry.event import KernelRecord
+from pyisolate.records import KernelRecord
+from tests.in_child import become
 
 
 class Seen(NamedTuple):

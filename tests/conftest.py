@@ -9,8 +9,9 @@ import sys
 import time
 from collections.abc import Iterator
 
-import leaks
 import pytest
+
+from tests import leaks
 
 try:
     import hypothesis
@@ -22,7 +23,7 @@ else:
     hypothesis.settings.load_profile("pyisolate")
 
 try:
-    from every_event import _events_are_watched, _every_event_fits_the_schema  # noqa: F401 (fixtures of all tests)
+    from tests.every_event import _events_are_watched, _every_event_fits_the_schema  # noqa: F401 (fixtures of all tests)
 except ImportError:  # without jsonschema nothing can be validated
     pass
 
@@ -30,6 +31,9 @@ GRACE_S = 2.0
 
 MARKERS = (
     "leaks(reason): leave the leak check out; the reason is required",
+    "slow: left out of `make test-fast`",
+    "once: of the host tier, what no user's rights change: left out where the tier is run again as a user",
+    "core: of the host tier, what `make test-fast` runs",
     "fuzz: property tests for `make fuzz` (see the fixture fuzz_seconds)",
     "soak: endurance tests for `make soak` (see the fixture soak_seconds)",
 )
@@ -72,7 +76,7 @@ def _session_leaves_nothing_behind() -> Iterator[None]:
     before = leaks.snapshot()
     yield
     # A dead default supervisor must leave nothing, so it is closed before the exact comparison.
-    module = sys.modules.get("pyisolate.default")
+    module = sys.modules.get("pyisolate.api")
     default = getattr(module, "_default", None)
     if default is not None:
         default.close()

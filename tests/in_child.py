@@ -17,8 +17,8 @@ class ChildFailed(AssertionError):
     """The child raised; the text is its traceback."""
 
 
-def in_child(function: Callable[[], Any], *, uid: int | None = None, flags: int = 0) -> Any:
-    """Return what `function` returns in a child of its own: as `uid` from the start, in the namespaces of `flags`."""
+def in_child(function: Callable[[], Any], *, uid: int | None = None, gid: int | None = None, flags: int = 0) -> Any:
+    """Return what `function` returns in a child: as `uid` and `gid` (or the same), in namespaces of `flags`."""
     reader, writer = os.pipe()
     pid, pidfd = process.clone_cell(flags)
     if pid == 0:
@@ -28,7 +28,7 @@ def in_child(function: Callable[[], Any], *, uid: int | None = None, flags: int 
             if flags & process.CLONE_NEWUSER:
                 process.write_id_maps(OWN[0], OWN[1])
             if uid is not None:
-                become(uid)
+                become(uid, gid)
             answer["value"] = function()
         except BaseException:
             answer["error"] = traceback.format_exc()
@@ -51,11 +51,12 @@ def in_child(function: Callable[[], Any], *, uid: int | None = None, flags: int 
 OWN = (os.getuid(), os.getgid())
 
 
-def become(uid: int) -> None:
+def become(uid: int, gid: int | None = None) -> None:
     """Become an ordinary user for good, still able to use /proc/self."""
     if os.getuid() != uid:
         os.setgroups([])
-        os.setresgid(uid, uid, uid)
+        group = uid if gid is None else gid
+        os.setresgid(group, group, group)
         os.setresuid(uid, uid, uid)
         process.set_dumpable(True)
     global OWN

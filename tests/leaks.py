@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import psutil
 
@@ -133,8 +134,13 @@ def _descends_from_us(pid: int) -> bool:
 
 
 def _default_supervisor() -> object | None:
-    module = sys.modules.get("pyisolate.default")
+    module = sys.modules.get("pyisolate.api")
     return getattr(module, "_default", None)
+
+
+def _runs(supervisor: Any) -> bool:
+    """Say whether it was started: one that refused its first policy was made, and holds nothing yet."""
+    return supervisor.diagnostics().state != "new"
 
 
 def _active_sandboxes() -> int:
@@ -156,7 +162,7 @@ def snapshot() -> Snapshot:
         mounts=mounts,
         threads=frozenset(threading.enumerate()),
         sandboxes=_active_sandboxes(),
-        default_supervisor=None if default is None else id(default),
+        default_supervisor=id(default) if default is not None and _runs(default) else None,
     )
 
 

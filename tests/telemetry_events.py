@@ -6,7 +6,8 @@ from typing import Any
 
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
-from pyisolate.telemetry.event import BrokerRecord, DenialEvent, KernelRecord, SandboxContext
+from pyisolate.records import BrokerRecord, KernelRecord, SandboxContext
+from pyisolate.telemetry.event import DenialEvent
 from pyisolate.telemetry.merge import merge
 
 CONTEXT = SandboxContext(

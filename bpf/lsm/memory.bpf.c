@@ -18,12 +18,12 @@ static __noinline int pyi_memory(struct pyi_scratch *scratch, struct pyi_task *o
 	record->detail = prot;
 	if (shadow && !(shadow->flags & PYI_P_MEMORY)) {
 		record->flags |= PYI_F_SHADOW;
-		pyi_refuse(scratch, own, record->shadow, PYI_GROUP_IMPORT, PYI_NOT_GRANTED);
+		pyi_refuse(scratch, own, record->shadow, PYI_NOT_GRANTED);
 		record->flags &= ~PYI_F_SHADOW;
 	}
 	if (policy && (policy->flags & PYI_P_MEMORY))
 		return 0;
-	int refused = pyi_refuse(scratch, own, record->policy, PYI_GROUP_IMPORT, PYI_NOT_GRANTED);
+	int refused = pyi_refuse(scratch, own, record->policy, PYI_NOT_GRANTED);
 	return pyi_answer(refused, PYI_NOT_GRANTED);
 }
 

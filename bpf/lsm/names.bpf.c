@@ -5,8 +5,8 @@
  * Hooks: path_mknod, path_mkdir, path_rmdir, path_unlink, path_symlink, path_link, path_rename, path_truncate,
  * path_chmod, path_chown, inode_setattr (times), inode_setxattr, inode_removexattr, inode_set_acl.
  * A new name must never carry rights that the old one lacks (hard links and renames would launder them), and a
- * directory below which rules exist keeps its name (the rules would stay behind).
- * The inode_* hooks are told a dentry but no mount: the change must be allowed by every name that the dentry has below
+ * directory below which rules exist keeps its name (the rules would stay at the old name).
+ * The inode_* hooks get a dentry but no mount: the change must be allowed by every name that the dentry has below
  * the task's root.
  */
 #include "../hook.bpf.h"
@@ -109,7 +109,7 @@ static __noinline int pyi_renamed(struct pyi_task *own, struct pyi_scratch *scra
 	scratch->record.flags |= PYI_F_WIDENS;
 	scratch->record.rights = new.allow & ~old.allow;
 	scratch->record.capability = PYI_FS_CREATE;
-	int refused = pyi_refuse(scratch, own, scratch->record.policy, PYI_GROUP_FS, PYI_SCOPE_INSUFFICIENT);
+	int refused = pyi_refuse(scratch, own, scratch->record.policy, PYI_SCOPE_INSUFFICIENT);
 	return pyi_answer(refused, PYI_SCOPE_INSUFFICIENT);
 }
 

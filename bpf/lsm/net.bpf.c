@@ -43,7 +43,7 @@ int BPF_PROG(socket_create, int family, int type, int protocol, int kernel)
 							  : PYI_NOT_GRANTED;
 	if (!code)
 		return 0;
-	int refused = pyi_refuse(scratch, own, scratch->record.policy, PYI_GROUP_NET, code);
+	int refused = pyi_refuse(scratch, own, scratch->record.policy, code);
 	return pyi_answer(refused, code);
 }
 
@@ -81,12 +81,12 @@ static __noinline int pyi_check_net(struct pyi_scratch *scratch, struct pyi_task
 	if (code && capability == PYI_NET_LISTEN && !pyi_decide_net(record->policy, &key, action, 0))
 		code = 0;
 	if (code)
-		refused = pyi_refuse(scratch, own, record->policy, PYI_GROUP_NET, code);
+		refused = pyi_refuse(scratch, own, record->policy, code);
 	if (record->shadow) {
 		u32 other = pyi_decide_net(record->shadow, &key, action, record->port);
 		if (other) {
 			record->flags |= PYI_F_SHADOW;
-			pyi_refuse(scratch, own, record->shadow, PYI_GROUP_NET, other);
+			pyi_refuse(scratch, own, record->shadow, other);
 			record->flags &= ~PYI_F_SHADOW;
 		}
 	}
@@ -138,7 +138,7 @@ static __noinline int pyi_to_address(u32 hook, struct socket *socket, u64 addres
 		return 0; /* disconnects */
 	if (family != AF_INET && family != AF_INET6) {
 		scratch->record.capability = capability;
-		pyi_refuse(scratch, own, 0, PYI_GROUP_FLOOR, PYI_ALWAYS_DENIED);
+		pyi_refuse(scratch, own, 0, PYI_ALWAYS_DENIED);
 		return -EPERM;
 	}
 	return pyi_check_net(scratch, own, action, capability);

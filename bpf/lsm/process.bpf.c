@@ -24,11 +24,11 @@ int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags)
 		scratch->record.detail = clone_flags;
 		if (shadow && !(shadow->flags & PYI_P_FORK)) {
 			scratch->record.flags |= PYI_F_SHADOW;
-			pyi_refuse(scratch, own, scratch->record.shadow, PYI_GROUP_PROCESS, PYI_NOT_GRANTED);
+			pyi_refuse(scratch, own, scratch->record.shadow, PYI_NOT_GRANTED);
 			scratch->record.flags &= ~PYI_F_SHADOW;
 		}
 		u32 code = !policy ? PYI_ALWAYS_DENIED : !(policy->flags & PYI_P_FORK) ? PYI_NOT_GRANTED : 0;
-		if (code && pyi_refuse(scratch, own, scratch->record.policy, PYI_GROUP_PROCESS, code))
+		if (code && pyi_refuse(scratch, own, scratch->record.policy, code))
 			return -EPERM;
 	}
 	struct pyi_task *child = bpf_task_storage_get(&tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -56,7 +56,7 @@ static __always_inline int pyi_outside(struct task_struct *target, u32 hook, u32
 	if (scratch) {
 		scratch->record.capability = capability;
 		scratch->record.detail = detail << 32 | (u32)target->tgid;
-		pyi_refuse(scratch, own, 0, PYI_GROUP_FLOOR, PYI_ALWAYS_DENIED);
+		pyi_refuse(scratch, own, 0, PYI_ALWAYS_DENIED);
 	}
 	return -EPERM;
 }
@@ -109,7 +109,7 @@ int BPF_PROG(task_movememory, struct task_struct *target)
 	return pyi_outside(target, PYI_H_TASK_MOVEMEMORY, PYI_PROCESS_TRACE, 0);
 }
 
-/* The hook is told credentials, not the task; the caller's own limits do not come here (kernel/sys.c). */
+/* The hook gets credentials, not the task; the caller's own limits do not come here (kernel/sys.c). */
 SEC("lsm/task_prlimit")
 int BPF_PROG(task_prlimit)
 {

@@ -4,7 +4,7 @@
  *
  * Hooks: bpf (every command of bpf(2)), bpf_map and bpf_prog (a descriptor by id or by pinned path).
  * Programs stay attached while the supervisor's links are open. When the supervisor dies its links close and programs
- * detach: cells die with it first (PR_SET_PDEATHSIG), and the loader leaves nothing pinned behind.
+ * detach: cells die with it first (PR_SET_PDEATHSIG), and the loader pins nothing.
  */
 #include "../hook.bpf.h"
 

@@ -70,8 +70,8 @@ def main() -> int:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Rates)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     failures = 0
-    # Full telemetry tells what native code opens as well.
-    with tempfile.TemporaryDirectory() as directory, Supervisor(telemetry="full") as supervisor:
+    # Full telemetry records what native code opens in monitor mode as well.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory, Supervisor(telemetry="full") as supervisor:
         os.chmod(directory, 0o755)  # guests of a root supervisor are another user
         data = Path(directory, "penguins.csv")
         data.write_bytes((Path(__file__).parent / "penguins.csv").read_bytes())

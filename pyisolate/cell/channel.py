@@ -1,7 +1,7 @@
 """The host's end of one cell: its socket, output pipes and pidfd, and the only code that reads from them.
 
 One thread at a time owns a channel. A caller that runs a request reads the frames itself, with no hop between
-threads; while nobody does, the reactor serves what the guest sends on its own. Nothing here trusts the cell.
+threads; while no thread does, the reactor serves what the guest sends on its own. Nothing here trusts the cell.
 """
 
 from __future__ import annotations
@@ -13,9 +13,14 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
+from ..choices import Step
+from ..native import channel as native
 from ..native import process
+from ..native.descriptors import receive
+from ..native.polling import epoll
 from . import wire
 
 _log = logging.getLogger("pyisolate.cell")
@@ -25,8 +30,10 @@ _RECEIVE_BYTES = 1 << 16
 MAX_OUTBOX_BYTES = 64 << 20
 #: A signal that comes just before the call that waits does not end it: Ctrl-C is looked for this often (seconds).
 _LOOK_UP_S = 1.0
-#: What a socket's buffer holds, read with room to spare: nobody adds to it any more.
+#: What a socket's buffer holds, read with room to spare: the cell adds no more to it.
 _REST_READS = 256
+#: What `wait_answer` waits for.
+_ANSWERS = (wire.Done, wire.Failed, wire.Ready, wire.Warm)
 #: How a socket says that the cell has died, with data of ours still unread or not: its exit status tells why.
 _GONE = (BrokenPipeError, ConnectionResetError)
 
@@ -36,13 +43,19 @@ class Backlog(Exception):
 
 
 class ChannelOwner(Protocol):
-    """Who is told what a cell sends (a `Sandbox`, or the pool before hand-out)."""
+    """Receives the frames of one cell: a `Sandbox`, or the pool before hand-out."""
 
     def on_denial(self, frame: wire.Denial) -> None:
         """Handle a record of the guest's broker."""
 
     def on_message(self, frame: wire.GuestMessage) -> None:
         """Handle an object that the guest posted."""
+
+    def on_shown(self, frame: wire.Shown) -> None:
+        """Handle what the guest displays."""
+
+    def on_host_call(self, frame: wire.HostCall | wire.GaveUp) -> None:
+        """Handle a call of a function of the host, or its end without an answer; must not run it here."""
 
     def on_output(self, stream: str, data: bytes) -> None:
         """Handle output; `stream` is stdout or stderr."""
@@ -54,10 +67,12 @@ class ChannelOwner(Protocol):
 class Channel:
     """Socket, pipes and pidfd of one cell, with the protocol state. Takes the descriptors, also when it fails."""
 
-    def __init__(self, pid: int, descriptors: tuple[int, int, int, int], asked: int | None = None) -> None:
+    def __init__(
+        self, pid: int, descriptors: tuple[int, int, int, int], asked: int | None = None, *, init: int = 0
+    ) -> None:
         channel, out_read, err_read, self.pidfd = descriptors
         try:
-            self.poller = select.epoll(4)
+            self.poller = epoll(4)
             for descriptor in (channel, out_read, err_read):
                 self.poller.register(descriptor, select.EPOLLIN)
         except OSError:
@@ -65,6 +80,12 @@ class Channel:
                 os.close(descriptor)
             raise
         self.pid = pid
+        #: pid of the process above the guest, which `pidfd` names; everything that runs in the cell is below it
+        self.init = init or pid
+        #: signals the cell where this process may not: the zygote, whose child it is
+        self.signal_otherwise: Callable[[int, int], None] | None = None
+        #: its filter lets it fork without asking the listener
+        self.forks = False
         self._pidfd_lock = threading.Lock()
         self.peer = socket.socket(fileno=channel)
         self.peer.setblocking(False)
@@ -81,14 +102,17 @@ class Channel:
         self.exited = threading.Event()
         self.released = False
         #: what the cell said it applied when it was forked; only ever written before guest code ran
-        self.steps: tuple[str, ...] = ()
-        self.failed_steps: tuple[tuple[str, str], ...] = ()
+        self.steps: tuple[Step, ...] = ()
+        self.failed_steps: tuple[tuple[Step, str], ...] = ()
         self._buffer = wire.FrameBuffer(wire.MAX_GUEST_FRAME_BYTES)
         self._outbox = bytearray()
+        self._ahead = b""
         self._send_lock = threading.RLock()
         self.reloaded: wire.Reloaded | None = None
         self._answer: wire.GuestFrame | None = None
         self._closed = False
+        self._end = native.HostEnd(channel, self.poller.fileno(), out_read, err_read)
+        self._pipe_bits = ((native.OUT, out_read), (native.ERR, err_read))
 
     # -- sending --------------------------------------------------------------------------------------------
 
@@ -97,7 +121,14 @@ class Channel:
         with self._send_lock:
             self._send(wire.encode(frame), descriptors)
 
+    def send_with_next(self, frame: wire.HostFrame) -> None:
+        """Keep one frame until the next is sent, and send both at once: it wakes the cell for nothing."""
+        with self._send_lock:
+            self._ahead += wire.encode(frame)
+
     def _send(self, data: bytes, descriptors: list[int] | None) -> None:
+        if self._ahead:
+            data, self._ahead = self._ahead + data, b""
         if self._outbox and descriptors:
             raise Backlog("descriptors cannot be queued behind unread data")
         if len(self._outbox) + len(data) > MAX_OUTBOX_BYTES:
@@ -144,26 +175,34 @@ class Channel:
         """Wait for events and handle them; False when nothing came in time. The caller holds `lock`."""
         if self._closed:
             return False
-        events = self.poller.poll(timeout_s)
-        mine = self.peer.fileno()
-        unanswered = self._answer is None
-        for descriptor, mask in events:
-            if descriptor in self._pipes:
-                self._read_pipe(descriptor)
-            elif descriptor == mine:
-                if mask & select.EPOLLOUT:
-                    self._flush()
-                if mask & ~select.EPOLLOUT:
-                    self._read_socket()
-        if unanswered and self._answer is not None:
-            self._read_output()
-        return bool(events)
+        end = self._end
+        small = self.conversation.phase is not wire.Phase.WARMING and self._buffer.missing <= native.SMALL_BYTES
+        data = end.turn(timeout_s, receive=small)
+        ready = end.ready
+        if data:  # before a callback for output, which may raise
+            self._take(data)
+            end.torn = False
+        if ready:
+            self._read_pipes(ready)
+            if ready & native.WRITABLE:
+                self._flush()
+            if ready & native.READABLE:
+                unanswered = self._answer is None
+                self._read_socket()
+                if unanswered and self._answer is not None and not self._closed:
+                    end.turn(0, receive=False)  # what was written before the answer, and after the first look
+                    self._read_pipes(end.ready)
+        return bool(data or ready)
 
-    def _read_output(self) -> None:
-        """Read what was written before the answer: the poll may have been for an earlier frame that it came with."""
-        for descriptor, _mask in () if self._closed else self.poller.poll(0):
-            if descriptor in self._pipes:
-                self._read_pipe(descriptor)
+    def _read_pipes(self, ready: int) -> None:
+        for bit, pipe in self._pipe_bits:
+            if ready & bit and not self._closed:
+                self._read_pipe(pipe)
+
+    @property
+    def torn(self) -> bool:
+        """True where an exception of the host's (Ctrl-C) came while a frame was read: part of it may be lost."""
+        return self._end.torn
 
     def wait_answer(self, deadline: float | None) -> wire.GuestFrame | None:
         """Pump until the outstanding question is answered. None at the deadline or when the cell has ended."""
@@ -185,25 +224,32 @@ class Channel:
         if self.owner is not None:
             self.owner.on_output(self._pipes[descriptor], data)
 
-    def read_rest(self) -> None:
-        """Handle what a dead cell had sent: a refusal is told of before it is raised, and was told of in there.
+    def read_rest(self) -> bool:
+        """Handle what a dead cell had sent: a cell reports a refusal before it raises it, so the report is in there.
 
-        Left to whoever owns the channel, where somebody does: they read until the end of the stream.
+        False where a thread owns the channel: it does so instead, and reads until the end of the stream.
         """
         if not self.lock.acquire(blocking=False):
-            return
+            return False
         try:
             for _ in range(_REST_READS):
                 if self.ended is not None or not self._read_socket():
-                    return
+                    break
         finally:
             self.lock.release()
+        return True
 
     def _read_socket(self) -> bool:
         """Read once and handle the frames that are whole by then; False where nothing had come."""
+        self._end.torn = True
+        read = self._receive()
+        self._end.torn = False
+        return read
+
+    def _receive(self) -> bool:
         try:
             if self.conversation.phase is wire.Phase.WARMING:
-                data, descriptors, _flags, _address = socket.recv_fds(self.peer, _RECEIVE_BYTES, 1)
+                data, descriptors, _ = receive(self.peer, _RECEIVE_BYTES, 1)
                 self._keep_listener(descriptors)
             else:
                 # recv, not recvmsg: descriptors that a guest sends are dropped by the kernel, never installed here
@@ -218,37 +264,45 @@ class Channel:
         if not data:
             self.end("")
             return False
+        self._take(data)
+        return True
+
+    def _take(self, data: bytes) -> None:
         try:
-            self._buffer.feed(data)
-            while (payload := self._buffer.next_payload()) is not None:
+            payload = self._buffer.take(data)
+            while payload is not None:
                 frame = wire.decode_guest(payload)
                 self.conversation.accept(frame)
                 self._dispatch(frame)
+                payload = self._buffer.next_payload()
         except wire.WireError as error:
             _log.warning("cell %d broke the protocol and is killed: %s", self.pid, error)
             self.end(f"protocol violation: {error}")
             self.signal(signal.SIGKILL)
-        return True
 
     def _keep_listener(self, descriptors: list[int]) -> None:
         for descriptor in descriptors:
             if self.listener is None:
                 self.listener = descriptor
-                os.set_inheritable(descriptor, False)
             else:
                 os.close(descriptor)
 
     def _dispatch(self, frame: wire.GuestFrame) -> None:
-        if isinstance(frame, wire.Denial):
+        if isinstance(frame, _ANSWERS):
+            self._answer = frame
+        elif isinstance(frame, wire.Denial):
             if self.owner is not None:
                 self.owner.on_denial(frame)
         elif isinstance(frame, wire.GuestMessage):
             if self.owner is not None:
                 self.owner.on_message(frame)
+        elif isinstance(frame, wire.Shown):
+            if self.owner is not None:
+                self.owner.on_shown(frame)
         elif isinstance(frame, wire.Reloaded):
             self.reloaded = frame
-        else:
-            self._answer = frame
+        elif self.owner is not None:
+            self.owner.on_host_call(frame)
 
     def take_answer(self) -> wire.GuestFrame | None:
         """Return the answer that has come, if any, and forget it."""
@@ -280,14 +334,21 @@ class Channel:
                 self.owner.on_output(self._pipes[descriptor], data)
 
     def signal(self, number: int) -> bool:
-        """Signal the cell's first process; False when it is gone. Race-free: the pidfd names that process only."""
+        """Signal the guest, or kill the cell with SIGKILL; False when it is gone.
+
+        Race-free: the pidfd names the cell's init only, with which everything ends, and which hands on other signals.
+        """
         with self._pidfd_lock:
             if self._closed:
                 return False  # its number may be another cell's by now
             try:
                 process.pidfd_send_signal(self.pidfd, number)
-            except OSError:
+            except ProcessLookupError:
                 return False
+            except OSError:  # a filter around this process, or no CAP_KILL
+                if self.signal_otherwise is None:
+                    return False
+                self.signal_otherwise(self.pid, number)
         return True
 
     def close_asked(self) -> None:
@@ -315,7 +376,8 @@ class Channel:
                 self.ended = "closed"
             self.conversation.phase = wire.Phase.DEAD
             self.poller.close()
-            self.peer.close()
+            with self._send_lock:  # another thread may be sending: its descriptor's number must stay this socket's
+                self.peer.close()
             for descriptor in (*self._pipes, self.pidfd):
                 os.close(descriptor)
             if self.listener is not None:

@@ -1,21 +1,22 @@
 """How a cell confines itself: once when it is forked (policy-independent), once at hand-out (the policy's part).
 
 Runs inside the cell, before any guest code. Every step is named; a step that fails is reported, never skipped in
-silence, and the supervisor decides (strict: the cell is discarded) with what the kernel itself told it.
+silence, and the supervisor decides (strict: the cell is discarded) with what the kernel itself answered.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import resource
 import signal
 import socket
 from collections.abc import Callable
 
 import msgspec
 
-from ..native import landlock, mount, process, seccomp
+from ..choices import Step
+from ..limits import rlimit
+from ..native import cell_confine, landlock, mount, process, quiet, seccomp
 
 
 class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,21 +24,34 @@ class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     uid: int
     gid: int
+    #: the zygote's own user; another than the cells' where it may map theirs (it then keeps CAP_SETUID)
+    zygote_uid: int
+    #: (first, count): users outside of whom each cell is one, to itself `uid`; None: all are `uid`
+    uid_range: tuple[int, int] | None = None
     clone_flags: int
     seccomp_program: bytes
+    #: the same for cells whose policy lets them fork: they need not ask, so that no signal can interrupt a fork
+    forking_program: bytes
     dumpable: bool
     #: (resource, soft, hard) that no policy changes
     rlimits: tuple[tuple[int, int, int], ...] = ()
+    #: file calls of which the listener sees what was refused only, where the zygote has the library for it
+    quiet_calls: tuple[quiet.QuietCall, ...] = ()
+
+
+def maps_others(spec: CellSpec) -> bool:
+    """True where the zygote is another user than its cells: it maps theirs, and they become it."""
+    return spec.zygote_uid != spec.uid or spec.uid_range is not None
 
 
 class Steps:
     """Runs named steps and remembers which succeeded and which failed, with the reason."""
 
     def __init__(self) -> None:
-        self.done: list[str] = []
-        self.failed: list[tuple[str, str]] = []
+        self.done: list[Step] = []
+        self.failed: list[tuple[Step, str]] = []
 
-    def run(self, name: str, step: Callable[[], object]) -> None:
+    def run(self, name: Step, step: Callable[[], object]) -> None:
         """Run one step; OSError is recorded, anything else is a defect and ends the cell."""
         try:
             step()
@@ -47,35 +61,80 @@ class Steps:
             self.done.append(name)
 
 
-def confine_at_fork(spec: CellSpec, keep: set[int], steps: Steps) -> None:
-    """Apply everything that no policy can change, but for the filter (`load_filter`).
+class AtFork:
+    """Everything that no policy can change, but for the filter (`load_filter`). Made in the zygote, once for all cells.
 
-    Order matters: the identity maps need the capabilities of the new user namespace; the parent-death signal is
-    cleared by credential changes (prctl(2)), so it comes after them.
+    `maps`: the zygote maps each cell's user, and the cell becomes it with its filter.
     """
-    if spec.clone_flags & process.CLONE_NEWUSER:
-        steps.run("user namespace", lambda: process.write_id_maps(spec.uid, spec.gid))
-    if spec.clone_flags:
-        steps.done.append("namespaces")
-    steps.run("session", os.setsid)
-    steps.run("descriptors", lambda: process.close_all_except(sorted(keep)))
-    if spec.clone_flags & process.CLONE_NEWUTS:
-        steps.run("host name", lambda: process.set_hostname("sandbox"))
-    steps.run("no_new_privs", process.set_no_new_privs)
-    steps.run("dumpable", lambda: process.set_dumpable(spec.dumpable))
-    for which, soft, hard in spec.rlimits:
-        steps.run(f"rlimit {which}", functools.partial(resource.setrlimit, which, (soft, hard)))
-    steps.run("capability bounding set", process.keep_only_chroot)
-    steps.run("parent death signal", lambda: process.set_pdeathsig(signal.SIGKILL))
-    os.umask(0o077)
+
+    def __init__(self, spec: CellSpec, *, maps: bool) -> None:
+        own_user = bool(spec.clone_flags & process.CLONE_NEWUSER)
+        keep = [process.CAP_SYS_CHROOT] if own_user else []  # else it has none to keep
+        if maps:
+            keep += [process.CAP_SETUID, process.CAP_SETGID]
+        self._confinement = cell_confine.Confinement(
+            spec.clone_flags, (spec.uid, spec.gid), spec.rlimits, keep, dumpable=spec.dumpable
+        )
+        taken: dict[Step, int | None] = {"user namespace": cell_confine.USER} if own_user else {}
+        if spec.clone_flags:
+            taken["namespaces"] = None  # by the fork itself
+        taken |= {"session": cell_confine.SESSION, "descriptors": cell_confine.DESCRIPTORS}
+        if spec.clone_flags & process.CLONE_NEWUTS:
+            taken["host name"] = cell_confine.HOST_NAME
+        taken |= {
+            "no_new_privs": cell_confine.NO_NEW_PRIVS,
+            "dumpable": cell_confine.DUMPABLE,
+            "resource limits": cell_confine.LIMITS,
+            "capability bounding set": cell_confine.CAPABILITIES,
+            "parent death signal": cell_confine.DEATH_SIGNAL,
+        }
+        self._taken = taken
+        self._names = tuple(taken)
+
+    def apply(self, channel: int, mapped: int | None, steps: Steps) -> None:
+        """Confine this cell, whose host is at the other end of `channel`; all other descriptors are closed.
+
+        `mapped` is a pipe to which the zygote writes once it has mapped the cell's user.
+        """
+        if self._confinement.run(channel, mapped):
+            steps.done.extend(self._names)
+            return
+        for name, step in self._taken.items():
+            if step is None:
+                steps.done.append(name)
+            else:
+                steps.run(name, functools.partial(self._confinement.check, step))
 
 
-def load_filter(spec: CellSpec, peer: socket.socket, steps: Steps, report: Callable[[], bytes]) -> None:
-    """Load the seccomp filter and send the report, the filter's listener with it. Always sends exactly one report."""
-    steps.done.append("seccomp")  # undone below: the report that rides with the listener must already say it
-    if spec.seccomp_program:
+def _limit(rlimits: tuple[tuple[int, int, int], ...]) -> None:
+    """Set resource limits. A hard limit of the host's that is lower holds, and a cell may not raise it."""
+    for which, soft, hard in rlimits:
         try:
-            seccomp.install_and_send(spec.seccomp_program, peer.fileno(), report())
+            rlimit.apply({which: (soft, hard)})
+        except (OSError, ValueError) as error:
+            raise OSError(f"resource {which} of setrlimit(2), {soft} and {hard}: {error}") from error
+
+
+def _become(spec: CellSpec) -> None:
+    os.setresgid(spec.gid, spec.gid, spec.gid)
+    os.setresuid(spec.uid, spec.uid, spec.uid)
+    process.keep_only(process.CAP_SYS_CHROOT)
+    process.set_dumpable(spec.dumpable)
+    process.set_pdeathsig(signal.SIGKILL)
+
+
+def load_filter(
+    spec: CellSpec, program: bytes, peer: socket.socket, mapped: bool, steps: Steps, report: Callable[[], bytes]
+) -> None:
+    """Load the seccomp filter and send the report, the filter's listener with it. Always sends exactly one report.
+
+    The cell becomes its user here, where the zygote `mapped` one: what sends the listener is the zygote's user still.
+    """
+    steps.done.append("seccomp")  # undone below: the report that rides with the listener must already say it
+    if program:
+        try:
+            user = seccomp.User(spec.uid, spec.gid, spec.dumpable) if mapped else None
+            seccomp.install_and_send(program, peer.fileno(), report(), user)
         except OSError as error:
             failure = f"{type(error).__name__}: {error}"
         else:
@@ -84,7 +143,19 @@ def load_filter(spec: CellSpec, peer: socket.socket, steps: Steps, report: Calla
         failure = "no filter could be made on this kernel"
     steps.done.remove("seccomp")
     steps.failed.append(("seccomp", failure))
+    if mapped:
+        steps.run("user", lambda: _become(spec))
     peer.sendall(report())
+
+
+def program_of(spec: CellSpec, *, forks: bool) -> bytes:
+    """Return the filter, empty where none could be made: the one that lets a cell fork, or the other.
+
+    Without the library that makes quiet calls, every file call is notified.
+    """
+    program = spec.forking_program if forks else spec.seccomp_program
+    address = quiet.address() if program and spec.quiet_calls else None
+    return program if address is None else quiet.prefix(address, spec.quiet_calls) + program
 
 
 def confine_at_handout(
@@ -104,11 +175,11 @@ def confine_at_handout(
         os.close(tree)
     try:
         os.chdir(working_directory)
-    except OSError:
+    except OSError as error:  # for the host to judge: it may be one of its own choice
+        steps.failed.append(("working directory", error.strerror or ""))
         os.chdir("/")
-    for which, soft, hard in rlimits:
-        steps.run(f"rlimit {which}", functools.partial(resource.setrlimit, which, (soft, hard)))
-    steps.run("capabilities", process.keep_only_chroot if rehearsal else process.drop_chroot)
+    steps.run("resource limits", lambda: _limit(rlimits))
+    steps.run("capabilities", process.keep_held if rehearsal else process.drop_chroot)
     if (ruleset := descriptors.pop("landlock", None)) is not None:
         steps.run("landlock", lambda: landlock.restrict_self(ruleset))
         os.close(ruleset)

@@ -6,104 +6,57 @@ process and `wire.Conversation` on the host checks every frame.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import contextlib
-import io
-import linecache
+import inspect
+import itertools
 import os
 import pickle  # host to guest only: this side is confined
 import resource
-import select
 import signal
 import socket
 import sys
 import threading
 import time
-import traceback
 import types
-from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle  # noqa: F401 - loaded while warm, so that no file has to be read for it later
-import msgspec
 
 from .. import hooks
-from ..broker import Broker
 from ..capability import Capability
-from ..decision import Decision, Verdict
-from ..native import audit, process
+from ..decision import Decision, Mode, Verdict
+from ..hooks import paths
+from ..hooks.attribution import raised_by_guest
+from ..hooks.interrupts import INTERRUPTS
+from ..native import audit, process, quiet
+from ..policy.broker import Broker
 from ..policy.compiled import CompiledPolicy, FsRight, FsRule
-from ..telemetry.event import BrokerRecord
-from . import wire
+from ..records import BrokerRecord
+from . import values, wire
+from .commands import run_command
 from .confine import Steps, confine_at_handout
+from .described import error_of, stub
+from .display import Display, watch_pyplot
+from .inbox import FOREVER_S, HostGone, Inbox
+from .source import (
+    Awaiting,
+    Cells,
+    call_excepthook,
+    compile_cell,
+    compile_expression,
+    compile_guest,
+    print_errors_of_threads,
+    show_no_own_lines,
+    traceback_text,
+)
+from .streams import GivenStdin, OpenFiles, exit_code, finish_script, flush_before_exit, flush_streams
 
 _REPR_LIMIT_CHARS = 4096
 _TRACEBACK_LIMIT_CHARS = 16 << 10
 #: A specialising interpreter (3.11) takes 8 runs to specialise and some more to settle; a run takes half a millisecond.
 _REHEARSALS = 20
-_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-
-
-class HostGone(BaseException):
-    """The supervisor closed the channel; nothing may run on."""
-
-
-class Inbox:
-    """Frames from the host. One reader at a time; who reads sorts messages and reloads for the others."""
-
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
-        self._buffer = wire.FrameBuffer(wire.MAX_HOST_FRAME_BYTES)
-        self._descriptors: list[int] = []
-        self._lock = threading.RLock()
-        self._poller = select.poll()
-        self._poller.register(channel, select.POLLIN)
-        self.messages: deque[Any] = deque()
-        self.requests: deque[wire.Request | wire.Init | wire.Begin] = deque()
-        self.reloads: deque[tuple[wire.Reload, list[int]]] = deque()
-
-    def take_descriptors(self, count: int) -> list[int]:
-        """Return the oldest `count` received descriptors."""
-        taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]
-        return taken
-
-    def read(self, timeout_s: float | None) -> bool:
-        """Wait for and sort at least one frame; False when none came in time. Raises HostGone at end of file."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._lock:
-            while True:
-                if (payload := self._buffer.next_payload()) is not None:
-                    self._sort(wire.decode_host(payload))
-                    return True
-                if deadline is not None and not self._readable(deadline - time.monotonic()):
-                    return False
-                data, descriptors, _flags, _address = socket.recv_fds(self._channel, 1 << 16, 8)
-                if not data:
-                    raise HostGone
-                self._descriptors += descriptors
-                self._buffer.feed(data)
-
-    def _readable(self, timeout_s: float) -> bool:
-        return bool(self._poller.poll(max(0, int(timeout_s * 1000))))
-
-    def sort_waiting(self) -> None:
-        """Sort what has arrived, without waiting: for it, or for a thread that reads already."""
-        if self._lock.acquire(blocking=False):
-            try:
-                while self._readable(0) and self.read(0):
-                    pass
-            finally:
-                self._lock.release()
-
-    def _sort(self, frame: wire.HostFrame) -> None:
-        if isinstance(frame, wire.HostMessage):
-            self.messages.append(frame.data)
-        elif isinstance(frame, wire.Reload):
-            self.reloads.append((frame, self.take_descriptors(len(frame.descriptors))))
-        else:
-            self.requests.append(frame)
 
 
 class CurrentBroker:
@@ -121,46 +74,106 @@ class CurrentBroker:
 
 
 class Guest:
-    """One cell's interpreter side: namespace, inbox, hooks."""
+    """One cell's interpreter side: namespace, inbox, hooks.
 
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
-        self.inbox = Inbox(channel)
+    It is made in the zygote, once for all cells, because what a cell makes or changes it pays for by page; `open` is
+    the cell's own part.
+    """
+
+    #: from `open` on
+    _channel: socket.socket
+    _pid: int
+
+    def __init__(self) -> None:
+        self.inbox = Inbox()
         self._send_lock = threading.Lock()
         self._hooks: hooks.GuestHooks | None = None
         self._broker: CurrentBroker | None = None
+        self._display = Display(self.send)
         module = types.ModuleType("__main__")
-        module.__dict__.update(__builtins__=builtins, post=self.post, recv=self.recv)
+        module.__dict__.update(__builtins__=builtins, post=self.post, recv=self.recv, display=self._display.display)
         self.module = module
+        self.inbox.on_functions = self._define
+        self._numbers = itertools.count(1)
+        self._cells, self._awaiting, self._files, self._stdin = Cells(), Awaiting(), OpenFiles(), GivenStdin()
+        self._running = False
+
+    def open(self, channel: socket.socket) -> None:
+        """In a fresh cell: this process is the guest, and `channel` leads to its host."""
+        self._channel, self._pid = channel, os.getpid()
+        self.inbox.open(channel)
 
     # -- the guest's own functions --------------------------------------------------------------------------
 
     def post(self, obj: Any) -> None:
         """Send plain data to the host's `recv`. Raises TypeError for anything else, ValueError for too much of it."""
         try:
-            encoded = wire.encode_value(obj)
-        except ValueError as error:
-            raise ValueError(f"post: {type(obj).__name__}: {error}") from None
-        except (TypeError, msgspec.MsgspecError, RecursionError, OverflowError) as error:
-            raise TypeError(f"post: {type(obj).__name__}: not plain data ({error})") from None
+            encoded, _ = values.encode(obj)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"post: {type(obj).__name__}: {error}") from None
         self.send(wire.GuestMessage(encoded=encoded))
 
     def recv(self, timeout: float | None = None) -> Any:
-        """Return the next object the host posted. Raises TimeoutError after `timeout` seconds."""
+        """Return the next object the host posted. Raises TimeoutError after `timeout` seconds, ValueError below 0."""
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"recv: timeout {timeout!r}: must be 0 or more seconds, or None for no bound")
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self.inbox.messages:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+        while True:
+            left = FOREVER_S if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self.inbox.wait(lambda: self.inbox.messages, left):
                 raise TimeoutError("recv: no message from the host in time")
-            self.inbox.read(left)
-        return self.inbox.messages.popleft()
+            with contextlib.suppress(IndexError):  # another thread of the guest took it
+                return values.decode(self.inbox.messages.popleft())
+
+    def call_host(self, name: str, timeout_s: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Have the host run one of its functions, and return or raise what comes of it."""
+        if os.getpid() != self._pid:
+            raise RuntimeError(f"{name}: only the process that the sandbox began with can call functions of the host")
+        try:
+            arguments, _ = values.encode([list(args), kwargs])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: arguments: {error}") from None
+        number, calls = next(self._numbers), self.inbox.calls
+        calls[number] = None
+        try:
+            self.send(wire.HostCall(id=number, name=name, arguments=arguments))
+            if not self.inbox.wait(lambda: calls[number] is not None, FOREVER_S if timeout_s is None else timeout_s):
+                raise TimeoutError(f"{name}: no answer within {timeout_s} s")
+            answer = calls[number]
+        except HostGone:
+            raise
+        except BaseException:
+            self.send(wire.GaveUp(id=number))
+            raise
+        finally:
+            del calls[number]
+        if isinstance(answer, wire.Returned):
+            return values.decode(answer.encoded)
+        assert answer is not None
+        raise error_of(name, answer.type_name, answer.message, answer.errno)
+
+    def _define(self, frame: wire.Functions) -> None:
+        for described in frame.functions:
+            self.module.__dict__[described.name] = stub(described, self.call_host)
+
+    def settle(self) -> None:
+        """Take SIGINT, show figures of matplotlib, find the guest's classes (`inspect`), print its threads' errors.
+
+        In the zygote, where no request runs: it takes no notice of SIGINT.
+        """
+        # In the place of the default handler, by which programs and asyncio know that no other is set.
+        handler = signal.default_int_handler = self.on_interrupt  # type: ignore[assignment] # typed to raise always
+        signal.signal(signal.SIGINT, handler)
+        watch_pyplot(self._display)
+        self._cells.find_classes()
+        print_errors_of_threads()
 
     # -- channel --------------------------------------------------------------------------------------------
 
     def send(self, frame: wire.GuestFrame) -> None:
         """Send one frame whole; threads of the guest never interleave."""
         data = wire.encode(frame, limit=wire.MAX_GUEST_FRAME_BYTES)
-        with self._send_lock:
+        with INTERRUPTS, self._send_lock:
             self._channel.sendall(data)
 
     def report(self, record: BrokerRecord) -> None:
@@ -169,16 +182,25 @@ class Guest:
 
     # -- life -----------------------------------------------------------------------------------------------
 
+    def on_interrupt(self, number: int, frame: types.FrameType | None) -> None:
+        """Handle SIGINT: raises KeyboardInterrupt where guest code runs, and not in the midst of an answer."""
+        if self._running and not INTERRUPTS.put_off():
+            raise KeyboardInterrupt
+
     def serve(self) -> None:
         """Answer the host until it goes away."""
+
+        def waits() -> bool:
+            return bool(self.inbox.requests or self.inbox.reloads)
+
         while True:
             while self.inbox.reloads:
                 self.apply_reload()
             if not self.inbox.requests:
                 try:
-                    self.inbox.read(None)
+                    self.inbox.wait(waits)
                 except KeyboardInterrupt:
-                    pass  # interrupt() that arrived after its request had ended
+                    pass  # an interrupt() may arrive after its request has ended
                 continue
             frame = self.inbox.requests.popleft()
             if isinstance(frame, wire.Request):
@@ -201,6 +223,8 @@ class Guest:
         shadow = None if frame.shadow is None else hooks.Shadow(Broker(frame.shadow), frame.shadow)
         self._hooks = hooks.install(self._broker, self.report, frame.policy, process_wide=True, shadow=shadow)
         sys.modules["__main__"] = self.module
+        _search_first(frame.working_directory, self._broker.broker)
+        _show_file_calls(frame.policy)
         self.send(wire.Ready(steps=tuple(steps.done), failed=tuple(steps.failed)))
 
     def apply_reload(self) -> None:
@@ -212,6 +236,7 @@ class Guest:
             self._broker.broker = Broker(frame.policy)
             with self._hooks.suspended():
                 self._hooks.replace(self._broker, frame.policy)
+            _show_file_calls(frame.policy)
         self.send(wire.Reloaded(id=frame.id, failed=tuple(steps.failed)))
 
     def catch_up(self) -> bool:
@@ -228,56 +253,80 @@ class Guest:
         started = time.perf_counter()
         answer: wire.Done | wire.Failed
         try:
+            if request.stdin:
+                self._stdin.give(self.inbox.stdins.popleft())
+            self._running = True
+            self._display.begin()
             answer = self._evaluate(request)
+            self._display.figures()
+            self._running = False
         except SystemExit as error:
-            code = _exit_code(error)
-            if isinstance(error.code, str):
+            self._running = False
+            code = exit_code(error)
+            if error.code is not None and not isinstance(error.code, int):
                 print(error.code, file=sys.stderr)  # noqa: T201 - what the interpreter itself does, on the guest's stderr
             answer = wire.Done(id=request.id, exit_code=code)
         except HostGone:
             raise
         except BaseException as error:
+            self._running = False
             answer = self._failure(request, error)
+        if os.getpid() != self._pid:
+            _end_child(answer)
+        if not isinstance(answer, wire.Done) or answer.exit_code is not None:
+            self._display.figures()
         if self._hooks is not None:
             self._hooks.flush()
-        _flush_streams()
-        self.send(msgspec.structs.replace(answer, duration_s=time.perf_counter() - started))
+        flush_streams()
+        self._files.flush()
+        if request.stdin:
+            self._stdin.take_back()
+        answer.duration_s = time.perf_counter() - started
+        self.send(answer)
 
     def _evaluate(self, request: wire.Request) -> wire.Done:
-        if request.line_buffered:
-            _line_buffer()
-        namespace = self.module.__dict__
         if request.kind == "call":
-            args, kwargs = pickle.loads(request.payload)
-            value = _resolve(request.source)(*args, **kwargs)
-            return wire.Done(id=request.id, encoded=_plain(value, request.source))
+            args, kwargs = pickle.loads(request.payload) if request.payload else (request.args, request.kwargs)
+            return _done(request, self._awaiting.result(_resolve(request.source)(*args, **kwargs)))
         if request.kind == "function":
             function, args, kwargs = pickle.loads(request.payload)
-            return wire.Done(id=request.id, encoded=_plain(function(*args, **kwargs), "call"))
+            return _done(request, self._awaiting.result(function(*args, **kwargs)))
+        if request.kind == "command":
+            flush_streams()
+            return _done(request, run_command(*pickle.loads(request.payload)))
+        namespace = self.module.__dict__
+        filename = self._cells.remember(request.source, request.filename)
         if request.kind == "eval":
-            code = compile(request.source, request.filename, "eval")
-            return wire.Done(id=request.id, encoded=_plain(eval(code, namespace), "eval"))
+            return _done(request, self._awaiting.evaluate(compile_expression(request.source, filename), namespace))
         if request.argv:
             sys.argv[:] = request.argv
         if request.kind == "script":
-            namespace["__name__"] = "__main__"
-            namespace["__file__"] = request.filename
-        _remember_source(request)
-        return self._execute(request, namespace)
+            return self._run_script(request, namespace)
+        return self._execute(request, namespace, filename)
 
-    def _execute(self, request: wire.Request, namespace: dict[str, Any]) -> wire.Done:
-        code, last = _compile(request)
+    def _run_script(self, request: wire.Request, namespace: dict[str, Any]) -> wire.Done:
+        namespace.update(__name__="__main__", __file__=request.filename)
+        try:
+            exec(compile_guest(request.source, request.filename, "exec"), namespace)
+        except BaseException as error:
+            call_excepthook(error)
+            raise
+        finally:
+            finish_script()
+        return wire.Done(id=request.id)
+
+    def _execute(self, request: wire.Request, namespace: dict[str, Any], filename: str) -> wire.Done:
+        code, last = compile_cell(request.source, filename)
         if code is not None:
-            exec(code, namespace)
+            awaits = last is not None and bool(last.co_flags & inspect.CO_COROUTINE)
+            self._awaiting.evaluate(code, namespace, awaits=awaits)
         if last is None:
             return wire.Done(id=request.id)
-        value = eval(last, namespace)
-        try:
-            return wire.Done(id=request.id, encoded=wire.encode_value(value))
-        except ValueError as error:
-            raise ValueError(f"the last expression is {type(value).__name__}: {error}") from None
-        except (TypeError, msgspec.MsgspecError, RecursionError, OverflowError):
-            return wire.Done(id=request.id, encoded=wire.encode_value(repr(value)[:_REPR_LIMIT_CHARS]), is_repr=True)
+        value = self._awaiting.evaluate(last, namespace)
+        if value is not None:
+            builtins._ = value  # type: ignore[attr-defined] # as the interactive interpreter does
+            self._display.result(value)
+        return _done(request, value)
 
     def _failure(self, request: wire.Request, error: BaseException) -> wire.Failed:
         # What the kernel refused though the broker had let it through is reported here, by its errno.
@@ -287,7 +336,7 @@ class Guest:
                 message = str(error)
             except BaseException:
                 message = "<the exception's own text raised>"
-            text = _traceback_text(error)
+            text = traceback_text(error)
         return wire.Failed(
             id=request.id,
             type_name=type(error).__qualname__[:200],
@@ -295,6 +344,7 @@ class Guest:
             traceback=_clean(text)[-_TRACEBACK_LIMIT_CHARS:],
             sequence=record.sequence if record is not None else None,
             errno=error.errno if isinstance(error, OSError) and isinstance(error.errno, int) else None,
+            raised_by_guest=raised_by_guest(error),
         )
 
     def _unwatched(self) -> contextlib.AbstractContextManager[object]:
@@ -302,45 +352,53 @@ class Guest:
         return self._hooks.suspended() if self._hooks is not None else contextlib.nullcontext()
 
 
+def _show_file_calls(policy: CompiledPolicy) -> None:
+    """In monitor mode what would be refused succeeds: the listener is to see all file calls, not the failing ones."""
+    monitored = policy.mode_of("fs") is Mode.MONITOR
+    quiet.tell_all(monitored)
+    paths.open_own_descriptors(quiet.address() is not None and not monitored)
+
+
+def _search_first(directory: str, broker: Broker) -> None:
+    """Find modules in the working directory, as `python -c` does, where the guest may read it; not in all of "/"."""
+    if directory != "/" and not broker.decide(Capability.FS_READ, directory, listing=True).refused:
+        sys.path.insert(0, directory)
+
+
 def _begin(name: str, environment: dict[str, str]) -> None:
     # For ps and `pyisolate trace`, which look at the zygote's children only; the guest may change it.
     process.set_name(name)
+    sys.argv[:] = [f"<{name}>"]
+    if (platform := sys.modules.get("platform")) is not None:
+        platform._uname_cache = None  # type: ignore[attr-defined]  # noqa: SLF001 - the host's name was in it
     _replace_environment(environment)
 
 
-def _compile(request: wire.Request) -> tuple[types.CodeType | None, types.CodeType | None]:
-    """Return the code of a source's statements, and that of its last one where it is an expression."""
-    source, filename = request.source, request.filename
-    if request.kind == "script":
-        return compile(source, filename, "exec"), None
-    try:  # a single expression needs no syntax tree, whose node types alone are 40 pages
-        return None, compile(source, filename, "eval")
-    except SyntaxError:
-        tree = ast.parse(source, filename)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    code = compile(tree, filename, "exec") if tree.body else None
-    return code, None if last is None else compile(ast.Expression(last.value), filename, "eval")  # type: ignore[attr-defined]
+def _end_child(answer: wire.Done | wire.Failed) -> NoReturn:
+    """End a process that guest code forked and that came to the request's end: only the first one answers.
 
-
-def _exit_code(error: SystemExit) -> int:
-    """Return what the process would have ended with; one that is no C int is -1 (Python/pylifecycle.c)."""
-    if not isinstance(error.code, int):
-        return 0 if error.code is None else 1
-    code = int(error.code)
-    return code if -(1 << 31) <= code < 1 << 31 else -1
+    What a script's process does at its end: the traceback to stderr, its buffers written, its exit status.
+    """
+    status = 1
+    if isinstance(answer, wire.Failed):
+        with contextlib.suppress(Exception):
+            sys.stderr.write(answer.traceback)
+    else:
+        status = (answer.exit_code or 0) & 0xFF
+    flush_streams()
+    os._exit(status)
 
 
 def _clean(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _plain(value: Any, what: str) -> bytes:
+def _done(request: wire.Request, value: Any) -> wire.Done:
     try:
-        return wire.encode_value(value)
-    except ValueError as error:
-        raise ValueError(f"{what}: result is {type(value).__name__}: {error}") from None
-    except (TypeError, msgspec.MsgspecError, RecursionError, OverflowError) as error:
-        raise TypeError(f"{what}: result is {type(value).__name__}, not plain data ({error})") from None
+        encoded, is_repr = values.encode(value, values.represent)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{request.kind}: the value is {type(value).__name__}: {error}") from None
+    return wire.Done(id=request.id, encoded=encoded, is_repr=is_repr)
 
 
 def _resolve(dotted: str) -> Any:
@@ -353,47 +411,12 @@ def _resolve(dotted: str) -> Any:
             found = getattr(found, part)
         return found
     if not rest:
+        if not hasattr(builtins, head):
+            raise NameError(f"name {head!r} is not defined")
         return getattr(builtins, head)
     module_name, _, attribute = dotted.rpartition(".")
     module = builtins.__import__(module_name, main, None, [attribute])
     return getattr(module, attribute)
-
-
-def _remember_source(request: wire.Request) -> None:
-    lines = request.source.splitlines(keepends=True)
-    linecache.cache[request.filename] = (len(request.source), None, lines, request.filename)
-
-
-def _traceback_text(error: BaseException) -> str:
-    """Format a traceback without this package's own frames."""
-    summary = traceback.TracebackException.from_exception(error, lookup_lines=False, compact=True)
-    kept = [frame for frame in summary.stack if not frame.filename.startswith(_PACKAGE)]
-    summary.stack = traceback.StackSummary.from_list(kept)
-    return "".join(summary.format())
-
-
-def _flush_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass  # the guest closed or replaced it; what it lost is its own
-
-
-def _line_buffer() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)
-
-
-def open_streams() -> None:
-    """Give the guest text streams over descriptors 0, 1 and 2."""
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as the process
-    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    sys.stderr = open(  # noqa: SIM115
-        2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
-    )
-    sys.__dict__.update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
 
 
 class Rehearsal:
@@ -422,10 +445,9 @@ class Rehearsal:
 
         What is written there need not be written in each cell: 70 of 660 pages.
         """
+        show_no_own_lines()
         for _ in range(_REHEARSALS):
-            here, there = socket.socketpair()
-            with here, there:
-                self._play(Guest(here))
+            self._play(Guest())
 
     def play(self, guest: Guest) -> None:
         """Go through hand-out and one request without leaving a trace."""
@@ -440,7 +462,7 @@ class Rehearsal:
             wire.encode(wire.Ready(steps=("warm",)))
         request = wire.decode_host(self._request)
         assert isinstance(request, wire.Request)
-        wire.encode(guest._execute(request, {"__builtins__": builtins}))
+        wire.encode(guest._execute(request, {"__builtins__": builtins}, request.filename))  # noqa: SLF001
 
 
 def _replace_environment(environment: dict[str, str]) -> None:
@@ -448,10 +470,10 @@ def _replace_environment(environment: dict[str, str]) -> None:
     os.environ.update(environment)
 
 
-def main(channel: socket.socket, rehearsal: Rehearsal, finish_confinement: Callable[[], None]) -> int:
+def main(guest: Guest, channel: socket.socket, rehearsal: Rehearsal, finish_confinement: Callable[[], None]) -> int:
     """Rehearse, finish the confinement (which reports to the host), serve until the host goes; return the status."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    guest = Guest(channel)
+    guest.open(channel)
+    flush_before_exit()
     rehearsal.play(guest)
     finish_confinement()
     try:

@@ -6,29 +6,23 @@ import errno
 import logging
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import msgspec
-
-from ..errors import SandboxError
-from ..native._result import advice, shortage
+from ..native.result import advice
 from . import wire
 from .channel import Channel
-from .confine import CellSpec
+from .mover import Mover
 from .reactor import Reactor
-from .zygote import MAX_CONTROL_BYTES, Exited, Fork, Forked, Start, Started, ZygoteMessage
+from .zygote import Exited, Forked
+from .zygote_process import FORKED_DESCRIPTORS, PoolSettings, ZygoteError, ZygoteProcess
 
 _log = logging.getLogger("pyisolate.pool")
-_decode = msgspec.msgpack.Decoder(ZygoteMessage).decode
-#: A zygote that has not come up, or a cell that has not, by then is broken (seconds). A preload may be slow.
-START_TIMEOUT_S = 60.0
+#: what became of descriptors that were sent to a full table: the kernel drops them (recvmsg(2), MSG_CTRUNC)
+_LOST = f"was lost on the way: {os.strerror(errno.EMFILE)} in this process?"
+#: A cell that is not warm by then is broken (seconds).
 CELL_TIMEOUT_S = 10.0
 #: How many times longer a spawn waits while others are served.
 _PATIENCE = 12
@@ -36,112 +30,11 @@ _PATIENCE = 12
 _PAUSE_S, _LOOK_AGAIN_S, _GIVE_UP_AFTER_S = 0.05, 0.5, 2.0
 
 
-class ZygoteError(SandboxError):
-    """The zygote could not be started, or could not fork a cell."""
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """What a pool keeps: `size` warm cells, forked from a zygote with `preload` imported."""
-
-    size: int
-    preload: tuple[str, ...]
-    spec: CellSpec
-    drop_privileges: bool
-    environment: dict[str, str]
-    #: descriptors that the zygote holds until its last cell is gone: links of programs that decide for them
-    held: tuple[int, ...] = ()
-
-
-class ZygoteProcess:
-    """One running zygote and its control socket."""
-
-    def __init__(self, settings: PoolSettings) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-I", "-m", "pyisolate.cell.zygote", str(theirs.fileno())]
-        try:
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno(), *settings.held],
-                env=settings.environment,
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self.control = ours
-        start = Start(
-            host_pid=os.getpid(),
-            preload=settings.preload,
-            spec=settings.spec,
-            drop_privileges=settings.drop_privileges,
-        )
-        self.failed_preloads: tuple[tuple[str, str], ...] = ()
-        try:
-            self.control.send(msgspec.msgpack.encode(start))
-            self._wait_started()
-        except BaseException:
-            self.stop()
-            raise
-
-    @property
-    def pid(self) -> int:
-        """The zygote's process id."""
-        return self._process.pid
-
-    def _wait_started(self) -> None:
-        self.control.settimeout(START_TIMEOUT_S)
-        try:
-            data = self.control.recv(MAX_CONTROL_BYTES)
-        except OSError as error:
-            raise ZygoteError(f"start zygote: no answer: {error}") from error
-        if not data:
-            status = self._process.wait(timeout=5)
-            raise ZygoteError(
-                f"start zygote: it ended with status {status} before it was warm",
-                hint="its traceback is on this process's stderr; a module in preload=[...] may crash on import",
-            )
-        message = _decode(data)
-        assert isinstance(message, Started)
-        self.failed_preloads = message.failed_preloads
-        self.control.setblocking(False)
-
-    def fork(self, count: int) -> None:
-        """Ask for `count` more cells. Raises ZygoteError when the zygote is gone, BlockingIOError while it is stuck."""
-        try:
-            self.control.send(msgspec.msgpack.encode(Fork(count=count)))
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            raise ZygoteError(f"fork cell: the zygote is gone ({error.strerror})") from error
-
-    def receive(self) -> tuple[ZygoteMessage, list[int]] | None:
-        """Return one message and its descriptors; None at end of file. Raises BlockingIOError when there is none."""
-        data, descriptors, _flags, _address = socket.recv_fds(self.control, MAX_CONTROL_BYTES, 8)
-        if not data:
-            return None
-        return _decode(data), descriptors
-
-    def stop(self) -> None:
-        """End the zygote (its cells die with it) and reap it."""
-        self.control.close()
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            _log.error("zygote %d does not die", self._process.pid)
-
-
 class Pool:
     """Keeps warm cells ready; restarts the zygote when it dies; reports every cell's exit.
 
-    `prepare` is called once for each warm cell, outside any lock, before it can be handed out (listener, cgroup);
-    `on_exit` for each reaped cell.
+    `prepare` is called once for each warm cell, outside any lock, before it can be handed out (listener), and `move`
+    after it, on a thread that may wait (control group); `on_exit` for each reaped cell.
     """
 
     def __init__(
@@ -149,19 +42,29 @@ class Pool:
         settings: PoolSettings,
         reactor: Reactor,
         prepare: Callable[[Channel], None],
+        move: Callable[[Channel], None],
         on_exit: Callable[[Channel, Exited | None], None],
     ) -> None:
         self._settings = settings
         self._reactor = reactor
         self._prepare = prepare
+        self._move = move
         self._on_exit = on_exit
+        #: called when a cell has become ready, on any thread
+        self.on_ready: Callable[[], None] = lambda: None
+        self._mover = Mover(self._moved)
         self._condition = threading.Condition()
         self._start_lock = threading.Lock()
-        self._ready: deque[Channel] = deque()
+        #: by whether their filter lets them fork without asking the listener
+        self._ready: dict[bool, deque[Channel]] = {False: deque(), True: deque()}
         self._warming: dict[int, Channel] = {}
+        #: those of the warming that are prepared and wait for their control group
+        self._moving: set[Channel] = set()
         self._live: dict[int, Channel] = {}
-        self._asked = 0
-        self._waiting = 0
+        self._asked = {False: 0, True: 0}
+        self._waiting = {False: 0, True: 0}
+        #: one cell that may fork is kept once one was asked for
+        self._keeps_forking = False
         #: cells that were taken ahead, for a policy (see `spares`): they count as cells of the pool
         self._aside = 0
         self._zygote: ZygoteProcess | None = None
@@ -189,7 +92,7 @@ class Pool:
             except OSError as error:
                 zygote.stop()
                 raise ZygoteError(f"start zygote: watch it: {error.strerror}", hint=advice(error.errno)) from error
-            self._asked = 0
+            self._asked = {False: 0, True: 0}
             self._zygote = zygote
         self.refill()
 
@@ -207,15 +110,21 @@ class Pool:
     def counts(self) -> tuple[int, int]:
         """Return (ready, warming) cells; those set aside are ready."""
         with self._condition:
-            return len(self._ready) + self._aside, len(self._warming) + self._asked
+            return len(self._ready[False]) + self._aside, len(self._warming) + sum(self._asked.values())
 
-    def take_spare(self) -> Channel | None:
+    def states(self) -> tuple[int, int, int]:
+        """Return how many cells are ready for any policy, taken ahead for one, and starting."""
+        with self._condition:
+            ready = sum(len(kind) for kind in self._ready.values())
+            return ready, self._aside, len(self._warming) + sum(self._asked.values())
+
+    def take_spare(self, *, forks: bool = False) -> Channel | None:
         """Return a warm cell and count it as set aside; None where none is to spare."""
         with self._condition:
-            if self._waiting or self._closed:
+            if any(self._waiting.values()) or self._closed:
                 return None
-            while self._ready:
-                channel = self._ready.popleft()
+            while self._ready[forks]:
+                channel = self._ready[forks].popleft()
                 if channel.ended is None:
                     self._aside += 1
                     return channel
@@ -229,55 +138,78 @@ class Pool:
             self.refill()
 
     def refill(self) -> None:
-        """Ask for as many cells as the pool lacks."""
+        """Ask for as many cells of each kind as the pool lacks."""
+        for forks in (False, True):
+            self._refill(forks)
+
+    def refill_if_low(self) -> None:
+        """Refill where less than half is ready; else the end of a sandbox does it.
+
+        A fork takes the processor that the new sandbox's first request needs.
+        """
         with self._condition:
-            wanted = self._settings.size + self._waiting
-            lacking = wanted - len(self._ready) - self._aside - len(self._warming) - self._asked
+            ready = len(self._ready[False]) + self._aside
+            low = 2 * ready < self._settings.size or self._keeps_forking > bool(self._ready[True])
+        if low:
+            self.refill()
+
+    def _refill(self, forks: bool) -> None:
+        with self._condition:
+            kept = min(1, self._settings.size) * self._keeps_forking if forks else self._settings.size - self._aside
+            warming = sum(channel.forks is forks for channel in self._warming.values())
+            lacking = kept + self._waiting[forks] - len(self._ready[forks]) - warming - self._asked[forks]
             zygote = self._zygote
             if lacking <= 0 or zygote is None or self._closed:
                 return
-            self._asked += lacking
+            self._asked[forks] += lacking
         try:
-            zygote.fork(lacking)
+            zygote.fork(lacking, forks=forks)
         except BlockingIOError:
             with self._condition:
-                self._asked -= lacking
+                self._asked[forks] -= lacking
                 self._last_error = "the zygote does not read its requests: is it stopped?"
         except ZygoteError:
             self._zygote_died(zygote)
 
-    def take(self, timeout_s: float = CELL_TIMEOUT_S) -> Channel:
-        """Return a warm, prepared cell; forks on demand when none is ready. Raises ZygoteError.
+    def take_ready(self, *, forks: bool = False) -> Channel | None:
+        """Return a warm, prepared cell, None where none is ready."""
+        self._keeps_forking = self._keeps_forking or forks
+        with self._condition:
+            while self._ready[forks]:
+                channel = self._ready[forks].popleft()
+                if channel.ended is None:
+                    return channel
+        return None
 
-        `timeout_s` is counted from the last cell that became warm: who waits in a crowd is served in turn, and told
-        when nobody is.
+    def take(self, timeout_s: float = CELL_TIMEOUT_S, *, forks: bool = False) -> Channel:
+        """Return a warm, prepared cell; one is forked on demand when none is ready. Raises ZygoteError.
+
+        `forks`: its filter lets it fork without asking the listener. `timeout_s` is counted from the last cell that
+        became warm: a caller in a crowd is served in its turn, and gets the error once no cell is.
         """
         started = time.monotonic()
         while True:
             deadline = min(max(started, self._warm_at) + timeout_s, started + _PATIENCE * timeout_s)
-            with self._condition:
-                while self._ready:
-                    channel = self._ready.popleft()
-                    if channel.ended is None:
-                        return channel
+            if (channel := self.take_ready(forks=forks)) is not None:
+                return channel
             self._give_up_if_hopeless(started, deadline)
             self.start()
             with self._condition:
-                self._waiting += 1
+                self._waiting[forks] += 1
                 zygote, failures = self._zygote, self._failures
             try:
                 self.refill()
                 with self._condition:
                     left = max(0.0, min(_LOOK_AGAIN_S, deadline - time.monotonic()))
-                    self._condition.wait_for(lambda: self._changed_since(zygote, failures), left)  # noqa: B023
+                    self._condition.wait_for(lambda: self._changed_since(zygote, failures, forks), left)  # noqa: B023
                     if self._failures != failures:
-                        self._condition.wait_for(lambda: self._ready or self._closed, _PAUSE_S)
+                        self._condition.wait_for(lambda: self._ready[forks] or self._closed, _PAUSE_S)
             finally:
                 with self._condition:
-                    self._waiting -= 1
+                    self._waiting[forks] -= 1
 
-    def _changed_since(self, zygote: ZygoteProcess | None, failures: int) -> bool:
-        return bool(self._ready) or self._closed or self._zygote is not zygote or self._failures != failures
+    def _changed_since(self, zygote: ZygoteProcess | None, failures: int, forks: bool) -> bool:
+        return bool(self._ready[forks]) or self._closed or self._zygote is not zygote or self._failures != failures
 
     def _give_up_if_hopeless(self, started: float, deadline: float) -> None:
         if self._closed:
@@ -305,20 +237,19 @@ class Pool:
             for channel in list(self._live.values()):
                 channel.signal(signal.SIGKILL)
             zygote.stop()
+        self._mover.close()
         self._bury_all()
 
     # -- reactor side ---------------------------------------------------------------------------------------
 
-    def served(self, channel: Channel) -> bool:
-        """The reactor gave a channel its turn: a warming cell may have become ready (True), or may have died."""
-        if channel.pid not in self._warming:
-            return False
-        if channel.conversation.phase is wire.Phase.IDLE:
-            self._became_warm(channel)
-            return True
+    def served(self, channel: Channel) -> None:
+        """The reactor gave a channel its turn: a warming cell may have become warm, or may have died."""
+        if self._warming.get(channel.pid) is not channel:
+            return
         if channel.ended is not None:
             self._failed(f"cell {channel.pid} ended while warming: {channel.ended or 'end of file'}")
-        return False
+        elif channel.conversation.phase is wire.Phase.IDLE and channel not in self._moving:
+            self._became_warm(channel)
 
     def _failed(self, why: str, number: int | None = None) -> None:
         with self._condition:
@@ -331,29 +262,50 @@ class Pool:
         answer = channel.take_answer()
         failed = answer.failed if isinstance(answer, wire.Warm) else (("warm", "no report"),)
         channel.steps = answer.steps if isinstance(answer, wire.Warm) else ()
+        zygote = self._zygote
+        if zygote is not None and zygote.cannot_kill:
+            failed = (*failed, ("kill", f"{zygote.cannot_kill}; allow these calls to the supervisor, or CAP_KILL"))
         channel.failed_steps = failed
         try:
             if "seccomp" in channel.steps and channel.listener is None:
-                raise OSError(errno.EMFILE, "its listener was lost on the way: too many open files in this process?")
+                raise OSError(errno.EMFILE, f"its listener {_LOST}")
             self._prepare(channel)
         except Exception as error:
-            channel.signal(signal.SIGKILL)
-            with self._condition:
-                self._warming.pop(channel.pid, None)
-            self._failed(f"prepare cell {channel.pid}: {error}", error.errno if isinstance(error, OSError) else None)
-            if not isinstance(error, OSError):
-                _log.exception("preparing cell %d failed", channel.pid)
-            elif not isinstance(error, ProcessLookupError):  # it was killed meanwhile: no fault of ours
-                _log.error("preparing cell %d failed: %s", channel.pid, error)
+            self._spoilt(channel, error)
             return
         with self._condition:
+            self._moving.add(channel)
+        self._mover.submit(channel)
+
+    def _spoilt(self, channel: Channel, error: Exception) -> None:
+        channel.signal(signal.SIGKILL)
+        with self._condition:
+            if self._warming.get(channel.pid) is channel:
+                del self._warming[channel.pid]
+            self._moving.discard(channel)
+        self._failed(f"prepare cell {channel.pid}: {error}", error.errno if isinstance(error, OSError) else None)
+        if not isinstance(error, OSError):
+            _log.exception("preparing cell %d failed", channel.pid)
+        elif not isinstance(error, ProcessLookupError):  # it was killed before the signal came: no fault of ours
+            _log.error("preparing cell %d failed: %s", channel.pid, error)
+
+    def _moved(self, channel: Channel) -> None:
+        """Move a cell and offer it. On the mover's thread: the cell and the zygote may die before it is done."""
+        try:
+            self._move(channel)
+        except Exception as error:
+            self._spoilt(channel, error)
+            return
+        with self._condition:
+            self._moving.discard(channel)
             if self._live.get(channel.pid) is not channel:
-                return  # another thread saw the zygote die meanwhile, and has buried it
+                return  # another thread has seen the zygote die, and has buried it
             self._failing_since, self._last_error, self._last_hint = None, "", None
             self._warm_at = time.monotonic()
             self._warming.pop(channel.pid, None)
-            self._ready.append(channel)
-            self._condition.notify()
+            self._ready[channel.forks].append(channel)
+            self._condition.notify_all()  # each waits for one kind
+        self.on_ready()
 
     def _receive(self, zygote: ZygoteProcess) -> None:
         for _ in range(64):
@@ -368,25 +320,25 @@ class Pool:
                 return
             message, descriptors = received
             if isinstance(message, Forked):
-                self._forked(message, descriptors)
+                self._forked(zygote, message, descriptors)
             elif isinstance(message, Exited):
                 self._exited(message)
 
-    def _forked(self, message: Forked, descriptors: list[int]) -> None:
+    def _forked(self, zygote: ZygoteProcess, message: Forked, descriptors: list[int]) -> None:
         with self._condition:
-            self._asked = max(0, self._asked - 1)
-        if message.error or len(descriptors) != 5:
+            self._asked[message.forks] = max(0, self._asked[message.forks] - 1)
+        if message.error or len(descriptors) != FORKED_DESCRIPTORS:
             # A cell whose socket was lost sees the end of the stream, and ends.
             for descriptor in descriptors:
                 os.close(descriptor)
-            lost = "its descriptors were lost on the way: too many open files in this process?"
-            self._failed(message.error or lost, shortage(message.error) if message.error else errno.EMFILE)
+            lost = f"one of its descriptors {_LOST}"
+            self._failed(message.error or lost, message.errno if message.error else errno.EMFILE)
             _log.error("fork cell: %s", message.error or lost)
             return
         try:
-            channel = Channel(
-                message.pid, (descriptors[0], descriptors[1], descriptors[2], descriptors[3]), descriptors[4]
-            )
+            ends = (descriptors[0], descriptors[1], descriptors[2], descriptors[3])
+            channel = Channel(message.pid, ends, descriptors[4], init=message.init)
+            channel.signal_otherwise, channel.forks = zygote.signal, message.forks
         except OSError as error:
             self._failed(f"watch cell {message.pid}: {error.strerror}", error.errno)
             return
@@ -403,8 +355,8 @@ class Pool:
         with self._condition:
             channel = self._live.pop(message.pid, None)
             self._warming.pop(message.pid, None)
-            if channel is not None and channel in self._ready:
-                self._ready.remove(channel)
+            if channel is not None and channel in self._ready[channel.forks]:
+                self._ready[channel.forks].remove(channel)
         if channel is not None:
             self._bury(channel, message)
 
@@ -426,7 +378,7 @@ class Pool:
             live = list(self._live.values())
             self._live.clear()
             self._warming.clear()
-            self._ready.clear()
+            self._clear_ready()
         for channel in live:
             channel.signal(signal.SIGKILL)
             self._bury(channel, None)
@@ -448,8 +400,9 @@ class Pool:
             _log.exception("accounting for cell %d failed", channel.pid)
 
     def abandon(self) -> None:
-        """In a forked child of the host: close what was inherited, signal nobody."""
+        """In a forked child of the host: close what was inherited, signal no process."""
         self._closed = True
+        self._mover.abandon()
         zygote, self._zygote = self._zygote, None
         if zygote is not None:
             zygote.control.close()
@@ -457,4 +410,8 @@ class Pool:
             channel.abandon()
         self._live.clear()
         self._warming.clear()
-        self._ready.clear()
+        self._clear_ready()
+
+    def _clear_ready(self) -> None:
+        for kind in self._ready.values():
+            kind.clear()

@@ -7,7 +7,9 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from typing import Self
 
+from ..native.polling import epoll
 from .channel import Channel
 
 _log = logging.getLogger("pyisolate.reactor")
@@ -18,7 +20,7 @@ class Reactor:
     """An epoll loop over channels (each by its own epoll descriptor, one shot at a time) and plain callbacks."""
 
     def __init__(self) -> None:
-        self._poller = select.epoll()
+        self._poller = epoll()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poller.register(self._wake, select.EPOLLIN)
         self._channels: dict[int, Channel] = {}
@@ -37,10 +39,19 @@ class Reactor:
         """True once `stop` or `abandon` was called; it cannot be started again."""
         return self._stopping
 
+    @property
+    def channels(self) -> int:
+        """How many channels it serves."""
+        return len(self._channels)
+
     def add_channel(self, channel: Channel) -> None:
         """Serve a channel from now on."""
         self._channels[channel.poller.fileno()] = channel
         self._poller.register(channel.poller.fileno(), _ARMED)
+
+    def borrow(self, channel: Channel) -> ChannelGuard:
+        """Return a context manager that holds a channel for the calling thread; the reactor serves it afterwards."""
+        return ChannelGuard(self, channel)
 
     def disarm(self, channel: Channel) -> None:
         """Leave a channel to the calling thread, which holds its lock."""
@@ -124,3 +135,34 @@ class Reactor:
         finally:  # also where a callback of the host's raised: the guest must not be left unread
             self.arm(channel)
             channel.lock.release()
+
+
+class ChannelGuard:
+    """Holds a channel for the calling thread, between `acquire` and `release` or as a context manager."""
+
+    __slots__ = ("_channel", "_held", "_reactor")
+
+    def __init__(self, reactor: Reactor, channel: Channel) -> None:
+        self._reactor, self._channel, self._held = reactor, channel, False
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        """Keep other threads off the channel; False where one has it and `blocking` is False."""
+        self._held = self._channel.lock.acquire(blocking=blocking)
+        if self._held:
+            self._reactor.disarm(self._channel)
+        return self._held
+
+    def release(self) -> None:
+        """Let the channel be served again. Idempotent."""
+        if self._held:
+            self._held = False
+            # In this order: the reactor is asked once, and would pass over a channel that is still held.
+            self._channel.lock.release()
+            self._reactor.arm(self._channel)
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.release()

@@ -2,36 +2,44 @@
 
 A frame is a 4-byte big-endian length and one msgpack map with a `t` tag. The host treats every byte from a cell as
 hostile: a frame that is oversized, malformed, too deep, of an unknown kind or out of order is a `WireError`, and the
-supervisor answers it by killing the cell. Only plain data comes back (None, bool, int, float, str, bytes, list, dict).
+supervisor answers it by killing the cell. Values are plain data in the forms that `values` lists.
 """
 
 from __future__ import annotations
 
 import enum
-import secrets
+import os
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ..native.msgpack import Unfit, measure
+from ..choices import Step
+from ..native.msgpack import measure
 from ..policy.compiled import CompiledPolicy
-from ..telemetry.event import BrokerRecord
+from ..records import BrokerRecord
+from . import values
+from .described import Description
+from .values import MAX_DECODED_BYTES, MAX_DEPTH
 
 #: Largest frame a cell may send, and largest the host sends (bytes). Both sides refuse more.
 MAX_GUEST_FRAME_BYTES = 16 << 20
 MAX_HOST_FRAME_BYTES = 64 << 20
+#: Exit status of a cell that could not go on: its channel is gone, or its confinement failed (EX_SOFTWARE).
+BROKEN_STATUS = 70
 #: Only frames that carry a value may be longer than this; the rest are records and short texts.
 MAX_CONTROL_FRAME_BYTES = 1 << 20
-#: What one value may take on the wire, its frame's other fields aside, and as Python objects on the host (bytes).
-MAX_VALUE_BYTES = MAX_GUEST_FRAME_BYTES - (1 << 10)
-MAX_DECODED_BYTES = 256 << 20
-#: Nesting of a value that a guest returns or posts; deeper is refused, so that host code may recurse over it.
-MAX_DEPTH = 64
 #: A guest may not report more denial records in one frame than this.
 MAX_TEXT_CHARS = 64 << 10
+#: What one request may display: bundles, and their bytes; and the forms of one bundle.
+MAX_SHOWN = 500
+MAX_SHOWN_BYTES = 32 << 20
+MAX_FORMS = 16
+#: Longest name of a function of the host (characters).
+MAX_FUNCTION_NAME_CHARS = 100
 HEADER = struct.Struct(">I")
+ShownKind = Literal["display_data", "execute_result"]
 
 
 class WireError(Exception):
@@ -59,22 +67,29 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="begin
     environment: dict[str, str]
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="request"):
-    """Run something: `kind` is exec, eval, call (dotted name), function (cloudpickle) or script."""
+class Request(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="t", tag="request"):
+    """Run something: `kind` is exec, eval, call (dotted name), function (cloudpickle), script or command.
 
-    id: int
+    `id` and `line_buffered` are set when it is sent. A call with plain arguments has them in `args` and `kwargs`.
+    """
+
+    id: int = 0
     kind: str
     source: str = ""
     payload: bytes = b""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
     filename: str = "<sandbox>"
     argv: tuple[str, ...] = ()
     line_buffered: bool = False
+    #: the descriptor of its stdin rides along
+    stdin: bool = False
 
 
 class HostMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="post"):
     """An object that the host posts to the guest's `recv`."""
 
-    data: Any
+    encoded: bytes
 
 
 class Reload(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="reload"):
@@ -85,21 +100,43 @@ class Reload(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="relo
     descriptors: tuple[str, ...] = ()
 
 
+class Functions(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="functions"):
+    """Functions of the host that the guest may call from now on."""
+
+    functions: tuple[Description, ...]
+
+
+class Returned(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="returned"):
+    """A function of the host returned; `id` is the guest's own number of the call."""
+
+    id: int
+    encoded: bytes
+
+
+class Raised(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="raised"):
+    """A function of the host raised, or was not run: type and message, and the `errno` of an OSError."""
+
+    id: int
+    type_name: str
+    message: str
+    errno: int | None = None
+
+
 class Warm(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="warm"):
     """First frame of a cell, before it has seen any guest code: what it applied; its listener rides along."""
 
-    steps: tuple[str, ...]
-    failed: tuple[tuple[str, str], ...] = ()
+    steps: tuple[Step, ...]
+    failed: tuple[tuple[Step, str], ...] = ()
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="ready"):
     """The answer to `Init`, still before any guest code: what was applied, and what failed."""
 
-    steps: tuple[str, ...]
-    failed: tuple[tuple[str, str], ...] = ()
+    steps: tuple[Step, ...]
+    failed: tuple[tuple[Step, str], ...] = ()
 
 
-class Done(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="done"):
+class Done(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="t", tag="done"):
     """A request succeeded. `encoded` is the msgpack of its value; `is_repr` marks a repr of what is not plain data."""
 
     id: int
@@ -109,8 +146,11 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="done")
     duration_s: float = 0.0
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="failed"):
-    """A request raised. `sequence` names the denial record that caused it, if one did."""
+class Failed(msgspec.Struct, kw_only=True, tag_field="t", tag="failed"):
+    """A request raised. `sequence` names the denial record that caused it, if one did.
+
+    `raised_by_guest`: a `raise` statement of the guest's own code made the exception, and no call into native code.
+    """
 
     id: int
     type_name: str
@@ -118,6 +158,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="fail
     traceback: str
     sequence: int | None = None
     errno: int | None = None
+    raised_by_guest: bool = False
     duration_s: float = 0.0
 
 
@@ -125,6 +166,34 @@ class GuestMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag
     """An object that the guest posts to the host's `recv`."""
 
     encoded: bytes
+
+
+_Name = Annotated[str, msgspec.Meta(max_length=100)]
+_Few = msgspec.Meta(max_length=MAX_FORMS)
+_Facts = Annotated[dict[_Name, str | int | float | bool | None], _Few]
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="shown"):
+    """Something that the guest displays: its forms by MIME type, and plain facts about them."""
+
+    kind: ShownKind
+    text: Annotated[dict[_Name, str], _Few] = {}
+    data: Annotated[dict[_Name, bytes], _Few] = {}
+    metadata: Annotated[dict[_Name, _Facts], _Few] = {}
+
+
+class HostCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="host_call"):
+    """The guest calls a function of the host. `arguments` are encoded: a list of those by position, a dict by name."""
+
+    id: int
+    name: Annotated[str, msgspec.Meta(max_length=MAX_FUNCTION_NAME_CHARS)]
+    arguments: bytes
+
+
+class GaveUp(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="gave_up"):
+    """The guest does not wait for the answer of its call `id` any more: out of time, or interrupted."""
+
+    id: int
 
 
 class Denial(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="denial"):
@@ -137,17 +206,23 @@ class Reloaded(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="re
     """The broker now uses the new table; `failed` says what could not be applied."""
 
     id: int
-    failed: tuple[tuple[str, str], ...] = ()
+    failed: tuple[tuple[Step, str], ...] = ()
 
 
-GuestFrame = Warm | Ready | Done | Failed | GuestMessage | Denial | Reloaded
-HostFrame = Init | Begin | Request | HostMessage | Reload
+GuestFrame = Warm | Ready | Done | Failed | GuestMessage | Shown | HostCall | GaveUp | Denial | Reloaded
+#: What answers a call of a function of the host.
+HostAnswer = Returned | Raised
+HostFrame = Init | Begin | Request | HostMessage | Reload | Functions | Returned | Raised
+
+#: What answers a request, and what a guest may send by itself. (A union of types is made anew at each use.)
+_ANSWERS = (Done, Failed)
+_AT_ANY_TIME = (Denial, GuestMessage, Shown, HostCall, GaveUp)
 
 _encoder = msgspec.msgpack.Encoder()
 _guest_decoder: msgspec.msgpack.Decoder[GuestFrame] = msgspec.msgpack.Decoder(GuestFrame)
-_value_frame_decoder: msgspec.msgpack.Decoder[Done | GuestMessage] = msgspec.msgpack.Decoder(Done | GuestMessage)
+_ValueFrame = Done | GuestMessage | Shown | HostCall
+_value_frame_decoder: msgspec.msgpack.Decoder[_ValueFrame] = msgspec.msgpack.Decoder(_ValueFrame)
 _host_decoder: msgspec.msgpack.Decoder[HostFrame] = msgspec.msgpack.Decoder(HostFrame)
-_value_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
 
 
 def encode(frame: GuestFrame | HostFrame, *, limit: int = MAX_HOST_FRAME_BYTES) -> bytes:
@@ -174,35 +249,20 @@ def decode_host(payload: bytes) -> HostFrame:
     return _host_decoder.decode(payload)
 
 
-def encode_value(value: Any) -> bytes:
-    """Encode a guest's value; sets and tuples become lists.
-
-    Raises TypeError for what is not plain data, ValueError for what is too large or too deep for the host to take.
-    """
-    encoded = _encoder.encode(value)
-    if len(encoded) > MAX_VALUE_BYTES:
-        raise ValueError(f"{len(encoded)} bytes are over the limit of {MAX_VALUE_BYTES}: send it in parts")
-    try:
-        measure(encoded, max_depth=MAX_DEPTH, limit_bytes=MAX_DECODED_BYTES)
-    except Unfit as error:
-        raise (ValueError if error.too_large else TypeError)(str(error)) from None
-    return encoded
-
-
 def check_value(encoded: bytes) -> None:
     """Raise WireError unless `encoded` is one value of plain data, and neither too large nor too deep."""
     try:
-        measure(encoded, max_depth=MAX_DEPTH, limit_bytes=MAX_DECODED_BYTES)
-    except Unfit as error:
+        values.check(encoded)
+    except ValueError as error:
         raise WireError(f"bad value: {error}") from None
 
 
 def decode_value(encoded: bytes) -> Any:
-    """Decode a guest's value into plain data no deeper than MAX_DEPTH. Raises WireError."""
+    """Decode a guest's value. Raises WireError."""
     check_value(encoded)
     try:
-        return _value_decoder.decode(encoded)
-    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError, TypeError, MemoryError) as error:
+        return values.decode(encoded)
+    except Exception as error:  # whatever the standard library or numpy says of a hostile one
         raise WireError(f"malformed value: {error}") from None
 
 
@@ -216,6 +276,15 @@ class FrameBuffer:
     def feed(self, data: bytes) -> None:
         """Add received bytes."""
         self._data += data
+
+    def take(self, data: bytes) -> bytes | None:
+        """Add received bytes, and return one frame's payload, or None until it is whole. Raises WireError."""
+        if not self._data and len(data) >= HEADER.size:
+            (length,) = HEADER.unpack_from(data)
+            if length == len(data) - HEADER.size and length <= self._limit:
+                return data[HEADER.size :]  # one frame, as nearly always
+        self._data += data
+        return self.next_payload()
 
     def next_payload(self) -> bytes | None:
         """Return one frame's payload, or None until it is whole. Raises WireError."""
@@ -236,6 +305,13 @@ class FrameBuffer:
         """Bytes of an unfinished frame."""
         return len(self._data)
 
+    @property
+    def missing(self) -> int:
+        """Bytes that an unfinished frame, its header read, still lacks; 0 for none."""
+        if len(self._data) < HEADER.size:
+            return 0
+        return HEADER.size + int(HEADER.unpack_from(self._data)[0]) - len(self._data)
+
 
 class Phase(enum.Enum):
     """Where a cell stands, as the host knows it; the cell has no say in it."""
@@ -247,17 +323,29 @@ class Phase(enum.Enum):
     DEAD = "dead"
 
 
-def _unguessable() -> int:
-    return secrets.randbits(63)
+class Numbers:
+    """Draws numbers that cannot be guessed, 64 at once: the kernel's generator takes as long for one.
+
+    For one conversation: a forked process has none of its parent's.
+    """
+
+    def __init__(self) -> None:
+        self._left: list[int] = []
+
+    def __call__(self) -> int:
+        """Return a number below 2**63."""
+        if not self._left:
+            self._left = [number >> 1 for number in struct.unpack("=64Q", os.urandom(64 * 8))]
+        return self._left.pop()
 
 
 class Conversation:
     """The host's state machine for one cell: which frame may come now. Holds no descriptor and does no I/O."""
 
-    def __init__(self, new_id: Callable[[], int] = _unguessable) -> None:
+    def __init__(self, new_id: Callable[[], int] | None = None) -> None:
         self.phase = Phase.WARMING
         # Counted ids would let a guest answer a request before it is sent: its frame may arrive just after.
-        self._new_id = new_id
+        self._new_id = new_id or Numbers()
         self._outstanding: int | None = None
         self._reloading: list[int] = []
 
@@ -288,13 +376,13 @@ class Conversation:
     def accept(self, frame: GuestFrame) -> None:
         """Check a decoded frame against the phase and move on. Raises WireError for one that may not come now."""
         phase = self.phase
-        if isinstance(frame, Denial | GuestMessage):
-            if phase in (Phase.IDLE, Phase.RUNNING):
-                return
-        elif isinstance(frame, Done | Failed):
+        if isinstance(frame, _ANSWERS):
             if phase is Phase.RUNNING and frame.id == self._outstanding:
                 self._outstanding = None
                 self.phase = Phase.IDLE
+                return
+        elif isinstance(frame, _AT_ANY_TIME):
+            if phase in (Phase.IDLE, Phase.RUNNING):
                 return
         elif isinstance(frame, Ready):
             if phase is Phase.HANDOUT:

@@ -1,28 +1,35 @@
 """The zygote: a small, warm, single-threaded process that forks cells on request and reaps them.
 
-Started fresh (`python -I -m pyisolate.cell.zygote`), so that nothing of the host's memory is ever in a cell. It never
+Started fresh (`python -I -m pyisolate.cell`), so that nothing of the host's memory is ever in a cell. It never
 runs guest code. It ends, and its cells with it, when the supervisor's process ends (a pidfd says so) or closes the
 control channel.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found] # what `signal` is made of
 import contextlib
+import errno
 import gc
 import importlib
 import os
 import select
 import signal
 import socket
-import sys
+import threading
 import traceback
+from collections import deque
 
 import msgspec
 
 from .. import hooks
-from ..native import audit, process
+from ..hooks import seeding
+from ..native import audit, cell_init, process
+from ..native.result import without_hint
 from . import guest, wire
-from .confine import CellSpec, Steps, confine_at_fork, load_filter
+from .at_fork import AT_FORK
+from .confine import AtFork, CellSpec, Steps, load_filter, maps_others, program_of
+from .streams import open_streams
 
 MAX_CONTROL_BYTES = 1 << 16
 #: Standard modules that most guests import; warm here, they cost a cell nothing (copy on write).
@@ -47,9 +54,17 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fork(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Fork `count` cells."""
+    """Fork `count` cells; where `forks`, with the filter that lets them fork without asking the listener."""
 
     count: int
+    forks: bool = False
+
+
+class Signal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Signal the cell whose guest is `pid`: for a supervisor that may not do so itself."""
+
+    pid: int
+    number: int
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -60,14 +75,23 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Forked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A cell was forked; channel, stdout, stderr and pidfd ride along. Or none was: `error`."""
+    """A cell was forked; channel, stdout, stderr and its init's pidfd ride along. Or none was: `error`, `errno`.
+
+    `pid` is the guest's, `init` that of the process above it: whatever runs in the cell is below that one.
+    """
 
     pid: int = 0
+    init: int = 0
+    forks: bool = False
     error: str = ""
+    errno: int | None = None
 
 
 class Exited(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A cell ended and is reaped. `status` is wait(2)'s; times in seconds, `max_rss_bytes` of the largest process."""
+    """A cell ended and is reaped, the guest with `pid` and all that it had started.
+
+    `status` is the guest's as wait(2) gives it; times in seconds; `max_rss_bytes` of the largest process.
+    """
 
     pid: int
     status: int
@@ -76,6 +100,7 @@ class Exited(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 ZygoteMessage = Started | Forked | Exited
+ZygoteOrder = Fork | Signal
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -90,8 +115,23 @@ class Zygote:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        self._children: set[int] = set()
-        self.rehearsal = guest.Rehearsal()
+        #: by the pid of the init
+        self._cells: dict[int, cell_init.Cell] = {}
+        spec = start.spec
+        self._maps = spec.clone_flags & process.CLONE_NEWUSER != 0 and maps_others(spec)
+        first, count = spec.uid_range or (spec.uid, 0)
+        #: users that no cell is, the one freed first in front; the users of cells by the pid of the init
+        self._free_uids = deque(range(first, first + count))
+        self._uids: dict[int, int] = {}
+        self.rehearsal, self._guest = guest.Rehearsal(), guest.Guest()
+        self._confinement = AtFork(spec, maps=self._maps)
+        #: by whether they let a cell fork
+        self._programs = {forks: program_of(self._start.spec, forks=forks) for forks in (False, True)}
+
+    def warm_up(self) -> None:
+        """Do what each cell would do for itself. Everything that is to be warm is imported by now."""
+        self.rehearsal.warm_up()
+        self._guest.settle()
 
     def serve(self) -> int:
         """Loop until the host is gone; returns the exit status."""
@@ -110,20 +150,33 @@ class Zygote:
         data = self._control.recv(MAX_CONTROL_BYTES)
         if not data:
             return False
-        for _ in range(msgspec.msgpack.decode(data, type=Fork).count):
-            self._fork()
+        order = msgspec.msgpack.decode(data, type=ZygoteOrder)
+        if isinstance(order, Signal):
+            self._signal(order)
+            return True
+        for _ in range(order.count):
+            self._fork(order.forks)
         return True
+
+    def _signal(self, order: Signal) -> None:
+        """Signal a child, whose number no other process gets before it is reaped here."""
+        for pid, cell in self._cells.items():
+            if cell.guest_pid == order.pid:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, order.number)
 
     def end_cells(self) -> None:
         """End every cell and wait for it: only then may what is held for them (links of programs) be let go."""
-        for pid in self._children:
-            with contextlib.suppress(ProcessLookupError):
+        killed = []
+        for pid in self._cells:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        for pid in self._children:
+                killed.append(pid)
+        for pid in killed:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
 
-    def _fork(self) -> None:
+    def _fork(self, forks: bool) -> None:
         """Fork one cell and hand its ends to the supervisor; say so where the machine has run out of something."""
         sockets: tuple[socket.socket, ...] = ()
         descriptors: list[int] = []
@@ -136,43 +189,73 @@ class Zygote:
             descriptors += (err_read, err_write)
             asked = audit.make_asked()
             descriptors.append(asked)
-            pid, pidfd = process.clone_cell(self._start.spec.clone_flags)
-            if pid == 0:
-                self._child(theirs, out_write, err_write, asked)
+            mapped, mapping = os.pipe2(os.O_CLOEXEC) if self._maps else (None, None)
+            descriptors += [descriptor for descriptor in (mapped, mapping) if descriptor is not None]
+            cell = cell_init.fork(self._start.spec.clone_flags)
+            if cell is None:
+                if mapping is not None:
+                    os.close(mapping)
+                self._child(theirs, (out_write, err_write), asked, mapped, forks)
+                return
+            pidfd = cell.init_pidfd
             descriptors.append(pidfd)
-            self._children.add(pid)
-            self._send(Forked(pid=pid), [channel.fileno(), out_read, err_read, pidfd, asked])
+            self._cells[cell.init_pid] = cell
+            if mapping is not None:
+                self._map(cell)
+                os.write(mapping, b"1")
+            forked = Forked(pid=cell.guest_pid, init=cell.init_pid, forks=forks)
+            self._send(forked, [channel.fileno(), out_read, err_read, pidfd, asked])
         except (BrokenPipeError, ConnectionError):
             raise
         except OSError as error:
-            if pidfd >= 0:  # it could not be handed over (unix(7), ETOOMANYREFS): nobody would ever use it
+            if pidfd >= 0:  # it could not be handed over (unix(7), ETOOMANYREFS): no supervisor would ever use it
                 process.pidfd_send_signal(pidfd, signal.SIGKILL)
-            self._send(Forked(error=f"{error}"), [])
+            self._send(Forked(forks=forks, error=without_hint(error), errno=error.errno), [])
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
             for one in sockets:
                 one.close()
 
-    def _child(self, channel: socket.socket, out_write: int, err_write: int, asked: int) -> None:
+    def _map(self, cell: cell_init.Cell) -> None:
+        """Make the cell's user, `spec.uid` to itself, one outside: its own, where there is a range."""
+        spec = self._start.spec
+        outside = spec.uid
+        if spec.uid_range is not None:
+            if not self._free_uids:
+                raise OSError(errno.EAGAIN, f"all {spec.uid_range[1]} users of cell_uids are taken by living cells")
+            outside = self._uids[cell.init_pid] = self._free_uids.popleft()
+        process.write_id_maps_of(cell.init_pid, (spec.uid, outside), (spec.gid, spec.gid))
+
+    def _child(
+        self, channel: socket.socket, outputs: tuple[int, int], asked: int, mapped: int | None, forks: bool
+    ) -> None:
         """Become a cell. Never returns into the zygote's loop."""
-        status = 70
+        status = wire.BROKEN_STATUS
+        spec = self._start.spec
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # not signal.signal, which looks the handler before up among its enums: 50 pages, 0.2 ms
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
             os.dup2(self._null, 0)
-            os.dup2(out_write, 1)
-            os.dup2(err_write, 2)
+            os.dup2(outputs[0], 1)
+            os.dup2(outputs[1], 2)
+            AT_FORK.register()
+            threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # noqa: SLF001 - as from 3.13 on
+            seeding.renew()
             steps = Steps()
             audit.set_asked(asked)
             # all others are closed, so no guest can write code into the page's file and map it executable
-            confine_at_fork(self._start.spec, {0, 1, 2, channel.fileno()}, steps)
+            self._confinement.apply(channel.fileno(), mapped, steps)
             status = guest.main(
+                self._guest,
                 channel,
                 self.rehearsal,
                 lambda: load_filter(
-                    self._start.spec,
+                    spec,
+                    self._programs[forks],
                     channel,
+                    mapped is not None,
                     steps,
                     lambda: wire.encode(wire.Warm(steps=tuple(steps.done), failed=tuple(steps.failed))),
                 ),
@@ -183,17 +266,26 @@ class Zygote:
             os._exit(status)
 
     def _reap(self) -> None:
-        while self._children:
+        while self._cells:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
-                self._children.clear()
+                self._cells.clear()
                 return
             if pid == 0:
                 return
-            self._children.discard(pid)
-            cpu_s = usage.ru_utime + usage.ru_stime
-            self._send(Exited(pid=pid, status=status, cpu_s=cpu_s, max_rss_bytes=usage.ru_maxrss << 10), [])
+            if (cell := self._cells.pop(pid, None)) is None:
+                continue
+            guest_status, max_rss_bytes = cell.ended()
+            if (uid := self._uids.pop(pid, None)) is not None:
+                self._free_uids.append(uid)
+            exited = Exited(
+                pid=cell.guest_pid,
+                status=status if guest_status is None else guest_status,
+                cpu_s=usage.ru_utime + usage.ru_stime,
+                max_rss_bytes=max_rss_bytes,
+            )
+            self._send(exited, [])
 
     def _send(self, message: ZygoteMessage, descriptors: list[int]) -> None:
         data = _encode(message)
@@ -204,17 +296,15 @@ class Zygote:
 
 
 def _described(error: BaseException) -> bytes:
-    """Return a traceback without source lines: to read those is refused to a guest, and would be told as its doing."""
+    """Return a traceback without source lines: a guest may not read those, and would be reported for it."""
     places = [f"  {frame.f_code.co_filename}:{line}\n" for frame, line in traceback.walk_tb(error.__traceback__)]
     return f"{''.join(places)}{type(error).__name__}: {error}\n".encode("utf-8", "backslashreplace")
 
 
 def _become_unprivileged(spec: CellSpec) -> None:
-    """Drop root for good; /proc/self must stay ours for the identity maps, hence dumpable again (prctl(2))."""
-    os.setgroups([])
-    os.setresgid(spec.gid, spec.gid, spec.gid)
-    os.setresuid(spec.uid, spec.uid, spec.uid)
-    process.set_dumpable(True)
+    """Drop root for good. What is left, where cells are other users, is to map them."""
+    keep = (process.CAP_SETUID, process.CAP_SETGID) if maps_others(spec) else ()
+    process.become(spec.zygote_uid, spec.gid, keep=keep)
 
 
 def _preload(names: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -227,31 +317,46 @@ def _preload(names: tuple[str, ...]) -> list[tuple[str, str]]:
     return failed
 
 
+def _lowered(wanted: int) -> int:
+    """Move what was inherited to the lowest numbers, and return the new one of descriptor `wanted`.
+
+    A cell's table has room for the highest number of its zygote (proc(5), FDSize), and by that room its host tells
+    whether the table can have been full: a host with many open files would hand its own high numbers on.
+    """
+    for descriptor in sorted(map(int, os.listdir("/proc/self/fd"))):
+        if descriptor > 2:
+            with contextlib.suppress(OSError):  # that of the listing itself
+                lower = os.dup(descriptor)
+                os.close(max(lower, descriptor))
+                wanted = min(lower, descriptor) if descriptor == wanted else wanted
+    return wanted
+
+
 def main(descriptor: int) -> int:
     """Run a zygote on the control socket `descriptor`."""
-    control = socket.socket(fileno=descriptor)
+    process.reset_signals()
+    control = socket.socket(fileno=_lowered(descriptor))
     control.set_inheritable(False)
     start = msgspec.msgpack.decode(control.recv(MAX_CONTROL_BYTES), type=Start)
     process.set_name("pyisolate-zygote")
+    for name in ("LD_PRELOAD", "LD_BIND_NOW"):  # for this process alone: programs of a guest could not open the library
+        os.environ.pop(name, None)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     hooks.prewarm()
     _preload(WARM_MODULES)
     failed = _preload(start.preload)
-    guest.open_streams()
+    AT_FORK.stop()
+    open_streams()
     if start.drop_privileges:
         _become_unprivileged(start.spec)
     zygote = Zygote(control, start)
-    zygote.rehearsal.warm_up()
+    zygote.warm_up()
     gc.collect()
     gc.freeze()
-    zygote._send(Started(pid=os.getpid(), failed_preloads=tuple(failed)), [])
+    zygote._send(Started(pid=os.getpid(), failed_preloads=tuple(failed)), [])  # noqa: SLF001
     try:
         return zygote.serve()
     except (BrokenPipeError, ConnectionError):
         return 0
     finally:
         zygote.end_cells()
-
-
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))

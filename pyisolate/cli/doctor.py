@@ -19,7 +19,7 @@ def doctor(as_json: bool) -> None:
 
     Says what is missing, why, and how to get it. Exit status: 0 when strict sandboxes work here, 1 when not.
     """
-    from . import checks
+    from . import doctor_checks as checks
 
     findings = checks.machine()
     findings.append(_guarded("interpreter for cells", checks.interpreter_readable))
@@ -35,13 +35,13 @@ def doctor(as_json: bool) -> None:
 
 
 def _of_supervisor() -> list[Any]:
-    from ..supervisor import Supervisor
-    from . import checks
+    from ..supervisor.supervisor import Supervisor
+    from . import doctor_checks as checks
 
     findings: list[Any] = []
     try:
         with Supervisor(pool_size=1) as supervisor:
-            findings += checks.enforcers(supervisor)
+            findings += checks.enforcers(supervisor.diagnostics())
             findings += checks.bpf_mechanisms({finding.name for finding in findings})
             findings += checks.sandbox_probes(supervisor)
     except Exception as error:
@@ -51,7 +51,7 @@ def _of_supervisor() -> list[Any]:
 
 def _guarded(name: str, check: Callable[[], Any]) -> Any:
     """A check that breaks is a finding, not the end of the report."""
-    from . import checks
+    from . import doctor_checks as checks
 
     try:
         return check()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .event_source import Filter, audit_path, matching, newest_and_following, parse_since
 from .exit_status import FOUND
-from .sources import Filter, audit_path, matching, newest_and_following, parse_since
 
 if TYPE_CHECKING:
     from ..telemetry.event import DenialEvent
@@ -88,7 +88,8 @@ def show(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @_vocabulary
 @click.option("-n", "--last", type=int, default=10, show_default=True, metavar="N", help="Begin with the newest N.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="End after this time without an event.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS",
+              help="End after this time without an event.")  # fmt: skip
 @_filters
 def tail(
     log: str | None, as_json: bool, vocabulary: str | None, last: int, timeout: float | None, **options: Any
@@ -164,7 +165,7 @@ def _stats_table(fields: tuple[str, ...], counts: Counter[Any], limit: int, woul
 
 
 def _read(path: str) -> Any:
-    from ..telemetry.reader import read_events
+    from ..telemetry.sinks.audit_reader import read_events
 
     try:
         yield from read_events(path)
@@ -179,7 +180,7 @@ def _document(event: DenialEvent, vocabulary: str | None) -> str:
         return event.to_json()
     import json
 
-    from ..telemetry import mapping
+    from ..telemetry import formats as mapping
 
     return json.dumps(mapping.to_ocsf(event) if vocabulary == "ocsf" else mapping.to_ecs(event))
 

@@ -17,7 +17,12 @@ from ..errors import (
     SandboxClosed,
     SandboxDied,
     SandboxError,
+    TimeoutError,
 )
+
+
+class OutputLost(Exception):
+    """What the guest printed could not be passed on: the reader went away, or a disk is full."""
 
 
 class Outcome(enum.StrEnum):
@@ -28,9 +33,11 @@ class Outcome(enum.StrEnum):
     GUEST_ERROR = "guest_error"
     POLICY = "policy"
     LIMIT = "limit"
+    TIMEOUT = "timeout"
     DIED = "died"
     COULD_NOT_START = "could_not_start"
     INTERRUPTED = "interrupted"
+    OUTPUT_LOST = "output_lost"
 
 
 STATUS = {
@@ -38,9 +45,11 @@ STATUS = {
     Outcome.GUEST_ERROR: 1,  # what the interpreter itself gives for an uncaught exception
     Outcome.POLICY: 120,
     Outcome.LIMIT: 121,
+    Outcome.TIMEOUT: 124,  # as timeout(1) of coreutils has it
     Outcome.DIED: 122,
     Outcome.COULD_NOT_START: 125,
     Outcome.INTERRUPTED: 130,
+    Outcome.OUTPUT_LOST: 1,  # of the interpreter too, whose print raises an OSError
 }
 #: click's own status for a wrong command line.
 USAGE = 2
@@ -54,12 +63,16 @@ def outcome_of(error: BaseException) -> Outcome:
         return Outcome.COULD_NOT_START
     if isinstance(error, PolicyError):
         return Outcome.POLICY
+    if isinstance(error, TimeoutError):
+        return Outcome.TIMEOUT
     if isinstance(error, LimitExceeded):
         return Outcome.LIMIT
     if isinstance(error, GuestError):
         return Outcome.GUEST_ERROR
     if isinstance(error, SandboxDied | SandboxClosed):
         return Outcome.DIED
+    if isinstance(error, OutputLost):
+        return Outcome.OUTPUT_LOST
     if isinstance(error, KeyboardInterrupt):
         return Outcome.INTERRUPTED
     if isinstance(error, SandboxError | OSError | ValueError):

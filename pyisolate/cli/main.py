@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
+import os
+import sys
 from typing import Any
 
 import click
 
+from ..distribution import NAME, VERSION, refuse_to_be_overlaid
+
+refuse_to_be_overlaid("pyisolate")
+
+#: What a command could not write out.
+_LOST = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 #: command -> (module of this package, function, one line of help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("run", "run", "Run a script in a sandbox."),
+    "exec": ("execute", "execute", "Run a program in a sandbox."),
     "doctor": ("doctor", "doctor", "Prove what this machine can enforce, and say what is missing."),
-    "policy": ("policy", "policy", "Check, explain, compare, show and learn policies."),
+    "policy": ("policy", "policy", "Check, test, explain, compare, show and learn policies."),
     "events": ("events", "events", "Read the audit log of refusals."),
-    "top": ("top", "top", "Watch sandboxes and refusals live."),
+    "top": ("top.command", "top", "Watch sandboxes and refusals live."),
     "trace": ("trace", "trace", "Count a sandbox's system calls and their latencies, live."),
+    "mcp": ("mcp", "mcp", "Serve sandboxes to models over the Model Context Protocol."),
+    "kernel": ("kernel", "kernel", "Install a Jupyter kernel whose cells run in a sandbox."),
     "demo": ("demo.command", "demo", "Run a real job and a dozen real attacks, and show what was refused."),
 }
 
@@ -50,14 +63,21 @@ class LazyGroup(click.Group):
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="pyisolate", prog_name="pyisolate")
+@click.version_option(VERSION, prog_name="pyisolate", message=f"%(prog)s %(version)s ({NAME})")
 def cli() -> None:
     """Run Python you do not trust under a policy that the kernel enforces, and know what was refused."""
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    cli(prog_name="pyisolate")
+    try:
+        cli(prog_name="pyisolate")
+    except OSError as error:
+        if error.errno not in _LOST:
+            raise
+        with contextlib.suppress(OSError, ValueError):  # what is left in the buffer must not fail once more at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(f"pyisolate: write: {error.strerror}")
 
 
 if __name__ == "__main__":

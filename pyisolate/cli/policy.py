@@ -1,19 +1,21 @@
-"""`pyisolate policy`: check, explain, diff, show, learn, presets."""
+"""`pyisolate policy`: check, test, explain, diff, show, schema, learn, presets."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .choosing import load_policy
 from .exit_status import FOUND, STATUS, Outcome
+from .policy_options import load_policy
 
 if TYPE_CHECKING:
     from ..policy import Policy
-    from .running import Ran
+    from .guest_run import Ran
+    from .learn import Learning
 
 #: Distinct operations that a learning run may need; a policy of more is no policy.
 _LEARNED_LIMIT = 100_000
@@ -23,9 +25,9 @@ _STYLES = {"danger": "bold red", "warning": "yellow", "note": "dim", "widened": 
 
 @click.group()
 def policy() -> None:
-    """Check, explain, compare, show and learn policies.
+    """Check, test, explain, compare, show and learn policies.
 
-    POLICY is a file (YAML, TOML or JSON) or the name of a preset.
+    POLICY is a file (YAML, TOML or JSON), the name of one in ~/.config/pyisolate/policies, or of a preset.
     """
 
 
@@ -85,8 +87,8 @@ def explain(policy_name: str, capability: str, target: str, as_json: bool) -> No
     import msgspec
 
     from ..capability import Capability
+    from ..policy.advice import advice
     from ..policy.explain import explain as explain_operation
-    from ..policy.suggest import suggestion
 
     if capability not in list(Capability):
         import difflib
@@ -96,17 +98,18 @@ def explain(policy_name: str, capability: str, target: str, as_json: bool) -> No
         raise click.UsageError(f"{capability!r}: no such capability.{hint}")
     chosen = _load(policy_name)
     decision = explain_operation(chosen, capability, target)
-    suggested = suggestion(Capability(capability), target) if decision.code is not None else None
+    suggested = advice(Capability(capability), target) if decision.code is not None else None
     allowed = decision.code is None
     if as_json:
         document = {**msgspec.to_builtins(decision), "policy": chosen.name, "suggestion": suggested}
         click.echo(json.dumps(document, indent=2))
     else:
-        _say_decision(decision, suggested)
+        said = next((rule.reason for rule in chosen.rules if rule.text == decision.rule), None)
+        _say_decision(decision, suggested, said)
     raise SystemExit(0 if allowed else FOUND)
 
 
-def _say_decision(decision: Any, suggested: dict[str, Any] | None) -> None:
+def _say_decision(decision: Any, suggested: dict[str, Any] | None, said: str | None) -> None:
     from rich.text import Text
 
     from .terminal import stdout, suggestion_text, verdict
@@ -117,6 +120,7 @@ def _say_decision(decision: Any, suggested: dict[str, Any] | None) -> None:
         ("rule", decision.rule),
         ("code", decision.code),
         ("reason", decision.reason),
+        ("the policy says", said),
         ("nearest grant", decision.presented),
         ("to allow it, add", suggestion_text(suggested) if suggested is not None else None),
     ):
@@ -124,6 +128,57 @@ def _say_decision(decision: Any, suggested: dict[str, Any] | None) -> None:
             lines.append(Text.assemble((f"  {label}: ", "bold"), str(value)))
     for line in lines:
         console.print(line, soft_wrap=True)
+
+
+@policy.command()
+@click.argument("cases", type=click.Path(dir_okay=False), metavar="CASES")
+@click.option("--policy", "named", metavar="POLICY", help="The policy to test, in place of the one that CASES names.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def test(cases: str, named: str | None, as_json: bool) -> None:
+    """Say whether a policy gives the verdicts that the file CASES expects, by the broker that guests have.
+
+    Nothing is run. Exit status: 0 it does, 1 it misses one, 125 a file cannot be read.
+
+    \b
+    policy: ./report.yaml                 # or a preset; relative to this file
+    cases:
+      - {fs.read: /srv/data/a.csv, expect: allow}
+      - {net.connect: "10.0.0.5:443", expect: deny, code: NOT_GRANTED}
+    """
+    from pathlib import Path
+
+    import msgspec
+
+    from ..policy.cases import judge, load_cases
+    from ..policy.load import PRESETS
+    from .terminal import fail, stdout
+
+    try:
+        stated, wanted = load_cases(Path(cases))
+        if named is None and stated is None:
+            raise click.UsageError(f"{cases} names no policy, and --policy is not given.")
+        beside = stated if stated in PRESETS or stated is None else str(Path(cases).parent / stated)
+        outcomes = judge(load_policy(named or beside or ""), wanted)
+    except (OSError, ValueError) as error:
+        fail(error, STATUS[Outcome.COULD_NOT_START])
+    missed = [one for one in outcomes if one.missed is not None]
+    if as_json:
+        click.echo(json.dumps({"ok": not missed, "cases": msgspec.to_builtins(outcomes)}, indent=2))
+    else:
+        console = stdout()
+        for one in missed:
+            where = f"{cases}:{one.case.line}: {one.case.capability} {one.case.target}: {one.missed}"
+            console.print(where, style="bold red", markup=False, soft_wrap=True)
+        console.print(f"{len(outcomes) - len(missed)} of {len(outcomes)} cases as expected", markup=False)
+    raise SystemExit(FOUND if missed else 0)
+
+
+@policy.command()
+def schema() -> None:
+    """Print the JSON Schema of policy files: editors complete and check by it."""
+    from ..policy.json_schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
 
 
 @policy.command()
@@ -201,7 +256,7 @@ def presets() -> None:
     help="Run again under the learned policy, learn what is still refused (a link's name, a fallback), "
     "at most five times; fail if something is refused in the end.",
 )
-@click.option("--timeout", type=float, metavar="SECONDS")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS")
 @click.option("--env", metavar="KEY=VALUE", multiple=True, help="A variable of the guest's environment. Repeatable.")
 @click.argument("script", required=False)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
@@ -214,9 +269,10 @@ def learn(
     Nothing but the floor is refused in monitor mode: learn only from code that you would run unconfined, and read
     the policy before you enforce it. The script's output goes to stderr when the policy goes to stdout.
     """
-    from .learning import Learning
-    from .running import Settings, assignment, read_script, run_guest
-    from .terminal import fail
+    from .guest_run import Settings, assignment, run_guest
+    from .learn import Learning
+    from .project import read_script
+    from .terminal import fail, progress
 
     if (script is None) == (log is None):
         raise click.UsageError("name a script to run, or --from an audit log, not both.")
@@ -225,7 +281,7 @@ def learn(
     start = _load(base)
     try:
         if log is not None:
-            from ..telemetry.reader import read_events
+            from ..telemetry.sinks.audit_reader import read_events
 
             Learning(list(read_events(log)), start, generalise).write(output)
             return
@@ -235,27 +291,37 @@ def learn(
     variables = dict(assignment(pair) for pair in env)
     # What native code opens is to be learned as well.
     settings = Settings(timeout=timeout, env=variables, streamed=False, capacity=_LEARNED_LIMIT, telemetry="full")
-    ran = run_guest(start.with_mode("monitor"), text, settings)
+    with progress("learning: run 1, in monitor mode"):
+        ran = run_guest(start.with_mode("monitor"), text, settings)
     click.echo(ran.stdout, nl=False, err=output is None)
     click.echo(ran.stderr, nl=False, err=True)
     learning = Learning(ran.denials, start, generalise)
     if ran.error is None and verify:
-        verified = learning.verify(lambda policy: run_guest(policy, text, settings))
+        runs = itertools.count(2)
+
+        def again(policy: Policy) -> Ran:
+            with progress(f"verifying: run {next(runs)}, under what was learned"):
+                return run_guest(policy, text, settings)
+
+        verified = learning.verify(again)
         learning.write(output)
-        _say_verified(verified)
+        _say_verified(verified, learning)
         return
     learning.write(output)
     if ran.error is not None:
         fail(ran.error, STATUS[ran.outcome])
 
 
-def _say_verified(ran: Ran) -> None:
+def _say_verified(ran: Ran, learning: Learning) -> None:
     from .terminal import complain
 
+    missing = learning.missing(ran)
     if ran.error is not None:
         complain(ran.error)
-    for event in ran.denials:
+    for event in missing:
         click.echo(f"pyisolate: still refused: {event}", err=True)
-    if ran.error is not None or ran.denials:
+    for capability, target in sorted(learning.out_of_reach):
+        click.echo(f"pyisolate: left out, this machine's own permissions refuse it: {capability} {target}", err=True)
+    if ran.error is not None or missing:
         sys.exit(FOUND)
     click.echo("pyisolate: verified: the same run is refused nothing under the learned policy", err=True)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .choosing import choose_policy, load_policy, policy_options
 from .exit_status import STATUS, Outcome, status_of
-from .running import Ran, Settings, assignment, read_script, run_guest
+from .guest_files import named_file
+from .guest_options import guest_options
+from .guest_run import Ran, Settings, assignment, run_guest
+from .policy_options import choose_policy, load_policy, policy_options
+from .project import RunCommand, chosen_script, with_project
 
 if TYPE_CHECKING:
     from ..policy import Policy
+    from ..sandbox.rich import RichOutput
     from ..telemetry.event import DenialEvent
 
 #: Refusals listed at the end of a run; the rest is counted.
@@ -21,68 +27,92 @@ _LISTED = 20
 _EPILOG = """\b
 Exit status:
   0-255  what the guest gave to sys.exit (0: it ended normally)
-  1      the guest raised an exception that nothing caught
+  1      the guest raised an exception that nothing caught, or its output could not be written (| head, a full disk)
   2      wrong command line
   120    a refusal ended the guest, or --fail-on-denial and there was one
-  121    a limit ended the guest (time, memory, output ...)
+  121    a limit ended the guest (processor time, memory, output ...)
   122    the guest's process died (native crash, killed)
+  124    its time was up (--timeout, limits.wall)
   125    it could not start: the script, the policy, or what this kernel can enforce
 """
 
 
-@click.command(epilog=_EPILOG, context_settings={"allow_interspersed_args": False})
+@click.command(cls=RunCommand, epilog=_EPILOG, context_settings={"allow_interspersed_args": False})
 @policy_options
+@guest_options
 @click.option("--monitor", is_flag=True, help="Refuse nothing but the floor; record what would have been refused.")
 @click.option("--shadow", metavar="POLICY", help="Also record what this policy (a file or preset) would refuse.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with output, result and refusals.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Stop after this time (beside limits.wall).")
 @click.option("--isolation", type=click.Choice(["process", "thread"]), default="process", show_default=True)
 @click.option("--telemetry", type=click.Choice(["default", "full"]), default="default", show_default=True,
               help="full: also record what native code opens.")  # fmt: skip
-@click.option("--enforcement", type=click.Choice(["strict", "best_effort"]), default="strict", show_default=True,
-              help="best_effort: run even where this kernel cannot enforce a rule, and say so.")  # fmt: skip
-@click.option("--env", metavar="KEY=VALUE", multiple=True, help="A variable of the guest's environment. Repeatable.")
-@click.option("--cwd", metavar="PATH", help="The guest's working directory (default: /).")
 @click.option("--preload", metavar="MODULE", multiple=True, help="Import MODULE before the guest starts. Repeatable.")
-@click.option("--audit-log", type=click.Path(dir_okay=False), help="Append refusals to this file; see `events`.")
+@click.option("--outputs", type=click.Path(file_okay=False), metavar="DIR",
+              help="Save what the guest displays (figures, tables) as files here.")  # fmt: skip
+@click.option("--ask", is_flag=True, help="Ask at the terminal about connections that no rule speaks of.")
+@click.option("--ask-socket", metavar="PATH", help="Ask another process instead: JSON Lines over this unix socket.")
+@click.option("--save-answers", type=click.Path(dir_okay=False), metavar="FILE",
+              help="Write the policy with what was answered by `always` here.")  # fmt: skip
 @click.option("--metrics-port", type=int, metavar="PORT", help="Serve /metrics on 127.0.0.1 while it runs.")
 @click.option(
     "--fail-on-denial",
     is_flag=True,
     help="Exit with 120 when anything was, or would have been, refused, caught or not.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No summary of refusals on stderr.")
-@click.argument("script")
-@click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def run(script: str, args: tuple[str, ...], **options: Any) -> None:
-    """Run SCRIPT (or - for stdin) with ARGS in a sandbox.
+@click.option("-c", "text", metavar="TEXT", help="Run TEXT; what follows are its arguments.")
+@click.option("-m", "module", metavar="MODULE", help="Run MODULE as a script; what follows are its arguments.")
+@click.option("--project/--no-project", default=True,
+              help="Grant the modules beside the script, where no --policy is given.  [default: project]")  # fmt: skip
+@click.argument("words", metavar="[SCRIPT [ARGS]...]", nargs=-1, type=click.UNPROCESSED)
+def run(words: tuple[str, ...], text: str | None, module: str | None, **options: Any) -> None:
+    """Run SCRIPT (or - for stdin, -c TEXT, -m MODULE) with ARGS in a sandbox.
 
     The guest's output streams through; what was refused is summed up on stderr, with the rule that would allow it.
-    The script is read here and sent as text: the guest needs no grant for its file. Its stdin is empty.
+    The script is read here and sent as text: the guest needs no grant for its file. What is piped in here is its stdin.
+    Where modules lie beside it, their directory is granted for reading, and they can be imported.
     """
     as_json, fail_on_denial, quiet = (options.pop(name) for name in ("as_json", "fail_on_denial", "quiet"))
+    folder: str | None = options.pop("outputs")
+    answers: str | None = options.pop("save_answers")
     policy: Policy | None = None
+    name = "-c" if text is not None else module or "".join(words[:1])
+    project = options.pop("project") and options["policy_file"] is None
     try:
         policy = choose_policy(options)
+        script = chosen_script(words, text, module)
+        policy, script = with_project(policy, script, grant=project)
         if options.pop("monitor"):
             policy = policy.with_mode("monitor")
         if options["shadow"] is not None:
             options["shadow"] = load_policy(options["shadow"])
         options["env"] = dict(assignment(text) for text in options["env"])
-        ran = run_guest(policy, read_script(script, args), Settings(**options, streamed=not as_json))
+        options["files"] = dict(named_file(text) for text in options["files"])
+        if folder is not None:
+            os.makedirs(folder, exist_ok=True)
+        ran = run_guest(policy, script, Settings(**options, streamed=not as_json))
+        if folder is not None:
+            _save(ran.outputs, folder)
+        if answers is not None and ran.answered is not None:
+            Path(answers).write_text(ran.answered.to_yaml())
     except (OSError, ValueError) as error:
         ran = Ran(error=error)
     status = status_of(ran.outcome, ran.exit_code)
     if fail_on_denial and ran.denials and ran.outcome in (Outcome.SUCCESS, Outcome.EXIT):
         status = STATUS[Outcome.POLICY]
     if as_json:
-        click.echo(json.dumps(_document(ran, policy, script, status), indent=2, ensure_ascii=False, default=str))
+        click.echo(json.dumps(_document(ran, policy, name, status), indent=2, ensure_ascii=False, default=str))
     else:
-        _say(ran, quiet)
+        say(ran, quiet)
     raise SystemExit(status)
 
 
-def _say(ran: Ran, quiet: bool) -> None:
+def _save(outputs: tuple[RichOutput, ...], folder: str) -> None:
+    for number, output in enumerate(outputs, start=1):
+        output.save(folder, f"{number:03}")
+
+
+def say(ran: Ran, quiet: bool) -> None:
+    """Say on stderr how it ended, what is not enforced, and what was refused; `quiet`: only how it ended."""
     from .terminal import stderr
 
     if ran.error is not None:
@@ -90,6 +120,12 @@ def _say(ran: Ran, quiet: bool) -> None:
     if quiet:
         return
     console = stderr()
+    for name in ran.copied.left_out:
+        console.print(f"pyisolate: not copied, for it is no regular file: {name}", style="yellow", markup=False)
+    for change in ran.changes:
+        what = "committed" if ran.committed else "changed"
+        text = f"pyisolate: {what}: {change.change} {change.path} ({change.kind}, {change.size} bytes)"
+        console.print(text, markup=False)
     if ran.enforcement is not None:
         for line in ran.enforcement.missing:
             console.print(f"pyisolate: not enforced: {line}", style="yellow", markup=False)
@@ -153,6 +189,10 @@ def _document(ran: Ran, policy: Policy | None, script: str, status: int) -> dict
         "duration_s": round(ran.duration_s, 6),
         "stdout": ran.stdout,
         "stderr": ran.stderr,
+        "outputs": [output.to_jupyter() for output in ran.outputs],
+        "files": ran.copied._asdict(),
+        "changes": [change._asdict() for change in ran.changes],
+        "committed": ran.committed,
         "policy": None if policy is None else {"name": policy.name, "version": policy.version, "mode": policy.mode},
         "denials": [event.to_dict() for event in ran.denials],
         "stats": None if ran.stats is None else msgspec.to_builtins(ran.stats),

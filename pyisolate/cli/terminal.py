@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from ..errors import SandboxError
 
 if TYPE_CHECKING:
     from ..telemetry.event import DenialEvent
@@ -41,6 +44,12 @@ def stderr() -> Console:
     return Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
+def progress(text: str) -> contextlib.AbstractContextManager[object]:
+    """Say on stderr what takes its time, while it does; nothing where that is no terminal."""
+    console = stderr()
+    return console.status(text) if console.is_terminal else contextlib.nullcontext()
+
+
 def fail(error: BaseException | str, status: int) -> NoReturn:
     """Print an error on stderr, its hint on a line of its own, and exit."""
     complain(error)
@@ -50,9 +59,7 @@ def fail(error: BaseException | str, status: int) -> NoReturn:
 def complain(error: BaseException | str) -> None:
     """Print an error on stderr, its hint on a line of its own."""
     console = stderr()
-    text, hint = str(error), getattr(error, "hint", None)
-    if hint:
-        text = text.removesuffix(f". Hint: {hint}")
+    text, hint = (error.summary, error.hint) if isinstance(error, SandboxError) else (str(error), None)
     console.print(Text.assemble(("pyisolate: ", "bold red"), text))
     if hint:
         console.print(Text.assemble(("  hint: ", "bold"), hint))

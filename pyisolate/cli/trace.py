@@ -49,10 +49,11 @@ def trace(name: str, seconds: float, as_json: bool) -> None:
 def find_cell(name: str) -> int:
     """Return the pid of the cell of that name or number. Raises ClickException when there is none, or several."""
     cells = [
-        child
+        guest
         for parent in psutil.process_iter(["name"])
         if parent.info["name"] == ZYGOTE and not _below_zygote(parent)
-        for child in parent.children()
+        for init in parent.children()
+        for guest in _first_child(init)
     ]
     found = [
         cell for cell in cells if str(cell.pid) == name or _comm(cell) == name.encode()[:15].decode(errors="replace")
@@ -62,6 +63,14 @@ def find_cell(name: str) -> int:
     names = ", ".join(sorted(f"{_comm(cell)} ({cell.pid})" for cell in cells if _comm(cell) != ZYGOTE)) or "none"
     why = "there is no such sandbox" if not found else "several sandboxes have that name: give the pid"
     raise click.ClickException(f"trace {name}: {why}. Hint: running sandboxes: {names}")
+
+
+def _first_child(init: psutil.Process) -> list[psutil.Process]:
+    """Return the guest, the oldest child of a cell's init: orphans of the cell become its children later."""
+    try:
+        return sorted(init.children(), key=lambda child: float(child.create_time()))[:1]
+    except psutil.Error:
+        return []
 
 
 def _below_zygote(process: psutil.Process) -> bool:

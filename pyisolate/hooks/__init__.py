@@ -21,9 +21,9 @@ from typing import Any
 from ..capability import Capability
 from ..decision import Decision, Verdict
 from ..policy.compiled import CompiledPolicy
-from ..telemetry.event import BrokerRecord
+from ..records import BrokerRecord
 from . import attribution, importing, seeding, wrappers
-from .gate import GATE
+from .active import GATE
 from .guest_hooks import Asked, GuestHooks, Shadow
 from .operations import EVENTS
 
@@ -77,7 +77,7 @@ def install(
             shadow=shadow,
             sequence=audit.audit_sequence,
             tell=audit.tell,
-            untold=audit.untold,
+            note=audit.note_refusal,
         )
         seeding.apply(compiled)
         GATE.hooks = hooks

@@ -5,13 +5,13 @@ from __future__ import annotations
 import _socket
 from typing import Any
 
+from ..policy.sockets import FAMILY_NAMES, TYPE_MASK, TYPE_NAMES
 from . import paths
 
 _inet_pton, _inet_ntop = _socket.inet_pton, _socket.inet_ntop
 AF_UNIX, AF_INET, AF_INET6 = int(_socket.AF_UNIX), int(_socket.AF_INET), int(_socket.AF_INET6)
-_FAMILY_NAMES = {value: name for name, value in vars(_socket).items() if name.startswith("AF_")}
-_TYPE_NAMES = {value: name for name, value in vars(_socket).items() if name.startswith("SOCK_")}
-_TYPE_MASK = 0xF  # SOCK_NONBLOCK and SOCK_CLOEXEC ride above it (linux/net.h)
+
+_MAPPED = bytes(10) + b"\xff\xff"
 
 #: The C members themselves: the Python class's properties are slower, and a guest may override them.
 family_of = _socket.socket.family.__get__
@@ -20,15 +20,18 @@ _type_of = _socket.socket.type.__get__
 
 def kind_of(sock: _socket.socket) -> int:
     """Return SOCK_STREAM, SOCK_DGRAM ... without the flags that may ride on it."""
-    return int(_type_of(sock)) & _TYPE_MASK
+    return int(_type_of(sock)) & TYPE_MASK
 
 
 def literal(host: str) -> tuple[int, str] | None:
-    """Return (family, normal form) of an IP literal, its zone dropped; None for a name."""
+    """Return (family, normal form) of an IP literal, its zone dropped; None for a name. IPv4 in IPv6 is IPv4."""
     plain = host.partition("%")[0]
     for family in (AF_INET, AF_INET6):
         try:
-            return family, _inet_ntop(family, _inet_pton(family, plain))
+            packed = _inet_pton(family, plain)
+            if packed[:12] == _MAPPED:
+                return AF_INET, _inet_ntop(AF_INET, packed[12:])
+            return family, _inet_ntop(family, packed)
         except (OSError, ValueError):
             continue
     return None
@@ -79,7 +82,7 @@ def unix(address: object) -> tuple[str, dict[str, Any]] | None:
 
 
 def describe(family: int, address: object) -> tuple[str, dict[str, Any]] | None:
-    """Return target and facts of an address as `socket` methods take it; None where it names nobody."""
+    """Return target and facts of an address as `socket` methods take it; None where it names no peer."""
     if address is None:
         return None
     if family == AF_UNIX:
@@ -87,11 +90,11 @@ def describe(family: int, address: object) -> tuple[str, dict[str, Any]] | None:
     if family in (AF_INET, AF_INET6) and isinstance(address, tuple) and len(address) >= 2:
         host = host_text(address[0])
         return None if host is None else inet(host, address[1])
-    return str(_FAMILY_NAMES.get(family, family)), {"family": family}
+    return str(FAMILY_NAMES.get(family, family)), {"family": family}
 
 
 def socket_kind(family: int, type_: int, protocol: int) -> tuple[str, dict[str, Any]]:
     """Return target and facts of a socket to be made."""
-    kind = type_ & _TYPE_MASK
-    target = f"{_FAMILY_NAMES.get(family, family)}/{_TYPE_NAMES.get(kind, kind)}"
+    kind = type_ & TYPE_MASK
+    target = f"{FAMILY_NAMES.get(family, family)}/{TYPE_NAMES.get(kind, kind)}"
     return target, {"family": int(family), "type": int(kind), "protocol": int(protocol)}

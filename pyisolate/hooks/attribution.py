@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import opcode
 import sys
 from _thread import get_ident
 from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any
 
-from . import paths
-from .operations import Operation
+from . import frames, paths
+from .operation import Operation
 
 #: errno values by which a Linux security mechanism refuses (errno(3)).
 REFUSALS = frozenset({errno.EACCES, errno.EPERM})
@@ -18,6 +20,7 @@ errno_of: Callable[[OSError], int | None] = vars(OSError)["errno"].__get__
 _filename, _filename2 = vars(OSError)["filename"].__get__, vars(OSError)["filename2"].__get__
 #: Threads remembered at most; identities are reused, so this only bounds a guest that leaks threads.
 _THREADS = 4096
+_RAISE = opcode.opmap["RAISE_VARARGS"]
 #: Capabilities whose errors carry no file name (socket(7), fork(2), kill(2)).
 _NAMELESS = ("net.", "process.", "ipc.", "random.", "kernel.", "memory.")
 
@@ -67,6 +70,26 @@ class LastAllowed:
         return None
 
 
+def raised_by_guest(error: BaseException) -> bool:
+    """Return whether a `raise` statement of guest code made an exception: no call into native code refused it.
+
+    The last entry of a traceback is where the exception came to be, also after it was caught and raised again.
+    """
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return raises(trace.tb_frame.f_code, trace.tb_lasti)
+
+
+def raises(code: CodeType, offset: int) -> bool:
+    """Return whether the instruction at `offset` is a `raise` statement of guest code."""
+    if code.co_filename.startswith(frames.LIBRARY):
+        return False
+    return 0 <= offset < len(code.co_code) and code.co_code[offset] == _RAISE
+
+
 def watch_raises(seen: Callable[[OSError], None]) -> bool:
     """Call `seen` for every OSError that Python code sees raised, caught or not; False before 3.12.
 
@@ -79,8 +102,8 @@ def watch_raises(seen: Callable[[OSError], None]) -> bool:
     if tool is None:
         return False
 
-    def on_raise(_code: object, _offset: int, error: BaseException) -> None:
-        if isinstance(error, OSError) and errno_of(error) in REFUSALS:
+    def on_raise(code: CodeType, offset: int, error: BaseException) -> None:
+        if isinstance(error, OSError) and errno_of(error) in REFUSALS and not raises(code, offset):
             seen(error)
 
     monitoring.use_tool_id(tool, "pyisolate")

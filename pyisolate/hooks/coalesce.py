@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from ..capability import CAPABILITY_NUMBER
 from ..decision import Verdict
-from ..telemetry.event import BrokerRecord
-from ..telemetry.merge import REFUSALS
-from ..telemetry.untrusted import escaped_record
+from ..records import REFUSALS, BrokerRecord
+from ..telemetry.guest_records import escaped_record
+from .interrupts import INTERRUPTS
 
 _log = logging.getLogger("pyisolate.hooks")
 #: How long repeats wait for company. Waiting repeats go out with the next operation after it, or at `flush`.
@@ -29,17 +29,17 @@ _KINDS = 64
 class Coalescer:
     """Sits before `report`, which gets records fit for a frame (`escaped_record`).
 
-    Thread-safe; `report` is called with the lock held, so records stay in order. `untold` counts the repeats that wait
-    where the host sees them: a guest may end before it can report them (`native.audit.untold`).
+    Thread-safe; `report` is called with the lock held, so records stay in order. `note` counts each refusal, before it
+    is reported or waits, where the host sees it: a guest may end before it can report it (`native.audit.note_refusal`).
     """
 
     def __init__(
         self,
         report: Callable[[BrokerRecord], None],
         clock: Callable[[], int] = time.monotonic_ns,
-        untold: Callable[[int, int], None] | None = None,
+        note: Callable[[int], None] | None = None,
     ) -> None:
-        self._report, self._clock, self._untold = report, clock, untold
+        self._report, self._clock, self._note = report, clock, note
         self._lock = _thread.RLock()
         self._kinds: dict[Hashable, tuple[BrokerRecord, int]] = {}
         self._opened_ns = 0
@@ -50,15 +50,15 @@ class Coalescer:
 
     def add(self, kind: Hashable, record: BrokerRecord) -> None:
         """Report a record, or count it as a repeat of its kind."""
-        with self._lock:
+        with INTERRUPTS, self._lock:
             if record.monotonic_ns - self._opened_ns >= WINDOW_NS:
                 self._send_repeats()
                 self._opened_ns = record.monotonic_ns
+            self._note_refusal(record)
             known = self._kinds.get(kind)
             if known is not None:
                 self._kinds[kind] = (record, known[1] + 1)
                 self.waiting = True
-                self._note(record, 1)
                 return
             if len(self._kinds) >= _KINDS:
                 self._send_repeats()
@@ -73,7 +73,9 @@ class Coalescer:
 
     def flush(self) -> None:
         """Send every waiting repeat now."""
-        with self._lock:
+        if not self._kinds:
+            return
+        with INTERRUPTS, self._lock:
             self._send_repeats()
 
     def forget(self) -> None:
@@ -90,12 +92,10 @@ class Coalescer:
             if count:
                 kept[kind] = (record, 0)  # still under way: its next repeats wait again
                 self._deliver(replace(record, count=count))
-                self._note(record, -count)
 
-    def _note(self, record: BrokerRecord, amount: int) -> None:
-        if self._untold is not None and record.verdict in REFUSALS and not record.shadow:
-            let_through = record.verdict is Verdict.WOULD_DENY
-            self._untold(2 * CAPABILITY_NUMBER[record.capability] + let_through, amount)
+    def _note_refusal(self, record: BrokerRecord) -> None:
+        if self._note is not None and record.verdict in REFUSALS and not record.shadow:
+            self._note(2 * CAPABILITY_NUMBER[record.capability] + (record.verdict is Verdict.WOULD_DENY))
 
     def _deliver(self, record: BrokerRecord) -> None:
         try:

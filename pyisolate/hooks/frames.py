@@ -1,6 +1,6 @@
 """Whose code is running: the guest's, the interpreter's library, or this package.
 
-Told by `co_filename`, which guest code can fake (`code.replace`): good for origins and for the import guard rail,
+Recognised by `co_filename`, which guest code can fake (`code.replace`): good for origins and for the import guard rail,
 never for a decision that anything depends on.
 """
 
@@ -14,6 +14,9 @@ from types import FrameType
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + "/"
 _HOOKS = os.path.dirname(os.path.abspath(__file__)) + "/"
 _IMPORTLIB = "<frozen importlib"
+_STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + "/"
+#: They look through each directory of the import path, and into those that are archives.
+_METADATA, _ZIPFILE = _STDLIB + "importlib/metadata/", _STDLIB + "zipfile"
 _getframe = sys._getframe
 
 
@@ -41,8 +44,18 @@ def is_hook(frame: FrameType) -> bool:
 
 
 def is_import_machinery(frame: FrameType) -> bool:
-    """Tell whether a frame is importlib's."""
-    return frame.f_code.co_filename.startswith(_IMPORTLIB)
+    """Tell whether a frame is importlib's, on its way through the directories of the import path."""
+    return frame.f_code.co_filename.startswith((_IMPORTLIB, _METADATA))
+
+
+def searches_archive() -> bool:
+    """Tell whether importlib looks for metadata in what may be an archive of the import path."""
+    frame = caller()
+    if frame is None or not frame.f_code.co_filename.startswith(_ZIPFILE):
+        return False
+    while frame is not None and frame.f_code.co_filename.startswith(_ZIPFILE):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.startswith(_METADATA)
 
 
 def caller() -> FrameType | None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import errno
 import json
 import logging
+import os
 import time
 from _thread import get_ident, get_native_id
 from collections.abc import Callable, Iterator, Sequence
@@ -16,26 +18,34 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from ..broker import GROUPS
-from ..capability import Capability
+from ..capability import CATALOGUE, Capability
+from ..choices import Isolation
 from ..decision import Decision, DenialCode, Mode, Verdict
-from ..errors import PolicyError
+from ..errors import PolicyError, RefusedImport
+from ..policy.broker import is_asked_about
 from ..policy.compiled import CompiledPolicy
+from ..policy.moves import widened
 from ..policy.suggest import suggestion
-from ..telemetry.event import BrokerRecord, DenialEvent, SandboxContext
+from ..records import ALSO_LIMIT, BrokerRecord, SandboxContext
+from ..telemetry.event import DenialEvent
 from ..telemetry.merge import merge
-from ..telemetry.sanitize import escape
-from . import answers, frames
-from .announced import ANNOUNCED, Announcements
-from .attribution import LastAllowed, errno_of
+from ..telemetry.sanitize import hide_user_information, show_target
+from . import answer_codes as answers
+from . import frames
+from .attribution import LastAllowed, errno_of, raised_by_guest
 from .coalesce import Coalescer
+from .deduplicate import ANNOUNCED, Announcements
 from .importing import ImportRule, ShadowedImports, checked_import
-from .operations import OPERATIONS, Operation
-from .pinned import PinnedHosts
+from .operation import Operation
+from .operations import OPERATIONS
+from .pinned_hosts import PinnedHosts
 
 _log = logging.getLogger("pyisolate.hooks")
 _RECORD = "_pyisolate_record"
 _REPORTED = "_pyisolate_reported"
+_MOVES = ("os.rename", "os.link")
+#: How many errors are looked at, from one to what it was raised for.
+_CHAIN = 8
 _DESCRIPTIONS = 64
 #: A guest may be denied the random numbers that an id takes; the host's event replaces this one.
 _PRELIMINARY = "00000000-0000-7000-8000-000000000000"
@@ -52,7 +62,7 @@ class Asked(Protocol):
 
 
 class Shadow:
-    """A policy that refuses nothing: what it would say is told beside what the one in force does."""
+    """A policy that refuses nothing: what it would say is reported beside what the one in force does."""
 
     def __init__(self, broker: Asked, compiled: CompiledPolicy) -> None:
         self._broker, self.compiled = broker, compiled
@@ -81,7 +91,7 @@ class GuestHooks:
 
     `report` receives every refusal before it is raised; exact repeats are coalesced (see `flush`). `shadow` is a
     second policy: what it would refuse is reported and goes on. `tell` takes the answers (see `answers`) about
-    operations that have no audit event, `untold` what waits to be reported.
+    operations that have no audit event, `note` each refusal before it is reported.
     """
 
     def __init__(
@@ -92,15 +102,15 @@ class GuestHooks:
         mode: Mode = Mode.ENFORCE,
         compiled: CompiledPolicy | None = None,
         shadow: Shadow | None = None,
-        isolation: str = "process",
+        isolation: Isolation = "process",
         sequence: Callable[[], int] | None = None,
         detach: Callable[[], None] | None = None,
-        tell: Callable[[int], None] | None = None,
-        untold: Callable[[int, int], None] | None = None,
+        tell: Callable[[int, object], None] | None = None,
+        note: Callable[[int], None] | None = None,
     ) -> None:
         self.mode = mode
         self._isolation, self._detach, self._tell = isolation, detach, tell
-        self._reports = Coalescer(report, untold=untold)
+        self._reports = Coalescer(report, note=note)
         self._last = LastAllowed()
         self._announced = Announcements()
         self._shadow = shadow
@@ -197,7 +207,7 @@ class GuestHooks:
         try:
             answer = self._decide_all(operations, args, syscall, self._own_sequence(), hook)
             if answer and self._tell is not None:
-                self._tell(answer)
+                self._tell(answer, args[0] if args else None)
             return answer
         finally:
             self._busy.discard(ident)
@@ -256,17 +266,38 @@ class GuestHooks:
         if not operations:
             self._last.forget()
             return answers.nothing_asked(hook)
-        verdict = answers.ALLOW
-        for capability, target, facts in operations:
+        verdict, asks = answers.ALLOW, False
+        for index, (capability, target, facts) in enumerate(operations):
             if self._shadow is not None:
                 self._consult_shadow(capability, target, facts, syscall, sequence, hook)
             decision = self.peek(capability, target, **facts)
             if decision.verdict is not Verdict.ALLOW:
                 verdict = answers.WOULD_DENY
+                if self._compiled is not None and is_asked_about(self._compiled, decision):
+                    asks = True
+                    continue  # the listener asks the host, and records what comes of it
                 if decision.refused or not self._counted(capability, target, hook, False):
-                    self._refuse(decision, syscall, sequence or self._event_sequence())
-        self._last.remember(operations, args, syscall, sequence)
+                    also = self._also(operations[index + 1 :])
+                    if hook in _MOVES and len(operations) > 1:
+                        also = (*also, *self._widened(operations))[:ALSO_LIMIT]
+                    self._refuse(decision, syscall, sequence or self._event_sequence(), also=also)
+        if asks:
+            self._last.forget()  # what the kernel refuses of it, the broker had not allowed
+        else:
+            self._last.remember(operations, args, syscall, sequence)
         return answers.asked(hook, operations[0][0], verdict)
+
+    def _also(self, operations: Sequence[Operation]) -> tuple[tuple[Capability, str], ...]:
+        """Return what else a call about files needs and is not granted, so that one advice serves all of it."""
+        files = [one for one in operations if one[0].family == "fs"]
+        found = [(one[0], one[1]) for one in files if self.peek(one[0], one[1], **one[2]).code is not None]
+        return tuple(dict.fromkeys(found))[:ALSO_LIMIT]
+
+    def _widened(self, operations: Sequence[Operation]) -> list[tuple[Capability, str]]:
+        """Return what a move needs besides, where more is granted in the directory that it goes to."""
+        (_, source, _), (_, target, _) = operations[:2]
+        missing = widened(self.peek, source, target, directory=os.path.isdir(source))
+        return [(one.capability, os.path.dirname(source)) for one in missing]
 
     def _consult_shadow(
         self, capability: Capability, target: str, facts: dict[str, Any], syscall: str, sequence: int, hook: str
@@ -286,7 +317,15 @@ class GuestHooks:
 
     # -- refusals -------------------------------------------------------------------------------------------
 
-    def _refuse(self, decision: Decision, syscall: str, sequence: int, *, shadow: bool = False) -> None:
+    def _refuse(
+        self,
+        decision: Decision,
+        syscall: str,
+        sequence: int,
+        *,
+        shadow: bool = False,
+        also: tuple[tuple[Capability, str], ...] = (),
+    ) -> None:
         """Report a refusal; raise it unless it is a would-be one."""
         origin = frames.origin()
         record = BrokerRecord(
@@ -302,26 +341,39 @@ class GuestHooks:
             tid=get_native_id(),
             monotonic_ns=time.monotonic_ns(),
             syscall=syscall or None,
+            also=also,
             shadow=shadow,
         )
         kind = (decision.capability, decision.target, decision.verdict, decision.code, origin, shadow)
         self._reports.add(kind, record)
         if not decision.refused:
             return
-        message, advice, event = self._described(kind, decision, record)
-        error = PolicyError(message, denial_event=event, hint=advice)
+        subject, advice, event = self._described(kind, decision, record)
+        kind_of_error = RefusedImport if decision.capability.value.startswith("import.") else PolicyError
+        error = kind_of_error(
+            operation=decision.capability.value,
+            subject=subject,
+            cause=(decision.reason or "not granted") + (event.said if event is not None else ""),
+            denial_event=event,
+            hint=advice,
+            errno=errno.EACCES,
+        )
+        error.strerror = os.strerror(errno.EACCES)
+        if isinstance(error, RefusedImport):
+            error.name = decision.target
+        elif decision.capability.value.startswith("fs."):
+            error.filename = decision.target
         error.__dict__[_RECORD] = record
         raise error
 
     def _described(
         self, kind: tuple[Any, ...], decision: Decision, record: BrokerRecord
     ) -> tuple[str, str | None, DenialEvent | None]:
-        """Return text, hint and the preliminary event: what the guest may know; the host's own replaces it."""
+        """Return subject, hint and the preliminary event: what the guest may know; the host's own replaces it."""
         known = self._descriptions.get(kind)
         if known is not None:
             return known
-        shown = escape(decision.target)
-        message = f"{decision.capability.value}, on {shown}: {decision.reason or 'not granted'}"
+        subject = show_target(decision.target)
         event: DenialEvent | None = None
         try:
             event = merge(self._context(), record, None, suggest=suggestion, event_id=_PRELIMINARY)
@@ -329,7 +381,7 @@ class GuestHooks:
             _log.debug("denial event failed", exc_info=True)
         if len(self._descriptions) >= _DESCRIPTIONS:
             self._descriptions.clear()
-        self._descriptions[kind] = described = message, hint(decision), event
+        self._descriptions[kind] = described = subject, hint(decision, record.also), event
         return described
 
     def _context(self) -> SandboxContext:
@@ -342,26 +394,27 @@ class GuestHooks:
             policy_generation=compiled.generation if compiled is not None else 0,
             isolation=self._isolation,
             mode=self.mode,
+            reasons=compiled.reasons if compiled is not None else {},
         )
 
     # -- what the kernel refused ----------------------------------------------------------------------------
 
     def attribute(self, error: BaseException) -> BrokerRecord | None:
-        """Return the record of the operation behind an exception: the broker's refusal, or what it had allowed and
+        """Return the record of the operation that raised an exception: the broker's refusal, or what it had allowed and
         the kernel refused (`errno` is set). None when the error is about something else.
 
         Reports nothing: see `observe` and `reported`.
         """
-        known = _notes(error).get(_RECORD)
+        known = _notes(_given_up_for(error) or error).get(_RECORD)
         if isinstance(known, BrokerRecord):
             return known
-        if not isinstance(error, OSError) or isinstance(error, PolicyError):
+        if not isinstance(error, OSError) or isinstance(error, PolicyError) or raised_by_guest(error):
             return None
         matched = self._last.match(error)
         if matched is None:
             return None
         (capability, target, _facts), syscall, sequence = matched
-        if self._compiled is not None and self._compiled.mode_of(GROUPS[capability]) is Mode.MONITOR:
+        if self._compiled is not None and self._compiled.mode_of(CATALOGUE[capability].group) is Mode.MONITOR:
             return None  # no enforcer refuses here, so it was the file's own permissions, or the like
         record = BrokerRecord(
             sequence=sequence or self._event_sequence(),
@@ -380,7 +433,9 @@ class GuestHooks:
 
     def reported(self, error: BaseException) -> bool:
         """Tell whether the record of an exception has been reported already."""
-        return isinstance(error, PolicyError) or _notes(error).get(_REPORTED) is True
+        if isinstance(_given_up_for(error) or error, (PolicyError, RefusedImport)):
+            return True
+        return _notes(error).get(_REPORTED) is True
 
     def observe(self, error: BaseException) -> BrokerRecord | None:
         """Attribute an exception and report it once: repeats and re-raises of the same object count once."""
@@ -396,6 +451,16 @@ class GuestHooks:
             return record
         finally:
             self._busy.discard(ident)
+
+
+def _given_up_for(error: BaseException) -> BaseException | None:
+    """Return the refused import for which a library gave up with an ImportError of its own, in its own words."""
+    found: BaseException | None = error
+    for _ in range(_CHAIN):
+        if not isinstance(found, ImportError) or isinstance(found, RefusedImport):
+            break
+        found = found.__cause__ or found.__context__
+    return found if isinstance(found, RefusedImport) else None
 
 
 def _notes(error: BaseException) -> dict[str, Any]:
@@ -415,11 +480,13 @@ def _raised_at(error: BaseException) -> str | None:
     return found
 
 
-def hint(decision: Decision) -> str | None:
+def hint(decision: Decision, also: Sequence[tuple[Capability, str]] = ()) -> str | None:
     """Return what to do next: the rule that decides, or the piece of policy that would allow it."""
     if decision.code is DenialCode.ALWAYS_DENIED:
         return "no policy can grant this"
     if decision.code is DenialCode.EXPLICIT_DENY and decision.rule is not None:
         return f"remove or narrow the rule {decision.rule}"
-    found = suggestion(decision.capability, decision.target)
+    if hide_user_information(decision.target) != decision.target:
+        return None  # a rule would hold a password
+    found = suggestion(decision.capability, decision.target, also)
     return None if found is None else f"add to the policy: {json.dumps(found)}"

@@ -15,15 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..capability import Capability
-from ..decision import Decision, Verdict
+from ..decision import Decision, DenialCode, Verdict
+from ..policy.workspace import HOME
 from . import frames, paths
-from .gate import GATE
-from .operations import Operation
+from .active import GATE
+from .operation import Operation
 
 #: What a guest may name without a grant: already in front of it, and no more than syntax needs.
 ALWAYS = frozenset({"builtins", "__main__", "__future__"})
 #: What C code imports on behalf of its caller (`PyImport_Import` in CPython 3.11 to 3.13): `time.strptime()` must
-#: not need a grant for `_strptime`. Such calls are told by their empty list of names; statements pass a tuple.
+#: not need a grant for `_strptime`. Such calls show by their empty list of names; statements pass a tuple.
 ON_BEHALF = frozenset(
     {
         "_compat_pickle",
@@ -63,6 +64,8 @@ ON_BEHALF = frozenset(
     }
 )
 _NATIVE_SUFFIX = ".so"
+#: Refused because no rule speaks of it, not because one says no.
+_NO_RULE = frozenset({DenialCode.NOT_GRANTED, DenialCode.SCOPE_INSUFFICIENT})
 
 _import = builtins.__import__
 _import_module = importlib.import_module
@@ -102,7 +105,7 @@ class ImportRule:
 
     def module(self, full: str, names: Sequence[str] = ()) -> None:
         """Decide a module by its full name, and what is taken from it where that may be a submodule."""
-        if full in ALWAYS:
+        if full in ALWAYS or (full not in self._allowed and _made_by_guest(full)):
             return
         below = [f"{full}.{name}" for name in names if name != "*"]
         if full not in self._allowed:
@@ -119,7 +122,7 @@ class ImportRule:
                     self._decide(one)
 
     def native(self, name: str, filename: object) -> Sequence[Operation]:
-        """Return the operation of loading a native module, whoever imports it."""
+        """Return the operation of loading a native module, for any importer."""
         path = paths.reached(filename) or paths.text(filename) or ""
         return ((Capability.IMPORT_NATIVE, name, {"path": path, "how": "import"}),)
 
@@ -127,16 +130,42 @@ class ImportRule:
         return self._peek(Capability.IMPORT_MODULE, full).verdict is Verdict.ALLOW
 
     def _decide(self, full: str) -> None:
+        if self._peek(Capability.IMPORT_MODULE, full).code in _NO_RULE and self._of_workspace(full):
+            return
         self._ask(Capability.IMPORT_MODULE, full)
         self._decide_warm_native(full)
         if self._granted(full):  # else monitor mode let it through, and the next import is recorded as well
             self._allowed.add(full)
+
+    def _of_workspace(self, full: str) -> bool:
+        """Tell whether a module is a file of the guest's workspace: code that it could as well read and `exec`."""
+        head = full.partition(".")[0]
+        if head in sys.stdlib_module_names:
+            return False
+        try:
+            spec = importlib.util.find_spec(head) if head not in _modules else _modules[head].__spec__
+            if spec is None:
+                return False
+            places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or ())
+            found = [paths.reached(place) or "" for place in places]
+        except Exception:  # finders may be the guest's: the import itself raises
+            return False
+        return bool(found) and all(
+            path.startswith(f"{HOME}/") and self._peek(Capability.FS_READ, path).verdict is Verdict.ALLOW
+            for path in found
+        )
 
     def _decide_warm_native(self, full: str) -> None:
         """A native module that is loaded already raises no event, so its grant is asked for here."""
         filename = getattr(_modules.get(full), "__file__", None)
         if isinstance(filename, str) and filename.endswith(_NATIVE_SUFFIX):
             self._ask(Capability.IMPORT_NATIVE, full, path=filename, how="import")
+
+
+def _made_by_guest(full: str) -> bool:
+    """Tell whether a module came from no finder: the guest made it and put it into `sys.modules`, where it has it."""
+    module = _modules.get(full)
+    return module is not None and getattr(module, "__spec__", full) is None
 
 
 class ShadowedImports:

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import posix
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ..capability import Capability as C
 from . import addresses, frames, paths
-from .gate import GATE
-
-Operation = tuple[C, str, dict[str, Any]]
-Operations = Sequence[Operation]
-Arguments = tuple[Any, ...]
+from .active import GATE
+from .operation import Arguments, Operation, Operations
 
 _NOTHING: Operations = ()
 _O_WRITING, _O_CREAT, _O_TRUNC = posix.O_WRONLY | posix.O_RDWR, posix.O_CREAT, posix.O_TRUNC
 _O_PATH = getattr(posix, "O_PATH", 0o10000000)  # open(2)
 _O_TMPFILE_BIT = 0o20000000  # __O_TMPFILE (asm-generic/fcntl.h)
+#: Mode and flags by which the interpreter alone opens: for the line that a SyntaxError shows, by a name that is mostly
+#: made up (_Py_fopen_obj in Python/fileutils.c). What is not there is left to the kernel, which says so.
+_SOURCE_LINE = ("rb", 0)
 _SOCKET_INIT = socket.socket.__init__.__code__
 #: Requests that put words into a terminal's mouth (ioctl_tty(2)); part of the floor.
 _TERMINAL_REQUESTS = {0x5412: "TIOCSTI", 0x541C: "TIOCLINUX"}
@@ -48,8 +48,14 @@ def opening(path: str, flags: int) -> Operations:
 
 
 def _open(args: Arguments) -> Operations:
+    if paths.is_own_descriptor(args[0]):
+        return _NOTHING
     path = paths.reached_by_open(args[0])
-    return _NOTHING if path is None else opening(path, args[2])
+    if path is None or (args[1:3] == _SOURCE_LINE and not paths.exists(path)):
+        return _NOTHING
+    if args[1] == "r" and frames.searches_archive():
+        return _NOTHING
+    return opening(path, args[2])
 
 
 def _truncated(args: Arguments) -> Operations:
@@ -153,8 +159,9 @@ def _fork(args: Arguments) -> Operations:
 
 
 def signalling(target: str, pid: int | None, number: int) -> Operations:
-    """Return the operation of a signal. In a cell every process that has a number is the sandbox's own."""
-    return ((C.PROCESS_SIGNAL, target, {"pid": pid, "signal": number, "inside": GATE.hooks is not None}),)
+    """Return the operation of a signal. In a cell all processes but its init are the sandbox's own."""
+    own = GATE.hooks is not None and pid != 1
+    return ((C.PROCESS_SIGNAL, target, {"pid": pid, "signal": number, "inside": own}),)
 
 
 def _kill(args: Arguments) -> Operations:

@@ -11,6 +11,7 @@ import errno
 import os
 import pathlib
 import posix
+import re
 import stat
 import time
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ _LINK_LIMIT = 40
 _NO_DIR_FD = (-1, -100, None)  # -1: what audit events carry for "none"; -100: AT_FDCWD (linux/fcntl.h)
 #: Name the process that asks: a policy speaks of them by this name, not by the number it stands for today.
 _SELF_LINKS = ("/proc/self", "/proc/thread-self")
+_OWN_DESCRIPTOR = re.compile(r"/dev/(?:stdin|stdout|stderr|fd/[0-9]{1,7})")
+_opens_descriptors = False
 
 #: The dir_fd of an `os.open` under way, by thread: its audit event does not carry it (3.11 to 3.13).
 open_dir_fd: dict[int, int] = {}
@@ -89,6 +92,20 @@ def reached(value: object, dir_fd: int | None = None, *, follow: bool = True, ba
         return _resolve(path)
     parent = _resolve(head or "/")
     return None if parent is None else f"{parent.rstrip('/')}/{tail}"
+
+
+def open_own_descriptors(enabled: bool) -> None:
+    """Say whether this process's C library opens the names of its descriptors itself (native/src/preload/files.c)."""
+    global _opens_descriptors
+    _opens_descriptors = enabled
+
+
+def is_own_descriptor(value: object) -> bool:
+    """Tell whether a name to be opened stands for a descriptor that this process has open already."""
+    if not _opens_descriptors:
+        return False
+    path = text(value)
+    return path is not None and path.startswith("/dev/") and _OWN_DESCRIPTOR.fullmatch(path) is not None
 
 
 def reached_by_open(value: object) -> str | None:

@@ -7,18 +7,42 @@ C (`random.Random()` without a seed, OpenSSL) is not seen here: see `docs/hooks.
 from __future__ import annotations
 
 import _random
+import os
 import random
 import sys
+import tempfile
+import weakref
 from typing import Any
 
 from ..decision import Mode
 from ..policy.compiled import CompiledPolicy
-from .gate import GATE
+from .active import GATE
 
 #: Used where a policy denies randomness and names no seed.
 DEFAULT_SEED = 0
 _seed = random.Random.seed
 _streams = _random.Random()
+#: Generators that were made while the zygote imported, and seeded by no number of their own: by id.
+_unseeded: dict[int, weakref.ref[random.Random]] = {}
+
+
+def renew() -> None:
+    """Give each generator of this process a state of its own: a cell's are copies of its zygote's. About 20 us.
+
+    A generator of numpy or of a library that was made at its import is not known here; nor is one that was given a
+    number to start from, which is meant to be the same everywhere.
+    """
+    for generator in _known():
+        _seed(generator)
+    tempfile._name_sequence = None  # type: ignore[attr-defined]  # noqa: SLF001 - made anew where a process id differs
+    if (openssl := sys.modules.get("_ssl")) is not None:
+        # OpenSSL 3 looks at the process id as well (openssl_get_fork_id), which may be the zygote's.
+        openssl.RAND_add(os.urandom(32), 32.0)
+
+
+def _known() -> list[random.Random]:
+    found = (reference() for reference in _unseeded.values())
+    return [_global(), *(generator for generator in found if generator is not None)]
 
 
 def apply(compiled: CompiledPolicy) -> None:
@@ -30,7 +54,9 @@ def apply(compiled: CompiledPolicy) -> None:
         seed = DEFAULT_SEED
     if seed is not None:
         _streams.seed(seed)
-        _seed(_global(), seed)  # without one, `random` has reseeded itself when this process was forked
+        _seed(_global(), seed)  # without one, all are as `renew` left them
+        for generator in _known()[1:]:
+            _seed(generator, _streams.getrandbits(64))
     legacy = sys.modules.get("numpy.random")
     if legacy is not None and hasattr(legacy, "seed"):
         legacy.seed(None if seed is None else seed % 2**32)
@@ -41,7 +67,10 @@ def _global() -> random.Random:
 
 
 def install() -> None:
-    """Make `random.Random()` draw its seed from the policy's where randomness is denied. Cells only; idempotent."""
+    """Make `random.Random()` draw its seed from the policy's where randomness is denied. Cells only; idempotent.
+
+    In the zygote, remember those that were given none.
+    """
     if random.Random.seed is not _seed:
         return
 
@@ -49,6 +78,10 @@ def install() -> None:
         hooks = GATE.hooks
         if a is None and hooks is not None and hooks.random_denied:
             a = _streams.getrandbits(64)
+        elif a is None and hooks is None:
+            _unseeded[id(self)] = weakref.ref(self)
+        elif hooks is None:
+            _unseeded.pop(id(self), None)
         _seed(self, a, version)
 
     seed.__doc__, seed.__qualname__ = _seed.__doc__, _seed.__qualname__

@@ -9,25 +9,27 @@ from __future__ import annotations
 import _posixsubprocess
 import _socket
 import _thread
+import grp
 import inspect
 import os
 import posix
+import pwd
 import signal
 import socket
 import sys
 from _thread import get_ident
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..capability import Capability as C
 from ..decision import Verdict
-from . import addresses, paths, pinned
-from .gate import GATE
-from .operations import Operations, signalling
-
-if TYPE_CHECKING:
-    from .guest_hooks import GuestHooks
+from . import addresses, optional, paths
+from . import pinned_hosts as pinned
+from .active import GATE, CellHooks
+from .answer_codes import LOOKUPS
+from .operation import Operations
+from .operations import signalling
 
 Builder = Callable[..., Operations]
 _NOTHING: Operations = ()
@@ -80,6 +82,10 @@ def _searched_exec(file: Any, args: Any, env: Any = None) -> Operations:
     return _NOTHING if found is None else ((C.PROCESS_EXEC, found, {}),)
 
 
+def _looked_up(*_args: Any, **_kwargs: Any) -> Operations:
+    return _NOTHING
+
+
 #: module, name, operations of a call, system call
 _FUNCTIONS: tuple[tuple[ModuleType, str, Builder, str], ...] = (
     (posix, "mkfifo", _made, "mknodat"),
@@ -90,10 +96,16 @@ _FUNCTIONS: tuple[tuple[ModuleType, str, Builder, str], ...] = (
     (posix, "urandom", _randomness("os.urandom"), "getrandom"),
     (posix, "getrandom", _randomness("os.getrandom"), "getrandom"),
     (_posixsubprocess, "fork_exec", _forked_exec, "execve"),
+    *(
+        (module, name, _looked_up, "socket")
+        for module in (pwd, grp, posix, _socket)
+        for name in sorted(LOOKUPS)
+        if hasattr(module, name)
+    ),
 )
 
 #: Calls of which the listener must know that they came this way, also where there was nothing to ask.
-_TOLD = frozenset({"fork_exec"})
+_ANNOUNCED = LOOKUPS | {"fork_exec"}
 
 
 def _wrapper(original: Callable[..., Any], operations: Builder, syscall: str) -> Callable[..., Any]:
@@ -106,7 +118,7 @@ def _wrapper(original: Callable[..., Any], operations: Builder, syscall: str) ->
                 found = operations(*args, **kwargs)
             except Exception:  # arguments that the call itself refuses
                 found = _NOTHING
-            if found or name in _TOLD:
+            if found or name in _ANNOUNCED:
                 hooks.ask_all(found, args, syscall, name)
         return original(*args, **kwargs)
 
@@ -213,7 +225,7 @@ def _connection(original: Callable[..., Any]) -> Callable[..., Any]:
     return _dressed(create_connection, original)  # type: ignore[no-any-return]
 
 
-def _ask_for_one_of(hooks: GuestHooks, name: str | None, port: Any) -> None:
+def _ask_for_one_of(hooks: CellHooks, name: str | None, port: Any) -> None:
     """Refuse a connection when none of a name's addresses is granted; the call itself tries them in turn."""
     if not name:
         return
@@ -243,6 +255,10 @@ def install() -> None:
     for module, name, operations, syscall in _FUNCTIONS:
         if hasattr(module, name):
             replace(module, name, _wrapper(getattr(module, name), operations, syscall))
+    for module, name, file in optional.lookups():
+        original, announced = replaced[id(getattr(module, name))]
+        replaced[id(original)] = (original, _dressed(optional.lookup(announced, file), original))
+    optional.install()
     replace(signal, "pidfd_send_signal", _wrapper(signal.pidfd_send_signal, _descriptor_signal, "pidfd_send_signal"))
     replace(posix, "open", _open_with_dir_fd(posix.open))
     replace(os, "_execvpe", _searching_exec(os._execvpe))  # type: ignore[attr-defined]

@@ -1,102 +1,133 @@
 """The Protocol that every enforcer keeps, and the report that says what is enforced by whom.
 
 An enforcer is one kernel mechanism (glossary). It has a `probe`, proven live; it says which capabilities it decides;
-it prepares a policy once in the supervisor (`prepare`), and is bound to a sandbox at hand-out.
+it adds its table to a policy once in the supervisor (`add_to`), and is opened for a sandbox at hand-out (`Attachment`).
 """
 
 from __future__ import annotations
 
-import enum
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
-
-import msgspec
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..capability import Capability
-from ..policy.compiled import CompiledPolicy
-from ..telemetry.event import KernelRecord
+from ..choices import EnforcerName, Origin
+from ..enforcement import Availability
+from ..records import Asked, BrokerRecord, KernelRecord
+from .reconcile import CounterKey
 
-
-class Status(enum.StrEnum):
-    """A probe's answer. `unknown` (could not tell) is never cached and never counts as available."""
-
-    AVAILABLE = "available"
-    UNAVAILABLE = "unavailable"
-    UNKNOWN = "unknown"
-
-
-class Availability(msgspec.Struct, frozen=True, kw_only=True):
-    """What a live probe found: status, why, what to do about it, and what was observed as proof."""
-
-    enforcer: str
-    status: Status
-    reason: str = ""
-    remedy: str = ""
-    proof: str = ""
-    detail: dict[str, Any] = {}
-
-    @property
-    def usable(self) -> bool:
-        """True only when the probe saw the mechanism deny."""
-        return self.status is Status.AVAILABLE
-
-
-class Coverage(enum.StrEnum):
-    """How far a capability is enforced in one sandbox."""
-
-    FULL = "full"
-    PARTIAL = "partial"
-    NONE = "none"
-
-
-class CapabilityStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Who enforces one capability, how far, and what of its refusals can be seen."""
-
-    capability: Capability
-    coverage: Coverage
-    enforcers: tuple[str, ...] = ()
-    missing: str = ""
-    remedy: str = ""
-    telemetry: str = ""
-
-
-class EnforcementReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `sandbox.enforcement` shows: per capability who enforces it, and everything that is missing.
-
-    Written by the supervisor alone; nothing that a guest sends can change it.
-    """
-
-    isolation: str
-    enforcement: str
-    kernel: str
-    capabilities: tuple[CapabilityStatus, ...] = ()
-    enforcers: tuple[Availability, ...] = ()
-    missing: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def complete(self) -> bool:
-        """True when every capability the policy speaks of is enforced in full."""
-        return not self.missing
+if TYPE_CHECKING:
+    from .prepared import Draft, Prepared
 
 
 RecordSink = Callable[[KernelRecord], None]
+#: Takes the sandbox's id and a question of one of its calls, which waits; must not wait itself.
+AskedSink = Callable[[str, Asked], object]
+
+
+class Attachment:
+    """One sandbox at one enforcer. An enforcer overrides what concerns it; here everything is a no-op."""
+
+    #: (descriptor, page number) of the sandbox's broker slots, where programs read them
+    slots: tuple[int, int] | None = None
+    #: True where a listener answers its calls
+    listens = False
+
+    def bind_cell(self, pid: int) -> None:
+        """Decide the calls of a warm cell by its policy from here on. Raises EnforcementError."""
+
+    def attach_thread(self, descriptor: int) -> None:
+        """Decide the calls of a sandbox thread, whose filter's listener `descriptor` is. Takes the descriptor."""
+
+    def attach_task(self, tid: int, slot: int | None) -> bool:
+        """Put a cell or a thread under programs, before any guest code; tell whether they decide there."""
+        return False
+
+    def attach_group(self, cgroup: Path) -> None:
+        """Put a control group under programs, before any guest code."""
+
+    def release_group(self) -> None:
+        """No process is left in the sandbox's control group: another sandbox may get it."""
+
+    def rebind(self, prepared: Prepared) -> None:
+        """Decide by other tables, each swapped whole; records of earlier refusals reach the sink before."""
+
+    def quiet(self, pid: int) -> bool:
+        """True where `drain` and `emit_uncounted` have nothing to do: as after nearly every request."""
+        return True
+
+    def answer(self, number: int, *, allow: bool) -> None:
+        """Answer a question of one of its calls."""
+
+    def drain(self) -> None:
+        """Return once every record up to now has reached the sink."""
+
+    def note_recorded(self, record: KernelRecord) -> None:
+        """Another enforcer recorded a refusal that this one may have counted."""
+
+    def emit_uncounted(self, pid: int) -> None:
+        """Send, as one record per counter, the refusals that were counted and not recorded. After `drain`."""
+
+    def take_refusals(self) -> list[tuple[CounterKey, int]]:
+        """Return, once, how often an ended guest's broker had refused."""
+        return []
+
+    def landlock_layers(self, pid: int) -> int | None:
+        """Return how many Landlock rulesets the kernel says confine a task; None where it does not say."""
+        return None
+
+    def evaluate(self, record: BrokerRecord) -> KernelRecord | None:
+        """Return what the kernel's tables say of an operation that the broker refused; None: they hold no answer."""
+        return None
+
+    def close(self) -> None:
+        """Forget the sandbox, after its last records."""
 
 
 @runtime_checkable
 class Enforcer(Protocol):
-    """One kernel mechanism, on the supervisor's side."""
+    """One kernel mechanism, on the supervisor's side. Methods with a body are what most enforcers need.
 
-    name: str
+    To add one: a module with such a class, and its instance in `KernelPlan.enforcers`, whose order is that of `add_to`.
+    """
 
+    name: EnforcerName
+
+    @abstractmethod
     def probe(self) -> Availability:
         """Apply, see a denial, and say so; never infer from "the call returned 0"."""
         ...
 
+    @abstractmethod
     def capabilities(self) -> frozenset[Capability]:
         """Return what this enforcer decides when it is usable."""
         ...
 
-    def prepare(self, policy: CompiledPolicy) -> Any:
-        """Compile the policy's kernel table once; the result is shared by all of its sandboxes and closeable."""
-        ...
+    def start(self) -> tuple[Availability, ...]:
+        """Prove it, begin to work, and return what was found."""
+        return (self.probe(),)
+
+    def add_to(self, draft: Draft) -> None:
+        """Add the policy's table to `draft`, or what is missing without it. Raises EnforcementError."""
+        return None
+
+    def open(self, sandbox_id: str, prepared: Prepared, *, host_network: bool) -> Attachment | None:
+        """Make room for a sandbox; None where this enforcer has nothing of its own for each."""
+        return None
+
+    def running(self) -> frozenset[str]:
+        """Return the names of what works in this supervisor, for reports."""
+        return frozenset()
+
+    def recorded(self, isolation: Origin) -> frozenset[Capability]:
+        """Return the capabilities of which this enforcer records by itself what it refuses or lets through."""
+        return frozenset()
+
+    def close(self) -> None:
+        """Stop; nothing is left in the kernel."""
+        return None
+
+    def abandon(self) -> None:
+        """In a forked child of the host: close the copies, forget what belongs to the parent."""
+        return None

@@ -1,6 +1,6 @@
 """The Landlock enforcer: file rights by hierarchy, TCP ports, and scopes, for cells and sandbox threads alike.
 
-Everything this kernel's ABI knows is handled, so whatever no rule grants is refused. What Landlock cannot say is told:
+Everything this kernel's ABI knows is handled, so what no rule grants is refused. What Landlock cannot say is stated:
 `unenforceable(policy)` lists denials below a grant (it cannot subtract), a ruleset's `notes` the rest.
 
 Not decided by Landlock at any ABI, hence not claimed: stat, chmod, utime, xattrs, mapping code from readable files,
@@ -14,28 +14,40 @@ import os
 from collections.abc import Iterator
 
 from ..capability import Capability
+from ..choices import EnforcerName
 from ..decision import Mode
+from ..enforcement import Availability, Status
 from ..errors import EnforcementError
 from ..native import landlock as native
 from ..native import mount
 from ..native.landlock import AccessFs, AccessNet, Handled
+from ..native.result import cause_of
+from ..policy import workspace
 from ..policy.compiled import CompiledPolicy, FsRight, NetAction
-from .enforcer import Availability, Status
-from .places import Place, Places
-from .rootview import RootView
+from .enforcer import Enforcer
+from .excess import KeptOut, kept_out
+from .prepared import Draft
+from .rootview.paths import Place, Places
+from .rootview.tree import RootView
+from .ruleset import LandlockRuleset
 
 _BITS = {
     FsRight.READ: AccessFs.READ_FILE | AccessFs.READ_DIR,
     FsRight.LIST: AccessFs.READ_DIR,
     FsRight.WRITE: AccessFs.WRITE_FILE | AccessFs.TRUNCATE,
-    # Device nodes are nobody's to make, and sockets only where a bind rule names one.
+    # No guest may make device nodes, and sockets only where a bind rule names one.
     FsRight.CREATE: AccessFs.MAKE_REG | AccessFs.MAKE_DIR | AccessFs.MAKE_SYM | AccessFs.MAKE_FIFO,
     FsRight.DELETE: AccessFs.REMOVE_FILE | AccessFs.REMOVE_DIR,
     FsRight.EXEC: AccessFs.EXECUTE,
 }
-#: Moving between directories takes both halves; IOCTL_DEV is granted by no policy right.
+#: A move between directories takes one of these where it comes from, the other where it goes to.
 _MOVE = FsRight.CREATE | FsRight.DELETE
+#: No policy grants these; IOCTL_DEV comes with `_PLAIN_DEVICES`.
 _NEVER = AccessFs.MAKE_CHAR | AccessFs.MAKE_BLOCK | AccessFs.IOCTL_DEV
+
+#: Devices without ioctl(2) requests of their own that an unprivileged process may make (drivers/char/mem.c, random.c):
+#: every `open` of Python asks them whether they are a terminal, and Landlock would count that as a refusal.
+_PLAIN_DEVICES = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"})
 
 #: One rule a port, about 1 us and 64 bytes each: beyond this a range is left to the enforcers that know ranges.
 _PORTS_MAX = 2048
@@ -57,34 +69,15 @@ def access_of(rights: int) -> AccessFs:
     for right, bits in _BITS.items():
         if rights & right:
             access |= bits
-    if rights & _MOVE == _MOVE:
+    if rights & _MOVE:
         access |= AccessFs.REFER
     return access
 
 
-class LandlockRuleset:
-    """One policy's ruleset, shared by all of its sandboxes. `notes` says what it leaves to others."""
+class LandlockEnforcer(Enforcer):
+    """Landlock as an `Enforcer`. `simulate_missing` is for tests of what happens without it."""
 
-    def __init__(self, fd: int, handled: Handled, notes: tuple[str, ...]) -> None:
-        self.fd, self.handled, self.notes = fd, handled, notes
-
-    def close(self) -> None:
-        """Close the descriptor; threads that it confined stay confined. Further calls do nothing."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> LandlockRuleset:
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self.close()
-
-
-class LandlockEnforcer:
-    """Landlock behind the Enforcer Protocol. `simulate_missing` is for tests of what happens without it."""
-
-    name = "landlock"
+    name: EnforcerName = "landlock"
 
     def __init__(self, *, simulate_missing: bool = False) -> None:
         self._missing = simulate_missing
@@ -118,7 +111,7 @@ class LandlockEnforcer:
         except OSError as error:
             remedy = _REMEDIES.get(error.errno or 0, "run `pyisolate doctor`")
             return Availability(
-                enforcer=self.name, status=Status.UNAVAILABLE, reason=str(error.strerror), remedy=remedy
+                enforcer=self.name, status=Status.UNAVAILABLE, reason=cause_of(error), remedy=remedy, errno=error.errno
             )
         detail = {"abi": abi, "errata": native.errata(), "missing": _missing_from(abi),
                   "tcp_denied": found.tcp_denied, "signal_denied": found.signal_denied}  # fmt: skip
@@ -127,6 +120,7 @@ class LandlockEnforcer:
             return Availability(
                 enforcer=self.name, status=Status.UNAVAILABLE, reason=f"{found.failed_step}: {why}",
                 remedy=_REMEDIES.get(found.error, "run `pyisolate doctor`"), detail=detail,
+                errno=found.error or None,
             )  # fmt: skip
         seen = ["opening / was denied (EACCES)", f"opening {granted} was allowed"]
         seen += ["TCP connect was denied (EACCES)"] if found.tcp_denied else []
@@ -144,23 +138,43 @@ class LandlockEnforcer:
             handled = native.handled_for(self.abi())
         except OSError as error:
             raise EnforcementError(
-                f"build the Landlock ruleset of policy {policy.name!r}: {error.strerror}",
-                missing=self.name, hint=_REMEDIES.get(error.errno or 0, "run `pyisolate doctor`"),
+                operation=f"build the Landlock ruleset of policy {policy.name!r}", cause=cause_of(error),
+                missing=self.name, errno=error.errno, hint=_REMEDIES.get(error.errno or 0, "run `pyisolate doctor`"),
             ) from error  # fmt: skip
         notes: list[str] = []
+        unenforced: list[str] = []
         if not tcp:
             handled = Handled(handled.fs, AccessNet(0), handled.scoped)
         handled, ports = _charge(policy, handled, notes)
         fd = native.create_ruleset(handled)
         try:
-            _PathRules(fd, handled.fs, policy, view, notes).add()
+            _PathRules(fd, handled.fs, policy, view, notes, unenforced).add()
             for access, chosen in ports:
                 for port in sorted(chosen):
                     native.add_port_rule(fd, access, port)
         except BaseException:
             os.close(fd)
             raise
-        return LandlockRuleset(fd, handled, tuple(notes))
+        return LandlockRuleset(fd, handled, tuple(notes), tuple(unenforced))
+
+    def add_to(self, draft: Draft) -> None:
+        """Add the policy's ruleset. After the root view: its rules are keyed on the files that the cell finds there."""
+        if draft.programs_decide:
+            return  # in monitor mode too; Landlock would keep a reload from loosening
+        enforced = draft.compiled.mode_of("fs") is Mode.ENFORCE
+        if not enforced:
+            _note_monitored(draft)
+        if draft.usable(self.name):
+            # Landlock would refuse first, and the programs of a control group would have nothing to record
+            tcp = not (enforced and draft.host_network)
+            draft.ruleset = self.prepare(draft.compiled, draft.root_view, tcp=tcp)
+            draft.notes += draft.ruleset.notes
+            draft.missing += [f"rule {rule}" for rule in draft.ruleset.unenforced]
+        else:
+            draft.lack(self.name, "fs rules" if enforced else "programs and scopes")
+        if enforced and draft.root_view is None:
+            rules = self.unenforceable(draft.compiled)
+            draft.missing += [f"rule {rule}: Landlock cannot subtract a path from a grant" for rule in rules]
 
     def unenforceable(self, policy: CompiledPolicy) -> list[str]:
         """Return the stated denials that lie below a grant of the same right: Landlock cannot subtract them."""
@@ -173,6 +187,20 @@ class LandlockEnforcer:
             rule.text for rule, _ in places.missing if rule.text and access_of(places.above(rule.path) & rule.deny)
         ]
         return list(dict.fromkeys(texts))
+
+
+def _note_monitored(draft: Draft) -> None:
+    """Say what monitoring files means: they stay in sight; programs, TCP ports and scopes are enforced all the same."""
+    compiled = draft.compiled
+    draft.notes.append(
+        "fs is in monitor mode: the guest sees the host's files as its user may, and Landlock cannot record without "
+        "refusing. The listener records the guest's file calls (about 8 us each), native code's too, until guest code "
+        "that wants to hide them makes them where the zygote's C library does; with telemetry='full' it cannot"
+    )
+    if compiled.mode_of("import") is Mode.ENFORCE:
+        draft.notes.append("import is enforced by the broker alone: while fs is in monitor mode, all files can be read")
+    if compiled.mode_of("random") is Mode.ENFORCE and not compiled.allow_random:
+        draft.notes.append("random is refused by the listener; /dev/urandom can be read while fs is in monitor mode")
 
 
 def _missing_from(abi: int) -> list[str]:
@@ -188,7 +216,8 @@ def _charge(
     """Return what the ruleset takes charge of, after monitor mode and port ranges, and the ports to grant."""
     fs, net = handled.fs, handled.net
     if policy.mode_of("fs") is Mode.MONITOR:
-        fs &= AccessFs.MAKE_CHAR | AccessFs.MAKE_BLOCK | AccessFs.EXECUTE
+        # REFER: what no ruleset handles is refused all the same; `_PathRules.add` grants it everywhere
+        fs &= AccessFs.MAKE_CHAR | AccessFs.MAKE_BLOCK | AccessFs.EXECUTE | AccessFs.REFER
     if policy.mode_of("process") is Mode.MONITOR:
         notes.append("process is in monitor mode: Landlock does not decide which programs run")
         fs &= ~AccessFs.EXECUTE
@@ -214,28 +243,46 @@ class _PathRules:
     """Adds a policy's path rules to a ruleset."""
 
     def __init__(
-        self, fd: int, handled: AccessFs, policy: CompiledPolicy, view: RootView | None, notes: list[str]
+        self,
+        fd: int,
+        handled: AccessFs,
+        policy: CompiledPolicy,
+        view: RootView | None,
+        notes: list[str],
+        unenforced: list[str],
     ) -> None:
+        self._unenforced = unenforced
         self._fd, self._handled, self._policy, self._view, self._notes = fd, handled, policy, view, notes
         self._budget = _CARVED_MAX
 
     def add(self) -> None:
         """Add a rule for each place that grants more than what lies above it, then for what is not a file rule."""
-        if not self._handled & ~_NEVER:
+        if self._policy.mode_of("fs") is Mode.MONITOR:
+            self._grant("/", AccessFs.REFER, "fs in monitor mode")
+        if not self._handled & ~(_NEVER | AccessFs.REFER):
             return
         places = Places.of(self._policy)
         self._notes += [places.note(rule, why) for rule, why in places.missing if rule.allow]
-        edges = [] if self._view is not None else [p for p in places if p.lost and not p.stated]
+        # the view of a policy in monitor mode covers nothing
+        covered = self._view is not None and self._policy.mode_of("fs") is Mode.ENFORCE
+        edges = [] if covered else [p for p in places if p.lost and not p.stated]
+        found = kept_out(places) if covered else []
+        self._unenforced += dict.fromkeys(one.why for one in found if one.why)
         for place in places:
             gained = place.in_force & ~place.above
             if not gained:
                 continue
             inner = place.path.rstrip("/") + "/"
             carved = [edge.path for edge in edges if edge.path.startswith(inner)]
-            if carved and place.is_directory:
-                self._carve(place, carved)
+            held_back = [one for one in found if one.grant is place and not one.why]
+            if held_back:
+                self._hold_back(place, gained, held_back)
+            elif carved and place.is_directory:
+                self._carve(place, gained, carved)
             else:
                 self._grant(place.path, access_of(gained), place.text)
+        if self._view is not None and self._view.stages:  # what is mounted below it is each sandbox's own
+            self._grant(workspace.ROOT, access_of(workspace.RIGHTS), "workspace")
         for path in self._view.generated if self._view is not None else ():
             self._grant(path, AccessFs.READ_FILE, "generated file")
         for rule in self._policy.net:
@@ -246,6 +293,8 @@ class _PathRules:
         access &= self._handled & ~_NEVER
         if not access:
             return
+        if path in _PLAIN_DEVICES:
+            access |= self._handled & AccessFs.IOCTL_DEV
         try:
             target = self._open(path)
         except OSError as error:
@@ -265,13 +314,21 @@ class _PathRules:
         # In the tree, links must lead where they will lead the cell.
         return mount.openat2(path, os.O_PATH, mount.RESOLVE_IN_ROOT, dirfd=self._view.fd)
 
-    def _carve(self, place: Place, carved: list[str]) -> None:
+    def _hold_back(self, place: Place, gained: int, found: list[KeptOut]) -> None:
+        """Grant a directory, but some rights of it by its members alone: around what lies below and lacks them."""
+        rights = 0
+        for one in found:
+            rights |= one.rights
+        self._grant(place.path, access_of(gained & ~rights), place.text)
+        self._carve(place, gained & rights, sorted({one.edge.path for one in found}))
+
+    def _carve(self, place: Place, rights: int, carved: list[str]) -> None:
         """Grant a directory by its members, so that the edges of an implied grant inside it stay out.
 
         Only for what no policy states (site-packages within the standard library): a stated denial must hold for files
         that appear later too, and is reported as unenforceable instead. Listing cannot be carved: names below show.
         """
-        access = access_of(place.in_force & ~place.above)
+        access = access_of(rights)
         self._grant(place.path, access & AccessFs.READ_DIR, place.text)
         for path in self._around(place.path, carved):
             self._grant(path, access, place.text)

@@ -7,10 +7,15 @@ named by a signal. The network namespace is empty, so that a socket the guest ma
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from ..capability import Capability
+from ..choices import EnforcerName
+from ..enforcement import Availability, Status
 from ..native import namespaces, process
-from .enforcer import Availability, Status
+from ..native.result import cause_of
+from .enforcer import Enforcer
+from .prepared import Draft
 
 ALL = (
     process.CLONE_NEWUSER
@@ -23,20 +28,49 @@ ALL = (
 
 
 def maps_uid(uid: int) -> bool:
-    """True where this process's user namespace has such a user: nobody can become one that is not mapped."""
+    """True where this process's user namespace has such a user: no process can become one that is not mapped."""
     with open("/proc/self/uid_map") as table:
         ranges = [tuple(map(int, line.split())) for line in table]
     return any(first <= uid < first + count for first, _outside, count in ranges)
 
 
-class NamespaceEnforcer:
+def _text(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def remedy(read: Callable[[str], str] = _text) -> str:
+    """Return what to do where namespaces are refused, by the cause that this system shows. `read` returns a file."""
+    if read("/proc/sys/user/max_user_namespaces").strip() == "0":
+        return "sysctl user.max_user_namespaces=15000: it is 0 here"
+    if read("/proc/sys/kernel/unprivileged_userns_clone").strip() == "0":
+        return "sysctl kernel.unprivileged_userns_clone=1: it is 0 here"
+    if "Seccomp:\t2" in read("/proc/self/status"):
+        return (
+            "run this container under a seccomp profile that allows clone(2) with CLONE_NEWUSER, unshare(2) and "
+            "mount(2) (docker run --security-opt seccomp=PROFILE, Kubernetes: seccompProfile.type Localhost): a filter "
+            "is around this process"
+        )
+    if read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == "1":
+        return (
+            "give this program an AppArmor profile with `userns,` (Ubuntu 24.04 refuses it to others), or "
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+        )
+    return "allow user namespaces to the user that cells are (`unshare -Ur true` must work), or run as root"
+
+
+class NamespaceEnforcer(Enforcer):
     """Probes the namespaces by making a process in all of them, as the user that cells will be."""
 
-    name = "namespaces"
+    name: EnforcerName = "namespaces"
 
     def __init__(self, uid: int, gid: int, *, simulate_missing: bool = False) -> None:
         self._uid, self._gid, self._simulate_missing = uid, gid, simulate_missing
         self.clone_flags = ALL
+        self._usable = False
 
     def capabilities(self) -> frozenset[Capability]:
         """Return what the namespaces decide."""
@@ -51,20 +85,30 @@ class NamespaceEnforcer:
         try:
             proof = namespaces.probe_namespaces(self.clone_flags, self._uid, self._gid)
         except OSError as error:
-            return self._unavailable(f"{error.strerror or error} (as uid {self._uid})")
+            return self._unavailable(f"{cause_of(error)} (as uid {self._uid})", error.errno)
         return Availability(enforcer=self.name, status=Status.AVAILABLE, proof=proof)
 
-    def prepare(self, policy: object) -> None:
+    def add_to(self, draft: Draft) -> None:
         """Namespaces have no table: they are the same for every policy."""
+        if draft.isolation == "process" and not draft.usable(self.name):
+            draft.lack(self.name, "processes and signals outside the sandbox")
 
-    def _unavailable(self, reason: str) -> Availability:
+    def running(self) -> frozenset[str]:
+        """Return the namespaces, where the last probe could make them."""
+        return frozenset({self.name}) if self._usable else frozenset()
+
+    def start(self) -> tuple[Availability, ...]:
+        """Probe, and remember the answer."""
+        found = self.probe()
+        self._usable = found.usable
+        return (found,)
+
+    def _unavailable(self, reason: str, errno: int | None = None) -> Availability:
         return Availability(
             enforcer=self.name,
             status=Status.UNAVAILABLE,
             reason=reason,
-            remedy=(
-                "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, "
-                "kernel.apparmor_restrict_unprivileged_userns=0)"
-            ),
+            remedy=remedy(),
+            errno=errno,
             detail={"euid": os.geteuid()},
         )

@@ -9,167 +9,137 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..capability import Capability
 from ..cell.confine import CellSpec
+from ..choices import Enforcement, EnforcerName, Isolation, Origin
 from ..decision import Mode
+from ..enforcement import Availability
 from ..errors import EnforcementError
+from ..limits.coverage import cannot_freeze, unheld
 from ..limits.rlimit import COMMON_RLIMITS
 from ..native import process
-from ..policy.compiled import CompiledPolicy
-from ..telemetry.event import BrokerRecord, KernelRecord
-from ..telemetry.sandbox import Probe
-from . import cgroup_net, seccomp
-from .bpf_plan import BpfPlan
-from .enforcer import Availability, EnforcementReport, RecordSink
-from .landlock import LandlockEnforcer, LandlockRuleset
+from ..policy import workspace
+from ..policy.compile import without_workspace
+from ..policy.compiled import CompiledPolicy, FsRight
+from .binding import KernelBinding
+from .bpf.plan import BpfPlan
+from .enforcer import AskedSink, Enforcer, RecordSink
+from .identity import Identity, MountTable
+from .landlock import LandlockEnforcer
 from .namespaces import NamespaceEnforcer
-from .notify import Listener, NotificationEnforcer
-from .reach import interpreter_out_of_reach
-from .report import write_report
-from .rootview import RootView, RootViewBuilder
+from .prepared import CellTraits, Draft, Prepared
+from .report import Reporter
+from .rootview.view import RootViewBuilder
+from .seccomp import filter as seccomp
+from .seccomp.enforcer import NotificationEnforcer, require_alive, warm_name
+from .seccomp.filter import quiet_calls
+from .seccomp.listener import Listener
 
 if TYPE_CHECKING:
-    from ..limits.cgroup import CgroupLease, CgroupTree
-    from .bpf_state import BpfPolicy
-    from .unnamed import Counted
+    from ..limits.cgroup import CgroupTree
 
 _log = logging.getLogger("pyisolate.kernel")
-
-
-@dataclass(frozen=True)
-class CellTraits:
-    """Whom cells run as and what the supervisor may do."""
-
-    uid: int
-    gid: int
-    started_by_root: bool
-    full_telemetry: bool = False
-    #: records a second that one sandbox's BPF programs send; all are counted
-    kernel_events_per_s: int = 1000
-
-
-@dataclass
-class Prepared:
-    """One policy with its kernel tables, shared by all of its sandboxes."""
-
-    compiled: CompiledPolicy
-    ruleset: LandlockRuleset | None = None
-    root_view: RootView | None = None
-    bpf: BpfPolicy | None = None
-    missing: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    extra: dict[str, Any] = field(default_factory=dict)
-    #: a policy that refuses nothing: what it would refuse is recorded
-    shadow: CompiledPolicy | None = None
-    shadow_bpf: BpfPolicy | None = None
-    #: by what was applied and what failed: sandboxes whose cells said the same share one
-    reports: dict[tuple[Hashable, ...], EnforcementReport] = field(default_factory=dict)
-
-    def descriptors(self) -> dict[str, int]:
-        """Return the descriptors that a cell needs, by name, in the order it uses them."""
-        named: dict[str, int] = {}
-        if self.root_view is not None:
-            named["root view"] = self.root_view.fd
-        if self.ruleset is not None:
-            named["landlock"] = self.ruleset.fd
-        return named
-
-    def abandon(self) -> None:
-        """In a forked child of the host: close the copies; the kernel's tables are the parent's."""
-        self.bpf = None
-        self.close()
-
-    def close(self) -> None:
-        """Close the tables; sandboxes that use them keep their own references in the kernel."""
-        for table in (self.ruleset, self.root_view, self.bpf):
-            if table is not None:
-                table.close()
+#: A host that replaces a place once a millisecond cannot be followed.
+_TRIES = 4
 
 
 class KernelPlan:
     """The enforcers of one supervisor."""
 
-    def __init__(self, traits: CellTraits, sink: RecordSink) -> None:
+    def __init__(self, traits: CellTraits, sink: RecordSink, on_asked: AskedSink | None = None) -> None:
         self.traits = traits
-        self._sink = sink
+        self.bpf = BpfPlan(sink, events_per_s=traits.kernel_events_per_s)
+        self.builder = RootViewBuilder(traits.uid, traits.gid, many_users=traits.uid_range is not None)
         self.landlock = LandlockEnforcer()
-        self.notification = NotificationEnforcer()
+        self.notification = NotificationEnforcer(sink, on_asked)
         self.namespaces = NamespaceEnforcer(traits.uid, traits.gid)
-        self.builder = RootViewBuilder(traits.uid, traits.gid)
-        self.bpf = BpfPlan(sink, observe=traits.full_telemetry, events_per_s=traits.kernel_events_per_s)
-        self._bpf_policies: dict[str, BpfPolicy] = {}
-        self._bpf_shadows: dict[str, BpfPolicy] = {}
-        self.listener: Listener | None = None
+        #: in the order in which they add to a policy: BPF-LSM leaves nothing to the file enforcers, and Landlock's
+        #: rules are keyed on the files of the root view
+        self.enforcers: tuple[Enforcer, ...] = (
+            self.bpf,
+            self.builder,
+            self.landlock,
+            self.notification,
+            self.namespaces,
+        )
         self.availability: dict[str, Availability] = {}
-        self._lock = threading.Lock()
+        self.reporter = Reporter(self.availability, self.running, full_telemetry=traits.full_telemetry)
         self._program: bytes = b""
-        self._native: set[str] = set()
         self._recorded: dict[str, frozenset[Capability]] = {}
+        self._mounts = MountTable()
 
     # -- life -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Prove each enforcer live. Starts the listener."""
+        """Prove each enforcer live and let it begin to work."""
         self._recorded.clear()
-        for enforcer in (self.landlock, self.notification, self.namespaces, self.builder):
-            found = enforcer.probe()
-            self.availability[found.enforcer] = found
-            if not found.usable:
-                _log.warning("%s is %s: %s", found.enforcer, found.status.value, found.reason)
-        self.bpf.start()
-        self.availability |= self.bpf.availability
-        if self.usable("seccomp"):
-            self.listener = Listener(self._sink)
-            self.listener.start()
+        for enforcer in self.enforcers:
+            for found in enforcer.start():
+                self.availability[found.enforcer] = found
+                if not found.usable and found.enforcer == enforcer.name != self.bpf.name:
+                    _log.warning("%s is %s: %s", found.enforcer, found.status.value, found.reason)
+        if self.listener is not None:
             # getrandom asks the listener too: policies that deny it are kept, and seen to be, with one program for all
             self._program = seccomp.cell_program(full=self.listener_watches_files, random=False)
 
     @property
-    def listener_watches_files(self) -> bool:
-        """True where full telemetry needs the listener: an observer sees no refusal in a path that is absent."""
-        return self.traits.full_telemetry and not self.bpf.decides
+    def listener(self) -> Listener | None:
+        """The notification listener, while it runs."""
+        return self.notification.listener
 
-    def usable(self, enforcer: str) -> bool:
+    def running(self) -> frozenset[str]:
+        """Return the names of all mechanisms that work in this supervisor."""
+        return frozenset().union(*(enforcer.running() for enforcer in self.enforcers))
+
+    @property
+    def listener_watches_files(self) -> bool:
+        """True where the listener records what native code asks of files: where no BPF program does so."""
+        return not self.bpf.decides
+
+    def usable(self, enforcer: EnforcerName) -> bool:
         """True when the enforcer's probe saw it deny."""
         found = self.availability.get(enforcer)
         return found is not None and found.usable
 
     def close(self) -> None:
-        """Stop the listener and the root view builder."""
-        if self.listener is not None:
-            self.listener.close()
-            self.listener = None
-        self.builder.close()
-        self.bpf.close()
+        """Stop all enforcers: what decides system calls first, what it reads last."""
+        for enforcer in reversed(self.enforcers):
+            enforcer.close()
+        self._mounts.close()
 
     def abandon(self) -> None:
         """In a forked child of the host: close the copies, forget what belongs to the parent."""
-        self.listener = None
-        self.builder.abandon()
-        self.bpf.abandon()
+        for enforcer in self.enforcers:
+            enforcer.abandon()
+        self._mounts.abandon()
+        self._mounts = MountTable()  # the parent's file says once that mounts changed
 
     # -- cells ----------------------------------------------------------------------------------------------
 
     def cell_spec(self) -> CellSpec:
         """Return what every cell of this supervisor is like."""
         flags = self.namespaces.clone_flags if self.usable("namespaces") else 0
+        others = flags & process.CLONE_NEWUSER != 0  # cells may be other users than their zygote
         return CellSpec(
             uid=self.traits.uid,
             gid=self.traits.gid,
+            zygote_uid=self.traits.zygote_uid if others and self.traits.zygote_uid is not None else self.traits.uid,
+            uid_range=self.traits.uid_range if others else None,
             clone_flags=flags,
             seccomp_program=self._program,
+            forking_program=self._forking_program(native=False),
             # An ordinary user's supervisor may read a cell's memory (addresses of system calls) only while it is
             # dumpable (ptrace(2), PTRACE_MODE); root may anyway.
             dumpable=not self.traits.started_by_root,
             rlimits=COMMON_RLIMITS,
+            quiet_calls=quiet_calls() if self.listener_watches_files and not self.traits.full_telemetry else (),
         )
 
     def native_spec(self) -> CellSpec:
@@ -177,8 +147,16 @@ class KernelPlan:
         spec = self.cell_spec()
         program = seccomp.cell_program(full=self.listener_watches_files, random=False, native=True)
         return msgspec.structs.replace(
-            spec, clone_flags=spec.clone_flags & ~process.CLONE_NEWNET, seccomp_program=program
+            spec,
+            clone_flags=spec.clone_flags & ~process.CLONE_NEWNET,
+            seccomp_program=program,
+            forking_program=self._forking_program(native=True),
         )
+
+    def _forking_program(self, *, native: bool) -> bytes:
+        if not self._program:
+            return b""
+        return seccomp.cell_program(full=self.listener_watches_files, random=False, native=native, forks=True)
 
     def start_network(self, tree: CgroupTree | None) -> tuple[int, ...]:
         """Let programs decide the network of sandboxes in `tree`; return what keeps them attached, () without them."""
@@ -193,28 +171,7 @@ class KernelPlan:
 
     def is_native(self, prepared: Prepared) -> bool:
         """True when a sandbox of this policy gets a cell that uses the host's network itself."""
-        return (
-            self.bpf.network is not None
-            and prepared.bpf is not None
-            and prepared.shadow is None
-            and cgroup_net.suits(prepared.compiled)
-        )
-
-    def attach_network(self, sandbox_id: str, prepared: Prepared, lease: CgroupLease | None) -> None:
-        """Put a sandbox's control group under the programs: before any guest code runs. Raises where it cannot."""
-        network = self.bpf.network
-        if network is None or prepared.bpf is None or lease is None or lease.v2_path is None:
-            raise EnforcementError(
-                f"enforce policy {prepared.compiled.name!r}: net: the sandbox has no control group for its programs",
-                missing="cgroup-bpf",
-                hint="Supervisor(network='listener')",
-            )
-        network.attach_cgroup(lease.v2_path, sandbox_id, prepared.bpf)
-
-    def detach_network(self, sandbox_id: str) -> None:
-        """Nobody is left in a sandbox's control group: it may be used again."""
-        if self.bpf.network is not None:
-            self.bpf.network.forget(sandbox_id)
+        return self.bpf.network is not None and prepared.host_network and prepared.shadow is None
 
     def attach_cell(self, pid: int, descriptor: int, asked: int | None = None) -> None:
         """Serve a warm cell's notifications: until `bind`, no guest code runs and everything continues.
@@ -224,185 +181,106 @@ class KernelPlan:
         if self.listener is None:
             os.close(descriptor)
             return
-        self.listener.attach_warm(descriptor, f"cell:{pid}", asked)
+        self.listener.attach_warm(descriptor, warm_name(pid), asked)
 
     def require_listener(self) -> None:
         """Raise EnforcementError when the listener that cells wait for has ended: the kernel fails their calls."""
-        if self.listener is not None and not self.listener.alive:
-            raise EnforcementError(
-                "decide system calls: the notification listener has ended",
-                missing="seccomp",
-                hint="close this supervisor and start another",
-            )
-
-    def bind(self, pid: int, sandbox_id: str, prepared: Prepared) -> None:
-        """From here on the listener decides a cell's calls by the policy. Raises EnforcementError if it has ended."""
-        self.require_listener()
         if self.listener is not None:
-            self.listener.bind(
-                f"cell:{pid}",
-                sandbox_id,
-                prepared.compiled,
-                full=self.listener_watches_files,
-                kind="native" if sandbox_id in self._native else "cell",
-                shadow=prepared.shadow,
-            )
+            require_alive(self.listener)
 
-    def open_sandbox(self, sandbox_id: str, prepared: Prepared, *, native: bool = False) -> tuple[int, int] | None:
-        """Make room for a sandbox in the kernel's tables; return (descriptor, page) of its broker slots, if any."""
-        if prepared.bpf is None:
-            return None
-        self._bpf_policies[sandbox_id] = prepared.bpf
-        if prepared.shadow_bpf is not None:
-            self._bpf_shadows[sandbox_id] = prepared.shadow_bpf
-        if native:
-            self._native.add(sandbox_id)
-        return self.bpf.open(sandbox_id, prepared.bpf, prepared.shadow_bpf, native=native)
+    # -- sandboxes ------------------------------------------------------------------------------------------
 
-    def attach_task(self, tid: int, sandbox_id: str, prepared: Prepared, slot: int | None = None) -> bool:
-        """Put a cell, or a sandbox thread, under the BPF programs: after its own set-up, before any guest code.
+    def binding(self, sandbox_id: str) -> KernelBinding:
+        """Return a sandbox's place at every enforcer; empty until its `open`."""
+        return KernelBinding(sandbox_id, self.enforcers, self.reporter)
 
-        `slot` is the number of its broker slot, where it has one of its own. Returns whether they decide there.
-        """
-        if prepared.bpf is not None:
-            self.bpf.attach(tid, sandbox_id, prepared.bpf, prepared.shadow_bpf, slot=slot)
-        return prepared.bpf is not None and self.bpf.decides
-
-    def rebind(self, sandbox_id: str, prepared: Prepared) -> None:
-        """Swap the tables that the kernel side reads, each whole; what was refused before is told before."""
-        if prepared.bpf is not None:
-            self._bpf_policies[sandbox_id] = prepared.bpf
-            self.bpf.rebind(sandbox_id, prepared.bpf, self._bpf_shadows.get(sandbox_id))
-        if self.listener is not None:
-            self.listener.drain_now(sandbox_id)
-            self.listener.update(sandbox_id, prepared.compiled)
-
-    def swaps_files(self, sandbox_id: str) -> bool:
+    @property
+    def swaps_files(self) -> bool:
         """True where file rules can be swapped from outside (BPF-LSM)."""
         return self.bpf.decides
 
     def detach_cell(self, pid: int) -> None:
         """A cell that was never handed out is gone."""
         if self.listener is not None:
-            self.listener.detach(f"cell:{pid}")
-
-    def unbind(self, sandbox_id: str) -> None:
-        """A sandbox is gone; its last records have been drained."""
-        self._bpf_policies.pop(sandbox_id, None)
-        self._bpf_shadows.pop(sandbox_id, None)
-        self._native.discard(sandbox_id)
-        self.bpf.detach(sandbox_id)
-        if self.listener is not None:
-            self.listener.detach(sandbox_id)
-
-    def drain(self, sandbox_id: str) -> None:
-        """Return once every kernel record up to now has reached the sink."""
-        if self.listener is not None:
-            self.listener.drain_now(sandbox_id)
-        self.bpf.drain()
-
-    def tell_unnamed(self, sandbox_id: str, pid: int) -> None:
-        """Have refusals told that were counted and of which no record came. After `drain`, and what the guest said."""
-        if self.listener is not None:
-            self.listener.tell_unnamed(sandbox_id, pid)
-        self.bpf.tell_unnamed(sandbox_id, pid)
-
-    def take_untold(self, sandbox_id: str) -> list[tuple[Counted, int]]:
-        """Return, once, the broker's refusals that an ended guest had not reported; see `Listener.take_untold`."""
-        return [] if self.listener is None else self.listener.take_untold(sandbox_id)
-
-    def probe_of(self, sandbox_id: str) -> Probe | None:
-        """Return what asks the kernel's own tables about an operation that the broker refused, if anything can."""
-        asks_bpf, listener = self.bpf.probe_of(self._bpf_policies, sandbox_id), self.listener
-
-        def probe(record: BrokerRecord) -> KernelRecord | None:
-            found = asks_bpf(record) if asks_bpf is not None else None
-            if found is None and listener is not None:
-                found = listener.evaluate(sandbox_id, record.capability, record.target)
-            return found
-
-        return probe
+            self.listener.detach(warm_name(pid))
 
     def why_unavailable(self, capability: Capability) -> str:
         """Say why the kernel's verdict on a capability cannot be known here."""
         return "Landlock and seccomp have no mode that records without refusing"
 
-    def recorded(self, isolation: str) -> frozenset[Capability]:
+    def recorded(self, isolation: Origin) -> frozenset[Capability]:
         """Return the capabilities of which some enforcer records by itself what it refuses or lets through."""
         if (known := self._recorded.get(isolation)) is not None:
             return known
-        found: frozenset[Capability] = frozenset()
-        if self.listener is not None:
-            found |= self.notification.capabilities()
-        if self.bpf.lsm is not None and isolation == "process":
-            found |= self.bpf.lsm.capabilities()
+        found = frozenset[Capability]().union(*(enforcer.recorded(isolation) for enforcer in self.enforcers))
         self._recorded[isolation] = found
         return found
 
     # -- policies -------------------------------------------------------------------------------------------
 
-    def prepare(self, compiled: CompiledPolicy, isolation: str, enforcement: str) -> Prepared:
-        """Build the kernel tables of a policy. Raises EnforcementError (strict) where one cannot be built."""
-        missing: list[str] = []
-        notes: list[str] = []
-        prepared = Prepared(compiled)
-        fs_enforced = compiled.mode_of("fs") is Mode.ENFORCE
+    def prepare(self, compiled: CompiledPolicy, isolation: Isolation, enforcement: Enforcement) -> Prepared:
+        """Build the kernel tables of a policy. Raises EnforcementError (strict) where one cannot be built.
+
+        Made again when a place was replaced while they were made.
+        """
+        for _ in range(_TRIES):
+            prepared = self._prepare(compiled, isolation, enforcement)
+            if prepared.current:
+                return prepared
+            prepared.close()
+        raise EnforcementError(
+            f"enforce policy {compiled.name!r}: what its paths name changed while its tables were made, {_TRIES} times",
+            hint="grant directories that are not replaced all the time",
+        )
+
+    def _prepare(self, compiled: CompiledPolicy, isolation: Isolation, enforcement: Enforcement) -> Prepared:
+        why = self._no_workspace(compiled, isolation)
+        if why is not None:
+            compiled = without_workspace(compiled)
+        draft = Draft(compiled, isolation, enforcement == "strict", self.availability, self.traits)
+        if why is not None:
+            draft.notes.append(f"no workspace: {why}")
+        elif compiled.workspace_bytes is not None:
+            draft.notes.append(_about_workspace(compiled))
+        if not self.bpf.decides:  # its tables hold names
+            draft.identity = Identity(compiled, self._mounts)
         try:
-            prepared.bpf = self.bpf.prepare(compiled)
-            if self.bpf.decides:
-                pass  # its programs decide files, in monitor mode too; Landlock would keep a reload from loosening
-            elif not fs_enforced:
-                self._prepare_monitored(prepared, missing, notes)
-            else:
-                self._prepare_files(prepared, isolation, enforcement == "strict", missing, notes)
-            if self.traits.started_by_root and isolation == "process" and prepared.root_view is None:
-                closed = interpreter_out_of_reach(self.traits.uid, self.traits.gid)
-                if closed is not None:
-                    missing.append(
-                        f"no import: without a root view, {closed} hides the interpreter from the cell's user"
-                    )
-            if self.traits.started_by_root and _connects_to_unix(compiled):
-                missing.append(
-                    "rule net: unix: the peer would see root, the supervisor: neither Landlock nor the listener "
-                    "can make the guest connect as itself"
-                )
-            if not self.usable("seccomp"):
-                missing.append(self._why_missing("seccomp", "system calls, network and processes"))
-            if isolation == "process" and not self.usable("namespaces"):
-                missing.append(self._why_missing("namespaces", "processes and signals outside the sandbox"))
-            if missing and enforcement == "strict":
+            for enforcer in self.enforcers:
+                enforcer.add_to(draft)
+            if self.traits.started_by_root:
+                _check_as_root(draft)
+            _check_isolation(draft)
+            if isolation == "process" and (why := cannot_freeze(compiled.limits, self.availability.get("cgroup"))):
+                draft.missing.append(why)
+            if draft.missing and draft.strict:
                 raise EnforcementError(
-                    f"enforce policy {compiled.name!r}: {'; '.join(missing)}",
-                    rule=missing[0],
-                    missing=missing[0],
-                    hint=self._remedy(),
+                    f"enforce policy {compiled.name!r}: {'; '.join(draft.missing)}",
+                    rule=draft.missing[0],
+                    missing=draft.missing[0],
+                    hint=self._remedy(isolation, draft.missing),
                 )
         except BaseException:
-            prepared.close()
+            draft.finish().close()
             raise
-        prepared.missing, prepared.notes = tuple(missing), tuple(notes)
-        return prepared
+        return draft.finish()
 
-    def _prepare_monitored(self, prepared: Prepared, missing: list[str], notes: list[str]) -> None:
-        """Leave the host's files in sight; Landlock keeps what else is enforced: programs, TCP ports, scopes."""
-        compiled = prepared.compiled
-        notes.append(
-            "fs is in monitor mode: the guest sees the host's files as its user may, and as Landlock cannot record "
-            "without refusing, there is no kernel verdict on them (kernel_decision is unavailable); what native code "
-            "opens is recorded with telemetry='full' only"
-        )
-        if compiled.mode_of("import") is Mode.ENFORCE:
-            notes.append("import is enforced by the broker alone: while fs is in monitor mode, all files can be read")
-        if compiled.mode_of("random") is Mode.ENFORCE and not compiled.allow_random:
-            notes.append("random is refused by the listener; /dev/urandom can be read while fs is in monitor mode")
-        if self.usable("landlock"):
-            prepared.ruleset = self.landlock.prepare(compiled)
-            notes += prepared.ruleset.notes
-        else:
-            missing.append(self._why_missing("landlock", "programs and scopes"))
+    def _no_workspace(self, compiled: CompiledPolicy, isolation: Isolation) -> str | None:
+        """Say why a sandbox of this policy can have no workspace; None where it has one, or is to have none."""
+        if compiled.workspace_bytes is None:
+            return None
+        if isolation == "thread":
+            return "a sandbox thread has the host's own files"
+        if self.bpf.decides:
+            return "where BPF-LSM decides files, sandboxes have the host's tree"
+        if not self.usable(self.builder.name):
+            return f"the {self.builder.name} is not available"
+        making = FsRight.CREATE | FsRight.DELETE
+        if compiled.mode_of("fs") is Mode.ENFORCE and any(r.path == "/" and r.allow & making for r in compiled.fs):
+            return 'the policy grants making names in "/": grant it in the directories that need it'
+        return None
 
     def prepare_shadow(self, compiled: CompiledPolicy) -> Prepared:
-        """Return the tables of a policy that shall only be told of; its `compiled` and `bpf` are used by `shadowed`."""
+        """Return the tables of a policy that only records; its `compiled` and `bpf` are used by `shadowed`."""
         return Prepared(compiled, bpf=self.bpf.prepare(compiled))
 
     def shadowed(self, prepared: Prepared, shadow: Prepared) -> Prepared:
@@ -420,65 +298,45 @@ class KernelPlan:
             notes=tuple(notes),
             shadow=shadow.compiled,
             shadow_bpf=shadow.bpf if self.bpf.decides else None,
-            reports={},
         )
 
-    def _prepare_files(
-        self, prepared: Prepared, isolation: str, strict: bool, missing: list[str], notes: list[str]
-    ) -> None:
-        compiled = prepared.compiled
-        # The view first: Landlock's rules are keyed on the files that the cell finds in it.
-        if isolation == "process":
-            if self.usable("root view"):
-                prepared.root_view = self.builder.prepare(compiled, strict=strict)
-                notes += prepared.root_view.notes
-                missing += [f"rule {rule}" for rule in prepared.root_view.unenforced]
-            else:
-                missing.append(self._why_missing("root view", "fs.metadata and hidden paths"))
-        if self.usable("landlock"):
-            # Landlock would refuse first, and the programs would have nothing to record
-            native = isolation == "process" and self.is_native(prepared)
-            prepared.ruleset = self.landlock.prepare(compiled, prepared.root_view, tcp=not native)
-            notes += prepared.ruleset.notes
-        else:
-            missing.append(self._why_missing("landlock", "fs rules"))
-        if prepared.root_view is None:
-            rules = self.landlock.unenforceable(compiled)
-            missing += [f"rule {rule}: Landlock cannot subtract a path from a grant" for rule in rules]
-
-    def _why_missing(self, enforcer: str, what: str) -> str:
-        found = self.availability.get(enforcer)
-        return (
-            f"{what}: {enforcer} is {found.status.value if found else 'not probed'} ({found.reason if found else ''})"
-        )
-
-    def _remedy(self) -> str:
-        remedies = [a.remedy for a in self.availability.values() if not a.usable and a.remedy]
+    def _remedy(self, isolation: Isolation, missing: Sequence[str]) -> str:
+        """Return what to do about the enforcers that `missing` names; about one cause once."""
+        unusable = [a for a in self.availability.values() if not a.usable and a.remedy]
+        named = [a for a in unusable if any(f"{a.enforcer} is " in line for line in missing)]
+        remedies = list(dict.fromkeys(a.remedy for a in named or unusable))
+        if isolation == "thread":
+            remedies = ["take them out (limits={'memory': None, ...}), or use isolation='process'"]
         return "; ".join([*remedies, "or pass enforcement='best_effort' to accept less"])
 
-    # -- report ---------------------------------------------------------------------------------------------
 
-    def report(
-        self,
-        prepared: Prepared,
-        isolation: str,
-        enforcement: str,
-        steps: tuple[str, ...],
-        failed: tuple[tuple[str, str], ...],
-        *,
-        lease: CgroupLease | None = None,
-        cgroup_reason: str = "",
-    ) -> EnforcementReport:
-        """Say who enforces what in one sandbox, from what was proven and what the cell's steps returned."""
-        made_of = (isolation, enforcement, steps, failed, lease is not None, cgroup_reason, self.listener is not None)
-        if (known := prepared.reports.get(made_of)) is not None:
-            return known
-        report = write_report(
-            self, prepared, isolation, enforcement, steps, failed, has_cgroup=lease is not None, why=cgroup_reason
+def _about_workspace(compiled: CompiledPolicy) -> str:
+    leads = workspace.links(compiled)
+    others = f"; {' and '.join(leads)} lead there" if leads else ""
+    return f"{workspace.rule_text(compiled.workspace_bytes or 0)} of memory at {workspace.HOME}{others}"
+
+
+def _check_isolation(draft: Draft) -> None:
+    """Note what the policy asks for and a sandbox thread cannot hold."""
+    compiled = draft.compiled
+    draft.missing += unheld(compiled.limits, draft.isolation)
+    if draft.isolation == "thread" and compiled.mode_of("random") is Mode.ENFORCE:
+        shared = "a sandbox thread shares the generator of module `random` with the host"
+        if compiled.random_seed is not None:
+            draft.missing.append(f"random.seed: {compiled.random_seed}: {shared}")
+        elif not compiled.allow_random:
+            draft.missing.append(f"random: {{allow: false}}: {shared}; system calls for random bytes are refused")
+
+
+def _check_as_root(draft: Draft) -> None:
+    """Note what a supervisor that is root cannot do for cells that are not."""
+    if draft.root_view is None and (closed := draft.hidden_interpreter):
+        draft.missing.append(f"no import: without a root view, {closed} hides the interpreter from the cell's user")
+    if _connects_to_unix(draft.compiled):
+        draft.missing.append(
+            "rule net: unix: the peer would see root, the supervisor: neither Landlock nor the listener "
+            "can make the guest connect as itself"
         )
-        if not failed:  # what failed is the kernel's text, and of any number
-            prepared.reports[made_of] = report
-        return report
 
 
 def _connects_to_unix(compiled: CompiledPolicy) -> bool:

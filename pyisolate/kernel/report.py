@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import msgspec
 
 from ..capability import Capability
-from .enforcer import CapabilityStatus, Coverage, EnforcementReport
+from ..choices import Enforcement, EnforcerName, Isolation, Step
+from ..enforcement import Availability, CapabilityStatus, Coverage, EnforcementReport
+from ..limits.coverage import limit_coverage
 
 if TYPE_CHECKING:
-    from .plan import KernelPlan, Prepared
+    from .prepared import Prepared
 
 _FS = (
     Capability.FS_READ,
@@ -33,38 +39,73 @@ _PROCESS = (Capability.PROCESS_EXEC, Capability.PROCESS_FORK)
 _SCOPED = (Capability.PROCESS_SIGNAL, Capability.PROCESS_TRACE, Capability.IPC_UNIX)
 
 
-def write_report(
-    plan: KernelPlan,
-    prepared: Prepared,
-    isolation: str,
-    enforcement: str,
-    steps: tuple[str, ...],
-    failed: tuple[tuple[str, str], ...],
-    *,
-    has_cgroup: bool,
-    why: str,
-) -> EnforcementReport:
-    """Return a sandbox's report. `steps` were applied, `failed` were not; `why` there is no control group, if so."""
-    return EnforcementReport(
-        isolation=isolation,
-        enforcement=enforcement,
-        kernel=platform.release(),
-        capabilities=_Statuses(plan, set(steps)).all(has_cgroup, why),
-        enforcers=tuple(plan.availability.values()),
-        missing=(*prepared.missing, *(f"{name}: {reason}" for name, reason in failed)),
-        notes=(*prepared.notes, *_isolation_notes(isolation)),
-    )
+class Reporter:
+    """Writes the reports of one supervisor's sandboxes. `availability` and `running` are read anew for each.
+
+    Sandboxes whose cells applied the same steps share one report.
+    """
+
+    def __init__(
+        self, availability: Mapping[str, Availability], running: Callable[[], frozenset[str]], *, full_telemetry: bool
+    ) -> None:
+        self._availability, self._running, self._full = availability, running, full_telemetry
+        self._known: WeakKeyDictionary[Prepared, dict[Hashable, EnforcementReport]] = WeakKeyDictionary()
+
+    def report(
+        self,
+        prepared: Prepared,
+        isolation: Isolation,
+        enforcement: Enforcement,
+        steps: tuple[Step, ...],
+        failed: tuple[tuple[Step, str], ...],
+        *,
+        has_cgroup: bool,
+        cgroup_reason: str,
+    ) -> EnforcementReport:
+        """Return a sandbox's report. `steps` were applied, `failed` were not."""
+        running = self._running()
+        made_of = (isolation, enforcement, steps, failed, has_cgroup, cgroup_reason, running)
+        known = self._known.setdefault(prepared, {})
+        if (found := known.get(made_of)) is not None:
+            return found
+        lines = _Statuses(frozenset(steps), running, isolation, full_telemetry=self._full)
+        report = EnforcementReport(
+            isolation=isolation,
+            enforcement=enforcement,
+            kernel=platform.release(),
+            capabilities=lines.all(has_cgroup, cgroup_reason),
+            enforcers=tuple(self._availability.values()),
+            missing=(*prepared.missing, *(f"{name}: {reason}" for name, reason in failed)),
+            notes=(*prepared.notes, *_isolation_notes(isolation)),
+        )
+        if not failed:  # what failed is the kernel's text, and of any number
+            known[made_of] = report
+        return report
+
+
+#: What the listener learns of files with quiet calls (native/quiet.py).
+_QUIET = (
+    "the listener records every refused call, but for those that guest code makes from the address of quiet calls on "
+    "purpose; Supervisor(telemetry='full') has no such address"
+)
+
+
+#: What the root view does to look-ups is no refusal of a call: there is nothing to be found.
+_UNSEEN = "; looking (stat, access, chdir, readlink, O_PATH) at what is not granted finds nothing, and is not recorded"
+#: A guest reaches no other way to a host than the egress proxy, which decides by name.
+_PROXIED = "exact: the egress proxy reports every refused request"
 
 
 class _Statuses:
     """Writes the lines of one report."""
 
-    def __init__(self, plan: KernelPlan, steps: set[str]) -> None:
-        self._plan, self._steps = plan, steps
-        self._seen = plan.traits.full_telemetry
+    def __init__(
+        self, steps: frozenset[Step], running: frozenset[str], isolation: Isolation, *, full_telemetry: bool
+    ) -> None:
+        self._steps, self._running, self._isolation = steps, running, isolation
+        self._seen = full_telemetry
         self._blind = (
-            "refusals of native code show as errno only: no BPF telemetry in this configuration; "
-            "Supervisor(telemetry='full') records what native code opens"
+            "refusals of native code show as errno only: neither the listener nor BPF sees files in this configuration"
         )
 
     def all(self, has_cgroup: bool, cgroup_reason: str) -> tuple[CapabilityStatus, ...]:
@@ -72,12 +113,13 @@ class _Statuses:
         deciders, watched = self._files()
         lines = [self._line(c, deciders, self._has(deciders[0]), telemetry=watched) for c in _FS]
         looks = self._has(deciders[-1])
-        lines.append(self._line(Capability.FS_METADATA, deciders[-1:], looks, telemetry=watched))
-        listens = self._plan.listener is not None and self._has("seccomp")
+        unseen = "" if deciders[-1] == "bpf-lsm" else _UNSEEN
+        lines.append(self._line(Capability.FS_METADATA, deciders[-1:], looks, telemetry=watched + unseen))
+        listens = "seccomp" in self._running and self._has("seccomp")
         exact = "exact: every refusal is a record of the listener"
         if self._has("cgroup-bpf"):
-            told = "exact: every refusal is a record of the programs"
-            lines += [self._line(c, ("cgroup-bpf", "seccomp"), listens, telemetry=told) for c in _NET_NATIVE]
+            by_programs = "exact: every refusal is a record of the programs"
+            lines += [self._line(c, ("cgroup-bpf", "seccomp"), listens, telemetry=by_programs) for c in _NET_NATIVE]
             lines += [self._line(c, ("seccomp",), listens, telemetry=exact) for c in _NET if c not in _NET_NATIVE]
         else:
             lines += [self._line(c, ("seccomp", "namespaces", "landlock"), listens, telemetry=exact) for c in _NET]
@@ -85,46 +127,45 @@ class _Statuses:
         lines += [
             self._line(c, ("bpf-lsm", "namespaces", "seccomp", "landlock"), listens, telemetry=exact) for c in _SCOPED
         ]
-        rest = [c for c in Capability if c.value.startswith(("kernel.", "ipc.", "memory."))]
+        rest = [c for c in Capability if c.family in ("kernel", "ipc", "memory")]
         lines += [self._line(c, ("bpf-lsm", "seccomp"), listens, telemetry=exact) for c in rest if c not in _SCOPED]
-        limits = ("cgroup", "rlimit", "watchdog") if has_cgroup else ("rlimit", "watchdog")
-        for capability in Capability:
-            if capability.value.startswith("limit."):
-                lines.append(
-                    CapabilityStatus(
-                        capability=capability,
-                        coverage=Coverage.FULL,
-                        enforcers=limits,
-                        missing="" if has_cgroup else f"no cgroup: {cgroup_reason}; sums are sampled",
-                        telemetry="recorded by the supervisor",
-                    )
-                )
-        return tuple(lines)
+        to_proxy: tuple[EnforcerName, ...] = ("seccomp", "namespaces", "landlock")
+        if self._has("cgroup-bpf"):
+            to_proxy = ("cgroup-bpf", "seccomp")
+        lines.append(self._line(Capability.NET_HTTP, to_proxy, listens, telemetry=_PROXIED))
+        lines += [self._limit(c, has_cgroup, cgroup_reason) for c in Capability if c.family == "limit"]
+        return tuple(_on_thread(line) for line in lines) if self._isolation == "thread" else tuple(lines)
 
-    def _files(self) -> tuple[tuple[str, ...], str]:
+    def _limit(self, capability: Capability, has_cgroup: bool, cgroup_reason: str) -> CapabilityStatus:
+        name = capability.value.partition(".")[2]
+        found = limit_coverage(name, self._isolation, has_cgroup=has_cgroup, cgroup_reason=cgroup_reason)
+        return CapabilityStatus(
+            capability=capability,
+            coverage=Coverage(found.coverage),
+            enforcers=found.enforcers,
+            missing=found.gap,
+            telemetry="recorded by the supervisor" if found.coverage != "none" else "",
+        )
+
+    def _files(self) -> tuple[tuple[EnforcerName, ...], str]:
         """Return who decides files, the strongest first, and how its refusals become known."""
-        bpf = self._plan.bpf
-        if bpf.decides:
+        if "bpf-lsm" in self._running:
             return ("bpf-lsm",), "exact: every refusal is a record of the programs"
-        if bpf.observer is not None:
-            telemetry = "the sys_exit observer tells of every refused call"
-        elif self._seen:
-            telemetry = "recorded by the notification listener"
-        elif bpf.counter is not None:
+        if "seccomp" in self._running and self._isolation == "process":
+            telemetry = "the listener records every refused call" if self._seen else _QUIET
+        elif "landlock-denials" in self._running:
             telemetry = "counted exactly after each request; native code's refusals without their target"
         else:
             telemetry = self._blind
         return ("landlock", "root view"), telemetry
 
-    def _has(self, step: str) -> bool:
+    def _has(self, step: EnforcerName) -> bool:
         return step in self._steps
 
     def _line(
-        self, capability: Capability, enforcers: tuple[str, ...], enforced: bool, *, telemetry: str
+        self, capability: Capability, enforcers: tuple[EnforcerName, ...], enforced: bool, *, telemetry: str
     ) -> CapabilityStatus:
-        used = tuple(
-            name for name in enforcers if self._has(name) or (name == "namespaces" and self._plan.usable(name))
-        )
+        used = tuple(name for name in enforcers if self._has(name) or (name == "namespaces" and name in self._running))
         return CapabilityStatus(
             capability=capability,
             coverage=Coverage.FULL if enforced else Coverage.NONE,
@@ -134,10 +175,31 @@ class _Statuses:
         )
 
 
-def _isolation_notes(isolation: str) -> tuple[str, ...]:
+#: What a sandbox thread lacks of what a cell has: no root view, and one interpreter with the host.
+_GAPS_OF_THREADS = {
+    Capability.FS_METADATA: (
+        "the broker refuses Python's calls; native code changes modes, owners, times and attributes of granted files "
+        "(no root view)"
+    ),
+    Capability.IMPORT_NATIVE: "the broker refuses Python's calls; native code loads what it may read (no root view)",
+    Capability.IMPORT_MODULE: "the broker refuses imports of guest code; the host's modules are loaded already",
+    Capability.RANDOM_READ: "system calls are refused; the generator of module `random` is the host's, with its state",
+}
+
+
+def _on_thread(line: CapabilityStatus) -> CapabilityStatus:
+    gap = _GAPS_OF_THREADS.get(line.capability)
+    decided = "bpf-lsm" in line.enforcers and line.capability in (Capability.FS_METADATA, Capability.IMPORT_NATIVE)
+    if gap is None or decided:
+        return line
+    enforcers = tuple(dict.fromkeys(("broker", *line.enforcers)))
+    return msgspec.structs.replace(line, coverage=Coverage.PARTIAL, enforcers=enforcers, missing=gap)
+
+
+def _isolation_notes(isolation: Isolation) -> tuple[str, ...]:
     if isolation == "thread":
         return (
             "thread isolation is a guard rail, not a boundary: the guest shares this process's memory",
-            "a C loop in the guest cannot be stopped; limits on memory and processes are not per sandbox",
+            "a C loop in the guest cannot be stopped; what limits hold here, `capabilities` says",
         )
     return ()

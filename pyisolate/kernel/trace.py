@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from ..errors import SandboxError
-from .seccomp import syscall_name
+from .seccomp.filter import syscall_name
 
 #: Where Debian and Ubuntu put the system interpreter's packages.
 _SYSTEM_PACKAGES = ("/usr/lib/python3/dist-packages",)

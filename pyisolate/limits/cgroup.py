@@ -18,21 +18,24 @@ import threading
 import time
 from collections import deque
 
+from ..choices import EnforcerName
+from ..enforcement import Availability, Status
 from ..errors import EnforcementError
-from ..kernel.enforcer import Availability, Status
-from ..native._result import advice
+from ..native.result import advice, cause_of
 from ..policy.compiled import Limits
 from . import hierarchy
 from .controls import Controls, write
-from .sweep import EMPTY_WITHIN_S, make_locked, remove_directories, sweep
+from .sweep import EMPTY_WITHIN_S, HOST_LEAF, make_locked, remove_directories, sweep
 from .usage import Usage
 
 log = logging.getLogger("pyisolate.limits.cgroup")
 
-_NAME = "cgroup"
+_NAME: EnforcerName = "cgroup"
 
-#: Page cache that an earlier sandbox left behind is reclaimed above this; below, reclaiming costs more than it gives.
+#: Page cache that an earlier sandbox left is reclaimed above this; below, reclaiming costs more than it gives.
 _RESIDUE_BYTES = 4 << 20
+#: A waiting process stops in some 10 us; on a machine that is busy it waits for a processor first (seconds).
+_FREEZES_WITHIN_S = 2.0
 
 
 class CgroupLease:
@@ -41,7 +44,7 @@ class CgroupLease:
     def __init__(self, tree: CgroupTree, name: str) -> None:
         self.name = name
         self._tree = tree
-        self._controls = tree._controls_of(name)
+        self._controls = tree._controls_of(name)  # noqa: SLF001
         self._limits: tuple[int | None, int | None] = (None, None)
         self._v2_fd = -1
         self._cpu_before_s = 0.0
@@ -50,6 +53,7 @@ class CgroupLease:
         self._peak_before = 0
         self._peak_seen = 0
         self._held = True
+        self._frozen = False
         made: list[str] = []
         try:
             for directory in self._controls.directories:
@@ -94,7 +98,10 @@ class CgroupLease:
                 self._controls.set_tasks(processes)
         except OSError as error:
             raise EnforcementError(
-                f"set the limits, on control group {self.name}: {error.strerror}",
+                operation="set the limits",
+                subject=f"control group {self.name}",
+                cause=error.strerror,
+                errno=error.errno,
                 rule="limits",
                 missing="cgroup",
                 hint=advice(error.errno) or "a limit below what the sandbox already uses cannot be set",
@@ -151,6 +158,25 @@ class CgroupLease:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def set_frozen(self, frozen: bool) -> None:
+        """Stop every process of the group until it is let go on (v2 freezer, Linux 5.2). Raises OSError."""
+        if frozen != self._frozen:
+            self._controls.set_frozen(frozen)
+            self._frozen = frozen
+
+    def prove_freezing(self) -> bool:
+        """See the processes of the group stop; False where there is no freezer. Raises OSError where they do not."""
+        if not self._controls.can_freeze:
+            return False
+        self.set_frozen(True)
+        deadline = time.monotonic() + _FREEZES_WITHIN_S
+        while not self._controls.frozen():
+            if time.monotonic() > deadline:
+                raise OSError(errno.ETIMEDOUT, "a frozen group went on")
+            time.sleep(0.0002)
+        self.set_frozen(False)
+        return True
+
     def wait_empty(self, timeout_s: float = EMPTY_WITHIN_S) -> bool:
         """Wait until no process is left; say whether that came to be."""
         deadline = time.monotonic() + timeout_s
@@ -166,12 +192,13 @@ class CgroupLease:
         """End what is left and give the group back. Does not wait; a second call does nothing."""
         if self._held:
             self._held = False
-            self._tree._give_back(self)
+            self._tree._give_back(self)  # noqa: SLF001
 
     def _reset(self) -> bool:
         """Make an emptied group ready for the next sandbox; False while a process or zombie is still charged to it."""
-        if not self._controls.empty() or self._controls.charged_tasks() != 0:
+        if self._controls.charged_tasks() != 0:  # a task in any other hierarchy is counted here
             return False
+        self.set_frozen(False)
         self._controls.reset_peak()
         if self._controls.memory_bytes() > _RESIDUE_BYTES:
             self._controls.reclaim()
@@ -208,7 +235,7 @@ def _still_members(controls: Controls) -> list[int]:
 
 
 class CgroupTree:
-    """All control groups of one supervisor. Thread-safe. `open` makes it, `close` leaves nothing behind."""
+    """All control groups of one supervisor. Thread-safe. `open` makes it, `close` removes them all."""
 
     _numbers = itertools.count()
 
@@ -226,6 +253,8 @@ class CgroupTree:
         self._vacated: str | None = None
         self._leaf_lock = -1
         self._closed = False
+        #: a group's processes were seen to stop and to go on
+        self.can_freeze = False
 
     @classmethod
     def open(cls, prefix: str = "pyisolate") -> tuple[CgroupTree | None, Availability]:
@@ -241,23 +270,28 @@ class CgroupTree:
         except OSError as error:
             tree.close()
             where = f" ({error.filename})" if error.filename else ""
-            return None, _unavailable(f"{error.strerror or error}{where}", layout.remedy)
+            return None, _unavailable(f"{cause_of(error)}{where}", layout.remedy, error.errno)
         except EnforcementError as error:
             tree.close()
-            return None, _unavailable(str(error), layout.remedy)
+            return None, _unavailable(error.summary, layout.remedy, error.errno)
         return tree, Availability(
             enforcer=_NAME,
             status=Status.AVAILABLE,
             reason=layout.summary,
             proof=proof,
-            detail={"parents": list(layout.parents), "name": tree.name},
+            detail={"parents": list(layout.parents), "name": tree.name, "freezes": tree.can_freeze},
         )
+
+    @property
+    def size(self) -> int:
+        """How many groups there are, held or free."""
+        return len(self._all)
 
     def prefill(self, count: int) -> None:
         """Have at least `count` groups ready, so that `lease` makes none."""
         while len(self._free) < count:
             made = self._new()
-            made._held = False
+            made._held = False  # noqa: SLF001
             with self._lock:
                 self._free.append(made)
 
@@ -270,7 +304,7 @@ class CgroupTree:
             found = self._free.popleft() if self._free else None
         if found is None:
             return self._new()
-        found._held = True
+        found._held = True  # noqa: SLF001
         return found
 
     def close(self, timeout_s: float = 2.0) -> bool:
@@ -285,11 +319,11 @@ class CgroupTree:
             self._free.clear()
             self._draining.clear()
         for one in leases:
-            one._held = False
+            one._held = False  # noqa: SLF001
             with contextlib.suppress(OSError):
                 one.kill()
         deadline = time.monotonic() + timeout_s
-        while leases := [one for one in leases if not one._remove()]:
+        while leases := [one for one in leases if not one._remove()]:  # noqa: SLF001
             if time.monotonic() > deadline:
                 log.warning("control groups %s: %d could not be emptied", self.name, len(leases))
                 break
@@ -305,7 +339,7 @@ class CgroupTree:
         """Forget the tree without touching it: for a forked copy of the host, whose parent still owns it."""
         self._closed = True
         for one in self._all.values():
-            one._close_descriptors()
+            one._close_descriptors()  # noqa: SLF001
         for fd in self._locks:
             os.close(fd)
         self._locks.clear()
@@ -338,8 +372,8 @@ class CgroupTree:
         if place is None or not place.enable:
             return
         if place.vacate:
-            self._vacated = f"{place.parent}/{self.name}.host"
-            # Locked like the tree: it is named like one, and a sweep would end this very process.
+            self._vacated = f"{place.parent}/{self.name}{HOST_LEAF}"
+            # Locked like the tree, so that no sweep removes it before this process is in it.
             self._leaf_lock = make_locked(self._vacated)
             write(f"{self._vacated}/cgroup.procs", str(self._owner))
         write(f"{place.parent}/cgroup.subtree_control", "+memory +pids")
@@ -371,6 +405,7 @@ class CgroupTree:
                 shell = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env={})
                 try:
                     probe.add(shell.pid)
+                    self.can_freeze = probe.prove_freezing()
                     with contextlib.suppress(BrokenPipeError):
                         ours.sendall(b"\n")
                     shell.wait(timeout=10)
@@ -395,7 +430,7 @@ class CgroupTree:
         if os.getpid() != self._owner:
             return
         with contextlib.suppress(OSError):
-            if not lease._controls.empty():
+            if lease._controls.charged_tasks() and not lease._controls.empty():  # noqa: SLF001 - else zombies
                 lease.kill()
         with self._lock:
             if not self._closed:
@@ -408,10 +443,10 @@ class CgroupTree:
             waiting, self._draining = self._draining, deque()
         for lease in waiting:
             try:
-                ready = lease._reset()
+                ready = lease._reset()  # noqa: SLF001
             except OSError:
                 # Somebody removed it under us: forget it, and make another when one is needed.
-                lease._remove()
+                lease._remove()  # noqa: SLF001
                 with self._lock:
                     self._all.pop(lease.name, None)
                 continue
@@ -420,5 +455,5 @@ class CgroupTree:
                     (self._free if ready else self._draining).append(lease)
 
 
-def _unavailable(reason: str, remedy: str) -> Availability:
-    return Availability(enforcer=_NAME, status=Status.UNAVAILABLE, reason=reason, remedy=remedy)
+def _unavailable(reason: str, remedy: str, errno: int | None = None) -> Availability:
+    return Availability(enforcer=_NAME, status=Status.UNAVAILABLE, reason=reason, remedy=remedy, errno=errno)

@@ -50,7 +50,9 @@ class Controls:
         if layout.memory is None or layout.pids is None or layout.cpu is None:
             raise ValueError("control groups need a usable layout")
         self.unified = None if layout.unified is None else f"{layout.unified.parent}/{below}"
-        self.directories = [f"{parent}/{below}" for parent in layout.parents]
+        counts = layout.pids.parent
+        #: that which counts tasks first: who is in any other was moved into it before
+        self.directories = [f"{parent}/{below}" for parent in sorted(layout.parents, key=lambda one: one != counts)]
         self._memory = f"{layout.memory.parent}/{below}"
         self._memory_v2 = layout.memory.version == 2
         self._pids_v2 = layout.pids.version == 2
@@ -169,6 +171,19 @@ class Controls:
     def empty(self) -> bool:
         """Say whether no living process is in any of the group's directories."""
         return not any(read(f"{directory}/cgroup.procs").strip() for directory in self.directories)
+
+    @property
+    def can_freeze(self) -> bool:
+        """Say whether there is a group of the v2 hierarchy, which can be frozen (Linux 5.2)."""
+        return self.unified is not None and os.path.exists(f"{self.unified}/cgroup.freeze")
+
+    def set_frozen(self, frozen: bool) -> None:
+        """Stop every process of the group, or let them go on. Returns before they have stopped; they can be killed."""
+        write(f"{self.unified}/cgroup.freeze", str(int(frozen)))
+
+    def frozen(self) -> bool:
+        """Say whether every process of the group has stopped."""
+        return _field(f"{self.unified}/cgroup.events", "frozen") == 1
 
     def kill_at_once(self) -> bool:
         """End all processes by cgroup.kill (Linux 5.14); False where that is not there."""

@@ -15,6 +15,7 @@ _ERRORS: dict[str, type[errors.LimitExceeded]] = {
     "processes": errors.ProcessesExceeded,
     "open_files": errors.OpenFilesExceeded,
     "file_size": errors.FileSizeExceeded,
+    "workspace": errors.WorkspaceExceeded,
     "output": errors.OutputExceeded,
     "messages": errors.MessagesExceeded,
 }
@@ -24,6 +25,7 @@ _UNITS = {
     "cpu": "seconds",
     "memory": "bytes",
     "file_size": "bytes",
+    "workspace": "bytes",
     "output": "bytes",
     "processes": "processes and threads",
     "open_files": "descriptors",
@@ -37,18 +39,23 @@ _BEFORE = {
     "processes": "start fewer processes and threads",
     "open_files": "close files after use",
     "file_size": "write less, or to several files",
+    "workspace": "remove files that are no longer needed",
     "output": "print less",
     "messages": "post less often",
 }
 
 
 class ExceededLimit(msgspec.Struct, frozen=True, kw_only=True):
-    """A limit that was passed. `used` and `allowed` share the limit's unit; `cause` adds what the kernel did."""
+    """A limit that was passed. `used` and `allowed` share the limit's unit; `cause` adds what the kernel did.
+
+    `hint` takes the place of the usual one.
+    """
 
     limit: str
     used: float
     allowed: float
     cause: str = ""
+    hint: str = ""
 
     def to_error(self, subject: str = "sandbox") -> errors.LimitExceeded:
         """Return the public exception for this limit, its text naming `subject`."""
@@ -56,7 +63,8 @@ class ExceededLimit(msgspec.Struct, frozen=True, kw_only=True):
         if self.cause:
             text = f"{text}; {self.cause}"
         kind = _ERRORS.get(self.limit, errors.LimitExceeded)
-        hint = f"{_BEFORE.get(self.limit, 'use less')}, or raise limits.{self.limit} in the policy"
+        key = self.limit if self.limit == "workspace" else f"limits.{self.limit}"
+        hint = self.hint or f"{_BEFORE.get(self.limit, 'use less')}, or raise {key} in the policy"
         return kind(text, limit=self.limit, used=self.used, allowed=self.allowed, hint=hint)
 
     def _amount(self, value: float) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 NEEDED = frozenset({"memory", "pids"})
 
 
-#: Slices, services, scopes and containers below each other; nobody nests supervisors deeper than this.
+#: Slices, services, scopes and containers below each other; supervisors are not nested deeper than this.
 _DEEPEST = 8
 
 

@@ -94,7 +94,15 @@ def _within_present(which: int, pair: tuple[int, int]) -> tuple[int, int]:
     _, present = resource.getrlimit(which)
     if present != resource.RLIM_INFINITY:
         hard = min(hard, present)
+    if which == resource.RLIMIT_CPU and soft >= hard > 1:
+        soft = hard - 1  # at the hard limit comes SIGKILL, which does not say why; a second before it SIGXCPU
     return min(soft, hard), hard
+
+
+def host_cpu_s() -> int | None:
+    """Return the processor time (seconds) after which this process's own hard limit ends a cell, None for never."""
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    return None if hard == resource.RLIM_INFINITY else max(1, hard - 1)
 
 
 #: What is the same under every policy: set when a cell is forked, so that hand-out has less to do.

@@ -15,6 +15,12 @@ from .controls import read, write
 
 log = logging.getLogger("pyisolate.limits.cgroup")
 
+#: Extended attribute of every directory that a supervisor makes, with the directory's own name as its value: what only
+#: happens to be called alike is somebody else's. (xattr(7); user attributes of control groups since Linux 5.7)
+MARK = "user.pyisolate"
+#: A leaf into which the host process itself moved (`CgroupTree`): who is in it is no guest.
+HOST_LEAF = ".host"
+
 #: The kernel removes a process from its group shortly after SIGKILL; uninterruptible I/O can take longer.
 EMPTY_WITHIN_S = 1.0
 
@@ -22,7 +28,8 @@ EMPTY_WITHIN_S = 1.0
 def sweep(prefix: str = "pyisolate", layout: hierarchy.Layout | None = None) -> list[str]:
     """Remove the trees of dead supervisors, with the processes left in them. Return what was removed.
 
-    A living supervisor holds an flock on its directories, which holds across pid namespaces and recycled pids.
+    A tree bears our mark. A living supervisor holds an flock on its directories, which holds across pid namespaces and
+    recycled pids.
     """
     removed = []
     for parent in (layout or hierarchy.detect()).parents:
@@ -42,12 +49,25 @@ def _sweep_one(directory: str) -> bool:
     except OSError:
         return False
     try:
+        if not _bears_mark(fd, directory):
+            return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return _remove_tree(directory)
+        return _remove_one(directory) if directory.endswith(HOST_LEAF) else _remove_tree(directory)
     except OSError:
         return False
     finally:
         os.close(fd)
+
+
+def _bears_mark(fd: int, directory: str) -> bool:
+    """Say whether one of us made a directory. Raise OSError where it has no such attribute, or cannot have any."""
+    return os.getxattr(fd, MARK) == os.path.basename(directory).encode()
+
+
+def _mark(fd: int, directory: str) -> None:
+    """Mark a directory as ours; one without (Linux before 5.7) stays when this process dies."""
+    with contextlib.suppress(OSError):
+        os.setxattr(fd, MARK, os.path.basename(directory).encode())
 
 
 def _remove_tree(directory: str) -> bool:
@@ -89,6 +109,7 @@ def make_locked(directory: str) -> int:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.exists(directory) and os.fstat(fd).st_ino == os.stat(directory).st_ino:
+                _mark(fd, directory)
                 return fd
         except (BlockingIOError, FileNotFoundError):
             time.sleep(0.001)

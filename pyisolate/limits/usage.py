@@ -24,24 +24,57 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     pids_refused: int = 0
     source: str = "cgroup"
 
+    def plus(self, memory_bytes: int) -> Usage:
+        """Return the reading with memory added that no process of the sandbox maps."""
+        return msgspec.structs.replace(
+            self,
+            memory_bytes=self.memory_bytes + memory_bytes,
+            memory_peak_bytes=max(self.memory_peak_bytes, self.memory_bytes + memory_bytes),
+        )
+
+
+#: What no machine exceeds: bytes that its processors clear in a second, and names made one after the other.
+_FASTEST_FILL = 64e9
+_FASTEST_NAME_S = 0.2e-6
+
+
+class Filling(msgspec.Struct, frozen=True):
+    """How full a workspace is, in bytes; `exhausted` where a write, or a new name, finds no room."""
+
+    used: int
+    size: int
+    exhausted: bool
+    #: names that there is room for
+    names: int = 0
+
+    @property
+    def fills_s(self) -> float:
+        """Seconds that a guest needs at least to fill the rest: no kernel clears 64 GB/s, nor makes names in 0.2 us."""
+        return min((self.size - self.used) / _FASTEST_FILL, self.names * _FASTEST_NAME_S)
+
 
 class TreeReader:
     """Read what a process and all of its descendants use, from /proc.
 
+    With `init`, a cell's: all that is below that process, where orphans of the cell go. The init itself is left out:
+    its memory is the zygote's.
+
     Memory is proportional (PSS), so pages that cells share with the zygote are not counted again in each; where the
     kernel refuses PSS it is resident minus file-backed pages. `memory_limit_bytes` lets a reading stop at the cheap
     resident sum while that stays below the limit. Processor time counts reaped children, and a lower bound for those
-    that died unreaped since the last reading. Pages of memory files that nobody maps are not seen: control groups see
-    them.
+    that died unreaped since the last reading. Pages of memory files that no process maps are not seen: control groups
+    see them.
     """
 
-    def __init__(self, pid: int, *, memory_limit_bytes: int | None = None) -> None:
+    def __init__(self, pid: int, *, memory_limit_bytes: int | None = None, init: int | None = None) -> None:
+        root = pid if init is None else init
         try:
-            self._root = psutil.Process(pid)
+            self._root = psutil.Process(root)
         except psutil.NoSuchProcess as error:
-            raise ProcessLookupError(f"process {pid} is gone") from error
+            raise ProcessLookupError(f"process {root} is gone") from error
         self.memory_limit_bytes = memory_limit_bytes
-        self._known = {pid: self._root}
+        self._without_root = init is not None and init != pid
+        self._known = {root: self._root}
         self._last_s: dict[int, float] = {}
         self._lost_s = 0.0
         self._cpu_s = 0.0
@@ -72,7 +105,7 @@ class TreeReader:
         if not self._root.is_running():
             self._known = {}
             return []
-        for pid in descendants(self._root.pid):
+        for pid in descendants(self._root.pid)[1 if self._without_root else 0 :]:
             process = self._known.get(pid)
             try:
                 # A reused pid has another creation time: is_running() compares it.
@@ -86,7 +119,7 @@ class TreeReader:
 
     def _cpu(self, living: list[psutil.Process]) -> float:
         reaped_s, now = 0.0, {}
-        for process in living:
+        for process in (*living, self._root) if self._without_root else living:
             with contextlib.suppress(psutil.Error):
                 times = process.cpu_times()
                 now[process.pid] = times.user + times.system
@@ -152,6 +185,18 @@ def descendants(pid: int) -> list[int]:
             found.append(child)
             queue.append(child)
     return found
+
+
+def descriptor_slots(pid: int) -> int | None:
+    """Return how many descriptors a process's table has had room for (proc(5), FDSize); None when it is gone.
+
+    The table never shrinks: one that was full once has at least as many slots as RLIMIT_NOFILE allows.
+    """
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"FDSize:"):
+                return int(line.split()[1])
+    return None
 
 
 def _children(pid: int) -> list[int]:

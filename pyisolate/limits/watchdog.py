@@ -12,12 +12,12 @@ import itertools
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Hashable
 
 from ..errors import SandboxError
-from ..native._result import advice
+from ..native.result import advice
 from ..policy.compiled import Limits
+from .clock import Clock, MonotonicClock
 from .exceeded import ExceededLimit, exceeded
 from .usage import Usage
 
@@ -71,14 +71,15 @@ class _Watched:
         limits: Limits | None,
         read_usage: ReadUsage | None,
         on_exceeded: OnExceeded,
-        enforced: bool = False,
+        enforced: bool,
+        started_ns: int,
     ) -> None:
         self.key = key
         self.deadline_ns = deadline_ns
         self.limits = limits
         self.read_usage = read_usage
         self.on_exceeded = on_exceeded
-        self.started_ns = time.monotonic_ns()
+        self.started_ns = started_ns
         self.cpu_s = 0.0
         self.idle_looks = 0
         self.sample_ns: int | None = None
@@ -109,7 +110,8 @@ def _needs_sampling(limits: Limits) -> bool:
 class Watchdog:
     """Watch deadlines and usage by key. Thread-safe; its one thread starts with the first `watch`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or MonotonicClock()
         self._wake = threading.Condition()
         self._entries: dict[Hashable, _Watched] = {}
         self._heap: list[tuple[int, int, _Watched]] = []
@@ -146,12 +148,12 @@ class Watchdog:
     ) -> None:
         """Call `on_exceeded(key, limit)` once, on the watchdog's thread, when the deadline or a limit is passed.
 
-        `deadline_ns` is on CLOCK_MONOTONIC. `read_usage` returns a reading, or None (or raises OSError) when there is
-        nothing left to read; it runs on the watchdog's thread and must not block, like `on_exceeded`. Watching a key
-        again replaces what was watched. `enforced` says that a control group bounds memory and tasks by itself, so that
-        the first look can wait.
+        `deadline_ns` is on the watchdog's clock, CLOCK_MONOTONIC. `read_usage` returns a reading, or None (or raises
+        OSError) when there is nothing left to read; it runs on the watchdog's thread and must not block, like
+        `on_exceeded`. Watching a key again replaces what was watched. `enforced` says that a control group bounds
+        memory and tasks by itself, so that the first look can wait.
         """
-        entry = _Watched(key, deadline_ns, limits, read_usage, on_exceeded, enforced)
+        entry = _Watched(key, deadline_ns, limits, read_usage, on_exceeded, enforced, self._clock.now_ns())
         with self._wake:
             if self._stopped:
                 raise RuntimeError(f"watch {key!r}: the watchdog is stopped")
@@ -230,17 +232,17 @@ class Watchdog:
                 heapq.heappop(self._heap)
             if not self._heap:
                 self._sleeps_until_ns = None
-                self._wake.wait()
+                self._clock.wait(self._wake, None)
                 continue
-            left_ns = self._heap[0][0] - time.monotonic_ns()
+            left_ns = self._heap[0][0] - self._clock.now_ns()
             if left_ns <= 0:
                 return heapq.heappop(self._heap)[2]
             self._sleeps_until_ns = self._heap[0][0]
-            self._wake.wait(left_ns / 1e9)
+            self._clock.wait(self._wake, left_ns / 1e9)
         return None
 
     def _look_at(self, entry: _Watched) -> None:
-        now_ns = time.monotonic_ns()
+        now_ns = self._clock.now_ns()
         found: ExceededLimit | None = None
         if entry.deadline_ns is not None and now_ns >= entry.deadline_ns:
             found = ExceededLimit(
@@ -262,15 +264,15 @@ class Watchdog:
     def _sample(self, entry: _Watched) -> ExceededLimit | None:
         assert entry.read_usage is not None
         assert entry.limits is not None
-        started_ns = time.monotonic_ns()
+        started_ns = self._clock.now_ns()
         try:
             usage = entry.read_usage()
         except OSError:
             usage = None
-        now_ns = time.monotonic_ns()
+        now_ns = self._clock.now_ns()
         self._read_cost_ns += 0.1 * (now_ns - started_ns - self._read_cost_ns)
         if usage is None:
-            # Gone: its end is reported by whoever reaps it. The deadline stays.
+            # Gone: the thread that reaps it reports its end. The deadline stays.
             entry.sample_ns = None
             return None
         entry.idle_looks = entry.idle_looks + 1 if usage.cpu_s - entry.cpu_s < _IDLE_CPU_S else 0

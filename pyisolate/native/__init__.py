@@ -1,4 +1,4 @@
-"""The only place that sees C: one module per family of system calls, each result checked in `_result`.
+"""The only place that sees C: one module per family of system calls, each result checked in `result`.
 
 - `process`: clone3 into namespaces, pidfds, prctl, capabilities, identity maps
 - `landlock`: rights, rulesets, the live probe
@@ -6,8 +6,10 @@
 - `audit`: the C audit hook
 - `seccomp`, `notify`: filters and user notification
 - `namespaces`: their live probe
+- `forked`: what a forked child of the host renews (no C, and no import of the package)
 - `msgpack`: what a guest's value would take, before it is decoded
 - `libbpf`: loading and reading BPF objects (absent where libbpf was at build time)
+- `bpf_maps`: what `bpf/pyisolate.h` puts in maps, as typed reads and writes
 
 `_native` is built from the pairs `src/<name>.cdef.h` and `src/<name>.c` by `_build`; see docs/native.md.
 """

@@ -1,7 +1,8 @@
 """cffi build of `pyisolate.native._native`, from the pairs `src/<name>.cdef.h` + `src/<name>.c`.
 
 `<name>.cdef.h` holds what Python may call (cffi's dialect of C), `<name>.c` the code. All `.c` files become one
-translation unit: make every function and variable `static`, and start its name with the file's.
+translation unit: make every function and variable `static`, or `SHARED` (shared.h) where another file or Python uses
+it, and start its name with the file's. Each file compiles alone, too.
 Adding a pair is all it takes; nothing here names them.
 """
 
@@ -37,13 +38,15 @@ def _flags(package: str, header: str, debian: str) -> tuple[list[str], list[str]
 def _make() -> FFI:
     include_dirs, libraries = _flags("libseccomp", "seccomp.h", "libseccomp-dev")
     ffi = FFI()
+    numbers = (_SOURCES / "capability.h").read_text()
+    ffi.cdef(numbers[numbers.index("enum pyi_capability") : numbers.index("#endif")])
     parts = []
     for cdef in sorted(_SOURCES.glob("*.cdef.h")):
         ffi.cdef(cdef.read_text())
         parts.append(cdef.name.removesuffix(".cdef.h"))
     ffi.set_source(
         "pyisolate.native._native",
-        "".join(f'#include "{name}.c"\n' for name in parts),
+        "#define PYISOLATE_ONE_UNIT\n" + "".join(f'#include "{name}.c"\n' for name in parts),
         # PySys_AddAuditHook and PyOS_BeforeFork are not in the limited API
         py_limited_api=False,
         include_dirs=[str(_SOURCES), *include_dirs],

@@ -1,4 +1,4 @@
-"""Compile `bpf/*.bpf.c` to `pyisolate/kernel/objects/*.bpf.o`. Run by setup.py only."""
+"""Compile `bpf/*.bpf.c` to `pyisolate/kernel/bpf/objects/*.bpf.o`. Run by setup.py only."""
 
 from __future__ import annotations
 
@@ -18,16 +18,13 @@ class BpfBuildError(RuntimeError):
 def build_objects(source: Path, target: Path, *, strict: bool) -> list[Path]:
     """Compile every `source/*.bpf.c` into `target`; return the objects.
 
-    Without clang nothing is built and a line says so: the package then works without BPF enforcers. A source that
-    fails to compile is an error in a wheel build (`strict`) and a warning in a work tree.
+    Needs clang. No source at all is an error; one that fails to compile is an error in a wheel build (`strict`) and a
+    warning in a work tree.
     """
     sources = sorted(source.glob("*.bpf.c"))
-    clang = shutil.which("clang")
+    clang = shutil.which("clang") or "clang"
     if not sources:
-        return []
-    if clang is None:
-        print("pyisolate: clang not found: built without BPF objects (Debian: apt install clang libbpf-dev)")  # noqa: T201 - build output
-        return []
+        raise BpfBuildError(f"{source}: there is no BPF program in it. Hint: build from the whole source distribution")
     target.mkdir(parents=True, exist_ok=True)
     newest_header = max((h.stat().st_mtime for h in source.glob("**/*.[ch]")), default=0.0)
     built = []

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import _native
-from ._result import check
+from .result import check
 
 AuditCallback = Callable[[str, tuple[Any, ...]], int | None]
 
 _ffi, _lib = _native.ffi, _native.lib
 
-#: Flags of an answer, shifted to their place (`src/asked.h`), for a test that they are those of `hooks/answers.py`.
+#: Flags of an answer, shifted to their place (`src/asked.h`); a test compares them with `hooks/answer_codes.py`.
 FLAGS: dict[str, int] = {name: getattr(_lib, f"ASKED_{name}") << 8 for name in ("MANY", "AHEAD", "RESOLVES", "NOTHING")}
 
 _SEALED = "sealed: only the holder of the token that seal() returned can release a thread, and nobody a process"
@@ -121,21 +121,30 @@ def make_asked() -> int:
 
 
 def set_asked(fd: int) -> None:
-    """Tell the notification listener through its page, behind `fd`, what each thread of this process was asked.
+    """Tell the notification listener through its page, in `fd`, what each thread of this process was asked.
 
     Once per process, before `seal`; the mapping outlives `fd`.
     """
     check(_lib.audit_set_asked(fd), "audit set_asked", fd, hint=_SEALED if is_sealed() else None)
 
 
-def tell(answer: int) -> None:
-    """Put an answer about what raises no audit event into that page; nothing happens without one."""
-    _lib.audit_tell(answer)
+def tell(answer: int, subject: object = None) -> None:
+    """Put an answer about what raises no audit event into that page; nothing happens without one.
+
+    `subject` is the call's first argument, as it was passed: a name or a descriptor ties a question about a file to it.
+    """
+    tag = 0
+    if type(subject) is bytes or type(subject) is str:
+        name = subject if isinstance(subject, bytes) else str(subject).encode("utf-8", "surrogateescape")
+        tag = _lib.audit_name_tag(name, len(name))
+    elif type(subject) is int and 0 <= subject < 1 << 31:
+        tag = _lib.audit_descriptor_tag(subject)
+    _lib.audit_tell(answer, tag)
 
 
-def untold(index: int, amount: int) -> None:
-    """Count refusals that wait to be reported in that page: what is left there when the guest ends is told by the host.
+def note_refusal(index: int) -> None:
+    """Count a refusal in that page: what the host has received less than that when the guest ends, it records.
 
     `index`: capability number * 2, and 1 more for what was let through.
     """
-    _lib.audit_untold(index, amount)
+    _lib.audit_note_refusal(index)

@@ -9,7 +9,7 @@ import enum
 from typing import NamedTuple
 
 from . import _native
-from ._result import check
+from .result import check
 
 _ffi, _lib = _native.ffi, _native.lib
 
@@ -126,7 +126,7 @@ def create_ruleset(handled: Handled) -> int:
 
 
 def add_path_rule(ruleset_fd: int, allowed: AccessFs, path_fd: int, path: str = "") -> None:
-    """Grant `allowed` on the file or hierarchy behind `path_fd` (O_PATH is enough); `path` is for the error text."""
+    """Grant `allowed` on the file or hierarchy of `path_fd` (O_PATH is enough); `path` is for the error text."""
     check(_lib.landlock_add_path(ruleset_fd, int(allowed), path_fd), "landlock_add_rule", path or path_fd)
 
 

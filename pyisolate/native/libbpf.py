@@ -10,11 +10,30 @@ import errno
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NewType
+
+from .process import signals_blocked
 
 _ffi: Any = None
 _lib: Any = None
 _why = ""
+try:  # left out of the build where libbpf is not installed
+    from . import _libbpf  # type: ignore[attr-defined]  # generated
+except ImportError as missing:
+    _why = str(missing)
+else:
+    _ffi, _lib = _libbpf.ffi, _libbpf.lib
+
+
+#: Descriptors of the kernel's objects: mypy keeps one kind from standing in for another.
+MapFd = NewType("MapFd", int)
+ProgramFd = NewType("ProgramFd", int)
+LinkFd = NewType("LinkFd", int)
+#: Pointers that libbpf owns (cdata).
+ObjectHandle = NewType("ObjectHandle", object)
+ProgramHandle = NewType("ProgramHandle", object)
+MapHandle = NewType("MapHandle", object)
+LinkHandle = NewType("LinkHandle", object)
 
 
 class BpfCallError(OSError):
@@ -25,15 +44,6 @@ class BpfCallError(OSError):
 
 def available() -> tuple[bool, str]:
     """Tell whether libbpf can be called, and if not, why."""
-    global _ffi, _lib, _why
-    if _lib is None and not _why:
-        try:
-            from . import _libbpf  # type: ignore[attr-defined]  # generated
-        except ImportError as error:
-            _why = str(error)
-        else:
-            _ffi, _lib = _libbpf.ffi, _libbpf.lib
-            _ffi.def_extern("pyi_on_record")(_on_record)
     return _lib is not None, _why
 
 
@@ -82,13 +92,13 @@ def take_log() -> str:
 class Link:
     """One attached program; detached when closed."""
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
+    def __init__(self, handle: LinkHandle) -> None:
+        self._handle: LinkHandle | None = handle
 
     @property
-    def fd(self) -> int:
-        """The link's descriptor: whoever holds a copy keeps the program attached."""
-        return int(_lib.bpf_link__fd(self._handle))
+    def fd(self) -> LinkFd:
+        """The link's descriptor: a process that holds a copy keeps the program attached."""
+        return LinkFd(int(_lib.bpf_link__fd(self._handle)))
 
     def close(self) -> None:
         """Detach, unless another process holds the link too."""
@@ -100,7 +110,7 @@ class Link:
 class Program:
     """One program of an open object."""
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: ProgramHandle) -> None:
         self._handle = handle
         self.name = _ffi.string(_lib.bpf_program__name(handle)).decode()
         self.section = _ffi.string(_lib.bpf_program__section_name(handle)).decode()
@@ -115,9 +125,9 @@ class Program:
         check(_lib.bpf_program__set_autoload(self._handle, value), "bpf_program__set_autoload", self.name)
 
     @property
-    def fd(self) -> int:
+    def fd(self) -> ProgramFd:
         """The loaded program's descriptor."""
-        return check(_lib.bpf_program__fd(self._handle), "bpf_program__fd", self.name)
+        return ProgramFd(check(_lib.bpf_program__fd(self._handle), "bpf_program__fd", self.name))
 
     def attach(self) -> Link:
         """Attach by what the section name says (LSM hook, tracepoint)."""
@@ -127,13 +137,13 @@ class Program:
         """Attach to a cgroup v2 directory and all below it."""
         return self._link(_lib.pyi_attach_cgroup(self._handle, cgroup_fd))
 
-    def _link(self, handle: Any) -> Link:
+    def _link(self, handle: LinkHandle) -> Link:
         if handle == _ffi.NULL:
             raise _error(_ffi.errno or 22, "attach", self.name)
         return Link(handle)
 
     def run(self, context: Any) -> int:
-        """Run a "syscall" program once on a cdata struct, in place; return its own result."""
+        """Run a "syscall" program once on a cdata struct, in place; return its own result. For native/ alone."""
         return int(_lib.pyi_run(self.fd, context, _ffi.sizeof(context[0])))
 
 
@@ -143,7 +153,7 @@ class Object:
     def __init__(self, path: str) -> None:
         _need()
         self.path = path
-        self._handle = _lib.pyi_object_open(path.encode())
+        self._handle: ObjectHandle | None = _lib.pyi_object_open(path.encode())
         if self._handle == _ffi.NULL:
             raise _error(_ffi.errno or 2, "bpf_object__open", path)
         self.programs = {program.name: program for program in self._programs()}
@@ -154,7 +164,7 @@ class Object:
         while (handle := _lib.bpf_object__next_program(self._handle, handle)) != _ffi.NULL:
             yield Program(handle)
 
-    def _maps(self) -> Iterator[tuple[str, Any]]:
+    def _maps(self) -> Iterator[tuple[str, MapHandle]]:
         handle = _ffi.NULL
         while (handle := _lib.bpf_object__next_map(self._handle, handle)) != _ffi.NULL:
             yield _ffi.string(_lib.bpf_map__name(handle)).decode(), handle
@@ -163,17 +173,23 @@ class Object:
         """Set a map's `max_entries` before loading."""
         check(_lib.bpf_map__set_max_entries(self.maps[name], entries), "bpf_map__set_max_entries", name)
 
-    def reuse(self, name: str, fd: int) -> None:
+    def reuse(self, name: str, fd: MapFd) -> None:
         """Make a map of this object the one that `fd` names."""
         check(_lib.bpf_map__reuse_fd(self.maps[name], fd), "bpf_map__reuse_fd", name)
 
     def load(self) -> None:
-        """Create maps, load every program whose `autoload` is set."""
-        check(_lib.bpf_object__load(self._handle), "load", os.path.basename(self.path))
+        """Create maps, load every program whose `autoload` is set.
 
-    def map_fd(self, name: str) -> int:
+        The verifier gives up with EAGAIN when a signal is pending (bpf(2)): a timer or a profiler of the host's would
+        make each try fail.
+        """
+        with signals_blocked():
+            result = _lib.bpf_object__load(self._handle)
+        check(result, "load", os.path.basename(self.path))
+
+    def map_fd(self, name: str) -> MapFd:
         """Return a loaded map's descriptor; the object owns it."""
-        return check(_lib.bpf_map__fd(self.maps[name]), "bpf_map__fd", name)
+        return MapFd(check(_lib.bpf_map__fd(self.maps[name]), "bpf_map__fd", name))
 
     def close(self) -> None:
         """Close programs and maps; what is attached or shared lives on."""
@@ -185,61 +201,45 @@ class Object:
 # -- maps -------------------------------------------------------------------------------------------------------------
 
 
-def create_trie(name: str, key_size: int, value_size: int, entries: int) -> int:
+def create_trie(name: str, key_size: int, value_size: int, entries: int) -> MapFd:
     """Create a longest-prefix-match table that programs may only read; return its descriptor, which the caller owns."""
     _need()
-    return check(_lib.pyi_trie_create(name.encode(), key_size, value_size, max(entries, 1)), "create map", name)
+    result = _lib.pyi_trie_create(name.encode(), key_size, value_size, max(entries, 1))
+    return MapFd(check(result, "create map", name))
 
 
-def fill(fd: int, keys: bytes, key_size: int, values: bytes, value_size: int) -> None:
+def fill(fd: MapFd, keys: bytes, key_size: int, values: bytes, value_size: int) -> None:
     """Write entries, laid end to end in `keys` and `values`."""
     count = len(keys) // key_size
     check(_lib.pyi_map_fill(fd, keys, key_size, values, value_size, count), "fill map", fd)
 
 
-def update(fd: int, key: Any, value: Any, flags: int = 0) -> None:
-    """Write one entry. `key` and `value` are bytes or pointers to cdata."""
-    check(_lib.bpf_map_update_elem(fd, _pointer(key), _pointer(value), flags), "bpf_map_update_elem", fd)
+def update(fd: MapFd, key: bytes, value: bytes, flags: int = 0) -> None:
+    """Write one entry."""
+    check(
+        _lib.bpf_map_update_elem(fd, _ffi.from_buffer(key), _ffi.from_buffer(value), flags), "bpf_map_update_elem", fd
+    )
 
 
-def lookup(fd: int, key: Any, value: Any) -> bool:
-    """Read one entry into `value`; False if there is none."""
-    return bool(_lib.bpf_map_lookup_elem(fd, _pointer(key), _pointer(value)) == 0)
-
-
-def delete(fd: int, key: Any) -> bool:
-    """Remove one entry; False if there was none."""
-    return bool(_lib.bpf_map_delete_elem(fd, _pointer(key)) == 0)
-
-
-def keys(fd: int, kind: str) -> Iterator[Any]:
-    """Yield every key as a pointer to a fresh `kind`; entries made meanwhile may be missed."""
-    previous: Any = _ffi.NULL
-    while True:
-        following = _ffi.new(f"{kind} *")
-        if _lib.bpf_map_get_next_key(fd, previous, following):
-            return
-        yield following
-        previous = following
-
-
-def _pointer(value: Any) -> Any:
-    return _ffi.from_buffer(value) if isinstance(value, (bytes, bytearray)) else value
+def delete(fd: MapFd, key: bytes) -> bool:
+    """Remove one entry; False if there was none. Raises BpfCallError for every other failure."""
+    result = int(_lib.bpf_map_delete_elem(fd, _ffi.from_buffer(key)))
+    return result != -errno.ENOENT and check(result, "bpf_map_delete_elem", fd) == 0
 
 
 class Mapped:
-    """An mmapable array map as an array of structs in this process's memory."""
+    """An mmapable array map as an array of structs in this process's memory. For typed views in native/ alone."""
 
-    def __init__(self, fd: int, kind: str, entries: int) -> None:
+    def __init__(self, fd: MapFd, kind: str, entries: int) -> None:
         size = _ffi.sizeof(kind) * entries
         page = mmap.PAGESIZE
-        self._memory = mmap.mmap(fd, (size + page - 1) // page * page, mmap.MAP_SHARED)
+        self._memory: mmap.mmap | None = mmap.mmap(fd, (size + page - 1) // page * page, mmap.MAP_SHARED)
         self.array = _ffi.cast(f"{kind} *", _ffi.from_buffer(self._memory, require_writable=True))
 
     def close(self) -> None:
         """Unmap. No cdata taken from `array` may be used afterwards."""
         self.array = None
-        memory, self._memory = self._memory, None  # type: ignore[assignment]
+        memory, self._memory = self._memory, None
         if memory is not None:
             try:
                 memory.close()
@@ -248,13 +248,8 @@ class Mapped:
 
 
 def store64(address: Any, value: int) -> None:
-    """Store 64 bits at once: a reader sees the old value or the new one."""
+    """Store 64 bits at once: a reader sees the old value or the new one. For native/ alone."""
     _lib.pyi_store64(address, value)
-
-
-def load64(address: Any) -> int:
-    """Read 64 bits at once."""
-    return int(_lib.pyi_load64(address))
 
 
 # -- the kernel's own types, tasks ------------------------------------------------------------------------------------
@@ -305,10 +300,14 @@ def _on_record(handle: Any, data: Any, size: int) -> int:
     return 0 if ring.left else -errno.EAGAIN  # libbpf stops there, after this record
 
 
+if _lib is not None:
+    _ffi.def_extern("pyi_on_record")(_on_record)
+
+
 class Ring:
     """A consumer of one ring buffer map. `receive` is called with each record's bytes, in the polling thread."""
 
-    def __init__(self, map_fd: int, receive: Callable[[bytes], None]) -> None:
+    def __init__(self, map_fd: MapFd, receive: Callable[[bytes], None]) -> None:
         self.receive, self.left = receive, 0
         self._self = _ffi.new_handle(self)
         self._handle = _lib.pyi_ring_open(map_fd, self._self)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 
 from . import _native
-from ._result import check
+from .result import check
 
 # sys/mount.h (mount(2))
 MS_RDONLY = 1
@@ -40,10 +40,13 @@ AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
 # linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
+#: A name beneath a directory that others fill: no link is followed, and nothing mounted in it is entered.
+BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
 
 _ffi, _lib = _native.ffi, _native.lib
 
@@ -93,7 +96,7 @@ def move_mount(tree_fd: int, target: str, *, dirfd: int = AT_FDCWD) -> None:
 def mount_setattr(
     tree_fd: int, attributes: int, *, clear: int = 0, propagation: int = 0, recursive: bool = False
 ) -> None:
-    """Set MOUNT_ATTR_* on the mount behind `tree_fd`, and below it when `recursive`."""
+    """Set MOUNT_ATTR_* on the mount of `tree_fd`, and below it when `recursive`."""
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     result = _lib.mount_setattr_(tree_fd, b"", flags, attributes, clear, propagation)
     check(result, "mount_setattr", f"{attributes:#x}")
@@ -105,5 +108,5 @@ def openat2(path: str, flags: int, resolve: int, *, dirfd: int = AT_FDCWD) -> in
 
 
 def enter_root(tree_fd: int) -> None:
-    """Make the tree behind `tree_fd` this process's root and working directory. Needs CAP_SYS_CHROOT."""
+    """Make the tree of `tree_fd` this process's root and working directory. Needs CAP_SYS_CHROOT."""
     check(_lib.mount_enter_root(tree_fd), "chroot", f"descriptor {tree_fd}")

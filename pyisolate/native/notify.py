@@ -1,4 +1,4 @@
-"""The notification listener in C, typed: see `src/notify.h` for what it does.
+"""The notification listener in C, typed: see `src/notify/notify.h` for what it does.
 
 Nothing here decides. Tables go in as bytes and tuples, records come out as `Record`.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ._native import ffi, lib
-from ._result import check
+from .result import check
 
 CAPABILITIES: int = lib.NOTIFY_CAPABILITIES
 SYSCALLS: int = lib.NOTIFY_SYSCALLS
@@ -30,6 +30,7 @@ SCOPE_INSUFFICIENT: int = lib.NOTIFY_SCOPE_INSUFFICIENT
 EXPLICIT_DENY: int = lib.NOTIFY_EXPLICIT_DENY
 ALWAYS_DENIED: int = lib.NOTIFY_ALWAYS_DENIED
 INTERNAL: int = lib.NOTIFY_INTERNAL
+LIMIT_EXCEEDED: int = lib.NOTIFY_LIMIT_EXCEEDED
 
 UNKNOWN: int = lib.NOTIFY_UNKNOWN
 NOT_ASKED: int = lib.NOTIFY_NOT_ASKED
@@ -38,14 +39,24 @@ ASKED: int = lib.NOTIFY_ASKED
 TRAIT_KNOWN: int = lib.NOTIFY_KNOWN
 TRAIT_REPORTED: int = lib.NOTIFY_REPORTED
 
+#: In `path_argument`: the argument is a descriptor, whose file is the target.
+DESCRIPTOR: int = lib.NOTIFY_DESCRIPTOR
+#: Added to the number of a call of another architecture.
+FOREIGN: int = lib.NOTIFY_FOREIGN
+
 FLAG_CELL: int = lib.NOTIFY_CELL
 FLAG_FULL: int = lib.NOTIFY_FULL
 FLAG_MONITOR_NET: int = lib.NOTIFY_MONITOR_NET
 FLAG_NATIVE_NET: int = lib.NOTIFY_NATIVE_NET
+FLAG_ASK_CONNECT: int = lib.NOTIFY_ASK_CONNECT
+REPLY_YES: int = lib.NOTIFY_REPLY_YES
+REPLY_NO: int = lib.NOTIFY_REPLY_NO
+REPLY_FULL: int = lib.NOTIFY_REPLY_FULL
+REPLY_LATE: int = lib.NOTIFY_REPLY_LATE
 
 #: The C side's copy of some capability numbers, for a test that they are `CAPABILITY_NUMBER`'s.
 CAPABILITY_NUMBERS: dict[str, int] = {
-    name.removeprefix("NOTIFY_CAP_"): getattr(lib, name) for name in dir(lib) if name.startswith("NOTIFY_CAP_")
+    name.removeprefix("PYI_"): getattr(lib, name) for name in dir(lib) if name.startswith("PYI_")
 }
 
 _BATCH = 64
@@ -99,6 +110,24 @@ class Record(NamedTuple):
     asked: int = UNKNOWN
     slot_capability: int = 0
     slot_verdict: int = 0
+    other: bytes = b""
+    #: what became of a question (REPLY_YES ..., 0: none was asked), its number, and how long its call waited
+    reply: int = 0
+    question: int = 0
+    waited_ms: int = 0
+
+
+class Question(NamedTuple):
+    """A connection that waits for an answer. `family` is 4 or 6; `key` is the sandbox's."""
+
+    key: int
+    number: int
+    pid: int
+    tid: int
+    capability: int
+    family: int
+    address: bytes
+    port: int
 
 
 class Policy:
@@ -161,7 +190,6 @@ class Listener:
         self._handle: Any = lib.notify_create(capability, traits, ffi.from_buffer("int8_t[]", path_argument))
         if self._handle == ffi.NULL:
             raise OSError(ffi.errno, f"make a notification listener: {os.strerror(ffi.errno)}")
-        self._records = ffi.new("struct notify_record[]", _BATCH)
 
     def start(self) -> None:
         """Start the thread."""
@@ -195,10 +223,10 @@ class Listener:
         """Join a sandbox's calls with what its hooks tell in a page of `native.audit.make_asked`. Once."""
         check(lib.notify_map_asked(self._handle, key, fd), "map an asked page")
 
-    def untold(self, key: int) -> list[int]:
-        """Return what the guest has not reported, by the index of `native.audit.untold`: its own word, any number."""
-        out = ffi.new("uint64_t[]", lib.ASKED_UNTOLD)
-        return list(out) if lib.notify_untold(self._handle, key, out) == 0 else []
+    def refusals(self, key: int) -> list[int]:
+        """Return how often the guest's broker has refused, by the index of `native.audit.note_refusal`: its word."""
+        out = ffi.new("uint64_t[]", lib.ASKED_REFUSALS)
+        return list(out) if lib.notify_refusals(self._handle, key, out) == 0 else []
 
     def stop(self, key: int) -> bool:
         """Decide nothing more for a sandbox; records and counters stay. False where the key is unknown."""
@@ -215,6 +243,22 @@ class Listener:
             return None
         return list(counters), int(lost[0])
 
+    def next_question(self, timeout_ms: int) -> Question | None:
+        """Sleep until a call waits for an answer, the time is up or `stop_asking` is called. One caller at a time."""
+        raw = ffi.new("struct notify_question *")
+        if not lib.notify_next_question(self._handle, raw, timeout_ms):
+            return None
+        address = bytes(ffi.buffer(raw.address))
+        return Question(raw.key, raw.number, raw.pid, raw.tid, raw.capability, raw.family, address, raw.port)
+
+    def stop_asking(self) -> None:
+        """End a `next_question`."""
+        lib.notify_stop_asking(self._handle)
+
+    def answer(self, number: int, *, allow: bool) -> None:
+        """Answer a question, once. Raises OSError where there is no memory for it."""
+        check(lib.notify_reply_to(self._handle, number, allow), "answer a question")
+
     def wait(self, timeout_ms: int) -> bool:
         """Sleep until some sandbox has records, the time is up or `wake` is called; True when there are records."""
         return bool(lib.notify_wait(self._handle, timeout_ms))
@@ -227,17 +271,26 @@ class Listener:
         """Return the key of a sandbox that has records, or 0; each in turn. One caller at a time."""
         return int(lib.notify_next(self._handle))
 
+    def quiet(self, key: int, lost: int) -> bool:
+        """True while no record of a sandbox waits and the number of those that did not fit is `lost`. 0.5 us."""
+        return bool(lib.notify_quiet(self._handle, key, lost))
+
     def pending(self, key: int) -> int:
         """Return how many records of a sandbox wait."""
         return int(lib.notify_pending(self._handle, key))
 
     def pop(self, key: int, limit: int = _BATCH) -> list[Record]:
-        """Take up to `limit` of a sandbox's records, a batch at most. One caller at a time."""
-        taken = lib.notify_pop(self._handle, key, self._records, min(limit, _BATCH))
-        return [_record(self._records[i]) for i in range(taken)]
+        """Take up to `limit` of a sandbox's records, a batch at most. One caller at a time for one sandbox."""
+        limit = min(limit, _BATCH)
+        records = ffi.new("struct notify_record[]", limit)
+        taken = lib.notify_pop(self._handle, key, records, limit)
+        return [_record(records[i]) for i in range(taken)]
 
 
 def _record(raw: Any) -> Record:
+    names = raw.names or raw.text
+    both = bytes(ffi.buffer(names, raw.path_length + raw.other_length))
+    lib.notify_free(raw.names)
     return Record(
         key=raw.key,
         policy_serial=raw.policy_serial,
@@ -256,8 +309,12 @@ def _record(raw: Any) -> Record:
         family=raw.family,
         address=bytes(ffi.buffer(raw.address)),
         port=raw.port,
-        path=bytes(ffi.buffer(raw.path, raw.path_length)),
+        path=both[: raw.path_length],
         asked=raw.asked,
         slot_capability=raw.slot_capability,
         slot_verdict=raw.slot_verdict,
+        other=both[raw.path_length :],
+        reply=raw.reply,
+        question=raw.question,
+        waited_ms=raw.waited_ms,
     )

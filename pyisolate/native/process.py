@@ -6,14 +6,17 @@ Minimum kernel: 5.9 (close_range); CLONE_INTO_CGROUP needs 5.7, PIDFD_THREAD 6.9
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 
 from . import _native
-from ._result import check
+from .result import check
 
-_CAP_SYS_CHROOT = 18  # linux/capability.h
+# linux/capability.h
+CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT = 6, 7, 18
 # linux/sched.h
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -28,13 +31,14 @@ PIDFD_THREAD = os.O_EXCL
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_PR_SET_KEEPCAPS = 8
 _PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
-_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_GET_NO_NEW_PRIVS = 39
 
 _LAST_FD = 0xFFFFFFFF  # close_range(2): ~0U means "to the end"
+_LAST_STANDARD = 2
 _NAME_BYTES = 15  # TASK_COMM_LEN - 1, linux/sched.h
 
 _ffi, _lib = _native.ffi, _native.lib
@@ -63,7 +67,7 @@ def pidfd_send_signal(pidfd: int, signal_number: int) -> None:
 
 
 def pidfd_getfd(pidfd: int, target_fd: int) -> int:
-    """Return a duplicate (close-on-exec) of descriptor `target_fd` of the process or thread behind `pidfd`."""
+    """Return a duplicate (close-on-exec) of descriptor `target_fd` of the process or thread that `pidfd` names."""
     return check(_lib.process_pidfd_getfd(pidfd, target_fd), "pidfd_getfd", target_fd)
 
 
@@ -80,6 +84,50 @@ def close_all_except(keep: Iterable[int]) -> None:
             close_range(first, fd - 1)
         first = fd + 1
     close_range(first)
+
+
+def fork_probe() -> int:
+    """Fork a child that asks the kernel something and ends, without running code that another thread could lock.
+
+    Python 3.12 and later warn of any fork beside threads, and cannot know that.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def wait_ended(pid: int) -> None:
+    """Return once a child has ended and is reaped, also by the host, which may ignore SIGCHLD or wait for all."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def reset_signals() -> None:
+    """Unblock every signal and give those that this process inherited as ignored their default action (execve(2)).
+
+    SIGPIPE and SIGXFSZ stay as they are: the interpreter ignores them itself, so that a write raises OSError.
+    """
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def open_standard_descriptors() -> None:
+    """Open /dev/null as each of descriptors 0 to 2 that is closed, so that no other file gets these numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= _LAST_STANDARD:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Let no signal interrupt this thread's system calls; those that come while it lasts are delivered afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def set_no_new_privs() -> None:
@@ -112,11 +160,6 @@ def set_name(name: str) -> None:
     check(_lib.process_set_name(name.encode()[:_NAME_BYTES]), "prctl PR_SET_NAME", name)
 
 
-def set_child_subreaper(enabled: bool = True) -> None:
-    """Become the parent of orphaned descendants."""
-    check(_lib.process_prctl(_PR_SET_CHILD_SUBREAPER, int(enabled), 0, 0, 0), "prctl PR_SET_CHILD_SUBREAPER")
-
-
 def drop_all_capabilities() -> bool:
     """Empty this thread's capability sets, for good where the kernel permits it; raise OSError if any remains.
 
@@ -126,19 +169,56 @@ def drop_all_capabilities() -> bool:
     return check(_lib.process_limit_capabilities(0), "drop capabilities") == 1
 
 
-def keep_only_chroot() -> bool:
-    """Like `drop_all_capabilities`, but keep CAP_SYS_CHROOT, which `mount.enter_root` needs at hand-out."""
-    return check(_lib.process_limit_capabilities(1 << _CAP_SYS_CHROOT), "drop capabilities") == 1
+def effective_capabilities() -> int:
+    """Return this thread's effective capabilities, a bit for each number of linux/capability.h (proc(5), CapEff)."""
+    with open("/proc/thread-self/status") as status:
+        return next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+
+
+def become(uid: int, gid: int, *, keep: Iterable[int] = ()) -> None:
+    """Become another user for good, as root: no groups, no capability but those of `keep` (linux/capability.h)."""
+    os.setgroups([])
+    if keep := tuple(keep):
+        check(_lib.process_prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "prctl PR_SET_KEEPCAPS")
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    mask = sum(1 << capability for capability in keep)
+    check(_lib.process_set_capabilities(mask), "drop capabilities")
+    set_dumpable(True)  # else /proc/self is root's (prctl(2))
+
+
+def keep_only(*capabilities: int) -> bool:
+    """Like `drop_all_capabilities`, but keep some: CAP_SYS_CHROOT, which `mount.enter_root` needs at hand-out."""
+    mask = sum(1 << capability for capability in capabilities)
+    return check(_lib.process_limit_capabilities(mask), "drop capabilities") == 1
+
+
+def keep_held() -> None:
+    """Set this thread's capabilities to what they are: what `drop_chroot` does, without effect."""
+    check(_lib.process_keep_capabilities(), "keep capabilities")
 
 
 def drop_chroot() -> None:
-    """After `keep_only_chroot`: empty the permitted, effective and inheritable sets, for good. Two system calls."""
+    """After `keep_only`: empty the permitted, effective and inheritable sets, for good. Two system calls."""
     check(_lib.process_set_capabilities(0), "drop capabilities")
 
 
 def write_id_maps(uid: int, gid: int) -> None:
     """In a fresh user namespace: map `uid` and `gid` (ids outside) to themselves, deny setgroups."""
     check(_lib.process_write_id_maps(uid, gid), "write uid_map and gid_map", f"{uid}:{gid}")
+
+
+def write_id_maps_of(pid: int, uid: tuple[int, int], gid: tuple[int, int]) -> None:
+    """Map one user and one group of the user namespace of `pid`: (id inside, id outside). Deny it setgroups.
+
+    The caller made the namespace; ids outside that are not its own need CAP_SETUID and CAP_SETGID (user_namespaces(7)).
+    """
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid[0]} {uid[1]} 1"), ("gid_map", f"{gid[0]} {gid[1]} 1")):
+        descriptor = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
 
 
 def set_hostname(name: str) -> None:

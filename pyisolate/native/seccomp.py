@@ -10,6 +10,7 @@ import os
 from typing import NamedTuple
 
 from ._native import ffi, lib
+from .process import CAP_SYS_CHROOT
 
 ALLOW: int = lib.SECCOMP_RET_ALLOW
 NOTIFY: int = lib.SECCOMP_RET_USER_NOTIF
@@ -154,16 +155,28 @@ def install(program: bytes, *, notify: bool, log: bool = False) -> int | None:
     return _loaded(result)
 
 
-def install_and_send(program: bytes, peer: int, data: bytes) -> None:
+class User(NamedTuple):
+    """Whom a process becomes before it loads its filter, with CAP_SYS_CHROOT left of its capabilities."""
+
+    uid: int
+    gid: int
+    dumpable: bool
+
+
+def install_and_send(program: bytes, peer: int, data: bytes, user: User | None = None) -> None:
     """Load a filter and send `data` with its listener (SCM_RIGHTS, with the first byte) over the socket `peer`.
 
-    The listener is closed here. For a process with one thread. Raises `OSError` as `install` does, or what sendmsg
-    said; the filter stays on then, with nobody to ask: every notified call fails with ENOSYS.
+    This process becomes `user` first; what sends the listener does not. The listener is closed here. For a process
+    with one thread. Raises `OSError` as `install` does, or what sendmsg said; the filter stays on then, without a
+    listener: every notified call fails with ENOSYS.
     """
     _no_new_privs()
     result = -errno.EINVAL
+    became = ffi.NULL
+    if user is not None:
+        became = ffi.new("struct seccomp_user *", [user.uid, user.gid, user.dumpable, 1 << CAP_SYS_CHROOT])
     for flags in _LISTENER_FLAGS:
-        result = lib.seccomp_install_and_send(program, len(program), flags, peer, data, len(data))
+        result = lib.seccomp_install_and_send(program, len(program), flags, peer, data, len(data), became)
         if result != -errno.EINVAL:
             break
     _loaded(result)

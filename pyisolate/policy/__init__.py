@@ -1,33 +1,40 @@
 """Policies: what a guest may do.
 
-model.py      Policy and its builders          rules.py     the rules it holds
-load.py       YAML, TOML, JSON -> data         schema.py    data -> Policy      units.py  the atoms of the text
-write.py      Policy -> YAML                   presets/     shipped policies
-compile.py    Policy -> CompiledPolicy         compiled.py  the tables that decide
-interpreter.py, packages.py, elf.py            what an interpreter, a package and a program need to read
-suggest.py    a denial -> the smallest rule    explain.py   what would it say, what changed, what looks wrong
-learn.py      denials -> a policy
+policy.py       `Policy`, as users have it
+model.py        its fields, builders and readers; rules.py: the rules
+load.py         from files and presets; parse.py: text -> data; schema.py: data -> fields; units.py: the atoms
+yaml_writer.py  policy -> YAML; presets/: shipped policies
+compile.py      policy -> compiled.py, the tables that decide; broker.py decides by them
+interpreter.py, packages.py, elf.py, resolver.py, imports.py, sockets.py: what an interpreter, a package, a name need
+suggest.py      a denial -> the smallest rule; grants.py, learning.py, learn.py: denials -> a policy
+check.py, diff.py, explain.py, cases.py: what looks wrong, what changed, what would it say, does it say what it must
+json_schema.py  the shape of a policy file, for editors
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-from .compiled import CompiledPolicy
-from .model import Policy
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .compile import compile_policy
+    from .compiled import CompiledPolicy
     from .interpreter import InterpreterFiles
+    from .policy import Policy
 
 __all__ = ["CompiledPolicy", "InterpreterFiles", "Policy", "compile_policy"]
 
+#: Guests import this package for its tables: they never load, learn or compile.
+_HOME = {
+    "CompiledPolicy": "compiled",
+    "InterpreterFiles": "interpreter",
+    "Policy": "policy",
+    "compile_policy": "compile",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "compile_policy":  # guests import this package for its tables and never compile
-        from .compile import compile_policy
-
-        return compile_policy
-    if name == "InterpreterFiles":
-        from .interpreter import InterpreterFiles
-
-        return InterpreterFiles
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if (home := _HOME.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(importlib.import_module(f".{home}", __name__), name)
+    return value

@@ -16,16 +16,16 @@ import msgspec
 
 from ..decision import Mode
 from . import packages, units
-from .diff import _above, _named, _names, _Net, _right_tables
+from .diff import Networks, at_and_above, decided, name_table, right_tables
 from .interpreter import InterpreterFiles
-from .model import Policy
-from .rules import EXEC, MODE_GROUPS, FileRule, ProcessRule
+from .model import PolicyModel
+from .rules import EXEC, MODE_GROUPS, FileRule, NetworkRule, ProcessRule
 
 
 class Severity(enum.StrEnum):
     """How much a finding matters."""
 
-    DANGER = "danger"  # the guest can probably leave its policy, or read what nobody meant to give
+    DANGER = "danger"  # the guest can probably leave its policy, or read what its author did not mean to give
     WARNING = "warning"  # wider than it looks
     NOTE = "note"  # without effect, or worth knowing
 
@@ -58,7 +58,7 @@ _METADATA = ipaddress.ip_address("169.254.169.254")
 _LOOPBACK = ipaddress.ip_address("127.0.0.1")
 
 
-def check(policy: Policy, *, interpreter: InterpreterFiles | None = None) -> list[Finding]:
+def check(policy: PolicyModel, *, interpreter: InterpreterFiles | None = None) -> list[Finding]:
     """Return findings, the gravest first."""
     interpreter = interpreter or InterpreterFiles.discover()
     findings = [
@@ -84,7 +84,7 @@ def _note(rule: str, message: str, hint: str = "") -> Finding:
     return Finding(severity=Severity.NOTE, rule=rule, message=message, hint=hint)
 
 
-def _whole(policy: Policy) -> Iterator[Finding]:
+def _whole(policy: PolicyModel) -> Iterator[Finding]:
     monitored = [group for group in MODE_GROUPS if dict(policy.modes).get(group, policy.mode) is Mode.MONITOR]
     if monitored:
         yield _warning(f"mode: monitor ({', '.join(monitored)})", "refuses nothing but the floor", "enforce it in use")
@@ -96,8 +96,8 @@ def _whole(policy: Policy) -> Iterator[Finding]:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def _file_grants(policy: Policy, interpreter: InterpreterFiles) -> Iterator[Finding]:
-    tables = _right_tables(policy)
+def _file_grants(policy: PolicyModel, interpreter: InterpreterFiles) -> Iterator[Finding]:
+    tables = right_tables(policy)
     for rule in policy.files:
         if rule.path.startswith("@"):
             continue
@@ -119,33 +119,33 @@ def _reading(rule: FileRule, table: dict[str, bool]) -> Iterator[Finding]:
     exposed = [
         path
         for path in _CREDENTIALS
-        if rule.path in _above(path) and next(table[u] for u in _above(path) if u in table)
+        if rule.path in at_and_above(path) and next(table[u] for u in at_and_above(path) if u in table)
     ]
     if exposed and rule.path != "/":
         yield _warning(rule.text, f"covers {', '.join(exposed)}", "deny them, or grant less")
 
 
-def _writing(rule: FileRule, policy: Policy, interpreter: InterpreterFiles) -> Iterator[Finding]:
+def _writing(rule: FileRule, policy: PolicyModel, interpreter: InterpreterFiles) -> Iterator[Finding]:
     if rule.path == "/" or rule.path in _SYSTEM or _HOMES.fullmatch(rule.path):
         yield _danger(rule.text, "programs that others run can be replaced", "grant a directory made for output")
     code = (interpreter.stdlib, *interpreter.site_dirs)
-    if any(rule.path in _above(path) or path in _above(rule.path) for path in code):
+    if any(rule.path in at_and_above(path) or path in at_and_above(rule.path) for path in code):
         yield _danger(rule.text, "the interpreter's own modules can be replaced", "grant a directory made for output")
-    running = _right_tables(policy)["exec"]
+    running = right_tables(policy)["exec"]
     natives = [r for r in policy.imports if r.kind == "native" and r.allow and (r.name == "*" or r.name[0] == "/")]
-    if next((running[up] for up in _above(rule.path) if up in running), False):
+    if next((running[up] for up in at_and_above(rule.path) if up in running), False):
         yield _danger(rule.text, "what is written there can be run", "keep writable and executable paths apart")
-    elif any(native.name == "*" or native.name in _above(rule.path) for native in natives):
+    elif any(native.name == "*" or native.name in at_and_above(rule.path) for native in natives):
         yield _warning(rule.text, "native code that is written there can be loaded", "name the native modules")
 
 
-def _idle_file_rules(policy: Policy) -> Iterator[Finding]:
+def _idle_file_rules(policy: PolicyModel) -> Iterator[Finding]:
     """Find rules that change nothing: a denial of what is not granted, a grant of what is granted already."""
-    tables = _right_tables(policy)
+    tables = right_tables(policy)
     for rule in policy.files:
         for right in (*rule.allow, *rule.deny):
             above = next(
-                (tables[right][up] for up in _above(rule.path) if up != rule.path and up in tables[right]), False
+                (tables[right][up] for up in at_and_above(rule.path) if up != rule.path and up in tables[right]), False
             )
             if right in rule.deny and not above:
                 yield _note(
@@ -158,12 +158,12 @@ def _idle_file_rules(policy: Policy) -> Iterator[Finding]:
 # -- programs ---------------------------------------------------------------------------------------------------------
 
 
-def _programs(policy: Policy) -> Iterator[Finding]:
-    table = _right_tables(policy)["exec"]
+def _programs(policy: PolicyModel) -> Iterator[Finding]:
+    table = right_tables(policy)["exec"]
     for rule in policy.processes:
         if rule.operation != EXEC:
             continue
-        above = next((table[up] for up in _above(rule.path) if up != rule.path and up in table), False)
+        above = next((table[up] for up in at_and_above(rule.path) if up != rule.path and up in table), False)
         if not rule.allow:
             if not above:
                 yield _note(rule.text, "denies a program that no rule grants", "remove it, or keep it as a reminder")
@@ -184,7 +184,9 @@ def _program(rule: ProcessRule, table: dict[str, bool]) -> Iterator[Finding]:
         yield _note(rule.text, "the program does not exist", "install it before the sandbox starts")
         return
     needed = _shebang(rule.path)
-    if needed and not any(table.get(up, False) for path in (needed, os.path.realpath(needed)) for up in _above(path)):
+    if needed and not any(
+        table.get(up, False) for path in (needed, os.path.realpath(needed)) for up in at_and_above(path)
+    ):
         yield _warning(rule.text, f"is a script of {needed}, which is not granted", f"grant {{exec: {needed}}} as well")
 
 
@@ -201,9 +203,12 @@ def _shebang(path: str) -> str | None:
 # -- network ----------------------------------------------------------------------------------------------------------
 
 
-def _network(policy: Policy) -> Iterator[Finding]:
-    nets = {action: _Net(policy.network, action) for action in ("connect", "bind")}
+def _network(policy: PolicyModel) -> Iterator[Finding]:
+    nets = {action: Networks(policy.network, action) for action in ("connect", "bind")}
     for rule in policy.network:
+        if rule.action == "http" or rule.target.startswith("*."):
+            yield from _by_name(rule, policy)
+            continue
         target = units.net_target(rule.target, action=rule.action)
         if not rule.allow:
             covered = any(other.allow and other.action == rule.action for other in policy.network)
@@ -222,7 +227,20 @@ def _network(policy: Policy) -> Iterator[Finding]:
             yield _warning(rule.text, "listens to every network", "bind to 127.0.0.1")
 
 
-def _reachable(text: str, target: units.NetTarget, net: _Net) -> Iterator[Finding]:
+def _by_name(rule: NetworkRule, policy: PolicyModel) -> Iterator[Finding]:
+    host = units.http_target(rule.target).host if rule.action == "http" else rule.target.rpartition(":")[0]
+    if not rule.allow:
+        named = [r for r in policy.network if r.allow and (r.action == "http" or r.target.startswith("*."))]
+        if not named:
+            yield _note(rule.text, "denies by name what no rule grants by name", "remove it, or keep it as a reminder")
+        return
+    if host.startswith("*.") and host.count(".") == 1:
+        yield _danger(rule.text, f"anybody can have a name that ends with {host[1:]}", "name the hosts")
+    if rule.action == "http" and rule.target.startswith("* "):
+        yield _warning(rule.text, "covers every method", "name the methods")
+
+
+def _reachable(text: str, target: units.NetTarget, net: Networks) -> Iterator[Finding]:
     port = max(target.port_low, 1)
     wide = target.kind == "any" or target.prefix < (8 if ":" not in target.host else 16)
     if wide and net.allows(_METADATA, port):
@@ -234,7 +252,7 @@ def _reachable(text: str, target: units.NetTarget, net: _Net) -> Iterator[Findin
 # -- imports ----------------------------------------------------------------------------------------------------------
 
 
-def _imports(policy: Policy, interpreter: InterpreterFiles) -> Iterator[Finding]:
+def _imports(policy: PolicyModel, interpreter: InterpreterFiles) -> Iterator[Finding]:
     for rule in policy.imports:
         if rule.name == "*" and rule.allow:
             native = rule.kind == "native"
@@ -252,6 +270,6 @@ def _imports(policy: Policy, interpreter: InterpreterFiles) -> Iterator[Finding]
                     rule.text, f"{top} is not installed for {interpreter.executable}", "install it, or fix the name"
                 )
         elif not rule.allow:
-            others = {name: allow for name, allow in _names(policy.imports, rule.kind).items() if name != rule.name}
-            if not _named(others, rule.name):
+            others = {name: allow for name, allow in name_table(policy.imports, rule.kind).items() if name != rule.name}
+            if not decided(others, rule.name):
                 yield _note(rule.text, "denies a module that no rule grants", "remove it, or keep it as a reminder")

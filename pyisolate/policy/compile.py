@@ -10,33 +10,31 @@ import ipaddress
 import os
 from collections.abc import Iterable
 
+import msgspec
+
+from ..capability import Capability
 from ..errors import EnforcementError
-from . import elf, resources, units
+from . import elf, units, workspace
+from . import resolver as resources
 from .compiled import CompiledPolicy, FsRight, NetAction, NetRule
+from .fs_table import FsTable
 from .imports import ImportCompiler
 from .interpreter import InterpreterFiles
-from .model import Policy
-from .rules import EXEC, FORK, FileRule, NetworkRule, ProcessRule
-from .table import FsTable
+from .model import PolicyModel
+from .rules import EXEC, FILE_RIGHTS, FORK, FileRule, NetworkRule, ProcessRule
+from .web import web_rules
 
-RIGHT_BITS = {
-    "read": FsRight.READ,
-    "write": FsRight.WRITE,
-    "create": FsRight.CREATE,
-    "delete": FsRight.DELETE,
-    "metadata": FsRight.METADATA,
-    "exec": FsRight.EXEC,
-}
+RIGHT_BITS = {right: FsRight[right.upper()] for right in FILE_RIGHTS}
 RUN = FsRight.EXEC | FsRight.READ | FsRight.MAP_EXEC
 _LOAD = FsRight.READ | FsRight.MAP_EXEC
 
 
 #: What a right is no use without: programs are read and mapped to be run; copying a file sets its mode and times.
-_NEEDED = {"exec": RUN, "write": FsRight.METADATA}
+_NEEDED = {"exec": RUN, "write": FsRight.METADATA, "create": FsRight.METADATA, "delete": FsRight.METADATA}
 
 
 def compile_policy(
-    policy: Policy,
+    policy: PolicyModel,
     *,
     interpreter: InterpreterFiles | None = None,
     resolve: resources.Resolve | None = None,
@@ -54,6 +52,8 @@ def compile_policy(
     imports = ImportCompiler(table, interpreter)
     imports.compile(policy.imports)
     _random(table, policy)
+    workspace.grant(table, policy.files, policy.workspace)
+    web = web_rules(policy.network)
     net, pinned = _network(policy.network, resolve or resources.resolve_host)
     denied_fork = any(rule.operation == FORK and not rule.allow for rule in policy.processes)
     runs = any(rule.allow for rule in policy.processes) or any("exec" in rule.allow for rule in policy.files)
@@ -73,7 +73,18 @@ def compile_policy(
         random_seed=policy.random_seed,
         pinned_hosts=pinned,
         limits=policy.limits,
+        web=web,
+        egress=policy.egress,
+        ask=tuple(Capability(name) for name in policy.ask),
+        workspace_bytes=policy.workspace,
+        reasons={rule.text: rule.reason for rule in policy.rules if rule.reason is not None},
     )
+
+
+def without_workspace(compiled: CompiledPolicy) -> CompiledPolicy:
+    """Return the tables for a sandbox that can have no workspace."""
+    rules = tuple(rule for rule in compiled.fs if rule.origin != "workspace")
+    return msgspec.structs.replace(compiled, fs=rules, workspace_bytes=None)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -159,7 +170,7 @@ def _programs_at(path: str) -> list[str]:
 # -- random -----------------------------------------------------------------------------------------------------------
 
 
-def _random(table: FsTable, policy: Policy) -> None:
+def _random(table: FsTable, policy: PolicyModel) -> None:
     for path in resources.RANDOM_DEVICES:
         if policy.random:
             table.add(path, FsRight.READ, 0, text="random: {allow: true}", origin="random", implied=True)
@@ -179,7 +190,8 @@ def _network(
     compiled: list[NetRule] = []
     pinned: dict[str, tuple[str, ...]] = {}
     for rule in rules:
-        target = units.net_target(rule.target, action=rule.action)
+        if rule.action == "http" or (target := units.net_target(rule.target, action=rule.action)).kind == "names":
+            continue
         action = NetAction.CONNECT if rule.action == "connect" else NetAction.BIND
         if target.kind == "unix":
             compiled.append(NetRule(action=action, unix_path=target.host, allow=rule.allow, text=rule.text))

@@ -6,26 +6,13 @@ broker receives it over the wire.
 
 from __future__ import annotations
 
-import enum
-
 import msgspec
 
+from ..capability import Capability
+from ..capability import FsRight as FsRight
+from ..capability import NetAction as NetAction
+from ..choices import BetweenRequests
 from ..decision import Mode
-
-
-class FsRight(enum.IntFlag):
-    """Rights of a file rule, one bit per `fs.*` capability. Shared with the BPF programs: never renumber."""
-
-    READ = 1
-    WRITE = 2
-    CREATE = 4
-    DELETE = 8
-    METADATA = 16
-    EXEC = 32
-    #: executable mappings of native modules (import.native); not a policy key of its own
-    MAP_EXEC = 64
-    #: listing this one directory (not what lies below), so that importlib finds granted modules in a site directory
-    LIST = 128
 
 
 class FsRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +22,8 @@ class FsRule(msgspec.Struct, frozen=True, kw_only=True):
     way to a path that speaks of the right decides; deny beats allow at equal length (but LIST holds at the path
     itself only). `text` is the rule as a policy file would state it; a deny without text is the edge of an implied
     grant (site-packages inside the standard library, native code of a module granted without it), which no policy
-    states. `origin` tells which policy key it came from: fs, process, import, random, or system (an `@` variable).
+    states. `origin` tells which policy key it came from: fs, process, import, random, workspace, or system (an `@`
+    variable).
 
     METADATA is changing mode, owner, times or attributes; looking at them needs any right. Bits are closed under what
     they need: WRITE comes with METADATA, EXEC with READ and MAP_EXEC.
@@ -46,13 +34,6 @@ class FsRule(msgspec.Struct, frozen=True, kw_only=True):
     deny: int = 0
     text: str = ""
     origin: str = "fs"
-
-
-class NetAction(enum.IntEnum):
-    """What a net rule speaks of. Shared with the BPF programs and the notification listener: never renumber."""
-
-    CONNECT = 1
-    BIND = 2
 
 
 class NetRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +52,22 @@ class NetRule(msgspec.Struct, frozen=True, kw_only=True):
     allow: bool = True
     host: str | None = None
     unix_path: str | None = None
+    text: str = ""
+
+
+class WebRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What the egress proxy may carry, by name. `host` is a name, or `*.` and what names end with.
+
+    Without a method it speaks of TLS tunnels and of every request (a connect rule); with one (`*`: any) of plain HTTP
+    requests, to `path`, or to all paths that begin so where it ends with `*`. `port_low..port_high` is inclusive.
+    """
+
+    host: str
+    port_low: int
+    port_high: int
+    method: str | None = None
+    path: str = "/*"
+    allow: bool = True
     text: str = ""
 
 
@@ -93,6 +90,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     file_size_bytes: int | None = 64 << 20
     output_bytes: int | None = 1 << 20
     messages: int | None = 1000
+    between_requests: BetweenRequests = "run"
+
+
+class EgressLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much one sandbox may ask of the egress proxy while it lives; None is no limit, but for connections.
+
+    Bytes are those that pass, of tunnels with their TLS; `connections` are at a time (None: what the proxy gives each).
+    """
+
+    requests: int | None = None
+    sent_bytes: int | None = None
+    received_bytes: int | None = None
+    connections: int | None = None
 
 
 class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +128,15 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     #: granted host name -> addresses (text) pinned by the supervisor at compile time
     pinned_hosts: dict[str, tuple[str, ...]] = {}
     limits: Limits = Limits()
+    #: what the egress proxy may carry by name; each rule that covers a request counts, and one that denies decides
+    web: tuple[WebRule, ...] = ()
+    egress: EgressLimits = EgressLimits()
+    #: the host is asked about these where no rule speaks of them
+    ask: tuple[Capability, ...] = ()
+    #: size of the tmpfs that each sandbox gets for its own (policy/workspace.py); None: none
+    workspace_bytes: int | None = None
+    #: rule's text -> what the policy says of it
+    reasons: dict[str, str] = {}
 
     def mode_of(self, group: str) -> Mode:
         """Return the mode in force for a rule group."""

@@ -10,20 +10,21 @@ from __future__ import annotations
 import ipaddress
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
 from ..decision import Mode
 from . import units
 from .compile import RIGHT_BITS, RUN, stated_bits
-from .model import LIMIT_KEYS, Policy
+from .model import PolicyModel
 from .rules import EXEC, FILE_RIGHTS, FORK, MODE_GROUPS, ImportRule, NetworkRule
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One difference. `effect` is widened (the guest may do more) or narrowed; `what` a capability, limit or mode.
+    """One difference. `effect` is widened (the guest may do more) or narrowed; `what` a capability, limit, mode, ...
 
     It holds for `target` and all below it that no narrower rule decides.
     """
@@ -36,10 +37,23 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.effect}: {self.what} {self.target}".rstrip()
 
 
-def diff(old: Policy, new: Policy) -> list[Change]:
+def diff(old: PolicyModel, new: PolicyModel) -> list[Change]:
     """Return what `new` allows that `old` does not (widened) and the reverse (narrowed). Empty: the same meaning."""
     changes: list[Change] = []
-    for part in (_modes, _files, _network, _processes, _imports, _random, _limits):
+    for part in (
+        _modes,
+        _files,
+        _network,
+        _web,
+        _egress,
+        _processes,
+        _imports,
+        _random,
+        _ask,
+        _secrets,
+        _workspace,
+        _limits,
+    ):
         changes += part(old, new)
     return changes
 
@@ -48,7 +62,7 @@ def _change(widened: bool, what: str, target: str) -> Change:
     return Change(effect="widened" if widened else "narrowed", what=what, target=target)
 
 
-def _modes(old: Policy, new: Policy) -> Iterator[Change]:
+def _modes(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
     for group in MODE_GROUPS:
         before, after = (dict(policy.modes).get(group, policy.mode) for policy in (old, new))
         if before is not after:
@@ -58,7 +72,7 @@ def _modes(old: Policy, new: Policy) -> Iterator[Change]:
 # -- files and programs -----------------------------------------------------------------------------------------------
 
 
-def _right_tables(policy: Policy) -> dict[str, dict[str, bool]]:
+def right_tables(policy: PolicyModel) -> dict[str, dict[str, bool]]:
     """Return right -> path -> allowed, as stated. Programs are the right `exec`."""
     bits: dict[str, tuple[int, int]] = {rule.path: stated_bits(rule) for rule in policy.files}
     for program in policy.processes:
@@ -71,7 +85,7 @@ def _right_tables(policy: Policy) -> dict[str, dict[str, bool]]:
     }
 
 
-def _above(path: str) -> Iterator[str]:
+def at_and_above(path: str) -> Iterator[str]:
     """Yield `path` and everything above it; a variable stands for itself."""
     yield path
     while path not in ("/", "") and not path.startswith("@"):
@@ -79,30 +93,30 @@ def _above(path: str) -> Iterator[str]:
         yield path
 
 
-def _files(old: Policy, new: Policy) -> Iterator[Change]:
-    before, after = _right_tables(old), _right_tables(new)
+def _files(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
+    before, after = right_tables(old), right_tables(new)
     for right in FILE_RIGHTS:
         places = sorted(before[right].keys() | after[right].keys())
         changed: dict[str, int] = {}
         for path in places:
             was, now = (_allowed_at(table[right], path) for table in (before, after))
             changed[path] = int(now) - int(was)
-            above = next((changed[up] for up in _above(path) if up != path and up in changed), 0)
+            above = next((changed[up] for up in at_and_above(path) if up != path and up in changed), 0)
             if changed[path] and changed[path] != above:
                 yield _change(changed[path] > 0, f"fs.{right}" if right != "exec" else "process.exec", path)
 
 
 def _allowed_at(table: dict[str, bool], path: str) -> bool:
-    return next((table[up] for up in _above(path) if up in table), False)
+    return next((table[up] for up in at_and_above(path) if up in table), False)
 
 
-def _processes(old: Policy, new: Policy) -> Iterator[Change]:
+def _processes(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
     before, after = _may_fork(old), _may_fork(new)
     if before is not after:
         yield _change(after, "process.fork", "")
 
 
-def _may_fork(policy: Policy) -> bool:
+def _may_fork(policy: PolicyModel) -> bool:
     if any(rule.operation == FORK and not rule.allow for rule in policy.processes):
         return False
     return any(rule.allow for rule in policy.processes) or any("exec" in rule.allow for rule in policy.files)
@@ -111,7 +125,7 @@ def _may_fork(policy: Policy) -> bool:
 # -- network ----------------------------------------------------------------------------------------------------------
 
 
-class _Net:
+class Networks:
     """The rules of one action: addresses as ranges, everything else (hosts, sockets, variables) by name."""
 
     def __init__(self, rules: tuple[NetworkRule, ...], action: str) -> None:
@@ -131,6 +145,7 @@ class _Net:
             self.ranges += [(network, target.port_low, target.port_high, rule.allow) for network in networks]
 
     def allows(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> bool:
+        """Tell whether the most specific range around address and port allows it."""
         found = [
             (network.prefixlen, low - high, not allow)
             for network, low, high, allow in self.ranges
@@ -139,9 +154,20 @@ class _Net:
         return bool(found) and not max(found)[2]
 
 
-def _network(old: Policy, new: Policy) -> Iterator[Change]:
+def _web(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
+    """Compare HTTP rules as they are written: what one grants and another denies in part is both."""
+    before, after = (
+        {rule.target: rule.allow for rule in policy.network if rule.action == "http"} for policy in (old, new)
+    )
+    for target in sorted(before.keys() | after.keys()):
+        was, now = before.get(target), after.get(target)
+        if was is not now:
+            yield _change(now or (now is None and not was), "net.http", target)
+
+
+def _network(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
     for action in ("connect", "bind"):
-        before, after = _Net(old.network, action), _Net(new.network, action)
+        before, after = Networks(old.network, action), Networks(new.network, action)
         for key in sorted(before.named.keys() | after.named.keys()):
             was, now = before.named.get(key, False), after.named.get(key, False)
             if was is not now:
@@ -149,7 +175,7 @@ def _network(old: Policy, new: Policy) -> Iterator[Change]:
         yield from _ranges(before, after, action)
 
 
-def _ranges(before: _Net, after: _Net, action: str) -> Iterator[Change]:
+def _ranges(before: Networks, after: Networks, action: str) -> Iterator[Change]:
     every = before.ranges + after.ranges
     edges = sorted({low for _, low, _, _ in every} | {high + 1 for _, _, high, _ in every})
     networks = sorted(
@@ -197,22 +223,22 @@ def _sample(network: _Network, others: list[_Network]) -> ipaddress.IPv4Address 
     return type(network.network_address)(at) if at <= int(network.broadcast_address) else None
 
 
-# -- imports, random, limits ------------------------------------------------------------------------------------------
+# -- imports, random, workspace, limits -------------------------------------------------------------------------------
 
 
-def _imports(old: Policy, new: Policy) -> Iterator[Change]:
+def _imports(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
     for kind, capability in (("module", "import.module"), ("native", "import.native")):
-        before, after = _names(old.imports, kind), _names(new.imports, kind)
+        before, after = name_table(old.imports, kind), name_table(new.imports, kind)
         names = sorted(before.keys() | after.keys(), key=lambda name: (name != "*", name != "@stdlib", name))
         changed: dict[str, int] = {}
         for name in names:
-            changed[name] = int(_named(after, name)) - int(_named(before, name))
+            changed[name] = int(decided(after, name)) - int(decided(before, name))
             above = next((changed[up] for up in _wider(name) if up in changed), 0)
             if changed[name] and changed[name] != above:
                 yield _change(changed[name] > 0, capability, name)
 
 
-def _names(rules: tuple[ImportRule, ...], kind: str) -> dict[str, bool]:
+def name_table(rules: tuple[ImportRule, ...], kind: str) -> dict[str, bool]:
     """Return what rules of one kind say; a native grant lets the module be imported, too."""
     table = {rule.name: rule.allow for rule in rules if rule.kind == kind}
     if kind == "module":
@@ -224,7 +250,7 @@ def _names(rules: tuple[ImportRule, ...], kind: str) -> dict[str, bool]:
 def _wider(name: str) -> Iterator[str]:
     """Yield the patterns that would cover `name` where no rule of its own does, nearest first."""
     if name.startswith("/"):
-        yield from (up for up in _above(name) if up != name)
+        yield from (up for up in at_and_above(name) if up != name)
     top = name
     while "." in name and not name.startswith("/"):
         name = name.rpartition(".")[0]
@@ -236,19 +262,47 @@ def _wider(name: str) -> Iterator[str]:
         yield "*"
 
 
-def _named(table: dict[str, bool], name: str) -> bool:
+def decided(table: dict[str, bool], name: str) -> bool:
+    """Return what the most specific rule of `name_table` says of a module; False where none speaks of it."""
     return next((table[up] for up in (name, *_wider(name)) if up in table), False)
 
 
-def _random(old: Policy, new: Policy) -> Iterator[Change]:
+def _random(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
     if old.random is not new.random:
         yield _change(new.random, "random.read", "")
 
 
-def _limits(old: Policy, new: Policy) -> Iterator[Change]:
-    for key, (field, _, write) in LIMIT_KEYS.items():
-        before, after = getattr(old.limits, field), getattr(new.limits, field)
+def _ask(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
+    for name in sorted({*old.ask, *new.ask}):
+        if (name in old.ask) != (name in new.ask):
+            yield _change(name in new.ask, "ask", name)  # an answer may let through what no rule grants
+
+
+def _secrets(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
+    before, after = ({f"{one.name} {one.inject}": one for one in policy.secrets} for policy in (old, new))
+    for what in sorted(before.keys() ^ after.keys()):
+        yield _change(what in after, "secret", what)
+
+
+def _workspace(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
+    before, after = old.workspace, new.workspace
+    if before != after:
+        shown = ["none" if value is None else units.size_text(value) for value in (before, after)]
+        yield _change((after or 0) > (before or 0), "workspace", " -> ".join(shown))
+
+
+def _egress(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
+    yield from _bounds("egress", units.EGRESS_KEYS, old.egress, new.egress)
+
+
+def _limits(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
+    yield from _bounds("limit", units.LIMIT_KEYS, old.limits, new.limits)
+
+
+def _bounds(what: str, keys: dict[str, tuple[str, Any, Any]], old: object, new: object) -> Iterator[Change]:
+    for key, (field, _, write) in keys.items():
+        before, after = getattr(old, field), getattr(new, field)
         if before != after:
             wider = after is None or (before is not None and after > before)
             shown = ["none" if value is None else str(write(value)) for value in (before, after)]
-            yield _change(wider, f"limit.{key}", " -> ".join(shown))
+            yield _change(wider, f"{what}.{key}", " -> ".join(shown))

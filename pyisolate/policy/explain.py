@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from ..broker import Broker
 from ..capability import Capability
 from ..decision import Decision
+from .broker import Broker
 from .check import Finding, check
 from .compile import compile_policy
 from .diff import Change, diff
 from .interpreter import InterpreterFiles
-from .model import Policy
-from .resources import Resolve
+from .model import PolicyModel
+from .resolver import Resolve
 
 __all__ = ["Change", "Finding", "check", "diff", "explain"]
 
 
 def explain(
-    policy: Policy,
+    policy: PolicyModel,
     capability: Capability | str,
     target: str,
     *,

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from . import elf, packages
 from .compiled import FsRight, NamePattern
+from .fs_table import FsTable
 from .interpreter import InterpreterFiles
 from .rules import ImportRule
-from .table import FsTable
 
 _LOAD = FsRight.READ | FsRight.MAP_EXEC
 

@@ -24,10 +24,18 @@ print(json.dumps({"executable": sys.executable, "stdlib": sysconfig.get_path("st
   "sites": site.getsitepackages(), "natives": m.EXTENSION_SUFFIXES, "tag": sys.implementation.cache_tag,
   "names": sorted(sys.stdlib_module_names)}))
 """
-#: The directories that the zoneinfo module searches by default (PEP 615, PYTHONTZPATH).
-_ZONEINFO = ("/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo")
-#: Data of the C library that reading text may need: character conversion (iconv(1)), locales of C.UTF-8, their names.
+#: The directories that the zoneinfo module searches by default (PEP 615, PYTHONTZPATH), and the machine's own zone.
+_ZONEINFO = (
+    "/usr/share/zoneinfo",
+    "/usr/lib/zoneinfo",
+    "/usr/share/lib/zoneinfo",
+    "/etc/zoneinfo",
+    "/etc/localtime",
+)
+#: Data of the C library that reading text may need: character conversion (iconv(1)), locales of C.UTF-8, their names;
+#: and of readline, which `code`, `cmd` and `doctest` import: its keys.
 _LOCALE = (
+    "/etc/inputrc",
     "/usr/lib/locale/C.utf8",
     "/usr/lib/locale/locale-archive",
     "/usr/share/locale/locale.alias",
@@ -115,7 +123,7 @@ def _discover(executable: str, own: bool) -> InterpreterFiles:
         lib_dynload=lib_dynload,
         libraries=elf.closure([executables[-1], *modules]),
         loader_data=tuple(path for path in (elf.CACHE, *_LOCALE) if os.path.exists(path)),
-        zoneinfo=tuple(path for path in _ZONEINFO if os.path.isdir(path)),
+        zoneinfo=tuple(path for path in _ZONEINFO if os.path.exists(path)),
         site_dirs=sites,
         native_suffixes=tuple(found["natives"]),
         cache_tag=found["tag"],

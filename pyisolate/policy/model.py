@@ -1,4 +1,6 @@
-"""`Policy` and its rules: immutable values that say what a guest may do, the same on every machine and kernel.
+"""The policy model: an immutable value that says what a guest may do, the same on every machine and kernel.
+
+`policy.Policy` is what users have: this, and learning.
 
 A policy is kept in one canonical form (rules sorted, merged, contradictions settled as "deny wins"), so builders
 commute, equal policies are equal objects, and `version` is a hash of the content.
@@ -9,16 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import msgspec
 
 from ..decision import Mode
 from ..errors import PolicySyntaxError
-from . import units
-from .compiled import Limits
+from . import parse, units
+from .compiled import EgressLimits, Limits
 from .rules import (
     EXEC,
     FILE_RIGHTS,
@@ -32,23 +35,18 @@ from .rules import (
     canonical_files,
     canonical_others,
 )
-
-#: policy key -> (field of `Limits`, parser, writer)
-LIMIT_KEYS: dict[str, tuple[str, Any, Any]] = {
-    "wall": ("wall_s", units.duration, units.duration_text),
-    "cpu": ("cpu_s", units.duration, units.duration_text),
-    "memory": ("memory_bytes", units.size, units.size_text),
-    "processes": ("processes", units.count, int),
-    "open_files": ("open_files", units.count, int),
-    "file_size": ("file_size_bytes", units.size, units.size_text),
-    "output": ("output_bytes", units.size, units.size_text),
-    "messages": ("messages", units.count, int),
-}
+from .schema import Where, net_rule_target, read_ask, read_egress, read_fields, read_limits, read_mode, read_seed
+from .secrets import Secret, canonical_secrets, secret
+from .workspace import workspace_size
+from .yaml_writer import to_yaml
 
 PathText = str | os.PathLike[str]
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omit_defaults=True):
+_P = TypeVar("_P", bound="PolicyModel")
+
+
+class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omit_defaults=True):
     """What a guest may do. Every builder returns a new policy; nothing is granted that no rule grants.
 
     The most specific rule decides; at equal length deny beats allow, whichever was added first.
@@ -60,11 +58,19 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omit_def
     modes: tuple[tuple[str, Mode], ...] = ()
     files: tuple[FileRule, ...] = ()
     network: tuple[NetworkRule, ...] = ()
+    #: how much of the egress proxy's service one sandbox may have
+    egress: EgressLimits = EgressLimits()
     processes: tuple[ProcessRule, ...] = ()
     imports: tuple[ImportRule, ...] = ()
     random: bool = True
     random_seed: int | None = None
     limits: Limits = Limits()
+    #: capabilities whose operations the host is asked about where no rule speaks of them
+    ask: tuple[str, ...] = ()
+    #: credentials that the egress proxy puts into requests; no values
+    secrets: tuple[Secret, ...] = ()
+    #: bytes of memory that a sandbox has for its files, for itself alone; None: none
+    workspace: int | None = None
 
     def __post_init__(self) -> None:
         force = msgspec.structs.force_setattr
@@ -73,6 +79,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omit_def
         force(self, "network", canonical_others(self.network))
         force(self, "processes", canonical_others(self.processes))
         force(self, "imports", canonical_others(self.imports))
+        force(self, "secrets", canonical_secrets(self.secrets))
+        force(self, "ask", read_ask(self.ask))
 
     def __repr__(self) -> str:
         return f"<Policy {self.name!r} {self.version} {self.mode}: {len(self.rules)} rules>"
@@ -91,32 +99,26 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omit_def
     # -- in and out -----------------------------------------------------------------------------------------------
 
     @classmethod
-    def preset(cls, name: str) -> Policy:
+    def preset(cls, name: str) -> Self:
         """Return a shipped policy: compute, data, none, readonly or web-client."""
-        from .load import load_preset
-
-        return load_preset(name)
+        shipped: Self = _shipped(cls)(name)
+        return shipped
 
     @classmethod
-    def load(cls, path: PathText) -> Policy:
+    def load(cls, path: PathText) -> Self:
         """Read a policy file; the suffix tells YAML (default), TOML or JSON. Raises PolicySyntaxError, OSError."""
-        from .load import load_path
-
-        return load_path(Path(path))
+        data, lines = parse.parse_path(Path(path))
+        return cls.from_data(data, file=str(path), lines=lines)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Policy:
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """Return the policy that plain data of the policy file's shape describes. Raises PolicySyntaxError."""
-        from .schema import read_policy
-
-        return read_policy(data)
+        return cls.from_data(data)
 
     @classmethod
-    def learn(cls, events: Any, *, generalise: int = 1, base: Policy | None = None) -> Policy:
-        """Return `base` with grants for what `events` (denials, usually of monitor mode) needed; see `learn.learn`."""
-        from .learn import learn
-
-        return learn(events, generalise=generalise, base=base)
+    def from_data(cls, data: Any, *, file: str | None = None, lines: Mapping[Where, int] | None = None) -> Self:
+        """Return the policy of a file's data. `lines` maps key paths to 1-based lines, for errors."""
+        return cls(**read_fields(data, empty=cls(), preset=cls.preset, file=file, lines=lines))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data of the policy file's shape; `from_dict` gives an equal policy back."""
@@ -126,68 +128,86 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omit_def
         for key, rules in (("fs", self.files), ("net", self.network), ("process", self.processes)):
             if rules:
                 data[key] = [rule.fragment() for rule in rules]
+        if self.egress != EgressLimits():
+            data["egress"] = {
+                key: write(value)
+                for key, (field, _, write) in units.EGRESS_KEYS.items()
+                if (value := getattr(self.egress, field)) is not None
+            }
         if self.imports:
             data["import"] = _import_lists(self.imports)
         data["random"] = {"allow": self.random}
         if self.random_seed is not None:
             data["random"]["seed"] = self.random_seed
+        if self.ask:
+            data["ask"] = list(self.ask)
+        if self.secrets:
+            data["secrets"] = [one.fragment() for one in self.secrets]
+        if self.workspace is not None:
+            data["workspace"] = units.size_text(self.workspace)
         data["limits"] = {
             key: None if (value := getattr(self.limits, field)) is None else write(value)
-            for key, (field, _, write) in LIMIT_KEYS.items()
+            for key, (field, _, write) in units.LIMIT_KEYS.items()
         }
         return data
 
     def to_yaml(self) -> str:
         """Return the policy as the text of a policy file."""
-        from .write import to_yaml
-
         return to_yaml(self)
 
     # -- grants ---------------------------------------------------------------------------------------------------
 
-    def allow_read(self, path: PathText) -> Policy:
+    def allow_read(self, path: PathText) -> Self:
         """Grant reading, listing and looking at `path` and all below it."""
         return self._with_file(path, allow=("read",))
 
-    def allow_write(self, path: PathText) -> Policy:
+    def allow_write(self, path: PathText) -> Self:
         """Grant writing, creating, deleting and changing metadata at and below `path`; reading is `allow_read`."""
         return self._with_file(path, allow=("write", "create", "delete"))
 
-    def allow_exec(self, path: PathText) -> Policy:
+    def allow_exec(self, path: PathText) -> Self:
         """Grant running the program at `path` (or below it) with the libraries it is linked to; implies fork."""
         return self._with("processes", ProcessRule(operation=EXEC, path=units.path(path, variables=False)))
 
-    def allow_fork(self) -> Policy:
+    def allow_fork(self) -> Self:
         """Grant child processes; threads need no grant."""
         return self._with("processes", ProcessRule(operation=FORK))
 
-    def allow_connect(self, target: str) -> Policy:
-        """Grant connecting and sending to "host-or-cidr:port", "*:port" or "unix:/path"."""
+    def allow_connect(self, target: str) -> Self:
+        """Grant connecting and sending to "host-or-cidr:port", "*:port" or "unix:/path".
+
+        "*.example.org:443" grants TLS to all names below, through the egress proxy alone.
+        """
         return self._with_net("connect", target, True)
 
-    def allow_bind(self, target: str) -> Policy:
+    def allow_http(self, target: str) -> Self:
+        """Grant plain HTTP requests through the egress proxy: "GET api.example.org/v1/*"."""
+        return self._with_net("http", target, True)
+
+    def allow_bind(self, target: str) -> Self:
         """Grant binding and listening on "address:port" (port 0: any that the kernel picks) or "unix:/path"."""
         return self._with_net("bind", target, True)
 
-    def allow_import(self, *names: str) -> Policy:
+    def allow_import(self, *names: str) -> Self:
         """Grant importing modules with their submodules; "*" is any, "@stdlib" the standard library."""
         return self._with_names("module", names, True)
 
-    def allow_native(self, *names: str) -> Policy:
+    def allow_native(self, *names: str) -> Self:
         """Grant modules with their native code (implies `allow_import`); "*" is any, a path one shared library."""
         return self._with_names("native", names, True)
 
-    def allow_random(self) -> Policy:
+    def allow_random(self) -> Self:
         """Grant the kernel's random numbers (the default)."""
         return msgspec.structs.replace(self, random=True, random_seed=None)
 
     # -- denials --------------------------------------------------------------------------------------------------
 
-    def deny(self, what: PathText, *targets: PathText) -> Policy:
+    def deny(self, what: PathText, *targets: PathText) -> Self:
         """Refuse a capability on targets, or, given a path alone, every file operation there.
 
         `deny("fs.read", "/srv/private")`, `deny("fs", "/srv/private")`, `deny("/srv/private")`,
-        `deny("net.connect", "10.0.0.0/8:*")`, `deny("process.exec", "/bin/sh")`, `deny("process.fork")`,
+        `deny("net.connect", "10.0.0.0/8:*")`, `deny("net.http", "POST api.example.org/*")`,
+        `deny("process.exec", "/bin/sh")`, `deny("process.fork")`,
         `deny("import.module", "ctypes")`, `deny("import.native", "_ctypes")`, `deny("random.read")`.
         """
         key = os.fspath(what)
@@ -208,57 +228,82 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omit_def
             policy = _DENIERS[key](policy, word)
         return policy
 
-    def deny_read(self, path: PathText) -> Policy:
+    def deny_read(self, path: PathText) -> Self:
         """Refuse reading, listing and looking at `path` and all below it."""
         return self._with_file(path, deny=("read",))
 
-    def deny_write(self, path: PathText) -> Policy:
+    def deny_write(self, path: PathText) -> Self:
         """Refuse writing, creating and deleting at and below `path`."""
         return self._with_file(path, deny=("write", "create", "delete"))
 
-    def deny_exec(self, path: PathText) -> Policy:
+    def deny_exec(self, path: PathText) -> Self:
         """Refuse running the program at `path` or any below it."""
         rule = ProcessRule(operation=EXEC, path=units.path(path, variables=False), allow=False)
         return self._with("processes", rule)
 
-    def deny_fork(self) -> Policy:
+    def deny_fork(self) -> Self:
         """Refuse child processes, even where an exec grant would imply them."""
         return self._with("processes", ProcessRule(operation=FORK, allow=False))
 
-    def deny_connect(self, target: str) -> Policy:
+    def deny_connect(self, target: str) -> Self:
         """Refuse connecting and sending to a part of what a wider rule grants."""
         return self._with_net("connect", target, False)
 
-    def deny_bind(self, target: str) -> Policy:
+    def deny_bind(self, target: str) -> Self:
         """Refuse binding to a part of what a wider rule grants."""
         return self._with_net("bind", target, False)
 
-    def deny_import(self, *names: str) -> Policy:
+    def deny_http(self, target: str) -> Self:
+        """Refuse a part of the HTTP requests that a wider rule grants."""
+        return self._with_net("http", target, False)
+
+    def deny_import(self, *names: str) -> Self:
         """Refuse importing modules and their submodules."""
         return self._with_names("module", names, False)
 
-    def deny_native(self, *names: str) -> Policy:
+    def deny_native(self, *names: str) -> Self:
         """Refuse the native code of modules."""
         return self._with_names("native", names, False)
 
-    def deny_random(self, *, seed: int | None = None) -> Policy:
+    def deny_random(self, *, seed: int | None = None) -> Self:
         """Refuse the kernel's random numbers; `random` then starts from `seed`, the same in every run."""
-        from .schema import read_seed
-
         return msgspec.structs.replace(self, random=False, random_seed=read_seed(seed))
 
     # -- the rest -------------------------------------------------------------------------------------------------
 
-    def with_limits(self, **limits: Any) -> Policy:
+    def with_limits(self, **limits: Any) -> Self:
         """Change limits, by the policy file's keys and units: `wall="30s"`, `memory="256MiB"`; None is no limit."""
-        from .schema import read_limits
-
         return msgspec.structs.replace(self, limits=read_limits(limits, base=self.limits))
 
-    def with_mode(self, mode: Mode | str, *groups: str) -> Policy:
-        """Enforce or monitor: the whole policy, or only the named groups (fs, net, process, import, random)."""
-        from .schema import read_mode
+    def with_egress(self, **limits: Any) -> Self:
+        """Bound what one sandbox has of the egress proxy: `requests=100, sent="1MiB", received="10MiB", connections=4`.
 
+        `requests`, `sent` and `received` are for its life, `connections` at a time; None is no limit.
+        """
+        return msgspec.structs.replace(self, egress=read_egress(limits, base=self.egress))
+
+    def with_secret(self, name: str, source: str, inject: str) -> Self:
+        """Have the egress proxy put a credential into plain HTTP requests, which the guest never sees.
+
+        `source`: "env:NAME" or "file:/path", read by the supervisor when a sandbox starts. `inject`: what it becomes
+        and where, such as "bearer api.example.org/v1/*", "basic ..." (of user:password) or "header:X-Api-Key ...".
+        """
+        added = secret({"name": name, "from": source, "inject": inject})
+        return msgspec.structs.replace(self, secrets=(*self.secrets, added))
+
+    def with_ask(self, *capabilities: str) -> Self:
+        """Have the host asked, by `spawn(on_ask=)`, about operations that no rule speaks of: `net.connect`.
+
+        What a rule denies, and the floor, is never asked about. No names: ask about nothing. Raises PolicySyntaxError.
+        """
+        return msgspec.structs.replace(self, ask=read_ask(capabilities))
+
+    def with_workspace(self, size: str | int | None) -> Self:
+        """Give each sandbox so much memory for files of its own (64KiB to 1TiB), such as `64MiB`; None is none."""
+        return msgspec.structs.replace(self, workspace=workspace_size(size))
+
+    def with_mode(self, mode: Mode | str, *groups: str) -> Self:
+        """Enforce or monitor: the whole policy, or only the named groups (fs, net, process, import, random)."""
         mode = read_mode(mode)
         if not groups:
             return msgspec.structs.replace(self, mode=mode, modes=())
@@ -270,39 +315,60 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omit_def
         kept = {g: m for g, m in self.modes if g not in groups} | dict.fromkeys(groups, mode)
         return msgspec.structs.replace(self, modes=tuple(kept.items()))
 
-    def with_name(self, name: str) -> Policy:
+    def with_name(self, name: str) -> Self:
         """Return the same policy under another name."""
         return msgspec.structs.replace(self, name=units.policy_name(name))
 
-    def _with(self, field: str, *rules: Rule) -> Policy:
+    def _with(self, field: str, *rules: Rule) -> Self:
         return msgspec.structs.replace(self, **{field: getattr(self, field) + rules})
 
-    def _with_file(self, path: PathText, *, allow: tuple[str, ...] = (), deny: tuple[str, ...] = ()) -> Policy:
+    def _with_file(self, path: PathText, *, allow: tuple[str, ...] = (), deny: tuple[str, ...] = ()) -> Self:
         return self._with("files", FileRule(path=units.path(path), allow=allow, deny=deny))
 
-    def _with_net(self, action: str, target: str, allow: bool) -> Policy:
-        parsed = units.net_target(target, action=action)
-        return self._with("network", NetworkRule(action=action, target=str(parsed), allow=allow))
+    def _with_net(self, action: str, target: str, allow: bool) -> Self:
+        return self._with(
+            "network", NetworkRule(action=action, target=net_rule_target(target, action=action), allow=allow)
+        )
 
-    def _with_names(self, kind: str, names: tuple[str, ...], allow: bool) -> Policy:
+    def _with_names(self, kind: str, names: tuple[str, ...], allow: bool) -> Self:
         rules = [
             ImportRule(kind=kind, name=units.module_name(name, native=kind == "native"), allow=allow) for name in names
         ]
         return self._with("imports", *rules)
 
 
+@cache
+def _shipped(kind: type[_P]) -> Callable[[str], _P]:
+    """Return what reads a preset once as this kind of policy."""
+    known: dict[str, _P] = {}
+
+    def read(name: str) -> _P:
+        if not isinstance(name, str) or name not in known:
+            path = parse.preset_path(name)
+            known[name] = kind.load(path)
+        return known[name]
+
+    return read
+
+
+def _denier_of(rights: tuple[str, ...]) -> Callable[[PolicyModel, PathText], PolicyModel]:
+    def deny(policy: PolicyModel, path: PathText) -> PolicyModel:
+        return policy._with_file(path, deny=rights)  # noqa: SLF001
+
+    return deny
+
+
 _DENIERS: dict[str, Any] = {
-    "fs": lambda policy, path: policy._with_file(path, deny=FILE_RIGHTS),
-    **{
-        f"fs.{right}": lambda policy, path, right=right: policy._with_file(path, deny=(right,)) for right in FILE_RIGHTS
-    },
-    "net.connect": Policy.deny_connect,
-    "net.send": Policy.deny_connect,
-    "net.bind": Policy.deny_bind,
-    "net.listen": Policy.deny_bind,
-    "process.exec": Policy.deny_exec,
-    "import.module": Policy.deny_import,
-    "import.native": Policy.deny_native,
+    "fs": _denier_of(FILE_RIGHTS),
+    **{f"fs.{right}": _denier_of((right,)) for right in FILE_RIGHTS},
+    "net.connect": PolicyModel.deny_connect,
+    "net.send": PolicyModel.deny_connect,
+    "net.http": PolicyModel.deny_http,
+    "net.bind": PolicyModel.deny_bind,
+    "net.listen": PolicyModel.deny_bind,
+    "process.exec": PolicyModel.deny_exec,
+    "import.module": PolicyModel.deny_import,
+    "import.native": PolicyModel.deny_native,
 }
 
 

@@ -33,11 +33,12 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
 
 def locate(name: str, interpreter: InterpreterFiles) -> Package | None:
     """Find an installed top-level module by name in the interpreter's own site directories."""
-    stamps = tuple(_stamp(path) for path in interpreter.site_dirs)
+    stamps = tuple(stamp(path) for path in interpreter.site_dirs)
     return _locate(name, interpreter, stamps)
 
 
-def _stamp(path: str) -> int:
+def stamp(path: str) -> int:
+    """Return a number that changes when something is installed into a site directory; 0 where there is none."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:
@@ -118,31 +119,38 @@ def _distributions(site_dirs: tuple[str, ...], stamps: tuple[int, ...]) -> _Inde
     for directory in site_dirs:
         for distribution in metadata.distributions(path=[directory]):
             location = getattr(distribution, "_path", None)
-            key = _canonical(str(distribution.metadata["Name"] or ""))
+            key = canonical(str(distribution.metadata["Name"] or ""))
             if location is None or not key or key in index.metadata:
                 continue
             index.metadata[key] = str(location)
-            index.modules[key] = _top_level(distribution)
-            index.requires[key] = set(_requirements(distribution))
+            index.modules[key] = top_level(distribution)
+            index.requires[key] = set(requirements(distribution))
             for module in index.modules[key]:
                 index.owner.setdefault(module, key)
     return index
 
 
-def _canonical(name: str) -> str:
+def canonical(name: str) -> str:
     """PEP 503, with the underscore that file names use."""
     return re.sub(r"[-_.]+", "_", name).lower()
 
 
-def _requirements(distribution: metadata.Distribution) -> Iterator[str]:
+def distribution_at(path: str) -> metadata.Distribution:
+    """Return the distribution whose metadata directory this is."""
+    return metadata.Distribution.at(path)
+
+
+def requirements(distribution: metadata.Distribution) -> Iterator[str]:
+    """Yield the canonical names of the distributions that one requires itself, without extras."""
     for text in distribution.requires or ():
         requirement, _, marker = text.partition(";")
         match = _REQUIREMENT.match(requirement)
         if match and "extra" not in marker:
-            yield _canonical(match[1])
+            yield canonical(match[1])
 
 
-def _top_level(distribution: metadata.Distribution) -> set[str]:
+def top_level(distribution: metadata.Distribution) -> set[str]:
+    """Return the top-level modules of a distribution."""
     names = set()
     declared = distribution.read_text("top_level.txt")
     if declared:

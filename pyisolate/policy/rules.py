@@ -6,13 +6,22 @@ Rules hold canonical text only (see `units`); what they mean on this machine is 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-FILE_RIGHTS = ("read", "write", "create", "delete", "metadata", "exec")
-MODE_GROUPS = ("fs", "net", "process", "import", "random")
+from ..capability import CATALOGUE
+from ..capability import MODE_GROUPS as MODE_GROUPS
+from ..decision import Mode
+from .compiled import EgressLimits, Limits
+
+#: Rights of a file rule, as policy files name them.
+FILE_RIGHTS = tuple(
+    (entry.right.name or "").lower() for c, entry in CATALOGUE.items() if c.family == "fs" and entry.right is not None
+)
 EXEC, FORK = "exec", "fork"
+#: What a network rule can speak of, in the order of policy files.
+NET_ACTIONS = ("connect", "bind", "http")
 #: policy key under `import` -> (kind, allow)
 IMPORT_KEYS = {
     "allow": ("module", True),
@@ -40,20 +49,26 @@ def _literal(path: str) -> dict[str, Any]:
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a policy."""
+    """One line of a policy. `reason` is what its author says of it; it decides nothing."""
+
+    reason: str | None = None
 
     @property
     def sort_key(self) -> tuple[Any, ...]:
         """Where the rule stands in the canonical order; rules that speak of the same thing share it."""
         raise NotImplementedError
 
+    def stated(self) -> dict[str, Any]:
+        """Return the rule without its reason, as the item that a policy file would hold."""
+        raise NotImplementedError
+
     def fragment(self) -> dict[str, Any]:
         """Return the rule as the item that a policy file would hold."""
-        raise NotImplementedError
+        return self.stated() | ({} if self.reason is None else {"reason": self.reason})
 
     @property
     def text(self) -> str:
-        """The rule as a policy file would state it, on one line."""
+        """The rule as a policy file would state it, on one line, without its reason."""
         raise NotImplementedError
 
 
@@ -68,7 +83,7 @@ class FileRule(Rule, frozen=True, kw_only=True):
     def sort_key(self) -> tuple[Any, ...]:  # noqa: D102
         return (self.path,)
 
-    def fragment(self) -> dict[str, Any]:  # noqa: D102
+    def stated(self) -> dict[str, Any]:  # noqa: D102
         item: dict[str, Any] = {"path": self.path}
         item |= _literal(self.path)
         if self.allow:
@@ -79,11 +94,11 @@ class FileRule(Rule, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:  # noqa: D102
-        return f"fs: {_flow(self.fragment())}"
+        return f"fs: {_flow(self.stated())}"
 
 
 class NetworkRule(Rule, frozen=True, kw_only=True):
-    """`action` is connect (and send) or bind (and listen); `target` as `units.NetTarget` prints it."""
+    """`action` is connect (and send), bind (and listen) or http; `target` as `units` prints it."""
 
     action: str
     target: str
@@ -91,14 +106,14 @@ class NetworkRule(Rule, frozen=True, kw_only=True):
 
     @property
     def sort_key(self) -> tuple[Any, ...]:  # noqa: D102
-        return (self.action != "connect", self.target)
+        return (NET_ACTIONS.index(self.action), self.target)
 
-    def fragment(self) -> dict[str, Any]:  # noqa: D102
+    def stated(self) -> dict[str, Any]:  # noqa: D102
         return {self.action: self.target} | ({} if self.allow else {"deny": True})
 
     @property
     def text(self) -> str:  # noqa: D102
-        return f"net: {_flow(self.fragment())}"
+        return f"net: {_flow(self.stated())}"
 
 
 class ProcessRule(Rule, frozen=True, kw_only=True):
@@ -112,14 +127,14 @@ class ProcessRule(Rule, frozen=True, kw_only=True):
     def sort_key(self) -> tuple[Any, ...]:  # noqa: D102
         return (self.operation != EXEC, self.path)
 
-    def fragment(self) -> dict[str, Any]:  # noqa: D102
+    def stated(self) -> dict[str, Any]:  # noqa: D102
         if self.operation == FORK:
             return {FORK: self.allow}
         return {EXEC: self.path} | _literal(self.path) | ({} if self.allow else {"deny": True})
 
     @property
     def text(self) -> str:  # noqa: D102
-        return f"process: {_flow(self.fragment())}"
+        return f"process: {_flow(self.stated())}"
 
 
 class ImportRule(Rule, frozen=True, kw_only=True):
@@ -138,30 +153,50 @@ class ImportRule(Rule, frozen=True, kw_only=True):
         """The policy key under `import` that lists this rule."""
         return _IMPORT_KEY_OF[self.kind, self.allow]
 
-    def fragment(self) -> dict[str, Any]:  # noqa: D102
+    def stated(self) -> dict[str, Any]:  # noqa: D102
         return {self.key: [self.name]}
 
     @property
     def text(self) -> str:  # noqa: D102
-        return f"import: {_flow(self.fragment())}"
+        return f"import: {_flow(self.stated())}"
+
+
+class Secret(msgspec.Struct, frozen=True, kw_only=True):
+    """One credential: its name, where the supervisor finds it (`env:NAME`, `file:/path`), and what it goes into."""
+
+    name: str
+    source: str
+    inject: str
+
+    def fragment(self) -> dict[str, Any]:
+        """Return the secret as the item that a policy file would hold."""
+        return {"name": self.name, "from": self.source, "inject": self.inject}
 
 
 def canonical_files(rules: Iterable[FileRule]) -> tuple[FileRule, ...]:
     """Merge the rules of each path, drop an allow that a deny at the same path beats, sort."""
     allowed: dict[str, set[str]] = {}
     denied: dict[str, set[str]] = {}
+    reasons: dict[str, set[str | None]] = {}
     for rule in rules:
         allowed.setdefault(rule.path, set()).update(rule.allow)
         denied.setdefault(rule.path, set()).update(rule.deny)
+        reasons.setdefault(rule.path, set()).add(rule.reason)
     return tuple(
         FileRule(
             path=path,
             allow=tuple(r for r in FILE_RIGHTS if r in allowed[path] and r not in denied[path]),
             deny=tuple(r for r in FILE_RIGHTS if r in denied[path]),
+            reason=_joined(reasons[path]),
         )
         for path in sorted(allowed)
         if allowed[path] or denied[path]
     )
+
+
+def _joined(reasons: Iterable[str | None]) -> str | None:
+    """Return the reasons of rules that became one, in an order that does not depend on theirs."""
+    return "; ".join(sorted({reason for reason in reasons if reason is not None})) or None
 
 
 _R = TypeVar("_R", NetworkRule, ProcessRule, ImportRule)
@@ -170,7 +205,44 @@ _R = TypeVar("_R", NetworkRule, ProcessRule, ImportRule)
 def canonical_others(rules: Iterable[_R]) -> tuple[_R, ...]:
     """Keep one rule per thing spoken of, a deny where there is one, and sort."""
     kept: dict[tuple[Any, ...], _R] = {}
+    reasons: dict[tuple[tuple[Any, ...], bool], set[str | None]] = {}
     for rule in rules:
+        reasons.setdefault((rule.sort_key, rule.allow), set()).add(rule.reason)
         if rule.sort_key not in kept or not rule.allow:
             kept[rule.sort_key] = rule
-    return tuple(kept[key] for key in sorted(kept))
+    return tuple(
+        msgspec.structs.replace(kept[key], reason=_joined(reasons[key, kept[key].allow])) for key in sorted(kept)
+    )
+
+
+class PolicyFields(Protocol):
+    """The fields of a policy, for what reads one without making one: the base of a file, the writer of its text."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def mode(self) -> Mode: ...  # noqa: D102
+    @property
+    def modes(self) -> tuple[tuple[str, Mode], ...]: ...  # noqa: D102
+    @property
+    def files(self) -> tuple[FileRule, ...]: ...  # noqa: D102
+    @property
+    def network(self) -> tuple[NetworkRule, ...]: ...  # noqa: D102
+    @property
+    def egress(self) -> EgressLimits: ...  # noqa: D102
+    @property
+    def processes(self) -> tuple[ProcessRule, ...]: ...  # noqa: D102
+    @property
+    def imports(self) -> tuple[ImportRule, ...]: ...  # noqa: D102
+    @property
+    def random(self) -> bool: ...  # noqa: D102
+    @property
+    def random_seed(self) -> int | None: ...  # noqa: D102
+    @property
+    def ask(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def secrets(self) -> tuple[Secret, ...]: ...  # noqa: D102
+    @property
+    def workspace(self) -> int | None: ...  # noqa: D102
+    @property
+    def limits(self) -> Limits: ...  # noqa: D102

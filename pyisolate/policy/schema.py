@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
 from ..decision import Mode
 from ..errors import PolicySyntaxError
 from . import units
-from .compiled import Limits
-from .rules import EXEC, FILE_RIGHTS, FORK, IMPORT_KEYS, MODE_GROUPS, FileRule, ImportRule, NetworkRule, ProcessRule
-
-if TYPE_CHECKING:
-    from .model import Policy
+from .compiled import EgressLimits, Limits
+from .rules import (
+    EXEC,
+    FILE_RIGHTS,
+    FORK,
+    IMPORT_KEYS,
+    MODE_GROUPS,
+    NET_ACTIONS,
+    FileRule,
+    ImportRule,
+    NetworkRule,
+    PolicyFields,
+    ProcessRule,
+)
+from .secrets import Secret, secret
+from .workspace import workspace_size
 
 FORMAT_VERSION = 1
 TOP_KEYS = (
-    "version", "name", "extends", "mode", "modes", "fs", "net", "process", "import", "random", "limits"
+    "version", "name", "extends", "mode", "modes", "fs", "net", "egress", "process", "import", "random", "ask",
+    "secrets", "workspace", "limits",
 )  # fmt: skip
+#: What an item of each section may hold.
+FILE_KEYS = ("path", "allow", "deny", "literal", "reason")
+NETWORK_KEYS = (*NET_ACTIONS, "deny", "reason")
+PROCESS_KEYS = (EXEC, FORK, "deny", "literal", "reason")
+SECRET_KEYS = ("name", "from", "inject")
+RANDOM_KEYS = ("allow", "seed")
+#: What can wait for an answer: calls that the supervisor carries out, on its own copy of what was asked about.
+ASKABLE = ("net.connect",)
 #: More rules than anybody writes by hand; bounds the work that a hostile policy text can cause.
 MAX_RULES = 10_000
 
@@ -42,7 +62,7 @@ class _Reader:
             where = where[:-1]
         return self.lines[where]
 
-    def fail(self, where: Where, message: str, hint: str) -> NoReturn:
+    def fail(self, where: Where, message: str, hint: str | None) -> NoReturn:
         key = _key_text(where)
         raise PolicySyntaxError(message, file=self.file, line=self.line(where), key=key, hint=hint)
 
@@ -51,10 +71,7 @@ class _Reader:
         try:
             return parse(value, *args, **kwargs)
         except PolicySyntaxError as error:
-            message = str(error).removesuffix(f". Hint: {error.hint}")
-            raise PolicySyntaxError(
-                message, file=self.file, line=self.line(where), key=_key_text(where), hint=error.hint
-            ) from None
+            self.fail(where, error.summary, error.hint)
 
     def mapping(self, where: Where, value: Any, known: Iterable[str]) -> dict[str, Any]:
         name = _key_text(where) or "policy"
@@ -88,16 +105,25 @@ def _kind(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def read_policy(data: Any, *, file: str | None = None, lines: Mapping[Where, int] | None = None) -> Policy:
-    """Return the policy that `data` describes. `lines` maps key paths to 1-based lines, for errors."""
-    from .model import Policy
+def read_fields(
+    data: Any,
+    *,
+    empty: PolicyFields,
+    preset: Callable[[Any], PolicyFields],
+    file: str | None = None,
+    lines: Mapping[Where, int] | None = None,
+) -> dict[str, Any]:
+    """Return the fields of the policy that `data` describes. Raises PolicySyntaxError.
 
+    `preset` finds what `extends` names, `empty` is the base without it; `lines` maps key paths to 1-based lines, for
+    errors.
+    """
     reader = _Reader(file, lines or {})
     top = reader.mapping((), data, TOP_KEYS)
     _check_version(reader, top)
-    base = Policy()
+    base = empty
     if "extends" in top:
-        base = reader.read(("extends",), _preset, top["extends"])
+        base = reader.read(("extends",), preset, top["extends"])
     fields: dict[str, Any] = {"name": base.name}
     if "name" in top:
         fields["name"] = reader.read(("name",), units.policy_name, top["name"])
@@ -109,19 +135,26 @@ def read_policy(data: Any, *, file: str | None = None, lines: Mapping[Where, int
     fields["modes"] = tuple((group, value) for group, value in fields["modes"] if value is not mode)
     fields["files"] = base.files + _files(reader, top.get("fs", []))
     fields["network"] = base.network + _network(reader, top.get("net", []))
+    fields["egress"] = base.egress
+    if "egress" in top:
+        known = reader.mapping(("egress",), top["egress"], units.EGRESS_KEYS)
+        for key, value in known.items():
+            fields["egress"] = reader.read(("egress", key), read_egress, {key: value}, base=fields["egress"])
     fields["processes"] = base.processes + _processes(reader, top.get("process", []))
     fields["imports"] = base.imports + _imports(reader, top.get("import", {}))
     fields["random"], fields["random_seed"] = base.random, base.random_seed
     if "random" in top:
         fields["random"], fields["random_seed"] = _random(reader, top["random"])
+    fields["ask"] = base.ask
+    if "ask" in top:
+        named = reader.sequence(("ask",), top["ask"], "capabilities: " + ", ".join(ASKABLE))
+        fields["ask"] = reader.read(("ask",), read_ask, named)
+    fields["secrets"] = base.secrets + _secrets(reader, top.get("secrets", []))
+    fields["workspace"] = base.workspace
+    if "workspace" in top:
+        fields["workspace"] = reader.read(("workspace",), workspace_size, top["workspace"])
     fields["limits"] = _limits(reader, base.limits, top.get("limits", {}))
-    return Policy(**fields)
-
-
-def _preset(value: Any) -> Policy:
-    from .load import load_preset
-
-    return load_preset(value)
+    return fields
 
 
 def _check_version(reader: _Reader, top: dict[str, Any]) -> None:
@@ -137,7 +170,7 @@ def _files(reader: _Reader, value: Any) -> tuple[FileRule, ...]:
     seen: dict[tuple[str, str], bool] = {}
     for i, item in enumerate(reader.sequence(("fs",), value, "{path: ..., allow: [read]}")):
         at: Where = ("fs", i)
-        item = reader.mapping(at, item, ("path", "allow", "deny", "literal"))
+        item = reader.mapping(at, item, FILE_KEYS)
         if "path" not in item:
             reader.fail(at, f"fs[{i}]: no path", "write {path: /srv/data, allow: [read]}")
         literal = _flag(reader, (*at, "literal"), item.get("literal", False))
@@ -151,7 +184,8 @@ def _files(reader: _Reader, value: Any) -> tuple[FileRule, ...]:
                     reader.fail(
                         (*at, side, j), f"fs[{i}] {path}: both allows and denies {right}", "keep one of the two"
                     )
-        rules.append(FileRule(path=path, allow=rights["allow"], deny=rights["deny"]))
+        reason = _reason(reader, at, item)
+        rules.append(FileRule(path=path, allow=rights["allow"], deny=rights["deny"], reason=reason))
     return tuple(rules)
 
 
@@ -164,6 +198,10 @@ def _rights(reader: _Reader, where: Where, value: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _reason(reader: _Reader, at: Where, item: dict[str, Any]) -> str | None:
+    return reader.read((*at, "reason"), units.reason, item["reason"]) if "reason" in item else None
+
+
 def _flag(reader: _Reader, where: Where, value: Any) -> bool:
     if not isinstance(value, bool):
         reader.fail(where, f"{_key_text(where)}: expected true or false, got {_kind(value)}", "write true or false")
@@ -174,31 +212,38 @@ def _network(reader: _Reader, value: Any) -> tuple[NetworkRule, ...]:
     rules = []
     for i, item in enumerate(reader.sequence(("net",), value, '{connect: "host:port"}')):
         at: Where = ("net", i)
-        item = reader.mapping(at, item, ("connect", "bind", "deny"))
+        item = reader.mapping(at, item, NETWORK_KEYS)
         allow = not _flag(reader, (*at, "deny"), item.get("deny", False))
-        actions = [key for key in item if key != "deny"]
+        actions = [key for key in item if key in NET_ACTIONS]
         if len(actions) != 1:
-            reader.fail(at, f"net[{i}]: needs exactly one of connect, bind", 'write {connect: "host:port"}')
-        target = reader.read((*at, actions[0]), units.net_target, item[actions[0]], action=actions[0])
-        rules.append(NetworkRule(action=actions[0], target=str(target), allow=allow))
+            reader.fail(at, f"net[{i}]: needs exactly one of {', '.join(NET_ACTIONS)}", 'write {connect: "host:port"}')
+        target = reader.read((*at, actions[0]), net_rule_target, item[actions[0]], action=actions[0])
+        reason = _reason(reader, at, item)
+        rules.append(NetworkRule(action=actions[0], target=str(target), allow=allow, reason=reason))
         _agree(reader, at, rules)
     return tuple(rules)
+
+
+def net_rule_target(value: object, *, action: str) -> str:
+    """Return the canonical target of a network rule. Raises PolicySyntaxError."""
+    return str(units.http_target(value) if action == "http" else units.net_target(value, action=action))
 
 
 def _processes(reader: _Reader, value: Any) -> tuple[ProcessRule, ...]:
     rules = []
     for i, item in enumerate(reader.sequence(("process",), value, "{exec: /usr/bin/git} or {fork: true}")):
         at: Where = ("process", i)
-        item = reader.mapping(at, item, (EXEC, FORK, "deny", "literal"))
-        if (EXEC in item) == (FORK in item) or (FORK in item and len(item) > 1):
+        item = reader.mapping(at, item, PROCESS_KEYS)
+        if (EXEC in item) == (FORK in item) or (FORK in item and not item.keys() <= {FORK, "reason"}):
             reader.fail(at, f"process[{i}]: cannot be read", "write {exec: /usr/bin/git} or {fork: true}")
+        reason = _reason(reader, at, item)
         if FORK in item:
-            rules.append(ProcessRule(operation=FORK, allow=_flag(reader, (*at, FORK), item[FORK])))
+            rules.append(ProcessRule(operation=FORK, allow=_flag(reader, (*at, FORK), item[FORK]), reason=reason))
         else:
             literal = _flag(reader, (*at, "literal"), item.get("literal", False))
             path = reader.read((*at, EXEC), units.path, item[EXEC], variables=False, literal=literal)
             allow = not _flag(reader, (*at, "deny"), item.get("deny", False))
-            rules.append(ProcessRule(operation=EXEC, path=path, allow=allow))
+            rules.append(ProcessRule(operation=EXEC, path=path, allow=allow, reason=reason))
         _agree(reader, at, rules)
     return tuple(rules)
 
@@ -223,12 +268,41 @@ def _imports(reader: _Reader, value: Any) -> tuple[ImportRule, ...]:
 
 
 def _random(reader: _Reader, value: Any) -> tuple[bool, int | None]:
-    item = reader.mapping(("random",), value, ("allow", "seed"))
+    item = reader.mapping(("random",), value, RANDOM_KEYS)
     allow = _flag(reader, ("random", "allow"), item.get("allow", True))
     seed = reader.read(("random", "seed"), read_seed, item.get("seed"))
     if allow and seed is not None:
         reader.fail(("random", "seed"), "random.seed: has no effect while random is allowed", "write allow: false")
     return allow, seed
+
+
+def read_ask(names: Iterable[Any]) -> tuple[str, ...]:
+    """Return the capabilities that the host may be asked about, in order. Raises PolicySyntaxError."""
+    found = [str(name) for name in names]
+    for name in found:
+        if name not in ASKABLE:
+            raise PolicySyntaxError(f"ask: {name[:60]!r} cannot be asked about", hint=f"use {', '.join(ASKABLE)}")
+    return tuple(sorted(set(found)))
+
+
+def _secrets(reader: _Reader, value: Any) -> tuple[Secret, ...]:
+    found = []
+    for i, item in enumerate(reader.sequence(("secrets",), value, "{name: ..., from: env:NAME, inject: ...}")):
+        at: Where = ("secrets", i)
+        found.append(reader.read(at, secret, reader.mapping(at, item, SECRET_KEYS)))
+    return tuple(found)
+
+
+def read_egress(value: Mapping[str, Any], *, base: EgressLimits) -> EgressLimits:
+    """Return `base` changed by policy-file keys and units; None is no limit. Raises PolicySyntaxError."""
+    for key, item in value.items():
+        if key not in units.EGRESS_KEYS:
+            raise PolicySyntaxError(
+                f"egress: unknown key {key[:60]!r}", hint=units.did_you_mean(key, units.EGRESS_KEYS)
+            )
+        field, parser, _ = units.EGRESS_KEYS[key]
+        base = msgspec.structs.replace(base, **{field: None if item is None else parser(item, f"egress.{key}")})
+    return base
 
 
 def read_seed(value: Any) -> int | None:
@@ -248,24 +322,22 @@ def read_mode(value: Any) -> Mode:
 
 
 def _limits(reader: _Reader, base: Limits, value: Any) -> Limits:
-    from .model import LIMIT_KEYS
-
-    for key, item in reader.mapping(("limits",), value, LIMIT_KEYS).items():
-        base = msgspec.structs.replace(base, **{LIMIT_KEYS[key][0]: reader.read(("limits", key), _limit, item, key)})
+    for key, item in reader.mapping(("limits",), value, units.LIMIT_KEYS).items():
+        base = msgspec.structs.replace(
+            base, **{units.LIMIT_KEYS[key][0]: reader.read(("limits", key), _limit, item, key)}
+        )
     return base
 
 
 def read_limits(value: Mapping[str, Any], *, base: Limits) -> Limits:
     """Return `base` changed by policy-file keys and units; None is "no limit of its own"."""
-    from .model import LIMIT_KEYS
-
     for key in value:
-        if key not in LIMIT_KEYS:
-            raise PolicySyntaxError(f"limits: unknown key {key[:60]!r}", hint=units.did_you_mean(key, LIMIT_KEYS))
-    return msgspec.structs.replace(base, **{LIMIT_KEYS[key][0]: _limit(item, key) for key, item in value.items()})
+        if key not in units.LIMIT_KEYS:
+            raise PolicySyntaxError(f"limits: unknown key {key[:60]!r}", hint=units.did_you_mean(key, units.LIMIT_KEYS))
+    return msgspec.structs.replace(base, **{units.LIMIT_KEYS[key][0]: _limit(item, key) for key, item in value.items()})
 
 
 def _limit(value: Any, key: str) -> Any:
-    from .model import LIMIT_KEYS
-
-    return None if value is None else LIMIT_KEYS[key][1](value, f"limits.{key}")
+    if value is None and key != "between_requests":
+        return None
+    return units.LIMIT_KEYS[key][1](value, f"limits.{key}")

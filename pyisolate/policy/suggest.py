@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+import re
+from collections.abc import Sequence, Set
 from typing import Any, TypeVar
 
 import msgspec
 
-from ..capability import FLOOR, Capability
+from ..capability import CATALOGUE, FLOOR, Capability
 from ..errors import PolicySyntaxError
-from . import units
+from . import units, web, workspace
 from .compiled import Limits
-from .model import LIMIT_KEYS, Policy
-from .rules import EXEC, FORK, FileRule, ImportRule, NetworkRule, ProcessRule
-from .schema import read_policy
+from .model import PolicyModel
+from .rules import EXEC, FILE_RIGHTS, FORK, FileRule, ImportRule, NetworkRule, ProcessRule
 
-_FILE_RIGHTS = {
-    Capability.FS_READ: "read",
-    Capability.FS_WRITE: "write",
-    Capability.FS_CREATE: "create",
-    Capability.FS_DELETE: "delete",
-    Capability.FS_METADATA: "metadata",
-    Capability.FS_EXEC: "exec",
-}
-_NET_ACTIONS = {
-    Capability.NET_CONNECT: "connect",
-    Capability.NET_SEND: "connect",
-    Capability.NET_BIND: "bind",
-    Capability.NET_LISTEN: "bind",
-    Capability.IPC_UNIX: "connect",
-}
-
-
+_P = TypeVar("_P", bound=PolicyModel)
 _R = TypeVar("_R", NetworkRule, ProcessRule, ImportRule)
 
 
-def suggestion(capability: Capability, target: str) -> dict[str, Any] | None:
-    """Return the smallest rule that allows the operation, or None where no rule can.
+#: Names are made and removed in a directory: that is where kernels grant it.
+_NAMES = (Capability.FS_CREATE, Capability.FS_DELETE)
+#: Directories of all, or of the system: no event suggests to make names in them.
+_SHARED = frozenset(
+    ("/", "/bin", "/boot", "/dev", "/dev/shm", "/etc", "/home", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin",
+     "/sys", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/local", "/var", "/var/tmp")
+)  # fmt: skip
+_HOME = re.compile(r"/home/[^/]+")
+_TASK = re.compile(r"/proc/(?:self|thread-self|[0-9]+)(?:/|\Z)")
+Wanted = tuple[Capability, str]
+
+
+def exact(capability: Capability, target: str) -> dict[str, Any] | None:
+    """Return the rule that speaks of nothing but the operation, or None where no rule can.
 
     No rule can for the floor, for limits and control, and for targets that a policy text cannot name.
     """
@@ -46,18 +42,58 @@ def suggestion(capability: Capability, target: str) -> dict[str, Any] | None:
         return None  # what cannot be written in a policy file cannot be suggested either
 
 
+def suggestion(capability: Capability, target: str, also: Sequence[Wanted] = ()) -> dict[str, Any] | None:
+    """Return the smallest rules under which the operation passes, in one step, or None where none can be advised.
+
+    `also`: what else the same call needs and is not granted, such as the writing of a file that it makes. Making and
+    removing a name is granted by its directory, but never by one that is everybody's; no rule speaks of a
+    task in /proc, nor of the workspace's place.
+    """
+    wanted = [(Capability(capability), target), *also]
+    made = {path for one, path in wanted if one is Capability.FS_CREATE}
+    rules: dict[str, list[Any]] = {}
+    for one, path in wanted:
+        if one.family != "fs":
+            return exact(capability, target)
+        directory = path.rstrip("/").rpartition("/")[0] or "/"
+        in_directory = one in _NAMES or path in made
+        everybodys = in_directory and (directory in _SHARED or _HOME.fullmatch(directory))
+        if everybodys or is_task(path) or workspace.is_place(path):
+            return None
+        found = exact(one, directory if in_directory else path)
+        if found is None:
+            return None
+        rules.setdefault(found["fs"][0]["path"], []).append(found["fs"][0])
+    return {"fs": [same[0] | {"allow": _rights(same)} for same in rules.values()]}
+
+
+def is_task(path: str) -> bool:
+    """Tell whether a path is one of a process in /proc: the same name is another process's for everybody."""
+    return _TASK.match(path) is not None
+
+
+def _rights(rules: list[dict[str, Any]]) -> list[str]:
+    named = {right for rule in rules for right in rule["allow"]}
+    return [right for right in FILE_RIGHTS if right in named]
+
+
 def _suggest(capability: Capability, target: str) -> dict[str, Any] | None:
     if capability in FLOOR:
         return None
-    if capability in _FILE_RIGHTS:
-        right = _FILE_RIGHTS[capability]
-        rule = FileRule(path=units.path(target, variables=False, literal=True), allow=(right,))
+    entry = CATALOGUE[capability]
+    if capability.family == "fs" and entry.right is not None:
+        right = (entry.right.name or "").lower()
+        # a mount that nothing may be written to changes no metadata either
+        rights = ("write", right) if capability is Capability.FS_METADATA else (right,)
+        rule = FileRule(path=units.path(target, variables=False, literal=True), allow=rights)
         return {"fs": [rule.fragment()]}
-    if capability in _NET_ACTIONS:
-        action = _NET_ACTIONS[capability]
+    if entry.action is not None:
+        action = entry.action.name.lower()
         if capability is Capability.IPC_UNIX and not target.startswith("unix:"):
             target = f"unix:{target}"
         return {"net": [{action: str(units.net_target(_without_zone(target), action=action))}]}
+    if capability is Capability.NET_HTTP:
+        return {"net": [web.http_target_of(target)]}
     if capability is Capability.PROCESS_EXEC:
         program = ProcessRule(operation=EXEC, path=units.path(target, variables=False, literal=True))
         return {"process": [program.fragment()]}
@@ -86,18 +122,18 @@ def _without_zone(target: str) -> str:
     return f"{host}{colon}{port}"
 
 
-def apply(policy: Policy, suggested: dict[str, Any]) -> Policy:
+def apply(policy: _P, suggested: dict[str, Any]) -> _P:
     """Return `policy` with the suggested rules added; a deny of exactly the same thing gives way.
 
     Where the policy denies a whole directory or range, the suggestion is the more specific rule, and wins as such.
     """
-    added = read_policy(suggested)
+    added = PolicyModel.from_data(suggested)
     changed = msgspec.structs.replace(
         policy,
         files=_files(policy.files, added.files, _programs(added)),
         network=_others(policy.network, added.network),
         processes=_others(policy.processes, added.processes, {(False, path) for path in _programs(added)}),
-        imports=_others(policy.imports, added.imports),
+        imports=_others(policy.imports, added.imports, _importable(added)),
     )
     if "random" in suggested:
         changed = msgspec.structs.replace(changed, random=added.random, random_seed=added.random_seed)
@@ -107,14 +143,19 @@ def apply(policy: Policy, suggested: dict[str, Any]) -> Policy:
 
 
 def _limits(old: Limits, new: Limits, keys: dict[str, Any]) -> Limits:
-    fields = [LIMIT_KEYS[key][0] for key in keys]
+    fields = [units.LIMIT_KEYS[key][0] for key in keys]
     return msgspec.structs.replace(old, **{field: getattr(new, field) for field in fields})
 
 
-def _programs(added: Policy) -> set[str]:
+def _programs(added: PolicyModel) -> set[str]:
     """Return the programs that are to run: `fs` and `process` both speak of them."""
     named = {rule.path for rule in added.processes if rule.operation == EXEC and rule.allow}
     return named | {rule.path for rule in added.files if "exec" in rule.allow}
+
+
+def _importable(added: PolicyModel) -> set[tuple[Any, ...]]:
+    """Return, as keys, the modules whose native code is granted: a grant of it is one of the module."""
+    return {msgspec.structs.replace(rule, kind="module").sort_key for rule in added.imports if rule.kind == "native"}
 
 
 def _files(old: tuple[FileRule, ...], new: tuple[FileRule, ...], programs: set[str]) -> tuple[FileRule, ...]:

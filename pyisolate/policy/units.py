@@ -6,15 +6,18 @@ with a hint. Nothing here touches the file system or the network.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
 import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any, cast, get_args
 
 import msgspec
 
+from ..choices import BetweenRequests
 from ..errors import PolicySyntaxError
 
 #: Variables that stand for what this machine's interpreter or system needs; `compile` knows what they hold.
@@ -25,10 +28,19 @@ IMPORT_VARIABLES = ("@stdlib",)
 #: Linux: PATH_MAX counts the terminating NUL (include/uapi/linux/limits.h).
 _PATH_MAX = 4095
 _SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
-_SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
                "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}  # fmt: skip
-_DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _HOST = re.compile(r"(?=.{1,253}\Z)(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+_HTTP = re.compile(
+    r"(?P<method>[A-Z]{1,32}|\*) (?P<host>[^\s/:]{1,260})(?::(?P<port>[0-9]{1,5}))?(?P<path>/[^\s?#]{0,2000})"
+)
+# RFC 3986's pchar and "/", without ";" and without the escapes of "/", "\\", ".", "%", ";", NUL and other controls
+_HTTP_PATH = re.compile(
+    r"/(?:[A-Za-z0-9._~!$&'()+,=:@/-]|%(?!2[EFef5]|5[Cc]|3[Bb]|[01][0-9A-Fa-f]|7[Ff])[0-9A-Fa-f]{2})*"
+)
+#: The port of plain HTTP where none is named (RFC 9110, 4.2.1).
+HTTP_PORT = 80
 _NAME = re.compile(r"[\w][\w.@+ -]{0,62}", re.ASCII)
 
 
@@ -67,6 +79,18 @@ def policy_name(value: object) -> str:
     if not _NAME.fullmatch(name):
         raise PolicySyntaxError(f"policy name {_shown(name)}: not a name", hint="use 1 to 63 of A-Z a-z 0-9 _ . - + @")
     return name
+
+
+#: Longer texts are no reason, but a page (characters).
+REASON_LIMIT = 200
+
+
+def reason(value: object) -> str:
+    """Return the text that a policy gives for a rule: it is shown in events, so it is short and plain."""
+    given = text(value, "reason").strip()
+    if not given or len(given) > REASON_LIMIT:
+        raise PolicySyntaxError(f"reason: {len(given)} characters", hint=f"write 1 to {REASON_LIMIT}")
+    return given
 
 
 def path(value: object, *, variables: bool = True, literal: bool = False) -> str:
@@ -119,7 +143,10 @@ def module_name(value: object, *, native: bool = False) -> str:
 
 
 class NetTarget(msgspec.Struct, frozen=True):
-    """A parsed network target. `kind` is any, ip, host, unix or variable; `host` the address, name or path."""
+    """A parsed network target. `kind` is any, ip, host, names, unix or variable.
+
+    `host` is the address, name or path; of names it is `*.` and the name that they end with.
+    """
 
     kind: str
     host: str
@@ -194,20 +221,20 @@ def _host(host: str, action: str, value: str) -> tuple[str, str, int]:
         raise PolicySyntaxError(f"{action} {_shown(value)}: no host", hint="write the host, or * for any")
     bare = re.sub(r"^\[([^\]]*)\](/[0-9]+)?$", r"\1\2", host)
     literal = bare != host or "/" in bare or re.fullmatch(r"[0-9.]+", bare) is not None
+    if not literal and host.startswith("*.") and action == "connect":
+        return "names", _names(host, action, value), 0
     if not literal:
         if not _HOST.fullmatch(host):
-            hint = (
-                "wildcards in names cannot be enforced by address: list the hosts"
-                if "*" in host
-                else ("write a host name, an address or a CIDR range")
-            )
+            hint = "write a host name, an address or a CIDR range"
+            if "*" in host:
+                hint = "the one wildcard is a whole first part, of connect and http: *.example.org"
             raise PolicySyntaxError(f"{action} {_shown(value)}: bad host {_shown(host)}", hint=hint)
         return "host", host.lower().rstrip("."), 0
     try:
         network = ipaddress.ip_network(bare, strict=True)
     except ValueError as error:
         hint = "write the address or range in full, such as 10.0.0.0/8"
-        if "host bits" in str(error):
+        with contextlib.suppress(ValueError):  # an address with bits below its range's prefix
             hint = f"write {ipaddress.ip_network(bare, strict=False)}, or the one address"
         raise PolicySyntaxError(f"{action} {_shown(value)}: {str(error)[:120]}", hint=hint) from None
     if isinstance(network, ipaddress.IPv6Network):
@@ -218,14 +245,71 @@ def _host(host: str, action: str, value: str) -> tuple[str, str, int]:
     return "ip", str(network.network_address), network.prefixlen
 
 
+def _names(host: str, action: str, value: str) -> str:
+    """Return `*.` and a name: all names that end with it."""
+    if not _HOST.fullmatch(host[2:]):
+        hint = "the one wildcard is a whole first part: *.example.org"
+        raise PolicySyntaxError(f"{action} {_shown(value)}: bad host {_shown(host)}", hint=hint)
+    return host.lower().rstrip(".")
+
+
+class HttpTarget(msgspec.Struct, frozen=True):
+    """A parsed `http` rule: a method or `*`, a host or `*.` and a name, a port, and a path that may end with `*`."""
+
+    method: str
+    host: str
+    port: int
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.host}{'' if self.port == HTTP_PORT else f':{self.port}'}{self.path}"
+
+
+def http_target(value: object) -> HttpTarget:
+    """Parse "METHOD host[:port]/path": `*` is any method, `*.name` all names below it, `*` ends the path of a prefix.
+
+    The port is 80 where none is written. A path that can be read in two ways (see `plain_http_path`) is refused.
+    """
+    value = text(value, "http target")
+    match = _HTTP.fullmatch(value)
+    if not match:
+        hint = 'write "GET api.example.org/v1/*": a method or *, a host, a path'
+        if "://" in value:
+            hint = f"leave the scheme out: rules speak of plain HTTP, and connect of TLS; {hint}"
+        raise PolicySyntaxError(f"http {_shown(value)}: cannot be read", hint=hint)
+    method, host, ports, path = match["method"], match["host"].lower().rstrip("."), match["port"], match["path"]
+    wild = host.startswith("*.")
+    bare = host.removeprefix("*.")
+    if not _HOST.fullmatch(bare) or re.fullmatch(r"[0-9.]+", bare):
+        raise PolicySyntaxError(f"http {_shown(value)}: bad host {_shown(host)}", hint="write a host name or *.name")
+    port = _ports(ports, "http", value)[0] if ports else HTTP_PORT
+    if not plain_http_path(path.removesuffix("*")):
+        raise PolicySyntaxError(
+            f"http {_shown(value)}: the path can be read in two ways",
+            hint="write it without '..', '//', '*' before its end, and escapes of '/', '.' or '%'",
+        )
+    return HttpTarget(method, f"*.{bare}" if wild else bare, port, path)
+
+
+def plain_http_path(path: str) -> bool:
+    """Tell whether every server reads a path in the same way: no dot segments, empty parts, or escapes that hide one.
+
+    Servers differ in what they make of `/a/../b`, `/a//b`, `/a%2fb`, `/a\\b`, `/a;x/b`: no rule for a part of a host's
+    paths speaks of such a path.
+    """
+    if not _HTTP_PATH.fullmatch(path) or "//" in path:
+        return False
+    return not any(part in (".", "..") for part in path.split("/"))
+
+
 def size(value: object, what: str) -> int:
     """Return bytes from an integer or text such as `256MiB`, `1.5GiB`, `10MB`."""
-    return int(_number(value, what, _SIZE_UNITS, "256MiB"))
+    return int(_number(value, what, SIZE_UNITS, "256MiB"))
 
 
 def duration(value: object, what: str) -> float:
     """Return seconds from a number or text such as `30s`, `250ms`, `2m`, `1h`."""
-    seconds = round(float(_number(value, what, _DURATION_UNITS, "30s")), 9)
+    seconds = round(float(_number(value, what, DURATION_UNITS, "30s")), 9)
     if seconds <= 0:
         raise PolicySyntaxError(f"{what} {_shown(value)}: shorter than a nanosecond", hint="write such as 30s")
     return seconds
@@ -256,6 +340,14 @@ def count(value: object, what: str) -> int:
     return value
 
 
+def between_requests(value: object, what: str) -> BetweenRequests:
+    """Return what a guest's threads may do after an answer, as a policy names it."""
+    for choice in get_args(BetweenRequests):
+        if value == choice:
+            return cast(BetweenRequests, choice)
+    raise PolicySyntaxError(f"{what}: {str(value)[:40]!r} is unknown", hint="write run or freeze")
+
+
 def size_text(value: int) -> str:
     """Return bytes in the largest binary unit that is exact, as a policy file would write it."""
     for unit, shift in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
@@ -267,3 +359,24 @@ def size_text(value: int) -> str:
 def duration_text(value: float) -> str:
     """Return seconds as a policy file would write them."""
     return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+#: policy key -> (field of `EgressLimits`, parser, writer)
+EGRESS_KEYS: dict[str, tuple[str, Any, Any]] = {
+    "requests": ("requests", count, int),
+    "sent": ("sent_bytes", size, size_text),
+    "received": ("received_bytes", size, size_text),
+    "connections": ("connections", count, int),
+}
+#: policy key -> (field of `Limits`, parser, writer)
+LIMIT_KEYS: dict[str, tuple[str, Any, Any]] = {
+    "wall": ("wall_s", duration, duration_text),
+    "cpu": ("cpu_s", duration, duration_text),
+    "memory": ("memory_bytes", size, size_text),
+    "processes": ("processes", count, int),
+    "open_files": ("open_files", count, int),
+    "file_size": ("file_size_bytes", size, size_text),
+    "output": ("output_bytes", size, size_text),
+    "messages": ("messages", count, int),
+    "between_requests": ("between_requests", between_requests, str),
+}

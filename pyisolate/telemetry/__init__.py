@@ -1,12 +1,27 @@
 """Denial telemetry: what each layer saw becomes one event, and the event goes everywhere it should.
 
-event      the records and the `DenialEvent`            (light: the guest's side imports these three alone)
-sanitize   text that is safe to print
-merge      broker record + kernel record -> event
-untrusted  records that a guest reports: checked and capped
-join       which two records belong to one operation
-sandbox    all of that for one sandbox
-recorder   event -> store -> counters -> audit log -> sinks -> alerts
-store      one sandbox's events; counters, metrics, exposition: Prometheus; audit, webhook, otel: sinks; alerts: rules
-mapping    the same event in OCSF and ECS; schema: its JSON Schema
+event          the `DenialEvent`                              (light: the guest's side imports these three alone)
+sanitize       text that is safe to print
+merge          broker record + kernel record -> event
+guest_records  records that a guest reports: checked and capped
+correlate      which two records belong to one operation
+pipeline       all of that for one sandbox
+recorder       event -> store -> counters -> audit log -> sinks -> alerts
+store          one sandbox's events; counters, metrics, exposition: Prometheus; sinks/: audit log, webhook, OTel
+formats        the same event in OCSF and ECS; schema: its JSON Schema
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .event import DenialEvent as DenialEvent
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DenialEvent":  # when it is asked for: a guest imports this package and not always events
+        from .event import DenialEvent
+
+        return DenialEvent
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import enum
 import logging
-import os
+import sys
 import threading
 import time
-import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
 
-from .dispatch import Calls
-from .event import Actor, DenialEvent
+from ..native.forked import call_in_child, renew
+from ..records import Actor
+from .event import DenialEvent
 from .merge import disagree
+from .worker_threads import Calls
 
 _log = logging.getLogger("pyisolate.telemetry")
 
@@ -152,7 +153,7 @@ class AlertEngine:
         self._state: tuple[_RuleState, ...] = ()
         self.set_rules(default_rules() if rules is None else rules)
         self._calls = Calls("pyisolate-alerts")
-        _ENGINES.add(self)
+        renew(self)
 
     @property
     def rules(self) -> tuple[AlertRule, ...]:
@@ -221,7 +222,8 @@ class AlertEngine:
         if rule.callback is not None:
             self._calls.put(rule.callback, alert)
 
-    def _reset_after_fork(self) -> None:
+    def renew_after_fork(self) -> None:
+        """Start with empty windows, and a thread of its own for callbacks."""
         self._lock = threading.Lock()
         self.set_rules(self.rules)
         self._calls = Calls("pyisolate-alerts")
@@ -238,17 +240,6 @@ def default_engine() -> AlertEngine:
         if _default is None:
             _default = AlertEngine()
         return _default
-
-
-def set_alert_rules(rules: Iterable[AlertRule], *, token: str | None = None) -> None:
-    """Replace the rules of the process's alert engine; counting starts anew.
-
-    Raises PolicyAuthError where `set_policy_token` guards it and `token` is another.
-    """
-    from ..control import check_token
-
-    check_token(token, "metrics", target="alert rules")
-    default_engine().set_rules(rules)
 
 
 def _above(window: _Window, rule: AlertRule, now: float) -> bool:
@@ -286,14 +277,16 @@ def _enum_values() -> dict[str, frozenset[str]]:
 
 
 _ENUMS = _enum_values()
-_ENGINES: weakref.WeakSet[AlertEngine] = weakref.WeakSet()
 
 
+@call_in_child
 def _after_fork() -> None:
     global _default_lock
     _default_lock = threading.Lock()
-    for engine in list(_ENGINES):
-        engine._reset_after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+def __getattr__(name: str) -> Any:
+    """`set_alert_rules` by its first public path: the guarded function is `pyisolate.set_alert_rules`."""
+    if name == "set_alert_rules":
+        return sys.modules["pyisolate"].set_alert_rules  # the package that this module is in, loaded before it
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

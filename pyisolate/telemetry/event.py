@@ -2,109 +2,15 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Any
 
 import msgspec
 
 from ..capability import Capability
 from ..decision import DenialCode, Mode, Verdict
+from ..records import Actor, AskAnswer, Evaluation, Reporter
 
 SCHEMA = "pyisolate.denial/1"
-
-
-class Evaluation(enum.StrEnum):
-    """How the kernel's decision became known."""
-
-    ENFORCED = "enforced"  # the kernel mechanism decided and we hold its own record
-    ERRNO = "errno"  # the system call's errno, seen at the hook in the guest
-    PROBED = "probed"  # the same kernel tables were asked without acting
-    COUNTED = "counted"  # a kernel counter says that it happened, without the target
-    NONE = "none"  # no kernel record; kernel_decision says why
-
-
-class Reporter(enum.StrEnum):
-    """Who saw it. What only the guest reported could be forged by the guest; the rest could not."""
-
-    GUEST = "guest"
-    SUPERVISOR = "supervisor"
-    KERNEL = "kernel"
-
-
-class BrokerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What the broker decided, as the guest's interpreter reports it (a hostile input on the host)."""
-
-    sequence: int
-    capability: Capability
-    target: str
-    verdict: Verdict
-    code: DenialCode | None = None
-    reason: str = ""
-    rule: str | None = None
-    presented: str | None = None
-    origin: str | None = None
-    pid: int = 0
-    tid: int = 0
-    monotonic_ns: int = 0
-    count: int = 1
-    #: set when the operation went on and the kernel then refused it: errno as the hook saw it
-    errno: int | None = None
-    syscall: str | None = None
-    #: decided by the shadow policy: the one in force may have allowed it
-    shadow: bool = False
-
-
-class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What one enforcer decided or saw. `pid` and `tid` are the supervisor's view (kernel: tgid and pid).
-
-    `sequence`, `slot_capability` and `slot_verdict` are the broker slot as the kernel program copied it (the listener
-    has no sequence), 0/None where there is none; `broker_consulted` is None where it cannot be known.
-    """
-
-    sandbox_id: str
-    enforcer: str
-    hook: str
-    capability: Capability
-    target: str
-    verdict: Verdict
-    errno: int = 0
-    evaluation: Evaluation = Evaluation.ENFORCED
-    syscall: str | None = None
-    code: DenialCode | None = None
-    reason: str = ""
-    rule: str | None = None
-    presented: str | None = None
-    pid: int = 0
-    tid: int = 0
-    monotonic_ns: int = 0
-    generation: int = 0
-    count: int = 1
-    sequence: int = 0
-    slot_capability: Capability | None = None
-    slot_verdict: Verdict | None = None
-    broker_consulted: bool | None = None
-    #: decided by the shadow policy: the one in force may have allowed it
-    shadow: bool = False
-
-
-class Actor(msgspec.Struct, frozen=True, kw_only=True):
-    """On whose behalf a sandbox or a guarded function runs."""
-
-    kind: str
-    id: str
-
-
-class SandboxContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What the supervisor knows of a sandbox, for its events."""
-
-    sandbox: str
-    sandbox_id: str
-    policy: str
-    policy_version: str
-    policy_generation: int
-    isolation: str
-    mode: Mode = Mode.ENFORCE
-    actor: Actor | None = None
 
 
 class DenialEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +59,17 @@ class DenialEvent(msgspec.Struct, frozen=True, kw_only=True):
     retryable: bool
     reported_by: Reporter
     shadow: bool = False
+    answer: AskAnswer | None = None
+    asked_by: str | None = None
+    waited_ms: int | None = None
+    traceparent: str | None = None
+    rule_reason: str | None = None
     schema: str = SCHEMA
+
+    @property
+    def said(self) -> str:
+        """What the policy says of the rule that decided, to be added to the cause of an error; empty where nothing."""
+        return f" (the policy says: {self.rule_reason})" if self.rule_reason else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as plain data, in the order of `docs/protocol.md`."""

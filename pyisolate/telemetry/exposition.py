@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import weakref
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -15,6 +14,8 @@ from prometheus_client import CollectorRegistry, make_asgi_app, make_wsgi_app
 from prometheus_client.exposition import choose_encoder
 
 from ..errors import SandboxError
+from ..native.forked import renew
+from .metrics import METRICS
 
 #: A scraper that sends nothing for this long is disconnected.
 _IDLE_TIMEOUT_S = 10.0
@@ -43,7 +44,12 @@ class MetricsServer:
             daemon=True,
         )
         self._thread.start()
-        _SERVERS.add(self)
+        renew(self)
+
+    def renew_after_fork(self) -> None:
+        """Close the inherited listening socket: the child serves nothing, and must not hold the parent's port."""
+        if self._server is not None:
+            self._server.socket.close()
 
     def close(self) -> None:
         """Stop serving and free the port. Idempotent."""
@@ -62,21 +68,11 @@ class MetricsServer:
         self.close()
 
 
-def serve_metrics(
-    port: int = 9464,
-    addr: str = "127.0.0.1",
-    *,
-    token: str | None = None,
-    registry: CollectorRegistry | None = None,
-) -> MetricsServer:
-    """Serve `/metrics` from a background thread; `port` 0 picks a free one. Returns a handle with `port` and `close()`.
+def start_server(port: int, addr: str, registry: CollectorRegistry | None = None) -> MetricsServer:
+    """Serve `/metrics` from a background thread. Internal: users call `serve_metrics`, which asks for the token.
 
-    Raises MetricsAddressError (an OSError) when the address cannot be bound, PolicyAuthError where `set_policy_token`
-    guards it and `token` is another. A scrape takes no password: keep it on a network that only the scraper reaches.
+    Raises MetricsAddressError (an OSError) when the address cannot be bound.
     """
-    from ..control import check_token
-
-    check_token(token, "metrics", target=f"serve {addr}:{port}")
     family = socket.AF_INET6 if ":" in addr else socket.AF_INET
     handler = type("Handler", (_Handler,), {"registry": _default(registry)})
     try:
@@ -84,7 +80,11 @@ def serve_metrics(
     except (OSError, OverflowError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise MetricsAddressError(
-            f"serve_metrics, on {addr}:{port}: {reason}", hint="choose another port, or 0 for any free one"
+            operation="serve_metrics",
+            subject=f"{addr}:{port}",
+            cause=reason,
+            hint="choose another port, or 0 for any free one",
+            errno=error.errno if isinstance(error, OSError) else None,
         ) from error
 
 
@@ -101,9 +101,7 @@ def asgi_app(registry: CollectorRegistry | None = None) -> Callable[..., Any]:
 def _default(registry: CollectorRegistry | None) -> CollectorRegistry:
     if registry is not None:
         return registry
-    from .metrics import METRICS
-
-    return METRICS.registry
+    return METRICS.exposed
 
 
 class _Server(ThreadingHTTPServer):
@@ -169,16 +167,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Stay silent: a library never prints."""
-
-
-_SERVERS: weakref.WeakSet[MetricsServer] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """Close the inherited listening sockets: the child serves nothing, and must not hold the parent's port."""
-    for server in list(_SERVERS):
-        if server._server is not None:
-            server._server.socket.close()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -11,24 +11,32 @@ import errno as errno_names
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from ..capability import ASKED, FLOOR, Capability
 from ..decision import DenialCode, Mode, Verdict
-from .event import Actor, BrokerRecord, DenialEvent, Evaluation, KernelRecord, Reporter, SandboxContext
-from .sanitize import escape, is_plain
+from ..records import (
+    REFUSAL_ERRNOS,
+    REFUSALS,
+    Actor,
+    BrokerRecord,
+    Evaluation,
+    KernelRecord,
+    Reporter,
+    SandboxContext,
+    is_denial,
+)
+from .event import DenialEvent
+from .sanitize import escape, hide_user_information, is_plain, show_target
 
 _log = logging.getLogger("pyisolate.telemetry")
 
 #: Given a capability and a raw target, the smallest rule that would allow it, or None for the floor.
-Suggest = Callable[[Capability, str], "dict[str, Any] | None"]
+Suggest = Callable[[Capability, str, Sequence[tuple[Capability, str]]], "dict[str, Any] | None"]
 
-REFUSALS = frozenset({Verdict.DENY, Verdict.WOULD_DENY})
-#: errno values by which a Linux security mechanism refuses (errno(3)).
-REFUSAL_ERRNOS = frozenset({errno_names.EACCES, errno_names.EPERM})
 #: KernelRecord.enforcer values that stand for the supervisor itself (limits, watchdogs), not for a kernel mechanism.
 SUPERVISOR_ENFORCERS = frozenset({"supervisor", "watchdog"})
 
@@ -38,13 +46,6 @@ _OWN_RECORD = frozenset({Evaluation.ENFORCED, Evaluation.COUNTED})
 _ORIGIN_LIMIT = 1024
 _NAME_LIMIT = 256
 _REASON_LIMIT = 1024
-
-
-def is_denial(broker: BrokerRecord | None, kernel: KernelRecord | None = None) -> bool:
-    """Tell whether at least one layer refused (or would have): whether `merge` has an event to make."""
-    if broker is not None and (broker.verdict in REFUSALS or broker.errno in REFUSAL_ERRNOS):
-        return True
-    return kernel is not None and kernel.verdict in REFUSALS
 
 
 def disagree(event: DenialEvent) -> bool:
@@ -83,8 +84,9 @@ def merge(
     now = time.monotonic_ns()
     seen = lead.monotonic_ns if 0 < lead.monotonic_ns <= now else now
     code = _code(capability, broker, kernel)
-    shown = escape(target)
-    reason = said.reason if said.verdict in REFUSALS else heard.reason
+    shown = show_target(target)
+    asked = kernel is not None and kernel.answer is not None
+    reason = said.reason if said.verdict in REFUSALS and not asked else heard.reason
     return DenialEvent(
         event_id=event_id or new_event_id(),
         time=time.time(),
@@ -120,10 +122,15 @@ def merge(
         count=max(1, lead.count),
         first_seen=seen,
         last_seen=seen,
-        suggestion=_suggestion(suggest, capability, target, code, said.verdict, heard.evaluation),
+        suggestion=_suggestion(suggest, (capability, target, lead.also), code, said.verdict, heard.evaluation),
         retryable=code is DenialCode.INTERNAL or capability in _RETRYABLE,
         reported_by=_reporter(broker, kernel, broker_reporter),
         shadow=shadow or lead.shadow,
+        answer=None if kernel is None else kernel.answer,
+        asked_by=None if kernel is None else _text(kernel.asked_by, 64),
+        waited_ms=None if kernel is None else kernel.waited_ms,
+        traceparent=context.traceparent,
+        rule_reason=_rule_reason(context, _first(broker, kernel, "rule")),
     )
 
 
@@ -220,13 +227,12 @@ def _code(capability: Capability, broker: BrokerRecord | None, kernel: KernelRec
         return kernel.code
     if capability in FLOOR:
         return DenialCode.ALWAYS_DENIED
-    return DenialCode.LIMIT_EXCEEDED if capability.value.startswith("limit.") else DenialCode.NOT_GRANTED
+    return DenialCode.LIMIT_EXCEEDED if capability.family == "limit" else DenialCode.NOT_GRANTED
 
 
 def _suggestion(
     suggest: Suggest | None,
-    capability: Capability,
-    target: str,
+    wanted: tuple[Capability, str, Sequence[tuple[Capability, str]]],
     code: DenialCode,
     broker: Verdict,
     evaluation: Evaluation,
@@ -235,10 +241,11 @@ def _suggestion(
         return None
     if broker is Verdict.ALLOW and evaluation is Evaluation.ERRNO:
         return None  # the policy already allows it: no rule would change the answer
-    if not is_plain(target):
-        return None  # a rule cannot carry it as text, and an event must be safe to print
+    targets = [wanted[1], *(target for _, target in wanted[2])]
+    if not all(is_plain(target) and hide_user_information(target) == target for target in targets):
+        return None  # a rule cannot carry it as text, and an event must be safe to print and hold no password
     try:
-        return suggest(capability, target)
+        return suggest(*wanted)
     except Exception:
         _log.debug("suggestion failed", exc_info=True)  # a denial is recorded whether or not advice can be given
         return None
@@ -254,6 +261,15 @@ def _first(broker: BrokerRecord | None, kernel: KernelRecord | None, field: str)
     """Return the kernel's text where it has one (a guest cannot forge it), else the broker's."""
     own: str | None = getattr(kernel, field) if kernel is not None else None
     return own or (getattr(broker, field) if broker is not None else None)
+
+
+def _rule_reason(context: SandboxContext, rule: str | None) -> str | None:
+    """Return what the policy says of a rule, or of the rules that meet at one path (`a + b`)."""
+    if rule is None or not context.reasons:
+        return None
+    parts = (rule,) if rule in context.reasons else rule.split(" + ")
+    found = [context.reasons[part] for part in parts if part in context.reasons]
+    return escape("; ".join(found), _REASON_LIMIT) if found else None
 
 
 def _text(text: str | None, limit: int) -> str | None:

@@ -6,32 +6,47 @@ No path, process id, address or sandbox id is ever a label. A forked child start
 from __future__ import annotations
 
 import logging
-import os
+import platform
 import threading
+import time
 import weakref
-from bisect import bisect_left
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import msgspec
-from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from .counters import CounterTable, DenialLabels
+from ..choices import Isolation
+from ..distribution import VERSION
+from ..native.forked import renew
+from .counters import CounterTable, DenialLabels, HistogramTable, shows_created
 from .event import DenialEvent
 from .merge import disagree
+from .shared_metrics import SharedMetrics, from_environment
+from .worker_threads import Timer
 
 if TYPE_CHECKING:
-    from ..kernel.enforcer import EnforcementReport
+    from ..enforcement import EnforcementReport
 
 _log = logging.getLogger("pyisolate.telemetry")
 
 SPAWN_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+EXEC_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0, 300.0)
+#: Where a spawned sandbox's cell came from: confined ahead for its policy, warm, or forked because none was ready.
+SpawnSource = Literal["standby", "warm", "forked"]
+#: Cells that wait for a `spawn`: warm for any policy, confined for one, or being forked.
+CellState = Literal["ready", "standby", "starting"]
+#: How a request ended: a value, an exception of the guest's, a refusal it did not catch, a limit, the end of its cell,
+#: or the caller's: it was interrupted, or its sandbox was closed.
+RequestOutcome = Literal["returned", "raised", "refused", "limit", "died", "abandoned"]
 #: Where events can get lost: ring buffers, the guest's own queue, the ring of a store, slow sinks, the audit log.
 LOST_STAGES = ("kernel", "guest", "store", "sink", "audit")
 #: Sandboxes whose end is remembered, so that a snapshot taken just before it is not counted again.
 _EXITS_REMEMBERED = 10_000
+#: Gauges and processor time reach other processes of the service this often (seconds); counters do at once.
+PUBLISH_INTERVAL_S = 5.0
 _INFO_LABELS = ("isolation", "enforcement", "kernel", "fs", "net", "process", "complete")
 
 
@@ -43,7 +58,7 @@ class SandboxRow(msgspec.Struct, frozen=True, kw_only=True):
 
     sandbox_id: str
     policy: str
-    isolation: str = "process"
+    isolation: Isolation = "process"
     state: str = "running"
     cpu_s: float = 0.0
     memory_bytes: int = 0
@@ -57,6 +72,10 @@ class SnapshotSource(Protocol):
         """Return one row per live sandbox; cheap, called on every scrape."""
         ...
 
+    def cells(self) -> Mapping[CellState, int]:
+        """Return how many cells wait for a `spawn`, by state."""
+        ...
+
 
 @runtime_checkable
 class AlertStates(Protocol):
@@ -68,10 +87,15 @@ class AlertStates(Protocol):
 
 
 class Metrics:
-    """Every metric of one process. `registry` is what to expose."""
+    """Every metric of one process (`registry`). `exposed` is what to show a scraper.
 
-    def __init__(self) -> None:
+    The two differ where `shared` is given: then `exposed` is the sum over the processes that share it.
+    """
+
+    def __init__(self, shared: SharedMetrics | None = None) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
+        self.exposed = self.registry if shared is None else CollectorRegistry(auto_describe=False)
+        self._shared, self._timer, self._ticking = shared, Timer(), False
         self.denials = CounterTable(
             "pyisolate_denials_total",
             "Refused (or, in monitor mode, would-be refused) operations.",
@@ -83,8 +107,6 @@ class Metrics:
             "Denial events lost before somebody could read them, by where; the denials themselves are still counted.",
             ("stage",),
         )
-        for stage in LOST_STAGES:
-            self.lost.add((stage,), 0)  # a series that is there from the start: its first loss is an increase
         self.suppressed = CounterTable(
             "pyisolate_denial_events_suppressed_total",
             "Denial events that the rate limit kept from audit log and sinks; counted, and summed up there later.",
@@ -97,6 +119,18 @@ class Metrics:
         self.webhook_dropped = CounterTable(
             "pyisolate_webhook_dropped_total", "Events that a webhook sink gave up on.", ("reason",)
         )
+        self.questions = CounterTable(
+            "pyisolate_questions_total",
+            "Refused operations that the host was asked about, by what came of it.",
+            ("policy", "answer"),
+            bounded="policy",
+        )
+        self.host_calls = CounterTable(
+            "pyisolate_host_calls_total",
+            "Calls of functions of the host by guests, by what came of them.",
+            ("policy", "outcome"),
+            bounded="policy",
+        )
         self.drift = CounterTable(
             "pyisolate_policy_drift_total",
             "Operations that one layer allowed and the other refused, by how the kernel's decision became known.",
@@ -105,17 +139,49 @@ class Metrics:
         self._closed_cpu = CounterTable(
             "pyisolate_sandbox_cpu_seconds_total", "Processor time used by sandboxes.", ("policy",), bounded="policy"
         )
-        self._spawn = _Histogram(SPAWN_BUCKETS)
+        self.pool_spawns = CounterTable(
+            "pyisolate_pool_spawns_total", "Sandboxes spawned in a cell, by where the cell came from.", ("source",)
+        )
+        self._spawn = HistogramTable(
+            "pyisolate_sandbox_spawn_seconds", "Time from spawn to a usable sandbox.", SPAWN_BUCKETS
+        )
+        self._requests = HistogramTable(
+            "pyisolate_exec_seconds",
+            "Time that requests of sandboxes ran, by how they ended.",
+            EXEC_BUCKETS,
+            ("outcome",),
+        )
         self._lock = threading.RLock()
         self._cpu: dict[str, tuple[str, float]] = {}
         self._shown_cpu: dict[str, float] = {}
+        self._cpu_created: dict[str, float] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._snapshots: list[weakref.ref[Any]] = []
         self._alerts: list[weakref.ref[Any]] = []
         self._last_report: EnforcementReport | None = None
         self._info: dict[tuple[str, ...], None] = {}
-        self.registry.register(_Collector(self))
-        _INSTANCES.add(self)
+        self.registry.register(_Collector(self._collect))
+        if shared is not None:
+            self.exposed.register(_Collector(self._collect_shared))
+        self._mirror()
+        self._begin_series()
+        renew(self)
+
+    def _tables(self) -> list[CounterTable | HistogramTable]:
+        return [value for value in vars(self).values() if isinstance(value, CounterTable | HistogramTable)]
+
+    def _mirror(self) -> None:
+        """Have every table add to what is shared as well; processor time, which is read, follows by `_publish`."""
+        for table in self._tables():
+            if table is not self._closed_cpu:
+                table.mirror = self._shared
+
+    def _begin_series(self) -> None:
+        """Show what can be counted from the start: its first count is an increase."""
+        for stage in LOST_STAGES:
+            self.lost.add((stage,), 0)
+        for source in get_args(SpawnSource):
+            self.pool_spawns.add((source,), 0)
 
     # -- what the data path adds
 
@@ -129,13 +195,17 @@ class Metrics:
             event.mode.value,
             event.policy,
         )
-        self.denials.add(labels, event.count)
+        self.denials.add(labels, event.count, {"event_id": event.event_id})
         if disagree(event):
             self.drift.add((event.capability.value, event.kernel_evaluation.value), event.count)
 
     def spawned(self, seconds: float) -> None:
         """Observe how long a `spawn` took."""
         self._spawn.observe(seconds)
+
+    def requested(self, seconds: float, outcome: RequestOutcome) -> None:
+        """Observe how long a request of a sandbox ran."""
+        self._requests.observe(seconds, (outcome,))
 
     def exited(self, reason: str, policy: str, cpu_s: float = 0.0, sandbox_id: str = "") -> None:
         """Count a sandbox's end and keep its processor time; call once per sandbox, with its final reading."""
@@ -154,11 +224,38 @@ class Metrics:
         """Pull gauges from `source` on every scrape, for as long as it lives (held weakly)."""
         with self._lock:
             self._snapshots.append(weakref.ref(source))
+        if self._shared is not None:
+            for table in self._tables():
+                table.show_in_mirror()
+            self._tick()
 
     def remove_supervisor(self, source: SnapshotSource) -> None:
         """Stop pulling from `source`; its counts stay."""
         with self._lock:
             self._snapshots = [ref for ref in self._snapshots if ref() not in (source, None)]
+        self._publish()
+
+    def _tick(self) -> None:
+        """Publish now and every few seconds, for as long as a supervisor lives."""
+        self._publish()
+        with self._lock:
+            again = any(ref() is not None for ref in self._snapshots)
+            if again and not self._ticking:
+                self._ticking = True
+                self._timer.call_in(PUBLISH_INTERVAL_S, self._next_tick)
+
+    def _next_tick(self) -> None:
+        self._ticking = False
+        self._tick()
+
+    def _publish(self) -> None:
+        if self._shared is not None:
+            self._shared.publish(list(self._collect()), [self._closed_cpu.name.removesuffix("_total")])
+
+    def _collect_shared(self) -> Iterator[Metric]:
+        self._publish()
+        assert self._shared is not None
+        return self._collect() if self._shared.broken else self._shared.collect()
 
     def add_alerts(self, engine: AlertStates) -> None:
         """Show the engine's rules as `pyisolate_alert_active` (held weakly)."""
@@ -176,30 +273,38 @@ class Metrics:
         with self._lock:
             self._info[labels] = None
 
-    def _rows(self) -> list[SandboxRow]:
+    def _read(self) -> tuple[list[SandboxRow], dict[CellState, int]]:
+        """Return the rows of all supervisors, and the sum of their cells."""
         rows: list[SandboxRow] = []
+        cells: dict[CellState, int] = dict.fromkeys(get_args(CellState), 0)
         for ref in list(self._snapshots):
             source = ref()
             if source is None:
                 continue
             try:
                 rows.extend(source.snapshot())
+                for state, count in source.cells().items():
+                    cells[state] += count
             except Exception:
                 _log.warning("supervisor snapshot failed", exc_info=True)
-        return rows
+        return rows, cells
 
     def _collect(self) -> Iterator[Metric]:
-        rows = self._rows()  # first: supervisors have told by then what their kernels counted
+        rows, cells = self._read()  # first: supervisors have reported by then what their kernels counted
         tables = (self.denials, self.lost, self.suppressed, self.exits, self.reloads, self.audit_errors)
-        for table in (*tables, self.webhook_dropped, self.drift):
+        for table in (*tables, self.webhook_dropped, self.drift, self.host_calls, self.questions, self.pool_spawns):
             yield table.family()
         yield self._cpu_family(rows)
-        yield from _gauges(rows)
-        yield self._spawn.family("pyisolate_sandbox_spawn_seconds", "Time from spawn to a usable sandbox.")
+        yield from _gauges(rows, cells)
+        yield self._spawn.family()
+        yield self._requests.family()
         info = GaugeMetricFamily("pyisolate_enforcement_info", "Who enforces what; always 1.", labels=_INFO_LABELS)
         for labels in list(self._info):
             info.add_metric(labels, 1)
         yield info
+        build = GaugeMetricFamily("pyisolate_build_info", "What runs here; always 1.", labels=("version", "python"))
+        build.add_metric((VERSION, platform.python_version()), 1)
+        yield build
         active = GaugeMetricFamily("pyisolate_alert_active", "Whether an alert rule is firing.", labels=("alert",))
         for name, firing in self._alert_states().items():
             active.add_metric((name,), 1 if firing else 0)
@@ -230,60 +335,38 @@ class Metrics:
             shown = dict(self._shown_cpu)
         family = CounterMetricFamily(self._closed_cpu.name, self._closed_cpu.documentation, labels=("policy",))
         for policy, seconds in shown.items():
-            family.add_metric((policy,), seconds)
+            created = self._cpu_created.setdefault(policy, time.time())
+            family.add_metric((policy,), seconds, created if shows_created() else None)
         return family
 
-    def _reset_after_fork(self) -> None:
+    def close(self) -> None:
+        """Stop publishing to other processes, and let go of what is shared with them."""
+        self._timer.close()
+        if self._shared is not None:
+            self._shared.close()
+
+    def renew_after_fork(self) -> None:
+        """Start at zero with locks of its own: what was counted is the parent's to show."""
         self._lock = threading.RLock()
-        for value in list(vars(self).values()):
-            if isinstance(value, CounterTable | _Histogram):
-                value._reset_after_fork()
+        self._timer, self._ticking = Timer(), False
+        if self._shared is not None:
+            self._shared.renew_after_fork()
+        for table in self._tables():
+            table.renew_after_fork()
         self._cpu, self._ended, self._info = {}, OrderedDict(), {}
         self._last_report = None
-        self._snapshots, self._shown_cpu = [], {}
-        for stage in LOST_STAGES:
-            self.lost.add((stage,), 0)
+        self._snapshots, self._shown_cpu, self._cpu_created = [], {}, {}
+        self._begin_series()
 
 
 class _Collector:
     """What the registry sees: everything is computed when it is scraped."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        return self._metrics._collect()
+    def __init__(self, collect: Callable[[], Iterator[Metric]]) -> None:
+        self.collect = collect
 
 
-class _Histogram:
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = tuple(bounds)
-        self._reset_after_fork()
-
-    def observe(self, value: float) -> None:
-        with self._lock:
-            self._counts[bisect_left(self._bounds, value)] += 1
-            self._sum += value
-
-    def family(self, name: str, documentation: str) -> HistogramMetricFamily:
-        with self._lock:
-            counts, total = list(self._counts), self._sum
-        buckets: list[tuple[str, float]] = []
-        running = 0
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), counts, strict=True):
-            running += count
-            buckets.append((bound, running))
-        family = HistogramMetricFamily(name, documentation)
-        family.add_metric((), buckets, total)
-        return family
-
-    def _reset_after_fork(self) -> None:
-        self._lock = threading.Lock()
-        self._counts = [0] * (len(self._bounds) + 1)
-        self._sum = 0.0
-
-
-def _gauges(rows: Iterable[SandboxRow]) -> Iterator[Metric]:
+def _gauges(rows: Iterable[SandboxRow], cells: Mapping[CellState, int]) -> Iterator[Metric]:
     states: defaultdict[tuple[str, str], int] = defaultdict(int)
     memory: defaultdict[str, int] = defaultdict(int)
     for row in rows:
@@ -296,6 +379,10 @@ def _gauges(rows: Iterable[SandboxRow]) -> Iterator[Metric]:
     family = GaugeMetricFamily("pyisolate_sandbox_memory_bytes", "Memory of live sandboxes.", labels=("policy",))
     for policy, size in memory.items():
         family.add_metric((policy,), size)
+    yield family
+    family = GaugeMetricFamily("pyisolate_pool_cells", "Cells that wait for a spawn.", labels=("state",))
+    for kind, waiting in cells.items():
+        family.add_metric((kind,), waiting)
     yield family
 
 
@@ -317,32 +404,6 @@ def enforcement_labels(report: EnforcementReport) -> dict[str, str]:
     }
 
 
-_INSTANCES: weakref.WeakSet[Metrics] = weakref.WeakSet()
-
 #: The process's metrics; supervisors use these unless they are given their own.
-METRICS = Metrics()
+METRICS = Metrics(from_environment())
 registry = METRICS.registry
-
-
-def _after_fork() -> None:
-    for metrics in list(_INSTANCES):
-        metrics._reset_after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-from .exposition import MetricsServer, asgi_app, serve_metrics, wsgi_app  # noqa: E402 - they default to `registry`
-
-__all__ = [
-    "METRICS",
-    "DenialLabels",
-    "Metrics",
-    "MetricsServer",
-    "SandboxRow",
-    "SnapshotSource",
-    "asgi_app",
-    "enforcement_labels",
-    "registry",
-    "serve_metrics",
-    "wsgi_app",
-]

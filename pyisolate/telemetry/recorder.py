@@ -8,22 +8,24 @@ counted, and follows as summary events whose counts add up.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import weakref
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
+from ..native.forked import call_in_child, renew
+from ..records import SandboxContext
 from .alerts import default_engine
-from .dispatch import SinkDispatch, Timer
-from .event import DenialEvent, SandboxContext
+from .event import DenialEvent
 from .merge import disagree
 from .metrics import METRICS, AlertStates, Metrics
-from .sink import EventSink, get_event_sinks, is_immediate
+from .sinks.configure import get_event_sinks, open_event_sinks
+from .sinks.dispatch import SinkDispatch
+from .sinks.protocol import EventSink, is_immediate
 from .store import CAPACITY, COALESCE_WINDOW_S, ClosedStores, EventStore, Key, coalesce, coalesce_key
+from .worker_threads import Timer
 
 _log = logging.getLogger("pyisolate.telemetry")
 logging.getLogger("pyisolate").addHandler(logging.NullHandler())  # nothing reaches stderr unless the host asks
@@ -35,7 +37,7 @@ SUMMARY_INTERVAL_S = 1.0
 SUMMARY_KEYS = 64
 VARIOUS = "(various)"
 #: Sandbox id of events that belong to no sandbox: guards and control operations.
-HOST = "host"
+HOST: Final = "host"
 
 
 class AlertObserver(Protocol):
@@ -96,7 +98,7 @@ class Recorder:
         self._summary_due = False
         self._dispatch = SinkDispatch(self._sink_failed, self._sink_lost)
         self.timer = Timer()
-        _RECORDERS.add(self)
+        renew(self)
 
     def open(self, context: SandboxContext | str) -> EventStore:
         """Return the sandbox's store (by context or id), made at the first call; it stays readable after `close`."""
@@ -137,6 +139,11 @@ class Recorder:
         """Return how many of them are no longer in the store."""
         store = self.store_of(sandbox_id)
         return 0 if store is None else store.lost
+
+    def named(self, event: DenialEvent) -> DenialEvent:
+        """Return an event with the id under which its sandbox's store holds it."""
+        store = self.store_of(event.sandbox_id)
+        return event if store is None else store.named(event)
 
     def follow(self, sandbox_id: str, timeout: float | None = None) -> Iterator[DenialEvent]:
         """Yield a sandbox's events, old and new; see `EventStore.follow`."""
@@ -191,8 +198,13 @@ class Recorder:
         try:
             return get_event_sinks()
         except Exception as error:  # a broken sinks file must not hide the refusal that is being recorded
-            self._failure(get_event_sinks, error)
+            self._sink_failed(get_event_sinks, error)
             return ()
+
+    def open_sinks(self) -> None:
+        """Make the process's sinks where this recorder uses them: a wrong configuration is an error, raised here."""
+        if self._sinks is None:
+            open_event_sinks()
 
     def flush(self, timeout: float = 5.0) -> None:
         """Write out summary events and wait until slow sinks have taken what was queued for them."""
@@ -289,14 +301,14 @@ class Recorder:
             name = getattr(source, "__name__", type(source).__name__)
             _log.error("%s failed: %s: %s (further failures are counted)", name, type(error).__name__, error)
 
-    def _reset_after_fork(self) -> None:
+    def renew_after_fork(self) -> None:
+        """Forget what is under way: it is the parent's, as are the threads that serve it."""
         self._lock = threading.Lock()
         self._flows, self._summary_due, self._closed = {}, False, ClosedStores()
         self._dispatch = SinkDispatch(self._sink_failed, self._sink_lost)
         self.timer = Timer()
 
 
-_RECORDERS: weakref.WeakSet[Recorder] = weakref.WeakSet()
 _default: Recorder | None = None
 _default_lock = threading.Lock()
 
@@ -317,11 +329,7 @@ def set_default_recorder(recorder: Recorder) -> None:
     _default = recorder
 
 
+@call_in_child
 def _after_fork() -> None:
     global _default_lock
     _default_lock = threading.Lock()
-    for recorder in list(_RECORDERS):
-        recorder._reset_after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -12,6 +12,9 @@ import re
 #: PATH_MAX (linux/limits.h): the longest name that one system call takes.
 TEXT_LIMIT = 4096
 
+#: What stands before the @ of a URL (RFC 3986, 3.2.1), also where a path's normalisation made one slash of two; a host
+#: that holds a colon is shown in brackets, so `user:password@host` is, too.
+_USER_INFORMATION = re.compile(r"((?<![a-z0-9+.-])[a-z][a-z0-9+.-]*:/{1,2}|^\[)[^/]*@", re.IGNORECASE)
 _ESCAPE = re.compile(r"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|\+[0-9]+$)")
 
 
@@ -28,6 +31,16 @@ def escape(text: str, limit: int = TEXT_LIMIT) -> str:
             return "".join(parts) + f"\\+{len(text) - index}"
         parts.append(part)
     return "".join(parts)
+
+
+def show_target(target: str) -> str:
+    """Return the target of an event safe to print; `***` stands for the user information of a URL (a password)."""
+    return escape(hide_user_information(target))
+
+
+def hide_user_information(text: str) -> str:
+    """Return `text` with `***` in place of user name and password before an @ in a URL or a bracketed host."""
+    return _USER_INFORMATION.sub(r"\1***@", text) if "@" in text else text
 
 
 def unescape(text: str) -> str:

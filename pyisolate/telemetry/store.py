@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 
 import msgspec
 
+from ..native.forked import renew
 from .event import DenialEvent
 from .merge import new_event_id
 
@@ -36,8 +35,11 @@ def coalesce_key(event: DenialEvent) -> Key:
         event.origin,
         event.would_deny,
         event.shadow,
+        event.answer,
+        event.asked_by,
         event.reported_by,
         event.policy_generation,
+        event.traceparent,
         None if event.actor is None else (event.actor.kind, event.actor.id),
     )
 
@@ -79,7 +81,11 @@ class EventStore:
         self._lost = 0
         self._total = 0
         self._closed = False
-        _STORES.add(self)
+        renew(self)
+
+    def renew_after_fork(self) -> None:
+        """Replace the lock, which another thread may have held."""
+        self._changed = threading.Condition(threading.Lock())
 
     def add(self, event: DenialEvent) -> int:
         """Store an event, or count it into its duplicate. Return how many operations left the ring for it."""
@@ -115,6 +121,12 @@ class EventStore:
             lost = self._evict()
             self._changed.notify_all()
             return lost
+
+    def named(self, event: DenialEvent) -> DenialEvent:
+        """Return an event with the id under which the ring holds it, which is its first duplicate's."""
+        with self._changed:
+            slot = self._latest.get(coalesce_key(event))
+        return event if slot is None else msgspec.structs.replace(event, event_id=slot.event.event_id)
 
     def events(self) -> list[DenialEvent]:
         """Return what the ring holds, in order of first occurrence."""
@@ -238,15 +250,3 @@ class ClosedStores:
         """Return a kept store or None."""
         entry = self._stores.get(sandbox_id)
         return None if entry is None else entry[0]
-
-
-_STORES: weakref.WeakSet[EventStore] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """Replace locks that another thread may have held when the process was forked."""
-    for store in list(_STORES):
-        store._changed = threading.Condition(threading.Lock())
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_server import BINARY, PROMTOOL
-from require import require
+
+from tests.prometheus_server import BINARY, PROMTOOL
+from tests.require import require
 
 
 @pytest.fixture(autouse=True)

@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from require import require
 
-from pyisolate.telemetry.reader import read_events
+from pyisolate.telemetry.sinks.audit_reader import read_events
+from tests.require import require
 
 ROOT = Path(__file__).parents[2]
 
 SUPERVISED = """
 import sys
 import pyisolate
-from pyisolate.telemetry.audit import AuditLog
+from pyisolate.telemetry.sinks.audit import AuditLog
 from pyisolate.telemetry.recorder import Recorder
 
 recorder = Recorder(audit=AuditLog(sys.argv[1], fsync="never"), sinks=())
@@ -38,10 +38,10 @@ with pyisolate.Supervisor(pool_size=1, recorder=recorder) as supervisor:
 
 FULL_DISK = """
 import errno, os, sys
-from telemetry_events import event
-from pyisolate.telemetry.audit import AuditLog
+from tests.telemetry_events import event
+from pyisolate.telemetry.sinks.audit import AuditLog
 from pyisolate.telemetry.metrics import Metrics
-from pyisolate.telemetry.reader import read_events
+from pyisolate.telemetry.sinks.audit_reader import read_events
 
 directory = sys.argv[1]
 filler = os.path.join(directory, "filler")
@@ -71,7 +71,7 @@ print("ok")
 
 
 def python(code: str, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    environ = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [*before, sys.executable, "-c", code, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
 

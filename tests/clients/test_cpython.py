@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from require import require
 
 import pyisolate
 from pyisolate import Policy
+from tests.require import require
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -29,6 +30,9 @@ MODULES = (
 LIMITS = {
     "wall": "200s", "cpu": "150s", "memory": "1GiB", "processes": 64, "open_files": 256, "output": "8MiB",
 }  # fmt: skip
+#: How many tests may end the interpreter outside by a signal. Tests of a later patch release try defects that this one
+#: has: 3.11.7's test_itertools ends 3.11.2, in pairwise. Such a test is left out on both sides.
+CRASHES = 5
 NATIVE = ("_testcapi", "_testbuffer", "_testinternalcapi", "_testmultiphase")
 UID = 65534 if os.geteuid() == 0 else None
 
@@ -37,9 +41,17 @@ import os, sys, unittest
 os.chdir({where!r})
 import test
 test.__path__.append({more!r})
-def outcome(name):
+def chosen(suite, without):
+    kept = unittest.TestSuite()
+    for one in suite:
+        if isinstance(one, unittest.TestSuite):
+            kept.addTest(chosen(one, without))
+        elif one.id().rpartition(".")[2] not in without:
+            kept.addTest(one)
+    return kept
+def outcome(name, without=()):
     result = unittest.TestResult()
-    unittest.defaultTestLoader.loadTestsFromName("test." + name).run(result)
+    chosen(unittest.defaultTestLoader.loadTestsFromName("test." + name), without).run(result)
     names = lambda pairs: sorted(one.id() for one, _ in pairs)
     return {{
         "run": result.testsRun, "failures": names(result.failures), "errors": names(result.errors),
@@ -89,17 +101,24 @@ def take(name: str, more: Path) -> None:
         copy(found, more / found.name)
 
 
-def outside(name: str, data: Path) -> dict[str, Any]:
+def outside(name: str, data: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the outcome, and the tests at which this interpreter itself ends by a signal."""
     program = PROGRAM.format(where=str(data / "outside"), more=str(data / "more"))
-    program += f"import json\nprint('@@', json.dumps(outcome({name!r})))"
+    without: list[str] = []
     user: dict[str, Any] = {} if UID is None else {"user": UID, "group": UID, "extra_groups": []}
-    done = subprocess.run(
-        [interpreter(), "-I", "-c", program],
-        capture_output=True, text=True, errors="replace", check=False, timeout=250, env=environment(data / "outside"),
-        **user,
-    )  # fmt: skip
-    assert "@@" in done.stdout, done.stderr
-    return dict(json.loads(done.stdout.rpartition("@@")[2]))
+    while True:
+        last = f"import json\nprint('@@', json.dumps(outcome({name!r}, {without!r})))"
+        done = subprocess.run(
+            [interpreter(), "-X", "faulthandler", "-I", "-c", program + last],
+            capture_output=True, text=True, errors="replace", check=False, timeout=80,
+            env=environment(data / "outside"), **user,
+        )  # fmt: skip
+        crashed = re.search(r" in (test_\w+)$", done.stderr, re.MULTILINE) if done.returncode < 0 else None
+        if crashed is None or len(without) == CRASHES:
+            break
+        without.append(crashed[1])
+    assert "@@" in done.stdout, f"status {done.returncode}: {done.stderr}"
+    return dict(json.loads(done.stdout.rpartition("@@")[2])), without
 
 
 def interpreter() -> str:
@@ -127,11 +146,11 @@ def granted(data: Path) -> Policy:
 def test_the_outcome_is_the_same(supervisor: pyisolate.Supervisor, data: Path, name: str) -> None:
     require("cpython_tests", (standard_library() / "test/support").is_dir(), "this Python has no test.support")
     take(name, data / "more")
-    expected = outside(name, data)
+    expected, without = outside(name, data)
     where = data / "inside"
     with supervisor.spawn(name, granted(data), cwd=str(where), env=environment(where)) as sandbox:
         sandbox.exec(PROGRAM.format(where=str(where), more=str(data / "more")))
-        found = sandbox.eval(f"outcome({name!r})")
+        found = sandbox.eval(f"outcome({name!r}, {without!r})")
         events = [(event.capability.value, event.target, event.origin) for event in sandbox.get_denial_events()]
     why = found.pop("why"), events[:10], expected.pop("why")
     assert expected["run"] > 0

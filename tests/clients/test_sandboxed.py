@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import pyisolate
-from pyisolate.guarding import acting_as, sandboxed
+from pyisolate.actor import acting_as
+from pyisolate.guards import sandboxed
 
 pytestmark = pytest.mark.leaks("the default supervisor and its threads outlive a test")
 

@@ -23,6 +23,7 @@ from tests.escape.technique import Technique, load
 
 MARKS = {"stopped": "stopped", "escapes": "ESCAPES", "not run": "-", "left out": "left out"}
 PAGE = ROOT / "docs/escapes.md"
+RECORDS = ROOT / "tests/escape/records/results.md"
 
 Results = dict[str, dict[str, Outcome]]
 Red = dict[str, dict[str, dict[str, list[str]]]]
@@ -158,7 +159,7 @@ def arguments() -> argparse.Namespace:
     add("--verbose", action="store_true", help="one line for each technique, with its control")
     add("--defences", action="store_const", const="all", dest="without", help="switch each defence off in turn")
     add("--without", default="", help="switch these defences off, one at a time: what turns red?")
-    add("--markdown", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    add("--markdown", action="store_true", help=f"write {PAGE.relative_to(ROOT)} and {RECORDS.relative_to(ROOT)}")
     add("--save", type=Path, help="keep the results in this file")
     add("--load", type=Path, action="append", default=[], help="add results that were kept")
     return parser.parse_args()
@@ -192,9 +193,10 @@ def main() -> int:
     if options.save is not None:
         save(options.save, results, red)
     if options.markdown:
-        from tests.escape.document import document
+        from tests.escape.document import document, summary
 
-        PAGE.write_text(document(techniques, results, red))
+        PAGE.write_text(summary(techniques, results, red))
+        RECORDS.write_text(document(techniques, results, red))
     elif results:
         print_table(techniques, results)
     return 0 if all(outcome.good for outcomes in results.values() for outcome in outcomes.values()) else 1

@@ -10,49 +10,58 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from tests import inside
+
 VARIABLE = "PYISOLATE_ESCAPE_WITHOUT"
 
 
 def _once_proven(supervisor: Any, switch_off: Callable[[], object]) -> None:
     """Switch off after the probes, which see an enforcer that refuses nothing: `spawn` would raise EnforcementError."""
-    start = supervisor.plan.start
+    start = inside.plan(supervisor).start
 
     def started() -> None:
         start()
         switch_off()
 
-    supervisor.plan.start = started
+    inside.plan(supervisor).start = started
 
 
 def _without_landlock(supervisor: Any) -> None:
-    plan, prepare = supervisor.plan, supervisor.plan.prepare
+    landlock = inside.plan(supervisor).landlock
+    add_to = landlock.add_to
 
-    def prepared(*arguments: Any) -> Any:
-        found = prepare(*arguments)
-        if found.ruleset is not None:
-            found.ruleset.close()
-            found.ruleset = None
-        return found
+    def added(draft: Any) -> None:
+        add_to(draft)
+        if draft.ruleset is not None:
+            draft.ruleset.close()
+            draft.ruleset = None
 
-    plan.prepare = prepared
+    landlock.add_to = added
 
 
 def _without_root_view(supervisor: Any) -> None:
-    plan, usable = supervisor.plan, supervisor.plan.usable
-    plan.usable = lambda enforcer: enforcer != "root view" and usable(enforcer)
-    plan._why_missing = lambda *_: ""
-    prepare = plan._prepare_files
+    """No view, and no word of what Landlock alone cannot enforce: `spawn` would raise EnforcementError."""
+    plan = inside.plan(supervisor)
+    add_to = plan.landlock.add_to
 
-    def files(prepared: Any, isolation: str, strict: bool, missing: list[str], notes: list[str]) -> None:
-        prepare(prepared, isolation, strict, missing, notes)
-        missing[:] = []
+    def added(draft: Any) -> None:
+        before = list(draft.missing)
+        add_to(draft)
+        draft.missing[:] = before
 
-    plan._prepare_files = files
+    plan.builder.add_to, plan.landlock.add_to = lambda _draft: None, added
+
+
+def _without_identity(_supervisor: Any) -> None:
+    """Tables that were made for a policy before are taken, whatever its paths name now."""
+    from pyisolate.kernel.prepared import Prepared
+
+    Prepared.current = property(lambda _: True)  # type: ignore[assignment,method-assign]
 
 
 def _without_seccomp(supervisor: Any) -> None:
     """The filter lets everything pass; its listener stays, idle."""
-    from pyisolate.kernel import seccomp
+    from pyisolate.kernel.seccomp import filter as seccomp
     from pyisolate.native.seccomp import ALLOW, FilterSpec, compile_filter
 
     program = compile_filter(FilterSpec(rules=(), default=ALLOW, foreign=ALLOW))
@@ -65,7 +74,7 @@ def _without_namespaces(supervisor: Any) -> None:
     from pyisolate.native import process
 
     flags = property(lambda self: process.CLONE_NEWUSER | process.CLONE_NEWNS)
-    _once_proven(supervisor, lambda: setattr(supervisor.plan.namespaces.__class__, "clone_flags", flags))
+    _once_proven(supervisor, lambda: setattr(inside.plan(supervisor).namespaces.__class__, "clone_flags", flags))
 
 
 def _without_broker(_supervisor: Any) -> None:
@@ -129,7 +138,8 @@ def _without_hooks(words: str) -> Callable[[Any], None]:
     hooks = frozenset(words.split())
 
     def switch_off(_supervisor: Any) -> None:
-        from pyisolate.kernel import bpf_loader, bpf_plan
+        from pyisolate.kernel.bpf import loader as bpf_loader
+        from pyisolate.kernel.bpf import plan as bpf_plan
 
         # proven first, with all of them: otherwise the root view would take their place
         assert bpf_plan._probed("bpf-lsm").usable
@@ -156,6 +166,7 @@ def _without_notification(supervisor: Any) -> None:
 DEFENCES: dict[str, Callable[[Any], None]] = {
     "landlock": _without_landlock,
     "root-view": _without_root_view,
+    "identity": _without_identity,
     "seccomp": _without_seccomp,
     "notification": _without_notification,
     "namespaces": _without_namespaces,
@@ -167,6 +178,7 @@ ON_HOST = (
     "landlock",
     "root-view",
     "landlock+root-view",
+    "identity",
     "seccomp",
     "notification",
     "namespaces",

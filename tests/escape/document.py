@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - the text of a generated page
-"""Write docs/escapes.md: technique -> layer -> test, and what became of each in each configuration."""
+"""Write what became of each technique: docs/escapes.md in short, records/results.md in full."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from itertools import groupby
 
 from tests.escape.__main__ import Red, Results, totals
 from tests.escape.harness import Outcome
-from tests.escape.technique import Alone, Bare, Technique
+from tests.escape.technique import Alone, Bare, Careless, Technique
 
 HEAD = """# Escapes: what was tried
 
-Written by `python -m tests.escape --markdown`; do not edit. `python -m tests.escape` prints the same as a table;
+Written by `python -m tests.escape --markdown`; do not edit. This page has the totals and all that is known not to be
+stopped; `tests/escape/records/results.md` has a row for each technique. `python -m tests.escape` prints the same as a table;
 `--only TEXT` tries some, `--configuration vm` boots a kernel with BPF-LSM (`--whole` tries there what no BPF program
 decides, too), `--defences` switches each defence off in turn, `--save` and `--load` keep results.
 
 A technique is one file below `tests/escape/techniques/`: the guest's code, its source, what stops it, the event that must
-exist, and a control that gets through: the same code under a policy that grants it, or in a plain process. It is judged
+exist, and a control that gets through: the same code under a policy that grants it, in a plain process, or against a host that reads
+with plain names what a guest left. It is judged
 from outside: by canary files, listeners, other processes, kernel objects, what `/proc` says of the cell, the supervisor
 and a sibling sandbox; what nobody outside can see, the attack says of itself.
 
@@ -29,15 +31,28 @@ and a sibling sandbox; what nobody outside can see, the attack says of itself.
 **-**: it means nothing there, or cannot be bounded. Empty: not tried there.
 """
 
+RECORDS = """# Results of each technique
+
+Written by `python -m tests.escape --markdown`; do not edit. `docs/escapes.md` says how to read it.
+"""
+
 
 def document(techniques: list[Technique], results: Results, red: Red) -> str:
-    """Return the whole page."""
-    parts = [HEAD, _totals(results), _gaps(techniques)]
+    """Return all results, a row for each technique."""
+    parts = [RECORDS, _totals(results)]
     if red:
-        parts.append(_defences(red))
+        parts.append("\n".join(_defences(red)))
     for group, members in groupby(techniques, key=lambda technique: technique.group):
         parts.append(_group(group, list(members), results))
-    parts += [_thread_reasons(techniques), _sources(techniques)]
+    parts.append(_sources(techniques))
+    return "\n".join(parts)
+
+
+def summary(techniques: list[Technique], results: Results, red: Red) -> str:
+    """Return the page for readers: totals, and what is not stopped."""
+    parts = [HEAD, _totals(results), _gaps(techniques), _thread_reasons(techniques)]
+    if red:
+        parts.append(_defences(red)[0])
     return "\n".join(parts)
 
 
@@ -56,7 +71,8 @@ def _gaps(techniques: list[Technique]) -> str:
     return "\n".join(lines) + "\n" if gaps else ""
 
 
-def _defences(red: Red) -> str:
+def _defences(red: Red) -> tuple[str, str]:
+    """Return the table, and the lists of what it counts."""
     lines = [
         "## Without one defence\n",
         "Each defence is switched off in the supervisor under attack (`tests/escape/defences.py`) and the techniques are",
@@ -80,7 +96,7 @@ def _defences(red: Red) -> str:
                 details.append(f"- get through: {_keys(through)}")
             if otherwise:
                 details.append(f"- stopped with another event or ending: {_keys(otherwise)}")
-    return "\n".join([*lines, *details]) + "\n"
+    return "\n".join(lines) + "\n", "\n".join(details) + "\n"
 
 
 def _keys(keys: list[str]) -> str:
@@ -125,7 +141,7 @@ def _control(technique: Technique) -> str:
         return f"none: {technique.control.why}"
     if isinstance(technique.control, Bare):
         return "unsandboxed, as root" if technique.control.root else "unsandboxed"
-    return "granted by policy"
+    return "a careless host" if isinstance(technique.control, Careless) else "granted by policy"
 
 
 def _thread_reasons(techniques: list[Technique]) -> str:

@@ -91,6 +91,16 @@ def readable_tool_and_other_program(policy: Policy, targets: Targets) -> Policy:
     return other_program(look_at_tool(policy, targets), targets)
 
 
+def workspace(policy: Policy, _targets: Targets) -> Policy:
+    """Grant a workspace of one mebibyte."""
+    return policy.with_workspace("1MiB")
+
+
+def workspace_and_other_program(policy: Policy, targets: Targets) -> Policy:
+    """Grant a workspace, and the exec of a program that is not in it."""
+    return readable_tool_and_other_program(workspace(policy, targets), targets)
+
+
 def native_directory(policy: Policy, targets: Targets) -> Policy:
     """Grant reading the directory with native code, not loading it."""
     return policy.allow_read(targets.tool.rpartition("/")[0])

@@ -119,6 +119,7 @@ class Ground:
     def __exit__(self, *_exception: object) -> None:
         self._victim.kill()
         self._victim.wait()
+        _remove_kernel_objects(self._kernel)
         self._held.close()
 
     # -- making -----------------------------------------------------------------------------------------------

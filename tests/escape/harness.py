@@ -22,7 +22,7 @@ from tests.escape import bare, defences
 from tests.escape.configurations import ROOT, Configuration
 from tests.escape.ground import GUEST_UID, Ground, supervisor_state, wait_gone
 from tests.escape.run import Run
-from tests.escape.technique import Alone, Bare, Granted, Technique
+from tests.escape.technique import Alone, Bare, Careless, Granted, Technique
 from tests.escape.worker import source_for
 
 START_TIMEOUT_S = 60.0
@@ -249,6 +249,8 @@ class Judge:
         found += [f"it says: {line[:120]}" for line in run.lines("ESCAPED:")]
         if technique.effect is not None and (effect := technique.effect(self.ground, run)):
             found.append(effect)
+        if (slowest_s := run.host.get("slowest_s", 0.0)) > technique.sibling_s * self.configuration.slowness:
+            found.append(f"the sibling waited {slowest_s:.1f} s for the listener")
         found += self.ground.differences()
         if run.before is not None:
             found += self._cell_changes(run)
@@ -298,12 +300,15 @@ class Judge:
         outcome.why = gap
         if run is None or run.impossible:
             return
+        if run.no_workspace and not outcome.evidence:
+            outcome.verdict, outcome.why = "left out", run.no_workspace
+            return
         self._judge_ending(technique, run, outcome)
-        blind = bool(technique.unseen) and not self.configuration.sees_paths
+        blind = bool(technique.why_unseen(bpf=self.configuration.sees_paths))
         if technique.event and not blind:
             if outcome.event is None:
                 outcome.problems.append(f"no event of {_wanted(technique)}; {_listing(run)}")
-        elif outcome.event is not None or (
+        elif (outcome.event is not None and not technique.gap_bpf) or (
             technique.no_event and any(self._tells(technique, event) for event in run.events)
         ):
             outcome.problems.append(f"its file says that there is no event, but {_listing(run)}")
@@ -341,7 +346,7 @@ class Judge:
             return
         if run.error == "GuestError" and _defect(run.error_text):
             outcome.problems.append(f"the attack itself is defective: {run.error_text[:800]}")
-        blind = bool(technique.unseen) and not self.configuration.sees_paths
+        blind = bool(technique.why_unseen(bpf=self.configuration.sees_paths))
         if technique.event and not blind and not expected.silent and outcome.event is None:
             outcome.problems.append(f"no event of {_wanted(technique)}; {_listing(run)}")
 
@@ -349,6 +354,8 @@ class Judge:
 
     def _control(self, technique: Technique, outcome: Outcome) -> None:
         control = technique.control
+        if outcome.verdict == "left out":
+            return
         if isinstance(control, Alone):
             outcome.control = f"none: {control.why}"
             return
@@ -356,7 +363,7 @@ class Judge:
             outcome.control = "left out: it needs root"
             return
         self.ground.reset()
-        if isinstance(control, Granted):
+        if isinstance(control, Granted | Careless):
             try:
                 run = (self.host or self._renew()).run(technique, control=True)
             except WorkerDied as error:
@@ -378,7 +385,7 @@ class Judge:
             other = attacked is not None and not wanted & _answers(attacked)
             seen = [f"the kernel answers {control.answer}"] if other and wanted & _answers(run) else []
         if seen:
-            outcome.control = f"{'granted' if isinstance(control, Granted) else 'unsandboxed'}: {seen[0]}"
+            outcome.control = f"{_control_name(control)}: {seen[0]}"
         elif self.configuration.sees_paths and (isinstance(control, Bare) or "ENOTSUP" in run.text):
             outcome.verdict, outcome.why = "left out", "that machine cannot do it unsandboxed either"
         else:
@@ -407,6 +414,12 @@ class Judge:
             self._plain_processes = Server("tests.escape.bare", [], {})
             self._plain_processes.timeout_s = 60.0 * self.configuration.slowness
         return self._plain_processes
+
+
+def _control_name(control: Granted | Careless | Bare) -> str:
+    if isinstance(control, Careless):
+        return "careless host"
+    return "granted" if isinstance(control, Granted) else "unsandboxed"
 
 
 def _answers(run: Run) -> set[str]:

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import struct
+import time
 
 CODE_EXEC = 0x04
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -20,6 +21,11 @@ class World:
     def __init__(self, facts):
         self.nr = facts.pop("nr")
         self.__dict__.update(facts)
+
+    @property
+    def own(self):
+        """Return a directory of one's own: the workspace, or the outbox where there is none."""
+        return "/sandbox/workspace" if os.path.isdir("/sandbox/workspace") else self.outbox
 
     # -- what was taken ---------------------------------------------------------------------------------------
 
@@ -62,6 +68,15 @@ class World:
         except OSError:
             data = os.read(descriptor, 4096)
         self.loot(data)
+
+    def swap(self, one, two, seconds=0.0):
+        """Exchange two names fifty times, and again until the time is over."""
+        until = time.monotonic() + seconds * self.slowness
+        while True:
+            for _ in range(50):
+                self.libc.renameat2(-100, one, -100, two, 2)
+            if time.monotonic() >= until:
+                return
 
     def open_raw(self, path, flags=0, mode=0o644):
         """Open by system call, past every hook."""

@@ -41,6 +41,8 @@ class Run:
     then_text: str = ""
     host: dict[str, Any] = field(default_factory=dict)
     duration_s: float = 0.0
+    #: why the sandbox has no workspace, though its policy says so
+    no_workspace: str = ""
     #: the run could not be made, and why
     impossible: str = ""
 

@@ -15,13 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from tests.escape.grants import workspace
+
 if TYPE_CHECKING:
-    from pyisolate import Policy
+    from pyisolate import Policy, Sandbox
     from tests.escape.ground import Ground, Targets
     from tests.escape.run import Run
 
 Change = Callable[["Policy", "Targets"], "Policy"]
 Effect = Callable[["Ground", "Run"], str]
+#: What the host does with a living sandbox, and what it got: read as the guest's own words.
+Reader = Callable[["Sandbox", "Targets"], str]
 
 #: What can stop a technique. The table in docs/escapes.md is keyed on these words.
 LAYERS = (
@@ -71,7 +75,14 @@ class Alone:
     why: str
 
 
-Control = Granted | Bare | Alone
+@dataclass(frozen=True)
+class Careless:
+    """The same code gets through where the host reads the workspace as any directory: so it is `sandbox.files`."""
+
+    reader: Reader
+
+
+Control = Granted | Bare | Alone | Careless
 
 
 @dataclass(frozen=True)
@@ -116,11 +127,19 @@ class Technique:
     no_event: str = ""
     #: why the enforcers of a host without BPF-LSM record nothing, though BPF-LSM does
     unseen: str = ""
+    #: why no program of BPF-LSM is asked, though others record it
+    unseen_bpf: str = ""
     #: the system call that the event must name
     syscall: str = ""
     policy: Change | None = None
     options: dict[str, Any] = field(default_factory=dict)
     effect: Effect | None = None
+    #: what the host does to its files after a sandbox of the policy has run, before the attack's own starts
+    host: Callable[[Targets], None] | None = None
+    #: what the host does with the sandbox and its files, over and over while the attack runs, and once after it
+    reader: Reader | None = None
+    #: what a sandbox of the policy that ended before is made to leave, given the secret
+    before: Callable[[Sandbox, str], None] | None = None
     #: guest code of a second request, after the attack has returned
     then: str = ""
     #: what may end it, beside a refusal; names of exceptions
@@ -135,6 +154,8 @@ class Technique:
     gap_bpf: str = ""
     thread: InThread = STOPPED
     timeout_s: float = 10.0
+    #: how long a call of the sibling that the listener decides may take meanwhile, in seconds; 0: nobody watches
+    sibling_s: float = 0.0
     group: str = ""
     name: str = ""
     title: str = ""
@@ -146,11 +167,30 @@ class Technique:
         assert not unknown, f"unknown layers: {unknown}"
         assert bool(self.event) != bool(self.no_event), "name the event, or say why none can exist"
         assert self.by in ("broker", "kernel", "either")
+        assert self.reader or not isinstance(self.control, Careless), "another reader stands in for one"
+
+    def why_unseen(self, *, bpf: bool) -> str:
+        """Say why nothing records the refusal, where BPF-LSM decides or where it does not."""
+        return self.unseen_bpf or self.gap_bpf if bpf else self.unseen
 
     @property
     def key(self) -> str:
         """`group/name`, unique."""
         return f"{self.group}/{self.name}"
+
+
+def against_the_host(source: str, *, reader: Reader, careless: Reader, also: tuple[str, ...] = ()) -> Technique:
+    """Return a technique whose guest lays out its workspace for the host, which reads or changes it."""
+    return Technique(
+        source=source,
+        policy=workspace,
+        reader=reader,
+        no_event=OWN_FILE,
+        also=also,
+        stops=("supervisor",),
+        control=Careless(careless),
+        thread=NO_WORKSPACE,
+    )
 
 
 def load(only: str = "") -> list[Technique]:
@@ -210,3 +250,5 @@ NO_ROOT_VIEW_BPF = (
     "where BPF-LSM decides there is no root view, so that a reload may grant more; a name can be told to exist"
 )
 NO_ROOT_VIEW = "a thread has no root view, whose mounts are noexec"
+NO_WORKSPACE = not_run("a thread has no workspace")
+OWN_FILE = "all happens to files of the guest's own, which it may make; nothing is refused"

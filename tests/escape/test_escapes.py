@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from require import require
 
 from tests.escape.configurations import CONFIGURATIONS, ROOT, chosen
 from tests.escape.harness import Judge
 from tests.escape.technique import Technique, load
+from tests.require import require
 
 TECHNIQUES = load()
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from leaks import children_of
 
 from tests.escape.configurations import CONFIGURATIONS, ROOT
 from tests.escape.ground import Ground
+from tests.leaks import children_of
 
 #: Of a slow machine: the worker's own grace is half of it.
 PATIENCE_S = 60.0

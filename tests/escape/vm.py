@@ -1,4 +1,4 @@
-"""Try techniques in a virtual machine whose kernel has BPF-LSM, booted as tests/vm/run.py boots it."""
+"""Try techniques in a virtual machine whose kernel has BPF-LSM, booted as tests.vm.run boots it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ import time
 from pathlib import Path
 
 from tests.escape.configurations import ROOT
-
-sys.path.insert(0, str(ROOT / "tests/vm"))
-import boot
-import kernels
+from tests.vm import boot, kernels
 
 #: Groups that a BPF program decides; the others meet there what they meet on the host.
 DECIDED = "files/,exec/,native/,ipc/,processes/,secrets/,network/"

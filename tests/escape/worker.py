@@ -11,11 +11,13 @@ import gc
 import importlib
 import json
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from tests.escape import defences
 from tests.escape.ground import Targets
 from tests.escape.lifetime import die_with_parent, end_with_parent, leave_no_group
 from tests.escape.run import CellState, Run
-from tests.escape.technique import Granted, Technique, load
+from tests.escape.technique import Careless, Granted, Reader, Technique, load
 
 VARIABLE = "PYISOLATE_ESCAPE_TOKEN"
 INSIDE = Path(__file__).with_name("inside.py").read_text()
@@ -53,8 +55,8 @@ def source_for(technique: Technique, facts: dict[str, Any]) -> str:
 
 
 def base_policy(targets: Targets, slowness: float = 1.0) -> Policy:
-    """Return the policy that techniques start from: one directory to read, and the interpreter."""
-    policy = Policy.preset("compute").allow_read(targets.inbox)
+    """Return the policy that techniques start from: one directory to read, and the interpreter. No workspace."""
+    policy = Policy.preset("compute").with_workspace(None).allow_read(targets.inbox)
     return policy if slowness == 1 else policy.with_limits(wall=f"{30 * slowness:.0f}s", cpu=f"{10 * slowness:.0f}s")
 
 
@@ -64,7 +66,11 @@ class Worker:
     def __init__(self, token: str, isolation: str, slowness: float) -> None:
         self.token, self.isolation, self.slowness = token, isolation, slowness
         self.signals = self.memory_mib = self.grew_mib = 0
+        self.slowest_s = 0.0
         self.techniques = {technique.key: technique for technique in load()}
+        # what guests may have in flight is a part of it: the same on every machine
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20_000) if hard >= 0 else 20_000, hard))
         # what a supervisor has and a guest must not get: a variable, an open descriptor, memory
         os.environ[VARIABLE] = token
         for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGTERM, signal.SIGCONT):
@@ -74,6 +80,8 @@ class Worker:
         self.supervisor.start()
         self.sibling = self.supervisor.spawn("sibling")
         self.sibling.exec(f"token = {token!r}")
+        if isolation == "process" and not any(n.startswith("no workspace") for n in self.sibling.enforcement.notes):
+            self.sibling.files.write("token", token)
 
     def _count_signal(self, _number: int, _frame: object) -> None:
         self.signals += 1
@@ -90,24 +98,94 @@ class Worker:
         if technique.policy is not None:
             policy = technique.policy(policy, targets)
         if control:
-            assert isinstance(technique.control, Granted)
-            policy = technique.control.change(policy, targets)
-            options.update(technique.control.options)
+            assert isinstance(technique.control, Granted | Careless)
+            if isinstance(technique.control, Granted):
+                policy = technique.control.change(policy, targets)
+                options.update(technique.control.options)
         if options.get("env") == "token":
             options["env"] = {VARIABLE: self.token}
+        if options.get("files") == "token":
+            options["files"] = {"left": self.token}
         targets.sibling, targets.isolation = self.sibling.pid, self.isolation
+        if self.isolation == "thread":  # which holds no limit on memory, processes and files
+            options = {key: value for key, value in options.items() if key not in ("env", "cwd")}
+            options["enforcement"] = "best_effort"
+        if technique.host is not None:
+            with self.supervisor.spawn("earlier", policy, isolation=self.isolation, **options):
+                technique.host(targets)
+        if technique.before is not None and not control:
+            with self.supervisor.spawn("earlier", policy, isolation=self.isolation, **options) as earlier:
+                technique.before(earlier, self.token)
         started, run = time.monotonic(), Run()
         self.signals = self.grew_mib = 0
         _forget_peak()
         self.memory_mib = _memory_mib("VmRSS")
         try:
-            with self.supervisor.spawn(MARK + technique.name, policy, isolation=self.isolation, **options) as sandbox:
-                self._attack(technique, sandbox, targets, run)
+            spawned = self.supervisor.spawn(MARK + technique.name, policy, isolation=self.isolation, **options)
+            with spawned as sandbox:
+                run.no_workspace = next((n for n in sandbox.enforcement.notes if n.startswith("no workspace")), "")
+                careless = technique.control if control and isinstance(technique.control, Careless) else None
+                reader = technique.reader if careless is None else careless.reader
+                with self._beside(technique), self._reading(reader, sandbox, targets, run):
+                    self._attack(technique, sandbox, targets, run)
         except SandboxError as error:
             run.impossible = f"{type(error).__name__}: {error}"
         run.duration_s = time.monotonic() - started
         run.host = self._host()
         return run
+
+    @contextlib.contextmanager
+    def _beside(self, technique: Technique) -> Iterator[None]:
+        """Have the sibling ask the listener all the time, where the technique says how long that may take."""
+        self.slowest_s, ended = 0.0, threading.Event()
+
+        def ask() -> None:
+            while not ended.wait(0.02):
+                started = time.monotonic()
+                with contextlib.suppress(SandboxError):
+                    self.sibling.exec(_ASK, timeout=technique.timeout_s * self.slowness)
+                self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+
+        if not technique.sibling_s or self.isolation == "thread":
+            yield
+            return
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    @contextlib.contextmanager
+    def _reading(self, reader: Reader | None, sandbox: Any, targets: Targets, run: Run) -> Iterator[None]:
+        """Have the host read the sandbox's files meanwhile, and once more after the attack."""
+        ended, got = threading.Event(), set[str]()
+
+        def read() -> None:
+            last = False
+            while not last:
+                last = ended.wait(0.001)
+                try:
+                    got.add(reader(sandbox, targets)[:_MESSAGE_CHARS])
+                except (OSError, SandboxError):  # what a host may be told of a guest's files
+                    pass
+                except Exception as error:
+                    got.add(f"ESCAPED: the host met {type(error).__name__}: {error}")
+
+        if reader is None or run.no_workspace:
+            yield
+            return
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(5 * self.slowness)
+            if thread.is_alive():
+                got.add("ESCAPED: the host waits for the guest")
+            run.messages += sorted(got)[:100]
 
     def _attack(self, technique: Technique, sandbox: Any, targets: Targets, run: Run) -> None:
         run.pid, run.sandbox_id = sandbox.pid, sandbox.id
@@ -127,7 +205,7 @@ class Worker:
             while len(run.messages) < 100:
                 run.messages.append(_shown(sandbox.recv(timeout=0.0)))
         run.events = [event.to_dict() for event in sandbox.get_denial_events()]
-        run.denials = sandbox.telemetry.store.total
+        run.denials = sandbox.stats.denials
 
     def _host(self) -> dict[str, Any]:
         """Return how supervisor and sibling fare after it."""
@@ -143,12 +221,13 @@ class Worker:
             "sibling_events": events,
             "signals": self.signals,
             "grew_mib": self.grew_mib,
+            "slowest_s": self.slowest_s,
             "environment": os.environ.get(VARIABLE),
         }
 
     def _refuses(self) -> bool:
         """Say whether a fresh sandbox thread is still refused a file: guests before it share its memory."""
-        with self.supervisor.spawn("check", isolation="thread") as check:
+        with self.supervisor.spawn("check", isolation="thread", enforcement="best_effort") as check:
             try:
                 check.exec("open('/etc/shadow')", timeout=5 * self.slowness)
             except SandboxError:
@@ -157,6 +236,8 @@ class Worker:
 
 
 MARK = "escape-"
+#: A call that every policy allows and that the filter does not: the listener answers it.
+_ASK = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))"
 
 
 def _live() -> None:

@@ -76,7 +76,7 @@ def _the_next_spawn_works(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("tried_again"):
         return
     used = request.node.funcargs.get("supervisor")
-    if used is not None and used._state == "running" and not request.node.get_closest_marker("at_its_end"):
+    if used is not None and used.diagnostics().state == "running" and not request.node.get_closest_marker("at_its_end"):
         runs_a_guest(used)
         return
     with pyisolate.Supervisor(pool_size=0) as fresh:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import leaks
+from tests import leaks
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2), Linux 3.4
 TREE = Path(__file__).resolve().parent.parent.parent

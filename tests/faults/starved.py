@@ -16,7 +16,7 @@ import time
 
 import pyisolate
 import pyisolate.policy.load
-import pyisolate.supervisor
+import pyisolate.supervisor.supervisor
 import pyisolate.telemetry.alerts
 
 RESOURCES = {

@@ -15,18 +15,22 @@ import sys
 import time
 
 import pytest
-from require import require
 
 import pyisolate
 from tests.faults.orphans import TREE
+from tests.require import require
 
 #: Where the wall clock is what is wanted: dates that are shown, compared with files' dates, or written.
 DATES = {
-    "telemetry/audit.py": "the names and ages of rotated files",
+    "telemetry/sinks/audit.py": "the names and ages of rotated files",
     "telemetry/merge.py": "the time that an event shows, and its id",
     "telemetry/alerts.py": "the time that an alert shows",
-    "kernel/bpf_cgroup.py": "the age of a dead host's probe group, which its file system dates by that clock",
-    "cli/sources.py": "the time that a reader asks about",
+    "kernel/bpf/cgroup.py": "the age of a dead host's probe group, which its file system dates by that clock",
+    "kernel/directories.py": "whether a directory was changed lately, which its file system dates by that clock",
+    "telemetry/counters.py": "when a counter was made, and when an exemplar was seen",
+    "telemetry/shared_metrics.py": "when a value in a file was written",
+    "telemetry/metrics.py": "when a counter was made",
+    "cli/event_source.py": "the time that a reader asks about",
 }
 
 

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from require import require
 
 import pyisolate
 from pyisolate import Policy
 from pyisolate.telemetry.recorder import Recorder
+from tests import inside
+from tests.require import require
 
 
 def rss_mib() -> float:
@@ -63,12 +64,33 @@ def test_large_messages_that_nobody_receives_end_the_sandbox(supervisor: pyisola
 def test_a_small_frame_that_is_huge_once_decoded_is_refused(
     supervisor: pyisolate.Supervisor, steady: None, how: str
 ) -> None:
-    """Sixteen million empty maps are 16 MB on the wire and a gigabyte of Python objects."""
-    frame = (
-        "import struct\n"
-        "body = b'\\xdd' + struct.pack('>I', 15_000_000) + b'\\x80' * 15_000_000\n"
-        "import msgspec\n"
-        "raw = msgspec.Raw(body)\n"
+    """Sixteen million empty maps are 16 MB on the wire and a gigabyte of Python objects; the guest writes the frame."""
+    hostile = (
+        "import os, stat, struct, sys\n"
+        "def text(data): return bytes([0xa0 | len(data)]) + data\n"
+        "def binary(data): return b'\\xc6' + struct.pack('>I', len(data)) + data\n"
+        "def own_request():\n"
+        "    frame = sys._getframe()\n"
+        "    while frame is not None:\n"
+        "        for one in frame.f_locals.values():\n"
+        "            if type(one).__name__ == 'Request': return struct.pack('>Q', one.id)\n"
+        "        frame = frame.f_back\n"
+        "def send(kind, **fields):\n"
+        "    payload = bytes([0x81 + len(fields)]) + text(b't') + text(kind)\n"
+        "    payload += b''.join(text(name.encode()) + value for name, value in fields.items())\n"
+        "    data = memoryview(struct.pack('>I', len(payload)) + payload)\n"
+        "    wire = next(n for n in range(3, 64) if is_socket(n))\n"
+        "    while data: data = data[os.write(wire, data):]\n"
+        "def is_socket(number):\n"
+        "    try: return stat.S_ISSOCK(os.fstat(number).st_mode)\n"
+        "    except OSError: return False\n"
+        "maps = 15_000_000 if HUGE else 15\n"
+        "body = b'\\xdd' + struct.pack('>I', maps) + b'\\x80' * maps\n"
+    )
+    hostile += (
+        "send(b'message', encoded=binary(body))\n"
+        if how == "post"
+        else "send(b'done', id=b'\\xcf' + own_request(), encoded=binary(body))\nimport time; time.sleep(60)\n"
     )
     peak, done = [rss_mib()], threading.Event()
 
@@ -79,14 +101,15 @@ def test_a_small_frame_that_is_huge_once_decoded_is_refused(
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        policy = (
-            Policy.preset("compute")
-            .with_limits(memory="1GiB", cpu="30s")
-            .allow_import("msgspec")
-            .allow_native("msgspec")
-        )
-        with supervisor.spawn("bomb", policy) as sandbox, pytest.raises(pyisolate.SandboxError):
-            sandbox.exec(frame + ("post(raw)" if how == "post" else "raw"))
+        policy = Policy.preset("compute").with_limits(memory="1GiB", cpu="30s")
+        with supervisor.spawn("small", policy) as sandbox:
+            value = sandbox.exec("HUGE = False\n" + hostile).value
+            assert (sandbox.recv(5) if how == "post" else value) == [{}] * 15
+        with (
+            supervisor.spawn("bomb", policy) as sandbox,
+            pytest.raises(pyisolate.SandboxDied, match=r"bad value|protocol"),
+        ):
+            sandbox.exec("HUGE = True\n" + hostile)
     finally:
         done.set()
         watcher.join()
@@ -187,7 +210,7 @@ def test_a_flood_at_the_listener_holds_back_neither_anothers_events_nor_the_end(
     recorder = Recorder(sinks=[first], alerts=None)
     compute = Policy.preset("compute").with_limits(wall="60s", cpu="60s")
     with pyisolate.Supervisor(pool_size=0, recorder=recorder) as supervisor:
-        require("seccomp", supervisor._plan.listener is not None, "no notification listener here")
+        require("seccomp", inside.plan(supervisor).listener is not None, "no notification listener here")
         noisy, quiet = supervisor.spawn("noisy", compute), supervisor.spawn("quiet", compute)
         noisy.exec(FLOOD)  # the earlier of the two at the listener
         quiet.exec("import ctypes, time\nlibc = ctypes.CDLL(None, use_errno=True)")
@@ -208,7 +231,7 @@ def test_a_flood_at_the_listener_holds_back_neither_anothers_events_nor_the_end(
         refused = time.monotonic()
         late = first.wait("quiet", 15) - refused
         began = time.monotonic()
-        supervisor._plan.listener.close()
+        inside.plan(supervisor).listener.close()
         closed = time.monotonic() - began
         noisy.kill()
         quiet.kill()

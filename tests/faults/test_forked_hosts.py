@@ -12,11 +12,12 @@ import time
 import traceback
 from collections.abc import Callable
 
-import leaks
 import pytest
 
 import pyisolate
-from pyisolate import Policy, default
+from pyisolate import Policy
+from pyisolate.supervisor import living
+from tests import leaks
 from tests.faults.test_killed_cells import Load
 
 
@@ -30,7 +31,7 @@ def in_fork(function: Callable[[], None], within_s: float = 30.0) -> None:
         signal.alarm(int(within_s))
         try:
             function()
-            default._close_all()  # as `atexit` would, without pytest's own handlers
+            living._close_all()  # as `atexit` would, without pytest's own handlers
             status = 0
         except BaseException:
             traceback.print_exc()

@@ -10,15 +10,15 @@ import threading
 import time
 from pathlib import Path
 
-import leaks
 import pytest
 
 import pyisolate
 from pyisolate import Policy
+from tests import inside, leaks
 
 
 def builder_of(supervisor: pyisolate.Supervisor) -> int | None:
-    process = supervisor._plan.builder._process
+    process = inside.plan(supervisor).builder._process
     return None if process is None else process.pid
 
 
@@ -48,7 +48,7 @@ def test_hundreds_of_builders_die_at_random(
 
 
 def kill_builders(supervisor: pyisolate.Supervisor, chance: random.Random, data: Path, times: int) -> None:
-    if supervisor._plan.bpf.decides:
+    if inside.plan(supervisor).bpf.decides:
         pytest.skip("BPF-LSM decides files here: there is no root view")
     stop, killed = threading.Event(), []
     started = time.monotonic()
@@ -90,11 +90,11 @@ def kill_builders(supervisor: pyisolate.Supervisor, chance: random.Random, data:
 
 
 def test_a_builder_that_is_stopped_does_not_hang_for_ever(supervisor: pyisolate.Supervisor) -> None:
-    if supervisor._plan.bpf.decides:
+    if inside.plan(supervisor).bpf.decides:
         pytest.skip("BPF-LSM decides files here: there is no root view")
     pid = builder_of(supervisor)
     assert pid is not None
-    supervisor._plan.builder._peer.settimeout(1)
+    inside.plan(supervisor).builder._peer.settimeout(1)
     os.kill(pid, signal.SIGSTOP)
     started = time.monotonic()
     # Its successor answers.

@@ -8,10 +8,10 @@ import signal
 import time
 from pathlib import Path
 
-import leaks
 import pytest
 
 import pyisolate
+from tests import leaks
 from tests.faults.orphans import Orphans, adopting
 
 #: How long cells, zygote and helpers may take to follow their supervisor; they are a few dozen processes.

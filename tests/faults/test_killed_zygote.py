@@ -6,12 +6,19 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import msgspec
 import pytest
 
 import pyisolate
+from tests import inside
 from tests.faults.test_killed_cells import Load, nothing_is_kept
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def kill_zygotes(supervisor: pyisolate.Supervisor, chance: random.Random, times: int) -> None:
@@ -19,7 +26,7 @@ def kill_zygotes(supervisor: pyisolate.Supervisor, chance: random.Random, times:
         killed = 0
         while killed < times:
             time.sleep(chance.random() * 0.4)
-            pid = supervisor._pool.zygote_pid
+            pid = supervisor.diagnostics().zygote_pid
             if pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -54,22 +61,56 @@ def test_hundreds_of_zygotes_die_at_random(
 def test_requests_under_way_end_at_once_with_the_reason(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("orphan") as sandbox:
         sandbox.exec("x = 1")
-        os.kill(supervisor._pool.zygote_pid, signal.SIGKILL)
+        os.kill(supervisor.diagnostics().zygote_pid, signal.SIGKILL)
         started = time.monotonic()
         with pytest.raises(pyisolate.SandboxDied, match="zygote died"):
             sandbox.exec("while True: pass", timeout=20)
         assert time.monotonic() - started < 8
 
 
+class Unfit(msgspec.Struct):
+    """A specification that no zygote can read."""
+
+    quiet_calls: bool = False
+
+
 def test_a_zygote_that_dies_again_and_again_is_told_of() -> None:
     # The reason is on the zygote's stderr; here it cannot even be started.
     with pyisolate.Supervisor(pool_size=1) as supervisor:
-        settings = supervisor._pool._settings
-        os.kill(supervisor._pool.zygote_pid, signal.SIGKILL)
+        settings = inside.pool(supervisor)._settings
+        os.kill(supervisor.diagnostics().zygote_pid, signal.SIGKILL)
         broken = type(settings)(**{**vars(settings), "environment": {"PYTHONHOME": "/nowhere"}})
-        supervisor._pool._settings = type(broken)(**{**vars(broken), "spec": None})
+        inside.pool(supervisor)._settings = type(broken)(**{**vars(broken), "spec": Unfit()})
         with pytest.raises(pyisolate.SandboxError, match="zygote"):
             spawn_some(supervisor)
-        supervisor._pool._settings = settings
+        inside.pool(supervisor)._settings = settings
         with supervisor.spawn("again") as sandbox:
             assert sandbox.eval("1") == 1
+
+
+HOST_OF_ORPHANS = """
+import ctypes, os, signal
+import pyisolate
+from tests import leaks
+
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER: as process 1 of a container is
+with pyisolate.Supervisor(pool_size=3) as supervisor:
+    supervisor.spawn("one").close()
+    killed = supervisor.diagnostics().zygote_pid
+    os.kill(killed, signal.SIGKILL)
+    while True:
+        try:
+            with supervisor.spawn("two") as sandbox:
+                assert sandbox.eval("1 + 1") == 2
+            break
+        except pyisolate.SandboxDied:  # a cell of the killed one
+            pass
+print(list(leaks.children_of("self")))
+"""
+
+
+def test_the_cells_of_a_dead_zygote_are_no_zombies_of_a_host_that_orphans_come_to() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOST_OF_ORPHANS], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

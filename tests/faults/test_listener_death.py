@@ -10,11 +10,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from require import require
 
 import pyisolate
 from pyisolate import Policy
+from tests import inside
 from tests.faults.test_killed_zygote import spawn_some
+from tests.require import require
 
 pytestmark = pytest.mark.at_its_end
 
@@ -32,7 +33,7 @@ ENDED = "listener|Function not implemented"
 
 @pytest.fixture
 def listening(supervisor: pyisolate.Supervisor) -> pyisolate.Supervisor:
-    require("seccomp", supervisor._plan.listener is not None, "no notification listener here")
+    require("seccomp", inside.plan(supervisor).listener is not None, "no notification listener here")
     return supervisor
 
 
@@ -40,7 +41,7 @@ def test_a_listener_that_is_closed_refuses_everything(listening: pyisolate.Super
     with listening.spawn("left alone") as sandbox:
         sandbox.exec(ASK)
         assert sandbox.eval("unshare()") == [-1, errno.EPERM]  # the control: decided and recorded
-        listening._plan.listener.close()
+        inside.plan(listening).listener.close()
         assert sandbox.eval("unshare()") == [-1, errno.ENOSYS]  # seccomp(2): nobody listens
         assert sandbox.eval("1 + 1") == 2
 
@@ -48,7 +49,7 @@ def test_a_listener_that_is_closed_refuses_everything(listening: pyisolate.Super
 def test_no_sandbox_is_handed_out_without_a_listener(listening: pyisolate.Supervisor) -> None:
     with listening.spawn("before") as sandbox:
         assert sandbox.eval("1") == 1
-    listening._plan.listener.close()
+    inside.plan(listening).listener.close()
     with pytest.raises(pyisolate.SandboxError, match=ENDED):
         spawn_some(listening)
 
@@ -75,7 +76,7 @@ def test_a_loop_that_ends_by_itself_leaves_nobody_waiting(listening: pyisolate.S
         break_loop()
         answers = [sandbox.eval("unshare()") for _ in range(3)]  # the first may still be decided: it ends the wait
         assert answers[-1] == [-1, errno.ENOSYS]
-        assert not listening._plan.listener.alive
+        assert not inside.plan(listening).listener.alive
         with pytest.raises(pyisolate.SandboxError, match=ENDED):
             spawn_some(listening)
         assert sandbox.eval("1 + 1") == 2
@@ -86,7 +87,7 @@ def test_threads_that_ask_while_the_listener_closes_all_get_an_answer(listening:
 
     def close() -> None:
         assert sandbox.recv(timeout=15) == "asked"
-        listening._plan.listener.close()
+        inside.plan(listening).listener.close()
 
     with listening.spawn("asks", policy) as sandbox:
         sandbox.exec(ASK)

@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 import pytest
-from require import require
 
 import pyisolate
+from tests.require import require
 
 AT_ONCE = 500
 #: A sandbox's share of descriptors: socket, two pipes, pidfd, epoll, listener, and what is on its way.

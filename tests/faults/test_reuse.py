@@ -11,6 +11,7 @@ import pytest
 
 import pyisolate
 from pyisolate import Policy
+from tests import inside
 
 
 def test_a_closed_sandbox_cannot_touch_the_one_that_got_its_place(supervisor: pyisolate.Supervisor) -> None:
@@ -18,7 +19,7 @@ def test_a_closed_sandbox_cannot_touch_the_one_that_got_its_place(supervisor: py
     for _ in range(6):
         sandbox = supervisor.spawn("old")
         sandbox.close()
-        assert sandbox._channel.exited.wait(5)
+        assert inside.cell(sandbox).channel.exited.wait(5)
         old.append(sandbox)
     time.sleep(0.1)  # groups go back once nobody is charged to them
     forks = Policy.preset("compute").allow_fork()
@@ -28,7 +29,7 @@ def test_a_closed_sandbox_cannot_touch_the_one_that_got_its_place(supervisor: py
     for sandbox in old:
         sandbox.kill()
         sandbox.interrupt()
-        sandbox.end("again")
+        inside.session(sandbox).end("again")
         sandbox.close()
         assert sandbox.stats.processes is None
     time.sleep(0.2)
@@ -72,12 +73,12 @@ def test_killing_and_closing_race(supervisor: pyisolate.Supervisor) -> None:
 
 
 def test_a_request_that_the_host_abandons_ends_the_sandbox(supervisor: pyisolate.Supervisor) -> None:
-    """Ctrl-C while a guest runs: its answer would come to whoever asks next."""
+    """Ctrl-C while a guest runs that no interrupt ends: its answer would come to whoever asks next."""
     with supervisor.spawn("abandoned") as sandbox:
         main = threading.get_ident()
         threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
-            sandbox.exec("while True: pass")
+            sandbox.exec("import itertools; sum(itertools.repeat(1))")
         with pytest.raises(pyisolate.SandboxClosed, match="abandoned: KeyboardInterrupt"):
             sandbox.exec("1")
 
@@ -135,7 +136,7 @@ def test_a_request_too_large_to_send_costs_nothing(supervisor: pyisolate.Supervi
     with supervisor.spawn("large") as sandbox:
         with pytest.raises(pyisolate.SandboxError, match="limit"):
             sandbox.exec("#" * (65 << 20))
-        with pytest.raises(pyisolate.SandboxError, match="limit"):
+        with pytest.raises(ValueError, match="over the limit"):
             sandbox.post(b"x" * (65 << 20))
         assert sandbox.eval("1") == 1
         os.stat(f"/proc/{sandbox.pid}")

@@ -11,6 +11,7 @@ import pytest
 
 import pyisolate
 from pyisolate import Policy
+from tests import inside
 
 
 def test_a_stopped_cell_meets_its_deadline(supervisor: pyisolate.Supervisor) -> None:
@@ -36,7 +37,7 @@ def test_a_stopped_cell_can_be_closed(supervisor: pyisolate.Supervisor) -> None:
     sandbox.exec("import os, time\nif os.fork() == 0: time.sleep(1000)")
     os.kill(sandbox.pid, signal.SIGSTOP)
     sandbox.close()
-    assert sandbox._channel.exited.wait(5)
+    assert inside.cell(sandbox).channel.exited.wait(5)
 
 
 def post_a_gigabyte(sandbox: pyisolate.Sandbox) -> None:
@@ -57,11 +58,11 @@ def test_a_host_that_floods_a_stopped_cell_is_told(supervisor: pyisolate.Supervi
 def test_a_warm_cell_that_is_stopped_costs_one_error(
     supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyisolate.handout.HANDOUT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("pyisolate.supervisor.assign.HANDOUT_TIMEOUT_S", 0.5)
     deadline = time.monotonic() + 5
-    while not supervisor._pool._ready and time.monotonic() < deadline:
+    while not inside.pool(supervisor)._ready[False] and time.monotonic() < deadline:
         time.sleep(0.01)
-    stopped = supervisor._pool._ready[0]
+    stopped = inside.pool(supervisor)._ready[False][0]
     os.kill(stopped.pid, signal.SIGSTOP)
     with pytest.raises(pyisolate.SandboxDied, match="did not confine itself"):
         supervisor.spawn("first")
@@ -72,10 +73,10 @@ def test_a_warm_cell_that_is_stopped_costs_one_error(
 
 def test_a_stopped_zygote_is_told_of_and_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with pyisolate.Supervisor(pool_size=0) as supervisor:
-        take = supervisor._pool.take
-        monkeypatch.setattr(supervisor._pool, "take", lambda: take(1.0))
+        take = inside.pool(supervisor).take
+        monkeypatch.setattr(inside.pool(supervisor), "take", lambda **which: take(1.0, **which))
         with supervisor.spawn("served") as sandbox:
-            pid = supervisor._pool.zygote_pid
+            pid = supervisor.diagnostics().zygote_pid
             assert pid is not None
             os.kill(pid, signal.SIGSTOP)
             assert sandbox.eval("1") == 1  # who has a cell does not need the zygote
@@ -91,14 +92,14 @@ def test_a_stopped_zygote_is_told_of_and_may_go_on(monkeypatch: pytest.MonkeyPat
 def test_a_zygote_that_is_slow_serves_a_crowd_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits longer than a cell may take is told only when nobody is served."""
     with pyisolate.Supervisor(pool_size=0) as supervisor:
-        take, prepare = supervisor._pool.take, supervisor._pool._prepare
-        monkeypatch.setattr(supervisor._pool, "take", lambda: take(1.0))
+        take, prepare = inside.pool(supervisor).take, inside.pool(supervisor)._prepare
+        monkeypatch.setattr(inside.pool(supervisor), "take", lambda **which: take(1.0, **which))
 
         def slowly(channel: object) -> None:
             time.sleep(0.3)
             prepare(channel)
 
-        monkeypatch.setattr(supervisor._pool, "_prepare", slowly)
+        monkeypatch.setattr(inside.pool(supervisor), "_prepare", slowly)
         answers: list[object] = []
 
         def ask() -> None:
@@ -119,6 +120,6 @@ def test_a_zygote_that_is_slow_serves_a_crowd_in_turn(monkeypatch: pytest.Monkey
 def test_a_supervisor_with_a_stopped_zygote_closes() -> None:
     with pyisolate.Supervisor(pool_size=2) as supervisor:
         supervisor.spawn("open")
-        os.kill(supervisor._pool.zygote_pid, signal.SIGSTOP)
+        os.kill(supervisor.diagnostics().zygote_pid, signal.SIGSTOP)
         started = time.monotonic()
     assert time.monotonic() - started < 10

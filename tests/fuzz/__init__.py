@@ -1,1 +1,1 @@
-"""Fuzzing: `targets` says what, `__main__` runs one of them under atheris; `python -m fuzz policy --seconds 60`."""
+"""Fuzzing: `targets` lists what is fuzzed, `python -m tests.fuzz policy --seconds 60` runs one under atheris."""

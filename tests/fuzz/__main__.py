@@ -1,6 +1,6 @@
 """Run one target under atheris (libFuzzer, guided by coverage). An input that fails is saved, and printed.
 
-python -m fuzz TARGET --seconds 60 [--work DIR] [--keep]     with tests/ on PYTHONPATH
+python -m tests.fuzz TARGET --seconds 60 [--work DIR] [--keep]
 
 `--work` (default .cache/fuzz) holds what is found on the way, for the next run; `--keep` then puts the smallest inputs
 that reach as much into tests/fuzz/corpus, which belongs to the repository.
@@ -18,8 +18,8 @@ from typing import Any
 
 import atheris
 
-with atheris.instrument_imports(include=["pyisolate", "fuzz.targets"], enable_loader_override=False):
-    from fuzz.targets import TARGETS
+with atheris.instrument_imports(include=["pyisolate", "tests.fuzz.targets"], enable_loader_override=False):
+    from tests.fuzz.targets import TARGETS
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "corpus"

@@ -6,26 +6,31 @@ Every function takes any bytes. What it promises is in its asserts; only the err
 from __future__ import annotations
 
 import contextlib
+import datetime
+import decimal
+import fractions
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
 from pyisolate.capability import Capability
-from pyisolate.cell import wire
+from pyisolate.cell import values, wire
 from pyisolate.decision import DenialCode, Mode, Verdict
 from pyisolate.errors import PolicySyntaxError
 from pyisolate.native import msgpack
 from pyisolate.policy.load import load_bytes, load_preset
-from pyisolate.telemetry import reader
-from pyisolate.telemetry.event import BrokerRecord, DenialEvent, SandboxContext
+from pyisolate.records import BrokerRecord, SandboxContext
+from pyisolate.telemetry.event import DenialEvent
+from pyisolate.telemetry.guest_records import COUNT_LIMIT, InvalidRecord, validate_broker_record
 from pyisolate.telemetry.merge import merge
-from pyisolate.telemetry.untrusted import COUNT_LIMIT, InvalidRecord, validate_broker_record
+from pyisolate.telemetry.sinks import audit_reader as reader
 
 RECORD = BrokerRecord(
     sequence=7, capability=Capability.FS_READ, target="/etc/shadow", verdict=Verdict.DENY, code=DenialCode.NOT_GRANTED
@@ -65,15 +70,27 @@ class Bytes:
 # -- the wire ---------------------------------------------------------------------------------------------------------
 
 
-def is_plain(value: object, depth: int = 0) -> bool:
-    """Tell whether a decoded value is plain data, no deeper than the wire allows."""
+LEAVES = (type(None), bool, int, float, str, bytes)
+FORMS = (
+    *LEAVES, bytearray, complex, decimal.Decimal, fractions.Fraction, uuid.UUID, datetime.datetime, datetime.date,
+    datetime.time, datetime.timedelta,
+)  # fmt: skip
+
+
+def is_plain(value: object, leaves: tuple[type, ...] = LEAVES, depth: int = 0) -> bool:
+    """Tell whether a decoded value is plain data, or of a known form, no deeper than the wire allows."""
     if depth > wire.MAX_DEPTH:
         return False
-    if type(value) is list:
-        return all(is_plain(item, depth + 1) for item in value)
-    if type(value) is dict:
-        return all(is_plain(key, wire.MAX_DEPTH) and is_plain(item, depth + 1) for key, item in value.items())
-    return value is None or type(value) in (bool, int, float, str, bytes)
+    tagged = leaves is not LEAVES
+    if type(value) is list or (tagged and type(value) in (tuple, set, frozenset)):
+        return all(is_plain(item, leaves, depth + 1) for item in cast("Iterable[object]", value))
+    if type(value) is dict or (tagged and type(value) is values.Record):
+        parts = cast("dict[object, object]", value).items()
+        nested = depth if tagged else wire.MAX_DEPTH - 1
+        return all(is_plain(key, leaves, nested + 1) and is_plain(item, leaves, depth + 1) for key, item in parts)
+    return type(value) in leaves or (
+        tagged and type(value).__module__.partition(".")[0] in ("numpy", "pandas", "polars", "pyarrow")
+    )
 
 
 def wire_frame(data: bytes) -> None:
@@ -87,13 +104,16 @@ def wire_frame(data: bytes) -> None:
         assert same(wire.decode_guest(wire.encode(frame)[wire.HEADER.size :]), frame)
         if isinstance(frame, wire.Done | wire.GuestMessage):
             value_of(frame.encoded)
+        if isinstance(frame, wire.HostCall):
+            value_of(frame.arguments)
     value_of(data)
 
 
 def value_of(encoded: bytes) -> None:
-    """Decode a value; it is plain, and measured before it is decoded as what it is."""
+    """Decode a value; it is plain or of a known form, and measured before it is decoded as what it is."""
+    tagged = encoded[:1] == values.TAGGED
     try:
-        size = msgpack.measure(encoded, max_depth=wire.MAX_DEPTH, limit_bytes=wire.MAX_DECODED_BYTES)
+        size = msgpack.measure(encoded[tagged:], max_depth=wire.MAX_DEPTH, limit_bytes=wire.MAX_DECODED_BYTES)
     except msgpack.Unfit:
         size = None
     try:
@@ -101,11 +121,18 @@ def value_of(encoded: bytes) -> None:
     except wire.WireError:
         return
     assert size is not None
-    assert is_plain(value)
+    assert is_plain(value, FORMS if tagged else LEAVES)
+
+
+def tagged_value(data: bytes) -> None:
+    """One value in tagged form: of a known form, or a WireError."""
+    value_of(values.TAGGED + data)
 
 
 def same(one: object, other: object) -> bool:
     """Compare frames; a duration that is no number equals itself."""
+    if isinstance(one, wire.Shown) and isinstance(other, wire.Shown):
+        return wire.encode(one) == wire.encode(other)
     if isinstance(one, wire.Done | wire.Failed) and math.isnan(one.duration_s):
         return type(one) is type(other)
     return one == other
@@ -120,7 +147,7 @@ class Model:
     def may(self, frame: Any) -> bool:
         """Say whether this frame may come now, and go on if so."""
         kind = type(frame).__name__
-        if kind in ("Denial", "GuestMessage"):
+        if kind in ("Denial", "GuestMessage", "Shown", "HostCall", "GaveUp"):
             return self.state in ("idle", "running")
         if kind == "Reloaded":
             if not self.reloads or self.reloads[0] != frame.id:
@@ -154,7 +181,7 @@ class Model:
 
 def a_frame(source: Bytes, issued: list[int]) -> wire.GuestFrame:
     """Build a frame from an input; it answers one of the requests that were made, or none."""
-    kind, number = source.number() % 7, source.number() % 8
+    kind, number = source.number() % 10, source.number() % 8
     answered = issued[-number] if 0 < number <= len(issued) else number
     if kind == 0:
         return wire.Warm(steps=(source.text(),))
@@ -168,6 +195,14 @@ def a_frame(source: Bytes, issued: list[int]) -> wire.GuestFrame:
         return wire.GuestMessage(encoded=source.take(number))
     if kind == 5:
         return wire.Denial(record=msgspec.structs.replace(RECORD, target=source.text(), count=number))
+    if kind == 6:
+        return wire.Shown(kind="display_data", text={source.text()[:100]: source.text()})
+    if kind == 8:
+        return wire.GaveUp(id=answered)
+    if kind == 7:
+        return wire.HostCall(
+            id=answered, name=source.text()[: wire.MAX_FUNCTION_NAME_CHARS], arguments=source.take(number)
+        )
     return wire.Reloaded(id=answered)
 
 
@@ -310,13 +345,35 @@ class _Seeds:
             wire.Done(id=1, encoded=msgspec.msgpack.encode({"a": [1, 2.5, None, True, b"x", "y"]}), is_repr=True),
             wire.Failed(id=1, type_name="E", message="m", traceback="t", sequence=1, errno=13),
             wire.GuestMessage(encoded=msgspec.msgpack.encode([[[]], {}, 1 << 63, -1])), wire.Denial(record=RECORD),
+            wire.Shown(kind="execute_result", text={"a": "b"}, data={"c": b"d"}, metadata={"a": {"e": 1.5}}),
+            wire.GaveUp(id=7),
+            wire.HostCall(id=7, name="search", arguments=msgspec.msgpack.encode([["q"], {"limit": 3}])),
         )  # fmt: skip
         return tuple(wire.encode(frame)[wire.HEADER.size :] for frame in made)
 
     @staticmethod
+    def values() -> tuple[bytes, ...]:
+        made = (
+            {1 << 70, (1, "\ud800")}, frozenset({b"x"}), {(1, 2): decimal.Decimal("1.5")}, fractions.Fraction(1, 3),
+            datetime.datetime(2020, 1, 2, tzinfo=datetime.UTC), datetime.date(2020, 1, 2), datetime.time(3, fold=1),
+            datetime.timedelta(1, 2, 3), uuid.UUID(int=1), 1 + 2j, bytearray(b"x"), values.Record(a=(1, None)),
+        )  # fmt: skip
+        encoded = tuple(values.encode(one)[0].removeprefix(values.TAGGED) for one in made)
+        arrays = (["numpy", "<i4", 2, b"\0" * 8], ["numpy", "<f8", None, b"\0" * 8], ["numpy", "<M8[ns]", 0, b""])
+        names, rows = ["index", ["list", None], ["list", "a"]], ["index", ["list", None], ["list", 0]]
+        frame = (
+            ["frame", names, rows, ["list", 1]], ["series", "a", rows, ["list", 1]],
+            ["index", ["list", "a", "b"], ["list", ["tuple", 1, 2]]], ["typed", "Int64", ["list", 1, None]],
+            ["category", ["numpy", "|i1", 1, b"\0"], ["list", "a"], True],
+            ["table", "polars", ["list", "a"], ["list", "Date", ["list", 1]]],
+            ["table", "arrow", ["list", "a"], ["list", "timestamp[us, tz=UTC]", ["list", 1]]],
+        )  # fmt: skip
+        return (*encoded, *(msgspec.msgpack.encode(one) for one in (*arrays, *frame, ["record", "P", "x", 1])))
+
+    @staticmethod
     def conversations() -> tuple[bytes, ...]:
         warm, handout, ready, request = b"\xff\x00\x00\x00", b"\x01", b"\xff\x01\x00\x00\x00", b"\x00"
-        done, denial, reload, reloaded = b"\xff\x02\x01\x00", b"\xff\x05\x01\x01x", b"\x02", b"\xff\x06\x02"
+        done, denial, reload, reloaded = b"\xff\x02\x01\x00", b"\xff\x05\x01\x01x", b"\x02", b"\xff\x07\x02"
         life = warm + handout + ready + request + denial + done
         return (life, warm + handout + ready + request + reload + reloaded + done, life + denial + b"\x60\x02\x01\x03")
 
@@ -380,6 +437,9 @@ POLICY_WORDS = (
     "1e9|true|null|~|&a|*a|!!int|compute|@interpreter|5s|1MiB|[[|]]|{|}|- |\n  |\\u0000|0x1|\xff"
 )
 TARGETS = {
+    "tagged_value": Target(
+        tagged_value, _Seeds.values(), tuple(b"\x92" + msgspec.msgpack.encode(f) for f in values.NAMES)
+    ),
     "wire_frame": Target(wire_frame, _Seeds.frames(), (b"\xdf\xff", b"\xdd\xff", b"\xc7", b"\x91" * 70, b"encoded")),
     "conversation": Target(conversation, _Seeds.conversations()),
     "denial_record": Target(

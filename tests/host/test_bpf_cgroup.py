@@ -19,11 +19,12 @@ import pytest
 from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
 from pyisolate.errors import EnforcementError
-from pyisolate.kernel import bpf_cgroup
-from pyisolate.kernel.bpf_cgroup import CgroupBpfEnforcer, _remove_stale_probes, unified
-from pyisolate.kernel.bpf_state import Count, PolicySlots
+from pyisolate.kernel.bpf import cgroup as bpf_cgroup
+from pyisolate.kernel.bpf.cgroup import CgroupBpfEnforcer, _remove_stale_probes, unified
+from pyisolate.kernel.bpf.maps import Count, PolicySlots
+from pyisolate.native import bpf_maps, libbpf
 from pyisolate.policy.compiled import CompiledPolicy, NetAction, NetRule
-from pyisolate.telemetry.event import KernelRecord
+from pyisolate.records import KernelRecord
 from tests.require import require
 
 C, B = NetAction.CONNECT, NetAction.BIND
@@ -153,6 +154,25 @@ def test_connect_by_address_and_port(
     connect("127.0.0.1", port)()  # the host itself is not in the cgroup
 
 
+def test_a_drain_ends_though_records_come_faster(
+    enforcer: CgroupBpfEnforcer, box: Callable[..., Box], records: list[KernelRecord], port: int
+) -> None:
+    one = box(rule(C, "127.0.0.1/32", port))
+
+    def refused_fifty_times() -> None:
+        for _ in range(50):
+            with contextlib.suppress(PermissionError):
+                connect("127.0.0.2", port)()
+
+    with enforcer.shared.records._lock:  # no other thread drains
+        already = len(records)
+        assert one.run(refused_fifty_times) == 0
+        assert enforcer.shared.records._ring.consume(10) == 10
+        assert len(records) == already + 10
+    enforcer.shared.records.drain()  # the control: the rest is there, and no record was lost between
+    assert [record.target for record in records] == [f"127.0.0.2:{port}"] * 50
+
+
 def test_mapped_addresses_meet_the_ipv4_rules(box: Callable[..., Box], port: int) -> None:
     one = box(rule(C, "127.0.0.1/32", port), rule(C, "::/0", 0, 65535))
     assert one.run(connect("::ffff:127.0.0.1", port, socket.AF_INET6)) == 0
@@ -204,6 +224,38 @@ def test_monitor_and_shadow_let_through_and_record(
     enforcer.shared.records.drain()
     assert [record.verdict for record in records] == [Verdict.WOULD_DENY] * 2
     assert [count.shadow for count in enforcer.shared.counters("box1")] == [True]
+
+
+def test_counters_are_summed_over_the_policies_of_a_sandbox_and_removed_with_it(
+    enforcer: CgroupBpfEnforcer, box: Callable[..., Box], port: int
+) -> None:
+    one, other = box(rule(C, "127.0.0.1/32", port ^ 1)), box(rule(C, "127.0.0.1/32", port ^ 1))
+    assert [sandbox.run(connect("127.0.0.1", port)) for sandbox in (one, other)] == [errno.EACCES] * 2
+    with contextlib.closing(enforcer.prepare(policy(rule(C, "127.0.0.1/32", port ^ 2)))) as second:
+        enforcer.update("box0", second)
+    assert one.run(connect("127.0.0.1", port)) == errno.EACCES
+    counted = Count(Capability.NET_CONNECT, DenialCode.SCOPE_INSUFFICIENT, Verdict.DENY)
+    assert enforcer.shared.counters("box0") == {counted: 2}
+    fd, entry = enforcer.loader.map_fd("counters"), enforcer.shared.entries.get("box0")
+    assert entry is not None
+    place = (entry.index, entry.epoch, entry.judged_by, [bpf_maps.CounterPart(7, 1, 2, 0)])
+    assert list(bpf_maps.read_counters(fd, *place).values()) == [2]
+    enforcer.detach("box0")
+    assert bpf_maps.read_counters(fd, *place) == {}
+    assert enforcer.shared.counters("box1") == {counted: 1}
+
+
+def test_a_map_that_cannot_be_read_is_an_error_and_a_missing_entry_is_none(enforcer: CgroupBpfEnforcer) -> None:
+    part = [bpf_maps.CounterPart(7, 1, 2, 0)]
+    assert bpf_maps.read_counters(enforcer.loader.map_fd("counters"), 1, 99, [1], part) == {}
+    assert libbpf.delete(enforcer.loader.map_fd("cgroups"), bytes(8)) is False
+    with open("/dev/null") as no_map:
+        for attempt in (
+            lambda: bpf_maps.read_counters(libbpf.MapFd(no_map.fileno()), 1, 1, [1], part),
+            lambda: libbpf.delete(libbpf.MapFd(no_map.fileno()), bytes(8)),
+        ):
+            with pytest.raises(libbpf.BpfCallError):
+                attempt()
 
 
 def test_a_reload_holds_for_the_next_call(enforcer: CgroupBpfEnforcer, box: Callable[..., Box], port: int) -> None:

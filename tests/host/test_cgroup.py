@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from require import require
 
 from pyisolate.errors import EnforcementError
 from pyisolate.limits.cgroup import CgroupLease, CgroupTree
-from pyisolate.limits.sweep import sweep
+from pyisolate.limits.sweep import MARK, sweep
 from pyisolate.limits.usage import TreeReader
 from pyisolate.policy.compiled import Limits
+from tests.require import require
 
 MIB = 1 << 20
 GONE_WITHIN_S = 1.0
@@ -343,13 +343,33 @@ def test_what_a_dead_supervisor_had_below_another_service_is_swept_too(tree: Cgr
     assert tree.layout.pids is not None
     # As if the supervisor had run in a service's group: elsewhere in one hierarchy than in the others.
     elsewhere = Path(tree.layout.pids.parent, f"service-{os.getpid()}")
-    elsewhere.mkdir()
+    below = elsewhere / name
+    below.mkdir(parents=True)
     try:
-        (elsewhere / name).mkdir()
+        os.setxattr(below, MARK, name.encode())
         sweep()
-        assert not (elsewhere / name).exists()
+        assert not below.exists()
     finally:
         elsewhere.rmdir()
+
+
+@pytest.mark.parametrize("called", ["pyisolate.service", "pyisolate.1.0", "pyisolate.slice.d"])
+def test_groups_that_bear_no_mark_of_ours_are_left_alone(tree: CgroupTree, called: str) -> None:
+    assert tree.layout.pids is not None
+    theirs = Path(tree.layout.pids.parent, called)
+    theirs.mkdir()
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        (theirs / "cgroup.procs").write_text(str(process.pid))
+        assert str(theirs) not in sweep()
+        os.setxattr(theirs, MARK, b"pyisolate.2.0")  # as if it had been renamed, or copied with its attributes
+        assert str(theirs) not in sweep()
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+        wait_until(lambda: not (theirs / "cgroup.procs").read_text(), GONE_WITHIN_S)
+        theirs.rmdir()
 
 
 def test_the_trees_of_living_supervisors_are_left_alone(tree: CgroupTree) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from require import require
+
+from tests.require import require
 
 ORDINARY = 65534
 TOP = Path("/sys/fs/cgroup")

@@ -17,7 +17,9 @@ from pyisolate import Policy
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
 from pyisolate.native.seccomp import number_of
-from pyisolate.telemetry.event import DenialEvent, Evaluation
+from pyisolate.records import Evaluation
+from pyisolate.telemetry.event import DenialEvent
+from tests import inside
 from tests.require import require
 
 BASE = Policy.preset("compute").with_name("native").allow_native("*")
@@ -196,8 +198,8 @@ def other() -> Iterator[Peer]:
 @pytest.fixture
 def native() -> Iterator[pyisolate.Supervisor]:
     with pyisolate.Supervisor(pool_size=1, network="auto") as made:
-        found = made.plan.availability.get("cgroup-bpf")
-        usable = made.plan.bpf.network is not None
+        found = made.diagnostics().enforcers.get("cgroup-bpf")
+        usable = inside.plan(made).bpf.network is not None
         require("cgroup-bpf", usable, found.reason if found is not None else "not tried: root with cgroup v2 only")
         yield made
 
@@ -349,7 +351,7 @@ def test_the_broker_and_the_programs_tell_of_one_refusal(sandbox: pyisolate.Sand
 
 def test_counters_are_exact(native: pyisolate.Supervisor, sandbox: pyisolate.Sandbox, other: Peer) -> None:
     assert set(sandbox.call("many", other.port, 3000)) == {EACCES}
-    shared = native.plan.bpf.shared
+    shared = inside.plan(native).bpf.shared
     assert shared is not None
     found = shared.counters(sandbox.id)
     refused = sum(count for key, count in found.items()
@@ -393,7 +395,9 @@ def test_a_group_is_used_again(native: pyisolate.Supervisor, peer: Peer, other: 
 def test_a_closed_entry_refuses_survivors(native: pyisolate.Supervisor, sandbox: pyisolate.Sandbox, peer: Peer) -> None:
     """Between the end of a sandbox and that of its processes."""
     assert sandbox.call("connect4", "127.0.0.1", peer.port) == 0
-    native.plan.bpf.detach(sandbox.id)
+    shared = inside.plan(native).bpf.shared
+    assert shared is not None
+    shared.detach(sandbox.id)
     assert sandbox.call("makes", INET, STREAM) == -EACCES
 
 
@@ -423,12 +427,12 @@ def test_without_the_programs_nothing_is_refused(peer: Peer, other: Peer) -> Non
     """What shows that the tests above see the programs at work."""
     with pyisolate.Supervisor(pool_size=0, network="auto") as supervisor:
         supervisor.start()
-        require("cgroup-bpf", supervisor.plan.bpf.network is not None, "root with cgroup v2 only")
+        require("cgroup-bpf", inside.plan(supervisor).bpf.network is not None, "root with cgroup v2 only")
         with supervisor.spawn("detached", grants(peer.port)) as sandbox:
             sandbox.exec(GUEST)
             assert sandbox.call("connect4", "127.0.0.1", other.port) == EACCES
             assert sandbox.call("send", INET, "127.0.0.1", other.port) == EACCES
-            network = supervisor.plan.bpf.network
+            network = inside.plan(supervisor).bpf.network
             assert network is not None
             for link in network.link_descriptors:
                 detach(link)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pyisolate
-from pyisolate.cli import checks
+from pyisolate.cli import doctor_checks as checks
 from pyisolate.policy import Policy
 
 
@@ -25,6 +25,21 @@ def test_it_proves_this_machine() -> None:
     for name in ("landlock", "seccomp", "namespaces", "root view", "strict sandbox"):
         assert found[name]["status"] == "ok", found[name]
     assert "worked where granted" in found["sandbox: connect"]["text"]
+
+
+OUTER = """
+from pyisolate.cli import doctor_checks as checks
+from pyisolate.native import seccomp
+assert [one.name for one in checks.outer_filter()] == []
+everything = seccomp.FilterSpec((), seccomp.ALLOW, seccomp.ALLOW)
+seccomp.install(seccomp.compile_filter(everything), notify=False)
+print([one.name for one in checks.machine() if "leaves no event" in one.text])
+"""
+
+
+def test_it_says_that_a_container_has_a_filter_of_its_own() -> None:
+    done = subprocess.run([sys.executable, "-c", OUTER], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "['outer seccomp filter']", done.stderr
 
 
 def test_it_is_readable() -> None:
@@ -50,20 +65,16 @@ def test_a_probe_that_never_works_is_a_failure(supervisor: pyisolate.Supervisor)
 
 
 def test_a_missing_enforcer_is_named_with_its_remedy() -> None:
-    from pyisolate.kernel.enforcer import Availability, Status
+    from pyisolate.enforcement import Availability, Status
+    from pyisolate.supervisor.diagnostics import Diagnostics
 
-    class Plan:
-        availability = {  # noqa: RUF012 - a stand-in
-            "landlock": Availability(
-                enforcer="landlock", status=Status.UNAVAILABLE, reason="ENOSYS", remedy="boot with lsm=landlock"
-            ),
-            "cgroup-bpf": Availability(enforcer="cgroup-bpf", status=Status.UNKNOWN, reason="EPERM"),
-        }
-
-    class Stand:
-        plan = Plan()
-
-    needed, other = checks.enforcers(Stand())  # type: ignore[arg-type]
+    seen = {
+        "landlock": Availability(
+            enforcer="landlock", status=Status.UNAVAILABLE, reason="ENOSYS", remedy="boot with lsm=landlock"
+        ),
+        "cgroup-bpf": Availability(enforcer="cgroup-bpf", status=Status.UNKNOWN, reason="EPERM"),
+    }
+    needed, other = checks.enforcers(Diagnostics(state="running", enforcers=seen))
     assert needed.failed
     assert (needed.remedy, needed.text) == ("boot with lsm=landlock", "unavailable: ENOSYS")
     assert not other.failed

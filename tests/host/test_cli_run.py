@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests.thread_limits import WITHOUT_UNHELD
+
+HELD = [word for limit in WITHOUT_UNHELD for word in ("--limit", f"{limit}=none")]
+
 COMMAND = [sys.executable, "-m", "pyisolate.cli.main", "run"]
 
 
@@ -36,7 +40,8 @@ def run(tmp_path: Path, source: str, *options: str, args: tuple[str, ...] = (), 
         ("open('/etc/passwd')", (), 120),
         ("open('/etc/passwd')", ("--allow-read", "/etc/passwd"), 0),
         ("open('/etc/passwd')", ("--monitor",), 0),
-        ("while True: pass", ("--timeout", "0.5"), 121),
+        ("while True: pass", ("--timeout", "0.5"), 124),
+        ("while True: pass", ("--limit", "wall=500ms"), 124),
         ("x = bytearray(1 << 30)", ("--limit", "memory=64MiB"), 121),
         ("print('x' * 100000)", ("--limit", "output=1KiB"), 121),
         ("import os; os._exit(3)", (), 122),
@@ -70,7 +75,7 @@ def test_the_script_sees_its_arguments_and_environment(tmp_path: Path) -> None:
     source = "import os, sys; print(sys.argv[1:], __name__, os.environ.get('A'), os.environ.get('SECRET'), os.getcwd())"
     environment = {**os.environ, "SECRET": "hunter2"}
     done = run(tmp_path, source, "--env", "A=1", args=("-x", "--json", "y"), env=environment)
-    assert done.stdout == "['-x', '--json', 'y'] __main__ 1 None /\n"
+    assert done.stdout == "['-x', '--json', 'y'] __main__ 1 None /sandbox/workspace\n"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +89,7 @@ def test_the_script_sees_its_arguments_and_environment(tmp_path: Path) -> None:
     ],
 )
 def test_a_sandbox_thread_runs_scripts_too(tmp_path: Path, source: str, status: int, stdout: str) -> None:
-    done = run(tmp_path, source, "--isolation", "thread", args=("x",))
+    done = run(tmp_path, source, "--isolation", "thread", *HELD, args=("x",))
     assert (done.returncode, done.stdout) == (status, stdout), done.stderr
 
 
@@ -113,7 +118,28 @@ def test_a_closed_pipe_ends_the_guest(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.stdout == "x" * 1000 + "\n"
     assert "Traceback" not in done.stderr
+    assert "write stdout: Broken pipe" in done.stderr
     assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize(("where", "status"), [(">/dev/full", 1), (">&-", 7), (">&- 2>&-", 7), ("<&-", 7)])
+def test_output_that_goes_nowhere(tmp_path: Path, where: str, status: int) -> None:
+    script = tmp_path / "s.py"
+    script.write_text("import sys\nprint('out')\nprint('err', file=sys.stderr)\nsys.exit(7)")
+    command = " ".join([*COMMAND, str(script), where])
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert ("No space left on device" in done.stderr) is (status == 1)
+
+
+def test_a_timeout_below_zero_is_a_wrong_command_line(tmp_path: Path) -> None:
+    assert run(tmp_path, "print(1)", "--timeout", "-1").returncode == 2
+
+
+def test_the_module_is_the_command_line() -> None:
+    command = [sys.executable, "-m", "pyisolate", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("pyisolate ")
 
 
 def test_json_holds_output_result_and_refusals(tmp_path: Path) -> None:
@@ -123,7 +149,7 @@ def test_json_holds_output_result_and_refusals(tmp_path: Path) -> None:
     assert document["outcome"] == "policy"
     assert document["stdout"] == "out\n"
     assert document["error"]["type"] == "PolicyError"
-    assert document["error"]["code"] == "NOT_GRANTED"
+    assert document["error"]["code"] in ("NOT_GRANTED", "SCOPE_INSUFFICIENT")  # the script's directory may be granted
     (denial,) = document["denials"]
     assert (denial["capability"], denial["target"]) == ("fs.read", "/etc/passwd")
     assert denial["suggestion"] == {"fs": [{"path": "/etc/passwd", "allow": ["read"]}]}
@@ -213,7 +239,7 @@ def test_a_learned_policy_is_enough_and_no_rule_of_it_is_idle(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "refused nothing" in done.stderr
     from pyisolate import Policy
-    from pyisolate.policy.model import Policy as Model
+    from pyisolate.policy import Policy as Model
 
     policy = Policy.load(learned)
     added = [rule for rule in policy.files if rule.path.startswith("/")]
@@ -225,3 +251,29 @@ def test_a_learned_policy_is_enough_and_no_rule_of_it_is_idle(tmp_path: Path) ->
         file = tmp_path / "less.yaml"
         file.write_text(less.to_yaml())
         assert subprocess.run([*COMMAND, "--policy", str(file), str(script)], capture_output=True).returncode == 120
+
+
+def test_files_go_in_and_results_come_out(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("1,2\n")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/a").write_text("a")
+    source = (
+        "import os, sys\nassert open('in.csv').read() == '1,2\\n' and open('more/a').read() == 'a'\n"
+        "os.makedirs('plots'); open('plots/p.txt', 'w').write('plot')\nopen('more/a', 'w').write('b')\n"
+        "os.symlink('/etc/passwd', 'link')\nos.makedirs('.cache'); open('.cache/x', 'w').close()\nsys.exit(3)"
+    )
+    out = tmp_path / "results"
+    done = run(
+        tmp_path, source, "--file", "in.csv=data.csv", "--file", "more", "--out", str(out), "--preset", "compute"
+    )
+    assert done.returncode == 3, done.stderr
+    found = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}
+    assert found == {"plots/p.txt": "plot", "more/a": "b"}
+    assert "link" in done.stderr
+    killed = run(tmp_path, "open('part', 'w').write('x')\nwhile True: pass", "--timeout", "1", "--out", str(out))
+    assert killed.returncode == 124
+    assert (out / "part").read_text() == "x"
+    done = run(tmp_path, "open('r', 'w').write('x')", "--json", "--out", str(tmp_path / "json"))
+    assert json.loads(done.stdout)["files"] == {"files": [str(tmp_path / "json/r")], "left_out": []}
+    assert run(tmp_path, "pass", "--file", "nothing").returncode == 2
+    assert run(tmp_path, "pass", "--isolation", "thread", *HELD, "--out", str(out)).returncode == 125

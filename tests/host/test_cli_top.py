@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from require import require
 
 import pyisolate
-from pyisolate.telemetry.audit import AuditLog
 from pyisolate.telemetry.recorder import Recorder
+from pyisolate.telemetry.sinks.audit import AuditLog
+from tests.require import require
 
 
 class Terminal:

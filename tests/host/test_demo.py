@@ -22,7 +22,7 @@ def test_the_demo_holds() -> None:
     document = json.loads(done.stdout)
     assert document["problems"] == []
     assert done.returncode == 0
-    assert len(document["attacks"]) >= 12
+    assert len(document["attacks"]) >= 24
     assert sum(1 for attack in document["attacks"] if attack["control"]) >= 9
     assert {row["capability"] for row in document["denials_total"]} >= {"fs.read", "net.connect", "process.exec"}
 

@@ -9,17 +9,18 @@ import threading
 from pathlib import Path
 
 import pytest
-from in_child import in_child, outcome
-from require import require
 
 from pyisolate.decision import Mode
+from pyisolate.enforcement import Status
 from pyisolate.errors import EnforcementError
 from pyisolate.kernel import landlock as module
-from pyisolate.kernel.enforcer import Enforcer, Status
+from pyisolate.kernel.enforcer import Enforcer
 from pyisolate.kernel.landlock import LandlockEnforcer
 from pyisolate.native import landlock as native
 from pyisolate.native import process
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, FsRule, NetAction, NetRule
+from tests.in_child import in_child, outcome
+from tests.require import require
 
 R, W, C, D, X, LIST = (int(FsRight[n]) for n in ("READ", "WRITE", "CREATE", "DELETE", "EXEC", "LIST"))
 

@@ -8,7 +8,7 @@ import socket
 import time
 from pathlib import Path
 
-from pyisolate.kernel import seccomp
+from pyisolate.kernel.seccomp import filter as seccomp
 from pyisolate.native import seccomp as native_seccomp
 
 

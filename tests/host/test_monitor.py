@@ -10,6 +10,8 @@ import pytest
 
 import pyisolate
 from pyisolate import Policy
+from pyisolate.native.seccomp import number_of
+from tests.thread_limits import WITHOUT_UNHELD
 
 #: Each line prints what became of it; `raw` is what native code meets. /etc/hostname stands for what a rule grants.
 JOB = """
@@ -59,7 +61,7 @@ def test_monitor_mode_lets_through_and_says_why_enforcing_would_not(
 ) -> None:
     name = f"watched-{isolation}"
     policy = Policy.preset("compute").with_name(name)
-    with supervisor.spawn("m", policy, mode="monitor", isolation=isolation) as sandbox:
+    with supervisor.spawn("m", policy, mode="monitor", isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
         printed, events = events_of(sandbox, port)
         assert any("monitor" in note for note in sandbox.enforcement.notes)
     assert printed == ["True", "None", "None", "floor -1"]
@@ -92,7 +94,7 @@ def test_full_telemetry_tells_what_native_code_opened_and_counts_it_once(port: i
         printed, events = events_of(sandbox, port)
         assert printed[1] == "None"
     native = events["fs.read", "/etc/group", False]
-    assert (native.broker_decision, native.kernel_decision, native.would_deny) == ("unavailable", "would_deny", True)
+    assert (native.broker_decision, native.kernel_decision, native.would_deny) == ("not_consulted", "would_deny", True)
     assert native.suggestion == {"fs": [{"path": "/etc/group", "allow": ["read"]}]}
     assert native.reported_by == "kernel"
     both = events[(*FILE, False)]
@@ -100,12 +102,29 @@ def test_full_telemetry_tells_what_native_code_opened_and_counts_it_once(port: i
     assert both.kernel_evaluation == "probed"
 
 
+def test_what_native_code_opens_through_the_c_library_would_be_refused_by_default_too() -> None:
+    code = """
+import ctypes
+libc = ctypes.CDLL(None)
+print(libc.open(b"/etc/group", 0) >= 0, libc.syscall(OPENAT, -100, b"/etc/passwd", 0) >= 0)
+"""
+    with pyisolate.Supervisor(pool_size=0) as supervisor, supervisor.spawn("q", "compute", mode="monitor") as sandbox:
+        opened = sandbox.exec(code.replace("OPENAT", str(number_of("openat")))).stdout
+        events = {event.target: event for event in sandbox.get_denial_events()}
+        assert any("telemetry='full'" in note for note in sandbox.enforcement.notes), (
+            "the report says what it takes to hide"
+        )
+    assert opened == "True True\n"
+    for event in (events["/etc/group"], events["/etc/passwd"]):
+        assert (event.broker_decision, event.kernel_decision, event.would_deny) == ("not_consulted", "would_deny", True)
+
+
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 def test_one_rule_group_can_be_watched_while_the_others_are_enforced(
     supervisor: pyisolate.Supervisor, port: int, isolation: str
 ) -> None:
     policy = Policy.from_dict({"extends": "compute", "name": "half", "modes": {"net": "monitor"}})
-    with supervisor.spawn("g", policy, isolation=isolation) as sandbox:
+    with supervisor.spawn("g", policy, isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
         printed, events = events_of(sandbox, port)
     assert printed == ["PolicyError", "refused", "None", "floor -1"]
     assert (events[(*FILE, False)].mode, events[(*FILE, False)].would_deny) == ("enforce", False)
@@ -119,7 +138,7 @@ def test_a_shadow_policy_says_what_it_would_refuse_and_refuses_nothing(
 ) -> None:
     own = Policy.preset("compute").allow_read("/etc/passwd").allow_connect(f"127.0.0.1:{port}")
     candidate = Policy.preset("compute").with_name("candidate").deny_import("ctypes")
-    with supervisor.spawn("s", own, shadow=candidate, isolation=isolation) as sandbox:
+    with supervisor.spawn("s", own, shadow=candidate, isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
         printed, events = events_of(sandbox, port)
     assert printed == ["True", "refused", "None", "floor -1"]
     for key in (FILE, (CONNECTION, f"127.0.0.1:{port}"), ("import.module", "ctypes")):

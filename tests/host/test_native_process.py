@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_child import NOBODY, become, in_child, outcome
-from require import require
 
 from pyisolate.native import mount, process
+from tests.in_child import NOBODY, become, in_child, outcome
+from tests.require import require
 
 CELL = (
     process.CLONE_NEWUSER

@@ -14,17 +14,18 @@ import time
 from pathlib import Path
 
 import pytest
-from confined import cell, confined, policy, rule
-from in_child import NOBODY, outcome
 
 from pyisolate.capability import FLOOR, Capability
 from pyisolate.decision import Mode, Verdict
-from pyisolate.kernel import seccomp
-from pyisolate.kernel.notify import Listener, NotificationEnforcer
-from pyisolate.kernel.syscall_table import ALLOWED, CAPABILITY_OF
+from pyisolate.kernel.seccomp import filter as seccomp
+from pyisolate.kernel.seccomp.enforcer import NotificationEnforcer
+from pyisolate.kernel.seccomp.listener import Listener
+from pyisolate.kernel.seccomp.syscalls import ALLOWED, CAPABILITY_OF
 from pyisolate.native.seccomp import number_of
 from pyisolate.policy.compiled import NamePattern
-from pyisolate.telemetry.event import Evaluation, KernelRecord
+from pyisolate.records import Evaluation, KernelRecord
+from tests.confined import cell, confined, policy, rule
+from tests.in_child import NOBODY, outcome
 
 USERS = [None, NOBODY] if os.geteuid() == 0 else [None]
 
@@ -36,7 +37,7 @@ _BY_VALUE = {
     "prlimit64", "setrlimit", "setpriority", "sched_setscheduler", "sched_setparam", "sched_setattr",
     "sched_setaffinity", "mmap", "mprotect", "pkey_mprotect", "chdir", "fchdir", "umask", "chmod", "fchmod",
     "fchmodat", "fchmodat2", "open", "openat", "openat2", "creat", "mknod", "mknodat", "close_range", "ioctl", "fcntl",
-    "prctl", "arch_prctl", "getrandom", "map_shadow_stack",
+    "prctl", "arch_prctl", "getrandom", "map_shadow_stack", "capset",
 }  # fmt: skip
 _FREE_IN_A_CELL = {name for group in ALLOWED for name in group.calls}
 _REFUSED = sorted(name for name in CAPABILITY_OF if name not in _BY_VALUE | _FREE_IN_A_CELL and number_of(name) >= 0)
@@ -189,7 +190,10 @@ def test_calls_of_other_architectures_fail(name: str, tmp_path: Path) -> None:
         area.close()
         return ctypes.CFUNCTYPE(ctypes.c_int)(at)()
 
-    assert confined(getpid, policy()).value == -errno.ENOSYS
+    seen = confined(getpid, policy())
+    assert seen.value == -errno.ENOSYS
+    number = {"i386": 20, "x32": 39}[name]
+    assert seen.refusals == [("kernel.syscall", f"{name}_{number}()", "ALWAYS_DENIED")]
     if name == "i386":
         assert getpid() == os.getpid()
 

@@ -15,12 +15,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from confined import cell, confined, policy, rule
-from in_child import NOBODY, outcome
 
 from pyisolate.capability import Capability
 from pyisolate.decision import Mode, Verdict
-from pyisolate.kernel.notify import Listener
+from pyisolate.kernel.seccomp.listener import Listener
+from tests.confined import cell, confined, policy, rule
+from tests.in_child import NOBODY, outcome
 
 USERS = [None, NOBODY] if os.geteuid() == 0 else [None]
 MSG_FASTOPEN = 0x20000000
@@ -445,7 +445,7 @@ def test_a_reconnect_after_dissolving_is_asked_about_again(server: Server, other
 
 FOREIGN = {
     "AF_PACKET/SOCK_RAW": (17, 3, 0),
-    "AF_ROUTE/SOCK_RAW": (16, 3, 0),  # the socket module's last name for AF_NETLINK
+    "AF_NETLINK/SOCK_RAW": (16, 3, 0),  # the socket module's last name for AF_NETLINK
     "AF_ALG/SOCK_SEQPACKET": (38, 5, 0),
     "AF_VSOCK/SOCK_STREAM": (40, 1, 0),
     "AF_INET/SOCK_RAW": (2, 3, 1),
@@ -532,6 +532,24 @@ def test_a_unix_socket_outside_is_refused_unless_it_is_granted(tmp_path: os.Path
         assert confined(guest, policy(grant)).value == "ok"
         if os.geteuid() == 0:  # another user would borrow root's name at the peer
             assert confined(guest, policy(grant), uid=NOBODY).value == "EACCES"
+
+
+def test_a_unix_name_is_bound_where_a_rule_states_it(tmp_path: os.PathLike[str]) -> None:
+    path, other = f"{tmp_path}/granted", f"{tmp_path}/other"
+    grant = rule("bind", "127.0.0.1:1")
+    grant = grant.__class__(action=grant.action, unix_path=path, text=f"bind: unix:{path}")
+
+    def guest() -> object:
+        return [outcome(lambda one=one: socket.socket(socket.AF_UNIX).bind(one)) for one in (path, other)]
+
+    seen = confined(guest, policy(grant))
+    assert seen.value == ["ok", "EACCES"]
+    assert seen.refusals == [("ipc.unix", f"unix:{other}", "SCOPE_INSUFFICIENT")]
+    assert (os.path.exists(path), os.path.exists(other)) == (True, False)
+    os.unlink(path)
+    watched = confined(guest, policy(grant, mode=Mode.MONITOR))
+    assert watched.value == ["ok", "ok"]
+    assert [(one.verdict, one.target) for one in watched.records] == [(Verdict.WOULD_DENY, f"unix:{other}")]
 
 
 def test_monitor_mode_lets_through_and_records(server: Server, other: Server) -> None:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 import pyisolate
 from pyisolate import Policy
-from pyisolate.kernel.plan import Prepared
-from pyisolate.prepared import KEPT
+from pyisolate.kernel.prepared import Prepared
+from pyisolate.supervisor.policy_cache import KEPT
+from tests import inside
 
-
-@pytest.fixture(scope="module")
-def supervisor() -> Iterator[pyisolate.Supervisor]:
-    with pyisolate.Supervisor(pool_size=1) as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
 
 def prepare_others(supervisor: pyisolate.Supervisor, count: int = KEPT + 4) -> None:
     for number in range(count):
-        with supervisor.tables.hold(Policy.preset("compute").allow_connect(f"127.0.0.1:{1000 + number}")):
+        with inside.runtime(supervisor).tables.hold(
+            Policy.preset("compute").allow_connect(f"127.0.0.1:{1000 + number}")
+        ):
             pass
 
 
@@ -32,10 +30,10 @@ def is_open(prepared: Prepared) -> bool:
 
 
 def test_what_is_held_stays_open_whatever_comes(supervisor: pyisolate.Supervisor) -> None:
-    with supervisor.tables.hold(Policy.preset("compute")) as prepared:
+    with inside.runtime(supervisor).tables.hold(Policy.preset("compute")) as prepared:
         prepare_others(supervisor)
         assert is_open(prepared)
-        with supervisor.tables.hold(Policy.preset("compute")) as again:
+        with inside.runtime(supervisor).tables.hold(Policy.preset("compute")) as again:
             assert again is prepared
     prepare_others(supervisor)  # the control
     assert not is_open(prepared)
@@ -43,7 +41,7 @@ def test_what_is_held_stays_open_whatever_comes(supervisor: pyisolate.Supervisor
 
 def test_what_a_sandbox_has_stays_open(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("lives", "compute") as sandbox:
-        prepared = sandbox.prepared
+        prepared = inside.session(sandbox).prepared
         prepare_others(supervisor)
         assert is_open(prepared)
     prepare_others(supervisor)
@@ -51,14 +49,14 @@ def test_what_a_sandbox_has_stays_open(supervisor: pyisolate.Supervisor) -> None
 
 
 def test_closed_tables_are_not_kept_for_a_spare(supervisor: pyisolate.Supervisor) -> None:
-    with supervisor.tables.hold(Policy.preset("readonly")) as prepared:
+    with inside.runtime(supervisor).tables.hold(Policy.preset("readonly")) as prepared:
         pass
-    with supervisor.tables.keep(prepared) as there:
+    with inside.runtime(supervisor).tables.keep(prepared) as there:
         assert there
         prepare_others(supervisor)
         assert is_open(prepared)
     prepare_others(supervisor)
-    with supervisor.tables.keep(prepared) as there:
+    with inside.runtime(supervisor).tables.keep(prepared) as there:
         assert not there
 
 

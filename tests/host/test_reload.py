@@ -12,6 +12,9 @@ import pytest
 
 import pyisolate
 from pyisolate import Policy
+from tests import inside
+
+pytestmark = pytest.mark.core
 
 BASE = Policy.preset("compute").with_name("reloaded")
 
@@ -31,6 +34,12 @@ def server() -> socket.socket:
         yield listening
         listening.shutdown(socket.SHUT_RDWR)
         thread.join()
+
+
+def proves_layers(supervisor: pyisolate.Supervisor) -> bool:
+    """Say whether the kernel shows that a cell put tighter file rules on, or swaps them itself."""
+    bpf = inside.plan(supervisor).bpf
+    return bpf.decides or bpf.counter is not None
 
 
 def port_of(server: socket.socket) -> int:
@@ -104,7 +113,7 @@ def test_many_reloads_never_refuse_what_both_grant_nor_allow_what_neither_does(
 
 def test_files_may_not_loosen_under_landlock(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("files", BASE) as sandbox:
-        if supervisor.plan.bpf.decides:
+        if inside.plan(supervisor).bpf.decides:
             pytest.skip("BPF-LSM may loosen: see the vm tier")
         with pytest.raises(pyisolate.EnforcementError, match="can only tighten"):
             sandbox.reload_policy(BASE.allow_read("/srv"))
@@ -129,6 +138,11 @@ def test_files_tighten_for_native_code_too(
         with supervisor.spawn("tighten", BASE.allow_read(str(directory))) as sandbox:
             sandbox.exec(raw)
             assert sandbox.call("raw") is True
+            if not proves_layers(supervisor):
+                with pytest.raises(pyisolate.EnforcementError, match="cannot be proven"):
+                    sandbox.reload_policy(BASE)
+                assert sandbox.call("raw") is True, "a refused reload changes nothing"
+                return
             sandbox.reload_policy(BASE)
             assert sandbox.call("raw") is False
             with pytest.raises(pyisolate.PolicyError):
@@ -153,3 +167,44 @@ def test_reloading_by_policy_name_reaches_every_sandbox_of_it(
         other.call("connect", port)
     for sandbox in (*sandboxes, other):
         sandbox.close()
+
+
+FORKS = (
+    "import os\ndef forks():\n    pid = os.fork()\n    if pid == 0:\n        import time\n        time.sleep(60)\n"
+    "        os._exit(0)\n    return pid"
+)
+
+
+def test_tightened_files_are_proven_or_refused(supervisor: pyisolate.Supervisor) -> None:
+    """A guest's own word is no proof, and a child that it made would keep the old rights."""
+    if inside.plan(supervisor).bpf.decides:
+        pytest.skip("BPF-LSM swaps the rules itself: see the vm tier")
+    granted = BASE.allow_read("/srv").allow_fork()
+    with supervisor.spawn("forked", granted) as sandbox:
+        sandbox.exec(FORKS)
+        sandbox.call("forks")
+        with pytest.raises(pyisolate.EnforcementError, match="1 other processes, which would keep the old rights"):
+            sandbox.reload_policy(BASE.allow_fork())
+        assert sandbox.policy == granted
+    kernel_says = inside.plan(supervisor).bpf.counter is not None
+    with supervisor.spawn("alone", granted.allow_read("/opt")) as sandbox:
+        if not kernel_says:
+            with pytest.raises(pyisolate.EnforcementError, match="the kernel does not say"):
+                sandbox.reload_policy(granted)
+            return
+        sandbox.reload_policy(granted)
+        with pytest.raises(pyisolate.EnforcementError, match="may hold the ruleset of then"):
+            sandbox.reload_policy(BASE.allow_fork())
+
+
+def test_a_cell_that_lies_about_its_new_rules_is_killed(
+    supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = inside.plan(supervisor)
+    if plan.bpf.counter is None:
+        pytest.skip("the kernel does not count layers here")
+    lie = "import sys\nsys.modules['pyisolate.native.landlock'].restrict_self = lambda *_: None"
+    with supervisor.spawn("liar", BASE.allow_read("/srv")) as sandbox:
+        sandbox.exec(lie)
+        with pytest.raises(pyisolate.SandboxDied, match="did not put the new file rules on"):
+            sandbox.reload_policy(BASE)

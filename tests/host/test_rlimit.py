@@ -8,10 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from require import require
 
 from pyisolate.limits import rlimit
 from pyisolate.policy.compiled import Limits
+from tests.require import require
 
 MIB = 1 << 20
 

@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_child import NOBODY, ChildFailed, become, in_child, outcome
-from require import require, require_interpreter
 
+from pyisolate.enforcement import Status
 from pyisolate.errors import EnforcementError
-from pyisolate.kernel.enforcer import Enforcer, Status
-from pyisolate.kernel.landlock import LandlockEnforcer, LandlockRuleset
-from pyisolate.kernel.rootview import RootView, RootViewBuilder
+from pyisolate.kernel.enforcer import Enforcer
+from pyisolate.kernel.landlock import LandlockEnforcer
+from pyisolate.kernel.rootview.tree import RootView
+from pyisolate.kernel.rootview.view import RootViewBuilder
+from pyisolate.kernel.ruleset import LandlockRuleset
 from pyisolate.native import landlock as native
 from pyisolate.native import mount, process
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, FsRule, NetAction, NetRule
+from tests.in_child import NOBODY, ChildFailed, become, in_child, outcome
+from tests.require import require, require_interpreter
 
 R = int(FsRight.READ | FsRight.METADATA)
 RW = R | int(FsRight.WRITE | FsRight.CREATE | FsRight.DELETE)
@@ -500,7 +503,7 @@ def test_the_builder_survives_the_death_of_its_helper_and_ends_with_close(tree: 
 def test_the_helper_ends_when_the_supervisor_is_killed():
     script = (
         "import os, signal\n"
-        "from pyisolate.kernel.rootview import RootViewBuilder\n"
+        "from pyisolate.kernel.rootview.view import RootViewBuilder\n"
         "builder = RootViewBuilder(); assert builder.probe().usable\n"
         "print(builder._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

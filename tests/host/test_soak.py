@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-import soaking
+
+from tests import soaking
 
 #: `make soak` runs this many; the short form is for each `make test`.
 SANDBOXES = int(os.environ.get("PYISOLATE_SOAK_SANDBOXES", "20000"))

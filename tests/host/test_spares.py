@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import pyisolate
-from pyisolate.spares import Spares
+from pyisolate.supervisor.standby import Standby
+from tests import inside
 
 COMPUTE = pyisolate.Policy.preset("compute")
 READS = "open('/etc/passwd').read(4)"
@@ -22,9 +23,9 @@ def own() -> Iterator[pyisolate.Supervisor]:
         yield supervisor
 
 
-def spares_of(supervisor: pyisolate.Supervisor, policy: pyisolate.Policy = COMPUTE) -> Spares:
-    with supervisor.tables.hold(policy) as prepared:
-        return supervisor._spares[supervisor.plan.is_native(prepared)]
+def spares_of(supervisor: pyisolate.Supervisor, policy: pyisolate.Policy = COMPUTE) -> Standby:
+    with inside.runtime(supervisor).tables.hold(policy) as prepared:
+        return inside.runtime(supervisor).started.standby[inside.plan(supervisor).is_native(prepared)]
 
 
 def until(true: Callable[[], object]) -> None:
@@ -38,8 +39,8 @@ def make_spares(supervisor: pyisolate.Supervisor, policy: pyisolate.Policy) -> l
     """Ask for a policy twice and wait until all spares are there; return their cells."""
     for _ in range(2):
         supervisor.spawn("first", policy).close()
-    until(lambda: len(spares_of(supervisor, policy).sandboxes) == 2)
-    return [spare.pid for spare in spares_of(supervisor, policy).sandboxes]
+    until(lambda: len(spares_of(supervisor, policy).cells) == 2)
+    return [spare.pid for spare in spares_of(supervisor, policy).cells]
 
 
 def test_a_spare_becomes_the_sandbox_that_was_asked_for(own: pyisolate.Supervisor) -> None:
@@ -52,7 +53,7 @@ def test_a_spare_becomes_the_sandbox_that_was_asked_for(own: pyisolate.Superviso
         assert sandbox.pid in pids
         assert [one.name for one in own.sandboxes] == ["asked-for"]
         assert sandbox.exec("import os; print('hello'); os.environ['COLOUR']").value == "blue"
-        assert outputs == ["hello\n"]
+        assert "".join(outputs) == "hello\n", "in pieces, as they were written"
         assert sandbox.stats.uptime_s < 5
         with pytest.raises(pyisolate.PolicyError) as caught:
             sandbox.exec(READS)
@@ -94,8 +95,8 @@ def test_a_new_favourite_ends_the_spares_of_the_old(own: pyisolate.Supervisor) -
     other = COMPUTE.with_limits(output="2MiB")
     for _ in range(9):
         own.spawn("other", other).close()
-    until(lambda: len(spares_of(own).sandboxes) == 2)
-    assert not {spare.pid for spare in spares_of(own).sandboxes} & set(pids)
+    until(lambda: len(spares_of(own).cells) == 2)
+    assert not {spare.pid for spare in spares_of(own).cells} & set(pids)
     until(lambda: not any(os.path.exists(f"/proc/{pid}/root") for pid in pids))
     with own.spawn("other", other) as sandbox:
         assert sandbox.limits.output_bytes == 2 << 20
@@ -114,7 +115,7 @@ def test_a_spare_that_dies_is_replaced_and_is_no_exit(own: pyisolate.Supervisor)
     pids = make_spares(own, COMPUTE)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: len({spare.pid for spare in spares_of(own).sandboxes} - set(pids)) == 2)
+    until(lambda: len({spare.pid for spare in spares_of(own).cells} - set(pids)) == 2)
     with own.spawn("next", COMPUTE) as sandbox:
         assert sandbox.pid not in pids
         assert sandbox.eval("1 + 1") == 2
@@ -122,9 +123,9 @@ def test_a_spare_that_dies_is_replaced_and_is_no_exit(own: pyisolate.Supervisor)
 
 def test_a_zygote_that_dies_takes_its_spares(own: pyisolate.Supervisor) -> None:
     pids = make_spares(own, COMPUTE)
-    assert own._pool is not None
-    os.kill(own._pool.zygote_pid or 0, signal.SIGKILL)
-    until(lambda: not {spare.pid for spare in spares_of(own).sandboxes} & set(pids))
+    assert inside.pool(own) is not None
+    os.kill(own.diagnostics().zygote_pid or 0, signal.SIGKILL)
+    until(lambda: not {spare.pid for spare in spares_of(own).cells} & set(pids))
     with own.spawn("next", COMPUTE) as sandbox:
         assert sandbox.eval("1 + 1") == 2
 
@@ -155,8 +156,56 @@ def test_a_working_directory_of_its_own_means_no_spare(own: pyisolate.Supervisor
 
 def test_nobody_gets_a_spare_whose_listener_has_ended(own: pyisolate.Supervisor) -> None:
     make_spares(own, COMPUTE)
-    listener = own.plan.listener
+    listener = inside.plan(own).listener
     assert listener is not None
     listener.close()
     with pytest.raises(pyisolate.EnforcementError, match="listener has ended"):
         own.spawn("undecided", COMPUTE)
+
+
+def switches(pid: int) -> int:
+    """How often a process has slept and been woken (proc(5))."""
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("voluntary_ctxt_switches"))
+
+
+def test_spawn_wakes_no_cell_and_forks_none_while_half_of_them_are_there() -> None:
+    with pyisolate.Supervisor(pool_size=5) as own:
+        pool = inside.runtime(own).started.pools()[0]
+        for _ in range(2):
+            own.spawn("first", COMPUTE).close()
+        until(lambda: len(spares_of(own).cells) == 4 and pool.counts() == (5, 0) and own.diagnostics().ending == 0)
+        everybody = [*(spare.pid for spare in spares_of(own).cells), pool.zygote_pid or 0]
+        time.sleep(0.05)  # all are asleep
+        before = {pid: switches(pid) for pid in everybody}
+        with own.spawn("first", COMPUTE, env={"COLOUR": "green"}) as sandbox:
+            time.sleep(0.05)  # what had been woken by now would have been counted
+            assert {pid: switches(pid) for pid in everybody} == before
+            assert sandbox.pid in everybody
+            assert sandbox.exec("__import__('os').environ['COLOUR']").value == "green"
+            until(lambda: switches(sandbox.pid) > before[sandbox.pid])  # the control: its first request wakes it
+            assert switches(pool.zygote_pid or 0) == before[pool.zygote_pid or 0]
+        until(lambda: len(spares_of(own).cells) == 4 and pool.counts() == (5, 0))  # its end replaces it
+        until(lambda: switches(pool.zygote_pid or 0) > before[pool.zygote_pid or 0])
+
+
+def test_sandboxes_that_stay_do_not_empty_the_pool(own: pyisolate.Supervisor) -> None:
+    make_spares(own, COMPUTE)
+    kept = [own.spawn("stays", COMPUTE) for _ in range(5)]
+    until(lambda: len(spares_of(own).cells) >= 1)
+    for sandbox in kept:
+        assert sandbox.exec("1").value == 1
+
+
+@pytest.mark.parametrize("first", ["reload", "post"])
+def test_the_name_arrives_before_whatever_comes_first(own: pyisolate.Supervisor, first: str) -> None:
+    pids = make_spares(own, COMPUTE)
+    with own.spawn("named", COMPUTE, env={"COLOUR": "red"}) as sandbox:
+        assert sandbox.pid in pids
+        if first == "reload":
+            sandbox.reload_policy(COMPUTE.with_name("other"))
+        else:
+            sandbox.post("hello")
+        assert sandbox.exec("import os, sys; (os.environ['COLOUR'], sys.argv)").value == ("red", ["<named>"])
+        if first == "post":
+            assert sandbox.eval("recv(1)") == "hello"

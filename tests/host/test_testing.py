@@ -10,6 +10,8 @@ import pyisolate
 from pyisolate import Policy
 from pyisolate.testing import assert_allowed, assert_denied, sandbox_fixture
 
+pytestmark = pytest.mark.core
+
 SECRET = Path(__file__).with_name("conftest.py")
 
 

@@ -12,8 +12,11 @@ import pytest
 
 import pyisolate
 from pyisolate import Policy
-from pyisolate.telemetry.audit import AuditLog
-from pyisolate.telemetry.reader import read_events
+from pyisolate.telemetry.sinks.audit import AuditLog
+from pyisolate.telemetry.sinks.audit_reader import read_events
+from tests.thread_limits import WITHOUT_UNHELD
+
+pytestmark = pytest.mark.core
 
 RAW_OPEN = """
 import ctypes, os
@@ -30,7 +33,7 @@ def raw(path):
 @pytest.fixture
 def thread(supervisor: pyisolate.Supervisor) -> Iterator[pyisolate.SandboxThread]:
     policy = Policy.preset("compute")
-    with supervisor.spawn("thread", policy, isolation="thread") as sandbox:
+    with supervisor.spawn("thread", policy, isolation="thread", limits=WITHOUT_UNHELD) as sandbox:
         yield sandbox
 
 
@@ -87,7 +90,7 @@ def test_a_reload_is_refused(thread: pyisolate.SandboxThread) -> None:
 
 
 def test_a_python_loop_can_be_timed_out(supervisor: pyisolate.Supervisor) -> None:
-    with supervisor.spawn("loop", isolation="thread") as sandbox:
+    with supervisor.spawn("loop", isolation="thread", limits=WITHOUT_UNHELD) as sandbox:
         with pytest.raises(pyisolate.TimeoutError):
             sandbox.exec("while True: pass", timeout=0.3)
         assert sandbox.eval("1 + 1") == 2
@@ -95,7 +98,8 @@ def test_a_python_loop_can_be_timed_out(supervisor: pyisolate.Supervisor) -> Non
 
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 def test_the_runtime_is_refused_nothing_on_its_own_account(supervisor: pyisolate.Supervisor, isolation: str) -> None:
-    with supervisor.spawn("quiet", Policy.preset("none"), isolation=isolation) as sandbox:
+    none = Policy.preset("none").allow_random() if isolation == "thread" else Policy.preset("none")
+    with supervisor.spawn("quiet", none, isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
         with pytest.raises(pyisolate.PolicyError):
             sandbox.exec("open('/etc/passwd')")
         assert [(e.capability, e.target) for e in sandbox.get_denial_events()] == [("fs.read", "/etc/passwd")]
@@ -115,7 +119,7 @@ def test_sinks_and_audit_log_of_a_confined_thread_are_not_confined(tmp_path: Pat
     sink = Opens()
     log = AuditLog(tmp_path / "log", max_bytes=2000, backups=9)  # rotates: opens files
     with pyisolate.Supervisor(pool_size=0, audit=log, sinks=[sink], alerts=[]) as supervisor:
-        with supervisor.spawn("thread", isolation="thread") as sandbox:
+        with supervisor.spawn("thread", isolation="thread", limits=WITHOUT_UNHELD) as sandbox:
             for number in range(10):
                 with pytest.raises(pyisolate.PolicyError):
                     sandbox.exec(f"open('/etc/secret-{number}')")
@@ -128,7 +132,7 @@ def test_sinks_and_audit_log_of_a_confined_thread_are_not_confined(tmp_path: Pat
 
 def test_the_async_twin_on_a_thread(supervisor: pyisolate.Supervisor) -> None:
     async def main() -> None:
-        async with await supervisor.aspawn("twin", isolation="thread") as sandbox:
+        async with await supervisor.aspawn("twin", isolation="thread", limits=WITHOUT_UNHELD) as sandbox:
             assert (await sandbox.aexec("def double(x): return 2 * x\ndouble(4)")).value == 8
             assert await sandbox.acall("double", 21) == 42
             task = asyncio.create_task(sandbox.arecv())
@@ -144,7 +148,7 @@ def test_the_async_twin_on_a_thread(supervisor: pyisolate.Supervisor) -> None:
 
 
 def test_nobody_waits_for_a_thread_that_is_closed(supervisor: pyisolate.Supervisor) -> None:
-    sandbox = supervisor.spawn("silent", isolation="thread")
+    sandbox = supervisor.spawn("silent", isolation="thread", limits=WITHOUT_UNHELD)
     ended: list[type[BaseException]] = []
 
     def wait() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pyisolate.kernel import bpf_cgroup, trace
+from pyisolate.kernel import trace
+from pyisolate.kernel.bpf import cgroup as bpf_cgroup
 from tests.require import require
 
 _BUSY = """

@@ -8,10 +8,10 @@ import sys
 import threading
 
 import pytest
-from require import require
 
 import pyisolate
 from pyisolate.kernel.trace import Tracer, TraceUnavailable
+from tests.require import require
 
 
 @pytest.fixture(scope="module", autouse=True)

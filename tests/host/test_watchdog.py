@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from require import require
 
 from pyisolate.limits.cgroup import CgroupTree
 from pyisolate.limits.usage import TreeReader, Usage, descendants
 from pyisolate.limits.watchdog import ExceededLimit, Watchdog
 from pyisolate.policy.compiled import Limits
+from tests.require import require
 
 MIB = 1 << 20
 ENDS_WITHIN_S = 1.0

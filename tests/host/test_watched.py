@@ -1,9 +1,12 @@
-"""With full telemetry, what native code is refused becomes an event; without, it is still refused."""
+"""What native code is refused becomes an event, by default and with full telemetry."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
+
+import pytest
 
 import pyisolate
 from pyisolate import Policy
@@ -17,7 +20,8 @@ def opened(path):
 """
 
 
-def test_a_refusal_of_native_code_is_an_event(tmp_path: Path) -> None:
+@pytest.mark.parametrize("telemetry", ["default", "full"])
+def test_a_refusal_of_native_code_is_an_event(tmp_path: Path, telemetry: Literal["default", "full"]) -> None:
     secret, granted = tmp_path / "secret", tmp_path / "granted"
     for file in (secret, granted):
         file.write_text("x")
@@ -25,7 +29,7 @@ def test_a_refusal_of_native_code_is_an_event(tmp_path: Path) -> None:
     for directory in (tmp_path, *tmp_path.parents[:2]):
         os.chmod(directory, 0o755)
     policy = Policy.preset("compute").allow_read(granted)
-    with pyisolate.Supervisor(pool_size=1, telemetry="full") as supervisor, supervisor.spawn("n", policy) as sandbox:
+    with pyisolate.Supervisor(pool_size=1, telemetry=telemetry) as supervisor, supervisor.spawn("n", policy) as sandbox:
         sandbox.exec(RAW)
         assert sandbox.eval(f"opened({str(granted)!r})") is True
         assert sandbox.get_denial_events() == []

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import sys
 
-from pyisolate.kernel import seccomp
+from pyisolate.kernel.seccomp import filter as seccomp
 from pyisolate.native.seccomp import install
 
 install(seccomp.cell_program(notify=False), notify=False)

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from telemetry_events import CONTEXT, broker, event, kernel
 
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
+from pyisolate.records import Evaluation
 from pyisolate.telemetry.alerts import GROUPS_LIMIT, Alert, AlertEngine, AlertRule, default_rules
-from pyisolate.telemetry.event import Evaluation
 from pyisolate.telemetry.merge import merge
 from pyisolate.telemetry.metrics import Metrics
 from pyisolate.telemetry.recorder import Recorder
+from tests.telemetry_events import CONTEXT, broker, event, kernel
 
 
 class Clock:

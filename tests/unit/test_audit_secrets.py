@@ -11,20 +11,21 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from telemetry_events import CONTEXT, broker, kernel
 
-from pyisolate import control
-from pyisolate.control import check_token, set_policy_token
+from pyisolate.actor import acting_as
 from pyisolate.errors import PolicyError
-from pyisolate.guarding import acting_as, guard
-from pyisolate.telemetry.audit import AuditLog
-from pyisolate.telemetry.exposition import serve_metrics
-from pyisolate.telemetry.mapping import to_ecs, to_ocsf
+from pyisolate.guards import guard
+from pyisolate.metrics import serve_metrics
+from pyisolate.supervisor import control_token as control
+from pyisolate.supervisor.control_token import check_token, set_policy_token
+from pyisolate.telemetry.formats import to_ecs, to_ocsf
 from pyisolate.telemetry.metrics import Metrics
-from pyisolate.telemetry.otel import attributes
+from pyisolate.telemetry.pipeline import SandboxTelemetry
 from pyisolate.telemetry.recorder import HOST, Recorder
-from pyisolate.telemetry.sandbox import SandboxTelemetry
-from pyisolate.telemetry.webhook import WebhookSink
+from pyisolate.telemetry.sinks.audit import AuditLog
+from pyisolate.telemetry.sinks.otel import attributes
+from pyisolate.telemetry.sinks.webhook import WebhookSink
+from tests.telemetry_events import CONTEXT, broker, kernel
 
 TOKEN, KEY, ENVIRONMENT, CONTENT, ARGUMENT = (f"planted-{name}-0123456789abcdef" for name in "tkeca")
 

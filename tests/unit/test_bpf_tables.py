@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyisolate.broker import Broker
 from pyisolate.capability import Capability
 from pyisolate.decision import Mode, Verdict
 from pyisolate.errors import EnforcementError
-from pyisolate.kernel import bpf_tables
-from pyisolate.kernel.bpf_tables import Group, KernelRight, PolicyFlag
+from pyisolate.kernel.bpf import tables as bpf_tables
+from pyisolate.kernel.bpf.tables import Group, KernelRight, PolicyFlag
+from pyisolate.policy.broker import Broker
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule
 
 
@@ -56,6 +56,7 @@ _BITS = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.dictionaries(paths, st.tuples(masks, masks), max_size=5), paths)
 def test_tables_and_broker_agree_on_paths(rules: dict[str, tuple[int, int]], path: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
-from typing import Any
+import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -26,27 +26,14 @@ class Owner:
     def on_message(self, frame: wire.GuestMessage) -> None:
         self.messages += 1
 
+    def on_shown(self, frame: wire.Shown) -> None:
+        raise AssertionError(frame)
+
     def on_output(self, stream: str, data: bytes) -> None:
         self.output += data
 
     def on_ended(self, reason: str) -> None:
         raise AssertionError(reason)
-
-
-class Late:
-    """A poller after whose first poll the guest goes on, before the host reads what it was told of."""
-
-    def __init__(self, poller: Any, then: Callable[[], None]) -> None:
-        self._poller, self._then = poller, then
-
-    def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
-        events: list[tuple[int, int]] = self._poller.poll(timeout)
-        then, self._then = self._then, lambda: None
-        then()
-        return events
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._poller, name)
 
 
 @pytest.fixture
@@ -67,18 +54,60 @@ def ends() -> Iterator[tuple[Channel, socket.socket, int]]:
     os.close(err_write)
 
 
-def test_output_before_an_answer_comes_with_it_also_when_the_poll_was_for_an_earlier_frame(
+def test_output_before_an_answer_comes_with_it_also_when_the_wait_was_for_an_earlier_frame(
     ends: tuple[Channel, socket.socket, int],
 ) -> None:
     channel, guest, out = ends
-    guest.sendall(wire.encode(wire.GuestMessage(encoded=b"\xc0")))
+    assert isinstance(channel.owner, Owner)
 
     def go_on() -> None:
-        os.write(out, b"printed before the answer")
-        guest.sendall(wire.encode(wire.Done(id=1)))
+        for turn in range(300):
+            # small ones, which a turn receives, and one that is received apart
+            guest.sendall(wire.encode(wire.GuestMessage(encoded=bytes(100_000 if turn % 3 == 0 else 1))))
+            os.write(out, b"printed before the answer")
+            guest.sendall(wire.encode(wire.Done(id=1)))
+            asked.acquire()
 
-    channel.poller = Late(channel.poller, go_on)  # type: ignore[assignment]
-    assert isinstance(channel.wait_answer(None), wire.Done)
+    asked = threading.Semaphore(0)
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    for turn in range(300):
+        assert isinstance(channel.wait_answer(None), wire.Done)
+        assert channel.owner.messages == turn + 1
+        assert channel.owner.output == b"printed before the answer" * (turn + 1)
+        channel.conversation.start_request()
+        asked.release()
+    thread.join()
+
+
+def test_a_callback_for_output_that_raises_loses_no_answer(ends: tuple[Channel, socket.socket, int]) -> None:
+    channel, guest, out = ends
+
+    def fail(stream: str, data: bytes) -> None:
+        raise LookupError(stream)
+
+    channel.owner.on_output = fail  # type: ignore[method-assign, union-attr]
+    os.write(out, b"text")
+    guest.sendall(wire.encode(wire.Done(id=1)))
+    with pytest.raises(LookupError):
+        channel.wait_answer(None)
+    assert not channel.torn
+    assert isinstance(channel.take_answer(), wire.Done)
+
+
+def test_a_turn_reads_a_few_small_frames_and_large_ones_whole(ends: tuple[Channel, socket.socket, int]) -> None:
+    channel, guest, _out = ends
     assert isinstance(channel.owner, Owner)
-    assert channel.owner.messages == 1
-    assert channel.owner.output == b"printed before the answer"
+    small = wire.encode(wire.GuestMessage(encoded=b"\xc0"))
+    guest.sendall(small * 2000)
+    channel.pump(0)
+    first = channel.owner.messages
+    assert 0 < first <= 2048 // len(small)
+    while channel.owner.messages < 2000:
+        assert channel.pump(0)
+    guest.sendall(wire.encode(wire.GuestMessage(encoded=bytes(100_000))))
+    turns = 0
+    while channel.owner.messages < 2001:
+        assert channel.pump(0)
+        turns += 1
+    assert turns <= 4

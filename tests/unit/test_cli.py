@@ -11,12 +11,13 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from telemetry_events import event
 
 from pyisolate import errors
-from pyisolate.cli import choosing, exit_status, main, running
+from pyisolate.cli import exit_status, main, project
+from pyisolate.cli import policy_options as choosing
 from pyisolate.cli.exit_status import Outcome
 from pyisolate.policy import Policy
+from tests.telemetry_events import event
 
 
 def invoke(*args: str, **options: Any) -> Any:
@@ -37,7 +38,8 @@ def test_help_loads_nothing_but_click() -> None:
         "import sys; from pyisolate.cli.main import cli\n"
         "try: cli(['--help'])\n"
         "except SystemExit: pass\n"
-        "print([m for m in ('rich', 'yaml', 'msgspec', 'cffi', 'pyisolate.supervisor', 'pandas') if m in sys.modules])"
+        "heavy = ('rich', 'yaml', 'msgspec', 'cffi', 'pyisolate.supervisor.supervisor', 'pandas')\n"
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -54,7 +56,8 @@ def test_a_mistyped_command_gets_a_hint() -> None:
     [
         (errors.PolicyError("x"), Outcome.POLICY),
         (errors.PolicyAuthError("x"), Outcome.POLICY),
-        (errors.TimeoutError("x", limit="wall"), Outcome.LIMIT),
+        (errors.TimeoutError("x", limit="wall"), Outcome.TIMEOUT),
+        (errors.CPUExceeded("x", limit="cpu"), Outcome.LIMIT),
         (errors.MemoryExceeded("x", limit="memory"), Outcome.LIMIT),
         (errors.GuestError("ValueError", "x", ""), Outcome.GUEST_ERROR),
         (errors.SandboxDied("x"), Outcome.DIED),
@@ -76,7 +79,10 @@ def test_a_defect_is_not_hidden_as_an_outcome() -> None:
 
 
 def test_outcomes_are_told_apart_by_status() -> None:
-    assert len(set(exit_status.STATUS.values())) == len(exit_status.STATUS)
+    # what could not be written ends as in the interpreter, whose print raises an exception
+    apart = {**exit_status.STATUS, Outcome.OUTPUT_LOST: None}
+    assert len(set(apart.values())) == len(exit_status.STATUS)
+    assert exit_status.status_of(Outcome.OUTPUT_LOST) == exit_status.status_of(Outcome.GUEST_ERROR)
     assert exit_status.status_of(Outcome.EXIT, 7) == 7
     assert exit_status.status_of(Outcome.SUCCESS, None) == 0
     assert exit_status.status_of(Outcome.EXIT, -1) == 255
@@ -161,10 +167,10 @@ def test_a_mistyped_option_is_not_taken_for_a_script() -> None:
 def test_a_script_is_read_by_its_own_encoding(tmp_path: Path) -> None:
     file = tmp_path / "s.py"
     file.write_bytes("# -*- coding: latin-1 -*-\nname = 'é'\n".encode("latin-1"))
-    assert "é" in running.read_script(str(file)).source
+    assert "é" in project.read_script(str(file)).source
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not Python source text"):
-        running.read_script(str(file))
+        project.read_script(str(file))
 
 
 # -- policy commands -------------------------------------------------------------------------------------------
@@ -244,3 +250,44 @@ def test_learning_from_a_log_grants_what_was_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("args", [(), ("--verify", "--from", "x"), ("--from", "x", "script.py")])
 def test_learning_needs_one_source(args: tuple[str, ...]) -> None:
     assert invoke("policy", "learn", *args).exit_code == 2
+
+
+# -- conventions ----------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_a_file_of_the_users_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "config" / "pyisolate" / "policies"
+    own.mkdir(parents=True)
+    (own / "report.yaml").write_text("name: own\n")
+    (own / "compute.yaml").write_text("name: shadowing\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    assert chosen("--policy", "report").name == "own"
+    assert choosing.load_policy("report").name == "own"
+    assert choosing.load_policy("compute").name == "shadowing"
+    assert chosen("--preset", "compute") == Policy.preset("compute")
+    (tmp_path / "report").write_text("name: here\n")
+    assert chosen("--policy", "report").name == "here"  # a path that is there comes first
+    for other in ("missing", "../report.yaml", "sub/report"):
+        with pytest.raises(FileNotFoundError):
+            chosen("--policy", other)
+
+
+def test_without_the_variable_it_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / ".config" / "pyisolate" / "policies"
+    own.mkdir(parents=True)
+    (own / "report.yaml").write_text("name: own\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("", "relative/path"):
+        monkeypatch.setenv("XDG_CONFIG_HOME", value)
+        assert chosen("--policy", "report").name == "own"
+
+
+def test_no_color_and_pipes_are_heeded() -> None:
+    command = [sys.executable, "-m", "pyisolate", "policy", "explain", "compute", "fs.read", "/etc/shadow"]
+    forced = {"FORCE_COLOR": "1", "TERM": "xterm", "PATH": "/usr/bin"}
+    coloured = subprocess.run(command, env=forced, capture_output=True, text=True, check=False).stdout
+    plain = subprocess.run(command, env=forced | {"NO_COLOR": "1"}, capture_output=True, text=True, check=False).stdout
+    assert "\x1b[1;31m" in coloured
+    assert "\x1b[31m" not in plain
+    assert ";31m" not in plain

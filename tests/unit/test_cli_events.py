@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
-from telemetry_events import CONTEXT, event
 
 from pyisolate.capability import Capability
-from pyisolate.cli import frame, main, sources, top
+from pyisolate.cli import event_source as sources
+from pyisolate.cli import main
+from pyisolate.cli.top import command as top
+from pyisolate.cli.top import view as frame
 from pyisolate.decision import Verdict
-from pyisolate.telemetry.audit import AuditLog
 from pyisolate.telemetry.event import DenialEvent
 from pyisolate.telemetry.metrics import Metrics
+from pyisolate.telemetry.sinks.audit import AuditLog
+from tests.telemetry_events import CONTEXT, event
 
 
 def invoke(*args: str) -> Any:
@@ -124,16 +127,16 @@ def test_tail_shows_the_newest_then_what_comes(log: Path) -> None:
     """Written while tail runs, across a rotation: every event once."""
 
     def write() -> None:
-        time.sleep(0.2)
+        time.sleep(0.1)
         audit = AuditLog(log, max_bytes=1500)
         for number in range(6):
             audit.emit(event(target=f"/later/{number}"))
-            time.sleep(0.15)
+            time.sleep(0.05)
         audit.close()
 
     writer = threading.Thread(target=write)
     writer.start()
-    output = invoke("events", "tail", "--json", "-n", "2", "--timeout", "1.5", str(log)).output
+    output = invoke("events", "tail", "--json", "-n", "2", "--timeout", "1", str(log)).output
     writer.join()
     targets = [json.loads(line)["target"] for line in output.splitlines()]
     assert targets == ["/srv/b", "10.0.0.1:80", *(f"/later/{number}" for number in range(6))]

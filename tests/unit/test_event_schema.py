@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-import every_event
 import jsonschema
 import msgspec
 import pytest
-from telemetry_events import CONTEXT, broker, event, kernel
 
 from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Verdict
-from pyisolate.telemetry.event import Actor, DenialEvent
-from pyisolate.telemetry.mapping import to_ecs, to_ocsf
+from pyisolate.records import Actor
+from pyisolate.telemetry.event import DenialEvent
+from pyisolate.telemetry.formats import to_ecs, to_ocsf
 from pyisolate.telemetry.merge import merge
 from pyisolate.telemetry.metrics import Metrics
-from pyisolate.telemetry.reader import parse_line
 from pyisolate.telemetry.recorder import Recorder
 from pyisolate.telemetry.schema import generate_schema, load_schema, render_schema
+from pyisolate.telemetry.sinks.audit_reader import parse_line
+from tests import every_event
+from tests.telemetry_events import CONTEXT, broker, event, kernel
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
@@ -105,7 +107,29 @@ def test_the_target_and_the_actor_land_where_others_look() -> None:
     assert to_ocsf(net)["dst_endpoint"] == {"ip": "::1", "port": 80}
     assert to_ecs(net)["destination"] == {"address": "::1", "port": 80, "ip": "::1"}
     assert to_ecs(event())["file"] == {"path": "/etc/shadow", "name": "shadow"}
-    assert to_ocsf(_with_actor())["actor"]["user"] == {"uid": "7", "type": "agent"}
+    assert to_ocsf(_with_actor())["actor"]["user"] == {"uid": "7", "type": "agent", "type_id": 99}
+
+
+@pytest.mark.parametrize("capability", [one for one in Capability if one.value != "control"], ids=str)
+@pytest.mark.parametrize(
+    "target", ["/etc/shadow", "[::1]:80", "example.org:443", "unix:/run/x", "AF_INET/SOCK_DGRAM", ""]
+)
+def test_ocsf_records_are_valid_under_the_published_schema(capability: Capability, target: str) -> None:
+    for one in (event(capability=capability, target=target), _with_actor()):
+        assert [error.message for error in _ocsf_schema(to_ocsf(one)["class_uid"]).iter_errors(to_ocsf(one))] == []
+    broken = to_ocsf(event(capability=capability, target=target)) | {"activity_id": 77}
+    assert list(_ocsf_schema(broken["class_uid"]).iter_errors(broken))
+
+
+@functools.cache
+def _ocsf_schema(class_uid: int) -> Any:
+    from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
+
+    from pyisolate.telemetry.ocsf import OCSF_VERSION
+
+    schema = OcsfJsonSchemaEmbedded(get_ocsf_schema(version=OCSF_VERSION))
+    name = schema.lookup_class_name_from_uid(class_uid)
+    return jsonschema.Draft202012Validator(schema.get_class_schema(name, ["security_control", "host"]))
 
 
 def test_the_suites_own_watch_finds_what_does_not_fit() -> None:

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz.targets import TARGETS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from require import require
+
+from tests.fuzz.targets import TARGETS
+from tests.require import require
 
 TESTS = Path(__file__).resolve().parent.parent
 CORPUS = TESTS / "fuzz/corpus"
@@ -51,8 +52,8 @@ def test_mixtures_of_seeds_and_words(name: str) -> None:
 def fuzz(name: str, seconds: float, work: Path) -> None:
     """Run atheris in a process of its own; what it found stays in `work`, and is shown here."""
     require("atheris", importlib.util.find_spec("atheris") is not None, "pip install atheris")
-    command = [sys.executable, "-m", "fuzz", name, "--seconds", str(max(1, int(seconds))), "--work", str(work)]
-    env = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "tests.fuzz", name, "--seconds", str(max(1, int(seconds))), "--work", str(work)]
+    env = {**os.environ, "PYTHONPATH": str(TESTS.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         command, cwd=TESTS.parent, env=env, capture_output=True, text=True, errors="replace", check=False
     )
@@ -64,6 +65,7 @@ def fuzz(name: str, seconds: float, work: Path) -> None:
     assert not shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_short_while(name: str, tmp_path: Path) -> None:
     fuzz(name, SHORT_S, tmp_path)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from pyisolate.actor import acting_as, current_actor
 from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
 from pyisolate.errors import PolicyError
-from pyisolate.guarding import acting_as, current_actor, guard
+from pyisolate.guards import guard
 from pyisolate.policy import Policy
 from pyisolate.telemetry.metrics import Metrics
 from pyisolate.telemetry.recorder import HOST, Recorder

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyisolate import control
-from pyisolate.control import check_token, set_policy_token, token_required
 from pyisolate.errors import PolicyAuthError, PolicyError
-from pyisolate.telemetry.event import SandboxContext
+from pyisolate.records import SandboxContext
+from pyisolate.supervisor import control_token as control
+from pyisolate.supervisor.control_token import check_token, set_policy_token, token_required
 from pyisolate.telemetry.metrics import Metrics
 from pyisolate.telemetry.recorder import HOST, Recorder
 

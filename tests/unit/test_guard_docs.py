@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry_events import event
 
 import pyisolate
-from pyisolate.guarding import guard_denials
-from pyisolate.telemetry.alerts import AlertEngine, default_engine, default_rules, set_alert_rules
-from pyisolate.telemetry.sink import sinks_from_config
+from pyisolate.api import set_alert_rules
+from pyisolate.guards import guard_denials
+from pyisolate.telemetry.alerts import AlertEngine, default_engine, default_rules
+from pyisolate.telemetry.sinks.configure import sinks_from_config
+from tests.telemetry_events import event
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from unit.test_hooks_harness import run
+
+from tests.guest_hooks_harness import run
 
 ANY = [("*", "*")]
 #: Each line of guest code, the refusal it meets, and the grants under which it goes through.
@@ -242,13 +243,8 @@ def test_a_report_that_fails_does_not_let_anything_through(tree: Path) -> None:
 def test_what_the_kernel_refuses_after_the_broker_allowed_it_is_attributed(tree: Path) -> None:
     ran = run(
         """
-        def refuse_in_kernel(path):
-            try:
-                open(path)
-            except FileNotFoundError as missing:  # stands in for the kernel's answer
-                raise PermissionError(errno.EACCES, "Permission denied", missing.filename) from None
         try:
-            refuse_in_kernel("nothing here")
+            open_refused("nothing here")
         except PermissionError as error:
             record = H.attribute(error)
             same = H.attribute(error)
@@ -503,13 +499,8 @@ def test_a_thread_of_the_host_is_asked_alone(tree: Path) -> None:
 
 CAUGHT = """
 import time
-def tries(path):
-    try:
-        open(path)
-    except FileNotFoundError as missing:  # stands in for the kernel's answer
-        raise PermissionError(errno.EACCES, "Permission denied", missing.filename) from None
 def through(path):
-    tries(path)
+    open_refused(path)
 for _ in range(3):
     try:
         through("nothing here")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unit.test_hooks_harness import run
+from tests.guest_hooks_harness import run
 
 TRY = """
 def attempt(statement, **more):
     space = {"__name__": "guest", "__builtins__": __builtins__, **more}
     try:
         exec(compile(statement, "<guest code>", "exec"), space)
-    except PolicyError as error:
+    except RefusedImport as error:
         return error.denial_event.target
     except Exception as error:
         return type(error).__name__

@@ -289,3 +289,22 @@ def test_the_documentation_names_every_event_and_wrapper() -> None:
     missing = [event for event in sorted(EVENTS) if f"`{event}`" not in text]
     missing += [name for _module, name, *_rest in wrappers._FUNCTIONS if f"{name}`" not in text]
     assert missing == []
+
+
+def test_names_of_own_descriptors_ask_nothing_where_the_c_library_opens_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("/dev/stdin", b"/dev/stdout", "/dev/fd/7", Path("/dev/fd/1"))
+    assert not any(map(paths.is_own_descriptor, names))
+    monkeypatch.setattr(paths, "_opens_descriptors", True)
+    assert all(map(paths.is_own_descriptor, names))
+    others = (
+        "/dev/fd",
+        "/dev/fd/",
+        "/dev/fd/-1",
+        "/dev/fd/1/x",
+        "/dev/fd/12345678",
+        "/dev/stdin\n",
+        "dev/stdin",
+        0,
+        None,
+    )
+    assert not any(map(paths.is_own_descriptor, others))

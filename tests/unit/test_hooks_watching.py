@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from pyisolate.broker import Broker
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
 from pyisolate.errors import PolicyError
 from pyisolate.hooks import GuestHooks, Shadow
-from pyisolate.hooks.announced import Announcements
+from pyisolate.hooks.deduplicate import Announcements
 from pyisolate.policy import Policy
+from pyisolate.policy.broker import Broker
 from pyisolate.policy.compile import compile_policy
-from pyisolate.telemetry.event import BrokerRecord
+from pyisolate.records import BrokerRecord
 
 CONNECT = (Capability.NET_CONNECT, "127.0.0.1:80", False)
 

@@ -8,8 +8,9 @@ import sys
 import threading
 import time
 
-import leaks
 import pytest
+
+from tests import leaks
 
 
 def test_two_snapshots_in_a_row_are_equal() -> None:

@@ -14,6 +14,58 @@ from pyisolate.limits.usage import Usage
 from pyisolate.limits.watchdog import ExceededLimit, Watchdog
 from pyisolate.policy.compiled import Limits
 
+
+class StandingClock:
+    """A clock that stands still until a test moves it; the watchdog's thread then does all that falls due, at once."""
+
+    def __init__(self) -> None:
+        self._now_ns = self._end_ns = 0
+        self._condition: threading.Condition | None = None
+        self._idle = threading.Event()
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def take(self, seconds: float) -> None:
+        """Pass time from within a reading: what it costs."""
+        self._now_ns += int(seconds * 1e9)
+
+    def wait(self, condition: threading.Condition, timeout_s: float | None) -> None:
+        self._condition = condition
+        while timeout_s is None or self._now_ns + timeout_s * 1e9 > self._end_ns:
+            self._now_ns = max(self._now_ns, self._end_ns)
+            self._idle.set()
+            before_ns = self._now_ns
+            condition.wait()
+            if timeout_s is None or self._now_ns != before_ns:
+                return
+            if self._end_ns == before_ns:  # notified of a new entry, not of time
+                return
+        self._now_ns += int(timeout_s * 1e9) + 1
+
+    def advance(self, seconds: float) -> None:
+        """Let that much time pass, and wait until the watchdog has done all that fell due."""
+        assert self._idle.wait(5)
+        assert self._condition is not None
+        with self._condition:
+            self._idle.clear()
+            self._end_ns += int(seconds * 1e9)
+            self._condition.notify()
+        assert self._idle.wait(5)
+
+
+@pytest.fixture
+def clock() -> StandingClock:
+    return StandingClock()
+
+
+@pytest.fixture
+def timed(clock: StandingClock) -> Iterator[Watchdog]:
+    made = Watchdog(clock)
+    yield made
+    made.stop()
+
+
 Fired = queue.Queue[tuple[Hashable, ExceededLimit]]
 
 NONE = Limits(cpu_s=None, memory_bytes=None, processes=None)
@@ -110,57 +162,60 @@ def test_readings_below_the_limits_fire_nothing(watchdog: Watchdog, fired: Fired
         fired.get(timeout=0.2)
 
 
-def test_nothing_is_read_before_a_limit_can_be_reached(watchdog: Watchdog, fired: Fired) -> None:
-    readings: list[float] = []
+def test_nothing_is_read_before_a_limit_can_be_reached(timed: Watchdog, clock: StandingClock, fired: Fired) -> None:
+    readings: list[int] = []
 
     def read() -> Usage:
-        readings.append(time.monotonic())
+        readings.append(clock.now_ns())
         return Usage(cpu_s=0.0)
 
-    limits = Limits(cpu_s=1000, memory_bytes=None, processes=None)
-    watchdog.watch("a", limits=limits, read_usage=read, on_exceeded=on(fired))
-    time.sleep(0.3)
+    timed.watch(
+        "a", limits=Limits(cpu_s=1000, memory_bytes=None, processes=None), read_usage=read, on_exceeded=on(fired)
+    )
+    clock.advance(1)
     assert len(readings) == 1
+    clock.advance(1001)
+    assert len(readings) > 1
 
 
-def test_memory_that_no_kernel_limit_holds_is_read_often(watchdog: Watchdog, fired: Fired) -> None:
+def test_memory_that_no_kernel_limit_holds_is_read_often(timed: Watchdog, clock: StandingClock, fired: Fired) -> None:
     readings: list[None] = []
 
     def read() -> Usage:
         readings.append(None)
         return Usage(memory_bytes=1, cpu_s=0.01 * len(readings), source="tree")
 
-    watchdog.watch("a", limits=Limits(memory_bytes=100), read_usage=read, on_exceeded=on(fired))
-    time.sleep(0.5)
-    assert 4 <= len(readings) <= 25
+    timed.watch("a", limits=Limits(memory_bytes=100), read_usage=read, on_exceeded=on(fired))
+    clock.advance(0.5)
+    assert 9 <= len(readings) <= 25
 
 
-def test_an_idle_sandbox_is_read_less_and_less(watchdog: Watchdog, fired: Fired) -> None:
-    readings: list[float] = []
+def test_an_idle_sandbox_is_read_less_and_less(timed: Watchdog, clock: StandingClock, fired: Fired) -> None:
+    readings: list[int] = []
 
     def read() -> Usage:
-        readings.append(time.monotonic())
+        readings.append(clock.now_ns())
         return Usage()
 
-    watchdog.watch("a", limits=Limits(cpu_s=100), read_usage=read, on_exceeded=on(fired))
-    time.sleep(2.5)
-    assert len(readings) <= 6
-    assert max(later - earlier for earlier, later in itertools.pairwise(readings)) < 1.0
+    timed.watch("a", limits=Limits(cpu_s=100), read_usage=read, on_exceeded=on(fired))
+    clock.advance(2.5)
+    assert 3 <= len(readings) <= 6
+    assert max(later - earlier for earlier, later in itertools.pairwise(readings)) < 1_000_000_000
 
 
-def test_many_dear_readings_take_a_bounded_share(watchdog: Watchdog, fired: Fired) -> None:
+def test_many_dear_readings_take_a_bounded_share(timed: Watchdog, clock: StandingClock, fired: Fired) -> None:
     readings: list[None] = []
 
     def read() -> Usage:
         readings.append(None)
-        time.sleep(0.002)
+        clock.take(0.002)
         return Usage(memory_bytes=1, source="tree")
 
     for key in range(20):
-        watchdog.watch(key, limits=Limits(memory_bytes=100), read_usage=read, on_exceeded=on(fired))
-    time.sleep(1.0)
+        timed.watch(key, limits=Limits(memory_bytes=100), read_usage=read, on_exceeded=on(fired))
+    clock.advance(1)
     # Unbounded, 20 sandboxes at 50 ms would be 400 readings and 80 % of a processor.
-    assert len(readings) < 150
+    assert 20 <= len(readings) < 150
 
 
 @pytest.mark.parametrize("gone", [None, ProcessLookupError()])

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from telemetry_events import CONTEXT, broker, kernel
 
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
-from pyisolate.policy.compiled import CompiledPolicy
-from pyisolate.telemetry.event import DenialEvent, Evaluation
-from pyisolate.telemetry.join import Joiner, Told
+from pyisolate.records import Evaluation
+from pyisolate.telemetry.correlate import Joiner, LateReport
+from pyisolate.telemetry.event import DenialEvent
+from pyisolate.telemetry.guest_records import InvalidRecord
 from pyisolate.telemetry.metrics import Metrics
+from pyisolate.telemetry.pipeline import SandboxTelemetry
 from pyisolate.telemetry.recorder import Recorder
-from pyisolate.telemetry.sandbox import SandboxTelemetry
-from pyisolate.telemetry.untrusted import InvalidRecord
+from tests.telemetry_events import CONTEXT, broker, kernel
 
 MS = 1_000_000
 ERRNO = {"verdict": Verdict.ALLOW, "errno": 13}
@@ -43,6 +43,26 @@ def test_kernel_first_then_errno_is_one_event_with_both_sides(recorder: Recorder
     assert telemetry.store.events() == [full]
     assert recorder.metrics.denials.total() == 1
     assert recorder.metrics.drift.total() == 1
+
+
+@pytest.mark.parametrize("first", ["kernel", "guest"])
+def test_a_program_for_which_no_process_could_be_made_is_one_refusal(recorder: Recorder, first: str) -> None:
+    telemetry = _telemetry(recorder, expects=[Capability.PROCESS_EXEC], hold_ms=10_000)
+    fork = kernel(capability=Capability.PROCESS_FORK, target="fork", enforcer="seccomp-notify", syscall="vfork")
+    report = broker(capability=Capability.PROCESS_EXEC, target="/usr/bin/true", **ERRNO)
+    steps = {"kernel": lambda: telemetry.kernel(fork), "guest": lambda: telemetry.guest(report)}
+    for step in (first, *(name for name in steps if name != first)):
+        steps[step]()
+    telemetry.settle()
+    (event,) = telemetry.store.events()
+    assert (event.capability, event.broker_decision) == (Capability.PROCESS_FORK, Verdict.UNAVAILABLE)
+
+
+def test_the_control_a_program_whose_file_was_refused_is_an_event_of_its_own(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder)
+    telemetry.kernel(kernel())
+    telemetry.guest(broker(capability=Capability.PROCESS_EXEC, target="/usr/bin/true", **ERRNO))
+    assert [event.capability for event in telemetry.store.events()][1:] == [Capability.PROCESS_EXEC]
 
 
 def test_a_report_of_many_completes_as_many(recorder: Recorder) -> None:
@@ -88,7 +108,7 @@ def test_errno_first_then_kernel_is_one_event_with_both_sides(recorder: Recorder
 def test_an_errno_whose_kernel_record_never_comes_is_told_alone(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=5)
     telemetry.guest(broker(**ERRNO))
-    (event,) = list(telemetry.store.follow(timeout=2))[:1] or [None]
+    event = next(telemetry.store.follow(timeout=2), None)
     assert event is not None
     assert event.kernel_evaluation is Evaluation.ERRNO
 
@@ -161,7 +181,7 @@ def test_told_events_are_bounded_too(recorder: Recorder) -> None:
         joiner.tell(record, telemetry.kernel(record)[0])
     assert joiner.broker(broker(target="/3", **ERRNO)) == [broker(target="/3", **ERRNO)]
     (told,) = joiner.broker(broker(target="/95", **ERRNO))
-    assert isinstance(told, Told)
+    assert isinstance(told, LateReport)
 
 
 def test_what_native_code_did_takes_no_report_of_the_same_operation(recorder: Recorder) -> None:
@@ -298,7 +318,7 @@ def test_the_shadow_policy_has_events_of_its_own(recorder: Recorder) -> None:
     telemetry = _watched(recorder)
     with pytest.raises(InvalidRecord):
         telemetry.guest(broker(shadow=True, **LET))  # there is none
-    telemetry.watch(CompiledPolicy(name="candidate", version="v2"))
+    telemetry.watch(("candidate", "v2"))
     with pytest.raises(InvalidRecord):
         telemetry.guest(broker(shadow=True))  # it refuses nothing
     telemetry.guest(broker(shadow=True, **LET))

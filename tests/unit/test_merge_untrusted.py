@@ -8,13 +8,13 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from telemetry_events import CONTEXT, broker
 
 from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Verdict
-from pyisolate.telemetry.event import BrokerRecord
+from pyisolate.records import BrokerRecord
+from pyisolate.telemetry.guest_records import COUNT_LIMIT, InvalidRecord, escaped_record, validate_broker_record
 from pyisolate.telemetry.merge import merge
-from pyisolate.telemetry.untrusted import COUNT_LIMIT, InvalidRecord, escaped_record, validate_broker_record
+from tests.telemetry_events import CONTEXT, broker
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=200))
@@ -95,3 +95,13 @@ def test_limits_and_floor_may_be_reported_but_say_the_guest_did() -> None:
     assert event.reported_by.value == "guest"
     assert event.code is DenialCode.ALWAYS_DENIED
     assert event.broker_decision is Verdict.DENY
+
+
+def test_what_a_call_needs_besides_is_checked_as_the_rest() -> None:
+    record = msgspec.structs.replace(broker(), also=((Capability.FS_READ, "/srv/a"),))
+    assert validate_broker_record(escaped_record(record)).also == record.also
+    for also in (((Capability.FS_READ, "/a"),) * 9, ((Capability.NET_CONNECT, "h:1"),)):
+        with pytest.raises(InvalidRecord):
+            validate_broker_record(msgspec.structs.replace(record, also=also))
+    long = msgspec.structs.replace(record, also=((Capability.FS_READ, "/" + "x" * 9000),))
+    assert len(validate_broker_record(long).also[0][1]) <= 4096

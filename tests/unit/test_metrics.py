@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
+import re
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from prometheus_client import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families
-from telemetry_events import CONTEXT, event, kernel
 
+import pyisolate
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
-from pyisolate.kernel.enforcer import CapabilityStatus, Coverage, EnforcementReport
+from pyisolate.enforcement import CapabilityStatus, Coverage, EnforcementReport
+from pyisolate.metrics import MetricsAddressError, asgi_app, serve_metrics, wsgi_app
 from pyisolate.telemetry.counters import LABEL_VALUES_LIMIT, OTHER, CounterTable
-from pyisolate.telemetry.exposition import MetricsAddressError, asgi_app, serve_metrics, wsgi_app
 from pyisolate.telemetry.merge import merge
 from pyisolate.telemetry.metrics import METRICS, Metrics, SandboxRow, registry
+from tests.telemetry_events import CONTEXT, event, kernel
 
 NAMES = {
     "pyisolate_denials_total": {"capability", "code", "broker_decision", "kernel_decision", "mode", "policy"},
@@ -32,14 +39,22 @@ NAMES = {
     "pyisolate_sandbox_spawn_seconds_bucket": {"le"},
     "pyisolate_sandbox_spawn_seconds_count": set(),
     "pyisolate_sandbox_spawn_seconds_sum": set(),
+    "pyisolate_exec_seconds_bucket": {"le", "outcome"},
+    "pyisolate_exec_seconds_count": {"outcome"},
+    "pyisolate_exec_seconds_sum": {"outcome"},
+    "pyisolate_pool_cells": {"state"},
+    "pyisolate_pool_spawns_total": {"source"},
     "pyisolate_sandbox_exits_total": {"reason"},
     "pyisolate_sandbox_cpu_seconds_total": {"policy"},
     "pyisolate_sandbox_memory_bytes": {"policy"},
     "pyisolate_policy_reloads_total": {"result"},
+    "pyisolate_host_calls_total": {"policy", "outcome"},
+    "pyisolate_questions_total": {"policy", "answer"},
     "pyisolate_policy_drift_total": {"capability", "evaluation"},
     "pyisolate_audit_errors_total": set(),
     "pyisolate_webhook_dropped_total": {"reason"},
     "pyisolate_alert_active": {"alert"},
+    "pyisolate_build_info": {"version", "python"},
     "pyisolate_enforcement_info": {"isolation", "enforcement", "kernel", "fs", "net", "process", "complete"},
 }
 
@@ -50,6 +65,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
+        if not sample.name.endswith("_created")
     }
 
 
@@ -65,6 +81,9 @@ class Host:
 
     def snapshot(self) -> list[SandboxRow]:
         return self.rows
+
+    def cells(self) -> dict[str, int]:
+        return {"ready": 3, "standby": 1, "starting": 0}
 
 
 class Alerts:
@@ -92,8 +111,11 @@ def filled() -> tuple[Metrics, list[object]]:
     metrics.suppressed.add(("p",))
     metrics.exited("closed", "p", 2.0, "b")
     metrics.reloads.add(("ok",))
+    metrics.host_calls.add(("p", "returned"))
+    metrics.questions.add(("p", "once"))
     metrics.webhook_dropped.add(("expired",))
     metrics.spawned(0.003)
+    metrics.requested(0.02, "returned")
     metrics.set_enforcement(REPORT)
     return metrics, kept
 
@@ -108,6 +130,11 @@ def test_the_names_and_labels_are_the_contracts_and_no_others() -> None:
     for name, labels in samples(metrics):
         found.setdefault(name, set()).update(key for key, _ in labels)
     assert found == NAMES
+
+
+def test_build_info_names_the_version_that_runs() -> None:
+    labels = {"version": pyisolate.__version__, "python": platform.python_version()}
+    assert value(Metrics(), "pyisolate_build_info", **labels) == 1
 
 
 def test_enforcement_info_names_the_enforcers() -> None:
@@ -148,6 +175,9 @@ def test_a_supervisor_that_fails_or_is_gone_costs_nobody_the_scrape() -> None:
         def snapshot(self) -> list[SandboxRow]:
             raise RuntimeError("closing")
 
+        def cells(self) -> dict[str, int]:
+            raise RuntimeError("closing")
+
     broken = Broken()
     metrics.add_supervisor(broken)
     metrics.add_supervisor(Host(SandboxRow(sandbox_id="z", policy="gone")))  # dies at once: held weakly
@@ -167,6 +197,66 @@ def test_a_label_can_hold_any_text() -> None:
     metrics = Metrics()
     metrics.denial(event(msgspec.structs.replace(CONTEXT, policy='a"b\\c\nd\udc80')))
     assert any(dict(labels).get("policy") == 'a"b\\\\c\\x0ad\\x80' for _, labels in samples(metrics))
+
+
+def open_metrics(metrics: Metrics) -> list[Any]:
+    text = generate_open_metrics(metrics.registry).decode()
+    return [sample for family in open_metrics_families(text) for sample in family.samples]
+
+
+def test_every_counter_says_when_it_began_and_histograms_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = time.time()
+    metrics, _kept = filled()
+    found = open_metrics(metrics)
+    ends = ("_total", "_count")
+    counted = {(s.name.rsplit("_", 1)[0], *sorted(s.labels.items())) for s in found if s.name.endswith(ends)}
+    created = {(s.name.rsplit("_", 1)[0], *sorted(s.labels.items())): s.value for s in found if "_created" in s.name}
+    assert created.keys() == counted
+    assert all(before - 1 <= value <= time.time() for value in created.values())
+    monkeypatch.setenv("PROMETHEUS_DISABLE_CREATED_SERIES", "true")
+    assert not [s for s in open_metrics(metrics) if "_created" in s.name]
+
+
+def test_a_count_of_denials_names_the_last_event() -> None:
+    metrics, first, last = Metrics(), event(), event(count=3)
+    metrics.denial(first)
+    metrics.denial(last)
+    (sample,) = (s for s in open_metrics(metrics) if s.name == "pyisolate_denials_total")
+    assert sample.exemplar is not None
+    assert (sample.exemplar.labels, sample.exemplar.value) == ({"event_id": last.event_id}, 3)
+    assert sample.value == 4
+
+
+def test_cells_of_all_supervisors_are_summed() -> None:
+    metrics, one, other = Metrics(), Host(), Host()
+    metrics.add_supervisor(one)
+    metrics.add_supervisor(other)
+    found = {state: value(metrics, "pyisolate_pool_cells", state=state) for state in ("ready", "standby", "starting")}
+    assert found == {"ready": 6, "standby": 2, "starting": 0}
+
+
+def test_every_request_is_in_one_bucket_of_its_outcome() -> None:
+    metrics = Metrics()
+    for seconds in (0.00005, 0.3, 1000.0):
+        metrics.requested(seconds, "limit")
+
+    def below(end: str) -> float:
+        return value(metrics, "pyisolate_exec_seconds_bucket", outcome="limit", le=end)
+
+    assert [below(end) for end in ("0.0001", "0.25", "1.0", "300.0", "+Inf")] == [1, 1, 2, 2, 3]
+    assert value(metrics, "pyisolate_exec_seconds_sum", outcome="limit") == pytest.approx(1000.30005)
+
+
+def test_the_page_lists_every_metric_with_its_labels() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(pyisolate_\w+)` \| (\w+) \| ([^|]*)\|", page, re.M)
+    documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    metrics, _kept = filled()
+    real: dict[str, tuple[str, set[str]]] = {}
+    for family in metrics.registry.collect():
+        labels = {key for sample in family.samples for key in sample.labels} - {"le"}
+        real[family.name + ("_total" if family.type == "counter" else "")] = (family.type, labels)
+    assert documented == real
 
 
 # -- tables

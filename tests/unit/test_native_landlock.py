@@ -28,9 +28,9 @@ def test_no_right_ever_makes_device_nodes_or_sends_device_ioctls():
 
 
 def test_moving_between_directories_takes_creating_and_deleting():
-    assert not access_of(FsRight.CREATE) & AccessFs.REFER
-    assert not access_of(FsRight.DELETE) & AccessFs.REFER
-    assert access_of(FsRight.CREATE | FsRight.DELETE) & AccessFs.REFER
+    assert access_of(FsRight.CREATE) & AccessFs.REFER, "to where a file is moved"
+    assert access_of(FsRight.DELETE) & AccessFs.REFER, "from where it is moved"
+    assert not access_of(FsRight.READ | FsRight.WRITE | FsRight.EXEC) & AccessFs.REFER
 
 
 def test_metadata_and_executable_mappings_have_no_landlock_right():

@@ -6,17 +6,17 @@ import ipaddress
 import os
 
 import pytest
-from confined import policy, rule
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyisolate.broker import Broker
 from pyisolate.capability import FLOOR, Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
-from pyisolate.kernel.notify import Listener, compile_table
-from pyisolate.kernel.notify_record import evaluate
+from pyisolate.kernel.seccomp.listener import Listener, compile_table
+from pyisolate.kernel.seccomp.records import evaluate
+from pyisolate.policy.broker import Broker
 from pyisolate.policy.compiled import CompiledPolicy, NamePattern, NetAction, NetRule
-from pyisolate.telemetry.event import Evaluation, KernelRecord
+from pyisolate.records import Evaluation, KernelRecord
+from tests.confined import policy, rule
 
 
 def asked(compiled: CompiledPolicy, capability: Capability, target: str) -> KernelRecord | None:

@@ -10,10 +10,9 @@ import pytest
 from pyisolate.policy import Policy
 from pyisolate.policy.compiled import Limits
 from pyisolate.policy.load import PRESETS, load_bytes
-from pyisolate.policy.model import LIMIT_KEYS
 from pyisolate.policy.rules import FILE_RIGHTS
 from pyisolate.policy.schema import TOP_KEYS
-from pyisolate.policy.units import IMPORT_VARIABLES, PATH_VARIABLES
+from pyisolate.policy.units import IMPORT_VARIABLES, LIMIT_KEYS, PATH_VARIABLES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyisolate.broker import Broker
 from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Verdict
 from pyisolate.policy import Policy, compile_policy
+from pyisolate.policy.broker import Broker
 from pyisolate.policy.check import Severity
 from pyisolate.policy.explain import check, diff, explain
 
@@ -49,6 +49,7 @@ def _build(steps: list[tuple[str, str]]) -> Policy:
     return policy
 
 
+@pytest.mark.slow
 @given(STEPS, STEPS)
 @settings(max_examples=200)
 def test_an_empty_difference_means_the_same_and_a_sole_direction_is_true(old_steps, new_steps) -> None:

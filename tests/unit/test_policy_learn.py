@@ -9,18 +9,19 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pyisolate.broker import Broker
 from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
 from pyisolate.errors import SandboxError
 from pyisolate.policy import Policy, compile_policy
-from pyisolate.policy import learn as learn_module
+from pyisolate.policy import learning as learn_module
+from pyisolate.policy.broker import Broker
 from pyisolate.policy.learn import learn, learn_yaml
 from pyisolate.policy.load import load_bytes
-from pyisolate.telemetry.event import DenialEvent, Evaluation, Reporter
+from pyisolate.records import Evaluation, Reporter
+from pyisolate.telemetry.event import DenialEvent
 from pyisolate.telemetry.sanitize import escape
 
 C = Capability
@@ -154,20 +155,30 @@ _OPERATIONS = st.one_of(
         st.sampled_from(["json", "yaml", "yaml._yaml", "numpy", "numpy.linalg", "pandas", "json.decoder"]),
     ),
 )
+_DENYING = Policy(name="base").deny("/srv/a/b").deny_connect("10.0.0.0/24:*").deny_import("json")
 _LEARNERS = st.sampled_from(
     [
         Policy(name="base"),
-        Policy(name="base").deny("/srv/a/b").deny_connect("10.0.0.0/24:*").deny_import("json"),
+        _DENYING,
         Policy.preset("compute").with_name("base"),
     ]
 )
 
 
+@pytest.mark.slow
 @given(st.sets(_OPERATIONS, min_size=1, max_size=12), st.integers(0, 3), _LEARNERS)
 @settings(max_examples=40)
+@example({(C.FS_WRITE, "/srv"), (C.FS_WRITE, "/srv/a")}, 1, Policy(name="base"))
+@example(
+    {(C.NET_CONNECT, "[::1]:80"), (C.FS_READ, "/srv/a/b"), (C.FS_EXEC, "/srv/a/b/c"), (C.FS_CREATE, "/srv")},
+    2,
+    Policy(name="base"),
+)
+@example({(C.FS_WRITE, "/srv/a"), (C.FS_WRITE, "/srv"), (C.IMPORT_MODULE, "numpy.linalg")}, 1, _DENYING)
 def test_nothing_is_refused_any_more_and_no_rule_is_needless(seen: set, level: int, base: Policy) -> None:
     refused = [one for one in seen if Broker(compile_policy(base)).decide(*one).code is not None]
     policy = learn([_event(*one) for one in refused], generalise=level, base=base)
+    assert learn([_event(*one) for one in sorted(refused, reverse=True)], generalise=level, base=base) == policy
     broker = Broker(compile_policy(policy))
     assert [one for one in refused if broker.decide(*one).code is not None] == []
     for less in _without(policy, base):
@@ -185,10 +196,6 @@ def test_nothing_is_refused_any_more_and_no_rule_is_needless(seen: set, level: i
         ),
         ([(C.PROCESS_EXEC, "/usr/bin/git"), (C.PROCESS_FORK, "fork")], ["process: {exec: /usr/bin/git}"]),
         ([(C.PROCESS_FORK, "fork")], ["process: {fork: true}"]),
-        (
-            [(C.FS_READ, "/sys/fs/cgroup/cpu.max"), (C.FS_READ, "/sys/fs/cgroup/cpu/cpu.cfs_quota_us")],
-            ['fs: {path: "@processors", allow: [read]}'],
-        ),
     ],
 )  # fmt: skip
 def test_one_rule_stands_for_what_it_brings_along(seen: list, learned: list[str]) -> None:
@@ -197,6 +204,12 @@ def test_one_rule_stands_for_what_it_brings_along(seen: list, learned: list[str]
     events = [_event(capability, target.replace("@pandas", home)) for capability, target in seen]
     base = Policy.preset("compute").with_name("base")
     assert [rule.text for rule in learn(events, base=base).rules if rule not in base.rules] == learned
+
+
+def test_one_variable_stands_for_the_files_of_which_it_consists() -> None:
+    events = [_event(C.FS_READ, f"/sys/fs/cgroup/{name}") for name in ("cpu.max", "cpu/cpu.cfs_quota_us")]
+    learned = learn(events, base=Policy(name="base"))
+    assert [rule.text for rule in learned.rules] == ['fs: {path: "@processors", allow: [read]}']
 
 
 def test_at_level_0_no_variable_stands_for_a_file() -> None:
@@ -233,8 +246,9 @@ def test_made_up_names_in_a_shared_directory_are_granted_as_the_directory() -> N
 
 
 def test_a_made_up_name_is_known_by_its_look_where_it_was_left_behind(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("pyisolate.policy.learn._SCRATCH", (str(tmp_path),))
-    monkeypatch.setattr("pyisolate.policy.learn._too_wide", str(tmp_path).startswith)  # as /var is
+    monkeypatch.setattr("pyisolate.policy.learning._SCRATCH", (str(tmp_path),))
+    # as /var is
+    monkeypatch.setattr("pyisolate.policy.learning._too_wide", lambda path, hidden: str(tmp_path).startswith(path))
     for name in ("sem.Xy12zW", "report.txt"):
         (tmp_path / name).touch()
     left = learn([_event(C.FS_CREATE, f"{tmp_path}/sem.Xy12zW"), _event(C.FS_READ, f"{tmp_path}/sem.Xy12zW")])
@@ -261,5 +275,6 @@ def test_a_port_that_the_kernel_picked_is_another_one_next_time() -> None:
 def test_what_native_code_made_and_removed_is_granted_by_its_directory(tmp_path: Path) -> None:
     """Its record only tells of writing: when it is judged, the file is there."""
     journal = str(tmp_path / "data.db-journal")
-    policy = learn([_event(C.FS_WRITE, journal), _event(C.FS_DELETE, journal)], base=Policy())
+    events = [_event(c, journal, broker_decision=Verdict.NOT_CONSULTED) for c in (C.FS_WRITE, C.FS_DELETE)]
+    policy = learn(events, base=Policy())
     assert [(rule.path, rule.allow) for rule in policy.files] == [(str(tmp_path), ("write", "create", "delete"))]

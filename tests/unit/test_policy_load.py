@@ -140,7 +140,7 @@ def test_the_three_formats_mean_the_same(tmp_path: Path) -> None:
         ("net:\n  - {connect: example.org:0}", 2, "net[0].connect", "port 0"),
         ("net:\n  - {connect: example.org:90-80}", 2, "net[0].connect", "backwards"),
         ("net:\n  - {connect: example.org:http}", 2, "net[0].connect", "bad port"),
-        ("net:\n  - {connect: '*.example.org:443'}", 2, "net[0].connect", "wildcards"),
+        ("net:\n  - {connect: '*.*.org:443'}", 2, "net[0].connect", "wildcard"),
         ("net:\n  - {connect: '[::ffff:1.2.3.4]:443'}", 2, "net[0].connect", "IPv4 address"),
         ("net:\n  - {connect: 'fe80::1:443'}", 2, "net[0].connect", "no port"),
         ("net:\n  - {connect: 'unix:run/x'}", 2, "net[0].connect", "relative"),
@@ -313,6 +313,7 @@ def test_any_words(words: list[str], format: str) -> None:
     _only_policy_errors("".join(words).encode(), format)
 
 
+@pytest.mark.slow
 @given(_JSON)
 @settings(max_examples=300)
 def test_any_plain_data(data: object) -> None:

@@ -64,6 +64,7 @@ def policies(draw: st.DrawFn) -> Policy:
     return policy
 
 
+@pytest.mark.slow
 @given(policies())
 @settings(max_examples=150, deadline=None)
 def test_yaml_gives_an_equal_policy_back(policy: Policy) -> None:
@@ -159,7 +160,7 @@ def test_deny_says_what_it_denies(call, text: str) -> None:
         lambda p: p.allow_read("~/x"),
         lambda p: p.allow_exec("@interpreter"),
         lambda p: p.allow_connect("example.org"),
-        lambda p: p.allow_connect("*.example.org:443"),
+        lambda p: p.allow_connect("a.*.org:443"),
         lambda p: p.allow_connect("https://example.org:443"),
         lambda p: p.allow_connect("1.2.3.4:0"),
         lambda p: p.allow_import("scikit-learn"),

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pyisolate.broker import Broker
 from pyisolate.capability import FLOOR, Capability
 from pyisolate.decision import Verdict
 from pyisolate.policy import Policy, compile_policy
+from pyisolate.policy.advice import advice
+from pyisolate.policy.broker import Broker
 from pyisolate.policy.load import load_bytes
-from pyisolate.policy.suggest import apply, suggestion
+from pyisolate.policy.suggest import apply, exact, suggestion
 
 C = Capability
 COMPONENT = st.text(
@@ -34,7 +35,7 @@ def _allowed(policy: Policy, capability: Capability, target: str) -> bool:
 
 
 def _check(base: Policy, capability: Capability, target: str, neighbours: list[str]) -> None:
-    suggested = suggestion(capability, target)
+    suggested = exact(capability, target)
     assert suggested is not None
     if capability is C.PROCESS_EXEC:
         base = base.deny_fork()
@@ -46,6 +47,7 @@ def _check(base: Policy, capability: Capability, target: str, neighbours: list[s
             assert not _allowed(changed, capability, neighbour)
 
 
+@pytest.mark.slow
 @given(BASES, FILES, PATHS)
 @settings(max_examples=250)
 def test_files(base: Policy, capability: Capability, path: str) -> None:
@@ -54,6 +56,7 @@ def test_files(base: Policy, capability: Capability, path: str) -> None:
     _check(base, capability, path, [path + "x", parent, f"{parent}/other", "/"])
 
 
+@pytest.mark.slow
 @given(
     BASES,
     st.ip_addresses(),
@@ -128,3 +131,74 @@ def test_an_explicit_denial_of_the_same_thing_gives_way() -> None:
 def test_limits_are_applied_alone() -> None:
     policy = Policy().with_limits(wall="5s")
     assert apply(policy, {"limits": {"memory": "1GiB"}}).limits == policy.with_limits(memory="1GiB").limits
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fs"),
+    [
+        # names are granted where they are made and removed, with what is done to them
+        ([(C.FS_CREATE, "/srv/out/a")], [("/srv/out", ["create"])]),
+        ([(C.FS_CREATE, "/srv/out/a"), (C.FS_WRITE, "/srv/out/a")], [("/srv/out", ["write", "create"])]),
+        ([(C.FS_DELETE, "/srv/out/a")], [("/srv/out", ["delete"])]),
+        ([(C.FS_WRITE, "/srv/a"), (C.FS_READ, "/srv/a")], [("/srv/a", ["read", "write"])]),
+        (
+            [(C.FS_DELETE, "/srv/a/x"), (C.FS_CREATE, "/srv/b/x")],
+            [("/srv/a", ["delete"]), ("/srv/b", ["create"])],
+        ),
+    ],
+)
+def test_one_suggestion_serves_the_whole_call(wanted: list, fs: list) -> None:
+    (capability, target), *also = wanted
+    suggested = suggestion(capability, target, also)
+    assert suggested == {"fs": [{"path": path, "allow": allow} for path, allow in fs]}
+    policy = apply(Policy.preset("none"), suggested)
+    assert all(_allowed(policy, *one) for one in wanted)
+    assert not _allowed(policy, C.FS_READ, "/srv/other")
+
+
+@pytest.mark.parametrize("path", ["/tmp/x", "/etc/x", "/x", "/home/me/x", "/usr/lib/x", "/dev/shm/sem.Ab12Cd"])
+def test_no_directory_of_all_is_suggested_to_make_names_in(path: str) -> None:
+    assert suggestion(C.FS_CREATE, path) is None
+    assert suggestion(C.FS_DELETE, path) is None
+    assert suggestion(C.FS_READ, path) is not None
+
+
+@pytest.mark.parametrize(
+    "path", ["/proc/self/fd/3", "/proc/1/environ", "/proc/thread-self/mem", "/sandbox", "/sandbox/x"]
+)
+def test_of_what_no_rule_can_speak_none_is_suggested(path: str) -> None:
+    assert suggestion(C.FS_READ, path) is None
+    assert suggestion(C.FS_READ, f"/srv{path}") is not None
+
+
+@pytest.mark.parametrize(
+    ("capability", "target", "key", "name"),
+    [
+        (C.IMPORT_MODULE, "psutil", "native", "psutil"),  # an extension module in the package
+        (C.IMPORT_NATIVE, "psutil._psutil_linux", "native", "psutil"),
+        (C.IMPORT_MODULE, "msgspec.json", "native", "msgspec"),
+        (C.IMPORT_MODULE, "pandas", "native", "pandas"),
+        (C.IMPORT_MODULE, "requests", "native", "requests"),  # which requires charset_normalizer
+        (C.IMPORT_MODULE, "click", "allow", "click"),
+        (C.IMPORT_MODULE, "json", "allow", "json"),  # the standard library brings its own
+        (C.IMPORT_MODULE, "no_such_module", "allow", "no_such_module"),
+    ],
+)
+def test_a_package_with_native_code_is_advised_by_its_top_level_name(
+    capability: Capability, target: str, key: str, name: str
+) -> None:
+    if name in ("pandas", "requests"):
+        pytest.importorskip(name)
+    assert advice(capability, target) == {"import": {key: [name]}}
+    base = Policy.preset("compute").deny_import(name)
+    changed = apply(base, advice(capability, target) or {})
+    broker = Broker(compile_policy(changed))
+    assert broker.decide(C.IMPORT_MODULE, target).verdict is Verdict.ALLOW
+    assert broker.decide(C.IMPORT_MODULE, "yaml").verdict is Verdict.DENY
+    if key == "native":
+        assert broker.decide(C.IMPORT_NATIVE, f"{name}._anything").verdict is Verdict.ALLOW
+
+
+def test_advice_of_anything_else_is_the_suggestion() -> None:
+    for capability, target in ((C.FS_READ, "/srv/x"), (C.NET_CONNECT, "10.0.0.1:80"), (C.KERNEL_BPF, "bpf()")):
+        assert advice(capability, target) == suggestion(capability, target)

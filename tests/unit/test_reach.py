@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from require import require
 
-from pyisolate.kernel.reach import first_closed, interpreter_out_of_reach
+from pyisolate.kernel.interpreter_access import first_closed, interpreter_out_of_reach
+from tests.require import require
 
 NOBODY = 65534
 OWN, GROUP = os.getuid(), os.getgid()

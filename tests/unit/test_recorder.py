@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from telemetry_events import CONTEXT, event
 
+from pyisolate.api import set_event_sinks
 from pyisolate.telemetry.event import DenialEvent
 from pyisolate.telemetry.metrics import Metrics
 from pyisolate.telemetry.recorder import VARIOUS, Recorder
-from pyisolate.telemetry.sink import EventSink, get_event_sinks, set_event_sinks
+from pyisolate.telemetry.sinks.configure import get_event_sinks
+from pyisolate.telemetry.sinks.protocol import EventSink
+from tests.telemetry_events import CONTEXT, event
 
 
 class Sink:

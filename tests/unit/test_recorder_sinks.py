@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from require import require
-from telemetry_events import event
 
+from pyisolate.distribution import install_extra
 from pyisolate.errors import PolicySyntaxError
-from pyisolate.telemetry.audit import AuditLog
-from pyisolate.telemetry.otel import OTelSink, attributes
-from pyisolate.telemetry.sink import sinks_from_config, sinks_from_environment, sinks_from_file
-from pyisolate.telemetry.webhook import WebhookSink
+from pyisolate.telemetry.sinks.audit import AuditLog
+from pyisolate.telemetry.sinks.configure import sinks_from_config, sinks_from_environment, sinks_from_file
+from pyisolate.telemetry.sinks.otel import OTelSink, attributes
+from pyisolate.telemetry.sinks.webhook import WebhookSink
+from tests.require import require
+from tests.telemetry_events import event
 
 try:
     from opentelemetry.sdk._logs import LoggerProvider
@@ -89,7 +90,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_opentelemetry_gets_one_record_per_event() -> None:
-    require("opentelemetry", HAVE_OTEL, "pip install 'pyisolate[otel]'")
+    require("opentelemetry", HAVE_OTEL, install_extra("otel"))
     exporter, provider = InMemoryLogRecordExporter(), LoggerProvider(shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
     sink, one = OTelSink(provider), event()
@@ -98,7 +99,7 @@ def test_opentelemetry_gets_one_record_per_event() -> None:
     (record,) = (data.log_record for data in exporter.get_finished_logs())
     assert record.body == str(one)
     assert record.severity_text == "WARN"
-    assert record.attributes["event.name"] == "pyisolate.denial"
+    assert record.event_name == "pyisolate.denial"
     assert record.attributes["pyisolate.capability"] == "fs.read"
     assert abs(record.timestamp / 1e9 - one.time) < 1e-3
     assert dict(record.attributes) == attributes(one)

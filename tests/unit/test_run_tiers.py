@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import run_tiers
+
+from tests import run_tiers
 
 JUNIT = """<testsuites><testsuite>
 <testcase classname="tests.host.test_a" name="test_passes"/>
@@ -59,5 +60,5 @@ def test_the_exit_status_comes_through_a_captured_run(tmp_path: Path) -> None:
     log = tmp_path / "log"
     command = ["sh", "-c", "echo seen; exit 3"]
     env = {"PATH": "/usr/bin:/bin"}
-    assert run_tiers.run(command, timeout_s=10, env=env, cwd=tmp_path, capture=log) == 3
+    assert run_tiers.run(command, timeout_s=10, env=env, cwd=tmp_path, capture=log, shown=True) == 3
     assert log.read_text() == "seen\n"

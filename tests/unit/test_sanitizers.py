@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from require import require
+
+from tests.require import require
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(900)]
 
@@ -71,7 +72,7 @@ def run(tree: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], 
         "LSAN_OPTIONS": "exitcode=0",  # the interpreter leaks; what is ours is looked for in the reports
         "UBSAN_OPTIONS": f"print_stacktrace=1:halt_on_error=1:log_path={reports}/u",
         "PYTHONMALLOC": "malloc",
-        "PYTHONPATH": f"{tree}:{tree}/tests",
+        "PYTHONPATH": str(tree),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [sys.executable, *arguments]

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from telemetry_events import event
 
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
 from pyisolate.telemetry.store import ClosedStores, EventStore
+from tests.telemetry_events import event
 
 
 def test_duplicates_are_one_event_with_exact_count_and_times() -> None:

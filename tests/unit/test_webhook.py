@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry_events import event
 
 from pyisolate.telemetry.metrics import Metrics
-from pyisolate.telemetry.webhook import WebhookSink
+from pyisolate.telemetry.sinks.webhook import WebhookSink
+from tests.telemetry_events import event
 
 
 class Receiver:
@@ -266,9 +266,9 @@ def test_closing_keeps_its_deadline_while_the_server_stalls(make: Make, receiver
 
 def test_the_end_of_the_process_flushes(receiver: Receiver) -> None:
     code = (
-        f"import sys; sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]!r}\n"
-        "from telemetry_events import event\n"
-        "from pyisolate.telemetry.webhook import WebhookSink\n"
+        f"import sys; sys.path[:0] = {[str(Path(__file__).parents[2])]!r}\n"
+        "from tests.telemetry_events import event\n"
+        "from pyisolate.telemetry.sinks.webhook import WebhookSink\n"
         f"sink = WebhookSink({receiver.url!r}, linger_s=60)\n"
         "for n in range(5): sink.emit(event(target=f'/{n}'))\n"
     )

@@ -16,15 +16,18 @@ from pyisolate.capability import Capability
 from pyisolate.cell import wire
 from pyisolate.decision import Verdict
 from pyisolate.native import msgpack
-from pyisolate.telemetry.event import BrokerRecord
+from pyisolate.records import BrokerRecord
 
 RECORD = BrokerRecord(sequence=1, capability=Capability.FS_READ, target="/x", verdict=Verdict.DENY)
 GUEST_FRAMES = (
-    wire.Warm(steps=("a",)),
-    wire.Ready(steps=("a",), failed=(("b", "why"),)),
+    wire.Warm(steps=("seccomp",)),
+    wire.Ready(steps=("landlock",), failed=(("root view", "why"),)),
     wire.Done(id=1),
     wire.Failed(id=1, type_name="E", message="m", traceback="t"),
     wire.GuestMessage(encoded=b"\xc0"),
+    wire.Shown(kind="display_data", text={"text/plain": "x"}, data={"image/png": b"\x89"}, metadata={"a": {"b": 1.5}}),
+    wire.HostCall(id=1, name="f", arguments=b"\x92\x90\x80"),
+    wire.GaveUp(id=1),
     wire.Denial(record=RECORD),
     wire.Reloaded(id=1),
 )
@@ -54,6 +57,17 @@ def test_frames_arrive_whole_however_the_stream_is_cut() -> None:
             seen.append(wire.decode_guest(payload))
     assert tuple(seen) == GUEST_FRAMES
     assert buffer.pending == 0
+
+
+def test_a_begun_frame_says_what_it_lacks() -> None:
+    buffer = wire.FrameBuffer(1 << 20)
+    assert buffer.missing == 0
+    buffer.feed(wire.HEADER.pack(1000)[:2])
+    assert buffer.missing == 0
+    buffer.feed(wire.HEADER.pack(1000)[2:] + bytes(100))
+    assert buffer.missing == 900
+    buffer.feed(bytes(900))
+    assert (len(buffer.next_payload() or b""), buffer.missing) == (1000, 0)
 
 
 def test_an_announced_length_over_the_limit_is_refused_before_its_bytes_come() -> None:
@@ -114,7 +128,7 @@ def size_of(value: object) -> int:
 
 @given(plain)
 def test_what_a_value_takes_is_not_underestimated(value: object) -> None:
-    encoded = wire.encode_value(value)
+    encoded = msgspec.msgpack.encode(value)
     measured = msgpack.measure(encoded, max_depth=64, limit_bytes=1 << 40)
     decoded = wire.decode_value(encoded)
     assert size_of(decoded) <= 1.25 * measured + 64
@@ -166,9 +180,28 @@ def test_what_is_small_on_the_wire_and_huge_in_memory_is_refused_before_it_is_de
 def test_only_frames_with_a_value_may_be_large() -> None:
     large = "x" * wire.MAX_CONTROL_FRAME_BYTES
     with pytest.raises(wire.WireError):
-        wire.decode_guest(msgspec.msgpack.encode(wire.Ready(steps=(large,))))
+        wire.decode_guest(msgspec.msgpack.encode(wire.Ready(steps=(), failed=(("landlock", large),))))
     frame = wire.GuestMessage(encoded=msgspec.msgpack.encode(large))
     assert wire.decode_guest(msgspec.msgpack.encode(frame)) == frame
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"kind": "stream"},
+        {"kind": "display_data", "data": {"text/plain": {"deep": 1}}},
+        {"kind": "display_data", "data": {"image/png": "text"}},
+        {"kind": "display_data", "text": {str(number): "" for number in range(wire.MAX_FORMS + 1)}},
+        {"kind": "display_data", "text": {"x" * 101: ""}},
+        {"kind": "display_data", "metadata": {"a": {"b": [1]}}},
+        {"kind": "display_data", "metadata": {"a": {str(number): 1 for number in range(wire.MAX_FORMS + 1)}}},
+        {"text": {}},
+    ],
+)
+def test_a_bundle_of_another_shape_is_refused(body: dict[str, object]) -> None:
+    with pytest.raises(wire.WireError):
+        wire.decode_guest(msgspec.msgpack.encode({"t": "shown"} | body))
+    assert wire.decode_guest(msgspec.msgpack.encode({"t": "shown", "kind": "display_data"}))
 
 
 @pytest.mark.parametrize("depth", [wire.MAX_DEPTH + 1, 500, 5000, 200_000])
@@ -198,8 +231,8 @@ def test_what_is_not_plain_data_is_refused(encoded: bytes) -> None:
 PHASES = {
     wire.Phase.WARMING: {"Warm"},
     wire.Phase.HANDOUT: {"Ready"},
-    wire.Phase.IDLE: {"Denial", "GuestMessage"},
-    wire.Phase.RUNNING: {"Denial", "GuestMessage", "Done", "Failed"},
+    wire.Phase.IDLE: {"Denial", "GuestMessage", "Shown", "HostCall", "GaveUp"},
+    wire.Phase.RUNNING: {"Denial", "GuestMessage", "Shown", "HostCall", "GaveUp", "Done", "Failed"},
     wire.Phase.DEAD: set(),
 }
 
@@ -270,3 +303,19 @@ def test_a_reload_is_answered_once() -> None:
     conversation.accept(wire.Reloaded(id=number))
     with pytest.raises(wire.WireError):
         conversation.accept(wire.Reloaded(id=number))
+
+
+def test_a_cell_reports_no_step_that_there_is_not() -> None:
+    with pytest.raises(wire.WireError, match="Invalid enum value"):
+        wire.decode_guest(msgspec.msgpack.encode({"t": "warm", "steps": ["trust me"]}))
+    assert wire.decode_guest(msgspec.msgpack.encode({"t": "warm", "steps": ["seccomp"]})) == wire.Warm(
+        steps=("seccomp",)
+    )
+
+
+def test_numbers_of_requests_are_drawn_in_bulk_and_never_twice() -> None:
+    one, other = wire.Numbers(), wire.Numbers()
+    drawn = [one() for _ in range(200)] + [other() for _ in range(200)]
+    assert len(set(drawn)) == 400
+    assert all(0 <= number < 1 << 63 for number in drawn)
+    assert sum(number >> 62 for number in drawn) in range(100, 300)  # all bits are drawn

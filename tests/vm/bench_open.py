@@ -1,6 +1,6 @@
 """open+close in a guest: free, under Landlock, under BPF-LSM, with ten file rules each; and a neighbour beside them.
 
-    .venv/bin/python tests/vm/boot.py --kernel 6.12 -- \\
+    .venv/bin/python -m tests.vm.boot --kernel 6.12 -- \\
         env PYTHONPATH=$PWD $PWD/.venv/bin/python $PWD/tests/vm/bench_open.py
         env PYTHONPATH=$PWD $PWD/.venv/bin/python $PWD/tests/vm/bench_open.py
 
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pyisolate.kernel.bpf_lsm import BpfLsmEnforcer
+from pyisolate.kernel.bpf.lsm import BpfLsmEnforcer
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, FsRule
 
 ROUNDS, CALLS = 30, 1000

@@ -1,6 +1,6 @@
 """Boot a kernel with BPF-LSM in QEMU (software emulation) over the live file system and run one command in it.
 
-    .venv/bin/python tests/vm/boot.py --kernel 6.12 -- uname -a
+    .venv/bin/python -m tests.vm.boot --kernel 6.12 -- uname -a
 
 The root is read-only but for --rwdir; the exit status is the command's.
 """
@@ -15,15 +15,21 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-import kernels
 import psutil
+
+from tests.vm import kernels
 
 ROOT = Path(__file__).resolve().parents[2]
 LSMS = "lsm=landlock,lockdown,capability,bpf"
 #: The emulated machine: as many processors as CI has, and room for tmpfs.
 CPUS, MEMORY = 2, "2G"
+
+
+#: Where the guest mounts a file system of its own over the host's (virtme-ng's virtme-init).
+HIDDEN = tuple(Path(name) for name in ("/tmp", "/var/tmp", "/run", "/var/log", "/var/cache", "/dev/shm"))
 
 
 class CannotBoot(RuntimeError):
@@ -63,7 +69,10 @@ def boot(kernel: kernels.Kernel, command: str, *, writable: Path, timeout_s: flo
         "--memory",
         MEMORY,
     ]
-    arguments += ["--append", LSMS, "--rwdir", str(writable), "--cwd", str(writable), "--", command]
+    arguments += ["--append", LSMS, "--rwdir", str(writable), "--cwd", str(writable)]
+    for directory in hidden((ROOT, Path(sys.prefix), Path(sys.base_prefix)), writable):
+        arguments += ["--rodir", str(directory)]
+    arguments += ["--", command]
     path = f"{Path(program).parent}:{os.environ.get('PATH', os.defpath)}"  # vng calls virtme-run by name
     process = subprocess.Popen(
         arguments,
@@ -80,6 +89,16 @@ def boot(kernel: kernels.Kernel, command: str, *, writable: Path, timeout_s: flo
     finally:
         end(process.pid)
         process.wait()
+
+
+def hidden(needed: Iterable[Path], writable: Path) -> list[Path]:
+    """Return those directories that the guest would not see: a checkout below /tmp, for one. Outermost first."""
+    found: list[Path] = []
+    for directory in sorted({path.resolve() for path in needed}):
+        seen = any(directory.is_relative_to(one) for one in (writable.resolve(), *found))
+        if not seen and any(directory.is_relative_to(one) for one in HIDDEN):
+            found.append(directory)
+    return found
 
 
 def end(pid: int) -> None:

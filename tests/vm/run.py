@@ -1,6 +1,6 @@
 """The VM tier: boot each kernel once, run tests/vm/inside in it, bring the junit reports back, print the totals.
 
-.venv/bin/python tests/vm/run.py --kernel 6.1|6.12|all [-k EXPRESSION] [--junit DIR]
+.venv/bin/python -m tests.vm.run --kernel 6.1|6.12|all [-k EXPRESSION] [--junit DIR]
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-import boot
-import kernels
+from tests.vm import boot, kernels
 
 #: What the suite inside may take on a loaded machine; alone on two cores it needs a third of it.
 TIMEOUT_S = 1500.0
@@ -31,7 +30,7 @@ _PASSED_ON = ("PYISOLATE_REQUIRE", "PYISOLATE_VM_FLOOD", "PYISOLATE_VM_RELOADS",
 def command(report: str, arguments: list[str]) -> str:
     """Return the shell command that runs the suite inside the machine."""
     settings = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    settings |= {"PYISOLATE_VM": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": f"{boot.ROOT}:{boot.ROOT}/tests"}
+    settings |= {"PYISOLATE_VM": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(boot.ROOT)}
     settings |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "HOME": "/root"}  # emulated: every import counts
     inside = boot.ROOT / "tests/vm/inside"
     pytest = [sys.executable, "-m", "pytest", str(inside), f"--confcutdir={inside}", f"--junitxml={report}"]

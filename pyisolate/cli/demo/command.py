@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import time
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from ...policy import Policy
-    from ...supervisor import Supervisor
+    from ...supervisor.supervisor import Supervisor
     from .scene import Scene
     from .trial import Trial
 
@@ -38,6 +39,10 @@ def demo(as_json: bool) -> None:
     from ..terminal import fail, stdout
     from .scene import Scene
 
+    try:
+        _need_pandas()
+    except SandboxError as error:
+        fail(error, FOUND)
     console = stdout()
     console.quiet = as_json
     started = time.monotonic()
@@ -58,9 +63,19 @@ def demo(as_json: bool) -> None:
     raise SystemExit(FOUND if problems else 0)
 
 
+def _need_pandas() -> None:
+    """The job's library is not among pyisolate's own dependencies."""
+    from ...distribution import install_extra
+    from ...errors import SandboxError
+
+    if importlib.util.find_spec("pandas") is None:
+        cause = "the job is a pandas script, and pandas is not installed"
+        raise SandboxError(operation="demo", cause=cause, hint=install_extra("demo"))
+
+
 def _show(console: Console, scene: Scene) -> dict[str, Any]:
     from ...policy import Policy
-    from ...supervisor import Supervisor
+    from ...supervisor.supervisor import Supervisor
     from .attacks import ATTACKS
     from .trial import attempt
 
@@ -76,7 +91,7 @@ def _show(console: Console, scene: Scene) -> dict[str, Any]:
         problems += [f"{trial.attack.name}: {problem}" for trial in trials for problem in trial.problems]
         counters, counted = _counters(console, trials)
         problems += counted
-    problems += _left_behind()
+    problems += _leftovers()
     return {"problems": problems, "attacks": [_plain(trial) for trial in trials], "denials_total": counters}
 
 
@@ -187,8 +202,8 @@ def _counters(console: Console, trials: list[Trial]) -> tuple[list[dict[str, Any
     """Scrape this process's own /metrics; every event must be in the counters."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    from ... import serve_metrics
-    from ..sources import scrape
+    from ...metrics import serve_metrics
+    from ..event_source import scrape
 
     with serve_metrics(0) as server:
         text = scrape(server.url)
@@ -229,7 +244,7 @@ def _counter_table(console: Console, url: str, rows: list[dict[str, Any]]) -> No
     console.print(table)
 
 
-def _left_behind() -> list[str]:
+def _leftovers() -> list[str]:
     """Return the processes of ours that outlived their supervisor."""
     import psutil
 

@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -24,7 +23,7 @@ VARIABLE = "PYISOLATE_DEMO_TOKEN"
 #: The data and the job, in the source tree and in an installation.
 _EXAMPLES = (
     Path(__file__).resolve().parents[3] / "docs" / "examples",
-    Path(sysconfig.get_path("data")) / "share" / "pyisolate" / "examples",
+    Path(__file__).resolve().parent / "examples",
 )
 DATA, JOB = "penguins.csv", "report.py"
 

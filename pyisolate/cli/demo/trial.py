@@ -12,7 +12,7 @@ from .scene import VARIABLE, Scene
 
 if TYPE_CHECKING:
     from ...policy import Policy
-    from ...supervisor import Supervisor
+    from ...supervisor.supervisor import Supervisor
     from ...telemetry.event import DenialEvent
 
 

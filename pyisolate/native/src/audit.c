@@ -21,7 +21,9 @@
 #include <unistd.h>
 
 #include "asked.h"
+#include "audit_tag.h"
 #include "result.h"
+#include "shared.h"
 
 /* struct pyi_slot of bpf/pyisolate.h, a slot of the mmapable BPF array: read by the kernel program, consumed there. */
 struct audit_slot {
@@ -85,15 +87,25 @@ static struct audit_event *audit_find(const char *name)
     return entry;
 }
 
+/* The place of a thread in the asked page, to be given back when it ends. */
+static pthread_key_t audit_place_of_thread;
+
 /* A forked child's only thread has another id, and so another slot. */
 static void audit_forked(void)
 {
     audit_self.shared = NULL;
     audit_self.asked = NULL;
+    pthread_setspecific(audit_place_of_thread, NULL); /* the parent's place stays its own */
+}
+
+/* A thread ends: its place is free at once. Left to the next thread to find, ends of many would fill the page. */
+static void audit_thread_ends(void *place)
+{
+    __atomic_store_n(&((struct asked_thread *)place)->tid, 0, __ATOMIC_RELEASE);
 }
 
 /* The thread's place in a shared page, of the `count` whose owners' ids lie `stride` bytes apart: the first of its
- * probes that is free, or whose owner is gone. -1: none is, and whoever reads the page then says that consultation
+ * probes that is free, or whose owner is gone. -1: none is, and readers of the page then report that consultation
  * cannot be known. */
 static int audit_find_place(void *owners, size_t stride, uint32_t count, uint32_t probes)
 {
@@ -119,7 +131,7 @@ static struct audit_slot *audit_find_slot(struct audit_thread *self)
     return self->shared = place < 0 ? NULL : &audit_page[place];
 }
 
-/* The words of who had the place before are nobody's. */
+/* Clear the words of the thread that had the place before. */
 static struct asked_thread *audit_find_asked(struct audit_thread *self)
 {
     int place = audit_find_place(&audit_asked->tid, sizeof *audit_asked, ASKED_THREADS, ASKED_PROBES);
@@ -127,6 +139,7 @@ static struct asked_thread *audit_find_asked(struct audit_thread *self)
     if (place < 0)
         return NULL;
     memset(audit_asked[place].words, 0, sizeof audit_asked[place].words);
+    pthread_setspecific(audit_place_of_thread, &audit_asked[place]);
     return self->asked = &audit_asked[place];
 }
 
@@ -140,47 +153,32 @@ static void audit_store_word(struct audit_thread *self, uint32_t capability, uin
         __atomic_store_n(&place->words[word], rest | capability, __ATOMIC_RELEASE);
 }
 
-static void audit_store_asked(struct audit_thread *self, long answer, uint64_t sequence)
+/* The word goes last: the listener reads it while this thread waits for the call that it is about. */
+static void audit_store_file(struct audit_thread *self, uint64_t word, uint64_t tag)
 {
-    static const uint8_t resolver[] = {7, 10, 11}; /* net.connect send socket */
+    struct asked_thread *place = self->asked;
+
+    if (tag == 0 || (place == NULL && (place = audit_find_asked(self)) == NULL))
+        return;
+    place->words[ASKED_FILE_TAG] = tag;
+    __atomic_store_n(&place->words[ASKED_FILE], word, __ATOMIC_RELEASE);
+}
+
+static void audit_store_asked(struct audit_thread *self, long answer, uint64_t sequence, uint64_t file_tag)
+{
+    static const uint8_t resolver[] = {PYI_NET_CONNECT, PYI_NET_SEND, PYI_NET_SOCKET};
     uint32_t flags = (uint32_t)answer >> 8 & 0xff, verdict = (uint32_t)answer >> 16;
     uint64_t rest = sequence << 32 | (verdict ? verdict : AUDIT_VERDICT_ALLOW) << 8;
 
     if (audit_asked == NULL || flags & ASKED_AHEAD)
         return;
-    if (flags & ASKED_RESOLVES)
+    if (asked_is_file((uint32_t)answer & 0xff))
+        audit_store_file(self, rest | flags << 16 | ((uint32_t)answer & 0xff), file_tag);
+    else if (flags & ASKED_RESOLVES)
         for (size_t i = 0; i < sizeof resolver; i++)
             audit_store_word(self, resolver[i], rest | ASKED_NOTHING << 16);
     else
         audit_store_word(self, (uint32_t)answer & 0xff, rest | flags << 16);
-}
-
-/* Ties the slot to the call that follows: of its path as passed, the length in the top byte xor the last 8 bytes. */
-static uint64_t audit_tag(PyObject *args)
-{
-    const char *text = NULL;
-    Py_ssize_t length = 0;
-    uint64_t tail = 0;
-
-    if (PyTuple_GET_SIZE(args) == 0)
-        return 0;
-    PyObject *first = PyTuple_GET_ITEM(args, 0);
-    if (PyBytes_CheckExact(first)) {
-        text = PyBytes_AS_STRING(first);
-        length = PyBytes_GET_SIZE(first);
-    } else if (PyUnicode_CheckExact(first)) {
-        text = PyUnicode_AsUTF8AndSize(first, &length);
-        if (text == NULL) {
-            PyErr_Clear(); /* surrogates: the kernel will see other bytes */
-            return 0;
-        }
-    }
-    if (length == 0)
-        return 0;
-    Py_ssize_t from = length > 8 ? length - 8 : 0;
-    for (Py_ssize_t i = from; i < length; i++)
-        tail |= (uint64_t)(unsigned char)text[i] << (8 * (i - from));
-    return tail ^ ((uint64_t)length << 56);
 }
 
 /* The sequence goes last: a kernel program that runs on this thread sees either the old slot or the whole new one. */
@@ -226,7 +224,8 @@ static int audit_consult(PyObject *callable, struct audit_event *event, PyObject
     }
     Py_DECREF(result);
     if (answer != 0)
-        audit_store_asked(self, answer, self->sequence);
+        audit_store_asked(self, answer, self->sequence,
+                          asked_is_file((uint32_t)answer & 0xff) ? audit_file_tag(event->name, args) : 0);
     if (answer != 0 && !(answer >> 8 & ASKED_NOTHING)) {
         struct audit_slot *slot = self->slot ? self->slot : self->shared;
         if (slot == NULL && audit_page != NULL)
@@ -253,7 +252,7 @@ static int audit_hook(const char *event, PyObject *args, void *unused)
     return entry->name == NULL ? 0 : audit_consult(callable, entry, args);
 }
 
-static int audit_install(void)
+SHARED int audit_install(void)
 {
     PyGILState_STATE gil = PyGILState_Ensure();
     int result = 0;
@@ -272,7 +271,7 @@ static int audit_install(void)
     return result;
 }
 
-static int audit_installed(void)
+SHARED int audit_installed(void)
 {
     return audit_is_installed;
 }
@@ -295,7 +294,7 @@ static int audit_add_event(const char *name)
     return 0;
 }
 
-static int audit_set_events(const char **names, int count)
+SHARED int audit_set_events(const char **names, int count)
 {
     if (count > AUDIT_EVENTS_MAX - 1)
         return -E2BIG;
@@ -324,18 +323,18 @@ static int audit_replace(PyObject **place, uintptr_t callable)
     return 0;
 }
 
-static int audit_set_thread(uintptr_t callable)
+SHARED int audit_set_thread(uintptr_t callable)
 {
     return audit_self.token || audit_process_token ? -EACCES : audit_replace(&audit_self.callable, callable);
 }
 
-static int audit_set_process(uintptr_t callable)
+SHARED int audit_set_process(uintptr_t callable)
 {
     return audit_self.token || audit_process_token ? -EACCES : audit_replace(&audit_process_callable, callable);
 }
 
 /* Seals the process where a process callable is set, else this thread. */
-static int audit_seal(unsigned long long token)
+SHARED int audit_seal(unsigned long long token)
 {
     uint64_t *place = audit_process_callable != NULL ? &audit_process_token : &audit_self.token;
     if (token == 0)
@@ -346,9 +345,9 @@ static int audit_seal(unsigned long long token)
     return 0;
 }
 
-static int audit_set_slot(int fd, unsigned long long page, unsigned int offset);
+SHARED int audit_set_slot(int fd, unsigned long long page, unsigned int offset);
 
-static int audit_release(unsigned long long token)
+SHARED int audit_release(unsigned long long token)
 {
     if (token == 0 || audit_self.token != token)
         return -EACCES; /* a process seal is for ever */
@@ -360,17 +359,17 @@ static int audit_release(unsigned long long token)
     return result;
 }
 
-static int audit_is_sealed(void)
+SHARED int audit_is_sealed(void)
 {
     return audit_self.token != 0 || audit_process_token != 0;
 }
 
-static unsigned long long audit_sequence(void)
+SHARED unsigned long long audit_sequence(void)
 {
     return audit_self.sequence;
 }
 
-static int audit_set_slot(int fd, unsigned long long page, unsigned int offset)
+SHARED int audit_set_slot(int fd, unsigned long long page, unsigned int offset)
 {
     size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);
     struct audit_slot *slot = NULL;
@@ -410,13 +409,13 @@ static int audit_map(int fd, unsigned long long page, size_t bytes, void **into)
 }
 
 /* One page of `fd` for all threads of the process, each in a slot by its thread id. */
-static int audit_set_page(int fd, unsigned long long page)
+SHARED int audit_set_page(int fd, unsigned long long page)
 {
     return audit_map(fd, page, sizeof(struct audit_slot) * AUDIT_SLOTS, (void **)&audit_page);
 }
 
-/* A page for one cell, of a size that nobody can change any more. */
-static int audit_make_asked(void)
+/* A page for one cell, of a size that is sealed. */
+SHARED int audit_make_asked(void)
 {
     int fd = memfd_create("pyisolate asked", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
@@ -429,9 +428,10 @@ static int audit_make_asked(void)
     return fd < 0 ? -errno : fd;
 }
 
-static int audit_set_asked(int fd)
+SHARED int audit_set_asked(int fd)
 {
-    int result = audit_map(fd, 0, ASKED_BYTES, (void **)&audit_asked);
+    int error = audit_asked == NULL ? pthread_key_create(&audit_place_of_thread, audit_thread_ends) : 0;
+    int result = error ? -error : audit_map(fd, 0, ASKED_BYTES, (void **)&audit_asked);
 
     if (result == 0) /* from now on a thread without a place has asked nothing */
         __atomic_store_n(&audit_asked->main, (uint32_t)getpid(), __ATOMIC_RELEASE);
@@ -439,16 +439,26 @@ static int audit_set_asked(int fd)
 }
 
 /* An answer for what raises no audit event. Its number is not the thread's last: that names an event. */
-static void audit_tell(unsigned int answer)
+SHARED void audit_tell(unsigned int answer, uint64_t file_tag)
 {
     if (audit_asked != NULL)
         audit_store_asked(&audit_self, (long)answer,
-                          atomic_fetch_add_explicit(&audit_counter, 1, memory_order_relaxed) + 1);
+                          atomic_fetch_add_explicit(&audit_counter, 1, memory_order_relaxed) + 1, file_tag);
 }
 
-/* More, or fewer, repeats of refusals wait for their report. Threads and forked children add at the same time. */
-static void audit_untold(unsigned int index, long long amount)
+SHARED uint64_t audit_name_tag(const char *name, size_t length)
 {
-    if (audit_asked != NULL && index < ASKED_UNTOLD)
-        __atomic_fetch_add(asked_untold(audit_asked) + index, (uint64_t)amount, __ATOMIC_RELAXED);
+    return asked_name_tag(name, length);
+}
+
+SHARED uint64_t audit_descriptor_tag(unsigned int descriptor)
+{
+    return asked_descriptor_tag(descriptor);
+}
+
+/* One more refusal, whose report comes after it. Threads and forked children add at the same time. */
+SHARED void audit_note_refusal(unsigned int index)
+{
+    if (audit_asked != NULL && index < ASKED_REFUSALS)
+        __atomic_fetch_add(asked_refusals(audit_asked) + index, 1, __ATOMIC_RELAXED);
 }

@@ -18,6 +18,8 @@ int audit_make_asked(void);
 /* Maps the asked page of `fd` for every thread of the process. Once. */
 int audit_set_asked(int fd);
 /* Stores an answer about what raises no audit event there; nothing without a page. */
-void audit_tell(unsigned int answer);
-/* Counts refusals that wait to be reported (capability * 2, 1 more where they were let through) in that page. */
-void audit_untold(unsigned int index, long long amount);
+void audit_tell(unsigned int answer, uint64_t file_tag);
+uint64_t audit_name_tag(const char *name, size_t length);
+uint64_t audit_descriptor_tag(unsigned int descriptor);
+/* Counts a refusal (capability * 2, 1 more where it was let through) in that page, before it is reported. */
+void audit_note_refusal(unsigned int index);

@@ -3,6 +3,9 @@
  * The structs are spelt out here, not taken from linux/landlock.h: Debian 12's header knows ABI 2, this kernel ABI 7.
  * All-zero tails are accepted by kernels that do not know them (copy_struct_from_user), so one size serves all ABIs.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -16,6 +19,7 @@
 #include <unistd.h>
 
 #include "result.h"
+#include "shared.h"
 
 /* asm-generic/unistd.h, 5.13: the same numbers on every architecture */
 enum { LANDLOCK_NR_CREATE = 444, LANDLOCK_NR_ADD = 445, LANDLOCK_NR_RESTRICT = 446 };
@@ -30,35 +34,35 @@ struct landlock_port { uint64_t allowed, port; };                /* port in host
 /* as landlock.cdef.h states it */
 struct landlock_probe_result { int step, error, tcp_denied, signal_denied; };
 
-static int landlock_abi_version(void)
+SHARED int landlock_abi_version(void)
 {
     return result_of(syscall(LANDLOCK_NR_CREATE, NULL, 0, LANDLOCK_ATTR_VERSION));
 }
 
-static int landlock_errata(void)
+SHARED int landlock_errata(void)
 {
     return result_of(syscall(LANDLOCK_NR_CREATE, NULL, 0, LANDLOCK_ATTR_ERRATA)); /* 6.15; EINVAL before */
 }
 
-static int landlock_create(unsigned long long handled_fs, unsigned long long handled_net, unsigned long long scoped)
+SHARED int landlock_create(unsigned long long handled_fs, unsigned long long handled_net, unsigned long long scoped)
 {
     struct landlock_ruleset attr = {handled_fs, handled_net, scoped};
     return result_of(syscall(LANDLOCK_NR_CREATE, &attr, sizeof attr, 0)); /* the descriptor is close-on-exec */
 }
 
-static int landlock_add_path(int ruleset_fd, unsigned long long allowed, int path_fd)
+SHARED int landlock_add_path(int ruleset_fd, unsigned long long allowed, int path_fd)
 {
     struct landlock_path rule = {allowed, path_fd};
     return result_of(syscall(LANDLOCK_NR_ADD, ruleset_fd, LANDLOCK_TYPE_PATH, &rule, 0));
 }
 
-static int landlock_add_port(int ruleset_fd, unsigned long long allowed, unsigned long long port)
+SHARED int landlock_add_port(int ruleset_fd, unsigned long long allowed, unsigned long long port)
 {
     struct landlock_port rule = {allowed, port};
     return result_of(syscall(LANDLOCK_NR_ADD, ruleset_fd, LANDLOCK_TYPE_PORT, &rule, 0));
 }
 
-static int landlock_restrict(int ruleset_fd, unsigned int flags)
+SHARED int landlock_restrict(int ruleset_fd, unsigned int flags)
 {
     return result_of(syscall(LANDLOCK_NR_RESTRICT, ruleset_fd, flags));
 }
@@ -145,7 +149,7 @@ static void landlock_probe_child(const char *granted, const char *outside, unsig
     result->error = 0;
 }
 
-static int landlock_probe(const char *granted, const char *outside, unsigned long long handled_fs,
+SHARED int landlock_probe(const char *granted, const char *outside, unsigned long long handled_fs,
                           unsigned long long granted_fs, unsigned long long handled_net, unsigned long long scoped,
                           struct landlock_probe_result *result)
 {

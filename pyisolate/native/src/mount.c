@@ -1,5 +1,8 @@
 /* mount(2) and the descriptor-based mount calls (open_tree, move_mount, fsopen: 5.2; openat2: 5.6;
  * mount_setattr: 5.12). By number, not by glibc's wrappers, which came with 2.36. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -9,6 +12,7 @@
 #include <unistd.h>
 
 #include "result.h"
+#include "shared.h"
 
 /* asm-generic/unistd.h: the same numbers on every architecture */
 enum {
@@ -23,17 +27,17 @@ struct mount_attributes { uint64_t set, clear, propagation, userns_fd; };
 /* linux/openat2.h */
 struct mount_open_how { uint64_t flags, mode, resolve; };
 
-static int mount_open_tree(int dirfd, const char *path, unsigned int flags)
+SHARED int mount_open_tree(int dirfd, const char *path, unsigned int flags)
 {
     return result_of(syscall(MOUNT_NR_OPEN_TREE, dirfd, path, flags));
 }
 
-static int mount_move(int from_dirfd, const char *from_path, int to_dirfd, const char *to_path, unsigned int flags)
+SHARED int mount_move(int from_dirfd, const char *from_path, int to_dirfd, const char *to_path, unsigned int flags)
 {
     return result_of(syscall(MOUNT_NR_MOVE_MOUNT, from_dirfd, from_path, to_dirfd, to_path, flags));
 }
 
-static int mount_setattr_(int dirfd, const char *path, unsigned int flags, unsigned long long attr_set,
+SHARED int mount_setattr_(int dirfd, const char *path, unsigned int flags, unsigned long long attr_set,
                           unsigned long long attr_clr, unsigned long long propagation)
 {
     struct mount_attributes attr = {attr_set, attr_clr, propagation, 0};
@@ -41,7 +45,7 @@ static int mount_setattr_(int dirfd, const char *path, unsigned int flags, unsig
 }
 
 /* fsopen, fsconfig..., fsmount in one: a detached tmpfs, so that no path on the host is needed to stage it. */
-static int mount_new_tmpfs(const char **keys, const char **values, int count, unsigned int attributes)
+SHARED int mount_new_tmpfs(const char **keys, const char **values, int count, unsigned int attributes)
 {
     int context = result_of(syscall(MOUNT_NR_FSOPEN, "tmpfs", MOUNT_FSOPEN_CLOEXEC));
     if (context < 0)
@@ -57,29 +61,29 @@ static int mount_new_tmpfs(const char **keys, const char **values, int count, un
     return result;
 }
 
-static int mount_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)
+SHARED int mount_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)
 {
     return result_of(mount(source, target, type, flags, data));
 }
 
-static int mount_umount2(const char *target, int flags)
+SHARED int mount_umount2(const char *target, int flags)
 {
     return result_of(umount2(target, flags));
 }
 
-static int mount_unshare(int flags)
+SHARED int mount_unshare(int flags)
 {
     return result_of(unshare(flags));
 }
 
-static int mount_openat2(int dirfd, const char *path, unsigned long long flags, unsigned long long resolve)
+SHARED int mount_openat2(int dirfd, const char *path, unsigned long long flags, unsigned long long resolve)
 {
     struct mount_open_how how = {flags, 0, resolve};
     return result_of(syscall(MOUNT_NR_OPENAT2, dirfd, path, &how, sizeof how));
 }
 
 /* One C call on the hand-out path: 4 us in all. */
-static int mount_enter_root(int tree_fd)
+SHARED int mount_enter_root(int tree_fd)
 {
     if (fchdir(tree_fd) < 0 || chroot(".") < 0 || chdir("/") < 0)
         return -errno;

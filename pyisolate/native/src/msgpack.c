@@ -3,9 +3,14 @@
  *
  * No recursion, no allocation: `data` is a guest's. Sizes are CPython's on 64 bits (sys.getsizeof), rounded up.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <errno.h>
 #include <stdint.h>
 #include <stddef.h>
+
+#include "shared.h"
 
 #define MSGPACK_DEPTH 128
 #define MSGPACK_CONTAINER 64 /* an empty list or dict, with what the collector keeps of it */
@@ -39,59 +44,104 @@ static int64_t msgpack_text(const uint8_t *text, uint64_t length)
     return MSGPACK_TEXT + (int64_t)length * (widest < 0xc4 ? 1 : widest < 0xf0 ? 2 : 4);
 }
 
-/* One item's head. `count` is how many items follow in it; a map has two for each entry. */
+/* What each first byte means (spec.md, "Formats"). `width` is the number of bytes that follow it: of the length that
+ * some kinds have, or of the scalar itself. `kind` 0: never used, an extension, or reserved. */
+enum msgpack_kind { MSGPACK_UNUSED, MSGPACK_EXTENSION, MSGPACK_SMALL, MSGPACK_SCALAR, MSGPACK_IS_TEXT, MSGPACK_BYTES,
+                    MSGPACK_LIST, MSGPACK_MAP };
+struct msgpack_head {
+    uint8_t kind, width;
+    uint8_t fixed; /* the bits of the byte itself that are the length; 0: it follows */
+    uint8_t cost;
+};
+
+static const struct msgpack_head msgpack_heads[256] = {
+    [0x00 ... 0x7f] = {MSGPACK_SMALL, 0, 0, 0}, /* CPython keeps -5 to 256 */
+    [0x80 ... 0x8f] = {MSGPACK_MAP, 0, 0x0f, 0},
+    [0x90 ... 0x9f] = {MSGPACK_LIST, 0, 0x0f, 0},
+    [0xa0 ... 0xbf] = {MSGPACK_IS_TEXT, 0, 0x1f, 0},
+    [0xc0] = {MSGPACK_SMALL, 0, 0, 0},
+    [0xc1] = {MSGPACK_UNUSED, 0, 0, 0},
+    [0xc2 ... 0xc3] = {MSGPACK_SMALL, 0, 0, 0},
+    [0xc4] = {MSGPACK_BYTES, 1, 0, MSGPACK_TEXT},
+    [0xc5] = {MSGPACK_BYTES, 2, 0, MSGPACK_TEXT},
+    [0xc6] = {MSGPACK_BYTES, 4, 0, MSGPACK_TEXT},
+    [0xc7 ... 0xc9] = {MSGPACK_EXTENSION, 0, 0, 0},
+    [0xca] = {MSGPACK_SCALAR, 4, 0, MSGPACK_NUMBER},
+    [0xcb] = {MSGPACK_SCALAR, 8, 0, MSGPACK_NUMBER},
+    [0xcc] = {MSGPACK_SCALAR, 1, 0, 0},
+    [0xcd] = {MSGPACK_SCALAR, 2, 0, MSGPACK_NUMBER},
+    [0xce] = {MSGPACK_SCALAR, 4, 0, MSGPACK_NUMBER},
+    [0xcf] = {MSGPACK_SCALAR, 8, 0, MSGPACK_NUMBER},
+    [0xd0] = {MSGPACK_SCALAR, 1, 0, MSGPACK_NUMBER},
+    [0xd1] = {MSGPACK_SCALAR, 2, 0, MSGPACK_NUMBER},
+    [0xd2] = {MSGPACK_SCALAR, 4, 0, MSGPACK_NUMBER},
+    [0xd3] = {MSGPACK_SCALAR, 8, 0, MSGPACK_NUMBER},
+    [0xd4 ... 0xd8] = {MSGPACK_EXTENSION, 0, 0, 0},
+    [0xd9] = {MSGPACK_IS_TEXT, 1, 0, 0},
+    [0xda] = {MSGPACK_IS_TEXT, 2, 0, 0},
+    [0xdb] = {MSGPACK_IS_TEXT, 4, 0, 0},
+    [0xdc] = {MSGPACK_LIST, 2, 0, 0},
+    [0xdd] = {MSGPACK_LIST, 4, 0, 0},
+    [0xde] = {MSGPACK_MAP, 2, 0, 0},
+    [0xdf] = {MSGPACK_MAP, 4, 0, 0},
+    [0xe0 ... 0xfa] = {MSGPACK_SMALL, 0, 0, MSGPACK_NUMBER},
+    [0xfb ... 0xff] = {MSGPACK_SMALL, 0, 0, 0},
+};
+
+static int msgpack_left(const struct msgpack_reader *r, uint64_t length)
+{
+    return (uint64_t)(r->end - r->at) >= length;
+}
+
+/* A list or a map: every item that follows has a byte at least. */
+static int msgpack_container(const struct msgpack_reader *r, uint64_t entries, int is_map, int64_t *cost, uint64_t *count)
+{
+    if (entries > (uint64_t)(r->end - r->at) / (is_map ? 2 : 1))
+        return -EPROTO;
+    *cost += MSGPACK_CONTAINER + (int64_t)entries * (is_map ? MSGPACK_ENTRY : MSGPACK_SLOT);
+    *count = is_map ? 2 * entries : entries;
+    return 0;
+}
+
+/* One item's head. `count` is how many items follow in it; a map has two for each entry. `is_map` is -1 for a scalar. */
 static int msgpack_item(struct msgpack_reader *r, int64_t *cost, uint64_t *count, int *is_map)
 {
-    uint8_t head = *r->at++;
-    uint64_t length = 0;
-    int error = 0, text = 0;
+    uint8_t byte = *r->at++;
+    const struct msgpack_head *head = &msgpack_heads[byte];
+    uint64_t length = head->fixed & byte;
 
     *count = 0;
-    *is_map = -1; /* a scalar */
-    if (head <= 0x7f)
-        return 0; /* CPython keeps -5 to 256 */
-    if (head >= 0xe0) {
-        *cost += head >= 0xfb ? 0 : MSGPACK_NUMBER;
+    *is_map = head->kind == MSGPACK_MAP ? 1 : head->kind == MSGPACK_LIST ? 0 : -1;
+    *cost += head->cost;
+    switch (head->kind) {
+    case MSGPACK_SMALL:
         return 0;
-    }
-    if (head <= 0x8f || head == 0xde || head == 0xdf) {
-        *is_map = 1;
-        error = head <= 0x8f ? (*count = head & 0x0f, 0) : msgpack_number(r, head == 0xde ? 2 : 4, count);
-    } else if (head <= 0x9f || head == 0xdc || head == 0xdd) {
-        *is_map = 0;
-        error = head <= 0x9f ? (*count = head & 0x0f, 0) : msgpack_number(r, head == 0xdc ? 2 : 4, count);
-    } else if (head <= 0xbf || (head >= 0xd9 && head <= 0xdb)) {
-        text = 1;
-        error = head <= 0xbf ? (length = head & 0x1f, 0) : msgpack_number(r, 1 << (head - 0xd9), &length);
-    } else if (head >= 0xc4 && head <= 0xc6) {
-        error = msgpack_number(r, 1 << (head - 0xc4), &length);
-        *cost += MSGPACK_TEXT + (int64_t)length;
-    } else if (head == 0xc0 || head == 0xc2 || head == 0xc3) {
-        return 0;
-    } else if (head == 0xca || head == 0xcb || (head >= 0xcc && head <= 0xd3)) {
-        length = head == 0xca ? 4 : head == 0xcb ? 8 : 1u << ((head - 0xcc) & 3);
-        *cost += head == 0xcc ? 0 : MSGPACK_NUMBER;
-    } else {
-        return head == 0xc1 ? -EPROTO : -EBADMSG; /* never used; extension types */
-    }
-    if (error || (uint64_t)(r->end - r->at) < length)
+    case MSGPACK_SCALAR:
+        length = head->width;
+        break;
+    case MSGPACK_UNUSED:
         return -EPROTO;
-    if (text)
-        *cost += msgpack_text(r->at, length);
-    r->at += length;
-    if (*is_map >= 0) {
-        /* every item has a byte at least */
-        if (*count > (uint64_t)(r->end - r->at) / (*is_map ? 2 : 1))
+    case MSGPACK_EXTENSION:
+        return -EBADMSG;
+    default:
+        if (!head->fixed && msgpack_number(r, head->width, &length))
             return -EPROTO;
-        *cost += MSGPACK_CONTAINER + (int64_t)*count * (*is_map ? MSGPACK_ENTRY : MSGPACK_SLOT);
-        *count *= *is_map ? 2 : 1;
     }
+    if (*is_map >= 0)
+        return msgpack_container(r, length, *is_map, cost, count);
+    if (!msgpack_left(r, length))
+        return -EPROTO;
+    if (head->kind == MSGPACK_IS_TEXT)
+        *cost += msgpack_text(r->at, length);
+    else if (head->kind == MSGPACK_BYTES)
+        *cost += (int64_t)length;
+    r->at += length;
     return 0;
 }
 
 /* The bytes that exactly one value takes. -EPROTO: malformed or not exactly one; -EBADMSG: an extension, or a key that is
  * a container; -ELOOP: nested deeper than `max_depth`; -E2BIG: more than `limit`. */
-static int64_t msgpack_measure(const uint8_t *data, size_t length, int max_depth, int64_t limit)
+SHARED int64_t msgpack_measure(const uint8_t *data, size_t length, int max_depth, int64_t limit)
 {
     struct msgpack_reader r = {data, data + length};
     uint64_t left[MSGPACK_DEPTH], count;

@@ -18,22 +18,32 @@ struct notify_record {
 	uint16_t capability, family, port, path_length;
 	uint8_t verdict, reason, address[16];
 	uint8_t asked, slot_capability, slot_verdict; /* notify_asked_state; the broker's answer, where it was asked */
-	char path[256];
+	uint16_t other_length;
+	uint8_t reply; /* notify_reply */
+	uint32_t waited_ms;
+	uint64_t question;
+	char text[512], *names;
 };
+struct notify_question {
+	uint64_t key, number;
+	uint32_t scope;
+	int32_t pid, tid;
+	uint16_t capability, family, port;
+	uint8_t address[16];
+};
+enum notify_reply { NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE, ... };
+#define NOTIFY_DESCRIPTOR ...
+#define NOTIFY_FOREIGN ...
 #define NOTIFY_CAPABILITIES ...
 #define NOTIFY_SYSCALLS ...
 #define NOTIFY_VERDICTS ...
 enum notify_verdict { NOTIFY_ALLOW, NOTIFY_DENY, NOTIFY_WOULD_DENY, ... };
 enum notify_act { NOTIFY_ACT_DENY, NOTIFY_ACT_FLOOR, NOTIFY_ACT_ALLOW, NOTIFY_ACT_WATCH, ... };
 enum notify_reason { NOTIFY_NO_REASON, NOTIFY_NOT_GRANTED, NOTIFY_SCOPE_INSUFFICIENT, NOTIFY_EXPLICIT_DENY,
-                     NOTIFY_ALWAYS_DENIED, NOTIFY_INTERNAL, ... };
+                     NOTIFY_ALWAYS_DENIED, NOTIFY_INTERNAL, NOTIFY_LIMIT_EXCEEDED, ... };
 enum notify_trait { NOTIFY_KNOWN, NOTIFY_REPORTED, ... };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, ... };
-enum notify_flag { NOTIFY_CELL, NOTIFY_FULL, NOTIFY_MONITOR_NET, NOTIFY_NATIVE_NET, ... };
-enum notify_capability { NOTIFY_CAP_NET_CONNECT, NOTIFY_CAP_NET_BIND, NOTIFY_CAP_NET_LISTEN, NOTIFY_CAP_NET_SEND,
-                         NOTIFY_CAP_NET_SOCKET, NOTIFY_CAP_PROCESS_EXEC, NOTIFY_CAP_PROCESS_FORK,
-                         NOTIFY_CAP_RANDOM_READ, NOTIFY_CAP_IPC_UNIX, NOTIFY_CAP_KERNEL_MOUNT,
-                         NOTIFY_CAP_KERNEL_NAMESPACE, NOTIFY_CAP_KERNEL_IOCTL, NOTIFY_CAP_KERNEL_SYSCALL, ... };
+enum notify_flag { NOTIFY_CELL, NOTIFY_FULL, NOTIFY_MONITOR_NET, NOTIFY_NATIVE_NET, NOTIFY_ASK_CONNECT, ... };
 
 typedef struct notify_listener notify_listener;
 typedef struct notify_policy notify_policy;
@@ -56,14 +66,20 @@ int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy);
 int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy);
 /* Map the sandbox's asked page (src/asked.h); the descriptor stays the caller's. Once. */
 int notify_map_asked(notify_listener *l, uint64_t key, int fd);
-int notify_untold(notify_listener *l, uint64_t key, uint64_t *out);
+int notify_refusals(notify_listener *l, uint64_t key, uint64_t *out);
 int notify_stop(notify_listener *l, uint64_t key);
-#define ASKED_UNTOLD ...
+#define ASKED_REFUSALS ...
 int notify_forget(notify_listener *l, uint64_t key);
 int notify_counters(notify_listener *l, uint64_t key, uint64_t *counters, uint64_t *lost);
 
+int notify_next_question(notify_listener *l, struct notify_question *out, int timeout_ms);
+void notify_stop_asking(notify_listener *l);
+int notify_reply_to(notify_listener *l, uint64_t number, int yes);
 int notify_wait(notify_listener *l, int timeout_ms);
 void notify_wake(notify_listener *l);
 uint64_t notify_next(notify_listener *l);
 int notify_pending(notify_listener *l, uint64_t key);
+int notify_quiet(notify_listener *l, uint64_t key, uint64_t lost);
+/* `names`, where it is not NULL, is the caller's to free. */
 int notify_pop(notify_listener *l, uint64_t key, struct notify_record *out, int max);
+void notify_free(void *data);

@@ -26,6 +26,8 @@
 #include <unistd.h>
 
 #include "result.h"
+#include "process.h"
+#include "shared.h"
 
 #ifndef PR_GET_TID_ADDRESS /* linux/prctl.h, 3.5 */
 #define PR_GET_TID_ADDRESS 40
@@ -36,7 +38,7 @@ struct process_clone_args {
     uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
 };
 
-static int process_clone_cell(unsigned long long flags, int cgroup_fd, int *pidfd)
+SHARED int process_clone_cell(unsigned long long flags, int cgroup_fd, int *pidfd)
 {
     struct process_clone_args args = {0};
     void *tid_address = NULL, *robust_list = NULL;
@@ -71,28 +73,28 @@ static int process_clone_cell(unsigned long long flags, int cgroup_fd, int *pidf
     return pid < 0 ? -error : (int)pid;
 }
 
-static int process_pidfd_getfd(int pidfd, int target_fd)
+SHARED int process_pidfd_getfd(int pidfd, int target_fd)
 {
     return result_of(syscall(SYS_pidfd_getfd, pidfd, target_fd, 0)); /* pidfd_getfd(2), 5.6 */
 }
 
-static int process_close_range(unsigned int first, unsigned int last)
+SHARED int process_close_range(unsigned int first, unsigned int last)
 {
     return result_of(syscall(SYS_close_range, first, last, 0)); /* close_range(2), 5.9 */
 }
 
-static int process_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)
+SHARED int process_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)
 {
     return result_of(prctl(option, a, b, c, d));
 }
 
-static int process_set_name(const char *name)
+SHARED int process_set_name(const char *name)
 {
     return result_of(prctl(PR_SET_NAME, name, 0, 0, 0));
 }
 
 /* Make the permitted and effective sets equal to `keep`, the inheritable set empty, and see that they are. */
-static int process_set_capabilities(uint64_t keep)
+SHARED int process_set_capabilities(uint64_t keep)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
     struct __user_cap_data_struct wanted[2] = {{0}}, held[2];
@@ -108,8 +110,18 @@ static int process_set_capabilities(uint64_t keep)
     return 0;
 }
 
+SHARED int process_keep_capabilities(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    struct __user_cap_data_struct held[2];
+
+    if (syscall(SYS_capget, &header, held) < 0)
+        return -errno;
+    return process_set_capabilities(held[0].permitted | (uint64_t)held[1].permitted << 32);
+}
+
 /* capabilities(7). The order matters: the bounding set and securebits need CAP_SETPCAP, which capset() gives up. */
-static int process_limit_capabilities(uint64_t keep)
+SHARED int process_limit_capabilities(uint64_t keep)
 {
     int bounding_empty = 1;
 
@@ -143,7 +155,7 @@ static int process_write_file(const char *path, const char *text, size_t length)
 }
 
 /* user_namespaces(7): setgroups must be "deny" before an unprivileged gid_map is accepted. */
-static int process_write_id_maps(unsigned int uid, unsigned int gid)
+SHARED int process_write_id_maps(unsigned int uid, unsigned int gid)
 {
     char map[48];
     int error = process_write_file("/proc/self/setgroups", "deny", 4);
@@ -155,13 +167,13 @@ static int process_write_id_maps(unsigned int uid, unsigned int gid)
     return process_write_file("/proc/self/gid_map", map, (size_t)snprintf(map, sizeof map, "%u %u 1", gid, gid));
 }
 
-static int process_set_hostname(const char *name, size_t length)
+SHARED int process_set_hostname(const char *name, size_t length)
 {
     return result_of(sethostname(name, length));
 }
 
 /* netdevice(7): a fresh network namespace has `lo`, down. */
-static int process_bring_up_loopback(void)
+SHARED int process_bring_up_loopback(void)
 {
     struct ifreq request = {0};
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);

@@ -7,6 +7,7 @@ int process_set_name(const char *name);
 /* Returns 1 when the bounding set was emptied too, 0 when only the thread's own sets could be. */
 int process_limit_capabilities(uint64_t keep);
 int process_set_capabilities(uint64_t keep);
+int process_keep_capabilities(void);
 int process_write_id_maps(unsigned int uid, unsigned int gid);
 int process_set_hostname(const char *name, size_t length);
 int process_bring_up_loopback(void);

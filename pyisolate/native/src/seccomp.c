@@ -1,5 +1,8 @@
 /* Loading a seccomp filter. Compiling one is libseccomp's (see seccomp.py); loading is one system call, because
  * libseccomp's own loader rebuilds the program and is ten times dearer at hand-out. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
@@ -16,6 +19,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "process.h"
+#include "shared.h"
+
 #ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 #define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5) /* 5.19 */
 #endif
@@ -29,7 +35,7 @@
 #endif
 
 /* Returns the listener's descriptor (with NEW_LISTENER), 0, or -errno. */
-static int seccomp_install(const void *program, size_t length_bytes, unsigned long flags)
+SHARED int seccomp_install(const void *program, size_t length_bytes, unsigned long flags)
 {
 	struct sock_fprog prog = {
 		.len = (unsigned short)(length_bytes / sizeof(struct sock_filter)),
@@ -43,7 +49,7 @@ static int seccomp_install(const void *program, size_t length_bytes, unsigned lo
 }
 
 /* PR_SET_NO_NEW_PRIVS, which an unprivileged filter needs; 0 or -errno. */
-static int seccomp_no_new_privs(void)
+SHARED int seccomp_no_new_privs(void)
 {
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ? -errno : 0;
 }
@@ -51,7 +57,7 @@ static int seccomp_no_new_privs(void)
 /* --- loading a filter and handing its listener over ---
  * Under the filter sendmsg is itself a notified call, so the task that loads it cannot send the listener away. A
  * second task, made before and hence not filtered, shares descriptors and memory, sends it and is gone before this
- * returns. It has no thread control block of its own: system calls only, and the first task sleeps meanwhile. */
+ * returns. It has no thread control block of its own: system calls only, and the first task sleeps until then. */
 struct seccomp_courier {
 	int ready; /* futex: 0 wait, 1 go, 2 give up */
 	int listener, peer, error;
@@ -98,14 +104,28 @@ static int seccomp_courier_run(void *argument)
 	return 0;
 }
 
-static int seccomp_install_and_send(const void *program, size_t length_bytes, unsigned long flags, int peer,
-				    const void *data, size_t data_bytes)
+/* Whom the task that loads the filter becomes first; its courier stays who it was, and so does the count of the
+ * descriptor that it sends, which the kernel keeps by user (unix(7), ETOOMANYREFS). `keep`: capabilities left. */
+struct seccomp_user { unsigned int uid, gid; int dumpable; uint64_t keep; };
+
+static int seccomp_become(const struct seccomp_user *user)
+{
+	if (setresgid(user->gid, user->gid, user->gid) || setresuid(user->uid, user->uid, user->uid))
+		return -errno;
+	/* both are reset with the user (prctl(2)) */
+	if (prctl(PR_SET_DUMPABLE, user->dumpable, 0, 0, 0) || prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
+		return -errno;
+	return process_set_capabilities(user->keep);
+}
+
+SHARED int seccomp_install_and_send(const void *program, size_t length_bytes, unsigned long flags, int peer,
+				    const void *data, size_t data_bytes, const struct seccomp_user *user)
 {
 	_Alignas(16) char stack[16384];
 	struct seccomp_courier courier = { .peer = peer, .owner = getpid(), .data = data, .data_bytes = data_bytes };
 	sigset_t all, before;
 
-	/* The courier shares the signal handlers of nobody and must not run Python's. */
+	/* The courier shares no signal handlers and must not run Python's. */
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);
 	int pid = clone(seccomp_courier_run, stack + sizeof stack, CLONE_VM | CLONE_FILES | CLONE_FS, &courier);
@@ -114,10 +134,12 @@ static int seccomp_install_and_send(const void *program, size_t length_bytes, un
 		sigprocmask(SIG_SETMASK, &before, NULL);
 		return -error;
 	}
-	courier.listener = seccomp_install(program, length_bytes, flags);
+	courier.listener = user != NULL ? seccomp_become(user) : 0;
+	if (courier.listener == 0)
+		courier.listener = seccomp_install(program, length_bytes, flags);
 	__atomic_store_n(&courier.ready, courier.listener < 0 ? 2 : 1, __ATOMIC_RELEASE);
 	syscall(SYS_futex, &courier.ready, FUTEX_WAKE, 1, NULL, NULL, 0);
-	while (waitpid(pid, NULL, __WCLONE) < 0 && errno == EINTR)
+	while (waitpid(pid, NULL, (int)__WCLONE) < 0 && errno == EINTR)
 		;
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	if (courier.listener < 0)

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 IN_VM = os.environ.get("PYISOLATE_VM") == "1"
 collect_ignore_glob = [] if IN_VM else ["test_*.py"]
 
 #: Those of tests/conftest.py, which stays outside: its leak check would cost more here than the tests.
-MARKERS = ("leaks(reason): no leak check", "fuzz: on request only", "soak: on request only")
+MARKERS = ("leaks(reason): no leak check", *(f"{name}: on request only" for name in ("fuzz", "soak", "slow", "core")))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,10 +33,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 if IN_VM:
-    from guests import Guest, Recorder
-
-    from pyisolate.kernel.bpf_lsm import BpfLsmEnforcer
+    from pyisolate.kernel.bpf.lsm import BpfLsmEnforcer
+    from pyisolate.kernel.bpf.runtime import BpfSettings
     from pyisolate.policy.compiled import CompiledPolicy
+    from tests.vm.inside.guests import Guest, Recorder
 
     @pytest.fixture(scope="session")
     def recorder() -> Recorder:
@@ -47,7 +45,7 @@ if IN_VM:
     @pytest.fixture(scope="session")
     def lsm(recorder: Recorder) -> Iterator[BpfLsmEnforcer]:
         """The enforcer, loaded and attached once."""
-        enforcer = BpfLsmEnforcer(events_per_s=100_000)
+        enforcer = BpfLsmEnforcer(settings=BpfSettings(events_per_s=100_000))
         enforcer.start(recorder)
         recorder.drain = enforcer.shared.records.drain
         yield enforcer

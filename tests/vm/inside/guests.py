@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from pyisolate.kernel.bpf_lsm import BpfLsmEnforcer
+from pyisolate.kernel.bpf.lsm import BpfLsmEnforcer
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, FsRule, NetRule
-from pyisolate.telemetry.event import KernelRecord
+from pyisolate.records import KernelRecord
 
 #: Everything a guest needs is imported before it is confined: its policy then speaks of the test's files only.
 _LOOP = """

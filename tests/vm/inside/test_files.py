@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from guests import Guest, policy
 
 from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Verdict
 from pyisolate.policy.compiled import NetAction, NetRule
+from tests.vm.inside.guests import Guest, policy
 
 Make = Callable[..., Guest]
 

@@ -6,10 +6,10 @@ import errno
 from collections.abc import Callable, Iterator
 
 import pytest
-from guests import Guest, policy
 
 from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
+from tests.vm.inside.guests import Guest, policy
 
 Make = Callable[..., Guest]
 

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from guests import Guest, policy
-
 from pyisolate.capability import CAPABILITY_NUMBER, Capability
 from pyisolate.decision import DenialCode, Verdict
-from pyisolate.kernel.bpf_state import Count
+from pyisolate.kernel.bpf.maps import Count
+from tests.vm.inside.guests import Guest, policy
 
 Make = Callable[..., Guest]
 
@@ -189,7 +188,7 @@ def test_join_of_interpreter_and_raw_calls(lsm, recorder, files: Path) -> None:
 
 _SUPERVISOR = """
 import sys, subprocess, time
-from pyisolate.kernel.bpf_lsm import BpfLsmEnforcer
+from pyisolate.kernel.bpf.lsm import BpfLsmEnforcer
 from pyisolate.policy.compiled import *
 enforcer = BpfLsmEnforcer(); enforcer.start(lambda record: None)
 policy = enforcer.prepare(CompiledPolicy(name="x", version="x", fs=(FsRule(path="/usr", allow=65),)))
@@ -258,7 +257,7 @@ def _drained(fd: int) -> str:
 
 
 def test_probe_sees_a_denial(lsm) -> None:
-    from pyisolate.kernel.bpf_lsm import BpfLsmEnforcer
+    from pyisolate.kernel.bpf.lsm import BpfLsmEnforcer
 
     found = BpfLsmEnforcer().probe()
     assert found.usable, found
@@ -268,7 +267,7 @@ def test_probe_sees_a_denial(lsm) -> None:
 
 def test_nothing_is_left_in_the_kernel(lsm) -> None:
     """Programs and maps of a closed loader are gone (but for those of this session's enforcer)."""
-    from pyisolate.kernel.bpf_loader import BpfLoader
+    from pyisolate.kernel.bpf.loader import BpfLoader
 
     def programs() -> int:
         listing = subprocess.run(["bpftool", "prog", "list"], capture_output=True, text=True, check=True).stdout

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from guests import Guest, policy
 
 from pyisolate.capability import Capability
 from pyisolate.policy.compiled import NetAction, NetRule
+from tests.vm.inside.guests import Guest, policy
 
 Make = Callable[..., Guest]
 

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from guests import Guest, policy
 
 from pyisolate.capability import Capability
+from pyisolate.policy import Policy
 from pyisolate.policy.compile import compile_policy
 from pyisolate.policy.compiled import NamePattern
-from pyisolate.policy.model import Policy
+from tests.vm.inside.guests import Guest, policy
 
 Make = Callable[..., Guest]
 

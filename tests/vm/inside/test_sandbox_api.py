@@ -10,9 +10,12 @@ import pytest
 
 import pyisolate
 from pyisolate import Policy
+from tests import inside
+from tests.thread_limits import WITHOUT_UNHELD
 
 RAW = """
 import ctypes, os
+
 libc = ctypes.CDLL(None, use_errno=True)
 def raw(path):
     fd = libc.syscall(257, -100, path.encode(), 0, 0)
@@ -26,7 +29,7 @@ def raw(path):
 @pytest.fixture(scope="module")
 def supervisor() -> Iterator[pyisolate.Supervisor]:
     with pyisolate.Supervisor(pool_size=1) as made:
-        assert made.plan.bpf.decides, made.plan.availability["bpf-lsm"].reason
+        assert inside.plan(made).bpf.decides, made.diagnostics().enforcers["bpf-lsm"].reason
         yield made
 
 
@@ -106,7 +109,7 @@ def test_the_network_is_decided_by_address_and_port(supervisor: pyisolate.Superv
 
 def test_a_sandbox_thread_is_confined_and_its_neighbours_are_not(supervisor: pyisolate.Supervisor, files: Path) -> None:
     secret = str(files / "secret")
-    with supervisor.spawn("thread", Policy.preset("compute"), isolation="thread") as sandbox:
+    with supervisor.spawn("thread", Policy.preset("compute"), isolation="thread", limits=WITHOUT_UNHELD) as sandbox:
         sandbox.exec(RAW)
         assert sandbox.eval(f"raw({secret!r})") == 13
         assert Path(secret).read_text() == "secret"
@@ -116,9 +119,9 @@ def test_a_sandbox_thread_is_confined_and_its_neighbours_are_not(supervisor: pyi
 def test_after_close_nothing_is_left(supervisor: pyisolate.Supervisor, files: Path) -> None:
     sandbox = supervisor.spawn("gone")
     sandbox.close()
-    assert sandbox.finished.wait(30)  # its cell is reaped
-    assert supervisor.plan.bpf.shared is not None
-    assert supervisor.plan.bpf.shared.entries.get(sandbox.id) is None
+    assert inside.session(sandbox).finished.wait(30)  # its cell is reaped
+    assert inside.plan(supervisor).bpf.shared is not None
+    assert inside.plan(supervisor).bpf.shared.entries.get(sandbox.id) is None
     assert Path(files / "secret").read_text() == "secret"
 
 
@@ -129,8 +132,8 @@ def _of(sandbox: pyisolate.Sandbox, target: str) -> list[pyisolate.DenialEvent]:
 def test_refusals_beyond_the_budget_are_told_as_a_count(
     supervisor: pyisolate.Supervisor, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert supervisor.plan.bpf.shared is not None
-    monkeypatch.setattr(supervisor.plan.bpf.shared, "events_per_s", 20)
+    assert inside.plan(supervisor).bpf.shared is not None
+    monkeypatch.setattr(inside.plan(supervisor).bpf.shared, "events_per_s", 20)
     secret = str(files / "secret")
     with supervisor.spawn("flood", Policy.preset("compute").allow_read(str(files / "granted"))) as sandbox:
         sandbox.exec(RAW)

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -95,6 +96,37 @@ static int pyi_map_fill(int fd, const void *keys, unsigned int key_size, const v
     return 0;
 }
 
+/* Sum the per-CPU counters of one sandbox under one policy: one look-up for each of `count` parts (capability, verdict,
+ * code, kind), so that the work does not grow with what other sandboxes were refused. `take` removes what is read. */
+static int pyi_counters_read(int fd, unsigned int sandbox, unsigned int epoch, unsigned int policy,
+                             const unsigned char *parts, unsigned int count, unsigned int cpus, int take,
+                             unsigned long long *sums)
+{
+    unsigned long long *values = calloc(cpus, sizeof *values);
+    if (!values)
+        return -ENOMEM;
+    int result = 0;
+    for (unsigned int i = 0; i < count; i++) {
+        const unsigned char *part = parts + (size_t)i * 4;
+        struct pyi_counter_key key = {sandbox, epoch, policy, part[0], part[1], part[2], part[3]};
+        sums[i] = 0;
+        result = bpf_map_lookup_elem(fd, &key, values);
+        if (result == -ENOENT) {
+            result = 0;
+            continue;
+        }
+        if (result)
+            break;
+        for (unsigned int cpu = 0; cpu < cpus; cpu++)
+            sums[i] += values[cpu];
+        if (take && (result = bpf_map_delete_elem(fd, &key)) && result != -ENOENT)
+            break;
+        result = 0;
+    }
+    free(values);
+    return result;
+}
+
 static int pyi_run(int program_fd, void *context, unsigned int bytes)
 {
     LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = context, .ctx_size_in = bytes); /* written back in place */
@@ -117,7 +149,7 @@ static const struct btf_type *function_of(const char *function)
     if (!btf)
         return NULL;
     int id = btf__find_by_name_kind(btf, function, BTF_KIND_FUNC);
-    return id < 0 ? NULL : btf__type_by_id(btf, id);
+    return id < 0 ? NULL : btf__type_by_id(btf, (__u32)id);
 }
 
 static int pyi_hook_arguments(const char *function)
@@ -145,7 +177,13 @@ static int pyi_pidfd_open(int pid, unsigned int flags)
     return fd < 0 ? -errno : (int)fd;
 }
 
-static int pyi_on_record(void *handle, void *data, size_t bytes);
+/* cffi defines it in its own file part, from `extern "Python"` in the cdef. */
+#ifdef PYISOLATE_ONE_UNIT
+static
+#else
+extern
+#endif
+int pyi_on_record(void *handle, void *data, size_t bytes);
 
 static struct ring_buffer *pyi_ring_open(int map_fd, void *handle)
 {
@@ -155,11 +193,6 @@ static struct ring_buffer *pyi_ring_open(int map_fd, void *handle)
 static void pyi_store64(void *address, unsigned long long value)
 {
     __atomic_store_n((unsigned long long *)address, value, __ATOMIC_SEQ_CST);
-}
-
-static unsigned long long pyi_load64(const void *address)
-{
-    return __atomic_load_n((const unsigned long long *)address, __ATOMIC_SEQ_CST);
 }
 
 static void pyi_store32(void *address, unsigned int value)
@@ -175,11 +208,11 @@ static int pyi_btf_member(const char *object_path, const char *name, const char 
         return -1;
     int id = btf__find_by_name_kind(btf, name, BTF_KIND_STRUCT);
     if (id > 0) {
-        const struct btf_type *type = btf__type_by_id(btf, id);
+        const struct btf_type *type = btf__type_by_id(btf, (__u32)id);
         const struct btf_member *members = btf_members(type);
         if (!member[0])
             result = (int)type->size;
-        for (int i = 0; member[0] && i < btf_vlen(type); i++)
+        for (__u32 i = 0; member[0] && i < btf_vlen(type); i++)
             if (!strcmp(btf__name_by_offset(btf, members[i].name_off), member))
                 result = (int)(btf_member_bit_offset(type, i) / 8);
     }

@@ -30,9 +30,11 @@ int pyi_trie_create(const char *name, unsigned int key_size, unsigned int value_
 int bpf_map_update_elem(int fd, const void *key, const void *value, unsigned long long flags);
 int bpf_map_lookup_elem(int fd, const void *key, void *value);
 int bpf_map_delete_elem(int fd, const void *key);
-int bpf_map_get_next_key(int fd, const void *key, void *next);
 int pyi_map_fill(int fd, const void *keys, unsigned int key_size, const void *values, unsigned int value_size,
 		 unsigned int count);
+
+int pyi_counters_read(int fd, unsigned int sandbox, unsigned int epoch, unsigned int policy, const unsigned char *parts,
+		      unsigned int count, unsigned int cpus, int take, unsigned long long *sums);
 
 int pyi_run(int program_fd, void *context, unsigned int bytes);
 int libbpf_num_possible_cpus(void);
@@ -52,7 +54,6 @@ size_t pyi_log_take(char *buffer, size_t size);
 void pyi_log_start(void);
 
 void pyi_store64(void *address, unsigned long long value);
-unsigned long long pyi_load64(const void *address);
 void pyi_store32(void *address, unsigned int value);
 
 /* Offset of `member` of `struct name` in an object's BTF; -1 where there is none. -2: size of the struct wanted */

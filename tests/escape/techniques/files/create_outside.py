@@ -3,7 +3,7 @@
 import os
 
 from tests.escape.grants import write_outside
-from tests.escape.technique import ABSENT, Granted, Technique
+from tests.escape.technique import Granted, Technique, silent
 
 
 def attack(world):
@@ -18,7 +18,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="landlock/fs_test.c (make_*)",
-    no_event=ABSENT,
+    event=("fs.create",),
     stops=("root view", "landlock"),
     control=Granted(write_outside),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

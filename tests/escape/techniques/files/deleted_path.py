@@ -3,7 +3,7 @@
 import os
 
 from tests.escape.grants import writable_outbox
-from tests.escape.technique import ABSENT, Alone, Technique
+from tests.escape.technique import Alone, Technique, silent
 
 
 def attack(world):
@@ -20,7 +20,8 @@ def attack(world):
 TECHNIQUE = Technique(
     source="landlock/fs_test.c (disconnected directories)",
     policy=writable_outbox,
-    no_event=ABSENT,
+    event=("fs.create",),
     stops=("root view", "landlock"),
     control=Alone("a lookup from a deleted directory fails on any kernel; the check is that nothing else happens"),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

@@ -3,7 +3,7 @@
 import os
 
 from tests.escape.grants import read_secret, writable_outbox
-from tests.escape.technique import ABSENT, Granted, Technique
+from tests.escape.technique import Granted, Technique, silent
 
 
 def attack(world):
@@ -19,7 +19,8 @@ def attack(world):
 TECHNIQUE = Technique(
     source="CVE-2015-2925 (rename out of a bind mount); landlock/fs_test.c (layout5_disconnected)",
     policy=writable_outbox,
-    no_event=ABSENT,
+    event=("fs.read",),
     stops=("root view", "landlock"),
     control=Granted(read_secret),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

@@ -2,7 +2,7 @@
 
 import os
 
-from tests.escape.technique import ABSENT, NO_ROOT_VIEW_BPF, Bare, Technique, escapes
+from tests.escape.technique import NO_ROOT_VIEW_BPF, Bare, Technique, escapes
 
 
 def attack(world):
@@ -14,7 +14,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="CWE-204: EACCES or ENOENT",
-    no_event=ABSENT,
+    event=("fs.read",),
     stops=("root view",),
     gap_bpf=NO_ROOT_VIEW_BPF,
     control=Bare(),

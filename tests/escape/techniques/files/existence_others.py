@@ -3,7 +3,7 @@
 import ctypes
 import os
 
-from tests.escape.technique import ABSENT, NO_ROOT_VIEW_BPF, Bare, Technique, escapes
+from tests.escape.technique import NO_ROOT_VIEW_BPF, Bare, Technique, escapes
 
 
 def attack(world):
@@ -26,7 +26,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="Landlock does not handle stat, access, chdir, readlink; CWE-204",
-    no_event=ABSENT,
+    event=("fs.delete",),
     stops=("root view",),
     gap_bpf=NO_ROOT_VIEW_BPF,
     control=Bare(),

@@ -3,7 +3,7 @@
 import os
 
 from tests.escape.grants import writable_outbox
-from tests.escape.technique import ABSENT, Bare, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -17,7 +17,8 @@ def attack(world):
 TECHNIQUE = Technique(
     source="man 2 linkat (AT_EMPTY_PATH); open(2) O_TMPFILE",
     policy=writable_outbox,
-    no_event=ABSENT,
+    event=("fs.read", "fs.create"),
     stops=("root view", "landlock"),
     control=Bare(),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

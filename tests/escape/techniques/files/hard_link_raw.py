@@ -3,7 +3,7 @@
 import os
 
 from tests.escape.grants import writable_outbox
-from tests.escape.technique import ABSENT, Bare, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -15,5 +15,10 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="man 2 linkat", policy=writable_outbox, no_event=ABSENT, stops=("root view", "landlock"), control=Bare()
+    source="man 2 linkat",
+    policy=writable_outbox,
+    event=("fs.read", "fs.create"),
+    stops=("root view", "landlock"),
+    control=Bare(),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

@@ -4,7 +4,7 @@ import ctypes
 import os
 
 from tests.escape.grants import look_outside
-from tests.escape.technique import ABSENT, Granted, Technique
+from tests.escape.technique import Granted, Technique, silent
 
 
 def attack(world):
@@ -16,5 +16,9 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="getdents(2)", no_event=ABSENT, stops=("root view", "landlock"), control=Granted(look_outside)
+    source="getdents(2)",
+    event=("fs.read",),
+    stops=("root view", "landlock"),
+    control=Granted(look_outside),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

@@ -3,7 +3,7 @@
 import os
 
 from tests.escape.grants import read_secret
-from tests.escape.technique import ABSENT, Granted, Technique
+from tests.escape.technique import Granted, Technique, silent
 
 
 def attack(world):
@@ -13,5 +13,9 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="chroot(2)", no_event=ABSENT, stops=("root view", "landlock"), control=Granted(read_secret)
+    source="chroot(2)",
+    event=("fs.read",),
+    stops=("root view", "landlock"),
+    control=Granted(read_secret),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

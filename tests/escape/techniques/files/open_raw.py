@@ -1,7 +1,7 @@
 """Open the secret by a raw system call, past every hook."""
 
 from tests.escape.grants import read_secret
-from tests.escape.technique import ABSENT, Granted, Technique
+from tests.escape.technique import Granted, Technique, silent
 
 
 def attack(world):
@@ -10,7 +10,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="man 2 syscall; CPython audits only its own functions (PEP 578)",
-    no_event=ABSENT,
+    event=("fs.read",),
     stops=("root view", "landlock"),
     control=Granted(read_secret),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

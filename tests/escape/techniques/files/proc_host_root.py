@@ -2,7 +2,7 @@
 
 import os
 
-from tests.escape.technique import ABSENT, Bare, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -13,5 +13,10 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="proc(5); CVE-2024-21626", no_event=ABSENT, stops=("root view", "landlock", "namespaces"), control=Bare()
+    source="proc(5); CVE-2024-21626",
+    event=("fs.read",),
+    unseen_bpf="without a root view the host's /proc is there, whose own check of users (ptrace(2)) refuses first",
+    stops=("root view", "landlock", "namespaces"),
+    control=Bare(),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

@@ -2,7 +2,7 @@
 
 import os
 
-from tests.escape.technique import ABSENT, Bare, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -20,7 +20,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="proc(5); landlock/fs_test.c; container escapes by /proc/1/root",
-    no_event=ABSENT,
+    event=("fs.read",),
     stops=("root view", "landlock"),
     control=Bare(),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

@@ -3,7 +3,7 @@
 import os
 
 from tests.escape.grants import writable_outbox
-from tests.escape.technique import ABSENT, Bare, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -16,7 +16,8 @@ def attack(world):
 TECHNIQUE = Technique(
     source="man 2 renameat2 (RENAME_EXCHANGE); landlock/fs_test.c",
     policy=writable_outbox,
-    no_event=ABSENT,
+    event=("fs.create",),
     stops=("root view", "landlock"),
     control=Bare(),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

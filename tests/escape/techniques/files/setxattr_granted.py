@@ -2,7 +2,7 @@
 
 import os
 
-from tests.escape.technique import METADATA, READ_ONLY, Granted, Technique, escapes
+from tests.escape.technique import METADATA, Granted, Technique, escapes
 
 
 def attack(world):
@@ -11,7 +11,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="Landlock does not handle setxattr",
-    no_event=READ_ONLY,
+    event=("fs.metadata",),
     stops=("root view",),
     control=Granted(lambda p, t: p.allow_write(t.inbox)),
     thread=escapes(METADATA),

@@ -2,7 +2,7 @@
 
 import os
 
-from tests.escape.technique import READ_ONLY, Granted, Technique
+from tests.escape.technique import Granted, Technique, silent
 
 
 def attack(world):
@@ -12,7 +12,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="landlock/fs_test.c (truncate): O_RDONLY|O_TRUNC",
-    no_event=READ_ONLY,
+    event=("fs.write",),
     stops=("root view", "landlock"),
     control=Granted(lambda p, t: p.allow_write(t.inbox)),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

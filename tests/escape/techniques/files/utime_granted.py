@@ -3,7 +3,7 @@
 import os
 import struct
 
-from tests.escape.technique import METADATA, READ_ONLY, Granted, Technique, escapes
+from tests.escape.technique import METADATA, Granted, Technique, escapes
 
 
 def attack(world):
@@ -12,7 +12,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="Landlock does not handle utime",
-    no_event=READ_ONLY,
+    event=("fs.metadata",),
     stops=("root view",),
     control=Granted(lambda p, t: p.allow_write(t.inbox)),
     thread=escapes(METADATA),

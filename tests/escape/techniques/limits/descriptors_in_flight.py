@@ -27,8 +27,8 @@ def attack(world):
 TECHNIQUE = Technique(
     source="unix(7) SCM_RIGHTS; CVE-2013-4312",
     policy=lambda p, t: p.with_limits(open_files=40),
-    no_event="the kernel counts descriptors in flight against the same limit (ETOOMANYREFS)",
-    stops=("limits",),
+    event=("limit.open_files",),
+    stops=("notification", "limits"),
     control=Alone("the number outside depends on the machine's limits"),
     thread=not_run("descriptors of a thread are the host's"),
 )

@@ -2,7 +2,7 @@
 
 import os
 
-from tests.escape.technique import ABSENT, Bare, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -14,5 +14,9 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="proc(5) /proc/self/mem: FOLL_FORCE", no_event=ABSENT, stops=("root view", "landlock"), control=Bare()
+    source="proc(5) /proc/self/mem: FOLL_FORCE",
+    event=("fs.write",),
+    stops=("root view", "landlock"),
+    control=Bare(),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

@@ -1,6 +1,6 @@
 """Try every process id that there can be near the known ones."""
 
-from tests.escape.technique import Bare, InThread, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -17,8 +17,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="CWE-340: process ids are guessable",
-    no_event="signal 0 to a process that is not there: ESRCH",
+    event=("process.signal",),
     stops=("namespaces",),
     control=Bare(),
-    thread=InThread("stopped"),
+    thread=silent("the filter of a sandbox thread lets the kernel answer"),
 )

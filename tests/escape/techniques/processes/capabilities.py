@@ -13,7 +13,9 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="capabilities(7)",
-    no_event="the call is let through, because rights can only be lost by it: the kernel says EPERM",
-    stops=("credentials",),
+    event=("kernel.capability",),
+    by="kernel",
+    syscall="capset",
+    stops=("notification", "credentials"),
     control=Alone("no process gains capabilities by asking; the judge compares the cell's sets before and after"),
 )

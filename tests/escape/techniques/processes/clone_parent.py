@@ -1,4 +1,4 @@
-"""Make a child that is the zygote's: clone with CLONE_PARENT."""
+"""Make children that are somebody else's, and are to outlive the cell: clone with CLONE_PARENT."""
 
 import ctypes
 import os
@@ -16,18 +16,16 @@ def attack(world):
             libc.sleep(60)
         libc._exit(0)
     os.waitpid(child, 0)
-    result, _ = world.attempt("clone", 0x8000 | 17, 0, 0, 0, 0)
-    if result == 0:
+    if ctypes.PyDLL(None).syscall(ctypes.c_long(world.nr["clone"]), ctypes.c_long(0x8000 | 17), 0, 0, 0, 0) == 0:
+        ctypes.PyDLL(None).sleep(60)
         world.libc._exit(0)
-    if result > 0:
-        world.got("a sibling of the cell")
 
 
 TECHNIQUE = Technique(
-    source="clone(2) CLONE_PARENT: EINVAL for init",
+    source="clone(2) CLONE_PARENT",
     policy=fork,
-    no_event="forking is granted; the kernel refuses it to an init (EINVAL)",
+    no_event="forking is granted; their parent is the cell's init, with which they end",
     stops=("namespaces",),
-    control=Alone("a child of this test's own parent would be left to it"),
+    control=Alone("a process outside would stay for a minute; the judge counts what is left of the cell's namespace"),
     thread=not_run("the child would be the test runner's"),
 )

@@ -12,7 +12,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="core(5): secrets of the interpreter in a granted directory",
-    no_event="the kernel refuses to raise a hard limit (EPERM), and that leaves no record",
+    event=("kernel.capability",),
     stops=("limits", "credentials"),
     control=Alone("whether a plain process may depends on its own hard limit"),
     thread=not_run("the limit is the host process's own"),

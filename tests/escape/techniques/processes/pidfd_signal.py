@@ -1,6 +1,6 @@
 """Get a hold of another process by pidfd_open, and signal it."""
 
-from tests.escape.technique import Bare, InThread, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -10,8 +10,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="pidfd_send_signal(2)",
-    no_event="the cell's pid namespace holds no such process: ESRCH",
+    event=("process.signal",),
     stops=("namespaces",),
     control=Bare(),
-    thread=InThread("stopped"),
+    thread=silent("the filter of a sandbox thread lets the kernel answer"),
 )

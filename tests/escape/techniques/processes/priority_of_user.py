@@ -2,7 +2,7 @@
 
 import os
 
-from tests.escape.technique import Alone, InThread, Technique
+from tests.escape.technique import Alone, Technique, silent
 
 
 def attack(world):
@@ -12,8 +12,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="setpriority(2) PRIO_USER",
-    no_event="it is granted on the cell's own processes, and the pid namespace holds nobody else's",
+    event=("process.trace",),
     stops=("namespaces",),
     control=Alone("it would slow down everything of this user on the machine"),
-    thread=InThread("stopped"),
+    thread=silent("the filter of a sandbox thread lets the kernel answer"),
 )

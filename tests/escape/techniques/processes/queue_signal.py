@@ -2,7 +2,7 @@
 
 import struct
 
-from tests.escape.technique import Bare, InThread, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -12,8 +12,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="rt_sigqueueinfo(2)",
-    no_event="the cell's pid namespace holds no such process: ESRCH",
+    event=("process.signal",),
     stops=("namespaces", "landlock"),
     control=Bare(),
-    thread=InThread("stopped"),
+    thread=silent("the filter of a sandbox thread lets the kernel answer"),
 )

@@ -2,7 +2,7 @@
 
 import struct
 
-from tests.escape.technique import Alone, InThread, Technique
+from tests.escape.technique import Alone, Technique, silent
 
 
 def attack(world):
@@ -14,8 +14,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="prlimit(2)",
-    no_event="the kernel refuses to raise a hard limit (EPERM), and that leaves no record",
+    event=("limit.cpu",),
     stops=("limits", "credentials"),
     control=Alone("whether a plain process may depends on its own hard limits"),
-    thread=InThread("stopped"),
+    thread=silent("the filter of a sandbox thread lets the kernel answer"),
 )

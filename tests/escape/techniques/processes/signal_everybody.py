@@ -10,7 +10,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="man 2 kill",
-    no_event="within the cell's pid namespace -1 reaches nobody but the cell's own",
+    event=("process.signal",),
     stops=("namespaces", "landlock"),
     ends=("SandboxDied",),
     control=Alone("it would signal every process of the user on this machine"),

@@ -14,7 +14,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="man 2 kill; landlock/scoped_signal_test.c",
-    no_event="the cell's pid namespace holds no such process: ESRCH",
+    event=("process.signal",),
     stops=("namespaces", "landlock"),
     control=Alone("a control would end the sibling that the judge watches; processes/signal_victim has one"),
     thread=not_run("its pid is refused as processes/signal_victim's is; a failure would end the sibling"),

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from tests.escape.technique import Bare, InThread, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -13,8 +13,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="man 2 kill",
-    no_event="the cell's pid namespace holds no such process: ESRCH",
+    event=("process.signal",),
     stops=("namespaces", "landlock"),
     control=Bare(root=True),
-    thread=InThread("stopped"),
+    thread=silent("the filter of a sandbox thread lets the kernel answer"),
 )

@@ -12,10 +12,11 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="signal(7): an init is not stopped by its own namespace",
-    no_event="it is granted, and without effect on an init",
-    stops=("namespaces", "limits"),
-    ends=("TimeoutError",),
+    source="signal(7)",
+    event=("limit.wall",),
+    by="kernel",
+    stops=("limits",),
+    must_end=("TimeoutError",),
     control=Alone("it would stop the test"),
     thread=not_run("it would stop the whole host"),
 )

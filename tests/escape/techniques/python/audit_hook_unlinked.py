@@ -3,7 +3,7 @@
 import ctypes
 
 from tests.escape.grants import read_secret
-from tests.escape.technique import Granted, Technique
+from tests.escape.technique import Granted, Technique, silent
 
 
 def attack(world):
@@ -28,7 +28,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="PEP 578; CTF write-ups that clear audit_hook_head by ctypes",
-    no_event="the broker is blind now, and the root view leaves no record",
+    event=("fs.read",),
     stops=("root view", "landlock"),
     control=Granted(read_secret),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

@@ -3,7 +3,7 @@
 import gc
 
 from tests.escape.grants import read_secret
-from tests.escape.technique import ABSENT, OWN_MEMORY, Granted, Technique, escapes
+from tests.escape.technique import OWN_MEMORY, Granted, Technique, escapes
 
 
 def attack(world):
@@ -18,7 +18,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="pyjail collections: gc.get_objects(); PEP 578: hooks are no sandbox",
-    no_event=ABSENT,
+    event=("fs.read",),
     stops=("root view", "landlock"),
     control=Granted(read_secret),
     thread=escapes(OWN_MEMORY),

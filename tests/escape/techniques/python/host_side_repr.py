@@ -1,6 +1,6 @@
 """Post an object whose repr, str and eq harm whoever looks at it."""
 
-from tests.escape.technique import OWN_MEMORY, Alone, Technique, escapes
+from tests.escape.technique import Alone, Technique
 
 
 class Trap:
@@ -27,5 +27,4 @@ TECHNIQUE = Technique(
     no_event="nothing is refused: what is not plain data does not travel",
     stops=("wire",),
     control=Alone("the host gets plain data only; tests/unit/test_wire.py"),
-    thread=escapes(OWN_MEMORY),
 )

@@ -5,7 +5,7 @@ import os
 import time
 
 from tests.escape.grants import write_outside
-from tests.escape.technique import ABSENT, Granted, Technique
+from tests.escape.technique import Granted, Technique, silent
 
 
 def attack(world):
@@ -19,7 +19,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="pthread_create(3) on a C function: no interpreter state, no hook",
-    no_event=ABSENT,
+    event=("fs.delete",),
     stops=("root view", "landlock"),
     control=Granted(write_outside),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

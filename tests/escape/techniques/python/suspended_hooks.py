@@ -15,7 +15,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="this project: pyisolate/hooks, suspended()",
-    no_event="the broker is asleep, and the root view leaves no record",
+    event=("fs.read",),
     stops=("root view", "landlock"),
     control=Granted(read_secret),
     thread=silent(LANDLOCK_SILENT),

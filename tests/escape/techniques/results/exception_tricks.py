@@ -1,6 +1,6 @@
 """Raise exceptions whose class, text and traceback harm whoever shows them."""
 
-from tests.escape.technique import Alone, Technique, escapes
+from tests.escape.technique import Alone, Technique
 
 
 class Meta(type):
@@ -29,5 +29,4 @@ TECHNIQUE = Technique(
     ends=("SandboxDied",),
     then="'alive'",
     control=Alone("an ordinary exception arrives: tests/host/test_sandbox.py"),
-    thread=escapes("the host asks a guest's exception for its text, on its own thread"),
 )

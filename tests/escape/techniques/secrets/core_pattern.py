@@ -1,6 +1,6 @@
 """Have the kernel run a program of one's own as root: core_pattern, modprobe, uevent_helper, release_agent."""
 
-from tests.escape.technique import ABSENT, Bare, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -23,7 +23,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="CVE-2022-0492; container breakouts by core_pattern (Project Zero)",
-    no_event=ABSENT,
+    event=("fs.write",),
     stops=("root view", "landlock", "file permissions"),
     control=Bare(),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

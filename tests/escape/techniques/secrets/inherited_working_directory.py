@@ -3,7 +3,7 @@
 import ctypes
 import os
 
-from tests.escape.technique import ABSENT, Bare, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -20,7 +20,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="CVE-2024-21626 (runc: working directory outside); facts: peers grant the supervisor's cwd",
-    no_event=ABSENT,
+    event=("fs.read",),
     stops=("root view", "landlock"),
     control=Bare(),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

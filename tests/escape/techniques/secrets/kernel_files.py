@@ -1,6 +1,6 @@
 """Read the kernel's own secrets: memory, symbols, logs, configuration."""
 
-from tests.escape.technique import ABSENT, Bare, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -34,7 +34,8 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="Docker's masked paths; CVE-2022-0492 (cgroup release_agent)",
-    no_event=ABSENT,
+    event=("fs.read",),
     stops=("root view", "landlock", "file permissions"),
     control=Bare(),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

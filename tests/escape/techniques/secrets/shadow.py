@@ -2,7 +2,7 @@
 
 import os
 
-from tests.escape.technique import ABSENT, Bare, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -23,5 +23,9 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="GTFOBins; MITRE T1552", no_event=ABSENT, stops=("root view", "landlock", "file permissions"), control=Bare()
+    source="GTFOBins; MITRE T1552",
+    event=("fs.read",),
+    stops=("root view", "landlock", "file permissions"),
+    control=Bare(),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
 )

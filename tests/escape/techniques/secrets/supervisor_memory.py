@@ -1,6 +1,6 @@
 """Read the supervisor's memory through /proc."""
 
-from tests.escape.technique import ABSENT, Bare, Technique
+from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
@@ -23,4 +23,10 @@ def attack(world):
             world.got(f"/proc/PID/{name}")
 
 
-TECHNIQUE = Technique(source="proc(5)", no_event=ABSENT, stops=("root view", "landlock", "namespaces"), control=Bare())
+TECHNIQUE = Technique(
+    source="proc(5)",
+    event=("fs.read",),
+    stops=("root view", "landlock", "namespaces"),
+    control=Bare(),
+    thread=silent("the listener watches no files of a sandbox thread, and Landlock tells only that it refused"),
+)

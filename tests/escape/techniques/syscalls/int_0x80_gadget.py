@@ -38,7 +38,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="return-oriented programming; seccomp(2): check the architecture first",
-    no_event="the filter ends the process at a foreign architecture's call, or answers it itself",
+    event=("kernel.syscall",),
     stops=("seccomp",),
     ends=("SandboxDied",),
     control=Bare(),

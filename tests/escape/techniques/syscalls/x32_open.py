@@ -2,7 +2,7 @@
 
 import os
 
-from tests.escape.technique import Alone, Technique
+from tests.escape.technique import Alone, Technique, silent
 
 
 def attack(world):
@@ -13,8 +13,9 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="seccomp(2), notes on __X32_SYSCALL_BIT; libseccomp issue tracker",
-    no_event="answered by the filter itself: a foreign ABI's call is never let through to anybody",
+    event=("kernel.syscall",),
     stops=("seccomp",),
     ends=("SandboxDied",),
     control=Alone("this kernel has no x32 (CONFIG_X86_X32_ABI): the number is unknown to it as well"),
+    thread=silent("the filter of a sandbox thread lets the kernel answer"),
 )

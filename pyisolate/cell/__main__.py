@@ -1,0 +1,11 @@
+"""Runs a zygote on the control socket whose descriptor is given: `python -I -m pyisolate.cell DESCRIPTOR`."""
+
+import sys
+
+from .at_fork import AT_FORK
+
+AT_FORK.collect()
+
+from .zygote import main  # noqa: E402 - its imports register handlers
+
+sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,241 @@
+"""A guest's source text: how it is compiled, kept for tracebacks and `inspect`, and named in what it raises."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import linecache
+import os
+import re
+import sys
+import threading
+import traceback
+import types
+from collections.abc import Coroutine
+from typing import Any
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_LOOP = ("/asyncio/runners.py", "/asyncio/base_events.py")
+_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+#: No statement begins so: an indentation, a comment, what closes a bracket, the end of a line.
+_NO_START = frozenset(" \t#)]}\n")
+
+Code = types.CodeType
+
+
+class Cells:
+    """Sources that ran, each under a name of its own, so that a traceback shows the lines of the right one."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, str] = {}
+
+    def remember(self, source: str, filename: str) -> str:
+        """Keep a source for tracebacks and `inspect.getsource`; return the name it is compiled under.
+
+        The first source of a name keeps it; another one is `<name:2>`, and so on. A file's name stays as it is.
+        """
+        name, number = filename, 1
+        if filename.startswith("<") and filename.endswith(">"):
+            while self._sources.get(name, source) != source:
+                number += 1
+                name = f"{filename[:-1]}:{number}>"
+        self._sources[name] = source
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        return name
+
+    def name_of_class(self, kind: type) -> str | None:
+        """Return the name of the newest source that defines a class of this name."""
+        statement = re.compile(rf"^\s*class\s+{re.escape(kind.__name__)}\b", re.MULTILINE)
+        return next((name for name, source in reversed(self._sources.items()) if statement.search(source)), None)
+
+    def find_classes(self) -> None:
+        """Let `inspect` find the source of classes of the guest's own: it looks for their module's file."""
+        getfile = inspect.getfile
+
+        @functools.wraps(getfile)
+        def find(value: Any) -> str:
+            own = isinstance(value, type) and value.__module__ == "__main__"
+            return (self.name_of_class(value) if own else None) or getfile(value)
+
+        inspect.getfile = find  # type: ignore[assignment] # typed as one that names its argument
+
+
+def compile_guest(source: str | ast.Module | ast.Expression, filename: str, mode: str, flags: int = 0) -> Any:
+    """Compile a guest's source as if nothing stood around it: else it would have this module's `annotations`."""
+    return compile(source, filename, mode, flags, dont_inherit=True)
+
+
+def show_no_own_lines() -> None:
+    """Let no traceback look for source lines of this package: a guest may not read them, and would be reported for it.
+
+    What a guest prints of a refusal that it caught (`logging.exception`) has frames of the hooks in it.
+    """
+    for name in [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]:
+        if name.startswith(_PACKAGE):
+            for shown in (name, f"{name}: importlib._bootstrap"):  # the second is `hooks.importing`'s
+                linecache.cache[shown] = (0, None, [], shown)
+
+
+def compile_cell(source: str, filename: str) -> tuple[Code | None, Code | None]:
+    """Return the code of a source's statements, and that of its last one where it is an expression.
+
+    `await` may stand outside of functions, as in Jupyter. Raises SyntaxError.
+    """
+    if (split := _split(source, filename)) is not None:
+        return split
+    tree = compile_guest(source, filename, "exec", ast.PyCF_ONLY_AST | _AWAIT)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    code = compile_guest(tree, filename, "exec", _AWAIT) if tree.body else None
+    return code, None if last is None else compile_guest(ast.Expression(last.value), filename, "eval", _AWAIT)
+
+
+def compile_expression(source: str, filename: str) -> Code:
+    """Return the code of one expression, which spaces may precede, as `eval` has it. Raises SyntaxError."""
+    code: Code = compile_guest(source.lstrip(" \t"), filename, "eval", _AWAIT)
+    return code
+
+
+def _split(source: str, filename: str) -> tuple[Code | None, Code] | None:
+    """Compile without a syntax tree where the last statement is an expression that begins the last unindented line.
+
+    To have a tree as objects takes longer than to compile, and its node types alone are 40 pages. What compiles before
+    that line is whole, so no bracket and no string is open there: the line begins a statement, which is the last one.
+    """
+    start = _last_line(source)
+    if start < 0 or source.endswith("\\\n", 0, start):
+        return None
+    try:
+        last = compile_expression("\n" * source.count("\n", 0, start) + source[start:], filename)
+        return (compile_guest(source[:start], filename, "exec", _AWAIT) if start else None), last
+    except SyntaxError:
+        return None
+
+
+def _last_line(source: str) -> int:
+    """Return where the last line begins that is neither indented nor empty nor a comment, -1 where a tree is needed."""
+    if "\r" in source or "\f" in source:
+        return -1  # other ends of lines, and what sets back an indentation
+    end = len(source)
+    while end > 0:
+        start = source.rfind("\n", 0, end) + 1
+        first = source[start : start + 1]
+        if start < end and first not in _NO_START:
+            return start
+        end = start - 1
+    return -1
+
+
+#: What needs a running event loop, and what needs that there is none.
+_STARTS_TASKS = frozenset({"create_task", "ensure_future", "get_running_loop"})
+_RUNS_LOOPS = frozenset({"run", "run_until_complete", "run_forever", "Runner"})
+_COMPREHENSIONS = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
+
+
+def _uses(code: Code, names: frozenset[str]) -> bool:
+    """Say whether code uses one of the names outside of functions; in a comprehension too."""
+    if not names.isdisjoint(code.co_names):
+        return True
+    for constant in code.co_consts:  # a loop: each request comes by here, and a generator takes as long as all else
+        if type(constant) is Code and constant.co_name in _COMPREHENSIONS and _uses(constant, names):
+            return True
+    return False
+
+
+async def _on_loop(code: Code, namespace: dict[str, Any]) -> Any:
+    return eval(code, namespace)
+
+
+class Awaiting:
+    """Runs code that awaits outside of functions, all of it on one event loop: tasks of a cell outlive it."""
+
+    def __init__(self) -> None:
+        self._runner: Any = None
+
+    def evaluate(self, code: Code, namespace: dict[str, Any], *, awaits: bool = False) -> Any:
+        """Return what `eval` of the code gives, awaited where the code itself awaits.
+
+        With `awaits` (other code of the cell does), or where it starts a task, it runs on the loop too: what it starts
+        goes on in the next code that awaits.
+        """
+        if code.co_flags & inspect.CO_COROUTINE:
+            return self._run(eval(code, namespace))
+        if (awaits or _uses(code, _STARTS_TASKS)) and not _uses(code, _RUNS_LOOPS):
+            return self._run(_on_loop(code, namespace))
+        return eval(code, namespace)
+
+    def result(self, value: Any) -> Any:
+        """Return what a call gave; of an async function, what its coroutine gives."""
+        return self._run(value) if inspect.iscoroutine(value) else value
+
+    def _run(self, awaited: Coroutine[Any, Any, Any]) -> Any:
+        if self._runner is None:
+            import asyncio  # 60 modules that most guests do without
+
+            self._runner = asyncio.Runner()
+        return self._runner.run(awaited)
+
+
+def traceback_text(error: BaseException) -> str:
+    """Format a traceback without frames of this package and of the import machinery."""
+    summary = traceback.TracebackException.from_exception(error, lookup_lines=False, compact=True)
+    _drop_frames(summary, set())
+    return "".join(summary.format())
+
+
+def _drop_frames(summary: traceback.TracebackException, seen: set[int]) -> None:
+    waiting = [summary]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.stack = traceback.StackSummary.from_list(_guests(one.stack))
+        waiting += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other is not None]
+
+
+def _guests(stack: traceback.StackSummary) -> list[traceback.FrameSummary]:
+    """Return the guest's frames: none of this package, of the import machinery, or of the loop that is run for it."""
+    kept, ours = [], False
+    for frame in stack:
+        name = frame.filename
+        ours = name.startswith((_PACKAGE, "<frozen importlib")) or (ours and name.endswith(_LOOP))
+        if not ours:
+            kept.append(frame)
+    return kept
+
+
+def print_errors_of_threads() -> None:
+    """Have what ends a thread, or cannot be raised, printed with the guest's own lines.
+
+    The interpreter's hooks look for them in files of the sources' names, all along the import path.
+    """
+    threading.excepthook = _of_thread
+    sys.unraisablehook = _unraisable
+
+
+def _of_thread(args: Any) -> None:
+    if args.exc_type is not SystemExit:
+        name = threading.get_ident() if args.thread is None else args.thread.name
+        _print(f"Exception in thread {name}:\n", args.exc_value)
+
+
+def _unraisable(args: Any) -> None:
+    of = "" if args.object is None else f" {args.object!r}"
+    _print(f"{args.err_msg or 'Exception ignored in'}:{of}\n", args.exc_value)
+
+
+def _print(heading: str, error: BaseException | None) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(heading + ("" if error is None else traceback_text(error)))
+        sys.stderr.flush()
+
+
+def call_excepthook(error: BaseException) -> None:
+    """Call the hook that a script has put in the place of the interpreter's, as that does at a script's end."""
+    if sys.excepthook is sys.__excepthook__ or isinstance(error, SystemExit):
+        return
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        trace = trace.tb_next
+    sys.excepthook(type(error), error, trace)

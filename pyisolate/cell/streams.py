@@ -1,0 +1,131 @@
+"""What a guest reads and writes through: its standard streams, and the files that it left open."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import gc
+import io
+import os
+import sys
+import threading
+import time
+from typing import NoReturn
+
+from ..native.channel import lowest_free
+
+#: A piece of a line is passed on at once after this long a pause, and with the next one before (seconds).
+_PAUSE_S = 0.02
+_FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+
+
+class _Text(io.TextIOWrapper):
+    """A text stream that passes on every line, and pieces of one unless they come in a burst."""
+
+    _passed_on = 0.0
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        now = time.monotonic()
+        if now - self._passed_on > _PAUSE_S:
+            self._passed_on = now
+            self.flush()
+        return written
+
+
+def open_streams() -> None:
+    """Give the guest text streams over descriptors 0, 1 and 2."""
+    sys.stdin = _input()
+    sys.stdout = _output(1)
+    sys.stderr = _output(2)
+    sys.__dict__.update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
+
+
+def _input() -> io.TextIOWrapper:
+    return open(0, encoding="utf-8", closefd=False)
+
+
+class GivenStdin:
+    """Descriptor 0 and `sys.stdin` of a request that brings its own input. After it there is nothing to read."""
+
+    def give(self, descriptors: list[int]) -> None:
+        """Read from this descriptor. Raises OSError where the guest had no room for it (`limits.open_files`)."""
+        if not descriptors:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "<stdin>")
+        self._replace(descriptors[0])
+
+    def take_back(self) -> None:
+        """Let what was left unread not be the next request's input."""
+        with contextlib.suppress(OSError):
+            empty, end = os.pipe()
+            os.close(end)
+            self._replace(empty)
+
+    def _replace(self, descriptor: int) -> None:
+        if descriptor != 0:  # the guest may have closed its own
+            os.dup2(descriptor, 0)
+            os.close(descriptor)
+        sys.stdin = sys.__stdin__ = _input()  # type: ignore[misc] # typed as final
+
+
+def _output(descriptor: int) -> _Text:
+    raw = open(descriptor, "wb", closefd=False)  # noqa: SIM115 - lives as long as the process
+    return _Text(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def flush_before_exit() -> None:
+    """Let `os._exit` of this process, not of its children, pass on what was written: the host reads it later."""
+    leave, owner = os._exit, os.getpid()
+
+    def _exit(status: int) -> NoReturn:
+        if os.getpid() == owner:
+            flush_streams()
+        leave(status)
+
+    os._exit = _exit
+
+
+def flush_streams() -> None:
+    """Pass on what was written to stdout and stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # the guest closed or replaced it: what it lost is its own
+
+
+class OpenFiles:
+    """Writes out what guests left in buffers, at the end of a request: a sandbox is killed when it is closed."""
+
+    def __init__(self) -> None:
+        self._lowest_free = lowest_free()
+
+    def flush(self) -> None:
+        """Flush every file that is open for writing. Costs two system calls where no descriptor is new."""
+        if lowest_free() == self._lowest_free:
+            return
+        standard = {id(stream) for stream in (sys.stdin, sys.stdout, sys.stderr)}
+        for kind in _FILES:  # text first: it writes into the buffers below
+            for found in gc.get_objects():
+                if type(found) is kind and id(found) not in standard:
+                    with contextlib.suppress(OSError, ValueError):
+                        found.flush()
+
+
+def finish_script() -> None:
+    """Do what the interpreter does at a script's end: wait for its threads, run what `atexit` holds."""
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.main_thread() and thread is not threading.current_thread():
+            thread.join()
+    for callback in list(getattr(threading, "_threading_atexits", ())):
+        callback()
+    atexit._run_exitfuncs()  # noqa: SLF001 - what Py_Finalize calls
+
+
+def exit_code(error: SystemExit) -> int:
+    """Return what the process would have ended with, 0 to 255; no C int counts as -1 (Python/pylifecycle.c)."""
+    if not isinstance(error.code, int):
+        return 0 if error.code is None else 1
+    code = int(error.code)
+    return (code if -(1 << 31) <= code < 1 << 31 else -1) & 0xFF

@@ -1,0 +1,200 @@
+"""The supervisor's side of one zygote: its process, its control socket, and the proof that its cells can be ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from ..errors import SandboxError
+from ..native import process, quiet
+from ..native.descriptors import receive
+from .confine import CellSpec
+from .zygote import MAX_CONTROL_BYTES, Exited, Fork, Forked, Signal, Start, Started, ZygoteMessage
+
+_log = logging.getLogger("pyisolate.pool")
+_decode = msgspec.msgpack.Decoder(ZygoteMessage).decode
+#: A zygote that has not come up by then is broken (seconds). A preload may be slow.
+START_TIMEOUT_S = 60.0
+#: Until a cell that was forked and killed for proof is reaped (seconds); it takes some milliseconds.
+_PROOF_S = 5.0
+#: For the cells of a zygote that is gone to end, where this process has to reap them (seconds).
+_ORPHANS_S = 1.0
+#: What comes with a forked cell: channel, stdout, stderr, the init's pidfd, the page in which its hooks ask.
+FORKED_DESCRIPTORS = 5
+
+
+class ZygoteError(SandboxError):
+    """The zygote could not be started, or could not fork a cell."""
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """What a pool keeps: `size` warm cells, forked from a zygote with `preload` imported."""
+
+    size: int
+    preload: tuple[str, ...]
+    spec: CellSpec
+    drop_privileges: bool
+    environment: dict[str, str]
+    #: descriptors that the zygote holds until its last cell is gone: links of programs that decide for them
+    held: tuple[int, ...] = ()
+
+
+def _environment(settings: PoolSettings) -> dict[str, str]:
+    """Return the zygote's environment, with what the dynamic loader is to do (ld.so(8)).
+
+    It finds every function at the start, which each cell would do again in pages of its own, and it puts the quiet
+    file calls before the C library's.
+    """
+    library = quiet.library() if settings.spec.quiet_calls else None
+    loader = {"LD_BIND_NOW": "1"} | ({} if library is None else {"LD_PRELOAD": library})
+    return settings.environment | loader
+
+
+class ZygoteProcess:
+    """One running zygote and its control socket."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # -B: no guest is refused the bytecode that an import would write beside its source
+        command = [sys.executable, "-I", "-B", "-m", "pyisolate.cell", str(theirs.fileno())]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno(), *settings.held],
+                env=_environment(settings),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.control = ours
+        start = Start(
+            host_pid=os.getpid(),
+            preload=settings.preload,
+            spec=settings.spec,
+            drop_privileges=settings.drop_privileges,
+        )
+        self.failed_preloads: tuple[tuple[str, str], ...] = ()
+        #: why this process cannot end a cell, by itself or through the zygote; empty where it can
+        self.cannot_kill = ""
+        try:
+            self.control.send(msgspec.msgpack.encode(start))
+            self._wait_started()
+            self.cannot_kill = self._prove_kill()
+            self.control.setblocking(False)
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The zygote's process id."""
+        return self._process.pid
+
+    def _wait_started(self) -> None:
+        self.control.settimeout(START_TIMEOUT_S)
+        try:
+            data = self.control.recv(MAX_CONTROL_BYTES)
+        except OSError as error:
+            raise ZygoteError(f"start zygote: no answer: {error}") from error
+        if not data:
+            status = self._process.wait(timeout=5)
+            raise ZygoteError(
+                f"start zygote: it ended with status {status} before it was warm",
+                hint="its traceback is on this process's stderr; a module in preload=[...] may crash on import",
+            )
+        message = _decode(data)
+        assert isinstance(message, Started)
+        self.failed_preloads = message.failed_preloads
+
+    def _prove_kill(self) -> str:
+        """Have a cell forked and end it; return why that failed, or nothing. Falls back on the zygote's kill(2)."""
+        self.control.settimeout(_PROOF_S)
+        self.fork(1)
+        received = self.receive()
+        if received is None or not isinstance(received[0], Forked):
+            raise ZygoteError("start zygote: it ended while it forked its first cell")
+        forked, descriptors = received[0], received[1]
+        try:
+            if forked.error or len(descriptors) != FORKED_DESCRIPTORS:
+                return ""  # a shortage, which the pool meets again and tells
+            try:
+                process.pidfd_send_signal(descriptors[3], signal.SIGKILL)
+                refused = ""
+            except OSError as error:
+                refused = f"pidfd_send_signal(2): {error.strerror}"
+                self.signal(forked.pid, signal.SIGKILL)
+            try:
+                ended = self.receive()
+            except TimeoutError:
+                refused = refused or "SIGKILL by pidfd_send_signal(2) ended no cell"
+                return f"{refused}; neither did the zygote's kill(2) within {_PROOF_S} s"
+            if ended is None or not isinstance(ended[0], Exited):
+                raise ZygoteError("start zygote: it ended with its first cell")
+            return ""
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def signal(self, pid: int, number: int) -> None:
+        """Have the zygote signal the cell whose guest is `pid`; nothing where the zygote is gone, and its cells too."""
+        with contextlib.suppress(OSError):
+            self.control.send(msgspec.msgpack.encode(Signal(pid=pid, number=number)))
+
+    def fork(self, count: int, *, forks: bool = False) -> None:
+        """Ask for `count` more cells, which may fork where `forks`.
+
+        Raises ZygoteError when the zygote is gone, BlockingIOError while it is stuck.
+        """
+        try:
+            self.control.send(msgspec.msgpack.encode(Fork(count=count, forks=forks)))
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise ZygoteError(f"fork cell: the zygote is gone ({error.strerror})") from error
+
+    def receive(self) -> tuple[ZygoteMessage, list[int]] | None:
+        """Return one message and its descriptors; None at end of file. Raises BlockingIOError when there is none."""
+        data, descriptors, _ = receive(self.control, MAX_CONTROL_BYTES, 8)
+        if not data:
+            return None
+        return _decode(data), descriptors
+
+    def stop(self) -> None:
+        """End the zygote (its cells die with it) and reap it."""
+        self.control.close()
+        if self._process.poll() is None:
+            with contextlib.suppress(PermissionError):  # it ends by itself now that the socket is closed
+                self._process.send_signal(signal.SIGKILL)
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            _log.error("zygote %d does not die", self._process.pid)
+            return
+        self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """Reap the cells that the zygote left, which are in its process group.
+
+        Orphans go to process 1 of the namespace or to a subreaper, and the host is either in many a container. Anywhere
+        else they are no children of this process, and this returns at once.
+        """
+        deadline = time.monotonic() + _ORPHANS_S
+        with contextlib.suppress(ChildProcessError):
+            while time.monotonic() < deadline:
+                if os.waitid(os.P_PGID, self._process.pid, os.WEXITED | os.WNOHANG) is None:
+                    time.sleep(0.001)

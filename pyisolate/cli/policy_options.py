@@ -1,0 +1,92 @@
+"""The options that choose a policy, shared by the commands that run guests or speak of policies."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ..policy import Policy
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_BARE_NAME = re.compile(r"\w[\w-]*")
+#: option, builder of `Policy` that it calls, metavar, help
+_GRANTS = (
+    ("--allow-read", "allow_read", "PATH", "Grant reading PATH and all below it."),
+    ("--allow-write", "allow_write", "PATH", "Grant writing, creating and deleting at and below PATH."),
+    ("--allow-exec", "allow_exec", "PATH", "Grant running the program PATH."),
+    ("--allow-connect", "allow_connect", "HOST:PORT", "Grant connecting to an address or host and port."),
+    ("--allow-bind", "allow_bind", "HOST:PORT", "Grant listening on an address and port."),
+    ("--allow-import", "allow_import", "NAME", "Grant importing a module."),
+    ("--allow-native", "allow_native", "NAME", "Grant a module with its native code."),
+)
+
+
+def policy_options(function: _F) -> _F:
+    """Add --policy, --preset, --allow-... and --limit to a command."""
+    for option, builder, metavar, text in reversed(_GRANTS):
+        function = click.option(option, builder, metavar=metavar, multiple=True, help=text + " Repeatable.")(function)
+    for decorate in (
+        click.option("--limit", "limits", metavar="KEY=VALUE", multiple=True, help="Set a limit: memory=512MiB."),
+        click.option("--preset", metavar="NAME", help="A shipped policy (default: compute); see `policy presets`."),
+        click.option("--policy", "policy_file", metavar="FILE|NAME",
+                     help="A policy file, or the name of one in ~/.config/pyisolate/policies."),
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def choose_policy(options: dict[str, Any]) -> Policy:
+    """Take the options of `policy_options` out of `options`; return the policy they describe.
+
+    Relative paths in --allow-... are taken from the working directory. Raises PolicySyntaxError, OSError.
+    """
+    from ..policy import Policy
+
+    file, preset = options.pop("policy_file"), options.pop("preset")
+    if file and preset:
+        raise click.UsageError("--policy and --preset exclude each other.")
+    policy = Policy.load(policy_path(file)) if file else Policy.preset(preset or "compute")
+    for _, builder, metavar, _ in _GRANTS:
+        for value in options.pop(builder):
+            target = Path(value).absolute() if metavar == "PATH" and not value.startswith("@") else value
+            policy = getattr(policy, builder)(target)
+    limits = dict(_limit(text) for text in options.pop("limits"))
+    return policy.with_limits(**limits) if limits else policy
+
+
+def _limit(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise click.UsageError(f"--limit {text!r}: write KEY=VALUE, such as memory=512MiB or wall=5s.")
+    if value.lower() == "none":
+        return key, None
+    return key, int(value) if value.isdigit() else value
+
+
+def load_policy(text: str) -> Policy:
+    """Return the policy of a file, of the user's file of that name, or the preset; the first that there is."""
+    from ..policy import Policy
+    from ..policy.load import PRESETS
+
+    path = policy_path(text)
+    if text in PRESETS and not path.exists():
+        return Policy.preset(text)
+    return Policy.load(path)
+
+
+def policy_path(text: str) -> Path:
+    """Return the file that `text` names: that path, else `NAME.yaml` of the user's policies where it is a bare name."""
+    path = Path(text)
+    if path.exists() or not _BARE_NAME.fullmatch(text):
+        return path
+    home = os.environ.get("XDG_CONFIG_HOME", "")  # the specification: what is not absolute does not count
+    base = Path(home) if os.path.isabs(home) else Path.home() / ".config"
+    own = base / "pyisolate" / "policies" / f"{text}.yaml"
+    return own if own.exists() else path

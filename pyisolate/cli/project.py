@@ -1,0 +1,133 @@
+"""What `run` is to run: a script, `-m` a module, `-c` a text; and the modules of the guest's own beside it."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+import tokenize
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..policy import Policy
+
+STDIN, TEXT = "<stdin>", "<string>"
+#: Modules beside a script that are looked at; a directory of more is no project.
+_MOST_MODULES = 1000
+
+
+@dataclass(frozen=True)
+class Script:
+    """What to run: its text, the name it shall have, its arguments."""
+
+    source: str
+    filename: str
+    args: tuple[str, ...] = ()
+    #: `sys.argv[0]` where that is another than the file's name
+    program: str = ""
+    #: where its own modules are; None: it has none that it may read
+    directory: str | None = None
+    #: a program and its arguments, in the place of a script
+    command: tuple[str, ...] = ()
+
+
+class RunCommand(click.Command):
+    """A command whose options end with -c TEXT or -m MODULE, as the interpreter's do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `--` after the value of -c or -m."""
+        takes_value = {name for one in self.params if not getattr(one, "is_flag", True) for name in one.opts}
+        at = 0
+        while at < len(args) and args[at].startswith("-") and args[at] not in ("-", "--"):
+            if args[at] in ("-c", "-m") and at + 1 < len(args):
+                args = [*args[: at + 2], "--", *args[at + 2 :]]
+                break
+            at += 1 + (args[at] in takes_value)
+        return super().parse_args(ctx, args)
+
+
+def chosen_script(words: tuple[str, ...], text: str | None, module: str | None) -> Script:
+    """Return what the command line names. Raises click.UsageError, OSError, ValueError."""
+    if text is not None and module is not None:
+        raise click.UsageError("-c and -m exclude each other.")
+    if text is not None:
+        return Script(text, TEXT, words, program="-c")
+    if module is not None:
+        source = f"import runpy\nrunpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
+        return Script(source, f"<-m {module}>", words, program=module, directory=os.getcwd())
+    if not words:
+        raise click.UsageError("name a SCRIPT, or - for stdin, or use -c TEXT or -m MODULE.")
+    if words[0] == "-":
+        return replace(read_script("-", words[1:]), program="-")
+    if os.path.isdir(words[0]):
+        script = read_script(os.path.join(words[0], "__main__.py"), words[1:])
+        return replace(script, program=words[0], directory=os.path.realpath(words[0]))
+    return replace(read_script(words[0], words[1:]), directory=os.path.dirname(os.path.realpath(words[0])))
+
+
+def read_script(script: str, args: tuple[str, ...] = ()) -> Script:
+    """Read a script here, by its own encoding declaration; `-` is stdin. Raises OSError, ValueError."""
+    data = sys.stdin.buffer.read() if script == "-" else Path(script).read_bytes()
+    name = STDIN if script == "-" else str(Path(script).absolute())
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        return Script(data.decode(encoding), name, args)
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ValueError(f"read {script}: not Python source text: {error}") from None
+
+
+def with_project(policy: Policy, script: Script, *, grant: bool) -> tuple[Policy, Script]:
+    """Let a script import the modules beside it: by a grant to read their directory and to import them by name.
+
+    No grant for what is no project's: a home, a place that everyone may write to, or what guests cannot read. There and
+    without `grant`, they are found where the policy itself lets the guest read that directory.
+    """
+    from ..policy.explain import explain
+
+    directory = script.directory
+    if directory is None or not (names := _modules(directory)):
+        return policy, replace(script, directory=None)
+    if grant and not _is_shared(directory) and _is_readable(directory):
+        return policy.allow_read(directory).allow_import(*names), script
+    found = explain(policy, "fs.read", directory).code is None
+    return policy, script if found else replace(script, directory=None)
+
+
+def _modules(directory: str) -> list[str]:
+    names = []
+    try:
+        entries = os.listdir(directory)
+    except OSError:  # one may be let through a directory and not look into it
+        return []
+    for entry in entries:
+        name, suffix = os.path.splitext(entry)
+        package = not suffix and os.path.isfile(os.path.join(directory, entry, "__init__.py"))
+        if name.isidentifier() and (package or suffix == ".py"):
+            names.append(name)
+    return sorted(names) if len(names) <= _MOST_MODULES else []
+
+
+def _is_shared(directory: str) -> bool:
+    home = os.path.realpath(os.path.expanduser("~"))
+    around_home = f"{home}/".startswith(f"{directory.rstrip('/')}/")
+    return around_home or bool(os.stat(directory).st_mode & stat.S_IWOTH)
+
+
+def _is_readable(directory: str) -> bool:
+    """Tell whether a guest can look into it: as root, guests are another user."""
+    if os.geteuid() != 0:
+        return True
+    path = Path(directory)
+    parents = all(parent.stat().st_mode & stat.S_IXOTH for parent in path.parents)
+    return parents and path.stat().st_mode & 0o005 == 0o005
+
+
+def find_modules(sandbox: Any, script: Script) -> None:
+    """Let the guest import its own modules, before all others."""
+    if script.directory is not None:
+        sandbox.eval(f"__import__('sys').path.insert(0, {script.directory!r})")

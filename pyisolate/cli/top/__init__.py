@@ -1,0 +1,4 @@
+"""`pyisolate top`: sandboxes and refusals, live.
+
+command   the command      view   one screen
+"""

@@ -1,0 +1,156 @@
+"""One plain request and its answer: read by h11 on one side, written anew by h11 on the other, never passed through."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import h11
+
+from ..policy.secrets import Injection
+from .hiding import Hider, hide
+from .meter import Meter
+
+#: Without a byte from the host for so long, the exchange ends (seconds).
+IDLE_S = 120.0
+#: Of one hop, not of the exchange (RFC 9110, 7.6.1), and what each side of the proxy writes itself.
+_OF_ONE_HOP = frozenset(
+    (b"connection", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"proxy-authentication-info",
+     b"keep-alive", b"te", b"trailer", b"upgrade", b"http2-settings", b"expect")
+)  # fmt: skip
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+_Headers = list[tuple[bytes, bytes]]
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Asked(Protocol):
+    """The guest's side: its connection and what comes from it."""
+
+    http: h11.Connection
+    writer: asyncio.StreamWriter
+
+    @property
+    def meter(self) -> Meter:
+        """What its sandbox has used."""
+        ...
+
+    async def next_event(self) -> object:
+        """Return what the guest sends next, as h11 reads it."""
+        ...
+
+
+def _kept(headers: _Headers, without: frozenset[bytes]) -> _Headers:
+    """Return the headers that go on, as they were spelt: not those of one hop, nor what Connection names as such."""
+    named = {
+        word.strip().lower() for name, value in headers if name.lower() == b"connection" for word in value.split(b",")
+    }
+    dropped = without | (named - _FRAMING - {b"host"})
+    return [(name, value) for name, value in headers if name.lower() not in dropped]
+
+
+class Encoded(Exception):
+    """An answer is compressed, so that no credential can be found in it."""
+
+
+@dataclass
+class Credentials:
+    """What is put into one request, and what is kept out of its answer."""
+
+    given: Sequence[Injection]
+    hider: Hider
+
+    def into(self, headers: _Headers) -> _Headers:
+        """Return a request's headers with the credentials in place of the guest's own."""
+        if not self.hider.hidden:
+            return headers
+        names = {one.header.lower().encode() for one in self.given}
+        # no compression, no parts: a credential could not be found in them
+        dropped = names | {b"accept-encoding", b"range", b"if-range"}
+        kept = [(name, value) for name, value in headers if name.lower() not in dropped]
+        added = {one.header.lower(): (one.header.encode(), one.value.encode()) for one in reversed(self.given)}
+        return [*kept, *added.values(), (b"Accept-Encoding", b"identity")]
+
+    def out_of(self, event: h11.Response, headers: _Headers) -> tuple[_Headers, bytes]:
+        """Return an answer's headers and reason without credentials. Raises Encoded."""
+        if not self.hider.hidden:
+            return headers, event.reason
+        coded = [value.strip().lower() for name, value in headers if name.lower() == b"content-encoding"]
+        if any(value not in (b"", b"identity") for value in coded):
+            raise Encoded("its answer is compressed, and may hold a credential")
+        found = self.hider.hidden
+        return [(hide(name, found), hide(value, found)) for name, value in headers], hide(event.reason, found)
+
+
+async def forward(guest: Asked, request: h11.Request, target: bytes, up: Stream, credentials: Credentials) -> bool:
+    """Carry one exchange; return whether the guest's connection can carry another.
+
+    Raises OSError, ProtocolError, OverLimit, Encoded.
+    """
+    reader, writer = up
+    host = h11.Connection(h11.CLIENT)
+    try:
+        own = credentials.into(_kept(request.headers.raw_items(), _OF_ONE_HOP))
+        headers = [*own, (b"Connection", b"close")]
+        head = host.send(h11.Request(method=request.method, target=target, headers=headers)) or b""
+        guest.meter.sent(len(head))
+        writer.write(head)
+        body = asyncio.ensure_future(_send_body(guest, host, writer))
+        answer = asyncio.ensure_future(_answer(guest, host, reader, credentials))
+        try:
+            await asyncio.wait((body, answer), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                body.result()  # or why there is no more of it
+            await answer
+            whole = body.done() and body.exception() is None
+        finally:
+            for one in (body, answer):
+                one.cancel()
+            await asyncio.gather(body, answer, return_exceptions=True)
+    finally:
+        writer.close()
+    return whole and guest.http.our_state is h11.DONE and guest.http.their_state is h11.DONE
+
+
+async def _send_body(guest: Asked, host: h11.Connection, writer: asyncio.StreamWriter) -> None:
+    while True:
+        event = await guest.next_event()
+        if isinstance(event, h11.Data):
+            guest.meter.sent(len(event.data))
+            writer.write(host.send(h11.Data(data=event.data)) or b"")
+        elif isinstance(event, h11.EndOfMessage):
+            writer.write(host.send(h11.EndOfMessage()) or b"")  # its trailers are of one hop
+            await writer.drain()
+            return
+        else:
+            raise ConnectionAbortedError("the guest has gone")
+        await writer.drain()
+
+
+async def _answer(guest: Asked, host: h11.Connection, reader: asyncio.StreamReader, credentials: Credentials) -> None:
+    while True:
+        event = host.next_event()
+        if event is h11.NEED_DATA:
+            async with asyncio.timeout(IDLE_S):
+                host.receive_data(await reader.read(1 << 16))
+        elif isinstance(event, h11.Response):
+            chunked = any(name == b"transfer-encoding" for name, _ in event.headers)
+            dropped = _OF_ONE_HOP | (_FRAMING if chunked else frozenset())
+            headers = _kept(event.headers.raw_items(), dropped)
+            headers, reason = credentials.out_of(event, headers)
+            answer = h11.Response(status_code=event.status_code, headers=headers, reason=reason)
+            written = guest.http.send(answer) or b""
+            guest.meter.received(len(written))
+            guest.writer.write(written)
+        elif isinstance(event, h11.Data):
+            guest.meter.received(len(event.data))
+            guest.writer.write(guest.http.send(h11.Data(data=credentials.hider.more(event.data))) or b"")
+            await guest.writer.drain()
+        elif isinstance(event, h11.EndOfMessage):
+            guest.writer.write(guest.http.send(h11.Data(data=credentials.hider.rest())) or b"")
+            guest.writer.write(guest.http.send(h11.EndOfMessage()) or b"")
+            await guest.writer.drain()
+            return
+        elif not isinstance(event, h11.InformationalResponse):
+            raise ConnectionAbortedError("the host has gone")

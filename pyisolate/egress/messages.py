@@ -1,0 +1,102 @@
+"""What the supervisor and its egress proxy send each other: frames of a length (4 bytes, big-endian) and msgpack.
+
+The proxy reads what guests and the Internet send, so the supervisor reads its frames as it reads a guest's.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from ..capability import Capability
+from ..policy.compiled import CompiledPolicy
+from ..policy.secrets import Injection
+from ..records import REFUSALS, BrokerRecord
+
+LENGTH = struct.Struct("!I")
+#: A policy of 10 000 rules has less; what the proxy reports is a few lines.
+MAX_ORDER_BYTES, MAX_REPORT_BYTES = 64 << 20, 64 << 10
+_TEXT_CHARS = 4096
+
+
+class Admit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A sandbox: who knows `token` is `key`, and may do what `policy` says. Again for another policy."""
+
+    key: str
+    token: str
+    policy: CompiledPolicy
+    secrets: tuple[Injection, ...] = ()
+    number: int = 0
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The first order: whom to run as (None: as who started it), and addresses of names that are not looked up.
+
+    `admitted` are the sandboxes that a proxy before it served.
+    """
+
+    host_pid: int
+    uid: int | None
+    gid: int
+    hosts: dict[str, tuple[str, ...]]
+    readable: tuple[str, ...]
+    admitted: tuple[Admit, ...]
+
+
+class Dismiss(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A sandbox has ended: what it has open is closed."""
+
+    key: str
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The proxy has given up its rights and serves. `confined`: what it applied."""
+
+    confined: tuple[str, ...]
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The order of this number is in force."""
+
+    number: int
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A request was refused; its guest is answered after this. `key` is empty where no sandbox is known."""
+
+    key: str
+    record: BrokerRecord
+
+
+Order = Start | Admit | Dismiss
+Report = Serving | Applied | Refused
+decode_order = msgspec.msgpack.Decoder(Order).decode
+_decode_report = msgspec.msgpack.Decoder(Report).decode
+
+
+class BadReport(ValueError):
+    """A frame of the proxy's breaks the protocol."""
+
+
+def encode(message: Order | Report) -> bytes:
+    """Return a frame."""
+    data = msgspec.msgpack.encode(message)
+    return LENGTH.pack(len(data)) + data
+
+
+def decode_report(data: bytes) -> Report:
+    """Return a report, its text capped. Raises BadReport for what the proxy may not say."""
+    try:
+        report = _decode_report(data)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise BadReport(str(error)[:200]) from None
+    if not isinstance(report, Refused):
+        return report
+    record = report.record
+    if record.capability is not Capability.NET_HTTP or record.verdict not in REFUSALS or record.count != 1:
+        raise BadReport("a record of something else than a refused request")
+    cut = {name: text[:_TEXT_CHARS] for name in ("target", "reason") if (text := getattr(record, name))}
+    own = {"sequence": 0, "pid": 0, "tid": 0, "monotonic_ns": 0, "errno": None, "also": (), "origin": None}
+    cut |= {name: text[:_TEXT_CHARS] for name in ("rule", "presented") if (text := getattr(record, name)) is not None}
+    return Refused(key=report.key, record=msgspec.structs.replace(record, **cut, **own, syscall=None, shadow=False))

@@ -1,0 +1,79 @@
+"""Names to addresses: looked up when a request needs one, and each address judged before it is used."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Mapping
+
+from ..decision import DenialCode
+from ..policy.broker import Broker
+
+#: Until a name that is looked up has no address, and an address does not answer (seconds).
+LOOKUP_S, CONNECT_S = 5.0, 10.0
+#: Addresses of one name that are tried.
+_MOST_ADDRESSES = 8
+
+
+class Unreachable(Exception):
+    """Granted, and nothing answers there."""
+
+
+class RefusedAddress(Exception):
+    """A name leads where the policy does not let its guest go."""
+
+    def __init__(self, address: str, rule: str | None, code: DenialCode, reason: str) -> None:
+        super().__init__(reason)
+        self.address, self.rule, self.code, self.reason = address, rule, code, reason
+
+
+class Names:
+    """Finds the addresses of names. `hosts` are known beforehand and not looked up."""
+
+    def __init__(self, hosts: Mapping[str, tuple[str, ...]]) -> None:
+        self._hosts = hosts
+
+    async def find(self, broker: Broker, host: str, port: int) -> list[str]:
+        """Return the addresses that a granted host may be reached at, in the order to try.
+
+        Raises RefusedAddress where there are only others, Unreachable where there is none.
+        """
+        refused: RefusedAddress | None = None
+        allowed = []
+        for address in (await self._addresses(broker, host))[:_MOST_ADDRESSES]:
+            rule, code, reason = broker.reaches(address, port)
+            if code is None:
+                allowed.append(address)
+            else:
+                refused = refused or RefusedAddress(address, rule, code, reason or f"denied by {rule}")
+        if allowed:
+            return allowed
+        raise refused or Unreachable(f"{host} has no address")
+
+    async def _addresses(self, broker: Broker, host: str) -> list[str]:
+        with contextlib.suppress(ValueError):
+            return [str(ipaddress.ip_address(host))]
+        known = self._hosts.get(host) or broker.policy.pinned_hosts.get(host)
+        if known:
+            return list(known)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(LOOKUP_S):
+                found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError, TimeoutError) as error:
+            raise Unreachable(f"{host} cannot be looked up ({error or type(error).__name__})") from None
+        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+async def connect(addresses: list[str], port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to the first address that answers. Raises Unreachable."""
+    last: Exception | None = None
+    for address in addresses:
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                return await asyncio.open_connection(address, port)
+        except (OSError, TimeoutError) as error:
+            last = error
+    raise Unreachable(f"no answer ({last or type(last).__name__})")

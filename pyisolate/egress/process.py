@@ -1,0 +1,342 @@
+"""The supervisor's side of the egress proxy: its process, the sandboxes that it knows, the refusals that it reports.
+
+The supervisor keeps the listening socket: a proxy that died is replaced at the same address, and no other
+process can take that in between. Until then connections wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from ..errors import EnforcementError
+from ..policy.compiled import CompiledPolicy, NetAction, NetRule
+from ..policy.secrets import Injection
+from ..records import BrokerRecord
+from . import messages
+from .messages import Admit, Applied, Dismiss, Refused, Serving, Start
+
+_log = logging.getLogger("pyisolate.egress")
+#: A proxy that does not serve by then, or does not take an order, is broken (seconds).
+_START_S, _ORDER_S = 30.0, 5.0
+#: Between two starts of a proxy that dies (seconds).
+_AGAIN_S = 1.0
+_BACKLOG = 1024
+#: What is read at a time: a request's end does not wait for a proxy that never stops.
+_MOST_READS = 64
+#: What a lookup of names may read.
+_READABLE = ("/etc", "/usr", "/lib", "/lib64", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")
+#: The user in a proxy's address. Who speaks is known by the password.
+_USER = "sandbox"
+#: Takes a sandbox's id, empty where none is known, and what its guest was refused. Must not wait for a guest.
+RefusedSink = Callable[[str, BrokerRecord], None]
+
+
+@dataclass(frozen=True)
+class ProxyTraits:
+    """Whom the proxy runs as (None: as the supervisor), and names whose addresses are not looked up."""
+
+    uid: int | None
+    gid: int
+    hosts: Mapping[str, tuple[str, ...]]
+
+
+class _Listening:
+    """The proxy's address on the loopback interface: TCP for it, and UDP so that no datagram reaches another."""
+
+    def __init__(self) -> None:
+        for _ in range(16):
+            self.tcp = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+            self.port: int = self.tcp.getsockname()[1]
+            self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            try:
+                self._udp.bind(("127.0.0.1", self.port))
+                return
+            except OSError:
+                self.close()
+        raise OSError("egress proxy: no port is free for TCP and UDP")
+
+    def close(self) -> None:
+        self.tcp.close()
+        self._udp.close()
+
+
+class _Link:
+    """The control socket of one proxy process, and what has come on it."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control, self.lock = control, threading.RLock()
+        self._buffer = bytearray()
+        self._applied, self._more = 0, threading.Condition(self.lock)
+
+    def wait_serving(self) -> None:
+        """Return once the proxy serves. Raises OSError, BadReport."""
+        while not (reports := self._feed(self.control.recv(1 << 16))):
+            pass
+        if not isinstance(reports[0], Serving):
+            raise messages.BadReport("its first word is not that it serves")
+
+    def take(self, sink: Callable[[Refused], None]) -> bool:
+        """Hand on what has come; False at the end, or where it breaks the protocol."""
+        with self.lock:
+            for _ in range(_MOST_READS):
+                try:
+                    # not recv: a socket with a timeout waits in it, whatever its flags
+                    for report in self._feed(os.read(self.control.fileno(), 1 << 16)):
+                        if isinstance(report, Refused):
+                            sink(report)
+                        elif isinstance(report, Applied):
+                            self._applied = report.number
+                            self._more.notify_all()
+                except BlockingIOError:
+                    return True
+                except messages.BadReport as error:
+                    _log.error("the egress proxy breaks the protocol and is replaced: %s", error)
+                    return False
+                except OSError:
+                    return False
+            return True
+
+    def wait_applied(self, number: int, sink: Callable[[Refused], None]) -> None:
+        """Return once an order is in force. Raises OSError where the proxy ends, or takes too long."""
+        deadline = time.monotonic() + _ORDER_S
+        while self.take(sink) and time.monotonic() < deadline:
+            with self._more:
+                if self._applied >= number or (self._more.wait(0.02) and self._applied >= number):
+                    return
+        raise OSError("it does not take its orders")
+
+    def _feed(self, data: bytes) -> list[messages.Report]:
+        if not data:
+            raise OSError("it has ended")
+        self._buffer += data
+        reports: list[messages.Report] = []
+        head = messages.LENGTH.size
+        while len(self._buffer) >= head:
+            (length,) = messages.LENGTH.unpack_from(self._buffer)
+            if length > messages.MAX_REPORT_BYTES:
+                raise messages.BadReport(f"a report of {length} bytes")
+            if len(self._buffer) < head + length:
+                break
+            reports.append(messages.decode_report(bytes(self._buffer[head : head + length])))
+            del self._buffer[: head + length]
+        return reports
+
+
+class EgressProxy:
+    """One supervisor's proxy, started with the first policy that grants a name. Thread-safe."""
+
+    def __init__(self, traits: ProxyTraits, on_refused: RefusedSink) -> None:
+        self._traits, self._on_refused = traits, on_refused
+        self._lock = threading.RLock()
+        self._listening: _Listening | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._link: _Link | None = None
+        self._tenants: dict[str, Admit] = {}
+        self._started_at, self._orders = 0.0, 0
+        self._closed = False
+
+    # -- policies and sandboxes -----------------------------------------------------------------------------
+
+    def lead_to(self, compiled: CompiledPolicy) -> CompiledPolicy:
+        """Return the tables with the proxy's own address granted. Starts the proxy. Raises EnforcementError."""
+        with self._lock:
+            self._ensure()
+            assert self._listening is not None
+            port = self._listening.port
+        address = socket.inet_aton("127.0.0.1")
+        rule = NetRule(
+            action=NetAction.CONNECT, address=address, prefix=32, port_low=port, port_high=port, text="egress proxy"
+        )
+        return msgspec.structs.replace(compiled, net=(rule, *compiled.net))
+
+    def new_token(self) -> str:
+        """Return what a sandbox will be known by."""
+        return secrets.token_urlsafe(24)
+
+    def environment(self, token: str) -> dict[str, str]:
+        """Return the variables by which clients of HTTP find the proxy, and say who they are."""
+        assert self._listening is not None
+        url = f"http://{_USER}:{token}@127.0.0.1:{self._listening.port}"
+        found = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url)
+        return {**found, "NO_PROXY": "localhost,127.0.0.1,::1", "no_proxy": "localhost,127.0.0.1,::1"}
+
+    def admit(self, key: str, token: str, compiled: CompiledPolicy, secrets: tuple[Injection, ...] = ()) -> None:
+        """Let a sandbox use the proxy, as its policy says. Raises EnforcementError."""
+        with self._lock:
+            self._ensure()
+            self._orders += 1
+            order = Admit(key=key, token=token, policy=_of_proxy(compiled), secrets=secrets, number=self._orders)
+            self._tenants[key] = order
+            self._send(order)
+
+    def change(self, key: str, compiled: CompiledPolicy, secrets: tuple[Injection, ...]) -> None:
+        """Another policy is in force in a sandbox; what it has open is closed.
+
+        A proxy that does not take it is ended, and its successor knows nothing else.
+        """
+        with self._lock, contextlib.suppress(EnforcementError):
+            if (known := self._tenants.get(key)) is not None:
+                self.admit(key, known.token, compiled, secrets)
+
+    def dismiss(self, key: str) -> None:
+        """A sandbox has ended."""
+        with self._lock:
+            if self._tenants.pop(key, None) is not None and self._link is not None:
+                with contextlib.suppress(EnforcementError):
+                    self._send(Dismiss(key=key))
+
+    # -- its process ----------------------------------------------------------------------------------------
+
+    def _ensure(self) -> None:
+        if self._closed:
+            raise EnforcementError("egress proxy: the supervisor is closed", missing="egress proxy")
+        if self._link is not None:
+            return
+        try:
+            self._listening = self._listening or _Listening()
+            self._start(self._listening)
+        except (OSError, messages.BadReport) as error:
+            self._drop()
+            raise EnforcementError(
+                f"start egress proxy: {error}",
+                missing="egress proxy",
+                hint="its traceback is on this process's stderr; policies without names do not need it",
+            ) from error
+
+    def _start(self, listening: _Listening) -> None:
+        self._started_at = time.monotonic()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._link = link = _Link(ours)
+        descriptors = (theirs.fileno(), listening.tcp.fileno())
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-B", "-m", "pyisolate.egress", *map(str, descriptors)],
+                pass_fds=descriptors,
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        traits = self._traits
+        readable = (*_READABLE, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())
+        start = Start(
+            host_pid=os.getpid(),
+            uid=traits.uid,
+            gid=traits.gid,
+            hosts=dict(traits.hosts),
+            readable=readable,
+            admitted=tuple(self._tenants.values()),
+        )
+        ours.settimeout(_START_S)
+        ours.sendall(messages.encode(start))
+        link.wait_serving()
+        ours.settimeout(_ORDER_S)
+        threading.Thread(target=self._read, args=(link,), name="pyisolate-egress", daemon=True).start()
+
+    def _send(self, order: Admit | Dismiss) -> None:
+        assert self._link is not None
+        try:
+            self._link.control.sendall(messages.encode(order))
+            if isinstance(order, Admit):
+                self._link.wait_applied(order.number, self._hand_on)
+        except OSError as error:
+            self._drop()
+            raise EnforcementError(f"egress proxy: {error}", missing="egress proxy", hint="try again") from error
+
+    def _drop(self) -> None:
+        """Forget a proxy that died, or is broken: it is ended."""
+        process, self._process = self._process, None
+        link, self._link = self._link, None
+        if link is not None:
+            with contextlib.suppress(OSError):
+                link.control.shutdown(socket.SHUT_RDWR)  # its reader wakes, and closes it
+        if process is not None:
+            with contextlib.suppress(PermissionError):  # of another user; it ends with its control socket
+                process.send_signal(signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
+
+    # -- refusals -------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Take in every refusal that has been reported: those that a guest has been answered are among them."""
+        if (link := self._link) is not None:
+            link.take(self._hand_on)
+
+    def _read(self, link: _Link) -> None:
+        poller = select.poll()
+        poller.register(link.control, select.POLLIN)
+        while poller.poll() and link.take(self._hand_on):
+            pass
+        self._replace(link)
+        with link.lock:
+            link.control.close()
+
+    def _hand_on(self, refused: Refused) -> None:
+        key = refused.key if refused.key in self._tenants else ""
+        record = msgspec.structs.replace(refused.record, monotonic_ns=time.monotonic_ns())
+        try:
+            self._on_refused(key, record)
+        except Exception:
+            _log.exception("a refusal of the egress proxy could not be recorded; it stands")
+
+    def _replace(self, link: _Link) -> None:
+        """Start another proxy in place of one that has ended by itself."""
+        with self._lock:
+            if self._closed or self._link is not link:
+                return
+            self._drop()
+            _log.error("the egress proxy has ended; another one takes its place")
+        time.sleep(max(0.0, self._started_at + _AGAIN_S - time.monotonic()))
+        with self._lock, contextlib.suppress(EnforcementError):  # then the next sandbox that needs it meets the error
+            if not self._closed and self._tenants:
+                self._ensure()
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+        with self._lock:
+            self._closed = True
+            self._drop()
+            if self._listening is not None:
+                self._listening.close()
+
+    def abandon(self) -> None:
+        """In a forked child of the host: close the copies; the proxy is the parent's."""
+        self._lock, self._closed = threading.RLock(), True
+        if self._link is not None:
+            self._link.control.close()
+        if self._listening is not None:
+            self._listening.close()
+        self._process = self._link = self._listening = None
+        self._tenants.clear()
+
+
+def _of_proxy(compiled: CompiledPolicy) -> CompiledPolicy:
+    """Return what the proxy needs of a policy: the rules of the network, without its own address."""
+    return CompiledPolicy(
+        name=compiled.name,
+        version=compiled.version,
+        generation=compiled.generation,
+        mode=compiled.mode_of("net"),
+        net=tuple(rule for rule in compiled.net if rule.text != "egress proxy"),
+        web=compiled.web,
+        egress=compiled.egress,
+        pinned_hosts=compiled.pinned_hosts,
+    )

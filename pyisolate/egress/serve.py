@@ -1,0 +1,117 @@
+"""The proxy's process: it gives up what it does not need, then serves until its supervisor is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures.thread  # noqa: F401 - with the next: what a lookup imports, before files are out of reach
+import contextlib
+import encodings.idna  # noqa: F401
+import os
+import resource
+import socket
+from collections.abc import Awaitable, Callable
+
+from ..native import landlock, process
+from . import messages
+from .messages import Admit, Applied, Dismiss, Report, Serving, Start
+from .names import Names
+from .proxy import Proxy
+
+#: Descriptors that it may have: two for each connection it carries.
+_MOST_FILES = 16384
+
+
+def main(control_fd: int, listener_fd: int) -> int:
+    """Run the proxy on its control socket and its listening socket; returns the exit status."""
+    process.reset_signals()
+    process.set_name("pyisolate-egress")
+    control, listener = socket.socket(fileno=control_fd), socket.socket(fileno=listener_fd)
+    start = messages.decode_order(_read(control))
+    if not isinstance(start, Start):
+        return 2
+    host = process.pidfd_open(start.host_pid)
+    confined = _confine(start)
+    control.sendall(messages.encode(Serving(confined=tuple(confined))))
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        asyncio.run(_serve(control, listener, start, host))
+    return 0
+
+
+def _read(control: socket.socket) -> bytes:
+    (length,) = messages.LENGTH.unpack(control.recv(messages.LENGTH.size, socket.MSG_WAITALL))
+    return control.recv(length, socket.MSG_WAITALL)
+
+
+def _confine(start: Start) -> list[str]:
+    """Give up root, capabilities, files and programs for good; return what was applied. Raises OSError."""
+    if start.uid is not None:
+        process.become(start.uid, start.gid)
+    process.set_no_new_privs()
+    process.drop_all_capabilities()
+    process.set_dumpable(False)
+    for limit, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, _MOST_FILES)):
+        hard = resource.getrlimit(limit)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(limit, (most, most))
+    applied = ["no_new_privs", "capabilities", "resource limits"]
+    if os.getppid() != start.host_pid:
+        raise OSError("the supervisor is gone")
+    try:
+        abi = landlock.abi_version()
+    except OSError:
+        return applied
+    _restrict_files(start.readable, abi)
+    return [*applied, "landlock"]
+
+
+def _restrict_files(readable: tuple[str, ...], abi: int) -> None:
+    """Let it read what a lookup of names needs, and nothing be written, run or signalled."""
+    handled = landlock.handled_for(abi)
+    ruleset = landlock.create_ruleset(landlock.Handled(handled.fs, landlock.AccessNet(0), handled.scoped))
+    reading = landlock.AccessFs.READ_FILE | landlock.AccessFs.READ_DIR
+    try:
+        for path in readable:
+            try:
+                place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                landlock.add_path_rule(ruleset, reading, place, path)
+            finally:
+                os.close(place)
+        landlock.restrict_self(ruleset)
+    finally:
+        os.close(ruleset)
+
+
+async def _serve(control: socket.socket, listener: socket.socket, start: Start, host: int) -> None:
+    orders, reports = await asyncio.open_connection(sock=control, limit=1 << 20)
+    guard = asyncio.Lock()
+
+    async def report(one: Report) -> None:
+        async with guard:
+            reports.write(messages.encode(one))
+            await reports.drain()
+
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(host, ended.set)
+    proxy = Proxy(Names(start.hosts), report)
+    for one in start.admitted:
+        proxy.admit(one)
+    server = await asyncio.start_server(proxy.serve, sock=listener, backlog=1024, limit=1 << 16)
+    try:
+        following = asyncio.ensure_future(_follow(orders, proxy, report))
+        await asyncio.wait((following, asyncio.ensure_future(ended.wait())), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        server.close()
+
+
+async def _follow(orders: asyncio.StreamReader, proxy: Proxy, report: Callable[[Report], Awaitable[None]]) -> None:
+    while True:
+        (length,) = messages.LENGTH.unpack(await orders.readexactly(messages.LENGTH.size))
+        order = messages.decode_order(await orders.readexactly(length))
+        if isinstance(order, Admit):
+            proxy.admit(order)
+            await report(Applied(number=order.number))
+        elif isinstance(order, Dismiss):
+            proxy.dismiss(order.key)

@@ -1,0 +1,226 @@
+"""Sandboxes as a `concurrent.futures.Executor`: each task runs in one, and its future holds what was refused."""
+
+from __future__ import annotations
+
+import collections
+import contextvars
+import functools
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar, Unpack
+
+from .. import api
+from ..errors import SandboxError
+from ..sandbox.process import Sandbox
+from ..supervisor.options import PolicyLike, SpawnOptions
+from ..supervisor.supervisor import Supervisor
+from ..telemetry.event import DenialEvent
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class SandboxFuture(Future[_T]):
+    """A future of a `SandboxExecutor`; `denials` are the events of its task alone, complete when it is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.denials: tuple[DenialEvent, ...] = ()
+
+
+class _Work:
+    """One task: what to call, for which future, in which context of the submitter's."""
+
+    def __init__(self, future: SandboxFuture[Any], call: Callable[[], Any]) -> None:
+        self.future, self.call, self.context = future, call, contextvars.copy_context()
+
+
+class _Used:
+    """A sandbox, how many tasks it has had, and which of its events belong to them."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox, self.tasks = sandbox, 0
+        self._seen: set[str] = set()
+
+    def new_events(self) -> tuple[DenialEvent, ...]:
+        events = self.sandbox.get_denial_events()
+        new = tuple(event for event in events if event.event_id not in self._seen)
+        self._seen = {event.event_id for event in events}
+        return new
+
+
+class SandboxExecutor(Executor):
+    """A `concurrent.futures.Executor` whose tasks run in sandboxes under `policy`. A context manager.
+
+    `max_workers`: sandboxes at a time (default: processors + 4, at most 32). `initializer(*initargs)` runs in each
+    sandbox before its first task; where it fails, the executor is broken. `reuse`: tasks that one sandbox gets, one
+    after the other, before it is closed; what a task leaves there the next one finds (default 1: each gets its own).
+    `timeout`: seconds for one task. `supervisor`: default is the process's. `options` go to `spawn`; the actor of the
+    submitter's context travels along.
+
+    Functions and arguments are sent by value, results come back as those of `Sandbox.call`. A task's error is a
+    SandboxError (GuestError, PolicyError, LimitExceeded ...) with `denials`, as on its future.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyLike | None = None,
+        max_workers: int | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        reuse: int = 1,
+        timeout: float | None = None,
+        name: str = "executor",
+        supervisor: Supervisor | None = None,
+        **options: Unpack[SpawnOptions],
+    ) -> None:
+        workers = min(32, (os.cpu_count() or 1) + 4) if max_workers is None else max_workers
+        if workers < 1:
+            raise ValueError("max_workers must be greater than 0")
+        if reuse < 1:
+            raise ValueError("reuse must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._policy, self._options, self._reuse, self._timeout = policy, options, reuse, timeout
+        self._initializer = None if initializer is None else functools.partial(initializer, *initargs)
+        self._name, self._numbers, self._supervisor = name, itertools.count(1), supervisor
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix=f"pyisolate-{name}")
+        self._lock = threading.Lock()
+        self._waiting: dict[SandboxFuture[Any], None] = {}
+        self._idle: collections.deque[_Used] = collections.deque()
+        self._closed = False
+        self._broken: str | None = None
+
+    # -- the executor's contract ------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> SandboxFuture[_T]:
+        """Have `fn(*args, **kwargs)` called in a sandbox; returns its future.
+
+        Raises RuntimeError after `shutdown`, BrokenExecutor after an initializer failed.
+        """
+        future: SandboxFuture[_T] = SandboxFuture()
+        work = _Work(future, functools.partial(fn, *args, **kwargs))
+        with self._lock:
+            if self._broken is not None:
+                raise BrokenExecutor(self._broken)
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._waiting[future] = None
+            self._threads.submit(self._work, work)
+        return future
+
+    def map(
+        self, fn: Callable[..., _T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+    ) -> Iterator[_T]:
+        """Return the results of `fn` over the iterables, in order; `chunksize` calls share a task, and its sandbox.
+
+        `timeout`: seconds from now for all results. The iterator raises what a task raised.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if chunksize == 1:
+            return super().map(fn, *iterables, timeout=timeout)
+        results = super().map(functools.partial(_call_each, fn), _chunks(zip(*iterables), chunksize), timeout=timeout)  # noqa: B905 - as map
+        return itertools.chain.from_iterable(results)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks; `wait` until those that were taken are done, or with `cancel_futures` only what runs."""
+        with self._lock:
+            self._closed = True
+            waiting = list(self._waiting) if cancel_futures else []
+        for future in waiting:
+            future.cancel()
+        self._close_idle()
+        self._threads.shutdown(wait=wait)
+
+    # -- in a thread of the executor ------------------------------------------------------------------------
+
+    def _work(self, work: _Work) -> None:
+        with self._lock:
+            if work.future not in self._waiting:  # it has failed with the executor
+                return
+            del self._waiting[work.future]
+        if not work.future.set_running_or_notify_cancel():
+            return
+        try:
+            value = work.context.run(self._call, work)
+        except BaseException as error:
+            work.future.set_exception(error)
+        else:
+            work.future.set_result(value)
+
+    def _call(self, work: _Work) -> Any:
+        used = self._take()
+        try:
+            return used.sandbox.call(work.call, timeout=self._timeout)
+        except SandboxError as error:
+            error.denials = work.future.denials = used.new_events()
+            raise
+        finally:
+            work.future.denials = work.future.denials or used.new_events()
+            self._give_back(used)
+
+    def _take(self) -> _Used:
+        with self._lock:
+            while self._idle:
+                used = self._idle.pop()
+                if not used.sandbox.closed:
+                    return used
+        supervisor = self._supervisor or api.default_supervisor()
+        used = _Used(supervisor.spawn(f"{self._name}-{next(self._numbers)}", self._policy, **self._options))
+        try:
+            self._initialize(used)
+        except BaseException:
+            used.sandbox.close()
+            raise
+        return used
+
+    def _initialize(self, used: _Used) -> None:
+        if self._initializer is None:
+            return
+        try:
+            used.sandbox.call(self._initializer, timeout=self._timeout)
+        except SandboxError as error:
+            self._break(f"an initializer failed: {error.summary}")
+            raise BrokenExecutor(self._broken) from error
+        used.new_events()
+
+    def _give_back(self, used: _Used) -> None:
+        used.tasks += 1
+        with self._lock:
+            keep = used.tasks < self._reuse and not self._closed and not used.sandbox.closed
+            if keep:
+                self._idle.append(used)
+        if not keep:
+            used.sandbox.close()
+
+    def _break(self, why: str) -> None:
+        """All that wait fail, as the ones do that come later."""
+        with self._lock:
+            self._broken = why
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(BrokenExecutor(why))
+
+    def _close_idle(self) -> None:
+        with self._lock:
+            idle = list(self._idle)
+            self._idle.clear()
+        for used in idle:
+            used.sandbox.close()
+
+
+def _call_each(function: Callable[..., _T], chunk: list[tuple[Any, ...]]) -> list[_T]:
+    return [function(*arguments) for arguments in chunk]
+
+
+def _chunks(items: Iterable[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
+    taken = iter(items)
+    while chunk := list(itertools.islice(taken, size)):
+        yield chunk

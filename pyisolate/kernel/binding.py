@@ -1,0 +1,167 @@
+"""One sandbox at every enforcer: opened before its hand-out, attached, rebound, drained, reported, closed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..choices import Enforcement, Isolation, Step
+from ..enforcement import EnforcementReport
+from ..errors import EnforcementError
+from ..records import BrokerRecord, KernelRecord
+from .enforcer import Attachment, Enforcer
+from .prepared import Prepared
+from .reconcile import CounterKey
+from .report import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..limits.cgroup import CgroupLease
+
+
+class KernelBinding:
+    """What the kernel side holds for one sandbox: nothing until `open`, nothing after `close`."""
+
+    def __init__(self, sandbox_id: str, enforcers: Sequence[Enforcer], reporter: Reporter) -> None:
+        self.sandbox_id = sandbox_id
+        self._enforcers, self._reporter = enforcers, reporter
+        self._attachments: tuple[Attachment, ...] = ()
+        self._prepared: Prepared | None = None
+
+    def open(self, prepared: Prepared, *, host_network: bool = False) -> tuple[int, int] | None:
+        """Make room at every enforcer; return (descriptor, page number) of the broker slots, where programs read them.
+
+        `host_network`: its cell uses the host's network itself, under the programs of its control group.
+        """
+        self._prepared = prepared
+        for enforcer in self._enforcers:
+            made = enforcer.open(self.sandbox_id, prepared, host_network=host_network)
+            if made is not None:
+                self._attachments += (made,)
+        return next((one.slots for one in self._attachments if one.slots is not None), None)
+
+    @property
+    def prepared(self) -> Prepared:
+        """The tables in force. Raises EnforcementError before `open`."""
+        if self._prepared is None:
+            raise EnforcementError(f"sandbox {self.sandbox_id}: it is at no enforcer")
+        return self._prepared
+
+    @property
+    def listens(self) -> bool:
+        """True where a notification listener answers this sandbox's calls."""
+        return any(one.listens for one in self._attachments)
+
+    # -- attach ---------------------------------------------------------------------------------------------
+
+    def bind_cell(self, pid: int) -> None:
+        """Decide a warm cell's calls by the policy from here on.
+
+        Raises EnforcementError where the listener has ended, KeyError for a cell that was reaped.
+        """
+        for one in self._attachments:
+            one.bind_cell(pid)
+
+    def attach_thread(self, descriptor: int) -> None:
+        """Decide the calls of a sandbox thread, whose filter's listener `descriptor` is. Takes the descriptor."""
+        for one in self._attachments:
+            one.attach_thread(descriptor)
+
+    def attach_task(self, tid: int, slot: int | None = None) -> bool:
+        """Put a cell, or a sandbox thread, under the BPF programs: after its own set-up, before any guest code.
+
+        `slot` is the number of its broker slot, where it has one of its own. Returns whether programs decide there.
+        """
+        decided = [one.attach_task(tid, slot) for one in self._attachments]
+        return any(decided)
+
+    def attach_network(self, lease: CgroupLease | None) -> None:
+        """Put the sandbox's control group under the network programs, before any guest code. First kernel: 5.18.
+
+        Raises EnforcementError where it has no control group of version 2, or there are no programs.
+        """
+        if lease is None or lease.v2_path is None or self.prepared.bpf is None:
+            raise EnforcementError(
+                f"enforce policy {self.prepared.compiled.name!r}: net: the sandbox has no control group for its "
+                "programs",
+                missing="cgroup-bpf",
+                hint="Supervisor(network='listener')",
+            )
+        for one in self._attachments:
+            one.attach_group(Path(lease.v2_path))
+
+    def release_network(self) -> None:
+        """No process is left in the sandbox's control group: another sandbox may get it."""
+        for one in self._attachments:
+            one.release_group()
+
+    # -- while it runs --------------------------------------------------------------------------------------
+
+    def rebind(self, prepared: Prepared) -> None:
+        """Swap the tables that the kernel side reads, each whole; records of earlier refusals reach the sink before."""
+        self._prepared = prepared
+        for one in self._attachments:
+            one.rebind(prepared)
+
+    def quiet(self, pid: int) -> bool:
+        """True where `drain` and `emit_uncounted` have nothing to do."""
+        return all(one.quiet(pid) for one in self._attachments)
+
+    def answer(self, number: int, *, allow: bool) -> None:
+        """Answer a question of one of its calls; one that has been given up is forgotten."""
+        for one in self._attachments:
+            one.answer(number, allow=allow)
+
+    def drain(self) -> None:
+        """Return once every kernel record up to now has reached the sink."""
+        for one in self._attachments:
+            one.drain()
+
+    def note_recorded(self, record: KernelRecord) -> None:
+        """An enforcer recorded a refusal that another one may have counted: the count must not report it again."""
+        for one in self._attachments:
+            one.note_recorded(record)
+
+    def emit_uncounted(self, pid: int) -> None:
+        """Send one record per counter for refusals that the kernel counted and did not record. After `drain`."""
+        for one in self._attachments:
+            one.emit_uncounted(pid)
+
+    def take_refusals(self) -> list[tuple[CounterKey, int]]:
+        """Return, once, how often an ended guest's broker had refused: the guest's own word."""
+        return [found for one in self._attachments for found in one.take_refusals()]
+
+    def landlock_layers(self, pid: int) -> int | None:
+        """Return how many Landlock rulesets confine a task; None where the kernel does not say (6.15, CAP_BPF)."""
+        return next((found for one in self._attachments if (found := one.landlock_layers(pid)) is not None), None)
+
+    def evaluate(self, record: BrokerRecord) -> KernelRecord | None:
+        """Ask the kernel's own tables about an operation that the broker refused; None: no table holds an answer."""
+        for one in self._attachments:
+            if (found := one.evaluate(record)) is not None:
+                return found
+        return None
+
+    # -- what is enforced -----------------------------------------------------------------------------------
+
+    def report(
+        self,
+        isolation: Isolation,
+        enforcement: Enforcement,
+        steps: tuple[Step, ...],
+        failed: tuple[tuple[Step, str], ...],
+        *,
+        has_cgroup: bool = False,
+        cgroup_reason: str = "",
+    ) -> EnforcementReport:
+        """Say who enforces what, from what was proven and what the cell's steps returned."""
+        return self._reporter.report(
+            self.prepared, isolation, enforcement, steps, failed, has_cgroup=has_cgroup, cgroup_reason=cgroup_reason
+        )
+
+    def close(self) -> None:
+        """The sandbox is gone: forget it, after its last records."""
+        attachments, self._attachments = self._attachments, ()
+        for one in attachments:
+            one.close()

@@ -1,0 +1,153 @@
+"""How often Landlock refused something in a task's domain, pulled from the kernel: nothing is attached to any path.
+
+First kernels: 6.14 for `bpf_task_from_vpid`, which takes numbers of this process's own pid namespace; 6.15 for the
+count (with CONFIG_AUDIT). A pull takes about a microsecond.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import threading
+from collections.abc import Callable
+
+from ...choices import EnforcerName
+from ...enforcement import Availability, Status
+from ...native import bpf_maps, landlock, libbpf, process
+from ...native.bpf_maps import DomainCount
+from ...native.landlock import AccessFs
+from ...native.result import without_hint
+from .loader import BpfLoader, BpfUnavailable
+
+ENFORCER: EnforcerName = "landlock-denials"
+
+#: Where Landlock's part of the credentials may begin: after those of the modules before it (8-byte steps).
+_OFFSETS = range(0, 256, 8)
+_PROBE_DENIALS = 3
+
+
+class LandlockDenialCounter:
+    """Reads `num_denials` of a task's Landlock domain. The count is the domain's: all tasks of a cell share it."""
+
+    name = ENFORCER
+
+    def __init__(self, loader: BpfLoader | None = None) -> None:
+        self.loader = loader or BpfLoader()
+        self._owned = loader is None
+        self._offset = 0
+        self._program: libbpf.Program | None = None
+        self._question: bpf_maps.DenialQuestion | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Load, and find Landlock's place in the credentials with a task of our own. Raises BpfUnavailable."""
+        if not libbpf.available()[0] or not libbpf.has_function("bpf_task_from_vpid"):
+            raise BpfUnavailable(ENFORCER, "this kernel lacks bpf_task_from_vpid (6.14)", hint="use a newer kernel")
+        try:
+            self._program = self.loader.load("landlock").programs["landlock"]
+            self._offset = self._find_offset()
+            self._question = bpf_maps.DenialQuestion(self._program, self._offset)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Unload."""
+        self._program = self._question = None
+        if self._owned:
+            self.loader.close()
+
+    def read(self, pid: int) -> DomainCount | None:
+        """Return the count of a task's domain; None if the task is gone or in no domain."""
+        return self._read(pid, self._offset)
+
+    def denials(self, pid: int) -> int | None:
+        """Return how often a task's domain refused, as `read` does, for half its cost."""
+        with self._lock:
+            return None if self._question is None else self._question.denials(pid)
+
+    def _read(self, pid: int, offset: int) -> DomainCount | None:
+        if self._program is None:
+            return None
+        with self._lock:
+            return bpf_maps.landlock_denials(self._program, pid, offset)
+
+    def _find_offset(self) -> int:
+        """Confine a child that is refused a known number of times: only the right place tells that number."""
+        with _refused_child() as child:
+            for offset in _OFFSETS:
+                found = self._read(child, offset)
+                if found is not None and found.layers == 1 and found.denials == _PROBE_DENIALS:
+                    return offset
+        raise BpfUnavailable(
+            ENFORCER,
+            f"Linux {platform.release()} does not tell how often Landlock refused (6.15, CONFIG_AUDIT)",
+            hint="use a newer kernel: the listener's records remain",
+        )
+
+    def probe(self) -> Availability:
+        """Count the refusals of a child that is refused a known number of times."""
+        probe = LandlockDenialCounter()
+        try:
+            probe.start()
+        except (BpfUnavailable, OSError) as error:
+            reason = getattr(error, "reason", None) or without_hint(error)
+            return Availability(
+                enforcer=ENFORCER,
+                status=Status.UNAVAILABLE,
+                reason=reason,
+                remedy=getattr(error, "hint", "") or "",
+                errno=error.errno,
+            )
+        offset = probe._offset
+        probe.close()
+        proof = f"a child refused {_PROBE_DENIALS} times was counted {_PROBE_DENIALS} times"
+        return Availability(enforcer=ENFORCER, status=Status.AVAILABLE, proof=proof, detail={"blob_offset": offset})
+
+
+class _refused_child:
+    """A forked child in a Landlock domain of its own, refused `_PROBE_DENIALS` times, that waits to be ended."""
+
+    def __enter__(self) -> int:
+        ready, write_end = os.pipe()
+        try:
+            self._pid = process.fork_probe()
+        except OSError:
+            os.close(ready)
+            os.close(write_end)
+            raise
+        if self._pid == 0:
+            _run_child(write_end, _be_refused)
+        os.close(write_end)
+        with os.fdopen(ready, "rb") as pipe:
+            if pipe.read(1) != b"1":
+                self.__exit__()
+                raise BpfUnavailable(ENFORCER, "Landlock is not available here", hint="boot with lsm=landlock,...")
+        return self._pid
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+        process.wait_ended(self._pid)
+
+
+def _run_child(write_end: int, body: Callable[[], bool]) -> None:
+    with contextlib.suppress(BaseException):
+        os.write(write_end, b"1" if body() else b"0")
+        signal.pause()
+    os._exit(0)
+
+
+def _be_refused() -> bool:
+    process.set_no_new_privs()  # root without CAP_SYS_ADMIN needs it (landlock_restrict_self(2))
+    ruleset = landlock.create_ruleset(landlock.Handled(AccessFs.READ_DIR, landlock.AccessNet(0), landlock.Scope(0)))
+    landlock.restrict_self(ruleset)
+    refused = 0
+    for _ in range(_PROBE_DENIALS):
+        try:
+            os.close(os.open("/", os.O_RDONLY | os.O_DIRECTORY))
+        except PermissionError:
+            refused += 1
+    return refused == _PROBE_DENIALS

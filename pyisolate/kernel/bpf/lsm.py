@@ -1,0 +1,121 @@
+"""The BPF-LSM enforcer: the kernel decides file, network, process and memory operations by the policy's own tables."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from ...capability import Capability
+from ...choices import EnforcerName
+from ...enforcement import Availability, Status
+from ...policy.compiled import CompiledPolicy, FsRight, FsRule
+from .loader import BpfUnavailable
+from .maps import BpfPolicy
+from .runtime import PROBE_SETTINGS, BpfEnforcer
+
+ENFORCER: EnforcerName = "bpf-lsm"
+
+_DECIDES = frozenset(
+    capability
+    for capability in Capability
+    if capability.value.partition(".")[0] in ("fs", "net", "process", "memory", "ipc", "kernel")
+) | {Capability.IMPORT_NATIVE, Capability.RANDOM_READ}
+
+
+class BpfLsmEnforcer(BpfEnforcer):
+    """BPF-LSM: full coverage, exact records. Needs the `bpf` security module and trampolines (6.1 on)."""
+
+    name = ENFORCER
+
+    def _attach(self) -> None:
+        self.loader.attach_lsm()
+
+    def attach_task(
+        self,
+        tid: int,
+        sandbox_id: str,
+        policy: BpfPolicy,
+        shadow: BpfPolicy | None = None,
+        *,
+        slot: int | None = None,
+    ) -> str:
+        """Confine a thread, or a process by its pid, and all that it starts. Returns how it was reached."""
+        entry = self.shared.entry(sandbox_id, policy, shadow)
+        return self.shared.entries.attach_task(entry, tid, slot=slot)
+
+    def capabilities(self) -> frozenset[Capability]:
+        """Return what the programs decide."""
+        return _DECIDES
+
+    def probe(self) -> Availability:
+        """Load and attach, confine a process, see it refused one file and allowed another."""
+        probe = BpfLsmEnforcer(settings=PROBE_SETTINGS)
+        seen: list[Any] = []
+        try:
+            probe.start(seen.append)
+        except BpfUnavailable as error:
+            return Availability(
+                enforcer=ENFORCER,
+                status=Status.UNAVAILABLE,
+                reason=error.reason,
+                remedy=error.hint or "",
+                errno=error.errno,
+            )
+        try:
+            proof = _proof(probe)
+            probe.shared.records.drain()
+            if proof and seen:
+                return Availability(
+                    enforcer=ENFORCER,
+                    status=Status.AVAILABLE,
+                    proof=f"{proof}; record: {seen[0].hook} {seen[0].target}",
+                    detail={"missing_hooks": probe.loader.missing_hooks, "load_seconds": probe.loader.load_seconds},
+                )
+            return Availability(
+                enforcer=ENFORCER, status=Status.UNAVAILABLE, reason="the programs are attached, but refused nothing"
+            )
+        finally:
+            probe.close()
+
+
+_PROBE = """
+import sys
+sys.stdin.readline()
+for path in sys.argv[1:]:
+    try:
+        open(path).close(); print("allowed")
+    except PermissionError:
+        print("refused")
+    sys.stdout.flush()
+"""
+
+
+def _proof(enforcer: BpfLsmEnforcer) -> str:
+    """Return what was seen, or "" if the denied file could be opened or the allowed one not."""
+    with tempfile.NamedTemporaryFile() as denied:
+        rules = (
+            FsRule(path="/", allow=int(FsRight.READ | FsRight.MAP_EXEC), text="probe"),
+            FsRule(path=os.path.realpath(denied.name), deny=int(FsRight.READ), text="probe"),
+        )
+        policy = enforcer.prepare(CompiledPolicy(name="probe", version="probe", fs=rules))
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _PROBE,
+            os.path.realpath(denied.name),
+            os.path.realpath(os.__file__),
+        ]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            enforcer.attach_task(child.pid, "probe", policy)
+            said, _ = child.communicate("\n", timeout=60)
+        finally:
+            child.kill()
+            child.wait()
+        policy.close()
+    return f"open({denied.name}) refused, open({os.__file__}) allowed" if said.split() == ["refused", "allowed"] else ""

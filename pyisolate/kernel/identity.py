@@ -1,0 +1,150 @@
+"""Whether a policy's kernel tables still mean what its paths name: they hold inodes and mounts, a policy holds names.
+
+A host moves a directory away and makes another in its place, replaces a file by rename, swaps a link, mounts something.
+Sandboxes that start afterwards get tables that are made anew. Compared at each hand-out: device, inode and mount of
+every place, the links on the way, and the mounts below places. Directories at rest speak for the names in them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Iterator
+
+from ..native.places import Kind, Question
+from ..policy.compiled import CompiledPolicy
+from . import directories
+from .rootview.paths import Places
+
+_MOUNTS = "/proc/self/mountinfo"
+
+
+class MountTable:
+    """The mounts of this process's namespace, read again only after a change (poll(2) on mountinfo, 2.6.30)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._file: int | None = None
+        self._poll = select.poll()
+        self._mounts: list[tuple[str, bytes]] = []
+        self.generation = 0
+
+    def refresh(self) -> int:
+        """Return a number that changes with the mounts. Without /proc it never does."""
+        with self._lock:
+            if self._file is None:
+                try:
+                    self._file = os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+                except OSError:
+                    return self.generation
+                self._poll.register(self._file, select.POLLERR | select.POLLPRI)
+                changed = True
+            else:
+                changed = any(event & (select.POLLERR | select.POLLPRI) for _, event in self._poll.poll(0))
+            if changed:
+                self._mounts = list(_read(self._file))
+                self.generation += 1
+            return self.generation
+
+    def below(self, paths: frozenset[str]) -> tuple[bytes, ...]:
+        """Return the mounts at or below some paths, as mountinfo describes them."""
+        with self._lock:
+            return tuple(line for point, line in self._mounts if _covered(point, paths))
+
+    def file_systems(self) -> dict[int, bytes]:
+        """Return the type of the file system by the number of its mount."""
+        with self._lock:
+            lines = [line for _point, line in self._mounts]
+        kinds = ((line.split(b" ", 1)[0], line.partition(b" - ")[2].split(b" ", 1)[0]) for line in lines)
+        return {int(number): kind for number, kind in kinds}
+
+    def close(self) -> None:
+        """Close the file; the next `refresh` opens it again."""
+        with self._lock:
+            if self._file is not None:
+                self._poll.unregister(self._file)
+                os.close(self._file)
+                self._file = None
+
+    def abandon(self) -> None:
+        """In a forked child of the host: close the copy without the lock, which another thread may have held."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _read(descriptor: int) -> Iterator[tuple[str, bytes]]:
+    data, offset = b"", 0
+    while part := os.pread(descriptor, 1 << 16, offset):
+        data, offset = data + part, offset + len(part)
+    for line in data.splitlines():
+        fields = line.split(b" ", 6)
+        if len(fields) > 5:
+            point = fields[4].replace(b"\\040", b" ").replace(b"\\011", b"\t").replace(b"\\134", b"\\")
+            yield os.fsdecode(point), line
+
+
+def _covered(point: str, paths: frozenset[str]) -> bool:
+    while point not in paths:
+        if point in ("/", ""):
+            return False
+        point = point[: point.rfind("/")] or "/"
+    return True
+
+
+class Identity:
+    """What the places of one policy were when its tables were made."""
+
+    def __init__(self, policy: CompiledPolicy, mounts: MountTable) -> None:
+        self._mounts, self._generation = mounts, mounts.refresh()
+        places = Places.of(policy)
+        self._roots = frozenset(place.path for place in places if place.in_force)
+        self._paths = _paths(policy, places)
+        self._question = Question(self._paths)
+        self._answer = self._question.answer()
+        self._mounted = mounts.below(self._roots)
+        #: what to look at instead, with the generation of mounts that it was true of; and when to make it anew
+        self._watched: tuple[directories.Watched, int] | None = None
+        self._watch_again_s = 0.0
+
+    def holds(self) -> bool:
+        """True while each place is what it was; about 1 us a place, or a directory that speaks for its places."""
+        if (watched := self._watched) is not None:
+            instead, generation = watched
+            wanting = instead.restless and time.monotonic() >= self._watch_again_s
+            if not wanting and instead.holds() and self._mounts.refresh() == generation:
+                return True
+        return self._compare()
+
+    def _compare(self) -> bool:
+        """Look at every place, and find out what can be looked at instead from now on."""
+        before = self._mounts.refresh()
+        watched = None
+        if time.monotonic() >= self._watch_again_s:
+            watched = directories.watch(self._paths, self._mounts.file_systems())
+            self._watch_again_s = time.monotonic() + directories.AT_REST_S
+        if self._question.answer() != self._answer:
+            return False
+        generation = self._mounts.refresh()
+        if generation != self._generation:
+            if self._mounts.below(self._roots) != self._mounted:
+                return False
+            self._generation = generation
+        self._watched = (watched, before) if watched is not None and generation == before else None
+        return True
+
+
+def _paths(policy: CompiledPolicy, places: Places) -> list[tuple[str, Kind]]:
+    found: dict[tuple[str, Kind], None] = {(rule.path, "f"): None for rule in policy.fs}
+    found |= {(path, "l"): None for path in places.links}
+    with contextlib.suppress(OSError):
+        found |= {(entry.path, "l"): None for entry in os.scandir("/") if entry.is_symlink()}
+    for rule in policy.net:
+        if rule.unix_path is not None and rule.unix_path.startswith("/"):
+            found[os.path.dirname(rule.unix_path), "f"] = None
+    if policy.net:  # the root view's own copy begins with it
+        found["/etc/hosts", "c"] = None
+    return list(found)

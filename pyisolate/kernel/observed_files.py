@@ -1,0 +1,207 @@
+"""What the listener saw on its way to the file enforcer, and what that enforcer makes of it.
+
+A record of an observed call says that a file was asked for, not what became of it. The tables that the root view and
+the Landlock ruleset were made of say so: they are asked without acting. This is telemetry: it decides nothing, and
+where a guest changes a name or a symlink after its call, the event holds the name that it had.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Collection
+
+import msgspec
+
+from ..capability import Capability
+from ..decision import Decision, DenialCode, Mode, Verdict
+from ..policy import workspace
+from ..policy.broker import Broker
+from ..policy.compiled import CompiledPolicy
+from ..policy.moves import widened
+from ..records import Evaluation, KernelRecord
+from .seen_names import OpenOwn, SeenNames
+
+#: Policies in use at once; a broker is cheap to make again.
+_BROKERS = 64
+
+
+#: Calls that are about a name itself; the others follow it to what it leads to.
+_NAMING = frozenset(("mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat", "unlink", "unlinkat", "rmdir"))
+_DESCRIPTOR = re.compile(r"/proc/(?:self|thread-self)/fd/[0-9]+")
+#: Where name services listen (native/src/notify/asked.c, notify_is_lookup).
+_DAEMONS = ("/var/run/nscd/", "/run/nscd/", "/run/systemd/")
+_OPENING = frozenset(("open", "openat", "creat"))
+_TMPFILE = 0o20000000  # __O_TMPFILE (asm-generic/fcntl.h)
+_RENAMING = frozenset(("rename", "renameat", "renameat2"))
+_LINKING = frozenset(("link", "linkat"))
+
+
+class WatchedFiles:
+    """Turns records of watched file calls into refusals, where the policy's tables refuse."""
+
+    def __init__(self) -> None:
+        #: with the names that lead to the workspace
+        self._brokers: OrderedDict[tuple[str, int], tuple[Broker, tuple[str, ...]]] = OrderedDict()
+
+    def judge(
+        self,
+        record: KernelRecord,
+        policy: CompiledPolicy,
+        searched: Collection[str] = (),
+        own: OpenOwn | None = None,
+        *,
+        sealed: bool = False,
+    ) -> list[KernelRecord]:
+        """Return the record, as a denial if the file enforcer refuses the call.
+
+        In monitor mode nothing refuses: there are then as many records as enforcing would have refused one after the
+        other, as hooks ask. Left as it is: what is granted; a file that is not there at all; a relative name, whose
+        directory is not known here; the listing of a directory of `searched`, which any import of an absent module is.
+        `own` lends the sandbox's workspace, where what lies below it is looked up. `sealed`: it sees a root view, in
+        which what may not be written is mounted read-only.
+        """
+        if record.verdict is not Verdict.ALLOW or record.capability.family != "fs":
+            return [record]
+        if not record.target.startswith("/"):
+            return [record]
+        broker, leading = self._broker(policy)
+        if leading:  # the host's /tmp is another one
+            target, other = (workspace.as_reached(path, leading) for path in (record.target, record.other))
+            record = msgspec.structs.replace(record, target=target, other=other)
+        found = []
+        names = SeenNames(own, leading)
+        passed = policy.mode_of("fs") is Mode.MONITOR  # by now a file may have its new name
+        for capability, path, file in _asked_for(record, passed, names):
+            listing = names.is_directory(file)
+            if listing and capability is Capability.FS_READ and file in searched:
+                continue
+            decision = broker.decide(capability, file, listing=listing)
+            if decision.code is not None:
+                found.append(_refused(record, decision, path))
+            elif sealed and not passed and capability is Capability.FS_METADATA and not _writable(broker, file):
+                found.append(_refused(record, _read_only(decision, file), path))
+        if record.syscall in (*_RENAMING, *_LINKING):
+            found += _widened(record, broker, names)
+        if not found or found[0].verdict is Verdict.WOULD_DENY:
+            return found or [record]
+        also = tuple((one.capability, one.target) for one in found[1:])
+        return [msgspec.structs.replace(found[0], also=also)]
+
+    def _broker(self, policy: CompiledPolicy) -> tuple[Broker, tuple[str, ...]]:
+        key = (policy.version, policy.generation)
+        found = self._brokers.get(key)
+        if found is None:
+            found = self._brokers[key] = Broker(policy), workspace.links(policy)
+            while len(self._brokers) > _BROKERS:
+                self._brokers.popitem(last=False)
+        return found
+
+
+def _writable(broker: Broker, file: str) -> bool:
+    rights = (Capability.FS_WRITE, Capability.FS_CREATE, Capability.FS_DELETE)
+    return any(broker.decide(one, file).code is None for one in rights)
+
+
+def _read_only(granted: Decision, file: str) -> Decision:
+    """Return the refusal of a change of metadata that the policy grants for what may not be written."""
+    return Decision(
+        verdict=Verdict.DENY,
+        capability=Capability.FS_METADATA,
+        target=file,
+        code=DenialCode.SCOPE_INSUFFICIENT,
+        reason="what may not be written is mounted read-only, its metadata too. Hint: grant write as well",
+        presented=granted.rule,
+    )
+
+
+def _widened(record: KernelRecord, broker: Broker, names: SeenNames) -> list[KernelRecord]:
+    """Return the refusals of a move to where more is granted."""
+    source, target = names.in_folder(record.target), names.in_folder(record.other)
+    if source is None or target is None:
+        return []
+    why = f"{target} grants more: a move or a link may not widen what can be done with a file"
+    return [
+        _refused(record, msgspec.structs.replace(one, reason=why), os.path.dirname(source))
+        for one in widened(broker.decide, source, target, directory=names.is_directory(source))
+    ]
+
+
+def _refused(record: KernelRecord, decision: Decision, path: str) -> KernelRecord:
+    return msgspec.structs.replace(
+        record,
+        enforcer="landlock",
+        capability=decision.capability,
+        target=path,  # as rules and hooks name it, so that both records of one operation become one event
+        verdict=decision.verdict,
+        evaluation=Evaluation.PROBED,
+        code=decision.code,
+        reason=decision.reason,
+        rule=decision.rule,
+        presented=decision.presented,
+    )
+
+
+def _asked_for(record: KernelRecord, passed: bool, names: SeenNames) -> list[tuple[Capability, str, str]]:
+    """Return what the call needs, as (capability, path that was asked for, path that decides), in the order of hooks.
+
+    /lib is a symbolic link: the rule says /usr/lib. Of a name of an own descriptor its file decides. Nothing
+    where nothing is there, which is no refusal.
+    """
+    asked: list[tuple[Capability, str]]
+    if record.syscall in _RENAMING:
+        source, target = names.in_folder(record.target), names.in_folder(record.other)
+        there = target is not None and names.is_there(target)
+        if source is None or target is None or not (names.is_there(source) or (passed and there)):
+            return []
+        replaced = [(Capability.FS_DELETE, target)] if there and not passed else []
+        asked = [(Capability.FS_DELETE, source), (Capability.FS_CREATE, target), *replaced]
+    elif record.syscall in _LINKING:
+        source, target = names.followed(record.target), names.in_folder(record.other)
+        if target is None or not names.is_there(source):
+            return []
+        asked = [(Capability.FS_READ, source), (Capability.FS_CREATE, target)]
+    elif record.syscall in _NAMING:
+        name = names.in_folder(record.target)
+        asked = [] if name is None else [(record.capability, name)]
+    else:
+        return _opened(record, names)
+    return [(capability, path, path) for capability, path in asked]
+
+
+def _opened(record: KernelRecord, names: SeenNames) -> list[tuple[Capability, str, str]]:
+    path = names.followed(record.target)
+    file = record.other or path
+    if not file.startswith("/") or (not record.other and _DESCRIPTOR.fullmatch(path)):
+        return []  # a pipe or a socket that it has open, which no rule speaks of; or not known
+    there = names.is_there(file)
+    flags = record.flags
+    if record.syscall not in _OPENING:
+        return [(record.capability, path, file)] if there else []
+    if flags & os.O_PATH or not (there or flags & (os.O_CREAT | _TMPFILE)):
+        return []
+    asked = []
+    # O_EXCL: by the time of this record the call may have made it
+    if flags & _TMPFILE or (flags & os.O_CREAT and (not there or flags & os.O_EXCL)):
+        asked.append(Capability.FS_CREATE)
+    if flags & (os.O_ACCMODE | os.O_TRUNC):
+        asked.append(Capability.FS_WRITE)
+    if flags & os.O_ACCMODE != os.O_WRONLY and not flags & _TMPFILE:
+        asked.append(Capability.FS_READ)
+    return [(capability, path, file) for capability in asked]
+
+
+def let_through(record: KernelRecord) -> KernelRecord | None:
+    """Return the record of a program or socket that monitor mode let through, named as the broker names it.
+
+    None where nothing is there, which is not refused: a search in PATH tries each directory, and the C library asks for
+    daemons that do not run. Another socket may be gone by now that was there.
+    """
+    if record.capability is Capability.PROCESS_EXEC and record.target.startswith("/"):
+        path = os.path.realpath(record.target)
+        return msgspec.structs.replace(record, target=path) if SeenNames().is_there(path) else None
+    if record.capability is Capability.IPC_UNIX and record.target.startswith("unix:/"):
+        path = record.target[5:]
+        return None if path.startswith(_DAEMONS) and not SeenNames().is_there(path) else record
+    return record

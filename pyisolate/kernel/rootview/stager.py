@@ -1,0 +1,170 @@
+"""Makes one root view after another, each with a workspace of its own: what a sandbox enters and no other can reach.
+
+One process per builder, with a mount namespace of its own where each policy's view stays mounted as a template, as long
+as the supervisor keeps the socket that asks for copies of it. For each request the stager puts a new tmpfs on the
+workspace's place, copies the whole tree, and takes the tmpfs away again: the copy keeps it. No cell is ever in a
+template. Copying takes some microseconds a mount; the supervisor asks for one more than it needs, so that a spawn finds
+it made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import signal
+import socket
+
+import msgspec
+
+from ...native import mount, process
+from ...native.descriptors import receive
+from ...policy import workspace
+
+#: A file takes a page at least; what the kernel holds for an empty one is bounded by this.
+_BYTES_PER_NAME = 4096
+_ATTRIBUTES = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
+_MAX_ORDER_BYTES = 256
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """A new template: how large its workspaces are and whose. The tree and the socket that asks come with it."""
+
+    size: int
+    #: user and group; None: open to all in it, where cells are users of a range
+    owner: tuple[int, int] | None
+
+
+def send_order(stager: socket.socket, order: Order, tree: int, asked: int) -> None:
+    """Send a stager a finished tree, to keep as a template, and the socket on which it is asked for copies."""
+    socket.send_fds(stager, [msgspec.msgpack.encode(order)], [tree, asked])
+
+
+def start(keep: set[int]) -> socket.socket:
+    """Fork a stager; return the socket for orders, whose end ends it. `keep`: descriptors that it must not hold."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        status = 1
+        try:
+            ours.close()
+            for descriptor in keep:
+                os.close(descriptor)
+            Stager(theirs).serve()
+            status = 0
+        finally:
+            os._exit(status)
+    theirs.close()
+    return ours
+
+
+class _Template:
+    """A tree that is mounted in the stager's namespace, at `place`."""
+
+    def __init__(self, tree: int, place: str, peer: socket.socket, order: Order) -> None:
+        self.tree, self.place, self.peer = tree, place, peer
+        self._options = {"size": str(order.size), "nr_inodes": str(16 + order.size // _BYTES_PER_NAME)}
+        if order.owner is None:  # no other can reach it
+            self._options["mode"] = "0777"
+        else:
+            self._options |= {"mode": "0700", "uid": str(order.owner[0]), "gid": str(order.owner[1])}
+        mount.move_mount(tree, place)
+
+    def stage(self) -> tuple[int, int]:
+        """Return descriptors of a tree to enter and of the workspace in it; both are the caller's."""
+        own = mount.new_tmpfs(self._options, _ATTRIBUTES)
+        here = self.place + workspace.HOME
+        try:
+            mount.move_mount(own, here)
+            try:
+                return mount.open_tree(dirfd=self.tree, recursive=True), own
+            finally:
+                mount.umount2(here, mount.MNT_DETACH)
+        except BaseException:
+            os.close(own)
+            raise
+
+    def close(self) -> None:
+        """Take the template apart; copies stay."""
+        mount.umount2(self.place, mount.MNT_DETACH)
+        os.rmdir(self.place)
+        os.close(self.tree)
+        self.peer.close()
+
+
+class Stager:
+    """The process's loop: takes orders for templates, and makes copies of them."""
+
+    def __init__(self, orders: socket.socket) -> None:
+        self._orders = orders
+        self._numbers = itertools.count()
+        self._templates: dict[int, _Template] = {}
+        self._poll = select.poll()
+        self._poll.register(orders, select.POLLIN)
+
+    def serve(self) -> None:
+        """Serve until the builder ends."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the host, whose end is heard of here
+        process.set_name("pyisolate-stage")
+        mount.unshare(process.CLONE_NEWNS)
+        mount.mount(None, "/", None, mount.MS_REC | mount.MS_PRIVATE)
+        places = mount.new_tmpfs({"size": "1m", "mode": "0755"}, mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV)
+        mount.move_mount(places, "/")
+        os.fchdir(places)
+        while True:
+            for descriptor, _events in self._poll.poll():
+                if descriptor != self._orders.fileno():
+                    self._serve(descriptor)
+                elif not self._take_order():
+                    return
+
+    def _take_order(self) -> bool:
+        data, descriptors, _ = receive(self._orders, _MAX_ORDER_BYTES, 2)
+        if not data:
+            return False
+        if len(descriptors) != 2:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return True  # the supervisor sees its socket closed
+        tree, peer = descriptors[0], socket.socket(fileno=descriptors[1])
+        place = str(next(self._numbers))
+        os.mkdir(place)
+        try:
+            template = _Template(tree, place, peer, msgspec.msgpack.decode(data, type=Order))
+        except OSError as error:
+            _answer(peer, error)
+            os.rmdir(place)
+            os.close(tree)
+            peer.close()
+            return True
+        self._templates[peer.fileno()] = template
+        self._poll.register(peer, select.POLLIN)
+        return True
+
+    def _serve(self, descriptor: int) -> None:
+        """Answer one byte with a stage, or with an error number; the end of the stream ends the template."""
+        template = self._templates[descriptor]
+        with contextlib.suppress(ConnectionError):
+            if template.peer.recv(1):
+                try:
+                    staged = template.stage()
+                except OSError as error:
+                    _answer(template.peer, error)
+                    return
+                try:
+                    socket.send_fds(template.peer, [b"\0"], staged)
+                    return
+                except OSError as error:  # too many descriptors in flight (unix(7), ETOOMANYREFS)
+                    _answer(template.peer, error)
+                    return
+                finally:
+                    for one in staged:
+                        os.close(one)
+        self._poll.unregister(descriptor)
+        del self._templates[descriptor]
+        template.close()
+
+
+def _answer(peer: socket.socket, error: OSError) -> None:
+    with contextlib.suppress(OSError):
+        peer.send((error.errno or 255).to_bytes(1))

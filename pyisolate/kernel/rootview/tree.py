@@ -1,0 +1,128 @@
+"""A finished root view: a detached tree that cells enter, or one for each with a workspace of its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import threading
+from typing import NamedTuple
+
+from ...errors import EnforcementError
+from ...native.descriptors import receive
+from ...native.result import advice
+
+#: A stage takes a fraction of a millisecond (seconds).
+_STAGE_TIMEOUT_S = 10.0
+
+
+class Staged(NamedTuple):
+    """A tree for one sandbox, to be entered, and its workspace. Both descriptors are the caller's."""
+
+    tree: int
+    workspace: int
+
+    def close(self) -> None:
+        """Close both."""
+        for descriptor in self:
+            os.close(descriptor)
+
+
+class RootView:
+    """A finished, detached tree. `fd` is what a cell enters (`native.mount.enter_root`).
+
+    `notes` says what was left out, `generated` which files are not the host's, `unenforced` (only after a build that
+    was not strict) which rules the view cannot honour. The tree lives as long as `fd`, a copy of it, or a cell in it.
+    `stager` is the socket on which the stager is asked for one tree per sandbox, where the policy has a workspace.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        notes: tuple[str, ...],
+        generated: tuple[str, ...],
+        unenforced: tuple[str, ...],
+        stager: socket.socket | None = None,
+    ) -> None:
+        self.fd, self.notes, self.generated, self.unenforced = fd, notes, generated, unenforced
+        self._stager = stager
+        self._lock = threading.Lock()
+        #: one stage was asked for, and was not taken yet
+        self._asked = False
+        if stager is not None:
+            stager.settimeout(_STAGE_TIMEOUT_S)
+            self._ask()
+
+    @property
+    def stages(self) -> bool:
+        """True where each sandbox gets a tree of its own, by `stage`."""
+        return self._stager is not None
+
+    @property
+    def lives(self) -> bool:
+        """False once the process that stages has ended: the view must be made anew."""
+        if (stager := self._stager) is None:
+            return True
+        poll = select.poll()  # of this call alone: a second thread in the same one is a RuntimeError
+        try:
+            poll.register(stager, 0)
+        except ValueError:  # another thread has closed it
+            return False
+        return not poll.poll(0)
+
+    def stage(self) -> Staged:
+        """Return a tree with a new workspace. Raises EnforcementError."""
+        with self._lock:
+            try:
+                if not self._asked:
+                    self._ask()
+                answer, descriptors, dropped = receive(self._peer, 1, len(Staged._fields))
+                self._asked = False
+            except OSError as error:
+                raise _failed(str(error), error.errno) from error
+            if dropped or len(descriptors) != len(Staged._fields):
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                number = errno.EMFILE if dropped else answer[0] if answer else 0
+                raise _failed(os.strerror(number) if number else "it ended", number or None)
+            self._ask()
+            return Staged(*descriptors)
+
+    @property
+    def _peer(self) -> socket.socket:
+        if self._stager is None:
+            raise _failed("the view is closed")
+        return self._stager
+
+    def _ask(self) -> None:
+        """Ask for the next one ahead; a stager that has ended is met by who takes it."""
+        try:
+            self._peer.send(b"1")
+            self._asked = True
+        except OSError:
+            self._asked = False
+
+    def close(self) -> None:
+        """Close the descriptors; the stager ends. Further calls do nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+        stager, self._stager = self._stager, None
+        if stager is not None:
+            stager.close()
+
+    def __enter__(self) -> RootView:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+
+def _failed(why: str, number: int | None = None) -> EnforcementError:
+    return EnforcementError(
+        f"make a workspace: {why}",
+        missing="workspace",
+        errno=number,
+        hint=advice(number) or "spawn again: the root view is made anew",
+    )

@@ -1,0 +1,323 @@
+"""The root view builder's own process: answers `rootview.RootViewBuilder` over a socket until it closes.
+
+It lives in a mount namespace of its own (in a user namespace too, where the supervisor is an ordinary user) and forks a
+worker for each request, which builds in yet another mount namespace, sends the finished tree as a descriptor and ends.
+So nothing needs unmounting, on success or failure: the kernel drops the worker's mounts with the worker. Where each
+sandbox gets a workspace, the worker gives the tree to the stager, too (see `stager`).
+
+Single-threaded by construction (a fresh process, no thread is ever started): unshare(CLONE_NEWUSER) needs that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+from collections.abc import Callable
+
+import msgspec
+
+from ...errors import EnforcementError
+from ...native import mount, process
+from ...native.result import cause_of
+from ...policy import workspace
+from ...policy.compiled import CompiledPolicy, FsRight, FsRule
+from . import stager as stage
+from .build import TMPFS, Problem, RootBuild, readable_by_cell
+from .passage import PassageBuild
+
+LENGTH = struct.Struct("<I")
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What the supervisor asks. `probe` makes the worker enter the tree and try it."""
+
+    policy: CompiledPolicy
+    uid: int
+    gid: int
+    strict: bool = True
+    probe: bool = False
+    #: Show the host's own tree, with a way to the interpreter: for a policy whose files are in monitor mode.
+    passage: bool = False
+    #: cells are users of a range, each another, so that a workspace has no one owner
+    many_users: bool = False
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """The worker's answer. Unless `error` is set the tree's descriptor comes with it, and the stager's socket."""
+
+    notes: tuple[str, ...] = ()
+    generated: tuple[str, ...] = ()
+    unenforced: tuple[str, ...] = ()
+    proof: str = ""
+    error: str = ""
+    error_number: int = 0
+    rule: str | None = None
+    missing: str | None = None
+    hint: str | None = None
+
+
+def main(descriptor: int) -> None:
+    """Serve requests on `descriptor` until the supervisor closes its end."""
+    process.reset_signals()
+    # The kernel refuses to pass descriptors where a user has more of them in flight than this (unix(7), ETOOMANYREFS).
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    gone = contextlib.suppress(BrokenPipeError, ConnectionResetError)  # the supervisor, in the middle of a request
+    with socket.socket(fileno=descriptor) as peer, gone:
+        parent: int | None = None
+        stager: socket.socket | None = None
+        stager_ended = select.poll()
+        trouble = _enter_namespaces()
+        try:
+            parent = _place_of_workspaces() if trouble is None else None
+        except OSError as error:
+            trouble = error
+        try:
+            while (data := read_message(peer)) is not None:
+                if trouble is not None:
+                    _send(peer, _from_error(trouble))
+                    continue
+                if stager is not None and stager_ended.poll(0):
+                    stager.close()
+                    stager = None
+                    os.waitpid(-1, os.WNOHANG)  # it is the only child here
+                if stager is None and _wants_stager(data):
+                    stager = stage.start({peer.fileno()})
+                    stager_ended = select.poll()
+                    stager_ended.register(stager, 0)
+                pid = os.fork()
+                if pid == 0:
+                    _work(peer, data, parent, stager)
+                _, status = os.waitpid(pid, 0)
+                if status != 0:
+                    _send(peer, Reply(error=f"the root view's worker ended {_ending(status)}"))
+        finally:
+            if stager is not None:
+                stager.close()  # it ends with it, and else would be a zombie of a host that orphans come to
+                os.waitpid(-1, 0)
+
+
+def _wants_stager(data: bytes) -> bool:
+    try:
+        return msgspec.msgpack.decode(data, type=Request).policy.workspace_bytes is not None
+    except msgspec.MsgspecError:
+        return False  # the worker says what is wrong with it
+
+
+def _ending(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit status {code}"
+
+
+def _place_of_workspaces() -> int:
+    """Return a directory with the place of a workspace: one for all views, so that rules of each hold in others.
+
+    It is stacked on "/", where no path leads; views show copies of it.
+    """
+    parent = mount.new_tmpfs(TMPFS | {"mode": "0755"}, mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV)
+    mount.move_mount(parent, "/")
+    os.mkdir(os.path.basename(workspace.HOME), dir_fd=parent)
+    mount.mount_setattr(parent, mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOEXEC)
+    return parent
+
+
+def read_message(peer: socket.socket) -> bytes | None:
+    """Return the next length-prefixed message, or None at the end of the stream."""
+    head = _read(peer, LENGTH.size)
+    return None if head is None else _read(peer, LENGTH.unpack(head)[0])
+
+
+def _read(peer: socket.socket, count: int) -> bytes | None:
+    data = b""
+    while len(data) < count:
+        part = peer.recv(count - len(data))
+        if not part:
+            return None
+        data += part
+    return data
+
+
+def _enter_namespaces() -> OSError | None:
+    """Take a mount namespace of our own, by the user namespace where capabilities are missing; return what failed."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        try:
+            mount.unshare(process.CLONE_NEWNS)
+        except PermissionError:
+            _enter_user_namespace(uid, gid)
+        # Slave: what the host mounts later is seen here, and nothing done here is seen by the host.
+        mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
+    except OSError as error:
+        return error
+    return None
+
+
+def _enter_user_namespace(uid: int, gid: int) -> None:
+    """Take user and mount namespaces. Root without CAP_SYS_ADMIN (in a container) keeps every id that it has.
+
+    A map of more than one id is written from outside, with CAP_SETUID there (user_namespaces(7)).
+    """
+    both = process.CLONE_NEWUSER | process.CLONE_NEWNS
+    if uid != 0:
+        mount.unshare(both)
+        process.write_id_maps(uid, gid)
+        return
+    with open("/proc/self/uid_map") as uids, open("/proc/self/gid_map") as gids:
+        maps = {"uid_map": _identity(uids.read()), "gid_map": _identity(gids.read())}
+    here, (reader, writer) = os.getpid(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(writer)
+            os.read(reader, 1)
+            for name, text in maps.items():
+                with open(f"/proc/{here}/{name}", "w") as file:
+                    file.write(text)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(reader)
+    try:
+        mount.unshare(both)
+    finally:
+        os.close(writer)
+        _, status = os.waitpid(child, 0)
+    if status != 0:
+        raise PermissionError(errno.EPERM, "neither CAP_SYS_ADMIN to mount, nor CAP_SETUID and CAP_SETGID to map users")
+
+
+def _identity(table: str) -> str:
+    """Return a map of every id of this user namespace to itself, from its own (proc(5), uid_map)."""
+    ranges = [line.split() for line in table.splitlines()]
+    return "".join(f"{first} {first} {count}\n" for first, _outside, count in ranges)
+
+
+def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.socket | None) -> None:
+    """Answer one request and end this process. Exit status 0 means that an answer was sent."""
+    status = 1
+    try:
+        request = msgspec.msgpack.decode(data, type=Request)
+        built: tuple[int, ...] = ()
+        try:
+            reply, built = _probe(request) if request.probe else _build(request, parent, stager)
+        except EnforcementError as error:  # the probe's
+            reply = Reply(error=error.summary, error_number=error.errno or 0, hint=error.hint)
+        except OSError as error:
+            reply = _from_error(error)
+        except Exception as error:  # a defect: the supervisor's error names it, where nothing else can
+            reply = Reply(error=f"the builder failed with {type(error).__name__}: {error}")
+        _send(peer, reply, *built)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _build(request: Request, parent: int | None, stager: socket.socket | None) -> tuple[Reply, tuple[int, ...]]:
+    """Return the answer, with the tree's descriptor and the socket that asks the stager for copies of it."""
+    size = request.policy.workspace_bytes
+    place = None if size is None or parent is None else mount.open_tree(dirfd=parent)  # in its own namespace: here
+    mount.unshare(process.CLONE_NEWNS)
+    mount.mount(None, "/", None, mount.MS_REC | mount.MS_PRIVATE)
+    if request.passage:
+        passage = PassageBuild(request.policy, request.uid, request.gid, place)
+        tree = passage.run()
+        return Reply(), (tree, *_staged(request, passage, stager))
+    build = RootBuild(request.policy, place)
+    tree = build.run()
+    refused = _as_cell(request, lambda: readable_by_cell(build.places, request.uid))
+    problems = [*build.unenforced, *(problem for problem in refused if problem.fatal)]
+    if problems and request.strict:
+        os.close(tree)
+        first = problems[0]
+        return Reply(error=first.text, rule=first.rule, missing=first.missing, hint=first.hint), ()
+    notes = [*build.notes, *(problem.text for problem in refused if not problem.fatal or not request.strict)]
+    unenforced = tuple(problem.text for problem in build.unenforced)
+    reply = Reply(notes=tuple(notes), generated=tuple(build.generated), unenforced=unenforced)
+    return reply, (tree, *_staged(request, build, stager))
+
+
+def _staged(request: Request, build: RootBuild, stager: socket.socket | None) -> tuple[int, ...]:
+    """Give the tree to the stager, where the policy has a workspace; return the socket that asks it for copies."""
+    size = request.policy.workspace_bytes
+    if size is None or stager is None:
+        return ()
+    theirs, ours = socket.socketpair()
+    owner = None if request.many_users else (request.uid, request.gid)
+    template = mount.open_tree(dirfd=build.base, recursive=True)  # mounted there; `tree` stays detached
+    stage.send_order(stager, stage.Order(size=size, owner=owner), template, ours.fileno())
+    return (theirs.detach(),)
+
+
+def _as_cell(request: Request, look: Callable[[], list[Problem]]) -> list[Problem]:
+    """Return what a child without this process's rights finds: it sees the tree as the cell will."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    if (child := os.fork()) == 0:
+        try:
+            _become(request.uid, request.gid)
+            with os.fdopen(writer, "wb") as file:
+                file.write(msgspec.msgpack.encode(look()))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        found = file.read()
+    process.wait_ended(child)  # else it would be a zombie of a host that orphans come to
+    if not found:
+        raise OSError(errno.ECHILD, "the root view could not be looked at as the cell sees it")
+    return msgspec.msgpack.decode(found, type=list[Problem])
+
+
+def _become(uid: int, gid: int) -> None:
+    """See files as the cell will. The real user stays root: descriptors in flight count for it, not for the cells'."""
+    if os.geteuid() == 0 and uid != 0:
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(0, uid, uid)
+    process.drop_all_capabilities()
+
+
+def _probe(request: Request) -> tuple[Reply, tuple[int, ...]]:
+    """Build a view of one directory, enter it, and see: what is granted reads, does not write; the rest is absent."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    outside = "/proc/self" if os.path.isdir("/proc/self") else "/etc"
+    os.stat(outside)  # the control: it is there before
+    mount.unshare(process.CLONE_NEWNS)
+    mount.mount(None, "/", None, mount.MS_REC | mount.MS_PRIVATE)
+    rule = FsRule(path=here, allow=int(FsRight.READ | FsRight.METADATA), text="probe")
+    tree = RootBuild(CompiledPolicy(name="probe", version="probe", fs=(rule,))).run()
+    mount.enter_root(tree)
+    if not os.listdir(here):
+        raise EnforcementError("enter the root view: the granted directory is empty")
+    for attempt, path, expected in (
+        (os.mkdir, f"{here}/pyisolate-probe", errno.EROFS),
+        (os.stat, outside, errno.ENOENT),
+    ):
+        try:
+            attempt(path)
+        except OSError as error:
+            if error.errno != expected:
+                raise
+        else:
+            raise EnforcementError(f"enter the root view: {attempt.__name__} {path} went through")
+    return Reply(proof=f"in the view {here} lists, refuses mkdir (EROFS), and {outside} is absent (ENOENT)"), ()
+
+
+def _from_error(error: OSError) -> Reply:
+    return Reply(error=cause_of(error), error_number=error.errno or 0, hint=getattr(error, "hint", None))
+
+
+def _send(peer: socket.socket, reply: Reply, *descriptors: int) -> None:
+    data = msgspec.msgpack.encode(reply)
+    message = LENGTH.pack(len(data)) + data
+    if not descriptors:
+        peer.sendall(message)
+        return
+    sent = socket.send_fds(peer, [message], descriptors)
+    peer.sendall(message[sent:])

@@ -1,0 +1,494 @@
+"""seccomp user notification: the supervisor decides the calls that the filter does not allow outright.
+
+The filter (`kernel/seccomp/filter.py`) sends them to the listener, a C thread (`native/src/notify/notify.h`): it judges
+by values and by its own copy of an address, acts on its own descriptor of the guest's socket, and answers. What the
+guest could still change is never looked at twice. If the listener dies, the kernel fails every such call: closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ...capability import CAPABILITY_BY_NUMBER, CAPABILITY_NUMBER, CATALOGUE, FLOOR, Capability
+from ...choices import CellKind
+from ...decision import Mode, Verdict
+from ...native import notify as native
+from ...policy.compiled import CompiledPolicy, FsRight
+from ...records import KernelRecord
+from ..enforcer import AskedSink, RecordSink
+from ..reconcile import CounterKey, Reconciler
+from ..reconcile import record as unnamed_record
+from .filter import capability_of, syscall_numbers
+from .records import ENFORCER, SILENT_VERDICTS, VERDICTS, asked_of, evaluate, kernel_record
+from .syscalls import PATH_ARGUMENT, REPORTED_WHEN_FULL
+
+_log = logging.getLogger("pyisolate.kernel")
+
+#: A flood of refusals costs the host a wake-up a millisecond, not one each; requests that end drain by themselves.
+_PACE_S = 0.001
+_PACE_MAX_S = 0.02
+#: How long records are read before other threads of the host have their turn: they wait for the interpreter's lock.
+_TURN_S = 0.001
+#: How many records of one sandbox are read before the next one's.
+_BATCH = 8
+_REMEMBERED_POLICIES = 256
+_UNNAMED = "they came faster than the listener's records were read"
+
+
+def _counted(capability: int, verdict: int) -> CounterKey:
+    return CounterKey(CAPABILITY_BY_NUMBER[capability], VERDICTS[verdict])
+
+
+def compile_table(
+    policy: CompiledPolicy,
+    *,
+    serial: int,
+    kind: CellKind = "cell",
+    full: bool = False,
+    shadow: native.Policy | None = None,
+) -> native.Policy:
+    """Return a policy's table for the listener; `serial` comes back in records.
+
+    `kind` is "cell", "native" (a cell that makes its sockets and connections itself) or "thread".
+    """
+    flags = {"cell": native.FLAG_CELL, "native": native.FLAG_CELL | native.FLAG_NATIVE_NET}.get(kind, 0)
+    flags |= native.FLAG_FULL if full else 0
+    flags |= native.FLAG_ASK_CONNECT if Capability.NET_CONNECT in policy.ask else 0
+    flags |= native.FLAG_MONITOR_NET if policy.mode_of("net") is Mode.MONITOR else 0
+    rules, unix_rules = [], []
+    for index, rule in enumerate(policy.net):
+        if rule.unix_path is None:
+            rules.append(
+                native.Rule(rule.action, rule.allow, rule.address, rule.prefix, rule.port_low, rule.port_high, index)
+            )
+        elif len(path := os.fsencode(rule.unix_path)) <= 107:  # sockaddr_un.sun_path; a longer one names nothing
+            unix_rules.append(native.UnixRule(rule.action, rule.allow, path, index))
+    return native.Policy(flags, serial, bytes(_acts(policy)), rules, unix_rules, shadow=shadow)
+
+
+def _acts(policy: CompiledPolicy) -> bytearray:
+    """What becomes of a refused call of each capability that no rule speaks of address by address."""
+    acts = bytearray(native.CAPABILITIES)
+    any_native = any(pattern.name == "*" and pattern.allow for pattern in policy.natives)
+    granted = {
+        Capability.PROCESS_FORK: policy.allow_fork,
+        # Landlock and the root view decide which files; here only whether there are any
+        Capability.PROCESS_EXEC: any(rule.allow & FsRight.EXEC for rule in policy.fs),
+        Capability.RANDOM_READ: policy.allow_random,
+        Capability.MEMORY_EXEC: any_native,
+        Capability.IMPORT_NATIVE: any_native,
+    }
+    for capability, number in CAPABILITY_NUMBER.items():
+        mode = policy.mode_of(CATALOGUE[capability].group)
+        if capability in FLOOR:
+            acts[number] = native.ACT_FLOOR
+        elif granted.get(capability):
+            acts[number] = native.ACT_ALLOW
+        else:
+            acts[number] = native.ACT_WATCH if mode is Mode.MONITOR else native.ACT_DENY
+    return acts
+
+
+def _tables() -> tuple[bytes, bytes, bytes]:
+    """Return capability, traits and path argument by system call number."""
+    capability = bytearray([CAPABILITY_NUMBER[Capability.KERNEL_SYSCALL]] * native.SYSCALLS)
+    traits = bytearray(native.SYSCALLS)
+    path_argument = bytearray(b"\xff" * native.SYSCALLS)  # -1
+    for number, name in syscall_numbers().items():
+        capability[number] = CAPABILITY_NUMBER[REPORTED_WHEN_FULL.get(name) or capability_of(name)]
+        traits[number] = native.TRAIT_KNOWN | (native.TRAIT_REPORTED if name in REPORTED_WHEN_FULL else 0)
+        path_argument[number] = PATH_ARGUMENT.get(name, 0xFF)
+    return bytes(capability), bytes(traits), bytes(path_argument)
+
+
+class _Table(NamedTuple):
+    """A compiled table, what it was made of, and serial and policy of its shadow's."""
+
+    policy: CompiledPolicy
+    shadow: CompiledPolicy | None
+    table: native.Policy
+    watched: tuple[int, CompiledPolicy] | None
+
+
+_TableKey = tuple[int, int, str, bool]
+
+
+@dataclass
+class _Attached:
+    """A sandbox at the listener. `policies` keeps the tables that records under way may still speak of."""
+
+    key: int
+    sandbox_id: str
+    kind: CellKind = "cell"
+    full: bool = False
+    shadow: CompiledPolicy | None = None
+    policies: OrderedDict[int, CompiledPolicy] = field(default_factory=OrderedDict)
+    #: serial and policy of the shadow's table
+    watched: tuple[int, CompiledPolicy] | None = None
+    named: Reconciler = field(default_factory=Reconciler)
+    #: what the guest had not reported at its end was asked for
+    refusals_taken: bool = False
+    #: one drain of it at a time; held while its records are handed to the sink
+    draining: threading.RLock = field(default_factory=threading.RLock)
+
+
+class Listener:
+    """Serves the notifications of all sandboxes of a supervisor, and turns refusals into kernel records.
+
+    `sink` is called with every record, in order per sandbox, from the drain thread or from `drain_now`, for several
+    sandboxes at a time; what it raises is logged and dropped. Thread-safe.
+    """
+
+    def __init__(self, sink: RecordSink, on_asked: AskedSink | None = None) -> None:
+        self._sink, self._on_asked = sink, on_asked
+        self._native = native.Listener(*_tables())
+        self._keys, self._serials = itertools.count(1), itertools.count(1)
+        self._lock = threading.Lock()  # names and tables
+        self._by_id: dict[str, _Attached] = {}
+        self._by_key: dict[int, _Attached] = {}
+        self._compiled: OrderedDict[_TableKey, _Table] = OrderedDict()
+        self._closing, self._closed = threading.Event(), False
+        self._thread = threading.Thread(target=self._drain, name="pyisolate-notify", daemon=True)
+        self._asking = threading.Thread(target=self._take_questions, name="pyisolate-asking", daemon=True)
+        self._pid = os.getpid()
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start deciding and draining."""
+        self._native.start()
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """True while the listener decides in this process."""
+        return self._native.alive
+
+    def close(self) -> None:
+        """Hand over what is recorded and stop. Cells that are left get ENOSYS for what the filter does not allow."""
+        if self._closing.is_set() or os.getpid() != self._pid:
+            return
+        self._closing.set()
+        self._native.wake()
+        self._native.stop_asking()
+        for thread in (self._thread, self._asking):
+            if thread.is_alive():
+                thread.join()
+        self._native.halt()  # before the last drain: who floods would never let it end
+        with contextlib.ExitStack() as held:
+            for attached in list(self._by_key.values()):
+                held.enter_context(attached.draining)
+                self._drain_all(attached)
+            self._closed = True
+            self._native.close()
+
+    # -- sandboxes ------------------------------------------------------------------------------------------
+
+    def attach(
+        self,
+        fd: int,
+        sandbox_id: str,
+        policy: CompiledPolicy,
+        *,
+        full: bool = False,
+        kind: CellKind = "cell",
+        shadow: CompiledPolicy | None = None,
+    ) -> None:
+        """Decide a sandbox's calls by `policy`. Takes the descriptor. `full` also records allowed file calls.
+
+        `shadow` refuses nothing: what it would refuse is recorded, beside what `policy` does.
+        """
+        self._add(fd, sandbox_id, policy, full, kind, shadow)
+
+    def attach_warm(self, fd: int, sandbox_id: str, asked: int | None = None) -> None:
+        """Let everything a warm cell does continue, until `bind`: no guest code may run in it before.
+
+        `asked` is the descriptor of its asked page; without one nothing tells whether its broker was asked.
+        """
+        self._add(fd, sandbox_id, None, False, "cell", None)
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+            if attached is None or asked is None:
+                return
+            try:
+                self._native.map_asked(attached.key, asked)
+            except OSError as error:
+                _log.warning("a cell's records cannot tell whether its broker was asked: %s", error)
+
+    def bind(
+        self,
+        warm_id: str,
+        sandbox_id: str,
+        policy: CompiledPolicy,
+        *,
+        full: bool = False,
+        kind: CellKind = "cell",
+        shadow: CompiledPolicy | None = None,
+    ) -> None:
+        """Give a warm cell its sandbox and policy. Raises KeyError for a cell that was never attached.
+
+        `shadow` refuses nothing: what it would refuse is recorded, beside what `policy` does.
+        """
+        with self._lock:
+            attached = self._by_id[warm_id]
+            attached.full, attached.kind, attached.shadow = full, kind, shadow
+            table = self._remember(attached, policy)
+            self._native.bind(attached.key, table)
+            del self._by_id[warm_id]
+            attached.sandbox_id = sandbox_id
+            self._by_id[sandbox_id] = attached
+
+    def update(self, sandbox_id: str, policy: CompiledPolicy) -> None:
+        """Decide by `policy` from the next call on; there is no instant without one. Raises KeyError."""
+        with self._lock:
+            attached = self._by_id[sandbox_id]
+            self._native.bind(attached.key, self._remember(attached, policy))
+
+    def detach(self, sandbox_id: str) -> None:
+        """Forget a sandbox that has ended, after its last records. Unknown names are ignored."""
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+        if attached is None or self._closing.is_set():
+            return
+        self._native.stop(attached.key)
+        self._drain_all(attached)
+        self._emit_uncounted(attached, 0)
+        with self._lock:
+            self._by_id.pop(sandbox_id, None)
+            self._by_key.pop(attached.key, None)
+        self._native.forget(attached.key)
+
+    def _add(
+        self,
+        fd: int,
+        sandbox_id: str,
+        policy: CompiledPolicy | None,
+        full: bool,
+        kind: CellKind,
+        shadow: CompiledPolicy | None,
+    ) -> None:
+        with self._lock:
+            if sandbox_id in self._by_id or self._closing.is_set():
+                os.close(fd)
+                why = "it is closed" if self._closing.is_set() else "the name is taken"
+                raise ValueError(f"attach {sandbox_id!r} to the notification listener: {why}")
+            attached = _Attached(next(self._keys), sandbox_id, kind, full, shadow)
+            table = None if policy is None else self._remember(attached, policy)
+            self._by_key[attached.key] = attached
+            try:
+                self._native.add(attached.key, fd, table)
+            except OSError:
+                del self._by_key[attached.key]
+                raise
+            self._by_id[sandbox_id] = attached
+
+    def _remember(self, attached: _Attached, policy: CompiledPolicy) -> native.Policy:
+        """Return the policy's table, compiled once for all sandboxes of one kind."""
+        table = self._table(attached, policy, attached.shadow)
+        attached.policies[table.serial] = policy
+        while len(attached.policies) > 4:  # reloads: a record under way is not older than that
+            attached.policies.popitem(last=False)
+        return table
+
+    def _table(
+        self, attached: _Attached, policy: CompiledPolicy, shadow: CompiledPolicy | None = None
+    ) -> native.Policy:
+        key = (id(policy), id(shadow), attached.kind, attached.full)
+        watched = None
+        if shadow is not None:
+            watched = self._table(attached, shadow)
+            attached.watched = (watched.serial, shadow)
+        found = self._compiled.get(key)
+        if found is None:
+            table = compile_table(
+                policy, serial=next(self._serials), kind=attached.kind, full=attached.full, shadow=watched
+            )
+            # the policies are kept with the table: their ids must not be another's
+            if policy.ask and self._asking.ident is None:
+                self._asking.start()
+            found = self._compiled[key] = _Table(policy, shadow, table, attached.watched)
+            if len(self._compiled) > _REMEMBERED_POLICIES:
+                self._compiled.popitem(last=False)
+        if shadow is not None:
+            attached.watched = found.watched
+        return found.table
+
+    # -- questions ------------------------------------------------------------------------------------------
+
+    def answer(self, number: int, *, allow: bool) -> None:
+        """Answer a question; one whose call has been given up is forgotten."""
+        if not self._closing.is_set():
+            self._native.answer(number, allow=allow)
+
+    def _take_questions(self) -> None:
+        while not self._closing.is_set():
+            if (question := self._native.next_question(-1)) is None:
+                continue
+            attached = self._by_key.get(question.key)
+            try:
+                if attached is None or self._on_asked is None:
+                    self.answer(question.number, allow=False)
+                else:
+                    self._on_asked(attached.sandbox_id, asked_of(question))
+            except Exception:  # no answer: refused
+                _log.exception("a question could not be put; it is refused")
+                self.answer(question.number, allow=False)
+
+    # -- what would happen ----------------------------------------------------------------------------------
+
+    def evaluate(self, sandbox_id: str, capability: Capability, target: str) -> KernelRecord | None:
+        """Return what the sandbox's tables say of an operation that the broker refused before it became a call.
+
+        None where the listener does not decide it: files, imports, unix paths, names instead of addresses.
+        """
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+            if attached is None or not attached.policies:
+                return None
+            policy = next(reversed(attached.policies.values()))
+            table = self._remember(attached, policy)
+        return evaluate(table, policy, sandbox_id, capability, target)
+
+    # -- what happened --------------------------------------------------------------------------------------
+
+    def counters(self, sandbox_id: str) -> dict[tuple[Capability, Verdict], int]:
+        """Return exact counts since `attach`, also of what was lost as records. Empty for an unknown sandbox."""
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+        if attached is None:
+            return {}
+        return {(what.capability, what.verdict): count for what, count in self._counters_of(attached).items()}
+
+    def _counters_of(self, attached: _Attached) -> dict[CounterKey, int]:
+        found = self._native.counters(attached.key)
+        counts = [] if found is None else found[0]
+        return {
+            _counted(index // native.VERDICTS, index % native.VERDICTS): count
+            for index, count in enumerate(counts)
+            if count
+        }
+
+    def lost(self, sandbox_id: str) -> int:
+        """Return how many records did not fit the sandbox's ring (they are in `counters`, and reported as counts)."""
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+        found = None if attached is None else self._native.counters(attached.key)
+        return 0 if found is None else found[1]
+
+    def take_refusals(self, sandbox_id: str) -> list[tuple[CounterKey, int]]:
+        """Return, once, how often the broker of a guest had refused when it ended, also what it could not report.
+
+        The guest's own word: capabilities that exist, numbers of any size.
+        """
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+            if attached is None or attached.refusals_taken or self._closing.is_set():
+                return []
+            attached.refusals_taken = True
+            left = self._native.refusals(attached.key)
+        verdicts = (Verdict.DENY, Verdict.WOULD_DENY)
+        return [
+            (CounterKey(CAPABILITY_BY_NUMBER[index // 2], verdicts[index % 2]), count)
+            for index, count in enumerate(left)
+            if count and index // 2 in CAPABILITY_BY_NUMBER
+        ]
+
+    def drain_now(self, sandbox_id: str) -> None:
+        """Return once every record of calls that the sandbox has seen answered has been handed to the sink."""
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+        if attached is not None and not self._closing.is_set():
+            self._drain_all(attached)
+
+    def quiet(self, sandbox_id: str) -> bool:
+        """True where `drain_now` and `emit_uncounted` have nothing to do: all records have been handed on."""
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+        if attached is None or self._closing.is_set():
+            return True
+        with attached.draining:  # its holder may have taken a record that is not delivered yet
+            return self._closed or self._native.quiet(attached.key, attached.named.seen)
+
+    def emit_uncounted(self, sandbox_id: str, pid: int) -> None:
+        """Hand over, as counts, the refusals whose records did not fit the ring. After `drain_now`."""
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+        if attached is not None and not self._closing.is_set():
+            self._emit_uncounted(attached, pid)
+
+    def _emit_uncounted(self, attached: _Attached, pid: int) -> None:
+        with attached.draining:
+            found = None if self._closed else self._native.counters(attached.key)
+            if found is None or not attached.named.dropped_since_last(found[1]):
+                return
+            counters = self._counters_of(attached)
+            for what, count in attached.named.unreported(counters, found[1]):
+                self._deliver(unnamed_record(ENFORCER, attached.sandbox_id, pid, what, count, _UNNAMED))
+
+    def _drain_all(self, attached: _Attached) -> None:
+        """Hand over what a sandbox has recorded by now; what comes after this is not waited for."""
+        with attached.draining:
+            left = 0 if self._closed else self._native.pending(attached.key)
+            while left > 0 and (taken := self._drain_batch(attached, left)):
+                left -= taken
+
+    def _drain_batch(self, attached: _Attached, most: int) -> int:
+        with attached.draining:
+            records = [] if self._closed else self._native.pop(attached.key, most)
+            for record in records:
+                self._hand_over(attached, record)
+            return len(records)
+
+    def _hand_over(self, attached: _Attached, record: native.Record) -> None:
+        watched = attached.watched
+        shadow = watched is not None and record.policy_serial == watched[0]
+        policy = watched[1] if watched is not None and shadow else attached.policies.get(record.policy_serial)
+        if not shadow:  # the counters are those of the policy in force
+            attached.named.add(_counted(record.capability, record.verdict), record.times)
+        made = kernel_record(record, attached.sandbox_id, policy, shadow=shadow)
+        if made.verdict not in SILENT_VERDICTS or attached.full:
+            self._deliver(made)
+
+    def _deliver(self, record: KernelRecord) -> None:
+        try:
+            self._sink(record)
+        except Exception:
+            _log.exception("a record sink failed; the refusal stands and is counted")
+
+    def _drain_turn(self, waiting: dict[int, None], until: float) -> None:
+        """Hand over a batch of each sandbox that has records, one after the other, until the time is up.
+
+        `waiting` are the keys of those whose turn is to come.
+        """
+        for _ in range(len(self._by_key)):
+            if not (key := self._native.next()):
+                break
+            waiting.setdefault(key)
+        while waiting:
+            key = next(iter(waiting))
+            del waiting[key]
+            attached = self._by_key.get(key)
+            if attached is not None and self._drain_batch(attached, _BATCH) == _BATCH:
+                waiting[key] = None
+            if time.monotonic() >= until:
+                return
+
+    def _drain(self) -> None:
+        waiting: dict[int, None] = {}
+        while not self._closing.is_set():
+            if waiting or self._native.wait(-1):
+                began = time.monotonic()
+                try:
+                    self._drain_turn(waiting, began + _TURN_S)
+                except Exception:  # the next batch must not wait for a restart
+                    _log.exception("a batch of records could not be read; they are counted all the same")
+                # a guest that is refused all the time gets half a processor of its host, not a whole one
+                self._closing.wait(min(max(_PACE_S, time.monotonic() - began), _PACE_MAX_S))

@@ -1,0 +1,271 @@
+"""From a record of the listener to a `KernelRecord`: names, targets and rules instead of numbers."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+
+from ...capability import CAPABILITY_BY_NUMBER, CAPABILITY_NUMBER, CATALOGUE, FLOOR, Capability
+from ...choices import EnforcerName
+from ...decision import DenialCode, Verdict
+from ...native import notify as native
+from ...native.quiet import AGAIN
+from ...policy.compiled import CompiledPolicy
+from ...policy.sockets import socket_text
+from ...records import AskAnswer, Asked, Evaluation, KernelRecord
+from .filter import describe, syscall_name
+from .syscalls import HOOKED, TERMINAL_IOCTLS
+
+ENFORCER: EnforcerName = "seccomp-notify"
+
+VERDICTS = {native.ALLOW: Verdict.ALLOW, native.DENY: Verdict.DENY, native.WOULD_DENY: Verdict.WOULD_DENY}
+#: Not refusals: only the "full" telemetry shows them.
+SILENT_VERDICTS = frozenset({Verdict.ALLOW})
+_CODES = {
+    native.NOT_GRANTED: DenialCode.NOT_GRANTED,
+    native.SCOPE_INSUFFICIENT: DenialCode.SCOPE_INSUFFICIENT,
+    native.EXPLICIT_DENY: DenialCode.EXPLICIT_DENY,
+    native.ALWAYS_DENIED: DenialCode.ALWAYS_DENIED,
+    native.INTERNAL: DenialCode.INTERNAL,
+    native.LIMIT_EXCEEDED: DenialCode.LIMIT_EXCEEDED,
+}
+_ANSWERS: dict[int, AskAnswer] = {
+    native.REPLY_YES: "once",
+    native.REPLY_NO: "deny",
+    native.REPLY_FULL: "full",
+    native.REPLY_LATE: "timeout",
+}
+_REASONS = {
+    DenialCode.NOT_GRANTED: "the policy grants no {capability}",
+    DenialCode.SCOPE_INSUFFICIENT: "no rule reaches this target",
+    DenialCode.EXPLICIT_DENY: "a rule denies it",
+    DenialCode.ALWAYS_DENIED: "no policy can grant it",
+    DenialCode.INTERNAL: "the listener could not read what was asked for",
+    DenialCode.LIMIT_EXCEEDED: "it would be memory of the kernel's that counts for no sandbox",
+}
+#: What exceeds a limit of the listener's own, by call.
+_IN_FLIGHT = (
+    "more descriptors would be in flight than the sandbox may have open, or than its part of what all sandboxes "
+    "together may have in flight"
+)
+_LIMITS = {
+    "sendmsg": _IN_FLIGHT,
+    "sendmmsg": _IN_FLIGHT,
+    **dict.fromkeys(("open", "openat"), "the sandbox has as many files open as it may"),
+    "mmap": "huge pages are the host's, and count for no sandbox. Hint: transparent ones are not limited",
+    "fcntl": "record locks are memory that counts for no sandbox: a process has 1024 of its own, and no others. "
+    "Hint: fcntl.flock",
+}
+#: Calls that the filter stops for their mode argument alone.
+_BY_MODE = frozenset({"open", "openat", "creat", "chmod", "fchmod", "fchmodat", "fchmodat2", "mknod", "mknodat"})
+_SPECIAL_FILE = "no policy can grant set-user-id or set-group-id bits, nor device files"
+_IN_MEMORY = "openat2 is never allowed: its flags are in memory, where no filter sees them. Hint: openat"
+_UNKNOWN_CALL = "no policy can grant calls of another architecture, nor those that pyisolate does not know"
+_NO_SUCH_TASK = "no process or thread of the sandbox has this number, and no other can be reached"
+_MULTIPATH = (
+    "multipath TCP opens connections of its own, to addresses that no rule names. Hint: plain TCP, or "
+    "Supervisor(network='listener'), which serves it as such"
+)
+_IPPROTO_MPTCP = 262
+#: How hooks ask about a unix socket.
+_UNIX_ASKED = (Capability.NET_CONNECT, Capability.NET_BIND, Capability.NET_SEND)
+_O_ACCMODE, _O_CREAT, _O_TMPFILE = 0o3, 0o100, 0o20000000
+
+
+def kernel_record(
+    record: native.Record, sandbox_id: str, policy: CompiledPolicy | None, *, shadow: bool = False
+) -> KernelRecord:
+    """Return the record with its names; `policy` is the one that decided, for the rules' texts."""
+    syscall = syscall_name(record.number)
+    verdict = VERDICTS[record.verdict]
+    capability = _capability(record, syscall)
+    asked = CAPABILITY_BY_NUMBER[record.slot_capability] if record.asked == native.ASKED else None
+    if capability is Capability.IPC_UNIX and asked in _UNIX_ASKED:
+        capability = asked  # as the hook named it: one operation, one name
+    only_program = asked is Capability.PROCESS_EXEC and capability is not asked
+    code = _CODES.get(record.reason)
+    reason = _reason(code, capability) if code else "seen on its way to the file enforcer"
+    if code is DenialCode.ALWAYS_DENIED and record.error == errno.ENOSYS:
+        reason = _IN_MEMORY if syscall == "openat2" else _UNKNOWN_CALL
+    elif code is DenialCode.ALWAYS_DENIED and record.error == errno.ESRCH:
+        reason = _NO_SUCH_TASK
+    elif syscall in ("prlimit64", "setrlimit") and code is DenialCode.ALWAYS_DENIED and capability.family == "limit":
+        reason = "a hard limit is the policy's, and can only be lowered"
+    elif code is DenialCode.LIMIT_EXCEEDED:
+        reason = _LIMITS.get(syscall, reason)
+    elif syscall in _BY_MODE and verdict is Verdict.DENY:
+        reason = _SPECIAL_FILE
+    elif syscall == "socket" and code is DenialCode.ALWAYS_DENIED and record.args[2] & 0xFFFFFFFF == _IPPROTO_MPTCP:
+        reason = _MULTIPATH
+    return KernelRecord(
+        sandbox_id=sandbox_id,
+        enforcer=ENFORCER,
+        hook=f"seccomp:{syscall}",
+        capability=capability,
+        target=_limit_text(policy, capability, syscall) or target_of(record, syscall, capability),
+        verdict=verdict,
+        errno=record.error,
+        evaluation=Evaluation.ENFORCED,
+        syscall=syscall,
+        code=code,
+        reason=reason,
+        rule=_rule_text(policy, record.rule),
+        presented=_rule_text(policy, record.presented),
+        pid=record.pid,
+        tid=record.tid,
+        monotonic_ns=record.monotonic_ns,
+        generation=policy.generation if policy is not None else 0,
+        count=record.times,
+        broker_consulted=_consulted(record, syscall),
+        slot_capability=asked,
+        # who was asked about a program has not been asked whether a process may be made for it
+        slot_verdict=None if asked is None or only_program else VERDICTS[record.slot_verdict],
+        shadow=shadow,
+        other=os.fsdecode(record.other),
+        flags=_open_flags(record, syscall),
+        tries=2 if record.args[5] == AGAIN else 1,
+        answer=_answer(record, capability, verdict, policy),
+        waited_ms=record.waited_ms if record.reply else None,
+        question=record.question,
+    )
+
+
+def _answer(
+    record: native.Record, capability: Capability, verdict: Verdict, policy: CompiledPolicy | None
+) -> AskAnswer | None:
+    """Return what came of a question, as far as the listener knows it; `would_ask` in monitor mode."""
+    if record.reply:
+        return _ANSWERS[record.reply]
+    watched = verdict is Verdict.WOULD_DENY and policy is not None and capability in policy.ask
+    return "would_ask" if watched and record.reason in (native.NOT_GRANTED, native.SCOPE_INSUFFICIENT) else None
+
+
+def asked_of(question: native.Question) -> Asked:
+    """Return a question with its names."""
+    return Asked(
+        number=question.number,
+        capability=CAPABILITY_BY_NUMBER[question.capability],
+        target=_endpoint(question.family, question.address, question.port),
+        pid=question.pid,
+        tid=question.tid,
+    )
+
+
+def _endpoint(family: int, address: bytes, port: int) -> str:
+    size, kind = (4, socket.AF_INET) if family == 4 else (16, socket.AF_INET6)
+    host = socket.inet_ntop(kind, address[:size])
+    return f"[{host}]:{port}" if family == 6 else f"{host}:{port}"
+
+
+def _consulted(record: native.Record, syscall: str) -> bool | None:
+    """Return whether the broker was asked: what no hook ever asks about was not; None where it cannot be known."""
+    if record.asked == native.UNKNOWN:
+        hooked = syscall in HOOKED and (syscall != "ioctl" or record.args[1] & 0xFFFFFFFF in TERMINAL_IOCTLS)
+        return None if hooked else False
+    return record.asked == native.ASKED
+
+
+#: Decided by what is granted of the capability as a whole; process.exec also by Landlock, file by file.
+_WHOLE = frozenset({Capability.PROCESS_FORK, Capability.RANDOM_READ, Capability.MEMORY_EXEC})
+
+
+def evaluate(
+    table: native.Policy, policy: CompiledPolicy, sandbox_id: str, capability: Capability, target: str
+) -> KernelRecord | None:
+    """Return what a table says of an operation, without a call; None where the table does not decide it."""
+    rule = presented = -1
+    action = CATALOGUE[capability].action
+    if action is not None and capability is not Capability.IPC_UNIX:
+        where = _address(target)
+        if where is None:
+            return None
+        listening = capability is Capability.NET_LISTEN
+        reason, rule, presented = table.ask(action, *where, listening=listening)
+        monitors = bool(table.flags & native.FLAG_MONITOR_NET)
+    elif capability in FLOOR or capability in _WHOLE:
+        act = table.acts[CAPABILITY_NUMBER[capability]]
+        reason = {native.ACT_ALLOW: 0, native.ACT_FLOOR: native.ALWAYS_DENIED}.get(act, native.NOT_GRANTED)
+        monitors = act == native.ACT_WATCH
+    else:
+        return None
+    code = _CODES.get(reason)
+    return KernelRecord(
+        sandbox_id=sandbox_id,
+        enforcer=ENFORCER,
+        hook="seccomp:table",
+        capability=capability,
+        target=target,
+        verdict=Verdict.ALLOW if code is None else Verdict.WOULD_DENY if monitors else Verdict.DENY,
+        errno=0,
+        evaluation=Evaluation.PROBED,
+        code=code,
+        reason=_reason(code, capability) if code else "the table grants it",
+        rule=_rule_text(policy, rule),
+        presented=_rule_text(policy, presented),
+        generation=policy.generation,
+    )
+
+
+def _address(target: str) -> tuple[bytes, int] | None:
+    """Return address and port of "host:port"; None for names and unix paths. IPv4 in IPv6 is IPv4."""
+    host, _, port = target.rpartition(":")
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+        number = int(port)
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return ((mapped or address).packed, number) if 0 <= number <= 65535 else None
+
+
+def _limit_text(policy: CompiledPolicy | None, capability: Capability, syscall: str) -> str | None:
+    """Return the limit on open files as its events name it, where opening a file met it."""
+    if policy is None or capability is not Capability.LIMIT_OPEN_FILES or syscall not in ("open", "openat"):
+        return None
+    return f"{policy.limits.open_files}"
+
+
+def target_of(record: native.Record, syscall: str, capability: Capability) -> str:
+    """Return what the call was about, in the broker's notation where the broker knows such operations."""
+    if record.family in (4, 6):
+        return _endpoint(record.family, record.address, record.port)
+    if record.family == 1:
+        path = os.fsdecode(record.path)
+        return f"unix:@{path[1:]}" if path[:1] in ("", "\0") else f"unix:{path}"
+    if record.path:
+        return os.fsdecode(record.path)
+    if capability is Capability.PROCESS_FORK:
+        return "fork"
+    if capability is Capability.LIMIT_OPEN_FILES and syscall in ("sendmsg", "sendmmsg"):
+        return f"{record.args[0]} descriptors to send"
+    if syscall in ("socket", "socketpair"):
+        return socket_text(record.args[0], record.args[1])
+    return describe(syscall, record.args)
+
+
+def _capability(record: native.Record, syscall: str) -> Capability:
+    capability = CAPABILITY_BY_NUMBER[record.capability]
+    if syscall in ("open", "openat", "openat2") and capability.family == "fs":
+        flags = _open_flags(record, syscall)
+        if flags & (_O_CREAT | _O_TMPFILE):
+            return Capability.FS_CREATE
+        return Capability.FS_WRITE if flags & _O_ACCMODE else Capability.FS_READ
+    return capability
+
+
+def _open_flags(record: native.Record, syscall: str) -> int:
+    if syscall == "creat":
+        return os.O_CREAT | os.O_WRONLY | os.O_TRUNC
+    return record.args[1 if syscall == "open" else 2] if syscall in ("open", "openat", "openat2") else 0
+
+
+def _reason(code: DenialCode, capability: Capability) -> str:
+    return _REASONS[code].format(capability=capability.value)
+
+
+def _rule_text(policy: CompiledPolicy | None, index: int) -> str | None:
+    if policy is None or not 0 <= index < len(policy.net):
+        return None
+    return policy.net[index].text or None

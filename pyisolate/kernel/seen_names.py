@@ -1,0 +1,108 @@
+"""What is under a name that a guest asked for: on the host, and below its workspace in the tmpfs that it alone has.
+
+For telemetry only: it decides nothing. A guest that changes a name after its call gets an event of what the name leads
+to by then.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from ..errors import SandboxClosed
+from ..native import mount
+from ..policy import workspace
+
+#: Lends a descriptor of a sandbox's workspace. Raises SandboxClosed once it is gone.
+OpenOwn = Callable[[], AbstractContextManager[int]]
+
+#: Links below these lead where the guest's task says: this process's own /proc must not be asked about them.
+_TASK = re.compile(r"/proc/(?:self|thread-self|[0-9]+)")
+_LINK_LIMIT = 40  # path_resolution(7)
+
+
+class SeenNames:
+    """Looks names up. `own` lends the workspace, `leading` are the names that lead to it (`workspace.links`)."""
+
+    def __init__(self, own: OpenOwn | None = None, leading: tuple[str, ...] = ()) -> None:
+        self._own, self._leading = own, leading
+
+    def is_there(self, path: str) -> bool:
+        """Say whether something has this name. Where this process may not look, as often for an ordinary user: yes."""
+        try:
+            self._look(path)
+        except PermissionError:
+            return True
+        except (OSError, ValueError, SandboxClosed):
+            return False
+        return True
+
+    def is_directory(self, path: str) -> bool:
+        """Say whether a name, whose links are followed already, is a directory's."""
+        if self._below(path) is None:
+            return os.path.isdir(path)
+        try:
+            return stat.S_ISDIR(self._look(path)[0])
+        except (OSError, ValueError, SandboxClosed):
+            return False
+
+    def in_folder(self, target: str) -> str | None:
+        """Return a name with its folder's links followed, not its own; None where the folder is not there."""
+        if not target.startswith("/"):
+            return None
+        parent, _, last = target.rstrip("/").rpartition("/")
+        path = os.path.join(self.followed(parent or "/"), last)
+        return path if self.is_there(os.path.dirname(path)) else None
+
+    def followed(self, path: str) -> str:
+        """Return a path with its links followed, as hooks do; what lies below a task in /proc stays as it was asked."""
+        pending, done, links = path.split("/")[::-1], "", 0
+        while pending:
+            name = pending.pop()
+            if name in ("", ".", ".."):
+                done = done.rpartition("/")[0] if name == ".." else done
+                continue
+            done = f"{done}/{name}"
+            below = [one for one in reversed(pending) if one not in ("", ".")]
+            if _TASK.fullmatch(done) and below[:1] != [".."]:
+                return "/".join([done, *below])
+            target = self._link(done)
+            if target is None:
+                continue
+            links += 1
+            if links > _LINK_LIMIT:
+                continue
+            done = "" if target.startswith("/") else done.rpartition("/")[0]
+            pending += target.split("/")[::-1]
+        return done or "/"
+
+    def _link(self, path: str) -> str | None:
+        """Return what a link says; None for what is none, or is not there."""
+        if path in self._leading:
+            return workspace.HOME
+        try:
+            return os.readlink(path) if self._below(path) is None else self._look(path)[1]
+        except (OSError, ValueError, SandboxClosed):
+            return None
+
+    def _below(self, path: str) -> str | None:
+        """Return a name relative to the workspace; None for what is not in it."""
+        if self._own is None or not (path == workspace.HOME or path.startswith(workspace.HOME + "/")):
+            return None
+        return path[len(workspace.HOME) + 1 :] or "."
+
+    def _look(self, path: str) -> tuple[int, str | None]:
+        """Return a name's mode, and what it says where it is a link of the workspace. Raises OSError, SandboxClosed."""
+        name = self._below(path)
+        if name is None or self._own is None:
+            return os.lstat(path).st_mode, None
+        with self._own() as top:
+            found = mount.openat2(name, os.O_PATH | os.O_NOFOLLOW, mount.BENEATH, dirfd=top)
+            try:
+                mode = os.fstat(found).st_mode
+                return mode, os.readlink("", dir_fd=found) if stat.S_ISLNK(mode) else None
+            finally:
+                os.close(found)

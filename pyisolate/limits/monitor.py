@@ -1,0 +1,312 @@
+"""The limits of one live sandbox in a cell: readings, sampling, what a request leaves running, what killed the cell."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from ..capability import Capability
+from ..errors import LimitExceeded, MemoryExceeded, SandboxClosed, SandboxError
+from .diagnose import Failure, diagnose_limit
+from .exceeded import ExceededLimit
+from .rlimit import host_cpu_s
+from .usage import Filling, TreeReader, Usage, descendants, descriptor_slots
+from .watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from ..policy.compiled import Limits
+    from ..records import BrokerRecord
+    from ..telemetry.event import DenialEvent
+    from .cgroup import CgroupLease
+
+_log = logging.getLogger("pyisolate.limits.monitor")
+
+
+class Limited(Protocol):
+    """The sandbox, as far as its limits need it."""
+
+    id: str
+
+    @property
+    def name(self) -> str:
+        """For error text."""
+        ...
+
+    @property
+    def pid(self) -> int:
+        """The cell's first process."""
+        ...
+
+    @property
+    def init_pid(self) -> int:
+        """The cell's init, the first process's parent: all of the cell is below it."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force; a reload changes them."""
+        ...
+
+    @property
+    def allow_fork(self) -> bool:
+        """True where the guest may start processes."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """True once nothing can run there any more."""
+        ...
+
+    @property
+    def running(self) -> bool:
+        """True while a request runs."""
+        ...
+
+    def filling(self) -> Filling | None:
+        """How full its workspace is, None where it has none."""
+        ...
+
+    def record_limit(self, capability: Capability, target: str, reason: str) -> DenialEvent:
+        """Record that a limit was reached, as the host saw it."""
+        ...
+
+    def recorded_limit(self, capability: Capability) -> DenialEvent | None:
+        """Return the newest event of a limit that this request met and the kernel's side recorded."""
+        ...
+
+    def record_reported_limit(self, record: BrokerRecord) -> DenialEvent | None:
+        """Record that a limit was reached, as the guest reports it."""
+        ...
+
+    def end_with(self, error: SandboxError) -> None:
+        """Kill the sandbox for that reason."""
+        ...
+
+
+#: A request shorter than this has hardly started enough processes or threads to be refused one (about 50 us each), and
+#: reading the kernel's count (14 us) would be a tenth of its time. The watchdog's next look sees the count anyway.
+_STARTS_TAKE_S = 0.0005
+
+
+class SandboxLimits:
+    """The limits of one sandbox in process isolation. `lease` is its control group, None where there is none."""
+
+    def __init__(self, subject: Limited, watchdog: Watchdog, lease: CgroupLease | None) -> None:
+        self._subject, self._watchdog = subject, watchdog
+        self.lease = lease
+        self._refused_lock = threading.Lock()
+        self._refused = 0
+        self._refused_event: DenialEvent | None = None
+        self._full_lock = threading.Lock()
+        #: seconds of requests since the last look at the workspace, and those that filling it takes at least
+        self._unlooked_s = self._fills_s = 0.0
+        self._full_event: DenialEvent | None = None
+
+    @functools.cached_property
+    def _tree(self) -> TreeReader:
+        """Readings of the cell's process tree, where no control group sums them."""
+        subject = self._subject
+        return TreeReader(subject.pid, memory_limit_bytes=subject.limits.memory_bytes, init=subject.init_pid)
+
+    def apply(self, limits: Limits) -> None:
+        """Set the control group's limits, where there is one."""
+        if self.lease is not None:
+            self.lease.apply(limits)
+
+    def kill(self) -> None:
+        """End every process of the control group."""
+        if self.lease is None:
+            return
+        try:
+            self.lease.kill()
+        except OSError as trouble:
+            # The init of the cell's pid namespace was killed: its death alone ends every process in it.
+            _log.warning("ending the control group of %s: %s", self._subject.name, trouble)
+
+    def set_frozen(self, frozen: bool) -> None:
+        """Stop the sandbox between two requests, if its limits say so, or let it go on. One that goes on is ended."""
+        lease, subject = self.lease, self._subject
+        if lease is None or (frozen and (subject.limits.between_requests != "freeze" or subject.closed)):
+            return
+        try:
+            lease.set_frozen(frozen)
+        except OSError as trouble:
+            word = "stop between requests" if frozen else "go on after a rest"
+            subject.end_with(SandboxClosed(f"{subject.name!r} was to {word}: {trouble.strerror}"))
+
+    # -- readings -------------------------------------------------------------------------------------------
+
+    def usage(self) -> Usage | None:
+        """Return what the sandbox's processes use now, None when they are gone. Its workspace is memory of its own.
+
+        A control group is charged with what the guest writes there; a process tree shows none of it.
+        """
+        lease = self.lease
+        try:
+            if lease is not None:
+                return lease.usage()
+            usage, filling = self._tree.read(), self._subject.filling()
+        except (OSError, ProcessLookupError):
+            return None
+        return usage if filling is None else usage.plus(filling.used)
+
+    def _look(self) -> Usage | None:
+        """Take a reading for the watchdog, and see whether the workspace is full."""
+        self._record_full_workspace()
+        return self.usage()
+
+    def gauges(self) -> tuple[float, int]:
+        """Return (processor seconds, memory bytes) now: two readings, where a full one takes six. Zeros when gone."""
+        lease = self.lease
+        if lease is None:
+            usage = self.usage()
+            return (0.0, 0) if usage is None else (usage.cpu_s, usage.memory_bytes)
+        try:
+            return lease.cpu_s(), lease.memory_bytes()
+        except OSError:
+            return 0.0, 0
+
+    # -- sampling -------------------------------------------------------------------------------------------
+
+    def watch(self, deadline_ns: int | None = None) -> None:
+        """Sample the sandbox from hand-out to close: a thread it leaves running between requests counts too."""
+        self._watchdog.watch(
+            self._subject.id,
+            deadline_ns=deadline_ns,
+            limits=self._subject.limits,
+            read_usage=self._look,
+            on_exceeded=lambda _key, exceeded: self._exceeded(exceeded),
+            enforced=self.lease is not None,
+        )
+
+    def unwatch(self) -> None:
+        """The sandbox was closed."""
+        self._watchdog.unwatch(self._subject.id)
+
+    def request_ended(self, deadline: float | None, *, took_s: float) -> None:
+        """Processes that a request leaves running may stay until that request's own deadline (CLOCK_MONOTONIC)."""
+        if took_s >= _STARTS_TAKE_S:
+            self._record_refused_tasks()
+        self._unlooked_s += took_s
+        if self._unlooked_s >= self._fills_s:
+            self._record_full_workspace()
+        if self._subject.allow_fork and deadline is not None and not self._subject.closed:
+            self._watchdog.extend(self._subject.id, int(deadline * 1e9))
+
+    def _exceeded(self, exceeded: ExceededLimit) -> None:
+        subject = self._subject
+        if exceeded.limit == "wall":
+            # The request that runs watches its own deadline; this one is for what an earlier one left running.
+            if not subject.running:
+                self._end_orphans()
+            self.watch()
+            return
+        capability = Capability(f"limit.{exceeded.limit}")
+        event = self._record_refused_tasks() if capability is Capability.LIMIT_PROCESSES else None
+        if event is None:
+            event = subject.record_limit(capability, f"{exceeded.allowed:g}", f"used {exceeded.used:g}")
+        error = exceeded.to_error(subject.name)
+        error.denial_event = event
+        subject.end_with(error)
+
+    def _record_refused_tasks(self) -> DenialEvent | None:
+        """Record, as one event, what processes and threads the kernel refused since the last look, caught or not.
+
+        Return the newest such event, None where none was ever refused. Without a control group nothing counts them.
+        """
+        with self._refused_lock:
+            refused = 0
+            with contextlib.suppress(OSError):
+                refused = self.lease.pids_refused() if self.lease is not None else 0
+            if refused > self._refused and (allowed := self._subject.limits.processes) is not None:
+                reason = f"the kernel refused {refused - self._refused} more"
+                self._refused = refused
+                self._refused_event = self._subject.record_limit(Capability.LIMIT_PROCESSES, f"{allowed}", reason)
+            return self._refused_event
+
+    def _record_full_workspace(self) -> DenialEvent | None:
+        """Record, once until there is room again, that a workspace is full; return the event while it is."""
+        with self._full_lock:
+            filling = self._subject.filling()
+            self._unlooked_s, self._fills_s = 0.0, filling.fills_s if filling is not None else math.inf
+            if filling is None or not filling.exhausted:
+                self._full_event = None
+            elif self._full_event is None:
+                reason = f"the workspace is full: {filling.used} bytes are used"
+                self._full_event = self._subject.record_limit(
+                    Capability.LIMIT_WORKSPACE, f"{filling.size} bytes", reason
+                )
+            return self._full_event
+
+    def _end_orphans(self) -> None:
+        lease, init = self.lease, self._subject.init_pid
+        pids = lease.pids() if lease is not None else descendants(init)
+        orphans = [pid for pid in pids if pid not in (self._subject.pid, init)]
+        for pid in orphans:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if orphans:
+            self._subject.record_limit(
+                Capability.LIMIT_WALL, f"{len(orphans)} processes", "left running by a request and ended"
+            )
+
+    # -- what ended it --------------------------------------------------------------------------------------
+
+    def diagnose(self, failure: Failure) -> LimitExceeded | None:
+        """Return the limit that an uncaught OSError or MemoryError of the guest stands for, or None."""
+        return diagnose_limit(
+            self._subject,
+            failure,
+            self.usage(),
+            descriptors=descriptor_slots(self._subject.pid),
+            refused=self._record_refused_tasks(),
+            filling=self._subject.filling(),
+            full=self._record_full_workspace(),
+            opened=self._subject.recorded_limit(Capability.LIMIT_OPEN_FILES),
+        )
+
+    def what_killed(self, exit_status: int | None) -> LimitExceeded | None:
+        """Return the limit by which the kernel itself killed a cell, or None. `exit_status` as of waitpid(2)."""
+        lease, subject = self.lease, self._subject
+        if lease is not None and lease.oom_kills() > 0:
+            allowed = subject.limits.memory_bytes
+            used = lease.usage().memory_peak_bytes
+            event = subject.record_limit(
+                Capability.LIMIT_MEMORY, f"{allowed} bytes", "the kernel killed it: out of memory"
+            )
+            return MemoryExceeded(
+                f"memory of {subject.name!r}: its processes reached {allowed} bytes and were killed",
+                limit="memory",
+                used=used,
+                allowed=allowed,
+                denial_event=event,
+                hint="raise limits.memory, or make the guest hold less",
+            )
+        if exit_status is not None and os.WIFSIGNALED(exit_status) and os.WTERMSIG(exit_status) == signal.SIGXCPU:
+            return self._cpu_killed()
+        return None
+
+    def _cpu_killed(self) -> LimitExceeded | None:
+        """Return the limit of one process's time that the kernel enforced: the policy's, or a lower one of the host's.
+
+        None where the guest was not there yet, and sent the signal itself.
+        """
+        subject, own, hosts = self._subject, self._subject.limits.cpu_s, host_cpu_s()
+        lower = hosts is not None and (own is None or hosts < own)
+        allowed = float(hosts or 0) if lower else own or 0.0
+        used = self.gauges()[0] if self.lease is not None else allowed
+        if used < allowed - 1:
+            return None
+        cause = "by the host's own limit (`ulimit -H -t`)" if lower else "the kernel ended it"
+        event = subject.record_limit(Capability.LIMIT_CPU, f"{allowed:g}", f"used {used:g}; {cause}")
+        hint = "raise the limit of the process that spawns (`ulimit -t`, LimitCPU= of systemd)" if lower else ""
+        passed = ExceededLimit(limit="cpu", used=used, allowed=allowed, cause=cause, hint=hint)
+        error = passed.to_error(subject.name)
+        error.denial_event = event
+        return error

@@ -1,0 +1,81 @@
+"""The stream between host and cell, a turn in one call without the interpreter's lock."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ._native import ffi, lib
+
+#: Received at once. Small frames cost the host most, a hundred microseconds each for a denial, in which other threads
+#: wait for the interpreter's lock; a large frame is received otherwise.
+SMALL_BYTES = 1 << 11
+#: What a turn found to do.
+OUT, ERR, WRITABLE, READABLE = lib.CHANNEL_OUT, lib.CHANNEL_ERR, lib.CHANNEL_WRITABLE, lib.CHANNEL_READABLE
+_DESCRIPTORS = 8
+
+
+class HostEnd:
+    """The host's end: a socket and two pipes, which one epoll descriptor watches. Owns none of them."""
+
+    def __init__(self, peer: int, poller: int, out: int, err: int) -> None:
+        self._data = ffi.new("unsigned char[]", SMALL_BYTES)
+        self._view = ffi.buffer(self._data)
+        self._channel = ffi.new("struct channel *", (peer, poller, out, err, SMALL_BYTES, 0, 0, self._data))
+        #: what there was to do after the last turn
+        self.ready = 0
+
+    def turn(self, timeout_s: float | None, *, receive: bool) -> bytes:
+        """Wait for something to do, and return what the socket held, `SMALL_BYTES` at most; see `ready`.
+
+        Returns nothing at the time-out and for a signal; READABLE is left where there was an end or an error.
+        """
+        channel = self._channel
+        channel.most = SMALL_BYTES if receive else 0
+        got = lib.channel_wait(channel, -1 if timeout_s is None else int(timeout_s * 1000 + 0.999))
+        self.ready = channel.ready
+        if got > 0:
+            return bytes(self._view[0:got])
+        if got < 0 and got != -errno.EINTR:
+            raise OSError(-got, os.strerror(-got), "epoll")
+        return b""
+
+    @property
+    def torn(self) -> bool:
+        """True while bytes were taken and not handled: an exception between may have lost them."""
+        return bool(self._channel.taken)
+
+    @torn.setter
+    def torn(self, torn: bool) -> None:
+        self._channel.taken = torn
+
+
+class GuestEnd:
+    """The cell's end: a socket that blocks, and descriptors that arrive by it."""
+
+    #: from `open` on
+    _peer: int
+
+    def __init__(self) -> None:
+        self._data = ffi.new("unsigned char[]", SMALL_BYTES)
+        self._view = ffi.buffer(self._data)
+        self._descriptors, self._count = ffi.new("int[]", _DESCRIPTORS), ffi.new("int *")
+
+    def open(self, peer: int) -> None:
+        """Receive by the socket `peer`, which the caller keeps open."""
+        self._peer = peer
+
+    def receive(self) -> tuple[bytes, list[int]] | None:
+        """Return what came, `SMALL_BYTES` at most and none at the end, with descriptors; None for a signal."""
+        got = lib.channel_receive(self._peer, self._data, SMALL_BYTES, self._descriptors, _DESCRIPTORS, self._count)
+        if got >= 0:
+            count = self._count[0]
+            return bytes(self._view[0:got]), [self._descriptors[i] for i in range(count)] if count else []
+        if got == -errno.EINTR:
+            return None
+        raise OSError(-got, os.strerror(-got), "recvmsg")
+
+
+def lowest_free() -> int:
+    """Return the number that the next descriptor gets, -1 where there is none left."""
+    return int(lib.channel_lowest_free())

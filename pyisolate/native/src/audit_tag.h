@@ -1,0 +1,71 @@
+/* Tags of audit events' first arguments: they tie a hook's question to the system call that follows. */
+#ifndef PYISOLATE_AUDIT_TAG_H
+#define PYISOLATE_AUDIT_TAG_H
+
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "asked.h"
+
+/* Ties the slot to the call that follows: of its path as passed, the length in the top byte xor the last 8 bytes. */
+static inline uint64_t audit_tag(PyObject *args)
+{
+    const char *text = NULL;
+    Py_ssize_t length = 0;
+    uint64_t tail = 0;
+
+    if (PyTuple_GET_SIZE(args) == 0)
+        return 0;
+    PyObject *first = PyTuple_GET_ITEM(args, 0);
+    if (PyBytes_CheckExact(first)) {
+        text = PyBytes_AS_STRING(first);
+        length = PyBytes_GET_SIZE(first);
+    } else if (PyUnicode_CheckExact(first)) {
+        text = PyUnicode_AsUTF8AndSize(first, &length);
+        if (text == NULL) {
+            PyErr_Clear(); /* surrogates: the kernel will see other bytes */
+            return 0;
+        }
+    }
+    if (length == 0)
+        return 0;
+    Py_ssize_t from = length > 8 ? length - 8 : 0;
+    for (Py_ssize_t i = from; i < length; i++)
+        tail |= (uint64_t)(unsigned char)text[i] << (8 * (i - from));
+    return tail ^ ((uint64_t)length << 56);
+}
+
+/* The same of one argument, a name or a descriptor, for the asked page; 0 for anything else. */
+static inline uint64_t audit_argument_tag(PyObject *first)
+{
+    const char *text;
+    Py_ssize_t length = 0;
+
+    if (PyBytes_CheckExact(first))
+        return asked_name_tag(PyBytes_AS_STRING(first), (size_t)PyBytes_GET_SIZE(first));
+    if (PyUnicode_CheckExact(first)) {
+        if ((text = PyUnicode_AsUTF8AndSize(first, &length)) != NULL)
+            return asked_name_tag(text, (size_t)length);
+        PyErr_Clear(); /* surrogates: the kernel will see other bytes */
+    } else if (PyLong_CheckExact(first)) {
+        long descriptor = PyLong_AsLong(first);
+        if (descriptor >= 0)
+            return asked_descriptor_tag((uint32_t)descriptor);
+        PyErr_Clear();
+    }
+    return 0;
+}
+
+/* Of what an event about a file is about: its first argument, or both names. */
+static inline uint64_t audit_file_tag(const char *event, PyObject *args)
+{
+    Py_ssize_t count = PyTuple_GET_SIZE(args);
+    uint64_t first = count > 0 ? audit_argument_tag(PyTuple_GET_ITEM(args, 0)) : 0;
+
+    if (count < 2 || (strcmp(event, "os.rename") != 0 && strcmp(event, "os.link") != 0))
+        return first;
+    return asked_names_tag(first, audit_argument_tag(PyTuple_GET_ITEM(args, 1)));
+}
+
+#endif

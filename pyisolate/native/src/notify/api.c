@@ -1,0 +1,494 @@
+/* What Python calls, from any thread. `lock` is held for lookups and pointer swaps only. */
+#include "notify.h"
+
+static notify_listener *notify_all; /* for fork */
+static pthread_mutex_t notify_all_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t notify_fork_once = PTHREAD_ONCE_INIT;
+
+/* Also what is kept for the guest: as long as it is open here, the guest's own end of file is not one. */
+static void notify_close_files(const struct notify_sandbox *s)
+{
+	if (s->fd >= 0)
+		close(s->fd);
+	for (const struct notify_wait *w = s->waits; w; w = w->next) {
+		close(w->fd);
+		notify_close_rights(w->control, w->message.control_bytes);
+	}
+	for (const struct notify_flight *f = s->flights; f; f = f->next)
+		close(f->fd);
+}
+
+/* A child of the host has no loop thread. It must not keep listeners open either: when the host dies, the kernel
+ * fails the cells' calls only once no process holds them. No lock is taken around fork: the fork of a sandbox thread is
+ * itself decided by the loop thread, which needs `lock`. A slot that is set points at a sandbox that is not freed. */
+static void notify_after_fork_child(void)
+{
+	for (notify_listener *l = notify_all; l; l = l->next) {
+		for (int i = 0; i < l->next_slot; i++)
+			if (l->slots[i])
+				notify_close_files(l->slots[i]);
+		close(l->epoll);
+		close(l->wake);
+		close(l->drain);
+		close(l->ask);
+		l->forked = 1; /* its locks may be held for ever: nothing here takes them from now on */
+	}
+	notify_all = NULL;
+	pthread_mutex_init(&notify_all_lock, NULL);
+}
+
+static void notify_watch_fork(void)
+{
+	pthread_atfork(NULL, NULL, notify_after_fork_child);
+}
+
+static struct notify_sandbox **notify_find(notify_listener *l, uint64_t key)
+{
+	struct notify_sandbox **at = &l->buckets[key % NOTIFY_BUCKETS];
+
+	while (*at && (*at)->key != key)
+		at = &(*at)->next;
+	return at;
+}
+
+SHARED notify_listener *notify_create(const uint8_t *capability, const uint8_t *traits, const int8_t *path_argument)
+{
+	struct seccomp_notif_sizes sizes = { 0 };
+	notify_listener *l = notify_alloc(1, sizeof *l);
+
+	if (!l)
+		return NULL;
+	if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes)) {
+		notify_free(l);
+		return NULL;
+	}
+	l->notif_bytes = sizes.seccomp_notif > sizeof(struct seccomp_notif) ? sizes.seccomp_notif
+									      : sizeof(struct seccomp_notif);
+	memcpy(l->capability, capability, sizeof l->capability);
+	memcpy(l->traits, traits, sizeof l->traits);
+	memcpy(l->path_argument, path_argument, sizeof l->path_argument);
+	pthread_mutex_init(&l->lock, NULL);
+	pthread_mutex_init(&l->job_lock, NULL);
+	pthread_cond_init(&l->job_ready, NULL);
+	l->payload = notify_alloc(1, NOTIFY_PAYLOAD);
+	l->control = notify_alloc(1, NOTIFY_CONTROL);
+	l->names = notify_alloc(2, NOTIFY_NAME);
+	l->epoll = epoll_create1(EPOLL_CLOEXEC);
+	l->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	l->drain = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	l->ask = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	l->questions = notify_alloc(NOTIFY_QUESTION_RING, sizeof *l->questions);
+	l->wake_source.kind = NOTIFY_SOURCE_WAKE;
+	notify_make_room(l);
+	struct epoll_event event = { .events = EPOLLIN, .data.ptr = &l->wake_source };
+	if (!l->payload || !l->control || !l->names || l->epoll < 0 || l->wake < 0 || l->drain < 0 || l->ask < 0 || !l->questions ||
+	    epoll_ctl(l->epoll, EPOLL_CTL_ADD, l->wake, &event)) {
+		int error = errno;
+		int opened[] = { l->epoll, l->wake, l->drain, l->ask };
+		for (size_t i = 0; i < sizeof opened / sizeof *opened; i++)
+			if (opened[i] >= 0)
+				close(opened[i]);
+		notify_free(l->payload);
+		notify_free(l->control);
+		notify_free(l->names);
+		notify_free(l->questions);
+		notify_free(l);
+		errno = error;
+		return NULL;
+	}
+	pthread_once(&notify_fork_once, notify_watch_fork);
+	pthread_mutex_lock(&notify_all_lock);
+	l->next = notify_all;
+	notify_all = l;
+	pthread_mutex_unlock(&notify_all_lock);
+	return l;
+}
+
+SHARED int notify_start(notify_listener *l)
+{
+	sigset_t all, before;
+	int error;
+
+	if (l->forked)
+		return -ESRCH;
+	l->running = 1;
+	sigfillset(&all); /* the host's signals are for its own threads */
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	error = pthread_create(&l->thread, NULL, notify_loop, l);
+	if (!error) {
+		pthread_mutex_lock(&l->job_lock);
+		error = notify_add_injector(l);
+		pthread_mutex_unlock(&l->job_lock);
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return -error;
+}
+
+static void notify_interrupt(notify_listener *l, int fd)
+{
+	uint64_t one = 1;
+
+	if (!l->forked && write(fd, &one, sizeof one) < 0)
+		return; /* full: readable anyway */
+}
+
+SHARED void notify_wake(notify_listener *l)
+{
+	notify_interrupt(l, l->drain);
+}
+
+SHARED int notify_alive(notify_listener *l)
+{
+	return !l->forked && __atomic_load_n(&l->running, __ATOMIC_ACQUIRE);
+}
+
+/* Decide nothing more, for good: calls that wait, and all to come, get ENOSYS from the kernel, which is what a closed
+ * listener means. Records stay, so that they can be drained: no thread adds any. */
+SHARED void notify_halt(notify_listener *l)
+{
+	if (l->forked || l->halted)
+		return;
+	l->halted = 1;
+	__atomic_store_n(&l->stopping, 1, __ATOMIC_RELEASE);
+	if (l->thread) {
+		notify_interrupt(l, l->wake);
+		pthread_join(l->thread, NULL);
+	}
+	pthread_mutex_lock(&l->job_lock);
+	pthread_cond_broadcast(&l->job_ready);
+	while (l->injectors)
+		pthread_cond_wait(&l->job_ready, &l->job_lock);
+	pthread_mutex_unlock(&l->job_lock);
+	notify_fail_closed(l);
+}
+
+/* No drain may be under way. */
+SHARED void notify_destroy(notify_listener *l)
+{
+	if (l->forked)
+		return; /* what the parent's threads were doing to it is unknown */
+	notify_halt(l);
+	pthread_mutex_lock(&notify_all_lock);
+	for (notify_listener **at = &notify_all; *at; at = &(*at)->next)
+		if (*at == l) {
+			*at = l->next;
+			break;
+		}
+	pthread_mutex_unlock(&notify_all_lock);
+	for (int i = 0; i < l->next_slot; i++)
+		if (l->slots[i]) {
+			l->slots[i]->next_dead = l->dead;
+			l->dead = l->slots[i];
+		}
+	while (l->jobs) {
+		struct notify_job *job = l->jobs;
+		l->jobs = job->next;
+		__atomic_sub_fetch(&job->sandbox->jobs, 1, __ATOMIC_ACQ_REL);
+		notify_free(job);
+	}
+	notify_bury(l);
+	notify_bury(l); /* the waits that the sandboxes left */
+	close(l->epoll);
+	close(l->wake);
+	close(l->drain);
+	close(l->ask);
+	while (l->answered) {
+		struct notify_answered *next = l->answered->next;
+		notify_free(l->answered);
+		l->answered = next;
+	}
+	notify_free(l->questions);
+	notify_free(l->payload);
+	notify_free(l->control);
+	notify_free(l->names);
+	notify_free(l);
+}
+
+/* Takes `fd`, also on failure. May be called by the very thread that is under the filter, so nothing in here may be a
+ * call that the filter notifies. A `policy` of NULL lets everything go on: a warm cell without guest code. */
+SHARED int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy)
+{
+	struct notify_sandbox *s = notify_alloc(1, sizeof *s);
+	struct epoll_event event = { .events = EPOLLIN, .data.ptr = s };
+	int slot, result = 0;
+
+	if (!s || l->forked) {
+		close(fd);
+		notify_free(s);
+		return l->forked ? -ESRCH : -ENOMEM;
+	}
+	s->source.kind = NOTIFY_SOURCE_SANDBOX;
+	s->key = key;
+	s->fd = fd;
+	s->policy = notify_policy_hold(policy);
+	pthread_mutex_lock(&l->lock);
+	for (slot = 0; slot < NOTIFY_SLOTS && l->slots[slot]; slot++)
+		;
+	if (l->broken)
+		result = -ESRCH;
+	else if (slot == NOTIFY_SLOTS || *notify_find(l, key))
+		result = slot == NOTIFY_SLOTS ? -ENOSPC : -EEXIST;
+	else if (epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &event))
+		result = -errno;
+	if (!result) {
+		s->slot = slot;
+		l->slots[slot] = s;
+		if (slot >= l->next_slot)
+			l->next_slot = slot + 1;
+		*notify_find(l, key) = s;
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (result) {
+		notify_policy_drop(s->policy);
+		close(fd);
+		notify_free(s);
+	}
+	return result;
+}
+
+/* One pointer swap: there is no instant without a policy. */
+SHARED int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy)
+{
+	notify_policy *old = NULL;
+
+	if (l->forked)
+		return -ESRCH;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s) {
+		old = s->policy;
+		s->policy = notify_policy_hold(policy);
+	}
+	pthread_mutex_unlock(&l->lock);
+	notify_policy_drop(old);
+	return s ? 0 : -ENOENT;
+}
+
+SHARED int notify_map_asked(notify_listener *l, uint64_t key, int fd)
+{
+	if (l->forked)
+		return -ESRCH;
+	struct notify_asked *made = notify_asked_new(fd);
+	if (!made)
+		return -errno;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	int result = !s ? -ENOENT : s->asked ? -EEXIST : 0;
+	if (!result)
+		__atomic_store_n(&s->asked, made, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&l->lock);
+	if (result)
+		notify_asked_free(made);
+	return result;
+}
+
+/* How many refusals the guest's broker has made (asked.h), into ASKED_REFUSALS numbers. Its own word. */
+SHARED int notify_refusals(notify_listener *l, uint64_t key, uint64_t *out)
+{
+	if (l->forked)
+		return -ESRCH;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	struct notify_asked *asked = s ? s->asked : NULL;
+	for (int i = 0; asked && i < ASKED_REFUSALS; i++)
+		out[i] = __atomic_load_n(asked_refusals(asked->page) + i, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&l->lock);
+	return asked ? 0 : -ENOENT;
+}
+
+/* Decide nothing more for this sandbox; its records and counters stay until notify_forget. */
+SHARED int notify_stop(notify_listener *l, uint64_t key)
+{
+	if (l->forked)
+		return -ESRCH;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s && !s->stopped) {
+		s->stopped = 1;
+		epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return s ? 0 : -ENOENT;
+}
+
+SHARED int notify_forget(notify_listener *l, uint64_t key)
+{
+	if (l->forked)
+		return -ESRCH;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox **at = notify_find(l, key), *s = *at;
+	if (s) {
+		if (!s->stopped)
+			epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
+		s->stopped = s->forgotten = 1;
+		*at = s->next;
+		l->slots[s->slot] = NULL;
+		s->next_dead = l->dead;
+		l->dead = s;
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (s)
+		notify_interrupt(l, l->wake);
+	return s ? 0 : -ENOENT;
+}
+
+SHARED int notify_counters(notify_listener *l, uint64_t key, uint64_t *counters, uint64_t *lost)
+{
+	if (l->forked)
+		return -ESRCH;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s) {
+		for (int i = 0; i < NOTIFY_CAPABILITIES * NOTIFY_VERDICTS; i++)
+			counters[i] = __atomic_load_n(&s->counters[0][0] + i, __ATOMIC_RELAXED);
+		*lost = __atomic_load_n(&s->lost, __ATOMIC_RELAXED);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return s ? 0 : -ENOENT;
+}
+
+/* Sleep until some sandbox has records: 1, or 0 after the timeout or a wake-up. */
+SHARED int notify_wait(notify_listener *l, int timeout_ms)
+{
+	struct pollfd p = { .fd = l->drain, .events = POLLIN };
+	uint64_t ignored;
+
+	if (l->forked)
+		return 0;
+	__atomic_store_n(&l->drain_waits, 1, __ATOMIC_SEQ_CST);
+	if (!notify_any_dirty(l) && poll(&p, 1, timeout_ms) > 0 && read(l->drain, &ignored, sizeof ignored) < 0)
+		return 0;
+	__atomic_store_n(&l->drain_waits, 0, __ATOMIC_SEQ_CST);
+	return notify_any_dirty(l);
+}
+
+/* The key of a sandbox that has records, or 0; its mark is taken away. Goes round, so that no sandbox, by being refused
+ * all the time, keeps others waiting. One caller at a time. */
+SHARED uint64_t notify_next(notify_listener *l)
+{
+	int words = NOTIFY_SLOTS / 64, from = l->drained / 64;
+
+	if (l->forked)
+		return 0;
+	for (int i = 0; i <= words; i++) { /* the first word twice: what lies before the last one comes last */
+		int word = (from + i) % words;
+		uint64_t bits = __atomic_load_n(&l->dirty[word], __ATOMIC_SEQ_CST);
+		if (!i)
+			bits &= ~0ULL << (l->drained % 64);
+		while (bits) {
+			int bit = __builtin_ctzll(bits);
+			bits &= bits - 1;
+			__atomic_and_fetch(&l->dirty[word], ~(1ULL << bit), __ATOMIC_SEQ_CST);
+			l->drained = (word * 64 + bit + 1) % NOTIFY_SLOTS;
+			pthread_mutex_lock(&l->lock);
+			struct notify_sandbox *s = l->slots[word * 64 + bit];
+			uint64_t key = s ? s->key : 0;
+			pthread_mutex_unlock(&l->lock);
+			if (key)
+				return key;
+		}
+	}
+	return 0;
+}
+
+/* 1 while no record of the sandbox waits and no more of them than `lost` did not fit: one look instead of two. */
+SHARED int notify_quiet(notify_listener *l, uint64_t key, uint64_t lost)
+{
+	int quiet = 1;
+
+	if (l->forked)
+		return 1;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	struct notify_ring *ring = s ? __atomic_load_n(&s->ring, __ATOMIC_ACQUIRE) : NULL;
+	if (ring && __atomic_load_n(&ring->head, __ATOMIC_ACQUIRE) != __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE))
+		quiet = 0;
+	if (s && __atomic_load_n(&s->lost, __ATOMIC_RELAXED) != lost)
+		quiet = 0;
+	pthread_mutex_unlock(&l->lock);
+	return quiet;
+}
+
+/* How many records of the sandbox wait to be taken. */
+SHARED int notify_pending(notify_listener *l, uint64_t key)
+{
+	int count = 0;
+
+	if (l->forked)
+		return 0;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	struct notify_ring *ring = s ? __atomic_load_n(&s->ring, __ATOMIC_ACQUIRE) : NULL;
+	if (ring)
+		count = (int)(__atomic_load_n(&ring->head, __ATOMIC_ACQUIRE) -
+			      __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE));
+	pthread_mutex_unlock(&l->lock);
+	return count;
+}
+
+/* Take up to `max` records of one sandbox. One caller at a time for one sandbox. */
+SHARED int notify_pop(notify_listener *l, uint64_t key, struct notify_record *out, int max)
+{
+	if (l->forked)
+		return 0;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s)
+		s->readers++;
+	pthread_mutex_unlock(&l->lock);
+	if (!s)
+		return 0;
+	int taken = notify_ring_pop(__atomic_load_n(&s->ring, __ATOMIC_ACQUIRE), out, max);
+	if (taken && __atomic_exchange_n(&s->brims, 0, __ATOMIC_SEQ_CST))
+		notify_receive_again(l, s);
+	pthread_mutex_lock(&l->lock);
+	s->readers--;
+	pthread_mutex_unlock(&l->lock);
+	return taken;
+}
+
+/* Sleep until the host is asked something, and take it: 1, or 0 after the timeout or `notify_stop_asking`. One caller. */
+SHARED int notify_next_question(notify_listener *l, struct notify_question *out, int timeout_ms)
+{
+	struct pollfd p = { .fd = l->ask, .events = POLLIN };
+	uint64_t ignored;
+
+	if (l->forked)
+		return 0;
+	uint32_t tail = l->question_tail;
+	if (tail == __atomic_load_n(&l->question_head, __ATOMIC_ACQUIRE)) {
+		if (poll(&p, 1, timeout_ms) > 0 && read(l->ask, &ignored, sizeof ignored) < 0)
+			return 0;
+		if (tail == __atomic_load_n(&l->question_head, __ATOMIC_ACQUIRE))
+			return 0;
+	}
+	*out = l->questions[tail % NOTIFY_QUESTION_RING];
+	__atomic_store_n(&l->question_tail, tail + 1, __ATOMIC_RELEASE);
+	return 1;
+}
+
+SHARED void notify_stop_asking(notify_listener *l)
+{
+	notify_interrupt(l, l->ask);
+}
+
+/* Answer a question; one whose task has gone is forgotten. */
+SHARED int notify_reply_to(notify_listener *l, uint64_t number, int yes)
+{
+	struct notify_answered *a = notify_alloc(1, sizeof *a);
+
+	if (!a)
+		return -ENOMEM;
+	if (l->forked) {
+		notify_free(a);
+		return -ESRCH;
+	}
+	a->number = number;
+	a->yes = yes;
+	pthread_mutex_lock(&l->lock);
+	a->next = l->answered;
+	__atomic_store_n(&l->answered, a, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&l->lock);
+	notify_interrupt(l, l->wake);
+	return 0;
+}

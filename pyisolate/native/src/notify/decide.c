@@ -1,0 +1,422 @@
+/* Dispatch by system call. What has no handler of its own is decided by its capability alone. */
+#include "notify.h"
+
+#define NOTIFY_CLONE_NEW 0x7e020000ULL /* CLONE_NEW*, linux/sched.h */
+#define NOTIFY_CLONE_NEWTIME 0x80ULL /* clone3's only */
+#define NOTIFY_CLONE_PTRACE 0x2000ULL
+#define NOTIFY_SET_ID_BITS 06000ULL
+
+/* The filter's own conditions for calls that the "full" program always notifies (kernel/seccomp/syscalls.py). */
+static int notify_makes_set_id(int nr, const uint64_t *a)
+{
+	uint64_t mode = 0, creates = 1;
+
+	switch (nr) {
+#ifdef SYS_open
+	case SYS_open:
+		mode = a[2];
+		creates = a[1] & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY));
+		break;
+	case SYS_creat:
+	case SYS_chmod:
+	case SYS_mknod:
+		mode = a[1];
+		break;
+#endif
+	case SYS_openat:
+		mode = a[3];
+		creates = a[2] & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY));
+		break;
+	case SYS_fchmod:
+		mode = a[1];
+		break;
+	case SYS_fchmodat:
+	case SYS_mknodat:
+	case 452: /* fchmodat2, 6.6 */
+		mode = a[2];
+		break;
+	default:
+		return 0;
+	}
+#ifdef SYS_mknod
+	if (nr == SYS_mknod && (S_ISCHR(mode) || S_ISBLK(mode) || S_ISDIR(mode)))
+		return 1;
+#endif
+	if (nr == SYS_mknodat && (S_ISCHR(mode) || S_ISBLK(mode) || S_ISDIR(mode)))
+		return 1;
+	return creates && (mode & NOTIFY_SET_ID_BITS);
+}
+
+/* The refused calls below: no policy can grant them, in no mode. */
+static void notify_refuse_floor(const struct notify_call *c, int capability, int error)
+{
+	struct notify_decision d = { .reason = NOTIFY_ALWAYS_DENIED, .rule = -1, .presented = -1 };
+
+	notify_refuse(c, capability, error, &d, NULL);
+}
+
+/* A limit that the kernel keeps and the guest has met: it will answer the same to this call. */
+static void notify_tell_limit(const struct notify_call *c, int capability, int error)
+{
+	struct notify_decision d = { .reason = NOTIFY_LIMIT_EXCEEDED, .rule = -1, .presented = -1 };
+	struct notify_call met = *c;
+
+	met.asked = NOTIFY_NOT_ASKED; /* about a file, not about the limit */
+	notify_tell(&met, capability, NOTIFY_DENY, error, &d, NULL);
+}
+
+/* Its flags are in memory: they are read for the record alone, and name the capability as open's would. */
+static void notify_do_openat2(const struct notify_call *c)
+{
+	struct notify_call named = *c;
+	uint64_t flags;
+
+	named.args[2] = notify_read(c, c->args[2], &flags, sizeof flags) || !notify_valid(c) ? 0 : flags;
+	flags = named.args[2];
+	notify_refuse_floor(&named, flags & O_CREAT ? PYI_FS_CREATE : flags & O_ACCMODE ? PYI_FS_WRITE : PYI_FS_READ,
+			    ENOSYS);
+}
+
+/* Which argument of a call is the number of a process or thread that it acts on; -1: none. */
+static int notify_number_argument(const struct notify_call *c)
+{
+	switch (c->nr) {
+	case SYS_kill:
+	case SYS_tkill:
+	case SYS_tgkill:
+	case SYS_rt_sigqueueinfo:
+	case SYS_rt_tgsigqueueinfo:
+	case SYS_pidfd_open:
+	case SYS_sched_setaffinity:
+	case SYS_sched_setscheduler:
+	case SYS_sched_setparam:
+	case SYS_sched_setattr:
+		return 0;
+	case SYS_setpriority: /* PRIO_USER names no process */
+		return c->args[0] <= 1 ? 1 : -1;
+	default:
+		return -1;
+	}
+}
+
+/* The number names no task of the cell: whom it names outside, if anyone, cannot be reached. Unknown before 6.11. */
+static int notify_names_none(const struct notify_call *c, int argument)
+{
+	char path[40];
+	int number = (int)c->args[argument];
+
+	snprintf(path, sizeof path, "/proc/%d/ns/pid", c->tid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	int none = ioctl(fd, NOTIFY_PID_FROM_NAMESPACE, number < 0 ? -number : number) < 0 && errno == ESRCH;
+	close(fd);
+	return none && notify_valid(c);
+}
+
+/* kill(-1) reaches all but the caller and the init, so none where the policy grants no fork. */
+static int notify_reaches_none(const struct notify_call *c)
+{
+	return c->nr == SYS_kill && (int)c->args[0] == -1 && c->policy->acts[PYI_PROCESS_FORK] == NOTIFY_ACT_DENY;
+}
+
+/* A group may outlive the process whose number it has, so only who makes no process is known to have no other. */
+static int notify_names_group(const struct notify_call *c, int argument)
+{
+	return (int)c->args[argument] < 0 || (c->nr == SYS_setpriority && c->args[0] == PRIO_PGRP);
+}
+
+/* Process 1 is the cell's init, which no guest may touch. */
+static int notify_names_init(const struct notify_call *c, int argument)
+{
+	int pid, tid;
+
+	return (int)c->args[argument] == 1 && (notify_own_ids(c->tid, &pid, &tid) || pid != 1);
+}
+
+/* Calls on a task by its number. */
+static void notify_do_numbered(const struct notify_call *c, int argument)
+{
+	int group = notify_names_group(c, argument), forks = c->policy->acts[PYI_PROCESS_FORK] == NOTIFY_ACT_ALLOW;
+
+	if (notify_names_init(c, argument))
+		notify_refuse_floor(c, c->l->capability[c->nr], EPERM);
+	else if (notify_reaches_none(c) ||
+		 ((int)c->args[argument] && !(group && forks) && notify_names_none(c, argument)))
+		notify_refuse_floor(c, c->l->capability[c->nr], ESRCH);
+	else
+		notify_continue(c);
+}
+
+/* struct sched_attr, linux/sched/types.h: what is read of it */
+struct notify_sched { uint32_t size, policy; uint64_t flags; int32_t nice; uint32_t priority; };
+#define NOTIFY_KEEP_ALL 0x18 /* SCHED_FLAG_KEEP_POLICY, SCHED_FLAG_KEEP_PARAMS */
+
+static int notify_is_realtime(uint64_t policy)
+{
+	policy &= ~(uint64_t)SCHED_RESET_ON_FORK;
+	return policy == SCHED_FIFO || policy == SCHED_RR || policy == 6; /* SCHED_DEADLINE */
+}
+
+static int notify_is_nicer(const struct notify_call *c, int wanted)
+{
+	errno = 0;
+	int now = getpriority(PRIO_PROCESS, (id_t)c->tid);
+	return !errno && wanted < now && notify_valid(c);
+}
+
+/* The caller would come before others on the processor, which takes CAP_SYS_NICE: what errno the kernel answers with, or
+ * 0. The kernel judges all that goes on, so a guest gains nothing by changing its memory. */
+static int notify_raises(const struct notify_call *c)
+{
+	struct notify_sched wanted;
+
+	switch (c->nr) {
+	case SYS_setpriority: /* of another user's tasks, or of others of the cell: compared with the caller */
+		return c->args[1] != 1 && notify_is_nicer(c, (int)c->args[2]) ? EACCES : 0;
+	case SYS_sched_setscheduler:
+		return notify_is_realtime((uint32_t)c->args[1]) ? EPERM : 0;
+	case SYS_sched_setattr:
+		if (notify_read(c, c->args[1], &wanted, sizeof wanted) || !notify_valid(c) || wanted.flags & NOTIFY_KEEP_ALL)
+			return 0;
+		return notify_is_realtime(wanted.policy) || (wanted.policy == SCHED_OTHER && notify_is_nicer(c, wanted.nice))
+			       ? EPERM : 0;
+	default:
+		return 0;
+	}
+}
+
+/* Capabilities that the caller does not have. Giving up some goes on. */
+static void notify_do_capset(const struct notify_call *c)
+{
+	uint32_t header[2], sets[6] = { 0 }; /* effective, permitted, inheritable: of 32 capabilities, then of the others */
+	uint64_t wanted, own;
+
+	if (notify_read(c, c->args[0], header, sizeof header) ||
+	    notify_read(c, c->args[1], sets, header[0] == 0x19980330 ? 12 : 24) || /* _LINUX_CAPABILITY_VERSION_1 */
+	    notify_permitted(c->tid, &own) || !notify_valid(c)) {
+		notify_continue(c);
+		return;
+	}
+	wanted = (sets[0] | sets[1] | sets[2]) | (uint64_t)(sets[3] | sets[4] | sets[5]) << 32;
+	if (wanted & ~own)
+		notify_refuse_floor(c, PYI_KERNEL_CAPABILITY, EPERM);
+	else
+		notify_continue(c);
+}
+
+/* The limit of a policy that a resource limit stands for; raising any other takes CAP_SYS_RESOURCE, which no cell has. */
+static int notify_limit_of(int resource)
+{
+	switch (resource) {
+	case RLIMIT_NOFILE:
+		return PYI_LIMIT_OPEN_FILES;
+	case RLIMIT_NPROC:
+		return PYI_LIMIT_PROCESSES;
+	case RLIMIT_FSIZE:
+		return PYI_LIMIT_FILE_SIZE;
+	case RLIMIT_CPU:
+		return PYI_LIMIT_CPU;
+	case RLIMIT_AS:
+	case RLIMIT_DATA:
+		return PYI_LIMIT_MEMORY;
+	default:
+		return PYI_KERNEL_CAPABILITY;
+	}
+}
+
+/* A cell's own limits. The kernel refuses to raise a hard one (setrlimit(2)); so does this, and records it. Whatever goes
+ * on is judged by the kernel as well, so that a guest gains nothing by changing its memory. */
+static void notify_do_setrlimit(const struct notify_call *c)
+{
+	int resource = (int)c->args[c->nr == SYS_prlimit64 ? 1 : 0];
+	struct rlimit wanted;
+	uint64_t hard;
+
+	if (!notify_read(c, c->args[c->nr == SYS_prlimit64 ? 2 : 1], &wanted, sizeof wanted) &&
+	    !notify_hard_limit(c->tid, resource, &hard) && notify_valid(c) &&
+	    wanted.rlim_cur <= wanted.rlim_max && wanted.rlim_max > hard)
+		notify_refuse_floor(c, notify_limit_of(resource), EPERM);
+	else
+		notify_continue(c);
+}
+
+/* Calls on oneself by one's own number, which the filter cannot know. By value, so they may go on. */
+static int notify_on_oneself(const struct notify_call *c)
+{
+	int pid, tid, who = (int)c->args[0];
+
+	switch (c->nr) {
+	case SYS_prlimit64:
+		if (!(c->policy->flags & NOTIFY_CELL) && c->args[2]) /* the host's limits */
+			return 0;
+		return !notify_own_ids(c->tid, &pid, &tid) && (who == 0 || who == pid);
+	case SYS_sched_setaffinity:
+	case SYS_sched_setattr:
+		return !notify_own_ids(c->tid, &pid, &tid) && (who == 0 || who == tid);
+	case SYS_tgkill:
+		return !notify_own_ids(c->tid, &pid, &tid) && who == pid && (int)c->args[1] == tid;
+	default:
+		return 0;
+	}
+}
+
+SHARED void notify_by_capability(const struct notify_call *c, int capability, int known)
+{
+	struct notify_decision d = notify_without_rule(-1);
+	const notify_policy *shadow = c->policy->shadow;
+	int other = shadow ? shadow->acts[capability % NOTIFY_CAPABILITIES] : NOTIFY_ACT_ALLOW;
+
+	if (other == NOTIFY_ACT_DENY || other == NOTIFY_ACT_WATCH) /* the floor is no policy's doing */
+		notify_tell_shadow(c, capability, d, NULL);
+	switch (c->policy->acts[capability % NOTIFY_CAPABILITIES]) {
+	case NOTIFY_ACT_ALLOW:
+		notify_count(c->sandbox, capability, NOTIFY_ALLOW);
+		notify_continue(c);
+		return;
+	case NOTIFY_ACT_WATCH:
+		notify_tell(c, capability, NOTIFY_WOULD_DENY, 0, &d, NULL);
+		notify_continue(c);
+		return;
+	case NOTIFY_ACT_FLOOR:
+		d.reason = NOTIFY_ALWAYS_DENIED;
+		/* a call that did not exist when this was written: libc has a fallback for ENOSYS, for EPERM it has not */
+		notify_refuse(c, capability, known ? EPERM : ENOSYS, &d, NULL);
+		return;
+	default:
+		notify_refuse(c, capability, EACCES, &d, NULL);
+	}
+}
+
+/* Flags travel in a register, so what is judged is what the kernel uses. */
+static void notify_do_clone(const struct notify_call *c)
+{
+	uint64_t flags = c->nr == SYS_clone ? c->args[0] : 0;
+
+	if (flags & NOTIFY_CLONE_NEW)
+		notify_refuse_always(c, PYI_KERNEL_NAMESPACE, NULL);
+	else if (flags & NOTIFY_CLONE_PTRACE)
+		notify_refuse_always(c, c->l->capability[SYS_ptrace], NULL);
+	else
+		notify_by_capability(c, PYI_PROCESS_FORK, 1);
+}
+
+/* Its flags are in memory, where the guest could change them: never allowed. libc has a fallback for ENOSYS, clone,
+ * which is judged; a refusal that the fallback would meet as well is one here, so that it is recorded once. */
+static void notify_do_clone3(const struct notify_call *c)
+{
+	struct notify_call named = *c;
+	uint64_t flags;
+
+	if (notify_read(c, c->args[0], &flags, sizeof flags) || !notify_valid(c)) {
+		notify_result(c, -ENOSYS);
+		return;
+	}
+	named.args[0] = flags; /* the record shows them as clone's */
+	if (flags & (NOTIFY_CLONE_NEW | NOTIFY_CLONE_NEWTIME))
+		notify_refuse_always(&named, PYI_KERNEL_NAMESPACE, NULL);
+	else if (!(flags & CLONE_THREAD) && c->policy->acts[PYI_PROCESS_FORK] == NOTIFY_ACT_DENY)
+		notify_by_capability(&named, PYI_PROCESS_FORK, 1);
+	else
+		notify_result(c, -ENOSYS);
+}
+
+static int notify_is_lock(int command)
+{
+	return command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK || command == F_OFD_SETLKW;
+}
+
+SHARED void notify_decide(const struct notify_call *c)
+{
+	int nr = c->nr, argument;
+
+	if (!c->policy) { /* a warm cell: our own code, no guest's yet */
+		notify_continue(c);
+		return;
+	}
+	if (nr < 0 || nr >= NOTIFY_SYSCALLS) {
+		notify_by_capability(c, PYI_KERNEL_SYSCALL, 0);
+		return;
+	}
+	switch (nr) {
+	case SYS_socket:
+	case SYS_socketpair:
+		notify_do_socket(c);
+		return;
+	case SYS_connect:
+		notify_do_connect(c);
+		return;
+	case SYS_bind:
+		notify_do_bind(c);
+		return;
+	case SYS_listen:
+		notify_do_listen(c);
+		return;
+	case SYS_sendto:
+		notify_do_sendto(c);
+		return;
+	case SYS_sendmsg:
+	case SYS_sendmmsg:
+		notify_do_sendmsg(c);
+		return;
+	case SYS_setsockopt:
+		notify_do_setsockopt(c);
+		return;
+	case SYS_clone:
+#ifdef SYS_fork
+	case SYS_fork:
+	case SYS_vfork:
+#endif
+		notify_do_clone(c);
+		return;
+	case SYS_clone3:
+		notify_do_clone3(c);
+		return;
+	case SYS_openat2:
+		notify_do_openat2(c);
+		return;
+	case SYS_fcntl:
+		if (!notify_is_lock((int)c->args[1]))
+			break;
+		notify_do_lock(c);
+		return;
+	case SYS_mmap:
+		if (!(c->args[3] & MAP_HUGETLB))
+			break;
+		notify_do_huge(c);
+		return;
+	}
+	if (c->policy->flags & NOTIFY_CELL &&
+	    ((nr == SYS_prlimit64 && !c->args[0] && c->args[2]) || nr == SYS_setrlimit)) {
+		notify_do_setrlimit(c);
+		return;
+	}
+	if (c->policy->flags & NOTIFY_CELL && nr == SYS_capset) {
+		notify_do_capset(c);
+		return;
+	}
+	argument = c->policy->flags & NOTIFY_CELL ? notify_raises(c) : 0;
+	if (argument) {
+		notify_refuse_floor(c, PYI_KERNEL_CAPABILITY, argument);
+		return;
+	}
+	argument = c->policy->flags & NOTIFY_CELL ? notify_number_argument(c) : -1;
+	if (argument >= 0) {
+		notify_do_numbered(c, argument);
+		return;
+	}
+	if (notify_on_oneself(c)) {
+		notify_continue(c);
+	} else if (notify_makes_set_id(nr, c->args)) {
+		int opens = c->l->capability[nr] == PYI_FS_READ; /* open, openat: to make a file */
+		notify_refuse_floor(c, opens ? PYI_FS_CREATE : c->l->capability[nr], EACCES);
+	} else if (c->l->traits[nr] & NOTIFY_REPORTED) {
+		if (c->args[5] == NOTIFY_TABLE_FULL && c->policy->flags & NOTIFY_CELL && notify_table_full(c))
+			notify_tell_limit(c, PYI_LIMIT_OPEN_FILES, EMFILE);
+		else if (c->policy->flags & NOTIFY_FULL)
+			notify_tell(c, c->l->capability[nr], NOTIFY_ALLOW, 0, NULL, NULL);
+		notify_continue(c); /* Landlock or BPF-LSM decides */
+	} else {
+		notify_by_capability(c, c->l->capability[nr], c->l->traits[nr] & NOTIFY_KNOWN);
+	}
+}

@@ -1,0 +1,482 @@
+/* What the parts of the notification listener share.
+ *
+ *   notify/memory.c   allocation that no fork of a sandbox thread can stop
+ *   notify/policy.c   rules: which one decides about an address
+ *   notify/ring.c     records out, counters
+ *   notify/target.c   the task that asked: its memory, its descriptors, its signals
+ *   notify/asked.c    whether the guest's broker was asked about a call
+ *   notify/address.c  socket addresses: copied, normalised, never read twice
+ *   notify/wait.c     operations that cannot finish at once
+ *   notify/question.c calls that wait for the host's answer
+ *   notify/socket.c   socket, setsockopt, connect, bind, listen
+ *   notify/flight.c   what the supervisor keeps for a guest, and how much it may be
+ *   notify/hidden.c   memory of the kernel's that nothing charges to the guest
+ *   notify/send.c     sendto, sendmsg, sendmmsg
+ *   notify/decide.c   dispatch by system call
+ *   notify/loop.c     the thread; notify/api.c what Python calls
+ *
+ * Threads: the loop thread alone decides, acts, pushes records and frees sandboxes. Control calls come from any
+ * thread and hold `lock` for a few instructions only. Drains pop rings without it. Injector threads
+ * answer socket() only, which waits for the guest's task.
+ */
+#ifndef PYISOLATE_NOTIFY_H
+#define PYISOLATE_NOTIFY_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/seccomp.h>
+#include <linux/types.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../asked.h"
+#include "../capability.h"
+#include "../shared.h"
+
+/* linux/seccomp.h of later kernels */
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64) /* 6.6 */
+#endif
+#define NOTIFY_SYNC_WAKE_UP (1UL << 0) /* SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, 6.6 */
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_getfd 438
+#endif
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+#define NOTIFY_PIDFD_THREAD O_EXCL /* 6.9 */
+#define NOTIFY_PID_FROM_NAMESPACE _IOR(0xb7, 0x6, int) /* NS_GET_PID_FROM_PIDNS, linux/nsfs.h, 6.11 */
+#define NOTIFY_RESTART 512 /* ERESTARTSYS, linux/errno.h: the kernel restarts the call or turns it into EINTR */
+
+#if defined(__x86_64__)
+#define NOTIFY_AUDIT_ARCH 0xc000003eU /* AUDIT_ARCH_X86_64 */
+#else
+#define NOTIFY_AUDIT_ARCH 0xc00000b7U /* AUDIT_ARCH_AARCH64; seccomp.c refuses any other */
+#endif
+
+#define NOTIFY_MULTIPATH_TCP 262 /* IPPROTO_MPTCP, linux/in.h 5.6 */
+#define NOTIFY_CAPABILITIES 64
+#define NOTIFY_SYSCALLS 1024
+#define NOTIFY_VERDICTS 4
+#define NOTIFY_SLOTS 16384	/* sandboxes at one listener */
+#define NOTIFY_BUCKETS 4096
+#define NOTIFY_RING 256		/* records of one sandbox that wait for a drain */
+#define NOTIFY_WAITING_MAX 32	/* unfinished operations of one sandbox; then its notifications wait too */
+#define NOTIFY_PAYLOAD 65536	/* bytes of one send; a datagram has at most 65535 */
+#define NOTIFY_BUFFER 212992 /* bytes that a guest may ask for as a socket's buffer; the kernel doubles them */
+#define NOTIFY_IOV 1024	/* UIO_MAXIOV */
+#define NOTIFY_CONTROL 4096	/* bytes of control messages */
+#define NOTIFY_NAME 8192	/* bytes of one name: PATH_MAX, from a directory of PATH_MAX */
+#define NOTIFY_RIGHTS_MAX 253	/* descriptors of one message: SCM_MAX_FD */
+#define NOTIFY_FLIGHT 1024	/* messages of one socket in flight that carry descriptors */
+#define NOTIFY_DESCRIPTOR 0x40	/* in path_argument: that argument is an open file */
+#define NOTIFY_TABLE_FULL 0x70796966 /* sixth argument of an opening call that is repeated after EMFILE (preload/files.c) */
+#define NOTIFY_FOREIGN 0x20000000 /* added to the number of another architecture's call (i386) */
+#define NOTIFY_INJECTORS 256	/* sandboxes whose tasks may be waited for at a time */
+#define NOTIFY_STACK 131072	/* bytes of an injector's stack */
+#define NOTIFY_QUESTIONS 8	/* calls of one sandbox that wait for an answer; more are refused */
+#define NOTIFY_QUESTION_RING 4096 /* questions that were not taken yet */
+#define NOTIFY_PATIENCE_NS 3600000000000ULL /* the host is to refuse long before (an hour) */
+#define NOTIFY_TICK_MS 20	/* how often unfinished operations are looked at */
+
+enum notify_verdict { NOTIFY_ALLOW = 1, NOTIFY_DENY = 2, NOTIFY_WOULD_DENY = 3 };
+/* What a policy says of a whole capability: refuse, refuse in monitor mode too, let through, let through and record. */
+enum notify_act { NOTIFY_ACT_DENY, NOTIFY_ACT_FLOOR, NOTIFY_ACT_ALLOW, NOTIFY_ACT_WATCH };
+enum notify_reason {
+	NOTIFY_NO_REASON, NOTIFY_NOT_GRANTED, NOTIFY_SCOPE_INSUFFICIENT, NOTIFY_EXPLICIT_DENY,
+	NOTIFY_ALWAYS_DENIED, NOTIFY_INTERNAL, NOTIFY_LIMIT_EXCEEDED,
+};
+enum notify_trait { NOTIFY_KNOWN = 1, NOTIFY_REPORTED = 2 };
+/* What became of a question; NONE: none was asked. FULL: too many waited. LATE: no answer came in time. */
+enum notify_reply { NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE };
+enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED };
+enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOTIFY_NATIVE_NET = 8,
+		   NOTIFY_ASK_CONNECT = 16 };
+enum notify_action { NOTIFY_CONNECT = 1, NOTIFY_BIND = 2 }; /* capability.py, NetAction */
+
+struct notify_rule {
+	uint8_t action, allow, family, prefix;
+	uint16_t port_low, port_high;
+	uint8_t address[16];
+	int32_t index;
+};
+struct notify_unix_rule {
+	uint8_t action, allow;
+	uint16_t length;
+	int32_t index;
+	char path[108];
+};
+struct notify_record {
+	uint64_t key, policy_serial, monotonic_ns, args[6];
+	uint32_t count, scope;
+	int32_t pid, tid, nr, error, rule, presented;
+	uint16_t capability, family, port, path_length;
+	uint8_t verdict, reason, address[16];
+	uint8_t asked, slot_capability, slot_verdict; /* notify_asked_state; the broker's answer, where it was asked */
+	uint16_t other_length;
+	uint8_t reply;		/* notify_reply */
+	uint32_t waited_ms;
+	uint64_t question;
+	/* The name of what the call is about, then the second one of a call that has two, or the file of a descriptor
+	 * that the first one names. Longer ones are in a block of their own, which the ring frees or hands over. */
+	char text[512], *names;
+};
+
+typedef struct notify_policy {
+	int references;
+	uint32_t flags;
+	uint64_t serial;
+	uint8_t acts[NOTIFY_CAPABILITIES];
+	int rule_count, unix_count, inet_grants;
+	struct notify_rule *rules;
+	struct notify_unix_rule *unix_rules;
+	struct notify_policy *shadow; /* refuses nothing: what it would refuse is recorded under its own serial */
+} notify_policy;
+
+/* What an epoll event points at. */
+enum notify_kind { NOTIFY_SOURCE_WAKE, NOTIFY_SOURCE_SANDBOX, NOTIFY_SOURCE_WAIT, NOTIFY_SOURCE_FLIGHT };
+struct notify_source { enum notify_kind kind; };
+
+struct notify_ring {
+	uint32_t head, tail; /* head: producer (loop thread); tail: consumer (the Python side's drain lock) */
+	struct notify_record slots[NOTIFY_RING];
+};
+
+#define NOTIFY_NAMES 64
+#define NOTIFY_NAME_NS 1000000000ULL /* how long a thread's number is believed: no host counts round within that */
+
+/* A thread's own number and its process's, by the supervisor's number for it. */
+struct notify_name {
+	int tid, own_tid, own_pid;
+	uint64_t since_ns;
+};
+struct notify_taken {
+	uint64_t word, id; /* id: of the notification that took it, so that it can be given back */
+	uint32_t tid;
+	int again; /* it may stand for one more call */
+};
+struct notify_asked {
+	const struct asked_thread *page; /* the guest writes while this reads: load once, then judge */
+	struct notify_name names[NOTIFY_NAMES];
+	struct notify_taken taken[ASKED_THREADS][ASKED_WORDS];
+};
+
+/* Descriptors in flight; open files that the supervisor keeps for guests; KiB that it sent and that were not received. */
+enum notify_kept { NOTIFY_KEPT_RIGHTS, NOTIFY_KEPT_FILES, NOTIFY_KEPT_KIB, NOTIFY_KEPT };
+
+#define NOTIFY_LOCKERS 64
+/* A process that locks files: its calls since its locks were counted, and how many to refuse before they are again. */
+struct notify_locker { int pid, calls, refusals; };
+
+struct notify_sandbox {
+	struct notify_source source;
+	uint64_t key;
+	int fd, slot;
+	int stopped;		/* under lock: no event is handled any more */
+	int forgotten;		/* under lock: to be freed by the loop thread */
+	int tuned;
+	int hung_up;		/* every task is gone */
+	int readers;		/* under lock: drains that hold a pointer */
+	int jobs;		/* atomic: with the injectors */
+	int had_inet;		/* an INET socket was given to it: nothing on a descriptor may be continued any more */
+	int injecting;		/* under job_lock: an injector waits for one of its tasks */
+	int waiting_count, paused;
+	int questions;		/* of its unfinished operations, those that wait for an answer */
+	int brims;		/* atomic: its ring is full, and no call is received until a drain makes room */
+	int last_tid, last_pid;
+	notify_policy *policy;	/* under lock; NULL: a warm cell, no guest code yet */
+	struct notify_asked *asked; /* atomic, set once; NULL: no hook writes what was asked */
+	struct notify_ring *ring;
+	uint64_t lost, counters[NOTIFY_CAPABILITIES][NOTIFY_VERDICTS];
+	struct notify_sandbox *next, *next_dead;
+	struct notify_wait *waits;
+	struct notify_flight *flights;
+	int kept[NOTIFY_KEPT];
+	struct notify_locker lockers[NOTIFY_LOCKERS];
+};
+
+/* Where a socket address points, after normalisation. family 4, 6, or 1 (unix). */
+struct notify_endpoint {
+	int family;
+	uint8_t address[16];
+	uint16_t port;
+	uint32_t scope;
+	int held;		/* `raw` names a descriptor of the supervisor's (notify_hold_path) */
+	socklen_t length;	/* of `raw` as it goes to the kernel */
+	union {
+		struct sockaddr any;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+		struct sockaddr_un un;
+		struct sockaddr_storage storage;
+	} raw;
+};
+
+/* What one send is made of, all of it the supervisor's own copy. */
+struct notify_message {
+	struct notify_endpoint to;
+	int named;		/* an address was given */
+	int flags;
+	int rights;		/* descriptors in the control messages, which are kept */
+	int local;		/* on a unix socket */
+	size_t bytes, control_bytes;
+	uint64_t written_to;	/* sendmmsg: where the guest wants msg_len */
+};
+
+/* One notification in the loop thread's hands. */
+struct notify_call {
+	struct notify_listener *l;
+	struct notify_sandbox *sandbox;
+	notify_policy *policy;
+	uint64_t id;
+	int tid, nr;
+	uint64_t args[6];
+	uint8_t asked, slot_capability, slot_verdict, reply; /* as in a record */
+	uint32_t waited_ms;
+	uint64_t question;
+};
+
+struct notify_decision {
+	int allow, reason, rule, presented;
+};
+
+enum notify_step { NOTIFY_STEP_CONNECT, NOTIFY_STEP_SEND, NOTIFY_STEP_ASK };
+/* An operation that waits for its socket; the guest's task sleeps until then. */
+struct notify_wait {
+	struct notify_source source;
+	struct notify_sandbox *sandbox;
+	uint64_t id, deadline_ns;
+	int tid, fd, dead;
+	enum notify_step step;
+	int then_send;		/* MSG_FASTOPEN: connect, then send */
+	struct notify_message message;
+	int on_tick;		/* epoll cannot tell when: try at every tick */
+	char *payload, *control;
+	struct notify_call call; /* of a question: with its policy held; the policy is NULL elsewhere */
+	struct notify_decision refusal;
+	uint64_t since_ns;
+	struct notify_wait *next, *next_all, *previous_all, *next_dead;
+};
+
+/* A guest's unix socket of which much, or descriptors, may not have been received yet. */
+struct notify_flight {
+	struct notify_source source;
+	struct notify_sandbox *sandbox;
+	uint64_t cookie;
+	int fd, dead, first, count, kib;
+	uint8_t messages[NOTIFY_FLIGHT]; /* a ring: how many descriptors each message has */
+	struct notify_flight *next;
+};
+
+/* What the host is asked. */
+struct notify_question {
+	uint64_t key, number;
+	uint32_t scope;
+	int32_t pid, tid;
+	uint16_t capability, family, port;
+	uint8_t address[16];
+};
+struct notify_answered {
+	uint64_t number;
+	int yes;
+	struct notify_answered *next;
+};
+
+struct notify_job {
+	struct notify_sandbox *sandbox;
+	uint64_t id;
+	int domain, kind, protocol;
+	struct notify_job *next;
+};
+
+typedef struct notify_listener {
+	int epoll, wake, drain, ask, forked, running, stopping;
+	int broken;		/* under lock: the loop ended by itself */
+	pthread_t thread;
+	pthread_mutex_t lock, job_lock;
+	pthread_cond_t job_ready;
+	int injectors, idle;	/* under job_lock: threads; those that have no job */
+	struct notify_job *jobs;
+	struct notify_sandbox *buckets[NOTIFY_BUCKETS], *slots[NOTIFY_SLOTS], *dead;
+	int next_slot;
+	struct notify_wait *waits, *tick_cursor, *dead_waits;
+	struct notify_flight *dead_flights;
+	int room[NOTIFY_KEPT], kept[NOTIFY_KEPT]; /* for all sandboxes together */
+	uint64_t dirty[NOTIFY_SLOTS / 64];
+	struct notify_question *questions; /* a ring: its head is the loop's, its tail the asking thread's */
+	uint32_t question_head, question_tail;
+	uint64_t last_question;
+	struct notify_answered *answered; /* under lock */
+	int halted, drained; /* drained: where notify_next goes on */
+	int drain_waits;
+	struct notify_source wake_source;
+	size_t notif_bytes, response_bytes;
+	uint8_t capability[NOTIFY_SYSCALLS], traits[NOTIFY_SYSCALLS];
+	int8_t path_argument[NOTIFY_SYSCALLS];
+	char *payload, *control, *names;	/* loop thread's scratch */
+	struct iovec iov[NOTIFY_IOV];
+	struct notify_listener *next;
+} notify_listener;
+
+static inline uint64_t notify_now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* ---- what the parts call of each other -------------------------------------------------------------------- */
+
+/* wait.c */
+SHARED void notify_answer(struct notify_sandbox *s, uint64_t id, int64_t value, int error, uint32_t flags);
+SHARED void notify_result(const struct notify_call *c, int64_t result);
+SHARED void notify_continue(const struct notify_call *c);
+SHARED void notify_tell(const struct notify_call *c, int capability, int verdict, int error, const struct notify_decision *d, const struct notify_endpoint *e);
+SHARED void notify_tell_shadow(const struct notify_call *c, int capability, struct notify_decision d, const struct notify_endpoint *e);
+SHARED void notify_refuse(const struct notify_call *c, int capability, int error, const struct notify_decision *d, const struct notify_endpoint *e);
+SHARED void notify_refuse_always(const struct notify_call *c, int capability, const struct notify_endpoint *e);
+SHARED void notify_give_up(const struct notify_call *c, int capability, int error);
+SHARED int notify_pass(const struct notify_call *c, int capability, const struct notify_decision *d, const struct notify_endpoint *e);
+SHARED int notify_connect_now(int fd, const struct notify_endpoint *to, int *blocking);
+SHARED void notify_wait_end(notify_listener *l, struct notify_wait *w);
+SHARED int notify_park(const struct notify_call *c, int fd, const struct notify_wait *what);
+SHARED void notify_wait_step(notify_listener *l, struct notify_wait *w);
+SHARED void notify_tick(notify_listener *l);
+
+SHARED void notify_wait_finish(notify_listener *l, struct notify_wait *w, int64_t result);
+SHARED int notify_wait_connect(notify_listener *l, struct notify_wait *w);
+
+/* question.c */
+SHARED int notify_ask(const struct notify_call *c, int fd, const struct notify_endpoint *to, const struct notify_decision *d);
+SHARED void notify_refuse_question(notify_listener *l, struct notify_wait *w, int reply);
+SHARED void notify_take_answers(notify_listener *l);
+
+/* policy.c */
+SHARED struct notify_decision notify_without_rule(int nearest);
+SHARED struct notify_decision notify_judge(const notify_policy *p, int action, int family, const uint8_t *address, uint16_t port, int picked);
+SHARED struct notify_decision notify_judge_unix(const notify_policy *p, int action, const char *path, size_t length);
+SHARED notify_policy *notify_policy_hold(notify_policy *p);
+SHARED void notify_policy_drop(notify_policy *p);
+
+/* socket.c */
+SHARED void notify_inject(const struct notify_job *job);
+SHARED void notify_do_socket(const struct notify_call *c);
+SHARED void notify_do_setsockopt(const struct notify_call *c);
+SHARED int notify_unix_destination(const struct notify_call *c, const struct notify_endpoint *to);
+SHARED void notify_do_connect(const struct notify_call *c);
+SHARED void notify_do_bind(const struct notify_call *c);
+SHARED void notify_do_listen(const struct notify_call *c);
+
+/* ring.c */
+SHARED void notify_count(struct notify_sandbox *s, int capability, int verdict);
+SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const struct notify_record *record);
+SHARED void notify_receive_again(notify_listener *l, struct notify_sandbox *s);
+SHARED void notify_ring_free(struct notify_ring *ring);
+SHARED int notify_ring_pop(struct notify_ring *ring, struct notify_record *out, int max);
+SHARED int notify_any_dirty(notify_listener *l);
+
+/* decide.c */
+SHARED void notify_by_capability(const struct notify_call *c, int capability, int known);
+SHARED void notify_decide(const struct notify_call *c);
+
+/* address.c */
+SHARED void notify_any_is_loopback(struct notify_endpoint *e);
+SHARED int notify_decode_inet(struct notify_endpoint *e);
+SHARED int notify_decode_inet6(struct notify_endpoint *e);
+SHARED int notify_read_endpoint(const struct notify_call *c, uint64_t where, uint64_t length, struct notify_endpoint *e);
+SHARED int notify_socket_option(int fd, int level, int option);
+SHARED size_t notify_unix_path(const struct notify_endpoint *e);
+SHARED int notify_names_path(const struct notify_endpoint *e);
+SHARED int notify_hold_path(const struct notify_endpoint *e, struct notify_endpoint *held);
+SHARED struct notify_decision notify_judge_local(const notify_policy *p, int fd, const struct notify_endpoint *e, int picked);
+SHARED int notify_may_continue(const struct notify_call *c);
+
+/* wait.c */
+SHARED int notify_other_argument(int nr);
+
+/* asked.c */
+SHARED void notify_asked_free(struct notify_asked *a);
+SHARED struct notify_asked *notify_asked_new(int fd);
+SHARED void notify_consult(struct notify_call *c);
+SHARED void notify_give_back(struct notify_sandbox *s, uint64_t id);
+SHARED int notify_is_lookup(const struct notify_endpoint *e);
+
+/* send.c */
+SHARED void notify_close_rights(char *control, size_t bytes);
+SHARED int64_t notify_send_message(int fd, const struct notify_message *m, const char *data, char *control);
+SHARED void notify_do_sendto(const struct notify_call *c);
+SHARED void notify_do_sendmsg(const struct notify_call *c);
+
+/* flight.c */
+SHARED void notify_make_room(notify_listener *l);
+SHARED int notify_keep(notify_listener *l, struct notify_sandbox *s, enum notify_kept what, int count);
+SHARED void notify_let_go(notify_listener *l, struct notify_sandbox *s, enum notify_kept what, int count);
+SHARED void notify_flight_end(notify_listener *l, struct notify_flight *f);
+SHARED void notify_flight_settle(notify_listener *l, struct notify_flight *f);
+SHARED int notify_may_queue(notify_listener *l, struct notify_sandbox *s, size_t bytes);
+SHARED int64_t notify_send_kept(notify_listener *l, struct notify_sandbox *s, int fd, const struct notify_message *m, const char *data, char *control);
+SHARED int notify_keep_rights(const struct notify_call *c, int count);
+
+/* hidden.c */
+SHARED void notify_do_lock(const struct notify_call *c);
+SHARED void notify_do_huge(const struct notify_call *c);
+SHARED int notify_table_full(const struct notify_call *c);
+
+/* memory.c */
+SHARED void *notify_alloc(size_t count, size_t size);
+SHARED void notify_free(void *data);
+
+/* target.c */
+SHARED int notify_proc_text(int tid, const char *file, char *text, size_t bytes);
+SHARED int notify_valid(const struct notify_call *c);
+SHARED ssize_t notify_read_some(int tid, uint64_t address, void *into, size_t bytes);
+SHARED int notify_read(const struct notify_call *c, uint64_t address, void *into, size_t bytes);
+SHARED int notify_write(struct notify_sandbox *s, uint64_t id, int tid, uint64_t address, const void *from, size_t bytes);
+SHARED int notify_pid(struct notify_sandbox *s, int tid);
+SHARED int notify_own_ids(int tid, int *own_pid, int *own_tid);
+SHARED int notify_real_uid(int tid, uid_t *uid);
+SHARED int notify_permitted(int tid, uint64_t *capabilities);
+SHARED int notify_interrupted(int tid);
+SHARED int notify_hard_limit(int tid, int resource, uint64_t *hard);
+SHARED int notify_take_fd(const struct notify_call *c, uint64_t number);
+SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *out, size_t room);
+SHARED size_t notify_read_linked(const struct notify_call *c, const char *name, size_t length, char *out, size_t room);
+
+/* loop.c */
+SHARED void notify_bury(notify_listener *l);
+SHARED void notify_fail_closed(notify_listener *l);
+SHARED void *notify_loop(void *argument);
+SHARED int notify_add_injector(notify_listener *l);
+SHARED void *notify_injector(void *argument);
+
+#endif

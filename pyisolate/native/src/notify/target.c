@@ -1,0 +1,292 @@
+/* The task that asked. Its id could be another task's by the time it is used, so every reader here is followed by
+ * notify_valid(): a notification that is still valid pins the task that made it (seccomp_unotify(2)). */
+#include "notify.h"
+
+SHARED int notify_valid(const struct notify_call *c)
+{
+	uint64_t id = c->id;
+
+	return ioctl(c->sandbox->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
+}
+
+static ssize_t notify_proc_mem(int tid, uint64_t address, void *into, size_t bytes)
+{
+	char path[32];
+
+	snprintf(path, sizeof path, "/proc/%d/mem", tid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ssize_t got = pread(fd, into, bytes, (off_t)address);
+	int error = errno;
+	close(fd);
+	return got < 0 ? -error : got;
+}
+
+/* Bytes read, maybe fewer than asked for where the mapping ends, or -errno. */
+SHARED ssize_t notify_read_some(int tid, uint64_t address, void *into, size_t bytes)
+{
+	/* Split at the page, so that an unmapped second page costs its own bytes only. */
+	size_t first = 4096 - (size_t)(address % 4096);
+	struct iovec local = { into, bytes };
+	struct iovec remote[2] = {
+		{ (void *)(uintptr_t)address, bytes < first ? bytes : first },
+		{ (void *)(uintptr_t)(address + first), bytes > first ? bytes - first : 0 },
+	};
+	ssize_t got = process_vm_readv(tid, &local, 1, remote, bytes > first ? 2 : 1, 0);
+
+	if (got >= 0)
+		return got;
+	if (errno == ENOSYS) /* CONFIG_CROSS_MEMORY_ATTACH */
+		return notify_proc_mem(tid, address, into, bytes);
+	return -errno;
+}
+
+SHARED int notify_read(const struct notify_call *c, uint64_t address, void *into, size_t bytes)
+{
+	ssize_t got = bytes ? notify_read_some(c->tid, address, into, bytes) : 0;
+
+	if (got < 0)
+		return (int)got;
+	return (size_t)got == bytes ? 0 : -EFAULT;
+}
+
+/* A write must not hit a task that got the id afterwards: the file pins the memory, the check comes after opening it. */
+SHARED int notify_write(struct notify_sandbox *s, uint64_t id, int tid, uint64_t address, const void *from,
+			size_t bytes)
+{
+	char path[32];
+	ssize_t put = -1;
+
+	snprintf(path, sizeof path, "/proc/%d/mem", tid);
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -EFAULT;
+	if (!ioctl(s->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
+		put = pwrite(fd, from, bytes, (off_t)address);
+	close(fd);
+	return put == (ssize_t)bytes ? 0 : -EFAULT;
+}
+
+/* A field of /proc/<tid>/status as up to `max` numbers (the last ones win); how many, or 0. */
+static int notify_status_line(const char *text, const char *field, int base, unsigned long long *out, int max)
+{
+	const char *at = strstr(text, field);
+	int count = 0;
+
+	if (!at)
+		return 0;
+	for (at += strlen(field); *at && *at != '\n' && count < max;) {
+		char *end;
+		unsigned long long value = strtoull(at, &end, base);
+		if (end == at)
+			break;
+		out[count++] = value;
+		at = end;
+	}
+	return count;
+}
+
+SHARED int notify_proc_text(int tid, const char *file, char *text, size_t bytes)
+{
+	char path[40];
+
+	snprintf(path, sizeof path, "/proc/%d/%s", tid, file);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	ssize_t got = read(fd, text, bytes - 1);
+	close(fd);
+	if (got <= 0)
+		return -1;
+	text[got] = 0;
+	return 0;
+}
+
+static int notify_status(int tid, char *text, size_t bytes)
+{
+	return notify_proc_text(tid, "status", text, bytes);
+}
+
+/* The process of a thread, in the supervisor's view. */
+SHARED int notify_pid(struct notify_sandbox *s, int tid)
+{
+	char text[4096];
+	unsigned long long value;
+
+	if (s->last_tid == tid)
+		return s->last_pid;
+	if (notify_status(tid, text, sizeof text) || !notify_status_line(text, "\nTgid:", 10, &value, 1))
+		return tid;
+	s->last_tid = tid;
+	s->last_pid = (int)value;
+	return s->last_pid;
+}
+
+/* The task's own process and thread id, as it would name them itself. */
+SHARED int notify_own_ids(int tid, int *own_pid, int *own_tid)
+{
+	char text[4096];
+	unsigned long long values[32];
+
+	if (notify_status(tid, text, sizeof text))
+		return -1;
+	int count = notify_status_line(text, "\nNStgid:", 10, values, 32);
+	if (!count)
+		return -1;
+	*own_pid = (int)values[count - 1];
+	count = notify_status_line(text, "\nNSpid:", 10, values, 32);
+	if (!count)
+		return -1;
+	*own_tid = (int)values[count - 1];
+	return 0;
+}
+
+SHARED int notify_real_uid(int tid, uid_t *uid)
+{
+	char text[4096];
+	unsigned long long value;
+
+	if (notify_status(tid, text, sizeof text) || !notify_status_line(text, "\nUid:", 10, &value, 1))
+		return -1;
+	*uid = (uid_t)value;
+	return 0;
+}
+
+/* The capabilities that the task has, as one number. -1 where they cannot be read. */
+SHARED int notify_permitted(int tid, uint64_t *capabilities)
+{
+	char text[4096];
+	unsigned long long value;
+
+	if (notify_status(tid, text, sizeof text) || !notify_status_line(text, "\nCapPrm:", 16, &value, 1))
+		return -1;
+	*capabilities = value;
+	return 0;
+}
+
+/* A signal that the task would handle if it were not asleep in our hands. */
+SHARED int notify_interrupted(int tid)
+{
+	char text[4096];
+	unsigned long long own = 0, shared = 0, blocked = 0, ignored = 0;
+
+	if (notify_status(tid, text, sizeof text))
+		return 0;
+	notify_status_line(text, "\nSigPnd:", 16, &own, 1);
+	notify_status_line(text, "\nShdPnd:", 16, &shared, 1);
+	notify_status_line(text, "\nSigBlk:", 16, &blocked, 1);
+	notify_status_line(text, "\nSigIgn:", 16, &ignored, 1);
+	return ((own | shared) & ~blocked & ~ignored) != 0;
+}
+
+/* The hard limit of a task: a line for each resource, in the order of their numbers (proc(5), limits). prlimit(2) would
+ * take CAP_SYS_RESOURCE. -1 where it cannot be read. */
+SHARED int notify_hard_limit(int tid, int resource, uint64_t *hard)
+{
+	char text[4096];
+	const char *line = text;
+
+	if (resource < 0 || resource >= RLIM_NLIMITS || notify_proc_text(tid, "limits", text, sizeof text))
+		return -1;
+	for (int i = 0; line && i <= resource; i++)
+		line = (line = strchr(line, '\n')) ? line + 1 : NULL;
+	if (!line || strnlen(line, 48) < 48)
+		return -1;
+	line += 47; /* "%-25s %-20s %-20s": the third column */
+	*hard = RLIM_INFINITY;
+	if (strncmp(line, "unlimited", 9))
+		*hard = strtoull(line, NULL, 10);
+	return 0;
+}
+
+/* The supervisor's own descriptor of one of the task's files, or -errno. The caller closes it. */
+SHARED int notify_take_fd(const struct notify_call *c, uint64_t number)
+{
+	/* Before 6.9 a process is the finest a pidfd can name; the filter lets no thread have a table of its own. */
+	int pidfd = (int)syscall(SYS_pidfd_open, c->tid, NOTIFY_PIDFD_THREAD);
+
+	if (pidfd < 0 && errno == EINVAL)
+		pidfd = (int)syscall(SYS_pidfd_open, notify_pid(c->sandbox, c->tid), 0);
+	if (pidfd < 0)
+		return errno == EMFILE || errno == ENFILE ? -ENOMEM : -errno;
+	int fd = notify_valid(c) ? (int)syscall(SYS_pidfd_getfd, pidfd, (int)number, 0) : -1;
+	int error = fd < 0 ? (errno == EMFILE || errno == ENFILE ? ENOMEM : errno) : 0;
+	close(pidfd);
+	return fd < 0 ? -error : fd;
+}
+
+/* The name of a file that the task has open, for a record. */
+static size_t notify_read_open(const struct notify_call *c, int descriptor, char *out, size_t room)
+{
+	char link[64];
+
+	snprintf(link, sizeof link, "/proc/%d/fd/%d", c->tid, descriptor);
+	ssize_t length = readlink(link, out, room);
+	return length > 0 && notify_valid(c) ? (size_t)length : 0;
+}
+
+/* A path argument for a record: best effort, bounded, made absolute where the task says from where. */
+SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *out, size_t room)
+{
+	char link[64], raw[4096];
+	size_t used = 0;
+
+	if (argument & NOTIFY_DESCRIPTOR)
+		return notify_read_open(c, (int)c->args[argument & ~NOTIFY_DESCRIPTOR], out, room);
+	if (c->nr == SYS_utimensat && !c->args[1]) /* futimens */
+		return notify_read_open(c, (int)c->args[0], out, room);
+	ssize_t got = notify_read_some(c->tid, c->args[argument], raw, sizeof raw);
+
+	if (got <= 0 || !notify_valid(c))
+		return 0;
+	size_t length = strnlen(raw, (size_t)got);
+	if (length == sizeof raw)
+		return 0; /* ENAMETOOLONG for every call */
+	if (length && raw[0] != '/') {
+		int from = argument > 0 ? (int)c->args[argument - 1] : AT_FDCWD;
+		if (from == AT_FDCWD || argument == 0)
+			snprintf(link, sizeof link, "/proc/%d/cwd", c->tid);
+		else
+			snprintf(link, sizeof link, "/proc/%d/fd/%d", c->tid, from);
+		ssize_t base = readlink(link, out, room / 2);
+		if (base > 0 && out[0] == '/') {
+			used = (size_t)base;
+			if (out[used - 1] != '/')
+				out[used++] = '/';
+		}
+	}
+	if (length > room - used)
+		length = room - used;
+	memcpy(out + used, raw, length);
+	return used + length;
+}
+
+/* A name of one of the task's own descriptors, as /proc gives them: its number, or -1. */
+static int notify_own_descriptor(const struct notify_call *c, const char *name, size_t length)
+{
+	char text[64];
+	int who, number, end = 0, pid, tid;
+
+	if (length >= sizeof text || length < 8)
+		return -1;
+	memcpy(text, name, length);
+	text[length] = 0;
+	if (sscanf(text, "/dev/fd/%d%n", &number, &end) == 1 || sscanf(text, "/proc/self/fd/%d%n", &number, &end) == 1 ||
+	    sscanf(text, "/proc/thread-self/fd/%d%n", &number, &end) == 1)
+		return (size_t)end == length ? number : -1;
+	if (sscanf(text, "/proc/%d/fd/%d%n", &who, &number, &end) != 2 || (size_t)end != length)
+		return -1;
+	return !notify_own_ids(c->tid, &pid, &tid) && who == pid ? number : -1;
+}
+
+/* What such a name leads to: only the task's own /proc knows. "?" where it cannot be read; 0 for any other name. */
+SHARED size_t notify_read_linked(const struct notify_call *c, const char *name, size_t length, char *out, size_t room)
+{
+	int number = notify_own_descriptor(c, name, length);
+	size_t found = number < 0 ? 0 : notify_read_open(c, number, out, room);
+
+	if (number >= 0 && !found)
+		out[found++] = '?';
+	return found;
+}

@@ -1,0 +1,3 @@
+/* quiet.c */
+uintptr_t quiet_address(void);
+void quiet_tell_all(int all);

@@ -1,0 +1,94 @@
+"""What a host advises about a refusal: as `suggest`, and it looks at what is installed.
+
+A package with native code, or whose requirements have some, is suggested by its top-level name under `native`: granted
+without, it is refused again at its first extension module. Looked up by the names of distributions alone, once for each
+module, because an index of them all (`packages.locate`) takes a second, and refusals are recorded here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from ..capability import Capability
+from . import packages
+from .interpreter import InterpreterFiles
+from .suggest import Wanted, suggestion
+
+_IMPORTS = (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE)
+_SUFFIX = ".dist-info"
+#: Files of one package that are looked at; a larger one counts as native.
+_FILES = 5000
+_REQUIRED = 200
+
+
+def advice(capability: Capability, target: str, also: Sequence[Wanted] = ()) -> dict[str, Any] | None:
+    """Return the smallest rules under which the operation passes, in one step, or None where none can be advised.
+
+    Blocks for some milliseconds the first time that it is asked about an installed module.
+    """
+    top = target.partition(".")[0]
+    if capability in _IMPORTS and top.isidentifier() and _brings_native(top, InterpreterFiles.discover()):
+        return {"import": {"native": [top]}}
+    return suggestion(capability, target, also)
+
+
+@lru_cache(maxsize=512)
+def _brings_native(name: str, interpreter: InterpreterFiles) -> bool:
+    """Say whether an installed module has native code, or what its distribution requires, at all levels."""
+    if name in interpreter.stdlib_names:
+        return False
+    seen: set[str] = set()
+    queue = [name]
+    while queue and len(seen) < _REQUIRED:
+        current = queue.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if _has_native(current, interpreter):
+            return True
+        queue.extend(_required(current, interpreter))
+    return False
+
+
+def _has_native(name: str, interpreter: InterpreterFiles) -> bool:
+    paths = next((found for site in interpreter.site_dirs if (found := _paths(name, site, interpreter))), [])
+    left = _FILES
+    for path in paths:
+        if path.endswith(interpreter.native_suffixes):
+            return True
+        for _, _, files in os.walk(path):
+            left -= len(files)
+            if left < 0 or any(file.endswith(".so") or ".so." in file for file in files):
+                return True
+    return False
+
+
+def _paths(name: str, site: str, interpreter: InterpreterFiles) -> list[str]:
+    return list(packages.module_paths(name, site, interpreter))
+
+
+def _required(name: str, interpreter: InterpreterFiles) -> Iterator[str]:
+    """Yield the modules of what a module's distribution requires, where both are named like their distributions."""
+    wanted = packages.canonical(name)
+    for site in interpreter.site_dirs:
+        if (found := _metadata(site, packages.stamp(site)).get(wanted)) is None:
+            continue
+        for requirement in packages.requirements(packages.distribution_at(found)):
+            where = _metadata(site, packages.stamp(site)).get(requirement)
+            yield from packages.top_level(packages.distribution_at(where)) if where else (requirement,)
+        return
+
+
+@lru_cache(maxsize=16)
+def _metadata(site: str, _stamp: int) -> dict[str, str]:
+    """Return the metadata directories of a site directory, by the name of their distribution."""
+    try:
+        names = os.listdir(site)
+    except OSError:
+        return {}
+    return {
+        packages.canonical(name.partition("-")[0]): os.path.join(site, name) for name in names if name.endswith(_SUFFIX)
+    }

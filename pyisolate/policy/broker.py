@@ -1,0 +1,479 @@
+"""The broker: compiled policy + operation -> decision. No I/O, no state; it runs in the guest for every hook.
+
+It is for good errors, origin and Python-level rules, never the boundary: the kernel reads the same tables.
+
+Facts that hooks may pass to `decide` (unknown ones are ignored):
+- `listing=True` with fs.read: the target is a directory that is only listed (importlib searching for a module);
+- `look=True` with fs.metadata: it is looked at (stat), which any right allows, not changed (chmod, utime);
+- `importer="pandas.core"` with import.module: the `__name__` of the module whose code imports, None for the guest's;
+- `path="/.../x.so"` with import.native: the file that is loaded;
+- `inside=True` with process.signal: the receiver belongs to the sandbox;
+- `pair=True` with net.socket: a socket pair, which reaches no other process.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..capability import CATALOGUE, FLOOR, Capability
+from ..decision import Decision, DenialCode, Mode, Verdict
+from . import web
+from .compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule
+
+# Plain numbers: `&` on an enum.Flag costs a microsecond, and a refusal does it for every rule of the policy. Of native
+# modules other rules decide (`_native`).
+_FS_BITS: dict[Capability, int] = {
+    capability: entry.right.value
+    for capability, entry in CATALOGUE.items()
+    if entry.right is not None and capability is not Capability.IMPORT_NATIVE
+}
+#: Any of these rights shows that a file is there.
+_LOOKING = (FsRight.READ, FsRight.WRITE, FsRight.CREATE, FsRight.DELETE, FsRight.EXEC)
+#: The families that rules can speak of; all others reach past every rule, or into the kernel: part of the floor.
+_FAMILIES = ("AF_INET", "AF_INET6", "AF_UNIX")
+_Answer = tuple[str | None, DenialCode | None, str]
+_GRANTED: _Answer = (None, None, "")
+
+
+class Broker:
+    """Decides operations by one compiled policy. Cheap to make: a table is built when it is first needed."""
+
+    __slots__ = ("_deciders", "_files", "_names", "_parents", "policy")
+
+    def __init__(self, compiled: CompiledPolicy) -> None:
+        self.policy = compiled
+        self._files: dict[str, FsRule] = {rule.path: rule for rule in compiled.fs}
+        self._names: dict[str, dict[str, NamePattern]] = {}
+        self._parents: dict[str, frozenset[str]] = {}
+        self._deciders: dict[str, Callable[[Capability, str, dict[str, Any]], _Answer]] = {
+            Capability.NET_CONNECT: self._net,
+            Capability.NET_SEND: self._net,
+            Capability.NET_BIND: self._net,
+            Capability.NET_LISTEN: self._net,
+            Capability.NET_HTTP: self._http,
+            Capability.NET_SOCKET: self._socket,
+            Capability.IPC_UNIX: self._unix,
+            Capability.PROCESS_FORK: self._fork,
+            Capability.PROCESS_SIGNAL: self._signal,
+            Capability.IMPORT_MODULE: self._module,
+            Capability.IMPORT_NATIVE: self._native,
+            Capability.RANDOM_READ: self._random,
+            Capability.MEMORY_EXEC: self._memory,
+        }
+
+    def decide(self, capability: Capability, target: str, **facts: Any) -> Decision:
+        """Return the decision for one operation; see the module for the facts that refine it.
+
+        Targets: an absolute path; "address:port", "[v6]:port", "host:port" or "unix:/path"; a module name.
+        """
+        bit = _FS_BITS.get(capability)
+        if bit is not None:
+            rule, code, reason = self._file(capability, bit, target, facts)
+        elif (decider := self._deciders.get(capability)) is not None:
+            rule, code, reason = decider(capability, target, facts)
+        else:
+            rule, code, reason = _unruled(Capability(capability))
+        if code is None:
+            return Decision(verdict=Verdict.ALLOW, capability=capability, target=target, rule=rule)
+        return self._refusal(Capability(capability), target, rule, code, reason)
+
+    def _refusal(
+        self, capability: Capability, target: str, rule: str | None, code: DenialCode, reason: str
+    ) -> Decision:
+        monitored = (
+            self.policy.mode_of(CATALOGUE[capability].group) is Mode.MONITOR and code is not DenialCode.ALWAYS_DENIED
+        )
+        held, presented = self._held(capability, target)
+        if code is DenialCode.NOT_GRANTED and held:
+            code = DenialCode.SCOPE_INSUFFICIENT
+        return Decision(
+            verdict=Verdict.WOULD_DENY if monitored else Verdict.DENY,
+            capability=capability,
+            target=target,
+            code=code,
+            reason=reason or _reason(code, capability, target, rule, presented),
+            rule=rule,
+            presented=presented,
+        )
+
+    # -- files and programs -------------------------------------------------------------------------------------------
+
+    def _file(self, capability: Capability, bit: int, target: str, facts: dict[str, Any]) -> _Answer:
+        path = _normal(target)
+        if path is None:
+            return None, DenialCode.NOT_GRANTED, f"{target!r} is not an absolute path, so no rule can speak of it"
+        rule = self._deciding(path, bit)
+        if rule is not None and not rule.deny & bit:
+            return rule.text, None, ""
+        if facts.get("look") and any(not self._file(capability, other, target, {})[1] for other in _LOOKING):
+            return _GRANTED
+        if facts.get("listing") and bit == FsRight.READ and rule is None:
+            listed = self._files.get(path)
+            if listed is not None and listed.allow & FsRight.LIST:
+                return listed.text, None, ""
+        if rule is not None and rule.text:
+            return rule.text, DenialCode.EXPLICIT_DENY, ""
+        return None, DenialCode.NOT_GRANTED, ""
+
+    def _deciding(self, path: str, bit: int) -> FsRule | None:
+        """Return the longest rule on the way to `path` that speaks of the right."""
+        get = self._files.get
+        while True:
+            rule = get(path)
+            if rule is not None and (rule.allow | rule.deny) & bit:
+                return rule
+            if path == "/":
+                return None
+            path = path[: path.rfind("/")] or "/"
+
+    # -- network ------------------------------------------------------------------------------------------------------
+
+    def _net(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
+        action = _action(capability)
+        if target.startswith("unix:"):
+            return self._unix_socket(action, target[5:])
+        host, port = _split(target)
+        addresses = self._addresses(host)
+        if not addresses:
+            return self._unpinned(action, host, port)
+        refusal: _Answer = (None, DenialCode.NOT_GRANTED, "")
+        for address in addresses:
+            rule = self._net_rule(action, address, port, capability is Capability.NET_LISTEN)
+            if rule is not None and rule.allow:
+                return rule.text, None, ""
+            if rule is not None:
+                refusal = (rule.text, DenialCode.EXPLICIT_DENY, "")
+        return refusal
+
+    def _addresses(self, host: str) -> list[bytes]:
+        address = _packed(host)
+        if address is not None:
+            return [address]
+        pinned = self.policy.pinned_hosts.get(host.lower().rstrip("."), ())
+        return [packed for text in pinned if (packed := _packed(text)) is not None]
+
+    def _unpinned(self, action: int, host: str, port: int | None) -> _Answer:
+        """Decide a name that no rule pins: only a rule for every address can be meant to cover it."""
+        if host.lower().rstrip(".") in self.policy.pinned_hosts:
+            reason = f"{host} is granted, but it did not resolve when the policy was compiled"
+            return None, DenialCode.NOT_GRANTED, reason
+        tunnel = web.deciding(self.policy.web, web.Request(web.CONNECT, host.lower().rstrip("."), port or 443))
+        if tunnel is not None and tunnel.allow:
+            reason = f"{tunnel.text} grants it through the egress proxy alone (HTTPS_PROXY), not by address"
+            return None, DenialCode.NOT_GRANTED, reason
+        for rule in self.policy.net:
+            if rule.action == action and rule.address and rule.prefix == 0 and _in_range(rule, port):
+                return (rule.text, None, "") if rule.allow else (rule.text, DenialCode.EXPLICIT_DENY, "")
+        return None, DenialCode.NOT_GRANTED, ""
+
+    def _net_rule(self, action: int, address: bytes, port: int | None, listening: bool) -> NetRule | None:
+        length = len(address)
+        number = int.from_bytes(address)
+        for rule in self.policy.net:
+            if rule.action != action or len(rule.address) != length:
+                continue
+            shift = 8 * length - rule.prefix
+            if int.from_bytes(rule.address) >> shift != number >> shift:
+                continue
+            # A listener on a port that the kernel picked was allowed when it was bound to port 0.
+            if _in_range(rule, port) or (listening and rule.port_high == 0):
+                return rule
+        return None
+
+    def _http(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
+        """Decide what the egress proxy is asked for; where a name leads is decided then (`reaches`)."""
+        request = web.parse(target)
+        if request is None:
+            return None, DenialCode.ALWAYS_DENIED, f"{target!r} is not a request that a rule can speak of"
+        denial = web.denied_by_name(self.policy.net, request.host, request.port)
+        if denial is not None:
+            return denial.text, DenialCode.EXPLICIT_DENY, ""
+        rule = web.deciding(self.policy.web, request)
+        if rule is not None:
+            return (rule.text, None, "") if rule.allow else (rule.text, DenialCode.EXPLICIT_DENY, "")
+        return self._net(Capability.NET_CONNECT, request.place, {})
+
+    def reaches(self, address: str, port: int) -> tuple[str | None, DenialCode | None, str]:
+        """Decide an address that a granted name turned out to have: rule, code (None: yes) and reason.
+
+        One of the Internet's needs no rule of its own, any other does; a rule that denies it decides.
+        """
+        packed = _packed(address)
+        if packed is None:
+            return None, DenialCode.ALWAYS_DENIED, f"{address!r} is no address"
+        rule = self._net_rule(NetAction.CONNECT, packed, port, False)
+        if rule is not None:
+            return (rule.text, None, "") if rule.allow else (rule.text, DenialCode.EXPLICIT_DENY, "")
+        if web.is_public(ipaddress.ip_address(packed)):
+            return _GRANTED
+        reason = f"{address} is not an address of the Internet, and no rule grants it by itself"
+        return None, DenialCode.SCOPE_INSUFFICIENT, reason
+
+    def _unix_socket(self, action: int, path: str) -> _Answer:
+        path = _normal(path) or path
+        for rule in self.policy.net:
+            if rule.action == action and rule.unix_path == path:
+                return (rule.text, None, "") if rule.allow else (rule.text, DenialCode.EXPLICIT_DENY, "")
+        return None, DenialCode.NOT_GRANTED, ""
+
+    def _unix(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
+        action = NetAction.BIND if facts.get("bind") else NetAction.CONNECT
+        return self._unix_socket(action, target.removeprefix("unix:"))
+
+    def _socket(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
+        family = target.partition("/")[0].strip()
+        if (family and family not in _FAMILIES) or "SOCK_RAW" in target or "SOCK_PACKET" in target:
+            return None, DenialCode.ALWAYS_DENIED, ""
+        if facts.get("pair"):
+            return _GRANTED
+        unix = family == "AF_UNIX"
+        if any(rule.allow and (rule.unix_path is not None) == unix for rule in self.policy.net):
+            return _GRANTED
+        if not unix and Capability.NET_CONNECT in self.policy.ask:
+            return _GRANTED  # it reaches nothing before its connection was asked about
+        kind = f"an {family} socket" if family else "a socket"
+        return None, DenialCode.NOT_GRANTED, f"no net rule grants anything that {kind} could reach"
+
+    # -- processes, random, memory ------------------------------------------------------------------------------------
+
+    def _fork(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
+        if self.policy.allow_fork:
+            return _GRANTED
+        return None, DenialCode.NOT_GRANTED, ""
+
+    def _signal(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
+        return _GRANTED if facts.get("inside") else (None, DenialCode.ALWAYS_DENIED, "")
+
+    def _random(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
+        return _GRANTED if self.policy.allow_random else ("random: {allow: false}", DenialCode.EXPLICIT_DENY, "")
+
+    def _memory(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
+        # Memory that is written and run is native code of any origin.
+        pattern = self._table("natives").get("*")
+        if pattern is not None and pattern.allow:
+            return pattern.text, None, ""
+        return None, DenialCode.NOT_GRANTED, 'only `import: {native: ["*"]}` grants executable memory'
+
+    # -- imports ------------------------------------------------------------------------------------------------------
+
+    def _table(self, field: str) -> dict[str, NamePattern]:
+        table = self._names.get(field)
+        if table is None:
+            patterns: tuple[NamePattern, ...] = getattr(self.policy, field)
+            table = self._names[field] = {pattern.name: pattern for pattern in patterns}
+            self._parents[field] = frozenset(
+                name for pattern in patterns if pattern.allow for name in _parents(pattern.name)
+            )
+        return table
+
+    def _match(self, field: str, name: str) -> NamePattern | None:
+        """Return the most specific pattern: the longest dotted prefix, then `@stdlib`, then `*`."""
+        table = self._table(field)
+        prefix = name
+        while prefix:
+            pattern = table.get(prefix)
+            if pattern is not None:
+                return pattern
+            prefix = prefix.rpartition(".")[0]
+        if name.partition(".")[0] in sys.stdlib_module_names and "@stdlib" in table:
+            return table["@stdlib"]
+        return table.get("*")
+
+    def _module(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
+        pattern = self._match("imports", target)
+        if pattern is not None and not pattern.allow:
+            return pattern.text, DenialCode.EXPLICIT_DENY, ""
+        if pattern is not None:
+            return pattern.text, None, ""
+        if target in self._parents["imports"]:  # importing a.b.c imports a and a.b first
+            return _GRANTED
+        importer = facts.get("importer")
+        if importer and self._trusted(importer):
+            pattern = self._match("transitive", target)
+            if pattern is not None and pattern.allow:
+                return pattern.text, None, ""
+        return None, DenialCode.NOT_GRANTED, ""
+
+    def _trusted(self, importer: str) -> bool:
+        return any(
+            pattern is not None and pattern.allow
+            for pattern in (self._match("imports", importer), self._match("transitive", importer))
+        )
+
+    def _native(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
+        path = facts.get("path")
+        if target.startswith("/") or not target:
+            return self._library(path or target)
+        if "/" not in target and (target.endswith(".so") or ".so." in target):
+            return self._library_named(target)
+        pattern = self._match("natives", target)
+        if pattern is None:
+            return None, DenialCode.NOT_GRANTED, ""
+        if not pattern.allow:
+            return pattern.text, DenialCode.EXPLICIT_DENY, ""
+        answer = self._library(path) if path else _GRANTED
+        return answer if answer[1] is not None else (pattern.text, None, "")
+
+    def _library(self, path: str) -> _Answer:
+        if not path:  # dlopen(NULL): the process itself
+            return _GRANTED
+        return self._file(Capability.IMPORT_NATIVE, FsRight.MAP_EXEC.value, path, {})
+
+    def _library_named(self, soname: str) -> _Answer:
+        """Decide a bare library name, which the loader will look up: some rule must grant a file of that name."""
+        for path, rule in self._files.items():
+            if rule.allow & ~rule.deny & FsRight.MAP_EXEC and path.rpartition("/")[2] == soname:
+                return rule.text, None, ""
+        pattern = self._table("natives").get("*")
+        if pattern is not None and pattern.allow:
+            return pattern.text, None, ""
+        return None, DenialCode.NOT_GRANTED, ""
+
+    # -- what the policy holds ----------------------------------------------------------------------------------------
+
+    def _held(self, capability: Capability, target: str) -> tuple[bool, str | None]:
+        """Return whether any rule grants the capability, and the nearest grant as "capability target".
+
+        A grant that has nothing to do with the target is no near one. What `@` variables grant is left out.
+        """
+        bit, apart = _FS_BITS.get(capability), 0
+        if bit is not None:
+            held: Iterable[str] = (
+                rule.path
+                for rule in self.policy.fs
+                if rule.allow & bit and rule.origin in ("fs", "process") and rule.path in rule.text
+            )
+            separator, apart = "/", 1  # every path begins at "/"
+        elif capability is Capability.NET_HTTP:
+            granted = web.nearest(self.policy.web, target)
+            return granted is not None, None if granted is None else f"{capability} {granted}"
+        elif CATALOGUE[capability].group == "net":
+            action, unix = _action(capability), target.startswith("unix:")
+            rules = (rule for rule in self.policy.net if rule.allow and rule.action == action)
+            held = (_endpoint(rule) for rule in rules if (rule.unix_path is not None) == unix)
+            separator, apart = ":", -1  # any address may be meant for any other
+        elif capability in (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE):
+            patterns = self.policy.imports if capability is Capability.IMPORT_MODULE else self.policy.natives
+            held = (pattern.name for pattern in patterns if pattern.allow and pattern.name != "@stdlib")
+            separator = "."
+        else:
+            return False, None
+        shared, near = _nearest(held, target, separator)
+        return near is not None, f"{capability} {near}" if shared > apart else None
+
+
+#: What a refusal says where the decider has nothing better.
+_REASONS = {
+    DenialCode.NOT_GRANTED: "no rule grants {capability}",
+    DenialCode.SCOPE_INSUFFICIENT: "{held} is granted, which does not reach {target}",
+    DenialCode.EXPLICIT_DENY: "denied by {rule}",
+    DenialCode.ALWAYS_DENIED: "{capability} is never granted by any policy",
+    DenialCode.LIMIT_EXCEEDED: "{capability} is decided by the limits, not by rules",
+    DenialCode.TOKEN_INVALID: "{capability} belongs to the supervisor",
+}
+
+
+def _reason(code: DenialCode, capability: Capability, target: str, rule: str | None, near: str | None) -> str:
+    if code is DenialCode.SCOPE_INSUFFICIENT and near is None:
+        return f"no rule grants {capability} there"
+    return _REASONS[code].format(capability=capability, target=target, rule=rule, held=near)
+
+
+def _unruled(capability: Capability) -> _Answer:
+    """Answer for what no policy rule speaks of."""
+    if capability in FLOOR:
+        return None, DenialCode.ALWAYS_DENIED, ""
+    if capability.family == "limit":
+        return None, DenialCode.LIMIT_EXCEEDED, ""
+    if capability.family == "control":
+        return None, DenialCode.TOKEN_INVALID, ""
+    return None, DenialCode.NOT_GRANTED, ""
+
+
+def _normal(path: str) -> str | None:
+    """Return an absolute path without `.`, `..` and empty parts, None for a relative one."""
+    if not path.startswith("/"):
+        return None
+    if "/." not in path and "//" not in path and (path[-1] != "/" or path == "/"):
+        return path
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" + "/".join(parts)
+
+
+def _action(capability: Capability) -> int:
+    return NetAction.BIND if capability in (Capability.NET_BIND, Capability.NET_LISTEN) else NetAction.CONNECT
+
+
+def _split(target: str) -> tuple[str, int | None]:
+    """Split "host:port"; the port is None for a bare host or `*`, which then means "on any port"."""
+    host, colon, port = target.rpartition(":")
+    if not colon or "]" in port:
+        return target.strip("[]"), None
+    if host.startswith("["):
+        return host.strip("[]"), int(port) if port.isdecimal() else None
+    if ":" in host:  # a bare IPv6 address
+        return target, None
+    return host, int(port) if port.isdecimal() else None
+
+
+def is_asked_about(policy: CompiledPolicy, decision: Decision) -> bool:
+    """Tell whether the host is asked before an operation is refused: no rule speaks of it, and it names an address."""
+    if decision.capability not in policy.ask or not decision.refused:
+        return False
+    spoken_of = decision.code not in (DenialCode.NOT_GRANTED, DenialCode.SCOPE_INSUFFICIENT)
+    return not spoken_of and _packed(_split(decision.target)[0]) is not None
+
+
+def _packed(host: str) -> bytes | None:
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).packed
+
+
+def _in_range(rule: NetRule, port: int | None) -> bool:
+    return port is None or rule.port_low <= port <= rule.port_high
+
+
+def _endpoint(rule: NetRule) -> str:
+    if rule.unix_path is not None:
+        return f"unix:{rule.unix_path}"
+    ports = str(rule.port_low) if rule.port_low == rule.port_high else f"{rule.port_low}-{rule.port_high}"
+    host = rule.host or str(ipaddress.ip_address(rule.address))
+    if rule.prefix == 0:
+        host = "*"
+    elif rule.host is None:
+        host = f"[{host}]" if len(rule.address) == 16 else host
+        host += "" if rule.prefix == 8 * len(rule.address) else f"/{rule.prefix}"
+    return f"{host}:{'*' if (rule.port_low, rule.port_high) == (0, 65535) else ports}"
+
+
+def _parents(name: str) -> Iterable[str]:
+    while "." in name and not name.startswith("/"):
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def _nearest(held: Iterable[str], target: str, separator: str) -> tuple[int, str | None]:
+    """Return how many leading parts a text shares with `target`, and the first text that shares most."""
+    wanted = target.split(separator)
+    best: tuple[int, str | None] = (-1, None)
+    for text in held:
+        shared = 0
+        for ours, theirs in zip(text.split(separator), wanted, strict=False):
+            if ours != theirs:
+                break
+            shared += 1
+        if shared > best[0]:
+            best = (shared, text)
+    return best

@@ -1,0 +1,62 @@
+"""`Policy`, as users have it: the model with its builders and readers, layers of files, and learning from denials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from ..errors import PolicySyntaxError
+from . import layers, parse
+from .learning import learned
+from .model import PolicyModel
+from .schema import Where, read_fields
+
+
+class Policy(PolicyModel, frozen=True, kw_only=True, dict=True, repr_omit_defaults=True):
+    """What a guest may do. Every builder returns a new policy; nothing is granted that no rule grants.
+
+    The most specific rule decides; at equal length deny beats allow, whichever was added first.
+    """
+
+    @classmethod
+    def from_data(cls, data: Any, *, file: str | None = None, lines: Mapping[Where, int] | None = None) -> Self:
+        """Return the policy of a file's data. `lines` maps key paths to 1-based lines, for errors."""
+        return cls._layered(data, file, lines or {}, layers.MAX_LAYERS)
+
+    @classmethod
+    def _layered(cls, data: Any, file: str | None, lines: Mapping[Where, int], left: int) -> Self:
+        """Read a policy with the files below it, at most `left` of them."""
+        below: list[Policy] = []
+
+        def base_of(name: Any) -> Policy:
+            path = layers.base_path(name, file)
+            if path is None:
+                return cls.preset(name)
+            if not left:
+                raise PolicySyntaxError("extends: too many files below", hint="does one of them extend itself?")
+            try:
+                text = parse.parse_path(path)
+            except OSError as error:
+                message = f"extends {str(path)[:200]!r}: {error.strerror}"
+                raise PolicySyntaxError(message, hint="it is looked for beside this file") from error
+            below.append(cls._layered(text[0], str(path), text[1], left - 1))
+            return below[0]
+
+        made = cls(**read_fields(data, empty=cls(), preset=base_of, file=file, lines=lines))
+        if below:
+            assert file is not None
+            layers.require_narrower(below[0], made, file, data, lines)
+        return made
+
+    @classmethod
+    def learn(cls, events: Any, *, generalise: int = 1, base: Self | None = None) -> Self:
+        """Return `base` with grants for what `events` (denials, usually of monitor mode) needed.
+
+        `generalise` is 0 (exactly what was seen) to 3; see `learning.learned`.
+        """
+        return learned(events, generalise=generalise, base=base or cls.preset("compute").with_name("learned"))
+
+
+def default_base() -> Policy:
+    """Return the policy on top of which is learned where none is given."""
+    return Policy.preset("compute").with_name("learned")

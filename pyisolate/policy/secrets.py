@@ -1,0 +1,76 @@
+"""Credentials that the egress proxy puts into requests: where a policy says that they come from, and go to.
+
+A policy holds no value, only where the supervisor finds it; a guest's tables hold neither.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from ..errors import PolicySyntaxError
+from . import units
+from .compiled import WebRule
+from .rules import Secret as Secret
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+_SOURCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,254}|file:/[^\0\n]{1,4000}")
+_INJECT = re.compile(r"(?P<kind>bearer|basic|header:(?P<header>[A-Za-z0-9-]{1,64})) (?P<place>\S+)")
+#: What the proxy writes itself, or what says where a request goes and how long it is.
+_RESERVED = frozenset(
+    ("host", "content-length", "transfer-encoding", "connection", "proxy-authorization", "proxy-connection", "upgrade",
+     "te", "trailer", "expect", "keep-alive")
+)  # fmt: skip
+_VALUE = re.compile(r"[\x21-\x7e]{8,4096}")
+
+
+def secret(item: dict[str, Any]) -> Secret:
+    """Return a secret from its item in a policy file. Raises PolicySyntaxError."""
+    name, source, inject = (units.text(item.get(key), f"secret's {key}") for key in ("name", "from", "inject"))
+    if not _NAME.fullmatch(name):
+        raise PolicySyntaxError(f"secret {name[:60]!r}: not a name", hint="use 1 to 63 of A-Z a-z 0-9 _ . -")
+    if not _SOURCE.fullmatch(source):
+        raise PolicySyntaxError(f"secret {name}: unknown source", hint="write env:NAME or file:/path, never the value")
+    match = _INJECT.fullmatch(inject)
+    if match is None or (match["header"] or "").lower() in _RESERVED:
+        hint = 'write "bearer api.example.org/v1/*", "basic ...", or "header:X-Api-Key ..."'
+        raise PolicySyntaxError(f"secret {name}: inject cannot be read", hint=hint)
+    place = str(units.http_target(f"* {match['place']}"))[2:]
+    return Secret(name=name, source=source, inject=f"{match['kind']} {place}")
+
+
+def canonical_secrets(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
+    """Keep one secret of each name, the last, sorted."""
+    kept = {one.name: one for one in secrets}
+    return tuple(kept[name] for name in sorted(kept))
+
+
+class Injection(msgspec.Struct, frozen=True, kw_only=True):
+    """A credential as the proxy uses it: a header, its value, what must not come back, and for which requests."""
+
+    header: str
+    value: str
+    hidden: tuple[str, ...]
+    rule: WebRule
+
+    def __repr__(self) -> str:
+        return f"<Injection of {self.header} for {self.rule.host}{self.rule.path}>"
+
+
+def injection(stated: Secret, value: str) -> Injection:
+    """Return what the proxy is to do with a secret's value. Raises ValueError for a value that cannot be hidden."""
+    if not _VALUE.fullmatch(value):
+        raise ValueError("must be 8 to 4096 visible ASCII characters")
+    kind, _, place = stated.inject.partition(" ")
+    target = units.http_target(f"* {place}")
+    rule = WebRule(host=target.host, port_low=target.port, port_high=target.port, method="*", path=target.path)
+    encoded = base64.b64encode(value.encode()).decode()
+    if kind == "bearer":
+        return Injection(header="Authorization", value=f"Bearer {value}", hidden=(value, encoded), rule=rule)
+    if kind == "basic":
+        return Injection(header="Authorization", value=f"Basic {encoded}", hidden=(value, encoded), rule=rule)
+    return Injection(header=kind.partition(":")[2], value=value, hidden=(value, encoded), rule=rule)

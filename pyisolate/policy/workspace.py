@@ -1,0 +1,123 @@
+"""The workspace of a sandbox: the one place that is the guest's own, by the same name in every sandbox.
+
+It is memory (a tmpfs), made for one sandbox and gone with it. The guest finds it at `HOME`, which is its working
+directory, its home and its place for temporary files; `/tmp` and `/dev/shm` lead there, unless the policy itself speaks
+of them. Landlock knows it by its parent, `ROOT`: a rule needs an inode, and each sandbox's workspace is another one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from ..decision import Mode
+from ..errors import PolicySyntaxError
+from . import units
+from .compiled import CompiledPolicy, FsRight
+from .fs_table import FsTable
+
+if TYPE_CHECKING:
+    from .rules import FileRule
+
+#: Nothing but the workspace is below it, and no policy that has one may speak of it.
+ROOT = "/sandbox"
+HOME = "/sandbox/workspace"
+#: Names that programs take for granted, and that lead to the workspace.
+LINKS = ("/tmp", "/dev/shm")
+RIGHTS = int(FsRight.READ | FsRight.WRITE | FsRight.CREATE | FsRight.DELETE | FsRight.METADATA)
+#: Where libraries keep what is theirs, in it: no result of the guest's.
+OF_LIBRARIES = (".cache", ".config", ".local")
+#: A page, and what a host may lend to one guest (bytes).
+SMALLEST, LARGEST = 1 << 16, 1 << 40
+
+#: Where libraries look for a place of their own. All of it is below `HOME`.
+ENVIRONMENT = {
+    "HOME": HOME,
+    "TMPDIR": HOME,
+    "MPLCONFIGDIR": f"{HOME}/.config/matplotlib",
+    "XDG_CACHE_HOME": f"{HOME}/.cache",
+    "XDG_CONFIG_HOME": f"{HOME}/.config",
+    "XDG_DATA_HOME": f"{HOME}/.local/share",
+    "XDG_STATE_HOME": f"{HOME}/.local/state",
+}
+
+
+def workspace_size(value: object, what: str = "workspace") -> int | None:
+    """Return bytes of a workspace from a size such as `64MiB`, None for none. Raises PolicySyntaxError."""
+    if value is None:
+        return None
+    bytes_ = units.size(value, what)
+    if not SMALLEST <= bytes_ <= LARGEST:
+        raise PolicySyntaxError(f"{what}: {bytes_} bytes: out of range", hint="use 64KiB to 1TiB, or null for none")
+    return bytes_
+
+
+def rule_text(size: int) -> str:
+    """Return the key of a policy file that grants a workspace."""
+    return f"workspace: {units.size_text(size)}"
+
+
+def grant(table: FsTable, files: tuple[FileRule, ...], size: int | None) -> None:
+    """Grant the workspace. Raises PolicySyntaxError where a rule speaks of its place."""
+    if size is None:
+        return
+    for rule in files:
+        if same_line(rule.path, ROOT) and rule.path != "/":
+            raise PolicySyntaxError(
+                f"{rule.text}: {ROOT} is the place of the workspace",
+                hint="move what the rule grants elsewhere, or use workspace: null",
+            )
+    table.add(HOME, RIGHTS, 0, text=rule_text(size), origin="workspace", link=False)
+
+
+def links(policy: CompiledPolicy) -> tuple[str, ...]:
+    """Return the names that lead to the workspace: those of which no rule speaks, nor of what is above or below.
+
+    None in monitor mode, where what a program finds in the host's /tmp is to be seen.
+    """
+    if policy.workspace_bytes is None or policy.mode_of("fs") is not Mode.ENFORCE:
+        return ()
+    spoken = [rule.path for rule in policy.fs if rule.origin != "workspace"]
+    return tuple(link for link in LINKS if not any(same_line(path, link) for path in spoken))
+
+
+def as_reached(path: str, leading: tuple[str, ...]) -> str:
+    """Return a guest's absolute path with those of `links` followed, as the guest's kernel follows them."""
+    for link in leading:
+        if path == link or path.startswith(link + "/"):
+            return HOME + path[len(link) :]
+    return path
+
+
+def is_place(path: str) -> bool:
+    """Tell whether a path is the place of workspaces, or below it."""
+    return path == ROOT or path.startswith(f"{ROOT}/")
+
+
+def same_line(one: str, other: str) -> bool:
+    """Tell whether one path is the other, or lies above or below it."""
+    a, b = one.rstrip("/") + "/", other.rstrip("/") + "/"
+    return a.startswith(b) or b.startswith(a)
+
+
+def relative_name(path: str | os.PathLike[str]) -> str:
+    """Return a name in the workspace, relative to it: as given, or from a path as the guest writes it.
+
+    Raises ValueError for what leads elsewhere, or is no plain text.
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise TypeError(f"path: must be text, not {type(text).__name__}")
+    if not text or not text.isprintable() or len(os.fsencode(text)) >= 4096:
+        raise ValueError(f"path {text!r}: must be 1 to 4095 bytes of printable text")
+    for start in (HOME, *LINKS):
+        if text == start or text.startswith(start + "/"):
+            text = text[len(start) :].lstrip("/") or "."
+            break
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if text.startswith("/") or ".." in parts:
+        raise ValueError(f"path {text!r}: leads out of the workspace")
+    if any(len(os.fsencode(part)) > 255 for part in parts):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), text)
+    return "/".join(parts) or "."

@@ -1,0 +1,166 @@
+"""What layers report to each other: records of the broker and of the kernel, and whose they are.
+
+Light: guests import it. `telemetry.merge` makes an event of them.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno as errno_names
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from .capability import Capability
+from .choices import EnforcerName, Origin
+from .decision import DenialCode, Mode, Verdict
+
+#: What came of a question: allowed (once, in this sandbox, as a rule), or refused, and why. `would_ask`: monitor mode.
+AskAnswer = Literal["once", "sandbox", "rule", "deny", "timeout", "failed", "full", "unanswered", "would_ask"]
+
+
+class Evaluation(enum.StrEnum):
+    """How the kernel's decision became known."""
+
+    ENFORCED = "enforced"  # the kernel mechanism decided and we hold its own record
+    ERRNO = "errno"  # the system call's errno, seen at the hook in the guest
+    PROBED = "probed"  # the same kernel tables were asked without acting
+    COUNTED = "counted"  # a kernel counter says that it happened, without the target
+    NONE = "none"  # no kernel record; kernel_decision says why
+
+
+class Reporter(enum.StrEnum):
+    """Who saw it. What only the guest reported could be forged by the guest; the rest could not."""
+
+    GUEST = "guest"
+    SUPERVISOR = "supervisor"
+    KERNEL = "kernel"
+
+
+#: A call needs at most so much besides what was refused: a move of a directory to where more is granted.
+ALSO_LIMIT = 8
+
+
+class BrokerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the broker decided, as the guest's interpreter reports it (a hostile input on the host)."""
+
+    sequence: int
+    capability: Capability
+    target: str
+    verdict: Verdict
+    code: DenialCode | None = None
+    reason: str = ""
+    rule: str | None = None
+    presented: str | None = None
+    origin: str | None = None
+    pid: int = 0
+    tid: int = 0
+    monotonic_ns: int = 0
+    count: int = 1
+    #: set when the operation went on and the kernel then refused it: errno as the hook saw it
+    errno: int | None = None
+    syscall: str | None = None
+    #: what else the same call needs and is not granted, as (capability, target): for the suggestion
+    also: tuple[tuple[Capability, str], ...] = ()
+    #: decided by the shadow policy: the one in force may have allowed it
+    shadow: bool = False
+
+
+class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What one enforcer decided or saw. `pid` and `tid` are the supervisor's view (kernel: tgid and pid).
+
+    `sequence`, `slot_capability` and `slot_verdict` are the broker slot as the kernel program copied it (the listener
+    has no sequence), 0/None where there is none; `broker_consulted` is None where it cannot be known.
+    """
+
+    sandbox_id: str
+    enforcer: EnforcerName
+    hook: str
+    capability: Capability
+    target: str
+    verdict: Verdict
+    errno: int = 0
+    evaluation: Evaluation = Evaluation.ENFORCED
+    syscall: str | None = None
+    code: DenialCode | None = None
+    reason: str = ""
+    rule: str | None = None
+    presented: str | None = None
+    pid: int = 0
+    tid: int = 0
+    monotonic_ns: int = 0
+    generation: int = 0
+    count: int = 1
+    sequence: int = 0
+    slot_capability: Capability | None = None
+    slot_verdict: Verdict | None = None
+    broker_consulted: bool | None = None
+    #: decided by the shadow policy: the one in force may have allowed it
+    shadow: bool = False
+    #: the second name of a call that has two (rename, link), or the file of a descriptor that the first one names
+    other: str = ""
+    #: what else the same call needs and is not granted: for the suggestion
+    also: tuple[tuple[Capability, str], ...] = ()
+    #: open(2) flags of a call that opens a file
+    flags: int = 0
+    #: how often the kernel was asked for this one operation
+    tries: int = 1
+    #: the host was asked before it was decided: what came of it, by whom, and how long the call waited (ms)
+    answer: AskAnswer | None = None
+    asked_by: str | None = None
+    waited_ms: int | None = None
+    #: number of the question, 0: none
+    question: int = 0
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that waits for the host's answer. `number` is the question's; `pid`, `tid` are the supervisor's view."""
+
+    number: int
+    capability: Capability
+    target: str
+    pid: int = 0
+    tid: int = 0
+
+
+class Actor(msgspec.Struct, frozen=True, kw_only=True):
+    """On whose behalf a sandbox or a guarded function runs."""
+
+    kind: str
+    id: str
+
+
+class SandboxContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What the supervisor knows of a sandbox, for its events."""
+
+    sandbox: str
+    sandbox_id: str
+    policy: str
+    policy_version: str
+    policy_generation: int
+    isolation: Origin
+    mode: Mode = Mode.ENFORCE
+    actor: Actor | None = None
+    #: W3C trace context of the caller of the request that runs
+    traceparent: str | None = None
+    #: rule's text -> what the policy says of it
+    reasons: dict[str, str] = {}
+
+
+REFUSALS = frozenset({Verdict.DENY, Verdict.WOULD_DENY})
+
+
+#: errno values by which a Linux security mechanism refuses (errno(3)).
+REFUSAL_ERRNOS = frozenset({errno_names.EACCES, errno_names.EPERM})
+
+
+def is_denial(broker: BrokerRecord | None, kernel: KernelRecord | None = None) -> bool:
+    """Tell whether at least one layer refused (or would have): whether `merge` has an event to make."""
+    if broker is not None and (broker.verdict in REFUSALS or broker.errno in REFUSAL_ERRNOS):
+        return True
+    return kernel is not None and kernel.verdict in REFUSALS
+
+
+#: Asks the kernel tables, without acting, what they say about an operation that the broker refused.
+Probe = Callable[[BrokerRecord], "KernelRecord | None"]

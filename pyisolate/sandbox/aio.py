@@ -1,0 +1,161 @@
+"""Threads of the host: for blocking calls that tasks of asyncio wait for, and for functions that guests call."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import functools
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+_log = logging.getLogger("pyisolate.sandbox.aio")
+#: Enough for every sandbox that waits: a thread that waits costs its stack's few pages.
+_MOST = 1024
+#: A thread that had nothing to do for so long ends: a burst leaves none (seconds).
+IDLE_S = 5.0
+
+
+class HostThreads:
+    """The threads of one supervisor. None is started before it is needed, and none stays that is idle."""
+
+    def __init__(self, *, idle_s: float = IDLE_S, name: str = "pyisolate-async") -> None:
+        self._idle_s, self._name = idle_s, name
+        # not the supervisor's lock: its `start` holds that for a second, and this is an event loop
+        self._changed = threading.Condition()
+        self._calls: deque[tuple[concurrent.futures.Future[Any] | None, Callable[[], Any]]] = deque()
+        self._threads = self._idle = 0
+        self._closed = False
+
+    async def run(self, function: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
+        """Run a blocking call in the task's context. `undo` gets the result that comes after the task was cancelled."""
+        future: concurrent.futures.Future[_T] = concurrent.futures.Future()
+        self._submit(future, functools.partial(contextvars.copy_context().run, function))
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if undo is not None:
+                future.add_done_callback(lambda done: _undo(done, undo))
+            raise
+
+    def start(self, call: Callable[[], object]) -> None:
+        """Run a call that hands no result back. Raises RuntimeError when closed, or without a thread to run it."""
+        self._submit(None, call)
+
+    @property
+    def count(self) -> int:
+        """How many threads there are."""
+        return self._threads
+
+    def close(self) -> None:
+        """Start nothing more; what runs goes on."""
+        with self._changed:
+            self._closed = True
+            left = list(self._calls)
+            self._calls.clear()
+            self._changed.notify_all()
+        for future, _function in left:
+            if future is not None:
+                future.cancel()
+
+    def _submit(self, future: concurrent.futures.Future[Any] | None, function: Callable[[], Any]) -> None:
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("run a blocking call: the supervisor is closed")
+            self._calls.append((future, function))
+            if self._idle >= len(self._calls) or self._threads >= _MOST:
+                self._changed.notify()
+                return
+            self._threads += 1
+        try:
+            threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+        except RuntimeError:  # no more threads: those that run take it, if there are any
+            with self._changed:
+                self._threads -= 1
+                if not self._threads:
+                    self._calls.remove((future, function))
+                    raise
+
+    def _serve(self) -> None:
+        while (call := self._next()) is not None:
+            future, function = call
+            if future is None:
+                try:
+                    function()
+                except Exception:
+                    _log.exception("a call on a thread of the host failed")
+                continue
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+            del call, future, function
+
+    def _next(self) -> tuple[concurrent.futures.Future[Any] | None, Callable[[], Any]] | None:
+        with self._changed:
+            self._idle += 1
+            woken = self._changed.wait_for(lambda: bool(self._calls) or self._closed, self._idle_s)
+            self._idle -= 1
+            if woken and self._calls:
+                return self._calls.popleft()
+            self._threads -= 1
+            return None
+
+
+class HostLoop:
+    """An event loop on a thread of its own, started when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def get(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop. Raises RuntimeError when closed."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("event loop of the host's functions: the supervisor is closed")
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=self._run, args=(loop,), name="pyisolate-loop", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads
+                    loop.close()
+                    raise
+                self._loop, self._thread = loop, thread
+            return self._loop
+
+    def close(self) -> None:
+        """Cancel what runs and end the thread."""
+        with self._lock:
+            self._closed, loop, thread = True, self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(IDLE_S)
+
+    @staticmethod
+    def _run(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
+
+
+def _undo(done: concurrent.futures.Future[_T], undo: Callable[[_T], object]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        undo(done.result())

@@ -1,0 +1,320 @@
+"""Questions of one sandbox's refused operations, and who of the host answers them.
+
+A question comes from the kernel's side, on a thread that serves all sandboxes: it is queued there, no more. One at a
+time is put to the callback, on a thread of the supervisor's. Whatever goes wrong, the answer is no.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import functools
+import inspect
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import msgspec
+
+from ..capability import Capability
+from ..policy.suggest import suggestion
+from ..records import Actor, AskAnswer, Asked, KernelRecord
+
+if TYPE_CHECKING:
+    from ..records import SandboxContext
+
+_log = logging.getLogger("pyisolate.sandbox.ask")
+#: Questions of one sandbox that reach its callback: so many a second, after so many at once.
+_RATE, _BURST = 10.0, 20.0
+#: Questions that wait for their turn.
+_MAX_WAITING = 16
+#: Answers whose record has not come yet; a call that was given up has none.
+_MAX_ANSWERED = 256
+
+Scope = Literal["once", "sandbox", "rule"]
+
+
+@dataclass(frozen=True)
+class Allow:
+    """Let it through: this once, in this sandbox from now on, or (`rule`) that and as a rule of `answered_policy`."""
+
+    scope: Scope = "once"
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("once", "sandbox", "rule"):
+            raise ValueError(f"Allow: {self.scope!r}: must be 'once', 'sandbox' or 'rule'")
+
+
+@dataclass(frozen=True)
+class Deny:
+    """Refuse it; the event says why."""
+
+    reason: str = ""
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """An operation that no rule speaks of, and whose guest waits. `suggestion` is the smallest rule that grants it."""
+
+    sandbox: str
+    sandbox_id: str
+    policy: str
+    capability: Capability
+    target: str
+    suggestion: dict[str, Any] | None = None
+    actor: Actor | None = None
+    pid: int = 0
+    tid: int = 0
+
+
+#: What `spawn(on_ask=)` takes: a function or coroutine function. Anything but Allow is a refusal.
+OnAsk = Callable[[Question], "Allow | Deny | Awaitable[Allow | Deny]"]
+
+
+class Surroundings(Protocol):
+    """What asking needs of the session and its supervisor."""
+
+    @property
+    def context(self) -> SandboxContext:
+        """Whose questions they are."""
+        ...
+
+    def reply(self, number: int, *, allow: bool) -> None:
+        """Answer the call that waits, if it still does."""
+
+    def start_call(self, call: Callable[[], None]) -> None:
+        """Run `call` on a thread of the supervisor's own."""
+
+    def call_in(self, seconds: float, call: Callable[[], None]) -> None:
+        """Run `call` after a while."""
+
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the supervisor's own event loop."""
+        ...
+
+    def count_question(self, answer: AskAnswer) -> None:
+        """Count a question."""
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who answers, as one call of `spawn` gave it: with its context variables, and its event loop if it was in one."""
+
+    on_ask: OnAsk
+    timeout_s: float
+    context: contextvars.Context
+    loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def name(self) -> str:
+        """Who answers, as events say it."""
+        return str(getattr(self.on_ask, "asked_by", "callback"))
+
+
+def make_asker(on_ask: OnAsk | Asker, timeout: float, loop: asyncio.AbstractEventLoop | None = None) -> Asker:
+    """Check who is to answer. Raises TypeError, ValueError."""
+    if isinstance(on_ask, Asker):
+        return on_ask
+    if not callable(on_ask):
+        raise TypeError(f"on_ask: {on_ask!r}: must be callable")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 3000:
+        raise ValueError(f"ask_timeout: {timeout!r}: must be above 0 and at most 3000 seconds")
+    return Asker(on_ask, float(timeout), contextvars.copy_context(), loop)
+
+
+@dataclass(eq=False)
+class _Pending:
+    question: Question
+    numbers: list[int]
+    settled: bool = False
+    future: concurrent.futures.Future[Any] | None = None
+
+
+class _Answered(msgspec.Struct, frozen=True):
+    """What became of a question, for its record."""
+
+    answer: AskAnswer
+    by: str
+    reason: str
+
+
+@dataclass(eq=False)
+class _State:
+    pending: dict[tuple[Capability, str], _Pending] = field(default_factory=dict)
+    waiting: deque[_Pending] = field(default_factory=deque)
+    answered: OrderedDict[int, _Answered] = field(default_factory=OrderedDict)
+    #: what was allowed for good in this sandbox
+    allowed: dict[tuple[Capability, str], Scope] = field(default_factory=dict)
+    tokens: float = _BURST
+    last: float = 0.0
+    serving: bool = False
+    closed: bool = False
+
+
+class Questions:
+    """The questions of one sandbox. Thread-safe. Without an asker, each is refused at once."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self.asker: Asker | None = None
+        self._state = _State()
+        self._lock = threading.Lock()
+
+    def take(self, asked: Asked) -> None:
+        """Take a question. Never waits, and calls nothing of the host's here."""
+        key = (asked.capability, asked.target)
+        with self._lock:
+            answered = self._at_once(key)
+            if answered is None:
+                start = self._queue(asked, key)
+            else:
+                self._tell([asked.number], answered)
+        if answered is not None:
+            self._around.reply(asked.number, allow=answered.answer in ("sandbox", "rule"))
+        elif start:
+            self._around.start_call(self._serve)
+
+    def _at_once(self, key: tuple[Capability, str]) -> _Answered | None:
+        state = self._state
+        if self.asker is None or state.closed:
+            return _Answered("unanswered", "nobody", "nobody is there to answer")
+        if (scope := state.allowed.get(key)) is not None:
+            return _Answered("rule" if scope == "rule" else "sandbox", self.asker.name, "it was allowed before")
+        if key in state.pending:
+            return None
+        now = time.monotonic()
+        state.tokens = min(_BURST, state.tokens + (now - state.last) * _RATE)
+        state.last = now
+        if state.tokens < 1 or len(state.waiting) >= _MAX_WAITING:
+            return _Answered("full", "nobody", "more questions than anybody answers")
+        state.tokens -= 1
+        return None
+
+    def _queue(self, asked: Asked, key: tuple[Capability, str]) -> bool:
+        state = self._state
+        if (known := state.pending.get(key)) is not None:
+            known.numbers.append(asked.number)  # the same again, of another thread or after a signal: one question
+            return False
+        context = self._around.context
+        pending = state.pending[key] = _Pending(
+            Question(
+                sandbox=context.sandbox,
+                sandbox_id=context.sandbox_id,
+                policy=context.policy,
+                capability=asked.capability,
+                target=asked.target,
+                suggestion=suggestion(asked.capability, asked.target),
+                actor=context.actor,
+                pid=asked.pid,
+                tid=asked.tid,
+            ),
+            [asked.number],
+        )
+        state.waiting.append(pending)
+        assert self.asker is not None
+        late = functools.partial(
+            self._settle, pending, _Answered("timeout", self.asker.name, "nobody answered in time")
+        )
+        self._around.call_in(self.asker.timeout_s, late)
+        start, state.serving = not state.serving, True
+        return start
+
+    def _tell(self, numbers: list[int], answered: _Answered) -> None:
+        for number in numbers:
+            self._state.answered[number] = answered
+        while len(self._state.answered) > _MAX_ANSWERED:
+            self._state.answered.popitem(last=False)
+
+    def _settle(self, pending: _Pending, answered: _Answered) -> None:
+        key = (pending.question.capability, pending.question.target)
+        with self._lock:
+            if pending.settled:
+                return
+            pending.settled = True
+            self._state.pending.pop(key, None)
+            if answered.answer in ("sandbox", "rule"):
+                self._state.allowed[key] = answered.answer
+            self._tell(pending.numbers, answered)
+            future = pending.future
+        if future is not None:
+            future.cancel()
+        for number in pending.numbers:
+            self._around.reply(number, allow=answered.answer in ("once", "sandbox", "rule"))
+
+    # -- on a thread of the supervisor ----------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                if self._state.closed or not self._state.waiting:
+                    self._state.serving = False
+                    return
+                pending, asker = self._state.waiting.popleft(), self.asker
+            if pending.settled or asker is None:
+                continue
+            try:
+                answer = asker.context.copy().run(self._put, asker, pending)
+                answered = _answered(answer, asker.name)
+            except BaseException as error:
+                _log.warning("on_ask failed: %s: %s", type(error).__name__, error)
+                answered = _Answered("failed", asker.name, f"whoever answers failed ({type(error).__name__})")
+            self._settle(pending, answered)
+
+    def _put(self, asker: Asker, pending: _Pending) -> Any:
+        answer = asker.on_ask(pending.question)
+        if not inspect.isawaitable(answer):
+            return answer
+        future = asyncio.run_coroutine_threadsafe(_awaited(answer), asker.loop or self._around.event_loop())
+        with self._lock:
+            pending.future = future
+            unwanted = pending.settled or self._state.closed
+        if unwanted:
+            future.cancel()
+        return future.result()
+
+    # -- what became of them --------------------------------------------------------------------------------
+
+    def complete(self, record: KernelRecord) -> KernelRecord:
+        """Return a record of the listener's with who answered, and what; count the question."""
+        if record.answer is None:
+            return record
+        with self._lock:
+            answered = self._state.answered.pop(record.question, None)
+        if answered is None:
+            answered = _Answered(record.answer, "nobody", "")
+        self._around.count_question(answered.answer)
+        allowed = answered.answer in ("once", "sandbox", "rule")
+        reason = f"{answered.by} {'allowed' if allowed else 'refused'} it ({answered.answer})"
+        if answered.reason:
+            reason += f": {answered.reason}"
+        return msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
+
+    def allowed_rules(self) -> list[dict[str, Any]]:
+        """Return the rules that were answered with `Allow("rule")`, as pieces of a policy file."""
+        with self._lock:
+            found = [suggestion(*key) for key, scope in self._state.allowed.items() if scope == "rule"]
+        return [rule for rule in found if rule is not None]
+
+    def close(self) -> None:
+        """Refuse what waits. Never waits. Idempotent."""
+        with self._lock:
+            self._state.closed = True
+            pending = list(self._state.pending.values())
+        for one in pending:
+            self._settle(one, _Answered("unanswered", "nobody", "the sandbox ends"))
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
+
+
+def _answered(answer: object, by: str) -> _Answered:
+    if isinstance(answer, Allow):
+        return _Answered(answer.scope, by, "")
+    if isinstance(answer, Deny):
+        return _Answered("deny", by, str(answer.reason)[:500])
+    return _Answered("failed", by, f"the answer is neither Allow nor Deny but {type(answer).__name__}")

@@ -1,0 +1,228 @@
+"""The refusals of one sandbox: its records become events, its failures are tied to the refusal that raised them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..capability import Capability
+from ..decision import DenialCode, Verdict
+from ..records import BrokerRecord, KernelRecord, SandboxContext
+from ..telemetry.event import DenialEvent
+from ..telemetry.policy_error import policy_error
+
+if TYPE_CHECKING:
+    from ..cell.wire import Failed
+    from ..policy.compiled import CompiledPolicy
+    from ..telemetry.pipeline import SandboxTelemetry
+    from ..telemetry.recorder import Recorder
+    from .host import KernelRecords
+
+#: Events that one `Result` holds at most; the store has the rest.
+_MAX_PER_REQUEST = 1000
+#: Broker records whose event a failure may still name.
+_MAX_BY_SEQUENCE = 256
+#: What clients of HTTP raise where their proxy refuses: urllib, http.client, requests and urllib3, httpx.
+_HTTP_FAILURES = frozenset(
+    ("HTTPError", "URLError", "OSError", "ProxyError", "SSLError", "ConnectError", "HTTPStatusError", "MaxRetryError",
+     "ConnectionError", "ConnectionResetError", "RemoteDisconnected", "RemoteProtocolError", "SSLEOFError",
+     "IncompleteRead", "ReadError", "ClientHttpProxyError")
+)  # fmt: skip
+#: errno values by which a Linux security mechanism refuses: EPERM, EACCES (errno(3)).
+_REFUSALS = (1, 13)
+
+
+class Denials:
+    """Takes the records of one sandbox, and keeps the events of the request that runs. Thread-safe as telemetry is.
+
+    `pid` returns the process id that events bear.
+    """
+
+    def __init__(self, telemetry: SandboxTelemetry, kernel: KernelRecords, pid: Callable[[], int]) -> None:
+        self._telemetry, self._kernel, self._pid = telemetry, kernel, pid
+        self._of_request: dict[str, DenialEvent] = {}
+        self._by_sequence: dict[int, DenialEvent] = {}
+        #: refusals that the guest's broker has reported, repeats counted
+        self._reported: Counter[tuple[Capability, Verdict]] = Counter()
+        #: takes in what the egress proxy has refused, where the sandbox is led to it
+        self.proxy: Callable[[], None] | None = None
+
+    def watch(self, shadow: CompiledPolicy | None) -> None:
+        """Take records of a shadow policy as well."""
+        self._telemetry.watch(*((None,) if shadow is None else ((shadow.name, shadow.version), shadow.reasons)))
+
+    def set_context(self, context: SandboxContext) -> None:
+        """Name sandbox and policy anew for the events from now on."""
+        self._telemetry.context = context
+
+    # -- records in -----------------------------------------------------------------------------------------
+
+    def guest(self, record: BrokerRecord) -> DenialEvent | None:
+        """Take what the guest's broker reports. Raises InvalidRecord for what breaks the protocol."""
+        events = self._telemetry.guest(record)
+        if not record.shadow:
+            self._reported[record.capability, record.verdict] += record.count
+        self.attach(events)
+        if not events or not record.sequence:  # the host's own reports have no number
+            return events[-1] if events else None
+        if len(self._by_sequence) >= _MAX_BY_SEQUENCE:
+            self._by_sequence.pop(next(iter(self._by_sequence)))
+        self._by_sequence[record.sequence] = events[-1]
+        return events[-1]
+
+    def kernel(self, record: KernelRecord) -> list[DenialEvent]:
+        """Take what an enforcer refused; return the events that are complete now."""
+        events = self._telemetry.kernel(record)
+        self.attach(events)
+        return events
+
+    def limit(self, capability: Capability, target: str, reason: str) -> DenialEvent:
+        """Record that a limit was reached, as the host saw it."""
+        record = KernelRecord(
+            sandbox_id=self._telemetry.context.sandbox_id,
+            enforcer="supervisor",
+            hook="limit",
+            capability=capability,
+            target=target,
+            verdict=Verdict.DENY,
+            code=DenialCode.LIMIT_EXCEEDED,
+            reason=reason,
+            pid=self._pid(),
+            monotonic_ns=time.monotonic_ns(),
+        )
+        return self.kernel(record)[-1]
+
+    def host(self, capability: Capability, target: str, code: DenialCode, reason: str) -> DenialEvent:
+        """Record what the host itself refused the guest."""
+        record = BrokerRecord(
+            sequence=0,
+            capability=capability,
+            target=target,
+            verdict=Verdict.DENY,
+            code=code,
+            reason=reason,
+            pid=self._pid(),
+            monotonic_ns=time.monotonic_ns(),
+        )
+        event = self._telemetry.supervisor(record)
+        self.attach([event])
+        return event
+
+    def proxied(self, record: BrokerRecord) -> None:
+        """Record what the egress proxy refused the guest."""
+        self.attach([self._telemetry.supervisor(msgspec.structs.replace(record, pid=self._pid()))])
+
+    @property
+    def recorder(self) -> Recorder:
+        """Where this sandbox's events are recorded."""
+        return self._telemetry.recorder
+
+    def settle(self) -> None:
+        """Take in every record up to now: after it, the events are complete as far as the host can know."""
+        if self.proxy is not None:
+            self.proxy()
+        pid = self._pid()
+        quiet = self._kernel.quiet(pid)
+        if not quiet:
+            self._kernel.drain()
+        if self._telemetry.waiting:
+            self.attach(self._telemetry.settle())
+        if not quiet:
+            self._kernel.emit_uncounted(pid)
+
+    def drain_kernel(self) -> None:
+        """Take in the kernel's records up to now, while a request runs."""
+        if self.proxy is not None:
+            self.proxy()
+        pid = self._pid()
+        if not self._kernel.quiet(pid):
+            self._kernel.drain()
+            self._kernel.emit_uncounted(pid)
+
+    def flush_unreported(self) -> None:
+        """Record what the guest of a dead cell had been refused and had not reported."""
+        for what, count in self._kernel.take_refusals():
+            left = count - self._reported[what.capability, what.verdict]
+            if left > 0:
+                self.attach([self._telemetry.unreported(what.capability, what.verdict, left, self._pid())])
+
+    def attach(self, events: list[DenialEvent]) -> None:
+        """Keep events for the running request; a completed one replaces what was known before."""
+        if len(self._of_request) < _MAX_PER_REQUEST:
+            self._of_request.update([(event.event_id, event) for event in events])
+
+    # -- events out -----------------------------------------------------------------------------------------
+
+    def begin_request(self) -> None:
+        """Forget the events of the request before."""
+        self._of_request = {}
+
+    def of_request(self) -> tuple[DenialEvent, ...]:
+        """Return the events of the request that runs, or ran last."""
+        return tuple(self._of_request.values())
+
+    def of_failure(self, failure: Failed) -> DenialEvent | None:
+        """Return the refusal that raised an exception, or None: a refusal that the guest caught is not it.
+
+        The guest names the record where its hooks know it. Else the exception came out of a call of native code, and
+        the last refusal of this request with its errno is the one. Its id is the one in the sandbox's store.
+        """
+        event = self._refusal_of(failure)
+        return None if event is None else self.recorder.named(event)
+
+    def _refusal_of(self, failure: Failed) -> DenialEvent | None:
+        event = None if failure.sequence is None else self._by_sequence.get(failure.sequence)
+        if event is not None:
+            return event
+        if failure.raised_by_guest and failure.sequence is None:
+            return None
+        newest = next(reversed(self._of_request.values()), None)
+        if newest is not None and newest.capability is Capability.NET_HTTP and not newest.would_deny:
+            # a plain OSError with an errno is a system call's, and not a client's for what its proxy said
+            of_call = failure.type_name == "OSError" and failure.errno is not None
+            return newest if failure.type_name in _HTTP_FAILURES and not of_call else None
+        for event in reversed(self._of_request.values()):
+            if failure.type_name in ("PolicyError", "RefusedImport") and event.broker_decision is Verdict.DENY:
+                return event
+            if event.kernel_decision is Verdict.DENY and failure.errno in _REFUSALS:
+                # Only the newest refusal: after an older one, the guest went on and met something else.
+                return event if event.kernel_errno == failure.errno else None
+        return None
+
+    def hint_of(self, failure: Failed) -> str | None:
+        """Return, for an error of the system or of an import, what the request was refused before and caught."""
+        if failure.errno is None and failure.type_name not in ("ImportError", "ModuleNotFoundError"):
+            return None
+        refused = [event for event in self._of_request.values() if not event.would_deny]
+        if not refused:
+            return None
+        first = policy_error(refused[0])
+        more = f" and {len(refused) - 1} more (`denials`)" if len(refused) > 1 else ""
+        advice = f"; {first.hint}" if first.hint else ""
+        return f"it was refused {first.operation} on {first.subject}{more} before{advice}"
+
+    @property
+    def total(self) -> int:
+        """Refusals so far, repeats counted."""
+        return self._telemetry.store.total
+
+    @property
+    def lost(self) -> int:
+        """Events that the store could not keep."""
+        return self._telemetry.store.lost
+
+    def stored(self) -> list[DenialEvent]:
+        """Return the stored events, oldest first."""
+        return self._telemetry.store.events()
+
+    def follow(self, timeout: float | None) -> Iterator[DenialEvent]:
+        """Iterate over events as they come; ends when the sandbox does, or after `timeout` quiet seconds."""
+        return self._telemetry.store.follow(timeout=timeout)
+
+    def close(self) -> None:
+        """Record what still waits, and end followers. Stored events stay readable."""
+        self._telemetry.close()

@@ -1,0 +1,55 @@
+"""What a user can do about a failure that the policy explains: hints of the errors that a sandbox raises."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from ..policy.suggest import is_task
+from ..policy.workspace import HOME, is_place, same_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..cell.wire import Failed
+    from ..policy.compiled import CompiledPolicy
+    from ..telemetry.event import DenialEvent
+
+_TASK_HINT = (
+    "what /proc tells of processes is in no sandbox: os.getpid(), threading and resource.getrusage() tell the guest of "
+    "itself"
+)
+_PLACE_HINT = (
+    f"the one place of a guest's own is {HOME}, where its policy has a workspace (`workspace: 64MiB`); with "
+    "`workspace: null` a rule may speak of a directory of the host's there"
+)
+
+
+def hint_of_refusal(policy: CompiledPolicy, event: DenialEvent) -> str | None:
+    """Return a hint about a refused file operation, where more is known than the event says; else None."""
+    if event.capability.family != "fs":
+        return None
+    if is_task(event.target):
+        return _TASK_HINT
+    if event.suggestion is None and is_place(event.target):
+        return _PLACE_HINT
+    return next((_left_out(path) for path in _missing(policy) if same_line(path, event.target)), None)
+
+
+def hint_of_failure(policy: CompiledPolicy, failure: Failed) -> str | None:
+    """Return a hint where the guest found no file at a granted path, which its error names; else None."""
+    if failure.errno != errno.ENOENT:
+        return None
+    return next((_left_out(path) for path in _missing(policy) if path in failure.message), None)
+
+
+def _missing(policy: CompiledPolicy) -> Iterator[str]:
+    """Yield paths that are granted and do not exist: no sandbox can have them."""
+    for rule in policy.fs:
+        if rule.allow and rule.origin == "fs" and not os.path.lexists(rule.path):
+            yield rule.path
+
+
+def _left_out(path: str) -> str:
+    return f"the policy grants {path}, which does not exist, so it was left out: make it before the sandbox starts"

@@ -1,0 +1,68 @@
+"""A thread of the host that does the host's work for sandbox threads, which are confined and must not do it themselves.
+
+What a sandbox thread starts or opens is under its own Landlock and seccomp: an audit log could not be rotated, the
+thread of a sink would be confined for ever, and a question to the kernel's tables would be a refused system call of
+the guest.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+_T = TypeVar("_T")
+#: A host whose sinks hang that long must not hang the guest as well (seconds).
+PATIENCE_S = 10.0
+
+
+class _Job(Generic[_T]):
+    __slots__ = ("done", "error", "result", "work")
+
+    def __init__(self, work: Callable[[], _T]) -> None:
+        # of C: an exception raised in a guest that waits cannot leave a lock of it held
+        self.work, self.done = work, queue.SimpleQueue[None]()
+        self.result: _T | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = self.work()
+        except BaseException as error:
+            self.error = error
+        self.done.put(None)
+
+
+class HostSide:
+    """Runs jobs one after the other. Start it from a thread that is not confined."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="pyisolate-hostside", daemon=True)
+        self._thread.start()
+
+    def do(self, work: Callable[[], _T]) -> _T:
+        """Run `work` there and return its result, or raise what it raised. Raises TimeoutError when it hangs."""
+        job = _Job(work)
+        self._jobs.put(job)
+        try:
+            job.done.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            raise TimeoutError(f"sandbox thread: the host's executor did not answer within {PATIENCE_S} s") from None
+        if job.error is not None:
+            raise job.error
+        return job.result  # type: ignore[return-value]
+
+    def tell(self, work: Callable[[], object]) -> None:
+        """Run `work` there, and return at once."""
+        self._jobs.put(_Job(work))
+
+    def close(self) -> None:
+        """End the thread after what is queued."""
+        self._jobs.put(None)
+        self._thread.join(PATIENCE_S)
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.run()

@@ -1,0 +1,494 @@
+"""Process isolation: a guest in a cell of its own, which is the boundary."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from subprocess import CompletedProcess
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..cell import values, wire
+from ..cell.channel import Backlog, Channel
+from ..errors import LimitExceeded, MessagesExceeded, SandboxDied, SandboxError
+from ..limits.monitor import SandboxLimits
+from ..telemetry.guest_records import InvalidRecord
+from .base import SandboxBase
+from .command import run_command
+from .files import SandboxFiles
+from .request import Work, check_seconds, check_text, encode
+from .result import OutputCallback, Result
+from .session import INTERRUPT_GRACE_S, Session
+from .stdin import StdinSource, check_stdin, feeding
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from ..cell.described import Description
+    from ..cell.reactor import Reactor
+    from ..kernel.binding import KernelBinding
+    from ..kernel.prepared import Prepared
+    from ..kernel.trace import Tracer
+    from ..limits.cgroup import CgroupLease
+    from ..limits.usage import Filling, Usage
+    from ..limits.watchdog import Watchdog
+    from ..policy import Policy
+    from ..records import SandboxContext
+    from ..telemetry.event import DenialEvent
+    from ..telemetry.pipeline import SandboxTelemetry
+    from .host import Host
+
+_log = logging.getLogger("pyisolate.sandbox.process")
+_LAST_WORDS_BYTES = 4096
+#: Grace for a killed cell to be reaped before the host stops waiting (seconds).
+_REAP_TIMEOUT_S = 5.0
+
+
+def _why_died(number: int | None, code: int | None) -> str:
+    """Say what may have ended a cell, where nothing but a signal or an exit status is known."""
+    if code is None:
+        return "native code crashed, or the guest ended its own process" if number else "spawn another one"
+    if code == wire.BROKEN_STATUS:
+        return "the guest closed or broke what its sandbox talks to the host by (os.closerange closes it too)"
+    return "the guest ended its own process (os._exit), or put a program in its place (os.exec*: use subprocess)"
+
+
+class CellSession(Session):
+    """A guest in a cell: the host's end of it. Owns its channel's frames, its control group and its limits."""
+
+    isolation = "process"
+
+    def __init__(
+        self,
+        host: Host,
+        policy: Policy,
+        prepared: Prepared,
+        context: SandboxContext,
+        telemetry: SandboxTelemetry,
+        kernel: KernelBinding,
+        *,
+        channel: Channel,
+        reactor: Reactor,
+        watchdog: Watchdog,
+        lease: CgroupLease | None,
+        standby: bool = False,
+    ) -> None:
+        super().__init__(host, policy, prepared, context, telemetry, kernel)
+        self.channel, self._reactor = channel, reactor
+        self.control = SandboxLimits(self, watchdog, lease)
+        #: its cell is confined, and no `spawn` has taken it yet
+        self.standby = standby
+        self._last_words = bytearray()
+        #: what its guest may write, where its policy has one
+        self.workspace: Workspace | None = None
+
+    def adopt_identity(self, context: SandboxContext, policy: Policy) -> None:
+        """A standby cell is spawned: from now on it is the sandbox that `context` names."""
+        self.context = context
+        self.denials.set_context(context)
+        self.policy, self.started = policy, time.monotonic()
+        self.state, self.standby = "idle", False
+
+    @property
+    def pid(self) -> int:
+        """Process id of the guest."""
+        return self.channel.pid
+
+    @property
+    def init_pid(self) -> int:
+        """Process id of the cell's init, the guest's parent, as the host sees it. All of the cell is below it."""
+        return self.channel.init
+
+    def usage(self) -> Usage | None:
+        """Return what the cell's processes use now, None when they are gone."""
+        return self.control.usage()
+
+    def diagnose(self, failure: wire.Failed) -> LimitExceeded | None:
+        """Return the limit that an uncaught OSError or MemoryError of the guest stands for, or None."""
+        return self.control.diagnose(failure)
+
+    # -- requests -------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        work: Work,
+        timeout: float | None,
+        on_stdout: OutputCallback | None = None,
+        on_stderr: OutputCallback | None = None,
+    ) -> Result:
+        """Send a request and read the cell until its answer."""
+        self.check_caller()
+        frame = encode(work)
+        with feeding(work.stdin) as descriptors, self._reactor.borrow(self.channel):
+            self.check_open()
+            if self.running:  # a callback for output asks, in the middle of a request
+                raise SandboxError(f"run in {self.name!r}: a request is running", hint="one request at a time")
+            self.control.set_frozen(False)
+            try:
+                with self.request(on_stdout, on_stderr):
+                    return self._run(frame, descriptors, timeout)
+            finally:  # outside of requests the guest stands still, where `limits.between_requests` says so
+                self.control.set_frozen(True)
+
+    def _run(self, frame: wire.Request, descriptors: list[int], timeout: float | None) -> Result:
+        """Send a request, read the cell until its answer, and return what it means, or raise."""
+        budget = self.budget(timeout)
+        began = time.monotonic()
+        deadline = None if budget is None else began + budget
+        try:
+            self._send(frame, descriptors)
+            answer = self.channel.wait_answer(deadline)
+            late = answer is None and self.channel.ended is None
+            if late and budget == timeout:
+                answer = self._interrupted_answer(began)
+        except BaseException as error:  # Ctrl-C, or a callback for output that raised: no caller reads the answer
+            if self.running:
+                self._abandon_request(error, began)
+            raise
+        finally:
+            self.control.request_ended(deadline, took_s=time.monotonic() - began)
+        if late and answer is not None and self.ending is None:
+            raise self._interrupted(answer, budget)
+        return self._conclude(answer, budget, timeout)
+
+    def _interrupted_answer(self, began: float) -> wire.GuestFrame | None:
+        """Raise KeyboardInterrupt in the guest, and give it a moment to end its request; `limits.wall` still holds."""
+        until, wall = time.monotonic() + INTERRUPT_GRACE_S, self.limits.wall_s
+        self.interrupt()
+        return self.channel.wait_answer(until if wall is None else min(until, began + wall))
+
+    def _interrupted(self, answer: wire.GuestFrame, timeout: float | None) -> SandboxError:
+        """Return the error of a request that was out of time and ended when it was interrupted."""
+        self.denials.settle()
+        self.state = "idle"
+        hint = "the sandbox and its state live on; pass a larger timeout=, or make the guest do less"
+        error = self.time_limit(timeout, timeout, "it was interrupted", hint)
+        self.give_output(error)
+        if isinstance(answer, wire.Failed):
+            error.add_note(answer.traceback)
+        return error
+
+    def _abandon_request(self, error: BaseException, began: float) -> None:
+        """End a request whose answer no caller reads. Ctrl-C interrupts the guest first."""
+        ended = False
+        try:
+            if isinstance(error, KeyboardInterrupt) and not self.channel.torn:
+                ended = self._interrupted_answer(began) is not None
+        finally:  # a second Ctrl-C does not wait
+            if ended and self.ending is None:
+                self.state = "idle"
+                self.take_written()
+            else:
+                self.end(f"its request was abandoned: {type(error).__name__}")
+
+    def _send(self, frame: wire.Request, descriptors: list[int]) -> None:
+        conversation = self.channel.conversation
+        frame.id = conversation.start_request()
+        frame.line_buffered = self.streaming
+        try:
+            self.channel.send(frame, descriptors)
+        except (Backlog, wire.WireError) as error:
+            conversation.cancel_request()
+            self.state = "idle"
+            raise SandboxError(f"run in {self.name!r}: {error}") from None
+
+    def _conclude(self, answer: wire.GuestFrame | None, budget: float | None, timeout: float | None) -> Result:
+        self.denials.settle()
+        if answer is not None and self.ending is not None:
+            raise self._wait_ended()  # a limit, or the host, ended it while its answer was on the way
+        if isinstance(answer, wire.Done):
+            self.state = "idle"
+            return self._result(answer)
+        if isinstance(answer, wire.Failed):
+            self.state = "idle"
+            raise self.failure(answer)
+        if self.channel.ended is None:
+            hint = "raise limits.wall or pass a larger timeout=, or make the guest do less"
+            self.end_with(self.time_limit(budget, timeout, "it was killed", hint))
+        raise self._wait_ended()
+
+    def _result(self, answer: wire.Done) -> Result:
+        value = self.decode(answer.encoded, "run in")
+        return Result(
+            **self.take_written(),
+            value=value,
+            duration=answer.duration_s,
+            denials=self.denials.of_request(),
+            value_is_repr=answer.is_repr,
+            exit_code=answer.exit_code,
+        )
+
+    def post(self, obj: Any) -> None:
+        """Send plain data to the guest's `recv`."""
+        try:
+            encoded, _ = values.encode(obj)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"post to {self.name!r}: {type(obj).__name__}: {error}") from None
+        self.check_open()
+        try:  # without the channel: a request may hold it, whose guest waits for this very message
+            self.channel.send(wire.HostMessage(encoded=encoded))
+        except (Backlog, wire.WireError) as error:
+            raise MessagesExceeded(
+                f"post to {self.name!r}: {error}", limit="messages", hint="the guest must call recv()"
+            ) from None
+
+    def define(self, descriptions: tuple[Description, ...]) -> None:
+        """Let the guest see functions of the host."""
+        self.check_open()
+        frame = wire.Functions(functions=descriptions)
+        try:
+            if self.requests:
+                self.channel.send(frame)
+            else:
+                self.channel.send_with_next(frame)  # the guest has nothing that could call before
+        except (Backlog, wire.WireError) as error:
+            raise SandboxError(f"functions of {self.name!r}: {error}", hint="the guest must read its channel") from None
+
+    def answer_call(self, answer: wire.HostAnswer) -> None:
+        """Send the guest what came of its call of a function of the host."""
+        if self.channel.ended is not None:
+            return
+        try:
+            self.channel.send(answer)
+        except (Backlog, wire.WireError) as error:
+            self.end(f"answers of host functions: {error}")
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the guest, by SIGINT."""
+        self.channel.signal(signal.SIGINT)
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Kill the cell and all that it started."""
+        self.channel.signal(signal.SIGKILL)
+        self.control.kill()
+
+    def release_lease(self) -> None:
+        """Its cell is reaped: the control group is about to be another sandbox's, and not this one's to kill."""
+        with self.state_lock:
+            self.control.lease = None
+
+    def close(self) -> None:
+        """Stop the guest for good, and let its workspace go."""
+        super().close()
+        if self.workspace is not None:
+            self.workspace.close()
+
+    def abandon(self) -> None:
+        """In a forked child of the host: forget the control group, which is the parent's."""
+        super().abandon()
+        if self.workspace is not None:
+            self.workspace.abandon()
+        self.control.lease = None
+
+    def check_open(self) -> None:
+        """Raise why nothing runs here any more, if so."""
+        if self.channel.ended is not None and not self.closed:
+            self._wait_ended()
+        super().check_open()
+
+    def ended_error(self) -> SandboxError:
+        """Return what was given as the reason, or how the cell died by itself."""
+        if self.ending is None and self.state == "ended":
+            return self._wait_ended()
+        return super().ended_error()
+
+    def _wait_ended(self) -> SandboxError:
+        """Return why the cell is gone, once it is reaped and its exit status known."""
+        self.channel.exited.wait(_REAP_TIMEOUT_S)
+        self._flush_unreported()
+        self.state = "ended"
+        error = self.ending or self.control.what_killed(self.channel.exit_status) or self.death()
+        self.give_output(error)
+        self.ending = error
+        return error
+
+    def _flush_unreported(self) -> None:
+        """Record what the guest of a reaped cell had been refused and not reported; who else reads does it later."""
+        if self.channel.read_rest() and self.channel.exited.is_set():
+            self.denials.flush_unreported()
+
+    def death(self) -> SandboxDied:
+        """Return the error that says how the cell died by itself."""
+        status = self.channel.exit_status
+        last_words = self._last_words.decode("utf-8", "backslashreplace")[-_LAST_WORDS_BYTES:]
+        number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
+        code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
+        why = self.channel.ended or (
+            f"signal {signal.Signals(number).name}" if number else f"exit status {code}" if status is not None else ""
+        )
+        hint = None if self.channel.ended else _why_died(number, code)
+        return SandboxDied(
+            f"sandbox {self.name!r} died: {why or 'the zygote died, and its cells with it'}",
+            exit_status=code,
+            signal=number,
+            last_words=last_words,
+            hint=hint,
+        )
+
+    # -- ChannelOwner ---------------------------------------------------------------------------------------
+
+    def on_denial(self, frame: wire.Denial) -> None:
+        """Record what the guest's broker refused."""
+        try:
+            # A guest knows its own pid namespace only; children of the first process differ by tid.
+            self.denials.guest(msgspec.structs.replace(frame.record, pid=self.pid))
+        except InvalidRecord as error:
+            raise wire.WireError(str(error)) from None
+
+    def on_message(self, frame: wire.GuestMessage) -> None:
+        """Queue an object that the guest posted."""
+        self.take_message(frame.encoded)
+
+    def on_shown(self, frame: wire.Shown) -> None:
+        """Keep what the guest displays."""
+        self.take_shown(frame)
+
+    def on_host_call(self, frame: wire.HostCall | wire.GaveUp) -> None:
+        """Have a function of the host run for the guest, or stop it."""
+        if isinstance(frame, wire.HostCall):
+            self.calls.take(frame)
+        else:
+            self.calls.give_up(frame.id)
+
+    def on_output(self, stream: str, data: bytes) -> None:
+        """Collect output, and the last of stderr for `SandboxDied`."""
+        if stream == "stderr" and self.ending is None:
+            self._last_words += data
+            del self._last_words[:-_LAST_WORDS_BYTES]
+        self.take_output(stream, data)
+
+    def on_ended(self, reason: str) -> None:
+        """Wake receivers: no message will come."""
+        if self.state != "closed":
+            self.state = "ended"
+        self.calls.close()
+        self.questions.close()
+        self.mailbox.wake()
+
+    # -- Limited (what `SandboxLimits` needs) ---------------------------------------------------------------
+
+    @property
+    def allow_fork(self) -> bool:
+        """True where the policy lets the guest start processes."""
+        return self.compiled.allow_fork
+
+    @property
+    def running(self) -> bool:
+        """True while a request runs."""
+        return self.state == "running"
+
+    def filling(self) -> Filling | None:
+        """How full its workspace is, None where it has none."""
+        return None if self.workspace is None else self.workspace.filling()
+
+    def record_limit(self, capability: Any, target: str, reason: str) -> DenialEvent:
+        """Record that a limit was reached, as the host saw it."""
+        return self.denials.limit(capability, target, reason)
+
+    def recorded_limit(self, capability: Any) -> DenialEvent | None:
+        """Return the newest event of a limit that this request met and the kernel's side recorded."""
+        found = [one for one in self.denials.of_request() if one.capability is capability and one.kernel_errno]
+        return found[-1] if found else None
+
+    def record_reported_limit(self, record: Any) -> DenialEvent | None:
+        """Record that a limit was reached, as the guest reports it."""
+        return self.denials.guest(record)
+
+
+class Sandbox(SandboxBase[CellSession]):
+    """One guest with its policy, in a cell of its own. Made by `spawn`; a context manager that kills on exit.
+
+    Methods may be called from any thread; requests of one sandbox run one after the other.
+    """
+
+    @property
+    def init_pid(self) -> int:
+        """Process id of the cell's init, the guest's parent, as the host sees it. All of the cell is below it."""
+        return self._session.init_pid
+
+    @property
+    def files(self) -> SandboxFiles:
+        """The sandbox's own files: `write`, `read`, `list`, `put`, `get`, `remove`. See docs/workspace.md."""
+        return SandboxFiles(self._session.workspace, self.name)
+
+    def run_script(
+        self,
+        source: str,
+        *,
+        filename: str,
+        argv: tuple[str, ...] = (),
+        program: str | None = None,
+        stdin: StdinSource | None = None,
+        timeout: float | None = None,
+        on_stdout: OutputCallback | None = None,
+        on_stderr: OutputCallback | None = None,
+    ) -> Result:
+        """Run a whole script as `__main__` with `sys.argv`; `Result.exit_code` is what it gave to `sys.exit`.
+
+        `argv` follows `program`, by default the file's name, there. `stdin`: see `exec`. Raises what `exec` raises.
+        """
+        check_seconds("run_script: timeout", timeout)
+        arguments = tuple(check_text("run_script: argv", one) for one in (program or filename, *argv))
+        work = Work(
+            "script",
+            source=check_text("run_script: source", source),
+            filename=filename,
+            argv=arguments,
+            stdin=check_stdin("run_script: stdin", stdin),
+        )
+        return self._session.submit(work, timeout, on_stdout, on_stderr)
+
+    def run(
+        self,
+        arguments: Sequence[str | os.PathLike[str]],
+        *,
+        input: StdinSource | None = None,
+        text: bool = False,
+        timeout: float | None = None,
+        check: bool = False,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        on_stdout: OutputCallback | None = None,
+        on_stderr: OutputCallback | None = None,
+    ) -> CompletedProcess[Any]:
+        """Run a program that the policy grants (`allow_exec`) as guest, and return what `subprocess.run` does.
+
+        Output counts towards `limits.output`. `timeout` (seconds) kills it and keeps the sandbox where it can. Raises
+        PolicyError where it is refused, FileNotFoundError, CalledProcessError with `check`, and what `exec` raises.
+        """
+        return run_command(
+            self._session,
+            arguments,
+            input=input,
+            text=text,
+            timeout=timeout,
+            check=check,
+            cwd=cwd,
+            env=env,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+        )
+
+    async def arun(self, arguments: Sequence[str | os.PathLike[str]], **options: Any) -> CompletedProcess[Any]:
+        """Like `run`, without blocking the event loop. A cancelled task kills the sandbox."""
+        return await self._in_thread(functools.partial(self.run, arguments, **options))
+
+    def trace(self) -> Tracer:
+        """Count this sandbox's system calls and their latencies while the returned tracer is open; see `report`.
+
+        A context manager, by bcc (Debian's python3-bpfcc). Raises TraceUnavailable where bcc, headers or the
+        privilege are missing. First kernel: 4.17 (BPF_RAW_TRACEPOINT_OPEN). Source: bcc's raw tracepoints.
+        """
+        from ..kernel.trace import Tracer  # loads bcc, which few sandboxes need
+
+        lease = self._session.control.lease
+        return Tracer([self.pid], cgroup=lease.v2_path if lease is not None else None)
+
+
+__all__ = ["CellSession", "Sandbox"]

@@ -1,0 +1,154 @@
+"""A request: what is to run, the same for both isolations, and its form on the wire for a cell."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cloudpickle
+import msgspec
+
+from ..cell import wire
+from ..native.forked import call_in_child
+from .stdin import Stdin
+
+Kind = Literal["exec", "script", "eval", "call", "command"]
+
+_PLAIN = frozenset({type(None), bool, float, bytes})
+_registry_lock = threading.Lock()
+
+
+@call_in_child
+def _after_fork_in_child() -> None:
+    global _registry_lock
+    _registry_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class PickledCall:
+    """A function with its arguments, pickled by `pickle_by_value` in another process: sent on to a guest unread."""
+
+    payload: bytes
+
+    def __call__(self) -> Any:
+        """Raise TypeError: only a guest may unpickle it."""
+        raise TypeError("call: a PickledCall is for a sandbox's `call`, without arguments")
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What one request runs: source text (exec, script, eval), a callable (call), or a program (command)."""
+
+    kind: Kind
+    source: str = ""
+    filename: str = ""
+    #: `sys.argv` from this request on; empty: as it is
+    argv: tuple[str, ...] = ()
+    stdin: Stdin | None = None
+    #: of a call: "module.function", a name that the guest defined, or a callable of the host's
+    function: str | Callable[..., Any] = ""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+
+
+def encode(work: Work) -> wire.Request:
+    """Return the frame that asks a cell for it, without its number.
+
+    Arguments and callables travel by cloudpickle, host to guest only, where they are not plain; what cannot be pickled
+    raises here, before the cell knows of a request.
+    """
+    if work.kind == "command":
+        payload = bytes(cloudpickle.dumps(work.args))
+        return wire.Request(kind="command", payload=payload, stdin=work.stdin is not None)
+    if work.kind != "call":
+        return wire.Request(
+            kind=work.kind,
+            source=work.source,
+            filename=work.filename,
+            argv=work.argv,
+            stdin=work.stdin is not None,
+        )
+    args, kwargs = work.args, work.kwargs
+    if isinstance(work.function, str):
+        if all(map(_is_plain, args)) and (not kwargs or all(map(_is_plain, (*kwargs, *kwargs.values())))):
+            return wire.Request(kind="call", source=work.function, args=args, kwargs=kwargs)
+        payload = bytes(cloudpickle.dumps((args, kwargs)))
+        return wire.Request(kind="call", source=work.function, payload=payload)
+    if isinstance(work.function, PickledCall):
+        payload = work.function.payload
+    else:
+        payload = pickle_by_value(work.function, args, kwargs)
+    return wire.Request(kind="function", payload=payload)
+
+
+def _is_plain(value: object) -> bool:
+    """Say whether an argument is the same in msgpack, and quickly found to be: numbers, ASCII texts, bytes."""
+    kind = type(value)
+    if kind is str:
+        return value.isascii()  # type: ignore[attr-defined, no-any-return]
+    return kind in _PLAIN if kind is not int else -(1 << 63) <= value < 1 << 64  # type: ignore[operator]
+
+
+def check_text(what: str, text: object) -> str:
+    """Return `text` where it is text that can be sent. Raises TypeError, ValueError (lone surrogates)."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what}: must be str, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what}: holds a lone surrogate at {error.start}, which is no character. "
+            "Hint: text.encode('utf-8', 'replace').decode()"
+        ) from None
+    return text
+
+
+def check_argv(what: str, argv: object) -> tuple[str, ...]:
+    """Return `sys.argv` as it can be sent; nothing for None. Raises TypeError, ValueError (empty)."""
+    if argv is None:
+        return ()
+    if isinstance(argv, str | bytes) or not isinstance(argv, Iterable):
+        raise TypeError(f"{what}: must be a list of str, not {type(argv).__name__}")
+    if not (checked := tuple(check_text(what, os.fspath(one)) for one in argv)):
+        raise ValueError(f"{what}: is empty: the first one names the program")
+    return checked
+
+
+def check_seconds(what: str, seconds: object) -> None:
+    """Raise TypeError for what is no number of seconds, or None; ValueError for one below 0, or NaN."""
+    if seconds is None:
+        return
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"{what}: must be seconds, as int or float, not {type(seconds).__name__}")
+    if not seconds >= 0:
+        raise ValueError(f"{what} {seconds!r}: must be 0 or more seconds, or None for no bound")
+
+
+def pickle_by_value(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Pickle host functions with their code: the guest cannot read the modules they are defined in."""
+    modules = {sys.modules.get(getattr(one, "__module__", None) or "") for one in _callables(function, args)}
+    ours = [one for one in modules if one and one.__name__.partition(".")[0] not in sys.stdlib_module_names]
+    # the registry is the whole process's, and counts nothing: another thread's end would be ours
+    with _registry_lock:
+        theirs = cloudpickle.list_registry_pickle_by_value()
+        ours = [module for module in ours if module.__name__ not in theirs]
+        for module in ours:
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            return bytes(cloudpickle.dumps((function, args, kwargs)))
+        finally:
+            for module in ours:
+                cloudpickle.unregister_pickle_by_value(module)
+
+
+def _callables(function: Callable[..., Any], args: tuple[Any, ...]) -> Iterator[Callable[..., Any]]:
+    """Yield what is called: the function, those that partials hold, and those among the arguments."""
+    if isinstance(function, functools.partial):
+        yield from _callables(function.func, function.args)
+    else:
+        yield function
+    yield from (one for one in args if callable(one))

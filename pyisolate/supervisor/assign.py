@@ -1,0 +1,273 @@
+"""Hand-out: a warm cell becomes a sandbox. The cell confines itself for the policy, says so, and is bound to it.
+
+No guest code runs before all of it has succeeded. A standby cell (see `standby`) went through the same before `spawn`
+asked for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..cell import wire
+from ..cell.channel import Backlog
+from ..choices import Enforcement
+from ..errors import EnforcementError, SandboxDied, SandboxError
+from ..limits import rlimit
+from ..limits.rlimit import COMMON_RLIMITS
+from ..policy import workspace
+from ..records import SandboxContext
+from ..sandbox.process import CellSession, Sandbox
+from ..sandbox.workspace import Workspace
+from .options import GUEST_ENVIRONMENT
+
+if TYPE_CHECKING:
+    from ..cell.channel import Channel
+    from ..cell.pool import Pool
+    from ..cell.reactor import Reactor
+    from ..kernel.binding import KernelBinding
+    from ..kernel.plan import KernelPlan
+    from ..kernel.prepared import Prepared
+    from ..limits.watchdog import Watchdog
+    from ..policy import Policy
+    from ..policy.compiled import Limits
+    from ..sandbox.host import Host
+    from ..telemetry.metrics import SpawnSource
+    from ..telemetry.pipeline import SandboxTelemetry
+    from .registry import Registry
+
+#: A cell answers `Init` within microseconds; one that has not by then is broken (seconds).
+HANDOUT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class CellOrder:
+    """What a sandbox in a cell is to be: its policy, the kernel's tables of it, how strict, environment and cwd."""
+
+    policy: Policy
+    prepared: Prepared
+    enforcement: Enforcement
+    env: dict[str, str]
+    #: None: the workspace, or "/" without one
+    cwd: str | None
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """Equal for orders that the same standby cell can serve."""
+        return id(self.prepared), self.enforcement
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The guest's environment: the same for all, what leads to its workspace, and what was asked for."""
+        own = workspace.ENVIRONMENT if self.prepared.compiled.workspace_bytes is not None else {}
+        return {**GUEST_ENVIRONMENT, **own, **self.env}
+
+    @property
+    def directory(self) -> str:
+        """Where the guest starts."""
+        if self.cwd is not None:
+            return self.cwd
+        return workspace.HOME if self.prepared.compiled.workspace_bytes is not None else "/"
+
+
+@dataclass(frozen=True)
+class Records:
+    """Makes the two ends of one sandbox's records: its telemetry, and its place at the enforcers. Counts spawns."""
+
+    telemetry: Callable[[SandboxContext, KernelBinding], SandboxTelemetry]
+    kernel: Callable[[str], KernelBinding]
+    count_spawn: Callable[[SpawnSource], None]
+
+
+class Assigner:
+    """Hands out the warm cells of one supervisor."""
+
+    def __init__(
+        self,
+        host: Host,
+        plan: KernelPlan,
+        reactor: Reactor,
+        registry: Registry,
+        watchdog: Watchdog,
+        records: Records,
+        cgroup_reason: str,
+    ) -> None:
+        self._host, self._plan, self._reactor, self._registry = host, plan, reactor, registry
+        self._watchdog, self._records, self._cgroup_reason = watchdog, records, cgroup_reason
+
+    def spawn(self, pool: Pool, context: SandboxContext, order: CellOrder, *, native: bool) -> Sandbox:
+        """Hand out a warm cell; forks one where none is ready."""
+        forks = order.prepared.forks
+        ready = pool.take_ready(forks=forks)
+        channel = ready or pool.take(forks=forks)
+        try:
+            session = self._session(channel, context, order)
+            handle = self._registry.add_cell(session)
+            self._hand_out(session, order, native=native)
+            self._records.count_spawn("forked" if ready is None else "warm")
+            return handle
+        finally:
+            pool.refill_if_low()
+
+    def stand_by(self, channel: Channel, order: CellOrder, *, native: bool) -> CellSession:
+        """Hand out a warm cell ahead of `spawn`: `adopt` gives it its name."""
+        compiled = order.prepared.compiled
+        context = SandboxContext(
+            sandbox="standby",
+            sandbox_id=secrets.token_hex(8),
+            policy=order.policy.name,
+            policy_version=order.policy.version,
+            policy_generation=compiled.generation,
+            isolation="process",
+            mode=compiled.mode,
+        )
+        session = self._session(channel, context, order, standby=True)
+        self._registry.add_standby(session)
+        self._hand_out(session, order, native=native)
+        return session
+
+    def adopt(self, session: CellSession, context: SandboxContext, order: CellOrder) -> Sandbox | None:
+        """Give a standby cell its name, environment and owner; None when it has died since."""
+        session.adopt_identity(msgspec.structs.replace(context, sandbox_id=session.id), order.policy)
+        frame = wire.Begin(sandbox=context.sandbox, environment=order.environment)
+        handle = self._registry.add_cell(session)
+        session.channel.send_with_next(frame)
+        if session.channel.ended is not None:
+            session.close()
+            return None
+        session.control.watch()
+        self._records.count_spawn("standby")
+        return handle
+
+    def _session(
+        self, channel: Channel, context: SandboxContext, order: CellOrder, *, standby: bool = False
+    ) -> CellSession:
+        kernel = self._records.kernel(context.sandbox_id)
+        return CellSession(
+            self._host,
+            order.policy,
+            order.prepared,
+            context,
+            self._records.telemetry(context, kernel),
+            kernel,
+            channel=channel,
+            reactor=self._reactor,
+            watchdog=self._watchdog,
+            lease=self._registry.lease_of(channel.pid),
+            standby=standby,
+        )
+
+    def _hand_out(self, session: CellSession, order: CellOrder, *, native: bool) -> None:
+        """Confine a session's cell and bind it to its policy. Raises SandboxDied, EnforcementError."""
+        try:
+            session.control.apply(order.prepared.compiled.limits)
+            answer = self._confine(session, order, native=native)
+            self._report(session, order, answer, native=native)
+            try:  # the listener decides by the policy from here on; only now may guest code run
+                session.kernel.bind_cell(session.pid)
+            except KeyError:
+                raise session.death() from None  # it was reaped since it answered
+            if not session.standby:
+                session.state = "idle"
+                session.control.watch()
+        except BaseException:
+            session.close()
+            raise
+
+    def _confine(self, session: CellSession, order: CellOrder, *, native: bool) -> wire.Ready:
+        """Send the cell what it needs and wait until it says that all of it is applied."""
+        channel, prepared = session.channel, order.prepared
+        named = prepared.descriptors()
+        slots = session.kernel.open(prepared, host_network=native)
+        if slots is not None:
+            named["slots"] = slots[0]
+        with contextlib.ExitStack() as sent:
+            if (staged := prepared.stage()) is not None:
+                session.workspace = Workspace(staged.workspace, session.name)
+                named["root view"] = staged.tree
+                sent.callback(os.close, staged.tree)
+            answer = self._initialise(session, order, named, slots[1] if slots is not None else 0)
+        if isinstance(answer, wire.Ready):
+            return answer
+        channel.exited.wait(0.2 if channel.ended is not None else 0)
+        if channel.ended is not None:
+            raise session.death()
+        raise SandboxDied(f"spawn {session.name!r}: the cell did not confine itself within {HANDOUT_TIMEOUT_S} s")
+
+    def _initialise(
+        self, session: CellSession, order: CellOrder, named: dict[str, int], slot_page: int
+    ) -> wire.GuestFrame | None:
+        """Send the descriptors in their order, and return what the cell answers in time."""
+        channel, prepared = session.channel, order.prepared
+        init = wire.Init(
+            sandbox=session.name,
+            policy=prepared.compiled,
+            shadow=prepared.shadow,
+            descriptors=tuple(named),
+            environment=order.environment,
+            working_directory=order.directory,
+            rlimits=self._rlimits(prepared.compiled.limits, session.control.lease is not None),
+            slot_page=slot_page,
+        )
+        with self._reactor.borrow(channel):
+            channel.owner = session
+            try:
+                channel.conversation.start_handout()
+                channel.send(init, list(named.values()))
+                return channel.wait_answer(time.monotonic() + HANDOUT_TIMEOUT_S)
+            except (Backlog, wire.WireError) as error:
+                raise SandboxDied(f"spawn {session.name!r}: {error}") from None
+
+    def _report(self, session: CellSession, order: CellOrder, answer: wire.Ready, *, native: bool) -> None:
+        """Let BPF programs decide where they do, and write down who enforces what. Strict: nothing may be missing."""
+        channel, kernel, lease = session.channel, session.kernel, session.control.lease
+        steps = (*channel.steps, *answer.steps)
+        if kernel.attach_task(channel.pid):
+            steps = (*steps, "bpf-lsm")
+        if native:
+            kernel.attach_network(lease)
+            steps = (*steps, "cgroup-bpf")
+        _check_directory(session.name, order, answer)
+        failed = (*channel.failed_steps, *(one for one in answer.failed if one[0] != "working directory"))
+        report = session.report = kernel.report(
+            "process",
+            order.enforcement,
+            steps,
+            failed,
+            has_cgroup=lease is not None,
+            cgroup_reason=self._cgroup_reason,
+        )
+        if report.missing and channel.exited.is_set():
+            raise session.death()  # its zygote died with the listener's descriptor: its calls failed for that
+        if report.missing:
+            self._plan.require_listener()  # else its calls fail in ways that name anything but the listener
+        if order.enforcement == "strict" and report.missing:
+            raise EnforcementError(
+                f"spawn {session.name!r}: {'; '.join(report.missing)}",
+                missing=report.missing[0],
+                hint="run `pyisolate doctor`, or pass enforcement='best_effort' to accept less",
+            )
+
+    def _rlimits(self, limits: Limits, has_cgroup: bool) -> tuple[tuple[int, int, int], ...]:
+        """Return the policy's own; those that are the same for all were set when the cell was forked."""
+        own = self._plan.usable("namespaces")
+        already = {which for which, _soft, _hard in COMMON_RLIMITS}
+        table = rlimit.triples(limits, cgroup_memory=has_cgroup, own_user_namespace=own)
+        return tuple(one for one in table if one[0] not in already)
+
+
+def _check_directory(name: str, order: CellOrder, answer: wire.Ready) -> None:
+    """Raise SandboxError where the directory that was asked for cannot be entered: the guest would be elsewhere."""
+    why = dict(answer.failed).get("working directory")
+    if why is not None and order.cwd is not None:
+        raise SandboxError(
+            f"spawn {name!r}: cwd {order.cwd}: {why}",
+            hint="make it, and let the policy read it; without cwd= a guest starts in its workspace, or in /",
+        )

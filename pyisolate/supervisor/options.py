@@ -1,0 +1,212 @@
+"""Resolve the arguments of `Supervisor` and `spawn`."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import msgspec
+
+from ..actor import current_actor
+from ..choices import Enforcement
+from ..errors import EnforcementError
+from ..policy import Policy
+from ..policy.workspace import relative_name
+from ..records import Actor
+from ..sandbox.request import check_text
+from ..telemetry.alerts import AlertEngine, AlertRule
+from ..telemetry.recorder import AlertObserver, Recorder
+from ..telemetry.sinks.audit import AuditLog
+from ..telemetry.sinks.protocol import EventSink
+
+if TYPE_CHECKING:
+    from ..kernel.prepared import Prepared
+    from ..sandbox.ask import Asker, OnAsk
+    from ..sandbox.host_function import FunctionsLike, Offer
+    from ..sandbox.process import Sandbox
+    from ..sandbox.result import OutputCallback
+
+#: A policy, a preset's name, or the path of a policy file.
+PolicyLike = Policy | str | os.PathLike[str]
+_FILES = (".yaml", ".yml", ".toml", ".json")
+
+
+class SpawnOptions(TypedDict, total=False):
+    """What `spawn` takes beside name, policy and isolation; see `Supervisor.spawn`."""
+
+    limits: Mapping[str, Any] | None
+    mode: str | None
+    enforcement: Enforcement
+    actor: Mapping[str, str] | Actor | None
+    require_actor: bool
+    env: Mapping[str, str] | None
+    cwd: str | os.PathLike[str] | None
+    workspace: str | int | None
+    files: Mapping[str, bytes | str | os.PathLike[str]] | None
+    copy_on_write: str | os.PathLike[str] | None
+    allowed_imports: list[str] | tuple[str, ...] | None
+    shadow: PolicyLike | None
+    on_stdout: OutputCallback | None
+    on_stderr: OutputCallback | None
+    functions: FunctionsLike | Offer | None
+    on_ask: OnAsk | Asker | None
+    ask_timeout: float
+
+
+#: What a guest's environment holds before `env=` is added. One thread for the numeric libraries: threads count as
+#: processes against the limit. A name for `getpass.getuser`: the user of cells has no entry in passwd(5).
+GUEST_ENVIRONMENT = {
+    "HOME": "/",
+    "USER": "sandbox",
+    "LOGNAME": "sandbox",
+    "LANG": "C.UTF-8",
+    "PATH": "/usr/bin:/bin",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+def zygote_environment() -> dict[str, str]:
+    """Nothing of the host's environment reaches a cell, not even through /proc/self/environ."""
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+def check_spawn(
+    name: str, isolation: str, enforcement: str, env: Mapping[str, str] | None, cwd: str | os.PathLike[str] | None
+) -> tuple[dict[str, str], str | None]:
+    """Return environment and working directory, None where none is given.
+
+    Raises TypeError, ValueError for what no sandbox can have.
+    """
+    check_text("spawn: name", name)
+    if enforcement not in ("strict", "best_effort"):
+        raise ValueError(f"enforcement: {enforcement!r}: must be 'strict' or 'best_effort'")
+    if isolation not in ("process", "thread"):
+        raise ValueError(f"isolation: {isolation!r}: must be 'process' or 'thread'")
+    if isolation == "thread":
+        for argument, value, what in (("env", env, "environment"), ("cwd", cwd, "working directory")):
+            if value:
+                raise ValueError(
+                    f"{argument}: a sandbox thread has the host's own {what}. "
+                    "Hint: leave it out, or isolation='process'"
+                )
+    environment = {}
+    for key, value in dict(env or {}).items():
+        environment[check_text("spawn: env: name", key)] = check_text(f"spawn: env: {key}", value)
+        if not key or "=" in key or "\0" in key + value:
+            raise ValueError(f"spawn: env: {key!r}: an environment cannot hold this name or value (environ(7))")
+    return environment, None if cwd is None else os.path.abspath(check_text("spawn: cwd", os.fspath(cwd)) or "/")
+
+
+def check_workspace(
+    name: str,
+    asked: str | int | None,
+    files: Mapping[str, Any] | None,
+    prepared: Prepared,
+    enforcement: Enforcement,
+    copy_on_write: str | os.PathLike[str] | None = None,
+) -> None:
+    """Raise EnforcementError where `spawn` was asked for a workspace and there is none; a policy's is noted.
+
+    Raises TypeError, ValueError for `files` that cannot be put into one.
+    """
+    for path, content in (files or {}).items():
+        relative_name(path)
+        if not isinstance(content, bytes | str | os.PathLike):
+            raise TypeError(f"spawn: files: {path}: must be bytes, text or a path, not {type(content).__name__}")
+    needed = files or copy_on_write is not None or (asked is not None and enforcement == "strict")
+    if prepared.compiled.workspace_bytes is not None or not needed:
+        return
+    why = next((note for note in prepared.notes if note.startswith("no workspace")), "no workspace")
+    raise EnforcementError(
+        f"spawn {name!r}: {why}",
+        missing="workspace",
+        hint="workspace='64MiB' asks for one; where there can be none, leave workspace=, files= and copy_on_write= out",
+    )
+
+
+def put_first(
+    sandbox: Sandbox, files: Mapping[str, bytes | str | os.PathLike[str]] | None, source: str | os.PathLike[str] | None
+) -> None:
+    """Put a copy of a directory, then files, into the workspace of a new sandbox; it is closed where one cannot be."""
+    try:
+        if source is not None:
+            sandbox.files.begin_as(source)
+        for path, content in (files or {}).items():
+            if isinstance(content, bytes | str):
+                sandbox.files.write(path, content)
+            else:
+                sandbox.files.put(content, path)
+    except BaseException:
+        sandbox.close()
+        raise
+
+
+def choose_policy(
+    policy: PolicyLike | None,
+    limits: Mapping[str, Any] | None,
+    mode: str | None,
+    allowed_imports: list[str] | tuple[str, ...] | None,
+    workspace: str | int | None = None,
+) -> Policy:
+    """Return the policy that `spawn`'s arguments come to. Raises PolicySyntaxError, OSError for a file."""
+    chosen = _policy(policy)
+    if limits:
+        chosen = chosen.with_limits(**limits)
+    if mode is not None:
+        chosen = chosen.with_mode(mode)
+    if allowed_imports:
+        chosen = chosen.allow_import(*allowed_imports)
+    if workspace is not None:
+        chosen = chosen.with_workspace(workspace)
+    return chosen
+
+
+def _policy(given: PolicyLike | None) -> Policy:
+    if isinstance(given, Policy):
+        return given
+    if given is None or given == "":
+        return Policy.preset("compute")
+    if isinstance(given, os.PathLike) or (isinstance(given, str) and given.endswith(_FILES)):
+        return Policy.load(os.fspath(given))
+    if not isinstance(given, str):
+        raise TypeError(f"spawn: policy: must be a Policy, a preset's name or a path, not {type(given).__name__}")
+    return Policy.preset(given)
+
+
+def check_hosts(hosts: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
+    """Return the names that the egress proxy is not to look up, in small letters. Raises ValueError."""
+    found = {}
+    for name, addresses in (hosts or {}).items():
+        if isinstance(addresses, str):
+            raise ValueError(f"egress_hosts: {name}: must be a list of addresses, such as ['192.0.2.1']")
+        found[name.lower().rstrip(".")] = tuple(str(ipaddress.ip_address(one)) for one in addresses)
+    return found
+
+
+def choose_actor(actor: Mapping[str, str] | Actor | None) -> Actor | None:
+    """Return on whose behalf a sandbox runs: as given, or that of `acting_as`."""
+    if actor is None:
+        return current_actor()
+    if isinstance(actor, Actor):
+        return actor
+    try:
+        return msgspec.convert(dict(actor), Actor, strict=True)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"actor: {actor!r}: must be {{'kind': ..., 'id': ...}} ({error})") from None
+
+
+def make_recorder(
+    audit: str | os.PathLike[str] | EventSink | None,
+    sinks: Sequence[EventSink] | None,
+    alerts: Iterable[AlertRule] | AlertObserver | None,
+) -> Recorder:
+    """Return a recorder with the given audit log (or the path of one), sinks and alert rules."""
+    log = AuditLog(audit) if isinstance(audit, str | os.PathLike) else audit
+    if alerts is None:
+        return Recorder(audit=log, sinks=sinks)
+    engine = AlertEngine(alerts) if isinstance(alerts, Iterable) else alerts
+    return Recorder(audit=log, sinks=sinks, alerts=engine)

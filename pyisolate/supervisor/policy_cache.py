@@ -1,0 +1,196 @@
+"""The policies of one supervisor with their kernel tables: made once per content, closed when no sandbox needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from ..choices import Enforcement, Isolation
+from ..errors import EnforcementError
+from ..kernel.plan import KernelPlan
+from ..kernel.prepared import Prepared
+from ..policy.compile import compile_policy
+from ..policy.compiled import CompiledPolicy
+from ..policy.web import by_name
+
+if TYPE_CHECKING:
+    from ..policy import Policy
+    from ..policy.interpreter import InterpreterFiles
+
+#: How many are kept beside those in use: a host that makes a policy per request must not run out of descriptors.
+KEPT = 64
+#: How long the addresses of granted host names are taken for granted (seconds); a name's own time to live is not known.
+PINNED_S = 60.0
+
+
+class PreparedPolicies:
+    """Kernel tables by policy. Thread-safe. `used` returns those that sandboxes have."""
+
+    def __init__(
+        self,
+        plan: KernelPlan,
+        used: Callable[[], list[Prepared | None]],
+        lead_to_proxy: Callable[[CompiledPolicy], CompiledPolicy],
+    ) -> None:
+        self._plan, self._used, self._lead_to_proxy = plan, used, lead_to_proxy
+        self.interpreter: InterpreterFiles | None = None
+        self._tables: dict[tuple[str, str], Prepared] = {}
+        self._shadows: dict[tuple[str, str], Prepared] = {}
+        #: replaced by others, and still some sandbox's
+        self._stale: list[Prepared] = []
+        self._pinned_at: WeakKeyDictionary[Prepared, float] = WeakKeyDictionary()
+        #: by id: a spawn or a reload is about to send their descriptors, which must stay the ones they are
+        self._held: Counter[int] = Counter()
+        self._lock = threading.Lock()
+        self._making = threading.Lock()
+
+    @contextlib.contextmanager
+    def hold(
+        self, policy: Policy, isolation: Isolation = "process", enforcement: Enforcement = "strict"
+    ) -> Iterator[Prepared]:
+        """Compile a policy and its kernel tables, once per content; they stay open in this block.
+
+        Raises EnforcementError, PolicySyntaxError.
+        """
+
+        def make() -> Prepared:
+            return self._plan.prepare(self._compile(policy, isolation), isolation, enforcement)
+
+        def current(prepared: Prepared) -> bool:
+            return prepared.current and self._addresses_hold(policy, prepared)
+
+        with self._holding(self._tables, (policy.version, f"{isolation}/{enforcement}"), make, current) as prepared:
+            yield prepared
+
+    def _compile(self, policy: Policy, isolation: Isolation = "process") -> CompiledPolicy:
+        """Return a policy's tables; one that grants by name leads to the egress proxy, which only cells can use."""
+        compiled = compile_policy(policy, interpreter=self.interpreter)
+        if not by_name(compiled):
+            return compiled
+        if isolation == "thread":
+            rule = next(rule.text for rule in compiled.web if rule.allow)
+            raise EnforcementError(
+                f"policy {policy.name!r}, {rule}: a sandbox thread has the host's environment and connections, and "
+                "cannot be led to the egress proxy",
+                rule=rule,
+                missing="egress proxy",
+                hint="use isolation='process', or grant the host by its exact name or address",
+            )
+        return self._lead_to_proxy(compiled)
+
+    def _addresses_hold(self, policy: Policy, prepared: Prepared) -> bool:
+        """True while granted host names have the addresses they were pinned to; asked again after a while."""
+        pinned = prepared.compiled.pinned_hosts
+        if not pinned or time.monotonic() - self._pinned_at[prepared] < PINNED_S:
+            return True
+        now = compile_policy(policy, interpreter=self.interpreter).pinned_hosts
+        if {host: set(known) for host, known in now.items()} != {host: set(known) for host, known in pinned.items()}:
+            return False
+        self._pinned_at[prepared] = time.monotonic()
+        return True
+
+    @contextlib.contextmanager
+    def hold_shadowed(self, prepared: Prepared, shadow: Policy) -> Iterator[Prepared]:
+        """Have the sandbox of a policy watched by another one; its own tables are shared, not copied."""
+
+        def make() -> Prepared:
+            return self._plan.prepare_shadow(self._compile(shadow))
+
+        with self._holding(self._shadows, (shadow.version, "shadow"), make) as tables:
+            yield self._plan.shadowed(prepared, tables)
+
+    @contextlib.contextmanager
+    def keep(self, prepared: Prepared) -> Iterator[bool]:
+        """Hold tables that were made before; False where they are closed already."""
+        with self._lock:
+            there = any(one is prepared for one in self._tables.values())
+            self._held[id(prepared)] += there
+        try:
+            yield there
+        finally:
+            if there:
+                self._let_go(prepared)
+
+    @contextlib.contextmanager
+    def _holding(
+        self,
+        kept: dict[tuple[str, str], Prepared],
+        key: tuple[str, str],
+        make: Callable[[], Prepared],
+        current: Callable[[Prepared], bool] = lambda _: True,
+    ) -> Iterator[Prepared]:
+        prepared = self._take(kept, key)
+        if prepared is not None and not current(prepared):
+            self._retire(kept, key, prepared)
+            prepared = None
+        if prepared is None:
+            with self._making:
+                prepared = self._take(kept, key)
+                if prepared is None:
+                    prepared = make()
+                    with self._lock:
+                        self._pinned_at[prepared] = time.monotonic()
+                        kept[key] = prepared
+                        self._held[id(prepared)] += 1
+                    self._evict(kept)
+        try:
+            yield prepared
+        finally:
+            self._let_go(prepared)
+
+    def _take(self, kept: dict[tuple[str, str], Prepared], key: tuple[str, str]) -> Prepared | None:
+        with self._lock:
+            if (found := kept.pop(key, None)) is not None:
+                kept[key] = found  # the most recently used is the last to go
+                self._held[id(found)] += 1
+            return found
+
+    def _retire(self, kept: dict[tuple[str, str], Prepared], key: tuple[str, str], prepared: Prepared) -> None:
+        """Take tables out of use that name other places than their policy does now; their sandboxes keep them."""
+        self._let_go(prepared)
+        with self._lock:
+            if kept.get(key) is prepared:
+                self._stale.append(kept.pop(key))
+
+    def _let_go(self, prepared: Prepared) -> None:
+        with self._lock:
+            self._held[id(prepared)] -= 1
+            if self._held[id(prepared)] <= 0:
+                del self._held[id(prepared)]
+
+    def _evict(self, kept: dict[tuple[str, str], Prepared]) -> None:
+        """Close the oldest that no sandbox uses. More may be held than are kept: those go with the next one."""
+        if len(kept) <= KEPT and not self._stale:
+            return
+        with self._lock:  # what is let go of here is a sandbox's by then, or never will be
+            used = {id(one) for one in self._used()}
+            idle = [key for key, one in kept.items() if id(one) not in used and id(one) not in self._held]
+            for key in idle[: max(0, len(kept) - KEPT)]:
+                kept.pop(key).close()
+            idle_stale = [one for one in self._stale if id(one) not in used and id(one) not in self._held]
+            for one in idle_stale:
+                self._stale.remove(one)
+                one.close()
+
+    def close(self) -> None:
+        """Close all of them."""
+        with self._lock:
+            for one in (*self._tables.values(), *self._shadows.values(), *self._stale):
+                one.close()
+            self._tables.clear()
+            self._shadows.clear()
+            self._stale.clear()
+
+    def abandon(self) -> None:
+        """In a forked child of the host: close the copies; the kernel's tables are the parent's."""
+        self._lock, self._making = threading.Lock(), threading.Lock()
+        for one in (*self._tables.values(), *self._shadows.values(), *self._stale):
+            one.abandon()
+        self._tables.clear()
+        self._shadows.clear()
+        self._stale.clear()

@@ -1,0 +1,245 @@
+"""Start a supervisor: prove the enforcers, find control groups, start zygotes, pools and the threads that serve them.
+
+One ExitStack holds what was started. It unwinds a start that failed half way, and a supervisor that is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+from ..cell.pool import Pool
+from ..cell.reactor import Reactor
+from ..cell.zygote_process import PoolSettings
+from ..choices import Network
+from ..errors import EnforcementError, SandboxError
+from ..kernel import namespaces
+from ..limits.cgroup import CgroupTree
+from ..native import process
+from ..native.result import is_shortage
+from ..policy.interpreter import InterpreterFiles
+from .assign import Assigner, Records
+from .options import zygote_environment
+from .reload import Reloader
+from .standby import Standby
+
+if TYPE_CHECKING:
+    from ..cell.channel import Channel
+    from ..cell.zygote import Exited
+    from ..kernel.plan import KernelPlan
+    from ..kernel.prepared import CellTraits
+    from ..limits.watchdog import Watchdog
+    from ..policy.compiled import CompiledPolicy
+    from ..policy.secrets import Injection
+    from ..sandbox.host import Host
+    from ..telemetry.metrics import Metrics, SnapshotSource
+    from .policy_cache import PreparedPolicies
+    from .registry import Registry
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """What a supervisor is to start with."""
+
+    pool_size: int
+    preload: tuple[str, ...]
+    network: Network
+    #: names whose addresses the egress proxy does not look up
+    egress_hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class CellEvents(Protocol):
+    """What happens to cells, as the supervisor handles it."""
+
+    def prepare_cell(self, channel: Channel) -> None:
+        """A cell is warm."""
+
+    def move_cell(self, channel: Channel) -> None:
+        """A cell is prepared, and needs its control group. May take milliseconds."""
+
+    def cell_served(self, channel: Channel) -> None:
+        """The reactor gave a channel its turn."""
+
+    def cell_exited(self, channel: Channel, message: Exited | None) -> None:
+        """A cell is reaped."""
+
+
+@dataclass
+class Parts:
+    """What outlives a start that failed: made once per supervisor."""
+
+    host: Host
+    events: CellEvents
+    snapshots: SnapshotSource
+    traits: CellTraits
+    plan: KernelPlan
+    tables: PreparedPolicies
+    registry: Registry
+    watchdog: Watchdog
+    records: Records
+    metrics: Metrics
+    #: takes a sandbox's id, its new tables and secrets
+    change_egress: Callable[[str, CompiledPolicy, tuple[Injection, ...]], None]
+
+
+@dataclass
+class Started:
+    """What a running supervisor works with. `native_pool`: cells on the host's network, where programs judge it."""
+
+    reactor: Reactor
+    cgroups: CgroupTree | None = None
+    #: descriptors that keep the network's programs attached; the zygote of `native_pool` inherits them
+    held: tuple[int, ...] = ()
+    pool: Pool | None = None
+    native_pool: Pool | None = None
+    #: by the pool they come from: whether its cells are on the host's network
+    standby: dict[bool, Standby] = field(default_factory=dict)
+    assigner: Assigner | None = None
+    reloader: Reloader | None = None
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def pools(self) -> tuple[Pool, ...]:
+        """Return the pools, that of ordinary cells first."""
+        return tuple(pool for pool in (self.pool, self.native_pool) if pool is not None)
+
+    def close(self) -> None:
+        """Give back all that was started, the last first. Idempotent."""
+        self.stack.close()
+        self.standby = {}
+
+    def abandon(self) -> None:
+        """In a forked child of the host: close the copies of descriptors; all else is the parent's."""
+        self.stack.pop_all()  # and never closed: what it holds is the parent's
+        for pool in self.pools():
+            pool.abandon()
+        for standby in self.standby.values():
+            standby.abandon()
+        self.reactor.abandon()
+        if self.cgroups is not None:
+            self.cgroups.abandon()  # its locks say that this supervisor lives: they are the parent's alone
+
+
+def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None]) -> Started:
+    """Start everything, or nothing: what was started when a step raises is given back.
+
+    `on_made` gets the result before the first cell can be served.
+    """
+    process.open_standard_descriptors()  # a daemon may have closed them, and still print there: before any of ours
+    with contextlib.ExitStack() as stack:
+        _check_unpatched()
+        _check_uid(parts.traits)
+        _check_capabilities(parts.traits)
+        cgroups, reason, held = _prove(parts, stack, options.network)
+        stack.callback(parts.registry.release_leases)
+        reactor = Reactor()
+        stack.callback(reactor.stop)
+        started = Started(reactor, cgroups, held)
+        started.assigner = Assigner(
+            parts.host, parts.plan, reactor, parts.registry, parts.watchdog, parts.records, reason
+        )
+        started.reloader = Reloader(parts.plan, parts.tables, reactor, parts.metrics, parts.change_egress)
+        on_made(started)
+        _start_pools(parts, options, started, stack)
+        parts.watchdog.start()
+        stack.callback(parts.watchdog.stop)
+        stack.callback(parts.metrics.remove_supervisor, parts.snapshots)
+        parts.metrics.add_supervisor(parts.snapshots)
+        started.stack = stack.pop_all()
+    return started
+
+
+#: Modules whose waits gevent turns into switches, and its names for them.
+_WAITING = ("threading", "socket", "select", "time", "queue", "subprocess", "os")
+_ARGUMENTS = {"threading": "thread"}
+
+
+def _check_unpatched() -> None:
+    """Raise SandboxError where gevent has replaced what waits: a greenlet that holds a lock here would be left for
+    another one, which then waits for that lock and with it stops the event loop for good.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    patched = [] if monkey is None else [name for name in _WAITING if monkey.is_module_patched(name)]
+    if patched:
+        raise SandboxError(
+            f"start supervisor: gevent has patched {', '.join(patched)} in this process",
+            hint="spawn in a process of its own (subprocess), or patch none of these: "
+            f"monkey.patch_all({', '.join(f'{_ARGUMENTS.get(name, name)}=False' for name in _WAITING)})",
+        )
+
+
+def _check_uid(traits: CellTraits) -> None:
+    if traits.started_by_root and not namespaces.maps_uid(traits.uid):
+        raise SandboxError(
+            f"start supervisor: uid {traits.uid}, which cells run as, is not mapped in this user namespace",
+            hint="map a range of uids (rootless containers do), pass cell_uid=, or run as an ordinary user",
+        )
+
+
+def _check_capabilities(traits: CellTraits) -> None:
+    """Raise EnforcementError where root may not become another user: a container that drops capabilities, mostly."""
+    if not traits.started_by_root:
+        return
+    held = process.effective_capabilities()
+    needed = {"CAP_SETUID": process.CAP_SETUID, "CAP_SETGID": process.CAP_SETGID}
+    if lacking := [name for name, number in needed.items() if not held >> number & 1]:
+        raise EnforcementError(
+            f"start supervisor: root without {' and '.join(lacking)} cannot give cells a user of their own",
+            hint="run as an ordinary user, who needs no capability (docker run --user 1000), or add those that root "
+            "needs: docker run --cap-add SETUID --cap-add SETGID --cap-add SYS_ADMIN --cap-add SYS_CHROOT",
+        )
+
+
+def _prove(
+    parts: Parts, stack: contextlib.ExitStack, network: Network
+) -> tuple[CgroupTree | None, str, tuple[int, ...]]:
+    """Prove the enforcers and open the tree of control groups.
+
+    Returns the tree, why there is none, and the descriptors that keep the network's programs attached.
+    """
+    plan, trees = parts.plan, contextlib.ExitStack()
+    stack.enter_context(trees)  # groups are given back after what uses them
+    stack.callback(plan.close)
+    plan.start()
+    stack.callback(parts.tables.close)
+    parts.tables.interpreter = InterpreterFiles.discover()
+    cgroups, found = CgroupTree.open()
+    if cgroups is not None:
+        trees.callback(cgroups.close)
+    plan.availability[found.enforcer] = found
+    held = plan.start_network(cgroups) if network == "auto" else ()
+    for one in plan.availability.values():
+        # A probe that met a shortage has proven nothing; what it found must not be kept.
+        if not one.usable and is_shortage(one.errno):
+            raise OSError(one.errno, f"probe {one.enforcer}: {one.reason}")
+    return cgroups, found.reason, held
+
+
+def _start_pools(parts: Parts, options: StartOptions, started: Started, stack: contextlib.ExitStack) -> None:
+    plan, reactor, events = parts.plan, started.reactor, parts.events
+    settings = PoolSettings(
+        size=options.pool_size,
+        preload=options.preload,
+        spec=plan.cell_spec(),
+        drop_privileges=parts.traits.started_by_root,
+        environment=zygote_environment(),
+    )
+    pool = started.pool = Pool(settings, reactor, events.prepare_cell, events.move_cell, events.cell_exited)
+    stack.callback(pool.close)
+    if started.held:
+        # Its zygote starts with the first sandbox that connects somewhere.
+        others = replace(settings, spec=plan.native_spec(), held=started.held)
+        started.native_pool = Pool(others, reactor, events.prepare_cell, events.move_cell, events.cell_exited)
+        stack.callback(started.native_pool.close)
+    assert started.assigner is not None
+    for native, one in enumerate(started.pools()):
+        standby = Standby(started.assigner, parts.tables, one, native=bool(native))
+        started.standby[bool(native)] = standby
+        one.on_ready = standby.refill_if_needed
+        stack.callback(standby.close)
+    reactor.start(events.cell_served)
+    pool.start()
+    for standby in started.standby.values():
+        standby.start()

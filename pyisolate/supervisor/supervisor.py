@@ -1,0 +1,432 @@
+"""The supervisor's public face: spawn sandboxes, list, reload and kill them, and close them all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Literal, Self, Unpack, overload
+
+import msgspec
+
+from ..actor import current_actor
+from ..capability import Capability
+from ..choices import Enforcement, Isolation, Network, Telemetry
+from ..decision import DenialCode, Verdict
+from ..errors import PolicyError
+from ..kernel.prepared import Prepared
+from ..policy import Policy
+from ..policy.schema import ASKABLE
+from ..policy.web import by_name
+from ..records import Actor, BrokerRecord, Reporter, SandboxContext
+from ..sandbox.ask import Asker, OnAsk, make_asker
+from ..sandbox.host_function import FunctionsLike, Offer, make_offer
+from ..sandbox.process import Sandbox
+from ..sandbox.result import OutputCallback
+from ..sandbox.thread import SandboxThread, ThreadSession
+from ..telemetry import tracing
+from ..telemetry.alerts import AlertRule
+from ..telemetry.event import DenialEvent
+from ..telemetry.merge import merge
+from ..telemetry.recorder import AlertObserver, Recorder
+from ..telemetry.sinks.protocol import EventSink
+from .assign import CellOrder
+from .cell_users import cell_traits
+from .diagnostics import Diagnostics, diagnose
+from .host_errors import host_error_context, translate_host_error
+from .options import (
+    PolicyLike,
+    SpawnOptions,
+    check_hosts,
+    check_spawn,
+    check_workspace,
+    choose_actor,
+    choose_policy,
+    make_recorder,
+    put_first,
+)
+from .runtime import Runtime
+from .start import StartOptions
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What `spawn` is to make, once its policy is prepared."""
+
+    context: SandboxContext
+    policy: Policy
+    prepared: Prepared
+    enforcement: Enforcement
+    on_stdout: OutputCallback | None
+    on_stderr: OutputCallback | None
+    offer: Offer | None
+    asker: Asker | None
+
+
+class Supervisor:
+    """Owns a zygote, a pool of warm cells, the enforcers and the telemetry of its sandboxes. A context manager.
+
+    `pool_size`: warm cells to keep. `preload`: modules that the zygote imports for all. `cell_uid`, `cell_gid`: whom
+    cells run as when the supervisor is root (default 65534); files that a guest shall read or write must be open to
+    that user. `cell_uids`: users of whom each living cell is one outside (root; default: all are `cell_uid`), so that
+    sandboxes share no count that the kernel keeps by user; they cannot reach what is `cell_uid`'s own, and what one
+    makes belongs to its user of the range. `kernel_events_per_s`: records a second of one sandbox that the BPF programs
+    send (all are counted).
+    `telemetry="full"` shows the notification listener every file call (about 8 us each), refused or not; by default it
+    sees what was refused, raw system calls, and all calls of executed programs.
+    `network`: `auto` lets cgroup-BPF programs decide connections where root may load them, `listener` asks for none.
+    `audit` (a path, or an AuditLog), `sinks` (default: the process's) and `alerts` (rules, or an AlertEngine) say where
+    events go besides store and counters, and are closed with the supervisor; `recorder` replaces all three.
+    `egress_hosts`: addresses of names that the egress proxy is not to look up, for a network without a resolver or a
+    test; rules decide about these addresses like about any other.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool_size: int = 4,
+        preload: tuple[str, ...] | list[str] = (),
+        cell_uid: int | None = None,
+        cell_gid: int | None = None,
+        cell_uids: range | None = None,
+        telemetry: Telemetry = "default",
+        kernel_events_per_s: int = 1000,
+        network: Network = "auto",
+        audit: str | os.PathLike[str] | EventSink | None = None,
+        sinks: Sequence[EventSink] | None = None,
+        alerts: Iterable[AlertRule] | AlertObserver | None = None,
+        recorder: Recorder | None = None,
+        egress_hosts: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        if telemetry not in ("default", "full"):
+            raise ValueError(f"telemetry: {telemetry!r}: must be 'default' or 'full'")
+        if network not in ("auto", "listener"):
+            raise ValueError(f"network: {network!r}: must be 'auto' or 'listener'")
+        if recorder is not None and not (audit is None and sinks is None and alerts is None):
+            raise ValueError("recorder: it has its own audit log, sinks and alerts: give them to it")
+        traits = cell_traits(
+            cell_uid,
+            cell_gid,
+            cell_uids,
+            full_telemetry=telemetry == "full",
+            events_per_s=kernel_events_per_s,
+        )
+        self._runtime = Runtime(
+            traits,
+            StartOptions(pool_size, tuple(preload), network, check_hosts(egress_hosts)),
+            recorder if recorder is not None else make_recorder(audit, sinks, alerts),
+            owns_recorder=recorder is None,
+        )
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Prove the enforcers, start the zygote, fill the pool. `spawn` does it when needed.
+
+        Raises SandboxError where the host lacks something, and after `close`.
+        """
+        self._runtime.start()
+        return self
+
+    def close(self) -> None:
+        """End every sandbox, the zygote and all threads; give back every cgroup, descriptor and mount. Idempotent."""
+        self._runtime.close()
+
+    @property
+    def closed(self) -> bool:
+        """True once `close` was called, and in a forked child of the host."""
+        return self._runtime.state == "closed"
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def sandboxes(self) -> list[Sandbox | SandboxThread]:
+        """Every sandbox that is not closed, oldest first."""
+        return self._runtime.registry.handles()
+
+    @property
+    def recorder(self) -> Recorder:
+        """Where events go: store, counters, audit log, sinks and alerts."""
+        return self._runtime.recorder
+
+    def diagnostics(self) -> Diagnostics:
+        """Return what the supervisor holds now: counts of cells, sandboxes and control groups, and its enforcers."""
+        return diagnose(self._runtime)
+
+    # -- spawn ----------------------------------------------------------------------------------------------
+
+    @overload
+    def spawn(
+        self,
+        name: str,
+        policy: PolicyLike | None = None,
+        *,
+        isolation: Literal["process"] = "process",
+        **options: Unpack[SpawnOptions],
+    ) -> Sandbox: ...
+    @overload
+    def spawn(
+        self,
+        name: str,
+        policy: PolicyLike | None = None,
+        *,
+        isolation: Literal["thread"],
+        **options: Unpack[SpawnOptions],
+    ) -> SandboxThread: ...
+    @overload
+    def spawn(
+        self,
+        name: str,
+        policy: PolicyLike | None = None,
+        *,
+        isolation: Isolation,
+        **options: Unpack[SpawnOptions],
+    ) -> Sandbox | SandboxThread: ...
+    def spawn(
+        self,
+        name: str,
+        policy: PolicyLike | None = None,
+        *,
+        isolation: Isolation = "process",
+        limits: Mapping[str, Any] | None = None,
+        mode: str | None = None,
+        enforcement: Enforcement = "strict",
+        actor: Mapping[str, str] | Actor | None = None,
+        require_actor: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        workspace: str | int | None = None,
+        files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
+        copy_on_write: str | os.PathLike[str] | None = None,
+        allowed_imports: list[str] | tuple[str, ...] | None = None,
+        shadow: PolicyLike | None = None,
+        on_stdout: OutputCallback | None = None,
+        on_stderr: OutputCallback | None = None,
+        functions: FunctionsLike | Offer | None = None,
+        on_ask: OnAsk | Asker | None = None,
+        ask_timeout: float = 30.0,
+    ) -> Sandbox | SandboxThread:
+        """Return a running sandbox for one guest.
+
+        `policy`: a Policy, a preset's name (default `compute`), or the path of a policy file. `limits`: the keys of
+        `Policy.with_limits`.
+        `mode`: overrides the policy's. `shadow`: a second policy that refuses nothing; what it would refuse is recorded
+        (`event.shadow`). `actor`: on whose behalf (default: that of `acting_as`); `require_actor` refuses a spawn
+        without one. `enforcement`: `strict` raises EnforcementError when the kernel cannot enforce a rule or hold a
+        limit as stated, `best_effort` goes on and says so in `sandbox.enforcement`. `isolation`: `process` (a
+        boundary) or `thread` (a guard rail, which takes neither `env` nor `cwd`). `env`: the guest's whole
+        environment. `cwd`: its working directory (default: its workspace, `/` without one).
+        `workspace`: memory for files of its own, such as `64MiB`, in place of the policy's; with `strict` there is one,
+        or EnforcementError. `files`: what to put there first, by name: bytes or text as they are, a path of the host's
+        as `SandboxFiles.put` copies it. `copy_on_write`: a directory of the host's, of which the workspace is to be a
+        copy; `SandboxFiles.diff`, `commit` and `discard` say what becomes of it.
+        `allowed_imports`: modules to grant besides.
+        `functions`: functions of this process that the guest may call, by the guest's names for them (`HostFunction`
+        bounds one). `on_ask`: a function or coroutine function that answers with `Allow` or `Deny`, within
+        `ask_timeout` seconds, for connections that no rule speaks of (`Policy.with_ask`); the guest waits.
+
+        Raises EnforcementError, PolicySyntaxError, PolicyError (no actor), SandboxDied, SandboxError; TypeError and
+        ValueError for arguments that no sandbox can have, OSError for a file, of the policy or of `files`, that cannot
+        be read.
+        """
+        started = time.perf_counter()
+        environment, directory = check_spawn(name, isolation, enforcement, env, cwd)
+        offer = make_offer(functions) if functions else None
+        asker = None if on_ask is None else make_asker(on_ask, ask_timeout)
+        try:
+            chosen = choose_policy(policy, limits, mode, allowed_imports, workspace)
+        except MemoryError as error:
+            raise translate_host_error(f"spawn {name!r}: read its policy", error) from error
+        if asker is not None and not chosen.ask:
+            chosen = chosen.with_ask(*ASKABLE)
+        who = choose_actor(actor)
+        traced = tracing.span("pyisolate.spawn", lambda: {"pyisolate.sandbox": name, "pyisolate.isolation": isolation})
+        with traced as span, self._prepared(name, chosen, isolation, enforcement, shadow) as prepared:
+            context = SandboxContext(
+                sandbox=name,
+                sandbox_id=secrets.token_hex(8),
+                policy=chosen.name,
+                policy_version=chosen.version,
+                policy_generation=prepared.compiled.generation,
+                isolation=isolation,
+                mode=prepared.compiled.mode,
+                actor=who,
+                reasons=prepared.compiled.reasons,
+            )
+            span.set(lambda: tracing.sandbox_attributes(context))
+            check_workspace(name, workspace, files, prepared, enforcement, copy_on_write)
+            if who is None and require_actor:
+                event = self._refuse_without_actor(context)
+                raise PolicyError(
+                    f"spawn {name!r}: no actor was given",
+                    denial_event=event,
+                    hint="pass actor={'kind': ..., 'id': ...}",
+                )
+            order = _Order(context, chosen, prepared, enforcement, on_stdout, on_stderr, offer, asker)
+            with host_error_context(f"spawn {name!r}"):
+                sandbox: Sandbox | SandboxThread
+                if isolation == "thread":
+                    sandbox = self._spawn_thread(order)
+                else:
+                    sandbox = self._spawn_cell(order, environment, directory)
+            span.set(lambda: {"pyisolate.sandbox_id": sandbox.id, "process.pid": sandbox.pid})
+        if (files or copy_on_write is not None) and isinstance(sandbox, Sandbox):
+            put_first(sandbox, files, copy_on_write)
+        self.recorder.metrics.set_enforcement(sandbox.enforcement)
+        self.recorder.metrics.spawned(time.perf_counter() - started)
+        return sandbox
+
+    @contextlib.contextmanager
+    def _prepared(
+        self, name: str, policy: Policy, isolation: Isolation, enforcement: Enforcement, shadow: PolicyLike | None
+    ) -> Iterator[Prepared]:
+        """Hold the kernel tables of a policy, and of its shadow, until the sandbox has them. Starts what is to run."""
+        self.start()
+        tables = self._runtime.tables
+        with contextlib.ExitStack() as held:
+            with host_error_context(f"spawn {name!r}: prepare policy {policy.name!r}"):
+                prepared = held.enter_context(tables.hold(policy, isolation, enforcement))
+                if shadow is not None:
+                    watching = choose_policy(shadow, None, None, None)
+                    prepared = held.enter_context(tables.hold_shadowed(prepared, watching))
+            yield prepared
+
+    def _spawn_cell(self, order: _Order, env: dict[str, str], cwd: str | None) -> Sandbox:
+        """Hand out a standby cell where one fits, a warm cell otherwise."""
+        runtime, cell = self._runtime, CellOrder(order.policy, order.prepared, order.enforcement, env, cwd)
+        started, native = runtime.started, runtime.plan.is_native(order.prepared)
+        standby, assigner = started.standby[native], started.assigner
+        assert assigner is not None
+        runtime.plan.require_listener()  # a standby cell was bound while it lived
+        token = runtime.egress.new_token() if by_name(order.prepared.compiled) else None
+        if token is not None:
+            cell = replace(cell, env={**runtime.egress.environment(token), **env})
+        sandbox = None
+        if (cwd is None or cwd == replace(cell, cwd=None).directory) and (ready := standby.take(cell)) is not None:
+            sandbox = assigner.adopt(ready, order.context, cell)
+        if sandbox is None:
+            sandbox = assigner.spawn(started.pools()[native], order.context, cell, native=native)
+        if token is not None:
+            runtime.admit_to_proxy(sandbox.id, token)
+        runtime.equip(sandbox.id, order.on_stdout, order.on_stderr, order.offer, order.asker)
+        standby.spawned(replace(cell, env={}))  # what is one sandbox's own is not for those that stand by
+        return sandbox
+
+    def _spawn_thread(self, order: _Order) -> SandboxThread:
+        runtime, context = self._runtime, order.context
+        kernel = runtime.plan.binding(context.sandbox_id)
+        session = ThreadSession(
+            runtime,
+            order.policy,
+            order.prepared,
+            context,
+            runtime.telemetry_of(context, kernel),
+            kernel,
+            host_side=runtime.host_side(),
+            watchdog=runtime.watchdog,
+        )
+        sandbox = runtime.registry.add_thread(session)
+        try:
+            session.start(order.enforcement)
+        except BaseException:
+            session.close()
+            raise
+        runtime.equip(sandbox.id, order.on_stdout, order.on_stderr, order.offer, order.asker)
+        return sandbox
+
+    def _refuse_without_actor(self, context: SandboxContext) -> DenialEvent:
+        record = BrokerRecord(
+            sequence=0,
+            capability=Capability.CONTROL_GUARD,
+            target=context.sandbox,
+            verdict=Verdict.DENY,
+            code=DenialCode.ACTOR_REQUIRED,
+            reason="an actor is required and none was given",
+            monotonic_ns=time.monotonic_ns(),
+        )
+        context = msgspec.structs.replace(context, traceparent=tracing.traceparent())
+        return self.recorder.record(merge(context, record, None, broker_reporter=Reporter.SUPERVISOR))
+
+    @overload
+    async def aspawn(
+        self,
+        name: str,
+        policy: PolicyLike | None = None,
+        *,
+        isolation: Literal["process"] = "process",
+        **options: Unpack[SpawnOptions],
+    ) -> Sandbox: ...
+    @overload
+    async def aspawn(
+        self,
+        name: str,
+        policy: PolicyLike | None = None,
+        *,
+        isolation: Literal["thread"],
+        **options: Unpack[SpawnOptions],
+    ) -> SandboxThread: ...
+    @overload
+    async def aspawn(
+        self,
+        name: str,
+        policy: PolicyLike | None = None,
+        *,
+        isolation: Isolation,
+        **options: Unpack[SpawnOptions],
+    ) -> Sandbox | SandboxThread: ...
+    async def aspawn(
+        self,
+        name: str,
+        policy: PolicyLike | None = None,
+        *,
+        isolation: Isolation = "process",
+        **options: Unpack[SpawnOptions],
+    ) -> Sandbox | SandboxThread:
+        """Like `spawn`, without blocking the event loop; a cancelled task leaves no sandbox."""
+        if options.get("actor") is None:
+            options["actor"] = current_actor()  # of this task: a thread of the pool has none
+        if given := options.get("functions"):
+            options["functions"] = make_offer(given, asyncio.get_running_loop())
+        if (answers := options.get("on_ask")) is not None:
+            options["on_ask"] = make_asker(answers, options.get("ask_timeout", 30.0), asyncio.get_running_loop())
+        run = functools.partial(self.spawn, name, policy, isolation=isolation, **options)
+        return await self._runtime.run_blocking(run, undo=lambda late: late.close())
+
+    # -- control --------------------------------------------------------------------------------------------
+
+    def reload_policy(self, name: str, policy: Policy, token: str | None = None) -> int:
+        """Reload every live sandbox whose policy is called `name`; return how many. See `Sandbox.reload_policy`.
+
+        A sandbox that cannot be reloaded keeps its policy; the others are reloaded before its error is raised. Raises
+        ValueError for the name of a sandbox that is none of a policy: nothing would be reloaded.
+        """
+        runtime = self._runtime
+        runtime.check_token(token, "reload", f"policy {name}")
+        living = [one for one in runtime.registry.live() if not one.closed]
+        chosen = [one for one in living if one.context.policy == name]
+        if not chosen and (same := next((one for one in living if one.name == name), None)) is not None:
+            raise ValueError(
+                f"reload policy {name!r}: no policy here has that name, but a sandbox, whose policy is "
+                f"{same.context.policy!r}. Hint: its own `reload_policy(policy)` reloads that one sandbox"
+            )
+        return runtime.reload_all(chosen, policy)
+
+    def kill(self, name: str, token: str | None = None) -> int:
+        """Kill every live sandbox called `name`; return how many. Raises PolicyAuthError for a wrong token."""
+        self._runtime.check_token(token, "kill", f"sandbox {name}")
+        doomed = [one for one in self._runtime.registry.live() if one.name == name and not one.closed]
+        for session in doomed:
+            session.end("killed by the host")
+        return len(doomed)

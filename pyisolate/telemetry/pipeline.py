@@ -1,0 +1,183 @@
+"""The telemetry of one sandbox: records in, events recorded. What a supervisor holds beside its `Sandbox`.
+
+A record becomes an event in the thread that brings it, so that it is stored, counted and audited before anybody sees
+the refusal.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..capability import Capability
+from ..decision import Mode, Verdict
+from ..records import BrokerRecord, Evaluation, KernelRecord, Probe, Reporter, SandboxContext, is_denial
+from .correlate import Joiner, LateReport
+from .event import DenialEvent
+from .guest_records import COUNT_LIMIT, InvalidRecord, validate_broker_record
+from .merge import Suggest, complete, complete_kernel, merge
+from .recorder import Recorder
+from .store import EventStore
+
+if TYPE_CHECKING:
+    pass
+
+_log = logging.getLogger("pyisolate.telemetry")
+
+
+class SandboxTelemetry:
+    """Validates, joins, merges and records. Thread-safe.
+
+    `expects` names the capabilities whose kernel records arrive by themselves, `translate_tid` and `hold_ms` are the
+    `Joiner`'s. `probe` is asked about what the broker refused; `unavailable` says why a capability's kernel verdict
+    cannot be known here. Assign `context` when the policy is reloaded.
+    """
+
+    def __init__(
+        self,
+        context: SandboxContext,
+        recorder: Recorder,
+        *,
+        expects: Iterable[Capability] = (),
+        suggest: Suggest | None = None,
+        probe: Probe | None = None,
+        unavailable: Callable[[Capability], str] | None = None,
+        translate_tid: Callable[[int], int] | None = None,
+        hold_ms: float = 2.0,
+    ) -> None:
+        self.context = context
+        self.recorder = recorder
+        self.store: EventStore = recorder.open(context)
+        self._joiner = Joiner(frozenset(expects).__contains__, translate_tid=translate_tid, hold_ms=hold_ms)
+        self._hold_s = hold_ms / 1000
+        self._suggest, self._probe, self._unavailable = suggest, probe, unavailable
+        self._closed = False
+        self._shadow: tuple[str, str] | None = None
+        self._shadow_reasons: Mapping[str, str] = {}
+
+    def watch(self, shadow: tuple[str, str] | None, reasons: Mapping[str, str] | None = None) -> None:
+        """Take records of a shadow policy as well: their events bear its name, version and reasons of rules."""
+        self._shadow, self._shadow_reasons = shadow, reasons or {}
+
+    def guest(self, data: object) -> list[DenialEvent]:
+        """Take a `denial` frame's record; return the events recorded or completed now.
+
+        Raises InvalidRecord for a report that breaks the protocol.
+        """
+        record = validate_broker_record(data)
+        if record.shadow and (self._shadow is None or record.verdict is not Verdict.WOULD_DENY):
+            raise InvalidRecord("denial record, from the guest: no shadow policy says so")
+        events = [
+            self._complete(item) if isinstance(item, LateReport) else self._alone(item)
+            for item in self._joiner.broker(record)
+        ]
+        if self._joiner.waiting and not self._closed:
+            self.recorder.timer.call_in(self._hold_s, self._settle_due)
+        return events
+
+    def supervisor(self, record: BrokerRecord) -> DenialEvent:
+        """Record a refusal that the supervisor itself decided (a limit, a message that is too large)."""
+        return self._record(record, None, Reporter.SUPERVISOR)
+
+    def unreported(self, capability: Capability, verdict: Verdict, count: int, pid: int) -> DenialEvent:
+        """Record repeats that the guest had summed up and ended without reporting: its own word, like its records."""
+        record = BrokerRecord(
+            sequence=0,
+            capability=capability,
+            target="",
+            verdict=verdict,
+            reason="repeats of refusals that were late before; the guest ended before it could report them",
+            pid=pid,
+            monotonic_ns=time.monotonic_ns(),
+            count=min(count, COUNT_LIMIT),
+        )
+        return self._record(record, None)
+
+    def kernel(self, record: KernelRecord) -> list[DenialEvent]:
+        """Take an enforcer's record; return the event recorded now, or nothing when neither layer refused."""
+        if record.evaluation is Evaluation.COUNTED:
+            return [self._record(None, record)]  # it names no operation that another half could belong to
+        broker = self._joiner.kernel(record)
+        if not is_denial(broker, record):
+            return []
+        if broker is None and (before := self._joiner.late_event(record)) is not None:
+            completed = complete_kernel(before, record)
+            self.recorder.completed(before, completed)
+            return [completed]
+        event = self._record(broker, record)
+        unmatched = record.count - (0 if broker is None else broker.count)
+        if unmatched > 0:
+            for late in self._joiner.tell(record, event, unmatched):
+                event = self._complete(late)
+        return [event]
+
+    @property
+    def waiting(self) -> bool:
+        """True while a record waits for its other half."""
+        return self._joiner.waiting > 0
+
+    def settle(self) -> list[DenialEvent]:
+        """Record what still waits for its other half: call it before a request's result is handed out."""
+        return [self._alone(record) for record in self._joiner.settle(force=True)]
+
+    def close(self) -> None:
+        """Settle and end followers. Idempotent; `store` stays readable."""
+        if not self._closed:
+            self._closed = True
+            self.settle()
+            self.recorder.close(self.context.sandbox_id)
+
+    def _settle_due(self) -> None:
+        for record in self._joiner.settle():
+            self._alone(record)
+
+    def _alone(self, record: BrokerRecord) -> DenialEvent:
+        kernel = self._ask(record) if record.verdict is Verdict.DENY and record.errno is None else None
+        event = self._record(record, kernel)
+        self._joiner.tell_alone(record, event)
+        return event
+
+    def _complete(self, late: LateReport) -> DenialEvent:
+        """Complete an event that the kernel's record made, with what the hook adds. It was counted then."""
+        completed = complete(late.event, late.broker)
+        self.recorder.completed(late.event, completed)
+        return completed
+
+    def _record(
+        self, broker: BrokerRecord | None, kernel: KernelRecord | None, reporter: Reporter = Reporter.GUEST
+    ) -> DenialEvent:
+        record = broker or kernel
+        assert record is not None
+        event = merge(
+            self._context_of(record),
+            broker,
+            kernel,
+            kernel_unavailable_reason=self._unavailable(record.capability) if self._unavailable is not None else "",
+            suggest=self._suggest,
+            broker_reporter=reporter,
+        )
+        return self.recorder.record(event)
+
+    def _context_of(self, record: BrokerRecord | KernelRecord) -> SandboxContext:
+        if not record.shadow or self._shadow is None:
+            return self.context
+        name, version = self._shadow
+        reasons = dict(self._shadow_reasons)
+        return msgspec.structs.replace(
+            self.context, policy=name, policy_version=version, mode=Mode.MONITOR, reasons=reasons
+        )
+
+    def _ask(self, broker: BrokerRecord) -> KernelRecord | None:
+        if self._probe is None:
+            return None
+        try:
+            said = self._probe(broker)
+            # Tables are shared by sandboxes that reloaded a different number of times: the context's count is the one.
+            return None if said is None else msgspec.structs.replace(said, generation=0)
+        except Exception:
+            _log.warning("kernel probe failed", exc_info=True)  # the refusal stands; only its second opinion is missing
+            return None

@@ -1,0 +1,65 @@
+"""A denial as an exception: what, on what: why. Hint: what to do next."""
+
+from __future__ import annotations
+
+import json
+
+from ..capability import Capability
+from ..decision import DenialCode, Verdict
+from ..errors import PolicyError
+from ..records import Evaluation
+from .event import DenialEvent
+
+
+def policy_error(event: DenialEvent, hint: str | None = None) -> PolicyError:
+    """Return the exception that carries an event; `hint` takes the place of the usual one."""
+    return PolicyError(
+        operation=str(event.capability),
+        subject=event.target,
+        cause=_why(event),
+        denial_event=event,
+        hint=hint or _hint(event),
+    )
+
+
+def _why(event: DenialEvent) -> str:
+    if event.broker_decision is Verdict.DENY:
+        return f"refused by the broker: {event.broker_reason or event.code}{event.said}"
+    by = f"the kernel ({event.kernel_enforcer})" if event.kernel_enforcer else "the kernel"
+    return f"refused by {by}: {event.kernel_reason or event.code}{event.said}"
+
+
+def _hint(event: DenialEvent) -> str:
+    if event.code is DenialCode.ALWAYS_DENIED:
+        return _ALWAYS_HINTS.get(event.capability, "no policy can grant this")
+    if event.suggestion is not None:
+        return f"to allow it, add to the policy: {json.dumps(event.suggestion, ensure_ascii=False)}"
+    by_errno = event.kernel_evaluation is Evaluation.ERRNO and event.broker_decision is Verdict.ALLOW
+    if by_errno and event.capability.family == "fs":
+        return "the policy grants it: look at the file's own permissions for the user that cells run as"
+    if event.capability is Capability.NET_SOCKET and event.target.startswith("AF_UNIX"):
+        return _UNIX_HINT
+    return _HINTS.get(event.capability, "see the event; its target cannot be written as a rule")
+
+
+_UNIX_HINT = (
+    'grant the socket by its path, such as {"net": [{"bind": "unix:/path/to/socket"}]}, or connect instead of bind for '
+    "a client; a socketpair needs no grant"
+)
+_ALWAYS_HINTS = {
+    Capability.PROCESS_SIGNAL: (
+        "only processes of the sandbox itself can be signalled, and not its init (process 1); no policy can grant this"
+    ),
+}
+_HINTS = {
+    Capability.FS_CREATE: "names of others are there, too: give the sandbox a workspace, or a directory of its own",
+    Capability.FS_DELETE: "names of others are there, too: give the sandbox a workspace, or a directory of its own",
+    Capability.CONTROL_CALL: "the host decides which of its functions a sandbox may call, and how often",
+    Capability.CONTROL_GUARD: "the policy of that function's guard decides; the sandbox's own has no rule for it",
+    Capability.NET_SOCKET: (
+        "a socket is refused before its address is known, where no rule grants any: grant the address, such as "
+        '{"net": [{"connect": "10.0.0.5:443"}]}, or {"net": [{"bind": "127.0.0.1:0"}]} for a server'
+    ),
+    Capability.IPC_SYSV: "no rule grants it: use threads, pipes or files of a granted directory",
+    Capability.IPC_POSIX: "no rule grants it: use threads, pipes or files of a granted directory",
+}

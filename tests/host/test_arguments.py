@@ -1,0 +1,106 @@
+"""Arguments of the wrong kind are refused before anything is sent: the sandbox and its state live on."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyisolate
+from tests.thread_limits import WITHOUT_UNHELD
+
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("kept_supervisor")]
+
+
+SURROGATE = "x = '\ud83c'"
+
+
+ANNOTATED = "def f(x: int): pass"
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_a_guests_annotations_are_evaluated_unless_it_asks_for_texts(
+    supervisor: pyisolate.Supervisor, isolation: Any
+) -> None:
+    with supervisor.spawn("guest", isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
+        sandbox.exec(ANNOTATED)
+        assert sandbox.eval("f.__annotations__ == {'x': int}")
+        sandbox.exec(f"from __future__ import annotations\n{ANNOTATED}")
+        assert sandbox.eval("f.__annotations__ == {'x': 'int'}")
+        if isinstance(sandbox, pyisolate.Sandbox):
+            sandbox.run_script(f"{ANNOTATED}\nkept = f.__annotations__", filename="main.py")
+            assert sandbox.eval("kept == {'x': int}")
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_wrong_arguments_leave_the_sandbox_as_it_was(supervisor: pyisolate.Supervisor, isolation: Any) -> None:
+    with supervisor.spawn("guest", isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
+        sandbox.exec("state = 7")
+        for call, kind in (
+            (lambda: sandbox.exec(b"1"), TypeError),  # type: ignore[arg-type]
+            (lambda: sandbox.exec(None), TypeError),  # type: ignore[arg-type]
+            (lambda: sandbox.exec("1", timeout="5"), TypeError),  # type: ignore[arg-type]
+            (lambda: sandbox.exec("1", timeout=-1), ValueError),
+            (lambda: sandbox.eval("1", timeout=-0.1), ValueError),
+            (lambda: sandbox.call("len", "", timeout=float("nan")), ValueError),
+            (lambda: sandbox.recv(timeout=-1), ValueError),
+            (lambda: sandbox.eval(1), TypeError),  # type: ignore[arg-type]
+            (lambda: sandbox.call(1), TypeError),  # type: ignore[arg-type]
+            (lambda: sandbox.exec(SURROGATE), ValueError),
+            (lambda: sandbox.eval("'\ud83c'"), ValueError),
+        ):
+            with pytest.raises(kind):
+                call()
+        assert sandbox.eval("state") == 7
+
+
+def test_what_cannot_be_pickled_leaves_the_sandbox_as_it_was(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("guest") as sandbox:
+        with pytest.raises(TypeError):
+            sandbox.call(len, threading.Lock())
+        assert sandbox.call(len, [1, 2]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"env": {"A": 1}}, TypeError),
+        ({"env": {1: "A"}}, TypeError),
+        ({"env": {"A=B": "1"}}, ValueError),
+        ({"env": {"A": "\0"}}, ValueError),
+        ({"env": {"A": "\ud83c"}}, ValueError),
+        ({"cwd": 1}, TypeError),
+        ({"policy": 1}, TypeError),
+        ({"isolation": "cell"}, ValueError),
+    ],
+)
+def test_spawn_refuses_what_no_sandbox_can_have(
+    supervisor: pyisolate.Supervisor, options: dict[str, Any], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        supervisor.spawn("guest", **options)
+    assert supervisor.diagnostics().sandboxes == 0
+
+
+def test_a_policy_can_be_a_file_and_a_directory_a_path(supervisor: pyisolate.Supervisor, tmp_path: Path) -> None:
+    (tmp_path / "granted.txt").write_text("hello")
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"version: 1\nname: mine\nextends: compute\nfs:\n  - {{path: {tmp_path}, allow: [read]}}\n")
+    tmp_path.chmod(0o755)
+    for policy in (file, str(file)):
+        with supervisor.spawn("guest", policy, cwd=Path("/")) as sandbox:
+            assert sandbox.policy.name == "mine"
+            assert sandbox.eval("__import__('os').getcwd()") == "/"
+    (tmp_path / "below").mkdir()
+    with supervisor.spawn("guest", file, cwd=tmp_path / "below") as sandbox:
+        assert sandbox.eval("__import__('os').getcwd()") == str(tmp_path / "below")
+    for directory in (tmp_path / "nowhere", "/srv/not-granted"):
+        with pytest.raises(pyisolate.SandboxError, match=f"cwd {directory}: No such file or directory"):
+            supervisor.spawn("guest", file, cwd=directory)
+    assert supervisor.diagnostics().sandboxes == 0
+    with pytest.raises(OSError, match="nowhere"):
+        supervisor.spawn("guest", "nowhere.yaml")
+    with pytest.raises(pyisolate.PolicySyntaxError):
+        supervisor.spawn("guest", "nowhere")

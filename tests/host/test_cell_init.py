@@ -1,0 +1,205 @@
+"""A cell's init: process 1 of its pid namespace, the guest's parent. It reaps, and hands on signals and status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import pyisolate
+from pyisolate import Policy
+from pyisolate.native import cell_init
+
+ENDS = {
+    "SIGTERM": ("import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)", signal.SIGTERM),
+    "SIGKILL": ("import os; os.kill(os.getpid(), 9)", signal.SIGKILL),
+    "alarm": ("import signal, time; signal.setitimer(signal.ITIMER_REAL, 0.05); time.sleep(5)", signal.SIGALRM),
+    "abort": ("import os; os.abort()", signal.SIGABRT),
+    "crash": ("import ctypes; ctypes.string_at(0)", signal.SIGSEGV),
+    "raise_signal": ("import signal; signal.raise_signal(signal.SIGHUP)", signal.SIGHUP),
+    "usr1": ("import os; os.kill(os.getpid(), 10)", signal.SIGUSR1),
+}
+
+ORPHANS = """
+import os, time
+for _ in range({count}):
+    pid = os.fork()
+    if pid == 0:
+        if os.fork() == 0:
+            time.sleep(0.02)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    time.sleep(0.04)
+"done"
+"""
+
+
+@pytest.fixture(scope="module")
+def supervisor() -> Iterator[pyisolate.Supervisor]:
+    with pyisolate.Supervisor(pool_size=2) as own:
+        yield own
+
+
+def forking() -> Policy:
+    return Policy.preset("compute").allow_fork().allow_import("ctypes").allow_native("ctypes")
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_how_a_guest_ends_itself_is_told_truly(supervisor: pyisolate.Supervisor, how: str) -> None:
+    source, number = ENDS[how]
+    with supervisor.spawn("ends", forking()) as sandbox:
+        with pytest.raises(pyisolate.SandboxDied) as caught:
+            sandbox.exec(source)
+        assert (caught.value.signal, caught.value.exit_status) == (number, None)
+        assert signal.Signals(number).name in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [0, 1, 70, 137, 255])
+def test_an_exit_status_is_told_truly(supervisor: pyisolate.Supervisor, status: int) -> None:
+    with supervisor.spawn("exits") as sandbox:
+        with pytest.raises(pyisolate.SandboxDied) as caught:
+            sandbox.exec(f"import os; os._exit({status})")
+        assert (caught.value.signal, caught.value.exit_status) == (None, status)
+
+
+def test_a_handler_of_the_guests_runs(supervisor: pyisolate.Supervisor) -> None:
+    source = """
+import os, signal
+seen = []
+signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+os.kill(os.getpid(), signal.SIGTERM)
+seen
+"""
+    with supervisor.spawn("handles") as sandbox:
+        assert sandbox.exec(source).value == [signal.SIGTERM]
+
+
+def test_orphans_are_reaped_and_no_longer_count(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("orphans", forking().with_limits(processes=8)) as sandbox:
+        assert sandbox.exec(ORPHANS.format(count=20)).value == "done"
+        below = psutil.Process(sandbox.init_pid).children(recursive=True)
+        assert [process.pid for process in below] == [sandbox.pid]
+
+
+def test_living_orphans_count_and_end_with_the_sandbox(supervisor: pyisolate.Supervisor) -> None:
+    source = "import os, time\nif os.fork() == 0:\n    os.fork() or time.sleep(60)\n    os._exit(0)\nos.wait()"
+    sandbox = supervisor.spawn("left", forking())
+    sandbox.exec(source)
+    below = psutil.Process(sandbox.init_pid).children(recursive=True)
+    assert len(below) == 2
+    assert sandbox.stats.processes == 2
+    sandbox.close()
+    assert not psutil.wait_procs(below, timeout=5)[1]
+
+
+def test_everything_ends_with_a_guest_that_dies(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("dies", forking()) as sandbox:
+        sandbox.exec("import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)")
+        init = psutil.Process(sandbox.init_pid)
+        below = init.children(recursive=True)
+        assert len(below) == 2
+        os.kill(sandbox.pid, signal.SIGKILL)
+        assert not psutil.wait_procs([init, *below], timeout=5)[1]
+
+
+def test_the_guest_cannot_end_or_stop_its_init(supervisor: pyisolate.Supervisor) -> None:
+    source = """
+import os, signal
+answers = []
+for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGCHLD):
+    try:
+        os.kill(1, number)
+        answers.append(0)
+    except PermissionError as error:
+        answers.append(error.errno)
+answers
+"""
+    with supervisor.spawn("attacks", forking()) as sandbox:
+        sandbox.exec(source)
+        assert sandbox.eval("1 + 1") == 2
+        assert psutil.Process(sandbox.init_pid).status() == psutil.STATUS_SLEEPING
+
+
+def test_the_init_holds_nothing(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("bare") as sandbox:
+        sandbox.eval("1")
+        folder = Path(f"/proc/{sandbox.init_pid}")
+        status = dict(
+            line.split(":\t", 1) for line in folder.joinpath("status").read_text().splitlines() if ":\t" in line
+        )
+        assert status["Name"] == "pyisolate-init"
+        kept = 1 << 5  # CAP_KILL, in the cell's user namespace: the guest may be another user
+        assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == kept
+        assert (folder / "ns" / "user").stat().st_ino == Path(f"/proc/{sandbox.pid}/ns/user").stat().st_ino
+        assert status["NoNewPrivs"] == "1"
+        assert os.listdir(folder / "fd") == []
+        assert sandbox.eval("__import__('os').getppid()") == 1
+
+
+def test_an_interrupt_reaches_the_guest_through_its_init(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("interrupted") as sandbox:
+        sandbox.exec("import signal\nseen = []\nsignal.signal(signal.SIGINT, lambda n, f: seen.append(n))")
+        sandbox.interrupt()
+        deadline = time.monotonic() + 5
+        while not sandbox.eval("seen") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert sandbox.eval("seen") == [signal.SIGINT]
+
+
+def test_inits_are_reaped_and_their_pages_used_again(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("first") as sandbox:
+        zygote = psutil.Process(sandbox.init_pid).parent()
+    assert zygote is not None
+    before = len(zygote.memory_maps(grouped=False))
+    for _ in range(30):
+        supervisor.spawn("again").close()
+    time.sleep(0.3)
+    assert len(zygote.children()) <= 4
+    assert len(zygote.memory_maps(grouped=False)) <= before + 4
+
+
+WITHOUT_NAMESPACES = """
+import os, signal, sys, time
+from pyisolate.native import cell_init, process
+reader, writer = os.pipe()
+cell = cell_init.fork(0)
+if cell is None:
+    for _ in range(3):
+        if os.fork() == 0:
+            if os.fork() == 0:
+                os.setsid()
+            time.sleep(60)
+    os.write(writer, b"x")
+    os.kill(os.getpid(), signal.SIGUSR2) if {dies} else time.sleep(60)
+os.read(reader, 1)
+time.sleep(0.2)
+below = __import__("psutil").Process(cell.init_pid).children(recursive=True)
+if not {dies}:
+    print(len(below))
+    process.pidfd_send_signal(cell.init_pidfd, signal.SIGUSR2)  # handed on
+pid, _ = os.waitpid(cell.init_pid, 0)
+status, size = cell.ended()
+print(os.WTERMSIG(status), size > 1 << 20, [p.pid for p in below if p.is_running()])
+"""
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_without_a_pid_namespace_the_init_ends_what_is_below(dies: bool) -> None:
+    command = [sys.executable, "-c", WITHOUT_NAMESPACES.format(dies=dies)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    expected = [f"{signal.SIGUSR2} True []"] if dies else ["7", f"{signal.SIGUSR2} True []"]
+    assert done.stdout.splitlines() == expected, done.stderr
+
+
+def test_a_fork_that_fails_leaves_nothing() -> None:
+    before = len(psutil.Process().children())
+    with pytest.raises(OSError, match="fork a cell"):
+        cell_init.fork(0x10000)  # CLONE_THREAD, which needs CLONE_SIGHAND
+    assert len(psutil.Process().children()) == before

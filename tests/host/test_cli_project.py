@@ -1,0 +1,106 @@
+"""`pyisolate run` of more than one file: modules beside a script, -m, -c, and `python -m pyisolate`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "pyisolate", "run"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A project that every user may read, below directories that let them through."""
+    for path in (tmp_path, *list(tmp_path.parents)[:2]):
+        path.chmod(0o755)
+    project = tmp_path / "project"
+    (project / "package").mkdir(parents=True)
+    (project / "helper.py").write_text("from package.inner import VALUE\nTWICE = 2 * VALUE\n")
+    (project / "package" / "__init__.py").write_text("")
+    (project / "package" / "inner.py").write_text("VALUE = 21\n")
+    (project / "package" / "__main__.py").write_text(
+        "import sys, helper\nprint(helper.TWICE, sys.argv[1:], __name__)\n"
+    )
+    (project / "main.py").write_text("import helper, sys\nprint(helper.TWICE, sys.argv[1:], sys.path[0])\n")
+    (project / "secret.txt").write_text("s3cret")
+    return project
+
+
+def run(*words: str, cwd: Path | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60, cwd=cwd, **more)
+
+
+def test_a_script_finds_the_modules_beside_it(tree: Path) -> None:
+    done = run("main.py", "-x", "y", cwd=tree)
+    assert (done.returncode, done.stdout) == (0, f"42 ['-x', 'y'] {tree}\n"), done.stderr
+    assert done.stderr == ""
+    assert run(str(tree / "main.py")).returncode == 0
+
+
+def test_without_the_grant_they_are_refused(tree: Path) -> None:
+    for options in (["--no-project"], ["--policy", str(tree / "policy.yaml")]):
+        (tree / "policy.yaml").write_text("version: 1\nname: p\nextends: compute\n")
+        done = run(*options, "main.py", cwd=tree)
+        assert done.returncode == 120, done.stderr
+        assert "import.module helper" in done.stderr
+    rules = f"fs: [{{path: {tree}, allow: [read]}}]\nimport: {{allow: [helper, package]}}\n"
+    (tree / "policy.yaml").write_text("version: 1\nname: p\nextends: compute\n" + rules)
+    assert run("--policy", "policy.yaml", "main.py", cwd=tree).returncode == 0
+
+
+def test_a_lone_script_is_granted_nothing() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:  # the guest's /tmp is its own
+        alone = Path(place)
+        (alone / "data.txt").write_text("s3cret")
+        (alone / "read it.py").write_text(f"print(open({str(alone / 'data.txt')!r}).read())")
+        done = run(str(alone / "read it.py"))
+    assert done.returncode == 120
+    assert "s3cret" not in done.stdout
+
+
+@pytest.mark.parametrize("place", ["home", "above home", "writable"])
+def test_a_home_and_a_shared_place_are_no_projects(tree: Path, place: str) -> None:
+    home = {"home": tree, "above home": tree / "package"}.get(place, tree.parent / "elsewhere")
+    tree.chmod(0o777 if place == "writable" else 0o755)
+    done = run("main.py", cwd=tree, env={**os.environ, "HOME": str(home)})
+    assert done.returncode == 120, done.stdout
+    assert "import.module helper" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="guests are the same user")
+def test_a_place_that_guests_cannot_read_starts_all_the_same(tree: Path) -> None:
+    tree.chmod(0o700)
+    (tree / "main.py").write_text("print('here')")
+    assert run("main.py", cwd=tree).stdout == "here\n"
+
+
+def test_a_module_runs_as_a_script(tree: Path) -> None:
+    done = run("-m", "package", "-x", "--json", cwd=tree)
+    assert (done.returncode, done.stdout) == (0, "42 ['-x', '--json'] __main__\n"), done.stderr
+    assert run("-m", "json.tool", cwd=tree, input="[1]").stdout == "[\n    1\n]\n"
+
+
+def test_a_text_runs_as_the_interpreter_runs_it(tree: Path) -> None:
+    done = run("--limit", "wall=20s", "-c", "import sys; print(sys.argv, __name__, input())", "-a", "b", input="in\n")
+    assert done.stdout == "['-c', '-a', 'b'] __main__ in\n", done.stderr
+    failed = run("-c", "1 / 0")
+    assert (failed.returncode, 'File "<string>", line 1' in failed.stderr) == (1, True)
+    assert json.loads(run("--json", "-c", "print(1)").stdout)["script"] == "-c"
+    for words in ([], ["-m"], ["--json", "-c"]):
+        assert run(*words).returncode == 2
+
+
+def test_a_directory_with_a_main_and_stdin_have_their_names(tree: Path) -> None:
+    (tree / "app").mkdir()
+    (tree / "app" / "__main__.py").write_text("import sys, part\nprint(sys.argv, part.X)")
+    (tree / "app" / "part.py").write_text("X = 5")
+    (tree / "app").chmod(0o755)
+    assert run("app", "-x", cwd=tree).stdout == "['app', '-x'] 5\n"
+    assert run("-", "y", cwd=tree, input="import sys; print(sys.argv)").stdout == "['-', 'y']\n"

@@ -1,0 +1,122 @@
+"""Programs as guests, run for real: a shell, git, sort."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import pyisolate
+
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
+
+
+COMMAND = [sys.executable, "-m", "pyisolate", "exec"]
+PROGRAMS = ("bash", "cat", "sleep", "git")
+
+
+@pytest.fixture
+def sandbox(supervisor: pyisolate.Supervisor) -> Iterator[pyisolate.Sandbox]:
+    policy = pyisolate.Policy.preset("compute")
+    for name in PROGRAMS:
+        if (path := shutil.which(name)) is not None:
+            policy = policy.allow_exec(path)
+    with supervisor.spawn("commands", policy) as made:
+        yield made
+
+
+def test_a_program_answers_as_from_subprocess(sandbox: pyisolate.Sandbox) -> None:
+    done = sandbox.run(["cat"], input=b"\xff\x00in")
+    assert (done.args, done.returncode, done.stdout, done.stderr) == (["cat"], 0, b"\xff\x00in", b"")
+    done = sandbox.run(["bash", "-c", "read line; echo \"$line $A\"; pwd >&2; exit 3"], input="in\n", text=True,
+                       env={"A": "x"}, cwd="/")  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (3, "in x\n", "/\n")
+    assert sandbox.run(["bash", "-c", "kill -9 $$"]).returncode == -9
+    assert sandbox.run(["cat"]).stdout == b""
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        sandbox.run(["bash", "-c", "echo out; exit 4"], check=True, text=True)
+    assert (caught.value.returncode, caught.value.stdout) == (4, "out\n")
+    assert sandbox.eval("1 + 1") == 2
+
+
+def test_a_large_program_runs(sandbox: pyisolate.Sandbox) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("no git")
+    assert sandbox.run(["git", "--version"], text=True, check=True).stdout.startswith("git version")
+
+
+def test_what_is_not_granted_is_refused_and_recorded(sandbox: pyisolate.Sandbox) -> None:
+    with pytest.raises(pyisolate.PolicyError) as caught:
+        sandbox.run(["/usr/bin/env"])
+    assert caught.value.denial_event is not None
+    assert (caught.value.denial_event.capability, caught.value.denial_event.target) == ("process.exec", "/usr/bin/env")
+    done = sandbox.run(["bash", "-c", "cat /etc/shadow"], text=True)
+    assert done.returncode == 1
+    assert ("fs.read", "/etc/shadow") in {(str(e.capability), e.target) for e in sandbox.get_denial_events()}
+
+
+@pytest.mark.parametrize("arguments", ["ls", [], [1], ["\ud83c"]])
+def test_wrong_arguments_are_refused_before_anything_runs(sandbox: pyisolate.Sandbox, arguments: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        sandbox.run(arguments)
+    assert sandbox.stats.requests == 0
+
+
+def test_a_timeout_kills_the_program_and_its_children_only(sandbox: pyisolate.Sandbox) -> None:
+    started = time.monotonic()
+    with pytest.raises(pyisolate.TimeoutError) as caught:
+        sandbox.run(["bash", "-c", "echo so far; sleep 60 & sleep 60"], timeout=0.7)
+    assert time.monotonic() - started < 5
+    assert caught.value.stdout == "so far\n"
+    assert not sandbox.closed
+    deadline = time.monotonic() + 5
+    while (left := sandbox.stats.processes or 1) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == 1
+
+
+def test_output_streams_and_is_bounded(supervisor: pyisolate.Supervisor) -> None:
+    bash = shutil.which("bash")
+    policy = pyisolate.Policy.preset("compute").allow_exec(bash or "").with_limits(output="64KiB")
+    with supervisor.spawn("loud", policy) as sandbox:
+        seen: list[str] = []
+        sandbox.run(["bash", "-c", "echo one; echo two"], on_stdout=seen.append)
+        assert "".join(seen) == "one\ntwo\n"
+        with pytest.raises(pyisolate.OutputExceeded):
+            sandbox.run(["bash", "-c", "while :; do echo loud; done"])
+
+
+def test_tasks_of_asyncio_have_the_same(sandbox: pyisolate.Sandbox) -> None:
+    assert asyncio.run(sandbox.arun(["cat"], input="x", text=True)).stdout == "x"
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["--", "bash", "-c", "exit 5"], 5),
+        (["bash", "-c", "kill -9 $$"], 137),
+        (["--policy", "POLICY", "bash", "-c", "exit 5"], 126),
+        (["nonesuch-program"], 127),
+        (["--timeout", "0.5", "bash", "-c", "while :; do :; done"], 124),
+        ([], 2),
+    ],
+)
+def test_exec_ends_with_the_status_that_shells_give(tmp_path: Any, words: list[str], status: int) -> None:
+    (tmp_path / "p.yaml").write_text("version: 1\nname: p\nextends: compute\n")
+    words = [str(tmp_path / "p.yaml") if word == "POLICY" else word for word in words]
+    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stderr
+
+
+def test_exec_passes_bytes_through() -> None:
+    data = bytes(range(256)) * 500
+    done = subprocess.run(
+        [*COMMAND, "--limit", "output=1MiB", "-q", "cat"], input=data, capture_output=True, timeout=60
+    )
+    assert (done.stdout, done.returncode) == (data, 0), done.stderr

@@ -1,0 +1,222 @@
+"""Code as people write it, and that nothing of it is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyisolate
+from tests.thread_limits import WITHOUT_UNHELD
+
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
+
+
+SupervisorOf = pyisolate.Supervisor
+
+
+def test_code_of_a_notebook_runs(supervisor: SupervisorOf) -> None:
+    with supervisor.spawn("nb") as sandbox:
+        assert sandbox.exec("import asyncio\nasync def f(): return 7\nawait f()").value == 7
+        assert sandbox.exec("async with asyncio.timeout(5):\n    x = await f()\nx").value == 7
+        assert sandbox.exec("_ + 1").value == 8
+        assert sandbox.eval("await f()") == 7
+        assert sandbox.eval("__import__('sys').argv") == ["<nb>"]
+        assert sandbox.eval("__import__('getpass').getuser()")
+        sandbox.exec("def first():\n    return 1 / 0")
+        sandbox.exec("def second():\n    return first()")
+        assert "1 / 0" in sandbox.eval("__import__('inspect').getsource(first)")
+        with pytest.raises(pyisolate.GuestError) as caught:
+            sandbox.exec("second()")
+        for line in ("return 1 / 0", "return first()", "second()"):
+            assert line in caught.value.traceback
+
+
+def test_calls_and_expressions_are_taken_as_plain_python_takes_them(supervisor: SupervisorOf) -> None:
+    async def twice(number: int) -> int:
+        return 2 * number
+
+    with supervisor.spawn("calls") as sandbox:
+        sandbox.exec("async def own(n): return n + 1")
+        assert (sandbox.call("own", 1), sandbox.call(twice, 2), sandbox.eval("  1 + 1 ")) == (2, 4, 2)
+        for source, kind in (("nowhere", "NameError"), ("nowhere.f", "ModuleNotFoundError")):
+            with pytest.raises(pyisolate.GuestError) as caught:
+                sandbox.call(source)
+            assert caught.value.type_name == kind
+        with pytest.raises(pyisolate.GuestError, match="unexpected indent"):
+            sandbox.exec("  1 + 1")
+
+
+def test_tasks_go_on_in_the_next_cell_that_awaits(supervisor: SupervisorOf) -> None:
+    with supervisor.spawn("nb") as sandbox:
+        sandbox.exec("import asyncio\nasync def f(n):\n    await asyncio.sleep(0.001)\n    return n")
+        sandbox.exec("task = asyncio.create_task(f(1))")
+        assert sandbox.exec("await task").value == 1
+        assert sandbox.exec("many = [asyncio.ensure_future(f(n)) for n in range(3)]\nawait asyncio.gather(*many)"
+                            ).value == [0, 1, 2]  # fmt: skip
+        assert sandbox.exec("asyncio.run(f(3))").value == 3
+        own = "loop = asyncio.new_event_loop()\ntask = loop.create_task(f(4))\nloop.run_until_complete(task)"
+        assert sandbox.exec(own).value == 4
+        with pytest.raises(pyisolate.GuestError) as caught:
+            sandbox.exec("await f(1 / 0)")
+        assert ".py" not in caught.value.traceback
+
+
+def test_a_syntax_error_shows_the_guests_lines_only(supervisor: SupervisorOf) -> None:
+    with supervisor.spawn("cell") as sandbox:
+        for run in (sandbox.exec, sandbox.eval):
+            with pytest.raises(pyisolate.GuestError) as caught:
+                run("x = 1\ndef g(:\n    pass")
+            assert caught.value.traceback.count("SyntaxError") == 1
+            assert ".py" not in caught.value.traceback
+            assert 'File "<cell' in caught.value.traceback
+
+
+def test_a_syntax_error_reads_a_line_of_a_file_only_where_there_is_one(supervisor: SupervisorOf) -> None:
+    """CPython looks for the line in a file of the code's name: made up, that is no refusal; a secret's name is one."""
+    show = "try: compile('x y', {!r}, 'exec')\nexcept SyntaxError: pass"
+    with supervisor.spawn("typo") as sandbox:
+        with pytest.raises(pyisolate.GuestError):
+            sandbox.exec("def g(:\n    pass")
+        for name in ("<unknown>", "/nowhere/module.py"):
+            sandbox.exec(show.format(name))
+        assert sandbox.get_denial_events() == []
+        sandbox.exec(show.format("/etc/passwd"))
+        (event,) = sandbox.get_denial_events()
+        assert (event.capability, event.target) == ("fs.read", "/etc/passwd")
+
+
+@pytest.mark.parametrize("end", ["while True: pass", "import os; os._exit(3)", "import os; os.kill(os.getpid(), 9)"])
+def test_what_was_written_is_on_the_error(supervisor: SupervisorOf, end: str) -> None:
+    with supervisor.spawn("kept") as sandbox, pytest.raises(pyisolate.SandboxError) as caught:
+        sandbox.exec(f"print('kept')\nprint('piece', end='')\n{end}", timeout=1)
+    assert caught.value.stdout.startswith("kept\n")
+    assert caught.value.stdout == "kept\npiece" or "os._exit" not in end
+
+
+def test_files_left_open_are_written_out(supervisor: SupervisorOf, tmp_path: Path) -> None:
+    shared_path = tmp_path / "shared"
+    shared_path.mkdir()
+    for path in (shared_path, *list(tmp_path.parents)[:2], tmp_path):
+        path.chmod(0o777 if path == shared_path else 0o755)
+    policy = pyisolate.Policy.preset("compute").allow_read(str(shared_path)).allow_write(str(shared_path))
+    with supervisor.spawn("files", policy) as sandbox:
+        sandbox.exec(f"f = open({str(shared_path / 'a')!r}, 'w'); f.write('text')")
+    assert (shared_path / "a").read_text() == "text"
+    with supervisor.spawn("script", policy) as sandbox:
+        sandbox.run_script(
+            "import atexit, threading, time\n"
+            f"f = open({str(shared_path / 'b')!r}, 'w')\n"
+            "threading.Thread(target=lambda: (time.sleep(0.2), f.write('thread '))).start()\n"
+            "atexit.register(lambda: f.write('atexit'))\n",
+            filename="s.py",
+        )
+    assert (shared_path / "b").read_text() == "thread atexit"
+
+
+def test_values_arrive_as_they_are_by_every_way(supervisor: SupervisorOf) -> None:
+    with supervisor.spawn("values") as sandbox:
+        sandbox.exec("def same(value): return value")
+        for value in (2**70, (1, {2}), b"x", "\ud83c"):
+            assert sandbox.call("same", value) == value
+            sandbox.post(value)
+            assert sandbox.exec("got = recv(5)\npost(got)\ngot").value == value
+            found = sandbox.recv(5)
+            assert (found, type(found)) == (value, type(value))
+        with pytest.raises(TypeError):
+            sandbox.post(object())
+        assert sandbox.eval("1") == 1
+
+
+def test_a_refusal_is_an_oserror_as_programs_expect(supervisor: SupervisorOf) -> None:
+    source = "try:\n    open('/etc/shadow')\nexcept OSError as e:\n    seen = e.errno, e.strerror, e.filename\n"
+    with supervisor.spawn("errno") as sandbox:
+        assert sandbox.exec(source + "seen").value == (13, "Permission denied", "/etc/shadow")
+        with pytest.raises(pyisolate.PolicyError, match=r"^fs\.read, on /etc/shadow"):
+            sandbox.exec("open('/etc/shadow')")
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_a_refused_import_is_an_import_error(supervisor: SupervisorOf, isolation: Any) -> None:
+    source = "try:\n    import {0}\nexcept ImportError as e:\n    seen = type(e).__name__, e.name, e.errno\nseen"
+    with supervisor.spawn("imports", isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
+        assert sandbox.exec(source.format("yaml")).value == ("RefusedImport", "yaml", 13)
+        assert sandbox.exec("try: import yaml\nexcept ModuleNotFoundError as e: seen = e.name\nseen").value == "yaml"
+        with pytest.raises(pyisolate.PolicyError) as caught:
+            sandbox.exec("import yaml")
+        assert (caught.value.denial_event.capability, caught.value.denial_event.target) == ("import.module", "yaml")
+        assert {event.target for event in sandbox.get_denial_events()} == {"yaml"}
+        assert sandbox.stats.denials == 3
+
+
+def test_a_module_that_the_guest_makes_can_be_imported(supervisor: SupervisorOf) -> None:
+    make = "import sys, types\nmade = types.ModuleType('made')\nmade.value = 5\nsys.modules['made'] = made\n"
+    with supervisor.spawn("made") as sandbox:
+        assert sandbox.exec(make + "from made import value\nimport made as again\nvalue + again.value").value == 10
+        assert sandbox.get_denial_events() == []
+
+
+def test_the_source_of_a_class_of_an_earlier_cell_is_found(supervisor: SupervisorOf) -> None:
+    with supervisor.spawn("classes") as sandbox:
+        sandbox.exec("class First:\n    x = 1")
+        sandbox.exec("class Second:\n    def method(self):\n        return 2")
+        sandbox.exec("class First:\n    x = 3")
+        assert sandbox.exec("import inspect\ninspect.getsource(First)").value == "class First:\n    x = 3"
+        assert "return 2" in sandbox.eval("inspect.getsource(Second.method)")
+        assert sandbox.eval("inspect.getsource(Second)").startswith("class Second:")
+
+
+def test_modules_of_the_workspace_need_no_rule(
+    supervisor: SupervisorOf, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    outside.chmod(0o755)
+    (outside / "foreign.py").write_text("X = 1")
+    policy = pyisolate.Policy.preset("compute").allow_read(outside).deny_import("forbidden")
+    files = {"helper.py": b"from pack import part\nX = part.Y", "pack/__init__.py": b"", "pack/part.py": b"Y = 5",
+             "forbidden.py": b""}  # fmt: skip
+    with supervisor.spawn("project", policy, files=files) as sandbox:
+        assert sandbox.run_script("import helper, pack.part\nprint(helper.X)", filename="main.py").stdout == "5\n"
+        assert sandbox.get_denial_events() == []
+        sandbox.exec(f"import sys, os\nsys.path[:0] = [{str(outside)!r}]\nos.symlink({str(outside)!r}, 'link')")
+        for name in ("foreign", "link.foreign", "forbidden", "yaml", "no_such_module"):
+            with pytest.raises(pyisolate.PolicyError) as caught:
+                sandbox.exec(f"import {name}")
+            assert caught.value.denial_event is not None
+            assert caught.value.denial_event.target == name
+    with supervisor.spawn("granted", policy.allow_import("foreign")) as sandbox:  # the control
+        assert sandbox.exec(f"import sys\nsys.path[:0] = [{str(outside)!r}]\nimport foreign\nforeign.X").value == 1
+
+
+def test_errors_of_threads_show_the_guests_lines_and_leave_no_denial(supervisor: SupervisorOf) -> None:
+    code = "import threading\nthread = threading.Thread(target=lambda: 1 / 0)\nthread.start(); thread.join()\n"
+    code += "class Odd:\n    def __del__(self): raise KeyError('odd')\nOdd()\n"
+    with supervisor.spawn("threads") as sandbox:
+        result = sandbox.run_script(code, filename="prog.py")
+        for words in (
+            "Exception in thread Thread-1",
+            "target=lambda: 1 / 0",
+            "Exception ignored in",
+            "KeyError: 'odd'",
+        ):
+            assert words in result.stderr
+        assert sandbox.get_denial_events() == []
+
+
+def test_a_scripts_excepthook_is_called(supervisor: SupervisorOf) -> None:
+    hook = (
+        "import sys\nsys.excepthook = lambda kind, error, trace: print(kind.__name__, trace.tb_frame.f_code.co_name)\n"
+    )
+    with supervisor.spawn("hook") as sandbox, pytest.raises(pyisolate.GuestError) as caught:
+        sandbox.run_script(f"{hook}1 / 0", filename="prog.py")
+    assert caught.value.stdout == "ZeroDivisionError <module>\n"
+
+
+@pytest.mark.parametrize("attempt", ["open('/etc/passwd')", "import no_such_module", "import os; os.fork()"])
+def test_a_guest_that_prints_a_caught_refusal_is_refused_nothing_more(supervisor: SupervisorOf, attempt: str) -> None:
+    code = f"import logging, traceback\ntry: {attempt}\nexcept Exception:\n    traceback.print_exc()\n"
+    code += "    logging.exception('again')"
+    with supervisor.spawn("prints") as sandbox:
+        assert sandbox.exec(code).stderr.count(attempt) >= 2
+        assert len(sandbox.get_denial_events()) == 1

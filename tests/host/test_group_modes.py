@@ -1,0 +1,58 @@
+"""A rule group's mode is the same for every enforcer: what is enforced under a monitor policy is really refused."""
+
+from __future__ import annotations
+
+import pytest
+
+import pyisolate
+from pyisolate import Policy
+from tests.require import require
+
+#: operation -> (group, code that returns a negative number when it is refused)
+OPERATIONS = {
+    "memory.exec": ("import", "c.mmap(0, 4096, 7, 34, -1, 0)"),
+    "ipc.sysv": ("process", "c.shmget(0, 4096, 0o1600)"),
+    "ipc.posix": ("process", "c.syscall(240, b'modes', 0o102, 0o600, 0)"),
+}
+SOURCE = """
+import ctypes
+c = ctypes.CDLL(None)
+c.mmap.restype = c.syscall.restype = ctypes.c_long
+{code}
+"""
+
+
+def attempt(supervisor: pyisolate.Supervisor, capability: str, mode: str, other: str) -> tuple[bool, list[str]]:
+    group, code = OPERATIONS[capability]
+    policy = Policy.from_dict(
+        {
+            "version": 1,
+            "name": "modes",
+            "extends": "compute",
+            "mode": mode,
+            "modes": {group: other},
+            "import": {"allow": ["ctypes", "_ctypes"], "native": ["ctypes", "_ctypes"]},
+        }
+    )
+    with supervisor.spawn("modes", policy) as sandbox:
+        result = sandbox.exec(SOURCE.format(code=code)).value
+        events = [event for event in sandbox.get_denial_events() if event.capability == capability]
+    assert isinstance(result, int)
+    return result < 0, [event.kernel_decision.value for event in events]
+
+
+@pytest.mark.parametrize("capability", OPERATIONS)
+def test_an_enforced_group_under_a_monitor_policy_refuses(supervisor: pyisolate.Supervisor, capability: str) -> None:
+    require("seccomp", supervisor.diagnostics().listener, "no listener decides these calls")
+    assert attempt(supervisor, capability, "monitor", "enforce") == (True, ["deny"])
+
+
+@pytest.mark.parametrize("capability", OPERATIONS)
+def test_a_monitored_group_under_an_enforcing_policy_only_watches(
+    supervisor: pyisolate.Supervisor, capability: str
+) -> None:
+    require("seccomp", supervisor.diagnostics().listener, "no listener decides these calls")
+    refused, verdicts = attempt(supervisor, capability, "enforce", "monitor")
+    assert verdicts == ["would_deny"]
+    if capability != "ipc.posix":  # there the kernel's own quota of message queues refuses
+        assert not refused

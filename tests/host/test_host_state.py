@@ -1,0 +1,195 @@
+"""Hosts whose signals, descriptors and limits are not as a shell leaves them: a supervisor starts all the same."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+_SPAWN = """
+import pyisolate
+with pyisolate.spawn("guest") as sandbox:
+    result = sandbox.exec({source!r}).value
+"""
+
+
+def _host(before: str, source: str = "1 + 1", after: str = "print(result)") -> subprocess.CompletedProcess[str]:
+    code = before + _SPAWN.format(source=source) + after
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_host_that_ignores_sigchld_has_every_enforcer() -> None:
+    code = """
+import signal, pyisolate
+signal.signal(signal.SIGCHLD, {how})
+with pyisolate.Supervisor(pool_size=1) as supervisor:
+    print(sorted(name for name, found in supervisor.diagnostics().enforcers.items() if found.usable))
+    print(supervisor.spawn("guest").eval("1 + 1"))
+"""
+    said = []
+    for how in ("signal.SIG_DFL", "signal.SIG_IGN"):
+        command = [sys.executable, "-c", code.format(how=how)]
+        said.append(subprocess.run(command, capture_output=True, text=True, timeout=120, check=False))
+    assert said[0].returncode == 0, said[0].stderr
+    assert said[0].stdout == said[1].stdout, said[1].stderr
+
+
+def test_signals_that_the_host_blocks_or_ignores_reach_the_guest() -> None:
+    done = _host(
+        """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
+for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+    signal.signal(number, signal.SIG_IGN)
+""",
+        """
+import signal
+ignored = {n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN}
+(sorted(map(int, signal.pthread_sigmask(0, []))), sorted(map(int, ignored - {signal.SIGPIPE, signal.SIGXFSZ})))
+""",
+    )
+    assert done.stdout.strip() == "([], [])", done.stderr
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "0, 1, 2", "1, 2"])
+def test_a_host_with_closed_standard_descriptors_spawns(closed: str) -> None:
+    code = f"import os, sys\nfor number in ({closed},): os.close(number)\n"
+    assert _host(code, after="sys.exit(0 if result == 2 else 9)").returncode == 0
+
+
+def test_what_a_host_prints_to_a_descriptor_it_had_closed_reaches_no_sandbox() -> None:
+    code = """
+import os, pyisolate
+os.close(1); os.close(2)
+sandbox = pyisolate.spawn("guest")
+for number in (1, 2):
+    os.write(number, b"not for the guest")
+raise SystemExit(0 if sandbox.eval("1 + 1") == 2 else 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+
+
+def test_signals_while_programs_are_loaded() -> None:
+    done = _host(
+        """
+import signal
+signal.signal(signal.SIGALRM, lambda number, frame: None)
+signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+""",
+        after="signal.setitimer(signal.ITIMER_REAL, 0)\nprint(result)",
+    )
+    assert done.stdout.strip() == "2", done.stderr
+
+
+def test_a_limit_above_the_hosts_hard_limit_is_the_hosts() -> None:
+    code = """
+import resource, pyisolate
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+for wanted in (100, 5000):
+    policy = pyisolate.Policy.preset("compute").with_limits(open_files=wanted)
+    with pyisolate.spawn("guest", policy) as sandbox:
+        print(sandbox.call("resource.getrlimit", 7)[1] > 200, sandbox.call("resource.getrlimit", 7)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["False", "108", "False", "200"], done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root's capabilities are taken away here")
+@pytest.mark.parametrize("lacking", ["-sys_admin", "-sys_admin,-sys_ptrace,-net_admin,-bpf,-perfmon"])
+def test_root_without_cap_sys_admin_is_served_as_an_ordinary_user_is(lacking: str) -> None:
+    code = """
+import pyisolate
+with pyisolate.Supervisor(pool_size=1) as supervisor:
+    sandbox = supervisor.spawn("guest")
+    usable = {name for name, found in supervisor.diagnostics().enforcers.items() if found.usable}
+    print(sandbox.eval("1 + 1"), sandbox.enforcement.missing, {"landlock", "namespaces", "root view"} <= usable)
+    try:
+        sandbox.exec("open('/etc/passwd')")
+    except pyisolate.PolicyError as error:
+        print(error.denial_event.capability)
+"""
+    command = ["setpriv", "--bounding-set", lacking, sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split("\n") == ["2 () True", "fs.read", ""], done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")
+def test_a_host_in_a_network_namespace_with_lo_down_has_every_enforcer() -> None:
+    code = """
+import pyisolate
+with pyisolate.Supervisor(pool_size=1) as supervisor:
+    print(sorted(name for name, found in supervisor.diagnostics().enforcers.items() if found.usable))
+    policy = pyisolate.Policy.preset("compute").allow_connect("127.0.0.1:9").allow_import("socket")
+    connect = "import socket\\nsocket.socket().connect_ex(('127.0.0.1', {port}))"
+    with supervisor.spawn("guest", policy) as sandbox:
+        print(sandbox.exec(connect.format(port=9)).value)
+        try:
+            sandbox.exec(connect.format(port=10))
+        except pyisolate.PolicyError as error:
+            print(error.denial_event.capability)
+"""
+    here = [sys.executable, "-c", code]
+    said = [
+        subprocess.run([*before, *here], capture_output=True, text=True, timeout=120, check=False).stdout.splitlines()
+        for before in ((), ("unshare", "-n"))
+    ]
+    assert said[0] == [said[1][0], f"{errno.ECONNREFUSED}", "net.connect"]
+    assert said[1][1:] == [f"{errno.ENETUNREACH}", "net.connect"]
+
+
+#: What Docker's default profile refuses to a process without CAP_SYS_ADMIN, as far as it matters here
+#: (moby/profiles, default.json): unshare, mounts, namespaces by clone; clone3 answers ENOSYS.
+_DOCKER = """
+from pyisolate.native import seccomp as s
+refused = ("unshare setns mount umount2 pivot_root open_tree move_mount fsopen fsmount mount_setattr bpf "
+           "perf_event_open keyctl add_key request_key kcmp userfaultfd").split()
+rules = [s.FilterRule(call, s.refuse(1)) for call in refused] + [s.FilterRule("clone3", s.refuse(38))]
+rules.append(s.FilterRule("clone", s.refuse(1), (s.Compare(0, 0x10000000, 0x10000000),)))
+s.install(s.compile_filter(s.FilterSpec(tuple(rules), s.ALLOW, s.ALLOW)), notify=False)
+import pyisolate
+try:
+    pyisolate.spawn("guest")
+except pyisolate.EnforcementError as error:
+    print(error)
+with pyisolate.spawn("guest", enforcement="best_effort") as sandbox:
+    print(sandbox.eval("1 + 1"), [line.partition(":")[0] for line in sandbox.enforcement.missing])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root's capabilities are taken away here")
+@pytest.mark.parametrize("who", [["--reuid", "1234", "--regid", "1234", "--clear-groups"], []])
+def test_under_a_containers_seccomp_profile_strict_says_what_is_missing_and_the_one_remedy(who: list[str]) -> None:
+    command = ["setpriv", "--bounding-set", "-sys_admin", *who, sys.executable, "-c", _DOCKER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd="/")
+    said, _, rest = done.stdout.partition("\n2 ")
+    assert "namespaces is unavailable" in said, done.stderr
+    assert "root view is unavailable" in said
+    assert said.count("seccomp profile") == 1
+    assert "BPF" not in said
+    expected = ["fs.metadata and hidden paths", "processes and signals outside the sandbox"]
+    assert rest.strip() == f"{expected}", done.stderr
+
+
+@pytest.mark.parametrize("which", ["RLIMIT_MEMLOCK", "RLIMIT_SIGPENDING", "RLIMIT_MSGQUEUE"])
+def test_a_lower_limit_of_the_hosts_holds(which: str) -> None:
+    source = f"import resource\nresource.getrlimit(resource.{which})"
+    before = "import resource\n"
+    ordinary = _host(before, source)
+    lower = _host(f"{before}resource.setrlimit(resource.{which}, (16, 16))\n", source)
+    assert ordinary.returncode == lower.returncode == 0, lower.stderr
+    assert ordinary.stdout != "(16, 16)\n"  # the control
+    assert lower.stdout == ("(0, 0)\n" if which == "RLIMIT_MSGQUEUE" else "(16, 16)\n")
+
+
+def test_root_without_capabilities_is_told_which_it_lacks() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    code = "import pyisolate; print(pyisolate.spawn('guest').eval('1 + 1'))"
+    without = ["setpriv", "--bounding-set=-setuid", "--inh-caps=-setuid"]
+    for command, found in ((without, "without CAP_SETUID cannot give"), ([], "2\n")):
+        done = subprocess.run([*command, sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert found in done.stdout + done.stderr
+        assert "preload" not in done.stderr

@@ -1,0 +1,108 @@
+"""What an ordinary program does and is not refused leaves no event."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import pyisolate
+
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
+
+
+ORDINARY = [
+    "open('/dev/null').close()",
+    "open('/dev/null', 'w').write('x')",
+    "import sys; (sys.stdout.isatty(), sys.stdin.isatty())",
+    "import threading; t = threading.Thread(target=print); t.start(); t.join()",
+    "try:\n    raise ValueError(1)\nexcept ValueError:\n    import traceback; traceback.format_exc()",
+    "import json, csv, re, datetime, decimal; json.dumps({'a': 1})",
+    "import multiprocessing.connection",  # it looks for _winapi, a module of the library that is not there
+    "import os; (os.getpid(), os.getcwd(), os.path.exists('/dev/null'))",
+    "import os; assert os.cpu_count() >= 1",
+    "import platform; (platform.platform(), platform.uname(), platform.processor(), platform.architecture())",
+    "import uuid; assert uuid.uuid1().node == uuid.getnode() and uuid.getnode() >> 40 & 1",  # a random one
+    "import zoneinfo; (zoneinfo.ZoneInfo('Europe/Berlin'), zoneinfo.available_timezones())",
+    "import locale, time, calendar; (locale.setlocale(locale.LC_ALL, ''), time.localtime(), calendar.month(2024, 1))",
+    "import tempfile; tempfile.TemporaryFile().write(b'x'); tempfile.mkdtemp()",
+    "import getpass, pathlib; (getpass.getuser(), pathlib.Path.home())",
+    "import logging, warnings; logging.warning('x'); warnings.warn('x')",
+    "import concurrent.futures as f\nwith f.ThreadPoolExecutor() as pool: assert list(pool.map(abs, [-1])) == [1]",
+    "import asyncio; assert asyncio.run(asyncio.to_thread(abs, -1)) == 1",
+    "import sqlite3; sqlite3.connect(':memory:').execute('create table a(b)')",
+    "import hashlib, random, secrets, decimal; [hashlib.new(name) for name in hashlib.algorithms_guaranteed]",
+    "import doctest, unittest, code, cmd, pdb, pydoc; pydoc.render_doc(abs)",
+    "import importlib.metadata as m\ntry: m.version('nothing')\nexcept m.PackageNotFoundError: pass",
+]
+
+
+@pytest.mark.parametrize("source", ORDINARY)
+def test_an_ordinary_operation_leaves_no_event(supervisor: pyisolate.Supervisor, source: str) -> None:
+    with supervisor.spawn("ordinary") as sandbox:
+        sandbox.exec(source)
+        assert sandbox.get_denial_events() == []
+        assert sandbox.stats.denials == 0
+        # the control: the same sandbox does record a refusal
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec("open('/etc/shadow')")
+        assert sandbox.stats.denials == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "file"), [("pwd.getpwuid(os.getuid())", "/etc/passwd"), ("grp.getgrnam('root')", "/etc/group")]
+)
+def test_a_look_up_of_a_user_is_one_event_and_finds_nobody(
+    supervisor: pyisolate.Supervisor, source: str, file: str
+) -> None:
+    guest = f"import os, pwd, grp\ntry:\n    found = {source}\nexcept KeyError:\n    found = None\nfound"
+    with supervisor.spawn("ordinary") as sandbox:
+        assert sandbox.exec(guest).value is None
+        assert [(e.capability, e.target, e.count) for e in sandbox.get_denial_events()] == [("fs.read", file, 1)]
+    granted = pyisolate.Policy.preset("compute").allow_read(file).allow_read("/etc/nsswitch.conf")
+    with supervisor.spawn("ordinary", granted) as sandbox:  # the control
+        assert "root" in sandbox.exec("import os, pwd, grp\n" + source.replace("os.getuid()", "0") + "[0]").value
+
+
+def test_platform_runs_a_program_where_that_is_granted(supervisor: pyisolate.Supervisor) -> None:
+    granted = pyisolate.Policy.preset("compute").allow_exec("/usr/bin/uname").allow_fork()
+    with supervisor.spawn("ordinary", granted) as sandbox:
+        sandbox.exec("import platform, os; os.environ['PATH'] = '/usr/bin'; platform.processor()")
+        assert sandbox.get_denial_events() == []
+        ran = "import subprocess; subprocess.check_output(['/usr/bin/uname', '-p'], text=True).strip()"
+        assert sandbox.exec("platform.processor()").value == sandbox.exec(ran).value.replace("unknown", "")
+
+
+def test_a_granted_package_without_bytecode_is_imported_without_an_event(supervisor: pyisolate.Supervisor) -> None:
+    """Python would write `__pycache__` beside its source, which may only be read."""
+    folder = Path(tempfile.mkdtemp(prefix="pyisolate-packages-", dir="/var/tmp"))
+    try:
+        folder.chmod(0o755)
+        (folder / "pkg").mkdir()
+        (folder / "pkg" / "__init__.py").write_text("from . import one\n")
+        (folder / "pkg" / "one.py").write_text("x = 1\n")
+        policy = pyisolate.Policy.preset("compute").allow_read(folder).allow_import("pkg")
+        with supervisor.spawn("ordinary", policy) as sandbox:
+            sandbox.exec(f"import sys; sys.path.insert(0, {str(folder)!r})\nimport pkg")
+            assert sandbox.get_denial_events() == []
+        assert not (folder / "pkg" / "__pycache__").exists()
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_look_up_finds_nothing_and_the_report_says_that_it_is_not_recorded(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("ordinary") as sandbox:
+        (line,) = (one for one in sandbox.enforcement.capabilities if one.capability == "fs.metadata")
+        if "root view" not in line.enforcers:
+            pytest.skip("BPF-LSM sees look-ups, and records them")
+        assert "is not recorded" in line.telemetry
+        looks = "import os; (os.path.exists('/etc/passwd'), os.access('/etc/passwd', os.R_OK))"
+        assert sandbox.exec(looks).value == (False, False)
+        assert sandbox.get_denial_events() == []
+        # the control: reading it is, and the report does not say otherwise
+        (line,) = (one for one in sandbox.enforcement.capabilities if one.capability == "fs.read")
+        assert "is not recorded" not in line.telemetry
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec("open('/etc/passwd')")

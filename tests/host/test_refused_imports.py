@@ -1,0 +1,64 @@
+"""A refused import is to a program what an absent module is, and to the host a refusal."""
+
+from __future__ import annotations
+
+import pytest
+
+import pyisolate
+from pyisolate import Policy, PolicyError
+
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
+
+
+OPTIONAL = """
+try:
+    import click as optional
+except {kind} as error:
+    optional, told = None, (type(error).__name__, error.name, error.denial_event.capability.value)
+(optional, told)
+"""
+
+
+@pytest.mark.parametrize("kind", ["ImportError", "ModuleNotFoundError"])
+def test_a_program_does_without_a_module_that_is_refused(supervisor: pyisolate.Supervisor, kind: str) -> None:
+    with supervisor.spawn("optional", Policy.preset("compute")) as sandbox:
+        value = sandbox.exec(OPTIONAL.format(kind=kind)).value
+        assert value == (None, ("RefusedImport", "click", "import.module"))
+        (event,) = sandbox.get_denial_events()  # caught, and still an event
+        assert (event.capability, event.target) == ("import.module", "click")
+    with supervisor.spawn("optional", Policy.preset("compute").allow_import("click")) as sandbox:  # the control
+        assert sandbox.exec("import click\nclick.__name__").value == "click"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import click",
+        "try:\n    import click\nexcept ImportError as error:\n    raise ImportError('it takes click') from error",
+    ],
+)
+def test_uncaught_it_is_a_policy_error_of_the_host(supervisor: pyisolate.Supervisor, source: str) -> None:
+    with supervisor.spawn("optional", Policy.preset("compute")) as sandbox:
+        with pytest.raises(PolicyError) as raised:
+            sandbox.exec(source)
+        assert raised.value.denial_event is not None
+        assert raised.value.denial_event.target == "click"
+
+
+def test_an_import_error_of_another_cause_is_the_guests_own(supervisor: pyisolate.Supervisor) -> None:
+    source = "try:\n    import click\nexcept ImportError:\n    pass\nraise ImportError('my own')"
+    with supervisor.spawn("optional", Policy.preset("compute")) as sandbox, pytest.raises(pyisolate.GuestError):
+        sandbox.exec(source)
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_a_guest_error_has_what_the_guest_was_refused_before(supervisor: pyisolate.Supervisor, isolation: str) -> None:
+    source = "try:\n    open('/etc/shadow')\nexcept OSError:\n    pass\nraise ValueError('no data')"
+    options = {"enforcement": "best_effort"} if isolation == "thread" else {}
+    with supervisor.spawn("explained", "compute", isolation=isolation, **options) as sandbox:
+        with pytest.raises(pyisolate.GuestError, match="no data") as raised:
+            sandbox.exec(source)
+        assert [(event.capability, event.target) for event in raised.value.denials] == [("fs.read", "/etc/shadow")]
+        with pytest.raises(pyisolate.GuestError) as raised:  # the control: the next request was refused nothing
+            sandbox.exec("raise ValueError")
+        assert raised.value.denials == ()

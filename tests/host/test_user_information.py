@@ -1,0 +1,34 @@
+"""What a refusal says, wherever it says it, holds no password of a URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import pyisolate
+from pyisolate.telemetry.sinks.audit import AuditLog
+
+PATHS = {
+    "open": "open('/http://user:SECRET@host/x')",
+    "connect": "import socket; socket.getaddrinfo('user:SECRET@host', 80)",
+}
+
+
+@pytest.mark.parametrize("source", PATHS.values(), ids=PATHS)
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_no_password_in_error_event_and_audit(source: str, isolation: str, tmp_path: Path) -> None:
+    log = tmp_path / "audit.jsonl"
+    with (
+        pyisolate.Supervisor(pool_size=0, audit=AuditLog(log)) as supervisor,
+        supervisor.spawn("secrets", isolation=isolation, enforcement="best_effort") as sandbox,
+    ):
+        with pytest.raises(pyisolate.PolicyError) as caught:
+            sandbox.exec(source)
+        events = sandbox.get_denial_events()
+    written = log.read_text()
+    assert len(events) == 1
+    assert "***@host" in events[0].target  # positive control: it is the refusal's event
+    assert "***@host" in written
+    for text in (str(caught.value), repr(caught.value), events[0].to_json(), str(events[0]), written):
+        assert "SECRET" not in text

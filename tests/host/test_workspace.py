@@ -1,0 +1,232 @@
+"""The workspace: each sandbox's own, bounded, where programs look for a place to write, and gone with the sandbox."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+import pyisolate
+from pyisolate.capability import Capability
+from pyisolate.policy import workspace
+from tests.leaks import children_of
+from tests.require import require
+
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
+
+
+PLACE = workspace.HOME
+BASE = pyisolate.Policy.preset("compute").with_workspace("1MiB")
+WRITE = "open('mine', 'w').write('secret of one')"
+
+
+@pytest.fixture(autouse=True)
+def _has_workspace(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("probe", BASE) as sandbox:
+        made = any(note.startswith("workspace") for note in sandbox.enforcement.notes)
+        require("root_view", made, "; ".join(sandbox.enforcement.notes))
+
+
+def test_programs_find_it_where_they_look(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("places", BASE) as sandbox:
+        assert sandbox.eval("__import__('os').getcwd()") == PLACE
+        assert sandbox.eval("__import__('tempfile').gettempdir()") == PLACE
+        assert sandbox.eval("__import__('os').path.expanduser('~')") == PLACE
+        assert sandbox.eval("__import__('os').listdir('.')") == []
+        sandbox.exec("import os\nopen('/tmp/a', 'w').write('x')\nos.makedirs('d/e')\nos.rename('a', 'd/e/b')")
+        assert sandbox.eval("open('/dev/shm/d/e/b').read()") == "x"
+        sandbox.exec(
+            "import sqlite3\nc = sqlite3.connect('t.db')\nc.execute('create table t (x)')\n"
+            "c.execute('insert into t values (7)')\nc.commit()"
+        )
+        assert sandbox.eval("sqlite3.connect('t.db').execute('select x from t').fetchone()[0]") == 7
+        assert sandbox.get_denial_events() == []
+
+
+def test_what_needs_shared_memory_works_where_processes_are_granted(supervisor: pyisolate.Supervisor) -> None:
+    source = (
+        "import multiprocessing, os, _posixshmem\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool:\n    squares = pool.map(pow_two, [1, 2, 3])\n"
+        "block = _posixshmem.shm_open('/block', os.O_CREAT | os.O_RDWR, mode=0o600)\nos.write(block, b'7')\n"
+        "first = open('/dev/shm/block').read()\n_posixshmem.shm_unlink('/block')\n"
+    )
+    with supervisor.spawn("pool", BASE.allow_fork()) as sandbox:
+        sandbox.exec("def pow_two(x): return x * x")
+        sandbox.exec(source, timeout=20)
+        assert sandbox.eval("squares + [first]") == [1, 4, 9, "7"]
+        targets = [event.target for event in sandbox.get_denial_events()]
+        assert [target for target in targets if "/shm" in target or PLACE in target] == []
+
+
+def test_no_sandbox_sees_anothers(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("one", BASE) as one, supervisor.spawn("two", BASE) as two:
+        one.exec(WRITE)
+        assert one.eval("open('mine').read()") == "secret of one"
+        assert two.eval("__import__('os').listdir('.')") == []
+        with pytest.raises(pyisolate.GuestError, match="FileNotFoundError"):
+            two.exec(f"open('{PLACE}/mine').read()")
+    for _ in range(6):  # standby cells too
+        with supervisor.spawn("later", BASE) as later:
+            assert later.eval("__import__('os').listdir('.')") == []
+            later.exec(WRITE)
+
+
+def test_nothing_around_it_can_be_written(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("around", BASE) as sandbox:
+        for name in (f"{workspace.ROOT}/x", f"{PLACE}x", f"{PLACE}/../x"):
+            with pytest.raises(pyisolate.PolicyError) as caught:
+                sandbox.exec(f"open({name!r}, 'w')")
+            assert caught.value.denial_event.capability is Capability.FS_CREATE
+        native = (
+            "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+            f"at = libc.open(b'{workspace.ROOT}/y', os.O_CREAT | os.O_WRONLY, 0o600)\nat, ctypes.get_errno()"
+        )
+    with supervisor.spawn("native", BASE.allow_native("ctypes")) as sandbox:
+        answer, number = sandbox.exec(native).value
+        assert answer == -1
+        assert number in (1, 13, 30)
+
+
+def test_it_runs_no_program(supervisor: pyisolate.Supervisor) -> None:
+    policy = BASE.allow_exec("/bin/true").allow_read("/bin/true")
+    copy = "import shutil, subprocess\nshutil.copy('/bin/true', 'tool')\n"
+    with supervisor.spawn("exec", policy) as sandbox:
+        assert sandbox.exec("import subprocess\nsubprocess.run(['/bin/true']).returncode").value == 0
+        with pytest.raises(pyisolate.PolicyError) as caught:
+            sandbox.exec(copy + "subprocess.run(['./tool'])")
+        assert caught.value.denial_event.target == f"{PLACE}/tool"
+
+
+def test_a_full_workspace_is_an_error_an_event_and_not_the_end(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("full", BASE) as sandbox:
+        with pytest.raises(pyisolate.WorkspaceExceeded) as caught:
+            sandbox.exec("open('big', 'wb').write(b'x' * (2 << 20))")
+        assert caught.value.allowed == 1 << 20
+        assert caught.value.denial_event is not None
+        assert caught.value.denial_event.capability is Capability.LIMIT_WORKSPACE
+        sandbox.exec(
+            "import errno\ntry: open('more', 'wb').write(b'x' * 9999)\nexcept OSError as e: assert e.errno == 28"
+        )
+        assert len(sandbox.get_denial_events()) == 1
+        sandbox.exec("import os\nos.unlink('big')\nopen('small', 'w').write('x')")
+        assert len(sandbox.get_denial_events()) == 1
+        many = sandbox.exec(
+            "n = 0\ntry:\n  while True: open(f'f{n}', 'w'); n += 1\nexcept OSError as e: r = e.errno\n(n, r)"
+        )
+        assert many.value[1] == 28
+        assert many.value[0] < 1000  # names are bounded as well
+        assert [event.capability.value for event in many.denials] == ["limit.workspace"]
+
+
+def test_it_is_memory_of_the_sandbox(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("memory", BASE.with_workspace("32MiB")) as sandbox:
+        before = sandbox.stats.memory_bytes
+        sandbox.exec("open('big', 'wb').write(b'x' * (16 << 20))")
+        after = sandbox.stats.memory_bytes
+        assert before is not None
+        assert after is not None
+        assert after - before >= 15 << 20
+
+
+def test_what_the_policy_grants_keeps_its_name(supervisor: pyisolate.Supervisor, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for above in list(tmp_path.parents)[:2]:
+        above.chmod(0o755)
+    (tmp_path / "granted").write_text("the host's")
+    granted = str(tmp_path / "granted")
+    assert granted.startswith("/tmp/")
+    with supervisor.spawn("granted", BASE.allow_read(granted)) as sandbox:
+        assert sandbox.eval(f"open({granted!r}).read()") == "the host's"
+        assert sandbox.exec("open('own', 'w').write('x'); open('own').read()").value == "x"
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec("open('/tmp/own', 'w')")
+
+
+def test_asked_for_by_spawn(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("sized", "none", workspace=1 << 16) as sandbox:
+        assert sandbox.policy.workspace == 1 << 16
+    limits = {"memory": None, "processes": None, "open_files": None, "file_size": None}
+    with pytest.raises(pyisolate.EnforcementError, match="no workspace"):
+        supervisor.spawn("no", BASE, workspace="1MiB", limits=limits, isolation="thread")
+    everywhere = BASE.allow_read("/").allow_write("/")
+    with supervisor.spawn("less", everywhere, workspace="1MiB", enforcement="best_effort") as sandbox:
+        assert any(note.startswith("no workspace") for note in sandbox.enforcement.notes)
+    for wrong in ("1KiB", "2TiB", "much", 0, True):
+        with pytest.raises(pyisolate.PolicySyntaxError):
+            supervisor.spawn("no", "none", workspace=wrong)
+    with pytest.raises(pyisolate.PolicySyntaxError, match="place of the workspace"):
+        supervisor.spawn("no", BASE.allow_read(f"{workspace.ROOT}/x"))
+
+
+@pytest.mark.parametrize("how", ["monitor", "everything"])
+def test_with_the_hosts_tree_it_is_the_same(supervisor: pyisolate.Supervisor, how: str) -> None:
+    policy = BASE.with_mode("monitor") if how == "monitor" else BASE.allow_read("/")
+    with supervisor.spawn("one", policy, files={"in": "x"}) as one, supervisor.spawn("two", policy) as two:
+        where = "__import__('os').getcwd(), __import__('tempfile').gettempdir(), __import__('os').listdir('.')"
+        assert one.eval(where) == (PLACE, PLACE, ["in"])
+        one.exec(WRITE)
+        assert one.files.read_text("mine") == "secret of one"
+        assert two.eval("__import__('os').listdir('.')") == []
+        seen = one.eval("sorted(__import__('os').listdir('/'))")
+        assert set(seen) - {"sandbox"} == set(os.listdir("/")) - {"sandbox"}
+        assert one.eval("open('/usr/bin/env', 'rb').read(4)") == b"\x7fELF"
+        with pytest.raises(pyisolate.WorkspaceExceeded):
+            one.exec("open('big', 'wb').write(b'x' * (2 << 20))")
+        targets = [event.target for event in one.get_denial_events() if event.capability.value.startswith("fs.")]
+        assert set(targets) == ({"/", "/usr/bin/env"} if how == "monitor" else set())
+    if how == "everything":
+        with supervisor.spawn("refused", policy.allow_native("ctypes")) as refused:
+            assert refused.exec("import os, ctypes\nctypes.CDLL(None).open(b'/x', os.O_CREAT | 1, 0o600)").value == -1
+            assert refused.exec("ctypes.CDLL(None).open(b'/usr/x', os.O_CREAT | 1, 0o600)").value == -1
+
+
+def test_without_one_nothing_is_there(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("without", BASE.with_workspace(None)) as sandbox:
+        assert sandbox.eval("__import__('os').getcwd()") == "/"
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec(f"open('{PLACE}/x', 'w')")
+
+
+def test_a_stager_that_was_killed_is_replaced(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("first", BASE) as first:
+        first.exec(WRITE)
+        builders = [pid for pid in children_of(os.getpid()) if _runs(pid, "rootview.worker")]
+        stagers = [pid for builder in builders for pid in children_of(builder)]
+        assert stagers
+        for pid in stagers:
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while any(os.path.exists(f"/proc/{pid}") for pid in stagers) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for _ in range(3):
+            with supervisor.spawn("second", BASE) as second:
+                assert second.eval("__import__('os').listdir('.')") == []
+        assert first.eval("open('mine').read()") == "secret of one"
+
+
+def _runs(pid: int, what: str) -> bool:
+    return what in Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def test_users_of_a_range_write_theirs() -> None:
+    require("root", os.geteuid() == 0, "this run is not root")
+    with (
+        pyisolate.Supervisor(pool_size=1, cell_uids=range(60000, 60004)) as supervisor,
+        supervisor.spawn("one", BASE) as one,
+        supervisor.spawn("two", BASE) as two,
+    ):
+        for sandbox in (one, two):
+            assert sandbox.exec(WRITE + "\nopen('mine').read()").value == "secret of one"
+
+
+def test_a_tightening_reload_keeps_it(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("reload", BASE.allow_read("/etc/hostname")) as sandbox:
+        sandbox.exec(WRITE)
+        try:
+            sandbox.reload_policy(BASE)
+        except pyisolate.EnforcementError as error:
+            pytest.skip(str(error))
+        assert sandbox.exec("open('more', 'w').write('x'); open('mine').read()").value == "secret of one"

@@ -1,0 +1,52 @@
+"""The one place where tests reach into a supervisor: for faults and states that no public name can provoke or show.
+
+Counts and probes are public: `Supervisor.diagnostics()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pyisolate
+from pyisolate.cell.pool import Pool
+from pyisolate.kernel.plan import KernelPlan
+from pyisolate.limits.cgroup import CgroupTree
+from pyisolate.sandbox.process import CellSession
+from pyisolate.sandbox.session import Session
+from pyisolate.supervisor.runtime import Runtime
+
+
+def runtime(supervisor: pyisolate.Supervisor) -> Runtime:
+    return supervisor._runtime
+
+
+def plan(supervisor: pyisolate.Supervisor) -> KernelPlan:
+    return supervisor._runtime.plan
+
+
+def pool(supervisor: pyisolate.Supervisor) -> Pool:
+    found = supervisor._runtime.started.pool
+    assert found is not None
+    return found
+
+
+def cgroups(supervisor: pyisolate.Supervisor) -> CgroupTree | None:
+    return supervisor._runtime.started.cgroups
+
+
+def session(sandbox: pyisolate.Sandbox | pyisolate.SandboxThread) -> Session:
+    return sandbox._session
+
+
+def cell(sandbox: pyisolate.Sandbox) -> CellSession:
+    return sandbox._session
+
+
+@contextlib.contextmanager
+def workspace(sandbox: pyisolate.Sandbox) -> Iterator[str]:
+    """Lend the path of a sandbox's workspace, as a host would use it that trusts what is in there."""
+    found = sandbox._session.workspace
+    assert found is not None
+    with found.directory() as descriptor:
+        yield f"/proc/self/fd/{descriptor}"

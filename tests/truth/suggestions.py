@@ -1,0 +1,57 @@
+"""Apply what an event suggests and do the operation again: it must pass, and nothing beside it.
+
+A suggestion is a promise: after it is applied, once, the operation that was refused is not refused any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyisolate
+from pyisolate.policy.suggest import apply
+
+from .measure import attempt
+from .operations import Operation
+from .world import make_world
+
+
+@dataclass
+class Advice:
+    """What became of one operation once its event's suggestion was applied."""
+
+    operation: str
+    way: str
+    suggestion: dict[str, Any] | None
+    outcome: str
+    events: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> bool:
+        """True where the operation was refused nothing the second time."""
+        return self.outcome == "passed"
+
+
+def follow(supervisor: pyisolate.Supervisor, operations: Iterable[tuple[Operation, str]]) -> list[Advice]:
+    """Do each operation in a world of its own, apply the suggestion of its event, and do it again."""
+    return [_follow(supervisor, operation, way) for operation, way in operations]
+
+
+def _follow(supervisor: pyisolate.Supervisor, operation: Operation, way: str) -> Advice:
+    with make_world() as world:
+        code = operation.ways()[way].format(**world.names())
+        policy = world.policy(denying="denied" in operation.name)
+        _, events = attempt(supervisor, policy, code)
+        suggested = events[0].suggestion if events else None
+        if suggested is None:
+            return Advice(operation.name, way, None, "no suggestion" if events else "not refused")
+        try:
+            _, left = attempt(supervisor, apply(policy, suggested), code)
+        except pyisolate.SandboxDied:
+            return Advice(operation.name, way, suggested, "passed")  # another program took the guest's place
+        except pyisolate.SandboxError as error:
+            return Advice(operation.name, way, suggested, f"not enforceable: {error}")
+        seen = tuple(f"{e.capability.value} {e.target} {e.code.value} {e.kernel_reason}" for e in left)
+        # an error without an event is no refusal: nothing listens there, the file is another user's
+        return Advice(operation.name, way, suggested, "refused again" if left else "passed", seen)

@@ -1,0 +1,334 @@
+"""Egress by name: what rules say of hosts, methods, paths and of the addresses that names turn out to have."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+
+import h11
+import pytest
+
+from pyisolate import EnforcementError, Policy, PolicySyntaxError
+from pyisolate.capability import Capability
+from pyisolate.decision import DenialCode, Verdict
+from pyisolate.egress import messages, tunnel
+from pyisolate.egress.hiding import Hider
+from pyisolate.egress.proxy import Refusal, read_request
+from pyisolate.policy import compile_policy, secrets, suggest, units, web
+from pyisolate.policy.broker import Broker
+from pyisolate.policy.check import check
+from pyisolate.policy.diff import diff
+from pyisolate.policy.load import load_bytes
+from pyisolate.records import BrokerRecord
+
+NONE = Policy.preset("none")
+
+
+def broker(*rules: dict[str, object]) -> Broker:
+    data = {"version": 1, "name": "p", "extends": "none", "net": list(rules)}
+    return Broker(compile_policy(Policy.from_dict(data), resolve=lambda host: ["192.0.2.7"]))
+
+
+def decided(asked: Broker, target: str) -> str:
+    decision = asked.decide(Capability.NET_HTTP, target)
+    return "allow" if decision.code is None else str(decision.code)
+
+
+@pytest.mark.parametrize(
+    ("rule", "canonical"),
+    [
+        ("GET api.example.org/v1/*", "GET api.example.org/v1/*"),
+        ("* API.Example.org:8080/", "* api.example.org:8080/"),
+        ("POST *.example.org:80/a%20b", "POST *.example.org/a%20b"),
+    ],
+)
+def test_an_http_rule_has_one_form(rule: str, canonical: str) -> None:
+    policy = NONE.allow_http(rule)
+    assert policy.to_dict()["net"] == [{"http": canonical}]
+    assert Policy.from_dict(policy.to_dict()) == policy
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["api.example.org/v1", "get api.example.org/", "GET api.example.org", "GET https://api.example.org/", "GET */",
+     "GET a.*.org/", "GET 10.0.0.1/", "GET a.org:0/", "GET a.org/a/../b", "GET a.org//b", "GET a.org/a%2fb",
+     "GET a.org/*/b", "GET a.org/a;b", "GET a.org/a?b", "GET u@a.org/", "GET a.org/\\b", 7],
+)  # fmt: skip
+def test_what_can_be_read_in_two_ways_is_no_rule(rule: object) -> None:
+    with pytest.raises(PolicySyntaxError):
+        units.http_target(rule)
+
+
+@pytest.mark.parametrize("target", ["*.*.org:443", "*.:443", "*example.org:443", "a.*.org:443"])
+def test_the_one_wildcard_is_a_whole_first_part(target: str) -> None:
+    with pytest.raises(PolicySyntaxError):
+        NONE.allow_connect(target)
+    with pytest.raises(PolicySyntaxError):
+        NONE.allow_bind("*.example.org:443")
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("GET api.example.org/v1/x", "allow"),
+        ("GET API.example.org./v1/x", "allow"),
+        ("POST api.example.org/v1/x", "SCOPE_INSUFFICIENT"),
+        ("GET api.example.org/v2/x", "SCOPE_INSUFFICIENT"),
+        ("GET api.example.org:8080/v1/x", "SCOPE_INSUFFICIENT"),
+        ("GET www.example.org/v1/x", "NOT_GRANTED"),
+        ("GET api.example.org.evil.test/v1/x", "NOT_GRANTED"),
+        ("GET api.example.org/v1/../admin", "EXPLICIT_DENY"),
+        ("GET api.example.org/v1/%2e%2e/admin", "EXPLICIT_DENY"),
+        ("GET api.example.org/v1//x", "EXPLICIT_DENY"),
+        ("GET api.example.org/v1/private/x", "EXPLICIT_DENY"),
+        ("GET api.example.org/v1/./private/x", "EXPLICIT_DENY"),
+        ("CONNECT api.example.org:80", "SCOPE_INSUFFICIENT"),
+        ("CONNECT a.cdn.test:443", "allow"),
+        ("CONNECT cdn.test:443", "NOT_GRANTED"),
+        ("CONNECT a.cdn.test:8443", "SCOPE_INSUFFICIENT"),
+        ("CONNECT pinned.test:443", "allow"),
+        ("CONNECT 192.0.2.7:443", "allow"),
+        ("CONNECT 192.0.2.8:443", "NOT_GRANTED"),
+        ("nonsense", "ALWAYS_DENIED"),
+    ],
+)
+def test_host_method_and_path_decide(target: str, said: str) -> None:
+    asked = broker(
+        {"http": "GET api.example.org/v1/*"},
+        {"http": "* api.example.org/v1/private/*", "deny": True},
+        {"connect": "*.cdn.test:443"},
+        {"connect": "pinned.test:443"},
+    )
+    assert decided(asked, target) == said
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/../admin", "/v1/%2e%2e/admin", "/v1//x", "/v1/%2Fx", "/v1/a;b", "/v1/.", "/v1/a\\b"]
+)
+def test_a_path_with_two_readings_needs_a_rule_for_all_paths(path: str) -> None:
+    assert decided(broker({"http": "GET a.org/v1/*"}), f"GET a.org{path}") == "SCOPE_INSUFFICIENT"
+    assert decided(broker({"http": "GET a.org/*"}), f"GET a.org{path}") == "allow"
+
+
+def test_a_denied_name_beats_a_wider_grant_whatever_its_addresses_are() -> None:
+    asked = broker({"connect": "*.example.org:443"}, {"connect": "admin.example.org:443", "deny": True})
+    assert decided(asked, "CONNECT www.example.org:443") == "allow"
+    assert decided(asked, "CONNECT admin.example.org:443") == "EXPLICIT_DENY"
+    assert asked.reaches("192.0.2.7", 443)[1] is DenialCode.EXPLICIT_DENY
+
+
+@pytest.mark.parametrize("way", ["*:443", "192.0.2.0/24:443", "a.example.org:443"])
+def test_a_name_is_not_denied_where_an_address_goes_round_it(way: str) -> None:
+    denies = NONE.deny_connect("*.example.org:443").allow_connect("*.example.com:443")
+    compile_policy(denies)
+    with pytest.raises(EnforcementError, match="without their names"):
+        compile_policy(denies.allow_connect(way), resolve=lambda host: ["192.0.2.7"])
+
+
+def test_a_wildcard_grants_nothing_by_address() -> None:
+    asked = broker({"connect": "*.example.org:443"})
+    direct = asked.decide(Capability.NET_CONNECT, "www.example.org:443")
+    assert direct.verdict is Verdict.DENY
+    assert "egress proxy" in direct.reason
+    assert asked.decide(Capability.NET_CONNECT, "192.0.2.7:443").verdict is Verdict.DENY
+
+
+PRIVATE = (
+    "127.0.0.1 127.8.8.8 0.0.0.0 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 100.100.100.200 192.0.2.1 "
+    "198.18.0.1 224.0.0.1 240.0.0.1 255.255.255.255 ::1 :: fe80::1 fc00::1 fd00:ec2::254 ff02::1 ::ffff:127.0.0.1 "
+    "::ffff:169.254.169.254 64:ff9b::a9fe:a9fe 64:ff9b:1::1 2002:7f00:1::1 2001::1 2001:db8::1 ::127.0.0.1 fec0::1"
+)
+
+
+@pytest.mark.parametrize("address", PRIVATE.split())
+def test_a_name_reaches_no_address_of_this_machine_or_its_networks(address: str) -> None:
+    asked = broker({"connect": "*.example.org:443"})
+    assert not web.is_public(ipaddress.ip_address(address))
+    assert asked.reaches(address, 443)[1] is DenialCode.SCOPE_INSUFFICIENT
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.215.14", "2606:4700::1111", "::ffff:8.8.8.8"])
+def test_a_name_reaches_the_internet_and_what_a_rule_grants(address: str) -> None:
+    asked = broker({"connect": "*.example.org:443"}, {"connect": "10.0.0.0/8:443"})
+    assert asked.reaches(address, 443)[1] is None
+    assert asked.reaches("10.1.2.3", 443)[1] is None
+    assert asked.reaches("10.1.2.3", 80)[1] is DenialCode.SCOPE_INSUFFICIENT
+
+
+@pytest.mark.parametrize("target", ["GET a.example.org/x", "POST a.example.org:81/", "CONNECT a.example.org:443"])
+def test_the_suggested_rule_grants_the_request(target: str) -> None:
+    suggested = suggest.suggestion(Capability.NET_HTTP, target)
+    assert suggested is not None
+    granted = Broker(compile_policy(suggest.apply(NONE, suggested), resolve=lambda host: ["192.0.2.7"]))
+    assert decided(broker(), target) == "NOT_GRANTED"
+    assert decided(granted, target) == "allow"
+
+
+@pytest.mark.parametrize("target", ["GET a.org/a//b", "GET a.org/%2e", "CONNECT a.org:443 at 10.0.0.1", "egress proxy"])
+def test_nothing_is_suggested_that_no_rule_says(target: str) -> None:
+    assert suggest.suggestion(Capability.NET_HTTP, target) is None
+
+
+def test_diff_and_check_know_rules_by_name() -> None:
+    wider = NONE.allow_http("* *.org/*").allow_connect("*.example.org:443")
+    assert {(c.effect, c.what, c.target) for c in diff(NONE, wider)} == {
+        ("widened", "net.http", "* *.org/*"),
+        ("widened", "net.connect", "*.example.org:443"),
+    }
+    assert [c.effect for c in diff(wider, NONE)] == ["narrowed", "narrowed"]
+    assert {finding.severity for finding in check(wider)} == {"danger", "warning"}
+    assert not [finding for finding in check(NONE.allow_http("GET a.org/*")) if finding.severity != "note"]
+
+
+def test_limits_of_egress_are_read_written_and_compared() -> None:
+    bounded = NONE.with_egress(requests=3, sent="1KiB", received="2MiB", connections=2)
+    assert Policy.from_dict(bounded.to_dict()) == bounded
+    assert load_bytes(bounded.to_yaml().encode()) == bounded
+    assert "egress" not in NONE.to_dict()
+    assert {str(change) for change in diff(bounded, bounded.with_egress(requests=9, sent=None, connections=1))} == {
+        "widened: egress.requests 3 -> 9",
+        "widened: egress.sent 1KiB -> none",
+        "narrowed: egress.connections 2 -> 1",
+    }
+    for wrong in ({"request": 3}, {"requests": 0}, {"sent": "x"}):
+        with pytest.raises(PolicySyntaxError):
+            NONE.with_egress(**wrong)
+        with pytest.raises(PolicySyntaxError):
+            Policy.from_dict({"version": 1, "egress": wrong})
+
+
+def test_secrets_are_read_written_and_compared_without_values() -> None:
+    policy = NONE.with_secret("api", "env:API_KEY", "bearer API.example.org:80/v1/*")
+    assert policy.to_dict()["secrets"] == [
+        {"name": "api", "from": "env:API_KEY", "inject": "bearer api.example.org/v1/*"}
+    ]
+    assert Policy.from_dict(policy.to_dict()) == policy == load_bytes(policy.to_yaml().encode())
+    assert [str(change) for change in diff(NONE, policy)] == ["widened: secret api bearer api.example.org/v1/*"]
+    assert not compile_policy(policy).web
+
+
+@pytest.mark.parametrize(
+    ("source", "inject"),
+    [
+        ("sk-123456789", "bearer a.org/*"),
+        ("file:relative", "bearer a.org/*"),
+        ("env:A", "bearer https://a.org/*"),
+        ("env:A", "bearer a.org"),
+        ("env:A", "header:Host a.org/*"),
+        ("env:A", "header:Content-Length a.org/*"),
+        ("env:A", "header:X:Y a.org/*"),
+        ("env:A", "digest a.org/*"),
+        ("env:A", "bearer *:80/*"),
+    ],
+)
+def test_a_secret_says_where_it_comes_from_and_goes(source: str, inject: str) -> None:
+    with pytest.raises(PolicySyntaxError) as caught:
+        NONE.with_secret("api", source, inject)
+    assert "sk-1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["short", "x" * 5000, "eight ch", "a\r\nX: 1234", "pässword"])
+def test_a_value_that_cannot_be_hidden_is_refused_and_not_shown(value: str) -> None:
+    stated = secrets.secret({"name": "api", "from": "env:A", "inject": "bearer a.org/*"})
+    with pytest.raises(ValueError, match="visible ASCII") as caught:
+        secrets.injection(stated, value)
+    assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_credentials_are_covered_wherever_an_answer_is_cut(size: int) -> None:
+    stated = secrets.secret({"name": "api", "from": "env:A", "inject": "basic a.org/*"})
+    made = secrets.injection(stated, "user:passpass")
+    assert "passpass" not in repr(made)
+    body = f"a user:passpass b {made.value} c user:pass user:passpass".encode()
+    hider = Hider([made])
+    got = b"".join(hider.more(body[i : i + size]) for i in range(0, len(body), size)) + hider.rest()
+    assert len(got) == len(body)
+    assert b"passpass" not in got
+    assert made.hidden[1].encode() not in got
+    assert got.startswith(b"a *************")
+    assert b" c user:pass *" in got
+    assert Hider([]).more(body) == body
+
+
+# -- what the proxy reads ---------------------------------------------------------------------------------------------
+
+
+def request(method: str, target: str, *headers: tuple[str, str], version: str = "1.1") -> h11.Request:
+    return h11.Request(method=method, target=target, headers=list(headers), http_version=version)
+
+
+def test_a_request_is_read_as_its_target_says() -> None:
+    event = request("GET", "http://A.example.org:8080/x?q=/../y", ("Host", "a.example.org:8080"))
+    assert read_request(event) == (web.Request("GET", "a.example.org", 8080, "/x"), b"/x?q=/../y")
+    tunnelled, _ = read_request(request("CONNECT", "[2001:DB8::1]:443", ("Host", "[2001:db8::1]:443")))
+    assert str(tunnelled) == "CONNECT [2001:db8::1]:443"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers"),
+    [
+        ("GET", "/x", [("Host", "a.org")]),
+        ("GET", "https://a.org/x", [("Host", "a.org")]),
+        ("GET", "http://u:p@a.org/x", [("Host", "a.org")]),
+        ("GET", "http://a.org\\@b.org/x", [("Host", "a.org")]),
+        ("GET", "http://a.org/x", [("Host", "b.org")]),
+        ("GET", "http://a.org/x", [("Host", "a.org:81")]),
+        ("GET", "http://a.org:99999/x", [("Host", "a.org")]),
+        ("GET", "http://a.org/x", [("Host", "a.org"), ("Upgrade", "websocket"), ("Connection", "upgrade")]),
+        ("POST", "http://a.org/x", [("Host", "a.org"), ("Content-Length", "4"), ("Transfer-Encoding", "chunked")]),
+        ("GET", "http://a.org/x", []),
+        ("CONNECT", "a.org", [("Host", "a.org")]),
+        ("CONNECT", "a.org:443", [("Host", "b.org:443")]),
+        ("CONNECT", "http://a.org:443/", [("Host", "a.org")]),
+    ],
+)
+def test_a_request_with_two_readings_is_refused(method: str, target: str, headers: list[tuple[str, str]]) -> None:
+    event = request(method, target, *headers, version="1.1" if headers else "1.0")
+    with pytest.raises(Refusal) as caught:
+        read_request(event)
+    assert caught.value.code is DenialCode.ALWAYS_DENIED
+
+
+def hello(name: str | None) -> bytes:
+    context = ssl.create_default_context()
+    context.check_hostname = name is not None
+    outgoing = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name).do_handshake()
+    return outgoing.read()
+
+
+def test_the_name_of_a_handshake_is_read_and_nothing_else_is_taken_for_one() -> None:
+    whole = hello("api.example.org")
+    assert tunnel.name_in(whole) == "api.example.org"
+    assert tunnel.name_in(hello(None)) is None
+    with pytest.raises(EOFError):
+        tunnel.name_in(whole[:-1])
+    for other in (
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"SSH-2.0-x\r\n",
+        b"\x16\x03\x01\0\0" * 9,
+    ):
+        with pytest.raises((tunnel.NotTheHost, EOFError)):
+            tunnel.name_in(other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"capability": Capability.FS_READ}, {"verdict": Verdict.ALLOW}, {"count": 9}],
+    ids=str,
+)
+def test_the_supervisor_takes_only_refused_requests_from_the_proxy(change: dict[str, object]) -> None:
+    fields = {"sequence": 5, "capability": Capability.NET_HTTP, "target": "x" * 9000, "verdict": Verdict.DENY}
+    sent = messages.encode(messages.Refused(key="k", record=BrokerRecord(**fields)))[4:]  # type: ignore[arg-type]
+    taken = messages.decode_report(sent)
+    assert isinstance(taken, messages.Refused)
+    assert (taken.record.sequence, len(taken.record.target)) == (0, 4096)
+    with pytest.raises(messages.BadReport):
+        messages.decode_report(
+            messages.encode(messages.Refused(key="k", record=BrokerRecord(**{**fields, **change})))[4:]  # type: ignore[arg-type]
+        )
+    with pytest.raises(messages.BadReport):
+        messages.decode_report(b"\xc1")

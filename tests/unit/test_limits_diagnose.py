@@ -1,0 +1,77 @@
+"""An uncaught exception of a guest is a limit's only where the kernel or a reading agrees."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from pyisolate.cell.wire import Failed
+from pyisolate.limits.diagnose import diagnose_limit
+from pyisolate.limits.usage import Usage
+from pyisolate.policy.compiled import Limits
+
+LIMITS = Limits(cpu_s=2, memory_bytes=100 << 20, processes=4, open_files=8)
+UNLIMITED = Limits(memory_bytes=None, processes=None, open_files=None, file_size_bytes=None)
+
+CASES = [
+    ("MemoryError", "", None, Usage(), "memory"),
+    ("OSError", "mmap", 12, Usage(memory_peak_bytes=60 << 20), "memory"),
+    ("OSError", "mlock", 12, Usage(memory_peak_bytes=10 << 20), None),
+    ("OSError", "Too many open files", 24, Usage(), "open_files"),
+    ("OSError", "File too large", 27, Usage(), "file_size"),
+    ("BlockingIOError", "", 11, Usage(pids_refused=1), "processes"),
+    ("BlockingIOError", "", 11, Usage(processes=4), "processes"),
+    ("BlockingIOError", "", 11, Usage(processes=1), None),
+    ("BlockingIOError", "", 11, None, None),
+    ("RuntimeError", "can't start new thread", None, Usage(processes=4), "processes"),
+    ("RuntimeError", "something else", None, Usage(processes=4), None),
+    ("ValueError", "", None, Usage(), None),
+    ("PermissionError", "", 13, Usage(), None),
+]
+
+
+def limit_named(
+    type_name: str,
+    message: str,
+    code: int | None,
+    usage: Usage | None,
+    limits: Limits,
+    descriptors: int | None = None,
+) -> str | None:
+    subject = SimpleNamespace(
+        limits=limits, name="report", record_limit=lambda *_: None, record_reported_limit=lambda _: None
+    )
+    answer = Failed(id=1, type_name=type_name, message=message, traceback="", errno=code)
+    error = diagnose_limit(subject, answer, usage, descriptors=descriptors)  # type: ignore[arg-type]
+    return error and error.limit
+
+
+@pytest.mark.parametrize(("type_name", "message", "code", "usage", "limit"), CASES)
+def test_an_exception_is_a_limits_only_where_the_kernel_agrees(
+    type_name: str, message: str, code: int | None, usage: Usage | None, limit: str | None
+) -> None:
+    assert limit_named(type_name, message, code, usage, LIMITS) == limit
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "limit"), [(7, None), (8, "open_files"), (64, "open_files"), (None, "open_files")]
+)
+def test_emfile_is_the_limits_only_where_the_table_could_be_full(descriptors: int | None, limit: str | None) -> None:
+    assert limit_named("OSError", "mq", 24, Usage(), LIMITS, descriptors=descriptors) == limit
+
+
+def test_what_the_kernel_refused_is_recorded_once() -> None:
+    event = object()
+    answer = Failed(id=1, type_name="BlockingIOError", message="", traceback="", errno=11)
+    subject = SimpleNamespace(limits=LIMITS, name="report", record_limit=pytest.fail)
+    error = diagnose_limit(subject, answer, Usage(pids_refused=1), refused=event)  # type: ignore[arg-type]
+    assert error is not None
+    assert error.denial_event is event
+
+
+@pytest.mark.parametrize(("type_name", "message", "code", "usage", "limit"), CASES)
+def test_without_the_limit_it_is_the_guests_own_exception(
+    type_name: str, message: str, code: int | None, usage: Usage | None, limit: str | None
+) -> None:
+    assert limit_named(type_name, message, code, usage, UNLIMITED) is None

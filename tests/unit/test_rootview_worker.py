@@ -1,0 +1,75 @@
+"""What the root view's builder says of a worker that ended without an answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from pyisolate.kernel.rootview import worker
+
+
+def status_of(end: int | None) -> int:
+    pid = os.fork()
+    if pid == 0:
+        if end is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(end or 0)
+    return os.waitpid(pid, 0)[1]
+
+
+@pytest.mark.parametrize(("end", "words"), [(None, "by signal 9 (Killed)"), (3, "with exit status 3")])
+def test_the_end_of_a_worker_in_words(end: int | None, words: str) -> None:
+    assert worker._ending(status_of(end)) == words
+
+
+def test_a_defect_is_named_in_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, as always: `_work` ends it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        pid = os.fork()
+        if pid == 0:
+            monkeypatch.setattr(worker, "_build", lambda *_arguments: {}["gone"])
+            policy = worker.CompiledPolicy(name="p", version="1")
+            request = worker.Request(policy=policy, uid=1, gid=1)
+            worker._work(theirs, worker.msgspec.msgpack.encode(request), None, None)
+        assert os.waitpid(pid, 0)[1] == 0
+        body = worker.read_message(ours)
+    assert body is not None
+    assert worker.msgspec.msgpack.decode(body, type=worker.Reply).error == "the builder failed with KeyError: 'gone'"
+
+
+def test_threads_may_ask_at_a_time_whether_a_stager_lives() -> None:
+    """Each spawn asks. One poll object for all raised RuntimeError in the second thread."""
+    import concurrent.futures
+
+    from pyisolate.kernel.rootview.tree import RootView
+
+    ours, theirs = socket.socketpair()
+    view = RootView(os.open("/", os.O_PATH | os.O_CLOEXEC), (), (), (), ours)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(lambda _: [view.lives for _ in range(500)], range(8)))
+        assert all(all(one) for one in answers)
+        theirs.close()
+        assert not view.lives
+    finally:
+        view.close()
+        theirs.close()
+    assert view.lives  # nothing stages any more
+
+
+def test_a_supervisor_that_goes_in_the_middle_of_a_request_leaves_no_traceback() -> None:
+    ours, theirs = socket.socketpair()
+    code = f"from pyisolate.kernel.rootview.worker import main; main({theirs.fileno()})"
+    command = [sys.executable, "-c", code]
+    with theirs, subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE) as builder:
+        ours.sendall(worker.LENGTH.pack(4) + b"none")
+        ours.close()
+        theirs.close()
+        _, said = builder.communicate(timeout=60)
+    assert (builder.returncode, said) == (0, b"")
