@@ -70,6 +70,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of `_HOME` (a test
     from .sandbox.ask import Deny as Deny
     from .sandbox.ask import Question as Question
     from .sandbox.ask_socket import AskSocket as AskSocket
+    from .sandbox.guest_process import GuestProcess as GuestProcess
     from .sandbox.host_function import HostFunction as HostFunction
     from .sandbox.process import Sandbox as Sandbox
     from .sandbox.result import BytesCallback as BytesCallback
@@ -101,6 +102,7 @@ _HOME = {
     "EventSink": "telemetry.sinks.protocol",
     "FileSizeExceeded": "errors",
     "GuestError": "errors",
+    "GuestProcess": "sandbox.guest_process",
     "HostFunction": "sandbox.host_function",
     "HostFunctionError": "errors",
     "LimitExceeded": "errors",

@@ -57,6 +57,9 @@ class ChannelOwner(Protocol):
     def on_host_call(self, frame: wire.HostCall | wire.GaveUp) -> None:
         """Handle a call of a function of the host, or its end without an answer; must not run it here."""
 
+    def on_started(self, frame: wire.Started) -> None:
+        """Handle the start of the program that a request runs."""
+
     def on_output(self, stream: str, data: bytes) -> None:
         """Handle output; `stream` is stdout or stderr."""
 
@@ -301,6 +304,9 @@ class Channel:
                 self.owner.on_shown(frame)
         elif isinstance(frame, wire.Reloaded):
             self.reloaded = frame
+        elif isinstance(frame, wire.Started):
+            if self.owner is not None:
+                self.owner.on_started(frame)
         elif self.owner is not None:
             self.owner.on_host_call(frame)
 

@@ -293,7 +293,7 @@ class Guest:
             return _done(request, self._awaiting.result(function(*args, **kwargs)))
         if request.kind == "command":
             flush_streams()
-            return _done(request, run_command(*pickle.loads(request.payload)))
+            return _done(request, self._run_program(request))
         namespace = self.module.__dict__
         filename = self._cells.remember(request.source, request.filename)
         if request.kind == "eval":
@@ -303,6 +303,12 @@ class Guest:
         if request.kind == "script":
             return self._run_script(request, namespace)
         return self._execute(request, namespace, filename)
+
+    def _run_program(self, request: wire.Request) -> int:
+        def started(pid: int) -> None:
+            self.send(wire.Started(id=request.id, pid=pid))
+
+        return run_command(self.inbox, started, *pickle.loads(request.payload))
 
     def _run_script(self, request: wire.Request, namespace: dict[str, Any]) -> wire.Done:
         namespace.update(__name__="__main__", __file__=request.filename)

@@ -122,6 +122,12 @@ class Raised(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="rais
     errno: int | None = None
 
 
+class Signal(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="signal"):
+    """Send a signal to the program that a request runs; one that has ended gets none."""
+
+    number: int
+
+
 class Warm(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="warm"):
     """First frame of a cell, before it has seen any guest code: what it applied; its listener rides along."""
 
@@ -134,6 +140,13 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="ready
 
     steps: tuple[Step, ...]
     failed: tuple[tuple[Step, str], ...] = ()
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="started"):
+    """The program of request `id` runs, under this number in the cell."""
+
+    id: int
+    pid: int
 
 
 class Done(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="t", tag="done"):
@@ -209,10 +222,10 @@ class Reloaded(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="re
     failed: tuple[tuple[Step, str], ...] = ()
 
 
-GuestFrame = Warm | Ready | Done | Failed | GuestMessage | Shown | HostCall | GaveUp | Denial | Reloaded
+GuestFrame = Warm | Ready | Started | Done | Failed | GuestMessage | Shown | HostCall | GaveUp | Denial | Reloaded
 #: What answers a call of a function of the host.
 HostAnswer = Returned | Raised
-HostFrame = Init | Begin | Request | HostMessage | Reload | Functions | Returned | Raised
+HostFrame = Init | Begin | Request | HostMessage | Reload | Functions | Returned | Raised | Signal
 
 #: What answers a request, and what a guest may send by itself. (A union of types is made anew at each use.)
 _ANSWERS = (Done, Failed)
@@ -387,6 +400,9 @@ class Conversation:
         elif isinstance(frame, Ready):
             if phase is Phase.HANDOUT:
                 self.phase = Phase.IDLE
+                return
+        elif isinstance(frame, Started):
+            if phase is Phase.RUNNING and frame.id == self._outstanding:
                 return
         elif isinstance(frame, Warm):
             if phase is Phase.WARMING:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,12 +15,12 @@ from ..cell.channel import Backlog, Channel
 from ..errors import LimitExceeded, MessagesExceeded, SandboxDied, SandboxError
 from ..limits.monitor import SandboxLimits
 from ..telemetry.guest_records import InvalidRecord
-from .base import SandboxBase
-from .command import run_command
 from .files import SandboxFiles
+from .guest_process import ProgramSession
+from .programs import RunsPrograms
 from .request import Work, check_seconds, check_text, encode
 from .result import OutputCallback, Result
-from .session import INTERRUPT_GRACE_S, Session
+from .session import INTERRUPT_GRACE_S
 from .stdin import StdinSource, check_stdin, feeding
 from .workspace import Workspace
 
@@ -57,7 +54,7 @@ def _why_died(number: int | None, code: int | None) -> str:
     return "the guest ended its own process (os._exit), or put a program in its place (os.exec*: use subprocess)"
 
 
-class CellSession(Session):
+class CellSession(ProgramSession):
     """A guest in a cell: the host's end of it. Owns its channel's frames, its control group and its limits."""
 
     isolation = "process"
@@ -122,6 +119,7 @@ class CellSession(Session):
     ) -> Result:
         """Send a request and read the cell until its answer."""
         self.check_caller()
+        self.check_free()
         frame = encode(work)
         with feeding(work.stdin) as descriptors, self._reactor.borrow(self.channel):
             self.check_open()
@@ -133,6 +131,13 @@ class CellSession(Session):
                     return self._run(frame, descriptors, timeout)
             finally:  # outside of requests the guest stands still, where `limits.between_requests` says so
                 self.control.set_frozen(True)
+
+    def signal_program(self, number: int) -> None:
+        """Send a signal to the program that the request runs."""
+        try:
+            self.channel.send(wire.Signal(number=number))
+        except (Backlog, wire.WireError) as error:
+            raise SandboxError(f"signal a program in {self.name!r}: {error}") from None
 
     def _run(self, frame: wire.Request, descriptors: list[int], timeout: float | None) -> Result:
         """Send a request, read the cell until its answer, and return what it means, or raise."""
@@ -401,7 +406,7 @@ class CellSession(Session):
         return self.denials.guest(record)
 
 
-class Sandbox(SandboxBase[CellSession]):
+class Sandbox(RunsPrograms[CellSession]):
     """One guest with its policy, in a cell of its own. Made by `spawn`; a context manager that kills on exit.
 
     Methods may be called from any thread; requests of one sandbox run one after the other.
@@ -443,41 +448,6 @@ class Sandbox(SandboxBase[CellSession]):
             stdin=check_stdin("run_script: stdin", stdin),
         )
         return self._session.submit(work, timeout, on_stdout, on_stderr)
-
-    def run(
-        self,
-        arguments: Sequence[str | os.PathLike[str]],
-        *,
-        input: StdinSource | None = None,
-        text: bool = False,
-        timeout: float | None = None,
-        check: bool = False,
-        cwd: str | os.PathLike[str] | None = None,
-        env: Mapping[str, str] | None = None,
-        on_stdout: OutputCallback | None = None,
-        on_stderr: OutputCallback | None = None,
-    ) -> CompletedProcess[Any]:
-        """Run a program that the policy grants (`allow_exec`) as guest, and return what `subprocess.run` does.
-
-        Output counts towards `limits.output`. `timeout` (seconds) kills it and keeps the sandbox where it can. Raises
-        PolicyError where it is refused, FileNotFoundError, CalledProcessError with `check`, and what `exec` raises.
-        """
-        return run_command(
-            self._session,
-            arguments,
-            input=input,
-            text=text,
-            timeout=timeout,
-            check=check,
-            cwd=cwd,
-            env=env,
-            on_stdout=on_stdout,
-            on_stderr=on_stderr,
-        )
-
-    async def arun(self, arguments: Sequence[str | os.PathLike[str]], **options: Any) -> CompletedProcess[Any]:
-        """Like `run`, without blocking the event loop. A cancelled task kills the sandbox."""
-        return await self._in_thread(functools.partial(self.run, arguments, **options))
 
     def trace(self) -> Tracer:
         """Count this sandbox's system calls and their latencies while the returned tracer is open; see `report`.

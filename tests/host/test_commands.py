@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -120,3 +122,84 @@ def test_exec_passes_bytes_through() -> None:
         [*COMMAND, "--limit", "output=1MiB", "-q", "cat"], input=data, capture_output=True, timeout=60
     )
     assert (done.stdout, done.returncode) == (data, 0), done.stderr
+
+
+# -- popen ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_program_is_talked_to_while_it_runs(sandbox: pyisolate.Sandbox) -> None:
+    with sandbox.popen(["cat"], stdin=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("one\n")
+        assert process.stdout.readline() == "one\n"
+        assert process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.01)
+        with pytest.raises(pyisolate.SandboxError, match="one request at a time"):
+            sandbox.exec("1")
+        process.stdin.write("two")
+        process.stdin.close()
+        assert process.stdout.read() == "two"
+    assert process.returncode == process.poll() == process.wait() == 0
+    assert sandbox.eval("1 + 1") == 2
+
+
+def test_communicate_gives_all_that_was_written(sandbox: pyisolate.Sandbox) -> None:
+    data = bytes(range(256)) * 1024  # more than a pipe holds
+    assert sandbox.popen(["cat"], stdin=subprocess.PIPE).communicate(data) == (data, b"")
+    both = sandbox.popen(["bash", "-c", "echo a; echo b >&2"], stderr=subprocess.STDOUT, text=True)
+    assert both.communicate() == ("a\nb\n", None)
+    assert sandbox.popen(["cat"], stdin="in", stdout=subprocess.DEVNULL).communicate() == (None, b"")
+    written = io.StringIO()
+    assert sandbox.popen(["cat"], stdin=b"to a file", stdout=written).wait() == 0
+    assert written.getvalue() == "to a file"
+
+
+def test_signals_reach_the_program_alone(sandbox: pyisolate.Sandbox) -> None:
+    loop = "trap 'echo got; exit 7' TERM; echo ready; while :; do sleep 0.02; done"
+    process = sandbox.popen(["bash", "-c", loop], text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    assert (process.wait(10), process.stdout.read()) == (7, "got\n")
+    process.terminate()  # it has ended: nothing is sent
+    process = sandbox.popen(["sleep", "60"])
+    process.kill()
+    assert process.wait(10) == -9
+    process = sandbox.popen(["sleep", "60"])
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == -2
+    assert not sandbox.closed
+
+
+def test_what_cannot_start_is_an_error_of_popen(sandbox: pyisolate.Sandbox) -> None:
+    with pytest.raises(pyisolate.PolicyError) as caught:
+        sandbox.popen(["/usr/bin/env"])
+    assert caught.value.denial_event is not None
+    assert caught.value.denial_event.target == "/usr/bin/env"
+    with pytest.raises(NotADirectoryError):
+        sandbox.popen(["cat"], cwd="/dev/null")
+    for wrong in ({"stdout": None}, {"stdin": 3.5}, {"stderr": "text"}):
+        with pytest.raises(TypeError):
+            sandbox.popen(["cat"], **wrong)
+    assert sandbox.run(["cat"]).returncode == 0
+
+
+def test_refusals_of_a_running_program_are_its_denials(sandbox: pyisolate.Sandbox) -> None:
+    process = sandbox.popen(["bash", "-c", "cat /etc/shadow /dev/null; exit 3"])
+    assert process.wait(10) == 3
+    assert ("fs.read", "/etc/shadow") in {(str(one.capability), one.target) for one in process.denials}
+
+
+def test_wait_says_why_the_sandbox_ended_before_the_program(supervisor: pyisolate.Supervisor) -> None:
+    policy = pyisolate.Policy.preset("compute").allow_exec(shutil.which("bash") or "").with_limits(output="64KiB")
+    with supervisor.spawn("loud", policy) as sandbox:
+        process = sandbox.popen(["bash", "-c", "while :; do echo loud; done"])
+        with pytest.raises(pyisolate.OutputExceeded):
+            process.wait(20)
+        assert process.returncode == -9
+    with supervisor.spawn("closed", policy) as sandbox:
+        process = sandbox.popen(["bash", "-c", "read forever"], stdin=subprocess.PIPE)
+    with pytest.raises(pyisolate.SandboxClosed):
+        process.wait(10)
