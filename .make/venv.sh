@@ -28,7 +28,8 @@ echo "setup: installing the Python packages that pyproject.toml names"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
 # The distribution had another name once, which is another project's: both would own the command and the package.
 "$venv/bin/python" -c 'import importlib.metadata as m; m.distribution("pyisolate")' 2>/dev/null && "${pip[@]}" uninstall -y pyisolate
-rm -rf pyisolate.egg-info
+# What `python -m build` left here is found before the installed one, and knows the entry points of then.
+rm -rf pyisolate.egg-info pyisolate_kernel.egg-info
 "${pip[@]}" install --upgrade 'setuptools>=77' wheel 'cffi>=1.16'
 # No build isolation: the extension is built once, against the cffi that will load it.
 "${pip[@]}" install --no-build-isolation --editable '.[test,lint]'

@@ -6,7 +6,7 @@ The agent's shell and its file tools work in a sandbox: the policy says which pr
 from __future__ import annotations
 
 import secrets
-from pathlib import PurePosixPath
+from collections.abc import Callable
 from typing import Any, Self, Unpack
 
 from deepagents.backends.protocol import ExecuteResponse, FileDownloadResponse, FileUploadResponse
@@ -14,17 +14,22 @@ from deepagents.backends.sandbox import BaseSandbox
 
 from ..errors import SandboxError, TimeoutError
 from ..policy import Policy
+from ..sandbox.files import READ_BYTES
 from ..supervisor.options import PolicyLike, SpawnOptions, choose_policy
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.event import DenialEvent
+from .guest_files import read_file, write_file
 from .kept_sandbox import KeptSandbox, with_files
 from .model_text import in_words
 
-#: Where files of the agent's are, unless it names another place that the policy grants.
-WORKSPACE = PurePosixPath("/sandbox/workspace")
 #: What the framework's own file tools run, in the guest.
 PROGRAMS = ("/bin/sh", "/usr/bin/python3", "/usr/bin/grep")
 _TIMED_OUT = 124  # as timeout(1)
+_ERRORS: dict[type[BaseException], str] = {
+    FileNotFoundError: "file_not_found",
+    IsADirectoryError: "is_directory",
+    ValueError: "invalid_path",
+}
 
 
 class SandboxBackend(BaseSandbox):  # type: ignore[misc]
@@ -82,34 +87,25 @@ class SandboxBackend(BaseSandbox):  # type: ignore[misc]
     def upload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
         """Write files: into the workspace, or where else the policy lets the guest write."""
 
-        def write(path: str, data: bytes) -> None:
-            if (inside := _in_workspace(path)) is not None:
-                self._kept.living().files.write(inside, data)
-            else:
-                self._kept.living().call(_write, path, data, timeout=self._timeout)
-
-        return [FileUploadResponse(path=path, error=_error_of(write, path, data)) for path, data in files]
+        answers = []
+        for path, data in files:
+            _, error = _tried(self._write, path, data)
+            answers.append(FileUploadResponse(path=path, error=error))
+        return answers
 
     def download_files(self, paths: list[str]) -> list[FileDownloadResponse]:
         """Read files: of the workspace, or where else the policy lets the guest read."""
         answers = []
         for path in paths:
-            found: list[bytes] = []
-
-            def read(path: str, found: list[bytes] = found) -> None:
-                inside = _in_workspace(path)
-                sandbox = self._kept.living()
-                found.append(
-                    bytes(
-                        sandbox.files.read(inside)
-                        if inside is not None
-                        else sandbox.call(_read, path, timeout=self._timeout)
-                    )
-                )
-
-            error = _error_of(read, path)
-            answers.append(FileDownloadResponse(path=path, content=None if error else found[0], error=error))
+            content, error = _tried(self._read, path)
+            answers.append(FileDownloadResponse(path=path, content=content, error=error))
         return answers
+
+    def _write(self, path: str, data: bytes) -> None:
+        write_file(self._kept.living(), path, data, timeout=self._timeout)
+
+    def _read(self, path: str) -> bytes:
+        return read_file(self._kept.living(), path, max_bytes=READ_BYTES, timeout=self._timeout)
 
     def close(self) -> None:
         """End the sandbox; nothing runs here any more. Safe to call twice."""
@@ -130,36 +126,11 @@ def grant_programs(policy: PolicyLike, *more: str) -> Policy:
     return granted
 
 
-def _in_workspace(path: str) -> str | None:
-    """Return a path as the workspace's files know it, None for one elsewhere."""
-    whole = WORKSPACE / path
-    return str(whole.relative_to(WORKSPACE)) if whole.is_relative_to(WORKSPACE) and ".." not in whole.parts else None
-
-
-def _error_of(use: Any, *arguments: Any) -> str | None:
-    """Return what the framework calls the error of a file operation, None for none."""
+def _tried(use: Callable[..., Any], *arguments: Any) -> tuple[Any, str | None]:
+    """Return what a file operation gave, and what the framework calls its error, None for none."""
     try:
-        use(*arguments)
+        return use(*arguments), None
+    except PermissionError:
+        return None, "permission_denied"
     except (SandboxError, OSError, ValueError) as error:
-        name = getattr(error, "type_name", type(error).__name__)
-        if isinstance(error, PermissionError):
-            return "permission_denied"
-        known = {
-            "FileNotFoundError": "file_not_found",
-            "IsADirectoryError": "is_directory",
-            "ValueError": "invalid_path",
-        }
-        return known.get(name, str(error))
-    return None
-
-
-def _write(path: str, data: bytes) -> None:
-    """Run in the guest; sent there by value."""
-    with open(path, "wb") as file:
-        file.write(data)
-
-
-def _read(path: str) -> bytes:
-    """Run in the guest; sent there by value."""
-    with open(path, "rb") as file:
-        return file.read()
+        return None, _ERRORS.get(type(error), str(error))

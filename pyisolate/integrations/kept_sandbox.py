@@ -53,6 +53,8 @@ class KeptSandbox:
             if self._closed:
                 raise SandboxClosed(operation="use sandbox", subject=self._name, cause="it was closed for good")
             if self._sandbox is None or self._sandbox.closed:
+                if self._sandbox is not None:
+                    self._sandbox.close()  # it ended by itself, and its supervisor still holds what it left
                 supervisor = self._supervisor or api.default_supervisor()
                 sandbox = supervisor.spawn(self._name, self._policy, **self._options)
                 try:

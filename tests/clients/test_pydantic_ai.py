@@ -82,3 +82,4 @@ def test_a_sandbox_that_ended_is_replaced_and_the_model_is_informed(supervisor: 
     )
     assert "the sandbox has ended" in died.content
     assert after.content == "2"
+    assert not supervisor.sandboxes
