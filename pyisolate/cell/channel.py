@@ -22,6 +22,7 @@ from ..native import process
 from ..native.descriptors import receive
 from ..native.polling import epoll
 from . import wire
+from .turns import Turns
 
 _log = logging.getLogger("pyisolate.cell")
 #: Larger buffers come from mmap and go back with munmap at each call: 48 instead of 31 us for a round trip of 1 kB.
@@ -114,6 +115,8 @@ class Channel:
         self.reloaded: wire.Reloaded | None = None
         self._answer: wire.GuestFrame | None = None
         self._closed = False
+        #: its share of the host's time; alone, until a reactor serves it beside others
+        self.turn = Turns().join()
         self._end = native.HostEnd(channel, self.poller.fileno(), out_read, err_read)
         self._pipe_bits = ((native.OUT, out_read), (native.ERR, err_read))
 
@@ -213,6 +216,9 @@ class Channel:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
+            if (rest := self.turn.left_s()) > 0:
+                time.sleep(rest if left is None else min(rest, left))
+                continue
             self.pump(_LOOK_UP_S if left is None else min(left, _LOOK_UP_S))
         return self.take_answer()
 
@@ -271,6 +277,7 @@ class Channel:
         return True
 
     def _take(self, data: bytes) -> None:
+        began = time.monotonic()
         try:
             payload = self._buffer.take(data)
             while payload is not None:
@@ -282,6 +289,7 @@ class Channel:
             _log.warning("cell %d broke the protocol and is killed: %s", self.pid, error)
             self.end(f"protocol violation: {error}")
             self.signal(signal.SIGKILL)
+        self.turn.used(began, time.monotonic())
 
     def _keep_listener(self, descriptors: list[int]) -> None:
         for descriptor in descriptors:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 import select
 import threading
+import time
 from collections.abc import Callable
 from typing import Self
 
 from ..native.polling import epoll
 from .channel import Channel
+from .turns import Turns
 
 _log = logging.getLogger("pyisolate.reactor")
 _ARMED = select.EPOLLIN | select.EPOLLONESHOT
@@ -25,6 +28,9 @@ class Reactor:
         self._poller.register(self._wake, select.EPOLLIN)
         self._channels: dict[int, Channel] = {}
         self._callbacks: dict[int, Callable[[], None]] = {}
+        self._turns = Turns()
+        #: when channels that had their slice are looked at again, by their descriptors; only the thread uses it
+        self._put_off: list[tuple[float, int]] = []
         self._stopping = False
         self._served: Callable[[Channel], None] = lambda _channel: None
         self._thread = threading.Thread(target=self._run, name="pyisolate-reactor", daemon=True)
@@ -47,6 +53,7 @@ class Reactor:
     def add_channel(self, channel: Channel) -> None:
         """Serve a channel from now on."""
         self._channels[channel.poller.fileno()] = channel
+        channel.turn = self._turns.join()
         self._poller.register(channel.poller.fileno(), _ARMED)
 
     def borrow(self, channel: Channel) -> ChannelGuard:
@@ -76,6 +83,7 @@ class Reactor:
         except (OSError, ValueError):
             return
         self._channels.pop(descriptor, None)
+        self._turns.leave(channel.turn)
 
     def add_callback(self, descriptor: int, callback: Callable[[], None]) -> None:
         """Call `callback` in the reactor thread whenever `descriptor` can be read."""
@@ -110,7 +118,7 @@ class Reactor:
     def _run(self) -> None:
         while not self._stopping:
             try:
-                events = self._poller.poll()
+                events = self._poller.poll(self._resume())
             except (OSError, ValueError):
                 return
             for descriptor, _mask in events:
@@ -118,6 +126,17 @@ class Reactor:
                     self._serve(descriptor)
                 except Exception:
                     _log.exception("serving descriptor %d failed", descriptor)
+
+    def _resume(self) -> float | None:
+        """Look at the channels again whose turn has come; return the seconds until the next one's."""
+        while self._put_off:
+            left = self._put_off[0][0] - time.monotonic()
+            if left > 0:
+                return left
+            channel = self._channels.get(heapq.heappop(self._put_off)[1])
+            if channel is not None:
+                self.arm(channel)
+        return None
 
     def _serve(self, descriptor: int) -> None:
         if (callback := self._callbacks.get(descriptor)) is not None:
@@ -130,10 +149,14 @@ class Reactor:
         if not channel.lock.acquire(blocking=False):
             return
         try:
-            channel.pump(0)
-            self._served(channel)
+            if not channel.turn.left_s():
+                channel.pump(0)
+                self._served(channel)
         finally:  # also where a callback of the host's raised: the guest must not be left unread
-            self.arm(channel)
+            if channel.turn.left_s():
+                heapq.heappush(self._put_off, (channel.turn.resume_at, descriptor))
+            else:
+                self.arm(channel)
             channel.lock.release()
 
 

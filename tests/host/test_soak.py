@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import soaking
+from tests import hostile, soaking
 
 #: `make soak` runs this many; the short form is for each `make test`.
 SANDBOXES = int(os.environ.get("PYISOLATE_SOAK_SANDBOXES", "20000"))
@@ -38,3 +38,20 @@ def test_twenty_thousand_sandboxes_stay_flat_and_lose_nothing(
     # By the half, the bounded memories of what ended are full: 20,000 events, 10,000 names.
     soaking.check_flat(readings[1:], growth_bytes=64 << 20)
     soaking.check_flat(readings[10:], growth_bytes=8 << 20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(300)
+def test_four_hostile_guests_cost_twenty_honest_ones_at_most_twice_the_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def log(line: str) -> None:
+        with capsys.disabled():
+            print(line, flush=True)
+
+    log("")
+    alone, beside = hostile.measure(seconds=3.0, turns=5, log=log)
+    assert hostile.ratio(alone, beside) <= hostile.WORST
+    # The first turn warms caches.
+    assert alone[-1].rss_bytes - alone[1].rss_bytes < 8 << 20
+    assert alone[-1].descriptors <= alone[1].descriptors
