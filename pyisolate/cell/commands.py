@@ -36,7 +36,7 @@ def run_command(
         try:
             if attended:
                 on_started(process.pid)
-                _attend(process, inbox)
+                _attend(process, inbox, on_started)
             return process.wait()
         except BaseException:
             with contextlib.suppress(OSError):
@@ -45,7 +45,7 @@ def run_command(
             raise
 
 
-def _attend(process: subprocess.Popen[bytes], inbox: Inbox) -> None:
+def _attend(process: subprocess.Popen[bytes], inbox: Inbox, on_signalled: Callable[[int], None]) -> None:
     """Wait for a program's end; signals that come until then are passed on."""
     ended = os.pidfd_open(process.pid)
     try:
@@ -53,5 +53,6 @@ def _attend(process: subprocess.Popen[bytes], inbox: Inbox) -> None:
             while inbox.signals:
                 with contextlib.suppress(OSError):  # it has just ended, or has made itself another user
                     process.send_signal(inbox.signals.popleft())
+                on_signalled(process.pid)
     finally:
         os.close(ended)

@@ -143,7 +143,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="ready
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="started"):
-    """The program of request `id` runs, under this number in the cell."""
+    """The program of request `id` runs, under this number in the cell. Sent again after each signal."""
 
     id: int
     pid: int

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..cell import wire
     from ..telemetry.event import DenialEvent
 
+#: A guest may keep from saying that it passed a signal on; who sent it then goes on (seconds).
+_SIGNAL_TIMEOUT_S = 5.0
 #: PIPE, DEVNULL, or what `exec` takes as `stdin`.
 InputSource = StdinSource | None
 #: PIPE, DEVNULL, or a file that is written to as output comes; STDOUT for `stderr`.
@@ -71,7 +73,7 @@ class RunningProgram:
         self.error: BaseException | None = None
         self.denials: tuple[DenialEvent, ...] = ()
         self._received: list[Received] = []
-        self._thread = 0
+        self._thread = self._reports = 0
         self._input = -1
         self._changed = threading.Condition()
 
@@ -81,9 +83,10 @@ class RunningProgram:
         return threading.get_ident() == self._thread
 
     def started(self, pid: int) -> None:
-        """Note that it runs. The number is the guest's word."""
+        """Note that it runs, or was given a signal. The number is the guest's word."""
         with self._changed:
             self.pid = pid
+            self._reports += 1
             self._changed.notify_all()
 
     def open(self, stdin: InputSource, stdout: OutputSink, stderr: OutputSink) -> None:
@@ -161,9 +164,16 @@ class RunningProgram:
             return self._changed.wait_for(lambda: self.returncode is not None, timeout)
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, where it still runs."""
-        if self.returncode is None:
-            self._session.signal_program(number)
+        """Send it a signal, where it still runs, and wait until it was given it, as `kill(2)` would."""
+        if self.returncode is not None:
+            return
+        with self._changed:
+            reports = self._reports
+        self._session.signal_program(number)
+        if self.is_own_thread:  # in a callback for output: the report would come to this thread
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self._reports > reports or self.returncode is not None, _SIGNAL_TIMEOUT_S)
 
 
 class GuestProcess:
