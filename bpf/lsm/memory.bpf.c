@@ -9,7 +9,7 @@
  */
 #include "../hook.bpf.h"
 
-/* Code that no file names: granted only with any native code (`import: {native: ["*"]}`). */
+/* Code that no file names: granted by `memory: {jit: true}` and with any native code (`import: {native: ["*"]}`). */
 static __noinline int pyi_memory(struct pyi_scratch *scratch, struct pyi_task *own, u64 prot)
 {
 	struct pyi_record *record = &scratch->record;

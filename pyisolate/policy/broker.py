@@ -251,11 +251,13 @@ class Broker:
         return _GRANTED if self.policy.allow_random else ("random: {allow: false}", DenialCode.EXPLICIT_DENY, "")
 
     def _memory(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
+        if self.policy.allow_jit:
+            return "memory: {jit: true}", None, ""
         # Memory that is written and run is native code of any origin.
         pattern = self._table("natives").get("*")
         if pattern is not None and pattern.allow:
             return pattern.text, None, ""
-        return None, DenialCode.NOT_GRANTED, 'only `import: {native: ["*"]}` grants executable memory'
+        return None, DenialCode.NOT_GRANTED, "only `memory: {jit: true}` grants memory that is written and then run"
 
     # -- imports ------------------------------------------------------------------------------------------------------
 

@@ -69,6 +69,7 @@ def compile_policy(
         imports=imports.modules(),
         natives=imports.natives(),
         transitive=imports.transitive(),
+        allow_jit=policy.jit,
         allow_random=policy.random,
         random_seed=policy.random_seed,
         pinned_hosts=pinned,

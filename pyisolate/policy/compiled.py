@@ -123,6 +123,7 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     natives: tuple[NamePattern, ...] = ()
     #: what granted modules may import besides (the standard library, required distributions), but not the guest
     transitive: tuple[NamePattern, ...] = ()
+    allow_jit: bool = False
     allow_random: bool = True
     random_seed: int | None = None
     #: granted host name -> addresses (text) pinned by the supervisor at compile time
@@ -137,6 +138,16 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     workspace_bytes: int | None = None
     #: rule's text -> what the policy says of it
     reasons: dict[str, str] = {}
+
+    @property
+    def any_native(self) -> bool:
+        """True where native code of any origin is granted."""
+        return any(pattern.name == "*" and pattern.allow for pattern in self.natives)
+
+    @property
+    def any_code(self) -> bool:
+        """True where memory may be written and then run."""
+        return self.allow_jit or self.any_native
 
     def mode_of(self, group: str) -> Mode:
         """Return the mode in force for a rule group."""

@@ -48,6 +48,7 @@ def diff(old: PolicyModel, new: PolicyModel) -> list[Change]:
         _egress,
         _processes,
         _imports,
+        _jit,
         _random,
         _ask,
         _secrets,
@@ -223,7 +224,7 @@ def _sample(network: _Network, others: list[_Network]) -> ipaddress.IPv4Address 
     return type(network.network_address)(at) if at <= int(network.broadcast_address) else None
 
 
-# -- imports, random, workspace, limits -------------------------------------------------------------------------------
+# -- imports, memory, random, workspace, limits -----------------------------------------------------------------------
 
 
 def _imports(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
@@ -265,6 +266,12 @@ def _wider(name: str) -> Iterator[str]:
 def decided(table: dict[str, bool], name: str) -> bool:
     """Return what the most specific rule of `name_table` says of a module; False where none speaks of it."""
     return next((table[up] for up in (name, *_wider(name)) if up in table), False)
+
+
+def _jit(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
+    before, after = (policy.jit or name_table(policy.imports, "native").get("*", False) for policy in (old, new))
+    if before is not after:
+        yield _change(after, "memory.exec", "")
 
 
 def _random(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:

@@ -62,6 +62,8 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
     egress: EgressLimits = EgressLimits()
     processes: tuple[ProcessRule, ...] = ()
     imports: tuple[ImportRule, ...] = ()
+    #: memory that is written and then run, whatever made the code
+    jit: bool = False
     random: bool = True
     random_seed: int | None = None
     limits: Limits = Limits()
@@ -136,6 +138,8 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
             }
         if self.imports:
             data["import"] = _import_lists(self.imports)
+        if self.jit:
+            data["memory"] = {"jit": True}
         data["random"] = {"allow": self.random}
         if self.random_seed is not None:
             data["random"]["seed"] = self.random_seed
@@ -195,6 +199,13 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
     def allow_native(self, *names: str) -> Self:
         """Grant modules with their native code (implies `allow_import`); "*" is any, a path one shared library."""
         return self._with_names("native", names, True)
+
+    def allow_jit(self) -> Self:
+        """Grant memory that is written and then run, for programs and libraries that make machine code (numba, node).
+
+        Which files may be loaded as native code stays as it is; the guest can bring code of its own, under this policy.
+        """
+        return msgspec.structs.replace(self, jit=True)
 
     def allow_random(self) -> Self:
         """Grant the kernel's random numbers (the default)."""
@@ -264,6 +275,10 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
     def deny_native(self, *names: str) -> Self:
         """Refuse the native code of modules."""
         return self._with_names("native", names, False)
+
+    def deny_jit(self) -> Self:
+        """Take `allow_jit` back. `allow_native("*")` grants such memory too."""
+        return msgspec.structs.replace(self, jit=False)
 
     def deny_random(self, *, seed: int | None = None) -> Self:
         """Refuse the kernel's random numbers; `random` then starts from `seed`, the same in every run."""

@@ -235,6 +235,8 @@ class PolicyFields(Protocol):
     @property
     def imports(self) -> tuple[ImportRule, ...]: ...  # noqa: D102
     @property
+    def jit(self) -> bool: ...  # noqa: D102
+    @property
     def random(self) -> bool: ...  # noqa: D102
     @property
     def random_seed(self) -> int | None: ...  # noqa: D102

@@ -29,8 +29,8 @@ from .workspace import workspace_size
 
 FORMAT_VERSION = 1
 TOP_KEYS = (
-    "version", "name", "extends", "mode", "modes", "fs", "net", "egress", "process", "import", "random", "ask",
-    "secrets", "workspace", "limits",
+    "version", "name", "extends", "mode", "modes", "fs", "net", "egress", "process", "import", "memory", "random",
+    "ask", "secrets", "workspace", "limits",
 )  # fmt: skip
 #: What an item of each section may hold.
 FILE_KEYS = ("path", "allow", "deny", "literal", "reason")
@@ -38,6 +38,7 @@ NETWORK_KEYS = (*NET_ACTIONS, "deny", "reason")
 PROCESS_KEYS = (EXEC, FORK, "deny", "literal", "reason")
 SECRET_KEYS = ("name", "from", "inject")
 RANDOM_KEYS = ("allow", "seed")
+MEMORY_KEYS = ("jit",)
 #: What can wait for an answer: calls that the supervisor carries out, on its own copy of what was asked about.
 ASKABLE = ("net.connect",)
 #: More rules than anybody writes by hand; bounds the work that a hostile policy text can cause.
@@ -142,6 +143,10 @@ def read_fields(
             fields["egress"] = reader.read(("egress", key), read_egress, {key: value}, base=fields["egress"])
     fields["processes"] = base.processes + _processes(reader, top.get("process", []))
     fields["imports"] = base.imports + _imports(reader, top.get("import", {}))
+    fields["jit"] = base.jit
+    if "memory" in top:
+        item = reader.mapping(("memory",), top["memory"], MEMORY_KEYS)
+        fields["jit"] = _flag(reader, ("memory", "jit"), item.get("jit", base.jit))
     fields["random"], fields["random_seed"] = base.random, base.random_seed
     if "random" in top:
         fields["random"], fields["random_seed"] = _random(reader, top["random"])

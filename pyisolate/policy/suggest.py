@@ -106,7 +106,7 @@ def _suggest(capability: Capability, target: str) -> dict[str, Any] | None:
             return None  # which file the loader would find for a bare library name is not known here
         return {"import": {"native": [units.module_name(target, native=True)]}}
     if capability is Capability.MEMORY_EXEC:
-        return {"import": {"native": ["*"]}}
+        return {"memory": {"jit": True}}
     if capability is Capability.RANDOM_READ:
         return {"random": {"allow": True}}
     return None
@@ -135,6 +135,8 @@ def apply(policy: _P, suggested: dict[str, Any]) -> _P:
         processes=_others(policy.processes, added.processes, {(False, path) for path in _programs(added)}),
         imports=_others(policy.imports, added.imports, _importable(added)),
     )
+    if "memory" in suggested:
+        changed = msgspec.structs.replace(changed, jit=added.jit)
     if "random" in suggested:
         changed = msgspec.structs.replace(changed, random=added.random, random_seed=added.random_seed)
     if "limits" in suggested:

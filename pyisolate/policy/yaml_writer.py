@@ -45,7 +45,7 @@ def to_yaml(policy: Writable, *, heading: str = "", comments: Mapping[str, str] 
     if "secrets" in data:
         out.append("secrets:")
         out += [f"  - {_flow(one)}" for one in data["secrets"]]
-    out += [f"{key}: {_flow(data[key])}" for key in ("random", "ask", "workspace", "limits") if key in data]
+    out += [f"{key}: {_flow(data[key])}" for key in ("memory", "random", "ask", "workspace", "limits") if key in data]
     return "\n".join(out) + "\n"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 import pyisolate
@@ -56,3 +58,17 @@ def test_a_monitored_group_under_an_enforcing_policy_only_watches(
     assert verdicts == ["would_deny"]
     if capability != "ipc.posix":  # there the kernel's own quota of message queues refuses
         assert not refused
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="names x86-64's system calls")
+def test_a_jit_grant_lets_memory_run_and_nothing_else_be_loaded(supervisor: pyisolate.Supervisor) -> None:
+    require("seccomp", supervisor.diagnostics().listener, "no listener decides these calls")
+    plain = Policy.preset("compute").allow_native("ctypes")
+    made, loaded = "c.mmap(0, 4096, 7, 34, -1, 0)", "c.syscall(319, b'code', 1)"  # memfd_create
+    with supervisor.spawn("jit", plain.allow_jit()) as granted, supervisor.spawn("none", plain) as refused:
+        assert granted.exec(SOURCE.format(code=made)).value > 0
+        assert granted.get_denial_events() == []
+        assert granted.exec(SOURCE.format(code=loaded)).value == -1
+        assert refused.exec(SOURCE.format(code=made)).value == -1
+    assert [event.capability for event in granted.get_denial_events()] == ["import.native"]
+    assert [event.capability for event in refused.get_denial_events()] == ["memory.exec"]

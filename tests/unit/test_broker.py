@@ -276,6 +276,9 @@ def test_native_code_needs_name_and_file() -> None:
     anything = Broker(compile_policy(Policy().allow_native("*")))
     assert anything.decide(C.IMPORT_NATIVE, "/tmp/evil.so").verdict is Verdict.ALLOW
     assert anything.decide(C.MEMORY_EXEC, "").verdict is Verdict.ALLOW
+    generated = Broker(compile_policy(Policy().allow_jit()))
+    assert generated.decide(C.MEMORY_EXEC, "").rule == "memory: {jit: true}"
+    assert generated.decide(C.IMPORT_NATIVE, "/tmp/evil.so").verdict is Verdict.DENY
 
 
 # -- codes, floor, modes ----------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def test_the_floor_is_denied_in_every_mode(mode: Mode) -> None:
 def test_whole_capabilities_follow_their_grants_and_their_groups_mode() -> None:
     for capability, fields in {
         Capability.PROCESS_FORK: {"allow_fork": True},
-        Capability.MEMORY_EXEC: {"natives": (NamePattern(name="*"),)},
+        Capability.MEMORY_EXEC: {"allow_jit": True},
         Capability.RANDOM_READ: {"allow_random": True},
     }.items():
         refused = policy(allow_random=False)

@@ -89,7 +89,7 @@ def test_addresses(base: Policy, address, port: int, capability: Capability) -> 
         (C.IMPORT_NATIVE, "numpy.core._x", {"import": {"native": ["numpy.core._x"]}}, ["numpy.core._y"]),
         (C.IMPORT_NATIVE, "/opt/libfoo.so", {"import": {"native": ["/opt/libfoo.so"]}}, ["/opt/libbar.so"]),
         (C.RANDOM_READ, "/dev/urandom", {"random": {"allow": True}}, []),
-        (C.MEMORY_EXEC, "", {"import": {"native": ["*"]}}, []),
+        (C.MEMORY_EXEC, "", {"memory": {"jit": True}}, []),
     ],
 )
 def test_each_kind(capability: Capability, target: str, fragment: dict, neighbours: list[str]) -> None:

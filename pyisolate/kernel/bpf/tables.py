@@ -258,7 +258,7 @@ def _scalars(policy: CompiledPolicy, nodes: dict[str, Node]) -> bytes:
             flags |= PolicyFlag.UNIX
         else:
             flags |= PolicyFlag.CONNECT if rule.action == NetAction.CONNECT else PolicyFlag.BIND
-    if any(pattern.name == "*" and pattern.allow for pattern in policy.natives):
+    if policy.any_code:
         flags |= PolicyFlag.MEMORY
     granted = denied = 0
     for node in nodes.values():

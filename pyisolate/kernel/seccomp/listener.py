@@ -77,14 +77,13 @@ def compile_table(
 def _acts(policy: CompiledPolicy) -> bytearray:
     """What becomes of a refused call of each capability that no rule speaks of address by address."""
     acts = bytearray(native.CAPABILITIES)
-    any_native = any(pattern.name == "*" and pattern.allow for pattern in policy.natives)
     granted = {
         Capability.PROCESS_FORK: policy.allow_fork,
         # Landlock and the root view decide which files; here only whether there are any
         Capability.PROCESS_EXEC: any(rule.allow & FsRight.EXEC for rule in policy.fs),
         Capability.RANDOM_READ: policy.allow_random,
-        Capability.MEMORY_EXEC: any_native,
-        Capability.IMPORT_NATIVE: any_native,
+        Capability.MEMORY_EXEC: policy.any_code,
+        Capability.IMPORT_NATIVE: policy.any_native,
     }
     for capability, number in CAPABILITY_NUMBER.items():
         mode = policy.mode_of(CATALOGUE[capability].group)
