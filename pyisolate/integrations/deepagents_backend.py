@@ -20,7 +20,6 @@ from ..supervisor.supervisor import Supervisor
 from ..telemetry.event import DenialEvent
 from .guest_files import read_file, write_file
 from .kept_sandbox import KeptSandbox, with_files
-from .model_text import in_words
 
 #: What the framework's own file tools run, in the guest.
 PROGRAMS = ("/bin/sh", "/usr/bin/python3", "/usr/bin/grep")
@@ -65,24 +64,18 @@ class SandboxBackend(BaseSandbox):  # type: ignore[misc]
 
     def execute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:
         """Run a shell's command. Output of one that failed ends with what was refused and rules that would allow it."""
+        # one stream, in the order of writing
+        shell = ["/bin/sh", "-c", f"exec 2>&1\n{command}"]
         try:
-            sandbox = self._kept.living()
-            seen = {event.event_id for event in sandbox.get_denial_events()}
+            attempt = self._kept.attempt(lambda sandbox: sandbox.run(shell, timeout=timeout or self._timeout))
         except (SandboxError, OSError) as error:
             return ExecuteResponse(output=str(error), exit_code=None)
-        try:
-            # one stream, in the order of writing
-            done = sandbox.run(["/bin/sh", "-c", f"exec 2>&1\n{command}"], timeout=timeout or self._timeout)
-            output, status = done.stdout.decode("utf-8", "backslashreplace"), done.returncode
-        except (SandboxError, OSError) as error:
-            output = f"{getattr(error, 'stdout', '')}{getattr(error, 'summary', error)}\n"
-            status = _TIMED_OUT if isinstance(error, TimeoutError) else 1
-        if status:
-            refused = [event for event in sandbox.get_denial_events() if event.event_id not in seen]
-            output += "".join(f"{in_words(event)}\n" for event in refused)
-        if sandbox.closed:
-            output += "the sandbox has ended: its files are gone, the next command starts a new one\n"
-        return ExecuteResponse(output=output, exit_code=status)
+        if attempt.error is None:
+            output, status = attempt.value.stdout.decode("utf-8", "backslashreplace"), attempt.value.returncode
+        else:
+            output = f"{getattr(attempt.error, 'stdout', '')}{getattr(attempt.error, 'summary', attempt.error)}\n"
+            status = _TIMED_OUT if isinstance(attempt.error, TimeoutError) else 1
+        return ExecuteResponse(output=output + (attempt.remarks if status else ""), exit_code=status)
 
     def upload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
         """Write files: into the workspace, or where else the policy lets the guest write."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import PurePosixPath
+from typing import Any
 
 from ..errors import GuestError, SandboxClosed, SandboxError
 from ..sandbox.process import Sandbox
@@ -44,15 +46,20 @@ def write_file(sandbox: Sandbox, path: str, data: bytes, *, timeout: float | Non
         _guests(sandbox, _write, path, data, timeout=timeout)
 
 
+def make_directory(sandbox: Sandbox, path: str, parents: bool, *, timeout: float | None = None) -> None:
+    """Make a directory; with `parents` also those above it, and one that exists is none. Raises as `write_file`."""
+    _guests(sandbox, _make, path, parents, timeout=timeout)
+
+
 def in_workspace(path: str) -> str | None:
     """Return a path as the workspace's files know it, None for one elsewhere."""
     whole = WORKSPACE / path
     return str(whole.relative_to(WORKSPACE)) if whole.is_relative_to(WORKSPACE) and ".." not in whole.parts else None
 
 
-def _guests(sandbox: Sandbox, use: object, *arguments: object, timeout: float | None) -> bytes:
+def _guests(sandbox: Sandbox, use: Callable[..., Any], *arguments: Any, timeout: float | None) -> Any:
     try:
-        return sandbox.call(use, *arguments, timeout=timeout)  # type: ignore[arg-type, no-any-return]
+        return sandbox.call(use, *arguments, timeout=timeout)
     except GuestError as error:
         if (kind := _KNOWN.get(error.type_name)) is None:
             raise
@@ -63,6 +70,13 @@ def _read(path: str, most: int) -> bytes:
     """Run in the guest; sent there by value."""
     with open(path, "rb") as file:
         return file.read(most)
+
+
+def _make(path: str, parents: bool) -> None:
+    """Run in the guest; sent there by value."""
+    import os
+
+    os.makedirs(path, exist_ok=True) if parents else os.mkdir(path)
 
 
 def _write(path: str, data: bytes) -> None:

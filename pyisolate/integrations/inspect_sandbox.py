@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import functools
 import subprocess
-import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 from inspect_ai.log import transcript
@@ -26,32 +25,13 @@ from inspect_ai.util import (
 from ..errors import OutputExceeded, PolicyError, SandboxError, TimeoutError
 from ..policy import Policy
 from ..sandbox.process import Sandbox
-from ..telemetry.event import DenialEvent
 from .guest_files import FileTooLarge, read_file, write_file
-from .kept_sandbox import KeptSandbox, with_files
-from .model_text import in_words
+from .kept_sandbox import Attempt, KeptSandbox, with_files
 
 #: The programs of an evaluation that names no policy: what inspect-ai's `bash` and `python` tools run, and little more.
 PROGRAMS = ("/bin/sh", "/bin/bash", "/usr/bin/python3", "/bin/cat", "/bin/ls", "/bin/rm", "/bin/mkdir", "/bin/cp",
             "/bin/mv", "/bin/grep", "/bin/sed", "/usr/bin/head", "/usr/bin/tail", "/usr/bin/wc")  # fmt: skip
 _NOT_FOUND = 127  # as a shell says of a program that is not there
-
-
-class _Attempt(NamedTuple):
-    """What came of a use of the sandbox: a value or an error, what was refused, and whether the sandbox has ended."""
-
-    value: Any
-    error: SandboxError | OSError | None
-    denials: tuple[DenialEvent, ...]
-    ended: bool
-
-    @property
-    def remarks(self) -> str:
-        """What a model is to know beside the program's own output."""
-        lines = [in_words(event) for event in self.denials]
-        if self.ended:
-            lines.append("the sandbox has ended: its files are gone, the next command starts a new one")
-        return "".join(f"{line}\n" for line in lines)
 
 
 @sandboxenv(name="pyisolate")
@@ -68,8 +48,6 @@ class InspectSandbox(SandboxEnvironment):  # type: ignore[misc]
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self._kept = KeptSandbox("inspect", policy, None, {})
-        self._lock = threading.Lock()
-        self._seen: set[str] = set()
 
     # -- inspect-ai's ends of a task and of a sample ----------------------------------------------------------
 
@@ -154,11 +132,11 @@ class InspectSandbox(SandboxEnvironment):  # type: ignore[misc]
         """End the sandbox for good. Idempotent."""
         self._kept.close()
 
-    async def _attempt(self, use: Callable[[Sandbox], Any]) -> _Attempt:
+    async def _attempt(self, use: Callable[[Sandbox], Any]) -> Attempt:
         """Use the sandbox in a thread. A cancelled use ends the sandbox, so that its thread ends, too."""
-        call = functools.partial(self._attempt_here, use)
+        call = functools.partial(self._kept.attempt, use)
         try:
-            attempt: _Attempt = await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
+            attempt: Attempt = await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
         except anyio.get_cancelled_exc_class():
             if (sandbox := self._kept.current) is not None:
                 sandbox.kill(reason="its command was cancelled")
@@ -166,18 +144,6 @@ class InspectSandbox(SandboxEnvironment):  # type: ignore[misc]
         if attempt.denials:
             transcript().info([event.to_dict() for event in attempt.denials], source="pyisolate")
         return attempt
-
-    def _attempt_here(self, use: Callable[[Sandbox], Any]) -> _Attempt:
-        with self._lock:  # one after the other: what is new in the sandbox's events is this one's
-            sandbox = self._kept.living()
-            value, failed = None, None
-            try:
-                value = use(sandbox)
-            except (SandboxError, OSError) as error:
-                failed = error
-            new = [event for event in sandbox.get_denial_events() if event.event_id not in self._seen]
-            self._seen.update(event.event_id for event in new)
-            return _Attempt(value, failed, tuple(new), sandbox.closed)
 
 
 def _policy_of(config: Any) -> Policy:
@@ -192,7 +158,7 @@ def _policy_of(config: Any) -> Policy:
     return with_files(config)
 
 
-def _done(attempt: _Attempt, done: subprocess.CompletedProcess[bytes]) -> ExecResult[str]:
+def _done(attempt: Attempt, done: subprocess.CompletedProcess[bytes]) -> ExecResult[str]:
     # a shell's number for what ended by a signal
     status = done.returncode if done.returncode >= 0 else 128 - done.returncode
     stdout, stderr = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
@@ -202,7 +168,7 @@ def _done(attempt: _Attempt, done: subprocess.CompletedProcess[bytes]) -> ExecRe
     return ExecResult(status == 0, status, stdout, stderr + (attempt.remarks if status else ""))
 
 
-def _failed(attempt: _Attempt, error: SandboxError | OSError) -> ExecResult[str]:
+def _failed(attempt: Attempt, error: SandboxError | OSError) -> ExecResult[str]:
     """Return what a command came to that gave no status, or raise what inspect-ai has an error for."""
     if isinstance(error, OutputExceeded):
         raise OutputLimitExceededError("the policy (limits.output)", error.stdout) from error

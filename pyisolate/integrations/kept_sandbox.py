@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from .. import api
-from ..errors import SandboxClosed
+from ..errors import SandboxClosed, SandboxError
 from ..policy import Policy
 from ..sandbox.process import Sandbox
 from ..supervisor.options import PolicyLike, SpawnOptions, choose_policy
 from ..supervisor.supervisor import Supervisor
+from ..telemetry.event import DenialEvent
+from .model_text import in_words
 
 #: What a policy that names no workspace gets for an agent's files.
 WORKSPACE = "64MiB"
@@ -20,6 +23,23 @@ def with_files(policy: PolicyLike | None) -> Policy:
     """Return a policy with a workspace, its own or one of `WORKSPACE`."""
     chosen: Policy = choose_policy(policy, None, None, None)
     return chosen if chosen.workspace is not None else chosen.with_workspace(WORKSPACE)
+
+
+class Attempt(NamedTuple):
+    """What came of a use of a sandbox: a value or an error, what was refused, and whether the sandbox has ended."""
+
+    value: Any
+    error: SandboxError | OSError | None
+    denials: tuple[DenialEvent, ...]
+    ended: bool
+
+    @property
+    def remarks(self) -> str:
+        """What a model is to know of a failed command beside the program's own output, a line each."""
+        lines = [in_words(event) for event in self.denials]
+        if self.ended:
+            lines.append("the sandbox has ended: its files are gone, the next command starts a new one")
+        return "".join(f"{line}\n" for line in lines)
 
 
 class KeptSandbox:
@@ -38,7 +58,8 @@ class KeptSandbox:
     ) -> None:
         self._name, self._policy, self._supervisor, self._options = name, policy, supervisor, options
         self._begin = begin
-        self._lock = threading.Lock()
+        self._lock, self._use = threading.Lock(), threading.Lock()
+        self._seen: set[str] = set()
         self._sandbox: Sandbox | None = None
         self._closed = False
 
@@ -55,6 +76,7 @@ class KeptSandbox:
             if self._sandbox is None or self._sandbox.closed:
                 if self._sandbox is not None:
                     self._sandbox.close()  # it ended by itself, and its supervisor still holds what it left
+                    self._seen.clear()
                 supervisor = self._supervisor or api.default_supervisor()
                 sandbox = supervisor.spawn(self._name, self._policy, **self._options)
                 try:
@@ -64,6 +86,19 @@ class KeptSandbox:
                     raise
                 self._sandbox = sandbox
             return self._sandbox
+
+    def attempt(self, use: Callable[[Sandbox], Any]) -> Attempt:
+        """Use the sandbox, one use after the other: its new events are that use's. Raises what `living` does."""
+        with self._use:
+            sandbox = self.living()
+            value, failed = None, None
+            try:
+                value = use(sandbox)
+            except (SandboxError, OSError) as error:
+                failed = error
+            new = [event for event in sandbox.get_denial_events() if event.event_id not in self._seen]
+            self._seen.update(event.event_id for event in new)
+            return Attempt(value, failed, tuple(new), sandbox.closed)
 
     def take(self) -> Sandbox | None:
         """Forget the sandbox and return it: the caller closes it. The next use makes another."""
