@@ -1,7 +1,9 @@
-"""What a sandbox is refused reaches an OTLP receiver over HTTP, by OpenTelemetry's own exporter."""
+"""What a sandbox is refused reaches OTLP receivers over HTTP and over gRPC, by OpenTelemetry's own exporters."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import http.server
 import importlib.util
 import re
@@ -17,26 +19,62 @@ import pyisolate
 from tests.require import require
 
 
-class Receiver(http.server.BaseHTTPRequestHandler):
-    """Decodes what it is sent as collectors do, and refuses the first of the logs: the exporter sends it again."""
+class Received:
+    """What arrived at one receiver, and where it listens."""
 
-    received: list[Any] = []  # noqa: RUF012 - one for the server
-    refused = 0
+    def __init__(self) -> None:
+        self.logs: list[Any] = []
+        self.spans: list[Any] = []
+        self.refused = 0
+        self.address = ""
+
+    def refuses(self, kind: str) -> bool:
+        """The first of the logs is refused: the exporter sends it again."""
+        if kind == "logs" and not self.refused:
+            self.refused = 1
+            return True
+        return False
+
+    def exporters(self) -> tuple[Any, Any]:
+        """Return OpenTelemetry's own exporters for it, of logs and of spans."""
+        raise NotImplementedError
+
+
+class OverHTTP(Received):
+    def exporters(self) -> tuple[Any, Any]:
+        from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        return OTLPLogExporter(endpoint=f"{self.address}/logs"), OTLPSpanExporter(endpoint=f"{self.address}/traces")
+
+
+class OverGRPC(Received):
+    def exporters(self) -> tuple[Any, Any]:
+        from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+        options = {"endpoint": self.address, "insecure": True}
+        return OTLPLogExporter(**options), OTLPSpanExporter(**options)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Decodes what it is sent as collectors do."""
+
+    received: Received
 
     def do_POST(self) -> None:
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        logs = self.path == "/v1/logs"
-        if logs and not type(self).refused:
-            type(self).refused = 1
+        kind = self.path.rpartition("/")[2]
+        if self.received.refuses(kind):
             self.send_response(503)
             self.end_headers()
             return
-        request = ExportLogsServiceRequest() if logs else ExportTraceServiceRequest()
+        request = ExportLogsServiceRequest() if kind == "logs" else ExportTraceServiceRequest()
         request.ParseFromString(body)
-        self.received.append((self.path, request))
+        (self.received.logs if kind == "logs" else self.received.spans).append(request)
         self.send_response(200)
         self.end_headers()
         # what protobuf makes of an empty answer: no bytes
@@ -45,37 +83,76 @@ class Receiver(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def receiver() -> Iterator[str]:
-    Receiver.received, Receiver.refused = [], 0
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+@contextlib.contextmanager
+def over_http() -> Iterator[Received]:
+    received = OverHTTP()
+    handler = type("Bound", (Handler,), {"received": received})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
+        received.address = f"http://127.0.0.1:{server.server_port}/v1"
+        yield received
         server.shutdown()
         thread.join()
+
+
+@contextlib.contextmanager
+def over_grpc() -> Iterator[Received]:
+    """Serve the two services that a collector does, by grpcio and OpenTelemetry's own definitions."""
+    import grpc
+    from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs
+    from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc as logs_grpc
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as traces_grpc
+
+    received = OverGRPC()
+
+    class Logs(logs_grpc.LogsServiceServicer):
+        def Export(self, request: Any, context: Any) -> Any:
+            if received.refuses("logs"):
+                context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
+            received.logs.append(request)
+            return logs.ExportLogsServiceResponse()
+
+    class Traces(traces_grpc.TraceServiceServicer):
+        def Export(self, request: Any, context: Any) -> Any:
+            received.spans.append(request)
+            return traces.ExportTraceServiceResponse()
+
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        server = grpc.server(threads)
+        logs_grpc.add_LogsServiceServicer_to_server(Logs(), server)
+        traces_grpc.add_TraceServiceServicer_to_server(Traces(), server)
+        received.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        yield received
+        server.stop(None).wait()
+
+
+@pytest.fixture(params=["http", "grpc"])
+def receiver(request: pytest.FixtureRequest) -> Iterator[Received]:
+    name = f"opentelemetry.exporter.otlp.proto.{request.param}"
+    have = importlib.util.find_spec("opentelemetry") is not None
+    have = have and importlib.util.find_spec("opentelemetry.exporter") is not None
+    have = have and importlib.util.find_spec(name) is not None
+    require("otlp", have, f"pip install opentelemetry-exporter-otlp-proto-{request.param}")
+    with over_http() if request.param == "http" else over_grpc() as received:
+        yield received
 
 
 def value(attribute: Any) -> Any:
     return getattr(attribute.value, attribute.value.WhichOneof("value"))
 
 
-def require_exporter() -> None:
-    have = importlib.util.find_spec("opentelemetry") is not None
-    have = have and importlib.util.find_spec("opentelemetry.exporter") is not None
-    require("otlp", have, "pip install opentelemetry-exporter-otlp-proto-http")
-
-
-def test_refusals_arrive_with_their_names(receiver: str) -> None:
-    require_exporter()
-    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+def test_refusals_arrive_with_their_names(receiver: Received) -> None:
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 
     from pyisolate.telemetry.sinks.otel import OTelSink
 
     provider = LoggerProvider(shutdown_on_exit=False)
-    provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(endpoint=f"{receiver}/logs")))
+    exporter, _ = receiver.exporters()
+    provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
     policy = pyisolate.Policy.preset("compute").with_name("otlp")
     with (
         pyisolate.Supervisor(pool_size=1, sinks=[OTelSink(provider)]) as supervisor,
@@ -88,13 +165,12 @@ def test_refusals_arrive_with_their_names(receiver: str) -> None:
 
     records = [
         record
-        for path, request in Receiver.received
+        for request in receiver.logs
         for resource in request.resource_logs
         for scope in resource.scope_logs
         for record in scope.log_records
-        if path == "/v1/logs"
     ]
-    assert Receiver.refused == 1
+    assert receiver.refused == 1
     found = [{one.key: value(one) for one in record.attributes} for record in records]
     assert sorted(one["pyisolate.event_id"] for one in found) == sorted(event.event_id for event in events)
     assert {record.event_name for record in records} == {"pyisolate.denial"}
@@ -123,13 +199,10 @@ def pod_environment() -> dict[str, str]:
 
 
 def test_spans_and_their_records_arrive_from_the_pod_with_one_trace(
-    receiver: str, monkeypatch: pytest.MonkeyPatch
+    receiver: Received, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    require_exporter()
     for name, text in pod_environment().items():
         monkeypatch.setenv(name, text)
-    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
     from opentelemetry.sdk.trace import TracerProvider
@@ -138,8 +211,9 @@ def test_spans_and_their_records_arrive_from_the_pod_with_one_trace(
     from pyisolate.telemetry.sinks.otel import OTelSink
 
     traces, logs = TracerProvider(shutdown_on_exit=False), LoggerProvider(shutdown_on_exit=False)
-    traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{receiver}/traces")))
-    logs.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(endpoint=f"{receiver}/logs")))
+    of_logs, of_spans = receiver.exporters()
+    traces.add_span_processor(BatchSpanProcessor(of_spans))
+    logs.add_log_record_processor(BatchLogRecordProcessor(of_logs))
     pyisolate.set_tracer_provider(traces)
     try:
         with (
@@ -152,14 +226,12 @@ def test_spans_and_their_records_arrive_from_the_pod_with_one_trace(
         traces.shutdown()
         logs.shutdown()
 
-    sent = [
-        resource for path, request in Receiver.received if path == "/v1/traces" for resource in request.resource_spans
-    ]
+    sent = [resource for request in receiver.spans for resource in request.resource_spans]
     spans = {span.name: span for resource in sent for scope in resource.scope_spans for span in scope.spans}
     assert set(spans) == {"pyisolate.spawn", "pyisolate.exec"}
     attributes = {one.key: value(one) for one in spans["pyisolate.exec"].attributes}
     assert (attributes["pyisolate.denials"], attributes["pyisolate.outcome"]) == (1, "returned")
-    kept = [one for path, request in Receiver.received if path == "/v1/logs" for one in request.resource_logs]
+    kept = [one for request in receiver.logs for one in request.resource_logs]
     (record,) = (one for resource in kept for scope in resource.scope_logs for one in scope.log_records)
     assert (record.trace_id, record.span_id) == (spans["pyisolate.exec"].trace_id, spans["pyisolate.exec"].span_id)
     for resource in (*sent, *kept):
