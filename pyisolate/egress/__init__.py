@@ -3,8 +3,12 @@
 `process`   the supervisor's side: starts the proxy, names sandboxes to it, takes its refusals
 `messages`  what the two send each other
 `serve`     the proxy's process: gives up what it does not need, then serves
-`proxy`     one connection of a guest: which sandbox, which request, granted or not
-`forward`   one plain request and its answer, read and written anew by h11
+`tenants`   the sandboxes that it knows, and their refusals
+`connection` one connection of a guest: which sandbox, which request, granted or not
+`request`   what is asked for, read in one way or refused
+`forward`   one request and its answer, read and written anew by h11
 `tunnel`    a CONNECT: the TLS handshake must name the host
+`opened`    a tunnel that is read: TLS with the guest ends in the proxy
+`authority` the certificates for that; `bundles` puts them where guests look
 `names`     names to addresses, checked before one is used
 """

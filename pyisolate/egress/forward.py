@@ -15,6 +15,8 @@ from .meter import Meter
 
 #: Without a byte from the host for so long, the exchange ends (seconds).
 IDLE_S = 120.0
+#: A host's connection that rested for longer is not used again: hosts close them after some seconds.
+_KEPT_S = 4.0
 #: Of one hop, not of the exchange (RFC 9110, 7.6.1), and what each side of the proxy writes itself.
 _OF_ONE_HOP = frozenset(
     (b"connection", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"proxy-authentication-info",
@@ -25,11 +27,35 @@ _Headers = list[tuple[bytes, bytes]]
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
+class Reader(Protocol):
+    """What is read of a guest: its connection, or what is inside of a tunnel."""
+
+    async def read(self, most: int, /) -> bytes:
+        """Return what has come; nothing at the end."""
+        ...
+
+
+class Writer(Protocol):
+    """The other way."""
+
+    def write(self, data: bytes, /) -> None:
+        """Send data."""
+        ...
+
+    def write_eof(self) -> None:
+        """Say that nothing more comes."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait for room."""
+        ...
+
+
 class Asked(Protocol):
     """The guest's side: its connection and what comes from it."""
 
     http: h11.Connection
-    writer: asyncio.StreamWriter
+    writer: Writer
 
     @property
     def meter(self) -> Meter:
@@ -83,21 +109,46 @@ class Credentials:
         return [(hide(name, found), hide(value, found)) for name, value in headers], hide(event.reason, found)
 
 
-async def forward(guest: Asked, request: h11.Request, target: bytes, up: Stream, credentials: Credentials) -> bool:
+class Upstream:
+    """A connection to a host, which carries one exchange after the other."""
+
+    def __init__(self, place: tuple[str, int], stream: Stream) -> None:
+        self.place, self.reader, self.writer = place, *stream
+        self.http = h11.Connection(h11.CLIENT)
+        self._used = asyncio.get_running_loop().time()
+
+    def serves(self, place: tuple[str, int]) -> bool:
+        """Tell whether another request can be sent: for that place, and not to a host that may just close."""
+        rested = asyncio.get_running_loop().time() - self._used
+        whole = self.http.our_state is h11.IDLE and not self.reader.at_eof() and not self.writer.is_closing()
+        return whole and self.place == place and rested < _KEPT_S
+
+    def next_cycle(self) -> None:
+        """Be ready for another exchange where the host keeps the connection; else close it."""
+        if self.http.our_state is h11.DONE and self.http.their_state is h11.DONE:
+            self.http.start_next_cycle()
+            self._used = asyncio.get_running_loop().time()
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """End it."""
+        self.writer.close()
+
+
+async def forward(guest: Asked, request: h11.Request, target: bytes, up: Upstream, credentials: Credentials) -> bool:
     """Carry one exchange; return whether the guest's connection can carry another.
 
     Raises OSError, ProtocolError, OverLimit, Encoded.
     """
-    reader, writer = up
-    host = h11.Connection(h11.CLIENT)
+    whole = False
     try:
-        own = credentials.into(_kept(request.headers.raw_items(), _OF_ONE_HOP))
-        headers = [*own, (b"Connection", b"close")]
-        head = host.send(h11.Request(method=request.method, target=target, headers=headers)) or b""
+        headers = credentials.into(_kept(request.headers.raw_items(), _OF_ONE_HOP))
+        head = up.http.send(h11.Request(method=request.method, target=target, headers=headers)) or b""
         guest.meter.sent(len(head))
-        writer.write(head)
-        body = asyncio.ensure_future(_send_body(guest, host, writer))
-        answer = asyncio.ensure_future(_answer(guest, host, reader, credentials))
+        up.writer.write(head)
+        body = asyncio.ensure_future(_send_body(guest, up))
+        answer = asyncio.ensure_future(_answer(guest, up, credentials))
         try:
             await asyncio.wait((body, answer), return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
@@ -109,11 +160,15 @@ async def forward(guest: Asked, request: h11.Request, target: bytes, up: Stream,
                 one.cancel()
             await asyncio.gather(body, answer, return_exceptions=True)
     finally:
-        writer.close()
+        if whole:
+            up.next_cycle()
+        else:
+            up.close()
     return whole and guest.http.our_state is h11.DONE and guest.http.their_state is h11.DONE
 
 
-async def _send_body(guest: Asked, host: h11.Connection, writer: asyncio.StreamWriter) -> None:
+async def _send_body(guest: Asked, up: Upstream) -> None:
+    host, writer = up.http, up.writer
     while True:
         event = await guest.next_event()
         if isinstance(event, h11.Data):
@@ -128,12 +183,13 @@ async def _send_body(guest: Asked, host: h11.Connection, writer: asyncio.StreamW
         await writer.drain()
 
 
-async def _answer(guest: Asked, host: h11.Connection, reader: asyncio.StreamReader, credentials: Credentials) -> None:
+async def _answer(guest: Asked, up: Upstream, credentials: Credentials) -> None:
+    host = up.http
     while True:
         event = host.next_event()
         if event is h11.NEED_DATA:
             async with asyncio.timeout(IDLE_S):
-                host.receive_data(await reader.read(1 << 16))
+                host.receive_data(await up.reader.read(1 << 16))
         elif isinstance(event, h11.Response):
             chunked = any(name == b"transfer-encoding" for name, _ in event.headers)
             dropped = _OF_ONE_HOP | (_FRAMING if chunked else frozenset())

@@ -13,6 +13,7 @@ from ..capability import Capability
 from ..policy.compiled import CompiledPolicy
 from ..policy.secrets import Injection
 from ..records import REFUSALS, BrokerRecord
+from .authority import Authority
 
 LENGTH = struct.Struct("!I")
 #: A policy of 10 000 rules has less; what the proxy reports is a few lines.
@@ -27,13 +28,16 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     token: str
     policy: CompiledPolicy
     secrets: tuple[Injection, ...] = ()
+    #: signs what the sandbox is shown inside of TLS
+    authority: Authority | None = None
     number: int = 0
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The first order: whom to run as (None: as who started it), and addresses of names that are not looked up.
 
-    `admitted` are the sandboxes that a proxy before it served.
+    `admitted` are the sandboxes that a proxy before it served. `authorities`: whom it trusts (PEM), None: this
+    machine's.
     """
 
     host_pid: int
@@ -42,6 +46,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     hosts: dict[str, tuple[str, ...]]
     readable: tuple[str, ...]
     admitted: tuple[Admit, ...]
+    authorities: str | None = None
 
 
 class Dismiss(msgspec.Struct, frozen=True, kw_only=True, tag=True):

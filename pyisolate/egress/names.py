@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import ssl
 from collections.abc import Mapping
 
 from ..decision import DenialCode
@@ -67,13 +68,16 @@ class Names:
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-async def connect(addresses: list[str], port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to the first address that answers. Raises Unreachable."""
+async def connect(
+    addresses: list[str], port: int, context: ssl.SSLContext | None = None, host: str | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to the first address that answers, with TLS to `host` where there is a context. Raises Unreachable."""
+    name = host if context is not None else None
     last: Exception | None = None
     for address in addresses:
         try:
             async with asyncio.timeout(CONNECT_S):
-                return await asyncio.open_connection(address, port)
+                return await asyncio.open_connection(address, port, ssl=context, server_hostname=name)
         except (OSError, TimeoutError) as error:
             last = error
     raise Unreachable(f"no answer ({last or type(last).__name__})")

@@ -24,10 +24,12 @@ from dataclasses import dataclass
 import msgspec
 
 from ..errors import EnforcementError
-from ..policy.compiled import CompiledPolicy, NetAction, NetRule
+from ..policy.compiled import CompiledPolicy, FsRight, FsRule, NetAction, NetRule
 from ..policy.secrets import Injection
 from ..records import BrokerRecord
 from . import messages
+from .authority import Authority, new_authority
+from .bundles import VARIABLES, Bundles
 from .messages import Admit, Applied, Dismiss, Refused, Serving, Start
 
 _log = logging.getLogger("pyisolate.egress")
@@ -48,11 +50,28 @@ RefusedSink = Callable[[str, BrokerRecord], None]
 
 @dataclass(frozen=True)
 class ProxyTraits:
-    """Whom the proxy runs as (None: as the supervisor), and names whose addresses are not looked up."""
+    """Whom the proxy runs as (None: as the supervisor), and names whose addresses are not looked up.
+
+    `authorities`: whom it trusts over TLS (PEM); None: whom this machine does.
+    """
 
     uid: int | None
     gid: int
     hosts: Mapping[str, tuple[str, ...]]
+    authorities: str | None = None
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """One sandbox's way to the proxy: its password, and where its policy opens TLS, whom its guest then trusts."""
+
+    token: str
+    authority: Authority | None = None
+    #: the file in which the guest finds the authority
+    bundle: str | None = None
+
+    def __repr__(self) -> str:
+        return "<Entrance>"
 
 
 class _Listening:
@@ -147,6 +166,9 @@ class EgressProxy:
         self._process: subprocess.Popen[bytes] | None = None
         self._link: _Link | None = None
         self._tenants: dict[str, Admit] = {}
+        self._bundles: Bundles | None = None
+        #: the file of each sandbox that has one
+        self._bundle_of: dict[str, str] = {}
         self._started_at, self._orders = 0.0, 0
         self._closed = False
 
@@ -158,31 +180,75 @@ class EgressProxy:
             self._ensure()
             assert self._listening is not None
             port = self._listening.port
+            fs = compiled.fs
+            if compiled.inspect_tls:
+                self._bundles = self._bundles or _new_bundles()
+                own = FsRule(path=self._bundles.path, allow=int(FsRight.READ), text="egress proxy", origin="system")
+                fs = tuple(sorted((*fs, own), key=lambda rule: rule.path))
         address = socket.inet_aton("127.0.0.1")
         rule = NetRule(
             action=NetAction.CONNECT, address=address, prefix=32, port_low=port, port_high=port, text="egress proxy"
         )
-        return msgspec.structs.replace(compiled, net=(rule, *compiled.net))
+        return msgspec.structs.replace(compiled, fs=fs, net=(rule, *compiled.net))
 
-    def new_token(self) -> str:
-        """Return what a sandbox will be known by."""
-        return secrets.token_urlsafe(24)
+    def enter(self, name: str, compiled: CompiledPolicy) -> Entrance:
+        """Return a new sandbox's way in, to be admitted or left. Raises EnforcementError."""
+        token = secrets.token_urlsafe(24)
+        if not compiled.inspect_tls:
+            return Entrance(token)
+        authority = new_authority(name)
+        with self._lock:
+            if self._bundles is None:
+                raise EnforcementError("egress proxy: the supervisor is closed", missing="egress proxy")
+            try:
+                bundle = self._bundles.put(authority.certificate, others=_tunnels(compiled))
+            except OSError as error:
+                raise EnforcementError(f"open TLS of sandbox {name!r}: {error}", missing="egress proxy") from error
+        return Entrance(token, authority, bundle)
 
-    def environment(self, token: str) -> dict[str, str]:
-        """Return the variables by which clients of HTTP find the proxy, and say who they are."""
+    def leave(self, entrance: Entrance) -> None:
+        """Take back a way in that no sandbox was admitted by."""
+        with self._lock:
+            if entrance.bundle is not None and self._bundles is not None:
+                self._bundles.remove(entrance.bundle)
+
+    def environment(self, entrance: Entrance) -> dict[str, str]:
+        """Return the variables by which clients of HTTP find the proxy, say who they are, and know whom to trust."""
         assert self._listening is not None
-        url = f"http://{_USER}:{token}@127.0.0.1:{self._listening.port}"
+        url = f"http://{_USER}:{entrance.token}@127.0.0.1:{self._listening.port}"
         found = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url)
-        return {**found, "NO_PROXY": "localhost,127.0.0.1,::1", "no_proxy": "localhost,127.0.0.1,::1"}
+        found |= dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1")
+        return found if entrance.bundle is None else found | dict.fromkeys(VARIABLES, entrance.bundle)
 
-    def admit(self, key: str, token: str, compiled: CompiledPolicy, secrets: tuple[Injection, ...] = ()) -> None:
+    def admit(
+        self, key: str, entrance: Entrance, compiled: CompiledPolicy, secrets: tuple[Injection, ...] = ()
+    ) -> None:
         """Let a sandbox use the proxy, as its policy says. Raises EnforcementError."""
         with self._lock:
-            self._ensure()
-            self._orders += 1
-            order = Admit(key=key, token=token, policy=_of_proxy(compiled), secrets=secrets, number=self._orders)
-            self._tenants[key] = order
-            self._send(order)
+            if entrance.bundle is not None:
+                self._bundle_of[key] = entrance.bundle
+            self._admit(key, entrance.token, entrance.authority, compiled, secrets)
+
+    def _admit(
+        self,
+        key: str,
+        token: str,
+        authority: Authority | None,
+        compiled: CompiledPolicy,
+        secrets: tuple[Injection, ...],
+    ) -> None:
+        self._ensure()
+        self._orders += 1
+        order = Admit(
+            key=key,
+            token=token,
+            policy=_of_proxy(compiled),
+            secrets=secrets,
+            authority=authority,
+            number=self._orders,
+        )
+        self._tenants[key] = order
+        self._send(order)
 
     def change(self, key: str, compiled: CompiledPolicy, secrets: tuple[Injection, ...]) -> None:
         """Another policy is in force in a sandbox; what it has open is closed.
@@ -191,11 +257,13 @@ class EgressProxy:
         """
         with self._lock, contextlib.suppress(EnforcementError):
             if (known := self._tenants.get(key)) is not None:
-                self.admit(key, known.token, compiled, secrets)
+                self._admit(key, known.token, known.authority, compiled, secrets)
 
     def dismiss(self, key: str) -> None:
         """A sandbox has ended."""
         with self._lock:
+            if (bundle := self._bundle_of.pop(key, None)) is not None and self._bundles is not None:
+                self._bundles.remove(bundle)
             if self._tenants.pop(key, None) is not None and self._link is not None:
                 with contextlib.suppress(EnforcementError):
                     self._send(Dismiss(key=key))
@@ -241,6 +309,7 @@ class EgressProxy:
             hosts=dict(traits.hosts),
             readable=readable,
             admitted=tuple(self._tenants.values()),
+            authorities=traits.authorities,
         )
         ours.settimeout(_START_S)
         ours.sendall(messages.encode(start))
@@ -316,6 +385,9 @@ class EgressProxy:
             self._drop()
             if self._listening is not None:
                 self._listening.close()
+            if self._bundles is not None:
+                self._bundles.close()
+                self._bundles = None
 
     def abandon(self) -> None:
         """In a forked child of the host: close the copies; the proxy is the parent's."""
@@ -324,8 +396,23 @@ class EgressProxy:
             self._link.control.close()
         if self._listening is not None:
             self._listening.close()
-        self._process = self._link = self._listening = None
+        if self._bundles is not None:
+            self._bundles.abandon()
+        self._process = self._link = self._listening = self._bundles = None
         self._tenants.clear()
+
+
+def _new_bundles() -> Bundles:
+    try:
+        return Bundles()
+    except OSError as error:
+        raise EnforcementError(f"open TLS: make a place for certificates: {error}", missing="egress proxy") from error
+
+
+def _tunnels(compiled: CompiledPolicy) -> bool:
+    """Tell whether a guest may speak TLS that the proxy does not open, so that it needs this machine's authorities."""
+    by_address = any(rule.allow and rule.text != "egress proxy" and not rule.unix_path for rule in compiled.net)
+    return by_address or any(rule.allow and rule.method is None for rule in compiled.web)
 
 
 def _of_proxy(compiled: CompiledPolicy) -> CompiledPolicy:
@@ -338,5 +425,6 @@ def _of_proxy(compiled: CompiledPolicy) -> CompiledPolicy:
         net=tuple(rule for rule in compiled.net if rule.text != "egress proxy"),
         web=compiled.web,
         egress=compiled.egress,
+        inspect_tls=compiled.inspect_tls,
         pinned_hosts=compiled.pinned_hosts,
     )

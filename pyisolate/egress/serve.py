@@ -10,15 +10,19 @@ import os
 import resource
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from ..native import landlock, process
 from . import messages
+from .connection import Services, serve
 from .messages import Admit, Applied, Dismiss, Report, Serving, Start
 from .names import Names
-from .proxy import Proxy
+from .tenants import Tenants
 
 #: Descriptors that it may have: two for each connection it carries.
 _MOST_FILES = 16384
+#: Bytes of a file that it may write: a certificate, in memory (`authority`). Landlock lets it write no other.
+_MOST_WRITTEN = 64 << 10
 
 
 def main(control_fd: int, listener_fd: int) -> int:
@@ -49,7 +53,8 @@ def _confine(start: Start) -> list[str]:
     process.set_no_new_privs()
     process.drop_all_capabilities()
     process.set_dumpable(False)
-    for limit, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, _MOST_FILES)):
+    bounds = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: _MOST_WRITTEN, resource.RLIMIT_NOFILE: _MOST_FILES}
+    for limit, most in bounds.items():
         hard = resource.getrlimit(limit)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(limit, (most, most))
@@ -95,23 +100,24 @@ async def _serve(control: socket.socket, listener: socket.socket, start: Start, 
 
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(host, ended.set)
-    proxy = Proxy(Names(start.hosts), report)
+    tenants = Tenants(report)
     for one in start.admitted:
-        proxy.admit(one)
-    server = await asyncio.start_server(proxy.serve, sock=listener, backlog=1024, limit=1 << 16)
+        tenants.admit(one)
+    services = Services(tenants, Names(start.hosts), start.authorities)
+    server = await asyncio.start_server(partial(serve, services), sock=listener, backlog=1024, limit=1 << 16)
     try:
-        following = asyncio.ensure_future(_follow(orders, proxy, report))
+        following = asyncio.ensure_future(_follow(orders, tenants, report))
         await asyncio.wait((following, asyncio.ensure_future(ended.wait())), return_when=asyncio.FIRST_COMPLETED)
     finally:
         server.close()
 
 
-async def _follow(orders: asyncio.StreamReader, proxy: Proxy, report: Callable[[Report], Awaitable[None]]) -> None:
+async def _follow(orders: asyncio.StreamReader, tenants: Tenants, report: Callable[[Report], Awaitable[None]]) -> None:
     while True:
         (length,) = messages.LENGTH.unpack(await orders.readexactly(messages.LENGTH.size))
         order = messages.decode_order(await orders.readexactly(length))
         if isinstance(order, Admit):
-            proxy.admit(order)
+            tenants.admit(order)
             await report(Applied(number=order.number))
         elif isinstance(order, Dismiss):
-            proxy.dismiss(order.key)
+            tenants.dismiss(order.key)

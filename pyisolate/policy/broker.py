@@ -194,7 +194,11 @@ class Broker:
         rule = web.deciding(self.policy.web, request)
         if rule is not None:
             return (rule.text, None, "") if rule.allow else (rule.text, DenialCode.EXPLICIT_DENY, "")
-        return self._net(Capability.NET_CONNECT, request.place, {})
+        answer = self._net(Capability.NET_CONNECT, request.place, {})
+        if answer[1] is not None and self.policy.inspect_tls and request.method == web.CONNECT:
+            inside = web.granted_inside(self.policy.web, request)
+            return answer if inside is None else (inside.text, None, "")
+        return answer
 
     def reaches(self, address: str, port: int) -> tuple[str | None, DenialCode | None, str]:
         """Decide an address that a granted name turned out to have: rule, code (None: yes) and reason.

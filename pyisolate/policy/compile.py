@@ -16,7 +16,7 @@ from ..capability import Capability
 from ..errors import EnforcementError
 from . import elf, units, workspace
 from . import resolver as resources
-from .compiled import CompiledPolicy, FsRight, NetAction, NetRule
+from .compiled import CompiledPolicy, FsRight, NetAction, NetRule, WebRule
 from .fs_table import FsTable
 from .imports import ImportCompiler
 from .interpreter import InterpreterFiles
@@ -54,6 +54,7 @@ def compile_policy(
     _random(table, policy)
     workspace.grant(table, policy.files, policy.workspace)
     web = web_rules(policy.network)
+    _opened(policy, web)
     net, pinned = _network(policy.network, resolve or resources.resolve_host)
     denied_fork = any(rule.operation == FORK and not rule.allow for rule in policy.processes)
     runs = any(rule.allow for rule in policy.processes) or any("exec" in rule.allow for rule in policy.files)
@@ -76,10 +77,25 @@ def compile_policy(
         limits=policy.limits,
         web=web,
         egress=policy.egress,
+        inspect_tls=policy.inspect_tls,
         ask=tuple(Capability(name) for name in policy.ask),
         workspace_bytes=policy.workspace,
         reasons={rule.text: rule.reason for rule in policy.rules if rule.reason is not None},
     )
+
+
+def _opened(policy: PolicyModel, web: Iterable[WebRule]) -> None:
+    """Raise EnforcementError where a policy speaks of requests inside of TLS, and does not have it opened."""
+    if policy.inspect_tls:
+        return
+    rules = [(rule.text, rule.tls) for rule in web] + [(f"secret {one.name}", one.tls) for one in policy.secrets]
+    if (found := next((text for text, tls in rules if tls), None)) is not None:
+        raise EnforcementError(
+            f"policy {policy.name!r}, {found}: method and path are inside of TLS, which this policy does not open",
+            rule=found,
+            missing="egress: {inspect_tls: true}",
+            hint="add egress: {inspect_tls: true}, or grant the host: {connect: ...}",
+        )
 
 
 def without_workspace(compiled: CompiledPolicy) -> CompiledPolicy:

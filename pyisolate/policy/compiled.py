@@ -58,8 +58,9 @@ class NetRule(msgspec.Struct, frozen=True, kw_only=True):
 class WebRule(msgspec.Struct, frozen=True, kw_only=True):
     """What the egress proxy may carry, by name. `host` is a name, or `*.` and what names end with.
 
-    Without a method it speaks of TLS tunnels and of every request (a connect rule); with one (`*`: any) of plain HTTP
-    requests, to `path`, or to all paths that begin so where it ends with `*`. `port_low..port_high` is inclusive.
+    Without a method it speaks of TLS tunnels and of every request (a connect rule); with one (`*`: any) of HTTP
+    requests, plain or over TLS (`tls`), to `path`, or to all paths that begin so where it ends with `*`.
+    `port_low..port_high` is inclusive.
     """
 
     host: str
@@ -67,6 +68,7 @@ class WebRule(msgspec.Struct, frozen=True, kw_only=True):
     port_high: int
     method: str | None = None
     path: str = "/*"
+    tls: bool = False
     allow: bool = True
     text: str = ""
 
@@ -132,6 +134,8 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     #: what the egress proxy may carry by name; each rule that covers a request counts, and one that denies decides
     web: tuple[WebRule, ...] = ()
     egress: EgressLimits = EgressLimits()
+    #: the proxy opens the TLS of hosts that https rules or secrets speak of, with a certificate authority per sandbox
+    inspect_tls: bool = False
     #: the host is asked about these where no rule speaks of them
     ask: tuple[Capability, ...] = ()
     #: size of the tmpfs that each sandbox gets for its own (policy/workspace.py); None: none

@@ -300,6 +300,9 @@ def _workspace(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
 
 def _egress(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
     yield from _bounds("egress", units.EGRESS_KEYS, old.egress, new.egress)
+    if old.inspect_tls is not new.inspect_tls:
+        # what grants over TLS are rules; who looks into it widens nothing
+        yield _change(False, "egress.inspect_tls", f"{old.inspect_tls} -> {new.inspect_tls}".lower())
 
 
 def _limits(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:

@@ -16,8 +16,10 @@ from .parse import FORMATS, PRESETS
 from .rules import EXEC, FILE_RIGHTS, FORK, IMPORT_KEYS, MODE_GROUPS, NET_ACTIONS
 from .schema import (
     ASKABLE,
+    EGRESS_KEYS,
     FILE_KEYS,
     FORMAT_VERSION,
+    INSPECT_TLS,
     MAX_RULES,
     MEMORY_KEYS,
     NETWORK_KEYS,
@@ -83,8 +85,8 @@ def _top() -> _Fragment:
         "random": _mapping(RANDOM_KEYS, {"allow": _FLAG, "seed": {"type": ["integer", "null"], "minimum": 0}},
                            description="The kernel's random numbers."),
         "ask": _list({"enum": list(ASKABLE)}, "What the host is asked about where no rule speaks of it."),
-        "egress": _mapping(units.EGRESS_KEYS, {key: _or_null(_limit(parse)) for key, (_, parse, _) in
-                                               units.EGRESS_KEYS.items()},
+        "egress": _mapping(EGRESS_KEYS, {key: _or_null(_limit(parse)) for key, (_, parse, _) in
+                                         units.EGRESS_KEYS.items()} | {INSPECT_TLS: _FLAG},
                            description="What one sandbox has of the egress proxy."),
         "secrets": _list(_mapping(SECRET_KEYS, dict.fromkeys(SECRET_KEYS, _TEXT), required=list(SECRET_KEYS)),
                          "Credentials that the egress proxy puts into requests: where they come from, never values."),

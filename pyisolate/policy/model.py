@@ -35,7 +35,17 @@ from .rules import (
     canonical_files,
     canonical_others,
 )
-from .schema import Where, net_rule_target, read_ask, read_egress, read_fields, read_limits, read_mode, read_seed
+from .schema import (
+    INSPECT_TLS,
+    Where,
+    net_rule_target,
+    read_ask,
+    read_egress,
+    read_fields,
+    read_limits,
+    read_mode,
+    read_seed,
+)
 from .secrets import Secret, canonical_secrets, secret
 from .workspace import workspace_size
 from .yaml_writer import to_yaml
@@ -60,6 +70,8 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
     network: tuple[NetworkRule, ...] = ()
     #: how much of the egress proxy's service one sandbox may have
     egress: EgressLimits = EgressLimits()
+    #: the egress proxy reads HTTP over TLS of hosts that https rules or secrets speak of
+    inspect_tls: bool = False
     processes: tuple[ProcessRule, ...] = ()
     imports: tuple[ImportRule, ...] = ()
     #: memory that is written and then run, whatever made the code
@@ -130,12 +142,12 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
         for key, rules in (("fs", self.files), ("net", self.network), ("process", self.processes)):
             if rules:
                 data[key] = [rule.fragment() for rule in rules]
-        if self.egress != EgressLimits():
+        if self.egress != EgressLimits() or self.inspect_tls:
             data["egress"] = {
                 key: write(value)
                 for key, (field, _, write) in units.EGRESS_KEYS.items()
                 if (value := getattr(self.egress, field)) is not None
-            }
+            } | ({INSPECT_TLS: True} if self.inspect_tls else {})
         if self.imports:
             data["import"] = _import_lists(self.imports)
         if self.jit:
@@ -185,7 +197,7 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
         return self._with_net("connect", target, True)
 
     def allow_http(self, target: str) -> Self:
-        """Grant plain HTTP requests through the egress proxy: "GET api.example.org/v1/*"."""
+        """Grant requests through the egress proxy: "GET api.example.org/v1/*", or "GET https://...", which it opens."""
         return self._with_net("http", target, True)
 
     def allow_bind(self, target: str) -> Self:
@@ -294,14 +306,19 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
         """Bound what one sandbox has of the egress proxy: `requests=100, sent="1MiB", received="10MiB", connections=4`.
 
         `requests`, `sent` and `received` are for its life, `connections` at a time; None is no limit.
+        `inspect_tls=True`: the proxy opens the TLS of hosts that https rules or secrets speak of, with `cryptography`.
         """
-        return msgspec.structs.replace(self, egress=read_egress(limits, base=self.egress))
+        inspect = limits.pop(INSPECT_TLS, self.inspect_tls)
+        if not isinstance(inspect, bool):
+            raise PolicySyntaxError(f"egress.{INSPECT_TLS}: expected true or false", hint="write true or false")
+        return msgspec.structs.replace(self, egress=read_egress(limits, base=self.egress), inspect_tls=inspect)
 
     def with_secret(self, name: str, source: str, inject: str) -> Self:
-        """Have the egress proxy put a credential into plain HTTP requests, which the guest never sees.
+        """Have the egress proxy put a credential into requests, which the guest never sees.
 
         `source`: "env:NAME" or "file:/path", read by the supervisor when a sandbox starts. `inject`: what it becomes
-        and where, such as "bearer api.example.org/v1/*", "basic ..." (of user:password) or "header:X-Api-Key ...".
+        and where, such as "bearer https://api.example.org/v1/*" (without https://: into plain HTTP), "basic ..." (of
+        user:password) or "header:X-Api-Key ...".
         """
         added = secret({"name": name, "from": source, "inject": inject})
         return msgspec.structs.replace(self, secrets=(*self.secrets, added))

@@ -168,6 +168,11 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     inject: str
 
+    @property
+    def tls(self) -> bool:
+        """True where it goes into requests over TLS."""
+        return " https://" in self.inject
+
     def fragment(self) -> dict[str, Any]:
         """Return the secret as the item that a policy file would hold."""
         return {"name": self.name, "from": self.source, "inject": self.inject}
@@ -230,6 +235,8 @@ class PolicyFields(Protocol):
     def network(self) -> tuple[NetworkRule, ...]: ...  # noqa: D102
     @property
     def egress(self) -> EgressLimits: ...  # noqa: D102
+    @property
+    def inspect_tls(self) -> bool: ...  # noqa: D102
     @property
     def processes(self) -> tuple[ProcessRule, ...]: ...  # noqa: D102
     @property

@@ -37,6 +37,8 @@ FILE_KEYS = ("path", "allow", "deny", "literal", "reason")
 NETWORK_KEYS = (*NET_ACTIONS, "deny", "reason")
 PROCESS_KEYS = (EXEC, FORK, "deny", "literal", "reason")
 SECRET_KEYS = ("name", "from", "inject")
+INSPECT_TLS = "inspect_tls"
+EGRESS_KEYS = (*units.EGRESS_KEYS, INSPECT_TLS)
 RANDOM_KEYS = ("allow", "seed")
 MEMORY_KEYS = ("jit",)
 #: What can wait for an answer: calls that the supervisor carries out, on its own copy of what was asked about.
@@ -136,9 +138,11 @@ def read_fields(
     fields["modes"] = tuple((group, value) for group, value in fields["modes"] if value is not mode)
     fields["files"] = base.files + _files(reader, top.get("fs", []))
     fields["network"] = base.network + _network(reader, top.get("net", []))
-    fields["egress"] = base.egress
+    fields["egress"], fields["inspect_tls"] = base.egress, base.inspect_tls
     if "egress" in top:
-        known = reader.mapping(("egress",), top["egress"], units.EGRESS_KEYS)
+        known = reader.mapping(("egress",), top["egress"], EGRESS_KEYS)
+        if INSPECT_TLS in known:
+            fields["inspect_tls"] = _flag(reader, ("egress", INSPECT_TLS), known.pop(INSPECT_TLS))
         for key, value in known.items():
             fields["egress"] = reader.read(("egress", key), read_egress, {key: value}, base=fields["egress"])
     fields["processes"] = base.processes + _processes(reader, top.get("process", []))

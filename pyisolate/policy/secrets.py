@@ -37,7 +37,7 @@ def secret(item: dict[str, Any]) -> Secret:
         raise PolicySyntaxError(f"secret {name}: unknown source", hint="write env:NAME or file:/path, never the value")
     match = _INJECT.fullmatch(inject)
     if match is None or (match["header"] or "").lower() in _RESERVED:
-        hint = 'write "bearer api.example.org/v1/*", "basic ...", or "header:X-Api-Key ..."'
+        hint = 'write "bearer https://api.example.org/v1/*", "basic ...", or "header:X-Api-Key ..."'
         raise PolicySyntaxError(f"secret {name}: inject cannot be read", hint=hint)
     place = str(units.http_target(f"* {match['place']}"))[2:]
     return Secret(name=name, source=source, inject=f"{match['kind']} {place}")
@@ -67,7 +67,14 @@ def injection(stated: Secret, value: str) -> Injection:
         raise ValueError("must be 8 to 4096 visible ASCII characters")
     kind, _, place = stated.inject.partition(" ")
     target = units.http_target(f"* {place}")
-    rule = WebRule(host=target.host, port_low=target.port, port_high=target.port, method="*", path=target.path)
+    rule = WebRule(
+        host=target.host,
+        port_low=target.port,
+        port_high=target.port,
+        method="*",
+        path=target.path,
+        tls=target.tls,
+    )
     encoded = base64.b64encode(value.encode()).decode()
     if kind == "bearer":
         return Injection(header="Authorization", value=f"Bearer {value}", hidden=(value, encoded), rule=rule)

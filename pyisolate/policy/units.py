@@ -33,14 +33,15 @@ SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12
 DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _HOST = re.compile(r"(?=.{1,253}\Z)(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _HTTP = re.compile(
-    r"(?P<method>[A-Z]{1,32}|\*) (?P<host>[^\s/:]{1,260})(?::(?P<port>[0-9]{1,5}))?(?P<path>/[^\s?#]{0,2000})"
+    r"(?P<method>[A-Z]{1,32}|\*) (?P<tls>https://)?(?P<host>[^\s/:]{1,260})(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<path>/[^\s?#]{0,2000})"
 )
 # RFC 3986's pchar and "/", without ";" and without the escapes of "/", "\\", ".", "%", ";", NUL and other controls
 _HTTP_PATH = re.compile(
     r"/(?:[A-Za-z0-9._~!$&'()+,=:@/-]|%(?!2[EFef5]|5[Cc]|3[Bb]|[01][0-9A-Fa-f]|7[Ff])[0-9A-Fa-f]{2})*"
 )
-#: The port of plain HTTP where none is named (RFC 9110, 4.2.1).
-HTTP_PORT = 80
+#: The ports of HTTP, plain and over TLS, where none is named (RFC 9110, 4.2.1 and 4.2.2).
+HTTP_PORT, HTTPS_PORT = 80, 443
 _NAME = re.compile(r"[\w][\w.@+ -]{0,62}", re.ASCII)
 
 
@@ -254,41 +255,48 @@ def _names(host: str, action: str, value: str) -> str:
 
 
 class HttpTarget(msgspec.Struct, frozen=True):
-    """A parsed `http` rule: a method or `*`, a host or `*.` and a name, a port, and a path that may end with `*`."""
+    """A parsed `http` rule: a method or `*`, a host or `*.` and a name, a port, and a path that may end with `*`.
+
+    `tls`: it speaks of requests over TLS, which are written with https://, and not of plain ones.
+    """
 
     method: str
     host: str
     port: int
     path: str
+    tls: bool = False
 
     def __str__(self) -> str:
-        return f"{self.method} {self.host}{'' if self.port == HTTP_PORT else f':{self.port}'}{self.path}"
+        scheme, port = ("https://", HTTPS_PORT) if self.tls else ("", HTTP_PORT)
+        return f"{self.method} {scheme}{self.host}{'' if self.port == port else f':{self.port}'}{self.path}"
 
 
 def http_target(value: object) -> HttpTarget:
-    """Parse "METHOD host[:port]/path": `*` is any method, `*.name` all names below it, `*` ends the path of a prefix.
+    """Parse "METHOD [https://]host[:port]/path": `*` is any method, `*.name` all names below it, and ends a prefix.
 
-    The port is 80 where none is written. A path that can be read in two ways (see `plain_http_path`) is refused.
+    The port is 80, or 443 after https://, where none is written. A path that can be read in two ways (see
+    `plain_http_path`) is refused.
     """
     value = text(value, "http target")
     match = _HTTP.fullmatch(value)
     if not match:
         hint = 'write "GET api.example.org/v1/*": a method or *, a host, a path'
         if "://" in value:
-            hint = f"leave the scheme out: rules speak of plain HTTP, and connect of TLS; {hint}"
+            hint = f"https:// is the one scheme that is written, before the host; {hint}"
         raise PolicySyntaxError(f"http {_shown(value)}: cannot be read", hint=hint)
     method, host, ports, path = match["method"], match["host"].lower().rstrip("."), match["port"], match["path"]
     wild = host.startswith("*.")
     bare = host.removeprefix("*.")
     if not _HOST.fullmatch(bare) or re.fullmatch(r"[0-9.]+", bare):
         raise PolicySyntaxError(f"http {_shown(value)}: bad host {_shown(host)}", hint="write a host name or *.name")
-    port = _ports(ports, "http", value)[0] if ports else HTTP_PORT
+    tls = match["tls"] is not None
+    port = _ports(ports, "http", value)[0] if ports else HTTPS_PORT if tls else HTTP_PORT
     if not plain_http_path(path.removesuffix("*")):
         raise PolicySyntaxError(
             f"http {_shown(value)}: the path can be read in two ways",
             hint="write it without '..', '//', '*' before its end, and escapes of '/', '.' or '%'",
         )
-    return HttpTarget(method, f"*.{bare}" if wild else bare, port, path)
+    return HttpTarget(method, f"*.{bare}" if wild else bare, port, path, tls)
 
 
 def plain_http_path(path: str) -> bool:

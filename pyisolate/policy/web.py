@@ -32,6 +32,8 @@ class Request(msgspec.Struct, frozen=True):
     host: str
     port: int
     path: str = ""
+    #: over TLS, which the proxy has opened
+    tls: bool = False
 
     @property
     def place(self) -> str:
@@ -41,19 +43,25 @@ class Request(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         if self.method == CONNECT:
             return f"{CONNECT} {self.place}"
-        return f"{self.method} {self.place.removesuffix(f':{units.HTTP_PORT}')}{self.path}"
+        scheme, port = ("https://", units.HTTPS_PORT) if self.tls else ("", units.HTTP_PORT)
+        return f"{self.method} {scheme}{self.place.removesuffix(f':{port}')}{self.path}"
 
 
 def parse(target: str) -> Request | None:
-    """Return the request of a target of `net.http`: "CONNECT host:443" or "GET host[:port]/path"; None: not one."""
+    """Return the request of a target of `net.http`; None: not one.
+
+    It is "CONNECT host:443", "GET host[:port]/path", or "GET https://host[:port]/path".
+    """
     method, _, rest = target.partition(" ")
+    tls = rest.startswith("https://") and method != CONNECT
+    rest = rest.removeprefix("https://") if tls else rest
     place, slash, path = rest.partition("/")
     host, colon, port = place.rpartition(":")
     if not colon or place.endswith("]"):
-        host, port = place, "" if method == CONNECT else str(units.HTTP_PORT)
+        host, port = place, "" if method == CONNECT else str(units.HTTPS_PORT if tls else units.HTTP_PORT)
     if not method or not host or not port.isdecimal() or (method == CONNECT) is bool(slash):
         return None
-    return Request(method, host.strip("[]").lower().rstrip("."), int(port), slash + path)
+    return Request(method, host.strip("[]").lower().rstrip("."), int(port), slash + path, tls)
 
 
 def matches(rule: WebRule, request: Request) -> bool:
@@ -62,7 +70,7 @@ def matches(rule: WebRule, request: Request) -> bool:
         return False
     if rule.method is None:
         return True
-    if request.method == CONNECT or rule.method not in ("*", request.method):
+    if request.method == CONNECT or rule.tls is not request.tls or rule.method not in ("*", request.method):
         return False
     if rule.path == "/*":
         return True
@@ -71,6 +79,19 @@ def matches(rule: WebRule, request: Request) -> bool:
     if rule.path.endswith("*"):
         return request.path.startswith(rule.path[:-1])
     return request.path == rule.path
+
+
+def granted_inside(rules: Iterable[WebRule], request: Request) -> WebRule | None:
+    """Return a rule that grants something inside of a tunnel, which the proxy then opens; None where none does."""
+    return next((rule for rule in rules if rule.allow and opens((rule,), request)), None)
+
+
+def opens(rules: Iterable[WebRule], request: Request) -> bool:
+    """Tell whether a rule speaks of what is inside a tunnel: it cannot be carried unread."""
+    return any(
+        rule.tls and rule.port_low <= request.port <= rule.port_high and _same_host(rule.host, request.host)
+        for rule in rules
+    )
 
 
 def _same_host(pattern: str, host: str) -> bool:
@@ -101,7 +122,7 @@ def nearest(rules: Iterable[WebRule], target: str) -> str | None:
 def _target_of(rule: WebRule) -> str:
     if rule.method is None:
         return str(units.NetTarget("names", rule.host, 0, rule.port_low, rule.port_high))
-    return str(units.HttpTarget(rule.method, rule.host, rule.port_low, rule.path))
+    return str(units.HttpTarget(rule.method, rule.host, rule.port_low, rule.path, rule.tls))
 
 
 def denied_by_name(rules: Iterable[NetRule], host: str, port: int) -> NetRule | None:
@@ -155,6 +176,7 @@ def _web_rule(rule: NetworkRule) -> WebRule | None:
             port_high=web.port,
             method=web.method,
             path=web.path,
+            tls=web.tls,
             allow=rule.allow,
             text=rule.text,
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import ssl
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
@@ -185,6 +187,18 @@ def check_hosts(hosts: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[st
             raise ValueError(f"egress_hosts: {name}: must be a list of addresses, such as ['192.0.2.1']")
         found[name.lower().rstrip(".")] = tuple(str(ipaddress.ip_address(one)) for one in addresses)
     return found
+
+
+def read_authorities(given: str | os.PathLike[str] | None) -> str | None:
+    """Return the certificates of a file, as PEM. Raises ValueError for another file, OSError for an unreadable one."""
+    if given is None:
+        return None
+    text = Path(given).read_text(encoding="ascii", errors="replace")
+    try:
+        ssl.create_default_context(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError(f"egress_ca: {os.fspath(given)}: holds no certificate in PEM form ({error})") from None
+    return text
 
 
 def choose_actor(actor: Mapping[str, str] | Actor | None) -> Actor | None:

@@ -6,22 +6,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from ..cell.channel import Channel
 from ..decision import Decision, Verdict
-from ..egress.process import EgressProxy, ProxyTraits
+from ..egress.process import EgressProxy, Entrance, ProxyTraits
 from ..errors import LimitExceeded, SandboxError
 from ..kernel.observed_files import WatchedFiles, let_through
 from ..kernel.plan import KernelPlan
 from ..kernel.prepared import CellTraits, Prepared
 from ..limits.watchdog import Watchdog
 from ..policy.advice import advice
+from ..policy.web import by_name
 from ..sandbox.aio import HostLoop, HostThreads
 from ..sandbox.host_executor import HostSide
 from ..sandbox.process import CellSession
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from ..cell.zygote import Exited
     from ..kernel.binding import KernelBinding
     from ..policy import Policy
+    from ..policy.compiled import CompiledPolicy
     from ..records import Asked, BrokerRecord, KernelRecord, SandboxContext
     from ..sandbox.ask import Asker
     from ..sandbox.host_function import Offer
@@ -67,7 +70,7 @@ class Runtime:
         self.plan = KernelPlan(traits, self.on_kernel_record, self.on_asked)
         self.registry, self.watchdog = Registry(), Watchdog()
         self.egress = EgressProxy(
-            ProxyTraits(_proxy_uid(traits), traits.gid, options.egress_hosts), self.on_refused_egress
+            ProxyTraits(_proxy_uid(traits), traits.gid, options.egress_hosts, options.egress_ca), self.on_refused_egress
         )
         self.tables = PreparedPolicies(self.plan, self._tables_in_use, self.egress.lead_to)
         self._traits, self._watched = traits, WatchedFiles()
@@ -194,13 +197,24 @@ class Runtime:
                     session.close()
                     raise
 
-    def admit_to_proxy(self, sandbox_id: str, token: str) -> None:
-        """Let a new sandbox, which has `token`, use the egress proxy; it is closed where that fails."""
+    @contextlib.contextmanager
+    def entering(self, name: str, compiled: CompiledPolicy) -> Iterator[Entrance | None]:
+        """Make a sandbox's way to the egress proxy, where its policy grants by name; taken back where a spawn fails."""
+        entrance = self.egress.enter(name, compiled) if by_name(compiled) else None
+        try:
+            yield entrance
+        except BaseException:
+            if entrance is not None:
+                self.egress.leave(entrance)
+            raise
+
+    def admit_to_proxy(self, sandbox_id: str, entrance: Entrance) -> None:
+        """Let a new sandbox use the egress proxy by its entrance; it is closed where that fails."""
         if (session := self.registry.find(sandbox_id)) is not None:
             session.denials.proxy = self.egress.drain
             try:
                 secrets = injections(session.policy, session.compiled)
-                self.egress.admit(sandbox_id, token, session.compiled, secrets)
+                self.egress.admit(sandbox_id, entrance, session.compiled, secrets)
             except BaseException:
                 session.close()
                 raise

@@ -49,6 +49,8 @@ class StartOptions:
     network: Network
     #: names whose addresses the egress proxy does not look up
     egress_hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: the certificate authorities (PEM) that the egress proxy trusts in place of this machine's
+    egress_ca: str | None = None
 
 
 class CellEvents(Protocol):

@@ -23,7 +23,6 @@ from ..errors import PolicyError
 from ..kernel.prepared import Prepared
 from ..policy import Policy
 from ..policy.schema import ASKABLE
-from ..policy.web import by_name
 from ..records import Actor, BrokerRecord, Reporter, SandboxContext
 from ..sandbox.ask import Asker, OnAsk, make_asker
 from ..sandbox.host_function import FunctionsLike, Offer, make_offer
@@ -50,6 +49,7 @@ from .options import (
     choose_policy,
     make_recorder,
     put_first,
+    read_authorities,
 )
 from .runtime import Runtime
 from .start import StartOptions
@@ -84,7 +84,8 @@ class Supervisor:
     `audit` (a path, or an AuditLog), `sinks` (default: the process's) and `alerts` (rules, or an AlertEngine) say where
     events go besides store and counters, and are closed with the supervisor; `recorder` replaces all three.
     `egress_hosts`: addresses of names that the egress proxy is not to look up, for a network without a resolver or a
-    test; rules decide about these addresses like about any other.
+    test; rules decide about these addresses like about any other. `egress_ca`: a file of certificates (PEM) that it
+    trusts where it opens TLS, in place of this machine's.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Supervisor:
         alerts: Iterable[AlertRule] | AlertObserver | None = None,
         recorder: Recorder | None = None,
         egress_hosts: Mapping[str, Sequence[str]] | None = None,
+        egress_ca: str | os.PathLike[str] | None = None,
     ) -> None:
         if telemetry not in ("default", "full"):
             raise ValueError(f"telemetry: {telemetry!r}: must be 'default' or 'full'")
@@ -119,7 +121,7 @@ class Supervisor:
         )
         self._runtime = Runtime(
             traits,
-            StartOptions(pool_size, tuple(preload), network, check_hosts(egress_hosts)),
+            StartOptions(pool_size, tuple(preload), network, check_hosts(egress_hosts), read_authorities(egress_ca)),
             recorder if recorder is not None else make_recorder(audit, sinks, alerts),
             owns_recorder=recorder is None,
         )
@@ -310,16 +312,16 @@ class Supervisor:
         standby, assigner = started.standby[native], started.assigner
         assert assigner is not None
         runtime.plan.require_listener()  # a standby cell was bound while it lived
-        token = runtime.egress.new_token() if by_name(order.prepared.compiled) else None
-        if token is not None:
-            cell = replace(cell, env={**runtime.egress.environment(token), **env})
-        sandbox = None
-        if (cwd is None or cwd == replace(cell, cwd=None).directory) and (ready := standby.take(cell)) is not None:
-            sandbox = assigner.adopt(ready, order.context, cell)
-        if sandbox is None:
-            sandbox = assigner.spawn(started.pools()[native], order.context, cell, native=native)
-        if token is not None:
-            runtime.admit_to_proxy(sandbox.id, token)
+        with runtime.entering(order.context.sandbox, order.prepared.compiled) as entrance:
+            if entrance is not None:
+                cell = replace(cell, env={**runtime.egress.environment(entrance), **env})
+            sandbox = None
+            if (cwd is None or cwd == replace(cell, cwd=None).directory) and (ready := standby.take(cell)) is not None:
+                sandbox = assigner.adopt(ready, order.context, cell)
+            if sandbox is None:
+                sandbox = assigner.spawn(started.pools()[native], order.context, cell, native=native)
+            if entrance is not None:
+                runtime.admit_to_proxy(sandbox.id, entrance)
         runtime.equip(sandbox.id, order.on_stdout, order.on_stderr, order.offer, order.asker)
         standby.spawned(replace(cell, env={}))  # what is one sandbox's own is not for those that stand by
         return sandbox

@@ -13,7 +13,7 @@ from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Verdict
 from pyisolate.egress import messages, tunnel
 from pyisolate.egress.hiding import Hider
-from pyisolate.egress.proxy import Refusal, read_request
+from pyisolate.egress.request import Refusal, read_request
 from pyisolate.policy import compile_policy, secrets, suggest, units, web
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.check import check
@@ -40,6 +40,8 @@ def decided(asked: Broker, target: str) -> str:
         ("GET api.example.org/v1/*", "GET api.example.org/v1/*"),
         ("* API.Example.org:8080/", "* api.example.org:8080/"),
         ("POST *.example.org:80/a%20b", "POST *.example.org/a%20b"),
+        ("GET https://API.example.org:443/v1/*", "GET https://api.example.org/v1/*"),
+        ("GET https://*.example.org:8443/", "GET https://*.example.org:8443/"),
     ],
 )
 def test_an_http_rule_has_one_form(rule: str, canonical: str) -> None:
@@ -50,7 +52,7 @@ def test_an_http_rule_has_one_form(rule: str, canonical: str) -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    ["api.example.org/v1", "get api.example.org/", "GET api.example.org", "GET https://api.example.org/", "GET */",
+    ["api.example.org/v1", "get api.example.org/", "GET api.example.org", "GET ftp://api.example.org/", "GET */",
      "GET a.*.org/", "GET 10.0.0.1/", "GET a.org:0/", "GET a.org/a/../b", "GET a.org//b", "GET a.org/a%2fb",
      "GET a.org/*/b", "GET a.org/a;b", "GET a.org/a?b", "GET u@a.org/", "GET a.org/\\b", 7],
 )  # fmt: skip
@@ -212,7 +214,7 @@ def test_secrets_are_read_written_and_compared_without_values() -> None:
     [
         ("sk-123456789", "bearer a.org/*"),
         ("file:relative", "bearer a.org/*"),
-        ("env:A", "bearer https://a.org/*"),
+        ("env:A", "bearer ftp://a.org/*"),
         ("env:A", "bearer a.org"),
         ("env:A", "header:Host a.org/*"),
         ("env:A", "header:Content-Length a.org/*"),
@@ -260,8 +262,8 @@ def request(method: str, target: str, *headers: tuple[str, str], version: str = 
 
 def test_a_request_is_read_as_its_target_says() -> None:
     event = request("GET", "http://A.example.org:8080/x?q=/../y", ("Host", "a.example.org:8080"))
-    assert read_request(event) == (web.Request("GET", "a.example.org", 8080, "/x"), b"/x?q=/../y")
-    tunnelled, _ = read_request(request("CONNECT", "[2001:DB8::1]:443", ("Host", "[2001:db8::1]:443")))
+    assert read_request(event, None) == (web.Request("GET", "a.example.org", 8080, "/x"), b"/x?q=/../y")
+    tunnelled, _ = read_request(request("CONNECT", "[2001:DB8::1]:443", ("Host", "[2001:db8::1]:443")), None)
     assert str(tunnelled) == "CONNECT [2001:db8::1]:443"
 
 
@@ -286,8 +288,65 @@ def test_a_request_is_read_as_its_target_says() -> None:
 def test_a_request_with_two_readings_is_refused(method: str, target: str, headers: list[tuple[str, str]]) -> None:
     event = request(method, target, *headers, version="1.1" if headers else "1.0")
     with pytest.raises(Refusal) as caught:
-        read_request(event)
+        read_request(event, None)
     assert caught.value.code is DenialCode.ALWAYS_DENIED
+
+
+def test_rules_over_tls_and_plain_ones_speak_of_different_requests() -> None:
+    policy = NONE.allow_http("GET https://a.org/v1/*").allow_http("GET a.org:443/v2/*").with_egress(inspect_tls=True)
+    assert Policy.from_dict(policy.to_dict()) == policy == load_bytes(policy.to_yaml().encode())
+    assert policy.to_dict()["egress"] == {"inspect_tls": True}
+    asked = Broker(compile_policy(policy))
+    for target, answer in (
+        ("GET https://a.org/v1/x", "allow"),
+        ("GET a.org:443/v2/x", "allow"),
+        ("GET https://a.org/v2/x", str(DenialCode.SCOPE_INSUFFICIENT)),
+        ("GET a.org:443/v1/x", str(DenialCode.SCOPE_INSUFFICIENT)),
+        ("CONNECT a.org:443", "allow"),  # to be opened: what is inside is asked again
+        ("CONNECT b.org:443", str(DenialCode.NOT_GRANTED)),
+    ):
+        assert decided(asked, target) == answer, target
+    assert suggest.exact(Capability.NET_HTTP, "GET https://a.org/v9") == {"net": [{"http": "GET https://a.org/v9"}]}
+    assert [str(change) for change in diff(policy, policy.with_egress(inspect_tls=False))] == [
+        "narrowed: egress.inspect_tls true -> false"
+    ]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        NONE.allow_http("GET https://a.org/*"),
+        NONE.allow_connect("*.a.org:443").deny_http("GET https://b.a.org/x"),
+        NONE.allow_connect("*.a.org:443").with_secret("k", "env:K", "bearer https://b.a.org/*"),
+    ],
+    ids=["grant", "denial", "secret"],
+)
+def test_a_policy_that_opens_no_tls_may_not_speak_of_what_is_inside(policy: Policy) -> None:
+    with pytest.raises(EnforcementError, match="inspect_tls") as caught:
+        compile_policy(policy)
+    assert caught.value.hint
+    compile_policy(policy.with_egress(inspect_tls=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "host"),
+    [
+        ("GET", "/x", "b.org"),
+        ("GET", "https://b.org/x", "b.org"),
+        ("GET", "http://a.org/x", "a.org"),
+        ("CONNECT", "a.org:443", "a.org:443"),
+        ("GET", "//a.org@b.org/x", "b.org"),
+    ],
+)
+def test_a_request_inside_of_a_tunnel_is_for_its_host(method: str, target: str, host: str) -> None:
+    tunnelled = web.Request("CONNECT", "a.org", 443)
+    with pytest.raises(Refusal) as caught:
+        read_request(request(method, target, ("Host", host)), tunnelled)
+    assert caught.value.code is DenialCode.ALWAYS_DENIED
+    right = read_request(request("GET", "/x?y", ("Host", "a.org")), tunnelled)
+    assert right == (web.Request("GET", "a.org", 443, "/x", tls=True), b"/x?y")
+    assert str(right[0]) == "GET https://a.org/x"
+    assert web.parse(str(right[0])) == right[0]
 
 
 def hello(name: str | None) -> bytes:

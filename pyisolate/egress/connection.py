@@ -1,0 +1,314 @@
+"""One connection of a guest: which sandbox it is of, what it asks for, and whether the policy grants that.
+
+Each refusal is reported before it is answered. What cannot be read in one way only is refused, whatever the policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import re
+import ssl
+
+import h11
+
+from ..capability import Capability
+from ..decision import DenialCode, Mode, Verdict
+from ..policy import suggest, web
+from . import tunnel
+from .forward import Credentials, Encoded, Reader, Stream, Upstream, Writer, forward
+from .hiding import Hider
+from .meter import Meter, OverLimit
+from .names import Names, RefusedAddress, Unreachable, connect
+from .opened import open_tunnel
+from .request import Refusal, malformed, read_request
+from .tenants import Tenant, Tenants
+
+#: Connections of one sandbox at a time.
+MOST_CONNECTIONS = 32
+#: Until a request's head has been sent, and until TLS is agreed upon (seconds); a head's size (bytes).
+HEAD_S, _TLS_S, _HEAD_BYTES = 30.0, 30.0, 64 << 10
+#: What is read of a refused request's body, so that its answer is read before the connection is reset.
+_LINGER_BYTES, _LINGER_S = 1 << 20, 2.0
+_CREDENTIALS = re.compile(rb"^proxy-authorization:[ \t]*(basic [A-Za-z0-9+/=]{1,200})", re.IGNORECASE | re.MULTILINE)
+
+
+class Services:
+    """What all connections use. `authorities`: whom the proxy trusts (PEM); None: whom this machine does."""
+
+    def __init__(self, tenants: Tenants, names: Names, authorities: str | None) -> None:
+        self.tenants, self.names, self._authorities = tenants, names, authorities
+
+    @functools.cached_property
+    def trusted(self) -> ssl.SSLContext:
+        """How hosts are spoken to over TLS: their certificates and names are verified."""
+        context = ssl.create_default_context(cadata=self._authorities)
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+
+class Connection:
+    """One connection, or what is inside of a `tunnel` that is opened, and the request that it is at."""
+
+    def __init__(
+        self,
+        services: Services,
+        reader: Reader,
+        writer: Writer,
+        tenant: Tenant | None = None,
+        tunnel: web.Request | None = None,
+    ) -> None:
+        self._services, self._tenants = services, services.tenants
+        self.reader, self.writer = reader, writer
+        self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_BYTES)
+        self.tenant, self._inside = tenant, tunnel
+        self._up: Upstream | None = None
+        #: what came before it was known whose connection this is
+        self._unread = bytearray()
+
+    async def run(self, stream: Stream) -> None:
+        """Serve a connection of a guest, whose `stream` its tunnels take over."""
+        self._tenants.meet(_current())
+        try:
+            await self._serve(stream)
+        finally:
+            self._tenants.know(_current())
+            if self.tenant is not None:
+                self.tenant.tasks.discard(_current())
+
+    def close(self) -> None:
+        """End what it has to a host."""
+        if self._up is not None:
+            self._up.close()
+
+    async def _serve(self, stream: Stream | None) -> None:
+        try:
+            while await self._request(stream):
+                self.http.start_next_cycle()
+        except Refusal as refusal:
+            await self._tenants.report(self.tenant, refusal)
+            await self._answer(refusal.status, _explanation(refusal))
+        except OverLimit as over:
+            spent = Refusal(over.what, DenialCode.LIMIT_EXCEEDED, str(over))
+            await self._tenants.report(self.tenant, spent)
+            await self._answer(429, _explanation(spent))
+        except Unreachable as error:
+            await self._answer(502, f"egress proxy: {error}")
+
+    async def _request(self, stream: Stream | None) -> bool:
+        """Serve one request; False where the connection ends with it."""
+        try:
+            async with asyncio.timeout(HEAD_S):
+                event = await self.next_event()
+        except h11.RemoteProtocolError as error:
+            self._recognise()
+            raise malformed(str(error)) from None
+        if not isinstance(event, h11.Request):
+            return False
+        if self._inside is None:
+            self._authenticate(event)
+        request, onward = read_request(event, self._inside)
+        await self._decide(request)
+        if request.method == web.CONNECT:
+            assert stream is not None
+            await self._tunnel(request, stream)
+            return False
+        return await self._forward(event, request, onward)
+
+    async def _forward(self, event: h11.Request, request: web.Request, onward: bytes) -> bool:
+        up = await self._upstream(request)
+        self.meter.request()
+        secrets = self.tenant.secrets if self.tenant is not None else ()
+        given = [one for one in secrets if web.matches(one.rule, request)]
+        try:
+            return await forward(self, event, onward, up, Credentials(given, Hider(secrets)))
+        except Encoded as error:
+            raise Unreachable(f"{request.host}: {error}") from None
+        except (OSError, TimeoutError, h11.RemoteProtocolError) as error:
+            if self.http.our_state is not h11.SEND_RESPONSE:
+                raise
+            raise Unreachable(f"{request.host} broke off ({error or type(error).__name__})") from None
+
+    async def _upstream(self, request: web.Request) -> Upstream:
+        """Return a connection to the host: the one before, whose address was judged, or another. Raises Unreachable."""
+        place = (request.host, request.port)
+        if self._up is None or not self._up.serves(place):
+            self.close()
+            context = self._services.trusted if request.tls else None
+            addresses = await self._addresses(request)
+            self._up = Upstream(place, await connect(addresses, request.port, context, request.host))
+        return self._up
+
+    @property
+    def meter(self) -> Meter:
+        """What its sandbox has used."""
+        assert self.tenant is not None
+        return self.tenant.meter
+
+    async def next_event(self) -> object:
+        """Return what the guest sends next, as h11 reads it. Raises h11.RemoteProtocolError."""
+        while (event := self.http.next_event()) is h11.NEED_DATA:
+            if self.http.they_are_waiting_for_100_continue:
+                self.writer.write(self.http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+            data = await self.reader.read(1 << 16)
+            if self.tenant is None and len(self._unread) < _HEAD_BYTES:
+                self._unread += data
+            self.http.receive_data(data)
+        return event
+
+    def _authenticate(self, request: h11.Request) -> None:
+        given = [value for name, value in request.headers if name == b"proxy-authorization"]
+        tenant = self._tenants.of_header(given[0] if len(given) == 1 else None)
+        if tenant is None or (self.tenant is not None and tenant is not self.tenant):
+            reason = "the request names no sandbox: it must bear the user and password of HTTP_PROXY"
+            raise Refusal("egress proxy", DenialCode.TOKEN_INVALID, reason, status=407)
+        if self.tenant is None:
+            self._belong(tenant)
+            most = min(MOST_CONNECTIONS, tenant.meter.limits.connections or MOST_CONNECTIONS)
+            if len(tenant.tasks) > most:
+                reason = f"more than {most} connections at a time"
+                raise Refusal("egress connections", DenialCode.LIMIT_EXCEEDED, reason, status=429)
+
+    def _belong(self, tenant: Tenant) -> None:
+        self.tenant = tenant
+        self._unread.clear()
+        self._tenants.know(_current())
+        tenant.tasks.add(_current())
+
+    def _recognise(self) -> None:
+        """Find out whose a request is that cannot be read, for its event alone: it is refused all the same."""
+        found = {self._tenants.of_header(match[1]) for match in _CREDENTIALS.finditer(self._unread)}
+        if self.tenant is None and len(found) == 1 and (tenant := found.pop()) is not None:
+            self._belong(tenant)
+
+    async def _decide(self, request: web.Request) -> None:
+        """Raises Refusal where the policy does not grant a request."""
+        assert self.tenant is not None
+        decision = self.tenant.broker.decide(Capability.NET_HTTP, str(request))
+        if decision.code is not None:
+            said = Refusal(
+                str(request), decision.code, decision.reason, rule=decision.rule, presented=decision.presented
+            )
+            if decision.refused:
+                raise said
+            await self._tenants.report(self.tenant, said, Verdict.WOULD_DENY)
+
+    async def _addresses(self, request: web.Request) -> list[str]:
+        """Return the addresses that a granted request may be sent to. Raises Refusal, Unreachable."""
+        assert self.tenant is not None
+        broker = self.tenant.broker
+        try:
+            return await self._services.names.find(broker, request.host, request.port)
+        except RefusedAddress as refused:
+            # not a target that a rule can be made of: no event suggests to open an address that a name led to
+            said = Refusal(f"{request} at {refused.address}", refused.code, refused.reason, rule=refused.rule)
+            if broker.policy.mode_of("net") is Mode.ENFORCE:
+                raise said from None
+            await self._tenants.report(self.tenant, said, Verdict.WOULD_DENY)
+            return [refused.address]
+
+    async def _tunnel(self, request: web.Request, stream: Stream) -> None:
+        assert self.tenant is not None
+        if self.tenant.opens(request):
+            await self._open(request, stream)
+            return
+        addresses = await self._addresses(request)
+        self.meter.request()
+        up_reader, up_writer = await connect(addresses, request.port)
+        try:
+            self._accept()
+            sent = self.http.trailing_data[0]
+            if web.deciding(self.tenant.broker.policy.web, request) is not None:
+                sent = await self._check_handshake(request, stream, sent)
+            self.meter.sent(len(sent))
+            up_writer.write(sent)
+            await tunnel.carry(stream, (up_reader, up_writer), self.meter)
+        finally:
+            up_writer.close()
+
+    async def _open(self, request: web.Request, stream: Stream) -> None:
+        """Read what is inside of a tunnel, as the host that the guest takes the proxy for. Raises Refusal, OSError."""
+        assert self.tenant is not None
+        if (issuer := self.tenant.issuer) is None:
+            reason = "the sandbox was started under a policy that opens no TLS, and trusts no authority of the proxy's"
+            raise Refusal(str(request), DenialCode.ALWAYS_DENIED, reason)
+        self._accept()
+        sent = await self._check_handshake(request, stream, self.http.trailing_data[0])
+        opened = await open_tunnel(stream, issuer.context(request.host), sent, _TLS_S)
+        inner = Connection(self._services, opened, opened, self.tenant, request)
+        try:
+            await inner._serve(None)
+            opened.write_eof()
+        finally:
+            inner.close()
+
+    def _accept(self) -> None:
+        self.writer.write(self.http.send(h11.Response(status_code=200, headers=[], reason=b"connected")) or b"")
+
+    async def _check_handshake(self, request: web.Request, stream: Stream, sent: bytes) -> bytes:
+        """Return what begins the tunnel, a TLS handshake that names its host. Nothing of another one is sent on."""
+        try:
+            return await tunnel.handshake(stream[0], sent, request.host)
+        except tunnel.NotTheHost as error:
+            await self._tenants.report(self.tenant, Refusal(str(request), DenialCode.ALWAYS_DENIED, str(error)))
+            self.writer.write(tunnel.ACCESS_DENIED)
+            await self.writer.drain()
+            raise ConnectionAbortedError from None
+
+    async def _answer(self, status: int, text: str) -> None:
+        """Send an answer of the proxy's own, and end the connection."""
+        if self.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            if self.http.our_state is not h11.ERROR:
+                return
+            self.http = h11.Connection(h11.SERVER)
+        body = text.encode() + b"\n"
+        headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+        headers += [("Connection", "close")] + ([("Proxy-Authenticate", 'Basic realm="pyisolate"')] * (status == 407))
+        reason = "".join(c for c in text.splitlines()[0] if c.isprintable() and c.isascii())[:200].encode()
+        answer = h11.Response(status_code=status, headers=headers, reason=reason)
+        whole = (answer, h11.Data(data=body), h11.EndOfMessage())
+        self.writer.write(b"".join(self.http.send(part) or b"" for part in whole))
+        await self.writer.drain()
+        await self._linger()
+
+    async def _linger(self) -> None:
+        """Read on for a moment: a connection that is closed with bytes unread is reset, and its answer lost."""
+        with contextlib.suppress(OSError, TimeoutError):
+            self.writer.write_eof()
+            left = _LINGER_BYTES
+            async with asyncio.timeout(_LINGER_S):
+                while left > 0 and (data := await self.reader.read(1 << 16)):
+                    left -= len(data)
+
+
+async def serve(services: Services, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Serve one connection of a guest until it ends."""
+    connection = Connection(services, reader, writer)
+    try:
+        await connection.run((reader, writer))
+    except (OSError, EOFError, TimeoutError, h11.ProtocolError):
+        pass  # the guest, or who it talks to, has gone
+    except asyncio.CancelledError:
+        if not writer.is_closing():
+            writer.transport.abort()
+    finally:
+        connection.close()
+        with contextlib.suppress(OSError):
+            writer.close()
+
+
+def _current() -> asyncio.Task[None]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
+def _explanation(refusal: Refusal) -> str:
+    """Return what the guest is answered: what was refused, why, and the rule that is missing."""
+    text = f"pyisolate refused {refusal.target}: {refusal.reason or refusal.code}"
+    rule = suggest.exact(Capability.NET_HTTP, refusal.target)
+    if rule is not None and refusal.code is not DenialCode.ALWAYS_DENIED:
+        text += f"\nto allow it, add to the policy: {json.dumps(rule)}"
+    return text

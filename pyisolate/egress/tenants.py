@@ -1,0 +1,128 @@
+"""The sandboxes that the proxy knows, the tasks of their connections, and their refusals as reports."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from ..capability import Capability
+from ..decision import Verdict
+from ..policy import web
+from ..policy.broker import Broker
+from ..policy.secrets import Injection
+from ..records import BrokerRecord
+from .authority import Issuer
+from .messages import Admit, Refused
+from .meter import Meter
+from .request import Refusal
+
+#: Connections that have not said which sandbox they are of.
+_MOST_STRANGERS = 256
+#: Between two refusals of one sandbox, once there were those of two seconds at once.
+_BETWEEN_REPORTS_S, _BURST_S = 0.02, 2.0
+Report = Callable[[Refused], Awaitable[None]]
+
+
+class _Pace:
+    """How fast the refusals of one sandbox are reported: its guest waits, and no other's."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    async def wait(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._next = max(self._next, now - _BURST_S) + _BETWEEN_REPORTS_S
+        if self._next > now:
+            await asyncio.sleep(self._next - now)
+
+
+@dataclass(eq=False)
+class Tenant:
+    """One sandbox: its rules, and the tasks of its connections."""
+
+    key: str
+    broker: Broker
+    meter: Meter
+    secrets: tuple[Injection, ...] = ()
+    #: makes certificates that the sandbox trusts; None where its policy opened no TLS when it started
+    issuer: Issuer | None = None
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    pace: _Pace = field(default_factory=lambda: _Pace())
+
+    def opens(self, request: web.Request) -> bool:
+        """Tell whether a tunnel is to be read: rules or secrets speak of what is inside of it."""
+        policy = self.broker.policy
+        return policy.inspect_tls and web.opens((*policy.web, *(one.rule for one in self.secrets)), request)
+
+
+class Tenants:
+    """All sandboxes of one supervisor."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._known: dict[bytes, Tenant] = {}
+        #: connections that have not said whose they are, the oldest first
+        self._strangers: dict[asyncio.Task[None], None] = {}
+        self._pace_of_strangers = _Pace()
+
+    def admit(self, order: Admit) -> None:
+        """Know a sandbox, or another policy of one; what it has open under the one before is closed."""
+        meter = next((one.meter for one in self._known.values() if one.key == order.key), Meter())
+        meter.limits = order.policy.egress
+        self.dismiss(order.key)
+        issuer = None if order.authority is None else Issuer(order.authority)
+        tenant = Tenant(order.key, Broker(order.policy), meter, order.secrets, issuer)
+        self._known[_digest(order.token.encode())] = tenant
+
+    def dismiss(self, key: str) -> None:
+        """Forget a sandbox and close what it has open."""
+        for digest, tenant in list(self._known.items()):
+            if tenant.key == key:
+                del self._known[digest]
+                for task in list(tenant.tasks):
+                    task.cancel()
+
+    def of_header(self, header: bytes | None) -> Tenant | None:
+        """Return whose token a Proxy-Authorization header holds."""
+        scheme, _, given = (header or b"").strip().partition(b" ")
+        if scheme.lower() != b"basic":
+            return None
+        try:
+            _user, _, token = base64.b64decode(given.strip(), validate=True).partition(b":")
+        except ValueError:
+            return None
+        return self._known.get(_digest(token))
+
+    def meet(self, task: asyncio.Task[None]) -> None:
+        """Note a connection that has not said whose it is. Too many: the oldest goes, whose turn was long enough."""
+        if len(self._strangers) >= _MOST_STRANGERS:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.cancel()
+        self._strangers[task] = None
+
+    def know(self, task: asyncio.Task[None]) -> None:
+        """Note that a connection has said whose it is, or has ended."""
+        self._strangers.pop(task, None)
+
+    async def report(self, tenant: Tenant | None, refusal: Refusal, verdict: Verdict = Verdict.DENY) -> None:
+        """Have a refusal recorded. Returns once the report is on its way: the answer to the guest comes after it."""
+        await (self._pace_of_strangers if tenant is None else tenant.pace).wait()
+        record = BrokerRecord(
+            sequence=0,
+            capability=Capability.NET_HTTP,
+            target=refusal.target[:2000],
+            verdict=verdict,
+            code=refusal.code,
+            reason=refusal.reason[:1000],
+            rule=refusal.rule,
+            presented=refusal.presented,
+        )
+        await self._report(Refused(key="" if tenant is None else tenant.key, record=record))
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()
