@@ -58,7 +58,8 @@ class SpawnOptions(TypedDict, total=False):
 
 
 #: What a guest's environment holds before `env=` is added. One thread for the numeric libraries: threads count as
-#: processes against the limit. A name for `getpass.getuser`: the user of cells has no entry in passwd(5).
+#: processes against the limit. A name for `getpass.getuser`: the user of cells has no entry in passwd(5). Polars asks
+#: what the processor can by memory that it makes executable, and cannot be imported where that is refused.
 GUEST_ENVIRONMENT = {
     "HOME": "/",
     "USER": "sandbox",
@@ -68,6 +69,7 @@ GUEST_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "POLARS_SKIP_CPU_CHECK": "1",
 }
 
 

@@ -39,7 +39,7 @@ def test_tables_of_polars_and_arrow_go_both_ways(supervisor: SupervisorOf, libra
     module = pytest.importorskip(library)
     make = module.DataFrame if library == "polars" else module.table
     table = make({"a": [1, None], "b": ["x", "y"]})
-    with supervisor.spawn(library, DATA, env={"POLARS_SKIP_CPU_CHECK": "1"}) as sandbox:
+    with supervisor.spawn(library, DATA) as sandbox:
         sandbox.exec(f"import {library} as made\ndef same(t): return t")
         sandbox.post(table)
         assert sandbox.exec("got = recv(5)\ngot").value.equals(table)
