@@ -66,6 +66,7 @@ def attack(until):
         with socket.socket() as peer:
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
             try:
+                peer.settimeout(0.2)
                 peer.connect(("127.0.0.1", PORT))
                 peer.setblocking(False)
                 while True: peer.sendmsg([b"x" * 60000])

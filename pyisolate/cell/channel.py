@@ -277,7 +277,7 @@ class Channel:
         return True
 
     def _take(self, data: bytes) -> None:
-        began = time.monotonic()
+        began = time.thread_time()
         try:
             payload = self._buffer.take(data)
             while payload is not None:
@@ -289,7 +289,7 @@ class Channel:
             _log.warning("cell %d broke the protocol and is killed: %s", self.pid, error)
             self.end(f"protocol violation: {error}")
             self.signal(signal.SIGKILL)
-        self.turn.used(began, time.monotonic())
+        self.turn.used(time.thread_time() - began, time.monotonic())
 
     def _keep_listener(self, descriptors: list[int]) -> None:
         for descriptor in descriptors:

@@ -52,13 +52,13 @@ class Turn:
         #: when it last had the host's time, and from when on it may have more (monotonic)
         self.last = self.resume_at = 0.0
 
-    def used(self, began: float, ended: float) -> None:
-        """Charge it for the time from `began` to `ended`; past a slice, put off its next turn."""
-        self._owed_s = max(-BURST_S, self._owed_s - (began - self.last) * FREE_SHARE) + ended - began
-        self.last = ended
+    def used(self, processor_s: float, now: float) -> None:
+        """Charge it for processor time that was used until `now`; past a slice, put off its next turn."""
+        self._owed_s = max(-BURST_S, self._owed_s - (now - self.last) * FREE_SHARE) + processor_s
+        self.last = now
         if self._owed_s >= SLICE_S:
-            others = self._turns.at_work(ended) - 1
-            self.resume_at = ended + min(self._owed_s * others, LONGEST_S)
+            others = self._turns.at_work(now) - 1
+            self.resume_at = now + min(self._owed_s * others, LONGEST_S)
             self._owed_s = 0.0
 
     def left_s(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyisolate.cell.turns import BURST_S, LONGEST_S, SLICE_S, Turn, Turns
+from pyisolate.cell.turns import BURST_S, FREE_SHARE, LONGEST_S, SLICE_S, Turn, Turns
 
 
 def flood(turn: Turn, now: float, until: float) -> float:
@@ -13,7 +13,7 @@ def flood(turn: Turn, now: float, until: float) -> float:
     while now < until:
         began = max(now, turn.resume_at)
         now = began + SLICE_S
-        turn.used(began, now)
+        turn.used(SLICE_S, now)
         used += SLICE_S
     return used
 
@@ -29,16 +29,16 @@ def test_a_flood_beside_others_takes_what_each_of_them_could(others: int) -> Non
     turn, used = turns.join(), 0.0
     for step in range(100):
         for one in quiet:
-            one.used(100 + step / 100, 100 + step / 100)
+            one.used(0.0, 100 + step / 100)
         used += flood(turn, 100 + step / 100, 100.01 + step / 100)
-    assert used == pytest.approx(1 / (others + 1) + BURST_S, rel=0.2)
+    assert used == pytest.approx(1 / (others + 1) + BURST_S + FREE_SHARE, rel=0.2)
 
 
 def test_who_has_left_or_rests_is_not_waited_for() -> None:
     turns = Turns()
     gone, resting, turn = turns.join(), turns.join(), turns.join()
-    gone.used(100.0, 100.0)
-    resting.used(99.0, 99.0)
+    gone.used(0.0, 100.0)
+    resting.used(0.0, 99.0)
     turns.leave(gone)
     assert flood(turn, 100.0, 100.5) == pytest.approx(0.5, rel=0.01)
 
@@ -46,9 +46,9 @@ def test_who_has_left_or_rests_is_not_waited_for() -> None:
 def test_nobody_is_left_unread_for_long_and_a_burst_is_free() -> None:
     turns = Turns()
     for _ in range(1000):
-        turns.join().used(100.0, 100.0)
+        turns.join().used(0.0, 100.0)
     turn = turns.join()
-    turn.used(100.0, 100.0 + BURST_S)
+    turn.used(BURST_S, 100.0 + BURST_S)
     assert turn.resume_at == 0.0
-    turn.used(100.005, 100.085)
+    turn.used(0.08, 100.085)
     assert turn.resume_at == pytest.approx(100.085 + LONGEST_S)

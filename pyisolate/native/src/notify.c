@@ -12,5 +12,6 @@
 #include "notify/send.c"
 #include "notify/socket.c"
 #include "notify/decide.c"
+#include "notify/turns.c"
 #include "notify/loop.c"
 #include "notify/api.c"

@@ -236,6 +236,7 @@ SHARED int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *p
 		if (slot >= l->next_slot)
 			l->next_slot = slot + 1;
 		*notify_find(l, key) = s;
+		__atomic_add_fetch(&l->bound, policy != NULL, __ATOMIC_RELAXED);
 	}
 	pthread_mutex_unlock(&l->lock);
 	if (result) {
@@ -258,6 +259,7 @@ SHARED int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy)
 	if (s) {
 		old = s->policy;
 		s->policy = notify_policy_hold(policy);
+		__atomic_add_fetch(&l->bound, !old && policy, __ATOMIC_RELAXED);
 	}
 	pthread_mutex_unlock(&l->lock);
 	notify_policy_drop(old);
@@ -321,6 +323,7 @@ SHARED int notify_forget(notify_listener *l, uint64_t key)
 		if (!s->stopped)
 			epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
 		s->stopped = s->forgotten = 1;
+		__atomic_sub_fetch(&l->bound, s->policy != NULL, __ATOMIC_RELAXED);
 		*at = s->next;
 		l->slots[s->slot] = NULL;
 		s->next_dead = l->dead;

@@ -88,6 +88,7 @@ static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint
 		return;
 	if (events & EPOLLIN) {
 		notify_take_one(l, s, n);
+		notify_had_turn(l, s);
 	} else if (events & (EPOLLHUP | EPOLLERR)) {
 		s->hung_up = 1; /* every task under the filter is gone */
 		epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
@@ -98,6 +99,7 @@ static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint
 static void notify_free_sandbox(notify_listener *l, struct notify_sandbox *s)
 {
 	notify_drop_kept(l, s);
+	notify_rest_end(l, s);
 	if (s->fd >= 0)
 		close(s->fd);
 	notify_policy_drop(s->policy);
@@ -159,7 +161,8 @@ SHARED void *notify_loop(void *argument)
 	uint64_t last_tick = 0, ignored;
 
 	while (n && !__atomic_load_n(&l->stopping, __ATOMIC_ACQUIRE)) {
-		int count = epoll_wait(l->epoll, events, 64, l->waits || l->dead ? NOTIFY_TICK_MS : -1);
+		int rest = notify_end_rests(l), tick = l->waits || l->dead ? NOTIFY_TICK_MS : -1;
+		int count = epoll_wait(l->epoll, events, 64, rest >= 0 && (tick < 0 || rest < tick) ? rest : tick);
 		if (count < 0 && errno != EINTR)
 			break;
 		for (int i = 0; i < count; i++) {

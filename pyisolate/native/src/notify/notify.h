@@ -211,6 +211,10 @@ struct notify_sandbox {
 	int injecting;		/* under job_lock: an injector waits for one of its tasks */
 	int waiting_count, paused;
 	int questions;		/* of its unfinished operations, those that wait for an answer */
+	int64_t owed_ns;	/* of the loop's time, past what it may have; below 0: what it may have yet */
+	uint64_t last_ns, resume_ns; /* when its last turn ended; when its rest does */
+	int resting;		/* atomic: no call is received until `resume_ns` */
+	struct notify_sandbox *next_resting;
 	int brims;		/* atomic: its ring is full, and no call is received until a drain makes room */
 	int last_tid, last_pid;
 	notify_policy *policy;	/* under lock; NULL: a warm cell, no guest code yet */
@@ -321,6 +325,10 @@ struct notify_job {
 typedef struct notify_listener {
 	int epoll, wake, drain, ask, forked, running, stopping;
 	int broken;		/* under lock: the loop ended by itself */
+	int bound;		/* atomic: sandboxes that have a policy */
+	struct notify_sandbox *resting;
+	int resting_count;
+	uint64_t used_ns;	/* processor time of the loop, at the end of the last turn */
 	pthread_t thread;
 	pthread_mutex_t lock, job_lock;
 	pthread_cond_t job_ready;
@@ -401,6 +409,11 @@ SHARED void notify_do_listen(const struct notify_call *c);
 SHARED void notify_count(struct notify_sandbox *s, int capability, int verdict);
 SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const struct notify_record *record);
 SHARED void notify_receive_again(notify_listener *l, struct notify_sandbox *s);
+
+/* turns.c */
+SHARED void notify_had_turn(notify_listener *l, struct notify_sandbox *s);
+SHARED void notify_rest_end(notify_listener *l, struct notify_sandbox *s);
+SHARED int notify_end_rests(notify_listener *l);
 SHARED void notify_ring_free(struct notify_ring *ring);
 SHARED int notify_ring_pop(struct notify_ring *ring, struct notify_record *out, int max);
 SHARED int notify_any_dirty(notify_listener *l);

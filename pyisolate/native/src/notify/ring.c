@@ -68,12 +68,12 @@ SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const stru
 	}
 }
 
-/* Room again: the loop's epoll set looks at the sandbox again, unless too many of its operations are unfinished. */
+/* The loop's epoll set looks at the sandbox again, unless too many of its operations are unfinished, or it rests. */
 SHARED void notify_receive_again(notify_listener *l, struct notify_sandbox *s)
 {
 	struct epoll_event event = { .events = EPOLLIN, .data.ptr = s };
 
-	if (!s->paused)
+	if (!s->paused && !__atomic_load_n(&s->resting, __ATOMIC_SEQ_CST))
 		epoll_ctl(l->epoll, EPOLL_CTL_MOD, s->fd, &event); /* ENOENT: it has hung up; EBADF: the loop has ended */
 }
 

@@ -230,10 +230,9 @@ SHARED void notify_wait_end(notify_listener *l, struct notify_wait *w)
 	w->dead = 1;
 	w->sandbox->waiting_count--;
 	if (w->sandbox->paused) {
-		struct epoll_event event = { .events = EPOLLIN, .data.ptr = w->sandbox };
 		w->sandbox->paused = 0;
 		if (!w->sandbox->stopped)
-			epoll_ctl(l->epoll, EPOLL_CTL_MOD, w->sandbox->fd, &event);
+			notify_receive_again(l, w->sandbox);
 	}
 	if (l->tick_cursor == w)
 		l->tick_cursor = w->next_all;

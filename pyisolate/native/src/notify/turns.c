@@ -1,0 +1,67 @@
+/* Fair turns at the loop. A call costs its guest a wait, and the loop the work: who asks with many threads, or for large
+ * sends, would have a processor of the host's that no limit counts. Past a slice a sandbox rests, unless it is the only
+ * one; all that are greedy have half of the loop's time together. Loop thread only, but for `resting`, which a drain reads.
+ */
+#include "notify.h"
+
+enum {
+	NOTIFY_SLICE_NS = 1000000,
+	NOTIFY_BURST_NS = 20000000, /* what a sandbox that asked little may ask at once: some thousand calls */
+	NOTIFY_FREE_PART = 32,      /* one part in so many of the loop's time needs no rest */
+	NOTIFY_REST_MAX_NS = 50000000,
+};
+
+/* The processor time that the loop has used since the last turn goes to `s`. */
+SHARED void notify_had_turn(notify_listener *l, struct notify_sandbox *s)
+{
+	struct timespec used;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+	uint64_t ended = notify_now(), used_ns = (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+	int64_t owed = s->owed_ns - (int64_t)(ended - s->last_ns) / NOTIFY_FREE_PART;
+	s->owed_ns = (owed < -NOTIFY_BURST_NS ? -NOTIFY_BURST_NS : owed) + (int64_t)(used_ns - l->used_ns);
+	l->used_ns = used_ns;
+	s->last_ns = ended;
+	if (s->owed_ns < NOTIFY_SLICE_NS || s->resting || __atomic_load_n(&l->bound, __ATOMIC_RELAXED) < 2)
+		return;
+	struct epoll_event event = {.events = 0, .data.ptr = s};
+	int64_t rest = s->owed_ns * (2 * l->resting_count + 1);
+	s->resume_ns = ended + (uint64_t)(rest < NOTIFY_REST_MAX_NS ? rest : NOTIFY_REST_MAX_NS);
+	s->owed_ns = 0;
+	s->next_resting = l->resting;
+	l->resting = s;
+	l->resting_count++;
+	__atomic_store_n(&s->resting, 1, __ATOMIC_SEQ_CST);
+	epoll_ctl(l->epoll, EPOLL_CTL_MOD, s->fd, &event); /* ENOENT: it has hung up, or was stopped */
+}
+
+/* Take a sandbox off the list, which is short: a rest is at most NOTIFY_REST_MAX_NS. */
+SHARED void notify_rest_end(notify_listener *l, struct notify_sandbox *s)
+{
+	if (!s->resting)
+		return;
+	for (struct notify_sandbox **at = &l->resting; *at; at = &(*at)->next_resting)
+		if (*at == s) {
+			*at = s->next_resting;
+			break;
+		}
+	l->resting_count--;
+	__atomic_store_n(&s->resting, 0, __ATOMIC_SEQ_CST);
+}
+
+/* Receive again from those that have rested. Returns the milliseconds until the next one has, -1 where none rests. */
+SHARED int notify_end_rests(notify_listener *l)
+{
+	uint64_t now = l->resting ? notify_now() : 0, first = UINT64_MAX;
+
+	for (struct notify_sandbox *s = l->resting, *next; s; s = next) {
+		next = s->next_resting;
+		if (s->resume_ns <= now) {
+			notify_rest_end(l, s);
+			notify_receive_again(l, s);
+		} else if (s->resume_ns < first) {
+			first = s->resume_ns;
+		}
+	}
+	return first == UINT64_MAX ? -1 : (int)((first - now) / 1000000 + 1);
+}
