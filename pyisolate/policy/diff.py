@@ -286,9 +286,10 @@ def _ask(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
 
 
 def _secrets(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
-    before, after = ({f"{one.name} {one.inject}": one for one in policy.secrets} for policy in (old, new))
-    for what in sorted(before.keys() ^ after.keys()):
-        yield _change(what in after, "secret", what)
+    # one from another source is another credential
+    before, after = ({(one.name, one.inject, one.source) for one in policy.secrets} for policy in (old, new))
+    for what in sorted(before ^ after):
+        yield _change(what in after, "secret", " ".join(what))
 
 
 def _workspace(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:

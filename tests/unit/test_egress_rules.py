@@ -205,7 +205,10 @@ def test_secrets_are_read_written_and_compared_without_values() -> None:
         {"name": "api", "from": "env:API_KEY", "inject": "bearer api.example.org/v1/*"}
     ]
     assert Policy.from_dict(policy.to_dict()) == policy == load_bytes(policy.to_yaml().encode())
-    assert [str(change) for change in diff(NONE, policy)] == ["widened: secret api bearer api.example.org/v1/*"]
+    stated = "secret api bearer api.example.org/v1/* env:"
+    assert [str(change) for change in diff(NONE, policy)] == [f"widened: {stated}API_KEY"]
+    other = NONE.with_secret("api", "env:OTHER", "bearer api.example.org/v1/*")  # another credential for the same place
+    assert [str(one) for one in diff(policy, other)] == [f"narrowed: {stated}API_KEY", f"widened: {stated}OTHER"]
     assert not compile_policy(policy).web
 
 

@@ -79,6 +79,41 @@ def test_a_layer_that_widens_is_refused_by_the_line_of_its_rule(
     assert caught.value.file == str(tmp_path / "mine.yaml")
 
 
+WITH_EGRESS = """\
+name: base
+extends: compute
+net: [{http: "GET api.internal/*"}]
+egress: {requests: 100, sent: 1MiB}
+secrets: [{name: api, from: "env:API_KEY", inject: "bearer api.internal/*"}]
+"""
+
+
+def test_bounds_of_the_egress_proxy_narrow_and_its_secrets_stay(tmp_path: Path) -> None:
+    policy = over(
+        tmp_path, "egress: {requests: 5, received: 1MiB}\nnet: [{http: 'GET api.internal/x', deny: true}]", WITH_EGRESS
+    )
+    base = Policy.load(tmp_path / "base.yaml")
+    assert (policy.egress.requests, policy.egress.sent_bytes) == (5, base.egress.sent_bytes)
+    assert policy.secrets == base.secrets
+    assert {change.effect for change in diff(base, policy)} == {"narrowed"}
+    for text in ("egress: {requests: 200}", "egress: {requests: null}"):
+        with pytest.raises(PolicySyntaxError, match=r"egress\.requests.*widens 'base'"):
+            over(tmp_path, text, WITH_EGRESS)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "{name: other, from: 'env:OTHER', inject: 'bearer api.internal/*'}",
+        "{name: api, from: 'env:OTHER', inject: 'bearer api.internal/*'}",
+        "{name: api, from: 'env:API_KEY', inject: 'bearer elsewhere.internal/*'}",
+    ],
+)
+def test_a_layer_states_no_secrets(tmp_path: Path, item: str) -> None:
+    with pytest.raises(PolicySyntaxError, match="secrets: not in a policy that extends a file"):
+        over(tmp_path, f"secrets: [{item}]", WITH_EGRESS)
+
+
 def test_random_numbers_cannot_come_back(tmp_path: Path) -> None:
     closed = "random: {allow: false, seed: 1}\n"
     assert not over(tmp_path, "", base=closed).random
