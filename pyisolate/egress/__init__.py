@@ -2,6 +2,7 @@
 
 `process`   the supervisor's side: starts the proxy, names sandboxes to it, takes its refusals
 `messages`  what the two send each other
+`use`       what was carried, by policy
 `serve`     the proxy's process: gives up what it does not need, then serves
 `tenants`   the sandboxes that it knows, and their refusals
 `connection` one connection of a guest: which sandbox, which request, granted or not
@@ -10,5 +11,6 @@
 `tunnel`    a CONNECT: the TLS handshake must name the host
 `opened`    a tunnel that is read: TLS with the guest ends in the proxy
 `authority` the certificates for that; `bundles` puts them where guests look
-`names`     names to addresses, checked before one is used
+`names`     names to addresses, checked before one is used; `lookups` asks for them in threads, fairly
+`calls`     the system calls that the proxy may make
 """

@@ -200,7 +200,7 @@ class Connection:
         assert self.tenant is not None
         broker = self.tenant.broker
         try:
-            return await self._services.names.find(broker, request.host, request.port)
+            return await self._services.names.find(self.tenant.key, broker, request.host, request.port)
         except RefusedAddress as refused:
             # not a target that a rule can be made of: no event suggests to open an address that a name led to
             said = Refusal(f"{request} at {refused.address}", refused.code, refused.reason, rule=refused.rule)

@@ -14,11 +14,13 @@ from ..policy.compiled import CompiledPolicy
 from ..policy.secrets import Injection
 from ..records import REFUSALS, BrokerRecord
 from .authority import Authority
+from .meter import Carried
 
 LENGTH = struct.Struct("!I")
 #: A policy of 10 000 rules has less; what the proxy reports is a few lines.
 MAX_ORDER_BYTES, MAX_REPORT_BYTES = 64 << 20, 64 << 10
 _TEXT_CHARS = 4096
+_MOST_COUNTED = 1 << 53
 
 
 class Admit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -74,8 +76,16 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     record: BrokerRecord
 
 
+class Counted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What was carried for a sandbox in all, and how many connections it has."""
+
+    key: str
+    carried: Carried
+    connections: int
+
+
 Order = Start | Admit | Dismiss
-Report = Serving | Applied | Refused
+Report = Serving | Applied | Refused | Counted
 decode_order = msgspec.msgpack.Decoder(Order).decode
 _decode_report = msgspec.msgpack.Decoder(Report).decode
 
@@ -96,6 +106,10 @@ def decode_report(data: bytes) -> Report:
         report = _decode_report(data)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BadReport(str(error)[:200]) from None
+    if isinstance(report, Counted):
+        figures = (*msgspec.structs.astuple(report.carried), report.connections)
+        if not all(0 <= figure < _MOST_COUNTED for figure in figures):
+            raise BadReport("counts that cannot be")
     if not isinstance(report, Refused):
         return report
     record = report.record

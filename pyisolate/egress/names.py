@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import socket
 import ssl
 from collections.abc import Mapping
 
 from ..decision import DenialCode
 from ..policy.broker import Broker
+from .lookups import Lookups
 
 #: Until a name that is looked up has no address, and an address does not answer (seconds).
 LOOKUP_S, CONNECT_S = 5.0, 10.0
@@ -34,16 +34,16 @@ class Names:
     """Finds the addresses of names. `hosts` are known beforehand and not looked up."""
 
     def __init__(self, hosts: Mapping[str, tuple[str, ...]]) -> None:
-        self._hosts = hosts
+        self._hosts, self._lookups = hosts, Lookups()
 
-    async def find(self, broker: Broker, host: str, port: int) -> list[str]:
-        """Return the addresses that a granted host may be reached at, in the order to try.
+    async def find(self, sandbox: str, broker: Broker, host: str, port: int) -> list[str]:
+        """Return the addresses that a sandbox may reach a granted host at, in the order to try.
 
         Raises RefusedAddress where there are only others, Unreachable where there is none.
         """
         refused: RefusedAddress | None = None
         allowed = []
-        for address in (await self._addresses(broker, host))[:_MOST_ADDRESSES]:
+        for address in (await self._addresses(sandbox, broker, host))[:_MOST_ADDRESSES]:
             rule, code, reason = broker.reaches(address, port)
             if code is None:
                 allowed.append(address)
@@ -53,19 +53,17 @@ class Names:
             return allowed
         raise refused or Unreachable(f"{host} has no address")
 
-    async def _addresses(self, broker: Broker, host: str) -> list[str]:
+    async def _addresses(self, sandbox: str, broker: Broker, host: str) -> list[str]:
         with contextlib.suppress(ValueError):
             return [str(ipaddress.ip_address(host))]
         known = self._hosts.get(host) or broker.policy.pinned_hosts.get(host)
         if known:
             return list(known)
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(LOOKUP_S):
-                found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+                return await self._lookups.find(sandbox, host)
         except (OSError, UnicodeError, TimeoutError) as error:
             raise Unreachable(f"{host} cannot be looked up ({error or type(error).__name__})") from None
-        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 async def connect(

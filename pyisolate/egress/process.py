@@ -30,7 +30,10 @@ from ..records import BrokerRecord
 from . import messages
 from .authority import Authority, new_authority
 from .bundles import VARIABLES, Bundles
-from .messages import Admit, Applied, Dismiss, Refused, Serving, Start
+from .lookups import RES_OPTIONS
+from .messages import Admit, Applied, Counted, Dismiss, Refused, Serving, Start
+from .meter import Carried
+from .use import Use
 
 _log = logging.getLogger("pyisolate.egress")
 #: A proxy that does not serve by then, or does not take an order, is broken (seconds).
@@ -46,6 +49,8 @@ _READABLE = ("/etc", "/usr", "/lib", "/lib64", "/run/systemd/resolve", "/run/res
 _USER = "sandbox"
 #: Takes a sandbox's id, empty where none is known, and what its guest was refused. Must not wait for a guest.
 RefusedSink = Callable[[str, BrokerRecord], None]
+#: Takes a policy's name and what was carried under it since the last time.
+CarriedSink = Callable[[str, Carried], None]
 
 
 @dataclass(frozen=True)
@@ -109,14 +114,14 @@ class _Link:
         if not isinstance(reports[0], Serving):
             raise messages.BadReport("its first word is not that it serves")
 
-    def take(self, sink: Callable[[Refused], None]) -> bool:
+    def take(self, sink: Callable[[Refused | Counted], None]) -> bool:
         """Hand on what has come; False at the end, or where it breaks the protocol."""
         with self.lock:
             for _ in range(_MOST_READS):
                 try:
                     # not recv: a socket with a timeout waits in it, whatever its flags
                     for report in self._feed(os.read(self.control.fileno(), 1 << 16)):
-                        if isinstance(report, Refused):
+                        if isinstance(report, Refused | Counted):
                             sink(report)
                         elif isinstance(report, Applied):
                             self._applied = report.number
@@ -130,7 +135,7 @@ class _Link:
                     return False
             return True
 
-    def wait_applied(self, number: int, sink: Callable[[Refused], None]) -> None:
+    def wait_applied(self, number: int, sink: Callable[[Refused | Counted], None]) -> None:
         """Return once an order is in force. Raises OSError where the proxy ends, or takes too long."""
         deadline = time.monotonic() + _ORDER_S
         while self.take(sink) and time.monotonic() < deadline:
@@ -159,13 +164,14 @@ class _Link:
 class EgressProxy:
     """One supervisor's proxy, started with the first policy that grants a name. Thread-safe."""
 
-    def __init__(self, traits: ProxyTraits, on_refused: RefusedSink) -> None:
-        self._traits, self._on_refused = traits, on_refused
+    def __init__(self, traits: ProxyTraits, on_refused: RefusedSink, on_carried: CarriedSink) -> None:
+        self._traits, self._on_refused, self._on_carried = traits, on_refused, on_carried
         self._lock = threading.RLock()
         self._listening: _Listening | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._link: _Link | None = None
         self._tenants: dict[str, Admit] = {}
+        self._use = Use()
         self._bundles: Bundles | None = None
         #: the file of each sandbox that has one
         self._bundle_of: dict[str, str] = {}
@@ -248,6 +254,7 @@ class EgressProxy:
             number=self._orders,
         )
         self._tenants[key] = order
+        self._use.name(key, compiled.name)
         self._send(order)
 
     def change(self, key: str, compiled: CompiledPolicy, secrets: tuple[Injection, ...]) -> None:
@@ -288,6 +295,7 @@ class EgressProxy:
 
     def _start(self, listening: _Listening) -> None:
         self._started_at = time.monotonic()
+        self._use.begin()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._link = link = _Link(ours)
         descriptors = (theirs.fileno(), listening.tcp.fileno())
@@ -295,7 +303,7 @@ class EgressProxy:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-B", "-m", "pyisolate.egress", *map(str, descriptors)],
                 pass_fds=descriptors,
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "RES_OPTIONS": RES_OPTIONS},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -356,7 +364,18 @@ class EgressProxy:
         with link.lock:
             link.control.close()
 
-    def _hand_on(self, refused: Refused) -> None:
+    def connections(self, key: str) -> int | None:
+        """Return how many connections a sandbox has to the proxy, None where it is not led to it."""
+        return self._use.connections(key) if key in self._tenants else None
+
+    def _hand_on(self, report: Refused | Counted) -> None:
+        if isinstance(report, Counted):
+            if (counted := self._use.count(report)) is not None:
+                self._on_carried(*counted)
+            return
+        self._hand_on_refusal(report)
+
+    def _hand_on_refusal(self, refused: Refused) -> None:
         key = refused.key if refused.key in self._tenants else ""
         record = msgspec.structs.replace(refused.record, monotonic_ns=time.monotonic_ns())
         try:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from ..native import landlock, process
-from . import messages
+from . import calls, messages
 from .connection import Services, serve
 from .messages import Admit, Applied, Dismiss, Report, Serving, Start
 from .names import Names
@@ -23,6 +23,8 @@ from .tenants import Tenants
 _MOST_FILES = 16384
 #: Bytes of a file that it may write: a certificate, in memory (`authority`). Landlock lets it write no other.
 _MOST_WRITTEN = 64 << 10
+#: How often the supervisor hears of what was carried (seconds).
+_COUNT_S = 0.5
 
 
 def main(control_fd: int, listener_fd: int) -> int:
@@ -64,9 +66,12 @@ def _confine(start: Start) -> list[str]:
     try:
         abi = landlock.abi_version()
     except OSError:
-        return applied
-    _restrict_files(start.readable, abi)
-    return [*applied, "landlock"]
+        abi = 0
+    if abi:
+        _restrict_files(start.readable, abi)
+        applied.append("landlock")
+    calls.restrict()
+    return [*applied, "seccomp"]
 
 
 def _restrict_files(readable: tuple[str, ...], abi: int) -> None:
@@ -106,8 +111,8 @@ async def _serve(control: socket.socket, listener: socket.socket, start: Start, 
     services = Services(tenants, Names(start.hosts), start.authorities)
     server = await asyncio.start_server(partial(serve, services), sock=listener, backlog=1024, limit=1 << 16)
     try:
-        following = asyncio.ensure_future(_follow(orders, tenants, report))
-        await asyncio.wait((following, asyncio.ensure_future(ended.wait())), return_when=asyncio.FIRST_COMPLETED)
+        running = (_follow(orders, tenants, report), _keep_counting(tenants, report), ended.wait())
+        await asyncio.wait([asyncio.ensure_future(one) for one in running], return_when=asyncio.FIRST_COMPLETED)
     finally:
         server.close()
 
@@ -120,4 +125,16 @@ async def _follow(orders: asyncio.StreamReader, tenants: Tenants, report: Callab
             tenants.admit(order)
             await report(Applied(number=order.number))
         elif isinstance(order, Dismiss):
+            await _count(tenants, report)
             tenants.dismiss(order.key)
+
+
+async def _count(tenants: Tenants, report: Callable[[Report], Awaitable[None]]) -> None:
+    for counted in list(tenants.counts()):
+        await report(counted)
+
+
+async def _keep_counting(tenants: Tenants, report: Callable[[Report], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(_COUNT_S)
+        await _count(tenants, report)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from ..capability import Capability
 from ..decision import Verdict
@@ -15,15 +17,15 @@ from ..policy.broker import Broker
 from ..policy.secrets import Injection
 from ..records import BrokerRecord
 from .authority import Issuer
-from .messages import Admit, Refused
-from .meter import Meter
+from .messages import Admit, Counted, Refused
+from .meter import Carried, Meter
 from .request import Refusal
 
 #: Connections that have not said which sandbox they are of.
 _MOST_STRANGERS = 256
 #: Between two refusals of one sandbox, once there were those of two seconds at once.
 _BETWEEN_REPORTS_S, _BURST_S = 0.02, 2.0
-Report = Callable[[Refused], Awaitable[None]]
+Report = Callable[[Refused | Counted], Awaitable[None]]
 
 
 class _Pace:
@@ -50,6 +52,8 @@ class Tenant:
     #: makes certificates that the sandbox trusts; None where its policy opened no TLS when it started
     issuer: Issuer | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    #: what the supervisor knows of its use
+    counted: tuple[Carried, int] = (Carried(), 0)
     pace: _Pace = field(default_factory=lambda: _Pace())
 
     def opens(self, request: web.Request) -> bool:
@@ -84,6 +88,14 @@ class Tenants:
                 del self._known[digest]
                 for task in list(tenant.tasks):
                     task.cancel()
+
+    def counts(self) -> Iterator[Counted]:
+        """Return what is new of each sandbox since the last time."""
+        for tenant in self._known.values():
+            now = (replace(tenant.meter.carried), len(tenant.tasks))
+            if now != tenant.counted:
+                tenant.counted = now
+                yield Counted(key=tenant.key, carried=now[0], connections=now[1])
 
     def of_header(self, header: bytes | None) -> Tenant | None:
         """Return whose token a Proxy-Authorization header holds."""

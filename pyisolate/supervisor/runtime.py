@@ -41,6 +41,7 @@ from .start import Parts, Started, StartOptions, start
 
 if TYPE_CHECKING:
     from ..cell.zygote import Exited
+    from ..egress.meter import Carried
     from ..kernel.binding import KernelBinding
     from ..policy import Policy
     from ..policy.compiled import CompiledPolicy
@@ -70,7 +71,9 @@ class Runtime:
         self.plan = KernelPlan(traits, self.on_kernel_record, self.on_asked)
         self.registry, self.watchdog = Registry(), Watchdog()
         self.egress = EgressProxy(
-            ProxyTraits(_proxy_uid(traits), traits.gid, options.egress_hosts, options.egress_ca), self.on_refused_egress
+            ProxyTraits(_proxy_uid(traits), traits.gid, options.egress_hosts, options.egress_ca),
+            self.on_refused_egress,
+            self.on_carried_egress,
         )
         self.tables = PreparedPolicies(self.plan, self._tables_in_use, self.egress.lead_to)
         self._traits, self._watched = traits, WatchedFiles()
@@ -401,9 +404,18 @@ class Runtime:
             # Tables are shared by sandboxes that reloaded a different number of times: the sandbox's own count holds.
             session.denials.kernel(msgspec.structs.replace(one, generation=0))
 
+    def on_carried_egress(self, policy: str, carried: Carried) -> None:
+        """Count what the egress proxy has carried for the sandboxes of a policy."""
+        metrics = self.recorder.metrics
+        metrics.egress_requests.add((policy, "granted"), carried.requests)
+        metrics.egress_bytes.add((policy, "sent"), carried.sent_bytes)
+        metrics.egress_bytes.add((policy, "received"), carried.received_bytes)
+
     def on_refused_egress(self, sandbox_id: str, record: BrokerRecord) -> None:
         """Give a refusal of the egress proxy to its sandbox, or to the host where the sandbox is not known."""
         if (session := self.registry.find(sandbox_id)) is not None:
+            if record.verdict is Verdict.DENY:
+                self.recorder.metrics.egress_requests.add((session.context.policy, "refused"))
             session.denials.proxied(record)
             return
         decision = Decision(
@@ -430,6 +442,7 @@ class Runtime:
                     policy=session.context.policy,
                     cpu_s=cpu_s,
                     memory_bytes=memory_bytes,
+                    egress_connections=self.egress.connections(session.id),
                 )
             )
         return rows

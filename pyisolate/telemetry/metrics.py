@@ -62,6 +62,8 @@ class SandboxRow(msgspec.Struct, frozen=True, kw_only=True):
     state: str = "running"
     cpu_s: float = 0.0
     memory_bytes: int = 0
+    #: to the egress proxy; None where it is not led there
+    egress_connections: int | None = None
 
 
 @runtime_checkable
@@ -129,6 +131,18 @@ class Metrics:
             "pyisolate_host_calls_total",
             "Calls of functions of the host by guests, by what came of them.",
             ("policy", "outcome"),
+            bounded="policy",
+        )
+        self.egress_requests = CounterTable(
+            "pyisolate_egress_requests_total",
+            "Requests and tunnels that guests asked the egress proxy for, by what came of them.",
+            ("policy", "outcome"),
+            bounded="policy",
+        )
+        self.egress_bytes = CounterTable(
+            "pyisolate_egress_bytes_total",
+            "Bytes that the egress proxy carried between guests and hosts.",
+            ("policy", "direction"),
             bounded="policy",
         )
         self.drift = CounterTable(
@@ -292,7 +306,8 @@ class Metrics:
     def _collect(self) -> Iterator[Metric]:
         rows, cells = self._read()  # first: supervisors have reported by then what their kernels counted
         tables = (self.denials, self.lost, self.suppressed, self.exits, self.reloads, self.audit_errors)
-        for table in (*tables, self.webhook_dropped, self.drift, self.host_calls, self.questions, self.pool_spawns):
+        own = (self.webhook_dropped, self.drift, self.host_calls, self.questions, self.pool_spawns)
+        for table in (*tables, *own, self.egress_requests, self.egress_bytes):
             yield table.family()
         yield self._cpu_family(rows)
         yield from _gauges(rows, cells)
@@ -380,10 +395,24 @@ def _gauges(rows: Iterable[SandboxRow], cells: Mapping[CellState, int]) -> Itera
     for policy, size in memory.items():
         family.add_metric((policy,), size)
     yield family
+    yield _connections(rows)
     family = GaugeMetricFamily("pyisolate_pool_cells", "Cells that wait for a spawn.", labels=("state",))
     for kind, waiting in cells.items():
         family.add_metric((kind,), waiting)
     yield family
+
+
+def _connections(rows: Iterable[SandboxRow]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "pyisolate_egress_connections", "Connections of guests to the egress proxy.", labels=("policy",)
+    )
+    connections: defaultdict[str, int] = defaultdict(int)
+    for row in rows:
+        if row.egress_connections is not None:
+            connections[row.policy] += row.egress_connections
+    for policy, count in connections.items():
+        family.add_metric((policy,), count)
+    return family
 
 
 def enforcement_labels(report: EnforcementReport) -> dict[str, str]:

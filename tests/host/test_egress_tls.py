@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -211,3 +212,20 @@ def test_a_sandbox_that_trusts_no_authority_is_not_led_into_one(world: World) ->
         event = refused(sandbox, f"get('https://{world.place}/v1/x')").denial_event
         assert event is not None
         assert event.target == f"CONNECT {world.place}"
+
+
+def test_what_the_proxy_carries_is_counted_by_policy(world: World, guest: pyisolate.Sandbox) -> None:
+    metrics = world.supervisor.recorder.metrics
+
+    def counted() -> tuple[float, ...]:
+        requests = [metrics.egress_requests.value("compute", outcome) for outcome in ("granted", "refused")]
+        return (*requests, metrics.egress_bytes.value("compute", "received"))
+
+    granted, denied, received = counted()
+    guest.exec("ask('/v1/x')")
+    refused(guest, "ask('/v2/x')")
+    deadline = time.monotonic() + 10
+    while counted()[0] < granted + 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert counted()[:2] == (granted + 1, denied + 1)
+    assert counted()[2] > received

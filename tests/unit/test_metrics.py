@@ -50,6 +50,9 @@ NAMES = {
     "pyisolate_policy_reloads_total": {"result"},
     "pyisolate_host_calls_total": {"policy", "outcome"},
     "pyisolate_questions_total": {"policy", "answer"},
+    "pyisolate_egress_requests_total": {"policy", "outcome"},
+    "pyisolate_egress_bytes_total": {"policy", "direction"},
+    "pyisolate_egress_connections": {"policy"},
     "pyisolate_policy_drift_total": {"capability", "evaluation"},
     "pyisolate_audit_errors_total": set(),
     "pyisolate_webhook_dropped_total": {"reason"},
@@ -104,7 +107,8 @@ REPORT = EnforcementReport(
 
 def filled() -> tuple[Metrics, list[object]]:
     metrics = Metrics()
-    kept: list[object] = [Host(SandboxRow(sandbox_id="a", policy="p", cpu_s=1.5, memory_bytes=1024)), Alerts()]
+    row = SandboxRow(sandbox_id="a", policy="p", cpu_s=1.5, memory_bytes=1024, egress_connections=2)
+    kept: list[object] = [Host(row), Alerts()]
     metrics.add_supervisor(kept[0])
     metrics.add_alerts(kept[1])
     metrics.denial(merge_disagreeing())
@@ -113,6 +117,8 @@ def filled() -> tuple[Metrics, list[object]]:
     metrics.reloads.add(("ok",))
     metrics.host_calls.add(("p", "returned"))
     metrics.questions.add(("p", "once"))
+    metrics.egress_requests.add(("p", "granted"))
+    metrics.egress_bytes.add(("p", "sent"), 10)
     metrics.webhook_dropped.add(("expired",))
     metrics.spawned(0.003)
     metrics.requested(0.02, "returned")

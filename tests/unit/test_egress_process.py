@@ -1,0 +1,104 @@
+"""The proxy's process: look-ups that no sandbox takes from others, counts by policy, calls that it may not make."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from pyisolate.egress import messages
+from pyisolate.egress.lookups import SHARE, Lookups
+from pyisolate.egress.meter import Carried
+from pyisolate.egress.use import Use
+
+
+def test_a_sandbox_whose_names_never_answer_waits_alone() -> None:
+    answered = threading.Event()
+    asked: list[str] = []
+
+    def look_up(host: str) -> list[str]:
+        asked.append(host)
+        if host.startswith("slow"):
+            answered.wait(10)
+        return ["192.0.2.1"]
+
+    async def run() -> None:
+        lookups = Lookups(look_up, most=2 * SHARE)
+        slow = [asyncio.ensure_future(lookups.find("hostile", f"slow{n}.test")) for n in range(40)]
+        given_up = asyncio.ensure_future(lookups.find("hostile", "slow.given-up"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        for number in range(20):
+            assert await asyncio.wait_for(lookups.find("another", f"{number}.test"), 5) == ["192.0.2.1"]
+        assert sum(host.startswith("slow") for host in asked) == SHARE
+        answered.set()
+        assert await asyncio.gather(*slow) == [["192.0.2.1"]] * 40
+        assert "slow.given-up" not in asked
+
+    asyncio.run(run())
+
+
+def test_what_was_carried_is_counted_once_and_under_its_policy() -> None:
+    use = Use()
+    use.name("a", "p")
+
+    def counted(key: str, requests: int) -> messages.Counted:
+        return messages.Counted(key=key, carried=Carried(requests=requests, sent_bytes=7 * requests), connections=3)
+
+    assert use.count(counted("a", 2)) == ("p", Carried(requests=2, sent_bytes=14))
+    assert use.count(counted("a", 5)) == ("p", Carried(requests=3, sent_bytes=21))
+    assert use.count(counted("a", 1)) == ("p", Carried())  # a proxy that takes back what it said
+    assert use.count(counted("unknown", 5)) is None
+    use.begin()
+    assert use.count(counted("a", 1)) == ("p", Carried(requests=1, sent_bytes=7))
+    assert (use.connections("a"), use.connections("unknown")) == (3, 0)
+    with pytest.raises(messages.BadReport):
+        messages.decode_report(messages.encode(counted("a", -1))[4:])
+
+
+_CALLS = """
+import ctypes, mmap, os, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+attempts = {
+    "fork": os.fork,
+    "exec": lambda: os.execv("/bin/true", ["true"]),
+    "packet": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
+    "vsock": lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM),
+    "kill": lambda: os.kill(os.getppid(), 0),
+    "memory": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC),
+    "rename": lambda: os.rename("/nowhere", "/elsewhere"),
+}
+def errno_of(attempt):
+    try:
+        if attempt() == 0:
+            os._exit(0)  # a fork's child
+    except OSError as error:
+        return error.errno
+    return 0
+from pyisolate.egress import calls
+if sys.argv[1] == "restricted":
+    calls.restrict()
+else:
+    del attempts["exec"]
+print({name: errno_of(attempt) for name, attempt in attempts.items()})
+import asyncio
+async def work():
+    async with asyncio.timeout(5):
+        server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        assert await reader.read() == b""
+        await asyncio.get_running_loop().getaddrinfo("localhost", 1)
+asyncio.run(work())
+"""
+
+
+def test_the_proxy_may_make_the_calls_that_it_needs_and_no_others() -> None:
+    def outcome(how: str) -> dict[str, int]:
+        done = subprocess.run([sys.executable, "-c", _CALLS, how], capture_output=True, text=True, check=True)
+        return dict(eval(done.stdout.splitlines()[0]))
+
+    assert set(outcome("restricted").values()) == {1}  # EPERM
+    assert 1 not in {code for name, code in outcome("free").items() if name in ("fork", "kill", "memory", "rename")}
