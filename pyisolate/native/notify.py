@@ -117,6 +117,14 @@ class Record(NamedTuple):
     waited_ms: int = 0
 
 
+class Popped(NamedTuple):
+    """Records of a ring: `taken` from it, and how many calls were in those for which this process had no memory."""
+
+    records: list[Record]
+    taken: int
+    unread: int
+
+
 class Question(NamedTuple):
     """A connection that waits for an answer. `family` is 4 or 6; `key` is the sandbox's."""
 
@@ -279,18 +287,26 @@ class Listener:
         """Return how many records of a sandbox wait."""
         return int(lib.notify_pending(self._handle, key))
 
-    def pop(self, key: int, limit: int = _BATCH) -> list[Record]:
+    def pop(self, key: int, limit: int = _BATCH) -> Popped:
         """Take up to `limit` of a sandbox's records, a batch at most. One caller at a time for one sandbox."""
         limit = min(limit, _BATCH)
-        records = ffi.new("struct notify_record[]", limit)
-        taken = lib.notify_pop(self._handle, key, records, limit)
-        return [_record(records[i]) for i in range(taken)]
+        raw = ffi.new("struct notify_record[]", limit)
+        records: list[Record] = []
+        unread = 0
+        taken = int(lib.notify_pop(self._handle, key, raw, limit))
+        for place in range(taken):
+            try:
+                records.append(_record(raw[place]))
+            except MemoryError:
+                unread += raw[place].count
+        return Popped(records, taken, unread)
 
 
 def _record(raw: Any) -> Record:
-    names = raw.names or raw.text
-    both = bytes(ffi.buffer(names, raw.path_length + raw.other_length))
-    lib.notify_free(raw.names)
+    try:
+        both = bytes(ffi.buffer(raw.names or raw.text, raw.path_length + raw.other_length))
+    finally:
+        lib.notify_free(raw.names)
     return Record(
         key=raw.key,
         policy_serial=raw.policy_serial,

@@ -96,10 +96,15 @@ def fork_probe() -> int:
         return os.fork()
 
 
-def wait_ended(pid: int) -> None:
-    """Return once a child has ended and is reaped, also by the host, which may ignore SIGCHLD or wait for all."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
+def wait_ended(pid: int) -> int | None:
+    """Return once a child has ended and is reaped, with its wait status.
+
+    None where the host has reaped it, which may ignore SIGCHLD or wait for all.
+    """
+    try:
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:
+        return None
 
 
 def reset_signals() -> None:

@@ -41,6 +41,20 @@ def cause_of(error: OSError) -> str:
     return str(getattr(error, "summary", None) or error.strerror or error)
 
 
+def cause_in_host(error: BaseException) -> tuple[str, int | None] | None:
+    """Return (cause, errno) of what this process ran into; None for an error that says nothing of the host.
+
+    A shortage is met as an OSError, a MemoryError, or the RuntimeError of a thread that cannot be started.
+    """
+    if isinstance(error, OSError):
+        return cause_of(error), error.errno
+    if isinstance(error, MemoryError):
+        return "out of memory", errno.ENOMEM
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):  # threading.Thread.start
+        return str(error), errno.EAGAIN
+    return None
+
+
 def without_hint(error: BaseException) -> str:
     """Return an error's text as `str` gives it, but for the hint."""
     summary = getattr(error, "summary", None)

@@ -6,27 +6,22 @@ A host that is short of something meets it as an OSError, a MemoryError or a Run
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Iterator
 
 from ..errors import SandboxError
-from ..native.result import advice, cause_of
+from ..native.result import advice, cause_in_host
 
 
 def translate_host_error(operation: str, error: BaseException) -> BaseException:
     """Return a SandboxError that names the exhausted resource, or `error` itself."""
     if isinstance(error, SandboxError):
         return error
-    hint: str | None = None
-    if isinstance(error, OSError):
-        number, text, hint = error.errno, cause_of(error), getattr(error, "hint", None)
-        text += f" ({error.filename})" if error.filename else ""
-    elif isinstance(error, MemoryError):
-        number, text = errno.ENOMEM, "out of memory"
-    elif isinstance(error, RuntimeError) and "start new thread" in str(error):  # threading.Thread.start
-        number, text = errno.EAGAIN, str(error)
-    else:
+    if (met := cause_in_host(error)) is None:
         return error
+    text, number = met
+    hint = getattr(error, "hint", None) if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and error.filename:
+        text += f" ({error.filename})"
     return SandboxError(operation=operation, cause=text, hint=hint or advice(number), errno=number)
 
 

@@ -7,12 +7,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 import pyisolate
 from pyisolate.kernel.seccomp.listener import Listener
-from pyisolate.records import KernelRecord
+from pyisolate.kernel.seccomp.records import kernel_record
+from pyisolate.records import Evaluation, KernelRecord
 from tests.confined import cell, policy
 from tests.in_child import outcome
 
@@ -98,6 +100,38 @@ def test_a_guest_that_has_no_room_for_a_socket_is_told(
         pytest.raises(pyisolate.SandboxError, match="open"),
     ):
         sandbox.exec("import socket\nheld = []\nwhile True: held.append(socket.socket())")
+
+
+def test_a_record_that_memory_was_short_for_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken from the ring by then, and would be a refusal without an event."""
+    records: list[KernelRecord] = []
+    made = iter([MemoryError()])
+
+    def make(*arguments: Any, **options: Any) -> KernelRecord:
+        if (failure := next(made, None)) is not None:
+            raise failure
+        return kernel_record(*arguments, **options)
+
+    monkeypatch.setattr("pyisolate.kernel.seccomp.listener.kernel_record", make)
+    listener = Listener(records.append)
+    try:
+        listener.start()
+        with cell(_two_refusals, policy(), listener=listener) as wait:
+            assert wait() == ["EPERM", "EPERM"]
+            assert listener.lost("cell") == 1
+            assert not listener.quiet("cell")
+            listener.emit_uncounted("cell", 0)
+            assert listener.quiet("cell")
+    finally:
+        listener.close()
+    assert sorted((one.evaluation, one.count) for one in records) == [(Evaluation.COUNTED, 1), (Evaluation.ENFORCED, 1)]
+
+
+def _two_refusals() -> list[str]:
+    return [
+        outcome(lambda kind=kind: socket.socket(socket.AF_PACKET, kind))
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW)
+    ]
 
 
 def test_the_records_of_one_sandbox_hold_up_no_other() -> None:

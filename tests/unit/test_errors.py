@@ -99,7 +99,7 @@ def test_a_native_error_has_the_fields_and_keeps_one_hint_on_its_way_up() -> Non
 
 
 #: Errors of Python and of parsers that have no field for what is looked for.
-FOREIGN = {("policy/parse.py", "_line_of"), ("supervisor/host_errors.py", "translate_host_error")}
+FOREIGN = {("policy/parse.py", "_line_of"), ("native/result.py", "cause_in_host")}
 SEARCHES = {"startswith", "endswith", "removesuffix", "removeprefix", "partition", "rpartition", "split", "find",
             "index", "search", "match", "fullmatch", "replace"}  # fmt: skip
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pyisolate.capability import FLOOR, Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
-from pyisolate.kernel.seccomp.listener import Listener, compile_table
+from pyisolate.kernel.seccomp.listener import Listener
 from pyisolate.kernel.seccomp.records import evaluate
+from pyisolate.kernel.seccomp.table import compile_table
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.compiled import CompiledPolicy, NamePattern, NetAction, NetRule
 from pyisolate.records import Evaluation, KernelRecord

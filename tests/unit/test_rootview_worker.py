@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -22,9 +23,18 @@ def status_of(end: int | None) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-@pytest.mark.parametrize(("end", "words"), [(None, "by signal 9 (Killed)"), (3, "with exit status 3")])
-def test_the_end_of_a_worker_in_words(end: int | None, words: str) -> None:
-    assert worker._ending(status_of(end)) == words
+@pytest.mark.parametrize(
+    ("end", "words", "number"),
+    [
+        (None, "by signal 9 (Killed)", errno.ENOMEM),
+        (3, "with exit status 3", 0),
+        (errno.ENOMEM, "memory", errno.ENOMEM),
+    ],
+)
+def test_the_end_of_a_worker_in_words(end: int | None, words: str, number: int) -> None:
+    reply = worker._ended(status_of(end))
+    assert words in reply.error
+    assert reply.error_number == number
 
 
 def test_a_defect_is_named_in_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,10 @@ from ...capability import Capability
 from ...choices import EnforcerName
 from ...enforcement import Availability, Status
 from ...errors import EnforcementError
-from ...native import libbpf, process
+from ...native import libbpf
 from ...native.result import without_hint
 from ...policy.compiled import CompiledPolicy, NetAction, NetRule
+from ..probe_child import Child, say
 from .loader import BpfUnavailable, explain
 from .maps import BpfPolicy, Count, Flow
 from .runtime import PROBE_SETTINGS, BpfEnforcer, BpfSettings, BpfShared
@@ -187,19 +188,21 @@ def _proof(probe: CgroupBpfEnforcer, folder: Path) -> str:
 
 
 def _in_child(folder: Path, port: int) -> int:
+    """Return the errno of a datagram socket's connect in the group. Raises OSError where it could not be tried."""
+
+    def connected() -> bytes:
+        (folder / "cgroup.procs").write_text("0")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+            return bytes([datagrams.connect_ex(("127.0.0.1", port))])
+
     answer, write_end = os.pipe()
     with open(answer, "rb") as pipe:
         try:
-            pid = process.fork_probe()
-        except OSError:
+            child = Child(lambda: say(write_end, connected))
+        finally:
             os.close(write_end)
-            raise
-        if pid == 0:
-            with contextlib.suppress(BaseException):
-                (folder / "cgroup.procs").write_text("0")
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-                    os.write(write_end, bytes([datagrams.connect_ex(("127.0.0.1", port))]))
-            os._exit(0)
-        os.close(write_end)
-        process.wait_ended(pid)
-        return (pipe.read() or b"\xff")[0]
+        try:
+            said = pipe.read()
+        finally:
+            child.end()
+        return child.heard(said)[0]

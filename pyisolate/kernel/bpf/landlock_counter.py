@@ -6,12 +6,10 @@ count (with CONFIG_AUDIT). A pull takes about a microsecond.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import signal
 import threading
-from collections.abc import Callable
 
 from ...choices import EnforcerName
 from ...enforcement import Availability, Status
@@ -19,6 +17,7 @@ from ...native import bpf_maps, landlock, libbpf, process
 from ...native.bpf_maps import DomainCount
 from ...native.landlock import AccessFs
 from ...native.result import without_hint
+from ..probe_child import Child, say
 from .loader import BpfLoader, BpfUnavailable
 
 ENFORCER: EnforcerName = "landlock-denials"
@@ -26,6 +25,8 @@ ENFORCER: EnforcerName = "landlock-denials"
 #: Where Landlock's part of the credentials may begin: after those of the modules before it (8-byte steps).
 _OFFSETS = range(0, 256, 8)
 _PROBE_DENIALS = 3
+#: a pipe takes so much at once (pipe(7), PIPE_BUF)
+_ANSWER_BYTES = 4096
 
 
 class LandlockDenialCounter:
@@ -112,32 +113,26 @@ class _refused_child:
 
     def __enter__(self) -> int:
         ready, write_end = os.pipe()
-        try:
-            self._pid = process.fork_probe()
-        except OSError:
-            os.close(ready)
-            os.close(write_end)
-            raise
-        if self._pid == 0:
-            _run_child(write_end, _be_refused)
-        os.close(write_end)
-        with os.fdopen(ready, "rb") as pipe:
-            if pipe.read(1) != b"1":
-                self.__exit__()
-                raise BpfUnavailable(ENFORCER, "Landlock is not available here", hint="boot with lsm=landlock,...")
-        return self._pid
+        with os.fdopen(ready, "rb", buffering=0) as pipe:
+            try:
+                self._child = Child(lambda: _wait_refused(write_end))
+            finally:
+                os.close(write_end)
+            try:
+                if self._child.heard(pipe.read(_ANSWER_BYTES)) != b"refused":
+                    raise BpfUnavailable(ENFORCER, "Landlock refused nothing here", hint="boot with lsm=landlock,...")
+            except BaseException:
+                self._child.end()
+                raise
+        return self._child.pid
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
-        process.wait_ended(self._pid)
+        self._child.end()
 
 
-def _run_child(write_end: int, body: Callable[[], bool]) -> None:
-    with contextlib.suppress(BaseException):
-        os.write(write_end, b"1" if body() else b"0")
-        signal.pause()
-    os._exit(0)
+def _wait_refused(write_end: int) -> None:
+    say(write_end, lambda: b"refused" if _be_refused() else b"allowed")
+    signal.pause()
 
 
 def _be_refused() -> bool:

@@ -12,6 +12,7 @@ from ...capability import Capability
 from ...choices import EnforcerName
 from ...enforcement import Availability, Status
 from ...policy.compiled import CompiledPolicy, FsRight, FsRule
+from ..probe_child import ending
 from .loader import BpfUnavailable
 from .maps import BpfPolicy
 from .runtime import PROBE_SETTINGS, BpfEnforcer
@@ -57,13 +58,7 @@ class BpfLsmEnforcer(BpfEnforcer):
         try:
             probe.start(seen.append)
         except BpfUnavailable as error:
-            return Availability(
-                enforcer=ENFORCER,
-                status=Status.UNAVAILABLE,
-                reason=error.reason,
-                remedy=error.hint or "",
-                errno=error.errno,
-            )
+            return _unavailable(error)
         try:
             proof = _proof(probe)
             probe.shared.records.drain()
@@ -74,11 +69,26 @@ class BpfLsmEnforcer(BpfEnforcer):
                     proof=f"{proof}; record: {seen[0].hook} {seen[0].target}",
                     detail={"missing_hooks": probe.loader.missing_hooks, "load_seconds": probe.loader.load_seconds},
                 )
+            refused = "a file, and no record of it arrived" if proof else "nothing"
             return Availability(
-                enforcer=ENFORCER, status=Status.UNAVAILABLE, reason="the programs are attached, but refused nothing"
+                enforcer=ENFORCER,
+                status=Status.UNAVAILABLE,
+                reason=f"the programs are attached, but refused {refused}",
             )
+        except BpfUnavailable as error:
+            return _unavailable(error)
         finally:
             probe.close()
+
+
+def _unavailable(error: BpfUnavailable) -> Availability:
+    return Availability(
+        enforcer=ENFORCER,
+        status=Status.UNAVAILABLE,
+        reason=error.reason,
+        remedy=error.hint or "",
+        errno=error.errno,
+    )
 
 
 _PROBE = """
@@ -94,7 +104,10 @@ for path in sys.argv[1:]:
 
 
 def _proof(enforcer: BpfLsmEnforcer) -> str:
-    """Return what was seen, or "" if the denied file could be opened or the allowed one not."""
+    """Return what was seen, or "" if the denied file could be opened or the allowed one not.
+
+    Raises BpfUnavailable where the program that was to try did not.
+    """
     with tempfile.NamedTemporaryFile() as denied:
         rules = (
             FsRule(path="/", allow=int(FsRight.READ | FsRight.MAP_EXEC), text="probe"),
@@ -118,4 +131,8 @@ def _proof(enforcer: BpfLsmEnforcer) -> str:
             child.kill()
             child.wait()
         policy.close()
+    if child.returncode:
+        text, number = ending(child.returncode)
+        reason = f"the program that was to open files did not: {text}"
+        raise BpfUnavailable(ENFORCER, reason, hint="its stderr is this process's", errno=number)
     return f"open({denied.name}) refused, open({os.__file__}) allowed" if said.split() == ["refused", "allowed"] else ""

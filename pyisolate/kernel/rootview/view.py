@@ -31,6 +31,7 @@ from ...policy.compiled import CompiledPolicy
 from .. import namespaces
 from ..enforcer import Enforcer
 from ..prepared import Draft
+from ..probe_child import ending
 from .tree import RootView
 from .worker import LENGTH, Reply, Request
 
@@ -163,12 +164,9 @@ class RootViewBuilder(Enforcer):
                     peer.sendall(LENGTH.pack(len(data)) + data)
                     return self._answer(peer)
                 except (OSError, EOFError) as error:
-                    self._stop()  # it was killed, perhaps; once is forgiven
+                    exit_code = self._stop()  # it was killed, perhaps; once is forgiven
                     if attempt == 2:
-                        raise EnforcementError(
-                            f"build the root view of policy {policy.name!r}: the builder process failed ({error})",
-                            missing=self.name, hint="its stderr is this process's",
-                        ) from error  # fmt: skip
+                        raise self._failed(policy, error, exit_code) from error
         raise AssertionError("unreachable")
 
     def _answer(self, peer: socket.socket) -> tuple[Reply, list[int]]:
@@ -186,6 +184,19 @@ class RootViewBuilder(Enforcer):
                 os.close(descriptor)
             raise
 
+    def _failed(self, policy: CompiledPolicy, error: OSError | EOFError, exit_code: int | None) -> EnforcementError:
+        """Return the error of a request that the builder did not answer: what was met here, or how it ended."""
+        if isinstance(error, OSError):
+            why, number = without_hint(error), error.errno
+        else:
+            why, number = ending(exit_code) if exit_code is not None else (str(error), None)
+        return EnforcementError(
+            f"build the root view of policy {policy.name!r}: the builder process failed ({why})",
+            missing=self.name,
+            hint=advice(number) or "its stderr is this process's",
+            errno=number,
+        )
+
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         package_parent = str(Path(__file__).resolve().parents[3])
@@ -202,7 +213,9 @@ class RootViewBuilder(Enforcer):
         self._peer, self._owner = ours, os.getpid()
         return ours
 
-    def _stop(self) -> None:
+    def _stop(self) -> int | None:
+        """End the helper; return how it ended, where it is this process's."""
+        exit_code = None
         if self._owner == os.getpid() and self._process is not None:
             process = self._process
             if self._peer is not None:
@@ -213,7 +226,9 @@ class RootViewBuilder(Enforcer):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            exit_code = process.returncode
         self._forget()
+        return exit_code
 
     def _forget(self) -> None:
         if self._peer is not None:

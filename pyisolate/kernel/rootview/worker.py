@@ -15,7 +15,6 @@ import errno
 import os
 import resource
 import select
-import signal
 import socket
 import struct
 from collections.abc import Callable
@@ -27,11 +26,14 @@ from ...native import mount, process
 from ...native.result import cause_of
 from ...policy import workspace
 from ...policy.compiled import CompiledPolicy, FsRight, FsRule
+from ..probe_child import Child, ending, say
 from . import stager as stage
 from .build import TMPFS, Problem, RootBuild, readable_by_cell
 from .passage import PassageBuild
 
 LENGTH = struct.Struct("<I")
+#: more than an error's text takes
+_LINE_BYTES = 4096
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,16 +89,18 @@ def main(descriptor: int) -> None:
                     stager.close()
                     stager = None
                     os.waitpid(-1, os.WNOHANG)  # it is the only child here
-                if stager is None and _wants_stager(data):
-                    stager = stage.start({peer.fileno()})
-                    stager_ended = select.poll()
-                    stager_ended.register(stager, 0)
-                pid = os.fork()
-                if pid == 0:
-                    _work(peer, data, parent, stager)
-                _, status = os.waitpid(pid, 0)
-                if status != 0:
-                    _send(peer, Reply(error=f"the root view's worker ended {_ending(status)}"))
+                try:
+                    if stager is None and _wants_stager(data):
+                        stager = stage.start({peer.fileno()})
+                        stager_ended = select.poll()
+                        stager_ended.register(stager, 0)
+                    if (pid := os.fork()) == 0:
+                        _work(peer, data, parent, stager)
+                except OSError as error:
+                    _send(peer, _from_error(error))
+                    continue
+                if status := os.waitpid(pid, 0)[1]:
+                    _send(peer, _ended(status))
         finally:
             if stager is not None:
                 stager.close()  # it ends with it, and else would be a zombie of a host that orphans come to
@@ -110,9 +114,9 @@ def _wants_stager(data: bytes) -> bool:
         return False  # the worker says what is wrong with it
 
 
-def _ending(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    return f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit status {code}"
+def _ended(status: int) -> Reply:
+    text, number = ending(os.waitstatus_to_exitcode(status))
+    return Reply(error=f"the root view's worker did not answer: {text}", error_number=number or 0)
 
 
 def _place_of_workspaces() -> int:
@@ -170,27 +174,30 @@ def _enter_user_namespace(uid: int, gid: int) -> None:
         return
     with open("/proc/self/uid_map") as uids, open("/proc/self/gid_map") as gids:
         maps = {"uid_map": _identity(uids.read()), "gid_map": _identity(gids.read())}
-    here, (reader, writer) = os.getpid(), os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
+    here, (ours, theirs) = os.getpid(), socket.socketpair()
+
+    def write_maps() -> bytes:
+        ours.close()
+        theirs.recv(1)
+        for name, text in maps.items():
+            with open(f"/proc/{here}/{name}", "w") as file:
+                file.write(text)
+        return b"written"
+
+    with ours:
+        with theirs:
+            child = Child(lambda: say(theirs.fileno(), write_maps))
         try:
-            os.close(writer)
-            os.read(reader, 1)
-            for name, text in maps.items():
-                with open(f"/proc/{here}/{name}", "w") as file:
-                    file.write(text)
-            status = 0
+            mount.unshare(both)
+            ours.send(b"1")
+            said = ours.recv(_LINE_BYTES)
         finally:
-            os._exit(status)
-    os.close(reader)
+            child.end()
     try:
-        mount.unshare(both)
-    finally:
-        os.close(writer)
-        _, status = os.waitpid(child, 0)
-    if status != 0:
-        raise PermissionError(errno.EPERM, "neither CAP_SYS_ADMIN to mount, nor CAP_SETUID and CAP_SETGID to map users")
+        child.heard(said)
+    except PermissionError as error:
+        why = "neither CAP_SYS_ADMIN to mount, nor CAP_SETUID and CAP_SETGID to map users"
+        raise PermissionError(errno.EPERM, why) from error
 
 
 def _identity(table: str) -> str:
@@ -211,10 +218,14 @@ def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.s
             reply = Reply(error=error.summary, error_number=error.errno or 0, hint=error.hint)
         except OSError as error:
             reply = _from_error(error)
+        except MemoryError:
+            raise
         except Exception as error:  # a defect: the supervisor's error names it, where nothing else can
             reply = Reply(error=f"the builder failed with {type(error).__name__}: {error}")
         _send(peer, reply, *built)
         status = 0
+    except MemoryError:
+        status = errno.ENOMEM  # an answer could not be had either: `ending` knows it
     finally:
         os._exit(status)
 
@@ -257,20 +268,21 @@ def _staged(request: Request, build: RootBuild, stager: socket.socket | None) ->
 
 def _as_cell(request: Request, look: Callable[[], list[Problem]]) -> list[Problem]:
     """Return what a child without this process's rights finds: it sees the tree as the cell will."""
+
+    def looked() -> bytes:
+        _become(request.uid, request.gid)
+        return msgspec.msgpack.encode(look())
+
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    if (child := os.fork()) == 0:
-        try:
-            _become(request.uid, request.gid)
-            with os.fdopen(writer, "wb") as file:
-                file.write(msgspec.msgpack.encode(look()))
-        finally:
-            os._exit(0)
-    os.close(writer)
     with os.fdopen(reader, "rb") as file:
-        found = file.read()
-    process.wait_ended(child)  # else it would be a zombie of a host that orphans come to
-    if not found:
-        raise OSError(errno.ECHILD, "the root view could not be looked at as the cell sees it")
+        try:
+            child = Child(lambda: say(writer, looked))
+        finally:
+            os.close(writer)
+        try:
+            found = child.heard(file.read())
+        finally:
+            child.end()  # else it would be a zombie of a host that orphans come to
     return msgspec.msgpack.decode(found, type=list[Problem])
 
 

@@ -17,18 +17,17 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ...capability import CAPABILITY_BY_NUMBER, CAPABILITY_NUMBER, CATALOGUE, FLOOR, Capability
+from ...capability import CAPABILITY_BY_NUMBER, Capability
 from ...choices import CellKind
-from ...decision import Mode, Verdict
+from ...decision import Verdict
 from ...native import notify as native
-from ...policy.compiled import CompiledPolicy, FsRight
+from ...policy.compiled import CompiledPolicy
 from ...records import KernelRecord
 from ..enforcer import AskedSink, RecordSink
 from ..reconcile import CounterKey, Reconciler
 from ..reconcile import record as unnamed_record
-from .filter import capability_of, syscall_numbers
 from .records import ENFORCER, SILENT_VERDICTS, VERDICTS, asked_of, evaluate, kernel_record
-from .syscalls import PATH_ARGUMENT, REPORTED_WHEN_FULL
+from .table import call_tables, compile_table
 
 _log = logging.getLogger("pyisolate.kernel")
 
@@ -40,72 +39,11 @@ _TURN_S = 0.001
 #: How many records of one sandbox are read before the next one's.
 _BATCH = 8
 _REMEMBERED_POLICIES = 256
-_UNNAMED = "they came faster than the listener's records were read"
+_UNNAMED = "they came faster than the listener's records were read, or memory was short"
 
 
 def _counted(capability: int, verdict: int) -> CounterKey:
     return CounterKey(CAPABILITY_BY_NUMBER[capability], VERDICTS[verdict])
-
-
-def compile_table(
-    policy: CompiledPolicy,
-    *,
-    serial: int,
-    kind: CellKind = "cell",
-    full: bool = False,
-    shadow: native.Policy | None = None,
-) -> native.Policy:
-    """Return a policy's table for the listener; `serial` comes back in records.
-
-    `kind` is "cell", "native" (a cell that makes its sockets and connections itself) or "thread".
-    """
-    flags = {"cell": native.FLAG_CELL, "native": native.FLAG_CELL | native.FLAG_NATIVE_NET}.get(kind, 0)
-    flags |= native.FLAG_FULL if full else 0
-    flags |= native.FLAG_ASK_CONNECT if Capability.NET_CONNECT in policy.ask else 0
-    flags |= native.FLAG_MONITOR_NET if policy.mode_of("net") is Mode.MONITOR else 0
-    rules, unix_rules = [], []
-    for index, rule in enumerate(policy.net):
-        if rule.unix_path is None:
-            rules.append(
-                native.Rule(rule.action, rule.allow, rule.address, rule.prefix, rule.port_low, rule.port_high, index)
-            )
-        elif len(path := os.fsencode(rule.unix_path)) <= 107:  # sockaddr_un.sun_path; a longer one names nothing
-            unix_rules.append(native.UnixRule(rule.action, rule.allow, path, index))
-    return native.Policy(flags, serial, bytes(_acts(policy)), rules, unix_rules, shadow=shadow)
-
-
-def _acts(policy: CompiledPolicy) -> bytearray:
-    """What becomes of a refused call of each capability that no rule speaks of address by address."""
-    acts = bytearray(native.CAPABILITIES)
-    granted = {
-        Capability.PROCESS_FORK: policy.allow_fork,
-        # Landlock and the root view decide which files; here only whether there are any
-        Capability.PROCESS_EXEC: any(rule.allow & FsRight.EXEC for rule in policy.fs),
-        Capability.RANDOM_READ: policy.allow_random,
-        Capability.MEMORY_EXEC: policy.any_code,
-        Capability.IMPORT_NATIVE: policy.any_native,
-    }
-    for capability, number in CAPABILITY_NUMBER.items():
-        mode = policy.mode_of(CATALOGUE[capability].group)
-        if capability in FLOOR:
-            acts[number] = native.ACT_FLOOR
-        elif granted.get(capability):
-            acts[number] = native.ACT_ALLOW
-        else:
-            acts[number] = native.ACT_WATCH if mode is Mode.MONITOR else native.ACT_DENY
-    return acts
-
-
-def _tables() -> tuple[bytes, bytes, bytes]:
-    """Return capability, traits and path argument by system call number."""
-    capability = bytearray([CAPABILITY_NUMBER[Capability.KERNEL_SYSCALL]] * native.SYSCALLS)
-    traits = bytearray(native.SYSCALLS)
-    path_argument = bytearray(b"\xff" * native.SYSCALLS)  # -1
-    for number, name in syscall_numbers().items():
-        capability[number] = CAPABILITY_NUMBER[REPORTED_WHEN_FULL.get(name) or capability_of(name)]
-        traits[number] = native.TRAIT_KNOWN | (native.TRAIT_REPORTED if name in REPORTED_WHEN_FULL else 0)
-        path_argument[number] = PATH_ARGUMENT.get(name, 0xFF)
-    return bytes(capability), bytes(traits), bytes(path_argument)
 
 
 class _Table(NamedTuple):
@@ -135,6 +73,8 @@ class _Attached:
     named: Reconciler = field(default_factory=Reconciler)
     #: what the guest had not reported at its end was asked for
     refusals_taken: bool = False
+    #: calls of records that were taken from the ring and for which there was no memory
+    unread: int = 0
     #: one drain of it at a time; held while its records are handed to the sink
     draining: threading.RLock = field(default_factory=threading.RLock)
 
@@ -148,7 +88,7 @@ class Listener:
 
     def __init__(self, sink: RecordSink, on_asked: AskedSink | None = None) -> None:
         self._sink, self._on_asked = sink, on_asked
-        self._native = native.Listener(*_tables())
+        self._native = native.Listener(*call_tables())
         self._keys, self._serials = itertools.count(1), itertools.count(1)
         self._lock = threading.Lock()  # names and tables
         self._by_id: dict[str, _Attached] = {}
@@ -376,11 +316,11 @@ class Listener:
         }
 
     def lost(self, sandbox_id: str) -> int:
-        """Return how many records did not fit the sandbox's ring (they are in `counters`, and reported as counts)."""
+        """Return how many records the sandbox's ring or this process had no room for: reported as counts."""
         with self._lock:
             attached = self._by_id.get(sandbox_id)
         found = None if attached is None else self._native.counters(attached.key)
-        return 0 if found is None else found[1]
+        return 0 if found is None or attached is None else found[1] + attached.unread
 
     def take_refusals(self, sandbox_id: str) -> list[tuple[CounterKey, int]]:
         """Return, once, how often the broker of a guest had refused when it ended, also what it could not report.
@@ -414,7 +354,8 @@ class Listener:
         if attached is None or self._closing.is_set():
             return True
         with attached.draining:  # its holder may have taken a record that is not delivered yet
-            return self._closed or self._native.quiet(attached.key, attached.named.seen)
+            dropped = attached.named.seen - attached.unread
+            return self._closed or (dropped >= 0 and self._native.quiet(attached.key, dropped))
 
     def emit_uncounted(self, sandbox_id: str, pid: int) -> None:
         """Hand over, as counts, the refusals whose records did not fit the ring. After `drain_now`."""
@@ -426,10 +367,10 @@ class Listener:
     def _emit_uncounted(self, attached: _Attached, pid: int) -> None:
         with attached.draining:
             found = None if self._closed else self._native.counters(attached.key)
-            if found is None or not attached.named.dropped_since_last(found[1]):
+            if found is None or not attached.named.dropped_since_last(dropped := found[1] + attached.unread):
                 return
             counters = self._counters_of(attached)
-            for what, count in attached.named.unreported(counters, found[1]):
+            for what, count in attached.named.unreported(counters, dropped):
                 self._deliver(unnamed_record(ENFORCER, attached.sandbox_id, pid, what, count, _UNNAMED))
 
     def _drain_all(self, attached: _Attached) -> None:
@@ -441,18 +382,24 @@ class Listener:
 
     def _drain_batch(self, attached: _Attached, most: int) -> int:
         with attached.draining:
-            records = [] if self._closed else self._native.pop(attached.key, most)
-            for record in records:
-                self._hand_over(attached, record)
-            return len(records)
+            if self._closed:
+                return 0
+            popped = self._native.pop(attached.key, most)
+            attached.unread += popped.unread
+            for record in popped.records:
+                try:
+                    self._hand_over(attached, record)
+                except MemoryError:
+                    attached.unread += record.times
+            return popped.taken
 
     def _hand_over(self, attached: _Attached, record: native.Record) -> None:
         watched = attached.watched
         shadow = watched is not None and record.policy_serial == watched[0]
         policy = watched[1] if watched is not None and shadow else attached.policies.get(record.policy_serial)
+        made = kernel_record(record, attached.sandbox_id, policy, shadow=shadow)
         if not shadow:  # the counters are those of the policy in force
             attached.named.add(_counted(record.capability, record.verdict), record.times)
-        made = kernel_record(record, attached.sandbox_id, policy, shadow=shadow)
         if made.verdict not in SILENT_VERDICTS or attached.full:
             self._deliver(made)
 

@@ -6,17 +6,17 @@ import contextlib
 import errno
 import json
 import os
-import signal
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...decision import Mode
-from ...native import process, seccomp
+from ...native import seccomp
 from ...native.descriptors import receive
-from ...native.result import is_shortage, without_hint
+from ...native.result import cause_of, is_shortage
 from ...policy.compiled import CompiledPolicy, NetAction, NetRule
 from ...records import KernelRecord
+from ..probe_child import Child, say
 from .filter import cell_program
 
 if TYPE_CHECKING:
@@ -48,40 +48,34 @@ def probe_live(make_listener: Callable[[Callable[[KernelRecord], None]], Listene
         held.callback(theirs.close)
         listener = make_listener(records.append)
         held.callback(listener.close)
-        pid = process.fork_probe()
-        if pid == 0:
-            _child(ours, theirs, program)
-        held.callback(_end, pid)
+        child = Child(lambda: _child(ours, theirs, program))
+        held.callback(child.end)
         theirs.close()
-        return _watch(ours, listener, records)
+        return _watch(child, ours, listener, records)
 
 
-def _end(pid: int) -> None:
-    with contextlib.suppress(OSError):  # it may be gone, and ends by itself where this process may not kill
-        os.kill(pid, signal.SIGKILL)
-    process.wait_ended(pid)
-
-
-def _watch(ours: socket.socket, listener: Listener, records: list[KernelRecord]) -> Proof:
+def _watch(child: Child, ours: socket.socket, listener: Listener, records: list[KernelRecord]) -> Proof:
     ours.settimeout(_PATIENCE_S)
     try:
         first, descriptors, dropped = receive(ours, 1, 1)
         if dropped:
             return Proof(problem="the listener of the probe's child was dropped on the way", errno=errno.EMFILE)
         if not descriptors:
-            said = json.loads(first.decode() + _words(ours) or "{}")
-            return Proof(problem=said.get("problem") or "the kernel gave no listener", errno=_shortage_among(said))
+            child.heard(first + _words(ours))
+            return Proof(problem="the kernel gave no listener")
         try:
             listener.start()
         except BaseException:
             os.close(descriptors[0])
             raise
         listener.attach(descriptors[0], "probe", _policy())
-        said = json.loads(_words(ours) or "{}")
+        said = json.loads(child.heard(_words(ours)))
         listener.drain_now("probe")
-        return _judge(said, records)
+        return _judge(said, records, listener.lost("probe"))
+    except TimeoutError:
+        return Proof(problem=f"the probe's child did not answer within {_PATIENCE_S:.0f} s")
     except OSError as error:
-        return Proof(problem=f"the probe's child did not answer: {without_hint(error)}", errno=error.errno)
+        return Proof(problem=cause_of(error), errno=error.errno)
 
 
 def _policy() -> CompiledPolicy:
@@ -101,20 +95,20 @@ def _shortage_among(said: dict[str, Any]) -> int | None:
 
     To a guest, the listener's own lack of descriptors is ENOMEM (notify_take_fd).
     """
-    met = next((said[call] for call in ("errno", *_CALLS) if is_shortage(said.get(call))), None)
+    met = next((said[call] for call in _CALLS if is_shortage(said.get(call))), None)
     return errno.EMFILE if met == errno.ENOMEM else met
 
 
-def _judge(said: dict[str, Any], records: list[KernelRecord]) -> Proof:
+def _judge(said: dict[str, Any], records: list[KernelRecord], lost: int) -> Proof:
     short = _shortage_among(said)
-    if said.get("problem"):
-        return Proof(problem=str(said["problem"]), errno=short)
     if said.get("packet") != errno.EPERM:
         return Proof(problem=f"a packet socket was not refused by the listener: {_outcomes(said)}", errno=short)
     if said.get("udp") != 0 or said.get("sent") != _unconfined():
         return Proof(problem=f"a granted socket could not be made or used: {_outcomes(said)}", errno=short)
     if said.get("elsewhere") != errno.EACCES:
         return Proof(problem=f"an address that was not granted was not refused: {_outcomes(said)}", errno=short)
+    if lost:  # two records fill no ring: there was no memory for one
+        return Proof(problem=f"{lost} records were lost: {os.strerror(errno.ENOMEM)}", errno=errno.ENOMEM)
     if len(records) != 2:
         return Proof(problem=f"{len(records)} records arrived, not 2")
     return Proof(text="saw a packet socket and an address refused and recorded, and a granted one used", detail=said)
@@ -126,17 +120,18 @@ def _unconfined() -> int:
         return datagrams.connect_ex(("127.0.0.1", 9))
 
 
-def _words(peer: socket.socket) -> str:
+def _words(peer: socket.socket) -> bytes:
     parts = []
     while part := peer.recv(4096):
         parts.append(part)
-    return b"".join(parts).decode()
+    return b"".join(parts)
 
 
 def _child(ours: socket.socket, theirs: socket.socket, program: bytes) -> None:
     """Forked: report and exit, whatever happens."""
-    said: dict[str, Any] = {}
-    try:
+
+    def tried() -> bytes:
+        said: dict[str, int] = {}
         ours.close()
         seccomp.install_and_send(program, theirs.fileno(), b".")
         said["packet"] = _errno_of(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM).close())
@@ -145,14 +140,9 @@ def _child(ours: socket.socket, theirs: socket.socket, program: bytes) -> None:
         if made:
             said["sent"] = _errno_of(lambda: made[0].connect(("127.0.0.1", 9)))
             said["elsewhere"] = _errno_of(lambda: made[0].connect(("127.0.0.1", 10)))
-    except BaseException as error:
-        said["problem"] = f"{type(error).__name__}: {without_hint(error)}"
-        said["errno"] = error.errno if isinstance(error, OSError) else None
-    finally:
-        try:
-            os.write(theirs.fileno(), json.dumps(said).encode())
-        finally:
-            os._exit(0)
+        return json.dumps(said).encode()
+
+    say(theirs.fileno(), tried)
 
 
 def _errno_of(call: Callable[[], object]) -> int:

@@ -1,0 +1,74 @@
+"""A policy as the listener's C thread reads it, and what it knows of each system call."""
+
+from __future__ import annotations
+
+import os
+
+from ...capability import CAPABILITY_NUMBER, CATALOGUE, FLOOR, Capability
+from ...choices import CellKind
+from ...decision import Mode
+from ...native import notify as native
+from ...policy.compiled import CompiledPolicy, FsRight
+from .filter import capability_of, syscall_numbers
+from .syscalls import PATH_ARGUMENT, REPORTED_WHEN_FULL
+
+
+def compile_table(
+    policy: CompiledPolicy,
+    *,
+    serial: int,
+    kind: CellKind = "cell",
+    full: bool = False,
+    shadow: native.Policy | None = None,
+) -> native.Policy:
+    """Return a policy's table for the listener; `serial` comes back in records.
+
+    `kind` is "cell", "native" (a cell that makes its sockets and connections itself) or "thread".
+    """
+    flags = {"cell": native.FLAG_CELL, "native": native.FLAG_CELL | native.FLAG_NATIVE_NET}.get(kind, 0)
+    flags |= native.FLAG_FULL if full else 0
+    flags |= native.FLAG_ASK_CONNECT if Capability.NET_CONNECT in policy.ask else 0
+    flags |= native.FLAG_MONITOR_NET if policy.mode_of("net") is Mode.MONITOR else 0
+    rules, unix_rules = [], []
+    for index, rule in enumerate(policy.net):
+        if rule.unix_path is None:
+            rules.append(
+                native.Rule(rule.action, rule.allow, rule.address, rule.prefix, rule.port_low, rule.port_high, index)
+            )
+        elif len(path := os.fsencode(rule.unix_path)) <= 107:  # sockaddr_un.sun_path; a longer one names nothing
+            unix_rules.append(native.UnixRule(rule.action, rule.allow, path, index))
+    return native.Policy(flags, serial, bytes(_acts(policy)), rules, unix_rules, shadow=shadow)
+
+
+def _acts(policy: CompiledPolicy) -> bytearray:
+    """What becomes of a refused call of each capability that no rule speaks of address by address."""
+    acts = bytearray(native.CAPABILITIES)
+    granted = {
+        Capability.PROCESS_FORK: policy.allow_fork,
+        # Landlock and the root view decide which files; here only whether there are any
+        Capability.PROCESS_EXEC: any(rule.allow & FsRight.EXEC for rule in policy.fs),
+        Capability.RANDOM_READ: policy.allow_random,
+        Capability.MEMORY_EXEC: policy.any_code,
+        Capability.IMPORT_NATIVE: policy.any_native,
+    }
+    for capability, number in CAPABILITY_NUMBER.items():
+        mode = policy.mode_of(CATALOGUE[capability].group)
+        if capability in FLOOR:
+            acts[number] = native.ACT_FLOOR
+        elif granted.get(capability):
+            acts[number] = native.ACT_ALLOW
+        else:
+            acts[number] = native.ACT_WATCH if mode is Mode.MONITOR else native.ACT_DENY
+    return acts
+
+
+def call_tables() -> tuple[bytes, bytes, bytes]:
+    """Return capability, traits and path argument by system call number."""
+    capability = bytearray([CAPABILITY_NUMBER[Capability.KERNEL_SYSCALL]] * native.SYSCALLS)
+    traits = bytearray(native.SYSCALLS)
+    path_argument = bytearray(b"\xff" * native.SYSCALLS)  # -1
+    for number, name in syscall_numbers().items():
+        capability[number] = CAPABILITY_NUMBER[REPORTED_WHEN_FULL.get(name) or capability_of(name)]
+        traits[number] = native.TRAIT_KNOWN | (native.TRAIT_REPORTED if name in REPORTED_WHEN_FULL else 0)
+        path_argument[number] = PATH_ARGUMENT.get(name, 0xFF)
+    return bytes(capability), bytes(traits), bytes(path_argument)
