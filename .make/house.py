@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("native", "records", "enforcement"),
     ("telemetry",),
     ("policy",),
-    ("actor", "hooks", "limits"),
+    ("actor", "environments", "hooks", "limits"),
     ("cell", "egress"),
     ("kernel",),
     ("sandbox",),

@@ -10,6 +10,7 @@ The package follows one operation from hook to counter:
     limits/      one resource per file, and the watchdog
     telemetry/   records -> merge -> DenialEvent -> store, metrics, audit, sinks, alerts
     native/      the only place that sees cffi
+    environments/ packages for guests, built outside, in a site of their own
     cli/         pyisolate run | doctor | policy | events | top | demo
 
 Nothing is loaded before it is used: importing pyisolate starts nothing and opens nothing.
@@ -40,6 +41,8 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of `_HOME` (a test
     from .decision import Mode as Mode
     from .decision import Verdict as Verdict
     from .enforcement import EnforcementReport as EnforcementReport
+    from .environments import Environment as Environment
+    from .errors import BuildError as BuildError
     from .errors import CPUExceeded as CPUExceeded
     from .errors import EnforcementError as EnforcementError
     from .errors import FileSizeExceeded as FileSizeExceeded
@@ -92,6 +95,7 @@ _HOME = {
     "AlertRule": "telemetry.alerts",
     "Allow": "sandbox.ask",
     "AskSocket": "sandbox.ask_socket",
+    "BuildError": "errors",
     "CPUExceeded": "errors",
     "Capability": "capability",
     "DenialCode": "decision",
@@ -99,6 +103,7 @@ _HOME = {
     "Deny": "sandbox.ask",
     "EnforcementError": "errors",
     "EnforcementReport": "enforcement",
+    "Environment": "environments",
     "EventSink": "telemetry.sinks.protocol",
     "FileSizeExceeded": "errors",
     "GuestError": "errors",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from .choices import Enforcement, Isolation
 from .native.forked import call_in_child
@@ -22,6 +22,9 @@ from .supervisor.supervisor import Supervisor
 from .telemetry.alerts import AlertRule, default_engine
 from .telemetry.sinks.configure import install_event_sinks
 from .telemetry.sinks.protocol import EventSink
+
+if TYPE_CHECKING:
+    from .environments import Environment
 
 _default: Supervisor | None = None
 _default_lock = threading.Lock()
@@ -71,6 +74,7 @@ def spawn(
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     workspace: str | int | None = None,
+    environment: Environment | str | os.PathLike[str] | None = None,
     files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
     copy_on_write: str | os.PathLike[str] | None = None,
     allowed_imports: list[str] | tuple[str, ...] | None = None,
@@ -94,6 +98,7 @@ def spawn(
         env=env,
         cwd=cwd,
         workspace=workspace,
+        environment=environment,
         files=files,
         copy_on_write=copy_on_write,
         allowed_imports=allowed_imports,
@@ -135,6 +140,7 @@ async def aspawn(
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     workspace: str | int | None = None,
+    environment: Environment | str | os.PathLike[str] | None = None,
     files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
     copy_on_write: str | os.PathLike[str] | None = None,
     allowed_imports: list[str] | tuple[str, ...] | None = None,
@@ -158,6 +164,7 @@ async def aspawn(
         env=env,
         cwd=cwd,
         workspace=workspace,
+        environment=environment,
         files=files,
         copy_on_write=copy_on_write,
         allowed_imports=allowed_imports,

@@ -175,6 +175,14 @@ class EnforcementError(SandboxError):
         super().__init__(message, **fields)
 
 
+class BuildError(SandboxError):
+    """An environment could not be built. `output`: the last lines of the installer's."""
+
+    def __init__(self, message: str | None = None, *, output: str = "", **fields: Unpack[ErrorFields]) -> None:
+        self.output = output
+        super().__init__(message, **fields)
+
+
 class GuestError(SandboxError):
     """The guest raised. Type, message and traceback are text: no guest object ever reaches the host.
 

@@ -40,6 +40,7 @@ from .confine import Steps, confine_at_handout
 from .described import error_of, stub
 from .display import Display, watch_pyplot
 from .inbox import FOREVER_S, HostGone, Inbox
+from .packages import use_packages
 from .source import (
     Awaiting,
     Cells,
@@ -223,6 +224,8 @@ class Guest:
         shadow = None if frame.shadow is None else hooks.Shadow(Broker(frame.shadow), frame.shadow)
         self._hooks = hooks.install(self._broker, self.report, frame.policy, process_wide=True, shadow=shadow)
         sys.modules["__main__"] = self.module
+        if frame.policy.site is not None:
+            use_packages(frame.policy.site)
         _search_first(frame.working_directory, self._broker.broker)
         _show_file_calls(frame.policy)
         self.send(wire.Ready(steps=tuple(steps.done), failed=tuple(steps.failed)))

@@ -33,6 +33,12 @@ def _library_prefixes() -> tuple[str, ...]:
 LIBRARY: tuple[str, ...] = _library_prefixes()
 
 
+def count_as_library(directory: str) -> None:
+    """In a cell: count what lies below another directory as library."""
+    global LIBRARY
+    LIBRARY = (*LIBRARY, directory.rstrip("/") + "/")
+
+
 def is_guest(frame: FrameType) -> bool:
     """Tell whether a frame runs guest code: code from below no library directory."""
     return not frame.f_code.co_filename.startswith(LIBRARY)

@@ -15,9 +15,11 @@ from typing import Any
 from ..capability import Capability
 from . import packages
 from .interpreter import InterpreterFiles
+from .site import is_in_environment
 from .suggest import Wanted, suggestion
 
 _IMPORTS = (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE)
+_CHANGES = (Capability.FS_WRITE, Capability.FS_CREATE, Capability.FS_DELETE, Capability.FS_METADATA)
 _SUFFIX = ".dist-info"
 #: Files of one package that are looked at; a larger one counts as native.
 _FILES = 5000
@@ -32,6 +34,8 @@ def advice(capability: Capability, target: str, also: Sequence[Wanted] = ()) -> 
     top = target.partition(".")[0]
     if capability in _IMPORTS and top.isidentifier() and _brings_native(top, InterpreterFiles.discover()):
         return {"import": {"native": [top]}}
+    if capability in _CHANGES and is_in_environment(target):
+        return None  # a policy that grants it is refused
     return suggestion(capability, target, also)
 
 
@@ -76,7 +80,7 @@ def _required(name: str, interpreter: InterpreterFiles) -> Iterator[str]:
     for site in interpreter.site_dirs:
         if (found := _metadata(site, packages.stamp(site)).get(wanted)) is None:
             continue
-        for requirement in packages.requirements(packages.distribution_at(found)):
+        for requirement in packages.requirements(packages.distribution_at(found), interpreter.cache_tag):
             where = _metadata(site, packages.stamp(site)).get(requirement)
             yield from packages.top_level(packages.distribution_at(where)) if where else (requirement,)
         return

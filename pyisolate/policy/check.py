@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import msgspec
 
 from ..decision import Mode
-from . import packages, units
+from . import packages, site, units
 from .diff import Networks, at_and_above, decided, name_table, right_tables
 from .interpreter import InterpreterFiles
 from .model import PolicyModel
@@ -60,7 +60,7 @@ _LOOPBACK = ipaddress.ip_address("127.0.0.1")
 
 def check(policy: PolicyModel, *, interpreter: InterpreterFiles | None = None) -> list[Finding]:
     """Return findings, the gravest first."""
-    interpreter = interpreter or InterpreterFiles.discover()
+    interpreter = site.interpreter_of(policy, interpreter)
     findings = [
         *_whole(policy),
         *_file_grants(policy, interpreter),

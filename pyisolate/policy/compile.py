@@ -14,7 +14,7 @@ import msgspec
 
 from ..capability import Capability
 from ..errors import EnforcementError
-from . import elf, units, workspace
+from . import elf, site, units, workspace
 from . import resolver as resources
 from .compiled import CompiledPolicy, FsRight, NetAction, NetRule, WebRule
 from .fs_table import FsTable
@@ -43,9 +43,9 @@ def compile_policy(
     """Return the policy's tables for `interpreter` (default: the running one).
 
     `resolve` turns a host name into addresses (default: getaddrinfo). A granted host that does not resolve grants
-    nothing; a denied one raises EnforcementError.
+    nothing; a denied one raises EnforcementError, as does an environment that cannot be used.
     """
-    interpreter = interpreter or InterpreterFiles.discover()
+    interpreter = site.interpreter_of(policy, interpreter)
     table = FsTable()
     _files(table, policy.files, interpreter)
     _programs(table, policy.processes, interpreter)
@@ -53,6 +53,7 @@ def compile_policy(
     imports.compile(policy.imports)
     _random(table, policy)
     workspace.grant(table, policy.files, policy.workspace)
+    packages = site.grant_site(table, policy)
     web = web_rules(policy.network)
     _opened(policy, web)
     net, pinned = _network(policy.network, resolve or resources.resolve_host)
@@ -80,6 +81,7 @@ def compile_policy(
         inspect_tls=policy.inspect_tls,
         ask=tuple(Capability(name) for name in policy.ask),
         workspace_bytes=policy.workspace,
+        site=packages,
         reasons={rule.text: rule.reason for rule in policy.rules if rule.reason is not None},
     )
 

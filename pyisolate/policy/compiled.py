@@ -22,8 +22,8 @@ class FsRule(msgspec.Struct, frozen=True, kw_only=True):
     way to a path that speaks of the right decides; deny beats allow at equal length (but LIST holds at the path
     itself only). `text` is the rule as a policy file would state it; a deny without text is the edge of an implied
     grant (site-packages inside the standard library, native code of a module granted without it), which no policy
-    states. `origin` tells which policy key it came from: fs, process, import, random, workspace, or system (an `@`
-    variable).
+    states. `origin` tells which policy key it came from: fs, process, import, random, workspace, environment, or
+    system (an `@` variable).
 
     METADATA is changing mode, owner, times or attributes; looking at them needs any right. Bits are closed under what
     they need: WRITE comes with METADATA, EXEC with READ and MAP_EXEC.
@@ -107,6 +107,14 @@ class EgressLimits(msgspec.Struct, frozen=True, kw_only=True):
     connections: int | None = None
 
 
+class SiteFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """The packages of a policy's environment, which its guests import from in the place of the interpreter's own."""
+
+    path: str
+    #: names of its top-level modules
+    modules: tuple[str, ...]
+
+
 class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides. `version` is the policy's content hash; `generation` counts reloads."""
 
@@ -140,6 +148,8 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     ask: tuple[Capability, ...] = ()
     #: size of the tmpfs that each sandbox gets for its own (policy/workspace.py); None: none
     workspace_bytes: int | None = None
+    #: None: the interpreter's own packages
+    site: SiteFiles | None = None
     #: rule's text -> what the policy says of it
     reasons: dict[str, str] = {}
 

@@ -53,6 +53,7 @@ def diff(old: PolicyModel, new: PolicyModel) -> list[Change]:
         _ask,
         _secrets,
         _workspace,
+        _environment,
         _limits,
     ):
         changes += part(old, new)
@@ -224,7 +225,7 @@ def _sample(network: _Network, others: list[_Network]) -> ipaddress.IPv4Address 
     return type(network.network_address)(at) if at <= int(network.broadcast_address) else None
 
 
-# -- imports, memory, random, workspace, limits -----------------------------------------------------------------------
+# -- imports, memory, random, workspace, environment, limits ----------------------------------------------------------
 
 
 def _imports(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
@@ -297,6 +298,12 @@ def _workspace(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
     if before != after:
         shown = ["none" if value is None else units.size_text(value) for value in (before, after)]
         yield _change((after or 0) > (before or 0), "workspace", " -> ".join(shown))
+
+
+def _environment(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
+    before, after = old.environment, new.environment
+    if before != after:  # other code than before, which no comparison of names can tell apart
+        yield _change(after is not None, "environment", " -> ".join(one or "none" for one in (before, after)))
 
 
 def _egress(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:

@@ -7,7 +7,7 @@ import os
 from .compiled import FsRight, FsRule, effective_rights
 
 #: Whose text and origin a path keeps, where several rules meet at it.
-_RANK = {"fs": 0, "workspace": 0, "process": 1, "random": 2, "import": 3, "system": 4}
+_RANK = {"fs": 0, "workspace": 0, "environment": 0, "process": 1, "random": 2, "import": 3, "system": 4}
 
 
 class _Entry:

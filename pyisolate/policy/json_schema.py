@@ -91,6 +91,8 @@ def _top() -> _Fragment:
         "secrets": _list(_mapping(SECRET_KEYS, dict.fromkeys(SECRET_KEYS, _TEXT), required=list(SECRET_KEYS)),
                          "Credentials that the egress proxy puts into requests: where they come from, never values."),
         "workspace": {**_or_null(_number(units.SIZE_UNITS)), "description": "Memory for the guest's own files."},
+        "environment": {**_or_null({"type": "string", "pattern": "^/"}),
+                        "description": "The directory of an environment, whose packages guests import."},
         "limits": _mapping(units.LIMIT_KEYS, {key: _or_null(_limit(parse)) for key, (_, parse, _) in
                                               units.LIMIT_KEYS.items()},
                            description="null is no limit of the policy's own."),

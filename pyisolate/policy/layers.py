@@ -23,7 +23,7 @@ MAX_LAYERS = 8
 MAX_NETWORK_RULES = 100
 #: What `diff` compares. A layer may hold nothing else.
 _COMPARED = frozenset({"version", "name", "extends", "mode", "modes", "fs", "net", "egress", "process", "import",
-                       "memory", "random", "ask", "workspace", "limits"})  # fmt: skip
+                       "memory", "random", "ask", "workspace", "environment", "limits"})  # fmt: skip
 _NETWORK_COMPARED = frozenset({"connect", "bind", "http", "deny", "reason"})
 
 

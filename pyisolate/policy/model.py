@@ -41,6 +41,7 @@ from .schema import (
     net_rule_target,
     read_ask,
     read_egress,
+    read_environment,
     read_fields,
     read_limits,
     read_mode,
@@ -85,6 +86,8 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
     secrets: tuple[Secret, ...] = ()
     #: bytes of memory that a sandbox has for its files, for itself alone; None: none
     workspace: int | None = None
+    #: directory of the environment whose packages guests import; None: the interpreter's own
+    environment: str | None = None
 
     def __post_init__(self) -> None:
         force = msgspec.structs.force_setattr
@@ -161,6 +164,8 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
             data["secrets"] = [one.fragment() for one in self.secrets]
         if self.workspace is not None:
             data["workspace"] = units.size_text(self.workspace)
+        if self.environment is not None:
+            data["environment"] = self.environment
         data["limits"] = {
             key: None if (value := getattr(self.limits, field)) is None else write(value)
             for key, (field, _, write) in units.LIMIT_KEYS.items()
@@ -333,6 +338,14 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
     def with_workspace(self, size: str | int | None) -> Self:
         """Give each sandbox so much memory for files of its own (64KiB to 1TiB), such as `64MiB`; None is none."""
         return msgspec.structs.replace(self, workspace=workspace_size(size))
+
+    def with_environment(self, directory: PathText | None) -> Self:
+        """Have guests import the packages of the environment in `directory`, and none of the interpreter's own.
+
+        Which of them a guest may import is for import rules to say; `Environment.grant` adds both. None: the
+        interpreter's.
+        """
+        return msgspec.structs.replace(self, environment=None if directory is None else read_environment(directory))
 
     def with_mode(self, mode: Mode | str, *groups: str) -> Self:
         """Enforce or monitor: the whole policy, or only the named groups (fs, net, process, import, random)."""

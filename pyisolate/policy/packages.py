@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import machinery, metadata
@@ -13,8 +14,7 @@ import msgspec
 from . import elf
 from .interpreter import InterpreterFiles
 
-#: PEP 508: the name at the start of a requirement.
-_REQUIREMENT = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)")
+_TAG = re.compile(r"cpython-([0-9])([0-9]+)")
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +27,7 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
     #: those of `paths` that hold native code
     natives: tuple[str, ...]
     distribution: str | None = None
-    #: top-level modules of the distributions that this one requires, all levels, without extras
+    #: top-level modules of the distributions that this one requires, all levels, with the extras that it asks for
     requires: tuple[str, ...] = ()
 
 
@@ -61,13 +61,14 @@ def _locate(name: str, interpreter: InterpreterFiles, stamps: tuple[int, ...]) -
                     paths.append(directory)
                     native.append(directory)
             paths.append(index.metadata[distribution])
+        required = index.required_modules(distribution, interpreter.cache_tag) if distribution else set()
         return Package(
             name=name,
             parent=parent,
             paths=tuple(paths),
             natives=tuple(native),
             distribution=distribution,
-            requires=tuple(sorted(index.required_modules(distribution) - {name})) if distribution else (),
+            requires=tuple(sorted(required - {name})),
         )
     return None
 
@@ -99,18 +100,22 @@ class _Index:
         self.owner: dict[str, str] = {}
         self.modules: dict[str, set[str]] = {}
         self.metadata: dict[str, str] = {}
-        self.requires: dict[str, set[str]] = {}
+        self.requires: dict[str, tuple[str, ...]] = {}
 
-    def required_modules(self, distribution: str) -> set[str]:
+    def required_modules(self, distribution: str, tag: str) -> set[str]:
         """Return the top-level modules of everything that `distribution` requires, all levels."""
-        seen: set[str] = set()
-        queue = [distribution]
+        seen: set[tuple[str, str]] = set()
+        queue = [(distribution, "")]
         while queue:
             current = queue.pop()
-            if current not in seen:
-                seen.add(current)
-                queue.extend(self.requires.get(current, set()) & self.modules.keys())
-        return {module for name in seen for module in self.modules.get(name, set())}
+            if current in seen or current[0] not in self.modules:
+                continue
+            seen.add(current)
+            name, extra = current
+            for text in self.requires[name]:
+                if (wanted := _requirement(text, tag, extra)) is not None:
+                    queue += [(wanted[0], one) for one in ("", *wanted[1])]
+        return {module for name, _ in seen for module in self.modules[name]}
 
 
 @lru_cache(maxsize=8)
@@ -124,7 +129,7 @@ def _distributions(site_dirs: tuple[str, ...], stamps: tuple[int, ...]) -> _Inde
                 continue
             index.metadata[key] = str(location)
             index.modules[key] = top_level(distribution)
-            index.requires[key] = set(requirements(distribution))
+            index.requires[key] = tuple(distribution.requires or ())
             for module in index.modules[key]:
                 index.owner.setdefault(module, key)
     return index
@@ -140,13 +145,41 @@ def distribution_at(path: str) -> metadata.Distribution:
     return metadata.Distribution.at(path)
 
 
-def requirements(distribution: metadata.Distribution) -> Iterator[str]:
-    """Yield the canonical names of the distributions that one requires itself, without extras."""
+def requirements(distribution: metadata.Distribution, tag: str) -> Iterator[str]:
+    """Yield the canonical names of the distributions that one requires itself, without extras.
+
+    `tag`: the cache tag of the interpreter, for whose version and this machine markers are judged.
+    """
     for text in distribution.requires or ():
-        requirement, _, marker = text.partition(";")
-        match = _REQUIREMENT.match(requirement)
-        if match and "extra" not in marker:
-            yield canonical(match[1])
+        if (wanted := _requirement(text, tag, "")) is not None:
+            yield wanted[0]
+
+
+@lru_cache(maxsize=4096)
+def _requirement(text: str, tag: str, extra: str) -> tuple[str, tuple[str, ...]] | None:
+    """Return the canonical name and the extras of a requirement (PEP 508), None where its marker does not hold."""
+    from packaging.requirements import InvalidRequirement, Requirement  # few policies name packages
+
+    try:
+        wanted = Requirement(text)
+    except InvalidRequirement:  # of an old distribution: installers ignore it as well
+        return None
+    if wanted.marker is not None and not wanted.marker.evaluate({**_markers(tag), "extra": extra}):
+        return None
+    return canonical(wanted.name), tuple(sorted(wanted.extras))
+
+
+@lru_cache(maxsize=8)
+def _markers(tag: str) -> dict[str, str]:
+    """Return what markers are judged by: this machine, and the version of the interpreter with this cache tag."""
+    from packaging.markers import default_environment
+
+    known = {key: str(value) for key, value in default_environment().items()}
+    match = _TAG.fullmatch(tag)
+    if match is None or tag == sys.implementation.cache_tag:
+        return known
+    version = f"{match[1]}.{match[2]}"
+    return {**known, "python_version": version, "python_full_version": f"{version}.0"}
 
 
 def top_level(distribution: metadata.Distribution) -> set[str]:

@@ -254,4 +254,6 @@ class PolicyFields(Protocol):
     @property
     def workspace(self) -> int | None: ...  # noqa: D102
     @property
+    def environment(self) -> str | None: ...  # noqa: D102
+    @property
     def limits(self) -> Limits: ...  # noqa: D102

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -30,7 +31,7 @@ from .workspace import workspace_size
 FORMAT_VERSION = 1
 TOP_KEYS = (
     "version", "name", "extends", "mode", "modes", "fs", "net", "egress", "process", "import", "memory", "random",
-    "ask", "secrets", "workspace", "limits",
+    "ask", "secrets", "workspace", "environment", "limits",
 )  # fmt: skip
 #: What an item of each section may hold.
 FILE_KEYS = ("path", "allow", "deny", "literal", "reason")
@@ -162,6 +163,9 @@ def read_fields(
     fields["workspace"] = base.workspace
     if "workspace" in top:
         fields["workspace"] = reader.read(("workspace",), workspace_size, top["workspace"])
+    fields["environment"] = base.environment
+    if "environment" in top:
+        fields["environment"] = reader.read(("environment",), read_environment, top["environment"])
     fields["limits"] = _limits(reader, base.limits, top.get("limits", {}))
     return fields
 
@@ -312,6 +316,19 @@ def read_egress(value: Mapping[str, Any], *, base: EgressLimits) -> EgressLimits
         field, parser, _ = units.EGRESS_KEYS[key]
         base = msgspec.structs.replace(base, **{field: None if item is None else parser(item, f"egress.{key}")})
     return base
+
+
+def read_environment(value: Any) -> str | None:
+    """Return the directory of an environment, None for the interpreter's own packages. Raises PolicySyntaxError."""
+    if value is None:
+        return None
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or not text.startswith("/") or not text.isprintable():
+        raise PolicySyntaxError(
+            f"environment {str(value)[:60]!r}: expected the absolute path of a directory",
+            hint="`pyisolate environment list` prints those that are built",
+        )
+    return os.path.realpath(text)
 
 
 def read_seed(value: Any) -> int | None:

@@ -9,6 +9,9 @@ import yaml
 
 from .rules import PolicyFields
 
+#: What comes last in a file, a line each.
+_LAST = ("memory", "random", "ask", "workspace", "environment", "limits")
+
 
 class Writable(PolicyFields, Protocol):
     """A policy, as far as its text needs it."""
@@ -45,7 +48,7 @@ def to_yaml(policy: Writable, *, heading: str = "", comments: Mapping[str, str] 
     if "secrets" in data:
         out.append("secrets:")
         out += [f"  - {_flow(one)}" for one in data["secrets"]]
-    out += [f"{key}: {_flow(data[key])}" for key in ("memory", "random", "ask", "workspace", "limits") if key in data]
+    out += [f"{key}: {_flow(data[key])}" for key in _LAST if key in data]
     return "\n".join(out) + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -24,6 +25,7 @@ from ..telemetry.sinks.audit import AuditLog
 from ..telemetry.sinks.protocol import EventSink
 
 if TYPE_CHECKING:
+    from ..environments import Environment
     from ..kernel.prepared import Prepared
     from ..sandbox.ask import Asker, OnAsk
     from ..sandbox.host_function import FunctionsLike, Offer
@@ -46,6 +48,7 @@ class SpawnOptions(TypedDict, total=False):
     env: Mapping[str, str] | None
     cwd: str | os.PathLike[str] | None
     workspace: str | int | None
+    environment: Environment | str | os.PathLike[str] | None
     files: Mapping[str, bytes | str | os.PathLike[str]] | None
     copy_on_write: str | os.PathLike[str] | None
     allowed_imports: list[str] | tuple[str, ...] | None
@@ -155,8 +158,12 @@ def choose_policy(
     mode: str | None,
     allowed_imports: list[str] | tuple[str, ...] | None,
     workspace: str | int | None = None,
+    environment: Environment | str | os.PathLike[str] | None = None,
 ) -> Policy:
-    """Return the policy that `spawn`'s arguments come to. Raises PolicySyntaxError, OSError for a file."""
+    """Return the policy that `spawn`'s arguments come to.
+
+    Raises PolicySyntaxError, OSError for a file, EnforcementError for an environment.
+    """
     chosen = _policy(policy)
     if limits:
         chosen = chosen.with_limits(**limits)
@@ -166,7 +173,26 @@ def choose_policy(
         chosen = chosen.allow_import(*allowed_imports)
     if workspace is not None:
         chosen = chosen.with_workspace(workspace)
+    if environment is not None:
+        from ..environments.environment import as_environment  # what reads requirements takes a while to import
+
+        chosen = as_environment(environment).grant(chosen)
     return chosen
+
+
+def check_environment(name: str, policy: Policy, isolation: str, preload: tuple[str, ...]) -> None:
+    """Raise ValueError where a policy's environment cannot be the guest's: it would share modules of the host's."""
+    if policy.environment is None:
+        return
+    if isolation == "thread":
+        raise ValueError(
+            f"spawn {name!r}: environment: a sandbox thread has the host's own modules. Hint: isolation='process'"
+        )
+    if foreign := [one for one in preload if one.partition(".")[0] not in sys.stdlib_module_names]:
+        raise ValueError(
+            f"spawn {name!r}: environment: this supervisor preloads {', '.join(foreign)} from the host's packages. "
+            "Hint: a Supervisor of its own, without preload"
+        )
 
 
 def _policy(given: PolicyLike | None) -> Policy:

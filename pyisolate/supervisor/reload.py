@@ -91,6 +91,13 @@ class Reloader:
                 f"reload policy of {session.name!r}: a sandbox thread keeps its kernel policy for life",
                 hint="close it and spawn another",
             )
+        if policy.environment != session.policy.environment:
+            raise EnforcementError(
+                f"reload policy of {session.name!r}: its guest has the packages of "
+                f"{session.policy.environment or 'the interpreter'}, and another environment would not replace them",
+                missing="environment",
+                hint="environment.grant(policy) is the policy in the same environment; for another, spawn another",
+            )
         with self.tables.hold(policy) as prepared, session.reload_lock:
             compiled = msgspec.structs.replace(prepared.compiled, generation=session.compiled.generation + 1)
             secrets = injections(policy, compiled)

@@ -101,6 +101,11 @@ class Runtime:
         self.state = "new"
         living.add(self)
 
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """What its zygotes import."""
+        return self._options.preload
+
     # -- life -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -393,8 +398,8 @@ class Runtime:
             record = named
         records = [record]
         if self.plan.listener_watches_files and isinstance(session, CellSession):
-            interpreter = self.tables.interpreter
-            searched = interpreter.site_dirs if interpreter else ()
+            site, interpreter = session.compiled.site, self.tables.interpreter
+            searched = (site.path,) if site is not None else interpreter.site_dirs if interpreter else ()
             own = None if session.workspace is None else session.workspace.directory
             sealed = self.plan.usable("root view")
             records = self._watched.judge(record, session.compiled, searched, own, sealed=sealed)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import msgspec
 
@@ -42,6 +42,7 @@ from .host_errors import host_error_context, translate_host_error
 from .options import (
     PolicyLike,
     SpawnOptions,
+    check_environment,
     check_hosts,
     check_spawn,
     check_workspace,
@@ -53,6 +54,9 @@ from .options import (
 )
 from .runtime import Runtime
 from .start import StartOptions
+
+if TYPE_CHECKING:
+    from ..environments import Environment
 
 
 @dataclass(frozen=True)
@@ -210,6 +214,7 @@ class Supervisor:
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         workspace: str | int | None = None,
+        environment: Environment | str | os.PathLike[str] | None = None,
         files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
         copy_on_write: str | os.PathLike[str] | None = None,
         allowed_imports: list[str] | tuple[str, ...] | None = None,
@@ -234,7 +239,8 @@ class Supervisor:
         or EnforcementError. `files`: what to put there first, by name: bytes or text as they are, a path of the host's
         as `SandboxFiles.put` copies it. `copy_on_write`: a directory of the host's, of which the workspace is to be a
         copy; `SandboxFiles.diff`, `commit` and `discard` say what becomes of it.
-        `allowed_imports`: modules to grant besides.
+        `allowed_imports`: modules to grant besides. `environment`: packages in the place of the interpreter's own, with
+        rules to import all of them; an `Environment`, or its directory.
         `functions`: functions of this process that the guest may call, by the guest's names for them (`HostFunction`
         bounds one). `on_ask`: a function or coroutine function that answers with `Allow` or `Deny`, within
         `ask_timeout` seconds, for connections that no rule speaks of (`Policy.with_ask`); the guest waits.
@@ -244,15 +250,16 @@ class Supervisor:
         be read.
         """
         started = time.perf_counter()
-        environment, directory = check_spawn(name, isolation, enforcement, env, cwd)
+        variables, directory = check_spawn(name, isolation, enforcement, env, cwd)
         offer = make_offer(functions) if functions else None
         asker = None if on_ask is None else make_asker(on_ask, ask_timeout)
         try:
-            chosen = choose_policy(policy, limits, mode, allowed_imports, workspace)
+            chosen = choose_policy(policy, limits, mode, allowed_imports, workspace, environment)
         except MemoryError as error:
             raise translate_host_error(f"spawn {name!r}: read its policy", error) from error
         if asker is not None and not chosen.ask:
             chosen = chosen.with_ask(*ASKABLE)
+        check_environment(name, chosen, isolation, self._runtime.preload)
         who = choose_actor(actor)
         traced = tracing.span("pyisolate.spawn", lambda: {"pyisolate.sandbox": name, "pyisolate.isolation": isolation})
         with traced as span, self._prepared(name, chosen, isolation, enforcement, shadow) as prepared:
@@ -282,7 +289,7 @@ class Supervisor:
                 if isolation == "thread":
                     sandbox = self._spawn_thread(order)
                 else:
-                    sandbox = self._spawn_cell(order, environment, directory)
+                    sandbox = self._spawn_cell(order, variables, directory)
             span.set(lambda: {"pyisolate.sandbox_id": sandbox.id, "process.pid": sandbox.pid})
         if (files or copy_on_write is not None) and isinstance(sandbox, Sandbox):
             put_first(sandbox, files, copy_on_write)
