@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("run", "run", "Run a script in a sandbox."),
     "exec": ("execute", "execute", "Run a program in a sandbox."),
     "doctor": ("doctor", "doctor", "Prove what this machine can enforce, and say what is missing."),
+    "environment": ("environment", "environment", "Build packages for guests, list what is built, remove it."),
     "policy": ("policy", "policy", "Check, test, explain, compare, show and learn policies."),
     "events": ("events", "events", "Read the audit log of refusals."),
     "top": ("top.command", "top", "Watch sandboxes and refusals live."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .environment_options import environment_option, with_environment
 from .exit_status import FOUND, STATUS, Outcome
 from .policy_options import load_policy
 
@@ -31,11 +32,11 @@ def policy() -> None:
     """
 
 
-def _load(text: str) -> Policy:
+def _load(text: str, environment: str | None = None) -> Policy:
     from .terminal import fail
 
     try:
-        return load_policy(text)
+        return with_environment(load_policy(text), environment)
     except (OSError, ValueError) as error:
         fail(error, STATUS[Outcome.COULD_NOT_START])
 
@@ -43,8 +44,9 @@ def _load(text: str) -> Policy:
 @policy.command()
 @click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
 @click.option("--strict", is_flag=True, help="Also fail on warnings.")
+@environment_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def check(policies: tuple[str, ...], strict: bool, as_json: bool) -> None:
+def check(policies: tuple[str, ...], strict: bool, environment: str | None, as_json: bool) -> None:
     """Read policies and say what is wrong, wider than it looks, or without effect.
 
     Exit status: 0 nothing grave, 1 a danger was found (or, with --strict, a warning), 125 a file cannot be read.
@@ -54,7 +56,7 @@ def check(policies: tuple[str, ...], strict: bool, as_json: bool) -> None:
     from ..policy.explain import check as check_policy
     from .terminal import stdout
 
-    found = {text: check_policy(_load(text)) for text in policies}
+    found = {text: check_policy(_load(text, environment)) for text in policies}
     grave = {"danger", "warning"} if strict else {"danger"}
     failed = any(finding.severity in grave for findings in found.values() for finding in findings)
     if as_json:
@@ -73,8 +75,9 @@ def check(policies: tuple[str, ...], strict: bool, as_json: bool) -> None:
 @click.argument("policy_name", metavar="POLICY")
 @click.argument("capability")
 @click.argument("target")
+@environment_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def explain(policy_name: str, capability: str, target: str, as_json: bool) -> None:
+def explain(policy_name: str, capability: str, target: str, environment: str | None, as_json: bool) -> None:
     """Say what POLICY says to an operation, by which rule, and what would allow it.
 
     Exit status: 0 it is allowed, 1 it is refused.
@@ -96,7 +99,7 @@ def explain(policy_name: str, capability: str, target: str, as_json: bool) -> No
         near = difflib.get_close_matches(capability, list(Capability), n=1)
         hint = f" Did you mean {str(near[0])!r}?" if near else ""
         raise click.UsageError(f"{capability!r}: no such capability.{hint}")
-    chosen = _load(policy_name)
+    chosen = _load(policy_name, environment)
     decision = explain_operation(chosen, capability, target)
     suggested = advice(Capability(capability), target) if decision.code is not None else None
     allowed = decision.code is None
@@ -258,11 +261,12 @@ def presets() -> None:
 )
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS")
 @click.option("--env", metavar="KEY=VALUE", multiple=True, help="A variable of the guest's environment. Repeatable.")
+@environment_option
 @click.argument("script", required=False)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def learn(
     output: str | None, base: str, generalise: int, log: str | None, verify: bool, script: str | None,
-    args: tuple[str, ...], timeout: float | None, env: tuple[str, ...],
+    args: tuple[str, ...], timeout: float | None, env: tuple[str, ...], environment: str | None,
 ) -> None:  # fmt: skip
     """Run SCRIPT in monitor mode and write a policy that grants what it did.
 
@@ -278,7 +282,7 @@ def learn(
         raise click.UsageError("name a script to run, or --from an audit log, not both.")
     if verify and script is None:
         raise click.UsageError("--verify runs a script again: name it.")
-    start = _load(base)
+    start = _load(base, environment)
     try:
         if log is not None:
             from ..telemetry.sinks.audit_reader import read_events

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .environment_options import environment_option, with_environment
+
 if TYPE_CHECKING:
     from ..policy import Policy
 
@@ -29,7 +31,8 @@ _GRANTS = (
 
 
 def policy_options(function: _F) -> _F:
-    """Add --policy, --preset, --allow-... and --limit to a command."""
+    """Add --policy, --preset, --allow-..., --environment and --limit to a command."""
+    function = environment_option(function)
     for option, builder, metavar, text in reversed(_GRANTS):
         function = click.option(option, builder, metavar=metavar, multiple=True, help=text + " Repeatable.")(function)
     for decorate in (
@@ -45,7 +48,7 @@ def policy_options(function: _F) -> _F:
 def choose_policy(options: dict[str, Any]) -> Policy:
     """Take the options of `policy_options` out of `options`; return the policy they describe.
 
-    Relative paths in --allow-... are taken from the working directory. Raises PolicySyntaxError, OSError.
+    Relative paths in --allow-... are taken from the working directory. Raises SandboxError, OSError.
     """
     from ..policy import Policy
 
@@ -57,6 +60,7 @@ def choose_policy(options: dict[str, Any]) -> Policy:
         for value in options.pop(builder):
             target = Path(value).absolute() if metavar == "PATH" and not value.startswith("@") else value
             policy = getattr(policy, builder)(target)
+    policy = with_environment(policy, options.pop("environment", None))
     limits = dict(_limit(text) for text in options.pop("limits"))
     return policy.with_limits(**limits) if limits else policy
 

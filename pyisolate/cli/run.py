@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .environment_options import environment_of_script, states_dependencies
 from .exit_status import STATUS, Outcome, status_of
 from .guest_files import named_file
 from .guest_options import guest_options
 from .guest_run import Ran, Settings, assignment, run_guest
 from .policy_options import choose_policy, load_policy, policy_options
-from .project import RunCommand, chosen_script, with_project
+from .project import RunCommand, Script, chosen_script, with_project
 
 if TYPE_CHECKING:
     from ..policy import Policy
@@ -59,6 +60,8 @@ Exit status:
     is_flag=True,
     help="Exit with 120 when anything was, or would have been, refused, caught or not.",
 )
+@click.option("--install", is_flag=True,
+              help="Build the packages that the script's header names (PEP 723), and let it import them.")  # fmt: skip
 @click.option("-c", "text", metavar="TEXT", help="Run TEXT; what follows are its arguments.")
 @click.option("-m", "module", metavar="MODULE", help="Run MODULE as a script; what follows are its arguments.")
 @click.option("--project/--no-project", default=True,
@@ -73,13 +76,19 @@ def run(words: tuple[str, ...], text: str | None, module: str | None, **options:
     """
     as_json, fail_on_denial, quiet = (options.pop(name) for name in ("as_json", "fail_on_denial", "quiet"))
     folder: str | None = options.pop("outputs")
+    install: bool = options.pop("install")
+    if install and options["environment"]:
+        raise click.UsageError("--install and --environment exclude each other.")
     answers: str | None = options.pop("save_answers")
     policy: Policy | None = None
+    script: Script | None = None
     name = "-c" if text is not None else module or "".join(words[:1])
     project = options.pop("project") and options["policy_file"] is None
     try:
         policy = choose_policy(options)
         script = chosen_script(words, text, module)
+        if install and (environment := environment_of_script(script.source)) is not None:
+            policy = environment.grant(policy)
         policy, script = with_project(policy, script, grant=project)
         if options.pop("monitor"):
             policy = policy.with_mode("monitor")
@@ -103,7 +112,16 @@ def run(words: tuple[str, ...], text: str | None, module: str | None, **options:
         click.echo(json.dumps(_document(ran, policy, name, status), indent=2, ensure_ascii=False, default=str))
     else:
         say(ran, quiet)
+        if script is not None and not (install or quiet) and _lacks_module(ran) and states_dependencies(script.source):
+            click.echo("pyisolate: the script names packages in its header (PEP 723): --install builds them", err=True)
     raise SystemExit(status)
+
+
+def _lacks_module(ran: Ran) -> bool:
+    event = getattr(ran.error, "denial_event", None)
+    return getattr(ran.error, "type_name", None) == "ModuleNotFoundError" or (
+        event is not None and event.capability == "import.module"
+    )
 
 
 def _save(outputs: tuple[RichOutput, ...], folder: str) -> None:
