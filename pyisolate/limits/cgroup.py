@@ -24,7 +24,7 @@ from ..errors import EnforcementError
 from ..native.result import advice, cause_of
 from ..policy.compiled import Limits
 from . import hierarchy
-from .controls import Controls, write
+from .controls import Controls, read, set_weight, write
 from .sweep import EMPTY_WITHIN_S, HOST_LEAF, make_locked, remove_directories, sweep
 from .usage import Usage
 
@@ -250,11 +250,14 @@ class CgroupTree:
         self._serial = itertools.count()
         self._locks: list[int] = []
         self._enabled: str | None = None
+        self._enabled_cpu = False
         self._vacated: str | None = None
         self._leaf_lock = -1
         self._closed = False
         #: a group's processes were seen to stop and to go on
         self.can_freeze = False
+        #: each group has the same weight at the processor
+        self.takes_turns = False
 
     @classmethod
     def open(cls, prefix: str = "pyisolate") -> tuple[CgroupTree | None, Availability]:
@@ -279,7 +282,12 @@ class CgroupTree:
             status=Status.AVAILABLE,
             reason=layout.summary,
             proof=proof,
-            detail={"parents": list(layout.parents), "name": tree.name, "freezes": tree.can_freeze},
+            detail={
+                "parents": list(layout.parents),
+                "name": tree.name,
+                "freezes": tree.can_freeze,
+                "turns": tree.takes_turns,
+            },
         )
 
     @property
@@ -366,6 +374,19 @@ class CgroupTree:
         full = self.layout.memory
         if full is not None and full.version == 2:
             write(f"{full.parent}/{self.name}/cgroup.subtree_control", "+memory +pids")
+        self._give_turns()
+
+    def _give_turns(self) -> None:
+        """Let each group weigh the same at the processor, however many processes are in it."""
+        place = self.layout.weight
+        if place is None:
+            return
+        directory = f"{place.parent}/{self.name}"
+        with contextlib.suppress(OSError):  # no CONFIG_FAIR_GROUP_SCHED; EINVAL: real-time processes elsewhere
+            if place.version == 2:
+                write(f"{directory}/cgroup.subtree_control", "+cpu")
+            set_weight(place, directory, os.cpu_count() or 1)
+            self.takes_turns = True
 
     def _enable_parent(self) -> None:
         place = self.layout.memory
@@ -377,6 +398,10 @@ class CgroupTree:
             self._leaf_lock = make_locked(self._vacated)
             write(f"{self._vacated}/cgroup.procs", str(self._owner))
         write(f"{place.parent}/cgroup.subtree_control", "+memory +pids")
+        if self.layout.weight is place and "cpu" not in read(f"{place.parent}/cgroup.subtree_control").split():
+            with contextlib.suppress(OSError):
+                write(f"{place.parent}/cgroup.subtree_control", "+cpu")
+                self._enabled_cpu = True
         self._enabled = place.parent
 
     def _undo(self) -> None:
@@ -384,6 +409,9 @@ class CgroupTree:
         if self._enabled is not None:
             with contextlib.suppress(OSError):
                 write(f"{self._enabled}/cgroup.subtree_control", "-memory -pids")
+            if self._enabled_cpu:
+                with contextlib.suppress(OSError):
+                    write(f"{self._enabled}/cgroup.subtree_control", "-cpu")
             if self._vacated is not None:
                 with contextlib.suppress(OSError):
                     write(f"{self._enabled}/cgroup.procs", str(self._owner))

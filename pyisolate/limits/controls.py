@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from .hierarchy import Layout
+from .hierarchy import Layout, Place
 
 #: v1's word for "unlimited" (cgroup-v1/memory.rst, section 3.2).
 _V1_UNLIMITED = "-1"
@@ -41,6 +41,17 @@ def _field(path: str, name: str) -> int:
         if key == name:
             return int(value)
     return 0
+
+
+def set_weight(place: Place, directory: str, times: int) -> None:
+    """Let a group have as many times the default weight at the processor.
+
+    cgroup-v2.rst, cpu.weight: 100, at most 10000; v1, scheduler/sched-design-CFS.rst, cpu.shares: 1024.
+    """
+    if place.version == 2:
+        write(f"{directory}/cpu.weight", str(min(100 * times, 10_000)))
+    else:
+        write(f"{directory}/cpu.shares", str(1024 * times))
 
 
 class Controls:

@@ -37,6 +37,8 @@ class Layout:
     pids: Place | None = None
     cpu: Place | None = None
     unified: Place | None = None
+    #: gives each group an equal weight at the processor; sandboxes are bounded without it
+    weight: Place | None = None
     reason: str = ""
     remedy: str = ""
     parents: tuple[str, ...] = field(default=())
@@ -72,17 +74,23 @@ def detect(proc_self: str = "/proc/self") -> Layout:
     own = _own_directories(_read(f"{proc_self}/cgroup"), mounts)
     refused: list[str] = []
     found = {name: place for name in ("memory", "pids", "cpuacct") if (place := _v1_place(name, own, refused))}
+    weight = _v1_place("cpu", own, [])
     full, bare = _v2_places(own.get("", ("", ""))[0], own.get("", ("", ""))[1], refused)
     memory, pids = found.get("memory") or full, found.get("pids") or full
     unified = full or bare
     # cpu.stat of a v2 group needs no controller (kernel/cgroup/rstat.c: base statistics), so it spares a hierarchy.
     cpu = unified or found.get("cpuacct")
-    places = {place.parent for place in (memory, pids, unified, cpu) if place is not None}
+    if full is not None and "cpu" in _words(
+        full.parent, f"cgroup.{'controllers' if full.enable else 'subtree_control'}"
+    ):
+        weight = full
+    places = {place.parent for place in (memory, pids, unified, cpu, weight) if place is not None}
     return Layout(
         memory=memory,
         pids=pids,
         cpu=cpu,
         unified=unified,
+        weight=weight,
         reason="; ".join(refused),
         remedy=_remedy(),
         parents=tuple(sorted(places)),

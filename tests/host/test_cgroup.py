@@ -353,6 +353,19 @@ def test_what_a_dead_supervisor_had_below_another_service_is_swept_too(tree: Cgr
         elsewhere.rmdir()
 
 
+def test_a_group_of_many_has_no_more_of_a_processor_than_a_group_of_one(tree: CgroupTree) -> None:
+    require("cgroup_cpu", tree.takes_turns, "no cpu controller here")
+    spin = f"import os\nos.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}])\nfor _ in range(%d): os.fork()\n"
+    spin += "while True: pass"
+    many, one = tree.lease(), tree.lease()
+    with guest(many, spin % 3), guest(one, spin % 0):
+        wait_until(lambda: many.cpu_s() > 0.1 and one.cpu_s() > 0.1, 20)
+        before = many.cpu_s(), one.cpu_s()
+        wait_until(lambda: many.cpu_s() + one.cpu_s() - sum(before) > 0.3, 20)
+        used = many.cpu_s() - before[0], one.cpu_s() - before[1]
+    assert used[1] > 0.3 * sum(used), used  # eight processes beside one: a ninth, where each process counts
+
+
 @pytest.mark.parametrize("called", ["pyisolate.service", "pyisolate.1.0", "pyisolate.slice.d"])
 def test_groups_that_bear_no_mark_of_ours_are_left_alone(tree: CgroupTree, called: str) -> None:
     assert tree.layout.pids is not None
