@@ -22,6 +22,7 @@ from ..sandbox.request import PickledCall, pickle_by_value
 from ..supervisor.options import PolicyLike, SpawnOptions, choose_policy
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.event import DenialEvent
+from ..telemetry.tracing import continued, traceparent
 from .executor import SandboxFuture
 
 _P = ParamSpec("_P")
@@ -79,13 +80,25 @@ class TaskOutcome(NamedTuple):
     worker: str
 
 
+class Task(NamedTuple):
+    """What a worker is sent. The trace is that of the submitter, whose spans and events it goes on with."""
+
+    name: str
+    policy: Any
+    options: dict[str, Any]
+    timeout: float | None
+    payload: bytes
+    trace: str | None
+
+
 class ClusterExecutor(Executor):
     """A `concurrent.futures.Executor` whose tasks run in sandboxes on the workers of a Dask cluster.
 
-    `policy`, `timeout` and `options` are those of `SandboxExecutor`. A task whose worker was lost runs again on another
-    one, as often as the scheduler's `allowed-failures` says. `resources`: what a task needs of a worker, as Dask has
-    it ({"sandboxes": 1}). `on_denials` is called with the events of each finished task, once, from a thread
-    of the client's. The cluster needs `SandboxPlugin`; raises SandboxError in the future where a worker lacks it.
+    `policy`, `timeout` and `options` are those of `SandboxExecutor`. Actor and trace context of the submitter travel
+    along. A task whose worker was lost runs again on another one, as often as the scheduler's `allowed-failures` says.
+    `resources`: what a task needs of a worker, as Dask has it ({"sandboxes": 1}). `on_denials` is called with the
+    events of each finished task, once, from a thread of the client's. The cluster needs `SandboxPlugin`; raises
+    SandboxError in the future where a worker lacks it.
     """
 
     def __init__(
@@ -119,9 +132,8 @@ class ClusterExecutor(Executor):
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             name = f"{self._name}-{next(self._numbers)}"
-            theirs = self._client.submit(
-                _run_here, name, self._policy, options, self._timeout, payload, **self._scheduling
-            )
+            task = Task(name, self._policy, options, self._timeout, payload, traceparent())
+            theirs = self._client.submit(_run_here, task, **self._scheduling)
             self._running[ours] = theirs
         # the callback's thread has a context of its own
         context = contextvars.copy_context()
@@ -169,7 +181,7 @@ class ClusterExecutor(Executor):
         return outcome, outcome.error
 
 
-def _run_here(name: str, policy: Any, options: dict[str, Any], timeout: float | None, payload: bytes) -> TaskOutcome:
+def _run_here(task: Task) -> TaskOutcome:
     """In a thread of a worker: run one task in a sandbox of the worker's own supervisor."""
     worker = get_worker()
     plugin: Any = worker.plugins.get(PLUGIN)
@@ -178,10 +190,10 @@ def _run_here(name: str, policy: Any, options: dict[str, Any], timeout: float | 
         lacking = SandboxError(operation="dask", subject=worker.address, cause=cause, hint=_REGISTER)
         return TaskOutcome(None, lacking, (), worker.address)
     try:
-        with plugin.supervisor.spawn(name, policy, **options) as sandbox:
+        with continued(task.trace), plugin.supervisor.spawn(task.name, task.policy, **task.options) as sandbox:
             value, error = None, None
             try:
-                value = sandbox.call(PickledCall(payload), timeout=timeout)
+                value = sandbox.call(PickledCall(task.payload), timeout=task.timeout)
             except SandboxError as failed:
                 error = failed
             denials = tuple(sandbox.get_denial_events())

@@ -6,7 +6,8 @@ request costs a comparison with None here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -57,6 +58,29 @@ def traceparent() -> str | None:
     if not context.is_valid:
         return None
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 1:02x}"
+
+
+@contextmanager
+def continued(parent: str | None) -> Iterator[None]:
+    """Make a trace context that `traceparent` returned in another process the current one; None changes nothing.
+
+    It does nothing without the extra `otel`: no span is made then, and no event has a trace.
+    """
+    if parent is None:
+        yield
+        return
+    try:
+        from opentelemetry import context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+    except ImportError:
+        yield
+        return
+    read_callers()
+    token = context.attach(TraceContextTextMapPropagator().extract({"traceparent": parent}))
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 def sandbox_attributes(context: SandboxContext) -> Attributes:

@@ -70,6 +70,24 @@ def test_what_was_refused_comes_back_once(cluster: Any) -> None:
     assert len(set(seen)) == 4
 
 
+def test_the_submitters_trace_is_that_of_the_workers_events(executor: Any) -> None:
+    require("otel", importlib.util.find_spec("opentelemetry.sdk") is not None, "pip install opentelemetry-sdk")
+    from opentelemetry.sdk.trace import TracerProvider
+
+    traces = TracerProvider(shutdown_on_exit=False)
+    pyisolate.set_tracer_provider(traces)
+    try:
+        with traces.get_tracer("test").start_as_current_span("job") as span:
+            traced = executor.submit(read, "/etc/passwd")
+        untraced = executor.submit(read, "/etc/passwd")  # the control
+        for future in (traced, untraced):
+            assert isinstance(future.exception(timeout=60), pyisolate.PolicyError)
+    finally:
+        pyisolate.set_tracer_provider(None)
+    assert f"-{span.get_span_context().trace_id:032x}-" in str(traced.denials[0].traceparent)
+    assert untraced.denials[0].traceparent is None
+
+
 def read(path: str) -> str:
     with open(path) as file:
         return file.read()

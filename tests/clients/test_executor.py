@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import importlib
+import importlib.util
 import os
 import pickle
 import threading
@@ -139,6 +140,21 @@ def test_the_submitters_actor_is_the_events(executor: SandboxExecutor) -> None:
     assert isinstance(future.exception(), pyisolate.PolicyError)
     assert future.denials[0].actor is not None
     assert "alice" in str(future.denials[0].actor)
+
+
+def test_the_submitters_trace_is_the_events(executor: SandboxExecutor) -> None:
+    require("otel", importlib.util.find_spec("opentelemetry.sdk") is not None, "pip install opentelemetry-sdk")
+    from opentelemetry.sdk.trace import TracerProvider
+
+    traces = TracerProvider(shutdown_on_exit=False)
+    pyisolate.set_tracer_provider(traces)
+    try:
+        with traces.get_tracer("test").start_as_current_span("job") as span:
+            future = executor.submit(read, "/etc/passwd")
+        assert isinstance(future.exception(), pyisolate.PolicyError)
+    finally:
+        pyisolate.set_tracer_provider(None)
+    assert f"-{span.get_span_context().trace_id:032x}-" in str(future.denials[0].traceparent)
 
 
 def test_a_guests_end_fails_its_own_task_and_no_other(supervisor: pyisolate.Supervisor) -> None:
