@@ -6,6 +6,7 @@ One ExitStack holds what was started. It unwinds a start that failed half way, a
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -132,6 +133,7 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
     process.open_standard_descriptors()  # a daemon may have closed them, and still print there: before any of ours
     with contextlib.ExitStack() as stack:
         _check_unpatched()
+        _check_main_interpreter()
         _check_uid(parts.traits)
         _check_capabilities(parts.traits)
         cgroups, reason, held = _prove(parts, stack, options.network)
@@ -169,6 +171,19 @@ def _check_unpatched() -> None:
             f"start supervisor: gevent has patched {', '.join(patched)} in this process",
             hint="spawn in a process of its own (subprocess), or patch none of these: "
             f"monkey.patch_all({', '.join(f'{_ARGUMENTS.get(name, name)}=False' for name in _WAITING)})",
+        )
+
+
+def _check_main_interpreter() -> None:
+    """Raise SandboxError in a sub-interpreter: a child that is forked there ends at once, also each probe's."""
+    try:
+        interpreters = importlib.import_module("_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters")
+    except ImportError:  # built without: there is but one
+        return
+    if interpreters.get_current() != interpreters.get_main():
+        raise SandboxError(
+            "start supervisor: this is a sub-interpreter, and only the main interpreter of a process may fork",
+            hint="spawn in the main interpreter (mod_wsgi: WSGIApplicationGroup %{GLOBAL}), or in a process of its own",
         )
 
 
