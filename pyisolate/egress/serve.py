@@ -110,11 +110,15 @@ async def _serve(control: socket.socket, listener: socket.socket, start: Start, 
         tenants.admit(one)
     services = Services(tenants, Names(start.hosts), start.authorities)
     server = await asyncio.start_server(partial(serve, services), sock=listener, backlog=1024, limit=1 << 16)
+    coroutines = (_follow(orders, tenants, report), _keep_counting(tenants, report), ended.wait())
+    running = [asyncio.ensure_future(one) for one in coroutines]
     try:
-        running = (_follow(orders, tenants, report), _keep_counting(tenants, report), ended.wait())
-        await asyncio.wait([asyncio.ensure_future(one) for one in running], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     finally:
         server.close()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)  # the supervisor has closed its end, or is gone
 
 
 async def _follow(orders: asyncio.StreamReader, tenants: Tenants, report: Callable[[Report], Awaitable[None]]) -> None:

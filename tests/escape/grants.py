@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from pyisolate import Policy
 from tests.escape.ground import Targets
 
@@ -104,3 +106,52 @@ def workspace_and_other_program(policy: Policy, targets: Targets) -> Policy:
 def native_directory(policy: Policy, targets: Targets) -> Policy:
     """Grant reading the directory with native code, not loading it."""
     return policy.allow_read(targets.tool.rpartition("/")[0])
+
+
+def by_name(policy: Policy, targets: Targets) -> Policy:
+    """Grant hosts by name: the paths below /granted, plain and inside of TLS, and tunnels to the names below `one`."""
+    return (
+        policy.allow_import("@stdlib")
+        .allow_native("_ssl", "_socket", "_hashlib")
+        .allow_read("@certificates")
+        .allow_connect(f"127.0.0.1:{targets.web}")  # the addresses of this machine need it beside the names
+        .allow_connect(f"127.0.0.1:{targets.tls}")
+        .allow_http(f"* api.escape.test:{targets.web}/granted/*")
+        .allow_http(f"* friend.escape.test:{targets.web}/granted/*")
+        .allow_http(f"* https://open.escape.test:{targets.tls}/granted/*")
+        .allow_connect(f"*.one.escape.test:{targets.tls}")
+        .allow_connect(f"*.one.escape.test:{targets.web}")
+        .with_egress(inspect_tls=True)
+    )
+
+
+def by_name_elsewhere(policy: Policy, targets: Targets) -> Policy:
+    """Grant names that lead to the other listeners, whose addresses are not granted."""
+    policy = by_name(policy, targets)
+    for name in ("api", "rebound", "mapped"):
+        policy = policy.allow_http(f"GET {name}.escape.test:{targets.tcp}/*")
+    return policy
+
+
+def with_secret(policy: Policy, targets: Targets) -> Policy:
+    """Have the secret put into requests for one host."""
+    inject = f"bearer api.escape.test:{targets.web}/granted/*"
+    return by_name(policy, targets).with_secret("key", "env:PYISOLATE_ESCAPE_TOKEN", inject)
+
+
+def without_secret(policy: Policy, _targets: Targets) -> Policy:
+    """Have no credential put in."""
+    return msgspec.structs.replace(policy, secrets=())
+
+
+def any_request(policy: Policy, targets: Targets) -> Policy:
+    """Grant every request to the hosts of techniques."""
+    policy = policy.allow_http(f"* *.escape.test:{targets.web}/*")
+    return policy.allow_http(f"* https://*.escape.test:{targets.tls}/*")
+
+
+def secret_for_a_friend(policy: Policy, targets: Targets) -> Policy:
+    """Have the secret put into requests for the other host, too."""
+    return policy.with_secret(
+        "another", "env:PYISOLATE_ESCAPE_TOKEN", f"bearer friend.escape.test:{targets.web}/granted/*"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import platform
 import secrets
@@ -22,6 +23,7 @@ from typing import Any, Self
 
 from pyisolate.native import seccomp
 from tests.escape.lifetime import die_with_parent
+from tests.escape.web import harm
 
 GUEST_UID = 65534
 #: Names of everything that an attack may plant outside start so.
@@ -80,6 +82,9 @@ class Targets:
     udp: int = 0
     udp6: int = 0
     mptcp: int = 0
+    web: int = 0
+    tls: int = 0
+    authority: str = ""
     victim: int = 0
     supervisor: int = 0
     sibling: int = 0
@@ -109,6 +114,7 @@ class Ground:
         self.targets = Targets(base=str(self.base), python=sys.executable)
         self._make_files()
         self._make_listeners()
+        self._start_web()
         self._start_victim()
         self.worker: int | None = None
         self._files = self._snapshot()
@@ -208,6 +214,36 @@ class Ground:
             self._datagrams[name] = server
         return 0 if family == socket.AF_UNIX else int(server.getsockname()[1])
 
+    def _start_web(self) -> None:
+        """Start the hosts that are reached by name."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.escape.web", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                cwd=Path(__file__).parents[2],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._held.callback(process.wait)
+        self._held.callback(ours.close)
+        self._web, self._web_said = ours, b""
+        ours.settimeout(60)
+        while not (said := self._requests()):
+            self._web_said += ours.recv(1 << 16)
+        ours.setblocking(False)
+        at = self.targets
+        at.web, at.tls, at.authority = said[0]["plain"], said[0]["secure"], str(self.base / "authority.pem")
+        Path(at.authority).write_text(said[0]["authority"])
+
+    def _requests(self) -> list[dict[str, Any]]:
+        """Return what came to these hosts since the last time."""
+        with contextlib.suppress(BlockingIOError):
+            while not self._web.gettimeout() and (more := self._web.recv(1 << 16)):
+                self._web_said += more
+        *lines, self._web_said = self._web_said.split(b"\n")
+        return [json.loads(line) for line in lines]
+
     def _start_victim(self) -> None:
         """Start a process of the guests' user, outside every sandbox: secret in its environment and descriptor 0."""
         identity: dict[str, Any] = (
@@ -234,6 +270,7 @@ class Ground:
         found = [f"{name} changed" for name in _changed(self._files, self._snapshot())]
         found += [f"a connection came to {name}" for name in self._connections()]
         found += [f"a datagram came to {name}" for name in self._packets()]
+        found += [done for request in self._requests() if (done := harm(request, self.token))]
         kernel = _kernel_objects()
         found += [
             f"{name}: {', '.join(sorted(now - self._kernel[name]))}"
@@ -266,7 +303,7 @@ class Ground:
             with contextlib.suppress(OSError):
                 for attribute in os.listxattr(path):
                     os.removexattr(path, attribute)
-        self._connections(), self._packets()
+        self._connections(), self._packets(), self._requests()
         _remove_kernel_objects(self._kernel)
         if self._victim.poll() is not None or _process_state(self.targets.victim) != self._victim_state:
             self.renew_victim()

@@ -143,6 +143,7 @@ class Host:
             start = {
                 "token": ground.token,
                 "secret": ground.targets.secret,
+                "authority": ground.targets.authority,
                 "isolation": configuration.isolation,
                 "slowness": configuration.slowness,
             }

@@ -98,6 +98,59 @@ class World:
         """Return a sockaddr_un; a leading NUL makes it abstract."""
         return struct.pack("=H", 1) + (path if isinstance(path, bytes) else path.encode()) + b"\0"
 
+    # -- hosts by name ----------------------------------------------------------------------------------------
+
+    def proxy(self):
+        """Say whether there is one."""
+        return "HTTP_PROXY" in os.environ
+
+    def proxied(self, port):
+        """Return a connection to the egress proxy and the header that it wants; to a server where there is none."""
+        import base64
+        import socket
+
+        url = os.environ.get("HTTP_PROXY", "")
+        user, _, place = url.removeprefix("http://").partition("@")
+        port = int(place.rpartition(":")[2]) if url else port
+        header = "Proxy-Authorization: Basic " + base64.b64encode(user.encode()).decode() + "\r\n" if url else ""
+        sock = socket.create_connection(("127.0.0.1", port), timeout=2)
+        sock.settimeout(0.5)
+        return sock, header
+
+    def ask(self, port, *lines, header=None, body=""):
+        """Ask for something in any words, by the proxy where there is one; return and show what is answered."""
+        sock, own = self.proxied(port)
+        head = "\r\n".join(lines) + "\r\n" + (own if header is None else header) + "\r\n"
+        with sock:
+            return self.answer(sock, (head + body).encode())
+
+    def answer(self, sock, data):
+        """Send bytes; return and show what comes back within half a second."""
+        sock.sendall(data)
+        got = b""
+        try:
+            while part := sock.recv(65536):
+                got += part
+        except OSError:
+            pass
+        self.loot(got)
+        return got
+
+    def tunnel(self, host, port):
+        """Return a tunnel to a host by the proxy; a connection to its server where there is none."""
+        sock, header = self.proxied(port)
+        if header:
+            sock.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n{header}\r\n".encode())
+            self.loot(sock.recv(4096))
+        return sock
+
+    def over_tls(self, host, port, name, *lines):
+        """Ask over TLS, under any name, in a tunnel to a host."""
+        import ssl
+
+        with ssl._create_unverified_context().wrap_socket(self.tunnel(host, port), server_hostname=name) as sock:
+            return self.answer(sock, ("\r\n".join(lines) + "\r\n\r\n").encode())
+
     # -- programs ---------------------------------------------------------------------------------------------
 
     def fork(self):

@@ -44,6 +44,7 @@ LAYERS = (
     "wire",
     "telemetry",
     "supervisor",
+    "egress proxy",
 )
 
 
@@ -251,4 +252,5 @@ NO_ROOT_VIEW_BPF = (
 )
 NO_ROOT_VIEW = "a thread has no root view, whose mounts are noexec"
 NO_WORKSPACE = not_run("a thread has no workspace")
+NO_PROXY = not_run("no thread is led to the egress proxy: such a policy is an EnforcementError")
 OWN_FILE = "all happens to files of the guest's own, which it may make; nothing is refused"

@@ -29,6 +29,7 @@ from tests.escape.ground import Targets
 from tests.escape.lifetime import die_with_parent, end_with_parent, leave_no_group
 from tests.escape.run import CellState, Run
 from tests.escape.technique import Careless, Granted, Reader, Technique, load
+from tests.escape.web import HOSTS
 
 VARIABLE = "PYISOLATE_ESCAPE_TOKEN"
 INSIDE = Path(__file__).with_name("inside.py").read_text()
@@ -63,7 +64,7 @@ def base_policy(targets: Targets, slowness: float = 1.0) -> Policy:
 class Worker:
     """One supervisor with a sibling sandbox, running what the judge names."""
 
-    def __init__(self, token: str, isolation: str, slowness: float) -> None:
+    def __init__(self, token: str, isolation: str, slowness: float, authority: str) -> None:
         self.token, self.isolation, self.slowness = token, isolation, slowness
         self.signals = self.memory_mib = self.grew_mib = 0
         self.slowest_s = 0.0
@@ -75,7 +76,9 @@ class Worker:
         os.environ[VARIABLE] = token
         for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGTERM, signal.SIGCONT):
             signal.signal(number, self._count_signal)
-        self.supervisor = pyisolate.Supervisor(pool_size=6 if isolation == "process" else 1)
+        self.supervisor = pyisolate.Supervisor(
+            pool_size=6 if isolation == "process" else 1, egress_hosts=HOSTS, egress_ca=authority
+        )
         defences.apply(self.supervisor)
         self.supervisor.start()
         self.sibling = self.supervisor.spawn("sibling")
@@ -323,7 +326,7 @@ def main(descriptor: int) -> None:
             end_with_parent()
         inherited = os.open(start["secret"], os.O_RDONLY)
         os.set_inheritable(inherited, True)
-        worker = Worker(start["token"], start["isolation"], start["slowness"])
+        worker = Worker(start["token"], start["isolation"], start["slowness"], start["authority"])
         stream.write(
             json.dumps({"pid": os.getpid(), "inherited": inherited, "sibling": worker.sibling.pid}).encode() + b"\n"
         )
