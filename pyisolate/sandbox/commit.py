@@ -45,13 +45,6 @@ class FileChange(NamedTuple):
     size_before: int
 
 
-class Written(NamedTuple):
-    """What was taken of a guest's file: a digest of its content, and what it was before it was read."""
-
-    digest: bytes
-    seen: os.stat_result
-
-
 class _Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Names, in the order in which they are done. `files` are staged under their number."""
 
@@ -68,9 +61,10 @@ def mark_of(found: os.stat_result) -> Mark:
 
 def write(
     host: int, top: int, changes: Sequence[FileChange], known: Mapping[str, Mark], budget: Budget
-) -> dict[str, Written]:
-    """Commit the changes of a workspace `top`; return what was taken of its files. `known`: what the host's names are.
+) -> dict[str, bytes]:
+    """Commit the changes of a workspace `top`; return a digest of each file that was taken.
 
+    `known`: what the host's names are.
     Raises OSError, SandboxError; nothing was changed then, unless a journal was written, which `finish` completes.
     """
     name = STAGING + secrets.token_hex(8)
@@ -126,12 +120,11 @@ def _journal(changes: Sequence[FileChange], known: Mapping[str, Mark]) -> _Journ
     return _Journal(deleted=deleted, directories=sorted(directories), files=files)
 
 
-def _stage(host: int, top: int, staging: int, path: str, number: int, budget: Budget) -> Written:
-    """Copy one file of the guest's; a file of the host's keeps mode and owner."""
+def _stage(host: int, top: int, staging: int, path: str, number: int, budget: Budget) -> bytes:
+    """Copy one file of the guest's, and return a digest of it; a file of the host's keeps mode and owner."""
     digest = hashlib.blake2b()
     source = open_file(top, path)
     try:
-        seen = os.fstat(source)
         target = os.open(str(number), _WRITE, 0o666, dir_fd=staging)
         with os.fdopen(target, "wb") as file:
             with contextlib.suppress(
@@ -151,7 +144,7 @@ def _stage(host: int, top: int, staging: int, path: str, number: int, budget: Bu
             os.fsync(target)
     finally:
         os.close(source)
-    return Written(digest.digest(), seen)
+    return digest.digest()
 
 
 def _write_journal(staging: int, journal: _Journal) -> None:

@@ -32,7 +32,7 @@ from .beneath import (
     size_of,
     walk,
 )
-from .commit import STAGING, FileChange, Mark, Written, finish, mark_of, write
+from .commit import STAGING, FileChange, Mark, finish, mark_of, write
 
 
 class _Known(NamedTuple):
@@ -42,8 +42,7 @@ class _Known(NamedTuple):
     size: int
     #: of the content; a link's own text
     digest: bytes
-    #: in the workspace; on the host
-    here: Mark
+    #: on the host; in the workspace nothing tells: what a guest writes into memory that it mapped changes no time
     there: Mark
 
 
@@ -133,17 +132,12 @@ class CopyOnWrite:
                 changes.append(FileChange(path, "D", kind, 0, known.size))
         return sorted(changes)
 
-    def _differs(self, top: int, path: str, known: _Known) -> bool:
+    @staticmethod
+    def _differs(top: int, path: str, known: _Known) -> bool:
         try:
-            mark = mark_of(look(top, path))
-            if mark == known.here:
-                return False
-            if mark[1] != known.size or _digest(top, path, known.size) != known.digest:
-                return True
+            return look(top, path).st_size != known.size or _digest(top, path, known.size) != known.digest
         except (OSError, SandboxError):
             return True  # the guest took it away, or adds to it, at this moment
-        self._known[path] = known._replace(here=mark)
-        return False
 
     # -- committing -----------------------------------------------------------------------------------------------
 
@@ -188,7 +182,7 @@ class CopyOnWrite:
                 os.close(inside)
         return not stat.S_ISDIR(there.st_mode)
 
-    def _take(self, changes: list[FileChange], written: dict[str, Written]) -> None:
+    def _take(self, changes: list[FileChange], written: dict[str, bytes]) -> None:
         """From now on compare with what was committed."""
         for change in changes:
             if change.change == "D":
@@ -198,10 +192,9 @@ class CopyOnWrite:
                 continue
             there = mark_of(look(self._host, change.path))
             if change.kind == "directory":
-                self._known[change.path] = _Known("directory", 0, b"", there, there)
+                self._known[change.path] = _Known("directory", 0, b"", there)
             else:
-                digest, seen = written[change.path]
-                self._known[change.path] = _Known("file", there[1], digest, mark_of(seen), there)
+                self._known[change.path] = _Known("file", there[1], written[change.path], there)
 
 
 def _copied(host: int, top: int) -> Iterator[tuple[str, _Known]]:
@@ -213,7 +206,7 @@ def _copied(host: int, top: int) -> Iterator[tuple[str, _Known]]:
         if entry.kind == "directory":
             os.close(open_beneath(host, path, DIRECTORY))  # what cannot be searched is an error, not an empty directory
             make_directories(top, path)
-            yield path, _Known("directory", 0, b"", mark_of(look(top, path)), mark_of(look(host, path)))
+            yield path, _Known("directory", 0, b"", mark_of(look(host, path)))
         elif entry.kind == "file":
             yield path, _copy_file(host, top, path)
         elif stat.S_ISLNK((there := look(host, path)).st_mode):
@@ -224,25 +217,25 @@ def _copied(host: int, top: int) -> Iterator[tuple[str, _Known]]:
                 os.symlink(text, last, dir_fd=directory)
             finally:
                 os.close(directory)
-            yield path, _Known("link", 0, os.fsencode(text), mark_of(look(top, path)), mark_of(there))
+            yield path, _Known("link", 0, os.fsencode(text), mark_of(there))
 
 
 def _copy_file(host: int, top: int, path: str) -> _Known:
-    digest = hashlib.blake2b()
+    digest, size = hashlib.blake2b(), 0
     source = open_file(host, path)
     try:
         there = os.fstat(source)
         with Target(top, path) as target:
             for data in content(source, size_of(top), path):
                 digest.update(data)
+                size += len(data)
                 view = memoryview(data)
                 while view:
                     view = view[os.write(target.descriptor, view) :]
             target.keep()
     finally:
         os.close(source)
-    here = mark_of(look(top, path))
-    return _Known("file", here[1], digest.digest(), here, mark_of(there))
+    return _Known("file", size, digest.digest(), mark_of(there))
 
 
 def _digest(top: int, path: str, most: int) -> bytes:

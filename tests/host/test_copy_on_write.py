@@ -95,6 +95,22 @@ def test_changes_are_told_and_the_host_keeps_its_own_until_a_commit(
     assert contents(tree)["a.txt"] == "2"
 
 
+def test_what_a_guest_writes_into_memory_it_has_mapped_is_a_change(
+    supervisor: pyisolate.Supervisor, tree: Path
+) -> None:
+    with supervisor.spawn("edit", BASE, copy_on_write=tree) as sandbox:
+        sandbox.exec(
+            "import mmap\nfile = open('a.txt', 'r+b')\nmemory = mmap.mmap(file.fileno(), 0)\nmemory[0] = memory[0]"
+        )
+        assert sandbox.files.diff() == []  # its page can be written from now on, and no call says so
+        sandbox.exec("memory[0:1] = b'M'")
+        assert [change.path for change in sandbox.files.diff()] == ["a.txt"]
+        sandbox.files.commit()
+        sandbox.exec("memory[0:1] = b'N'")
+        assert [change.path for change in sandbox.files.commit()] == ["a.txt"]
+    assert (tree / "a.txt").read_text() == "N"
+
+
 def test_discard_begins_anew_with_the_directory_of_now(supervisor: pyisolate.Supervisor, tree: Path) -> None:
     with supervisor.spawn("edit", BASE, copy_on_write=str(tree)) as sandbox:
         sandbox.exec(CHANGE)
