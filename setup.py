@@ -75,12 +75,15 @@ class BuildPy(build_py):
             shutil.copy(ROOT / "docs/examples" / name, target)
 
 
-#: Loaded by LD_PRELOAD into the zygote; no Python in it (native/quiet.py).
-QUIET = Extension(
-    "pyisolate.native._quiet",
-    [f"{NATIVE}/src/preload/files.c"],
-    extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
-    libraries=["dl"],
-)
+#: Loaded by LD_PRELOAD into the zygote; no Python in them (native/quiet.py).
+PRELOADED = [
+    Extension(
+        f"pyisolate.native.{name}",
+        [f"{NATIVE}/src/preload/{source}.c"],
+        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+        libraries=["dl"],
+    )
+    for name, source in (("_quiet", "files"), ("_lookups", "lookups"))
+]
 
-setup(cffi_modules=cffi_modules(), ext_modules=[QUIET], cmdclass={"build_ext": BuildExt, "build_py": BuildPy})
+setup(cffi_modules=cffi_modules(), ext_modules=PRELOADED, cmdclass={"build_ext": BuildExt, "build_py": BuildPy})

@@ -51,6 +51,7 @@ enum pyi_capability {
 	PYI_LIMIT_WORKSPACE = 46,
 	PYI_CONTROL_CALL = 47,
 	PYI_NET_HTTP = 48,
+	PYI_FS_LOOKUP = 49,
 };
 
 #endif

@@ -13,6 +13,7 @@ static __always_inline u32 pyi_group_of(u32 capability)
 	case PYI_FS_METADATA:
 	case PYI_FS_EXEC:
 	case PYI_FS_ACCESS:
+	case PYI_FS_LOOKUP:
 		return PYI_GROUP_FS;
 	case PYI_NET_CONNECT:
 	case PYI_NET_BIND:

@@ -68,6 +68,8 @@ class Capability(enum.StrEnum):
     CONTROL_CALL = "control.call"
     #: a request or a tunnel that the guest asks the egress proxy for
     NET_HTTP = "net.http"
+    #: a file is looked at (stat, access, chdir, readlink): what nothing is granted of is not to be found
+    FS_LOOKUP = "fs.lookup"
 
     @property
     def family(self) -> str:
@@ -166,6 +168,7 @@ CATALOGUE: dict[Capability, Entry] = {
     _C.LIMIT_WORKSPACE: Entry(46, "limit"),
     _C.CONTROL_CALL: Entry(47, "control"),
     _C.NET_HTTP: Entry(48, "net"),
+    _C.FS_LOOKUP: Entry(49, "fs"),
 }
 
 #: The rule groups that may have a mode of their own (`modes:` of a policy), in the order of policy files.

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["assert_allowed", "assert_denied", "sandbox_fixture"]
 
 
+#: A look-up of what is not granted finds nothing; that it was made is no denial unless one asks for it.
+_LOOKUP = "fs.lookup"
+
+
 class Runs(Protocol):
     """What the assertions need of a sandbox."""
 
@@ -80,7 +84,8 @@ def assert_allowed(
 ) -> Result:
     """Run `source` and return its result; AssertionError when it raises or when anything in it was denied.
 
-    With `capability` or `target` only denials that fit them count, as in `assert_denied`; an exception always does.
+    With `capability` or `target` only denials that fit them count, as in `assert_denied`; an exception always does. A
+    look-up that finds nothing (`fs.lookup`) counts where it is asked for.
     What monitor mode would have denied counts as denied.
     """
     __tracebackhide__ = True
@@ -144,7 +149,7 @@ def _run(
 
 def _fits(event: DenialEvent, capability: str | None, target: str | None, code: str | None) -> bool:
     return (
-        (capability is None or str(event.capability) == str(capability))
+        (event.capability != _LOOKUP if capability is None else str(event.capability) == str(capability))
         and (target is None or event.target == target or fnmatch.fnmatchcase(event.target, target))
         and (code is None or str(event.code) == str(code))
     )

@@ -53,11 +53,12 @@ def _environment(settings: PoolSettings) -> dict[str, str]:
     """Return the zygote's environment, with what the dynamic loader is to do (ld.so(8)).
 
     It finds every function at the start, which each cell would do again in pages of its own, and it puts the quiet
-    file calls before the C library's.
+    file calls and the look-ups that it reports before the C library's.
     """
-    library = quiet.library() if settings.spec.quiet_calls else None
-    loader = {"LD_BIND_NOW": "1"} | ({} if library is None else {"LD_PRELOAD": library})
-    return settings.environment | loader
+    quiet_calls = quiet.library() if settings.spec.quiet_calls else None
+    lookups = quiet.library("_lookups") if settings.spec.tells_lookups else None
+    libraries = ":".join(one for one in (quiet_calls, lookups) if one is not None)
+    return settings.environment | {"LD_BIND_NOW": "1"} | ({"LD_PRELOAD": libraries} if libraries else {})
 
 
 class ZygoteProcess:

@@ -61,6 +61,8 @@ class Learning:
         return [event for event in events if not self._is_out_of_reach(event.capability, event.target)]
 
     def _is_out_of_reach(self, capability: str, target: str) -> bool:
+        if capability == "fs.lookup":  # under the learned policy such a file is absent, as in the run
+            return True
         return any(capability == refused and f"{target}/".startswith(f"{path}/") for refused, path in self.out_of_reach)
 
     def write(self, output: str | None) -> None:

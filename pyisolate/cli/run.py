@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..capability import Capability
 from .environment_options import environment_of_script, states_dependencies
 from .exit_status import STATUS, Outcome, status_of
 from .guest_files import named_file
@@ -106,7 +107,8 @@ def run(words: tuple[str, ...], text: str | None, module: str | None, **options:
     except (OSError, ValueError) as error:
         ran = Ran(error=error)
     status = status_of(ran.outcome, ran.exit_code)
-    if fail_on_denial and ran.denials and ran.outcome in (Outcome.SUCCESS, Outcome.EXIT):
+    refused = any(event.capability is not Capability.FS_LOOKUP for event in ran.denials)
+    if fail_on_denial and refused and ran.outcome in (Outcome.SUCCESS, Outcome.EXIT):
         status = STATUS[Outcome.POLICY]
     if as_json:
         click.echo(json.dumps(_document(ran, policy, name, status), indent=2, ensure_ascii=False, default=str))
@@ -169,6 +171,9 @@ def _sorted(denials: list[DenialEvent]) -> list[tuple[str, list[DenialEvent]]]:
     """Return what was refused, and apart from it what would have been, with the words for it."""
     found: dict[str, list[DenialEvent]] = {"refused": []}
     for event in denials:
+        if event.capability is Capability.FS_LOOKUP:
+            found.setdefault("found nothing, for it is not granted", []).append(event)
+            continue
         would = f"would be refused by {event.policy}" if event.shadow else "would have been refused"
         found.setdefault(would if event.would_deny else "refused", []).append(event)
     return [(heading, events) for heading, events in found.items() if events]

@@ -31,7 +31,7 @@ from ..telemetry.event import DenialEvent
 from ..telemetry.merge import merge
 from ..telemetry.sanitize import hide_user_information, show_target
 from . import answer_codes as answers
-from . import frames
+from . import frames, paths
 from .attribution import LastAllowed, errno_of, raised_by_guest
 from .coalesce import Coalescer
 from .deduplicate import ANNOUNCED, Announcements
@@ -296,7 +296,7 @@ class GuestHooks:
     def _widened(self, operations: Sequence[Operation]) -> list[tuple[Capability, str]]:
         """Return what a move needs besides, where more is granted in the directory that it goes to."""
         (_, source, _), (_, target, _) = operations[:2]
-        missing = widened(self.peek, source, target, directory=os.path.isdir(source))
+        missing = widened(self.peek, source, target, directory=paths.is_directory(source))
         return [(one.capability, os.path.dirname(source)) for one in missing]
 
     def _consult_shadow(

@@ -35,6 +35,11 @@ _opens_descriptors = False
 open_dir_fd: dict[int, int] = {}
 
 
+def _ours(path: str) -> str:
+    """Return a name by which hooks look for themselves, which the C library does not report (preload/lookups.c)."""
+    return f"/.{path}" if path[:1] == "/" else path
+
+
 def text(value: object) -> str | None:
     """Return a path argument as an exact `str`; None for descriptors and for what is not a path.
 
@@ -54,7 +59,7 @@ def text(value: object) -> str | None:
 def of_descriptor(descriptor: int) -> str | None:
     """Return the path that a descriptor was opened by; None where /proc is absent or it has no name."""
     try:
-        path = _readlink(f"/proc/self/fd/{descriptor}")
+        path = _readlink(f"/./proc/self/fd/{descriptor}")
     except (OSError, ValueError):
         return None
     return path if path.startswith("/") and not path.endswith(" (deleted)") else None
@@ -158,7 +163,7 @@ def _resolve(path: str) -> str | None:
         return None
     here = f"{parent}/{tail}" if parent != "/" else f"/{tail}"
     try:
-        _readlink(here)  # lstat would be refused, and recorded, where BPF-LSM decides: no operation of the guest
+        _readlink(_ours(here))  # lstat would be refused, and recorded, where BPF-LSM decides: no operation of the guest
     except (OSError, ValueError):
         return here
     return _walk(here)[0]
@@ -183,7 +188,7 @@ def _walk(path: str) -> tuple[str | None, bool]:
         if here in _SELF_LINKS:
             continue
         try:
-            target = _readlink(here)
+            target = _readlink(_ours(here))
         except (OSError, ValueError) as error:
             missing = missing or getattr(error, "errno", None) != errno.EINVAL  # EINVAL: it is there, and no link
             continue
@@ -201,7 +206,7 @@ def _walk(path: str) -> tuple[str | None, bool]:
 def exists(path: str) -> bool:
     """Tell whether a path exists, links followed; True when that may not be known."""
     try:
-        _stat(path)
+        _stat(_ours(path))
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError):
@@ -209,10 +214,18 @@ def exists(path: str) -> bool:
     return True
 
 
+def is_directory(path: str) -> bool:
+    """Tell whether a path is a directory's, links followed."""
+    try:
+        return stat.S_ISDIR(_stat(_ours(path)).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def present(path: str) -> bool:
     """Tell whether a name exists, be it a dangling link; False when that may not be known."""
     try:
-        _lstat(path)
+        _lstat(_ours(path))
     except (OSError, ValueError):
         return False
     return True
@@ -233,7 +246,7 @@ def executable(name: object, *, search: object = None, base: object = None) -> s
     for directory in directories:
         candidate = f"{directory}/{path}"
         try:
-            if _access(candidate, 1) and stat.S_ISREG(_stat(candidate).st_mode):  # 1: X_OK (access(2))
+            if _access(_ours(candidate), 1) and stat.S_ISREG(_stat(candidate).st_mode):  # 1: X_OK (access(2))
                 return reached(candidate)
         except (OSError, ValueError):
             continue

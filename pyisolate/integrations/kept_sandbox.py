@@ -13,7 +13,7 @@ from ..sandbox.process import Sandbox
 from ..supervisor.options import PolicyLike, SpawnOptions, choose_policy
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.event import DenialEvent
-from .model_text import in_words
+from .model_text import for_model, in_words
 
 #: What a policy that names no workspace gets for an agent's files.
 WORKSPACE = "64MiB"
@@ -36,7 +36,7 @@ class Attempt(NamedTuple):
     @property
     def remarks(self) -> str:
         """What a model is to know of a failed command beside the program's own output, a line each."""
-        lines = [in_words(event) for event in self.denials]
+        lines = [in_words(event) for event in for_model(self.denials)]
         if self.ended:
             lines.append("the sandbox has ended: its files are gone, the next command starts a new one")
         return "".join(f"{line}\n" for line in lines)

@@ -30,7 +30,7 @@ from ..sandbox.rich import RichOutput
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.event import DenialEvent
 from .kept_sandbox import with_files
-from .model_text import cut, file_list, file_text, images, in_words, outcome_text
+from .model_text import cut, file_list, file_text, for_model, images, in_words, outcome_text
 
 _INSTRUCTIONS = (
     "Python and programs run in a sandbox under a policy that the kernel enforces. Variables and files last as long as "
@@ -166,11 +166,13 @@ class Tools:
 
     async def get_denials(self, ctx: Context, session: str | None = None) -> CallToolResult:
         """List what was refused in this session."""
-        return await self._with(ctx, session, lambda place: _denied(place.sandbox.get_denial_events()))
+        return await self._with(ctx, session, lambda place: _denied(for_model(place.sandbox.get_denial_events())))
 
     async def explain_denial(self, ctx: Context, event_id: str, session: str | None = None) -> CallToolResult:
         """Say who refused something, and which rule would allow it."""
-        return await self._with(ctx, session, lambda place: _explained(place.sandbox.get_denial_events(), event_id))
+        return await self._with(
+            ctx, session, lambda place: _explained(for_model(place.sandbox.get_denial_events()), event_id)
+        )
 
     async def reset(self, ctx: Context, session: str | None = None) -> CallToolResult:
         """End the sandbox, with its variables and files."""
@@ -265,7 +267,7 @@ def explain(event: DenialEvent) -> str:
 def _answer(outcome: Result | SandboxError, place: _Place) -> CallToolResult:
     """Make the tool's result of a Result or of the error that took its place."""
     error = outcome if isinstance(outcome, SandboxError) else None
-    denials = place.new_events()
+    denials = for_model(place.new_events())
     value = None if isinstance(outcome, SandboxError) or outcome.value is None else cut(repr(outcome.value))
     structured = {
         "stdout": cut(outcome.stdout),
@@ -280,7 +282,7 @@ def _answer(outcome: Result | SandboxError, place: _Place) -> CallToolResult:
 
 
 def _of_command(done: dict[str, Any], place: _Place) -> CallToolResult:
-    denials = place.new_events()
+    denials = for_model(place.new_events())
     lines = [cut(str(done["stdout"])), cut(str(done["stderr"])), f"exit status {done['exit_code']}"]
     lines += [in_words(event) for event in denials]
     structured = {name: cut(part) if isinstance(part, str) else part for name, part in done.items()}

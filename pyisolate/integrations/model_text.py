@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
+from ..capability import Capability
 from ..errors import PolicyError, SandboxError
 from ..sandbox.beneath import FileEntry
 from ..sandbox.files import SandboxFiles
@@ -17,6 +18,11 @@ MOST_TEXT = 60_000
 #: Files that a list names.
 _MOST_NAMES = 1000
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+
+
+def for_model(events: Iterable[DenialEvent]) -> list[DenialEvent]:
+    """Return the refusals that a model may read of: which files a host has, and does not grant, is not its business."""
+    return [event for event in events if event.capability is not Capability.FS_LOOKUP]
 
 
 def in_words(event: DenialEvent) -> str:
@@ -40,7 +46,7 @@ def outcome_text(outcome: Result | SandboxError, denials: Iterable[DenialEvent],
             lines.append(cut(getattr(outcome, "traceback", "") or outcome.summary))
     elif outcome.value is not None:
         lines.append(cut(repr(outcome.value)))
-    lines += [in_words(event) for event in denials]
+    lines += [in_words(event) for event in for_model(denials)]
     if ended:
         lines.append("the sandbox has ended: variables and files are gone, the next call starts a new one")
     return "\n".join(line.rstrip("\n") for line in lines if line) or "done, no output"

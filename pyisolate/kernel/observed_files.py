@@ -7,6 +7,7 @@ where a guest changes a name or a symlink after its call, the event holds the na
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from ..policy import workspace
 from ..policy.broker import Broker
 from ..policy.compiled import CompiledPolicy
 from ..policy.moves import widened
+from ..policy.suggest import is_task
 from ..records import Evaluation, KernelRecord
 from .seen_names import OpenOwn, SeenNames
 
@@ -32,6 +34,10 @@ _NAMING = frozenset(("mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlink
 _DESCRIPTOR = re.compile(r"/proc/(?:self|thread-self)/fd/[0-9]+")
 #: Where name services listen (native/src/notify/asked.c, notify_is_lookup).
 _DAEMONS = ("/var/run/nscd/", "/run/nscd/", "/run/systemd/")
+#: What the standard library looks for by itself and does without: types of files, certificates, terminals.
+_EXPECTED = frozenset(
+    ("/etc/mime.types", "/etc/ssl/certs", "/etc/terminfo", "/usr/lib/terminfo", "/usr/share/terminfo", "/lib/terminfo")
+)
 _OPENING = frozenset(("open", "openat", "creat"))
 _TMPFILE = 0o20000000  # __O_TMPFILE (asm-generic/fcntl.h)
 _RENAMING = frozenset(("rename", "renameat", "renameat2"))
@@ -72,6 +78,8 @@ class WatchedFiles:
             record = msgspec.structs.replace(record, target=target, other=other)
         found = []
         names = SeenNames(own, leading)
+        if (looked := _looked_at(record, names)) is not None:
+            return [_not_found(record, looked, broker, names, searched)]
         passed = policy.mode_of("fs") is Mode.MONITOR  # by now a file may have its new name
         for capability, path, file in _asked_for(record, passed, names):
             listing = names.is_directory(file)
@@ -114,6 +122,34 @@ def _read_only(granted: Decision, file: str) -> Decision:
         reason="what may not be written is mounted read-only, its metadata too. Hint: grant write as well",
         presented=granted.rule,
     )
+
+
+def _looked_at(record: KernelRecord, names: SeenNames) -> str | None:
+    """Return the path that was only looked at, its links followed; None for any other call."""
+    is_look = record.capability is Capability.FS_LOOKUP
+    if not is_look and not (record.syscall in _OPENING and record.flags & os.O_PATH):
+        return None
+    return names.followed(record.target)
+
+
+def _not_found(
+    record: KernelRecord, path: str, broker: Broker, names: SeenNames, searched: Collection[str]
+) -> KernelRecord:
+    """Return a look-up that found nothing, as a refusal where something is there and only not granted.
+
+    Not where this process cannot know; not of what imports search or the standard library does without; not of a task
+    in /proc, which is another's here. Where files are monitored, the guest finds what there is.
+    """
+    below = f"{path}/"
+    beside = path in _EXPECTED or any(below.startswith(f"{folder}/") for folder in searched)
+    if broker.policy.mode_of("fs") is Mode.MONITOR or is_task(path) or beside or not names.is_seen(path):
+        return record
+    decision = broker.decide(Capability.FS_LOOKUP, path)
+    if decision.code is None:
+        return record
+    reason = f"{decision.reason}: the root view shows only what is granted"
+    found = _refused(record, msgspec.structs.replace(decision, reason=reason), path)
+    return msgspec.structs.replace(found, enforcer="root view", errno=errno.ENOENT)
 
 
 def _widened(record: KernelRecord, broker: Broker, names: SeenNames) -> list[KernelRecord]:
@@ -179,7 +215,7 @@ def _opened(record: KernelRecord, names: SeenNames) -> list[tuple[Capability, st
     flags = record.flags
     if record.syscall not in _OPENING:
         return [(record.capability, path, file)] if there else []
-    if flags & os.O_PATH or not (there or flags & (os.O_CREAT | _TMPFILE)):
+    if not (there or flags & (os.O_CREAT | _TMPFILE)):
         return []
     asked = []
     # O_EXCL: by the time of this record the call may have made it

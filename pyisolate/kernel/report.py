@@ -91,7 +91,12 @@ _QUIET = (
 
 
 #: What the root view does to look-ups is no refusal of a call: there is nothing to be found.
-_UNSEEN = "; looking (stat, access, chdir, readlink, O_PATH) at what is not granted finds nothing, and is not recorded"
+_LOOKED = (
+    "look-ups by absolute names (stat, access, chdir, readlink, O_PATH), as the guest's own C library reports them; 64 "
+    "records wait at most, what comes on top leaves none. Not recorded: raw system calls, executed programs, and names "
+    "below the directories that imports search"
+)
+_UNSEEN = "looking at what is not granted finds nothing, and is not recorded"
 #: A guest reaches no other way to a host than the egress proxy, which decides by name.
 _PROXIED = "exact: the egress proxy reports every refused request"
 
@@ -113,8 +118,8 @@ class _Statuses:
         deciders, watched = self._files()
         lines = [self._line(c, deciders, self._has(deciders[0]), telemetry=watched) for c in _FS]
         looks = self._has(deciders[-1])
-        unseen = "" if deciders[-1] == "bpf-lsm" else _UNSEEN
-        lines.append(self._line(Capability.FS_METADATA, deciders[-1:], looks, telemetry=watched + unseen))
+        lines.append(self._line(Capability.FS_METADATA, deciders[-1:], looks, telemetry=watched))
+        lines.append(self._line(Capability.FS_LOOKUP, deciders[-1:], looks, telemetry=self._looked(watched)))
         listens = "seccomp" in self._running and self._has("seccomp")
         exact = "exact: every refusal is a record of the listener"
         if self._has("cgroup-bpf"):
@@ -158,6 +163,13 @@ class _Statuses:
         else:
             telemetry = self._blind
         return ("landlock", "root view"), telemetry
+
+    def _looked(self, watched: str) -> str:
+        """Return how look-ups that find nothing become known."""
+        if "bpf-lsm" in self._running:
+            return watched
+        listens = "seccomp" in self._running and self._isolation == "process"
+        return _LOOKED if listens else _UNSEEN
 
     def _has(self, step: EnforcerName) -> bool:
         return step in self._steps

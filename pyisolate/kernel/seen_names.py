@@ -40,6 +40,14 @@ class SeenNames:
             return False
         return True
 
+    def is_seen(self, path: str) -> bool:
+        """Say whether something has this name, for sure: not where this process may not look."""
+        try:
+            self._look(path)
+        except (OSError, ValueError, SandboxClosed):
+            return False
+        return True
+
     def is_directory(self, path: str) -> bool:
         """Say whether a name, whose links are followed already, is a directory's."""
         if self._below(path) is None:

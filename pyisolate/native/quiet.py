@@ -3,7 +3,7 @@
 `src/preload/files.c` is loaded into the zygote before the C library. It makes each file call from one known address,
 and repeats a refused one from elsewhere. `prefix` returns the instructions that let calls from that address pass;
 without them every file call of a cell is notified, which costs about ten times a successful open and records the
-same.
+same. `src/preload/lookups.c`, a library of its own, reports to the listener look-ups that found nothing.
 
 Sources: seccomp(2) (`struct seccomp_data`), ld.so(8) (LD_PRELOAD), linux/bpf_common.h.
 """
@@ -14,7 +14,7 @@ import os
 import struct
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ._native import lib
 
@@ -28,6 +28,10 @@ _ALLOW: int = lib.SECCOMP_RET_ALLOW
 _ARCH: int = lib.SECCOMP_AUDIT_ARCH
 
 
+#: The libraries: quiet file calls; look-ups.
+Preloaded = Literal["_quiet", "_lookups"]
+
+
 class QuietCall(NamedTuple):
     """A system call that passes from the quiet address; `mode_argument` must then hold no set-id bit."""
 
@@ -35,10 +39,10 @@ class QuietCall(NamedTuple):
     mode_argument: int | None = None
 
 
-def library() -> str | None:
-    """Return the path of the shared object that LD_PRELOAD wants; None where it was not built."""
+def library(name: Preloaded = "_quiet") -> str | None:
+    """Return the path of a shared object that LD_PRELOAD wants; None where it was not built."""
     here = Path(__file__).resolve().parent
-    found = (here / f"_quiet{suffix}" for suffix in EXTENSION_SUFFIXES)
+    found = (here / f"{name}{suffix}" for suffix in EXTENSION_SUFFIXES)
     return next((str(path) for path in found if os.access(path, os.R_OK)), None)
 
 

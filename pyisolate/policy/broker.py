@@ -31,7 +31,7 @@ _FS_BITS: dict[Capability, int] = {
     if entry.right is not None and capability is not Capability.IMPORT_NATIVE
 }
 #: Any of these rights shows that a file is there.
-_LOOKING = (FsRight.READ, FsRight.WRITE, FsRight.CREATE, FsRight.DELETE, FsRight.EXEC)
+_LOOKING = (FsRight.READ, FsRight.WRITE, FsRight.CREATE, FsRight.DELETE, FsRight.EXEC, FsRight.MAP_EXEC)
 #: The families that rules can speak of; all others reach past every rule, or into the kernel: part of the floor.
 _FAMILIES = ("AF_INET", "AF_INET6", "AF_UNIX")
 _Answer = tuple[str | None, DenialCode | None, str]
@@ -62,6 +62,7 @@ class Broker:
             Capability.IMPORT_NATIVE: self._native,
             Capability.RANDOM_READ: self._random,
             Capability.MEMORY_EXEC: self._memory,
+            Capability.FS_LOOKUP: self._look,
         }
 
     def decide(self, capability: Capability, target: str, **facts: Any) -> Decision:
@@ -117,6 +118,17 @@ class Broker:
         if rule is not None and rule.text:
             return rule.text, DenialCode.EXPLICIT_DENY, ""
         return None, DenialCode.NOT_GRANTED, ""
+
+    def _look(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
+        """Decide whether a file can be found: any right shows it, and that there is a grant below it."""
+        found = self._file(capability, FsRight.READ, target, {"look": True})
+        path = (_normal(target) or target).rstrip("/")
+        if found[1] is None or any(
+            rule.allow & ~rule.deny and (rule.path == path or rule.path.startswith(f"{path}/"))
+            for rule in self.policy.fs
+        ):
+            return _GRANTED
+        return found
 
     def _deciding(self, path: str, bit: int) -> FsRule | None:
         """Return the longest rule on the way to `path` that speaks of the right."""

@@ -65,7 +65,7 @@ def learned(events: Iterable[DenialEvent], *, generalise: int = 1, base: _P, **c
     if generalise not in range(4):
         raise SandboxError(f"learn: generalise={generalise!r}: no such level", hint="use 0, 1, 2 or 3")
     grants = Grants(base, **compile_options)
-    events = list(events)
+    events = [event for event in events if event.capability is not Capability.FS_LOOKUP]
     asked = set(_counted(events)) | (_made_unseen(events) if generalise else set())
     seen = grants.refused(asked)
     if generalise >= 1 and any(one in seen for one in _PROCESSORS):
@@ -94,7 +94,7 @@ def learned_yaml(
     The heading tells what is still refused, because no rule can grant it, which denials of the base were lifted, and
     what `check` remarks on. `given` False: the base is the default one, whose names the reader did not choose.
     """
-    seen = list(events)
+    seen = [event for event in events if event.capability is not Capability.FS_LOOKUP]
     policy = learned(seen, generalise=generalise, base=base, **compile_options)
     broker = Broker(compile_policy(policy, **compile_options))
     known = {rule.text for rule in base.rules}

@@ -80,6 +80,8 @@ def _rights(rules: list[dict[str, Any]]) -> list[str]:
 def _suggest(capability: Capability, target: str) -> dict[str, Any] | None:
     if capability in FLOOR:
         return None
+    if capability is Capability.FS_LOOKUP:
+        capability = Capability.FS_READ  # what may be read can be found, and most is looked at to be read
     entry = CATALOGUE[capability]
     if capability.family == "fs" and entry.right is not None:
         right = (entry.right.name or "").lower()

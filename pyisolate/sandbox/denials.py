@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ _HTTP_FAILURES = frozenset(
      "ConnectionError", "ConnectionResetError", "RemoteDisconnected", "RemoteProtocolError", "SSLEOFError",
      "IncompleteRead", "ReadError", "ClientHttpProxyError")
 )  # fmt: skip
+#: What a guest raises by itself, without an errno, where it has looked for a file.
+_MISSING = ("FileNotFoundError", "NotADirectoryError")
 #: errno values by which a Linux security mechanism refuses: EPERM, EACCES (errno(3)).
 _REFUSALS = (1, 13)
 
@@ -180,12 +183,17 @@ class Denials:
             return event
         if failure.raised_by_guest and failure.sequence is None:
             return None
-        newest = next(reversed(self._of_request.values()), None)
+        refused = (
+            event for event in reversed(self._of_request.values()) if event.capability is not Capability.FS_LOOKUP
+        )
+        newest = next(refused, None)
         if newest is not None and newest.capability is Capability.NET_HTTP and not newest.would_deny:
             # a plain OSError with an errno is a system call's, and not a client's for what its proxy said
             of_call = failure.type_name == "OSError" and failure.errno is not None
             return newest if failure.type_name in _HTTP_FAILURES and not of_call else None
         for event in reversed(self._of_request.values()):
+            if event.capability is Capability.FS_LOOKUP:
+                continue  # it raised nothing that is a refusal
             if failure.type_name in ("PolicyError", "RefusedImport") and event.broker_decision is Verdict.DENY:
                 return event
             if event.kernel_decision is Verdict.DENY and failure.errno in _REFUSALS:
@@ -195,15 +203,29 @@ class Denials:
 
     def hint_of(self, failure: Failed) -> str | None:
         """Return, for an error of the system or of an import, what the request was refused before and caught."""
+        if (looked := self._looked_for(failure)) is not None:
+            return f"{looked.target} exists, and the policy does not grant it; {policy_error(looked).hint}"
         if failure.errno is None and failure.type_name not in ("ImportError", "ModuleNotFoundError"):
             return None
-        refused = [event for event in self._of_request.values() if not event.would_deny]
+        refused = [
+            event
+            for event in self._of_request.values()
+            if not event.would_deny and event.capability is not Capability.FS_LOOKUP
+        ]
         if not refused:
             return None
         first = policy_error(refused[0])
         more = f" and {len(refused) - 1} more (`denials`)" if len(refused) > 1 else ""
         advice = f"; {first.hint}" if first.hint else ""
         return f"it was refused {first.operation} on {first.subject}{more} before{advice}"
+
+    def _looked_for(self, failure: Failed) -> DenialEvent | None:
+        """Return the look-up that found nothing of what the guest misses: the one that it names, or the last."""
+        if failure.errno != errno.ENOENT and failure.type_name not in _MISSING:
+            return None
+        looked = [event for event in self._of_request.values() if event.capability is Capability.FS_LOOKUP]
+        named = [event for event in looked if event.target in failure.message]
+        return next(reversed(named or looked), None)
 
     @property
     def total(self) -> int:

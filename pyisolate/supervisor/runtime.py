@@ -10,6 +10,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from ..sandbox.session import Session
     from ..telemetry.recorder import Recorder
 
+#: Where tracebacks look for the lines of hooks.
+_OWN_CODE = str(Path(__file__).resolve().parents[1])
 _log = logging.getLogger("pyisolate.supervisor.runtime")
 _T = TypeVar("_T")
 
@@ -399,7 +402,9 @@ class Runtime:
         records = [record]
         if self.plan.listener_watches_files and isinstance(session, CellSession):
             site, interpreter = session.compiled.site, self.tables.interpreter
-            searched = (site.path,) if site is not None else interpreter.site_dirs if interpreter else ()
+            searched: tuple[str, ...] = () if site is None else (site.path,)
+            if interpreter is not None:
+                searched += (interpreter.stdlib, *(interpreter.site_dirs if site is None else ()), _OWN_CODE)
             own = None if session.workspace is None else session.workspace.directory
             sealed = self.plan.usable("root view")
             records = self._watched.judge(record, session.compiled, searched, own, sealed=sealed)

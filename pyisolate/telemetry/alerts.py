@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..capability import Capability
 from ..native.forked import call_in_child, renew
 from ..records import Actor
 from .event import DenialEvent
@@ -91,7 +92,9 @@ class AlertRule:
 
 def default_rules() -> list[AlertRule]:
     """Return the rules that are shipped; `docs/monitoring/alerts.yml` states the same for Prometheus."""
-    refused: dict[str, Any] = {"would_deny": False}
+    #: a look-up that found nothing explains "file not found", and is no attempt at anything
+    attempts = [capability for capability in Capability if capability is not Capability.FS_LOOKUP]
+    refused: dict[str, Any] = {"would_deny": False, "capability": attempts}
     return [
         AlertRule(
             "CapabilityDeniedOften",
@@ -104,7 +107,12 @@ def default_rules() -> list[AlertRule]:
         ),
         AlertRule(
             "BrokerBypassed",
-            {"broker_decision": "not_consulted", "kernel_decision": "deny", "reported_by": "kernel"},
+            {
+                "broker_decision": "not_consulted",
+                "kernel_decision": "deny",
+                "reported_by": "kernel",
+                "capability": attempts,
+            },
             description="the kernel refused what no broker was asked about: native code went round the interpreter",
         ),
         AlertRule(

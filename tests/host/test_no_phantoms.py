@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import pyisolate
+from pyisolate.telemetry.alerts import default_rules
+from pyisolate.testing import assert_allowed, assert_denied
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
@@ -35,6 +37,9 @@ ORDINARY = [
     "import sqlite3; sqlite3.connect(':memory:').execute('create table a(b)')",
     "import hashlib, random, secrets, decimal; [hashlib.new(name) for name in hashlib.algorithms_guaranteed]",
     "import doctest, unittest, code, cmd, pdb, pydoc; pydoc.render_doc(abs)",
+    "import mimetypes; mimetypes.guess_type('a.txt')",
+    "import traceback\ntry: int('x')\nexcept ValueError: traceback.print_exc()",
+    "import shutil; shutil.which('no-such-program')",
     "import importlib.metadata as m\ntry: m.version('nothing')\nexcept m.PackageNotFoundError: pass",
 ]
 
@@ -92,17 +97,65 @@ def test_a_granted_package_without_bytecode_is_imported_without_an_event(supervi
         shutil.rmtree(folder)
 
 
-def test_a_look_up_finds_nothing_and_the_report_says_that_it_is_not_recorded(supervisor: pyisolate.Supervisor) -> None:
+LOOKS = "import os; (os.path.exists('/etc/passwd'), os.access('/etc/passwd', os.R_OK), os.path.isdir('/nowhere'))"
+
+
+def test_a_look_up_is_an_event_where_there_is_something_and_the_report_says_so(
+    supervisor: pyisolate.Supervisor,
+) -> None:
     with supervisor.spawn("ordinary") as sandbox:
-        (line,) = (one for one in sandbox.enforcement.capabilities if one.capability == "fs.metadata")
+        (line,) = (one for one in sandbox.enforcement.capabilities if one.capability == "fs.lookup")
         if "root view" not in line.enforcers:
             pytest.skip("BPF-LSM sees look-ups, and records them")
-        assert "is not recorded" in line.telemetry
-        looks = "import os; (os.path.exists('/etc/passwd'), os.access('/etc/passwd', os.R_OK))"
-        assert sandbox.exec(looks).value == (False, False)
+        assert sandbox.exec(LOOKS).value == (False, False, False)
+        (event,) = sandbox.get_denial_events()  # none of /nowhere: there is nothing
+        assert (event.capability, event.target, event.count) == ("fs.lookup", "/etc/passwd", 2)
+        assert (event.kernel_enforcer, event.broker_decision) == ("root view", "not_consulted")
+        assert event.suggestion == {"fs": [{"path": "/etc/passwd", "allow": ["read"]}]}
+    granted = pyisolate.Policy.preset("compute").allow_read("/etc/passwd")
+    with supervisor.spawn("ordinary", granted) as sandbox:  # the control
+        assert sandbox.exec(LOOKS).value == (True, True, False)
         assert sandbox.get_denial_events() == []
-        # the control: reading it is, and the report does not say otherwise
-        (line,) = (one for one in sandbox.enforcement.capabilities if one.capability == "fs.read")
-        assert "is not recorded" not in line.telemetry
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "os.stat('/etc/passwd')",
+        "os.chdir('/etc/ssl')",
+        "if not os.path.exists('/etc/passwd'): raise FileNotFoundError('no users here')",
+    ],
+)
+def test_a_missing_file_that_is_only_not_granted_is_explained(supervisor: pyisolate.Supervisor, source: str) -> None:
+    with supervisor.spawn("ordinary") as sandbox:
+        with pytest.raises(pyisolate.GuestError) as raised:
+            sandbox.exec("import os\n" + source)
+        (event,) = raised.value.denials
+        assert event.capability == "fs.lookup"
+        assert f"{event.target} exists, and the policy does not grant it" in str(raised.value)
+        # the control: what is not there is not explained away
+        with pytest.raises(pyisolate.GuestError) as raised:
+            sandbox.exec("os.stat('/nowhere')")
+        assert raised.value.denials == ()
+        assert "exists" not in str(raised.value)
+
+
+def test_look_ups_are_no_denials_to_tests_and_alerts(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("ordinary") as sandbox:
+        assert_allowed(sandbox, LOOKS)
+        event = assert_denied(sandbox, LOOKS, capability="fs.lookup")
+        with pytest.raises(AssertionError):
+            assert_denied(sandbox, LOOKS)
+    for rule in default_rules():
+        watched = rule.match.get("capability")
+        assert rule.signal == "lost" or "disagree" in rule.match or (watched and event.capability not in watched)
+
+
+def test_a_flood_of_look_ups_holds_nobody_up_and_loses_no_refusal(supervisor: pyisolate.Supervisor) -> None:
+    flood = "import os\nfor i in range(3000): os.path.exists('/etc/passwd'); os.path.exists(f'/nowhere/{i}')"
+    with supervisor.spawn("ordinary") as sandbox:
+        sandbox.exec(flood)
+        assert {event.target for event in sandbox.get_denial_events()} == {"/etc/passwd"}
         with pytest.raises(pyisolate.PolicyError):
-            sandbox.exec("open('/etc/passwd')")
+            sandbox.exec("open('/etc/shadow')")
+        assert sandbox.stats.events_lost == 0

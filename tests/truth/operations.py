@@ -75,6 +75,18 @@ FILES: list[Operation] = [
         python="os.open('../hidden/secret.txt', 0, dir_fd=os.open('{ro}', 0))",
         native="c.openat(c.open(b'{ro}', 0), b'../hidden/secret.txt', 0)",
         raw="sys_(257, c.open(b'{ro}', 0), b'../hidden/secret.txt', 0, 0)"),
+    *[
+        _op(f"look at {name}, {how}", "fs.lookup", path, python=python.format(path=path), native=native.format(path=path))
+        for name, path in (("a hidden file", "{secret}"), ("a hidden folder", "{hidden}"), ("a file of the host's", "/etc/shadow"))
+        for how, python, native in (
+            ("stat", "os.stat('{path}')", "c.stat(b'{path}', ctypes.create_string_buffer(256))"),
+            ("lstat", "os.lstat('{path}')", "c.lstat(b'{path}', ctypes.create_string_buffer(256))"),
+            ("access", "-2 + os.access('{path}', os.F_OK)", "c.access(b'{path}', 0)"),
+            ("readlink", "os.readlink('{path}')", "c.readlink(b'{path}', ctypes.create_string_buffer(256), 256)"),
+            ("chdir", "os.chdir('{path}')", "c.chdir(b'{path}')"),
+            ("O_PATH", "os.open('{path}', os.O_PATH)", "c.open(b'{path}', 0o10000000)"),
+        )
+    ],
     _op("list a hidden folder", "fs.read", "{hidden}", python="os.listdir('{hidden}')",
         native="-1 if not c.opendir(b'{hidden}') else 0", raw="sys_(257, -100, b'{hidden}', 0o200000, 0)"),
     _op("scan a hidden folder", "fs.read", "{hidden}", python="list(os.scandir('{hidden}'))",

@@ -204,7 +204,6 @@ def test_links_are_followed_as_the_kernel_does(tree: Path, name: str) -> None:
         (os.O_RDWR, [Capability.FS_WRITE, Capability.FS_READ]),
         (os.O_RDONLY | os.O_TRUNC, [Capability.FS_WRITE, Capability.FS_READ]),
         (os.O_RDWR | os.O_CREAT | os.O_EXCL, [Capability.FS_CREATE, Capability.FS_WRITE, Capability.FS_READ]),
-        (os.O_PATH, []),
     ],
 )
 def test_an_opening_call_asks_as_hooks_do(tree: Path, flags: int, wanted: list[Capability]) -> None:
@@ -214,6 +213,34 @@ def test_an_opening_call_asks_as_hooks_do(tree: Path, flags: int, wanted: list[C
     monitored = WatchedFiles().judge(record, compile_policy(Policy.preset("none").with_mode(Mode.MONITOR)))
     assert [one.capability for one in enforced if one.code] == wanted[:1]
     assert [one.capability for one in monitored if one.code] == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("other/file", True),
+        ("granted/out", True),  # a link that leads out: what it leads to is missing
+        ("granted/file", False),
+        (".", False),  # on the way to a grant
+        ("other/none", False),
+        ("searched/module", False),
+    ],
+)
+def test_a_look_up_is_refused_where_something_is_there_and_nothing_of_it_granted(
+    tree: Path, policy: CompiledPolicy, name: str, found: bool
+) -> None:
+    (tree / "searched").mkdir()
+    (tree / "searched/module").write_text("x")
+    look = seen(tree / name, Capability.FS_LOOKUP, "newfstatat")
+    for record in (look, seen(tree / name, flags=os.O_PATH)):
+        (made,) = WatchedFiles().judge(record, policy, [str(tree / "searched")])
+        assert (made.verdict is Verdict.DENY, made.enforcer == "root view") == (found, found)
+        if found:
+            assert (made.capability, made.target) == (Capability.FS_LOOKUP, str(tree / "other/file"))
+    watched = compile_policy(Policy.preset("none").with_mode(Mode.MONITOR))
+    assert WatchedFiles().judge(look, watched) == [look]
+    task = seen("/proc/self/status", Capability.FS_LOOKUP, "newfstatat")
+    assert WatchedFiles().judge(task, policy) == [task]
 
 
 def test_a_unix_socket_that_is_gone_by_now_was_asked_for_and_a_daemon_was_only_looked_for(tree: Path) -> None:

@@ -370,6 +370,9 @@ CAPABILITY_OF: dict[str, Capability] = {
     call: capability for capability, calls in _REFUSED.items() for call in calls.split()
 }
 
+#: Calls that only look at a name; those that found nothing are reported (native/src/preload/lookups.c).
+LOOKING = frozenset(_words("newfstatat statx faccessat readlinkat"))
+
 #: Which argument is a path, for the target of a record; the directory descriptor, if any, comes right before it.
 PATH_ARGUMENT: dict[str, int] = {
     **dict.fromkeys(
@@ -383,6 +386,7 @@ PATH_ARGUMENT: dict[str, int] = {
             fspick move_mount symlink"""),
         1,
     ),
+    **dict.fromkeys(LOOKING, 1),
     "symlinkat": 2,
     **dict.fromkeys(_words("fchmod fchown fsetxattr fremovexattr"), DESCRIPTOR),  # of an open file, the first argument
 }

@@ -100,6 +100,8 @@
 #define NOTIFY_FLIGHT 1024	/* messages of one socket in flight that carry descriptors */
 #define NOTIFY_DESCRIPTOR 0x40	/* in path_argument: that argument is an open file */
 #define NOTIFY_TABLE_FULL 0x70796966 /* sixth argument of an opening call that is repeated after EMFILE (preload/files.c) */
+#define NOTIFY_LOOKED 0x7079696c /* there too: a look-up, named by the fifth argument, found nothing (preload/lookups.c) */
+#define NOTIFY_LOOKS 64	/* records that wait; beyond that look-ups leave none, so that no guest waits for the host's */
 #define NOTIFY_FOREIGN 0x20000000 /* added to the number of another architecture's call (i386) */
 #define NOTIFY_INJECTORS 256	/* sandboxes whose tasks may be waited for at a time */
 #define NOTIFY_STACK 131072	/* bytes of an injector's stack */
@@ -415,6 +417,7 @@ SHARED void notify_had_turn(notify_listener *l, struct notify_sandbox *s);
 SHARED void notify_rest_end(notify_listener *l, struct notify_sandbox *s);
 SHARED int notify_end_rests(notify_listener *l);
 SHARED void notify_ring_free(struct notify_ring *ring);
+SHARED uint32_t notify_ring_waiting(struct notify_sandbox *s);
 SHARED int notify_ring_pop(struct notify_ring *ring, struct notify_record *out, int max);
 SHARED int notify_any_dirty(notify_listener *l);
 

@@ -68,6 +68,12 @@ SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const stru
 	}
 }
 
+/* How many of a sandbox's records no drain has taken yet. */
+SHARED uint32_t notify_ring_waiting(struct notify_sandbox *s)
+{
+	return s->ring ? s->ring->head - __atomic_load_n(&s->ring->tail, __ATOMIC_ACQUIRE) : 0;
+}
+
 /* The loop's epoll set looks at the sandbox again, unless too many of its operations are unfinished, or it rests. */
 SHARED void notify_receive_again(notify_listener *l, struct notify_sandbox *s)
 {
