@@ -30,6 +30,7 @@ NAMES = (
     "reload",
     "scrape",
     "connect",
+    "egress",
     "peers",
 )
 #: A benchmark that takes longer hangs; it is killed with all that it started (seconds).
