@@ -11,7 +11,6 @@ import contextlib
 import inspect
 import itertools
 import os
-import pickle  # host to guest only: this side is confined
 import resource
 import signal
 import socket
@@ -41,6 +40,7 @@ from .described import error_of, stub
 from .display import Display, watch_pyplot
 from .inbox import FOREVER_S, HostGone, Inbox
 from .packages import use_packages
+from .pickled import reader_of
 from .source import (
     Awaiting,
     Cells,
@@ -97,7 +97,7 @@ class Guest:
         self.inbox.on_functions = self._define
         self._numbers = itertools.count(1)
         self._cells, self._awaiting, self._files, self._stdin = Cells(), Awaiting(), OpenFiles(), GivenStdin()
-        self._running = False
+        self._running, self._read = False, reader_of("")
 
     def open(self, channel: socket.socket) -> None:
         """In a fresh cell: this process is the guest, and `channel` leads to its host."""
@@ -224,6 +224,7 @@ class Guest:
         shadow = None if frame.shadow is None else hooks.Shadow(Broker(frame.shadow), frame.shadow)
         self._hooks = hooks.install(self._broker, self.report, frame.policy, process_wide=True, shadow=shadow)
         sys.modules["__main__"] = self.module
+        self._read = reader_of(frame.host_tag)
         if frame.policy.site is not None:
             use_packages(frame.policy.site)
         _search_first(frame.working_directory, self._broker.broker)
@@ -289,10 +290,10 @@ class Guest:
 
     def _evaluate(self, request: wire.Request) -> wire.Done:
         if request.kind == "call":
-            args, kwargs = pickle.loads(request.payload) if request.payload else (request.args, request.kwargs)
+            args, kwargs = self._read(request.payload) if request.payload else (request.args, request.kwargs)
             return _done(request, self._awaiting.result(_resolve(request.source)(*args, **kwargs)))
         if request.kind == "function":
-            function, args, kwargs = pickle.loads(request.payload)
+            function, args, kwargs = self._read(request.payload)
             return _done(request, self._awaiting.result(function(*args, **kwargs)))
         if request.kind == "command":
             flush_streams()
@@ -311,7 +312,7 @@ class Guest:
         def started(pid: int) -> None:
             self.send(wire.Started(id=request.id, pid=pid))
 
-        return run_command(self.inbox, started, *pickle.loads(request.payload))
+        return run_command(self.inbox, started, *self._read(request.payload))
 
     def _run_script(self, request: wire.Request, namespace: dict[str, Any]) -> wire.Done:
         namespace.update(__name__="__main__", __file__=request.filename)

@@ -58,6 +58,8 @@ class Init(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="init")
     rlimits: tuple[tuple[int, int, int], ...]
     #: page of the descriptor `slots` that this cell's broker slots are in
     slot_page: int = 0
+    #: cache tag of the host's interpreter: whose bytecode functions are, that come by value; empty: the cell's own
+    host_tag: str = ""
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="begin"):

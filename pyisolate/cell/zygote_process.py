@@ -47,6 +47,9 @@ class PoolSettings:
     environment: dict[str, str]
     #: descriptors that the zygote holds until its last cell is gone: links of programs that decide for them
     held: tuple[int, ...] = ()
+    #: the interpreter of the zygote, and so of its cells; and the libraries that are put before its C library, by name
+    python: str = sys.executable
+    libraries: dict[str, str | None] | None = None
 
 
 def _environment(settings: PoolSettings) -> dict[str, str]:
@@ -55,8 +58,9 @@ def _environment(settings: PoolSettings) -> dict[str, str]:
     It finds every function at the start, which each cell would do again in pages of its own, and it puts the quiet
     file calls and the look-ups that it reports before the C library's.
     """
-    quiet_calls = quiet.library() if settings.spec.quiet_calls else None
-    lookups = quiet.library("_lookups") if settings.spec.tells_lookups else None
+    of_python = settings.libraries or {"_quiet": quiet.library(), "_lookups": quiet.library("_lookups")}
+    quiet_calls = of_python["_quiet"] if settings.spec.quiet_calls else None
+    lookups = of_python["_lookups"] if settings.spec.tells_lookups else None
     libraries = ":".join(one for one in (quiet_calls, lookups) if one is not None)
     return settings.environment | {"LD_BIND_NOW": "1"} | ({"LD_PRELOAD": libraries} if libraries else {})
 
@@ -67,7 +71,7 @@ class ZygoteProcess:
     def __init__(self, settings: PoolSettings) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # -B: no guest is refused the bytecode that an import would write beside its source
-        command = [sys.executable, "-I", "-B", "-m", "pyisolate.cell", str(theirs.fileno())]
+        command = [settings.python, "-I", "-B", "-m", "pyisolate.cell", str(theirs.fileno())]
         try:
             self._process = subprocess.Popen(
                 command,

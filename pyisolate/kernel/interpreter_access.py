@@ -14,9 +14,13 @@ from functools import lru_cache
 
 
 @lru_cache(maxsize=8)
-def interpreter_out_of_reach(uid: int, gid: int) -> str | None:
-    """Return the first directory on the way to the standard library that a user without groups may not search."""
-    return first_closed(sysconfig.get_path("stdlib"), uid, gid) or first_closed(sys.prefix, uid, gid)
+def interpreter_out_of_reach(uid: int, gid: int, places: tuple[str, ...] = ()) -> str | None:
+    """Return the first directory on the way to an interpreter that a user without groups may not search.
+
+    `places`: what it is made of (default: standard library and prefix of the running one).
+    """
+    places = places or (sysconfig.get_path("stdlib"), sys.prefix)
+    return next((closed for place in places if (closed := first_closed(place, uid, gid)) is not None), None)
 
 
 def first_closed(path: str, uid: int, gid: int) -> str | None:

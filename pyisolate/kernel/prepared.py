@@ -33,6 +33,8 @@ class CellTraits:
     uid_range: tuple[int, int] | None = None
     #: the egress proxy's own user; None: as `uid`
     proxy_uid: int | None = None
+    #: places of the interpreter that cells run, which their user has to reach; empty: those of this process's own
+    interpreter: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +124,7 @@ class Draft:
         """The directory on the way to the interpreter that the cell's user may not search, if there is one."""
         if self.isolation != "process" or not self.traits.started_by_root:
             return None
-        return interpreter_out_of_reach(self.traits.uid, self.traits.gid)
+        return interpreter_out_of_reach(self.traits.uid, self.traits.gid, self.traits.interpreter)
 
     def lack(self, enforcer: EnforcerName, what: str) -> None:
         """Note that `what` is not enforced, because `enforcer` is not available."""

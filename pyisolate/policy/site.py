@@ -143,7 +143,7 @@ def interpreter_of(policy: PolicyModel, interpreter: InterpreterFiles | None) ->
         raise EnforcementError(
             f"environment {policy.environment}: is for {found.tag}, and guests here run {interpreter.cache_tag}",
             missing="environment",
-            hint=f"build it for {interpreter.executable}: python=, --python",
+            hint=f"build it for {interpreter.executable} (python=), or spawn from Supervisor(python=) of that version",
         )
     packages = os.path.join(policy.environment, PACKAGES)
     return msgspec.structs.replace(interpreter, site_dirs=(packages,))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -215,6 +216,7 @@ class Assigner:
             working_directory=order.directory,
             rlimits=self._rlimits(prepared.compiled.limits, session.control.lease is not None),
             slot_page=slot_page,
+            host_tag=sys.implementation.cache_tag or "",
         )
         with self._reactor.borrow(channel):
             channel.owner = session

@@ -180,8 +180,13 @@ def choose_policy(
     return chosen
 
 
-def check_environment(name: str, policy: Policy, isolation: str, preload: tuple[str, ...]) -> None:
-    """Raise ValueError where a policy's environment cannot be the guest's: it would share modules of the host's."""
+def check_environment(name: str, policy: Policy, isolation: str, preload: tuple[str, ...], *, own_python: bool) -> None:
+    """Raise ValueError where the interpreter or the packages that were asked for cannot be the guest's."""
+    if isolation == "thread" and not own_python:
+        raise ValueError(
+            f"spawn {name!r}: a sandbox thread runs in the host's interpreter, and this supervisor was given another "
+            "(python=). Hint: isolation='process', or another supervisor"
+        )
     if policy.environment is None:
         return
     if isolation == "thread":

@@ -70,7 +70,7 @@ class Runtime:
         *,
         owns_recorder: bool,
     ) -> None:
-        self.recorder, self._owns_recorder, self._options = recorder, owns_recorder, options
+        self.recorder, self._owns_recorder, self.options = recorder, owns_recorder, options
         self.plan = KernelPlan(traits, self.on_kernel_record, self.on_asked)
         self.registry, self.watchdog = Registry(), Watchdog()
         self.egress = EgressProxy(
@@ -104,11 +104,6 @@ class Runtime:
         self.state = "new"
         living.add(self)
 
-    @property
-    def preload(self) -> tuple[str, ...]:
-        """What its zygotes import."""
-        return self._options.preload
-
     # -- life -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -122,7 +117,7 @@ class Runtime:
                 raise SandboxError("start supervisor: it is closed")
             self.recorder.open_sinks()
             try:
-                self._started = start(self._parts, self._options, self._set_started)
+                self._started = start(self._parts, self.options, self._set_started)
             except BaseException as error:
                 self._started = None
                 raise translate_host_error("start supervisor", error) from error

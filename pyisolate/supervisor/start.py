@@ -23,6 +23,7 @@ from ..native import process
 from ..native.result import is_shortage
 from ..policy.interpreter import InterpreterFiles
 from .assign import Assigner, Records
+from .cell_python import CellPython
 from .options import zygote_environment
 from .reload import Reloader
 from .standby import Standby
@@ -52,6 +53,8 @@ class StartOptions:
     egress_hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: the certificate authorities (PEM) that the egress proxy trusts in place of this machine's
     egress_ca: str | None = None
+    #: the interpreter of cells; None: this process's own
+    python: CellPython | None = None
 
 
 class CellEvents(Protocol):
@@ -136,7 +139,7 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
         _check_main_interpreter()
         _check_uid(parts.traits)
         _check_capabilities(parts.traits)
-        cgroups, reason, held = _prove(parts, stack, options.network)
+        cgroups, reason, held = _prove(parts, stack, options)
         stack.callback(parts.registry.release_leases)
         reactor = Reactor()
         stack.callback(reactor.stop)
@@ -210,7 +213,7 @@ def _check_capabilities(traits: CellTraits) -> None:
 
 
 def _prove(
-    parts: Parts, stack: contextlib.ExitStack, network: Network
+    parts: Parts, stack: contextlib.ExitStack, options: StartOptions
 ) -> tuple[CgroupTree | None, str, tuple[int, ...]]:
     """Prove the enforcers and open the tree of control groups.
 
@@ -221,12 +224,12 @@ def _prove(
     stack.callback(plan.close)
     plan.start()
     stack.callback(parts.tables.close)
-    parts.tables.interpreter = InterpreterFiles.discover()
+    parts.tables.interpreter = InterpreterFiles.discover() if options.python is None else options.python.files
     cgroups, found = CgroupTree.open()
     if cgroups is not None:
         trees.callback(cgroups.close)
     plan.availability[found.enforcer] = found
-    held = plan.start_network(cgroups) if network == "auto" else ()
+    held = plan.start_network(cgroups) if options.network == "auto" else ()
     for one in plan.availability.values():
         # A probe that met a shortage has proven nothing; what it found must not be kept.
         if not one.usable and is_shortage(one.errno):
@@ -243,6 +246,8 @@ def _start_pools(parts: Parts, options: StartOptions, started: Started, stack: c
         drop_privileges=parts.traits.started_by_root,
         environment=zygote_environment(),
     )
+    if (python := options.python) is not None:
+        settings = replace(settings, python=python.files.executable, libraries=python.libraries)
     pool = started.pool = Pool(settings, reactor, events.prepare_cell, events.move_cell, events.cell_exited)
     stack.callback(pool.close)
     if started.held:

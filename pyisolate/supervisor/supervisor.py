@@ -36,6 +36,7 @@ from ..telemetry.merge import merge
 from ..telemetry.recorder import AlertObserver, Recorder
 from ..telemetry.sinks.protocol import EventSink
 from .assign import CellOrder
+from .cell_python import find_python
 from .cell_users import cell_traits
 from .diagnostics import Diagnostics, diagnose
 from .host_errors import host_error_context, translate_host_error
@@ -90,6 +91,8 @@ class Supervisor:
     `egress_hosts`: addresses of names that the egress proxy is not to look up, for a network without a resolver or a
     test; rules decide about these addresses like about any other. `egress_ca`: a file of certificates (PEM) that it
     trusts where it opens TLS, in place of this machine's.
+    `python`: the interpreter that guests run, of another version or of a virtual environment, whose packages are those
+    that rules about imports speak of. This version of pyisolate must be installed for it; SandboxError where it is not.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Supervisor:
         recorder: Recorder | None = None,
         egress_hosts: Mapping[str, Sequence[str]] | None = None,
         egress_ca: str | os.PathLike[str] | None = None,
+        python: str | os.PathLike[str] | None = None,
     ) -> None:
         if telemetry not in ("default", "full"):
             raise ValueError(f"telemetry: {telemetry!r}: must be 'default' or 'full'")
@@ -123,9 +127,13 @@ class Supervisor:
             full_telemetry=telemetry == "full",
             events_per_s=kernel_events_per_s,
         )
+        own = None if python is None else find_python(os.fspath(python))
+        options = StartOptions(
+            pool_size, tuple(preload), network, check_hosts(egress_hosts), read_authorities(egress_ca), own
+        )
         self._runtime = Runtime(
-            traits,
-            StartOptions(pool_size, tuple(preload), network, check_hosts(egress_hosts), read_authorities(egress_ca)),
+            traits if own is None else replace(traits, interpreter=own.places),
+            options,
             recorder if recorder is not None else make_recorder(audit, sinks, alerts),
             owns_recorder=recorder is None,
         )
@@ -259,7 +267,9 @@ class Supervisor:
             raise translate_host_error(f"spawn {name!r}: read its policy", error) from error
         if asker is not None and not chosen.ask:
             chosen = chosen.with_ask(*ASKABLE)
-        check_environment(name, chosen, isolation, self._runtime.preload)
+        started_with = self._runtime.options
+        own_python = started_with.python is None
+        check_environment(name, chosen, isolation, started_with.preload, own_python=own_python)
         who = choose_actor(actor)
         traced = tracing.span("pyisolate.spawn", lambda: {"pyisolate.sandbox": name, "pyisolate.isolation": isolation})
         with traced as span, self._prepared(name, chosen, isolation, enforcement, shadow) as prepared:
