@@ -160,6 +160,7 @@ def arguments() -> argparse.Namespace:
     add("--defences", action="store_const", const="all", dest="without", help="switch each defence off in turn")
     add("--without", default="", help="switch these defences off, one at a time: what turns red?")
     add("--markdown", action="store_true", help=f"write {PAGE.relative_to(ROOT)} and {RECORDS.relative_to(ROOT)}")
+    add("--note", default="", help="for the pages: of which run each configuration is")
     add("--save", type=Path, help="keep the results in this file")
     add("--load", type=Path, action="append", default=[], help="add results that were kept")
     return parser.parse_args()
@@ -195,8 +196,8 @@ def main() -> int:
     if options.markdown:
         from tests.escape.document import document, summary
 
-        PAGE.write_text(summary(techniques, results, red))
-        RECORDS.write_text(document(techniques, results, red))
+        PAGE.write_text(summary(techniques, results, red, options.note))
+        RECORDS.write_text(document(techniques, results, red, options.note))
     elif results:
         print_table(techniques, results)
     return 0 if all(outcome.good for outcomes in results.values() for outcome in outcomes.values()) else 1

@@ -37,9 +37,9 @@ Written by `python -m tests.escape --markdown`; do not edit. `docs/escapes.md` s
 """
 
 
-def document(techniques: list[Technique], results: Results, red: Red) -> str:
+def document(techniques: list[Technique], results: Results, red: Red, note: str = "") -> str:
     """Return all results, a row for each technique."""
-    parts = [RECORDS, _totals(results)]
+    parts = [RECORDS, _totals(results, note)]
     if red:
         parts.append("\n".join(_defences(red)))
     for group, members in groupby(techniques, key=lambda technique: technique.group):
@@ -48,19 +48,20 @@ def document(techniques: list[Technique], results: Results, red: Red) -> str:
     return "\n".join(parts)
 
 
-def summary(techniques: list[Technique], results: Results, red: Red) -> str:
+def summary(techniques: list[Technique], results: Results, red: Red, note: str = "") -> str:
     """Return the page for readers: totals, and what is not stopped."""
-    parts = [HEAD, _totals(results), _gaps(techniques), _thread_reasons(techniques)]
+    parts = [HEAD, _totals(results, note), _gaps(techniques), _thread_reasons(techniques)]
     if red:
         parts.append(_defences(red)[0])
     return "\n".join(parts)
 
 
-def _totals(results: Results) -> str:
+def _totals(results: Results, note: str) -> str:
     rows = {name: totals(outcomes) for name, outcomes in results.items()}
     columns = list(next(iter(rows.values())))
     lines = ["## Totals\n", f"| configuration | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {name} | {' | '.join(str(row[column]) for column in columns)} |" for name, row in rows.items()]
+    lines += ["", note] if note else []
     return "\n".join(lines) + "\n"
 
 
