@@ -340,7 +340,7 @@ class Supervisor:
             if entrance is not None:
                 runtime.admit_to_proxy(sandbox.id, entrance)
         runtime.equip(sandbox.id, order.on_stdout, order.on_stderr, order.offer, order.asker)
-        standby.spawned(replace(cell, env={}))  # what is one sandbox's own is not for those that stand by
+        standby.spawned(replace(cell, env={}, cwd=None))  # what is one sandbox's own is not for those that stand by
         return sandbox
 
     def _spawn_thread(self, order: _Order) -> SandboxThread:

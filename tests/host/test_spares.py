@@ -154,6 +154,15 @@ def test_a_working_directory_of_its_own_means_no_spare(own: pyisolate.Supervisor
         assert sandbox.eval("__import__('os').getcwd()") == "/usr/share"
 
 
+def test_those_that_stand_by_are_not_where_others_wanted_to_be(own: pyisolate.Supervisor) -> None:
+    policy = COMPUTE.allow_read("/usr/share")
+    for _ in range(2):
+        own.spawn("elsewhere", policy, cwd="/usr/share").close()
+    until(lambda: len(spares_of(own, policy).cells) == 2)
+    with own.spawn("ordinary", policy) as sandbox:
+        assert sandbox.eval("__import__('os').getcwd()") != "/usr/share"
+
+
 def test_nobody_gets_a_spare_whose_listener_has_ended(own: pyisolate.Supervisor) -> None:
     make_spares(own, COMPUTE)
     listener = inside.plan(own).listener
