@@ -236,7 +236,9 @@ def _settle(supervisor: pyisolate.Supervisor) -> None:
             tree._drain()
         draining = 0 if tree is None else len(tree._draining)
         # Another supervisor of this process (the default one) has a zygote and cells of its own.
-        below = 0 if pool.zygote_pid is None else len(psutil.Process(pool.zygote_pid).children())
+        branches = pool.policies.pids
+        zygotes = () if pool.zygote_pid is None else (pool.zygote_pid, *branches)
+        below = sum(len(psutil.Process(pid).children()) for pid in zygotes) - len(branches)
         if pool.counts() > (POOL, 0):  # who waited for a cell had asked for one more, and was served before it came
             supervisor.spawn("surplus", limits=LIMITS).close()
         if pool.counts() == (POOL, 0) and len(pool._live) == POOL == below and not draining:

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..choices import Step
 from ..native import channel as native
@@ -23,6 +23,9 @@ from ..native.descriptors import receive
 from ..native.polling import epoll
 from . import wire
 from .turns import Turns
+
+if TYPE_CHECKING:
+    from ..policy.compiled import CompiledPolicy
 
 _log = logging.getLogger("pyisolate.cell")
 #: Larger buffers come from mmap and go back with munmap at each call: 48 instead of 31 us for a round trip of 1 kB.
@@ -90,6 +93,10 @@ class Channel:
         self.signal_otherwise: Callable[[int, int], None] | None = None
         #: its filter lets it fork without asking the listener
         self.forks = False
+        #: who forked it
+        self.zygote: object = None
+        #: the policy for which its zygote made everything ahead; None: it serves any
+        self.made_for: CompiledPolicy | None = None
         self._pidfd_lock = threading.Lock()
         self.peer = socket.socket(fileno=channel)
         self.peer.setblocking(False)

@@ -11,7 +11,6 @@ import contextlib
 import inspect
 import itertools
 import os
-import resource
 import signal
 import socket
 import sys
@@ -19,7 +18,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import cloudpickle  # noqa: F401 - loaded while warm, so that no file has to be read for it later
 
@@ -31,7 +30,7 @@ from ..hooks.attribution import raised_by_guest
 from ..hooks.interrupts import INTERRUPTS
 from ..native import audit, process, quiet
 from ..policy.broker import Broker
-from ..policy.compiled import CompiledPolicy, FsRight, FsRule
+from ..policy.compiled import CompiledPolicy
 from ..records import BrokerRecord
 from . import values, wire
 from .commands import run_command
@@ -49,15 +48,12 @@ from .source import (
     compile_expression,
     compile_guest,
     print_errors_of_threads,
-    show_no_own_lines,
     traceback_text,
 )
 from .streams import GivenStdin, OpenFiles, exit_code, finish_script, flush_before_exit, flush_streams
 
 _REPR_LIMIT_CHARS = 4096
 _TRACEBACK_LIMIT_CHARS = 16 << 10
-#: A specialising interpreter (3.11) takes 8 runs to specialise and some more to settle; a run takes half a millisecond.
-_REHEARSALS = 20
 
 
 class CurrentBroker:
@@ -72,6 +68,17 @@ class CurrentBroker:
         if decision.verdict is not Verdict.ALLOW and self._guest.catch_up():
             decision = self.broker.decide(capability, target, **facts)
         return decision
+
+
+class Ahead(NamedTuple):
+    """A policy with what asks it."""
+
+    policy: CompiledPolicy
+    broker: CurrentBroker
+    hooks: hooks.GuestHooks
+    #: where a guest starts, and whether it finds modules there
+    directory: str
+    searched: bool
 
 
 class Guest:
@@ -90,6 +97,8 @@ class Guest:
         self._send_lock = threading.Lock()
         self._hooks: hooks.GuestHooks | None = None
         self._broker: CurrentBroker | None = None
+        #: what a policy zygote has made of its policy, for its cells to enter
+        self._ahead: Ahead | None = None
         self._display = Display(self.send)
         module = types.ModuleType("__main__")
         module.__dict__.update(__builtins__=builtins, post=self.post, recv=self.recv, display=self._display.display)
@@ -169,6 +178,18 @@ class Guest:
         self._cells.find_classes()
         print_errors_of_threads()
 
+    def make_ahead(self, policy: CompiledPolicy, directory: str) -> None:
+        """In a policy zygote: make once what each of its cells would make of its policy at hand-out."""
+        broker = CurrentBroker(self, Broker(policy))
+        made = hooks.make(broker, self.report, policy)
+        self._ahead = Ahead(policy, broker, made, directory, _is_searched(directory, broker.broker))
+        _show_file_calls(policy)
+
+    @property
+    def made_ahead(self) -> bool:
+        """True in a policy zygote, and in its cells."""
+        return self._ahead is not None
+
     # -- channel --------------------------------------------------------------------------------------------
 
     def send(self, frame: wire.GuestFrame) -> None:
@@ -220,16 +241,34 @@ class Guest:
             os.close(slots)
         confine_at_handout(named, frame.rlimits, frame.working_directory, steps)
         _begin(frame.sandbox, frame.environment)
-        self._broker = CurrentBroker(self, Broker(frame.policy))
-        shadow = None if frame.shadow is None else hooks.Shadow(Broker(frame.shadow), frame.shadow)
-        self._hooks = hooks.install(self._broker, self.report, frame.policy, process_wide=True, shadow=shadow)
+        self._enter_hooks(frame)
         sys.modules["__main__"] = self.module
         self._read = reader_of(frame.host_tag)
-        if frame.policy.site is not None:
-            use_packages(frame.policy.site)
-        _search_first(frame.working_directory, self._broker.broker)
-        _show_file_calls(frame.policy)
         self.send(wire.Ready(steps=tuple(steps.done), failed=tuple(steps.failed)))
+
+    def _enter_hooks(self, frame: wire.Init) -> None:
+        """Put this cell under the policy that came, or under that of its zygote where none did.
+
+        Modules are found in the working directory, as `python -c` does.
+        """
+        directory, ahead = frame.working_directory, self._ahead
+        if frame.policy is not None:
+            broker = self._broker = CurrentBroker(self, Broker(frame.policy))
+            shadow = None if frame.shadow is None else hooks.Shadow(Broker(frame.shadow), frame.shadow)
+            self._hooks = hooks.install(broker, self.report, frame.policy, process_wide=True, shadow=shadow)
+            policy, searched = frame.policy, _is_searched(directory, broker.broker)
+            _show_file_calls(policy)
+        elif ahead is None or frame.shadow is not None:
+            raise RuntimeError("hand-out without a policy: this cell's zygote has none")
+        else:
+            self._broker, self._hooks = ahead.broker, ahead.hooks
+            hooks.enter(ahead.hooks, ahead.policy)
+            policy, known = ahead.policy, directory == ahead.directory
+            searched = ahead.searched if known else _is_searched(directory, ahead.broker.broker)
+        if policy.site is not None:
+            use_packages(policy.site)
+        if searched:
+            sys.path.insert(0, directory)
 
     def apply_reload(self) -> None:
         """Switch the broker to a reloaded policy, tightening Landlock where a ruleset came along."""
@@ -306,7 +345,7 @@ class Guest:
             sys.argv[:] = request.argv
         if request.kind == "script":
             return self._run_script(request, namespace)
-        return self._execute(request, namespace, filename)
+        return self.execute(request, namespace, filename)
 
     def _run_program(self, request: wire.Request) -> int:
         def started(pid: int) -> None:
@@ -325,7 +364,8 @@ class Guest:
             finish_script()
         return wire.Done(id=request.id)
 
-    def _execute(self, request: wire.Request, namespace: dict[str, Any], filename: str) -> wire.Done:
+    def execute(self, request: wire.Request, namespace: dict[str, Any], filename: str) -> wire.Done:
+        """Run the source of a request, and return what its last expression is worth."""
         code, last = compile_cell(request.source, filename)
         if code is not None:
             awaits = last is not None and bool(last.co_flags & inspect.CO_COROUTINE)
@@ -369,10 +409,9 @@ def _show_file_calls(policy: CompiledPolicy) -> None:
     paths.open_own_descriptors(quiet.address() is not None and not monitored)
 
 
-def _search_first(directory: str, broker: Broker) -> None:
-    """Find modules in the working directory, as `python -c` does, where the guest may read it; not in all of "/"."""
-    if directory != "/" and not broker.decide(Capability.FS_READ, directory, listing=True).refused:
-        sys.path.insert(0, directory)
+def _is_searched(directory: str, broker: Broker) -> bool:
+    """Tell whether modules are found in the working directory: where the guest may read it; not in all of "/"."""
+    return directory != "/" and not broker.decide(Capability.FS_READ, directory, listing=True).refused
 
 
 def _begin(name: str, environment: dict[str, str]) -> None:
@@ -381,7 +420,7 @@ def _begin(name: str, environment: dict[str, str]) -> None:
     sys.argv[:] = [f"<{name}>"]
     if (platform := sys.modules.get("platform")) is not None:
         platform._uname_cache = None  # type: ignore[attr-defined]  # noqa: SLF001 - the host's name was in it
-    _replace_environment(environment)
+    replace_environment(environment)
 
 
 def _end_child(answer: wire.Done | wire.Failed) -> NoReturn:
@@ -429,62 +468,20 @@ def _resolve(dotted: str) -> Any:
     return getattr(module, attribute)
 
 
-class Rehearsal:
-    """What a cell plays through while it waits, so that hand-out and a first request find their pages its own.
-
-    Made once in the zygote. A fault costs 2 to 5 us and a page of the cell's own memory, so it holds the common path
-    and no more: no refusal, no traceback.
-    """
-
-    def __init__(self) -> None:
-        self._rlimits = ((resource.RLIMIT_CORE, 0, 0),)
-        self.policy = CompiledPolicy(name="warm", version="0", fs=(FsRule(path="/warm", allow=FsRight.READ),))
-        init = wire.Init(
-            sandbox="warm",
-            policy=self.policy,
-            descriptors=(),
-            environment=dict(os.environ),
-            working_directory="/",
-            rlimits=self._rlimits,
-        )
-        request = wire.Request(id=0, kind="exec", source="1")
-        self._init, self._request = (wire.encode(frame)[wire.HEADER.size :] for frame in (init, request))
-
-    def warm_up(self) -> None:
-        """Play it in the zygote, until the interpreter has specialised the code and filled its caches (PEP 659).
-
-        What is written there need not be written in each cell: 70 of 660 pages.
-        """
-        show_no_own_lines()
-        for _ in range(_REHEARSALS):
-            self._play(Guest())
-
-    def play(self, guest: Guest) -> None:
-        """Go through hand-out and one request without leaving a trace."""
-        confine_at_handout({}, self._rlimits, "/", Steps(), rehearsal=True)
-        self._play(guest)
-
-    def _play(self, guest: Guest) -> None:
-        init = wire.decode_host(self._init)
-        assert isinstance(init, wire.Init)
-        _replace_environment(init.environment)
-        with hooks.rehearsal(Broker(init.policy), guest.report, init.policy):
-            wire.encode(wire.Ready(steps=("warm",)))
-        request = wire.decode_host(self._request)
-        assert isinstance(request, wire.Request)
-        wire.encode(guest._execute(request, {"__builtins__": builtins}, request.filename))  # noqa: SLF001
+def replace_environment(environment: dict[str, str]) -> None:
+    """Give this process exactly this environment; nothing is written where it has it already."""
+    if dict(os.environ) != environment:
+        os.environ.clear()
+        os.environ.update(environment)
 
 
-def _replace_environment(environment: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-
-
-def main(guest: Guest, channel: socket.socket, rehearsal: Rehearsal, finish_confinement: Callable[[], None]) -> int:
+def main(
+    guest: Guest, channel: socket.socket, rehearse: Callable[[Guest], None], finish_confinement: Callable[[], None]
+) -> int:
     """Rehearse, finish the confinement (which reports to the host), serve until the host goes; return the status."""
     guest.open(channel)
     flush_before_exit()
-    rehearsal.play(guest)
+    rehearse(guest)
     finish_confinement()
     try:
         guest.serve()

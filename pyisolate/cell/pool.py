@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..native.result import advice
 from . import wire
 from .channel import Channel
 from .mover import Mover
+from .policy_zygotes import KINDS, Kind, PolicyZygotes, kind_of
 from .reactor import Reactor
-from .zygote import Exited, Forked
-from .zygote_process import FORKED_DESCRIPTORS, PoolSettings, ZygoteError, ZygoteProcess
+from .zygote import Exited, Forked, Given
+from .zygote_process import FORKED_DESCRIPTORS, PolicyZygote, PoolSettings, ZygoteControl, ZygoteError, ZygoteProcess
+
+if TYPE_CHECKING:
+    from ..policy.compiled import CompiledPolicy
 
 _log = logging.getLogger("pyisolate.pool")
 #: what became of descriptors that were sent to a full table: the kernel drops them (recvmsg(2), MSG_CTRUNC)
@@ -55,19 +61,19 @@ class Pool:
         self._mover = Mover(self._moved)
         self._condition = threading.Condition()
         self._start_lock = threading.Lock()
-        #: by whether their filter lets them fork without asking the listener
-        self._ready: dict[bool, deque[Channel]] = {False: deque(), True: deque()}
+        self._ready: dict[Kind, deque[Channel]] = {kind: deque() for kind in KINDS}
         self._warming: dict[int, Channel] = {}
         #: those of the warming that are prepared and wait for their control group
         self._moving: set[Channel] = set()
         self._live: dict[int, Channel] = {}
-        self._asked = {False: 0, True: 0}
-        self._waiting = {False: 0, True: 0}
+        self._asked: Counter[Kind] = Counter()
+        self._waiting: Counter[Kind] = Counter()
         #: one cell that may fork is kept once one was asked for
         self._keeps_forking = False
         #: cells that were taken ahead, for a policy (see `spares`): they count as cells of the pool
         self._aside = 0
         self._zygote: ZygoteProcess | None = None
+        self.policies = PolicyZygotes()
         self._closed = False
         self._last_error = ""
         self._last_hint: str | None = None
@@ -92,7 +98,7 @@ class Pool:
             except OSError as error:
                 zygote.stop()
                 raise ZygoteError(f"start zygote: watch it: {error.strerror}", hint=advice(error.errno)) from error
-            self._asked = {False: 0, True: 0}
+            self._asked.clear()
             self._zygote = zygote
         self.refill()
 
@@ -110,25 +116,33 @@ class Pool:
     def counts(self) -> tuple[int, int]:
         """Return (ready, warming) cells; those set aside are ready."""
         with self._condition:
-            return len(self._ready[False]) + self._aside, len(self._warming) + sum(self._asked.values())
+            return self._stock(), len(self._warming) + self._asked.total()
 
     def states(self) -> tuple[int, int, int]:
         """Return how many cells are ready for any policy, taken ahead for one, and starting."""
         with self._condition:
-            ready = sum(len(kind) for kind in self._ready.values())
-            return ready, self._aside, len(self._warming) + sum(self._asked.values())
+            return sum(map(len, self._ready.values())), self._aside, len(self._warming) + self._asked.total()
 
-    def take_spare(self, *, forks: bool = False) -> Channel | None:
-        """Return a warm cell and count it as set aside; None where none is to spare."""
+    def _stock(self) -> int:
+        """Return how many cells are ready, or taken ahead. Those that may fork are kept beside them."""
+        return len(self._ready["plain"]) + len(self._ready["policy"]) + self._aside
+
+    def take_spare(self, *, policy: CompiledPolicy | None = None, forks: bool = False) -> Channel | None:
+        """Return a warm cell for a policy and count it as set aside; None where none is to spare."""
+        kind = self.policies.kind(policy, forks)
         with self._condition:
             if any(self._waiting.values()) or self._closed:
                 return None
-            while self._ready[forks]:
-                channel = self._ready[forks].popleft()
-                if channel.ended is None:
-                    self._aside += 1
-                    return channel
-            return None
+            channel = self._pop(kind)
+            self._aside += channel is not None
+            return channel
+
+    def _pop(self, kind: Kind) -> Channel | None:
+        while self._ready[kind]:
+            channel = self._ready[kind].popleft()
+            if channel.ended is None:
+                return channel
+        return None
 
     def set_aside(self, count: int, *, refill: bool = True) -> None:
         """Count as many more (or fewer) cells as set aside, and fork for those that were taken."""
@@ -139,8 +153,8 @@ class Pool:
 
     def refill(self) -> None:
         """Ask for as many cells of each kind as the pool lacks."""
-        for forks in (False, True):
-            self._refill(forks)
+        for kind in KINDS:
+            self._refill(kind)
 
     def refill_if_low(self) -> None:
         """Refill where less than half is ready; else the end of a sandbox does it.
@@ -148,40 +162,68 @@ class Pool:
         A fork takes the processor that the new sandbox's first request needs.
         """
         with self._condition:
-            ready = len(self._ready[False]) + self._aside
-            low = 2 * ready < self._settings.size or self._keeps_forking > bool(self._ready[True])
+            low = 2 * self._stock() < self._settings.size or self._keeps_forking > bool(self._ready["forking"])
         if low:
             self.refill()
 
-    def _refill(self, forks: bool) -> None:
+    def _refill(self, kind: Kind) -> None:
         with self._condition:
-            kept = min(1, self._settings.size) * self._keeps_forking if forks else self._settings.size - self._aside
-            warming = sum(channel.forks is forks for channel in self._warming.values())
-            lacking = kept + self._waiting[forks] - len(self._ready[forks]) - warming - self._asked[forks]
-            zygote = self._zygote
+            warming = sum(kind_of(channel) == kind for channel in self._warming.values())
+            there = len(self._ready[kind]) + warming + self._asked[kind]
+            kept = self.policies.kept(kind, self._settings.size, self._aside, self._keeps_forking)
+            lacking = kept + self._waiting[kind] - there
+            zygote = self.policies.active if kind == "policy" else self._zygote
             if lacking <= 0 or zygote is None or self._closed:
                 return
-            self._asked[forks] += lacking
+            self._asked[kind] += lacking
+        forks = self.policies.forks if kind == "policy" else kind == "forking"
         try:
             zygote.fork(lacking, forks=forks)
         except BlockingIOError:
             with self._condition:
-                self._asked[forks] -= lacking
+                self._asked[kind] -= lacking
                 self._last_error = "the zygote does not read its requests: is it stopped?"
         except ZygoteError:
             self._zygote_died(zygote)
 
-    def take_ready(self, *, forks: bool = False) -> Channel | None:
-        """Return a warm, prepared cell, None where none is ready."""
-        self._keeps_forking = self._keeps_forking or forks
-        with self._condition:
-            while self._ready[forks]:
-                channel = self._ready[forks].popleft()
-                if channel.ended is None:
-                    return channel
-        return None
+    def branch(self, given: Given, *, forks: bool) -> bool:
+        """Fork a zygote for a policy, from which its cells come from now on; `forks` as of `take`.
 
-    def take(self, timeout_s: float = CELL_TIMEOUT_S, *, forks: bool = False) -> Channel:
+        False where that cannot be: no zygote runs, one zygote gives each cell a user of its own, or too many live
+        already. Raises ZygoteError. Waits until it is ready.
+        """
+        zygote = self._zygote
+        if zygote is None or self._closed or self._settings.spec.uid_range is not None or self.policies.full:
+            return False
+        made = PolicyZygote(zygote, given)
+        with self._condition:
+            if self._zygote is zygote and not self._closed:
+                self._reactor.add_callback(made.control.fileno(), lambda: self._receive(made))
+                self.policies.add(made, forks=forks)
+                return True
+        made.stop()
+        return False
+
+    def retire_policy(self) -> None:
+        """Fork no more cells of the policy that has a zygote; it ends when the last sandbox from it has ended."""
+        with self._condition:
+            if (zygote := self.policies.retire()) is None:
+                return
+            self._asked["policy"] = 0
+            while (channel := self._pop("policy")) is not None:
+                channel.signal(signal.SIGKILL)
+        self._end_if_unused(zygote)
+
+    def take_ready(self, *, policy: CompiledPolicy | None = None, forks: bool = False) -> Channel | None:
+        """Return a warm, prepared cell for a policy, from its zygote first; None where none is ready."""
+        kind, other = self.policies.kind(policy, forks), self.policies.kind(None, forks)
+        self._keeps_forking = self._keeps_forking or kind == "forking"
+        with self._condition:
+            return self._pop(kind) or self._pop(other)
+
+    def take(
+        self, timeout_s: float = CELL_TIMEOUT_S, *, policy: CompiledPolicy | None = None, forks: bool = False
+    ) -> Channel:
         """Return a warm, prepared cell; one is forked on demand when none is ready. Raises ZygoteError.
 
         `forks`: its filter lets it fork without asking the listener. `timeout_s` is counted from the last cell that
@@ -190,26 +232,27 @@ class Pool:
         started = time.monotonic()
         while True:
             deadline = min(max(started, self._warm_at) + timeout_s, started + _PATIENCE * timeout_s)
-            if (channel := self.take_ready(forks=forks)) is not None:
+            if (channel := self.take_ready(policy=policy, forks=forks)) is not None:
                 return channel
             self._give_up_if_hopeless(started, deadline)
             self.start()
+            kind = self.policies.kind(policy, forks)
             with self._condition:
-                self._waiting[forks] += 1
+                self._waiting[kind] += 1
                 zygote, failures = self._zygote, self._failures
             try:
                 self.refill()
                 with self._condition:
                     left = max(0.0, min(_LOOK_AGAIN_S, deadline - time.monotonic()))
-                    self._condition.wait_for(lambda: self._changed_since(zygote, failures, forks), left)  # noqa: B023
+                    self._condition.wait_for(lambda: self._changed_since(zygote, failures, kind), left)  # noqa: B023
                     if self._failures != failures:
-                        self._condition.wait_for(lambda: self._ready[forks] or self._closed, _PAUSE_S)
+                        self._condition.wait_for(lambda: self._ready[kind] or self._closed, _PAUSE_S)  # noqa: B023
             finally:
                 with self._condition:
-                    self._waiting[forks] -= 1
+                    self._waiting[kind] -= 1
 
-    def _changed_since(self, zygote: ZygoteProcess | None, failures: int, forks: bool) -> bool:
-        return bool(self._ready[forks]) or self._closed or self._zygote is not zygote or self._failures != failures
+    def _changed_since(self, zygote: ZygoteProcess | None, failures: int, kind: Kind) -> bool:
+        return bool(self._ready[kind]) or self._closed or self._zygote is not zygote or self._failures != failures
 
     def _give_up_if_hopeless(self, started: float, deadline: float) -> None:
         if self._closed:
@@ -237,6 +280,7 @@ class Pool:
             for channel in list(self._live.values()):
                 channel.signal(signal.SIGKILL)
             zygote.stop()
+            self._stop_policy_zygotes()
         self._mover.close()
         self._bury_all()
 
@@ -303,11 +347,14 @@ class Pool:
             self._failing_since, self._last_error, self._last_hint = None, "", None
             self._warm_at = time.monotonic()
             self._warming.pop(channel.pid, None)
-            self._ready[channel.forks].append(channel)
+            if channel.made_for is not None and channel.zygote is not self.policies.active:
+                channel.signal(signal.SIGKILL)  # it was on its way when its zygote was retired
+                return
+            self._ready[kind_of(channel)].append(channel)
             self._condition.notify_all()  # each waits for one kind
         self.on_ready()
 
-    def _receive(self, zygote: ZygoteProcess) -> None:
+    def _receive(self, zygote: ZygoteControl) -> None:
         for _ in range(64):
             try:
                 received = zygote.receive()
@@ -324,9 +371,11 @@ class Pool:
             elif isinstance(message, Exited):
                 self._exited(message)
 
-    def _forked(self, zygote: ZygoteProcess, message: Forked, descriptors: list[int]) -> None:
+    def _forked(self, zygote: ZygoteControl, message: Forked, descriptors: list[int]) -> None:
+        kind: Kind = "policy" if zygote.made_for is not None else "forking" if message.forks else "plain"
         with self._condition:
-            self._asked[message.forks] = max(0, self._asked[message.forks] - 1)
+            if kind != "policy" or zygote is self.policies.active:
+                self._asked[kind] = max(0, self._asked[kind] - 1)
         if message.error or len(descriptors) != FORKED_DESCRIPTORS:
             # A cell whose socket was lost sees the end of the stream, and ends.
             for descriptor in descriptors:
@@ -339,6 +388,7 @@ class Pool:
             ends = (descriptors[0], descriptors[1], descriptors[2], descriptors[3])
             channel = Channel(message.pid, ends, descriptors[4], init=message.init)
             channel.signal_otherwise, channel.forks = zygote.signal, message.forks
+            channel.zygote, channel.made_for = zygote, zygote.made_for
         except OSError as error:
             self._failed(f"watch cell {message.pid}: {error.strerror}", error.errno)
             return
@@ -355,31 +405,64 @@ class Pool:
         with self._condition:
             channel = self._live.pop(message.pid, None)
             self._warming.pop(message.pid, None)
-            if channel is not None and channel in self._ready[channel.forks]:
-                self._ready[channel.forks].remove(channel)
+            if channel is not None and channel in self._ready[kind_of(channel)]:
+                self._ready[kind_of(channel)].remove(channel)
         if channel is not None:
             self._bury(channel, message)
+            if isinstance(channel.zygote, PolicyZygote):
+                self._end_if_unused(channel.zygote)
 
-    def _zygote_died(self, zygote: ZygoteProcess) -> None:
+    def _end_if_unused(self, zygote: PolicyZygote) -> None:
+        """End a retired policy zygote that has no cell any more."""
         with self._condition:
-            if self._zygote is not zygote:
+            used = self.policies.active is zygote or any(one.zygote is zygote for one in self._live.values())
+            if used or self.policies.remove(zygote) is None:
                 return
-            self._zygote = None
-            self.restarts += 1
         self._reactor.remove_callback(zygote.control.fileno())
-        _log.error("zygote %d died; its cells died with it, a new one starts on demand", zygote.pid)
         zygote.stop()
-        self._bury_all()
+
+    def _zygote_died(self, zygote: ZygoteControl) -> None:
+        with self._condition:
+            policy = self.policies.remove(zygote)
+            if policy is not None:
+                self._asked["policy"] = 0
+            elif self._zygote is not zygote:
+                return
+            else:
+                self._zygote = None
+                self.restarts += 1
+        self._reactor.remove_callback(zygote.control.fileno())
+        if policy is not None:
+            _log.error("policy zygote %d died, and its cells with it", policy.pid)
+            policy.stop()
+            self._bury_all(policy)
+        elif isinstance(zygote, ZygoteProcess):
+            _log.error("zygote %d died; its cells died with it, a new one starts on demand", zygote.pid)
+            zygote.stop()
+            self._stop_policy_zygotes()
+            self._bury_all()
         with self._condition:
             self._condition.notify_all()
 
-    def _bury_all(self) -> None:
+    def _stop_policy_zygotes(self) -> None:
         with self._condition:
-            live = list(self._live.values())
-            self._live.clear()
-            self._warming.clear()
-            self._clear_ready()
-        for channel in live:
+            all_of_them = self.policies.remove_all()
+            self._asked["policy"] = 0
+        for one in all_of_them:
+            self._reactor.remove_callback(one.control.fileno())
+            one.stop()
+
+    def _bury_all(self, zygote: PolicyZygote | None = None) -> None:
+        """Bury every cell, or those of one policy zygote: it has died."""
+        with self._condition:
+            buried = [one for one in self._live.values() if zygote is None or one.zygote is zygote]
+            for channel in buried:
+                del self._live[channel.pid]
+                self._warming.pop(channel.pid, None)
+                self._moving.discard(channel)
+                with contextlib.suppress(ValueError):
+                    self._ready[kind_of(channel)].remove(channel)
+        for channel in buried:
             channel.signal(signal.SIGKILL)
             self._bury(channel, None)
 
@@ -406,12 +489,11 @@ class Pool:
         zygote, self._zygote = self._zygote, None
         if zygote is not None:
             zygote.control.close()
+        for policy in self.policies.remove_all():
+            policy.abandon()
         for channel in list(self._live.values()):
             channel.abandon()
         self._live.clear()
         self._warming.clear()
-        self._clear_ready()
-
-    def _clear_ready(self) -> None:
         for kind in self._ready.values():
             kind.clear()

@@ -50,7 +50,8 @@ class Init(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="init")
     """Hand-out: confine yourself to this policy. Descriptors ride along in the order of `descriptors`."""
 
     sandbox: str
-    policy: CompiledPolicy
+    #: None: the one of the policy zygote that forked this cell
+    policy: CompiledPolicy | None
     shadow: CompiledPolicy | None = None
     descriptors: tuple[str, ...]
     environment: dict[str, str]

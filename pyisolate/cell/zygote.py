@@ -19,16 +19,20 @@ import socket
 import threading
 import traceback
 from collections import deque
+from typing import NoReturn
 
 import msgspec
 
 from .. import hooks
 from ..hooks import seeding
 from ..native import audit, cell_init, process
+from ..native.descriptors import receive
 from ..native.result import without_hint
+from ..policy.compiled import CompiledPolicy
 from . import guest, wire
 from .at_fork import AT_FORK
 from .confine import AtFork, CellSpec, Steps, load_filter, maps_others, program_of
+from .rehearsal import Rehearsal
 from .streams import open_streams
 
 MAX_CONTROL_BYTES = 1 << 16
@@ -67,8 +71,20 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     number: int
 
 
+class Branch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Fork a policy zygote. Its control socket rides along, and a file that holds an encoded `Given`."""
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy zygote makes ahead of: the policy, environment and directory that its cells start with."""
+
+    policy: CompiledPolicy
+    environment: dict[str, str]
+    directory: str
+
+
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The zygote is warm. `failed_preloads` could not be imported: (name, why)."""
+    """The zygote is warm. `failed_preloads` could not be imported: (name, why). A policy zygote's pidfd rides along."""
 
     pid: int
     failed_preloads: tuple[tuple[str, str], ...] = ()
@@ -100,7 +116,7 @@ class Exited(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 ZygoteMessage = Started | Forked | Exited
-ZygoteOrder = Fork | Signal
+ZygoteOrder = Fork | Signal | Branch
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -111,19 +127,20 @@ class Zygote:
         self._control = control
         self._start = start
         self._host = process.pidfd_open(start.host_pid)
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._wake_read, self._wake_write = _make_wake()
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         #: by the pid of the init
         self._cells: dict[int, cell_init.Cell] = {}
+        #: policy zygotes by their pid
+        self._branches: set[int] = set()
         spec = start.spec
         self._maps = spec.clone_flags & process.CLONE_NEWUSER != 0 and maps_others(spec)
         first, count = spec.uid_range or (spec.uid, 0)
         #: users that no cell is, the one freed first in front; the users of cells by the pid of the init
         self._free_uids = deque(range(first, first + count))
         self._uids: dict[int, int] = {}
-        self.rehearsal, self._guest = guest.Rehearsal(), guest.Guest()
+        self.rehearsal, self._guest = Rehearsal(), guest.Guest()
         self._confinement = AtFork(spec, maps=self._maps)
         #: by whether they let a cell fork
         self._programs = {forks: program_of(self._start.spec, forks=forks) for forks in (False, True)}
@@ -147,12 +164,15 @@ class Zygote:
                     return 0
 
     def _command(self) -> bool:
-        data = self._control.recv(MAX_CONTROL_BYTES)
+        data, descriptors, _ = receive(self._control, MAX_CONTROL_BYTES, 2)
         if not data:
             return False
         order = msgspec.msgpack.decode(data, type=ZygoteOrder)
         if isinstance(order, Signal):
             self._signal(order)
+            return True
+        if isinstance(order, Branch):
+            self._branch(descriptors)
             return True
         for _ in range(order.count):
             self._fork(order.forks)
@@ -175,6 +195,54 @@ class Zygote:
         for pid in killed:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+
+    def _branch(self, descriptors: list[int]) -> None:
+        """Fork a policy zygote. Where that fails its socket is closed, which tells the supervisor."""
+        parent = os.getpid()
+        try:
+            if len(descriptors) == 2 and (pid := os.fork()) == 0:
+                self._become_policy_zygote(descriptors[0], descriptors[1], parent)
+            self._branches.add(pid)
+        except OSError as error:
+            os.write(2, f"fork a policy zygote: {error.strerror}\n".encode())
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _become_policy_zygote(self, control: int, given: int, parent: int) -> NoReturn:
+        """Be a zygote whose cells find their policy made: as confined as its own zygote, and no guest code in it."""
+        status = wire.BROKEN_STATUS
+        try:
+            process.set_pdeathsig(signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(0)
+            os.setpgid(0, 0)
+            process.set_name("pyisolate-policy")
+            self._cells, self._branches, self._uids = {}, set(), {}
+            self._control.close()
+            self._control = socket.socket(fileno=control)
+            before = self._wake_read, self._wake_write
+            self._wake_read, self._wake_write = _make_wake()
+            self._make_ahead(given)
+            own = process.pidfd_open(os.getpid())
+            self._send(Started(pid=os.getpid()), [own])
+            for descriptor in (*before, given, own):
+                os.close(descriptor)
+            status = self.serve()
+        except (BrokenPipeError, ConnectionError):
+            status = 0
+        except BaseException as error:
+            os.write(2, _described(error))
+        finally:
+            self.end_cells()
+            os._exit(status)
+
+    def _make_ahead(self, given: int) -> None:
+        found = msgspec.msgpack.decode(os.pread(given, os.fstat(given).st_size, 0), type=Given)
+        self._guest.make_ahead(found.policy, found.directory)
+        guest.replace_environment(found.environment)
+        gc.collect()
+        gc.freeze()
 
     def _fork(self, forks: bool) -> None:
         """Fork one cell and hand its ends to the supervisor; say so where the machine has run out of something."""
@@ -250,7 +318,7 @@ class Zygote:
             status = guest.main(
                 self._guest,
                 channel,
-                self.rehearsal,
+                self.rehearsal.play,
                 lambda: load_filter(
                     spec,
                     self._programs[forks],
@@ -266,14 +334,16 @@ class Zygote:
             os._exit(status)
 
     def _reap(self) -> None:
-        while self._cells:
+        while self._cells or self._branches:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 self._cells.clear()
+                self._branches.clear()
                 return
             if pid == 0:
                 return
+            self._branches.discard(pid)
             if (cell := self._cells.pop(pid, None)) is None:
                 continue
             guest_status, max_rss_bytes = cell.ended()
@@ -293,6 +363,13 @@ class Zygote:
             socket.send_fds(self._control, [data], descriptors)
         else:
             self._control.send(data)
+
+
+def _make_wake() -> tuple[int, int]:
+    """Make the pipe that a signal writes to; return its two ends."""
+    ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(ends[1], warn_on_full_buffer=False)
+    return ends
 
 
 def _described(error: BaseException) -> bytes:

@@ -1,10 +1,11 @@
-"""The supervisor's side of one zygote: its process, its control socket, and the proof that its cells can be ended."""
+"""The supervisor's side of zygotes: their processes, control sockets, and the proof that their cells can be ended."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -17,13 +18,16 @@ import msgspec
 from ..errors import SandboxError
 from ..native import process, quiet
 from ..native.descriptors import receive
+from ..policy.compiled import CompiledPolicy
 from .confine import CellSpec
-from .zygote import MAX_CONTROL_BYTES, Exited, Fork, Forked, Signal, Start, Started, ZygoteMessage
+from .zygote import MAX_CONTROL_BYTES, Branch, Exited, Fork, Forked, Given, Signal, Start, Started, ZygoteMessage
 
 _log = logging.getLogger("pyisolate.pool")
 _decode = msgspec.msgpack.Decoder(ZygoteMessage).decode
 #: A zygote that has not come up by then is broken (seconds). A preload may be slow.
 START_TIMEOUT_S = 60.0
+#: A policy zygote is forked warm, and has only its policy to decode.
+_BRANCH_TIMEOUT_S = 10.0
 #: Until a cell that was forked and killed for proof is reaped (seconds); it takes some milliseconds.
 _PROOF_S = 5.0
 #: For the cells of a zygote that is gone to end, where this process has to reap them (seconds).
@@ -65,7 +69,41 @@ def _environment(settings: PoolSettings) -> dict[str, str]:
     return settings.environment | {"LD_BIND_NOW": "1"} | ({"LD_PRELOAD": libraries} if libraries else {})
 
 
-class ZygoteProcess:
+class ZygoteControl:
+    """What every zygote is asked over its control socket."""
+
+    control: socket.socket
+    #: why this process cannot end a cell, by itself or through the zygote; empty where it can
+    cannot_kill = ""
+    #: the policy for which it makes everything ahead; None: its cells serve any
+    made_for: CompiledPolicy | None = None
+
+    def signal(self, pid: int, number: int) -> None:
+        """Have the zygote signal the cell whose guest is `pid`; nothing where the zygote is gone, and its cells too."""
+        with contextlib.suppress(OSError):
+            self.control.send(msgspec.msgpack.encode(Signal(pid=pid, number=number)))
+
+    def fork(self, count: int, *, forks: bool = False) -> None:
+        """Ask for `count` more cells, which may fork where `forks`.
+
+        Raises ZygoteError when the zygote is gone, BlockingIOError while it is stuck.
+        """
+        try:
+            self.control.send(msgspec.msgpack.encode(Fork(count=count, forks=forks)))
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise ZygoteError(f"fork cell: the zygote is gone ({error.strerror})") from error
+
+    def receive(self) -> tuple[ZygoteMessage, list[int]] | None:
+        """Return one message and its descriptors; None at end of file. Raises BlockingIOError when there is none."""
+        data, descriptors, _ = receive(self.control, MAX_CONTROL_BYTES, 8)
+        if not data:
+            return None
+        return _decode(data), descriptors
+
+
+class ZygoteProcess(ZygoteControl):
     """One running zygote and its control socket."""
 
     def __init__(self, settings: PoolSettings) -> None:
@@ -94,8 +132,6 @@ class ZygoteProcess:
             drop_privileges=settings.drop_privileges,
         )
         self.failed_preloads: tuple[tuple[str, str], ...] = ()
-        #: why this process cannot end a cell, by itself or through the zygote; empty where it can
-        self.cannot_kill = ""
         try:
             self.control.send(msgspec.msgpack.encode(start))
             self._wait_started()
@@ -155,30 +191,6 @@ class ZygoteProcess:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def signal(self, pid: int, number: int) -> None:
-        """Have the zygote signal the cell whose guest is `pid`; nothing where the zygote is gone, and its cells too."""
-        with contextlib.suppress(OSError):
-            self.control.send(msgspec.msgpack.encode(Signal(pid=pid, number=number)))
-
-    def fork(self, count: int, *, forks: bool = False) -> None:
-        """Ask for `count` more cells, which may fork where `forks`.
-
-        Raises ZygoteError when the zygote is gone, BlockingIOError while it is stuck.
-        """
-        try:
-            self.control.send(msgspec.msgpack.encode(Fork(count=count, forks=forks)))
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            raise ZygoteError(f"fork cell: the zygote is gone ({error.strerror})") from error
-
-    def receive(self) -> tuple[ZygoteMessage, list[int]] | None:
-        """Return one message and its descriptors; None at end of file. Raises BlockingIOError when there is none."""
-        data, descriptors, _ = receive(self.control, MAX_CONTROL_BYTES, 8)
-        if not data:
-            return None
-        return _decode(data), descriptors
-
     def stop(self) -> None:
         """End the zygote (its cells die with it) and reap it."""
         self.control.close()
@@ -190,16 +202,73 @@ class ZygoteProcess:
         except subprocess.TimeoutExpired:
             _log.error("zygote %d does not die", self._process.pid)
             return
-        self._reap_orphans()
+        _reap_orphans(self._process.pid)
 
-    def _reap_orphans(self) -> None:
-        """Reap the cells that the zygote left, which are in its process group.
 
-        Orphans go to process 1 of the namespace or to a subreaper, and the host is either in many a container. Anywhere
-        else they are no children of this process, and this returns at once.
-        """
-        deadline = time.monotonic() + _ORPHANS_S
-        with contextlib.suppress(ChildProcessError):
-            while time.monotonic() < deadline:
-                if os.waitid(os.P_PGID, self._process.pid, os.WEXITED | os.WNOHANG) is None:
-                    time.sleep(0.001)
+class PolicyZygote(ZygoteControl):
+    """A zygote that another one has forked for a policy. Its cells find broker and hooks made; it confines no more.
+
+    What it makes ahead is the guest's side, and no boundary: at the hand-out of each of its cells the supervisor sends
+    its own tables for the kernel, as ever.
+    """
+
+    def __init__(self, parent: ZygoteProcess, given: Given) -> None:
+        """Have it forked; returns when it is ready. Raises ZygoteError, and OSError of this process's own."""
+        self.made_for, self.cannot_kill = given.policy, parent.cannot_kill
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._pidfd, self.pid = -1, 0
+        try:
+            with theirs:
+                self._ask(parent, theirs, given)
+            self.control.settimeout(_BRANCH_TIMEOUT_S)
+            received = self.receive()
+            if received is None or not isinstance(received[0], Started) or len(received[1]) != 1:
+                raise ZygoteError("fork a policy zygote: it ended before it was ready")
+            self.pid, self._pidfd = received[0].pid, received[1][0]
+            self.control.setblocking(False)
+        except BaseException as error:
+            self.stop()
+            if isinstance(error, OSError) and not isinstance(error, ZygoteError):
+                raise ZygoteError(f"fork a policy zygote: {error}") from error
+            raise
+
+    @staticmethod
+    def _ask(parent: ZygoteProcess, theirs: socket.socket, given: Given) -> None:
+        descriptor = os.memfd_create("pyisolate-policy", os.MFD_CLOEXEC)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            file.write(msgspec.msgpack.encode(given))
+            socket.send_fds(parent.control, [msgspec.msgpack.encode(Branch())], [theirs.fileno(), descriptor])
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End it (its cells die with it), and wait until it has ended. Idempotent."""
+        self.control.close()
+        if self._pidfd < 0:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it ends by itself: the socket is closed
+            process.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        ended = select.poll()
+        ended.register(self._pidfd, select.POLLIN)
+        if not ended.poll(timeout_s * 1000):
+            _log.error("zygote %d does not die", self.pid)
+        self.abandon()
+        _reap_orphans(self.pid)
+
+    def abandon(self) -> None:
+        """Close what this process holds of it."""
+        self.control.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def _reap_orphans(group: int) -> None:
+    """Reap the cells that a zygote left, which are in its process group.
+
+    Orphans go to process 1 of the namespace or to a subreaper, and the host is either in many a container. Anywhere
+    else they are no children of this process, and this returns at once.
+    """
+    deadline = time.monotonic() + _ORPHANS_S
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            if os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG) is None:
+                time.sleep(0.001)

@@ -8,7 +8,8 @@ import time
 import click
 import psutil
 
-ZYGOTE = "pyisolate-zygote"[:15]  # TASK_COMM_LEN, include/linux/sched.h
+#: A zygote and a policy zygote; cut to TASK_COMM_LEN, include/linux/sched.h.
+ZYGOTES = ("pyisolate-zygote"[:15], "pyisolate-policy"[:15])
 
 
 @click.command()
@@ -51,8 +52,9 @@ def find_cell(name: str) -> int:
     cells = [
         guest
         for parent in psutil.process_iter(["name"])
-        if parent.info["name"] == ZYGOTE and not _below_zygote(parent)
+        if parent.info["name"] in ZYGOTES and not _below_its_like(parent)
         for init in parent.children()
+        if _comm(init) not in ZYGOTES
         for guest in _first_child(init)
     ]
     found = [
@@ -60,7 +62,7 @@ def find_cell(name: str) -> int:
     ]
     if len(found) == 1:
         return found[0].pid
-    names = ", ".join(sorted(f"{_comm(cell)} ({cell.pid})" for cell in cells if _comm(cell) != ZYGOTE)) or "none"
+    names = ", ".join(sorted(f"{_comm(cell)} ({cell.pid})" for cell in cells if _comm(cell) not in ZYGOTES)) or "none"
     why = "there is no such sandbox" if not found else "several sandboxes have that name: give the pid"
     raise click.ClickException(f"trace {name}: {why}. Hint: running sandboxes: {names}")
 
@@ -73,10 +75,11 @@ def _first_child(init: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _below_zygote(process: psutil.Process) -> bool:
+def _below_its_like(process: psutil.Process) -> bool:
+    """Tell whether this is an init that has its zygote's name still: a policy zygote is below the other kind."""
     try:
         parent = process.parent()
-        return parent is not None and _comm(parent) == ZYGOTE
+        return parent is not None and _comm(parent) == _comm(process)
     except psutil.Error:
         return True
 

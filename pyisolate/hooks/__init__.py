@@ -7,7 +7,8 @@
     gate            opens the wrappers of a cell at hand-out
     answers         what a hook's answer tells those who join it with a system call
 
-A zygote calls `prewarm` once; a cell calls `install` at hand-out. Nothing here is a boundary (`docs/hooks.md`).
+A zygote calls `prewarm` once; a cell calls `install` at hand-out, or `enter` where its zygote has called `make`.
+Nothing here is a boundary (`docs/hooks.md`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ try:  # now, while files can still be read: a sandbox thread installs its hooks 
 except ImportError:
     _audit = None
 
-__all__ = ["Asked", "GuestHooks", "Shadow", "install", "prewarm", "rehearsal"]
+__all__ = ["Asked", "GuestHooks", "Shadow", "enter", "install", "make", "prewarm", "rehearsal"]
 
 
 #: Seals a cell's callback, which nothing ever releases: any number will do, and a cell may be denied a random one.
@@ -70,19 +71,8 @@ def install(
     """
     audit = audit or _native()
     if process_wide:
-        hooks = GuestHooks(
-            broker,
-            report,
-            compiled=compiled,
-            shadow=shadow,
-            sequence=audit.audit_sequence,
-            tell=audit.tell,
-            note=audit.note_refusal,
-        )
-        seeding.apply(compiled)
-        GATE.hooks = hooks
-        audit.set_process_callback(hooks.callback)
-        audit.seal(_CELL_TOKEN)
+        hooks = make(broker, report, compiled, shadow=shadow, audit=audit)
+        enter(hooks, compiled, audit=audit)
         return hooks
     _prepare(audit)
 
@@ -101,6 +91,36 @@ def install(
     audit.set_thread_callback(hooks.callback)
     token = audit.seal()
     return hooks
+
+
+def make(
+    broker: Asked,
+    report: Callable[[BrokerRecord], None],
+    compiled: CompiledPolicy,
+    *,
+    shadow: Shadow | None = None,
+    audit: Any = None,
+) -> GuestHooks:
+    """Make the hooks of a cell, inert until it enters them."""
+    audit = audit or _native()
+    return GuestHooks(
+        broker,
+        report,
+        compiled=compiled,
+        shadow=shadow,
+        sequence=audit.audit_sequence,
+        tell=audit.tell,
+        note=audit.note_refusal,
+    )
+
+
+def enter(hooks: GuestHooks, compiled: CompiledPolicy, *, audit: Any = None) -> None:
+    """Put a whole cell under hooks that were made for its policy, for good."""
+    audit = audit or _native()
+    seeding.apply(compiled)
+    GATE.hooks = hooks
+    audit.set_process_callback(hooks.callback)
+    audit.seal(_CELL_TOKEN)
 
 
 _preparing = threading.Lock()

@@ -69,6 +69,11 @@ class Prepared:
         return self.root_view.stage() if self.root_view is not None and self.root_view.stages else None
 
     @property
+    def unshadowed(self) -> CompiledPolicy | None:
+        """The policy, where it alone says what a sandbox may do: its cells may come from its own zygote."""
+        return self.compiled if self.shadow is None else None
+
+    @property
     def forks(self) -> bool:
         """True when a sandbox of this policy, and of its shadow, may fork: its cell then does so without asking."""
         return self.compiled.allow_fork and (self.shadow is None or self.shadow.allow_fork)

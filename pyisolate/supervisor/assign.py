@@ -105,9 +105,9 @@ class Assigner:
 
     def spawn(self, pool: Pool, context: SandboxContext, order: CellOrder, *, native: bool) -> Sandbox:
         """Hand out a warm cell; forks one where none is ready."""
-        forks = order.prepared.forks
-        ready = pool.take_ready(forks=forks)
-        channel = ready or pool.take(forks=forks)
+        policy, forks = order.prepared.unshadowed, order.prepared.forks
+        ready = pool.take_ready(policy=policy, forks=forks)
+        channel = ready or pool.take(policy=policy, forks=forks)
         try:
             session = self._session(channel, context, order)
             handle = self._registry.add_cell(session)
@@ -209,7 +209,7 @@ class Assigner:
         channel, prepared = session.channel, order.prepared
         init = wire.Init(
             sandbox=session.name,
-            policy=prepared.compiled,
+            policy=None if channel.made_for is prepared.compiled else prepared.compiled,
             shadow=prepared.shadow,
             descriptors=tuple(named),
             environment=order.environment,

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 
 class PoolCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Cells of one pool: warm (those that stand by among them), and asked for. `zygote_pid`: None where none runs."""
+    """Cells of one pool: warm (those that stand by among them), and asked for. `zygote_pid`: None where none runs.
+
+    `policy_zygote_pids`: the zygotes that fork cells of one policy, and those that only wait for their last one to end.
+    """
 
     warm: int
     starting: int
     zygote_pid: int | None
+    policy_zygote_pids: tuple[int, ...] = ()
 
 
 class Diagnostics(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +63,9 @@ def diagnose(runtime: Runtime) -> Diagnostics:
     running = runtime.running
     for name, pool in zip(("own_network", "host_network"), () if running is None else running.pools(), strict=False):
         warm, starting = pool.counts()
-        pools[name] = PoolCounts(warm=warm, starting=starting, zygote_pid=pool.zygote_pid)
+        pools[name] = PoolCounts(
+            warm=warm, starting=starting, zygote_pid=pool.zygote_pid, policy_zygote_pids=pool.policies.pids
+        )
     return Diagnostics(
         state=runtime.state,
         sandboxes=live,

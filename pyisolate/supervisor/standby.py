@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ..cell.zygote import Given
 from ..errors import SandboxError
 from .assign import HANDOUT_TIMEOUT_S, Assigner, CellOrder
 
@@ -26,6 +27,9 @@ _log = logging.getLogger("pyisolate.supervisor.standby")
 #: The last spawns that are looked at; a policy that more than half of them had, twice at least, gets standby cells.
 _RECENT = 8
 _SEEN_AT_LEAST = 2
+#: As many of the last spawns, and the policy gets a zygote of its own, which costs as much as ten cells. And how often
+#: one is made for the same usual policy.
+_BRANCH_AT, _BRANCHES = 4, 3
 
 
 class Standby:
@@ -38,6 +42,8 @@ class Standby:
         self._ready: deque[CellSession] = deque()
         self._recent: deque[tuple[int, str]] = deque(maxlen=_RECENT)
         self._order: CellOrder | None = None
+        #: how often the order's policy zygote may still be made: it may fail, or die
+        self._branches_left = 0
         self._closed = False
         self._awake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pyisolate-standby", daemon=True)
@@ -88,7 +94,7 @@ class Standby:
             seen = self._recent.count(order.key)
             wanted = seen >= _SEEN_AT_LEAST and 2 * seen > len(self._recent)
             if wanted and (self._order is None or self._order.key != order.key):
-                self._order = order
+                self._order, self._branches_left = order, _BRANCHES
                 unwanted = [self._ready.popleft() for _ in range(len(self._ready))]
         self._end(unwanted)
         if 2 * len(self._ready) < self._most:  # else the end of a sandbox does it: the first request comes before
@@ -121,9 +127,29 @@ class Standby:
         while not self._closed:
             self._awake.wait()
             self._awake.clear()
+            self._branch()
             self._pool.refill()
             while not self._closed and self._make():
                 pass
+
+    def _branch(self) -> None:
+        """Give the usual policy a zygote of its own, once it has been asked for often enough; end that of another."""
+        order = self._order
+        policy = None if order is None else order.prepared.compiled
+        if self._pool.policies.made_for not in (None, policy):
+            self._pool.retire_policy()
+        if order is None or policy is None or not self._branches_left or self._pool.policies.made_for is policy:
+            return
+        with self._lock:
+            often = self._recent.count(order.key) >= _BRANCH_AT
+        if not often or self._closed:
+            return
+        self._branches_left -= 1
+        try:
+            given = Given(policy=policy, environment=order.environment, directory=order.directory)
+            self._pool.branch(given, forks=order.prepared.forks)
+        except SandboxError as error:
+            _log.warning("policy %s: %s", order.policy.name, error)
 
     def _make(self) -> bool:
         """Hand out one more; False when there are enough, no cell is free, or it failed."""
@@ -137,7 +163,7 @@ class Standby:
             with self._lock:
                 if order is not self._order or len(self._ready) >= self._most:
                     return order is not self._order
-                channel = self._pool.take_spare(forks=order.prepared.forks)
+                channel = self._pool.take_spare(policy=order.prepared.compiled, forks=order.prepared.forks)
                 if channel is None:
                     return False
             return self._confine(channel, order)
@@ -167,5 +193,7 @@ class Standby:
 
     def _end(self, sessions: list[CellSession]) -> None:
         for session in sessions:
-            self._pool.set_aside(-1)
+            self._pool.set_aside(-1, refill=False)
             session.close()
+        if sessions:
+            self._awake.set()  # to replace them, by the policy that is the usual one by then

@@ -1,0 +1,132 @@
+"""Policy zygotes: the usual policy's cells come from a zygote that has broker and hooks made; nothing else changes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+import pyisolate
+from tests import inside
+
+COMPUTE = pyisolate.Policy.preset("compute")
+#: a grant that the second policy lacks
+WIDE, NARROW = COMPUTE.allow_read("/etc/passwd"), COMPUTE.with_limits(output="2MiB")
+READS = "open('/etc/passwd').read(4)"
+
+
+@pytest.fixture
+def own() -> Iterator[pyisolate.Supervisor]:
+    with pyisolate.Supervisor(pool_size=2) as supervisor:
+        yield supervisor
+
+
+def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.005)
+
+
+def branches(supervisor: pyisolate.Supervisor) -> tuple[int, ...]:
+    return supervisor.diagnostics().pools["own_network"].policy_zygote_pids
+
+
+def zygote_of(sandbox: pyisolate.Sandbox) -> int:
+    """Return the process that forked a sandbox's cell."""
+    return psutil.Process(inside.cell(sandbox).channel.init).ppid()
+
+
+def branched(
+    supervisor: pyisolate.Supervisor, policy: pyisolate.Policy, known: tuple[int, ...] = ()
+) -> pyisolate.Sandbox:
+    """Ask for a policy until a cell comes from a zygote of its own that is none of the `known`; return the sandbox."""
+    for _ in range(100):
+        sandbox = supervisor.spawn("usual", policy, env={"COLOUR": "blue"})
+        if zygote_of(sandbox) in set(branches(supervisor)) - set(known):
+            return sandbox
+        sandbox.close()
+        time.sleep(0.02)
+    raise AssertionError("no cell came from a zygote of its policy")
+
+
+def test_its_cells_are_under_their_policy(own: pyisolate.Supervisor) -> None:
+    with branched(own, WIDE) as wide, own.spawn("narrow", NARROW) as narrow:
+        assert psutil.Process(zygote_of(wide)).ppid() == zygote_of(narrow) == own.diagnostics().zygote_pid
+        assert wide.enforcement.missing == ()
+        assert wide.eval(READS) == "root"
+        assert wide.eval("__import__('os').environ['COLOUR']") == "blue"
+        with pytest.raises(pyisolate.PolicyError) as caught:
+            wide.exec("open('/etc/shadow')")
+        assert wide.get_denial_events() == [caught.value.denial_event]
+        for reloaded in (narrow, wide):
+            with contextlib.suppress(pyisolate.EnforcementError):  # reloading may only take, but with BPF-LSM
+                reloaded.reload_policy(COMPUTE)
+            with pytest.raises(pyisolate.PolicyError):
+                reloaded.eval(READS)
+
+
+@pytest.mark.once
+def test_a_shadow_policy_comes_with_its_own_tables(own: pyisolate.Supervisor) -> None:
+    branched(own, WIDE).close()
+    with own.spawn("watched", WIDE, shadow=COMPUTE) as sandbox:
+        assert sandbox.eval(READS) == "root"
+        assert [one.would_deny for one in sandbox.get_denial_events()] == [True]
+
+
+def test_native_code_in_its_cells_is_refused_by_the_kernel(own: pyisolate.Supervisor) -> None:
+    """The kernel's part is made at the hand-out from the supervisor's own tables, for a cell of any zygote."""
+    policy = COMPUTE.allow_native("*")
+    opens = "import ctypes; ctypes.CDLL(None).open(b'/etc/hostname', 0) >= 0"
+    with branched(own, policy) as refused, own.spawn("granted", policy.allow_read("/etc/hostname")) as granted:
+        assert refused.exec(opens).value is False
+        assert granted.exec(opens).value is True
+
+
+@pytest.mark.once
+def test_another_usual_policy_retires_it_and_sandboxes_live_on(own: pyisolate.Supervisor) -> None:
+    with branched(own, WIDE) as stays:
+        old = zygote_of(stays)
+        with branched(own, NARROW, known=(old,)) as other:
+            new = zygote_of(other)
+            assert branches(own) == (old, new)
+            assert stays.eval(READS) == "root"
+            stays.close()
+            until(lambda: branches(own) == (new,))
+            until(lambda: not psutil.pid_exists(old))
+
+
+def test_one_that_dies_takes_its_sandboxes_and_no_others(own: pyisolate.Supervisor) -> None:
+    with own.spawn("other", NARROW) as other, branched(own, WIDE) as sandbox:
+        zygote = zygote_of(sandbox)
+        os.kill(zygote, signal.SIGKILL)
+        with pytest.raises(pyisolate.SandboxDied):
+            sandbox.exec("import time; time.sleep(20)")
+        assert other.eval("1 + 1") == 2
+        branched(own, WIDE, known=(zygote,)).close()  # it is made again
+
+
+@pytest.mark.once
+def test_the_death_of_the_zygote_takes_it_along(own: pyisolate.Supervisor) -> None:
+    with branched(own, WIDE) as sandbox:
+        zygote = zygote_of(sandbox)
+        os.kill(own.diagnostics().zygote_pid or 0, signal.SIGKILL)
+        until(lambda: not psutil.pid_exists(zygote) or psutil.Process(zygote).status() == psutil.STATUS_ZOMBIE)
+        until(lambda: branches(own) == ())
+    with own.spawn("next", WIDE) as sandbox:
+        assert sandbox.eval(READS) == "root"
+
+
+def test_where_each_cell_is_a_user_of_its_own_one_zygote_gives_them_out() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root has users to give")
+    with pyisolate.Supervisor(pool_size=2, cell_uids=range(300000, 300016)) as own:
+        for _ in range(8):
+            own.spawn("usual", WIDE).close()
+            time.sleep(0.01)
+        assert branches(own) == ()
