@@ -21,7 +21,7 @@ _STANDARD = ("/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib")
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 15, 29
 #: Far above any real file; bounds what a damaged one can make us read.
-_MAX_HEADERS, _MAX_TABLE = 128, 8 << 20
+_MAX_HEADERS, _MAX_TABLE, _MAX_NAMES = 128, 8 << 20, 1024
 
 
 class ElfFile(msgspec.Struct, frozen=True):
@@ -88,11 +88,8 @@ def _dynamic(
             strings = file.read(min(values.get(_DT_STRSZ, 0), _MAX_TABLE))
 
     def names(tag: int) -> tuple[str, ...]:
-        return tuple(
-            strings[value : strings.index(b"\0", value)].decode()
-            for t, value in entries
-            if t == tag and b"\0" in strings[value:]
-        )
+        at = [value for t, value in entries if t == tag and strings.find(b"\0", value) >= 0]
+        return tuple(strings[value : strings.index(b"\0", value)].decode() for value in at[:_MAX_NAMES])
 
     def directories(tag: int) -> tuple[str, ...]:
         origin = os.path.dirname(os.path.realpath(path))
@@ -151,7 +148,7 @@ def closure(paths: Iterable[str]) -> tuple[str, ...]:
             continue
         # RPATH is inherited by the libraries that a file loads, RUNPATH is not (ld.so(8)).
         inherited = () if elf.runpath else (*elf.rpath, *inherited)
-        wanted = [elf.interpreter] if elf.interpreter else []
+        wanted = [elf.interpreter] if elf.interpreter and _is_for(elf.interpreter, elf.machine) else []
         wanted += [p for name in elf.needed for p in _find(name, elf, inherited, cache)]
         for library in wanted:
             if library not in seen:
@@ -162,10 +159,25 @@ def closure(paths: Iterable[str]) -> tuple[str, ...]:
 
 def _find(name: str, elf: ElfFile, inherited: tuple[str, ...], cache: dict[str, list[str]]) -> list[str]:
     for candidate in _candidates(name, elf, inherited, cache):
-        found = read_elf(candidate) if os.path.isfile(candidate) else None
-        if found is not None and found.machine == elf.machine:
+        if _is_for(candidate, elf.machine):
             return [candidate]
     return []
+
+
+def _is_for(path: str, machine: int) -> bool:
+    """Tell whether a path is what an ELF file may mean by a library or a loader: one of its own kind.
+
+    What a file names is its author's to say, and is granted: never what is no program code.
+    """
+    found = read_elf(path) if os.path.isfile(path) else None
+    return found is not None and found.machine == machine
+
+
+def of_the_system(path: str) -> bool:
+    """Tell whether a shared library is one that the loader finds by itself, by its cache or in its own directories."""
+    real = os.path.realpath(path)
+    known = {os.path.realpath(one) for found in _current_cache().values() for one in found}
+    return real in known or os.path.dirname(real) in {os.path.realpath(one) for one in _STANDARD}
 
 
 def _candidates(name: str, elf: ElfFile, inherited: tuple[str, ...], cache: dict[str, list[str]]) -> Iterator[str]:

@@ -88,8 +88,20 @@ class ImportCompiler:
             self._any_native = True
             self._table.add("/", FsRight.MAP_EXEC, text=rule.text, origin="import", implied=True)
             files = [path for site in self._interpreter.site_dirs for path in packages.shared_libraries(site)]
-            for path in packages.foreign_libraries(tuple(files), self._interpreter.site_dirs):
+            for path in self._foreign(files, self._interpreter.site_dirs):
                 self._table.add(path, FsRight.READ, text=rule.text, origin="import", implied=True)
+
+    def _foreign(self, files: list[str], inside: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the libraries that packages' files need of others; of packages that are not trusted, less."""
+        interpreter = self._interpreter
+        if not interpreter.trusted_packages:
+            inside = (*inside, *interpreter.site_dirs)
+        return packages.foreign_libraries(
+            tuple(files),
+            inside,
+            of_system=not interpreter.trusted_packages,
+            stamps=tuple(packages.stamp(path) for path in interpreter.site_dirs),
+        )
 
     def _standard_library(self, text: str) -> None:
         if "@stdlib" in self._transitive:
@@ -140,7 +152,7 @@ class ImportCompiler:
         for path in files if below else package.natives:
             add(path, _LOAD, text=text, origin="import", implied=True)
         self._loadable.update(files)
-        for path in packages.foreign_libraries(tuple(files), package.paths):
+        for path in self._foreign(files, package.paths):
             add(path, _LOAD, text=text, origin="import", implied=True)
 
     # -- denials ------------------------------------------------------------------------------------------------------

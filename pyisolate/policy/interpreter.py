@@ -62,6 +62,8 @@ class InterpreterFiles(msgspec.Struct, frozen=True, kw_only=True):
     zoneinfo: tuple[str, ...]
     #: where installed packages live: never readable as a whole, only searched for named modules
     site_dirs: tuple[str, ...]
+    #: False: they are an environment's, whose files may name anything as what they need
+    trusted_packages: bool = True
     native_suffixes: tuple[str, ...] = tuple(machinery.EXTENSION_SUFFIXES)
     cache_tag: str = sys.implementation.cache_tag or ""
     stdlib_names: frozenset[str] = frozenset()

@@ -14,6 +14,8 @@ import msgspec
 from . import elf
 from .interpreter import InterpreterFiles
 
+#: A canonical name: what else a package says that it is called would be part of a path.
+_NAME = re.compile(r"[a-z0-9_]+")
 _TAG = re.compile(r"cpython-([0-9])([0-9]+)")
 
 
@@ -125,7 +127,7 @@ def _distributions(site_dirs: tuple[str, ...], stamps: tuple[int, ...]) -> _Inde
         for distribution in metadata.distributions(path=[directory]):
             location = getattr(distribution, "_path", None)
             key = canonical(str(distribution.metadata["Name"] or ""))
-            if location is None or not key or key in index.metadata:
+            if location is None or not _NAME.fullmatch(key) or key in index.metadata:
                 continue
             index.metadata[key] = str(location)
             index.modules[key] = top_level(distribution)
@@ -229,7 +231,14 @@ def _with_stem(root: str) -> list[str]:
 
 
 @lru_cache(maxsize=512)
-def foreign_libraries(files: tuple[str, ...], inside: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the shared libraries that `files` need and that do not lie below one of `inside`."""
+def foreign_libraries(
+    files: tuple[str, ...], inside: tuple[str, ...], *, of_system: bool = False, stamps: tuple[int, ...] = ()
+) -> tuple[str, ...]:
+    """Return the shared libraries that `files` need and that do not lie below one of `inside`.
+
+    `of_system`: only those that the loader finds by itself. A file says where else its libraries are, which is no grant
+    for the author of an untrusted one to make. `stamps`: of the directories with the files; others are looked up again.
+    """
     prefixes = tuple(path + "/" for path in inside)
-    return tuple(path for path in elf.closure(files) if not path.startswith(prefixes))
+    found = [path for path in elf.closure(files) if not os.path.realpath(path).startswith(prefixes)]
+    return tuple(path for path in found if not of_system or elf.of_the_system(path))

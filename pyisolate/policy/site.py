@@ -146,7 +146,7 @@ def interpreter_of(policy: PolicyModel, interpreter: InterpreterFiles | None) ->
             hint=f"build it for {interpreter.executable} (python=), or spawn from Supervisor(python=) of that version",
         )
     packages = os.path.join(policy.environment, PACKAGES)
-    return msgspec.structs.replace(interpreter, site_dirs=(packages,))
+    return msgspec.structs.replace(interpreter, site_dirs=(packages,), trusted_packages=False)
 
 
 def grant_site(table: FsTable, policy: PolicyModel) -> SiteFiles | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from pyisolate import BuildError, EnforcementError, Environment, Policy, PolicyS
 from pyisolate.cli.main import cli
 from pyisolate.environments import cache
 from pyisolate.environments.requirements import fits_python, from_file, from_list, from_lock, header_of
-from pyisolate.policy import packages, site
+from pyisolate.policy import elf, packages, site
 from pyisolate.policy.compile import compile_policy
 from pyisolate.policy.explain import check, explain
 from pyisolate.policy.interpreter import InterpreterFiles
@@ -200,6 +202,45 @@ def test_what_another_user_could_change_is_refused(built: Environment) -> None:
         with pytest.raises(EnforcementError, match="belongs to user 65534"):
             Environment(built.directory)
         os.chown(built.directory, 0, -1)
+
+
+def elf_file(*, loader: str = "", needed: str = "", runpath: str = "") -> bytes:
+    """Return the least of a 64-bit ELF file that names a loader, or a library and where it is (elf(5))."""
+    machine = Path(sys.executable).resolve().read_bytes()[18:20]
+    strings = b"\0" + needed.encode() + b"\0" + runpath.encode() + b"\0"
+    dynamic = struct.pack("<10Q", 5, 4096, 10, len(strings), 1, 1, 29, len(needed) + 2, 0, 0)
+    interp = loader.encode() + b"\0"
+    at_dynamic = 64 + 3 * 56
+    at_strings, at_interp = at_dynamic + len(dynamic), at_dynamic + len(dynamic) + len(strings)
+    segments = [(1, at_strings, 4096, len(strings)), (2, at_dynamic, 0, len(dynamic))]
+    segments += [(3, at_interp, 0, len(interp))] if loader else []
+    head = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack("<H", 3) + machine
+    head += struct.pack("<IQQQIHHHHHH", 1, 0, 64, 0, 0, 64, 56, len(segments), 0, 0, 0)
+    table = b"".join(
+        struct.pack("<IIQQQQQQ", kind, 4, at, address, 0, size, size, 0) for kind, at, address, size in segments
+    )
+    return head + table.ljust(3 * 56, b"\0") + dynamic + strings + interp
+
+
+def test_the_files_of_a_package_grant_nothing_of_the_hosts(tmp_path: Path) -> None:
+    """A native module says what it is linked to, and where that is: it could name a key, or the host's own library."""
+    key, own = tmp_path / "id_rsa", tmp_path / "libown.so"
+    key.write_text("secret")
+    own.write_bytes(elf_file())
+    suffix = InterpreterFiles.discover().native_suffixes[0]
+    hostile = {
+        f"a{suffix}": elf_file(loader=str(key)),
+        f"b{suffix}": elf_file(needed=str(key)),
+        f"c{suffix}": elf_file(needed=own.name, runpath=str(tmp_path)),
+        f"d{suffix}": elf_file(needed="libc.so.6"),
+    }
+    wheel = make_wheel(tmp_path / "wheels", "hostile", hostile)
+    made = Environment.from_requirements([str(wheel)], wheels=tmp_path / "wheels")
+    assert made.natives == ("a", "b", "c", "d")
+    granted = [rule.path for rule in compile_policy(made.grant(Policy.preset("none"))).fs if rule.allow]
+    assert not [path for path in granted if path.startswith(str(tmp_path))]
+    assert [path for path in granted if path.endswith("/libc.so.6")]  # the control: what the system's loader finds
+    assert elf.closure([f"{made.directory}/site-packages/c{suffix}"]) == (str(own),)  # it says so, and is not believed
 
 
 # -- policies ---------------------------------------------------------------------------------------------------------
