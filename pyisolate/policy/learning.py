@@ -19,8 +19,8 @@ from ..decision import DenialCode, Verdict
 from ..errors import PolicySyntaxError, SandboxError
 from ..telemetry.event import DenialEvent
 from ..telemetry.sanitize import unescape
+from . import learn_requests, units
 from . import resolver as resources
-from . import units
 from .broker import Broker
 from .check import Severity, check
 from .compile import compile_policy
@@ -55,12 +55,13 @@ def learned(events: Iterable[DenialEvent], *, generalise: int = 1, base: _P, **c
 
     `generalise` 0 grants exactly what was seen; 1 whole packages, `@processors` for the files of which it consists,
     the directory of names that were created or deleted, with what was done to them, and of four or more files that
-    were used, and /tmp for files that were made there and are gone; 2 the directory of every file, and the kernel's
-    ports for one that it picked; 3 also the directory above directories of the same use, and networks of three or more
-    hosts on a port. Apart from that homes, hidden directories (but for names made outside of a home, in .git), /etc,
-    /tmp and their like are never granted whole; what the base denies in so many words is granted one by one. No rule is
-    learned that the others make needless, nor a right: without any one of them something is refused. What no rule can
-    grant is left out. `compile_options` are `compile_policy`'s.
+    were used or paths of a host that were asked for, and /tmp for files that were made there and are gone; 2 the
+    directory of every file and of every path below a host's top, and the kernel's ports for one that it picked; 3 also
+    the directory above directories of the same use, networks of three or more hosts on a port, and all names of a
+    domain of which three or more were asked for. Apart from that homes, hidden directories (but for names made outside
+    of a home, in .git), /etc, /tmp and their like are never granted whole; what the base denies in so many words is
+    granted one by one. No rule is learned that the others make needless, nor a right: without any one of them something
+    is refused. What no rule can grant is left out. `compile_options` are `compile_policy`'s.
     """
     if generalise not in range(4):
         raise SandboxError(f"learn: generalise={generalise!r}: no such level", hint="use 0, 1, 2 or 3")
@@ -169,11 +170,12 @@ def _generalised(seen: set[_Key], level: int) -> list[_Key]:
         names = {key for key in keys if key[0] in _NAMES or (key[0] in _FILES and key[1] in made)}
         keys = _directories(keys, names, 1, hidden=True)
         keys = _directories(keys, keys & seen, _SIBLINGS if level == 1 else 1)
+        keys = learn_requests.directories(keys, _SIBLINGS if level == 1 else 1)
     if level >= 2:
         keys = _picked_ports(keys)
     if level >= 3:
         keys = _directories(keys, keys - seen, 2)
-        keys = _networks(keys)
+        keys = learn_requests.domains(_networks(keys), _HOSTS)
     return sorted(keys)
 
 

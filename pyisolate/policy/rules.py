@@ -105,6 +105,11 @@ class NetworkRule(Rule, frozen=True, kw_only=True):
     allow: bool = True
 
     @property
+    def tls(self) -> bool:
+        """True where it speaks of requests inside of TLS."""
+        return self.action == "http" and " https://" in self.target
+
+    @property
     def sort_key(self) -> tuple[Any, ...]:  # noqa: D102
         return (NET_ACTIONS.index(self.action), self.target)
 

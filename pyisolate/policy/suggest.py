@@ -137,6 +137,8 @@ def apply(policy: _P, suggested: dict[str, Any]) -> _P:
         processes=_others(policy.processes, added.processes, {(False, path) for path in _programs(added)}),
         imports=_others(policy.imports, added.imports, _importable(added)),
     )
+    if any(rule.tls for rule in added.network):  # which no proxy could enforce without
+        changed = msgspec.structs.replace(changed, inspect_tls=True)
     if "memory" in suggested:
         changed = msgspec.structs.replace(changed, jit=added.jit)
     if "random" in suggested:
