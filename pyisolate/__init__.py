@@ -66,6 +66,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of `_HOME` (a test
     from .guards import guard as guard
     from .guards import sandboxed as sandboxed
     from .integrations.executor import SandboxExecutor as SandboxExecutor
+    from .integrations.template import Template as Template
     from .metrics import serve_metrics as serve_metrics
     from .policy import Policy as Policy
     from .records import Actor as Actor
@@ -133,6 +134,7 @@ _HOME = {
     "SandboxExecutor": "integrations.executor",
     "SandboxThread": "sandbox.thread",
     "Supervisor": "supervisor.supervisor",
+    "Template": "integrations.template",
     "TimeoutError": "errors",
     "Verdict": "decision",
     "WebhookSink": "telemetry.sinks.webhook",

@@ -87,7 +87,8 @@ class SandboxBase(abc.ABC, Generic[_S]):
     @property
     def closed(self) -> bool:
         """True once nothing can run here any more."""
-        return self._session.closed
+        # a guest that is being ended answers no more, though its end has not been seen yet
+        return self._session.closed or self._session.ending is not None
 
     @property
     def stats(self) -> Stats:
