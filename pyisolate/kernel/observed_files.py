@@ -1,4 +1,4 @@
-"""What the listener saw on its way to the file enforcer, and what that enforcer makes of it.
+"""What the listener saw on its way to the file enforcer, and what that enforcer makes of it: files, and programs.
 
 A record of an observed call says that a file was asked for, not what became of it. The tables that the root view and
 the Landlock ruleset were made of say so: they are asked without acting. This is telemetry: it decides nothing, and
@@ -68,7 +68,8 @@ class WatchedFiles:
         `own` lends the sandbox's workspace, where what lies below it is looked up. `sealed`: it sees a root view, in
         which what may not be written is mounted read-only.
         """
-        if record.verdict is not Verdict.ALLOW or record.capability.family != "fs":
+        runs = record.capability is Capability.PROCESS_EXEC
+        if record.verdict is not Verdict.ALLOW or not (runs or record.capability.family == "fs"):
             return [record]
         if not record.target.startswith("/"):
             return [record]
@@ -78,6 +79,8 @@ class WatchedFiles:
             record = msgspec.structs.replace(record, target=target, other=other)
         found = []
         names = SeenNames(own, leading)
+        if runs:
+            return [_program(record, broker, names)]
         if (looked := _looked_at(record, names)) is not None:
             return [_not_found(record, looked, broker, names, searched)]
         passed = policy.mode_of("fs") is Mode.MONITOR  # by now a file may have its new name
@@ -105,6 +108,15 @@ class WatchedFiles:
             while len(self._brokers) > _BROKERS:
                 self._brokers.popitem(last=False)
         return found
+
+
+def _program(record: KernelRecord, broker: Broker, names: SeenNames) -> KernelRecord:
+    """Return the record, as a denial if the program is there and no rule grants it; of a script its own file counts."""
+    path = names.followed(record.target)
+    if not names.is_there(path) or names.is_directory(path):
+        return record
+    decision = broker.decide(Capability.PROCESS_EXEC, path)
+    return record if decision.code is None else _refused(record, decision, path)
 
 
 def _writable(broker: Broker, file: str) -> bool:

@@ -16,7 +16,7 @@ import msgspec
 
 CACHE = "/etc/ld.so.cache"
 _CACHE_MAGIC = b"glibc-ld.so.cache1.1"
-#: glibc's compiled-in directories (multiarch ones are found through the cache), musl's after them.
+#: glibc's compiled-in directories (a multiarch one is where the cache has the C library), musl's after them.
 _STANDARD = ("/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib")
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 15, 29
@@ -187,5 +187,6 @@ def _candidates(name: str, elf: ElfFile, inherited: tuple[str, ...], cache: dict
     for directory in (*inherited, *elf.runpath):
         yield f"{os.path.normpath(directory)}/{name}"
     yield from cache.get(name, [])
-    for directory in _STANDARD:
+    # The cache knows a library by its SONAME alone; others link to it by another name that lies beside it.
+    for directory in (*dict.fromkeys(os.path.dirname(path) for path in cache.get("libc.so.6", [])), *_STANDARD):
         yield f"{directory}/{name}"

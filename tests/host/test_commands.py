@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 import pyisolate
+from pyisolate.policy.suggest import apply
+from tests.require import require
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
@@ -203,3 +206,76 @@ def test_wait_says_why_the_sandbox_ended_before_the_program(supervisor: pyisolat
         process = sandbox.popen(["bash", "-c", "read forever"], stdin=subprocess.PIPE)
     with pytest.raises(pyisolate.SandboxClosed):
         process.wait(10)
+
+
+# -- the preset shell -------------------------------------------------------------------------------------------------
+
+SCRIPT = """
+set -e
+mkdir -p a/b && echo x > a/b/f && tar czf a.tgz a && rm -r a && tar xzf a.tgz
+find a -name f | xargs grep -c x
+awk '{print $1}' a/b/f | sed s/x/y/ | sort | uniq -c | tr -s ' '
+python3 -c 'import subprocess; print(subprocess.run(["cat", "a/b/f"], capture_output=True).returncode)'
+cd a && git init -q . && git add . && git -c user.name=a -c user.email=a@example.org commit -qm first
+git log --format=%s && git diff --stat && whoami > /dev/null
+"""
+
+
+def test_the_preset_shell_holds_what_scripts_take_for_granted(supervisor: pyisolate.Supervisor) -> None:
+    for name in ("bash", "git", "tar", "awk", "python3"):
+        if not os.path.exists(f"/usr/bin/{name}"):
+            pytest.skip(f"no /usr/bin/{name}")
+    if os.path.realpath(sys.executable) != os.path.realpath("/usr/bin/python3"):
+        pytest.skip("python3 is another interpreter than this one")
+    with supervisor.spawn("shell", pyisolate.Policy.preset("shell")) as sandbox:
+        done = sandbox.run(["bash", "-c", SCRIPT], text=True)
+        assert (done.returncode, done.stdout.splitlines()) == (0, ["1", " 1 y", "0", "first"]), done.stderr
+        names = {event.target for event in sandbox.get_denial_events()}
+        assert {name for name in names if not name.startswith("/proc/")} == set()
+        assert sandbox.run(["bash", "-c", "exec 3<> /dev/tcp/127.0.0.1/9"]).returncode == 1  # no network
+
+
+def test_a_program_that_a_program_starts_is_refused_by_name(supervisor: pyisolate.Supervisor) -> None:
+    """Nothing of Python asks: the name is the kernel's word. The same program runs where it is granted."""
+    require("listener", supervisor.diagnostics().listener, "no listener sees what programs do")
+    bash, program = shutil.which("bash") or "", os.path.realpath("/usr/bin/env")
+    policy = pyisolate.Policy.preset("compute").allow_exec(bash)
+    with supervisor.spawn("none", policy) as refused, supervisor.spawn("env", policy.allow_exec(program)) as granted:
+        for sandbox, status in ((refused, 127), (granted, 0)):
+            assert sandbox.run(["bash", "-c", f"{program} > /dev/null; exit"]).returncode == status
+            assert sandbox.run(["bash", "-c", "/usr/bin/nonesuch"]).returncode == 127  # nothing is there to refuse
+    found = [
+        [event.target for event in one.get_denial_events() if event.capability == "process.exec"]
+        for one in (refused, granted)
+    ]
+    assert found == [[program], []]
+
+
+def test_programs_open_by_name_what_is_open(supervisor: pyisolate.Supervisor, sandbox: pyisolate.Sandbox) -> None:
+    """Process substitution, and /dev/stdin: no right comes with a name, so none is asked for."""
+    require("listener", supervisor.diagnostics().listener, "no listener opens these names")
+    done = sandbox.run(["bash", "-c", "cat <(echo one) /dev/stdin; echo two > /dev/stderr"], input=b"in\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"one\nin\n", b"two\n")
+    assert sandbox.run(["bash", "-c", "cat /dev/fd/9"]).stderr.endswith(b"No such file or directory\n")
+    # what was opened for reading cannot be written by another name
+    assert sandbox.run(["bash", "-c", "exec 9< <(echo one); echo two > /dev/fd/9"]).returncode == 1
+    assert sandbox.run(["bash", "-c", "exec 9>&1; cat /dev/fd/9 < /dev/null"], text=True).returncode == 1
+    refused = {event.target for event in sandbox.get_denial_events()}
+    assert not {name for name in refused if name.startswith("/dev/") and name != "/dev/tty"}
+
+
+@pytest.mark.parametrize(("program", "arguments", "grants"), [
+    ("node", ["-e", "console.log([3, 1, 2].sort().join())"], {"memory": {"jit": True}}),
+    ("ffmpeg", ["-v", "error", "-f", "lavfi", "-i", "testsrc=duration=0.2:size=64x48", "-c:v", "mpeg4", "a.mp4"], {}),
+    ("perl", ["-e", "print join ',', sort 3, 1, 2"], {}),
+])  # fmt: skip
+def test_other_large_programs_run(
+    supervisor: pyisolate.Supervisor, program: str, arguments: list[str], grants: dict[str, Any]
+) -> None:
+    if (path := shutil.which(program)) is None:
+        pytest.skip(f"no {program}")
+    policy = apply(pyisolate.Policy.preset("compute").allow_exec(path), grants).with_limits(memory="1GiB", processes=64)
+    with supervisor.spawn(program, policy) as sandbox:
+        done = sandbox.run([path, *arguments], text=True)
+        assert done.returncode == 0, (done.stderr, [str(event) for event in sandbox.get_denial_events()])
+        assert done.stdout.strip() in ("1,2,3", "")

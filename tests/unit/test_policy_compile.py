@@ -308,3 +308,19 @@ def test_presets_cover_what_real_imports_open_and_map(preset: str, code: str) ->
         if decision.verdict is not Verdict.ALLOW and path != os.path.realpath(sys.executable):
             refused.append(line)
     assert not refused
+
+
+def test_a_library_that_the_cache_knows_by_another_name_is_found_beside_the_c_library() -> None:
+    cache = elf.read_cache()
+    directories = {os.path.dirname(path) for path in cache.get("libc.so.6", [])}
+    program = elf.read_elf(os.path.realpath("/bin/sh"))
+    others = [
+        name
+        for directory in directories
+        for name in os.listdir(directory)
+        if ".so." in name and name not in cache and (found := elf.read_elf(f"{directory}/{name}"))
+        if program is not None and found.machine == program.machine
+    ]
+    if program is None or not others:
+        pytest.skip("no such library here")
+    assert elf._find(others[0], program, (), cache)

@@ -286,7 +286,10 @@ SHARED void notify_by_capability(const struct notify_call *c, int capability, in
 		notify_tell_shadow(c, capability, d, NULL);
 	switch (c->policy->acts[capability % NOTIFY_CAPABILITIES]) {
 	case NOTIFY_ACT_ALLOW:
-		notify_count(c->sandbox, capability, NOTIFY_ALLOW);
+		if (capability == PYI_PROCESS_EXEC && c->policy->flags & NOTIFY_FULL) /* Landlock decides which programs */
+			notify_tell(c, capability, NOTIFY_ALLOW, 0, NULL, NULL);
+		else
+			notify_count(c->sandbox, capability, NOTIFY_ALLOW);
 		notify_continue(c);
 		return;
 	case NOTIFY_ACT_WATCH:
