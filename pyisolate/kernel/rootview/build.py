@@ -35,6 +35,10 @@ TMPFS = {"size": "1m", "nr_inodes": "32k"}
 
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
 _RANDOM_DEVICES = ("/dev/random", "/dev/urandom")
+#: It leads to the terminal of one's session, and a cell's session has none: ENXIO, as in any program without one.
+_TERMINAL = "/dev/tty"
+#: Where open descriptors have names, and how many are shown: shells take those from 63 downwards.
+_DESCRIPTORS, _SHOWN_DESCRIPTORS = "/dev/fd", 64
 _HOSTS, _NSSWITCH = "/etc/hosts", "/etc/nsswitch.conf"
 
 
@@ -86,6 +90,8 @@ class RootBuild:
                 self._place(place)
         self._check_missing_denials()
         self._devices()
+        if any(place.in_force & FsRight.EXEC for place in self.places):
+            self._own_descriptors()
         if self.policy.net:
             self._name_service()
         if self._parent is not None:
@@ -161,7 +167,7 @@ class RootBuild:
 
     def _bind(self, path: str, is_directory: bool, attributes: int, source: int | None = None) -> None:
         """Mount the host's `path` (or `source`, a detached tree) at the same name in the view."""
-        if path in _DEVICES + _RANDOM_DEVICES and not is_directory:
+        if path in (*_DEVICES, *_RANDOM_DEVICES, _TERMINAL) and not is_directory:
             attributes &= ~mount.MOUNT_ATTR_NODEV
         if source is None:
             # The place was resolved a moment ago: a link that appears since must not lead us elsewhere.
@@ -250,6 +256,17 @@ class RootBuild:
             if path in self._covers or not os.path.exists(path):
                 continue
             self._bind(path, False, mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOEXEC)
+
+    def _own_descriptors(self) -> None:
+        """Show the names of open descriptors: the listener opens them, and programs look at them first (`diff`).
+
+        A FIFO, as most that they stand for. All sandboxes of the policy see the same: so none may open it itself.
+        """
+        names = [f"{_DESCRIPTORS}/{number}" for number in range(_SHOWN_DESCRIPTORS)]
+        for path in (*names, "/dev/stdin", "/dev/stdout", "/dev/stderr"):
+            if self._cover(path).attributes is None and not os.path.lexists(path[1:]):
+                self._directory(os.path.dirname(path))
+                os.mkfifo(path[1:], 0)
 
     def _name_service(self) -> None:
         """Pin granted host names in /etc/hosts; names resolve by that file alone unless the policy grants more."""

@@ -28,6 +28,8 @@ def compile_table(
     flags = {"cell": native.FLAG_CELL, "native": native.FLAG_CELL | native.FLAG_NATIVE_NET}.get(kind, 0)
     flags |= native.FLAG_FULL if full else 0
     flags |= native.FLAG_ASK_CONNECT if Capability.NET_CONNECT in policy.ask else 0
+    # in monitor mode the guest sees the host's /dev and /proc, where these names lead on
+    flags |= native.FLAG_OWN_NAMES if kind != "thread" and policy.mode_of("fs") is not Mode.MONITOR else 0
     flags |= native.FLAG_MONITOR_NET if policy.mode_of("net") is Mode.MONITOR else 0
     rules, unix_rules = [], []
     for index, rule in enumerate(policy.net):

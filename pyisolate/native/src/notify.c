@@ -11,6 +11,7 @@
 #include "notify/question.c"
 #include "notify/send.c"
 #include "notify/socket.c"
+#include "notify/own.c"
 #include "notify/decide.c"
 #include "notify/turns.c"
 #include "notify/loop.c"

@@ -428,6 +428,8 @@ SHARED void notify_decide(const struct notify_call *c)
 	} else if (notify_makes_set_id(nr, c->args)) {
 		int opens = c->l->capability[nr] == PYI_FS_READ; /* open, openat: to make a file */
 		notify_refuse_floor(c, opens ? PYI_FS_CREATE : c->l->capability[nr], EACCES);
+	} else if (c->policy->flags & NOTIFY_OWN_NAMES && notify_opens_own(c)) {
+		return;
 	} else if (c->l->traits[nr] & NOTIFY_REPORTED) {
 		if (nr == SYS_openat && c->args[5] == NOTIFY_LOOKED && c->policy->flags & NOTIFY_CELL) {
 			notify_do_look(c);

@@ -122,7 +122,7 @@ enum notify_trait { NOTIFY_KNOWN = 1, NOTIFY_REPORTED = 2 };
 enum notify_reply { NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED };
 enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOTIFY_NATIVE_NET = 8,
-		   NOTIFY_ASK_CONNECT = 16 };
+		   NOTIFY_ASK_CONNECT = 16, NOTIFY_OWN_NAMES = 32 };
 enum notify_action { NOTIFY_CONNECT = 1, NOTIFY_BIND = 2 }; /* capability.py, NetAction */
 
 struct notify_rule {
@@ -317,10 +317,11 @@ struct notify_answered {
 	struct notify_answered *next;
 };
 
+/* For a socket: what socket(2) takes. Of an own descriptor: domain -1, its flags as `kind`, its number as `protocol`. */
 struct notify_job {
 	struct notify_sandbox *sandbox;
 	uint64_t id;
-	int domain, kind, protocol;
+	int domain, kind, protocol, tid, pid;
 	struct notify_job *next;
 };
 
@@ -400,12 +401,18 @@ SHARED void notify_policy_drop(notify_policy *p);
 
 /* socket.c */
 SHARED void notify_inject(const struct notify_job *job);
+SHARED void notify_give_fd(const struct notify_job *job, int fd, int close_on_exec);
+SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kind, int protocol);
 SHARED void notify_do_socket(const struct notify_call *c);
 SHARED void notify_do_setsockopt(const struct notify_call *c);
 SHARED int notify_unix_destination(const struct notify_call *c, const struct notify_endpoint *to);
 SHARED void notify_do_connect(const struct notify_call *c);
 SHARED void notify_do_bind(const struct notify_call *c);
 SHARED void notify_do_listen(const struct notify_call *c);
+
+/* own.c */
+SHARED void notify_inject_own(const struct notify_job *job);
+SHARED int notify_opens_own(const struct notify_call *c);
 
 /* ring.c */
 SHARED void notify_count(struct notify_sandbox *s, int capability, int verdict);
@@ -484,6 +491,7 @@ SHARED int notify_real_uid(int tid, uid_t *uid);
 SHARED int notify_permitted(int tid, uint64_t *capabilities);
 SHARED int notify_interrupted(int tid);
 SHARED int notify_hard_limit(int tid, int resource, uint64_t *hard);
+SHARED int notify_take_fd_of(const struct notify_call *c, int pid, uint64_t number);
 SHARED int notify_take_fd(const struct notify_call *c, uint64_t number);
 SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *out, size_t room);
 SHARED size_t notify_read_linked(const struct notify_call *c, const char *name, size_t length, char *out, size_t room);

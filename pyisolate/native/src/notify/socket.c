@@ -5,19 +5,29 @@
 /* Make the socket and put it into the guest. An injector's own descriptor: one, however many calls wait. */
 SHARED void notify_inject(const struct notify_job *job)
 {
-	struct notify_sandbox *s = job->sandbox;
+	if (job->domain < 0) {
+		notify_inject_own(job);
+		return;
+	}
 	int fd = socket(job->domain, (job->kind & 0xf) | SOCK_CLOEXEC | (job->kind & SOCK_NONBLOCK), job->protocol);
+	if (fd < 0) {
+		notify_answer(job->sandbox, job->id, 0, errno == EMFILE || errno == ENFILE ? -ENFILE : -errno, 0);
+		return;
+	}
+	notify_give_fd(job, fd, job->kind & SOCK_CLOEXEC);
+	close(fd);
+}
+
+/* Answer the call with a descriptor in the guest, of the file of ours. */
+SHARED void notify_give_fd(const struct notify_job *job, int fd, int close_on_exec)
+{
+	struct notify_sandbox *s = job->sandbox;
 	struct seccomp_notif_addfd add = {
 		.id = job->id,
 		.flags = SECCOMP_ADDFD_FLAG_SEND,
 		.srcfd = (uint32_t)fd,
-		.newfd_flags = job->kind & SOCK_CLOEXEC ? O_CLOEXEC : 0,
+		.newfd_flags = close_on_exec ? O_CLOEXEC : 0,
 	};
-
-	if (fd < 0) {
-		notify_answer(s, job->id, 0, errno == EMFILE || errno == ENFILE ? -ENFILE : -errno, 0);
-		return;
-	}
 	int number = ioctl(s->fd, SECCOMP_IOCTL_NOTIF_ADDFD, &add);
 	if (number < 0 && errno == EINVAL) { /* before 5.14: two steps */
 		add.flags = 0;
@@ -27,12 +37,11 @@ SHARED void notify_inject(const struct notify_job *job)
 	}
 	if (number < 0)
 		notify_answer(s, job->id, 0, -errno, 0); /* EMFILE: the guest's own limit */
-	close(fd);
 }
 
 /* ADDFD waits until the guest's task ran, and one that others starve of processor time (a quota, SCHED_IDLE) may not run
  * for seconds: an injector waits, which has nothing else to do. */
-static void notify_ask_injector(const struct notify_call *c, int domain, int kind, int protocol)
+SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kind, int protocol)
 {
 	notify_listener *l = c->l;
 	struct notify_job *job = notify_alloc(1, sizeof *job), **end = &l->jobs;
@@ -43,6 +52,7 @@ static void notify_ask_injector(const struct notify_call *c, int domain, int kin
 	}
 	*job = (struct notify_job){
 		.sandbox = c->sandbox, .id = c->id, .domain = domain, .kind = kind, .protocol = protocol,
+		.tid = c->tid, .pid = domain < 0 ? notify_pid(c->sandbox, c->tid) : 0,
 	};
 	__atomic_add_fetch(&c->sandbox->jobs, 1, __ATOMIC_ACQ_REL);
 	pthread_mutex_lock(&l->job_lock);

@@ -203,11 +203,17 @@ SHARED int notify_hard_limit(int tid, int resource, uint64_t *hard)
 /* The supervisor's own descriptor of one of the task's files, or -errno. The caller closes it. */
 SHARED int notify_take_fd(const struct notify_call *c, uint64_t number)
 {
+	return notify_take_fd_of(c, 0, number);
+}
+
+/* The same for another thread than the loop, which knows the task's process. */
+SHARED int notify_take_fd_of(const struct notify_call *c, int pid, uint64_t number)
+{
 	/* Before 6.9 a process is the finest a pidfd can name; the filter lets no thread have a table of its own. */
 	int pidfd = (int)syscall(SYS_pidfd_open, c->tid, NOTIFY_PIDFD_THREAD);
 
 	if (pidfd < 0 && errno == EINVAL)
-		pidfd = (int)syscall(SYS_pidfd_open, notify_pid(c->sandbox, c->tid), 0);
+		pidfd = (int)syscall(SYS_pidfd_open, pid ? pid : notify_pid(c->sandbox, c->tid), 0);
 	if (pidfd < 0)
 		return errno == EMFILE || errno == ENFILE ? -ENOMEM : -errno;
 	int fd = notify_valid(c) ? (int)syscall(SYS_pidfd_getfd, pidfd, (int)number, 0) : -1;

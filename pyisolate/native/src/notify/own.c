@@ -1,0 +1,77 @@
+/* A program opens, by a name of /dev, what its process has open already: /dev/stdin, /dev/stdout, /dev/stderr, /dev/fd/N.
+ *
+ * There is no /proc in a root view for these names to lead to, and only the cell's own interpreter has a C library that
+ * knows better (preload/files.c). Here the open becomes a duplicate of the descriptor: no right comes with it, so no
+ * policy is asked. The name is read once; what a guest changes since names another descriptor of its own at most. */
+#include "notify.h"
+
+/* The descriptor that a name stands for; -1: it is no such name. */
+static int notify_named_descriptor(const char *name, size_t length)
+{
+	static const char *const streams[] = {"/dev/stdin", "/dev/stdout", "/dev/stderr"};
+	int number = 0;
+
+	for (int i = 0; i < 3; i++)
+		if (length == strlen(streams[i]) && !memcmp(name, streams[i], length))
+			return i;
+	if (length < 9 || length > 8 + 7 || memcmp(name, "/dev/fd/", 8))
+		return -1;
+	for (size_t i = 8; i < length; i++) {
+		if (name[i] < '0' || name[i] > '9')
+			return -1;
+		number = 10 * number + name[i] - '0';
+	}
+	return number;
+}
+
+/* Put a duplicate into the guest, as open(2) would answer. Called by an injector. */
+SHARED void notify_inject_own(const struct notify_job *job)
+{
+	struct notify_call c = {.sandbox = job->sandbox, .id = job->id, .tid = job->tid};
+	int fd = notify_take_fd_of(&c, job->pid, (uint64_t)job->protocol);
+	int held = fd < 0 ? -1 : fcntl(fd, F_GETFL);
+
+	if (held < 0 || held & O_PATH)
+		notify_answer(job->sandbox, job->id, 0, fd == -EBADF || fd >= 0 ? -ENOENT : fd, 0);
+	else if (job->kind & O_DIRECTORY)
+		notify_answer(job->sandbox, job->id, 0, -ENOTDIR, 0);
+	else if (job->kind & O_CREAT && job->kind & O_EXCL)
+		notify_answer(job->sandbox, job->id, 0, -EEXIST, 0);
+	else if ((held & O_ACCMODE) != O_RDWR && (held & O_ACCMODE) != (job->kind & O_ACCMODE))
+		notify_answer(job->sandbox, job->id, 0, -EACCES, 0);
+	else
+		notify_give_fd(job, fd, job->kind & O_CLOEXEC);
+	if (fd >= 0)
+		close(fd);
+}
+
+/* 1 where the call opens such a name: it will be answered, and nothing else decides it. */
+SHARED int notify_opens_own(const struct notify_call *c)
+{
+	int flags, number;
+	char name[24];
+	ssize_t got;
+
+	switch (c->nr) {
+#ifdef SYS_open
+	case SYS_open:
+		got = notify_read_some(c->tid, c->args[0], name, sizeof name);
+		flags = (int)c->args[1];
+		break;
+#endif
+	case SYS_openat:
+		got = notify_read_some(c->tid, c->args[1], name, sizeof name);
+		flags = (int)c->args[2];
+		break;
+	default:
+		return 0;
+	}
+	size_t length = got > 0 ? strnlen(name, (size_t)got) : 0;
+	if (!length || length == sizeof name || flags & O_PATH || !notify_valid(c))
+		return 0;
+	number = notify_named_descriptor(name, length);
+	if (number < 0)
+		return 0;
+	notify_ask_injector(c, -1, flags, number);
+	return 1;
+}
