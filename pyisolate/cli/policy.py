@@ -11,7 +11,7 @@ import click
 
 from .environment_options import environment_option, with_environment
 from .exit_status import FOUND, STATUS, Outcome
-from .policy_options import load_policy
+from .policy_options import complete_preset, load_policy
 
 if TYPE_CHECKING:
     from ..policy import Policy
@@ -72,7 +72,7 @@ def check(policies: tuple[str, ...], strict: bool, environment: str | None, as_j
 
 
 @policy.command()
-@click.argument("policy_name", metavar="POLICY")
+@click.argument("policy_name", metavar="POLICY", shell_complete=complete_preset)
 @click.argument("capability")
 @click.argument("target")
 @environment_option
@@ -185,8 +185,8 @@ def schema() -> None:
 
 
 @policy.command()
-@click.argument("old")
-@click.argument("new")
+@click.argument("old", shell_complete=complete_preset)
+@click.argument("new", shell_complete=complete_preset)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def diff(old: str, new: str, as_json: bool) -> None:
     """Say what NEW widens (the guest may do more) and narrows against OLD.
@@ -212,7 +212,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
 
 
 @policy.command()
-@click.argument("policy_name", metavar="POLICY")
+@click.argument("policy_name", metavar="POLICY", shell_complete=complete_preset)
 @click.option("--compiled", is_flag=True, help="The tables that broker and kernel read, as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="JSON of the policy file's shape.")
 def show(policy_name: str, compiled: bool, as_json: bool) -> None:

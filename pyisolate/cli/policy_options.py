@@ -37,12 +37,20 @@ def policy_options(function: _F) -> _F:
         function = click.option(option, builder, metavar=metavar, multiple=True, help=text + " Repeatable.")(function)
     for decorate in (
         click.option("--limit", "limits", metavar="KEY=VALUE", multiple=True, help="Set a limit: memory=512MiB."),
-        click.option("--preset", metavar="NAME", help="A shipped policy (default: compute); see `policy presets`."),
+        click.option("--preset", metavar="NAME", shell_complete=complete_preset,
+                     help="A shipped policy (default: compute); see `policy presets`."),
         click.option("--policy", "policy_file", metavar="FILE|NAME",
                      help="A policy file, or the name of one in ~/.config/pyisolate/policies."),
     ):  # fmt: skip
         function = decorate(function)
     return function
+
+
+def complete_preset(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Return the presets that begin so, for shells."""
+    from ..policy.parse import PRESETS
+
+    return [name for name in PRESETS if name.startswith(typed)]
 
 
 def choose_policy(options: dict[str, Any]) -> Policy:

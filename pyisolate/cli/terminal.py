@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +17,8 @@ from ..errors import SandboxError
 if TYPE_CHECKING:
     from ..telemetry.event import DenialEvent
 
+#: Columns of what is no terminal: wider than any row.
+_WIDE = 1 << 14
 #: Colour of a verdict or status; everything else is plain.
 STYLES = {
     "deny": "bold red",
@@ -28,9 +30,36 @@ STYLES = {
 }
 
 
+class _Piped:
+    """A stream for programs and files: no blanks at the end of a line, which pad a table's last column."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        lines = text.split("\n")
+        self._stream.write("\n".join([*(line.rstrip(" ") for line in lines[:-1]), lines[-1]]))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def stdout() -> Console:
-    """Return a console for results; made per call, because tests and pipes replace the stream."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=False)
+    """Return a console for results; made per call, because tests and pipes replace the stream.
+
+    Where stdout is no terminal a row of a table stays one line, as `grep` and `cut` take it, unless COLUMNS says how
+    wide it is.
+    """
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(file=cast(TextIO, _Piped(sys.stdout)), highlight=False, soft_wrap=False, width=_WIDE)
+
+
+def frame_stdout() -> Console:
+    """Return a console for what fills a screen, also where stdout is none."""
+    return Console(file=sys.stdout, highlight=False)
 
 
 def live_stdout() -> Console:

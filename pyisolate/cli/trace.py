@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import click
@@ -10,17 +11,23 @@ import psutil
 
 #: A zygote and a policy zygote; cut to TASK_COMM_LEN, include/linux/sched.h.
 ZYGOTES = ("pyisolate-zygote"[:15], "pyisolate-policy"[:15])
+#: Cells that no `spawn` has taken yet.
+_NO_SANDBOX = (*ZYGOTES, "standby", "")
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(0.1, 3600), help="How long to count.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def trace(name: str, seconds: float, as_json: bool) -> None:
-    """Count the system calls of the sandbox NAME (or the cell with that pid), live.
+def trace(name: str | None, seconds: float, as_json: bool) -> None:
+    """Count the system calls of the sandbox NAME (or the cell with that pid), live; without NAME, list sandboxes.
 
-    Needs root and Debian's python3-bpfcc. NAME is what `spawn` was given, as far as its first 15 bytes tell it.
+    Lists those that your own processes started, as root everybody's. Counting needs root and Debian's python3-bpfcc.
+    NAME is what `spawn` was given, as far as its first 15 bytes tell it.
     """
+    if name is None:
+        _list(as_json)
+        return
     from ..kernel.trace import Tracer, TraceUnavailable
 
     pid = find_cell(name)
@@ -47,16 +54,42 @@ def trace(name: str, seconds: float, as_json: bool) -> None:
     click.echo(f"{sum(call.count for call in report.calls)} calls in {report.duration_s:.1f} s")
 
 
+def _list(as_json: bool) -> None:
+    rows = [(guest.pid, at, name) for guest, at in _cells() if (name := _comm(guest)) not in _NO_SANDBOX]
+    if as_json:
+        keys = ("pid", "supervisor_pid", "name")
+        click.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=2))
+        return
+    if not rows:
+        click.echo("no sandbox runs", err=True)
+    else:
+        click.echo(f"{'pid':>8}{'supervisor':>12}  name")
+    for pid, supervisor, name in rows:
+        click.echo(f"{pid:>8}{supervisor:>12}  {name}")
+
+
+def _cells() -> list[tuple[psutil.Process, int]]:
+    """Return the guests of sandboxes that this user started, or root's look at all, with their supervisors' pids."""
+    found = []
+    for zygote in psutil.process_iter(["name"]):
+        if zygote.info["name"] not in ZYGOTES or _below_its_like(zygote):
+            continue
+        try:
+            supervisor = zygote.parent()
+            while supervisor is not None and _comm(supervisor) in ZYGOTES:
+                supervisor = supervisor.parent()
+            if supervisor is None or os.getuid() not in (0, supervisor.uids().real):
+                continue
+            inits = [init for init in zygote.children() if _comm(init) not in ZYGOTES]
+            found += [(guest, supervisor.pid) for init in inits for guest in _first_child(init)]
+        except psutil.Error:
+            continue  # it ended since
+    return found
+
+
 def find_cell(name: str) -> int:
     """Return the pid of the cell of that name or number. Raises ClickException when there is none, or several."""
-    cells = [
-        guest
-        for parent in psutil.process_iter(["name"])
-        if parent.info["name"] in ZYGOTES and not _below_its_like(parent)
-        for init in parent.children()
-        if _comm(init) not in ZYGOTES
-        for guest in _first_child(init)
-    ]
+    cells = [guest for guest, _supervisor in _cells()]
     found = [
         cell for cell in cells if str(cell.pid) == name or _comm(cell) == name.encode()[:15].decode(errors="replace")
     ]

@@ -35,10 +35,10 @@ def top(url: str | None, log: str | None, interval: float, count: int | None, on
     The supervisor must serve its metrics (pyisolate.serve_metrics(), or `run --metrics-port`). With only an audit log,
     pass --url ''.
     """
-    from ..terminal import live_stdout, stdout
+    from ..terminal import frame_stdout, live_stdout
 
     watch = Watch(DEFAULT_URL if url is None else (url or None), log)
-    console = stdout() if once else live_stdout()
+    console = frame_stdout() if once else live_stdout()
     if once or not console.is_terminal:
         _once(console, watch)
         return
