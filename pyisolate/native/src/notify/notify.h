@@ -317,8 +317,7 @@ struct notify_answered {
 	struct notify_answered *next;
 };
 
-/* For a socket: what socket(2) takes. Of an own descriptor: domain -1, its flags as `kind`, its number as `protocol`. */
-struct notify_job {
+struct notify_job { /* a socket; of an own descriptor: domain -1, `kind` its flags, `protocol` its number */
 	struct notify_sandbox *sandbox;
 	uint64_t id;
 	int domain, kind, protocol, tid, pid;
@@ -383,7 +382,7 @@ SHARED void notify_wait_end(notify_listener *l, struct notify_wait *w);
 SHARED int notify_park(const struct notify_call *c, int fd, const struct notify_wait *what);
 SHARED void notify_wait_step(notify_listener *l, struct notify_wait *w);
 SHARED void notify_tick(notify_listener *l);
-
+SHARED int notify_other_argument(int nr);
 SHARED void notify_wait_finish(notify_listener *l, struct notify_wait *w, int64_t result);
 SHARED int notify_wait_connect(notify_listener *l, struct notify_wait *w);
 
@@ -400,7 +399,9 @@ SHARED notify_policy *notify_policy_hold(notify_policy *p);
 SHARED void notify_policy_drop(notify_policy *p);
 
 /* socket.c */
-SHARED void notify_inject(const struct notify_job *job);
+SHARED void notify_inject(const struct notify_job *job); /* own.c: the next two */
+SHARED void notify_inject_own(const struct notify_job *job);
+SHARED int notify_opens_own(const struct notify_call *c);
 SHARED void notify_give_fd(const struct notify_job *job, int fd, int close_on_exec);
 SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kind, int protocol);
 SHARED void notify_do_socket(const struct notify_call *c);
@@ -409,10 +410,6 @@ SHARED int notify_unix_destination(const struct notify_call *c, const struct not
 SHARED void notify_do_connect(const struct notify_call *c);
 SHARED void notify_do_bind(const struct notify_call *c);
 SHARED void notify_do_listen(const struct notify_call *c);
-
-/* own.c */
-SHARED void notify_inject_own(const struct notify_job *job);
-SHARED int notify_opens_own(const struct notify_call *c);
 
 /* ring.c */
 SHARED void notify_count(struct notify_sandbox *s, int capability, int verdict);
@@ -443,9 +440,6 @@ SHARED int notify_names_path(const struct notify_endpoint *e);
 SHARED int notify_hold_path(const struct notify_endpoint *e, struct notify_endpoint *held);
 SHARED struct notify_decision notify_judge_local(const notify_policy *p, int fd, const struct notify_endpoint *e, int picked);
 SHARED int notify_may_continue(const struct notify_call *c);
-
-/* wait.c */
-SHARED int notify_other_argument(int nr);
 
 /* asked.c */
 SHARED void notify_asked_free(struct notify_asked *a);
