@@ -44,9 +44,9 @@ def start(seconds):
     def after_the_answer():
         time.sleep(0.2)
         attack(until)
-    for _ in range(3): threading.Thread(target=after_the_answer).start()
+    for _ in range(THREADS): threading.Thread(target=after_the_answer).start()
 """
-#: What each of them does with three threads, outside of any request.
+#: What each of them does with some threads, outside of any request.
 ATTACKS = {
     "flood": """
 one_writes = threading.Lock()
@@ -94,6 +94,11 @@ def attack(until):
     "spin": """
 def attack(until):
     while time.monotonic() < until: pass
+""",
+    "burn": """
+import hashlib
+def attack(until):
+    while time.monotonic() < until: hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000)
 """,
 }
 FOUR = ("flood", "linger", "locks", "rights")
@@ -145,16 +150,20 @@ def _frames() -> bytes:
     return wire.encode(wire.Denial(record=one)) * 200
 
 
-def _hostile(supervisor: pyisolate.Supervisor, kind: str, number: int, port: int) -> pyisolate.Sandbox:
+def _hostile(supervisor: pyisolate.Supervisor, kind: str, number: int, port: int, threads: int) -> pyisolate.Sandbox:
     policy = Policy.preset("compute").allow_connect(f"127.0.0.1:{port}")
     policy = policy.with_limits(cpu="1h", wall="1h", processes=16)
     sandbox = supervisor.spawn(f"{kind}{number}", policy)
-    sandbox.exec(f"{SETUP}\nPORT = {port}\nFRAMES = {_frames()!r}\n{ATTACKS[kind]}")
+    sandbox.exec(f"{SETUP}\nPORT, THREADS = {port}, {threads}\nFRAMES = {_frames()!r}\n{ATTACKS[kind]}")
     return sandbox
 
 
 def measure(
-    kinds: tuple[str, ...] = FOUR, seconds: float = 3.0, turns: int = 4, log: Callable[[str], None] = lambda _line: None
+    kinds: tuple[str, ...] = FOUR,
+    seconds: float = 3.0,
+    turns: int = 4,
+    threads: int = 3,
+    log: Callable[[str], None] = lambda _line: None,
 ) -> tuple[list[Turn], list[Turn]]:
     """Return what was measured in so many turns, of the honest alone and beside the hostile."""
     alone: list[Turn] = []
@@ -165,7 +174,7 @@ def measure(
         stack.callback(recorder.shutdown)
         supervisor = stack.enter_context(pyisolate.Supervisor(pool_size=4, recorder=recorder))
         honest = [stack.enter_context(supervisor.spawn(f"honest{number}")) for number in range(HONEST)]
-        hostile = [stack.enter_context(_hostile(supervisor, kind, n, port)) for n, kind in enumerate(kinds)]
+        hostile = [stack.enter_context(_hostile(supervisor, kind, n, port, threads)) for n, kind in enumerate(kinds)]
         for one in honest:
             one.exec(TASK)
         for _ in range(turns):
@@ -227,8 +236,11 @@ def main() -> int:
     parser.add_argument("kinds", nargs="*", default=list(FOUR), help=f"of {', '.join(ATTACKS)}; default: {FOUR}")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=3, help="of each hostile guest, 14 at most")
     given = parser.parse_args()
-    alone, beside = measure(tuple(given.kinds), given.seconds, given.turns, lambda line: print(line, flush=True))
+    alone, beside = measure(
+        tuple(given.kinds), given.seconds, given.turns, given.threads, lambda line: print(line, flush=True)
+    )
     worse = ratio(alone, beside)
     print(f"p99 {worse:.2f} times, median {ratio(alone, beside, 0.5):.2f} times what it is alone")
     return int(worse > WORST)
