@@ -37,9 +37,10 @@ class Opened:
 
     def write(self, data: bytes) -> None:
         """Send `data`; `drain` waits for room."""
-        if data:
-            self._tls.write(data)
-            self._flush()
+        left = memoryview(data)
+        while left:  # OpenSSL may take a record at a time
+            left = left[self._tls.write(left) :]
+        self._flush()
 
     async def drain(self) -> None:
         """Wait until there is room to write."""
@@ -58,7 +59,6 @@ class Opened:
                 done = call()
             except ssl.SSLWantReadError:
                 self._flush()
-                await self._writer.drain()
                 if data := await self._reader.read(_READ_BYTES):
                     self._incoming.write(data)
                 else:
