@@ -131,6 +131,7 @@ FAMILY_GROUPS = {
     "bpf-process": "processes/",
     "bpf-floor": "kernel/,syscalls/",
     "bpf-self": "kernel/bpf",
+    "egress-rules": "egress/",
 }
 
 
@@ -163,6 +164,26 @@ def _without_notification(supervisor: Any) -> None:
     _once_proven(supervisor, switch_off)
 
 
+def _without_egress_rules(supervisor: Any) -> None:
+    """The proxy refuses nothing for want of a rule, and puts every credential into every request."""
+    import msgspec
+
+    from pyisolate.decision import Mode
+
+    egress = inside.runtime(supervisor).egress
+    admit = egress.admit
+
+    def loose(key: str, entrance: Any, compiled: Any, secrets: Any = ()) -> None:
+        wide = [
+            msgspec.structs.replace(one, rule=msgspec.structs.replace(one.rule, host="*.escape.test"))
+            for one in secrets
+        ]
+        compiled = msgspec.structs.replace(compiled, mode=Mode.MONITOR, group_modes={})
+        admit(key, entrance, compiled, tuple(wide))
+
+    egress.admit = loose  # type: ignore[method-assign]
+
+
 DEFENCES: dict[str, Callable[[Any], None]] = {
     "landlock": _without_landlock,
     "root-view": _without_root_view,
@@ -172,6 +193,7 @@ DEFENCES: dict[str, Callable[[Any], None]] = {
     "namespaces": _without_namespaces,
     "broker": _without_broker,
     "wire": _without_wire,
+    "egress-rules": _without_egress_rules,
 } | {name: _without_hooks(words) for name, words in BPF_FAMILIES.items()}
 #: Two at once where each stands in for the other.
 ON_HOST = (
@@ -185,6 +207,7 @@ ON_HOST = (
     "seccomp+namespaces",
     "broker",
     "wire",
+    "egress-rules",
 )
 #: What seccomp refuses before a program is asked: beyond what seccomp alone stops, what does each family stop?
 ON_VM = (

@@ -113,9 +113,7 @@ class World:
         user, _, place = url.removeprefix("http://").partition("@")
         port = int(place.rpartition(":")[2]) if url else port
         header = "Proxy-Authorization: Basic " + base64.b64encode(user.encode()).decode() + "\r\n" if url else ""
-        sock = socket.create_connection(("127.0.0.1", port), timeout=2)
-        sock.settimeout(0.5)
-        return sock, header
+        return socket.create_connection(("127.0.0.1", port), timeout=2), header
 
     def ask(self, port, *lines, header=None, body=""):
         """Ask for something in any words, by the proxy where there is one; return and show what is answered."""
@@ -125,12 +123,14 @@ class World:
             return self.answer(sock, (head + body).encode())
 
     def answer(self, sock, data):
-        """Send bytes; return and show what comes back within half a second."""
+        """Send bytes; return and show what comes back: the first of it within a while, the rest at once."""
         sock.sendall(data)
+        sock.settimeout(1.5 * self.slowness)
         got = b""
         try:
             while part := sock.recv(65536):
                 got += part
+                sock.settimeout(0.3 * self.slowness)
         except OSError:
             pass
         self.loot(got)
