@@ -79,11 +79,11 @@ class BuildPy(build_py):
 PRELOADED = [
     Extension(
         f"pyisolate.native.{name}",
-        [f"{NATIVE}/src/preload/{source}.c"],
+        [f"{NATIVE}/src/preload/{source}.c" for source in sources],
         extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
         libraries=["dl"],
     )
-    for name, source in (("_quiet", "files"), ("_lookups", "lookups"))
+    for name, sources in (("_quiet", ["files"]), ("_reports", ["lookups", "limits"]))
 ]
 
 setup(cffi_modules=cffi_modules(), ext_modules=PRELOADED, cmdclass={"build_ext": BuildExt, "build_py": BuildPy})

@@ -37,8 +37,8 @@ class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
     rlimits: tuple[tuple[int, int, int], ...] = ()
     #: file calls of which the listener sees what was refused only, where the zygote has the library for it
     quiet_calls: tuple[quiet.QuietCall, ...] = ()
-    #: its C library tells the listener of look-ups that found nothing
-    tells_lookups: bool = False
+    #: its C library reports look-ups that found nothing, and limits that were met
+    reports: bool = False
 
 
 def maps_others(spec: CellSpec) -> bool:

@@ -25,7 +25,7 @@ import msgspec
 
 from .. import hooks
 from ..hooks import seeding
-from ..native import audit, cell_init, process
+from ..native import audit, cell_init, process, quiet
 from ..native.descriptors import receive
 from ..native.result import without_hint
 from ..policy.compiled import CompiledPolicy
@@ -412,6 +412,7 @@ def _lowered(wanted: int) -> int:
 def main(descriptor: int) -> int:
     """Run a zygote on the control socket `descriptor`."""
     process.reset_signals()
+    quiet.report_sizes()
     control = socket.socket(fileno=_lowered(descriptor))
     control.set_inheritable(False)
     start = msgspec.msgpack.decode(control.recv(MAX_CONTROL_BYTES), type=Start)

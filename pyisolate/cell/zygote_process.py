@@ -60,12 +60,12 @@ def _environment(settings: PoolSettings) -> dict[str, str]:
     """Return the zygote's environment, with what the dynamic loader is to do (ld.so(8)).
 
     It finds every function at the start, which each cell would do again in pages of its own, and it puts the quiet
-    file calls and the look-ups that it reports before the C library's.
+    file calls and what is reported (preload/lookups.c, limits.c) before the C library's.
     """
-    of_python = settings.libraries or {"_quiet": quiet.library(), "_lookups": quiet.library("_lookups")}
+    of_python = settings.libraries or {"_quiet": quiet.library(), "_reports": quiet.library("_reports")}
     quiet_calls = of_python["_quiet"] if settings.spec.quiet_calls else None
-    lookups = of_python["_lookups"] if settings.spec.tells_lookups else None
-    libraries = ":".join(one for one in (quiet_calls, lookups) if one is not None)
+    reports = of_python["_reports"] if settings.spec.reports else None
+    libraries = ":".join(one for one in (quiet_calls, reports) if one is not None)
     return settings.environment | {"LD_BIND_NOW": "1"} | ({"LD_PRELOAD": libraries} if libraries else {})
 
 

@@ -140,7 +140,7 @@ class KernelPlan:
             dumpable=not self.traits.started_by_root,
             rlimits=COMMON_RLIMITS,
             quiet_calls=quiet_calls() if self.listener_watches_files and not self.traits.full_telemetry else (),
-            tells_lookups=self.listener_watches_files,
+            reports=self.listener_watches_files,
         )
 
     def native_spec(self) -> CellSpec:

@@ -72,12 +72,14 @@ def diagnose_limit(
     filling: Filling | None = None,
     full: DenialEvent | None = None,
     opened: DenialEvent | None = None,
+    grown: DenialEvent | None = None,
 ) -> LimitExceeded | None:
     """Return the limit's exception, its event recorded, or None when the exception is about something else.
 
     `descriptors`: how many the guest's table has had room for, None where that is unknown. `refused`: the event of
     processes and threads that the kernel refused, where it was recorded already; `full` that of a full workspace, whose
-    `filling` is as it was found; `opened` that of the last file that the listener saw not opened.
+    `filling` is as it was found; `opened` and `grown` those of the last descriptor that the listener
+    saw not made, and of the last file that did not grow.
     """
     limits = subject.limits
     if failure.errno == errno.EMFILE and limits.open_files is not None:
@@ -85,11 +87,13 @@ def diagnose_limit(
         if descriptors is not None and descriptors < limits.open_files:
             return None
         used = limits.open_files + 1
-        if opened is not None and failure.message.endswith(("'", '"')):  # it names a file: that is the one
+        if opened is not None:
             return _with(ExceededLimit(limit="open_files", used=used, allowed=used - 1).to_error(subject.name), opened)
         return _from_guest(subject, failure, Capability.LIMIT_OPEN_FILES, used, used - 1)
     if failure.errno == errno.EFBIG and limits.file_size_bytes is not None:
         size = limits.file_size_bytes
+        if grown is not None:
+            return _with(ExceededLimit(limit="file_size", used=size + 1, allowed=size).to_error(subject.name), grown)
         return _from_guest(subject, failure, Capability.LIMIT_FILE_SIZE, size + 1, size)
     # another file system may be full: only beside a full workspace it is the limit
     if failure.errno == errno.ENOSPC and filling is not None and (full is not None or filling.exhausted):

@@ -269,6 +269,7 @@ class SandboxLimits:
             filling=self._subject.filling(),
             full=self._record_full_workspace(),
             opened=self._subject.recorded_limit(Capability.LIMIT_OPEN_FILES),
+            grown=self._subject.recorded_limit(Capability.LIMIT_FILE_SIZE),
         )
 
     def what_killed(self, exit_status: int | None) -> LimitExceeded | None:

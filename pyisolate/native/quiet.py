@@ -3,7 +3,8 @@
 `src/preload/files.c` is loaded into the zygote before the C library. It makes each file call from one known address,
 and repeats a refused one from elsewhere. `prefix` returns the instructions that let calls from that address pass;
 without them every file call of a cell is notified, which costs about ten times a successful open and records the
-same. `src/preload/lookups.c`, a library of its own, reports to the listener look-ups that found nothing.
+same. `src/preload/lookups.c` and `limits.c`, a library of their own, report to the listener look-ups that found nothing
+and limits that a guest has met.
 
 Sources: seccomp(2) (`struct seccomp_data`), ld.so(8) (LD_PRELOAD), linux/bpf_common.h.
 """
@@ -28,8 +29,8 @@ _ALLOW: int = lib.SECCOMP_RET_ALLOW
 _ARCH: int = lib.SECCOMP_AUDIT_ARCH
 
 
-#: The libraries: quiet file calls; look-ups.
-Preloaded = Literal["_quiet", "_lookups"]
+#: The libraries: quiet file calls; reports of look-ups and limits.
+Preloaded = Literal["_quiet", "_reports"]
 
 
 class QuietCall(NamedTuple):
@@ -54,6 +55,11 @@ def address() -> int | None:
 def tell_all(everything: bool) -> None:
     """Make every file call of this process one that the listener sees, or the refused ones alone again."""
     lib.quiet_tell_all(everything)
+
+
+def report_sizes() -> None:
+    """Report files that may not grow, in place of ignoring SIGXFSZ; nothing where the library is not loaded."""
+    lib.quiet_report_sizes()
 
 
 def prefix(address: int, calls: tuple[QuietCall, ...]) -> bytes:

@@ -17,7 +17,7 @@ _QUESTION = """
 import json, os, cloudpickle, msgspec
 from pyisolate import distribution
 from pyisolate.native import audit, cell_init, quiet
-print(json.dumps([distribution.VERSION, {"_quiet": quiet.library(), "_lookups": quiet.library("_lookups")}]))
+print(json.dumps([distribution.VERSION, {"_quiet": quiet.library(), "_reports": quiet.library("_reports")}]))
 """
 _ANSWER_TIMEOUT_S = 60.0
 

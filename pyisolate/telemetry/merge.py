@@ -252,7 +252,11 @@ def _suggestion(
 
 
 def _reporter(broker: BrokerRecord | None, kernel: KernelRecord | None, broker_reporter: Reporter) -> Reporter:
-    if kernel is None or (broker is not None and kernel.evaluation not in _OWN_RECORD):
+    if (
+        kernel is None
+        or (kernel.evaluation is Evaluation.ERRNO)
+        or (broker is not None and kernel.evaluation not in _OWN_RECORD)
+    ):
         return broker_reporter
     return Reporter.SUPERVISOR if kernel.enforcer in SUPERVISOR_ENFORCERS else Reporter.KERNEL
 

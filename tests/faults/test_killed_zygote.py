@@ -72,7 +72,7 @@ class Unfit(msgspec.Struct):
     """A specification that no zygote can read."""
 
     quiet_calls: bool = False
-    tells_lookups: bool = False
+    reports: bool = False
 
 
 def test_a_zygote_that_dies_again_and_again_is_told_of() -> None:

@@ -200,3 +200,65 @@ def test_a_full_table_of_open_files_is_one_event_whatever_the_guest_makes_of_it(
         expected = [] if how == "a lower one of its own" else [("limit.open_files", "64", "LIMIT_EXCEEDED", 1)]
         assert [(event.capability, event.target, event.code, event.count) for event in events] == expected
         assert raised is None or raised.event_id == events[0].event_id
+
+
+#: What makes descriptors that are no opened files; each until there is no room.
+MAKING = ("os.dup(1)", "os.pipe()", "socket.socketpair()", "os.eventfd(0)", "libc.dup(1)")
+
+
+@pytest.mark.parametrize("caught", [True, False])
+@pytest.mark.parametrize("call", MAKING)
+def test_a_full_table_of_any_descriptors_is_one_event_caught_or_not(
+    supervisor: pyisolate.Supervisor, call: str, caught: bool
+) -> None:
+    require("seccomp", supervisor.diagnostics().listener, "no listener sees descriptors that were not made")
+    policy = pyisolate.Policy.preset("compute").allow_native("ctypes").allow_import("ctypes", "_ctypes", "_socket")
+    source = f"""
+import ctypes, os, socket
+libc, kept = ctypes.CDLL(None), []
+try:
+    while (made := {call}) != -1: kept.append(made)
+except OSError:
+    {"pass" if caught else "raise"}
+finally:
+    for made in kept:
+        for one in made if isinstance(made, tuple) else [made]:
+            one.close() if isinstance(one, socket.socket) else os.close(one)
+"""
+    with supervisor.spawn("full", policy, limits={"open_files": 32}) as sandbox:
+        if caught or "libc" in call:
+            sandbox.exec(source)
+        else:
+            with pytest.raises(pyisolate.OpenFilesExceeded):
+                sandbox.exec(source)
+        found = [(e.capability, e.target, e.code, e.count, e.reported_by) for e in sandbox.get_denial_events()]
+        assert found == [("limit.open_files", "32", "LIMIT_EXCEEDED", 1, "kernel")]
+        sandbox.exec("kept = [os.dup(1), *os.pipe()]")  # the control
+        assert len(sandbox.get_denial_events()) == 1
+
+
+@pytest.mark.parametrize("caught", [True, False])
+def test_a_file_that_may_not_grow_is_one_event_caught_or_not(supervisor: pyisolate.Supervisor, caught: bool) -> None:
+    require("seccomp", supervisor.diagnostics().listener, "no listener takes the report")
+    grow = """
+import os, tempfile
+file = os.open(os.path.join(tempfile.gettempdir(), "grown"), os.O_WRONLY | os.O_CREAT)
+def grow(to):
+    os.lseek(file, to - 1, 0)
+    return os.write(file, b"x")
+"""
+    policy = pyisolate.Policy.preset("compute")
+    with supervisor.spawn("full", policy, limits={"file_size": "64KiB"}) as sandbox:
+        try:
+            sandbox.exec(grow)
+        except pyisolate.PolicyError:
+            pytest.skip("no workspace for this user")
+        assert sandbox.eval("grow(65536)") == 1  # the control
+        assert sandbox.get_denial_events() == []
+        if caught:
+            sandbox.exec("try:\n    grow(65537)\nexcept OSError as error:\n    assert error.errno == 27")
+        else:
+            with pytest.raises(pyisolate.FileSizeExceeded):
+                sandbox.exec("grow(65537)")
+        found = [(e.capability, e.target, e.count, e.reported_by, e.syscall) for e in sandbox.get_denial_events()]
+        assert found == [("limit.file_size", "65536", 1, "guest", None)]

@@ -67,5 +67,5 @@ def test_set_id_bits_are_never_quiet(bits: int) -> None:
 
 def test_the_library_is_built_and_no_ordinary_process_makes_quiet_calls() -> None:
     assert quiet.library() is not None
-    assert quiet.library("_lookups") is not None
+    assert quiet.library("_reports") is not None
     assert quiet.address() is None

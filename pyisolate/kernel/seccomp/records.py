@@ -16,7 +16,7 @@ from ...policy.compiled import CompiledPolicy
 from ...policy.sockets import socket_text
 from ...records import AskAnswer, Asked, Evaluation, KernelRecord
 from .filter import describe, syscall_name
-from .syscalls import HOOKED, TERMINAL_IOCTLS
+from .syscalls import HOOKED, LIMITED, TERMINAL_IOCTLS
 
 ENFORCER: EnforcerName = "seccomp-notify"
 
@@ -53,7 +53,8 @@ _IN_FLIGHT = (
 _LIMITS = {
     "sendmsg": _IN_FLIGHT,
     "sendmmsg": _IN_FLIGHT,
-    **dict.fromkeys(("open", "openat"), "the sandbox has as many files open as it may"),
+    **dict.fromkeys(LIMITED, "the sandbox has as many files open as it may"),
+    "write": "a file may not grow beyond the limit, as the guest's handler of SIGXFSZ reports",
     "mmap": "huge pages are the host's, and count for no sandbox. Hint: transparent ones are not limited",
     "fcntl": "record locks are memory that counts for no sandbox: a process has 1024 of its own, and no others. "
     "Hint: fcntl.flock",
@@ -99,16 +100,17 @@ def kernel_record(
         reason = _SPECIAL_FILE
     elif syscall == "socket" and code is DenialCode.ALWAYS_DENIED and record.args[2] & 0xFFFFFFFF == _IPPROTO_MPTCP:
         reason = _MULTIPATH
+    sized = capability is Capability.LIMIT_FILE_SIZE and code is DenialCode.LIMIT_EXCEEDED
     return KernelRecord(
         sandbox_id=sandbox_id,
-        enforcer=ENFORCER,
-        hook=f"seccomp:{syscall}",
+        enforcer="rlimit" if sized else ENFORCER,
+        hook="signal:SIGXFSZ" if sized else f"seccomp:{syscall}",
         capability=capability,
-        target=_limit_text(policy, capability, syscall) or target_of(record, syscall, capability),
+        target=_limit_text(policy, code, capability, syscall) or target_of(record, syscall, capability),
         verdict=verdict,
         errno=record.error,
-        evaluation=Evaluation.ENFORCED,
-        syscall=syscall,
+        evaluation=Evaluation.ERRNO if sized else Evaluation.ENFORCED,
+        syscall=None if sized else syscall,
         code=code,
         reason=reason,
         rule=_rule_text(policy, record.rule),
@@ -220,11 +222,15 @@ def _address(target: str) -> tuple[bytes, int] | None:
     return ((mapped or address).packed, number) if 0 <= number <= 65535 else None
 
 
-def _limit_text(policy: CompiledPolicy | None, capability: Capability, syscall: str) -> str | None:
-    """Return the limit on open files as its events name it, where opening a file met it."""
-    if policy is None or capability is not Capability.LIMIT_OPEN_FILES or syscall not in ("open", "openat"):
+def _limit_text(
+    policy: CompiledPolicy | None, code: DenialCode | None, capability: Capability, syscall: str
+) -> str | None:
+    """Return the limit on open files, or on a file's size, as its events name it, where a call met it."""
+    if policy is None or code is not DenialCode.LIMIT_EXCEEDED:
         return None
-    return f"{policy.limits.open_files}"
+    if capability is Capability.LIMIT_FILE_SIZE:
+        return f"{policy.limits.file_size_bytes}"
+    return f"{policy.limits.open_files}" if capability is Capability.LIMIT_OPEN_FILES and syscall in LIMITED else None
 
 
 def target_of(record: native.Record, syscall: str, capability: Capability) -> str:

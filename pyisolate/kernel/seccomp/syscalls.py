@@ -373,6 +373,9 @@ CAPABILITY_OF: dict[str, Capability] = {
 #: Calls that only look at a name; those that found nothing are reported (native/src/preload/lookups.c).
 LOOKING = frozenset(_words("newfstatat statx faccessat readlinkat"))
 
+#: Calls that make a descriptor; a full table is reported (native/src/preload/limits.c, files.c).
+LIMITED = frozenset(_words("open openat dup pipe2 socket socketpair epoll_create1 eventfd2"))
+
 #: Which argument is a path, for the target of a record; the directory descriptor, if any, comes right before it.
 PATH_ARGUMENT: dict[str, int] = {
     **dict.fromkeys(

@@ -23,3 +23,11 @@ SHARED void quiet_tell_all(int all)
 	if (found.address)
 		found.call(all);
 }
+
+SHARED void quiet_report_sizes(void)
+{
+	union { void *address; void (*call)(void); } found = { dlsym(RTLD_DEFAULT, "pyisolate_report_sizes") };
+
+	if (found.address)
+		found.call();
+}

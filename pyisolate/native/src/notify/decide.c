@@ -80,6 +80,25 @@ static void notify_do_look(const struct notify_call *c)
 	notify_result(c, -ENOENT);
 }
 
+/* A limit that the guest's C library has met; the fifth argument is the call, 0 where it is this one. */
+static void notify_do_limit(const struct notify_call *c)
+{
+	struct notify_call met = *c;
+	int size = c->args[5] == NOTIFY_FILE_SIZE;
+	uint64_t hard;
+
+	if (c->args[4] && c->args[4] < NOTIFY_SYSCALLS)
+		met.nr = (int)c->args[4];
+	if (!size && notify_table_full(c))
+		notify_tell_limit(&met, PYI_LIMIT_OPEN_FILES, EMFILE);
+	else if (size && !notify_hard_limit(c->tid, RLIMIT_FSIZE, &hard) && hard != RLIM_INFINITY)
+		notify_tell_limit(&met, PYI_LIMIT_FILE_SIZE, EFBIG);
+	if (c->args[4])
+		notify_result(c, -EMFILE);
+	else
+		notify_continue(c); /* it says so to the guest */
+}
+
 /* Its flags are in memory: they are read for the record alone, and name the capability as open's would. */
 static void notify_do_openat2(const struct notify_call *c)
 {
@@ -431,13 +450,16 @@ SHARED void notify_decide(const struct notify_call *c)
 	} else if (c->policy->flags & NOTIFY_OWN_NAMES && notify_opens_own(c)) {
 		return;
 	} else if (c->l->traits[nr] & NOTIFY_REPORTED) {
-		if (nr == SYS_openat && c->args[5] == NOTIFY_LOOKED && c->policy->flags & NOTIFY_CELL) {
+		int reports = nr == SYS_openat && c->policy->flags & NOTIFY_CELL;
+		if (reports && c->args[5] == NOTIFY_LOOKED) {
 			notify_do_look(c);
 			return;
 		}
-		if (c->args[5] == NOTIFY_TABLE_FULL && c->policy->flags & NOTIFY_CELL && notify_table_full(c))
-			notify_tell_limit(c, PYI_LIMIT_OPEN_FILES, EMFILE);
-		else if (c->policy->flags & NOTIFY_FULL)
+		if (reports && (c->args[5] == NOTIFY_TABLE_FULL || c->args[5] == NOTIFY_FILE_SIZE)) {
+			notify_do_limit(c);
+			return;
+		}
+		if (c->policy->flags & NOTIFY_FULL)
 			notify_tell(c, c->l->capability[nr], NOTIFY_ALLOW, 0, NULL, NULL);
 		notify_continue(c); /* Landlock or BPF-LSM decides */
 	} else {

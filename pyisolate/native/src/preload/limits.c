@@ -1,0 +1,136 @@
+/* Limits that the kernel keeps and a guest may meet without a word: descriptors that are no opened files (files.c has those),
+ * and the size of a file. Loaded into the zygote by LD_PRELOAD, as lookups.c is, and reported the same way: by an openat
+ * with a mark, which the listener answers without opening anything (notify/decide.c).
+ *
+ * That the table of descriptors is full the listener sees for itself. That a write met the size it cannot see: there the event
+ * says that the guest reports it.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+/* In the sixth argument; the fifth is the call that met the limit. notify/notify.h */
+#define PYISOLATE_TABLE_FULL 0x70796966L
+#define PYISOLATE_FILE_SIZE  0x7079697aL
+
+static void report(long nr, long mark)
+{
+	int error = errno;
+	long opened = syscall(SYS_openat, (long)AT_FDCWD, "", (long)(O_PATH | O_CLOEXEC), 0L, nr, mark);
+
+	if (opened >= 0)
+		close((int)opened);
+	errno = error;
+}
+
+static int made(long nr, int result)
+{
+	if (result < 0 && errno == EMFILE)
+		report(nr, PYISOLATE_TABLE_FULL);
+	return result;
+}
+
+#define CALL(nr, ...) made(nr, (int)syscall(nr, __VA_ARGS__))
+
+EXPORT int dup(int fd)
+{
+	return CALL(SYS_dup, fd);
+}
+
+typedef int (*control)(int, int, ...);
+
+static int control_file(const char *name, void **found, int fd, int command, void *argument)
+{
+	if (command == F_DUPFD || command == F_DUPFD_CLOEXEC) /* a dup, in what it does; fcntl's own limit is another */
+		return made(SYS_dup, (int)syscall(SYS_fcntl, fd, command, argument));
+	union {
+		void *address;
+		control call;
+	} real = {__atomic_load_n(found, __ATOMIC_RELAXED)};
+	if (!real.address) {
+		real.address = dlsym(RTLD_NEXT, name);
+		__atomic_store_n(found, real.address, __ATOMIC_RELAXED);
+	}
+	return real.call(fd, command, argument);
+}
+
+EXPORT int fcntl(int fd, int command, ...)
+{
+	static void *real;
+	va_list rest;
+
+	va_start(rest, command);
+	void *argument = va_arg(rest, void *);
+	va_end(rest);
+	return control_file("fcntl", &real, fd, command, argument);
+}
+
+EXPORT int fcntl64(int fd, int command, ...)
+{
+	static void *real;
+	va_list rest;
+
+	va_start(rest, command);
+	void *argument = va_arg(rest, void *);
+	va_end(rest);
+	return control_file("fcntl64", &real, fd, command, argument);
+}
+
+EXPORT int pipe(int ends[2])
+{
+	return CALL(SYS_pipe2, ends, 0);
+}
+
+EXPORT int pipe2(int ends[2], int flags)
+{
+	return CALL(SYS_pipe2, ends, flags);
+}
+
+EXPORT int socket(int domain, int kind, int protocol)
+{
+	return CALL(SYS_socket, domain, kind, protocol);
+}
+
+EXPORT int socketpair(int domain, int kind, int protocol, int ends[2])
+{
+	return CALL(SYS_socketpair, domain, kind, protocol, ends);
+}
+
+EXPORT int epoll_create1(int flags)
+{
+	return CALL(SYS_epoll_create1, flags);
+}
+
+EXPORT int eventfd(unsigned count, int flags)
+{
+	return CALL(SYS_eventfd2, count, flags);
+}
+
+/* A limit that the guest has lowered itself is its own doing. */
+static void met_size(int number)
+{
+	struct rlimit size;
+
+	(void)number;
+	if (!syscall(SYS_prlimit64, 0L, (long)RLIMIT_FSIZE, 0L, &size) && size.rlim_cur == size.rlim_max)
+		report(SYS_write, PYISOLATE_FILE_SIZE);
+}
+
+/* The kernel sends SIGXFSZ with every EFBIG of the limit (setrlimit(2)). The interpreter ignores it; this does, and reports. */
+EXPORT void pyisolate_report_sizes(void)
+{
+	struct sigaction action = {.sa_handler = met_size, .sa_flags = SA_RESTART | SA_ONSTACK};
+
+	sigaction(SIGXFSZ, &action, NULL);
+}
