@@ -54,6 +54,7 @@
 
 #include "../asked.h"
 #include "../capability.h"
+#include "../marks.h"
 #include "../shared.h"
 
 /* linux/seccomp.h of later kernels */
@@ -99,9 +100,6 @@
 #define NOTIFY_RIGHTS_MAX 253	/* descriptors of one message: SCM_MAX_FD */
 #define NOTIFY_FLIGHT 1024	/* messages of one socket in flight that carry descriptors */
 #define NOTIFY_DESCRIPTOR 0x40	/* in path_argument: that argument is an open file */
-#define NOTIFY_TABLE_FULL 0x70796966 /* sixth argument of an opening call that is repeated after EMFILE (preload/files.c) */
-#define NOTIFY_FILE_SIZE 0x7079697a /* there too: a file may not grow (preload/limits.c) */
-#define NOTIFY_LOOKED 0x7079696c /* there too: a look-up, named by the fifth argument, found nothing (preload/lookups.c) */
 #define NOTIFY_LOOKS 64	/* records that wait; beyond that look-ups leave none, so that no guest waits for the host's */
 #define NOTIFY_FOREIGN 0x20000000 /* added to the number of another architecture's call (i386) */
 #define NOTIFY_INJECTORS 256	/* sandboxes whose tasks may be waited for at a time */

@@ -31,6 +31,8 @@
 #include <unistd.h>
 #include <utime.h>
 
+#include "../marks.h"
+
 #define EXPORT __attribute__((visibility("default")))
 
 long pyisolate_quiet_call(long nr, long a, long b, long c, long d, long e);
@@ -77,8 +79,6 @@ EXPORT void pyisolate_quiet_tell_all(int all)
 
 /* In the sixth argument, which no call here has: the listener's record then stands for two tries. native/quiet.py */
 #define PYISOLATE_AGAIN 0x70796973L
-/* There too, where it failed because the process has as many files open as it may. notify/notify.h */
-#define PYISOLATE_TABLE_FULL 0x70796966L
 
 /* What a refusal looks like: Landlock and modes say EACCES, ownership EPERM, the root view EROFS, EXDEV or nothing. */
 static int is_refusal(long result)
@@ -147,7 +147,7 @@ static int ask(long nr, long a, long b, long c, long d, long e)
 	if (is_refusal(result))
 		return (int)syscall(nr, a, b, c, d, e, PYISOLATE_AGAIN); /* sets errno */
 	if (result == -EMFILE)
-		return (int)syscall(nr, a, b, c, d, e, PYISOLATE_TABLE_FULL);
+		return (int)syscall(nr, a, b, c, d, e, (long)NOTIFY_TABLE_FULL);
 	if (result < 0) {
 		errno = (int)-result;
 		return -1;

@@ -19,10 +19,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "../marks.h"
+
 #define EXPORT __attribute__((visibility("default")))
-/* In the sixth argument; the fifth is the call that met the limit. notify/notify.h */
-#define PYISOLATE_TABLE_FULL 0x70796966L
-#define PYISOLATE_FILE_SIZE  0x7079697aL
 
 static void report(long nr, long mark)
 {
@@ -37,7 +36,7 @@ static void report(long nr, long mark)
 static int made(long nr, int result)
 {
 	if (result < 0 && errno == EMFILE)
-		report(nr, PYISOLATE_TABLE_FULL);
+		report(nr, (long)NOTIFY_TABLE_FULL);
 	return result;
 }
 
@@ -124,7 +123,7 @@ static void met_size(int number)
 
 	(void)number;
 	if (!syscall(SYS_prlimit64, 0L, (long)RLIMIT_FSIZE, 0L, &size) && size.rlim_cur == size.rlim_max)
-		report(SYS_write, PYISOLATE_FILE_SIZE);
+		report(SYS_write, (long)NOTIFY_FILE_SIZE);
 }
 
 /* The kernel sends SIGXFSZ with every EFBIG of the limit (setrlimit(2)). The interpreter ignores it; this does, and reports. */

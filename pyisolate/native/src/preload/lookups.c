@@ -15,11 +15,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "../marks.h"
+
 #define EXPORT     __attribute__((visibility("default")))
 #define AT         ((long)AT_FDCWD)
 #define P(pointer) ((long)(intptr_t)(pointer))
-/* In the sixth argument; the fifth is the call that found nothing. notify/notify.h */
-#define PYISOLATE_LOOKED 0x7079696cL
 
 /* "/./" begins what hooks look at for themselves (hooks/paths.py). */
 static int is_hooks_own(const char *path)
@@ -36,7 +36,7 @@ static void report(long nr, const char *path)
 	if ((error != ENOENT && error != ENOTDIR) || *path != '/' || is_hooks_own(path))
 		return;
 	long opened =
-		syscall(SYS_openat, AT, P(path), (long)(O_PATH | O_NOFOLLOW | O_CLOEXEC), 0L, nr, PYISOLATE_LOOKED);
+		syscall(SYS_openat, AT, P(path), (long)(O_PATH | O_NOFOLLOW | O_CLOEXEC), 0L, nr, (long)NOTIFY_LOOKED);
 	if (opened >= 0) /* no policy decides: a cell that waits, the zygote */
 		close((int)opened);
 	errno = error;
