@@ -137,8 +137,13 @@ def _files(table: FsTable, rules: Iterable[FileRule], interpreter: InterpreterFi
 
 def _interpreter(table: FsTable, interpreter: InterpreterFiles, allow: int, deny: int, text: str) -> None:
     places = (interpreter.stdlib, *interpreter.binaries, *interpreter.libraries, *interpreter.loader_data)
+    read = allow & ~RIGHT_BITS["exec"]
     for path in (*places, *((interpreter.lib_dynload,) if interpreter.lib_dynload else ())):
-        table.add(path, allow, deny, text=text, origin="system", implied=True)
+        table.add(path, read, deny, text=text, origin="system", implied=True)
+    if allow & FsRight.EXEC:  # the program alone, not all of its files
+        for path in (path for path in interpreter.binaries if os.access(path, os.X_OK)):
+            table.add(path, allow, deny, text=text, origin="system", implied=True)
+            _needs_of_programs(table, path, text, interpreter)
     for path in interpreter.excluded:
         table.edge(path)
 

@@ -324,3 +324,14 @@ def test_a_library_that_the_cache_knows_by_another_name_is_found_beside_the_c_li
     if program is None or not others:
         pytest.skip("no such library here")
     assert elf._find(others[0], program, (), cache)
+
+
+def test_of_the_interpreter_only_its_program_can_be_executed() -> None:
+    policy = Policy.from_dict({"version": 1, "fs": [{"path": "@interpreter", "allow": ["read", "exec"]}]})
+    broker, files = Broker(compile_policy(policy)), InterpreterFiles.discover()
+    verdicts = {
+        path: broker.decide(Capability.PROCESS_EXEC, os.path.realpath(path)).verdict
+        for path in (files.executable, f"{files.stdlib}/os.py", *files.loader_data)
+    }
+    assert verdicts.pop(files.executable) is Verdict.ALLOW
+    assert set(verdicts.values()) == {Verdict.DENY}
