@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..native.result import advice
+from ..native.result import advice, cause_in_host
 from . import wire
 from .channel import Channel
 from .mover import Mover
@@ -295,6 +295,11 @@ class Pool:
         elif channel.conversation.phase is wire.Phase.IDLE and channel not in self._moving:
             self._became_warm(channel)
 
+    def _met(self, operation: str, error: Exception) -> None:
+        """Something failed: note what this process has run into, if that is why."""
+        cause, number = cause_in_host(error) or (str(error), None)
+        self._failed(f"{operation}: {cause}", number)
+
     def _failed(self, why: str, number: int | None = None) -> None:
         with self._condition:
             self._last_error, self._last_hint = why, advice(number)
@@ -327,7 +332,7 @@ class Pool:
             if self._warming.get(channel.pid) is channel:
                 del self._warming[channel.pid]
             self._moving.discard(channel)
-        self._failed(f"prepare cell {channel.pid}: {error}", error.errno if isinstance(error, OSError) else None)
+        self._met(f"prepare cell {channel.pid}", error)
         if not isinstance(error, OSError):
             _log.exception("preparing cell %d failed", channel.pid)
         elif not isinstance(error, ProcessLookupError):  # it was killed before the signal came: no fault of ours
@@ -362,6 +367,9 @@ class Pool:
                 return
             except OSError:
                 received = None
+            except MemoryError as error:
+                self._met("receive a cell", error)
+                raise
             if received is None:
                 self._zygote_died(zygote)
                 return
@@ -389,17 +397,17 @@ class Pool:
             channel = Channel(message.pid, ends, descriptors[4], init=message.init)
             channel.signal_otherwise, channel.forks = zygote.signal, message.forks
             channel.zygote, channel.made_for = zygote, zygote.made_for
-        except OSError as error:
-            self._failed(f"watch cell {message.pid}: {error.strerror}", error.errno)
+        except (OSError, MemoryError) as error:
+            self._met(f"watch cell {message.pid}", error)
             return
         with self._condition:
             self._warming[channel.pid] = channel
             self._live[channel.pid] = channel
         try:
             self._reactor.add_channel(channel)
-        except OSError as error:  # it stays in `_live` until it is reaped, and is released then
+        except (OSError, MemoryError) as error:  # it stays in `_live` until it is reaped, and is released then
             channel.signal(signal.SIGKILL)
-            self._failed(f"watch cell {message.pid}: {error.strerror}", error.errno)
+            self._met(f"watch cell {message.pid}", error)
 
     def _exited(self, message: Exited) -> None:
         with self._condition:

@@ -17,6 +17,8 @@ from .turns import Turns
 
 _log = logging.getLogger("pyisolate.reactor")
 _ARMED = select.EPOLLIN | select.EPOLLONESHOT
+#: After a failure, before the next turn: a host without memory must not lose its processor, too.
+_PAUSE_S = 0.01
 
 
 class Reactor:
@@ -121,11 +123,15 @@ class Reactor:
                 events = self._poller.poll(self._resume())
             except (OSError, ValueError):
                 return
+            except MemoryError:  # it may pass, and every sandbox is served here
+                time.sleep(_PAUSE_S)
+                continue
             for descriptor, _mask in events:
                 try:
                     self._serve(descriptor)
                 except Exception:
                     _log.exception("serving descriptor %d failed", descriptor)
+                    time.sleep(_PAUSE_S)  # it may still be readable: what failed at once would fail all the time
 
     def _resume(self) -> float | None:
         """Look at the channels again whose turn has come; return the seconds until the next one's."""
