@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ..errors import SandboxError
-from ..native import process, quiet
+from ..native import interpreter, process, quiet
 from ..native.descriptors import receive
 from ..policy.compiled import CompiledPolicy
 from .confine import CellSpec
@@ -108,16 +108,12 @@ class ZygoteProcess(ZygoteControl):
 
     def __init__(self, settings: PoolSettings) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # -B: no guest is refused the bytecode that an import would write beside its source
-        command = [settings.python, "-I", "-B", "-m", "pyisolate.cell", str(theirs.fileno())]
         try:
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno(), *settings.held],
-                env=_environment(settings),
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
+            self._process = interpreter.start(
+                ["-m", "pyisolate.cell", str(theirs.fileno())],
+                [theirs.fileno(), *settings.held],
+                _environment(settings),
+                program=settings.python,
             )
         except BaseException:
             ours.close()

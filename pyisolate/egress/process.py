@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ..errors import EnforcementError
+from ..native import interpreter
 from ..policy.compiled import CompiledPolicy, FsRight, FsRule, NetAction, NetRule
 from ..policy.secrets import Injection
 from ..records import BrokerRecord
@@ -300,13 +301,10 @@ class EgressProxy:
         self._link = link = _Link(ours)
         descriptors = (theirs.fileno(), listening.tcp.fileno())
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-B", "-m", "pyisolate.egress", *map(str, descriptors)],
-                pass_fds=descriptors,
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "RES_OPTIONS": RES_OPTIONS},
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
+            self._process = interpreter.start(
+                ["-m", "pyisolate.egress", *map(str, descriptors)],
+                descriptors,
+                {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "RES_OPTIONS": RES_OPTIONS},
             )
         traits = self._traits
         readable = (*_READABLE, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())

@@ -1,6 +1,7 @@
 """cffi build of `pyisolate.native._native`, from the pairs `src/<name>.cdef.h` + `src/<name>.c`.
 
-`<name>.cdef.h` holds what Python may call (cffi's dialect of C), `<name>.c` the code. All `.c` files become one
+`<name>.cdef.h` holds what Python may call (cffi's dialect of C), `<name>.c` the code, and `<name>.types.h`, where there
+is one, the structs and enums of both. All `.c` files become one
 translation unit: make every function and variable `static`, or `SHARED` (shared.h) where another file or Python uses
 it, and start its name with the file's. Each file compiles alone, too.
 Adding a pair is all it takes; nothing here names them.
@@ -35,11 +36,16 @@ def _flags(package: str, header: str, debian: str) -> tuple[list[str], list[str]
     return [w[2:] for w in words if w.startswith("-I")], [w[2:] for w in words if w.startswith("-l")]
 
 
+def _declarations(header: Path) -> str:
+    """Return a header as cffi reads it: without the preprocessor's lines."""
+    return "".join(line for line in header.read_text().splitlines(keepends=True) if not line.startswith("#"))
+
+
 def _make() -> FFI:
     include_dirs, libraries = _flags("libseccomp", "seccomp.h", "libseccomp-dev")
     ffi = FFI()
-    numbers = (_SOURCES / "capability.h").read_text()
-    ffi.cdef(numbers[numbers.index("enum pyi_capability") : numbers.index("#endif")])
+    for header in (_SOURCES / "capability.h", *sorted(_SOURCES.glob("*.types.h"))):
+        ffi.cdef(_declarations(header))
     parts = []
     for cdef in sorted(_SOURCES.glob("*.cdef.h")):
         ffi.cdef(cdef.read_text())

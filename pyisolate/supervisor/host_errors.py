@@ -26,12 +26,12 @@ def translate_host_error(operation: str, error: BaseException) -> BaseException:
 
 
 @contextlib.contextmanager
-def host_error_context(operation: str) -> Iterator[None]:
-    """Translate host errors (EMFILE, ENOMEM ...) raised in this block into SandboxError."""
+def host_error_context(operation: str, *, leave: tuple[type[Exception], ...] | type[Exception] = ()) -> Iterator[None]:
+    """Translate host errors (EMFILE, ENOMEM ...) raised in this block into SandboxError, but for those in `leave`."""
     try:
         yield
     except Exception as error:
-        better = translate_host_error(operation, error)
+        better = error if isinstance(error, leave) else translate_host_error(operation, error)
         if better is error:
             raise
         raise better from error

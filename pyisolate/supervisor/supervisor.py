@@ -39,7 +39,7 @@ from .assign import CellOrder
 from .cell_python import find_python
 from .cell_users import cell_traits
 from .diagnostics import Diagnostics, diagnose
-from .host_errors import host_error_context, translate_host_error
+from .host_errors import host_error_context
 from .options import (
     PolicyLike,
     SpawnOptions,
@@ -261,10 +261,8 @@ class Supervisor:
         variables, directory = check_spawn(name, isolation, enforcement, env, cwd)
         offer = make_offer(functions) if functions else None
         asker = None if on_ask is None else make_asker(on_ask, ask_timeout)
-        try:
+        with host_error_context(f"spawn {name!r}: read its policy", leave=OSError):
             chosen = choose_policy(policy, limits, mode, allowed_imports, workspace, environment)
-        except MemoryError as error:
-            raise translate_host_error(f"spawn {name!r}: read its policy", error) from error
         if asker is not None and not chosen.ask:
             chosen = chosen.with_ask(*ASKABLE)
         started_with = self._runtime.options

@@ -21,6 +21,14 @@ def _host(before: str, source: str = "1 + 1", after: str = "print(result)") -> s
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.once
+def test_a_start_and_a_request_load_nothing_that_few_hosts_use() -> None:
+    """Each supervisor would pay for it: urllib3 alone is a tenth of a start."""
+    heavy = ("urllib3", "h11", "rich", "click", "opentelemetry", "jsonschema", "pyisolate.cli")
+    done = _host("import sys\n", after=f"print([name for name in {heavy} if name in sys.modules])")
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_a_host_that_ignores_sigchld_has_every_enforcer() -> None:
     code = """
 import signal, pyisolate

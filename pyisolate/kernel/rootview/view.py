@@ -14,7 +14,6 @@ import errno
 import os
 import socket
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from ...choices import EnforcerName
 from ...decision import Mode
 from ...enforcement import Availability, Status
 from ...errors import EnforcementError
+from ...native import interpreter
 from ...native.descriptors import receive
 from ...native.result import advice, without_hint
 from ...policy.compiled import CompiledPolicy
@@ -201,13 +201,12 @@ class RootViewBuilder(Enforcer):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         package_parent = str(Path(__file__).resolve().parents[3])
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), package_parent],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={},
-                cwd="/",
+            self._process = interpreter.start(
+                ["-c", _BOOT, str(theirs.fileno()), package_parent],
+                [theirs.fileno()],
+                {},
+                own_session=False,
+                silent=True,
             )
         ours.settimeout(_ANSWER_TIMEOUT_S)
         self._peer, self._owner = ours, os.getpid()

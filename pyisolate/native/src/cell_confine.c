@@ -15,35 +15,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cell_confine.types.h"
 #include "process.h"
 #include "result.h"
 #include "shared.h"
-
-/* The same as in cell_confine.cdef.h, which Python reads. */
-struct cell_confine_limit {
-	int which;
-	uint64_t soft, hard;
-};
-struct cell_confine_order {
-	unsigned long long namespaces;
-	unsigned int uid, gid;
-	int dumpable;
-	uint64_t keep;
-	const struct cell_confine_limit *limits;
-	int limit_count;
-};
-enum {
-	CELL_CONFINE_USER,
-	CELL_CONFINE_SESSION,
-	CELL_CONFINE_DESCRIPTORS,
-	CELL_CONFINE_HOST_NAME,
-	CELL_CONFINE_NO_NEW_PRIVS,
-	CELL_CONFINE_DUMPABLE,
-	CELL_CONFINE_LIMITS,
-	CELL_CONFINE_CAPABILITIES,
-	CELL_CONFINE_DEATH_SIGNAL,
-	CELL_CONFINE_STEPS
-};
 
 static int cell_confine_user(const struct cell_confine_order *order, int mapped)
 {

@@ -27,6 +27,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cell_init.types.h"
 #include "result.h"
 #include "shared.h"
 
@@ -34,10 +35,6 @@
 #define PR_GET_TID_ADDRESS 40
 #endif
 #define CELL_INIT_CLOSE_UNSHARE 2 /* CLOSE_RANGE_UNSHARE, linux/close_range.h, 5.9 */
-
-/* The same as in cell_init.cdef.h, which Python reads. */
-struct cell_init_made { int init_pid, init_pidfd, guest_pid; void *slot; };
-struct cell_init_end { int status; long long max_rss_kb; };
 
 enum { CELL_INIT_ENDED, CELL_INIT_STARTING, CELL_INIT_FORKED };
 

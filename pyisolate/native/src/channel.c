@@ -12,16 +12,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "channel.types.h"
 #include "shared.h"
 
-/* The same as in channel.cdef.h, which Python reads. */
-struct channel {
-	int peer, poller, out, err, most, taken;
-	unsigned int ready;
-	unsigned char *data;
-};
-
-enum { CHANNEL_OUT = 1, CHANNEL_ERR = 2, CHANNEL_WRITABLE = 4, CHANNEL_READABLE = 8 };
 enum { CHANNEL_EVENTS = 4, CHANNEL_DESCRIPTORS = 8 };
 
 /* Note what can be read or written. Returns the number of events, or -errno. */

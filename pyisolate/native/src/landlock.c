@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "landlock.types.h"
 #include "result.h"
 #include "shared.h"
 
@@ -30,9 +31,6 @@ enum { LANDLOCK_TYPE_PATH = 1, LANDLOCK_TYPE_PORT = 2 };
 struct landlock_ruleset { uint64_t fs, net, scoped; };           /* fs: ABI 1, net: 4, scoped: 6 */
 struct landlock_path { uint64_t allowed; int32_t parent_fd; } __attribute__((packed));
 struct landlock_port { uint64_t allowed, port; };                /* port in host byte order, ABI 4 */
-
-/* as landlock.cdef.h states it */
-struct landlock_probe_result { int step, error, tcp_denied, signal_denied; };
 
 SHARED int landlock_abi_version(void)
 {

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "process.h"
+#include "seccomp.types.h"
 #include "shared.h"
 
 #ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
@@ -103,10 +104,6 @@ static int seccomp_courier_run(void *argument)
 	syscall(SYS_exit, 0);
 	return 0;
 }
-
-/* Whom the task that loads the filter becomes first; its courier stays who it was, and so does the count of the
- * descriptor that it sends, which the kernel keeps by user (unix(7), ETOOMANYREFS). `keep`: capabilities left. */
-struct seccomp_user { unsigned int uid, gid; int dumpable; uint64_t keep; };
 
 static int seccomp_become(const struct seccomp_user *user)
 {

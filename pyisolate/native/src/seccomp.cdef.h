@@ -22,6 +22,5 @@ int seccomp_export_bpf(const scmp_filter_ctx ctx, int fd);
 #define SECCOMP_AUDIT_ARCH ...
 int seccomp_install(const void *program, size_t length_bytes, unsigned long flags);
 int seccomp_no_new_privs(void);
-struct seccomp_user { unsigned int uid, gid; int dumpable; uint64_t keep; };
 int seccomp_install_and_send(const void *program, size_t length_bytes, unsigned long flags, int peer,
                              const void *data, size_t data_bytes, const struct seccomp_user *user);
