@@ -38,6 +38,8 @@ _LOOK_UP_S = 1.0
 _REST_READS = 256
 #: What `wait_answer` waits for.
 _ANSWERS = (wire.Done, wire.Failed, wire.Ready, wire.Warm)
+#: Why a channel ended that this process could not go on reading.
+OUT_OF_MEMORY = "this process was out of memory for what the cell sent"
 #: How a socket says that the cell has died, with data of ours still unread or not: its exit status tells why.
 _GONE = (BrokenPipeError, ConnectionResetError)
 
@@ -295,6 +297,9 @@ class Channel:
         except wire.WireError as error:
             _log.warning("cell %d broke the protocol and is killed: %s", self.pid, error)
             self.end(f"protocol violation: {error}")
+            self.signal(signal.SIGKILL)
+        except MemoryError:  # a frame is lost, a refusal perhaps, and what comes next would be read as something else
+            self.end(OUT_OF_MEMORY)
             self.signal(signal.SIGKILL)
         self.turn.used(time.thread_time() - began, time.monotonic())
 

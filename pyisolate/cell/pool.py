@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..native.result import advice, cause_in_host
 from . import wire
-from .channel import Channel
+from .channel import OUT_OF_MEMORY, Channel
 from .mover import Mover
 from .policy_zygotes import KINDS, Kind, PolicyZygotes, kind_of
 from .reactor import Reactor
@@ -291,7 +291,8 @@ class Pool:
         if self._warming.get(channel.pid) is not channel:
             return
         if channel.ended is not None:
-            self._failed(f"cell {channel.pid} ended while warming: {channel.ended or 'end of file'}")
+            number = errno.ENOMEM if channel.ended == OUT_OF_MEMORY else None
+            self._failed(f"cell {channel.pid} ended while warming: {channel.ended or 'end of file'}", number)
         elif channel.conversation.phase is wire.Phase.IDLE and channel not in self._moving:
             self._became_warm(channel)
 

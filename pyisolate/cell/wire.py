@@ -250,13 +250,16 @@ def encode(frame: GuestFrame | HostFrame, *, limit: int = MAX_HOST_FRAME_BYTES) 
 
 
 def decode_guest(payload: bytes) -> GuestFrame:
-    """Decode one frame of a cell. Raises WireError on anything that is not exactly one."""
+    """Decode one frame of a cell. Raises WireError on anything that is not exactly one.
+
+    MemoryError is this process's own shortage: what a frame may ask for is measured before.
+    """
     try:
         measure(payload, max_depth=MAX_DEPTH, limit_bytes=MAX_DECODED_BYTES)
         if len(payload) > MAX_CONTROL_FRAME_BYTES:
             return _value_frame_decoder.decode(payload)
         return _guest_decoder.decode(payload)
-    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError, MemoryError) as error:
+    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError) as error:
         raise WireError(f"malformed frame: {error}") from None
 
 
