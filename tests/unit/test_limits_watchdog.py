@@ -100,40 +100,47 @@ def test_a_deadline_fires_once_with_its_figures(watchdog: Watchdog, fired: Fired
     assert fired.empty()
 
 
-def test_an_earlier_deadline_overtakes_a_later_one(watchdog: Watchdog, fired: Fired) -> None:
-    watchdog.watch("late", deadline_ns=in_ms(10_000), on_exceeded=on(fired))
-    time.sleep(0.02)
-    watchdog.watch("early", deadline_ns=in_ms(20), on_exceeded=on(fired))
-    assert fired.get(timeout=2)[0] == "early"
-    assert watchdog.unwatch("late")
+def at_ms(clock: StandingClock, milliseconds: int) -> int:
+    return clock.now_ns() + milliseconds * 1_000_000
 
 
-def test_what_is_no_longer_watched_never_fires(watchdog: Watchdog, fired: Fired) -> None:
-    watchdog.watch("a", deadline_ns=in_ms(30), on_exceeded=on(fired))
-    assert watchdog.unwatch("a")
-    watchdog.watch("b", deadline_ns=in_ms(80), on_exceeded=on(fired))
-    assert fired.get(timeout=2)[0] == "b"
+def test_an_earlier_deadline_overtakes_a_later_one(timed: Watchdog, clock: StandingClock, fired: Fired) -> None:
+    timed.watch("late", deadline_ns=at_ms(clock, 10_000), on_exceeded=on(fired))
+    timed.watch("early", deadline_ns=at_ms(clock, 20), on_exceeded=on(fired))
+    clock.advance(0.03)
+    assert fired.get_nowait()[0] == "early"
+    assert fired.empty()
+    assert timed.unwatch("late")
+
+
+def test_what_is_no_longer_watched_never_fires(timed: Watchdog, clock: StandingClock, fired: Fired) -> None:
+    timed.watch("a", deadline_ns=at_ms(clock, 30), on_exceeded=on(fired))
+    assert timed.unwatch("a")
+    timed.watch("b", deadline_ns=at_ms(clock, 80), on_exceeded=on(fired))
+    clock.advance(0.1)
+    assert fired.get_nowait()[0] == "b"
     assert fired.empty()
 
 
-def test_a_deadline_can_be_moved_both_ways_and_lifted(watchdog: Watchdog, fired: Fired) -> None:
-    watchdog.watch("a", deadline_ns=in_ms(10_000), on_exceeded=on(fired))
-    assert watchdog.extend("a", in_ms(20))
-    assert fired.get(timeout=2)[0] == "a"
-    watchdog.watch("b", deadline_ns=in_ms(40), on_exceeded=on(fired))
-    watchdog.extend("b", None)
-    with pytest.raises(queue.Empty):
-        fired.get(timeout=0.1)
-    assert watchdog.unwatch("b")
-    assert not watchdog.extend("b", None)
+def test_a_deadline_can_be_moved_both_ways_and_lifted(timed: Watchdog, clock: StandingClock, fired: Fired) -> None:
+    timed.watch("a", deadline_ns=at_ms(clock, 10_000), on_exceeded=on(fired))
+    assert timed.extend("a", at_ms(clock, 20))
+    clock.advance(0.03)
+    assert fired.get_nowait()[0] == "a"
+    timed.watch("b", deadline_ns=at_ms(clock, 40), on_exceeded=on(fired))
+    timed.extend("b", None)
+    clock.advance(0.1)
+    assert fired.empty()
+    assert timed.unwatch("b")
+    assert not timed.extend("b", None)
 
 
-def test_watching_a_key_again_replaces_it(watchdog: Watchdog, fired: Fired) -> None:
-    watchdog.watch("a", deadline_ns=in_ms(30), on_exceeded=on(fired))
-    watchdog.watch("a", deadline_ns=in_ms(10_000), on_exceeded=on(fired))
-    with pytest.raises(queue.Empty):
-        fired.get(timeout=0.1)
-    assert len(watchdog) == 1
+def test_watching_a_key_again_replaces_it(timed: Watchdog, clock: StandingClock, fired: Fired) -> None:
+    timed.watch("a", deadline_ns=at_ms(clock, 30), on_exceeded=on(fired))
+    timed.watch("a", deadline_ns=at_ms(clock, 10_000), on_exceeded=on(fired))
+    clock.advance(0.1)
+    assert fired.empty()
+    assert len(timed) == 1
 
 
 @pytest.mark.parametrize(
