@@ -77,10 +77,9 @@ class Pool:
         self._closed = False
         self._last_error = ""
         self._last_hint: str | None = None
-        self._failures = 0
+        self._failures = self.restarts = 0
         self._failing_since: float | None = None
         self._warm_at = 0.0
-        self.restarts = 0
 
     def start(self) -> None:
         """Start the zygote and fill the pool; returns when the zygote is warm. Raises ZygoteError."""
@@ -290,20 +289,19 @@ class Pool:
         """The reactor gave a channel its turn: a warming cell may have become warm, or may have died."""
         if self._warming.get(channel.pid) is not channel:
             return
-        if channel.ended is not None:
-            number = errno.ENOMEM if channel.ended == OUT_OF_MEMORY else None
-            self._failed(f"cell {channel.pid} ended while warming: {channel.ended or 'end of file'}", number)
+        if (why := channel.ended) is not None:
+            number = errno.ENOMEM if why == OUT_OF_MEMORY else None
+            self._failed(f"cell {channel.pid} ended while warming: {why or 'end of file'}", number)
         elif channel.conversation.phase is wire.Phase.IDLE and channel not in self._moving:
             self._became_warm(channel)
 
-    def _met(self, operation: str, error: Exception) -> None:
-        """Something failed: note what this process has run into, if that is why."""
-        cause, number = cause_in_host(error) or (str(error), None)
-        self._failed(f"{operation}: {cause}", number)
-
-    def _failed(self, why: str, number: int | None = None) -> None:
+    def _failed(self, why: str, met: int | Exception | None = None) -> None:
+        """Note why no cell came. `met`: an errno, or what was raised in doing what `why` says."""
+        if isinstance(met, Exception):
+            cause, met = cause_in_host(met) or (str(met), None)
+            why = f"{why}: {cause}"
         with self._condition:
-            self._last_error, self._last_hint = why, advice(number)
+            self._last_error, self._last_hint = why, advice(met)
             self._failures += 1
             self._failing_since = self._failing_since or time.monotonic()
             self._condition.notify_all()
@@ -333,11 +331,9 @@ class Pool:
             if self._warming.get(channel.pid) is channel:
                 del self._warming[channel.pid]
             self._moving.discard(channel)
-        self._met(f"prepare cell {channel.pid}", error)
-        if not isinstance(error, OSError):
-            _log.exception("preparing cell %d failed", channel.pid)
-        elif not isinstance(error, ProcessLookupError):  # it was killed before the signal came: no fault of ours
-            _log.error("preparing cell %d failed: %s", channel.pid, error)
+        self._failed(f"prepare cell {channel.pid}", error)
+        if not isinstance(error, ProcessLookupError):  # it was killed before the signal came: no fault of ours
+            _log.error("preparing cell %d failed: %s", channel.pid, error, exc_info=not isinstance(error, OSError))
 
     def _moved(self, channel: Channel) -> None:
         """Move a cell and offer it. On the mover's thread: the cell and the zygote may die before it is done."""
@@ -369,7 +365,7 @@ class Pool:
             except OSError:
                 received = None
             except MemoryError as error:
-                self._met("receive a cell", error)
+                self._failed("receive a cell", error)
                 raise
             if received is None:
                 self._zygote_died(zygote)
@@ -393,29 +389,27 @@ class Pool:
             self._failed(message.error or lost, message.errno if message.error else errno.EMFILE)
             _log.error("fork cell: %s", message.error or lost)
             return
+        channel: Channel | None = None
         try:
             ends = (descriptors[0], descriptors[1], descriptors[2], descriptors[3])
             channel = Channel(message.pid, ends, descriptors[4], init=message.init)
             channel.signal_otherwise, channel.forks = zygote.signal, message.forks
             channel.zygote, channel.made_for = zygote, zygote.made_for
-        except (OSError, MemoryError) as error:
-            self._met(f"watch cell {message.pid}", error)
-            return
-        with self._condition:
-            self._warming[channel.pid] = channel
-            self._live[channel.pid] = channel
-        try:
+            with self._condition:
+                self._warming[channel.pid] = channel
+                self._live[channel.pid] = channel
             self._reactor.add_channel(channel)
-        except (OSError, MemoryError) as error:  # it stays in `_live` until it is reaped, and is released then
-            channel.signal(signal.SIGKILL)
-            self._met(f"watch cell {message.pid}", error)
+        except (OSError, MemoryError) as error:
+            if channel is not None:  # it stays in `_live` until it is reaped, and is released then
+                channel.signal(signal.SIGKILL)
+            self._failed(f"watch cell {message.pid}", error)
 
     def _exited(self, message: Exited) -> None:
         with self._condition:
             channel = self._live.pop(message.pid, None)
             self._warming.pop(message.pid, None)
-            if channel is not None and channel in self._ready[kind_of(channel)]:
-                self._ready[kind_of(channel)].remove(channel)
+            if channel is not None and channel in (ready := self._ready[kind_of(channel)]):
+                ready.remove(channel)
         if channel is not None:
             self._bury(channel, message)
             if isinstance(channel.zygote, PolicyZygote):
@@ -502,7 +496,5 @@ class Pool:
             policy.abandon()
         for channel in list(self._live.values()):
             channel.abandon()
-        self._live.clear()
-        self._warming.clear()
-        for kind in self._ready.values():
-            kind.clear()
+        self._live, self._warming = {}, {}
+        self._ready = {kind: deque() for kind in KINDS}
