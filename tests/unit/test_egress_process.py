@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from pyisolate.egress import messages
+from pyisolate.egress.authority import new_authority
+from pyisolate.egress.bundles import Bundles
 from pyisolate.egress.lookups import SHARE, Lookups
 from pyisolate.egress.meter import Carried
 from pyisolate.egress.use import Use
+from pyisolate.errors import EnforcementError
 
 
 def test_a_sandbox_whose_names_never_answer_waits_alone() -> None:
@@ -102,3 +107,34 @@ def test_the_proxy_may_make_the_calls_that_it_needs_and_no_others() -> None:
 
     assert set(outcome("restricted").values()) == {1}  # EPERM
     assert 1 not in {code for name, code in outcome("free").items() if name in ("fork", "kill", "memory", "rename")}
+
+
+def test_an_authority_needs_a_library_and_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(EnforcementError, match="cryptography") as caught:
+        new_authority("agent")
+    assert "pyisolate-kernel[tls]" in str(caught.value.hint)
+
+
+def test_what_a_killed_supervisor_left_is_removed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyisolate.egress.bundles._PLACES", (str(tmp_path),))
+    held = Bundles()
+    left, young = (tmp_path / f"pyisolate-authorities-{name}" for name in ("left", "young"))
+    for path in (left, young):
+        path.mkdir()
+        (path / "x.pem").touch()
+    for old in (left, Path(held.path)):
+        os.utime(old, (1, 1))
+    other = Bundles()
+    assert not left.exists()
+    assert young.exists()
+    bundle = Path(held.put("certificate\n", others=False))
+    assert bundle.read_text() == "certificate\n"
+    assert bundle.stat().st_mode & 0o777 == 0o444
+    held.remove(str(bundle))
+    assert list(Path(held.path).iterdir()) == []
+    held.close()
+    other.close()
+    assert list(tmp_path.iterdir()) == [young]
