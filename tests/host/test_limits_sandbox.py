@@ -140,8 +140,9 @@ def test_messages(supervisor: pyisolate.Supervisor) -> None:
 
 def test_file_size(supervisor: pyisolate.Supervisor, tmp_path_factory: pytest.TempPathFactory) -> None:
     directory = tmp_path_factory.mktemp("size")
-    for parent in (directory, *list(directory.parents)[:3]):
-        parent.chmod(0o777)
+    directory.chmod(0o777)
+    for parent in list(directory.parents)[:2]:  # the one above is /tmp, whose sticky bit must stay
+        parent.chmod(0o755)
     policy = BASE.allow_write(str(directory)).with_limits(file_size="64KiB")
     with supervisor.spawn("size", policy) as sandbox:
         sandbox.exec(f"open({str(directory / 'small')!r}, 'wb').write(b'x' * 1000)")
