@@ -23,7 +23,7 @@ from ..capability import Capability
 from ..decision import Decision, Verdict
 from ..policy.compiled import CompiledPolicy
 from ..records import BrokerRecord
-from . import attribution, importing, seeding, wrappers
+from . import attribution, importing, optional, seeding, wrappers
 from .active import GATE
 from .guest_hooks import Asked, GuestHooks, Shadow
 from .operations import EVENTS
@@ -118,6 +118,7 @@ def enter(hooks: GuestHooks, compiled: CompiledPolicy, *, audit: Any = None) -> 
     """Put a whole cell under hooks that were made for its policy, for good."""
     audit = audit or _native()
     seeding.apply(compiled)
+    optional.fit(compiled)
     GATE.hooks = hooks
     audit.set_process_callback(hooks.callback)
     audit.seal(_CELL_TOKEN)

@@ -6,17 +6,21 @@ call leaves no refusal of what was only tried. A database of users that the gues
 
 from __future__ import annotations
 
+import _socket
 import grp
 import platform
 import pwd
+import socket
 import uuid
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from ..capability import Capability as C
+from ..capability import NetAction
 from ..decision import Verdict
 from ..errors import PolicyError
+from ..policy.compiled import CompiledPolicy
 from . import paths
 from .active import GATE
 
@@ -76,3 +80,12 @@ def install() -> None:
     names["_syscmd_file"] = _with_program(names["_syscmd_file"], "file", "")
     processor = names["_Processor"]
     processor.from_subprocess = staticmethod(_with_program(processor.from_subprocess, "uname", None))
+
+
+def fit(compiled: CompiledPolicy) -> None:
+    """Say what a policy leaves of the platform: IPv6 where an address of it can be bound.
+
+    Libraries try to bind one to find out, where `socket.has_ipv6` does not say so (urllib3, as it is imported).
+    """
+    binds = any(rule.allow and rule.action == NetAction.BIND and len(rule.address) == 16 for rule in compiled.net)
+    socket.has_ipv6 = _socket.has_ipv6 = binds

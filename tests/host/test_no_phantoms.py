@@ -40,6 +40,7 @@ ORDINARY = [
     "import mimetypes; mimetypes.guess_type('a.txt')",
     "import traceback\ntry: int('x')\nexcept ValueError: traceback.print_exc()",
     "import shutil; shutil.which('no-such-program')",
+    "import socket; assert not socket.has_ipv6 and not socket.has_dualstack_ipv6()",
     "import importlib.metadata as m\ntry: m.version('nothing')\nexcept m.PackageNotFoundError: pass",
 ]
 
@@ -69,6 +70,14 @@ def test_a_look_up_of_a_user_is_one_event_and_finds_nobody(
     granted = pyisolate.Policy.preset("compute").allow_read(file).allow_read("/etc/nsswitch.conf")
     with supervisor.spawn("ordinary", granted) as sandbox:  # the control
         assert "root" in sandbox.exec("import os, pwd, grp\n" + source.replace("os.getuid()", "0") + "[0]").value
+
+
+def test_ipv6_is_there_where_it_can_be_bound(supervisor: pyisolate.Supervisor) -> None:
+    source = "import socket, _socket; (socket.has_ipv6, _socket.has_ipv6)"
+    for granted, expected in (("127.0.0.1:0", False), ("[::1]:0", True)):
+        policy = pyisolate.Policy.preset("compute").allow_bind(granted).allow_import("_socket")
+        with supervisor.spawn("ordinary", policy) as sandbox:
+            assert sandbox.exec(source).value == (expected, expected)
 
 
 def test_platform_runs_a_program_where_that_is_granted(supervisor: pyisolate.Supervisor) -> None:
