@@ -104,8 +104,7 @@ class Pool:
     @property
     def zygote_pid(self) -> int | None:
         """The zygote's process id, or None when none runs."""
-        zygote = self._zygote
-        return None if zygote is None else zygote.pid
+        return None if (zygote := self._zygote) is None else zygote.pid
 
     @property
     def size(self) -> int:
@@ -127,12 +126,13 @@ class Pool:
         return len(self._ready["plain"]) + len(self._ready["policy"]) + self._aside
 
     def take_spare(self, *, policy: CompiledPolicy | None = None, forks: bool = False) -> Channel | None:
-        """Return a warm cell for a policy and count it as set aside; None where none is to spare."""
+        """Return a warm cell for a policy, first one too many, and count it as set aside; None where there is none."""
         kind = self.policies.kind(policy, forks)
         with self._condition:
             if any(self._waiting.values()) or self._closed:
                 return None
-            channel = self._pop(kind)
+            too_many = kind == "policy" and not forks and len(self._ready["plain"]) > 1
+            channel = self._pop("plain" if too_many else kind)
             self._aside += channel is not None
             return channel
 
@@ -175,7 +175,7 @@ class Pool:
             if lacking <= 0 or zygote is None or self._closed:
                 return
             self._asked[kind] += lacking
-        forks = self.policies.forks if kind == "policy" else kind == "forking"
+            forks = self.policies.forks if kind == "policy" else kind == "forking"
         try:
             zygote.fork(lacking, forks=forks)
         except BlockingIOError:
@@ -278,8 +278,8 @@ class Pool:
             self._reactor.remove_callback(zygote.control.fileno())
             for channel in list(self._live.values()):
                 channel.signal(signal.SIGKILL)
-            zygote.stop()
             self._stop_policy_zygotes()
+            zygote.stop()
         self._mover.close()
         self._bury_all()
 
