@@ -29,7 +29,9 @@ Progress = Callable[[str], None]
 _LAST_WORDS = 20
 _LINE_CHARS = 500
 #: How they begin the line that says what failed, and those that say why.
-_MARKS, _CAUSES = ("ERROR:", "error:", "×"), ("Caused by", "╰─▶", "├─▶")
+_MARKS, _CAUSES = ("ERROR:", "error:", "×"), ("cause:", "Caused by", "╰─▶", "├─▶")
+#: What they say where there is no wheel that fits.
+_NO_WHEEL = ("from source", "No matching distribution", "is disabled", "as a URL dependency", "was not found in")
 #: Runs pip where no process can be started: neither a build's nor a version control system's.
 _PIP = """
 import sys
@@ -170,12 +172,12 @@ def _gist(lines: collections.deque[str]) -> str:
     said = [line.strip() for line in lines if line.strip()] or ["it said nothing"]
     marked = [number for number, line in enumerate(said) if line.startswith(_MARKS)]
     causes = said[marked[-1] : marked[-1] + 4] if marked else said[-1:]
-    return " ".join([causes[0], *(line for line in causes[1:] if line.startswith(_CAUSES))])
+    return " ".join([causes[0], *(line for line in causes[1:] if line.startswith(_CAUSES))]).rstrip(".")
 
 
 def _hint(lines: collections.deque[str]) -> str:
     text = "\n".join(lines)
-    if "from source" in text or "No matching distribution" in text or "--no-build" in text or "is disabled" in text:
+    if any(words in text for words in _NO_WHEEL):
         return (
             "wheels alone are installed, for building a package runs its code on the host: where it has no wheel for "
             f"this interpreter and machine ({sys.platform}), `pip wheel` makes one, in a place where its code may run"
