@@ -22,7 +22,7 @@ def attack(world):
 TECHNIQUE = Technique(
     source="CWE-276; man 2 execveat",
     policy=workspace_and_other_program,
-    no_event="the call is granted; the file is refused by the workspace's noexec, which leaves no record",
+    event=("process.exec",),
     stops=("root view", "landlock"),
     control=Bare(),
     thread=NO_WORKSPACE,
