@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,8 @@ VENV = os.path.relpath(sys.prefix, ROOT)
 TIERS = ("unit", "host", "escape", "faults", "clients", "vm")
 #: As root, and again as an ordinary user. The escape tier looks after that itself.
 AS_BOTH = ("host", "faults")
+#: In two runs at a time, which share its files, where there are two processors: a test mostly waits for one process.
+SIDE_BY_SIDE = ("unit", "host")
 ORDINARY_UID = 65534
 
 #: Longer than any tier has taken (software-emulated virtual machines); a hang must not eat the whole CI hour.
@@ -172,13 +174,50 @@ def pytest_tier(
     return outcome
 
 
+def side_by_side(title: str, scratch: Path, one: Callable[[Path, list[str]], Outcome]) -> Outcome:
+    """Run a tier twice at a time, each file in one of the runs; then by itself what is marked `alone`, and what failed.
+
+    `one` runs it in a folder, with more options of pytest (tests/side_by_side.py).
+    """
+    claims = Path(tempfile.mkdtemp(prefix="claims-", dir=scratch))
+    claims.chmod(0o777)
+    plugin = ["-p", "tests.side_by_side", "--claims", str(claims), "-p", "no:cacheprovider"]
+    folders = [claims / name for name in ("first", "second", "alone")]
+    for folder in folders:
+        folder.mkdir()
+    with concurrent.futures.ThreadPoolExecutor(2) as runs:
+        both = list(runs.map(lambda folder: one(folder, plugin), folders[:2]))
+    failed, left = written(claims, "failed"), written(claims, "left")
+    alone = one(folders[2], [*plugin, "--alone"])
+    for folder in folders:
+        print((folder / "output").read_text(errors="replace"), flush=True)
+    outcome = Outcome(title)
+    for run in both:
+        outcome.failures += [failure for failure in run.failures if failure.startswith("pytest ended")]
+    if (unknown := sum(run.failed for run in both) - len(outcome.failures) - len(failed) - len(left)) > 0:
+        outcome.failures.append(f"{unknown} failures beside another run, shown above")  # of collection, say
+    outcome.failures += [*left, *alone.failures]
+    outcome.failed = len(outcome.failures)
+    outcome.passed = sum(run.passed for run in (*both, alone))
+    outcome.skipped = sum(run.skipped for run in (*both, alone))
+    for run in (*both, alone):
+        outcome.reasons.update(run.reasons)
+    del outcome.reasons["no tests in this tier"]  # nothing is `alone`, and nothing failed
+    if failed:
+        outcome.reasons[f"failed beside another run and ran again alone: {', '.join(failed)}"] += len(failed)
+    return outcome
+
+
+def written(claims: Path, what: str) -> list[str]:
+    """Return the tests that two runs wrote down: that `failed`, or were the last before a run `left` something."""
+    return sorted({line for file in claims.glob(f"{what}-*") for line in file.read_text().splitlines()})
+
+
 def as_user(tier: str, scratch: Path) -> Outcome:
     """Run a tier as an ordinary user, on a copy of the tree where that user could not read this one."""
     title = f"{tier} (user)"
     if not shutil.which("setpriv"):
         return left_out(title, "user", "setpriv is not installed. Hint: apt-get install util-linux")
-    home = scratch / "home"
-    home.mkdir(exist_ok=True)
     prefix = ["setpriv", f"--reuid={ORDINARY_UID}", f"--regid={ORDINARY_UID}", "--clear-groups"]
     tree = ROOT
     if not readable(prefix, tree):
@@ -190,8 +229,31 @@ def as_user(tier: str, scratch: Path) -> Outcome:
                 f"uid {ORDINARY_UID} cannot run {os.path.realpath(sys.executable)}."
                 " Hint: make PYTHON=/usr/bin/python3 after make clean",
             )
-    os.chown(home, ORDINARY_UID, ORDINARY_UID)
-    env = {
+    # What learns and repeats whole programs takes minutes, and ran as root, as did what is the same for every user.
+    chosen = ["-m", f"{FAST['unit']} and not once"] if tier == "host" else []
+
+    def one(folder: Path, options: list[str]) -> Outcome:
+        home = folder / "home"
+        home.mkdir(exist_ok=True)
+        os.chown(home, ORDINARY_UID, ORDINARY_UID)
+        return pytest_tier(
+            tier, title, home, tree=tree, prefix=prefix, env=users_environment(home, tree),
+            options=[*chosen, *options], capture=folder / "output" if options else None,
+        )  # fmt: skip
+
+    outcome = side_by_side(title, scratch, one) if beside(tier) else one(scratch, [])
+    if chosen:
+        outcome.reasons["what is marked slow or once, which ran as root"] += 1
+    return outcome
+
+
+def beside(tier: str) -> bool:
+    """Say whether a tier is run twice at a time here."""
+    return tier in SIDE_BY_SIDE and len(os.sched_getaffinity(0)) > 1
+
+
+def users_environment(home: Path, tree: Path) -> dict[str, str]:
+    return {
         "HOME": str(home),
         "TMPDIR": str(home),
         "XDG_CACHE_HOME": str(home / ".cache"),
@@ -202,12 +264,6 @@ def as_user(tier: str, scratch: Path) -> Outcome:
         "PYTHONPATH": str(tree),
         "PYISOLATE_REQUIRE": ",".join(sorted(required() - PRIVILEGED_FEATURES)),
     }
-    # What learns and repeats whole programs takes minutes, and ran as root, as did what is the same for every user.
-    options = ["-m", f"{FAST['unit']} and not once"] if tier == "host" else []
-    outcome = pytest_tier(tier, title, home, tree=tree, prefix=prefix, env=env, options=options)
-    if options:
-        outcome.reasons["what is marked slow or once, which ran as root"] += 1
-    return outcome
 
 
 def copied(tree: Path) -> Path:
@@ -272,15 +328,24 @@ def fast(scratch: Path) -> list[Outcome]:
     return outcomes
 
 
+def as_self(tier: str, title: str, scratch: Path) -> Outcome:
+    """Run a tier as the user that runs this."""
+
+    def one(folder: Path, options: list[str]) -> Outcome:
+        return pytest_tier(tier, title, folder, options=options, capture=folder / "output")
+
+    return side_by_side(title, scratch, one) if beside(tier) else pytest_tier(tier, title, scratch)
+
+
 def run_tier(tier: str, scratch: Path) -> list[Outcome]:
     print(f"\n=== tier {tier} ===", flush=True)
     if tier == "vm":
         return [vm_tier(scratch)]
     if tier not in AS_BOTH:
-        return [pytest_tier(tier, tier, scratch)]
+        return [as_self(tier, tier, scratch)]
     if os.geteuid() != 0:
-        return [left_out(f"{tier} (root)", "root", "not root"), pytest_tier(tier, f"{tier} (user)", scratch)]
-    as_root = pytest_tier(tier, f"{tier} (root)", scratch)
+        return [left_out(f"{tier} (root)", "root", "not root"), as_self(tier, f"{tier} (user)", scratch)]
+    as_root = as_self(tier, f"{tier} (root)", scratch)
     print(f"\n=== tier {tier}, again as uid {ORDINARY_UID} ===", flush=True)
     return [as_root, as_user(tier, scratch)]
 

@@ -27,6 +27,8 @@ from pyisolate.policy.compiled import CompiledPolicy, NetAction, NetRule
 from pyisolate.records import KernelRecord
 from tests.require import require
 
+pytestmark = pytest.mark.alone  # counts what the kernel holds
+
 C, B = NetAction.CONNECT, NetAction.BIND
 FLOOD = int(os.environ.get("PYISOLATE_FLOOD", "1000000"))
 

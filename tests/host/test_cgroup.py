@@ -20,6 +20,8 @@ from pyisolate.limits.usage import TreeReader
 from pyisolate.policy.compiled import Limits
 from tests.require import require
 
+pytestmark = pytest.mark.alone  # measures time
+
 MIB = 1 << 20
 GONE_WITHIN_S = 1.0
 

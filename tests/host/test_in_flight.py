@@ -10,6 +10,8 @@ import pytest
 
 import pyisolate
 
+pytestmark = pytest.mark.alone  # fills what the kernel counts by user
+
 HONEST = """
 import os, socket
 def passed(rounds):

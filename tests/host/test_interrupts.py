@@ -14,7 +14,7 @@ import pytest
 import pyisolate
 from tests.thread_limits import WITHOUT_UNHELD
 
-pytestmark = [pytest.mark.once, pytest.mark.usefixtures("kept_supervisor")]
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("kept_supervisor"), pytest.mark.alone]
 
 
 SupervisorOf = pyisolate.Supervisor

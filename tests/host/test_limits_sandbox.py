@@ -13,7 +13,7 @@ from pyisolate import Policy
 from tests import inside
 from tests.require import require
 
-pytestmark = pytest.mark.usefixtures("kept_supervisor")
+pytestmark = [pytest.mark.usefixtures("kept_supervisor"), pytest.mark.alone]
 
 
 BASE = Policy.preset("compute")

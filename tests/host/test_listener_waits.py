@@ -18,6 +18,8 @@ from pyisolate.records import Evaluation, KernelRecord
 from tests.confined import cell, policy
 from tests.in_child import outcome
 
+pytestmark = pytest.mark.alone  # measures time
+
 LINGER = """
 import socket, struct
 def linger(on, seconds):

@@ -230,6 +230,7 @@ def test_a_connect_that_waits_can_be_interrupted_timed_out_and_killed(server: Se
             sock.close()
 
 
+@pytest.mark.alone
 def test_a_connect_cannot_be_made_to_sleep_in_the_listener() -> None:
     """A guest takes O_NONBLOCK away again while the listener connects: nobody else may wait for that."""
     full, fillers = _unanswered()

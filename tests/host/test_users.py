@@ -16,7 +16,7 @@ import pyisolate
 from pyisolate import Policy
 from pyisolate.supervisor.cell_users import UNUSED_UIDS
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user has one uid")
+pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user has one uid"), pytest.mark.alone]
 
 #: Puts as many descriptors in flight as it may, more than the zygote's limit; they stay there.
 IN_FLIGHT = """

@@ -21,6 +21,8 @@ from pyisolate.limits.watchdog import ExceededLimit, Watchdog
 from pyisolate.policy.compiled import Limits
 from tests.require import require
 
+pytestmark = pytest.mark.alone  # measures time
+
 MIB = 1 << 20
 ENDS_WITHIN_S = 1.0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,43 @@ def test_the_exit_status_comes_through_a_captured_run(tmp_path: Path) -> None:
     env = {"PATH": "/usr/bin:/bin"}
     assert run_tiers.run(command, timeout_s=10, env=env, cwd=tmp_path, capture=log, shown=True) == 3
     assert log.read_text() == "seen\n"
+
+
+SHARED = """
+import os, pathlib, pytest
+@pytest.fixture
+def leaves():
+    yield
+    assert False, "left behind"
+def test_passes(): pass
+def test_skips(): pytest.skip("no reason")
+def test_fails(): assert False
+def test_leaves(leaves): pass
+def test_fails_beside(): assert "alone" in os.environ["FOLDER"]
+@pytest.mark.alone
+def test_measures(): assert "alone" in os.environ["FOLDER"]
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_tier_shared_by_two_runs_is_run_once_and_what_failed_is_judged_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"test_{name}.py").write_text(SHARED)
+
+    def one(folder: Path, options: list[str]) -> run_tiers.Outcome:
+        outcome, report = run_tiers.Outcome("small"), folder / "junit.xml"
+        command = [sys.executable, "-m", "pytest", "-q", str(tmp_path), f"--junitxml={report}", *options]
+        env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(run_tiers.ROOT), "FOLDER": folder.name}
+        with (folder / "output").open("w") as output:
+            subprocess.run(command, cwd=run_tiers.ROOT, env=env, stdout=output, check=False)
+        assert run_tiers.read_junit(report, outcome)
+        return outcome
+
+    outcome = run_tiers.side_by_side("small", tmp_path, one)
+    assert "left behind" in capsys.readouterr().out
+    assert (outcome.passed, outcome.failed, outcome.skipped) == (6, 4, 2)
+    assert sorted(name.split("::")[-1] for name in outcome.failures) == ["test_fails"] * 2 + ["test_leaves"] * 2
+    beside = next(reason for reason in outcome.reasons if reason.startswith("failed beside"))
+    assert beside.count("test_fails_beside") == 2
