@@ -4,7 +4,7 @@ import os
 import sys
 
 from tests.escape.grants import outbox_and_other_program
-from tests.escape.technique import Bare, Technique
+from tests.escape.technique import LANDLOCK_SILENT, Bare, Technique, silent
 
 
 def attack(world):
@@ -19,7 +19,8 @@ def attack(world):
 TECHNIQUE = Technique(
     source="GTFOBins python; restricted shells",
     policy=outbox_and_other_program,
-    no_event="the call is granted; the copy is refused by Landlock or by the root view's noexec, and neither leaves a record",
+    event=("process.exec",),
     stops=("landlock", "root view"),
     control=Bare(),
+    thread=silent(LANDLOCK_SILENT),
 )

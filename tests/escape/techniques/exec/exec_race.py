@@ -6,7 +6,7 @@ import os
 import time
 
 from tests.escape.grants import readable_tool_and_other_program, run_tool
-from tests.escape.technique import Granted, Technique
+from tests.escape.technique import LANDLOCK_SILENT, Granted, Technique, silent
 
 
 def attack(world):
@@ -36,8 +36,9 @@ def attack(world):
 TECHNIQUE = Technique(
     source="seccomp_unotify(2): CONTINUE is no security decision on pointers",
     policy=readable_tool_and_other_program,
-    no_event="the call is granted; the file is refused by Landlock or the root view's noexec, and neither leaves a record",
+    event=("process.exec",),
     stops=("landlock", "root view"),
     ends=("CPUExceeded", "TimeoutError"),
     control=Granted(run_tool),
+    thread=silent(LANDLOCK_SILENT),
 )

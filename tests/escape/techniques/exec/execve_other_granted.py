@@ -1,7 +1,7 @@
 """Become a program that is not granted where another is."""
 
 from tests.escape.grants import readable_tool_and_other_program, run_tool
-from tests.escape.technique import Granted, Technique
+from tests.escape.technique import LANDLOCK_SILENT, Granted, Technique, silent
 
 
 def attack(world):
@@ -11,7 +11,8 @@ def attack(world):
 TECHNIQUE = Technique(
     source="man 2 execve",
     policy=readable_tool_and_other_program,
-    no_event="Landlock or the root view's noexec refuses the file; the call itself is granted, and neither leaves a record",
+    event=("process.exec",),
     stops=("landlock", "root view"),
     control=Granted(run_tool),
+    thread=silent(LANDLOCK_SILENT),
 )

@@ -1,7 +1,7 @@
 """Run a readable program by its descriptor where another is granted."""
 
 from tests.escape.grants import readable_tool_and_other_program, run_tool
-from tests.escape.technique import Granted, Technique
+from tests.escape.technique import LANDLOCK_SILENT, Granted, Technique, silent
 
 
 def attack(world):
@@ -13,7 +13,8 @@ def attack(world):
 TECHNIQUE = Technique(
     source="man 2 execveat; man 3 fexecve",
     policy=readable_tool_and_other_program,
-    no_event="the call is granted; the file is refused by Landlock or by the root view's noexec, and neither leaves a record",
+    event=("process.exec",),
     stops=("landlock", "root view"),
     control=Granted(run_tool),
+    thread=silent(LANDLOCK_SILENT),
 )

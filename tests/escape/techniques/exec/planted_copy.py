@@ -3,7 +3,7 @@
 import os
 
 from tests.escape.grants import look_at_tool, outbox_and_other_program
-from tests.escape.technique import Granted, Technique
+from tests.escape.technique import LANDLOCK_SILENT, Granted, Technique, silent
 
 
 def attack(world):
@@ -17,7 +17,8 @@ def attack(world):
 TECHNIQUE = Technique(
     source="CWE-276; W^X of directories",
     policy=lambda p, t: look_at_tool(outbox_and_other_program(p, t), t),
-    no_event="the call is granted; the file is refused by Landlock or by the root view's noexec, and neither leaves a record",
+    event=("process.exec",),
     stops=("landlock", "root view"),
     control=Granted(lambda p, t: p.allow_exec(t.outbox)),
+    thread=silent(LANDLOCK_SILENT),
 )

@@ -3,7 +3,7 @@
 import os
 
 from tests.escape.grants import look_at_tool, outbox_and_other_program, run_tool
-from tests.escape.technique import Granted, Technique
+from tests.escape.technique import LANDLOCK_SILENT, Granted, Technique, silent
 
 
 def attack(world):
@@ -15,7 +15,8 @@ def attack(world):
 TECHNIQUE = Technique(
     source="CWE-59",
     policy=lambda p, t: look_at_tool(outbox_and_other_program(p, t), t),
-    no_event="the call is granted; the file is refused by Landlock or by the root view's noexec, and neither leaves a record",
+    event=("process.exec",),
     stops=("landlock", "root view"),
     control=Granted(run_tool),
+    thread=silent(LANDLOCK_SILENT),
 )

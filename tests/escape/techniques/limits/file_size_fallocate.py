@@ -27,7 +27,7 @@ def attack(world):
 TECHNIQUE = Technique(
     source="getrlimit(2) RLIMIT_FSIZE",
     policy=lambda p, t: writable_outbox(p, t).with_limits(file_size="4MiB"),
-    no_event="the guest catches EFBIG itself, and a limit is an event when it ends a request",
+    event=("limit.file_size",),
     stops=("limits",),
     control=Bare(),
     thread=not_run("a limit on a thread's files would be one on the host's"),

@@ -7,6 +7,7 @@ from tests.escape.technique import OWN_MEMORY, Granted, Technique, escapes
 
 
 def attack(world):
+    gc.unfreeze()  # what a zygote had made is left out of the list otherwise
     for thing in gc.get_objects():
         if type(thing).__name__ == "Broker":
             kind = type(thing)

@@ -7,6 +7,7 @@ from tests.escape.technique import LANDLOCK_SILENT, Granted, Technique, silent
 
 
 def attack(world):
+    gc.unfreeze()  # what a zygote had made is left out of the list otherwise
     for thing in gc.get_objects():
         if type(thing).__name__ == "GuestHooks":
             with thing.suspended():

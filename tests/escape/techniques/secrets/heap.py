@@ -16,6 +16,7 @@ def attack(world):
     for found in re.findall(rb"token-[0-9a-f]{32}", data):
         world.loot(found)
     # the collector lists neither what is frozen nor what holds only atoms: all of it hangs on something else
+    gc.unfreeze()  # what a zygote had made is left out of the list otherwise
     waiting, seen = [sys.modules, gc.get_objects()], set()
     while waiting:
         thing = waiting.pop()

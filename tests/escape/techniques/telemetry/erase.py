@@ -6,6 +6,7 @@ from tests.escape.technique import Alone, Technique, not_run
 
 
 def attack(world):
+    gc.unfreeze()  # what a zygote had made is left out of the list otherwise
     for thing in gc.get_objects():
         if type(thing).__name__ in ("Guest", "GuestHooks", "Coalescer"):
             for name in ("report", "send", "add", "_report", "_deliver"):
