@@ -31,7 +31,7 @@ def run(settings: Settings) -> Outcome:
             outcome.figures += _figures(pss, count, f"idle cell, PSS at {count} cells, as handed out")
             wait_full(supervisor, POOL)
             known = {sandbox.pid for sandbox in sandboxes}
-            waiting, _ = _pss_of([pid for pid in _children(supervisor) if pid not in known])
+            waiting, _ = _pss_of([pid for pid in _guests(supervisor) if pid not in known])
             outcome.figures += _figures(waiting, count, "the same while it waits in the pool", judged=False)
             for sandbox in sandboxes:
                 sandbox.exec("x = 1")
@@ -84,9 +84,15 @@ def _pss_of(pids: list[int]) -> tuple[list[int], str]:
     return found, why
 
 
-def _children(supervisor: pyisolate.Supervisor) -> list[int]:
-    """Return the zygote's children; none where the kernel does not tell."""
-    pid = supervisor.diagnostics().zygote_pid
+def _guests(supervisor: pyisolate.Supervisor) -> list[int]:
+    """Return every cell's guest, the child of its init; none where the kernel does not tell."""
+    pool = supervisor.diagnostics().pools["own_network"]
+    zygotes = [pid for pid in (pool.zygote_pid, *pool.policy_zygote_pids) if pid is not None]
+    inits = [pid for zygote in zygotes for pid in _children(zygote) if pid not in zygotes]
+    return [guest for init in inits for guest in _children(init)]
+
+
+def _children(pid: int) -> list[int]:
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:

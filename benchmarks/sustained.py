@@ -34,15 +34,14 @@ def run(settings: Settings) -> Outcome:
     done = 0
     with forkers(2) as bare, pyisolate.Supervisor(pool_size=POOL) as supervisor:
         _loop(lambda: _one(supervisor), 2, 0.5)
-        zygote = supervisor.diagnostics().zygote_pid
         for _ in range(settings.rounds(3, 1)):
             for threads in HOST_THREADS:
-                host_before, cells_before = _self_cpu_s(), 0.0 if zygote is None else cpu_s(zygote)
+                host_before, cells_before = _self_cpu_s(), _zygotes_cpu_s(supervisor)
                 kernel_before = kernel_s()
                 count, took = _loop(lambda: _one(supervisor), threads, window_s)
                 host_cpu += _self_cpu_s() - host_before
                 kernel_cpu += kernel_s() - kernel_before
-                cells_cpu += (0.0 if zygote is None else cpu_s(zygote)) - cells_before
+                cells_cpu += _zygotes_cpu_s(supervisor) - cells_before
                 rates[threads].append(count / took)
                 done += count
             forks.append(bare.rate(window_s / 2))
@@ -103,6 +102,12 @@ def _loop(action: Callable[[], object], threads: int, window_s: float) -> tuple[
     if errors:
         raise errors[0]
     return sum(counts), time.monotonic() - started
+
+
+def _zygotes_cpu_s(supervisor: pyisolate.Supervisor) -> float:
+    """Return the processor time of the zygote, the policy zygotes and all cells that they have reaped (seconds)."""
+    pool = supervisor.diagnostics().pools["own_network"]
+    return sum(cpu_s(pid) for pid in (pool.zygote_pid, *pool.policy_zygote_pids) if pid is not None)
 
 
 def _self_cpu_s() -> float:
