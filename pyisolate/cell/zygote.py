@@ -13,6 +13,7 @@ import errno
 import gc
 import importlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -36,6 +37,8 @@ from .rehearsal import Rehearsal
 from .streams import open_streams
 
 MAX_CONTROL_BYTES = 1 << 16
+#: The soft RLIMIT_NOFILE that a process has where nothing says otherwise (include/uapi/linux/fs.h, INR_OPEN_CUR).
+_OPEN_FILES = 1024
 #: Standard modules that most guests import; warm here, they cost a cell nothing (copy on write).
 WARM_MODULES = (
     *("abc", "ast", "base64", "bisect", "codecs", "collections.abc", "contextlib", "copy", "csv"),
@@ -409,9 +412,17 @@ def _lowered(wanted: int) -> int:
     return wanted
 
 
+def _have_descriptors() -> None:
+    """Have the usual soft limit on open files: a host that was short of them at the start is not so for ever."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < (usual := min(_OPEN_FILES, hard)):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (usual, hard))
+
+
 def main(descriptor: int) -> int:
     """Run a zygote on the control socket `descriptor`."""
     process.reset_signals()
+    _have_descriptors()
     quiet.report_sizes()
     control = socket.socket(fileno=_lowered(descriptor))
     control.set_inheritable(False)
