@@ -69,12 +69,11 @@ class Pool:
         self._asked: Counter[Kind] = Counter()
         self._waiting: Counter[Kind] = Counter()
         #: one cell that may fork is kept once one was asked for
-        self._keeps_forking = False
+        self._keeps_forking = self._closed = False
         #: cells that were taken ahead, for a policy (see `spares`): they count as cells of the pool
         self._aside = 0
         self._zygote: ZygoteProcess | None = None
         self.policies = PolicyZygotes()
-        self._closed = False
         self._last_error = ""
         self._last_hint: str | None = None
         self._failures = self.restarts = 0
@@ -365,6 +364,7 @@ class Pool:
             except OSError:
                 received = None
             except MemoryError as error:
+                self._asked.clear()  # a cell that was forked may be lost with its message
                 self._failed("receive a cell", error)
                 raise
             if received is None:

@@ -36,11 +36,15 @@ class Reactor:
         self._stopping = False
         self._served: Callable[[Channel], None] = lambda _channel: None
         self._thread = threading.Thread(target=self._run, name="pyisolate-reactor", daemon=True)
+        self._runs = threading.Event()
 
     def start(self, served: Callable[[Channel], None]) -> None:
-        """Start the thread; `served` is called after each turn a channel got from it."""
+        """Start the thread; `served` is called after each turn a channel got from it. Raises RuntimeError."""
         self._served = served
         self._thread.start()
+        while not self._runs.wait(_PAUSE_S):
+            if not self._thread.is_alive():  # CPython had no memory for its first frame
+                raise RuntimeError("can't start new thread: it ended before it ran")
 
     @property
     def stopped(self) -> bool:
@@ -118,6 +122,7 @@ class Reactor:
         os.close(self._wake)
 
     def _run(self) -> None:
+        self._runs.set()
         while not self._stopping:
             try:
                 events = self._poller.poll(self._resume())
