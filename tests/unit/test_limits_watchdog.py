@@ -32,16 +32,12 @@ class StandingClock:
 
     def wait(self, condition: threading.Condition, timeout_s: float | None) -> None:
         self._condition = condition
-        while timeout_s is None or self._now_ns + timeout_s * 1e9 > self._end_ns:
-            self._now_ns = max(self._now_ns, self._end_ns)
-            self._idle.set()
-            before_ns = self._now_ns
-            condition.wait()
-            if timeout_s is None or self._now_ns != before_ns:
-                return
-            if self._end_ns == before_ns:  # notified of a new entry, not of time
-                return
-        self._now_ns += int(timeout_s * 1e9) + 1
+        if timeout_s is not None and self._now_ns + timeout_s * 1e9 <= self._end_ns:
+            self._now_ns += int(timeout_s * 1e9) + 1
+            return
+        self._now_ns = max(self._now_ns, self._end_ns)
+        self._idle.set()
+        condition.wait()  # for a new entry or for time: the watchdog looks at both anew
 
     def advance(self, seconds: float) -> None:
         """Let that much time pass, and wait until the watchdog has done all that fell due."""
