@@ -238,6 +238,10 @@ def _imports(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
             above = next((changed[up] for up in _wider(name) if up in changed), 0)
             if changed[name] and changed[name] != above:
                 yield _change(changed[name] > 0, capability, name)
+            elif kind == "module":
+                alone = int(_importable(after, name)) - int(_importable(before, name))
+                if alone and alone != changed[name]:
+                    yield _change(alone > 0, capability, name)
 
 
 def name_table(rules: tuple[ImportRule, ...], kind: str) -> dict[str, bool]:
@@ -267,6 +271,13 @@ def _wider(name: str) -> Iterator[str]:
 def decided(table: dict[str, bool], name: str) -> bool:
     """Return what the most specific rule of `name_table` says of a module; False where none speaks of it."""
     return next((table[up] for up in (name, *_wider(name)) if up in table), False)
+
+
+def _importable(table: dict[str, bool], name: str) -> bool:
+    """Tell whether this very module may be imported: by a rule, or to reach a granted one within it."""
+    if any(up in table for up in (name, *_wider(name))):
+        return decided(table, name)
+    return any(allow and below.startswith(f"{name}.") for below, allow in table.items())
 
 
 def _jit(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:

@@ -97,6 +97,11 @@ def test_a_redundant_rule_changes_nothing() -> None:
         (Policy(), Policy().with_limits(wall="1s", memory=None), ["narrowed: limit.wall 30s -> 1s",
                                                                   "widened: limit.memory 256MiB -> none"]),
         (Policy(), Policy().deny_random(), ["narrowed: random.read"]),
+        (
+            Policy().allow_import("json.decoder"),
+            Policy().allow_import("json.decoder").deny_import("json"),
+            ["narrowed: import.module json"],
+        ),
         (Policy(), Policy().allow_native("numpy"), ["widened: import.module numpy", "widened: import.native numpy"]),
     ],
 )  # fmt: skip
