@@ -54,7 +54,9 @@ class Learning:
             return
         for rule in self.policy.files:
             if rule.text == error.rule and rule not in self._base.files:
-                rights = [right for right in rule.allow if right != "read"] or rule.allow
+                rights = {right for right in rule.allow if right != "read"} or set(rule.allow)
+                if "write" in rights:  # a grant of metadata is one of writing, too (policy/suggest.py)
+                    rights.add("metadata")
                 self.out_of_reach |= {(f"fs.{right}", rule.path) for right in rights}
 
     def _within_reach(self, events: list[Any]) -> list[Any]:
