@@ -18,7 +18,8 @@ from ..capability import Capability
 from ..decision import DenialCode, Mode, Verdict
 from ..policy import suggest, web
 from . import tunnel
-from .forward import Credentials, Encoded, Reader, Stream, Upstream, Writer, forward
+from .credentials import Credentials, Encoded, Unsignable
+from .forward import Reader, Stream, Upstream, Writer, forward
 from .hiding import Hider
 from .meter import Meter, OverLimit
 from .names import Names, RefusedAddress, Unreachable, connect
@@ -126,6 +127,8 @@ class Connection:
             return await forward(self, event, onward, up, Credentials(given, Hider(secrets)))
         except Encoded as error:
             raise Unreachable(f"{request.host}: {error}") from None
+        except Unsignable as error:
+            raise Refusal(str(request), DenialCode.LIMIT_EXCEEDED, str(error), status=413) from None
         except (OSError, TimeoutError, h11.RemoteProtocolError) as error:
             if self.http.our_state is not h11.SEND_RESPONSE:
                 raise

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import h11
 
-from ..policy.secrets import Injection
-from .hiding import Hider, hide
+from .credentials import MOST_SIGNED_BYTES, Credentials, Headers, Unsignable
 from .meter import Meter
 
 #: Without a byte from the host for so long, the exchange ends (seconds).
@@ -23,7 +20,6 @@ _OF_ONE_HOP = frozenset(
      b"keep-alive", b"te", b"trailer", b"upgrade", b"http2-settings", b"expect")
 )  # fmt: skip
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
-_Headers = list[tuple[bytes, bytes]]
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -67,46 +63,13 @@ class Asked(Protocol):
         ...
 
 
-def _kept(headers: _Headers, without: frozenset[bytes]) -> _Headers:
+def _kept(headers: Headers, without: frozenset[bytes]) -> Headers:
     """Return the headers that go on, as they were spelt: not those of one hop, nor what Connection names as such."""
     named = {
         word.strip().lower() for name, value in headers if name.lower() == b"connection" for word in value.split(b",")
     }
     dropped = without | (named - _FRAMING - {b"host"})
     return [(name, value) for name, value in headers if name.lower() not in dropped]
-
-
-class Encoded(Exception):
-    """An answer is compressed, so that no credential can be found in it."""
-
-
-@dataclass
-class Credentials:
-    """What is put into one request, and what is kept out of its answer."""
-
-    given: Sequence[Injection]
-    hider: Hider
-
-    def into(self, headers: _Headers) -> _Headers:
-        """Return a request's headers with the credentials in place of the guest's own."""
-        if not self.hider.hidden:
-            return headers
-        names = {one.header.lower().encode() for one in self.given}
-        # no compression, no parts: a credential could not be found in them
-        dropped = names | {b"accept-encoding", b"range", b"if-range"}
-        kept = [(name, value) for name, value in headers if name.lower() not in dropped]
-        added = {one.header.lower(): (one.header.encode(), one.value.encode()) for one in reversed(self.given)}
-        return [*kept, *added.values(), (b"Accept-Encoding", b"identity")]
-
-    def out_of(self, event: h11.Response, headers: _Headers) -> tuple[_Headers, bytes]:
-        """Return an answer's headers and reason without credentials. Raises Encoded."""
-        if not self.hider.hidden:
-            return headers, event.reason
-        coded = [value.strip().lower() for name, value in headers if name.lower() == b"content-encoding"]
-        if any(value not in (b"", b"identity") for value in coded):
-            raise Encoded("its answer is compressed, and may hold a credential")
-        found = self.hider.hidden
-        return [(hide(name, found), hide(value, found)) for name, value in headers], hide(event.reason, found)
 
 
 class Upstream:
@@ -139,15 +102,17 @@ class Upstream:
 async def forward(guest: Asked, request: h11.Request, target: bytes, up: Upstream, credentials: Credentials) -> bool:
     """Carry one exchange; return whether the guest's connection can carry another.
 
-    Raises OSError, ProtocolError, OverLimit, Encoded.
+    Raises OSError, ProtocolError, OverLimit, Encoded, Unsignable.
     """
     whole = False
     try:
-        headers = credentials.into(_kept(request.headers.raw_items(), _OF_ONE_HOP))
+        headers = _kept(request.headers.raw_items(), _OF_ONE_HOP)
+        known = await _whole_body(guest) if credentials.needs_body(headers) else None
+        target, headers = credentials.into(request.method, target, headers, known or b"")
         head = up.http.send(h11.Request(method=request.method, target=target, headers=headers)) or b""
         guest.meter.sent(len(head))
         up.writer.write(head)
-        body = asyncio.ensure_future(_send_body(guest, up))
+        body = asyncio.ensure_future(_send_body(guest, up, known))
         answer = asyncio.ensure_future(_answer(guest, up, credentials))
         try:
             await asyncio.wait((body, answer), return_when=asyncio.FIRST_COMPLETED)
@@ -167,8 +132,27 @@ async def forward(guest: Asked, request: h11.Request, target: bytes, up: Upstrea
     return whole and guest.http.our_state is h11.DONE and guest.http.their_state is h11.DONE
 
 
-async def _send_body(guest: Asked, up: Upstream) -> None:
+async def _whole_body(guest: Asked) -> bytes:
+    """Return a request's body. Raises Unsignable for a large one."""
+    body = bytearray()
+    while isinstance(event := await guest.next_event(), h11.Data):
+        guest.meter.sent(len(event.data))
+        body += event.data
+        if len(body) > MOST_SIGNED_BYTES:
+            limit = f"{MOST_SIGNED_BYTES >> 20} MiB"
+            raise Unsignable(f"a body over {limit} can be signed only where its client states x-amz-content-sha256")
+    if not isinstance(event, h11.EndOfMessage):
+        raise ConnectionAbortedError("the guest has gone")
+    return bytes(body)
+
+
+async def _send_body(guest: Asked, up: Upstream, known: bytes | None = None) -> None:
+    """Send a request's body as it comes, or what is `known` of it: all."""
     host, writer = up.http, up.writer
+    if known is not None:
+        writer.write((host.send(h11.Data(data=known)) or b"") + (host.send(h11.EndOfMessage()) or b""))
+        await writer.drain()
+        return
     while True:
         event = await guest.next_event()
         if isinstance(event, h11.Data):

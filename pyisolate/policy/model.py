@@ -323,7 +323,8 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
 
         `source`: "env:NAME" or "file:/path", read by the supervisor when a sandbox starts. `inject`: what it becomes
         and where, such as "bearer https://api.example.org/v1/*" (without https://: into plain HTTP), "basic ..." (of
-        user:password) or "header:X-Api-Key ...".
+        user:password), "header:X-Api-Key ...", "query:key ..." (a parameter) or "sigv4:REGION/SERVICE ..." (of
+        ACCESS_KEY_ID:SECRET_ACCESS_KEY, and :SESSION_TOKEN of temporary ones).
         """
         added = secret({"name": name, "from": source, "inject": inject})
         return msgspec.structs.replace(self, secrets=(*self.secrets, added))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -19,13 +20,17 @@ from .rules import Secret as Secret
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 _SOURCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,254}|file:/[^\0\n]{1,4000}")
-_INJECT = re.compile(r"(?P<kind>bearer|basic|header:(?P<header>[A-Za-z0-9-]{1,64})) (?P<place>\S+)")
+_INJECT = re.compile(
+    r"(?P<kind>bearer|basic|header:(?P<header>[A-Za-z0-9-]{1,64})|query:[A-Za-z0-9._-]{1,64}"
+    r"|sigv4:[a-z0-9-]{1,32}/[a-z0-9-]{1,32}) (?P<place>\S+)"
+)
 #: What the proxy writes itself, or what says where a request goes and how long it is.
 _RESERVED = frozenset(
     ("host", "content-length", "transfer-encoding", "connection", "proxy-authorization", "proxy-connection", "upgrade",
      "te", "trailer", "expect", "keep-alive")
 )  # fmt: skip
 _VALUE = re.compile(r"[\x21-\x7e]{8,4096}")
+_ACCESS_KEY = re.compile(r"[A-Z0-9]{16,128}:(?P<secret>[A-Za-z0-9/+=]{16,128})(?::(?P<token>[A-Za-z0-9/+=]{16,4000}))?")
 
 
 def secret(item: dict[str, Any]) -> Secret:
@@ -37,7 +42,8 @@ def secret(item: dict[str, Any]) -> Secret:
         raise PolicySyntaxError(f"secret {name}: unknown source", hint="write env:NAME or file:/path, never the value")
     match = _INJECT.fullmatch(inject)
     if match is None or (match["header"] or "").lower() in _RESERVED:
-        hint = 'write "bearer https://api.example.org/v1/*", "basic ...", or "header:X-Api-Key ..."'
+        hint = 'write "bearer https://api.example.org/v1/*", "basic ...", "header:X-Api-Key ...", "query:key ..." or '
+        hint += '"sigv4:eu-west-1/s3 ..."'
         raise PolicySyntaxError(f"secret {name}: inject cannot be read", hint=hint)
     place = str(units.http_target(f"* {match['place']}"))[2:]
     return Secret(name=name, source=source, inject=f"{match['kind']} {place}")
@@ -50,15 +56,19 @@ def canonical_secrets(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
 
 
 class Injection(msgspec.Struct, frozen=True, kw_only=True):
-    """A credential as the proxy uses it: a header, its value, what must not come back, and for which requests."""
+    """A credential as the proxy uses it: where it goes in a request, what must not come back, and for which requests.
 
-    header: str
+    `name` is that of the header or the query's parameter, or the region and service of a signature.
+    """
+
+    form: Literal["header", "query", "sigv4"] = "header"
+    name: str
     value: str
     hidden: tuple[str, ...]
     rule: WebRule
 
     def __repr__(self) -> str:
-        return f"<Injection of {self.header} for {self.rule.host}{self.rule.path}>"
+        return f"<Injection of {self.form} {self.name} for {self.rule.host}{self.rule.path}>"
 
 
 def injection(stated: Secret, value: str) -> Injection:
@@ -76,8 +86,18 @@ def injection(stated: Secret, value: str) -> Injection:
         tls=target.tls,
     )
     encoded = base64.b64encode(value.encode()).decode()
+    hidden = (value, encoded)
     if kind == "bearer":
-        return Injection(header="Authorization", value=f"Bearer {value}", hidden=(value, encoded), rule=rule)
+        return Injection(name="Authorization", value=f"Bearer {value}", hidden=hidden, rule=rule)
     if kind == "basic":
-        return Injection(header="Authorization", value=f"Basic {encoded}", hidden=(value, encoded), rule=rule)
-    return Injection(header=kind.partition(":")[2], value=value, hidden=(value, encoded), rule=rule)
+        return Injection(name="Authorization", value=f"Basic {encoded}", hidden=hidden, rule=rule)
+    form, _, name = kind.partition(":")
+    if form == "query":
+        return Injection(form="query", name=name, value=value, hidden=(*hidden, quote(value, safe="")), rule=rule)
+    if form == "sigv4":
+        key = _ACCESS_KEY.fullmatch(value)
+        if key is None:
+            raise ValueError("must be ACCESS_KEY_ID:SECRET_ACCESS_KEY, or that and :SESSION_TOKEN")
+        parts = tuple(part for part in (key["secret"], key["token"]) if part)
+        return Injection(form="sigv4", name=name, value=value, hidden=(*hidden, *parts), rule=rule)
+    return Injection(name=name, value=value, hidden=hidden, rule=rule)

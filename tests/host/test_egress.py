@@ -31,7 +31,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.seen.append(f"{self.command} {self.path}")  # type: ignore[attr-defined]
         self.server.authorized.append(self.headers.get("Authorization"))  # type: ignore[attr-defined]
-        body = f"{self.command} {self.path} {self.headers['Host']} ".encode() + self._body()
+        sent = self._body()
+        self.server.last = (self.command, self.path, list(self.headers.items()), sent)  # type: ignore[attr-defined]
+        body = f"{self.command} {self.path} {self.headers['Host']} ".encode() + sent
         if self.path.endswith("/echo"):
             body += str(self.headers.get("Authorization")).encode()
         if self.path.endswith("/zipped"):

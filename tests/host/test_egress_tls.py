@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import hashlib
 import os
 import re
 import ssl
@@ -14,6 +16,7 @@ import pytest
 import pyisolate
 from pyisolate import EnforcementError, Policy
 from pyisolate.decision import DenialCode
+from pyisolate.egress import signing
 from tests.host.test_egress import _HELPERS, _TUNNEL, NAMES, Server, _memory, refused
 
 pytestmark = pytest.mark.once
@@ -194,6 +197,37 @@ def test_credentials_go_in_over_tls_and_keys_stay_out_of_the_cell(
             assert secret[40:80].encode() not in memory
             assert "PRIVATE" not in repr(admitted)
     assert not bundle.exists()
+
+
+def test_a_key_signs_requests_and_a_parameter_is_put_in(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    access = signing.Key(
+        "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "", "eu-west-1", "execute-api"
+    )
+    monkeypatch.setenv("EGRESS_AWS", f"{access.identifier}:{access.secret}")
+    monkeypatch.setenv("EGRESS_PARAMETER", SECRET)
+    policy = world.policy.with_secret(
+        "aws", "env:EGRESS_AWS", f"sigv4:eu-west-1/execute-api https://{world.place}/v1/a/*"
+    )
+    policy = policy.with_secret("map", "env:EGRESS_PARAMETER", f"query:key https://{world.place}/v1/b/*")
+    with world.supervisor.spawn("signed", policy) as sandbox:
+        sandbox.exec(_HELPERS.format(authority=world.authority) + _TUNNEL + _ASKED.format(place=world.place))
+        own = "headers={'Authorization': 'own', 'X-Amz-Date': 'own'}"
+        sandbox.exec(f"ask('/v1/a/b%20c?z=1&a=%2B', data=b'a body', {own})")
+        method, path, headers, body = world.secure.http.last  # type: ignore[attr-defined]
+        sent = dict(headers)
+        at = datetime.datetime.strptime(sent["X-Amz-Date"], "%Y%m%dT%H%M%SZ")
+        kept = [(n.encode(), v.encode()) for n, v in headers if n.lower().encode() not in signing.REPLACED]
+        hashed = hashlib.sha256(b"a body").hexdigest()
+        assert (method, path, body) == ("POST", "/v1/a/b%20c?z=1&a=%2B", b"a body")
+        expected = dict(signing.sign(access, b"POST", path.encode(), kept, hashed, at))[b"Authorization"].decode()
+        assert sent["Authorization"] == expected
+        assert abs((datetime.datetime.now(datetime.UTC).replace(tzinfo=None) - at).total_seconds()) < 60
+        event = refused(sandbox, "ask('/v1/a/large', data=b'x' * (2 << 20))").denial_event
+        assert event is not None
+        assert event.code is DenialCode.LIMIT_EXCEEDED
+        said = sandbox.eval("ask('/v1/b/c?key=own&q=1')")
+        assert world.secure.http.last[1] == f"/v1/b/c?q=1&key={SECRET}"  # type: ignore[attr-defined]
+        assert said.startswith(f"GET /v1/b/c?q=1&key={'*' * len(SECRET)} ")
 
 
 def test_a_sandbox_that_trusts_no_authority_is_not_led_into_one(world: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import hashlib
 import ipaddress
 import ssl
 
@@ -11,7 +13,7 @@ import pytest
 from pyisolate import EnforcementError, Policy, PolicySyntaxError
 from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Verdict
-from pyisolate.egress import messages, tunnel
+from pyisolate.egress import messages, signing, tunnel
 from pyisolate.egress.hiding import Hider
 from pyisolate.egress.request import Refusal, read_request
 from pyisolate.policy import compile_policy, secrets, suggest, units, web
@@ -238,6 +240,40 @@ def test_a_value_that_cannot_be_hidden_is_refused_and_not_shown(value: str) -> N
     with pytest.raises(ValueError, match="visible ASCII") as caught:
         secrets.injection(stated, value)
     assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("service", "host", "target", "signature"),
+    [  # as AWS documents them (IAM User Guide; S3 API Reference)
+        ("iam", "iam.amazonaws.com", b"/?Action=ListUsers&Version=2010-05-08",
+         "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7"),
+        ("s3", "examplebucket.s3.amazonaws.com", b"/?lifecycle",
+         "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"),
+        ("s3", "examplebucket.s3.amazonaws.com", b"/?prefix=J&max-keys=2",
+         "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"),
+    ],
+)  # fmt: skip
+def test_requests_are_signed_as_documented(service: str, host: str, target: bytes, signature: str) -> None:
+    iam = service == "iam"
+    identifier, slash = ("AKIDEXAMPLE", "+") if iam else ("AKIAIOSFODNN7EXAMPLE", "/")
+    key = signing.Key(identifier, f"wJalrXUtnFEMI/K7MDENG{slash}bPxRfiCYEXAMPLEKEY", "", "us-east-1", service)
+    headers = [(b"Host", host.encode())]
+    if iam:
+        headers.append((b"Content-Type", b"application/x-www-form-urlencoded; charset=utf-8"))
+    at = datetime.datetime(2015, 8, 30, 12, 36) if iam else datetime.datetime(2013, 5, 24)
+    signed = dict(signing.sign(key, b"GET", target, headers, hashlib.sha256().hexdigest(), at))
+    assert signed[b"Authorization"].decode().endswith(f"Signature={signature}")
+
+
+def test_a_key_of_aws_has_its_parts_and_none_is_shown() -> None:
+    stated = secrets.secret({"name": "aws", "from": "env:A", "inject": "sigv4:eu-west-1/s3 https://b.a.org/*"})
+    made = secrets.injection(stated, f"AKIAIOSFODNN7EXAMPLE:{'k' * 40}:{'t' * 100}")
+    assert {"k" * 40, "t" * 100} <= set(made.hidden)
+    assert "kkk" not in repr(made)
+    with pytest.raises(ValueError, match="ACCESS_KEY_ID:SECRET_ACCESS_KEY"):
+        secrets.injection(stated, "sk-123456789")
+    with pytest.raises(PolicySyntaxError):
+        secrets.secret({"name": "aws", "from": "env:A", "inject": "sigv4:s3 https://b.a.org/*"})
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
