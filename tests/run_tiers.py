@@ -10,6 +10,7 @@ import argparse
 import collections
 import concurrent.futures
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -41,6 +42,8 @@ PRIVILEGED_FEATURES = {"bcc", "bpf", "cgroup", "cgroup_bpf", "prometheus", "vm"}
 #: `make test-fast`: what each of its two runs chooses. They run side by side.
 FAST = {"unit": "not slow and not fuzz and not soak", "host": "core and not slow and not fuzz and not soak"}
 
+#: Names of folders of runs.
+_FOLDERS = itertools.count(1)
 SUMMARY = re.compile(r"(\d+) passed, (\d+) failed, (\d+) skipped")
 NO_TESTS_COLLECTED = 5
 
@@ -180,9 +183,10 @@ def side_by_side(title: str, scratch: Path, one: Callable[[Path, list[str]], Out
     `one` runs it in a folder, with more options of pytest (tests/side_by_side.py).
     """
     claims = Path(tempfile.mkdtemp(prefix="claims-", dir=scratch))
-    claims.chmod(0o777)
+    claims.chmod(0o1777)
     plugin = ["-p", "tests.side_by_side", "--claims", str(claims), "-p", "no:cacheprovider"]
-    folders = [claims / name for name in ("first", "second", "alone")]
+    # short names, in a directory that no other user can write to: tests make sockets and caches there (sun_path: 108)
+    folders = [scratch / str(next(_FOLDERS)) for _ in range(3)]
     for folder in folders:
         folder.mkdir()
     with concurrent.futures.ThreadPoolExecutor(2) as runs:
