@@ -76,9 +76,9 @@ def test_passes(): pass
 def test_skips(): pytest.skip("no reason")
 def test_fails(): assert False
 def test_leaves(leaves): pass
-def test_fails_beside(): assert "alone" in os.environ["FOLDER"]
+def test_fails_beside(): assert "alone" in os.environ["HOW"]
 @pytest.mark.alone
-def test_measures(): assert "alone" in os.environ["FOLDER"]
+def test_measures(): assert "alone" in os.environ["HOW"]
 """
 
 
@@ -92,7 +92,8 @@ def test_a_tier_shared_by_two_runs_is_run_once_and_what_failed_is_judged_alone(
     def one(folder: Path, options: list[str]) -> run_tiers.Outcome:
         outcome, report = run_tiers.Outcome("small"), folder / "junit.xml"
         command = [sys.executable, "-m", "pytest", "-q", str(tmp_path), f"--junitxml={report}", *options]
-        env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(run_tiers.ROOT), "FOLDER": folder.name}
+        how = "alone" if "--alone" in options else "beside another"
+        env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(run_tiers.ROOT), "HOW": how}
         with (folder / "output").open("w") as output:
             subprocess.run(command, cwd=run_tiers.ROOT, env=env, stdout=output, check=False)
         assert run_tiers.read_junit(report, outcome)
