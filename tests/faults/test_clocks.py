@@ -31,6 +31,8 @@ DATES = {
     "telemetry/shared_metrics.py": "when a value in a file was written",
     "telemetry/metrics.py": "when a counter was made",
     "cli/event_source.py": "the time that a reader asks about",
+    "egress/bundles.py": "the age of what a dead host left, which its file system dates by that clock",
+    "environments/environment.py": "when an environment was built",
 }
 
 
