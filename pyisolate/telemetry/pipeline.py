@@ -7,6 +7,7 @@ the refusal.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import msgspec
 
 from ..capability import Capability
 from ..decision import Mode, Verdict
+from ..native.forked import renew
 from ..records import BrokerRecord, Evaluation, KernelRecord, Probe, Reporter, SandboxContext, is_denial
 from .correlate import Joiner, LateReport
 from .event import DenialEvent
@@ -30,7 +32,8 @@ _log = logging.getLogger("pyisolate.telemetry")
 
 
 class SandboxTelemetry:
-    """Validates, joins, merges and records. Thread-safe.
+    """Validates, joins, merges and records. Thread-safe: from two halves of one operation that come at the same time,
+    by two threads, the first makes the event, and the second finds it made.
 
     `expects` names the capabilities whose kernel records arrive by themselves, `translate_tid` and `hold_ms` are the
     `Joiner`'s. `probe` is asked about what the broker refused; `unavailable` says why a capability's kernel verdict
@@ -56,6 +59,9 @@ class SandboxTelemetry:
         self._hold_s = hold_ms / 1000
         self._suggest, self._probe, self._unavailable = suggest, probe, unavailable
         self._closed = False
+        #: from the search for a record's other half until what was made of it can be found
+        self._one_by_one = threading.RLock()
+        renew(self)
         self._shadow: tuple[str, str] | None = None
         self._shadow_reasons: Mapping[str, str] = {}
 
@@ -71,10 +77,11 @@ class SandboxTelemetry:
         record = validate_broker_record(data)
         if record.shadow and (self._shadow is None or record.verdict is not Verdict.WOULD_DENY):
             raise InvalidRecord("denial record, from the guest: no shadow policy says so")
-        events = [
-            self._complete(item) if isinstance(item, LateReport) else self._alone(item)
-            for item in self._joiner.broker(record)
-        ]
+        with self._one_by_one:
+            events = [
+                self._complete(item) if isinstance(item, LateReport) else self._alone(item)
+                for item in self._joiner.broker(record)
+            ]
         if self._joiner.waiting and not self._closed:
             self.recorder.timer.call_in(self._hold_s, self._settle_due)
         return events
@@ -101,6 +108,10 @@ class SandboxTelemetry:
         """Take an enforcer's record; return the event recorded now, or nothing when neither layer refused."""
         if record.evaluation is Evaluation.COUNTED:
             return [self._record(None, record)]  # it names no operation that another half could belong to
+        with self._one_by_one:
+            return self._join(record)
+
+    def _join(self, record: KernelRecord) -> list[DenialEvent]:
         broker = self._joiner.kernel(record)
         if not is_denial(broker, record):
             return []
@@ -122,7 +133,8 @@ class SandboxTelemetry:
 
     def settle(self) -> list[DenialEvent]:
         """Record what still waits for its other half: call it before a request's result is handed out."""
-        return [self._alone(record) for record in self._joiner.settle(force=True)]
+        with self._one_by_one:
+            return [self._alone(record) for record in self._joiner.settle(force=True)]
 
     def close(self) -> None:
         """Settle and end followers. Idempotent; `store` stays readable."""
@@ -131,9 +143,14 @@ class SandboxTelemetry:
             self.settle()
             self.recorder.close(self.context.sandbox_id)
 
+    def renew_after_fork(self) -> None:
+        """Replace the lock, which a thread of the parent may hold."""
+        self._one_by_one = threading.RLock()
+
     def _settle_due(self) -> None:
-        for record in self._joiner.settle():
-            self._alone(record)
+        with self._one_by_one:
+            for record in self._joiner.settle():
+                self._alone(record)
 
     def _alone(self, record: BrokerRecord) -> DenialEvent:
         kernel = self._ask(record) if record.verdict is Verdict.DENY and record.errno is None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -276,6 +277,32 @@ def test_what_both_layers_let_through_is_one_event(recorder: Recorder, kernel_fi
     assert event.origin == "job.py:3 in main"
     assert telemetry.settle() == []
     assert recorder.metrics.denials.total() == 1 == telemetry.store.total
+
+
+@pytest.mark.parametrize("first", ["kernel", "guest"])
+def test_halves_that_come_at_the_same_time_are_one_event(recorder: Recorder, first: str) -> None:
+    telemetry, real = _watched(recorder), recorder.record
+    telemetry.guest(broker(target="/tmp/other", verdict=Verdict.WOULD_DENY))  # the control: of another operation
+    telemetry.settle()
+
+    def report() -> None:
+        telemetry.guest(broker(verdict=Verdict.WOULD_DENY))
+        telemetry.settle()  # the request ends
+
+    halves = {"guest": report, "kernel": lambda: telemetry.kernel(kernel(verdict=Verdict.WOULD_DENY))}
+    other = threading.Thread(target=halves["kernel" if first == "guest" else "guest"])
+
+    def record(event: DenialEvent) -> DenialEvent:
+        if not other.ident:
+            other.start()
+            other.join(0.1)  # what it can do while this half is being recorded
+        return real(event)
+
+    recorder.record = record  # type: ignore[method-assign]
+    halves[first]()
+    other.join()
+    assert [event.target for event in telemetry.store.events()].count("/etc/shadow") == 1
+    assert telemetry.store.total == 2
 
 
 def test_a_kernel_record_that_comes_late_completes_what_was_told_alone(recorder: Recorder) -> None:
