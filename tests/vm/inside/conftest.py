@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.markers import MARKERS
+
 IN_VM = os.environ.get("PYISOLATE_VM") == "1"
 collect_ignore_glob = [] if IN_VM else ["test_*.py"]
 
-#: Those of tests/conftest.py, which stays outside: its leak check would cost more here than the tests.
-MARKERS = ("leaks(reason): no leak check", *(f"{name}: on request only" for name in ("fuzz", "soak", "slow", "core")))
 
-
+# tests/conftest.py stays outside: its leak check would cost more here than the tests.
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
