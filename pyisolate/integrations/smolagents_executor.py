@@ -11,11 +11,12 @@ from typing import Any, Unpack
 from smolagents.local_python_executor import CodeOutput, PythonExecutor
 from smolagents.tools import Tool
 
-from ..errors import SandboxError
+from ..errors import PolicyError, SandboxError
 from ..sandbox.process import Sandbox
 from ..supervisor.options import PolicyLike, SpawnOptions
 from ..supervisor.supervisor import Supervisor
 from .kept_sandbox import KeptSandbox
+from .model_text import for_model
 
 #: What ends the code at the place where the agent gives its answer, past every `except Exception`.
 _FINAL = """
@@ -70,6 +71,9 @@ class SandboxPythonExecutor(PythonExecutor):  # type: ignore[misc]
             result = sandbox.exec(code_action, timeout=self._timeout)
         except SandboxError as error:
             error.denials = tuple(one for one in sandbox.get_denial_events() if one.event_id not in seen)
+            if len(for_model(error.denials)) < len(error.denials) and not isinstance(error, PolicyError):
+                # the hint may say that a file which was looked for exists on the host
+                error.hint, error.args = None, (error.summary,)
             raise
         if self._answers:
             return CodeOutput(output=self._answers[0], logs=result.stdout, is_final_answer=True)

@@ -78,6 +78,23 @@ def test_a_refusal_is_the_steps_error_and_the_agent_goes_on(supervisor: pyisolat
         assert agent.run("Read it")  # the control
 
 
+def test_no_step_reads_which_files_a_host_has(supervisor: pyisolate.Supervisor) -> None:
+    from pyisolate.integrations.smolagents_executor import SandboxPythonExecutor
+
+    executor = SandboxPythonExecutor("compute", supervisor=supervisor)
+    try:
+        executor.send_tools({})
+        said = []
+        for path in ("/etc/shadow", "/etc/absent"):
+            with pytest.raises(pyisolate.GuestError) as raised:
+                executor(f"import os; os.stat({path!r})")
+            said.append(str(raised.value).replace(path, "PATH"))
+            assert bool(raised.value.denials) is (path == "/etc/shadow")  # whom it may concern has the event
+        assert said[0] == said[1]
+    finally:
+        executor.cleanup()
+
+
 def test_variables_arrive_and_an_answer_passes_except_clauses(supervisor: pyisolate.Supervisor) -> None:
     steps = ["try:\n    final_answer(sum(numbers))\nexcept Exception:\n    pass\nfinal_answer(-1)"]
     with agent_of(supervisor, steps, []) as agent:
