@@ -83,7 +83,7 @@ SHARED void notify_flight_settle(notify_listener *l, struct notify_flight *f)
 		notify_flight_end(l, f);
 }
 
-static void notify_settle_all(notify_listener *l, struct notify_sandbox *s)
+SHARED void notify_settle_all(notify_listener *l, struct notify_sandbox *s)
 {
 	struct notify_flight *next;
 
@@ -155,25 +155,4 @@ SHARED int64_t notify_send_kept(notify_listener *l, struct notify_sandbox *s, in
 		f->messages[(f->first + f->count++) % NOTIFY_FLIGHT] = (uint8_t)m->rights;
 	notify_flight_settle(l, f);
 	return result;
-}
-
-/* Keep the descriptors of a message that is to be sent: 0, or 1 when refused and answered. The bound is the kernel's own:
- * what the sender may have open. */
-SHARED int notify_keep_rights(const struct notify_call *c, int count)
-{
-	struct notify_decision d = { .reason = NOTIFY_LIMIT_EXCEEDED, .rule = -1, .presented = -1 };
-	struct notify_call named = *c;
-	struct notify_sandbox *s = c->sandbox;
-	uint64_t most;
-
-	if (!count)
-		return 0;
-	notify_settle_all(c->l, s);
-	if (notify_hard_limit(c->tid, RLIMIT_NOFILE, &most))
-		most = 0;
-	if ((uint64_t)(s->kept[NOTIFY_KEPT_RIGHTS] + count) <= most && notify_keep(c->l, s, NOTIFY_KEPT_RIGHTS, count))
-		return 0;
-	named.args[0] = (uint64_t)count; /* the record shows how many */
-	notify_refuse(&named, PYI_LIMIT_OPEN_FILES, ETOOMANYREFS, &d, NULL);
-	return 1;
 }

@@ -249,7 +249,10 @@ SHARED void *notify_injector(void *argument)
 		if (!l->idle)
 			notify_add_injector(l); /* where it fails, sandboxes wait for each other here */
 		pthread_mutex_unlock(&l->job_lock);
-		notify_inject(job);
+		if (job->domain < 0)
+			notify_inject_own(job);
+		else
+			notify_inject(job);
 		notify_free(job);
 		pthread_mutex_lock(&l->job_lock);
 		s->injecting = 0;

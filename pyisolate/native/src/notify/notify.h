@@ -367,6 +367,8 @@ static inline uint64_t notify_now(void)
 /* ---- what the parts call of each other -------------------------------------------------------------------- */
 
 /* wait.c */
+SHARED void notify_settle_question(struct notify_wait *w, int reply, int verdict, int error);
+SHARED void notify_refuse_question(notify_listener *l, struct notify_wait *w, int reply);
 SHARED void notify_answer(struct notify_sandbox *s, uint64_t id, int64_t value, int error, uint32_t flags);
 SHARED void notify_result(const struct notify_call *c, int64_t result);
 SHARED void notify_continue(const struct notify_call *c);
@@ -381,13 +383,11 @@ SHARED void notify_wait_end(notify_listener *l, struct notify_wait *w);
 SHARED int notify_park(const struct notify_call *c, int fd, const struct notify_wait *what);
 SHARED void notify_wait_step(notify_listener *l, struct notify_wait *w);
 SHARED void notify_tick(notify_listener *l);
-SHARED int notify_other_argument(int nr);
 SHARED void notify_wait_finish(notify_listener *l, struct notify_wait *w, int64_t result);
 SHARED int notify_wait_connect(notify_listener *l, struct notify_wait *w);
 
 /* question.c */
 SHARED int notify_ask(const struct notify_call *c, int fd, const struct notify_endpoint *to, const struct notify_decision *d);
-SHARED void notify_refuse_question(notify_listener *l, struct notify_wait *w, int reply);
 SHARED void notify_take_answers(notify_listener *l);
 
 /* policy.c */
@@ -398,9 +398,7 @@ SHARED notify_policy *notify_policy_hold(notify_policy *p);
 SHARED void notify_policy_drop(notify_policy *p);
 
 /* socket.c */
-SHARED void notify_inject(const struct notify_job *job); /* own.c: the next two */
-SHARED void notify_inject_own(const struct notify_job *job);
-SHARED int notify_opens_own(const struct notify_call *c);
+SHARED void notify_inject(const struct notify_job *job);
 SHARED void notify_give_fd(const struct notify_job *job, int fd, int close_on_exec);
 SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kind, int protocol);
 SHARED void notify_do_socket(const struct notify_call *c);
@@ -410,15 +408,14 @@ SHARED void notify_do_connect(const struct notify_call *c);
 SHARED void notify_do_bind(const struct notify_call *c);
 SHARED void notify_do_listen(const struct notify_call *c);
 
+/* own.c */
+SHARED void notify_inject_own(const struct notify_job *job);
+SHARED int notify_opens_own(const struct notify_call *c);
+
 /* ring.c */
 SHARED void notify_count(struct notify_sandbox *s, int capability, int verdict);
 SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const struct notify_record *record);
 SHARED void notify_receive_again(notify_listener *l, struct notify_sandbox *s);
-
-/* turns.c */
-SHARED void notify_had_turn(notify_listener *l, struct notify_sandbox *s);
-SHARED void notify_rest_end(notify_listener *l, struct notify_sandbox *s);
-SHARED int notify_end_rests(notify_listener *l);
 SHARED void notify_ring_free(struct notify_ring *ring);
 SHARED uint32_t notify_ring_waiting(struct notify_sandbox *s);
 SHARED int notify_ring_pop(struct notify_ring *ring, struct notify_record *out, int max);
@@ -447,9 +444,12 @@ SHARED void notify_consult(struct notify_call *c);
 SHARED void notify_give_back(struct notify_sandbox *s, uint64_t id);
 SHARED int notify_is_lookup(const struct notify_endpoint *e);
 
-/* send.c */
+/* message.c */
+SHARED struct cmsghdr *notify_next_control(char *control, size_t bytes, const struct cmsghdr *at);
 SHARED void notify_close_rights(char *control, size_t bytes);
 SHARED int64_t notify_send_message(int fd, const struct notify_message *m, const char *data, char *control);
+
+/* send.c */
 SHARED void notify_do_sendto(const struct notify_call *c);
 SHARED void notify_do_sendmsg(const struct notify_call *c);
 
@@ -461,7 +461,7 @@ SHARED void notify_flight_end(notify_listener *l, struct notify_flight *f);
 SHARED void notify_flight_settle(notify_listener *l, struct notify_flight *f);
 SHARED int notify_may_queue(notify_listener *l, struct notify_sandbox *s, size_t bytes);
 SHARED int64_t notify_send_kept(notify_listener *l, struct notify_sandbox *s, int fd, const struct notify_message *m, const char *data, char *control);
-SHARED int notify_keep_rights(const struct notify_call *c, int count);
+SHARED void notify_settle_all(notify_listener *l, struct notify_sandbox *s);
 
 /* hidden.c */
 SHARED void notify_do_lock(const struct notify_call *c);
@@ -487,7 +487,13 @@ SHARED int notify_hard_limit(int tid, int resource, uint64_t *hard);
 SHARED int notify_take_fd_of(const struct notify_call *c, int pid, uint64_t number);
 SHARED int notify_take_fd(const struct notify_call *c, uint64_t number);
 SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *out, size_t room);
+SHARED int notify_other_argument(int nr);
 SHARED size_t notify_read_linked(const struct notify_call *c, const char *name, size_t length, char *out, size_t room);
+
+/* turns.c */
+SHARED void notify_had_turn(notify_listener *l, struct notify_sandbox *s);
+SHARED void notify_rest_end(notify_listener *l, struct notify_sandbox *s);
+SHARED int notify_end_rests(notify_listener *l);
 
 /* loop.c */
 SHARED void notify_bury(notify_listener *l);

@@ -55,19 +55,6 @@ SHARED int notify_ask(const struct notify_call *c, int fd, const struct notify_e
 	return 1;
 }
 
-static void notify_settle_question(struct notify_wait *w, int reply, int verdict, int error)
-{
-	w->call.reply = (uint8_t)reply;
-	w->call.waited_ms = (uint32_t)((notify_now() - w->since_ns) / 1000000u);
-	notify_tell(&w->call, PYI_NET_CONNECT, verdict, error, &w->refusal, &w->message.to);
-}
-
-SHARED void notify_refuse_question(notify_listener *l, struct notify_wait *w, int reply)
-{
-	notify_settle_question(w, reply, NOTIFY_DENY, EACCES);
-	notify_wait_finish(l, w, -EACCES);
-}
-
 /* The policy may have been replaced since: a rule that denies now is not overruled. */
 static void notify_grant_question(notify_listener *l, struct notify_wait *w)
 {

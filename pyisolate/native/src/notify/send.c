@@ -1,6 +1,4 @@
 /* sendto, sendmsg, sendmmsg: address, data and control messages are copied once, judged, and sent from the copy. */
-#include <linux/capability.h>
-
 #include "notify.h"
 
 #define NOTIFY_SEND_FLAGS (MSG_OOB | MSG_DONTROUTE | MSG_DONTWAIT | MSG_EOR | MSG_CONFIRM | MSG_MORE | MSG_FASTOPEN)
@@ -12,28 +10,6 @@ static int notify_harmless_control(const struct cmsghdr *m)
 	return (m->cmsg_level == IPPROTO_UDP && m->cmsg_type == 103 /* UDP_SEGMENT */) ||
 	       (m->cmsg_level == IPPROTO_IP && (m->cmsg_type == IP_TOS || m->cmsg_type == IP_TTL)) ||
 	       (m->cmsg_level == IPPROTO_IPV6 && (m->cmsg_type == IPV6_TCLASS || m->cmsg_type == IPV6_HOPLIMIT));
-}
-
-/* The control message after `at` (the first one for NULL), or NULL, as the kernel walks them (net/core/scm.c): glibc
- * before 2.36 stops at a last message whose padding passes the end, and the kernel still takes that one. */
-static struct cmsghdr *notify_next_control(char *control, size_t bytes, const struct cmsghdr *at)
-{
-	size_t offset = at ? (size_t)((const char *)at - control) + CMSG_ALIGN(at->cmsg_len) : 0;
-
-	return offset <= bytes && bytes - offset >= sizeof(struct cmsghdr) ? (struct cmsghdr *)(control + offset) : NULL;
-}
-
-SHARED void notify_close_rights(char *control, size_t bytes)
-{
-	for (struct cmsghdr *m = notify_next_control(control, bytes, NULL); m;
-	     m = notify_next_control(control, bytes, m)) {
-		if (m->cmsg_level != SOL_SOCKET || m->cmsg_type != SCM_RIGHTS)
-			continue;
-		int *fds = (int *)CMSG_DATA(m);
-		for (size_t i = 0; i < (m->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++)
-			if (fds[i] >= 0)
-				close(fds[i]);
-	}
 }
 
 static int notify_whole_control(const char *control, size_t bytes, const struct cmsghdr *m)
@@ -96,68 +72,6 @@ static int notify_vet_control(const struct notify_call *c, struct notify_message
 	return result;
 }
 
-/* The capabilities that this thread has in effect become `effective`. */
-static void notify_hold_capabilities(uint64_t effective)
-{
-	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct held[2];
-
-	if (syscall(SYS_capget, &head, held))
-		return;
-	held[0].effective = (uint32_t)effective;
-	held[1].effective = (uint32_t)(effective >> 32);
-	syscall(SYS_capset, &head, held);
-}
-
-/* Root is exempt from the kernel's bound on descriptors in flight (unix(7), ETOOMANYREFS); a guest for whom we send is
- * not: without the bound it would fill the kernel's memory through us. Returns what was in effect, 0 if nothing was. */
-static uint64_t notify_drop_exemption(void)
-{
-	const uint64_t exempt = 1ULL << CAP_SYS_ADMIN | 1ULL << CAP_SYS_RESOURCE;
-	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct held[2];
-
-	if (syscall(SYS_capget, &head, held))
-		return 0;
-	uint64_t effective = held[0].effective | (uint64_t)held[1].effective << 32;
-	if (!(effective & exempt))
-		return 0;
-	notify_hold_capabilities(effective & ~exempt);
-	return effective;
-}
-
-SHARED int64_t notify_send_message(int fd, const struct notify_message *m, const char *data, char *control)
-{
-	const struct notify_endpoint *to = &m->to;
-	struct notify_endpoint held;
-	int place = -1;
-
-	if (notify_names_path(to)) {
-		place = notify_hold_path(to, &held);
-		if (place < 0)
-			return place;
-		to = &held;
-	}
-	struct iovec iov = { (void *)data, m->bytes };
-	struct msghdr header = {
-		.msg_name = to->length ? (void *)&to->raw : NULL,
-		.msg_namelen = to->length,
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = m->control_bytes ? control : NULL,
-		.msg_controllen = m->control_bytes,
-	};
-	uint64_t held_capabilities = m->rights ? notify_drop_exemption() : 0;
-	ssize_t sent = sendmsg(fd, &header, (m->flags & ~MSG_FASTOPEN) | MSG_DONTWAIT | MSG_NOSIGNAL);
-	int64_t result = sent < 0 ? -errno : sent;
-	if (held_capabilities)
-		notify_hold_capabilities(held_capabilities);
-
-	if (place >= 0)
-		close(place);
-	return result;
-}
-
 /* The destination, judged. `to` is emptied where the kernel would not look at it. 0, -errno, or 1 when answered. */
 static int notify_vet_destination(const struct notify_call *c, struct notify_message *m, int domain, int type)
 {
@@ -201,6 +115,27 @@ static int notify_vet_destination(const struct notify_call *c, struct notify_mes
 		notify_tell_shadow(c, capability, notify_judge(c->policy->shadow, NOTIFY_CONNECT, m->to.family,
 							       m->to.address, m->to.port, 0), &m->to);
 	return notify_pass(c, capability, &d, &m->to) ? 0 : 1;
+}
+
+/* Keep the descriptors of a message that is to be sent: 0, or 1 when refused and answered. The bound is the kernel's own:
+ * what the sender may have open. */
+static int notify_keep_rights(const struct notify_call *c, int count)
+{
+	struct notify_decision d = { .reason = NOTIFY_LIMIT_EXCEEDED, .rule = -1, .presented = -1 };
+	struct notify_call named = *c;
+	struct notify_sandbox *s = c->sandbox;
+	uint64_t most;
+
+	if (!count)
+		return 0;
+	notify_settle_all(c->l, s);
+	if (notify_hard_limit(c->tid, RLIMIT_NOFILE, &most))
+		most = 0;
+	if ((uint64_t)(s->kept[NOTIFY_KEPT_RIGHTS] + count) <= most && notify_keep(c->l, s, NOTIFY_KEPT_RIGHTS, count))
+		return 0;
+	named.args[0] = (uint64_t)count; /* the record shows how many */
+	notify_refuse(&named, PYI_LIMIT_OPEN_FILES, ETOOMANYREFS, &d, NULL);
+	return 1;
 }
 
 /* Send from the copies; takes `fd`, and the descriptors in `control`, which are kept. */

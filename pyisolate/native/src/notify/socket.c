@@ -5,10 +5,6 @@
 /* Make the socket and put it into the guest. An injector's own descriptor: one, however many calls wait. */
 SHARED void notify_inject(const struct notify_job *job)
 {
-	if (job->domain < 0) {
-		notify_inject_own(job);
-		return;
-	}
 	int fd = socket(job->domain, (job->kind & 0xf) | SOCK_CLOEXEC | (job->kind & SOCK_NONBLOCK), job->protocol);
 	if (fd < 0) {
 		notify_answer(job->sandbox, job->id, 0, errno == EMFILE || errno == ENFILE ? -ENFILE : -errno, 0);

@@ -296,3 +296,23 @@ SHARED size_t notify_read_linked(const struct notify_call *c, const char *name, 
 		out[found++] = '?';
 	return found;
 }
+
+/* Where the second name of a call stands that has two, or -1. */
+SHARED int notify_other_argument(int nr)
+{
+	switch (nr) {
+#ifdef SYS_rename
+	case SYS_rename:
+	case SYS_link:
+		return 1;
+#endif
+#ifdef SYS_renameat
+	case SYS_renameat:
+#endif
+	case SYS_renameat2:
+	case SYS_linkat:
+		return 3;
+	default:
+		return -1;
+	}
+}

@@ -41,26 +41,6 @@ static void notify_record_endpoint(struct notify_record *r, const struct notify_
 	}
 }
 
-/* Where the second name of a call stands that has two, or -1. */
-SHARED int notify_other_argument(int nr)
-{
-	switch (nr) {
-#ifdef SYS_rename
-	case SYS_rename:
-	case SYS_link:
-		return 1;
-#endif
-#ifdef SYS_renameat
-	case SYS_renameat:
-#endif
-	case SYS_renameat2:
-	case SYS_linkat:
-		return 3;
-	default:
-		return -1;
-	}
-}
-
 static void notify_record_names(const struct notify_call *c, struct notify_record *r)
 {
 	int other = notify_other_argument(c->nr);
@@ -363,6 +343,19 @@ SHARED void notify_wait_step(notify_listener *l, struct notify_wait *w)
 		epoll_ctl(l->epoll, EPOLL_CTL_DEL, w->fd, NULL); /* it can be written to all the time */
 		w->on_tick = 1;
 	}
+}
+
+SHARED void notify_settle_question(struct notify_wait *w, int reply, int verdict, int error)
+{
+	w->call.reply = (uint8_t)reply;
+	w->call.waited_ms = (uint32_t)((notify_now() - w->since_ns) / 1000000u);
+	notify_tell(&w->call, PYI_NET_CONNECT, verdict, error, &w->refusal, &w->message.to);
+}
+
+SHARED void notify_refuse_question(notify_listener *l, struct notify_wait *w, int reply)
+{
+	notify_settle_question(w, reply, NOTIFY_DENY, EACCES);
+	notify_wait_finish(l, w, -EACCES);
 }
 
 /* Every tick: who gave up (killed, signalled, timed out)? A bounded number a turn. */
