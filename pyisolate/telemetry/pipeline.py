@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,9 +23,6 @@ from .guest_records import COUNT_LIMIT, InvalidRecord, validate_broker_record
 from .merge import Suggest, complete, complete_kernel, merge
 from .recorder import Recorder
 from .store import EventStore
-
-if TYPE_CHECKING:
-    pass
 
 _log = logging.getLogger("pyisolate.telemetry")
 

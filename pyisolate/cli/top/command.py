@@ -11,15 +11,12 @@ import select
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ..exit_status import FOUND
 from .state import DEFAULT_URL, Watch
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()

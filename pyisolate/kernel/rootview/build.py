@@ -94,6 +94,10 @@ class RootBuild:
             self._own_descriptors()
         if self.policy.net:
             self._name_service()
+        return self._finished(base)
+
+    def _finished(self, base: int) -> int:
+        """Add what stands in any view, make it read-only, and return a descriptor of the detached tree."""
         if self._parent is not None:
             self._workspace(self._parent)
         self._links()

@@ -40,12 +40,7 @@ class PassageBuild(RootBuild):
             self._covers = {"/": Cover(0)}  # what is mirrored is the host's tree, and covers nothing of it
         for path in self._needed():
             self._show(path)
-        if self._parent is not None:
-            self._workspace(self._parent)
-        self._links()
-        self._seal()
-        self.base = base
-        return mount.open_tree(dirfd=base, recursive=True)
+        return self._finished(base)
 
     def _needed(self) -> list[str]:
         """Return what must be in sight, outermost first."""

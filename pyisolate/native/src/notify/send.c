@@ -213,6 +213,21 @@ static void notify_send_copied(const struct notify_call *c, int fd, struct notif
 		notify_result(c, result);
 }
 
+/* Send what was read into `m`, or answer why it could not be: `result`, -errno. Takes `fd`. */
+static void notify_send_read(const struct notify_call *c, int fd, struct notify_message *m, int domain, int type,
+			     int result)
+{
+	if (!result && !notify_valid(c))
+		result = -EINTR;
+	if (!result) {
+		notify_send_copied(c, fd, m, domain, type);
+		return;
+	}
+	if (fd >= 0)
+		close(fd);
+	notify_give_up(c, PYI_NET_SEND, result);
+}
+
 SHARED void notify_do_sendto(const struct notify_call *c)
 {
 	struct notify_message m = { .flags = (int)c->args[3], .named = c->args[4] != 0 };
@@ -229,15 +244,7 @@ SHARED void notify_do_sendto(const struct notify_call *c)
 		m.bytes = c->args[2] < NOTIFY_PAYLOAD ? (size_t)c->args[2] : NOTIFY_PAYLOAD;
 		result = notify_read(c, c->args[1], c->l->payload, m.bytes);
 	}
-	if (!result && !notify_valid(c))
-		result = -EINTR;
-	if (!result) {
-		notify_send_copied(c, fd, &m, domain, type);
-		return;
-	}
-	if (fd >= 0)
-		close(fd);
-	notify_give_up(c, PYI_NET_SEND, result);
+	notify_send_read(c, fd, &m, domain, type, result);
 }
 
 /* Copy a msghdr and all that it points to. */
@@ -297,13 +304,5 @@ SHARED void notify_do_sendmsg(const struct notify_call *c)
 
 	if (!result)
 		result = notify_read_message(c, c->args[1], type, &m);
-	if (!result && !notify_valid(c))
-		result = -EINTR;
-	if (!result) {
-		notify_send_copied(c, fd, &m, domain, type);
-		return;
-	}
-	if (fd >= 0)
-		close(fd);
-	notify_give_up(c, PYI_NET_SEND, result);
+	notify_send_read(c, fd, &m, domain, type, result);
 }
