@@ -1,5 +1,5 @@
 /* Dispatch by system call. What has no handler of its own is decided by its capability alone. */
-#include "notify.h"
+#include "parts.h"
 
 #define NOTIFY_CLONE_NEW 0x7e020000ULL /* CLONE_NEW*, linux/sched.h */
 #define NOTIFY_CLONE_NEWTIME 0x80ULL /* clone3's only */

@@ -1,5 +1,5 @@
 /* Memory of the kernel's that no control group charges: record locks, and huge pages. */
-#include "notify.h"
+#include "parts.h"
 
 #include <dirent.h>
 

@@ -1,6 +1,6 @@
 /* The loop thread and the injectors. One notification of one sandbox per event, events in turn: a sandbox that asks
  * without pause delays others by its own one turn. */
-#include "notify.h"
+#include "parts.h"
 
 /* A cell whose file calls are recorded waits, in the kernel, while its ring is full: each record may be the only one of a
  * refusal. It is its own drain that it waits for; other sandboxes go on. Not a thread of the host: it could hold the

@@ -1,5 +1,5 @@
 /* Net rules: which one decides about an address and a port. */
-#include "notify.h"
+#include "parts.h"
 
 static int notify_covers(const struct notify_rule *rule, const uint8_t *address)
 {

@@ -1,6 +1,6 @@
 /* Calls that wait for the host's answer. What was asked about is what is used: the supervisor's copy of the address, judged
  * once more by the policy of then. The guest that asks waits in the kernel; nothing else does. */
-#include "notify.h"
+#include "parts.h"
 
 static int notify_push_question(notify_listener *l, const struct notify_wait *w)
 {

@@ -2,7 +2,7 @@
  * sends, would have a processor of the host's that no limit counts. Past a slice a sandbox rests, unless it is the only
  * one; all that are greedy have half of the loop's time together. Loop thread only, but for `resting`, which a drain reads.
  */
-#include "notify.h"
+#include "parts.h"
 
 enum {
 	NOTIFY_SLICE_NS = 1000000,

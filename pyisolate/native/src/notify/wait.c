@@ -1,6 +1,6 @@
 /* Answers, records, and operations that cannot finish at once: the socket waits in epoll, the guest in the kernel,
  * and the loop goes on. */
-#include "notify.h"
+#include "parts.h"
 
 SHARED void notify_answer(struct notify_sandbox *s, uint64_t id, int64_t value, int error, uint32_t flags)
 {
