@@ -32,11 +32,29 @@ def advice(capability: Capability, target: str, also: Sequence[Wanted] = ()) -> 
     Blocks for some milliseconds the first time that it is asked about an installed module.
     """
     top = target.partition(".")[0]
+    if capability in _IMPORTS and top and not top.isidentifier():
+        top = _owner(top, InterpreterFiles.discover())
     if capability in _IMPORTS and top.isidentifier() and _brings_native(top, InterpreterFiles.discover()):
         return {"import": {"native": [top]}}
     if capability in _CHANGES and is_in_environment(target):
         return None  # a policy that grants it is refused
     return suggestion(capability, target, also)
+
+
+@lru_cache(maxsize=64)
+def _owner(name: str, interpreter: InterpreterFiles) -> str:
+    """Return the package that a helper module belongs to (`packages.helpers`); the name itself where it is none."""
+    for site in interpreter.site_dirs:
+        for where in _metadata(site, packages.stamp(site)).values():
+            try:
+                with open(os.path.join(where, "RECORD"), encoding="utf-8", errors="replace") as record:
+                    owned = f"\n{name}." in f"\n{record.read()}"
+            except OSError:
+                continue
+            if owned:
+                found = packages.distribution_at(where)
+                return min(packages.top_level(found) if name in packages.helpers(found) else (), default=name)
+    return name
 
 
 @lru_cache(maxsize=512)

@@ -130,7 +130,7 @@ def _distributions(site_dirs: tuple[str, ...], stamps: tuple[int, ...]) -> _Inde
             if location is None or not _NAME.fullmatch(key) or key in index.metadata:
                 continue
             index.metadata[key] = str(location)
-            index.modules[key] = top_level(distribution)
+            index.modules[key] = top_level(distribution) | helpers(distribution)
             index.requires[key] = tuple(distribution.requires or ())
             for module in index.modules[key]:
                 index.owner.setdefault(module, key)
@@ -198,6 +198,16 @@ def top_level(distribution: metadata.Distribution) -> set[str]:
         elif file.suffix in (".py", ".so"):
             names.add(first.split(".")[0])
     return {name for name in names if name.isidentifier()}
+
+
+def helpers(distribution: metadata.Distribution) -> set[str]:
+    """Return a distribution's extension modules beside its packages whose names no import statement can write.
+
+    mypyc makes one for all modules that it compiles together, `650f...__mypyc`, and those alone import it.
+    """
+    files = distribution.files or ()
+    names = {file.name.partition(".")[0] for file in files if len(file.parts) == 1 and file.suffix == ".so"}
+    return {name for name in names if name and not name.isidentifier()}
 
 
 def native_files(package: Package, below: str = "") -> list[str]:

@@ -117,6 +117,19 @@ def test_native_code_is_withheld_until_it_is_granted(site: InterpreterFiles) -> 
     assert Broker(granted).decide(C.IMPORT_NATIVE, "speedy._fast", path=library).verdict is Verdict.ALLOW
 
 
+def test_a_native_grant_covers_the_helpers_that_the_package_s_record_names(site: InterpreterFiles) -> None:
+    root, suffix = site.site_dirs[0], site.native_suffixes[0]
+    for name in ("650f__mypyc", "651f__mypyc"):
+        shutil.copy(A_LIBRARY, f"{root}/{name}{suffix}")
+    Path(root, "speedy-1.0.dist-info", "RECORD").write_text(f"650f__mypyc{suffix},,\nspeedy/__init__.py,,\n")
+    for policy, loads in ((Policy().allow_import("speedy"), False), (Policy().allow_native("speedy"), True)):
+        compiled = compile_policy(policy, interpreter=site)
+        assert _allows(compiled, f"{root}/650f__mypyc{suffix}", FsRight.MAP_EXEC) is loads
+        assert not _allows(compiled, f"{root}/651f__mypyc{suffix}"), "no record names it"
+        refused = Broker(compiled).decide(C.IMPORT_NATIVE, "650f__mypyc", path=f"{root}/650f__mypyc{suffix}").refused
+        assert refused is not loads
+
+
 def test_one_native_submodule_can_be_granted_alone(site: InterpreterFiles) -> None:
     root = site.site_dirs[0]
     suffix = site.native_suffixes[0]

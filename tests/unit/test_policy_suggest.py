@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pyisolate.capability import FLOOR, Capability
 from pyisolate.decision import Verdict
-from pyisolate.policy import Policy, compile_policy
+from pyisolate.policy import Policy, compile_policy, packages
 from pyisolate.policy.advice import advice
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.load import load_bytes
@@ -197,6 +199,16 @@ def test_a_package_with_native_code_is_advised_by_its_top_level_name(
     assert broker.decide(C.IMPORT_MODULE, "yaml").verdict is Verdict.DENY
     if key == "native":
         assert broker.decide(C.IMPORT_NATIVE, f"{name}._anything").verdict is Verdict.ALLOW
+
+
+def test_a_helper_of_compiled_modules_is_advised_by_the_package_that_it_belongs_to() -> None:
+    pytest.importorskip("mypy")
+    helpers = packages.helpers(metadata.distribution("mypy"))
+    if not helpers:
+        pytest.skip("this mypy is not compiled")
+    name = helpers.pop()
+    assert advice(C.IMPORT_NATIVE, name) == {"import": {"native": ["mypy"]}}
+    assert advice(C.IMPORT_NATIVE, "0" + name) is None
 
 
 def test_advice_of_anything_else_is_the_suggestion() -> None:
