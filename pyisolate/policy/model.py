@@ -117,7 +117,7 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """Return a shipped policy: compute, data, none, readonly, shell or web-client."""
+        """Return a shipped policy: compute, data, none, readonly, shell, web-client or web-names."""
         shipped: Self = _shipped(cls)(name)
         return shipped
 

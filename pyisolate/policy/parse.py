@@ -23,7 +23,7 @@ MAX_DEPTH = 16
 #: A text of MAX_BYTES cannot hold a sensible policy of more nodes; bounds memory and time.
 MAX_NODES = 50_000
 FORMATS = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
-PRESETS = ("compute", "data", "none", "readonly", "shell", "web-client")
+PRESETS = ("compute", "data", "none", "readonly", "shell", "web-client", "web-names")
 
 _YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INTEGER = re.compile(r"[-+]?[0-9]{1,19}")

@@ -393,7 +393,7 @@ class _Seeds:
 
     @staticmethod
     def policies() -> tuple[bytes, ...]:
-        names = ("compute", "data", "none", "readonly", "shell", "web-client")
+        names = ("compute", "data", "none", "readonly", "shell", "web-client", "web-names")
         made = [load_preset(name) for name in names]
         texts = [b"\x00" + one.to_yaml().encode() for one in made]
         texts += [b"\x02" + json.dumps(one.to_dict()).encode() for one in made[:2]]

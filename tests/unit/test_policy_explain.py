@@ -162,7 +162,7 @@ def test_a_script_without_its_interpreter_is_found(tmp_path: Path) -> None:
 
 
 def test_shipped_presets_hold_no_danger() -> None:
-    for name in ("compute", "none", "data", "readonly", "shell", "web-client"):
+    for name in ("compute", "none", "data", "readonly", "shell", "web-client", "web-names"):
         assert [str(f) for f in check(Policy.preset(name)) if f.severity is Severity.DANGER] == []
 
 
