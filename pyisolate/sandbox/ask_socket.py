@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
 import time
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from .ask import Allow, Deny, Question, Scope
 #: Version of the protocol; it changes when an old reader would misread a line.
 VERSION = 1
 _MAX_LINE_BYTES = 64 << 10
+#: pid, uid and gid of who listens, as they were at listen(2) (unix(7), SO_PEERCRED).
+_CREDENTIALS = struct.Struct("iII")
 
 
 class _Answer(msgspec.Struct):
@@ -29,13 +32,15 @@ class AskSocket:
 
     A line of JSON for each: `{"v": 1, "id": 1, "permission": "net.connect", "value": "192.0.2.1:443", ...}`. The answer
     is a line with the same `id` and a `result`: `allow` (`scope`: once, sandbox or rule) or `deny` (`reason`). What
-    cannot be read, a closed socket, or silence for `timeout` seconds is a refusal.
+    cannot be read, a closed socket, or silence for `timeout` seconds is a refusal. So is a process of another user than
+    `uid`, or without it of another than this process's and root: nothing is sent to it.
     """
 
     asked_by = "socket"
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 30.0) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 30.0, uid: int | None = None) -> None:
         self.path, self.timeout = os.fspath(path), timeout
+        self._answers = {os.geteuid(), 0} if uid is None else {uid}
         self._lock = threading.Lock()
         self._peer: socket.socket | None = None
         self._received = b""
@@ -63,11 +68,17 @@ class AskSocket:
             self._peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self._peer.settimeout(self.timeout)
             self._peer.connect(self.path)
+            self._require_trusted(self._peer)
         self._peer.sendall(msgspec.json.encode(_line(number, question)) + b"\n")
         while True:
             answer = msgspec.json.decode(self._read_line(self._peer, deadline), type=_Answer)
             if answer.id == number:
                 return answer
+
+    def _require_trusted(self, peer: socket.socket) -> None:
+        _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        if uid not in self._answers:
+            raise PermissionError(f"ask {self.path}: user {uid} listens there, who is not trusted to answer (uid=)")
 
     def _read_line(self, peer: socket.socket, deadline: float) -> bytes:
         while b"\n" not in self._received:

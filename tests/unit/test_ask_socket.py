@@ -1,0 +1,43 @@
+"""Who may answer at a socket: a process of another user is told nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from pyisolate.capability import Capability
+from pyisolate.sandbox.ask import Allow, Question
+from pyisolate.sandbox.ask_socket import AskSocket
+
+_QUESTION = Question(
+    sandbox="a", sandbox_id="1", policy="compute", capability=Capability.NET_CONNECT, target="192.0.2.1:443"
+)
+
+
+def test_only_the_user_who_is_trusted_answers(tmp_path: Path) -> None:
+    got: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "ask.sock"))
+        listening.listen()
+
+        def serve() -> None:
+            for _ in range(3):
+                with listening.accept()[0] as peer:
+                    if got.append(peer.recv(1 << 16)) is None and got[-1]:
+                        peer.sendall(json.dumps({"id": 1, "result": "allow"}).encode() + b"\n")
+
+        server = threading.Thread(target=serve)
+        server.start()
+        with pytest.raises(PermissionError, match="not trusted"):
+            AskSocket(tmp_path / "ask.sock", uid=os.geteuid() + 1)(_QUESTION)
+        for trusted in (os.geteuid(), None):
+            asker = AskSocket(tmp_path / "ask.sock", timeout=5, uid=trusted)
+            assert asker(_QUESTION) == Allow()
+            asker.close()
+        server.join()
+    assert [bool(data) for data in got] == [False, True, True]
