@@ -158,6 +158,10 @@ class Broker:
                 return rule.text, None, ""
             if rule is not None:
                 refusal = (rule.text, DenialCode.EXPLICIT_DENY, "")
+        by_name = web.reached_by_proxy(self.policy.web, None, port) if action == NetAction.CONNECT else None
+        if refusal[0] is None and by_name is not None:
+            reason = f"no rule grants this address; hosts of {by_name.text} are reached through {web.PROXY_ALONE}"
+            refusal = (None, DenialCode.NOT_GRANTED, reason)
         return refusal
 
     def _addresses(self, host: str) -> list[bytes]:
@@ -172,10 +176,9 @@ class Broker:
         if host.lower().rstrip(".") in self.policy.pinned_hosts:
             reason = f"{host} is granted, but it did not resolve when the policy was compiled"
             return None, DenialCode.NOT_GRANTED, reason
-        tunnel = web.deciding(self.policy.web, web.Request(web.CONNECT, host.lower().rstrip("."), port or 443))
-        if tunnel is not None and tunnel.allow:
-            reason = f"{tunnel.text} grants it through the egress proxy alone (HTTPS_PROXY), not by address"
-            return None, DenialCode.NOT_GRANTED, reason
+        by_name = web.reached_by_proxy(self.policy.web, host.lower().rstrip("."), port)
+        if by_name is not None:
+            return None, DenialCode.NOT_GRANTED, f"{by_name.text} grants it through {web.PROXY_ALONE}, not by address"
         for rule in self.policy.net:
             if rule.action == action and rule.address and rule.prefix == 0 and _in_range(rule, port):
                 return (rule.text, None, "") if rule.allow else (rule.text, DenialCode.EXPLICIT_DENY, "")

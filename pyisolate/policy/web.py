@@ -18,6 +18,8 @@ from .rules import NetworkRule
 
 #: A tunnel, as a method of HTTP names it (RFC 9110, 9.3.6).
 CONNECT = "CONNECT"
+#: How rules by name hold, for a refusal past the proxy.
+PROXY_ALONE = "the egress proxy alone (HTTP_PROXY, HTTPS_PROXY)"
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 #: 64:ff9b::/96 and 64:ff9b:1::/48 lead to IPv4 addresses (RFC 6052, RFC 8215), as do 6to4 and Teredo (RFC 3056, 4380).
 _TRANSLATED = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))
@@ -92,6 +94,20 @@ def opens(rules: Iterable[WebRule], request: Request) -> bool:
         rule.tls and rule.port_low <= request.port <= rule.port_high and _same_host(rule.host, request.host)
         for rule in rules
     )
+
+
+def reached_by_proxy(rules: Iterable[WebRule], host: str | None, port: int | None) -> WebRule | None:
+    """Return a rule that grants something of a host (None: of any) and port by name, so through the proxy alone."""
+    found = None
+    for rule in rules:
+        if (port is not None and not rule.port_low <= port <= rule.port_high) or (
+            host is not None and not _same_host(rule.host, host)
+        ):
+            continue
+        if not rule.allow and rule.method is None and host is not None:
+            return None
+        found = found or (rule if rule.allow else None)
+    return found
 
 
 def _same_host(pattern: str, host: str) -> bool:

@@ -137,6 +137,24 @@ def test_a_wildcard_grants_nothing_by_address() -> None:
     assert asked.decide(Capability.NET_CONNECT, "192.0.2.7:443").verdict is Verdict.DENY
 
 
+def test_a_client_that_goes_round_the_proxy_is_told_of_it() -> None:
+    rules = {"connect": "*.example.org:443"}, {"http": "GET api.example.com/v1/*"}
+    asked = broker(*rules, {"connect": "not.example.org:443", "deny": True}, {"connect": "10.0.0.7:80", "deny": True})
+    for target, way in (
+        ("a.example.org:443", 'net: {connect: "*.example.org:443"}'),
+        ("api.example.com:80", "net: {http: GET api.example.com/v1/*}"),
+        ("192.0.2.9:443", 'net: {connect: "*.example.org:443"}'),
+    ):
+        decision = asked.decide(Capability.NET_CONNECT, target)
+        assert decision.refused
+        assert way in decision.reason, decision.reason
+        assert "HTTPS_PROXY" in decision.reason
+    for target in ("not.example.org:443", "other.example.com:80", "192.0.2.7:8080", "10.0.0.7:80"):
+        decision = asked.decide(Capability.NET_CONNECT, target)
+        assert decision.refused
+        assert "PROXY" not in decision.reason
+
+
 PRIVATE = (
     "127.0.0.1 127.8.8.8 0.0.0.0 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 100.100.100.200 192.0.2.1 "
     "198.18.0.1 224.0.0.1 240.0.0.1 255.255.255.255 ::1 :: fe80::1 fc00::1 fd00:ec2::254 ff02::1 ::ffff:127.0.0.1 "
