@@ -11,7 +11,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def guest_options(function: _F) -> _F:
-    """Add --timeout, --enforcement, --env, --cwd, --file, --out, --copy-on-write, --commit, --audit-log and --quiet."""
+    """Add what both have: --timeout, --enforcement, --env, --cwd, --quiet, and what is about files."""
     for decorate in (
         click.option("-q", "--quiet", is_flag=True, help="No summary of refusals on stderr."),
         click.option("--audit-log", type=click.Path(dir_okay=False),
@@ -22,6 +22,8 @@ def guest_options(function: _F) -> _F:
                      help="Write to the directory of --copy-on-write what was changed, where all went well."),
         click.option("--copy-on-write", metavar="DIR", type=click.Path(exists=True, file_okay=False),
                      help="The guest's workspace is a copy of DIR; say what it changed there."),
+        click.option("--workspace", metavar="DIR", type=click.Path(exists=True, file_okay=False),
+                     help="The guest's workspace is DIR itself, and what it writes stays there."),
         click.option("--file", "files", metavar="[NAME=]PATH", multiple=True,
                      help="Copy a file or directory into the guest's workspace. Repeatable."),
         click.option("--cwd", metavar="PATH", help="The guest's working directory (default: its workspace, or /)."),

@@ -48,6 +48,8 @@ class Settings:
     #: what to put into its workspace, by name, and the directory for what it made there
     files: dict[str, Path] = field(default_factory=dict)
     out: str | None = None
+    #: the directory that is its workspace
+    workspace: str | None = None
     #: the directory that its workspace is a copy of, and whether its changes are written back
     copy_on_write: str | None = None
     commit: bool = False
@@ -160,7 +162,7 @@ def _spawn(stack: ExitStack, policy: Policy, script: Script, settings: Settings)
         shadow=settings.shadow,
         env=settings.env or None,
         cwd=settings.cwd,
-        workspace=WORKSPACE if policy.workspace is None and settings.fills_workspace else None,
+        workspace=_workspace(policy, settings),
         files=settings.files or None,
         copy_on_write=settings.copy_on_write,
         on_ask=asker,
@@ -168,6 +170,12 @@ def _spawn(stack: ExitStack, policy: Policy, script: Script, settings: Settings)
     )
     stack.callback(sandbox.close)
     return sandbox
+
+
+def _workspace(policy: Policy, settings: Settings) -> str | Path | None:
+    if settings.workspace is not None:
+        return Path(settings.workspace)
+    return WORKSPACE if policy.workspace is None and settings.fills_workspace else None
 
 
 def _asker(stack: ExitStack, settings: Settings) -> Any:

@@ -64,9 +64,12 @@ class Prepared:
             return False
         return self.identity is None or self.identity.holds()
 
-    def stage(self) -> Staged | None:
-        """Return a view with a workspace for one sandbox, None where the policy has none. Raises EnforcementError."""
-        return self.root_view.stage() if self.root_view is not None and self.root_view.stages else None
+    def stage(self, directory: int | None = None) -> Staged | None:
+        """Return a view with a workspace for one sandbox, None where the policy has none. Raises EnforcementError.
+
+        `directory`: a mount of the host's that is to be the workspace.
+        """
+        return self.root_view.stage(directory) if self.root_view is not None and self.root_view.stages else None
 
     @property
     def unshadowed(self) -> CompiledPolicy | None:

@@ -121,13 +121,14 @@ class SandboxFiles:
     def get(self, path: _PathLike, destination: _PathLike, *, max_bytes: int | None = None) -> Fetched:
         """Copy a file to the host's `destination`, or what is in a directory into it; directories are made.
 
-        `max_bytes` (default: what the workspace holds) bounds all files together: a guest's file may have holes, and
-        claim a size that no disk has. Raises SandboxError past that; what was copied until then stays. A file is made
-        anew under its name, with the mode of the host's umask; a symbolic link of that name is replaced, not followed.
+        `max_bytes` (default: what the workspace holds, 64 MiB of a directory of the host's) bounds all files together:
+        a guest's file may have holes, and claim a size that no disk has. Raises SandboxError past that; what was copied
+        until then stays. A file is made anew under its name, with the mode of the host's umask; a symbolic link of that
+        name is replaced, not followed.
         """
         name, destination = workspace.relative_name(path), os.fspath(destination)
         with self._opened() as top:
-            budget = Budget(size_of(top) if max_bytes is None else max_bytes)
+            budget = Budget(self._most(top) if max_bytes is None else max_bytes)
             if stat.S_ISDIR(look(top, name).st_mode):
                 return _get_directory(top, name, destination, budget)
             _get_file(top, name, destination, budget)
@@ -147,7 +148,12 @@ class SandboxFiles:
         Raises OSError; SandboxError for more than it can hold, or where it is a copy already.
         """
         with self._opened() as top:
-            if self._own is None or self._own.copy is not None or any(walk(top, ".", recursive=False)):
+            if (
+                self._own is None
+                or self._own.hosts
+                or self._own.copy is not None
+                or any(walk(top, ".", recursive=False))
+            ):
                 raise SandboxError(f"files of {self._name!r}: the workspace is not empty", hint="spawn another sandbox")
             copy = self._own.copy = CopyOnWrite(os.fspath(source))
             copy.fill(top)
@@ -170,6 +176,9 @@ class SandboxFiles:
         """Forget what the guest did: empty the workspace, and copy the directory of now into it."""
         with self._copied() as (copy, top):
             copy.discard(top)
+
+    def _most(self, top: int) -> int:
+        return READ_BYTES if self._own is not None and self._own.hosts else size_of(top)
 
     @contextlib.contextmanager
     def _copied(self) -> Iterator[tuple[CopyOnWrite, int]]:

@@ -1,4 +1,4 @@
-"""The host's end of a sandbox's workspace: a descriptor of its tmpfs, and how full it is."""
+"""The host's end of a sandbox's workspace: a descriptor of its directory, and how full its tmpfs is."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from .copy_on_write import CopyOnWrite
 class Workspace:
     """One sandbox's workspace, from hand-out to close: what a guest left there can be read after its end."""
 
-    def __init__(self, descriptor: int, name: str) -> None:
+    def __init__(self, descriptor: int, name: str, *, hosts: bool = False) -> None:
         self._descriptor, self._name = descriptor, name
+        #: a directory of the host's: no memory, and nothing bounds it
+        self.hosts = hosts
         self._lock = threading.Lock()
         #: the host's directory that it is a copy of, where it is one
         self.copy: CopyOnWrite | None = None
@@ -34,9 +36,9 @@ class Workspace:
             os.close(own)
 
     def filling(self) -> Filling | None:
-        """Return how full it is, None once it is closed."""
+        """Return how full it is, None once it is closed, and where nothing bounds it."""
         with self._lock:
-            if self._descriptor < 0:
+            if self._descriptor < 0 or self.hosts:
                 return None
             found = os.statvfs(self._descriptor)
         size = found.f_blocks * found.f_frsize

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ..sandbox.host import Host
     from ..telemetry.metrics import SpawnSource
     from ..telemetry.pipeline import SandboxTelemetry
+    from .given_directory import GivenDirectory
     from .registry import Registry
 
 #: A cell answers `Init` within microseconds; one that has not by then is broken (seconds).
@@ -58,6 +59,8 @@ class CellOrder:
     env: dict[str, str]
     #: None: the workspace, or "/" without one
     cwd: str | None
+    #: what is to be the workspace, in the place of memory
+    given: GivenDirectory | None = None
 
     @property
     def key(self) -> tuple[int, str]:
@@ -190,8 +193,12 @@ class Assigner:
         if slots is not None:
             named["slots"] = slots[0]
         with contextlib.ExitStack() as sent:
-            if (staged := prepared.stage()) is not None:
-                session.workspace = Workspace(staged.workspace, session.name)
+            given = None
+            if order.given is not None:
+                given = self._plan.builder.directory(*order.given)
+                sent.callback(os.close, given)
+            if (staged := prepared.stage(given)) is not None:
+                session.workspace = Workspace(staged.workspace, session.name, hosts=given is not None)
                 named["root view"] = staged.tree
                 sent.callback(os.close, staged.tree)
             answer = self._initialise(session, order, named, slots[1] if slots is not None else 0)
@@ -246,6 +253,8 @@ class Assigner:
             has_cgroup=lease is not None,
             cgroup_reason=self._cgroup_reason,
         )
+        if order.given is not None:
+            session.report = order.given.reported(report)
         if report.missing and channel.exited.is_set():
             raise session.death()  # its zygote died with the listener's descriptor: its calls failed for that
         if report.missing:

@@ -23,6 +23,7 @@ from ..telemetry.alerts import AlertEngine, AlertRule
 from ..telemetry.recorder import AlertObserver, Recorder
 from ..telemetry.sinks.audit import AuditLog
 from ..telemetry.sinks.protocol import EventSink
+from .given_directory import STANDS_FOR
 
 if TYPE_CHECKING:
     from ..environments import Environment
@@ -47,7 +48,7 @@ class SpawnOptions(TypedDict, total=False):
     require_actor: bool
     env: Mapping[str, str] | None
     cwd: str | os.PathLike[str] | None
-    workspace: str | int | None
+    workspace: str | int | os.PathLike[str] | None
     environment: Environment | str | os.PathLike[str] | None
     files: Mapping[str, bytes | str | os.PathLike[str]] | None
     copy_on_write: str | os.PathLike[str] | None
@@ -110,7 +111,7 @@ def check_spawn(
 
 def check_workspace(
     name: str,
-    asked: str | int | None,
+    asked: str | int | os.PathLike[str] | None,
     files: Mapping[str, Any] | None,
     prepared: Prepared,
     enforcement: Enforcement,
@@ -124,7 +125,10 @@ def check_workspace(
         relative_name(path)
         if not isinstance(content, bytes | str | os.PathLike):
             raise TypeError(f"spawn: files: {path}: must be bytes, text or a path, not {type(content).__name__}")
-    needed = files or copy_on_write is not None or (asked is not None and enforcement == "strict")
+    given = isinstance(asked, os.PathLike)
+    if given and copy_on_write is not None:
+        raise ValueError("spawn: workspace, copy_on_write: a workspace is a directory, or a copy of one. Hint: choose")
+    needed = files or copy_on_write is not None or given or (asked is not None and enforcement == "strict")
     if prepared.compiled.workspace_bytes is not None or not needed:
         return
     why = next((note for note in prepared.notes if note.startswith("no workspace")), "no workspace")
@@ -157,7 +161,7 @@ def choose_policy(
     limits: Mapping[str, Any] | None,
     mode: str | None,
     allowed_imports: list[str] | tuple[str, ...] | None,
-    workspace: str | int | None = None,
+    workspace: str | int | os.PathLike[str] | None = None,
     environment: Environment | str | os.PathLike[str] | None = None,
 ) -> Policy:
     """Return the policy that `spawn`'s arguments come to.
@@ -171,7 +175,9 @@ def choose_policy(
         chosen = chosen.with_mode(mode)
     if allowed_imports:
         chosen = chosen.allow_import(*allowed_imports)
-    if workspace is not None:
+    if isinstance(workspace, os.PathLike):
+        chosen = chosen if chosen.workspace is not None else chosen.with_workspace(STANDS_FOR)
+    elif workspace is not None:
         chosen = chosen.with_workspace(workspace)
     if environment is not None:
         from ..environments.environment import as_environment  # what reads requirements takes a while to import

@@ -39,6 +39,7 @@ from .assign import CellOrder
 from .cell_python import find_python
 from .cell_users import cell_traits
 from .diagnostics import Diagnostics, diagnose
+from .given_directory import GivenDirectory
 from .host_errors import host_error_context
 from .options import (
     PolicyLike,
@@ -221,7 +222,7 @@ class Supervisor:
         require_actor: bool = False,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
-        workspace: str | int | None = None,
+        workspace: str | int | os.PathLike[str] | None = None,
         environment: Environment | str | os.PathLike[str] | None = None,
         files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
         copy_on_write: str | os.PathLike[str] | None = None,
@@ -244,9 +245,10 @@ class Supervisor:
         boundary) or `thread` (a guard rail, which takes neither `env` nor `cwd`). `env`: the guest's whole
         environment. `cwd`: its working directory (default: its workspace, `/` without one).
         `workspace`: memory for files of its own, such as `64MiB`, in place of the policy's; with `strict` there is one,
-        or EnforcementError. `files`: what to put there first, by name: bytes or text as they are, a path of the host's
-        as `SandboxFiles.put` copies it. `copy_on_write`: a directory of the host's, of which the workspace is to be a
-        copy; `SandboxFiles.diff`, `commit` and `discard` say what becomes of it.
+        or EnforcementError. A path (no text) is a directory of the host's in its place, which stays and has no bound.
+        `files`: what to put there first, by name: bytes or text as they are, a path of the host's as `SandboxFiles.put`
+        copies it. `copy_on_write`: a directory of the host's, of which the workspace is to be a copy;
+        `SandboxFiles.diff`, `commit` and `discard` say what becomes of it.
         `allowed_imports`: modules to grant besides. `environment`: packages in the place of the interpreter's own, with
         rules to import all of them; an `Environment`, or its directory.
         `functions`: functions of this process that the guest may call, by the guest's names for them (`HostFunction`
@@ -284,6 +286,10 @@ class Supervisor:
             )
             span.set(lambda: tracing.sandbox_attributes(context))
             check_workspace(name, workspace, files, prepared, enforcement, copy_on_write)
+            given = None
+            if isinstance(workspace, os.PathLike):
+                given = GivenDirectory.find(workspace)
+                given.check(prepared.compiled, self._runtime.plan.traits)
             if who is None and require_actor:
                 event = self._refuse_without_actor(context)
                 raise PolicyError(
@@ -297,7 +303,7 @@ class Supervisor:
                 if isolation == "thread":
                     sandbox = self._spawn_thread(order)
                 else:
-                    sandbox = self._spawn_cell(order, variables, directory)
+                    sandbox = self._spawn_cell(order, variables, directory, given)
             span.set(lambda: {"pyisolate.sandbox_id": sandbox.id, "process.pid": sandbox.pid})
         if (files or copy_on_write is not None) and isinstance(sandbox, Sandbox):
             put_first(sandbox, files, copy_on_write)
@@ -320,9 +326,9 @@ class Supervisor:
                     prepared = held.enter_context(tables.hold_shadowed(prepared, watching))
             yield prepared
 
-    def _spawn_cell(self, order: _Order, env: dict[str, str], cwd: str | None) -> Sandbox:
+    def _spawn_cell(self, order: _Order, env: dict[str, str], cwd: str | None, given: GivenDirectory | None) -> Sandbox:
         """Hand out a standby cell where one fits, a warm cell otherwise."""
-        runtime, cell = self._runtime, CellOrder(order.policy, order.prepared, order.enforcement, env, cwd)
+        runtime, cell = self._runtime, CellOrder(order.policy, order.prepared, order.enforcement, env, cwd, given)
         started, native = runtime.started, runtime.plan.is_native(order.prepared)
         standby, assigner = started.standby[native], started.assigner
         assert assigner is not None
@@ -331,14 +337,17 @@ class Supervisor:
             if entrance is not None:
                 cell = replace(cell, env={**runtime.egress.environment(entrance), **env})
             sandbox = None
-            if (cwd is None or cwd == replace(cell, cwd=None).directory) and (ready := standby.take(cell)) is not None:
+            alike = given is None and (cwd is None or cwd == replace(cell, cwd=None).directory)
+            if alike and (ready := standby.take(cell)) is not None:
                 sandbox = assigner.adopt(ready, order.context, cell)
             if sandbox is None:
                 sandbox = assigner.spawn(started.pools()[native], order.context, cell, native=native)
             if entrance is not None:
                 runtime.admit_to_proxy(sandbox.id, entrance)
         runtime.equip(sandbox.id, order.on_stdout, order.on_stderr, order.offer, order.asker)
-        standby.spawned(replace(cell, env={}, cwd=None))  # what is one sandbox's own is not for those that stand by
+        standby.spawned(
+            replace(cell, env={}, cwd=None, given=None)
+        )  # what is one sandbox's own is not for those that stand by
         return sandbox
 
     def _spawn_thread(self, order: _Order) -> SandboxThread:

@@ -258,6 +258,11 @@ def test_on_the_command_line(supervisor: pyisolate.Supervisor, tree: Path, tmp_p
         assert (tree / "a.txt").read_text() == text
     done = subprocess.run([*command[:4], "--commit", str(script)], capture_output=True, text=True, timeout=60)
     assert "--copy-on-write" in done.stderr
+    if os.geteuid() == 0:
+        os.chown(tree, 65534, 65534)
+    text = "open('made', 'w').write('m')"
+    done = subprocess.run([*command[:4], "--workspace", str(tree), "-c", text], timeout=60)
+    assert (done.returncode, (tree / "made").read_text()) == (0, "m")
 
 
 def test_what_the_host_puts_where_a_killed_commit_deletes_stays(tree: Path, tmp_path: Path) -> None:

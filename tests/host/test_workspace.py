@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import pyisolate
 from pyisolate.capability import Capability
 from pyisolate.policy import workspace
+from pyisolate.supervisor.given_directory import GivenDirectory
 from tests.leaks import children_of
 from tests.require import require
 
@@ -183,6 +185,90 @@ def test_with_the_hosts_tree_it_is_the_same(supervisor: pyisolate.Supervisor, ho
             assert refused.exec("ctypes.CDLL(None).open(b'/usr/x', os.O_CREAT | 1, 0o600)").value == -1
 
 
+@pytest.fixture
+def given(tmp_path: Path) -> Path:
+    """Return a directory that guests may be given: of the user that they write as."""
+    made = tmp_path / "given"
+    made.mkdir()
+    (made / "in.txt").write_text("the host's")
+    if os.geteuid() == 0:
+        for path in (made, made / "in.txt"):
+            os.chown(path, 65534, 65534)
+    return made
+
+
+def test_a_directory_of_the_host_takes_its_place(supervisor: pyisolate.Supervisor, given: Path) -> None:
+    policy = BASE.with_workspace(None).allow_exec("/bin/true").allow_read("/bin/true")
+    with supervisor.spawn("given", policy, workspace=given, files={"more.txt": "m"}) as sandbox:
+        assert sandbox.exec("import os\nopen('out', 'w').write('o')\nopen('in.txt').read(), os.getcwd()").value == (
+            "the host's",
+            PLACE,
+        )
+        assert sorted(entry.path for entry in sandbox.files.list()) == ["in.txt", "more.txt", "out"]
+        unbounded = next(one for one in sandbox.enforcement.capabilities if one.capability.value == "limit.workspace")
+        assert (unbounded.coverage.value, sandbox.enforcement.missing) == ("none", ())
+        assert sum(str(given) in note and "nothing bounds" in note for note in sandbox.enforcement.notes) == 1
+        assert sandbox.get_denial_events() == []
+        with pytest.raises((pyisolate.PolicyError, pyisolate.GuestError)):  # /tmp is no other place for the guest
+            sandbox.exec(f"open({str(given / 'in.txt')!r})")  # by its own name it is what the policy says
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec("import shutil, subprocess\nshutil.copy('/bin/true', 'tool')\nsubprocess.run(['./tool'])")
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec("os.chmod('tool', 0o4755)")
+    with supervisor.spawn("other", BASE) as other:
+        assert other.eval("__import__('os').listdir('.')") == []
+    assert sorted(os.listdir(given)) == ["in.txt", "more.txt", "out", "tool"]
+    assert (given / "tool").stat().st_uid == given.stat().st_uid
+
+
+def test_what_no_guest_is_given(
+    supervisor: pyisolate.Supervisor, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(given)
+    with pytest.raises(ValueError, match="symbolic link"):
+        supervisor.spawn("no", BASE, workspace=tmp_path / "link")
+    with pytest.raises(NotADirectoryError):
+        supervisor.spawn("no", BASE, workspace=given / "in.txt")
+    denied = {
+        "version": 1,
+        "name": "d",
+        "extends": "compute",
+        "fs": [{"path": str(given / "in.txt"), "deny": ["read"]}],
+    }
+    below = {**denied, "fs": [{"path": str(tmp_path), "deny": ["read"]}]}
+    with pytest.raises(pyisolate.EnforcementError, match=r"rule for .*in\.txt"):
+        supervisor.spawn("no", pyisolate.Policy.from_dict(denied), workspace=given)
+    with supervisor.spawn("narrower", pyisolate.Policy.from_dict(below), workspace=given) as sandbox:
+        assert sandbox.eval("open('in.txt').read()") == "the host's"
+    elsewhere = Path(pyisolate.__file__).parent if os.geteuid() != 0 else Path("/etc")
+    with pytest.raises(pyisolate.EnforcementError, match=r"what this process|its owner is user 0"):
+        supervisor.spawn("no", BASE, workspace=elsewhere, enforcement="best_effort")
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "path", [*sys.path, str(given)])
+        with pytest.raises(pyisolate.EnforcementError, match=r"sys\.path"):
+            supervisor.spawn("no", BASE, workspace=given)
+    with pytest.raises(ValueError, match="copy_on_write"):
+        supervisor.spawn("no", BASE, workspace=given, copy_on_write=given)
+    limits = {"memory": None, "processes": None, "open_files": None, "file_size": None}
+    with pytest.raises(pyisolate.EnforcementError, match="no workspace"):
+        supervisor.spawn("no", BASE, workspace=given, limits=limits, isolation="thread")
+
+
+def test_a_directory_that_is_replaced_meanwhile_is_not_given(
+    supervisor: pyisolate.Supervisor, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaced(*_: object) -> None:
+        given.rename(given.with_name("moved"))
+        given.symlink_to("/etc") if link else given.mkdir()
+
+    monkeypatch.setattr(GivenDirectory, "check", replaced)
+    for link in (False, True):
+        with pytest.raises(pyisolate.EnforcementError, match="symbolic links" if link else "another directory"):
+            supervisor.spawn("no", BASE, workspace=given)
+        given.unlink() if link else given.rmdir()
+        given.with_name("moved").rename(given)
+
+
 def test_without_one_nothing_is_there(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("without", BASE.with_workspace(None)) as sandbox:
         assert sandbox.eval("__import__('os').getcwd()") == "/"
@@ -211,7 +297,7 @@ def _runs(pid: int, what: str) -> bool:
     return what in Path(f"/proc/{pid}/cmdline").read_text()
 
 
-def test_users_of_a_range_write_theirs() -> None:
+def test_users_of_a_range_write_theirs(tmp_path: Path) -> None:
     require("root", os.geteuid() == 0, "this run is not root")
     with (
         pyisolate.Supervisor(pool_size=1, cell_uids=range(60000, 60004)) as supervisor,
@@ -220,6 +306,8 @@ def test_users_of_a_range_write_theirs() -> None:
     ):
         for sandbox in (one, two):
             assert sandbox.exec(WRITE + "\nopen('mine').read()").value == "secret of one"
+        with pytest.raises(pyisolate.EnforcementError, match="another user"):
+            supervisor.spawn("given", BASE, workspace=tmp_path)
 
 
 def test_a_tightening_reload_keeps_it(supervisor: pyisolate.Supervisor) -> None:

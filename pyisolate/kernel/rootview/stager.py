@@ -24,7 +24,8 @@ from ...policy import workspace
 
 #: A file takes a page at least; what the kernel holds for an empty one is bounded by this.
 _BYTES_PER_NAME = 4096
-_ATTRIBUTES = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
+#: of what is mounted there
+ATTRIBUTES = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
 _MAX_ORDER_BYTES = 256
 
 
@@ -70,9 +71,12 @@ class _Template:
             self._options |= {"mode": "0700", "uid": str(order.owner[0]), "gid": str(order.owner[1])}
         mount.move_mount(tree, place)
 
-    def stage(self) -> tuple[int, int]:
-        """Return descriptors of a tree to enter and of the workspace in it; both are the caller's."""
-        own = mount.new_tmpfs(self._options, _ATTRIBUTES)
+    def stage(self, given: int | None) -> tuple[int, int]:
+        """Return descriptors of a tree to enter and of the workspace in it; both are the caller's.
+
+        `given`: a directory's mount that takes the place of a new tmpfs, and becomes the second descriptor.
+        """
+        own = mount.new_tmpfs(self._options, ATTRIBUTES) if given is None else given
         here = self.place + workspace.HOME
         try:
             mount.move_mount(own, here)
@@ -142,12 +146,16 @@ class Stager:
         return True
 
     def _serve(self, descriptor: int) -> None:
-        """Answer one byte with a stage, or with an error number; the end of the stream ends the template."""
+        """Answer one byte with a stage, or with an error number; the end of the stream ends the template.
+
+        A directory's mount may come with the byte.
+        """
         template = self._templates[descriptor]
         with contextlib.suppress(ConnectionError):
-            if template.peer.recv(1):
+            asked, given, _ = receive(template.peer, 1, 1)
+            if asked:
                 try:
-                    staged = template.stage()
+                    staged = template.stage(given[0] if given else None)
                 except OSError as error:
                     _answer(template.peer, error)
                     return

@@ -50,6 +50,8 @@ class RootView:
         self._lock = threading.Lock()
         #: one stage was asked for, and was not taken yet
         self._asked = False
+        #: what was asked for ahead, and made way for a directory of the host's
+        self._spare: Staged | None = None
         if stager is not None:
             stager.settimeout(_STAGE_TIMEOUT_S)
             self._ask()
@@ -71,23 +73,40 @@ class RootView:
             return False
         return not poll.poll(0)
 
-    def stage(self) -> Staged:
-        """Return a tree with a new workspace. Raises EnforcementError."""
+    def stage(self, directory: int | None = None) -> Staged:
+        """Return a tree with a new workspace, or with a directory's mount in its place. Raises EnforcementError."""
         with self._lock:
-            try:
-                if not self._asked:
-                    self._ask()
-                answer, descriptors, dropped = receive(self._peer, 1, len(Staged._fields))
-                self._asked = False
-            except OSError as error:
-                raise _failed(str(error), error.errno) from error
-            if dropped or len(descriptors) != len(Staged._fields):
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                number = errno.EMFILE if dropped else answer[0] if answer else 0
-                raise _failed(os.strerror(number) if number else "it ended", number or None)
-            self._ask()
-            return Staged(*descriptors)
+            if directory is not None:
+                return self._stage_with(directory)
+            staged, self._spare = self._spare or self._receive(), None
+            if not self._asked:
+                self._ask()
+            return staged
+
+    def _stage_with(self, directory: int) -> Staged:
+        if self._asked:
+            self._spare = self._receive()
+        try:
+            socket.send_fds(self._peer, [b"1"], [directory])
+        except OSError as error:
+            raise _failed(str(error), error.errno) from error
+        self._asked = True
+        return self._receive()
+
+    def _receive(self) -> Staged:
+        try:
+            if not self._asked:
+                self._ask()
+            answer, descriptors, dropped = receive(self._peer, 1, len(Staged._fields))
+            self._asked = False
+        except OSError as error:
+            raise _failed(str(error), error.errno) from error
+        if dropped or len(descriptors) != len(Staged._fields):
+            for descriptor in descriptors:
+                os.close(descriptor)
+            number = errno.EMFILE if dropped else answer[0] if answer else 0
+            raise _failed(os.strerror(number) if number else "it ended", number or None)
+        return Staged(*descriptors)
 
     @property
     def _peer(self) -> socket.socket:
@@ -111,6 +130,9 @@ class RootView:
         stager, self._stager = self._stager, None
         if stager is not None:
             stager.close()
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()
 
     def __enter__(self) -> RootView:
         return self

@@ -33,7 +33,7 @@ from ..enforcer import Enforcer
 from ..prepared import Draft
 from ..probe_child import ending
 from .tree import RootView
-from .worker import LENGTH, Reply, Request
+from .worker import LENGTH, Directory, Reply, Request
 
 #: The package's parent comes first: isolated mode (-I) ignores PYTHONPATH and the working directory.
 _BOOT = (
@@ -108,6 +108,22 @@ class RootViewBuilder(Enforcer):
         stager = socket.socket(fileno=descriptors[1]) if staged else None
         return RootView(descriptors[0], reply.notes, reply.generated, reply.unenforced, stager)
 
+    def directory(self, path: str, device: int, inode: int) -> int:
+        """Return a descriptor of the mount of a host's directory, for `RootView.stage`; nothing in it can be run.
+
+        Raises EnforcementError, also where the directory is another one than the numbers say.
+        """
+        nothing = CompiledPolicy(name="workspace", version="workspace")
+        reply, descriptors = self._ask(nothing, directory=Directory(path, device, inode))
+        if len(descriptors) != 1:
+            raise EnforcementError(
+                f"workspace: {path}: {reply.error}",
+                missing="workspace",
+                hint=reply.hint or "give a directory that is not replaced meanwhile",
+                errno=reply.error_number or None,
+            )
+        return descriptors[0]
+
     def add_to(self, draft: Draft) -> None:
         """Build the policy's view, unless programs decide files; in monitor mode, the host's tree and what it lacks."""
         if draft.isolation != "process" or draft.programs_decide:
@@ -143,7 +159,13 @@ class RootViewBuilder(Enforcer):
     # -- the helper process -------------------------------------------------------------------------------------
 
     def _ask(
-        self, policy: CompiledPolicy, *, strict: bool = True, probe: bool = False, passage: bool = False
+        self,
+        policy: CompiledPolicy,
+        *,
+        strict: bool = True,
+        probe: bool = False,
+        passage: bool = False,
+        directory: Directory | None = None,
     ) -> tuple[Reply, list[int]]:
         request = Request(
             policy=policy,
@@ -153,6 +175,7 @@ class RootViewBuilder(Enforcer):
             probe=probe,
             passage=passage,
             many_users=self._many_users,
+            directory=directory,
         )
         data = msgspec.msgpack.encode(request)
         with self._lock:

@@ -30,10 +30,19 @@ from ..probe_child import Child, ending, say
 from . import stager as stage
 from .build import TMPFS, Problem, RootBuild, readable_by_cell
 from .passage import PassageBuild
+from .stager import ATTRIBUTES as WORKSPACE_ATTRIBUTES
 
 LENGTH = struct.Struct("<I")
 #: more than an error's text takes
 _LINE_BYTES = 4096
+
+
+class Directory(msgspec.Struct, frozen=True):
+    """A directory of the host's that one sandbox is to have as its workspace: its name, and what it has to be."""
+
+    path: str
+    device: int
+    inode: int
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +57,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     passage: bool = False
     #: cells are users of a range, each another, so that a workspace has no one owner
     many_users: bool = False
+    #: Copy the mount of this alone, and build nothing.
+    directory: Directory | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,7 +224,10 @@ def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.s
         request = msgspec.msgpack.decode(data, type=Request)
         built: tuple[int, ...] = ()
         try:
-            reply, built = _probe(request) if request.probe else _build(request, parent, stager)
+            if request.directory is not None:
+                reply, built = Reply(), (_given(request.directory),)
+            else:
+                reply, built = _probe(request) if request.probe else _build(request, parent, stager)
         except EnforcementError as error:  # the probe's
             reply = Reply(error=error.summary, error_number=error.errno or 0, hint=error.hint)
         except OSError as error:
@@ -228,6 +242,20 @@ def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.s
         status = errno.ENOMEM  # an answer could not be had either: `ending` knows it
     finally:
         os._exit(status)
+
+
+def _given(directory: Directory) -> int:
+    """Return a copy of a directory's mount, of which nothing can be run; the guest may write there as its owner may."""
+    at = mount.openat2(directory.path, os.O_PATH | os.O_DIRECTORY, mount.RESOLVE_NO_SYMLINKS)
+    try:
+        found = os.fstat(at)
+        if (found.st_dev, found.st_ino) != (directory.device, directory.inode):
+            raise OSError(errno.ESTALE, f"{directory.path} is another directory than it was")
+        tree = mount.open_tree(dirfd=at, recursive=True)
+    finally:
+        os.close(at)
+    mount.mount_setattr(tree, WORKSPACE_ATTRIBUTES, propagation=mount.MS_PRIVATE, recursive=True)
+    return tree
 
 
 def _build(request: Request, parent: int | None, stager: socket.socket | None) -> tuple[Reply, tuple[int, ...]]:

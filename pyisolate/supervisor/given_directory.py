@@ -1,0 +1,119 @@
+"""A directory of the host's in the place of a workspace: what may be one, and what a sandbox's report says of it.
+
+The guest may write in it under the workspace's name. So nothing may lie in it that the policy denies, or that the host
+or later guests run; and it has to be of the user that guests write as: what they make there is that user's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import sysconfig
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from ..capability import Capability
+from ..enforcement import Coverage, EnforcementReport
+from ..errors import EnforcementError
+from ..kernel.rootview.paths import Places
+from ..policy import workspace
+
+if TYPE_CHECKING:
+    from ..kernel.prepared import CellTraits
+    from ..policy.compiled import CompiledPolicy
+
+#: What stands in the policy for it, where that has no workspace: it bounds nothing there.
+STANDS_FOR = "64MiB"
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class GivenDirectory(NamedTuple):
+    """A directory by its name and by what it was when `spawn` was called."""
+
+    path: str
+    device: int
+    inode: int
+
+    @classmethod
+    def find(cls, given: str | os.PathLike[str]) -> GivenDirectory:
+        """Return the directory of a name; links above it are followed. Raises OSError, ValueError for a link."""
+        above, last = os.path.split(os.path.abspath(os.fspath(given)))
+        path = os.path.join(os.path.realpath(above), last)
+        found = os.lstat(path)
+        if stat.S_ISLNK(found.st_mode):
+            raise ValueError(
+                f"workspace: {path} is a symbolic link, which others may turn. Hint: give what it leads to, "
+                f"{os.path.realpath(path)}"
+            )
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "workspace: is no directory", path)
+        return cls(path, found.st_dev, found.st_ino)
+
+    def check(self, compiled: CompiledPolicy, traits: CellTraits) -> None:
+        """Raise EnforcementError where it cannot be the workspace of a guest of this policy."""
+        if why := self._owned_by_others(traits) or next(self._holds(compiled, traits), None):
+            text, hint = why
+            raise EnforcementError(f"workspace: {self.path}: {text}", missing="workspace", hint=hint)
+
+    def _owned_by_others(self, traits: CellTraits) -> tuple[str, str] | None:
+        if traits.uid_range is not None:
+            return (
+                "each cell of this supervisor is another user (cell_uids), and a directory has one owner",
+                "use a Supervisor without cell_uids, or copy_on_write=",
+            )
+        owner = os.lstat(self.path).st_uid
+        if owner == traits.uid:
+            return None
+        return (
+            f"its owner is user {owner}, and guests write as user {traits.uid}",
+            f"give a directory of user {traits.uid} (`install -d -o {traits.uid} DIR`), or use copy_on_write=",
+        )
+
+    def _holds(self, compiled: CompiledPolicy, traits: CellTraits) -> Iterator[tuple[str, str]]:
+        """Yield what is in it that a guest may not change."""
+        narrower = "give a directory that holds none of it, or use copy_on_write="
+        for path in _run_by_host(traits):
+            if workspace.same_line(path, self.path):
+                yield f"what this process and its guests run is there ({path})", narrower
+        for path in filter(os.path.isabs, map(os.path.realpath, sys.path)):
+            if _is_in(path, self.path):
+                yield f"this process imports modules from {path} (sys.path)", narrower
+        places = Places.of(compiled)  # in monitor mode too: a reload may enforce them
+        rules = [(place.path, rule) for place in places for rule in place.rules]
+        for path, rule in (*rules, *((os.path.realpath(rule.path), rule) for rule, _why in places.missing)):
+            if _is_in(path, self.path) and (rule.deny or rule.origin != "fs"):
+                yield f"the policy has a rule for {path}, which is there ({rule.text or rule.origin})", narrower
+
+    def reported(self, report: EnforcementReport) -> EnforcementReport:
+        """Return a sandbox's report that says what is true of this workspace."""
+        unbounded = "a directory of the host's: nothing bounds how much is written there, in bytes or names"
+        lines = tuple(
+            msgspec.structs.replace(line, coverage=Coverage.NONE, enforcers=(), missing=unbounded, telemetry="")
+            if line.capability is Capability.LIMIT_WORKSPACE
+            else line
+            for line in report.capabilities
+        )
+        others = (note for note in report.notes if not note.startswith("workspace: "))
+        note = (
+            f"workspace: {self.path} of the host's at {workspace.HOME}; it stays; nothing bounds the sum of its files"
+        )
+        return msgspec.structs.replace(report, capabilities=lines, notes=(*others, note))
+
+
+def _run_by_host(traits: CellTraits) -> Iterator[str]:
+    """Yield the places of programs and modules that this process, its zygotes and later guests run."""
+    named = sysconfig.get_paths()
+    yield _PACKAGE
+    for path in (
+        *traits.interpreter,
+        *(named[key] for key in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")),
+    ):
+        yield os.path.realpath(path)
+
+
+def _is_in(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
