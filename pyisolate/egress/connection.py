@@ -41,6 +41,7 @@ class Services:
 
     def __init__(self, tenants: Tenants, names: Names, authorities: str | None) -> None:
         self.tenants, self.names, self._authorities = tenants, names, authorities
+        self.carrier = tunnel.Carrier()
 
     @functools.cached_property
     def trusted(self) -> ssl.SSLContext:
@@ -227,7 +228,7 @@ class Connection:
                 sent = await self._check_handshake(request, stream, sent)
             self.meter.sent(len(sent))
             up_writer.write(sent)
-            await tunnel.carry(stream, (up_reader, up_writer), self.meter)
+            await self._services.carrier.carry(stream, (up_reader, up_writer), self.meter)
         finally:
             up_writer.close()
 

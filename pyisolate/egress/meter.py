@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..native.tunnels import RECEIVED, SENT, ByteMeter
 from ..policy.compiled import EgressLimits
 
 
@@ -35,28 +36,47 @@ class Meter:
     """Counts for one sandbox, over all of its connections and policies. `carried` is what was not refused."""
 
     def __init__(self) -> None:
-        self.limits, self.carried = EgressLimits(), Carried()
-        self._requests = self._sent = self._received = 0
+        self.bytes = ByteMeter()
+        self._limits = EgressLimits()
+        self._requests = self._carried_requests = 0
+
+    @property
+    def limits(self) -> EgressLimits:
+        """What the sandbox's policy gives it."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: EgressLimits) -> None:
+        self._limits = limits
+        self.bytes.limit(limits.sent_bytes, limits.received_bytes)
+
+    @property
+    def carried(self) -> Carried:
+        """Return what was carried until now."""
+        sent, received = self.bytes.carried(SENT), self.bytes.carried(RECEIVED)
+        return Carried(requests=self._carried_requests, sent_bytes=sent, received_bytes=received)
 
     def request(self) -> None:
         """Count a request that the policy grants. Raises OverLimit."""
         self._requests += 1
-        _check("egress requests", self._requests, self.limits.requests, "requests")
-        self.carried.requests += 1
+        if (most := self._limits.requests) is not None and self._requests > most:
+            raise OverLimit("egress requests", most, "requests")
+        self._carried_requests += 1
 
     def sent(self, count: int) -> None:
         """Count bytes that are about to go to a host. Raises OverLimit."""
-        self._sent += count
-        _check("egress sent", self._sent, self.limits.sent_bytes, "bytes sent")
-        self.carried.sent_bytes += count
+        if not self.bytes.count(SENT, count):
+            raise self.over_sent()
 
     def received(self, count: int) -> None:
         """Count bytes that are about to go to the guest. Raises OverLimit."""
-        self._received += count
-        _check("egress received", self._received, self.limits.received_bytes, "bytes received")
-        self.carried.received_bytes += count
+        if not self.bytes.count(RECEIVED, count):
+            raise self.over_received()
 
+    def over_sent(self) -> OverLimit:
+        """Return the error of a sandbox that has sent too much."""
+        return OverLimit("egress sent", self._limits.sent_bytes or 0, "bytes sent")
 
-def _check(what: str, used: int, most: int | None, unit: str) -> None:
-    if most is not None and used > most:
-        raise OverLimit(what, most, unit)
+    def over_received(self) -> OverLimit:
+        """The same of what it received."""
+        return OverLimit("egress received", self._limits.received_bytes or 0, "bytes received")

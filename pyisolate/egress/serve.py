@@ -119,6 +119,7 @@ async def _serve(control: socket.socket, listener: socket.socket, start: Start, 
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)  # the supervisor has closed its end, or is gone
+        services.carrier.close()
 
 
 async def _follow(orders: asyncio.StreamReader, tenants: Tenants, report: Callable[[Report], Awaitable[None]]) -> None:

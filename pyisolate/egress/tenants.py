@@ -8,8 +8,6 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
-from msgspec.structs import replace
-
 from ..capability import Capability
 from ..decision import Verdict
 from ..policy import web
@@ -92,7 +90,7 @@ class Tenants:
     def counts(self) -> Iterator[Counted]:
         """Return what is new of each sandbox since the last time."""
         for tenant in self._known.values():
-            now = (replace(tenant.meter.carried), len(tenant.tasks))
+            now = (tenant.meter.carried, len(tenant.tasks))
             if now != tenant.counted:
                 tenant.counted = now
                 yield Counted(key=tenant.key, carried=now[0], connections=now[1])

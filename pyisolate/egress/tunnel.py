@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import ssl
 from collections.abc import Callable
 
+from ..native.tunnels import OVER_RECEIVED, OVER_SENT, Tunnels
 from .forward import Stream
 from .meter import Meter
 
@@ -16,7 +19,7 @@ _HANDSHAKE_S = 30.0
 #: keys has 2 kB, and is in one or two.
 _RECORD_HEAD, _HANDSHAKE_RECORD, _MOST_RECORDS = 5, 22, 4
 #: Without a byte either way for so long, a tunnel ends (seconds).
-IDLE_S = 900.0
+IDLE_S = 900
 #: A fatal alert, access_denied (RFC 8446, 6).
 ACCESS_DENIED = b"\x15\x03\x01\x00\x02\x02\x31"
 
@@ -84,32 +87,66 @@ async def handshake(reader: asyncio.StreamReader, sent: bytes, host: str) -> byt
     return sent
 
 
-async def carry(guest: Stream, host: Stream, meter: Meter) -> None:
-    """Carry bytes both ways until both sides have ended, or nothing came for a while. Raises OverLimit."""
-    loop = asyncio.get_running_loop()
-    last = [loop.time()]
+class Carrier:
+    """Carries tunnels past the handshake: a thread in C does, and its descriptor tells this loop of their ends."""
 
-    async def one_way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: Callable[[int], None]) -> None:
-        while data := await reader.read(1 << 16):
-            last[0] = loop.time()
-            count(len(data))
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
+    def __init__(self) -> None:
+        self._tunnels: Tunnels | None = None
+        self._waiting: dict[int, asyncio.Future[int]] = {}
 
-    ways = [
-        asyncio.ensure_future(one_way(guest[0], host[1], meter.sent)),
-        asyncio.ensure_future(one_way(host[0], guest[1], meter.received)),
-    ]
-    try:
-        while True:
-            left = last[0] + IDLE_S - loop.time()
-            done, waiting = await asyncio.wait(ways, timeout=max(left, 0), return_when=asyncio.FIRST_EXCEPTION)
-            for one in done:
-                one.result()  # or what ended it
-            if not waiting or left <= 0:
-                return
-    finally:
-        for one in ways:
-            one.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
+    async def carry(self, guest: Stream, host: Stream, meter: Meter) -> None:
+        """Carry bytes both ways until both sides have ended, or nothing came for a while. Raises OverLimit, OSError."""
+        loop = asyncio.get_running_loop()
+        if self._tunnels is None:
+            self._tunnels = Tunnels(IDLE_S)
+            loop.add_reader(self._tunnels.fileno(), self._take_ended, self._tunnels)
+        tunnels = self._tunnels
+        async with asyncio.timeout(IDLE_S):
+            await _empty(guest, host, meter.sent)
+            await _empty(host, guest, meter.received)
+        with _socket_of(guest) as one, _socket_of(host) as other:
+            number = tunnels.add(one.fileno(), other.fileno(), meter.bytes)
+            one.detach(), other.detach()
+        ended = self._waiting[number] = loop.create_future()
+        try:
+            result = await ended
+        finally:
+            del self._waiting[number]
+            tunnels.remove(number)
+        if result in (OVER_SENT, OVER_RECEIVED):
+            raise meter.over_sent() if result == OVER_SENT else meter.over_received()
+        if result < 0:
+            raise OSError(-result, os.strerror(-result), "tunnel")
+
+    def _take_ended(self, tunnels: Tunnels) -> None:
+        for number, result in tunnels.ended():
+            if (future := self._waiting.get(number)) is not None and not future.done():
+                future.set_result(result)
+
+    def close(self) -> None:
+        """End the thread, and with it all tunnels."""
+        if self._tunnels is not None:
+            asyncio.get_running_loop().remove_reader(self._tunnels.fileno())
+            self._tunnels.close()
+            self._tunnels = None
+
+
+async def _empty(source: Stream, sink: Stream, count: Callable[[int], None]) -> None:
+    """Stop reading a stream, and send on what was read of it and what was written to the other."""
+    reader, transport = source[0], source[1].transport
+    assert isinstance(transport, asyncio.Transport)
+    transport.pause_reading()
+    reader.feed_eof()
+    data = await reader.read()
+    transport.pause_reading()  # which a reader undoes where it had paused it itself
+    if data:
+        count(len(data))
+        sink[1].write(data)
+    sink[1].transport.set_write_buffer_limits(high=0)
+    await sink[1].drain()
+
+
+def _socket_of(stream: Stream) -> socket.socket:
+    """Return the socket of a stream that is not read from any more, under another descriptor."""
+    duplicate: socket.socket = stream[1].get_extra_info("socket").dup()
+    return duplicate
