@@ -3,6 +3,9 @@
 What is to be written lies first in a directory of its own in the host's, then a journal says what goes where, and only
 then files are renamed to their names. Without a journal a commit has not happened; with one, the next use of the
 directory finishes it (`finish`). Each step may be done again. The caller holds the directory's lock.
+
+Guests of the same user may be able to write to the directory: a journal counts where this user has noted it elsewhere
+(`commit_record`), and a staged file where it is what the journal says.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import msgspec
 
 from ..errors import SandboxError
 from ..policy.workspace import relative_name
+from . import commit_record
 from .beneath import DIRECTORY, Budget, Kind, content, look, open_beneath, open_file
 
 #: Directories of commits begin so; no guest may make such a name for a commit.
@@ -46,12 +50,13 @@ class FileChange(NamedTuple):
 
 
 class _Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Names, in the order in which they are done. `files` are staged under their number."""
+    """Names, in the order in which they are done. `files` are staged under their number; `digests` are of them."""
 
     #: with what is to be deleted: what the host puts there later stays
     deleted: list[tuple[str, Mark]]
     directories: list[str]
     files: list[str]
+    digests: list[bytes]
 
 
 def mark_of(found: os.stat_result) -> Mark:
@@ -74,14 +79,15 @@ def write(
         try:
             journal = _journal(changes, known)
             written = {path: _stage(host, top, staging, path, n, budget) for n, path in enumerate(journal.files)}
-            _write_journal(staging, journal)
+            journal.digests.extend(written.values())
+            _write_journal(host, name, staging, msgspec.msgpack.encode(journal))
         finally:
             os.close(staging)
     except BaseException:
         _clear(host, name)
         raise
     os.fsync(host)
-    _complete(host, name)
+    _complete(host, name, journal)
     return written
 
 
@@ -100,11 +106,12 @@ def finish(host: int) -> None:
                     ) from error
 
 
-def _complete(host: int, name: str) -> None:
+def _complete(host: int, name: str, journal: _Journal | None = None) -> None:
+    """Do what a commit's journal says, and take it away. `journal`: of one that this process has just written."""
     staging = open_beneath(host, name, DIRECTORY)
     try:
         with contextlib.suppress(FileNotFoundError):
-            _apply(host, staging, _read_journal(staging))
+            _apply(host, staging, journal or _read_journal(host, name, staging))
     finally:
         os.close(staging)
     _clear(host, name)
@@ -117,7 +124,7 @@ def _journal(changes: Sequence[FileChange], known: Mapping[str, Mark]) -> _Journ
     gone = [c.path for c in changes if c.change == "D" and not (c.kind == "file" and c.path in new)]
     directories = [c.path for c in changes if c.kind == "directory" and c.change == "A"]
     deleted = [(path, known[path]) for path in sorted(gone, reverse=True)]
-    return _Journal(deleted=deleted, directories=sorted(directories), files=files)
+    return _Journal(deleted=deleted, directories=sorted(directories), files=files, digests=[])
 
 
 def _stage(host: int, top: int, staging: int, path: str, number: int, budget: Budget) -> bytes:
@@ -147,26 +154,34 @@ def _stage(host: int, top: int, staging: int, path: str, number: int, budget: Bu
     return digest.digest()
 
 
-def _write_journal(staging: int, journal: _Journal) -> None:
+def _write_journal(host: int, name: str, staging: int, journal: bytes) -> None:
+    commit_record.note(host, name, journal)  # else no other process finishes it
     with os.fdopen(os.open(_UNFINISHED, _WRITE, 0o600, dir_fd=staging), "wb") as file:
-        file.write(msgspec.msgpack.encode(journal))
+        file.write(journal)
         file.flush()
         os.fsync(file.fileno())
     os.rename(_UNFINISHED, _JOURNAL, src_dir_fd=staging, dst_dir_fd=staging)
     os.fsync(staging)
 
 
-def _read_journal(staging: int) -> _Journal:
+def _read_journal(host: int, name: str, staging: int) -> _Journal:
     descriptor = open_file(staging, _JOURNAL)
     try:
         data = b"".join(content(descriptor, _LARGEST_JOURNAL, _JOURNAL))
     finally:
         os.close(descriptor)
+    if not commit_record.is_noted(host, name, data):
+        raise SandboxError(
+            f"finish the commit {name}: nothing in {commit_record.place()} says that this user began it",
+            hint="a guest may have made it up: look at it, put right by hand what it was to write, and remove it",
+        )
     try:
         journal = msgspec.msgpack.decode(data, type=_Journal)
         deleted = [path for path, _ in journal.deleted]
         if any(relative_name(path) != path for path in (*deleted, *journal.directories, *journal.files)):
             raise ValueError("a name leads elsewhere")
+        if len(journal.digests) != len(journal.files):
+            raise ValueError("a digest is missing")
     except (ValueError, msgspec.MsgspecError) as error:
         raise SandboxError(
             f"finish a commit: its journal is damaged ({error})", hint=f"look at {STAGING}* there, and remove it"
@@ -175,22 +190,39 @@ def _read_journal(staging: int) -> _Journal:
 
 
 def _apply(host: int, staging: int, journal: _Journal) -> None:
-    """Do what a journal says; what is done already stays as it is."""
+    """Do what a journal says; what is done already stays as it is. Nothing is done where a staged file was changed."""
+    waiting = [number for number, digest in enumerate(journal.digests) if _is_staged(staging, number, digest)]
     for path, mark in journal.deleted:
         with contextlib.suppress(FileNotFoundError):
             _delete(host, path, mark)
     for path in journal.directories:
         with _folder(host, path) as (folder, last), contextlib.suppress(FileExistsError):
             os.mkdir(last, 0o777, dir_fd=folder)
-    for number, path in enumerate(journal.files):
-        try:
-            os.stat(str(number), dir_fd=staging)
-        except FileNotFoundError:
-            continue
-        with _folder(host, path) as (folder, last):
+    for number in waiting:
+        with _folder(host, journal.files[number]) as (folder, last):
             os.rename(str(number), last, src_dir_fd=staging, dst_dir_fd=folder)
             os.fsync(folder)
     os.fsync(host)
+
+
+def _is_staged(staging: int, number: int, digest: bytes) -> bool:
+    """Tell whether a file has not got its name yet. Raises SandboxError where it is not what was staged."""
+    found = hashlib.blake2b()
+    try:
+        source = open_file(staging, str(number))
+    except FileNotFoundError:
+        return False
+    try:
+        for data in content(source, os.fstat(source).st_size, str(number)):
+            found.update(data)
+    finally:
+        os.close(source)
+    if found.digest() != digest:
+        raise SandboxError(
+            f"commit: what was staged as number {number} was changed by another process of this user",
+            hint="no guest may be granted writing to the directory itself",
+        )
+    return True
 
 
 def _delete(host: int, path: str, mark: Mark) -> None:
@@ -227,3 +259,4 @@ def _clear(host: int, name: str) -> None:
     finally:
         os.close(staging)
     os.rmdir(name, dir_fd=host)
+    commit_record.forget(name)

@@ -1,4 +1,4 @@
-"""A directory of the host's in the place of a workspace: what may be one, and what a sandbox's report says of it.
+"""A directory of the host's in the place of a workspace, or copied into one: what may be, and what a report says of it.
 
 The guest may write in it under the workspace's name. So nothing may lie in it that the policy denies, or that the host
 or later guests run; and it has to be of the user that guests write as: what they make there is that user's.
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from ..capability import Capability
+from ..decision import Mode
 from ..enforcement import Coverage, EnforcementReport
 from ..errors import EnforcementError
-from ..kernel.rootview.paths import Places
+from ..kernel.rootview.paths import WRITING, Places
 from ..policy import workspace
 
 if TYPE_CHECKING:
@@ -102,6 +103,22 @@ class GivenDirectory(NamedTuple):
             f"workspace: {self.path} of the host's at {workspace.HOME}; it stays; nothing bounds the sum of its files"
         )
         return msgspec.structs.replace(report, capabilities=lines, notes=(*others, note))
+
+
+def check_copied(source: str | os.PathLike[str], compiled: CompiledPolicy) -> None:
+    """Raise EnforcementError where a guest may write to the directory itself of which it has a copy."""
+    path = os.path.realpath(os.fspath(source))
+    if compiled.mode_of("fs") is not Mode.ENFORCE:
+        return
+    for place in Places.of(compiled):
+        writes = place.in_force & WRITING and place.rules
+        if writes and any(rule.origin == "fs" for rule in place.rules) and workspace.same_line(place.path, path):
+            raise EnforcementError(
+                f"copy_on_write: {path}: the policy lets the guest write to the directory itself ({place.text})",
+                rule=place.text,
+                missing="workspace",
+                hint="leave that grant out: the guest has a copy, and files.commit writes it back",
+            )
 
 
 def _run_by_host(traits: CellTraits) -> Iterator[str]:

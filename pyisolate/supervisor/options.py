@@ -23,7 +23,7 @@ from ..telemetry.alerts import AlertEngine, AlertRule
 from ..telemetry.recorder import AlertObserver, Recorder
 from ..telemetry.sinks.audit import AuditLog
 from ..telemetry.sinks.protocol import EventSink
-from .given_directory import STANDS_FOR
+from .given_directory import STANDS_FOR, check_copied
 
 if TYPE_CHECKING:
     from ..environments import Environment
@@ -129,6 +129,8 @@ def check_workspace(
     if given and copy_on_write is not None:
         raise ValueError("spawn: workspace, copy_on_write: a workspace is a directory, or a copy of one. Hint: choose")
     needed = files or copy_on_write is not None or given or (asked is not None and enforcement == "strict")
+    if copy_on_write is not None:
+        check_copied(copy_on_write, prepared.compiled)
     if prepared.compiled.workspace_bytes is not None or not needed:
         return
     why = next((note for note in prepared.notes if note.startswith("no workspace")), "no workspace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import itertools
 import os
 import signal
@@ -16,9 +17,11 @@ import msgspec
 import pytest
 
 import pyisolate
-from pyisolate.sandbox import commit
+from pyisolate.sandbox import commit, commit_record
 from pyisolate.sandbox.copy_on_write import CopyOnWrite
 from tests.require import require
+
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
 BASE = pyisolate.Policy.preset("compute").with_workspace("1MiB")
 CHANGE = (
@@ -31,6 +34,11 @@ CHANGED = [
     ("A", "moved.txt"), ("A", "new"), ("A", "new/deep"), ("A", "new/deep/file"), ("A", "turns"), ("A", "turns/in"),
     ("D", "gone.txt"), ("D", "moved"), ("D", "old"), ("D", "old/x"), ("D", "turns"), ("M", "a.txt"),
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture
@@ -269,17 +277,62 @@ def test_what_the_host_puts_where_a_killed_commit_deletes_stays(tree: Path, tmp_
     mark = commit.mark_of((tree / "gone.txt").stat())
     staging = tree / f"{commit.STAGING}x"
     staging.mkdir(mode=0o700)
-    names = {"deleted": [["gone.txt", mark], ["moved", mark]], "directories": [], "files": []}
-    (staging / "journal").write_bytes(msgspec.msgpack.encode(names))
+    names = {"deleted": [["gone.txt", mark], ["moved", mark]], "directories": [], "files": [], "digests": []}
     host = os.open(tree, os.O_RDONLY)
+
+    def leave() -> None:
+        (staging / "journal").write_bytes(data := msgspec.msgpack.encode(names))
+        assert commit_record.note(host, staging.name, data)
+
     try:
+        leave()
         commit.finish(host)
         assert "gone.txt" not in contents(tree)
         assert "moved" in contents(tree)
         staging.mkdir(mode=0o700)
         names["deleted"] = [["../outside", mark]]
-        (staging / "journal").write_bytes(msgspec.msgpack.encode(names))
+        leave()
         with pytest.raises(pyisolate.SandboxError, match="damaged"):
             commit.finish(host)
     finally:
         os.close(host)
+
+
+def test_a_commit_that_a_guest_made_up_is_not_finished(tree: Path) -> None:
+    """A guest of the same user, which may write to the directory, but not to all of it."""
+    before = contents(tree)
+    staging = tree / f"{commit.STAGING}x"
+    staging.mkdir(mode=0o700)
+    digest = hashlib.blake2b(b"forged").digest()
+    (staging / "0").write_bytes(b"forged")
+    names = {"deleted": [], "directories": [], "files": ["old/x"], "digests": [digest]}
+    (staging / "journal").write_bytes(data := msgspec.msgpack.encode(names))
+    host = os.open(tree, os.O_RDONLY)
+    try:
+        with pytest.raises(pyisolate.SandboxError, match="this user began it"):
+            commit.finish(host)
+        assert commit_record.note(host, staging.name, data)  # the control: one that this user began
+        (staging / "0").write_bytes(b"change")  # what a guest makes of what was staged
+        with pytest.raises(pyisolate.SandboxError, match="number 0 was changed"):
+            commit.finish(host)
+        assert (tree / "old/x").read_text() == before["old/x"]
+        (staging / "0").write_bytes(b"forged")
+        commit.finish(host)
+        assert contents(tree) == {**before, "old/x": "forged"}
+        staging.mkdir(mode=0o700)  # the same again: it is done, and noted no more
+        (staging / "0").write_bytes(b"forged")
+        (staging / "journal").write_bytes(data)
+        with pytest.raises(pyisolate.SandboxError, match="this user began it"):
+            commit.finish(host)
+    finally:
+        os.close(host)
+
+
+def test_what_a_guest_may_write_to_is_not_copied_for_it(supervisor: pyisolate.Supervisor, tree: Path) -> None:
+    reads, writes = BASE.allow_read(tree / "old"), BASE.allow_write(tree / "old")
+    for path in (tree, tree.parent):
+        path.chmod(0o755)
+    with supervisor.spawn("reads", reads, copy_on_write=tree, enforcement="best_effort") as sandbox:
+        assert sandbox.files.diff() == []
+    with pytest.raises(pyisolate.EnforcementError, match="write to the directory itself"):
+        supervisor.spawn("writes", writes, copy_on_write=tree, enforcement="best_effort")

@@ -1,0 +1,72 @@
+"""What a commit is known by to the process that finishes it: a note in a place of its user's, which no guest has.
+
+A guest of the same user that may write to a directory could leave a commit there that it made up, or one of an earlier
+day, and the host would write for it where the guest may not. So a journal is obeyed only where this user has noted it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+from ..errors import SandboxError
+from ..policy.site import check_way
+
+_PRIVATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def place() -> Path:
+    """Return where notes are kept: `$XDG_STATE_HOME/pyisolate/commits`, by default below `~/.local/state`."""
+    home = os.environ.get("XDG_STATE_HOME", "")  # the specification: what is not absolute does not count
+    base = Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state"
+    return Path(os.path.realpath(base)) / "pyisolate" / "commits"
+
+
+def note(host: int, name: str, journal: bytes) -> bool:
+    """Note a commit before its journal counts. False where this user has no place of its own for it.
+
+    `host`: the directory; `name`: of the commit's own directory in it.
+    """
+    try:
+        directory = place()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_way(str(directory))
+        with os.fdopen(os.open(directory / name, _PRIVATE, 0o600), "wb") as file:
+            file.write(_digest(host, name, journal))
+            file.flush()
+            os.fsync(file.fileno())
+        _settle(directory)
+    except (OSError, RuntimeError, SandboxError):  # RuntimeError: there is no home
+        return False
+    return True
+
+
+def is_noted(host: int, name: str, journal: bytes) -> bool:
+    """Tell whether this user began the commit of this name in this directory, with this journal."""
+    with contextlib.suppress(OSError, RuntimeError, SandboxError):
+        directory = place()
+        check_way(str(directory))
+        return (directory / name).read_bytes() == _digest(host, name, journal)
+    return False
+
+
+def forget(name: str) -> None:
+    """Remove the note of a commit that has ended: it cannot be done again."""
+    with contextlib.suppress(OSError, RuntimeError):
+        (place() / name).unlink()
+
+
+def _digest(host: int, name: str, journal: bytes) -> bytes:
+    found = os.fstat(host)
+    about = f"{found.st_dev}:{found.st_ino}:{name}\0".encode()
+    return hashlib.blake2b(about + journal).digest()
+
+
+def _settle(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
