@@ -27,6 +27,8 @@ PRESETS = ("compute", "data", "none", "readonly", "shell", "web-client", "web-na
 
 _YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INTEGER = re.compile(r"[-+]?[0-9]{1,19}")
+#: A dotted key of TOML with more parts than anything in a policy has.
+_LONG_KEY = re.compile(r"""(?<![\w.-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
 _FLOAT = re.compile(r"[-+]?[0-9]{1,19}\.[0-9]{0,19}")
 _CONSTANTS = {"": None, "~": None, "null": None, "Null": None, "NULL": None,
               "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}  # fmt: skip
@@ -205,10 +207,9 @@ def _parse_json(text: str, file: str | None) -> tuple[Any, dict[Where, int]]:
 
 def _parse_toml(text: str, file: str | None) -> tuple[Any, dict[Where, int]]:
     _check_depth(text, file)
-    for number, line in enumerate(text.split("\n"), 1):
-        key, equals, _ = line.partition("=")
-        if equals and key.count(".") > MAX_DEPTH:  # tomllib's time grows with the square of a dotted key's parts
-            raise PolicySyntaxError("policy: a key of too many parts", file=file, line=number, hint="write tables")
+    if match := _LONG_KEY.search(text):  # tomllib's time grows with the square of a dotted key's parts
+        line = text.count("\n", 0, match.start()) + 1
+        raise PolicySyntaxError("policy: a key of too many parts", file=file, line=line, hint="write tables")
     return tomllib.loads(text), _toml_lines(text)
 
 

@@ -14,7 +14,7 @@ import pyisolate
 from pyisolate import Policy
 from tests import inside
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("kept_supervisor")]
 
 BASE = Policy.preset("compute").with_name("reloaded")
 

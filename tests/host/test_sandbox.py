@@ -13,7 +13,7 @@ import pytest
 import pyisolate
 from pyisolate import Policy
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("kept_supervisor")]
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def _namespace(pid: str) -> int | None:
         return None
 
 
-def test_the_zygote_may_die(supervisor: pyisolate.Supervisor) -> None:
+def test_the_zygote_may_die() -> None:
     with pyisolate.Supervisor(pool_size=1) as own:
         first = own.spawn("first")
         assert first.eval("1") == 1
@@ -299,6 +299,7 @@ def test_unknown_words_are_refused() -> None:
             pyisolate.spawn("x", **options)
 
 
+@pytest.mark.slow
 def test_a_policy_per_request_does_not_use_up_descriptors(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("kept", Policy.preset("compute").with_name("kept")) as kept:
         before = None

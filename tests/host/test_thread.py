@@ -16,7 +16,7 @@ from pyisolate.telemetry.sinks.audit import AuditLog
 from pyisolate.telemetry.sinks.audit_reader import read_events
 from tests.thread_limits import WITHOUT_UNHELD
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("kept_supervisor")]
 
 RAW_OPEN = """
 import ctypes, os

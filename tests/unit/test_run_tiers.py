@@ -83,6 +83,7 @@ def test_measures(): assert "alone" in os.environ["HOW"]
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.slow
 def test_a_tier_shared_by_two_runs_is_run_once_and_what_failed_is_judged_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
