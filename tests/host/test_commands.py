@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import pytest
 import pyisolate
 from pyisolate.policy.suggest import apply
 from tests.require import require
+from tests.wheels import make_wheel
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
@@ -279,3 +281,28 @@ def test_other_large_programs_run(
         done = sandbox.run([path, *arguments], text=True)
         assert done.returncode == 0, (done.stderr, [str(event) for event in sandbox.get_denial_events()])
         assert done.stdout.strip() in ("1,2,3", "")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_packages_are_installed_from_wheels_in_the_workspace(
+    supervisor: pyisolate.Supervisor, tmp_path: Path, installer: str
+) -> None:
+    policy = pyisolate.Policy.preset("shell").with_limits(memory="1GiB", processes=64)
+    command = [sys.executable, "-m", "pip"]
+    if installer == "uv":
+        if (found := shutil.which("uv")) is None or "shims" in found:
+            pytest.skip("no uv")
+        policy, command = policy.allow_exec(found), [found, "pip", "--offline", "--no-cache"]
+    wheel = make_wheel(tmp_path / "wheels", "tiny", {"tiny.py": "VALUE = 42\n"})
+    install = [*command, "install", "--no-index", "--no-deps", "--target", "lib", wheel.name]
+    with supervisor.spawn("without", policy, files={wheel.name: wheel}) as sandbox:
+        if installer == "pip":  # its modules are no program of the preset's
+            assert "No module named pip" in sandbox.run(install, text=True).stderr
+    with supervisor.spawn("with", policy.allow_import("pip"), files={wheel.name: wheel}) as sandbox:
+        done = sandbox.run(install, text=True)
+        assert done.returncode == 0, (done.stderr, [str(event) for event in sandbox.get_denial_events()])
+        done = sandbox.run(
+            [sys.executable, "-c", "import tiny; print(tiny.VALUE)"], text=True, env={"PYTHONPATH": "lib"}
+        )
+        assert done.stdout == "42\n", done.stderr
