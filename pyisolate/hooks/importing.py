@@ -95,7 +95,9 @@ class ImportRule:
         full = paths.text(name) or ""
         if level > 0:
             try:
-                full = _resolve_name(full, _calc_package(globals_), level)
+                if not (package := _calc_package(globals_)):
+                    return  # there is no package to be relative to, and no module that could be meant
+                full = _resolve_name(full, package, level)
             except Exception:
                 return
         if isinstance(names, list) and not names and full in ON_BEHALF:

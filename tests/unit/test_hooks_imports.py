@@ -142,6 +142,11 @@ def test_relative_imports_are_asked_by_their_full_name(tmp_path: Path) -> None:
     assert narrow == {"part": "guestpkg.inner"}
 
 
+def test_an_import_that_is_relative_to_nothing_is_the_interpreters_error_and_no_refusal() -> None:
+    answer = attempts({"alone": "from . import x", "beyond": "from .. import x", "control": "import os"})
+    assert answer == {"alone": "ImportError", "beyond": "ImportError", "control": "os"}
+
+
 def test_native_modules_are_asked_about_wherever_they_are_loaded() -> None:
     source = """
         import importlib.util
