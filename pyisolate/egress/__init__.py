@@ -8,6 +8,7 @@
 `connection` one connection of a guest: which sandbox, which request, granted or not
 `request`   what is asked for, read in one way or refused
 `forward`   one request and its answer, read and written anew by h11
+`heads`     what of them came before, and is known
 `tunnel`    a CONNECT: the TLS handshake must name the host; a thread in C carries the rest
 `opened`    a tunnel that is read: TLS with the guest ends in the proxy
 `authority` the certificates for that; `bundles` puts them where guests look

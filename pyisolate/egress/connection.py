@@ -11,15 +11,17 @@ import functools
 import json
 import re
 import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import h11
 
 from ..capability import Capability
 from ..decision import DenialCode, Mode, Verdict
 from ..policy import suggest, web
-from . import tunnel
+from . import heads, tunnel
 from .credentials import Credentials, Encoded, Unsignable
-from .forward import Reader, Stream, Upstream, Writer, forward
+from .forward import Reader, Stream, Upstream, Writer, forward, repeat
 from .hiding import Hider
 from .meter import Meter, OverLimit
 from .names import Names, RefusedAddress, Unreachable, connect
@@ -67,6 +69,7 @@ class Connection:
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_BYTES)
         self.tenant, self._inside = tenant, tunnel
         self._up: Upstream | None = None
+        self.begun = False
         #: what came before it was known whose connection this is
         self._unread = bytearray()
 
@@ -88,7 +91,8 @@ class Connection:
     async def _serve(self, stream: Stream | None) -> None:
         try:
             while await self._request(stream):
-                self.http.start_next_cycle()
+                if self.http.our_state is h11.DONE:  # a request that came before needs no h11
+                    self.http.start_next_cycle()
         except Refusal as refusal:
             await self._tenants.report(self.tenant, refusal)
             await self._answer(refusal.status, _explanation(refusal))
@@ -103,35 +107,70 @@ class Connection:
         """Serve one request; False where the connection ends with it."""
         try:
             async with asyncio.timeout(HEAD_S):
-                event = await self.next_event()
+                event, head = await self._head()
         except h11.RemoteProtocolError as error:
             self._recognise()
             raise malformed(str(error)) from None
+        if isinstance(event, heads.Asked):
+            assert head is not None
+            return await self._carry(event.request, partial(repeat, self, event, head))
         if not isinstance(event, h11.Request):
             return False
         if self._inside is None:
             self._authenticate(event)
         request, onward = read_request(event, self._inside)
-        await self._decide(request)
+        granted = await self._decide(request)
         if request.method == web.CONNECT:
             assert stream is not None
             await self._tunnel(request, stream)
             return False
-        return await self._forward(event, request, onward)
-
-    async def _forward(self, event: h11.Request, request: web.Request, onward: bytes) -> bool:
-        up = await self._upstream(request)
-        self.meter.request()
         secrets = self.tenant.secrets if self.tenant is not None else ()
         given = [one for one in secrets if web.matches(one.rule, request)]
+        credentials = Credentials(given, Hider(secrets))
+        carry = partial(forward, self, event, onward, credentials=credentials)
+        kept = await self._carry(request, carry)
+        if kept and head is not None and granted and not secrets:
+            self._remember(head, event, request, onward)
+        return kept
+
+    async def _head(self) -> tuple[object, bytes | None]:
+        """Return what the guest sends first, as h11 reads it, with its bytes where these can be remembered.
+
+        Of a request that came before, return what is known of it, and all of its bytes.
+        """
+        if self.http.trailing_data[0]:
+            return await self.next_event(), None
+        data = await self._read()
+        if self.tenant is not None and (found := self.tenant.asked.find(data, self._place)) is not None:
+            known, body = found
+            if len(body) == known.body_bytes:
+                return known, data
+        event, head = heads.read_head(self.http, data)
+        return (await self.next_event(), None) if event is h11.NEED_DATA else (event, head)
+
+    def _remember(self, head: bytes, event: h11.Request, request: web.Request, target: bytes) -> None:
+        """Know a request again that was granted, and whose connections were kept."""
+        body = heads.body_bytes(event)
+        if self.tenant is not None and self._up is not None and body is not None and request.method != "HEAD":
+            self.tenant.asked.put(head, heads.Asked(request, target, self._up.sent, body), self._place)
+
+    @property
+    def _place(self) -> str | None:
+        """Inside of which tunnel heads are read."""
+        return None if self._inside is None else self._inside.place
+
+    async def _carry(self, request: web.Request, exchange: Callable[[Upstream], Awaitable[bool]]) -> bool:
+        """Carry one exchange to where a granted request goes; return whether the connection can carry another."""
+        up = await self._upstream(request)
+        self.meter.request()
         try:
-            return await forward(self, event, onward, up, Credentials(given, Hider(secrets)))
+            return await exchange(up)
         except Encoded as error:
             raise Unreachable(f"{request.host}: {error}") from None
         except Unsignable as error:
             raise Refusal(str(request), DenialCode.LIMIT_EXCEEDED, str(error), status=413) from None
         except (OSError, TimeoutError, h11.RemoteProtocolError) as error:
-            if self.http.our_state is not h11.SEND_RESPONSE:
+            if self.begun or self.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
                 raise
             raise Unreachable(f"{request.host} broke off ({error or type(error).__name__})") from None
 
@@ -156,11 +195,14 @@ class Connection:
         while (event := self.http.next_event()) is h11.NEED_DATA:
             if self.http.they_are_waiting_for_100_continue:
                 self.writer.write(self.http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
-            data = await self.reader.read(1 << 16)
-            if self.tenant is None and len(self._unread) < _HEAD_BYTES:
-                self._unread += data
-            self.http.receive_data(data)
+            self.http.receive_data(await self._read())
         return event
+
+    async def _read(self) -> bytes:
+        data = await self.reader.read(1 << 16)
+        if self.tenant is None and len(self._unread) < _HEAD_BYTES:
+            self._unread += data
+        return data
 
     def _authenticate(self, request: h11.Request) -> None:
         given = [value for name, value in request.headers if name == b"proxy-authorization"]
@@ -187,8 +229,8 @@ class Connection:
         if self.tenant is None and len(found) == 1 and (tenant := found.pop()) is not None:
             self._belong(tenant)
 
-    async def _decide(self, request: web.Request) -> None:
-        """Raises Refusal where the policy does not grant a request."""
+    async def _decide(self, request: web.Request) -> bool:
+        """Tell whether the policy grants a request; False in monitor mode alone. Raises Refusal."""
         assert self.tenant is not None
         decision = self.tenant.broker.decide(Capability.NET_HTTP, str(request))
         if decision.code is not None:
@@ -198,6 +240,7 @@ class Connection:
             if decision.refused:
                 raise said
             await self._tenants.report(self.tenant, said, Verdict.WOULD_DENY)
+        return decision.code is None
 
     async def _addresses(self, request: web.Request) -> list[str]:
         """Return the addresses that a granted request may be sent to. Raises Refusal, Unreachable."""
@@ -263,6 +306,8 @@ class Connection:
 
     async def _answer(self, status: int, text: str) -> None:
         """Send an answer of the proxy's own, and end the connection."""
+        if self.begun:
+            return
         if self.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             if self.http.our_state is not h11.ERROR:
                 return

@@ -1,4 +1,7 @@
-"""One plain request and its answer: read by h11 on one side, written anew by h11 on the other, never passed through."""
+"""One plain request and its answer: heads are read by h11 on one side, and written anew by h11 on the other.
+
+A body whose length a known head states is passed on as it is; any other is read and written anew, too.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from typing import Protocol
 
 import h11
 
+from . import heads
 from .credentials import MOST_SIGNED_BYTES, Credentials, Headers, Unsignable
+from .heads import MOST_ANSWERED, Answered, Heads
+from .hiding import Hider
 from .meter import Meter
 
 #: Without a byte from the host for so long, the exchange ends (seconds).
@@ -52,6 +58,8 @@ class Asked(Protocol):
 
     http: h11.Connection
     writer: Writer
+    #: a part of an answer was sent that `http` knows nothing of
+    begun: bool
 
     @property
     def meter(self) -> Meter:
@@ -78,6 +86,9 @@ class Upstream:
     def __init__(self, place: tuple[str, int], stream: Stream) -> None:
         self.place, self.reader, self.writer = place, *stream
         self.http = h11.Connection(h11.CLIENT)
+        #: answers that came before, and the last request's head as it was sent
+        self.answers: Heads[Answered] = Heads(MOST_ANSWERED)
+        self.sent = b""
         self._used = asyncio.get_running_loop().time()
 
     def serves(self, place: tuple[str, int]) -> bool:
@@ -88,7 +99,9 @@ class Upstream:
 
     def next_cycle(self) -> None:
         """Be ready for another exchange where the host keeps the connection; else close it."""
-        if self.http.our_state is h11.DONE and self.http.their_state is h11.DONE:
+        if self.http.our_state is h11.IDLE:  # `repeat` did without
+            self._used = asyncio.get_running_loop().time()
+        elif _is_done(self.http) and not self.http.trailing_data[0]:
             self.http.start_next_cycle()
             self._used = asyncio.get_running_loop().time()
         else:
@@ -111,25 +124,97 @@ async def forward(guest: Asked, request: h11.Request, target: bytes, up: Upstrea
         target, headers = credentials.into(request.method, target, headers, known or b"")
         head = up.http.send(h11.Request(method=request.method, target=target, headers=headers)) or b""
         guest.meter.sent(len(head))
+        up.sent = head
         up.writer.write(head)
-        body = asyncio.ensure_future(_send_body(guest, up, known))
-        answer = asyncio.ensure_future(_answer(guest, up, credentials))
-        try:
-            await asyncio.wait((body, answer), return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                body.result()  # or why there is no more of it
-            await answer
-            whole = body.done() and body.exception() is None
-        finally:
-            for one in (body, answer):
-                one.cancel()
-            await asyncio.gather(body, answer, return_exceptions=True)
+        if known is None and heads.body_bytes(request) == 0:
+            await _send_body(guest, up)
+            await _answer(guest, up, credentials)
+            whole = True
+        else:
+            whole = await _both_ways(guest, up, credentials, known)
     finally:
         if whole:
             up.next_cycle()
         else:
             up.close()
-    return whole and guest.http.our_state is h11.DONE and guest.http.their_state is h11.DONE
+    return whole and _is_done(guest.http)
+
+
+async def _both_ways(guest: Asked, up: Upstream, credentials: Credentials, known: bytes | None) -> bool:
+    """Carry a body and its answer, which may begin before; tell whether all of the body was sent."""
+    body = asyncio.ensure_future(_send_body(guest, up, known))
+    answer = asyncio.ensure_future(_answer(guest, up, credentials))
+    try:
+        await asyncio.wait((body, answer), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            body.result()  # or why there is no more of it
+        await answer
+        return body.done() and body.exception() is None
+    finally:
+        for one in (body, answer):
+            one.cancel()
+        await asyncio.gather(body, answer, return_exceptions=True)
+
+
+def _is_done(http: h11.Connection) -> bool:
+    """Tell whether an exchange has ended after which there can be another."""
+    return http.our_state is h11.DONE and http.their_state is h11.DONE
+
+
+async def repeat(guest: Asked, known: heads.Asked, came: bytes, up: Upstream) -> bool:
+    """Carry an exchange whose head is `known`, from `came`, the whole request; else as `forward`."""
+    whole = False
+    try:
+        data = known.onward + (came[-known.body_bytes :] if known.body_bytes else b"")
+        guest.meter.sent(len(data))
+        up.writer.write(data)
+        async with asyncio.timeout(IDLE_S):
+            data = await up.reader.read(1 << 16)
+        if (found := up.answers.find(data)) is not None:
+            whole = await _pass_on(guest, up, *found)
+            return True
+        _tell_h11(guest.http, known, came, up.http)
+        await _answer(guest, up, Credentials((), Hider(())), data)
+        whole = True
+        return _is_done(guest.http)
+    finally:
+        if whole:
+            up.next_cycle()
+        else:
+            up.close()
+
+
+def _tell_h11(guest: h11.Connection, known: heads.Asked, came: bytes, host: h11.Connection) -> None:
+    """Have both sides know of a request that was sent without them: its answer is one that they must read."""
+    guest.receive_data(came)
+    while not isinstance(event := guest.next_event(), h11.EndOfMessage):
+        if isinstance(event, h11.Request):
+            headers = _kept(event.headers.raw_items(), _OF_ONE_HOP)
+            host.send(h11.Request(method=event.method, target=known.target, headers=headers))
+        elif isinstance(event, h11.Data):
+            host.send(h11.Data(data=event.data))
+        else:
+            raise ConnectionAbortedError("a known request is none")
+    host.send(h11.EndOfMessage())
+
+
+async def _pass_on(guest: Asked, up: Upstream, known: Answered, data: bytes) -> bool:
+    """Send an answer on; False where the host sent more than it stated."""
+    left, more = known.body_bytes, data
+    guest.meter.received(len(known.onward))
+    guest.begun, before = True, known.onward
+    while True:
+        guest.meter.received(min(len(more), left))
+        guest.writer.write(before + more[:left])
+        await guest.writer.drain()
+        before, left = b"", left - len(more)
+        if left <= 0:
+            break
+        async with asyncio.timeout(IDLE_S):
+            if not (more := await up.reader.read(1 << 16)):
+                raise ConnectionAbortedError("the host has gone")
+    guest.begun = False
+    return left == 0
 
 
 async def _whole_body(guest: Asked) -> bytes:
@@ -167,23 +252,25 @@ async def _send_body(guest: Asked, up: Upstream, known: bytes | None = None) -> 
         await writer.drain()
 
 
-async def _answer(guest: Asked, up: Upstream, credentials: Credentials) -> None:
+async def _answer(guest: Asked, up: Upstream, credentials: Credentials, came: bytes | None = None) -> None:
+    """Read an answer, of which `came` may be the beginning, and write it anew."""
     host = up.http
+    head, written, stated, got = None, b"", None, 0
+    event: object = h11.NEED_DATA
     while True:
-        event = host.next_event()
         if event is h11.NEED_DATA:
-            async with asyncio.timeout(IDLE_S):
-                host.receive_data(await up.reader.read(1 << 16))
-        elif isinstance(event, h11.Response):
-            chunked = any(name == b"transfer-encoding" for name, _ in event.headers)
-            dropped = _OF_ONE_HOP | (_FRAMING if chunked else frozenset())
-            headers = _kept(event.headers.raw_items(), dropped)
-            headers, reason = credentials.out_of(event, headers)
-            answer = h11.Response(status_code=event.status_code, headers=headers, reason=reason)
-            written = guest.http.send(answer) or b""
-            guest.meter.received(len(written))
-            guest.writer.write(written)
+            if came is None:
+                async with asyncio.timeout(IDLE_S):
+                    came = await up.reader.read(1 << 16)
+            event, seen = heads.read_head(host, came)
+            came = None
+            head = seen if isinstance(event, h11.Response) else head
+            continue
+        if isinstance(event, h11.Response):
+            stated = heads.body_bytes(event)
+            written = _send_head(guest, event, credentials)
         elif isinstance(event, h11.Data):
+            got += len(event.data)
             guest.meter.received(len(event.data))
             guest.writer.write(guest.http.send(h11.Data(data=credentials.hider.more(event.data))) or b"")
             await guest.writer.drain()
@@ -191,6 +278,22 @@ async def _answer(guest: Asked, up: Upstream, credentials: Credentials) -> None:
             guest.writer.write(guest.http.send(h11.Data(data=credentials.hider.rest())) or b"")
             guest.writer.write(guest.http.send(h11.EndOfMessage()) or b"")
             await guest.writer.drain()
+            kept = _is_done(guest.http) and _is_done(host)
+            if head is not None and stated == got and kept and not credentials.hider.hidden:
+                up.answers.put(head, Answered(written, got))
             return
         elif not isinstance(event, h11.InformationalResponse):
             raise ConnectionAbortedError("the host has gone")
+        event = host.next_event()
+
+
+def _send_head(guest: Asked, event: h11.Response, credentials: Credentials) -> bytes:
+    chunked = any(name == b"transfer-encoding" for name, _ in event.headers)
+    dropped = _OF_ONE_HOP | (_FRAMING if chunked else frozenset())
+    headers = _kept(event.headers.raw_items(), dropped)
+    headers, reason = credentials.out_of(event, headers)
+    answer = h11.Response(status_code=event.status_code, headers=headers, reason=reason)
+    written = guest.http.send(answer) or b""
+    guest.meter.received(len(written))
+    guest.writer.write(written)
+    return written

@@ -14,7 +14,9 @@ from ..policy import web
 from ..policy.broker import Broker
 from ..policy.secrets import Injection
 from ..records import BrokerRecord
+from . import heads
 from .authority import Issuer
+from .heads import Heads
 from .messages import Admit, Counted, Refused
 from .meter import Carried, Meter
 from .request import Refusal
@@ -52,6 +54,8 @@ class Tenant:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     #: what the supervisor knows of its use
     counted: tuple[Carried, int] = (Carried(), 0)
+    #: granted requests that came before; a reload makes another tenant, and forgets them
+    asked: Heads[heads.Asked] = field(default_factory=lambda: Heads(heads.MOST_ASKED))
     pace: _Pace = field(default_factory=lambda: _Pace())
 
     def opens(self, request: web.Request) -> bool:

@@ -1,0 +1,104 @@
+"""Requests that came before, byte by byte: each is counted and sent on, and only what was granted is known again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import pyisolate
+from pyisolate import Policy
+from tests.host.test_egress import Server
+
+pytestmark = pytest.mark.once
+pytest.importorskip("trustme")
+
+HOST = "api.example.org"
+_GUEST = """
+import base64, http.client, os, socket
+def login(proxy):
+    password, _, address = proxy.removeprefix("http://").partition("@")
+    return "Basic " + base64.b64encode(password.encode()).decode()
+own = os.environ["HTTP_PROXY"]
+port = int(own.rpartition(":")[2])
+kept = http.client.HTTPConnection("127.0.0.1", port)
+def ask(method, url, host, body=None, proxy=own):
+    kept.request(method, url, body, {"Host": host, "Proxy-Authorization": login(proxy)})
+    answer = kept.getresponse()
+    return answer.status, answer.read().decode()
+def thrice(url, other, host):
+    'Send one request three times on one connection, the last time with another behind it.'
+    common = f" HTTP/1.1\\r\\nHost: {host}\\r\\nProxy-Authorization: {login(own)}\\r\\n\\r\\n"
+    one, two = (f"GET {target}{common}".encode() for target in (url, other))
+    got = ["", "", ""]
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        for turn, data in enumerate((one, one, one + two)):
+            sock.sendall(data)
+            while not got[turn].endswith(f"{host} ") and (more := sock.recv(1 << 16).decode("latin-1")):
+                got[turn] += more
+        while more := sock.recv(1 << 16):
+            got[2] += more.decode("latin-1")
+    return got
+"""
+
+
+class World:
+    """A server, and a policy that grants one directory of it."""
+
+    def __init__(self, supervisor: pyisolate.Supervisor, plain: Server) -> None:
+        self.supervisor, self.plain = supervisor, plain
+        self.place = f"{HOST}:{plain.port}"
+        self.granted, self.other = f"http://{self.place}/v1/x", f"http://{self.place}/v2/x"
+        self.base = Policy.preset("compute").allow_import("@stdlib").allow_connect(f"127.0.0.1:{plain.port}")
+        self.policy = self.base.allow_http(f"* {self.place}/v1/*")
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    plain = Server()
+    with pyisolate.Supervisor(pool_size=1, egress_hosts={HOST: ["127.0.0.1"]}) as supervisor:
+        made = World(supervisor, plain)
+        supervisor.spawn("first", made.policy).close()
+        yield made
+    plain.close()
+
+
+def test_equal_heads_carry_other_bodies_and_each_counts(world: World) -> None:
+    before = len(world.plain.seen)
+    with world.supervisor.spawn("counted", world.policy.with_egress(requests=6)) as sandbox:
+        sandbox.exec(_GUEST)
+        for body in (b"one!", b"two!", b"six!", b"four"):
+            said = sandbox.eval(f"ask('POST', {world.granted!r}, {world.place!r}, {body!r})")
+            assert said == (200, f"POST /v1/x {world.place} {body.decode()}")
+        assert sandbox.eval(f"ask('GET', {world.granted!r}, {world.place!r})")[0] == 200
+        assert sandbox.eval(f"ask('GET', {world.granted!r}, {world.place!r})")[0] == 200
+        assert sandbox.get_denial_events() == []
+        assert sandbox.eval(f"ask('GET', {world.granted!r}, {world.place!r})")[0] == 429
+        assert [event.target for event in sandbox.get_denial_events()] == ["egress requests"]
+    assert world.plain.seen[before:] == ["POST /v1/x"] * 4 + ["GET /v1/x"] * 2
+
+
+def test_what_follows_a_known_head_is_decided_as_ever(world: World) -> None:
+    before = len(world.plain.seen)
+    with (
+        world.supervisor.spawn("knows", world.policy) as sandbox,
+        world.supervisor.spawn("another", world.policy) as another,
+    ):
+        sandbox.exec(_GUEST)
+        first, second, third = sandbox.eval(f"thrice({world.granted!r}, {world.other!r}, {world.place!r})")
+        assert first.startswith("HTTP/1.1 200")
+        assert second.startswith("HTTP/1.1 200")
+        assert third.startswith("HTTP/1.1 200")
+        assert "HTTP/1.1 403" in third
+        assert [event.target for event in sandbox.get_denial_events()] == [f"GET {world.place}/v2/x"]
+        for _ in range(3):
+            assert sandbox.eval(f"ask('GET', {world.granted!r}, {world.place!r})")[0] == 200
+        # the same but for whose password it bears, on a connection that is this sandbox's
+        foreign = another.eval("__import__('os').environ['HTTP_PROXY']")
+        said = sandbox.eval(f"ask('GET', {world.granted!r}, {world.place!r}, None, {foreign!r})")
+        assert said[0] == 407
+        assert sandbox.eval(f"ask('GET', {world.granted!r}, {world.place!r})")[0] == 200
+        sandbox.reload_policy(world.base.allow_http(f"GET {world.place}/v3/*"))
+        said = sandbox.eval(f"kept.close() or ask('GET', {world.granted!r}, {world.place!r})")
+        assert said[0] == 403
+    assert world.plain.seen[before:] == ["GET /v1/x"] * 7
