@@ -38,6 +38,8 @@ _LOOK_UP_S = 1.0
 _REST_READS = 256
 #: What `wait_answer` waits for.
 _ANSWERS = (wire.Done, wire.Failed, wire.Ready, wire.Warm)
+#: How the frame begins by which a request ends, after the byte that tells its kind and size.
+_DONE = wire.encode(wire.Done(id=0))[wire.HEADER.size + 1 :].split(b"\xa2id")[0]
 #: Why a channel ended that this process could not go on reading.
 OUT_OF_MEMORY = "this process was out of memory for what the cell sent"
 #: How a socket says that the cell has died, with data of ours still unread or not: its exit status tells why.
@@ -126,7 +128,7 @@ class Channel:
         self._closed = False
         #: its share of the host's time; alone, until a reactor serves it beside others
         self.turn = Turns().join()
-        self._end = native.HostEnd(channel, self.poller.fileno(), out_read, err_read)
+        self._end = native.HostEnd(channel, out_read, err_read)
         self._pipe_bits = ((native.OUT, out_read), (native.ERR, err_read))
 
     # -- sending --------------------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ class Channel:
         sent = 0
         if not self._outbox:
             try:
-                sent = socket.send_fds(self.peer, [data], descriptors) if descriptors else self.peer.send(data)
+                sent = self._end.send(data, descriptors)
             except BlockingIOError:
                 if descriptors:
                     raise Backlog("the cell does not read") from None
@@ -182,6 +184,7 @@ class Channel:
                 return
             del self._outbox[:sent]
             if not self._outbox:
+                self._end.all_sent()
                 self._watch_socket()
 
     # -- receiving ------------------------------------------------------------------------------------------
@@ -190,9 +193,12 @@ class Channel:
         """Wait for events and handle them; False when nothing came in time. The caller holds `lock`."""
         if self._closed:
             return False
-        end = self._end
         small = self.conversation.phase is not wire.Phase.WARMING and self._buffer.missing <= native.SMALL_BYTES
-        data = end.turn(timeout_s, receive=small)
+        return self._handle(self._end.turn(timeout_s, receive=small))
+
+    def _handle(self, data: bytes) -> bool:
+        """Handle what a turn received, and what else it found to do; False where it found nothing."""
+        end = self._end
         ready = end.ready
         if data:  # before a callback for output, which may raise
             self._take(data)
@@ -219,6 +225,25 @@ class Channel:
         """True where an exception of the host's (Ctrl-C) came while a frame was read: part of it may be lost."""
         return self._end.torn
 
+    def ask(self, frame: wire.HostFrame, descriptors: list[int], deadline: float | None) -> wire.GuestFrame | None:
+        """Send a request, and pump until it is answered, as `wait_answer` does: in one call, where it is small.
+
+        Raises Backlog when the cell has stopped reading. The caller holds `lock`.
+        """
+        data = wire.encode(frame)
+        if descriptors or self._ahead or len(data) > native.SMALL_BYTES or self._buffer.pending:
+            with self._send_lock:
+                self._send(data, descriptors)
+        else:
+            left = _LOOK_UP_S if deadline is None else min(deadline - time.monotonic(), _LOOK_UP_S)
+            received = self._end.ask(data, max(left, 0.0))
+            if received is None:
+                with self._send_lock:
+                    self._send(data, descriptors)
+            else:
+                self._handle(received)
+        return self.wait_answer(deadline)
+
     def wait_answer(self, deadline: float | None) -> wire.GuestFrame | None:
         """Pump until the outstanding question is answered. None at the deadline or when the cell has ended."""
         while self._answer is None and self.ended is None:
@@ -238,6 +263,7 @@ class Channel:
             return
         if not data:
             self.poller.unregister(descriptor)
+            self._end.end_of(descriptor)
             return
         if self.owner is not None:
             self.owner.on_output(self._pipes[descriptor], data)
@@ -286,14 +312,14 @@ class Channel:
         return True
 
     def _take(self, data: bytes) -> None:
-        began = time.thread_time()
         try:
             payload = self._buffer.take(data)
-            while payload is not None:
-                frame = wire.decode_guest(payload)
-                self.conversation.accept(frame)
-                self._dispatch(frame)
-                payload = self._buffer.next_payload()
+            if payload is not None and payload.startswith(_DONE, 1) and not self._buffer.pending:
+                # The host asked for this one: it is not on the cell's account, which takes two system calls to keep.
+                self._take_frame(payload)
+                self.turn.last = time.monotonic()
+                return
+            self._take_each(payload)
         except wire.WireError as error:
             _log.warning("cell %d broke the protocol and is killed: %s", self.pid, error)
             self.end(f"protocol violation: {error}")
@@ -301,7 +327,21 @@ class Channel:
         except MemoryError:  # a frame is lost, a refusal perhaps, and what comes next would be read as something else
             self.end(OUT_OF_MEMORY)
             self.signal(signal.SIGKILL)
-        self.turn.used(time.thread_time() - began, time.monotonic())
+
+    def _take_each(self, payload: bytes | None) -> None:
+        """Handle frames that may be many: on the cell's account."""
+        began = time.thread_time()
+        try:
+            while payload is not None:
+                self._take_frame(payload)
+                payload = self._buffer.next_payload()
+        finally:
+            self.turn.used(time.thread_time() - began, time.monotonic())
+
+    def _take_frame(self, payload: bytes) -> None:
+        frame = wire.decode_guest(payload)
+        self.conversation.accept(frame)
+        self._dispatch(frame)
 
     def _keep_listener(self, descriptors: list[int]) -> None:
         for descriptor in descriptors:

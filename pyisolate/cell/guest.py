@@ -195,8 +195,12 @@ class Guest:
     def send(self, frame: wire.GuestFrame) -> None:
         """Send one frame whole; threads of the guest never interleave."""
         data = wire.encode(frame, limit=wire.MAX_GUEST_FRAME_BYTES)
-        with INTERRUPTS, self._send_lock:
-            self._channel.sendall(data)
+        if self._running:
+            with INTERRUPTS, self._send_lock:
+                self._channel.sendall(data)
+        else:  # no interrupt is raised then
+            with self._send_lock:
+                self._channel.sendall(data)
 
     def report(self, record: BrokerRecord) -> None:
         """Send a denial record, before the refusal is raised."""
@@ -211,20 +215,17 @@ class Guest:
 
     def serve(self) -> None:
         """Answer the host until it goes away."""
-
-        def waits() -> bool:
-            return bool(self.inbox.requests or self.inbox.reloads)
-
+        inbox = self.inbox
         while True:
-            while self.inbox.reloads:
+            while inbox.reloads:
                 self.apply_reload()
-            if not self.inbox.requests:
+            if not inbox.requests:
                 try:
-                    self.inbox.wait(waits)
+                    inbox.wait_idle()
                 except KeyboardInterrupt:
                     pass  # an interrupt() may arrive after its request has ended
                 continue
-            frame = self.inbox.requests.popleft()
+            frame = inbox.requests.popleft()
             if isinstance(frame, wire.Request):
                 self.run(frame)
             elif isinstance(frame, wire.Init):
@@ -244,6 +245,7 @@ class Guest:
         self._enter_hooks(frame)
         sys.modules["__main__"] = self.module
         self._read = reader_of(frame.host_tag)
+        self._files.begin()
         self.send(wire.Ready(steps=tuple(steps.done), failed=tuple(steps.failed)))
 
     def _enter_hooks(self, frame: wire.Init) -> None:

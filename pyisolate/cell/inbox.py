@@ -80,6 +80,22 @@ class Inbox:
                 self._release()
         return True
 
+    def wait_idle(self) -> None:
+        """Read, or wait for the thread that reads, until a request or reload is there.
+
+        For the thread that runs requests, in which no interrupt is raised now. May return before, too.
+        """
+        if not self._lock.acquire(blocking=False):
+            self.wait(lambda: self.requests or self.reloads)
+            return
+        try:
+            if not self.requests and not self.reloads:
+                payload = self._buffer.next_payload() if self._buffer.pending else None
+                if payload is not None or (payload := self._receive()) is not None:
+                    self._sort(wire.decode_host(payload))
+        finally:
+            self._release()
+
     def _wait_turn(self, ready: Callable[[], object], timeout_s: float) -> None:
         turn = threading.Lock()
         turn.acquire()

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import NoReturn
 
-from ..native.channel import lowest_free
+from ..native.channel import is_free, lowest_free
 
 #: A piece of a line is passed on at once after this long a pause, and with the next one before (seconds).
 _PAUSE_S = 0.02
@@ -99,11 +99,15 @@ class OpenFiles:
     """Writes out what guests left in buffers, at the end of a request: a sandbox is killed when it is closed."""
 
     def __init__(self) -> None:
-        self._lowest_free = lowest_free()
+        self._next = -1
+
+    def begin(self) -> None:
+        """No guest code has run in this process: the descriptors that are open now are not the guest's."""
+        self._next = lowest_free()
 
     def flush(self) -> None:
-        """Flush every file that is open for writing. Costs two system calls where no descriptor is new."""
-        if lowest_free() == self._lowest_free:
+        """Flush every file that is open for writing. Costs a system call where no descriptor is new."""
+        if self._next >= 0 and is_free(self._next):
             return
         standard = {id(stream) for stream in (sys.stdin, sys.stdout, sys.stderr)}
         for kind in _FILES:  # text first: it writes into the buffers below

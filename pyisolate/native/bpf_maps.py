@@ -198,15 +198,12 @@ class DenialQuestion:
     """What `landlock_denials` asks, made once. One caller at a time."""
 
     def __init__(self, program: Program, blob_offset: int) -> None:
-        ffi, self._ask = libbpf.interface(), libbpf.constants().pyi_run
+        ffi, self._ask = libbpf.interface(), libbpf.constants().pyi_denials
         self._program, self._fd = program, program.fd
         self._question = ffi.new("struct pyi_landlock *")
-        self._question.blob_offset, self._bytes = blob_offset, ffi.sizeof("struct pyi_landlock")
+        self._question.blob_offset = blob_offset
 
     def denials(self, pid: int) -> int | None:
         """Return the number of refusals; None if the task is gone or in no domain."""
-        question = self._question
-        question.pid = pid
-        if self._ask(self._fd, question, self._bytes) or question.result or not question.domain:
-            return None
-        return int(question.denials)
+        found: int = self._ask(self._fd, self._question, pid)
+        return found if found >= 0 else None

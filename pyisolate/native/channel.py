@@ -16,12 +16,12 @@ _DESCRIPTORS = 8
 
 
 class HostEnd:
-    """The host's end: a socket and two pipes, which one epoll descriptor watches. Owns none of them."""
+    """The host's end: a socket and two pipes. Owns none of them."""
 
-    def __init__(self, peer: int, poller: int, out: int, err: int) -> None:
+    def __init__(self, peer: int, out: int, err: int) -> None:
         self._data = ffi.new("unsigned char[]", SMALL_BYTES)
         self._view = ffi.buffer(self._data)
-        self._channel = ffi.new("struct channel *", (peer, poller, out, err, SMALL_BYTES, 0, 0, self._data))
+        self._channel = ffi.new("struct channel *", (peer, out, err, SMALL_BYTES, 0, 0, 0, 0, 0, self._data))
         #: what there was to do after the last turn
         self.ready = 0
 
@@ -32,12 +32,41 @@ class HostEnd:
         """
         channel = self._channel
         channel.most = SMALL_BYTES if receive else 0
-        got = lib.channel_wait(channel, -1 if timeout_s is None else int(timeout_s * 1000 + 0.999))
-        self.ready = channel.ready
+        return self._received(lib.channel_wait(channel, -1 if timeout_s is None else int(timeout_s * 1000 + 0.999)))
+
+    def ask(self, data: bytes, timeout_s: float) -> bytes | None:
+        """Send a small frame, and wait as `turn` does. None where it was not sent: other bytes are before it."""
+        channel = self._channel
+        channel.most = SMALL_BYTES
+        channel.sent = 0
+        got = lib.channel_ask(channel, data, len(data), int(timeout_s * 1000 + 0.999))
+        return self._received(got) if channel.sent else None
+
+    def send(self, data: bytes, descriptors: list[int] | None = None) -> int:
+        """Send what there is room for, with descriptors; return how many bytes. Raises OSError."""
+        sent = int(lib.channel_send(self._channel, data, len(data), descriptors or ffi.NULL, len(descriptors or ())))
+        if sent < 0:
+            raise OSError(-sent, os.strerror(-sent), "sendmsg")
+        return sent
+
+    def all_sent(self) -> None:
+        """What there was no room for has been sent."""
+        self._channel.queued = 0
+
+    def end_of(self, pipe: int) -> None:
+        """Wait for this pipe no more: it has ended."""
+        channel = self._channel
+        if pipe == channel.out:
+            channel.out = -1
+        else:
+            channel.err = -1
+
+    def _received(self, got: int) -> bytes:
+        self.ready = self._channel.ready
         if got > 0:
             return bytes(self._view[0:got])
         if got < 0 and got != -errno.EINTR:
-            raise OSError(-got, os.strerror(-got), "epoll")
+            raise OSError(-got, os.strerror(-got), "poll")
         return b""
 
     @property
@@ -79,3 +108,8 @@ class GuestEnd:
 def lowest_free() -> int:
     """Return the number that the next descriptor gets, -1 where there is none left."""
     return int(lib.channel_lowest_free())
+
+
+def is_free(number: int) -> bool:
+    """Tell whether no descriptor has this number."""
+    return bool(lib.channel_is_free(number))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from ._native import ffi, lib
+from ._native import lib
 
 _WHY = {
     errno.EPROTO: "it is malformed",
@@ -22,7 +22,7 @@ class Unfit(ValueError):
 
 def measure(data: bytes, *, max_depth: int, limit_bytes: int) -> int:
     """Return how many bytes the one plain value in `data` takes as Python objects. Raises Unfit."""
-    found = int(lib.msgpack_measure(ffi.from_buffer(data), len(data), max_depth, limit_bytes))
+    found = int(lib.msgpack_measure(data, len(data), max_depth, limit_bytes))
     if found >= 0:
         return found
     if found == -errno.ELOOP:

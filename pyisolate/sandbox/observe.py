@@ -42,23 +42,28 @@ class Observation:
 
     def __init__(self, session: Observed) -> None:
         self._session, self._started = session, time.perf_counter()
-        self._span = tracing.span("pyisolate.exec", lambda: _attributes(session))
+        self._span: tracing.NoSpan | None = None
+        if tracing.observed():
+            self._span = tracing.span("pyisolate.exec", lambda: _attributes(session))
 
     def __enter__(self) -> None:
-        self._span.__enter__()
-        self._session.set_traceparent(tracing.traceparent())
+        if self._span is not None:
+            self._span.__enter__()
+            self._session.set_traceparent(tracing.traceparent())
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         session, outcome = self._session, "returned" if error is None else outcome_of(error)
         try:
             if outcome is not None:
                 session.recorder.metrics.requested(time.perf_counter() - self._started, outcome)
-            self._span.set(
-                lambda: {"pyisolate.outcome": outcome or "not_sent", "pyisolate.denials": _refusals(session)}
-            )
-            session.set_traceparent(None)
+            if self._span is not None:
+                self._span.set(
+                    lambda: {"pyisolate.outcome": outcome or "not_sent", "pyisolate.denials": _refusals(session)}
+                )
+                session.set_traceparent(None)
         finally:
-            self._span.__exit__(kind, error, tb)
+            if self._span is not None:
+                self._span.__exit__(kind, error, tb)
 
 
 def outcome_of(error: BaseException) -> RequestOutcome | None:

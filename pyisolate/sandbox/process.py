@@ -21,7 +21,7 @@ from .programs import RunsPrograms
 from .request import Work, check_seconds, check_text, encode
 from .result import OutputCallback, Result
 from .session import INTERRUPT_GRACE_S
-from .stdin import StdinSource, check_stdin, feeding
+from .stdin import Feeding, StdinSource, check_stdin
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -121,9 +121,22 @@ class CellSession(ProgramSession):
         self.check_caller()
         self.check_free()
         frame = encode(work)
-        with feeding(work.stdin) as descriptors, self._reactor.borrow(self.channel):
+        if work.stdin is None:
+            return self._serve(frame, [], timeout, on_stdout, on_stderr)
+        with Feeding(work.stdin) as descriptors:
+            return self._serve(frame, descriptors, timeout, on_stdout, on_stderr)
+
+    def _serve(
+        self,
+        frame: wire.Request,
+        descriptors: list[int],
+        timeout: float | None,
+        on_stdout: OutputCallback | None,
+        on_stderr: OutputCallback | None,
+    ) -> Result:
+        with self._reactor.borrow(self.channel):
             self.check_open()
-            if self.running:  # a callback for output asks, in the middle of a request
+            if self.state == "running":  # a callback for output asks, in the middle of a request
                 raise SandboxError(f"run in {self.name!r}: a request is running", hint="one request at a time")
             self.control.set_frozen(False)
             try:
@@ -145,8 +158,7 @@ class CellSession(ProgramSession):
         began = time.monotonic()
         deadline = None if budget is None else began + budget
         try:
-            self._send(frame, descriptors)
-            answer = self.channel.wait_answer(deadline)
+            answer = self._ask(frame, descriptors, deadline)
             late = answer is None and self.channel.ended is None
             if late and budget == timeout:
                 answer = self._interrupted_answer(began)
@@ -190,12 +202,13 @@ class CellSession(ProgramSession):
             else:
                 self.end(f"its request was abandoned: {type(error).__name__}")
 
-    def _send(self, frame: wire.Request, descriptors: list[int]) -> None:
+    def _ask(self, frame: wire.Request, descriptors: list[int], deadline: float | None) -> wire.GuestFrame | None:
+        """Send a request, and return its answer; None at the deadline or at the end of the cell."""
         conversation = self.channel.conversation
         frame.id = conversation.start_request()
         frame.line_buffered = self.streaming
         try:
-            self.channel.send(frame, descriptors)
+            return self.channel.ask(frame, descriptors, deadline)
         except (Backlog, wire.WireError) as error:
             conversation.cancel_request()
             self.state = "idle"

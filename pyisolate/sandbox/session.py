@@ -412,8 +412,8 @@ class Session(abc.ABC):
     def take_written(self) -> dict[str, Any]:
         """Take what the request wrote and displayed, as fields of a `Result`, and start anew."""
         taken = take_all(self.outputs)
-        taken["outputs"] = tuple(self._shown)
         if self._shown:
+            taken["outputs"] = tuple(self._shown)
             self._shown, self._shown_bytes = [], 0
         return taken
 

@@ -5,14 +5,12 @@ A descriptor of the host's never goes in: a socket can be written to, a terminal
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import select
 import subprocess
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import IO, Any
 
 #: Text is sent as UTF-8; `subprocess.DEVNULL` is nothing. A file object with a descriptor, and a
@@ -85,18 +83,11 @@ def _encoded(what: str, text: str) -> bytes:
         raise ValueError(f"{what}: holds a lone surrogate at {error.start}, which is no character") from None
 
 
-_NO_DESCRIPTOR = contextlib.nullcontext[list[int]]([])
+class Feeding:
+    """Gives the descriptor that goes to the guest, of a pipe that it fills until the end of the block.
 
-
-def feeding(stdin: Stdin | None) -> AbstractContextManager[list[int]]:
-    """Give the descriptor that goes to the guest, and feed it until the end of the block; no descriptor for None."""
-    return _NO_DESCRIPTOR if stdin is None else _Feeder(stdin)
-
-
-class _Feeder:
-    """Fills a pipe. What fits is in it at once; for the rest a thread waits that serves no other request.
-
-    The host keeps the reading end too: where SIGPIPE ends programs, a guest that closes its own must not end this one.
+    What fits is in it at once; for the rest a thread waits that serves no other request. The host keeps the reading end
+    too: where SIGPIPE ends programs, a guest that closes its own must not end this one.
     """
 
     def __init__(self, stdin: Stdin) -> None:

@@ -40,6 +40,11 @@ def set_tracer_provider(provider: Any) -> None:
     _tracer = provider.get_tracer(_INSTRUMENTATION)
 
 
+def observed() -> bool:
+    """True where requests have spans, or their events a trace context."""
+    return _tracer is not None or _current_span is not None
+
+
 def read_callers() -> None:
     """Let events bear the trace context of the request's caller. Raises SandboxError without the extra `otel`."""
     global _current_span

@@ -115,6 +115,16 @@ def test_files_left_open_are_written_out(supervisor: SupervisorOf, tmp_path: Pat
     assert (shared_path / "b").read_text() == "thread atexit"
 
 
+def test_a_request_that_opened_nothing_does_not_look_for_open_files(supervisor: SupervisorOf) -> None:
+    with supervisor.spawn("looks") as sandbox:
+        sandbox.exec(
+            "import gc\nlooks, get = [], gc.get_objects\ngc.get_objects = lambda *args: looks.append(1) or get(*args)"
+        )
+        assert sandbox.eval("len(looks)") == 0
+        sandbox.exec("import os\nkept = os.pipe()")  # the control
+        assert sandbox.eval("len(looks)") > 0
+
+
 def test_values_arrive_as_they_are_by_every_way(supervisor: SupervisorOf) -> None:
     with supervisor.spawn("values") as sandbox:
         sandbox.exec("def same(value): return value")

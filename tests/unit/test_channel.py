@@ -111,3 +111,39 @@ def test_a_turn_reads_a_few_small_frames_and_large_ones_whole(ends: tuple[Channe
         assert channel.pump(0)
         turns += 1
     assert turns <= 4
+
+
+def test_frames_of_two_threads_are_never_mixed_also_past_what_the_socket_takes(
+    ends: tuple[Channel, socket.socket, int],
+) -> None:
+    channel, guest, _ = ends
+    posted = 60
+    large = wire.HostMessage(encoded=bytes(100_000))
+    buffer, seen = wire.FrameBuffer(wire.MAX_HOST_FRAME_BYTES), {"HostMessage": 0, "Request": 0}
+
+    def answer() -> None:
+        while seen["Request"] < posted or seen["HostMessage"] < posted:
+            payload = buffer.take(guest.recv(1 << 16))
+            while payload is not None:
+                frame = wire.decode_host(payload)
+                seen[type(frame).__name__] += 1
+                if isinstance(frame, wire.Request):
+                    guest.sendall(wire.encode(wire.Done(id=1)))
+                payload = buffer.next_payload()
+
+    def post() -> None:
+        for _ in range(posted):
+            channel.send(large)
+
+    threads = [threading.Thread(target=one) for one in (answer, post)]
+    for one in threads:
+        one.start()
+    for turn in range(posted):
+        assert isinstance(channel.ask(wire.Request(kind="call", source="f"), [], None), wire.Done)
+        if turn + 1 < posted:
+            channel.conversation.start_request()
+    threads[1].join()
+    while threads[0].is_alive():
+        channel.pump(0.01)  # what the socket had no room for
+    threads[0].join()
+    assert seen == {"HostMessage": posted, "Request": posted}

@@ -6,8 +6,10 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdint.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,27 +17,46 @@
 #include "channel.types.h"
 #include "shared.h"
 
-enum { CHANNEL_EVENTS = 4, CHANNEL_DESCRIPTORS = 8 };
+enum { CHANNEL_DESCRIPTORS = 8 };
 
-/* Note what can be read or written. Returns the number of events, or -errno. */
+/*
+ * Note what can be read or written. Returns the number of ends, or -errno. The socket is looked at first: where a frame
+ * is there, all that was written before it was sent is seen in the pipes, which are looked at after.
+ */
 static int channel_poll(struct channel *c, int timeout_ms)
 {
-	struct epoll_event events[CHANNEL_EVENTS];
-	int count = epoll_wait(c->poller, events, CHANNEL_EVENTS, timeout_ms);
+	struct pollfd ends[] = {
+		{.fd = c->peer, .events = (short)(c->queued ? POLLIN | POLLOUT : POLLIN)},
+		{.fd = c->out, .events = POLLIN},
+		{.fd = c->err, .events = POLLIN},
+	};
+	int count = poll(ends, 3, timeout_ms);
 
 	if (count < 0)
 		return -errno;
-	for (int i = 0; i < count; i++) {
-		if (events[i].data.fd == c->out)
-			c->ready |= CHANNEL_OUT;
-		else if (events[i].data.fd == c->err)
-			c->ready |= CHANNEL_ERR;
-		else if (events[i].data.fd == c->peer) {
-			c->ready |= events[i].events & EPOLLOUT ? CHANNEL_WRITABLE : 0;
-			c->ready |= events[i].events & ~(unsigned int)EPOLLOUT ? CHANNEL_READABLE : 0;
-		}
-	}
+	c->ready |= ends[0].revents & POLLOUT ? CHANNEL_WRITABLE : 0;
+	c->ready |= ends[0].revents & ~POLLOUT ? CHANNEL_READABLE : 0;
+	c->ready |= ends[1].revents ? CHANNEL_OUT : 0;
+	c->ready |= ends[2].revents ? CHANNEL_ERR : 0;
 	return count;
+}
+
+/* Frames of several threads must not be mixed: one sends at a time, and is not long about it. */
+static void channel_enter(struct channel *c)
+{
+	while (__atomic_exchange_n(&c->busy, 1, __ATOMIC_ACQUIRE))
+		sched_yield();
+}
+
+static void channel_leave(struct channel *c)
+{
+	__atomic_store_n(&c->busy, 0, __ATOMIC_RELEASE);
+}
+
+/* True where the bytes are one frame and nothing else: a length in network order, and so many bytes. */
+static int channel_is_one_frame(const unsigned char *data, ssize_t got)
+{
+	return got >= 4 && got - 4 == ((ssize_t)data[0] << 24 | data[1] << 16 | data[2] << 8 | data[3]);
 }
 
 /*
@@ -56,11 +77,60 @@ SHARED int channel_wait(struct channel *c, int timeout_ms)
 		c->taken = 0;
 		return 0;
 	}
-	c->ready &= ~(unsigned int)CHANNEL_READABLE;
-	/* What was written before the answer is in the pipes by now; the first look may have been for an earlier frame. */
-	channel_poll(c, 0);
+	/* What was written before the answer is in the pipes by now, and was seen where the answer is all that came. Where
+	 * more frames came than one, the first look was for the first of them. */
+	if (!channel_is_one_frame(c->data, got))
+		channel_poll(c, 0);
 	c->ready &= ~(unsigned int)CHANNEL_READABLE;
 	return (int)got;
+}
+
+/*
+ * Send bytes, with descriptors. Returns how many were sent, or -errno. What the socket had no room for is the caller's to
+ * queue, and `queued` is set; where there was none at all (-EAGAIN), descriptors cannot wait, and nothing is queued.
+ */
+SHARED int channel_send(struct channel *c, const unsigned char *data, size_t size, const int *descriptors, int count)
+{
+	union {
+		char bytes[CMSG_SPACE(CHANNEL_DESCRIPTORS * sizeof(int))];
+		struct cmsghdr aligned;
+	} control = {{0}};
+	struct iovec part = {(void *)(uintptr_t)data, size};
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+
+	if (count > CHANNEL_DESCRIPTORS)
+		return -EINVAL;
+	if (count) {
+		message.msg_control = control.bytes;
+		message.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
+		struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+		head->cmsg_level = SOL_SOCKET;
+		head->cmsg_type = SCM_RIGHTS;
+		head->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
+		memcpy(CMSG_DATA(head), descriptors, (size_t)count * sizeof(int));
+	}
+	channel_enter(c);
+	ssize_t sent = sendmsg(c->peer, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (sent < 0)
+		sent = -errno;
+	if (sent >= 0 ? (size_t)sent < size : sent == -EAGAIN && !count)
+		c->queued = 1;
+	channel_leave(c);
+	return (int)sent;
+}
+
+/*
+ * Send a frame and wait as `channel_wait` does. `sent` says whether it was sent: it is not where other bytes are queued
+ * before it, or the socket has no room; the caller then sends it otherwise. A frame of a few pages is sent whole or not
+ * at all (unix_stream_sendmsg). Returns what `channel_wait` returns.
+ */
+SHARED int channel_ask(struct channel *c, const unsigned char *data, size_t size, int timeout_ms)
+{
+	c->ready = 0;
+	channel_enter(c);
+	c->sent = !c->queued && send(c->peer, data, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size;
+	channel_leave(c);
+	return c->sent ? channel_wait(c, timeout_ms) : 0;
 }
 
 /*
@@ -100,4 +170,10 @@ SHARED int channel_lowest_free(void)
 	if (number >= 0)
 		close(number);
 	return number;
+}
+
+/* True where no descriptor has this number. */
+SHARED int channel_is_free(int number)
+{
+	return fcntl(number, F_GETFD) < 0;
 }

@@ -1,3 +1,6 @@
 int channel_wait(struct channel *channel, int timeout_ms);
+int channel_ask(struct channel *channel, const unsigned char *data, size_t size, int timeout_ms);
+int channel_send(struct channel *channel, const unsigned char *data, size_t size, const int *descriptors, int count);
 int channel_receive(int peer, unsigned char *data, size_t size, int *descriptors, int most, int *count);
 int channel_lowest_free(void);
+int channel_is_free(int number);

@@ -5,10 +5,12 @@
 /* One end of the stream between host and cell. */
 struct channel {
 	int peer;           /* the socket */
-	int poller;         /* an epoll descriptor over the socket and the pipes of output */
-	int out, err;       /* reading ends of the pipes */
+	int out, err;       /* reading ends of the pipes of output; -1: it has ended */
 	int most;           /* bytes that `data` has room for; 0: `channel_wait` receives nothing */
 	int taken;          /* bytes of the stream are in `data`, or were: handled, it is put back to 0 */
+	int queued;         /* the host keeps bytes that must be sent before any others */
+	int sent;           /* `channel_ask` has sent its frame */
+	int busy;           /* a thread sends */
 	unsigned int ready; /* CHANNEL_... */
 	unsigned char *data;
 };

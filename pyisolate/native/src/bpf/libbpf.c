@@ -134,6 +134,15 @@ static int pyi_run(int program_fd, void *context, unsigned int bytes)
     return result ? result : (int)options.retval;
 }
 
+/* How often the Landlock domain of a task has refused, -1 where the task is gone or in none. */
+static long long pyi_denials(int program_fd, struct pyi_landlock *question, unsigned int pid)
+{
+    question->pid = pid;
+    if (pyi_run(program_fd, question, sizeof *question) || question->result || !question->domain)
+        return -1;
+    return (long long)question->denials;
+}
+
 /* The running kernel's types, read once: 5 MB to parse. */
 static const struct btf *vmlinux(void)
 {
