@@ -102,6 +102,9 @@ def attack(until):
 """,
 }
 FOUR = ("flood", "linger", "locks", "rights")
+#: Of many threads each: those of Python take turns every 5 ms, native ones run all at the same time.
+MANY = 14
+FAMILIES = ((FOUR, 3), (("spin",) * 4, MANY), (("burn",) * 4, MANY))
 
 
 @dataclass
@@ -152,7 +155,7 @@ def _frames() -> bytes:
 
 def _hostile(supervisor: pyisolate.Supervisor, kind: str, number: int, port: int, threads: int) -> pyisolate.Sandbox:
     policy = Policy.preset("compute").allow_connect(f"127.0.0.1:{port}")
-    policy = policy.with_limits(cpu="1h", wall="1h", processes=16)
+    policy = policy.with_limits(cpu="1h", wall="1h", processes=64)
     sandbox = supervisor.spawn(f"{kind}{number}", policy)
     sandbox.exec(f"{SETUP}\nPORT, THREADS = {port}, {threads}\nFRAMES = {_frames()!r}\n{ATTACKS[kind]}")
     return sandbox
@@ -220,8 +223,17 @@ def _turn(honest: list[pyisolate.Sandbox], hostile: list[pyisolate.Sandbox], sec
         raise errors[0]
     turn.host_cpu_s = sum(process.cpu_times()[:2]) - used
     turn.guest_cpu_s = sum(one.stats.cpu_s or 0 for one in hostile) - guests
-    turn.rss_bytes, turn.descriptors = process.memory_info().rss, len(os.listdir("/proc/self/fd"))
+    turn.rss_bytes, turn.descriptors = process.memory_info().rss, _descriptors()
     return turn
+
+
+def _descriptors(within_s: float = 0.5) -> int:
+    """Return how many are open at the least: the listener has one more for each call that it is just looking at."""
+    until, least = time.monotonic() + within_s, len(os.listdir("/proc/self/fd"))
+    while time.monotonic() < until:
+        time.sleep(0.02)
+        least = min(least, len(os.listdir("/proc/self/fd")))
+    return least
 
 
 def ratio(alone: list[Turn], beside: list[Turn], part: float = 0.99) -> float:
@@ -233,17 +245,18 @@ def ratio(alone: list[Turn], beside: list[Turn], part: float = 0.99) -> float:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kinds", nargs="*", default=list(FOUR), help=f"of {', '.join(ATTACKS)}; default: {FOUR}")
+    parser.add_argument("kinds", nargs="*", help=f"of {', '.join(ATTACKS)}; default: {FAMILIES}, one after the other")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--threads", type=int, default=3, help="of each hostile guest, 14 at most")
     given = parser.parse_args()
-    alone, beside = measure(
-        tuple(given.kinds), given.seconds, given.turns, given.threads, lambda line: print(line, flush=True)
-    )
-    worse = ratio(alone, beside)
-    print(f"p99 {worse:.2f} times, median {ratio(alone, beside, 0.5):.2f} times what it is alone")
-    return int(worse > WORST)
+    worst = 0.0
+    for kinds, threads in ((tuple(given.kinds), given.threads),) if given.kinds else FAMILIES:
+        print(f"beside {', '.join(kinds)}, of {threads} threads each", flush=True)
+        alone, beside = measure(kinds, given.seconds, given.turns, threads, lambda line: print(line, flush=True))
+        worst = max(worst, ratio(alone, beside))
+        print(f"p99 {ratio(alone, beside):.2f} times, median {ratio(alone, beside, 0.5):.2f} times what it is alone")
+    return int(worst > WORST)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,9 @@ def cgroups() -> frozenset[str]:
     for parent in _parents:
         with contextlib.suppress(OSError):
             for name in os.listdir(parent):
-                if name.startswith(PREFIX):
+                # a sandbox's own may lie beside its supervisor's, and comes and goes with the pool
+                tree = name.rpartition(".s")[0]
+                if name.startswith(PREFIX) and not (tree and os.path.exists(f"{parent}/{tree}")):
                     found[f"{parent}/{name}"] = name.split(".")[1]
     alive = {owner for owner in found.values() if owner != me and _alive(owner)}
     _others.update(owner for owner in alive - _others if not _descends_from_us(int(owner)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from .hierarchy import Layout, Place
+from .hierarchy import Layout
 
 #: v1's word for "unlimited" (cgroup-v1/memory.rst, section 3.2).
 _V1_UNLIMITED = "-1"
@@ -43,32 +43,22 @@ def _field(path: str, name: str) -> int:
     return 0
 
 
-def set_weight(place: Place, directory: str, times: int) -> None:
-    """Let a group have as many times the default weight at the processor.
-
-    cgroup-v2.rst, cpu.weight: 100, at most 10000; v1, scheduler/sched-design-CFS.rst, cpu.shares: 1024.
-    """
-    if place.version == 2:
-        write(f"{directory}/cpu.weight", str(min(100 * times, 10_000)))
-    else:
-        write(f"{directory}/cpu.shares", str(1024 * times))
-
-
 class Controls:
-    """One group's control files, at `below` in each place of a layout."""
+    """One group's control files, in each place of a layout."""
 
-    def __init__(self, layout: Layout, below: str) -> None:
+    def __init__(self, layout: Layout, tree: str, name: str) -> None:
         if layout.memory is None or layout.pids is None or layout.cpu is None:
             raise ValueError("control groups need a usable layout")
-        self.unified = None if layout.unified is None else f"{layout.unified.parent}/{below}"
+        at = {parent: layout.group(parent, tree, name) for parent in layout.parents}
+        self.unified = None if layout.unified is None else at[layout.unified.parent]
         counts = layout.pids.parent
         #: that which counts tasks first: who is in any other was moved into it before
-        self.directories = [f"{parent}/{below}" for parent in sorted(layout.parents, key=lambda one: one != counts)]
-        self._memory = f"{layout.memory.parent}/{below}"
+        self.directories = [at[parent] for parent in sorted(layout.parents, key=lambda one: one != counts)]
+        self._memory = at[layout.memory.parent]
         self._memory_v2 = layout.memory.version == 2
         self._pids_v2 = layout.pids.version == 2
-        self._pids = f"{layout.pids.parent}/{below}"
-        self._cpu = f"{layout.cpu.parent}/{below}"
+        self._pids = at[layout.pids.parent]
+        self._cpu = at[layout.cpu.parent]
         self._cpu_v2 = layout.cpu.version == 2
         self._swap = False
         self._peak_fd = -1
@@ -205,3 +195,16 @@ class Controls:
         except OSError:
             return False
         return True
+
+
+def still_members(controls: Controls) -> list[int]:
+    """Return pids that are members for certain: a pidfd pins each number while the list is read again."""
+    pinned: dict[int, int] = {}
+    try:
+        for pid in controls.pids():
+            with contextlib.suppress(OSError):
+                pinned[pid] = os.pidfd_open(pid)
+        return [pid for pid in controls.pids() if pid in pinned]
+    finally:
+        for fd in pinned.values():
+            os.close(fd)

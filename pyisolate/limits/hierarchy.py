@@ -48,6 +48,15 @@ class Layout:
         """True when memory, tasks and processor time of a sandbox can all be bounded or read."""
         return self.memory is not None and self.pids is not None and self.cpu is not None
 
+    def group(self, parent: str, tree: str, name: str) -> str:
+        """Return the directory of one sandbox's group: in its supervisor's, or beside that where weights are.
+
+        Beside on v1, whose hierarchy of weights is one of its own: a group competes as a child of its parent, so that
+        all below one directory wait together once one of them had more than its part (sched-design-CFS.rst, 7).
+        """
+        beside = self.weight is not None and self.weight.version == 1 and self.weight.parent == parent
+        return f"{parent}/{tree}{'.' if beside else '/'}{name}"
+
     @property
     def summary(self) -> str:
         """Return a short text such as `memory v1, pids v1, cpu v2, kill v2`."""

@@ -52,7 +52,9 @@ def _sweep_one(directory: str) -> bool:
         if not _bears_mark(fd, directory):
             return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return _remove_one(directory) if directory.endswith(HOST_LEAF) else _remove_tree(directory)
+        if directory.endswith(HOST_LEAF):
+            return _remove_one(directory)
+        return _remove_beside(directory) and _remove_tree(directory)
     except OSError:
         return False
     finally:
@@ -64,10 +66,22 @@ def _bears_mark(fd: int, directory: str) -> bool:
     return os.getxattr(fd, MARK) == os.path.basename(directory).encode()
 
 
-def _mark(fd: int, directory: str) -> None:
-    """Mark a directory as ours; one without (Linux before 5.7) stays when this process dies."""
+def mark(directory: int | str, name: str) -> None:
+    """Mark a directory as ours, with its tree's name; one without (Linux before 5.7) stays when this process dies."""
     with contextlib.suppress(OSError):
-        os.setxattr(fd, MARK, os.path.basename(directory).encode())
+        os.setxattr(directory, MARK, name.encode())
+
+
+def _remove_beside(directory: str) -> bool:
+    """Remove the groups of a dead supervisor that lie beside its tree (`Layout.group`): they bear the tree's name."""
+    parent, tree = os.path.split(directory)
+    beside = [f"{parent}/{name}" for name in os.listdir(parent) if name.startswith(f"{tree}.")]
+    removed = True
+    for one in beside:
+        with contextlib.suppress(OSError):  # no mark
+            if os.getxattr(one, MARK) == tree.encode():
+                removed = _remove_tree(one) and removed
+    return removed
 
 
 def _remove_tree(directory: str) -> bool:
@@ -109,7 +123,7 @@ def make_locked(directory: str) -> int:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.exists(directory) and os.fstat(fd).st_ino == os.stat(directory).st_ino:
-                _mark(fd, directory)
+                mark(fd, os.path.basename(directory))
                 return fd
         except (BlockingIOError, FileNotFoundError):
             time.sleep(0.001)

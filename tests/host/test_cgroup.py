@@ -60,6 +60,11 @@ def guest(lease: CgroupLease, source: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def left_of(name: str, tree: CgroupTree) -> list[Path]:
+    """Return what a supervisor's tree has, its sandboxes' groups beside it included."""
+    return [path for parent in tree.layout.parents for path in Path(parent).glob(f"{name}*")]
+
+
 def directories(tree: CgroupTree) -> list[Path]:
     return [Path(parent, tree.name) for parent in tree.layout.parents]
 
@@ -303,7 +308,7 @@ def test_closing_removes_every_directory_and_process(tree: CgroupTree) -> None:
     assert all(path.exists() for path in directories(tree))
     assert tree.close()
     assert process.wait(5) == -signal.SIGKILL
-    assert not any(path.exists() for path in directories(tree))
+    assert not left_of(tree.name, tree)
     with pytest.raises(RuntimeError, match="closed"):
         tree.lease()
     lease.release()
@@ -333,7 +338,7 @@ def test_the_tree_of_a_dead_supervisor_is_swept_with_what_runs_in_it(tree: Cgrou
     assert Path(tree.layout.parents[0], name).exists()
     removed = sweep()
     assert {Path(path).name for path in removed} >= {name}
-    assert not any(Path(parent, name).exists() for parent in tree.layout.parents)
+    assert not left_of(name, tree)
     assert wait_until(lambda: dead(int(left_over)), GONE_WITHIN_S)
 
 
@@ -366,6 +371,18 @@ def test_a_group_of_many_has_no_more_of_a_processor_than_a_group_of_one(tree: Cg
         wait_until(lambda: many.cpu_s() + one.cpu_s() - sum(before) > 0.3, 20)
         used = many.cpu_s() - before[0], one.cpu_s() - before[1]
     assert used[1] > 0.3 * sum(used), used  # eight processes beside one: a ninth, where each process counts
+
+
+def test_a_sandbox_weighs_a_quarter_of_the_host_beside_which_its_group_lies(tree: CgroupTree) -> None:
+    """All requests go through the host, and a group in a group waits for what its siblings had."""
+    lease = tree.lease()
+    place, group = tree.layout.weight, tree.weighted(lease.name)
+    require("cgroup_v1", group is not None, "on v2 the weight is a part of the tree's")
+    assert place is not None
+    assert group is not None
+    assert os.path.dirname(group) == place.parent
+    assert 4 * int(Path(group, "cpu.shares").read_text()) == 1024  # of any process outside (sched-design-CFS.rst)
+    lease.release()
 
 
 @pytest.mark.parametrize("called", ["pyisolate.service", "pyisolate.1.0", "pyisolate.slice.d"])
