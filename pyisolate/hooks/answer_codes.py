@@ -17,7 +17,7 @@ MANY, AHEAD, RESOLVES, NOTHING = (1 << bit for bit in range(8, 12))
 #: Functions that look names up: the C library may ask daemons over sockets of its own (nscd, netlink) for them.
 LOOKUPS = frozenset(
     ("getpwnam", "getpwuid", "getpwall", "getgrnam", "getgrgid", "getgrall", "getgrouplist", "initgroups",
-     "if_nameindex", "if_nametoindex", "if_indextoname")
+     "if_nameindex", "if_nametoindex", "if_indextoname", "getservbyname", "getservbyport", "getprotobyname")
 )  # fmt: skip
 #: Hooks that may find nothing to ask, and what their call is: it went through a hook all the same.
 _CALLS: dict[str, C] = {

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from types import CodeType
 from typing import Any
 
+from ..errors import PolicyError, RefusedImport
 from . import frames, paths
 from .operation import Operation
 
@@ -20,6 +21,8 @@ errno_of: Callable[[OSError], int | None] = vars(OSError)["errno"].__get__
 _filename, _filename2 = vars(OSError)["filename"].__get__, vars(OSError)["filename2"].__get__
 #: Threads remembered at most; identities are reused, so this only bounds a guest that leaks threads.
 _THREADS = 4096
+#: How many errors are looked at, from one to what it was raised for.
+_CHAIN = 8
 _RAISE = opcode.opmap["RAISE_VARARGS"]
 #: Capabilities whose errors carry no file name (socket(7), fork(2), kill(2)).
 _NAMELESS = ("net.", "process.", "ipc.", "random.", "kernel.", "memory.")
@@ -71,22 +74,56 @@ class LastAllowed:
 
 
 def raised_by_guest(error: BaseException) -> bool:
-    """Return whether a `raise` statement of guest code made an exception: no call into native code refused it.
+    """Return whether a `raise` statement of guest code made an exception: no call into native code refused it."""
+    made = _made_at(error)
+    return made is not None and not made[0].co_filename.startswith(frames.LIBRARY) and raises(*made)
 
-    The last entry of a traceback is where the exception came to be, also after it was caught and raised again.
+
+def raised_by_library(error: BaseException) -> bool:
+    """Return whether a `raise` statement of a library made an exception, of its own or in place of another."""
+    made = _made_at(error)
+    return made is not None and made[0].co_filename.startswith(frames.LIBRARY) and raises(*made)
+
+
+def stood_for(error: BaseException) -> BaseException:
+    """Return the error for which a library gave up with one of its own, of the same kind and in its own words.
+
+    That is a refused import for an ImportError, and for an OSError that a library's `raise` made the refusal that it
+    followed. The error itself where it stands for no other.
+    """
+    found = error
+    for _ in range(_CHAIN):
+        if isinstance(found, (RefusedImport, PolicyError)):
+            return found
+        before = found.__cause__ or found.__context__
+        of_import = isinstance(found, ImportError) and isinstance(before, ImportError)
+        if before is None or not (
+            of_import or (isinstance(found, OSError) and _is_refusal(before) and raised_by_library(found))
+        ):
+            break
+        found = before
+    return error if isinstance(found, ImportError) else found
+
+
+def _is_refusal(error: BaseException) -> bool:
+    return isinstance(error, PolicyError) or (isinstance(error, OSError) and errno_of(error) in REFUSALS)
+
+
+def _made_at(error: BaseException) -> tuple[CodeType, int] | None:
+    """Return the code and the instruction where an exception came to be, also after it was caught and raised again.
+
+    That is the last entry of its traceback.
     """
     trace = error.__traceback__
     if trace is None:
-        return False
+        return None
     while trace.tb_next is not None:
         trace = trace.tb_next
-    return raises(trace.tb_frame.f_code, trace.tb_lasti)
+    return trace.tb_frame.f_code, trace.tb_lasti
 
 
 def raises(code: CodeType, offset: int) -> bool:
-    """Return whether the instruction at `offset` is a `raise` statement of guest code."""
-    if code.co_filename.startswith(frames.LIBRARY):
-        return False
+    """Return whether the instruction at `offset` is a `raise` statement."""
     return 0 <= offset < len(code.co_code) and code.co_code[offset] == _RAISE
 
 

@@ -17,6 +17,9 @@ _IMPORTLIB = "<frozen importlib"
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + "/"
 #: They look through each directory of the import path, and into those that are archives.
 _METADATA, _ZIPFILE = _STDLIB + "importlib/metadata/", _STDLIB + "zipfile"
+#: It hands `open` a directory and an opener, whose own `os.open` says what is made.
+_TEMPFILE = _STDLIB + "tempfile.py"
+_TARFILE = _STDLIB + "tarfile.py"
 _getframe = sys._getframe
 
 
@@ -62,6 +65,18 @@ def searches_archive() -> bool:
     while frame is not None and frame.f_code.co_filename.startswith(_ZIPFILE):
         frame = frame.f_back
     return frame is not None and frame.f_code.co_filename.startswith(_METADATA)
+
+
+def opens_by_tempfile() -> bool:
+    """Tell whether `tempfile` opens: the name it gives is a directory's, in which its own opener makes a file."""
+    frame = caller()
+    return frame is not None and frame.f_code.co_filename == _TEMPFILE
+
+
+def is_tarfile() -> bool:
+    """Tell whether `tarfile` calls."""
+    frame = caller()
+    return frame is not None and frame.f_code.co_filename == _TARFILE
 
 
 def caller() -> FrameType | None:

@@ -32,7 +32,7 @@ from ..telemetry.merge import merge
 from ..telemetry.sanitize import hide_user_information, show_target
 from . import answer_codes as answers
 from . import frames, paths
-from .attribution import LastAllowed, errno_of, raised_by_guest
+from .attribution import LastAllowed, errno_of, raised_by_guest, stood_for
 from .coalesce import Coalescer
 from .deduplicate import ANNOUNCED, Announcements
 from .importing import ImportRule, ShadowedImports, checked_import
@@ -44,8 +44,6 @@ _log = logging.getLogger("pyisolate.hooks")
 _RECORD = "_pyisolate_record"
 _REPORTED = "_pyisolate_reported"
 _MOVES = ("os.rename", "os.link")
-#: How many errors are looked at, from one to what it was raised for.
-_CHAIN = 8
 _DESCRIPTIONS = 64
 #: A guest may be denied the random numbers that an id takes; the host's event replaces this one.
 _PRELIMINARY = "00000000-0000-7000-8000-000000000000"
@@ -405,7 +403,8 @@ class GuestHooks:
 
         Reports nothing: see `observe` and `reported`.
         """
-        known = _notes(_given_up_for(error) or error).get(_RECORD)
+        error = stood_for(error)
+        known = _notes(error).get(_RECORD)
         if isinstance(known, BrokerRecord):
             return known
         if not isinstance(error, OSError) or isinstance(error, PolicyError) or raised_by_guest(error):
@@ -433,9 +432,8 @@ class GuestHooks:
 
     def reported(self, error: BaseException) -> bool:
         """Tell whether the record of an exception has been reported already."""
-        if isinstance(_given_up_for(error) or error, (PolicyError, RefusedImport)):
-            return True
-        return _notes(error).get(_REPORTED) is True
+        error = stood_for(error)
+        return isinstance(error, (PolicyError, RefusedImport)) or _notes(error).get(_REPORTED) is True
 
     def observe(self, error: BaseException) -> BrokerRecord | None:
         """Attribute an exception and report it once: repeats and re-raises of the same object count once."""
@@ -446,21 +444,11 @@ class GuestHooks:
         try:
             record = self.attribute(error)
             if record is not None and not self.reported(error):
-                _notes(error)[_REPORTED] = True
+                _notes(stood_for(error))[_REPORTED] = True
                 self._reports.add((record.capability, record.target, record.errno, record.origin), record)
             return record
         finally:
             self._busy.discard(ident)
-
-
-def _given_up_for(error: BaseException) -> BaseException | None:
-    """Return the refused import for which a library gave up with an ImportError of its own, in its own words."""
-    found: BaseException | None = error
-    for _ in range(_CHAIN):
-        if not isinstance(found, ImportError) or isinstance(found, RefusedImport):
-            break
-        found = found.__cause__ or found.__context__
-    return found if isinstance(found, RefusedImport) else None
 
 
 def _notes(error: BaseException) -> dict[str, Any]:

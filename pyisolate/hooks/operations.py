@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..capability import Capability as C
+from ..decision import Verdict
 from . import addresses, frames, paths
 from .active import GATE
 from .operation import Arguments, Operation, Operations
@@ -53,7 +54,7 @@ def _open(args: Arguments) -> Operations:
     path = paths.reached_by_open(args[0])
     if path is None or (args[1:3] == _SOURCE_LINE and not paths.exists(path)):
         return _NOTHING
-    if args[1] == "r" and frames.searches_archive():
+    if (args[1] == "r" and frames.searches_archive()) or (args[1] is not None and frames.opens_by_tempfile()):
         return _NOTHING
     return opening(path, args[2])
 
@@ -87,7 +88,16 @@ def _metadata(args: Arguments) -> Operations:
     """Return the operation of changing owner, mode, times or attributes; descriptors count where they have a name."""
     value = args[0]
     path = paths.of_descriptor(value) if isinstance(value, int) else paths.reached(value, _last_dir_fd(args))
-    return _NOTHING if path is None else ((C.FS_METADATA, path, {}),)
+    return _NOTHING if path is None or _is_known_absent(path) else ((C.FS_METADATA, path, {}),)
+
+
+def _is_known_absent(path: str) -> bool:
+    """Tell whether nothing is there, and the guest may know: the kernel says so before it looks at rights."""
+    hooks = GATE.hooks
+    if hooks is None or paths.present(path):
+        return False
+    directory = path.rpartition("/")[0] or "/"
+    return hooks.peek(C.FS_READ, directory, listing=True).verdict is Verdict.ALLOW
 
 
 def _last_dir_fd(args: Arguments) -> int | None:

@@ -1,13 +1,15 @@
 """What the standard library tries and does without: programs, daemons and databases. Cells only.
 
 Where a policy does not grant them, the library's own answer of "there is none" is given at once, so that an ordinary
-call leaves no refusal of what was only tried. A database of users that the guest reads is one refusal.
+call leaves no refusal of what was only tried. A database of users or services that the guest reads is one refusal.
 """
 
 from __future__ import annotations
 
 import _socket
+import errno
 import grp
+import os
 import platform
 import pwd
 import socket
@@ -21,11 +23,18 @@ from ..capability import NetAction
 from ..decision import Verdict
 from ..errors import PolicyError
 from ..policy.compiled import CompiledPolicy
-from . import paths
+from . import frames, paths
 from .active import GATE
 
 #: What the functions of these modules read (nsswitch.conf(5), `files`).
 _DATABASES: tuple[tuple[ModuleType, str], ...] = ((pwd, "/etc/passwd"), (grp, "/etc/group"))
+#: The same for names of ports and protocols: function of `_socket`, file, and what the function says of no such name.
+_SERVICES = (
+    ("getservbyname", "/etc/services", "service/proto not found"),
+    ("getservbyport", "/etc/services", "port/proto not found"),
+    ("getprotobyname", "/etc/protocols", "protocol not found"),
+)
+_OF_SYSTEM = ("/etc/os-release", "/usr/lib/os-release")
 
 
 def _may_run(program: str) -> bool:
@@ -45,18 +54,31 @@ def _with_program(original: Callable[..., Any], program: str, default: Any) -> C
     return call
 
 
+def _may_read(file: str) -> bool:
+    hooks = GATE.hooks
+    return hooks is None or hooks.peek(C.FS_READ, file).verdict is Verdict.ALLOW
+
+
 def lookup(original: Callable[..., Any], file: str) -> Callable[..., Any]:
-    """Wrap a function that looks up a user or group: a file that may not be read holds no name."""
+    """Wrap a function that looks up a name: a file that may not be read holds none.
+
+    Archives of `tarfile` name the owner of each file where that is known: it asks, and does without.
+    """
+    unknown = {name: said for name, _, said in _SERVICES}.get(original.__name__)
 
     def call(*args: Any) -> Any:
         hooks = GATE.hooks
         if hooks is not None:
             try:
-                hooks.ask(C.FS_READ, file)
+                if _may_read(file) or not frames.is_tarfile():
+                    hooks.ask(C.FS_READ, file)
+                    return original(*args)
             except PolicyError:
                 if original.__name__.endswith("all"):
                     return []
-                raise KeyError(f"{original.__name__}(): name not found") from None
+                if unknown is not None:
+                    raise OSError(unknown) from None
+            raise KeyError(f"{original.__name__}(): name not found") from None
         return original(*args)
 
     return call
@@ -64,12 +86,35 @@ def lookup(original: Callable[..., Any], file: str) -> Callable[..., Any]:
 
 def lookups() -> list[tuple[ModuleType, str, str]]:
     """Return module, function and file of every look-up."""
-    return [
+    of_users = [
         (module, name, file)
         for module, file in _DATABASES
         for name in dir(module)
         if name.startswith(("getpw", "getgr"))
     ]
+    return [*of_users, *((_socket, name, file) for name, file, _ in _SERVICES)]
+
+
+def getlogin(original: Callable[[], str]) -> Callable[[], str]:
+    """Wrap `os.getlogin`: a guest has no terminal at which a user logged in."""
+
+    def getlogin() -> str:
+        if GATE.hooks is not None:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        return original()
+
+    return getlogin
+
+
+def _os_release(original: Callable[[], dict[str, str]]) -> Callable[[], dict[str, str]]:
+    """Wrap `platform.freedesktop_os_release`: where none of its files may be read, there is none."""
+
+    def freedesktop_os_release() -> dict[str, str]:
+        if not any(map(_may_read, _OF_SYSTEM)):
+            raise OSError(errno.ENOENT, f"Unable to read files {', '.join(_OF_SYSTEM)}")
+        return original()
+
+    return freedesktop_os_release
 
 
 def install() -> None:
@@ -78,6 +123,7 @@ def install() -> None:
     vars(uuid).update(_generate_time_safe=None, _GETTERS=[])
     names = vars(platform)
     names["_syscmd_file"] = _with_program(names["_syscmd_file"], "file", "")
+    names["freedesktop_os_release"] = _os_release(names["freedesktop_os_release"])
     processor = names["_Processor"]
     processor.from_subprocess = staticmethod(_with_program(processor.from_subprocess, "uname", None))
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 
 _lstat, _stat, _readlink, _getcwd, _fspath = posix.lstat, posix.stat, posix.readlink, posix.getcwd, posix.fspath
-_access, _monotonic_ns = posix.access, time.monotonic_ns
+_access, _fstat, _monotonic_ns = posix.access, posix.fstat, time.monotonic_ns
 _get_ident = _thread.get_ident
 #: Path objects whose `__fspath__` is the library's own.
 _PATH_TYPES = (pathlib.PosixPath, pathlib.PurePosixPath, os.DirEntry)
@@ -56,13 +56,37 @@ def text(value: object) -> str | None:
     return None
 
 
+#: What `os.open` opened for reading alone, by descriptor: cells have no /proc to ask. Closed ones may be among them.
+_opened: dict[int, str] = {}
+
+
+def remember_descriptor(descriptor: int, value: object, dir_fd: int | None) -> None:
+    """Note by which path a descriptor was opened."""
+    path = absolute(value, dir_fd)
+    if path is None:
+        _opened.pop(descriptor, None)
+    else:
+        _opened[descriptor] = path
+
+
 def of_descriptor(descriptor: int) -> str | None:
-    """Return the path that a descriptor was opened by; None where /proc is absent or it has no name."""
+    """Return the path that a descriptor was opened by; None where that is not known or leads elsewhere by now."""
     try:
         path = _readlink(f"/./proc/self/fd/{descriptor}")
     except (OSError, ValueError):
-        return None
+        return _remembered(descriptor)
     return path if path.startswith("/") and not path.endswith(" (deleted)") else None
+
+
+def _remembered(descriptor: int) -> str | None:
+    path = _opened.get(descriptor)
+    if path is None:
+        return None
+    try:
+        has, found = _fstat(descriptor), _stat(_ours(path))
+    except (OSError, ValueError):
+        return None
+    return _resolve(path) if (has.st_dev, has.st_ino) == (found.st_dev, found.st_ino) else None
 
 
 def absolute(value: object, dir_fd: int | None = None, *, base: object = None) -> str | None:

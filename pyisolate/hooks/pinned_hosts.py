@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..capability import Capability
+from ..decision import Verdict
 from . import addresses
 from .active import GATE
 from .operation import Operation
@@ -22,6 +23,7 @@ _LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost",
 _AI_CANONNAME, _AI_NUMERICHOST = int(_socket.AI_CANONNAME), int(_socket.AI_NUMERICHOST)
 _AI_ADDRCONFIG = int(_socket.AI_ADDRCONFIG)
 _EAI_NONAME = int(_socket.EAI_NONAME)
+_SERVICES = "/etc/services"
 _HOST_NOT_FOUND = 1  # h_errno (netdb.h)
 
 
@@ -146,7 +148,7 @@ def gethostbyaddr(ip_address: Any) -> tuple[str, list[str], list[str]]:
 
 
 def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
-    """Answer `socket.getnameinfo`: names only for pinned addresses, else numbers."""
+    """Answer `socket.getnameinfo`: names for pinned addresses, and of ports where those may be read; else numbers."""
     hooks = GATE.hooks
     if hooks is None or not isinstance(sockaddr, tuple) or not sockaddr:
         return _getnameinfo(sockaddr, flags)
@@ -154,6 +156,8 @@ def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
     name = None if flags & _socket.NI_NUMERICHOST else hooks.hosts.name_of(host)
     if name is None and flags & _socket.NI_NAMEREQD:
         raise _no_name(host)
+    if hooks.peek(Capability.FS_READ, _SERVICES).verdict is not Verdict.ALLOW:
+        flags |= _socket.NI_NUMERICSERV
     shown, service = _getnameinfo(sockaddr, (flags | _socket.NI_NUMERICHOST) & ~_socket.NI_NAMEREQD)
     return name or shown, service
 

@@ -33,6 +33,7 @@ from .operations import signalling
 
 Builder = Callable[..., Operations]
 _NOTHING: Operations = ()
+_WRITING = os.O_WRONLY | os.O_RDWR
 
 
 def _made(path: Any, *_args: Any, dir_fd: int | None = None, **_kwargs: Any) -> Operations:
@@ -141,17 +142,23 @@ def _dressed(wrapper: Any, original: Any) -> Any:
 
 
 def _open_with_dir_fd(original: Callable[..., int]) -> Callable[..., int]:
-    """Wrap `os.open`: its audit event tells the path but not the dir_fd that it starts from."""
+    """Wrap `os.open`: its audit event tells neither the dir_fd that it starts from nor the descriptor that it makes."""
 
     def open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-        if dir_fd is None or GATE.hooks is None:
+        if GATE.hooks is None:
             return original(path, flags, mode, dir_fd=dir_fd)
-        ident = get_ident()
-        paths.open_dir_fd[ident] = dir_fd
-        try:
-            return original(path, flags, mode, dir_fd=dir_fd)
-        finally:
-            paths.open_dir_fd.pop(ident, None)
+        if dir_fd is None:
+            opened = original(path, flags, mode)
+        else:
+            ident = get_ident()
+            paths.open_dir_fd[ident] = dir_fd
+            try:
+                opened = original(path, flags, mode, dir_fd=dir_fd)
+            finally:
+                paths.open_dir_fd.pop(ident, None)
+        if not flags & _WRITING:
+            paths.remember_descriptor(opened, path, dir_fd)
+        return opened
 
     return _dressed(open, original)  # type: ignore[no-any-return]
 
@@ -198,7 +205,7 @@ def _pinned_address(sock: socket.socket, address: Any) -> Any:
     ):
         return address
     name = addresses.host_text(address[0])
-    if not name or addresses.literal(name) is not None:
+    if not name or name == "<broadcast>" or addresses.literal(name) is not None:
         return address
     found = hooks.hosts.resolve(name, address[1]) or ()
     fitting = [one for one in found if (":" in one) == (family == addresses.AF_INET6)]
@@ -211,6 +218,18 @@ def _connect(self: socket.socket, address: Any, /) -> None:
 
 def _connect_ex(self: socket.socket, address: Any, /) -> int:
     return _socket.socket.connect_ex(self, _pinned_address(self, address))
+
+
+def _bind(self: socket.socket, address: Any, /) -> None:
+    return _socket.socket.bind(self, _pinned_address(self, address))
+
+
+def _sendto(self: socket.socket, data: Any, /, *args: Any) -> int:
+    return _socket.socket.sendto(self, data, *args[:-1], *[_pinned_address(self, address) for address in args[-1:]])
+
+
+def _sendmsg(self: socket.socket, buffers: Any, /, *args: Any) -> int:
+    return _socket.socket.sendmsg(self, buffers, *args[:2], *[_pinned_address(self, address) for address in args[2:]])
 
 
 def _connection(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -239,6 +258,16 @@ def _ask_for_one_of(hooks: CellHooks, name: str | None, port: Any) -> None:
         hooks.ask_all(((C.NET_CONNECT, target, {**facts, "type": kind}),), hook="create_connection")
 
 
+#: The C library would look a host name up by itself, in files and with daemons and name servers of its own.
+_METHODS: dict[str, Callable[..., Any]] = {
+    "listen": _listen,
+    "connect": _connect,
+    "connect_ex": _connect_ex,
+    "bind": _bind,
+    "sendto": _sendto,
+    "sendmsg": _sendmsg,
+}
+
 _installed = _thread.allocate_lock()
 
 
@@ -259,6 +288,7 @@ def install() -> None:
         original, announced = replaced[id(getattr(module, name))]
         replaced[id(original)] = (original, _dressed(optional.lookup(announced, file), original))
     optional.install()
+    replace(posix, "getlogin", _dressed(optional.getlogin(posix.getlogin), posix.getlogin))
     replace(signal, "pidfd_send_signal", _wrapper(signal.pidfd_send_signal, _descriptor_signal, "pidfd_send_signal"))
     replace(posix, "open", _open_with_dir_fd(posix.open))
     replace(os, "_execvpe", _searching_exec(os._execvpe))  # type: ignore[attr-defined]
@@ -266,7 +296,7 @@ def install() -> None:
     for name, answer in pinned.REPLACEMENTS.items():  # socket.getaddrinfo stays: it calls the one in _socket
         replace(_socket, name, _dressed(answer, getattr(_socket, name)))
     _sweep(replaced)
-    for name, method in (("listen", _listen), ("connect", _connect), ("connect_ex", _connect_ex)):
+    for name, method in _METHODS.items():
         setattr(socket.socket, name, _dressed(method, getattr(_socket.socket, name)))
 
 

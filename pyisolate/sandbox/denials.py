@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from ..decision import DenialCode, Verdict
 from ..records import BrokerRecord, KernelRecord, SandboxContext
 from ..telemetry.event import DenialEvent
 from ..telemetry.policy_error import policy_error
+from ..telemetry.store import coalesce
 
 if TYPE_CHECKING:
     from ..cell.wire import Failed
@@ -37,6 +40,39 @@ _HTTP_FAILURES = frozenset(
 _MISSING = ("FileNotFoundError", "NotADirectoryError")
 #: errno values by which a Linux security mechanism refuses: EPERM, EACCES (errno(3)).
 _REFUSALS = (1, 13)
+#: How a root view refuses: what is not granted is absent, what may not be written is a read-only mount, and what leads
+#: from one mount to another is no rename and no link.
+_BY_VIEW = (errno.ENOENT, errno.EROFS, errno.EXDEV)
+#: The words that a library puts into an error of its own where it keeps no errno (strerror(3)).
+_WORDS = {os.strerror(one): one for one in (*_BY_VIEW, *_REFUSALS)}
+_QUOTED = re.compile(r"""(["'])(.*?)\1""")
+#: Errors of libraries for what the system refused, which are no OSError.
+_LIBRARY_FAILURES = frozenset(
+    ("OperationalError", "DatabaseError", "IOException", "ReadError", "XMLSyntaxError", "ComputeError", "ArrowInvalid",
+     "ZipImportError", "BadZipFile", "LibsndfileError")
+)  # fmt: skip
+
+
+def _refused_by_view(event: DenialEvent, failure: Failed) -> bool:
+    """Tell whether an error of a file call is what a refusal by the root view looks like: it names that very file.
+
+    A nameless one is left alone: it may be about another file, after a refusal that the guest caught.
+    """
+    if event.capability.family != "fs" or event.kernel_decision is not Verdict.DENY:
+        return False
+    said = failure.errno if failure.errno is not None else _errno_in(failure)
+    if said not in _BY_VIEW and not (said in _REFUSALS and failure.errno is None):
+        return False
+    name = event.target.rpartition("/")[2]
+    quoted = (text for _, text in _QUOTED.findall(failure.message))
+    return event.target in failure.message or any(text.rpartition("/")[2] == name for text in quoted)
+
+
+def _errno_in(failure: Failed) -> int | None:
+    """Return the errno whose words an OSError of native code holds, which carries no number."""
+    if failure.type_name not in ("OSError", "FileNotFoundError", "PermissionError"):
+        return None
+    return next((number for words, number in _WORDS.items() if words in failure.message), None)
 
 
 class Denials:
@@ -165,8 +201,12 @@ class Denials:
         self._of_request = {}
 
     def of_request(self) -> tuple[DenialEvent, ...]:
-        """Return the events of the request that runs, or ran last."""
-        return tuple(self._of_request.values())
+        """Return the events of the request that runs, or ran last, by the ids that the sandbox's store has."""
+        found: dict[str, DenialEvent] = {}
+        for event in map(self.recorder.named, self._of_request.values()):
+            before = found.get(event.event_id)
+            found[event.event_id] = event if before is None else coalesce(before, event)
+        return tuple(found.values())
 
     def of_failure(self, failure: Failed) -> DenialEvent | None:
         """Return the refusal that raised an exception, or None: a refusal that the guest caught is not it.
@@ -199,13 +239,14 @@ class Denials:
             if event.kernel_decision is Verdict.DENY and failure.errno in _REFUSALS:
                 # Only the newest refusal: after an older one, the guest went on and met something else.
                 return event if event.kernel_errno == failure.errno else None
-        return None
+        return newest if newest is not None and _refused_by_view(newest, failure) else None
 
     def hint_of(self, failure: Failed) -> str | None:
         """Return, for an error of the system or of an import, what the request was refused before and caught."""
         if (looked := self._looked_for(failure)) is not None:
             return f"{looked.target} exists, and the policy does not grant it; {policy_error(looked).hint}"
-        if failure.errno is None and failure.type_name not in ("ImportError", "ModuleNotFoundError"):
+        of_import = failure.type_name in ("ImportError", "ModuleNotFoundError")
+        if failure.errno is None and not of_import and failure.type_name.rpartition(".")[2] not in _LIBRARY_FAILURES:
             return None
         refused = [
             event

@@ -41,6 +41,10 @@ ORDINARY = [
     "import traceback\ntry: int('x')\nexcept ValueError: traceback.print_exc()",
     "import shutil; shutil.which('no-such-program')",
     "import socket; assert not socket.has_ipv6 and not socket.has_dualstack_ipv6()",
+    "import os\ntry: os.getlogin()\nexcept OSError: pass",
+    "import platform\ntry: platform.freedesktop_os_release()\nexcept OSError: pass",
+    "import shutil, tempfile; a = tempfile.mkdtemp(); open(a + '/x', 'w'); shutil.make_archive(a + 'b', 'gztar', a)",
+    "import socket; socket.getnameinfo(('10.1.2.3', 80), 0)",
     "import importlib.metadata as m\ntry: m.version('nothing')\nexcept m.PackageNotFoundError: pass",
 ]
 
