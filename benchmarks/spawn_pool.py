@@ -24,7 +24,7 @@ def run(settings: Settings) -> Outcome:
     """Time `spawn` alone, the pool full and everything else at rest; `exec` and `close` are timed beside it."""
     with pyisolate.Supervisor(pool_size=POOL) as supervisor:
         same = ["compute"]
-        # None of them becomes the usual one, so that there are no spares: each spawn waits for its hand-out.
+        # None of them becomes the usual one; as frequent ones they have a zygote and a standby cell each.
         mixed = [pyisolate.Policy.preset("compute").with_limits(output=f"{size}kB") for size in range(101, 109)]
         figures = [
             *_time(settings, supervisor, same, "warm pool, p50", (1 / 100, "<= 1/100"), (1 / 18, "<= 1/18")),
@@ -61,7 +61,7 @@ def _time(
         closes.append(t3 - t2)
         return t3 - t0
 
-    for _ in range(2 * len(policies) + 5):  # starts the zygote, compiles the policies, builds their root views
+    for _ in range(5 * len(policies) + 5):  # starts the zygotes, compiles the policies, builds their root views
         ours()
     for before in (spawns, execs, closes):
         before.clear()

@@ -22,8 +22,9 @@ ROOT_VIEW = "/"
 
 SUPERVISOR_THREADS = "pyisolate"
 
-#: Cells that a living supervisor may add between two tests while its pool refills.
-POOL_SLACK = 16
+#: Processes that a living supervisor may add between two tests while its pool refills: each cell is two, and a policy
+#: that was asked for again has a zygote.
+POOL_SLACK = 24
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,8 @@ def _settle(supervisor: pyisolate.Supervisor) -> None:
         below = sum(len(psutil.Process(pid).children()) for pid in zygotes) - len(branches)
         if pool.counts() > (POOL, 0):  # who waited for a cell had asked for one more, and was served before it came
             supervisor.spawn("surplus", limits=LIMITS).close()
-        if pool.counts() == (POOL, 0) and len(pool._live) == POOL == below and not draining:
+        kept = POOL + pool.of_others()
+        if pool.counts() == (POOL, 0) and len(pool._live) == kept == below and not draining:
             return
         time.sleep(0.02)
     raise AssertionError(f"it never came to rest: {pool.counts()}, {len(pool._live)} cells, {leaks.children()}")

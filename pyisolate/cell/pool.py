@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from ..native.result import advice, cause_in_host
 from . import wire
 from .channel import OUT_OF_MEMORY, Channel
 from .mover import Mover
-from .policy_zygotes import KINDS, Kind, PolicyZygotes, kind_of
+from .policy_zygotes import Kind, PolicyZygotes, ReadyCells, kind_of
 from .reactor import Reactor
 from .zygote import Exited, Forked, Given
 from .zygote_process import FORKED_DESCRIPTORS, PolicyZygote, PoolSettings, ZygoteControl, ZygoteError, ZygoteProcess
@@ -61,7 +60,7 @@ class Pool:
         self._mover = Mover(self._moved)
         self._condition = threading.Condition()
         self._start_lock = threading.Lock()
-        self._ready: dict[Kind, deque[Channel]] = {kind: deque() for kind in KINDS}
+        self._ready = ReadyCells()
         self._warming: dict[int, Channel] = {}
         #: those of the warming that are prepared and wait for their control group
         self._moving: set[Channel] = set()
@@ -70,8 +69,6 @@ class Pool:
         self._waiting: Counter[Kind] = Counter()
         #: one cell that may fork is kept once one was asked for
         self._keeps_forking = self._closed = False
-        #: cells that were taken ahead, for a policy (see `spares`): they count as cells of the pool
-        self._aside = 0
         self._zygote: ZygoteProcess | None = None
         self.policies = PolicyZygotes()
         self._last_error = ""
@@ -111,75 +108,76 @@ class Pool:
         return self._settings.size
 
     def counts(self) -> tuple[int, int]:
-        """Return (ready, warming) cells; those set aside are ready."""
+        """Return (ready, warming) cells; those taken ahead for the usual policy are ready."""
         with self._condition:
             return self._stock(), len(self._warming) + self._asked.total()
 
-    def states(self) -> tuple[int, int, int]:
-        """Return how many cells are ready for any policy, taken ahead for one, and starting."""
+    def of_others(self) -> int:
+        """Return how many cells wait for other policies than the usual one: they are kept beside the pool's `size`."""
         with self._condition:
-            return sum(map(len, self._ready.values())), self._aside, len(self._warming) + self._asked.total()
+            return self.policies.count(self._ready)[1]
+
+    def states(self) -> tuple[int, int, int]:
+        """Return how many cells are ready, taken ahead for a policy, and starting."""
+        with self._condition:
+            return self._ready.total(), self.policies.aside, len(self._warming) + self._asked.total()
 
     def _stock(self) -> int:
-        """Return how many cells are ready, or taken ahead. Those that may fork are kept beside them."""
-        return len(self._ready["plain"]) + len(self._ready["policy"]) + self._aside
+        """Return how many are ready or taken ahead; those that may fork, and other policies', are kept beside them."""
+        return self._ready.count("plain") + self.policies.count(self._ready)[0]
 
-    def take_spare(self, *, policy: CompiledPolicy | None = None, forks: bool = False) -> Channel | None:
+    def take_spare(self, policy: CompiledPolicy, *, forks: bool = False) -> Channel | None:
         """Return a warm cell for a policy, first one too many, and count it as set aside; None where there is none."""
         kind = self.policies.kind(policy, forks)
         with self._condition:
             if any(self._waiting.values()) or self._closed:
                 return None
-            too_many = kind == "policy" and not forks and len(self._ready["plain"]) > 1
-            channel = self._pop("plain" if too_many else kind)
-            self._aside += channel is not None
+            too_many = policy is self.policies.usual and not forks and self._ready.count("plain") > 1
+            channel = self._ready.pop("plain" if too_many else kind)
+            if channel is not None:
+                self.policies.set_aside(policy, 1)
             return channel
 
-    def _pop(self, kind: Kind) -> Channel | None:
-        while self._ready[kind]:
-            channel = self._ready[kind].popleft()
-            if channel.ended is None:
-                return channel
-        return None
-
-    def set_aside(self, count: int, *, refill: bool = True) -> None:
-        """Count as many more (or fewer) cells as set aside, and fork for those that were taken."""
+    def give_back(self, policy: CompiledPolicy) -> None:
+        """A cell that was taken ahead is a sandbox's now, or has ended."""
         with self._condition:
-            self._aside += count
-        if refill:
-            self.refill()
+            self.policies.set_aside(policy, -1)
+
+    def choose_usual(self, policy: CompiledPolicy | None) -> None:
+        """Keep all cells but one for a policy from now on, and end what is too many of another's."""
+        with self._condition:
+            self.policies.usual = policy
+            for zygote in self.policies.active:
+                self._ready.end(zygote, keep=self.policies.kept(zygote, self._settings.size, self._keeps_forking))
 
     def refill(self) -> None:
         """Ask for as many cells of each kind as the pool lacks."""
-        for kind in KINDS:
+        for kind in self.policies.kinds:
             self._refill(kind)
 
     def refill_if_low(self) -> None:
-        """Refill where less than half is ready; else the end of a sandbox does it.
-
-        A fork takes the processor that the new sandbox's first request needs.
-        """
+        """Refill where less than half is ready; else a sandbox's end does it, which leaves its processor to a fork."""
         with self._condition:
-            low = 2 * self._stock() < self._settings.size or self._keeps_forking > bool(self._ready["forking"])
+            low = 2 * self._stock() < self._settings.size or self._keeps_forking > bool(self._ready.count("forking"))
         if low:
             self.refill()
 
     def _refill(self, kind: Kind) -> None:
         with self._condition:
+            zygote, forks = (self._zygote, kind == "forking") if isinstance(kind, str) else self.policies.forker(kind)
+            if zygote is None or self._closed:
+                return
             warming = sum(kind_of(channel) == kind for channel in self._warming.values())
-            there = len(self._ready[kind]) + warming + self._asked[kind]
-            kept = self.policies.kept(kind, self._settings.size, self._aside, self._keeps_forking)
-            lacking = kept + self._waiting[kind] - there
-            zygote = self.policies.active if kind == "policy" else self._zygote
-            if lacking <= 0 or zygote is None or self._closed:
+            there = self._ready.count(kind) + warming + self._asked[kind]
+            lacking = self.policies.kept(kind, self._settings.size, self._keeps_forking) + self._waiting[kind] - there
+            if lacking <= 0:
                 return
             self._asked[kind] += lacking
-            forks = self.policies.forks if kind == "policy" else kind == "forking"
         try:
             zygote.fork(lacking, forks=forks)
         except BlockingIOError:
             with self._condition:
-                self._asked[kind] -= lacking
+                self._asked[kind] = max(0, self._asked[kind] - lacking)
                 self._last_error = "the zygote does not read its requests: is it stopped?"
         except ZygoteError:
             self._zygote_died(zygote)
@@ -187,8 +185,8 @@ class Pool:
     def branch(self, given: Given, *, forks: bool) -> bool:
         """Fork a zygote for a policy, from which its cells come from now on; `forks` as of `take`.
 
-        False where that cannot be: no zygote runs, one zygote gives each cell a user of its own, or too many live
-        already. Raises ZygoteError. Waits until it is ready.
+        False where that cannot be: no zygote runs, one gives each cell a user of its own, or too many live already.
+        Raises ZygoteError. Waits until it is ready.
         """
         zygote = self._zygote
         if zygote is None or self._closed or self._settings.spec.uid_range is not None or self.policies.full:
@@ -197,19 +195,19 @@ class Pool:
         with self._condition:
             if self._zygote is zygote and not self._closed:
                 self._reactor.add_callback(made.control.fileno(), lambda: self._receive(made))
-                self.policies.add(made, forks=forks)
+                self.policies.add(made, given.policy, forks=forks)
                 return True
         made.stop()
         return False
 
-    def retire_policy(self) -> None:
-        """Fork no more cells of the policy that has a zygote; it ends when the last sandbox from it has ended."""
+    def retire_policy(self, policy: CompiledPolicy) -> None:
+        """Fork no more cells from a policy's zygote, if it has one; it ends when the last sandbox from it has ended."""
         with self._condition:
-            if (zygote := self.policies.retire()) is None:
+            if (zygote := self.policies.retire(policy)) is None:
                 return
-            self._asked["policy"] = 0
-            while (channel := self._pop("policy")) is not None:
-                channel.signal(signal.SIGKILL)
+            del self._asked[zygote]
+            self._ready.end(zygote)
+            self._condition.notify_all()  # who waits for one of its cells asks for another
         self._end_if_unused(zygote)
 
     def take_ready(self, *, policy: CompiledPolicy | None = None, forks: bool = False) -> Channel | None:
@@ -217,7 +215,7 @@ class Pool:
         kind, other = self.policies.kind(policy, forks), self.policies.kind(None, forks)
         self._keeps_forking = self._keeps_forking or kind == "forking"
         with self._condition:
-            return self._pop(kind) or self._pop(other)
+            return self._ready.pop(kind) or self._ready.pop(other)
 
     def take(
         self, timeout_s: float = CELL_TIMEOUT_S, *, policy: CompiledPolicy | None = None, forks: bool = False
@@ -244,13 +242,14 @@ class Pool:
                     left = max(0.0, min(_LOOK_AGAIN_S, deadline - time.monotonic()))
                     self._condition.wait_for(lambda: self._changed_since(zygote, failures, kind), left)  # noqa: B023
                     if self._failures != failures:
-                        self._condition.wait_for(lambda: self._ready[kind] or self._closed, _PAUSE_S)  # noqa: B023
+                        self._condition.wait_for(lambda: self._ready.count(kind) or self._closed, _PAUSE_S)  # noqa: B023
             finally:
                 with self._condition:
                     self._waiting[kind] -= 1
+                    self._waiting += Counter()  # forgets zygotes whose cells are awaited no more
 
     def _changed_since(self, zygote: ZygoteProcess | None, failures: int, kind: Kind) -> bool:
-        return bool(self._ready[kind]) or self._closed or self._zygote is not zygote or self._failures != failures
+        return bool(self._ready.count(kind)) or self._closed or self._zygote is not zygote or self._failures != failures
 
     def _give_up_if_hopeless(self, started: float, deadline: float) -> None:
         if self._closed:
@@ -348,10 +347,10 @@ class Pool:
             self._failing_since, self._last_error, self._last_hint = None, "", None
             self._warm_at = time.monotonic()
             self._warming.pop(channel.pid, None)
-            if channel.made_for is not None and channel.zygote is not self.policies.active:
+            if channel.made_for is not None and self.policies.of(channel.made_for) is not channel.zygote:
                 channel.signal(signal.SIGKILL)  # it was on its way when its zygote was retired
                 return
-            self._ready[kind_of(channel)].append(channel)
+            self._ready.add(channel)
             self._condition.notify_all()  # each waits for one kind
         self.on_ready()
 
@@ -377,9 +376,9 @@ class Pool:
                 self._exited(message)
 
     def _forked(self, zygote: ZygoteControl, message: Forked, descriptors: list[int]) -> None:
-        kind: Kind = "policy" if zygote.made_for is not None else "forking" if message.forks else "plain"
+        kind: Kind = zygote if isinstance(zygote, PolicyZygote) else "forking" if message.forks else "plain"
         with self._condition:
-            if kind != "policy" or zygote is self.policies.active:
+            if kind in self._asked:  # else its zygote was retired since
                 self._asked[kind] = max(0, self._asked[kind] - 1)
         if message.error or len(descriptors) != FORKED_DESCRIPTORS:
             # A cell whose socket was lost sees the end of the stream, and ends.
@@ -408,8 +407,8 @@ class Pool:
         with self._condition:
             channel = self._live.pop(message.pid, None)
             self._warming.pop(message.pid, None)
-            if channel is not None and channel in (ready := self._ready[kind_of(channel)]):
-                ready.remove(channel)
+            if channel is not None:
+                self._ready.remove(channel)
         if channel is not None:
             self._bury(channel, message)
             if isinstance(channel.zygote, PolicyZygote):
@@ -418,7 +417,8 @@ class Pool:
     def _end_if_unused(self, zygote: PolicyZygote) -> None:
         """End a retired policy zygote that has no cell any more."""
         with self._condition:
-            used = self.policies.active is zygote or any(one.zygote is zygote for one in self._live.values())
+            forking = zygote in self.policies.active
+            used = forking or any(one.zygote is zygote for one in self._live.values())
             if used or self.policies.remove(zygote) is None:
                 return
         self._reactor.remove_callback(zygote.control.fileno())
@@ -428,7 +428,7 @@ class Pool:
         with self._condition:
             policy = self.policies.remove(zygote)
             if policy is not None:
-                self._asked["policy"] = 0
+                del self._asked[policy]
             elif self._zygote is not zygote:
                 return
             else:
@@ -450,7 +450,8 @@ class Pool:
     def _stop_policy_zygotes(self) -> None:
         with self._condition:
             all_of_them = self.policies.remove_all()
-            self._asked["policy"] = 0
+            for one in all_of_them:
+                del self._asked[one]
         for one in all_of_them:
             self._reactor.remove_callback(one.control.fileno())
             one.stop()
@@ -463,8 +464,7 @@ class Pool:
                 del self._live[channel.pid]
                 self._warming.pop(channel.pid, None)
                 self._moving.discard(channel)
-                with contextlib.suppress(ValueError):
-                    self._ready[kind_of(channel)].remove(channel)
+                self._ready.remove(channel)
         for channel in buried:
             channel.signal(signal.SIGKILL)
             self._bury(channel, None)
@@ -497,4 +497,4 @@ class Pool:
         for channel in list(self._live.values()):
             channel.abandon()
         self._live, self._warming = {}, {}
-        self._ready = {kind: deque() for kind in KINDS}
+        self._ready = ReadyCells()

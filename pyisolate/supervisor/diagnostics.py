@@ -14,15 +14,17 @@ if TYPE_CHECKING:
 
 
 class PoolCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Cells of one pool: warm (those that stand by among them), and asked for. `zygote_pid`: None where none runs.
+    """Cells of one pool: warm (those that stand by for the usual policy among them), and asked for.
 
-    `policy_zygote_pids`: the zygotes that fork cells of one policy, and those that only wait for their last one to end.
+    `zygote_pid`: None where none runs. `policy_zygote_pids`: the zygotes that fork cells of one policy, and those that
+    only wait for their last one to end. `for_frequent`: cells beside the warm ones that wait for other policies.
     """
 
     warm: int
     starting: int
     zygote_pid: int | None
     policy_zygote_pids: tuple[int, ...] = ()
+    for_frequent: int = 0
 
 
 class Diagnostics(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +66,11 @@ def diagnose(runtime: Runtime) -> Diagnostics:
     for name, pool in zip(("own_network", "host_network"), () if running is None else running.pools(), strict=False):
         warm, starting = pool.counts()
         pools[name] = PoolCounts(
-            warm=warm, starting=starting, zygote_pid=pool.zygote_pid, policy_zygote_pids=pool.policies.pids
+            warm=warm,
+            starting=starting,
+            zygote_pid=pool.zygote_pid,
+            policy_zygote_pids=pool.policies.pids,
+            for_frequent=pool.of_others(),
         )
     return Diagnostics(
         state=runtime.state,

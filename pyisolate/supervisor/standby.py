@@ -1,9 +1,9 @@
-"""Standby cells: warm cells confined ahead for the policy that most sandboxes ask for.
+"""Standby cells: warm cells confined ahead for the policies that sandboxes ask for again and again.
 
-A service spawns under the same policy again and again. Once most of its last spawns were alike, a thread here hands
-out warm cells to that policy before the next `spawn`, which then only gives one of them a name. A standby cell has run
-no guest code and serves that policy only; another policy gets a warm cell as ever, and a standby cell whose policy is
-no longer the most frequent is ended.
+A service spawns under the same policy again and again, or under some in turn. Once most of its last spawns were alike,
+a thread here hands out warm cells to that policy before the next `spawn`, which then only gives one of them a name; and
+one cell to each of the other policies that were asked for again. A standby cell has run no guest code and serves its
+policy only; another policy gets a warm cell as ever.
 """
 
 from __future__ import annotations
@@ -11,39 +11,63 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..cell.policy_zygotes import MOST
 from ..cell.zygote import Given
 from ..errors import SandboxError
 from .assign import HANDOUT_TIMEOUT_S, Assigner, CellOrder
+from .frequent import Frequent, Key
 
 if TYPE_CHECKING:
     from ..cell.channel import Channel
     from ..cell.pool import Pool
+    from ..policy.compiled import CompiledPolicy
     from ..sandbox.process import CellSession
     from .policy_cache import PreparedPolicies
 
 _log = logging.getLogger("pyisolate.supervisor.standby")
-#: The last spawns that are looked at; a policy that more than half of them had, twice at least, gets standby cells.
-_RECENT = 8
-_SEEN_AT_LEAST = 2
-#: As many of the last spawns, and the policy gets a zygote of its own, which costs as much as ten cells. And how often
-#: one is made for the same usual policy.
+#: How often a policy was asked for when it gets a zygote of its own, which costs as much as ten cells: the usual one of
+#: the last eight spawns, the others of all that are looked at. And how often one is made for a policy while it stays.
 _BRANCH_AT, _BRANCHES = 4, 3
 
 
+@dataclass(eq=False)
+class _Line:
+    """The standby cells of one policy."""
+
+    order: CellOrder
+    most: int
+    ready: deque[CellSession] = field(default_factory=deque)
+    #: how often its policy zygote may still be made: it may fail, or die
+    branches_left: int = _BRANCHES
+    #: the last spawn found one
+    found: bool = False
+
+    @property
+    def lacks(self) -> bool:
+        """True while there are fewer than wanted."""
+        return len(self.ready) < self.most
+
+
 class Standby:
-    """The standby cells from one pool; they count among its cells, of which one stays free for other policies."""
+    """The standby cells from one pool.
+
+    Those of the usual policy count among its cells, of which one stays free for others; the frequent policies have one
+    each beside them, for twice as many policies as the pool has cells, and for eight at most.
+    """
 
     def __init__(self, assigner: Assigner, tables: PreparedPolicies, pool: Pool, *, native: bool = False) -> None:
         self._assigner, self._tables, self._pool, self._native = assigner, tables, pool, native
         self._most = max(0, pool.size - 1)
         self._lock = threading.Lock()
-        self._ready: deque[CellSession] = deque()
-        self._recent: deque[tuple[int, str]] = deque(maxlen=_RECENT)
-        self._order: CellOrder | None = None
-        #: how often the order's policy zygote may still be made: it may fail, or die
-        self._branches_left = 0
+        self._frequent = Frequent()
+        #: by the order's key, the least recently used first
+        self._lines: dict[Key, _Line] = {}
+        self._usual: Key | None = None
+        #: policies that are to lose their zygote
+        self._retired: list[CompiledPolicy] = []
         self._closed = False
         self._awake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pyisolate-standby", daemon=True)
@@ -60,52 +84,92 @@ class Standby:
         if self._thread.is_alive():
             self._thread.join(timeout=HANDOUT_TIMEOUT_S)
         with self._lock:
-            left = [self._ready.popleft() for _ in range(len(self._ready))]
+            left = [session for line in self._lines.values() for session in line.ready]
+            self._lines.clear()
         self._end(left)
 
     def abandon(self) -> None:
         """In a forked child of the host: the cells are the parent's."""
         self._closed = True
-        while self._ready:
-            self._ready.popleft().abandon()
+        for line in self._lines.values():
+            while line.ready:
+                line.ready.popleft().abandon()
 
     @property
     def cells(self) -> list[CellSession]:
         """What waits to be adopted."""
         with self._lock:
-            return list(self._ready)
+            return [session for line in self._lines.values() for session in line.ready]
 
     def take(self, order: CellOrder) -> CellSession | None:
         """Return a standby cell that fits, or None."""
         with self._lock:
-            if self._order is None or self._order.key != order.key or not self._ready:
+            line = self._lines.get(order.key)
+            if line is None or not line.ready:
                 return None
-            session = self._ready.popleft()
-        self._pool.set_aside(-1, refill=False)  # the thread asks for another, once `spawned` has woken it
+            session, line.found = line.ready.popleft(), True
+        self._pool.give_back(order.prepared.compiled)
         return session
 
     def spawned(self, order: CellOrder) -> None:
-        """Record a spawn; request a standby cell for the most frequent policy."""
+        """Record a spawn; request standby cells for a policy that is the usual one, or a frequent one."""
         if not self._most or order.prepared.shadow is not None:
             return
-        unwanted: list[CellSession] = []
         with self._lock:
-            self._recent.append(order.key)
-            seen = self._recent.count(order.key)
-            wanted = seen >= _SEEN_AT_LEAST and 2 * seen > len(self._recent)
-            if wanted and (self._order is None or self._order.key != order.key):
-                self._order, self._branches_left = order, _BRANCHES
-                unwanted = [self._ready.popleft() for _ in range(len(self._ready))]
+            self._frequent.note(order.key)
+            unwanted = self._rank(order)
+            wanted = False
+            if (line := self._lines.get(order.key)) is not None:
+                # else the end of a sandbox does it: the first request comes before
+                wanted = 2 * len(line.ready) < line.most if order.key == self._usual else not line.found
+                line.found = False
         self._end(unwanted)
-        if 2 * len(self._ready) < self._most:  # else the end of a sandbox does it: the first request comes before
-            self.refill_if_needed()
+        if (wanted and self._lacks()) or self._retired:
+            self._awake.set()
+
+    def _rank(self, order: CellOrder) -> list[CellSession]:
+        """Give a policy its place among the others; return the cells that are to end."""
+        key = order.key
+        unwanted: list[CellSession] = []
+        line = self._lines.pop(key, None)
+        for other in [one for one in self._lines if _same_policy(self._lines[one].order, order)]:
+            unwanted += self._remove(other)  # its places have changed since
+        usual = self._frequent.is_usual(key)
+        if line is None and (usual or self._frequent.is_frequent(key)):
+            line = _Line(order, 1)
+            if len(self._lines) >= min(MOST, 2 * self._pool.size):
+                kept = self._usual if self._usual and self._frequent.count(self._usual, recent=True) else None
+                others = [one for one in self._lines if one != kept]
+                least = others[0] if usual else self._frequent.less_frequent(key, others)
+                if least is None:
+                    return unwanted
+                unwanted += self._remove(least)
+        if line is not None:
+            self._lines[key] = line
+        if usual and line is not None and key != self._usual:
+            if self._usual is not None and (before := self._lines.get(self._usual)) is not None:
+                before.most = 1
+                unwanted += [before.ready.pop() for _ in range(len(before.ready) - 1)]
+            self._usual, line.most = key, self._most
+            self._pool.choose_usual(order.prepared.compiled)
+        return unwanted
+
+    def _remove(self, key: Key) -> list[CellSession]:
+        """Have no standby cells for a policy any more; return those that there are."""
+        line = self._lines.pop(key)
+        self._retired.append(line.order.prepared.compiled)
+        if key == self._usual:
+            self._usual = None
+            self._pool.choose_usual(None)
+        return list(line.ready)
 
     def drop(self, session: CellSession) -> None:
         """A standby cell has died."""
         with self._lock:
-            if session not in self._ready:
+            line = next((one for one in self._lines.values() if session in one.ready), None)
+            if line is None:
                 return
-            self._ready.remove(session)
+            line.ready.remove(session)
         self._end([session])
 
     def refill_if_needed(self) -> None:
@@ -121,79 +185,93 @@ class Standby:
             self._pool.refill()
 
     def _lacks(self) -> bool:
-        return self._order is not None and len(self._ready) < self._most and not self._closed
+        return not self._closed and any(line.lacks for line in list(self._lines.values()))
 
     def _run(self) -> None:
         while not self._closed:
             self._awake.wait()
             self._awake.clear()
-            self._branch()
+            while self._retired:
+                self._pool.retire_policy(self._retired.pop())
+            for line in self._now():
+                self._branch(line)
             self._pool.refill()
-            while not self._closed and self._make():
-                pass
+            while not self._closed and any(self._make(line) for line in self._now()):
+                self._pool.refill()  # what frequent policies have is kept beside the pool's own
 
-    def _branch(self) -> None:
-        """Give the usual policy a zygote of its own, once it has been asked for often enough; end that of another."""
-        order = self._order
-        policy = None if order is None else order.prepared.compiled
-        if self._pool.policies.made_for not in (None, policy):
-            self._pool.retire_policy()
-        if order is None or policy is None or not self._branches_left or self._pool.policies.made_for is policy:
+    def _now(self) -> list[_Line]:
+        with self._lock:
+            return list(self._lines.values())
+
+    def _branch(self, line: _Line) -> None:
+        """Give a policy a zygote of its own, once it has been asked for often enough."""
+        order, policy = line.order, line.order.prepared.compiled
+        if not line.branches_left or self._pool.policies.of(policy) is not None or self._closed:
             return
         with self._lock:
-            often = self._recent.count(order.key) >= _BRANCH_AT
-        if not often or self._closed:
+            seen = self._frequent.count(order.key, recent=order.key == self._usual)
+        if seen < _BRANCH_AT:
             return
-        self._branches_left -= 1
+        line.branches_left -= 1
         try:
             given = Given(policy=policy, environment=order.environment, directory=order.directory)
             self._pool.branch(given, forks=order.prepared.forks)
         except SandboxError as error:
             _log.warning("policy %s: %s", order.policy.name, error)
 
-    def _make(self) -> bool:
+    def _make(self, line: _Line) -> bool:
         """Hand out one more; False when there are enough, no cell is free, or it failed."""
-        order = self._order
-        if order is None:
+        order = line.order
+        if not line.lacks:
             return False
         with self._tables.keep(order.prepared) as there:
             if not there:  # so many other policies came since that its tables are closed
-                self._forget_order(order)
+                self._forget(line)
                 return False
             with self._lock:
-                if order is not self._order or len(self._ready) >= self._most:
-                    return order is not self._order
-                channel = self._pool.take_spare(policy=order.prepared.compiled, forks=order.prepared.forks)
+                if self._lines.get(order.key) is not line or not line.lacks:
+                    return False
+                channel = self._pool.take_spare(order.prepared.compiled, forks=order.prepared.forks)
                 if channel is None:
                     return False
-            return self._confine(channel, order)
+            return self._confine(channel, line)
 
-    def _confine(self, channel: Channel, order: CellOrder) -> bool:
+    def _confine(self, channel: Channel, line: _Line) -> bool:
+        order = line.order
         try:
             session = self._assigner.stand_by(channel, order, native=self._native)
         except (SandboxError, OSError) as error:
             # The next `spawn` meets the same and raises it to its caller; until then there are no standby cells.
             _log.debug("standby cell for policy %s: %s", order.policy.name, error)
-            self._forget_order(order)
-            self._pool.set_aside(-1)
+            self._forget(line)
+            self._pool.give_back(order.prepared.compiled)
+            self._pool.refill()
             return False
         with self._lock:
-            wanted = self._order is not None and self._order.key == order.key and not self._closed
+            wanted = self._lines.get(order.key) is line and line.lacks and not self._closed
             if wanted and session.channel.ended is None:
-                self._ready.append(session)
+                line.ready.append(session)
                 return True
         self._end([session])
         return False
 
-    def _forget_order(self, order: CellOrder) -> None:
+    def _forget(self, line: _Line) -> None:
+        """Have a policy be one that was never asked for."""
+        key = line.order.key
+        unwanted: list[CellSession] = []
         with self._lock:
-            if self._order is order:
-                self._order = None
-                self._recent.clear()
+            if self._lines.get(key) is line:
+                self._frequent.forget(key)
+                unwanted = self._remove(key)
+        self._end(unwanted)
 
     def _end(self, sessions: list[CellSession]) -> None:
         for session in sessions:
-            self._pool.set_aside(-1, refill=False)
+            self._pool.give_back(session.compiled)
             session.close()
         if sessions:
             self._awake.set()  # to replace them, by the policy that is the usual one by then
+
+
+def _same_policy(one: CellOrder, other: CellOrder) -> bool:
+    return one.policy.version == other.policy.version and one.enforcement == other.enforcement

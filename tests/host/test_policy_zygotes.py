@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -90,16 +93,44 @@ def test_native_code_in_its_cells_is_refused_by_the_kernel(own: pyisolate.Superv
 
 
 @pytest.mark.once
-def test_another_usual_policy_retires_it_and_sandboxes_live_on(own: pyisolate.Supervisor) -> None:
+def test_policies_in_turn_have_one_each_until_others_are_asked_for_more_often(own: pyisolate.Supervisor) -> None:
+    policies = [
+        COMPUTE.with_limits(output=f"{size}kB") for size in range(101, 105)
+    ]  # as many as this pool has room for
     with branched(own, WIDE) as stays:
         old = zygote_of(stays)
-        with branched(own, NARROW, known=(old,)) as other:
-            new = zygote_of(other)
-            assert branches(own) == (old, new)
-            assert stays.eval(READS) == "root"
-            stays.close()
-            until(lambda: branches(own) == (new,))
-            until(lambda: not psutil.pid_exists(old))
+        for number, policy in enumerate(policies, 2):
+            sandbox = branched(own, policy, known=branches(own))
+            until(lambda number=number: len(branches(own)) == number)  # type: ignore[misc]
+            sandbox.close()
+        # four of them are kept; that of the first policy forks no more, and ends with its last sandbox
+        assert old in branches(own)
+        assert stays.eval(READS) == "root"
+        stays.close()
+        until(lambda: old not in branches(own))
+        until(lambda: not psutil.pid_exists(old))
+
+
+def test_grants_that_mean_another_place_retire_it(own: pyisolate.Supervisor) -> None:
+    """Its cells would find the old place granted."""
+    place = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    try:
+        place.chmod(0o755)
+        (place / "work").mkdir(mode=0o755)
+        (place / "work/f").write_text("old")
+        policy = COMPUTE.allow_read(str(place / "work"))
+        read = f"open({str(place / 'work/f')!r}).read()"
+        with branched(own, policy) as before:
+            old = zygote_of(before)
+            assert before.eval(read) == "old"
+        (place / "work").rename(place / "away")
+        (place / "work").mkdir(mode=0o755)
+        (place / "work/f").write_text("new")
+        with own.spawn("after", policy) as after:
+            assert after.eval(read) == "new"
+        until(lambda: old not in branches(own))
+    finally:
+        shutil.rmtree(place)
 
 
 def test_one_that_dies_takes_its_sandboxes_and_no_others(own: pyisolate.Supervisor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -41,6 +42,11 @@ def make_spares(supervisor: pyisolate.Supervisor, policy: pyisolate.Policy) -> l
         supervisor.spawn("first", policy).close()
     until(lambda: len(spares_of(supervisor, policy).cells) == 2)
     return [spare.pid for spare in spares_of(supervisor, policy).cells]
+
+
+def standing_by(supervisor: pyisolate.Supervisor) -> Counter[str]:
+    """Count the cells that stand by, by their policy."""
+    return Counter(spare.policy.version for spare in spares_of(supervisor).cells)
 
 
 def test_a_spare_becomes_the_sandbox_that_was_asked_for(own: pyisolate.Supervisor) -> None:
@@ -90,16 +96,35 @@ def test_another_policy_never_gets_one(own: pyisolate.Supervisor) -> None:
             narrow.eval(READS)
 
 
-def test_a_new_favourite_ends_the_spares_of_the_old(own: pyisolate.Supervisor) -> None:
+def test_a_new_favourite_ends_the_spares_of_the_old_but_one(own: pyisolate.Supervisor) -> None:
     pids = make_spares(own, COMPUTE)
     other = COMPUTE.with_limits(output="2MiB")
     for _ in range(9):
         own.spawn("other", other).close()
-    until(lambda: len(spares_of(own).cells) == 2)
-    assert not {spare.pid for spare in spares_of(own).cells} & set(pids)
-    until(lambda: not any(os.path.exists(f"/proc/{pid}/root") for pid in pids))
+    until(lambda: standing_by(own) == {COMPUTE.version: 1, other.version: 2})
+    until(lambda: len([pid for pid in pids if os.path.exists(f"/proc/{pid}/root")]) == 1)
     with own.spawn("other", other) as sandbox:
         assert sandbox.limits.output_bytes == 2 << 20
+
+
+@pytest.mark.once
+def test_policies_in_turn_find_a_cell_each(own: pyisolate.Supervisor) -> None:
+    policies = [COMPUTE.with_limits(output=f"{size}kB") for size in range(101, 107)]
+    for _ in range(2):
+        for policy in policies:
+            own.spawn("turn", policy).close()
+    until(lambda: standing_by(own) == {policy.version: 1 for policy in policies})
+    # what is kept beside the pool's own cells is counted, and as many policies as that are all
+    assert own.diagnostics().pools["own_network"].for_frequent == len(policies)
+    for _ in range(2):
+        own.spawn("seventh", COMPUTE).close()
+    assert COMPUTE.version not in standing_by(own)
+    until(lambda: len(spares_of(own).cells) == len(policies))
+    pids = {spare.pid for spare in spares_of(own).cells}
+    for policy in policies:
+        with own.spawn("turn", policy) as sandbox:
+            assert sandbox.pid in pids
+            assert sandbox.limits == policy.limits
 
 
 def test_limits_hold_in_a_spare(own: pyisolate.Supervisor) -> None:
