@@ -37,6 +37,8 @@ class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
     rlimits: tuple[tuple[int, int, int], ...] = ()
     #: file calls of which the listener sees what was refused only, where the zygote has the library for it
     quiet_calls: tuple[quiet.QuietCall, ...] = ()
+    #: of these there are none but look-ups
+    every_file_call: bool = False
     #: its C library reports look-ups that found nothing, and limits that were met
     reports: bool = False
 

@@ -427,6 +427,8 @@ def main(descriptor: int) -> int:
     control = socket.socket(fileno=_lowered(descriptor))
     control.set_inheritable(False)
     start = msgspec.msgpack.decode(control.recv(MAX_CONTROL_BYTES), type=Start)
+    if start.spec.every_file_call:
+        quiet.never_files()
     process.set_name("pyisolate-zygote")
     for name in ("LD_PRELOAD", "LD_BIND_NOW"):  # for this process alone: programs of a guest could not open the library
         os.environ.pop(name, None)

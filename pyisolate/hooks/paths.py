@@ -270,7 +270,7 @@ def executable(name: object, *, search: object = None, base: object = None) -> s
     for directory in directories:
         candidate = f"{directory}/{path}"
         try:
-            if _access(_ours(candidate), 1) and stat.S_ISREG(_stat(candidate).st_mode):  # 1: X_OK (access(2))
+            if _access(_ours(candidate), 1) and stat.S_ISREG(_stat(_ours(candidate)).st_mode):  # 1: X_OK (access(2))
                 return reached(candidate)
         except (OSError, ValueError):
             continue

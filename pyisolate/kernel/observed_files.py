@@ -38,6 +38,8 @@ _DAEMONS = ("/var/run/nscd/", "/run/nscd/", "/run/systemd/")
 _EXPECTED = frozenset(
     ("/etc/mime.types", "/etc/ssl/certs", "/etc/terminfo", "/usr/lib/terminfo", "/usr/share/terminfo", "/lib/terminfo")
 )
+#: Where an interpreter, also one that a guest executes, looks for packages.
+_SITES = frozenset(("site-packages", "dist-packages"))
 _OPENING = frozenset(("open", "openat", "creat"))
 _TMPFILE = 0o20000000  # __O_TMPFILE (asm-generic/fcntl.h)
 _RENAMING = frozenset(("rename", "renameat", "renameat2"))
@@ -150,18 +152,20 @@ def _not_found(
     """Return a look-up that found nothing, as a refusal where something is there and only not granted.
 
     Not where this process cannot know; not of what imports search or the standard library does without; not of a task
-    in /proc, which is another's here. Where files are monitored, the guest finds what there is.
+    in /proc, which is another's here. Where files are monitored, the guest found it.
     """
-    below = f"{path}/"
-    beside = path in _EXPECTED or any(below.startswith(f"{folder}/") for folder in searched)
-    if broker.policy.mode_of("fs") is Mode.MONITOR or is_task(path) or beside or not names.is_seen(path):
+    below = (f"{path}/", f"{record.target}/")
+    beside = path in _EXPECTED or any(one.startswith(f"{folder}/") for folder in searched for one in below)
+    beside = beside or os.path.basename(path) in _SITES
+    if is_task(path) or beside or not names.is_seen(path):
         return record
     decision = broker.decide(Capability.FS_LOOKUP, path)
     if decision.code is None:
         return record
     reason = f"{decision.reason}: the root view shows only what is granted"
     found = _refused(record, msgspec.structs.replace(decision, reason=reason), path)
-    return msgspec.structs.replace(found, enforcer="root view", errno=errno.ENOENT)
+    number = 0 if broker.policy.mode_of("fs") is Mode.MONITOR else errno.ENOENT
+    return msgspec.structs.replace(found, enforcer="root view", errno=number)
 
 
 def _widened(record: KernelRecord, broker: Broker, names: SeenNames) -> list[KernelRecord]:

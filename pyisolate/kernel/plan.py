@@ -127,6 +127,7 @@ class KernelPlan:
         """Return what every cell of this supervisor is like."""
         flags = self.namespaces.clone_flags if self.usable("namespaces") else 0
         others = flags & process.CLONE_NEWUSER != 0  # cells may be other users than their zygote
+        full = self.traits.full_telemetry
         return CellSpec(
             uid=self.traits.uid,
             gid=self.traits.gid,
@@ -139,7 +140,8 @@ class KernelPlan:
             # dumpable (ptrace(2), PTRACE_MODE); root may anyway.
             dumpable=not self.traits.started_by_root,
             rlimits=COMMON_RLIMITS,
-            quiet_calls=quiet_calls() if self.listener_watches_files and not self.traits.full_telemetry else (),
+            quiet_calls=quiet_calls(looks_alone=full) if self.listener_watches_files else (),
+            every_file_call=full,
             reports=self.listener_watches_files,
         )
 

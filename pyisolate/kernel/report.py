@@ -92,9 +92,10 @@ _QUIET = (
 
 #: What the root view does to look-ups is no refusal of a call: there is nothing to be found.
 _LOOKED = (
-    "look-ups by absolute names (stat, access, chdir, readlink, O_PATH), as the guest's own C library reports them; 64 "
-    "records wait at most, what comes on top leaves none. Not recorded: raw system calls, executed programs, and names "
-    "below the directories that imports search"
+    "look-ups (stat, access, chdir, readlink, O_PATH): those that the guest's own C library reports, and those of "
+    "programs and raw system calls, which the listener sees; 64 records wait at most, what comes on top leaves none. "
+    "Not recorded: names below the directories that imports search, names that begin with /./ (the hooks' own), statfs "
+    "and getxattr, calls with AT_EMPTY_PATH, and what guest code does from the address of quiet calls on purpose"
 )
 _UNSEEN = "looking at what is not granted finds nothing, and is not recorded"
 #: A guest reaches no other way to a host than the egress proxy, which decides by name.

@@ -57,6 +57,11 @@ def tell_all(everything: bool) -> None:
     lib.quiet_tell_all(everything)
 
 
+def never_files() -> None:
+    """Leave to look-ups alone the address that this process's filter will know: what they find is no refusal."""
+    lib.quiet_never_files()
+
+
 def report_sizes() -> None:
     """Report files that may not grow, in place of ignoring SIGXFSZ; nothing where the library is not loaded."""
     lib.quiet_report_sizes()

@@ -36,9 +36,8 @@ def test_nearly_every_event_is_right(rates: Rates) -> None:
 
 #: What replaces the guest is not asked about afterwards; a name that the guest's view alone leads elsewhere; a socket
 #: that only cells on the host's network are refused; a file that was made before its record is judged; a fork, after
-#: which two go on; what is only looked at, and is found where files are monitored.
+#: which two go on.
 OTHERWISE = (
-    "look at",
     "exec",
     "subprocess",
     "system",
@@ -64,7 +63,7 @@ def test_monitor_would_refuse_what_enforcing_refuses() -> None:
             missing += [
                 f"{operation.name} ({way}): {event}"
                 for event in enforced
-                if (event.capability, event.target) not in would and event.capability != "fs.lookup"
+                if (event.capability, event.target) not in would
             ]
     assert missing == []
 

@@ -76,17 +76,28 @@ FILES: list[Operation] = [
         native="c.openat(c.open(b'{ro}', 0), b'../hidden/secret.txt', 0)",
         raw="sys_(257, c.open(b'{ro}', 0), b'../hidden/secret.txt', 0, 0)"),
     *[
-        _op(f"look at {name}, {how}", "fs.lookup", path, python=python.format(path=path), native=native.format(path=path))
+        _op(f"look at {name}, {how}", "fs.lookup", path, python=python.format(path=path), native=native.format(path=path),
+            raw=raw.format(path=path))
         for name, path in (("a hidden file", "{secret}"), ("a hidden folder", "{hidden}"), ("a file of the host's", "/etc/shadow"))
-        for how, python, native in (
-            ("stat", "os.stat('{path}')", "c.stat(b'{path}', ctypes.create_string_buffer(256))"),
-            ("lstat", "os.lstat('{path}')", "c.lstat(b'{path}', ctypes.create_string_buffer(256))"),
-            ("access", "-2 + os.access('{path}', os.F_OK)", "c.access(b'{path}', 0)"),
-            ("readlink", "os.readlink('{path}')", "c.readlink(b'{path}', ctypes.create_string_buffer(256), 256)"),
-            ("chdir", "os.chdir('{path}')", "c.chdir(b'{path}')"),
-            ("O_PATH", "os.open('{path}', os.O_PATH)", "c.open(b'{path}', 0o10000000)"),
+        for how, python, native, raw in (
+            ("stat", "os.stat('{path}')", "c.stat(b'{path}', ctypes.create_string_buffer(256))",
+             "sys_(4, b'{path}', ctypes.create_string_buffer(256))"),
+            ("lstat", "os.lstat('{path}')", "c.lstat(b'{path}', ctypes.create_string_buffer(256))",
+             "sys_(262, -100, b'{path}', ctypes.create_string_buffer(256), 0x100)"),
+            ("access", "-2 + os.access('{path}', os.F_OK)", "c.access(b'{path}', 0)", "sys_(439, -100, b'{path}', 0, 0x200)"),
+            ("readlink", "os.readlink('{path}')", "c.readlink(b'{path}', ctypes.create_string_buffer(256), 256)",
+             "sys_(89, b'{path}', ctypes.create_string_buffer(256), 256)"),
+            ("chdir", "os.chdir('{path}')", "c.chdir(b'{path}')", "sys_(80, b'{path}')"),
+            ("O_PATH", "os.open('{path}', os.O_PATH)", "c.open(b'{path}', 0o10000000)", "sys_(2, b'{path}', 0o10000000, 0)"),
         )
     ],
+    _op("look by a relative name", "fs.lookup", "{secret}", python="os.chdir('{ro}'); os.stat('../hidden/secret.txt')",
+        native="(c.chdir(b'{ro}'), c.stat(b'../hidden/secret.txt', ctypes.create_string_buffer(256)))[1]",
+        raw="(c.chdir(b'{ro}'), sys_(4, b'../hidden/secret.txt', ctypes.create_string_buffer(256)))[1]"),
+    _op("look by a folder's descriptor", "fs.lookup", "{secret}",
+        python="os.stat('../hidden/secret.txt', dir_fd=os.open('{ro}', 0))",
+        native="c.fstatat(c.open(b'{ro}', 0), b'../hidden/secret.txt', ctypes.create_string_buffer(256), 0)",
+        raw="sys_(332, c.open(b'{ro}', 0), b'../hidden/secret.txt', 0, 2047, ctypes.create_string_buffer(256))"),
     _op("list a hidden folder", "fs.read", "{hidden}", python="os.listdir('{hidden}')",
         native="-1 if not c.opendir(b'{hidden}') else 0", raw="sys_(257, -100, b'{hidden}', 0o200000, 0)"),
     _op("scan a hidden folder", "fs.read", "{hidden}", python="list(os.scandir('{hidden}'))",

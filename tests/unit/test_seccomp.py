@@ -15,7 +15,6 @@ from pyisolate.kernel.seccomp.syscalls import (
     ALLOWED,
     CAPABILITY_OF,
     CONDITIONAL,
-    LOOKING,
     NUMBERED,
     PATH_ARGUMENT,
     REPORTED_WHEN_FULL,
@@ -216,7 +215,7 @@ def test_every_refused_call_has_one_capability_and_no_allowed_call_has_any() -> 
     conditional = {rule.syscall for rule in CONDITIONAL}
     assert conditional - set(CAPABILITY_OF) == set()
     assert seccomp.capability_of("a call of the future") is Capability.KERNEL_SYSCALL
-    assert set(PATH_ARGUMENT) <= set(CAPABILITY_OF) | set(REPORTED_WHEN_FULL) | LOOKING
+    assert set(PATH_ARGUMENT) <= set(CAPABILITY_OF) | set(REPORTED_WHEN_FULL)
 
 
 def test_names_and_numbers_agree() -> None:

@@ -237,8 +237,9 @@ def test_a_look_up_is_refused_where_something_is_there_and_nothing_of_it_granted
         assert (made.verdict is Verdict.DENY, made.enforcer == "root view") == (found, found)
         if found:
             assert (made.capability, made.target) == (Capability.FS_LOOKUP, str(tree / "other/file"))
-    watched = compile_policy(Policy.preset("none").with_mode(Mode.MONITOR))
-    assert WatchedFiles().judge(look, watched) == [look]
+    watched = msgspec.structs.replace(policy, version="watched", mode=Mode.MONITOR)
+    (made,) = WatchedFiles().judge(look, watched, [str(tree / "searched")])
+    assert (made.verdict is Verdict.WOULD_DENY, made.errno) == (found, 0), "the guest found it"
     task = seen("/proc/self/status", Capability.FS_LOOKUP, "newfstatat")
     assert WatchedFiles().judge(task, policy) == [task]
 

@@ -26,8 +26,10 @@ from .syscalls import (
     CONDITIONAL_THREAD,
     FORKING,
     IOCTLS,
+    LOOKS_AT_OPEN,
     PRCTLS,
     QUIET,
+    QUIET_LOOKS,
     REPORTED_WHEN_FULL,
     UNREADABLE,
     UNWATCHED,
@@ -74,9 +76,9 @@ def random_filter() -> bytes:
 
 
 @functools.cache
-def quiet_calls() -> tuple[QuietCall, ...]:
-    """Return the file calls that a cell's own C library may make without notification while they succeed."""
-    numbered = ((number_of(name), mode) for name, mode in QUIET.items())
+def quiet_calls(*, looks_alone: bool = False) -> tuple[QuietCall, ...]:
+    """Return what a cell's own C library may do without notification: file calls while they succeed, and look-ups."""
+    numbered = ((number_of(name), mode) for name, mode in (QUIET_LOOKS | ({} if looks_alone else QUIET)).items())
     return tuple(QuietCall(number, mode) for number, mode in numbered if number >= 0)
 
 
@@ -97,6 +99,7 @@ def filter_spec(kind: CellKind, *, notify: bool, random: bool, full: bool, forks
     ]
     own = CONDITIONAL_CELL if kind == "cell" else CONDITIONAL_THREAD
     rules += [rule for rule in (*CONDITIONAL, *own) if rule.syscall not in reported]
+    rules += LOOKS_AT_OPEN if reported else ()
     if native:
         replaced = {rule.syscall for rule in CONDITIONAL_NATIVE}
         rules = [rule for rule in rules if rule.syscall not in replaced] + list(CONDITIONAL_NATIVE)

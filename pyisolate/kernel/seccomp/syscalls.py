@@ -86,6 +86,7 @@ _MSG_FASTOPEN = 0x20000000
 _SET_ID_BITS = 0o6000
 _CLOSE_RANGE_UNSHARE = 2
 _MAP_HUGETLB = 0x40000
+_AT_EMPTY_PATH = 0x1000
 
 
 def _values(syscall: str, argument: int, values: tuple[int, ...]) -> tuple[FilterRule, ...]:
@@ -305,9 +306,20 @@ REPORTED_WHEN_FULL: dict[str, Capability] = dict.fromkeys(_words("open openat"),
     _words("chmod fchmodat fchmodat2 chown lchown fchownat utime utimes utimensat futimesat setxattr lsetxattr "
            "removexattr lremovexattr fchmod fchown fsetxattr fremovexattr"),
     Capability.FS_METADATA,
+) | dict.fromkeys(
+    _words("stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat chdir"), Capability.FS_LOOKUP
 )  # fmt: skip
+#: Calls of these that are about an open file, as fstat(3) makes them.
+LOOKS_AT_OPEN: tuple[FilterRule, ...] = tuple(
+    FilterRule(call, ALLOW, (Compare(argument, _AT_EMPTY_PATH, _AT_EMPTY_PATH),))
+    for call, argument in (("newfstatat", 3), ("statx", 2))
+)
 
-#: Of these, what the preloaded library makes (native/src/preload/files.c), with the argument that holds a mode, if any.
+#: Look-ups that the preloaded library makes (native/src/preload/lookups.c).
+QUIET_LOOKS: dict[str, int | None] = dict.fromkeys(
+    _words("newfstatat statx faccessat faccessat2 readlinkat chdir"), None
+)
+#: Of the others, what the preloaded library makes (native/src/preload/files.c), with the argument that holds a mode.
 QUIET: dict[str, int | None] = dict.fromkeys(
     _words("""mkdirat unlinkat renameat2 linkat symlinkat truncate fchownat fchown utimensat
         setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr"""),
@@ -320,7 +332,7 @@ TERMINAL_IOCTLS = frozenset({0x5412, 0x541C})  # TIOCSTI, TIOCLINUX
 HOOKED = frozenset(
     _words("""socket connect bind listen sendto sendmsg sendmmsg clone fork vfork execve execveat getrandom
         chroot unshare setns ioctl kill tkill tgkill rt_sigqueueinfo pidfd_send_signal""")
-) | frozenset(REPORTED_WHEN_FULL)
+) | frozenset(call for call, capability in REPORTED_WHEN_FULL.items() if capability is not Capability.FS_LOOKUP)
 
 _REFUSED: dict[Capability, str] = {
     Capability.NET_SOCKET: "socket socketpair setsockopt",
@@ -370,9 +382,6 @@ CAPABILITY_OF: dict[str, Capability] = {
     call: capability for capability, calls in _REFUSED.items() for call in calls.split()
 }
 
-#: Calls that only look at a name; those that found nothing are reported (native/src/preload/lookups.c).
-LOOKING = frozenset(_words("newfstatat statx faccessat readlinkat"))
-
 #: Calls that make a descriptor; a full table is reported (native/src/preload/limits.c, files.c).
 LIMITED = frozenset(_words("open openat dup pipe2 socket socketpair epoll_create1 eventfd2"))
 
@@ -380,16 +389,16 @@ LIMITED = frozenset(_words("open openat dup pipe2 socket socketpair epoll_create
 PATH_ARGUMENT: dict[str, int] = {
     **dict.fromkeys(
         _words("""open creat truncate mkdir mknod rmdir unlink rename link chmod chown lchown utime utimes
-            setxattr lsetxattr removexattr lremovexattr execve chroot chdir umount2 swapon swapoff acct uselib"""),
+            setxattr lsetxattr removexattr lremovexattr execve chroot chdir umount2 swapon swapoff acct uselib
+            stat lstat access readlink"""),
         0,
     ),
     **dict.fromkeys(
         _words("""openat openat2 mkdirat mknodat unlinkat renameat renameat2 linkat fchmodat fchmodat2 fchownat
             utimensat futimesat execveat open_tree mount inotify_add_watch name_to_handle_at mount_setattr pivot_root
-            fspick move_mount symlink"""),
+            fspick move_mount symlink newfstatat statx faccessat faccessat2 readlinkat"""),
         1,
     ),
-    **dict.fromkeys(LOOKING, 1),
     "symlinkat": 2,
     **dict.fromkeys(_words("fchmod fchown fsetxattr fremovexattr"), DESCRIPTOR),  # of an open file, the first argument
 }

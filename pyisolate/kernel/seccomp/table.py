@@ -30,6 +30,7 @@ def compile_table(
     flags |= native.FLAG_ASK_CONNECT if Capability.NET_CONNECT in policy.ask else 0
     # in monitor mode the guest sees the host's /dev and /proc, where these names lead on
     flags |= native.FLAG_OWN_NAMES if kind != "thread" and policy.mode_of("fs") is not Mode.MONITOR else 0
+    flags |= native.FLAG_MONITOR_FILES if policy.mode_of("fs") is Mode.MONITOR else 0
     flags |= native.FLAG_MONITOR_NET if policy.mode_of("net") is Mode.MONITOR else 0
     rules, unix_rules = [], []
     for index, rule in enumerate(policy.net):

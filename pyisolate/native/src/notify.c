@@ -13,6 +13,7 @@
 #include "notify/send.c"
 #include "notify/socket.c"
 #include "notify/own.c"
+#include "notify/look.c"
 #include "notify/decide.c"
 #include "notify/turns.c"
 #include "notify/loop.c"

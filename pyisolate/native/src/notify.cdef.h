@@ -44,7 +44,7 @@ enum notify_reason { NOTIFY_NO_REASON, NOTIFY_NOT_GRANTED, NOTIFY_SCOPE_INSUFFIC
 enum notify_trait { NOTIFY_KNOWN, NOTIFY_REPORTED, ... };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, ... };
 enum notify_flag { NOTIFY_CELL, NOTIFY_FULL, NOTIFY_MONITOR_NET, NOTIFY_NATIVE_NET, NOTIFY_ASK_CONNECT,
-                   NOTIFY_OWN_NAMES, ... };
+                   NOTIFY_OWN_NAMES, NOTIFY_MONITOR_FILES, ... };
 
 typedef struct notify_listener notify_listener;
 typedef struct notify_policy notify_policy;

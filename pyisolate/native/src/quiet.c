@@ -24,6 +24,14 @@ SHARED void quiet_tell_all(int all)
 		found.call(all);
 }
 
+SHARED void quiet_never_files(void)
+{
+	union { void *address; void (*call)(void); } found = { dlsym(RTLD_DEFAULT, "pyisolate_quiet_never_files") };
+
+	if (found.address)
+		found.call();
+}
+
 SHARED void quiet_report_sizes(void)
 {
 	union { void *address; void (*call)(void); } found = { dlsym(RTLD_DEFAULT, "pyisolate_report_sizes") };

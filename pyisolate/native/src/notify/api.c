@@ -10,6 +10,8 @@ static void notify_close_files(const struct notify_sandbox *s)
 {
 	if (s->fd >= 0)
 		close(s->fd);
+	if (s->root_tid)
+		close(s->root);
 	for (const struct notify_wait *w = s->waits; w; w = w->next) {
 		close(w->fd);
 		notify_close_rights(w->control, w->message.control_bytes);

@@ -236,6 +236,7 @@ static uint8_t notify_consult_file(struct notify_call *c, struct notify_asked *a
 static int notify_is_file_call(const struct notify_call *c)
 {
 	return c->nr >= 0 && c->nr < NOTIFY_SYSCALLS && (c->l->traits[c->nr] & NOTIFY_REPORTED) &&
+	       c->l->capability[c->nr] != PYI_FS_LOOKUP &&
 	       c->args[5] != NOTIFY_LOOKED && c->args[5] != NOTIFY_FILE_SIZE; /* no hook asks about those */
 }
 

@@ -65,21 +65,6 @@ static void notify_tell_limit(const struct notify_call *c, int capability, int e
 	notify_tell(&met, capability, NOTIFY_DENY, error, &d, NULL);
 }
 
-/* A look-up that found nothing, as the guest's C library reports it. It is answered before the host looks whether there is
- * such a file outside, and it never waits for a drain, which takes longer where there is one. */
-static void notify_do_look(const struct notify_call *c)
-{
-	struct notify_call looked = *c;
-
-	looked.nr = c->args[4] == SYS_chdir || c->args[4] == SYS_faccessat || c->args[4] == SYS_readlinkat ||
-			  c->args[4] == SYS_statx ? (int)c->args[4] : SYS_newfstatat;
-	if (looked.nr == SYS_chdir)
-		looked.args[0] = c->args[1];
-	if (c->policy->flags & NOTIFY_FULL && notify_ring_waiting(c->sandbox) < NOTIFY_LOOKS)
-		notify_tell(&looked, PYI_FS_LOOKUP, NOTIFY_ALLOW, ENOENT, NULL, NULL);
-	notify_result(c, -ENOENT);
-}
-
 /* A limit that the guest's C library has met; the fifth argument is the call, 0 where it is this one. */
 static void notify_do_limit(const struct notify_call *c)
 {
@@ -412,6 +397,11 @@ SHARED void notify_decide(const struct notify_call *c)
 	case SYS_openat2:
 		notify_do_openat2(c);
 		return;
+	case SYS_chdir: /* a look-up of a cell's; of a sandbox thread the directory is the host's */
+		if (c->policy->flags & NOTIFY_CELL)
+			break;
+		notify_by_capability(c, PYI_FS_METADATA, 1);
+		return;
 	case SYS_fcntl:
 		if (!notify_is_lock((int)c->args[1]))
 			break;
@@ -459,7 +449,9 @@ SHARED void notify_decide(const struct notify_call *c)
 			notify_do_limit(c);
 			return;
 		}
-		if (c->policy->flags & NOTIFY_FULL)
+		if (c->l->capability[nr] == PYI_FS_LOOKUP)
+			notify_watch_look(c);
+		else if (c->policy->flags & NOTIFY_FULL)
 			notify_tell(c, c->l->capability[nr], NOTIFY_ALLOW, 0, NULL, NULL);
 		notify_continue(c); /* Landlock or BPF-LSM decides */
 	} else {

@@ -91,6 +91,7 @@ static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint
 		notify_had_turn(l, s);
 	} else if (events & (EPOLLHUP | EPOLLERR)) {
 		s->hung_up = 1; /* every task under the filter is gone */
+		notify_drop_root(s);
 		epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
 		notify_drop_kept(l, s);
 	}
@@ -104,6 +105,7 @@ static void notify_free_sandbox(notify_listener *l, struct notify_sandbox *s)
 		close(s->fd);
 	notify_policy_drop(s->policy);
 	notify_asked_free(s->asked);
+	notify_drop_root(s);
 	notify_ring_free(s->ring);
 	notify_free(s);
 }

@@ -10,6 +10,7 @@
  *   notify/question.c calls that wait for the host's answer
  *   notify/socket.c   socket, setsockopt, connect, bind, listen
  *   notify/own.c      what a program opens by a name of a descriptor that it has
+ *   notify/look.c     look-ups of names, which nothing decides
  *   notify/message.c  one message, sent from the copy of it
  *   notify/flight.c   what the supervisor keeps for a guest, and how much it may be
  *   notify/hidden.c   memory of the kernel's that nothing charges to the guest
@@ -126,7 +127,7 @@ enum notify_trait { NOTIFY_KNOWN = 1, NOTIFY_REPORTED = 2 };
 enum notify_reply { NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED };
 enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOTIFY_NATIVE_NET = 8,
-		   NOTIFY_ASK_CONNECT = 16, NOTIFY_OWN_NAMES = 32 };
+		   NOTIFY_ASK_CONNECT = 16, NOTIFY_OWN_NAMES = 32, NOTIFY_MONITOR_FILES = 64 };
 enum notify_action { NOTIFY_CONNECT = 1, NOTIFY_BIND = 2 }; /* capability.py, NetAction */
 
 struct notify_rule {
@@ -223,6 +224,8 @@ struct notify_sandbox {
 	struct notify_sandbox *next_resting;
 	int brims;		/* atomic: its ring is full, and no call is received until a drain makes room */
 	int last_tid, last_pid;
+	int root, root_tid;	/* what that thread sees as "/" (notify/look.c); root_tid 0: none is held */
+	uint64_t root_ns;
 	notify_policy *policy;	/* under lock; NULL: a warm cell, no guest code yet */
 	struct notify_asked *asked; /* atomic, set once; NULL: no hook writes what was asked */
 	struct notify_ring *ring;

@@ -56,6 +56,11 @@ SHARED void notify_do_listen(const struct notify_call *c);
 SHARED void notify_inject_own(const struct notify_job *job);
 SHARED int notify_opens_own(const struct notify_call *c);
 
+/* look.c */
+SHARED void notify_do_look(const struct notify_call *c);
+SHARED void notify_watch_look(const struct notify_call *c);
+SHARED void notify_drop_root(struct notify_sandbox *s);
+
 /* ring.c */
 SHARED void notify_count(struct notify_sandbox *s, int capability, int verdict);
 SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const struct notify_record *record);

@@ -41,7 +41,7 @@ extern const char pyisolate_quiet_return[];
 /* seccomp_data.instruction_pointer is the address after the instruction that entered the kernel (seccomp(2)). */
 #if defined(__x86_64__)
 __asm__(".text\n"
-	".globl pyisolate_quiet_call\n.hidden pyisolate_quiet_call\n.type pyisolate_quiet_call,@function\n"
+	".globl pyisolate_quiet_call\n.type pyisolate_quiet_call,@function\n"
 	".globl pyisolate_quiet_return\n.hidden pyisolate_quiet_return\n"
 	"pyisolate_quiet_call:\n"
 	"	mov %rdi,%rax\n	mov %rsi,%rdi\n	mov %rdx,%rsi\n	mov %rcx,%rdx\n	mov %r8,%r10\n	mov %r9,%r8\n"
@@ -51,7 +51,7 @@ __asm__(".text\n"
 	".size pyisolate_quiet_call,.-pyisolate_quiet_call\n");
 #elif defined(__aarch64__)
 __asm__(".text\n"
-	".globl pyisolate_quiet_call\n.hidden pyisolate_quiet_call\n.type pyisolate_quiet_call,%function\n"
+	".globl pyisolate_quiet_call\n.type pyisolate_quiet_call,%function\n"
 	".globl pyisolate_quiet_return\n.hidden pyisolate_quiet_return\n"
 	"pyisolate_quiet_call:\n"
 	"	mov x8,x0\n	mov x0,x1\n	mov x1,x2\n	mov x2,x3\n	mov x3,x4\n	mov x4,x5\n"
@@ -69,12 +69,24 @@ EXPORT uintptr_t pyisolate_quiet_address(void)
 	return (uintptr_t)pyisolate_quiet_return;
 }
 
-/* Set where a policy lets files pass and only records (monitor mode): what succeeds is to be recorded then. */
-static int no_call_is_quiet;
+/* Set where a policy lets files pass and only records (monitor mode): what succeeds is to be recorded then. No filter lets
+ * the calls here pass with telemetry="full", but for look-ups (lookups.c), which are no calls of this file. */
+static int no_call_is_quiet, looks_are_reported, files_never_quiet;
 
 EXPORT void pyisolate_quiet_tell_all(int all)
 {
-	__atomic_store_n(&no_call_is_quiet, all, __ATOMIC_RELAXED);
+	__atomic_store_n(&looks_are_reported, all, __ATOMIC_RELAXED);
+	__atomic_store_n(&no_call_is_quiet, all || files_never_quiet, __ATOMIC_RELAXED);
+}
+
+EXPORT void pyisolate_quiet_never_files(void)
+{
+	no_call_is_quiet = files_never_quiet = 1;
+}
+
+EXPORT int pyisolate_quiet_tells_looks(void)
+{
+	return __atomic_load_n(&looks_are_reported, __ATOMIC_RELAXED);
 }
 
 /* In the sixth argument, which no call here has: the listener's record then stands for two tries. native/quiet.py */

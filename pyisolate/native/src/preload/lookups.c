@@ -1,10 +1,10 @@
-/* Looking at a name: stat, access, chdir, readlink and their kin. Loaded into the zygote by LD_PRELOAD, beside files.c; the
- * filter lets all of these calls pass, for they can only find what the root view shows.
+/* Looking at a name: stat, access, chdir, readlink and their kin. Loaded into the zygote by LD_PRELOAD, after files.c, by
+ * whose quiet address they are made; a cell's filter notifies the listener of all others (notify/look.c).
  *
  * What finds nothing is reported to the listener, by a call that nothing else makes: openat with a mark as its sixth argument
  * (notify/decide.c), which the listener answers without opening anything. Whether there is such a file outside is for the
- * host to find out, after that answer; no guest learns it. Nothing is decided here: a guest that reports nothing, or
- * what it did not look at, has its own events wrong and gains nothing.
+ * host to find out, after that answer; no guest learns it. Where files are monitored, what is found is reported too. Nothing
+ * is decided here: a guest that reports nothing, or what it did not look at, has its own events wrong and gains nothing.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -17,9 +17,16 @@
 
 #include "../marks.h"
 
-#define EXPORT     __attribute__((visibility("default")))
-#define AT         ((long)AT_FDCWD)
+#define EXPORT __attribute__((visibility("default")))
+#define AT     ((long)AT_FDCWD)
+#ifndef SYS_faccessat2
+#define SYS_faccessat2 439 /* 5.8 */
+#endif
 #define P(pointer) ((long)(intptr_t)(pointer))
+
+/* files.c; absent where that is not loaded, and then every look-up is notified. */
+long pyisolate_quiet_call(long nr, long a, long b, long c, long d, long e) __attribute__((weak));
+int pyisolate_quiet_tells_looks(void) __attribute__((weak));
 
 /* "/./" begins what hooks look at for themselves (hooks/paths.py). */
 static int is_hooks_own(const char *path)
@@ -27,29 +34,38 @@ static int is_hooks_own(const char *path)
 	return path[0] == '/' && path[1] == '.' && path[2] == '/';
 }
 
-/* Only absolute names: where the interpreter searches for modules from is no matter of the guest's, and what a relative
- * name leads to is a granted directory nearly always. */
-static void report(long nr, const char *path)
+/* The kernel has read the name: it can be read. */
+static void report(long nr, long at, const char *path)
 {
 	int error = errno;
 
-	if ((error != ENOENT && error != ENOTDIR) || *path != '/' || is_hooks_own(path))
+	if (!*path || is_hooks_own(path))
 		return;
 	long opened =
-		syscall(SYS_openat, AT, P(path), (long)(O_PATH | O_NOFOLLOW | O_CLOEXEC), 0L, nr, (long)NOTIFY_LOOKED);
+		syscall(SYS_openat, at, P(path), (long)(O_PATH | O_NOFOLLOW | O_CLOEXEC), 0L, nr, (long)NOTIFY_LOOKED);
 	if (opened >= 0) /* no policy decides: a cell that waits, the zygote */
 		close((int)opened);
 	errno = error;
 }
 
-/* The kernel's struct stat is the C library's on both architectures (files.c): no copy is made. */
-static int look(long nr, long a, const char *path, long c, long d, long e)
+static int is_absence(long error)
 {
-	int result = (int)syscall(nr, a, P(path), c, d, e);
+	return error == ENOENT || error == ENOTDIR;
+}
+
+/* The kernel's struct stat is the C library's on both architectures (files.c): no copy is made. */
+static int look(long nr, long at, const char *path, long c, long d, long e)
+{
+	if (!pyisolate_quiet_call)
+		return (int)syscall(nr, at, P(path), c, d, e);
+	long result = pyisolate_quiet_call(nr, at, P(path), c, d, e);
 
 	if (result < 0)
-		report(nr, path);
-	return result;
+		errno = (int)-result;
+	if (is_absence(-result) ||
+	    (result != -EFAULT && path && pyisolate_quiet_tells_looks())) /* EINVAL: it is no link */
+		report(nr, at, path);
+	return result < 0 ? -1 : (int)result;
 }
 
 EXPORT int stat(const char *path, struct stat *into)
@@ -96,16 +112,16 @@ EXPORT int faccessat(int at, const char *path, int mode, int flags)
 {
 	if (!flags)
 		return look(SYS_faccessat, at, path, mode, 0, 0);
-	/* by faccessat2, or by what the C library does before Linux 5.8 */
+	int result = look(SYS_faccessat2, at, path, mode, flags, 0);
+
+	if (result == 0 || errno != ENOSYS)
+		return result;
+	/* what the C library does before Linux 5.8 is notified */
 	union {
 		void *address;
 		int (*call)(int, const char *, int, int);
 	} real = {dlsym(RTLD_NEXT, "faccessat")};
-	int result = real.call(at, path, mode, flags);
-
-	if (result < 0)
-		report(SYS_faccessat, path);
-	return result;
+	return real.call(at, path, mode, flags);
 }
 
 EXPORT int eaccess(const char *path, int mode)
@@ -128,11 +144,17 @@ EXPORT ssize_t readlinkat(int at, const char *restrict path, char *restrict into
 	return look(SYS_readlinkat, at, path, P(into), (long)room, 0);
 }
 
+/* Where it succeeds, the name is none of the new directory's: it is not repeated, but made where it is notified. */
 EXPORT int chdir(const char *path)
 {
-	int result = (int)syscall(SYS_chdir, P(path));
+	if (!pyisolate_quiet_call || pyisolate_quiet_tells_looks())
+		return (int)syscall(SYS_chdir, P(path));
+	long result = pyisolate_quiet_call(SYS_chdir, P(path), 0, 0, 0, 0);
 
-	if (result < 0)
-		report(SYS_chdir, path);
-	return result;
+	if (result >= 0)
+		return (int)result;
+	errno = (int)-result;
+	if (is_absence(-result))
+		report(SYS_chdir, AT, path);
+	return -1;
 }

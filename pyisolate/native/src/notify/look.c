@@ -1,0 +1,123 @@
+/* Look-ups: stat, access, chdir, readlink and their kin. No right is asked for, so nothing is decided; what the guest does
+ * not find is recorded, and the host finds out later whether there is such a file outside. Where files are monitored all is
+ * recorded, for what is to be found there is not what enforcing would show.
+ *
+ * A record of a look-up never waits for a drain, which takes longer where there is such a file; in monitor mode, where the
+ * guest sees it for itself, it does.
+ */
+#include "parts.h"
+#include <linux/openat2.h>
+
+#ifndef RESOLVE_CACHED
+#define RESOLVE_CACHED 0x20 /* 5.12 */
+#endif
+#define NOTIFY_FACCESSAT2 439
+
+static void notify_tell_look(const struct notify_call *c)
+{
+	if (c->policy->flags & NOTIFY_MONITOR_FILES || notify_ring_waiting(c->sandbox) < NOTIFY_LOOKS)
+		notify_tell(c, PYI_FS_LOOKUP, NOTIFY_ALLOW, 0, NULL, NULL);
+}
+
+/* A look-up as the guest's C library reports it (preload/lookups.c), the call in the fifth argument. */
+SHARED void notify_do_look(const struct notify_call *c)
+{
+	struct notify_call looked = *c;
+	uint64_t nr = c->args[4];
+
+	looked.nr = nr == SYS_chdir || nr == SYS_faccessat || nr == NOTIFY_FACCESSAT2 || nr == SYS_readlinkat ||
+				    nr == SYS_statx
+			    ? (int)nr
+			    : SYS_newfstatat;
+	if (looked.nr == SYS_chdir)
+		looked.args[0] = c->args[1];
+	if (c->policy->flags & NOTIFY_FULL)
+		notify_tell_look(&looked);
+	notify_result(c, -ENOENT);
+}
+
+/* The call is about a link itself, not about what it leads to. */
+static int notify_looks_at_link(const struct notify_call *c)
+{
+	switch (c->nr) {
+#ifdef SYS_lstat
+	case SYS_lstat:
+	case SYS_readlink:
+#endif
+	case SYS_readlinkat:
+		return 1;
+	case SYS_newfstatat:
+	case NOTIFY_FACCESSAT2:
+		return (c->args[3] & AT_SYMLINK_NOFOLLOW) != 0;
+	case SYS_statx:
+		return (c->args[2] & AT_SYMLINK_NOFOLLOW) != 0;
+	default:
+		return 0;
+	}
+}
+
+SHARED void notify_drop_root(struct notify_sandbox *s)
+{
+	int held = s->root_tid;
+
+	s->root_tid = 0; /* first: a child that the host forks closes what it finds here */
+	if (held)
+		close(s->root);
+}
+
+/* What the thread sees as "/", or -1. Opening it costs as much as all the rest of a look-up; it is believed no longer than a
+ * thread's number, for a cell enters its root view once, and a thread does not change it. */
+static int notify_root(const struct notify_call *c)
+{
+	struct notify_sandbox *s = c->sandbox;
+	uint64_t now = notify_now();
+	char link[40];
+
+	if (s->root_tid == c->tid && now - s->root_ns < NOTIFY_NAME_NS)
+		return s->root;
+	notify_drop_root(s);
+	snprintf(link, sizeof link, "/proc/%d/root", c->tid);
+	s->root = open(link, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (s->root < 0)
+		return -1;
+	s->root_tid = c->tid;
+	s->root_ns = now;
+	if (!notify_valid(c))
+		notify_drop_root(s);
+	return s->root_tid ? s->root : -1;
+}
+
+/* Is there something of this name where the guest looks? It could be another name by the time that it does: then its own
+ * event is wrong. -1 where only a disk or a server could tell, for which this thread does not wait. */
+static int notify_finds(const struct notify_call *c, const char *name)
+{
+	struct open_how how = {
+		.flags = O_PATH | O_CLOEXEC | (notify_looks_at_link(c) ? O_NOFOLLOW : 0),
+		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED,
+	};
+	int root = notify_root(c);
+	int found = root < 0 ? -1 : (int)syscall(SYS_openat2, root, name, &how, sizeof how);
+
+	if (found >= 0) {
+		close(found);
+		return 1;
+	}
+	return root >= 0 && (errno == ENOENT || errno == ENOTDIR) ? 0 : -1;
+}
+
+/* A look-up that goes on: of a program, or of code that went round the C library. "/./" begins the names by which hooks
+ * look for themselves (hooks/paths.py). */
+SHARED void notify_watch_look(const struct notify_call *c)
+{
+	char name[NOTIFY_NAME];
+	size_t length;
+
+	if (!(c->policy->flags & NOTIFY_FULL))
+		return;
+	length = notify_read_path(c, c->l->path_argument[c->nr], name, sizeof name - 1);
+	if (!length || !strncmp(name, "/./", 3))
+		return;
+	name[length] = 0;
+	if (c->policy->flags & NOTIFY_MONITOR_FILES || notify_finds(c, name) != 1)
+		notify_tell_look(c);
+}

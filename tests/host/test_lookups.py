@@ -1,0 +1,95 @@
+"""Looking at what a policy hides is an event however it is done, and an ordinary program leaves none."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pyisolate
+from pyisolate import Policy
+
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
+#: {0} holds `granted` and `hidden/file`; each looks at the hidden file, and at nothing else that is hidden.
+WAYS = (
+    "os.path.exists('{0}/hidden/file')",
+    "os.chdir('{0}/granted'); os.path.exists('../hidden/file')",
+    "os.access('../hidden/file', os.F_OK, dir_fd=os.open('{0}/granted', os.O_RDONLY))",
+    "os.access('{0}/hidden/file', os.F_OK, effective_ids=True)",
+    "libc.syscall(SYS_statx, -100, b'{0}/hidden/file', 0, 2047, ctypes.create_string_buffer(256))",
+    "libc.syscall(SYS_readlinkat, -100, b'{0}/hidden/file', ctypes.create_string_buffer(256), 256)",
+    "libc.syscall(SYS_statx, os.open('{0}/granted', 0), b'../hidden/file', 0, 2047, ctypes.create_string_buffer(256))",
+    "subprocess.run(['/bin/sh', '-c', 'test -e {0}/hidden/file'])",
+    "subprocess.run(['/bin/sh', '-c', 'cd {0}/granted; test -d ../hidden/file; true'])",
+    "subprocess.run(['/bin/sh', '-c', '(sh -c \"test -f {0}/hidden/file\")'])",
+)
+PRELUDE = """
+import ctypes, os, platform, subprocess
+libc = ctypes.CDLL(None)
+SYS_statx, SYS_readlinkat = (332, 267) if platform.machine() == "x86_64" else (291, 78)
+"""
+#: What people do in a shell, in preset `shell`.
+ORDINARY = """
+git init -q work && cd work && echo one > file && git add file
+git -c user.name=n -c user.email=e commit -q -m first && git log --oneline | wc -l && git status --short
+tar cf ../all.tar . && tar tf ../all.tar | sort | tail -n 1
+cp file copy && mv copy moved && ln -s moved link && readlink -f link && rm moved link
+find . -name 'f*' | sed s/file/found/ && awk '{print $1}' file && diff file file
+python3 -c 'import json, subprocess; print(json.dumps(1), subprocess.run(["ls"]).returncode)'
+no-such-program; test -e no-such-file; true
+"""
+
+
+@pytest.fixture
+def tree() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="pyisolate-look-", dir="/var/tmp")).resolve()
+    folder.chmod(0o755)
+    for name in ("granted", "hidden"):
+        (folder / name).mkdir()
+    (folder / "hidden/file").write_text("hidden")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def _policy(tree: Path, *read: str) -> Policy:
+    made = Policy.preset("compute").allow_import("ctypes", "_ctypes", "subprocess").allow_native("ctypes", "_ctypes")
+    for path in read:
+        made = made.allow_read(tree / path)
+    return made.allow_exec("/bin/sh").allow_fork()
+
+
+def _looks(
+    supervisor: pyisolate.Supervisor, policy: Policy, tree: Path
+) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Return, for each way, the events that it left."""
+    found = []
+    with supervisor.spawn("looks", policy) as sandbox:
+        (line,) = (one for one in sandbox.enforcement.capabilities if one.capability == "fs.lookup")
+        if "programs" not in line.telemetry:
+            pytest.skip("look-ups are the listener's where it watches files")
+        sandbox.exec(PRELUDE)
+        for way in WAYS:
+            text = way.format(tree)
+            events = sandbox.exec(text).denials
+            found.append((text, [(str(e.capability), e.target, str(e.kernel_decision)) for e in events]))
+    return found
+
+
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+def test_each_way_of_looking_is_one_event(supervisor: pyisolate.Supervisor, tree: Path, mode: str) -> None:
+    verdict = "deny" if mode == "enforce" else "would_deny"
+    hidden = ("fs.lookup", str(tree / "hidden/file"), verdict)
+    seen = _looks(supervisor, _policy(tree, "granted").with_mode(mode), tree)
+    assert [(text, events) for text, events in seen if events != [hidden]] == []
+    granted = _looks(supervisor, _policy(tree, "granted", "hidden").with_mode(mode), tree)  # the control
+    assert [(text, events) for text, events in granted if events] == []
+
+
+def test_ordinary_programs_look_at_nothing_hidden(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("shell", Policy.preset("shell")) as sandbox:
+        done = sandbox.run(["bash", "-c", ORDINARY], text=True)
+        looked = [event.target for event in sandbox.get_denial_events() if event.capability == "fs.lookup"]
+        assert (looked, done.stdout.count("found")) == ([], 1), done.stderr
