@@ -23,7 +23,7 @@ from . import parse, units
 from .broker import Broker
 from .compile import compile_policy
 from .model import PolicyModel
-from .schema import Where
+from .reader import Where
 
 #: What a broker can answer.
 EXPECTED = (Verdict.ALLOW, Verdict.DENY, Verdict.WOULD_DENY)

@@ -16,10 +16,10 @@ import msgspec
 
 from ..decision import Mode
 from . import packages, site, units
-from .diff import Networks, at_and_above, decided, name_table, right_tables
+from .diff import Networks, at_and_above, decided, right_tables
 from .interpreter import InterpreterFiles
 from .model import PolicyModel
-from .rules import EXEC, MODE_GROUPS, FileRule, NetworkRule, ProcessRule
+from .rules import EXEC, MODE_GROUPS, FileRule, NetworkRule, ProcessRule, name_table
 
 
 class Severity(enum.StrEnum):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
@@ -18,7 +17,8 @@ from ..decision import Mode
 from . import units
 from .compile import RIGHT_BITS, RUN, stated_bits
 from .model import PolicyModel
-from .rules import EXEC, FILE_RIGHTS, FORK, MODE_GROUPS, ImportRule, NetworkRule
+from .rules import EXEC, FILE_RIGHTS, FORK, MODE_GROUPS, NetworkRule, name_table
+from .sections import SECTIONS
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -40,22 +40,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 def diff(old: PolicyModel, new: PolicyModel) -> list[Change]:
     """Return what `new` allows that `old` does not (widened) and the reverse (narrowed). Empty: the same meaning."""
     changes: list[Change] = []
-    for part in (
-        _modes,
-        _files,
-        _network,
-        _web,
-        _egress,
-        _processes,
-        _imports,
-        _jit,
-        _random,
-        _ask,
-        _secrets,
-        _workspace,
-        _environment,
-        _limits,
-    ):
+    for part in (_modes, _files, _network, _web, _processes, _imports, _sections):
         changes += part(old, new)
     return changes
 
@@ -225,7 +210,7 @@ def _sample(network: _Network, others: list[_Network]) -> ipaddress.IPv4Address 
     return type(network.network_address)(at) if at <= int(network.broadcast_address) else None
 
 
-# -- imports, memory, random, workspace, environment, limits ----------------------------------------------------------
+# -- imports, and all that is no list of rules ------------------------------------------------------------------------
 
 
 def _imports(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
@@ -242,15 +227,6 @@ def _imports(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
                 alone = int(_importable(after, name)) - int(_importable(before, name))
                 if alone and alone != changed[name]:
                     yield _change(alone > 0, capability, name)
-
-
-def name_table(rules: tuple[ImportRule, ...], kind: str) -> dict[str, bool]:
-    """Return what rules of one kind say; a native grant lets the module be imported, too."""
-    table = {rule.name: rule.allow for rule in rules if rule.kind == kind}
-    if kind == "module":
-        natives = {rule.name for rule in rules if rule.kind == "native" and rule.allow and rule.name[0] != "/"}
-        table = dict.fromkeys(natives, True) | table
-    return table
 
 
 def _wider(name: str) -> Iterator[str]:
@@ -280,58 +256,7 @@ def _importable(table: dict[str, bool], name: str) -> bool:
     return any(allow and below.startswith(f"{name}.") for below, allow in table.items())
 
 
-def _jit(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
-    before, after = (policy.jit or name_table(policy.imports, "native").get("*", False) for policy in (old, new))
-    if before is not after:
-        yield _change(after, "memory.exec", "")
-
-
-def _random(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
-    if old.random is not new.random:
-        yield _change(new.random, "random.read", "")
-
-
-def _ask(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
-    for name in sorted({*old.ask, *new.ask}):
-        if (name in old.ask) != (name in new.ask):
-            yield _change(name in new.ask, "ask", name)  # an answer may let through what no rule grants
-
-
-def _secrets(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
-    # one from another source is another credential
-    before, after = ({(one.name, one.inject, one.source) for one in policy.secrets} for policy in (old, new))
-    for what in sorted(before ^ after):
-        yield _change(what in after, "secret", " ".join(what))
-
-
-def _workspace(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
-    before, after = old.workspace, new.workspace
-    if before != after:
-        shown = ["none" if value is None else units.size_text(value) for value in (before, after)]
-        yield _change((after or 0) > (before or 0), "workspace", " -> ".join(shown))
-
-
-def _environment(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
-    before, after = old.environment, new.environment
-    if before != after:  # other code than before, which no comparison of names can tell apart
-        yield _change(after is not None, "environment", " -> ".join(one or "none" for one in (before, after)))
-
-
-def _egress(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
-    yield from _bounds("egress", units.EGRESS_KEYS, old.egress, new.egress)
-    if old.inspect_tls is not new.inspect_tls:
-        # what grants over TLS are rules; who looks into it widens nothing
-        yield _change(False, "egress.inspect_tls", f"{old.inspect_tls} -> {new.inspect_tls}".lower())
-
-
-def _limits(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
-    yield from _bounds("limit", units.LIMIT_KEYS, old.limits, new.limits)
-
-
-def _bounds(what: str, keys: dict[str, tuple[str, Any, Any]], old: object, new: object) -> Iterator[Change]:
-    for key, (field, _, write) in keys.items():
-        before, after = getattr(old, field), getattr(new, field)
-        if before != after:
-            wider = after is None or (before is not None and after > before)
-            shown = ["none" if value is None else str(write(value)) for value in (before, after)]
-            yield _change(wider, f"{what}.{key}", " -> ".join(shown))
+def _sections(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
+    for section in SECTIONS:
+        for widened, what, target in section.differences(old, new):
+            yield _change(widened, what, target)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..errors import PolicySyntaxError
 from . import parse
 from .model import PolicyModel
-from .schema import Where
+from .reader import Where
+from .schema import TOP_KEYS
+from .sections import SECTIONS
 
 if TYPE_CHECKING:
     from .diff import Change
@@ -22,8 +24,7 @@ MAX_LAYERS = 8
 #: Rules about the network are compared at all of their edges: more of them would take seconds.
 MAX_NETWORK_RULES = 100
 #: What `diff` compares. A layer may hold nothing else.
-_COMPARED = frozenset({"version", "name", "extends", "mode", "modes", "fs", "net", "egress", "process", "import",
-                       "memory", "random", "ask", "workspace", "environment", "limits"})  # fmt: skip
+_COMPARED = frozenset(TOP_KEYS) - {section.key for section in SECTIONS if not section.narrowing}
 _NETWORK_COMPARED = frozenset({"connect", "bind", "http", "deny", "reason"})
 
 
@@ -73,9 +74,8 @@ def _not_compared(data: Any) -> Iterator[Where]:
 
 
 _SUFFIXES = ", ".join(parse.FORMATS)
-#: By the first word of what changed: the section of the file.
-_SECTIONS = {"mode": "modes", "fs": "fs", "net": "net", "process": "process", "import": "import",
-             "random": "random", "limits": "limits", "limit": "limits"}  # fmt: skip
+#: By the first word of what changed, where the section of the file has another name.
+_SECTIONS = {"mode": "modes", "limit": "limits"}
 
 
 def _where(change: Change, data: dict[str, Any]) -> Where:

@@ -22,6 +22,7 @@ from ..decision import Mode
 from ..errors import PolicySyntaxError
 from . import parse, units
 from .compiled import EgressLimits, Limits
+from .reader import Where
 from .rules import (
     EXEC,
     FILE_RIGHTS,
@@ -35,19 +36,9 @@ from .rules import (
     canonical_files,
     canonical_others,
 )
-from .schema import (
-    INSPECT_TLS,
-    Where,
-    net_rule_target,
-    read_ask,
-    read_egress,
-    read_environment,
-    read_fields,
-    read_limits,
-    read_mode,
-    read_seed,
-)
+from .schema import net_rule_target, read_fields, read_mode
 from .secrets import Secret, canonical_secrets, secret
+from .sections import INSPECT_TLS, SECTIONS, read_ask, read_egress, read_environment, read_limits, read_seed
 from .workspace import workspace_size
 from .yaml_writer import to_yaml
 
@@ -145,31 +136,9 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
         for key, rules in (("fs", self.files), ("net", self.network), ("process", self.processes)):
             if rules:
                 data[key] = [rule.fragment() for rule in rules]
-        if self.egress != EgressLimits() or self.inspect_tls:
-            data["egress"] = {
-                key: write(value)
-                for key, (field, _, write) in units.EGRESS_KEYS.items()
-                if (value := getattr(self.egress, field)) is not None
-            } | ({INSPECT_TLS: True} if self.inspect_tls else {})
         if self.imports:
             data["import"] = _import_lists(self.imports)
-        if self.jit:
-            data["memory"] = {"jit": True}
-        data["random"] = {"allow": self.random}
-        if self.random_seed is not None:
-            data["random"]["seed"] = self.random_seed
-        if self.ask:
-            data["ask"] = list(self.ask)
-        if self.secrets:
-            data["secrets"] = [one.fragment() for one in self.secrets]
-        if self.workspace is not None:
-            data["workspace"] = units.size_text(self.workspace)
-        if self.environment is not None:
-            data["environment"] = self.environment
-        data["limits"] = {
-            key: None if (value := getattr(self.limits, field)) is None else write(value)
-            for key, (field, _, write) in units.LIMIT_KEYS.items()
-        }
+        data |= {one.key: stated for one in SECTIONS if (stated := one.write(self)) is not None}
         return data
 
     def to_yaml(self) -> str:

@@ -16,7 +16,7 @@ import yaml
 
 from ..errors import PolicySyntaxError
 from . import units
-from .schema import Where
+from .reader import Where
 
 MAX_BYTES = 256 << 10
 MAX_DEPTH = 16

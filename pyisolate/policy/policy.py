@@ -9,7 +9,8 @@ from ..errors import PolicySyntaxError
 from . import layers, parse
 from .learning import learned
 from .model import PolicyModel
-from .schema import Where, read_fields
+from .reader import Where
+from .schema import read_fields
 
 
 class Policy(PolicyModel, frozen=True, kw_only=True, dict=True, repr_omit_defaults=True):

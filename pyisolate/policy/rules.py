@@ -225,6 +225,15 @@ def canonical_others(rules: Iterable[_R]) -> tuple[_R, ...]:
     )
 
 
+def name_table(rules: tuple[ImportRule, ...], kind: str) -> dict[str, bool]:
+    """Return what rules of one kind say; a native grant lets the module be imported, too."""
+    table = {rule.name: rule.allow for rule in rules if rule.kind == kind}
+    if kind == "module":
+        natives = {rule.name for rule in rules if rule.kind == "native" and rule.allow and rule.name[0] != "/"}
+        table = dict.fromkeys(natives, True) | table
+    return table
+
+
 class PolicyFields(Protocol):
     """The fields of a policy, for what reads one without making one: the base of a file, the writer of its text."""
 

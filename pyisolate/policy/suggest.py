@@ -11,9 +11,10 @@ import msgspec
 from ..capability import CATALOGUE, FLOOR, Capability
 from ..errors import PolicySyntaxError
 from . import units, web, workspace
-from .compiled import Limits
 from .model import PolicyModel
+from .reader import Reader
 from .rules import EXEC, FILE_RIGHTS, FORK, FileRule, ImportRule, NetworkRule, ProcessRule
+from .sections import SECTIONS, section_that_grants
 
 _P = TypeVar("_P", bound=PolicyModel)
 _R = TypeVar("_R", NetworkRule, ProcessRule, ImportRule)
@@ -107,11 +108,7 @@ def _suggest(capability: Capability, target: str) -> dict[str, Any] | None:
         if target.endswith(".so") and not target.startswith("/"):
             return None  # which file the loader would find for a bare library name is not known here
         return {"import": {"native": [units.module_name(target, native=True)]}}
-    if capability is Capability.MEMORY_EXEC:
-        return {"memory": {"jit": True}}
-    if capability is Capability.RANDOM_READ:
-        return {"random": {"allow": True}}
-    return None
+    return section_that_grants(capability)
 
 
 def _without_zone(target: str) -> str:
@@ -139,18 +136,11 @@ def apply(policy: _P, suggested: dict[str, Any]) -> _P:
     )
     if any(rule.tls for rule in added.network):  # which no proxy could enforce without
         changed = msgspec.structs.replace(changed, inspect_tls=True)
-    if "memory" in suggested:
-        changed = msgspec.structs.replace(changed, jit=added.jit)
-    if "random" in suggested:
-        changed = msgspec.structs.replace(changed, random=added.random, random_seed=added.random_seed)
-    if "limits" in suggested:
-        changed = msgspec.structs.replace(changed, limits=_limits(policy.limits, added.limits, suggested["limits"]))
+    for section in SECTIONS:
+        if section.key in suggested:
+            values = section.values(Reader(None, {}), suggested[section.key], changed)
+            changed = msgspec.structs.replace(changed, **values)
     return changed
-
-
-def _limits(old: Limits, new: Limits, keys: dict[str, Any]) -> Limits:
-    fields = [units.LIMIT_KEYS[key][0] for key in keys]
-    return msgspec.structs.replace(old, **{field: getattr(new, field) for field in fields})
 
 
 def _programs(added: PolicyModel) -> set[str]:

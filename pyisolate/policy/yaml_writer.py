@@ -8,9 +8,7 @@ from typing import Any, Protocol
 import yaml
 
 from .rules import PolicyFields
-
-#: What comes last in a file, a line each.
-_LAST = ("memory", "random", "ask", "workspace", "environment", "limits")
+from .sections import SECTIONS
 
 
 class Writable(PolicyFields, Protocol):
@@ -38,17 +36,17 @@ def to_yaml(policy: Writable, *, heading: str = "", comments: Mapping[str, str] 
         if rules:
             out.append(f"{key}:")
             out += [f"  - {_flow(rule.fragment())}{_comment(comments.get(rule.text))}" for rule in rules]
-    if "egress" in data:
-        out.append(f"egress: {_flow(data['egress'])}")
     if "import" in data:
         out.append("import:")
         for key, names in data["import"].items():
             notes = [comments[rule.text] for rule in policy.imports if rule.key == key and rule.text in comments]
             out.append(f"  {key}: {_flow(names)}{_comment('; '.join(notes))}")
-    if "secrets" in data:
-        out.append("secrets:")
-        out += [f"  - {_flow(one)}" for one in data["secrets"]]
-    out += [f"{key}: {_flow(data[key])}" for key in _LAST if key in data]
+    for section in SECTIONS:
+        stated = data.get(section.key)
+        if isinstance(stated, list) and isinstance(stated[0], dict):
+            out += [f"{section.key}:", *(f"  - {_flow(one)}" for one in stated)]
+        elif section.key in data:
+            out.append(f"{section.key}: {_flow(stated)}")
     return "\n".join(out) + "\n"
 
 

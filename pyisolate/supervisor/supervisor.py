@@ -22,7 +22,7 @@ from ..decision import DenialCode, Verdict
 from ..errors import PolicyError
 from ..kernel.prepared import Prepared
 from ..policy import Policy
-from ..policy.schema import ASKABLE
+from ..policy.sections import ASKABLE
 from ..records import Actor, BrokerRecord, Reporter, SandboxContext
 from ..sandbox.ask import Asker, OnAsk, make_asker
 from ..sandbox.host_function import FunctionsLike, Offer, make_offer
