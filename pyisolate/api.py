@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from .choices import Enforcement, Isolation
 from .native.forked import call_in_child
-from .policy import Policy
 from .records import Actor
 from .sandbox.ask import Asker, OnAsk
 from .sandbox.host_function import FunctionsLike, Offer
@@ -182,7 +181,7 @@ def list_active() -> list[Sandbox | SandboxThread]:
     return default_supervisor().sandboxes
 
 
-def reload_policy(name: str, policy: Policy, token: str | None = None) -> int:
+def reload_policy(name: str, policy: PolicyLike, token: str | None = None) -> int:
     """Reload the default supervisor's sandboxes that run the policy called `name`; return how many."""
     return default_supervisor().reload_policy(name, policy, token)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
+import string
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -21,6 +23,7 @@ from .decision import Decision, DenialCode, Mode, Verdict
 from .errors import PolicyError
 from .policy import Policy
 from .policy.compiled import CompiledPolicy
+from .supervisor.options import PolicyLike, as_policy
 from .telemetry.event import DenialEvent
 from .telemetry.host_events import host_context, record_refusal
 from .telemetry.recorder import HOST, Recorder, default_recorder
@@ -77,17 +80,17 @@ def guard(
 
 
 def sandboxed(
-    policy: Policy | str | None = None, *, timeout: float | None = None, name: str | None = None, **options: Any
+    policy: PolicyLike | None = None, *, timeout: float | None = None, name: str | None = None, **options: Any
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Run a function, sync or async, in a sandbox of its own at every call; it returns plain data.
 
-    `policy`: a Policy or a preset's name. `timeout`: seconds for one call. `options` go to `spawn`; the actor of this
-    context travels along. Raises what `spawn` and `Sandbox.call` raise.
+    `policy`: a Policy, a preset's name, or the path of a policy file. `timeout`: seconds for one call. `options` go to
+    `spawn`; the actor of this context travels along. Raises what `spawn` and `Sandbox.call` raise.
     """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
         label = name or function.__name__
-        chosen = Policy.preset(policy) if isinstance(policy, str) else policy
+        chosen = None if policy is None else as_policy("sandboxed: policy", policy)
 
         if inspect.iscoroutinefunction(function):
 
@@ -123,6 +126,8 @@ class _Check:
         recorder: Recorder | None,
     ) -> None:
         self._signature = inspect.signature(function)
+        if isinstance(target, str):
+            _check_target(function, target, self._signature)
         self._capability, self._name, self._target = capability, name, target
         self._custom = capability is Capability.CONTROL_GUARD
         self._policy, self._require_actor, self._recorder = policy, require_actor, recorder
@@ -235,6 +240,17 @@ def _compile(policy: Policy) -> CompiledPolicy:
     from .policy.compile import compile_policy
 
     return compile_policy(policy)
+
+
+def _check_target(function: Callable[..., Any], target: str, signature: inspect.Signature) -> None:
+    """Raise ValueError where the braces of a target name none of the function's arguments."""
+    for _, named, _, _ in string.Formatter().parse(target):
+        argument = re.split(r"[.\[]", named or "", maxsplit=1)[0]
+        if named is not None and argument not in signature.parameters:
+            raise ValueError(
+                f"guard {function.__qualname__}: target {target!r}: it has no argument {argument!r}. "
+                f"Hint: it has {', '.join(signature.parameters) or 'none'}"
+            )
 
 
 def _compiled(policy: Policy | CompiledPolicy) -> CompiledPolicy:

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack
 from .. import api
 from ..errors import SandboxError
 from ..sandbox.process import Sandbox
-from ..supervisor.options import PolicyLike, SpawnOptions
+from ..supervisor.options import PolicyLike, SpawnOptions, as_policy
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.event import DenialEvent
 
@@ -85,7 +85,8 @@ class SandboxExecutor(Executor):
             raise ValueError("reuse must be greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        self._policy, self._options, self._reuse, self._timeout = policy, options, reuse, timeout
+        self._policy = None if policy is None else as_policy("SandboxExecutor: policy", policy)
+        self._options, self._reuse, self._timeout = options, reuse, timeout
         self._initializer = None if initializer is None else functools.partial(initializer, *initargs)
         self._name, self._numbers, self._supervisor = name, itertools.count(1), supervisor
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix=f"pyisolate-{name}")

@@ -15,7 +15,7 @@ from .. import api
 from ..actor import current_actor
 from ..errors import SandboxClosed, SandboxError
 from ..sandbox.process import Sandbox
-from ..supervisor.options import PolicyLike, SpawnOptions
+from ..supervisor.options import PolicyLike, SpawnOptions, as_policy
 from ..supervisor.supervisor import Supervisor
 
 
@@ -44,7 +44,8 @@ class Template:
             raise ValueError("ready must not be negative")
         if not isinstance(setup, str) and not callable(setup):
             raise TypeError("setup must be source or a callable")
-        self._policy, self._setup, self._ready, self._timeout = policy, setup, ready, timeout
+        self._policy = None if policy is None else as_policy("Template: policy", policy)
+        self._setup, self._ready, self._timeout = setup, ready, timeout
         self._name, self._numbers, self._options = name, itertools.count(1), options
         self._supervisor, self._actor = supervisor, current_actor()
         self._context = contextvars.copy_context()

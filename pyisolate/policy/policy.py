@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from ..errors import PolicySyntaxError
@@ -22,25 +23,31 @@ class Policy(PolicyModel, frozen=True, kw_only=True, dict=True, repr_omit_defaul
     @classmethod
     def from_data(cls, data: Any, *, file: str | None = None, lines: Mapping[Where, int] | None = None) -> Self:
         """Return the policy of a file's data. `lines` maps key paths to 1-based lines, for errors."""
-        return cls._layered(data, file, lines or {}, layers.MAX_LAYERS)
+        return cls._layered(data, file, lines or {}, ())
 
     @classmethod
-    def _layered(cls, data: Any, file: str | None, lines: Mapping[Where, int], left: int) -> Self:
-        """Read a policy with the files below it, at most `left` of them."""
+    def _layered(cls, data: Any, file: str | None, lines: Mapping[Where, int], above: tuple[Path, ...]) -> Self:
+        """Read a policy with the files below it; `above` are those that extend it, `layers.MAX_LAYERS` at most."""
+        if file is not None:
+            above = (*above, Path(file).resolve())
         below: list[Policy] = []
 
         def base_of(name: Any) -> Policy:
             path = layers.base_path(name, file)
             if path is None:
                 return cls.preset(name)
-            if not left:
-                raise PolicySyntaxError("extends: too many files below", hint="does one of them extend itself?")
+            if path.resolve() in above:
+                raise PolicySyntaxError(
+                    f"extends {name[:200]!r}: it extends this file", hint="name a file that does not"
+                )
+            if len(above) > layers.MAX_LAYERS:
+                raise PolicySyntaxError(f"extends: more than {layers.MAX_LAYERS} files below", hint="join some of them")
             try:
                 text = parse.parse_path(path)
             except OSError as error:
                 message = f"extends {str(path)[:200]!r}: {error.strerror}"
                 raise PolicySyntaxError(message, hint="it is looked for beside this file") from error
-            below.append(cls._layered(text[0], str(path), text[1], left - 1))
+            below.append(cls._layered(text[0], str(path), text[1], above))
             return below[0]
 
         made = cls(**read_fields(data, empty=cls(), preset=base_of, file=file, lines=lines))

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, overload
 
 from ..choices import Isolation
 from ..errors import GuestError
@@ -137,7 +137,9 @@ class SandboxBase(abc.ABC, Generic[_S]):
         work = Work("eval", source=check_text("eval: expression", expression), filename=f"<{self.name}>")
         return _value(self._session.submit(work, timeout))
 
-    def call(self, function: str | Callable[..., Any], *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+    def call(
+        self, function: str | Callable[..., Any], /, *args: Any, timeout: float | None = None, **kwargs: Any
+    ) -> Any:
         """Call "module.function", a name defined by `exec`, or a callable of the host's, sent by value.
 
         Arguments travel by cloudpickle (host to guest only); the result comes back as that of `eval`. Raises what
@@ -228,12 +230,13 @@ class SandboxBase(abc.ABC, Generic[_S]):
 
     # -- control --------------------------------------------------------------------------------------------
 
-    def reload_policy(self, policy: Policy, token: str | None = None) -> None:
-        """Put another policy in force, without a moment under neither or half of one.
+    def reload_policy(self, policy: Policy | str | os.PathLike[str], token: str | None = None) -> None:
+        """Put another policy (or a preset, or a file's) in force, without a moment under neither or half of one.
 
         Raises PolicyAuthError for a wrong token, EnforcementError where the kernel cannot loosen (Landlock), and for
         a sandbox thread, which keeps its kernel policy for life.
         """
+        self._session.check_open()
         self._session.host.authorize(token, "reload", self._session.context)
         self._session.host.reload(self.id, policy)
 
@@ -256,6 +259,12 @@ class SandboxBase(abc.ABC, Generic[_S]):
         Returns at once; the kernel takes a cell apart in about a millisecond, and `Supervisor.close` waits for all.
         """
         self._session.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"pickle sandbox {self.name!r}: it is a handle of this process's. "
+            "Hint: send what it returned, or a function that spawns a sandbox there"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -296,7 +305,7 @@ class SandboxBase(abc.ABC, Generic[_S]):
         return await self._in_thread(functools.partial(self.eval, expression, timeout=timeout))
 
     async def acall(
-        self, function: str | Callable[..., Any], *args: Any, timeout: float | None = None, **kwargs: Any
+        self, function: str | Callable[..., Any], /, *args: Any, timeout: float | None = None, **kwargs: Any
     ) -> Any:
         """Like `call`, without blocking the event loop. A cancelled task kills the sandbox."""
         return await self._in_thread(functools.partial(self.call, function, *args, timeout=timeout, **kwargs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -24,7 +25,7 @@ class Host(Protocol):
     def authorize(self, token: str | None, operation: str, context: SandboxContext) -> None:
         """Raise PolicyAuthError unless `token` may do `operation` (reload, kill) to a sandbox."""
 
-    def reload(self, sandbox_id: str, policy: Policy) -> None:
+    def reload(self, sandbox_id: str, policy: Policy | str | os.PathLike[str]) -> None:
         """Put another policy in force. Raises EnforcementError where the kernel cannot."""
 
     async def run_blocking(self, call: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:

@@ -26,6 +26,7 @@ from ..cell.described import Description, describe
 from ..decision import DenialCode
 from ..errors import PolicyError, SandboxError
 from ..telemetry.policy_error import policy_error
+from .request import check_mapping
 
 if TYPE_CHECKING:
     from ..telemetry.event import DenialEvent
@@ -79,7 +80,8 @@ def make_offer(functions: FunctionsLike | Offer, loop: asyncio.AbstractEventLoop
     """Check functions and describe them. Raises TypeError, ValueError."""
     if isinstance(functions, Offer):
         return functions
-    known = {name: one if isinstance(one, HostFunction) else HostFunction(one) for name, one in dict(functions).items()}
+    given = check_mapping("functions", functions, "{'price_of': price_of}")
+    known = {name: one if isinstance(one, HostFunction) else HostFunction(one) for name, one in given.items()}
     for name in known:
         if not isinstance(name, str) or len(name) > wire.MAX_FUNCTION_NAME_CHARS or name in ("post", "recv", "display"):
             raise ValueError(f"functions: {name!r}: must be a name of its own, and short")

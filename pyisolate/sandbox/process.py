@@ -89,6 +89,8 @@ class CellSession(ProgramSession):
         self.denials.set_context(context)
         self.policy, self.started = policy, time.monotonic()
         self.state, self.standby = "idle", False
+        if self.workspace is not None:
+            self.workspace.name = context.sandbox
 
     @property
     def pid(self) -> int:

@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -116,6 +116,24 @@ def check_argv(what: str, argv: object) -> tuple[str, ...]:
     if not (checked := tuple(check_text(what, os.fspath(one)) for one in argv)):
         raise ValueError(f"{what}: is empty: the first one names the program")
     return checked
+
+
+def check_mapping(what: str, given: object, such_as: str) -> dict[Any, Any]:
+    """Return a copy of a mapping, an empty one for None. Raises TypeError."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{what}: must be a mapping, such as {such_as}, not {type(given).__name__}")
+    return dict(given)
+
+
+def check_names(what: str, given: object) -> tuple[str, ...]:
+    """Return names, none for None. Raises TypeError for one text: its letters are no names."""
+    if given is None:
+        return ()
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise TypeError(f"{what}: must be a list of names, such as ['json'], not {type(given).__name__}")
+    return tuple(check_text(what, one) for one in given)
 
 
 def check_seconds(what: str, seconds: object) -> None:

@@ -20,8 +20,19 @@ class BytesCallback:
 
     take: Callable[[bytes], None]
 
+    def __post_init__(self) -> None:
+        if not callable(self.take):
+            raise TypeError(f"BytesCallback: must be given a function, not {type(self.take).__name__}")
+
 
 OutputCallback = Callable[[str], None] | BytesCallback
+
+
+def check_callbacks(on_stdout: object, on_stderr: object) -> None:
+    """Raise TypeError for what output cannot be passed on to."""
+    for what, given in (("on_stdout", on_stdout), ("on_stderr", on_stderr)):
+        if given is not None and not callable(given) and not isinstance(given, BytesCallback):
+            raise TypeError(f"{what}: must be a function, or BytesCallback(function), not {type(given).__name__}")
 
 
 class Result(Written, msgspec.Struct, frozen=True, kw_only=True):

@@ -38,7 +38,7 @@ from .host_function import HostCalls
 from .mailbox import Mailbox
 from .observe import Observation
 from .request import check_seconds
-from .result import Output, OutputCallback, Result, Stats, take_all
+from .result import Output, OutputCallback, Result, Stats, check_callbacks, take_all
 from .rich import RichOutput
 
 if TYPE_CHECKING:
@@ -222,7 +222,8 @@ class Session(abc.ABC):
         self._own_callbacks = {"stdout": on_stdout, "stderr": on_stderr}
 
     def begin(self, on_stdout: OutputCallback | None, on_stderr: OutputCallback | None) -> None:
-        """Note that a request starts, and who reads its output."""
+        """Note that a request starts, and who reads its output. Raises TypeError."""
+        check_callbacks(on_stdout, on_stderr)
         self.outputs["stdout"].callback = on_stdout or self._own_callbacks["stdout"]
         self.outputs["stderr"].callback = on_stderr or self._own_callbacks["stderr"]
         self.denials.begin_request()

@@ -16,7 +16,9 @@ class Workspace:
     """One sandbox's workspace, from hand-out to close: what a guest left there can be read after its end."""
 
     def __init__(self, descriptor: int, name: str, *, hosts: bool = False) -> None:
-        self._descriptor, self._name = descriptor, name
+        self._descriptor = descriptor
+        #: the sandbox's, in errors; one that stood by gets its own when it is spawned
+        self.name = name
         #: a directory of the host's: no memory, and nothing bounds it
         self.hosts = hosts
         self._lock = threading.Lock()
@@ -28,7 +30,7 @@ class Workspace:
         """Lend a descriptor of the workspace's directory, of its own. Raises SandboxClosed after `close`."""
         with self._lock:
             if self._descriptor < 0:
-                raise SandboxClosed(f"files of {self._name!r}: the sandbox is closed, and its workspace is gone")
+                raise SandboxClosed(f"files of {self.name!r}: the sandbox is closed, and its workspace is gone")
             own = os.dup(self._descriptor)
         try:
             yield own

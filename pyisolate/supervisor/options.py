@@ -18,7 +18,7 @@ from ..errors import EnforcementError
 from ..policy import Policy
 from ..policy.workspace import relative_name
 from ..records import Actor
-from ..sandbox.request import check_text
+from ..sandbox.request import check_mapping, check_names, check_text
 from ..telemetry.alerts import AlertEngine, AlertRule
 from ..telemetry.recorder import AlertObserver, Recorder
 from ..telemetry.sinks.audit import AuditLog
@@ -102,11 +102,21 @@ def check_spawn(
                     "Hint: leave it out, or isolation='process'"
                 )
     environment = {}
-    for key, value in dict(env or {}).items():
+    for key, value in check_mapping("spawn: env", env, "{'LANG': 'C.UTF-8'}").items():
         environment[check_text("spawn: env: name", key)] = check_text(f"spawn: env: {key}", value)
         if not key or "=" in key or "\0" in key + value:
             raise ValueError(f"spawn: env: {key!r}: an environment cannot hold this name or value (environ(7))")
+    if cwd is not None and not isinstance(cwd, str | os.PathLike):
+        raise TypeError(f"spawn: cwd: must be str or a path, not {type(cwd).__name__}")
     return environment, None if cwd is None else os.path.abspath(check_text("spawn: cwd", os.fspath(cwd)) or "/")
+
+
+def check_pool_size(size: object) -> None:
+    """Raise TypeError, ValueError for what is no number of cells."""
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"pool_size: must be int, not {type(size).__name__}")
+    if size < 0:
+        raise ValueError(f"pool_size {size}: must be 0 or more cells")
 
 
 def check_workspace(
@@ -121,7 +131,7 @@ def check_workspace(
 
     Raises TypeError, ValueError for `files` that cannot be put into one.
     """
-    for path, content in (files or {}).items():
+    for path, content in check_mapping("spawn: files", files, "{'in.csv': Path('data.csv')}").items():
         relative_name(path)
         if not isinstance(content, bytes | str | os.PathLike):
             raise TypeError(f"spawn: files: {path}: must be bytes, text or a path, not {type(content).__name__}")
@@ -170,13 +180,13 @@ def choose_policy(
 
     Raises PolicySyntaxError, OSError for a file, EnforcementError for an environment.
     """
-    chosen = _policy(policy)
-    if limits:
+    chosen = Policy.preset("compute") if policy is None or policy == "" else as_policy("spawn: policy", policy)
+    if limits := check_mapping("spawn: limits", limits, "{'memory': '128MiB'}"):
         chosen = chosen.with_limits(**limits)
     if mode is not None:
         chosen = chosen.with_mode(mode)
-    if allowed_imports:
-        chosen = chosen.allow_import(*allowed_imports)
+    if names := check_names("spawn: allowed_imports", allowed_imports):
+        chosen = chosen.allow_import(*names)
     if isinstance(workspace, os.PathLike):
         chosen = chosen if chosen.workspace is not None else chosen.with_workspace(STANDS_FOR)
     elif workspace is not None:
@@ -208,15 +218,17 @@ def check_environment(name: str, policy: Policy, isolation: str, preload: tuple[
         )
 
 
-def _policy(given: PolicyLike | None) -> Policy:
+def as_policy(what: str, given: PolicyLike) -> Policy:
+    """Return a policy, or that of a preset's name or a file. Raises TypeError, PolicySyntaxError, OSError."""
     if isinstance(given, Policy):
         return given
-    if given is None or given == "":
-        return Policy.preset("compute")
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given.endswith(_FILES)):
         return Policy.load(os.fspath(given))
     if not isinstance(given, str):
-        raise TypeError(f"spawn: policy: must be a Policy, a preset's name or a path, not {type(given).__name__}")
+        raise TypeError(
+            f"{what}: must be a Policy, a preset's name or a path, not {type(given).__name__}. "
+            "Hint: Policy.from_dict reads a mapping"
+        )
     return Policy.preset(given)
 
 
@@ -249,7 +261,8 @@ def choose_actor(actor: Mapping[str, str] | Actor | None) -> Actor | None:
     if isinstance(actor, Actor):
         return actor
     try:
-        return msgspec.convert(dict(actor), Actor, strict=True)
+        given = check_mapping("spawn: actor", actor, "{'kind': 'user', 'id': 'u-1'}")
+        return msgspec.convert(given, Actor, strict=True)
     except msgspec.ValidationError as error:
         raise ValueError(f"actor: {actor!r}: must be {{'kind': ..., 'id': ...}} ({error})") from None
 

@@ -18,7 +18,7 @@ import msgspec
 from ..cell.channel import Channel
 from ..decision import Decision, Verdict
 from ..egress.process import EgressProxy, Entrance, ProxyTraits
-from ..errors import LimitExceeded, SandboxError
+from ..errors import LimitExceeded, SandboxClosed, SandboxError
 from ..kernel.observed_files import WatchedFiles, let_through
 from ..kernel.plan import KernelPlan
 from ..kernel.prepared import CellTraits, Prepared
@@ -35,6 +35,7 @@ from . import living
 from .assign import Records
 from .control_token import check_token, token_required
 from .host_errors import translate_host_error
+from .options import PolicyLike, as_policy
 from .policy_cache import PreparedPolicies
 from .registry import Registry
 from .secret_values import injections
@@ -265,12 +266,12 @@ class Runtime:
         if token_required():
             check_token(token, operation, target=target, context=context, recorder=self.recorder)
 
-    def reload(self, sandbox_id: str, policy: Policy) -> None:
+    def reload(self, sandbox_id: str, policy: PolicyLike) -> None:
         """Put another policy in force in one sandbox. Raises EnforcementError where this kernel cannot."""
         session = self.registry.find(sandbox_id)
         if session is None:
-            raise SandboxError(f"reload policy of sandbox {sandbox_id}: it is closed")
-        self.reload_all([session], policy)
+            raise SandboxClosed(f"reload policy of sandbox {sandbox_id}: it is closed")
+        self.reload_all([session], as_policy("reload_policy: policy", policy))
 
     def reload_all(self, sessions: Sequence[Session], policy: Policy) -> int:
         """Put another policy in force in each sandbox; return how many."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, overload
 
 import msgspec
 
@@ -27,7 +27,8 @@ from ..records import Actor, BrokerRecord, Reporter, SandboxContext
 from ..sandbox.ask import Asker, OnAsk, make_asker
 from ..sandbox.host_function import FunctionsLike, Offer, make_offer
 from ..sandbox.process import Sandbox
-from ..sandbox.result import OutputCallback
+from ..sandbox.request import check_names
+from ..sandbox.result import OutputCallback, check_callbacks
 from ..sandbox.thread import SandboxThread, ThreadSession
 from ..telemetry import tracing
 from ..telemetry.alerts import AlertRule
@@ -44,8 +45,10 @@ from .host_errors import host_error_context
 from .options import (
     PolicyLike,
     SpawnOptions,
+    as_policy,
     check_environment,
     check_hosts,
+    check_pool_size,
     check_spawn,
     check_workspace,
     choose_actor,
@@ -129,8 +132,15 @@ class Supervisor:
             events_per_s=kernel_events_per_s,
         )
         own = None if python is None else find_python(os.fspath(python))
+        check_pool_size(pool_size)
+        warm = check_names("preload", preload)
         options = StartOptions(
-            pool_size, tuple(preload), network, check_hosts(egress_hosts), read_authorities(egress_ca), own
+            pool_size,
+            warm,
+            network,
+            check_hosts(egress_hosts),
+            read_authorities(egress_ca),
+            own,
         )
         self._runtime = Runtime(
             traits if own is None else replace(traits, interpreter=own.places),
@@ -138,6 +148,9 @@ class Supervisor:
             recorder if recorder is not None else make_recorder(audit, sinks, alerts),
             owns_recorder=recorder is None,
         )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("pickle a Supervisor: its cells are this process's. Hint: make one in the other process")
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -261,6 +274,7 @@ class Supervisor:
         """
         started = time.perf_counter()
         variables, directory = check_spawn(name, isolation, enforcement, env, cwd)
+        check_callbacks(on_stdout, on_stderr)
         offer = make_offer(functions) if functions else None
         asker = None if on_ask is None else make_asker(on_ask, ask_timeout)
         with host_error_context(f"spawn {name!r}: read its policy", leave=OSError):
@@ -432,7 +446,7 @@ class Supervisor:
 
     # -- control --------------------------------------------------------------------------------------------
 
-    def reload_policy(self, name: str, policy: Policy, token: str | None = None) -> int:
+    def reload_policy(self, name: str, policy: PolicyLike, token: str | None = None) -> int:
         """Reload every live sandbox whose policy is called `name`; return how many. See `Sandbox.reload_policy`.
 
         A sandbox that cannot be reloaded keeps its policy; the others are reloaded before its error is raised. Raises
@@ -447,7 +461,7 @@ class Supervisor:
                 f"reload policy {name!r}: no policy here has that name, but a sandbox, whose policy is "
                 f"{same.context.policy!r}. Hint: its own `reload_policy(policy)` reloads that one sandbox"
             )
-        return runtime.reload_all(chosen, policy)
+        return runtime.reload_all(chosen, as_policy("reload_policy: policy", policy))
 
     def kill(self, name: str, token: str | None = None) -> int:
         """Kill every live sandbox called `name`; return how many. Raises PolicyAuthError for a wrong token."""

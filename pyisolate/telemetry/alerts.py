@@ -170,6 +170,9 @@ class AlertEngine:
 
     def set_rules(self, rules: Iterable[AlertRule]) -> None:
         """Replace the rules; counting starts anew. Raises ValueError when two have the same name."""
+        rules = tuple(rules)
+        if wrong := [one for one in rules if not isinstance(one, AlertRule)]:
+            raise TypeError(f"alert engine: rules: must be AlertRule, not {type(wrong[0]).__name__}")
         state: tuple[_RuleState, ...] = tuple((rule, OrderedDict()) for rule in rules)
         if len({rule.name for rule, _ in state}) != len(state):
             raise ValueError("alert engine: two rules have the same name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def test_wrong_arguments_leave_the_sandbox_as_it_was(supervisor: pyisolate.Super
             (lambda: sandbox.recv(timeout=-1), ValueError),
             (lambda: sandbox.eval(1), TypeError),  # type: ignore[arg-type]
             (lambda: sandbox.call(1), TypeError),  # type: ignore[arg-type]
+            (lambda: sandbox.exec("1", on_stdout="print"), TypeError),  # type: ignore[arg-type]
             (lambda: sandbox.exec(SURROGATE), ValueError),
             (lambda: sandbox.eval("'\ud83c'"), ValueError),
         ):
@@ -74,14 +76,55 @@ def test_what_cannot_be_pickled_leaves_the_sandbox_as_it_was(supervisor: pyisola
         ({"cwd": 1}, TypeError),
         ({"policy": 1}, TypeError),
         ({"isolation": "cell"}, ValueError),
+        ({"env": ["A=1"]}, TypeError),
+        ({"limits": "64MiB"}, TypeError),
+        ({"files": ["in.csv"]}, TypeError),
+        ({"functions": [len]}, TypeError),
+        ({"actor": "bob"}, TypeError),
+        ({"allowed_imports": "json"}, TypeError),  # not the modules j, s, o and n
+        ({"policy": {"version": 1}}, TypeError),
+        ({"on_stdout": "print"}, TypeError),
     ],
 )
 def test_spawn_refuses_what_no_sandbox_can_have(
     supervisor: pyisolate.Supervisor, options: dict[str, Any], kind: type[Exception]
 ) -> None:
-    with pytest.raises(kind):
+    with pytest.raises(kind, match=next(iter(options))):  # the error names the argument
         supervisor.spawn("guest", **options)
     assert supervisor.diagnostics().sandboxes == 0
+
+
+def test_a_supervisor_refuses_what_no_pool_can_have() -> None:
+    options: dict[str, Any]
+    for options, kind in (
+        ({"pool_size": -1}, ValueError),
+        ({"pool_size": "2"}, TypeError),
+        ({"preload": "json"}, TypeError),
+    ):
+        with pytest.raises(kind, match=next(iter(options))):
+            pyisolate.Supervisor(**options)
+
+
+def test_a_reload_takes_what_spawn_takes(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("guest", "readonly") as sandbox:
+        for wrong, kind in ((5, TypeError), ("comput", pyisolate.PolicySyntaxError)):
+            with pytest.raises(kind):
+                sandbox.reload_policy(wrong)  # type: ignore[arg-type]
+        sandbox.reload_policy("none")
+        assert sandbox.policy.name == "none"
+
+
+def test_what_a_sandbox_says_of_itself_has_its_name(supervisor: pyisolate.Supervisor) -> None:
+    """Also where it stood by before it was spawned, under a name of the supervisor's."""
+    for _ in range(3):
+        with supervisor.spawn("guest") as sandbox:
+            for handle in (sandbox, supervisor):
+                with pytest.raises(TypeError, match="pickle"):
+                    pickle.dumps(handle)
+            assert sandbox.call("dict", self=1, function=2, args=3) == {"self": 1, "function": 2, "args": 3}
+        for use in (sandbox.files.list, lambda one=sandbox: one.reload_policy("none")):
+            with pytest.raises(pyisolate.SandboxClosed, match="'guest'"):
+                use()
 
 
 def test_a_policy_can_be_a_file_and_a_directory_a_path(supervisor: pyisolate.Supervisor, tmp_path: Path) -> None:

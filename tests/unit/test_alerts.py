@@ -138,6 +138,11 @@ def test_rules_that_could_never_fire_are_refused(options: dict[str, object]) -> 
         AlertRule("a", **options)
 
 
+def test_what_is_no_rule_is_refused() -> None:
+    with pytest.raises(TypeError, match="must be AlertRule"):
+        AlertEngine([{"name": "denials"}])  # type: ignore[list-item]
+
+
 def test_groups_count_apart(run, fired: Fired) -> None:
     rule = AlertRule("a", threshold=1, by=["capability", "target"], callback=fired.append)
     engine = run(rule)

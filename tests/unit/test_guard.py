@@ -203,3 +203,11 @@ def test_methods_and_arguments_by_name(recorder: Recorder) -> None:
     assert Tool().open(host="127.0.0.1", port=80) == "127.0.0.1"
     with pytest.raises(PolicyError):
         Tool().open("127.0.0.1", port=22)
+
+
+@pytest.mark.parametrize("target", ["{hots}:{port}", "{}", "{port.x} {hots[0]}"])
+def test_a_target_that_names_no_argument_is_refused_where_it_is_written(target: str) -> None:
+    with pytest.raises(ValueError, match="it has no argument"):
+
+        @guard("net.connect", target=target)
+        def connect(host: str, port: int) -> None: ...

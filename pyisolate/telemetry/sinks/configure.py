@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ _failure: Exception | None = None
 
 def install_event_sinks(sinks: Sequence[EventSink]) -> None:
     """Replace the process's sinks. Internal: users call `pyisolate.set_event_sinks`, which asks for the token."""
+    if not isinstance(sinks, Iterable):
+        raise TypeError(f"set_event_sinks: must be a list of sinks, not {type(sinks).__name__}")
     for sink in sinks:
         if not isinstance(sink, EventSink):
             raise TypeError(f"set_event_sinks, on {type(sink).__name__}: it has no emit(event) and close()")
