@@ -355,9 +355,10 @@ SECTIONS = (
     ),
 )
 
-_GRANTS = {one.capability: {one.key: dict(one.grant)} for one in SECTIONS if one.grant is not None}
+_GRANTING = {section.capability: section for section in SECTIONS if section.grant is not None}
 
 
 def section_that_grants(capability: Capability) -> dict[str, Any] | None:
-    """Return the data by which a section of the policy grants a capability; None where none does."""
-    return _GRANTS.get(capability)
+    """Return new data by which a section of the policy grants a capability; None where none does."""
+    section = _GRANTING.get(capability)
+    return None if section is None else {section.key: dict(section.grant or {})}
