@@ -12,9 +12,9 @@ _RECENT = 8
 _SEEN_AT_LEAST = 2
 #: The last spawns that are looked at for frequent policies, which were asked for twice at least.
 _WINDOW = 64
-#: How much more often than the least frequent one a policy must be asked for to take its place: of many policies in
-#: turn, some keep theirs. Else each would push out the next, and none would find its cell.
-_MORE = 2
+#: How often at least, and how much more often than the least frequent one, a policy is asked for that takes its place.
+#: Of many policies, in turn or at random, some keep theirs: else each would push out the next, and none find its cell.
+_TAKES_AT, _MORE = 4, 2
 
 
 class Frequent:
@@ -58,4 +58,4 @@ class Frequent:
     def less_frequent(self, key: Key, others: Iterable[Key]) -> Key | None:
         """Return the one of the others whose place a policy takes, None where all keep theirs. The first of equals."""
         least = min(others, key=self._counts.__getitem__, default=None)
-        return None if least is None or self._counts[least] + _MORE > self._counts[key] else least
+        return None if least is None or self._counts[key] < max(_TAKES_AT, self._counts[least] + _MORE) else least

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 from pyisolate.supervisor.frequent import Frequent, Key
 
@@ -43,3 +44,15 @@ def test_many_in_turn_do_not_push_each_other_out() -> None:
     for _ in range(8):
         frequent.note(key(19))
     assert frequent.less_frequent(key(19), places) in places
+
+
+def test_of_hundreds_at_random_hardly_one_takes_a_place() -> None:
+    frequent, places, taken = Frequent(), [key(number) for number in range(8)], 0
+    numbers = random.Random(1)
+    for _ in range(1000):
+        asked = key(numbers.randrange(200))
+        frequent.note(asked)
+        if asked not in places and (least := frequent.less_frequent(asked, places)) is not None:
+            places[places.index(least)] = asked
+            taken += 1
+    assert taken < 20
