@@ -29,6 +29,7 @@ NAMES = (
     "denial_flood",
     "reload",
     "scrape",
+    "scale",
     "connect",
     "egress",
     "peers",
