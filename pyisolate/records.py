@@ -65,6 +65,10 @@ class BrokerRecord(msgspec.Struct, frozen=True, kw_only=True):
     also: tuple[tuple[Capability, str], ...] = ()
     #: decided by the shadow policy: the one in force may have allowed it
     shadow: bool = False
+    #: the host was asked first, of a request at the egress proxy: as in KernelRecord. No guest says so
+    answer: AskAnswer | None = None
+    asked_by: str | None = None
+    waited_ms: int | None = None
 
 
 class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import functools
 import json
 import re
@@ -36,6 +37,14 @@ HEAD_S, _TLS_S, _HEAD_BYTES = 30.0, 30.0, 64 << 10
 #: What is read of a refused request's body, so that its answer is read before the connection is reset.
 _LINGER_BYTES, _LINGER_S = 1 << 20, 2.0
 _CREDENTIALS = re.compile(rb"^proxy-authorization:[ \t]*(basic [A-Za-z0-9+/=]{1,200})", re.IGNORECASE | re.MULTILINE)
+
+
+class _By(enum.Enum):
+    """What lets a request go on."""
+
+    POLICY = "a rule"
+    ANSWER = "an answer"
+    MONITOR = "monitor mode"
 
 
 class Services:
@@ -119,17 +128,17 @@ class Connection:
         if self._inside is None:
             self._authenticate(event)
         request, onward = read_request(event, self._inside)
-        granted = await self._decide(request)
+        by = await self._decide(request)
         if request.method == web.CONNECT:
             assert stream is not None
-            await self._tunnel(request, stream)
+            await self._tunnel(request, stream, by)
             return False
         secrets = self.tenant.secrets if self.tenant is not None else ()
         given = [one for one in secrets if web.matches(one.rule, request)]
         credentials = Credentials(given, Hider(secrets))
         carry = partial(forward, self, event, onward, credentials=credentials)
         kept = await self._carry(request, carry)
-        if kept and head is not None and granted and not secrets:
+        if kept and head is not None and by is _By.POLICY and not secrets:
             self._remember(head, event, request, onward)
         return kept
 
@@ -229,18 +238,23 @@ class Connection:
         if self.tenant is None and len(found) == 1 and (tenant := found.pop()) is not None:
             self._belong(tenant)
 
-    async def _decide(self, request: web.Request) -> bool:
-        """Tell whether the policy grants a request; False in monitor mode alone. Raises Refusal."""
+    async def _decide(self, request: web.Request) -> _By:
+        """Return what lets a request go on. Raises Refusal."""
         assert self.tenant is not None
         decision = self.tenant.broker.decide(Capability.NET_HTTP, str(request))
-        if decision.code is not None:
-            said = Refusal(
-                str(request), decision.code, decision.reason, rule=decision.rule, presented=decision.presented
-            )
-            if decision.refused:
+        if decision.code is None:
+            return _By.POLICY
+        said = Refusal(str(request), decision.code, decision.reason, rule=decision.rule, presented=decision.presented)
+        unspoken = decision.code in (DenialCode.NOT_GRANTED, DenialCode.SCOPE_INSUFFICIENT)
+        asked_about = unspoken and Capability.NET_HTTP in self.tenant.broker.policy.ask
+        if decision.refused:
+            if not asked_about or not await self._tenants.ask(self.tenant, said):
                 raise said
             await self._tenants.report(self.tenant, said, Verdict.WOULD_DENY)
-        return decision.code is None
+            return _By.ANSWER
+        said.would_ask = asked_about
+        await self._tenants.report(self.tenant, said, Verdict.WOULD_DENY)
+        return _By.MONITOR
 
     async def _addresses(self, request: web.Request) -> list[str]:
         """Return the addresses that a granted request may be sent to. Raises Refusal, Unreachable."""
@@ -256,7 +270,7 @@ class Connection:
             await self._tenants.report(self.tenant, said, Verdict.WOULD_DENY)
             return [refused.address]
 
-    async def _tunnel(self, request: web.Request, stream: Stream) -> None:
+    async def _tunnel(self, request: web.Request, stream: Stream, by: _By) -> None:
         assert self.tenant is not None
         if self.tenant.opens(request):
             await self._open(request, stream)
@@ -267,7 +281,8 @@ class Connection:
         try:
             self._accept()
             sent = self.http.trailing_data[0]
-            if web.deciding(self.tenant.broker.policy.web, request) is not None:
+            by_name = web.deciding(self.tenant.broker.policy.web, request) is not None
+            if by_name or by is _By.ANSWER:  # who answered was shown a name
                 sent = await self._check_handshake(request, stream, sent)
             self.meter.sent(len(sent))
             up_writer.write(sent)

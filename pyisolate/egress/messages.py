@@ -10,6 +10,7 @@ import struct
 import msgspec
 
 from ..capability import Capability
+from ..policy import web
 from ..policy.compiled import CompiledPolicy
 from ..policy.secrets import Injection
 from ..records import REFUSALS, BrokerRecord
@@ -20,7 +21,7 @@ LENGTH = struct.Struct("!I")
 #: A policy of 10 000 rules has less; what the proxy reports is a few lines.
 MAX_ORDER_BYTES, MAX_REPORT_BYTES = 64 << 20, 64 << 10
 _TEXT_CHARS = 4096
-_MOST_COUNTED = 1 << 53
+_MOST_COUNTED, _MOST_NUMBER = 1 << 53, 1 << 63
 
 
 class Admit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -51,6 +52,14 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     authorities: str | None = None
 
 
+class Answered(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to a question about a request of a sandbox."""
+
+    key: str
+    number: int
+    allow: bool
+
+
 class Dismiss(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A sandbox has ended: what it has open is closed."""
 
@@ -74,6 +83,16 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     key: str
     record: BrokerRecord
+    #: the question that was asked about it before, 0: none
+    question: int = 0
+
+
+class Questioned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """No rule speaks of a request, which waits for an answer. The number is no other question's, of any proxy."""
+
+    key: str
+    number: int
+    target: str
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -84,8 +103,8 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     connections: int
 
 
-Order = Start | Admit | Dismiss
-Report = Serving | Applied | Refused | Counted
+Order = Start | Admit | Dismiss | Answered
+Report = Serving | Applied | Refused | Counted | Questioned
 decode_order = msgspec.msgpack.Decoder(Order).decode
 _decode_report = msgspec.msgpack.Decoder(Report).decode
 
@@ -110,12 +129,21 @@ def decode_report(data: bytes) -> Report:
         figures = (*msgspec.structs.astuple(report.carried), report.connections)
         if not all(0 <= figure < _MOST_COUNTED for figure in figures):
             raise BadReport("counts that cannot be")
+    if isinstance(report, Questioned):
+        readable = report.target.isprintable() and web.parse(report.target) is not None
+        if not readable or len(report.target) > _TEXT_CHARS or not 0 < report.number < _MOST_NUMBER:
+            raise BadReport("a question about no request")
     if not isinstance(report, Refused):
         return report
     record = report.record
+    if not 0 <= report.question < _MOST_NUMBER or not 0 <= (record.waited_ms or 0) < _MOST_COUNTED:
+        raise BadReport("an answer to no question")
+    if record.asked_by is not None or record.answer not in (None, "would_ask"):
+        raise BadReport("an answer that the supervisor gives")
     if record.capability is not Capability.NET_HTTP or record.verdict not in REFUSALS or record.count != 1:
         raise BadReport("a record of something else than a refused request")
     cut = {name: text[:_TEXT_CHARS] for name in ("target", "reason") if (text := getattr(record, name))}
     own = {"sequence": 0, "pid": 0, "tid": 0, "monotonic_ns": 0, "errno": None, "also": (), "origin": None}
     cut |= {name: text[:_TEXT_CHARS] for name in ("rule", "presented") if (text := getattr(record, name)) is not None}
-    return Refused(key=report.key, record=msgspec.structs.replace(record, **cut, **own, syscall=None, shadow=False))
+    record = msgspec.structs.replace(record, **cut, **own, syscall=None, shadow=False)
+    return Refused(key=report.key, record=record, question=report.question)

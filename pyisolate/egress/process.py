@@ -23,16 +23,17 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ..capability import Capability
 from ..errors import EnforcementError
 from ..native import interpreter
 from ..policy.compiled import CompiledPolicy, FsRight, FsRule, NetAction, NetRule
 from ..policy.secrets import Injection
-from ..records import BrokerRecord
+from ..records import Asked, BrokerRecord
 from . import messages
 from .authority import Authority, new_authority
 from .bundles import VARIABLES, Bundles
 from .lookups import RES_OPTIONS
-from .messages import Admit, Applied, Counted, Dismiss, Refused, Serving, Start
+from .messages import Admit, Answered, Applied, Counted, Dismiss, Questioned, Refused, Serving, Start
 from .meter import Carried
 from .use import Use
 
@@ -50,10 +51,16 @@ _READABLE = ("/etc", "/usr", "/lib", "/lib64", "/run/systemd/resolve", "/run/res
 _MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 20)}
 #: The user in a proxy's address. Who speaks is known by the password.
 _USER = "sandbox"
-#: Takes a sandbox's id, empty where none is known, and what its guest was refused. Must not wait for a guest.
-RefusedSink = Callable[[str, BrokerRecord], None]
+#: Takes a sandbox's id, empty where none is known, what its guest was refused, and the question asked about it, or 0.
+#: Must not wait for a guest.
+RefusedSink = Callable[[str, BrokerRecord, int], None]
+#: Takes a sandbox's id and a question of its guest's. Must not wait. LookupError: it is not known.
+AskedSink = Callable[[str, Asked], None]
 #: Takes a policy's name and what was carried under it since the last time.
 CarriedSink = Callable[[str, Carried], None]
+
+
+_Sink = Callable[[Refused | Counted | Questioned], None]
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,7 @@ class _Link:
 
     def __init__(self, control: socket.socket) -> None:
         self.control, self.lock = control, threading.RLock()
+        self._sending = threading.Lock()
         self._buffer = bytearray()
         self._applied, self._more = 0, threading.Condition(self.lock)
 
@@ -117,14 +125,19 @@ class _Link:
         if not isinstance(reports[0], Serving):
             raise messages.BadReport("its first word is not that it serves")
 
-    def take(self, sink: Callable[[Refused | Counted], None]) -> bool:
+    def send(self, order: Admit | Dismiss | Answered) -> None:
+        """Send an order. Raises OSError."""
+        with self._sending:
+            self.control.sendall(messages.encode(order))
+
+    def take(self, sink: _Sink) -> bool:
         """Hand on what has come; False at the end, or where it breaks the protocol."""
         with self.lock:
             for _ in range(_MOST_READS):
                 try:
                     # not recv: a socket with a timeout waits in it, whatever its flags
                     for report in self._feed(os.read(self.control.fileno(), 1 << 16)):
-                        if isinstance(report, Refused | Counted):
+                        if isinstance(report, Refused | Counted | Questioned):
                             sink(report)
                         elif isinstance(report, Applied):
                             self._applied = report.number
@@ -138,7 +151,7 @@ class _Link:
                     return False
             return True
 
-    def wait_applied(self, number: int, sink: Callable[[Refused | Counted], None]) -> None:
+    def wait_applied(self, number: int, sink: _Sink) -> None:
         """Return once an order is in force. Raises OSError where the proxy ends, or takes too long."""
         deadline = time.monotonic() + _ORDER_S
         while self.take(sink) and time.monotonic() < deadline:
@@ -167,8 +180,10 @@ class _Link:
 class EgressProxy:
     """One supervisor's proxy, started with the first policy that grants a name. Thread-safe."""
 
-    def __init__(self, traits: ProxyTraits, on_refused: RefusedSink, on_carried: CarriedSink) -> None:
-        self._traits, self._on_refused, self._on_carried = traits, on_refused, on_carried
+    def __init__(
+        self, traits: ProxyTraits, on_refused: RefusedSink, on_carried: CarriedSink, on_asked: AskedSink
+    ) -> None:
+        self._traits, self._on_refused, self._on_carried, self._on_asked = traits, on_refused, on_carried, on_asked
         self._lock = threading.RLock()
         self._listening: _Listening | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -328,7 +343,7 @@ class EgressProxy:
     def _send(self, order: Admit | Dismiss) -> None:
         assert self._link is not None
         try:
-            self._link.control.sendall(messages.encode(order))
+            self._link.send(order)
             if isinstance(order, Admit):
                 self._link.wait_applied(order.number, self._hand_on)
         except OSError as error:
@@ -368,18 +383,34 @@ class EgressProxy:
         """Return how many connections a sandbox has to the proxy, None where it is not led to it."""
         return self._use.connections(key) if key in self._tenants else None
 
-    def _hand_on(self, report: Refused | Counted) -> None:
+    def _hand_on(self, report: Refused | Counted | Questioned) -> None:
         if isinstance(report, Counted):
             if (counted := self._use.count(report)) is not None:
                 self._on_carried(*counted)
             return
+        if isinstance(report, Questioned):
+            self._hand_on_question(report)
+            return
         self._hand_on_refusal(report)
+
+    def _hand_on_question(self, asked: Questioned) -> None:
+        try:
+            # below 0: the listener's questions have the other numbers
+            self._on_asked(asked.key, Asked(number=-asked.number, capability=Capability.NET_HTTP, target=asked.target))
+        except LookupError:
+            threading.Thread(target=self.answer, args=(asked.key, asked.number, False)).start()
+
+    def answer(self, key: str, number: int, allow: bool) -> None:
+        """Answer a question about a request, if it still waits. Not on the thread that takes the proxy's reports."""
+        if (link := self._link) is not None:
+            with contextlib.suppress(OSError):  # it has ended, and with it what waits
+                link.send(Answered(key=key, number=number, allow=allow))
 
     def _hand_on_refusal(self, refused: Refused) -> None:
         key = refused.key if refused.key in self._tenants else ""
         record = msgspec.structs.replace(refused.record, monotonic_ns=time.monotonic_ns())
         try:
-            self._on_refused(key, record)
+            self._on_refused(key, record, refused.question)
         except Exception:
             _log.exception("a refusal of the egress proxy could not be recorded; it stands")
 
@@ -446,4 +477,5 @@ def _of_proxy(compiled: CompiledPolicy) -> CompiledPolicy:
         egress=compiled.egress,
         inspect_tls=compiled.inspect_tls,
         pinned_hosts=compiled.pinned_hosts,
+        ask=compiled.ask,
     )

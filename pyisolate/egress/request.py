@@ -34,6 +34,11 @@ class Refusal(Exception):
         super().__init__(reason)
         self.target, self.code, self.reason, self.rule = target, code, reason, rule
         self.presented, self.status = presented, status
+        #: what was asked about it before: the question's number, 0 where there was none, and how long that took
+        self.question = 0
+        self.waited_ms: int | None = None
+        #: monitor mode: it would be asked about
+        self.would_ask = False
 
 
 def read_request(event: h11.Request, tunnel: web.Request | None) -> tuple[web.Request, bytes]:

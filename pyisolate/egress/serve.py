@@ -15,7 +15,7 @@ from functools import partial
 from ..native import landlock, process
 from . import calls, messages
 from .connection import Services, serve
-from .messages import Admit, Applied, Dismiss, Report, Serving, Start
+from .messages import Admit, Answered, Applied, Dismiss, Report, Serving, Start
 from .names import Names
 from .tenants import Tenants
 
@@ -129,6 +129,8 @@ async def _follow(orders: asyncio.StreamReader, tenants: Tenants, report: Callab
         if isinstance(order, Admit):
             tenants.admit(order)
             await report(Applied(number=order.number))
+        elif isinstance(order, Answered):
+            tenants.take_answer(order)
         elif isinstance(order, Dismiss):
             await _count(tenants, report)
             tenants.dismiss(order.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from ..records import BrokerRecord
 from . import heads
 from .authority import Issuer
 from .heads import Heads
-from .messages import Admit, Counted, Refused
+from .messages import Admit, Answered, Counted, Questioned, Refused
 from .meter import Carried, Meter
 from .request import Refusal
 
@@ -25,7 +26,7 @@ from .request import Refusal
 _MOST_STRANGERS = 256
 #: Between two refusals of one sandbox, once there were those of two seconds at once.
 _BETWEEN_REPORTS_S, _BURST_S = 0.02, 2.0
-Report = Callable[[Refused | Counted], Awaitable[None]]
+Report = Callable[[Refused | Counted | Questioned], Awaitable[None]]
 
 
 class _Pace:
@@ -73,6 +74,9 @@ class Tenants:
         #: connections that have not said whose they are, the oldest first
         self._strangers: dict[asyncio.Task[None], None] = {}
         self._pace_of_strangers = _Pace()
+        #: questions that wait, by number, with whose they are. The first number is no other proxy's: time has gone on
+        self._questions: dict[int, tuple[str, asyncio.Future[bool]]] = {}
+        self._last = time.monotonic_ns()
 
     def admit(self, order: Admit) -> None:
         """Know a sandbox, or another policy of one; what it has open under the one before is closed."""
@@ -134,8 +138,30 @@ class Tenants:
             reason=refusal.reason[:1000],
             rule=refusal.rule,
             presented=refusal.presented,
+            answer="would_ask" if refusal.would_ask else None,
+            waited_ms=refusal.waited_ms,
         )
-        await self._report(Refused(key="" if tenant is None else tenant.key, record=record))
+        await self._report(Refused(key="" if tenant is None else tenant.key, record=record, question=refusal.question))
+
+    async def ask(self, tenant: Tenant, refusal: Refusal) -> bool:
+        """Have the host asked about what would be refused; its report is still to be made."""
+        loop = asyncio.get_running_loop()
+        self._last += 1
+        number, began = self._last, loop.time()
+        await tenant.pace.wait()
+        self._questions[number] = tenant.key, loop.create_future()
+        try:
+            await self._report(Questioned(key=tenant.key, number=number, target=refusal.target[:2000]))
+            return await self._questions[number][1]
+        finally:
+            del self._questions[number]
+            refusal.question, refusal.waited_ms = number, int(1000 * (loop.time() - began))
+
+    def take_answer(self, answer: Answered) -> None:
+        """Let a request go on that waits for this answer, if it still does."""
+        key, waiting = self._questions.get(answer.number, ("", None))
+        if waiting is not None and key == answer.key and not waiting.done():
+            waiting.set_result(answer.allow)
 
 
 def _digest(token: bytes) -> bytes:

@@ -299,7 +299,7 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
         return msgspec.structs.replace(self, secrets=(*self.secrets, added))
 
     def with_ask(self, *capabilities: str) -> Self:
-        """Have the host asked, by `spawn(on_ask=)`, about operations that no rule speaks of: `net.connect`.
+        """Have the host asked, by `spawn(on_ask=)`, about operations that no rule speaks of: `net.connect`, `net.http`.
 
         What a rule denies, and the floor, is never asked about. No names: ask about nothing. Raises PolicySyntaxError.
         """

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from ..capability import Capability
 from ..errors import EnforcementError, PolicySyntaxError
 from . import units
 from .compiled import CompiledPolicy, NetAction, NetRule, WebRule
@@ -161,8 +162,8 @@ def is_public(address: _Address) -> bool:
 
 
 def by_name(policy: CompiledPolicy) -> bool:
-    """Tell whether a policy grants anything by name, so that its sandboxes are led to the egress proxy."""
-    return any(rule.allow for rule in policy.web)
+    """Tell whether a policy grants anything by name, or asks, so that its sandboxes are led to the egress proxy."""
+    return Capability.NET_HTTP in policy.ask or any(rule.allow for rule in policy.web)
 
 
 # -- compiling --------------------------------------------------------------------------------------------------------

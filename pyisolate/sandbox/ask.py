@@ -23,7 +23,7 @@ import msgspec
 
 from ..capability import Capability
 from ..policy.suggest import suggestion
-from ..records import Actor, AskAnswer, Asked, KernelRecord
+from ..records import Actor, AskAnswer, Asked, BrokerRecord, KernelRecord
 
 if TYPE_CHECKING:
     from ..records import SandboxContext
@@ -282,16 +282,26 @@ class Questions:
         """Return a record of the listener's with who answered, and what; count the question."""
         if record.answer is None:
             return record
+        answered, reason = self._become(record.question, record.answer)
+        return msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
+
+    def complete_request(self, record: BrokerRecord, question: int) -> BrokerRecord:
+        """The same for a record of the egress proxy's, about whose request `question` was asked, or 0."""
+        if not question and record.answer is None:
+            return record
+        answered, reason = self._become(-question, record.answer or "unanswered")
+        reason = f"{record.reason}; {reason}"
+        return msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
+
+    def _become(self, number: int, otherwise: AskAnswer) -> tuple[_Answered, str]:
+        """Return what became of a question, and the same in words."""
         with self._lock:
-            answered = self._state.answered.pop(record.question, None)
-        if answered is None:
-            answered = _Answered(record.answer, "nobody", "")
+            answered = self._state.answered.pop(number, None)
+        answered = answered or _Answered(otherwise, "nobody", "")
         self._around.count_question(answered.answer)
         allowed = answered.answer in ("once", "sandbox", "rule")
         reason = f"{answered.by} {'allowed' if allowed else 'refused'} it ({answered.answer})"
-        if answered.reason:
-            reason += f": {answered.reason}"
-        return msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
+        return answered, reason + (f": {answered.reason}" if answered.reason else "")
 
     def allowed_rules(self) -> list[dict[str, Any]]:
         """Return the rules that were answered with `Allow("rule")`, as pieces of a policy file."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
@@ -113,6 +114,8 @@ class Session(abc.ABC):
         self.calls = HostCalls(self)
         #: what the host is asked about, of calls that wait
         self.questions = Questions(self)
+        #: answers a question about a request at the egress proxy, where the sandbox is led to it
+        self.answer_request: Callable[[str, int, bool], None] | None = None
         self._descriptions: dict[str, Description] = {}
         self._own_loop: asyncio.AbstractEventLoop | None = None
 
@@ -325,8 +328,11 @@ class Session(abc.ABC):
         self.recorder.metrics.host_calls.add((self.context.policy, outcome))
 
     def reply(self, number: int, *, allow: bool) -> None:
-        """Answer a call of the guest's that waits, if it still does."""
-        self.kernel.answer(number, allow=allow)
+        """Answer a call of the guest's that waits, below 0 a request at the egress proxy, if it still does."""
+        if number >= 0:
+            self.kernel.answer(number, allow=allow)
+        elif self.answer_request is not None:
+            self.host.start_call(partial(self.answer_request, self.id, -number, allow))
 
     def call_in(self, seconds: float, call: Callable[[], None]) -> None:
         """Run a short call after a while."""

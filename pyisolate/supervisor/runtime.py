@@ -78,6 +78,7 @@ class Runtime:
             ProxyTraits(_proxy_uid(traits), traits.gid, options.egress_hosts, options.egress_ca),
             self.on_refused_egress,
             self.on_carried_egress,
+            self.on_asked,
         )
         self.tables = PreparedPolicies(self.plan, self._tables_in_use, self.egress.lead_to)
         self._traits, self._watched = traits, WatchedFiles()
@@ -218,7 +219,7 @@ class Runtime:
     def admit_to_proxy(self, sandbox_id: str, entrance: Entrance) -> None:
         """Let a new sandbox use the egress proxy by its entrance; it is closed where that fails."""
         if (session := self.registry.find(sandbox_id)) is not None:
-            session.denials.proxy = self.egress.drain
+            session.denials.proxy, session.answer_request = self.egress.drain, self.egress.answer
             try:
                 secrets = injections(session.policy, session.compiled)
                 self.egress.admit(sandbox_id, entrance, session.compiled, secrets)
@@ -417,12 +418,12 @@ class Runtime:
         metrics.egress_bytes.add((policy, "sent"), carried.sent_bytes)
         metrics.egress_bytes.add((policy, "received"), carried.received_bytes)
 
-    def on_refused_egress(self, sandbox_id: str, record: BrokerRecord) -> None:
+    def on_refused_egress(self, sandbox_id: str, record: BrokerRecord, question: int) -> None:
         """Give a refusal of the egress proxy to its sandbox, or to the host where the sandbox is not known."""
         if (session := self.registry.find(sandbox_id)) is not None:
             if record.verdict is Verdict.DENY:
                 self.recorder.metrics.egress_requests.add((session.context.policy, "refused"))
-            session.denials.proxied(record)
+            session.denials.proxied(session.questions.complete_request(record, question))
             return
         decision = Decision(
             verdict=record.verdict,

@@ -22,7 +22,6 @@ from ..decision import DenialCode, Verdict
 from ..errors import PolicyError
 from ..kernel.prepared import Prepared
 from ..policy import Policy
-from ..policy.sections import ASKABLE
 from ..records import Actor, BrokerRecord, Reporter, SandboxContext
 from ..sandbox.ask import Asker, OnAsk, make_asker
 from ..sandbox.host_function import FunctionsLike, Offer, make_offer
@@ -46,6 +45,7 @@ from .options import (
     PolicyLike,
     SpawnOptions,
     as_policy,
+    asked_by_default,
     check_environment,
     check_hosts,
     check_pool_size,
@@ -266,7 +266,7 @@ class Supervisor:
         rules to import all of them; an `Environment`, or its directory.
         `functions`: functions of this process that the guest may call, by the guest's names for them (`HostFunction`
         bounds one). `on_ask`: a function or coroutine function that answers with `Allow` or `Deny`, within
-        `ask_timeout` seconds, for connections that no rule speaks of (`Policy.with_ask`); the guest waits.
+        `ask_timeout` seconds, for connections and requests that no rule speaks of (`Policy.with_ask`); the guest waits.
 
         Raises EnforcementError, PolicySyntaxError, PolicyError (no actor), SandboxDied, SandboxError; TypeError and
         ValueError for arguments that no sandbox can have, OSError for a file, of the policy or of `files`, that cannot
@@ -280,7 +280,7 @@ class Supervisor:
         with host_error_context(f"spawn {name!r}: read its policy", leave=OSError):
             chosen = choose_policy(policy, limits, mode, allowed_imports, workspace, environment)
         if asker is not None and not chosen.ask:
-            chosen = chosen.with_ask(*ASKABLE)
+            chosen = chosen.with_ask(*asked_by_default(chosen))
         started_with = self._runtime.options
         own_python = started_with.python is None
         check_environment(name, chosen, isolation, started_with.preload, own_python=own_python)

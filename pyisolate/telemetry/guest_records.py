@@ -72,6 +72,8 @@ def _check(record: BrokerRecord) -> None:
         raise InvalidRecord("denial record, from the guest: count is 0")
     if len(record.also) > ALSO_LIMIT or any(one.family != "fs" for one, _ in record.also):
         raise InvalidRecord("denial record, from the guest: a call needs no such thing besides")
+    if (record.answer, record.asked_by, record.waited_ms) != (None, None, None):
+        raise InvalidRecord("denial record, from the guest: who was asked is the host's to say")
     if record.errno is not None and not 0 < record.errno < 4096:  # MAX_ERRNO, include/linux/err.h
         raise InvalidRecord("denial record, from the guest: errno is out of range")
     if record.capability.family == "control" or record.code in _HOST_CODES:

@@ -86,6 +86,7 @@ def merge(
     code = _code(capability, broker, kernel)
     shown = show_target(target)
     asked = kernel is not None and kernel.answer is not None
+    answered = kernel if asked else broker
     reason = said.reason if said.verdict in REFUSALS and not asked else heard.reason
     return DenialEvent(
         event_id=event_id or new_event_id(),
@@ -126,9 +127,9 @@ def merge(
         retryable=code is DenialCode.INTERNAL or capability in _RETRYABLE,
         reported_by=_reporter(broker, kernel, broker_reporter),
         shadow=shadow or lead.shadow,
-        answer=None if kernel is None else kernel.answer,
-        asked_by=None if kernel is None else _text(kernel.asked_by, 64),
-        waited_ms=None if kernel is None else kernel.waited_ms,
+        answer=None if answered is None else answered.answer,
+        asked_by=None if answered is None else _text(answered.asked_by, 64),
+        waited_ms=None if answered is None else answered.waited_ms,
         traceparent=context.traceparent,
         rule_reason=_rule_reason(context, _first(broker, kernel, "rule")),
     )

@@ -433,7 +433,14 @@ def test_the_name_of_a_handshake_is_read_and_nothing_else_is_taken_for_one() -> 
 
 @pytest.mark.parametrize(
     "change",
-    [{"capability": Capability.FS_READ}, {"verdict": Verdict.ALLOW}, {"count": 9}],
+    [
+        {"capability": Capability.FS_READ},
+        {"verdict": Verdict.ALLOW},
+        {"count": 9},
+        {"asked_by": "callback"},
+        {"answer": "once"},
+        {"waited_ms": -1},
+    ],
     ids=str,
 )
 def test_the_supervisor_takes_only_refused_requests_from_the_proxy(change: dict[str, object]) -> None:
@@ -448,3 +455,13 @@ def test_the_supervisor_takes_only_refused_requests_from_the_proxy(change: dict[
         )
     with pytest.raises(messages.BadReport):
         messages.decode_report(b"\xc1")
+
+
+@pytest.mark.parametrize(
+    ("target", "number"), [("GET a.example.org/\x1b[2J", 1), ("nonsense", 1), ("GET a.example.org/", 0)]
+)
+def test_the_supervisor_takes_only_questions_about_requests(target: str, number: int) -> None:
+    good = messages.Questioned(key="k", number=1, target="GET a.example.org/")
+    assert messages.decode_report(messages.encode(good)[4:]) == good
+    with pytest.raises(messages.BadReport):
+        messages.decode_report(messages.encode(messages.Questioned(key="k", number=number, target=target))[4:])

@@ -50,6 +50,9 @@ def test_a_record_survives_the_frame_whatever_its_text(text: str) -> None:
         {"sequence": True},
         {"sequence": 1.5},
         {"reason": []},
+        {"answer": "once"},
+        {"asked_by": "callback"},
+        {"waited_ms": 1},
     ],
 )
 def test_what_breaks_the_protocol_is_refused(changes: dict[str, Any]) -> None:
