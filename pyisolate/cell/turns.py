@@ -44,18 +44,21 @@ class Turns:
 class Turn:
     """The account of one cell. Used by one thread at a time, the one that holds its channel."""
 
-    __slots__ = ("_owed_s", "_turns", "last", "resume_at")
+    __slots__ = ("_owed_s", "_turns", "last", "resume_at", "spent_s")
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
         self._owed_s = -BURST_S
         #: when it last had the host's time, and from when on it may have more (monotonic)
         self.last = self.resume_at = 0.0
+        #: processor time in all
+        self.spent_s = 0.0
 
     def used(self, processor_s: float, now: float) -> None:
         """Charge it for processor time that was used until `now`; past a slice, put off its next turn."""
         self._owed_s = max(-BURST_S, self._owed_s - (now - self.last) * FREE_SHARE) + processor_s
         self.last = now
+        self.spent_s += processor_s
         if self._owed_s >= SLICE_S:
             others = self._turns.at_work(now) - 1
             self.resume_at = now + min(self._owed_s * others, LONGEST_S)

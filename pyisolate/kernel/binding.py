@@ -131,6 +131,10 @@ class KernelBinding:
         for one in self._attachments:
             one.emit_uncounted(pid)
 
+    def spent_s(self) -> float:
+        """Return the processor time that deciding and recording for it took of this process; 0 once it is closed."""
+        return sum(one.spent_s() for one in self._attachments)
+
     def take_refusals(self) -> list[tuple[CounterKey, int]]:
         """Return, once, how often an ended guest's broker had refused: the guest's own word."""
         return [found for one in self._attachments for found in one.take_refusals()]

@@ -69,6 +69,10 @@ class Attachment:
     def emit_uncounted(self, pid: int) -> None:
         """Send, as one record per counter, the refusals that were counted and not recorded. After `drain`."""
 
+    def spent_s(self) -> float:
+        """Return the processor time that deciding and recording for the sandbox took of this process (seconds)."""
+        return 0.0
+
     def take_refusals(self) -> list[tuple[CounterKey, int]]:
         """Return, once, how often an ended guest's broker had refused."""
         return []

@@ -11,6 +11,8 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from ..capability import Capability
 from ..errors import LimitExceeded, MemoryExceeded, SandboxClosed, SandboxError
 from .diagnose import Failure, diagnose_limit
@@ -72,6 +74,10 @@ class Limited(Protocol):
         """How full its workspace is, None where it has none."""
         ...
 
+    def host_used_s(self) -> float:
+        """Return the processor time that the host used on its behalf."""
+        ...
+
     def record_limit(self, capability: Capability, target: str, reason: str) -> DenialEvent:
         """Record that a limit was reached, as the host saw it."""
         ...
@@ -92,6 +98,8 @@ class Limited(Protocol):
 #: A request shorter than this has hardly started enough processes or threads to be refused one (about 50 us each), and
 #: reading the kernel's count (14 us) would be a tenth of its time. The watchdog's next look sees the count anyway.
 _STARTS_TAKE_S = 0.0005
+#: The hint where most of the processor time was the host's.
+_BUSY_HOST = "look for a loop of refused calls or of messages, or raise limits.cpu in the policy"
 
 
 class SandboxLimits:
@@ -157,9 +165,12 @@ class SandboxLimits:
         return usage if filling is None else usage.plus(filling.used)
 
     def _look(self) -> Usage | None:
-        """Take a reading for the watchdog, and see whether the workspace is full."""
+        """Take a reading for the watchdog, and see whether the workspace is full. What it costs the host counts."""
         self._record_full_workspace()
-        return self.usage()
+        usage = self.usage()
+        return (
+            None if usage is None else msgspec.structs.replace(usage, cpu_s=usage.cpu_s + self._subject.host_used_s())
+        )
 
     def gauges(self) -> tuple[float, int]:
         """Return (processor seconds, memory bytes) now: two readings, where a full one takes six. Zeros when gone."""
@@ -209,8 +220,13 @@ class SandboxLimits:
             return
         capability = Capability(f"limit.{exceeded.limit}")
         event = self._record_refused_tasks() if capability is Capability.LIMIT_PROCESSES else None
+        if exceeded.limit == "cpu":
+            hosts = subject.host_used_s()
+            hint = _BUSY_HOST if hosts > exceeded.used / 2 else ""
+            exceeded = msgspec.structs.replace(exceeded, cause=f"{hosts:.3g} s of it by the host", hint=hint)
         if event is None:
-            event = subject.record_limit(capability, f"{exceeded.allowed:g}", f"used {exceeded.used:g}")
+            reason = f"used {exceeded.used:g}" + (f"; {exceeded.cause}" if exceeded.cause else "")
+            event = subject.record_limit(capability, f"{exceeded.allowed:g}", reason)
         error = exceeded.to_error(subject.name)
         error.denial_event = event
         subject.end_with(error)

@@ -253,6 +253,10 @@ class Listener:
             return None
         return list(counters), int(lost[0])
 
+    def spent_s(self, key: int) -> float:
+        """Return the processor time that the thread has used for a sandbox (seconds); 0 if unknown."""
+        return int(lib.notify_spent(self._handle, key)) / 1e9
+
     def next_question(self, timeout_ms: int) -> Question | None:
         """Sleep until a call waits for an answer, the time is up or `stop_asking` is called. One caller at a time."""
         raw = ffi.new("struct notify_question *")

@@ -77,6 +77,7 @@ class CellSession(ProgramSession):
         super().__init__(host, policy, prepared, context, telemetry, kernel)
         self.channel, self._reactor = channel, reactor
         self.control = SandboxLimits(self, watchdog, lease)
+        self._host_used_s = 0.0
         #: its cell is confined, and no `spawn` has taken it yet
         self.standby = standby
         self._last_words = bytearray()
@@ -101,6 +102,11 @@ class CellSession(ProgramSession):
     def init_pid(self) -> int:
         """Process id of the cell's init, the guest's parent, as the host sees it. All of the cell is below it."""
         return self.channel.init
+
+    def host_used_s(self) -> float:
+        """Return the processor time of the host for its frames, its calls at the listener and their records."""
+        self._host_used_s = max(self._host_used_s, self.channel.turn.spent_s + self.kernel.spent_s())
+        return self._host_used_s
 
     def usage(self) -> Usage | None:
         """Return what the cell's processes use now, None when they are gone."""

@@ -57,7 +57,10 @@ class Result(Written, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """Readings of a sandbox: seconds, bytes and counts; None where the machine gives no such reading."""
+    """Readings of a sandbox: seconds, bytes and counts; None where the machine gives no such reading.
+
+    `host_cpu_seconds` is processor time of this process for what the guest sent and asked (docs/limits.md).
+    """
 
     state: str
     uptime_s: float
@@ -70,6 +73,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     messages: int
     denials: int
     events_lost: int
+    host_cpu_seconds: float | None = None
 
 
 class Output:

@@ -160,6 +160,10 @@ class Session(abc.ABC):
     def usage(self) -> Usage | None:
         """Return what the guest uses now, None where there is no such reading."""
 
+    def host_used_s(self) -> float | None:
+        """Return the processor time of the host for what the guest sent and asked; None: the guest runs in it."""
+        return None
+
     def wait_stopped(self) -> None:  # noqa: B027 - nothing to wait for where the kernel ends the guest
         """Wait for what must have stopped before the session is given back."""
 
@@ -203,6 +207,7 @@ class Session(abc.ABC):
             messages=self.messages,
             denials=self.denials.total,
             events_lost=self.denials.lost,
+            host_cpu_seconds=self.host_used_s(),
         )
 
     def adopt_policy(self, policy: Policy, prepared: Prepared, compiled: CompiledPolicy) -> None:

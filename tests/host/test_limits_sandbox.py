@@ -44,6 +44,32 @@ def test_cpu(supervisor: pyisolate.Supervisor) -> None:
         assert events_of(sandbox, "limit.cpu")
 
 
+FLOOD = """
+import ctypes, threading
+unshare = ctypes.CDLL(None).unshare
+def flood(times):
+    threads = [threading.Thread(target=lambda: [unshare(0x10000000) for _ in range(times)]) for _ in range(4)]
+    for one in threads: one.start()
+    for one in threads: one.join()
+"""
+
+
+def test_what_a_guest_costs_the_host_counts_as_its_own(supervisor: pyisolate.Supervisor) -> None:
+    """The control: the same calls, fewer, end by themselves, and cost what can be read."""
+    with supervisor.spawn("flood", BASE.with_limits(cpu="400ms", wall="60s", processes=16)) as sandbox:
+        sandbox.exec(FLOOD)
+        sandbox.call("flood", 50)
+        first = sandbox.stats
+        assert first.cpu_s is not None
+        assert 0 < (first.host_cpu_seconds or 0) < 0.4
+        with pytest.raises(pyisolate.CPUExceeded, match="by the host") as caught:
+            sandbox.call("flood", 1_000_000)
+        stats, events = sandbox.stats, events_of(sandbox, "limit.cpu")
+    assert (stats.cpu_s or 0) < 0.4 <= (caught.value.used or 0)
+    assert (stats.host_cpu_seconds or 0) >= 0.2
+    assert len(events) == 1
+
+
 def cpu_counted(supervisor: pyisolate.Supervisor, policy: str) -> float:
     """Return the seconds that the metrics count for sandboxes of one policy."""
     families = supervisor.recorder.metrics.registry.collect()

@@ -149,6 +149,10 @@ class ListenerAttachment(Attachment):
         """Send, as counts, the refusals whose records did not fit the ring."""
         self._listener.emit_uncounted(self._id, pid)
 
+    def spent_s(self) -> float:
+        """Return the processor time that its calls and their records took of this process."""
+        return self._listener.spent_s(self._id)
+
     def take_refusals(self) -> list[tuple[CounterKey, int]]:
         """Return, once, how often an ended guest's broker had refused; see `Listener`."""
         return self._listener.take_refusals(self._id)

@@ -75,6 +75,8 @@ class _Attached:
     refusals_taken: bool = False
     #: calls of records that were taken from the ring and for which there was no memory
     unread: int = 0
+    #: processor time that its records took here
+    read_s: float = 0.0
     #: one drain of it at a time; held while its records are handed to the sink
     draining: threading.RLock = field(default_factory=threading.RLock)
 
@@ -322,6 +324,13 @@ class Listener:
         found = None if attached is None else self._native.counters(attached.key)
         return 0 if found is None or attached is None else found[1] + attached.unread
 
+    def spent_s(self, sandbox_id: str) -> float:
+        """Return the processor time that its calls and their records took; 0 for an unknown sandbox."""
+        attached = self._by_id.get(sandbox_id)
+        if attached is None or self._closing.is_set():
+            return 0.0
+        return self._native.spent_s(attached.key) + attached.read_s
+
     def take_refusals(self, sandbox_id: str) -> list[tuple[CounterKey, int]]:
         """Return, once, how often the broker of a guest had refused when it ended, also what it could not report.
 
@@ -383,6 +392,7 @@ class Listener:
         with attached.draining:
             if self._closed:
                 return 0
+            began = time.thread_time()
             popped = self._native.pop(attached.key, most)
             attached.unread += popped.unread
             for record in popped.records:
@@ -390,6 +400,7 @@ class Listener:
                     self._hand_over(attached, record)
                 except MemoryError:
                     attached.unread += record.times
+            attached.read_s += time.thread_time() - began
             return popped.taken
 
     def _hand_over(self, attached: _Attached, record: native.Record) -> None:

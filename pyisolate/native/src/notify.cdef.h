@@ -72,6 +72,7 @@ int notify_stop(notify_listener *l, uint64_t key);
 #define ASKED_REFUSALS ...
 int notify_forget(notify_listener *l, uint64_t key);
 int notify_counters(notify_listener *l, uint64_t key, uint64_t *counters, uint64_t *lost);
+uint64_t notify_spent(notify_listener *l, uint64_t key);
 
 int notify_next_question(notify_listener *l, struct notify_question *out, int timeout_ms);
 void notify_stop_asking(notify_listener *l);

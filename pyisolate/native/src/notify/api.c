@@ -44,15 +44,6 @@ static void notify_watch_fork(void)
 	pthread_atfork(NULL, NULL, notify_after_fork_child);
 }
 
-static struct notify_sandbox **notify_find(notify_listener *l, uint64_t key)
-{
-	struct notify_sandbox **at = &l->buckets[key % NOTIFY_BUCKETS];
-
-	while (*at && (*at)->key != key)
-		at = &(*at)->next;
-	return at;
-}
-
 SHARED notify_listener *notify_create(const uint8_t *capability, const uint8_t *traits, const int8_t *path_argument)
 {
 	struct seccomp_notif_sizes sizes = { 0 };

@@ -1,6 +1,7 @@
 /* Fair turns at the loop. A call costs its guest a wait, and the loop the work: who asks with many threads, or for large
  * sends, would have a processor of the host's that no limit counts. Past a slice a sandbox rests, unless it is the only
- * one; all that are greedy have half of the loop's time together. Loop thread only, but for `resting`, which a drain reads.
+ * one; all that are greedy have half of the loop's time together. Loop thread only, but for `resting`, which a drain
+ * reads, and for what any thread asks at the end.
  */
 #include "parts.h"
 
@@ -20,6 +21,7 @@ SHARED void notify_had_turn(notify_listener *l, struct notify_sandbox *s)
 	uint64_t ended = notify_now(), used_ns = (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
 	int64_t owed = s->owed_ns - (int64_t)(ended - s->last_ns) / NOTIFY_FREE_PART;
 	s->owed_ns = (owed < -NOTIFY_BURST_NS ? -NOTIFY_BURST_NS : owed) + (int64_t)(used_ns - l->used_ns);
+	__atomic_store_n(&s->spent_ns, s->spent_ns + (used_ns - l->used_ns), __ATOMIC_RELAXED);
 	l->used_ns = used_ns;
 	s->last_ns = ended;
 	if (s->owed_ns < NOTIFY_SLICE_NS || s->resting || __atomic_load_n(&l->bound, __ATOMIC_RELAXED) < 2)
@@ -64,4 +66,29 @@ SHARED int notify_end_rests(notify_listener *l)
 		}
 	}
 	return first == UINT64_MAX ? -1 : (int)((first - now) / 1000000 + 1);
+}
+
+/* Where a sandbox of that key is, or would be. `lock` is held. */
+SHARED struct notify_sandbox **notify_find(notify_listener *l, uint64_t key)
+{
+	struct notify_sandbox **at = &l->buckets[key % NOTIFY_BUCKETS];
+
+	while (*at && (*at)->key != key)
+		at = &(*at)->next;
+	return at;
+}
+
+/* The processor time that the loop has used for a sandbox; 0 where there is none of that key. */
+SHARED uint64_t notify_spent(notify_listener *l, uint64_t key)
+{
+	uint64_t spent_ns = 0;
+
+	if (l->forked)
+		return 0;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s)
+		spent_ns = __atomic_load_n(&s->spent_ns, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&l->lock);
+	return spent_ns;
 }
