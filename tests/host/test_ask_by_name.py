@@ -40,7 +40,7 @@ class World:
 
     def __init__(self, supervisor: pyisolate.Supervisor, plain: Server) -> None:
         self.supervisor, self.plain, self.place = supervisor, plain, f"{HOST}:{plain.port}"
-        asks = Policy.preset("web-names").allow_import("@stdlib").allow_native("_socket", "_ssl").with_ask("net.http")
+        asks = Policy.preset("web-names").allow_import("@stdlib").allow_native("_socket", "_ssl")  # it asks by itself
         self.policy = asks.allow_connect(f"127.0.0.1:{plain.port}").deny_http(f"* {self.place}/denied")
 
     def get(self, sandbox: pyisolate.Sandbox, path: str, host: str = HOST) -> int:
@@ -122,5 +122,7 @@ def test_without_an_answer_a_request_is_refused(world: World, asking: Callable[.
     watched, asked = asking(mode="monitor")
     with watched:
         assert world.get(watched, "/a") == 200
-        assert [(event.answer, event.would_deny) for event in watched.get_denial_events()] == [("would_ask", True)]
+        events = watched.get_denial_events()
+        assert [(event.answer, event.would_deny) for event in events] == [("would_ask", True)]
+        assert {"http": f"GET {world.place}/a"} in Policy.learn(events, base=world.policy).to_dict()["net"]
     assert asked == []

@@ -248,6 +248,20 @@ def test_a_sandbox_that_trusts_no_authority_is_not_led_into_one(world: World) ->
         assert event.target == f"CONNECT {world.place}"
 
 
+def test_a_reload_opens_hosts_where_the_policy_said_so_from_the_start(world: World) -> None:
+    rules = [rule for rule in world.policy.to_dict()["net"] if "https://" not in str(rule)]
+    before = Policy.from_dict({**world.policy.to_dict(), "net": rules})
+    with world.supervisor.spawn("earlier", before) as sandbox:
+        sandbox.exec(_HELPERS.format(authority=world.authority) + _TUNNEL + _ASKED.format(place=world.place))
+        sandbox.reload_policy(world.policy)
+        sandbox.exec("trusted = None")  # whom the variables name
+        assert sandbox.eval(f"get('https://{world.place}/v1/x')").startswith("GET /v1/x")
+        assert (
+            str(refused(sandbox, f"get('https://{world.place}/v2/x')").denial_event.target)
+            == f"GET https://{world.place}/v2/x"
+        )  # type: ignore[union-attr]
+
+
 def test_what_the_proxy_carries_is_counted_by_policy(world: World) -> None:
     metrics = world.supervisor.recorder.metrics
 
