@@ -55,13 +55,13 @@ class KernelBinding:
 
     # -- attach ---------------------------------------------------------------------------------------------
 
-    def bind_cell(self, pid: int) -> None:
-        """Decide a warm cell's calls by the policy from here on.
+    def bind_cell(self, pid: int, own: int | None = None) -> None:
+        """Decide a warm cell's calls by the policy from here on. `own`: a descriptor of a workspace that is its alone.
 
         Raises EnforcementError where the listener has ended, KeyError for a cell that was reaped.
         """
         for one in self._attachments:
-            one.bind_cell(pid)
+            one.bind_cell(pid, own)
 
     def attach_thread(self, descriptor: int) -> None:
         """Decide the calls of a sandbox thread, whose filter's listener `descriptor` is. Takes the descriptor."""

@@ -34,8 +34,11 @@ class Attachment:
     #: True where a listener answers its calls
     listens = False
 
-    def bind_cell(self, pid: int) -> None:
-        """Decide the calls of a warm cell by its policy from here on. Raises EnforcementError."""
+    def bind_cell(self, pid: int, own: int | None) -> None:
+        """Decide the calls of a warm cell by its policy from here on. Raises EnforcementError.
+
+        `own`: a descriptor of its workspace, where it has one that is its alone.
+        """
 
     def attach_thread(self, descriptor: int) -> None:
         """Decide the calls of a sandbox thread, whose filter's listener `descriptor` is. Takes the descriptor."""

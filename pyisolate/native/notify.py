@@ -5,6 +5,7 @@ Nothing here decides. Tables go in as bytes and tuples, records come out as `Rec
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -51,6 +52,9 @@ FLAG_NATIVE_NET: int = lib.NOTIFY_NATIVE_NET
 FLAG_ASK_CONNECT: int = lib.NOTIFY_ASK_CONNECT
 FLAG_OWN_NAMES: int = lib.NOTIFY_OWN_NAMES
 FLAG_MONITOR_FILES: int = lib.NOTIFY_MONITOR_FILES
+FLAG_OWN_SOCKETS: int = lib.NOTIFY_OWN_SOCKETS
+FLAG_OWN_TMP: int = lib.NOTIFY_OWN_TMP
+FLAG_OWN_SHM: int = lib.NOTIFY_OWN_SHM
 REPLY_YES: int = lib.NOTIFY_REPLY_YES
 REPLY_NO: int = lib.NOTIFY_REPLY_NO
 REPLY_FULL: int = lib.NOTIFY_REPLY_FULL
@@ -225,9 +229,20 @@ class Listener:
         handle = ffi.NULL if policy is None else policy.handle
         check(lib.notify_add(self._handle, key, fd, handle), "add a sandbox to the notification listener")
 
-    def bind(self, key: int, policy: Policy) -> None:
-        """Decide by `policy` from the next call on. Raises OSError (ENOENT) for an unknown key."""
-        check(lib.notify_bind(self._handle, key, policy.handle), "bind a policy at the notification listener")
+    def bind(self, key: int, policy: Policy, own: int | None = None) -> None:
+        """Decide by `policy` from the next call on. Raises OSError (ENOENT) for an unknown key.
+
+        `own`: a descriptor of the sandbox's workspace, which stays the caller's.
+        """
+        taken = -1 if own is None else fcntl.fcntl(own, fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
+            check(
+                lib.notify_bind(self._handle, key, policy.handle, taken), "bind a policy at the notification listener"
+            )
+        except OSError:
+            if taken >= 0:
+                os.close(taken)
+            raise
 
     def map_asked(self, key: int, fd: int) -> None:
         """Join a sandbox's calls with what its hooks tell in a page of `native.audit.make_asked`. Once."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from ..capability import CATALOGUE, FLOOR, Capability
 from ..decision import Decision, DenialCode, Mode, Verdict
-from . import web
+from . import web, workspace
 from .compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule
 
 # Plain numbers: `&` on an enum.Flag costs a microsecond, and a refusal does it for every rule of the policy. Of native
@@ -232,11 +232,7 @@ class Broker:
         return None, DenialCode.SCOPE_INSUFFICIENT, reason
 
     def _unix_socket(self, action: int, path: str) -> _Answer:
-        path = _normal(path) or path
-        for rule in self.policy.net:
-            if rule.action == action and rule.unix_path == path:
-                return (rule.text, None, "") if rule.allow else (rule.text, DenialCode.EXPLICIT_DENY, "")
-        return None, DenialCode.NOT_GRANTED, ""
+        return workspace.judge_socket(self.policy, action, _normal(path) or path)
 
     def _unix(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
         action = NetAction.BIND if facts.get("bind") else NetAction.CONNECT
@@ -249,7 +245,8 @@ class Broker:
         if facts.get("pair"):
             return _GRANTED
         unix = family == "AF_UNIX"
-        if any(rule.allow and (rule.unix_path is not None) == unix for rule in self.policy.net):
+        reached = any(rule.allow and (rule.unix_path is not None) == unix for rule in self.policy.net)
+        if reached or (unix and self.policy.own_sockets):
             return _GRANTED
         if not unix and Capability.NET_CONNECT in self.policy.ask:
             return _GRANTED  # it reaches nothing before its connection was asked about

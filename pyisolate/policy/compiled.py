@@ -148,6 +148,8 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     ask: tuple[Capability, ...] = ()
     #: size of the tmpfs that each sandbox gets for its own (policy/workspace.py); None: none
     workspace_bytes: int | None = None
+    #: it is a directory of the host's, where others may have sockets
+    shared_workspace: bool = False
     #: None: the interpreter's own packages
     site: SiteFiles | None = None
     #: rule's text -> what the policy says of it
@@ -162,6 +164,17 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def any_code(self) -> bool:
         """True where memory may be written and then run."""
         return self.allow_jit or self.any_native
+
+    @property
+    def own_sockets(self) -> bool:
+        """True where the guest's processes may have unix sockets in the workspace to reach one another.
+
+        Not beside what grants other sockets: where one of those can be put in a descriptor's place, no call on it is
+        left to the guest.
+        """
+        if self.workspace_bytes is None or self.shared_workspace or not self.allow_fork or self.ask:
+            return False
+        return not any(rule.allow and rule.unix_path is None for rule in self.net)
 
     def mode_of(self, group: str) -> Mode:
         """Return the mode in force for a rule group."""

@@ -11,7 +11,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from ..decision import Mode
+from ..decision import DenialCode, Mode
 from ..errors import PolicySyntaxError
 from . import units
 from .compiled import CompiledPolicy, FsRight
@@ -56,6 +56,16 @@ def workspace_size(value: object, what: str = "workspace") -> int | None:
 def rule_text(size: int) -> str:
     """Return the key of a policy file that grants a workspace."""
     return f"workspace: {units.size_text(size)}"
+
+
+def judge_socket(policy: CompiledPolicy, action: int, path: str) -> tuple[str | None, DenialCode | None, str]:
+    """Return (rule, code, reason) for a unix socket: a rule to the letter decides, else whether it is in here."""
+    for rule in policy.net:
+        if rule.action == action and rule.unix_path == path:
+            return (rule.text, None, "") if rule.allow else (rule.text, DenialCode.EXPLICIT_DENY, "")
+    if policy.own_sockets and path.startswith(f"{HOME}/"):
+        return rule_text(policy.workspace_bytes or 0), None, ""
+    return None, DenialCode.NOT_GRANTED, ""
 
 
 def grant(table: FsTable, files: tuple[FileRule, ...], size: int | None) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..kernel.prepared import Prepared
     from ..limits.watchdog import Watchdog
     from ..policy import Policy
-    from ..policy.compiled import Limits
+    from ..policy.compiled import CompiledPolicy, Limits
     from ..sandbox.host import Host
     from ..telemetry.metrics import SpawnSource
     from ..telemetry.pipeline import SandboxTelemetry
@@ -72,6 +72,12 @@ class CellOrder:
         """The guest's environment: the same for all, what leads to its workspace, and what was asked for."""
         own = workspace.ENVIRONMENT if self.prepared.compiled.workspace_bytes is not None else {}
         return {**GUEST_ENVIRONMENT, **own, **self.env}
+
+    @property
+    def broker_policy(self) -> CompiledPolicy:
+        """What the guest's broker decides by."""
+        compiled = self.prepared.compiled
+        return compiled if self.given is None else msgspec.structs.replace(compiled, shared_workspace=True)
 
     @property
     def directory(self) -> str:
@@ -108,7 +114,8 @@ class Assigner:
 
     def spawn(self, pool: Pool, context: SandboxContext, order: CellOrder, *, native: bool) -> Sandbox:
         """Hand out a warm cell; forks one where none is ready."""
-        policy, forks = order.prepared.unshadowed, order.prepared.forks
+        policy = order.prepared.unshadowed if order.given is None else None  # the policy zygote has another broker
+        forks = order.prepared.forks
         ready = pool.take_ready(policy=policy, forks=forks)
         channel = ready or pool.take(policy=policy, forks=forks)
         try:
@@ -175,7 +182,7 @@ class Assigner:
             answer = self._confine(session, order, native=native)
             self._report(session, order, answer, native=native)
             try:  # the listener decides by the policy from here on; only now may guest code run
-                session.kernel.bind_cell(session.pid)
+                self._bind(session)
             except KeyError:
                 raise session.death() from None  # it was reaped since it answered
             if not session.standby:
@@ -184,6 +191,15 @@ class Assigner:
         except BaseException:
             session.close()
             raise
+
+    @staticmethod
+    def _bind(session: CellSession) -> None:
+        own = session.workspace
+        if own is None or own.hosts:  # others may have sockets in a directory of the host's
+            session.kernel.bind_cell(session.pid)
+            return
+        with own.directory() as top:
+            session.kernel.bind_cell(session.pid, top)
 
     def _confine(self, session: CellSession, order: CellOrder, *, native: bool) -> wire.Ready:
         """Send the cell what it needs and wait until it says that all of it is applied."""
@@ -216,7 +232,7 @@ class Assigner:
         channel, prepared = session.channel, order.prepared
         init = wire.Init(
             sandbox=session.name,
-            policy=None if channel.made_for is prepared.compiled else prepared.compiled,
+            policy=None if channel.made_for is prepared.compiled else order.broker_policy,
             shadow=prepared.shadow,
             descriptors=tuple(named),
             environment=order.environment,

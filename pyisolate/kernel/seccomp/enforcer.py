@@ -110,7 +110,7 @@ class ListenerAttachment(Attachment):
         self._listener, self._id, self._prepared = listener, sandbox_id, prepared
         self._kind: CellKind = "native" if host_network else "cell"
 
-    def bind_cell(self, pid: int) -> None:
+    def bind_cell(self, pid: int, own: int | None) -> None:
         """Give a warm cell its policy. Raises EnforcementError without a listener, KeyError for a dead cell."""
         require_alive(self._listener)
         self._listener.bind(
@@ -120,6 +120,7 @@ class ListenerAttachment(Attachment):
             full=not self._prepared.programs_decide,
             kind=self._kind,
             shadow=self._prepared.shadow,
+            own=own,
         )
 
     def attach_thread(self, descriptor: int) -> None:

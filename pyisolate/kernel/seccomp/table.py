@@ -8,6 +8,7 @@ from ...capability import CAPABILITY_NUMBER, CATALOGUE, FLOOR, Capability
 from ...choices import CellKind
 from ...decision import Mode
 from ...native import notify as native
+from ...policy import workspace
 from ...policy.compiled import CompiledPolicy, FsRight
 from .filter import capability_of, syscall_numbers
 from .syscalls import PATH_ARGUMENT, REPORTED_WHEN_FULL
@@ -31,6 +32,12 @@ def compile_table(
     # in monitor mode the guest sees the host's /dev and /proc, where these names lead on
     flags |= native.FLAG_OWN_NAMES if kind != "thread" and policy.mode_of("fs") is not Mode.MONITOR else 0
     flags |= native.FLAG_MONITOR_FILES if policy.mode_of("fs") is Mode.MONITOR else 0
+    if kind == "cell" and policy.own_sockets:
+        leading = workspace.links(policy)
+        flags |= native.FLAG_OWN_SOCKETS
+        flags |= (native.FLAG_OWN_TMP if "/tmp" in leading else 0) | (
+            native.FLAG_OWN_SHM if "/dev/shm" in leading else 0
+        )
     flags |= native.FLAG_MONITOR_NET if policy.mode_of("net") is Mode.MONITOR else 0
     rules, unix_rules = [], []
     for index, rule in enumerate(policy.net):

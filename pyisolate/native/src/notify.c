@@ -11,6 +11,7 @@
 #include "notify/hidden.c"
 #include "notify/question.c"
 #include "notify/send.c"
+#include "notify/own_socket.c"
 #include "notify/socket.c"
 #include "notify/own.c"
 #include "notify/look.c"

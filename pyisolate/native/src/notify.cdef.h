@@ -44,7 +44,7 @@ enum notify_reason { NOTIFY_NO_REASON, NOTIFY_NOT_GRANTED, NOTIFY_SCOPE_INSUFFIC
 enum notify_trait { NOTIFY_KNOWN, NOTIFY_REPORTED, ... };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, ... };
 enum notify_flag { NOTIFY_CELL, NOTIFY_FULL, NOTIFY_MONITOR_NET, NOTIFY_NATIVE_NET, NOTIFY_ASK_CONNECT,
-                   NOTIFY_OWN_NAMES, NOTIFY_MONITOR_FILES, ... };
+                   NOTIFY_OWN_NAMES, NOTIFY_MONITOR_FILES, NOTIFY_OWN_SOCKETS, NOTIFY_OWN_TMP, NOTIFY_OWN_SHM, ... };
 
 typedef struct notify_listener notify_listener;
 typedef struct notify_policy notify_policy;
@@ -64,7 +64,8 @@ int notify_policy_ask(const notify_policy *p, int action, int family, const uint
                       int *rule, int *presented);
 
 int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy);
-int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy);
+/* `own`: a descriptor of the sandbox's workspace, which is the listener's from here on; -1: as before. */
+int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy, int own);
 /* Map the sandbox's asked page (src/asked.h); the descriptor stays the caller's. Once. */
 int notify_map_asked(notify_listener *l, uint64_t key, int fd);
 int notify_refusals(notify_listener *l, uint64_t key, uint64_t *out);

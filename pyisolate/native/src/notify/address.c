@@ -117,6 +117,17 @@ SHARED int notify_names_path(const struct notify_endpoint *e)
 	return e->family == 1 && !e->held && notify_unix_path(e) > 0;
 }
 
+/* The address of a socket that is held open. */
+SHARED void notify_by_descriptor(int fd, struct notify_endpoint *held)
+{
+	memset(held, 0, sizeof *held);
+	held->family = 1;
+	held->held = 1;
+	held->raw.un.sun_family = AF_UNIX;
+	int length = snprintf(held->raw.un.sun_path, sizeof held->raw.un.sun_path, "/proc/self/fd/%d", fd);
+	held->length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + (size_t)length + 1);
+}
+
 /* Open the socket at a granted path and name it by descriptor in `held`, which holds while the descriptor is open.
  * No part of the path may be a link: a guest that may write there could lead the supervisor to another socket.
  * The descriptor, or -errno: ELOOP for a link, ENOTSOCK for another kind of file. openat2: Linux 5.6. */
@@ -136,12 +147,7 @@ SHARED int notify_hold_path(const struct notify_endpoint *e, struct notify_endpo
 		close(fd);
 		return -ENOTSOCK;
 	}
-	memset(held, 0, sizeof *held);
-	held->family = 1;
-	held->held = 1;
-	held->raw.un.sun_family = AF_UNIX;
-	int length = snprintf(held->raw.un.sun_path, sizeof held->raw.un.sun_path, "/proc/self/fd/%d", fd);
-	held->length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + (size_t)length + 1);
+	notify_by_descriptor(fd, held);
 	return fd;
 }
 

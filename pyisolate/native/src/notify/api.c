@@ -6,8 +6,9 @@ static pthread_mutex_t notify_all_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t notify_fork_once = PTHREAD_ONCE_INIT;
 
 /* Also what is kept for the guest: as long as it is open here, the guest's own end of file is not one. */
-static void notify_close_files(const struct notify_sandbox *s)
+static void notify_close_files(struct notify_sandbox *s)
 {
+	notify_close_own(s);
 	if (s->fd >= 0)
 		close(s->fd);
 	if (s->root_tid)
@@ -213,6 +214,7 @@ SHARED int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *p
 	s->source.kind = NOTIFY_SOURCE_SANDBOX;
 	s->key = key;
 	s->fd = fd;
+	s->own = -1;
 	s->policy = notify_policy_hold(policy);
 	pthread_mutex_lock(&l->lock);
 	for (slot = 0; slot < NOTIFY_SLOTS && l->slots[slot]; slot++)
@@ -241,7 +243,7 @@ SHARED int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *p
 }
 
 /* One pointer swap: there is no instant without a policy. */
-SHARED int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy)
+SHARED int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy, int own)
 {
 	notify_policy *old = NULL;
 
@@ -252,6 +254,7 @@ SHARED int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy)
 	if (s) {
 		old = s->policy;
 		s->policy = notify_policy_hold(policy);
+		notify_take_own(s, own);
 		__atomic_add_fetch(&l->bound, !old && policy, __ATOMIC_RELAXED);
 	}
 	pthread_mutex_unlock(&l->lock);

@@ -101,6 +101,7 @@ static void notify_free_sandbox(notify_listener *l, struct notify_sandbox *s)
 {
 	notify_drop_kept(l, s);
 	notify_rest_end(l, s);
+	notify_close_own(s);
 	if (s->fd >= 0)
 		close(s->fd);
 	notify_policy_drop(s->policy);

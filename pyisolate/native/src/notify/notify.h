@@ -8,6 +8,7 @@
  *   notify/address.c  socket addresses: copied, normalised, never read twice
  *   notify/wait.c     operations that cannot finish at once
  *   notify/question.c calls that wait for the host's answer
+ *   notify/own_socket.c unix sockets in a sandbox's workspace
  *   notify/socket.c   socket, setsockopt, connect, bind, listen
  *   notify/own.c      what a program opens by a name of a descriptor that it has
  *   notify/look.c     look-ups of names, which nothing decides
@@ -127,7 +128,8 @@ enum notify_trait { NOTIFY_KNOWN = 1, NOTIFY_REPORTED = 2 };
 enum notify_reply { NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED };
 enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOTIFY_NATIVE_NET = 8,
-		   NOTIFY_ASK_CONNECT = 16, NOTIFY_OWN_NAMES = 32, NOTIFY_MONITOR_FILES = 64 };
+		   NOTIFY_ASK_CONNECT = 16, NOTIFY_OWN_NAMES = 32, NOTIFY_MONITOR_FILES = 64, NOTIFY_OWN_SOCKETS = 128,
+		   NOTIFY_OWN_TMP = 256, NOTIFY_OWN_SHM = 512 }; /* names that lead to the workspace */
 enum notify_action { NOTIFY_CONNECT = 1, NOTIFY_BIND = 2 }; /* capability.py, NetAction */
 
 struct notify_rule {
@@ -208,6 +210,7 @@ struct notify_sandbox {
 	struct notify_source source;
 	uint64_t key;
 	int fd, slot;
+	int own;		/* a descriptor of its workspace; -1: it has none of its own */
 	int stopped;		/* under lock: no event is handled any more */
 	int forgotten;		/* under lock: to be freed by the loop thread */
 	int tuned;

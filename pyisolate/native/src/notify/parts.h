@@ -83,10 +83,17 @@ SHARED int notify_read_endpoint(const struct notify_call *c, uint64_t where, uin
 SHARED int notify_socket_option(int fd, int level, int option);
 SHARED size_t notify_unix_path(const struct notify_endpoint *e);
 SHARED int notify_names_path(const struct notify_endpoint *e);
+SHARED void notify_by_descriptor(int fd, struct notify_endpoint *held);
 SHARED int notify_hold_path(const struct notify_endpoint *e, struct notify_endpoint *held);
 SHARED struct notify_decision notify_judge_local(const notify_policy *p, int fd, const struct notify_endpoint *e,
 						 int picked);
 SHARED int notify_may_continue(const struct notify_call *c);
+
+/* own_socket.c */
+SHARED void notify_take_own(struct notify_sandbox *s, int own);
+SHARED void notify_close_own(struct notify_sandbox *s);
+SHARED int notify_hold_own(const struct notify_call *c, const struct notify_endpoint *e, struct notify_endpoint *held);
+SHARED int notify_binds_own(const struct notify_call *c, const struct notify_endpoint *e);
 
 /* asked.c */
 SHARED void notify_asked_free(struct notify_asked *a);

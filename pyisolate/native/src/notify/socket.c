@@ -253,6 +253,30 @@ static void notify_connect_inet(const struct notify_call *c, int fd, struct noti
 	close(fd);
 }
 
+/* Connect to a socket of the workspace. 0 where the address is none there, or a rule speaks of it. */
+static int notify_connect_own(const struct notify_call *c, int fd, const struct notify_endpoint *to)
+{
+	struct notify_endpoint held;
+	int blocking, place = to->family == 1 ? notify_hold_own(c, to, &held) : -EXDEV;
+	struct notify_decision d = { 0 };
+
+	if (place == -EXDEV)
+		return 0;
+	d = notify_judge_unix(c->policy, NOTIFY_CONNECT, to->raw.un.sun_path, notify_unix_path(to));
+	if (d.reason == NOTIFY_EXPLICIT_DENY) {
+		if (place >= 0)
+			close(place);
+		return 0;
+	}
+	if (c->policy->shadow && !(c->policy->shadow->flags & NOTIFY_OWN_SOCKETS))
+		notify_tell_shadow(c, PYI_IPC_UNIX, notify_without_rule(-1), to);
+	notify_count(c->sandbox, PYI_IPC_UNIX, NOTIFY_ALLOW);
+	notify_result(c, place < 0 ? place : notify_connect_now(fd, &held, &blocking));
+	if (place >= 0)
+		close(place);
+	return 1;
+}
+
 SHARED void notify_do_connect(const struct notify_call *c)
 {
 	struct notify_endpoint to;
@@ -273,7 +297,9 @@ SHARED void notify_do_connect(const struct notify_call *c)
 		}
 	} else if (domain == AF_UNIX && (to.family == 1 || to.family == 0)) {
 		int blocking;
-		if (to.family == 0 || !notify_unix_destination(c, &to)) {
+		if (notify_connect_own(c, fd, &to)) {
+			/* answered */
+		} else if (to.family == 0 || !notify_unix_destination(c, &to)) {
 			result = notify_connect_now(fd, &to, &blocking);
 			notify_result(c, result);
 		}
@@ -294,16 +320,22 @@ static void notify_bind_unix(const struct notify_call *c, int fd, const struct n
 		return;
 	}
 	size_t length = notify_unix_path(at);
-	if (c->policy->flags & NOTIFY_MONITOR_NET && length) { /* it may go anywhere: see notify_unix_destination */
-		struct notify_decision said = notify_judge_unix(c->policy, NOTIFY_BIND, at->raw.un.sun_path, length);
-		if (said.allow)
-			notify_count(c->sandbox, PYI_NET_BIND, NOTIFY_ALLOW);
-		else
-			notify_tell(c, PYI_NET_BIND, NOTIFY_WOULD_DENY, 0, &said, at);
+	struct notify_decision d = notify_judge_unix(c->policy, NOTIFY_BIND, at->raw.un.sun_path, length);
+	if (d.reason != NOTIFY_EXPLICIT_DENY && notify_binds_own(c, at)) {
+		if (c->policy->shadow && !(c->policy->shadow->flags & NOTIFY_OWN_SOCKETS))
+			notify_tell_shadow(c, PYI_NET_BIND, notify_without_rule(-1), at);
+		notify_count(c->sandbox, PYI_IPC_UNIX, NOTIFY_ALLOW);
 		notify_continue(c);
 		return;
 	}
-	struct notify_decision d = notify_judge_unix(c->policy, NOTIFY_BIND, at->raw.un.sun_path, length);
+	if (c->policy->flags & NOTIFY_MONITOR_NET && length) { /* it may go anywhere: see notify_unix_destination */
+		if (d.allow)
+			notify_count(c->sandbox, PYI_NET_BIND, NOTIFY_ALLOW);
+		else
+			notify_tell(c, PYI_NET_BIND, NOTIFY_WOULD_DENY, 0, &d, at);
+		notify_continue(c);
+		return;
+	}
 	/* A path is made in the guest's own view under Landlock, so the call itself must go on. */
 	if (d.allow && notify_may_continue(c)) {
 		notify_count(c->sandbox, PYI_IPC_UNIX, NOTIFY_ALLOW);

@@ -1,0 +1,113 @@
+/* Unix sockets in a sandbox's workspace: its processes bind them, and reach one another there.
+ *
+ * A name is looked up below the workspace's own directory, by a descriptor that the supervisor has: whatever the guest
+ * makes of its names and links, nothing else is reached. A tmpfs answers from memory, so no call waits here. */
+#include "parts.h"
+
+#include <limits.h>
+
+static const char notify_workspace[] = "/sandbox/workspace"; /* policy/workspace.py, HOME */
+
+SHARED void notify_take_own(struct notify_sandbox *s, int own)
+{
+	if (own < 0)
+		return;
+	notify_close_own(s);
+	s->own = own;
+}
+
+SHARED void notify_close_own(struct notify_sandbox *s)
+{
+	if (s->own >= 0)
+		close(s->own);
+	s->own = -1;
+}
+
+/* What follows a directory's name in a path; NULL where the path does not begin with it. */
+static const char *notify_below(const char *path, const char *directory)
+{
+	size_t length = strlen(directory);
+
+	if (strncmp(path, directory, length) || (path[length] && path[length] != '/'))
+		return NULL;
+	for (path += length; *path == '/'; path++)
+		;
+	return path;
+}
+
+/* The name of a unix address, relative to the workspace, in `name` of `room` bytes; 0 where it leads elsewhere. */
+static int notify_own_name(const struct notify_call *c, const struct notify_endpoint *e, char *name, size_t room)
+{
+	char path[sizeof e->raw.un.sun_path + 1] = {0}, link[64], cwd[PATH_MAX];
+	const char *rest = NULL, *above = NULL;
+
+	memcpy(path, e->raw.un.sun_path, notify_unix_path(e));
+	if (path[0] == '/') {
+		rest = notify_below(path, notify_workspace);
+		if (!rest && c->policy->flags & NOTIFY_OWN_TMP)
+			rest = notify_below(path, "/tmp");
+		if (!rest && c->policy->flags & NOTIFY_OWN_SHM)
+			rest = notify_below(path, "/dev/shm");
+		return rest && *rest && (size_t)snprintf(name, room, "%s", rest) < room;
+	}
+	snprintf(link, sizeof link, "/proc/%d/cwd", c->tid);
+	ssize_t got = readlink(link, cwd, sizeof cwd - 1);
+	if (got > 0 && notify_valid(c)) {
+		cwd[got] = 0;
+		above = notify_below(cwd, notify_workspace);
+	}
+	return above && (size_t)snprintf(name, room, "%s%s%s", above, *above ? "/" : "", path) < room;
+}
+
+static int notify_open_own(const struct notify_call *c, const char *name, uint64_t flags)
+{
+	const struct {
+		uint64_t flags, mode, resolve;
+	} how = {.flags = flags | O_PATH | O_CLOEXEC | O_NOFOLLOW,
+		 .resolve = 0x01 | 0x02 | 0x04 | 0x08 /* RESOLVE_NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH; 5.6 */};
+	int fd = (int)syscall(SYS_openat2, c->sandbox->own, name, &how, sizeof how);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static int notify_has_own(const struct notify_call *c, const struct notify_endpoint *e)
+{
+	return c->policy->flags & NOTIFY_OWN_SOCKETS && c->sandbox->own >= 0 && notify_unix_path(e) > 0;
+}
+
+/* Open the socket that an address names in the workspace, and name it by descriptor in `held`. The descriptor; -EXDEV
+ * where the address leads elsewhere, and is for the policy's rules; else -errno, which is the call's own. */
+SHARED int notify_hold_own(const struct notify_call *c, const struct notify_endpoint *e, struct notify_endpoint *held)
+{
+	char name[PATH_MAX];
+	struct stat about;
+
+	if (!notify_has_own(c, e) || !notify_own_name(c, e, name, sizeof name))
+		return -EXDEV;
+	int fd = notify_open_own(c, name, 0);
+	if (fd < 0)
+		return fd == -ELOOP ? -EXDEV : fd;
+	if (fstat(fd, &about) || !S_ISSOCK(about.st_mode)) {
+		close(fd);
+		return S_ISLNK(about.st_mode) ? -EXDEV : -ECONNREFUSED;
+	}
+	notify_by_descriptor(fd, held);
+	return fd;
+}
+
+/* 1 where an address to bind is a new name in the workspace: the guest makes it there itself, and Landlock lets it make
+ * sockets nowhere else. */
+SHARED int notify_binds_own(const struct notify_call *c, const struct notify_endpoint *e)
+{
+	char name[PATH_MAX];
+
+	if (!notify_has_own(c, e) || !notify_may_continue(c) || !notify_own_name(c, e, name, sizeof name))
+		return 0;
+	char *last = strrchr(name, '/');
+	if (last)
+		*last = 0;
+	int fd = notify_open_own(c, last ? name : ".", O_DIRECTORY);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0 || fd == -ENOENT;
+}

@@ -1,0 +1,149 @@
+"""Unix sockets in the workspace: a guest's processes reach one another by them, and nobody else."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pyisolate
+from pyisolate.policy.explain import explain
+from tests.require import require
+
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
+
+ALONE = pyisolate.Policy.preset("compute").with_workspace("1MiB").allow_import("ctypes").allow_native("ctypes")
+BASE = ALONE.allow_fork()
+
+SERVER = """
+import socketserver, threading, socket
+class Upper(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline().upper())
+def ask(bound, reached):
+    with socketserver.UnixStreamServer(bound, Upper) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(reached)
+            client.sendall(b"hi\\n")
+            answer = client.recv(9)
+        thread.join()
+    return answer
+"""
+#: Past every hook: (what connect or bind returned, errno).
+NATIVE = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, path):
+    path, at = os.fsencode(path), libc.socket(1, 1, 0)
+    address = (1).to_bytes(2, 'little') + path + b'\\0'
+    result = getattr(libc, name)(at, address, len(address))
+    libc.close(at)
+    return result, ctypes.get_errno() if result else 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def _listens(supervisor: pyisolate.Supervisor) -> None:
+    require("listener", supervisor.diagnostics().listener, "nothing decides about sockets")
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Path]:
+    """Return the path of a socket that this process listens at, where guests may read."""
+    folder = tmp_path / "s"
+    folder.mkdir()
+    for path in (folder, *list(tmp_path.parents)[:2], tmp_path):
+        path.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "sock"))
+        (folder / "sock").chmod(0o777)
+        listening.listen()
+        yield folder / "sock"
+
+
+def test_its_processes_reach_one_another(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("own", BASE) as sandbox:
+        sandbox.exec(SERVER + "import os\nos.mkdir('d')")
+        tmp = "/tmp" if sandbox.eval("os.path.islink('/tmp')") else "/sandbox/workspace"  # this tree may be in /tmp
+        for bound, reached in (("a", f"{tmp}/a"), ("/dev/shm/b", "b"), ("/sandbox/workspace/d/c", "d/c")):
+            assert sandbox.eval(f"ask({bound!r}, {reached!r})") == b"HI\n"
+        sandbox.exec("os.chdir('d')")
+        assert sandbox.eval(f"ask('e', '{tmp}/d/e')") == b"HI\n"
+        for path, number in (("none", 2), ("d/none", 2), ("plain", 111), ("plain/x", 20)):
+            got = sandbox.exec(
+                f"open('{tmp}/plain', 'w')\nimport socket\ns = socket.socket(socket.AF_UNIX)\n"
+                f"try: s.connect('{tmp}/{path}')\nexcept OSError as error: number = error.errno\nnumber"
+            )
+            assert (path, got.value) == (path, number)
+        assert sandbox.get_denial_events() == []
+
+
+def test_what_multiprocessing_and_asyncio_make_of_them(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("managed", BASE.with_limits(processes=32)) as sandbox:
+        sandbox.exec(
+            "import multiprocessing, concurrent.futures, asyncio\nfork = multiprocessing.get_context('fork')\n"
+            "with fork.Manager() as manager:\n    shared = manager.dict(a=1)\n"
+            "    other = fork.Process(target=shared.update, args=({'b': 2},))\n    other.start()\n    other.join()\n"
+            "    both = dict(shared)\n"
+            "with concurrent.futures.ProcessPoolExecutor(2, mp_context=fork) as pool:\n"
+            "    done = list(pool.map(abs, [-1, -2]))\n"
+            "async def serve(reader, writer):\n    writer.write(await reader.readline())\n    writer.close()\n"
+            "async def talk():\n    async with await asyncio.start_unix_server(serve, 'echo'):\n"
+            "        reader, writer = await asyncio.open_unix_connection('echo')\n        writer.write(b'x\\n')\n"
+            "        said = await reader.read()\n        writer.close()\n        return said\n",
+            timeout=20,
+        )
+        assert sandbox.eval("both, done, asyncio.run(talk())") == ({"a": 1, "b": 2}, [1, 2], b"x\n")
+
+
+def test_no_socket_of_the_hosts_is_reached(supervisor: pyisolate.Supervisor, hosts: Path) -> None:
+    with supervisor.spawn("others", BASE.allow_read(hosts.parent)) as sandbox:
+        sandbox.exec(
+            SERVER + NATIVE + f"os.symlink({str(hosts)!r}, 'link')\nos.symlink({str(hosts.parent)!r}, 'folder')"
+        )
+        assert sandbox.exec(
+            "s = socket.socket(socket.AF_UNIX)\ns.bind('own')\ns.listen()\ncall('connect', 'own')"
+        ).value == (
+            0,
+            0,
+        )
+        for path in (hosts, "link", "/tmp/link", "folder/sock", f"/tmp/../{hosts}"):
+            with pytest.raises(pyisolate.PolicyError):
+                sandbox.exec(f"socket.socket(socket.AF_UNIX).connect({str(path)!r})")
+            before = len(sandbox.get_denial_events())
+            assert sandbox.eval(f"call('connect', {str(path)!r})") == (-1, 13)
+            made = sandbox.get_denial_events()[before:]
+            assert [(event.capability.value, event.kernel_decision.value) for event in made] == [("ipc.unix", "deny")]
+        for path in ("/sandbox/x", "/etc/x", str(hosts.parent / "new"), "folder/new"):
+            assert sandbox.eval(f"call('bind', {path!r})") == (-1, 13)
+        assert os.listdir(hosts.parent) == ["sock"]
+
+
+@pytest.mark.parametrize("why", ["no processes", "a network", "a directory of the host's"])
+def test_where_there_are_none(supervisor: pyisolate.Supervisor, hosts: Path, why: str) -> None:
+    policy = {"no processes": ALONE, "a network": BASE.allow_connect("127.0.0.1:9")}.get(why, BASE)
+    given = hosts.parent if why.startswith("a directory") else None
+    with supervisor.spawn("none", policy, workspace=given) as sandbox:
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec("import socket\nsocket.socket(socket.AF_UNIX).bind('a')")
+        sandbox.exec(NATIVE)
+        assert sandbox.eval("call('bind', 'a')") in ((-1, 13), (-1, 9))  # or there was no socket to bind
+        if given is not None:
+            assert sandbox.eval("call('connect', 'sock')") == (-1, 13)
+    assert sorted(os.listdir(hosts.parent)) == ["sock"]
+
+
+def test_a_policy_says_so() -> None:
+    own = "unix:/sandbox/workspace/a"
+    assert explain(BASE, "net.bind", own).code is None
+    assert explain(BASE, "net.connect", own).code is None
+    assert explain(BASE, "net.connect", "unix:/run/docker.sock").code is not None
+    assert explain(ALONE, "net.connect", own).code is not None
+    assert explain(BASE.allow_connect("127.0.0.1:9"), "net.bind", own).code is not None
