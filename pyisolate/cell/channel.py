@@ -123,7 +123,12 @@ class Channel:
         self._outbox = bytearray()
         self._ahead = b""
         self._send_lock = threading.RLock()
+        #: the reload that somebody waits for, and its answer
+        self.awaited_reload = 0
         self.reloaded: wire.Reloaded | None = None
+        #: a reload that comes with the next frame, and whether the guest waits for one
+        self._kept: wire.Reload | None = None
+        self._wanted = False
         self._answer: wire.GuestFrame | None = None
         self._closed = False
         #: its share of the host's time; alone, until a reactor serves it beside others
@@ -143,9 +148,30 @@ class Channel:
         with self._send_lock:
             self._ahead += wire.encode(frame)
 
+    def keep(self, frame: wire.Reload) -> None:
+        """Send a reload with the next frame, or as soon as the guest asks for it: it wakes no cell.
+
+        One that was kept before is not sent: the newest table is the one that counts.
+        """
+        with self._send_lock:
+            if self._kept is not None:
+                self.conversation.cancel_reload(self._kept.id)
+            self._kept = frame
+            if self._wanted:
+                self._send(b"", None)
+
+    def send_kept(self) -> None:
+        """Send the reload that is kept now, or the next one as soon as there is one: the guest waits for it."""
+        with self._send_lock:
+            self._wanted = True
+            if self._kept is not None:
+                self._send(b"", None)
+
     def _send(self, data: bytes, descriptors: list[int] | None) -> None:
+        if self._kept is not None:
+            data = wire.encode(self._kept) + data
         if self._ahead:
-            data, self._ahead = self._ahead + data, b""
+            data = self._ahead + data
         if self._outbox and descriptors:
             raise Backlog("descriptors cannot be queued behind unread data")
         if len(self._outbox) + len(data) > MAX_OUTBOX_BYTES:
@@ -162,6 +188,7 @@ class Channel:
             except OSError as error:
                 self.end(f"channel closed ({error.strerror})")
                 return
+        self._ahead, self._kept, self._wanted = b"", None, False
         if sent < len(data):
             self._outbox += memoryview(data)[sent:]
             self._watch_socket()
@@ -231,7 +258,13 @@ class Channel:
         Raises Backlog when the cell has stopped reading. The caller holds `lock`.
         """
         data = wire.encode(frame)
-        if descriptors or self._ahead or len(data) > native.SMALL_BYTES or self._buffer.pending:
+        if (
+            descriptors
+            or self._ahead
+            or self._kept is not None
+            or len(data) > native.SMALL_BYTES
+            or self._buffer.pending
+        ):
             with self._send_lock:
                 self._send(data, descriptors)
         else:
@@ -363,7 +396,10 @@ class Channel:
             if self.owner is not None:
                 self.owner.on_shown(frame)
         elif isinstance(frame, wire.Reloaded):
-            self.reloaded = frame
+            if frame.id == self.awaited_reload:
+                self.reloaded = frame
+        elif isinstance(frame, wire.Wanted):
+            self.send_kept()
         elif isinstance(frame, wire.Started):
             if self.owner is not None:
                 self.owner.on_started(frame)

@@ -37,6 +37,7 @@ from .commands import run_command
 from .confine import Steps, confine_at_handout
 from .described import error_of, stub
 from .display import Display, watch_pyplot
+from .follow import Follower
 from .inbox import FOREVER_S, HostGone, Inbox
 from .packages import use_packages
 from .pickled import reader_of
@@ -104,6 +105,7 @@ class Guest:
         module.__dict__.update(__builtins__=builtins, post=self.post, recv=self.recv, display=self._display.display)
         self.module = module
         self.inbox.on_functions = self._define
+        self._follower = Follower(self.inbox, self.send, self.apply_reload)
         self._numbers = itertools.count(1)
         self._cells, self._awaiting, self._files, self._stdin = Cells(), Awaiting(), OpenFiles(), GivenStdin()
         self._running, self._read = False, reader_of("")
@@ -111,6 +113,7 @@ class Guest:
     def open(self, channel: socket.socket) -> None:
         """In a fresh cell: this process is the guest, and `channel` leads to its host."""
         self._channel, self._pid = channel, os.getpid()
+        self._follower.open()
         self.inbox.open(channel)
 
     # -- the guest's own functions --------------------------------------------------------------------------
@@ -217,8 +220,8 @@ class Guest:
         """Answer the host until it goes away."""
         inbox = self.inbox
         while True:
-            while inbox.reloads:
-                self.apply_reload()
+            if inbox.reloads:
+                self._follower.apply_waiting()
             if not inbox.requests:
                 try:
                     inbox.wait_idle()
@@ -272,9 +275,8 @@ class Guest:
         if searched:
             sys.path.insert(0, directory)
 
-    def apply_reload(self) -> None:
+    def apply_reload(self, frame: wire.Reload, received: list[int]) -> None:
         """Switch the broker to a reloaded policy, tightening Landlock where a ruleset came along."""
-        frame, received = self.inbox.reloads.popleft()
         steps = Steps()
         confine_at_handout(dict(zip(frame.descriptors, received, strict=True)), (), os.getcwd(), steps)
         if self._hooks is not None and self._broker is not None:
@@ -285,13 +287,8 @@ class Guest:
         self.send(wire.Reloaded(id=frame.id, failed=tuple(steps.failed)))
 
     def catch_up(self) -> bool:
-        """Apply reloads that have arrived; True when there was one."""
-        self.inbox.sort_waiting()
-        if not self.inbox.reloads:
-            return False
-        while self.inbox.reloads:
-            self.apply_reload()
-        return True
+        """Apply reloads that have arrived or were announced; True when there was one."""
+        return self._follower.catch_up()
 
     def run(self, request: wire.Request) -> None:
         """Run one request and answer it exactly once."""

@@ -101,6 +101,8 @@ class Reload(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="relo
     id: int
     policy: CompiledPolicy
     descriptors: tuple[str, ...] = ()
+    #: how many reloads the asked page had announced by then
+    serial: int = 0
 
 
 class Functions(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="functions"):
@@ -212,6 +214,10 @@ class GaveUp(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="gave
     id: int
 
 
+class Wanted(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="wanted"):
+    """A reload was announced, and its table did not come: the guest waits for it."""
+
+
 class Denial(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="denial"):
     """A record of the broker in the guest's interpreter."""
 
@@ -225,14 +231,16 @@ class Reloaded(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="re
     failed: tuple[tuple[Step, str], ...] = ()
 
 
-GuestFrame = Warm | Ready | Started | Done | Failed | GuestMessage | Shown | HostCall | GaveUp | Denial | Reloaded
+GuestFrame = (
+    Warm | Ready | Started | Done | Failed | GuestMessage | Shown | HostCall | GaveUp | Denial | Reloaded | Wanted
+)
 #: What answers a call of a function of the host.
 HostAnswer = Returned | Raised
 HostFrame = Init | Begin | Request | HostMessage | Reload | Functions | Returned | Raised | Signal
 
 #: What answers a request, and what a guest may send by itself. (A union of types is made anew at each use.)
 _ANSWERS = (Done, Failed)
-_AT_ANY_TIME = (Denial, GuestMessage, Shown, HostCall, GaveUp)
+_AT_ANY_TIME = (Denial, GuestMessage, Shown, HostCall, GaveUp, Wanted)
 
 _encoder = msgspec.msgpack.Encoder()
 _guest_decoder: msgspec.msgpack.Decoder[GuestFrame] = msgspec.msgpack.Decoder(GuestFrame)
@@ -394,6 +402,10 @@ class Conversation:
         number = self._new_id()
         self._reloading.append(number)
         return number
+
+    def cancel_reload(self, number: int) -> None:
+        """The reload that was started was not sent: another one comes in its place."""
+        self._reloading.remove(number)
 
     def accept(self, frame: GuestFrame) -> None:
         """Check a decoded frame against the phase and move on. Raises WireError for one that may not come now."""

@@ -104,6 +104,13 @@ class KernelBinding:
         for one in self._attachments:
             one.rebind(prepared)
 
+    def announce(self) -> int:
+        """Say to the guest that its policy was reloaded; return how often it was, 0 where that cannot be said.
+
+        Its broker then asks for the new table before it refuses anything by the old one.
+        """
+        return max((one.announce() for one in self._attachments), default=0)
+
     def quiet(self, pid: int) -> bool:
         """True where `drain` and `emit_uncounted` have nothing to do."""
         for one in self._attachments:  # noqa: SIM110 - a generator takes as long as a look, at the end of each request

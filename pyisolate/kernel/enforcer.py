@@ -56,6 +56,10 @@ class Attachment:
     def rebind(self, prepared: Prepared) -> None:
         """Decide by other tables, each swapped whole; records of earlier refusals reach the sink before."""
 
+    def announce(self) -> int:
+        """Say to the guest that its policy was reloaded; return how often it was, 0 where that cannot be said."""
+        return 0
+
     def quiet(self, pid: int) -> bool:
         """True where `drain` and `emit_uncounted` have nothing to do: as after nearly every request."""
         return True

@@ -142,6 +142,11 @@ def tell(answer: int, subject: object = None) -> None:
     _lib.audit_tell(answer, tag)
 
 
+def announced() -> int:
+    """Return how many reloads the host has announced in that page; 0 without one."""
+    return int(_lib.audit_announced())
+
+
 def note_refusal(index: int) -> None:
     """Count a refusal in that page: what the host has received less than that when the guest ends, it records.
 

@@ -248,6 +248,10 @@ class Listener:
         """Join a sandbox's calls with what its hooks tell in a page of `native.audit.make_asked`. Once."""
         check(lib.notify_map_asked(self._handle, key, fd), "map an asked page")
 
+    def announce(self, key: int) -> int:
+        """Say in a sandbox's asked page that its policy was reloaded; return how often it was, 0 without a page."""
+        return int(lib.notify_announce(self._handle, key))
+
     def refusals(self, key: int) -> list[int]:
         """Return how often the guest's broker has refused, by the index of `native.audit.note_refusal`: its word."""
         out = ffi.new("uint64_t[]", lib.ASKED_REFUSALS)

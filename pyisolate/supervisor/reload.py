@@ -4,10 +4,12 @@ What the kernel can swap from outside (listener tables, BPF maps, cgroup limits)
 view belong to the cell for its life: another Landlock layer can only take away, and only the cell's own threads can
 put it on. So without BPF-LSM a reload that loosens file rules is refused. One that tightens them is taken only where
 the kernel proves that the cell put the new layer on, once in its life, and the guest is one thread without children.
+An idle cell is woken for that only: else its broker's table comes with the next request (`cell/follow.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -57,12 +59,18 @@ class Reloader:
         """
         followers: list[_Follower] = []
         failure: Exception | None = None
-        for session in sessions:
-            try:
-                followers.append(self._begin(session, policy))
-            except Exception as error:
-                failure = failure or error
-                self.metrics.reloads.add(("refused",))
+        with contextlib.ExitStack() as held:
+            # Once for all: whether what it grants is what it was takes longer to find out than all else for one cell.
+            prepared: Prepared | None = None
+            for session in sessions:
+                try:
+                    cell = _cell_of(session, policy)
+                    if prepared is None:
+                        prepared = held.enter_context(self.tables.hold(policy))
+                    followers.append(self._begin(cell, policy, prepared))
+                except Exception as error:
+                    failure = failure or error
+                    self.metrics.reloads.add(("refused",))
         for follower in followers:
             try:
                 follower.wait()
@@ -85,26 +93,16 @@ class Reloader:
                 hint="close it and spawn another",
             )
 
-    def _begin(self, session: Session, policy: Policy) -> _Follower:
-        if not isinstance(session, CellSession):
-            raise EnforcementError(
-                f"reload policy of {session.name!r}: a sandbox thread keeps its kernel policy for life",
-                hint="close it and spawn another",
-            )
-        if policy.environment != session.policy.environment:
-            raise EnforcementError(
-                f"reload policy of {session.name!r}: its guest has the packages of "
-                f"{session.policy.environment or 'the interpreter'}, and another environment would not replace them",
-                missing="environment",
-                hint="environment.grant(policy) is the policy in the same environment; for another, spawn another",
-            )
-        with self.tables.hold(policy) as prepared, session.reload_lock:
+    def _begin(self, session: CellSession, policy: Policy, prepared: Prepared) -> _Follower:
+        with session.reload_lock:
             compiled = msgspec.structs.replace(prepared.compiled, generation=session.compiled.generation + 1)
             secrets = injections(policy, compiled)
             tightens_files = False
             self._check_fork(session, compiled)
             if not self.plan.swaps_files:
                 tightens_files = _check_files(session, compiled)
+            # one that stands still between requests goes on, or stops, by its new limits: it is held for that
+            rests = "freeze" in (session.limits.between_requests, compiled.limits.between_requests)
             if session.closed:
                 session.check_open()
             follower = _Follower(session, self.reactor)
@@ -114,22 +112,43 @@ class Reloader:
                     follower.own(blocking=True)
                     session.check_open()
                     follower.layers = _provable_layers(session)
-                else:
-                    follower.own(blocking=False)
                 # What the kernel reads changes now, whatever the guest is doing.
                 session.kernel.rebind(prepared)
                 session.control.apply(compiled.limits)
                 self.change_egress(session.id, compiled, secrets)
                 session.adopt_policy(policy, prepared, compiled)
-                follower.send(compiled, prepared if tightens_files else None)
+                if tightens_files:
+                    follower.send(compiled, prepared)
+                else:
+                    follower.announce(compiled, rests=rests)
             except BaseException:
                 follower.release()
                 raise
             return follower
 
 
+def _cell_of(session: Session, policy: Policy) -> CellSession:
+    """Return the session. Raises EnforcementError where it cannot have another policy, or not this one."""
+    if not isinstance(session, CellSession):
+        raise EnforcementError(
+            f"reload policy of {session.name!r}: a sandbox thread keeps its kernel policy for life",
+            hint="close it and spawn another",
+        )
+    if policy.environment != session.policy.environment:
+        raise EnforcementError(
+            f"reload policy of {session.name!r}: its guest has the packages of "
+            f"{session.policy.environment or 'the interpreter'}, and another environment would not replace them",
+            missing="environment",
+            hint="environment.grant(policy) is the policy in the same environment; for another, spawn another",
+        )
+    return session
+
+
 class _Follower:
-    """One cell whose broker is to follow. An idle cell confirms; a busy one looks for the table before it refuses."""
+    """One cell whose broker is to follow: with its next request, or where it would refuse something before.
+
+    Where it puts on a Landlock layer, and where nothing can be announced to it, an idle cell is woken and waited for.
+    """
 
     def __init__(self, session: CellSession, reactor: Reactor) -> None:
         self._session, self._channel = session, session.channel
@@ -152,21 +171,41 @@ class _Follower:
         self._owned = False
         self._guard.release()
 
-    def send(self, compiled: CompiledPolicy, tightened: Prepared | None) -> None:
+    def announce(self, compiled: CompiledPolicy, *, rests: bool) -> None:
+        """Have the new table come with the next request, or at once where one runs or the guest `rests` between two."""
+        serial, busy = self._session.kernel.announce(), self._session.running
+        if serial and not busy and not rests:
+            frame = wire.Reload(id=self._start(), policy=compiled, serial=serial)
+            self._channel.keep(frame)
+            if self._session.running:  # its request may have been sent before
+                self._channel.send_kept()
+            return
+        self.own(blocking=False)
+        self.send(compiled, None, serial)
+
+    def send(self, compiled: CompiledPolicy, tightened: Prepared | None, serial: int = 0) -> None:
         """Send the broker its new table, with a new Landlock layer where files tighten."""
         descriptors = {}
         if tightened is not None and tightened.ruleset is not None:
             descriptors["landlock"] = tightened.ruleset.fd
+        self._number = self._start()
+        if self._owned:
+            self._channel.awaited_reload = self._number
+        frame = wire.Reload(id=self._number, policy=compiled, descriptors=tuple(descriptors), serial=serial)
         try:
-            self._number = self._channel.conversation.start_reload()
-            frame = wire.Reload(id=self._number, policy=compiled, descriptors=tuple(descriptors))
             self._channel.send(frame, list(descriptors.values()))
         except (Backlog, wire.WireError) as error:
             raise SandboxError(f"reload policy of {self._session.name!r}: {error}") from None
 
+    def _start(self) -> int:
+        try:
+            return self._channel.conversation.start_reload()
+        except wire.WireError as error:
+            raise SandboxError(f"reload policy of {self._session.name!r}: {error}") from None
+
     def wait(self) -> None:
-        """Return once an idle cell follows. One that does not is killed: its broker would judge by the old policy."""
-        if not self._owned:
+        """Return once a cell follows that is waited for. One that does not is killed: it would judge by the old."""
+        if not self._owned:  # it is not waited for
             return
         channel, deadline = self._channel, time.monotonic() + RELOAD_TIMEOUT_S
         try:
@@ -190,7 +229,7 @@ class _Follower:
         return _not_alone(self._session) or ""
 
     def _followed(self) -> bool:
-        return self._channel.reloaded is not None and self._channel.reloaded.id >= self._number
+        return self._channel.reloaded is not None and self._channel.reloaded.id == self._number
 
 
 def _check_files(session: CellSession, new: CompiledPolicy) -> bool:

@@ -111,6 +111,41 @@ def test_many_reloads_never_refuse_what_both_grant_nor_allow_what_neither_does(
             assert reloads > 10
 
 
+def test_an_idle_cell_is_not_woken_and_its_threads_follow_all_the_same(
+    supervisor: pyisolate.Supervisor, server: socket.socket
+) -> None:
+    granted = BASE.allow_connect(f"127.0.0.1:{server.getsockname()[1]}")
+    tries = (
+        "import socket, threading, time\n"
+        "def refused():\n"
+        "    try: socket.socket()\n"
+        "    except PermissionError: return True\n"
+        "    return False\n"
+        "def run():\n"
+        "    while refused(): time.sleep(0.01)\n"
+        "    post('granted')\n"
+    )
+
+    def switches(pid: int) -> int:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("voluntary_ctxt_switches")))
+
+    with supervisor.spawn("idle", BASE) as idle, supervisor.spawn("threads", BASE) as threads:
+        assert idle.exec(tries + "refused()").value
+        threads.exec(tries + "threading.Thread(target=run, daemon=True).start()")
+        while "S (sleeping)" not in Path(f"/proc/{idle.pid}/status").read_text():
+            time.sleep(0.001)
+        before = switches(idle.pid)
+        for policy in (granted, BASE, granted):
+            idle.reload_policy(policy)
+        assert switches(idle.pid) == before
+        assert not idle.eval("refused()")
+        threads.reload_policy(granted)
+        assert threads.recv(10) == "granted"  # between requests
+        idle.reload_policy(BASE)
+        assert idle.eval("refused()")  # the control
+
+
 def test_files_may_not_loosen_under_landlock(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("files", BASE) as sandbox:
         if inside.plan(supervisor).bpf.decides:

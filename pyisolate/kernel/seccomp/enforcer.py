@@ -134,6 +134,10 @@ class ListenerAttachment(Attachment):
         self._listener.drain_now(self._id)
         self._listener.update(self._id, prepared.compiled)
 
+    def announce(self) -> int:
+        """Say to the guest that its policy was reloaded."""
+        return self._listener.announce(self._id)
+
     def quiet(self, pid: int) -> bool:
         """True where the listener has delivered all there is."""
         return self._listener.quiet(self._id)

@@ -195,6 +195,11 @@ class Listener:
             attached = self._by_id[sandbox_id]
             self._native.bind(attached.key, self._remember(attached, policy))
 
+    def announce(self, sandbox_id: str) -> int:
+        """Say to the guest that its policy was reloaded; return how often it was, 0 where it cannot be said."""
+        attached = self._by_id.get(sandbox_id)
+        return 0 if attached is None or self._closing.is_set() else self._native.announce(attached.key)
+
     def detach(self, sandbox_id: str) -> None:
         """Forget a sandbox that has ended, after its last records. Unknown names are ignored."""
         with self._lock:

@@ -37,6 +37,8 @@ struct asked_thread {
  * once it had sent a report would count twice where it ends between the two. By capability * 2, and 1 more for what was
  * let through (monitor mode). */
 enum { ASKED_REFUSALS = 128 };
+/* After the refusals, the host's own word, and nothing is decided by it: how many reloads it has announced. */
+enum { ASKED_ANNOUNCED = ASKED_REFUSALS };
 
 #define ASKED_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define ASKED_PLACES_BYTES (ASKED_THREADS * sizeof(struct asked_thread))

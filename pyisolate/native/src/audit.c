@@ -456,6 +456,12 @@ SHARED uint64_t audit_descriptor_tag(unsigned int descriptor)
     return asked_descriptor_tag(descriptor);
 }
 
+/* How many reloads the host has announced; 0 without a page. */
+SHARED uint64_t audit_announced(void)
+{
+    return audit_asked == NULL ? 0 : __atomic_load_n(asked_refusals(audit_asked) + ASKED_ANNOUNCED, __ATOMIC_ACQUIRE);
+}
+
 /* One more refusal, whose report comes after it. Threads and forked children add at the same time. */
 SHARED void audit_note_refusal(unsigned int index)
 {

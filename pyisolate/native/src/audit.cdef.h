@@ -21,5 +21,7 @@ int audit_set_asked(int fd);
 void audit_tell(unsigned int answer, uint64_t file_tag);
 uint64_t audit_name_tag(const char *name, size_t length);
 uint64_t audit_descriptor_tag(unsigned int descriptor);
+/* How many reloads the host has announced in that page. */
+uint64_t audit_announced(void);
 /* Counts a refusal (capability * 2, 1 more where it was let through) in that page, before it is reported. */
 void audit_note_refusal(unsigned int index);

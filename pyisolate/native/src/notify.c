@@ -19,3 +19,4 @@
 #include "notify/turns.c"
 #include "notify/loop.c"
 #include "notify/api.c"
+#include "notify/page.c"

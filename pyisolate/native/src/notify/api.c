@@ -262,38 +262,6 @@ SHARED int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy, 
 	return s ? 0 : -ENOENT;
 }
 
-SHARED int notify_map_asked(notify_listener *l, uint64_t key, int fd)
-{
-	if (l->forked)
-		return -ESRCH;
-	struct notify_asked *made = notify_asked_new(fd);
-	if (!made)
-		return -errno;
-	pthread_mutex_lock(&l->lock);
-	struct notify_sandbox *s = *notify_find(l, key);
-	int result = !s ? -ENOENT : s->asked ? -EEXIST : 0;
-	if (!result)
-		__atomic_store_n(&s->asked, made, __ATOMIC_RELEASE);
-	pthread_mutex_unlock(&l->lock);
-	if (result)
-		notify_asked_free(made);
-	return result;
-}
-
-/* How many refusals the guest's broker has made (asked.h), into ASKED_REFUSALS numbers. Its own word. */
-SHARED int notify_refusals(notify_listener *l, uint64_t key, uint64_t *out)
-{
-	if (l->forked)
-		return -ESRCH;
-	pthread_mutex_lock(&l->lock);
-	struct notify_sandbox *s = *notify_find(l, key);
-	struct notify_asked *asked = s ? s->asked : NULL;
-	for (int i = 0; asked && i < ASKED_REFUSALS; i++)
-		out[i] = __atomic_load_n(asked_refusals(asked->page) + i, __ATOMIC_RELAXED);
-	pthread_mutex_unlock(&l->lock);
-	return asked ? 0 : -ENOENT;
-}
-
 /* Decide nothing more for this sandbox; its records and counters stay until notify_forget. */
 SHARED int notify_stop(notify_listener *l, uint64_t key)
 {

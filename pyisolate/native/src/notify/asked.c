@@ -9,7 +9,7 @@
 SHARED void notify_asked_free(struct notify_asked *a)
 {
 	if (a)
-		munmap((void *)a->page, ASKED_BYTES);
+		munmap(a->page, ASKED_BYTES);
 	notify_free(a);
 }
 
@@ -23,7 +23,7 @@ SHARED struct notify_asked *notify_asked_new(int fd)
 	errno = EINVAL;
 	if (a && (fcntl(fd, F_GET_SEALS) & ASKED_SEALS) == ASKED_SEALS && !fstat(fd, &about) &&
 	    about.st_size == (off_t)ASKED_BYTES)
-		page = mmap(NULL, ASKED_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+		page = mmap(NULL, ASKED_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (page == MAP_FAILED) {
 		int error = errno;
 		notify_free(a);

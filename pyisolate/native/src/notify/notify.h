@@ -18,7 +18,7 @@
  *   notify/send.c     sendto, sendmsg, sendmmsg
  *   notify/decide.c   dispatch by system call
  *   notify/turns.c    whose turn it is, and who has to rest
- *   notify/loop.c     the thread; notify/api.c what Python calls
+ *   notify/loop.c     the thread; notify/api.c, notify/page.c what Python calls
  *
  * parts.h says what they call of each other.
  *
@@ -194,7 +194,8 @@ struct notify_taken {
 	int again; /* it may stand for one more call */
 };
 struct notify_asked {
-	const struct asked_thread *page; /* the guest writes while this reads: load once, then judge */
+	struct asked_thread *page; /* the guest writes while this reads: load once, then judge */
+	uint64_t announced;        /* reloads; the page has a copy */
 	struct notify_name names[NOTIFY_NAMES];
 	struct notify_taken taken[ASKED_THREADS][ASKED_WORDS];
 };

@@ -1,0 +1,51 @@
+/* A sandbox's asked page, as the supervisor maps, reads and writes it. `lock` is held while its sandbox is looked up. */
+#include "parts.h"
+
+SHARED int notify_map_asked(notify_listener *l, uint64_t key, int fd)
+{
+	if (l->forked)
+		return -ESRCH;
+	struct notify_asked *made = notify_asked_new(fd);
+	if (!made)
+		return -errno;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	int result = !s ? -ENOENT : s->asked ? -EEXIST : 0;
+	if (!result)
+		__atomic_store_n(&s->asked, made, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&l->lock);
+	if (result)
+		notify_asked_free(made);
+	return result;
+}
+
+/* Tell the guest that its broker's table is not the newest. Returns the number of this reload, 0 without an asked page. */
+SHARED uint64_t notify_announce(notify_listener *l, uint64_t key)
+{
+	uint64_t number = 0;
+
+	if (l->forked)
+		return 0;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s && s->asked) {
+		number = ++s->asked->announced;
+		__atomic_store_n(asked_refusals(s->asked->page) + ASKED_ANNOUNCED, number, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return number;
+}
+
+/* How many refusals the guest's broker has made (asked.h), into ASKED_REFUSALS numbers. Its own word. */
+SHARED int notify_refusals(notify_listener *l, uint64_t key, uint64_t *out)
+{
+	if (l->forked)
+		return -ESRCH;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	struct notify_asked *asked = s ? s->asked : NULL;
+	for (int i = 0; asked && i < ASKED_REFUSALS; i++)
+		out[i] = __atomic_load_n(asked_refusals(asked->page) + i, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&l->lock);
+	return asked ? 0 : -ENOENT;
+}
