@@ -140,10 +140,11 @@ def _without_hooks(words: str) -> Callable[[Any], None]:
 
     def switch_off(_supervisor: Any) -> None:
         from pyisolate.kernel.bpf import loader as bpf_loader
+        from pyisolate.kernel.bpf import lsm as bpf_lsm
         from pyisolate.kernel.bpf import plan as bpf_plan
 
         # proven first, with all of them: otherwise the root view would take their place
-        assert bpf_plan._probed("bpf-lsm").usable
+        assert bpf_plan._answered("bpf-lsm", bpf_lsm.BpfLsmEnforcer().probe).usable
         fits = bpf_loader.fits
         bpf_loader.fits = lambda program: bpf_loader.hook_of(program) not in hooks and fits(program)
         bpf_loader.NEEDED_HOOKS = frozenset()

@@ -25,7 +25,7 @@ from ...policy.compiled import CompiledPolicy, NetAction, NetRule
 from ..probe_child import Child, say
 from .loader import BpfUnavailable, explain
 from .maps import BpfPolicy, Count, Flow
-from .runtime import PROBE_SETTINGS, BpfEnforcer, BpfSettings, BpfShared
+from .runtime import PROBE, PROBE_SETTINGS, BpfEnforcer, BpfSettings, BpfShared
 
 ENFORCER: EnforcerName = "cgroup-bpf"
 #: A probe takes milliseconds; a group this old whose maker is gone is left over (seconds).
@@ -136,29 +136,44 @@ class CgroupBpfEnforcer(BpfEnforcer):
         if mount is None:
             return _unavailable("cgroup v2 is not mounted", "mount -t cgroup2 none /sys/fs/cgroup/unified")
         # not "pyisolate.": the sweeper of limits/cgroup.py takes that for its own
-        folder = mount / f"pyisolate-probe.{os.getpid()}.{secrets.token_hex(4)}"
         _remove_stale_probes(mount)
+        folder = _probe_folder(mount)
         try:
             folder.mkdir()
         except OSError as error:
-            why = f"{folder} cannot be made: {error.strerror}"
-            return _unavailable(why, "run as root, or delegate a cgroup", error.errno)
+            return _cannot_make(folder, error)
         probe = CgroupBpfEnforcer(folder, settings=PROBE_SETTINGS)
         try:
             probe.start(lambda record: None)
             try:
-                proof = _proof(probe, folder)
+                return probe.prove()
             finally:
                 probe.close()
         except (BpfUnavailable, OSError) as error:
-            return _unavailable(
-                getattr(error, "reason", None) or without_hint(error), getattr(error, "hint", "") or "", error.errno
-            )
+            return _refused(error)
+        finally:
+            folder.rmdir()
+
+    def prove(self) -> Availability:
+        """See the programs that run refuse a child one port and allow it another, in a group of its own."""
+        folder = _probe_folder(self.domain)
+        try:
+            folder.mkdir()
+        except OSError as error:
+            return _cannot_make(folder, error)
+        try:
+            proof = _proof(self, folder)
+        except (BpfUnavailable, OSError) as error:
+            return _refused(error)
         finally:
             folder.rmdir()
         if not proof:
             return _unavailable("the programs are attached, but refused nothing", "")
         return Availability(enforcer=ENFORCER, status=Status.AVAILABLE, proof=proof)
+
+
+def _probe_folder(parent: Path) -> Path:
+    return parent / f"pyisolate-probe.{os.getpid()}.{secrets.token_hex(4)}"
 
 
 def _remove_stale_probes(mount: Path) -> None:
@@ -170,6 +185,16 @@ def _remove_stale_probes(mount: Path) -> None:
                 folder.rmdir()
 
 
+def _cannot_make(folder: Path, error: OSError) -> Availability:
+    why = f"{folder} cannot be made: {error.strerror}"
+    return _unavailable(why, "run as root, or delegate a cgroup", error.errno)
+
+
+def _refused(error: BpfUnavailable | OSError) -> Availability:
+    reason = getattr(error, "reason", None) or without_hint(error)
+    return _unavailable(reason, getattr(error, "hint", "") or "", error.errno)
+
+
 def _unavailable(reason: str, remedy: str, errno: int | None = None) -> Availability:
     return Availability(enforcer=ENFORCER, status=Status.UNAVAILABLE, reason=reason, remedy=remedy, errno=errno)
 
@@ -178,10 +203,10 @@ def _proof(probe: CgroupBpfEnforcer, folder: Path) -> str:
     """Return what was seen: a datagram to port 9 refused, to another allowed (no listener is needed)."""
     rule = NetRule(action=NetAction.CONNECT, address=b"\x7f\0\0\1", prefix=32, port_low=10, port_high=10, text="probe")
     policy = probe.prepare(CompiledPolicy(name="probe", version="probe", net=(rule,)))
-    probe.attach_cgroup(folder, "probe", policy)
+    probe.attach_cgroup(folder, PROBE, policy)
     policy.close()
     seen = [_in_child(folder, port) for port in (9, 10)]
-    probe.detach("probe")
+    probe.detach(PROBE)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
         unconfined = datagrams.connect_ex(("127.0.0.1", 10))  # not 0 in a network namespace whose `lo` is down
     return "connect 127.0.0.1:9 refused, 127.0.0.1:10 allowed" if seen == [errno.EACCES, unconfined] else ""

@@ -31,25 +31,20 @@ from .loader import BpfUnavailable
 from .lsm import BpfLsmEnforcer
 from .maps import BpfPolicy
 from .query import ask
-from .runtime import BpfEnforcer, BpfSettings, BpfShared
+from .runtime import BpfSettings, BpfShared
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: What is proven with programs of its own.
-_PROBED: dict[str, Callable[[], BpfEnforcer]] = {
-    "bpf-lsm": BpfLsmEnforcer,
-    "cgroup-bpf": lambda: CgroupBpfEnforcer("/"),
-}
 _answers: dict[str, Availability] = {}
 _answers_lock = threading.Lock()
 
 
-def _probed(name: str) -> Availability:
+def _answered(name: str, probe: Callable[[], Availability]) -> Availability:
     """Probe once in this process: a kernel does not change its mind, and loading all programs takes 0.2 s."""
     with _answers_lock:
         if name not in _answers:
-            found = _PROBED[name]().probe()
+            found = probe()
             if found.status is Status.UNKNOWN or is_shortage(found.errno):
                 return found
             _answers[name] = found
@@ -111,7 +106,7 @@ class BpfPlan(Enforcer):
         self.availability["bpf"] = Availability(
             enforcer="bpf", status=Status.AVAILABLE, proof="tables are filled and answer when asked"
         )
-        found = self.availability["bpf-lsm"] = _probed("bpf-lsm")
+        found = self.availability["bpf-lsm"] = _answered("bpf-lsm", BpfLsmEnforcer().probe)
         if found.usable:
             self.lsm = BpfLsmEnforcer(shared)
             self.lsm.start(self.sink)
@@ -130,9 +125,6 @@ class BpfPlan(Enforcer):
         """Let programs decide connect and send for control groups below `domain`, where this kernel can."""
         if self.shared is None or self.decides:
             return
-        found = self.availability["cgroup-bpf"] = _probed("cgroup-bpf")
-        if not found.usable:
-            return
         # not strict: the listener binds and sends on the guests' sockets, and it is in no sandbox's group
         network = CgroupBpfEnforcer(domain, self.shared, strict=False)
         try:
@@ -140,7 +132,12 @@ class BpfPlan(Enforcer):
         except (BpfUnavailable, OSError) as error:
             self._unavailable("cgroup-bpf", without_hint(error), getattr(error, "hint", "") or "", error.errno)
             return
-        self.network = network
+        # by the programs that stay: others of the same object would be verified once more, which takes 0.2 s
+        found = self.availability["cgroup-bpf"] = _answered("cgroup-bpf", network.prove)
+        if found.usable:
+            self.network = network
+        else:
+            network.close()
 
     def _unavailable(self, name: EnforcerName, reason: str, remedy: str, errno: int | None = None) -> None:
         self.availability[name] = Availability(

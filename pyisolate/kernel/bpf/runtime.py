@@ -30,6 +30,8 @@ _log = logging.getLogger("pyisolate.kernel.bpf")
 
 #: More records than the ring buffer holds at a time (4 MiB; bpf/maps.bpf.h): who drains does not wait for later ones.
 _FULL_RING = 32768
+#: The sandbox of a proof: what is refused there is no event.
+PROBE = "probe"
 _UNNAMED = "more a second than are sent (Supervisor(kernel_events_per_s=...)), or than the ring buffer held"
 
 
@@ -77,6 +79,8 @@ class Records:
             entry = self._entries.at(raw.sandbox, raw.epoch)
             if entry is None or self._sink is None:
                 self.unattributed += 1
+                return
+            if entry.sandbox_id == PROBE:
                 return
             entry.reconciler.add(_counted(raw))
             policy = self._policies.compiled(raw.deciding_policy)

@@ -8,6 +8,7 @@ ENOSYS in both cases: the numbers mean other calls there, and glibc never makes 
 
 from __future__ import annotations
 
+import collections
 import errno
 import functools
 
@@ -115,11 +116,12 @@ def filter_spec(kind: CellKind, *, notify: bool, random: bool, full: bool, forks
 def _without_subsumed(rules: list[FilterRule]) -> list[FilterRule]:
     """Drop conditional rules of calls that are allowed outright, and rules that a wider one covers."""
     wide = {rule.syscall for rule in rules if rule.action == ALLOW and not rule.when}
+    of_call: dict[str, list[FilterRule]] = collections.defaultdict(list)
+    for rule in rules:
+        of_call[rule.syscall].append(rule)
     kept: list[FilterRule] = []
     for rule in rules:
-        wider = any(
-            other is not rule and other.syscall == rule.syscall and set(other.when) < set(rule.when) for other in rules
-        )
+        wider = any(set(other.when) < set(rule.when) for other in of_call[rule.syscall])
         if not wider and (not rule.when or rule.syscall not in wide):
             kept.append(rule)
     return kept
