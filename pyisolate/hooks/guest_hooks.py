@@ -25,7 +25,7 @@ from ..errors import PolicyError, RefusedImport
 from ..policy.broker import is_asked_about
 from ..policy.compiled import CompiledPolicy
 from ..policy.moves import widened
-from ..policy.suggest import suggestion
+from ..policy.suggest import suggestion_unseen
 from ..records import ALSO_LIMIT, BrokerRecord, SandboxContext
 from ..telemetry.event import DenialEvent
 from ..telemetry.merge import merge
@@ -374,7 +374,7 @@ class GuestHooks:
         subject = show_target(decision.target)
         event: DenialEvent | None = None
         try:
-            event = merge(self._context(), record, None, suggest=suggestion, event_id=_PRELIMINARY)
+            event = merge(self._context(), record, None, suggest=suggestion_unseen, event_id=_PRELIMINARY)
         except Exception:  # a refusal is raised whether or not it can be described
             _log.debug("denial event failed", exc_info=True)
         if len(self._descriptions) >= _DESCRIPTIONS:
@@ -476,5 +476,5 @@ def hint(decision: Decision, also: Sequence[tuple[Capability, str]] = ()) -> str
         return f"remove or narrow the rule {decision.rule}"
     if hide_user_information(decision.target) != decision.target:
         return None  # a rule would hold a password
-    found = suggestion(decision.capability, decision.target, also)
+    found = suggestion_unseen(decision.capability, decision.target, also)
     return None if found is None else f"add to the policy: {json.dumps(found)}"

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..capability import Capability
-from . import packages
+from . import packages, workspace
 from .interpreter import InterpreterFiles
 from .site import is_in_environment
 from .suggest import Wanted, suggestion
@@ -38,7 +38,28 @@ def advice(capability: Capability, target: str, also: Sequence[Wanted] = ()) -> 
         return {"import": {"native": [top]}}
     if capability in _CHANGES and is_in_environment(target):
         return None  # a policy that grants it is refused
+    if capability is Capability.FS_CREATE:
+        return suggestion(*_made(target, also))
     return suggestion(capability, target, also)
+
+
+def _made(path: str, also: Sequence[Wanted]) -> tuple[Capability, str, Sequence[Wanted]]:
+    """Return what is to be granted where a guest was refused to make `path`, of which it cannot see what is there.
+
+    A file that exists is opened and not made: its own rights are enough. A name in a directory that does not exist
+    either is made in the nearest one that does: a grant of what is absent is left out.
+    """
+    here = [one for one in also if one[1] == path]
+    if (Capability.FS_WRITE, path) in here and os.path.isfile(path):
+        capability, *others = here
+        return *capability, [*others, *(one for one in also if one[1] != path)]
+    made, directory = path, os.path.dirname(path)
+    while directory != os.path.dirname(directory) and not os.path.isdir(directory):
+        made, directory = directory, os.path.dirname(directory)
+    if made == path or workspace.is_place(path):
+        return Capability.FS_CREATE, path, also
+    wanted = [(one, made if name == path else name) for one, name in also]
+    return Capability.FS_CREATE, made, wanted
 
 
 @lru_cache(maxsize=64)

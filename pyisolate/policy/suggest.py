@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence, Set
 from typing import Any, TypeVar
 
@@ -66,6 +67,18 @@ def suggestion(capability: Capability, target: str, also: Sequence[Wanted] = ())
             return None
         rules.setdefault(found["fs"][0]["path"], []).append(found["fs"][0])
     return {"fs": [same[0] | {"allow": _rights(same)} for same in rules.values()]}
+
+
+def suggestion_unseen(capability: Capability, target: str, also: Sequence[Wanted] = ()) -> dict[str, Any] | None:
+    """Return the same as a guest can know it, which does not see what is installed.
+
+    A package that it was refused is suggested as one with native code: that is one step for any package, and for one
+    that has none, nor requires any, it grants nothing beside.
+    """
+    top = target.partition(".")[0]
+    if capability is Capability.IMPORT_MODULE and top.isidentifier() and top not in sys.stdlib_module_names:
+        return exact(Capability.IMPORT_NATIVE, top)
+    return suggestion(capability, target, also)
 
 
 def is_task(path: str) -> bool:

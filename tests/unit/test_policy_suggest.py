@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -14,7 +15,7 @@ from pyisolate.policy import Policy, compile_policy, packages
 from pyisolate.policy.advice import advice
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.load import load_bytes
-from pyisolate.policy.suggest import apply, exact, suggestion
+from pyisolate.policy.suggest import apply, exact, suggestion, suggestion_unseen
 
 C = Capability
 COMPONENT = st.text(
@@ -209,6 +210,29 @@ def test_a_helper_of_compiled_modules_is_advised_by_the_package_that_it_belongs_
     name = helpers.pop()
     assert advice(C.IMPORT_NATIVE, name) == {"import": {"native": ["mypy"]}}
     assert advice(C.IMPORT_NATIVE, "0" + name) is None
+
+
+def test_a_name_is_advised_where_the_guest_cannot_see_what_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    opened = [(C.FS_WRITE, str(file)), (C.FS_READ, str(file))]
+    assert advice(C.FS_CREATE, str(file), opened) == {"fs": [{"path": str(file), "allow": ["read", "write"]}]}
+    assert advice(C.FS_CREATE, str(file)) == {"fs": [{"path": str(tmp_path), "allow": ["create"]}]}  # mkdir, link
+    deep = str(tmp_path / "none" / "deeper" / "new")
+    assert advice(C.FS_CREATE, deep, [(C.FS_WRITE, deep)]) == {
+        "fs": [{"path": str(tmp_path), "allow": ["write", "create"]}]
+    }
+    assert advice(C.FS_CREATE, "/srv-none/deeper/new") is None  # never "/" for all
+
+
+@pytest.mark.parametrize("name", ["numpy", "click.core", "no_such_module"])
+def test_a_guest_that_sees_no_packages_is_advised_what_is_one_step(name: str) -> None:
+    found = suggestion_unseen(C.IMPORT_MODULE, name)
+    assert found == {"import": {"native": [name.partition(".")[0]]}}
+    broker = Broker(compile_policy(apply(Policy.preset("compute"), found)))
+    assert broker.decide(C.IMPORT_MODULE, name).verdict is Verdict.ALLOW
+    assert broker.decide(C.IMPORT_MODULE, "yaml").verdict is Verdict.DENY
+    assert suggestion_unseen(C.IMPORT_MODULE, "ctypes") == {"import": {"allow": ["ctypes"]}}
 
 
 def test_advice_of_anything_else_is_the_suggestion() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import socket
 
 from ...capability import CAPABILITY_BY_NUMBER, CAPABILITY_NUMBER, CATALOGUE, FLOOR, Capability
@@ -72,6 +73,8 @@ _MULTIPATH = (
 _IPPROTO_MPTCP = 262
 #: How hooks ask about a unix socket.
 _UNIX_ASKED = (Capability.NET_CONNECT, Capability.NET_BIND, Capability.NET_SEND)
+#: Parts of a path that lead nowhere, which no rule and no hook spells.
+_SAME_PLACE = re.compile(r"/(?:\./|/)+")
 _O_ACCMODE, _O_CREAT, _O_TMPFILE = 0o3, 0o100, 0o20000000
 
 
@@ -241,7 +244,7 @@ def target_of(record: native.Record, syscall: str, capability: Capability) -> st
         path = os.fsdecode(record.path)
         return f"unix:@{path[1:]}" if path[:1] in ("", "\0") else f"unix:{path}"
     if record.path:
-        return os.fsdecode(record.path)
+        return _SAME_PLACE.sub("/", os.fsdecode(record.path))
     if capability is Capability.PROCESS_FORK:
         return "fork"
     if capability is Capability.LIMIT_OPEN_FILES and syscall in ("sendmsg", "sendmmsg"):

@@ -249,6 +249,8 @@ SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *
 	size_t length = strnlen(raw, (size_t)got);
 	if (length == sizeof raw)
 		return 0; /* ENAMETOOLONG for every call */
+	if (!length && c->nr == SYS_execveat) /* AT_EMPTY_PATH: the open file itself */
+		return notify_read_open(c, (int)c->args[0], out, room);
 	if (length && raw[0] != '/') {
 		int from = argument > 0 ? (int)c->args[argument - 1] : AT_FDCWD;
 		if (from == AT_FDCWD || argument == 0)
