@@ -19,6 +19,9 @@ _STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + "/"
 _METADATA, _ZIPFILE = _STDLIB + "importlib/metadata/", _STDLIB + "zipfile"
 #: It hands `open` a directory and an opener, whose own `os.open` says what is made.
 _TEMPFILE = _STDLIB + "tempfile.py"
+_SUBPROCESS = _STDLIB + "subprocess.py"
+#: ldconfig, gcc and ld; fc-list.
+_TRY_PROGRAMS = ("/ctypes/util.py", "/matplotlib/font_manager.py")
 _TARFILE = _STDLIB + "tarfile.py"
 _getframe = sys._getframe
 
@@ -71,6 +74,14 @@ def opens_by_tempfile() -> bool:
     """Tell whether `tempfile` opens: the name it gives is a directory's, in which its own opener makes a file."""
     frame = caller()
     return frame is not None and frame.f_code.co_filename == _TEMPFILE
+
+
+def tries_program() -> bool:
+    """Tell whether a library runs a program that it does without where there is none (OSError)."""
+    frame = caller()
+    while frame is not None and frame.f_code.co_filename == _SUBPROCESS:
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.endswith(_TRY_PROGRAMS) and not is_guest(frame)
 
 
 def is_tarfile() -> bool:

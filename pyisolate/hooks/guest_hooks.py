@@ -36,7 +36,7 @@ from .attribution import LastAllowed, errno_of, raised_by_guest, stood_for
 from .coalesce import Coalescer
 from .deduplicate import ANNOUNCED, Announcements
 from .importing import ImportRule, ShadowedImports, checked_import
-from .operation import Operation
+from .operation import DoneWithout, Operation
 from .operations import OPERATIONS
 from .pinned_hosts import PinnedHosts
 
@@ -185,7 +185,7 @@ class GuestHooks:
                 return self._own(event, args)
             try:
                 operations = found[0](args)
-            except (RecursionError, MemoryError):
+            except (RecursionError, MemoryError, DoneWithout):
                 raise  # a guest at the end of its stack must not get round the question
             except Exception:  # arguments of a shape that the call itself will refuse; else the kernel decides
                 return answers.nothing_asked(event)

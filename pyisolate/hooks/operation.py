@@ -14,3 +14,7 @@ Operations = Sequence[Operation]
 
 
 Arguments = tuple[Any, ...]
+
+
+class DoneWithout(FileNotFoundError):
+    """What a library is answered that only tries a program: there is none, and nothing was refused."""

@@ -7,6 +7,8 @@ returns nothing for what needs no decision (a descriptor: it was decided when it
 
 from __future__ import annotations
 
+import errno
+import os
 import posix
 import socket
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from ..capability import Capability as C
 from ..decision import Verdict
 from . import addresses, frames, paths
 from .active import GATE
-from .operation import Arguments, Operation, Operations
+from .operation import Arguments, DoneWithout, Operation, Operations
 
 _NOTHING: Operations = ()
 _O_WRITING, _O_CREAT, _O_TRUNC = posix.O_WRONLY | posix.O_RDWR, posix.O_CREAT, posix.O_TRUNC
@@ -152,7 +154,15 @@ def _spawn(args: Arguments) -> Operations:
 
 
 def _popen(args: Arguments) -> Operations:
-    return _executing(paths.executable(args[0], search=args[3], base=args[2]))
+    path = paths.executable(args[0], search=args[3], base=args[2])
+    if path is not None and frames.tries_program() and not _may_run(path):
+        raise DoneWithout(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return _executing(path)
+
+
+def _may_run(path: str) -> bool:
+    hooks = GATE.hooks
+    return hooks is None or hooks.peek(C.PROCESS_EXEC, path).verdict is Verdict.ALLOW
 
 
 def _shell(args: Arguments) -> Operations:

@@ -15,7 +15,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from ..capability import Capability
+from ..capability import Capability, NetAction
 from ..decision import Decision, DenialCode, Mode, Verdict
 from ..policy import workspace
 from ..policy.broker import Broker
@@ -34,10 +34,22 @@ _NAMING = frozenset(("mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlink
 _DESCRIPTOR = re.compile(r"/proc/(?:self|thread-self)/fd/[0-9]+")
 #: Where name services listen (native/src/notify/asked.c, notify_is_lookup).
 _DAEMONS = ("/var/run/nscd/", "/run/nscd/", "/run/systemd/")
-#: What the standard library looks for by itself and does without: types of files, certificates, terminals.
-_EXPECTED = frozenset(
-    ("/etc/mime.types", "/etc/ssl/certs", "/etc/terminfo", "/usr/lib/terminfo", "/usr/share/terminfo", "/lib/terminfo")
+#: Where OpenSSL looks for certificate authorities (ssl.get_default_verify_paths(), Debian and Fedora).
+_AUTHORITIES = frozenset(("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem", "/etc/ssl/cert.pem"))
+#: What libraries look for by themselves and do without: types of files, certificates, terminals, places for temporary
+#: files, and the distribution's settings of its interpreter.
+_EXPECTED = _AUTHORITIES | frozenset(
+    ("/etc/mime.types", "/etc/ssl/certs", "/etc/terminfo", "/usr/lib/terminfo", "/usr/share/terminfo", "/lib/terminfo",
+     "/var/tmp", "/usr/tmp")
+)  # fmt: skip
+_SETTINGS = re.compile(r"/etc/python3\.[0-9]+(?:/sitecustomize\.py)?")
+#: What native code of libraries and programs reads of its own task, which no policy grants, and does without: the C
+#: library, libselinux in coreutils, allocators. docs/hooks.md names them.
+_OF_TASK = re.compile(
+    r"/proc/(?:self|thread-self)/(?:cgroup|loginuid|maps|mountinfo|mounts|stat|status)|/proc/filesystems"
 )
+#: The same of the machine, by libraries in the guest's own process.
+_OF_MACHINE = frozenset(("/proc/cpuinfo", "/proc/meminfo", "/proc/stat"))
 #: Where an interpreter, also one that a guest executes, looks for packages.
 _SITES = frozenset(("site-packages", "dist-packages"))
 _OPENING = frozenset(("open", "openat", "creat"))
@@ -61,6 +73,8 @@ class WatchedFiles:
         own: OpenOwn | None = None,
         *,
         sealed: bool = False,
+        by_guest: bool = False,
+        full: bool = False,
     ) -> list[KernelRecord]:
         """Return the record, as a denial if the file enforcer refuses the call.
 
@@ -68,7 +82,8 @@ class WatchedFiles:
         other, as hooks ask. Left as it is: what is granted; a file that is not there at all; a relative name, whose
         directory is not known here; the listing of a directory of `searched`, which any import of an absent module is.
         `own` lends the sandbox's workspace, where what lies below it is looked up. `sealed`: it sees a root view, in
-        which what may not be written is mounted read-only.
+        which what may not be written is mounted read-only. `by_guest`: the guest's own process called, and no program
+        of it. `full`: nothing is left out that libraries only try.
         """
         runs = record.capability is Capability.PROCESS_EXEC
         if record.verdict is not Verdict.ALLOW or not (runs or record.capability.family == "fs"):
@@ -89,6 +104,8 @@ class WatchedFiles:
         for capability, path, file in _asked_for(record, passed, names):
             listing = names.is_directory(file)
             if listing and capability is Capability.FS_READ and file in searched:
+                continue
+            if capability is Capability.FS_READ and not full and _is_tried(record, file, policy, by_guest):
                 continue
             decision = broker.decide(capability, file, listing=listing)
             if decision.code is not None:
@@ -138,6 +155,18 @@ def _read_only(granted: Decision, file: str) -> Decision:
     )
 
 
+def _is_tried(record: KernelRecord, file: str, policy: CompiledPolicy, by_guest: bool) -> bool:
+    """Tell whether native code reads what it does without where that is not there: about its task or the machine.
+
+    And certificates, where the policy lets it connect to nothing that it could check by them.
+    """
+    if record.broker_consulted is not False or record.flags & (os.O_ACCMODE | os.O_TRUNC):
+        return False
+    if _OF_TASK.fullmatch(file) or (by_guest and file in _OF_MACHINE):
+        return True
+    return file in _AUTHORITIES and not any(rule.allow and rule.action == NetAction.CONNECT for rule in policy.net)
+
+
 def _looked_at(record: KernelRecord, names: SeenNames) -> str | None:
     """Return the path that was only looked at, its links followed; None for any other call."""
     is_look = record.capability is Capability.FS_LOOKUP
@@ -156,7 +185,8 @@ def _not_found(
     """
     below = (f"{path}/", f"{record.target}/")
     beside = path in _EXPECTED or any(one.startswith(f"{folder}/") for folder in searched for one in below)
-    beside = beside or os.path.basename(path) in _SITES
+    beside = beside or os.path.basename(path) in _SITES or _SETTINGS.fullmatch(path) is not None
+    beside = beside or any(folder.startswith(below[0]) for folder in searched)  # on the way there (realpath(3))
     if is_task(path) or beside or not names.is_seen(path):
         return record
     decision = broker.decide(Capability.FS_LOOKUP, path)

@@ -68,6 +68,12 @@ def _refused_by_view(event: DenialEvent, failure: Failed) -> bool:
     return event.target in failure.message or any(text.rpartition("/")[2] == name for text in quoted)
 
 
+def _of_libc(event: DenialEvent) -> int | None:
+    """Return the errno that the C library makes of a refusal's: nice(3) says EPERM where setpriority(2) says EACCES."""
+    is_nice = event.syscall == "setpriority" and event.kernel_errno == errno.EACCES
+    return errno.EPERM if is_nice else event.kernel_errno
+
+
 def _errno_in(failure: Failed) -> int | None:
     """Return the errno whose words an OSError of native code holds, which carries no number."""
     if failure.type_name not in ("OSError", "FileNotFoundError", "PermissionError"):
@@ -223,6 +229,10 @@ class Denials:
             return event
         if failure.raised_by_guest and failure.sequence is None:
             return None
+        if failure.type_name == "MemoryError" and not failure.message:
+            # libffi has no memory that a callback could run in: nothing was full
+            made = [one for one in self._of_request.values() if one.capability is Capability.MEMORY_EXEC]
+            return next((one for one in reversed(made) if one.kernel_decision is Verdict.DENY), None)
         refused = (
             event for event in reversed(self._of_request.values()) if event.capability is not Capability.FS_LOOKUP
         )
@@ -238,7 +248,7 @@ class Denials:
                 return event
             if event.kernel_decision is Verdict.DENY and failure.errno in _REFUSALS:
                 # Only the newest refusal: after an older one, the guest went on and met something else.
-                return event if event.kernel_errno == failure.errno else None
+                return event if failure.errno in (event.kernel_errno, _of_libc(event)) else None
         return newest if newest is not None and _refused_by_view(newest, failure) else None
 
     def hint_of(self, failure: Failed) -> str | None:

@@ -404,7 +404,15 @@ class Runtime:
                 searched += (interpreter.stdlib, *(interpreter.site_dirs if site is None else ()), _OWN_CODE)
             own = None if session.workspace is None else session.workspace.directory
             sealed = self.plan.usable("root view")
-            records = self._watched.judge(record, session.compiled, searched, own, sealed=sealed)
+            records = self._watched.judge(
+                record,
+                session.compiled,
+                searched,
+                own,
+                sealed=sealed,
+                by_guest=record.pid == session.pid,
+                full=self.plan.traits.full_telemetry,
+            )
             if records[0].enforcer == "landlock" and records[0].verdict is Verdict.DENY:
                 session.kernel.note_recorded(records[0])
         for one in records:

@@ -41,6 +41,9 @@ ORDINARY = [
     "import traceback\ntry: int('x')\nexcept ValueError: traceback.print_exc()",
     "import shutil; shutil.which('no-such-program')",
     "import socket; assert not socket.has_ipv6 and not socket.has_dualstack_ipv6()",
+    "import ssl; ssl.create_default_context(); ssl.get_default_verify_paths()",
+    "import inspect, json; inspect.getsource(json)",
+    "import ctypes.util as u; u._findSoname_ldconfig('c'); u._findLib_ld('c')",
     "import os\ntry: os.getlogin()\nexcept OSError: pass",
     "import platform\ntry: platform.freedesktop_os_release()\nexcept OSError: pass",
     "import shutil, tempfile; a = tempfile.mkdtemp(); open(a + '/x', 'w'); shutil.make_archive(a + 'b', 'gztar', a)",
@@ -172,3 +175,36 @@ def test_a_flood_of_look_ups_holds_nobody_up_and_loses_no_refusal(supervisor: py
         with pytest.raises(pyisolate.PolicyError):
             sandbox.exec("open('/etc/shadow')")
         assert sandbox.stats.events_lost == 0
+
+
+PROBED = ("/proc/self/maps", "/proc/self/mounts", "/proc/meminfo")
+
+
+def test_what_native_code_reads_of_its_task_is_refused_and_left_out_unless_all_is_wanted() -> None:
+    native = "import ctypes; [ctypes.CDLL(None).open(path.encode(), 0) for path in " + repr(PROBED) + "]"
+    policy = pyisolate.Policy.preset("compute").allow_native("ctypes", "_ctypes")
+    for telemetry, seen in (("default", set()), ("full", set(PROBED))):
+        with pyisolate.Supervisor(pool_size=1, telemetry=telemetry) as made, made.spawn("ordinary", policy) as sandbox:
+            assert sandbox.exec(native).value == [-1] * len(PROBED)
+            assert {event.target for event in sandbox.get_denial_events()} == seen
+            with pytest.raises(pyisolate.PolicyError):  # the control: by Python it is an event
+                sandbox.exec(f"open({PROBED[0]!r})")
+
+
+def test_a_shell_and_what_it_runs_leave_no_event(supervisor: pyisolate.Supervisor) -> None:
+    ran = (
+        "import subprocess; subprocess.run(['bash', '-lc', 'id; ls; cp -p /dev/null x; df . > y; sort y'], check=True)"
+    )
+    with supervisor.spawn("ordinary", pyisolate.Policy.preset("shell")) as sandbox:
+        sandbox.exec(ran)
+        assert sandbox.get_denial_events() == []
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec("open('/etc/shadow')")
+
+
+def test_a_callback_without_executable_memory_is_no_limit_of_memory(supervisor: pyisolate.Supervisor) -> None:
+    policy = pyisolate.Policy.preset("compute").allow_native("ctypes", "_ctypes")
+    with supervisor.spawn("ordinary", policy) as sandbox, pytest.raises(pyisolate.PolicyError) as raised:
+        sandbox.exec("import ctypes; ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 1)")
+    assert raised.value.denial_event is not None
+    assert raised.value.denial_event.capability == "memory.exec"
