@@ -53,6 +53,7 @@ _OF_MACHINE = frozenset(("/proc/cpuinfo", "/proc/meminfo", "/proc/stat"))
 #: Where an interpreter, also one that a guest executes, looks for packages.
 _SITES = frozenset(("site-packages", "dist-packages"))
 _OPENING = frozenset(("open", "openat", "creat"))
+_INTERPRETERS = 6  # a script, and the five interpreters that may name one another (Linux, fs/exec.c)
 _TMPFILE = 0o20000000  # __O_TMPFILE (asm-generic/fcntl.h)
 _RENAMING = frozenset(("rename", "renameat", "renameat2"))
 _LINKING = frozenset(("link", "linkat"))
@@ -130,12 +131,20 @@ class WatchedFiles:
 
 
 def _program(record: KernelRecord, broker: Broker, names: SeenNames) -> KernelRecord:
-    """Return the record, as a denial if the program is there and no rule grants it; of a script its own file counts."""
-    path = names.followed(record.target)
-    if not names.is_there(path) or names.is_directory(path):
-        return record
-    decision = broker.decide(Capability.PROCESS_EXEC, path)
-    return record if decision.code is None else _refused(record, decision, path)
+    """Return the record, as a denial if the program is there and no rule grants it, or the interpreter of a script."""
+    path, script = names.followed(record.target), ""
+    for _ in range(_INTERPRETERS):
+        if not names.is_there(path) or names.is_directory(path):
+            break
+        decision = broker.decide(Capability.PROCESS_EXEC, path)
+        if decision.code is not None:
+            reason = f"{script} names it as its interpreter: {decision.reason}" if script else decision.reason
+            return _refused(record, msgspec.structs.replace(decision, reason=reason), path)
+        interpreter = names.interpreter(path)
+        if interpreter is None:
+            break
+        path, script = names.followed(interpreter), path
+    return record
 
 
 def _writable(broker: Broker, file: str) -> bool:
@@ -278,11 +287,13 @@ def let_through(record: KernelRecord) -> KernelRecord | None:
     """Return the record of a program or socket that monitor mode let through, named as the broker names it.
 
     None where nothing is there, which is not refused: a search in PATH tries each directory, and the C library asks for
-    daemons that do not run. Another socket may be gone by now that was there.
+    daemons that do not run. Another socket may be gone by now that was there. Enforcing refuses native code of the
+    guest's own process any program, and a child to search for one as well.
     """
     if record.capability is Capability.PROCESS_EXEC and record.target.startswith("/"):
         path = os.path.realpath(record.target)
-        return msgspec.structs.replace(record, target=path) if SeenNames().is_there(path) else None
+        kept = record.broker_consulted is False or SeenNames().is_there(path)
+        return msgspec.structs.replace(record, target=path) if kept else None
     if record.capability is Capability.IPC_UNIX and record.target.startswith("unix:/"):
         path = record.target[5:]
         return None if path.startswith(_DAEMONS) and not SeenNames().is_there(path) else record

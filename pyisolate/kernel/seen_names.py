@@ -6,10 +6,11 @@ to by then.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from ..errors import SandboxClosed
@@ -21,6 +22,7 @@ OpenOwn = Callable[[], AbstractContextManager[int]]
 
 #: Links below these lead where the guest's task says: this process's own /proc must not be asked about them.
 _TASK = re.compile(r"/proc/(?:self|thread-self|[0-9]+)")
+_FIRST_LINE = 256  # BINPRM_BUF_SIZE, linux/binfmts.h
 _LINK_LIMIT = 40  # path_resolution(7)
 
 
@@ -56,6 +58,29 @@ class SeenNames:
             return stat.S_ISDIR(self._look(path)[0])
         except (OSError, ValueError, SandboxClosed):
             return False
+
+    def interpreter(self, path: str) -> str | None:
+        """Return the program that a script's first line names; None for any other file, or where it names no path."""
+        try:
+            with self._opened(path) as file:
+                first = os.read(file, _FIRST_LINE) if stat.S_ISREG(os.fstat(file).st_mode) else b""
+        except (OSError, ValueError, SandboxClosed):
+            return None
+        words = first[2:].partition(b"\n")[0].split(None, 1) if first.startswith(b"#!") else []
+        return os.fsdecode(words[0]) if words and words[0].startswith(b"/") else None
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[int]:
+        flags, name = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, self._below(path)
+        if name is None or self._own is None:
+            file = os.open(path, flags)
+        else:
+            with self._own() as top:
+                file = mount.openat2(name, flags, mount.BENEATH, dirfd=top)
+        try:
+            yield file
+        finally:
+            os.close(file)
 
     def in_folder(self, target: str) -> str | None:
         """Return a name with its folder's links followed, not its own; None where the folder is not there."""

@@ -330,3 +330,72 @@ hard = resource.getrlimit(resource.RLIMIT_{resource})[1]
             (None, None, None),
             [],
         )
+
+
+def test_a_group_of_nobody_is_told_where_the_guest_may_fork(supervisor: pyisolate.Supervisor, mode: str) -> None:
+    require("seccomp", supervisor.diagnostics().listener, "no listener decides these calls")
+    with made(supervisor, mode, process=[{"fork": True}]) as sandbox:
+        for code, target in (("caught(os.kill, -1, 9)", "kill(-1"), ("native(libc.killpg, 4242, 9)", "kill(-4242")):
+            value, events = run(sandbox, code)
+            if not events:
+                require(
+                    "children", os.path.exists(f"/proc/self/task/{os.getpid()}/children"), "no kernel tells of them"
+                )
+            assert value == errno.ESRCH
+            assert [(str(one.capability), one.code, one.kernel_errno) for one in events] == [
+                ("process.signal", DenialCode.ALWAYS_DENIED, errno.ESRCH)
+            ]
+            assert events[0].target.startswith(target)
+        # the control: who is there is reached: a child, its group when it has ended and left one, and the own group
+        value, events = run(sandbox, REACHED)
+        assert (value, events) == ((9, 0, 0), [])
+
+
+REACHED = """
+import time
+def child(work):
+    started = os.pipe()
+    if not (number := os.fork()):
+        os.setpgid(0, 0)
+        work()
+        os.write(started[1], b"x")
+        time.sleep(9)
+        os._exit(0)
+    os.read(started[0], 1)
+    return number
+first = child(lambda: None)
+os.kill(-1, 9)
+status = os.waitpid(first, 0)[1]
+second = child(lambda: os.fork() and os._exit(0))
+os.waitpid(second, 0)
+(status, caught(os.killpg, second, 9), caught(os.killpg, 0, 0))
+"""
+
+
+def test_a_script_whose_interpreter_is_not_granted_names_it(
+    supervisor: pyisolate.Supervisor, mode: str, ground: Path
+) -> None:
+    script = ground / "script"
+    script.write_text("#! /bin/cat -n\n")
+    script.chmod(0o755)
+    run_it = f"import subprocess\ntry: subprocess.run([{str(script)!r}], capture_output=True)\nexcept OSError: pass"
+    granted = [{"exec": str(script)}, {"fork": True}]
+    with made(supervisor, mode, process=granted) as sandbox:
+        (event,) = sandbox.exec(run_it).denials
+        target, verdict = os.path.realpath("/bin/cat"), "deny" if mode == "enforce" else "would_deny"
+        assert (str(event.capability), event.target, str(event.kernel_decision)) == ("process.exec", target, verdict)
+        assert str(script) in event.kernel_reason
+        assert event.suggestion == {"process": [{"exec": target}]}
+    with made(supervisor, mode, ground, process=[*granted, {"exec": "/bin/cat"}]) as sandbox:  # the control
+        assert sandbox.exec(run_it).denials == ()
+
+
+def test_native_code_asks_for_a_program_that_is_not_there(supervisor: pyisolate.Supervisor, mode: str) -> None:
+    with made(supervisor, mode) as sandbox:
+        _, (event,) = run(sandbox, "native(libc.execv, b'/no/such/program', None)")
+        verdict = "deny" if mode == "enforce" else "would_deny"
+        assert (str(event.capability), event.target, str(event.kernel_decision)) == (
+            "process.exec",
+            "/no/such/program",
+            verdict,
+        )

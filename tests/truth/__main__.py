@@ -16,7 +16,7 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "default": ({}, {}),
     "full": ({"telemetry": "full"}, {}),
     "listener": ({"network": "listener"}, {}),
-    "thread": ({}, {"isolation": "thread"}),
+    "thread": ({}, {"isolation": "thread", "enforcement": "best_effort"}),
 }
 
 

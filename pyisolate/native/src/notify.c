@@ -15,6 +15,7 @@
 #include "notify/socket.c"
 #include "notify/own.c"
 #include "notify/look.c"
+#include "notify/kin.c"
 #include "notify/decide.c"
 #include "notify/turns.c"
 #include "notify/loop.c"

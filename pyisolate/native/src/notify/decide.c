@@ -1,5 +1,6 @@
 /* Dispatch by system call. What has no handler of its own is decided by its capability alone. */
 #include "parts.h"
+#include <limits.h>
 
 #define NOTIFY_CLONE_NEW 0x7e020000ULL /* CLONE_NEW*, linux/sched.h */
 #define NOTIFY_CLONE_NEWTIME 0x80ULL /* clone3's only */
@@ -133,16 +134,20 @@ static int notify_names_none(const struct notify_call *c, int argument)
 	return none && notify_valid(c);
 }
 
-/* kill(-1) reaches all but the caller and the init, so none where the policy grants no fork. */
-static int notify_reaches_none(const struct notify_call *c)
-{
-	return c->nr == SYS_kill && (int)c->args[0] == -1 && c->policy->acts[PYI_PROCESS_FORK] == NOTIFY_ACT_DENY;
-}
-
-/* A group may outlive the process whose number it has, so only who makes no process is known to have no other. */
+/* A group, or everybody: kill(-1) reaches all but the caller and the init. */
 static int notify_names_group(const struct notify_call *c, int argument)
 {
 	return (int)c->args[argument] < 0 || (c->nr == SYS_setpriority && c->args[0] == PRIO_PGRP);
+}
+
+/* No process is in that group, which may have outlived the process whose number it has. */
+static int notify_group_is_empty(const struct notify_call *c, int argument)
+{
+	int number = (int)c->args[argument], all = c->nr == SYS_kill && number == -1;
+
+	if (c->policy->acts[PYI_PROCESS_FORK] == NOTIFY_ACT_DENY) /* who makes no process is known to have no other */
+		return all || (number && notify_names_none(c, argument));
+	return number && number != INT_MIN && !notify_reaches(c, all ? 0 : number < 0 ? -number : number);
 }
 
 /* Process 1 is the cell's init, which no guest may touch. */
@@ -156,12 +161,11 @@ static int notify_names_init(const struct notify_call *c, int argument)
 /* Calls on a task by its number. */
 static void notify_do_numbered(const struct notify_call *c, int argument)
 {
-	int group = notify_names_group(c, argument), forks = c->policy->acts[PYI_PROCESS_FORK] == NOTIFY_ACT_ALLOW;
+	int group = notify_names_group(c, argument), number = (int)c->args[argument];
 
 	if (notify_names_init(c, argument))
 		notify_refuse_floor(c, c->l->capability[c->nr], EPERM);
-	else if (notify_reaches_none(c) ||
-		 ((int)c->args[argument] && !(group && forks) && notify_names_none(c, argument)))
+	else if (group ? notify_group_is_empty(c, argument) : number && notify_names_none(c, argument))
 		notify_refuse_floor(c, c->l->capability[c->nr], ESRCH);
 	else
 		notify_continue(c);

@@ -6,14 +6,6 @@
 #define NOTIFY_LOCKS 1024	/* record locks of one process, counted; it makes at most twice as many until it is counted again */
 #define NOTIFY_REFUSALS 64	/* calls of a process that is past it, until it is counted again */
 
-struct notify_entry { /* struct linux_dirent64, getdents64(2) */
-	uint64_t inode;
-	int64_t offset;
-	uint16_t bytes;
-	uint8_t type;
-	char name[];
-};
-
 /* The record locks of one open file, as proc(5) shows them in fdinfo; reading ends past `most`. */
 static int notify_locks_of(int directory, const char *name, int most)
 {

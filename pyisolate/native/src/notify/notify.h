@@ -12,6 +12,7 @@
  *   notify/socket.c   socket, setsockopt, connect, bind, listen
  *   notify/own.c      what a program opens by a name of a descriptor that it has
  *   notify/look.c     look-ups of names, which nothing decides
+ *   notify/kin.c      the processes of a cell, and their groups
  *   notify/message.c  one message, sent from the copy of it
  *   notify/flight.c   what the supervisor keeps for a guest, and how much it may be
  *   notify/hidden.c   memory of the kernel's that nothing charges to the guest
@@ -368,6 +369,14 @@ typedef struct notify_listener {
 	struct iovec iov[NOTIFY_IOV];
 	struct notify_listener *next;
 } notify_listener;
+
+struct notify_entry { /* struct linux_dirent64, getdents64(2) */
+	uint64_t inode;
+	int64_t offset;
+	uint16_t bytes;
+	uint8_t type;
+	char name[];
+};
 
 static inline uint64_t notify_now(void)
 {

@@ -61,6 +61,9 @@ SHARED void notify_do_look(const struct notify_call *c);
 SHARED void notify_watch_look(const struct notify_call *c);
 SHARED void notify_drop_root(struct notify_sandbox *s);
 
+/* kin.c */
+SHARED int notify_reaches(const struct notify_call *c, int group);
+
 /* ring.c */
 SHARED void notify_count(struct notify_sandbox *s, int capability, int verdict);
 SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const struct notify_record *record);
