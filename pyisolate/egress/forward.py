@@ -170,7 +170,8 @@ async def repeat(guest: Asked, known: heads.Asked, came: bytes, up: Upstream) ->
         up.writer.write(data)
         async with asyncio.timeout(IDLE_S):
             data = await up.reader.read(1 << 16)
-        if (found := up.answers.find(data)) is not None:
+        found = up.answers.find(data) or read_apart(known.request.method, data, up.answers)
+        if found is not None:
             whole = await _pass_on(guest, up, *found)
             return True
         _tell_h11(guest.http, known, came, up.http)
@@ -182,6 +183,33 @@ async def repeat(guest: Asked, known: heads.Asked, came: bytes, up: Upstream) ->
             up.next_cycle()
         else:
             up.close()
+
+
+def read_apart(method: str, data: bytes, answers: Heads[Answered]) -> tuple[Answered, bytes] | None:
+    """Have h11 read an answer that is all of `data`, for a connection of its own; return what `answers.find` would.
+
+    None where it is not whole, or not the last word of h11's: an end of the connection, a length that no number states.
+    """
+    host = h11.Connection(h11.CLIENT)
+    host.send(h11.Request(method=method, target="/", headers=[("Host", "-")]))
+    host.send(h11.EndOfMessage())
+    try:
+        answer, head = heads.read_head(host, data)
+        if head is None or not isinstance(answer, h11.Response):
+            return None
+        while isinstance(event := host.next_event(), h11.Data):
+            pass
+    except h11.RemoteProtocolError:
+        return None  # who reads it for both connections refuses it
+    body = data[len(head) :]
+    kept = isinstance(event, h11.EndOfMessage) and _is_done(host) and not host.trailing_data[0]
+    if not kept or heads.body_bytes(answer) != len(body):
+        return None
+    lines = [b"HTTP/1.1 %d %b" % (answer.status_code, answer.reason)]
+    lines += [name + b": " + value for name, value in _kept(answer.headers.raw_items(), _OF_ONE_HOP)]
+    found = Answered(b"\r\n".join(lines) + heads.END, len(body))
+    answers.put(head, found)
+    return found, body
 
 
 def _tell_h11(guest: h11.Connection, known: heads.Asked, came: bytes, host: h11.Connection) -> None:

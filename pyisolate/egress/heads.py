@@ -15,7 +15,8 @@ import msgspec
 
 from ..policy import web
 
-_END = b"\r\n\r\n"
+#: What ends a head.
+END = b"\r\n\r\n"
 #: Heads of one sandbox, and of one host's answers; a longer one is not kept (bytes).
 MOST_ASKED, MOST_ANSWERED, _MOST_BYTES = 32, 4, 4096
 _V = TypeVar("_V")
@@ -77,8 +78,8 @@ def read_head(http: h11.Connection, data: bytes) -> tuple[object, bytes | None]:
 
 def _end(data: bytes) -> int | None:
     """Return where the first blank line ends, if that is early enough."""
-    found = data.find(_END, 0, _MOST_BYTES)
-    return None if found < 0 else found + len(_END)
+    found = data.find(END, 0, _MOST_BYTES)
+    return None if found < 0 else found + len(END)
 
 
 def body_bytes(event: h11.Request | h11.Response) -> int | None:
