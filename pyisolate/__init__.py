@@ -74,6 +74,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of `_HOME` (a test
     from .sandbox.ask import Deny as Deny
     from .sandbox.ask import Question as Question
     from .sandbox.ask_socket import AskSocket as AskSocket
+    from .sandbox.async_process import AsyncGuestProcess as AsyncGuestProcess
     from .sandbox.guest_process import GuestProcess as GuestProcess
     from .sandbox.host_function import HostFunction as HostFunction
     from .sandbox.process import Sandbox as Sandbox
@@ -108,6 +109,7 @@ _HOME = {
     "EventSink": "telemetry.sinks.protocol",
     "FileSizeExceeded": "errors",
     "GuestError": "errors",
+    "AsyncGuestProcess": "sandbox.async_process",
     "GuestProcess": "sandbox.guest_process",
     "HostFunction": "sandbox.host_function",
     "HostFunctionError": "errors",

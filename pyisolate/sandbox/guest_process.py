@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -73,6 +74,7 @@ class RunningProgram:
         self.error: BaseException | None = None
         self.denials: tuple[DenialEvent, ...] = ()
         self._received: list[Received] = []
+        self._at_end: list[Callable[[], object]] = []
         self._thread = self._reports = 0
         self._input = -1
         self._changed = threading.Condition()
@@ -149,6 +151,9 @@ class RunningProgram:
         with self._changed:
             self.error, self.returncode = error, int(code)
             self._changed.notify_all()
+            waiting, self._at_end = self._at_end, []
+        for call in waiting:
+            call()
 
     def _forget(self) -> None:
         self._session.program = None
@@ -162,6 +167,14 @@ class RunningProgram:
         """Wait for the end; False when it does not come in time."""
         with self._changed:
             return self._changed.wait_for(lambda: self.returncode is not None, timeout)
+
+    def when_ended(self, call: Callable[[], object]) -> None:
+        """Call a function, which must not block or raise, when it has ended: at once, or on a thread of the host."""
+        with self._changed:
+            if self.returncode is None:
+                self._at_end.append(call)
+                return
+        call()
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, where it still runs, and wait until it was given it, as `kill(2)` would."""
@@ -281,7 +294,7 @@ class GuestProcess:
                 file.write(data)
 
 
-def popen(
+def begin(
     session: ProgramSession,
     arguments: Any,
     *,
@@ -291,7 +304,7 @@ def popen(
     text: bool,
     cwd: str | os.PathLike[str] | None,
     env: Any,
-) -> GuestProcess:
+) -> RunningProgram:
     """Start a program in a cell; see `Sandbox.popen`."""
     session.check_caller()
     session.check_free()
@@ -299,4 +312,4 @@ def popen(
     merged = isinstance(stderr, int) and stderr == subprocess.STDOUT
     running = RunningProgram(session, check_program("popen", arguments, cwd, env, merged=merged), text=text)
     running.open(stdin, stdout, stderr)
-    return GuestProcess(running)
+    return running

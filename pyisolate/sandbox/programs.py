@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from subprocess import PIPE, CompletedProcess
 from typing import Any, TypeVar
 
+from .async_process import AsyncGuestProcess, start
 from .base import SandboxBase
 from .command import check_program, run_command
-from .guest_process import GuestProcess, InputSource, OutputSink, ProgramSession, popen
+from .guest_process import GuestProcess, InputSource, OutputSink, ProgramSession, begin
 from .result import OutputCallback
 from .stdin import StdinSource
 
@@ -70,4 +71,22 @@ class RunsPrograms(SandboxBase[_S]):
         a file that is written to as output comes; `stderr` may be STDOUT. Raises what `run` raises where it cannot
         start.
         """
-        return popen(self._session, arguments, stdin=stdin, stdout=stdout, stderr=stderr, text=text, cwd=cwd, env=env)
+        return GuestProcess(
+            begin(self._session, arguments, stdin=stdin, stdout=stdout, stderr=stderr, text=text, cwd=cwd, env=env)
+        )
+
+    async def apopen(
+        self,
+        arguments: Sequence[str | os.PathLike[str]],
+        *,
+        stdin: InputSource = None,
+        stdout: OutputSink = PIPE,
+        stderr: OutputSink = PIPE,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> AsyncGuestProcess:
+        """Like `popen`, for a task of asyncio: its pipes are asyncio's streams, of bytes.
+
+        A task that is cancelled while the program starts kills the sandbox.
+        """
+        return await start(self._session, arguments, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env)

@@ -103,6 +103,36 @@ def test_tasks_of_asyncio_have_the_same(sandbox: pyisolate.Sandbox) -> None:
     assert asyncio.run(sandbox.arun(["cat"], input="x", text=True)).stdout == "x"
 
 
+def test_tasks_of_asyncio_talk_to_a_program_while_it_runs(sandbox: pyisolate.Sandbox) -> None:
+    async def talk() -> None:
+        script = "while read line; do echo got $line; done; echo end >&2; exit 3"
+        async with await sandbox.apopen(["bash", "-c", script], stdin=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            for word in (b"one", b"two"):
+                process.stdin.write(word + b"\n")
+                assert await asyncio.wait_for(process.stdout.readline(), 20) == b"got " + word + b"\n"
+            assert process.returncode is None
+            assert await process.communicate(b"three\n" * 12_000) == (b"got three\n" * 12_000, b"end\n")
+            assert (await process.wait(), process.returncode) == (3, 3)
+        process = await sandbox.apopen(["sleep", "60"], stdout=subprocess.DEVNULL)
+        assert (process.stdin, process.stdout) == (None, None)
+        with pytest.raises(asyncio.TimeoutError):  # who waits no more leaves it running
+            await asyncio.wait_for(process.wait(), 0.05)
+        await process.terminate()
+        assert await process.wait() == -15
+        with pytest.raises(pyisolate.PolicyError):
+            await sandbox.apopen(["/usr/bin/nonesuch"])
+        async with await sandbox.apopen(["sleep", "60"]) as process:
+            sandbox.kill()
+            with pytest.raises(pyisolate.SandboxClosed):
+                await process.communicate()
+            raise pyisolate.SandboxClosed("seen")
+
+    with pytest.raises(pyisolate.SandboxClosed, match="seen"):
+        asyncio.run(talk())
+
+
 @pytest.mark.parametrize(
     ("words", "status"),
     [

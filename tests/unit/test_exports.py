@@ -72,9 +72,10 @@ SANDBOX = """
     function_stubs get_denial_events id interrupt isolation kill limits name pid policy post recv reload_policy stats
 """
 METHODS = {
-    "Sandbox": SANDBOX + "arun files init_pid popen run run_script trace",
+    "Sandbox": SANDBOX + "apopen arun files init_pid popen run run_script trace",
     "SandboxThread": SANDBOX,
     "GuestProcess": "communicate denials kill pid poll returncode send_signal terminate wait",
+    "AsyncGuestProcess": "communicate denials kill pid returncode send_signal terminate wait",
     "Supervisor": "aspawn close closed diagnostics kill recorder reload_policy sandboxes spawn start",
 }
 
