@@ -453,15 +453,13 @@ def _resolve(dotted: str) -> Any:
     """Find "module.function", or a name that earlier `exec` calls defined."""
     head, _, rest = dotted.partition(".")
     main = sys.modules["__main__"].__dict__
-    if head in main:
-        found = main[head]
+    if head in main or hasattr(builtins, head):
+        found = main[head] if head in main else getattr(builtins, head)
         for part in rest.split(".") if rest else ():
             found = getattr(found, part)
         return found
     if not rest:
-        if not hasattr(builtins, head):
-            raise NameError(f"name {head!r} is not defined")
-        return getattr(builtins, head)
+        raise NameError(f"name {head!r} is not defined")
     module_name, _, attribute = dotted.rpartition(".")
     module = builtins.__import__(module_name, main, None, [attribute])
     return getattr(module, attribute)

@@ -176,11 +176,11 @@ class Awaiting:
         return self._runner.run(awaited)
 
 
-def traceback_text(error: BaseException) -> str:
-    """Format a traceback without frames of this package and of the import machinery."""
+def traceback_text(error: BaseException, *, chain: bool = True) -> str:
+    """Format a traceback without this package's frames and the import machinery's; with `chain`, the causes too."""
     summary = traceback.TracebackException.from_exception(error, lookup_lines=False, compact=True)
     _drop_frames(summary, set())
-    return "".join(summary.format())
+    return "".join(summary.format(chain=chain))
 
 
 def _drop_frames(summary: traceback.TracebackException, seen: set[int]) -> None:
@@ -222,12 +222,12 @@ def _of_thread(args: Any) -> None:
 
 def _unraisable(args: Any) -> None:
     of = "" if args.object is None else f" {args.object!r}"
-    _print(f"{args.err_msg or 'Exception ignored in'}:{of}\n", args.exc_value)
+    _print(f"{args.err_msg or 'Exception ignored in'}:{of}\n", args.exc_value, chain=False)
 
 
-def _print(heading: str, error: BaseException | None) -> None:
+def _print(heading: str, error: BaseException | None, *, chain: bool = True) -> None:
     if sys.stderr is not None:
-        sys.stderr.write(heading + ("" if error is None else traceback_text(error)))
+        sys.stderr.write(heading + ("" if error is None else traceback_text(error, chain=chain)))
         sys.stderr.flush()
 
 

@@ -11,12 +11,13 @@ import os
 import sys
 import threading
 import time
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from ..native.channel import is_free, lowest_free
 
 #: A piece of a line is passed on at once after this long a pause, and with the next one before (seconds).
 _PAUSE_S = 0.02
+_Stream = TypeVar("_Stream", bound=io.TextIOWrapper)
 _FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
 
@@ -43,7 +44,14 @@ def open_streams() -> None:
 
 
 def _input() -> io.TextIOWrapper:
-    return open(0, encoding="utf-8", closefd=False)
+    raw = io.FileIO(0, "rb", closefd=False)
+    return _named(io.TextIOWrapper(io.BufferedReader(raw), encoding="utf-8"), raw, "<stdin>", "r")
+
+
+def _named(stream: _Stream, raw: io.FileIO, name: str, mode: str) -> _Stream:
+    """Give a stream the attributes that it has where the interpreter itself opens it (Python/pylifecycle.c)."""
+    raw.name, stream.mode = name, mode  # type: ignore[misc] # typed as read-only
+    return stream
 
 
 class GivenStdin:
@@ -70,8 +78,9 @@ class GivenStdin:
 
 
 def _output(descriptor: int) -> _Text:
-    raw = open(descriptor, "wb", closefd=False)  # noqa: SIM115 - lives as long as the process
-    return _Text(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    raw = io.FileIO(descriptor, "wb", closefd=False)
+    stream = _Text(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return _named(stream, raw, "<stdout>" if descriptor == 1 else "<stderr>", "w")
 
 
 def flush_before_exit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -167,12 +168,15 @@ def _stats_table(fields: tuple[str, ...], counts: Counter[Any], limit: int, woul
 def _read(path: str) -> Any:
     from ..telemetry.sinks.audit_reader import read_events
 
+    others = itertools.count()
     try:
-        yield from read_events(path)
+        yield from read_events(path, on_other=lambda: next(others))
     except OSError as error:
         from .terminal import fail
 
         fail(error, FOUND)
+    if number := next(others):
+        click.echo(f"pyisolate: {path}: {number} line{'s are' if number > 1 else ' is'} no event", err=True)
 
 
 def _document(event: DenialEvent, vocabulary: str | None) -> str:

@@ -63,7 +63,7 @@ def choose_policy(options: dict[str, Any]) -> Policy:
     file, preset = options.pop("policy_file"), options.pop("preset")
     if file and preset:
         raise click.UsageError("--policy and --preset exclude each other.")
-    policy = Policy.load(policy_path(file)) if file else Policy.preset(preset or "compute")
+    policy = load_policy(file) if file else Policy.preset(preset or "compute")
     for _, builder, metavar, _ in _GRANTS:
         for value in options.pop(builder):
             target = Path(value).absolute() if metavar == "PATH" and not value.startswith("@") else value
@@ -84,13 +84,16 @@ def _limit(text: str) -> tuple[str, Any]:
 
 def load_policy(text: str) -> Policy:
     """Return the policy of a file, of the user's file of that name, or the preset; the first that there is."""
+    from ..errors import PolicySyntaxError
     from ..policy import Policy
-    from ..policy.load import PRESETS
 
     path = policy_path(text)
-    if text in PRESETS and not path.exists():
+    if path.exists() or not _BARE_NAME.fullmatch(text):
+        return Policy.load(path)
+    try:
         return Policy.preset(text)
-    return Policy.load(path)
+    except PolicySyntaxError as error:
+        raise PolicySyntaxError(f"policy {text!r}: no such file, and no such preset", hint=error.hint) from None
 
 
 def policy_path(text: str) -> Path:

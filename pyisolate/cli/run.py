@@ -154,7 +154,7 @@ def say(ran: Ran, quiet: bool) -> None:
 
 
 def _say_error(ran: Ran) -> None:
-    from ..errors import GuestError
+    from ..errors import GuestError, TimeoutError
     from .terminal import complain
 
     error = ran.error
@@ -164,6 +164,8 @@ def _say_error(ran: Ran) -> None:
     for note in getattr(error, "__notes__", ()):
         click.echo(str(note).rstrip(), err=True)
     assert error is not None
+    if isinstance(error, TimeoutError) and error.limit == "timeout":  # what lives on in a service ends here
+        error.hint = "pass a larger --timeout, or make the guest do less"
     complain("interrupted" if isinstance(error, KeyboardInterrupt) else error)
 
 

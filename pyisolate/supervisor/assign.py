@@ -222,7 +222,7 @@ class Assigner:
             return answer
         channel.exited.wait(0.2 if channel.ended is not None else 0)
         if channel.ended is not None:
-            raise session.death()
+            raise session.control.what_killed(channel.exit_status) or session.death()
         raise SandboxDied(f"spawn {session.name!r}: the cell did not confine itself within {HANDOUT_TIMEOUT_S} s")
 
     def _initialise(

@@ -53,6 +53,7 @@ def run(tmp_path: Path, source: str, *options: str, args: tuple[str, ...] = (), 
 def test_the_status_tells_how_it_ended(tmp_path: Path, source: str, options: tuple[str, ...], status: int) -> None:
     done = run(tmp_path, source, *options)
     assert done.returncode == status, done.stderr
+    assert "live on" not in done.stderr  # as in a service: here the sandbox ends
 
 
 def test_a_refusal_that_was_caught_is_still_told(tmp_path: Path) -> None:

@@ -40,12 +40,21 @@ def test_calls_and_expressions_are_taken_as_plain_python_takes_them(supervisor: 
     with supervisor.spawn("calls") as sandbox:
         sandbox.exec("async def own(n): return n + 1")
         assert (sandbox.call("own", 1), sandbox.call(twice, 2), sandbox.eval("  1 + 1 ")) == (2, 4, 2)
+        assert (sandbox.call("str.upper", "a"), sandbox.call("math.sqrt", 4)) == ("A", 2)
         for source, kind in (("nowhere", "NameError"), ("nowhere.f", "ModuleNotFoundError")):
             with pytest.raises(pyisolate.GuestError) as caught:
                 sandbox.call(source)
             assert caught.value.type_name == kind
         with pytest.raises(pyisolate.GuestError, match="unexpected indent"):
             sandbox.exec("  1 + 1")
+
+
+def test_standard_streams_are_named_as_the_interpreter_names_them(supervisor: SupervisorOf) -> None:
+    named = "import sys\n[(one.name, one.mode, one.fileno()) for one in (sys.stdin, sys.stdout, sys.stderr)]"
+    expected = [("<stdin>", "r", 0), ("<stdout>", "w", 1), ("<stderr>", "w", 2)]
+    with supervisor.spawn("streams") as sandbox:
+        for given in (None, "text"):
+            assert sandbox.exec(named, stdin=given).value == expected
 
 
 def test_tasks_go_on_in_the_next_cell_that_awaits(supervisor: SupervisorOf) -> None:
@@ -202,6 +211,9 @@ def test_modules_of_the_workspace_need_no_rule(
 def test_errors_of_threads_show_the_guests_lines_and_leave_no_denial(supervisor: SupervisorOf) -> None:
     code = "import threading\nthread = threading.Thread(target=lambda: 1 / 0)\nthread.start(); thread.join()\n"
     code += "class Odd:\n    def __del__(self): raise KeyError('odd')\nOdd()\n"
+    code += (
+        "def never():\n    try: yield\n    finally: raise ValueError('at its end')\nit = never()\nnext(it)\ndel it\n"
+    )
     with supervisor.spawn("threads") as sandbox:
         result = sandbox.run_script(code, filename="prog.py")
         for words in (
@@ -209,8 +221,10 @@ def test_errors_of_threads_show_the_guests_lines_and_leave_no_denial(supervisor:
             "target=lambda: 1 / 0",
             "Exception ignored in",
             "KeyError: 'odd'",
+            "ValueError: at its end",
         ):
             assert words in result.stderr
+        assert "GeneratorExit" not in result.stderr  # the interpreter tells nothing of what was behind it
         assert sandbox.get_denial_events() == []
 
 

@@ -123,6 +123,15 @@ def test_memory(supervisor: pyisolate.Supervisor) -> None:
         assert events_of(sandbox, "limit.memory")
 
 
+def test_memory_that_holds_no_cell_is_told_by_spawn(supervisor: pyisolate.Supervisor) -> None:
+    require("cgroup", inside.runtime(supervisor).started.cgroups is not None, "no control groups here")
+    # the kernel refuses the limit where the cell holds more already, or ends the cell
+    with pytest.raises((pyisolate.MemoryExceeded, pyisolate.EnforcementError)):
+        supervisor.spawn("tiny", BASE.with_limits(memory="16KiB"))
+    with supervisor.spawn("small", BASE.with_limits(memory="16MiB")) as sandbox:  # the control
+        assert sandbox.eval("1") == 1
+
+
 def test_memory_is_summed_over_processes(supervisor: pyisolate.Supervisor) -> None:
     policy = BASE.allow_fork().with_limits(memory="96MiB", wall="10s")
     hold = "import os, time\nfor _ in range(3):\n    if os.fork() == 0: break\nx = bytearray(60 << 20)\ntime.sleep(8)"

@@ -118,6 +118,13 @@ def test_the_default_is_compute() -> None:
     assert chosen() == Policy.preset("compute")
 
 
+def test_a_name_that_is_neither_file_nor_preset_is_told_with_the_nearest() -> None:
+    with pytest.raises(errors.PolicySyntaxError, match="did you mean 'compute'"):
+        chosen("--policy", "comput")
+    with pytest.raises(OSError, match=r"comput\.yaml"):
+        chosen("--policy", "comput.yaml")
+
+
 def test_grants_are_added_to_a_preset(tmp_path: Path) -> None:
     policy = chosen("--preset", "data", "--allow-read", str(tmp_path), "--allow-connect", "10.0.0.1:80")
     assert policy == Policy.preset("data").allow_read(tmp_path).allow_connect("10.0.0.1:80")
@@ -268,9 +275,11 @@ def test_a_name_is_a_file_of_the_users_policies(tmp_path: Path, monkeypatch: pyt
     assert chosen("--preset", "compute") == Policy.preset("compute")
     (tmp_path / "report").write_text("name: here\n")
     assert chosen("--policy", "report").name == "here"  # a path that is there comes first
-    for other in ("missing", "../report.yaml", "sub/report"):
+    for other in ("missing.yaml", "../report.yaml", "sub/report"):
         with pytest.raises(FileNotFoundError):
             chosen("--policy", other)
+    with pytest.raises(errors.PolicySyntaxError, match="no such file, and no such preset"):
+        chosen("--policy", "missing")
 
 
 def test_without_the_variable_it_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

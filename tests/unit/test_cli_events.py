@@ -90,7 +90,15 @@ def test_stats_tell_refused_from_would_be_refused(tmp_path: Path) -> None:
 def test_a_torn_line_is_no_event(log: Path) -> None:
     with log.open("a") as file:
         file.write(event().to_json()[:40])
-    assert len(invoke("events", "show", str(log)).output.splitlines()) == 3
+    shown = invoke("events", "show", str(log)).output.splitlines()
+    assert len(shown) == 4
+    assert shown[-1] == f"pyisolate: {log}: 1 line is no event"
+
+
+def test_a_file_that_is_no_audit_log_is_told(tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(b"\xff\xfe\n{}\n")
+    for command in ("show", "stats"):
+        assert "other: 2 lines are no event" in invoke("events", command, str(tmp_path / "other")).output
 
 
 def test_verbose_shows_the_suggestion_as_a_rule(log: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -26,8 +26,13 @@ def parse_line(line: bytes) -> DenialEvent | None:
         return None
 
 
-def read_events(path: str | os.PathLike[str], *, rotated: bool = True) -> Iterator[DenialEvent]:
-    """Yield the events of a log, oldest first, `rotated` files included. Torn and foreign lines are left out."""
+def read_events(
+    path: str | os.PathLike[str], *, rotated: bool = True, on_other: Callable[[], object] = lambda: None
+) -> Iterator[DenialEvent]:
+    """Yield the events of a log, oldest first, `rotated` files included.
+
+    Torn and foreign lines are left out; `on_other` is called for each.
+    """
     names = [*(backups_of(path) if rotated else ()), os.fspath(path)]
     opened = False
     for name in names:
@@ -38,6 +43,8 @@ def read_events(path: str | os.PathLike[str], *, rotated: bool = True) -> Iterat
                     event = parse_line(line)
                     if event is not None:
                         yield event
+                    else:
+                        on_other()
         except FileNotFoundError:
             continue  # rotated away between the listing and the opening
     if not opened:
