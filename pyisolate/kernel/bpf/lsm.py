@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from typing import Any
 
 from ...capability import Capability
 from ...choices import EnforcerName
@@ -15,7 +14,7 @@ from ...policy.compiled import CompiledPolicy, FsRight, FsRule
 from ..probe_child import ending
 from .loader import BpfUnavailable
 from .maps import BpfPolicy
-from .runtime import PROBE_SETTINGS, BpfEnforcer
+from .runtime import PROBE, PROBE_SETTINGS, BpfEnforcer
 
 ENFORCER: EnforcerName = "bpf-lsm"
 
@@ -54,14 +53,14 @@ class BpfLsmEnforcer(BpfEnforcer):
     def probe(self) -> Availability:
         """Load and attach, confine a process, see it refused one file and allowed another."""
         probe = BpfLsmEnforcer(settings=PROBE_SETTINGS)
-        seen: list[Any] = []
         try:
-            probe.start(seen.append)
+            probe.start(lambda record: None)
         except BpfUnavailable as error:
             return _unavailable(error)
         try:
             proof = _proof(probe)
             probe.shared.records.drain()
+            seen = probe.shared.records.proofs
             if proof and seen:
                 return Availability(
                     enforcer=ENFORCER,
@@ -125,7 +124,7 @@ def _proof(enforcer: BpfLsmEnforcer) -> str:
         ]
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
-            enforcer.attach_task(child.pid, "probe", policy)
+            enforcer.attach_task(child.pid, PROBE, policy)
             said, _ = child.communicate("\n", timeout=60)
         finally:
             child.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import select
@@ -17,6 +18,7 @@ from ...errors import EnforcementError
 from ...native import libbpf
 from ...native.polling import epoll
 from ...policy.compiled import CompiledPolicy
+from ...records import KernelRecord
 from ..enforcer import RecordSink
 from ..reconcile import CounterKey
 from ..reconcile import record as unnamed_record
@@ -30,8 +32,8 @@ _log = logging.getLogger("pyisolate.kernel.bpf")
 
 #: More records than the ring buffer holds at a time (4 MiB; bpf/maps.bpf.h): who drains does not wait for later ones.
 _FULL_RING = 32768
-#: The sandbox of a proof: what is refused there is no event.
-PROBE = "probe"
+#: The sandbox of a proof: what is refused there is no event, and is kept in `Records.proofs`.
+PROBE = "pyisolate probe"
 _UNNAMED = "more a second than are sent (Supervisor(kernel_events_per_s=...)), or than the ring buffer held"
 
 
@@ -52,6 +54,8 @@ class Records:
         self._thread: threading.Thread | None = None
         self._poll: epoll | None = None
         self.unattributed = 0
+        #: what the sandbox of a proof was refused
+        self.proofs: collections.deque[KernelRecord] = collections.deque(maxlen=16)
 
     def start(self, sink: RecordSink) -> None:
         """Deliver to `sink` from now on."""
@@ -80,11 +84,12 @@ class Records:
             if entry is None or self._sink is None:
                 self.unattributed += 1
                 return
+            record = kernel_record(raw, entry.sandbox_id, self._policies.compiled(raw.deciding_policy))
             if entry.sandbox_id == PROBE:
+                self.proofs.append(record)
                 return
             entry.reconciler.add(_counted(raw))
-            policy = self._policies.compiled(raw.deciding_policy)
-            self._sink(kernel_record(raw, entry.sandbox_id, policy))
+            self._sink(record)
         except Exception:  # the ring must go on: one bad record must not hide the next
             _log.exception("bpf records: a record could not be handed on")
 
