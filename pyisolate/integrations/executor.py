@@ -13,11 +13,13 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecu
 from typing import Any, ParamSpec, TypeVar, Unpack
 
 from .. import api
+from ..actor import current_actor
 from ..errors import SandboxError
 from ..sandbox.process import Sandbox
 from ..supervisor.options import PolicyLike, SpawnOptions, as_policy
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.event import DenialEvent
+from .new_events import NewEvents
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -39,17 +41,14 @@ class _Work:
 
 
 class _Used:
-    """A sandbox, how many tasks it has had, and which of its events belong to them."""
+    """A sandbox, for whom it was spawned, how many tasks it has had, and which of its events belong to them."""
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self.sandbox, self.tasks = sandbox, 0
-        self._seen: set[str] = set()
+        self.sandbox, self.actor, self.tasks = sandbox, current_actor(), 0
+        self._events = NewEvents()
 
     def new_events(self) -> tuple[DenialEvent, ...]:
-        events = self.sandbox.get_denial_events()
-        new = tuple(event for event in events if event.event_id not in self._seen)
-        self._seen = {event.event_id for event in events}
-        return new
+        return self._events.take(self.sandbox)
 
 
 class SandboxExecutor(Executor):
@@ -58,8 +57,8 @@ class SandboxExecutor(Executor):
     `max_workers`: sandboxes at a time (default: processors + 4, at most 32). `initializer(*initargs)` runs in each
     sandbox before its first task; where it fails, the executor is broken. `reuse`: tasks that one sandbox gets, one
     after the other, before it is closed; what a task leaves there the next one finds (default 1: each gets its own).
-    `timeout`: seconds for one task. `supervisor`: default is the process's. `options` go to `spawn`; the actor of the
-    submitter's context travels along.
+    Tasks of different actors share none. `timeout`: seconds for one task. `supervisor`: default is the process's.
+    `options` go to `spawn`; the actor of the submitter's context travels along.
 
     Functions and arguments are sent by value, results come back as those of `Sandbox.call`. A task's error is a
     SandboxError (GuestError, PolicyError, LimitExceeded ...) with `denials`, as on its future.
@@ -166,11 +165,8 @@ class SandboxExecutor(Executor):
             self._give_back(used)
 
     def _take(self) -> _Used:
-        with self._lock:
-            while self._idle:
-                used = self._idle.pop()
-                if not used.sandbox.closed:
-                    return used
+        if (used := self._take_idle()) is not None:
+            return used
         supervisor = self._supervisor or api.default_supervisor()
         used = _Used(supervisor.spawn(f"{self._name}-{next(self._numbers)}", self._policy, **self._options))
         try:
@@ -179,6 +175,25 @@ class SandboxExecutor(Executor):
             used.sandbox.close()
             raise
         return used
+
+    def _take_idle(self) -> _Used | None:
+        """Return an idle sandbox of this context's actor: another's has that one's name, and what its tasks left.
+
+        Closes those that have ended, and where there is none of this actor's the one that was idle longest.
+        """
+        found, actor = None, current_actor()
+        with self._lock:
+            unwanted = [one for one in self._idle if one.sandbox.closed]
+            living = [one for one in self._idle if not one.sandbox.closed]
+            own = [one for one in living if one.actor == actor]
+            if own:
+                living.remove(found := own[-1])
+            elif living:
+                unwanted.append(living.pop(0))
+            self._idle = collections.deque(living)
+        for one in unwanted:
+            one.sandbox.close()
+        return found
 
     def _initialize(self, used: _Used) -> None:
         if self._initializer is None:

@@ -139,6 +139,8 @@ class SandboxKernel(Kernel):  # type: ignore[misc]
             if self._over:
                 raise SandboxError(operation="cell", cause="the kernel was shut down")
             if self._sandbox is None or self._sandbox.closed:
+                if self._sandbox is not None:  # until it is closed the supervisor holds its files
+                    self._sandbox.close()
                 if self._supervisor is None:
                     self._supervisor = Supervisor(pool_size=1)
                 sandbox = self._supervisor.spawn("notebook", with_files(self.policy))

@@ -14,6 +14,7 @@ from ..supervisor.options import PolicyLike, SpawnOptions, choose_policy
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.event import DenialEvent
 from .model_text import for_model, in_words
+from .new_events import NewEvents
 
 #: What a policy that names no workspace gets for an agent's files.
 WORKSPACE = "64MiB"
@@ -59,7 +60,7 @@ class KeptSandbox:
         self._name, self._policy, self._supervisor, self._options = name, policy, supervisor, options
         self._begin = begin
         self._lock, self._use = threading.Lock(), threading.Lock()
-        self._seen: set[str] = set()
+        self._events = NewEvents()
         self._sandbox: Sandbox | None = None
         self._closed = False
 
@@ -76,7 +77,7 @@ class KeptSandbox:
             if self._sandbox is None or self._sandbox.closed:
                 if self._sandbox is not None:
                     self._sandbox.close()  # it ended by itself, and its supervisor still holds what it left
-                    self._seen.clear()
+                    self._events.forget()
                 supervisor = self._supervisor or api.default_supervisor()
                 sandbox = supervisor.spawn(self._name, self._policy, **self._options)
                 try:
@@ -96,9 +97,7 @@ class KeptSandbox:
                 value = use(sandbox)
             except (SandboxError, OSError) as error:
                 failed = error
-            new = [event for event in sandbox.get_denial_events() if event.event_id not in self._seen]
-            self._seen.update(event.event_id for event in new)
-            return Attempt(value, failed, tuple(new), sandbox.closed)
+            return Attempt(value, failed, self._events.take(sandbox), sandbox.closed)
 
     def take(self) -> Sandbox | None:
         """Forget the sandbox and return it: the caller closes it. The next use makes another."""

@@ -31,6 +31,7 @@ from ..supervisor.supervisor import Supervisor
 from ..telemetry.event import DenialEvent
 from .kept_sandbox import with_files
 from .model_text import cut, file_list, file_text, for_model, images, in_words, outcome_text
+from .new_events import NewEvents
 
 _INSTRUCTIONS = (
     "Python and programs run in a sandbox under a policy that the kernel enforces. Variables and files last as long as "
@@ -61,8 +62,11 @@ class Sessions:
             if (sandbox := self._living(session)) is not None:  # another call of the session was quicker
                 made.close()
                 return sandbox, False
+            ended = self._sandboxes.get(session)
             self._sandboxes[session] = made, time.monotonic()
             self._close_unused()
+        if ended is not None:  # until it is closed the supervisor holds its files
+            ended[0].close()
         return made, True
 
     def _living(self, session: str, *, known: bool = False) -> Sandbox | None:
@@ -107,11 +111,11 @@ class _Place:
 
     sandbox: Sandbox
     new: bool
-    seen: frozenset[str]
+    events: NewEvents
     announced: str | None
 
     def new_events(self) -> list[DenialEvent]:
-        return [event for event in self.sandbox.get_denial_events() if event.event_id not in self.seen]
+        return list(self.events.take(self.sandbox))
 
 
 class Tools:
@@ -199,8 +203,9 @@ class Tools:
         of_transport = _of_transport(ctx)
         name = session or of_transport or secrets.token_urlsafe(18)
         sandbox, new = self._sessions.of(name, known=session is not None)
-        seen = frozenset(event.event_id for event in sandbox.get_denial_events())
-        return _Place(sandbox, new, seen, None if of_transport else name)
+        events = NewEvents()
+        events.take(sandbox)
+        return _Place(sandbox, new, events, None if of_transport else name)
 
 
 def _announce(result: CallToolResult, session: str) -> CallToolResult:

@@ -35,6 +35,8 @@ _log = logging.getLogger("pyisolate.sandbox.host_function")
 #: Calls of one sandbox that wait to be run, and the bytes of their arguments: past either it is ended.
 _MAX_WAITING, _MAX_WAITING_BYTES = 1024, 64 << 20
 _MESSAGE_CHARS = 4096
+#: After so much work for calls that are refused (seconds) a thread rests so many times as long: others have their turn.
+_REFUSES_S, _RESTS = 0.001, 3
 
 Outcome = Literal["returned", "raised", "refused", "timeout", "cancelled"]
 
@@ -123,6 +125,8 @@ class _Call:
     deadline: float | None
     future: concurrent.futures.Future[Any] | None = None
     given_up: bool = False
+    #: which one of its function's calls it is
+    ordinal: int = 0
 
 
 @dataclass(eq=False)
@@ -147,6 +151,8 @@ class HostCalls:
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._around = surroundings
+        #: charges the guest for what its calls cost beside the functions themselves, in seconds; none for a thread's
+        self.charge: Callable[[float], None] = lambda _processor_s: None
         self._known: dict[str, _Known] = {}
         self._unknown = _Known(None, contextvars.Context())
         self._lock = threading.Lock()
@@ -212,10 +218,18 @@ class HostCalls:
     # -- on a thread of the supervisor ----------------------------------------------------------------------
 
     def _serve(self, known: _Known) -> None:
+        refusing_s = 0.0
         while (call := self._next(known)) is not None:
+            if refusing_s >= _REFUSES_S:  # else who asks for what it may not has the interpreter's lock all the time
+                time.sleep(_RESTS * refusing_s)
+                refusing_s = 0.0
             try:
+                began = time.thread_time()
                 outcome, answer = self._run(known, call)
                 self._around.count_call(outcome)
+                if outcome == "refused":
+                    refusing_s += time.thread_time() - began
+                    self.charge(time.thread_time() - began)
                 if not self._closed and not call.given_up:
                     self._around.answer_call(answer)
             finally:
@@ -234,6 +248,7 @@ class HostCalls:
             self._waiting_bytes -= len(call.frame.arguments)
             self._active.add(call)
             known.calls += 1
+            call.ordinal = known.calls  # others are taken before this one is looked at
             return call
 
     def _run(self, known: _Known, call: _Call) -> tuple[Outcome, wire.HostAnswer]:
@@ -241,9 +256,11 @@ class HostCalls:
         try:
             if call.given_up:
                 raise concurrent.futures.CancelledError
-            if run is None or (run.max_calls is not None and known.calls > run.max_calls):
+            if run is None or (run.max_calls is not None and call.ordinal > run.max_calls):
                 raise self._refusal(name, run)
+            began = time.thread_time()
             args, kwargs = self._arguments(known, call)
+            self.charge(time.thread_time() - began)
             value = known.context.copy().run(self._invoke, known, call, args, kwargs)
             _check_time(known, call)
             try:

@@ -78,6 +78,7 @@ class CellSession(ProgramSession):
         self.channel, self._reactor = channel, reactor
         self.control = SandboxLimits(self, watchdog, lease)
         self._host_used_s = 0.0
+        self.calls.charge = self._charge
         #: its cell is confined, and no `spawn` has taken it yet
         self.standby = standby
         self._last_words = bytearray()
@@ -107,6 +108,10 @@ class CellSession(ProgramSession):
         """Return the processor time of the host for its frames, its calls at the listener and their records."""
         self._host_used_s = max(self._host_used_s, self.channel.turn.spent_s + self.kernel.spent_s())
         return self._host_used_s
+
+    def _charge(self, processor_s: float) -> None:
+        """Charge the guest's turn: its frames wait, as after frames that cost the same."""
+        self.channel.turn.used(processor_s, time.monotonic())
 
     def usage(self) -> Usage | None:
         """Return what the cell's processes use now, None when they are gone."""

@@ -142,6 +142,27 @@ def test_the_submitters_actor_is_the_events(executor: SandboxExecutor) -> None:
     assert "alice" in str(future.denials[0].actor)
 
 
+def test_tasks_of_two_actors_share_no_sandbox(supervisor: pyisolate.Supervisor) -> None:
+    """The control: a second task of the same actor finds what the first one left."""
+    source = "import builtins\nbuiltins.seen = getattr(builtins, 'seen', 0) + 1"
+
+    def refused_once(source: str = source) -> int:
+        import builtins
+        import contextlib
+
+        exec(source)
+        with contextlib.suppress(PermissionError), open("/etc/shadow"):
+            pass
+        return int(builtins.seen)  # type: ignore[attr-defined]
+
+    with SandboxExecutor("compute", 1, reuse=5, supervisor=supervisor) as executor:
+        for who, expected in (("alice", 1), ("alice", 2), ("bob", 1)):
+            with pyisolate.acting_as("user", who):
+                future = executor.submit(refused_once)
+            assert future.result() == expected
+            assert [event.actor and event.actor.id for event in future.denials] == [who]
+
+
 def test_the_submitters_trace_is_the_events(executor: SandboxExecutor) -> None:
     require("otel", importlib.util.find_spec("opentelemetry.sdk") is not None, "pip install opentelemetry-sdk")
     from opentelemetry.sdk.trace import TracerProvider

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import pyisolate
 from tests.require import require
 
 COMMAND = [sys.executable, "-m", "pyisolate.cli.main", "mcp"]
@@ -203,3 +204,17 @@ def test_without_the_package_it_names_the_extra(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 125
     assert re.search(r"pip install\s+'pyisolate-kernel\[mcp\]'", done.stderr)
+
+
+def test_a_session_whose_guest_ends_itself_holds_no_earlier_sandbox() -> None:
+    """Each would keep its files, memory of the host's, until the server ends."""
+    from pyisolate.integrations.mcp_server import Sessions
+
+    with pyisolate.Supervisor(pool_size=1) as supervisor:
+        sessions = Sessions(supervisor, pyisolate.Policy.preset("compute"))
+        for _ in range(3):
+            sandbox, new = sessions.of("one")
+            assert new
+            with pytest.raises(pyisolate.SandboxDied):
+                sandbox.exec("import os\nos._exit(1)")
+        assert len(supervisor.sandboxes) == 1

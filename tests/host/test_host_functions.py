@@ -16,6 +16,7 @@ import pyisolate
 from pyisolate import GuestError, HostFunction, PolicyError, SandboxError, acting_as, guard
 from pyisolate.actor import current_actor
 from pyisolate.capability import Capability
+from pyisolate.cell import values, wire
 from pyisolate.decision import DenialCode
 from pyisolate.guards import guard_denials
 from pyisolate.records import Reporter
@@ -217,6 +218,17 @@ def test_max_calls_is_refused_with_one_event(spawn: Spawn) -> None:
         assert event.reported_by is Reporter.SUPERVISOR
         assert sandbox.exec("try: once()\nexcept PermissionError: 'caught'").value in ("caught", None)
         assert sum(one.count for one in sandbox.get_denial_events()) == 2
+
+
+def test_as_many_calls_as_may_be_are_let_through_when_two_come_at_once(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("calls", functions={"once": HostFunction(lambda: 1, max_calls=1)}) as sandbox:
+        calls = sandbox._session.calls
+        arguments, _ = values.encode(([], {}))
+        for number in (1, 2):
+            calls.take(wire.HostCall(id=number, name="once", arguments=arguments), start=lambda _call: None)
+        known = calls._known["once"]
+        taken = [calls._next(known), calls._next(known)]  # both, before either is looked at
+        assert [calls._run(known, call)[0] for call in taken if call is not None] == ["returned", "refused"]
 
 
 def test_a_guards_refusal_is_one_event_of_the_sandbox(spawn: Spawn) -> None:
