@@ -51,7 +51,7 @@ Exit status:
 @click.option("--preload", metavar="MODULE", multiple=True, help="Import MODULE before the guest starts. Repeatable.")
 @click.option("--outputs", type=click.Path(file_okay=False), metavar="DIR",
               help="Save what the guest displays (figures, tables) as files here.")  # fmt: skip
-@click.option("--ask", is_flag=True, help="Ask at the terminal about connections that no rule speaks of.")
+@click.option("--ask", is_flag=True, help="Ask at the terminal about connections and requests that no rule speaks of.")
 @click.option("--ask-socket", metavar="PATH", help="Ask another process instead: JSON Lines over this unix socket.")
 @click.option("--save-answers", type=click.Path(dir_okay=False), metavar="FILE",
               help="Write the policy with what was answered by `always` here.")  # fmt: skip

@@ -337,6 +337,9 @@ def test_nobody_uses_another_sandboxs_proxy(world: World, guest: pyisolate.Sandb
         token = other.eval("credentials.decode()")
         assert guest.eval(f"answers({ask.encode()!r} + {token!r}.encode() + b'\\r\\n')")[9:12] == "200"
     assert guest.eval(f"answers({ask.encode()!r} + {token!r}.encode() + b'\\r\\n')")[9:12] == "407"
+    if os.geteuid() == 0:  # what is not dumpable is root's to read, and not its own user's (proc(5))
+        assert Path(f"/proc/{guest.pid}").stat().st_uid != 0
+        assert Path(f"/proc/{guest.pid}/environ").stat().st_uid == 0
     assert guest.get_denial_events() == []
 
 
