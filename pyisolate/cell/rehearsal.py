@@ -12,7 +12,7 @@ from ..policy.compiled import CompiledPolicy, FsRight, FsRule
 from . import wire
 from .confine import Steps, confine_at_handout
 from .guest import Guest
-from .source import show_no_own_lines
+from .source import forget_last_value, show_no_own_lines
 
 #: A specialising interpreter (3.11) takes 8 runs to specialise and some more to settle; a run takes half a millisecond.
 _REHEARSALS = 20
@@ -73,3 +73,4 @@ class Rehearsal:
         request = wire.decode_host(self._request)
         assert isinstance(request, wire.Request)
         wire.encode(guest.execute(request, {"__builtins__": builtins}, request.filename))
+        forget_last_value()

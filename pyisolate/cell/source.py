@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import inspect
 import linecache
@@ -239,3 +240,24 @@ def call_excepthook(error: BaseException) -> None:
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
         trace = trace.tb_next
     sys.excepthook(type(error), error, trace)
+
+
+def resolve(dotted: str) -> Any:
+    """Find "module.function", or a name that earlier `exec` calls defined."""
+    head, _, rest = dotted.partition(".")
+    main = sys.modules["__main__"].__dict__
+    if head in main or hasattr(builtins, head):
+        found = main[head] if head in main else getattr(builtins, head)
+        for part in rest.split(".") if rest else ():
+            found = getattr(found, part)
+        return found
+    if not rest:
+        raise NameError(f"name {head!r} is not defined")
+    module_name, _, attribute = dotted.rpartition(".")
+    module = builtins.__import__(module_name, main, None, [attribute])
+    return getattr(module, attribute)
+
+
+def forget_last_value() -> None:
+    """After a rehearsal: `_` is not defined before a request had a value."""
+    builtins.__dict__.pop("_", None)

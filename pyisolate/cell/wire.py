@@ -61,6 +61,8 @@ class Init(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="init")
     slot_page: int = 0
     #: cache tag of the host's interpreter: whose bytecode functions are, that come by value; empty: the cell's own
     host_tag: str = ""
+    #: no request follows at once, so there is time to rehearse one
+    ahead: bool = False
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="begin"):

@@ -240,6 +240,7 @@ class Assigner:
             rlimits=self._rlimits(prepared.compiled.limits, session.control.lease is not None),
             slot_page=slot_page,
             host_tag=sys.implementation.cache_tag or "",
+            ahead=session.standby,
         )
         with self._reactor.borrow(channel):
             channel.owner = session

@@ -231,6 +231,29 @@ def test_sandboxes_that_stay_do_not_empty_the_pool(own: pyisolate.Supervisor) ->
         assert sandbox.exec("1").value == 1
 
 
+@pytest.mark.once
+def test_what_a_spare_rehearsed_leaves_no_trace(own: pyisolate.Supervisor) -> None:
+    looks = """
+import builtins, linecache, os, sys
+{
+    "value": hasattr(builtins, "_"),
+    "environment": dict(os.environ),
+    "argv": sys.argv,
+    "names": sorted(name for name in globals() if not name.startswith("__")),
+    "sources": [name for name in linecache.cache if name.startswith("<") and "pyisolate" not in name],
+}
+"""
+    pids = make_spares(own, COMPUTE)
+    with own.spawn("spare", COMPUTE) as spare, own.spawn("spare", COMPUTE, cwd="/") as fresh:
+        assert spare.pid in pids
+        assert fresh.pid not in pids
+        found = [sandbox.exec(looks).value for sandbox in (spare, fresh)]
+        assert found[0] == found[1]
+        assert not found[0]["value"]
+        assert spare.get_denial_events() == []
+        assert spare.exec("_ == " + repr(found[0])).value is True  # the control
+
+
 @pytest.mark.parametrize("first", ["reload", "post"])
 def test_the_name_arrives_before_whatever_comes_first(own: pyisolate.Supervisor, first: str) -> None:
     pids = make_spares(own, COMPUTE)
