@@ -81,7 +81,8 @@ def _own_name() -> str:
         return ""
 
 
-def _no_name(host: object) -> OSError:
+def no_address(host: object) -> OSError:
+    """Return the error of a name that the policy grants and that has no address, or none of the family asked for."""
     return _socket.gaierror(_EAI_NONAME, f"{host}: the policy pins no address for it")
 
 
@@ -106,7 +107,7 @@ def getaddrinfo(
             literal = zoned if "%" in zoned and kind == addresses.AF_INET6 else address
             answers += _getaddrinfo(literal, port, kind, type, proto, numeric)
     if not answers:
-        raise _no_name(host)
+        raise no_address(host)
     if flags & _AI_CANONNAME:
         answers[0] = (*answers[0][:3], addresses.host_text(host), answers[0][4])
     return answers
@@ -130,7 +131,7 @@ def gethostbyname_ex(hostname: Any) -> tuple[str, list[str], list[str]]:
         return _socket_gethostbyname_ex(hostname)
     old = [address for address in found if ":" not in address]
     if not old:
-        raise _no_name(name)
+        raise no_address(name)
     return str(name), [], old
 
 
@@ -155,7 +156,7 @@ def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
     host = addresses.host_text(sockaddr[0]) or ""
     name = None if flags & _socket.NI_NUMERICHOST else hooks.hosts.name_of(host)
     if name is None and flags & _socket.NI_NAMEREQD:
-        raise _no_name(host)
+        raise no_address(host)
     if hooks.peek(Capability.FS_READ, _SERVICES).verdict is not Verdict.ALLOW:
         flags |= _socket.NI_NUMERICSERV
     shown, service = _getnameinfo(sockaddr, (flags | _socket.NI_NUMERICHOST) & ~_socket.NI_NAMEREQD)

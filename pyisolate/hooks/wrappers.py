@@ -207,9 +207,13 @@ def _pinned_address(sock: socket.socket, address: Any) -> Any:
     name = addresses.host_text(address[0])
     if not name or name == "<broadcast>" or addresses.literal(name) is not None:
         return address
-    found = hooks.hosts.resolve(name, address[1]) or ()
+    found = hooks.hosts.resolve(name, address[1])
+    if found is None:
+        return address  # monitor mode, or a rule for any name
     fitting = [one for one in found if (":" in one) == (family == addresses.AF_INET6)]
-    return (fitting[0], *address[1:]) if fitting else address
+    if not fitting:
+        raise pinned.no_address(name)
+    return (fitting[0], *address[1:])
 
 
 def _connect(self: socket.socket, address: Any, /) -> None:

@@ -86,7 +86,12 @@ class Reporter:
 #: What the listener learns of files with quiet calls (native/quiet.py).
 _QUIET = (
     "the listener records every refused call, but for those that guest code makes from the address of quiet calls on "
-    "purpose; Supervisor(telemetry='full') has no such address"
+    "purpose, and for reads by native code that libraries only try: of /proc about the task and the machine, of "
+    "certificates where nothing can be connected to; Supervisor(telemetry='full') records these as well"
+)
+#: No filter sees how a file's mount is mounted, and a mapping that is notified could be interrupted by a signal.
+_MAPPED = (
+    "Not recorded: native code that maps a file executable which it may read and not run, which a noexec mount refuses"
 )
 
 
@@ -117,7 +122,7 @@ class _Statuses:
     def all(self, has_cgroup: bool, cgroup_reason: str) -> tuple[CapabilityStatus, ...]:
         """Return one line for each capability."""
         deciders, watched = self._files()
-        lines = [self._line(c, deciders, self._has(deciders[0]), telemetry=watched) for c in _FS]
+        lines = [self._line(c, deciders, self._has(deciders[0]), telemetry=self._mapped(c, watched)) for c in _FS]
         looks = self._has(deciders[-1])
         lines.append(self._line(Capability.FS_METADATA, deciders[-1:], looks, telemetry=watched))
         lines.append(self._line(Capability.FS_LOOKUP, deciders[-1:], looks, telemetry=self._looked(watched)))
@@ -174,6 +179,10 @@ class _Statuses:
 
     def _has(self, step: EnforcerName) -> bool:
         return step in self._steps
+
+    def _mapped(self, capability: Capability, watched: str) -> str:
+        maps = capability is Capability.IMPORT_NATIVE and self._has("root view") and not self._has("bpf-lsm")
+        return f"{watched}. {_MAPPED}" if maps else watched
 
     def _line(
         self, capability: Capability, enforcers: tuple[EnforcerName, ...], enforced: bool, *, telemetry: str

@@ -225,8 +225,8 @@ class SandboxLimits:
             hint = _BUSY_HOST if hosts > exceeded.used / 2 else ""
             exceeded = msgspec.structs.replace(exceeded, cause=f"{hosts:.3g} s of it by the host", hint=hint)
         if event is None:
-            reason = f"used {exceeded.used:g}" + (f"; {exceeded.cause}" if exceeded.cause else "")
-            event = subject.record_limit(capability, f"{exceeded.allowed:g}", reason)
+            reason = f"used {exceeded.used:.10g}" + (f"; {exceeded.cause}" if exceeded.cause else "")
+            event = subject.record_limit(capability, f"{exceeded.allowed:.10g}", reason)
         error = exceeded.to_error(subject.name)
         error.denial_event = event
         subject.end_with(error)

@@ -54,6 +54,13 @@ STAND_FOR = {
         "import os; here, there = os.open('{ground}/readable', 0), os.open('/sandbox/workspace', 0)\n"
         "os.rename('file', 'moved', src_dir_fd=here, dst_dir_fd=there)",
         "fs.delete", "{ground}/readable/file"),
+    "a host name that a datagram is sent to": (
+        "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('host.example', 53))",
+        "net.connect", "host.example:53"),
+    "the name of a port": ("import socket; socket.getservbyname('http')", "fs.read", "/etc/services"),
+    "a temporary file elsewhere": (
+        "import tempfile; tempfile.NamedTemporaryFile(dir='{ground}/readable')", "fs.create", "{ground}/readable/tmp*"),
+    "a priority, by the C library's other errno": ("import os; os.nice(-1)", "kernel.capability", "setpriority(0)"),
     "a program": ("import subprocess; subprocess.run(['/usr/bin/id'])", "process.exec", "/usr/bin/id"),
 }  # fmt: skip
 
