@@ -44,6 +44,7 @@ _log = logging.getLogger("pyisolate.hooks")
 _RECORD = "_pyisolate_record"
 _REPORTED = "_pyisolate_reported"
 _MOVES = ("os.rename", "os.link")
+_DATABASE = "sqlite3.connect"
 _DESCRIPTIONS = 64
 #: A guest may be denied the random numbers that an id takes; the host's event replaces this one.
 _PRELIMINARY = "00000000-0000-7000-8000-000000000000"
@@ -278,6 +279,8 @@ class GuestHooks:
                     also = self._also(operations[index + 1 :])
                     if hook in _MOVES and len(operations) > 1:
                         also = (*also, *self._widened(operations))[:ALSO_LIMIT]
+                    elif hook == _DATABASE and capability is Capability.FS_CREATE:  # a transaction removes its journal
+                        also = (*also, (Capability.FS_DELETE, f"{target}-journal"))[:ALSO_LIMIT]
                     self._refuse(decision, syscall, sequence or self._event_sequence(), also=also)
         if asks:
             self._last.forget()  # what the kernel refuses of it, the broker had not allowed

@@ -61,6 +61,8 @@ STAND_FOR = {
     "a temporary file elsewhere": (
         "import tempfile; tempfile.NamedTemporaryFile(dir='{ground}/readable')", "fs.create", "{ground}/readable/tmp*"),
     "a priority, by the C library's other errno": ("import os; os.nice(-1)", "kernel.capability", "setpriority(0)"),
+    "a database": (
+        "import sqlite3; sqlite3.connect('{ground}/readable/new.db')", "fs.create", "{ground}/readable/new.db"),
     "a program": ("import subprocess; subprocess.run(['/usr/bin/id'])", "process.exec", "/usr/bin/id"),
 }  # fmt: skip
 

@@ -157,6 +157,20 @@ def test_applying_a_suggestion_allows_exactly_that(
         assert refused(supervisor, policy, operation, beside) is not None, "only what was asked for"
 
 
+def test_a_new_database_is_one_step(supervisor: pyisolate.Supervisor, ground: Path) -> None:
+    """A transaction makes a journal beside it, and removes it."""
+    made = (
+        f"import sqlite3; c = sqlite3.connect({str(ground / 'new.db')!r}); c.execute('create table a(b)'); c.commit()"
+    )
+    with supervisor.spawn("try", BASE) as sandbox, pytest.raises(pyisolate.PolicyError) as caught:
+        sandbox.exec(made)
+    assert caught.value.denial_event is not None
+    policy = apply(BASE, caught.value.denial_event.suggestion or {})
+    with supervisor.spawn("try", policy) as sandbox:
+        sandbox.exec(made)
+        assert sandbox.get_denial_events() == []
+
+
 def _library() -> str:
     """Return a shared library outside of what the interpreter needs."""
     import yaml._yaml
