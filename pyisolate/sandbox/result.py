@@ -35,7 +35,7 @@ def check_callbacks(on_stdout: object, on_stderr: object) -> None:
             raise TypeError(f"{what}: must be a function, or BytesCallback(function), not {type(given).__name__}")
 
 
-class Result(Written, msgspec.Struct, frozen=True, kw_only=True):
+class Result(Written, msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """What one request gave: captured text, the value, seconds it took, and the denials it met.
 
     `value` is the last expression's; `value_is_repr` is set where it, or a part of it, has no form (docs/values.md)

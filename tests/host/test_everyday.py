@@ -104,6 +104,18 @@ def test_what_was_written_is_on_the_error(supervisor: SupervisorOf, end: str) ->
     assert caught.value.stdout == "kept\npiece" or "os._exit" not in end
 
 
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_an_error_of_a_callback_is_raised_and_ends_the_sandbox(supervisor: SupervisorOf, isolation: Any) -> None:
+    def gone(text: str) -> None:
+        raise ConnectionError(f"nobody takes {text!r}")
+
+    with supervisor.spawn("reader", isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
+        assert sandbox.exec("print('a')", on_stdout=lambda text: None).stdout == "a\n"  # the control
+        with pytest.raises(ConnectionError, match="nobody takes"):
+            sandbox.exec("print('a')", on_stdout=gone)
+        assert sandbox.closed
+
+
 def test_files_left_open_are_written_out(supervisor: SupervisorOf, tmp_path: Path) -> None:
     shared_path = tmp_path / "shared"
     shared_path.mkdir()

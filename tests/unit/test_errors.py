@@ -58,6 +58,9 @@ def test_every_error_survives(kind: type[pyisolate.SandboxError], way: str) -> N
 def test_results_and_events_survive() -> None:
     result = pyisolate.Result(stdout="a", stderr="", value={"k": [1]}, duration=0.1, denials=(EVENTS[0],))
     assert pickle.loads(pickle.dumps(result)) == copy.deepcopy(result) == result
+    assert repr(pyisolate.Result(stdout="a", stderr="", value=1, duration=0.1)) == (
+        "Result(stdout='a', stderr='', value=1, duration=0.1)"
+    )
 
 
 FIELDS = {"operation": "open", "subject": "/x", "cause": "refused", "hint": "grant it", "errno": errno.EACCES}
