@@ -52,6 +52,8 @@ enum pyi_capability {
 	PYI_CONTROL_CALL = 47,
 	PYI_NET_HTTP = 48,
 	PYI_FS_LOOKUP = 49,
+	PYI_LIMIT_DISK = 50,
+	PYI_LIMIT_FILES = 51,
 };
 
 #endif

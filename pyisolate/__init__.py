@@ -44,7 +44,9 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of `_HOME` (a test
     from .environments import Environment as Environment
     from .errors import BuildError as BuildError
     from .errors import CPUExceeded as CPUExceeded
+    from .errors import DiskExceeded as DiskExceeded
     from .errors import EnforcementError as EnforcementError
+    from .errors import FilesExceeded as FilesExceeded
     from .errors import FileSizeExceeded as FileSizeExceeded
     from .errors import GuestError as GuestError
     from .errors import HostFunctionError as HostFunctionError
@@ -141,6 +143,8 @@ _HOME = {
     "Verdict": "decision",
     "WebhookSink": "telemetry.sinks.webhook",
     "WorkspaceExceeded": "errors",
+    "DiskExceeded": "errors",
+    "FilesExceeded": "errors",
     "acting_as": "actor",
     "aspawn": "api",
     "get_event_sinks": "telemetry.sinks.configure",

@@ -70,6 +70,9 @@ class Capability(enum.StrEnum):
     NET_HTTP = "net.http"
     #: a file is looked at (stat, access, chdir, readlink): what nothing is granted of is not to be found
     FS_LOOKUP = "fs.lookup"
+    #: the sum of what a guest's files hold, and how many there are
+    LIMIT_DISK = "limit.disk"
+    LIMIT_FILES = "limit.files"
 
     @property
     def family(self) -> str:
@@ -169,6 +172,8 @@ CATALOGUE: dict[Capability, Entry] = {
     _C.CONTROL_CALL: Entry(47, "control"),
     _C.NET_HTTP: Entry(48, "net"),
     _C.FS_LOOKUP: Entry(49, "fs"),
+    _C.LIMIT_DISK: Entry(50, "limit"),
+    _C.LIMIT_FILES: Entry(51, "limit"),
 }
 
 #: The rule groups that may have a mode of their own (`modes:` of a policy), in the order of policy files.

@@ -253,6 +253,14 @@ class WorkspaceExceeded(LimitExceeded):
     """The guest wrote more into its workspace than that holds (bytes)."""
 
 
+class DiskExceeded(WorkspaceExceeded):
+    """The guest's files together hold more than `limits.disk` (bytes)."""
+
+
+class FilesExceeded(WorkspaceExceeded):
+    """The guest made more files, directories and links than `limits.files`."""
+
+
 class MessagesExceeded(LimitExceeded):
     """The guest posted more messages than `limits.messages`, or one too large."""
 

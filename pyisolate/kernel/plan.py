@@ -41,6 +41,7 @@ from .seccomp import filter as seccomp
 from .seccomp.enforcer import NotificationEnforcer, require_alive, warm_name
 from .seccomp.filter import quiet_calls
 from .seccomp.listener import Listener
+from .written import uncounted
 
 if TYPE_CHECKING:
     from ..limits.cgroup import CgroupTree
@@ -323,6 +324,8 @@ def _check_isolation(draft: Draft) -> None:
     """Note what the policy asks for and a sandbox thread cannot hold."""
     compiled = draft.compiled
     draft.missing += unheld(compiled.limits, draft.isolation)
+    if draft.isolation == "process":
+        draft.missing += uncounted(compiled)
     if draft.isolation == "thread" and compiled.mode_of("random") is Mode.ENFORCE:
         shared = "a sandbox thread shares the generator of module `random` with the host"
         if compiled.random_seed is not None:

@@ -16,6 +16,8 @@ FIELDS = {
     "processes": "processes",
     "open_files": "open_files",
     "file_size": "file_size_bytes",
+    "disk": "disk_bytes",
+    "files": "files",
     "output": "output_bytes",
     "messages": "messages",
 }
@@ -43,6 +45,8 @@ _ON_THREAD = {
     "open_files": LimitCoverage("none", (), "a sandbox thread shares the host's descriptors"),
     "file_size": LimitCoverage("none", (), "RLIMIT_FSIZE belongs to the whole process (setrlimit(2))"),
     "workspace": LimitCoverage("none", (), "a sandbox thread has no workspace"),
+    "disk": LimitCoverage("none", (), "a sandbox thread has no workspace"),
+    "files": LimitCoverage("none", (), "a sandbox thread has no workspace"),
 }
 
 
@@ -54,7 +58,7 @@ def limit_coverage(limit: str, isolation: Isolation, *, has_cgroup: bool, cgroup
         return LimitCoverage("full", ("supervisor",))
     if limit in ("open_files", "file_size"):
         return LimitCoverage("full", ("rlimit",))
-    if limit == "workspace":
+    if limit in ("workspace", "disk", "files"):
         return LimitCoverage("full", ("root view",))
     if has_cgroup:
         return LimitCoverage("full", ("cgroup", "rlimit", "watchdog"))

@@ -14,7 +14,7 @@ from ..decision import DenialCode, Verdict
 from ..errors import LimitExceeded
 from ..records import BrokerRecord
 from ..telemetry.event import DenialEvent
-from .exceeded import ExceededLimit
+from .exceeded import ExceededLimit, filled
 
 if TYPE_CHECKING:
     from ..policy.compiled import Limits
@@ -97,11 +97,10 @@ def diagnose_limit(
         return _from_guest(subject, failure, Capability.LIMIT_FILE_SIZE, size + 1, size)
     # another file system may be full: only beside a full workspace it is the limit
     if failure.errno == errno.ENOSPC and filling is not None and (full is not None or filling.exhausted):
+        met = filled(limits, filling)
         if full is None:
-            return _from_guest(subject, failure, Capability.LIMIT_WORKSPACE, filling.used, filling.size)
-        return _with(
-            ExceededLimit(limit="workspace", used=filling.used, allowed=filling.size).to_error(subject.name), full
-        )
+            return _from_guest(subject, failure, Capability(f"limit.{met.limit}"), met.used, met.allowed)
+        return _with(met.to_error(subject.name), full)
     starts = failure.errno == errno.EAGAIN or "start new thread" in failure.message
     if starts and limits.processes is not None:
         exceeded = ExceededLimit(limit="processes", used=limits.processes + 1, allowed=limits.processes)

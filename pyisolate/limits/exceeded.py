@@ -6,7 +6,7 @@ import msgspec
 
 from .. import errors
 from ..policy.compiled import Limits
-from .usage import Usage
+from .usage import Filling, Usage
 
 _ERRORS: dict[str, type[errors.LimitExceeded]] = {
     "wall": errors.TimeoutError,
@@ -16,6 +16,8 @@ _ERRORS: dict[str, type[errors.LimitExceeded]] = {
     "open_files": errors.OpenFilesExceeded,
     "file_size": errors.FileSizeExceeded,
     "workspace": errors.WorkspaceExceeded,
+    "disk": errors.DiskExceeded,
+    "files": errors.FilesExceeded,
     "output": errors.OutputExceeded,
     "messages": errors.MessagesExceeded,
 }
@@ -26,6 +28,8 @@ _UNITS = {
     "memory": "bytes",
     "file_size": "bytes",
     "workspace": "bytes",
+    "disk": "bytes",
+    "files": "files, directories and links",
     "output": "bytes",
     "processes": "processes and threads",
     "open_files": "descriptors",
@@ -40,6 +44,8 @@ _BEFORE = {
     "open_files": "close files after use",
     "file_size": "write less, or to several files",
     "workspace": "remove files that are no longer needed",
+    "disk": "remove files that are no longer needed",
+    "files": "remove files that are no longer needed",
     "output": "print less",
     "messages": "post less often",
 }
@@ -72,6 +78,14 @@ class ExceededLimit(msgspec.Struct, frozen=True, kw_only=True):
         if unit == "bytes" and value >= 1 << 20:
             return f"{value / (1 << 20):.1f} MiB"
         return f"{value:.3g} {unit}" if unit == "seconds" else f"{value:.0f} {unit}"
+
+
+def filled(limits: Limits, filling: Filling) -> ExceededLimit:
+    """Return the limit that a full workspace stands for: its own size, or a smaller one of what may be written."""
+    if limits.files is not None and not filling.names:
+        return ExceededLimit(limit="files", used=limits.files, allowed=limits.files)
+    limit = "disk" if limits.disk_bytes is not None and filling.size <= limits.disk_bytes else "workspace"
+    return ExceededLimit(limit=limit, used=filling.used, allowed=filling.size)
 
 
 def exceeded(limits: Limits, usage: Usage) -> ExceededLimit | None:

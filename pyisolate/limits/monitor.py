@@ -16,7 +16,7 @@ import msgspec
 from ..capability import Capability
 from ..errors import LimitExceeded, MemoryExceeded, SandboxClosed, SandboxError
 from .diagnose import Failure, diagnose_limit
-from .exceeded import ExceededLimit
+from .exceeded import ExceededLimit, filled
 from .rlimit import host_cpu_s
 from .usage import Filling, TreeReader, Usage, descendants, descriptor_slots
 from .watchdog import Watchdog
@@ -254,10 +254,10 @@ class SandboxLimits:
             if filling is None or not filling.exhausted:
                 self._full_event = None
             elif self._full_event is None:
+                met = filled(self._subject.limits, filling)
+                target = f"{met.allowed:.0f} {'files' if met.limit == 'files' else 'bytes'}"
                 reason = f"the workspace is full: {filling.used} bytes are used"
-                self._full_event = self._subject.record_limit(
-                    Capability.LIMIT_WORKSPACE, f"{filling.size} bytes", reason
-                )
+                self._full_event = self._subject.record_limit(Capability(f"limit.{met.limit}"), target, reason)
             return self._full_event
 
     def _end_orphans(self) -> None:

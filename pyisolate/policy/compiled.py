@@ -81,6 +81,10 @@ class NamePattern(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
 
 
+#: What a tmpfs counts in, and what a name costs at least.
+PAGE_BYTES = 4096
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits in base units; None is "no limit of its own" (the supervisor's hard ceilings still apply)."""
 
@@ -90,6 +94,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     processes: int | None = 16
     open_files: int | None = 64
     file_size_bytes: int | None = 64 << 20
+    #: of all files that the guest can write, and how many names it can make; only a workspace holds them
+    disk_bytes: int | None = None
+    files: int | None = None
     output_bytes: int | None = 1 << 20
     messages: int | None = 1000
     between_requests: BetweenRequests = "run"
@@ -164,6 +171,16 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def any_code(self) -> bool:
         """True where memory may be written and then run."""
         return self.allow_jit or self.any_native
+
+    @property
+    def workspace_room(self) -> tuple[int, int] | None:
+        """Bytes and names of a workspace, as the tmpfs counts them: what is written, and the smaller of two bounds."""
+        if self.workspace_bytes is None:
+            return None
+        bytes_, limits = self.workspace_bytes, self.limits
+        disk = bytes_ if limits.disk_bytes is None else max(PAGE_BYTES, limits.disk_bytes // PAGE_BYTES * PAGE_BYTES)
+        names = 15 + bytes_ // PAGE_BYTES
+        return min(bytes_, disk), names if limits.files is None else min(names, limits.files)
 
     @property
     def own_sockets(self) -> bool:

@@ -384,6 +384,8 @@ LIMIT_KEYS: dict[str, tuple[str, Any, Any]] = {
     "processes": ("processes", count, int),
     "open_files": ("open_files", count, int),
     "file_size": ("file_size_bytes", size, size_text),
+    "disk": ("disk_bytes", size, size_text),
+    "files": ("files", count, int),
     "output": ("output_bytes", size, size_text),
     "messages": ("messages", count, int),
     "between_requests": ("between_requests", between_requests, str),

@@ -21,15 +21,21 @@ from ..decision import Mode
 from ..enforcement import Coverage, EnforcementReport
 from ..errors import EnforcementError
 from ..kernel.rootview.paths import WRITING, Places
+from ..kernel.written import sums
 from ..policy import workspace
 
 if TYPE_CHECKING:
+    from ..choices import Enforcement
     from ..kernel.prepared import CellTraits
     from ..policy.compiled import CompiledPolicy
 
 #: What stands in the policy for it, where that has no workspace: it bounds nothing there.
 STANDS_FOR = "64MiB"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+#: Limits that hold in a workspace of memory alone.
+_UNBOUNDED = (Capability.LIMIT_WORKSPACE, Capability.LIMIT_DISK, Capability.LIMIT_FILES)
 
 
 class GivenDirectory(NamedTuple):
@@ -54,8 +60,14 @@ class GivenDirectory(NamedTuple):
             raise NotADirectoryError(errno.ENOTDIR, "workspace: is no directory", path)
         return cls(path, found.st_dev, found.st_ino)
 
-    def check(self, compiled: CompiledPolicy, traits: CellTraits) -> None:
+    def check(self, compiled: CompiledPolicy, traits: CellTraits, enforcement: Enforcement = "strict") -> None:
         """Raise EnforcementError where it cannot be the workspace of a guest of this policy."""
+        if enforcement == "strict" and (named := sums(compiled.limits)):
+            raise EnforcementError(
+                f"workspace: {self.path}: {'; '.join(named)}: nothing counts what is written there",
+                missing=named[0],
+                hint="use copy_on_write=, or a workspace of memory; or enforcement='best_effort' to accept less",
+            )
         if why := self._owned_by_others(traits) or next(self._holds(compiled, traits), None):
             text, hint = why
             raise EnforcementError(f"workspace: {self.path}: {text}", missing="workspace", hint=hint)
@@ -94,7 +106,7 @@ class GivenDirectory(NamedTuple):
         unbounded = "a directory of the host's: nothing bounds how much is written there, in bytes or names"
         lines = tuple(
             msgspec.structs.replace(line, coverage=Coverage.NONE, enforcers=(), missing=unbounded, telemetry="")
-            if line.capability is Capability.LIMIT_WORKSPACE
+            if line.capability in _UNBOUNDED
             else line
             for line in report.capabilities
         )

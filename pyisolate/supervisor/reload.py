@@ -99,6 +99,7 @@ class Reloader:
             secrets = injections(policy, compiled)
             tightens_files = False
             self._check_fork(session, compiled)
+            _check_room(session, compiled)
             if not self.plan.swaps_files:
                 tightens_files = _check_files(session, compiled)
             # one that stands still between requests goes on, or stops, by its new limits: it is held for that
@@ -253,6 +254,19 @@ def _check_files(session: CellSession, new: CompiledPolicy) -> bool:
             hint="remove the grant instead, or close it and spawn another",
         )
     return True
+
+
+def _check_room(session: CellSession, new: CompiledPolicy) -> None:
+    """Refuse another bound of what is written: a workspace keeps the one that it was made with."""
+    own, old = session.workspace, session.compiled
+    if own is None or own.hosts or new.workspace_room in (None, old.workspace_room):
+        return
+    raise EnforcementError(
+        f"reload policy of {session.name!r}: its workspace keeps its size, and workspace, limits.disk or limits.files "
+        "would be others",
+        missing="workspace",
+        hint="leave these as they are, or close it and spawn another",
+    )
 
 
 def _rules(compiled: CompiledPolicy) -> set[tuple[str, int, int]]:

@@ -303,7 +303,7 @@ class Supervisor:
             given = None
             if isinstance(workspace, os.PathLike):
                 given = GivenDirectory.find(workspace)
-                given.check(prepared.compiled, self._runtime.plan.traits)
+                given.check(prepared.compiled, self._runtime.plan.traits, enforcement)
             if who is None and require_actor:
                 event = self._refuse_without_actor(context)
                 raise PolicyError(

@@ -123,6 +123,38 @@ def test_a_full_workspace_is_an_error_an_event_and_not_the_end(supervisor: pyiso
         assert [event.capability.value for event in many.denials] == ["limit.workspace"]
 
 
+@pytest.mark.parametrize("limit", ["disk", "files"])
+def test_sums_of_what_is_written(supervisor: pyisolate.Supervisor, limit: str, tmp_path: Path) -> None:
+    policy = BASE.with_limits(**{limit: {"disk": "256KiB", "files": 5}[limit]})
+    write = {
+        "disk": "for n in range(9): open(f'f{n}', 'wb').write(b'x' * 60_000)",
+        "files": "os.mkdir('d')\nfor n in range(9): open(f'd/f{n}', 'w').close()",
+    }[limit]
+    kind = {"disk": pyisolate.DiskExceeded, "files": pyisolate.FilesExceeded}[limit]
+    with supervisor.spawn("control", BASE) as sandbox:
+        assert sandbox.exec("import os\n" + write).denials == ()
+    with supervisor.spawn("sums", policy) as sandbox:
+        with pytest.raises(kind) as caught:
+            sandbox.exec("import os\n" + write)
+        assert caught.value.allowed == {"disk": 256 << 10, "files": 5}[limit]
+        assert [event.capability.value for event in sandbox.get_denial_events()] == [f"limit.{limit}"]
+        made = sandbox.files.list(recursive=True)
+        assert len(made) == 5
+        assert sum(entry.size for entry in made) <= 256 << 10
+        with pytest.raises(pyisolate.EnforcementError, match="keeps its size"):
+            sandbox.reload_policy(BASE)
+    for above in list(tmp_path.parents)[:2]:
+        above.chmod(0o755)
+    tmp_path.chmod(0o777)
+    writes = policy.allow_write(tmp_path)
+    for more, where in ((writes, str(tmp_path)), (policy.with_mode("monitor"), "monitor")):
+        with pytest.raises(pyisolate.EnforcementError, match=rf"limits\.{limit}: .* nothing counts .*{where}"):
+            supervisor.spawn("elsewhere", more)
+    with supervisor.spawn("less", writes, enforcement="best_effort") as sandbox:
+        lines = {line.capability.value: line.coverage.value for line in sandbox.enforcement.capabilities}
+        assert (lines[f"limit.{limit}"], len(sandbox.enforcement.missing)) == ("partial", 1)
+
+
 def test_it_is_memory_of_the_sandbox(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("memory", BASE.with_workspace("32MiB")) as sandbox:
         before = sandbox.stats.memory_bytes
@@ -247,6 +279,8 @@ def test_what_no_guest_is_given(
         patched.setattr(sys, "path", [*sys.path, str(given)])
         with pytest.raises(pyisolate.EnforcementError, match=r"sys\.path"):
             supervisor.spawn("no", BASE, workspace=given)
+    with pytest.raises(pyisolate.EnforcementError, match=r"limits\.files: 9: nothing counts"):
+        supervisor.spawn("no", BASE, workspace=given, limits={"files": 9})
     with pytest.raises(ValueError, match="copy_on_write"):
         supervisor.spawn("no", BASE, workspace=given, copy_on_write=given)
     limits = {"memory": None, "processes": None, "open_files": None, "file_size": None}

@@ -22,8 +22,6 @@ from ...native import mount, process
 from ...native.descriptors import receive
 from ...policy import workspace
 
-#: A file takes a page at least; what the kernel holds for an empty one is bounded by this.
-_BYTES_PER_NAME = 4096
 #: of what is mounted there
 ATTRIBUTES = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
 _MAX_ORDER_BYTES = 256
@@ -33,6 +31,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """A new template: how large its workspaces are and whose. The tree and the socket that asks come with it."""
 
     size: int
+    #: how many files, directories and links
+    names: int
     #: user and group; None: open to all in it, where cells are users of a range
     owner: tuple[int, int] | None
 
@@ -64,7 +64,7 @@ class _Template:
 
     def __init__(self, tree: int, place: str, peer: socket.socket, order: Order) -> None:
         self.tree, self.place, self.peer = tree, place, peer
-        self._options = {"size": str(order.size), "nr_inodes": str(16 + order.size // _BYTES_PER_NAME)}
+        self._options = {"size": str(order.size), "nr_inodes": str(order.names + 1)}  # it has a name itself
         if order.owner is None:  # no other can reach it
             self._options["mode"] = "0777"
         else:

@@ -284,13 +284,13 @@ def _build(request: Request, parent: int | None, stager: socket.socket | None) -
 
 def _staged(request: Request, build: RootBuild, stager: socket.socket | None) -> tuple[int, ...]:
     """Give the tree to the stager, where the policy has a workspace; return the socket that asks it for copies."""
-    size = request.policy.workspace_bytes
-    if size is None or stager is None:
+    room = request.policy.workspace_room
+    if room is None or stager is None:
         return ()
     theirs, ours = socket.socketpair()
     owner = None if request.many_users else (request.uid, request.gid)
     template = mount.open_tree(dirfd=build.base, recursive=True)  # mounted there; `tree` stays detached
-    stage.send_order(stager, stage.Order(size=size, owner=owner), template, ours.fileno())
+    stage.send_order(stager, stage.Order(size=room[0], names=room[1], owner=owner), template, ours.fileno())
     return (theirs.detach(),)
 
 
