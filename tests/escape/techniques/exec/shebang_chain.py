@@ -1,7 +1,7 @@
 """Run a granted script whose interpreter is denied."""
 
 from tests.escape.grants import run_tool
-from tests.escape.technique import Granted, Technique
+from tests.escape.technique import LANDLOCK_SILENT, Granted, Technique, silent
 
 
 def attack(world):
@@ -11,7 +11,8 @@ def attack(world):
 TECHNIQUE = Technique(
     source="execve(2), interpreter scripts",
     policy=lambda p, t: p.allow_exec(t.script),
-    no_event="the call is granted; the interpreter is refused by the root view (ENOENT) or Landlock, and neither leaves a record",
+    event=("process.exec",),
     stops=("landlock", "root view"),
     control=Granted(run_tool),
+    thread=silent(LANDLOCK_SILENT),
 )

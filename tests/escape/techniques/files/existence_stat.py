@@ -3,7 +3,7 @@
 import ctypes
 import os
 
-from tests.escape.technique import ABSENT, NO_ROOT_VIEW_BPF, Bare, Technique, escapes
+from tests.escape.technique import NO_ROOT_VIEW_BPF, Bare, Technique, escapes
 
 
 def attack(world):
@@ -17,7 +17,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="Landlock does not handle stat; CWE-204",
-    no_event=ABSENT,
+    event=("fs.lookup",),
     stops=("root view",),
     gap_bpf=NO_ROOT_VIEW_BPF,
     control=Bare(),
