@@ -8,6 +8,7 @@ control channel.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found] # what `signal` is made of
+import builtins
 import contextlib
 import errno
 import gc
@@ -436,6 +437,7 @@ def main(descriptor: int) -> int:
     hooks.prewarm()
     _preload(WARM_MODULES)
     failed = _preload(start.preload)
+    repr(getattr(builtins, "license", None))  # it looks for its text where it is first shown, as all builtins may be
     AT_FORK.stop()
     open_streams()
     if start.drop_privileges:

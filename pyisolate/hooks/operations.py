@@ -56,9 +56,19 @@ def _open(args: Arguments) -> Operations:
     path = paths.reached_by_open(args[0])
     if path is None or (args[1:3] == _SOURCE_LINE and not paths.exists(path)):
         return _NOTHING
+    if path.endswith(".pyc") and _is_tried_bytecode(path):
+        return _NOTHING
     if (args[1] == "r" and frames.searches_archive()) or (args[1] is not None and frames.opens_by_tempfile()):
         return _NOTHING
     return opening(path, args[2])
+
+
+def _is_tried_bytecode(path: str) -> bool:
+    """Tell whether importlib looks for the bytecode of a source that it was given, and does without."""
+    hooks, caller = GATE.hooks, frames.caller()
+    if hooks is None or caller is None or not frames.is_import_machinery(caller):
+        return False
+    return hooks.peek(C.FS_READ, path).verdict is not Verdict.ALLOW
 
 
 def _truncated(args: Arguments) -> Operations:

@@ -41,6 +41,7 @@ ORDINARY = [
     "import traceback\ntry: int('x')\nexcept ValueError: traceback.print_exc()",
     "import shutil; shutil.which('no-such-program')",
     "import socket; assert not socket.has_ipv6 and not socket.has_dualstack_ipv6()",
+    "import builtins; vars(builtins)",
     "import ssl; ssl.create_default_context(); ssl.get_default_verify_paths()",
     "import inspect, json; inspect.getsource(json)",
     "import ctypes.util as u; u._findSoname_ldconfig('c'); u._findLib_ld('c')",
@@ -175,6 +176,19 @@ def test_a_flood_of_look_ups_holds_nobody_up_and_loses_no_refusal(supervisor: py
         with pytest.raises(pyisolate.PolicyError):
             sandbox.exec("open('/etc/shadow')")
         assert sandbox.stats.events_lost == 0
+
+
+def test_a_source_file_that_is_granted_alone_is_loaded_without_an_event(supervisor: pyisolate.Supervisor) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".py", dir="/var/tmp") as file:
+        file.write(b"x = 1")
+        file.flush()
+        Path(file.name).chmod(0o644)
+        load = f"import importlib.machinery as m; m.SourceFileLoader('mod', {file.name!r}).load_module().x"
+        with supervisor.spawn("ordinary", pyisolate.Policy.preset("compute").allow_read(file.name)) as sandbox:
+            assert sandbox.exec(load).value == 1
+            assert sandbox.get_denial_events() == []
+        with supervisor.spawn("ordinary") as sandbox, pytest.raises(pyisolate.PolicyError):  # the control
+            sandbox.exec(load)
 
 
 PROBED = ("/proc/self/maps", "/proc/self/mounts", "/proc/meminfo")
