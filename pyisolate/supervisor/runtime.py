@@ -18,7 +18,7 @@ import msgspec
 from ..cell.channel import Channel
 from ..decision import Decision, Verdict
 from ..egress.process import EgressProxy, Entrance, ProxyTraits
-from ..errors import LimitExceeded, SandboxClosed, SandboxError
+from ..errors import LimitExceeded, SandboxClosed, SandboxDied, SandboxError
 from ..kernel.observed_files import WatchedFiles, let_through
 from ..kernel.plan import KernelPlan
 from ..kernel.prepared import CellTraits, Prepared
@@ -495,6 +495,6 @@ def _exit_reason(session: CellSession, channel: Channel) -> str:
         return session.ending.limit
     if channel.ended:
         return "protocol"
-    if session.ending is not None:
+    if session.ending is not None and not isinstance(session.ending, SandboxDied):  # its caller may know before this
         return "closed"
     return "died"
