@@ -53,12 +53,12 @@ class Rehearsal:
     def play(self, guest: Guest) -> None:
         """Go through hand-out and one request without leaving a trace.
 
-        Of a hand-out little is left where the zygote has made the policy's part ahead.
+        Not in a cell of a policy zygote: of a hand-out little is left there, and a request is rehearsed after it.
         """
         if not guest.made_ahead:
             confine_at_handout({}, self._rlimits, "/", Steps(), rehearsal=True)
             self._hand_out(guest)
-        self._request_once(guest)
+            self._request_once(guest)
 
     def _hand_out(self, guest: Guest) -> None:
         init = wire.decode_host(self._init)
