@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pyisolate.capability import Capability
 from tests.escape.grants import workspace
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def against_the_host(source: str, *, reader: Reader, careless: Reader, also: tup
         policy=workspace,
         reader=reader,
         no_event=OWN_FILE,
-        also=also,
+        also=(*also, Capability.FS_LOOKUP.value),  # it may look through a link that it put there
         stops=("supervisor",),
         control=Careless(careless),
         thread=NO_WORKSPACE,
