@@ -106,6 +106,7 @@ class Guest:
         self._broker: CurrentBroker | None = None
         #: what a policy zygote has made of its policy, for its cells to enter
         self._ahead: Ahead | None = None
+        self._shadowed = False
         self._display = Display(self.send)
         module = types.ModuleType("__main__")
         module.__dict__.update(__builtins__=builtins, post=self.post, recv=self.recv, display=self._display.display)
@@ -288,7 +289,8 @@ class Guest:
             shadow = None if frame.shadow is None else hooks.Shadow(Broker(frame.shadow), frame.shadow)
             self._hooks = hooks.install(broker, self.report, frame.policy, process_wide=True, shadow=shadow)
             policy, searched = frame.policy, _is_searched(directory, broker.broker)
-            _show_file_calls(policy)
+            self._shadowed = shadow is not None
+            _show_file_calls(policy, shadowed=self._shadowed)
         elif ahead is None or frame.shadow is not None:
             raise RuntimeError("hand-out without a policy: this cell's zygote has none")
         else:
@@ -309,7 +311,7 @@ class Guest:
             self._broker.broker = Broker(frame.policy)
             with self._hooks.suspended():
                 self._hooks.replace(self._broker, frame.policy)
-            _show_file_calls(frame.policy)
+            _show_file_calls(frame.policy, shadowed=self._shadowed)
         self.send(wire.Reloaded(id=frame.id, failed=tuple(steps.failed)))
 
     def catch_up(self) -> bool:
@@ -427,10 +429,11 @@ class Guest:
         return self._hooks.suspended() if self._hooks is not None else contextlib.nullcontext()
 
 
-def _show_file_calls(policy: CompiledPolicy) -> None:
-    """In monitor mode what would be refused succeeds: the listener is to see all file calls, not the failing ones."""
+def _show_file_calls(policy: CompiledPolicy, *, shadowed: bool = False) -> None:
+    """In monitor mode what would be refused succeeds, and with a shadow policy what that one would refuse: the listener
+    is then to see all file calls, not the failing ones."""
     monitored = policy.mode_of("fs") is Mode.MONITOR
-    quiet.tell_all(monitored)
+    quiet.tell_all(monitored or shadowed)
     paths.open_own_descriptors(quiet.address() is not None and not monitored)
 
 

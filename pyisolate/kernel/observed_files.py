@@ -19,7 +19,7 @@ from ..capability import Capability, NetAction
 from ..decision import Decision, DenialCode, Mode, Verdict
 from ..policy import workspace
 from ..policy.broker import Broker
-from ..policy.compiled import CompiledPolicy
+from ..policy.compiled import CompiledPolicy, FsRight
 from ..policy.moves import widened
 from ..policy.suggest import is_task
 from ..records import Evaluation, KernelRecord
@@ -65,6 +65,7 @@ class WatchedFiles:
     def __init__(self) -> None:
         #: with the names that lead to the workspace
         self._brokers: OrderedDict[tuple[str, int], tuple[Broker, tuple[str, ...]]] = OrderedDict()
+        self._shadows: OrderedDict[tuple[str, int], CompiledPolicy] = OrderedDict()
 
     def judge(
         self,
@@ -119,6 +120,38 @@ class WatchedFiles:
             return found or [record]
         also = tuple((one.capability, one.target) for one in found[1:])
         return [msgspec.structs.replace(found[0], also=also)]
+
+    def judge_shadow(
+        self,
+        record: KernelRecord,
+        shadow: CompiledPolicy | None,
+        searched: Collection[str] = (),
+        own: OpenOwn | None = None,
+    ) -> list[KernelRecord]:
+        """Return what a shadow policy, where there is one, would refuse of the call; see `judge`.
+
+        Where it grants no program at all, the listener has said so of each.
+        """
+        runs = record.capability is Capability.PROCESS_EXEC
+        if shadow is None or (runs and not any(rule.allow & FsRight.EXEC for rule in shadow.fs)):
+            return []
+        judged = self.judge(record, self._watching(shadow), searched, own)
+        refused = [one for one in judged if one.verdict is Verdict.WOULD_DENY]
+        # the hook that asked the broker in force has asked the shadow's as well
+        said = None if record.slot_verdict is None else Verdict.WOULD_DENY
+        return [msgspec.structs.replace(one, shadow=True, slot_verdict=said) for one in refused]
+
+    def _watching(self, shadow: CompiledPolicy) -> CompiledPolicy:
+        """Return a policy as one that only watches, the same one each time."""
+        key = (shadow.version, shadow.generation)
+        found = self._shadows.get(key)
+        if found is None:
+            found = self._shadows[key] = msgspec.structs.replace(
+                shadow, version=f"shadow {shadow.version}", mode=Mode.MONITOR, group_modes={}
+            )
+            while len(self._shadows) > _BROKERS:
+                self._shadows.popitem(last=False)
+        return found
 
     def _broker(self, policy: CompiledPolicy) -> tuple[Broker, tuple[str, ...]]:
         key = (policy.version, policy.generation)

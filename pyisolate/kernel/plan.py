@@ -287,12 +287,16 @@ class KernelPlan:
         """Return the tables of a policy that only records; its `compiled` and `bpf` are used by `shadowed`."""
         return Prepared(compiled, bpf=self.bpf.prepare(compiled))
 
-    def shadowed(self, prepared: Prepared, shadow: Prepared) -> Prepared:
+    def shadowed(self, prepared: Prepared, shadow: Prepared, isolation: Isolation) -> Prepared:
         """Return `prepared` with a shadow policy beside it. It shares the tables of both, which their owner closes."""
         notes = [*prepared.notes, f"shadow policy {shadow.compiled.name!r}: what it would refuse is recorded"]
         if self.listener is None:
             notes.append("shadow policy: judged by the broker alone, without the notification listener")
-        if not self.bpf.decides:
+        elif self.listener_watches_files and isolation == "process":
+            notes.append(
+                "shadow policy: the listener sees every file call, so that opening a file costs ten times more"
+            )
+        elif not self.bpf.decides:
             notes.append(
                 "shadow policy: files, imports and programs are judged by the broker in the guest alone (no BPF-LSM): "
                 "native code that goes round it is not seen; network, fork and memory are judged by the listener too"

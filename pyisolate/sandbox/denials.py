@@ -93,11 +93,13 @@ class Denials:
         self._by_sequence: dict[int, DenialEvent] = {}
         #: refusals that the guest's broker has reported, repeats counted
         self._reported: Counter[tuple[Capability, Verdict]] = Counter()
+        self.shadow: CompiledPolicy | None = None
         #: takes in what the egress proxy has refused, where the sandbox is led to it
         self.proxy: Callable[[], None] | None = None
 
     def watch(self, shadow: CompiledPolicy | None) -> None:
-        """Take records of a shadow policy as well."""
+        """Take records of a shadow policy as well. A reload of the one in force leaves it as it is."""
+        self.shadow = shadow
         self._telemetry.watch(*((None,) if shadow is None else ((shadow.name, shadow.version), shadow.reasons)))
 
     def set_context(self, context: SandboxContext) -> None:

@@ -95,14 +95,14 @@ class PreparedPolicies:
         return True
 
     @contextlib.contextmanager
-    def hold_shadowed(self, prepared: Prepared, shadow: Policy) -> Iterator[Prepared]:
+    def hold_shadowed(self, prepared: Prepared, shadow: Policy, isolation: Isolation) -> Iterator[Prepared]:
         """Have the sandbox of a policy watched by another one; its own tables are shared, not copied."""
 
         def make() -> Prepared:
             return self._plan.prepare_shadow(self._compile(shadow))
 
         with self._holding(self._shadows, (shadow.version, "shadow"), make) as tables:
-            yield self._plan.shadowed(prepared, tables)
+            yield self._plan.shadowed(prepared, tables, isolation)
 
     @contextlib.contextmanager
     def keep(self, prepared: Prepared) -> Iterator[bool]:

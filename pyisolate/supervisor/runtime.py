@@ -403,18 +403,18 @@ class Runtime:
             if interpreter is not None:
                 searched += (interpreter.stdlib, *(interpreter.site_dirs if site is None else ()), _OWN_CODE)
             own = None if session.workspace is None else session.workspace.directory
-            sealed = self.plan.usable("root view")
             records = self._watched.judge(
                 record,
                 session.compiled,
                 searched,
                 own,
-                sealed=sealed,
+                sealed=self.plan.usable("root view"),
                 by_guest=record.pid == session.pid,
                 full=self.plan.traits.full_telemetry,
             )
             if records[0].enforcer == "landlock" and records[0].verdict is Verdict.DENY:
                 session.kernel.note_recorded(records[0])
+            records += self._watched.judge_shadow(record, session.denials.shadow, searched, own)
         for one in records:
             # Tables are shared by sandboxes that reloaded a different number of times: the sandbox's own count holds.
             session.denials.kernel(msgspec.structs.replace(one, generation=0))

@@ -337,7 +337,7 @@ class Supervisor:
                 prepared = held.enter_context(tables.hold(policy, isolation, enforcement))
                 if shadow is not None:
                     watching = choose_policy(shadow, None, None, None)
-                    prepared = held.enter_context(tables.hold_shadowed(prepared, watching))
+                    prepared = held.enter_context(tables.hold_shadowed(prepared, watching, isolation))
             yield prepared
 
     def _spawn_cell(self, order: _Order, env: dict[str, str], cwd: str | None, given: GivenDirectory | None) -> Sandbox:

@@ -290,3 +290,13 @@ def test_what_the_supervisor_may_not_look_at_counts_as_there(policy: CompiledPol
         status = 0
     finally:
         hidden.chmod(0o700) if pid is None else os._exit(status)
+
+
+def test_a_shadow_policy_judges_what_the_one_in_force_lets_through(tree: Path, policy: CompiledPolicy) -> None:
+    nothing = compile_policy(Policy.preset("none").with_name("candidate"))
+    watched = WatchedFiles()
+    (refused,) = watched.judge_shadow(seen(tree / "granted/file"), nothing)
+    assert (refused.verdict, refused.shadow, refused.target) == (Verdict.WOULD_DENY, True, str(tree / "granted/file"))
+    assert watched.judge_shadow(seen(tree / "granted/file"), policy) == []
+    runs = seen(tree / "granted/file", Capability.PROCESS_EXEC, "execve")
+    assert watched.judge_shadow(runs, nothing) == [], "the listener says so itself"

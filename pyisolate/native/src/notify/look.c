@@ -118,6 +118,6 @@ SHARED void notify_watch_look(const struct notify_call *c)
 	if (!length || !strncmp(name, "/./", 3))
 		return;
 	name[length] = 0;
-	if (c->policy->flags & NOTIFY_MONITOR_FILES || notify_finds(c, name) != 1)
+	if (c->policy->flags & NOTIFY_MONITOR_FILES || c->policy->shadow || notify_finds(c, name) != 1)
 		notify_tell_look(c);
 }
