@@ -68,7 +68,8 @@ __noinline u32 pyi_decide_net(u32 index, const struct pyi_net_key *key, u32 acti
 		return PYI_ALWAYS_DENIED;
 	u32 code = policy->flags & (action == PYI_ACTION_BIND ? PYI_P_BIND : PYI_P_CONNECT) ? PYI_SCOPE_INSUFFICIENT
 											    : PYI_NOT_GRANTED;
-	const struct pyi_net_rules *found = bpf_map_lookup_elem(table, key);
+	struct pyi_net_key own = *key; /* before 6.2 only memory of the stack and of maps can be a key */
+	const struct pyi_net_rules *found = bpf_map_lookup_elem(table, &own);
 	if (!found)
 		return code;
 	for (u32 i = 0; i < PYI_NET_RULES; i++) {
