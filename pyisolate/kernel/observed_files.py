@@ -88,14 +88,14 @@ class WatchedFiles:
         of it. `full`: nothing is left out that libraries only try.
         """
         runs = record.capability is Capability.PROCESS_EXEC
-        if record.verdict is not Verdict.ALLOW or not (runs or record.capability.family == "fs"):
-            return [record]
-        if not record.target.startswith("/"):
+        if not (runs or record.capability.family == "fs") or not record.target.startswith("/"):
             return [record]
         broker, leading = self._broker(policy)
         if leading:  # the host's /tmp is another one
             target, other = (workspace.as_reached(path, leading) for path in (record.target, record.other))
             record = msgspec.structs.replace(record, target=target, other=other)
+        if record.verdict is not Verdict.ALLOW:
+            return [record]  # decided by the listener: only its name is to be as hooks spell it
         found = []
         names = SeenNames(own, leading)
         if runs:
