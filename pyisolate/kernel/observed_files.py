@@ -94,10 +94,11 @@ class WatchedFiles:
         if leading:  # the host's /tmp is another one
             target, other = (workspace.as_reached(path, leading) for path in (record.target, record.other))
             record = msgspec.structs.replace(record, target=target, other=other)
-        if record.verdict is not Verdict.ALLOW:
-            return [record]  # decided by the listener: only its name is to be as hooks spell it
         found = []
         names = SeenNames(own, leading)
+        if record.verdict is not Verdict.ALLOW:  # decided by the listener: only its name is to be as hooks spell it
+            follows = not runs and record.syscall not in _NAMING
+            return [msgspec.structs.replace(record, target=names.followed(record.target)) if follows else record]
         if runs:
             return [_program(record, broker, names)]
         if (looked := _looked_at(record, names)) is not None:

@@ -64,7 +64,7 @@ STAND_FOR = {
     "a database": (
         "import sqlite3; sqlite3.connect('{ground}/readable/new.db')", "fs.create", "{ground}/readable/new.db"),
     "a bit that no policy grants, in the workspace": (
-        "import os; open('/tmp/new', 'w').close(); os.chmod('/tmp/new', 0o4755)",
+        "import os; open('new', 'w').close(); os.symlink('new', 'link'); os.chmod('link', 0o4755)",
         "fs.metadata", "/sandbox/workspace/new"),
     "a program": ("import subprocess; subprocess.run(['/usr/bin/id'])", "process.exec", "/usr/bin/id"),
 }  # fmt: skip
