@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,16 +54,14 @@ def _listens(supervisor: pyisolate.Supervisor) -> None:
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Path]:
-    """Return the path of a socket that this process listens at, where guests may read."""
-    folder = tmp_path / "s"
-    folder.mkdir()
-    for path in (folder, *list(tmp_path.parents)[:2], tmp_path):
-        path.chmod(0o755)
-    if os.geteuid() == 0:
-        os.chown(folder, 65534, 65534)
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(folder / "sock"))
+def hosts() -> Iterator[Path]:
+    """Return the short path of a socket that this process listens at, where guests may read."""
+    with tempfile.TemporaryDirectory(prefix="own-", dir="/var/tmp") as name, socket.socket(socket.AF_UNIX) as listening:
+        folder = Path(name)
+        folder.chmod(0o755)
+        if os.geteuid() == 0:
+            os.chown(folder, 65534, 65534)
+        listening.bind(f"{folder}/sock")
         (folder / "sock").chmod(0o777)
         listening.listen()
         yield folder / "sock"
