@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
+import mmap
 import os
+import select
 import socket
+import struct
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +130,51 @@ def test_no_socket_of_the_hosts_is_reached(supervisor: pyisolate.Supervisor, hos
         for path in ("/sandbox/x", "/etc/x", str(hosts.parent / "new"), "folder/new"):
             assert sandbox.eval(f"call('bind', {path!r})") == (-1, 13)
         assert os.listdir(hosts.parent) == ["sock"]
+
+
+@contextlib.contextmanager
+def locked(directory: int) -> Iterator[None]:
+    """Hold a directory's lock: one thread reads it into a page that does not come, and one waits to write there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    faults = libc.syscall({"x86_64": 323}.get(os.uname().machine, 282), os.O_CLOEXEC | os.O_NONBLOCK)  # userfaultfd
+    require("userfaultfd", faults >= 0, "no lock of the kernel's can be held")
+    page = mmap.mmap(-1, 4096)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    reads = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+    number = {"x86_64": 217}.get(os.uname().machine, 61)  # getdents64
+    threads = [
+        threading.Thread(target=lambda: libc.syscall(number, reads, ctypes.c_void_p(start), 4096)),
+        threading.Thread(target=lambda: os.mkdir("made", dir_fd=directory)),
+    ]
+    try:
+        fcntl.ioctl(faults, 0xC018AA3F, struct.pack("3Q", 0xAA, 0, 0))  # UFFDIO_API
+        fcntl.ioctl(faults, 0xC020AA00, struct.pack("4Q", start, 4096, 1, 0))  # UFFDIO_REGISTER: missing pages
+        threads[0].start()
+        poll = select.poll()
+        poll.register(faults, select.POLLIN)
+        assert poll.poll(10_000)
+        threads[1].start()
+        while Path(f"/proc/self/task/{threads[1].native_id}/stat").read_text().rpartition(")")[2].split()[0] != "D":
+            pass
+        yield
+    finally:
+        os.close(faults)
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+        os.close(reads)
+
+
+def test_no_directory_that_a_guest_holds_is_waited_for(supervisor: pyisolate.Supervisor) -> None:
+    """The names that are not there were looked up under the directory's lock, which a throttled guest may hold."""
+    with supervisor.spawn("held", BASE) as sandbox:
+        sandbox.exec(NATIVE + "import socket\nown = socket.socket(1)\nown.bind('own')\nown.listen()")
+        workspace = sandbox._session.workspace
+        assert workspace is not None
+        with workspace.directory() as directory, locked(directory):
+            assert sandbox.eval("call('connect', 'none')", timeout=10) == (-1, 2)
+            assert sandbox.eval("call('connect', 'own')", timeout=10) == (0, 0)
+            assert sandbox.eval("call('connect', 'own/x')", timeout=10) == (-1, 20)
 
 
 @pytest.mark.parametrize("why", ["no processes", "a network", "a directory of the host's"])

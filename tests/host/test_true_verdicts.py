@@ -351,6 +351,25 @@ def test_a_group_of_nobody_is_told_where_the_guest_may_fork(supervisor: pyisolat
         assert (value, events) == ((9, 0, 0), [])
 
 
+def test_not_all_threads_of_a_guest_are_looked_at_for_its_groups(supervisor: pyisolate.Supervisor) -> None:
+    """Other guests' calls wait meanwhile. What is not known goes on, and reaches nobody outside of the cell."""
+    require("seccomp", supervisor.diagnostics().listener, "no listener decides these calls")
+    require("children", os.path.exists(f"/proc/self/task/{os.getpid()}/children"), "no kernel tells of them")
+    many = """
+import threading
+ended = threading.Event()
+threads = [threading.Thread(target=ended.wait) for _ in range(70)]
+for thread in threads: thread.start()
+number = native(libc.killpg, 4242, 9)
+ended.set()
+for thread in threads: thread.join()
+number
+"""
+    with made(supervisor, "enforce", process=[{"fork": True}], limits={"processes": 100}) as sandbox:
+        assert run(sandbox, many) == (errno.ESRCH, [])
+        assert len(run(sandbox, "native(libc.killpg, 4242, 9)")[1]) == 1  # the control: of one thread it is known
+
+
 REACHED = """
 import time
 def child(work):

@@ -1,19 +1,21 @@
-/* The processes of a cell: its init, and what descends from it, by /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN). */
+/* The processes of a cell: its init, and what descends from it, by /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN).
+ * The calls of other guests wait for this thread: it looks at few. */
 #include "parts.h"
 
-#define NOTIFY_KIN 512 /* that are looked at; in a cell of more there is one of every kind */
+#define NOTIFY_KIN 64 /* files of tasks that are read for one call; in a cell of more there is one of every kind */
 
 struct notify_kin {
 	int count, pids[NOTIFY_KIN];
+	int reads; /* that are left */
 };
 
 /* The last number of a line of /proc/PID/status, which is the task's own where it has one in each namespace; or -1. */
-static int notify_own_number(int pid, const char *field)
+static int notify_own_number(struct notify_kin *kin, int pid, const char *field)
 {
 	char text[4096];
 	const char *line;
 
-	if (notify_proc_text(pid, "status", text, sizeof text) || !(line = strstr(text, field)))
+	if (kin->reads-- <= 0 || notify_proc_text(pid, "status", text, sizeof text) || !(line = strstr(text, field)))
 		return -1;
 	size_t length = strcspn(line + 1, "\n") + 1;
 	while (length && line[length - 1] != '\t')
@@ -26,6 +28,8 @@ static int notify_add_children(struct notify_kin *kin, int pid, const char *tid)
 {
 	char path[80], text[4096];
 
+	if (kin->reads-- <= 0)
+		return -1;
 	snprintf(path, sizeof path, "/proc/%d/task/%.20s/children", pid, tid);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
@@ -65,36 +69,37 @@ static int notify_add_children_of_all(struct notify_kin *kin, int pid)
 	return error;
 }
 
-static int notify_init_of(int pid)
+static int notify_init_of(struct notify_kin *kin, int pid)
 {
-	for (int i = 0; i < NOTIFY_KIN && pid > 0; i++) {
-		if (notify_own_number(pid, "\nNSpid:") == 1)
+	while (pid > 0) {
+		if (notify_own_number(kin, pid, "\nNSpid:") == 1)
 			return pid;
-		pid = notify_own_number(pid, "\nPPid:");
+		pid = notify_own_number(kin, pid, "\nPPid:");
 	}
 	return -1;
 }
 
-static int notify_finds_kin(int init, int caller, int group)
+static int notify_finds_kin(struct notify_kin *kin, int caller, int group)
 {
-	struct notify_kin kin = {.count = 1, .pids = {init}};
-
-	for (int i = 0; i < kin.count; i++) {
-		if (i && (group ? notify_own_number(kin.pids[i], "\nNSpgid:") == group : kin.pids[i] != caller))
+	kin->count = 1;
+	for (int i = 0; i < kin->count; i++) {
+		if (i && (group ? notify_own_number(kin, kin->pids[i], "\nNSpgid:") == group : kin->pids[i] != caller))
 			return 1;
-		if (notify_add_children_of_all(&kin, kin.pids[i]))
+		if (notify_add_children_of_all(kin, kin->pids[i]))
 			return 1;
 	}
-	return 0;
+	return kin->reads < 0;
 }
 
 /* Is there a process of the cell in a group, or, where that is 0, any but the caller and the init? 1 where it is not known.
  * Looked for twice: a process goes to the init when its parent ends, and could be missed by one look. */
 SHARED int notify_reaches(const struct notify_call *c, int group)
 {
-	int caller = notify_pid(c->sandbox, c->tid), init = notify_init_of(caller);
+	struct notify_kin kin = {.reads = NOTIFY_KIN};
+	int caller = notify_pid(c->sandbox, c->tid), init = notify_init_of(&kin, caller);
 
 	if (init < 0 || !notify_valid(c))
 		return 1;
-	return notify_finds_kin(init, caller, group) || notify_finds_kin(init, caller, group);
+	kin.pids[0] = init;
+	return notify_finds_kin(&kin, caller, group) || notify_finds_kin(&kin, caller, group);
 }

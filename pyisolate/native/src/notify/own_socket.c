@@ -1,10 +1,17 @@
 /* Unix sockets in a sandbox's workspace: its processes bind them, and reach one another there.
  *
  * A name is looked up below the workspace's own directory, by a descriptor that the supervisor has: whatever the guest
- * makes of its names and links, nothing else is reached. A tmpfs answers from memory, so no call waits here. */
+ * makes of its names and links, nothing else is reached. No call waits here: see notify_open_own. */
 #include "parts.h"
 
 #include <limits.h>
+#include <linux/openat2.h>
+
+#ifndef RESOLVE_CACHED
+#define RESOLVE_CACHED 0x20 /* 5.12 */
+#endif
+/* A rename of the guest's, or any mount of the host's, can come between (-EAGAIN): not so often in a row. */
+#define NOTIFY_TRIES 8
 
 static const char notify_workspace[] = "/sandbox/workspace"; /* policy/workspace.py, HOME */
 
@@ -59,15 +66,42 @@ static int notify_own_name(const struct notify_call *c, const struct notify_endp
 	return above && (size_t)snprintf(name, room, "%s%s%s", above, *above ? "/" : "", path) < room;
 }
 
+/* Open a name as far as memory has it. A tmpfs keeps every name that is there, so what has to be looked up is not there:
+ * -EAGAIN is -ENOENT. To look it up would take the directory's lock, which guests hold, and those may be throttled. */
 static int notify_open_own(const struct notify_call *c, const char *name, uint64_t flags)
 {
-	const struct {
-		uint64_t flags, mode, resolve;
-	} how = {.flags = flags | O_PATH | O_CLOEXEC | O_NOFOLLOW,
-		 .resolve = 0x01 | 0x02 | 0x04 | 0x08 /* RESOLVE_NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH; 5.6 */};
-	int fd = (int)syscall(SYS_openat2, c->sandbox->own, name, &how, sizeof how);
+	const struct open_how how = {.flags = flags | O_PATH | O_CLOEXEC | O_NOFOLLOW,
+				     .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS |
+						RESOLVE_BENEATH | RESOLVE_CACHED};
+	int fd = -1;
 
-	return fd < 0 ? -errno : fd;
+	for (int tries = 0; fd < 0 && tries < NOTIFY_TRIES; tries++) {
+		fd = (int)syscall(SYS_openat2, c->sandbox->own, name, &how, sizeof how);
+		if (fd < 0 && errno != EAGAIN)
+			return -errno;
+	}
+	return fd < 0 ? -ENOENT : fd;
+}
+
+/* What connect says of a name that is not there: of one below a file, that this is no directory. */
+static int notify_absent(const struct notify_call *c, char *name)
+{
+	struct stat about;
+	char *last = strrchr(name, '/');
+	int error = -ENOENT;
+
+	if (!last)
+		return error;
+	*last = 0;
+	int above = notify_open_own(c, name, 0);
+	if (above < 0)
+		return above;
+	if (!fstat(above, &about) && S_ISLNK(about.st_mode))
+		error = -ELOOP;
+	else if (!S_ISDIR(about.st_mode))
+		error = -ENOTDIR;
+	close(above);
+	return error;
 }
 
 static int notify_has_own(const struct notify_call *c, const struct notify_endpoint *e)
@@ -85,6 +119,8 @@ SHARED int notify_hold_own(const struct notify_call *c, const struct notify_endp
 	if (!notify_has_own(c, e) || !notify_own_name(c, e, name, sizeof name))
 		return -EXDEV;
 	int fd = notify_open_own(c, name, 0);
+	if (fd == -ENOENT)
+		fd = notify_absent(c, name);
 	if (fd < 0)
 		return fd == -ELOOP ? -EXDEV : fd;
 	if (fstat(fd, &about) || !S_ISSOCK(about.st_mode)) {
