@@ -11,7 +11,9 @@ import sys
 
 import pytest
 
-from pyisolate.kernel.rootview import worker
+from pyisolate.errors import EnforcementError
+from pyisolate.kernel.rootview import stager, tree, worker
+from pyisolate.native.descriptors import receive
 
 
 def status_of(end: int | None) -> int:
@@ -71,6 +73,77 @@ def test_threads_may_ask_at_a_time_whether_a_stager_lives() -> None:
         view.close()
         theirs.close()
     assert view.lives  # nothing stages any more
+
+
+def test_a_stage_that_was_broken_off_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer comes later, with a directory of the host's: the next sandbox of the policy had it."""
+    ours, theirs = socket.socketpair()
+    place = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    view = tree.RootView(os.dup(place), (), (), (), ours)
+    with view, theirs:
+        socket.send_fds(theirs, [b"\0"], [place, place])  # a workspace that was asked for ahead
+        with monkeypatch.context() as patched:
+            send = socket.send_fds
+
+            def interrupted(*arguments: object) -> int:
+                send(*arguments)  # type: ignore[arg-type]
+                raise KeyboardInterrupt
+
+            patched.setattr(socket, "send_fds", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                view.stage(place)
+        assert not view.lives  # the policy's view is made anew
+        for given in (None, place):
+            with pytest.raises(EnforcementError, match="broken off"):
+                view.stage(given)
+    os.close(place)
+
+
+def test_an_answer_that_does_not_come_ends_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "_STAGE_TIMEOUT_S", 0.01)
+    ours, theirs = socket.socketpair()
+    with theirs, tree.RootView(os.open("/", os.O_PATH | os.O_CLOEXEC), (), (), (), ours) as view:
+        with pytest.raises(EnforcementError):
+            view.stage()
+        assert not view.lives
+
+
+def test_a_refusal_of_the_stagers_leaves_the_view() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, tree.RootView(os.open("/", os.O_PATH | os.O_CLOEXEC), (), (), (), ours) as view:
+        theirs.send(errno.EMFILE.to_bytes(1))
+        with pytest.raises(EnforcementError) as raised:
+            view.stage()
+        assert raised.value.errno == errno.EMFILE
+        assert view.lives
+        socket.send_fds(theirs, [b"\0"], [view.fd, view.fd])
+        view.stage().close()
+
+
+def test_a_directory_that_is_lost_on_the_way_is_no_workspace_of_memory() -> None:
+    """The kernel drops what the stager cannot have open: the sandbox wrote to memory, which ended with it."""
+    staged: list[int | None] = []
+
+    class Template:
+        def __init__(self, peer: socket.socket) -> None:
+            self.peer = peer
+
+        def stage(self, given: int | None) -> tuple[int, int]:
+            staged.append(given)
+            return os.dup(0), os.dup(0)
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        one = stager.Stager(theirs)
+        one._templates[theirs.fileno()] = Template(theirs)  # type: ignore[assignment]
+        for asked in (stager.WITH_DIRECTORY, stager.WITH_MEMORY):
+            ours.send(asked)
+            one._serve(theirs.fileno())
+            answer, descriptors, _ = receive(ours, 1, 2)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            assert (answer[0], len(descriptors)) == ((errno.EMFILE, 0) if asked == b"d" else (0, 2))
+    assert staged == [None]
 
 
 def test_a_supervisor_that_goes_in_the_middle_of_a_request_leaves_no_traceback() -> None:

@@ -10,6 +10,7 @@ it made.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import select
@@ -25,6 +26,8 @@ from ...policy import workspace
 #: of what is mounted there
 ATTRIBUTES = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
 _MAX_ORDER_BYTES = 256
+#: What is asked for: a new workspace, or a tree with the directory whose mount comes with the byte.
+WITH_MEMORY, WITH_DIRECTORY = b"1", b"d"
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,12 +151,17 @@ class Stager:
     def _serve(self, descriptor: int) -> None:
         """Answer one byte with a stage, or with an error number; the end of the stream ends the template.
 
-        A directory's mount may come with the byte.
+        A directory's mount comes with the byte that says so, or the kernel has dropped it.
         """
         template = self._templates[descriptor]
         with contextlib.suppress(ConnectionError):
-            asked, given, _ = receive(template.peer, 1, 1)
+            asked, given, dropped = receive(template.peer, 1, 1)
             if asked:
+                if dropped or len(given) != (asked == WITH_DIRECTORY):
+                    for one in given:
+                        os.close(one)
+                    _answer(template.peer, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+                    return
                 try:
                     staged = template.stage(given[0] if given else None)
                 except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from ...errors import EnforcementError
 from ...native.descriptors import receive
 from ...native.result import advice
+from .stager import WITH_DIRECTORY, WITH_MEMORY
 
 #: A stage takes a fraction of a millisecond (seconds).
 _STAGE_TIMEOUT_S = 10.0
@@ -50,6 +52,8 @@ class RootView:
         self._lock = threading.Lock()
         #: one stage was asked for, and was not taken yet
         self._asked = False
+        #: a call has begun and not ended: the next answer may be one to it, with a directory of the host's
+        self._broken_off = False
         #: what was asked for ahead, and made way for a directory of the host's
         self._spare: Staged | None = None
         if stager is not None:
@@ -76,18 +80,30 @@ class RootView:
     def stage(self, directory: int | None = None) -> Staged:
         """Return a tree with a new workspace, or with a directory's mount in its place. Raises EnforcementError."""
         with self._lock:
-            if directory is not None:
-                return self._stage_with(directory)
-            staged, self._spare = self._spare or self._receive(), None
-            if not self._asked:
-                self._ask()
+            if self._broken_off:
+                self._end()
+                raise _failed("an earlier call was broken off, whose answer may be the next")
+            self._broken_off = True
+            try:
+                staged = self._stage_new() if directory is None else self._stage_with(directory)
+            except BaseException:
+                if self._broken_off:
+                    self._end()
+                raise
+            self._broken_off = False
             return staged
+
+    def _stage_new(self) -> Staged:
+        staged, self._spare = self._spare or self._receive(), None
+        if not self._asked:
+            self._ask()
+        return staged
 
     def _stage_with(self, directory: int) -> Staged:
         if self._asked:
             self._spare = self._receive()
         try:
-            socket.send_fds(self._peer, [b"1"], [directory])
+            socket.send_fds(self._peer, [WITH_DIRECTORY], [directory])
         except OSError as error:
             raise _failed(str(error), error.errno) from error
         self._asked = True
@@ -102,11 +118,18 @@ class RootView:
         except OSError as error:
             raise _failed(str(error), error.errno) from error
         if dropped or len(descriptors) != len(Staged._fields):
+            self._broken_off = False  # it was answered
             for descriptor in descriptors:
                 os.close(descriptor)
             number = errno.EMFILE if dropped else answer[0] if answer else 0
             raise _failed(os.strerror(number) if number else "it ended", number or None)
         return Staged(*descriptors)
+
+    def _end(self) -> None:
+        """End the stager's template: `lives` is False from here on."""
+        if self._stager is not None:
+            with contextlib.suppress(OSError):
+                self._stager.shutdown(socket.SHUT_RDWR)
 
     @property
     def _peer(self) -> socket.socket:
@@ -117,7 +140,7 @@ class RootView:
     def _ask(self) -> None:
         """Ask for the next one ahead; a stager that has ended is met by who takes it."""
         try:
-            self._peer.send(b"1")
+            self._peer.send(WITH_MEMORY)
             self._asked = True
         except OSError:
             self._asked = False
