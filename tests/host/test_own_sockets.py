@@ -78,7 +78,12 @@ def test_its_processes_reach_one_another(supervisor: pyisolate.Supervisor) -> No
     with supervisor.spawn("own", BASE) as sandbox:
         sandbox.exec(SERVER + "import os\nos.mkdir('d')")
         tmp = "/tmp" if sandbox.eval("os.path.islink('/tmp')") else "/sandbox/workspace"  # this tree may be in /tmp
-        for bound, reached in (("a", f"{tmp}/a"), ("/dev/shm/b", "b"), ("/sandbox/workspace/d/c", "d/c")):
+        for bound, reached in (
+            ("a", f"{tmp}/a"),
+            ("/dev/shm/b", "b"),
+            ("/sandbox/workspace/d/c", "d/c"),
+            ("d/../f", f"{tmp}/d/.././f"),
+        ):
             assert sandbox.eval(f"ask({bound!r}, {reached!r})") == b"HI\n"
         sandbox.exec("os.chdir('d')")
         assert sandbox.eval(f"ask('e', '{tmp}/d/e')") == b"HI\n"

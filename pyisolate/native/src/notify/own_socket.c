@@ -66,6 +66,22 @@ static int notify_own_name(const struct notify_call *c, const struct notify_endp
 	return above && (size_t)snprintf(name, room, "%s%s%s", above, *above ? "/" : "", path) < room;
 }
 
+/* The name goes above the workspace: without a lock openat2 says -EAGAIN of that, too. No part of it is followed as a link,
+ * so that ".." takes back the part before it. */
+static int notify_leaves(const char *name)
+{
+	int depth = 0;
+
+	for (size_t length; *name && depth >= 0; name += length + (name[length] == '/')) {
+		length = strcspn(name, "/");
+		if (length == 2 && !memcmp(name, "..", 2))
+			depth--;
+		else if (length && !(length == 1 && *name == '.'))
+			depth++;
+	}
+	return depth < 0;
+}
+
 /* Open a name as far as memory has it. A tmpfs keeps every name that is there, so what has to be looked up is not there:
  * -EAGAIN is -ENOENT. To look it up would take the directory's lock, which guests hold, and those may be throttled. */
 static int notify_open_own(const struct notify_call *c, const char *name, uint64_t flags)
@@ -75,6 +91,8 @@ static int notify_open_own(const struct notify_call *c, const char *name, uint64
 						RESOLVE_BENEATH | RESOLVE_CACHED};
 	int fd = -1;
 
+	if (notify_leaves(name))
+		return -EXDEV;
 	for (int tries = 0; fd < 0 && tries < NOTIFY_TRIES; tries++) {
 		fd = (int)syscall(SYS_openat2, c->sandbox->own, name, &how, sizeof how);
 		if (fd < 0 && errno != EAGAIN)
