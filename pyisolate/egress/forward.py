@@ -128,10 +128,10 @@ async def forward(guest: Asked, request: h11.Request, target: bytes, up: Upstrea
         up.writer.write(head)
         if known is None and heads.body_bytes(request) == 0:
             await _send_body(guest, up)
-            await _answer(guest, up, credentials)
+            await _answer(guest, up, credentials, request.method)
             whole = True
         else:
-            whole = await _both_ways(guest, up, credentials, known)
+            whole = await _both_ways(guest, up, credentials, request.method, known)
     finally:
         if whole:
             up.next_cycle()
@@ -140,10 +140,10 @@ async def forward(guest: Asked, request: h11.Request, target: bytes, up: Upstrea
     return whole and _is_done(guest.http)
 
 
-async def _both_ways(guest: Asked, up: Upstream, credentials: Credentials, known: bytes | None) -> bool:
+async def _both_ways(guest: Asked, up: Upstream, credentials: Credentials, method: bytes, known: bytes | None) -> bool:
     """Carry a body and its answer, which may begin before; tell whether all of the body was sent."""
     body = asyncio.ensure_future(_send_body(guest, up, known))
-    answer = asyncio.ensure_future(_answer(guest, up, credentials))
+    answer = asyncio.ensure_future(_answer(guest, up, credentials, method))
     try:
         await asyncio.wait((body, answer), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
@@ -175,7 +175,7 @@ async def repeat(guest: Asked, known: heads.Asked, came: bytes, up: Upstream) ->
             whole = await _pass_on(guest, up, *found)
             return True
         _tell_h11(guest.http, known, came, up.http)
-        await _answer(guest, up, Credentials((), Hider(())), data)
+        await _answer(guest, up, Credentials((), Hider(())), known.request.method.encode(), data)
         whole = True
         return _is_done(guest.http)
     finally:
@@ -228,12 +228,12 @@ def _tell_h11(guest: h11.Connection, known: heads.Asked, came: bytes, host: h11.
 
 async def _pass_on(guest: Asked, up: Upstream, known: Answered, data: bytes) -> bool:
     """Send an answer on; False where the host sent more than it stated."""
-    left, more = known.body_bytes, data
-    guest.meter.received(len(known.onward))
-    guest.begun, before = True, known.onward
+    left, more, before = known.body_bytes, data, known.onward
     while True:
-        guest.meter.received(min(len(more), left))
-        guest.writer.write(before + more[:left])
+        piece = before + more[:left]
+        guest.meter.received(len(piece))
+        guest.begun = True
+        guest.writer.write(piece)
         await guest.writer.drain()
         before, left = b"", left - len(more)
         if left <= 0:
@@ -280,8 +280,13 @@ async def _send_body(guest: Asked, up: Upstream, known: bytes | None = None) -> 
         await writer.drain()
 
 
-async def _answer(guest: Asked, up: Upstream, credentials: Credentials, came: bytes | None = None) -> None:
-    """Read an answer, of which `came` may be the beginning, and write it anew."""
+async def _answer(
+    guest: Asked, up: Upstream, credentials: Credentials, method: bytes, came: bytes | None = None
+) -> None:
+    """Read an answer, of which `came` may be the beginning, and write it anew.
+
+    One to HEAD is not remembered: its head speaks of a body that it has not.
+    """
     host = up.http
     head, written, stated, got = None, b"", None, 0
     event: object = h11.NEED_DATA
@@ -306,7 +311,7 @@ async def _answer(guest: Asked, up: Upstream, credentials: Credentials, came: by
             guest.writer.write(guest.http.send(h11.Data(data=credentials.hider.rest())) or b"")
             guest.writer.write(guest.http.send(h11.EndOfMessage()) or b"")
             await guest.writer.drain()
-            kept = _is_done(guest.http) and _is_done(host)
+            kept = _is_done(guest.http) and _is_done(host) and method != b"HEAD"
             if head is not None and stated == got and kept and not credentials.hider.hidden:
                 up.answers.put(head, Answered(written, got))
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -102,3 +104,46 @@ def test_what_follows_a_known_head_is_decided_as_ever(world: World) -> None:
         said = sandbox.eval(f"kept.close() or ask('GET', {world.granted!r}, {world.place!r})")
         assert said[0] == 403
     assert world.plain.seen[before:] == ["GET /v1/x"] * 7
+
+
+def _answer_in_turn(listener: socket.socket, answers: list[bytes]) -> None:
+    """Give these answers to as many requests of one connection, each in one piece, and end it."""
+    made, _ = listener.accept()
+    with made:
+        for answer in answers:
+            while not made.recv(1 << 16).endswith(b"\r\n\r\n"):
+                pass
+            made.sendall(answer)
+
+
+def _asked_in_turn(
+    world: World, methods: list[str], answers: list[bytes], **limits: int
+) -> tuple[list[tuple[int, str]], list[str]]:
+    """Return what a guest is answered by a host that answers so, and the targets of its events."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=_answer_in_turn, args=(listener, answers), daemon=True)
+        server.start()
+        port = listener.getsockname()[1]
+        place = f"{HOST}:{port}"
+        policy = world.base.allow_connect(f"127.0.0.1:{port}").allow_http(f"* {place}/*")
+        with world.supervisor.spawn("in turn", policy.with_egress(**limits)) as sandbox:
+            sandbox.exec(_GUEST + "kept.timeout = 5")
+            said = [sandbox.eval(f"ask({method!r}, 'http://{place}/', {place!r})") for method in methods]
+            targets = [event.target for event in sandbox.get_denial_events()]
+        server.join(5)
+    return said, targets
+
+
+def test_an_answer_to_head_is_none_to_get(world: World) -> None:
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nall"
+    common = b"HTTP/1.1 200 OK\r\nX-Id: 1\r\n\r\n"  # HEAD: no body. GET: one that ends with the connection
+    said, targets = _asked_in_turn(world, ["GET", "HEAD", "GET"], [whole, common, common + b"body"])
+    assert said == [(200, "all"), (200, ""), (200, "body")]
+    assert targets == []
+
+
+def test_what_goes_over_a_limit_with_a_known_answer_is_answered(world: World) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n" + b"x" * 3000
+    said, targets = _asked_in_turn(world, ["GET", "GET"], [answer, answer], received=5000)
+    assert [status for status, _ in said] == [200, 429]
+    assert targets == ["egress received"]
