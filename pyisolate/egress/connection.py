@@ -24,6 +24,7 @@ from . import heads, tunnel
 from .credentials import Credentials, Encoded, Unsignable
 from .forward import Reader, Stream, Upstream, Writer, forward, repeat
 from .hiding import Hider
+from .messages import can_be_asked
 from .meter import Meter, OverLimit
 from .names import Names, RefusedAddress, Unreachable, connect
 from .opened import open_tunnel
@@ -247,6 +248,8 @@ class Connection:
         said = Refusal(str(request), decision.code, decision.reason, rule=decision.rule, presented=decision.presented)
         unspoken = decision.code in (DenialCode.NOT_GRANTED, DenialCode.SCOPE_INSUFFICIENT)
         asked_about = unspoken and Capability.NET_HTTP in self.tenant.broker.policy.ask
+        if asked_about and not can_be_asked(said.target):
+            said.reason, asked_about = f"{said.reason}; it is too long to be asked about", False
         if decision.refused:
             if not asked_about or not await self._tenants.ask(self.tenant, said):
                 raise said

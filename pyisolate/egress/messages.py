@@ -21,6 +21,8 @@ LENGTH = struct.Struct("!I")
 #: A policy of 10 000 rules has less; what the proxy reports is a few lines.
 MAX_ORDER_BYTES, MAX_REPORT_BYTES = 64 << 20, 64 << 10
 _TEXT_CHARS = 4096
+#: What the proxy names a request by; a longer one is refused under the name that it begins with, and not asked about.
+MOST_TARGET_CHARS = 2000
 _MOST_COUNTED, _MOST_NUMBER = 1 << 53, 1 << 63
 
 
@@ -119,6 +121,11 @@ def encode(message: Order | Report) -> bytes:
     return LENGTH.pack(len(data)) + data
 
 
+def can_be_asked(target: str) -> bool:
+    """Tell whether a question about a request can be put: it names all of it. The proxy asks no other one."""
+    return len(target) <= MOST_TARGET_CHARS and target.isprintable() and web.parse(target) is not None
+
+
 def decode_report(data: bytes) -> Report:
     """Return a report, its text capped. Raises BadReport for what the proxy may not say."""
     try:
@@ -129,10 +136,8 @@ def decode_report(data: bytes) -> Report:
         figures = (*msgspec.structs.astuple(report.carried), report.connections)
         if not all(0 <= figure < _MOST_COUNTED for figure in figures):
             raise BadReport("counts that cannot be")
-    if isinstance(report, Questioned):
-        readable = report.target.isprintable() and web.parse(report.target) is not None
-        if not readable or len(report.target) > _TEXT_CHARS or not 0 < report.number < _MOST_NUMBER:
-            raise BadReport("a question about no request")
+    if isinstance(report, Questioned) and not (can_be_asked(report.target) and 0 < report.number < _MOST_NUMBER):
+        raise BadReport("a question about no request")
     if not isinstance(report, Refused):
         return report
     record = report.record

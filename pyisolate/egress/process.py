@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -58,8 +58,6 @@ RefusedSink = Callable[[str, BrokerRecord, int], None]
 AskedSink = Callable[[str, Asked], None]
 #: Takes a policy's name and what was carried under it since the last time.
 CarriedSink = Callable[[str, Carried], None]
-
-
 _Sink = Callable[[Refused | Counted | Questioned], None]
 
 
@@ -120,9 +118,9 @@ class _Link:
 
     def wait_serving(self) -> None:
         """Return once the proxy serves. Raises OSError, BadReport."""
-        while not (reports := self._feed(self.control.recv(1 << 16))):
+        while (report := next(self._feed(self.control.recv(self._missing())), None)) is None:
             pass
-        if not isinstance(reports[0], Serving):
+        if not isinstance(report, Serving):
             raise messages.BadReport("its first word is not that it serves")
 
     def send(self, order: Admit | Dismiss | Answered) -> None:
@@ -160,11 +158,16 @@ class _Link:
                     return
         raise OSError("it does not take its orders")
 
-    def _feed(self, data: bytes) -> list[messages.Report]:
+    def _missing(self) -> int:
+        """Return how many bytes of a frame are still to come: what follows it is for the reader, which waits for it."""
+        head, got = messages.LENGTH.size, len(self._buffer)
+        return head - got if got < head else head + messages.LENGTH.unpack_from(self._buffer)[0] - got
+
+    def _feed(self, data: bytes) -> Iterator[messages.Report]:
+        """Return each report that is whole: those before one that breaks the protocol count."""
         if not data:
             raise OSError("it has ended")
         self._buffer += data
-        reports: list[messages.Report] = []
         head = messages.LENGTH.size
         while len(self._buffer) >= head:
             (length,) = messages.LENGTH.unpack_from(self._buffer)
@@ -172,9 +175,9 @@ class _Link:
                 raise messages.BadReport(f"a report of {length} bytes")
             if len(self._buffer) < head + length:
                 break
-            reports.append(messages.decode_report(bytes(self._buffer[head : head + length])))
+            report = messages.decode_report(bytes(self._buffer[head : head + length]))
             del self._buffer[: head + length]
-        return reports
+            yield report
 
 
 class EgressProxy:
@@ -303,7 +306,7 @@ class EgressProxy:
         try:
             self._listening = self._listening or _Listening()
             self._start(self._listening)
-        except (OSError, messages.BadReport) as error:
+        except (OSError, RuntimeError, messages.BadReport) as error:  # RuntimeError: no thread to read it
             self._drop()
             raise EnforcementError(
                 f"start egress proxy: {error}",
@@ -373,11 +376,13 @@ class EgressProxy:
     def _read(self, link: _Link) -> None:
         poller = select.poll()
         poller.register(link.control, select.POLLIN)
-        while poller.poll() and link.take(self._hand_on):
-            pass
-        self._replace(link)
-        with link.lock:
-            link.control.close()
+        try:
+            while poller.poll() and link.take(self._hand_on):
+                pass
+        finally:  # whatever it was: without a reader no refusal has its event
+            self._replace(link)
+            with link.lock:
+                link.control.close()
 
     def connections(self, key: str) -> int | None:
         """Return how many connections a sandbox has to the proxy, None where it is not led to it."""
@@ -385,23 +390,36 @@ class EgressProxy:
 
     def _hand_on(self, report: Refused | Counted | Questioned) -> None:
         if isinstance(report, Counted):
+            self._hand_on_counted(report)
+        elif isinstance(report, Questioned):
+            self._hand_on_question(report)
+        else:
+            self._hand_on_refusal(report)
+
+    def _hand_on_counted(self, report: Counted) -> None:
+        try:
             if (counted := self._use.count(report)) is not None:
                 self._on_carried(*counted)
-            return
-        if isinstance(report, Questioned):
-            self._hand_on_question(report)
-            return
-        self._hand_on_refusal(report)
+        except Exception:
+            _log.exception("what the egress proxy has carried could not be counted")
 
     def _hand_on_question(self, asked: Questioned) -> None:
+        # below 0: the listener's questions have the other numbers
+        question = Asked(number=-asked.number, capability=Capability.NET_HTTP, target=asked.target)
         try:
-            # below 0: the listener's questions have the other numbers
-            self._on_asked(asked.key, Asked(number=-asked.number, capability=Capability.NET_HTTP, target=asked.target))
+            self._on_asked(asked.key, question)
+            return
         except LookupError:
+            pass
+        except Exception:
+            _log.exception("a question of the egress proxy could not be put; it is refused")
+        try:
             threading.Thread(target=self.answer, args=(asked.key, asked.number, False)).start()
+        except RuntimeError:  # no more threads
+            self.answer(asked.key, asked.number, False)
 
     def answer(self, key: str, number: int, allow: bool) -> None:
-        """Answer a question about a request, if it still waits. Not on the thread that takes the proxy's reports."""
+        """Answer a question about a request, if it still waits. It may take a while where the proxy is slow."""
         if (link := self._link) is not None:
             with contextlib.suppress(OSError):  # it has ended, and with it what waits
                 link.send(Answered(key=key, number=number, allow=allow))

@@ -9,6 +9,8 @@ import h11
 from ..decision import DenialCode
 from ..policy import units, web
 
+#: A rule's method is no longer.
+_METHOD_BYTES = 32
 _HOST = r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
 _PLACE = re.compile(_HOST)
 _REST = r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?"
@@ -46,6 +48,8 @@ def read_request(event: h11.Request, tunnel: web.Request | None) -> tuple[web.Re
 
     `tunnel` is the CONNECT inside of which the request came: it can be for no other host.
     """
+    if len(event.method) > _METHOD_BYTES:
+        raise malformed(f"its method is longer than {_METHOD_BYTES} bytes")
     method, target = event.method.decode("ascii"), event.target.decode("latin-1")
     headers: dict[bytes, list[bytes]] = {}
     for name, value in event.headers:

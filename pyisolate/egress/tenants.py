@@ -18,7 +18,7 @@ from ..records import BrokerRecord
 from . import heads
 from .authority import Issuer
 from .heads import Heads
-from .messages import Admit, Answered, Counted, Questioned, Refused
+from .messages import MOST_TARGET_CHARS, Admit, Answered, Counted, Questioned, Refused
 from .meter import Carried, Meter
 from .request import Refusal
 
@@ -132,7 +132,7 @@ class Tenants:
         record = BrokerRecord(
             sequence=0,
             capability=Capability.NET_HTTP,
-            target=refusal.target[:2000],
+            target=_name(refusal.target),
             verdict=verdict,
             code=refusal.code,
             reason=refusal.reason[:1000],
@@ -144,14 +144,14 @@ class Tenants:
         await self._report(Refused(key="" if tenant is None else tenant.key, record=record, question=refusal.question))
 
     async def ask(self, tenant: Tenant, refusal: Refusal) -> bool:
-        """Have the host asked about what would be refused; its report is still to be made."""
+        """Have the host asked about what would be refused and `can_be_asked`; its report is still to be made."""
         loop = asyncio.get_running_loop()
         self._last += 1
         number, began = self._last, loop.time()
         await tenant.pace.wait()
         self._questions[number] = tenant.key, loop.create_future()
         try:
-            await self._report(Questioned(key=tenant.key, number=number, target=refusal.target[:2000]))
+            await self._report(Questioned(key=tenant.key, number=number, target=refusal.target))
             return await self._questions[number][1]
         finally:
             del self._questions[number]
@@ -162,6 +162,11 @@ class Tenants:
         key, waiting = self._questions.get(answer.number, ("", None))
         if waiting is not None and key == answer.key and not waiting.done():
             waiting.set_result(answer.allow)
+
+
+def _name(target: str) -> str:
+    """Return what an event calls a request. One that is cut says so, and no rule can be made of it."""
+    return target if len(target) <= MOST_TARGET_CHARS else f"{target[: MOST_TARGET_CHARS - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _digest(token: bytes) -> bytes:

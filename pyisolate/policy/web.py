@@ -62,7 +62,7 @@ def parse(target: str) -> Request | None:
     host, colon, port = place.rpartition(":")
     if not colon or place.endswith("]"):
         host, port = place, "" if method == CONNECT else str(units.HTTPS_PORT if tls else units.HTTP_PORT)
-    if not method or not host or not port.isdecimal() or (method == CONNECT) is bool(slash):
+    if not method or not host or (method == CONNECT) is bool(slash) or not port.isdecimal() or len(port) > 5:
         return None
     return Request(method, host.strip("[]").lower().rstrip("."), int(port), slash + path, tls)
 

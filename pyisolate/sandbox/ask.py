@@ -176,7 +176,19 @@ class Questions:
         if answered is not None:
             self._around.reply(asked.number, allow=answered.answer in ("sandbox", "rule"))
         elif start:
-            self._around.start_call(self._serve)
+            try:
+                self._around.start_call(self._serve)
+            except RuntimeError as error:
+                self._refuse_waiting(f"no thread could ask it ({error})")
+
+    def _refuse_waiting(self, reason: str) -> None:
+        with self._lock:
+            self._state.serving = False
+            waiting = list(self._state.waiting)
+            self._state.waiting.clear()
+        _log.warning("%d questions are refused: %s", len(waiting), reason)
+        for pending in waiting:
+            self._settle(pending, _Answered("failed", "nobody", reason))
 
     def _at_once(self, key: tuple[Capability, str]) -> _Answered | None:
         state = self._state
@@ -316,6 +328,14 @@ class Questions:
             pending = list(self._state.pending.values())
         for one in pending:
             self._settle(one, _Answered("unanswered", "nobody", "the sandbox ends"))
+
+
+def start_or_run(start: Callable[[Callable[[], None]], None], answer: Callable[[], None]) -> None:
+    """Give an answer on another thread, or here where there is none: what is recorded as answered is answered."""
+    try:
+        start(answer)
+    except RuntimeError:
+        answer()
 
 
 async def _awaited(answer: Awaitable[Any]) -> Any:

@@ -32,7 +32,7 @@ from ..errors import (
     TimeoutError,
 )
 from ..telemetry.policy_error import policy_error
-from .ask import Questions
+from .ask import Questions, start_or_run
 from .denials import Denials
 from .hints import hint_of_failure, hint_of_refusal
 from .host_function import HostCalls
@@ -337,7 +337,7 @@ class Session(abc.ABC):
         if number >= 0:
             self.kernel.answer(number, allow=allow)
         elif self.answer_request is not None:
-            self.host.start_call(partial(self.answer_request, self.id, -number, allow))
+            start_or_run(self.host.start_call, partial(self.answer_request, self.id, -number, allow))
 
     def call_in(self, seconds: float, call: Callable[[], None]) -> None:
         """Run a short call after a while."""

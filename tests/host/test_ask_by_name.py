@@ -35,6 +35,18 @@ def tunnel(host, port, first):
 """
 
 
+_RAW = """
+import base64, os, socket
+user, _, address = os.environ["HTTP_PROXY"].removeprefix("http://").partition("@")
+def raw(line, host):
+    credentials = base64.b64encode(user.encode()).decode()
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as sock:
+        lines = f"{line} HTTP/1.1", f"Host: {host}", f"Proxy-Authorization: Basic {credentials}", "", ""
+        sock.sendall("\\r\\n".join(lines).encode())
+        return int(sock.recv(1 << 16).split()[1])
+"""
+
+
 class World:
     """A server whose name no rule speaks of, and a supervisor."""
 
@@ -126,3 +138,43 @@ def test_without_an_answer_a_request_is_refused(world: World, asking: Callable[.
         assert [(event.answer, event.would_deny) for event in events] == [("would_ask", True)]
         assert {"http": f"GET {world.place}/a"} in Policy.learn(events, base=world.policy).to_dict()["net"]
     assert asked == []
+
+
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+def test_what_is_too_long_to_ask_about_is_refused_and_disturbs_nobody(
+    world: World, asking: Callable[..., Any], mode: str
+) -> None:
+    proxy, begun = world.supervisor._runtime.egress._process, f"GET {world.place}/"
+    sandbox, asked = asking(mode=mode)
+    with sandbox:
+        sandbox.exec(_RAW)
+        assert sandbox.eval(f"raw('A' * 2001 + ' http://{world.place}/', {world.place!r})") == 400
+        path, status = "p" * 3000, 403 if mode == "enforce" else 200
+        assert sandbox.eval(f"raw('GET http://{world.place}/{path}', {world.place!r})") == status
+        malformed, long = sandbox.get_denial_events()
+    assert (malformed.target, malformed.code) == ("malformed request", DenialCode.ALWAYS_DENIED)
+    assert long.target == f"{begun}{path}"[:1999] + "\N{HORIZONTAL ELLIPSIS}"
+    assert (long.answer, long.suggestion, long.would_deny) == (None, None, mode == "monitor")
+    assert "too long to be asked about" in long.broker_reason
+    assert asked == []
+    assert world.supervisor._runtime.egress._process is proxy
+
+
+def test_without_a_thread_to_ask_on_a_request_is_refused_and_events_say_what_became_of_it(
+    world: World, asking: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_call: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sandbox, asked = asking(Allow("sandbox"), Deny("not that"))
+    with sandbox:
+        assert world.get(sandbox, "/a") == 200
+        with monkeypatch.context() as without:
+            without.setattr(world.supervisor._runtime._function_threads, "start", start)
+            assert [world.get(sandbox, path) for path in ("/a", "/b")] == [200, 403]
+        assert world.get(sandbox, "/b") == 403
+        events = [event for event in sandbox.get_denial_events() if event.target.endswith("/b")]
+        assert [(event.answer, event.asked_by) for event in events] == [("failed", "nobody"), ("deny", "callback")]
+        allowed = [event for event in sandbox.get_denial_events() if event.target.endswith("/a")]
+        assert {(event.answer, event.would_deny) for event in allowed} == {("sandbox", True)}
+    assert len(asked) == 2

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pyisolate.capability import Capability
+from pyisolate.decision import Verdict
 from pyisolate.egress import messages
 from pyisolate.egress.authority import new_authority
 from pyisolate.egress.bundles import Bundles
 from pyisolate.egress.lookups import SHARE, Lookups
 from pyisolate.egress.meter import Carried
+from pyisolate.egress.process import EgressProxy, ProxyTraits, _Link
 from pyisolate.egress.use import Use
 from pyisolate.errors import EnforcementError
+from pyisolate.records import Asked, BrokerRecord
 
 
 def test_a_sandbox_whose_names_never_answer_waits_alone() -> None:
@@ -138,3 +144,90 @@ def test_what_a_killed_supervisor_left_is_removed_and_nothing_else(
     held.close()
     other.close()
     assert list(tmp_path.iterdir()) == [young]
+
+
+def _refused(target: str) -> messages.Refused:
+    record = BrokerRecord(sequence=0, capability=Capability.NET_HTTP, target=target, verdict=Verdict.DENY)
+    return messages.Refused(key="a", record=record)
+
+
+class _Reading:
+    """A proxy's supervisor, whose end of the control socket is read; `theirs` is the end of the proxy."""
+
+    def __init__(self, on_asked: Callable[[str, Asked], None]) -> None:
+        self.refused: list[str] = []
+        ours, self.theirs = socket.socketpair()
+        ours.settimeout(5)
+        self.theirs.settimeout(5)
+        self.proxy = EgressProxy(ProxyTraits(None, 0, {}), self._on_refused, lambda *_: None, on_asked)
+        self.proxy._link = self.link = _Link(ours)
+        self.thread = threading.Thread(target=self.proxy._read, args=(self.link,))
+        self.thread.start()
+
+    def _on_refused(self, _key: str, record: BrokerRecord, _question: int) -> None:
+        self.refused.append(record.target)
+
+    def say(self, *reports: messages.Report) -> None:
+        self.theirs.sendall(b"".join(map(messages.encode, reports)))
+
+    def answer(self) -> messages.Order:
+        (length,) = messages.LENGTH.unpack(self.theirs.recv(messages.LENGTH.size, socket.MSG_WAITALL))
+        return messages.decode_order(self.theirs.recv(length, socket.MSG_WAITALL))
+
+    def end(self) -> None:
+        self.theirs.close()
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+
+
+@pytest.mark.parametrize("threads", [True, False], ids=["", "no more threads"])
+def test_a_question_that_cannot_be_put_is_refused_and_what_follows_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, threads: bool
+) -> None:
+    def on_asked(_key: str, asked: Asked) -> None:
+        raise LookupError if asked.number == -1 else RuntimeError("the supervisor is closed")
+
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    reading = _Reading(on_asked)
+    if not threads:
+        monkeypatch.setattr(threading.Thread, "start", start)
+    for number in (1, 2):
+        reading.say(messages.Questioned(key="a", number=number, target="GET a.test/"))
+        assert reading.answer() == messages.Answered(key="a", number=number, allow=False)
+    reading.say(_refused("GET a.test/"))
+    reading.end()
+    assert reading.refused == ["GET a.test/"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_proxy_that_nobody_reads_any_more_is_replaced() -> None:
+    def on_asked(_key: str, _asked: Asked) -> None:
+        raise SystemExit
+
+    reading = _Reading(on_asked)
+    reading.say(messages.Questioned(key="a", number=1, target="GET a.test/"))
+    reading.thread.join(5)
+    assert reading.proxy._link is None
+    reading.end()
+
+
+def test_refusals_before_a_report_that_breaks_the_protocol_are_recorded() -> None:
+    reading = _Reading(lambda *_: None)
+    reading.say(_refused("GET a.test/1"), _refused("GET a.test/2"), messages.Questioned(key="a", number=0, target=""))
+    reading.thread.join(5)
+    assert reading.refused == ["GET a.test/1", "GET a.test/2"]
+    assert reading.proxy._link is None
+    reading.end()
+
+
+def test_what_comes_right_after_the_first_word_is_not_lost() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(messages.encode(messages.Serving(confined=("seccomp",))) + messages.encode(_refused("GET a/")))
+        link, taken = _Link(ours), list[object]()
+        ours.settimeout(5)
+        link.wait_serving()
+        assert link.take(taken.append)
+        assert len(taken) == 1

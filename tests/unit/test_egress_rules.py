@@ -340,6 +340,7 @@ def test_a_request_is_read_as_its_target_says() -> None:
         ("CONNECT", "a.org", [("Host", "a.org")]),
         ("CONNECT", "a.org:443", [("Host", "b.org:443")]),
         ("CONNECT", "http://a.org:443/", [("Host", "a.org")]),
+        ("A" * 33, "http://a.org/x", [("Host", "a.org")]),
     ],
 )
 def test_a_request_with_two_readings_is_refused(method: str, target: str, headers: list[tuple[str, str]]) -> None:
@@ -458,10 +459,19 @@ def test_the_supervisor_takes_only_refused_requests_from_the_proxy(change: dict[
 
 
 @pytest.mark.parametrize(
-    ("target", "number"), [("GET a.example.org/\x1b[2J", 1), ("nonsense", 1), ("GET a.example.org/", 0)]
+    ("target", "number"),
+    [
+        ("GET a.example.org/\x1b[2J", 1),
+        ("nonsense", 1),
+        ("GET a.example.org/", 0),
+        (f"GET a.example.org:{'1' * 5000}/", 1),  # no int() takes it
+        (f"GET a.example.org/{'x' * 2000}", 1),
+    ],
+    ids=["escape", "nonsense", "number", "port", "length"],
 )
 def test_the_supervisor_takes_only_questions_about_requests(target: str, number: int) -> None:
     good = messages.Questioned(key="k", number=1, target="GET a.example.org/")
     assert messages.decode_report(messages.encode(good)[4:]) == good
     with pytest.raises(messages.BadReport):
         messages.decode_report(messages.encode(messages.Questioned(key="k", number=number, target=target))[4:])
+    assert web.parse(f"GET a.example.org:{'1' * 5000}/") is None
