@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 
 import pyisolate
+from pyisolate.cell.channel import Channel
 from pyisolate.cell.pool import Pool
 from pyisolate.kernel.plan import KernelPlan
 from pyisolate.limits.cgroup import CgroupTree
@@ -29,6 +30,11 @@ def pool(supervisor: pyisolate.Supervisor) -> Pool:
     found = supervisor._runtime.started.pool
     assert found is not None
     return found
+
+
+def warm_cells(supervisor: pyisolate.Supervisor) -> list[Channel]:
+    """Return the cells that are not of one policy, the oldest first."""
+    return list(pool(supervisor)._ready._cells["plain"])
 
 
 def cgroups(supervisor: pyisolate.Supervisor) -> CgroupTree | None:

@@ -165,7 +165,7 @@ def drain(supervisor: pyisolate.Supervisor) -> None:
     pool._settings = type(pool._settings)(**{**vars(pool._settings), "size": 0})
     deadline = time.monotonic() + 10
     while any(inside.pool(supervisor).counts()) and time.monotonic() < deadline:
-        if inside.pool(supervisor)._ready["plain"]:
+        if inside.warm_cells(supervisor):
             supervisor.spawn("taken").close()
         time.sleep(0.01)
     assert inside.pool(supervisor).counts() == (0, 0)

@@ -60,9 +60,9 @@ def test_a_warm_cell_that_is_stopped_costs_one_error(
 ) -> None:
     monkeypatch.setattr("pyisolate.supervisor.assign.HANDOUT_TIMEOUT_S", 0.5)
     deadline = time.monotonic() + 5
-    while not inside.pool(supervisor)._ready["plain"] and time.monotonic() < deadline:
+    while not inside.warm_cells(supervisor) and time.monotonic() < deadline:
         time.sleep(0.01)
-    stopped = inside.pool(supervisor)._ready["plain"][0]
+    stopped = inside.warm_cells(supervisor)[0]
     os.kill(stopped.pid, signal.SIGSTOP)
     with pytest.raises(pyisolate.SandboxDied, match="did not confine itself"):
         supervisor.spawn("first")
