@@ -122,6 +122,10 @@ class SiteFiles(msgspec.Struct, frozen=True, kw_only=True):
     modules: tuple[str, ...]
 
 
+#: the workspace, and the names that may lead to it (policy/workspace.py)
+_OWN_PLACES = ("/sandbox/", "/tmp/", "/dev/shm/")
+
+
 class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides. `version` is the policy's content hash; `generation` counts reloads."""
 
@@ -187,9 +191,11 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
         """True where the guest's processes may have unix sockets in the workspace to reach one another.
 
         Not beside what grants other sockets: where one of those can be put in a descriptor's place, no call on it is
-        left to the guest.
+        left to the guest. Nor beside a rule that denies one of them: a guest renames what is its own.
         """
         if self.workspace_bytes is None or self.shared_workspace or not self.allow_fork or self.ask:
+            return False
+        if any(not rule.allow and (rule.unix_path or "").startswith(_OWN_PLACES) for rule in self.net):
             return False
         return not any(rule.allow and rule.unix_path is None for rule in self.net)
 

@@ -182,9 +182,14 @@ def test_no_directory_that_a_guest_holds_is_waited_for(supervisor: pyisolate.Sup
             assert sandbox.eval("call('connect', 'own/x')", timeout=10) == (-1, 20)
 
 
-@pytest.mark.parametrize("why", ["no processes", "a network", "a directory of the host's"])
+@pytest.mark.parametrize("why", ["no processes", "a network", "a directory of the host's", "a denial"])
 def test_where_there_are_none(supervisor: pyisolate.Supervisor, hosts: Path, why: str) -> None:
-    policy = {"no processes": ALONE, "a network": BASE.allow_connect("127.0.0.1:9")}.get(why, BASE)
+    policies = {
+        "no processes": ALONE,
+        "a network": BASE.allow_connect("127.0.0.1:9"),
+        "a denial": BASE.deny("net.connect", "unix:/sandbox/workspace/denied"),  # it was connected to as ./denied
+    }
+    policy = policies.get(why, BASE)
     given = hosts.parent if why.startswith("a directory") else None
     with supervisor.spawn("none", policy, workspace=given) as sandbox:
         with pytest.raises(pyisolate.PolicyError):
@@ -203,3 +208,6 @@ def test_a_policy_says_so() -> None:
     assert explain(BASE, "net.connect", "unix:/run/docker.sock").code is not None
     assert explain(ALONE, "net.connect", own).code is not None
     assert explain(BASE.allow_connect("127.0.0.1:9"), "net.bind", own).code is not None
+    for denied in ("/sandbox/workspace/b", "/tmp/b", "/dev/shm/b"):
+        assert explain(BASE.deny("net.connect", f"unix:{denied}"), "net.bind", own).code is not None
+    assert explain(BASE.deny("net.connect", "unix:/run/b"), "net.bind", own).code is None
