@@ -16,15 +16,9 @@ from pathlib import Path
 
 from ..errors import EnforcementError, SandboxError
 from ..policy.site import SiteDescription, check_way, read_site
+from ..policy.site import cache_directory as cache_directory
 
 _ID = re.compile(r"[0-9a-f]{32}")
-
-
-def cache_directory() -> Path:
-    """Return where environments are kept: `$XDG_CACHE_HOME/pyisolate/environments`, by default below `~/.cache`."""
-    home = os.environ.get("XDG_CACHE_HOME", "")  # the specification: what is not absolute does not count
-    base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
-    return Path(os.path.realpath(base)) / "pyisolate" / "environments"
 
 
 def place_of(key: str) -> Path:

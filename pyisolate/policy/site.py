@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from functools import lru_cache
+from pathlib import Path
 
 import msgspec
 
@@ -24,6 +25,13 @@ FORMAT = 1
 DESCRIPTION, PACKAGES = "environment.json", "site-packages"
 _CHANGING = frozenset({"write", "create", "delete", "metadata"})
 _CHANGES = int(FsRight.WRITE | FsRight.CREATE | FsRight.DELETE | FsRight.METADATA)
+
+
+def cache_directory() -> Path:
+    """Return where environments are kept: `$XDG_CACHE_HOME/pyisolate/environments`, by default below `~/.cache`."""
+    home = os.environ.get("XDG_CACHE_HOME", "")  # the specification: what is not absolute does not count
+    base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
+    return Path(os.path.realpath(base)) / "pyisolate" / "environments"
 
 
 class SiteDescription(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,12 +6,14 @@ or later guests run; and it has to be of the user that guests write as: what the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import sys
 import sysconfig
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -23,6 +25,8 @@ from ..errors import EnforcementError
 from ..kernel.rootview.paths import WRITING, Places
 from ..kernel.written import sums
 from ..policy import workspace
+from ..policy.site import cache_directory
+from ..sandbox import commit_record
 
 if TYPE_CHECKING:
     from ..choices import Enforcement
@@ -92,6 +96,9 @@ class GivenDirectory(NamedTuple):
         for path in _run_by_host(traits):
             if workspace.same_line(path, self.path):
                 yield f"what this process and its guests run is there ({path})", narrower
+        for kept, what in _kept_for_host():
+            if workspace.same_line(str(kept), self.path):
+                yield f"{what} ({kept})", narrower
         for path in filter(os.path.isabs, map(os.path.realpath, sys.path)):
             if _is_in(path, self.path):
                 yield f"this process imports modules from {path} (sys.path)", narrower
@@ -142,6 +149,14 @@ def _run_by_host(traits: CellTraits) -> Iterator[str]:
         *(named[key] for key in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")),
     ):
         yield os.path.realpath(path)
+
+
+def _kept_for_host() -> Iterator[tuple[Path, str]]:
+    """Yield places of this user's that hosts believe."""
+    with contextlib.suppress(RuntimeError):  # there is no home
+        yield cache_directory(), "packages that guests import are kept there"
+    with contextlib.suppress(RuntimeError):
+        yield commit_record.place(), "by what is noted there commits are finished"
 
 
 def _is_in(path: str, directory: str) -> bool:

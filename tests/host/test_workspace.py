@@ -279,6 +279,11 @@ def test_what_no_guest_is_given(
         patched.setattr(sys, "path", [*sys.path, str(given)])
         with pytest.raises(pyisolate.EnforcementError, match=r"sys\.path"):
             supervisor.spawn("no", BASE, workspace=given)
+    for variable, why in (("XDG_CACHE_HOME", "guests import"), ("XDG_STATE_HOME", "commits are finished")):
+        with monkeypatch.context() as patched:
+            patched.setenv(variable, str(given / "kept"))
+            with pytest.raises(pyisolate.EnforcementError, match=why):
+                supervisor.spawn("no", BASE, workspace=given)
     with pytest.raises(pyisolate.EnforcementError, match=r"limits\.files: 9: nothing counts"):
         supervisor.spawn("no", BASE, workspace=given, limits={"files": 9})
     with pytest.raises(ValueError, match="copy_on_write"):
