@@ -34,6 +34,7 @@ def limit(parse: Any) -> Fragment:
     """Return the schema of what a parser of `units` takes; anything where it is not known here."""
     known: dict[Any, Fragment] = {
         units.size: number(units.SIZE_UNITS),
+        units.pages: number(units.SIZE_UNITS),
         units.duration: number(units.DURATION_UNITS),
         units.count: {"type": "integer", "minimum": 1},
         units.between_requests: {"enum": list(get_args(BetweenRequests))},

@@ -31,6 +31,7 @@ _SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
 SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
                "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}  # fmt: skip
 DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_PAGE_BYTES = 4096
 _HOST = re.compile(r"(?=.{1,253}\Z)(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _HTTP = re.compile(
     r"(?P<method>[A-Z]{1,32}|\*) (?P<tls>https://)?(?P<host>[^\s/:]{1,260})(?::(?P<port>[0-9]{1,5}))?"
@@ -315,6 +316,14 @@ def size(value: object, what: str) -> int:
     return int(_number(value, what, SIZE_UNITS, "256MiB"))
 
 
+def pages(value: object, what: str) -> int:
+    """Return bytes of files, a page at least: file systems count no less."""
+    bytes_ = size(value, what)
+    if bytes_ < _PAGE_BYTES:
+        raise PolicySyntaxError(f"{what}: {bytes_} bytes: less than one file takes", hint="use 4KiB or more")
+    return bytes_
+
+
 def duration(value: object, what: str) -> float:
     """Return seconds from a number or text such as `30s`, `250ms`, `2m`, `1h`."""
     seconds = round(float(_number(value, what, DURATION_UNITS, "30s")), 9)
@@ -384,7 +393,7 @@ LIMIT_KEYS: dict[str, tuple[str, Any, Any]] = {
     "processes": ("processes", count, int),
     "open_files": ("open_files", count, int),
     "file_size": ("file_size_bytes", size, size_text),
-    "disk": ("disk_bytes", size, size_text),
+    "disk": ("disk_bytes", pages, size_text),
     "files": ("files", count, int),
     "output": ("output_bytes", size, size_text),
     "messages": ("messages", count, int),

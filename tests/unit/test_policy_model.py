@@ -168,6 +168,7 @@ def test_deny_says_what_it_denies(call, text: str) -> None:
         lambda p: p.with_limits(walls=3),
         lambda p: p.with_limits(memory=True),
         lambda p: p.with_limits(memory=0),
+        lambda p: p.with_limits(disk=4095),  # the tmpfs made a page of it
         lambda p: p.with_limits(wall=10**400),
         lambda p: p.with_mode("permissive"),
         lambda p: p.with_mode("monitor", "files"),
