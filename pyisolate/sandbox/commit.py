@@ -1,11 +1,12 @@
 """Writes a guest's changes to a directory of the host's: all of them or none, whenever the process is killed.
 
 What is to be written lies first in a directory of its own in the host's, then a journal says what goes where, and only
-then files are renamed to their names. Without a journal a commit has not happened; with one, the next use of the
+then files get their names. Without a journal a commit has not happened; with one, the next use of the
 directory finishes it (`finish`). Each step may be done again. The caller holds the directory's lock.
 
 Guests of the same user may be able to write to the directory: a journal counts where this user has noted it elsewhere
-(`commit_record`), and a staged file where it is what the journal says.
+(`commit_record`), and a staged file where it is what the journal says. They could change it until it has its name: what
+gets the name is a copy in the directory where the name is, of the bytes that were compared.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import msgspec
 
@@ -94,7 +95,7 @@ def write(
 def finish(host: int) -> None:
     """Complete or take back the commits whose process was killed. Raises SandboxError where that cannot be done."""
     for name in os.listdir(host):
-        if name.startswith(STAGING):
+        if name.startswith(STAGING) and "." not in name[1:]:  # else the copy that was to get a name
             found = look(host, name)
             if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():  # none of another user's
                 try:
@@ -111,7 +112,7 @@ def _complete(host: int, name: str, journal: _Journal | None = None) -> None:
     staging = open_beneath(host, name, DIRECTORY)
     try:
         with contextlib.suppress(FileNotFoundError):
-            _apply(host, staging, journal or _read_journal(host, name, staging))
+            _apply(host, name, staging, journal or _read_journal(host, name, staging))
     finally:
         os.close(staging)
     _clear(host, name)
@@ -134,15 +135,7 @@ def _stage(host: int, top: int, staging: int, path: str, number: int, budget: Bu
     try:
         target = os.open(str(number), _WRITE, 0o666, dir_fd=staging)
         with os.fdopen(target, "wb") as file:
-            with contextlib.suppress(
-                FileNotFoundError, NotADirectoryError
-            ):  # or what is above it is made by this commit
-                before = look(host, path)
-                if stat.S_ISREG(before.st_mode):
-                    if before.st_uid != os.geteuid() or before.st_gid != os.getegid():
-                        with contextlib.suppress(PermissionError):  # an ordinary user's new file is its own
-                            os.fchown(target, before.st_uid, before.st_gid)
-                    os.fchmod(target, before.st_mode & 0o777)
+            _take_after(host, path, target)
             for data in content(source, budget.left, path):
                 budget.left -= len(data)
                 digest.update(data)
@@ -152,6 +145,17 @@ def _stage(host: int, top: int, staging: int, path: str, number: int, budget: Bu
     finally:
         os.close(source)
     return digest.digest()
+
+
+def _take_after(host: int, path: str, target: int) -> None:
+    """Give a new file the mode and owner of the one whose place it takes."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # or what is above it is made by this commit
+        before = look(host, path)
+        if stat.S_ISREG(before.st_mode):
+            if before.st_uid != os.geteuid() or before.st_gid != os.getegid():
+                with contextlib.suppress(PermissionError):  # an ordinary user's new file is its own
+                    os.fchown(target, before.st_uid, before.st_gid)
+            os.fchmod(target, before.st_mode & 0o777)
 
 
 def _write_journal(host: int, name: str, staging: int, journal: bytes) -> None:
@@ -189,7 +193,7 @@ def _read_journal(host: int, name: str, staging: int) -> _Journal:
     return journal
 
 
-def _apply(host: int, staging: int, journal: _Journal) -> None:
+def _apply(host: int, name: str, staging: int, journal: _Journal) -> None:
     """Do what a journal says; what is done already stays as it is. Nothing is done where a staged file was changed."""
     waiting = [number for number, digest in enumerate(journal.digests) if _is_staged(staging, number, digest)]
     for path, mark in journal.deleted:
@@ -199,14 +203,35 @@ def _apply(host: int, staging: int, journal: _Journal) -> None:
         with _folder(host, path) as (folder, last), contextlib.suppress(FileExistsError):
             os.mkdir(last, 0o777, dir_fd=folder)
     for number in waiting:
-        with _folder(host, journal.files[number]) as (folder, last):
-            os.rename(str(number), last, src_dir_fd=staging, dst_dir_fd=folder)
-            os.fsync(folder)
+        _name(host, f"{name}.{number}", staging, number, journal)
     os.fsync(host)
 
 
-def _is_staged(staging: int, number: int, digest: bytes) -> bool:
-    """Tell whether a file has not got its name yet. Raises SandboxError where it is not what was staged."""
+def _name(host: int, new: str, staging: int, number: int, journal: _Journal) -> None:
+    """Give a staged file its name: by a copy, which is called `new` until it is whole."""
+    path = journal.files[number]
+    with _folder(host, path) as (folder, last):
+        with contextlib.suppress(FileNotFoundError):  # of a process that was killed
+            os.unlink(new, dir_fd=folder)
+        target = os.open(new, _WRITE, 0o666, dir_fd=folder)
+        try:
+            with os.fdopen(target, "wb") as file:
+                _take_after(host, path, target)
+                if not _is_staged(staging, number, journal.digests[number], file):
+                    raise _changed(number)
+                file.flush()
+                os.fsync(target)
+            os.rename(new, last, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(new, dir_fd=folder)
+            raise
+        os.fsync(folder)
+    os.unlink(str(number), dir_fd=staging)
+
+
+def _is_staged(staging: int, number: int, digest: bytes, copy: BinaryIO | None = None) -> bool:
+    """Tell whether a file has not got its name yet; copy it. Raises SandboxError where it is not what was staged."""
     found = hashlib.blake2b()
     try:
         source = open_file(staging, str(number))
@@ -215,14 +240,20 @@ def _is_staged(staging: int, number: int, digest: bytes) -> bool:
     try:
         for data in content(source, os.fstat(source).st_size, str(number)):
             found.update(data)
+            if copy is not None:
+                copy.write(data)
     finally:
         os.close(source)
     if found.digest() != digest:
-        raise SandboxError(
-            f"commit: what was staged as number {number} was changed by another process of this user",
-            hint="no guest may be granted writing to the directory itself",
-        )
+        raise _changed(number)
     return True
+
+
+def _changed(number: int) -> SandboxError:
+    return SandboxError(
+        f"commit: what was staged as number {number} was changed by another process of this user",
+        hint="no guest may be granted writing to the directory itself",
+    )
 
 
 def _delete(host: int, path: str, mark: Mark) -> None:

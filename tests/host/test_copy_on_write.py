@@ -298,6 +298,38 @@ def test_what_the_host_puts_where_a_killed_commit_deletes_stays(tree: Path, tmp_
         os.close(host)
 
 
+def test_what_a_guest_changes_after_it_was_compared_gets_no_name(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest of the same user that may write to the directory: it swapped what was staged before the rename."""
+    before, staging = contents(tree), tree / f"{commit.STAGING}x"
+    staging.mkdir(mode=0o700)
+    (staging / "0").write_bytes(b"staged")
+    digest = hashlib.blake2b(b"staged").digest()
+    data = msgspec.msgpack.encode({"deleted": [], "directories": [], "files": ["old/x"], "digests": [digest]})
+    (staging / "journal").write_bytes(data)
+    host, guests = os.open(tree, os.O_RDONLY), os.open(staging / "0", os.O_WRONLY)
+    is_staged = commit._is_staged
+
+    def swapped(*arguments: Any) -> bool:
+        found = is_staged(*arguments)
+        os.pwrite(guests, b"change", 0)
+        return found
+
+    try:
+        assert commit_record.note(host, staging.name, data)
+        with monkeypatch.context() as patched:
+            patched.setattr(commit, "_is_staged", swapped)
+            with pytest.raises(pyisolate.SandboxError, match="number 0 was changed"):
+                commit.finish(host)
+        assert (tree / "old/x").read_text() == before["old/x"]
+        os.pwrite(guests, b"staged", 0)
+        commit.finish(host)
+        os.pwrite(guests, b"change", 0)
+        assert contents(tree) == {**before, "old/x": "staged"}
+    finally:
+        os.close(host)
+        os.close(guests)
+
+
 def test_a_commit_that_a_guest_made_up_is_not_finished(tree: Path) -> None:
     """A guest of the same user, which may write to the directory, but not to all of it."""
     before = contents(tree)
