@@ -333,12 +333,12 @@ class CgroupTree:
                 log.warning("control groups %s: %d could not be emptied", self.name, len(leases))
                 break
             time.sleep(0.002)
-        removed = remove_directories(self._directories())
+        removed = not leases and remove_directories(self._directories())  # a sweep finds what is beside by them
         for fd in self._locks:
             os.close(fd)
         self._locks.clear()
         self._undo()
-        return removed and not leases
+        return removed
 
     def abandon(self) -> None:
         """Forget the tree without touching it: for a forked copy of the host, whose parent still owns it."""

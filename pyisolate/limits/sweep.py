@@ -7,6 +7,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import signal
 import time
 
@@ -20,6 +21,9 @@ log = logging.getLogger("pyisolate.limits.cgroup")
 MARK = "user.pyisolate"
 #: A leaf into which the host process itself moved (`CgroupTree`): who is in it is no guest.
 HOST_LEAF = ".host"
+
+#: A sandbox's group beside its tree (`Layout.group`).
+_BESIDE = re.compile(r"(?P<tree>.+\.[0-9]+\.[0-9]+)\.s[0-9]+")
 
 #: The kernel removes a process from its group shortly after SIGKILL; uninterruptible I/O can take longer.
 EMPTY_WITHIN_S = 1.0
@@ -37,6 +41,11 @@ def sweep(prefix: str = "pyisolate", layout: hierarchy.Layout | None = None) -> 
             for name in os.listdir(parent):
                 if name.startswith(f"{prefix}.") and _sweep_one(f"{parent}/{name}"):
                     removed.append(f"{parent}/{name}")
+            for tree in _without_tree(parent, prefix):
+                with contextlib.suppress(OSError):
+                    os.close(make_locked(f"{parent}/{tree}"))  # then it is a dead supervisor's like any other
+                    if _sweep_one(f"{parent}/{tree}"):
+                        removed.append(f"{parent}/{tree}")
     # A dead supervisor of another service has its other directories below that service's groups.
     for name in {os.path.basename(directory) for directory in removed}:
         removed += [directory for directory in hierarchy.named(name) if _sweep_one(directory)]
@@ -72,15 +81,32 @@ def mark(directory: int | str, name: str) -> None:
         os.setxattr(directory, MARK, name.encode())
 
 
+def _without_tree(parent: str, prefix: str) -> set[str]:
+    """Return the trees of which only groups beside them are there, by the mark that these bear."""
+    found = set()
+    for name in os.listdir(parent):
+        if (is_group := _BESIDE.fullmatch(name)) and name.startswith(f"{prefix}."):
+            tree = is_group["tree"]
+            with contextlib.suppress(OSError):  # no mark
+                if os.getxattr(f"{parent}/{name}", MARK) == tree.encode() and not os.path.exists(f"{parent}/{tree}"):
+                    found.add(tree)
+    return found
+
+
 def _remove_beside(directory: str) -> bool:
     """Remove the groups of a dead supervisor that lie beside its tree (`Layout.group`): they bear the tree's name."""
     parent, tree = os.path.split(directory)
     beside = [f"{parent}/{name}" for name in os.listdir(parent) if name.startswith(f"{tree}.")]
     removed = True
     for one in beside:
-        with contextlib.suppress(OSError):  # no mark
-            if os.getxattr(one, MARK) == tree.encode():
-                removed = _remove_tree(one) and removed
+        try:
+            marked = os.getxattr(one, MARK) == tree.encode()
+        except OSError as error:
+            if error.errno == errno.ENODATA and _BESIDE.fullmatch(os.path.basename(one)):
+                _remove_one(one)  # who made it was killed in the middle: no process was in it
+            continue
+        if marked:
+            removed = _remove_tree(one) and removed
     return removed
 
 
