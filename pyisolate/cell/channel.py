@@ -147,6 +147,8 @@ class Channel:
         """Keep one frame until the next is sent, and send both at once: it wakes the cell for nothing."""
         with self._send_lock:
             self._ahead += wire.encode(frame)
+        if self._closed:
+            return  # it ended while this was on its way, and its number may be another cell's by now
 
     def keep(self, frame: wire.Reload) -> None:
         """Send a reload with the next frame, or as soon as the guest asks for it: it wakes no cell.
@@ -429,6 +431,8 @@ class Channel:
             try:
                 data = os.read(descriptor, _RECEIVE_BYTES)
             except OSError:
+            if self._closed:  # by whom the last of it was given to
+                return
                 return
             if not data:
                 return
@@ -469,16 +473,19 @@ class Channel:
     def close(self) -> None:
         """Read what is left and release every descriptor. The cell must have been killed before."""
         with self.lock:
-            self.read_rest()
-            with self._pidfd_lock:
+            try:
+                self.read_rest()
+            except Exception:  # a callback's, for the last of the output: all is released nevertheless
+                _log.exception("closing cell %d", self.pid)
+            # another thread may be sending: the number stays this socket's until it has, and is used no more after
+            with self._send_lock, self._pidfd_lock:
                 if self._closed:
                     return
                 self._closed = True
-            if self.ended is None:
-                self.ended = "closed"
-            self.conversation.phase = wire.Phase.DEAD
-            self.poller.close()
-            with self._send_lock:  # another thread may be sending: its descriptor's number must stay this socket's
+                self.ended = "closed" if self.ended is None else self.ended
+                self.conversation.phase = wire.Phase.DEAD
+                self._end.close()
+                self.poller.close()
                 self.peer.close()
             for descriptor in (*self._pipes, self.pidfd):
                 os.close(descriptor)

@@ -16,7 +16,7 @@ _DESCRIPTORS = 8
 
 
 class HostEnd:
-    """The host's end: a socket and two pipes. Owns none of them."""
+    """The host's end: a socket and two pipes. Owns none of them: `close` comes before they are closed."""
 
     def __init__(self, peer: int, out: int, err: int) -> None:
         self._data = ffi.new("unsigned char[]", SMALL_BYTES)
@@ -48,6 +48,11 @@ class HostEnd:
         if sent < 0:
             raise OSError(-sent, os.strerror(-sent), "sendmsg")
         return sent
+
+    def close(self) -> None:
+        """Forget the numbers: the next descriptors that are opened get them. Nothing is sent or received after."""
+        channel = self._channel
+        channel.peer = channel.out = channel.err = -1
 
     def all_sent(self) -> None:
         """What there was no room for has been sent."""
