@@ -201,9 +201,11 @@ class Listener:
         tables = (capability, traits, path_argument)
         if any(len(table) != SYSCALLS for table in tables):
             raise ValueError(f"make a listener: tables of {[len(t) for t in tables]}. Hint: {SYSCALLS} entries each")
-        self._handle: Any = lib.notify_create(capability, traits, ffi.from_buffer("int8_t[]", path_argument))
-        if self._handle == ffi.NULL:
+        made = lib.notify_create(capability, traits, ffi.from_buffer("int8_t[]", path_argument))
+        if made == ffi.NULL:
             raise OSError(ffi.errno, f"make a notification listener: {os.strerror(ffi.errno)}")
+        #: freed with its last reference: a call that is under way in another thread holds one
+        self._handle: Any = ffi.gc(made, lib.notify_destroy)
 
     def start(self) -> None:
         """Start the thread."""
@@ -214,15 +216,14 @@ class Listener:
         lib.notify_halt(self._handle)
 
     def close(self) -> None:
-        """Stop the thread; calls of cells that are left fail with ENOSYS from then on. No other call may follow."""
-        if self._handle is not None:
-            lib.notify_destroy(self._handle)
-            self._handle = None
+        """Stop the thread; calls of cells that are left fail with ENOSYS from then on. It knows no sandbox any more."""
+        self.halt()
+        self._handle = lib.notify_none()
 
     @property
     def alive(self) -> bool:
         """True while the thread runs in this process."""
-        return self._handle is not None and bool(lib.notify_alive(self._handle))
+        return bool(lib.notify_alive(self._handle))
 
     def add(self, key: int, fd: int, policy: Policy | None) -> None:
         """Serve a listener descriptor, which is the listener's from then on. Without a policy everything continues."""

@@ -13,7 +13,8 @@ from pyisolate.capability import FLOOR, Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
 from pyisolate.kernel.seccomp.listener import Listener
 from pyisolate.kernel.seccomp.records import evaluate
-from pyisolate.kernel.seccomp.table import compile_table
+from pyisolate.kernel.seccomp.table import call_tables, compile_table
+from pyisolate.native import notify as native
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.compiled import CompiledPolicy, NamePattern, NetAction, NetRule
 from pyisolate.records import Evaluation, KernelRecord
@@ -131,3 +132,32 @@ def test_whole_capabilities_follow_their_grants_and_their_groups_mode() -> None:
         verdicts = [asked(p, capability, "x").verdict for p in (policy(**fields), refused, watched)]  # type: ignore[union-attr]
         follows = capability is not Capability.MEMORY_EXEC  # it has no group of its own
         assert verdicts == [Verdict.ALLOW, Verdict.DENY, Verdict.WOULD_DENY if follows else Verdict.DENY]
+
+
+def test_a_listener_that_another_thread_closes_is_freed_after_the_call_that_is_under_way() -> None:
+    listener = native.Listener(*call_tables())
+    made = _eventfds()
+    under_way = listener._handle  # as the call of another thread holds it
+    listener.close()
+    assert _eventfds() == made
+    assert native.lib.notify_spent(under_way, 1) == 0
+    del under_way
+    assert _eventfds() < made
+
+
+def test_a_closed_listener_knows_no_sandbox() -> None:
+    listener = native.Listener(*call_tables())
+    listener.close()
+    listener.close()
+    listener.forget(1)
+    listener.wake()
+    said = (listener.alive, listener.announce(1), listener.spent_s(1), listener.quiet(1, 0), listener.stop(1))
+    assert said == (False, 0, 0.0, True, False)
+    assert (listener.counters(1), listener.refusals(1), listener.pending(1)) == (None, [], 0)
+    with pytest.raises(OSError, match="No such process"):
+        listener.answer(1, allow=False)
+
+
+def _eventfds() -> int:
+    links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+    return sum("eventfd" in os.readlink(link) for link in links if os.path.lexists(link))

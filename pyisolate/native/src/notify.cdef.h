@@ -53,6 +53,8 @@ notify_listener *notify_create(const uint8_t *capability, const uint8_t *traits,
 int notify_start(notify_listener *l);
 void notify_halt(notify_listener *l);
 void notify_destroy(notify_listener *l);
+/* What stands in the place of one that was destroyed: every function finds that it knows nothing. */
+notify_listener *notify_none(void);
 int notify_alive(notify_listener *l);
 
 notify_policy *notify_policy_new(uint32_t flags, uint64_t serial, const uint8_t *acts,

@@ -198,6 +198,15 @@ SHARED void notify_destroy(notify_listener *l)
 	notify_free(l);
 }
 
+/* In the place of a closed listener, of which other threads may not know yet. Never destroyed. */
+SHARED notify_listener *notify_none(void)
+{
+	static notify_listener none;
+
+	none.forked = 1; /* at run time: half a megabyte of zeros is not in the file */
+	return &none;
+}
+
 /* Takes `fd`, also on failure. May be called by the very thread that is under the filter, so nothing in here may be a
  * call that the filter notifies. A `policy` of NULL lets everything go on: a warm cell without guest code. */
 SHARED int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy)
