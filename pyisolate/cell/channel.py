@@ -6,6 +6,7 @@ threads; while no thread does, the reactor serves what the guest sends on its ow
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -14,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..choices import Step
 from ..native import channel as native
@@ -22,6 +23,7 @@ from ..native import process
 from ..native.descriptors import receive
 from ..native.polling import epoll
 from . import wire
+from .channel_owner import ChannelOwner
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -48,31 +50,6 @@ _GONE = (BrokenPipeError, ConnectionResetError)
 
 class Backlog(Exception):
     """The cell does not read what it is sent."""
-
-
-class ChannelOwner(Protocol):
-    """Receives the frames of one cell: a `Sandbox`, or the pool before hand-out."""
-
-    def on_denial(self, frame: wire.Denial) -> None:
-        """Handle a record of the guest's broker."""
-
-    def on_message(self, frame: wire.GuestMessage) -> None:
-        """Handle an object that the guest posted."""
-
-    def on_shown(self, frame: wire.Shown) -> None:
-        """Handle what the guest displays."""
-
-    def on_host_call(self, frame: wire.HostCall | wire.GaveUp) -> None:
-        """Handle a call of a function of the host, or its end without an answer; must not run it here."""
-
-    def on_started(self, frame: wire.Started) -> None:
-        """Handle the start of the program that a request runs."""
-
-    def on_output(self, stream: str, data: bytes) -> None:
-        """Handle output; `stream` is stdout or stderr."""
-
-    def on_ended(self, reason: str) -> None:
-        """Handle the end of the cell: end of file, or a broken protocol (`reason` says)."""
 
 
 class Channel:
@@ -133,6 +110,8 @@ class Channel:
         self._closed = False
         #: its share of the host's time; alone, until a reactor serves it beside others
         self.turn = Turns().join()
+        #: from when on the reactor says again that serving it failed (monotonic)
+        self.tell_again_at = 0.0
         self._end = native.HostEnd(channel, out_read, err_read)
         self._pipe_bits = ((native.OUT, out_read), (native.ERR, err_read))
 
@@ -147,8 +126,6 @@ class Channel:
         """Keep one frame until the next is sent, and send both at once: it wakes the cell for nothing."""
         with self._send_lock:
             self._ahead += wire.encode(frame)
-        if self._closed:
-            return  # it ended while this was on its way, and its number may be another cell's by now
 
     def keep(self, frame: wire.Reload) -> None:
         """Send a reload with the next frame, or as soon as the guest asks for it: it wakes no cell.
@@ -170,6 +147,8 @@ class Channel:
                 self._send(b"", None)
 
     def _send(self, data: bytes, descriptors: list[int] | None) -> None:
+        if self._closed:
+            return  # it ended while this was on its way, and its number may be another cell's by now
         if self._kept is not None:
             data = wire.encode(self._kept) + data
         if self._ahead:
@@ -318,6 +297,24 @@ class Channel:
             self.lock.release()
         return True
 
+    def read_out(self) -> None:
+        """Handle all that a dead cell had sent, and end. Where a thread owns the channel, it does so itself."""
+        if not self.lock.acquire(blocking=False):
+            return
+        failures = 0
+        try:
+            while self.ended is None and failures < _REST_READS:
+                try:
+                    if not self.pump(0):
+                        self.end("")
+                except Exception as error:  # of a callback; what comes after it is read all the same
+                    failures += 1
+                    _log.error("reading the last of cell %d: %s: %s", self.pid, type(error).__name__, error)
+            with contextlib.suppress(Exception):
+                self.end("")
+        finally:
+            self.lock.release()
+
     def _read_socket(self) -> bool:
         """Read once and handle the frames that are whole by then; False where nothing had come."""
         self._end.torn = True
@@ -357,11 +354,15 @@ class Channel:
             self._take_each(payload)
         except wire.WireError as error:
             _log.warning("cell %d broke the protocol and is killed: %s", self.pid, error)
-            self.end(f"protocol violation: {error}")
-            self.signal(signal.SIGKILL)
+            self._kill(f"protocol violation: {error}")
+        except Backlog as error:  # it asked for its new policy, and reads nothing
+            self._kill(f"the cell does not read: {error}")
         except MemoryError:  # a frame is lost, a refusal perhaps, and what comes next would be read as something else
-            self.end(OUT_OF_MEMORY)
-            self.signal(signal.SIGKILL)
+            self._kill(OUT_OF_MEMORY)
+
+    def _kill(self, reason: str) -> None:
+        self.signal(signal.SIGKILL)  # first: a callback for the last of the output may raise
+        self.end(reason)
 
     def _take_each(self, payload: bytes | None) -> None:
         """Handle frames that may be many: on the cell's account."""
@@ -421,18 +422,20 @@ class Channel:
             return
         self.ended = reason
         self.conversation.phase = wire.Phase.DEAD
-        for pipe in list(self._pipes):
-            self._drain_pipe(pipe)
-        if self.owner is not None:
-            self.owner.on_ended(reason)
+        try:
+            for pipe in list(self._pipes):
+                self._drain_pipe(pipe)
+        finally:  # also where a callback for output raised
+            if self.owner is not None:
+                self.owner.on_ended(reason)
 
     def _drain_pipe(self, descriptor: int) -> None:
         for _ in range(64):
+            if self._closed:  # by whom the last of it was given to
+                return
             try:
                 data = os.read(descriptor, _RECEIVE_BYTES)
             except OSError:
-            if self._closed:  # by whom the last of it was given to
-                return
                 return
             if not data:
                 return

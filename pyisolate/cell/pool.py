@@ -471,14 +471,7 @@ class Pool:
 
     def _bury(self, channel: Channel, message: Exited | None) -> None:
         channel.exit_status = None if message is None else message.status
-        # A caller that owns the channel reads its last frames itself and sees the end of file.
-        if channel.lock.acquire(blocking=False):
-            try:
-                while channel.ended is None and channel.pump(0):
-                    pass
-                channel.end("")
-            finally:
-                channel.lock.release()
+        channel.read_out()
         channel.exited.set()
         try:
             self._on_exit(channel, message)

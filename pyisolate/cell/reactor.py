@@ -19,6 +19,9 @@ _log = logging.getLogger("pyisolate.reactor")
 _ARMED = select.EPOLLIN | select.EPOLLONESHOT
 #: After a failure, before the next turn: a host without memory must not lose its processor, too.
 _PAUSE_S = 0.01
+#: Serving one channel may fail as often as its guest likes (it writes what a callback of the host's raises for): its
+#: own turn is put off, and the log says so once in so long (seconds).
+_TELL_AGAIN_S = 1.0
 
 
 class Reactor:
@@ -163,12 +166,23 @@ class Reactor:
             if not channel.turn.left_s():
                 channel.pump(0)
                 self._served(channel)
+        except Exception:
+            self._failed(channel)
         finally:  # also where a callback of the host's raised: the guest must not be left unread
             if channel.turn.left_s():
                 heapq.heappush(self._put_off, (channel.turn.resume_at, descriptor))
             else:
                 self.arm(channel)
             channel.lock.release()
+
+    @staticmethod
+    def _failed(channel: Channel) -> None:
+        """Let a channel rest, and none of the others: what failed at once would fail all the time."""
+        now = time.monotonic()
+        channel.turn.rest(now + _PAUSE_S)
+        if now >= channel.tell_again_at:
+            channel.tell_again_at = now + _TELL_AGAIN_S
+            _log.exception("serving cell %d failed", channel.pid)
 
 
 class ChannelGuard:

@@ -64,6 +64,10 @@ class Turn:
             self.resume_at = now + min(self._owed_s * others, LONGEST_S)
             self._owed_s = 0.0
 
+    def rest(self, until: float) -> None:
+        """Put off its next turn until then (monotonic): serving it failed."""
+        self.resume_at = max(self.resume_at, until)
+
     def left_s(self) -> float:
         """Return how long its next turn is put off."""
         return max(0.0, self.resume_at - time.monotonic()) if self.resume_at else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from pyisolate.cell import wire
 from pyisolate.cell.channel import Channel
+from pyisolate.policy.compiled import CompiledPolicy
 
 
 class Owner:
@@ -147,3 +149,93 @@ def test_frames_of_two_threads_are_never_mixed_also_past_what_the_socket_takes(
         channel.pump(0.01)  # what the socket had no room for
     threads[0].join()
     assert seen == {"HostMessage": posted, "Request": posted}
+
+
+def test_what_is_sent_after_the_end_reaches_no_other_with_its_number(ends: tuple[Channel, socket.socket, int]) -> None:
+    channel, _guest, _out = ends
+    channel.owner = None
+    number = channel.peer.fileno()
+    ours, others = socket.socketpair()
+    with ours, others:
+        channel.close()
+        os.dup2(ours.fileno(), number)  # as the next cell's channel gets it
+        try:
+            channel.send(wire.HostMessage(encoded=b"one tenant's"))
+            assert channel.ask(wire.Request(kind="call", source="f"), [], None) is None
+            others.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                others.recv(100)
+        finally:
+            os.close(number)
+
+
+def test_a_callback_that_closes_its_sandbox_is_given_no_others_output(ends: tuple[Channel, socket.socket, int]) -> None:
+    channel, _guest, out = ends
+    assert isinstance(channel.owner, Owner)
+    number = next(pipe for pipe, name in channel._pipes.items() if name == "stdout")
+    others_read, others_write = os.pipe2(os.O_NONBLOCK)
+    seen: list[bytes] = []
+
+    def close(stream: str, data: bytes) -> None:
+        seen.append(data)
+        channel.close()
+        os.dup2(others_read, number)
+
+    channel.owner.on_output = close  # type: ignore[method-assign]
+    channel.owner.on_ended = lambda _reason: None  # type: ignore[method-assign]
+    os.write(others_write, b"another's")
+    os.write(out, b"its own")
+    channel.end("over")
+    assert seen == [b"its own"]
+    for descriptor in (number, others_read, others_write):
+        os.close(descriptor)
+
+
+def test_a_cell_that_asks_for_its_policy_and_reads_nothing_is_ended(
+    ends: tuple[Channel, socket.socket, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, guest, _out = ends
+    channel.owner, signals = None, []
+    monkeypatch.setattr(channel, "signal", signals.append)  # the fixture's process is this one
+    channel.send(wire.HostMessage(encoded=bytes(1 << 20)))  # more than the socket takes
+    number = channel.conversation.start_reload()
+    channel.keep(wire.Reload(id=number, policy=CompiledPolicy(name="p", version="1")))
+    monkeypatch.setattr("pyisolate.cell.channel.MAX_OUTBOX_BYTES", 0)
+    guest.sendall(wire.encode(wire.Wanted()))
+    assert channel.wait_answer(None) is None  # and raises nothing: its caller would take the request for not sent
+    assert channel.ended is not None
+    assert "does not read" in channel.ended
+    assert (channel.conversation.phase, signals) == (wire.Phase.DEAD, [signal.SIGKILL])
+
+
+def test_a_dead_cell_is_read_to_the_end_though_a_callback_raises(ends: tuple[Channel, socket.socket, int]) -> None:
+    channel, guest, out = ends
+    assert isinstance(channel.owner, Owner)
+    ended: list[str] = []
+
+    def fail(stream: str, data: bytes) -> None:
+        raise LookupError(stream)
+
+    channel.owner.on_output = fail  # type: ignore[method-assign]
+    channel.owner.on_ended = ended.append  # type: ignore[method-assign]
+    os.write(out, b"text")
+    guest.sendall(wire.encode(wire.GuestMessage(encoded=b"\xc0")))
+    guest.close()
+    channel.read_out()
+    assert (channel.owner.messages, ended) == (1, [""])
+
+
+def test_an_end_is_noted_though_a_callback_for_the_last_output_raises(ends: tuple[Channel, socket.socket, int]) -> None:
+    channel, _guest, out = ends
+    assert isinstance(channel.owner, Owner)
+    ended: list[str] = []
+
+    def fail(stream: str, data: bytes) -> None:
+        raise LookupError(stream)
+
+    channel.owner.on_output = fail  # type: ignore[method-assign]
+    channel.owner.on_ended = ended.append  # type: ignore[method-assign]
+    os.write(out, b"text")
+    with pytest.raises(LookupError):
+        channel.end("over")
+    assert ended == ["over"]
