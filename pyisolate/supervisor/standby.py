@@ -264,6 +264,8 @@ class Standby:
                 self._frequent.forget(key)
                 unwanted = self._remove(key)
         self._end(unwanted)
+        if self._retired:
+            self._awake.set()
 
     def _end(self, sessions: list[CellSession]) -> None:
         for session in sessions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 import pyisolate
+from pyisolate.supervisor.policy_cache import PreparedPolicies
 from tests import inside
 
 COMPUTE = pyisolate.Policy.preset("compute")
@@ -131,6 +133,17 @@ def test_grants_that_mean_another_place_retire_it(own: pyisolate.Supervisor) -> 
         until(lambda: old not in branches(own))
     finally:
         shutil.rmtree(place)
+
+
+def test_a_policy_that_is_forgotten_while_no_cell_stands_by_loses_its_own(
+    own: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standby = next(iter(inside.runtime(own).started.standby.values()))
+    with branched(own, WIDE):
+        until(lambda: len(standby.cells) == 1)
+        monkeypatch.setattr(PreparedPolicies, "keep", lambda *_: contextlib.nullcontext(False))  # its tables are closed
+        with own.spawn("takes it", WIDE):
+            until(lambda: not inside.pool(own).policies.active)
 
 
 def test_one_that_dies_takes_its_sandboxes_and_no_others(own: pyisolate.Supervisor) -> None:
