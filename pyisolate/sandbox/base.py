@@ -234,7 +234,8 @@ class SandboxBase(abc.ABC, Generic[_S]):
         """Put another policy (or a preset, or a file's) in force, without a moment under neither or half of one.
 
         Raises PolicyAuthError for a wrong token, EnforcementError where the kernel cannot loosen (Landlock), and for
-        a sandbox thread, which keeps its kernel policy for life.
+        a sandbox thread, which keeps its kernel policy for life: the policy is unchanged then. SandboxDied where it
+        failed between the two policies, or the guest did not follow, and the sandbox was killed for that.
         """
         self._session.check_open()
         self._session.host.authorize(token, "reload", self._session.context)

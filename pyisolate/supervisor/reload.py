@@ -55,7 +55,8 @@ class Reloader:
         """Put `policy` in force in each sandbox; return how many. Raises EnforcementError where this kernel cannot.
 
         The kernel's tables of all are swapped before the first cell is waited for. A refusal concerns one sandbox,
-        whose policy is then unchanged; it is raised when the others are done.
+        whose policy is then unchanged; it is raised when the others are done. Raises SandboxDied where it failed after
+        the first table was swapped: the sandbox, between two policies, is killed.
         """
         followers: list[_Follower] = []
         failure: Exception | None = None
@@ -106,7 +107,7 @@ class Reloader:
             rests = "freeze" in (session.limits.between_requests, compiled.limits.between_requests)
             if session.closed:
                 session.check_open()
-            follower = _Follower(session, self.reactor)
+            follower, swapping = _Follower(session, self.reactor), False
             try:
                 if tightens_files:
                     # The cell puts the new layer on itself, between two requests: this waits for the one that runs.
@@ -114,6 +115,7 @@ class Reloader:
                     session.check_open()
                     follower.layers = _provable_layers(session)
                 # What the kernel reads changes now, whatever the guest is doing.
+                swapping = True
                 session.kernel.rebind(prepared)
                 session.control.apply(compiled.limits)
                 self.change_egress(session.id, compiled, secrets)
@@ -122,13 +124,26 @@ class Reloader:
                     follower.send(compiled, prepared)
                 else:
                     follower.announce(compiled, rests=rests)
-            except BaseException:
+            except BaseException as error:
                 follower.release()
                 raise
+                if swapping:
+                    _end_between(session, error)
             return follower
 
 
 def _cell_of(session: Session, policy: Policy) -> CellSession:
+def _end_between(session: CellSession, error: BaseException) -> None:
+    """End a sandbox that is between two policies. Raises SandboxDied for errors, or why its cell had died by itself."""
+    if session.channel.exited.is_set():
+        session.channel.read_rest()
+        session.check_open()
+    name, why = session.name, f"{type(error).__name__}: {error}"
+    session.end_with(SandboxDied(f"sandbox {name!r} took its new policy in part ({why}) and was killed"))
+    if isinstance(error, Exception):
+        raise SandboxDied(f"reload policy of {name!r}: it failed half-way ({why}), the sandbox was killed") from error
+
+
     """Return the session. Raises EnforcementError where it cannot have another policy, or not this one."""
     if not isinstance(session, CellSession):
         raise EnforcementError(

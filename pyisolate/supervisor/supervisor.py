@@ -449,8 +449,9 @@ class Supervisor:
     def reload_policy(self, name: str, policy: PolicyLike, token: str | None = None) -> int:
         """Reload every live sandbox whose policy is called `name`; return how many. See `Sandbox.reload_policy`.
 
-        A sandbox that cannot be reloaded keeps its policy; the others are reloaded before its error is raised. Raises
-        ValueError for the name of a sandbox that is none of a policy: nothing would be reloaded.
+        A sandbox that cannot be reloaded keeps its policy, or is killed (SandboxDied); the others are reloaded before
+        its error is raised. Raises ValueError for the name of a sandbox that is none of a policy: nothing would be
+        reloaded.
         """
         runtime = self._runtime
         runtime.check_token(token, "reload", f"policy {name}")

@@ -243,3 +243,27 @@ def test_a_cell_that_lies_about_its_new_rules_is_killed(
         sandbox.exec(lie)
         with pytest.raises(pyisolate.SandboxDied, match="did not put the new file rules on"):
             sandbox.reload_policy(BASE)
+
+
+def test_a_reload_that_fails_once_tables_are_swapped_ends_its_sandbox(
+    supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be between two policies, and its caller would take it to be under the first."""
+    with supervisor.spawn("between", BASE) as sandbox, supervisor.spawn("other", BASE) as other:
+
+        def run() -> None:
+            with pytest.raises(pyisolate.SandboxDied, match="took its new policy in part"):
+                sandbox.exec("post('runs')\nimport time\ntime.sleep(30)")
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        assert sandbox.recv(10) == "runs"
+        with monkeypatch.context() as full:
+            full.setattr("pyisolate.cell.channel.MAX_OUTBOX_BYTES", 0)  # as where its guest reads nothing
+            with pytest.raises(pyisolate.SandboxDied, match="failed half-way"):
+                supervisor.reload_policy("reloaded", BASE.allow_connect("127.0.0.1:1"))
+        thread.join(10)
+        assert not thread.is_alive()
+        with pytest.raises(pyisolate.SandboxDied, match="took its new policy in part"):
+            sandbox.eval("1")
+        assert other.eval("1") == 1  # it was idle: its broker's table comes with this
