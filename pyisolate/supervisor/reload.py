@@ -22,6 +22,7 @@ from ..cell import wire
 from ..cell.channel import Backlog
 from ..decision import Mode
 from ..errors import EnforcementError, SandboxDied, SandboxError
+from ..kernel.written import sums
 from ..policy.compiled import CompiledPolicy, FsRule
 from ..policy.secrets import Injection
 from ..sandbox.process import CellSession
@@ -114,8 +115,8 @@ class Reloader:
                     follower.own(blocking=True)
                     session.check_open()
                     follower.layers = _provable_layers(session)
-                # What the kernel reads changes now, whatever the guest is doing.
                 swapping = True
+                # What the kernel reads changes now, whatever the guest is doing.
                 session.kernel.rebind(prepared)
                 session.control.apply(compiled.limits)
                 self.change_egress(session.id, compiled, secrets)
@@ -126,13 +127,12 @@ class Reloader:
                     follower.announce(compiled, rests=rests)
             except BaseException as error:
                 follower.release()
-                raise
                 if swapping:
                     _end_between(session, error)
+                raise
             return follower
 
 
-def _cell_of(session: Session, policy: Policy) -> CellSession:
 def _end_between(session: CellSession, error: BaseException) -> None:
     """End a sandbox that is between two policies. Raises SandboxDied for errors, or why its cell had died by itself."""
     if session.channel.exited.is_set():
@@ -144,6 +144,7 @@ def _end_between(session: CellSession, error: BaseException) -> None:
         raise SandboxDied(f"reload policy of {name!r}: it failed half-way ({why}), the sandbox was killed") from error
 
 
+def _cell_of(session: Session, policy: Policy) -> CellSession:
     """Return the session. Raises EnforcementError where it cannot have another policy, or not this one."""
     if not isinstance(session, CellSession):
         raise EnforcementError(
@@ -191,7 +192,7 @@ class _Follower:
         """Have the new table come with the next request, or at once where one runs or the guest `rests` between two."""
         serial, busy = self._session.kernel.announce(), self._session.running
         if serial and not busy and not rests:
-            frame = wire.Reload(id=self._start(), policy=compiled, serial=serial)
+            frame = wire.Reload(id=self._start(), policy=self._broker_policy(compiled), serial=serial)
             self._channel.keep(frame)
             if self._session.running:  # its request may have been sent before
                 self._channel.send_kept()
@@ -207,11 +208,18 @@ class _Follower:
         self._number = self._start()
         if self._owned:
             self._channel.awaited_reload = self._number
-        frame = wire.Reload(id=self._number, policy=compiled, descriptors=tuple(descriptors), serial=serial)
+        policy = self._broker_policy(compiled)
+        frame = wire.Reload(id=self._number, policy=policy, descriptors=tuple(descriptors), serial=serial)
         try:
             self._channel.send(frame, list(descriptors.values()))
         except (Backlog, wire.WireError) as error:
             raise SandboxError(f"reload policy of {self._session.name!r}: {error}") from None
+
+    def _broker_policy(self, compiled: CompiledPolicy) -> CompiledPolicy:
+        """Return what the broker decides by: in a directory of the host's as workspace others may have sockets."""
+        own = self._session.workspace
+        shared = own is not None and own.hosts
+        return msgspec.structs.replace(compiled, shared_workspace=True) if shared else compiled
 
     def _start(self) -> int:
         try:
@@ -272,8 +280,16 @@ def _check_files(session: CellSession, new: CompiledPolicy) -> bool:
 
 
 def _check_room(session: CellSession, new: CompiledPolicy) -> None:
-    """Refuse another bound of what is written: a workspace keeps the one that it was made with."""
+    """Refuse another bound of what is written: a workspace keeps the one it was made with, a directory has none."""
     own, old = session.workspace, session.compiled
+    strict = session.report is not None and session.report.enforcement == "strict"
+    if own is not None and own.hosts and strict and (named := sums(new.limits)):
+        raise EnforcementError(
+            f"reload policy of {session.name!r}: {'; '.join(named)}: its workspace is a directory of the host's, and "
+            "nothing counts what is written there",
+            missing=named[0],
+            hint="leave these out, or close it and spawn another with copy_on_write= or a workspace of memory",
+        )
     if own is None or own.hosts or new.workspace_room in (None, old.workspace_room):
         return
     raise EnforcementError(

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import pyisolate
+from pyisolate.decision import Verdict
 from pyisolate.policy.explain import explain
 from tests.require import require
 
@@ -199,6 +200,17 @@ def test_where_there_are_none(supervisor: pyisolate.Supervisor, hosts: Path, why
         if given is not None:
             assert sandbox.eval("call('connect', 'sock')") == (-1, 13)
     assert sorted(os.listdir(hosts.parent)) == ["sock"]
+
+
+def test_a_reload_leaves_a_directory_of_the_hosts_one(supervisor: pyisolate.Supervisor, hosts: Path) -> None:
+    with supervisor.spawn("given", BASE, workspace=hosts.parent) as sandbox:
+        sandbox.reload_policy(BASE.with_limits(wall="20s"))
+        with pytest.raises(pyisolate.PolicyError) as caught:
+            sandbox.exec("import socket\nsocket.socket(socket.AF_UNIX).bind('a')")
+        event = caught.value.denial_event
+        assert event is not None
+        assert event.broker_decision is Verdict.DENY  # the listener refuses it: the broker granted nothing
+    assert os.listdir(hosts.parent) == ["sock"]
 
 
 def test_a_policy_says_so() -> None:

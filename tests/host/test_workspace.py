@@ -357,3 +357,18 @@ def test_a_tightening_reload_keeps_it(supervisor: pyisolate.Supervisor) -> None:
         except pyisolate.EnforcementError as error:
             pytest.skip(str(error))
         assert sandbox.exec("open('more', 'w').write('x'); open('mine').read()").value == "secret of one"
+
+
+def test_no_reload_bounds_a_directory_of_the_hosts(supervisor: pyisolate.Supervisor, given: Path) -> None:
+    bounded = BASE.with_limits(files=9, disk="64KiB")
+    with supervisor.spawn("given", BASE, workspace=given) as sandbox:
+        with pytest.raises(
+            pyisolate.EnforcementError, match=r"limits\.disk: 65536; limits\.files: 9: .*nothing counts"
+        ):
+            sandbox.reload_policy(bounded)
+        assert sandbox.policy.version == BASE.version
+        sandbox.reload_policy(BASE.with_limits(wall="9s"))  # the control
+    with supervisor.spawn("less", BASE, workspace=given, enforcement="best_effort") as sandbox:
+        sandbox.reload_policy(bounded)
+        covered = {one.capability.value: one.coverage.value for one in sandbox.enforcement.capabilities}
+        assert (covered["limit.disk"], covered["limit.files"]) == ("none", "none")
