@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import signal
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from ..native import process
 from ..native.result import cause_in_host
 
+#: What a new thread maps (pthread_create(3), RLIMIT_STACK).
+_STACK_BYTES = 8 << 20
 _ANSWER, _ERROR = b"=", b"!"
 #: Made before any fork: a child sends it without memory.
 _OUT_OF_MEMORY = _ERROR + bytes((errno.ENOMEM,)) + b"out of memory"
@@ -87,3 +90,12 @@ def _answer(ask: Callable[[], bytes]) -> bytes:
 def _write_all(descriptor: int, data: bytes) -> None:
     while data:
         data = data[os.write(descriptor, data) :]
+
+
+def is_short_of_memory() -> bool:
+    """Say whether this process cannot map now what the stack of a thread takes (8 MiB)."""
+    try:
+        mmap.mmap(-1, _STACK_BYTES).close()
+    except (OSError, MemoryError):
+        return True
+    return False

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pyisolate.kernel.probe_child import Child, ending, say
+from pyisolate.kernel.probe_child import Child, ending, is_short_of_memory, say
 
 
 def answer(ask: Callable[[], bytes]) -> bytes:
@@ -89,3 +89,16 @@ def test_an_end_is_a_shortage_only_where_memory_may_be_why() -> None:
     assert ending(3) == ("it ended with exit status 3", None)
     assert ending(errno.ENOMEM)[1] == ending(-signal.SIGSEGV)[1] == errno.ENOMEM
     assert ending(-signal.SIGSYS)[1] is None
+
+
+def test_a_process_without_room_for_a_thread_is_short_of_memory() -> None:
+    assert not is_short_of_memory()
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), limits[1]))
+    try:
+        short = is_short_of_memory()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert short

@@ -16,7 +16,7 @@ from ...native.descriptors import receive
 from ...native.result import cause_of, is_shortage
 from ...policy.compiled import CompiledPolicy, NetAction, NetRule
 from ...records import KernelRecord
-from ..probe_child import Child, say
+from ..probe_child import Child, is_short_of_memory, say
 from .filter import cell_program
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ def probe_live(make_listener: Callable[[Callable[[KernelRecord], None]], Listene
         child = Child(lambda: _child(ours, theirs, program))
         held.callback(child.end)
         theirs.close()
-        return _watch(child, ours, listener, records)
+        proof = _watch(child, ours, listener, records)
+        if proof.problem and proof.errno is None and is_short_of_memory():
+            return proof._replace(problem=f"{proof.problem}, as where memory is short", errno=errno.ENOMEM)
+        return proof
 
 
 def _watch(child: Child, ours: socket.socket, listener: Listener, records: list[KernelRecord]) -> Proof:
