@@ -24,7 +24,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="facts: a guest frame {ev: done} disarms a prototype's wall timer",
+    source="CWE-841: a forged answer that disarms the timer of a request",
     event=("limit.wall",),
     ends=("SandboxDied", "TimeoutError", "CPUExceeded"),
     effect=outside,

@@ -12,7 +12,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="issue 15: hostile arguments of a call",
+    source="CWE-789: hostile arguments of a call",
     event=("control.call",),
     by="broker",
     ends=("SandboxDied", "SandboxClosed"),

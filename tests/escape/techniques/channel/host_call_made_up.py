@@ -10,7 +10,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="issue 15: a call of a function that the host did not offer",
+    source="a call of a function that the host did not offer",
     event=("control.call",),
     by="broker",
     then='"alive"',

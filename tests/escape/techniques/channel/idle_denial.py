@@ -15,7 +15,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
+    source="CWE-20, CWE-841: every frame type in every state, whole and malformed",
     event=("fs.read",),
     by="broker",
     effect=outside,

@@ -20,7 +20,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
+    source="CWE-20, CWE-841: every frame type in every state, whole and malformed",
     no_event="the frame is refused and the cell killed: a broken protocol is no denial",
     must_end=("SandboxDied",),
     stops=("wire",),

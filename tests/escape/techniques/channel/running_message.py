@@ -12,7 +12,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
+    source="CWE-20, CWE-841: every frame type in every state, whole and malformed",
     no_event="nothing is refused: a guest may post at any time",
     effect=outside,
     then='import time; time.sleep(0.2); "alive"',

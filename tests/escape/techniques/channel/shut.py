@@ -11,7 +11,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
+    source="CWE-20, CWE-841: every frame type in every state, whole and malformed",
     no_event="nothing is refused: the host sees the end of the wire",
     must_end=("SandboxDied",),
     stops=("wire",),

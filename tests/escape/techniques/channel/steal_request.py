@@ -25,7 +25,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: every frame type at every state; facts: a public prototype is disarmed by one forged frame",
+    source="CWE-20, CWE-841: every frame type in every state, whole and malformed",
     no_event="nothing is refused: the guest runs into its time",
     also=("limit.wall",),
     effect=outside,

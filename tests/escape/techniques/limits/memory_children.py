@@ -15,7 +15,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="facts: RLIMIT_AS is per process",
+    source="setrlimit(2): RLIMIT_AS is per process",
     policy=lambda p, t: p.allow_fork().with_limits(memory="96MiB"),
     event=("limit.memory",),
     stops=("limits",),

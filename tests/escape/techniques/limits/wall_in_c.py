@@ -10,7 +10,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="CWE-1333; facts: Python signal handlers do not interrupt C loops",
+    source="CWE-1333; signal documentation: handlers do not interrupt what is calculated in C",
     policy=lambda p, t: p.with_limits(wall="1s"),
     event=("limit.wall",),
     stops=("limits",),

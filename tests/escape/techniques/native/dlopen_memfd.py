@@ -17,7 +17,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="facts: Landlock allows dlopen from memfd; memdlopen",
+    source="memdlopen: a library from memfd_create(2)",
     policy=native_directory,
     event=("import.native",),
     by="kernel",

@@ -25,7 +25,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="design section 3: a finalizer run by the host's garbage collector",
+    source="a finalizer run by the host's garbage collector",
     no_event="it may run at the end of the cell, where the broker refuses without anybody listening",
     stops=("memory", "broker"),
     control=Alone("another process's collector is not reached"),

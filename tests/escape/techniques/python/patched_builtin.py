@@ -19,7 +19,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="design section 3: a patched builtin",
+    source="a patched builtin of a shared interpreter",
     no_event="nothing is refused: the interpreter is the guest's own",
     stops=("memory",),
     control=Alone("another process's builtins are not reached"),

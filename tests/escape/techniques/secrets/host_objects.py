@@ -14,7 +14,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="design section 3: memory is shared in a thread",
+    source="gc.get_objects documentation; memory is shared in a thread",
     no_event="nothing is refused: the memory is the guest's own",
     stops=("memory",),
     control=Alone("a cell is forked from a process that never had them"),

@@ -19,7 +19,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="CVE-2024-21626 (runc: working directory outside); facts: peers grant the supervisor's cwd",
+    source="CVE-2024-21626 (runc: working directory outside)",
     event=("fs.read",),
     stops=("root view", "landlock"),
     control=Bare(),

@@ -12,7 +12,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="facts: TCP fast open sends before any connect hook",
+    source="send(2): MSG_FASTOPEN connects and sends in one call",
     policy=another_port,
     event=("net.connect", "net.send"),
     by="kernel",

@@ -12,7 +12,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: flood; integer overflow of counters",
+    source="CWE-190: integer overflow of counters",
     effect=outside,
     event=("fs.read",),
     by="broker",

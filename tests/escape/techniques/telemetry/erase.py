@@ -20,7 +20,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: erase",
+    source="erase what was recorded",
     event=("kernel.namespace",),
     by="kernel",
     syscall="unshare",

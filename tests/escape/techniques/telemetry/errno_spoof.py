@@ -18,7 +18,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: forge; facts: a peer sets the kernel's decision from no kernel record",
+    source="CWE-345: the kernel's refusal by an untrusted reporter",
     effect=outside,
     event=("fs.read",),
     by="kernel",

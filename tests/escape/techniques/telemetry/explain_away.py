@@ -22,7 +22,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: suppress what the kernel saw",
+    source="suppress what the kernel saw",
     effect=outside,
     event=("kernel.namespace",),
     by="kernel",

@@ -16,7 +16,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: flood; design section 5: counters are exact",
+    source="a flood of refusals: counters are exact",
     effect=outside,
     event=("fs.read",),
     by="broker",

@@ -20,7 +20,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: flood to push out an event",
+    source="flood to push out an event",
     effect=outside,
     event=("fs.read",),
     by="broker",

@@ -8,7 +8,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: flood",
+    source="CWE-345, CWE-770: flood of forged records",
     event=("fs.read",),
     by="broker",
     then="'alive'",

@@ -17,7 +17,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: flood; design section 5: counters are exact",
+    source="a flood of refusals: counters are exact",
     effect=outside,
     event=("kernel.namespace",),
     by="kernel",

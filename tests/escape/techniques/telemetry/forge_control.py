@@ -8,7 +8,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: forge",
+    source="CWE-345: a forged record",
     no_event="the frame is refused, and the cell killed",
     must_end=("SandboxDied",),
     stops=("wire", "telemetry"),

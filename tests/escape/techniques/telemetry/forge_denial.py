@@ -13,7 +13,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: forge; facts: what only the guest reports says so",
+    source="CWE-345: a forged record says that only the guest reports it",
     effect=outside,
     event=("fs.read",),
     by="broker",

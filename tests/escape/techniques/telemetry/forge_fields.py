@@ -34,7 +34,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: spoof another sandbox",
+    source="CWE-345: spoof another sandbox",
     effect=outside,
     event=("fs.read",),
     by="broker",

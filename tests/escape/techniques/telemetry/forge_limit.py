@@ -13,7 +13,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: forge",
+    source="CWE-345: a forged limit",
     effect=outside,
     event=("limit.memory",),
     by="broker",

@@ -25,7 +25,7 @@ def outside(ground, run):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: spoof sequence",
+    source="CWE-345: spoof sequence",
     effect=outside,
     event=("kernel.namespace",),
     by="kernel",

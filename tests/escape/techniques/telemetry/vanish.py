@@ -9,7 +9,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: erase",
+    source="erase by ending at once",
     event=("kernel.namespace",),
     by="kernel",
     syscall="unshare",

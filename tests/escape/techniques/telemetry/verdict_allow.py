@@ -8,7 +8,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: flood",
+    source="flood of what is no refusal",
     no_event="the frame is refused, and the cell killed",
     must_end=("SandboxDied",),
     stops=("wire", "telemetry"),

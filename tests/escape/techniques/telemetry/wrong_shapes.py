@@ -17,7 +17,7 @@ def attack(world):
 
 
 TECHNIQUE = Technique(
-    source="issue 5: every frame, malformed",
+    source="CWE-20: a record, malformed",
     no_event="the frame is refused, and the cell killed",
     must_end=("SandboxDied",),
     stops=("wire",),
