@@ -105,7 +105,11 @@ class CellSession(ProgramSession):
         return self.channel.init
 
     def host_used_s(self) -> float:
-        """Return the processor time of the host for its frames, its calls at the listener and their records."""
+        """Return the processor time of the host for it.
+
+        For its frames, but the one that ends a request; its calls at the listener and their records; arguments of host
+        functions, and calls of them that are refused before they run.
+        """
         self._host_used_s = max(self._host_used_s, self.channel.turn.spent_s + self.kernel.spent_s())
         return self._host_used_s
 
