@@ -108,8 +108,10 @@ _MAPPED = (
 _LOOKED = (
     "look-ups (stat, access, chdir, readlink, O_PATH): those that the guest's own C library reports, and those of "
     "programs and raw system calls, which the listener sees; 64 records wait at most, what comes on top leaves none. "
-    "Not recorded: names below the directories that imports search, names that begin with /./ (the hooks' own), statfs "
-    "and getxattr, calls with AT_EMPTY_PATH, and what guest code does from the address of quiet calls on purpose"
+    "Not recorded: names below the directories that imports search and what lies on the way there, site-packages and "
+    "dist-packages, tasks in /proc, certificates, terminfo, /etc/mime.types, /etc/python3.N, /var/tmp and /usr/tmp; "
+    "names that begin with /./ (the hooks' own), statfs and getxattr, calls with AT_EMPTY_PATH, and what guest code "
+    "does from the address of quiet calls on purpose"
 )
 _UNSEEN = "looking at what is not granted finds nothing, and is not recorded"
 #: A guest reaches no other way to a host than the egress proxy, which decides by name.
