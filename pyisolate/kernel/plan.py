@@ -294,7 +294,7 @@ class KernelPlan:
             notes.append("shadow policy: judged by the broker alone, without the notification listener")
         elif self.listener_watches_files and isolation == "process":
             notes.append(
-                "shadow policy: the listener sees every file call, so that opening a file costs ten times more"
+                "shadow policy: the listener sees every file call, so that opening a file costs ten times as much"
             )
         elif not self.bpf.decides:
             notes.append(

@@ -40,7 +40,7 @@ _FREEZES_WITHIN_S = 2.0
 
 #: A sandbox's weight at the processor on v1, where a process of the host's has 1024: all requests go through the host,
 #: which waits for its turn among the sandboxes. With 1024 each, four guests of 14 Python threads (each thread asks for
-#: the interpreter's lock every 5 ms, and the group wakes as often) made honest requests wait ten times as long.
+#: the interpreter's lock every 5 ms, and the group wakes as often) made honest requests wait 5 to 14 times as long.
 _SHARES = 256
 
 
