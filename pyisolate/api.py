@@ -182,7 +182,10 @@ def list_active() -> list[Sandbox | SandboxThread]:
 
 
 def reload_policy(name: str, policy: PolicyLike, token: str | None = None) -> int:
-    """Reload the default supervisor's sandboxes that run the policy called `name`; return how many."""
+    """Reload the default supervisor's sandboxes that run the policy called `name`; return how many.
+
+    Errors are those of `Supervisor.reload_policy`.
+    """
     return default_supervisor().reload_policy(name, policy, token)
 
 

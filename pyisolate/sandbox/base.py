@@ -235,7 +235,9 @@ class SandboxBase(abc.ABC, Generic[_S]):
 
         Raises PolicyAuthError for a wrong token, EnforcementError where the kernel cannot loosen (Landlock), and for
         a sandbox thread, which keeps its kernel policy for life: the policy is unchanged then. SandboxDied where it
-        failed between the two policies, or the guest did not follow, and the sandbox was killed for that.
+        failed between the two policies, or the guest did not follow, and the sandbox was killed for that;
+        SandboxClosed, or what ended it, where it lives no more. TypeError for what is no policy, PolicySyntaxError,
+        OSError for a file that cannot be read.
         """
         self._session.check_open()
         self._session.host.authorize(token, "reload", self._session.context)

@@ -270,7 +270,7 @@ class Supervisor:
 
         Raises EnforcementError, PolicySyntaxError, PolicyError (no actor), SandboxDied, SandboxError; TypeError and
         ValueError for arguments that no sandbox can have, OSError for a file, of the policy or of `files`, that cannot
-        be read.
+        be read, or for a directory that is given as workspace.
         """
         started = time.perf_counter()
         variables, directory = check_spawn(name, isolation, enforcement, env, cwd)
@@ -451,7 +451,8 @@ class Supervisor:
 
         A sandbox that cannot be reloaded keeps its policy, or is killed (SandboxDied); the others are reloaded before
         its error is raised. Raises ValueError for the name of a sandbox that is none of a policy: nothing would be
-        reloaded.
+        reloaded; SandboxError where the supervisor does not run; TypeError for what is no policy, PolicySyntaxError,
+        OSError for a file that cannot be read.
         """
         runtime = self._runtime
         runtime.check_token(token, "reload", f"policy {name}")
