@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from .. import errors
-from ..policy.compiled import Limits
+from ..policy.compiled import Limits, names_in
 from .usage import Filling, Usage
 
 _ERRORS: dict[str, type[errors.LimitExceeded]] = {
@@ -81,10 +81,16 @@ class ExceededLimit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def filled(limits: Limits, filling: Filling) -> ExceededLimit:
-    """Return the limit that a full workspace stands for: its own size, or a smaller one of what may be written."""
-    if limits.files is not None and not filling.names:
-        return ExceededLimit(limit="files", used=limits.files, allowed=limits.files)
-    limit = "disk" if limits.disk_bytes is not None and filling.size <= limits.disk_bytes else "workspace"
+    """Return the limit that a full workspace stands for: its own size, or a smaller one of what may be written.
+
+    Raising the one that is named is what helps: where both are the same, the workspace has to be larger first.
+    """
+    own = filling.granted or filling.size
+    if not filling.names:
+        if limits.files is not None and limits.files < names_in(own):
+            return ExceededLimit(limit="files", used=limits.files, allowed=limits.files)
+        return ExceededLimit(limit="workspace", used=filling.used, allowed=own)
+    limit = "disk" if limits.disk_bytes is not None and limits.disk_bytes < own else "workspace"
     return ExceededLimit(limit=limit, used=filling.used, allowed=filling.size)
 
 

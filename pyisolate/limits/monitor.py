@@ -225,8 +225,8 @@ class SandboxLimits:
             hint = _BUSY_HOST if hosts > exceeded.used / 2 else ""
             exceeded = msgspec.structs.replace(exceeded, cause=f"{hosts:.3g} s of it by the host", hint=hint)
         if event is None:
-            reason = f"used {exceeded.used:.10g}" + (f"; {exceeded.cause}" if exceeded.cause else "")
-            event = subject.record_limit(capability, f"{exceeded.allowed:.10g}", reason)
+            reason = f"used {_figure(exceeded.used)}" + (f"; {exceeded.cause}" if exceeded.cause else "")
+            event = subject.record_limit(capability, _figure(exceeded.allowed), reason)
         error = exceeded.to_error(subject.name)
         error.denial_event = event
         subject.end_with(error)
@@ -327,3 +327,8 @@ class SandboxLimits:
         error = passed.to_error(subject.name)
         error.denial_event = event
         return error
+
+
+def _figure(value: float) -> str:
+    """Return a figure for an event: a whole one, as of bytes, with all of its digits."""
+    return f"{value:.0f}" if value == int(value) else f"{value:.10g}"

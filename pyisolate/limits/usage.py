@@ -46,6 +46,8 @@ class Filling(msgspec.Struct, frozen=True):
     exhausted: bool
     #: names that there is room for
     names: int = 0
+    #: bytes that the policy's own key grants; `size` is less where limits.disk is. 0: not known
+    granted: int = 0
 
     @property
     def fills_s(self) -> float:

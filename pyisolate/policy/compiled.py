@@ -83,6 +83,13 @@ class NamePattern(msgspec.Struct, frozen=True, kw_only=True):
 
 #: What a tmpfs counts in, and what a name costs at least.
 PAGE_BYTES = 4096
+#: Names that a workspace has room for beside one for each page: with its own directory's they are 16.
+_NAMES_BESIDE = 15
+
+
+def names_in(workspace_bytes: int) -> int:
+    """Return how many names a workspace of this size has room for, where no limit says less."""
+    return _NAMES_BESIDE + workspace_bytes // PAGE_BYTES
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,10 +188,10 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
         """Bytes and names of a workspace, as the tmpfs counts them: what is written, and the smaller of two bounds."""
         if self.workspace_bytes is None:
             return None
-        bytes_, limits = self.workspace_bytes, self.limits
-        disk = bytes_ if limits.disk_bytes is None else max(PAGE_BYTES, limits.disk_bytes // PAGE_BYTES * PAGE_BYTES)
-        names = 15 + bytes_ // PAGE_BYTES
-        return min(bytes_, disk), names if limits.files is None else min(names, limits.files)
+        size, limits = self.workspace_bytes, self.limits
+        disk = size if limits.disk_bytes is None else max(PAGE_BYTES, limits.disk_bytes // PAGE_BYTES * PAGE_BYTES)
+        names = names_in(size)
+        return min(size, disk), names if limits.files is None else min(names, limits.files)
 
     @property
     def own_sockets(self) -> bool:

@@ -47,10 +47,10 @@ def workspace_size(value: object, what: str = "workspace") -> int | None:
     """Return bytes of a workspace from a size such as `64MiB`, None for none. Raises PolicySyntaxError."""
     if value is None:
         return None
-    bytes_ = units.size(value, what)
-    if not SMALLEST <= bytes_ <= LARGEST:
-        raise PolicySyntaxError(f"{what}: {bytes_} bytes: out of range", hint="use 64KiB to 1TiB, or null for none")
-    return bytes_
+    size = units.size(value, what)
+    if not SMALLEST <= size <= LARGEST:
+        raise PolicySyntaxError(f"{what}: {size} bytes: out of range", hint="use 64KiB to 1TiB, or null for none")
+    return size
 
 
 def rule_text(size: int) -> str:

@@ -420,7 +420,8 @@ class CellSession(ProgramSession):
 
     def filling(self) -> Filling | None:
         """How full its workspace is, None where it has none."""
-        return None if self.workspace is None else self.workspace.filling()
+        found = None if self.workspace is None else self.workspace.filling()
+        return found and msgspec.structs.replace(found, granted=self.compiled.workspace_bytes or 0)
 
     def record_limit(self, capability: Any, target: str, reason: str) -> DenialEvent:
         """Record that a limit was reached, as the host saw it."""

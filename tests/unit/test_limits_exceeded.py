@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from pyisolate import errors
-from pyisolate.limits.exceeded import ExceededLimit, exceeded
-from pyisolate.limits.usage import Usage
+from pyisolate.limits.exceeded import ExceededLimit, exceeded, filled
+from pyisolate.limits.monitor import SandboxLimits
+from pyisolate.limits.usage import Filling, Usage
 from pyisolate.policy.compiled import Limits
 
 MIB = 1 << 20
@@ -67,3 +71,37 @@ def test_each_limit_has_its_own_exception_with_figures_and_a_hint(limit: str, ki
 def test_the_text_speaks_in_units_people_read() -> None:
     error = ExceededLimit(limit="memory", used=300 * MIB, allowed=256 * MIB, cause="the kernel ended it").to_error()
     assert "used 300.0 MiB of 256.0 MiB; the kernel ended it. Hint: " in str(error)
+
+
+@pytest.mark.parametrize(
+    ("limits", "filling", "limit", "allowed"),
+    [
+        (Limits(disk_bytes=MIB), Filling(MIB, MIB, True, 9, 2 * MIB), "disk", MIB),
+        (Limits(disk_bytes=32 * MIB), Filling(MIB, MIB, True, 9, MIB), "workspace", MIB),
+        (Limits(disk_bytes=MIB), Filling(MIB, MIB, True, 9, MIB), "workspace", MIB),
+        (Limits(files=5), Filling(0, MIB, True, 0, MIB), "files", 5),
+        (Limits(files=9999), Filling(0, MIB, True, 0, MIB), "workspace", MIB),
+        (Limits(disk_bytes=MIB), Filling(0, MIB, True, 0, 2 * MIB), "workspace", 2 * MIB),
+    ],
+)
+def test_a_full_workspace_names_the_limit_that_can_be_raised(
+    limits: Limits, filling: Filling, limit: str, allowed: int
+) -> None:
+    met = filled(limits, filling)
+    assert (met.limit, met.allowed) == (limit, allowed)
+
+
+def test_an_event_has_all_digits_of_bytes() -> None:
+    told: list[tuple[str, str]] = []
+    given: dict[str, Any] = {}
+    subject = SimpleNamespace(
+        id="1",
+        name="n",
+        limits=LIMITS,
+        record_limit=lambda _capability, *text: told.append(text),
+        end_with=lambda _error: None,
+    )
+    watchdog = SimpleNamespace(watch=lambda _key, **what: given.update(what))
+    SandboxLimits(subject, watchdog, None).watch()  # type: ignore[arg-type]
+    given["on_exceeded"]("1", ExceededLimit(limit="memory", used=(16 << 30) + 1, allowed=16 << 30))
+    assert told == [("17179869184", "used 17179869185")]
