@@ -229,7 +229,6 @@ class HostCalls:
                 self._around.count_call(outcome)
                 if outcome == "refused":
                     refusing_s += time.thread_time() - began
-                    self.charge(time.thread_time() - began)
                 if not self._closed and not call.given_up:
                     self._around.answer_call(answer)
             finally:
@@ -256,11 +255,13 @@ class HostCalls:
         try:
             if call.given_up:
                 raise concurrent.futures.CancelledError
-            if run is None or (run.max_calls is not None and call.ordinal > run.max_calls):
-                raise self._refusal(name, run)
             began = time.thread_time()
-            args, kwargs = self._arguments(known, call)
-            self.charge(time.thread_time() - began)
+            try:
+                if run is None or (run.max_calls is not None and call.ordinal > run.max_calls):
+                    raise self._refusal(name, run)
+                args, kwargs = self._arguments(known, call)
+            finally:  # the function's own time is the host's, also where a guard in it refuses
+                self.charge(time.thread_time() - began)
             value = known.context.copy().run(self._invoke, known, call, args, kwargs)
             _check_time(known, call)
             try:

@@ -231,6 +231,25 @@ def test_as_many_calls_as_may_be_are_let_through_when_two_come_at_once(superviso
         assert [calls._run(known, call)[0] for call in taken if call is not None] == ["returned", "refused"]
 
 
+def test_the_time_of_a_function_is_not_its_guests(supervisor: pyisolate.Supervisor) -> None:
+    """Also where a guard in it refuses: the refusal is, the function is not."""
+
+    @guard("send_email", target="{to}", policy={"send_email bob"})
+    def send(to: str) -> None:
+        raise AssertionError(to)
+
+    def slow() -> None:
+        until = time.thread_time() + 0.2
+        while time.thread_time() < until:
+            pass
+        send("eve")
+
+    with supervisor.spawn("slow", functions={"slow": slow}) as sandbox:
+        with pytest.raises(PolicyError):
+            sandbox.eval("slow()")
+        assert 0 < (sandbox.stats.host_cpu_s or 0) < 0.1
+
+
 def test_a_guards_refusal_is_one_event_of_the_sandbox(spawn: Spawn) -> None:
     @guard("send_email", target="{to}", policy={"send_email bob"})
     def send(to: str) -> str:
