@@ -6,6 +6,7 @@ waits: for as long as it takes to give each of the others that are at work the s
 
 from __future__ import annotations
 
+import threading
 import time
 
 #: What the frames of a cell take of the host before others have a turn (seconds): some ten small frames.
@@ -42,12 +43,12 @@ class Turns:
 
 
 class Turn:
-    """The account of one cell. Used by one thread at a time, the one that holds its channel."""
+    """The account of one cell. Thread-safe: who holds its channel charges it, and threads of host functions do."""
 
-    __slots__ = ("_owed_s", "_turns", "last", "resume_at", "spent_s")
+    __slots__ = ("_lock", "_owed_s", "_turns", "last", "resume_at", "spent_s")
 
     def __init__(self, turns: Turns) -> None:
-        self._turns = turns
+        self._turns, self._lock = turns, threading.Lock()
         self._owed_s = -BURST_S
         #: when it last had the host's time, and from when on it may have more (monotonic)
         self.last = self.resume_at = 0.0
@@ -56,13 +57,15 @@ class Turn:
 
     def used(self, processor_s: float, now: float) -> None:
         """Charge it for processor time that was used until `now`; past a slice, put off its next turn."""
-        self._owed_s = max(-BURST_S, self._owed_s - (now - self.last) * FREE_SHARE) + processor_s
-        self.last = now
-        self.spent_s += processor_s
-        if self._owed_s >= SLICE_S:
-            others = self._turns.at_work(now) - 1
-            self.resume_at = now + min(self._owed_s * others, LONGEST_S)
-            self._owed_s = 0.0
+        with self._lock:
+            rested = max(0.0, now - self.last)  # another thread may have been first
+            self._owed_s = max(-BURST_S, self._owed_s - rested * FREE_SHARE) + processor_s
+            self.last = max(self.last, now)
+            self.spent_s += processor_s
+            if self._owed_s >= SLICE_S:
+                others = self._turns.at_work(now) - 1
+                self.resume_at = now + min(self._owed_s * others, LONGEST_S)
+                self._owed_s = 0.0
 
     def rest(self, until: float) -> None:
         """Put off its next turn until then (monotonic): serving it failed."""
