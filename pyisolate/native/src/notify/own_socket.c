@@ -132,7 +132,7 @@ static int notify_has_own(const struct notify_call *c, const struct notify_endpo
 SHARED int notify_hold_own(const struct notify_call *c, const struct notify_endpoint *e, struct notify_endpoint *held)
 {
 	char name[PATH_MAX];
-	struct stat about;
+	struct stat about = {0};
 
 	if (!notify_has_own(c, e) || !notify_own_name(c, e, name, sizeof name))
 		return -EXDEV;
