@@ -59,7 +59,7 @@ class Result(Written, msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Readings of a sandbox: seconds, bytes and counts; None where the machine gives no such reading.
 
-    `host_cpu_seconds` is processor time of this process for what the guest sent and asked (docs/limits.md).
+    `host_cpu_s` is processor time of this process for what the guest sent and asked (docs/limits.md).
     """
 
     state: str
@@ -73,7 +73,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     messages: int
     denials: int
     events_lost: int
-    host_cpu_seconds: float | None = None
+    host_cpu_s: float | None = None
 
 
 class Output:

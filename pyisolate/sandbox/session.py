@@ -207,7 +207,7 @@ class Session(abc.ABC):
             messages=self.messages,
             denials=self.denials.total,
             events_lost=self.denials.lost,
-            host_cpu_seconds=self.host_used_s(),
+            host_cpu_s=self.host_used_s(),
         )
 
     def adopt_policy(self, policy: Policy, prepared: Prepared, compiled: CompiledPolicy) -> None:
