@@ -121,7 +121,7 @@ class Connection:
         except h11.RemoteProtocolError as error:
             self._recognise()
             raise malformed(str(error)) from None
-        if isinstance(event, heads.Asked):
+        if isinstance(event, heads.KnownRequest):
             assert head is not None
             return await self._carry(event.request, partial(repeat, self, event, head))
         if not isinstance(event, h11.Request):
@@ -151,7 +151,7 @@ class Connection:
         if self.http.trailing_data[0]:
             return await self.next_event(), None
         data = await self._read()
-        if self.tenant is not None and (found := self.tenant.asked.find(data, self._place)) is not None:
+        if self.tenant is not None and (found := self.tenant.known_requests.find(data, self._place)) is not None:
             known, body = found
             if len(body) == known.body_bytes:
                 return known, data
@@ -162,7 +162,7 @@ class Connection:
         """Know a request again that was granted, and whose connections were kept."""
         body = heads.body_bytes(event)
         if self.tenant is not None and self._up is not None and body is not None and request.method != "HEAD":
-            self.tenant.asked.put(head, heads.Asked(request, target, self._up.sent, body), self._place)
+            self.tenant.known_requests.put(head, heads.KnownRequest(request, target, self._up.sent, body), self._place)
 
     @property
     def _place(self) -> str | None:

@@ -12,7 +12,7 @@ import h11
 
 from . import heads
 from .credentials import MOST_SIGNED_BYTES, Credentials, Headers, Unsignable
-from .heads import MOST_ANSWERED, Answered, Heads
+from .heads import MOST_ANSWERS, Heads, KnownAnswer
 from .hiding import Hider
 from .meter import Meter
 
@@ -53,7 +53,7 @@ class Writer(Protocol):
         ...
 
 
-class Asked(Protocol):
+class GuestSide(Protocol):
     """The guest's side: its connection and what comes from it."""
 
     http: h11.Connection
@@ -87,7 +87,7 @@ class Upstream:
         self.place, self.reader, self.writer = place, *stream
         self.http = h11.Connection(h11.CLIENT)
         #: answers that came before, and the last request's head as it was sent
-        self.answers: Heads[Answered] = Heads(MOST_ANSWERED)
+        self.answers: Heads[KnownAnswer] = Heads(MOST_ANSWERS)
         self.sent = b""
         self._used = asyncio.get_running_loop().time()
 
@@ -112,7 +112,9 @@ class Upstream:
         self.writer.close()
 
 
-async def forward(guest: Asked, request: h11.Request, target: bytes, up: Upstream, credentials: Credentials) -> bool:
+async def forward(
+    guest: GuestSide, request: h11.Request, target: bytes, up: Upstream, credentials: Credentials
+) -> bool:
     """Carry one exchange; return whether the guest's connection can carry another.
 
     Raises OSError, ProtocolError, OverLimit, Encoded, Unsignable.
@@ -140,7 +142,9 @@ async def forward(guest: Asked, request: h11.Request, target: bytes, up: Upstrea
     return whole and _is_done(guest.http)
 
 
-async def _both_ways(guest: Asked, up: Upstream, credentials: Credentials, method: bytes, known: bytes | None) -> bool:
+async def _both_ways(
+    guest: GuestSide, up: Upstream, credentials: Credentials, method: bytes, known: bytes | None
+) -> bool:
     """Carry a body and its answer, which may begin before; tell whether all of the body was sent."""
     body = asyncio.ensure_future(_send_body(guest, up, known))
     answer = asyncio.ensure_future(_answer(guest, up, credentials, method))
@@ -161,7 +165,7 @@ def _is_done(http: h11.Connection) -> bool:
     return http.our_state is h11.DONE and http.their_state is h11.DONE
 
 
-async def repeat(guest: Asked, known: heads.Asked, came: bytes, up: Upstream) -> bool:
+async def repeat(guest: GuestSide, known: heads.KnownRequest, came: bytes, up: Upstream) -> bool:
     """Carry an exchange whose head is `known`, from `came`, the whole request; else as `forward`."""
     whole = False
     try:
@@ -185,7 +189,7 @@ async def repeat(guest: Asked, known: heads.Asked, came: bytes, up: Upstream) ->
             up.close()
 
 
-def read_apart(method: str, data: bytes, answers: Heads[Answered]) -> tuple[Answered, bytes] | None:
+def read_apart(method: str, data: bytes, answers: Heads[KnownAnswer]) -> tuple[KnownAnswer, bytes] | None:
     """Have h11 read an answer that is all of `data`, for a connection of its own; return what `answers.find` would.
 
     None where it is not whole, or not the last word of h11's: an end of the connection, a length that no number states.
@@ -207,12 +211,12 @@ def read_apart(method: str, data: bytes, answers: Heads[Answered]) -> tuple[Answ
         return None
     lines = [b"HTTP/1.1 %d %b" % (answer.status_code, answer.reason)]
     lines += [name + b": " + value for name, value in _kept(answer.headers.raw_items(), _OF_ONE_HOP)]
-    found = Answered(b"\r\n".join(lines) + heads.END, len(body))
+    found = KnownAnswer(b"\r\n".join(lines) + heads.END, len(body))
     answers.put(head, found)
     return found, body
 
 
-def _tell_h11(guest: h11.Connection, known: heads.Asked, came: bytes, host: h11.Connection) -> None:
+def _tell_h11(guest: h11.Connection, known: heads.KnownRequest, came: bytes, host: h11.Connection) -> None:
     """Have both sides know of a request that was sent without them: its answer is one that they must read."""
     guest.receive_data(came)
     while not isinstance(event := guest.next_event(), h11.EndOfMessage):
@@ -226,7 +230,7 @@ def _tell_h11(guest: h11.Connection, known: heads.Asked, came: bytes, host: h11.
     host.send(h11.EndOfMessage())
 
 
-async def _pass_on(guest: Asked, up: Upstream, known: Answered, data: bytes) -> bool:
+async def _pass_on(guest: GuestSide, up: Upstream, known: KnownAnswer, data: bytes) -> bool:
     """Send an answer on; False where the host sent more than it stated."""
     left, more, before = known.body_bytes, data, known.onward
     while True:
@@ -245,7 +249,7 @@ async def _pass_on(guest: Asked, up: Upstream, known: Answered, data: bytes) -> 
     return left == 0
 
 
-async def _whole_body(guest: Asked) -> bytes:
+async def _whole_body(guest: GuestSide) -> bytes:
     """Return a request's body. Raises Unsignable for a large one."""
     body = bytearray()
     while isinstance(event := await guest.next_event(), h11.Data):
@@ -259,7 +263,7 @@ async def _whole_body(guest: Asked) -> bytes:
     return bytes(body)
 
 
-async def _send_body(guest: Asked, up: Upstream, known: bytes | None = None) -> None:
+async def _send_body(guest: GuestSide, up: Upstream, known: bytes | None = None) -> None:
     """Send a request's body as it comes, or what is `known` of it: all."""
     host, writer = up.http, up.writer
     if known is not None:
@@ -281,7 +285,7 @@ async def _send_body(guest: Asked, up: Upstream, known: bytes | None = None) -> 
 
 
 async def _answer(
-    guest: Asked, up: Upstream, credentials: Credentials, method: bytes, came: bytes | None = None
+    guest: GuestSide, up: Upstream, credentials: Credentials, method: bytes, came: bytes | None = None
 ) -> None:
     """Read an answer, of which `came` may be the beginning, and write it anew.
 
@@ -313,14 +317,14 @@ async def _answer(
             await guest.writer.drain()
             kept = _is_done(guest.http) and _is_done(host) and method != b"HEAD"
             if head is not None and stated == got and kept and not credentials.hider.hidden:
-                up.answers.put(head, Answered(written, got))
+                up.answers.put(head, KnownAnswer(written, got))
             return
         elif not isinstance(event, h11.InformationalResponse):
             raise ConnectionAbortedError("the host has gone")
         event = host.next_event()
 
 
-def _send_head(guest: Asked, event: h11.Response, credentials: Credentials) -> bytes:
+def _send_head(guest: GuestSide, event: h11.Response, credentials: Credentials) -> bytes:
     chunked = any(name == b"transfer-encoding" for name, _ in event.headers)
     dropped = _OF_ONE_HOP | (_FRAMING if chunked else frozenset())
     headers = _kept(event.headers.raw_items(), dropped)

@@ -18,11 +18,11 @@ from ..policy import web
 #: What ends a head.
 END = b"\r\n\r\n"
 #: Heads of one sandbox, and of one host's answers; a longer one is not kept (bytes).
-MOST_ASKED, MOST_ANSWERED, _MOST_BYTES = 32, 4, 4096
+MOST_REQUESTS, MOST_ANSWERS, _MOST_BYTES = 32, 4, 4096
 _V = TypeVar("_V")
 
 
-class Asked(msgspec.Struct, frozen=True):
+class KnownRequest(msgspec.Struct, frozen=True):
     """A request that was granted: what the host is sent for it, before `body_bytes` of body."""
 
     request: web.Request
@@ -31,7 +31,7 @@ class Asked(msgspec.Struct, frozen=True):
     body_bytes: int
 
 
-class Answered(msgspec.Struct, frozen=True):
+class KnownAnswer(msgspec.Struct, frozen=True):
     """An answer: what the guest is sent for it, before `body_bytes` of body."""
 
     onward: bytes

@@ -56,7 +56,7 @@ class Tenant:
     #: what the supervisor knows of its use
     counted: tuple[Carried, int] = (Carried(), 0)
     #: granted requests that came before; a reload makes another tenant, and forgets them
-    asked: Heads[heads.Asked] = field(default_factory=lambda: Heads(heads.MOST_ASKED))
+    known_requests: Heads[heads.KnownRequest] = field(default_factory=lambda: Heads(heads.MOST_REQUESTS))
     pace: _Pace = field(default_factory=lambda: _Pace())
 
     def opens(self, request: web.Request) -> bool:

@@ -6,7 +6,7 @@ import h11
 import pytest
 
 from pyisolate.egress.forward import read_apart
-from pyisolate.egress.heads import Answered, Heads, body_bytes, read_head
+from pyisolate.egress.heads import Heads, KnownAnswer, body_bytes, read_head
 
 _HEAD = b"GET / HTTP/1.1\r\nHost: a.example.org\r\n\r\n"
 
@@ -71,14 +71,14 @@ _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-LENGTH: 4\r\nX-Id: 1\r\nConnection: x-id\
 
 
 def test_an_answer_is_written_as_h11_writes_it() -> None:
-    answers: Heads[Answered] = Heads(4)
+    answers: Heads[KnownAnswer] = Heads(4)
     guest = h11.Connection(h11.SERVER)
     guest.receive_data(_HEAD)
     guest.next_event()
     headers = [("content-LENGTH", "4")]  # without what is of one hop
     written = guest.send(h11.Response(status_code=200, headers=headers, reason="OK"))
     found = read_apart("GET", _ANSWER, answers)
-    assert found == (Answered(written or b"", 4), b"body")
+    assert found == (KnownAnswer(written or b"", 4), b"body")
     assert answers.find(_ANSWER) == found
 
 
@@ -99,6 +99,6 @@ def test_an_answer_is_written_as_h11_writes_it() -> None:
     ],
 )
 def test_an_answer_that_is_not_whole_or_not_kept_is_read_for_both_connections(data: bytes) -> None:
-    answers: Heads[Answered] = Heads(4)
+    answers: Heads[KnownAnswer] = Heads(4)
     assert read_apart("GET", data, answers) is None
     assert answers.find(data) is None
