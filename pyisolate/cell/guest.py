@@ -57,10 +57,9 @@ from .streams import GivenStdin, OpenFiles, exit_code, finish_script, flush_befo
 
 _REPR_LIMIT_CHARS = 4096
 _TRACEBACK_LIMIT_CHARS = 16 << 10
-_REHEARSED = [  # what an adopted cell gets at first
-    wire.encode(one)[wire.HEADER.size :]
-    for one in (wire.Begin(sandbox="warm", environment={}), wire.Request(id=0, kind="exec", source="1"))
-]
+#: Frames of a rehearsal: what a spare gets first, and the request that is gone through.
+_BEGIN = wire.encode(wire.Begin(sandbox="warm", environment={}))[wire.HEADER.size :]
+REHEARSED = wire.encode(wire.Request(id=0, kind="exec", source="1"))[wire.HEADER.size :]
 
 
 class CurrentBroker:
@@ -264,7 +263,8 @@ class Guest:
     def _rehearse(self, frame: wire.Init) -> None:
         """Go through a request and its answer, which is not sent: the pages that it writes are then this cell's own."""
         os.environ.clear()
-        _, request = (wire.decode_host(one) for one in _REHEARSED)
+        wire.decode_host(_BEGIN)  # for its pages alone
+        request = wire.decode_host(REHEARSED)
         _begin(frame.sandbox, frame.environment)
         assert isinstance(request, wire.Request)
         with self._unwatched():

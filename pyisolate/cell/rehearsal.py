@@ -11,7 +11,7 @@ from ..policy.broker import Broker
 from ..policy.compiled import CompiledPolicy, FsRight, FsRule
 from . import wire
 from .confine import Steps, confine_at_handout
-from .guest import Guest
+from .guest import REHEARSED, Guest
 from .source import forget_last_value, show_no_own_lines
 
 #: A specialising interpreter (3.11) takes 8 runs to specialise and some more to settle; a run takes half a millisecond.
@@ -36,8 +36,7 @@ class Rehearsal:
             working_directory="/",
             rlimits=self._rlimits,
         )
-        request = wire.Request(id=0, kind="exec", source="1")
-        self._init, self._request = (wire.encode(frame)[wire.HEADER.size :] for frame in (init, request))
+        self._init = wire.encode(init)[wire.HEADER.size :]
 
     def warm_up(self) -> None:
         """Play it in the zygote, until the interpreter has specialised the code and filled its caches (PEP 659).
@@ -70,7 +69,7 @@ class Rehearsal:
             wire.encode(wire.Ready(steps=("warm",)))
 
     def _request_once(self, guest: Guest) -> None:
-        request = wire.decode_host(self._request)
+        request = wire.decode_host(REHEARSED)
         assert isinstance(request, wire.Request)
         wire.encode(guest.execute(request, {"__builtins__": builtins}, request.filename))
         forget_last_value()

@@ -288,10 +288,7 @@ def check_value(encoded: bytes) -> None:
 
 def decode_value(encoded: bytes) -> Any:
     """Decode a guest's value. Raises WireError."""
-    try:
-        values.check(encoded)
-    except ValueError as error:
-        raise WireError(f"bad value: {error}") from None
+    check_value(encoded)
     try:
         return values.decode(encoded)
     except Exception as error:  # whatever the standard library or numpy says of a hostile one

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ..capability import Capability
-from ..decision import Decision
+from ..decision import Decision, Verdict
 from ..records import BrokerRecord
 from .operation import Operation
 
@@ -90,3 +90,17 @@ class Gate:
 
 
 GATE = Gate()
+#: Names of ports (services(5)).
+SERVICES = "/etc/services"
+
+
+def may_run(path: str) -> bool:
+    """Tell whether the policy grants a program; nothing is reported."""
+    hooks = GATE.hooks
+    return hooks is None or hooks.peek(Capability.PROCESS_EXEC, path).verdict is Verdict.ALLOW
+
+
+def may_read(file: str) -> bool:
+    """The same of reading a file."""
+    hooks = GATE.hooks
+    return hooks is None or hooks.peek(Capability.FS_READ, file).verdict is Verdict.ALLOW

@@ -17,7 +17,7 @@ from typing import Any
 from ..capability import Capability as C
 from ..decision import Verdict
 from . import addresses, frames, paths
-from .active import GATE
+from .active import GATE, may_run
 from .operation import Arguments, DoneWithout, Operation, Operations
 
 _NOTHING: Operations = ()
@@ -165,14 +165,9 @@ def _spawn(args: Arguments) -> Operations:
 
 def _popen(args: Arguments) -> Operations:
     path = paths.executable(args[0], search=args[3], base=args[2])
-    if path is not None and frames.tries_program() and not _may_run(path):
+    if path is not None and frames.tries_program() and not may_run(path):
         raise DoneWithout(errno.ENOENT, os.strerror(errno.ENOENT), path)
     return _executing(path)
-
-
-def _may_run(path: str) -> bool:
-    hooks = GATE.hooks
-    return hooks is None or hooks.peek(C.PROCESS_EXEC, path).verdict is Verdict.ALLOW
 
 
 def _shell(args: Arguments) -> Operations:

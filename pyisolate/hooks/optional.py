@@ -20,43 +20,37 @@ from typing import Any
 
 from ..capability import Capability as C
 from ..capability import NetAction
-from ..decision import Verdict
 from ..errors import PolicyError
 from ..policy.compiled import CompiledPolicy
 from . import frames, paths
-from .active import GATE
+from .active import GATE, SERVICES, may_read, may_run
 
 #: What the functions of these modules read (nsswitch.conf(5), `files`).
 _DATABASES: tuple[tuple[ModuleType, str], ...] = ((pwd, "/etc/passwd"), (grp, "/etc/group"))
 #: The same for names of ports and protocols: function of `_socket`, file, and what the function says of no such name.
 _SERVICES = (
-    ("getservbyname", "/etc/services", "service/proto not found"),
-    ("getservbyport", "/etc/services", "port/proto not found"),
+    ("getservbyname", SERVICES, "service/proto not found"),
+    ("getservbyport", SERVICES, "port/proto not found"),
     ("getprotobyname", "/etc/protocols", "protocol not found"),
 )
 _OF_SYSTEM = ("/etc/os-release", "/usr/lib/os-release")
 
 
-def _may_run(program: str) -> bool:
-    hooks = GATE.hooks
-    if hooks is None:
+def _may_find(program: str) -> bool:
+    """Tell whether a program is on the search path, and may be run."""
+    if GATE.hooks is None:
         return True
     found = paths.executable(program)
-    return found is not None and hooks.peek(C.PROCESS_EXEC, found).verdict is Verdict.ALLOW
+    return found is not None and may_run(found)
 
 
 def _with_program(original: Callable[..., Any], program: str, default: Any) -> Callable[..., Any]:
     """Wrap a function that runs a program and returns its last argument, else `default`, where there is none."""
 
     def call(*args: Any) -> Any:
-        return original(*args) if _may_run(program) else args[1] if len(args) > 1 else default
+        return original(*args) if _may_find(program) else args[1] if len(args) > 1 else default
 
     return call
-
-
-def _may_read(file: str) -> bool:
-    hooks = GATE.hooks
-    return hooks is None or hooks.peek(C.FS_READ, file).verdict is Verdict.ALLOW
 
 
 def lookup(original: Callable[..., Any], file: str) -> Callable[..., Any]:
@@ -70,7 +64,7 @@ def lookup(original: Callable[..., Any], file: str) -> Callable[..., Any]:
         hooks = GATE.hooks
         if hooks is not None:
             try:
-                if _may_read(file) or not frames.is_tarfile():
+                if may_read(file) or not frames.is_tarfile():
                     hooks.ask(C.FS_READ, file)
                     return original(*args)
             except PolicyError:
@@ -110,7 +104,7 @@ def _os_release(original: Callable[[], dict[str, str]]) -> Callable[[], dict[str
     """Wrap `platform.freedesktop_os_release`: where none of its files may be read, there is none."""
 
     def freedesktop_os_release() -> dict[str, str]:
-        if not any(map(_may_read, _OF_SYSTEM)):
+        if not any(map(may_read, _OF_SYSTEM)):
             raise OSError(errno.ENOENT, f"Unable to read files {', '.join(_OF_SYSTEM)}")
         return original()
 

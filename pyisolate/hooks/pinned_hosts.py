@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..capability import Capability
-from ..decision import Verdict
 from . import addresses
-from .active import GATE
+from .active import GATE, SERVICES, may_read
 from .operation import Operation
 
 _getaddrinfo, _getnameinfo = _socket.getaddrinfo, _socket.getnameinfo
@@ -23,7 +22,6 @@ _LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost",
 _AI_CANONNAME, _AI_NUMERICHOST = int(_socket.AI_CANONNAME), int(_socket.AI_NUMERICHOST)
 _AI_ADDRCONFIG = int(_socket.AI_ADDRCONFIG)
 _EAI_NONAME = int(_socket.EAI_NONAME)
-_SERVICES = "/etc/services"
 _HOST_NOT_FOUND = 1  # h_errno (netdb.h)
 
 
@@ -157,7 +155,7 @@ def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
     name = None if flags & _socket.NI_NUMERICHOST else hooks.hosts.name_of(host)
     if name is None and flags & _socket.NI_NAMEREQD:
         raise no_address(host)
-    if hooks.peek(Capability.FS_READ, _SERVICES).verdict is not Verdict.ALLOW:
+    if not may_read(SERVICES):
         flags |= _socket.NI_NUMERICSERV
     shown, service = _getnameinfo(sockaddr, (flags | _socket.NI_NUMERICHOST) & ~_socket.NI_NAMEREQD)
     return name or shown, service
