@@ -43,8 +43,8 @@ _EXPECTED = _AUTHORITIES | frozenset(
      "/var/tmp", "/usr/tmp")
 )  # fmt: skip
 _SETTINGS = re.compile(r"/etc/python3\.[0-9]+(?:/sitecustomize\.py)?")
-#: What native code of libraries and programs reads of its own task, which no policy grants, and does without: the C
-#: library, libselinux in coreutils, allocators. docs/hooks.md names them.
+#: What native code of libraries and programs reads of its own task, which most policies do not grant, and does without:
+#: the C library, libselinux in coreutils, allocators. docs/hooks.md names them.
 _OF_TASK = re.compile(
     r"/proc/(?:self|thread-self)/(?:cgroup|loginuid|maps|mountinfo|mounts|stat|status)|/proc/filesystems"
 )
@@ -94,7 +94,6 @@ class WatchedFiles:
         if leading:  # the host's /tmp is another one
             target, other = (workspace.as_reached(path, leading) for path in (record.target, record.other))
             record = msgspec.structs.replace(record, target=target, other=other)
-        found = []
         names = SeenNames(own, leading)
         if record.verdict is not Verdict.ALLOW:  # decided by the listener: only its name is to be as hooks spell it
             follows = not runs and record.syscall not in _NAMING
@@ -103,20 +102,7 @@ class WatchedFiles:
             return [_program(record, broker, names)]
         if (looked := _looked_at(record, names)) is not None:
             return [_not_found(record, looked, broker, names, searched)]
-        passed = policy.mode_of("fs") is Mode.MONITOR  # by now a file may have its new name
-        for capability, path, file in _asked_for(record, passed, names):
-            listing = names.is_directory(file)
-            if listing and capability is Capability.FS_READ and file in searched:
-                continue
-            if capability is Capability.FS_READ and not full and _is_tried(record, file, policy, by_guest):
-                continue
-            decision = broker.decide(capability, file, listing=listing)
-            if decision.code is not None:
-                found.append(_refused(record, decision, path))
-            elif sealed and not passed and capability is Capability.FS_METADATA and not _writable(broker, file):
-                found.append(_refused(record, _read_only(decision, file), path))
-        if record.syscall in (*_RENAMING, *_LINKING):
-            found += _widened(record, broker, names)
+        found = _refusals(record, broker, names, searched, sealed=sealed, by_guest=by_guest, full=full)
         if not found or found[0].verdict is Verdict.WOULD_DENY:
             return found or [record]
         also = tuple((one.capability, one.target) for one in found[1:])
@@ -179,6 +165,35 @@ def _program(record: KernelRecord, broker: Broker, names: SeenNames) -> KernelRe
             break
         path, script = names.followed(interpreter), path
     return record
+
+
+def _refusals(
+    record: KernelRecord,
+    broker: Broker,
+    names: SeenNames,
+    searched: Collection[str],
+    *,
+    sealed: bool,
+    by_guest: bool,
+    full: bool,
+) -> list[KernelRecord]:
+    """Return what is refused of the rights that a call needs, in the order in which hooks ask."""
+    found = []
+    passed = broker.policy.mode_of("fs") is Mode.MONITOR  # by now a file may have its new name
+    for capability, path, file in _asked_for(record, passed, names):
+        listing = names.is_directory(file)
+        if listing and capability is Capability.FS_READ and file in searched:
+            continue
+        if capability is Capability.FS_READ and not full and _is_tried(record, file, broker.policy, by_guest):
+            continue
+        decision = broker.decide(capability, file, listing=listing)
+        if decision.code is not None:
+            found.append(_refused(record, decision, path))
+        elif sealed and not passed and capability is Capability.FS_METADATA and not _writable(broker, file):
+            found.append(_refused(record, _read_only(decision, file), path))
+    if record.syscall in (*_RENAMING, *_LINKING):
+        found += _widened(record, broker, names)
+    return found
 
 
 def _writable(broker: Broker, file: str) -> bool:
