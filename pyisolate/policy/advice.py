@@ -64,7 +64,7 @@ def _made(path: str, also: Sequence[Wanted]) -> tuple[Capability, str, Sequence[
 
 @lru_cache(maxsize=64)
 def _owner(name: str, interpreter: InterpreterFiles) -> str:
-    """Return the package that a helper module belongs to (`packages.helpers`); the name itself where it is none."""
+    """Return the package that a module of `packages.compiled_beside` belongs to; the name itself where it is none."""
     for site in interpreter.site_dirs:
         for where in _metadata(site, packages.stamp(site)).values():
             try:
@@ -74,7 +74,7 @@ def _owner(name: str, interpreter: InterpreterFiles) -> str:
                 continue
             if owned:
                 found = packages.distribution_at(where)
-                return min(packages.top_level(found) if name in packages.helpers(found) else (), default=name)
+                return min(packages.top_level(found) if name in packages.compiled_beside(found) else (), default=name)
     return name
 
 

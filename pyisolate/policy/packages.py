@@ -130,7 +130,7 @@ def _distributions(site_dirs: tuple[str, ...], stamps: tuple[int, ...]) -> _Inde
             if location is None or not _NAME.fullmatch(key) or key in index.metadata:
                 continue
             index.metadata[key] = str(location)
-            index.modules[key] = top_level(distribution) | helpers(distribution)
+            index.modules[key] = top_level(distribution) | compiled_beside(distribution)
             index.requires[key] = tuple(distribution.requires or ())
             for module in index.modules[key]:
                 index.owner.setdefault(module, key)
@@ -200,7 +200,7 @@ def top_level(distribution: metadata.Distribution) -> set[str]:
     return {name for name in names if name.isidentifier()}
 
 
-def helpers(distribution: metadata.Distribution) -> set[str]:
+def compiled_beside(distribution: metadata.Distribution) -> set[str]:
     """Return a distribution's extension modules beside its packages whose names no import statement can write.
 
     mypyc makes one for all modules that it compiles together, `650f...__mypyc`, and those alone import it.

@@ -294,18 +294,18 @@ class Questions:
         """Return a record of the listener's with who answered, and what; count the question."""
         if record.answer is None:
             return record
-        answered, reason = self._become(record.question, record.answer)
+        answered, reason = self._outcome(record.question, record.answer)
         return msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
 
     def complete_request(self, record: BrokerRecord, question: int) -> BrokerRecord:
         """The same for a record of the egress proxy's, about whose request `question` was asked, or 0."""
         if not question and record.answer is None:
             return record
-        answered, reason = self._become(-question, record.answer or "unanswered")
+        answered, reason = self._outcome(-question, record.answer or "unanswered")
         reason = f"{record.reason}; {reason}"
         return msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
 
-    def _become(self, number: int, otherwise: AskAnswer) -> tuple[_Answered, str]:
+    def _outcome(self, number: int, otherwise: AskAnswer) -> tuple[_Answered, str]:
         """Return what became of a question, and the same in words."""
         with self._lock:
             answered = self._state.answered.pop(number, None)

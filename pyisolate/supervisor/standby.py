@@ -193,13 +193,13 @@ class Standby:
             self._awake.clear()
             while self._retired:
                 self._pool.retire_policy(self._retired.pop())
-            for line in self._now():
+            for line in self._lines_now():
                 self._branch(line)
             self._pool.refill()
-            while not self._closed and any(self._make(line) for line in self._now()):
+            while not self._closed and any(self._make(line) for line in self._lines_now()):
                 self._pool.refill()  # what frequent policies have is kept beside the pool's own
 
-    def _now(self) -> list[_Line]:
+    def _lines_now(self) -> list[_Line]:
         with self._lock:
             return list(self._lines.values())
 

@@ -204,7 +204,7 @@ def test_a_package_with_native_code_is_advised_by_its_top_level_name(
 
 def test_a_helper_of_compiled_modules_is_advised_by_the_package_that_it_belongs_to() -> None:
     pytest.importorskip("mypy")
-    helpers = packages.helpers(metadata.distribution("mypy"))
+    helpers = packages.compiled_beside(metadata.distribution("mypy"))
     if not helpers:
         pytest.skip("this mypy is not compiled")
     name = helpers.pop()
