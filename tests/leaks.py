@@ -179,11 +179,18 @@ def _describe_process(pid: int) -> str:
         return f"process {pid}"
 
 
-def _is_zygote(pid: int) -> bool:
-    """A policy that is asked for again gets a zygote of its own, which lives as long as its supervisor."""
-    with contextlib.suppress(psutil.Error):
-        return "pyisolate.cell" in psutil.Process(pid).cmdline()
-    return False
+def _zygotes(before: frozenset[int]) -> set[int]:
+    """Return the zygotes of supervisors that had one `before`: a policy that is asked for again gets one meanwhile."""
+    if (module := sys.modules.get("pyisolate.supervisor.living")) is None:
+        return set()
+    from pyisolate.supervisor.diagnostics import diagnose
+
+    found: set[int] = set()
+    for runtime in list(module._living):
+        pools = diagnose(runtime).pools.values()
+        own = {pid for pool in pools for pid in (pool.zygote_pid, *pool.policy_zygote_pids) if pid is not None}
+        found |= own if own & before else set()
+    return found
 
 
 def difference(before: Snapshot, after: Snapshot) -> list[str]:
@@ -202,7 +209,8 @@ def difference(before: Snapshot, after: Snapshot) -> list[str]:
             leaks.append(f"descriptor {fd}: {target}")
     if not born:
         born_since = sorted(after.children - before.children)
-        leaks += [_describe_process(pid) for pid in born_since if not (pooled and _is_zygote(pid))]
+        expected = _zygotes(before.children) if pooled and born_since else set()
+        leaks += [_describe_process(pid) for pid in born_since if pid not in expected]
         leaks += [f"cgroup {path}" for path in sorted(after.cgroups - before.cgroups)]
         # A living supervisor starts some of its threads when they are first needed.
         new = [thread for thread in after.threads - before.threads if thread.is_alive()]
