@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -51,29 +50,21 @@ def server(tmp_path: Path) -> Iterator[Server]:
     require("jupyter_server", importlib.util.find_spec("jupyter_server") is not None, "pip install jupyter_server")
     install = [sys.executable, "-m", "pyisolate", "kernel", "install", "--prefix", str(tmp_path), "--name", "walled"]
     subprocess.run([*install, "--policy", "compute"], check=True, timeout=60)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     token = secrets.token_hex(16)
     own = {name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
-    options = {"port": port, "port_retries": 0, "ip": "127.0.0.1", "open_browser": False, "allow_root": True,
+    options = {"port_retries": 50, "ip": "127.0.0.1", "open_browser": False, "allow_root": True,
                "root_dir": tmp_path, "terminals_enabled": False}  # fmt: skip
     command = [sys.executable, "-m", "jupyter_server", f"--IdentityProvider.token={token}"]
     command += [f"--ServerApp.{name}={value}" for name, value in options.items()]
     environment = {**os.environ, **own, "JUPYTER_PATH": str(tmp_path / "share/jupyter")}
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    made = Server(f"127.0.0.1:{port}", token)
     try:
         deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                made.ask("GET", "status")
-                break
-            except (urllib.error.URLError, ConnectionError):
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-                time.sleep(0.1)
+        while (made := _started(tmp_path / "JUPYTER_RUNTIME_DIR" / f"jpserver-{process.pid}.json", token)) is None:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.1)
         yield made
     finally:
         process.send_signal(signal.SIGTERM)
@@ -81,6 +72,15 @@ def server(tmp_path: Path) -> Iterator[Server]:
             process.wait(20)
         process.kill()
         process.wait()
+
+
+def _started(about: Path, token: str) -> Server | None:
+    """Return a server once it answers: it looked for a free port itself, and wrote it into its runtime file."""
+    with contextlib.suppress(OSError, json.JSONDecodeError, urllib.error.URLError):
+        server = Server(f"127.0.0.1:{json.loads(about.read_text())['port']}", token)
+        server.ask("GET", "status")
+        return server
+    return None
 
 
 class Page:
@@ -96,6 +96,15 @@ class Page:
         message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
         await self._connection.write_message(json.dumps({**message, "buffers": []}))
         return number
+
+    async def message(self, number: str, kind: str) -> dict[str, Any]:
+        """Return the next message of a kind that came of a request; what came before it is dropped."""
+        while True:
+            text = await asyncio.wait_for(self._connection.read_message(), _PATIENCE_S)
+            assert text is not None, kind
+            message: dict[str, Any] = json.loads(text)
+            if message["parent_header"].get("msg_id") == number and message["msg_type"] == kind:
+                return message
 
     async def answers(self, number: str) -> list[dict[str, Any]]:
         """Return all that came of a request, up to its reply and the word that the kernel is idle."""
@@ -155,8 +164,9 @@ async def _notebook(server: Server) -> None:
     assert (denial["capability"], denial["target"]) == ("fs.read", "/etc/shadow")
     assert "<td>/etc/shadow</td>" in cell["display_data"]["content"]["data"]["text/html"]
 
-    asked = await page.send("execute_request", code="while True: pass", silent=False, allow_stdin=False)
-    await asyncio.sleep(0.3)
+    endless = "print('runs', flush=True)\nwhile True: pass"
+    asked = await page.send("execute_request", code=endless, silent=False, allow_stdin=False)
+    await page.message(asked, "stream")
     server.ask("POST", f"kernels/{number}/interrupt")
     assert "KeyboardInterrupt" in [one["content"].get("ename") for one in await page.answers(asked)]
     assert (await page.run("kept"))["execute_result"]["content"]["data"]["text/plain"] == "6"

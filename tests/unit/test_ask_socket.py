@@ -24,14 +24,16 @@ def test_only_the_user_who_is_trusted_answers(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "ask.sock"))
         listening.listen()
+        listening.settimeout(30)
 
         def serve() -> None:
             for _ in range(3):
                 with listening.accept()[0] as peer:
+                    peer.settimeout(30)
                     if got.append(peer.recv(1 << 16)) is None and got[-1]:
                         peer.sendall(json.dumps({"id": 1, "result": "allow"}).encode() + b"\n")
 
-        server = threading.Thread(target=serve)
+        server = threading.Thread(target=serve, daemon=True)
         server.start()
         with pytest.raises(PermissionError, match="not trusted"):
             AskSocket(tmp_path / "ask.sock", uid=os.geteuid() + 1)(_QUESTION)
@@ -39,5 +41,5 @@ def test_only_the_user_who_is_trusted_answers(tmp_path: Path) -> None:
             asker = AskSocket(tmp_path / "ask.sock", timeout=5, uid=trusted)
             assert asker(_QUESTION) == Allow()
             asker.close()
-        server.join()
+        server.join(30)
     assert [bool(data) for data in got] == [False, True, True]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -137,17 +139,19 @@ def test_frames_of_two_threads_are_never_mixed_also_past_what_the_socket_takes(
         for _ in range(posted):
             channel.send(large)
 
-    threads = [threading.Thread(target=one) for one in (answer, post)]
-    for one in threads:
-        one.start()
-    for turn in range(posted):
-        assert isinstance(channel.ask(wire.Request(kind="call", source="f"), [], None), wire.Done)
-        if turn + 1 < posted:
-            channel.conversation.start_request()
-    threads[1].join()
-    while threads[0].is_alive():
-        channel.pump(0.01)  # what the socket had no room for
-    threads[0].join()
+    deadline = time.monotonic() + 60
+    guest.settimeout(60)
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(one) for one in (answer, post)]
+        for turn in range(posted):
+            answered = channel.ask(wire.Request(kind="call", source="f"), [], deadline)
+            assert isinstance(answered, wire.Done), [one.exception() for one in both if one.done()]
+            if turn + 1 < posted:
+                channel.conversation.start_request()
+        while not all(one.done() for one in both) and time.monotonic() < deadline:
+            channel.pump(0.01)  # what the socket had no room for
+        for one in both:
+            one.result(1)
     assert seen == {"HostMessage": posted, "Request": posted}
 
 
