@@ -321,9 +321,12 @@ def test_packages_are_installed_from_wheels_in_the_workspace(
     policy = pyisolate.Policy.preset("shell").with_limits(memory="1GiB", processes=64)
     command = [sys.executable, "-m", "pip"]
     if installer == "uv":
-        if (found := shutil.which("uv")) is None or "shims" in found:
-            pytest.skip("no uv")
+        found = shutil.which("uv") or ""
+        require("uv", found != "" and "shims" not in found, "no uv on the search path, or one that only starts another")
         policy, command = policy.allow_exec(found), [found, "pip", "--offline", "--no-cache"]
+        without = pyisolate.Policy.preset("shell")
+        with supervisor.spawn("unnamed", without) as sandbox, pytest.raises(pyisolate.PolicyError):
+            sandbox.run([found, "--version"])
     wheel = make_wheel(tmp_path / "wheels", "tiny", {"tiny.py": "VALUE = 42\n"})
     install = [*command, "install", "--no-index", "--no-deps", "--target", "lib", wheel.name]
     with supervisor.spawn("without", policy, files={wheel.name: wheel}) as sandbox:
