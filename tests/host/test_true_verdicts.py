@@ -357,6 +357,7 @@ def test_not_all_threads_of_a_guest_are_looked_at_for_its_groups(supervisor: pyi
     require("children", os.path.exists(f"/proc/self/task/{os.getpid()}/children"), "no kernel tells of them")
     many = """
 import threading
+threading.stack_size(1 << 16)  # address space is an ordinary user's limit of memory
 ended = threading.Event()
 threads = [threading.Thread(target=ended.wait) for _ in range(70)]
 for thread in threads: thread.start()
