@@ -133,9 +133,7 @@ SHARED void notify_by_descriptor(int fd, struct notify_endpoint *held)
  * The descriptor, or -errno: ELOOP for a link, ENOTSOCK for another kind of file. openat2: Linux 5.6. */
 SHARED int notify_hold_path(const struct notify_endpoint *e, struct notify_endpoint *held)
 {
-	const struct {
-		uint64_t flags, mode, resolve;
-	} how = { .flags = O_PATH | O_CLOEXEC | O_NOFOLLOW, .resolve = 0x04 /* RESOLVE_NO_SYMLINKS */ };
+	const struct open_how how = { .flags = O_PATH | O_CLOEXEC | O_NOFOLLOW, .resolve = RESOLVE_NO_SYMLINKS };
 	char path[sizeof e->raw.un.sun_path + 1] = { 0 };
 	struct stat about;
 

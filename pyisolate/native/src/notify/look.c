@@ -6,11 +6,7 @@
  * guest sees it for itself, it does.
  */
 #include "parts.h"
-#include <linux/openat2.h>
 
-#ifndef RESOLVE_CACHED
-#define RESOLVE_CACHED 0x20 /* 5.12 */
-#endif
 #define NOTIFY_FACCESSAT2 439
 
 static void notify_tell_look(const struct notify_call *c)

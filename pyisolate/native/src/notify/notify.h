@@ -35,6 +35,7 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <linux/seccomp.h>
 #include <linux/types.h>
 #include <netinet/in.h>
@@ -81,6 +82,9 @@
 #endif
 #ifndef SYS_openat2
 #define SYS_openat2 437
+#endif
+#ifndef RESOLVE_CACHED
+#define RESOLVE_CACHED 0x20 /* 5.12 */
 #endif
 #define NOTIFY_PIDFD_THREAD O_EXCL /* 6.9 */
 #define NOTIFY_PID_FROM_NAMESPACE _IOR(0xb7, 0x6, int) /* NS_GET_PID_FROM_PIDNS, linux/nsfs.h, 6.11 */

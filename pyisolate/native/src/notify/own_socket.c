@@ -5,11 +5,7 @@
 #include "parts.h"
 
 #include <limits.h>
-#include <linux/openat2.h>
 
-#ifndef RESOLVE_CACHED
-#define RESOLVE_CACHED 0x20 /* 5.12 */
-#endif
 /* A rename of the guest's, or any mount of the host's, can come between (-EAGAIN): not so often in a row. */
 #define NOTIFY_TRIES 8
 
@@ -104,7 +100,7 @@ static int notify_open_own(const struct notify_call *c, const char *name, uint64
 /* What connect says of a name that is not there: of one below a file, that this is no directory. */
 static int notify_absent(const struct notify_call *c, char *name)
 {
-	struct stat about;
+	struct stat about = {0};
 	char *last = strrchr(name, '/');
 	int error = -ENOENT;
 

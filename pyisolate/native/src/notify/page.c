@@ -1,5 +1,16 @@
-/* A sandbox's asked page, as the supervisor maps, reads and writes it. `lock` is held while its sandbox is looked up. */
+/* What Python asks of one sandbox: its asked page, mapped, read and written, and what it has cost. `lock` is held while the
+ * sandbox is looked up. */
 #include "parts.h"
+
+/* Where a sandbox of that key is, or would be. `lock` is held. */
+SHARED struct notify_sandbox **notify_find(notify_listener *l, uint64_t key)
+{
+	struct notify_sandbox **at = &l->buckets[key % NOTIFY_BUCKETS];
+
+	while (*at && (*at)->key != key)
+		at = &(*at)->next;
+	return at;
+}
 
 SHARED int notify_map_asked(notify_listener *l, uint64_t key, int fd)
 {
@@ -48,4 +59,19 @@ SHARED int notify_refusals(notify_listener *l, uint64_t key, uint64_t *out)
 		out[i] = __atomic_load_n(asked_refusals(asked->page) + i, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&l->lock);
 	return asked ? 0 : -ENOENT;
+}
+
+/* The processor time that the loop has used for a sandbox; 0 where there is none of that key. */
+SHARED uint64_t notify_spent(notify_listener *l, uint64_t key)
+{
+	uint64_t spent_ns = 0;
+
+	if (l->forked)
+		return 0;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s)
+		spent_ns = __atomic_load_n(&s->spent_ns, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&l->lock);
+	return spent_ns;
 }

@@ -157,6 +157,8 @@ SHARED size_t notify_read_linked(const struct notify_call *c, const char *name, 
 SHARED void notify_had_turn(notify_listener *l, struct notify_sandbox *s);
 SHARED void notify_rest_end(notify_listener *l, struct notify_sandbox *s);
 SHARED int notify_end_rests(notify_listener *l);
+
+/* page.c */
 SHARED struct notify_sandbox **notify_find(notify_listener *l, uint64_t key);
 
 /* loop.c */

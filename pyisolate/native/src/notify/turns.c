@@ -1,7 +1,7 @@
 /* Fair turns at the loop. A call costs its guest a wait, and the loop the work: who asks with many threads, or for large
  * sends, would have a processor of the host's that no limit counts. Past a slice a sandbox rests, unless it is the only
  * one; all that are greedy have half of the loop's time together. Loop thread only, but for `resting`, which a drain
- * reads, and for what any thread asks at the end.
+ * reads.
  */
 #include "parts.h"
 
@@ -66,29 +66,4 @@ SHARED int notify_end_rests(notify_listener *l)
 		}
 	}
 	return first == UINT64_MAX ? -1 : (int)((first - now) / 1000000 + 1);
-}
-
-/* Where a sandbox of that key is, or would be. `lock` is held. */
-SHARED struct notify_sandbox **notify_find(notify_listener *l, uint64_t key)
-{
-	struct notify_sandbox **at = &l->buckets[key % NOTIFY_BUCKETS];
-
-	while (*at && (*at)->key != key)
-		at = &(*at)->next;
-	return at;
-}
-
-/* The processor time that the loop has used for a sandbox; 0 where there is none of that key. */
-SHARED uint64_t notify_spent(notify_listener *l, uint64_t key)
-{
-	uint64_t spent_ns = 0;
-
-	if (l->forked)
-		return 0;
-	pthread_mutex_lock(&l->lock);
-	struct notify_sandbox *s = *notify_find(l, key);
-	if (s)
-		spent_ns = __atomic_load_n(&s->spent_ns, __ATOMIC_RELAXED);
-	pthread_mutex_unlock(&l->lock);
-	return spent_ns;
 }
