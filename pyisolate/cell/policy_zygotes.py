@@ -34,7 +34,7 @@ class ReadyCells:
 
     def count(self, kind: Kind) -> int:
         """Return how many of a kind there are."""
-        return len(self._cells[kind]) if kind in self._cells else 0
+        return len(self._cells.get(kind, ()))
 
     def total(self) -> int:
         """Return how many there are."""

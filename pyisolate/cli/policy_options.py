@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -101,7 +100,7 @@ def policy_path(text: str) -> Path:
     path = Path(text)
     if path.exists() or not _BARE_NAME.fullmatch(text):
         return path
-    home = os.environ.get("XDG_CONFIG_HOME", "")  # the specification: what is not absolute does not count
-    base = Path(home) if os.path.isabs(home) else Path.home() / ".config"
-    own = base / "pyisolate" / "policies" / f"{text}.yaml"
+    from ..policy.site import user_directory
+
+    own = user_directory("XDG_CONFIG_HOME", ".config") / "pyisolate" / "policies" / f"{text}.yaml"
     return own if own.exists() else path

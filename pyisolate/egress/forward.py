@@ -1,6 +1,6 @@
-"""One plain request and its answer: heads are read by h11 on one side, and written anew by h11 on the other.
+"""One plain request and its answer: heads are read by h11 on one side, and written anew for the other.
 
-A body whose length a known head states is passed on as it is; any other is read and written anew, too.
+A body whose length a known head states is passed on as it is; any other is read and written anew by h11, too.
 """
 
 from __future__ import annotations

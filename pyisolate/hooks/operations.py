@@ -17,7 +17,7 @@ from typing import Any
 from ..capability import Capability as C
 from ..decision import Verdict
 from . import addresses, frames, paths
-from .active import GATE, may_run
+from .active import GATE, may_read, may_run
 from .operation import Arguments, DoneWithout, Operation, Operations
 
 _NOTHING: Operations = ()
@@ -65,10 +65,8 @@ def _open(args: Arguments) -> Operations:
 
 def _is_tried_bytecode(path: str) -> bool:
     """Tell whether importlib looks for the bytecode of a source that it was given, and does without."""
-    hooks, caller = GATE.hooks, frames.caller()
-    if hooks is None or caller is None or not frames.is_import_machinery(caller):
-        return False
-    return hooks.peek(C.FS_READ, path).verdict is not Verdict.ALLOW
+    caller = frames.caller()
+    return caller is not None and frames.is_import_machinery(caller) and not may_read(path)
 
 
 def _truncated(args: Arguments) -> Operations:

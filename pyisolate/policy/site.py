@@ -29,9 +29,16 @@ _CHANGES = int(FsRight.WRITE | FsRight.CREATE | FsRight.DELETE | FsRight.METADAT
 
 def cache_directory() -> Path:
     """Return where environments are kept: `$XDG_CACHE_HOME/pyisolate/environments`, by default below `~/.cache`."""
-    home = os.environ.get("XDG_CACHE_HOME", "")  # the specification: what is not absolute does not count
-    base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
-    return Path(os.path.realpath(base)) / "pyisolate" / "environments"
+    return Path(os.path.realpath(user_directory("XDG_CACHE_HOME", ".cache"))) / "pyisolate" / "environments"
+
+
+def user_directory(variable: str, default: str) -> Path:
+    """Return a base directory of this user's, by default below the home. Raises RuntimeError where there is none.
+
+    Of a variable what is not absolute does not count (XDG Base Directory Specification).
+    """
+    stated = os.environ.get(variable, "")
+    return Path(stated) if os.path.isabs(stated) else Path.home() / default
 
 
 class SiteDescription(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,16 +12,14 @@ import os
 from pathlib import Path
 
 from ..errors import SandboxError
-from ..policy.site import check_way
+from ..policy.site import check_way, user_directory
 
 _PRIVATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def place() -> Path:
     """Return where notes are kept: `$XDG_STATE_HOME/pyisolate/commits`, by default below `~/.local/state`."""
-    home = os.environ.get("XDG_STATE_HOME", "")  # the specification: what is not absolute does not count
-    base = Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state"
-    return Path(os.path.realpath(base)) / "pyisolate" / "commits"
+    return Path(os.path.realpath(user_directory("XDG_STATE_HOME", ".local/state"))) / "pyisolate" / "commits"
 
 
 def note(host: int, name: str, journal: bytes) -> bool:

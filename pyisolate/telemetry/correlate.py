@@ -157,8 +157,7 @@ class Joiner:
     @property
     def waiting(self) -> int:
         """How many reports wait for the kernel's record."""
-        refused, watched = self._waiting[False], self._waiting[True]
-        return len(refused.entries) + len(watched.entries)  # read at the end of each request
+        return len(self._waiting[False]) + len(self._waiting[True])
 
     def _remember(self, index: _Index[_Part], keys: list[_Key], event: DenialEvent, left: int | None) -> None:
         index.put(keys, _Part(event, event.count if left is None else left))
@@ -237,16 +236,16 @@ class _Index(Generic[_T]):
     """Items under one or more keys, oldest first; taking one removes it under all."""
 
     def __init__(self) -> None:
-        self.entries: OrderedDict[int, tuple[list[_Key], _T, int]] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[list[_Key], _T, int]] = OrderedDict()
         self._keys: dict[_Key, deque[int]] = {}
         self._next = 0
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self._entries)
 
     def put(self, keys: list[_Key], item: _T, since_ns: int = 0) -> None:
         self._next += 1
-        self.entries[self._next] = (keys, item, since_ns)
+        self._entries[self._next] = (keys, item, since_ns)
         for key in keys:
             self._keys.setdefault(key, deque()).append(self._next)
 
@@ -258,15 +257,15 @@ class _Index(Generic[_T]):
         return None
 
     def take_oldest(self) -> _T:
-        return self._remove(next(iter(self.entries)))
+        return self._remove(next(iter(self._entries)))
 
     def oldest_ns(self) -> int | None:
-        for _, _, since_ns in self.entries.values():
+        for _, _, since_ns in self._entries.values():
             return since_ns
         return None
 
     def _remove(self, number: int) -> _T:
-        keys, item, _ = self.entries.pop(number)
+        keys, item, _ = self._entries.pop(number)
         for key in keys:
             numbers = self._keys[key]
             numbers.remove(number)  # nearly always its head: the oldest goes first

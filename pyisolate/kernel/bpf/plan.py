@@ -125,6 +125,10 @@ class BpfPlan(Enforcer):
         """Let programs decide connect and send for control groups below `domain`, where this kernel can."""
         if self.shared is None or self.decides:
             return
+        known = _answers.get("cgroup-bpf")
+        if known is not None and not known.usable:
+            self.availability["cgroup-bpf"] = known
+            return
         # not strict: the listener binds and sends on the guests' sockets, and it is in no sandbox's group
         network = CgroupBpfEnforcer(domain, self.shared, strict=False)
         try:
