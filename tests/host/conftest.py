@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 import pyisolate
+from pyisolate.limits.cgroup import CgroupTree
+from tests.require import require
 
 
 @pytest.fixture(scope="module")
@@ -23,4 +25,14 @@ def supervisor(request: pytest.FixtureRequest) -> Iterator[pyisolate.Supervisor]
         yield request.getfixturevalue("kept_supervisor")
         return
     with pyisolate.Supervisor(pool_size=1) as made:
+        yield made
+
+
+@pytest.fixture
+def tree() -> Iterator[CgroupTree]:
+    """Control groups as a supervisor makes them; a test that asks for them is left out where there can be none."""
+    made, availability = CgroupTree.open()
+    require("cgroup", made is not None, availability.reason)
+    assert made is not None
+    with made:
         yield made

@@ -29,15 +29,6 @@ GONE_WITHIN_S = 1.0
 GATE = "import sys; sys.stdin.readline()\n"
 
 
-@pytest.fixture
-def tree() -> Iterator[CgroupTree]:
-    made, availability = CgroupTree.open()
-    require("cgroup", made is not None, availability.reason)
-    assert made is not None
-    with made:
-        yield made
-
-
 @contextlib.contextmanager
 def guest(lease: CgroupLease, source: str) -> Iterator[subprocess.Popen[str]]:
     """Run Python in the group; end it afterwards whatever happens."""

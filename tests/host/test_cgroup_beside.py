@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,6 @@ from tests.host.test_cgroup import GONE_WITHIN_S, left_of, run_supervisor, wait_
 from tests.require import require
 
 pytestmark = pytest.mark.alone  # others sweep, too
-
-
-@pytest.fixture
-def tree() -> Iterator[CgroupTree]:
-    made, availability = CgroupTree.open()
-    require("cgroup", made is not None, availability.reason)
-    assert made is not None
-    with made:
-        yield made
 
 
 def beside(tree: CgroupTree) -> str:

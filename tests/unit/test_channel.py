@@ -212,33 +212,32 @@ def test_a_cell_that_asks_for_its_policy_and_reads_nothing_is_ended(
     assert (channel.conversation.phase, signals) == (wire.Phase.DEAD, [signal.SIGKILL])
 
 
-def test_a_dead_cell_is_read_to_the_end_though_a_callback_raises(ends: tuple[Channel, socket.socket, int]) -> None:
-    channel, guest, out = ends
-    assert isinstance(channel.owner, Owner)
-    ended: list[str] = []
+def failing(channel: Channel) -> tuple[Owner, list[str]]:
+    """Have the callback for output raise; return the owner, and the list to which the ends are noted."""
+    owner, ended = channel.owner, list[str]()
+    assert isinstance(owner, Owner)
 
     def fail(stream: str, data: bytes) -> None:
         raise LookupError(stream)
 
-    channel.owner.on_output = fail  # type: ignore[method-assign]
-    channel.owner.on_ended = ended.append  # type: ignore[method-assign]
+    owner.on_output = fail  # type: ignore[method-assign]
+    owner.on_ended = ended.append  # type: ignore[method-assign]
+    return owner, ended
+
+
+def test_a_dead_cell_is_read_to_the_end_though_a_callback_raises(ends: tuple[Channel, socket.socket, int]) -> None:
+    channel, guest, out = ends
+    owner, ended = failing(channel)
     os.write(out, b"text")
     guest.sendall(wire.encode(wire.GuestMessage(encoded=b"\xc0")))
     guest.close()
     channel.read_out()
-    assert (channel.owner.messages, ended) == (1, [""])
+    assert (owner.messages, ended) == (1, [""])
 
 
 def test_an_end_is_noted_though_a_callback_for_the_last_output_raises(ends: tuple[Channel, socket.socket, int]) -> None:
     channel, _guest, out = ends
-    assert isinstance(channel.owner, Owner)
-    ended: list[str] = []
-
-    def fail(stream: str, data: bytes) -> None:
-        raise LookupError(stream)
-
-    channel.owner.on_output = fail  # type: ignore[method-assign]
-    channel.owner.on_ended = ended.append  # type: ignore[method-assign]
+    _, ended = failing(channel)
     os.write(out, b"text")
     with pytest.raises(LookupError):
         channel.end("over")
