@@ -19,6 +19,7 @@ import msgspec
 
 from ..choices import BetweenRequests
 from ..errors import PolicySyntaxError
+from .compiled import PAGE_BYTES
 
 #: Variables that stand for what this machine's interpreter or system needs; `compile` knows what they hold.
 PATH_VARIABLES = ("@certificates", "@devices", "@interpreter", "@processors", "@resolver", "@zoneinfo")
@@ -31,7 +32,6 @@ _SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
 SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
                "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}  # fmt: skip
 DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_PAGE_BYTES = 4096
 _HOST = re.compile(r"(?=.{1,253}\Z)(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _HTTP = re.compile(
     r"(?P<method>[A-Z]{1,32}|\*) (?P<tls>https://)?(?P<host>[^\s/:]{1,260})(?::(?P<port>[0-9]{1,5}))?"
@@ -319,7 +319,7 @@ def size(value: object, what: str) -> int:
 def pages(value: object, what: str) -> int:
     """Return bytes of files, a page at least: file systems count no less."""
     bytes_ = size(value, what)
-    if bytes_ < _PAGE_BYTES:
+    if bytes_ < PAGE_BYTES:
         raise PolicySyntaxError(f"{what}: {bytes_} bytes: less than one file takes", hint="use 4KiB or more")
     return bytes_
 
