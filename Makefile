@@ -102,6 +102,7 @@ lint: setup
 	@$(PY) .make/house.py --check
 	@$(VENV)/bin/lint-imports
 	@.make/c.sh $(PY)
+	@.make/vm_fixtures.sh $(PY)
 
 house:
 	@python3 .make/house.py --where
