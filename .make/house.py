@@ -21,7 +21,7 @@ PACKAGE = "pyisolate"
 
 #: From the ground up: a module may import what stands in its own layer or below. docs/architecture.md says why.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("distribution", "capability", "choices", "decision", "errors"),
+    ("distribution", "capability", "choices", "decision", "errors", "threads"),
     ("native", "records", "enforcement"),
     ("telemetry",),
     ("policy",),

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from ..threads import Thread
 from .channel import Channel
 
 _log = logging.getLogger("pyisolate.pool")
@@ -21,13 +22,13 @@ class Mover:
     def __init__(self, move: Callable[[Channel], None]) -> None:
         self._move = move
         self._queue: SimpleQueue[Channel | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._closed = False
 
     def submit(self, channel: Channel) -> None:
         """Have a cell moved; here and now where no thread can be started. One caller at a time."""
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="pyisolate-mover", daemon=True)
+            thread = Thread(target=self._run, name="pyisolate-mover")
             try:
                 thread.start()
             except RuntimeError:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Self
 
 from ..native.polling import epoll
+from ..threads import Thread
 from .channel import Channel
 from .turns import Turns
 
@@ -38,7 +39,7 @@ class Reactor:
         self._put_off: list[tuple[float, int]] = []
         self._stopping = False
         self._served: Callable[[Channel], None] = lambda _channel: None
-        self._thread = threading.Thread(target=self._run, name="pyisolate-reactor", daemon=True)
+        self._thread = Thread(target=self._run, name="pyisolate-reactor")
         self._runs = threading.Event()
 
     def start(self, served: Callable[[Channel], None]) -> None:

@@ -29,6 +29,7 @@ from ..native import interpreter
 from ..policy.compiled import CompiledPolicy, FsRight, FsRule, NetAction, NetRule
 from ..policy.secrets import Injection
 from ..records import Asked, BrokerRecord
+from ..threads import Thread
 from . import messages
 from .authority import Authority, new_authority
 from .bundles import VARIABLES, Bundles
@@ -341,7 +342,7 @@ class EgressProxy:
         ours.sendall(messages.encode(start))
         link.wait_serving()
         ours.settimeout(_ORDER_S)
-        threading.Thread(target=self._read, args=(link,), name="pyisolate-egress", daemon=True).start()
+        Thread(target=self._read, args=(link,), name="pyisolate-egress").start()
 
     def _send(self, order: Admit | Dismiss) -> None:
         assert self._link is not None
@@ -414,7 +415,7 @@ class EgressProxy:
         except Exception:
             _log.exception("a question of the egress proxy could not be put; it is refused")
         try:
-            threading.Thread(target=self.answer, args=(asked.key, asked.number, False)).start()
+            Thread(target=self.answer, args=(asked.key, asked.number, False), daemon=False).start()
         except RuntimeError:  # no more threads
             self.answer(asked.key, asked.number, False)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable
 from ..errors import SandboxError
 from ..native.result import advice
 from ..policy.compiled import Limits
+from ..threads import Thread
 from .clock import Clock, MonotonicClock
 from .exceeded import ExceededLimit, exceeded
 from .usage import Usage
@@ -116,7 +117,7 @@ class Watchdog:
         self._entries: dict[Hashable, _Watched] = {}
         self._heap: list[tuple[int, int, _Watched]] = []
         self._serial = itertools.count()
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._sleeps_until_ns: int | None = None
         self._stopped = False
         self._read_cost_ns = 0.0
@@ -160,7 +161,7 @@ class Watchdog:
             self._entries[key] = entry
             self._schedule(entry)
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="pyisolate-watchdog", daemon=True)
+                thread = Thread(target=self._run, name="pyisolate-watchdog")
                 try:
                     thread.start()
                 except RuntimeError as error:

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ..threads import Thread
+
 _T = TypeVar("_T")
 _log = logging.getLogger("pyisolate.sandbox.aio")
 #: Enough for every sandbox that waits: a thread that waits costs its stack's few pages.
@@ -72,7 +74,7 @@ class HostThreads:
                 return
             self._threads += 1
         try:
-            threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+            Thread(target=self._serve, name=self._name).start()
         except RuntimeError:  # no more threads: those that run take it, if there are any
             with self._changed:
                 self._threads -= 1
@@ -114,7 +116,7 @@ class HostLoop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._closed = False
 
     def get(self) -> asyncio.AbstractEventLoop:
@@ -124,7 +126,7 @@ class HostLoop:
                 raise RuntimeError("event loop of the host's functions: the supervisor is closed")
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=self._run, args=(loop,), name="pyisolate-loop", daemon=True)
+                thread = Thread(target=self._run, args=(loop,), name="pyisolate-loop")
                 try:
                     thread.start()
                 except RuntimeError:  # no more threads

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from ..errors import SandboxError
+from ..threads import Thread
 from .command import Program, check_program, error_of_start, exit_status
 from .received import Received, writes_to
 from .request import check_seconds
@@ -200,7 +201,7 @@ class GuestProcess:
         self._running = running
         self.args = running.args
         self.stdin, self.stdout, self.stderr = running.stdin, running.stdout, running.stderr
-        self._writer: threading.Thread | None = None
+        self._writer: Thread | None = None
 
     def __repr__(self) -> str:
         return f"<GuestProcess: returncode: {self.returncode} args: {self.args!r}>"
@@ -245,10 +246,9 @@ class GuestProcess:
         if input and self.stdin is None:
             raise ValueError("communicate: stdin is no pipe. Hint: popen(..., stdin=subprocess.PIPE)")
         if self._writer is None and self.stdin is not None:
-            self._writer = threading.Thread(
-                target=self._write_all, args=(self.stdin, input), name="pyisolate-input", daemon=True
-            )
-            self._writer.start()
+            writer = Thread(target=self._write_all, args=(self.stdin, input), name="pyisolate-input")
+            writer.start()
+            self._writer = writer
         self.wait(timeout)
         if self._writer is not None:
             self._writer.join()

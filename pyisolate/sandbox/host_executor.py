@@ -8,9 +8,10 @@ the guest.
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+
+from ..threads import Thread
 
 _T = TypeVar("_T")
 #: A host whose sinks hang that long must not hang the guest as well (seconds).
@@ -39,7 +40,7 @@ class HostSide:
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="pyisolate-hostside", daemon=True)
+        self._thread = Thread(target=self._serve, name="pyisolate-hostside")
         self._thread.start()
 
     def do(self, work: Callable[[], _T]) -> _T:

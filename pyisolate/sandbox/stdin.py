@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import IO, Any
 
+from ..threads import Thread
+
 #: Text is sent as UTF-8; `subprocess.DEVNULL` is nothing. A file object with a descriptor, and a
 #: descriptor, are read there, as `subprocess` does.
 StdinSource = str | bytes | bytearray | memoryview | int | IO[str] | IO[bytes]
@@ -93,7 +95,7 @@ class Feeding:
     def __init__(self, stdin: Stdin) -> None:
         self._stdin = stdin
         self._error: Exception | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._stop, self._lock = -1, threading.Lock()
         self._theirs, self._ours = os.pipe2(os.O_CLOEXEC)
 
@@ -103,8 +105,9 @@ class Feeding:
             left = _write(self._ours, memoryview(self._stdin.data))
             if left or not self._stdin.all_here:
                 self._stop = os.eventfd(0, os.EFD_CLOEXEC)
-                self._thread = threading.Thread(target=self._feed, args=(left,), name="pyisolate-stdin", daemon=True)
-                self._thread.start()
+                thread = Thread(target=self._feed, args=(left,), name="pyisolate-stdin")
+                thread.start()
+                self._thread = thread
             else:
                 self._close_ours()
         except BaseException:

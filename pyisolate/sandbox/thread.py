@@ -36,6 +36,7 @@ from ..errors import EnforcementError, SandboxError, TimeoutError
 from ..hooks.attribution import raised_by_guest
 from ..limits.exceeded import ExceededLimit
 from ..limits.usage import Usage
+from ..threads import Thread
 from .attendant import Attendant
 from .base import SandboxBase
 from .request import check_seconds
@@ -127,7 +128,7 @@ class ThreadSession(Session):
         self._display = Display(self._guest_shown)
         self._confined = threading.Event()
         self.confinement = ThreadConfinement(kernel, prepared, self._on_broker_record)
-        self._thread = threading.Thread(target=self._main, name=f"sandbox-{self.name}", daemon=True)
+        self._thread = Thread(target=self._main, name=f"sandbox-{self.name}")
 
     def start(self, enforcement: Enforcement) -> None:
         """Start the thread and confine it. Raises EnforcementError where a step failed: then no guest code runs."""

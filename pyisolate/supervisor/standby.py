@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..cell.policy_zygotes import MOST
 from ..cell.zygote import Given
 from ..errors import SandboxError
+from ..threads import Thread
 from .assign import HANDOUT_TIMEOUT_S, Assigner, CellOrder
 from .frequent import Frequent, Key
 
@@ -70,7 +71,7 @@ class Standby:
         self._retired: list[CompiledPolicy] = []
         self._closed = False
         self._awake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pyisolate-standby", daemon=True)
+        self._thread = Thread(target=self._run, name="pyisolate-standby")
 
     def start(self) -> None:
         """Start the thread, where the pool has room for a standby cell."""

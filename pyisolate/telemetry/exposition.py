@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -15,6 +16,7 @@ from prometheus_client.exposition import choose_encoder
 
 from ..errors import SandboxError
 from ..native.forked import renew
+from ..threads import Thread
 from .metrics import METRICS
 
 #: A scraper that sends nothing for this long is disconnected.
@@ -37,13 +39,12 @@ class MetricsServer:
         self.port: int = server.server_address[1]
         host = f"[{addr}]" if ":" in addr else addr
         self.url = f"http://{host}:{self.port}/metrics"
-        self._thread = threading.Thread(
-            target=server.serve_forever,
-            kwargs={"poll_interval": 0.2},
-            name=f"pyisolate-metrics-{self.port}",
-            daemon=True,
-        )
-        self._thread.start()
+        self._thread = Thread(target=server.serve_forever, args=(0.2,), name=f"pyisolate-metrics-{self.port}")
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no more threads
+            server.server_close()
+            raise OSError(errno.EAGAIN, str(error)) from error
         renew(self)
 
     def renew_after_fork(self) -> None:

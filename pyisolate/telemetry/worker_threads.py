@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ..threads import Thread
+
 _log = logging.getLogger("pyisolate.telemetry")
 _T = TypeVar("_T")
 
@@ -18,24 +20,29 @@ QUEUE_LIMIT = 10_000
 
 
 class Calls:
-    """Runs calls in order, on one thread, through a bounded queue; a full queue refuses the newest. Never blocks."""
+    """Runs calls in order, on one thread, through a bounded queue; a full queue refuses the newest."""
 
     def __init__(self, name: str, limit: int = QUEUE_LIMIT) -> None:
         self._name, self._limit = name, limit
         self._changed = threading.Condition()
         self._queue: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._busy = self._closed = False
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
 
     def put(self, call: Callable[[_T], None], argument: _T) -> bool:
-        """Queue `call(argument)`; False when there is no room for it."""
+        """Queue `call(argument)`; False when there is no room for it, or no thread can be started."""
         with self._changed:
             if self._closed or len(self._queue) >= self._limit:
                 return False
-            self._queue.append((call, argument))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                thread = Thread(target=self._run, name=self._name)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads
+                    _log.exception("%s: a call is refused", self._name)
+                    return False
+                self._thread = thread
+            self._queue.append((call, argument))
             self._changed.notify_all()
             return True
 
@@ -88,8 +95,12 @@ class Timer:
                 return
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._number), action))
             if not self._running:
+                try:
+                    Thread(target=self._run, name="pyisolate-timer").start()
+                except RuntimeError:  # no more threads: the next call tries again, and this one is done then
+                    _log.exception("telemetry timer: a call comes late")
+                    return
                 self._running = True
-                threading.Thread(target=self._run, name="pyisolate-timer", daemon=True).start()
             self._changed.notify_all()
 
     def close(self) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ...threads import Thread
 from ..event_source import Filter, Reading, newest_and_following, read_metrics, scrape
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Watch:
         self.problem = ""
         self.refusals: deque[DenialEvent] = deque(maxlen=_KEPT)
         if log is not None:
-            threading.Thread(target=self._follow, args=(log,), daemon=True).start()
+            Thread(target=self._follow, args=(log,)).start()
 
     def _follow(self, log: str) -> None:
         try:

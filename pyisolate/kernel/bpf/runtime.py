@@ -19,6 +19,7 @@ from ...native import libbpf
 from ...native.polling import epoll
 from ...policy.compiled import CompiledPolicy
 from ...records import KernelRecord
+from ...threads import Thread
 from ..enforcer import RecordSink
 from ..reconcile import CounterKey
 from ..reconcile import record as unnamed_record
@@ -51,7 +52,7 @@ class Records:
         self._lock = threading.Lock()
         self._ring = libbpf.Ring(loader.map_fd("events"), self._receive)
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._poll: epoll | None = None
         self.unattributed = 0
         #: what the sandbox of a proof was refused
@@ -60,7 +61,7 @@ class Records:
     def start(self, sink: RecordSink) -> None:
         """Deliver to `sink` from now on."""
         self._sink = sink
-        thread = threading.Thread(target=self._run, name="pyisolate-bpf-records", daemon=True)
+        thread = Thread(target=self._run, name="pyisolate-bpf-records")
         thread.start()
         self._thread = thread  # only now: `close` joins it, and one that could not be started cannot be joined
 

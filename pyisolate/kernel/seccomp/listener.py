@@ -23,6 +23,7 @@ from ...decision import Verdict
 from ...native import notify as native
 from ...policy.compiled import CompiledPolicy
 from ...records import KernelRecord
+from ...threads import Thread
 from ..enforcer import AskedSink, RecordSink
 from ..reconcile import CounterKey, Reconciler
 from ..reconcile import record as unnamed_record
@@ -97,8 +98,8 @@ class Listener:
         self._by_key: dict[int, _Attached] = {}
         self._compiled: OrderedDict[_TableKey, _Table] = OrderedDict()
         self._closing, self._closed = threading.Event(), False
-        self._thread = threading.Thread(target=self._drain, name="pyisolate-notify", daemon=True)
-        self._asking = threading.Thread(target=self._take_questions, name="pyisolate-asking", daemon=True)
+        self._thread = Thread(target=self._drain, name="pyisolate-notify")
+        self._asking: Thread | None = None
         self._pid = os.getpid()
 
     # -- life -----------------------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ class Listener:
         self._native.wake()
         self._native.stop_asking()
         for thread in (self._thread, self._asking):
-            if thread.is_alive():
+            if thread is not None and thread.is_alive():
                 thread.join()
         self._native.halt()  # before the last drain: who floods would never let it end
         with contextlib.ExitStack() as held:
@@ -260,8 +261,10 @@ class Listener:
                 policy, serial=next(self._serials), kind=attached.kind, full=attached.full, shadow=watched
             )
             # the policies are kept with the table: their ids must not be another's
-            if policy.ask and self._asking.ident is None:
-                self._asking.start()
+            if policy.ask and self._asking is None:
+                asking = Thread(target=self._take_questions, name="pyisolate-asking")
+                asking.start()
+                self._asking = asking
             found = self._compiled[key] = _Table(policy, shadow, table, attached.watched)
             if len(self._compiled) > _REMEMBERED_POLICIES:
                 self._compiled.popitem(last=False)

@@ -21,6 +21,7 @@ from collections import deque
 from pathlib import Path
 
 from ...native.forked import renew
+from ...threads import Thread
 from ..event import SCHEMA, DenialEvent
 from ..metrics import METRICS, Metrics
 from .http_endpoint import Endpoint, Refused, TlsOptions
@@ -77,7 +78,7 @@ class WebhookSink:
         self._queue: deque[DenialEvent] = deque()
         self._in_flight: list[DenialEvent] = []
         self._closing = self._hurry = False
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._logged_at = -_LOG_INTERVAL_S
         #: the server asked for no request before (CLOCK_MONOTONIC)
         self._not_before = 0.0
@@ -88,17 +89,14 @@ class WebhookSink:
         return f"WebhookSink({self.url!r})"
 
     def emit(self, event: DenialEvent) -> None:
-        """Queue an event; never blocks, never raises."""
+        """Queue an event; never raises, and waits for nothing but the first start of its thread."""
         with self._changed:
-            full = self._closing or len(self._queue) >= self._queue_limit
-            if not full:
+            refused = self._refuses()
+            if refused is None:
                 self._queue.append(event)
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="pyisolate-webhook", daemon=True)
-                    self._thread.start()
                 self._changed.notify_all()
-        if full:
-            self._drop("closed" if self._closing else "queue_full", event.count)
+        if refused is not None:
+            self._drop(refused, event.count)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that is queued was sent or dropped; False when `timeout` came first."""
@@ -130,6 +128,21 @@ class WebhookSink:
         self._queue, self._in_flight = deque(), []
         self._hurry, self._thread = False, None
         self._endpoint.disconnect()
+
+    def _refuses(self) -> str | None:
+        """Return why no event can be queued, or None; `_changed` is held."""
+        if self._closing:
+            return "closed"
+        if len(self._queue) >= self._queue_limit:
+            return "queue_full"
+        if self._thread is None:
+            thread = Thread(target=self._run, name="pyisolate-webhook")
+            try:
+                thread.start()
+            except RuntimeError:  # the next event tries again
+                return "no_thread"
+            self._thread = thread
+        return None
 
     def _run(self) -> None:
         while batch := self._next_batch():

@@ -1,0 +1,65 @@
+"""The package's threads run once they are started, or are given up within a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pyisolate import threads
+from pyisolate.telemetry.worker_threads import Calls, Timer
+from pyisolate.threads import Thread
+
+STARVED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def without_memory(thread: threading.Thread) -> None:
+    raise MemoryError  # what CPython raises there where it finds no memory for the new thread's first frame
+
+
+def late(thread: threading.Thread) -> None:
+    time.sleep(0.3)
+    real(thread)
+
+
+real: Callable[[threading.Thread], None] = threading.Thread._bootstrap  # type: ignore[attr-defined]
+
+
+@STARVED
+@pytest.mark.parametrize("begin", [without_memory, late])
+def test_a_thread_that_says_nothing_is_given_up_and_never_runs(
+    begin: Callable[[threading.Thread], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, before = threading.Event(), set(threading.enumerate())
+    with monkeypatch.context() as starved:
+        starved.setattr(threading.Thread, "_bootstrap", begin)
+        starved.setattr(threads, "PATIENCE_S", 0.1)
+        thread = Thread(ran.set)
+        with pytest.raises(RuntimeError, match=r"can't start new thread: .* did not run within 0\.1 s"):
+            thread.start()
+    assert set(threading.enumerate()) == before
+    assert not ran.wait(0.4 if begin is late else 0)
+    with pytest.raises(RuntimeError, match="once"):
+        thread.start()
+    again = Thread(ran.set)
+    again.start()
+    again.join()
+    assert ran.is_set()
+    assert set(threading.enumerate()) == before
+
+
+@STARVED
+def test_what_works_on_a_thread_works_again_once_one_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, timer, done = Calls("calls"), Timer(), threading.Semaphore(0)
+    with monkeypatch.context() as starved:
+        starved.setattr(threading.Thread, "_bootstrap", without_memory)
+        starved.setattr(threads, "PATIENCE_S", 0.1)
+        assert not calls.put(lambda _argument: done.release(), None)
+        timer.call_in(0, done.release)
+    assert calls.put(lambda _argument: done.release(), None)
+    timer.call_in(0, done.release)
+    assert all(done.acquire(timeout=10) for _ in range(3)), "the timer's first call came late, and came"
+    calls.close(5)
+    timer.close()
