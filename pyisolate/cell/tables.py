@@ -6,13 +6,19 @@ what a guest sent: the host makes columns from values that are decoded already, 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..native.hashes import collide
+
 Tag = Callable[[Any], Any]
+
+#: Of other values than text; pandas compares each with all before it where their hashes collide.
+_MOST_CATEGORIES = 4096
 
 #: Kinds of numpy element that are plain memory: no objects, no structures (numpy.dtype.str).
 DTYPE = re.compile(r"[<>|][biufcSUmM][0-9]{1,6}(\[[0-9]{0,6}[a-zA-Z]{1,2}\])?")
@@ -74,7 +80,7 @@ def _pandas_column(column: Any, pandas: Any, tag: Tag) -> Any:
     if isinstance(column, pandas.MultiIndex):
         return tag(column.tolist())
     dtype, values = column.dtype, column.array
-    if isinstance(dtype, pandas.CategoricalDtype):
+    if isinstance(dtype, pandas.CategoricalDtype) and not _by_numbers(dtype.categories):
         return ["category", tag(values.codes), tag(list(values.categories)), bool(values.ordered)]
     if isinstance(dtype, pandas.DatetimeTZDtype) and _PANDAS_ZONED.fullmatch(str(dtype)):
         return ["typed", str(dtype), tag(values.tz_convert("UTC").tz_localize(None).to_numpy())]
@@ -127,6 +133,17 @@ def _lengths(columns: list[Any]) -> None:
         raise ValueError("columns of unlike lengths")
 
 
+def _by_numbers(categories: Sequence[Any]) -> bool:
+    """Say whether categories are so many that comparing them takes long where a guest has chosen the numbers."""
+    return len(categories) > _MOST_CATEGORIES and not all(type(one) is str for one in categories)
+
+
+def spread(keys: Sequence[Any], *, in_set: bool = False) -> None:
+    """Raise ValueError for keys whose hashes collide, TypeError for what has none. Not for keys that repeat."""
+    if collide(keys, in_set=in_set):
+        raise ValueError("keys whose hashes collide")
+
+
 def index(found: list[Any]) -> Any:
     """Return an index of pandas, of names and values; where pandas is missing, its values."""
     if len(found) != 2 or type(found[0]) is not list or not found[0]:
@@ -136,7 +153,24 @@ def index(found: list[Any]) -> Any:
         return values
     if len(names) == 1:
         return made(lambda: pandas.Index(values, name=names[0]))
-    return made(lambda: pandas.MultiIndex.from_tuples(values, names=names))
+    return made(lambda: _multi_index(pandas, values, names))
+
+
+def _multi_index(pandas: Any, values: list[tuple[Any, ...]], names: list[Any]) -> Any:
+    """Return `MultiIndex.from_tuples`, whose tables of numbers collide as a guest likes: sorted levels need none."""
+    if not values:
+        return pandas.MultiIndex.from_tuples(values, names=names)
+    levels, codes = [], []
+    for column in zip(*values, strict=True):
+        different = list({repr(one): one for one in column if one is not None and one == one}.values())
+        spread(different)
+        places = dict.fromkeys(different)
+        with contextlib.suppress(TypeError):  # of kinds that have no order: then pandas goes by the values' own hashes
+            places = dict.fromkeys(sorted(different))
+        levels.append(list(places))
+        places.update(zip(places, range(len(places)), strict=True))
+        codes.append([-1 if one is None or one != one else places[one] for one in column])
+    return pandas.MultiIndex(levels, codes, names=names)
 
 
 def frame(found: list[Any]) -> Any:
@@ -146,9 +180,12 @@ def frame(found: list[Any]) -> Any:
     names, rows, *columns = found
     _lengths([rows, *columns])
     if (pandas := library("pandas")) is None:
+        spread(list(names))
         return dict(zip(names, columns, strict=True))
 
     def build() -> Any:
+        if any(isinstance(column, pandas.Series | pandas.DataFrame) for column in columns):
+            raise ValueError("a column with an index of its own")
         table = pandas.DataFrame(dict(enumerate(columns)), index=rows)
         table.columns = names
         return table
@@ -186,6 +223,9 @@ def category(found: list[Any]) -> Any:
     if len(found) != 3 or type(found[1]) is not list or type(found[2]) is not bool:
         raise ValueError("categories need codes and values")
     codes, values, ordered = found
+    if _by_numbers(values):
+        raise ValueError(f"more than {_MOST_CATEGORIES} categories that are no text")
+    spread(values)
     if (pandas := library("pandas")) is not None:
         return made(lambda: pandas.Categorical.from_codes(codes, values, ordered=ordered))
     return made(lambda: [values[code] if code >= 0 else None for code in codes])

@@ -21,7 +21,8 @@ from typing import Any
 
 import msgspec
 
-from ..native.msgpack import Unfit, measure
+from ..native.hashes import SECRET_HASHES
+from ..native.msgpack import MAX_NUMBER_KEYS, Unfit, measure
 from . import tables
 
 #: First byte of a value in tagged form; msgpack never uses it.
@@ -137,8 +138,10 @@ def _is_plain(value: Any, depth: int) -> bool:
         raise TooDeep
     if kind is list:
         return set(map(type, value)) <= _LEAVES or all(_is_plain(item, depth + 1) for item in value)
-    if kind is not dict or not set(map(type, value)) <= _LEAVES:
+    if kind is not dict or not (keys := set(map(type, value))) <= _LEAVES:
         return False
+    if len(value) > MAX_NUMBER_KEYS and not keys <= SECRET_HASHES:
+        return False  # its hashes are looked at, which tagged form allows
     items = value.values()
     return set(map(type, items)) <= _LEAVES or all(_is_plain(item, depth + 1) for item in items)
 
@@ -274,7 +277,14 @@ def _each(parts: list[Any]) -> list[Any]:
 
 def _dict(parts: list[Any]) -> dict[Any, Any]:
     found = _each(parts)
+    tables.spread(found[::2])
     return dict(zip(found[::2], found[1::2], strict=True))
+
+
+def _set(parts: list[Any]) -> list[Any]:
+    found = _each(parts)
+    tables.spread(found, in_set=True)
+    return found
 
 
 def _record(parts: list[Any]) -> Record:
@@ -353,8 +363,8 @@ _BUILDERS: dict[str, Callable[[list[Any]], Any]] = {
     "as": _untagged,
     "list": _each,
     "tuple": lambda parts: tuple(_each(parts)),
-    "set": lambda parts: set(_each(parts)),
-    "frozenset": lambda parts: frozenset(_each(parts)),
+    "set": lambda parts: set(_set(parts)),
+    "frozenset": lambda parts: frozenset(_set(parts)),
     "dict": _dict,
     "bytearray": _exactly(1, bytes, bytearray),
     "record": _record,

@@ -6,9 +6,12 @@ import errno
 
 from ._native import lib
 
+#: A map has no more keys that are numbers: their hashes are no secret, and may all collide.
+MAX_NUMBER_KEYS = int(lib.MSGPACK_NUMBER_KEYS)
 _WHY = {
     errno.EPROTO: "it is malformed",
-    errno.EBADMSG: "it holds what is not plain data: an extension type, or a key that is a container",
+    errno.EBADMSG: "it holds what is not plain data: an extension type, a key that is a container, or a map with more "
+    f"than {MAX_NUMBER_KEYS} numbers as keys",
 }
 
 

@@ -10,6 +10,7 @@ import decimal
 import enum
 import fractions
 import pickle
+import sys
 import uuid
 from typing import Any
 
@@ -75,6 +76,37 @@ def test_one_odd_leaf_does_not_turn_the_whole_into_text() -> None:
     assert wire.decode_value(encoded) == {"a": (1, "<class 'object'>")}
     with pytest.raises(TypeError, match="not plain data"):
         values.encode([object])
+
+
+MODULUS = sys.hash_info.modulus
+
+
+@pytest.mark.parametrize("kind", ["dict", "set", "frozenset"])
+def test_keys_that_a_guest_made_collide_are_a_protocol_error(kind: str) -> None:
+    numbers = [number * MODULUS for number in range(1, 2000)]
+    parts = [part for number in numbers for part in ([["int", values._int_bytes(number)]] + [0] * (kind == "dict"))]
+    with pytest.raises(wire.WireError, match="collide"):
+        wire.decode_value(values.TAGGED + msgspec.msgpack.encode([kind, *parts]))
+    pytest.importorskip("pandas")
+    index = ["index", ["list", "a", "b"], ["list", *(["tuple", part, "x"] for part in parts if part)]]
+    categories = ["category", ["list", 0], ["list", *(part for part in parts if part)], False]
+    for form in (index, categories):
+        with pytest.raises(wire.WireError, match="collide"):
+            wire.decode_value(values.TAGGED + msgspec.msgpack.encode(form))
+
+
+def test_a_plain_map_has_few_numbers_as_keys() -> None:
+    many = {number * 1000: None for number in range(1, 65)}
+    assert wire.decode_value(msgspec.msgpack.encode(many)) == many
+    with pytest.raises(wire.WireError, match="64 numbers as keys"):
+        wire.decode_value(msgspec.msgpack.encode(many | {1 << 20: None}))
+
+
+@pytest.mark.parametrize("step", [1, -1, 1 << 10, 1 << 32, 1 << 50, 0.25, 1 / 7, 2.0**300, decimal.Decimal("0.1")])
+def test_honest_numbers_are_keys(step: Any) -> None:
+    keys = [number * step for number in range(3000)]
+    for value in (dict.fromkeys(keys), set(keys), {(key, key) for key in keys}):
+        assert wire.decode_value(values.encode(value)[0]) == value
 
 
 def test_what_is_too_deep_is_its_repr_or_an_error() -> None:

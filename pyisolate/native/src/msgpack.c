@@ -18,6 +18,7 @@
 #define MSGPACK_ENTRY 100    /* of a dict, before it is next grown */
 #define MSGPACK_TEXT 56
 #define MSGPACK_NUMBER 32
+#define MSGPACK_NUMBER_KEYS 64 /* of one map: a guest can make their hashes collide (hashes.c) */
 
 struct msgpack_reader {
     const uint8_t *at, *end;
@@ -139,13 +140,13 @@ static int msgpack_item(struct msgpack_reader *r, int64_t *cost, uint64_t *count
     return 0;
 }
 
-/* The bytes that exactly one value takes. -EPROTO: malformed or not exactly one; -EBADMSG: an extension, or a key that is
- * a container; -ELOOP: nested deeper than `max_depth`; -E2BIG: more than `limit`. */
+/* The bytes that exactly one value takes. -EPROTO: malformed or not exactly one; -EBADMSG: an extension, a key that is a
+ * container, or too many keys that are numbers; -ELOOP: nested deeper than `max_depth`; -E2BIG: more than `limit`. */
 SHARED int64_t msgpack_measure(const uint8_t *data, size_t length, int max_depth, int64_t limit)
 {
     struct msgpack_reader r = {data, data + length};
     uint64_t left[MSGPACK_DEPTH], count;
-    int map[MSGPACK_DEPTH], depth = 0, is_map;
+    int map[MSGPACK_DEPTH], numbers[MSGPACK_DEPTH], depth = 0, is_map;
     int64_t cost = 0;
 
     do {
@@ -154,6 +155,8 @@ SHARED int64_t msgpack_measure(const uint8_t *data, size_t length, int max_depth
         int is_key = depth && map[depth - 1] && left[depth - 1] % 2 == 0;
         if (depth)
             left[depth - 1]--;
+        if (is_key && msgpack_heads[*r.at].kind == MSGPACK_SCALAR && ++numbers[depth - 1] > MSGPACK_NUMBER_KEYS)
+            return -EBADMSG;
         int error = msgpack_item(&r, &cost, &count, &is_map);
         if (error)
             return error;
@@ -165,6 +168,7 @@ SHARED int64_t msgpack_measure(const uint8_t *data, size_t length, int max_depth
             if (depth == max_depth || depth == MSGPACK_DEPTH)
                 return -ELOOP;
             left[depth] = count;
+            numbers[depth] = 0;
             map[depth++] = is_map;
         }
         while (depth && !left[depth - 1])
