@@ -186,13 +186,22 @@ class BuildError(SandboxError):
 class GuestError(SandboxError):
     """The guest raised. Type, message and traceback are text: no guest object ever reaches the host.
 
-    `exit_code`: what an `eval` or `call` gave to `sys.exit`; else None.
+    `exit_code`: what an `eval` or `call` gave to `sys.exit`; else None. `shown`: the script has a `sys.excepthook`
+    of its own, which was given the exception and has written what there is to say.
     """
 
     def __init__(
-        self, type_name: str, message: str, traceback: str, *, exit_code: int | None = None, hint: str | None = None
+        self,
+        type_name: str,
+        message: str,
+        traceback: str,
+        *,
+        exit_code: int | None = None,
+        shown: bool = False,
+        hint: str | None = None,
     ) -> None:
-        self.type_name, self.message, self.traceback, self.exit_code = type_name, message, traceback, exit_code
+        self.type_name, self.message, self.traceback = type_name, message, traceback
+        self.exit_code, self.shown = exit_code, shown
         super().__init__(f"guest raised {type_name}: {message}", hint=hint)
 
 

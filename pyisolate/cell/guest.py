@@ -29,6 +29,7 @@ from ..hooks import paths
 from ..hooks.attribution import raised_by_guest
 from ..hooks.interrupts import INTERRUPTS
 from ..native import audit, process, quiet
+from ..native.frames import call_apart
 from ..policy.broker import Broker
 from ..policy.compiled import CompiledPolicy
 from ..records import BrokerRecord
@@ -44,16 +45,14 @@ from .pickled import reader_of
 from .source import (
     Awaiting,
     Cells,
-    call_excepthook,
     compile_cell,
     compile_expression,
     compile_guest,
     forget_last_value,
-    print_errors_of_threads,
     resolve,
-    traceback_text,
 )
 from .streams import GivenStdin, OpenFiles, exit_code, finish_script, flush_before_exit, flush_streams
+from .tracebacks import call_excepthook, print_errors_of_threads, traceback_text
 
 _REPR_LIMIT_CHARS = 4096
 _TRACEBACK_LIMIT_CHARS = 16 << 10
@@ -114,7 +113,7 @@ class Guest:
         self._follower = Follower(self.inbox, self.send, self.apply_reload)
         self._numbers = itertools.count(1)
         self._cells, self._awaiting, self._files, self._stdin = Cells(), Awaiting(), OpenFiles(), GivenStdin()
-        self._running, self._read = False, reader_of("")
+        self._running, self._shown, self._read = False, False, reader_of("")
 
     def open(self, channel: socket.socket) -> None:
         """In a fresh cell: this process is the guest, and `channel` leads to its host."""
@@ -325,7 +324,7 @@ class Guest:
         try:
             if request.stdin:
                 self._stdin.give(self.inbox.stdins.popleft())
-            self._running = True
+            self._running, self._shown = True, False
             self._display.begin()
             answer = self._evaluate(request)
             self._display.figures()
@@ -357,10 +356,10 @@ class Guest:
     def _evaluate(self, request: wire.Request) -> wire.Done:
         if request.kind == "call":
             args, kwargs = self._read(request.payload) if request.payload else (request.args, request.kwargs)
-            return _done(request, self._awaiting.result(resolve(request.source)(*args, **kwargs)))
+            return _done(request, self._awaiting.result(call_apart(resolve(request.source), args, kwargs)))
         if request.kind == "function":
             function, args, kwargs = self._read(request.payload)
-            return _done(request, self._awaiting.result(function(*args, **kwargs)))
+            return _done(request, self._awaiting.result(call_apart(function, args, kwargs)))
         if request.kind == "command":
             flush_streams()
             return _done(request, self._run_program(request))
@@ -383,9 +382,9 @@ class Guest:
     def _run_script(self, request: wire.Request, namespace: dict[str, Any]) -> wire.Done:
         namespace.update(__name__="__main__", __file__=request.filename)
         try:
-            exec(compile_guest(request.source, request.filename, "exec"), namespace)
+            call_apart(exec, (compile_guest(request.source, request.filename, "exec"), namespace))
         except BaseException as error:
-            call_excepthook(error)
+            self._shown = call_excepthook(error)
             raise
         finally:
             finish_script()
@@ -422,6 +421,7 @@ class Guest:
             sequence=record.sequence if record is not None else None,
             errno=error.errno if isinstance(error, OSError) and isinstance(error.errno, int) else None,
             raised_by_guest=raised_by_guest(error),
+            shown=self._shown,
         )
 
     def _unwatched(self) -> contextlib.AbstractContextManager[object]:

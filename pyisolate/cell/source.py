@@ -6,18 +6,18 @@ import ast
 import builtins
 import functools
 import inspect
+import io
 import linecache
 import os
 import re
 import sys
-import threading
-import traceback
 import types
 from collections.abc import Coroutine
 from typing import Any
 
+from ..native.frames import call_apart
+
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-_LOOP = ("/asyncio/runners.py", "/asyncio/base_events.py")
 _AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 #: No statement begins so: an indentation, a comment, what closes a bracket, the end of a line.
 _NO_START = frozenset(" \t#)]}\n")
@@ -42,7 +42,7 @@ class Cells:
                 number += 1
                 name = f"{filename[:-1]}:{number}>"
         self._sources[name] = source
-        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        linecache.cache[name] = (len(source), None, _lines(source), name)
         return name
 
     def name_of_class(self, kind: type) -> str | None:
@@ -60,6 +60,14 @@ class Cells:
             return (self.name_of_class(value) if own else None) or getfile(value)
 
         inspect.getfile = find  # type: ignore[assignment] # typed as one that names its argument
+
+
+def _lines(source: str) -> list[str]:
+    """Return the lines as `linecache` has those of a file: 3.11 counts the end of the last one where it underlines."""
+    lines = io.StringIO(source, newline=None).readlines()
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    return lines
 
 
 def compile_guest(source: str | ast.Module | ast.Expression, filename: str, mode: str, flags: int = 0) -> Any:
@@ -160,10 +168,10 @@ class Awaiting:
         goes on in the next code that awaits.
         """
         if code.co_flags & inspect.CO_COROUTINE:
-            return self._run(eval(code, namespace))
+            return self._run(eval(code, namespace))  # makes the coroutine, and runs nothing of it
         if (awaits or _uses(code, _STARTS_TASKS)) and not _uses(code, _RUNS_LOOPS):
             return self._run(_on_loop(code, namespace))
-        return eval(code, namespace)
+        return call_apart(eval, (code, namespace))
 
     def result(self, value: Any) -> Any:
         """Return what a call gave; of an async function, what its coroutine gives."""
@@ -174,72 +182,7 @@ class Awaiting:
             import asyncio  # 60 modules that most guests do without
 
             self._runner = asyncio.Runner()
-        return self._runner.run(awaited)
-
-
-def traceback_text(error: BaseException, *, chain: bool = True) -> str:
-    """Format a traceback without this package's frames and the import machinery's; with `chain`, the causes too."""
-    summary = traceback.TracebackException.from_exception(error, lookup_lines=False, compact=True)
-    _drop_frames(summary, set())
-    return "".join(summary.format(chain=chain))
-
-
-def _drop_frames(summary: traceback.TracebackException, seen: set[int]) -> None:
-    waiting = [summary]
-    while waiting:
-        one = waiting.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        one.stack = traceback.StackSummary.from_list(_guests(one.stack))
-        waiting += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other is not None]
-
-
-def _guests(stack: traceback.StackSummary) -> list[traceback.FrameSummary]:
-    """Return the guest's frames: none of this package, of the import machinery, or of the loop that is run for it."""
-    kept, ours = [], False
-    for frame in stack:
-        name = frame.filename
-        ours = name.startswith((_PACKAGE, "<frozen importlib")) or (ours and name.endswith(_LOOP))
-        if not ours:
-            kept.append(frame)
-    return kept
-
-
-def print_errors_of_threads() -> None:
-    """Have what ends a thread, or cannot be raised, printed with the guest's own lines.
-
-    The interpreter's hooks look for them in files of the sources' names, all along the import path.
-    """
-    threading.excepthook = _of_thread
-    sys.unraisablehook = _unraisable
-
-
-def _of_thread(args: Any) -> None:
-    if args.exc_type is not SystemExit:
-        name = threading.get_ident() if args.thread is None else args.thread.name
-        _print(f"Exception in thread {name}:\n", args.exc_value)
-
-
-def _unraisable(args: Any) -> None:
-    of = "" if args.object is None else f" {args.object!r}"
-    _print(f"{args.err_msg or 'Exception ignored in'}:{of}\n", args.exc_value, chain=False)
-
-
-def _print(heading: str, error: BaseException | None, *, chain: bool = True) -> None:
-    if sys.stderr is not None:
-        sys.stderr.write(heading + ("" if error is None else traceback_text(error, chain=chain)))
-        sys.stderr.flush()
-
-
-def call_excepthook(error: BaseException) -> None:
-    """Call the hook that a script has put in the place of the interpreter's, as that does at a script's end."""
-    if sys.excepthook is sys.__excepthook__ or isinstance(error, SystemExit):
-        return
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
-        trace = trace.tb_next
-    sys.excepthook(type(error), error, trace)
+        return call_apart(self._runner.run, (awaited,))
 
 
 def resolve(dotted: str) -> Any:

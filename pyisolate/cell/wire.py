@@ -170,6 +170,7 @@ class Failed(msgspec.Struct, kw_only=True, tag_field="t", tag="failed"):
     """A request raised. `sequence` names the denial record that caused it, if one did.
 
     `raised_by_guest`: a `raise` statement of the guest's own code made the exception, and no call into native code.
+    `shown`: the guest's own `sys.excepthook` was given it.
     """
 
     id: int
@@ -179,6 +180,7 @@ class Failed(msgspec.Struct, kw_only=True, tag_field="t", tag="failed"):
     sequence: int | None = None
     errno: int | None = None
     raised_by_guest: bool = False
+    shown: bool = False
     duration_s: float = 0.0
 
 

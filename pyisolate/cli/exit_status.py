@@ -68,7 +68,8 @@ def outcome_of(error: BaseException) -> Outcome:
     if isinstance(error, LimitExceeded):
         return Outcome.LIMIT
     if isinstance(error, GuestError):
-        return Outcome.GUEST_ERROR
+        # of the guest's own, or of a signal that it sent to itself
+        return Outcome.INTERRUPTED if error.type_name == "KeyboardInterrupt" else Outcome.GUEST_ERROR
     if isinstance(error, SandboxDied | SandboxClosed):
         return Outcome.DIED
     if isinstance(error, OutputLost):

@@ -58,7 +58,8 @@ def chosen_script(words: tuple[str, ...], text: str | None, module: str | None) 
     if text is not None:
         return Script(text, TEXT, words, program="-c")
     if module is not None:
-        source = f"import runpy\nrunpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
+        # what the interpreter's own -m calls: the module is __main__, and one that is absent is named in a line
+        source = f"__import__('runpy')._run_module_as_main({module!r})\n"
         return Script(source, f"<-m {module}>", words, program=module, directory=os.getcwd())
     if not words:
         raise click.UsageError("name a SCRIPT, or - for stdin, or use -c TEXT or -m MODULE.")

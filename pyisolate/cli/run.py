@@ -36,6 +36,7 @@ Exit status:
   122    the guest's process died (native crash, killed)
   124    its time was up (--timeout, limits.wall)
   125    it could not start: the script, the policy, or what this kernel can enforce
+  130    interrupted, by Ctrl-C here or a KeyboardInterrupt of the guest's
 """
 
 
@@ -133,34 +134,39 @@ def _save(outputs: tuple[RichOutput, ...], folder: str) -> None:
 
 def say(ran: Ran, quiet: bool) -> None:
     """Say on stderr how it ended, what is not enforced, and what was refused; `quiet`: only how it ended."""
-    from .terminal import stderr
-
     if ran.error is not None:
         _say_error(ran)
     if quiet:
         return
-    console = stderr()
-    for name in ran.copied.left_out:
-        console.print(f"pyisolate: not copied, for it is no regular file: {name}", style="yellow", markup=False)
+    yellow = [f"pyisolate: not copied, for it is no regular file: {name}" for name in ran.copied.left_out]
+    plain = []
     for change in ran.changes:
         what = "committed" if ran.committed else "changed"
-        text = f"pyisolate: {what}: {change.change} {change.path} ({change.kind}, {change.size} bytes)"
-        console.print(text, markup=False)
+        plain.append(f"pyisolate: {what}: {change.change} {change.path} ({change.kind}, {change.size} bytes)")
     if ran.enforcement is not None:
-        for line in ran.enforcement.missing:
-            console.print(f"pyisolate: not enforced: {line}", style="yellow", markup=False)
-    for heading, denials in _sorted(ran.denials):
-        console.print(_summary(heading, denials), markup=False)
+        yellow += [f"pyisolate: not enforced: {line}" for line in ran.enforcement.missing]
+    plain += [_summary(heading, denials) for heading, denials in _sorted(ran.denials)]
+    if not yellow and not plain:
+        return  # most runs: what prints takes longer to import than a small script to run
+    from .terminal import stderr
+
+    console = stderr()
+    for line in yellow:
+        console.print(line, style="yellow", markup=False)
+    for line in plain:
+        console.print(line, markup=False)
 
 
 def _say_error(ran: Ran) -> None:
     from ..errors import GuestError, TimeoutError
-    from .terminal import complain
 
     error = ran.error
     if isinstance(error, GuestError):
-        click.echo(error.traceback.rstrip(), err=True)  # what the interpreter itself would have printed
+        if not error.shown:
+            click.echo(error.traceback.rstrip(), err=True)  # what the interpreter itself would have printed
         return
+    from .terminal import complain
+
     for note in getattr(error, "__notes__", ()):
         click.echo(str(note).rstrip(), err=True)
     assert error is not None

@@ -286,7 +286,7 @@ class Session(abc.ABC):
             return self.ended_error()  # a limit ended it since: what was read just now is what that left
         else:
             hint = hint_of_failure(self.compiled, answer) or self.denials.hint_of(answer)
-            error = GuestError(answer.type_name, answer.message, answer.traceback, hint=hint)
+            error = GuestError(answer.type_name, answer.message, answer.traceback, shown=answer.shown, hint=hint)
         self.give_output(error)
         if not isinstance(error, GuestError):
             error.add_note(answer.traceback)

@@ -193,7 +193,7 @@ def test_the_source_of_a_class_of_an_earlier_cell_is_found(supervisor: Superviso
         sandbox.exec("class First:\n    x = 1")
         sandbox.exec("class Second:\n    def method(self):\n        return 2")
         sandbox.exec("class First:\n    x = 3")
-        assert sandbox.exec("import inspect\ninspect.getsource(First)").value == "class First:\n    x = 3"
+        assert sandbox.exec("import inspect\ninspect.getsource(First)").value == "class First:\n    x = 3\n"
         assert "return 2" in sandbox.eval("inspect.getsource(Second.method)")
         assert sandbox.eval("inspect.getsource(Second)").startswith("class Second:")
 

@@ -16,6 +16,8 @@ from pyisolate import errors
 from pyisolate.cli import exit_status, main, project
 from pyisolate.cli import policy_options as choosing
 from pyisolate.cli.exit_status import Outcome
+from pyisolate.cli.guest_run import Ran
+from pyisolate.cli.run import say
 from pyisolate.policy import Policy
 from tests.telemetry_events import event
 
@@ -60,6 +62,7 @@ def test_a_mistyped_command_gets_a_hint() -> None:
         (errors.CPUExceeded("x", limit="cpu"), Outcome.LIMIT),
         (errors.MemoryExceeded("x", limit="memory"), Outcome.LIMIT),
         (errors.GuestError("ValueError", "x", ""), Outcome.GUEST_ERROR),
+        (errors.GuestError("KeyboardInterrupt", "", ""), Outcome.INTERRUPTED),
         (errors.SandboxDied("x"), Outcome.DIED),
         (errors.SandboxClosed("x"), Outcome.DIED),
         (errors.EnforcementError("x"), Outcome.COULD_NOT_START),
@@ -71,6 +74,12 @@ def test_a_mistyped_command_gets_a_hint() -> None:
 )
 def test_each_error_has_an_outcome(error: BaseException, outcome: Outcome) -> None:
     assert exit_status.outcome_of(error) is outcome
+
+
+def test_an_error_that_the_guests_own_hook_was_given_is_not_told_again(capsys: pytest.CaptureFixture[str]) -> None:
+    for shown, text in ((False, "the traceback\n"), (True, "")):
+        say(Ran(error=errors.GuestError("ValueError", "x", "the traceback\n", shown=shown)), quiet=False)
+        assert capsys.readouterr().err == text
 
 
 def test_a_defect_is_not_hidden_as_an_outcome() -> None:
@@ -91,7 +100,7 @@ def test_outcomes_are_told_apart_by_status() -> None:
 
 def test_run_help_lists_every_status() -> None:
     text = invoke("run", "--help").output
-    for status in {*exit_status.STATUS.values()} - {0, 130}:
+    for status in {*exit_status.STATUS.values()} - {0}:
         assert f"  {status} " in text
 
 

@@ -1,0 +1,95 @@
+"""What a guest's errors look like: its own lines only, as the interpreter would print them at the end of a script."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from typing import Any
+
+from .suggestions import suggestion
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_LOOP = ("/asyncio/runners.py", "/asyncio/base_events.py")
+
+
+def traceback_text(error: BaseException, *, chain: bool = True) -> str:
+    """Format a traceback without this package's frames and the import machinery's; with `chain`, the causes too."""
+    summary = traceback.TracebackException.from_exception(error, lookup_lines=False, compact=True)
+    _as_of_a_guest(summary, error)
+    return "".join(summary.format(chain=chain))
+
+
+def _as_of_a_guest(summary: traceback.TracebackException, error: BaseException) -> None:
+    """Drop the frames that are not the guest's, and add the name that was probably meant, all along the chain."""
+    seen: set[int] = set()
+    waiting: list[tuple[traceback.TracebackException | None, BaseException | None]] = [(summary, error)]
+    while waiting:
+        one, of = waiting.pop()
+        if one is None or of is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.stack = traceback.StackSummary.from_list(_guests(one.stack))
+        if meant := suggestion(of):
+            one._str += meant  # type: ignore[attr-defined]  # noqa: SLF001 - where 3.12 adds it
+        waiting += [(one.__cause__, of.__cause__), (one.__context__, of.__context__)]
+        waiting += zip(one.exceptions or (), getattr(of, "exceptions", ()), strict=False)
+
+
+def _guests(stack: traceback.StackSummary) -> list[traceback.FrameSummary]:
+    """Return the guest's frames: none of this package, of the import machinery, or of the loop that is run for it."""
+    kept, ours = [], False
+    for frame in stack:
+        name = frame.filename
+        ours = name.startswith((_PACKAGE, "<frozen importlib")) or (ours and name.endswith(_LOOP))
+        if not ours:
+            kept.append(frame)
+    return kept
+
+
+def print_errors_of_threads() -> None:
+    """Have what ends a thread, or cannot be raised, printed with the guest's own lines.
+
+    The interpreter's hooks look for them in files of the sources' names, all along the import path.
+    """
+    threading.excepthook = _of_thread
+    sys.unraisablehook = _unraisable
+
+
+def _of_thread(args: Any) -> None:
+    if args.exc_type is not SystemExit:
+        name = threading.get_ident() if args.thread is None else args.thread.name
+        _print(f"Exception in thread {name}:\n", args.exc_value)
+
+
+def _unraisable(args: Any) -> None:
+    of = "" if args.object is None else f" {args.object!r}"
+    _print(f"{args.err_msg or 'Exception ignored in'}:{of}\n", args.exc_value, chain=False)
+
+
+def _print(heading: str, error: BaseException | None, *, chain: bool = True) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(heading + ("" if error is None else traceback_text(error, chain=chain)))
+        sys.stderr.flush()
+
+
+def call_excepthook(error: BaseException) -> bool:
+    """Call the hook that a script has put in the place of the interpreter's, as that does at a script's end.
+
+    Returns whether there is one: the error has then been shown. A hook that raises is shown with the error.
+    """
+    if sys.excepthook is sys.__excepthook__ or isinstance(error, SystemExit):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        trace = trace.tb_next
+    try:
+        sys.excepthook(type(error), error, trace)
+    except SystemExit:
+        raise
+    except BaseException as raised:
+        raised.__context__ = None  # the error that the hook was called for is shown below
+        _print("Error in sys.excepthook:\n", raised)
+        _print("\nOriginal exception was:\n", error)
+    return True

@@ -1,0 +1,59 @@
+/* Calls with no Python frame below: what a guest sees of the stack (f_back, traceback.print_stack, inspect.stack,
+ * faulthandler, a warning's stacklevel) begins with its own code, as in an interpreter that runs it alone.
+ *
+ * The newest frame of a thread is a field of its state, which the interpreter saves when it begins to run code and puts
+ * back when that ends (Python/ceval.c); greenlet starts its stacks in the same way. The thread state, and with it
+ * signals, thread-local data and the recursion limit, stays what it is. 3.11 and 3.12 keep the field in `cframe`.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <Python.h>
+#include <errno.h>
+
+#include "shared.h"
+
+#if PY_VERSION_HEX < 0x030D0000
+#define FRAMES_NEWEST(state) ((state)->cframe->current_frame)
+#elif PY_VERSION_HEX < 0x030E0000
+#define FRAMES_NEWEST(state) ((state)->current_frame)
+#endif
+
+static PyObject *frames_call_apart(PyObject *self, PyObject *arguments)
+{
+	PyObject *function, *positional, *named;
+
+	(void)self;
+	if (!PyArg_ParseTuple(arguments, "OO!O!", &function, &PyTuple_Type, &positional, &PyDict_Type, &named))
+		return NULL;
+#ifdef FRAMES_NEWEST
+	PyThreadState *state = PyThreadState_Get();
+	struct _PyInterpreterFrame *below = FRAMES_NEWEST(state);
+
+	FRAMES_NEWEST(state) = NULL;
+	PyObject *result = PyObject_Call(function, positional, named);
+
+	FRAMES_NEWEST(state) = below;
+	return result;
+#else
+	return PyObject_Call(function, positional, named);
+#endif
+}
+
+static PyMethodDef frames_method = {
+	"call_apart", frames_call_apart, METH_VARARGS,
+	"call_apart(function, args, kwargs): call a function that sees no frame below its own."};
+
+SHARED int frames_add(const char *module)
+{
+	PyGILState_STATE gil = PyGILState_Ensure();
+	PyObject *function = PyCFunction_New(&frames_method, NULL);
+	PyObject *into = PyImport_AddModule(module);
+	int result = function != NULL && into != NULL && PyObject_SetAttrString(into, "call_apart", function) == 0;
+
+	Py_XDECREF(function);
+	if (!result)
+		PyErr_Clear();
+	PyGILState_Release(gil);
+	return result ? 0 : -ENOMEM;
+}

@@ -1,0 +1,85 @@
+"""What a script is shown of its errors and its stack: what the interpreter shows, and nothing of this package."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyisolate
+from pyisolate.cli.project import chosen_script
+
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
+
+_NAMES = """\
+import collections, faulthandler, inspect, sys, traceback, warnings
+height = 1
+class Box:
+    width = 2
+def walk():
+    traceback.print_stack()
+    print([one.function for one in inspect.stack()], sys._getframe(1).f_back)
+    warnings.warn('far', stacklevel=9)
+    faulthandler.dump_traceback(all_threads=False)
+walk()
+text = 'a line separator \u2028 is no end of a line'
+def chain():
+    try: Box().widht
+    except AttributeError as error: raise LookupError('box') from error
+try: chain()
+except LookupError: collections.OrderdDict"""
+_ENDS = [
+    _NAMES,
+    "def f():\n    local_value = 1\n    return lokal_value\nf()",
+    "import json\njson.dumps({1, 2})",
+    "raise ExceptionGroup('several', [ValueError(1), KeyError('k')])",
+    "import sys\nsys.excepthook = lambda kind, error, trace: print('hook', kind.__name__, trace.tb_lineno)\n1 / 0",
+    "import sys\ndef hook(*args): raise KeyError('of the hook')\nsys.excepthook = hook\n1 / 0",
+]
+
+
+def _plain(path: Path) -> tuple[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8", str(path)], capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 1
+    return done.stdout, done.stderr
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("source", _ENDS)
+def test_a_script_ends_as_the_interpreter_ends_it(
+    supervisor: pyisolate.Supervisor, tmp_path: Path, source: str
+) -> None:
+    path = tmp_path / "prog.py"
+    path.write_text(source, encoding="utf-8")
+    stdout, stderr = _plain(path)
+    with supervisor.spawn("prog") as sandbox, pytest.raises(pyisolate.GuestError) as caught:
+        sandbox.run_script(source, filename=str(path))
+    error = caught.value
+    assert error.stdout == stdout
+    written = error.stderr if error.shown else error.stderr + error.traceback
+    assert re.sub("0x[0-9a-f]+", "0x", written) == re.sub("0x[0-9a-f]+", "0x", stderr)
+    assert error.shown == ("excepthook" in source)
+
+
+def test_every_request_is_the_outermost_of_its_frames(supervisor: pyisolate.Supervisor) -> None:
+    depth = "import sys\ndef depth():\n    at, count = sys._getframe(), 0\n"
+    depth += "    while at: at, count = at.f_back, count + 1\n    return count"
+    with supervisor.spawn("frames") as sandbox:
+        sandbox.exec(depth)
+        assert (sandbox.call("depth"), sandbox.eval("depth()"), sandbox.exec("depth()").value) == (1, 2, 2)
+        assert sandbox.exec("import asyncio\nasync def main(): return depth()\nawait main()").value > 2
+        with pytest.raises(pyisolate.GuestError, match="RecursionError"):
+            sandbox.exec("def again(): again()\nagain()")
+        assert sandbox.call("depth") == 1
+
+
+def test_a_module_that_is_absent_is_told_in_a_line(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("absent") as sandbox:
+        result = sandbox.run_script(chosen_script((), None, "no_such_module").source, filename="<-m>")
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+        assert result.stderr.endswith(": No module named no_such_module\n")
