@@ -20,7 +20,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import msgspec
@@ -43,6 +42,7 @@ from .request import check_seconds
 from .result import OutputCallback, Result
 from .session import INTERRUPT_GRACE_S, Session
 from .thread_confine import ThreadConfinement
+from .thread_job import Job, Raised, Value
 from .thread_output import Stream, guest_input, guest_stream, routed
 
 if TYPE_CHECKING:
@@ -63,34 +63,6 @@ _STOP_TIMEOUT_S = 1.0
 _LOOK_UP_S = 0.2
 
 
-@dataclass(frozen=True)
-class _Value:
-    """A request's value: the guest's own object."""
-
-    value: Any = None
-    exit_code: int | None = None
-
-
-@dataclass(frozen=True)
-class _Raised:
-    """An exception that the guest did not catch. Its text was made on the guest's thread, as that runs its code."""
-
-    failure: wire.Failed
-    trace: traceback.TracebackException
-
-
-@dataclass
-class _Job:
-    """One request on the thread. A queue of C: an exception raised in the guest cannot leave a lock of it held."""
-
-    work: Work
-    #: no caller waits for it any more: it does not start
-    given_up: bool = False
-    answers: queue.SimpleQueue[_Value | _Raised | tuple[Stream, bytes] | None] = field(
-        default_factory=queue.SimpleQueue
-    )
-
-
 class ThreadSession(Session):
     """A guest on a thread of this process."""
 
@@ -107,14 +79,15 @@ class ThreadSession(Session):
         *,
         host_side: HostSide,
         watchdog: Watchdog,
+        ahead: bool = False,
     ) -> None:
         super().__init__(host, policy, prepared, context, telemetry, kernel)
         self._host_side, self._watchdog = host_side, watchdog
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._request = threading.RLock()
         #: the request that the guest's thread runs
-        self._active: _Job | None = None
+        self._active: Job | None = None
         self._stopping = False
         self._namespace: dict[str, Any] = {}
         #: calls of functions of the host that the guest waits for
@@ -128,10 +101,13 @@ class ThreadSession(Session):
         self._display = Display(self._guest_shown)
         self._confined = threading.Event()
         self.confinement = ThreadConfinement(kernel, prepared, self._on_broker_record)
-        self._thread = Thread(target=self._main, name=f"sandbox-{self.name}")
+        self._thread = Thread(target=self._main, name="pyisolate-waiting" if ahead else f"sandbox-{self.name}")
 
     def start(self, enforcement: Enforcement) -> None:
-        """Start the thread and confine it. Raises EnforcementError where a step failed: then no guest code runs."""
+        """Start the thread and confine it. Raises EnforcementError where a step failed: then no guest code runs.
+
+        It runs nothing until `adopt_identity`.
+        """
         self._thread.start()
         self._confined.wait()
         self.confinement.attach()
@@ -142,6 +118,13 @@ class ThreadSession(Session):
             self._thread.join(_STOP_TIMEOUT_S)
             why = [f"{step}: {reason}" for step, reason in failed] or list(self.report.missing)
             raise EnforcementError(f"spawn {self.name!r}: {'; '.join(why)}", hint="run `pyisolate doctor`")
+
+    def adopt_identity(self, context: SandboxContext, policy: Policy) -> None:
+        """The thread is spawned: from now on it is the sandbox that `context` names, with the number that it has."""
+        self.context = msgspec.structs.replace(context, sandbox_id=self.id)
+        self.denials.set_context(self.context)
+        self.policy, self.started = policy, time.monotonic()
+        self._thread.name = f"sandbox-{self.name}"
         self.state = "idle"
         if (cpu_s := self.limits.cpu_s) is not None:
             self._watchdog.watch(
@@ -182,13 +165,12 @@ class ThreadSession(Session):
         namespace = self._namespace
         namespace.update(
             __builtins__=builtins if hooks is None else hooks.builtins(),
-            __name__=f"<{self.name}>",
             post=self._guest_post,
             recv=self._guest_recv,
             display=self._display.display,
         )
         while not self._stopping:
-            job: _Job | None = None
+            job: Job | None = None
             try:
                 job = self._jobs.get()
                 if job is not None and not job.given_up:
@@ -198,13 +180,13 @@ class ThreadSession(Session):
                     job.answers.put(self._raised(error))
         self.confinement.detach()
 
-    def _answer(self, job: _Job, namespace: dict[str, Any]) -> _Value | _Raised:
+    def _answer(self, job: Job, namespace: dict[str, Any]) -> Value | Raised:
         self._active = job
-        answer: _Value | _Raised
+        answer: Value | Raised
         try:
             answer = self._evaluate(job.work, namespace)
         except SystemExit as error:
-            answer = _Value(exit_code=exit_code(error))
+            answer = Value(exit_code=exit_code(error))
             if isinstance(error.code, str):
                 self._streams["stderr"].write(f"{error.code}\n")
         except BaseException as error:
@@ -215,23 +197,24 @@ class ThreadSession(Session):
                 self.confinement.hooks.flush()
         return answer
 
-    def _evaluate(self, work: Work, namespace: dict[str, Any]) -> _Value:
+    def _evaluate(self, work: Work, namespace: dict[str, Any]) -> Value:
         self._display.begin()
+        namespace.setdefault("__name__", f"<{self.name}>")  # a thread that stands by has no name yet
         namespace["print"] = functools.partial(print, file=self._streams["stdout"])
         if work.kind == "call":
-            return _Value(_resolve(work.function, namespace)(*work.args, **work.kwargs))
+            return Value(_resolve(work.function, namespace)(*work.args, **work.kwargs))
         if work.kind == "eval":
-            return _Value(eval(compile_guest(work.source, work.filename, "eval"), namespace))
+            return Value(eval(compile_guest(work.source, work.filename, "eval"), namespace))
         tree = ast.parse(work.source, work.filename)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         exec(compile_guest(tree, work.filename, "exec"), namespace)
         if not isinstance(last, ast.Expr):
-            return _Value()
+            return Value()
         value = eval(compile_guest(ast.Expression(last.value), work.filename, "eval"), namespace)
         self._display.result(value)
-        return _Value(value)
+        return Value(value)
 
-    def _raised(self, error: BaseException) -> _Raised:
+    def _raised(self, error: BaseException) -> Raised:
         hooks = self.confinement.hooks
         # here: what the broker allowed last is remembered by thread
         record = hooks.observe(error) if hooks is not None else None
@@ -245,7 +228,7 @@ class ThreadSession(Session):
             errno=error.errno if isinstance(error, OSError) and isinstance(error.errno, int) else None,
             raised_by_guest=raised_by_guest(error),
         )
-        return _Raised(failure, trace)
+        return Raised(failure, trace)
 
     def _guest_recv(self, timeout: float | None = None) -> Any:
         check_seconds("recv: timeout", timeout)
@@ -363,9 +346,9 @@ class ThreadSession(Session):
             if self.state == "running":  # a callback for output asks, in the middle of a request
                 raise SandboxError(f"run in {self.name!r}: a request runs already", hint="one request at a time")
             with self.request(on_stdout, on_stderr):
-                return self._run(_Job(work), stdin, timeout)
+                return self._run(Job(work), stdin, timeout)
 
-    def _run(self, job: _Job, stdin: TextIO, timeout: float | None) -> Result:
+    def _run(self, job: Job, stdin: TextIO, timeout: float | None) -> Result:
         """Give a job to the thread, take its output until its answer, and return what that means, or raise."""
         started, budget = time.perf_counter(), self.budget(timeout)
         try:
@@ -380,11 +363,11 @@ class ThreadSession(Session):
             raise
         return self._conclude(job, answer, budget, timeout, started)
 
-    def _wait(self, job: _Job, deadline: float | None) -> _Value | _Raised | None:
+    def _wait(self, job: Job, deadline: float | None) -> Value | Raised | None:
         self._jobs.put(job)
         return self._take(job, deadline)
 
-    def _interrupted(self, job: _Job) -> _Value | _Raised | None:
+    def _interrupted(self, job: Job) -> Value | Raised | None:
         """Raise KeyboardInterrupt in the guest, and give it a moment to end its request. None where it did not."""
         job.given_up = True
         if self._active is not job:  # an earlier one runs still
@@ -392,7 +375,7 @@ class ThreadSession(Session):
         self._raise_in_guest(KeyboardInterrupt, job)
         return self._take(job, time.monotonic() + INTERRUPT_GRACE_S)
 
-    def _take(self, job: _Job, deadline: float | None) -> _Value | _Raised | None:
+    def _take(self, job: Job, deadline: float | None) -> Value | Raised | None:
         """Take output until the answer comes. None at the deadline or at the end of the sandbox."""
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -407,7 +390,7 @@ class ThreadSession(Session):
                 return None
 
     def _conclude(
-        self, job: _Job, answer: _Value | _Raised | None, budget: float | None, timeout: float | None, started: float
+        self, job: Job, answer: Value | Raised | None, budget: float | None, timeout: float | None, started: float
     ) -> Result:
         stopped = self._interrupted(job) if answer is None and self.ending is None else None
         self.denials.settle()
@@ -421,7 +404,7 @@ class ThreadSession(Session):
             late = self.time_limit(budget, timeout, "it was interrupted", "make it do less" if stopped else hint)
             self.give_output(late)
             raise late
-        if isinstance(answer, _Raised):
+        if isinstance(answer, Raised):
             text = "".join(answer.trace.format())
             raise self.failure(msgspec.structs.replace(answer.failure, traceback=text))
         return Result(
@@ -442,7 +425,7 @@ class ThreadSession(Session):
         if (job := self._active) is not None:
             self._raise_in_guest(KeyboardInterrupt, job)
 
-    def _raise_in_guest(self, kind: type[BaseException], job: _Job) -> None:
+    def _raise_in_guest(self, kind: type[BaseException], job: Job) -> None:
         if self._active is job and self._thread.ident is not None:
             _set_async_exception(self._thread.ident, kind)
 

@@ -69,3 +69,10 @@ def _has_name(uid: int) -> bool:
     except KeyError:
         return False
     return True
+
+
+def proxy_uid(traits: CellTraits) -> int | None:
+    """Return whom the egress proxy runs as, None for the supervisor's own user: never root."""
+    if not traits.started_by_root:
+        return None
+    return traits.uid if traits.proxy_uid is None else traits.proxy_uid

@@ -32,12 +32,14 @@ class Diagnostics(msgspec.Struct, frozen=True, kw_only=True):
 
     `pools` names `own_network` (cells with a network of their own) and, where programs judge it, `host_network`.
     `ending` are closed sandboxes whose cell is not reaped yet. `control_groups` are those of the tree, held by a cell
-    (`leases`) or free; None without a tree. `listener`: the notification listener answers.
+    (`leases`) or free; None without a tree. `standby_threads` are confined ahead for thread isolation.
+    `listener`: the notification listener answers.
     """
 
     state: str
     sandboxes: int = 0
     standby: int = 0
+    standby_threads: int = 0
     ending: int = 0
     leases: int = 0
     channels: int = 0
@@ -76,6 +78,7 @@ def diagnose(runtime: Runtime) -> Diagnostics:
         state=runtime.state,
         sandboxes=live,
         standby=standby,
+        standby_threads=runtime.registry.threads_waiting(),
         ending=ending,
         leases=leases,
         channels=0 if running is None else running.reactor.channels,

@@ -33,6 +33,7 @@ from ..telemetry.metrics import CellState, SandboxRow
 from ..telemetry.pipeline import SandboxTelemetry
 from . import living
 from .assign import Records
+from .cell_users import proxy_uid
 from .control_token import check_token, token_required
 from .host_errors import translate_host_error
 from .options import PolicyLike, as_policy
@@ -75,7 +76,7 @@ class Runtime:
         self.plan = KernelPlan(traits, self.on_kernel_record, self.on_asked)
         self.registry, self.watchdog = Registry(), Watchdog()
         self.egress = EgressProxy(
-            ProxyTraits(_proxy_uid(traits), traits.gid, options.egress_hosts, options.egress_ca),
+            ProxyTraits(proxy_uid(traits), traits.gid, options.egress_hosts, options.egress_ca),
             self.on_refused_egress,
             self.on_carried_egress,
             self.on_asked,
@@ -97,6 +98,7 @@ class Runtime:
             records,
             recorder.metrics,
             self.egress.change,
+            self.host_side,
         )
         self._started: Started | None = None
         self._lock = threading.RLock()
@@ -234,11 +236,9 @@ class Runtime:
         self.egress.dismiss(sandbox_id)
         session = self.registry.find(sandbox_id)
         if not isinstance(session, CellSession):
-            self.registry.forget(sandbox_id)
             if session is not None:
-                session.kernel.close()
-                session.denials.close()
-                session.finished.set()
+                self._forget(session)
+            self._refill()
             return
         session.control.unwatch()
         self.registry.ending(session)
@@ -250,11 +250,13 @@ class Runtime:
             self._release_cell(session.channel)
 
     def _refill(self) -> None:
-        """Replace the cells that were taken: a sandbox has ended, and leaves a processor."""
+        """Replace the cells and threads that were taken: a sandbox has ended, and leaves a processor."""
         if (started := self._started) is None or self.state != "running":
             return
         for standby in list(started.standby.values()):
             standby.refill()
+        if started.threads is not None:
+            started.threads.refill()
 
     def authorize(self, token: str | None, operation: str, context: SandboxContext) -> None:
         """Raise PolicyAuthError unless `token` may do `operation` (reload, kill) to a sandbox."""
@@ -359,6 +361,9 @@ class Runtime:
     def _finish(self, session: CellSession) -> None:
         """Finish a reaped sandbox: emit unreported denials, unbind it from the kernel, close its telemetry."""
         session.denials.flush_unreported()
+        self._forget(session)
+
+    def _forget(self, session: Session) -> None:
         session.kernel.close()
         self.registry.forget(session.id)
         session.denials.close()
@@ -468,13 +473,6 @@ class Runtime:
         counts = [pool.states() for pool in (() if started is None else started.pools())]
         ready, standby, starting = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
         return {"ready": ready, "standby": standby, "starting": starting}
-
-
-def _proxy_uid(traits: CellTraits) -> int | None:
-    """Return whom the egress proxy runs as, None for the supervisor's own user: never root."""
-    if not traits.started_by_root:
-        return None
-    return traits.uid if traits.proxy_uid is None else traits.proxy_uid
 
 
 def _cpu_s(session: CellSession, message: Exited | None) -> float:

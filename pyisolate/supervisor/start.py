@@ -27,6 +27,7 @@ from .cell_python import CellPython
 from .options import zygote_environment
 from .reload import Reloader
 from .standby import Standby
+from .thread_standby import ThreadStandby
 
 if TYPE_CHECKING:
     from ..cell.channel import Channel
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ..policy.compiled import CompiledPolicy
     from ..policy.secrets import Injection
     from ..sandbox.host import Host
+    from ..sandbox.host_executor import HostSide
     from ..telemetry.metrics import Metrics, SnapshotSource
     from .policy_cache import PreparedPolicies
     from .registry import Registry
@@ -89,6 +91,8 @@ class Parts:
     metrics: Metrics
     #: takes a sandbox's id, its new tables and secrets
     change_egress: Callable[[str, CompiledPolicy, tuple[Injection, ...]], None]
+    #: the thread that does the host's work for sandbox threads
+    host_side: Callable[[], HostSide]
 
 
 @dataclass
@@ -103,6 +107,7 @@ class Started:
     native_pool: Pool | None = None
     #: by the pool they come from: whether its cells are on the host's network
     standby: dict[bool, Standby] = field(default_factory=dict)
+    threads: ThreadStandby | None = None
     assigner: Assigner | None = None
     reloader: Reloader | None = None
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -123,6 +128,8 @@ class Started:
             pool.abandon()
         for standby in self.standby.values():
             standby.abandon()
+        if self.threads is not None:
+            self.threads.abandon()
         self.reactor.abandon()
         if self.cgroups is not None:
             self.cgroups.abandon()  # its locks say that this supervisor lives: they are the parent's alone
@@ -148,6 +155,10 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
             parts.host, parts.plan, reactor, parts.registry, parts.watchdog, parts.records, reason
         )
         started.reloader = Reloader(parts.plan, parts.tables, reactor, parts.metrics, parts.change_egress)
+        started.threads = ThreadStandby(
+            parts.host, parts.registry, parts.tables, parts.watchdog, parts.records, parts.host_side
+        )
+        stack.callback(started.threads.close)
         on_made(started)
         _start_pools(parts, options, started, stack)
         parts.watchdog.start()

@@ -28,7 +28,7 @@ from ..sandbox.host_function import FunctionsLike, Offer, make_offer
 from ..sandbox.process import Sandbox
 from ..sandbox.request import check_names
 from ..sandbox.result import OutputCallback, check_callbacks
-from ..sandbox.thread import SandboxThread, ThreadSession
+from ..sandbox.thread import SandboxThread
 from ..telemetry import tracing
 from ..telemetry.alerts import AlertRule
 from ..telemetry.event import DenialEvent
@@ -59,6 +59,7 @@ from .options import (
 )
 from .runtime import Runtime
 from .start import StartOptions
+from .thread_standby import ThreadOrder
 
 if TYPE_CHECKING:
     from ..environments import Environment
@@ -365,24 +366,11 @@ class Supervisor:
         return sandbox
 
     def _spawn_thread(self, order: _Order) -> SandboxThread:
-        runtime, context = self._runtime, order.context
-        kernel = runtime.plan.binding(context.sandbox_id)
-        session = ThreadSession(
-            runtime,
-            order.policy,
-            order.prepared,
-            context,
-            runtime.telemetry_of(context, kernel),
-            kernel,
-            host_side=runtime.host_side(),
-            watchdog=runtime.watchdog,
-        )
-        sandbox = runtime.registry.add_thread(session)
-        try:
-            session.start(order.enforcement)
-        except BaseException:
-            session.close()
-            raise
+        runtime = self._runtime
+        threads = runtime.started.threads
+        assert threads is not None
+        runtime.plan.require_listener()  # a thread that stands by was bound while it lived
+        sandbox = threads.spawn(order.context, ThreadOrder(order.policy, order.prepared, order.enforcement))
         runtime.equip(sandbox.id, order.on_stdout, order.on_stderr, order.offer, order.asker)
         return sandbox
 

@@ -1,0 +1,127 @@
+"""Sandbox threads confined ahead of `spawn`: of one policy, given to one sandbox, ended with the supervisor."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import pyisolate
+from pyisolate import Policy
+from pyisolate.native import process
+from tests.host.test_thread import RAW_OPEN
+from tests.thread_limits import WITHOUT_UNHELD
+
+pytestmark = pytest.mark.core
+
+
+@pytest.fixture(scope="module")
+def supervisor() -> Iterator[pyisolate.Supervisor]:
+    before = waiting()
+    with pyisolate.Supervisor(pool_size=0) as made:
+        yield made
+    assert not waiting() - before  # none outlives its supervisor
+
+
+def waiting() -> set[int | None]:
+    return {thread.ident for thread in threading.enumerate() if thread.name == "pyisolate-waiting"}
+
+
+def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def spawn(supervisor: pyisolate.Supervisor, name: str, policy: Policy) -> pyisolate.SandboxThread:
+    return supervisor.spawn(name, policy, isolation="thread", limits=WITHOUT_UNHELD)
+
+
+def have_some_ready(supervisor: pyisolate.Supervisor, policy: Policy) -> None:
+    before = supervisor.diagnostics().standby_threads
+    for _ in range(3):
+        spawn(supervisor, "earlier", policy).close()
+    until(lambda: supervisor.diagnostics().standby_threads > before)
+
+
+THREAD = "__import__('threading').get_ident()"
+
+
+def test_one_that_waited_is_confined_as_its_policy_says_and_bears_its_own_name(
+    supervisor: pyisolate.Supervisor,
+) -> None:
+    policy = Policy.preset("compute").with_name("waits")
+    have_some_ready(supervisor, policy)
+    ready = waiting()
+    with spawn(supervisor, "second", policy) as sandbox, spawn(supervisor, "other", policy) as other:
+        threads = {sandbox.eval(THREAD), other.eval(THREAD)}
+        assert len(threads) == 2
+        assert threads & ready
+        sandbox.exec(RAW_OPEN)
+        assert sandbox.eval("raw('/etc/passwd')") == (-1, 13)
+        with pytest.raises(pyisolate.PolicyError) as caught:
+            sandbox.exec("open('/etc/passwd')")
+        assert caught.value.denial_event is not None
+        assert caught.value.denial_event.sandbox == "second"
+        assert caught.value.denial_event.sandbox_id == sandbox.id
+        assert sandbox.exec("import ctypes; ctypes.CDLL(None).unshare(0x10000000)").value == -1
+        assert "kernel.namespace" in [event.capability for event in sandbox.get_denial_events()]
+        assert sandbox.eval("__name__") == "<second>"
+        assert sandbox.enforcement.complete
+        assert not other.get_denial_events()
+
+
+def test_it_serves_no_other_policy_and_the_granted_file_is_the_one_of_now(
+    supervisor: pyisolate.Supervisor, tmp_path: Path
+) -> None:
+    granted = tmp_path / "granted"
+    granted.write_text("old")
+    policy = Policy.preset("compute").with_name("reads").allow_read(granted)
+    have_some_ready(supervisor, policy)
+    ready = waiting()
+    with spawn(supervisor, "compute", Policy.preset("compute").with_name("not reads")) as sandbox:
+        assert sandbox.eval(THREAD) not in ready
+        sandbox.exec(RAW_OPEN)
+        assert sandbox.eval(f"raw({str(granted)!r})") == (-1, 13)
+    with spawn(supervisor, "control", policy) as sandbox:
+        sandbox.exec(RAW_OPEN)
+        assert sandbox.eval(f"raw({str(granted)!r})")[0] == 0
+    granted.rename(tmp_path / "kept")  # what the threads that wait were granted is another file now
+    granted.write_text("new")
+    ready = waiting()
+    with spawn(supervisor, "after", policy) as sandbox:
+        assert sandbox.eval(THREAD) not in ready
+        assert sandbox.eval(f"open({str(granted)!r}).read()") == "new"
+        sandbox.exec(RAW_OPEN)
+        assert sandbox.eval(f"raw({str(tmp_path / 'kept')!r})") == (-1, 13)
+
+
+def test_a_caller_that_is_confined_itself_is_given_none(supervisor: pyisolate.Supervisor) -> None:
+    policy = Policy.preset("compute").with_name("nested")
+    have_some_ready(supervisor, policy)
+    found: list[tuple[bool, set[int | None]]] = []
+
+    def call(confined: bool) -> None:
+        if confined:
+            process.set_no_new_privs()
+        ready = waiting()
+        with spawn(supervisor, "nested", policy) as sandbox:
+            found.append((confined, ready & {sandbox.eval(THREAD)}))
+
+    for confined in (True, False):
+        caller = threading.Thread(target=call, args=(confined,))
+        caller.start()
+        caller.join()
+    assert [(confined, bool(given)) for confined, given in found] == [(True, False), (False, True)]
+
+
+def test_few_wait(supervisor: pyisolate.Supervisor) -> None:
+    for number in (*range(10), *range(10)):
+        spawn(supervisor, "one of many", Policy.preset("compute").with_name(f"policy {number}")).close()
+    until(lambda: supervisor.diagnostics().standby_threads)
+    assert supervisor.diagnostics().standby_threads <= 11  # four of the usual policy, and one of seven others
+    assert not supervisor.sandboxes
