@@ -40,6 +40,12 @@ class Load:
             thread.join(30)
         assert not any(thread.is_alive() for thread in self._threads), "a request never came back"
 
+    def wait_until_well(self, beyond: int) -> None:
+        """Wait until more than `beyond` rounds have ended well."""
+        until = time.monotonic() + 60
+        while self.ended["well"] <= beyond and time.monotonic() < until:
+            time.sleep(0.01)
+
     def _run(self) -> None:
         while not self._stop.is_set():
             started = time.monotonic()

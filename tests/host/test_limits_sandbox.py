@@ -35,13 +35,11 @@ def test_wall(supervisor: pyisolate.Supervisor) -> None:
 
 
 def test_cpu(supervisor: pyisolate.Supervisor) -> None:
-    with supervisor.spawn("cpu", BASE.with_limits(cpu="500ms", wall="20s")) as sandbox:
-        started = time.monotonic()
+    with supervisor.spawn("cpu", BASE.with_limits(cpu="500ms", wall="90s")) as sandbox:
         with pytest.raises(pyisolate.CPUExceeded) as caught:
             sandbox.exec("while True: pass")
-        assert time.monotonic() - started < 4
         assert caught.value.used is not None
-        assert caught.value.used >= 0.5
+        assert 0.5 <= caught.value.used < 2, "seconds of a processor, however long it had to wait for one"
         assert events_of(sandbox, "limit.cpu")
 
 
@@ -101,7 +99,7 @@ def test_a_lower_limit_of_the_hosts_is_named() -> None:
 import resource
 resource.setrlimit(resource.RLIMIT_CPU, (4, 4))
 import pyisolate
-with pyisolate.Supervisor(pool_size=0).spawn("busy", limits={"cpu": "60s"}) as sandbox:
+with pyisolate.Supervisor(pool_size=0).spawn("busy", limits={"cpu": "60s", "wall": "90s"}) as sandbox:
     try:
         sandbox.exec("while True: pass")
     except pyisolate.CPUExceeded as error:
@@ -112,12 +110,18 @@ with pyisolate.Supervisor(pool_size=0).spawn("busy", limits={"cpu": "60s"}) as s
 
 
 def test_cpu_is_summed_over_processes(supervisor: pyisolate.Supervisor) -> None:
-    policy = BASE.allow_fork().with_limits(cpu="1s", wall="20s")
-    with supervisor.spawn("cpu-sum", policy) as sandbox:
-        started = time.monotonic()
-        with pytest.raises(pyisolate.CPUExceeded):
-            sandbox.exec("import os\nfor _ in range(3): os.fork()\nwhile True: pass")
-        assert time.monotonic() - started < 15, "before the wall clock would end it"
+    source = """
+import os, time
+for _ in range(3): os.fork()
+while True:
+    if time.process_time() > 1: os.write(1, b"one of them had it all")
+"""
+    with supervisor.spawn("cpu-sum", BASE.allow_fork().with_limits(cpu="1s", wall="90s")) as sandbox:
+        with pytest.raises(pyisolate.CPUExceeded) as caught:
+            sandbox.exec(source)
+        assert caught.value.used is not None
+        assert caught.value.used >= 1
+        assert "had it all" not in caught.value.stdout
 
 
 def test_memory(supervisor: pyisolate.Supervisor) -> None:
