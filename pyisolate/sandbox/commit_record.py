@@ -1,4 +1,5 @@
-"""What a commit is known by to the process that finishes it: a note in a place of its user's, which no guest has.
+"""What a commit is known by to the process that finishes it: a note in a place of its user's, which no guest has. Locks
+of directories are there, too: the directory's own may be a guest's.
 
 A guest of the same user that may write to a directory could leave a commit there that it made up, or one of an earlier
 day, and the host would write for it where the guest may not. So a journal is obeyed only where this user has noted it.
@@ -7,19 +8,42 @@ day, and the host would write for it where the guest may not. So a journal is ob
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import SandboxError
 from ..policy.site import check_way, user_directory
 
 _PRIVATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Files that are locked for directories: two directories may have one.
+_LOCKS = 64
 
 
 def place() -> Path:
     """Return where notes are kept: `$XDG_STATE_HOME/pyisolate/commits`, by default below `~/.local/state`."""
     return Path(os.path.realpath(user_directory("XDG_STATE_HOME", ".local/state"))) / "pyisolate" / "commits"
+
+
+@contextlib.contextmanager
+def lock(host: int) -> Iterator[None]:
+    """Hold a directory against this user's other processes and threads, where it has a place of its own for that."""
+    held = -1
+    with contextlib.suppress(OSError, RuntimeError, SandboxError):
+        directory, found = place(), os.fstat(host)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_way(str(directory))
+        number = (found.st_dev ^ found.st_ino) % _LOCKS
+        held = os.open(directory / f"lock-{number}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if held >= 0:
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        if held >= 0:
+            os.close(held)
 
 
 def note(host: int, name: str, journal: bytes) -> bool:

@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from ..errors import SandboxError
+from ..native.descriptors import lock_within
 from ..policy import workspace
+from . import commit_record
 from .beneath import (
     DIRECTORY,
     Budget,
@@ -33,6 +35,9 @@ from .beneath import (
     walk,
 )
 from .commit import STAGING, FileChange, Mark, finish, mark_of, write
+
+#: Other users' commits are waited for so long (seconds), and guests that hold the lock.
+_LOCKED_WITHIN_S = 1.0
 
 
 class _Known(NamedTuple):
@@ -100,8 +105,12 @@ class CopyOnWrite:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the directory against other commits, here and in other processes; finish what one of them left."""
-        with self._lock:
-            fcntl.flock(self._host, fcntl.LOCK_EX)
+        with self._lock, commit_record.lock(self._host):
+            if not lock_within(self._host, _LOCKED_WITHIN_S):
+                raise SandboxError(
+                    f"copy of {self.source}: another process holds the directory's lock (flock)",
+                    hint="another user's commit, or a guest that is granted reading it: leave that grant out",
+                )
             try:
                 finish(self._host)
                 yield

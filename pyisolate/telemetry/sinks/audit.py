@@ -18,6 +18,7 @@ from collections import deque
 from typing import Literal
 
 from ...errors import SandboxError
+from ...native.descriptors import lock_within
 from ...native.forked import renew
 from ..event import DenialEvent
 from ..metrics import METRICS, Metrics
@@ -189,7 +190,10 @@ class AuditLog:
             os.fdatasync(self._fd)
 
     def _rotate(self) -> None:
-        fcntl.flock(self._fd, fcntl.LOCK_EX)  # one of the processes that share the file moves it, the others follow
+        # One of the processes that share the file moves it, the others follow: with the next line, for who may read the
+        # file can hold its lock for ever.
+        if not lock_within(self._fd, 0.0):
+            return
         try:
             info = os.stat(self.path, follow_symlinks=False)
             if (info.st_dev, info.st_ino) == self._identity:
