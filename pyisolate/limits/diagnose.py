@@ -7,6 +7,8 @@ own exception. What the kernel counted is taken from the kernel, the rest from t
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from ..capability import Capability
@@ -19,6 +21,9 @@ from .exceeded import ExceededLimit, filled
 if TYPE_CHECKING:
     from ..policy.compiled import Limits
     from .usage import Filling, Usage
+
+
+_NO_SOFT_LIMITS: Mapping[str, int] = MappingProxyType({})
 
 
 class Failure(Protocol):
@@ -73,15 +78,19 @@ def diagnose_limit(
     full: DenialEvent | None = None,
     opened: DenialEvent | None = None,
     grown: DenialEvent | None = None,
+    soft: Mapping[str, int] = _NO_SOFT_LIMITS,
 ) -> LimitExceeded | None:
     """Return the limit's exception, its event recorded, or None when the exception is about something else.
 
     `descriptors`: how many the guest's table has had room for, None where that is unknown. `refused`: the event of
     processes and threads that the kernel refused, where it was recorded already; `full` that of a full workspace, whose
     `filling` is as it was found; `opened` and `grown` those of the last descriptor that the listener
-    saw not made, and of the last file that did not grow.
+    saw not made, and of the last file that did not grow; `soft` the guest's resource limits: one below the policy's is
+    its own, and so is what that refuses.
     """
     limits = subject.limits
+    if _is_own(failure, limits, soft):
+        return None
     if failure.errno == errno.EMFILE and limits.open_files is not None:
         # mq_open(3) and inotify say EMFILE for limits of their own: the table was never full then.
         if descriptors is not None and descriptors < limits.open_files:
@@ -119,6 +128,19 @@ def diagnose_limit(
         if failure.type_name == "MemoryError" or (failure.errno == errno.ENOMEM and used > limits.memory_bytes / 2):
             return _from_guest(subject, failure, Capability.LIMIT_MEMORY, used, limits.memory_bytes)
     return None
+
+
+def _is_own(failure: Failure, limits: Limits, soft: Mapping[str, int]) -> bool:
+    """Tell whether the guest has lowered the limit that its exception is about, below what the policy says."""
+
+    def lowered(resource: str, allowed: int | None) -> bool:
+        return allowed is not None and soft.get(resource, allowed) < allowed
+
+    if failure.type_name == "MemoryError" or failure.errno == errno.ENOMEM:
+        return any(lowered(name, limits.memory_bytes) for name in ("Max address space", "Max data size"))
+    if failure.errno == errno.EMFILE:
+        return lowered("Max open files", limits.open_files)
+    return failure.errno == errno.EFBIG and lowered("Max file size", limits.file_size_bytes)
 
 
 def _from_guest(

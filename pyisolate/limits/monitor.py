@@ -18,7 +18,7 @@ from ..errors import LimitExceeded, MemoryExceeded, SandboxClosed, SandboxError
 from .diagnose import Failure, diagnose_limit
 from .exceeded import ExceededLimit, filled
 from .rlimit import host_cpu_s
-from .usage import Filling, TreeReader, Usage, descendants, descriptor_slots
+from .usage import Filling, TreeReader, Usage, descendants, descriptor_slots, soft_limits
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -286,6 +286,7 @@ class SandboxLimits:
             full=self._record_full_workspace(),
             opened=self._subject.recorded_limit(Capability.LIMIT_OPEN_FILES),
             grown=self._subject.recorded_limit(Capability.LIMIT_FILE_SIZE),
+            soft=soft_limits(self._subject.pid),
         )
 
     def what_killed(self, exit_status: int | None) -> LimitExceeded | None:

@@ -201,6 +201,17 @@ def descriptor_slots(pid: int) -> int | None:
     return None
 
 
+def soft_limits(pid: int) -> dict[str, int]:
+    """Return the soft resource limits of a process that are set, by the kernel's names for them (proc(5), limits)."""
+    found = {}
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/limits") as file:
+        for line in file:
+            soft = line[26:46].strip()  # "%-25s %-20s %-20s"
+            if soft.isdecimal():
+                found[line[:25].strip()] = int(soft)
+    return found
+
+
 def _children(pid: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):

@@ -66,6 +66,7 @@ CAPABILITY_NUMBERS: dict[str, int] = {
 }
 
 _BATCH = 64
+_NO_LIMIT: int = lib.NOTIFY_NO_LIMIT
 
 
 class Rule(NamedTuple):
@@ -147,7 +148,8 @@ class Question(NamedTuple):
 class Policy:
     """A compiled table in C memory, shared by every sandbox that is bound to it.
 
-    `shadow` refuses nothing: what it would refuse comes as records of its own serial.
+    `shadow` refuses nothing: what it would refuse comes as records of its own serial. `open_files` and `file_size`
+    (bytes) are the policy's: a guest that meets a lower limit has set it itself.
     """
 
     def __init__(
@@ -159,6 +161,8 @@ class Policy:
         unix_rules: Sequence[UnixRule],
         *,
         shadow: Policy | None = None,
+        open_files: int | None = None,
+        file_size: int | None = None,
     ) -> None:
         if len(acts) != CAPABILITIES:
             raise ValueError(f"make a listener policy: {len(acts)} acts. Hint: one for each of {CAPABILITIES}")
@@ -176,6 +180,7 @@ class Policy:
         if made == ffi.NULL:
             raise MemoryError("make a listener policy")
         self.handle = ffi.gc(made, lib.notify_policy_drop)
+        lib.notify_policy_bound(made, *(_NO_LIMIT if one is None else one for one in (open_files, file_size)))
         if shadow is not None:
             lib.notify_policy_watch(made, shadow.handle)
         self.serial = serial

@@ -38,12 +38,13 @@ def limit_named(
     usage: Usage | None,
     limits: Limits,
     descriptors: int | None = None,
+    soft: dict[str, int] | None = None,
 ) -> str | None:
     subject = SimpleNamespace(
         limits=limits, name="report", record_limit=lambda *_: None, record_reported_limit=lambda _: None
     )
     answer = Failed(id=1, type_name=type_name, message=message, traceback="", errno=code)
-    error = diagnose_limit(subject, answer, usage, descriptors=descriptors)  # type: ignore[arg-type]
+    error = diagnose_limit(subject, answer, usage, descriptors=descriptors, soft=soft or {})  # type: ignore[arg-type]
     return error and error.limit
 
 
@@ -52,6 +53,18 @@ def test_an_exception_is_a_limits_only_where_the_kernel_agrees(
     type_name: str, message: str, code: int | None, usage: Usage | None, limit: str | None
 ) -> None:
     assert limit_named(type_name, message, code, usage, LIMITS) == limit
+
+
+@pytest.mark.parametrize(
+    ("type_name", "code", "resource", "policy"),
+    [("OSError", 24, "Max open files", 8), ("OSError", 27, "Max file size", 64 << 20),
+     ("MemoryError", None, "Max address space", 100 << 20)],
+)  # fmt: skip
+def test_a_limit_that_the_guest_has_lowered_is_not_the_policys(
+    type_name: str, code: int | None, resource: str, policy: int
+) -> None:
+    assert limit_named(type_name, "", code, Usage(), LIMITS, soft={resource: policy}) is not None
+    assert limit_named(type_name, "", code, Usage(), LIMITS, soft={resource: policy - 1}) is None
 
 
 @pytest.mark.parametrize(

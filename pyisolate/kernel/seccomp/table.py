@@ -47,7 +47,16 @@ def compile_table(
             )
         elif len(path := os.fsencode(rule.unix_path)) <= 107:  # sockaddr_un.sun_path; a longer one names nothing
             unix_rules.append(native.UnixRule(rule.action, rule.allow, path, index))
-    return native.Policy(flags, serial, bytes(_acts(policy)), rules, unix_rules, shadow=shadow)
+    return native.Policy(
+        flags,
+        serial,
+        bytes(_acts(policy)),
+        rules,
+        unix_rules,
+        shadow=shadow,
+        open_files=policy.limits.open_files,
+        file_size=policy.limits.file_size_bytes,
+    )
 
 
 def _acts(policy: CompiledPolicy) -> bytearray:

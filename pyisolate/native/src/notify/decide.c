@@ -77,7 +77,7 @@ static void notify_do_limit(const struct notify_call *c)
 		met.nr = (int)c->args[4];
 	if (!size && notify_table_full(c))
 		notify_tell_limit(&met, PYI_LIMIT_OPEN_FILES, EMFILE);
-	else if (size && !notify_hard_limit(c->tid, RLIMIT_FSIZE, &hard) && hard != RLIM_INFINITY)
+	else if (size && !notify_hard_limit(c->tid, RLIMIT_FSIZE, &hard) && hard >= c->policy->file_size)
 		notify_tell_limit(&met, PYI_LIMIT_FILE_SIZE, EFBIG);
 	if (c->args[4])
 		notify_result(c, -EMFILE);

@@ -47,7 +47,7 @@ static int notify_locks(int pid)
 	return found;
 }
 
-/* The process has as many files open as it ever may: its hard limit. A lower one is its own doing. */
+/* The process has as many files open as the policy lets it have: its hard limit. A lower one is its own doing. */
 SHARED int notify_table_full(const struct notify_call *c)
 {
 	_Alignas(8) char entries[4096];
@@ -55,7 +55,7 @@ SHARED int notify_table_full(const struct notify_call *c)
 	uint64_t most, found = 0;
 	long got;
 
-	if (notify_hard_limit(c->tid, RLIMIT_NOFILE, &most))
+	if (notify_hard_limit(c->tid, RLIMIT_NOFILE, &most) || most < c->policy->open_files)
 		return 0;
 	snprintf(path, sizeof path, "/proc/%d/fd", c->tid);
 	int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

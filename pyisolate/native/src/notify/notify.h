@@ -165,12 +165,15 @@ struct notify_record {
 	char text[512], *names;
 };
 
+#define NOTIFY_NO_LIMIT UINT64_MAX
+
 typedef struct notify_policy {
 	int references;
 	uint32_t flags;
 	uint64_t serial;
 	uint8_t acts[NOTIFY_CAPABILITIES];
 	int rule_count, unix_count, inet_grants;
+	uint64_t open_files, file_size; /* what the policy bounds; NOTIFY_NO_LIMIT: nothing, so that no refusal is its own */
 	struct notify_rule *rules;
 	struct notify_unix_rule *unix_rules;
 	struct notify_policy *shadow; /* refuses nothing: what it would refuse is recorded under its own serial */

@@ -100,6 +100,7 @@ SHARED notify_policy *notify_policy_new(uint32_t flags, uint64_t serial, const u
 	p->references = 1;
 	p->flags = flags;
 	p->serial = serial;
+	p->open_files = p->file_size = NOTIFY_NO_LIMIT;
 	memcpy(p->acts, acts, sizeof p->acts);
 	p->rules = notify_alloc((size_t)rule_count + 1, sizeof *rules);
 	p->unix_rules = notify_alloc((size_t)unix_count + 1, sizeof *unix_rules);
@@ -140,6 +141,13 @@ SHARED void notify_policy_drop(notify_policy *p)
 SHARED void notify_policy_watch(notify_policy *p, notify_policy *shadow)
 {
 	p->shadow = notify_policy_hold(shadow);
+}
+
+/* Before `p` is bound to anything: a guest that meets a lower limit has met its own (setrlimit(2)). */
+SHARED void notify_policy_bound(notify_policy *p, uint64_t open_files, uint64_t file_size)
+{
+	p->open_files = open_files;
+	p->file_size = file_size;
 }
 
 /* The same judgement, without a call to decide: a reason, NOTIFY_NO_REASON when it would be granted. */
