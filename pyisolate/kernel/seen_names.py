@@ -22,6 +22,8 @@ OpenOwn = Callable[[], AbstractContextManager[int]]
 
 #: Links below these lead where the guest's task says: this process's own /proc must not be asked about them.
 _TASK = re.compile(r"/proc/(?:self|thread-self|[0-9]+)")
+#: Where such a link leads only that task's own /proc says.
+_THROUGH_TASK = re.compile(rf"{_TASK.pattern}/(?:cwd|root|fd/[0-9]+)/.+")
 _FIRST_LINE = 256  # BINPRM_BUF_SIZE, linux/binfmts.h
 _LINK_LIMIT = 40  # path_resolution(7)
 
@@ -33,7 +35,12 @@ class SeenNames:
         self._own, self._leading = own, leading
 
     def is_there(self, path: str) -> bool:
-        """Say whether something has this name. Where this process may not look, as often for an ordinary user: yes."""
+        """Say whether something has this name. Where this process may not look, as often for an ordinary user: yes.
+
+        Nor may it where a link of the task's leads: its own leads elsewhere.
+        """
+        if _THROUGH_TASK.fullmatch(path):
+            return True
         try:
             self._look(path)
         except PermissionError:
@@ -44,6 +51,8 @@ class SeenNames:
 
     def is_seen(self, path: str) -> bool:
         """Say whether something has this name, for sure: not where this process may not look."""
+        if _THROUGH_TASK.fullmatch(path):
+            return False
         try:
             self._look(path)
         except (OSError, ValueError, SandboxClosed):

@@ -62,6 +62,15 @@ FILES: list[Operation] = [
         python="open('/proc/self/fd/%d' % os.open('{rofile}', 0), 'r+')",
         native="c.open(b'/proc/self/fd/%d' % os.open('{rofile}', 0), 2)",
         raw="sys_(257, -100, b'/dev/fd/%d' % os.open('{rofile}', 0), 2, 0)"),
+    *[
+        _op(f"read by a link of the task, {name}", "fs.read", f"/proc/self/{name}/*", python=f"os.chdir('{{ro}}'); open({path})",
+            native=f"(c.chdir(b'{{ro}}'), c.open(os.fsencode({path}), 0))[1]",
+            raw=f"(c.chdir(b'{{ro}}'), sys_(257, -100, os.fsencode({path}), 0, 0))[1]")
+        for name, path in (
+            ("cwd", "'/proc/self/cwd/file.txt'"), ("root", "'/proc/self/root{rofile}'"),
+            ("fd", "'/proc/self/fd/%d/file.txt' % os.open('{ro}', 0)"),
+        )
+    ],
     _op("another's descriptor", "fs.write fs.create", "/proc/1/fd/1", python="open('/proc/1/fd/1', 'w')",
         native="c.open(b'/proc/1/fd/1', 1)", raw="sys_(257, -100, b'/proc/1/fd/1', 1, 0)"),
     _op("read /etc/shadow", "fs.read", "/etc/shadow", python="open('/etc/shadow').read()",
