@@ -65,6 +65,7 @@ class Verdict:
     outcome: str
     problems: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
+    denials: list[pyisolate.DenialEvent] = field(default_factory=list)
 
     @property
     def refused(self) -> bool:
@@ -113,7 +114,7 @@ def measure(
     policy = world.policy()
     for operation, way, code in cases:
         outcome, events = attempt(supervisor, policy, code, **spawn)
-        verdict = Verdict(operation.name, way, outcome, events=[_text(event) for event in events])
+        verdict = Verdict(operation.name, way, outcome, events=[_text(event) for event in events], denials=events)
         if verdict.refused:
             verdict.problems = judge(operation, way, events, world)
         rates.verdicts.append(verdict)

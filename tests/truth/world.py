@@ -13,7 +13,20 @@ from pathlib import Path
 
 import pyisolate
 
-ATTRIBUTE = b"user.truth"
+_FOLDERS = ("hidden", "readable", "readable/folder", "readable/denied", "writable", "writable/folder", "appendable")
+_FILES = {
+    "hidden/program": Path("/bin/true").read_bytes(),
+    **dict.fromkeys(
+        (
+            "hidden/secret.txt",
+            "readable/file.txt",
+            "readable/denied/inside.txt",
+            "writable/file.txt",
+            "appendable/file.txt",
+        ),
+        b"content\n",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,10 @@ class World:
             "closed": str(self.closed),
         }
 
+    def restore(self) -> None:
+        """Put all files back as they were, in the folders that a root view has by now."""
+        _restore(self.root)
+
     def policy(self, *, denying: bool = True) -> pyisolate.Policy:
         """Return the policy of all operations: enough to try them, and nothing that they ask for.
 
@@ -73,6 +90,22 @@ class World:
         )
 
 
+def _restore(root: Path) -> None:
+    for folder, folders, files in os.walk(root, topdown=False):
+        for name in folders:
+            if not (inside := Path(folder, name)).is_symlink() and inside.relative_to(root).as_posix() not in _FOLDERS:
+                inside.rmdir()
+        for name in files:
+            if (inside := Path(folder, name)).relative_to(root).as_posix() not in (*_FILES, "hidden/socket"):
+                inside.unlink()
+    for name in _FOLDERS:
+        (root / name).mkdir(exist_ok=True)
+        (root / name).chmod(0o777)
+    for name, content in _FILES.items():
+        (root / name).write_bytes(content)
+        (root / name).chmod(0o777 if name == "hidden/program" else 0o666)
+
+
 @contextlib.contextmanager
 def make_world() -> Iterator[World]:
     """Make the files and a listening socket; everything is removed afterwards."""
@@ -80,18 +113,7 @@ def make_world() -> Iterator[World]:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, root, ignore_errors=True)
         root.chmod(0o755)
-        for folder in ("hidden", "readable/folder", "readable/denied", "writable/folder", "appendable"):
-            (root / folder).mkdir(parents=True)
-        for name in ("hidden/secret.txt", "readable/file.txt", "readable/denied/inside.txt", "writable/file.txt"):
-            (root / name).write_text("content\n")
-        (root / "appendable/file.txt").write_text("content\n")
-        program = root / "hidden/program"
-        shutil.copy("/bin/true", program)
-        for folder, folders, files in os.walk(root):
-            for name in folders:
-                os.chmod(os.path.join(folder, name), 0o777)
-            for name in files:
-                os.chmod(os.path.join(folder, name), 0o777 if name == "program" else 0o666)
+        _restore(root)
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
         other = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
         free = stack.enter_context(socket.socket())
