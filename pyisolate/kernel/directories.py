@@ -3,12 +3,14 @@
 A name is made, removed or given to another file in its directory, and that sets the directory's time of change (ctime),
 which no call can set back. So a directory on the way to many places speaks for all of them. Two things are needed: a
 file system that keeps its times itself, and a directory at rest: within the step of the clock a second change could
-leave the time as it is (git's "racy" files), so one that changed a moment ago speaks for nothing yet.
+leave the time as it is (git's "racy" files), so one that changed a moment ago speaks for nothing yet. Where they can
+be, the directories are watched (native/watch.py), and none of them is looked at until a name in one has changed.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import struct
 import time
@@ -16,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..native.places import Kind, Question
+from ..native.watch import Watch
 
 #: How long a directory must have been at rest (seconds): the coarsest clock of these file systems, ext4 with small
 #: inodes, has steps of one second.
@@ -36,13 +39,20 @@ class Watched:
     answer: bytes
     #: places that no directory speaks for yet, and may when it is at rest
     restless: bool
+    #: what is left of question and answer while the count of `watch` is the same
+    watch: Watch
+    count: int
+    rest: Question
+    rest_answer: bytes
 
     def holds(self) -> bool:
         """True while each directory, and what none speaks for, is as it was."""
-        return self.question.answer() == self.answer
+        if self.watch.count == self.count:
+            return self.rest.still(self.rest_answer)
+        return self.question.still(self.answer)
 
 
-def watch(paths: Iterable[tuple[str, Kind]], kinds: Mapping[int, bytes]) -> Watched | None:
+def watch(paths: Iterable[tuple[str, Kind]], kinds: Mapping[int, bytes], events: Watch) -> Watched | None:
     """Return what is to be looked at instead of `paths`; None where names are changing right now.
 
     `kinds`: the type of the file system by the number of its mount. Compare all `paths` after it, not before.
@@ -56,10 +66,16 @@ def watch(paths: Iterable[tuple[str, Kind]], kinds: Mapping[int, bytes]) -> Watc
     alone = {one: None for one, way in ways.items() if one[1] == "c" or not at_rest.issuperset(way)}
     restless = any(one[1] != "c" and timed.issuperset(ways[one]) for one in alone)
     needed = list(dict.fromkeys(path for one, way in ways.items() if one not in alone for path in way))
+    count = events.count
+    unwatched = set(events.add(needed))  # before the look: what changes after it has an event
     question, answer = _look(needed, alone)
     if answer[: _LOOK.size * len(needed)] != b"".join(_LOOK.pack(*looks[path]) for path in needed):
         return None
-    return Watched(question, answer, restless)
+    answers = [answer[at : at + _LOOK.size] for at in range(0, len(answer), _LOOK.size)]
+    left = [path in unwatched for path in needed] + [True] * len(alone)
+    rest = Question([*((path, "c") for path in needed if path in unwatched), *alone])
+    rest_answer = b"".join(itertools.compress(answers, left)) or rest.answer()
+    return Watched(question, answer, restless, events, count, rest, rest_answer)
 
 
 def _look(directories: list[str], others: Iterable[tuple[str, Kind]] = ()) -> tuple[Question, bytes]:

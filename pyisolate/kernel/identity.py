@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 
 from ..native.places import Kind, Question
+from ..native.watch import Watch
 from ..policy.compiled import CompiledPolicy
 from . import directories
 from .rootview.paths import Places
@@ -23,14 +24,20 @@ _MOUNTS = "/proc/self/mountinfo"
 
 
 class MountTable:
-    """The mounts of this process's namespace, read again only after a change (poll(2) on mountinfo, 2.6.30)."""
+    """The mounts of this process's namespace, read again only after a change (poll(2) on mountinfo, 2.6.30).
+
+    `names` are the directories in them that are watched.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._file: int | None = None
         self._poll = select.poll()
         self._mounts: list[tuple[str, bytes]] = []
+        #: the file says once that mounts changed, and has said so to `quiet`
+        self._changed = True
         self.generation = 0
+        self.names = Watch()
 
     def refresh(self) -> int:
         """Return a number that changes with the mounts. Without /proc it never does."""
@@ -41,13 +48,22 @@ class MountTable:
                 except OSError:
                     return self.generation
                 self._poll.register(self._file, select.POLLERR | select.POLLPRI)
-                changed = True
-            else:
-                changed = any(event & (select.POLLERR | select.POLLPRI) for _, event in self._poll.poll(0))
-            if changed:
-                self._mounts = list(_read(self._file))
+                self._changed = True
+            elif any(event & (select.POLLERR | select.POLLPRI) for _, event in self._poll.poll(0)):
+                self._changed = True
+            if self._changed:
+                self._mounts, self._changed = list(_read(self._file)), False
                 self.generation += 1
             return self.generation
+
+    def quiet(self, generation: int, count: int) -> bool:
+        """True while `refresh` would return `generation`, and `names.count` is `count`: in one system call."""
+        with self._lock:
+            if self._file is None:
+                return False
+            names, mounts = self.names.quiet(count, self._file)
+            self._changed |= not mounts
+            return names and not self._changed and self.generation == generation
 
     def below(self, paths: frozenset[str]) -> tuple[bytes, ...]:
         """Return the mounts at or below some paths, as mountinfo describes them."""
@@ -62,7 +78,8 @@ class MountTable:
         return {int(number): kind for number, kind in kinds}
 
     def close(self) -> None:
-        """Close the file; the next `refresh` opens it again."""
+        """Close the file; the next `refresh` opens it again. Watch no directory any more."""
+        self.names.close()
         with self._lock:
             if self._file is not None:
                 self._poll.unregister(self._file)
@@ -71,6 +88,7 @@ class MountTable:
 
     def abandon(self) -> None:
         """In a forked child of the host: close the copy without the lock, which another thread may have held."""
+        self.names.abandon()
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -111,20 +129,23 @@ class Identity:
         self._watch_again_s = 0.0
 
     def holds(self) -> bool:
-        """True while each place is what it was; about 1 us a place, or a directory that speaks for its places."""
-        if (watched := self._watched) is not None:
-            instead, generation = watched
-            wanting = instead.restless and time.monotonic() >= self._watch_again_s
-            if not wanting and instead.holds() and self._mounts.refresh() == generation:
-                return True
-        return self._compare()
+        """True while each place is what it was; about 1 us a place that no watched directory speaks for."""
+        if (watched := self._watched) is None:
+            return self._compare()
+        instead, generation = watched
+        quiet = self._mounts.quiet(generation, instead.count)
+        if (instead.restless or not quiet) and time.monotonic() >= self._watch_again_s:
+            return self._compare()
+        if quiet and instead.rest.still(instead.rest_answer):
+            return True
+        return (instead.holds() and self._mounts.refresh() == generation) or self._compare()
 
     def _compare(self) -> bool:
         """Look at every place, and find out what can be looked at instead from now on."""
         before = self._mounts.refresh()
         watched = None
         if time.monotonic() >= self._watch_again_s:
-            watched = directories.watch(self._paths, self._mounts.file_systems())
+            watched = directories.watch(self._paths, self._mounts.file_systems(), self._mounts.names)
             self._watch_again_s = time.monotonic() + directories.AT_REST_S
         if self._question.answer() != self._answer:
             return False

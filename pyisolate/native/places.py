@@ -25,3 +25,7 @@ class Question:
         found = ffi.new("unsigned long long[]", max(1, _FIELDS * len(self._kinds)))
         lib.places_identify(self._paths, self._kinds, len(self._kinds), found)
         return bytes(ffi.buffer(found))
+
+    def still(self, answer: bytes) -> bool:
+        """True while `answer`, which was its answer, is."""
+        return bool(lib.places_unchanged(self._paths, self._kinds, len(self._kinds), answer))

@@ -360,9 +360,9 @@ class Supervisor:
             if entrance is not None:
                 runtime.admit_to_proxy(sandbox.id, entrance)
         runtime.equip(sandbox.id, order.on_stdout, order.on_stderr, order.offer, order.asker)
-        standby.spawned(
-            replace(cell, env={}, cwd=None, given=None)
-        )  # what is one sandbox's own is not for those that stand by
+        if cell.env or cwd is not None or given is not None:
+            cell = replace(cell, env={}, cwd=None, given=None)  # one sandbox's own, and not for those that stand by
+        standby.spawned(cell)
         return sandbox
 
     def _spawn_thread(self, order: _Order) -> SandboxThread:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ import pytest
 
 from pyisolate.kernel import directories
 from pyisolate.kernel.identity import Identity, MountTable
+from pyisolate.native import watch
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, FsRule
 
 #: Longer than a step of the kernel's clock (10 ms with CONFIG_HZ=100), short for a test.
@@ -157,7 +159,7 @@ def test_fewer_looks(place: Path, mounts: MountTable, monkeypatch: pytest.Monkey
     monkeypatch.setattr(directories, "AT_REST_S", REST_S)
     time.sleep(2 * REST_S)
     mounts.refresh()
-    watched = directories.watch([(str(path), "f") for path in many], mounts.file_systems())
+    watched = directories.watch([(str(path), "f") for path in many], mounts.file_systems(), mounts.names)
     assert watched is not None
     assert len(watched.answer) // directories._LOOK.size == len(Path(many[0]).parents)
 
@@ -165,10 +167,50 @@ def test_fewer_looks(place: Path, mounts: MountTable, monkeypatch: pytest.Monkey
 def test_other_file_systems_are_looked_at_name_by_name(mounts: MountTable) -> None:
     mounts.refresh()
     paths = [("/proc/self/status", "f"), ("/sys/kernel", "f")]
-    watched = directories.watch(paths, mounts.file_systems())
+    watched = directories.watch(paths, mounts.file_systems(), mounts.names)
     assert watched is not None
     assert not watched.restless
-    without = directories.watch([("/etc/hostname", "f")], {})
+    without = directories.watch([("/etc/hostname", "f")], {}, mounts.names)
     assert without is not None
     assert len(watched.answer) == 2 * directories._LOOK.size
     assert len(without.answer) == directories._LOOK.size
+
+
+def test_a_watched_directory_counts_its_first_change_and_is_watched_again_when_added(tmp_path: Path) -> None:
+    with contextlib.closing(watch.Watch()) as watched:
+        assert watched.add([str(tmp_path), str(tmp_path / "missing")]) == [str(tmp_path / "missing")]
+        first = watched.count
+        (tmp_path / "one").touch()
+        second = watched.count
+        (tmp_path / "two").touch()
+        assert first != second == watched.count
+        for _ in range(200):  # without a rest between the event and the new watch
+            assert watched.add([str(tmp_path)]) == []
+            before = watched.count
+            (tmp_path / "two").unlink(missing_ok=True)
+            (tmp_path / "two").touch()
+            assert watched.count != before
+
+
+@pytest.mark.parametrize("rests", [True, False])
+def test_a_changed_place_is_seen_where_nothing_can_be_watched(
+    place: Path, mounts: MountTable, monkeypatch: pytest.MonkeyPatch, rests: bool
+) -> None:
+    monkeypatch.setattr(watch, "MOST", 0 if rests else 4096)
+    identity = at_rest(place, mounts, monkeypatch)
+    if not rests:  # they were watched, and are no more
+        mounts.names.close()
+    assert identity.holds()
+    replace(place, "work/f")
+    assert not identity.holds()
+
+
+def test_no_more_is_watched_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "MOST", 1)
+    with contextlib.closing(watch.Watch()) as watched:
+        (tmp_path / "other").mkdir()
+        watched.add([str(tmp_path)])
+        before = watched.count
+        assert watched.add([str(tmp_path / "other")]) == []
+        assert watched.count != before  # who relied on the first looks again
+        assert watched.add([str(tmp_path), str(tmp_path / "other")]) == [str(tmp_path), str(tmp_path / "other")]

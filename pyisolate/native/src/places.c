@@ -49,3 +49,14 @@ SHARED int places_identify(const char *paths, const char *kinds, unsigned int co
     }
     return 0;
 }
+
+SHARED int places_unchanged(const char *paths, const char *kinds, unsigned int count, const char *identities)
+{
+    for (unsigned int i = 0; i < count; i++, paths += strlen(paths) + 1) {
+        unsigned long long found[PLACES_FIELDS];
+        places_identify(paths, kinds + i, 1, found);
+        if (memcmp(found, identities + i * sizeof found, sizeof found) != 0)
+            return 0;
+    }
+    return 1;
+}

@@ -1,1 +1,3 @@
 int places_identify(const char *paths, const char *kinds, unsigned int count, unsigned long long *identities);
+/* Returns 1 where `places_identify` would write these identities. */
+int places_unchanged(const char *paths, const char *kinds, unsigned int count, const char *identities);
