@@ -272,7 +272,7 @@ class GuestHooks:
             decision = self.peek(capability, target, **facts)
             if decision.verdict is not Verdict.ALLOW:
                 verdict = answers.WOULD_DENY
-                if self._compiled is not None and is_asked_about(self._compiled, decision):
+                if self._asked_elsewhere(decision, hook):
                     asks = True
                     continue  # the listener asks the host, and records what comes of it
                 if decision.refused or not self._counted(capability, target, hook, False):
@@ -287,6 +287,11 @@ class GuestHooks:
         else:
             self._last.remember(operations, args, syscall, sequence)
         return answers.asked(hook, operations[0][0], verdict)
+
+    def _asked_elsewhere(self, decision: Decision, hook: str) -> bool:
+        """Tell whether the listener asks the host about a call. Of what reads files, that is open(2) of one."""
+        opens = decision.capability is not Capability.FS_READ or hook == "open"
+        return opens and self._compiled is not None and is_asked_about(self._compiled, decision)
 
     def _also(self, operations: Sequence[Operation]) -> tuple[tuple[Capability, str], ...]:
         """Return what else a call about files needs and is not granted, so that one advice serves all of it."""

@@ -118,10 +118,13 @@ class KernelBinding:
                 return False
         return True
 
-    def answer(self, number: int, *, allow: bool) -> None:
-        """Answer a question of one of its calls; one that has been given up is forgotten."""
+    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
+        """Answer a question of one of its calls; one that has been given up is forgotten.
+
+        None, about a file: the kernel decides. Takes `file`, which the guest is given.
+        """
         for one in self._attachments:
-            one.answer(number, allow=allow)
+            one.answer(number, allow=allow, file=file)
 
     def drain(self) -> None:
         """Return once every kernel record up to now has reached the sink."""

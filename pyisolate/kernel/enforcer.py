@@ -64,8 +64,8 @@ class Attachment:
         """True where `drain` and `emit_uncounted` have nothing to do: as after nearly every request."""
         return True
 
-    def answer(self, number: int, *, allow: bool) -> None:
-        """Answer a question of one of its calls."""
+    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
+        """Answer a question of one of its calls, if it has asked one. Takes `file` then, which the guest is given."""
 
     def drain(self) -> None:
         """Return once every record up to now has reached the sink."""

@@ -241,7 +241,14 @@ class KernelPlan:
         why = self._no_workspace(compiled, isolation)
         if why is not None:
             compiled = without_workspace(compiled)
+        unasked = self._no_files_asked_about(compiled, isolation)
+        if unasked is not None:
+            compiled = msgspec.structs.replace(
+                compiled, ask=tuple(one for one in compiled.ask if one is not Capability.FS_READ)
+            )
         draft = Draft(compiled, isolation, enforcement == "strict", self.availability, self.traits)
+        if unasked is not None:
+            draft.missing.append(f"ask: fs.read: {unasked}")
         if why is not None:
             draft.notes.append(f"no workspace: {why}")
         elif compiled.workspace_bytes is not None:
@@ -267,6 +274,18 @@ class KernelPlan:
             draft.finish().close()
             raise
         return draft.finish()
+
+    def _no_files_asked_about(self, compiled: CompiledPolicy, isolation: Isolation) -> str | None:
+        """Say why the host cannot be asked about files that a guest reads; None where it can, or is not to be."""
+        if Capability.FS_READ not in compiled.ask:
+            return None
+        if isolation == "thread":
+            return "of a sandbox thread, the notification listener sees no file call"
+        if self.bpf.decides:
+            return "BPF-LSM refuses files that a guest is given as it refuses those that it opens"
+        if self.listener is None:
+            return "there is no notification listener"
+        return None if self.usable(self.builder.name) else f"the {self.builder.name} is not available"
 
     def _no_workspace(self, compiled: CompiledPolicy, isolation: Isolation) -> str | None:
         """Say why a sandbox of this policy can have no workspace; None where it has one, or is to have none."""

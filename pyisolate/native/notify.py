@@ -50,6 +50,7 @@ FLAG_FULL: int = lib.NOTIFY_FULL
 FLAG_MONITOR_NET: int = lib.NOTIFY_MONITOR_NET
 FLAG_NATIVE_NET: int = lib.NOTIFY_NATIVE_NET
 FLAG_ASK_CONNECT: int = lib.NOTIFY_ASK_CONNECT
+FLAG_ASK_READ: int = lib.NOTIFY_ASK_READ
 FLAG_OWN_NAMES: int = lib.NOTIFY_OWN_NAMES
 FLAG_MONITOR_FILES: int = lib.NOTIFY_MONITOR_FILES
 FLAG_OWN_SOCKETS: int = lib.NOTIFY_OWN_SOCKETS
@@ -133,7 +134,10 @@ class Popped(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A connection that waits for an answer. `family` is 4 or 6; `key` is the sandbox's."""
+    """A call that waits for an answer: to an address, `family` is 4 or 6, or about the file `name`.
+
+    `key` is the sandbox's.
+    """
 
     key: int
     number: int
@@ -143,6 +147,7 @@ class Question(NamedTuple):
     family: int
     address: bytes
     port: int
+    name: bytes = b""
 
 
 class Policy:
@@ -288,15 +293,21 @@ class Listener:
         if not lib.notify_next_question(self._handle, raw, timeout_ms):
             return None
         address = bytes(ffi.buffer(raw.address))
-        return Question(raw.key, raw.number, raw.pid, raw.tid, raw.capability, raw.family, address, raw.port)
+        name = bytes(ffi.buffer(raw.name, raw.name_bytes))
+        return Question(raw.key, raw.number, raw.pid, raw.tid, raw.capability, raw.family, address, raw.port, name)
 
     def stop_asking(self) -> None:
         """End a `next_question`."""
         lib.notify_stop_asking(self._handle)
 
-    def answer(self, number: int, *, allow: bool) -> None:
-        """Answer a question, once. Raises OSError where there is no memory for it."""
-        check(lib.notify_reply_to(self._handle, number, allow), "answer a question")
+    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
+        """Answer a question, once. Raises OSError where there is no memory for it.
+
+        None, about a file: the kernel decides, as if nothing had been asked. `file`: what the guest is given where the
+        question was about one; it is taken where nothing is raised.
+        """
+        said = {None: lib.NOTIFY_SAID_AS_EVER, True: lib.NOTIFY_SAID_YES, False: lib.NOTIFY_SAID_NO}[allow]
+        check(lib.notify_reply_to(self._handle, number, said, -1 if file is None else file), "answer a question")
 
     def wait(self, timeout_ms: int) -> bool:
         """Sleep until some sandbox has records, the time is up or `wake` is called; True when there are records."""

@@ -443,11 +443,12 @@ def _split(target: str) -> tuple[str, int | None]:
 
 
 def is_asked_about(policy: CompiledPolicy, decision: Decision) -> bool:
-    """Tell whether the host is asked before an operation is refused: no rule speaks of it, and it names an address."""
+    """Tell whether the host is asked before an operation is refused: no rule speaks of the address or file it names."""
     if decision.capability not in policy.ask or not decision.refused:
         return False
     spoken_of = decision.code not in (DenialCode.NOT_GRANTED, DenialCode.SCOPE_INSUFFICIENT)
-    return not spoken_of and _packed(_split(decision.target)[0]) is not None
+    named = decision.capability is Capability.FS_READ or _packed(_split(decision.target)[0]) is not None
+    return named and not spoken_of
 
 
 def _packed(host: str) -> bytes | None:

@@ -299,9 +299,10 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
         return msgspec.structs.replace(self, secrets=(*self.secrets, added))
 
     def with_ask(self, *capabilities: str) -> Self:
-        """Have the host asked, by `spawn(on_ask=)`, about operations that no rule speaks of: `net.connect`, `net.http`.
+        """Have the host asked, by `spawn(on_ask=)`, about operations that no rule speaks of.
 
-        What a rule denies, and the floor, is never asked about. No names: ask about nothing. Raises PolicySyntaxError.
+        `net.connect`, `net.http`; `fs.read`: files that are opened to be read. What a rule denies, and the floor, is
+        never asked about. No names: ask about nothing. Raises PolicySyntaxError.
         """
         return msgspec.structs.replace(self, ask=read_ask(capabilities))
 

@@ -26,7 +26,7 @@ INSPECT_TLS = "inspect_tls"
 EGRESS_KEYS = (*units.EGRESS_KEYS, INSPECT_TLS)
 SECRET_KEYS = ("name", "from", "inject")
 #: What can wait for an answer: calls that the supervisor carries out, on its own copy of what was asked about.
-ASKABLE = ("net.connect", "net.http")
+ASKABLE = ("fs.read", "net.connect", "net.http")
 
 #: Whether the guest may do more after it, the capability or key that changed, and its target or both values.
 Difference = tuple[bool, str, str]

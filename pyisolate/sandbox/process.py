@@ -107,10 +107,12 @@ class CellSession(ProgramSession):
     def host_used_s(self) -> float:
         """Return the processor time of the host for it.
 
-        For its frames, but the one that ends a request; its calls at the listener and their records; arguments of host
-        functions, and calls of them that are refused before they run.
+        For its frames, but the one that ends a request; its calls at the listener, their records, and files that it may
+        be asked about; arguments of host functions, and calls of them that are refused before they run.
         """
-        self._host_used_s = max(self._host_used_s, self.channel.turn.spent_s + self.kernel.spent_s())
+        self._host_used_s = max(
+            self._host_used_s, self.channel.turn.spent_s + self.kernel.spent_s() + self.waiting.spent_s
+        )
         return self._host_used_s
 
     def _charge(self, processor_s: float) -> None:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
@@ -32,7 +31,7 @@ from ..errors import (
     TimeoutError,
 )
 from ..telemetry.policy_error import policy_error
-from .ask import Questions, start_or_run
+from .ask import Questions
 from .denials import Denials
 from .hints import hint_of_failure, hint_of_refusal
 from .host_function import HostCalls
@@ -41,6 +40,7 @@ from .observe import Observation
 from .request import check_seconds
 from .result import Output, OutputCallback, Result, Stats, check_callbacks, take_all
 from .rich import RichOutput
+from .waiting import WaitingCalls
 
 if TYPE_CHECKING:
     import asyncio
@@ -112,10 +112,9 @@ class Session(abc.ABC):
         self.requests = self.output_bytes = self.messages = 0
         #: the functions of the host that the guest may call
         self.calls = HostCalls(self)
-        #: what the host is asked about, of calls that wait
+        #: what the host is asked about, and the calls that wait for it
         self.questions = Questions(self)
-        #: answers a question about a request at the egress proxy, where the sandbox is led to it
-        self.answer_request: Callable[[str, int, bool], None] | None = None
+        self.waiting = WaitingCalls(self, self.questions.take)
         self._descriptions: dict[str, Description] = {}
         self._own_loop: asyncio.AbstractEventLoop | None = None
 
@@ -334,10 +333,7 @@ class Session(abc.ABC):
 
     def reply(self, number: int, *, allow: bool) -> None:
         """Answer a call of the guest's that waits, below 0 a request at the egress proxy, if it still does."""
-        if number >= 0:
-            self.kernel.answer(number, allow=allow)
-        elif self.answer_request is not None:
-            start_or_run(self.host.start_call, partial(self.answer_request, self.id, -number, allow))
+        self.waiting.answer(number, allow=allow)
 
     def call_in(self, seconds: float, call: Callable[[], None]) -> None:
         """Run a short call after a while."""

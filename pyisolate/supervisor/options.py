@@ -16,7 +16,6 @@ from ..actor import current_actor
 from ..choices import Enforcement
 from ..errors import EnforcementError
 from ..policy import Policy
-from ..policy.sections import ASKABLE
 from ..policy.workspace import relative_name
 from ..records import Actor
 from ..sandbox.request import check_mapping, check_names, check_text
@@ -222,7 +221,7 @@ def check_environment(name: str, policy: Policy, isolation: str, preload: tuple[
 def asked_by_default(policy: Policy) -> tuple[str, ...]:
     """Return what `on_ask` is asked about where the policy does not say: requests if it leads to the egress proxy."""
     by_name = any(rule.allow and (rule.action == "http" or rule.target.startswith("*.")) for rule in policy.network)
-    return ASKABLE if by_name else ("net.connect",)
+    return ("net.connect", "net.http") if by_name else ("net.connect",)
 
 
 def as_policy(what: str, given: PolicyLike) -> Policy:

@@ -221,7 +221,7 @@ class Runtime:
     def admit_to_proxy(self, sandbox_id: str, entrance: Entrance) -> None:
         """Let a new sandbox use the egress proxy by its entrance; it is closed where that fails."""
         if (session := self.registry.find(sandbox_id)) is not None:
-            session.denials.proxy, session.answer_request = self.egress.drain, self.egress.answer
+            session.denials.proxy, session.waiting.answer_request = self.egress.drain, self.egress.answer
             try:
                 secrets = injections(session.policy, session.compiled)
                 self.egress.admit(sandbox_id, entrance, session.compiled, secrets)
@@ -386,7 +386,7 @@ class Runtime:
         """Give a question of the listener's to its sandbox."""
         if (session := self.registry.find(sandbox_id)) is None:
             raise LookupError(f"a question came for the unknown sandbox {sandbox_id}")
-        session.questions.take(asked)
+        session.waiting.take(asked, self.plan.builder.file)
 
     def on_kernel_record(self, record: KernelRecord) -> None:
         """Give an enforcer's record to its sandbox."""

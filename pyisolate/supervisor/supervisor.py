@@ -267,7 +267,7 @@ class Supervisor:
         rules to import all of them; an `Environment`, or its directory.
         `functions`: functions of this process that the guest may call, by the guest's names for them (`HostFunction`
         bounds one). `on_ask`: a function or coroutine function that answers with `Allow` or `Deny`, within
-        `ask_timeout` seconds, for connections and requests that no rule speaks of (`Policy.with_ask`); the guest waits.
+        `ask_timeout` seconds, for what no rule speaks of (`Policy.with_ask`); the guest waits.
 
         Raises EnforcementError, PolicySyntaxError, PolicyError (no actor), SandboxDied, SandboxError; TypeError and
         ValueError for arguments that no sandbox can have, OSError for a file, of the policy or of `files`, that cannot

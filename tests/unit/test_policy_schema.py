@@ -68,7 +68,7 @@ WRONG: list[dict[str, Any]] = [
     {"process": [{"fork": "yes"}]},
     {"import": {"alow": ["json"]}},
     {"random": {"seed": -1}},
-    {"ask": ["fs.read"]},
+    {"ask": ["process.exec"]},
     {"workspace": "much"},
     {"limits": {"wall": "30 parsecs"}},
     {"limits": {"processes": 0}},

@@ -33,7 +33,7 @@ from ..enforcer import Enforcer
 from ..prepared import Draft
 from ..probe_child import ending
 from .tree import RootView
-from .worker import LENGTH, Directory, Reply, Request
+from .worker import LENGTH, Given, Reply, Request
 
 #: The package's parent comes first: isolated mode (-I) ignores PYTHONPATH and the working directory.
 _BOOT = (
@@ -114,7 +114,7 @@ class RootViewBuilder(Enforcer):
         Raises EnforcementError, also where the directory is another one than the numbers say.
         """
         nothing = CompiledPolicy(name="workspace", version="workspace")
-        reply, descriptors = self._ask(nothing, directory=Directory(path, device, inode))
+        reply, descriptors = self._ask(nothing, directory=Given(path, device, inode))
         if len(descriptors) != 1:
             raise EnforcementError(
                 f"workspace: {path}: {reply.error}",
@@ -122,6 +122,17 @@ class RootViewBuilder(Enforcer):
                 hint=reply.hint or "give a directory that is not replaced meanwhile",
                 errno=reply.error_number or None,
             )
+        return descriptors[0]
+
+    def file(self, path: str, device: int, inode: int) -> int:
+        """Open a host's file for a guest to read, and nothing else: its mode and times stay, also for its owner.
+
+        Raises EnforcementError, also where it is another file than the numbers say.
+        """
+        nothing = CompiledPolicy(name="file", version="file")
+        reply, descriptors = self._ask(nothing, file=Given(path, device, inode))
+        if len(descriptors) != 1:
+            raise EnforcementError(f"open {path}: {reply.error}", errno=reply.error_number or None)
         return descriptors[0]
 
     def add_to(self, draft: Draft) -> None:
@@ -165,7 +176,8 @@ class RootViewBuilder(Enforcer):
         strict: bool = True,
         probe: bool = False,
         passage: bool = False,
-        directory: Directory | None = None,
+        directory: Given | None = None,
+        file: Given | None = None,
     ) -> tuple[Reply, list[int]]:
         request = Request(
             policy=policy,
@@ -176,6 +188,7 @@ class RootViewBuilder(Enforcer):
             passage=passage,
             many_users=self._many_users,
             directory=directory,
+            file=file,
         )
         data = msgspec.msgpack.encode(request)
         with self._lock:

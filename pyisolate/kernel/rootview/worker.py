@@ -16,6 +16,7 @@ import os
 import resource
 import select
 import socket
+import stat
 import struct
 from collections.abc import Callable
 
@@ -33,12 +34,13 @@ from .passage import PassageBuild
 from .stager import ATTRIBUTES as WORKSPACE_ATTRIBUTES
 
 LENGTH = struct.Struct("<I")
+_READ_ALONE = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
 #: more than an error's text takes
 _LINE_BYTES = 4096
 
 
-class Directory(msgspec.Struct, frozen=True):
-    """A directory of the host's that one sandbox is to have as its workspace: its name, and what it has to be."""
+class Given(msgspec.Struct, frozen=True):
+    """What a sandbox is given of the host's, a directory as its workspace or a file: its name, and what it must be."""
 
     path: str
     device: int
@@ -58,7 +60,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     #: cells are users of a range, each another, so that a workspace has no one owner
     many_users: bool = False
     #: Copy the mount of this alone, and build nothing.
-    directory: Directory | None = None
+    directory: Given | None = None
+    #: Open this alone, to be read.
+    file: Given | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,7 +229,9 @@ def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.s
         built: tuple[int, ...] = ()
         try:
             if request.directory is not None:
-                reply, built = Reply(), (_given(request.directory),)
+                reply, built = Reply(), (_directory(request.directory),)
+            elif request.file is not None:
+                reply, built = Reply(), (_file(request.file),)
             else:
                 reply, built = _probe(request) if request.probe else _build(request, parent, stager)
         except EnforcementError as error:  # the probe's
@@ -244,18 +250,49 @@ def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.s
         os._exit(status)
 
 
-def _given(directory: Directory) -> int:
+def _directory(given: Given) -> int:
     """Return a copy of a directory's mount, of which nothing can be run; the guest may write there as its owner may."""
-    at = mount.openat2(directory.path, os.O_PATH | os.O_DIRECTORY, mount.RESOLVE_NO_SYMLINKS)
-    try:
-        found = os.fstat(at)
-        if (found.st_dev, found.st_ino) != (directory.device, directory.inode):
-            raise OSError(errno.ESTALE, f"{directory.path} is another directory than it was")
-        tree = mount.open_tree(dirfd=at, recursive=True)
-    finally:
-        os.close(at)
+    tree = _mount_of(given, os.O_DIRECTORY)
     mount.mount_setattr(tree, WORKSPACE_ATTRIBUTES, propagation=mount.MS_PRIVATE, recursive=True)
     return tree
+
+
+def _file(given: Given) -> int:
+    """Open a file to be read, on a mount of its own: through it nothing of the file changes, mode and times included.
+
+    By a descriptor on the host's mount its owner could change them, and the guest may be its owner.
+    """
+    try:
+        return _readable(given, mount.open_tree("/"), given.path[1:])  # so the kernel can tell its whole name
+    except OSError:  # it lies on another mount
+        return _readable(given, _mount_of(given, 0), "")
+
+
+def _readable(given: Given, tree: int, name: str) -> int:
+    try:
+        mount.mount_setattr(tree, _READ_ALONE)
+        at = mount.openat2(name, os.O_PATH, mount.BENEATH, dirfd=tree) if name else os.dup(tree)
+        try:
+            found = os.fstat(at)
+            if (found.st_dev, found.st_ino, stat.S_ISREG(found.st_mode)) != (given.device, given.inode, True):
+                raise OSError(errno.ESTALE, f"{given.path} is another one than it was")
+            return os.open(f"/proc/self/fd/{at}", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+        finally:
+            os.close(at)
+    finally:
+        os.close(tree)
+
+
+def _mount_of(given: Given, flags: int) -> int:
+    """Return a detached copy of the mount of what is given. Raises OSError, also where it is another one by now."""
+    at = mount.openat2(given.path, os.O_PATH | flags, mount.RESOLVE_NO_SYMLINKS)
+    try:
+        found = os.fstat(at)
+        if (found.st_dev, found.st_ino) != (given.device, given.inode):
+            raise OSError(errno.ESTALE, f"{given.path} is another one than it was")
+        return mount.open_tree(dirfd=at, recursive=bool(flags))
+    finally:
+        os.close(at)
 
 
 def _build(request: Request, parent: int | None, stager: socket.socket | None) -> tuple[Reply, tuple[int, ...]]:

@@ -142,9 +142,9 @@ class ListenerAttachment(Attachment):
         """True where the listener has delivered all there is."""
         return self._listener.quiet(self._id)
 
-    def answer(self, number: int, *, allow: bool) -> None:
+    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
         """Answer a question of one of its calls."""
-        self._listener.answer(number, allow=allow)
+        self._listener.answer(number, allow=allow, file=file)
 
     def drain(self) -> None:
         """Return once every record of calls that the sandbox has seen answered has been handed to the sink."""

@@ -274,10 +274,18 @@ class Listener:
 
     # -- questions ------------------------------------------------------------------------------------------
 
-    def answer(self, number: int, *, allow: bool) -> None:
-        """Answer a question; one whose call has been given up is forgotten."""
-        if not self._closing.is_set():
-            self._native.answer(number, allow=allow)
+    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
+        """Answer a question; one whose call has been given up is forgotten. Takes `file`, which its guest is given.
+
+        None, about a file: the kernel decides.
+        """
+        try:
+            if not self._closing.is_set():
+                self._native.answer(number, allow=allow, file=file)
+                file = None
+        finally:
+            if file is not None:
+                os.close(file)
 
     def _take_questions(self) -> None:
         while not self._closing.is_set():

@@ -99,7 +99,7 @@ def kernel_record(
         reason = "a hard limit is the policy's, and can only be lowered"
     elif code is DenialCode.LIMIT_EXCEEDED:
         reason = _LIMITS.get(syscall, reason)
-    elif syscall in _BY_MODE and verdict is Verdict.DENY:
+    elif syscall in _BY_MODE and verdict is Verdict.DENY and not record.reply:
         reason = _SPECIAL_FILE
     elif syscall == "socket" and code is DenialCode.ALWAYS_DENIED and record.args[2] & 0xFFFFFFFF == _IPPROTO_MPTCP:
         reason = _MULTIPATH
@@ -152,10 +152,14 @@ def asked_of(question: native.Question) -> Asked:
     return Asked(
         number=question.number,
         capability=CAPABILITY_BY_NUMBER[question.capability],
-        target=_endpoint(question.family, question.address, question.port),
+        target=os.fsdecode(question.name) if question.name else _address_of(question),
         pid=question.pid,
         tid=question.tid,
     )
+
+
+def _address_of(question: native.Question) -> str:
+    return _endpoint(question.family, question.address, question.port)
 
 
 def _endpoint(family: int, address: bytes, port: int) -> str:

@@ -28,9 +28,11 @@ struct notify_question {
 	uint64_t key, number;
 	uint32_t scope;
 	int32_t pid, tid;
-	uint16_t capability, family, port;
+	uint16_t capability, family, port, name_bytes;
 	uint8_t address[16];
+	char name[...];
 };
+enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER, ... };
 enum notify_reply { NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE, ... };
 #define NOTIFY_DESCRIPTOR ...
 #define NOTIFY_NO_LIMIT ...
@@ -45,7 +47,8 @@ enum notify_reason { NOTIFY_NO_REASON, NOTIFY_NOT_GRANTED, NOTIFY_SCOPE_INSUFFIC
 enum notify_trait { NOTIFY_KNOWN, NOTIFY_REPORTED, ... };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, ... };
 enum notify_flag { NOTIFY_CELL, NOTIFY_FULL, NOTIFY_MONITOR_NET, NOTIFY_NATIVE_NET, NOTIFY_ASK_CONNECT,
-                   NOTIFY_OWN_NAMES, NOTIFY_MONITOR_FILES, NOTIFY_OWN_SOCKETS, NOTIFY_OWN_TMP, NOTIFY_OWN_SHM, ... };
+                   NOTIFY_OWN_NAMES, NOTIFY_MONITOR_FILES, NOTIFY_OWN_SOCKETS, NOTIFY_OWN_TMP, NOTIFY_OWN_SHM,
+                   NOTIFY_ASK_READ, ... };
 
 typedef struct notify_listener notify_listener;
 typedef struct notify_policy notify_policy;
@@ -82,7 +85,7 @@ uint64_t notify_spent(notify_listener *l, uint64_t key);
 
 int notify_next_question(notify_listener *l, struct notify_question *out, int timeout_ms);
 void notify_stop_asking(notify_listener *l);
-int notify_reply_to(notify_listener *l, uint64_t number, int yes);
+int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd);
 int notify_wait(notify_listener *l, int timeout_ms);
 void notify_wake(notify_listener *l);
 uint64_t notify_next(notify_listener *l);

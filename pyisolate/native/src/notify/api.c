@@ -177,6 +177,8 @@ SHARED void notify_destroy(notify_listener *l)
 	while (l->jobs) {
 		struct notify_job *job = l->jobs;
 		l->jobs = job->next;
+		if (job->domain == NOTIFY_JOB_FILE)
+			close(job->protocol);
 		__atomic_sub_fetch(&job->sandbox->jobs, 1, __ATOMIC_ACQ_REL);
 		notify_free(job);
 	}
@@ -188,6 +190,8 @@ SHARED void notify_destroy(notify_listener *l)
 	close(l->ask);
 	while (l->answered) {
 		struct notify_answered *next = l->answered->next;
+		if (l->answered->fd >= 0)
+			close(l->answered->fd);
 		notify_free(l->answered);
 		l->answered = next;
 	}
@@ -448,8 +452,9 @@ SHARED void notify_stop_asking(notify_listener *l)
 	notify_interrupt(l, l->ask);
 }
 
-/* Answer a question; one whose task has gone is forgotten. */
-SHARED int notify_reply_to(notify_listener *l, uint64_t number, int yes)
+/* Answer a question; one whose task has gone is forgotten. `fd` is the guest's from then on where this succeeds: of a file
+ * that was asked about, -1 else. */
+SHARED int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd)
 {
 	struct notify_answered *a = notify_alloc(1, sizeof *a);
 
@@ -460,7 +465,8 @@ SHARED int notify_reply_to(notify_listener *l, uint64_t number, int yes)
 		return -ESRCH;
 	}
 	a->number = number;
-	a->yes = yes;
+	a->said = said;
+	a->fd = fd;
 	pthread_mutex_lock(&l->lock);
 	a->next = l->answered;
 	__atomic_store_n(&l->answered, a, __ATOMIC_RELEASE);

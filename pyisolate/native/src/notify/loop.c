@@ -252,7 +252,9 @@ SHARED void *notify_injector(void *argument)
 		if (!l->idle)
 			notify_add_injector(l); /* where it fails, sandboxes wait for each other here */
 		pthread_mutex_unlock(&l->job_lock);
-		if (job->domain < 0)
+		if (job->domain == NOTIFY_JOB_FILE)
+			notify_inject_file(job);
+		else if (job->domain == NOTIFY_JOB_OWN)
 			notify_inject_own(job);
 		else
 			notify_inject(job);

@@ -117,6 +117,7 @@
 #define NOTIFY_INJECTORS 256	/* sandboxes whose tasks may be waited for at a time */
 #define NOTIFY_STACK 131072	/* bytes of an injector's stack */
 #define NOTIFY_QUESTIONS 8	/* calls of one sandbox that wait for an answer; more are refused */
+#define NOTIFY_ASKED_NAME 512	/* a file of a longer name is not asked about */
 #define NOTIFY_QUESTION_RING 4096 /* questions that were not taken yet */
 #define NOTIFY_PATIENCE_NS 3600000000000ULL /* the host is to refuse long before (an hour) */
 #define NOTIFY_TICK_MS 20	/* how often unfinished operations are looked at */
@@ -134,7 +135,10 @@ enum notify_reply { NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED };
 enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOTIFY_NATIVE_NET = 8,
 		   NOTIFY_ASK_CONNECT = 16, NOTIFY_OWN_NAMES = 32, NOTIFY_MONITOR_FILES = 64, NOTIFY_OWN_SOCKETS = 128,
-		   NOTIFY_OWN_TMP = 256, NOTIFY_OWN_SHM = 512 }; /* names that lead to the workspace */
+		   NOTIFY_OWN_TMP = 256, NOTIFY_OWN_SHM = 512, /* names that lead to the workspace */
+		   NOTIFY_ASK_READ = 1024 };
+/* What the host says to a question: refuse, let it through, or let the kernel decide as if nothing had been asked. */
+enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER };
 enum notify_action { NOTIFY_CONNECT = 1, NOTIFY_BIND = 2 }; /* capability.py, NetAction */
 
 struct notify_rule {
@@ -289,6 +293,8 @@ struct notify_call {
 	uint8_t asked, slot_capability, slot_verdict, reply; /* as in a record */
 	uint32_t waited_ms;
 	uint64_t question;
+	const char *name; /* of a file that the host was asked about: the copy; NULL: the guest's memory has it */
+	size_t name_bytes;
 };
 
 struct notify_decision {
@@ -323,21 +329,27 @@ struct notify_flight {
 	struct notify_flight *next;
 };
 
-/* What the host is asked. */
+/* What the host is asked: about an address, or about a file by its name. */
 struct notify_question {
 	uint64_t key, number;
 	uint32_t scope;
 	int32_t pid, tid;
-	uint16_t capability, family, port;
+	uint16_t capability, family, port, name_bytes;
 	uint8_t address[16];
+	char name[NOTIFY_ASKED_NAME];
 };
 struct notify_answered {
 	uint64_t number;
-	int yes;
+	int said, fd; /* fd: what the guest is given, -1: nothing */
 	struct notify_answered *next;
 };
 
-struct notify_job { /* a socket; of an own descriptor: domain -1, `kind` its flags, `protocol` its number */
+#define NOTIFY_JOB_OWN (-1)
+#define NOTIFY_JOB_FILE (-2)
+
+/* A socket. NOTIFY_JOB_OWN: a descriptor of the guest's own, `kind` its flags, `protocol` its number. NOTIFY_JOB_FILE: a file
+ * of the supervisor's, the same, which is closed then. */
+struct notify_job {
 	struct notify_sandbox *sandbox;
 	uint64_t id;
 	int domain, kind, protocol, tid, pid;

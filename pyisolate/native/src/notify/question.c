@@ -1,5 +1,6 @@
 /* Calls that wait for the host's answer. What was asked about is what is used: the supervisor's copy of the address, judged
- * once more by the policy of then. The guest that asks waits in the kernel; nothing else does. */
+ * once more by the policy of then, and the file that the supervisor opened by its copy of the name. The guest that asks
+ * waits in the kernel; nothing else does. */
 #include "parts.h"
 
 static int notify_push_question(notify_listener *l, const struct notify_wait *w)
@@ -16,11 +17,14 @@ static int notify_push_question(notify_listener *l, const struct notify_wait *w)
 		.scope = w->message.to.scope,
 		.pid = notify_pid(w->sandbox, w->tid),
 		.tid = w->tid,
-		.capability = PYI_NET_CONNECT,
+		.capability = w->call.name ? PYI_FS_READ : PYI_NET_CONNECT,
+		.name_bytes = (uint16_t)w->call.name_bytes,
 		.family = (uint16_t)w->message.to.family,
 		.port = w->message.to.port,
 	};
 	memcpy(q->address, w->message.to.address, sizeof q->address);
+	if (w->call.name)
+		memcpy(q->name, w->call.name, w->call.name_bytes);
 	__atomic_store_n(&l->question_head, l->question_head + 1, __ATOMIC_RELEASE);
 	if (write(l->ask, &one, sizeof one) < 0)
 		return 1; /* full: readable anyway */
@@ -55,6 +59,82 @@ SHARED int notify_ask(const struct notify_call *c, int fd, const struct notify_e
 	return 1;
 }
 
+/* The kernel decides after all, as of a call that nothing was asked about. */
+static void notify_as_ever(notify_listener *l, struct notify_wait *w)
+{
+	struct notify_call c = w->call;
+
+	c.question = 0;
+	if (c.policy->flags & NOTIFY_FULL)
+		notify_tell(&c, PYI_FS_READ, NOTIFY_ALLOW, 0, NULL, NULL);
+	notify_continue(&c);
+	notify_wait_end(l, w);
+}
+
+/* Ask about a file that is opened to be read, whose name the host can be shown: 1 where the call waits now. Whether any
+ * rule speaks of the file the host finds out, and says "as ever" where one does. The listener alone does not know: what
+ * is granted is the root view's and Landlock's to say. */
+SHARED int notify_ask_read(const struct notify_call *c)
+{
+	struct notify_wait w = {
+		.step = NOTIFY_STEP_ASK,
+		.refusal = {.reason = NOTIFY_NOT_GRANTED, .rule = -1, .presented = -1},
+		.payload = c->l->names,
+		.since_ns = notify_now(),
+	};
+	int argument = c->l->path_argument[c->nr];
+
+#ifdef SYS_open
+	if (c->nr != SYS_openat && c->nr != SYS_open)
+		return 0;
+#else
+	if (c->nr != SYS_openat)
+		return 0;
+#endif
+	if (c->args[argument + 1] & (O_ACCMODE | O_CREAT | O_TRUNC | O_DIRECTORY | O_NOFOLLOW | O_PATH) ||
+	    c->sandbox->questions >= NOTIFY_QUESTIONS)
+		return 0;
+	w.message.bytes = notify_read_path(c, argument, c->l->names, NOTIFY_NAME);
+	if (!w.message.bytes || w.message.bytes > NOTIFY_ASKED_NAME || c->l->names[0] != '/')
+		return 0;
+	int fd = fcntl(c->l->ask, F_DUPFD_CLOEXEC, 3); /* a wait has one; this one is never looked at */
+	if (fd < 0)
+		return 0;
+	w.call = *c;
+	w.call.question = c->l->last_question + 1;
+	if (notify_park(c, fd, &w)) {
+		close(fd);
+		return 0;
+	}
+	struct notify_wait *parked = c->sandbox->waits;
+	c->l->last_question++;
+	c->sandbox->questions++;
+	notify_policy_hold(parked->call.policy);
+	parked->call.name = parked->payload;
+	parked->call.name_bytes = w.message.bytes;
+	if (!notify_push_question(c->l, parked))
+		notify_as_ever(c->l, parked);
+	return 1;
+}
+
+/* Yes: the file that the host has opened becomes the answer of open(2). Takes the descriptor. */
+static void notify_give_file(notify_listener *l, struct notify_wait *w, int fd)
+{
+	const struct notify_call *c = &w->call;
+	uint64_t flags = c->args[l->path_argument[c->nr] + 1];
+
+	notify_settle_question(w, NOTIFY_REPLY_YES, NOTIFY_WOULD_DENY, 0);
+	notify_ask_injector(c, NOTIFY_JOB_FILE, flags & O_CLOEXEC ? O_CLOEXEC : 0, fd);
+	notify_wait_end(l, w);
+}
+
+/* Called by an injector. */
+SHARED void notify_inject_file(const struct notify_job *job)
+{
+	notify_give_fd(job, job->protocol, job->kind);
+	close(job->protocol);
+}
+
 /* The policy may have been replaced since: a rule that denies now is not overruled. */
 static void notify_grant_question(notify_listener *l, struct notify_wait *w)
 {
@@ -76,7 +156,7 @@ static void notify_grant_question(notify_listener *l, struct notify_wait *w)
 		notify_wait_finish(l, w, result);
 }
 
-static void notify_answer_question(notify_listener *l, const struct notify_answered *a)
+static void notify_answer_question(notify_listener *l, struct notify_answered *a)
 {
 	struct notify_wait *w = l->waits;
 	uint64_t id;
@@ -88,7 +168,12 @@ static void notify_answer_question(notify_listener *l, const struct notify_answe
 	id = w->id;
 	if (ioctl(w->sandbox->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
 		notify_wait_end(l, w);
-	else if (a->yes)
+	else if (w->call.name && a->said == NOTIFY_SAID_AS_EVER)
+		notify_as_ever(l, w);
+	else if (w->call.name && a->said == NOTIFY_SAID_YES && a->fd >= 0) {
+		notify_give_file(l, w, a->fd);
+		a->fd = -1;
+	} else if (!w->call.name && a->said == NOTIFY_SAID_YES)
 		notify_grant_question(l, w);
 	else
 		notify_refuse_question(l, w, NOTIFY_REPLY_NO);
@@ -103,6 +188,8 @@ SHARED void notify_take_answers(notify_listener *l)
 	while (a) {
 		struct notify_answered *next = a->next;
 		notify_answer_question(l, a);
+		if (a->fd >= 0)
+			close(a->fd);
 		notify_free(a);
 		a = next;
 	}

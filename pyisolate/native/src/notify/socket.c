@@ -43,6 +43,8 @@ SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kin
 	struct notify_job *job = notify_alloc(1, sizeof *job), **end = &l->jobs;
 
 	if (!job) {
+		if (domain == NOTIFY_JOB_FILE)
+			close(protocol);
 		notify_result(c, -ENOMEM);
 		return;
 	}

@@ -45,7 +45,10 @@ static void notify_record_names(const struct notify_call *c, struct notify_recor
 {
 	int other = notify_other_argument(c->nr);
 	char *path = c->l->names, *into = r->text;
-	size_t length = notify_read_path(c, c->l->path_argument[c->nr], path, NOTIFY_NAME);
+	size_t length = c->name ? c->name_bytes
+				: notify_read_path(c, c->l->path_argument[c->nr], path, NOTIFY_NAME);
+	if (c->name)
+		memcpy(path, c->name, length);
 	size_t more = other >= 0 ? notify_read_path(c, other, path + length, NOTIFY_NAME)
 				 : notify_read_linked(c, path, length, path + length, NOTIFY_NAME);
 
@@ -349,7 +352,8 @@ SHARED void notify_settle_question(struct notify_wait *w, int reply, int verdict
 {
 	w->call.reply = (uint8_t)reply;
 	w->call.waited_ms = (uint32_t)((notify_now() - w->since_ns) / 1000000u);
-	notify_tell(&w->call, PYI_NET_CONNECT, verdict, error, &w->refusal, &w->message.to);
+	notify_tell(&w->call, w->call.name ? PYI_FS_READ : PYI_NET_CONNECT, verdict, error, &w->refusal,
+		    w->call.name ? NULL : &w->message.to);
 }
 
 SHARED void notify_refuse_question(notify_listener *l, struct notify_wait *w, int reply)

@@ -1,0 +1,158 @@
+"""Files that a guest opens to read: which of them the host is asked about, and what a yes gives.
+
+The name is the listener's copy. What it leads to here is looked at before the question and again after the answer: a
+yes is for that file, which is opened for the guest.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from ..capability import Capability
+from ..decision import DenialCode
+from ..policy import workspace
+from ..policy.broker import Broker, is_asked_about
+from ..policy.compiled import CompiledPolicy
+from ..records import Asked
+from .ask import start_or_run
+
+_log = logging.getLogger("pyisolate.sandbox.ask")
+#: Opens a file by path, device and inode, so that a guest can only read it. Raises EnforcementError.
+Opener = Callable[[str, int, int], int]
+#: What lies there is another one for each process, or is no file: never the supervisor's for a guest.
+_NOT_FILES = ("/proc", "/sys", "/dev")
+#: Files of one sandbox that questions are about; a call that was given up counts until its answer.
+_MOST = 256
+
+
+@dataclass(frozen=True)
+class _File:
+    path: str
+    device: int
+    inode: int
+    opener: Opener
+
+
+class Answering(Protocol):
+    """What answers the call that waits."""
+
+    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
+        """Answer it. None: the kernel decides. Takes `file`, which the guest is given."""
+
+
+class Surroundings(Protocol):
+    """What this needs of the session."""
+
+    compiled: CompiledPolicy
+
+    @property
+    def id(self) -> str:
+        """The sandbox's id."""
+        ...
+
+    @property
+    def kernel(self) -> Answering:
+        """Where calls wait."""
+        ...
+
+    def start_call(self, call: Callable[[], None]) -> None:
+        """Run `call` on a thread of the supervisor's own."""
+
+
+class WaitingCalls:
+    """What of one sandbox waits for answers, at the listener and the egress proxy, and the files that some is about.
+
+    Thread-safe. `ask` puts a question.
+    """
+
+    def __init__(self, around: Surroundings, ask: Callable[[Asked], None]) -> None:
+        self._around, self._ask = around, ask
+        self._files: dict[int, _File] = {}
+        self._lock = threading.Lock()
+        self._known: Broker | None = None
+        #: processor time that looking at files took
+        self.spent_s = 0.0
+        #: answers a question about a request at the egress proxy, where the sandbox is led to it
+        self.answer_request: Callable[[str, int, bool], None] | None = None
+
+    def take(self, asked: Asked, opener: Opener) -> None:
+        """Take a question; a file is opened by `opener`. Never waits: where a file is looked at, a file system may."""
+        if asked.capability is not Capability.FS_READ:
+            self._ask(asked)
+            return
+        try:
+            self._around.start_call(partial(self._look, asked, opener))
+        except RuntimeError:  # no thread
+            self._around.kernel.answer(asked.number, allow=None)
+
+    def answer(self, number: int, *, allow: bool) -> None:
+        """Answer what waits, below 0 a request at the egress proxy, if it still does."""
+        if number < 0:
+            if self.answer_request is not None:
+                start_or_run(self._around.start_call, partial(self.answer_request, self._around.id, -number, allow))
+            return
+        with self._lock:
+            file = self._files.pop(number, None)
+        given = _opened(file, self._broker()) if file is not None and allow else None
+        self._around.kernel.answer(number, allow=allow and (file is None or given is not None), file=given)
+
+    def _broker(self) -> Broker:
+        compiled, known = self._around.compiled, self._known
+        if known is None or known.policy is not compiled:  # a reload makes another one
+            known = self._known = Broker(compiled)
+        return known
+
+    def _look(self, asked: Asked, opener: Opener) -> None:
+        file, began = None, time.thread_time()
+        try:
+            file = _found(asked.target, self._broker(), opener)
+        except (OSError, ValueError):  # it is not there
+            pass
+        except Exception:  # the kernel decides
+            _log.exception("a file could not be looked at; its guest is refused it")
+        with self._lock:
+            self.spent_s += time.thread_time() - began
+            if file is not None and len(self._files) < _MOST:
+                self._files[asked.number] = file
+            else:
+                file = None
+        if file is None:
+            self._around.kernel.answer(asked.number, allow=None)
+        else:
+            self._ask(msgspec.structs.replace(asked, target=file.path))
+
+
+def _found(name: str, broker: Broker, opener: Opener) -> _File | None:
+    """Return the file that a guest's name leads to and no rule speaks of; None for all else. Raises OSError."""
+    compiled = broker.policy
+    name = workspace.as_reached(name, workspace.links(compiled))
+    path = os.path.realpath(name, strict=True)
+    if any(one == top or one.startswith(top + "/") for top in _NOT_FILES for one in (os.path.normpath(name), path)):
+        return None
+    if not path.isprintable() or not all(
+        is_asked_about(compiled, broker.decide(Capability.FS_READ, one)) for one in (name, path)
+    ):
+        return None
+    seen = os.stat(path, follow_symlinks=False)
+    return _File(path, seen.st_dev, seen.st_ino, opener) if stat.S_ISREG(seen.st_mode) else None
+
+
+def _opened(file: _File, broker: Broker) -> int | None:
+    """Open the file that was asked about; None where it is another one by now, or where a rule has come to deny it."""
+    try:
+        if broker.decide(Capability.FS_READ, file.path).code is DenialCode.EXPLICIT_DENY:
+            return None
+        return file.opener(file.path, file.device, file.inode)
+    except Exception as error:  # whatever goes wrong, the answer is no
+        _log.warning("a file that was allowed is not given: %s: %s", type(error).__name__, error)
+        return None

@@ -1,0 +1,200 @@
+"""Questions about files: open(2) of one that no rule speaks of waits, and a yes gives that file to be read, no more."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyisolate
+from pyisolate import Allow, Deny, EnforcementError, Policy, PolicyError, Question
+from pyisolate.decision import DenialCode, Verdict
+
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
+
+POLICY = Policy.preset("compute").allow_import("@stdlib", "ctypes").allow_native("_ctypes").with_ask("fs.read")
+#: open(2) by a raw system call, round every hook and every library
+_RAW = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+def raw(name, flags=0):
+    got = libc.syscall(257 if os.uname().machine == "x86_64" else 56, -100, name, flags, 0)
+    return os.read(got, 99) if got >= 0 else -ctypes.get_errno()
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """Files that everybody may read and no rule speaks of."""
+    top = Path("/var/tmp") / f"pyisolate-ask-{os.getpid()}"
+    top.mkdir(mode=0o755)
+    (top / "data").write_text("asked")
+    (top / "other").write_text("not asked")
+    yield top
+    shutil.rmtree(top)
+
+
+class Asked:
+    """Answers, and what was asked."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers, self.questions = list(answers), list[Question]()
+        self.before: Callable[[], object] = lambda: None
+
+    def __call__(self, question: Question) -> Any:
+        self.questions.append(question)
+        self.before()
+        return self.answers.pop(0)
+
+    @property
+    def targets(self) -> list[str]:
+        return [question.target for question in self.questions]
+
+
+def refused(sandbox: pyisolate.Sandbox, code: str) -> pyisolate.DenialEvent:
+    with pytest.raises(PolicyError) as caught:
+        sandbox.exec(code)
+    assert caught.value.denial_event is not None, code
+    return caught.value.denial_event
+
+
+def test_yes_reads_and_no_does_not_each_with_one_event(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    asked, file = Asked(Allow(), Deny("private"), Allow(), Allow("rule")), str(place / "data")
+    read = f"open({file!r}).read()"
+    with supervisor.spawn("asks", POLICY, on_ask=asked) as sandbox:
+        assert sandbox.eval(read) == "asked"
+        event = refused(sandbox, read)
+        assert (event.target, event.answer, event.kernel_decision) == (file, "deny", Verdict.DENY)
+        assert "private" in event.kernel_reason
+        sandbox.exec(_RAW)
+        assert sandbox.eval(f"raw({file.encode()!r})") == b"asked"
+        assert sandbox.eval(read) == "asked"
+        assert sandbox.eval(read) == "asked"  # for good
+        events = [(one.answer, one.would_deny, one.count) for one in sandbox.get_denial_events()]
+        assert sorted(events, key=str) == [("deny", False, 1), ("once", True, 1), ("once", True, 1), ("rule", True, 2)]
+        assert {"path": file, "allow": ["read"]} in sandbox.answered_policy.to_dict()["fs"]
+    assert asked.targets == [file] * 4
+    assert {question.capability for question in asked.questions} == {"fs.read"}
+    with supervisor.spawn("plain", POLICY.with_ask()) as sandbox:  # the same, without a question
+        assert refused(sandbox, read).answer is None
+
+
+def test_what_was_asked_about_is_what_is_given(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    """Neither the guest's memory nor the names of the host lead a yes to another file."""
+    data, other, link = place / "data", place / "other", place / "link"
+    link.symlink_to(data)
+    asked = Asked(*[Allow()] * 3)
+    with supervisor.spawn("swaps", POLICY, on_ask=asked) as sandbox:
+        sandbox.exec(_RAW)
+        asked.before = lambda: sandbox.recv(timeout=10)
+        sandbox.exec(
+            f"import threading, time\nname = ctypes.create_string_buffer({bytes(data)!r}, 200)\n"
+            f"def swap():\n    time.sleep(0.2); name.value = {bytes(other)!r}; post(1)\n"
+        )
+        assert sandbox.eval("threading.Thread(target=swap).start() or raw(name)") == b"asked"
+        asked.before = lambda: (link.unlink(), link.symlink_to(other))
+        assert sandbox.eval(f"open({str(link)!r}).read()") == "asked"
+        asked.before = lambda: os.replace(other, data)
+        refused(sandbox, f"open({str(data)!r})")
+    assert asked.targets == [str(data)] * 3
+
+
+def test_it_can_be_read_and_nothing_else_of_it_changes(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    """The guest may be the file's owner, who could change its mode by any descriptor of it."""
+    file = place / "data"
+    if os.geteuid() == 0:
+        os.chown(file, 65534, 65534)
+    before = file.stat()
+    with supervisor.spawn("owns", POLICY, on_ask=Asked(Allow())) as sandbox:
+        sandbox.exec(f"import os\nfile = open({str(file)!r})")
+        for change in (
+            "os.fchmod(file.fileno(), 0o777)",
+            "os.utime(file.fileno(), (1, 1))",
+            "os.write(file.fileno(), b'x')",
+        ):
+            with pytest.raises(pyisolate.SandboxError):
+                sandbox.exec(f"os.{change}")
+        assert sandbox.eval("file.read()") == "asked"
+        refused = {event.target for event in sandbox.get_denial_events() if event.capability == "fs.metadata"}
+    assert refused <= {str(file), "/"}
+    assert (file.stat().st_mode, file.stat().st_mtime) == (before.st_mode, before.st_mtime)
+
+
+def test_what_a_rule_denies_and_what_is_no_file_is_not_asked_about(
+    supervisor: pyisolate.Supervisor, place: Path
+) -> None:
+    os.mkfifo(place / "pipe")
+    (place / "there").symlink_to("/proc/self/environ")
+    asked = Asked()
+    with supervisor.spawn("denied", POLICY.deny("fs.read", str(place / "other")), on_ask=asked) as sandbox:
+        sandbox.exec("import os\n" + _RAW)
+        for attempt in (
+            f"open({str(place / 'other')!r})",
+            f"open({str(place / 'data')!r}, 'r+')",
+            f"os.listdir({str(place)!r})",
+            f"os.open({str(place)!r}, os.O_RDONLY)",
+            f"os.open({str(place / 'pipe')!r}, os.O_RDONLY | os.O_NONBLOCK)",
+            "open('/proc/self/environ')",
+            "open('/dev/kmsg')",
+        ):
+            refused(sandbox, attempt)
+        for name in ("absent", "there"):  # the link leads to a file that is another one for each process
+            with pytest.raises(pyisolate.GuestError, match="FileNotFoundError"):
+                sandbox.exec(f"open({str(place / name)!r})")
+        assert sandbox.eval(f"raw({bytes(place / 'other')!r})") < 0
+        assert sandbox.eval(f"raw({bytes(place / 'data')!r}, os.O_RDWR)") < 0
+    assert asked.questions == []
+
+
+def test_without_an_answer_it_is_refused(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    file = str(place / "data")
+    with supervisor.spawn("nobody", POLICY) as sandbox:
+        event = refused(sandbox, f"open({file!r})")
+        assert (event.answer, event.asked_by, event.target) == ("unanswered", "nobody", file)
+    free = threading.Event()
+    asked = Asked(Allow(), Allow())
+    asked.before = lambda: free.wait(20)
+    with supervisor.spawn("late", POLICY, on_ask=asked, ask_timeout=0.1) as sandbox:
+        event = refused(sandbox, f"open({file!r})")
+        assert event.answer == "timeout"
+        free.set()
+    waits = threading.Event()
+    asked = Asked(Allow())
+    with supervisor.spawn("ends", POLICY, on_ask=asked) as sandbox:
+        asked.before = lambda: (sandbox.kill(), waits.set())
+        with pytest.raises(pyisolate.SandboxError):
+            sandbox.exec(f"open({file!r})")
+        assert waits.wait(10)
+
+
+def test_a_reload_ends_asking(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    file, asked = str(place / "data"), Asked(Allow())
+    with supervisor.spawn("reloads", POLICY, on_ask=asked) as sandbox:
+        asked.before = lambda: sandbox.reload_policy(POLICY.with_ask())
+        assert sandbox.eval(f"open({file!r}).read()") == "asked"  # this question was put before
+        event = refused(sandbox, f"open({file!r})")
+        assert (event.code, event.answer) == (DenialCode.NOT_GRANTED, None)
+
+
+def test_programs_are_asked_about_and_a_flood_is_refused(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    file, cat = str(place / "data"), shutil.which("cat") or "/bin/cat"
+    asked = Asked(*[Allow()] * 100)
+    with supervisor.spawn("runs", POLICY.allow_exec(os.path.realpath(cat)), on_ask=asked) as sandbox:
+        done = sandbox.run([os.path.realpath(cat), file])
+        assert (done.stdout, file in asked.targets) == (b"asked", True)
+        for number in range(60):
+            (place / f"{number}").write_text("x")
+        opened = f"sum(raw(f'{place}/{{n}}'.encode()) == b'x' for n in range(60))"
+        sandbox.exec(_RAW)
+        assert sandbox.eval(opened) < 60
+        assert "full" in {event.answer for event in sandbox.get_denial_events()}
+
+
+def test_where_files_cannot_be_asked_about_the_spawn_says_so(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    with pytest.raises(EnforcementError, match=r"ask: fs\.read"):
+        supervisor.spawn("thread", POLICY.with_limits(memory=None), isolation="thread")
