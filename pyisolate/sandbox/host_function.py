@@ -188,9 +188,25 @@ class HostCalls:
             starts = not self._closed and known.running < (1 if known.run is None else known.run.concurrency)
             known.running += starts
         if starts:
-            (start or self._around.start_call)(functools.partial(self._serve, known))
+            try:
+                (start or self._around.start_call)(functools.partial(self._serve, known))
+            except RuntimeError as error:  # no thread can be had
+                self._leave_out(known, call, error)
         elif self._closed:
             self._flooded(frame.name)
+
+    def _leave_out(self, known: _Known, call: _Call, error: RuntimeError) -> None:
+        """Answer a call for which no thread could be started, unless one that runs takes it."""
+        with self._lock:
+            known.running -= 1
+            if known.running or call not in known.waiting:
+                return
+            known.waiting.remove(call)
+            self._waiting -= 1
+            self._waiting_bytes -= len(call.frame.arguments)
+            self._by_number.pop(call.frame.id, None)
+        self._around.count_call("raised")
+        self._around.answer_call(_raised(call.frame.id, error))
 
     def _flooded(self, name: str) -> None:
         reason = f"more than {_MAX_WAITING} calls, or {_MAX_WAITING_BYTES} bytes of arguments, wait to be run"

@@ -68,7 +68,9 @@ class Reloader:
                 try:
                     cell = _cell_of(session, policy)
                     if prepared is None:
-                        prepared = held.enter_context(self.tables.hold(policy))
+                        found = held.enter_context(self.tables.hold(policy))
+                        _check_size(session.name, found.compiled)
+                        prepared = found
                     followers.append(self._begin(cell, policy, prepared))
                 except Exception as error:
                     failure = failure or error
@@ -254,6 +256,16 @@ class _Follower:
 
     def _followed(self) -> bool:
         return self._channel.reloaded is not None and self._channel.reloaded.id == self._number
+
+
+def _check_size(name: str, new: CompiledPolicy) -> None:
+    """Refuse a policy that no frame holds: the next request would bring its table, when it is too late."""
+    try:
+        wire.encode(wire.Reload(id=(1 << 63) - 1, policy=new))
+    except wire.WireError as error:
+        raise SandboxError(
+            f"reload policy of {name!r}: {error}", hint="name directories in the place of their files"
+        ) from None
 
 
 def _check_files(session: CellSession, new: CompiledPolicy) -> bool:

@@ -180,6 +180,22 @@ def test_calls_of_many_guest_threads_run_side_by_side_and_within_the_bound(spawn
     assert most[1] == 3
 
 
+def test_a_call_for_which_no_thread_starts_is_answered(
+    supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took a place among those that run at once, for good."""
+
+    def no_thread(*_call: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with supervisor.spawn("short", functions={"one": HostFunction(lambda: 1, concurrency=1)}) as sandbox:
+        with monkeypatch.context() as short:
+            short.setattr("pyisolate.sandbox.session.Session.start_call", no_thread)
+            with pytest.raises(GuestError, match="can't start new thread"):
+                sandbox.eval("one()", timeout=10)
+        assert sandbox.eval("one()", timeout=10) == 1
+
+
 def test_a_guest_thread_calls_while_no_request_runs(supervisor: pyisolate.Supervisor) -> None:
     called = threading.Event()
     with supervisor.spawn("later", functions={"note": called.set}) as sandbox:

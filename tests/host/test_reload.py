@@ -12,6 +12,7 @@ import pytest
 
 import pyisolate
 from pyisolate import Policy
+from pyisolate.cell import wire
 from tests import inside
 
 pytestmark = [pytest.mark.core, pytest.mark.usefixtures("kept_supervisor")]
@@ -267,3 +268,17 @@ def test_a_reload_that_fails_once_tables_are_swapped_ends_its_sandbox(
         with pytest.raises(pyisolate.SandboxDied, match="took its new policy in part"):
             sandbox.eval("1")
         assert other.eval("1") == 1  # it was idle: its broker's table comes with this
+
+
+def test_a_policy_that_no_frame_holds_is_refused_before_a_table_is_swapped(
+    supervisor: pyisolate.Supervisor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the next request that would bring the broker's table: the kernel's would be another by then."""
+    port = server.getsockname()[1]
+    with supervisor.spawn("large", BASE) as sandbox:
+        monkeypatch.setitem(wire.encode.__kwdefaults__, "limit", 1 << 10)
+        with pytest.raises(pyisolate.SandboxError, match="over the limit"):
+            sandbox.reload_policy(BASE.allow_connect(f"127.0.0.1:{port}"))
+        monkeypatch.undo()
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec(f"import socket\nsocket.create_connection(('127.0.0.1', {port}))")

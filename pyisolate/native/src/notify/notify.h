@@ -240,7 +240,8 @@ struct notify_sandbox {
 	int resting;		/* atomic: no call is received until `resume_ns` */
 	struct notify_sandbox *next_resting;
 	int brims;		/* atomic: its ring is full, and no call is received until a drain makes room */
-	int last_tid, last_pid;
+	int last_tid, last_pid;	/* a thread and its process, as they were then */
+	uint64_t last_pid_ns;
 	int root, root_tid;	/* what that thread sees as "/" (notify/look.c); root_tid 0: none is held */
 	uint64_t root_ns;
 	notify_policy *policy;	/* under lock; NULL: a warm cell, no guest code yet */

@@ -108,18 +108,21 @@ static int notify_status(int tid, char *text, size_t bytes)
 	return notify_proc_text(tid, "status", text, bytes);
 }
 
-/* The process of a thread, in the supervisor's view. */
+/* The process of a thread, in the supervisor's view. A number is another's once the host has counted round: it may be a
+ * process of somebody else, of which a descriptor would be taken before Linux 6.9. */
 SHARED int notify_pid(struct notify_sandbox *s, int tid)
 {
 	char text[4096];
 	unsigned long long value;
+	uint64_t now = notify_now();
 
-	if (s->last_tid == tid)
+	if (s->last_tid == tid && now - s->last_pid_ns < NOTIFY_NAME_NS)
 		return s->last_pid;
 	if (notify_status(tid, text, sizeof text) || !notify_status_line(text, "\nTgid:", 10, &value, 1))
 		return tid;
 	s->last_tid = tid;
 	s->last_pid = (int)value;
+	s->last_pid_ns = now;
 	return s->last_pid;
 }
 
