@@ -19,7 +19,15 @@ from .mover import Mover
 from .policy_zygotes import Kind, PolicyZygotes, ReadyCells, kind_of
 from .reactor import Reactor
 from .zygote import Exited, Forked, Given
-from .zygote_process import FORKED_DESCRIPTORS, PolicyZygote, PoolSettings, ZygoteControl, ZygoteError, ZygoteProcess
+from .zygote_process import (
+    FORKED_DESCRIPTORS,
+    BegunZygote,
+    PolicyZygote,
+    PoolSettings,
+    ZygoteControl,
+    ZygoteError,
+    ZygoteProcess,
+)
 
 if TYPE_CHECKING:
     from ..policy.compiled import CompiledPolicy
@@ -50,8 +58,7 @@ class Pool:
         move: Callable[[Channel], None],
         on_exit: Callable[[Channel, Exited | None], None],
     ) -> None:
-        self._settings = settings
-        self._reactor = reactor
+        self._settings, self._reactor = settings, reactor
         self._prepare = prepare
         self._move = move
         self._on_exit = on_exit
@@ -77,13 +84,13 @@ class Pool:
         self._failing_since: float | None = None
         self._warm_at = 0.0
 
-    def start(self) -> None:
-        """Start the zygote and fill the pool; returns when the zygote is warm. Raises ZygoteError."""
+    def start(self, begun: BegunZygote | None = None) -> None:
+        """Start the zygote, or go on with a begun one, and fill the pool; returns once warm. Raises ZygoteError."""
         with self._start_lock:
             if self._zygote is not None or self._closed:
                 return
             try:
-                zygote = ZygoteProcess(self._settings)
+                zygote = ZygoteProcess(self._settings, begun)
             except OSError as error:
                 raise ZygoteError(f"start zygote: {error.strerror}", hint=advice(error.errno)) from error
             for name, why in zygote.failed_preloads:

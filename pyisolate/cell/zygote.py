@@ -427,15 +427,17 @@ def main(descriptor: int) -> int:
     quiet.report_sizes()
     control = socket.socket(fileno=_lowered(descriptor))
     control.set_inheritable(False)
-    start = msgspec.msgpack.decode(control.recv(MAX_CONTROL_BYTES), type=Start)
+    hooks.prewarm()
+    _preload(WARM_MODULES)  # while the host proves what the kernel enforces
+    if not (first := control.recv(MAX_CONTROL_BYTES)):
+        return 0  # its start has failed
+    start = msgspec.msgpack.decode(first, type=Start)
     if start.spec.every_file_call:
         quiet.never_files()
     process.set_name("pyisolate-zygote")
     for name in ("LD_PRELOAD", "LD_BIND_NOW"):  # for this process alone: programs of a guest could not open the library
         os.environ.pop(name, None)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    hooks.prewarm()
-    _preload(WARM_MODULES)
     failed = _preload(start.preload)
     repr(getattr(builtins, "license", None))  # it looks for its text where it is first shown, as all builtins may be
     AT_FORK.stop()

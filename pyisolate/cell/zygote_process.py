@@ -56,6 +56,43 @@ class PoolSettings:
     libraries: dict[str, str | None] | None = None
 
 
+class BegunZygote:
+    """A zygote that imports while its supervisor still proves what the kernel enforces: the rest it learns later."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        self.environment = _environment(settings)
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self.process = interpreter.start(
+                ["-m", "pyisolate.cell", str(theirs.fileno())],
+                [theirs.fileno(), *settings.held],
+                self.environment,
+                program=settings.python,
+            )
+        except BaseException:
+            self.control.close()
+            raise
+        finally:
+            theirs.close()
+        self._taken = False
+
+    def take(self, settings: PoolSettings) -> BegunZygote:
+        """Return it, or one begun anew where `settings` need other libraries; `stop` does nothing from then on."""
+        if self.environment != _environment(settings):
+            self.stop()
+            return BegunZygote(settings)
+        self._taken = True
+        return self
+
+    def stop(self) -> None:
+        """End it, unless it was taken."""
+        if not self._taken:
+            self._taken = True
+            self.process.kill()
+            self.control.close()
+            self.process.wait()
+
+
 def _environment(settings: PoolSettings) -> dict[str, str]:
     """Return the zygote's environment, with what the dynamic loader is to do (ld.so(8)).
 
@@ -106,21 +143,9 @@ class ZygoteControl:
 class ZygoteProcess(ZygoteControl):
     """One running zygote and its control socket."""
 
-    def __init__(self, settings: PoolSettings) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self._process = interpreter.start(
-                ["-m", "pyisolate.cell", str(theirs.fileno())],
-                [theirs.fileno(), *settings.held],
-                _environment(settings),
-                program=settings.python,
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self.control = ours
+    def __init__(self, settings: PoolSettings, begun: BegunZygote | None = None) -> None:
+        begun = BegunZygote(settings) if begun is None else begun.take(settings)
+        self._process, self.control = begun.process, begun.control
         start = Start(
             host_pid=os.getpid(),
             preload=settings.preload,

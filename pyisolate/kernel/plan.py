@@ -78,13 +78,20 @@ class KernelPlan:
 
     # -- life -----------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Prove each enforcer live and let it begin to work."""
+    def start_programs(self) -> None:
+        """Load the BPF programs that this kernel takes: whether they decide is known from then on."""
         self._recorded.clear()
+        for found in self.bpf.start():
+            self.availability[found.enforcer] = found
+
+    def start(self) -> None:
+        """Prove each other enforcer live and let it begin to work. After `start_programs`."""
         for enforcer in self.enforcers:
+            if enforcer is self.bpf:
+                continue
             for found in enforcer.start():
                 self.availability[found.enforcer] = found
-                if not found.usable and found.enforcer == enforcer.name != self.bpf.name:
+                if not found.usable and found.enforcer == enforcer.name:
                     _log.warning("%s is %s: %s", found.enforcer, found.status.value, found.reason)
         if self.listener is not None:
             # getrandom asks the listener too: policies that deny it are kept, and seen to be, with one program for all

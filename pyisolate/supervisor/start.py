@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..cell.pool import Pool
 from ..cell.reactor import Reactor
-from ..cell.zygote_process import PoolSettings
+from ..cell.zygote_process import BegunZygote, PoolSettings, ZygoteError
 from ..choices import Network
 from ..errors import EnforcementError, SandboxError
 from ..kernel import namespaces
 from ..limits.cgroup import CgroupTree
 from ..native import process
-from ..native.result import is_shortage
+from ..native.result import advice, is_shortage
 from ..policy.interpreter import InterpreterFiles
 from .assign import Assigner, Records
 from .cell_python import CellPython
@@ -146,7 +146,7 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
         _check_main_interpreter()
         _check_uid(parts.traits)
         _check_capabilities(parts.traits)
-        cgroups, reason, held = _prove(parts, stack, options)
+        cgroups, reason, held, begun = _prove(parts, stack, options)
         stack.callback(parts.registry.release_leases)
         reactor = Reactor()
         stack.callback(reactor.stop)
@@ -160,7 +160,7 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
         )
         stack.callback(started.threads.close)
         on_made(started)
-        _start_pools(parts, options, started, stack)
+        _start_pools(parts, _pool_settings(parts, options), started, stack, begun)
         parts.watchdog.start()
         stack.callback(parts.watchdog.stop)
         stack.callback(parts.metrics.remove_supervisor, parts.snapshots)
@@ -225,14 +225,20 @@ def _check_capabilities(traits: CellTraits) -> None:
 
 def _prove(
     parts: Parts, stack: contextlib.ExitStack, options: StartOptions
-) -> tuple[CgroupTree | None, str, tuple[int, ...]]:
-    """Prove the enforcers and open the tree of control groups.
+) -> tuple[CgroupTree | None, str, tuple[int, ...], BegunZygote]:
+    """Prove the enforcers and open the tree of control groups, while a zygote imports.
 
-    Returns the tree, why there is none, and the descriptors that keep the network's programs attached.
+    Returns the tree, why there is none, the descriptors that keep the network's programs attached, and that zygote.
     """
     plan, trees = parts.plan, contextlib.ExitStack()
     stack.enter_context(trees)  # groups are given back after what uses them
     stack.callback(plan.close)
+    plan.start_programs()  # whether they decide is all that what is loaded into the zygote depends on
+    try:
+        begun = BegunZygote(_pool_settings(parts, options))
+    except OSError as error:
+        raise ZygoteError(f"start zygote: {error.strerror}", hint=advice(error.errno)) from error
+    stack.callback(begun.stop)
     plan.start()
     stack.callback(parts.tables.close)
     parts.tables.interpreter = InterpreterFiles.discover() if options.python is None else options.python.files
@@ -245,20 +251,26 @@ def _prove(
         # A probe that met a shortage has proven nothing; what it found must not be kept.
         if not one.usable and is_shortage(one.errno):
             raise OSError(one.errno, f"probe {one.enforcer}: {one.reason}")
-    return cgroups, found.reason, held
+    return cgroups, found.reason, held, begun
 
 
-def _start_pools(parts: Parts, options: StartOptions, started: Started, stack: contextlib.ExitStack) -> None:
-    plan, reactor, events = parts.plan, started.reactor, parts.events
+def _pool_settings(parts: Parts, options: StartOptions) -> PoolSettings:
     settings = PoolSettings(
         size=options.pool_size,
         preload=options.preload,
-        spec=plan.cell_spec(),
+        spec=parts.plan.cell_spec(),
         drop_privileges=parts.traits.started_by_root,
         environment=zygote_environment(),
     )
     if (python := options.python) is not None:
         settings = replace(settings, python=python.files.executable, libraries=python.libraries)
+    return settings
+
+
+def _start_pools(
+    parts: Parts, settings: PoolSettings, started: Started, stack: contextlib.ExitStack, begun: BegunZygote
+) -> None:
+    plan, reactor, events = parts.plan, started.reactor, parts.events
     pool = started.pool = Pool(settings, reactor, events.prepare_cell, events.move_cell, events.cell_exited)
     stack.callback(pool.close)
     if started.held:
@@ -273,6 +285,6 @@ def _start_pools(parts: Parts, options: StartOptions, started: Started, stack: c
         one.on_ready = standby.refill_if_needed
         stack.callback(standby.close)
     reactor.start(events.cell_served)
-    pool.start()
+    pool.start(begun)
     for standby in started.standby.values():
         standby.start()

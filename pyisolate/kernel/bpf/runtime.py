@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
+import os
 import select
 import threading
 
@@ -54,6 +55,8 @@ class Records:
         self._stop = threading.Event()
         self._thread: Thread | None = None
         self._poll: epoll | None = None
+        #: ends the wait of that thread; -1 where none runs
+        self._wake = -1
         self.unattributed = 0
         #: what the sandbox of a proof was refused
         self.proofs: collections.deque[KernelRecord] = collections.deque(maxlen=16)
@@ -61,6 +64,7 @@ class Records:
     def start(self, sink: RecordSink) -> None:
         """Deliver to `sink` from now on."""
         self._sink = sink
+        self._wake = os.eventfd(0)
         thread = Thread(target=self._run, name="pyisolate-bpf-records")
         thread.start()
         self._thread = thread  # only now: `close` joins it, and one that could not be started cannot be joined
@@ -69,6 +73,7 @@ class Records:
         poll = self._poll = epoll()
         poll.register(self._ring.epoll_fd, select.EPOLLIN)
         with contextlib.closing(poll):
+            poll.register(self._wake, select.EPOLLIN)
             while not self._stop.is_set():
                 if poll.poll(0.2):
                     self.drain()
@@ -115,7 +120,11 @@ class Records:
         """Deliver what is left and stop."""
         self._stop.set()
         if self._thread is not None:
+            os.eventfd_write(self._wake, 1)
             self._thread.join()
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
         self.drain()
         with self._lock:
             self._sink = None  # a sandbox that is closed later finds nothing to read
@@ -126,6 +135,8 @@ class Records:
         self._sink = None
         if self._poll is not None:
             self._poll.close()
+        if self._wake >= 0:
+            os.close(self._wake)
         self._ring.close()
 
 
