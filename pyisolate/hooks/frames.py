@@ -23,6 +23,24 @@ _SUBPROCESS = _STDLIB + "subprocess.py"
 #: ldconfig, gcc and ld; fc-list.
 _TRY_PROGRAMS = ("/ctypes/util.py", "/matplotlib/font_manager.py")
 _TARFILE = _STDLIB + "tarfile.py"
+#: It imports the packages above a module before it looks for that, and goes on without them.
+_RUNPY = "<frozen runpy>"
+#: Import what their caller names.
+_CARRIERS = frozenset(
+    (
+        _RUNPY,
+        "<frozen importlib.util>",
+        _STDLIB + "pkgutil.py",
+        _STDLIB + "pydoc.py",
+        _STDLIB + "logging/config.py",
+        _STDLIB + "unittest/loader.py",
+        _STDLIB + "importlib/resources/_common.py",
+        _STDLIB + "importlib/resources/_legacy.py",
+        _STDLIB + "importlib/resources/_functional.py",
+    )
+)
+#: Between them and their caller.
+_BETWEEN = frozenset((_STDLIB + "functools.py", _STDLIB + "contextlib.py"))
 _getframe = sys._getframe
 
 
@@ -48,6 +66,22 @@ def count_as_library(directory: str) -> None:
 def is_guest(frame: FrameType) -> bool:
     """Tell whether a frame runs guest code: code from below no library directory."""
     return not frame.f_code.co_filename.startswith(LIBRARY)
+
+
+def carries(frame: FrameType, name: str, *, looking: bool = False) -> bool:
+    """Tell whether a frame of the library imports, or looks for, a module that guest code has named to it.
+
+    What a statement of its own imports it has among its names (inspect, `co_names`).
+    """
+    code = frame.f_code
+    if code.co_filename not in _CARRIERS or code.co_name == "<module>" or name in code.co_names:
+        return False
+    if code.co_filename == _RUNPY and not looking:
+        return False
+    outer: FrameType | None = frame
+    while outer is not None and outer.f_code.co_filename in _CARRIERS | _BETWEEN:
+        outer = outer.f_back
+    return outer is not None and is_guest(outer)
 
 
 def is_hook(frame: FrameType) -> bool:

@@ -1,6 +1,7 @@
 """The import allow-list: what guest code itself may name.
 
-An import statement in a guest frame needs `import.allow`, warm or not; what granted library code then imports passes.
+An import statement in a guest frame needs `import.allow`, warm or not; what granted library code then imports passes,
+unless it is one of the few modules that import what their caller names (`runpy`, `pydoc`).
 Native modules are asked about wherever they are loaded from. Modules that a guest reaches as attributes
 (`json.codecs`) or through `sys.modules` are not seen: this is a guard rail, the kernel's read rules are the boundary.
 """
@@ -72,6 +73,7 @@ _import_module = importlib.import_module
 _pure_import = importlib.__import__
 _bootstrap: Any = sys.modules["_frozen_importlib"]  # what importlib calls _bootstrap
 _gcd_import = _bootstrap._gcd_import
+_find_spec = importlib.util.find_spec
 _resolve_name, _calc_package = _bootstrap._resolve_name, _bootstrap._calc___package__
 _getframe = sys._getframe
 _modules = sys.modules
@@ -204,9 +206,10 @@ def _as_importlib(function: _Function) -> _Function:
     return function
 
 
-def _guest_caller() -> bool:
-    """Tell whether the caller of a wrapper is guest code."""
-    return not _getframe(2).f_code.co_filename.startswith(frames.LIBRARY)
+def _guest_caller(name: object) -> bool:
+    """Tell whether the caller of a wrapper is guest code, or library code that guest code has named the module to."""
+    caller = _getframe(2)
+    return frames.is_guest(caller) or (isinstance(name, str) and frames.carries(caller, name))
 
 
 @_as_importlib
@@ -218,7 +221,7 @@ def _checked_import(
     level: int = 0,
 ) -> Any:
     hooks = GATE.hooks
-    if hooks is not None and _guest_caller():
+    if hooks is not None and _guest_caller(name):
         hooks.imports.statement(name, globals, fromlist, level)
     return _import(name, globals, locals, fromlist, level)
 
@@ -232,7 +235,7 @@ def _checked_pure_import(
     level: int = 0,
 ) -> Any:
     hooks = GATE.hooks
-    if hooks is not None and _guest_caller():
+    if hooks is not None and _guest_caller(name):
         hooks.imports.statement(name, globals, fromlist, level)
     return _pure_import(name, globals, locals, fromlist, level)
 
@@ -240,7 +243,7 @@ def _checked_pure_import(
 @_as_importlib
 def _checked_import_module(name: str, package: str | None = None) -> Any:
     hooks = GATE.hooks
-    if hooks is not None and _guest_caller() and isinstance(name, str):
+    if hooks is not None and _guest_caller(name) and isinstance(name, str):
         full = name
         if name.startswith("."):
             try:
@@ -255,9 +258,23 @@ def _checked_import_module(name: str, package: str | None = None) -> Any:
 @_as_importlib
 def _checked_gcd_import(name: str, package: str | None = None, level: int = 0) -> Any:
     hooks = GATE.hooks
-    if hooks is not None and _guest_caller():
+    if hooks is not None and _guest_caller(name):
         hooks.imports.statement(name, {"__package__": package}, (), level)
     return _gcd_import(name, package, level)
+
+
+@_as_importlib
+def _checked_find_spec(name: str, package: str | None = None) -> Any:
+    """Guest code that looks for a module finds none where it is not granted; `runpy` and its like mean to import it."""
+    hooks = GATE.hooks
+    if (
+        hooks is not None
+        and isinstance(name, str)
+        and name[:1] != "."
+        and frames.carries(_getframe(1), name, looking=True)
+    ):
+        hooks.imports.module(name)
+    return _find_spec(name, package)
 
 
 def checked_import(rule: Callable[[], ImportRule | ShadowedImports]) -> Callable[..., Any]:
@@ -291,10 +308,12 @@ def install() -> None:
         (_checked_pure_import, _pure_import, "__import__"),
         (_checked_import_module, _import_module, "import_module"),
         (_checked_gcd_import, _gcd_import, "_gcd_import"),
+        (_checked_find_spec, _find_spec, "find_spec"),
     ):
         wrapper.__name__ = wrapper.__qualname__ = name
         wrapper.__doc__ = original.__doc__
     builtins.__import__ = _checked_import  # type: ignore[assignment]
     importlib.__import__ = _checked_pure_import  # type: ignore[assignment]
     importlib.import_module = _checked_import_module
+    importlib.util.find_spec = _checked_find_spec
     _bootstrap._gcd_import = _checked_gcd_import

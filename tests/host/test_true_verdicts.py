@@ -65,7 +65,7 @@ def made(supervisor: pyisolate.Supervisor, mode: str, ground: Path | None = None
         "mode": mode,
         "fs": files,
         "import": {"allow": ["*"], "native": ["*"]},
-        **rest,
+        **{name.rstrip("_"): value for name, value in rest.items()},
     }
     return supervisor.spawn("truth", Policy.from_dict(policy))
 
@@ -241,6 +241,26 @@ def test_calls_that_no_filter_can_judge_are_recorded(
         # the control: a thread starts by clone3 and its fallback, and leaves nothing
         value, events = run(sandbox, "t = threading.Thread(target=int)\nt.start()\nt.join()\nnative(libc.getpid)")
         assert (value, events) == (0, [])
+
+
+#: library functions that import what their caller names; what they import beside it is their own affair
+CARRYING = ("runpy.run_module('{}')", "pkgutil.resolve_name('{}')", "pydoc.render_doc('{}')",
+            "importlib.resources.files('{}')", "logging.config.DictConfigurator({{}}).resolve('{}.x')")  # fmt: skip
+
+
+@pytest.mark.once
+def test_what_library_code_imports_for_a_guest_is_asked_about(supervisor: pyisolate.Supervisor) -> None:
+    allowed = ["runpy", "pkgutil", "pydoc", "importlib", "logging", "ctypes", "_ctypes", "json"]
+    imports = {"allow": allowed, "native": ["ctypes"]}
+    start = "import runpy, pkgutil, pydoc, importlib.resources, logging.config\ntry: {}\nexcept Exception: pass"
+    with made(supervisor, "enforce", import_=imports) as sandbox:
+        for call in CARRYING:
+            for module, told in (("click", [("import.module", "click", Verdict.DENY)]), ("json", [])):
+                before = len(sandbox.get_denial_events())
+                sandbox.exec(start.format(call.format(module)))
+                events = sandbox.get_denial_events()[before:]
+                assert [(e.capability, e.target, e.broker_decision) for e in events] == told, (call, module)
+        assert all(event.origin and event.suggestion for event in sandbox.get_denial_events())
 
 
 def test_a_process_by_clone3_is_refused_as_one_by_clone_is(supervisor: pyisolate.Supervisor) -> None:

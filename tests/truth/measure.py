@@ -46,7 +46,8 @@ try:
 except PermissionError as error:
     _outcome = "refused"
 except ImportError as error:
-    _refused = getattr(error, "denial_event", None) is not None or isinstance(error, PermissionError)
+    _told = error if hasattr(error, "denial_event") else error.__cause__
+    _refused = hasattr(_told, "denial_event") or isinstance(error, PermissionError)
     _outcome = "refused" if _refused else "failed: " + repr(error)
 except OSError as error:
     _outcome = "refused"

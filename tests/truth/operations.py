@@ -325,6 +325,13 @@ IMPORTS: list[Operation] = [
     _op("import a module", "import.module", "click|click.*", python="import click"),
     _op("import by importlib", "import.module", "psutil|psutil.*", python="import importlib; importlib.import_module('psutil')"),
     _op("import by __import__", "import.module", "msgspec|msgspec.*", python="__import__('msgspec')"),
+    *[
+        _op(f"import by {name}", "import.module", "click|click.*", python=f"import {name}; {call}")
+        for name, call in (
+            ("runpy", "runpy.run_module('click')"), ("pkgutil", "pkgutil.resolve_name('click:echo')"),
+            ("importlib.resources", "importlib.resources.files('click')"),
+        )
+    ],
     _op("import arrays", "import.module", "numpy|numpy.*", python="import numpy"),
 ]  # fmt: skip
 

@@ -83,7 +83,17 @@ class World:
                 ],
                 "net": [{"connect": f"127.0.0.1:{self.port}"}, {"bind": f"127.0.0.1:{self.closed}"}],
                 "import": {
-                    "allow": ["ctypes", "_ctypes", "_socket", "mmap", "fcntl", "sqlite3"],
+                    "allow": [
+                        "ctypes",
+                        "_ctypes",
+                        "_socket",
+                        "mmap",
+                        "fcntl",
+                        "sqlite3",
+                        "runpy",
+                        "pkgutil",
+                        "importlib",
+                    ],
                     "native": ["ctypes", "_ctypes"],
                 },
             }
