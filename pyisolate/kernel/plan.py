@@ -355,7 +355,8 @@ def _check_isolation(draft: Draft) -> None:
     compiled = draft.compiled
     draft.missing += unheld(compiled.limits, draft.isolation)
     if draft.isolation == "process":
-        draft.missing += uncounted(compiled)
+        draft.partial = uncounted(compiled)
+        draft.missing += draft.partial.values()
     if draft.isolation == "thread" and compiled.mode_of("random") is Mode.ENFORCE:
         shared = "a sandbox thread shares the generator of module `random` with the host"
         if compiled.random_seed is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..capability import Capability
 from ..choices import EnforcerName, Isolation
 from ..policy.compiled import CompiledPolicy
 from .interpreter_access import interpreter_out_of_reach
@@ -46,6 +47,8 @@ class Prepared:
     root_view: RootView | None = None
     bpf: BpfPolicy | None = None
     missing: tuple[str, ...] = ()
+    #: limits that hold in part: what is missing of each, in the words of `missing`
+    partial: Mapping[Capability, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     #: BPF-LSM decides files here
     programs_decide: bool = False
@@ -120,6 +123,7 @@ class Draft:
     programs_decide: bool = False
     host_network: bool = False
     missing: list[str] = field(default_factory=list)
+    partial: dict[Capability, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def usable(self, enforcer: EnforcerName) -> bool:
@@ -148,6 +152,7 @@ class Draft:
             root_view=self.root_view,
             bpf=self.bpf,
             missing=tuple(self.missing),
+            partial=self.partial,
             notes=tuple(self.notes),
             programs_decide=self.programs_decide,
             host_network=self.host_network,

@@ -73,7 +73,7 @@ class Reporter:
             isolation=isolation,
             enforcement=enforcement,
             kernel=platform.release(),
-            capabilities=tuple(_held(line, prepared.missing) for line in lines.all(has_cgroup, cgroup_reason)),
+            capabilities=tuple(_held(line, prepared.partial) for line in lines.all(has_cgroup, cgroup_reason)),
             enforcers=tuple(self._availability.values()),
             missing=(*prepared.missing, *(f"{name}: {reason}" for name, reason in failed)),
             notes=(*prepared.notes, *_isolation_notes(isolation)),
@@ -83,13 +83,11 @@ class Reporter:
         return report
 
 
-def _held(line: CapabilityStatus, missing: tuple[str, ...]) -> CapabilityStatus:
-    """Return the line of a limit with what is missing of it."""
-    name = line.capability.value.partition(".")[2]
-    why = next((text for text in missing if text.startswith(f"limits.{name}: ")), None)
-    if line.capability not in (Capability.LIMIT_DISK, Capability.LIMIT_FILES) or why is None:
+def _held(line: CapabilityStatus, partial: Mapping[Capability, str]) -> CapabilityStatus:
+    """Return the line, of a limit that holds in part with what is missing of it."""
+    if (missing := partial.get(line.capability)) is None:
         return line
-    return msgspec.structs.replace(line, coverage=Coverage.PARTIAL, missing=why)
+    return msgspec.structs.replace(line, coverage=Coverage.PARTIAL, missing=missing)
 
 
 #: What the listener learns of files with quiet calls (native/quiet.py).

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 
+from ..capability import Capability
 from ..decision import Mode
 from ..policy.compiled import CompiledPolicy, Limits
 from .rootview.paths import WRITING, Places
@@ -13,16 +14,19 @@ from .rootview.paths import WRITING, Places
 
 def sums(limits: Limits) -> list[str]:
     """Return the limits of sums that are set, as a policy states them."""
-    stated = (("disk", limits.disk_bytes), ("files", limits.files))
-    return [f"limits.{name}: {value}" for name, value in stated if value is not None]
+    return list(_stated(limits).values())
 
 
-def uncounted(compiled: CompiledPolicy) -> list[str]:
-    """Return a line for each limit of a sum that is set, and for the first place that it does not hold in."""
-    if not (named := sums(compiled.limits)):
-        return []
-    place = next(_written(compiled), None)
-    return [] if place is None else [f"{one}: nothing counts what is written in {place}" for one in named]
+def uncounted(compiled: CompiledPolicy) -> dict[Capability, str]:
+    """Return the limits of sums that are set, each with the first place that it does not hold in; none if it holds."""
+    if not (named := _stated(compiled.limits)) or (place := next(_written(compiled), None)) is None:
+        return {}
+    return {limit: f"{text}: nothing counts what is written in {place}" for limit, text in named.items()}
+
+
+def _stated(limits: Limits) -> dict[Capability, str]:
+    stated = ((Capability.LIMIT_DISK, "disk", limits.disk_bytes), (Capability.LIMIT_FILES, "files", limits.files))
+    return {limit: f"limits.{name}: {value}" for limit, name, value in stated if value is not None}
 
 
 def _written(compiled: CompiledPolicy) -> Iterator[str]:

@@ -8,8 +8,13 @@
 - `namespaces`: their live probe
 - `forked`: what a forked child of the host renews (no C, and no import of the package)
 - `msgpack`: what a guest's value would take, before it is decoded
+- `sources`: whether what was built in place is what the sources say
 - `libbpf`: loading and reading BPF objects (absent where libbpf was at build time)
 - `bpf_maps`: what `bpf/pyisolate.h` puts in maps, as typed reads and writes
 
 `_native` is built from the pairs `src/<name>.cdef.h` and `src/<name>.c` by `_build`; see docs/native.md.
 """
+
+from .sources import require_fresh
+
+require_fresh()

@@ -9,6 +9,7 @@ Adding a pair is all it takes; nothing here names them.
 
 from __future__ import annotations
 
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -46,13 +47,17 @@ def _make() -> FFI:
     ffi = FFI()
     for header in (_SOURCES / "capability.h", *sorted(_SOURCES.glob("*.types.h"))):
         ffi.cdef(_declarations(header))
+    # by path: to import the package takes the extension
+    digest = runpy.run_path(str(_HERE / "sources.py"))["digest"](_SOURCES)
+    ffi.cdef("static char *const SOURCES_DIGEST;")
     parts = []
     for cdef in sorted(_SOURCES.glob("*.cdef.h")):
         ffi.cdef(cdef.read_text())
         parts.append(cdef.name.removesuffix(".cdef.h"))
     ffi.set_source(
         "pyisolate.native._native",
-        "#define PYISOLATE_ONE_UNIT\n" + "".join(f'#include "{name}.c"\n' for name in parts),
+        f'#define PYISOLATE_ONE_UNIT\nstatic char *const SOURCES_DIGEST = "{digest}";\n'
+        + "".join(f'#include "{name}.c"\n' for name in parts),
         # PySys_AddAuditHook and PyOS_BeforeFork are not in the limited API
         py_limited_api=False,
         include_dirs=[str(_SOURCES), *include_dirs],
