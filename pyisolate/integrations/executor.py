@@ -124,8 +124,9 @@ class SandboxExecutor(Executor):
             raise ValueError("chunksize must be >= 1.")
         if chunksize == 1:
             return super().map(fn, *iterables, timeout=timeout)
-        results = super().map(functools.partial(_call_each, fn), _chunks(zip(*iterables), chunksize), timeout=timeout)  # noqa: B905 - as map
-        return itertools.chain.from_iterable(results)
+        chunks = list(_chunks(zip(*iterables), chunksize))  # noqa: B905 - as map
+        results = super().map(functools.partial(_call_each, fn), chunks, timeout=timeout)
+        return itertools.chain.from_iterable(map(_as_many, chunks, results))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; `wait` until those that were taken are done, or with `cancel_futures` only what runs."""
@@ -234,6 +235,13 @@ class SandboxExecutor(Executor):
 
 def _call_each(function: Callable[..., _T], chunk: list[tuple[Any, ...]]) -> list[_T]:
     return [function(*arguments) for arguments in chunk]
+
+
+def _as_many(chunk: list[tuple[Any, ...]], results: Any) -> list[Any]:
+    """Return the results of a chunk. A guest that gives more or fewer would move those of all others."""
+    if type(results) is not list or len(results) != len(chunk):
+        raise SandboxError(operation="map", subject="a chunk", cause=f"its guest gives no {len(chunk)} results")
+    return results
 
 
 def _chunks(items: Iterable[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:

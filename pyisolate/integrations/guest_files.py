@@ -25,7 +25,9 @@ class FileTooLarge(SandboxError):
 def read_file(sandbox: Sandbox, path: str, *, max_bytes: int, timeout: float | None = None) -> bytes:
     """Return a file's bytes. Raises OSError, FileTooLarge past `max_bytes`, PolicyError, and what `call` raises."""
     if (inside := in_workspace(path)) is None:
-        data = bytes(_guests(sandbox, _read, path, max_bytes + 1, timeout=timeout))
+        data = _guests(sandbox, _read, path, max_bytes + 1, timeout=timeout)
+        if type(data) is not bytes:  # what a guest says: of a number, bytes() would make as many
+            raise SandboxError(operation="read", subject=path, cause="the guest answers with no bytes")
     else:
         try:
             return sandbox.files.read(inside, max_bytes=max_bytes)

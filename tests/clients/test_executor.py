@@ -224,6 +224,20 @@ def test_map_in_chunks_is_map(executor: SandboxExecutor) -> None:
         executor.map(pow, [1], [1], chunksize=0)
 
 
+def add_a_result(number: int) -> str:
+    import gc
+
+    for one in gc.get_objects():
+        if type(one) is list and one and one[0] == "first":
+            one.append("of another chunk")
+    return "first" if number == 0 else str(number)
+
+
+def test_a_guest_cannot_move_the_results_of_other_chunks(executor: SandboxExecutor) -> None:
+    with pytest.raises(pyisolate.SandboxError, match="gives no 2 results"):
+        list(executor.map(add_a_result, range(4), chunksize=2))
+
+
 def test_cancelled_futures_never_run(supervisor: pyisolate.Supervisor) -> None:
     executor = SandboxExecutor("compute", 1, supervisor=supervisor)
     running, *waiting = [executor.submit(time.sleep, 0.5) for _ in range(5)]
