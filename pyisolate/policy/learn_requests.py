@@ -42,6 +42,15 @@ def domains(keys: Iterable[_Key], count: int) -> set[_Key]:
     return _replaced(keys, place, count)
 
 
+def nameless(refused: str, resolve: Callable[[str], Iterable[str]]) -> web.Request | None:
+    """Return the tunnel of "net.http CONNECT host:port" where its host has no address: no rule can pin one."""
+    capability, _, target = refused.partition(" ")
+    request = web.parse(target) if capability == Capability.NET_HTTP else None
+    if request is None or request.method != web.CONNECT or any(resolve(request.host)):
+        return None
+    return request
+
+
 def _replaced(keys: Iterable[_Key], place: Callable[[web.Request], web.Request | None], count: int) -> set[_Key]:
     result = set(keys)
     groups: dict[str, set[_Key]] = {}

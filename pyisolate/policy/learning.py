@@ -125,6 +125,8 @@ def learned_yaml(
     heading = f"Learned from {sum(event.count for event in seen)} denials; read it before you enforce it."
     for text, count in sorted(ungranted.items()):
         heading += f"\nstill refused ({count}): {text}"
+        if request := learn_requests.nameless(text, compile_options.get("resolve") or resources.resolve_host):
+            heading += f': {request.host} has no address here; where it has, {{connect: "{request.place}"}} grants it'
     for text, count in sorted(lifted.items()):
         heading += f"\nallowed against a rule of the base ({count}): {text}"
     for text in _unsteady(policy, base if given else None, _counted(seen)):

@@ -73,3 +73,12 @@ def test_what_is_learned_inside_of_tls_has_it_opened() -> None:
     learned = learn([_event(Capability.NET_HTTP, SEEN[0])], base=Policy.preset("none"))
     assert learned.inspect_tls
     assert compile_policy(learned).web
+
+
+def test_a_tunnel_to_a_host_without_an_address_is_not_learned_and_the_text_says_why() -> None:
+    events = [_event(Capability.NET_HTTP, f"CONNECT {name}.example.org:443") for name in "ab"]
+    addresses = {"b.example.org": ["192.0.2.1"]}
+    text = learn_yaml(events, base=BASE, resolve=lambda host: addresses.get(host, []))
+    assert 'a.example.org:443: a.example.org has no address here; where it has, {connect: "a.example.org:443"}' in text
+    assert "b.example.org has no address" not in text
+    assert "{connect: b.example.org:443}" in text.replace("'", "").replace('"', "")
