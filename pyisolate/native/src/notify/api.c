@@ -13,6 +13,8 @@ static void notify_close_files(struct notify_sandbox *s)
 		close(s->fd);
 	if (s->root_tid)
 		close(s->root);
+	if (s->thread_tid)
+		close(s->thread);
 	for (const struct notify_wait *w = s->waits; w; w = w->next) {
 		close(w->fd);
 		notify_close_rights(w->control, w->message.control_bytes);
@@ -182,6 +184,7 @@ SHARED void notify_destroy(notify_listener *l)
 		__atomic_sub_fetch(&job->sandbox->jobs, 1, __ATOMIC_ACQ_REL);
 		notify_free(job);
 	}
+	notify_free(l->spare_job);
 	notify_bury(l);
 	notify_bury(l); /* the waits that the sandboxes left */
 	close(l->epoll);

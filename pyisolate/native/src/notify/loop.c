@@ -92,6 +92,7 @@ static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint
 	} else if (events & (EPOLLHUP | EPOLLERR)) {
 		s->hung_up = 1; /* every task under the filter is gone */
 		notify_drop_root(s);
+		notify_drop_thread(s);
 		epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
 		notify_drop_kept(l, s);
 	}
@@ -107,6 +108,7 @@ static void notify_free_sandbox(notify_listener *l, struct notify_sandbox *s)
 	notify_policy_drop(s->policy);
 	notify_asked_free(s->asked);
 	notify_drop_root(s);
+	notify_drop_thread(s);
 	notify_ring_free(s->ring);
 	notify_free(s);
 }
@@ -220,6 +222,15 @@ SHARED int notify_add_injector(notify_listener *l)
 	return error;
 }
 
+/* One is kept for the next call: its page takes longer to map and to touch than the socket to make. */
+static void notify_drop_job(notify_listener *l, struct notify_job *job)
+{
+	struct notify_job *none = NULL;
+
+	if (!__atomic_compare_exchange_n(&l->spare_job, &none, job, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+		notify_free(job);
+}
+
 /* The first job of a sandbox that no injector waits for, or NULL. */
 static struct notify_job *notify_next_job(notify_listener *l)
 {
@@ -258,7 +269,7 @@ SHARED void *notify_injector(void *argument)
 			notify_inject_own(job);
 		else
 			notify_inject(job);
-		notify_free(job);
+		notify_drop_job(l, job);
 		pthread_mutex_lock(&l->job_lock);
 		s->injecting = 0;
 		__atomic_sub_fetch(&s->jobs, 1, __ATOMIC_ACQ_REL);

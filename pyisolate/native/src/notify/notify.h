@@ -244,6 +244,7 @@ struct notify_sandbox {
 	uint64_t last_pid_ns;
 	int root, root_tid;	/* what that thread sees as "/" (notify/look.c); root_tid 0: none is held */
 	uint64_t root_ns;
+	int thread, thread_tid;	/* a pidfd of the thread that asked last (notify/target.c); thread_tid 0: none is held */
 	notify_policy *policy;	/* under lock; NULL: a warm cell, no guest code yet */
 	struct notify_asked *asked; /* atomic, set once; NULL: no hook writes what was asked */
 	struct notify_ring *ring;
@@ -368,7 +369,7 @@ typedef struct notify_listener {
 	pthread_mutex_t lock, job_lock;
 	pthread_cond_t job_ready;
 	int injectors, idle;	/* under job_lock: threads; those that have no job */
-	struct notify_job *jobs;
+	struct notify_job *jobs, *spare_job; /* atomic: the memory of one that is done */
 	struct notify_sandbox *buckets[NOTIFY_BUCKETS], *slots[NOTIFY_SLOTS], *dead;
 	int next_slot;
 	struct notify_wait *waits, *tick_cursor, *dead_waits;

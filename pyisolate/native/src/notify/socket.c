@@ -40,9 +40,9 @@ SHARED void notify_give_fd(const struct notify_job *job, int fd, int close_on_ex
 SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kind, int protocol)
 {
 	notify_listener *l = c->l;
-	struct notify_job *job = notify_alloc(1, sizeof *job), **end = &l->jobs;
+	struct notify_job *job = __atomic_exchange_n(&l->spare_job, NULL, __ATOMIC_ACQUIRE), **end = &l->jobs;
 
-	if (!job) {
+	if (!job && !(job = notify_alloc(1, sizeof *job))) {
 		if (domain == NOTIFY_JOB_FILE)
 			close(protocol);
 		notify_result(c, -ENOMEM);

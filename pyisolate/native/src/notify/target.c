@@ -203,9 +203,45 @@ SHARED int notify_hard_limit(int tid, int resource, uint64_t *hard)
 	return 0;
 }
 
+SHARED void notify_drop_thread(struct notify_sandbox *s)
+{
+	int held = s->thread_tid;
+
+	s->thread_tid = 0; /* first: a child that the host forks closes what it finds here */
+	if (held)
+		close(s->thread);
+}
+
+/* A pidfd of the thread, kept for its next call: to open and to close one each time took a tenth of a connect. It names no
+ * other thread that gets the number later (ESRCH then). -errno: EINVAL before 6.9, where it could name a process alone. */
+static int notify_hold_thread(const struct notify_call *c)
+{
+	struct notify_sandbox *s = c->sandbox;
+
+	if (s->thread_tid == c->tid)
+		return s->thread;
+	notify_drop_thread(s);
+	int pidfd = (int)syscall(SYS_pidfd_open, c->tid, NOTIFY_PIDFD_THREAD);
+	if (pidfd < 0)
+		return -errno;
+	s->thread = pidfd;
+	s->thread_tid = c->tid;
+	if (!notify_valid(c))
+		notify_drop_thread(s);
+	return s->thread_tid ? s->thread : -ESRCH;
+}
+
 /* The supervisor's own descriptor of one of the task's files, or -errno. The caller closes it. */
 SHARED int notify_take_fd(const struct notify_call *c, uint64_t number)
 {
+	int thread = notify_hold_thread(c);
+	int fd = thread < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, thread, (int)number, 0);
+
+	if (fd >= 0)
+		return fd;
+	if (thread >= 0 && errno != ESRCH)
+		return errno == EMFILE || errno == ENFILE ? -ENOMEM : -errno;
+	notify_drop_thread(c->sandbox); /* another thread has its number by now */
 	return notify_take_fd_of(c, 0, number);
 }
 
