@@ -118,6 +118,13 @@ def tries_program() -> bool:
     return frame is not None and frame.f_code.co_filename.endswith(_TRY_PROGRAMS) and not is_guest(frame)
 
 
+def names_dir_fd() -> bool:
+    """Tell whether the code that calls passes a `dir_fd` anywhere: the names of such arguments are a constant of it."""
+    frame = caller()
+    constants = frame.f_code.co_consts if frame is not None else ()
+    return any(isinstance(one, tuple) and "dir_fd" in one for one in constants)
+
+
 def is_tarfile() -> bool:
     """Tell whether `tarfile` calls."""
     frame = caller()

@@ -53,6 +53,10 @@ def opening(path: str, flags: int) -> Operations:
 def _open(args: Arguments) -> Operations:
     if paths.is_own_descriptor(args[0]):
         return _NOTHING
+    if GATE.hooks is None and args[1] is None and frames.names_dir_fd() and not _is_absolute(args[0]):
+        return (
+            _NOTHING  # a sandbox thread, whose `os.open` nothing wraps: from where is not known, and the kernel decides
+        )
     path = paths.reached_by_open(args[0])
     if path is None or (args[1:3] == _SOURCE_LINE and not paths.exists(path)):
         return _NOTHING
@@ -61,6 +65,10 @@ def _open(args: Arguments) -> Operations:
     if (args[1] == "r" and frames.searches_archive()) or (args[1] is not None and frames.opens_by_tempfile()):
         return _NOTHING
     return opening(path, args[2])
+
+
+def _is_absolute(name: object) -> bool:
+    return (paths.text(name) or "").startswith("/")
 
 
 def _is_tried_bytecode(path: str) -> bool:

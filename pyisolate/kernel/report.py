@@ -112,6 +112,8 @@ _LOOKED = (
     "does from the address of quiet calls on purpose"
 )
 _UNSEEN = "looking at what is not granted finds nothing, and is not recorded"
+#: The audit event of `os.open` does not carry it, and no wrapper is put around a function of the host's.
+_BELOW_DESCRIPTORS = "as are those of a relative name that Python code gives to os.open with a dir_fd"
 #: The C library starts each thread so; notified, a signal would make it fail (seccomp_unotify(2), EINTR).
 _CLONES = {
     Capability.PROCESS_FORK: (
@@ -184,9 +186,14 @@ class _Statuses:
         if "seccomp" in self._running and self._isolation == "process":
             telemetry = "the listener records every refused call" if self._seen else _QUIET
         elif "landlock-denials" in self._running:
-            telemetry = "counted exactly after each request; native code's refusals without their target"
+            telemetry = (
+                "counted exactly after each request, as fs.access; native code's refusals without their target, and "
+                "none of what does not open, make, remove or change the size of a file"
+            )
         else:
             telemetry = self._blind
+        if self._isolation == "thread":
+            telemetry += f"; {_BELOW_DESCRIPTORS}"
         return ("landlock", "root view"), telemetry
 
     def _looked(self, watched: str) -> str:

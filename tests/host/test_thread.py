@@ -52,10 +52,29 @@ def test_a_refused_file_raises_with_its_event(thread: pyisolate.SandboxThread) -
     assert (event.capability, event.target, event.isolation) == ("fs.read", "/etc/passwd", "thread")
 
 
+def test_a_name_below_a_descriptor_is_not_told_as_one_below_the_current_directory(
+    thread: pyisolate.SandboxThread,
+) -> None:
+    thread.exec(
+        "import os\ndef opened(dir_fd): os.open('passwd', 0, dir_fd=dir_fd)\nfolder = os.open('/etc', os.O_PATH)"
+    )
+    with pytest.raises(pyisolate.SandboxError):
+        thread.exec("opened(folder)")
+    assert {event.capability for event in thread.get_denial_events()} <= {"fs.access"}  # counted, where that can be
+    reads = next(line for line in thread.enforcement.capabilities if line.capability == "fs.read")
+    assert "os.open with a dir_fd" in reads.telemetry
+    with pytest.raises(pyisolate.PolicyError):  # the control
+        thread.exec("os.close(folder); os.open('passwd', 0)")
+    assert [e.target for e in thread.get_denial_events() if e.capability == "fs.read"] == [os.path.abspath("passwd")]
+
+
 def test_native_code_on_the_thread_meets_the_kernel_and_the_host_does_not(thread: pyisolate.SandboxThread) -> None:
     thread.exec(RAW_OPEN)
     result, error = thread.eval("raw('/etc/passwd')")
     assert (result, error) == (-1, 13)
+    reads = next(line for line in thread.enforcement.capabilities if line.capability == "fs.read")
+    counted = [("fs.access", "", 1)] if reads.telemetry.startswith("counted exactly") else []
+    assert [(event.capability, event.target, event.count) for event in thread.get_denial_events()] == counted
     assert Path("/etc/passwd").read_text()  # the same call on a host thread
     seen: list[str] = []
     other = threading.Thread(target=lambda: seen.append(Path("/etc/passwd").read_text()))

@@ -213,7 +213,7 @@ class BpfAttachment(Attachment):
         assert prepared.bpf is not None
         self._plan, self._shared, self._id = plan, shared, sandbox_id
         self._policy, self._shadow = prepared.bpf, prepared.shadow_bpf
-        self._counted = self._recorded = 0
+        self._counted = self._recorded = self._task = 0
         self._groups: frozenset[int] = frozenset()
         if plan.lsm is not None or host_network:
             shared.entry(sandbox_id, self._policy, self._shadow)
@@ -225,7 +225,11 @@ class BpfAttachment(Attachment):
         return self._plan.shared is self._shared
 
     def attach_task(self, tid: int, slot: int | None) -> bool:
-        """Put a handed-out cell, or a thread, under the programs: before any guest code runs."""
+        """Put a handed-out cell, or a thread, under the programs: before any guest code runs.
+
+        From now on Landlock's count is that of this task's domain: a thread's process may be in none.
+        """
+        self._task = tid
         if self._plan.lsm is not None:
             self._plan.lsm.attach_task(tid, self._id, self._policy, self._shadow, slot=slot)
         return self._plan.decides
@@ -258,7 +262,7 @@ class BpfAttachment(Attachment):
         if self._shared.entries.get(self._id) is not None:
             return False  # programs record what they refuse it; without an entry they know nothing of it
         counter = self._plan.counter
-        return counter is None or (not self._recorded and counter.denials(pid) in (None, self._counted))
+        return counter is None or (not self._recorded and counter.denials(self._task or pid) in (None, self._counted))
 
     def drain(self) -> None:
         """Hand on every record up to now."""
@@ -279,7 +283,7 @@ class BpfAttachment(Attachment):
             return
         self._emit_dropped(pid)
         counter = self._plan.counter
-        found = counter.read(pid) if counter is not None else None
+        found = counter.read(self._task or pid) if counter is not None else None
         if found is None:
             return
         missing = found.denials - self._counted - self._recorded
