@@ -16,17 +16,25 @@ with pyisolate.spawn("guest") as sandbox:
 """
 
 
-def _host(before: str, source: str = "1 + 1", after: str = "print(result)") -> subprocess.CompletedProcess[str]:
+def _host(
+    before: str, source: str = "1 + 1", after: str = "print(result)", flags: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     code = before + _SPAWN.format(source=source) + after
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, *flags, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 @pytest.mark.once
-def test_a_start_and_a_request_load_nothing_that_few_hosts_use() -> None:
-    """Each supervisor would pay for it: urllib3 alone is a tenth of a start."""
+def test_a_start_and_a_request_load_nothing_that_few_hosts_use_and_warn_of_nothing() -> None:
+    """Each supervisor would pay for it: urllib3 alone is a tenth of a start. `-X dev` tells what is left open."""
     heavy = ("urllib3", "h11", "rich", "click", "opentelemetry", "jsonschema", "pyisolate.cli")
-    done = _host("import sys\n", after=f"print([name for name in {heavy} if name in sys.modules])")
-    assert done.stdout == "[]\n", done.stderr
+    done = _host(
+        "import sys\n",
+        after=f"print([name for name in {heavy} if name in sys.modules])",
+        flags=("-X", "dev", "-W", "error"),
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_a_host_that_ignores_sigchld_has_every_enforcer() -> None:

@@ -143,6 +143,7 @@ def _child(ours: socket.socket, theirs: socket.socket, program: bytes) -> None:
         if made:
             said["sent"] = _errno_of(lambda: made[0].connect(("127.0.0.1", 9)))
             said["elsewhere"] = _errno_of(lambda: made[0].connect(("127.0.0.1", 10)))
+            made[0].close()
         return json.dumps(said).encode()
 
     say(theirs.fileno(), tried)
