@@ -5,12 +5,15 @@ One line on stdin names a way; the answer is the seconds from its start to its e
 
 from __future__ import annotations
 
+import atexit
+import functools
 import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 #: The system's own interpreter where there is one: bubblewrap binds / read-only, and so a venv works as well.
 PYTHON = sys.executable
@@ -55,6 +58,27 @@ def _sandlock(command: list[str]) -> Callable[[], None]:
     return start_and_wait
 
 
+@functools.cache
+def _monty_pool() -> Any:
+    import pydantic_monty  # type: ignore[import-not-found]
+
+    pool = pydantic_monty.Monty()
+    atexit.register(pool.__exit__, None, None, None)
+    return pool.__enter__()
+
+
+def _monty() -> None:
+    with _monty_pool().checkout() as session:
+        session.feed_run("1")
+
+
+def _gvisor() -> None:
+    import gvisor  # type: ignore[import-not-found]
+
+    with gvisor.Sandbox() as sandbox:  # it binds /bin, /usr and /lib, so the system's interpreter
+        sandbox.exec("/usr/bin/python3", *BARE[1:], timeout=30)
+
+
 WAYS = {
     "subprocess": _command([PYTHON, "-c", ""]),
     "subprocess-bare": _command(BARE),
@@ -64,15 +88,18 @@ WAYS = {
     "bwrap": _command([*BWRAP, *BARE]),
     "sandlock": _sandlock(BARE),
     "sandlock-true": _sandlock(["/bin/true"]),
+    "monty": _monty,
+    "gvisor": _gvisor,
 }
 
 
 def main() -> None:
     """Answer until stdin ends."""
-    # What a peer prints must not be taken for an answer.
-    answers = os.fdopen(os.dup(1), "w")
+    # What a peer prints must not be taken for an answer, and it must not read the next command.
+    answers, commands = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(0))
     os.dup2(2, 1)
-    for way in map(str.strip, sys.stdin):
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for way in map(str.strip, commands):
         started = time.perf_counter()
         try:
             WAYS[way]()

@@ -11,17 +11,20 @@ from collections.abc import Callable
 
 import pyisolate
 
-from .bare_fork import forkers
-from .figures import Figure, Outcome, Reference, Settings
+from .bare_fork import Forkers, forkers
+from .figures import Figure, Outcome, Reference, Settings, Skipped
 from .kernel_threads import kernel_s
 from .measure import median
 from .quiet import cpu_s
 from .spawn_pool import COMMAND
 
+CONFINED = "bare forks, confined as a cell is before its policy, 2 at a time"
 #: Of the rate of bare forks.
 BUDGET = 0.65
 HOST_THREADS = (2, 3, 4)
 POOL = 8
+#: The pool is counted with every so many sandboxes.
+_COUNTED_EACH = 16
 
 
 def run(settings: Settings) -> Outcome:
@@ -30,21 +33,25 @@ def run(settings: Settings) -> Outcome:
     rates: dict[int, list[float]] = {threads: [] for threads in HOST_THREADS}
     processes: list[float] = []
     forks: list[float] = []
+    confined: list[float] = []
+    outcome = Outcome()
     host_cpu = cells_cpu = kernel_cpu = 0.0
     done = 0
     with forkers(2) as bare, pyisolate.Supervisor(pool_size=POOL) as supervisor:
-        _loop(lambda: _one(supervisor), 2, 0.5)
+        busy = _Busy(supervisor)
+        _loop(busy.one, 2, 0.5)
         for _ in range(settings.rounds(3, 1)):
             for threads in HOST_THREADS:
                 host_before, cells_before = _self_cpu_s(), _zygotes_cpu_s(supervisor)
                 kernel_before = kernel_s()
-                count, took = _loop(lambda: _one(supervisor), threads, window_s)
+                count, took = _loop(busy.one, threads, window_s)
                 host_cpu += _self_cpu_s() - host_before
                 kernel_cpu += kernel_s() - kernel_before
                 cells_cpu += _zygotes_cpu_s(supervisor) - cells_before
                 rates[threads].append(count / took)
                 done += count
             forks.append(bare.rate(window_s / 2))
+            confined += _confined(bare, window_s / 2, outcome)
             count, took = _loop(lambda: subprocess.run(COMMAND, check=True), 2, window_s / 2)
             processes.append(count / took)
     by_threads = {threads: median(found) for threads, found in rates.items()}
@@ -57,7 +64,9 @@ def run(settings: Settings) -> Outcome:
         f"processor time a sandbox: host {host_ms:.2f} ms (one GIL: at most {1e3 / host_ms:.0f}/s), "
         f"zygote and cells {cells_ms:.2f} ms, kernel threads (all of the machine's) {kernel_ms:.2f} ms; the sum allows "
         f"{min(cores, 2) * 1e3 / (host_ms + cells_ms + kernel_ms):.0f}/s on two idle cores\n"
-        f"subprocess.run from 2 threads: {median(processes):.0f}/s"
+        f"subprocess.run from 2 threads: {median(processes):.0f}/s\n"
+        f"the pool of {POOL}: at most {busy.most_cells} cells warm or being made, "
+        f"{max(0, busy.most_cells - POOL)} too many"
     )
     figure = Figure(
         what=f"sustained spawn-exec-close, {best} host threads",
@@ -69,15 +78,41 @@ def run(settings: Settings) -> Outcome:
         met=by_threads[best] >= BUDGET * floor.value,
         note=note,
     )
-    return Outcome(figures=[figure])
+    outcome.figures.append(figure)
+    if confined:
+        spread = f"min {min(confined):.0f}, max {max(confined):.0f}, {len(confined)} x {window_s / 2} s"
+        outcome.figures.append(Figure(what=CONFINED, value=median(confined), unit="/s", spread=spread, reference=floor))
+    return outcome
 
 
-def _one(supervisor: pyisolate.Supervisor) -> None:
-    sandbox = supervisor.spawn("benchmark")
+class _Busy:
+    """Spawns, runs and closes, and counts the pool's cells now and then."""
+
+    def __init__(self, supervisor: pyisolate.Supervisor) -> None:
+        self._supervisor, self._done = supervisor, 0
+        #: cells for any policy or the usual one, warm or being made, at one time
+        self.most_cells = 0
+
+    def one(self) -> None:
+        """Have one sandbox, from spawn to close."""
+        sandbox = self._supervisor.spawn("benchmark")
+        try:
+            sandbox.exec("1")
+        finally:
+            sandbox.close()
+        self._done += 1
+        if self._done % _COUNTED_EACH == 0:
+            pool = self._supervisor.diagnostics().pools["own_network"]
+            self.most_cells = max(self.most_cells, pool.warm + pool.starting)
+
+
+def _confined(bare: Forkers, window_s: float, outcome: Outcome) -> list[float]:
     try:
-        sandbox.exec("1")
-    finally:
-        sandbox.close()
+        return [bare.rate(window_s, "confined")]
+    except RuntimeError as error:
+        if not outcome.skipped:
+            outcome.skipped.append(Skipped(what=CONFINED, why=str(error)))
+        return []
 
 
 def _loop(action: Callable[[], object], threads: int, window_s: float) -> tuple[int, float]:
