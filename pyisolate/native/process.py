@@ -107,6 +107,11 @@ def wait_ended(pid: int) -> int | None:
         return None
 
 
+def signal_name(number: int) -> str:
+    """Return what a signal is called; its number where it has no name: of those for real time two have one."""
+    return signal.Signals(number).name if number in set(signal.Signals) else str(number)
+
+
 def reset_signals() -> None:
     """Unblock every signal and give those that this process inherited as ignored their default action (execve(2)).
 

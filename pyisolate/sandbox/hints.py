@@ -6,13 +6,13 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from ..cell import wire
 from ..policy.suggest import is_task
 from ..policy.workspace import HOME, is_place, same_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..cell.wire import Failed
     from ..policy.compiled import CompiledPolicy
     from ..telemetry.event import DenialEvent
 
@@ -37,7 +37,7 @@ def hint_of_refusal(policy: CompiledPolicy, event: DenialEvent) -> str | None:
     return next((_left_out(path) for path in _missing(policy) if same_line(path, event.target)), None)
 
 
-def hint_of_failure(policy: CompiledPolicy, failure: Failed) -> str | None:
+def hint_of_failure(policy: CompiledPolicy, failure: wire.Failed) -> str | None:
     """Return a hint where the guest found no file at a granted path, which its error names; else None."""
     if failure.errno != errno.ENOENT:
         return None
@@ -53,3 +53,12 @@ def _missing(policy: CompiledPolicy) -> Iterator[str]:
 
 def _left_out(path: str) -> str:
     return f"the policy grants {path}, which does not exist, so it was left out: make it before the sandbox starts"
+
+
+def hint_of_death(number: int | None, code: int | None) -> str:
+    """Say what may have ended a cell, where nothing but a signal or an exit status is known."""
+    if code is None:
+        return "native code crashed, or the guest ended its own process" if number else "spawn another one"
+    if code == wire.BROKEN_STATUS:
+        return "the guest closed or broke what its sandbox talks to the host by (os.closerange closes it too)"
+    return "the guest ended its own process (os._exit), or put a program in its place (os.exec*: use subprocess)"

@@ -14,9 +14,11 @@ from ..cell import values, wire
 from ..cell.channel import Backlog, Channel
 from ..errors import LimitExceeded, MessagesExceeded, SandboxDied, SandboxError
 from ..limits.monitor import SandboxLimits
+from ..native.process import signal_name
 from ..telemetry.guest_records import InvalidRecord
 from .files import SandboxFiles
 from .guest_process import ProgramSession
+from .hints import hint_of_death
 from .programs import RunsPrograms
 from .request import Work, check_seconds, check_text, encode
 from .result import OutputCallback, Result
@@ -43,15 +45,6 @@ _log = logging.getLogger("pyisolate.sandbox.process")
 _LAST_WORDS_BYTES = 4096
 #: Grace for a killed cell to be reaped before the host stops waiting (seconds).
 _REAP_TIMEOUT_S = 5.0
-
-
-def _why_died(number: int | None, code: int | None) -> str:
-    """Say what may have ended a cell, where nothing but a signal or an exit status is known."""
-    if code is None:
-        return "native code crashed, or the guest ended its own process" if number else "spawn another one"
-    if code == wire.BROKEN_STATUS:
-        return "the guest closed or broke what its sandbox talks to the host by (os.closerange closes it too)"
-    return "the guest ended its own process (os._exit), or put a program in its place (os.exec*: use subprocess)"
 
 
 class CellSession(ProgramSession):
@@ -357,9 +350,9 @@ class CellSession(ProgramSession):
         number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
         code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
         why = self.channel.ended or (
-            f"signal {signal.Signals(number).name}" if number else f"exit status {code}" if status is not None else ""
+            f"signal {signal_name(number)}" if number else f"exit status {code}" if status is not None else ""
         )
-        hint = None if self.channel.ended else _why_died(number, code)
+        hint = None if self.channel.ended else hint_of_death(number, code)
         return SandboxDied(
             f"sandbox {self.name!r} died: {why or 'the zygote died, and its cells with it'}",
             exit_status=code,

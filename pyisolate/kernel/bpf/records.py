@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import struct
 
@@ -12,6 +11,7 @@ import msgspec
 from ...capability import CAPABILITY_BY_NUMBER, Capability
 from ...choices import EnforcerName
 from ...decision import DenialCode, Verdict
+from ...native.process import signal_name
 from ...policy.broker import Broker
 from ...policy.compiled import CompiledPolicy, FsRight
 from ...policy.sockets import socket_text
@@ -226,8 +226,7 @@ def _described(raw: RawRecord, capability: Capability) -> str:
         return socket_text(raw.detail >> 32, (raw.detail >> 16) & 0xFFFF)
     if capability is Capability.PROCESS_SIGNAL and raw.detail:
         number = raw.detail >> 32
-        name = signal.Signals(number).name if number in signal.Signals._value2member_map_ else str(number)
-        return f"pid {raw.detail & 0xFFFFFFFF} {name}" if number else f"pid {raw.detail & 0xFFFFFFFF}"
+        return f"pid {raw.detail & 0xFFFFFFFF} {signal_name(number)}" if number else f"pid {raw.detail & 0xFFFFFFFF}"
     if capability is Capability.PROCESS_TRACE and raw.detail:
         return f"pid {raw.detail & 0xFFFFFFFF}"
     if capability is Capability.MEMORY_EXEC:
