@@ -318,6 +318,7 @@ FLOOR: list[Operation] = [
     _floor("name_to_handle", "kernel.mount", 303, "-100, b'/', 0, 0, 0"),
     _floor("swapon", "kernel.mount", 167, "b'/x', 0"),
     _floor("prlimit of another", "process.trace", 302, "1, 7, 0, 0"),
+    _floor("get_robust_list of another", "process.trace", 274, "1, bytes(8), bytes(8)"),
     _floor("pidfd_getfd", "process.trace", 438, "0, 0, 0"),
 ]  # fmt: skip
 

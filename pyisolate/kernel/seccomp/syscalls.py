@@ -46,7 +46,7 @@ ALLOWED: tuple[Group, ...] = (
         munmap mremap madvise brk msync mlock mlock2 munlock mlockall munlockall membarrier mincore mseal
         get_mempolicy set_mempolicy mbind pkey_alloc pkey_free""")),
     Group("threads and their synchronisation", _words("""
-        futex futex_waitv futex_wake futex_wait futex_requeue set_robust_list get_robust_list rseq set_tid_address
+        futex futex_waitv futex_wake futex_wait futex_requeue set_robust_list rseq set_tid_address
         gettid sched_yield exit exit_group restart_syscall
         sched_getaffinity sched_getparam sched_getscheduler sched_getattr sched_get_priority_max
         sched_get_priority_min sched_rr_get_interval getcpu""")),
@@ -200,6 +200,7 @@ def _processes() -> tuple[FilterRule, ...]:
         FilterRule("clone3", refuse(errno.ENOSYS), (Compare(1, _CLONE_ARGS_BYTES),)),
         FilterRule("close_range", ALLOW, (Compare(2, 0, _CLOSE_RANGE_UNSHARE),)),
         FilterRule("prlimit64", ALLOW, (Compare(0, 0), Compare(2, 0))),
+        FilterRule("get_robust_list", ALLOW, (Compare(0, 0),)),  # another's only a tracer may read (get_robust_list(2))
         *_values("prctl", 0, tuple(PRCTLS.values())),
         *_values("arch_prctl", 0, tuple(ARCH_PRCTLS.values())),
     )
@@ -344,9 +345,9 @@ _REFUSED: dict[Capability, str] = {
     Capability.PROCESS_FORK: "clone clone3 fork vfork",
     Capability.PROCESS_SIGNAL: """kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal pidfd_open
         setitimer alarm timer_create timer_settime setsid setpgid""",
-    Capability.PROCESS_TRACE: """ptrace process_vm_readv process_vm_writev pidfd_getfd kcmp process_madvise
-        process_mrelease move_pages migrate_pages get_thread_area prlimit64 setrlimit setpriority sched_setscheduler
-        sched_setparam sched_setattr sched_setaffinity ioprio_set ioprio_get""",
+    Capability.PROCESS_TRACE: """ptrace process_vm_readv process_vm_writev pidfd_getfd kcmp get_robust_list
+        process_madvise process_mrelease move_pages migrate_pages get_thread_area prlimit64 setrlimit setpriority
+        sched_setscheduler sched_setparam sched_setattr sched_setaffinity ioprio_set ioprio_get""",
     Capability.IMPORT_NATIVE: "memfd_create uselib",
     Capability.RANDOM_READ: "getrandom",
     Capability.MEMORY_EXEC: """mmap mprotect pkey_mprotect remap_file_pages map_shadow_stack personality
