@@ -76,7 +76,7 @@ class AtFork:
         keep = [process.CAP_SYS_CHROOT] if own_user else []  # else it has none to keep
         if maps:
             keep += [process.CAP_SETUID, process.CAP_SETGID]
-        self._confinement = cell_confine.Confinement(
+        self.native = cell_confine.Confinement(
             spec.clone_flags, (spec.uid, spec.gid), spec.rlimits, keep, dumpable=spec.dumpable
         )
         taken: dict[Step, int | None] = {"user namespace": cell_confine.USER} if own_user else {}
@@ -93,21 +93,25 @@ class AtFork:
             "parent death signal": cell_confine.DEATH_SIGNAL,
         }
         self._taken = taken
-        self._names = tuple(taken)
+        self.names = tuple(taken)
 
     def apply(self, channel: int, mapped: int | None, steps: Steps) -> None:
         """Confine this cell, whose host is at the other end of `channel`; all other descriptors are closed.
 
         `mapped` is a pipe to which the zygote writes once it has mapped the cell's user.
         """
-        if self._confinement.run(channel, mapped):
-            steps.done.extend(self._names)
-            return
+        if self.native.run(channel, mapped):
+            steps.done.extend(self.names)
+        else:
+            self.note(steps)
+
+    def note(self, steps: Steps) -> None:
+        """Note of each step whether it succeeded."""
         for name, step in self._taken.items():
             if step is None:
                 steps.done.append(name)
             else:
-                steps.run(name, functools.partial(self._confinement.check, step))
+                steps.run(name, functools.partial(self.native.check, step))
 
 
 def _limit(rlimits: tuple[tuple[int, int, int], ...]) -> None:
@@ -146,6 +150,13 @@ def load_filter(
     else:
         failure = "no filter could be made on this kernel"
     steps.done.remove("seccomp")
+    report_without_filter(spec, failure, peer, mapped, steps, report)
+
+
+def report_without_filter(
+    spec: CellSpec, failure: str, peer: socket.socket, mapped: bool, steps: Steps, report: Callable[[], bytes]
+) -> None:
+    """Send the report of a cell whose filter is not in force, and why; it becomes its user as the others do."""
     steps.failed.append(("seccomp", failure))
     if mapped:
         steps.run("user", lambda: _become(spec))

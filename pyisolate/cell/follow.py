@@ -33,9 +33,9 @@ class Follower:
         #: whom it serves, from `open` on: a forked child of the guest must not read its parent's channel
         self._pid = 0
 
-    def open(self) -> None:
-        """In a fresh cell: this process is the guest."""
-        self._pid = os.getpid()
+    def open(self, pid: int) -> None:
+        """In a fresh cell, or ahead of it: process `pid` is the guest."""
+        self._pid = pid
 
     def apply_waiting(self) -> None:
         """Put in force what has come."""

@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import cloudpickle  # noqa: F401 - loaded while warm, so that no file has to be read for it later
@@ -51,14 +50,15 @@ from .source import (
     forget_last_value,
     resolve,
 )
-from .streams import GivenStdin, OpenFiles, exit_code, finish_script, flush_before_exit, flush_streams
+from .streams import GivenStdin, OpenFiles, exit_code, finish_script, flush_streams
 from .tracebacks import call_excepthook, print_errors_of_threads, traceback_text
 
 _REPR_LIMIT_CHARS = 4096
 _TRACEBACK_LIMIT_CHARS = 16 << 10
 #: Frames of a rehearsal: what a spare gets first, and the request that is gone through.
-_BEGIN = wire.encode(wire.Begin(sandbox="warm", environment={}))[wire.HEADER.size :]
-REHEARSED = wire.encode(wire.Request(id=0, kind="exec", source="1"))[wire.HEADER.size :]
+_BEGIN = wire.encode(wire.Begin(sandbox="standby"))
+_REQUEST = wire.encode(wire.Request(id=0, kind="exec", source="1"))
+REHEARSED = _REQUEST[wire.HEADER.size :]
 
 
 class CurrentBroker:
@@ -115,10 +115,10 @@ class Guest:
         self._cells, self._awaiting, self._files, self._stdin = Cells(), Awaiting(), OpenFiles(), GivenStdin()
         self._running, self._shown, self._read = False, False, reader_of("")
 
-    def open(self, channel: socket.socket) -> None:
-        """In a fresh cell: this process is the guest, and `channel` leads to its host."""
-        self._channel, self._pid = channel, os.getpid()
-        self._follower.open()
+    def open(self, channel: socket.socket, pid: int) -> None:
+        """In a fresh cell, or ahead of it: process `pid` is the guest, and `channel` leads to its host."""
+        self._channel, self._pid = channel, pid
+        self._follower.open(pid)
         self.inbox.open(channel)
 
     # -- the guest's own functions --------------------------------------------------------------------------
@@ -186,12 +186,18 @@ class Guest:
         self._cells.find_classes()
         print_errors_of_threads()
 
-    def make_ahead(self, policy: CompiledPolicy, directory: str) -> None:
+    def make_ahead(self, policy: CompiledPolicy, init: wire.Init) -> None:
         """In a policy zygote: make once what each of its cells would make of its policy at hand-out."""
+        directory = init.working_directory
         broker = CurrentBroker(self, Broker(policy))
         made = hooks.make(broker, self.report, policy)
         self._ahead = Ahead(policy, broker, made, directory, _is_searched(directory, broker.broker))
         _show_file_calls(policy)
+        self._take_place(init)
+
+    def _take_place(self, init: wire.Init) -> None:
+        sys.modules["__main__"] = self.module
+        self._read = reader_of(init.host_tag)
 
     @property
     def made_ahead(self) -> bool:
@@ -249,22 +255,26 @@ class Guest:
             steps.run("broker slots", lambda: audit.set_page(slots, frame.slot_page))
             os.close(slots)
         confine_at_handout(named, frame.rlimits, frame.working_directory, steps)
-        _begin(frame.sandbox, frame.environment)
+        self.enter(frame, steps)
+
+    def enter(self, frame: wire.Init, steps: Steps | None = None) -> None:
+        """Be under the policy that this cell is confined for, and say so. Without `steps`: where C has said so."""
+        if steps is not None:
+            _begin(frame.sandbox, frame.environment)
+            self._take_place(frame)
         self._enter_hooks(frame)
-        sys.modules["__main__"] = self.module
-        self._read = reader_of(frame.host_tag)
         self._files.begin()
-        self.send(wire.Ready(steps=tuple(steps.done), failed=tuple(steps.failed)))
+        if steps is not None:
+            self.send(wire.Ready(steps=tuple(steps.done), failed=tuple(steps.failed)))
         if frame.ahead:
             with contextlib.suppress(MemoryError):  # where the policy leaves no room, the first request says so
                 self._rehearse(frame)
 
     def _rehearse(self, frame: wire.Init) -> None:
         """Go through a request and its answer, which is not sent: the pages that it writes are then this cell's own."""
-        os.environ.clear()
-        wire.decode_host(_BEGIN)  # for its pages alone
-        request = wire.decode_host(REHEARSED)
-        _begin(frame.sandbox, frame.environment)
+        self.inbox.rehearse(_BEGIN)
+        request = self.inbox.rehearse(_REQUEST)
+        _begin(frame.sandbox, None)
         assert isinstance(request, wire.Request)
         with self._unwatched():
             self._display.begin()
@@ -276,6 +286,8 @@ class Guest:
         flush_streams()
         self._files.flush()
         wire.encode(answer, limit=wire.MAX_GUEST_FRAME_BYTES)
+        with self._send_lock:
+            self._channel.sendall(b"")
 
     def _enter_hooks(self, frame: wire.Init) -> None:
         """Put this cell under the policy that came, or under that of its zygote where none did.
@@ -442,13 +454,14 @@ def _is_searched(directory: str, broker: Broker) -> bool:
     return directory != "/" and not broker.decide(Capability.FS_READ, directory, listing=True).refused
 
 
-def _begin(name: str, environment: dict[str, str]) -> None:
+def _begin(name: str, environment: dict[str, str] | None) -> None:
     # For ps and `pyisolate trace`, which look at the zygote's children only; the guest may change it.
     process.set_name(name)
     sys.argv[:] = [f"<{name}>"]
     if (platform := sys.modules.get("platform")) is not None:
         platform._uname_cache = None  # type: ignore[attr-defined]  # noqa: SLF001 - the host's name was in it
-    replace_environment(environment)
+    if environment is not None:
+        replace_environment(environment)
 
 
 def _end_child(answer: wire.Done | wire.Failed) -> NoReturn:
@@ -483,18 +496,3 @@ def replace_environment(environment: dict[str, str]) -> None:
     if dict(os.environ) != environment:
         os.environ.clear()
         os.environ.update(environment)
-
-
-def main(
-    guest: Guest, channel: socket.socket, rehearse: Callable[[Guest], None], finish_confinement: Callable[[], None]
-) -> int:
-    """Rehearse, finish the confinement (which reports to the host), serve until the host goes; return the status."""
-    guest.open(channel)
-    flush_before_exit()
-    rehearse(guest)
-    finish_confinement()
-    try:
-        guest.serve()
-    except (HostGone, ConnectionError, BrokenPipeError):
-        return 0
-    return 0

@@ -55,6 +55,20 @@ class Inbox:
         self._end.open(channel.fileno())
         self._poller.register(channel, select.POLLIN)
 
+    def accept(self, data: bytes, descriptors: list[int]) -> None:
+        """Take what was received before this one read."""
+        self._descriptors += descriptors
+        self._buffer.feed(data)
+
+    def rehearse(self, frame: bytes) -> wire.Request | wire.Init | wire.Begin:
+        """Do with a frame what is done with one that comes, and return it: the pages that this writes are then own."""
+        with self._lock:
+            self._end.rehearse()
+            payload = frame[wire.HEADER.size :] if self._buffer.pending else self._buffer.take(frame)
+            if payload is not None:
+                self._sort(wire.decode_host(payload))
+        return self.requests.pop()
+
     def take_descriptors(self, count: int) -> list[int]:
         """Return the oldest `count` received descriptors."""
         taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]

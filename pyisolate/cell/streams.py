@@ -83,9 +83,9 @@ def _output(descriptor: int) -> _Text:
     return _named(stream, raw, "<stdout>" if descriptor == 1 else "<stderr>", "w")
 
 
-def flush_before_exit() -> None:
-    """Let `os._exit` of this process, not of its children, pass on what was written: the host reads it later."""
-    leave, owner = os._exit, os.getpid()
+def flush_before_exit(owner: int) -> None:
+    """Let `os._exit` of process `owner`, not of its children, pass on what was written: the host reads it later."""
+    leave = os._exit
 
     def _exit(status: int) -> NoReturn:
         if os.getpid() == owner:

@@ -69,7 +69,8 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="begin
     """A spare gets its name and environment; its confinement stays as it is."""
 
     sandbox: str
-    environment: dict[str, str]
+    #: None: as its hand-out said
+    environment: dict[str, str] | None = None
 
 
 class Request(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="t", tag="request"):

@@ -7,7 +7,6 @@ control channel.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found] # what `signal` is made of
 import builtins
 import contextlib
 import errno
@@ -18,7 +17,6 @@ import resource
 import select
 import signal
 import socket
-import threading
 import traceback
 from collections import deque
 from typing import NoReturn
@@ -26,12 +24,11 @@ from typing import NoReturn
 import msgspec
 
 from .. import hooks
-from ..hooks import seeding
 from ..native import audit, cell_init, process, quiet
 from ..native.descriptors import receive
 from ..native.result import without_hint
 from ..policy.compiled import CompiledPolicy
-from . import guest, wire
+from . import fresh, guest, wire
 from .at_fork import AT_FORK
 from .confine import AtFork, CellSpec, Steps, load_filter, maps_others, program_of
 from .rehearsal import Rehearsal
@@ -80,11 +77,10 @@ class Branch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
-    """What a policy zygote makes ahead of: the policy, environment and directory that its cells start with."""
+    """What a policy zygote makes ahead of: the policy, and the hand-out that its standby cells will get, without it."""
 
     policy: CompiledPolicy
-    environment: dict[str, str]
-    directory: str
+    init: wire.Init
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -132,7 +128,6 @@ class Zygote:
         self._start = start
         self._host = process.pidfd_open(start.host_pid)
         self._wake_read, self._wake_write = _make_wake()
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         #: by the pid of the init
         self._cells: dict[int, cell_init.Cell] = {}
@@ -146,6 +141,8 @@ class Zygote:
         self._uids: dict[int, int] = {}
         self.rehearsal, self._guest = Rehearsal(), guest.Guest()
         self._confinement = AtFork(spec, maps=self._maps)
+        #: of a policy zygote
+        self._foreseen: fresh.Foreseen | None = None
         #: by whether they let a cell fork
         self._programs = {forks: program_of(self._start.spec, forks=forks) for forks in (False, True)}
 
@@ -243,8 +240,18 @@ class Zygote:
 
     def _make_ahead(self, given: int) -> None:
         found = msgspec.msgpack.decode(os.pread(given, os.fstat(given).st_size, 0), type=Given)
-        self._guest.make_ahead(found.policy, found.directory)
-        guest.replace_environment(found.environment)
+        self._guest.make_ahead(found.policy, found.init)
+        guest.replace_environment(found.init.environment)
+        if fresh.Foreseen.possible(self._programs, found.init):
+            self._foreseen = fresh.Foreseen(
+                self._guest,
+                self._start.spec,
+                self._confinement,
+                self._programs,
+                self._null,
+                found.init,
+                maps=self._maps,
+            )
         gc.collect()
         gc.freeze()
 
@@ -306,20 +313,18 @@ class Zygote:
         status = wire.BROKEN_STATUS
         spec = self._start.spec
         try:
-            signal.set_wakeup_fd(-1)
-            # not signal.signal, which looks the handler before up among its enums: 50 pages, 0.2 ms
-            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+            if self._foreseen is not None:
+                status = self._foreseen.become(channel.fileno(), outputs, asked, mapped, forks=forks)
+                os._exit(status)
             os.dup2(self._null, 0)
             os.dup2(outputs[0], 1)
             os.dup2(outputs[1], 2)
-            AT_FORK.register()
-            threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # noqa: SLF001 - as from 3.13 on
-            seeding.renew()
+            fresh.put_right()
             steps = Steps()
             audit.set_asked(asked)
             # all others are closed, so no guest can write code into the page's file and map it executable
             self._confinement.apply(channel.fileno(), mapped, steps)
-            status = guest.main(
+            status = fresh.main(
                 self._guest,
                 channel,
                 self.rehearsal.play,
@@ -370,9 +375,9 @@ class Zygote:
 
 
 def _make_wake() -> tuple[int, int]:
-    """Make the pipe that a signal writes to; return its two ends."""
+    """Make the pipe that the end of a child writes to; return its two ends."""
     ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(ends[1], warn_on_full_buffer=False)
+    process.wake_on(signal.SIGCHLD, ends[1])
     return ends
 
 

@@ -103,6 +103,7 @@ def make(
 ) -> GuestHooks:
     """Make the hooks of a cell, inert until it enters them."""
     audit = audit or _native()
+    optional.fit(compiled)
     return GuestHooks(
         broker,
         report,
@@ -118,7 +119,6 @@ def enter(hooks: GuestHooks, compiled: CompiledPolicy, *, audit: Any = None) -> 
     """Put a whole cell under hooks that were made for its policy, for good."""
     audit = audit or _native()
     seeding.apply(compiled)
-    optional.fit(compiled)
     GATE.hooks = hooks
     audit.set_process_callback(hooks.callback)
     audit.seal(_CELL_TOKEN)

@@ -21,23 +21,30 @@ from .active import GATE
 #: Used where a policy denies randomness and names no seed.
 DEFAULT_SEED = 0
 _seed = random.Random.seed
+#: what that calls, for a number: in a cell each function that runs writes to pages of its own
+_set_state = _random.Random.seed
 _streams = _random.Random()
 #: Generators that were made while the zygote imported, and seeded by no number of their own: by id.
 _unseeded: dict[int, weakref.ref[random.Random]] = {}
 
 
-def renew() -> None:
+def renew(entropy: bytes = b"") -> None:
     """Give each generator of this process a state of its own: a cell's are copies of its zygote's. About 20 us.
 
     A generator of numpy or of a library that was made at its import is not known here; nor is one that was given a
-    number to start from, which is meant to be the same everywhere.
+    number to start from, which is meant to be the same everywhere. `entropy`: random bytes, where the kernel's may be
+    refused by now.
     """
-    for generator in _known():
-        _seed(generator)
+    entropy = entropy or os.urandom(32)
+    seed = int.from_bytes(entropy, "little") << 16
+    for number, generator in enumerate(_known()):
+        _set_state(generator, seed | number)
+        if generator.gauss_next is not None:  # type: ignore[attr-defined] # typeshed does not know it
+            generator.gauss_next = None  # type: ignore[attr-defined]
     tempfile._name_sequence = None  # type: ignore[attr-defined]  # noqa: SLF001 - made anew where a process id differs
     if (openssl := sys.modules.get("_ssl")) is not None:
         # OpenSSL 3 looks at the process id as well (openssl_get_fork_id), which may be the zygote's.
-        openssl.RAND_add(os.urandom(32), 32.0)
+        openssl.RAND_add(entropy, 32.0)
 
 
 def _known() -> list[random.Random]:

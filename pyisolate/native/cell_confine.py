@@ -8,6 +8,7 @@ kernel: 5.9 (close_range).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from . import _native
 from .result import check
@@ -28,6 +29,13 @@ _OPERATIONS = {
 }
 
 
+def limits_of(rlimits: Sequence[tuple[int, int, int]]) -> Any:
+    """Return (resource, soft, hard) as C has them; -1, as Python shows RLIM_INFINITY, is endless."""
+    endless = (1 << 64) - 1
+    table = [(which, soft & endless, hard & endless) for which, soft, hard in rlimits]
+    return _ffi.new("struct cell_confine_limit[]", table)
+
+
 class Confinement:
     """The steps, made ready in the zygote for each of its cells."""
 
@@ -40,8 +48,9 @@ class Confinement:
         *,
         dumpable: bool,
     ) -> None:
-        self._limits = _ffi.new("struct cell_confine_limit[]", [self._limit(*one) for one in rlimits])
-        self._order = _ffi.new(
+        self._limits = limits_of(rlimits)
+        #: for `Start`, which takes the same steps
+        self.order = _ffi.new(
             "struct cell_confine_order *",
             {
                 "namespaces": namespaces,
@@ -55,18 +64,17 @@ class Confinement:
         )
         self._results = _ffi.new("int[]", int(_lib.CELL_CONFINE_STEPS))
 
-    @staticmethod
-    def _limit(which: int, soft: int, hard: int) -> tuple[int, int, int]:
-        endless = (1 << 64) - 1  # RLIM_INFINITY, which Python shows as -1
-        return which, soft & endless, hard & endless
-
     def run(self, channel: int, mapped: int | None) -> bool:
         """Take every step; True where none failed. Descriptors 0 to 2 and `channel` stay open.
 
         `mapped` is a pipe to which the zygote writes once it has mapped the cell's user; None: it maps itself.
         """
-        failed = _lib.cell_confine_run(self._order, channel, -1 if mapped is None else mapped, self._results)
+        failed = _lib.cell_confine_run(self.order, channel, -1 if mapped is None else mapped, self._results)
         return int(failed) == 0
+
+    def take(self, results: Any) -> None:
+        """Let `check` speak of steps that C has taken elsewhere, and of what they met."""
+        self._results = results
 
     def check(self, step: int) -> None:
         """Raise what a step (of the numbers in this module) met in `run`, if it failed."""

@@ -123,6 +123,14 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def wake_on(number: int, pipe_end: int | None) -> None:
+    """Have a signal write a byte to `pipe_end`, a pipe that does not block; None: its default action again.
+
+    One pipe for the process. The interpreter knows nothing of it, so that a forked child has nothing of its to undo.
+    """
+    check(_lib.process_wake_on(number, -1 if pipe_end is None else pipe_end), "sigaction", number)
+
+
 def open_standard_descriptors() -> None:
     """Open /dev/null as each of descriptors 0 to 2 that is closed, so that no other file gets these numbers."""
     while (descriptor := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= _LAST_STANDARD:

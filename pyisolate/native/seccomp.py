@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ._native import ffi, lib
 from .process import CAP_SYS_CHROOT
@@ -148,7 +148,7 @@ def install(program: bytes, *, notify: bool, log: bool = False) -> int | None:
         _loaded(lib.seccomp_install(program, len(program), int(lib.SECCOMP_FILTER_FLAG_LOG) if log else 0))
         return None
     result = -errno.EINVAL
-    for flags in _LISTENER_FLAGS:
+    for flags in LISTENER_FLAGS:
         result = lib.seccomp_install(program, len(program), flags | (int(lib.SECCOMP_FILTER_FLAG_LOG) if log else 0))
         if result != -errno.EINVAL:
             break
@@ -163,6 +163,11 @@ class User(NamedTuple):
     dumpable: bool
 
 
+def user_of(user: User) -> Any:
+    """Return a user as C has it."""
+    return ffi.new("struct seccomp_user *", [user.uid, user.gid, user.dumpable, 1 << CAP_SYS_CHROOT])
+
+
 def install_and_send(program: bytes, peer: int, data: bytes, user: User | None = None) -> None:
     """Load a filter and send `data` with its listener (SCM_RIGHTS, with the first byte) over the socket `peer`.
 
@@ -172,18 +177,16 @@ def install_and_send(program: bytes, peer: int, data: bytes, user: User | None =
     """
     _no_new_privs()
     result = -errno.EINVAL
-    became = ffi.NULL
-    if user is not None:
-        became = ffi.new("struct seccomp_user *", [user.uid, user.gid, user.dumpable, 1 << CAP_SYS_CHROOT])
-    for flags in _LISTENER_FLAGS:
+    became = ffi.NULL if user is None else user_of(user)
+    for flags in LISTENER_FLAGS:
         result = lib.seccomp_install_and_send(program, len(program), flags, peer, data, len(data), became)
         if result != -errno.EINVAL:
             break
     _loaded(result)
 
 
-# The first is 5.19's; a kernel that does not know it answers EINVAL.
-_LISTENER_FLAGS = (
+#: How a filter is loaded with a listener. The first is 5.19's; a kernel that does not know it answers EINVAL.
+LISTENER_FLAGS = (
     int(lib.SECCOMP_FILTER_FLAG_NEW_LISTENER) | int(lib.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV),
     int(lib.SECCOMP_FILTER_FLAG_NEW_LISTENER),
 )

@@ -74,6 +74,8 @@ class CellSession(ProgramSession):
         self.calls.charge = self._charge
         #: its cell is confined, and no `spawn` has taken it yet
         self.standby = standby
+        #: the guest's environment, as the hand-out of a standby cell gave it
+        self.environment: dict[str, str] | None = None
         self._last_words = bytearray()
         #: what its guest may write, where its policy has one
         self.workspace: Workspace | None = None

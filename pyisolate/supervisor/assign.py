@@ -19,6 +19,7 @@ import msgspec
 
 from ..cell import wire
 from ..cell.channel import Backlog
+from ..cell.fresh import STANDBY
 from ..choices import Enforcement
 from ..errors import EnforcementError, SandboxDied, SandboxError
 from ..limits import rlimit
@@ -131,7 +132,7 @@ class Assigner:
         """Hand out a warm cell ahead of `spawn`: `adopt` gives it its name."""
         compiled = order.prepared.compiled
         context = SandboxContext(
-            sandbox="standby",
+            sandbox=STANDBY,
             sandbox_id=secrets.token_hex(8),
             policy=order.policy.name,
             policy_version=order.policy.version,
@@ -140,6 +141,7 @@ class Assigner:
             mode=compiled.mode,
         )
         session = self._session(channel, context, order, standby=True)
+        session.environment = order.environment
         self._registry.add_standby(session)
         self._hand_out(session, order, native=native)
         return session
@@ -147,7 +149,10 @@ class Assigner:
     def adopt(self, session: CellSession, context: SandboxContext, order: CellOrder) -> Sandbox | None:
         """Give a standby cell its name, environment and owner; None when it has died since."""
         session.adopt_identity(msgspec.structs.replace(context, sandbox_id=session.id), order.policy)
-        frame = wire.Begin(sandbox=context.sandbox, environment=order.environment)
+        environment = order.environment
+        frame = wire.Begin(
+            sandbox=context.sandbox, environment=None if environment == session.environment else environment
+        )
         handle = self._registry.add_cell(session)
         session.channel.send_with_next(frame)
         if session.channel.ended is not None:
@@ -225,23 +230,37 @@ class Assigner:
             raise session.control.what_killed(channel.exit_status) or session.death()
         raise SandboxDied(f"spawn {session.name!r}: the cell did not confine itself within {HANDOUT_TIMEOUT_S} s")
 
+    def foresee(self, order: CellOrder) -> wire.Init:
+        """Return the hand-out that standby cells from the policy's own zygote will get, where no BPF-LSM is.
+
+        Such a cell takes any other as well; it then has more to do.
+        """
+        names = tuple(order.prepared.descriptors())
+        return self._init(STANDBY, order, names, leased=self._registry.has_leases, ahead=True)
+
+    def _init(self, name: str, order: CellOrder, names: tuple[str, ...], *, leased: bool, ahead: bool) -> wire.Init:
+        prepared = order.prepared
+        return wire.Init(
+            sandbox=name,
+            policy=None,
+            shadow=prepared.shadow,
+            descriptors=names,
+            environment=order.environment,
+            working_directory=order.directory,
+            rlimits=self._rlimits(prepared.compiled.limits, leased),
+            host_tag=sys.implementation.cache_tag or "",
+            ahead=ahead,
+        )
+
     def _initialise(
         self, session: CellSession, order: CellOrder, named: dict[str, int], slot_page: int
     ) -> wire.GuestFrame | None:
         """Send the descriptors in their order, and return what the cell answers in time."""
-        channel, prepared = session.channel, order.prepared
-        init = wire.Init(
-            sandbox=session.name,
-            policy=None if channel.made_for is prepared.compiled else order.broker_policy,
-            shadow=prepared.shadow,
-            descriptors=tuple(named),
-            environment=order.environment,
-            working_directory=order.directory,
-            rlimits=self._rlimits(prepared.compiled.limits, session.control.lease is not None),
-            slot_page=slot_page,
-            host_tag=sys.implementation.cache_tag or "",
-            ahead=session.standby,
-        )
+        channel = session.channel
+        leased = session.control.lease is not None
+        init = self._init(session.name, order, tuple(named), leased=leased, ahead=session.standby)
+        policy = None if channel.made_for is order.prepared.compiled else order.broker_policy
+        init = msgspec.structs.replace(init, policy=policy, slot_page=slot_page)
         with self._reactor.borrow(channel):
             channel.owner = session
             try:

@@ -215,7 +215,7 @@ class Standby:
             return
         line.branches_left -= 1
         try:
-            given = Given(policy=policy, environment=order.environment, directory=order.directory)
+            given = Given(policy=policy, init=self._assigner.foresee(order))
             self._pool.branch(given, forks=order.prepared.forks)
         except SandboxError as error:
             _log.warning("policy %s: %s", order.policy.name, error)

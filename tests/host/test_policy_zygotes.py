@@ -77,6 +77,32 @@ def test_its_cells_are_under_their_policy(own: pyisolate.Supervisor) -> None:
             assert caught.value.denial_event.policy_generation == 1 + (refused is wide)
 
 
+def test_its_cells_are_confined_as_any_other(own: pyisolate.Supervisor) -> None:
+    """In one call of C, all that others do step by step; the kernel says that nothing is missing."""
+    with (
+        branched(own, WIDE) as wide,
+        own.spawn("any", WIDE, cwd="/") as elsewhere,
+        own.spawn("narrow", NARROW) as plain,
+    ):
+        assert set(wide.enforcement.capabilities) == set(plain.enforcement.capabilities)
+        assert wide.enforcement.missing == elsewhere.enforcement.missing == ()
+        assert kernel_view(wide.pid) == kernel_view(elsewhere.pid) == kernel_view(plain.pid)
+        assert [one.eval("__import__('os').getcwd()") for one in (wide, elsewhere)] == ["/sandbox/workspace", "/"]
+        assert elsewhere.eval(READS) == "root"
+
+
+def kernel_view(pid: int) -> dict[str, object]:
+    """Return how the kernel sees a confined process, but for its numbers."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    names = ("Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp", "Seccomp_filters", "SigBlk", "SigIgn", "SigCgt")
+    leader = status["NSsid"].split()[-1]
+    known = {"leader": leader} | {
+        name: status.get(name) for name in (*names, *(name for name in status if name.startswith("Cap")))
+    }
+    ends = sorted(Path(f"/proc/{pid}/fd/{one}").readlink().name.split(":")[0] for one in os.listdir(f"/proc/{pid}/fd"))
+    return known | {"leader": leader, "limits": Path(f"/proc/{pid}/limits").read_text(), "descriptors": ends}
+
+
 @pytest.mark.once
 def test_a_shadow_policy_comes_with_its_own_tables(own: pyisolate.Supervisor) -> None:
     branched(own, WIDE).close()

@@ -1,4 +1,4 @@
-"""At-fork handlers of CPython in a zygote: not run for a cell, registered in it; and its generators start anew.
+"""At-fork handlers of CPython in a zygote: not run for a cell, but where its guest forks. Its generators start anew.
 
 Each test runs in an interpreter of its own: a handler cannot be taken back.
 """
@@ -62,6 +62,24 @@ def test_handlers_of_libraries_run_at_each_fork() -> None:
     assert forked(lambda: seen) == ["library", "late"]
     assert forked(lambda: (AT_FORK.register(), forked(lambda: seen))[1]) == ["library", "late"] + [
         "library", "late", "ours"]
+    """)
+
+
+def test_a_guests_first_fork_runs_them_all_and_no_fork_before_it() -> None:
+    run("""
+    seen = []
+    for name in ("one", "two"):
+        exec("import os; os.register_at_fork(before=note, after_in_parent=note, after_in_child=note)",
+             {"__name__": "pyisolate.of_a_test", "note": lambda name=name: seen.append(name)})
+    AT_FORK.stop()
+    assert (forked(lambda: seen), seen) == ([], [])
+    def guest():
+        AT_FORK.be_guests()
+        return forked(lambda: seen), forked(lambda: seen[-4:]), seen
+    first, second, parent = forked(guest)
+    assert first == ["two", "one", "one", "two"]
+    assert second == first
+    assert parent == ["two", "one", "one", "two"] * 2
     """)
 
 

@@ -50,15 +50,17 @@ static int cell_confine_limit(const struct cell_confine_limit *limit)
 	rlim_t hard =
 		limit->hard < present.rlim_max ? limit->hard : present.rlim_max; /* RLIM_INFINITY is the greatest */
 	struct rlimit wanted = {limit->soft < hard ? limit->soft : hard, hard};
+	if (limit->which == RLIMIT_CPU && limit->soft >= hard && hard > 1)
+		wanted.rlim_cur = hard - 1; /* SIGXCPU a second before SIGKILL, which does not say why */
 	return result_of(setrlimit(limit->which, &wanted));
 }
 
-static int cell_confine_limits(const struct cell_confine_order *order)
+SHARED int cell_confine_limits(const struct cell_confine_limit *limits, int count)
 {
 	int error = 0;
 
-	for (int i = 0; i < order->limit_count && error == 0; i++)
-		error = cell_confine_limit(&order->limits[i]);
+	for (int i = 0; i < count && error == 0; i++)
+		error = cell_confine_limit(&limits[i]);
 	return error;
 }
 
@@ -74,7 +76,7 @@ SHARED int cell_confine_run(const struct cell_confine_order *order, int channel,
 		order->namespaces & CLONE_NEWUTS ? process_set_hostname(name, sizeof name - 1) : 0;
 	results[CELL_CONFINE_NO_NEW_PRIVS] = process_prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	results[CELL_CONFINE_DUMPABLE] = process_prctl(PR_SET_DUMPABLE, (unsigned long)order->dumpable, 0, 0, 0);
-	results[CELL_CONFINE_LIMITS] = cell_confine_limits(order);
+	results[CELL_CONFINE_LIMITS] = cell_confine_limits(order->limits, order->limit_count);
 	results[CELL_CONFINE_CAPABILITIES] = process_limit_capabilities(order->keep);
 	results[CELL_CONFINE_DEATH_SIGNAL] = process_prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	umask(077);

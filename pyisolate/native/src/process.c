@@ -88,6 +88,28 @@ SHARED int process_prctl(int option, unsigned long a, unsigned long b, unsigned 
     return result_of(prctl(option, a, b, c, d));
 }
 
+static int process_wake_end = -1;
+
+static void process_wake(int number)
+{
+    int before = errno;
+    ssize_t sent = write(process_wake_end, "", 1); /* where the pipe is full its reader looks anyway */
+
+    (void)number;
+    (void)sent;
+    errno = before;
+}
+
+/* The interpreter's own handlers would be its own state, which each forked child had to put back. */
+SHARED int process_wake_on(int number, int pipe_end)
+{
+    struct sigaction action = {.sa_handler = pipe_end < 0 ? SIG_DFL : process_wake, .sa_flags = SA_RESTART};
+
+    process_wake_end = pipe_end;
+    sigemptyset(&action.sa_mask);
+    return result_of(sigaction(number, &action, NULL));
+}
+
 SHARED int process_set_name(const char *name)
 {
     return result_of(prctl(PR_SET_NAME, name, 0, 0, 0));

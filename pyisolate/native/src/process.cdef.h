@@ -4,6 +4,8 @@ int process_pidfd_getfd(int pidfd, int target_fd);
 int process_close_range(unsigned int first, unsigned int last);
 int process_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
 int process_set_name(const char *name);
+/* Have a signal write a byte to `pipe_end`, without the interpreter; -1: back to the signal's default action. */
+int process_wake_on(int number, int pipe_end);
 /* Returns 1 when the bounding set was emptied too, 0 when only the thread's own sets could be. */
 int process_limit_capabilities(uint64_t keep);
 int process_set_capabilities(uint64_t keep);

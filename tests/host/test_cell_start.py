@@ -1,0 +1,141 @@
+"""The first steps of a policy zygote's cell, in one C call: what it does by itself, and what it leaves to Python."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pyisolate.native import audit, cell_start, landlock, seccomp
+from pyisolate.native.cell_confine import Confinement
+from tests.require import require
+
+FRAMES = cell_start.Frames(b"report", b"the foreseen hand-out", b"answer")
+LIMITS = ((resource.RLIMIT_CORE, 0, 0), (resource.RLIMIT_CPU, 7, 7))
+
+
+def become(start: cell_start.Start, channel: socket.socket) -> dict[str, Any]:
+    """Be a cell; return what there is to say of it."""
+    came = start.run(channel.fileno(), (1, 2), audit.make_asked(), None)
+    failed = {}
+    for step in (cell_start.ROOT, cell_start.DIRECTORY, cell_start.LIMITS, cell_start.LANDLOCK):
+        try:
+            start.check(step)
+        except OSError as error:
+            failed[str(step)] = error.errno
+    with open("/proc/self/status") as file:
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    try:
+        os.listdir("/usr")
+    except PermissionError:
+        status["/usr"] = "refused"
+    return {
+        "came": came.name,
+        "failed": failed,
+        "received": start.received[0].decode() if came is cell_start.Came.OTHER else "",
+        "cpu": resource.getrlimit(resource.RLIMIT_CPU),
+        "entropy": start.entropy.hex(),
+        "descriptors": sorted(os.listdir("/proc/self/fd")) if came is cell_start.Came.DONE else [],
+        **{key: status.get(key) for key in ("Name", "NoNewPrivs", "CapEff", "Seccomp", "/usr")},
+    }
+
+
+def cell(send: Callable[[socket.socket], None]) -> tuple[dict[str, Any], bytes]:
+    """Fork a cell, let `send` hand out to it, and return what it says of itself with all that it has sent."""
+    host, channel = socket.socketpair()
+    place, end = socket.socketpair()
+    end.close()
+    program = seccomp.compile_filter(seccomp.FilterSpec((), seccomp.ALLOW, seccomp.ALLOW))
+    if (pid := os.fork()) == 0:
+        status = 1
+        try:
+            start = cell_start.Start(
+                Confinement(0, (os.getuid(), os.getgid()), (), (), dumpable=True),
+                cell_start.Given(0, os.open(os.devnull, os.O_RDWR), place.fileno()),
+                program,
+                None,
+                FRAMES,
+                cell_start.HandOut(("landlock",), LIMITS, "/", "standby"),
+            )
+            said = become(start, channel)
+            while place.recv(4096):
+                pass  # what is closed unread would reset the host's end
+            place.sendall(b"|" + json.dumps(said).encode())
+            status = 0
+        except BaseException:
+            place.sendall(traceback.format_exc().encode())
+        finally:
+            os._exit(status)
+    for one in (channel, place):
+        one.close()
+    with host:
+        first = host.recv(64)
+        send(host)
+        host.shutdown(socket.SHUT_WR)
+        rest = first + b"".join(iter(lambda: host.recv(1 << 16), b""))
+    assert os.waitpid(pid, 0)[1] == 0, rest.decode()
+    sent, _, said_bytes = rest.partition(b"|")
+    return json.loads(said_bytes), sent
+
+
+@pytest.fixture
+def ruleset() -> Iterator[int]:
+    """Yield a Landlock ruleset that grants /proc alone."""
+    try:
+        made = landlock.create_ruleset(landlock.handled_for(landlock.abi_version()))
+    except OSError as error:
+        require("landlock", False, str(error))
+        raise
+    place = os.open("/proc", os.O_PATH)
+    landlock.add_path_rule(made, landlock.AccessFs.READ_FILE | landlock.AccessFs.READ_DIR, place)
+    os.close(place)
+    yield made
+    os.close(made)
+
+
+def hand_out(frame: bytes, *descriptors: int) -> Callable[[socket.socket], None]:
+    return lambda host: (socket.send_fds(host, [frame[:5]], descriptors), host.sendall(frame[5:]))[1]
+
+
+@pytest.mark.once
+def test_the_foreseen_hand_out_is_applied_and_answered(ruleset: int) -> None:
+    said, sent = cell(hand_out(FRAMES.init, ruleset))
+    assert sent == FRAMES.warm + FRAMES.ready
+    assert said["came"] == "DONE"
+    assert said["failed"] == {}
+    assert (said["/usr"], said["Name"], said["cpu"]) == ("refused", "standby", [6, 7])
+    assert (said["NoNewPrivs"], said["CapEff"], said["Seccomp"]) == ("1", "0" * 16, "2")
+    assert len(said["descriptors"]) == 5  # the standard ones, the channel, and the list's own
+    other, _ = cell(hand_out(FRAMES.init, ruleset))
+    assert len({said["entropy"], other["entropy"], "00" * 32}) == 3
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("frame", [b"another hand-out", FRAMES.init[:-1] + b"!", FRAMES.init + b" and more"])
+def test_what_was_not_foreseen_is_left_as_it_came(ruleset: int, frame: bytes) -> None:
+    said, sent = cell(hand_out(frame, ruleset))
+    assert (said["came"], sent) == ("OTHER", FRAMES.warm)
+    assert frame.startswith(said["received"].encode())
+    assert said["/usr"] is None
+
+
+@pytest.mark.once
+def test_a_step_that_fails_is_told_and_nothing_is_answered() -> None:
+    with open(os.devnull) as no_ruleset:
+        said, sent = cell(hand_out(FRAMES.init, no_ruleset.fileno()))
+    assert (said["came"], sent) == ("HAND_OUT", FRAMES.warm)
+    assert said["failed"] == {str(cell_start.LANDLOCK): errno.EBADFD}
+    assert said["/usr"] is None
+
+
+@pytest.mark.once
+def test_a_host_that_goes_is_noticed() -> None:
+    said, sent = cell(lambda _host: None)
+    assert (said["came"], sent) == ("GONE", FRAMES.warm)
