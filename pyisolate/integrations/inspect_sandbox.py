@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 from inspect_ai.log import transcript
 from inspect_ai.util import (
+    ExecRemoteAwaitableOptions,
     ExecResult,
     OutputLimitExceededError,
     SandboxEnvironment,
@@ -41,8 +42,8 @@ class InspectSandbox(SandboxEnvironment):  # type: ignore[misc]
     Without one it is preset `compute` and `PROGRAMS`, or `pyisolate.yaml` beside the task. Commands run as the guest's
     one user; another raises SandboxUserUnsupportedError. Files of the workspace are the host's to write: their modes
     bind the guest alone. A sandbox that ended by a limit is replaced at the next command, and the answer of the one
-    that it ended in says so. Nothing in a workspace can be executed, so `exec_remote`, which brings a program of
-    inspect-ai's own there, raises NotImplementedError.
+    that it ended in says so. `exec_remote` waits for its program; a handle to one that runs on raises
+    NotImplementedError.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -91,7 +92,7 @@ class InspectSandbox(SandboxEnvironment):  # type: ignore[misc]
         cwd: str | None = None,
         env: dict[str, str] | None = None,
         user: str | None = None,
-        timeout: int | None = None,
+        timeout: float | None = None,
         timeout_retry: bool = True,
         concurrency: bool = True,
     ) -> ExecResult[str]:
@@ -124,9 +125,15 @@ class InspectSandbox(SandboxEnvironment):  # type: ignore[misc]
             raise attempt.error
         return attempt.value.decode() if text else attempt.value
 
-    async def exec_remote(self, *_arguments: Any, **_options: Any) -> Any:
-        """Refuse: the program of inspect-ai's own that it needs would be executed from the workspace."""
-        raise NotImplementedError("pyisolate: nothing in a workspace can be executed. Hint: use exec")
+    async def exec_remote(self, cmd: list[str], options: Any = None, *, stream: bool = True) -> ExecResult[str]:
+        """Run a program and wait for it (`stream=False`), as `exec` does: no program of inspect-ai's own is needed.
+
+        Raises NotImplementedError for a handle to a program that runs on: a sandbox runs one request at a time.
+        """
+        if stream:
+            raise NotImplementedError("pyisolate: a sandbox runs one request at a time. Hint: stream=False, or exec")
+        given = options or ExecRemoteAwaitableOptions()
+        return await self.exec(cmd, given.input, given.cwd, given.env, given.user, getattr(given, "timeout", None))
 
     def close(self) -> None:
         """End the sandbox for good. Idempotent."""

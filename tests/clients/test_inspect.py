@@ -144,11 +144,13 @@ def test_an_evaluation_works_in_it_and_its_log_tells_what_was_refused(tmp_path: 
 
 
 def test_a_command_that_ends_its_sandbox_says_so_and_the_next_has_another(tmp_path: Path) -> None:
+    from inspect_ai.util import ExecRemoteAwaitableOptions
+
     from pyisolate.integrations.inspect_sandbox import InspectSandbox
 
     (tmp_path / "policy.yaml").write_text("extends: compute\nprocess: [{exec: /bin/sh}]\nlimits: {cpu: 1s}\n")
 
-    async def run() -> tuple[Any, Any]:
+    async def run() -> tuple[Any, ...]:
         environments = await InspectSandbox.sample_init("limits", str(tmp_path / "policy.yaml"), {})
         own = environments["default"]
         try:
@@ -158,11 +160,21 @@ def test_a_command_that_ends_its_sandbox_says_so_and_the_next_has_another(tmp_pa
                 await own.read_file("kept.txt")
             with pytest.raises(PermissionError):
                 await own.exec(["/bin/cat", "/etc/shadow"])
-            return ended, await own.exec(["sh", "-c", "echo on; exit 3"])
+            after = await own.exec(["sh", "-c", "echo on; exit 3"])
+            given = ExecRemoteAwaitableOptions(input="given", env={"WHAT": "it"}, timeout=20)
+            remote = await own.exec_remote(["sh", "-c", "read it; echo $it $WHAT"], given, stream=False)
+            with pytest.raises(TimeoutError):
+                await own.exec_remote(
+                    ["sh", "-c", "while :; do :; done"], ExecRemoteAwaitableOptions(timeout=0.2), stream=False
+                )
+            with pytest.raises(NotImplementedError, match="one request at a time"):
+                await own.exec_remote(["sh", "-c", "echo on"])
+            return ended, after, remote
         finally:
             await InspectSandbox.sample_cleanup("limits", None, environments, False)
 
-    ended, after = anyio.run(run)
+    ended, after, remote = anyio.run(run)
     assert not ended.success
     assert "the sandbox has ended: its files are gone" in ended.stderr
     assert (after.returncode, after.stdout, after.stderr) == (3, "on\n", "")
+    assert (remote.returncode, remote.stdout) == (0, "given it\n")
