@@ -59,6 +59,10 @@ def _shown(value: object) -> str:
     return shown if len(shown) <= 84 else f"{shown[:80]}...'"
 
 
+#: Control characters, and what stands for bytes that are not UTF-8 (PEP 383).
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
 def text(value: object, what: str) -> str:
     """Return `value` if it is a string that can be printed, stored and hashed; `what` names it in errors."""
     if isinstance(value, bool):
@@ -67,7 +71,7 @@ def text(value: object, what: str) -> str:
         raise PolicySyntaxError(f"{what}: expected text, got {type(value).__name__}", hint=f"write {what} as a string")
     if not value:
         raise PolicySyntaxError(f"{what}: must not be empty", hint=f"give the {what} or leave the rule out")
-    if any(ord(c) < 32 or ord(c) == 127 or 0x80 <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000 for c in value):
+    if _UNWRITABLE.search(value):
         raise PolicySyntaxError(
             f"{what} {_shown(value)}: holds a control character or a byte that is not UTF-8",
             hint="name a parent directory instead",
