@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from ..policy import Policy
 
 STDIN, TEXT = "<stdin>", "<string>"
+#: What the interpreter's own -m calls: the module is __main__. One that is refused is a refusal, not an exit status.
+_RUN_MODULE = """\
+try:
+    __import__('runpy')._run_module_as_main({!r})
+except SystemExit as end:
+    refused = getattr(end.__context__, '__cause__', None)
+    if type(refused).__name__ != 'RefusedImport':
+        raise
+    raise refused from None
+"""
 #: Modules beside a script that are looked at; a directory of more is no project.
 _MOST_MODULES = 1000
 
@@ -58,8 +68,7 @@ def chosen_script(words: tuple[str, ...], text: str | None, module: str | None) 
     if text is not None:
         return Script(text, TEXT, words, program="-c")
     if module is not None:
-        # what the interpreter's own -m calls: the module is __main__, and one that is absent is named in a line
-        source = f"__import__('runpy')._run_module_as_main({module!r})\n"
+        source = _RUN_MODULE.format(module)
         return Script(source, f"<-m {module}>", words, program=module, directory=os.getcwd())
     if not words:
         raise click.UsageError("name a SCRIPT, or - for stdin, or use -c TEXT or -m MODULE.")

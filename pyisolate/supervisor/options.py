@@ -144,10 +144,13 @@ def check_workspace(
     if prepared.compiled.workspace_bytes is not None or not needed:
         return
     why = next((note for note in prepared.notes if note.startswith("no workspace")), "no workspace")
+    leave = "leave workspace=, files= and copy_on_write= out"
     raise EnforcementError(
         f"spawn {name!r}: {why}",
         missing="workspace",
-        hint="workspace='64MiB' asks for one; where there can be none, leave workspace=, files= and copy_on_write= out",
+        hint=f"{leave}, or take isolation='process'"
+        if "thread" in why
+        else f"workspace='64MiB' asks for one; where there can be none, {leave}",
     )
 
 

@@ -73,13 +73,28 @@ def test_every_request_is_the_outermost_of_its_frames(supervisor: pyisolate.Supe
         sandbox.exec(depth)
         assert (sandbox.call("depth"), sandbox.eval("depth()"), sandbox.exec("depth()").value) == (1, 2, 2)
         assert sandbox.exec("import asyncio\nasync def main(): return depth()\nawait main()").value > 2
-        with pytest.raises(pyisolate.GuestError, match="RecursionError"):
-            sandbox.exec("def again(): again()\nagain()")
+        sandbox.exec("def deepest(n=1):\n    try: return deepest(n + 1)\n    except RecursionError: return n")
+        for limit in (1000, 300, 2000):  # every call counts as one, and the builtin that runs an exec's code
+            sandbox.exec(f"sys.setrecursionlimit({limit})")
+            assert limit - 3 <= sandbox.exec("deepest()").value <= sandbox.call("deepest") <= limit
         assert sandbox.call("depth") == 1
 
 
-def test_a_module_that_is_absent_is_told_in_a_line(supervisor: pyisolate.Supervisor) -> None:
-    with supervisor.spawn("absent") as sandbox:
-        result = sandbox.run_script(chosen_script((), None, "no_such_module").source, filename="<-m>")
+def test_a_module_that_cannot_be_run_is_named_in_a_line(supervisor: pyisolate.Supervisor) -> None:
+    """`-m` says what the interpreter says; one that is not granted is a refusal, as `import` of it is."""
+
+    def module(name: str) -> pyisolate.Result:
+        script = chosen_script((), None, name)
+        return sandbox.run_script(script.source, filename=script.filename)
+
+    with supervisor.spawn("module") as sandbox:
+        result = module("json")
         assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-        assert result.stderr.endswith(": No module named no_such_module\n")
+        assert result.stderr.endswith(
+            ": No module named json.__main__; 'json' is a package and cannot be directly executed\n"
+        )
+        with pytest.raises(pyisolate.PolicyError) as caught:
+            module("no_such_module")
+        assert caught.value.denial_event is not None
+        assert caught.value.denial_event.target == "no_such_module"
+        assert sandbox.stats.denials == 1

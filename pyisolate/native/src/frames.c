@@ -3,7 +3,8 @@
  *
  * The newest frame of a thread is a field of its state, which the interpreter saves when it begins to run code and puts
  * back when that ends (Python/ceval.c); greenlet starts its stacks in the same way. The thread state, and with it
- * signals, thread-local data and the recursion limit, stays what it is. 3.11 and 3.12 keep the field in `cframe`.
+ * signals and thread-local data, stays what it is. 3.11 and 3.12 keep the field in `cframe`. What is below does not count
+ * for sys.getrecursionlimit() either; the builtin that runs a script's code is the one call of C that counts there.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -13,6 +14,13 @@
 
 #include "shared.h"
 
+#if PY_VERSION_HEX < 0x030C0000
+#define FRAMES_LEFT(state)  ((state)->recursion_remaining)
+#define FRAMES_LIMIT(state) ((state)->recursion_limit)
+#else
+#define FRAMES_LEFT(state)  ((state)->py_recursion_remaining)
+#define FRAMES_LIMIT(state) ((state)->py_recursion_limit)
+#endif
 #if PY_VERSION_HEX < 0x030D0000
 #define FRAMES_NEWEST(state) ((state)->cframe->current_frame)
 #elif PY_VERSION_HEX < 0x030E0000
@@ -29,10 +37,13 @@ static PyObject *frames_call_apart(PyObject *self, PyObject *arguments)
 #ifdef FRAMES_NEWEST
 	PyThreadState *state = PyThreadState_Get();
 	struct _PyInterpreterFrame *below = FRAMES_NEWEST(state);
+	int used = FRAMES_LIMIT(state) - FRAMES_LEFT(state);
 
 	FRAMES_NEWEST(state) = NULL;
+	FRAMES_LEFT(state) += used;
 	PyObject *result = PyObject_Call(function, positional, named);
 
+	FRAMES_LEFT(state) -= used; /* whatever the limit is now: sys.setrecursionlimit() keeps the depth */
 	FRAMES_NEWEST(state) = below;
 	return result;
 #else
