@@ -22,13 +22,15 @@ from ..decision import DenialCode, Mode, Verdict
 from ..policy import suggest, web
 from . import heads, tunnel
 from .credentials import Credentials, Encoded, Unsignable
-from .forward import Reader, Stream, Upstream, Writer, forward, repeat
+from .forward import Reader, Upstream, Writer, answer_known, forward, repeat
 from .hiding import Hider
 from .messages import can_be_asked
 from .meter import Meter, OverLimit
 from .names import Names, RefusedAddress, Unreachable, connect
 from .opened import open_tunnel
 from .request import Refusal, malformed, read_request
+from .shortcut import Begun, Plain, Shortcut, Side
+from .streams import Inlet, Stream
 from .tenants import Tenant, Tenants
 
 #: Connections of one sandbox at a time.
@@ -73,9 +75,10 @@ class Connection:
         writer: Writer,
         tenant: Tenant | None = None,
         tunnel: web.Request | None = None,
+        side: Side | None = None,
     ) -> None:
         self._services, self._tenants = services, services.tenants
-        self.reader, self.writer = reader, writer
+        self.reader, self.writer, self._side = reader, writer, side
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_BYTES)
         self.tenant, self._inside = tenant, tunnel
         self._up: Upstream | None = None
@@ -115,9 +118,13 @@ class Connection:
 
     async def _request(self, stream: Stream | None) -> bool:
         """Serve one request; False where the connection ends with it."""
+        first = await self._first()
+        if isinstance(first, Begun):
+            assert self._up is not None
+            return await self._exchanged(first.known.request, answer_known(self, *first[:2], self._up, first.answer))
         try:
             async with asyncio.timeout(HEAD_S):
-                event, head = await self._head()
+                event, head = await self._head(first)
         except h11.RemoteProtocolError as error:
             self._recognise()
             raise malformed(str(error)) from None
@@ -143,14 +150,33 @@ class Connection:
             self._remember(head, event, request, onward)
         return kept
 
-    async def _head(self) -> tuple[object, bytes | None]:
+    async def _first(self) -> bytes | Begun | None:
+        """Carry what is known without being woken for it; return what else comes, None where it is still to be read."""
+        side, tenant, up = self._side, self.tenant, self._up
+        if side is None or tenant is None or up is None or not isinstance(up.reader, Inlet):
+            return None
+        if self.http.trailing_data[0] or not (tenant.known_requests.any and side.rests()):
+            return None
+        known, place = tenant.known_requests, self._place
+
+        def find(data: bytes) -> heads.KnownRequest | None:
+            found = known.find(data, place)
+            return found[0] if found is not None and len(found[1]) == found[0].body_bytes else None
+
+        shortcut = Shortcut(side, up, up.reader, tenant.meter, find)
+        try:
+            return await shortcut.run(HEAD_S)
+        finally:
+            self.begun = shortcut.begun
+
+    async def _head(self, first: bytes | None) -> tuple[object, bytes | None]:
         """Return what the guest sends first, as h11 reads it, with its bytes where these can be remembered.
 
         Of a request that came before, return what is known of it, and all of its bytes.
         """
         if self.http.trailing_data[0]:
             return await self.next_event(), None
-        data = await self._read()
+        data = await self._read() if first is None else first
         if self.tenant is not None and (found := self.tenant.known_requests.find(data, self._place)) is not None:
             known, body = found
             if len(body) == known.body_bytes:
@@ -173,8 +199,12 @@ class Connection:
         """Carry one exchange to where a granted request goes; return whether the connection can carry another."""
         up = await self._upstream(request)
         self.meter.request()
+        return await self._exchanged(request, exchange(up))
+
+    async def _exchanged(self, request: web.Request, exchange: Awaitable[bool]) -> bool:
+        """Await an exchange, and tell what of its failures the guest can be answered."""
         try:
-            return await exchange(up)
+            return await exchange
         except Encoded as error:
             raise Unreachable(f"{request.host}: {error}") from None
         except Unsignable as error:
@@ -302,7 +332,8 @@ class Connection:
         self._accept()
         sent = await self._check_handshake(request, stream, self.http.trailing_data[0])
         opened = await open_tunnel(stream, issuer.context(request.host), sent, _TLS_S)
-        inner = Connection(self._services, opened, opened, self.tenant, request)
+        side = opened if isinstance(stream[0], Inlet) else None
+        inner = Connection(self._services, opened, opened, self.tenant, request, side)
         try:
             await inner._serve(None)
             opened.write_eof()
@@ -352,7 +383,8 @@ class Connection:
 
 async def serve(services: Services, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Serve one connection of a guest until it ends."""
-    connection = Connection(services, reader, writer)
+    side = Plain(reader, writer) if isinstance(reader, Inlet) else None
+    connection = Connection(services, reader, writer, side=side)
     try:
         await connection.run((reader, writer))
     except (OSError, EOFError, TimeoutError, h11.ProtocolError):

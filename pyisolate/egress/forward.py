@@ -15,6 +15,7 @@ from .credentials import MOST_SIGNED_BYTES, Credentials, Headers, Unsignable
 from .heads import MOST_ANSWERS, Heads, KnownAnswer
 from .hiding import Hider
 from .meter import Meter
+from .streams import Stream
 
 #: Without a byte from the host for so long, the exchange ends (seconds).
 IDLE_S = 120.0
@@ -26,7 +27,6 @@ _OF_ONE_HOP = frozenset(
      b"keep-alive", b"te", b"trailer", b"upgrade", b"http2-settings", b"expect")
 )  # fmt: skip
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
-Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Reader(Protocol):
@@ -167,13 +167,22 @@ def _is_done(http: h11.Connection) -> bool:
 
 async def repeat(guest: GuestSide, known: heads.KnownRequest, came: bytes, up: Upstream) -> bool:
     """Carry an exchange whose head is `known`, from `came`, the whole request; else as `forward`."""
-    whole = False
     try:
         data = known.onward + (came[-known.body_bytes :] if known.body_bytes else b"")
         guest.meter.sent(len(data))
         up.writer.write(data)
         async with asyncio.timeout(IDLE_S):
             data = await up.reader.read(1 << 16)
+    except BaseException:
+        up.close()
+        raise
+    return await answer_known(guest, known, came, up, data)
+
+
+async def answer_known(guest: GuestSide, known: heads.KnownRequest, came: bytes, up: Upstream, data: bytes) -> bool:
+    """Carry the answer to a known request that was sent, which begins with `data`; else as `forward`."""
+    whole = False
+    try:
         found = up.answers.find(data) or read_apart(known.request.method, data, up.answers)
         if found is not None:
             whole = await _pass_on(guest, up, *found)

@@ -45,6 +45,11 @@ class Heads(Generic[_V]):
         self._most = most
         self._known: OrderedDict[tuple[Hashable, bytes], _V] = OrderedDict()
 
+    @property
+    def any(self) -> bool:
+        """Tell whether there are some."""
+        return bool(self._known)
+
     def find(self, data: bytes, place: Hashable = None) -> tuple[_V, bytes] | None:
         """Return what is known of the head that `data` begins with, and what follows it."""
         if not self._known or (end := _end(data)) is None:

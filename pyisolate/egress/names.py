@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from ..decision import DenialCode
 from ..policy.broker import Broker
+from . import streams
 from .lookups import Lookups
 
 #: Until a name that is looked up has no address, and an address does not answer (seconds).
@@ -75,7 +76,7 @@ async def connect(
     for address in addresses:
         try:
             async with asyncio.timeout(CONNECT_S):
-                return await asyncio.open_connection(address, port, ssl=context, server_hostname=name)
+                return await streams.open_connection(address, port, context, name)
         except (OSError, TimeoutError) as error:
             last = error
     raise Unreachable(f"no answer ({last or type(last).__name__})")

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
-from .forward import Stream
+from .streams import Inlet, Stream
 
 _T = TypeVar("_T")
 _READ_BYTES = 1 << 16
@@ -23,6 +23,40 @@ class Opened:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._incoming.write(sent)
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+
+    @property
+    def inlet(self) -> Inlet:
+        """The connection's reader."""
+        assert isinstance(self._reader, Inlet)
+        return self._reader
+
+    @property
+    def writer(self) -> Opened:
+        """What answers are written to."""
+        return self
+
+    def rests(self) -> bool:
+        """Tell whether nothing waits to be read, and more may come."""
+        return self.inlet.empty and not self._incoming.pending and not self._tls.pending()
+
+    def plain(self, data: bytes) -> bytes | None:
+        """Return what came inside of `data`, maybe nothing yet; None for anything else, which `read` meets again."""
+        self._incoming.write(data)
+        found = b""
+        try:
+            while more := self._tls.read(_READ_BYTES):
+                found += more
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            return found or None
+        finally:
+            self._flush()
+        return found
+
+    def waits_to_write(self) -> bool:
+        """Tell whether the guest has not taken what was sent before."""
+        return self._writer.transport.get_write_buffer_size() > 0
 
     async def handshake(self) -> None:
         """Agree with the guest. Raises OSError where it does not."""

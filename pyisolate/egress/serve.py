@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from ..native import landlock, process
-from . import calls, messages
+from . import calls, messages, streams
 from .connection import Services, serve
 from .messages import Admit, Answered, Applied, Dismiss, Report, Serving, Start
 from .names import Names
@@ -109,7 +109,7 @@ async def _serve(control: socket.socket, listener: socket.socket, start: Start, 
     for one in start.admitted:
         tenants.admit(one)
     services = Services(tenants, Names(start.hosts), start.authorities)
-    server = await asyncio.start_server(partial(serve, services), sock=listener, backlog=1024, limit=1 << 16)
+    server = await streams.start_server(partial(serve, services), listener, 1024)
     coroutines = (_follow(orders, tenants, report), _keep_counting(tenants, report), ended.wait())
     running = [asyncio.ensure_future(one) for one in coroutines]
     try:

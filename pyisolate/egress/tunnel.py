@@ -10,8 +10,8 @@ import ssl
 from collections.abc import Callable
 
 from ..native.tunnels import OVER_RECEIVED, OVER_SENT, Tunnels
-from .forward import Stream
 from .meter import Meter
+from .streams import Stream
 
 #: Until the handshake has named its host (seconds).
 _HANDSHAKE_S = 30.0

@@ -163,6 +163,27 @@ def test_inside_of_a_tunnel_only_its_host_is_asked(world: World, guest: pyisolat
     assert guest.eval(f"inside({(right + last).encode()!r})").count("HTTP/1.1 200") == 2
 
 
+def test_requests_that_repeat_inside_of_tls_are_carried_and_another_is_refused(
+    world: World, guest: pyisolate.Sandbox
+) -> None:
+    before, carried = len(world.secure.seen), 5
+    guest.exec(
+        "import http.client\n"
+        "kept = http.client.HTTPSConnection('127.0.0.1', int(address.partition(':')[2]), context=own)\n"
+        f"kept.set_tunnel({HOST!r}, {world.secure.port}, dict([credentials.decode().strip().split(': ')]))\n"
+        "def again(path):\n"
+        "    kept.request('GET', path)\n"
+        "    with kept.getresponse() as answer:\n"
+        "        return answer.status, answer.read().decode()\n"
+    )
+    for _ in range(carried):
+        assert guest.eval("again('/v1/x')") == (200, f"GET /v1/x {world.place} ")
+    assert guest.eval("again('/v2/x')")[0] == 403
+    guest.exec("")
+    assert [event.target for event in guest.get_denial_events()] == [f"GET https://{world.place}/v2/x"]
+    assert world.secure.seen[before:] == ["GET /v1/x"] * carried
+
+
 def test_a_host_that_the_proxy_does_not_trust_is_not_asked(world: World, guest: pyisolate.Sandbox) -> None:
     place = f"{HOST}:{world.strange.port}"
     asked = f"GET /x HTTP/1.1\r\nHost: {place}\r\n\r\n".encode()

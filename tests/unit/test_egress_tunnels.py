@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pyisolate.egress.forward import Stream
 from pyisolate.egress.meter import Meter, OverLimit
+from pyisolate.egress.streams import Stream
 from pyisolate.egress.tunnel import Carrier
 from pyisolate.policy.compiled import EgressLimits
 

@@ -1,0 +1,192 @@
+"""Exchanges whose request and answer came before, byte by byte: carried as their bytes come, and no task is woken.
+
+What is known, counted and bounded is what it is without (`forward.repeat`). At anything else the task that waits is
+given what has come, and reads it as ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from .forward import IDLE_S, Upstream, Writer, read_apart
+from .heads import KnownRequest
+from .meter import Meter, OverLimit
+from .streams import Inlet
+
+#: A larger answer is carried by the task, which waits for its guest to read.
+_MOST_BYTES = 1 << 16
+
+
+class Begun(NamedTuple):
+    """A known request that was sent, its bytes, and how its answer begins, which is not known."""
+
+    known: KnownRequest
+    came: bytes
+    answer: bytes
+
+
+class Side(Protocol):
+    """The guest's side: where its bytes come from, what they are without TLS, and where answers go."""
+
+    @property
+    def inlet(self) -> Inlet:
+        """The connection's reader."""
+        ...
+
+    @property
+    def writer(self) -> Writer:
+        """What answers are written to."""
+        ...
+
+    def rests(self) -> bool:
+        """Tell whether nothing waits to be read, and more may come."""
+        ...
+
+    def plain(self, data: bytes) -> bytes | None:
+        """Return what is inside; None where the task must find out."""
+        ...
+
+    def waits_to_write(self) -> bool:
+        """Tell whether the guest has not taken what was sent before."""
+        ...
+
+
+class Plain:
+    """The guest's side of a connection without TLS."""
+
+    def __init__(self, inlet: Inlet, writer: asyncio.StreamWriter) -> None:
+        self.inlet, self.writer = inlet, writer
+
+    def rests(self) -> bool:
+        """Tell whether nothing waits to be read, and more may come."""
+        return self.inlet.empty
+
+    def plain(self, data: bytes) -> bytes | None:
+        """Return what is inside: the same."""
+        return data
+
+    def waits_to_write(self) -> bool:
+        """Tell whether the guest has not taken what was sent before."""
+        return self.writer.transport.get_write_buffer_size() > 0
+
+
+#: Finds what is known of a whole request.
+Find = Callable[[bytes], KnownRequest | None]
+
+
+class Shortcut:
+    """Carries what is known between a guest and a host that rests, until something else comes."""
+
+    def __init__(self, side: Side, up: Upstream, host: Inlet, meter: Meter, find: Find) -> None:
+        self._side, self._up, self._host, self._meter, self._find = side, up, host, meter, find
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[bytes | Begun | None] = self._loop.create_future()
+        #: the request that was sent, and how much of its known answer is still to come; 0: none of it came
+        self._flight: tuple[KnownRequest, bytes] | None = None
+        self._left = 0
+        self._used = self._loop.time()
+        #: a part of an answer was sent and the rest was not
+        self.begun = False
+
+    async def run(self, head_s: float) -> bytes | Begun | None:
+        """Return what else came: bytes of a request, how an unknown answer begins; None where there is more to read.
+
+        Raises OverLimit, and TimeoutError where nothing comes for `head_s`, or no answer for as long as hosts have.
+        """
+        self._timer = self._loop.call_later(head_s, self._look, head_s)
+        self._side.inlet.taker, self._host.taker = self._from_guest, self._from_host
+        try:
+            return await self._ended
+        finally:
+            self._side.inlet.taker = self._host.taker = None
+            self._timer.cancel()
+
+    def _look(self, head_s: float) -> None:
+        left = self._used + (head_s if self._flight is None else IDLE_S) - self._loop.time()
+        if left <= 0:
+            self._fail(TimeoutError("nothing came"))
+        elif not self._ended.done():
+            self._timer = self._loop.call_later(min(left, head_s), self._look, head_s)
+
+    def _end(self, result: bytes | Begun | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(result)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
+    def _from_guest(self, data: bytes) -> bool:
+        if self._flight is not None or self._ended.done():
+            return False  # it is read after the answer
+        if not data:
+            self._end(None)
+            return False
+        asked = self._side.plain(data)
+        if asked is None:
+            self._end(None)
+        elif asked:
+            self._ask(asked)
+        return True
+
+    def _ask(self, asked: bytes) -> None:
+        known = self._find(asked)
+        place = None if known is None else (known.request.host, known.request.port)
+        if known is None or place is None or not self._up.serves(place) or self._side.waits_to_write():
+            self._end(asked)
+            return
+        sent = known.onward + (asked[-known.body_bytes :] if known.body_bytes else b"")
+        try:
+            self._meter.request()
+            self._meter.sent(len(sent))
+        except OverLimit as over:
+            self._fail(over)
+            return
+        self._flight, self._left, self._used = (known, asked), 0, self._loop.time()
+        self._up.writer.write(sent)
+
+    def _from_host(self, data: bytes) -> bool:
+        if self._ended.done():
+            return False
+        if self._flight is None:
+            self._up.close()  # it has ended, or speaks without being asked
+            return True
+        if self._left:
+            self._pass_on(b"", data)
+            return True
+        known, came = self._flight
+        found = None
+        if data and len(data) <= _MOST_BYTES:
+            found = self._up.answers.find(data) or read_apart(known.request.method, data, self._up.answers)
+        if found is None or found[0].body_bytes > _MOST_BYTES:
+            self._end(Begun(known, came, data))
+        else:
+            self._left = found[0].body_bytes
+            self._pass_on(found[0].onward, found[1])
+        return True
+
+    def _pass_on(self, head: bytes, body: bytes) -> None:
+        piece = head + body[: self._left]
+        if not piece:  # the host ended in the middle
+            self._fail(ConnectionAbortedError("the host has gone"))
+            return
+        try:
+            self._meter.received(len(piece))
+        except OverLimit as over:
+            self._fail(over)
+            return
+        self._side.writer.write(piece)
+        self._used = self._loop.time()
+        self._left -= len(body)
+        self.begun = self._left > 0
+        if self.begun:
+            return
+        self._flight = None
+        if self._left:  # more than it stated
+            self._up.close()
+        self._left = 0
+        self._up.next_cycle()
+        if not self._side.rests():
+            self._end(None)

@@ -1,0 +1,210 @@
+"""What is known is carried as it comes; all else is left to the task that waits: nothing is lost or sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+
+from pyisolate.egress.forward import Upstream
+from pyisolate.egress.heads import Heads, KnownAnswer, KnownRequest
+from pyisolate.egress.meter import Meter, OverLimit
+from pyisolate.egress.shortcut import Begun, Plain, Shortcut
+from pyisolate.egress.streams import Inlet
+from pyisolate.policy.compiled import EgressLimits
+from pyisolate.policy.web import Request
+
+ASKED, SENT = b"GET http://h/x HTTP/1.1\r\nHost: h\r\nSecret: p\r\n\r\n", b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
+ONWARD = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
+OTHER = b"GET http://h/y HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@dataclass
+class Ends:
+    """The guest's end, the host's end, and what carries between them."""
+
+    guest: socket.socket
+    host: socket.socket
+    up: Upstream
+    meter: Meter
+    shortcut: Shortcut
+    done: asyncio.Task[bytes | Begun | None]
+
+    async def send(self, sock: socket.socket, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(sock, data)
+
+    async def receive(self, sock: socket.socket, count: int) -> bytes:
+        got = b""
+        async with asyncio.timeout(5):
+            while len(got) < count and (more := await asyncio.get_running_loop().sock_recv(sock, count - len(got))):
+                got += more
+        return got
+
+    async def result(self) -> bytes | Begun | None:
+        async with asyncio.timeout(5):
+            return await self.done
+
+
+async def _stream(sock: socket.socket) -> tuple[Inlet, asyncio.StreamWriter]:
+    inlet, loop = Inlet(), asyncio.get_running_loop()
+    protocol = asyncio.StreamReaderProtocol(inlet, loop=loop)
+    transport, _ = await loop.create_connection(lambda: protocol, sock=sock)
+    return inlet, asyncio.StreamWriter(transport, protocol, inlet, loop)
+
+
+@contextlib.asynccontextmanager
+async def _ends(limits: EgressLimits, head_s: float) -> AsyncIterator[Ends]:
+    (guest, ours), (theirs, host) = socket.socketpair(), socket.socketpair()
+    for sock in (guest, ours, theirs, host):
+        sock.setblocking(False)
+    (inlet, writer), (host_inlet, host_writer) = await _stream(ours), await _stream(theirs)
+    known: Heads[KnownRequest] = Heads(4)
+    known.put(ASKED, KnownRequest(Request("GET", "h", 80, "/x"), b"/x", SENT, 0))
+    up, meter = Upstream(("h", 80), (host_inlet, host_writer)), Meter()
+    up.answers.put(ANSWER, KnownAnswer(ONWARD, 4))
+    meter.limits = limits
+
+    def find(data: bytes) -> KnownRequest | None:
+        found = known.find(data)
+        return found[0] if found is not None and not found[1] else None
+
+    shortcut = Shortcut(Plain(inlet, writer), up, host_inlet, meter, find)
+    done = asyncio.ensure_future(shortcut.run(head_s))
+    await asyncio.sleep(0)
+    yield Ends(guest, host, up, meter, shortcut, done)
+    done.cancel()
+    await asyncio.gather(done, return_exceptions=True)
+    for one in (writer, host_writer):
+        one.close()
+    guest.close(), host.close()
+    await asyncio.sleep(0)
+
+
+def carry(story: Callable[[Ends], Awaitable[None]], limits: EgressLimits | None = None, head_s: float = 30) -> None:
+    async def run() -> None:
+        async with _ends(limits or EgressLimits(), head_s) as ends:
+            await story(ends)
+
+    asyncio.run(run())
+
+
+async def _exchange(ends: Ends, body: bytes = b"body") -> None:
+    await ends.send(ends.guest, ASKED)
+    assert await ends.receive(ends.host, len(SENT)) == SENT
+    await ends.send(ends.host, ANSWER + body)
+    assert await ends.receive(ends.guest, len(ONWARD) + 4) == ONWARD + body
+
+
+def test_known_exchanges_are_carried_and_counted_and_what_else_comes_is_returned_whole() -> None:
+    async def story(ends: Ends) -> None:
+        await _exchange(ends)
+        await _exchange(ends, b"BODY")
+        carried = ends.meter.carried
+        assert (carried.requests, carried.sent_bytes, carried.received_bytes) == (2, 2 * len(SENT), 2 * len(ONWARD) + 8)
+        assert not ends.done.done()
+        await ends.send(ends.guest, OTHER)
+        assert await ends.result() == OTHER
+
+    carry(story)
+
+
+def test_an_answer_in_pieces_goes_on_as_it_comes_and_what_the_guest_sends_before_its_end_waits() -> None:
+    async def story(ends: Ends) -> None:
+        await ends.send(ends.guest, ASKED)
+        assert await ends.receive(ends.host, len(SENT)) == SENT
+        await ends.send(ends.host, ANSWER + b"bo")
+        assert await ends.receive(ends.guest, len(ONWARD) + 2) == ONWARD + b"bo"
+        await ends.send(ends.guest, ASKED)  # its turn comes after
+        await asyncio.sleep(0.02)
+        await ends.send(ends.host, b"dy")
+        assert await ends.receive(ends.guest, 2) == b"dy"
+        assert await ends.result() is None  # the task reads it
+        assert ends.meter.carried.requests == 1
+        ends.host.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            ends.host.recv(1)
+
+    carry(story)
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbo", b"HTTP/1.1 2", b"nonsense"])
+def test_an_unknown_answer_is_the_tasks(answer: bytes) -> None:
+    async def story(ends: Ends) -> None:
+        await ends.send(ends.guest, ASKED)
+        assert await ends.receive(ends.host, len(SENT)) == SENT
+        await ends.send(ends.host, answer)
+        found = await ends.result()
+        assert isinstance(found, Begun)
+        assert (found.came, found.answer) == (ASKED, answer)
+
+    carry(story)
+
+
+def test_a_whole_answer_with_another_head_is_read_and_known_from_then_on() -> None:
+    async def story(ends: Ends) -> None:
+        await ends.send(ends.guest, ASKED)
+        assert await ends.receive(ends.host, len(SENT)) == SENT
+        await ends.send(ends.host, b"HTTP/1.1 404 No\r\nContent-Length: 2\r\nDate: now\r\n\r\nno")
+        assert (await ends.receive(ends.guest, 40)).startswith(b"HTTP/1.1 404 No\r\n")
+        assert not ends.done.done()
+
+    carry(story)
+
+
+@pytest.mark.parametrize("said", [b"x", b""])
+def test_a_host_that_speaks_unasked_or_ends_is_not_asked_again(said: bytes) -> None:
+    async def story(ends: Ends) -> None:
+        await _exchange(ends)
+        if said:
+            await ends.send(ends.host, said)
+        else:
+            ends.host.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(0.02)
+        await ends.send(ends.guest, ASKED)
+        assert await ends.result() == ASKED
+        assert not ends.up.serves(("h", 80))
+
+    carry(story)
+
+
+def test_what_is_over_a_limit_is_not_sent() -> None:
+    async def story(ends: Ends) -> None:
+        await _exchange(ends)
+        await ends.send(ends.guest, ASKED)
+        with pytest.raises(OverLimit, match="requests"):
+            await ends.result()
+
+    async def received(ends: Ends) -> None:
+        await ends.send(ends.guest, ASKED)
+        await ends.send(ends.host, ANSWER + b"bo")
+        assert await ends.receive(ends.guest, len(ONWARD) + 2) == ONWARD + b"bo"
+        await ends.send(ends.host, b"dy")
+        with pytest.raises(OverLimit, match="received"):
+            await ends.result()
+        assert ends.shortcut.begun  # no other answer can be given
+
+    carry(story, EgressLimits(requests=1))
+    carry(received, EgressLimits(received_bytes=len(ONWARD) + 3))
+
+
+def test_a_guest_that_says_no_more_and_one_that_ends_are_the_tasks() -> None:
+    async def silent(ends: Ends) -> None:
+        await _exchange(ends)
+        with pytest.raises(TimeoutError):
+            await ends.result()
+
+    async def ended(ends: Ends) -> None:
+        await ends.send(ends.guest, ASKED)
+        ends.guest.shutdown(socket.SHUT_WR)
+        assert await ends.receive(ends.host, len(SENT)) == SENT
+        await ends.send(ends.host, ANSWER + b"body")
+        assert await ends.receive(ends.guest, len(ONWARD) + 4) == ONWARD + b"body"
+        assert await ends.result() is None
+
+    carry(silent, head_s=0.05)
+    carry(ended)
