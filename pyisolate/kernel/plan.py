@@ -354,6 +354,13 @@ def _check_isolation(draft: Draft) -> None:
     """Note what the policy asks for and a sandbox thread cannot hold."""
     compiled = draft.compiled
     draft.missing += unheld(compiled.limits, draft.isolation)
+    if compiled.switches and (draft.isolation == "thread" or not draft.usable("namespaces")):
+        names = ", ".join(compiled.switches)
+        raise EnforcementError(
+            f"policy {compiled.name!r}: {names}: nothing would keep it to the sandbox's own processes",
+            missing="namespaces",
+            hint="use isolation='process' where namespaces can be made (`pyisolate doctor`), or take the grant away",
+        )
     if draft.isolation == "process":
         draft.partial = uncounted(compiled)
         draft.missing += draft.partial.values()

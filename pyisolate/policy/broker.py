@@ -75,6 +75,8 @@ class Broker:
             rule, code, reason = self._file(capability, bit, target, facts)
         elif (decider := self._deciders.get(capability)) is not None:
             rule, code, reason = decider(capability, target, facts)
+        elif capability in self.policy.switches:
+            rule, code, reason = _GRANTED
         else:
             rule, code, reason = _unruled(Capability(capability))
         if code is None:

@@ -72,6 +72,7 @@ def compile_policy(
         natives=imports.natives(),
         transitive=imports.transitive(),
         allow_jit=policy.jit,
+        switches=policy.switches,
         allow_random=policy.random,
         random_seed=policy.random_seed,
         pinned_hosts=pinned,

@@ -152,6 +152,8 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     #: what granted modules may import besides (the standard library, required distributions), but not the guest
     transitive: tuple[NamePattern, ...] = ()
     allow_jit: bool = False
+    #: capabilities that a section grants whole, for whatever target; cells only
+    switches: tuple[Capability, ...] = ()
     allow_random: bool = True
     random_seed: int | None = None
     #: granted host name -> addresses (text) pinned by the supervisor at compile time

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
+from ..capability import Capability
 from ..decision import Mode
 from ..errors import PolicySyntaxError
 from . import parse, units
@@ -68,6 +69,8 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
     imports: tuple[ImportRule, ...] = ()
     #: memory that is written and then run, whatever made the code
     jit: bool = False
+    #: capabilities that a section grants whole
+    switches: tuple[Capability, ...] = ()
     random: bool = True
     random_seed: int | None = None
     limits: Limits = Limits()

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from ..capability import CATALOGUE
+from ..capability import CATALOGUE, Capability
 from ..capability import MODE_GROUPS as MODE_GROUPS
 from ..decision import Mode
 from .compiled import EgressLimits, Limits
@@ -257,6 +257,8 @@ class PolicyFields(Protocol):
     def imports(self) -> tuple[ImportRule, ...]: ...  # noqa: D102
     @property
     def jit(self) -> bool: ...  # noqa: D102
+    @property
+    def switches(self) -> tuple[Capability, ...]: ...  # noqa: D102
     @property
     def random(self) -> bool: ...  # noqa: D102
     @property

@@ -140,6 +140,39 @@ def _random_differences(old: PolicyFields, new: PolicyFields) -> Iterator[Differ
         yield new.random, "random.read", ""
 
 
+def _switch(key: str, flag: str, capability: Capability, description: str) -> Section:
+    """Return a section whose one flag grants a capability whole; broker and listener know no more of it."""
+
+    def read(reader: Reader, data: Any, base: PolicyFields) -> tuple[tuple[Capability, ...]]:
+        stated = reader.mapping((key,), data, (flag,))
+        return (
+            switched(
+                base.switches, capability, reader.flag((key, flag), stated.get(flag, capability in base.switches))
+            ),
+        )
+
+    def differences(old: PolicyFields, new: PolicyFields) -> Iterator[Difference]:
+        before, after = (capability in policy.switches for policy in (old, new))
+        if before is not after:
+            yield after, capability.value, ""
+
+    return Section(
+        key,
+        ("switches",),
+        read,
+        lambda policy: {flag: True} if capability in policy.switches else None,
+        fragments.mapping((flag,), {flag: fragments.FLAG}, description=description),
+        differences,
+        capability=capability,
+        grant={flag: True},
+    )
+
+
+def switched(switches: tuple[Capability, ...], capability: Capability, on: bool) -> tuple[Capability, ...]:
+    """Return the switches with one of them on or off."""
+    return tuple(sorted({*switches, capability} if on else {*switches} - {capability}))
+
+
 # -- ask and secrets --------------------------------------------------------------------------------------------------
 
 

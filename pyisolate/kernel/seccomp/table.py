@@ -76,7 +76,7 @@ def _acts(policy: CompiledPolicy) -> bytearray:
         mode = policy.mode_of(CATALOGUE[capability].group)
         if capability in FLOOR:
             acts[number] = native.ACT_FLOOR
-        elif granted.get(capability):
+        elif granted.get(capability) or capability in policy.switches:
             acts[number] = native.ACT_ALLOW
         else:
             acts[number] = native.ACT_WATCH if mode is Mode.MONITOR else native.ACT_DENY
