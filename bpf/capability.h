@@ -54,6 +54,7 @@ enum pyi_capability {
 	PYI_FS_LOOKUP = 49,
 	PYI_LIMIT_DISK = 50,
 	PYI_LIMIT_FILES = 51,
+	PYI_PRIORITY_IO = 52,
 };
 
 #endif

@@ -28,6 +28,7 @@ static __always_inline u32 pyi_group_of(u32 capability)
 	case PYI_PROCESS_SIGNAL:
 	case PYI_IPC_SYSV:
 	case PYI_IPC_POSIX:
+	case PYI_PRIORITY_IO:
 		return PYI_GROUP_PROCESS;
 	case PYI_IMPORT_MODULE:
 	case PYI_IMPORT_NATIVE:

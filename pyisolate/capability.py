@@ -73,10 +73,12 @@ class Capability(enum.StrEnum):
     #: the sum of what a guest's files hold, and how many there are
     LIMIT_DISK = "limit.disk"
     LIMIT_FILES = "limit.files"
+    #: whose requests a disk serves first (ioprio_set): of the sandbox's own processes
+    PRIORITY_IO = "priority.io"
 
     @property
     def family(self) -> str:
-        """The part before the dot: fs, net, process, import, random, memory, ipc, kernel, limit or control."""
+        """The part before the dot: fs, net, process, import, random, memory, ipc, priority, kernel, limit, control."""
         return self.value.partition(".")[0]
 
 
@@ -174,6 +176,7 @@ CATALOGUE: dict[Capability, Entry] = {
     _C.FS_LOOKUP: Entry(49, "fs"),
     _C.LIMIT_DISK: Entry(50, "limit"),
     _C.LIMIT_FILES: Entry(51, "limit"),
+    _C.PRIORITY_IO: Entry(52, "process"),
 }
 
 #: The rule groups that may have a mode of their own (`modes:` of a policy), in the order of policy files.

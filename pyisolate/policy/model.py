@@ -39,7 +39,7 @@ from .rules import (
 )
 from .schema import net_rule_target, read_fields, read_mode
 from .secrets import Secret, canonical_secrets, secret
-from .sections import INSPECT_TLS, SECTIONS, read_ask, read_egress, read_environment, read_limits, read_seed
+from .sections import INSPECT_TLS, SECTIONS, read_ask, read_egress, read_environment, read_limits, read_seed, switched
 from .workspace import workspace_size
 from .yaml_writer import to_yaml
 
@@ -196,6 +196,10 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
         """
         return msgspec.structs.replace(self, jit=True)
 
+    def allow_io_priority(self) -> Self:
+        """Grant setting the I/O priority of the sandbox's own processes (ionice). A real-time class stays refused."""
+        return msgspec.structs.replace(self, switches=switched(self.switches, Capability.PRIORITY_IO, True))
+
     def allow_random(self) -> Self:
         """Grant the kernel's random numbers (the default)."""
         return msgspec.structs.replace(self, random=True, random_seed=None)
@@ -268,6 +272,10 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
     def deny_jit(self) -> Self:
         """Take `allow_jit` back. `allow_native("*")` grants such memory too."""
         return msgspec.structs.replace(self, jit=False)
+
+    def deny_io_priority(self) -> Self:
+        """Take `allow_io_priority` back."""
+        return msgspec.structs.replace(self, switches=switched(self.switches, Capability.PRIORITY_IO, False))
 
     def deny_random(self, *, seed: int | None = None) -> Self:
         """Refuse the kernel's random numbers; `random` then starts from `seed`, the same in every run."""

@@ -318,6 +318,7 @@ SECTIONS = (
         capability=Capability.MEMORY_EXEC,
         grant={"jit": True},
     ),
+    _switch("priority", "io", Capability.PRIORITY_IO, "io: whose requests a disk serves first, of its own processes."),
     Section(
         "random",
         ("random", "random_seed"),

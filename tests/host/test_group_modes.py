@@ -72,3 +72,33 @@ def test_a_jit_grant_lets_memory_run_and_nothing_else_be_loaded(supervisor: pyis
         assert refused.exec(SOURCE.format(code=made)).value == -1
     assert [event.capability for event in granted.get_denial_events()] == ["import.native"]
     assert [event.capability for event in refused.get_denial_events()] == ["memory.exec"]
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="names x86-64's system calls")
+def test_an_io_priority_grant_reaches_the_sandboxs_own_processes_and_no_real_time(
+    supervisor: pyisolate.Supervisor,
+) -> None:
+    require("seccomp", supervisor.diagnostics().listener, "no listener decides these calls")
+    plain = Policy.preset("compute").allow_native("ctypes")
+    idle, read, of_init = "c.syscall(251, 1, 0, 3 << 13)", "c.syscall(252, 1, 0)", "c.syscall(251, 1, 1, 3 << 13)"
+    with supervisor.spawn("io", plain.allow_io_priority()) as granted, supervisor.spawn("none", plain) as refused:
+        assert granted.exec(SOURCE.format(code=idle)).value == 0
+        assert granted.exec(SOURCE.format(code=read)).value == 3 << 13
+        assert granted.get_denial_events() == []
+        for beyond in (of_init, "c.syscall(251, 1, 0, 1 << 13)", "c.syscall(251, 1, 99999, 3 << 13)"):
+            assert granted.exec(SOURCE.format(code=beyond)).value == -1, beyond
+        assert refused.exec(SOURCE.format(code=idle)).value == -1
+    found = [(event.capability, event.code) for event in granted.get_denial_events()]
+    assert found == [
+        ("priority.io", "ALWAYS_DENIED"),
+        ("kernel.capability", "ALWAYS_DENIED"),
+        ("priority.io", "ALWAYS_DENIED"),
+    ]
+    event = refused.get_denial_events()[0]
+    assert (event.capability, event.code, event.suggestion) == (
+        "priority.io",
+        "NOT_GRANTED",
+        {"priority": {"io": True}},
+    )
+    with pytest.raises(pyisolate.EnforcementError, match=r"priority\.io"):
+        supervisor.spawn("thread", plain.allow_io_priority(), isolation="thread", enforcement="best_effort")

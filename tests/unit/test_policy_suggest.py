@@ -93,6 +93,7 @@ def test_addresses(base: Policy, address, port: int, capability: Capability) -> 
         (C.IMPORT_NATIVE, "/opt/libfoo.so", {"import": {"native": ["/opt/libfoo.so"]}}, ["/opt/libbar.so"]),
         (C.RANDOM_READ, "/dev/urandom", {"random": {"allow": True}}, []),
         (C.MEMORY_EXEC, "", {"memory": {"jit": True}}, []),
+        (C.PRIORITY_IO, "", {"priority": {"io": True}}, []),
     ],
 )
 def test_each_kind(capability: Capability, target: str, fragment: dict, neighbours: list[str]) -> None:

@@ -347,7 +347,8 @@ _REFUSED: dict[Capability, str] = {
         setitimer alarm timer_create timer_settime setsid setpgid""",
     Capability.PROCESS_TRACE: """ptrace process_vm_readv process_vm_writev pidfd_getfd kcmp get_robust_list
         process_madvise process_mrelease move_pages migrate_pages get_thread_area prlimit64 setrlimit setpriority
-        sched_setscheduler sched_setparam sched_setattr sched_setaffinity ioprio_set ioprio_get""",
+        sched_setscheduler sched_setparam sched_setattr sched_setaffinity""",
+    Capability.PRIORITY_IO: "ioprio_set ioprio_get",
     Capability.IMPORT_NATIVE: "memfd_create uselib",
     Capability.RANDOM_READ: "getrandom",
     Capability.MEMORY_EXEC: """mmap mprotect pkey_mprotect remap_file_pages map_shadow_stack personality

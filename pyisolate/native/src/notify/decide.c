@@ -97,6 +97,9 @@ static void notify_do_openat2(const struct notify_call *c)
 			    ENOSYS);
 }
 
+/* linux/ioprio.h, which older headers lack */
+enum { NOTIFY_WHO_PROCESS = 1, NOTIFY_WHO_GROUP = 2, NOTIFY_CLASS_SHIFT = 13, NOTIFY_CLASS_RT = 1 };
+
 /* Which argument of a call is the number of a process or thread that it acts on; -1: none. */
 static int notify_number_argument(const struct notify_call *c)
 {
@@ -114,6 +117,9 @@ static int notify_number_argument(const struct notify_call *c)
 		return 0;
 	case SYS_setpriority: /* PRIO_USER names no process */
 		return c->args[0] <= 1 ? 1 : -1;
+	case SYS_ioprio_set: /* nor does IOPRIO_WHO_USER */
+	case SYS_ioprio_get:
+		return (int)c->args[0] == NOTIFY_WHO_PROCESS || (int)c->args[0] == NOTIFY_WHO_GROUP ? 1 : -1;
 	default:
 		return -1;
 	}
@@ -137,7 +143,10 @@ static int notify_names_none(const struct notify_call *c, int argument)
 /* A group, or everybody: kill(-1) reaches all but the caller and the init. */
 static int notify_names_group(const struct notify_call *c, int argument)
 {
-	return (int)c->args[argument] < 0 || (c->nr == SYS_setpriority && c->args[0] == PRIO_PGRP);
+	int io = c->nr == SYS_ioprio_set || c->nr == SYS_ioprio_get;
+
+	return (int)c->args[argument] < 0 || (c->nr == SYS_setpriority && c->args[0] == PRIO_PGRP) ||
+	       (io && (int)c->args[0] == NOTIFY_WHO_GROUP);
 }
 
 /* No process is in that group, which may have outlived the process whose number it has. */
@@ -167,6 +176,8 @@ static void notify_do_numbered(const struct notify_call *c, int argument)
 		notify_refuse_floor(c, c->l->capability[c->nr], EPERM);
 	else if (group ? notify_group_is_empty(c, argument) : number && notify_names_none(c, argument))
 		notify_refuse_floor(c, c->l->capability[c->nr], ESRCH);
+	else if (c->l->capability[c->nr] == PYI_PRIORITY_IO) /* of its own tasks; by value, so it may go on */
+		notify_by_capability(c, PYI_PRIORITY_IO, 1);
 	else
 		notify_continue(c);
 }
@@ -199,6 +210,8 @@ static int notify_raises(const struct notify_call *c)
 		return c->args[1] != 1 && notify_is_nicer(c, (int)c->args[2]) ? EACCES : 0;
 	case SYS_sched_setscheduler:
 		return notify_is_realtime((uint32_t)c->args[1]) ? EPERM : 0;
+	case SYS_ioprio_set:
+		return ((uint32_t)c->args[2] >> NOTIFY_CLASS_SHIFT & 7) == NOTIFY_CLASS_RT ? EPERM : 0;
 	case SYS_sched_setattr:
 		if (notify_read(c, c->args[1], &wanted, sizeof wanted) || !notify_valid(c) || wanted.flags & NOTIFY_KEEP_ALL)
 			return 0;
