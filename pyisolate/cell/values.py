@@ -65,12 +65,17 @@ class Record(dict[str, Any]):
             raise AttributeError(f"{self.type_name or 'record'} has no field {name!r}") from None
 
 
-def represent(value: object) -> str:
-    """Return the start of a value's repr, for what has no form."""
+def text_of(value: object) -> str:
+    """Return a value's repr, or that it has none: a number of more than 4300 digits, which a guest may send, raises."""
     try:
-        return repr(value)[:_REPR_LIMIT_CHARS]
+        return repr(value)
     except Exception as error:
         return f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
+
+
+def represent(value: object) -> str:
+    """Return the start of a value's repr, for what has no form."""
+    return text_of(value)[:_REPR_LIMIT_CHARS]
 
 
 def encode(value: Any, without_form: Represent | None = None) -> tuple[bytes, bool]:

@@ -16,6 +16,7 @@ from typing import Any
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.kernelbase import Kernel
 
+from ..cell.values import text_of
 from ..distribution import VERSION
 from ..errors import GuestError, SandboxError
 from ..policy import Policy
@@ -314,7 +315,7 @@ def _reply(error: Exception, *, ended: bool) -> dict[str, Any]:
 def _shown(result: Result) -> str:
     """Return a value as a notebook shows it; what stands for a value without a form is its text already."""
     value = result.value
-    return jupyter_shown.plain(value if result.value_is_repr and isinstance(value, str) else repr(value))
+    return jupyter_shown.plain(value if result.value_is_repr and isinstance(value, str) else text_of(value))
 
 
 def _of(found: Any, name: str, kind: type) -> Any:

@@ -20,6 +20,7 @@ from typing import Any
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import CallToolResult, ImageContent, TextContent
 
+from ..cell.values import text_of
 from ..distribution import VERSION
 from ..errors import SandboxError
 from ..policy import Policy
@@ -273,7 +274,7 @@ def _answer(outcome: Result | SandboxError, place: _Place) -> CallToolResult:
     """Make the tool's result of a Result or of the error that took its place."""
     error = outcome if isinstance(outcome, SandboxError) else None
     denials = for_model(place.new_events())
-    value = None if isinstance(outcome, SandboxError) or outcome.value is None else cut(repr(outcome.value))
+    value = None if isinstance(outcome, SandboxError) or outcome.value is None else cut(text_of(outcome.value))
     structured = {
         "stdout": cut(outcome.stdout),
         "stderr": cut(outcome.stderr),

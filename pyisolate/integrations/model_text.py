@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from ..capability import Capability
+from ..cell.values import text_of
 from ..errors import PolicyError, SandboxError
 from ..sandbox.beneath import FileEntry
 from ..sandbox.files import SandboxFiles
@@ -45,7 +46,7 @@ def outcome_text(outcome: Result | SandboxError, denials: Iterable[DenialEvent],
         if not isinstance(outcome, PolicyError):
             lines.append(cut(getattr(outcome, "traceback", "") or outcome.summary))
     elif outcome.value is not None:
-        lines.append(cut(repr(outcome.value)))
+        lines.append(cut(text_of(outcome.value)))
     lines += [in_words(event) for event in for_model(denials)]
     if ended:
         lines.append("the sandbox has ended: variables and files are gone, the next call starts a new one")

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ..cell.values import text_of
 from ..errors import Written
 from ..telemetry.event import DenialEvent
 from .rich import RichOutput
@@ -54,6 +55,12 @@ class Result(Written, msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
     outputs: tuple[RichOutput, ...] = ()
     #: of a stream whose text is not all of it
     raw: dict[str, bytes] = {}
+
+    def __repr__(self) -> str:
+        try:
+            return super().__repr__()
+        except Exception:  # a value of the guest's that has none
+            return msgspec.structs.replace(self, value=text_of(self.value)).__repr__()
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ import pytest
 
 import pyisolate
 from pyisolate.cell import values, wire
+from pyisolate.sandbox.result import Result
 
 
 @dataclasses.dataclass
@@ -107,6 +108,13 @@ def test_honest_numbers_are_keys(step: Any) -> None:
     keys = [number * step for number in range(3000)]
     for value in (dict.fromkeys(keys), set(keys), {(key, key) for key in keys}):
         assert wire.decode_value(values.encode(value)[0]) == value
+
+
+def test_a_result_prints_whatever_its_value_is() -> None:
+    written = {"stdout": "", "stderr": "", "duration": 0.0}
+    assert repr(Result(value=1, **written)) == "Result(stdout='', stderr='', value=1, duration=0.0)"
+    shown = repr(Result(value=[10**5000], **written))
+    assert shown == "Result(stdout='', stderr='', value='<list: its repr raised ValueError>', duration=0.0)"
 
 
 def test_what_is_too_deep_is_its_repr_or_an_error() -> None:
