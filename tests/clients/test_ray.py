@@ -10,6 +10,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,7 +20,7 @@ import pyisolate
 from tests.require import require
 
 LEAKS = "the cluster's own processes and threads come and go; what the session leaves is looked at all the same"
-pytestmark = [pytest.mark.timeout(180), pytest.mark.leaks(LEAKS)]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.leaks(LEAKS)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,18 +28,28 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     require("ray", importlib.util.find_spec("ray") is not None, "pip install ray")
     import ray
 
-    folder = tmp_path_factory.mktemp("r")  # below it are sockets, whose paths are short
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=80 << 20,
-        log_to_driver=False,
-        logging_level="ERROR",
-        _temp_dir=str(folder),
-        _node_ip_address="127.0.0.1",
-    )
+    options = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 80 << 20, "log_to_driver": False}
+    for attempt in range(3):
+        folder = tmp_path_factory.mktemp("r")  # below it are sockets, whose paths are short
+        try:
+            ray.init(**options, logging_level="ERROR", _temp_dir=str(folder), _node_ip_address="127.0.0.1")
+            break
+        except Exception as error:  # Ray waits 30 s for its own processes, which a busy machine may not have started
+            end_those_of(folder)  # it forgets them
+            if "timed out during startup" not in str(error) or attempt == 2:
+                raise
     yield
     ray.shutdown()
+
+
+def end_those_of(folder: Path) -> None:
+    theirs = []
+    for one in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if str(folder) in " ".join(one.cmdline()):
+                one.kill()
+                theirs.append(one)
+    psutil.wait_procs(theirs, timeout=10)
 
 
 @pytest.fixture(scope="module")
