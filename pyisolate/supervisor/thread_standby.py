@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..choices import Enforcement
-from ..errors import SandboxError
 from ..native import process
 from ..records import SandboxContext
 from ..sandbox.thread import SandboxThread, ThreadSession
@@ -97,6 +96,12 @@ class ThreadStandby:
         self._thread: Thread | None = None
         #: what confines the supervisor's own thread
         self._confinement: list[bytes] = []
+
+    @property
+    def sessions(self) -> list[ThreadSession]:
+        """What waits to be given away."""
+        with self._lock:
+            return [session for line in self._lines.values() for session in line.ready]
 
     # -- spawn ----------------------------------------------------------------------------------------------
 
@@ -212,14 +217,16 @@ class ThreadStandby:
             if not there or not order.prepared.current:
                 self._forget(line)
                 return False
-            session = self._session(_nameless(order), order, ahead=True)
-            self._registry.add_waiting(session)
+            session = None
             try:
+                session = self._session(_nameless(order), order, ahead=True)
+                self._registry.add_waiting(session)
                 session.start(order.enforcement)
-            except (SandboxError, OSError, RuntimeError) as error:
+            except Exception as error:  # also for want of memory: this thread goes on
                 # The next `spawn` meets the same and raises it to its caller.
                 _log.debug("standby thread for policy %s: %s", order.policy.name, error)
-                session.close()
+                if session is not None:
+                    session.close()
                 self._forget(line)
                 return False
         with self._lock:
@@ -248,8 +255,8 @@ class ThreadStandby:
         self._awake.set()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(_CLOSE_TIMEOUT_S)
+        left = self.sessions
         with self._lock:
-            left = [session for line in self._lines.values() for session in line.ready]
             self._lines.clear()
         self._end(left)
 

@@ -11,7 +11,10 @@ import pytest
 
 import pyisolate
 from pyisolate import Policy
+from pyisolate.choices import Enforcement
 from pyisolate.native import process
+from pyisolate.sandbox.thread import ThreadSession
+from tests import inside
 from tests.host.test_thread import RAW_OPEN
 from tests.thread_limits import WITHOUT_UNHELD
 
@@ -42,10 +45,11 @@ def spawn(supervisor: pyisolate.Supervisor, name: str, policy: Policy) -> pyisol
 
 
 def have_some_ready(supervisor: pyisolate.Supervisor, policy: Policy) -> None:
-    before = supervisor.diagnostics().standby_threads
+    standby = inside.runtime(supervisor).started.threads
+    assert standby is not None
     for _ in range(3):
         spawn(supervisor, "earlier", policy).close()
-    until(lambda: supervisor.diagnostics().standby_threads > before)
+    until(lambda: any(session.policy.name == policy.name for session in standby.sessions))
 
 
 THREAD = "__import__('threading').get_ident()"
@@ -117,6 +121,26 @@ def test_a_caller_that_is_confined_itself_is_given_none(supervisor: pyisolate.Su
         caller.start()
         caller.join()
     assert [(confined, bool(given)) for confined, given in found] == [(True, False), (False, True)]
+
+
+def test_what_cannot_be_confined_ahead_leaves_nothing_and_the_next_policy_is_served(
+    supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = threading.Event()
+    start = ThreadSession.start
+
+    def without_memory(session: ThreadSession, enforcement: Enforcement) -> None:
+        start(session, enforcement)
+        if threading.current_thread().name == "pyisolate-threads":
+            failing.set()
+            raise MemoryError
+
+    monkeypatch.setattr(ThreadSession, "start", without_memory)
+    for _ in range(2):
+        spawn(supervisor, "short", Policy.preset("compute").with_name("short of memory")).close()
+    assert failing.wait(10)  # what it left would outlive the supervisor
+    monkeypatch.undo()
+    have_some_ready(supervisor, Policy.preset("compute").with_name("after it"))
 
 
 def test_few_wait(supervisor: pyisolate.Supervisor) -> None:
