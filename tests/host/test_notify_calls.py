@@ -37,7 +37,7 @@ _BY_VALUE = {
     "prlimit64", "setrlimit", "setpriority", "sched_setscheduler", "sched_setparam", "sched_setattr",
     "sched_setaffinity", "mmap", "mprotect", "pkey_mprotect", "chdir", "fchdir", "umask", "chmod", "fchmod",
     "fchmodat", "fchmodat2", "open", "openat", "openat2", "creat", "mknod", "mknodat", "close_range", "ioctl", "fcntl",
-    "prctl", "arch_prctl", "getrandom", "map_shadow_stack", "capset",
+    "prctl", "arch_prctl", "getrandom", "map_shadow_stack", "capset", "get_robust_list",
 }  # fmt: skip
 _FREE_IN_A_CELL = {name for group in ALLOWED for name in group.calls}
 _REFUSED = sorted(name for name in CAPABILITY_OF if name not in _BY_VALUE | _FREE_IN_A_CELL and number_of(name) >= 0)
