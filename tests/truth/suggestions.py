@@ -14,7 +14,7 @@ from pyisolate.policy.suggest import apply
 
 from .measure import attempt
 from .operations import Operation
-from .world import make_world
+from .world import World, make_world
 
 
 @dataclass
@@ -34,24 +34,25 @@ class Advice:
 
 
 def follow(supervisor: pyisolate.Supervisor, operations: Iterable[tuple[Operation, str]]) -> list[Advice]:
-    """Do each operation in a world of its own, apply the suggestion of its event, and do it again."""
-    return [_follow(supervisor, operation, way) for operation, way in operations]
-
-
-def _follow(supervisor: pyisolate.Supervisor, operation: Operation, way: str) -> Advice:
+    """Do each operation, apply the suggestion of its event, and do it again, in a world that is as it was before."""
     with make_world() as world:
-        code = operation.ways()[way].format(**world.names())
-        policy = world.policy(denying="denied" in operation.name)
-        _, events = attempt(supervisor, policy, code)
-        suggested = events[0].suggestion if events else None
-        if suggested is None:
-            return Advice(operation.name, way, None, "no suggestion" if events else "not refused")
-        try:
-            _, left = attempt(supervisor, apply(policy, suggested), code)
-        except pyisolate.SandboxDied:
-            return Advice(operation.name, way, suggested, "passed")  # another program took the guest's place
-        except pyisolate.SandboxError as error:
-            return Advice(operation.name, way, suggested, f"not enforceable: {error}")
-        seen = tuple(f"{e.capability.value} {e.target} {e.code.value} {e.kernel_reason}" for e in left)
-        # an error without an event is no refusal: nothing listens there, the file is another user's
-        return Advice(operation.name, way, suggested, "refused again" if left else "passed", seen)
+        return [_follow(supervisor, world, operation, way) for operation, way in operations]
+
+
+def _follow(supervisor: pyisolate.Supervisor, world: World, operation: Operation, way: str) -> Advice:
+    world.restore()
+    code = operation.ways()[way].format(**world.names())
+    policy = world.policy(denying="denied" in operation.name)
+    _, events = attempt(supervisor, policy, code)
+    suggested = events[0].suggestion if events else None
+    if suggested is None:
+        return Advice(operation.name, way, None, "no suggestion" if events else "not refused")
+    try:
+        _, left = attempt(supervisor, apply(policy, suggested), code)
+    except pyisolate.SandboxDied:
+        return Advice(operation.name, way, suggested, "passed")  # another program took the guest's place
+    except pyisolate.SandboxError as error:
+        return Advice(operation.name, way, suggested, f"not enforceable: {error}")
+    seen = tuple(f"{e.capability.value} {e.target} {e.code.value} {e.kernel_reason}" for e in left)
+    # an error without an event is no refusal: nothing listens there, the file is another user's
+    return Advice(operation.name, way, suggested, "refused again" if left else "passed", seen)
