@@ -19,6 +19,7 @@ import pytest
 import pyisolate
 from pyisolate.policy.suggest import apply
 from tests.require import require
+from tests.uv import find_uv
 from tests.wheels import make_wheel
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
@@ -321,7 +322,7 @@ def test_packages_are_installed_from_wheels_in_the_workspace(
     policy = pyisolate.Policy.preset("shell").with_limits(memory="1GiB", processes=64)
     command = [sys.executable, "-m", "pip"]
     if installer == "uv":
-        found = shutil.which("uv") or ""
+        found = find_uv() or ""
         require("uv", found != "" and "shims" not in found, "no uv on the search path, or one that only starts another")
         policy, command = policy.allow_exec(found), [found, "pip", "--offline", "--no-cache"]
         without = pyisolate.Policy.preset("shell")

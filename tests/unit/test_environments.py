@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import struct
 import sys
 import tarfile
@@ -23,6 +22,8 @@ from pyisolate.policy import elf, packages, site
 from pyisolate.policy.compile import compile_policy
 from pyisolate.policy.explain import check, explain
 from pyisolate.policy.interpreter import InterpreterFiles
+from tests.require import require
+from tests.uv import find_uv, search_path
 from tests.wheels import make_wheel
 
 pytestmark = pytest.mark.once
@@ -149,10 +150,13 @@ def test_an_environment_is_built_once_and_whole(wheels: Path, built: Environment
 
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])
-def test_no_code_of_a_package_runs_also_where_another_requires_its_source(tmp_path: Path, installer: str) -> None:
+def test_no_code_of_a_package_runs_also_where_another_requires_its_source(
+    tmp_path: Path, installer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`--only-binary :all:` speaks of indexes: pip would build what a wheel names by its address."""
-    if installer == "uv" and shutil.which("uv") is None:
-        pytest.skip("uv is not installed")
+    if installer == "uv":
+        require("uv", find_uv() is not None, "pip install uv")
+        monkeypatch.setenv("PATH", search_path())
     (archive, mark), wheels = source_that_marks(tmp_path), tmp_path / "wheels"
     make_wheel(wheels, "leads", {"leads.py": ""}, requires=[f"hostile @ {archive.as_uri()}"])
     with pytest.raises(BuildError) as caught:
