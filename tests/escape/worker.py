@@ -118,7 +118,8 @@ class Worker:
                 technique.host(targets)
         if technique.before is not None and not control:
             with self.supervisor.spawn("earlier", policy, isolation=self.isolation, **options) as earlier:
-                technique.before(earlier, self.token)
+                if not any(note.startswith("no workspace") for note in earlier.enforcement.notes):
+                    technique.before(earlier, self.token)
         started, run = time.monotonic(), Run()
         self.signals = self.grew_mib = 0
         _forget_peak()
