@@ -45,10 +45,10 @@ def _be_thread(number: int) -> None:
 def main(
     guest: Guest, channel: socket.socket, rehearse: Callable[[Guest], None], finish_confinement: Callable[[], None]
 ) -> int:
-    """Rehearse, finish the confinement (which reports to the host), serve until the host goes; return the status."""
+    """Finish the confinement and report, rehearse while the host prepares the hand-out, serve; return the status."""
     _open(guest, channel, os.getpid())
-    rehearse(guest)
     finish_confinement()
+    rehearse(guest)
     return _serve(guest)
 
 
