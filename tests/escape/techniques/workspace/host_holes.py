@@ -10,12 +10,12 @@ CLAIMED = 128 << 20
 
 
 def attack(world):
-    for name in ("huge", "d"):
-        if name == "d":
-            os.mkdir("d")
-            name = "d/huge"
-        with open(name, "w") as file:
+    os.mkdir("new")
+    for name in ("huge", "new/huge"):  # whole before the host finds it
+        with open("claims", "w") as file:
             file.truncate(CLAIMED)
+        os.rename("claims", name)
+    os.rename("new", "d")
 
 
 def outside_read(sandbox, targets):
