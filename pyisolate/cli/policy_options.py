@@ -92,7 +92,8 @@ def load_policy(text: str) -> Policy:
     try:
         return Policy.preset(text)
     except PolicySyntaxError as error:
-        raise PolicySyntaxError(f"policy {text!r}: no such file, and no such preset", hint=error.hint) from None
+        hint = f"{error.hint}; or write {_own_file(text)}"
+        raise PolicySyntaxError(f"policy {text!r}: no such file, and no such preset", hint=hint) from None
 
 
 def policy_path(text: str) -> Path:
@@ -100,7 +101,12 @@ def policy_path(text: str) -> Path:
     path = Path(text)
     if path.exists() or not _BARE_NAME.fullmatch(text):
         return path
+    own = _own_file(text)
+    return own if own.exists() else path
+
+
+def _own_file(name: str) -> Path:
+    """Return where a policy of this user's lies by its name."""
     from ..policy.site import user_directory
 
-    own = user_directory("XDG_CONFIG_HOME", ".config") / "pyisolate" / "policies" / f"{text}.yaml"
-    return own if own.exists() else path
+    return user_directory("XDG_CONFIG_HOME", ".config") / "pyisolate" / "policies" / f"{name}.yaml"

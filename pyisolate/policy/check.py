@@ -54,6 +54,8 @@ _RUNS_ANYTHING = re.compile(
     r"|ssh|scp|rsync|tar|make|gcc|cc|clang|ld\.so|ld-linux.*|ld-musl.*|git|docker|podman|systemd-run|unshare|nsenter|su|sudo"
 )  # fmt: skip
 _ROOT_SOCKETS = re.compile(r".*/(?:docker|containerd|podman|crio|libvirt-sock|system_bus_socket|private)(?:\.sock)?")
+#: In a file that extends another a denial takes a grant's place, and the rules that are left do not show that grant.
+_IDLE_DENIAL = "remove it, or keep it as a reminder; where it takes back what an extended policy grants, keep it"
 _METADATA = ipaddress.ip_address("169.254.169.254")
 _LOOPBACK = ipaddress.ip_address("127.0.0.1")
 
@@ -148,9 +150,7 @@ def _idle_file_rules(policy: PolicyModel) -> Iterator[Finding]:
                 (tables[right][up] for up in at_and_above(rule.path) if up != rule.path and up in tables[right]), False
             )
             if right in rule.deny and not above:
-                yield _note(
-                    rule.text, f"denies {right}, which no rule grants there", "remove it, or keep it as a reminder"
-                )
+                yield _note(rule.text, f"denies {right}, which no rule grants there", _IDLE_DENIAL)
             elif right in rule.allow and above:
                 yield _note(rule.text, f"grants {right}, which a rule above grants already", "remove it")
 
@@ -166,7 +166,7 @@ def _programs(policy: PolicyModel) -> Iterator[Finding]:
         above = next((table[up] for up in at_and_above(rule.path) if up != rule.path and up in table), False)
         if not rule.allow:
             if not above:
-                yield _note(rule.text, "denies a program that no rule grants", "remove it, or keep it as a reminder")
+                yield _note(rule.text, "denies a program that no rule grants", _IDLE_DENIAL)
             continue
         if above:
             yield _note(rule.text, "a rule above grants it already", "remove it")
@@ -213,9 +213,7 @@ def _network(policy: PolicyModel) -> Iterator[Finding]:
         if not rule.allow:
             covered = any(other.allow and other.action == rule.action for other in policy.network)
             if not covered:
-                yield _note(
-                    rule.text, f"denies a {rule.action} that no rule grants", "remove it, or keep it as a reminder"
-                )
+                yield _note(rule.text, f"denies a {rule.action} that no rule grants", _IDLE_DENIAL)
             continue
         if target.kind == "unix" and _ROOT_SOCKETS.fullmatch(target.host):
             yield _danger(rule.text, "whoever talks to this socket commands the machine", "do not grant it")
@@ -232,7 +230,7 @@ def _by_name(rule: NetworkRule, policy: PolicyModel) -> Iterator[Finding]:
     if not rule.allow:
         named = [r for r in policy.network if r.allow and (r.action == "http" or r.target.startswith("*."))]
         if not named:
-            yield _note(rule.text, "denies by name what no rule grants by name", "remove it, or keep it as a reminder")
+            yield _note(rule.text, "denies by name what no rule grants by name", _IDLE_DENIAL)
         return
     if host.startswith("*.") and host.count(".") == 1:
         yield _danger(rule.text, f"anybody can have a name that ends with {host[1:]}", "name the hosts")
@@ -272,4 +270,4 @@ def _imports(policy: PolicyModel, interpreter: InterpreterFiles) -> Iterator[Fin
         elif not rule.allow:
             others = {name: allow for name, allow in name_table(policy.imports, rule.kind).items() if name != rule.name}
             if not decided(others, rule.name):
-                yield _note(rule.text, "denies a module that no rule grants", "remove it, or keep it as a reminder")
+                yield _note(rule.text, "denies a module that no rule grants", _IDLE_DENIAL)

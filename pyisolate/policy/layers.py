@@ -62,7 +62,7 @@ def require_narrower(base: PolicyModel, made: PolicyModel, file: str, data: Any,
         if change.effect == "widened":
             fail(
                 _where(change, data),
-                f"{change.what} {change.target}: widens {base.name!r}, which this policy extends",
+                f"{change.what} {change.target}: widens {data['extends']!r}, which this policy extends",
                 "a policy may only narrow the file that it extends: grant it there, or leave it out here",
             )
 

@@ -287,8 +287,9 @@ def test_a_name_is_a_file_of_the_users_policies(tmp_path: Path, monkeypatch: pyt
     for other in ("missing.yaml", "../report.yaml", "sub/report"):
         with pytest.raises(FileNotFoundError):
             chosen("--policy", other)
-    with pytest.raises(errors.PolicySyntaxError, match="no such file, and no such preset"):
+    with pytest.raises(errors.PolicySyntaxError, match="no such file, and no such preset") as caught:
         chosen("--policy", "missing")
+    assert str(own / "missing.yaml") in str(caught.value.hint)
 
 
 def test_without_the_variable_it_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
