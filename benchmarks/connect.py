@@ -11,10 +11,12 @@ from collections.abc import Iterator
 import pyisolate
 
 from .asked import AskedProcess
-from .figures import Figure, Outcome, Reference, Settings
+from .figures import Figure, Outcome, Reference, Settings, at_most_ratio
 from .measure import median, spread, take_turns
 
 CONNECTS = 25
+#: Times a plain connect().
+BUDGET_LISTENER, BUDGET_PROGRAMS = 3.0, 2.0
 SOURCE = """
 import socket, struct, time
 LINGER = struct.pack("ii", 1, 0)
@@ -41,13 +43,16 @@ def run(settings: Settings) -> Outcome:
     """Connect to a listening socket on the loopback, in batches that take turns."""
     figures: list[Figure] = []
     with listening() as server, AskedProcess([sys.executable, "-I", "-c", BARE]) as bare:
-        figures += _compare(settings, server, bare, "listener", "the listener")
+        figures += _compare(settings, server, bare, "listener", BUDGET_LISTENER)
         if os.geteuid() == 0:
-            figures += _compare(settings, server, bare, "auto", "programs of the control group")
+            figures += _compare(settings, server, bare, "auto", BUDGET_PROGRAMS)
     return Outcome(figures=figures)
 
 
-def _compare(settings: Settings, server: socket.socket, bare: AskedProcess, network: str, who: str) -> list[Figure]:
+def _compare(
+    settings: Settings, server: socket.socket, bare: AskedProcess, network: str, budget: float
+) -> list[Figure]:
+    who = "the listener" if network == "listener" else "programs of the control group"
     sockets: dict[str, list[float]] = {"guest": [], "bare": []}
     port = server.getsockname()[1]
     policy = pyisolate.Policy.preset("compute").allow_connect(f"127.0.0.1:{port}")
@@ -75,12 +80,14 @@ def _compare(settings: Settings, server: socket.socket, bare: AskedProcess, netw
         guest(), plain()
         ours, theirs = take_turns(settings.rounds(60, 20), guest, plain)
     return [
-        Figure(
-            what=f"connect() granted by {who}",
-            value=median(ours),
+        at_most_ratio(
+            f"connect() granted by {who}",
+            median(ours),
+            Reference("plain connect()", median(theirs)),
+            budget,
             unit="s",
+            budget=f"<= {budget:g}x",
             spread=f"{spread(ours, tail=False)} x {CONNECTS} µs",
-            reference=Reference("plain connect()", median(theirs)),
         ),
         Figure(
             what=f"socket() granted by {who}",
