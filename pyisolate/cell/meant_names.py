@@ -13,7 +13,7 @@ _MOVE, _CASE = 2, 1
 _MOST_NAMES, _LONGEST = 750, 40
 
 
-def suggestion(error: BaseException | None) -> str:
+def did_you_mean(error: BaseException | None) -> str:
     """Return ". Did you mean: 'name'?", or "" where nothing is near or `traceback` itself says it."""
     if sys.version_info >= (3, 12) or not isinstance(error, (NameError, AttributeError)):
         return ""

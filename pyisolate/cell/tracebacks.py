@@ -8,7 +8,7 @@ import threading
 import traceback
 from typing import Any
 
-from .suggestions import suggestion
+from .meant_names import did_you_mean
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _LOOP = ("/asyncio/runners.py", "/asyncio/base_events.py")
@@ -31,7 +31,7 @@ def _as_of_a_guest(summary: traceback.TracebackException, error: BaseException) 
             continue
         seen.add(id(one))
         one.stack = traceback.StackSummary.from_list(_guests(one.stack))
-        if meant := suggestion(of):
+        if meant := did_you_mean(of):
             one._str += meant  # type: ignore[attr-defined]  # noqa: SLF001 - where 3.12 adds it
         waiting += [(one.__cause__, of.__cause__), (one.__context__, of.__context__)]
         waiting += zip(one.exceptions or (), getattr(of, "exceptions", ()), strict=False)
