@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import enum
 import errno as errno_names
-from collections.abc import Callable
-from typing import Literal
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -135,6 +136,29 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True):
     id: str
 
 
+class FileGrant(Protocol):
+    """A rule about files, as far as it is asked here (policy/compiled.py, FsRule)."""
+
+    @property
+    def path(self) -> str:
+        """Absolute, without a slash at its end."""
+
+    @property
+    def allow(self) -> int:
+        """The rights that it grants; 0: none."""
+
+
+def is_above_grant(path: str, rules: Sequence[FileGrant]) -> bool:
+    """Tell whether a rule grants something below the path. `rules` are sorted by path, as compiled ones are."""
+    below = path.rstrip("/") + "/"
+    for at in range(bisect_left(rules, below, key=lambda rule: rule.path), len(rules)):
+        if not rules[at].path.startswith(below):
+            return False
+        if rules[at].allow and rules[at].path != below:
+            return True
+    return False
+
+
 class SandboxContext(msgspec.Struct, frozen=True, kw_only=True):
     """What the supervisor knows of a sandbox, for its events."""
 
@@ -150,6 +174,8 @@ class SandboxContext(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
     #: rule's text -> what the policy says of it
     reasons: dict[str, str] = {}
+    #: of the policy, sorted by path: no event suggests a rule about what lies above one that grants
+    files: Sequence[FileGrant] = ()
 
 
 REFUSALS = frozenset({Verdict.DENY, Verdict.WOULD_DENY})

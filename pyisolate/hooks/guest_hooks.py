@@ -387,8 +387,8 @@ class GuestHooks:
             _log.debug("denial event failed", exc_info=True)
         if len(self._descriptions) >= _DESCRIPTIONS:
             self._descriptions.clear()
-        suggested = None if event is None else event.suggestion
-        self._descriptions[kind] = described = subject, hint(decision, record.also, suggested), event
+        found = hint(decision, None if event is None else event.suggestion)
+        self._descriptions[kind] = described = subject, found, event
         return described
 
     def _context(self) -> SandboxContext:
@@ -402,6 +402,7 @@ class GuestHooks:
             isolation=self._isolation,
             mode=self.mode,
             reasons=compiled.reasons if compiled is not None else {},
+            files=compiled.fs if compiled is not None else (),
         )
 
     # -- what the kernel refused ----------------------------------------------------------------------------
@@ -477,18 +478,12 @@ def _raised_at(error: BaseException) -> str | None:
     return found
 
 
-def hint(
-    decision: Decision, also: Sequence[tuple[Capability, str]] = (), suggested: dict[str, Any] | None = None
-) -> str | None:
-    """Return what to do next: the rule that decides, or the piece of policy that would allow it.
-
-    `suggested`: that piece, where it is known.
-    """
+def hint(decision: Decision, suggested: dict[str, Any] | None) -> str | None:
+    """Return what to do next: the rule that decides, or the piece of policy that would allow it."""
     if decision.code is DenialCode.ALWAYS_DENIED:
         return "no policy can grant this"
     if decision.code is DenialCode.EXPLICIT_DENY and decision.rule is not None:
         return f"remove or narrow the rule {decision.rule}"
     if hide_user_information(decision.target) != decision.target:
         return None  # a rule would hold a password
-    found = suggested or suggestion_unseen(decision.capability, decision.target, also)
-    return None if found is None else f"add to the policy: {json.dumps(found)}"
+    return None if suggested is None else f"add to the policy: {json.dumps(suggested)}"

@@ -39,6 +39,8 @@ def advice(capability: Capability, target: str, also: Sequence[Wanted] = ()) -> 
     if capability in _CHANGES and is_in_environment(target):
         return None  # a policy that grants it is refused
     if capability is Capability.FS_CREATE:
+        if os.path.isdir(target):
+            return suggestion(Capability.FS_READ, target)  # a guest that can find it does not make it
         return suggestion(*_made(target, also))
     return suggestion(capability, target, also)
 

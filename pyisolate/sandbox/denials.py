@@ -100,7 +100,10 @@ class Denials:
     def watch(self, shadow: CompiledPolicy | None) -> None:
         """Take records of a shadow policy as well. A reload of the one in force leaves it as it is."""
         self.shadow = shadow
-        self._telemetry.watch(*((None,) if shadow is None else ((shadow.name, shadow.version), shadow.reasons)))
+        if shadow is None:
+            self._telemetry.watch(None)
+        else:
+            self._telemetry.watch((shadow.name, shadow.version), shadow.reasons, shadow.fs)
 
     def set_context(self, context: SandboxContext) -> None:
         """Name sandbox and policy anew for the events from now on."""

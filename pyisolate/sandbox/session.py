@@ -219,6 +219,7 @@ class Session(abc.ABC):
             policy_generation=compiled.generation,
             mode=compiled.mode,
             reasons=compiled.reasons,
+            files=compiled.fs,
         )
         self.denials.set_context(self.context)
 

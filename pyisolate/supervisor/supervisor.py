@@ -298,6 +298,7 @@ class Supervisor:
                 mode=prepared.compiled.mode,
                 actor=who,
                 reasons=prepared.compiled.reasons,
+                files=prepared.compiled.fs,
             )
             span.set(lambda: tracing.sandbox_attributes(context))
             check_workspace(name, workspace, files, prepared, enforcement, copy_on_write)

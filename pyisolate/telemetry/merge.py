@@ -27,6 +27,7 @@ from ..records import (
     KernelRecord,
     Reporter,
     SandboxContext,
+    is_above_grant,
     is_denial,
 )
 from .event import DenialEvent
@@ -123,7 +124,7 @@ def merge(
         count=max(1, lead.count),
         first_seen=seen,
         last_seen=seen,
-        suggestion=_suggestion(suggest, (capability, target, lead.also), code, said.verdict, heard.evaluation),
+        suggestion=_suggestion(context, suggest, (capability, target, lead.also), code, said.verdict, heard.evaluation),
         retryable=code is DenialCode.INTERNAL or capability in _RETRYABLE,
         reported_by=_reporter(broker, kernel, broker_reporter),
         shadow=shadow or lead.shadow,
@@ -232,6 +233,7 @@ def _code(capability: Capability, broker: BrokerRecord | None, kernel: KernelRec
 
 
 def _suggestion(
+    context: SandboxContext,
     suggest: Suggest | None,
     wanted: tuple[Capability, str, Sequence[tuple[Capability, str]]],
     code: DenialCode,
@@ -246,7 +248,10 @@ def _suggestion(
     if not all(is_plain(target) and hide_user_information(target) == target for target in targets):
         return None  # a rule cannot carry it as text, and an event must be safe to print and hold no password
     try:
-        return suggest(*wanted)
+        found = suggest(*wanted)
+        # what is granted below would be granted more
+        wider = found and any(is_above_grant(rule["path"], context.files) for rule in found.get("fs", ()))
+        return None if wider else found
     except Exception:
         _log.debug("suggestion failed", exc_info=True)  # a denial is recorded whether or not advice can be given
         return None

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from ..capability import Capability
 from ..decision import Mode, Verdict
 from ..native.forked import renew
-from ..records import BrokerRecord, Evaluation, KernelRecord, Probe, Reporter, SandboxContext, is_denial
+from ..records import BrokerRecord, Evaluation, FileGrant, KernelRecord, Probe, Reporter, SandboxContext, is_denial
 from .correlate import Joiner, LateReport
 from .event import DenialEvent
 from .guest_records import COUNT_LIMIT, InvalidRecord, validate_broker_record
@@ -60,10 +60,16 @@ class SandboxTelemetry:
         renew(self)
         self._shadow: tuple[str, str] | None = None
         self._shadow_reasons: Mapping[str, str] = {}
+        self._shadow_files: Sequence[FileGrant] = ()
 
-    def watch(self, shadow: tuple[str, str] | None, reasons: Mapping[str, str] | None = None) -> None:
+    def watch(
+        self,
+        shadow: tuple[str, str] | None,
+        reasons: Mapping[str, str] | None = None,
+        files: Sequence[FileGrant] = (),
+    ) -> None:
         """Take records of a shadow policy as well: their events bear its name, version and reasons of rules."""
-        self._shadow, self._shadow_reasons = shadow, reasons or {}
+        self._shadow, self._shadow_reasons, self._shadow_files = shadow, reasons or {}, files
 
     def guest(self, data: object) -> list[DenialEvent]:
         """Take a `denial` frame's record; return the events recorded or completed now.
@@ -179,9 +185,13 @@ class SandboxTelemetry:
         if not record.shadow or self._shadow is None:
             return self.context
         name, version = self._shadow
-        reasons = dict(self._shadow_reasons)
         return msgspec.structs.replace(
-            self.context, policy=name, policy_version=version, mode=Mode.MONITOR, reasons=reasons
+            self.context,
+            policy=name,
+            policy_version=version,
+            mode=Mode.MONITOR,
+            reasons=dict(self._shadow_reasons),
+            files=self._shadow_files,
         )
 
     def _ask(self, broker: BrokerRecord) -> KernelRecord | None:

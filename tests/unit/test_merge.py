@@ -6,10 +6,13 @@ import itertools
 import json
 
 import jsonschema
+import msgspec
 import pytest
 
 from pyisolate.capability import FLOOR, Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
+from pyisolate.policy.compiled import FsRule
+from pyisolate.policy.suggest import suggestion
 from pyisolate.records import REFUSALS, Evaluation, Reporter, is_denial
 from pyisolate.telemetry.merge import disagree, merge
 from pyisolate.telemetry.schema import load_schema
@@ -111,6 +114,22 @@ def test_a_target_that_is_no_plain_text_has_no_suggestion_but_is_kept() -> None:
     event = merge(CONTEXT, broker(target="/srv/\udcff\n"), None, suggest=lambda c, t, also: {"path": t})
     assert (event.target, event.suggestion) == ("/srv/\\xff\\x0a", None)
     assert merge(CONTEXT, broker(), None, suggest=lambda c, t, also: {"path": t}).suggestion == {"path": "/etc/shadow"}
+
+
+def test_no_suggestion_is_an_ancestor_of_a_grant() -> None:
+    files = tuple(
+        FsRule(path=path, allow=allow)
+        for path, allow in (("/", 0), ("/srv/a", 1), ("/srv/a-b/c", 1), ("/srv/b", 1), ("/srv/d/e", 0))
+    )
+    context = msgspec.structs.replace(CONTEXT, files=files)
+
+    def suggested(path: str) -> object:
+        record = broker(capability=Capability.FS_READ, target=path)
+        return merge(context, record, None, suggest=suggestion).suggestion
+
+    assert all(suggested(path) is None for path in ("/", "/srv", "/srv/a-b"))
+    for path in ("/srv/a", "/srv/a/x", "/srv/a-", "/srv/b", "/srv/c", "/srv/d", "/sr"):
+        assert suggested(path) == {"fs": [{"path": path, "allow": ["read"]}]}
 
 
 def test_the_supervisors_own_limits_are_its_report() -> None:

@@ -224,6 +224,9 @@ def test_a_name_is_advised_where_the_guest_cannot_see_what_is_there(tmp_path: Pa
         "fs": [{"path": str(tmp_path), "allow": ["write", "create"]}]
     }
     assert advice(C.FS_CREATE, "/srv-none/deeper/new") is None  # never "/" for all
+    there = tmp_path / "there"
+    there.mkdir()  # makedirs(exist_ok=True) makes nothing where it finds it
+    assert advice(C.FS_CREATE, str(there)) == {"fs": [{"path": str(there), "allow": ["read"]}]}
 
 
 @pytest.mark.parametrize("name", ["numpy", "click.core", "no_such_module"])
