@@ -7,6 +7,8 @@ import os
 import stat
 import sys
 import tokenize
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,8 @@ except SystemExit as end:
 """
 #: Modules beside a script that are looked at; a directory of more is no project.
 _MOST_MODULES = 1000
+#: Bytes of an archive's __main__.py: it is unpacked here, and what it claims to be is its author's word.
+_MOST_SOURCE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ def chosen_script(words: tuple[str, ...], text: str | None, module: str | None) 
     if os.path.isdir(words[0]):
         script = read_script(os.path.join(words[0], "__main__.py"), words[1:])
         return replace(script, program=words[0], directory=os.path.realpath(words[0]))
+    if _is_archive(words[0]):
+        return _read_archive(words[0], words[1:])
     return replace(read_script(words[0], words[1:]), directory=os.path.dirname(os.path.realpath(words[0])))
 
 
@@ -84,15 +90,41 @@ def read_script(script: str, args: tuple[str, ...] = ()) -> Script:
     """Read a script here, by its own encoding declaration; `-` is stdin. Raises OSError, ValueError."""
     data = sys.stdin.buffer.read() if script == "-" else Path(script).read_bytes()
     name = STDIN if script == "-" else str(Path(script).absolute())
+    return Script(_decode(data, script), name, args)
+
+
+def _decode(data: bytes, script: str) -> str:
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        return Script(data.decode(encoding), name, args)
+        return data.decode(encoding)
     except (SyntaxError, UnicodeDecodeError) as error:
         raise ValueError(f"read {script}: not Python source text: {error}") from None
 
 
+def _is_archive(path: str) -> bool:
+    """Tell whether it is a zip application; a pipe is not looked at, which can be read once."""
+    return os.path.isfile(path) and zipfile.is_zipfile(path)
+
+
+def _read_archive(path: str, args: tuple[str, ...]) -> Script:
+    """Read the __main__.py of a zip application, whose modules are in the archive. Raises OSError, ValueError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo("__main__.py")
+            if member.file_size > _MOST_SOURCE:
+                raise ValueError(f"read {path}: its __main__.py is over {_MOST_SOURCE} bytes")
+            data = archive.read(member)
+    except KeyError:
+        raise ValueError(f"read {path}: it is an archive without a __main__.py") from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        raise ValueError(f"read {path}: {error}") from None
+    inside = str(Path(path).absolute() / "__main__.py")
+    return Script(_decode(data, inside), inside, args, program=path, directory=os.path.realpath(path))
+
+
 def with_project(policy: Policy, script: Script, *, grant: bool) -> tuple[Policy, Script]:
     """Let a script import the modules beside it: by a grant to read their directory and to import them by name.
+    Those of a zip application are in it, and only it is granted.
 
     No grant for what is no project's: a home, a place that everyone may write to, or what guests cannot read. There and
     without `grant`, they are found where the policy itself lets the guest read that directory.
@@ -109,6 +141,8 @@ def with_project(policy: Policy, script: Script, *, grant: bool) -> tuple[Policy
 
 
 def _modules(directory: str) -> list[str]:
+    if os.path.isfile(directory):
+        return _modules_of_archive(directory)
     names = []
     try:
         entries = os.listdir(directory)
@@ -119,6 +153,16 @@ def _modules(directory: str) -> list[str]:
         package = not suffix and os.path.isfile(os.path.join(directory, entry, "__init__.py"))
         if name.isidentifier() and (package or suffix == ".py"):
             names.append(name)
+    return sorted(names) if len(names) <= _MOST_MODULES else []
+
+
+def _modules_of_archive(path: str) -> list[str]:
+    names = set()
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.namelist():
+            name, _, rest = entry.removesuffix(".py").partition("/")
+            if name.isidentifier() and rest in ("", "__init__") and entry.endswith(".py"):
+                names.add(name)
     return sorted(names) if len(names) <= _MOST_MODULES else []
 
 
@@ -134,7 +178,8 @@ def _is_readable(directory: str) -> bool:
         return True
     path = Path(directory)
     parents = all(parent.stat().st_mode & stat.S_IXOTH for parent in path.parents)
-    return parents and path.stat().st_mode & 0o005 == 0o005
+    wanted = 0o005 if path.is_dir() else 0o004
+    return parents and path.stat().st_mode & wanted == wanted
 
 
 def find_modules(sandbox: Any, script: Script) -> None:

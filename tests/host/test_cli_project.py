@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,19 @@ def test_a_directory_with_a_main_and_stdin_have_their_names(tree: Path) -> None:
     (tree / "app").chmod(0o755)
     assert run("app", "-x", cwd=tree).stdout == "['app', '-x'] 5\n"
     assert run("-", "y", cwd=tree, input="import sys; print(sys.argv)").stdout == "['-', 'y']\n"
+
+
+def test_a_zip_application_runs_and_imports_from_itself(tree: Path) -> None:
+    main = f"import part, sys\nprint(sys.argv, __name__, part.X)\nopen({str(tree / 'secret.txt')!r})"
+    with zipfile.ZipFile(tree / "app.pyz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("__main__.py", main)
+        archive.writestr("part/__init__.py", "X = 5")
+    done = run("app.pyz", "-x", cwd=tree)
+    assert done.stdout == "['app.pyz', '-x'] __main__ 5\n"
+    assert "fs.read" in done.stderr, "nothing beside the archive is granted"
+    refused = run("--no-project", "app.pyz", cwd=tree)
+    assert (refused.returncode, refused.stdout) == (120, "")
+    assert "import.module part" in refused.stderr
+    with zipfile.ZipFile(tree / "none.pyz", "w") as archive:
+        archive.writestr("part.py", "")
+    assert "without a __main__.py" in run("none.pyz", cwd=tree).stderr
