@@ -103,6 +103,9 @@ def test_bounds_of_the_egress_proxy_narrow_and_its_secrets_stay(tmp_path: Path) 
     assert (policy.egress.requests, policy.egress.sent_bytes) == (5, base.egress.sent_bytes)
     assert policy.secrets == base.secrets
     assert {change.effect for change in diff(base, policy)} == {"narrowed"}
+    for text in ("egress: {requests: 200}", "egress: {requests: null}"):
+        with pytest.raises(PolicySyntaxError, match=r"egress\.requests.*widens '\./base\.yaml'"):
+            over(tmp_path, text, WITH_EGRESS)
 
 
 @pytest.mark.parametrize(
