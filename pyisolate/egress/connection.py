@@ -166,6 +166,10 @@ class Connection:
         shortcut = Shortcut(side, up, up.reader, tenant.meter, find)
         try:
             return await shortcut.run(HEAD_S)
+        except OSError as error:
+            if (asked := shortcut.asked) is None:  # it is the guest who said no more
+                raise
+            raise self._broken_off(asked, error, shortcut.begun) from None
         finally:
             self.begun = shortcut.begun
 
@@ -210,9 +214,13 @@ class Connection:
         except Unsignable as error:
             raise Refusal(str(request), DenialCode.LIMIT_EXCEEDED, str(error), status=413) from None
         except (OSError, TimeoutError, h11.RemoteProtocolError) as error:
-            if self.begun or self.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-                raise
-            raise Unreachable(f"{request.host} broke off ({error or type(error).__name__})") from None
+            raise self._broken_off(request, error, self.begun) from None
+
+    def _broken_off(self, request: web.Request, error: Exception, begun: bool) -> Exception:
+        """Return what a failed exchange is to the guest: an error to answer with, or `error` where an answer began."""
+        if begun or self.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return error
+        return Unreachable(f"{request.host} broke off ({str(error) or type(error).__name__})")
 
     async def _upstream(self, request: web.Request) -> Upstream:
         """Return a connection to the host: the one before, whose address was judged, or another. Raises Unreachable."""

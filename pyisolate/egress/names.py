@@ -64,7 +64,7 @@ class Names:
             async with asyncio.timeout(LOOKUP_S):
                 return await self._lookups.find(sandbox, host)
         except (OSError, UnicodeError, TimeoutError) as error:
-            raise Unreachable(f"{host} cannot be looked up ({error or type(error).__name__})") from None
+            raise Unreachable(f"{host} cannot be looked up ({str(error) or type(error).__name__})") from None
 
 
 async def connect(
@@ -79,4 +79,4 @@ async def connect(
                 return await streams.open_connection(address, port, context, name)
         except (OSError, TimeoutError) as error:
             last = error
-    raise Unreachable(f"no answer ({last or type(last).__name__})")
+    raise Unreachable(f"no answer ({str(last) or type(last).__name__})")

@@ -1,7 +1,7 @@
 """Exchanges whose request and answer came before, byte by byte: carried as their bytes come, and no task is woken.
 
-What is known, counted and bounded is what it is without (`forward.repeat`). At anything else the task that waits is
-given what has come, and reads it as ever.
+What is known, counted, bounded and answered is what it is without (`forward.repeat`). At anything else the task that
+waits is given what has come, and reads it as ever.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from ..policy.web import Request
 from .forward import IDLE_S, Upstream, Writer, read_apart
 from .heads import KnownRequest
 from .meter import Meter, OverLimit
@@ -89,6 +90,11 @@ class Shortcut:
         self._used = self._loop.time()
         #: a part of an answer was sent and the rest was not
         self.begun = False
+
+    @property
+    def asked(self) -> Request | None:
+        """The request whose answer, or the rest of it, is still to come."""
+        return None if self._flight is None else self._flight[0].request
 
     async def run(self, head_s: float) -> bytes | Begun | None:
         """Return what else came: bytes of a request, how an unknown answer begins; None where there is more to read.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,11 +11,17 @@ from dataclasses import dataclass
 
 import pytest
 
+from pyisolate import Policy
+from pyisolate.egress.connection import Services, serve
 from pyisolate.egress.forward import Upstream
 from pyisolate.egress.heads import Heads, KnownAnswer, KnownRequest
+from pyisolate.egress.messages import Admit
 from pyisolate.egress.meter import Meter, OverLimit
+from pyisolate.egress.names import Names
 from pyisolate.egress.shortcut import Begun, Plain, Shortcut
 from pyisolate.egress.streams import Inlet
+from pyisolate.egress.tenants import Tenants
+from pyisolate.policy import compile_policy
 from pyisolate.policy.compiled import EgressLimits
 from pyisolate.policy.web import Request
 
@@ -208,3 +215,54 @@ def test_a_guest_that_says_no_more_and_one_that_ends_are_the_tasks() -> None:
 
     carry(silent, head_s=0.05)
     carry(ended)
+
+
+async def _asked_of_a_host_that_falls_silent(answered: int) -> list[bytes]:
+    """Return the heads that a guest is answered with, up to the one after the host's last."""
+    loop = asyncio.get_running_loop()
+
+    async def host(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            for _ in range(answered):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(ANSWER + b"body")
+            await reader.read()
+
+    async def report(message: object) -> None:
+        raise AssertionError(message)
+
+    server = await asyncio.start_server(host, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    policy = Policy.preset("none").allow_connect(f"127.0.0.1:{port}").allow_http(f"GET h.example:{port}/*")
+    compiled = compile_policy(policy, resolve=lambda _host: ["127.0.0.1"])
+    tenants = Tenants(report)
+    tenants.admit(Admit(key="k", token="t", policy=compiled))
+    guest, ours = socket.socketpair()
+    guest.setblocking(False)
+    stream = await _stream(ours)
+    served = asyncio.ensure_future(serve(Services(tenants, Names({"h.example": ("127.0.0.1",)}), None), *stream))
+    login = base64.b64encode(b"u:t").decode()
+    asked = f"GET http://h.example:{port}/x HTTP/1.1\r\nHost: h.example:{port}\r\n"
+    asked += f"Proxy-Authorization: Basic {login}\r\n\r\n"
+    heads = []
+    async with asyncio.timeout(5):
+        for _ in range(answered + 1):
+            await loop.sock_sendall(guest, asked.encode())
+            heads.append((await loop.sock_recv(guest, 1 << 16)).partition(b"\r\n")[0])
+    guest.close()
+    await served
+    server.close()
+    await asyncio.sleep(0)
+    return heads
+
+
+@pytest.mark.parametrize("answered", [0, 1], ids=["the task", "the shortcut"])
+def test_a_host_that_falls_silent_is_answered_for_alike(answered: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyisolate.egress.connection.HEAD_S", 0.4)  # as often the shortcut looks at its clock
+    monkeypatch.setattr("pyisolate.egress.forward.IDLE_S", 0.05)
+    monkeypatch.setattr("pyisolate.egress.shortcut.IDLE_S", 0.05)
+    heads = asyncio.run(_asked_of_a_host_that_falls_silent(answered))
+    assert heads[:-1] == [b"HTTP/1.1 200 OK"] * answered
+    assert heads[-1].startswith(b"HTTP/1.1 502 ")
+    assert b"h.example broke off (" in heads[-1]
+    assert not heads[-1].endswith(b"()")
