@@ -212,7 +212,7 @@ SHARED void notify_drop_thread(struct notify_sandbox *s)
 		close(s->thread);
 }
 
-/* A pidfd of the thread, kept for its next call: to open and to close one each time took a tenth of a connect. It names no
+/* A pidfd of the thread, kept for its next call: to open and to close one each time takes three calls more. It names no
  * other thread that gets the number later (ESRCH then). -errno: EINVAL before 6.9, where it could name a process alone. */
 static int notify_hold_thread(const struct notify_call *c)
 {
