@@ -154,7 +154,8 @@ class ZygoteProcess(ZygoteControl):
         )
         self.failed_preloads: tuple[tuple[str, str], ...] = ()
         try:
-            self.control.send(msgspec.msgpack.encode(start))
+            with contextlib.suppress(BrokenPipeError):  # it ended at its imports: its status is read below
+                self.control.send(msgspec.msgpack.encode(start))
             self._wait_started()
             self.cannot_kill = self._prove_kill()
             self.control.setblocking(False)
@@ -171,6 +172,8 @@ class ZygoteProcess(ZygoteControl):
         self.control.settimeout(START_TIMEOUT_S)
         try:
             data = self.control.recv(MAX_CONTROL_BYTES)
+        except ConnectionResetError:  # it ended and had not read what was sent
+            data = b""
         except OSError as error:
             raise ZygoteError(f"start zygote: no answer: {error}") from error
         if not data:
