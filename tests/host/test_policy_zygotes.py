@@ -96,11 +96,10 @@ def kernel_view(pid: int) -> dict[str, object]:
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     names = ("Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp", "Seccomp_filters", "SigBlk", "SigIgn", "SigCgt")
     leader = status["NSsid"].split()[-1]
-    known = {"leader": leader} | {
-        name: status.get(name) for name in (*names, *(name for name in status if name.startswith("Cap")))
-    }
+    kept = {name: status.get(name) for name in (*names, *(name for name in status if name.startswith("Cap")))}
     ends = sorted(Path(f"/proc/{pid}/fd/{one}").readlink().name.split(":")[0] for one in os.listdir(f"/proc/{pid}/fd"))
-    return known | {"leader": leader, "limits": Path(f"/proc/{pid}/limits").read_text(), "descriptors": ends}
+    leader = status["NSsid"].split()[-1]
+    return {**kept, "leader": leader, "limits": Path(f"/proc/{pid}/limits").read_text(), "descriptors": ends}
 
 
 @pytest.mark.once
