@@ -18,6 +18,9 @@ from ..choices import Step
 from ..limits import rlimit
 from ..native import cell_confine, landlock, mount, process, quiet, seccomp
 
+#: The steps of a hand-out, in their order. Those in C have the same numbers (native/src/cell_start.types.h).
+HAND_OUT: tuple[Step, ...] = ("root view", "working directory", "resource limits", "capabilities", "landlock")
+
 
 class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What the zygote gives every cell it forks."""
@@ -185,18 +188,27 @@ def confine_at_handout(
 
     A `rehearsal` keeps the capability that the real hand-out needs.
     """
-    if (tree := descriptors.pop("root view", None)) is not None:
-        steps.run("root view", lambda: mount.enter_root(tree))
-        os.close(tree)
-    try:
-        os.chdir(working_directory)
-    except OSError as error:  # for the host to judge: it may be one of its own choice
-        steps.failed.append(("working directory", error.strerror or ""))
-        os.chdir("/")
-    steps.run("resource limits", lambda: _limit(rlimits))
-    steps.run("capabilities", process.keep_held if rehearsal else process.drop_chroot)
-    if (ruleset := descriptors.pop("landlock", None)) is not None:
-        steps.run("landlock", lambda: landlock.restrict_self(ruleset))
-        os.close(ruleset)
+    tree, ruleset = descriptors.get("root view"), descriptors.get("landlock")
+    taken: dict[Step, Callable[[], object] | None] = {
+        "root view": None if tree is None else functools.partial(mount.enter_root, tree),
+        "resource limits": functools.partial(_limit, rlimits),
+        "capabilities": process.keep_held if rehearsal else process.drop_chroot,
+        "landlock": None if ruleset is None else functools.partial(landlock.restrict_self, ruleset),
+    }
+    for name in HAND_OUT:
+        if name == "working directory":
+            _enter(working_directory, steps)
+        elif (step := taken[name]) is not None:
+            steps.run(name, step)
     for descriptor in descriptors.values():
         os.close(descriptor)
+    descriptors.clear()
+
+
+def _enter(directory: str, steps: Steps) -> None:
+    """Go to the working directory; where that fails it is for the host to judge: it may be one of its own choice."""
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        steps.failed.append(("working directory", error.strerror or ""))
+        os.chdir("/")

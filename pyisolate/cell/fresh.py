@@ -20,11 +20,19 @@ from ..native import cell_start, process
 from ..native.seccomp import User
 from . import wire
 from .at_fork import AT_FORK
-from .confine import AtFork, CellSpec, Steps, load_filter, report_without_filter
+from .confine import HAND_OUT, AtFork, CellSpec, Steps, load_filter, report_without_filter
 from .guest import Guest
 from .inbox import HostGone
 from .streams import flush_before_exit
 
+#: The number in C of each step of a hand-out.
+STEP_NUMBERS = dict(
+    zip(
+        HAND_OUT,
+        (cell_start.ROOT, cell_start.DIRECTORY, cell_start.LIMITS, cell_start.CAPABILITIES, cell_start.LANDLOCK),
+        strict=True,
+    )
+)
 #: The name under which a cell stands by, until `spawn` gives it another.
 STANDBY = "standby"
 
@@ -165,9 +173,6 @@ class Foreseen:
 
 
 def _steps_of(init: wire.Init) -> dict[Step, int]:
-    """Return the steps of a hand-out in the order of `confine_at_handout`, with their numbers in C."""
-    steps: dict[Step, int] = {"root view": cell_start.ROOT} if "root view" in init.descriptors else {}
-    steps |= {"resource limits": cell_start.LIMITS, "capabilities": cell_start.CAPABILITIES}
-    if "landlock" in init.descriptors:
-        steps["landlock"] = cell_start.LANDLOCK
-    return steps
+    """Return the steps of a hand-out that are reported where they succeed, in their order, with their numbers in C."""
+    absent = {"root view", "landlock"} - set(init.descriptors) | {"working directory"}
+    return {name: number for name, number in STEP_NUMBERS.items() if name not in absent}

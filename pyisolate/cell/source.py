@@ -17,7 +17,8 @@ from typing import Any
 
 from ..native.frames import call_apart
 
-_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+#: where the lines of this package are
+PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 #: No statement begins so: an indentation, a comment, what closes a bracket, the end of a line.
 _NO_START = frozenset(" \t#)]}\n")
@@ -81,7 +82,7 @@ def show_no_own_lines() -> None:
     What a guest prints of a refusal that it caught (`logging.exception`) has frames of the hooks in it.
     """
     for name in [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]:
-        if name.startswith(_PACKAGE):
+        if name.startswith(PACKAGE):
             for shown in (name, f"{name}: importlib._bootstrap"):  # the second is `hooks.importing`'s
                 linecache.cache[shown] = (0, None, [], shown)
 

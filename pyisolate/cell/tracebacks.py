@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import traceback
 from typing import Any
 
 from .meant_names import did_you_mean
+from .source import PACKAGE
 
-_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _LOOP = ("/asyncio/runners.py", "/asyncio/base_events.py")
 
 
@@ -42,7 +41,7 @@ def _guests(stack: traceback.StackSummary) -> list[traceback.FrameSummary]:
     kept, ours = [], False
     for frame in stack:
         name = frame.filename
-        ours = name.startswith((_PACKAGE, "<frozen importlib")) or (ours and name.endswith(_LOOP))
+        ours = name.startswith((PACKAGE, "<frozen importlib")) or (ours and name.endswith(_LOOP))
         if not ours:
             kept.append(frame)
     return kept
@@ -82,7 +81,7 @@ def call_excepthook(error: BaseException) -> bool:
     if sys.excepthook is sys.__excepthook__ or isinstance(error, SystemExit):
         return False
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(PACKAGE):
         trace = trace.tb_next
     try:
         sys.excepthook(type(error), error, trace)

@@ -41,6 +41,8 @@ _OPERATIONS = {
     int(_lib.CELL_START_LANDLOCK): "landlock_restrict_self",
 }
 ROOT, DIRECTORY, LIMITS, CAPABILITIES, LANDLOCK = _OPERATIONS
+#: How many steps a hand-out has.
+STEPS = int(_lib.CELL_START_STEPS)
 
 
 class Frames(NamedTuple):

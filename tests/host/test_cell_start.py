@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from pyisolate.cell.confine import HAND_OUT
+from pyisolate.cell.fresh import STEP_NUMBERS
+from pyisolate.limits import rlimit
 from pyisolate.native import audit, cell_start, landlock, seccomp
 from pyisolate.native.cell_confine import Confinement
 from tests.require import require
@@ -104,6 +107,12 @@ def hand_out(frame: bytes, *descriptors: int) -> Callable[[socket.socket], None]
     return lambda host: (socket.send_fds(host, [frame[:5]], descriptors), host.sendall(frame[5:]))[1]
 
 
+def test_the_steps_are_numbered_in_the_order_in_which_python_takes_them() -> None:
+    """C goes by the numbers, so that a cell of a policy zygote is confined in the same order as any other."""
+    assert list(STEP_NUMBERS) == list(HAND_OUT)
+    assert list(STEP_NUMBERS.values()) == list(range(cell_start.STEPS))
+
+
 @pytest.mark.once
 def test_the_foreseen_hand_out_is_applied_and_answered(ruleset: int) -> None:
     said, sent = cell(hand_out(FRAMES.init, ruleset))
@@ -139,3 +148,32 @@ def test_a_step_that_fails_is_told_and_nothing_is_answered() -> None:
 def test_a_host_that_goes_is_noticed() -> None:
     said, sent = cell(lambda _host: None)
     assert (said["came"], sent) == ("GONE", FRAMES.warm)
+
+
+def cpu_limit_after(present: int, confine: Callable[[int], object]) -> tuple[int, int]:
+    """Return RLIMIT_CPU of a child under a hard limit of `present` that has confined itself, and kept a descriptor."""
+    reads, writes = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_CPU, (present, present))
+            confine(writes)
+            os.write(writes, json.dumps(resource.getrlimit(resource.RLIMIT_CPU)).encode())
+        finally:
+            os._exit(0)
+    os.close(writes)
+    with open(reads, "rb") as file:
+        said = file.read()
+    os.waitpid(pid, 0)
+    soft, hard = json.loads(said)
+    return soft, hard
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("present", [1, 2, 30, resource.RLIM_INFINITY])
+def test_c_and_python_come_to_the_same_limit_of_processor_time(present: int) -> None:
+    if present == resource.RLIM_INFINITY != resource.getrlimit(resource.RLIMIT_CPU)[1]:
+        pytest.skip("this process has a hard limit")
+    for pair in ((1, 1), (1, 2), (2, 2), (29, 30), (30, 30), (30, 31), (40, 50)):
+        in_c = Confinement(0, (os.getuid(), os.getgid()), [(resource.RLIMIT_CPU, *pair)], (), dumpable=True)
+        found = cpu_limit_after(present, lambda kept, in_c=in_c: in_c.run(kept, None))  # type: ignore[misc]
+        assert found == cpu_limit_after(present, lambda _, pair=pair: rlimit.apply({resource.RLIMIT_CPU: pair})), pair  # type: ignore[misc]

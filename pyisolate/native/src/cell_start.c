@@ -31,7 +31,8 @@ SHARED int mount_enter_root(int tree_fd);
 SHARED int seccomp_install_and_send(const void *program, size_t length_bytes, unsigned long flags, int peer,
 				    const void *data, size_t data_bytes, const struct seccomp_user *user);
 
-/* Signals as they are by default, standard streams, the channel at its number, the page in which hooks ask, and randomness while no filter asks for it. */
+/* Signals as they are by default, standard streams, the channel at its number, the page in which hooks ask, and
+ * randomness while no filter asks for it. */
 static int cell_start_begin(const struct cell_start_order *order, int channel, int out, int err, int asked,
 			    struct cell_start_outcome *o)
 {
@@ -83,20 +84,35 @@ static int cell_start_directory(const char *directory)
 	return result < 0 && chdir("/") < 0 ? -errno : result;
 }
 
-/* Every step, also after one that failed, in the order of confine_at_handout. */
+static int cell_start_step(const struct cell_start_order *order, const int *descriptors, int step)
+{
+	switch (step) {
+	case CELL_START_ROOT:
+		return order->root_view < 0 ? 0 : mount_enter_root(descriptors[order->root_view]);
+	case CELL_START_DIRECTORY:
+		return cell_start_directory(order->directory);
+	case CELL_START_LIMITS:
+		return cell_confine_limits(order->limits, order->limit_count);
+	case CELL_START_CAPABILITIES:
+		return process_set_capabilities(0);
+	case CELL_START_LANDLOCK:
+		return order->landlock < 0 ? 0 : landlock_restrict(descriptors[order->landlock], 0);
+	default:
+		return -ENOSYS;
+	}
+}
+
+/* Every step, in the order of their numbers, also after one that failed. */
 static int cell_start_confine(const struct cell_start_order *order, struct cell_start_outcome *o)
 {
-	int *results = o->handed_out, failed = 0;
+	int failed = 0;
 
-	results[CELL_START_ROOT] = order->root_view < 0 ? 0 : mount_enter_root(o->descriptors[order->root_view]);
-	results[CELL_START_DIRECTORY] = cell_start_directory(order->directory);
-	results[CELL_START_LIMITS] = cell_confine_limits(order->limits, order->limit_count);
-	results[CELL_START_CAPABILITIES] = process_set_capabilities(0);
-	results[CELL_START_LANDLOCK] = order->landlock < 0 ? 0 : landlock_restrict(o->descriptors[order->landlock], 0);
+	for (int step = 0; step < CELL_START_STEPS; step++) {
+		o->handed_out[step] = cell_start_step(order, o->descriptors, step);
+		failed += o->handed_out[step] < 0;
+	}
 	for (int i = 0; i < o->count; i++)
 		close(o->descriptors[i]);
-	for (int step = 0; step < CELL_START_STEPS; step++)
-		failed += results[step] < 0;
 	return failed;
 }
 

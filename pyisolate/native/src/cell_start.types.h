@@ -10,7 +10,7 @@
 
 enum { CELL_START_BYTES = 2048, CELL_START_DESCRIPTORS = 8, CELL_START_ENTROPY = 32 };
 
-/* Steps of a hand-out, in their order. */
+/* Steps of a hand-out: cell_start_confine takes them in this order, which is that of HAND_OUT in cell/confine.py. */
 enum {
 	CELL_START_ROOT,
 	CELL_START_DIRECTORY,
