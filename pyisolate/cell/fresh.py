@@ -109,9 +109,9 @@ class Foreseen:
         )
         hand_out = cell_start.HandOut(init.descriptors, init.rlimits, init.working_directory, init.sandbox)
         user = User(spec.uid, spec.gid, spec.dumpable) if maps else None
-        given = cell_start.Given(self._pid, null, self._channel.fileno())
+        given = cell_start.ZygoteFacts(self._pid, null, self._channel.fileno())
         self._starts = {
-            forks: cell_start.Start(confinement.native, given, program, user, frames, hand_out)
+            forks: cell_start.CellStart(confinement.native, given, program, user, frames, hand_out)
             for forks, program in programs.items()
         }
         sys.argv[:] = [f"<{init.sandbox}>"]
@@ -153,7 +153,7 @@ class Foreseen:
             self._report(start, came, mapped is not None, forks)
         return _serve(guest)
 
-    def _report(self, start: cell_start.Start, came: cell_start.Came, mapped: bool, forks: bool) -> None:
+    def _report(self, start: cell_start.CellStart, came: cell_start.Came, mapped: bool, forks: bool) -> None:
         """Something of what no policy changes has failed: say what."""
         steps, peer, spec = Steps(), self._channel, self._spec
 

@@ -18,7 +18,7 @@ from .channel import OUT_OF_MEMORY, Channel
 from .mover import Mover
 from .policy_zygotes import Kind, PolicyZygotes, ReadyCells, kind_of
 from .reactor import Reactor
-from .zygote import Exited, Forked, Given
+from .zygote import BranchOrder, Exited, Forked
 from .zygote_process import (
     FORKED_DESCRIPTORS,
     BegunZygote,
@@ -189,7 +189,7 @@ class Pool:
         except ZygoteError:
             self._zygote_died(zygote)
 
-    def branch(self, given: Given, *, forks: bool) -> bool:
+    def branch(self, given: BranchOrder, *, forks: bool) -> bool:
         """Fork a zygote for a policy, from which its cells come from now on; `forks` as of `take`.
 
         False where that cannot be: no zygote runs, one gives each cell a user of its own, or too many live already.

@@ -73,10 +73,10 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Branch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Fork a policy zygote. Its control socket rides along, and a file that holds an encoded `Given`."""
+    """Fork a policy zygote. Its control socket rides along, and a file that holds an encoded `BranchOrder`."""
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
+class BranchOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What a policy zygote makes ahead of: the policy, and the hand-out that its standby cells will get, without it."""
 
     policy: CompiledPolicy
@@ -239,7 +239,7 @@ class Zygote:
             os._exit(status)
 
     def _make_ahead(self, given: int) -> None:
-        found = msgspec.msgpack.decode(os.pread(given, os.fstat(given).st_size, 0), type=Given)
+        found = msgspec.msgpack.decode(os.pread(given, os.fstat(given).st_size, 0), type=BranchOrder)
         self._guest.make_ahead(found.policy, found.init)
         guest.replace_environment(found.init.environment)
         if fresh.Foreseen.possible(self._programs, found.init):

@@ -20,7 +20,7 @@ from ..native import interpreter, process, quiet
 from ..native.descriptors import receive
 from ..policy.compiled import CompiledPolicy
 from .confine import CellSpec
-from .zygote import MAX_CONTROL_BYTES, Branch, Exited, Fork, Forked, Given, Signal, Start, Started, ZygoteMessage
+from .zygote import MAX_CONTROL_BYTES, Branch, BranchOrder, Exited, Fork, Forked, Signal, Start, Started, ZygoteMessage
 
 _log = logging.getLogger("pyisolate.pool")
 _decode = msgspec.msgpack.Decoder(ZygoteMessage).decode
@@ -236,7 +236,7 @@ class PolicyZygote(ZygoteControl):
     its own tables for the kernel, as ever.
     """
 
-    def __init__(self, parent: ZygoteProcess, given: Given) -> None:
+    def __init__(self, parent: ZygoteProcess, given: BranchOrder) -> None:
         """Have it forked; returns when it is ready. Raises ZygoteError, and OSError of this process's own."""
         self.made_for, self.cannot_kill = given.policy, parent.cannot_kill
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -257,7 +257,7 @@ class PolicyZygote(ZygoteControl):
             raise
 
     @staticmethod
-    def _ask(parent: ZygoteProcess, theirs: socket.socket, given: Given) -> None:
+    def _ask(parent: ZygoteProcess, theirs: socket.socket, given: BranchOrder) -> None:
         descriptor = os.memfd_create("pyisolate-policy", os.MFD_CLOEXEC)
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             file.write(msgspec.msgpack.encode(given))

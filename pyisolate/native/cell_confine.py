@@ -49,7 +49,7 @@ class Confinement:
         dumpable: bool,
     ) -> None:
         self._limits = limits_of(rlimits)
-        #: for `Start`, which takes the same steps
+        #: for `CellStart`, which takes the same steps
         self.order = _ffi.new(
             "struct cell_confine_order *",
             {

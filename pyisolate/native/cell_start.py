@@ -32,7 +32,7 @@ class Came(enum.IntEnum):
     DONE = _lib.CELL_START_DONE
 
 
-#: What each number of `Start.check` says failed.
+#: What each number of `CellStart.check` says failed.
 _OPERATIONS = {
     int(_lib.CELL_START_ROOT): "chroot",
     int(_lib.CELL_START_DIRECTORY): "chdir",
@@ -53,7 +53,7 @@ class Frames(NamedTuple):
     ready: bytes
 
 
-class Given(NamedTuple):
+class ZygoteFacts(NamedTuple):
     """What a zygote knows of its cells: a guest's own process id (0: not known), /dev/null, a number for the channel.
 
     Both descriptors are open in the zygote; a cell puts its channel in the place of the second.
@@ -73,13 +73,13 @@ class HandOut(NamedTuple):
     name: str
 
 
-class Start:
+class CellStart:
     """All of it, made ready in a policy zygote for each of its cells."""
 
     def __init__(
         self,
         confinement: Confinement,
-        given: Given,
+        given: ZygoteFacts,
         program: bytes,
         user: User | None,
         frames: Frames,

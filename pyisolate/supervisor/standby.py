@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..cell.policy_zygotes import MOST
-from ..cell.zygote import Given
+from ..cell.zygote import BranchOrder
 from ..errors import SandboxError
 from ..threads import Thread
 from .assign import HANDOUT_TIMEOUT_S, Assigner, CellOrder
@@ -215,7 +215,7 @@ class Standby:
             return
         line.branches_left -= 1
         try:
-            given = Given(policy=policy, init=self._assigner.foresee(order))
+            given = BranchOrder(policy=policy, init=self._assigner.foresee(order))
             self._pool.branch(given, forks=order.prepared.forks)
         except SandboxError as error:
             _log.warning("policy %s: %s", order.policy.name, error)

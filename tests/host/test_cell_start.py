@@ -24,7 +24,7 @@ FRAMES = cell_start.Frames(b"report", b"the foreseen hand-out", b"answer")
 LIMITS = ((resource.RLIMIT_CORE, 0, 0), (resource.RLIMIT_CPU, 7, 7))
 
 
-def become(start: cell_start.Start, channel: socket.socket) -> dict[str, Any]:
+def become(start: cell_start.CellStart, channel: socket.socket) -> dict[str, Any]:
     """Be a cell; return what there is to say of it."""
     came = start.run(channel.fileno(), (1, 2), audit.make_asked(), None)
     failed = {}
@@ -59,9 +59,9 @@ def cell(send: Callable[[socket.socket], None]) -> tuple[dict[str, Any], bytes]:
     if (pid := os.fork()) == 0:
         status = 1
         try:
-            start = cell_start.Start(
+            start = cell_start.CellStart(
                 Confinement(0, (os.getuid(), os.getgid()), (), (), dumpable=True),
-                cell_start.Given(0, os.open(os.devnull, os.O_RDWR), place.fileno()),
+                cell_start.ZygoteFacts(0, os.open(os.devnull, os.O_RDWR), place.fileno()),
                 program,
                 None,
                 FRAMES,

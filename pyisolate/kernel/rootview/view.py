@@ -33,7 +33,7 @@ from ..enforcer import Enforcer
 from ..prepared import Draft
 from ..probe_child import ending
 from .tree import RootView
-from .worker import LENGTH, Given, Reply, Request
+from .worker import LENGTH, HostFile, Reply, Request
 
 #: The package's parent comes first: isolated mode (-I) ignores PYTHONPATH and the working directory.
 _BOOT = (
@@ -114,7 +114,7 @@ class RootViewBuilder(Enforcer):
         Raises EnforcementError, also where the directory is another one than the numbers say.
         """
         nothing = CompiledPolicy(name="workspace", version="workspace")
-        reply, descriptors = self._ask(nothing, directory=Given(path, device, inode))
+        reply, descriptors = self._ask(nothing, directory=HostFile(path, device, inode))
         if len(descriptors) != 1:
             raise EnforcementError(
                 f"workspace: {path}: {reply.error}",
@@ -130,7 +130,7 @@ class RootViewBuilder(Enforcer):
         Raises EnforcementError, also where it is another file than the numbers say.
         """
         nothing = CompiledPolicy(name="file", version="file")
-        reply, descriptors = self._ask(nothing, file=Given(path, device, inode))
+        reply, descriptors = self._ask(nothing, file=HostFile(path, device, inode))
         if len(descriptors) != 1:
             raise EnforcementError(f"open {path}: {reply.error}", errno=reply.error_number or None)
         return descriptors[0]
@@ -176,8 +176,8 @@ class RootViewBuilder(Enforcer):
         strict: bool = True,
         probe: bool = False,
         passage: bool = False,
-        directory: Given | None = None,
-        file: Given | None = None,
+        directory: HostFile | None = None,
+        file: HostFile | None = None,
     ) -> tuple[Reply, list[int]]:
         request = Request(
             policy=policy,

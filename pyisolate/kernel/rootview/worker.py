@@ -39,7 +39,7 @@ _READ_ALONE = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_AT
 _LINE_BYTES = 4096
 
 
-class Given(msgspec.Struct, frozen=True):
+class HostFile(msgspec.Struct, frozen=True):
     """What a sandbox is given of the host's, a directory as its workspace or a file: its name, and what it must be."""
 
     path: str
@@ -60,9 +60,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     #: cells are users of a range, each another, so that a workspace has no one owner
     many_users: bool = False
     #: Copy the mount of this alone, and build nothing.
-    directory: Given | None = None
+    directory: HostFile | None = None
     #: Open this alone, to be read.
-    file: Given | None = None
+    file: HostFile | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,14 +250,14 @@ def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.s
         os._exit(status)
 
 
-def _directory(given: Given) -> int:
+def _directory(given: HostFile) -> int:
     """Return a copy of a directory's mount, of which nothing can be run; the guest may write there as its owner may."""
     tree = _mount_of(given, os.O_DIRECTORY)
     mount.mount_setattr(tree, WORKSPACE_ATTRIBUTES, propagation=mount.MS_PRIVATE, recursive=True)
     return tree
 
 
-def _file(given: Given) -> int:
+def _file(given: HostFile) -> int:
     """Open a file to be read, on a mount of its own: through it nothing of the file changes, mode and times included.
 
     By a descriptor on the host's mount its owner could change them, and the guest may be its owner.
@@ -268,7 +268,7 @@ def _file(given: Given) -> int:
         return _readable(given, _mount_of(given, 0), "")
 
 
-def _readable(given: Given, tree: int, name: str) -> int:
+def _readable(given: HostFile, tree: int, name: str) -> int:
     try:
         mount.mount_setattr(tree, _READ_ALONE)
         at = mount.openat2(name, os.O_PATH, mount.BENEATH, dirfd=tree) if name else os.dup(tree)
@@ -283,7 +283,7 @@ def _readable(given: Given, tree: int, name: str) -> int:
         os.close(tree)
 
 
-def _mount_of(given: Given, flags: int) -> int:
+def _mount_of(given: HostFile, flags: int) -> int:
     """Return a detached copy of the mount of what is given. Raises OSError, also where it is another one by now."""
     at = mount.openat2(given.path, os.O_PATH | flags, mount.RESOLVE_NO_SYMLINKS)
     try:
