@@ -19,6 +19,7 @@ from ..telemetry.guest_records import InvalidRecord
 from .files import SandboxFiles
 from .guest_process import ProgramSession
 from .hints import hint_of_death
+from .process_end import waits_for_the_end
 from .programs import RunsPrograms
 from .request import Work, check_seconds, check_text, encode
 from .result import OutputCallback, Result
@@ -124,6 +125,7 @@ class CellSession(ProgramSession):
 
     # -- requests -------------------------------------------------------------------------------------------
 
+    @waits_for_the_end
     def submit(
         self,
         work: Work,

@@ -38,6 +38,7 @@ from ..limits.usage import Usage
 from ..threads import Thread
 from .attendant import Attendant
 from .base import SandboxBase
+from .process_end import waits_for_the_end
 from .request import check_seconds
 from .result import OutputCallback, Result
 from .session import INTERRUPT_GRACE_S, Session
@@ -326,6 +327,7 @@ class ThreadSession(Session):
 
     # -- requests -------------------------------------------------------------------------------------------
 
+    @waits_for_the_end
     def submit(
         self,
         work: Work,

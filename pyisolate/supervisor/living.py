@@ -7,6 +7,7 @@ import weakref
 from typing import Protocol
 
 from ..native.forked import call_in_child
+from ..sandbox import process_end
 
 
 class Living(Protocol):
@@ -33,6 +34,7 @@ def discard(one: Living) -> None:
 
 
 def _close_all() -> None:
+    process_end.begin()
     for one in list(_living):
         one.close()
 

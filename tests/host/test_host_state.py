@@ -209,3 +209,19 @@ def test_root_without_capabilities_is_told_which_it_lacks() -> None:
         done = subprocess.run([*command, sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert found in done.stdout + done.stderr
         assert "preload" not in done.stderr
+
+
+@pytest.mark.once
+def test_a_daemon_thread_that_waits_for_a_guest_at_exit_prints_nothing() -> None:
+    code = (
+        "import pyisolate, threading\n"
+        "def ask(sandbox):\n"
+        "    sandbox.exec('print(1)\\nwhile True: pass', on_stdout=lambda text: begun.set())\n"
+        "for isolation in ('process', 'thread'):\n"
+        "    begun = threading.Event()\n"
+        "    sandbox = pyisolate.spawn(isolation, isolation=isolation, enforcement='best_effort')\n"
+        "    threading.Thread(target=ask, args=[sandbox], daemon=True).start()\n"
+        "    begun.wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
