@@ -46,7 +46,7 @@ _SETTINGS = re.compile(r"/etc/python3\.[0-9]+(?:/sitecustomize\.py)?")
 #: What native code of libraries and programs reads of its own task, which most policies do not grant, and does without:
 #: the C library, libselinux in coreutils, allocators. docs/hooks.md names them.
 _OF_TASK = re.compile(
-    r"/proc/(?:self|thread-self)/(?:cgroup|loginuid|maps|mountinfo|mounts|stat|status)|/proc/filesystems"
+    r"/proc/(?:self|thread-self)/(?:cgroup|fd|loginuid|maps|mountinfo|mounts|stat|status)|/proc/filesystems"
 )
 #: The same of the machine, by libraries in the guest's own process.
 _OF_MACHINE = frozenset(("/proc/cpuinfo", "/proc/meminfo", "/proc/stat"))

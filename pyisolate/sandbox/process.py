@@ -16,6 +16,7 @@ from ..errors import LimitExceeded, MessagesExceeded, SandboxDied, SandboxError
 from ..limits.monitor import SandboxLimits
 from ..native.process import signal_name
 from ..telemetry.guest_records import InvalidRecord
+from ..telemetry.sanitize import hide_in_lines
 from .files import SandboxFiles
 from .guest_process import ProgramSession
 from .hints import hint_of_death
@@ -202,7 +203,7 @@ class CellSession(ProgramSession):
         error = self.time_limit(timeout, timeout, "it was interrupted", hint)
         self.give_output(error)
         if isinstance(answer, wire.Failed):
-            error.add_note(answer.traceback)
+            error.add_note(hide_in_lines(answer.traceback))
         return error
 
     def _abandon_request(self, error: BaseException, began: float) -> None:

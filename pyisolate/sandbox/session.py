@@ -31,6 +31,7 @@ from ..errors import (
     TimeoutError,
 )
 from ..telemetry.policy_error import policy_error
+from ..telemetry.sanitize import hide_in_lines
 from .ask import Questions
 from .denials import Denials
 from .hints import hint_of_failure, hint_of_refusal
@@ -289,7 +290,7 @@ class Session(abc.ABC):
             error = GuestError(answer.type_name, answer.message, answer.traceback, shown=answer.shown, hint=hint)
         self.give_output(error)
         if not isinstance(error, GuestError):
-            error.add_note(answer.traceback)
+            error.add_note(hide_in_lines(answer.traceback))
         return error
 
     def give_output(self, error: SandboxError) -> None:

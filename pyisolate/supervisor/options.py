@@ -282,6 +282,9 @@ def make_recorder(
     alerts: Iterable[AlertRule] | AlertObserver | None,
 ) -> Recorder:
     """Return a recorder with the given audit log (or the path of one), sinks and alert rules."""
+    for sink in sinks or ():
+        if not callable(getattr(sink, "emit", None)):  # a text is a sequence, too
+            raise ValueError(f"sinks: {sink!r} is no event sink. Hint: objects that have emit and close")
     log = AuditLog(audit) if isinstance(audit, str | os.PathLike) else audit
     if alerts is None:
         return Recorder(audit=log, sinks=sinks)

@@ -51,9 +51,14 @@ _ALWAYS_HINTS = {
         "only processes of the sandbox itself can be signalled, and not its init (process 1); no policy can grant this"
     ),
 }
-_ABOVE = "name what is needed of it: a rule for the whole would open what lies beside other grants"
+_UNADVISED = (
+    "see the event; its target cannot be written as a rule, or a rule for the whole would open what lies beside other "
+    "grants: name what is needed of it"
+)
 _HINTS = {
-    **dict.fromkeys((Capability.FS_READ, Capability.FS_WRITE, Capability.FS_LOOKUP, Capability.FS_METADATA), _ABOVE),
+    **dict.fromkeys(
+        (Capability.FS_READ, Capability.FS_WRITE, Capability.FS_LOOKUP, Capability.FS_METADATA), _UNADVISED
+    ),
     Capability.FS_CREATE: "names of others are there, too: give the sandbox a workspace, or a directory of its own",
     Capability.FS_DELETE: "names of others are there, too: give the sandbox a workspace, or a directory of its own",
     Capability.CONTROL_CALL: "the host decides which of its functions a sandbox may call, and how often",

@@ -43,6 +43,11 @@ def hide_user_information(text: str) -> str:
     return _USER_INFORMATION.sub(r"\1***@", text) if "@" in text else text
 
 
+def hide_in_lines(text: str) -> str:
+    """Return `text` of several lines with the user information of URLs hidden in each."""
+    return "\n".join(map(hide_user_information, text.split("\n"))) if "@" in text else text
+
+
 def unescape(text: str) -> str:
     """Return the text that `escape` was given (without what it cut). Unknown escapes stay as they are."""
     return _ESCAPE.sub(_unescape_match, text) if "\\" in text else text

@@ -30,5 +30,9 @@ def test_no_password_in_error_event_and_audit(source: str, isolation: str, tmp_p
     assert len(events) == 1
     assert "***@host" in events[0].target  # positive control: it is the refusal's event
     assert "***@host" in written
+    if "http" in source:  # the guest's traceback, which shows the line of its source
+        notes = "".join(caught.value.__notes__)
+        assert "/***@host" in notes
+        assert "SECRET" not in notes
     for text in (str(caught.value), repr(caught.value), events[0].to_json(), str(events[0]), written):
         assert "SECRET" not in text

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pyisolate.api import set_event_sinks
+from pyisolate.supervisor.options import make_recorder
 from pyisolate.telemetry.event import DenialEvent
 from pyisolate.telemetry.metrics import Metrics
 from pyisolate.telemetry.recorder import VARIOUS, Recorder
@@ -260,3 +261,10 @@ def test_many_threads_count_exactly(make: Make) -> None:
     for thread in threads:
         thread.join()
     assert recorder.metrics.denials.total() == 8000 == recorder.count_of("s-1")
+
+
+def test_what_is_no_sink_is_refused_at_the_start() -> None:
+    for wrong in ("sinks.yaml", [object()]):
+        with pytest.raises(ValueError, match="no event sink"):
+            make_recorder(None, wrong, None)
+    make_recorder(None, (), None)
