@@ -36,12 +36,17 @@ class _Job(Generic[_T]):
 
 
 class HostSide:
-    """Runs jobs one after the other. Start it from a thread that is not confined."""
+    """Runs jobs one after the other, on a thread that inherits what confines the one that starts it."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
-        self._thread = Thread(target=self._serve, name="pyisolate-hostside")
-        self._thread.start()
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread. Raises RuntimeError where it cannot."""
+        thread = Thread(target=self._serve, name="pyisolate-hostside")
+        thread.start()
+        self._thread = thread
 
     def do(self, work: Callable[[], _T]) -> _T:
         """Run `work` there and return its result, or raise what it raised. Raises TimeoutError when it hangs."""
@@ -60,9 +65,11 @@ class HostSide:
         self._jobs.put(_Job(work))
 
     def close(self) -> None:
-        """End the thread after what is queued."""
-        self._jobs.put(None)
-        self._thread.join(PATIENCE_S)
+        """End the thread after what is queued. It may be started again."""
+        if (thread := self._thread) is not None:
+            self._thread = None
+            self._jobs.put(None)
+            thread.join(PATIENCE_S)
 
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:

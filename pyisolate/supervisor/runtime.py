@@ -86,6 +86,7 @@ class Runtime:
         records = Records(
             self.telemetry_of, self.plan.binding, lambda source: recorder.metrics.pool_spawns.add((source,))
         )
+        self._host_side = HostSide()
         self._parts = Parts(
             self,
             self,
@@ -98,11 +99,10 @@ class Runtime:
             records,
             recorder.metrics,
             self.egress.change,
-            self.host_side,
+            self._host_side,
         )
         self._started: Started | None = None
         self._lock = threading.RLock()
-        self._host_side: HostSide | None = None
         self._host_threads = HostThreads()
         self._function_threads, self._function_loop = HostThreads(name="pyisolate-function"), HostLoop()
         self.state = "new"
@@ -121,9 +121,12 @@ class Runtime:
                 raise SandboxError("start supervisor: it is closed")
             self.recorder.open_sinks()
             try:
+                # not when it is first asked for: it would inherit what confines that caller
+                self._host_side.start()
                 self._started = start(self._parts, self.options, self._set_started)
             except BaseException as error:
                 self._started = None
+                self._host_side.close()
                 raise translate_host_error("start supervisor", error) from error
             self.state = "running"
 
@@ -157,8 +160,7 @@ class Runtime:
         self._host_threads.close()
         self._function_threads.close()
         self._function_loop.close()
-        if self._host_side is not None:
-            self._host_side.close()
+        self._host_side.close()
         if self._owns_recorder:
             self.recorder.shutdown()
         living.discard(self)
@@ -176,13 +178,6 @@ class Runtime:
         self._function_threads, self._function_loop = HostThreads(), HostLoop()
         self.registry.abandon(lambda session: session.abandon())
         self.recorder.metrics.remove_supervisor(self)
-
-    def host_side(self) -> HostSide:
-        """Return the thread that does the host's work for sandbox threads."""
-        with self._lock:
-            if self._host_side is None:
-                self._host_side = HostSide()
-            return self._host_side
 
     def _tables_in_use(self) -> list[Prepared | None]:
         """Return the tables that no other policy may push out."""

@@ -92,7 +92,7 @@ class Parts:
     #: takes a sandbox's id, its new tables and secrets
     change_egress: Callable[[str, CompiledPolicy, tuple[Injection, ...]], None]
     #: the thread that does the host's work for sandbox threads
-    host_side: Callable[[], HostSide]
+    host_side: HostSide
 
 
 @dataclass

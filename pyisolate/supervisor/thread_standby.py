@@ -12,7 +12,6 @@ import os
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -82,7 +81,7 @@ class ThreadStandby:
         tables: PreparedPolicies,
         watchdog: Watchdog,
         records: Records,
-        host_side: Callable[[], HostSide],
+        host_side: HostSide,
     ) -> None:
         self._host, self._registry, self._tables = host, registry, tables
         self._watchdog, self._records, self._host_side = watchdog, records, host_side
@@ -130,7 +129,7 @@ class ThreadStandby:
             context,
             self._records.telemetry(context, kernel),
             kernel,
-            host_side=self._host_side(),
+            host_side=self._host_side,
             watchdog=self._watchdog,
             ahead=ahead,
         )
@@ -138,16 +137,20 @@ class ThreadStandby:
     def _take(self, order: ThreadOrder) -> ThreadSession | None:
         """Return a thread that stands by for exactly this order, once.
 
-        None for a caller that is confined more than the supervisor: its sandbox must inherit that.
+        None for a caller that may be confined more than the thread: its sandbox must inherit that. What Landlock has
+        confined a caller nothing says, but no thread that is made ahead is under no_new_privs before it is confined.
         """
-        if process.get_no_new_privs() and _confinement() != self._confinement:
+        with self._lock:
+            if (line := self._lines.get(order.key)) is None or not line.ready:
+                return None
+        if _confinement() != self._confinement:
             return None
         with self._lock:
             line = self._lines.get(order.key)
             return line.ready.popleft() if line is not None and line.ready else None
 
     def _spawned(self, order: ThreadOrder) -> None:
-        if order.prepared.shadow is not None:
+        if order.prepared.shadow is not None or process.get_no_new_privs():  # none would be given to this caller
             return
         with self._lock:
             self._frequent.note(order.key)
@@ -184,7 +187,7 @@ class ThreadStandby:
     # -- ahead of spawn -------------------------------------------------------------------------------------
 
     def refill(self) -> None:
-        """Have threads made for policies that lack some: by a thread of the supervisor's own, which is not confined."""
+        """Have threads made for policies that lack some, by a thread that is confined as the supervisor is."""
         with self._lock:
             if self._closed or not any(line.lacks for line in self._lines.values()):
                 return
@@ -193,7 +196,7 @@ class ThreadStandby:
                 self._thread = Thread(self._run, name="pyisolate-threads")
         if first and (thread := self._thread) is not None:
             try:  # a thread inherits what confines the one that starts it: not from here, which may be a guest's
-                self._host_side().do(thread.start)
+                self._host_side.do(thread.start)
             except (RuntimeError, OSError) as error:  # none stand by then, and each spawn makes its own
                 _log.debug("start the thread that confines others ahead: %s", error)
                 self._thread = None
@@ -201,6 +204,8 @@ class ThreadStandby:
 
     def _run(self) -> None:
         self._confinement = _confinement()
+        if process.get_no_new_privs():  # Landlock may confine the supervisor, and not those that spawn
+            self._closed = True
         while not self._closed:
             self._awake.wait()
             self._awake.clear()

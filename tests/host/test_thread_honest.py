@@ -189,6 +189,7 @@ def _says_hello_elsewhere() -> str:
     from pyisolate.sandbox.host_executor import HostSide
 
     side = HostSide()
+    side.start()
     side.do(lambda: print("from the host"))
     side.close()
     return "done"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import pyisolate
 from pyisolate import Policy
 from pyisolate.choices import Enforcement
-from pyisolate.native import process
+from pyisolate.native import landlock, process
 from pyisolate.sandbox.thread import ThreadSession
 from tests import inside
 from tests.host.test_thread import RAW_OPEN
@@ -25,12 +27,44 @@ pytestmark = pytest.mark.core
 def supervisor() -> Iterator[pyisolate.Supervisor]:
     before = waiting()
     with pyisolate.Supervisor(pool_size=0) as made:
+        # what confines the first caller must not be what confines all that is made ahead
+        confined(lambda: spawn(made, "first", Policy.preset("compute")).close())
         yield made
     assert not waiting() - before  # none outlives its supervisor
 
 
 def waiting() -> set[int | None]:
     return {thread.ident for thread in threading.enumerate() if thread.name == "pyisolate-waiting"}
+
+
+def confined(call: Callable[[], object]) -> None:
+    """Call from a thread that Landlock lets write no file."""
+
+    def run() -> None:
+        handled = landlock.Handled(landlock.AccessFs.WRITE_FILE, landlock.AccessNet(0), landlock.Scope(0))
+        ruleset = landlock.create_ruleset(handled)
+        process.set_no_new_privs()
+        landlock.restrict_self(ruleset)
+        os.close(ruleset)
+        call()
+
+    on_a_thread(run)
+
+
+def on_a_thread(call: Callable[[], object]) -> None:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:
+            errors.append(error)
+
+    caller = threading.Thread(target=run)
+    caller.start()
+    caller.join()
+    for error in errors:
+        raise error
 
 
 def until(true: Callable[[], object]) -> None:
@@ -104,23 +138,29 @@ def test_it_serves_no_other_policy_and_the_granted_file_is_the_one_of_now(
         assert sandbox.eval(f"raw({str(tmp_path / 'kept')!r})") == (-1, 13)
 
 
-def test_a_caller_that_is_confined_itself_is_given_none(supervisor: pyisolate.Supervisor) -> None:
-    policy = Policy.preset("compute").with_name("nested")
+@pytest.mark.parametrize("by", ["no_new_privs", "Landlock", "nothing"])
+def test_a_caller_that_is_confined_itself_is_given_none(
+    supervisor: pyisolate.Supervisor, tmp_path: Path, by: str
+) -> None:
+    granted = tmp_path / "granted"
+    granted.touch()
+    policy = Policy.preset("compute").with_name(f"nested in {by}").allow_write(granted)
     have_some_ready(supervisor, policy)
-    found: list[tuple[bool, set[int | None]]] = []
+    ready, given = waiting(), set[int | None]()
 
-    def call(confined: bool) -> None:
-        if confined:
+    def call() -> None:
+        if by == "no_new_privs":
             process.set_no_new_privs()
-        ready = waiting()
         with spawn(supervisor, "nested", policy) as sandbox:
-            found.append((confined, ready & {sandbox.eval(THREAD)}))
+            given.update(ready & {sandbox.eval(THREAD)})
+            if by != "Landlock":
+                sandbox.exec(f"open({str(granted)!r}, 'w').close()")
+                return
+            with pytest.raises(pyisolate.PolicyError, match="EACCES"):
+                sandbox.exec(f"open({str(granted)!r}, 'w').close()")
 
-    for confined in (True, False):
-        caller = threading.Thread(target=call, args=(confined,))
-        caller.start()
-        caller.join()
-    assert [(confined, bool(given)) for confined, given in found] == [(True, False), (False, True)]
+    (confined if by == "Landlock" else on_a_thread)(call)
+    assert bool(given) == (by == "nothing")
 
 
 def test_what_cannot_be_confined_ahead_leaves_nothing_and_the_next_policy_is_served(
@@ -144,8 +184,22 @@ def test_what_cannot_be_confined_ahead_leaves_nothing_and_the_next_policy_is_ser
 
 
 def test_few_wait(supervisor: pyisolate.Supervisor) -> None:
+    standby = inside.runtime(supervisor).started.threads
+    assert standby is not None
+    for _ in range(8):
+        spawn(supervisor, "usual", Policy.preset("compute").with_name("usual")).close()
     for number in (*range(10), *range(10)):
         spawn(supervisor, "one of many", Policy.preset("compute").with_name(f"policy {number}")).close()
-    until(lambda: supervisor.diagnostics().standby_threads)
-    assert supervisor.diagnostics().standby_threads <= 11  # four of the usual policy, and one of seven others
+
+    def by_policy() -> Counter[str]:
+        return Counter(session.policy.name for session in standby.sessions)
+
+    until(lambda: len(by_policy()) == 8 and by_policy()["usual"] >= 2)
+    for _ in range(100):  # and no more come
+        found = by_policy()
+        assert len(found) <= 8
+        assert found.pop("usual") <= 4
+        assert set(found.values()) == {1}
+        time.sleep(0.002)
+    assert 9 <= supervisor.diagnostics().standby_threads <= 11
     assert not supervisor.sandboxes
