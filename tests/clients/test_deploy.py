@@ -171,3 +171,5 @@ def test_the_image_recipe_names_packages_and_files_that_there_are() -> None:
         assert subprocess.run(command, capture_output=True, check=False).returncode == 0, packages
     assert re.search(r"^USER \d+:\d+$", text, re.MULTILINE)  # a number, and not 0
     assert "USER 0" not in text
+    left_out = set((ROOT / ".dockerignore").read_text().splitlines())
+    assert {"build", ".venv*", "**/*.so", "pyisolate/kernel/bpf/objects"} <= left_out  # what was built elsewhere
