@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import pyisolate
+from tests.clients.cluster_jobs import slow_reader
 from tests.require import require
 
 LEAKS = "the cluster's own processes and threads come and go; what the session leaves is looked at all the same"
@@ -115,14 +116,7 @@ def test_each_worker_serves_its_counters(cluster: Any, executor: Any) -> None:
 def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(cluster: Any) -> None:
     from pyisolate.integrations.dask_cluster import ClusterExecutor
 
-    def slow(path: str) -> str:
-        time.sleep(0.2)
-        try:
-            open(path).close()
-        except OSError:
-            return path
-        return "read"
-
+    slow = slow_reader()
     counted: collections.Counter[str] = collections.Counter()
     with ClusterExecutor(
         cluster, "compute", on_denials=lambda events: counted.update(event.target for event in events)

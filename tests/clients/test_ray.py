@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 import pyisolate
+from tests.clients.cluster_jobs import slow_reader
 from tests.require import require
 
 LEAKS = "the cluster's own processes and threads come and go; what the session leaves is looked at all the same"
@@ -108,14 +109,7 @@ def test_what_was_refused_comes_back_once(executor: Any, seen: list[pyisolate.De
 def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
     executor: Any, seen: list[pyisolate.DenialEvent]
 ) -> None:
-    def slow(path: str) -> str:
-        time.sleep(0.2)
-        try:
-            open(path).close()
-        except OSError:
-            return path
-        return "read"
-
+    slow = slow_reader()
     seen.clear()
     futures = {f"/etc/nothing-{n}": executor.submit(slow, f"/etc/nothing-{n}") for n in range(16)}
     next(iter(futures.values())).result(timeout=60)

@@ -6,14 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-import pyisolate
-from pyisolate import Policy
-from tests.host.test_egress import Server
+from tests.host.egress_world import World, one_world
 
 pytestmark = pytest.mark.once
 pytest.importorskip("trustme")
 
-HOST = "api.example.org"
 _GUEST = """
 import base64, http.client, os, socket
 password, _, address = os.environ["HTTP_PROXY"].removeprefix("http://").partition("@")
@@ -39,30 +36,15 @@ def status(first, rest="", end=False):
 """
 
 
-class World:
-    """A server, and a policy that grants one directory of it."""
-
-    def __init__(self, supervisor: pyisolate.Supervisor, plain: Server) -> None:
-        self.supervisor, self.plain = supervisor, plain
-        self.place = f"{HOST}:{plain.port}"
-        self.url = f"http://{self.place}/v1/x"
-        policy = Policy.preset("compute").allow_import("@stdlib").allow_connect(f"127.0.0.1:{plain.port}")
-        self.policy = policy.allow_http(f"* {self.place}/v1/*").with_limits(open_files=128)
-
-
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    plain = Server()
-    with pyisolate.Supervisor(pool_size=1, egress_hosts={HOST: ["127.0.0.1"]}) as supervisor:
-        made = World(supervisor, plain)
-        supervisor.spawn("first", made.policy).close()
+    with one_world() as made:
         yield made
-    plain.close()
 
 
 def test_hostile_bytes_are_refused_with_an_event_each_and_others_are_served(world: World) -> None:
     """The other sandbox keeps one connection all the while: a proxy that ended would have broken it."""
-    target, host = f"{world.url} HTTP/1.1", f"Host: {world.place}\r\n"
+    target, host = f"{world.granted} HTTP/1.1", f"Host: {world.place}\r\n"
     taken = f"GET http://{world.place}/taken HTTP/1.1\r\n{host}\r\n"
     folded = "Transfer-Encoding:\r\n chunked"
     hostile = {
@@ -76,7 +58,7 @@ def test_hostile_bytes_are_refused_with_an_event_each_and_others_are_served(worl
         "two lengths": (f"POST {target}", f"{host}Content-Length: 4\r\nContent-Length: 5\r\n\r\n{taken}"),
         "a signed length": (f"POST {target}", f"{host}Content-Length: +4\r\n\r\n{taken}"),
         "an unknown coding": (f"POST {target}", f"{host}Transfer-Encoding: xchunked\r\n\r\n{taken}"),
-        "a line feed in the target": (f"GET {world.url}\nX: HTTP/1.1", f"{host}\r\n"),
+        "a line feed in the target": (f"GET {world.granted}\nX: HTTP/1.1", f"{host}\r\n"),
     }  # fmt: skip
     with (
         world.supervisor.spawn("other", world.policy) as other,
@@ -84,7 +66,7 @@ def test_hostile_bytes_are_refused_with_an_event_each_and_others_are_served(worl
     ):
         other.exec(_GUEST)
         sandbox.exec(_GUEST)
-        before = other.eval(f"ask({world.url!r}, {world.place!r})")
+        before = other.eval(f"ask({world.granted!r}, {world.place!r})")
         assert before[0] == 200
         for what, (first, rest) in hostile.items():
             known = sandbox.stats.denials
@@ -94,7 +76,7 @@ def test_hostile_bytes_are_refused_with_an_event_each_and_others_are_served(worl
             sandbox.exec("")
             assert sandbox.stats.denials == known + 1, what
         assert sandbox.eval(f"status('GET {target}', {host + chr(13) + chr(10)!r}, True)") == [200]  # half-closed
-        assert other.eval(f"ask({world.url!r}, {world.place!r})") == before
+        assert other.eval(f"ask({world.granted!r}, {world.place!r})") == before
     assert not [path for path in world.plain.seen if "taken" in path]
 
 
@@ -106,11 +88,11 @@ def test_slow_bodies_and_many_connections_keep_nobody_else_waiting(world: World)
     ):
         other.exec(_GUEST)
         sandbox.exec(_GUEST)
-        sandbox.exec(f"held = [send('POST {world.url} HTTP/1.1', {slow!r}) for _ in range(32)]")
-        said = sandbox.eval(f"status('GET {world.url} HTTP/1.1', 'Host: {world.place}\\r\\n\\r\\n')")
+        sandbox.exec(f"held = [send('POST {world.granted} HTTP/1.1', {slow!r}) for _ in range(32)]")
+        said = sandbox.eval(f"status('GET {world.granted} HTTP/1.1', 'Host: {world.place}\\r\\n\\r\\n')")
         assert said == [429]
         sandbox.exec("")
         assert [event.target for event in sandbox.get_denial_events()] == ["egress connections"]
-        assert other.eval(f"ask({world.url!r}, {world.place!r})")[0] == 200
+        assert other.eval(f"ask({world.granted!r}, {world.place!r})")[0] == 200
         sandbox.exec("for one in held: one.close()")
-        assert other.eval(f"ask({world.url!r}, {world.place!r})")[0] == 200
+        assert other.eval(f"ask({world.granted!r}, {world.place!r})")[0] == 200

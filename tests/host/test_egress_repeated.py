@@ -8,14 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-import pyisolate
-from pyisolate import Policy
-from tests.host.test_egress import Server
+from tests.host.egress_world import HOST, World, one_world
 
 pytestmark = pytest.mark.once
 pytest.importorskip("trustme")
 
-HOST = "api.example.org"
 _GUEST = """
 import base64, http.client, os, socket
 def login(proxy):
@@ -44,25 +41,10 @@ def thrice(url, other, host):
 """
 
 
-class World:
-    """A server, and a policy that grants one directory of it."""
-
-    def __init__(self, supervisor: pyisolate.Supervisor, plain: Server) -> None:
-        self.supervisor, self.plain = supervisor, plain
-        self.place = f"{HOST}:{plain.port}"
-        self.granted, self.other = f"http://{self.place}/v1/x", f"http://{self.place}/v2/x"
-        self.base = Policy.preset("compute").allow_import("@stdlib").allow_connect(f"127.0.0.1:{plain.port}")
-        self.policy = self.base.allow_http(f"* {self.place}/v1/*")
-
-
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    plain = Server()
-    with pyisolate.Supervisor(pool_size=1, egress_hosts={HOST: ["127.0.0.1"]}) as supervisor:
-        made = World(supervisor, plain)
-        supervisor.spawn("first", made.policy).close()
+    with one_world() as made:
         yield made
-    plain.close()
 
 
 def test_equal_heads_carry_other_bodies_and_each_counts(world: World) -> None:
