@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,7 +124,9 @@ class KernelBinding:
 
         None, about a file: the kernel decides. Takes `file`, which the guest is given.
         """
-        for one in self._attachments:
+        if not (attachments := self._attachments) and file is not None:
+            os.close(file)  # the sandbox was closed while its answer was looked for
+        for one in attachments:
             one.answer(number, allow=allow, file=file)
 
     def drain(self) -> None:

@@ -8,18 +8,23 @@ day, and the host would write for it where the guest may not. So a journal is ob
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import SandboxError
+from ..native.descriptors import lock_within
 from ..policy.site import check_way, user_directory
 
 _PRIVATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Files that are locked for directories: two directories may have one.
 _LOCKS = 64
+#: May be written and not read: a guest of this user that may read this place opens none of them, and flock(2) needs an
+#: open file of any kind.
+_LOCK_MODE = 0o200
+#: How long a commit waits for another one of this user (seconds).
+_LOCKED_WITHIN_S = 60.0
 
 
 def place() -> Path:
@@ -29,17 +34,25 @@ def place() -> Path:
 
 @contextlib.contextmanager
 def lock(host: int) -> Iterator[None]:
-    """Hold a directory against this user's other processes and threads, where it has a place of its own for that."""
+    """Hold a directory against this user's other processes and threads, where it has a place of its own for that.
+
+    Raises SandboxError if one of them holds it for a minute.
+    """
     held = -1
     with contextlib.suppress(OSError, RuntimeError, SandboxError):
         directory, found = place(), os.fstat(host)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_way(str(directory))
         number = (found.st_dev ^ found.st_ino) % _LOCKS
-        held = os.open(directory / f"lock-{number}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        held = os.open(directory / f"lock-{number}", flags, _LOCK_MODE)
+        os.fchmod(held, _LOCK_MODE)  # made by an earlier version: readable
     try:
-        if held >= 0:
-            fcntl.flock(held, fcntl.LOCK_EX)
+        if held >= 0 and not lock_within(held, _LOCKED_WITHIN_S):
+            raise SandboxError(
+                f"commit, on {place()}: another process of this user holds the directory's lock (flock)",
+                hint="wait for its commit to end; leave out a grant by which a guest may write there",
+            )
         yield
     finally:
         if held >= 0:

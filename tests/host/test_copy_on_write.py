@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 import pyisolate
+from pyisolate.errors import SandboxError
 from pyisolate.sandbox import commit, commit_record
 from pyisolate.sandbox.copy_on_write import CopyOnWrite
 from tests.require import require
@@ -220,6 +221,37 @@ def committing(tree: Path, own: Path, left: int) -> int:
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_no_guest_holds_the_lock_of_this_users_commits(
+    tree: Path, supervisor: pyisolate.Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = commit_record.place()
+    old.mkdir(mode=0o700, parents=True)
+    found = tree.stat()
+    locks = old / f"lock-{(found.st_dev ^ found.st_ino) % commit_record._LOCKS}"
+    os.close(os.open(locks, os.O_CREAT | os.O_RDWR, 0o600))  # as an earlier version made it
+    with supervisor.spawn("copy", BASE, copy_on_write=tree) as sandbox:
+        sandbox.exec("open('a.txt', 'a').write(' more')")
+        policy = BASE.allow_read(str(tmp_path / "state")).allow_read(str(tree)).allow_import("fcntl")
+        with supervisor.spawn("reader", policy) as reader:
+            held = (
+                "import fcntl\ndef held(path):\n    global kept\n    kept = open(path)\n"
+                "    fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+            )
+            if os.geteuid() != 0:
+                reader.exec(f"{held}held({str(tree / 'a.txt')!r})")  # the control: what it may read it can lock
+            with pytest.raises(pyisolate.PolicyError, match="permissions for the user"):
+                reader.exec(f"{held}held({str(locks)!r})")
+            assert [one.path for one in sandbox.files.commit()] == ["a.txt"]
+    monkeypatch.setattr(commit_record, "_LOCKED_WITHIN_S", 0.0)
+    with open(locks, "wb") as own:
+        fcntl.flock(own, fcntl.LOCK_EX)
+        with (
+            pytest.raises(SandboxError, match="another process of this user"),
+            supervisor.spawn("late", BASE, copy_on_write=tree),
+        ):
+            pass
 
 
 def test_a_commit_that_is_killed_is_done_or_not(plain: Callable[[], Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import random
@@ -136,6 +137,21 @@ def test_rotation_by_size_keeps_every_event_in_order(path: Path) -> None:
     assert [e.target for e in read_events(path)] == [f"/{n}" for n in range(200)]
     assert all(stat.S_IMODE(os.stat(name).st_mode) == 0o600 for name in backups_of(path))
     assert path.stat().st_size < 7000
+
+
+def test_a_lock_that_keeps_the_log_from_rotating_is_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = AuditLog(path, max_bytes=2000)
+    with open(path, "rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_EX)
+        for number in range(30):
+            log.emit(event(target=f"/{number}"))
+        assert backups_of(path) == []
+        assert [one.getMessage().split(":")[0] for one in caplog.records] == [
+            f"audit log {path} is due for rotation and grows"
+        ]
+    log.emit(event(target="/last"))
+    assert len(backups_of(path)) == 1
+    log.close()
 
 
 def test_only_so_many_backups_are_kept(path: Path) -> None:

@@ -28,6 +28,8 @@ _log = logging.getLogger("pyisolate.telemetry")
 #: Lines kept while the disk refuses them; older ones are lost, and counted.
 BACKLOG_LINES = 1000
 MODE = 0o600
+#: Between two warnings that the file cannot be moved (seconds).
+_LOG_INTERVAL_S = 60.0
 
 FsyncPolicy = Literal["never", "interval", "always"]
 
@@ -65,6 +67,7 @@ class AuditLog:
         self._fd = -1
         self._identity = (0, 0)
         self._opened_at = self._synced_at = 0.0
+        self._said_locked_at = -_LOG_INTERVAL_S
         self._size = 0
         self._backlog: deque[bytes] = deque()
         self._closed = False
@@ -193,6 +196,7 @@ class AuditLog:
         # One of the processes that share the file moves it, the others follow: with the next line, for who may read the
         # file can hold its lock for ever.
         if not lock_within(self._fd, 0.0):
+            self._say_locked()
             return
         try:
             info = os.stat(self.path, follow_symlinks=False)
@@ -206,6 +210,14 @@ class AuditLog:
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
         self._open()
+
+    def _say_locked(self) -> None:
+        now = time.monotonic()
+        if now - self._said_locked_at >= _LOG_INTERVAL_S:
+            self._said_locked_at = now
+            _log.warning(
+                "audit log %s is due for rotation and grows: another process holds its lock (flock)", self.path
+            )
 
     def _backup_name(self) -> str:
         now = time.time_ns()
