@@ -43,6 +43,7 @@ from .packages import use_packages
 from .pickled import reader_of
 from .source import (
     Awaiting,
+    Caller,
     Cells,
     compile_cell,
     compile_expression,
@@ -108,7 +109,7 @@ class Guest:
         self._display = Display(self.send)
         module = types.ModuleType("__main__")
         module.__dict__.update(__builtins__=builtins, post=self.post, recv=self.recv, display=self._display.display)
-        self.module = module
+        self.module, self._caller = module, Caller(module.__dict__)
         self.inbox.on_functions = self._define
         self._follower = Follower(self.inbox, self.send, self.apply_reload)
         self._numbers = itertools.count(1)
@@ -368,10 +369,10 @@ class Guest:
     def _evaluate(self, request: wire.Request) -> wire.Done:
         if request.kind == "call":
             args, kwargs = self._read(request.payload) if request.payload else (request.args, request.kwargs)
-            return _done(request, self._awaiting.result(call_apart(resolve(request.source), args, kwargs)))
+            return _done(request, self._awaiting.result(self._caller.call(resolve(request.source), args, kwargs)))
         if request.kind == "function":
             function, args, kwargs = self._read(request.payload)
-            return _done(request, self._awaiting.result(call_apart(function, args, kwargs)))
+            return _done(request, self._awaiting.result(self._caller.call(function, args, kwargs)))
         if request.kind == "command":
             flush_streams()
             return _done(request, self._run_program(request))

@@ -15,6 +15,7 @@ import types
 from collections.abc import Coroutine
 from typing import Any
 
+from ..hooks import frames
 from ..native.frames import call_apart
 
 #: where the lines of this package are
@@ -184,6 +185,27 @@ class Awaiting:
 
             self._runner = asyncio.Runner()
         return call_apart(self._runner.run, (awaited,))
+
+
+class Caller:
+    """Calls, for the host, what a request names; it sees what it would see if the guest called it.
+
+    A function of the guest's own is the outermost frame. All else is called by one neutral line of the guest's: many
+    functions of the interpreter and its library look at their caller (`exec`, `globals`, `import_module`).
+    """
+
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        code = compile("lambda f, a, k: f(*a, **k)", frames.CALLED, "eval").co_consts[0]
+        self._line, self._namespace = types.FunctionType(code, namespace), namespace
+
+    def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return `function(*args, **kwargs)`."""
+        code = getattr(function, "__code__", None)
+        if isinstance(code, Code) and not code.co_filename.startswith(frames.LIBRARY):
+            return call_apart(function, args, kwargs)
+        if (function is exec or function is eval) and len(args) == 1:
+            args = (*args, self._namespace)  # and not the line's own variables
+        return call_apart(self._line, (function, args, kwargs))
 
 
 def resolve(dotted: str) -> Any:

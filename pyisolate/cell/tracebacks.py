@@ -7,6 +7,7 @@ import threading
 import traceback
 from typing import Any
 
+from ..hooks.frames import CALLED
 from .meant_names import did_you_mean
 from .source import PACKAGE
 
@@ -42,7 +43,7 @@ def _guests(stack: traceback.StackSummary) -> list[traceback.FrameSummary]:
     for frame in stack:
         name = frame.filename
         ours = name.startswith((PACKAGE, "<frozen importlib")) or (ours and name.endswith(_LOOP))
-        if not ours:
+        if not ours and name != CALLED:
             kept.append(frame)
     return kept
 

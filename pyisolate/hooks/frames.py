@@ -41,6 +41,8 @@ _CARRIERS = frozenset(
 )
 #: Between them and their caller.
 _BETWEEN = frozenset((_STDLIB + "functools.py", _STDLIB + "contextlib.py"))
+#: The line that calls, for a request of the host's, what is no function of the guest's own.
+CALLED = "<called by the host>"
 _getframe = sys._getframe
 
 
@@ -81,7 +83,15 @@ def carries(frame: FrameType, name: str, *, looking: bool = False) -> bool:
     outer: FrameType | None = frame
     while outer is not None and outer.f_code.co_filename in _CARRIERS | _BETWEEN:
         outer = outer.f_back
-    return outer is not None and is_guest(outer)
+    return outer is None or is_guest(outer)
+
+
+def above(depth: int) -> FrameType | None:
+    """Return the frame `depth` above the caller's, None where there is none: a thread may begin with any function."""
+    try:
+        return _getframe(depth + 1)
+    except ValueError:
+        return None
 
 
 def is_hook(frame: FrameType) -> bool:
@@ -140,11 +150,11 @@ def caller() -> FrameType | None:
 
 
 def origin() -> str | None:
-    """Return the nearest guest frame as "file:line in function", or None (a thread that runs library code only)."""
+    """Return the nearest guest frame as "file:line in function", or None (library code only, in a thread or a call)."""
     frame: FrameType | None = _getframe(1)
     while frame is not None and not is_guest(frame):
         frame = frame.f_back
-    if frame is None:
+    if frame is None or frame.f_code.co_filename == CALLED:
         return None
     code = frame.f_code
     return f"{code.co_filename}:{frame.f_lineno or 0} in {code.co_qualname}"

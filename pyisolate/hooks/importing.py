@@ -75,7 +75,6 @@ _bootstrap: Any = sys.modules["_frozen_importlib"]  # what importlib calls _boot
 _gcd_import = _bootstrap._gcd_import
 _find_spec = importlib.util.find_spec
 _resolve_name, _calc_package = _bootstrap._resolve_name, _bootstrap._calc___package__
-_getframe = sys._getframe
 _modules = sys.modules
 
 
@@ -208,7 +207,8 @@ def _as_importlib(function: _Function) -> _Function:
 
 def _guest_caller(name: object) -> bool:
     """Tell whether the caller of a wrapper is guest code, or library code that guest code has named the module to."""
-    caller = _getframe(2)
+    if (caller := frames.above(2)) is None:
+        return True
     return frames.is_guest(caller) or (isinstance(name, str) and frames.carries(caller, name))
 
 
@@ -244,7 +244,7 @@ def _checked_pure_import(
 def _checked_import_module(name: str, package: str | None = None) -> Any:
     hooks = GATE.hooks
     if hooks is not None and _guest_caller(name) and isinstance(name, str):
-        full = name
+        full = paths.text(name) or ""  # no object of a class of the guest's: it goes into a record
         if name.startswith("."):
             try:
                 full = importlib.util.resolve_name(name, package)
@@ -271,9 +271,10 @@ def _checked_find_spec(name: str, package: str | None = None) -> Any:
         hooks is not None
         and isinstance(name, str)
         and name[:1] != "."
-        and frames.carries(_getframe(1), name, looking=True)
+        and (caller := frames.above(1)) is not None
+        and frames.carries(caller, name, looking=True)
     ):
-        hooks.imports.module(name)
+        hooks.imports.module(paths.text(name) or "")
     return _find_spec(name, package)
 
 
@@ -288,7 +289,7 @@ def checked_import(rule: Callable[[], ImportRule | ShadowedImports]) -> Callable
         fromlist: Sequence[str] = (),
         level: int = 0,
     ) -> Any:
-        if not _getframe(1).f_code.co_filename.startswith(frames.LIBRARY):
+        if (caller := frames.above(1)) is None or frames.is_guest(caller):
             rule().statement(name, globals, fromlist, level)
         return _import(name, globals, locals, fromlist, level)
 

@@ -80,6 +80,19 @@ def test_every_request_is_the_outermost_of_its_frames(supervisor: pyisolate.Supe
         assert sandbox.call("depth") == 1
 
 
+def test_what_looks_at_its_caller_may_be_called_by_name(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("callers") as sandbox:
+        sandbox.call("exec", "height = 1\ndef walk(): import sys; return sys._getframe().f_back")
+        assert sandbox.call("eval", "height + 1") == 2
+        assert sandbox.call("walk") is None
+        assert "height" in sandbox.call("globals")
+        assert isinstance(sandbox.call("dir"), list)
+        assert sandbox.call("collections.namedtuple", "Box", "width") is not None
+        with pytest.raises(pyisolate.GuestError) as caught:
+            sandbox.call("int", "x")
+        assert "File" not in caught.value.traceback
+
+
 def test_a_module_that_cannot_be_run_is_named_in_a_line(supervisor: pyisolate.Supervisor) -> None:
     """`-m` says what the interpreter says; one that is not granted is a refusal, as `import` of it is."""
 

@@ -62,3 +62,30 @@ def test_a_guest_error_has_what_the_guest_was_refused_before(supervisor: pyisola
         with pytest.raises(pyisolate.GuestError) as raised:  # the control: the next request was refused nothing
             sandbox.exec("raise ValueError")
         assert raised.value.denials == ()
+
+
+@pytest.mark.parametrize("name", ["importlib.import_module", "builtins.__import__", "importlib.__import__"])
+def test_a_call_by_the_host_is_asked_about_as_the_guests(supervisor: pyisolate.Supervisor, name: str) -> None:
+    with supervisor.spawn("called", Policy.preset("compute").allow_import("click")) as sandbox:
+        assert "click" in repr(sandbox.call(name, "click"))
+        assert sandbox.stats.denials == 0
+        with pytest.raises(PolicyError):
+            sandbox.call(name, "pip")
+        (event,) = sandbox.get_denial_events()
+        assert (event.capability, event.target, event.origin) == ("import.module", "pip", None)
+
+
+def test_a_thread_may_begin_with_an_import(supervisor: pyisolate.Supervisor) -> None:
+    source = """
+import _thread, importlib, sys, time
+class Name(str): pass  # no plain text either
+raised, ends = [], time.monotonic() + 5
+sys.unraisablehook = lambda args: raised.append(type(args.exc_value).__name__)
+for name in ("click", "pip"):
+    _thread.start_new_thread(importlib.import_module, (Name(name),))
+while not raised and time.monotonic() < ends: time.sleep(0.001)
+raised
+"""
+    with supervisor.spawn("thread", Policy.preset("compute").allow_import("click")) as sandbox:
+        assert sandbox.exec(source).value == ["RefusedImport"]
+        assert [event.target for event in sandbox.get_denial_events()] == ["pip"]
