@@ -111,6 +111,11 @@ _LOOKED = (
     "names that begin with /./ (the hooks' own), statfs and getxattr, calls with AT_EMPTY_PATH, and what guest code "
     "does from the address of quiet calls on purpose"
 )
+#: No hook of BPF-LSM carries the path of the others.
+_LOOKED_BY_ATTRIBUTES = (
+    "stat: every refusal is a record of the programs, as fs.metadata. Not recorded: access, readlink, chdir and O_PATH"
+)
+_SHOWN = "access, readlink, chdir and O_PATH tell whether a path exists, where no root view hides it"
 _UNSEEN = "looking at what is not granted finds nothing, and is not recorded"
 #: The audit event of `os.open` does not carry it, and no wrapper is put around a function of the host's.
 _BELOW_DESCRIPTORS = "as are those of a relative name that Python code gives to os.open with a dir_fd"
@@ -143,7 +148,10 @@ class _Statuses:
         lines = [self._line(c, deciders, self._has(deciders[0]), telemetry=self._mapped(c, watched)) for c in _FS]
         looks = self._has(deciders[-1])
         lines.append(self._line(Capability.FS_METADATA, deciders[-1:], looks, telemetry=watched))
-        lines.append(self._line(Capability.FS_LOOKUP, deciders[-1:], looks, telemetry=self._looked(watched)))
+        lookups = self._line(Capability.FS_LOOKUP, deciders[-1:], looks, telemetry=self._looked())
+        if looks and "bpf-lsm" in deciders and not self._has("root view"):
+            lookups = msgspec.structs.replace(lookups, coverage=Coverage.PARTIAL, missing=_SHOWN)
+        lines.append(lookups)
         listens = "seccomp" in self._running and self._has("seccomp")
         exact = "exact: every refusal is a record of the listener"
         if self._has("cgroup-bpf"):
@@ -196,10 +204,10 @@ class _Statuses:
             telemetry += f"; {_BELOW_DESCRIPTORS}"
         return ("landlock", "root view"), telemetry
 
-    def _looked(self, watched: str) -> str:
+    def _looked(self) -> str:
         """Return how look-ups that find nothing become known."""
         if "bpf-lsm" in self._running:
-            return watched
+            return _LOOKED_BY_ATTRIBUTES
         listens = "seccomp" in self._running and self._isolation == "process"
         return _LOOKED if listens else _UNSEEN
 
