@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import pyisolate
 
@@ -30,59 +31,78 @@ _COUNTED_EACH = 16
 def run(settings: Settings) -> Outcome:
     """Take windows in turns: each count of host threads, then bare forks and `subprocess.run`."""
     window_s = 1.5 if settings.quick else 3.0
-    rates: dict[int, list[float]] = {threads: [] for threads in HOST_THREADS}
-    processes: list[float] = []
-    forks: list[float] = []
-    confined: list[float] = []
-    outcome = Outcome()
-    host_cpu = cells_cpu = kernel_cpu = 0.0
-    done = 0
+    measured, outcome = _Measured(), Outcome()
     with forkers(2) as bare, pyisolate.Supervisor(pool_size=POOL) as supervisor:
         busy = _Busy(supervisor)
         _loop(busy.one, 2, 0.5)
         for _ in range(settings.rounds(3, 1)):
             for threads in HOST_THREADS:
-                host_before, cells_before = _self_cpu_s(), _zygotes_cpu_s(supervisor)
-                kernel_before = kernel_s()
-                count, took = _loop(busy.one, threads, window_s)
-                host_cpu += _self_cpu_s() - host_before
-                kernel_cpu += kernel_s() - kernel_before
-                cells_cpu += _zygotes_cpu_s(supervisor) - cells_before
-                rates[threads].append(count / took)
-                done += count
-            forks.append(bare.rate(window_s / 2))
-            confined += _confined(bare, window_s / 2, outcome)
+                measured.window(busy, supervisor, threads, window_s)
+            measured.forks.append(bare.rate(window_s / 2))
+            measured.confined += _confined(bare, window_s / 2, outcome)
             count, took = _loop(lambda: subprocess.run(COMMAND, check=True), 2, window_s / 2)
-            processes.append(count / took)
-    by_threads = {threads: median(found) for threads, found in rates.items()}
+            measured.processes.append(count / took)
+    floor = Reference("bare, unconfined forks of a process as warm, 2 at a time", median(measured.forks))
+    outcome.figures.append(_figure(measured, busy, floor, window_s))
+    if confined := measured.confined:
+        spread = f"min {min(confined):.0f}, max {max(confined):.0f}, {len(confined)} x {window_s / 2} s"
+        outcome.figures.append(Figure(what=CONFINED, value=median(confined), unit="/s", spread=spread, reference=floor))
+    return outcome
+
+
+@dataclass
+class _Measured:
+    """Rates (a second) of each window, and the processor time of all windows of sandboxes (seconds)."""
+
+    rates: dict[int, list[float]] = field(default_factory=lambda: {threads: [] for threads in HOST_THREADS})
+    processes: list[float] = field(default_factory=list)
+    forks: list[float] = field(default_factory=list)
+    confined: list[float] = field(default_factory=list)
+    host_s: float = 0.0
+    cells_s: float = 0.0
+    kernel_s: float = 0.0
+    sandboxes: int = 0
+
+    def window(self, busy: _Busy, supervisor: pyisolate.Supervisor, threads: int, window_s: float) -> None:
+        """Spawn, run and close from so many host threads for a window."""
+        before = _self_cpu_s(), _zygotes_cpu_s(supervisor), kernel_s()
+        count, took = _loop(busy.one, threads, window_s)
+        self.host_s += _self_cpu_s() - before[0]
+        self.kernel_s += kernel_s() - before[2]
+        self.cells_s += _zygotes_cpu_s(supervisor) - before[1]
+        self.rates[threads].append(count / took)
+        self.sandboxes += count
+
+
+def _figure(measured: _Measured, busy: _Busy, floor: Reference, window_s: float) -> Figure:
+    by_threads = {threads: median(found) for threads, found in measured.rates.items()}
     best = max(by_threads, key=by_threads.__getitem__)
+    rates = measured.rates[best]
+    return Figure(
+        what=f"sustained spawn-exec-close, {best} host threads",
+        value=by_threads[best],
+        unit="/s",
+        spread=f"min {min(rates):.0f}, max {max(rates):.0f}, {len(rates)} x {window_s} s",
+        reference=floor,
+        budget=f">= {BUDGET}x",
+        met=by_threads[best] >= BUDGET * floor.value,
+        note=_note(measured, busy, by_threads),
+    )
+
+
+def _note(measured: _Measured, busy: _Busy, by_threads: dict[int, float]) -> str:
     cores = len(os.sched_getaffinity(0))
-    host_ms, cells_ms, kernel_ms = host_cpu / done * 1e3, cells_cpu / done * 1e3, kernel_cpu / done * 1e3
-    floor = Reference("bare, unconfined forks of a process as warm, 2 at a time", median(forks))
-    note = (
+    used_s = measured.host_s, measured.cells_s, measured.kernel_s
+    host_ms, cells_ms, kernel_ms = (each / measured.sandboxes * 1e3 for each in used_s)
+    return (
         f"host threads: {', '.join(f'{threads}: {rate:.0f}/s' for threads, rate in by_threads.items())}\n"
         f"processor time a sandbox: host {host_ms:.2f} ms (one GIL: at most {1e3 / host_ms:.0f}/s), "
         f"zygote and cells {cells_ms:.2f} ms, kernel threads (all of the machine's) {kernel_ms:.2f} ms; the sum allows "
         f"{min(cores, 2) * 1e3 / (host_ms + cells_ms + kernel_ms):.0f}/s on two idle cores\n"
-        f"subprocess.run from 2 threads: {median(processes):.0f}/s\n"
+        f"subprocess.run from 2 threads: {median(measured.processes):.0f}/s\n"
         f"the pool of {POOL}: at most {busy.most_cells} cells warm or being made, "
         f"{max(0, busy.most_cells - POOL)} too many"
     )
-    figure = Figure(
-        what=f"sustained spawn-exec-close, {best} host threads",
-        value=by_threads[best],
-        unit="/s",
-        spread=f"min {min(rates[best]):.0f}, max {max(rates[best]):.0f}, {len(rates[best])} x {window_s} s",
-        reference=floor,
-        budget=f">= {BUDGET}x",
-        met=by_threads[best] >= BUDGET * floor.value,
-        note=note,
-    )
-    outcome.figures.append(figure)
-    if confined:
-        spread = f"min {min(confined):.0f}, max {max(confined):.0f}, {len(confined)} x {window_s / 2} s"
-        outcome.figures.append(Figure(what=CONFINED, value=median(confined), unit="/s", spread=spread, reference=floor))
-    return outcome
 
 
 class _Busy:

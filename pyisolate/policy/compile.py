@@ -57,8 +57,6 @@ def compile_policy(
     web = web_rules(policy.network)
     _opened(policy, web)
     net, pinned = _network(policy.network, resolve or resources.resolve_host)
-    denied_fork = any(rule.operation == FORK and not rule.allow for rule in policy.processes)
-    runs = any(rule.allow for rule in policy.processes) or any("exec" in rule.allow for rule in policy.files)
     return CompiledPolicy(
         name=policy.name,
         version=policy.version,
@@ -67,7 +65,7 @@ def compile_policy(
         group_modes=dict(policy.modes),
         fs=table.rules(),
         net=net,
-        allow_fork=runs and not denied_fork,
+        allow_fork=_may_fork(policy),
         imports=imports.modules(),
         natives=imports.natives(),
         transitive=imports.transitive(),
@@ -85,6 +83,12 @@ def compile_policy(
         site=packages,
         reasons={rule.text: rule.reason for rule in policy.rules if rule.reason is not None},
     )
+
+
+def _may_fork(policy: PolicyModel) -> bool:
+    denied = any(rule.operation == FORK and not rule.allow for rule in policy.processes)
+    runs = any(rule.allow for rule in policy.processes) or any("exec" in rule.allow for rule in policy.files)
+    return runs and not denied
 
 
 def _opened(policy: PolicyModel, web: Iterable[WebRule]) -> None:

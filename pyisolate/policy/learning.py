@@ -97,44 +97,61 @@ def learned_yaml(
     """
     seen = [event for event in events if event.capability is not Capability.FS_LOOKUP]
     policy = learned(seen, generalise=generalise, base=base, **compile_options)
-    broker = Broker(compile_policy(policy, **compile_options))
     known = {rule.text for rule in base.rules}
-    counts: Counter[str] = Counter()
-    origins: dict[str, str] = {}
-    ungranted: Counter[str] = Counter()
-    lifted: Counter[str] = Counter()
-    asked: set[str] = set()
+    tally = _Tally(Broker(compile_policy(policy, **compile_options)), known)
     for event in seen:
-        wanted = event.capability, _target(event) or ""
-        decision = broker.decide(*wanted, **facts_of(wanted))
-        if event.code is DenialCode.EXPLICIT_DENY and decision.code is None:
-            lifted[f"{event.capability} {event.target}"] += event.count
-        if decision.rule is None or decision.code is not None:
-            if decision.code is not None:
-                ungranted[f"{event.capability} {event.target}"] += event.count
-        elif decision.rule not in known:
-            counts[decision.rule] += event.count
-            origins[decision.rule] = origins.get(decision.rule) or event.origin or ""
-            if event.broker_decision is Verdict.WOULD_DENY:
-                asked.add(decision.rule)
-    comments = {
-        rule: f"{count} time{'s' if count > 1 else ''}"
-        + (f", first at {origins[rule]}" if origins[rule] else "" if rule in asked else ", by native code")
-        for rule, count in counts.items()
-    }
-    heading = f"Learned from {sum(event.count for event in seen)} denials; read it before you enforce it."
-    for text, count in sorted(ungranted.items()):
-        heading += f"\nstill refused ({count}): {text}"
+        tally.add(event)
+    heading = [f"Learned from {sum(event.count for event in seen)} denials; read it before you enforce it."]
+    for text, count in sorted(tally.ungranted.items()):
+        heading.append(f"still refused ({count}): {text}")
         if request := learn_requests.nameless(text, compile_options.get("resolve") or resources.resolve_host):
-            heading += f': {request.host} has no address here; where it has, {{connect: "{request.place}"}} grants it'
-    for text, count in sorted(lifted.items()):
-        heading += f"\nallowed against a rule of the base ({count}): {text}"
-    for text in _unsteady(policy, base if given else None, _counted(seen)):
-        heading += f"\n{text}"
-    for finding in check(policy):
-        if finding.severity is not Severity.NOTE and finding.rule not in known:
-            heading += f"\n{finding}"
-    return to_yaml(policy, heading=heading, comments=comments)
+            grant = f'{{connect: "{request.place}"}}'
+            heading[-1] += f": {request.host} has no address here; where it has, {grant} grants it"
+    for text, count in sorted(tally.lifted.items()):
+        heading.append(f"allowed against a rule of the base ({count}): {text}")
+    heading += _unsteady(policy, base if given else None, _counted(seen))
+    remarks = (finding for finding in check(policy) if finding.severity is not Severity.NOTE)
+    heading += [f"{finding}" for finding in remarks if finding.rule not in known]
+    return to_yaml(policy, heading="\n".join(heading), comments=tally.comments())
+
+
+class _Tally:
+    """What became of the denials under the learned policy: which rule grants each now, or that none does."""
+
+    def __init__(self, broker: Broker, known: set[str]) -> None:
+        self._broker, self._known = broker, known
+        self._counts: Counter[str] = Counter()
+        self._origins: dict[str, str] = {}
+        #: rules that grant what the broker was asked about
+        self._asked: set[str] = set()
+        self.ungranted: Counter[str] = Counter()
+        self.lifted: Counter[str] = Counter()
+
+    def add(self, event: DenialEvent) -> None:
+        """Count an event for the rule that grants its operation now."""
+        wanted = event.capability, _target(event) or ""
+        decision = self._broker.decide(*wanted, **facts_of(wanted))
+        if decision.code is not None:
+            self.ungranted[f"{event.capability} {event.target}"] += event.count
+            return
+        if event.code is DenialCode.EXPLICIT_DENY:
+            self.lifted[f"{event.capability} {event.target}"] += event.count
+        if (rule := decision.rule) is not None and rule not in self._known:
+            self._counts[rule] += event.count
+            self._origins[rule] = self._origins.get(rule) or event.origin or ""
+            if event.broker_decision is Verdict.WOULD_DENY:
+                self._asked.add(rule)
+
+    def comments(self) -> dict[str, str]:
+        """Return how often each learned rule was needed, and where first."""
+        return {
+            rule: f"{count} time{'s' if count > 1 else ''}" + self._first(rule) for rule, count in self._counts.items()
+        }
+
+    def _first(self, rule: str) -> str:
+        if self._origins[rule]:
+            return f", first at {self._origins[rule]}"
+        return "" if rule in self._asked else ", by native code"
 
 
 def _unsteady(policy: PolicyModel, base: PolicyModel | None, seen: Iterable[_Key]) -> Iterator[str]:

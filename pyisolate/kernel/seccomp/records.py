@@ -90,19 +90,6 @@ def kernel_record(
         capability = asked  # as the hook named it: one operation, one name
     only_program = asked is Capability.PROCESS_EXEC and capability is not asked
     code = _CODES.get(record.reason)
-    reason = _reason(code, capability) if code else "seen on its way to the file enforcer"
-    if code is DenialCode.ALWAYS_DENIED and record.error == errno.ENOSYS:
-        reason = _IN_MEMORY if syscall == "openat2" else _UNKNOWN_CALL
-    elif code is DenialCode.ALWAYS_DENIED and record.error == errno.ESRCH:
-        reason = _NO_SUCH_TASK
-    elif syscall in ("prlimit64", "setrlimit") and code is DenialCode.ALWAYS_DENIED and capability.family == "limit":
-        reason = "a hard limit is the policy's, and can only be lowered"
-    elif code is DenialCode.LIMIT_EXCEEDED:
-        reason = _LIMITS.get(syscall, reason)
-    elif syscall in _BY_MODE and verdict is Verdict.DENY and not record.reply:
-        reason = _SPECIAL_FILE
-    elif syscall == "socket" and code is DenialCode.ALWAYS_DENIED and record.args[2] & 0xFFFFFFFF == _IPPROTO_MPTCP:
-        reason = _MULTIPATH
     sized = capability is Capability.LIMIT_FILE_SIZE and code is DenialCode.LIMIT_EXCEEDED
     return KernelRecord(
         sandbox_id=sandbox_id,
@@ -115,7 +102,7 @@ def kernel_record(
         evaluation=Evaluation.ERRNO if sized else Evaluation.ENFORCED,
         syscall=None if sized else syscall,
         code=code,
-        reason=reason,
+        reason=_reason_of(record, syscall, capability, code),
         rule=_rule_text(policy, record.rule),
         presented=_rule_text(policy, record.presented),
         pid=record.pid,
@@ -135,6 +122,28 @@ def kernel_record(
         waited_ms=record.waited_ms if record.reply else None,
         question=record.question,
     )
+
+
+def _reason_of(record: native.Record, syscall: str, capability: Capability, code: DenialCode | None) -> str:
+    """Return why the listener refused a call, or that it only saw it."""
+    if code is DenialCode.LIMIT_EXCEEDED:
+        return _LIMITS.get(syscall) or _reason(code, capability)
+    if code is DenialCode.ALWAYS_DENIED and (why := _never(record, syscall, capability)) is not None:
+        return why
+    if syscall in _BY_MODE and VERDICTS[record.verdict] is Verdict.DENY and not record.reply:
+        return _SPECIAL_FILE
+    return _reason(code, capability) if code else "seen on its way to the file enforcer"
+
+
+def _never(record: native.Record, syscall: str, capability: Capability) -> str | None:
+    """Return what no policy can grant of this call, where more can be said than that."""
+    if record.error == errno.ENOSYS:
+        return _IN_MEMORY if syscall == "openat2" else _UNKNOWN_CALL
+    if record.error == errno.ESRCH:
+        return _NO_SUCH_TASK
+    if syscall in ("prlimit64", "setrlimit") and capability.family == "limit":
+        return "a hard limit is the policy's, and can only be lowered"
+    return _MULTIPATH if syscall == "socket" and record.args[2] & 0xFFFFFFFF == _IPPROTO_MPTCP else None
 
 
 def _answer(

@@ -26,6 +26,27 @@ def compile_table(
 
     `kind` is "cell", "native" (a cell that makes its sockets and connections itself) or "thread".
     """
+    rules, unix_rules = [], []
+    for index, rule in enumerate(policy.net):
+        if rule.unix_path is None:
+            rules.append(
+                native.Rule(rule.action, rule.allow, rule.address, rule.prefix, rule.port_low, rule.port_high, index)
+            )
+        elif len(path := os.fsencode(rule.unix_path)) <= 107:  # sockaddr_un.sun_path; a longer one names nothing
+            unix_rules.append(native.UnixRule(rule.action, rule.allow, path, index))
+    return native.Policy(
+        _flags(policy, kind, full=full),
+        serial,
+        bytes(_acts(policy)),
+        rules,
+        unix_rules,
+        shadow=shadow,
+        open_files=policy.limits.open_files,
+        file_size=policy.limits.file_size_bytes,
+    )
+
+
+def _flags(policy: CompiledPolicy, kind: CellKind, *, full: bool) -> int:
     flags = {"cell": native.FLAG_CELL, "native": native.FLAG_CELL | native.FLAG_NATIVE_NET}.get(kind, 0)
     flags |= native.FLAG_FULL if full else 0
     flags |= native.FLAG_ASK_CONNECT if Capability.NET_CONNECT in policy.ask else 0
@@ -41,24 +62,7 @@ def compile_table(
             native.FLAG_OWN_SHM if "/dev/shm" in leading else 0
         )
     flags |= native.FLAG_MONITOR_NET if policy.mode_of("net") is Mode.MONITOR else 0
-    rules, unix_rules = [], []
-    for index, rule in enumerate(policy.net):
-        if rule.unix_path is None:
-            rules.append(
-                native.Rule(rule.action, rule.allow, rule.address, rule.prefix, rule.port_low, rule.port_high, index)
-            )
-        elif len(path := os.fsencode(rule.unix_path)) <= 107:  # sockaddr_un.sun_path; a longer one names nothing
-            unix_rules.append(native.UnixRule(rule.action, rule.allow, path, index))
-    return native.Policy(
-        flags,
-        serial,
-        bytes(_acts(policy)),
-        rules,
-        unix_rules,
-        shadow=shadow,
-        open_files=policy.limits.open_files,
-        file_size=policy.limits.file_size_bytes,
-    )
+    return flags
 
 
 def _acts(policy: CompiledPolicy) -> bytearray:

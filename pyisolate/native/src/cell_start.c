@@ -1,8 +1,9 @@
 /* A cell of a policy zygote, from its fork to the answer of its hand-out, in one call.
  *
  * An interpreter writes where it reads, and in a fresh cell each page that is written is copied first: the same steps in
- * Python wrote most of a cell's pages (docs/benchmarks.md counts them). What is sent was encoded in the zygote. What comes is compared with the hand-out that
- * the supervisor has foreseen; anything else is left to Python, as it came, and so is a step that failed.
+ * Python wrote most of a cell's pages (docs/benchmarks.md counts them). What is sent was encoded in the zygote. What
+ * comes is compared with the hand-out that the supervisor has foreseen; anything else is left to Python, as it came,
+ * and so is a step that failed.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
