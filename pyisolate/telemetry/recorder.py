@@ -25,13 +25,11 @@ from .sinks.configure import get_event_sinks, open_event_sinks
 from .sinks.dispatch import SinkDispatch
 from .sinks.protocol import EventSink, is_immediate
 from .store import CAPACITY, COALESCE_WINDOW_S, ClosedStores, EventStore, Key, coalesce, coalesce_key
-from .worker_threads import Timer
+from .worker_threads import LOG_INTERVAL_S, Timer
 
 _log = logging.getLogger("pyisolate.telemetry")
 logging.getLogger("pyisolate").addHandler(logging.NullHandler())  # nothing reaches stderr unless the host asks
 
-#: A failing sink is logged at most this often; every failure is counted.
-LOG_INTERVAL_S = 60.0
 SUMMARY_INTERVAL_S = 1.0
 #: Distinct suppressed denials that keep their target; the rest of a flood is summed up as `VARIOUS`.
 SUMMARY_KEYS = 64

@@ -17,6 +17,36 @@ _log = logging.getLogger("pyisolate.telemetry")
 _T = TypeVar("_T")
 
 QUEUE_LIMIT = 10_000
+#: What fails again and again is logged at most this often; every failure is counted.
+LOG_INTERVAL_S = 60.0
+#: After a thread did not start no other is tried for so many times as long: a try may take `threads.PATIENCE_S`.
+_REST = 9
+
+
+class Starter:
+    """Starts a worker's thread. Where none starts, callers wait a tenth of their time for it at most."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._not_before = 0.0
+        self._logged_at = -LOG_INTERVAL_S
+
+    def start(self, target: Callable[[], None]) -> Thread | None:
+        """Start a thread for `target`; None where there is none to be had. The caller holds the worker's lock."""
+        began = time.monotonic()
+        if began < self._not_before:
+            return None
+        thread = Thread(target=target, name=self._name)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads
+            now = time.monotonic()
+            self._not_before = now + _REST * (now - began)
+            if now - self._logged_at >= LOG_INTERVAL_S:
+                self._logged_at = now
+                _log.error("%s has no thread: %s (another is tried for)", self._name, error)
+            return None
+        return thread
 
 
 class Calls:
@@ -24,24 +54,21 @@ class Calls:
 
     def __init__(self, name: str, limit: int = QUEUE_LIMIT) -> None:
         self._name, self._limit = name, limit
+        self._starter = Starter(name)
         self._changed = threading.Condition()
         self._queue: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._busy = self._closed = False
         self._thread: Thread | None = None
 
     def put(self, call: Callable[[_T], None], argument: _T) -> bool:
-        """Queue `call(argument)`; False when there is no room for it, or no thread can be started."""
+        """Queue `call(argument)`; False when there is no room for it, or no thread for the first one."""
         with self._changed:
             if self._closed or len(self._queue) >= self._limit:
                 return False
             if self._thread is None:
-                thread = Thread(target=self._run, name=self._name)
-                try:
-                    thread.start()
-                except RuntimeError:  # no more threads
-                    _log.exception("%s: a call is refused", self._name)
+                self._thread = self._starter.start(self._run)
+                if self._thread is None:
                     return False
-                self._thread = thread
             self._queue.append((call, argument))
             self._changed.notify_all()
             return True
@@ -87,6 +114,7 @@ class Timer:
         self._number = itertools.count()
         self._running = False
         self._closed = False
+        self._starter = Starter("pyisolate-timer")
 
     def call_in(self, seconds: float, action: Callable[[], None]) -> None:
         """Run `action` once, in about `seconds`."""
@@ -95,12 +123,7 @@ class Timer:
                 return
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._number), action))
             if not self._running:
-                try:
-                    Thread(target=self._run, name="pyisolate-timer").start()
-                except RuntimeError:  # no more threads: the next call tries again, and this one is done then
-                    _log.exception("telemetry timer: a call comes late")
-                    return
-                self._running = True
+                self._running = self._starter.start(self._run) is not None  # else a later call tries: this is done then
             self._changed.notify_all()
 
     def close(self) -> None:

@@ -51,15 +51,26 @@ def test_a_thread_that_says_nothing_is_given_up_and_never_runs(
 
 
 @STARVED
-def test_what_works_on_a_thread_works_again_once_one_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_works_on_a_thread_works_again_once_one_can_be_started(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     calls, timer, done = Calls("calls"), Timer(), threading.Semaphore(0)
     with monkeypatch.context() as starved:
         starved.setattr(threading.Thread, "_bootstrap", without_memory)
-        starved.setattr(threads, "PATIENCE_S", 0.1)
+        starved.setattr(threads, "PATIENCE_S", 0.05)
         assert not calls.put(lambda _argument: done.release(), None)
         timer.call_in(0, done.release)
-    assert calls.put(lambda _argument: done.release(), None)
-    timer.call_in(0, done.release)
-    assert all(done.acquire(timeout=10) for _ in range(3)), "the timer's first call came late, and came"
+        began = time.monotonic()
+        assert not any(calls.put(pytest.fail, "refused") for _ in range(100))
+        assert time.monotonic() - began < 1, "not each one waits for a thread"
+    assert [one.levelname for one in caplog.records] == ["ERROR"] * 2, "one of the calls, one of the timer"
+    given_up = time.monotonic() + 10
+    while not calls.put(lambda _argument: done.release(), None):
+        assert time.monotonic() < given_up
+        time.sleep(0.01)
+    assert done.acquire(timeout=10)
+    while not done.acquire(timeout=0.01):  # the timer's first call comes late, and comes
+        assert time.monotonic() < given_up
+        timer.call_in(0, threading.Event().set)
     calls.close(5)
     timer.close()

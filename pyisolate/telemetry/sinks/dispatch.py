@@ -22,7 +22,7 @@ class SinkDispatch:
         self._calls = Calls("pyisolate-sinks", limit)
 
     def put(self, sink: EventSink, event: DenialEvent) -> None:
-        """Queue an event; never blocks."""
+        """Queue an event; waits for nothing but the thread to start, with the first ones."""
         if not self._calls.put(self._emit, (sink, event)):
             self._lost(event.count)
 

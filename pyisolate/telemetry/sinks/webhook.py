@@ -24,11 +24,10 @@ from ...native.forked import renew
 from ...threads import Thread
 from ..event import SCHEMA, DenialEvent
 from ..metrics import METRICS, Metrics
+from ..worker_threads import LOG_INTERVAL_S, Starter
 from .http_endpoint import Endpoint, Refused, TlsOptions
 
 _log = logging.getLogger("pyisolate.telemetry")
-
-_LOG_INTERVAL_S = 60.0
 
 
 class WebhookSink:
@@ -79,7 +78,8 @@ class WebhookSink:
         self._in_flight: list[DenialEvent] = []
         self._closing = self._hurry = False
         self._thread: Thread | None = None
-        self._logged_at = -_LOG_INTERVAL_S
+        self._starter = Starter("pyisolate-webhook")
+        self._logged_at = -LOG_INTERVAL_S
         #: the server asked for no request before (CLOCK_MONOTONIC)
         self._not_before = 0.0
         _SINKS.add(self)
@@ -89,7 +89,7 @@ class WebhookSink:
         return f"WebhookSink({self.url!r})"
 
     def emit(self, event: DenialEvent) -> None:
-        """Queue an event; never raises, and waits for nothing but the first start of its thread."""
+        """Queue an event; never raises, and waits for nothing but its thread to start."""
         with self._changed:
             refused = self._refuses()
             if refused is None:
@@ -136,12 +136,9 @@ class WebhookSink:
         if len(self._queue) >= self._queue_limit:
             return "queue_full"
         if self._thread is None:
-            thread = Thread(target=self._run, name="pyisolate-webhook")
-            try:
-                thread.start()
-            except RuntimeError:  # the next event tries again
+            self._thread = self._starter.start(self._run)
+            if self._thread is None:
                 return "no_thread"
-            self._thread = thread
         return None
 
     def _run(self) -> None:
@@ -193,7 +190,7 @@ class WebhookSink:
 
     def _log_failure(self, refused: Refused) -> None:
         now = time.monotonic()
-        if now - self._logged_at >= _LOG_INTERVAL_S:
+        if now - self._logged_at >= LOG_INTERVAL_S:
             self._logged_at = now
             _log.warning("webhook, on %s: %s (further failures are counted)", self.url, refused.reason)
 
