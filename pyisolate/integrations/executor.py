@@ -81,7 +81,7 @@ class SandboxExecutor(Executor):
         if workers < 1:
             raise ValueError("max_workers must be greater than 0")
         if reuse < 1:
-            raise ValueError("reuse must be greater than 0")
+            raise ValueError(f"SandboxExecutor: reuse is {reuse}. Hint: give at least 1")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._policy = None if policy is None else as_policy("SandboxExecutor: policy", policy)
@@ -240,7 +240,13 @@ def _call_each(function: Callable[..., _T], chunk: list[tuple[Any, ...]]) -> lis
 def _as_many(chunk: list[tuple[Any, ...]], results: Any) -> list[Any]:
     """Return the results of a chunk. A guest that gives more or fewer would move those of all others."""
     if type(results) is not list or len(results) != len(chunk):
-        raise SandboxError(operation="map", subject="a chunk", cause=f"its guest gives no {len(chunk)} results")
+        count = f"{len(results)} results" if type(results) is list else "no list of results"
+        raise SandboxError(
+            operation="map",
+            subject=f"a chunk of {len(chunk)}",
+            cause=f"its guest returned {count}",
+            hint="code of the guest has changed what the chunk returns: map with chunksize=1, one guest for each call",
+        )
     return results
 
 

@@ -27,7 +27,12 @@ def read_file(sandbox: Sandbox, path: str, *, max_bytes: int, timeout: float | N
     if (inside := in_workspace(path)) is None:
         data = _guests(sandbox, _read, path, max_bytes + 1, timeout=timeout)
         if type(data) is not bytes:  # what a guest says: of a number, bytes() would make as many
-            raise SandboxError(operation="read", subject=path, cause="the guest answers with no bytes")
+            raise SandboxError(
+                operation="read",
+                subject=path,
+                cause=f"the guest returned {type(data).__name__}, not bytes",
+                hint="code of the guest has changed `open`: read the file in a sandbox that has run none",
+            )
     else:
         try:
             return sandbox.files.read(inside, max_bytes=max_bytes)

@@ -68,7 +68,8 @@ class RayExecutor(RemoteExecutor):
         **options: Unpack[SpawnOptions],
     ) -> None:
         if workers < 1 or tasks_per_worker < 1:
-            raise ValueError("workers and tasks_per_worker must be greater than 0")
+            given = f"workers is {workers}, tasks_per_worker is {tasks_per_worker}"
+            raise ValueError(f"RayExecutor: {given}. Hint: give at least 1 of each")
         super().__init__(policy, timeout=timeout, on_denials=on_denials, name=name, options=options)
         lasting = {"max_restarts": -1, "max_task_retries": retries, "max_concurrency": tasks_per_worker}
         maker = ray.remote(SandboxActor).options(**{**lasting, **(ray_options or {})})

@@ -132,7 +132,11 @@ class RootViewBuilder(Enforcer):
         nothing = CompiledPolicy(name="file", version="file")
         reply, descriptors = self._ask(nothing, file=HostFile(path, device, inode))
         if len(descriptors) != 1:
-            raise EnforcementError(f"open {path}: {reply.error}", errno=reply.error_number or None)
+            raise EnforcementError(
+                f"open {path}: {reply.error}",
+                hint=reply.hint or "answer yes for a file that is not replaced meanwhile",
+                errno=reply.error_number or None,
+            )
         return descriptors[0]
 
     def add_to(self, draft: Draft) -> None:
