@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from ..capability import Capability
 from ..decision import DenialCode, Verdict
@@ -21,9 +23,6 @@ from .exceeded import ExceededLimit, filled
 if TYPE_CHECKING:
     from ..policy.compiled import Limits
     from .usage import Filling, Usage
-
-
-_NO_SOFT_LIMITS: Mapping[str, int] = MappingProxyType({})
 
 
 class Failure(Protocol):
@@ -67,66 +66,85 @@ class Subject(Protocol):
         ...
 
 
-def diagnose_limit(
-    subject: Subject,
-    failure: Failure,
-    usage: Usage | None,
-    *,
-    descriptors: int | None = None,
-    refused: DenialEvent | None = None,
-    filling: Filling | None = None,
-    full: DenialEvent | None = None,
-    opened: DenialEvent | None = None,
-    grown: DenialEvent | None = None,
-    soft: Mapping[str, int] = _NO_SOFT_LIMITS,
-) -> LimitExceeded | None:
-    """Return the limit's exception, its event recorded, or None when the exception is about something else.
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What kernel and host know of a sandbox, beside the guest's word."""
 
-    `descriptors`: how many the guest's table has had room for, None where that is unknown. `refused`: the event of
-    processes and threads that the kernel refused, where it was recorded already; `full` that of a full workspace, whose
-    `filling` is as it was found; `opened` and `grown` those of the last descriptor that the listener
-    saw not made, and of the last file that did not grow; `soft` the guest's resource limits: one below the policy's is
-    its own, and so is what that refuses.
-    """
-    limits = subject.limits
-    if _is_own(failure, limits, soft):
+    usage: Usage | None = None
+    #: how many descriptors the guest's table has had room for; None: unknown
+    descriptors: int | None = None
+    #: how full the workspace is
+    filling: Filling | None = None
+    #: the guest's resource limits: one below the policy's is its own, and so is what that refuses
+    soft: Mapping[str, int] = field(default_factory=dict)
+    #: the event of processes and threads that the kernel refused, where it was recorded already
+    refused: DenialEvent | None = None
+    #: the event of a full workspace
+    full: DenialEvent | None = None
+    #: the event of the last descriptor that the listener saw not made
+    opened: DenialEvent | None = None
+    #: the event of the last file that did not grow
+    grown: DenialEvent | None = None
+
+
+def diagnose_limit(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
+    """Return the limit's exception, its event recorded, or None when the exception is about something else."""
+    if _is_own(failure, subject.limits, found.soft):
         return None
-    if failure.errno == errno.EMFILE and limits.open_files is not None:
-        # mq_open(3) and inotify say EMFILE for limits of their own: the table was never full then.
-        if descriptors is not None and descriptors < limits.open_files:
-            return None
-        used = limits.open_files + 1
-        if opened is not None:
-            return _with(ExceededLimit(limit="open_files", used=used, allowed=used - 1).to_error(subject.name), opened)
-        return _from_guest(subject, failure, Capability.LIMIT_OPEN_FILES, used, used - 1)
-    if failure.errno == errno.EFBIG and limits.file_size_bytes is not None:
-        size = limits.file_size_bytes
-        if grown is not None:
-            return _with(ExceededLimit(limit="file_size", used=size + 1, allowed=size).to_error(subject.name), grown)
-        return _from_guest(subject, failure, Capability.LIMIT_FILE_SIZE, size + 1, size)
+    if failure.errno == errno.EMFILE:
+        return _open_files(subject, failure, found)
+    if failure.errno == errno.EFBIG:
+        return _file_size(subject, failure, found)
+    if failure.errno == errno.ENOSPC:
+        return _workspace(subject, failure, found)
+    if failure.errno == errno.EAGAIN or "start new thread" in failure.message:
+        return _processes(subject, failure, found)
+    return _memory(subject, failure, found)
+
+
+def _open_files(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
+    allowed = subject.limits.open_files
+    # mq_open(3) and inotify say EMFILE for limits of their own: the table was never full then.
+    if allowed is None or (found.descriptors is not None and found.descriptors < allowed):
+        return None
+    met = ExceededLimit(limit="open_files", used=allowed + 1, allowed=allowed)
+    return _met(subject, failure, met, found.opened)
+
+
+def _file_size(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
+    if (allowed := subject.limits.file_size_bytes) is None:
+        return None
+    met = ExceededLimit(limit="file_size", used=allowed + 1, allowed=allowed)
+    return _met(subject, failure, met, found.grown)
+
+
+def _workspace(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
     # another file system may be full: only beside a full workspace it is the limit
-    if failure.errno == errno.ENOSPC and filling is not None and (full is not None or filling.exhausted):
-        met = filled(limits, filling)
-        if full is None:
-            return _from_guest(subject, failure, Capability(f"limit.{met.limit}"), met.used, met.allowed)
-        return _with(met.to_error(subject.name), full)
-    starts = failure.errno == errno.EAGAIN or "start new thread" in failure.message
-    if starts and limits.processes is not None:
-        exceeded = ExceededLimit(limit="processes", used=limits.processes + 1, allowed=limits.processes)
-        if usage is not None and usage.pids_refused > 0:
-            event = refused or subject.record_limit(
-                Capability.LIMIT_PROCESSES, f"{limits.processes}", f"the kernel refused {usage.pids_refused}"
-            )
-            return _with(exceeded.to_error(subject.name), event)
-        if usage is None or usage.processes < limits.processes:
-            # EAGAIN is also the answer of a socket that does not block: without a full table it is no limit.
-            return None
-        return _from_guest(subject, failure, Capability.LIMIT_PROCESSES, exceeded.used, exceeded.allowed)
-    if limits.memory_bytes is not None and usage is not None:
-        used = max(usage.memory_bytes, usage.memory_peak_bytes)
-        # ENOMEM has other causes too, such as a range that is not mapped: only beside much memory is it the limit.
-        if failure.type_name == "MemoryError" or (failure.errno == errno.ENOMEM and used > limits.memory_bytes / 2):
-            return _from_guest(subject, failure, Capability.LIMIT_MEMORY, used, limits.memory_bytes)
+    if found.filling is None or not (found.full is not None or found.filling.exhausted):
+        return None
+    return _met(subject, failure, filled(subject.limits, found.filling), found.full)
+
+
+def _processes(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
+    allowed, usage = subject.limits.processes, found.usage
+    # EAGAIN is also the answer of a socket that does not block: without a full table it is no limit.
+    if allowed is None or usage is None or (usage.pids_refused == 0 and usage.processes < allowed):
+        return None
+    event = None
+    if usage.pids_refused > 0:
+        reason = f"the kernel refused {usage.pids_refused}"
+        event = found.refused or subject.record_limit(Capability.LIMIT_PROCESSES, f"{allowed}", reason)
+    return _met(subject, failure, ExceededLimit(limit="processes", used=allowed + 1, allowed=allowed), event)
+
+
+def _memory(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
+    allowed, usage = subject.limits.memory_bytes, found.usage
+    if allowed is None or usage is None:
+        return None
+    used = max(usage.memory_bytes, usage.memory_peak_bytes)
+    # ENOMEM has other causes too, such as a range that is not mapped: only beside much memory is it the limit.
+    if failure.type_name == "MemoryError" or (failure.errno == errno.ENOMEM and used > allowed / 2):
+        return _met(subject, failure, ExceededLimit(limit="memory", used=used, allowed=allowed), None)
     return None
 
 
@@ -143,25 +161,21 @@ def _is_own(failure: Failure, limits: Limits, soft: Mapping[str, int]) -> bool:
     return failure.errno == errno.EFBIG and lowered("Max file size", limits.file_size_bytes)
 
 
-def _from_guest(
-    subject: Subject, failure: Failure, capability: Capability, used: float, allowed: float
-) -> LimitExceeded:
-    record = BrokerRecord(
-        sequence=0,
-        capability=capability,
-        target=f"{allowed:.0f}",
-        verdict=Verdict.DENY,
-        code=DenialCode.LIMIT_EXCEEDED,
-        reason=f"{failure.type_name}: {failure.message}"[:500],
-        errno=failure.errno,
-    )
-    event = subject.record_reported_limit(record)
-    limit = capability.value.partition(".")[2]
-    cause = f"the guest reports it, as {failure.type_name[:80]}"
-    error = ExceededLimit(limit=limit, used=used, allowed=allowed, cause=cause).to_error(subject.name)
-    return _with(error, event)
-
-
-def _with(error: LimitExceeded, event: DenialEvent | None) -> LimitExceeded:
+def _met(subject: Subject, failure: Failure, met: ExceededLimit, event: DenialEvent | None) -> LimitExceeded:
+    """Return the error of a limit that was met; without an event of what the kernel did, the guest's word makes one."""
+    if event is None:
+        met = msgspec.structs.replace(met, cause=f"the guest reports it, as {failure.type_name[:80]}")
+        event = subject.record_reported_limit(
+            BrokerRecord(
+                sequence=0,
+                capability=Capability(f"limit.{met.limit}"),
+                target=f"{met.allowed:.0f}",
+                verdict=Verdict.DENY,
+                code=DenialCode.LIMIT_EXCEEDED,
+                reason=f"{failure.type_name}: {failure.message}"[:500],
+                errno=failure.errno,
+            )
+        )
+    error = met.to_error(subject.name)
     error.denial_event = event
     return error

@@ -15,7 +15,7 @@ import msgspec
 
 from ..capability import Capability
 from ..errors import LimitExceeded, MemoryExceeded, SandboxClosed, SandboxError
-from .diagnose import Failure, diagnose_limit
+from .diagnose import Failure, Findings, diagnose_limit
 from .exceeded import ExceededLimit, filled
 from .rlimit import host_cpu_s
 from .usage import Filling, TreeReader, Usage, descendants, descriptor_slots, soft_limits
@@ -276,10 +276,8 @@ class SandboxLimits:
 
     def diagnose(self, failure: Failure) -> LimitExceeded | None:
         """Return the limit that an uncaught OSError or MemoryError of the guest stands for, or None."""
-        return diagnose_limit(
-            self._subject,
-            failure,
-            self.usage(),
+        found = Findings(
+            usage=self.usage(),
             descriptors=descriptor_slots(self._subject.pid),
             refused=self._record_refused_tasks(),
             filling=self._subject.filling(),
@@ -288,6 +286,7 @@ class SandboxLimits:
             grown=self._subject.recorded_limit(Capability.LIMIT_FILE_SIZE),
             soft=soft_limits(self._subject.pid),
         )
+        return diagnose_limit(self._subject, failure, found)
 
     def what_killed(self, exit_status: int | None) -> LimitExceeded | None:
         """Return the limit by which the kernel itself killed a cell, or None. `exit_status` as of waitpid(2)."""

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pyisolate.cell.wire import Failed
-from pyisolate.limits.diagnose import diagnose_limit
+from pyisolate.limits.diagnose import Findings, diagnose_limit
 from pyisolate.limits.usage import Usage
 from pyisolate.policy.compiled import Limits
 
@@ -44,7 +44,8 @@ def limit_named(
         limits=limits, name="report", record_limit=lambda *_: None, record_reported_limit=lambda _: None
     )
     answer = Failed(id=1, type_name=type_name, message=message, traceback="", errno=code)
-    error = diagnose_limit(subject, answer, usage, descriptors=descriptors, soft=soft or {})  # type: ignore[arg-type]
+    found = Findings(usage=usage, descriptors=descriptors, soft=soft or {})
+    error = diagnose_limit(subject, answer, found)  # type: ignore[arg-type]
     return error and error.limit
 
 
@@ -78,7 +79,8 @@ def test_what_the_kernel_refused_is_recorded_once() -> None:
     event = object()
     answer = Failed(id=1, type_name="BlockingIOError", message="", traceback="", errno=11)
     subject = SimpleNamespace(limits=LIMITS, name="report", record_limit=pytest.fail)
-    error = diagnose_limit(subject, answer, Usage(pids_refused=1), refused=event)  # type: ignore[arg-type]
+    found = Findings(usage=Usage(pids_refused=1), refused=event)  # type: ignore[arg-type]
+    error = diagnose_limit(subject, answer, found)  # type: ignore[arg-type]
     assert error is not None
     assert error.denial_event is event
 
