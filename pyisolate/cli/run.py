@@ -138,22 +138,22 @@ def say(ran: Ran, quiet: bool) -> None:
         _say_error(ran)
     if quiet:
         return
-    yellow = [f"pyisolate: not copied, for it is no regular file: {name}" for name in ran.copied.left_out]
-    plain = []
+    warnings = [f"pyisolate: not copied, for it is no regular file: {name}" for name in ran.copied.left_out]
+    notes = []
     for change in ran.changes:
         what = "committed" if ran.committed else "changed"
-        plain.append(f"pyisolate: {what}: {change.change} {change.path} ({change.kind}, {change.size} bytes)")
+        notes.append(f"pyisolate: {what}: {change.change} {change.path} ({change.kind}, {change.size} bytes)")
     if ran.enforcement is not None:
-        yellow += [f"pyisolate: not enforced: {line}" for line in ran.enforcement.missing]
-    plain += [_summary(heading, denials) for heading, denials in _sorted(ran.denials)]
-    if not yellow and not plain:
+        warnings += [f"pyisolate: not enforced: {line}" for line in ran.enforcement.missing]
+    notes += [_summary(heading, denials) for heading, denials in _sorted(ran.denials)]
+    if not warnings and not notes:
         return  # most runs: what prints takes longer to import than a small script to run
     from .terminal import stderr
 
     console = stderr()
-    for line in yellow:
+    for line in warnings:
         console.print(line, style="yellow", markup=False)
-    for line in plain:
+    for line in notes:
         console.print(line, markup=False)
 
 

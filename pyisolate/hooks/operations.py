@@ -53,10 +53,9 @@ def opening(path: str, flags: int) -> Operations:
 def _open(args: Arguments) -> Operations:
     if paths.is_own_descriptor(args[0]):
         return _NOTHING
+    # a sandbox thread, whose `os.open` nothing wraps: which directory is meant is not known, and the kernel decides
     if GATE.hooks is None and args[1] is None and frames.names_dir_fd() and not _is_absolute(args[0]):
-        return (
-            _NOTHING  # a sandbox thread, whose `os.open` nothing wraps: from where is not known, and the kernel decides
-        )
+        return _NOTHING
     path = paths.reached_by_open(args[0])
     if path is None or (args[1:3] == _SOURCE_LINE and not paths.exists(path)):
         return _NOTHING

@@ -45,10 +45,14 @@ class Watched:
     rest: Question
     rest_answer: bytes
 
+    def rest_holds(self) -> bool:
+        """True while what no watched directory speaks for is as it was: all there is to look at at the same count."""
+        return self.rest.still(self.rest_answer)
+
     def holds(self) -> bool:
         """True while each directory, and what none speaks for, is as it was."""
         if self.watch.count == self.count:
-            return self.rest.still(self.rest_answer)
+            return self.rest_holds()
         return self.question.still(self.answer)
 
 
@@ -74,7 +78,7 @@ def watch(paths: Iterable[tuple[str, Kind]], kinds: Mapping[int, bytes], events:
     answers = [answer[at : at + _LOOK.size] for at in range(0, len(answer), _LOOK.size)]
     left = [path in unwatched for path in needed] + [True] * len(alone)
     rest = Question([*((path, "c") for path in needed if path in unwatched), *alone])
-    rest_answer = b"".join(itertools.compress(answers, left)) or rest.answer()
+    rest_answer = b"".join(itertools.compress(answers, left))
     return Watched(question, answer, restless, events, count, rest, rest_answer)
 
 

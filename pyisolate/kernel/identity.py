@@ -26,7 +26,7 @@ _MOUNTS = "/proc/self/mountinfo"
 class MountTable:
     """The mounts of this process's namespace, read again only after a change (poll(2) on mountinfo, 2.6.30).
 
-    `names` are the directories in them that are watched.
+    `watch` watches directories in them.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class MountTable:
         #: the file says once that mounts changed, and has said so to `quiet`
         self._changed = True
         self.generation = 0
-        self.names = Watch()
+        self.watch = Watch()
 
     def refresh(self) -> int:
         """Return a number that changes with the mounts. Without /proc it never does."""
@@ -57,11 +57,11 @@ class MountTable:
             return self.generation
 
     def quiet(self, generation: int, count: int) -> bool:
-        """True while `refresh` would return `generation`, and `names.count` is `count`: in one system call."""
+        """True while `refresh` would return `generation`, and `watch.count` is `count`: in one system call."""
         with self._lock:
             if self._file is None:
                 return False
-            names, mounts = self.names.quiet(count, self._file)
+            names, mounts = self.watch.quiet(count, self._file)
             self._changed |= not mounts
             return names and not self._changed and self.generation == generation
 
@@ -79,7 +79,7 @@ class MountTable:
 
     def close(self) -> None:
         """Close the file; the next `refresh` opens it again. Watch no directory any more."""
-        self.names.close()
+        self.watch.close()
         with self._lock:
             if self._file is not None:
                 self._poll.unregister(self._file)
@@ -88,7 +88,7 @@ class MountTable:
 
     def abandon(self) -> None:
         """In a forked child of the host: close the copy without the lock, which another thread may have held."""
-        self.names.abandon()
+        self.watch.abandon()
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -136,7 +136,7 @@ class Identity:
         quiet = self._mounts.quiet(generation, instead.count)
         if (instead.restless or not quiet) and time.monotonic() >= self._watch_again_s:
             return self._compare()
-        if quiet and instead.rest.still(instead.rest_answer):
+        if quiet and instead.rest_holds():
             return True
         return (instead.holds() and self._mounts.refresh() == generation) or self._compare()
 
@@ -145,7 +145,7 @@ class Identity:
         before = self._mounts.refresh()
         watched = None
         if time.monotonic() >= self._watch_again_s:
-            watched = directories.watch(self._paths, self._mounts.file_systems(), self._mounts.names)
+            watched = directories.watch(self._paths, self._mounts.file_systems(), self._mounts.watch)
             self._watch_again_s = time.monotonic() + directories.AT_REST_S
         if self._question.answer() != self._answer:
             return False

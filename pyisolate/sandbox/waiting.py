@@ -1,4 +1,4 @@
-"""Files that a guest opens to read: which of them the host is asked about, and what a yes gives.
+"""Calls of one sandbox that wait for an answer, and the file that each is about: which one a yes gives.
 
 The name is the listener's copy. What it leads to here is looked at before the question and again after the answer: a
 yes is for that file, which is opened for the guest.
@@ -26,7 +26,7 @@ from ..policy.compiled import CompiledPolicy
 from ..records import Asked
 from .ask import start_or_run
 
-_log = logging.getLogger("pyisolate.sandbox.ask")
+_log = logging.getLogger("pyisolate.sandbox.waiting")
 #: Opens a file by path, device and inode, so that a guest can only read it. Raises EnforcementError.
 Opener = Callable[[str, int, int], int]
 #: What lies there is another one for each process, or is no file: never the supervisor's for a guest.
@@ -70,9 +70,9 @@ class Surroundings(Protocol):
 
 
 class WaitingCalls:
-    """What of one sandbox waits for answers, at the listener and the egress proxy, and the files that some is about.
+    """Calls of one sandbox that wait for an answer, at the listener or at the egress proxy, and the file each is about.
 
-    Thread-safe. `ask` puts a question.
+    Thread-safe. `ask` puts a question; one about a request has no file.
     """
 
     def __init__(self, around: Surroundings, ask: Callable[[Asked], None]) -> None:

@@ -159,7 +159,7 @@ def test_fewer_looks(place: Path, mounts: MountTable, monkeypatch: pytest.Monkey
     monkeypatch.setattr(directories, "AT_REST_S", REST_S)
     time.sleep(2 * REST_S)
     mounts.refresh()
-    watched = directories.watch([(str(path), "f") for path in many], mounts.file_systems(), mounts.names)
+    watched = directories.watch([(str(path), "f") for path in many], mounts.file_systems(), mounts.watch)
     assert watched is not None
     assert len(watched.answer) // directories._LOOK.size == len(Path(many[0]).parents)
 
@@ -167,10 +167,10 @@ def test_fewer_looks(place: Path, mounts: MountTable, monkeypatch: pytest.Monkey
 def test_other_file_systems_are_looked_at_name_by_name(mounts: MountTable) -> None:
     mounts.refresh()
     paths = [("/proc/self/status", "f"), ("/sys/kernel", "f")]
-    watched = directories.watch(paths, mounts.file_systems(), mounts.names)
+    watched = directories.watch(paths, mounts.file_systems(), mounts.watch)
     assert watched is not None
     assert not watched.restless
-    without = directories.watch([("/etc/hostname", "f")], {}, mounts.names)
+    without = directories.watch([("/etc/hostname", "f")], {}, mounts.watch)
     assert without is not None
     assert len(watched.answer) == 2 * directories._LOOK.size
     assert len(without.answer) == directories._LOOK.size
@@ -192,14 +192,14 @@ def test_a_watched_directory_counts_its_first_change_and_is_watched_again_when_a
             assert watched.count != before
 
 
-@pytest.mark.parametrize("rests", [True, False])
+@pytest.mark.parametrize("watched", [True, False])
 def test_a_changed_place_is_seen_where_nothing_can_be_watched(
-    place: Path, mounts: MountTable, monkeypatch: pytest.MonkeyPatch, rests: bool
+    place: Path, mounts: MountTable, monkeypatch: pytest.MonkeyPatch, watched: bool
 ) -> None:
-    monkeypatch.setattr(watch, "MOST", 0 if rests else 4096)
+    monkeypatch.setattr(watch, "MOST", 4096 if watched else 0)
     identity = at_rest(place, mounts, monkeypatch)
-    if not rests:  # they were watched, and are no more
-        mounts.names.close()
+    if watched:  # they were watched, and are no more
+        mounts.watch.close()
     assert identity.holds()
     replace(place, "work/f")
     assert not identity.holds()

@@ -50,7 +50,8 @@ def _flags(policy: CompiledPolicy, kind: CellKind, *, full: bool) -> int:
     flags = {"cell": native.FLAG_CELL, "native": native.FLAG_CELL | native.FLAG_NATIVE_NET}.get(kind, 0)
     flags |= native.FLAG_FULL if full else 0
     flags |= native.FLAG_ASK_CONNECT if Capability.NET_CONNECT in policy.ask else 0
-    if kind != "thread" and policy.mode_of("fs") is Mode.ENFORCE and Capability.FS_READ in policy.ask:
+    # not of a policy for a sandbox thread: the plan has taken it out of `ask` there
+    if policy.mode_of("fs") is Mode.ENFORCE and Capability.FS_READ in policy.ask:
         flags |= native.FLAG_ASK_READ
     # in monitor mode the guest sees the host's /dev and /proc, where these names lead on
     flags |= native.FLAG_OWN_NAMES if kind != "thread" and policy.mode_of("fs") is not Mode.MONITOR else 0
