@@ -235,7 +235,8 @@ def sandbox_probes(supervisor: Supervisor) -> list[Finding]:
     from ..errors import SandboxError
     from ..policy import Policy
 
-    policy = Policy.preset("compute")
+    # No workspace: its /tmp is the guest's own, and what is not there was not refused.
+    policy = Policy.preset("compute").with_workspace(None)
     with _ground() as ground:
         try:
             with supervisor.spawn("doctor", policy) as sandbox:

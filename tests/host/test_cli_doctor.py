@@ -24,7 +24,9 @@ def test_it_proves_this_machine() -> None:
     assert document["ok"], [finding for finding in document["findings"] if finding["status"] == "missing"]
     for name in ("landlock", "seccomp", "namespaces", "root view", "strict sandbox"):
         assert found[name]["status"] == "ok", found[name]
-    assert "worked where granted" in found["sandbox: connect"]["text"]
+    for name in ("connect", "read a file", "read it by a raw system call"):
+        assert "worked where granted" in found[f"sandbox: {name}"]["text"]
+    assert "recorded as fs.read" in found["sandbox: read a file"]["text"]
 
 
 OUTER = """
