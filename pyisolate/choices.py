@@ -1,4 +1,4 @@
-"""The closed sets of words that calls take, each spelt once. Light: guests import it."""
+"""Words that several modules know, each spelt once: the closed sets that calls take. Light: guests import it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ Network = Literal["auto", "listener"]
 CellKind = Literal["cell", "native", "thread"]
 #: what the guest's threads and processes may do after an answer, until the next request
 BetweenRequests = Literal["run", "freeze"]
+
+#: the name of a cell or thread that stands by, until `spawn` gives it another
+STANDBY = "standby"
 
 #: what may enforce, count or answer; `sandbox.enforcement` and events name it so
 EnforcerName = Literal[

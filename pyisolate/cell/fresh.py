@@ -33,8 +33,6 @@ STEP_NUMBERS = dict(
         strict=True,
     )
 )
-#: The name under which a cell stands by, until `spawn` gives it another.
-STANDBY = "standby"
 
 
 def put_right() -> None:

@@ -23,6 +23,7 @@ import cloudpickle  # noqa: F401 - loaded while warm, so that no file has to be 
 
 from .. import hooks
 from ..capability import Capability
+from ..choices import STANDBY
 from ..decision import Decision, Mode, Verdict
 from ..hooks import paths
 from ..hooks.attribution import raised_by_guest
@@ -57,7 +58,7 @@ from .tracebacks import call_excepthook, print_errors_of_threads, traceback_text
 _REPR_LIMIT_CHARS = 4096
 _TRACEBACK_LIMIT_CHARS = 16 << 10
 #: Frames of a rehearsal: what a spare gets first, and the request that is gone through.
-_BEGIN = wire.encode(wire.Begin(sandbox="standby"))
+_BEGIN = wire.encode(wire.Begin(sandbox=STANDBY))
 _REQUEST = wire.encode(wire.Request(id=0, kind="exec", source="1"))
 REHEARSED = _REQUEST[wire.HEADER.size :]
 

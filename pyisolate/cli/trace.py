@@ -9,10 +9,12 @@ import time
 import click
 import psutil
 
+from ..choices import STANDBY
+
 #: A zygote and a policy zygote; cut to TASK_COMM_LEN, include/linux/sched.h.
 ZYGOTES = ("pyisolate-zygote"[:15], "pyisolate-policy"[:15])
 #: Cells that no `spawn` has taken yet.
-_NO_SANDBOX = (*ZYGOTES, "standby", "")
+_NO_SANDBOX = (*ZYGOTES, STANDBY, "")
 
 
 @click.command()

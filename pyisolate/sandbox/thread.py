@@ -80,7 +80,6 @@ class ThreadSession(Session):
         *,
         host_side: HostSide,
         watchdog: Watchdog,
-        ahead: bool = False,
     ) -> None:
         super().__init__(host, policy, prepared, context, telemetry, kernel)
         self._host_side, self._watchdog = host_side, watchdog
@@ -102,7 +101,7 @@ class ThreadSession(Session):
         self._display = Display(self._guest_shown)
         self._confined = threading.Event()
         self.confinement = ThreadConfinement(kernel, prepared, self._on_broker_record)
-        self._thread = Thread(target=self._main, name="pyisolate-waiting" if ahead else f"sandbox-{self.name}")
+        self._thread = Thread(target=self._main, name="pyisolate-standby-thread")  # until `adopt_identity`
 
     def start(self, enforcement: Enforcement) -> None:
         """Start the thread and confine it. Raises EnforcementError where a step failed: then no guest code runs.
@@ -200,7 +199,7 @@ class ThreadSession(Session):
 
     def _evaluate(self, work: Work, namespace: dict[str, Any]) -> Value:
         self._display.begin()
-        namespace.setdefault("__name__", f"<{self.name}>")  # a thread that stands by has no name yet
+        namespace.setdefault("__name__", f"<{self.name}>")  # a standby thread has no name of its own yet
         namespace["print"] = functools.partial(print, file=self._streams["stdout"])
         if work.kind == "call":
             return Value(_resolve(work.function, namespace)(*work.args, **work.kwargs))

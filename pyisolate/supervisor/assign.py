@@ -19,8 +19,7 @@ import msgspec
 
 from ..cell import wire
 from ..cell.channel import Backlog
-from ..cell.fresh import STANDBY
-from ..choices import Enforcement
+from ..choices import STANDBY, Enforcement, Isolation
 from ..errors import EnforcementError, SandboxDied, SandboxError
 from ..limits import rlimit
 from ..limits.rlimit import COMMON_RLIMITS
@@ -97,6 +96,19 @@ class Records:
     count_spawn: Callable[[SpawnSource], None]
 
 
+def standby_context(policy: Policy, compiled: CompiledPolicy, isolation: Isolation) -> SandboxContext:
+    """Return what records say of a sandbox that no `spawn` has taken yet: it has a number, and no name of its own."""
+    return SandboxContext(
+        sandbox=STANDBY,
+        sandbox_id=secrets.token_hex(8),
+        policy=policy.name,
+        policy_version=policy.version,
+        policy_generation=compiled.generation,
+        isolation=isolation,
+        mode=compiled.mode,
+    )
+
+
 class Assigner:
     """Hands out the warm cells of one supervisor."""
 
@@ -130,16 +142,7 @@ class Assigner:
 
     def stand_by(self, channel: Channel, order: CellOrder, *, native: bool) -> CellSession:
         """Hand out a warm cell ahead of `spawn`: `adopt` gives it its name."""
-        compiled = order.prepared.compiled
-        context = SandboxContext(
-            sandbox=STANDBY,
-            sandbox_id=secrets.token_hex(8),
-            policy=order.policy.name,
-            policy_version=order.policy.version,
-            policy_generation=compiled.generation,
-            isolation="process",
-            mode=compiled.mode,
-        )
+        context = standby_context(order.policy, order.prepared.compiled, "process")
         session = self._session(channel, context, order, standby=True)
         session.environment = order.environment
         self._registry.add_standby(session)

@@ -78,7 +78,7 @@ def diagnose(runtime: Runtime) -> Diagnostics:
         state=runtime.state,
         sandboxes=live,
         standby=standby,
-        standby_threads=runtime.registry.threads_waiting(),
+        standby_threads=runtime.registry.standby_threads(),
         ending=ending,
         leases=leases,
         channels=0 if running is None else running.reactor.channels,

@@ -22,7 +22,7 @@ class Registry:
         #: cells that no `spawn` has taken yet
         self._standby: dict[str, CellSession] = {}
         #: threads that no `spawn` has taken yet
-        self._waiting: dict[str, ThreadSession] = {}
+        self._standby_threads: dict[str, ThreadSession] = {}
         self._live: dict[str, tuple[CellSession | ThreadSession, Handle]] = {}
         #: closed, and their cells not reaped yet: records of theirs may still come
         self._ending: dict[str, CellSession] = {}
@@ -43,16 +43,16 @@ class Registry:
             self._live[session.id] = session, handle
         return handle
 
-    def add_waiting(self, session: ThreadSession) -> None:
+    def add_standby_thread(self, session: ThreadSession) -> None:
         """Note a thread that is confined ahead of `spawn`."""
         with self._lock:
-            self._waiting[session.id] = session
+            self._standby_threads[session.id] = session
 
     def add_thread(self, session: ThreadSession) -> SandboxThread:
         """Note a sandbox on a thread; return its handle."""
         handle = SandboxThread(session)
         with self._lock:
-            self._waiting.pop(session.id, None)
+            self._standby_threads.pop(session.id, None)
             self._live[session.id] = session, handle
         return handle
 
@@ -70,15 +70,15 @@ class Registry:
     def known(self) -> list[Session]:
         """Return every sandbox, also those that stand by or end."""
         with self._lock:
-            return [*self.live(), *self._standby.values(), *self._waiting.values(), *self._ending.values()]
+            return [*self.live(), *self._standby.values(), *self._standby_threads.values(), *self._ending.values()]
 
     def find(self, sandbox_id: str) -> CellSession | ThreadSession | None:
         """Return a sandbox by id, also one that stands by or ends; None for an unknown id."""
         with self._lock:
             if (found := self._live.get(sandbox_id)) is not None:
                 return found[0]
-            waiting = self._standby.get(sandbox_id) or self._waiting.get(sandbox_id)
-            return waiting or self._ending.get(sandbox_id)
+            standby = self._standby.get(sandbox_id) or self._standby_threads.get(sandbox_id)
+            return standby or self._ending.get(sandbox_id)
 
     def ending(self, session: CellSession) -> None:
         """A sandbox was closed, and its cell may not be reaped yet."""
@@ -92,12 +92,12 @@ class Registry:
         with self._lock:
             self._live.pop(sandbox_id, None)
             self._standby.pop(sandbox_id, None)
-            self._waiting.pop(sandbox_id, None)
+            self._standby_threads.pop(sandbox_id, None)
             self._ending.pop(sandbox_id, None)
 
-    def threads_waiting(self) -> int:
+    def standby_threads(self) -> int:
         """Return how many threads stand by."""
-        return len(self._waiting)
+        return len(self._standby_threads)
 
     def counts(self) -> tuple[int, int, int, int]:
         """Return how many live, stand by, end, and how many control groups are held."""
@@ -146,5 +146,5 @@ class Registry:
         self._lock = threading.RLock()
         for session in self.known():
             end(session)
-        for remembered in (self._standby, self._waiting, self._live, self._ending, self._leases):
+        for remembered in (self._standby, self._standby_threads, self._live, self._ending, self._leases):
             remembered.clear()

@@ -27,7 +27,7 @@ from .cell_python import CellPython
 from .options import zygote_environment
 from .reload import Reloader
 from .standby import Standby
-from .thread_standby import ThreadStandby
+from .standby_threads import StandbyThreads
 
 if TYPE_CHECKING:
     from ..cell.channel import Channel
@@ -107,7 +107,7 @@ class Started:
     native_pool: Pool | None = None
     #: by the pool they come from: whether its cells are on the host's network
     standby: dict[bool, Standby] = field(default_factory=dict)
-    threads: ThreadStandby | None = None
+    threads: StandbyThreads | None = None
     assigner: Assigner | None = None
     reloader: Reloader | None = None
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -155,7 +155,7 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
             parts.host, parts.plan, reactor, parts.registry, parts.watchdog, parts.records, reason
         )
         started.reloader = Reloader(parts.plan, parts.tables, reactor, parts.metrics, parts.change_egress)
-        started.threads = ThreadStandby(
+        started.threads = StandbyThreads(
             parts.host, parts.registry, parts.tables, parts.watchdog, parts.records, parts.host_side
         )
         stack.callback(started.threads.close)

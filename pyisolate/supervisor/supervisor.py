@@ -58,8 +58,8 @@ from .options import (
     read_authorities,
 )
 from .runtime import Runtime
+from .standby_threads import ThreadOrder
 from .start import StartOptions
-from .thread_standby import ThreadOrder
 
 if TYPE_CHECKING:
     from ..environments import Environment
@@ -348,7 +348,7 @@ class Supervisor:
         started, native = runtime.started, runtime.plan.is_native(order.prepared)
         standby, assigner = started.standby[native], started.assigner
         assert assigner is not None
-        runtime.plan.require_listener()  # a standby cell was bound while it lived
+        runtime.plan.require_listener()  # it may have died since a standby cell was bound
         with runtime.entering(order.context.sandbox, order.prepared.compiled) as entrance:
             if entrance is not None:
                 cell = replace(cell, env={**runtime.egress.environment(entrance), **env})
@@ -370,7 +370,7 @@ class Supervisor:
         runtime = self._runtime
         threads = runtime.started.threads
         assert threads is not None
-        runtime.plan.require_listener()  # a thread that stands by was bound while it lived
+        runtime.plan.require_listener()  # it may have died since that thread was attached
         sandbox = threads.spawn(order.context, ThreadOrder(order.policy, order.prepared, order.enforcement))
         runtime.equip(sandbox.id, order.on_stdout, order.on_stderr, order.offer, order.asker)
         return sandbox

@@ -15,6 +15,7 @@ import pytest
 
 from pyisolate.cell.confine import HAND_OUT
 from pyisolate.cell.fresh import STEP_NUMBERS
+from pyisolate.choices import STANDBY
 from pyisolate.limits import rlimit
 from pyisolate.native import audit, cell_start, landlock, seccomp
 from pyisolate.native.cell_confine import Confinement
@@ -65,7 +66,7 @@ def cell(send: Callable[[socket.socket], None]) -> tuple[dict[str, Any], bytes]:
                 program,
                 None,
                 FRAMES,
-                cell_start.HandOut(("landlock",), LIMITS, "/", "standby"),
+                cell_start.HandOut(("landlock",), LIMITS, "/", STANDBY),
             )
             said = become(start, channel)
             while place.recv(4096):
@@ -119,7 +120,7 @@ def test_the_foreseen_hand_out_is_applied_and_answered(ruleset: int) -> None:
     assert sent == FRAMES.warm + FRAMES.ready
     assert said["came"] == "DONE"
     assert said["failed"] == {}
-    assert (said["/usr"], said["Name"], said["cpu"]) == ("refused", "standby", [6, 7])
+    assert (said["/usr"], said["Name"], said["cpu"]) == ("refused", STANDBY, [6, 7])
     assert (said["NoNewPrivs"], said["CapEff"], said["Seccomp"]) == ("1", "0" * 16, "2")
     assert len(said["descriptors"]) == 5  # the standard ones, the channel, and the list's own
     other, _ = cell(hand_out(FRAMES.init, ruleset))

@@ -34,7 +34,7 @@ def supervisor() -> Iterator[pyisolate.Supervisor]:
 
 
 def waiting() -> set[int | None]:
-    return {thread.ident for thread in threading.enumerate() if thread.name == "pyisolate-waiting"}
+    return {thread.ident for thread in threading.enumerate() if thread.name == "pyisolate-standby-thread"}
 
 
 def confined(call: Callable[[], object]) -> None:
@@ -171,7 +171,7 @@ def test_what_cannot_be_confined_ahead_leaves_nothing_and_the_next_policy_is_ser
 
     def without_memory(session: ThreadSession, enforcement: Enforcement) -> None:
         start(session, enforcement)
-        if threading.current_thread().name == "pyisolate-threads":
+        if threading.current_thread().name == "pyisolate-thread-maker":
             failing.set()
             raise MemoryError
 

@@ -2,14 +2,13 @@
 
 The kernel takes longer to load a filter than all else that makes a sandbox thread. Once a policy was asked for twice in
 the last spawns, a thread here starts others and confines them (Landlock, seccomp, hooks, listener), and `spawn` only
-gives one its name. Such a thread has run no guest code, belongs to one policy, and is given to one sandbox.
+gives one its name. Such a standby thread has run no guest code, belongs to one policy, and is given to one sandbox.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import secrets
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from ..native import process
 from ..records import SandboxContext
 from ..sandbox.thread import SandboxThread, ThreadSession
 from ..threads import Thread
-from .assign import Records
+from .assign import Records, standby_context
 from .frequent import Frequent, Key
 
 if TYPE_CHECKING:
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from .policy_cache import PreparedPolicies
     from .registry import Registry
 
-_log = logging.getLogger("pyisolate.supervisor.thread_standby")
-#: Threads that stand by for the usual policy; others have one. And for how many policies at most.
+_log = logging.getLogger("pyisolate.supervisor.standby_threads")
+#: Standby threads of the usual policy; others have one. And for how many policies at most.
 _MOST, _POLICIES = 4, 8
 #: A thread that is being confined at the end of its supervisor is waited for so long (seconds).
 _CLOSE_TIMEOUT_S = 10.0
@@ -71,7 +70,7 @@ class _Line:
         return 2 * len(self.ready) < self.most
 
 
-class ThreadStandby:
+class StandbyThreads:
     """Makes the sandbox threads of one supervisor."""
 
     def __init__(
@@ -98,7 +97,7 @@ class ThreadStandby:
 
     @property
     def sessions(self) -> list[ThreadSession]:
-        """What waits to be given away."""
+        """The standby threads: what `spawn` may take."""
         with self._lock:
             return [session for line in self._lines.values() for session in line.ready]
 
@@ -120,7 +119,7 @@ class ThreadStandby:
         self._spawned(order)
         return handle
 
-    def _session(self, context: SandboxContext, order: ThreadOrder, *, ahead: bool = False) -> ThreadSession:
+    def _session(self, context: SandboxContext, order: ThreadOrder) -> ThreadSession:
         kernel = self._records.kernel(context.sandbox_id)
         return ThreadSession(
             self._host,
@@ -131,7 +130,6 @@ class ThreadStandby:
             kernel,
             host_side=self._host_side,
             watchdog=self._watchdog,
-            ahead=ahead,
         )
 
     def _take(self, order: ThreadOrder) -> ThreadSession | None:
@@ -193,7 +191,7 @@ class ThreadStandby:
                 return
             first = self._thread is None
             if first:
-                self._thread = Thread(self._run, name="pyisolate-threads")
+                self._thread = Thread(self._run, name="pyisolate-thread-maker")
         if first and (thread := self._thread) is not None:
             try:  # a thread inherits what confines the one that starts it: not from here, which may be a guest's
                 self._host_side.do(thread.start)
@@ -224,8 +222,8 @@ class ThreadStandby:
                 return False
             session = None
             try:
-                session = self._session(_nameless(order), order, ahead=True)
-                self._registry.add_waiting(session)
+                session = self._session(standby_context(order.policy, order.prepared.compiled, "thread"), order)
+                self._registry.add_standby_thread(session)
                 session.start(order.enforcement)
             except Exception as error:  # also for want of memory: this thread goes on
                 # The next `spawn` meets the same and raises it to its caller.
@@ -254,7 +252,7 @@ class ThreadStandby:
     # -- the end --------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End the threads that stand by, and the one that makes them. Idempotent."""
+        """End the standby threads, and the one that makes them. Idempotent."""
         with self._lock:
             self._closed = True
         self._awake.set()
@@ -282,16 +280,3 @@ def _confinement() -> list[bytes]:
     finally:
         os.close(status)
     return [line for line in lines if line.startswith((b"Uid:", b"Cap", b"NoNewPrivs:", b"Seccomp"))]
-
-
-def _nameless(order: ThreadOrder) -> SandboxContext:
-    compiled = order.prepared.compiled
-    return SandboxContext(
-        sandbox="standby",
-        sandbox_id=secrets.token_hex(8),
-        policy=order.policy.name,
-        policy_version=order.policy.version,
-        policy_generation=compiled.generation,
-        isolation="thread",
-        mode=compiled.mode,
-    )
