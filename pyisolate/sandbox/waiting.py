@@ -27,8 +27,9 @@ from ..records import Asked
 from .ask import start_or_run
 
 _log = logging.getLogger("pyisolate.sandbox.waiting")
-#: Opens a file by path, device and inode, so that a guest can only read it. Raises EnforcementError.
-Opener = Callable[[str, int, int], int]
+#: Opens a file by path, device and inode, so that a guest can only read it; with the processor time that it took
+#: elsewhere (seconds). Raises EnforcementError.
+Opener = Callable[[str, int, int], tuple[int, float]]
 #: What lies there is another one for each process, or is no file: never the supervisor's for a guest.
 _NOT_FILES = ("/proc", "/sys", "/dev")
 #: Files of one sandbox that questions are about; a call that was given up counts until its answer.
@@ -103,8 +104,23 @@ class WaitingCalls:
             return
         with self._lock:
             file = self._files.pop(number, None)
-        given = _opened(file, self._broker()) if file is not None and allow else None
+        given = self._opened(file) if file is not None and allow else None
         self._around.kernel.answer(number, allow=allow and (file is None or given is not None), file=given)
+
+    def _opened(self, file: _File) -> int | None:
+        """Open the file that was asked about; None where it is another one by now, or a rule has come to deny it."""
+        began, elsewhere = time.thread_time(), 0.0
+        try:
+            if self._broker().decide(Capability.FS_READ, file.path).code is DenialCode.EXPLICIT_DENY:
+                return None
+            given, elsewhere = file.opener(file.path, file.device, file.inode)
+            return given
+        except Exception as error:  # whatever goes wrong, the answer is no
+            _log.warning("a file that was allowed is not given: %s: %s", type(error).__name__, error)
+            return None
+        finally:
+            with self._lock:
+                self.spent_s += time.thread_time() - began + elsewhere
 
     def _broker(self) -> Broker:
         compiled, known = self._around.compiled, self._known
@@ -145,14 +161,3 @@ def _found(name: str, broker: Broker, opener: Opener) -> _File | None:
         return None
     seen = os.stat(path, follow_symlinks=False)
     return _File(path, seen.st_dev, seen.st_ino, opener) if stat.S_ISREG(seen.st_mode) else None
-
-
-def _opened(file: _File, broker: Broker) -> int | None:
-    """Open the file that was asked about; None where it is another one by now, or where a rule has come to deny it."""
-    try:
-        if broker.decide(Capability.FS_READ, file.path).code is DenialCode.EXPLICIT_DENY:
-            return None
-        return file.opener(file.path, file.device, file.inode)
-    except Exception as error:  # whatever goes wrong, the answer is no
-        _log.warning("a file that was allowed is not given: %s: %s", type(error).__name__, error)
-        return None

@@ -124,9 +124,10 @@ class RootViewBuilder(Enforcer):
             )
         return descriptors[0]
 
-    def file(self, path: str, device: int, inode: int) -> int:
+    def file(self, path: str, device: int, inode: int) -> tuple[int, float]:
         """Open a host's file for a guest to read, and nothing else: its mode and times stay, also for its owner.
 
+        Returns its descriptor and the processor time that the helper took for it (seconds).
         Raises EnforcementError, also where it is another file than the numbers say.
         """
         nothing = CompiledPolicy(name="file", version="file")
@@ -137,7 +138,7 @@ class RootViewBuilder(Enforcer):
                 hint=reply.hint or "answer yes for a file that is not replaced meanwhile",
                 errno=reply.error_number or None,
             )
-        return descriptors[0]
+        return descriptors[0], reply.spent_s
 
     def add_to(self, draft: Draft) -> None:
         """Build the policy's view, unless programs decide files; in monitor mode, the host's tree and what it lacks."""

@@ -18,6 +18,7 @@ import select
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -77,6 +78,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     rule: str | None = None
     missing: str | None = None
     hint: str | None = None
+    #: processor time that a file took of the worker that opened it
+    spent_s: float = 0.0
 
 
 def main(descriptor: int) -> None:
@@ -231,7 +234,8 @@ def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.s
             if request.directory is not None:
                 reply, built = Reply(), (_directory(request.directory),)
             elif request.file is not None:
-                reply, built = Reply(), (_file(request.file),)
+                built = (_file(request.file),)
+                reply = Reply(spent_s=time.process_time())  # of this process alone: it was forked for it
             else:
                 reply, built = _probe(request) if request.probe else _build(request, parent, stager)
         except EnforcementError as error:  # the probe's

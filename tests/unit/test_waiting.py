@@ -1,0 +1,48 @@
+"""Calls of a sandbox that wait for answers: what answering costs is the sandbox's."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+from pyisolate import Policy
+from pyisolate.capability import Capability
+from pyisolate.policy.compile import compile_policy
+from pyisolate.records import Asked
+from pyisolate.sandbox.waiting import WaitingCalls
+
+
+class _Around:
+    """A session, and where its calls wait."""
+
+    id = "one"
+
+    def __init__(self) -> None:
+        self.compiled = compile_policy(Policy.preset("compute").with_ask("fs.read"))
+        self.kernel, self.given = self, list[int | None]()
+
+    def start_call(self, call: Callable[[], None]) -> None:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+
+    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
+        self.given.append(file)
+
+
+def test_time_that_a_file_took_elsewhere_is_the_sandboxes() -> None:
+    around, asked = _Around(), list[Asked]()
+
+    def opener(path: str, _device: int, _inode: int) -> tuple[int, float]:
+        return os.open(path, os.O_RDONLY), 5.0
+
+    waiting = WaitingCalls(around, asked.append)
+    waiting.take(Asked(number=1, capability=Capability.FS_READ, target=__file__), opener)
+    assert [one.target for one in asked] == [__file__]
+    assert waiting.spent_s < 5
+    waiting.answer(1, allow=True)
+    assert waiting.spent_s >= 5
+    (descriptor,) = around.given
+    assert descriptor is not None
+    os.close(descriptor)
