@@ -1,33 +1,11 @@
-"""Descriptors that arrive in messages, close-on-exec from the first moment, and none lost in silence; locks of files
-that a guest may lock, too."""
+"""Descriptors that arrive in messages, close-on-exec from the first moment, and none lost in silence."""
 
 from __future__ import annotations
 
 import array
-import fcntl
 import socket
-import time
 
 _SIZE = array.array("i").itemsize
-#: Between two tries to have a lock (seconds).
-_PAUSE_S = 0.01
-
-
-def lock_within(descriptor: int, timeout_s: float) -> bool:
-    """Lock an open file against all others (flock(2)); False where somebody holds the lock for so long.
-
-    It takes no right to write, so a guest that may read the file can hold it for ever.
-    """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_PAUSE_S)
-        else:
-            return True
 
 
 def receive(peer: socket.socket, size: int, most: int) -> tuple[bytes, list[int], bool]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import SandboxError
-from ..native.descriptors import lock_within
+from ..native.file_lock import lock_within
 from ..policy.site import check_way, user_directory
 
 _PRIVATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC

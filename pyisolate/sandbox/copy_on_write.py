@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from ..errors import SandboxError
-from ..native.descriptors import lock_within
+from ..native.file_lock import lock_within
 from ..policy import workspace
 from . import commit_record
 from .beneath import (

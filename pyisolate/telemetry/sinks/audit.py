@@ -18,7 +18,7 @@ from collections import deque
 from typing import Literal
 
 from ...errors import SandboxError
-from ...native.descriptors import lock_within
+from ...native.file_lock import lock_within
 from ...native.forked import renew
 from ..event import DenialEvent
 from ..metrics import METRICS, Metrics
