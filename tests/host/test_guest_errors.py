@@ -78,6 +78,12 @@ def test_every_request_is_the_outermost_of_its_frames(supervisor: pyisolate.Supe
             sandbox.exec(f"sys.setrecursionlimit({limit})")
             assert limit - 3 <= sandbox.exec("deepest()").value <= sandbox.call("deepest") <= limit
         assert sandbox.call("depth") == 1
+        for limit in (12, 5):  # below what the runtime has under it
+            sandbox.exec(f"sys.setrecursionlimit({limit})")
+            assert sandbox.call("deepest") <= limit
+            assert sandbox.eval("sys.getrecursionlimit()") == limit
+        sandbox.exec("sys.setrecursionlimit(1000)")
+        assert sandbox.exec("deepest()").value >= 997
 
 
 def test_what_looks_at_its_caller_may_be_called_by_name(supervisor: pyisolate.Supervisor) -> None:

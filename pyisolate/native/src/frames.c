@@ -4,7 +4,7 @@
  * The newest frame of a thread is a field of its state, which the interpreter saves when it begins to run code and puts
  * back when that ends (Python/ceval.c); greenlet starts its stacks in the same way. The thread state, and with it
  * signals and thread-local data, stays what it is. 3.11 and 3.12 keep the field in `cframe`. What is below does not count
- * for sys.getrecursionlimit() either; the builtin that runs a script's code is the one call of C that counts there.
+ * for sys.getrecursionlimit() either, and a guest's low limit is not the runtime's; the builtin that runs a script's code is the one call of C that counts there.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -27,6 +27,30 @@
 #define FRAMES_NEWEST(state) ((state)->current_frame)
 #endif
 
+#ifdef FRAMES_NEWEST
+#define FRAMES_OWN 1000 /* what the code below has for itself: the interpreter's default limit */
+
+static int frames_lowered, frames_raised; /* the guest's limit while that code runs, and what stands in its place */
+
+static void frames_guests_limit(void)
+{
+	if (frames_lowered && Py_GetRecursionLimit() == frames_raised) /* no thread of the guest has set another one */
+		Py_SetRecursionLimit(frames_lowered);
+	frames_lowered = 0;
+}
+
+static void frames_own_limit(int used)
+{
+	int limit = Py_GetRecursionLimit();
+
+	if (limit >= used + FRAMES_OWN / 2)
+		return;
+	frames_lowered = limit;
+	frames_raised = used + FRAMES_OWN;
+	Py_SetRecursionLimit(frames_raised);
+}
+#endif
+
 static PyObject *frames_call_apart(PyObject *self, PyObject *arguments)
 {
 	PyObject *function, *positional, *named;
@@ -39,11 +63,13 @@ static PyObject *frames_call_apart(PyObject *self, PyObject *arguments)
 	struct _PyInterpreterFrame *below = FRAMES_NEWEST(state);
 	int used = FRAMES_LIMIT(state) - FRAMES_LEFT(state);
 
+	frames_guests_limit();
 	FRAMES_NEWEST(state) = NULL;
 	FRAMES_LEFT(state) += used;
 	PyObject *result = PyObject_Call(function, positional, named);
 
 	FRAMES_LEFT(state) -= used; /* whatever the limit is now: sys.setrecursionlimit() keeps the depth */
+	frames_own_limit(used);
 	FRAMES_NEWEST(state) = below;
 	return result;
 #else
