@@ -33,6 +33,9 @@ _log = logging.getLogger("pyisolate.sandbox.ask")
 _RATE, _BURST = 10.0, 20.0
 #: Questions that wait for their turn.
 _MAX_WAITING = 16
+#: Opens of files of one sandbox that wait for an answer. Which of its opens are questions only the host knows; the
+#: listener counts connections (NOTIFY_QUESTIONS).
+_MAX_OPENS = 8
 #: Answers whose record has not come yet; a call that was given up has none.
 _MAX_ANSWERED = 256
 
@@ -142,6 +145,9 @@ class _Answered(msgspec.Struct, frozen=True):
     reason: str
 
 
+_FULL = _Answered("full", "nobody", "more questions than anybody answers")
+
+
 @dataclass(eq=False)
 class _State:
     pending: dict[tuple[Capability, str], _Pending] = field(default_factory=dict)
@@ -196,15 +202,21 @@ class Questions:
             return _Answered("unanswered", "nobody", "nobody is there to answer")
         if (scope := state.allowed.get(key)) is not None:
             return _Answered("rule" if scope == "rule" else "sandbox", self.asker.name, "it was allowed before")
+        if key[0] is Capability.FS_READ and self._opens() >= _MAX_OPENS:
+            return _FULL
         if key in state.pending:
             return None
         now = time.monotonic()
         state.tokens = min(_BURST, state.tokens + (now - state.last) * _RATE)
         state.last = now
         if state.tokens < 1 or len(state.waiting) >= _MAX_WAITING:
-            return _Answered("full", "nobody", "more questions than anybody answers")
+            return _FULL
         state.tokens -= 1
         return None
+
+    def _opens(self) -> int:
+        pending = self._state.pending.items()
+        return sum(len(one.numbers) for (capability, _), one in pending if capability is Capability.FS_READ)
 
     def _queue(self, asked: Asked, key: tuple[Capability, str]) -> bool:
         state = self._state

@@ -212,6 +212,28 @@ def test_programs_are_asked_about_and_a_flood_is_refused(supervisor: pyisolate.S
         assert "full" in {event.answer for event in sandbox.get_denial_events()}
 
 
+def test_more_than_eight_that_wait_are_refused_and_what_is_granted_is_not(
+    supervisor: pyisolate.Supervisor, place: Path
+) -> None:
+    data, granted = place / "data", place / "other"
+    asked = Asked(Allow())
+    with supervisor.spawn("many", POLICY.allow_read(str(granted)), on_ask=asked) as sandbox:
+        asked.before = lambda: sandbox.recv(timeout=10)
+        sandbox.exec(
+            f"{_RAW}\nimport threading, time\ndone = []\nopens = lambda: done.append(raw({bytes(data)!r}))\n"
+            "threads = [threading.Thread(target=opens) for _ in range(10)]\n[one.start() for one in threads]\n"
+            "while len(done) < 2: time.sleep(0.01)\n"
+            f"while_full = [*done, raw({bytes(granted)!r})]\npost(1)\n[one.join() for one in threads]"
+        )
+        assert sandbox.eval("while_full") == [-errno.EACCES, -errno.EACCES, b"not asked"]
+        assert sandbox.eval("done[2:]") == [b"asked"] * 8
+        answers = {"full": 0, "once": 0}
+        for event in sandbox.get_denial_events():
+            assert (event.target, event.would_deny) == (str(data), event.answer == "once")
+            answers[str(event.answer)] += event.count
+    assert (answers, asked.targets) == ({"full": 2, "once": 8}, [str(data)])
+
+
 def test_where_files_cannot_be_asked_about_the_spawn_says_so(supervisor: pyisolate.Supervisor, place: Path) -> None:
     with pytest.raises(EnforcementError, match=r"ask: fs\.read"):
         supervisor.spawn("thread", POLICY.with_limits(memory=None), isolation="thread")

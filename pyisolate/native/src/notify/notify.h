@@ -116,7 +116,7 @@
 #define NOTIFY_FOREIGN 0x20000000 /* added to the number of another architecture's call (i386) */
 #define NOTIFY_INJECTORS 256	/* sandboxes whose tasks may be waited for at a time */
 #define NOTIFY_STACK 131072	/* bytes of an injector's stack */
-#define NOTIFY_QUESTIONS 8	/* calls of one sandbox that wait for an answer; more are refused */
+#define NOTIFY_QUESTIONS 8	/* connections of one sandbox that wait for an answer; more are refused */
 #define NOTIFY_ASKED_NAME 512	/* a file of a longer name is not asked about */
 #define NOTIFY_QUESTION_RING 4096 /* questions that were not taken yet */
 #define NOTIFY_PATIENCE_NS 3600000000000ULL /* the host is to refuse long before (an hour) */
@@ -233,7 +233,7 @@ struct notify_sandbox {
 	int had_inet;		/* an INET socket was given to it: nothing on a descriptor may be continued any more */
 	int injecting;		/* under job_lock: an injector waits for one of its tasks */
 	int waiting_count, paused;
-	int questions;		/* of its unfinished operations, those that wait for an answer */
+	int questions;		/* of its unfinished connections, those that wait for an answer */
 	uint64_t spent_ns;	/* atomic: of the loop's processor time, in all */
 	int64_t owed_ns;	/* of the loop's time, past what it may have; below 0: what it may have yet */
 	uint64_t last_ns, resume_ns; /* when its last turn ended; when its rest does */

@@ -73,7 +73,8 @@ static void notify_as_ever(notify_listener *l, struct notify_wait *w)
 
 /* Ask about a file that is opened to be read, whose name the host can be shown: 1 where the call waits now. Whether any
  * rule speaks of the file the host finds out, and says "as ever" where one does. The listener alone does not know: what
- * is granted is the root view's and Landlock's to say. */
+ * is granted is the root view's and Landlock's to say. So the host counts those that are questions; what is only looked
+ * at ends soon, and past NOTIFY_WAITING_MAX the sandbox's calls wait for it. */
 SHARED int notify_ask_read(const struct notify_call *c)
 {
 	struct notify_wait w = {
@@ -91,8 +92,7 @@ SHARED int notify_ask_read(const struct notify_call *c)
 	if (c->nr != SYS_openat)
 		return 0;
 #endif
-	if (c->args[argument + 1] & (O_ACCMODE | O_CREAT | O_TRUNC | O_DIRECTORY | O_NOFOLLOW | O_PATH) ||
-	    c->sandbox->questions >= NOTIFY_QUESTIONS)
+	if (c->args[argument + 1] & (O_ACCMODE | O_CREAT | O_TRUNC | O_DIRECTORY | O_NOFOLLOW | O_PATH))
 		return 0;
 	w.message.bytes = notify_read_path(c, argument, c->l->names, NOTIFY_NAME);
 	if (!w.message.bytes || w.message.bytes > NOTIFY_ASKED_NAME || c->l->names[0] != '/')
@@ -108,7 +108,6 @@ SHARED int notify_ask_read(const struct notify_call *c)
 	}
 	struct notify_wait *parked = c->sandbox->waits;
 	c->l->last_question++;
-	c->sandbox->questions++;
 	notify_policy_hold(parked->call.policy);
 	parked->call.name = parked->payload;
 	parked->call.name_bytes = w.message.bytes;

@@ -206,7 +206,7 @@ SHARED void notify_wait_end(notify_listener *l, struct notify_wait *w)
 	notify_close_rights(w->control, w->message.control_bytes);
 	notify_let_go(l, w->sandbox, NOTIFY_KEPT_RIGHTS, w->message.rights);
 	notify_let_go(l, w->sandbox, NOTIFY_KEPT_FILES, 1);
-	if (w->step == NOTIFY_STEP_ASK)
+	if (w->step == NOTIFY_STEP_ASK && !w->call.name)
 		w->sandbox->questions--;
 	notify_policy_drop(w->call.policy);
 	w->call.policy = NULL;
