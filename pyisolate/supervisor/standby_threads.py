@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..choices import Enforcement
-from ..native import process
+from ..native import mount, process
 from ..records import SandboxContext
 from ..sandbox.thread import SandboxThread, ThreadSession
 from ..threads import Thread
@@ -36,6 +36,7 @@ _log = logging.getLogger("pyisolate.supervisor.standby_threads")
 _MOST, _POLICIES = 4, 8
 #: A thread that is being confined at the end of its supervisor is waited for so long (seconds).
 _CLOSE_TIMEOUT_S = 10.0
+_STATUS_LINES = (b"Uid:", b"Gid:", b"Groups:", b"Cap", b"NoNewPrivs:", b"Seccomp")
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class StandbyThreads:
         with self._lock:
             if (line := self._lines.get(order.key)) is None or not line.ready:
                 return None
-        if _confinement() != self._confinement:
+        if not (own := _confinement()) or own != self._confinement:
             return None
         with self._lock:
             line = self._lines.get(order.key)
@@ -270,7 +271,10 @@ class StandbyThreads:
 
 
 def _confinement() -> list[bytes]:
-    """Return what the kernel says of the calling thread: privileges, filters (proc_pid_status(5)). [] unreadable."""
+    """Return what the kernel says of the calling thread: user, groups, privileges, filters, Landlock. [] unreadable.
+
+    The lines are of proc_pid_status(5), in which Landlock is not named.
+    """
     try:
         status = os.open("/proc/thread-self/status", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -279,4 +283,17 @@ def _confinement() -> list[bytes]:
         lines = os.read(status, 1 << 14).splitlines()
     finally:
         os.close(status)
-    return [line for line in lines if line.startswith((b"Uid:", b"Cap", b"NoNewPrivs:", b"Seccomp"))]
+    return [*(line for line in lines if line.startswith(_STATUS_LINES)), _answer_to_mount()]
+
+
+def _answer_to_mount() -> bytes:
+    """Return the error of a mount(2) that changes nothing: a thread whose files Landlock decides gets another one.
+
+    Landlock refuses mounts before their flags are looked at, and two kinds of propagation at once are no flags. It may
+    confine a thread without `no_new_privs` only with CAP_SYS_ADMIN, without which the answer is always EPERM.
+    """
+    try:
+        mount.mount(None, "/", None, mount.MS_SHARED | mount.MS_PRIVATE)
+    except OSError as error:
+        return str(error.errno).encode()
+    return b""

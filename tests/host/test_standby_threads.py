@@ -18,6 +18,7 @@ from pyisolate.native import landlock, process
 from pyisolate.sandbox.thread import ThreadSession
 from tests import inside
 from tests.host.test_thread import RAW_OPEN
+from tests.require import require
 from tests.thread_limits import WITHOUT_UNHELD
 
 pytestmark = pytest.mark.core
@@ -37,13 +38,14 @@ def waiting() -> set[int | None]:
     return {thread.ident for thread in threading.enumerate() if thread.name == "pyisolate-standby-thread"}
 
 
-def confined(call: Callable[[], object]) -> None:
-    """Call from a thread that Landlock lets write no file."""
+def confined(call: Callable[[], object], *, privileged: bool = False) -> None:
+    """Call from a thread that Landlock lets write no file; with no_new_privs, unless it is privileged."""
 
     def run() -> None:
         handled = landlock.Handled(landlock.AccessFs.WRITE_FILE, landlock.AccessNet(0), landlock.Scope(0))
         ruleset = landlock.create_ruleset(handled)
-        process.set_no_new_privs()
+        if not privileged:
+            process.set_no_new_privs()
         landlock.restrict_self(ruleset)
         os.close(ruleset)
         call()
@@ -138,10 +140,11 @@ def test_it_serves_no_other_policy_and_the_granted_file_is_the_one_of_now(
         assert sandbox.eval(f"raw({str(tmp_path / 'kept')!r})") == (-1, 13)
 
 
-@pytest.mark.parametrize("by", ["no_new_privs", "Landlock", "nothing"])
+@pytest.mark.parametrize("by", ["no_new_privs", "Landlock", "Landlock alone", "nothing"])
 def test_a_caller_that_is_confined_itself_is_given_none(
     supervisor: pyisolate.Supervisor, tmp_path: Path, by: str
 ) -> None:
+    require("root", by != "Landlock alone" or os.geteuid() == 0, "Landlock without no_new_privs takes CAP_SYS_ADMIN")
     granted = tmp_path / "granted"
     granted.touch()
     policy = Policy.preset("compute").with_name(f"nested in {by}").allow_write(granted)
@@ -153,13 +156,16 @@ def test_a_caller_that_is_confined_itself_is_given_none(
             process.set_no_new_privs()
         with spawn(supervisor, "nested", policy) as sandbox:
             given.update(ready & {sandbox.eval(THREAD)})
-            if by != "Landlock":
+            if not by.startswith("Landlock"):
                 sandbox.exec(f"open({str(granted)!r}, 'w').close()")
                 return
             with pytest.raises(pyisolate.PolicyError, match="EACCES"):
                 sandbox.exec(f"open({str(granted)!r}, 'w').close()")
 
-    (confined if by == "Landlock" else on_a_thread)(call)
+    if by.startswith("Landlock"):
+        confined(call, privileged=by == "Landlock alone")
+    else:
+        on_a_thread(call)
     assert bool(given) == (by == "nothing")
 
 
