@@ -7,6 +7,7 @@ own exception. What the kernel counted is taken from the kernel, the rest from t
 from __future__ import annotations
 
 import errno
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -19,10 +20,15 @@ from ..errors import LimitExceeded
 from ..records import BrokerRecord
 from ..telemetry.event import DenialEvent
 from .exceeded import ExceededLimit, filled
+from .rlimit import within_host
 
 if TYPE_CHECKING:
     from ..policy.compiled import Limits
     from .usage import Filling, Usage
+
+
+#: Of a limit that is the host's, because that is below the policy's.
+_HOSTS = "raise the limit of the process that spawns (`ulimit -{option}`, {setting}= of systemd)"
 
 
 class Failure(Protocol):
@@ -103,18 +109,22 @@ def diagnose_limit(subject: Subject, failure: Failure, found: Findings) -> Limit
 
 
 def _open_files(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
-    allowed = subject.limits.open_files
+    allowed = within_host(resource.RLIMIT_NOFILE, subject.limits.open_files)
     # mq_open(3) and inotify say EMFILE for limits of their own: the table was never full then.
     if allowed is None or (found.descriptors is not None and found.descriptors < allowed):
         return None
     met = ExceededLimit(limit="open_files", used=allowed + 1, allowed=allowed)
+    if allowed != subject.limits.open_files:
+        met = msgspec.structs.replace(met, hint=_HOSTS.format(option="n", setting="LimitNOFILE"))
     return _met(subject, failure, met, found.opened)
 
 
 def _file_size(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
-    if (allowed := subject.limits.file_size_bytes) is None:
+    if (allowed := within_host(resource.RLIMIT_FSIZE, subject.limits.file_size_bytes)) is None:
         return None
     met = ExceededLimit(limit="file_size", used=allowed + 1, allowed=allowed)
+    if allowed != subject.limits.file_size_bytes:
+        met = msgspec.structs.replace(met, hint=_HOSTS.format(option="f", setting="LimitFSIZE"))
     return _met(subject, failure, met, found.grown)
 
 
@@ -139,26 +149,34 @@ def _processes(subject: Subject, failure: Failure, found: Findings) -> LimitExce
 
 def _memory(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
     allowed, usage = subject.limits.memory_bytes, found.usage
+    for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        allowed = within_host(which, allowed)
     if allowed is None or usage is None:
         return None
     used = max(usage.memory_bytes, usage.memory_peak_bytes)
     # ENOMEM has other causes too, such as a range that is not mapped: only beside much memory is it the limit.
     if failure.type_name == "MemoryError" or (failure.errno == errno.ENOMEM and used > allowed / 2):
-        return _met(subject, failure, ExceededLimit(limit="memory", used=used, allowed=allowed), None)
+        met = ExceededLimit(limit="memory", used=used, allowed=allowed)
+        if allowed != subject.limits.memory_bytes:
+            met = msgspec.structs.replace(met, hint=_HOSTS.format(option="v", setting="LimitAS"))
+        return _met(subject, failure, met, None)
     return None
 
 
 def _is_own(failure: Failure, limits: Limits, soft: Mapping[str, int]) -> bool:
-    """Tell whether the guest has lowered the limit that its exception is about, below what the policy says."""
+    """Tell whether the guest has lowered the limit that its exception is about, below what it was given."""
 
-    def lowered(resource: str, allowed: int | None) -> bool:
-        return allowed is not None and soft.get(resource, allowed) < allowed
+    def lowered(name: str, which: int, policys: int | None) -> bool:
+        allowed = within_host(which, policys)
+        return allowed is not None and soft.get(name, allowed) < allowed
 
     if failure.type_name == "MemoryError" or failure.errno == errno.ENOMEM:
-        return any(lowered(name, limits.memory_bytes) for name in ("Max address space", "Max data size"))
+        return lowered("Max address space", resource.RLIMIT_AS, limits.memory_bytes) or lowered(
+            "Max data size", resource.RLIMIT_DATA, limits.memory_bytes
+        )
     if failure.errno == errno.EMFILE:
-        return lowered("Max open files", limits.open_files)
-    return failure.errno == errno.EFBIG and lowered("Max file size", limits.file_size_bytes)
+        return lowered("Max open files", resource.RLIMIT_NOFILE, limits.open_files)
+    return failure.errno == errno.EFBIG and lowered("Max file size", resource.RLIMIT_FSIZE, limits.file_size_bytes)
 
 
 def _met(subject: Subject, failure: Failure, met: ExceededLimit, event: DenialEvent | None) -> LimitExceeded:

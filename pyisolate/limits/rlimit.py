@@ -99,6 +99,12 @@ def _within_present(which: int, pair: tuple[int, int]) -> tuple[int, int]:
     return min(soft, hard), hard
 
 
+def within_host(which: int, allowed: int | None) -> int | None:
+    """Return what cells really get of a limit, None for none: no more than this process's own hard limit."""
+    hard = resource.getrlimit(which)[1]
+    return allowed if allowed is None or hard == resource.RLIM_INFINITY else min(allowed, hard)
+
+
 def host_cpu_s() -> int | None:
     """Return the processor time (seconds) after which this process's own hard limit ends a cell, None for never."""
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]

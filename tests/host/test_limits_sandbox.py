@@ -109,6 +109,34 @@ with pyisolate.Supervisor(pool_size=0).spawn("busy", limits={"cpu": "60s", "wall
     assert done.stdout == "3.0 limit.cpu True\n", done.stderr
 
 
+@pytest.mark.once
+def test_files_that_a_lower_limit_of_the_hosts_refuses_are_events() -> None:
+    """The control: a limit that the guest itself sets below that one is its own."""
+    source = """
+import resource
+for which, most in ((resource.RLIMIT_NOFILE, 200), (resource.RLIMIT_FSIZE, 1 << 20)):
+    resource.setrlimit(which, (most, most))
+import pyisolate
+policy = pyisolate.Policy.preset("compute")
+supervisor = pyisolate.Supervisor(pool_size=0)
+for own in ("", "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))"):
+    with supervisor.spawn("files", policy, limits={"open_files": 500}) as sandbox:
+        sandbox.exec(own)
+        for caught in ("try: held = [open('/dev/null') for _ in range(500)]\\nexcept OSError: 0",
+                       "held = [open('/dev/null') for _ in range(500)]"):
+            try:
+                sandbox.exec(caught)
+            except pyisolate.OpenFilesExceeded as error:
+                print(error.allowed, "ulimit" in error.hint)
+            except pyisolate.GuestError as error:
+                print(error.type_name)
+        print({(event.capability, event.target) for event in sandbox.get_denial_events()})
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=100, check=False)
+    told = "200 True\n{(<Capability.LIMIT_OPEN_FILES: 'limit.open_files'>, '200')}\nOSError\nset()\n"
+    assert done.stdout == told, done.stderr
+
+
 def test_cpu_is_summed_over_processes(supervisor: pyisolate.Supervisor) -> None:
     source = """
 import os, time

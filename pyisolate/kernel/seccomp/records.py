@@ -6,11 +6,13 @@ import errno
 import ipaddress
 import os
 import re
+import resource
 import socket
 
 from ...capability import CAPABILITY_BY_NUMBER, CAPABILITY_NUMBER, CATALOGUE, FLOOR, Capability
 from ...choices import EnforcerName
 from ...decision import DenialCode, Verdict
+from ...limits.rlimit import within_host
 from ...native import notify as native
 from ...native.quiet import AGAIN
 from ...policy.compiled import CompiledPolicy
@@ -245,8 +247,10 @@ def _limit_text(
     if policy is None or code is not DenialCode.LIMIT_EXCEEDED:
         return None
     if capability is Capability.LIMIT_FILE_SIZE:
-        return f"{policy.limits.file_size_bytes}"
-    return f"{policy.limits.open_files}" if capability is Capability.LIMIT_OPEN_FILES and syscall in LIMITED else None
+        return f"{within_host(resource.RLIMIT_FSIZE, policy.limits.file_size_bytes)}"
+    if capability is Capability.LIMIT_OPEN_FILES and syscall in LIMITED:
+        return f"{within_host(resource.RLIMIT_NOFILE, policy.limits.open_files)}"
+    return None
 
 
 def target_of(record: native.Record, syscall: str, capability: Capability) -> str:

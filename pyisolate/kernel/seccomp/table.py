@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 
 from ...capability import CAPABILITY_NUMBER, CATALOGUE, FLOOR, Capability
 from ...choices import CellKind
 from ...decision import Mode
+from ...limits.rlimit import within_host
 from ...native import notify as native
 from ...policy import workspace
 from ...policy.compiled import CompiledPolicy, FsRight
@@ -41,8 +43,8 @@ def compile_table(
         rules,
         unix_rules,
         shadow=shadow,
-        open_files=policy.limits.open_files,
-        file_size=policy.limits.file_size_bytes,
+        open_files=within_host(resource.RLIMIT_NOFILE, policy.limits.open_files),
+        file_size=within_host(resource.RLIMIT_FSIZE, policy.limits.file_size_bytes),
     )
 
 
