@@ -401,7 +401,7 @@ class Guest:
             self._shown = call_excepthook(error)
             raise
         finally:
-            finish_script()
+            finish_script(self._display.figures)  # pyplot closes them at exit
         return wire.Done(id=request.id)
 
     def execute(self, request: wire.Request, namespace: dict[str, Any], filename: str) -> wire.Done:

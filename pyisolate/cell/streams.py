@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 from ..native.channel import is_free, lowest_free
@@ -126,13 +127,17 @@ class OpenFiles:
                         found.flush()
 
 
-def finish_script() -> None:
-    """Do what the interpreter does at a script's end: wait for its threads, run what `atexit` holds."""
+def finish_script(before_exit: Callable[[], None]) -> None:
+    """Do what the interpreter does at a script's end: wait for its threads, run what `atexit` holds.
+
+    `before_exit` is called between the two: what `atexit` holds takes apart what a script has made.
+    """
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.main_thread() and thread is not threading.current_thread():
             thread.join()
     for callback in list(getattr(threading, "_threading_atexits", ())):
         callback()
+    before_exit()
     atexit._run_exitfuncs()  # noqa: SLF001 - what Py_Finalize calls
 
 

@@ -122,3 +122,14 @@ def test_run_saves_what_a_script_displays(tmp_path: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == ["001.txt", "001.untrusted.html", "002.txt"]
     done = subprocess.run([*COMMAND, "--json", str(script)], capture_output=True, text=True, timeout=60)
     assert [one["data"]["text/plain"] for one in json.loads(done.stdout)["outputs"]] == ["Rich()", "'two'"]
+
+
+def test_run_saves_figures_that_a_script_left_open(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    script, out = tmp_path / "script.py", tmp_path / "out"
+    script.write_text("import matplotlib.pyplot as plt\nplt.plot([1, 2])\n")  # pyplot closes it at the script's end
+    done = subprocess.run(
+        [*COMMAND, "--policy", "data", "--outputs", str(out), str(script)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert (out / "001.png").read_bytes().startswith(b"\x89PNG\r\n")
