@@ -12,11 +12,14 @@ from . import _native
 from .result import check
 
 check(_native.lib.frames_add(__name__.encode()), "add call_apart", hint="there was no memory for a function")
-_call: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any] = globals()["call_apart"]
+#: None in a sub-interpreter, where no guest runs
+_call: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any] | None = globals().get("call_apart")
 
 
 def call_apart(
     function: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
 ) -> Any:
     """Return `function(*args, **kwargs)`, in which the frame of `function` is the outermost."""
+    if _call is None:
+        return function(*args, **kwargs or {})
     return _call(function, args, {} if kwargs is None else dict(kwargs))

@@ -313,7 +313,7 @@ def test_a_directory_that_is_replaced_meanwhile_is_not_given(
 
     monkeypatch.setattr(GivenDirectory, "check", replaced)
     for link in (False, True):
-        with pytest.raises(pyisolate.EnforcementError, match="symbolic links" if link else "another directory"):
+        with pytest.raises(pyisolate.EnforcementError, match="symbolic links" if link else "another one"):
             supervisor.spawn("no", BASE, workspace=given)
         given.unlink() if link else given.rmdir()
         given.with_name("moved").rename(given)

@@ -279,7 +279,7 @@ def _readable(given: HostFile, tree: int, name: str) -> int:
         try:
             found = os.fstat(at)
             if (found.st_dev, found.st_ino, stat.S_ISREG(found.st_mode)) != (given.device, given.inode, True):
-                raise OSError(errno.ESTALE, f"{given.path} is another one than it was")
+                raise OSError(errno.ESTALE, "it is another one than it was")
             return os.open(f"/proc/self/fd/{at}", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
         finally:
             os.close(at)
@@ -293,7 +293,7 @@ def _mount_of(given: HostFile, flags: int) -> int:
     try:
         found = os.fstat(at)
         if (found.st_dev, found.st_ino) != (given.device, given.inode):
-            raise OSError(errno.ESTALE, f"{given.path} is another one than it was")
+            raise OSError(errno.ESTALE, "it is another one than it was")
         return mount.open_tree(dirfd=at, recursive=bool(flags))
     finally:
         os.close(at)

@@ -83,14 +83,18 @@ static PyMethodDef frames_method = {
 
 SHARED int frames_add(const char *module)
 {
-	PyGILState_STATE gil = PyGILState_Ensure();
+	PyGILState_STATE gil = PyGILState_Ensure(); /* of the main interpreter, whichever calls */
 	PyObject *function = PyCFunction_New(&frames_method, NULL);
-	PyObject *into = PyImport_AddModule(module);
-	int result = function != NULL && into != NULL && PyObject_SetAttrString(into, "call_apart", function) == 0;
+	PyObject *name = PyUnicode_FromString(module);
+	PyObject *into = name == NULL ? NULL : PyImport_GetModule(name);
+	int result = function == NULL || name == NULL ? -ENOMEM : 0;
 
+	if (result == 0 && into != NULL && PyObject_SetAttrString(into, "call_apart", function) < 0)
+		result = -ENOMEM;
+	Py_XDECREF(into);
+	Py_XDECREF(name);
 	Py_XDECREF(function);
-	if (!result)
-		PyErr_Clear();
+	PyErr_Clear();
 	PyGILState_Release(gil);
-	return result ? 0 : -ENOMEM;
+	return result;
 }
