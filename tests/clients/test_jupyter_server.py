@@ -127,9 +127,14 @@ class Page:
             pass
 
     async def run(self, code: str) -> dict[str, dict[str, Any]]:
-        """Run a cell; what came of it by the type of message."""
+        """Run a cell; what came of it by the type of message. Output may come in several: their text is joined."""
         number = await self.send("execute_request", code=code, silent=False, store_history=True, allow_stdin=False)
-        return {message["msg_type"]: message for message in await self.answers(number)}
+        found: dict[str, dict[str, Any]] = {}
+        for message in await self.answers(number):
+            if message["msg_type"] == "stream" and (before := found.get("stream")) is not None:
+                message["content"]["text"] = before["content"]["text"] + message["content"]["text"]
+            found[message["msg_type"]] = message
+        return found
 
 
 @pytest.mark.once
