@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from ..threads import Thread
+from ..native.threads import Thread
 from .channel import Channel
 
 _log = logging.getLogger("pyisolate.pool")

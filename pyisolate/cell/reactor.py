@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Self
 
 from ..native.polling import epoll
-from ..threads import Thread
+from ..native.threads import Thread
 from .channel import Channel
 from .turns import Turns
 

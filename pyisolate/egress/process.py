@@ -26,10 +26,10 @@ import msgspec
 from ..capability import Capability
 from ..errors import EnforcementError
 from ..native import interpreter
+from ..native.threads import Thread
 from ..policy.compiled import CompiledPolicy, FsRight, FsRule, NetAction, NetRule
 from ..policy.secrets import Injection
 from ..records import Asked, BrokerRecord
-from ..threads import Thread
 from . import messages
 from .authority import Authority, new_authority
 from .bundles import VARIABLES, Bundles

@@ -9,10 +9,10 @@ from typing import Any, Unpack
 import ray
 
 from ..metrics import serve_metrics
+from ..native.threads import Thread
 from ..supervisor.options import PolicyLike, SpawnOptions
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.event import DenialEvent
-from ..threads import Thread
 from .remote_executor import RemoteExecutor, Task, TaskOutcome
 
 _CLOSE_TIMEOUT_S = 10

@@ -16,8 +16,8 @@ from collections.abc import Callable, Hashable
 
 from ..errors import SandboxError
 from ..native.result import advice
+from ..native.threads import Thread
 from ..policy.compiled import Limits
-from ..threads import Thread
 from .clock import Clock, MonotonicClock
 from .exceeded import ExceededLimit, exceeded
 from .usage import Usage

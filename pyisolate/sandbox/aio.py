@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..threads import Thread
+from ..native.threads import Thread
 
 _T = TypeVar("_T")
 _log = logging.getLogger("pyisolate.sandbox.aio")

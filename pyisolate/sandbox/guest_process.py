@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from ..errors import SandboxError
-from ..threads import Thread
+from ..native.threads import Thread
 from .command import Program, check_program, error_of_start, exit_status
 from .received import Received, writes_to
 from .request import check_seconds

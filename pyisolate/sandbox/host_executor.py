@@ -11,7 +11,7 @@ import queue
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from ..threads import Thread
+from ..native.threads import Thread
 
 _T = TypeVar("_T")
 #: A host whose sinks hang that long must not hang the guest as well (seconds).

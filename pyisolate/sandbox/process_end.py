@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from ..errors import SandboxClosed
-from ..threads import Thread
+from ..native.threads import Thread
 
 #: Longer than the rest of an ordinary exit takes (seconds); not for ever, because who is at exit may join the thread.
 PATIENCE_S = 5.0

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import IO, Any
 
-from ..threads import Thread
+from ..native.threads import Thread
 
 #: Text is sent as UTF-8; `subprocess.DEVNULL` is nothing. A file object with a descriptor, and a
 #: descriptor, are read there, as `subprocess` does.

@@ -35,7 +35,7 @@ from ..errors import EnforcementError, SandboxError, TimeoutError
 from ..hooks.attribution import raised_by_guest
 from ..limits.exceeded import ExceededLimit
 from ..limits.usage import Usage
-from ..threads import Thread
+from ..native.threads import Thread
 from .attendant import Attendant
 from .base import SandboxBase
 from .process_end import waits_for_the_end

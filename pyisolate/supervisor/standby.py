@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..cell.policy_zygotes import MOST
 from ..cell.zygote import BranchOrder
 from ..errors import SandboxError
-from ..threads import Thread
+from ..native.threads import Thread
 from .assign import HANDOUT_TIMEOUT_S, Assigner, CellOrder
 from .frequent import Frequent, Key
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from ..choices import Enforcement
 from ..native import mount, process
+from ..native.threads import Thread
 from ..records import SandboxContext
 from ..sandbox.thread import SandboxThread, ThreadSession
-from ..threads import Thread
 from .assign import Records, standby_context
 from .frequent import Frequent, Key
 
@@ -136,8 +136,7 @@ class StandbyThreads:
     def _take(self, order: ThreadOrder) -> ThreadSession | None:
         """Return a thread that stands by for exactly this order, once.
 
-        None for a caller that may be confined more than the thread: its sandbox must inherit that. What Landlock has
-        confined a caller nothing says, but no thread that is made ahead is under no_new_privs before it is confined.
+        None for a caller that is confined otherwise than the thread's maker: its sandbox must inherit that.
         """
         with self._lock:
             if (line := self._lines.get(order.key)) is None or not line.ready:

@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 
 from ..errors import SandboxError
 from ..native.forked import renew
-from ..threads import Thread
+from ..native.threads import Thread
 from .metrics import METRICS
 
 #: A scraper that sends nothing for this long is disconnected.

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..threads import Thread
+from ..native.threads import Thread
 
 _log = logging.getLogger("pyisolate.telemetry")
 _T = TypeVar("_T")

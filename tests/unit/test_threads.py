@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pyisolate import threads
+from pyisolate.native import threads
+from pyisolate.native.threads import Thread
 from pyisolate.telemetry.worker_threads import Calls, Timer
-from pyisolate.threads import Thread
 
 STARVED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from ...threads import Thread
+from ...native.threads import Thread
 from ..event_source import Filter, Reading, newest_and_following, read_metrics, scrape
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from ...enforcement import Availability
 from ...errors import EnforcementError
 from ...native import libbpf
 from ...native.polling import epoll
+from ...native.threads import Thread
 from ...policy.compiled import CompiledPolicy
 from ...records import KernelRecord
-from ...threads import Thread
 from ..enforcer import RecordSink
 from ..reconcile import CounterKey
 from ..reconcile import record as unnamed_record

@@ -21,9 +21,9 @@ from ...capability import CAPABILITY_BY_NUMBER, Capability
 from ...choices import CellKind
 from ...decision import Verdict
 from ...native import notify as native
+from ...native.threads import Thread
 from ...policy.compiled import CompiledPolicy
 from ...records import KernelRecord
-from ...threads import Thread
 from ..enforcer import AskedSink, RecordSink
 from ..reconcile import CounterKey, Reconciler
 from ..reconcile import record as unnamed_record

@@ -7,6 +7,7 @@
 #include "notify/address.c"
 #include "notify/message.c"
 #include "notify/flight.c"
+#include "notify/inject.c"
 #include "notify/wait.c"
 #include "notify/hidden.c"
 #include "notify/question.c"

@@ -21,7 +21,7 @@ from collections import deque
 from pathlib import Path
 
 from ...native.forked import renew
-from ...threads import Thread
+from ...native.threads import Thread
 from ..event import SCHEMA, DenialEvent
 from ..metrics import METRICS, Metrics
 from ..worker_threads import LOG_INTERVAL_S, Starter

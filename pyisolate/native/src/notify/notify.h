@@ -9,6 +9,7 @@
  *   notify/wait.c     operations that cannot finish at once
  *   notify/question.c calls that wait for the host's answer
  *   notify/own_socket.c unix sockets in a sandbox's workspace
+ *   notify/inject.c   how a call is answered with a descriptor in the guest
  *   notify/socket.c   socket, setsockopt, connect, bind, listen
  *   notify/own.c      what a program opens by a name of a descriptor that it has
  *   notify/look.c     look-ups of names, which nothing decides

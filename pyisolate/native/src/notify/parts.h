@@ -43,10 +43,12 @@ SHARED struct notify_decision notify_judge_unix(const notify_policy *p, int acti
 SHARED notify_policy *notify_policy_hold(notify_policy *p);
 SHARED void notify_policy_drop(notify_policy *p);
 
-/* socket.c */
-SHARED void notify_inject(const struct notify_job *job);
+/* inject.c */
 SHARED void notify_give_fd(const struct notify_job *job, int fd, int close_on_exec);
 SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kind, int protocol);
+
+/* socket.c */
+SHARED void notify_inject(const struct notify_job *job);
 SHARED void notify_do_socket(const struct notify_call *c);
 SHARED void notify_do_setsockopt(const struct notify_call *c);
 SHARED int notify_unix_destination(const struct notify_call *c, const struct notify_endpoint *to);
