@@ -54,7 +54,7 @@ def sign(
     canonical = "\n".join(
         (
             method.decode("latin-1"),
-            path if key.service == "s3" else quote(path, safe="/" + _UNRESERVED),
+            path if key.service == "s3" else quote(_normalized(path), safe="/" + _UNRESERVED),
             _canonical_query(query),
             *(f"{name}:{value}" for name, value in signed.items()),
             "",
@@ -78,6 +78,17 @@ def _signed(headers: Headers) -> dict[str, str]:
             text = _SPACES.sub(b" ", value.strip()).decode("latin-1")
             found.setdefault(lower.decode("latin-1"), []).append(text)
     return {name: ",".join(found[name]) for name in sorted(found)}
+
+
+def _normalized(path: str) -> str:
+    """Return a path as services read it before they compare signatures (S3 does not): no dots, no empty segments."""
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            del kept[-1:]
+        elif segment not in ("", "."):
+            kept.append(segment)
+    return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")
 
 
 def _canonical_query(query: str) -> str:
