@@ -28,7 +28,7 @@ from .messages import can_be_asked
 from .meter import Meter, OverLimit
 from .names import Names, RefusedAddress, Unreachable, connect
 from .opened import open_tunnel
-from .request import Refusal, malformed, read_request
+from .request import Refusal, malformed, overriding, read_request
 from .shortcut import Begun, Plain, Shortcut, Side
 from .streams import Inlet, Stream
 from .tenants import Tenant, Tenants
@@ -137,6 +137,9 @@ class Connection:
             self._authenticate(event)
         request, onward = read_request(event, self._inside)
         by = await self._decide(request)
+        for other in overriding(event, request):
+            if by is not _By.MONITOR and (also := await self._decide(other)) is not _By.POLICY:
+                by = also
         if request.method == web.CONNECT:
             assert stream is not None
             await self._tunnel(request, stream, by)
@@ -239,11 +242,15 @@ class Connection:
         return self.tenant.meter
 
     async def next_event(self) -> object:
-        """Return what the guest sends next, as h11 reads it. Raises h11.RemoteProtocolError."""
-        while (event := self.http.next_event()) is h11.NEED_DATA:
-            if self.http.they_are_waiting_for_100_continue:
-                self.writer.write(self.http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
-            self.http.receive_data(await self._read())
+        """Return what the guest sends next, as h11 reads it. Raises Refusal for what it cannot."""
+        try:
+            while (event := self.http.next_event()) is h11.NEED_DATA:
+                if self.http.they_are_waiting_for_100_continue:
+                    self.writer.write(self.http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+                self.http.receive_data(await self._read())
+        except h11.RemoteProtocolError as error:  # caught here: the host's are other errors
+            self._recognise()
+            raise malformed(str(error)) from None
         return event
 
     async def _read(self) -> bytes:

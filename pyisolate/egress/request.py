@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import h11
+import msgspec
 
 from ..decision import DenialCode
 from ..policy import units, web
@@ -13,6 +14,10 @@ from ..policy import units, web
 _METHOD_BYTES = 32
 _HOST = r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
 _PLACE = re.compile(_HOST)
+#: Headers that give a host another method than the request line has, and another path.
+_METHODS = (b"x-http-method-override", b"x-http-method", b"x-method-override")
+_PATHS = (b"x-original-url", b"x-rewrite-url")
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}")
 _REST = r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?"
 #: As proxies are asked (RFC 9112, 3.2.2), and as hosts are, which may be asked in the same way.
 _ABSOLUTE = re.compile(f"http://{_HOST}{_REST}", re.IGNORECASE)
@@ -71,6 +76,21 @@ def read_request(event: h11.Request, tunnel: web.Request | None) -> tuple[web.Re
             raise Refusal(str(request), DenialCode.ALWAYS_DENIED, "its Host is not the host of its target")
     onward = "" if request.method == web.CONNECT else request.path + query
     return request, onward.encode("latin-1")
+
+
+def overriding(event: h11.Request, request: web.Request) -> list[web.Request]:
+    """Return what else a request may be to its host, which its headers name. Raises Refusal for another path."""
+    found = []
+    for name, value in event.headers if request.method != web.CONNECT else ():
+        if name in _PATHS:
+            reason = f"{name.decode('ascii')} names another path than its target"
+            raise Refusal(str(request), DenialCode.ALWAYS_DENIED, reason)
+        if name in _METHODS:
+            method = value.strip().upper()
+            if not _METHOD.fullmatch(method) or method == web.CONNECT.encode():
+                raise malformed(f"{name.decode('ascii')} names no method")
+            found.append(msgspec.structs.replace(request, method=method.decode("ascii")))
+    return [one for one in found if one != request]
 
 
 def malformed(reason: str) -> Refusal:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 import msgspec
 
@@ -73,15 +74,25 @@ def matches(rule: WebRule, request: Request) -> bool:
         return False
     if rule.method is None:
         return True
-    if request.method == CONNECT or rule.tls is not request.tls or rule.method not in ("*", request.method):
+    if request.method == CONNECT or rule.tls is not request.tls:
         return False
+    if rule.method not in ("*", request.method if rule.allow else request.method.upper()):
+        return False  # servers that do not tell GET from get are common
     if rule.path == "/*":
         return True
     if not units.plain_http_path(request.path):
         return not rule.allow  # what can be read in two ways may be what is denied, and is not what is granted
-    if rule.path.endswith("*"):
-        return request.path.startswith(rule.path[:-1])
-    return request.path == rule.path
+    whole = not rule.path.endswith("*")
+    stated, asked = rule.path if whole else rule.path[:-1], request.path
+    if not rule.allow:
+        stated, asked = _widest(stated, whole), _widest(asked, whole)
+    return asked == stated if whole else asked.startswith(stated)
+
+
+def _widest(path: str, whole: bool) -> str:
+    """Return what a path is to a server that tells the fewest apart: by case, by escapes, by a slash at the end."""
+    path = unquote(path, "latin-1").lower()
+    return path.rstrip("/") if whole else path
 
 
 def granted_inside(rules: Iterable[WebRule], request: Request) -> WebRule | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyisolate.decision import DenialCode
 from tests.host.egress_world import World, one_world
 
 pytestmark = pytest.mark.once
@@ -58,6 +59,8 @@ def test_hostile_bytes_are_refused_with_an_event_each_and_others_are_served(worl
         "two lengths": (f"POST {target}", f"{host}Content-Length: 4\r\nContent-Length: 5\r\n\r\n{taken}"),
         "a signed length": (f"POST {target}", f"{host}Content-Length: +4\r\n\r\n{taken}"),
         "an unknown coding": (f"POST {target}", f"{host}Transfer-Encoding: xchunked\r\n\r\n{taken}"),
+        "another path in a header": (f"GET {target}", f"{host}X-Original-URL: /v2/x\r\n\r\n"),
+        "a body that is none": (f"POST {target}", f"{host}Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n0\r\n\r\n"),
         "a line feed in the target": (f"GET {world.granted}\nX: HTTP/1.1", f"{host}\r\n"),
     }  # fmt: skip
     with (
@@ -78,6 +81,29 @@ def test_hostile_bytes_are_refused_with_an_event_each_and_others_are_served(worl
         assert sandbox.eval(f"status('GET {target}', {host + chr(13) + chr(10)!r}, True)") == [200]  # half-closed
         assert other.eval(f"ask({world.granted!r}, {world.place!r})") == before
     assert not [path for path in world.plain.seen if "taken" in path]
+
+
+def test_what_a_rule_denies_is_denied_however_a_lenient_host_is_asked_for_it(world: World) -> None:
+    place, before = world.place, len(world.plain.seen)
+    policy = world.policy.deny_http(f"DELETE {place}/v1/*").deny_http(f"* {place}/v1/admin*")
+    host = f"Host: {place}\r\nConnection: close\r\n"
+    denied = {
+        ("delete", "x", ""): "delete",
+        ("POST", "x", "X-HTTP-Method-Override: DELETE\r\nContent-Length: 0\r\n"): "DELETE",
+        ("GET", "ADMIN/x", ""): "GET",
+        ("GET", "%61dmin", ""): "GET",
+    }
+    with world.supervisor.spawn("denied", policy) as sandbox:
+        sandbox.exec(_GUEST)
+        get = "X-HTTP-Method-Override: GET\r\nContent-Length: 0\r\n"
+        assert sandbox.eval(f"status('POST {world.granted} HTTP/1.1', {host + get + chr(13) + chr(10)!r})") == [200]
+        for (method, path, more), named in denied.items():
+            line = f"{method} http://{place}/v1/{path} HTTP/1.1"
+            assert sandbox.eval(f"status({line!r}, {host + more + chr(13) + chr(10)!r})") == [403], line
+            sandbox.exec("")
+            event = sandbox.get_denial_events()[-1]
+            assert (event.target, event.code) == (f"{named} {place}/v1/{path}", DenialCode.EXPLICIT_DENY)
+    assert len(world.plain.seen) == before + 1
 
 
 def test_slow_bodies_and_many_connections_keep_nobody_else_waiting(world: World) -> None:
