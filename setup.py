@@ -81,7 +81,7 @@ PRELOADED = [
         f"pyisolate.native.{name}",
         [f"{NATIVE}/src/preload/{source}.c" for source in sources],
         extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
-        depends=[f"{NATIVE}/src/marks.h"],
+        depends=[f"{NATIVE}/src/{header}.h" for header in ("marks", "allowed", "preload/own_descriptor")],
         libraries=["dl"],
     )
     for name, sources in (("_quiet", ["files"]), ("_reports", ["lookups", "limits"]))

@@ -40,3 +40,23 @@ def test_a_refusal_of_native_code_is_an_event(tmp_path: Path, telemetry: Literal
     assert event.broker_decision in ("unavailable", "not_consulted")
     assert event.suggestion == {"fs": [{"path": str(secret), "allow": ["read"]}]}
     assert event.reported_by != "guest", "no guest said so"
+
+
+def test_what_was_granted_speaks_of_one_open_and_one_name(supervisor: pyisolate.Supervisor, tmp_path: Path) -> None:
+    """The repeat is left out of an open that the broker has just granted and that finds nothing; of no other."""
+    granted, secret = tmp_path / "given", tmp_path / "taken"
+    for directory in (granted, secret, *tmp_path.parents[:2], tmp_path):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o755)
+    hidden, absent = secret / "abcdefgh", granted / "abcdefgh"  # as long, and with the same end
+    hidden.write_text("x")
+    with supervisor.spawn("n", Policy.preset("compute").allow_read(granted)) as sandbox:
+        sandbox.exec(RAW)
+        sandbox.exec(f"import sys\nabsent, hidden = {str(absent)!r}, {str(hidden)!r}")
+        sandbox.exec("try: open(absent)\nexcept FileNotFoundError: pass\nelse: raise SystemExit(1)")
+        assert sandbox.get_denial_events() == []
+        for announced in ("absent", "hidden.replace('taken', 'given')"):
+            assert sandbox.exec(f"sys.audit('open', {announced}, 'r', 0); opened(hidden)").denials, announced
+        assert sandbox.exec("try: open(absent)\nexcept FileNotFoundError: opened(hidden)").denials, "the next call"
+        (event,) = {(one.capability, one.target, one.broker_decision) for one in sandbox.get_denial_events()}
+    assert event[:2] == ("fs.read", str(hidden))

@@ -10,6 +10,7 @@
  * gc-walking to the callable reach round it. The kernel is the boundary; sealing only keeps honest Python honest.
  */
 #include <Python.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -20,6 +21,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "allowed.h"
 #include "asked.h"
 #include "audit_tag.h"
 #include "result.h"
@@ -54,6 +56,7 @@ static uint64_t audit_process_token;
 static struct audit_slot *audit_page; /* AUDIT_SLOTS slots for all threads of the process */
 static struct asked_thread *audit_asked; /* ASKED_THREADS places, likewise, for the notification listener */
 static int audit_is_installed;
+static void (*audit_quiet_allow)(uint64_t); /* preload/files.c; NULL where that is not loaded */
 static _Atomic uint64_t audit_counter;
 
 /* The events asked about: open addressing, never changed once published. */
@@ -192,6 +195,18 @@ static void audit_store_slot(struct audit_thread *self, struct audit_slot *slot,
     *(volatile uint64_t *)&slot->sequence = self->sequence;
 }
 
+/* Tell the quiet file calls (preload/files.c) which name the broker has granted, for the open(2) that follows. */
+static void audit_tell_allowed(const struct audit_event *event, long answer, PyObject *args)
+{
+    const char *name;
+    Py_ssize_t length = 0;
+
+    if (audit_quiet_allow != NULL && asked_is_file((uint32_t)answer & 0xff) &&
+        (uint32_t)answer >> 8 == AUDIT_VERDICT_ALLOW << 8 && strcmp(event->name, "open") == 0 &&
+        (name = audit_name(PyTuple_GET_ITEM(args, 0), &length)) != NULL)
+        audit_quiet_allow(allowed_name(name, (size_t)length));
+}
+
 static int audit_consult(PyObject *callable, struct audit_event *event, PyObject *args)
 {
     struct audit_thread *self = &audit_self;
@@ -206,6 +221,8 @@ static int audit_consult(PyObject *callable, struct audit_event *event, PyObject
         return -1;
     }
     self->sequence = atomic_fetch_add_explicit(&audit_counter, 1, memory_order_relaxed) + 1;
+    if (audit_quiet_allow != NULL)
+        audit_quiet_allow(0); /* what was granted before was about another call */
     Py_INCREF(callable); /* the call may release() it */
     self->busy++;
     PyObject *arguments[] = {event->text, args};
@@ -223,6 +240,7 @@ static int audit_consult(PyObject *callable, struct audit_event *event, PyObject
         }
     }
     Py_DECREF(result);
+    audit_tell_allowed(event, answer, args);
     if (answer != 0)
         audit_store_asked(self, answer, self->sequence,
                           asked_is_file((uint32_t)answer & 0xff) ? audit_file_tag(event->name, args) : 0);
@@ -257,6 +275,9 @@ SHARED int audit_install(void)
     PyGILState_STATE gil = PyGILState_Ensure();
     int result = 0;
     if (!audit_is_installed) {
+        union { void *address; void (*call)(uint64_t); } found = { dlsym(RTLD_DEFAULT, "pyisolate_quiet_allow") };
+
+        audit_quiet_allow = found.call;
         audit_interpreter = PyInterpreterState_Get();
         result = PySys_AddAuditHook(audit_hook, NULL);
         if (result == 0)

@@ -8,6 +8,22 @@
 
 #include "asked.h"
 
+/* A name as it goes to the kernel, or NULL. */
+static inline const char *audit_name(PyObject *value, Py_ssize_t *length)
+{
+    const char *text = NULL;
+
+    if (PyBytes_CheckExact(value)) {
+        text = PyBytes_AS_STRING(value);
+        *length = PyBytes_GET_SIZE(value);
+    } else if (PyUnicode_CheckExact(value)) {
+        text = PyUnicode_AsUTF8AndSize(value, length);
+        if (text == NULL)
+            PyErr_Clear(); /* surrogates: the kernel will see other bytes */
+    }
+    return text;
+}
+
 /* Ties the slot to the call that follows: of its path as passed, the length in the top byte xor the last 8 bytes. */
 static inline uint64_t audit_tag(PyObject *args)
 {
@@ -17,18 +33,8 @@ static inline uint64_t audit_tag(PyObject *args)
 
     if (PyTuple_GET_SIZE(args) == 0)
         return 0;
-    PyObject *first = PyTuple_GET_ITEM(args, 0);
-    if (PyBytes_CheckExact(first)) {
-        text = PyBytes_AS_STRING(first);
-        length = PyBytes_GET_SIZE(first);
-    } else if (PyUnicode_CheckExact(first)) {
-        text = PyUnicode_AsUTF8AndSize(first, &length);
-        if (text == NULL) {
-            PyErr_Clear(); /* surrogates: the kernel will see other bytes */
-            return 0;
-        }
-    }
-    if (length == 0)
+    text = audit_name(PyTuple_GET_ITEM(args, 0), &length);
+    if (text == NULL || length == 0)
         return 0;
     Py_ssize_t from = length > 8 ? length - 8 : 0;
     for (Py_ssize_t i = from; i < length; i++)
@@ -39,16 +45,12 @@ static inline uint64_t audit_tag(PyObject *args)
 /* The same of one argument, a name or a descriptor, for the asked page; 0 for anything else. */
 static inline uint64_t audit_argument_tag(PyObject *first)
 {
-    const char *text;
     Py_ssize_t length = 0;
+    const char *text = audit_name(first, &length);
 
-    if (PyBytes_CheckExact(first))
-        return asked_name_tag(PyBytes_AS_STRING(first), (size_t)PyBytes_GET_SIZE(first));
-    if (PyUnicode_CheckExact(first)) {
-        if ((text = PyUnicode_AsUTF8AndSize(first, &length)) != NULL)
-            return asked_name_tag(text, (size_t)length);
-        PyErr_Clear(); /* surrogates: the kernel will see other bytes */
-    } else if (PyLong_CheckExact(first)) {
+    if (text != NULL)
+        return asked_name_tag(text, (size_t)length);
+    if (PyLong_CheckExact(first)) {
         long descriptor = PyLong_AsLong(first);
         if (descriptor >= 0)
             return asked_descriptor_tag((uint32_t)descriptor);

@@ -4,7 +4,8 @@
  * A cell's filter (native/quiet.py) lets file calls pass that return to `pyisolate_quiet_return`, and notifies
  * the listener of all others. Each function here makes its call from there first; where the kernel refuses it, or finds
  * nothing (the root view shows only what is granted), the call is made once more from elsewhere, and the listener
- * records it. The second call has no other effect than the first: it failed.
+ * records it. The second call has no other effect than the first: it failed. A file that is not there, and that the
+ * broker has just granted to the hook of this very call, is not repeated: nothing refused it.
  *
  * Nothing is decided here. Guest code that jumps to the quiet call hides a refusal from the record and gains no right:
  * the kernel decides both calls alike, and the filter's conditions on modes hold at every address. Programs that a cell
@@ -31,7 +32,9 @@
 #include <unistd.h>
 #include <utime.h>
 
+#include "../allowed.h"
 #include "../marks.h"
+#include "own_descriptor.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -106,46 +109,26 @@ static int makes_set_id(long nr, long b, long c, long d)
 	return (mode & 06000) != 0;
 }
 
-/* The descriptor that a name of /dev stands for, or -1. There is no /proc in a root view that they could lead to. */
-static int named_descriptor(const char *path)
-{
-	static const char *const streams[] = {"/dev/stdin", "/dev/stdout", "/dev/stderr"};
-	int number = 0;
+/* The name that the broker has just granted to this thread's hook, for the open(2) that follows; 0: none (../allowed.h). */
+static _Thread_local uint64_t allowed __attribute__((tls_model("initial-exec")));
 
-	for (int i = 0; i < 3; i++)
-		if (!strcmp(path, streams[i]))
-			return i;
-	if (strncmp(path, "/dev/fd/", 8) || !path[8] || strlen(path) > 8 + 7)
-		return -1;
-	for (path += 8; *path; path++) {
-		if (*path < '0' || *path > '9')
-			return -1;
-		number = 10 * number + *path - '0';
-	}
-	return number;
+EXPORT void pyisolate_quiet_allow(uint64_t name)
+{
+	allowed = name;
 }
 
-/* Open what this process has open already: no right comes with it, so the kernel is not asked again. */
-static int open_own(int number, int flags)
+/* What the policy grants and is not there is no refusal: who asked knows of the grant, and the listener need not look. */
+static int is_absence_alone(long nr, long result, uint64_t granted, long at, const char *path, long flags)
 {
-	int held = fcntl(number, F_GETFL);
-	int wanted = flags & O_ACCMODE;
-
-	if (held < 0)
-		errno = ENOENT;
-	else if (flags & O_DIRECTORY)
-		errno = ENOTDIR;
-	else if ((flags & O_CREAT) && (flags & O_EXCL))
-		errno = EEXIST;
-	else if ((held & O_ACCMODE) != O_RDWR && (held & O_ACCMODE) != wanted)
-		errno = EACCES;
-	else
-		return fcntl(number, flags & O_CLOEXEC ? F_DUPFD_CLOEXEC : F_DUPFD, 0);
-	return -1;
+	return granted && result == -ENOENT && nr == SYS_openat && at == AT_FDCWD && !(flags & (O_CREAT | O_PATH)) &&
+	       granted == allowed_name(path, strlen(path));
 }
 
 static int ask(long nr, long a, long b, long c, long d, long e)
 {
+	uint64_t granted = allowed;
+
+	allowed = 0; /* for one call */
 	if (makes_set_id(nr, b, c, d) || __atomic_load_n(&no_call_is_quiet, __ATOMIC_RELAXED))
 		return (int)syscall(nr, a, b, c, d, e, 0L);
 	long result = pyisolate_quiet_call(nr, a, b, c, d, e);
@@ -156,7 +139,7 @@ static int ask(long nr, long a, long b, long c, long d, long e)
 		if (number >= 0)
 			return open_own(number, (int)c);
 	}
-	if (is_refusal(result))
+	if (is_refusal(result) && !is_absence_alone(nr, result, granted, a, (const char *)(intptr_t)b, c))
 		return (int)syscall(nr, a, b, c, d, e, PYISOLATE_AGAIN); /* sets errno */
 	if (result == -EMFILE)
 		return (int)syscall(nr, a, b, c, d, e, (long)NOTIFY_TABLE_FULL);
