@@ -403,9 +403,6 @@ class Channel:
                 self.reloaded = frame
         elif isinstance(frame, wire.Wanted):
             self.send_kept()
-        elif isinstance(frame, wire.Started):
-            if self.owner is not None:
-                self.owner.on_started(frame)
         elif self.owner is not None:
             self.owner.on_host_call(frame)
 

@@ -22,9 +22,6 @@ class ChannelOwner(Protocol):
     def on_host_call(self, frame: wire.HostCall | wire.GaveUp) -> None:
         """Handle a call of a function of the host, or its end without an answer; must not run it here."""
 
-    def on_started(self, frame: wire.Started) -> None:
-        """Handle the start of the program that a request runs."""
-
     def on_output(self, stream: str, data: bytes) -> None:
         """Handle output; `stream` is stdout or stderr."""
 

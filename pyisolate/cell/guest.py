@@ -40,6 +40,7 @@ from .described import error_of, stub
 from .display import Display, watch_pyplot
 from .follow import Follower
 from .inbox import FOREVER_S, HostGone, Inbox
+from .launched import Programs
 from .packages import use_packages
 from .pickled import reader_of
 from .source import (
@@ -101,6 +102,7 @@ class Guest:
 
     def __init__(self) -> None:
         self.inbox = Inbox()
+        self._programs = Programs()
         self._send_lock = threading.Lock()
         self._hooks: hooks.GuestHooks | None = None
         self._broker: CurrentBroker | None = None
@@ -376,7 +378,9 @@ class Guest:
             return _done(request, self._awaiting.result(self._caller.call(function, args, kwargs)))
         if request.kind == "command":
             flush_streams()
-            return _done(request, self._run_program(request))
+            return _done(request, run_command(*self._read(request.payload)))
+        if request.kind == "launch":
+            return _done(request, self._programs.launch(self.inbox.launches.popleft(), *self._read(request.payload)))
         namespace = self.module.__dict__
         filename = self._cells.remember(request.source, request.filename)
         if request.kind == "eval":
@@ -386,12 +390,6 @@ class Guest:
         if request.kind == "script":
             return self._run_script(request, namespace)
         return self.execute(request, namespace, filename)
-
-    def _run_program(self, request: wire.Request) -> int:
-        def started(pid: int) -> None:
-            self.send(wire.Started(id=request.id, pid=pid))
-
-        return run_command(self.inbox, started, *self._read(request.payload))
 
     def _run_script(self, request: wire.Request, namespace: dict[str, Any]) -> wire.Done:
         namespace.update(__name__="__main__", __file__=request.filename)

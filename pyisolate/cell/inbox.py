@@ -42,11 +42,10 @@ class Inbox:
         self.messages: deque[bytes] = deque()
         self.requests: deque[wire.Request | wire.Init | wire.Begin] = deque()
         self.stdins: deque[list[int]] = deque()
+        self.launches: deque[list[int]] = deque()
         self.reloads: deque[tuple[wire.Reload, list[int]]] = deque()
         #: calls of functions of the host that have not returned, with their answers once they came
         self.calls: dict[int, wire.HostAnswer | None] = {}
-        #: signals for the program that a request runs
-        self.signals: deque[int] = deque()
         self.on_functions: Callable[[wire.Functions], None] = lambda _frame: None
 
     def open(self, channel: socket.socket) -> None:
@@ -164,24 +163,12 @@ class Inbox:
             finally:
                 self._release()
 
-    def wait_or_readable(self, descriptor: int) -> bool:
-        """Wait for `descriptor` (True), or for something from the host, which is sorted (False).
-
-        An interrupt ends the wait. What another thread of the guest reads is looked for now and then.
-        """
-        poller = select.poll()
-        poller.register(self._channel, select.POLLIN)
-        poller.register(descriptor, select.POLLIN)
-        ready = [found for found, _mask in poller.poll(_LOOK_UP_S * 1000)]
-        if descriptor in ready:
-            return True
-        self.sort_waiting()
-        return False
-
     def _sort(self, frame: wire.HostFrame) -> None:
         if isinstance(frame, wire.Request):
             if frame.stdin:
                 self.stdins.append(self.take_descriptors(1))
+            elif frame.kind == "launch":
+                self.launches.append(self.take_descriptors(wire.LAUNCH_DESCRIPTORS))
             self.requests.append(frame)
         elif isinstance(frame, wire.HostMessage):
             self.messages.append(frame.encoded)
@@ -190,8 +177,6 @@ class Inbox:
                 self.calls[frame.id] = frame
         elif isinstance(frame, wire.Reload):
             self.reloads.append((frame, self.take_descriptors(len(frame.descriptors))))
-        elif isinstance(frame, wire.Signal):
-            self.signals.append(frame.number)
         elif isinstance(frame, wire.Functions):
             self.on_functions(frame)
         else:

@@ -39,6 +39,12 @@ MAX_FORMS = 16
 #: Longest name of a function of the host (characters).
 MAX_FUNCTION_NAME_CHARS = 100
 HEADER = struct.Struct(">I")
+#: What a guest says of a program that runs beside its requests, on a pipe of that program's: its exit status, negative
+#: for a signal, or that it was given the signal that the host ordered.
+PROGRAM_REPORT = struct.Struct(">h")
+SIGNALLED = 0x7FFF
+#: The descriptors that ride along with a request to launch one: stdin, stdout, stderr, orders, reports.
+LAUNCH_DESCRIPTORS = 5
 ShownKind = Literal["display_data", "execute_result"]
 
 
@@ -74,7 +80,7 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="begin
 
 
 class Request(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="t", tag="request"):
-    """Run something: `kind` is exec, eval, call (dotted name), function (cloudpickle), script or command.
+    """Run something: `kind` is exec, eval, call (dotted name), function (cloudpickle), script, command or launch.
 
     `id` and `line_buffered` are set when it is sent. A call with plain arguments has them in `args` and `kwargs`.
     """
@@ -130,12 +136,6 @@ class Raised(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="rais
     errno: int | None = None
 
 
-class Signal(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="signal"):
-    """Send a signal to the program that a request runs; one that has ended gets none."""
-
-    number: int
-
-
 class Warm(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="warm"):
     """First frame of a cell, before it has seen any guest code: what it applied; its listener rides along."""
 
@@ -148,13 +148,6 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="ready
 
     steps: tuple[Step, ...]
     failed: tuple[tuple[Step, str], ...] = ()
-
-
-class Started(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="started"):
-    """The program of request `id` runs, under this number in the cell. Sent again after each signal."""
-
-    id: int
-    pid: int
 
 
 class Done(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="t", tag="done"):
@@ -236,12 +229,10 @@ class Reloaded(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="re
     failed: tuple[tuple[Step, str], ...] = ()
 
 
-GuestFrame = (
-    Warm | Ready | Started | Done | Failed | GuestMessage | Shown | HostCall | GaveUp | Denial | Reloaded | Wanted
-)
+GuestFrame = Warm | Ready | Done | Failed | GuestMessage | Shown | HostCall | GaveUp | Denial | Reloaded | Wanted
 #: What answers a call of a function of the host.
 HostAnswer = Returned | Raised
-HostFrame = Init | Begin | Request | HostMessage | Reload | Functions | Returned | Raised | Signal
+HostFrame = Init | Begin | Request | HostMessage | Reload | Functions | Returned | Raised
 
 #: What answers a request, and what a guest may send by itself. (A union of types is made anew at each use.)
 _ANSWERS = (Done, Failed)
@@ -423,9 +414,6 @@ class Conversation:
         elif isinstance(frame, Ready):
             if phase is Phase.HANDOUT:
                 self.phase = Phase.IDLE
-                return
-        elif isinstance(frame, Started):
-            if phase is Phase.RUNNING and frame.id == self._outstanding:
                 return
         elif isinstance(frame, Warm):
             if phase is Phase.WARMING:

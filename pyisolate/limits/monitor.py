@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import threading
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -68,6 +69,11 @@ class Limited(Protocol):
     @property
     def running(self) -> bool:
         """True while a request runs."""
+        ...
+
+    @property
+    def programs(self) -> Collection[object]:
+        """What `popen` started and has not ended: each has a deadline of its own."""
         ...
 
     def filling(self) -> Filling | None:
@@ -214,7 +220,7 @@ class SandboxLimits:
         subject = self._subject
         if exceeded.limit == "wall":
             # The request that runs watches its own deadline; this one is for what an earlier one left running.
-            if not subject.running:
+            if not subject.running and not subject.programs:
                 self._end_orphans()
             self.watch()
             return

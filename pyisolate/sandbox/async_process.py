@@ -10,20 +10,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import SandboxError
-from .guest_process import GuestProcess, RunningProgram, begin
+from .guest_process import GuestProcess, begin
+from .received import Sink
+from .running import RunningProgram
 
 if TYPE_CHECKING:
     from ..telemetry.event import DenialEvent
-    from .guest_process import InputSource, OutputSink, ProgramSession
+    from .running import InputSource, OutputSink, ProgramSession
 
 
-class _Feeding:
+class _Feeding(Sink):
     """Passes on to a stream of the loop what comes on a thread of the host; nothing once that loop has ended."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop, self.reader = loop, asyncio.StreamReader(loop=loop)
 
-    def write(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Take what came."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self.reader.feed_data, bytes(data))
@@ -38,7 +40,7 @@ class AsyncGuestProcess:
     """A running program, made by `Sandbox.apopen`. Its names are those of `asyncio.subprocess.Process`.
 
     `stdin`, `stdout` and `stderr` are asyncio's streams, of bytes; None where they are no pipe. Signals are coroutines:
-    they end when the program was given them. It is a request of its sandbox, see `GuestProcess`.
+    they end when the program was given them. It runs beside the requests of its sandbox, see `GuestProcess`.
     """
 
     def __init__(self, running: RunningProgram, session: ProgramSession) -> None:
@@ -63,7 +65,7 @@ class AsyncGuestProcess:
 
     @property
     def denials(self) -> tuple[DenialEvent, ...]:
-        """What it was refused; known once it has ended."""
+        """What its sandbox was refused while it ran; known once it has ended."""
         return self._process.denials
 
     async def wait(self) -> int:
@@ -155,9 +157,6 @@ async def start(
         raise
     made = AsyncGuestProcess(running, session)
     made.stdout, made.stderr = (None if fed is None else fed.reader for fed in feeding)
-    for fed in feeding:
-        if fed is not None:
-            running.when_ended(fed.end)
     if running.stdin is not None:
         protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), loop=loop)
         transport, _ = await loop.connect_write_pipe(lambda: protocol, running.stdin)

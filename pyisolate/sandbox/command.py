@@ -34,13 +34,18 @@ class Program:
         """Return it with another stdin."""
         return replace(self, stdin=stdin)
 
-    def work(self, *, attended: bool = False) -> Work:
-        """Return the request that runs it. `attended`: the host learns when it runs, and may send it signals."""
-        return Work(
-            "command",
-            args=(self.arguments, self.directory, self.environment, self.merged, attended),
-            stdin=self.stdin,
-        )
+    @property
+    def sent(self) -> tuple[Any, ...]:
+        """What the guest gets."""
+        return self.arguments, self.directory, self.environment, self.merged
+
+    def work(self) -> Work:
+        """Return the request that runs it."""
+        return Work("command", args=self.sent, stdin=self.stdin)
+
+    def launched(self, pipes: tuple[int, ...]) -> Work:
+        """Return the request that starts it, with descriptors of its own."""
+        return Work("launch", args=self.sent, pipes=pipes)
 
 
 def check_program(

@@ -7,12 +7,15 @@ import os
 from typing import TYPE_CHECKING
 
 from ..cell import wire
+from ..errors import SandboxDied
+from ..native.process import signal_name
 from ..policy.suggest import is_task
 from ..policy.workspace import HOME, is_place, same_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..cell.channel import Channel
     from ..policy.compiled import CompiledPolicy
     from ..telemetry.event import DenialEvent
 
@@ -55,7 +58,24 @@ def _left_out(path: str) -> str:
     return f"the policy grants {path}, which does not exist, so it was left out: make it before the sandbox starts"
 
 
-def hint_of_death(number: int | None, code: int | None) -> str:
+def error_of_death(name: str, channel: Channel, last_words: bytes) -> SandboxDied:
+    """Return the error that says how a cell died by itself. `last_words`: the end of its stderr."""
+    status = channel.exit_status
+    number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
+    code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
+    why = channel.ended or (
+        f"signal {signal_name(number)}" if number else f"exit status {code}" if status is not None else ""
+    )
+    return SandboxDied(
+        f"sandbox {name!r} died: {why or 'the zygote died, and its cells with it'}",
+        exit_status=code,
+        signal=number,
+        last_words=last_words.decode("utf-8", "backslashreplace"),
+        hint=None if channel.ended else _hint_of_death(number, code),
+    )
+
+
+def _hint_of_death(number: int | None, code: int | None) -> str:
     """Say what may have ended a cell, where nothing but a signal or an exit status is known."""
     if code is None:
         return "native code crashed, or the guest ended its own process" if number else "spawn another one"

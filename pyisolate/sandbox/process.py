@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,16 +13,15 @@ from ..cell import values, wire
 from ..cell.channel import Backlog, Channel
 from ..errors import LimitExceeded, MessagesExceeded, SandboxDied, SandboxError
 from ..limits.monitor import SandboxLimits
-from ..native.process import signal_name
 from ..telemetry.guest_records import InvalidRecord
 from ..telemetry.sanitize import hide_in_lines
 from .files import SandboxFiles
-from .guest_process import ProgramSession
-from .hints import hint_of_death
+from .hints import error_of_death
 from .process_end import waits_for_the_end
 from .programs import RunsPrograms
 from .request import Work, check_seconds, check_text, encode
 from .result import OutputCallback, Result
+from .running import ProgramSession
 from .session import INTERRUPT_GRACE_S
 from .stdin import Feeding, StdinSource, check_stdin
 from .workspace import Workspace
@@ -42,11 +40,14 @@ if TYPE_CHECKING:
     from ..telemetry.event import DenialEvent
     from ..telemetry.pipeline import SandboxTelemetry
     from .host import Host
+    from .running import RunningProgram
 
 _log = logging.getLogger("pyisolate.sandbox.process")
 _LAST_WORDS_BYTES = 4096
 #: Grace for a killed cell to be reaped before the host stops waiting (seconds).
 _REAP_TIMEOUT_S = 5.0
+#: The pipes of a dying cell close before it is reaped (seconds).
+_LOST_TIMEOUT_S = 1.0
 
 
 class CellSession(ProgramSession):
@@ -73,7 +74,7 @@ class CellSession(ProgramSession):
         self.channel, self._reactor = channel, reactor
         self.control = SandboxLimits(self, watchdog, lease)
         self._host_used_s = 0.0
-        self.calls.charge = self._charge
+        self.calls.charge = self.charge
         #: its cell is confined, and no `spawn` has taken it yet
         self.standby = standby
         #: the guest's environment, as the hand-out of a standby cell gave it
@@ -112,7 +113,7 @@ class CellSession(ProgramSession):
         )
         return self._host_used_s
 
-    def _charge(self, processor_s: float) -> None:
+    def charge(self, processor_s: float) -> None:
         """Charge the guest's turn: its frames wait, as after frames that cost the same."""
         self.channel.turn.used(processor_s, time.monotonic())
 
@@ -136,10 +137,9 @@ class CellSession(ProgramSession):
     ) -> Result:
         """Send a request and read the cell until its answer."""
         self.check_caller()
-        self.check_free()
         frame = encode(work)
         if work.stdin is None:
-            return self._serve(frame, [], timeout, on_stdout, on_stderr)
+            return self._serve(frame, list(work.pipes), timeout, on_stdout, on_stderr)
         with Feeding(work.stdin) as descriptors:
             return self._serve(frame, descriptors, timeout, on_stdout, on_stderr)
 
@@ -159,15 +159,32 @@ class CellSession(ProgramSession):
             try:
                 with self.request(on_stdout, on_stderr):
                     return self._run(frame, descriptors, timeout)
-            finally:  # outside of requests the guest stands still, where `limits.between_requests` says so
-                self.control.set_frozen(True)
+            finally:
+                self._rest()
 
-    def signal_program(self, number: int) -> None:
-        """Send a signal to the program that the request runs."""
-        try:
-            self.channel.send(wire.Signal(number=number))
-        except (Backlog, wire.WireError) as error:
-            raise SandboxError(f"signal a program in {self.name!r}: {error}") from None
+    def _rest(self) -> None:
+        """Let the guest stand still until the next request, where `limits.between_requests` says so; not a program."""
+        if not self.programs:
+            self.control.set_frozen(True)
+
+    def program_ended(self, program: RunningProgram) -> None:
+        """Forget a program that `popen` had started. What it left running may stay until its deadline."""
+        with self.state_lock:
+            self.programs.discard(program)
+        self.control.request_ended(program.deadline, took_s=time.monotonic() - program.began)
+        if self.limits.between_requests == "freeze":
+            with self._reactor.borrow(self.channel):
+                self._rest()
+
+    def program_lost(self) -> None:
+        """A program's pipes are closed, as those of a dead cell: one that lives has let go of it, and is ended."""
+        if not self.channel.exited.wait(_LOST_TIMEOUT_S):
+            self.end("its guest let go of a program that popen had started")
+
+    def why_lost(self) -> SandboxError:
+        """Return how the cell ended."""
+        with self._reactor.borrow(self.channel):  # a request that ran then has the first word, and the output
+            return self._wait_ended() if self.ending is None or not self.closed else self.ending
 
     def _run(self, frame: wire.Request, descriptors: list[int], timeout: float | None) -> Result:
         """Send a request, read the cell until its answer, and return what it means, or raise."""
@@ -350,21 +367,7 @@ class CellSession(ProgramSession):
 
     def death(self) -> SandboxDied:
         """Return the error that says how the cell died by itself."""
-        status = self.channel.exit_status
-        last_words = self._last_words.decode("utf-8", "backslashreplace")[-_LAST_WORDS_BYTES:]
-        number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
-        code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
-        why = self.channel.ended or (
-            f"signal {signal_name(number)}" if number else f"exit status {code}" if status is not None else ""
-        )
-        hint = None if self.channel.ended else hint_of_death(number, code)
-        return SandboxDied(
-            f"sandbox {self.name!r} died: {why or 'the zygote died, and its cells with it'}",
-            exit_status=code,
-            signal=number,
-            last_words=last_words,
-            hint=hint,
-        )
+        return error_of_death(self.name, self.channel, bytes(self._last_words))
 
     # -- ChannelOwner ---------------------------------------------------------------------------------------
 

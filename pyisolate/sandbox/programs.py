@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from .async_process import AsyncGuestProcess, start
 from .base import SandboxBase
 from .command import check_program, run_command
-from .guest_process import GuestProcess, InputSource, OutputSink, ProgramSession, begin
+from .guest_process import GuestProcess, begin
 from .result import OutputCallback
+from .running import InputSource, OutputSink, ProgramSession
 from .stdin import StdinSource
 
 _S = TypeVar("_S", bound=ProgramSession)
@@ -66,6 +67,8 @@ class RunsPrograms(SandboxBase[_S]):
         env: Mapping[str, str] | None = None,
     ) -> GuestProcess:
         """Start a program that the policy grants, and return while it runs; `subprocess.Popen` without descriptors.
+
+        It runs beside the requests of this sandbox, and beside others that `popen` started.
 
         `stdin`: PIPE, or what `exec` takes; by default there is nothing to read. `stdout`, `stderr`: PIPE, DEVNULL, or
         a file that is written to as output comes; `stderr` may be STDOUT. Raises what `run` raises where it cannot

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import abc
+import codecs
 import io
+import subprocess
 import threading
-from collections.abc import Callable
 from typing import IO, Any
 
-from .result import BytesCallback, OutputCallback
+
+class Sink(abc.ABC):
+    """Where one stream of a program goes, as it comes, on a thread of the host."""
+
+    @abc.abstractmethod
+    def feed(self, data: bytes) -> None:
+        """Take what came."""
+
+    @abc.abstractmethod
+    def end(self) -> None:
+        """No more comes."""
 
 
-class Received(io.RawIOBase):
+class Received(io.RawIOBase, Sink):
     """Bytes that have come and were not read. `limits.output` bounds them; there is no descriptor to select on."""
 
     def __init__(self) -> None:
@@ -59,18 +71,47 @@ class Received(io.RawIOBase):
         return io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace") if text else buffered
 
 
-def writes_to(sink: Any) -> OutputCallback:
-    """Return what passes output on to a file of the host's, as it comes. Raises TypeError for what is no file."""
-    write, flush = getattr(sink, "write", None), getattr(sink, "flush", None)
-    if not callable(write):
-        raise TypeError(
-            f"popen: output: must be PIPE, DEVNULL or a file, not {type(sink).__name__}. Hint: os.fdopen makes a file"
-        )
+class _Nowhere(Sink):
+    """Throws away what comes."""
 
-    def pass_on(data: Any) -> None:
-        write(data)
-        if callable(flush):
+    def feed(self, data: bytes) -> None:
+        """Take what came."""
+
+    def end(self) -> None:
+        """No more comes."""
+
+
+class _File(Sink):
+    """Writes to a file of the host's: bytes, or text in which what is no UTF-8 reads `\\xff`."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        text = isinstance(file, io.TextIOBase)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace") if text else None
+
+    def feed(self, data: bytes) -> None:
+        """Take what came."""
+        self._write(data if self._decoder is None else self._decoder.decode(data))
+
+    def end(self) -> None:
+        """No more comes."""
+        if self._decoder is not None and (rest := self._decoder.decode(b"", final=True)):
+            self._write(rest)
+
+    def _write(self, data: Any) -> None:
+        self._file.write(data)
+        if callable(flush := getattr(self._file, "flush", None)):
             flush()
 
-    passing: Callable[[Any], None] = pass_on
-    return passing if isinstance(sink, io.TextIOBase) else BytesCallback(passing)
+
+def sink_of(target: Any) -> Sink:
+    """Return where output goes: DEVNULL, STDOUT, a file of the host's. Raises TypeError for what is none of them."""
+    if isinstance(target, int) and target in (subprocess.DEVNULL, subprocess.STDOUT):
+        return _Nowhere()
+    if isinstance(target, Sink):
+        return target
+    if not callable(getattr(target, "write", None)):
+        raise TypeError(
+            f"popen: output: must be PIPE, DEVNULL or a file, not {type(target).__name__}. Hint: os.fdopen makes a file"
+        )
+    return _File(target)

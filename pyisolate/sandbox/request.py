@@ -17,7 +17,7 @@ from ..cell import wire
 from ..native.forked import call_in_child
 from .stdin import Stdin
 
-Kind = Literal["exec", "script", "eval", "call", "command"]
+Kind = Literal["exec", "script", "eval", "call", "command", "launch"]
 
 _PLAIN = frozenset({type(None), bool, float, bytes})
 _registry_lock = threading.Lock()
@@ -41,7 +41,10 @@ class PickledCall:
 
 
 class Work(msgspec.Struct, frozen=True):
-    """What one request runs: source text (exec, script, eval), a callable (call), or a program (command)."""
+    """What one request runs: source text (exec, script, eval), a callable (call), or a program (command).
+
+    A program that a request only starts (launch) has `pipes`, which ride along.
+    """
 
     kind: Kind
     source: str = ""
@@ -49,6 +52,7 @@ class Work(msgspec.Struct, frozen=True):
     #: `sys.argv` from this request on; empty: as it is
     argv: tuple[str, ...] = ()
     stdin: Stdin | None = None
+    pipes: tuple[int, ...] = ()
     #: of a call: "module.function", a name that the guest defined, or a callable of the host's
     function: str | Callable[..., Any] = ""
     args: tuple[Any, ...] = ()
@@ -61,9 +65,9 @@ def encode(work: Work) -> wire.Request:
     Arguments and callables travel by cloudpickle, host to guest only, where they are not plain; what cannot be pickled
     raises here, before the cell knows of a request.
     """
-    if work.kind == "command":
+    if work.kind in ("command", "launch"):
         payload = bytes(cloudpickle.dumps(work.args))
-        return wire.Request(kind="command", payload=payload, stdin=work.stdin is not None)
+        return wire.Request(kind=work.kind, payload=payload, stdin=work.stdin is not None)
     if work.kind != "call":
         return wire.Request(
             kind=work.kind,

@@ -365,26 +365,24 @@ class Session(abc.ABC):
 
     def take_output(self, stream: str, data: bytes) -> None:
         """Collect output; too much ends the sandbox."""
-        if self.ending is not None:
-            return
-        allowed = self.limits.output_bytes
-        self.output_bytes += len(data)
-        if allowed is None or self.output_bytes <= allowed:
+        if self.count_output(len(data)):
             self.outputs[stream].feed(data)
-            return
+
+    def count_output(self, size: int) -> bool:
+        """Count bytes that the guest wrote; True within `limits.output`. Too many end the sandbox."""
+        if self.ending is not None:
+            return False
+        allowed = self.limits.output_bytes
+        with self.state_lock:  # programs that run beside a request write, too
+            self.output_bytes += size
+        if allowed is None or self.output_bytes <= allowed:
+            return True
         event = self.denials.limit(
             Capability.LIMIT_OUTPUT, f"{allowed} bytes", f"{self.output_bytes} bytes were written"
         )
-        self.end_with(
-            OutputExceeded(
-                f"output of {self.name!r}: {self.output_bytes} bytes",
-                limit="output",
-                used=self.output_bytes,
-                allowed=allowed,
-                denial_event=event,
-                hint="raise limits.output, or write results to a granted file",
-            )
-        )
+        hint = "raise limits.output, or write results to a granted file"
+        self._too_much(f"{self.output_bytes} bytes", self.output_bytes, allowed, event, hint)
+        return False
 
     def take_message(self, encoded: bytes) -> None:
         """Queue an object that the guest posted; too many, or too large a sum, end the sandbox."""
@@ -408,16 +406,12 @@ class Session(abc.ABC):
             return
         what = f"{len(self._shown)} outputs of {self._shown_bytes} bytes"
         event = self.denials.limit(Capability.LIMIT_OUTPUT, f"{wire.MAX_SHOWN} outputs", f"{what} were displayed")
-        self.end_with(
-            OutputExceeded(
-                f"output of {self.name!r}: {what} displayed in one request",
-                limit="output",
-                used=self._shown_bytes,
-                allowed=2 * wire.MAX_SHOWN_BYTES,
-                denial_event=event,
-                hint="display less, or write results to a granted file",
-            )
-        )
+        hint, allowed = "display less, or write results to a granted file", 2 * wire.MAX_SHOWN_BYTES
+        self._too_much(f"{what} displayed in one request", self._shown_bytes, allowed, event, hint)
+
+    def _too_much(self, what: str, used: int, allowed: int, event: DenialEvent, hint: str) -> None:
+        text = f"output of {self.name!r}: {what}"
+        self.end_with(OutputExceeded(text, limit="output", used=used, allowed=allowed, denial_event=event, hint=hint))
 
     def take_written(self) -> dict[str, Any]:
         """Take what the request wrote and displayed, as fields of a `Result`, and start anew."""

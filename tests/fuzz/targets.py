@@ -154,8 +154,6 @@ class Model:
                 return False
             self.reloads.pop(0)
             return True
-        if kind == "Started":
-            return self.state == "running" and frame.id == self.asked
         expected = {"Warm": "warming", "Ready": "handout", "Done": "running", "Failed": "running"}[kind]
         if self.state != expected or (kind in ("Done", "Failed") and frame.id != self.asked):
             return False
@@ -183,7 +181,7 @@ class Model:
 
 def a_frame(source: Bytes, issued: list[int]) -> wire.GuestFrame:
     """Build a frame from an input; it answers one of the requests that were made, or none."""
-    kind, number = source.number() % 11, source.number() % 8
+    kind, number = source.number() % 10, source.number() % 8
     answered = issued[-number] if 0 < number <= len(issued) else number
     if kind == 0:
         return wire.Warm(steps=(source.text(),))
@@ -205,8 +203,6 @@ def a_frame(source: Bytes, issued: list[int]) -> wire.GuestFrame:
         return wire.HostCall(
             id=answered, name=source.text()[: wire.MAX_FUNCTION_NAME_CHARS], arguments=source.take(number)
         )
-    if kind == 9:
-        return wire.Started(id=answered, pid=number)
     return wire.Reloaded(id=answered)
 
 
@@ -346,7 +342,6 @@ class _Seeds:
     def frames() -> tuple[bytes, ...]:
         made = (
             wire.Warm(steps=("a",)), wire.Ready(steps=("a",), failed=(("b", "why"),)), wire.Reloaded(id=1),
-            wire.Started(id=1, pid=4),
             wire.Done(id=1, encoded=msgspec.msgpack.encode({"a": [1, 2.5, None, True, b"x", "y"]}), is_repr=True),
             wire.Failed(id=1, type_name="E", message="m", traceback="t", sequence=1, errno=13),
             wire.GuestMessage(encoded=msgspec.msgpack.encode([[[]], {}, 1 << 63, -1])), wire.Denial(record=RECORD),

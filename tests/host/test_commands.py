@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,8 +173,7 @@ def test_a_program_is_talked_to_while_it_runs(sandbox: pyisolate.Sandbox) -> Non
         assert process.poll() is None
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.01)
-        with pytest.raises(pyisolate.SandboxError, match="one request at a time"):
-            sandbox.exec("1")
+        assert sandbox.eval("1 + 1") == 2  # beside it
         process.stdin.write("two")
         process.stdin.close()
         assert process.stdout.read() == "two"
@@ -226,6 +226,55 @@ def test_refusals_of_a_running_program_are_its_denials(sandbox: pyisolate.Sandbo
     process = sandbox.popen(["bash", "-c", "cat /etc/shadow /dev/null; exit 3"])
     assert process.wait(10) == 3
     assert ("fs.read", "/etc/shadow") in {(str(one.capability), one.target) for one in process.denials}
+
+
+def test_programs_run_at_once_and_beside_requests(sandbox: pyisolate.Sandbox) -> None:
+    trap = "trap 'echo got; exit 7' TERM; echo ready; while :; do sleep 0.02; done"
+    loud = sandbox.popen(["bash", "-c", trap], text=True)
+    cats = [sandbox.popen(["cat"], stdin=subprocess.PIPE, text=True) for _ in range(3)]
+    assert len({one.pid for one in (loud, *cats)}) == 4
+    for number, cat in enumerate(cats):
+        assert cat.stdin is not None
+        assert cat.stdout is not None
+        cat.stdin.write(f"{number}\n")
+        assert cat.stdout.readline() == f"{number}\n"
+    assert loud.stdout is not None
+    assert loud.stdout.readline() == "ready\n"
+    busy = threading.Thread(target=sandbox.exec, args=("import time; time.sleep(0.5)",))
+    busy.start()
+    time.sleep(0.1)
+    loud.terminate()  # the guest is at work on the request
+    assert (loud.wait(5), loud.stdout.read(), busy.is_alive()) == (7, "got\n", True)
+    assert [cat.communicate("end") for cat in cats] == [("end", "")] * 3
+    busy.join()
+    assert sandbox.exec("import threading; print(threading.active_count())").stdout == "1\n"
+    assert sandbox.run(["cat"], input=b"x").stdout == b"x"
+
+
+def test_output_of_what_a_program_leaves_running_is_read_to_its_end(sandbox: pyisolate.Sandbox) -> None:
+    process = sandbox.popen(["bash", "-c", "echo first; (sleep 0.3; echo last) & exit 3"], text=True)
+    assert process.wait(5) == 3
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=0.01)
+    assert process.communicate() == ("first\nlast\n", "")
+
+
+def test_a_program_whose_time_is_up_is_killed_alone(supervisor: pyisolate.Supervisor) -> None:
+    policy = pyisolate.Policy.preset("compute").allow_exec(shutil.which("sleep") or "").with_limits(wall="500ms")
+    with supervisor.spawn("late", policy) as sandbox:
+        process = sandbox.popen(["sleep", "60"])
+        with pytest.raises(pyisolate.TimeoutError, match="'sleep' was killed after"):
+            process.wait(10)
+        assert process.returncode == -9
+        assert [event.capability.value for event in process.denials if event.code == "LIMIT_EXCEEDED"] == ["limit.wall"]
+        assert sandbox.popen(["sleep", "0"]).wait() == 0
+
+
+def test_a_guest_that_stands_still_between_requests_runs_while_programs_do(supervisor: pyisolate.Supervisor) -> None:
+    policy = pyisolate.Policy.preset("compute").allow_exec(shutil.which("cat") or "")
+    with supervisor.spawn("still", policy.with_limits(between_requests="freeze")) as sandbox:
+        assert sandbox.popen(["cat"], stdin=subprocess.PIPE).communicate(b"x") == (b"x", b"")
+        assert sandbox.eval("1") == 1
 
 
 def test_wait_says_why_the_sandbox_ended_before_the_program(supervisor: pyisolate.Supervisor) -> None:

@@ -22,7 +22,6 @@ RECORD = BrokerRecord(sequence=1, capability=Capability.FS_READ, target="/x", ve
 GUEST_FRAMES = (
     wire.Warm(steps=("seccomp",)),
     wire.Ready(steps=("landlock",), failed=(("root view", "why"),)),
-    wire.Started(id=1, pid=4),
     wire.Done(id=1),
     wire.Failed(id=1, type_name="E", message="m", traceback="t"),
     wire.GuestMessage(encoded=b"\xc0"),
@@ -233,7 +232,7 @@ PHASES = {
     wire.Phase.WARMING: {"Warm"},
     wire.Phase.HANDOUT: {"Ready"},
     wire.Phase.IDLE: {"Denial", "GuestMessage", "Shown", "HostCall", "GaveUp"},
-    wire.Phase.RUNNING: {"Denial", "GuestMessage", "Shown", "HostCall", "GaveUp", "Started", "Done", "Failed"},
+    wire.Phase.RUNNING: {"Denial", "GuestMessage", "Shown", "HostCall", "GaveUp", "Done", "Failed"},
     wire.Phase.DEAD: set(),
 }
 
