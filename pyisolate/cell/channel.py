@@ -91,14 +91,12 @@ class Channel:
         self.lock = threading.RLock()
         self.ended: str | None = None
         self.exit_status: int | None = None
-        self.exited = threading.Event()
-        self.released = False
+        self.exited, self.released = threading.Event(), False
         #: what the cell said it applied when it was forked; only ever written before guest code ran
         self.steps: tuple[Step, ...] = ()
         self.failed_steps: tuple[tuple[Step, str], ...] = ()
         self._buffer = wire.FrameBuffer(wire.MAX_GUEST_FRAME_BYTES)
-        self._outbox = bytearray()
-        self._ahead = b""
+        self._outbox, self._ahead = bytearray(), b""
         self._send_lock = threading.RLock()
         #: the reload that somebody waits for, and its answer
         self.awaited_reload = 0
@@ -279,8 +277,13 @@ class Channel:
             self.poller.unregister(descriptor)
             self._end.end_of(descriptor)
             return
+        self._output(descriptor, data)
+
+    def _output(self, descriptor: int, data: bytes) -> None:
         if self.owner is not None:
             self.owner.on_output(self._pipes[descriptor], data)
+        else:  # no guest has run: the cell itself says why it cannot begin
+            _log.error("cell %d: %s", self.pid, data.decode(errors="backslashreplace").rstrip())
 
     def read_rest(self) -> bool:
         """Handle what a dead cell had sent: a cell reports a refusal before it raises it, so the report is in there.
@@ -436,8 +439,7 @@ class Channel:
                 return
             if not data:
                 return
-            if self.owner is not None:
-                self.owner.on_output(self._pipes[descriptor], data)
+            self._output(descriptor, data)
 
     def signal(self, number: int) -> bool:
         """Signal the guest, or kill the cell with SIGKILL; False when it is gone.

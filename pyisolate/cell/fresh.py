@@ -126,6 +126,7 @@ class Foreseen:
         start, guest = self._starts[forks], self._guest
         came = start.run(channel, outputs, asked, mapped)
         if came is cell_start.Came.BROKEN:
+            os.dup2(outputs[1], 2)  # it may have no streams of its own yet, and the zygote's are the host's
             start.check_begun()
         AT_FORK.be_guests()
         if not self._pid:

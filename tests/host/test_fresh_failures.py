@@ -67,8 +67,8 @@ def policy_zygote(spec: CellSpec, python: str = sys.executable) -> Iterator[Poli
         zygote.stop()
 
 
-def first_frame(zygote: PolicyZygote) -> wire.GuestFrame | None:
-    """Return what a new cell sends first, None where it ends before."""
+def first_frame(zygote: PolicyZygote) -> wire.GuestFrame | str:
+    """Return what a new cell sends first, or what it writes to its stderr where it ends before."""
     zygote.fork(1)
     received = zygote.receive()
     assert received is not None
@@ -81,7 +81,7 @@ def first_frame(zygote: PolicyZygote) -> wire.GuestFrame | None:
             data, descriptors, _ = receive(host, 1 << 16, 8)
         for one in descriptors:
             os.close(one)
-        return wire.decode_guest(data[4:]) if data else None
+        return wire.decode_guest(data[4:]) if data else os.read(err, 1 << 16).decode()
     finally:
         for one in (out, err, pidfd, asked):
             os.close(one)
@@ -119,10 +119,11 @@ def test_a_cell_that_cannot_begin_never_reports(tmp_path: Path, capfd: pytest.Ca
     with policy_zygote(spec) as sound:
         assert isinstance(first_frame(sound), wire.Warm)
     with policy_zygote(spec, str(python)) as zygote:
-        frame = first_frame(zygote)
+        words = first_frame(zygote)
         ended = zygote.receive()
-    assert frame is None
-    assert "confine a fresh cell: No such process" in capfd.readouterr().err  # it has no streams of its own yet
+    assert isinstance(words, str)
+    assert "confine a fresh cell: No such process" in words  # which the pool's channel logs (test_channel)
+    assert capfd.readouterr().err == ""  # the host's
     assert ended is not None
     assert isinstance(ended[0], Exited)
     assert os.waitstatus_to_exitcode(ended[0].status) == wire.BROKEN_STATUS

@@ -99,6 +99,19 @@ def test_a_callback_for_output_that_raises_loses_no_answer(ends: tuple[Channel, 
     assert isinstance(channel.take_answer(), wire.Done)
 
 
+def test_what_a_cell_without_a_guest_says_is_logged(
+    ends: tuple[Channel, socket.socket, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    channel, _guest, out = ends
+    kept, channel.owner = channel.owner, None
+    os.write(out, b"OSError: no room\n")
+    channel.pump(0)
+    assert [(one.name, one.getMessage()) for one in caplog.records] == [
+        ("pyisolate.cell", f"cell {os.getpid()}: OSError: no room")
+    ]
+    channel.owner = kept
+
+
 def test_a_turn_reads_a_few_small_frames_and_large_ones_whole(ends: tuple[Channel, socket.socket, int]) -> None:
     channel, guest, _out = ends
     assert isinstance(channel.owner, Owner)

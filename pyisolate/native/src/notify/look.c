@@ -52,15 +52,6 @@ static int notify_looks_at_link(const struct notify_call *c)
 	}
 }
 
-SHARED void notify_drop_root(struct notify_sandbox *s)
-{
-	int held = s->root_tid;
-
-	s->root_tid = 0; /* first: a child that the host forks closes what it finds here */
-	if (held)
-		close(s->root);
-}
-
 /* What the thread sees as "/", or -1. Opening it costs as much as all the rest of a look-up; it is believed no longer than a
  * thread's number, for a cell enters its root view once, and a thread does not change it. */
 static int notify_root(const struct notify_call *c)
@@ -71,7 +62,7 @@ static int notify_root(const struct notify_call *c)
 
 	if (s->root_tid == c->tid && now - s->root_ns < NOTIFY_NAME_NS)
 		return s->root;
-	notify_drop_root(s);
+	notify_drop_held(&s->root_tid, s->root);
 	snprintf(link, sizeof link, "/proc/%d/root", c->tid);
 	s->root = open(link, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (s->root < 0)
@@ -79,7 +70,7 @@ static int notify_root(const struct notify_call *c)
 	s->root_tid = c->tid;
 	s->root_ns = now;
 	if (!notify_valid(c))
-		notify_drop_root(s);
+		notify_drop_held(&s->root_tid, s->root);
 	return s->root_tid ? s->root : -1;
 }
 

@@ -79,6 +79,12 @@ static void notify_drop_kept(notify_listener *l, struct notify_sandbox *s)
 		notify_flight_end(l, s->flights);
 }
 
+static void notify_drop_looked_at(struct notify_sandbox *s)
+{
+	notify_drop_held(&s->root_tid, s->root);
+	notify_drop_held(&s->thread_tid, s->thread);
+}
+
 static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint32_t events, struct seccomp_notif *n)
 {
 	pthread_mutex_lock(&l->lock);
@@ -91,8 +97,7 @@ static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint
 		notify_had_turn(l, s);
 	} else if (events & (EPOLLHUP | EPOLLERR)) {
 		s->hung_up = 1; /* every task under the filter is gone */
-		notify_drop_root(s);
-		notify_drop_thread(s);
+		notify_drop_looked_at(s);
 		epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
 		notify_drop_kept(l, s);
 	}
@@ -107,8 +112,7 @@ static void notify_free_sandbox(notify_listener *l, struct notify_sandbox *s)
 		close(s->fd);
 	notify_policy_drop(s->policy);
 	notify_asked_free(s->asked);
-	notify_drop_root(s);
-	notify_drop_thread(s);
+	notify_drop_looked_at(s);
 	notify_ring_free(s->ring);
 	notify_free(s);
 }

@@ -63,7 +63,6 @@ SHARED int notify_opens_own(const struct notify_call *c);
 /* look.c */
 SHARED void notify_do_look(const struct notify_call *c);
 SHARED void notify_watch_look(const struct notify_call *c);
-SHARED void notify_drop_root(struct notify_sandbox *s);
 
 /* kin.c */
 SHARED int notify_reaches(const struct notify_call *c, int group);
@@ -153,7 +152,7 @@ SHARED int notify_interrupted(int tid);
 SHARED int notify_hard_limit(int tid, int resource, uint64_t *hard);
 SHARED int notify_take_fd_of(const struct notify_call *c, int pid, uint64_t number);
 SHARED int notify_take_fd(const struct notify_call *c, uint64_t number);
-SHARED void notify_drop_thread(struct notify_sandbox *s);
+SHARED void notify_drop_held(int *tid, int descriptor);
 SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *out, size_t room);
 SHARED int notify_other_argument(int nr);
 SHARED size_t notify_read_linked(const struct notify_call *c, const char *name, size_t length, char *out, size_t room);

@@ -203,13 +203,14 @@ SHARED int notify_hard_limit(int tid, int resource, uint64_t *hard)
 	return 0;
 }
 
-SHARED void notify_drop_thread(struct notify_sandbox *s)
+/* Close a descriptor that is kept for the next call of one thread, where there is one: `tid` says whose, 0 for none. */
+SHARED void notify_drop_held(int *tid, int descriptor)
 {
-	int held = s->thread_tid;
+	int held = *tid;
 
-	s->thread_tid = 0; /* first: a child that the host forks closes what it finds here */
+	*tid = 0; /* first: a child that the host forks closes what it finds here */
 	if (held)
-		close(s->thread);
+		close(descriptor);
 }
 
 /* A pidfd of the thread, kept for its next call: to open and to close one each time takes three calls more. It names no
@@ -220,14 +221,14 @@ static int notify_hold_thread(const struct notify_call *c)
 
 	if (s->thread_tid == c->tid)
 		return s->thread;
-	notify_drop_thread(s);
+	notify_drop_held(&s->thread_tid, s->thread);
 	int pidfd = (int)syscall(SYS_pidfd_open, c->tid, NOTIFY_PIDFD_THREAD);
 	if (pidfd < 0)
 		return -errno;
 	s->thread = pidfd;
 	s->thread_tid = c->tid;
 	if (!notify_valid(c))
-		notify_drop_thread(s);
+		notify_drop_held(&s->thread_tid, s->thread);
 	return s->thread_tid ? s->thread : -ESRCH;
 }
 
@@ -241,7 +242,7 @@ SHARED int notify_take_fd(const struct notify_call *c, uint64_t number)
 		return fd;
 	if (thread >= 0 && errno != ESRCH)
 		return errno == EMFILE || errno == ENFILE ? -ENOMEM : -errno;
-	notify_drop_thread(c->sandbox); /* another thread has its number by now */
+	notify_drop_held(&c->sandbox->thread_tid, c->sandbox->thread); /* another thread has its number by now */
 	return notify_take_fd_of(c, 0, number);
 }
 
