@@ -11,7 +11,8 @@ import functools
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+
+from ..native.threads import Workers
 
 #: Look-ups at a time, of all sandboxes and of one.
 MOST, SHARE = 128, 4
@@ -31,7 +32,7 @@ class Lookups:
 
     def __init__(self, look_up: Resolve = resolve, *, most: int = MOST) -> None:
         self._look_up, self._most = look_up, most
-        self._threads = ThreadPoolExecutor(most, thread_name_prefix="lookup")
+        self._threads = Workers(most, "lookup")
         #: by sandbox: look-ups that run, and those that wait
         self._running: Counter[str] = Counter()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}

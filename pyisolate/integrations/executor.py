@@ -9,12 +9,13 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any, ParamSpec, TypeVar, Unpack
 
 from .. import api
 from ..actor import current_actor
 from ..errors import SandboxError
+from ..native.threads import Workers
 from ..sandbox.process import Sandbox
 from ..supervisor.options import PolicyLike, SpawnOptions, as_policy
 from ..supervisor.supervisor import Supervisor
@@ -88,7 +89,7 @@ class SandboxExecutor(Executor):
         self._options, self._reuse, self._timeout = options, reuse, timeout
         self._initializer = None if initializer is None else functools.partial(initializer, *initargs)
         self._name, self._numbers, self._supervisor = name, itertools.count(1), supervisor
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix=f"pyisolate-{name}")
+        self._threads = Workers(workers, f"pyisolate-{name}")
         self._lock = threading.Lock()
         self._waiting: dict[SandboxFuture[Any], None] = {}
         self._idle: collections.deque[_Used] = collections.deque()

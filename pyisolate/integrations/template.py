@@ -7,13 +7,13 @@ import contextvars
 import itertools
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from .. import api
 from ..actor import current_actor
 from ..errors import SandboxClosed, SandboxError
+from ..native.threads import Workers
 from ..sandbox.process import Sandbox
 from ..supervisor.options import PolicyLike, SpawnOptions, as_policy
 from ..supervisor.supervisor import Supervisor
@@ -52,7 +52,7 @@ class Template:
         self._lock = threading.Lock()
         self._waiting: collections.deque[Sandbox] = collections.deque()
         self._filling = self._closed = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"pyisolate-{name}")
+        self._thread = Workers(1, f"pyisolate-{name}")
         self._fill()
 
     def spawn(self) -> Sandbox:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..capability import Capability
 from ..choices import EnforcerName, Isolation
+from ..limits import rlimit
 from ..policy.compiled import CompiledPolicy
 from .interpreter_access import interpreter_out_of_reach
 
@@ -59,10 +60,14 @@ class Prepared:
     shadow_bpf: BpfPolicy | None = None
     #: what the places of its rules were; None where no table holds places
     identity: Identity | None = None
+    #: this process's own limits that the tables hold
+    host_limits: tuple[int, ...] = field(default_factory=rlimit.in_tables)
 
     @property
     def current(self) -> bool:
-        """True while the tables mean what the policy's paths name."""
+        """True while the tables mean what the policy's paths name, within the limits that the host has."""
+        if self.host_limits != rlimit.in_tables():
+            return False
         if self.root_view is not None and not self.root_view.lives:
             return False
         return self.identity is None or self.identity.holds()

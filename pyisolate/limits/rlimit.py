@@ -105,6 +105,11 @@ def within_host(which: int, allowed: int | None) -> int | None:
     return allowed if allowed is None or hard == resource.RLIM_INFINITY else min(allowed, hard)
 
 
+def in_tables() -> tuple[int, ...]:
+    """Return this process's own hard limits on what the listener's tables hold: open files, and a file's size."""
+    return tuple(resource.getrlimit(which)[1] for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE))
+
+
 def host_cpu_s() -> int | None:
     """Return the processor time (seconds) after which this process's own hard limit ends a cell, None for never."""
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]

@@ -2,17 +2,22 @@
 
 `threading.Thread.start` waits for the started signal of the new thread, without end: one that had no memory for its
 first Python frame ends without it, and its starter waits for ever (CPython 3.11 to 3.14, `Thread._bootstrap_inner`).
-Here the starter waits for a started signal of its own, for `PATIENCE_S`. All threads of the package are of this class,
-but for those of `concurrent.futures.ThreadPoolExecutor`, which makes its own.
+Here the starter waits for a started signal of its own, for `PATIENCE_S`. All threads of the package are of this class.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import queue
 import threading
+from collections import deque
 from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 #: How long a new thread may take until it runs (seconds): a processor that is shared by fifty takes a tenth of it.
 PATIENCE_S = 5.0
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class _StartedSignal(threading.Event):
@@ -54,9 +59,9 @@ class Thread(threading.Thread):
         try:
             super().start()
         except BaseException:
-            self._give_up()
+            self.give_up()
             raise
-        if self._give_up():
+        if self.give_up():
             cause = f"can't start new thread: {self.name} did not run within {PATIENCE_S:g} s"
             raise RuntimeError(f"{cause}. Hint: the machine, or its control group, is short of memory or processors")
 
@@ -66,10 +71,130 @@ class Thread(threading.Thread):
             self._signal.give()
             super().run()
 
-    def _give_up(self) -> bool:
-        """Keep the thread from running, however late it comes; False where it runs."""
+    def give_up(self) -> bool:
+        """Keep the thread from running, however late it is started or comes; False where it runs."""
         if not self._decided.acquire(blocking=False):
             return False
         # CPython 3.11 to 3.14: one that ended before its signal would be among `threading.enumerate()` for ever
         getattr(threading, "_limbo", {}).pop(self, None)
         return True
+
+
+class Starter:
+    """A thread that starts others: they inherit what confines it, and nothing of who asks for them.
+
+    Landlock, filters, user, affinity and namespaces are a thread's own, and those that it starts have the same. Until
+    `open`, and after `close`, the caller starts them itself.
+    """
+
+    def __init__(self) -> None:
+        self._wanted: queue.SimpleQueue[tuple[Thread, queue.SimpleQueue[BaseException | None]] | None]
+        self._wanted = queue.SimpleQueue()
+        self._thread: Thread | None = None
+
+    def open(self) -> None:
+        """Start its thread. Raises RuntimeError where it cannot."""
+        thread = Thread(self._serve, name="pyisolate-starter")
+        thread.start()
+        self._thread = thread
+
+    def start(self, thread: Thread) -> None:
+        """Start a thread. Raises what `Thread.start` raises."""
+        if self._thread is None:
+            thread.start()
+            return
+        outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._wanted.put((thread, outcome))
+        try:
+            error = outcome.get(timeout=2 * PATIENCE_S)
+        except queue.Empty:
+            error = RuntimeError(f"can't start new thread: {thread.name} waited for {2 * PATIENCE_S:g} s")
+            if not thread.give_up():
+                return
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """End its thread; those that it started go on. It may be opened again."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._wanted.put(None)
+            thread.join(PATIENCE_S)
+
+    def _serve(self) -> None:
+        while (wanted := self._wanted.get()) is not None:
+            thread, outcome = wanted
+            try:
+                thread.start()
+            except BaseException as error:
+                outcome.put(error)
+            else:
+                outcome.put(None)
+            del wanted, thread, outcome
+
+
+class Workers(concurrent.futures.Executor):
+    """Runs calls on at most `most` threads of `Thread`; each ends where nothing waits, and none is idle.
+
+    They are no daemons: a host that ends waits for what was submitted, as with `concurrent.futures.ThreadPoolExecutor`.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most, self._name = most, name
+        self._changed = threading.Condition()
+        self._calls: deque[tuple[concurrent.futures.Future[Any], Callable[[], Any]]] = deque()
+        self._running = 0
+        self._closed = False
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> concurrent.futures.Future[_T]:
+        """Have a thread call `fn`. Raises RuntimeError after `shutdown`, or where there is no thread to call it."""
+        future: concurrent.futures.Future[_T] = concurrent.futures.Future()
+        entry = (future, lambda: fn(*args, **kwargs))
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._calls.append(entry)
+            if self._running >= self._most:
+                return future
+            self._running += 1
+        try:
+            Thread(self._serve, name=self._name, daemon=False).start()
+        except RuntimeError:  # those that run take it, if there are any
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+                if not self._running and entry in self._calls:
+                    self._calls.remove(entry)
+                    raise
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more; `wait` until all that was submitted is done, or with `cancel_futures` what runs."""
+        with self._changed:
+            self._closed = True
+            left = list(self._calls) if cancel_futures else []
+            if cancel_futures:
+                self._calls.clear()
+        for future, _call in left:
+            future.cancel()
+        if wait:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._running)
+
+    def _serve(self) -> None:
+        while (entry := self._next()) is not None:
+            future, call = entry
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as error:
+                    future.set_exception(error)
+            del entry, future, call
+
+    def _next(self) -> tuple[concurrent.futures.Future[Any], Callable[[], Any]] | None:
+        with self._changed:
+            if self._calls:
+                return self._calls.popleft()
+            self._running -= 1
+            self._changed.notify_all()
+            return None

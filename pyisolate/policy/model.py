@@ -44,6 +44,8 @@ from .workspace import workspace_size
 from .yaml_writer import to_yaml
 
 PathText = str | os.PathLike[str]
+#: Rules of one policy: to compile one takes about 0.1 ms, to decode it in a cell half of that.
+MAX_RULES_IN_ALL = 50_000
 
 
 _P = TypeVar("_P", bound="PolicyModel")
@@ -92,6 +94,11 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
         force(self, "imports", canonical_others(self.imports))
         force(self, "secrets", canonical_secrets(self.secrets))
         force(self, "ask", read_ask(self.ask))
+        if (count := len(self.rules)) > MAX_RULES_IN_ALL:
+            raise PolicySyntaxError(
+                f"policy: {count} rules, and {MAX_RULES_IN_ALL} are the most",
+                hint='grant packages with all that is in them ("package.*"), and directories in the place of files',
+            )
 
     def __repr__(self) -> str:
         return f"<Policy {self.name!r} {self.version} {self.mode}: {len(self.rules)} rules>"

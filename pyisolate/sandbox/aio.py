@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..native.threads import Thread
+from ..native.threads import Starter, Thread
 
 _T = TypeVar("_T")
 _log = logging.getLogger("pyisolate.sandbox.aio")
@@ -23,20 +23,36 @@ IDLE_S = 5.0
 
 
 class HostThreads:
-    """The threads of one supervisor. None is started before it is needed, and none stays that is idle."""
+    """The threads of one supervisor. None is started before it is needed, and none stays that is idle.
 
-    def __init__(self, *, idle_s: float = IDLE_S, name: str = "pyisolate-async") -> None:
-        self._idle_s, self._name = idle_s, name
+    `starter` starts them: they serve whoever comes, and must not be confined as the first one is.
+    """
+
+    def __init__(self, starter: Starter, *, idle_s: float = IDLE_S, name: str = "pyisolate-async") -> None:
+        self._starter, self._idle_s, self._name = starter, idle_s, name
         # not the supervisor's lock: its `start` holds that for a second, and this is an event loop
         self._changed = threading.Condition()
         self._calls: deque[tuple[concurrent.futures.Future[Any] | None, Callable[[], Any]]] = deque()
         self._threads = self._idle = 0
         self._closed = False
 
-    async def run(self, function: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
-        """Run a blocking call in the task's context. `undo` gets the result that comes after the task was cancelled."""
+    async def run(
+        self,
+        function: Callable[[], _T],
+        undo: Callable[[_T], object] | None = None,
+        *,
+        inheriting: bool = False,
+    ) -> _T:
+        """Run a blocking call in the task's context. `undo` gets the result that comes after the task was cancelled.
+
+        `inheriting`: on a thread for this call alone, which has what confines the caller's.
+        """
         future: concurrent.futures.Future[_T] = concurrent.futures.Future()
-        self._submit(future, functools.partial(contextvars.copy_context().run, function))
+        call = functools.partial(contextvars.copy_context().run, function)
+        if inheriting:
+            Thread(target=_settle, args=(future, call), name=self._name).start()
+        else:
+            self._submit(future, call)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -74,7 +90,7 @@ class HostThreads:
                 return
             self._threads += 1
         try:
-            Thread(target=self._serve, name=self._name).start()
+            self._starter.start(Thread(target=self._serve, name=self._name))
         except RuntimeError:  # no more threads: those that run take it, if there are any
             with self._changed:
                 self._threads -= 1
@@ -91,12 +107,7 @@ class HostThreads:
                 except Exception:
                     _log.exception("a call on a thread of the host failed")
                 continue
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
+            _settle(future, function)
             del call, future, function
 
     def _next(self) -> tuple[concurrent.futures.Future[Any] | None, Callable[[], Any]] | None:
@@ -111,10 +122,10 @@ class HostThreads:
 
 
 class HostLoop:
-    """An event loop on a thread of its own, started when it is first asked for."""
+    """An event loop on a thread of its own, which `starter` starts when it is first asked for."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, starter: Starter) -> None:
+        self._starter, self._lock = starter, threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
         self._closed = False
@@ -128,7 +139,7 @@ class HostLoop:
                 loop = asyncio.new_event_loop()
                 thread = Thread(target=self._run, args=(loop,), name="pyisolate-loop")
                 try:
-                    thread.start()
+                    self._starter.start(thread)
                 except RuntimeError:  # no more threads
                     loop.close()
                     raise
@@ -156,6 +167,15 @@ class HostLoop:
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
+
+
+def _settle(future: concurrent.futures.Future[Any], function: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def _undo(done: concurrent.futures.Future[_T], undo: Callable[[_T], object]) -> None:

@@ -23,6 +23,7 @@ from ..kernel.observed_files import WatchedFiles, let_through
 from ..kernel.plan import KernelPlan
 from ..kernel.prepared import CellTraits, Prepared
 from ..limits.watchdog import Watchdog
+from ..native.threads import Starter
 from ..policy.advice import advice
 from ..policy.web import by_name
 from ..sandbox.aio import HostLoop, HostThreads
@@ -86,7 +87,7 @@ class Runtime:
         records = Records(
             self.telemetry_of, self.plan.binding, lambda source: recorder.metrics.pool_spawns.add((source,))
         )
-        self._host_side = HostSide()
+        self._host_side, self._starter = HostSide(), Starter()
         self._parts = Parts(
             self,
             self,
@@ -103,8 +104,8 @@ class Runtime:
         )
         self._started: Started | None = None
         self._lock = threading.RLock()
-        self._host_threads = HostThreads()
-        self._function_threads, self._function_loop = HostThreads(name="pyisolate-function"), HostLoop()
+        self._host_threads, self._function_loop = HostThreads(self._starter), HostLoop(self._starter)
+        self._function_threads = HostThreads(self._starter, name="pyisolate-function")
         self.state = "new"
         living.add(self)
 
@@ -123,9 +124,11 @@ class Runtime:
             try:
                 # not when it is first asked for: it would inherit what confines that caller
                 self._host_side.start()
+                self._starter.open()
                 self._started = start(self._parts, self.options, self._set_started)
             except BaseException as error:
                 self._started = None
+                self._starter.close()
                 self._host_side.close()
                 raise translate_host_error("start supervisor", error) from error
             self.state = "running"
@@ -160,6 +163,7 @@ class Runtime:
         self._host_threads.close()
         self._function_threads.close()
         self._function_loop.close()
+        self._starter.close()
         self._host_side.close()
         if self._owns_recorder:
             self.recorder.shutdown()
@@ -174,8 +178,9 @@ class Runtime:
             self._started = None
         self.egress.abandon()
         self.state = "closed"
-        self._lock, self._host_threads = threading.RLock(), HostThreads()
-        self._function_threads, self._function_loop = HostThreads(), HostLoop()
+        self._lock, self._starter = threading.RLock(), Starter()
+        self._host_threads, self._function_loop = HostThreads(self._starter), HostLoop(self._starter)
+        self._function_threads = HostThreads(self._starter)
         self.registry.abandon(lambda session: session.abandon())
         self.recorder.metrics.remove_supervisor(self)
 
@@ -277,9 +282,11 @@ class Runtime:
         assert reloader is not None
         return reloader.reload(sessions, policy)
 
-    async def run_blocking(self, call: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
+    async def run_blocking(
+        self, call: Callable[[], _T], undo: Callable[[_T], object] | None = None, *, inheriting: bool = False
+    ) -> _T:
         """Run a blocking call on the supervisor's own threads; see `HostThreads.run`."""
-        return await self._host_threads.run(call, undo)
+        return await self._host_threads.run(call, undo, inheriting=inheriting)
 
     def start_call(self, call: Callable[[], None]) -> None:
         """Run a call of a function of the host on a thread that only these use."""

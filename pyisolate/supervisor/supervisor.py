@@ -431,7 +431,9 @@ class Supervisor:
         if (answers := options.get("on_ask")) is not None:
             options["on_ask"] = make_asker(answers, options.get("ask_timeout", 30.0), asyncio.get_running_loop())
         run = functools.partial(self.spawn, name, policy, isolation=isolation, **options)
-        return await self._runtime.run_blocking(run, undo=lambda late: late.close())
+        # what confines this task's thread confines a sandbox thread, too
+        inheriting = isolation == "thread"
+        return await self._runtime.run_blocking(run, undo=lambda late: late.close(), inheriting=inheriting)
 
     # -- control --------------------------------------------------------------------------------------------
 

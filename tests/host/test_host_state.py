@@ -113,6 +113,21 @@ for wanted in (100, 5000):
     assert done.stdout.split() == ["False", "108", "False", "200"], done.stderr
 
 
+def test_a_hard_limit_that_the_host_lowers_later_holds_for_later_sandboxes_with_its_event() -> None:
+    code = """
+import resource, pyisolate
+policy = pyisolate.Policy.preset("compute").with_limits(open_files=300)
+fill = "import os, contextlib\\nwith contextlib.suppress(OSError): kept = [os.dup(0) for _ in range(250)]"
+for limit in (1000, 200):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    with pyisolate.spawn("guest", policy) as sandbox:
+        sandbox.exec(fill)
+        print([event.target for event in sandbox.get_denial_events()])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "[]\n['200']\n", done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="root's capabilities are taken away here")
 @pytest.mark.parametrize("lacking", ["-sys_admin", "-sys_admin,-sys_ptrace,-net_admin,-bpf,-perfmon"])
 def test_root_without_cap_sys_admin_is_served_as_an_ordinary_user_is(lacking: str) -> None:

@@ -175,12 +175,17 @@ def test_deny_says_what_it_denies(call, text: str) -> None:
         lambda p: p.deny_random(seed=-1),
         lambda p: Policy.preset("compte"),
         lambda p: p.with_name("\n"),
+        lambda p: p.allow_import(*(f"module_{number}" for number in range(50_001))),
     ],
 )
 def test_builders_refuse_what_a_file_could_not_say(call) -> None:
     with pytest.raises(PolicySyntaxError) as caught:
         call(Policy())
     assert caught.value.hint
+
+
+def test_as_many_rules_as_a_policy_may_have() -> None:
+    assert len(Policy().allow_import(*(f"module_{number}" for number in range(50_000))).rules) == 50_000
 
 
 def test_modes_of_groups_survive_and_a_whole_mode_clears_them() -> None:
