@@ -25,7 +25,7 @@ IDLE_S = 5.0
 class HostThreads:
     """The threads of one supervisor. None is started before it is needed, and none stays that is idle.
 
-    `starter` starts them: they serve whoever comes, and must not be confined as the first one is.
+    `starter` starts them: they serve all callers, and must not be confined as the first one is.
     """
 
     def __init__(self, starter: Starter, *, idle_s: float = IDLE_S, name: str = "pyisolate-async") -> None:
