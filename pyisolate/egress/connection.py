@@ -28,7 +28,7 @@ from .messages import can_be_asked
 from .meter import Meter, OverLimit
 from .names import Names, RefusedAddress, Unreachable, connect
 from .opened import open_tunnel
-from .request import Refusal, malformed, overriding, read_request
+from .request import Refusal, in_words, malformed, overriding, read_request
 from .shortcut import Begun, Plain, Shortcut, Side
 from .streams import Inlet, Stream
 from .tenants import Tenant, Tenants
@@ -127,7 +127,7 @@ class Connection:
                 event, head = await self._head(first)
         except h11.RemoteProtocolError as error:
             self._recognise()
-            raise malformed(str(error)) from None
+            raise malformed(in_words(error)) from None
         if isinstance(event, heads.KnownRequest):
             assert head is not None
             return await self._carry(event.request, partial(repeat, self, event, head))
@@ -223,7 +223,8 @@ class Connection:
         """Return what a failed exchange is to the guest: an error to answer with, or `error` where an answer began."""
         if begun or self.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return error
-        return Unreachable(f"{request.host} broke off ({str(error) or type(error).__name__})")
+        text = in_words(error) if isinstance(error, h11.ProtocolError) else str(error)
+        return Unreachable(f"{request.host} broke off ({text or type(error).__name__})")
 
     async def _upstream(self, request: web.Request) -> Upstream:
         """Return a connection to the host: the one before, whose address was judged, or another. Raises Unreachable."""
@@ -250,7 +251,7 @@ class Connection:
                 self.http.receive_data(await self._read())
         except h11.RemoteProtocolError as error:  # caught here: the host's are other errors
             self._recognise()
-            raise malformed(str(error)) from None
+            raise malformed(in_words(error)) from None
         return event
 
     async def _read(self) -> bytes:

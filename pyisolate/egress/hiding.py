@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ..policy.secrets import Injection
 
 
 def hide(data: bytes, hidden: Iterable[bytes]) -> bytes:
-    """Return `data` with each of `hidden` covered."""
+    """Return `data` with each of `hidden` covered, also where they overlap."""
+    covered = bytearray(data)
+    for start, end in _places(data, hidden):
+        covered[start:end] = b"*" * (end - start)
+    return bytes(covered)
+
+
+def _places(data: bytes, hidden: Iterable[bytes]) -> Iterator[tuple[int, int]]:
     for secret in hidden:
-        data = data.replace(secret, b"*" * len(secret))
-    return data
+        start = data.find(secret)
+        while start >= 0:
+            yield start, start + len(secret)
+            start = data.find(secret, start + 1)
 
 
 class Hider:
@@ -19,23 +28,33 @@ class Hider:
 
     def __init__(self, injections: Iterable[Injection]) -> None:
         found = {text.encode() for one in injections for text in (*one.hidden, one.value)}
-        #: the longest first: one may begin with another
-        self.hidden = sorted(found, key=len, reverse=True)
-        self._kept = b""
+        self.hidden = sorted(found)
+        #: what came and was not passed on, and how much of its beginning is to be covered
+        self._kept, self._covered = b"", 0
 
     def more(self, data: bytes) -> bytes:
         """Return what can be passed on: all but an end with which a credential begins."""
-        known = hide(self._kept + data, self.hidden)
-        begun = max((_begun(known, secret) for secret in self.hidden), default=0)
-        self._kept = known[len(known) - begun :]
-        return known[: len(known) - begun]
+        data = self._kept + data
+        places = [(0, self._covered), *_places(data, self.hidden)]
+        end = len(data) - max((_begun(data, secret) for secret in self.hidden), default=0)
+        covered = bytearray(data[:end])
+        for start, stop in places:
+            if start < end:
+                stop = min(stop, end)
+                covered[start:stop] = b"*" * (stop - start)
+        self._kept, self._covered = data[end:], max(0, *(stop - end for start, stop in places if start < end), 0)
+        return bytes(covered)
 
     def rest(self) -> bytes:
         """Return what was kept, at the end."""
-        kept, self._kept = self._kept, b""
+        kept = hide(self._kept, self.hidden)
+        kept, self._kept = b"*" * self._covered + kept[self._covered :], b""
         return kept
 
 
 def _begun(data: bytes, secret: bytes) -> int:
     """Return how many bytes at the end of `data` a secret begins with."""
-    return next((n for n in range(min(len(secret) - 1, len(data)), 0, -1) if data.endswith(secret[:n])), 0)
+    at = data.find(secret[:1], max(0, len(data) - len(secret) + 1))
+    while at >= 0 and not secret.startswith(data[at:]):
+        at = data.find(secret[:1], at + 1)
+    return len(data) - at if at >= 0 else 0

@@ -14,6 +14,7 @@ from ..policy import units, web
 _METHOD_BYTES = 32
 _HOST = r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
 _PLACE = re.compile(_HOST)
+_BYTES = re.compile(r""":? *\b(bytearray\(|b['"]).*""", re.DOTALL)
 #: Headers that give a host another method than the request line has, and another path.
 _METHODS = (b"x-http-method-override", b"x-http-method", b"x-method-override")
 _PATHS = (b"x-original-url", b"x-rewrite-url")
@@ -91,6 +92,11 @@ def overriding(event: h11.Request, request: web.Request) -> list[web.Request]:
                 raise malformed(f"{name.decode('ascii')} names no method")
             found.append(msgspec.structs.replace(request, method=method.decode("ascii")))
     return [one for one in found if one != request]
+
+
+def in_words(error: h11.ProtocolError) -> str:
+    """Return what h11 says, without the bytes that it met: there may be a credential in them."""
+    return _BYTES.sub("", str(error))
 
 
 def malformed(reason: str) -> Refusal:

@@ -6,6 +6,8 @@ A policy holds no value, only where the supervisor finds it; a guest's tables ho
 from __future__ import annotations
 
 import base64
+import html
+import json
 import re
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -29,6 +31,8 @@ _RESERVED = frozenset(
     ("host", "content-length", "transfer-encoding", "connection", "proxy-authorization", "proxy-connection", "upgrade",
      "te", "trailer", "expect", "keep-alive")
 )  # fmt: skip
+#: A shorter part of a value is no credential by itself, and a word of many answers.
+_HIDDEN_CHARS = 8
 _VALUE = re.compile(r"[\x21-\x7e]{8,4096}")
 _ACCESS_KEY = re.compile(r"[A-Z0-9]{16,128}:(?P<secret>[A-Za-z0-9/+=]{16,128})(?::(?P<token>[A-Za-z0-9/+=]{16,4000}))?")
 
@@ -86,18 +90,28 @@ def injection(stated: Secret, value: str) -> Injection:
         tls=target.tls,
     )
     encoded = base64.b64encode(value.encode()).decode()
-    hidden = (value, encoded)
+    hidden = (*_spellings(value), *_spellings(encoded))
     if kind == "bearer":
         return Injection(name="Authorization", value=f"Bearer {value}", hidden=hidden, rule=rule)
     if kind == "basic":
+        password = value.partition(":")[2]
+        hidden += _spellings(password) if len(password) >= _HIDDEN_CHARS else ()
         return Injection(name="Authorization", value=f"Basic {encoded}", hidden=hidden, rule=rule)
     form, _, name = kind.partition(":")
     if form == "query":
-        return Injection(form="query", name=name, value=value, hidden=(*hidden, quote(value, safe="")), rule=rule)
+        return Injection(form="query", name=name, value=value, hidden=hidden, rule=rule)
     if form == "sigv4":
         key = _ACCESS_KEY.fullmatch(value)
         if key is None:
             raise ValueError("must be ACCESS_KEY_ID:SECRET_ACCESS_KEY, or that and :SESSION_TOKEN")
-        parts = tuple(part for part in (key["secret"], key["token"]) if part)
-        return Injection(form="sigv4", name=name, value=value, hidden=(*hidden, *parts), rule=rule)
+        for part in filter(None, (key["secret"], key["token"])):
+            hidden += _spellings(part)
+        return Injection(form="sigv4", name=name, value=value, hidden=hidden, rule=rule)
     return Injection(name=name, value=value, hidden=hidden, rule=rule)
+
+
+def _spellings(text: str) -> tuple[str, ...]:
+    """Return a text as itself, in JSON, in HTML and in a URL: as servers write what they echo. Each once."""
+    escaped = json.dumps(text)[1:-1]
+    url = quote(text), quote(text, safe="")
+    return tuple(dict.fromkeys((text, escaped, escaped.replace("/", "\\/"), html.escape(text), *url)))

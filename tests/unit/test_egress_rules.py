@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import html
 import ipaddress
+import json
+import re
 import ssl
+from collections.abc import Callable
+from urllib.parse import quote
 
 import h11
 import pytest
@@ -15,7 +20,7 @@ from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Verdict
 from pyisolate.egress import messages, signing, tunnel
 from pyisolate.egress.hiding import Hider
-from pyisolate.egress.request import Refusal, read_request
+from pyisolate.egress.request import Refusal, in_words, read_request
 from pyisolate.policy import compile_policy, secrets, suggest, units, web
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.check import check
@@ -308,6 +313,29 @@ def test_credentials_are_covered_wherever_an_answer_is_cut(size: int) -> None:
     assert got.startswith(b"a *************")
     assert b" c user:pass *" in got
     assert Hider([]).more(body) == body
+    # one begins with another, and one ends in the middle of another
+    plain = secrets.secret({"name": "b", "from": "env:B", "inject": "header:X a.org/*"})
+    three = Hider([secrets.injection(plain, value) for value in ("abcdefgh", "abcdefgh1234", "gh1234xyz")])
+    body = b"-abcdefgh1234xyz-abcdefgh-abcdefgh12"
+    got = b"".join(three.more(body[i : i + size]) for i in range(0, len(body), size)) + three.rest()
+    assert got == b"-***************-********-********12"
+
+
+@pytest.mark.parametrize("escape", [json.dumps, html.escape, quote, lambda text: json.dumps(text).replace("/", "\\/")])
+def test_credentials_are_covered_as_servers_write_them(escape: Callable[[str], str]) -> None:
+    stated = secrets.secret({"name": "api", "from": "env:A", "inject": "basic a.org/*"})
+    made = secrets.injection(stated, 'user:p/s+w=r"d<&>')
+    for text in ('p/s+w=r"d<&>', made.value, made.value.partition(" ")[2]):
+        assert not re.search(r"[a-z]{4}", Hider([made]).more(escape(text).encode()).decode().replace("Basic", ""))
+
+
+def test_what_h11_met_is_not_told() -> None:
+    for side, data in ((h11.CLIENT, b"HTTP/1.1 200 OK\r\nno header secret\r\n\r\n"), (h11.SERVER, b"secret\r\n\r\n")):
+        reader = h11.Connection(side)
+        reader.receive_data(data)
+        with pytest.raises(h11.RemoteProtocolError, match="secret") as caught:
+            reader.next_event()
+        assert in_words(caught.value) in ("illegal header line", "illegal request line")
 
 
 # -- what the proxy reads ---------------------------------------------------------------------------------------------
