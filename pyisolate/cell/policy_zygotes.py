@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter, defaultdict, deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from .zygote_process import PolicyZygote
@@ -143,6 +144,13 @@ class PolicyZygotes:
             return one if self.of(self.usual) is not None else size - self._aside[id(self.usual)]
         most = size - one if kind.made_for is self.usual else one
         return max(0, most - self._aside[id(kind.made_for)])
+
+    def lacking(self, kind: Kind, size: int, forking: bool, there: Callable[[Kind], int]) -> int:
+        """Return how many of a kind are to be forked, where `there` tells how many are there or on the way."""
+        lacking = self.kept(kind, size, forking) - there(kind)
+        if kind is self.of(self.usual) and not self._active[id(self.usual)][1]:
+            lacking -= max(0, there("plain") - self.kept("plain", size, forking))  # the pool takes those first
+        return lacking
 
     def add(self, zygote: PolicyZygote, policy: CompiledPolicy, *, forks: bool) -> None:
         """Have cells of a policy come from a zygote from now on."""

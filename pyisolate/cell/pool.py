@@ -59,9 +59,7 @@ class Pool:
         on_exit: Callable[[Channel, Exited | None], None],
     ) -> None:
         self._settings, self._reactor = settings, reactor
-        self._prepare = prepare
-        self._move = move
-        self._on_exit = on_exit
+        self._prepare, self._move, self._on_exit = prepare, move, on_exit
         #: called when a cell has become ready, on any thread
         self.on_ready: Callable[[], None] = lambda: None
         self._mover = Mover(self._moved)
@@ -174,9 +172,7 @@ class Pool:
             zygote, forks = (self._zygote, kind == "forking") if isinstance(kind, str) else self.policies.forker(kind)
             if zygote is None or self._closed:
                 return
-            warming = sum(kind_of(channel) == kind for channel in self._warming.values())
-            there = self._ready.count(kind) + warming + self._asked[kind]
-            lacking = self.policies.kept(kind, self._settings.size, self._keeps_forking) + self._waiting[kind] - there
+            lacking = self.policies.lacking(kind, self._settings.size, self._keeps_forking, self._there)
             if lacking <= 0:
                 return
             self._asked[kind] += lacking
@@ -188,6 +184,10 @@ class Pool:
                 self._last_error = "the zygote does not read its requests: is it stopped?"
         except ZygoteError:
             self._zygote_died(zygote)
+
+    def _there(self, kind: Kind) -> int:
+        warming = sum(kind_of(channel) == kind for channel in self._warming.values())
+        return self._ready.count(kind) + warming + self._asked[kind] - self._waiting[kind]
 
     def branch(self, given: BranchOrder, *, forks: bool) -> bool:
         """Fork a zygote for a policy, from which its cells come from now on; `forks` as of `take`.
