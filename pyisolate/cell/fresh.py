@@ -1,14 +1,13 @@
 """What a fresh cell does between its fork and its first request.
 
-A cell of the zygote does it step by step. One of a policy zygote leaves most of it to one call of C: its report and its
-hand-out are foreseen there, and what an interpreter does not run it writes to no page for.
+It leaves most of it to one call of C: its report is foreseen, and in a policy zygote its hand-out. What an interpreter
+does not run it writes to no page for.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import signal
 import socket
 import sys
 import threading
@@ -35,27 +34,9 @@ STEP_NUMBERS = dict(
 )
 
 
-def put_right() -> None:
-    """Undo in a fresh cell what is the zygote's: its signals and forks, its thread's number, its randomness."""
-    process.wake_on(signal.SIGCHLD, None)
-    AT_FORK.be_guests()
-    _be_thread(threading.get_native_id())
-    seeding.renew()
-
-
 def _be_thread(number: int) -> None:
     """Let the main thread know its number, as it does after a fork from 3.13 on."""
     threading.main_thread()._native_id = number  # type: ignore[attr-defined]  # noqa: SLF001
-
-
-def main(
-    guest: Guest, channel: socket.socket, rehearse: Callable[[Guest], None], finish_confinement: Callable[[], None]
-) -> int:
-    """Finish the confinement and report, rehearse while the host prepares the hand-out, serve; return the status."""
-    _open(guest, channel, os.getpid())
-    finish_confinement()
-    rehearse(guest)
-    return _serve(guest)
 
 
 def _open(guest: Guest, channel: socket.socket, pid: int) -> None:
@@ -71,11 +52,12 @@ def _serve(guest: Guest) -> int:
     return 0
 
 
-class Foreseen:
-    """Made in a policy zygote: how its cells become standby cells of the policy.
+class FreshCells:
+    """Made in a zygote: how its cells start.
 
-    The supervisor sends the policy zygote the hand-out that its cells will get. A cell that gets another one
-    continues in Python, and so does one where a step failed, which is then reported as ever.
+    C takes every step up to the cell's report. In a policy zygote, to which the supervisor sends the hand-out that its
+    standby cells will get (`foresee`), it goes on to the answer of that. A cell that gets another one continues in
+    Python, and so does one where a step failed, which is then reported as ever.
     """
 
     def __init__(
@@ -85,12 +67,12 @@ class Foreseen:
         confinement: AtFork,
         programs: Mapping[bool, bytes],
         null: int,
-        init: wire.Init,
         *,
         maps: bool,
     ) -> None:
-        self._guest, self._spec, self._confinement, self._init = guest, spec, confinement, init
+        self._guest, self._spec, self._confinement = guest, spec, confinement
         self._programs = programs
+        self._user = User(spec.uid, spec.gid, spec.dumpable) if maps else None
         #: a socket that leads nowhere: each cell puts its own in the place of this descriptor
         self._channel, end = socket.socketpair()
         end.close()
@@ -99,30 +81,41 @@ class Foreseen:
         if self._pid:
             _open(guest, self._channel, self._pid)
             _be_thread(self._pid)
-        self._steps = _steps_of(init)
-        frames = cell_start.Frames(
-            wire.encode(wire.Warm(steps=(*confinement.names, "seccomp"))),
-            wire.encode(init),
-            wire.encode(wire.Ready(steps=tuple(self._steps))),
-        )
+        self._given = cell_start.ZygoteFacts(self._pid, null, self._channel.fileno())
+        self._init: wire.Init | None = None
+        self._steps: dict[Step, int] = {}
+        self._starts = self._made(b"", b"", cell_start.HandOut((), (), "/", ""))
+
+    def foresee(self, init: wire.Init) -> None:
+        """In a policy zygote: have C take the steps of this hand-out as well, where it can do all that it asks for."""
+        known = {"root view", "landlock"}
+        short = len(frame := wire.encode(init)) <= cell_start.MOST_BYTES
+        if not (short and known.issuperset(init.descriptors) and init.shadow is None):
+            return
+        self._init, self._steps = init, _steps_of(init)
         hand_out = cell_start.HandOut(init.descriptors, init.rlimits, init.working_directory, init.sandbox)
-        user = User(spec.uid, spec.gid, spec.dumpable) if maps else None
-        given = cell_start.ZygoteFacts(self._pid, null, self._channel.fileno())
-        self._starts = {
-            forks: cell_start.CellStart(confinement.native, given, program, user, frames, hand_out)
-            for forks, program in programs.items()
-        }
+        self._starts = self._made(frame, wire.encode(wire.Ready(steps=tuple(self._steps))), hand_out)
         sys.argv[:] = [f"<{init.sandbox}>"]
 
-    @staticmethod
-    def possible(programs: Mapping[bool, bytes], init: wire.Init) -> bool:
-        """Tell whether C can do all that this hand-out asks for, and a filter there is."""
-        known = {"root view", "landlock"}
-        short = len(wire.encode(init)) <= cell_start.MOST_BYTES
-        return short and all(programs.values()) and known.issuperset(init.descriptors) and init.shadow is None
+    def _made(self, init: bytes, ready: bytes, hand_out: cell_start.HandOut) -> dict[bool, cell_start.CellStart]:
+        warm = wire.encode(wire.Warm(steps=(*self._confinement.names, "seccomp")))
+        frames = cell_start.Frames(warm, init, ready)
+        return {
+            forks: cell_start.CellStart(self._confinement.native, self._given, program, self._user, frames, hand_out)
+            for forks, program in self._programs.items()
+        }
 
-    def become(self, channel: int, outputs: tuple[int, int], asked: int, mapped: int | None, *, forks: bool) -> int:
-        """Be a cell until the host goes; return the status."""
+    def become(
+        self,
+        channel: int,
+        outputs: tuple[int, int],
+        asked: int,
+        mapped: int | None,
+        rehearse: Callable[[Guest], None],
+        *,
+        forks: bool,
+    ) -> int:
+        """Be a cell until the host goes; return the status. It rehearses while the host prepares the hand-out."""
         start, guest = self._starts[forks], self._guest
         came = start.run(channel, outputs, asked, mapped)
         if came is cell_start.Came.BROKEN:
@@ -133,24 +126,33 @@ class Foreseen:
             _open(guest, self._channel, os.getpid())
             _be_thread(threading.get_native_id())
         seeding.renew(start.entropy)
-        if came is cell_start.Came.DONE:
-            guest.enter(self._init)
-        elif came is cell_start.Came.GONE:
+        if came is cell_start.Came.GONE:
             return 0
-        elif came is cell_start.Came.OTHER:
+        if came is cell_start.Came.OTHER:
             guest.inbox.accept(*start.received)
-        elif came is cell_start.Came.HAND_OUT:
-            steps = Steps()
-            for name, number in self._steps.items():
-                steps.run(name, functools.partial(start.check, number))
-            try:
-                start.check(cell_start.DIRECTORY)
-            except OSError as error:
-                steps.failed.append(("working directory", error.strerror or ""))
-            guest.enter(self._init, steps)
+        elif came in (cell_start.Came.DONE, cell_start.Came.HAND_OUT):
+            self._enter(start, came)
         else:
-            self._report(start, came, mapped is not None, forks)
+            if came is not cell_start.Came.REPORTED:
+                self._report(start, came, mapped is not None, forks)
+            rehearse(guest)
         return _serve(guest)
+
+    def _enter(self, start: cell_start.CellStart, came: cell_start.Came) -> None:
+        """Be under the policy whose hand-out was foreseen, and has come; say what failed of it."""
+        init = self._init
+        assert init is not None
+        if came is cell_start.Came.DONE:
+            self._guest.enter(init)
+            return
+        steps = Steps()
+        for name, number in self._steps.items():
+            steps.run(name, functools.partial(start.check, number))
+        try:
+            start.check(cell_start.DIRECTORY)
+        except OSError as error:
+            steps.failed.append(("working directory", error.strerror or ""))
+        self._guest.enter(init, steps)
 
     def _report(self, start: cell_start.CellStart, came: cell_start.Came, mapped: bool, forks: bool) -> None:
         """Something of what no policy changes has failed: say what."""
@@ -165,10 +167,13 @@ class Foreseen:
             load_filter(spec, self._programs[forks], peer, mapped, steps, report)
             return
         steps.done.extend(self._confinement.names)
+        failure = "no filter could be made on this kernel"
         try:
             start.check_begun()
         except OSError as error:
-            report_without_filter(spec, f"{type(error).__name__}: {error}", peer, mapped, steps, report)
+            if self._programs[forks]:
+                failure = f"{type(error).__name__}: {error}"
+        report_without_filter(spec, failure, peer, mapped, steps, report)
 
 
 def _steps_of(init: wire.Init) -> dict[Step, int]:

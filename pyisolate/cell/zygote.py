@@ -28,9 +28,10 @@ from ..native import audit, cell_init, process, quiet
 from ..native.descriptors import receive
 from ..native.result import without_hint
 from ..policy.compiled import CompiledPolicy
-from . import fresh, guest, wire
+from . import guest, wire
 from .at_fork import AT_FORK
-from .confine import AtFork, CellSpec, Steps, load_filter, maps_others, program_of
+from .confine import AtFork, CellSpec, maps_others, program_of
+from .fresh import FreshCells
 from .rehearsal import Rehearsal
 from .streams import open_streams
 
@@ -140,11 +141,11 @@ class Zygote:
         self._free_uids = deque(range(first, first + count))
         self._uids: dict[int, int] = {}
         self.rehearsal, self._guest = Rehearsal(), guest.Guest()
-        self._confinement = AtFork(spec, maps=self._maps)
-        #: of a policy zygote
-        self._foreseen: fresh.Foreseen | None = None
         #: by whether they let a cell fork
-        self._programs = {forks: program_of(self._start.spec, forks=forks) for forks in (False, True)}
+        programs = {forks: program_of(spec, forks=forks) for forks in (False, True)}
+        self._fresh = FreshCells(
+            self._guest, spec, AtFork(spec, maps=self._maps), programs, self._null, maps=self._maps
+        )
 
     def warm_up(self) -> None:
         """Do what each cell would do for itself. Everything that is to be warm is imported by now."""
@@ -242,16 +243,7 @@ class Zygote:
         found = msgspec.msgpack.decode(os.pread(given, os.fstat(given).st_size, 0), type=BranchOrder)
         self._guest.make_ahead(found.policy, found.init)
         guest.replace_environment(found.init.environment)
-        if fresh.Foreseen.possible(self._programs, found.init):
-            self._foreseen = fresh.Foreseen(
-                self._guest,
-                self._start.spec,
-                self._confinement,
-                self._programs,
-                self._null,
-                found.init,
-                maps=self._maps,
-            )
+        self._fresh.foresee(found.init)
         gc.collect()
         gc.freeze()
 
@@ -311,32 +303,9 @@ class Zygote:
     ) -> None:
         """Become a cell. Never returns into the zygote's loop."""
         status = wire.BROKEN_STATUS
-        spec = self._start.spec
         try:
-            if self._foreseen is not None:
-                status = self._foreseen.become(channel.fileno(), outputs, asked, mapped, forks=forks)
-                os._exit(status)
-            os.dup2(self._null, 0)
-            os.dup2(outputs[0], 1)
-            os.dup2(outputs[1], 2)
-            fresh.put_right()
-            steps = Steps()
-            audit.set_asked(asked)
-            # all others are closed, so no guest can write code into the page's file and map it executable
-            self._confinement.apply(channel.fileno(), mapped, steps)
-            status = fresh.main(
-                self._guest,
-                channel,
-                self.rehearsal.play,
-                lambda: load_filter(
-                    spec,
-                    self._programs[forks],
-                    channel,
-                    mapped is not None,
-                    steps,
-                    lambda: wire.encode(wire.Warm(steps=tuple(steps.done), failed=tuple(steps.failed))),
-                ),
-            )
+            rehearse = self.rehearsal.play
+            status = self._fresh.become(channel.fileno(), outputs, asked, mapped, rehearse, forks=forks)
         except BaseException as error:
             os.write(2, _described(error))
         finally:

@@ -1,4 +1,4 @@
-"""A cell of a policy zygote, from its fork to the answer of its hand-out, in one C call.
+"""A cell, from its fork to its report or to the answer of a hand-out that is foreseen, in one C call.
 
 Sources: getrandom(2), seccomp(2), unix(7) (SCM_RIGHTS), landlock(7), chroot(2). Minimum kernel: 5.13 (Landlock).
 """
@@ -21,11 +21,12 @@ MOST_BYTES = int(_lib.CELL_START_BYTES)
 
 
 class Came(enum.IntEnum):
-    """How far a cell came by itself. From `OTHER` on it has reported; after `DONE` nothing is left to do."""
+    """How far a cell came by itself. From `REPORTED` on it has reported; after `DONE` nothing is left to do."""
 
     BROKEN = _lib.CELL_START_BROKEN
     CONFINE = _lib.CELL_START_CONFINE
     FILTER = _lib.CELL_START_FILTER
+    REPORTED = _lib.CELL_START_REPORTED
     OTHER = _lib.CELL_START_OTHER
     GONE = _lib.CELL_START_GONE
     HAND_OUT = _lib.CELL_START_HAND_OUT
@@ -46,7 +47,7 @@ STEPS = int(_lib.CELL_START_STEPS)
 
 
 class Frames(NamedTuple):
-    """What a cell sends and awaits, encoded: its report, the hand-out that is foreseen, and the answer to that."""
+    """What a cell sends and awaits, encoded: its report, the foreseen hand-out (or nothing), and the answer to that."""
 
     warm: bytes
     init: bytes
@@ -74,7 +75,7 @@ class HandOut(NamedTuple):
 
 
 class CellStart:
-    """All of it, made ready in a policy zygote for each of its cells."""
+    """All of it, made ready in a zygote for each of its cells."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-/* A cell of a policy zygote, from its fork to the answer of its hand-out, in one call.
+/* A cell, from its fork to its report or, where a policy zygote forked it, to the answer of its hand-out, in one call.
  *
  * An interpreter writes where it reads, and in a fresh cell each page that is written is copied first: the same steps in
  * Python wrote most of a cell's pages (docs/benchmarks.md counts them). What is sent was encoded in the zygote. What
@@ -33,7 +33,8 @@ SHARED int seccomp_install_and_send(const void *program, size_t length_bytes, un
 				    const void *data, size_t data_bytes, const struct seccomp_user *user);
 
 /* Signals as they are by default, standard streams, the channel at its number, the page in which hooks ask, and
- * randomness while no filter asks for it. */
+ * randomness while no filter asks for it. The descriptor of
+ * the page is closed with all others, so that no guest can write code into that file and map it executable. */
 static int cell_start_begin(const struct cell_start_order *order, int channel, int out, int err, int asked,
 			    struct cell_start_outcome *o)
 {
@@ -49,7 +50,7 @@ static int cell_start_begin(const struct cell_start_order *order, int channel, i
 
 static int cell_start_filter(const struct cell_start_order *order)
 {
-	int result = -EINVAL;
+	int result = order->program_bytes > 0 ? -EINVAL : -ENOSYS; /* none could be made */
 
 	for (int i = 0; i < 2 && result == -EINVAL; i++)
 		result = seccomp_install_and_send(order->program, order->program_bytes, order->flags[i], order->channel,
@@ -140,6 +141,8 @@ SHARED int cell_start_run(const struct cell_start_order *order, int channel, int
 	outcome->error = cell_start_filter(order);
 	if (outcome->error < 0)
 		return CELL_START_FILTER;
+	if (order->init_bytes == 0)
+		return CELL_START_REPORTED;
 	int came = cell_start_receive(order, outcome);
 	if (came != CELL_START_DONE)
 		return came;

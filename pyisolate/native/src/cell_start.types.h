@@ -27,9 +27,9 @@ struct cell_start_order {
 	size_t program_bytes;
 	const struct seccomp_user *user; /* what the cell becomes with its filter; NULL: no other user */
 	unsigned long flags[2];          /* of the filter: the second where the kernel does not know the first */
-	const void *warm, *init, *ready; /* frames: its report, the hand-out that is expected, and what answers it */
-	size_t warm_bytes, init_bytes, ready_bytes;
-	int descriptors, root_view, landlock; /* how many come with the hand-out; which is which, -1 for none */
+	const void *warm, *init, *ready; /* frames: its report, the hand-out that is foreseen, and what answers it */
+	size_t warm_bytes, init_bytes, ready_bytes; /* init_bytes 0: none is foreseen */
+	int descriptors, root_view, landlock;       /* how many come with the hand-out; which is which, -1 for none */
 	const char *directory, *name;
 	const struct cell_confine_limit *limits;
 	int limit_count;
@@ -40,6 +40,7 @@ enum {
 	CELL_START_BROKEN,   /* it has no streams, page or randomness: `error` */
 	CELL_START_CONFINE,  /* a step of cell_confine_run failed: `confined` */
 	CELL_START_FILTER,   /* the filter is not in force, and nothing was reported: `error` */
+	CELL_START_REPORTED, /* reported; no hand-out is foreseen */
 	CELL_START_OTHER,    /* reported; what came is another frame, or part of one: `data`, `descriptors` */
 	CELL_START_GONE,     /* reported; the host is gone */
 	CELL_START_HAND_OUT, /* a step of the hand-out failed, and it is not answered: `handed_out` */
