@@ -121,7 +121,8 @@ class Connection:
         first = await self._first()
         if isinstance(first, Begun):
             assert self._up is not None
-            return await self._exchanged(first.known.request, answer_known(self, *first[:2], self._up, first.answer))
+            answering = answer_known(self, *first[:2], self._up, first.answer, self._hider)
+            return await self._exchanged(first.known.request, answering)
         try:
             async with asyncio.timeout(HEAD_S):
                 event, head = await self._head(first)
@@ -130,7 +131,7 @@ class Connection:
             raise malformed(in_words(error)) from None
         if isinstance(event, heads.KnownRequest):
             assert head is not None
-            return await self._carry(event.request, partial(repeat, self, event, head))
+            return await self._carry(event.request, partial(repeat, self, event, head, hider=self._hider))
         if not isinstance(event, h11.Request):
             return False
         if self._inside is None:
@@ -144,12 +145,12 @@ class Connection:
             assert stream is not None
             await self._tunnel(request, stream, by)
             return False
-        secrets = self.tenant.secrets if self.tenant is not None else ()
-        given = [one for one in secrets if web.matches(one.rule, request)]
-        credentials = Credentials(given, Hider(secrets))
+        assert self.tenant is not None
+        given = [one for one in self.tenant.secrets if web.matches(one.rule, request)]
+        credentials = Credentials(given, self._hider)
         carry = partial(forward, self, event, onward, credentials=credentials)
         kept = await self._carry(request, carry)
-        if kept and head is not None and by is _By.POLICY and not secrets:
+        if kept and head is not None and by is _By.POLICY and not credentials.change:
             self._remember(head, event, request, onward)
         return kept
 
@@ -166,7 +167,7 @@ class Connection:
             found = known.find(data, place)
             return found[0] if found is not None and len(found[1]) == found[0].body_bytes else None
 
-        shortcut = Shortcut(side, up, up.reader, tenant.meter, find)
+        shortcut = Shortcut(side, up, up.reader, tenant.meter, find, tenant.hider)
         try:
             return await shortcut.run(HEAD_S)
         except OSError as error:
@@ -196,6 +197,12 @@ class Connection:
         body = heads.body_bytes(event)
         if self.tenant is not None and self._up is not None and body is not None and request.method != "HEAD":
             self.tenant.known_requests.put(head, heads.KnownRequest(request, target, self._up.sent, body), self._place)
+
+    @property
+    def _hider(self) -> Hider:
+        """What covers its sandbox's credentials in an answer."""
+        assert self.tenant is not None
+        return self.tenant.hider.fresh()
 
     @property
     def _place(self) -> str | None:

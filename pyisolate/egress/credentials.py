@@ -34,10 +34,14 @@ class Credentials:
     given: Sequence[Injection]
     hider: Hider
 
+    @property
+    def change(self) -> bool:
+        """Tell whether the same request gets others the next time: a signature holds the time."""
+        return any(one.form == "sigv4" for one in self.given)
+
     def needs_body(self, headers: Headers) -> bool:
         """Tell whether a request's body must be there before its head is sent, for its hash."""
-        signs = any(one.form == "sigv4" for one in self.given)
-        return signs and not any(name.lower() == signing.CONTENT_HASH for name, _ in headers)
+        return self.change and not any(name.lower() == signing.CONTENT_HASH for name, _ in headers)
 
     def into(self, method: bytes, target: bytes, headers: Headers, body: bytes = b"") -> tuple[bytes, Headers]:
         """Return a request's target and headers with the credentials in place of the guest's own."""

@@ -11,11 +11,11 @@ from typing import Protocol
 import h11
 
 from . import heads
-from .credentials import MOST_SIGNED_BYTES, Credentials, Headers, Unsignable
+from .credentials import MOST_SIGNED_BYTES, Credentials, Encoded, Headers, Unsignable
 from .heads import MOST_ANSWERS, Heads, KnownAnswer
 from .hiding import Hider
 from .meter import Meter
-from .streams import Stream
+from .streams import Inlet, Stream
 
 #: Without a byte from the host for so long, the exchange ends (seconds).
 IDLE_S = 120.0
@@ -94,7 +94,8 @@ class Upstream:
     def serves(self, place: tuple[str, int]) -> bool:
         """Tell whether another request can be sent: for that place, and not to a host that may just close."""
         rested = asyncio.get_running_loop().time() - self._used
-        whole = self.http.our_state is h11.IDLE and not self.reader.at_eof() and not self.writer.is_closing()
+        quiet = self.reader.empty if isinstance(self.reader, Inlet) else not self.reader.at_eof()
+        whole = self.http.our_state is h11.IDLE and quiet and not self.writer.is_closing()
         return whole and self.place == place and rested < _KEPT_S
 
     def next_cycle(self) -> None:
@@ -165,7 +166,7 @@ def _is_done(http: h11.Connection) -> bool:
     return http.our_state is h11.DONE and http.their_state is h11.DONE
 
 
-async def repeat(guest: GuestSide, known: heads.KnownRequest, came: bytes, up: Upstream) -> bool:
+async def repeat(guest: GuestSide, known: heads.KnownRequest, came: bytes, up: Upstream, hider: Hider) -> bool:
     """Carry an exchange whose head is `known`, from `came`, the whole request; else as `forward`."""
     try:
         data = known.onward + (came[-known.body_bytes :] if known.body_bytes else b"")
@@ -176,19 +177,21 @@ async def repeat(guest: GuestSide, known: heads.KnownRequest, came: bytes, up: U
     except BaseException:
         up.close()
         raise
-    return await answer_known(guest, known, came, up, data)
+    return await answer_known(guest, known, came, up, data, hider)
 
 
-async def answer_known(guest: GuestSide, known: heads.KnownRequest, came: bytes, up: Upstream, data: bytes) -> bool:
+async def answer_known(
+    guest: GuestSide, known: heads.KnownRequest, came: bytes, up: Upstream, data: bytes, hider: Hider
+) -> bool:
     """Carry the answer to a known request that was sent, which begins with `data`; else as `forward`."""
     whole = False
     try:
-        found = up.answers.find(data) or read_apart(known.request.method, data, up.answers)
+        found = up.answers.find(data) or read_apart(known.request.method, data, up.answers, hider)
         if found is not None:
-            whole = await _pass_on(guest, up, *found)
+            whole = await _pass_on(guest, up, *found, hider)
             return True
         _tell_h11(guest.http, known, came, up.http)
-        await _answer(guest, up, Credentials((), Hider(())), known.request.method.encode(), data)
+        await _answer(guest, up, Credentials((), hider), known.request.method.encode(), data)
         whole = True
         return _is_done(guest.http)
     finally:
@@ -198,7 +201,7 @@ async def answer_known(guest: GuestSide, known: heads.KnownRequest, came: bytes,
             up.close()
 
 
-def read_apart(method: str, data: bytes, answers: Heads[KnownAnswer]) -> tuple[KnownAnswer, bytes] | None:
+def read_apart(method: str, data: bytes, answers: Heads[KnownAnswer], hider: Hider) -> tuple[KnownAnswer, bytes] | None:
     """Have h11 read an answer that is all of `data`, for a connection of its own; return what `answers.find` would.
 
     None where it is not whole, or not the last word of h11's: an end of the connection, a length that no number states.
@@ -218,8 +221,11 @@ def read_apart(method: str, data: bytes, answers: Heads[KnownAnswer]) -> tuple[K
     kept = isinstance(event, h11.EndOfMessage) and _is_done(host) and not host.trailing_data[0]
     if not kept or heads.body_bytes(answer) != len(body):
         return None
-    lines = [b"HTTP/1.1 %d %b" % (answer.status_code, answer.reason)]
-    lines += [name + b": " + value for name, value in _kept(answer.headers.raw_items(), _OF_ONE_HOP)]
+    try:
+        headers, reason = Credentials((), hider).out_of(answer, _kept(answer.headers.raw_items(), _OF_ONE_HOP))
+    except Encoded:
+        return None
+    lines = [b"HTTP/1.1 %d %b" % (answer.status_code, reason), *(name + b": " + value for name, value in headers)]
     found = KnownAnswer(b"\r\n".join(lines) + heads.END, len(body))
     answers.put(head, found)
     return found, body
@@ -239,11 +245,11 @@ def _tell_h11(guest: h11.Connection, known: heads.KnownRequest, came: bytes, hos
     host.send(h11.EndOfMessage())
 
 
-async def _pass_on(guest: GuestSide, up: Upstream, known: KnownAnswer, data: bytes) -> bool:
+async def _pass_on(guest: GuestSide, up: Upstream, known: KnownAnswer, data: bytes, hider: Hider) -> bool:
     """Send an answer on; False where the host sent more than it stated."""
     left, more, before = known.body_bytes, data, known.onward
     while True:
-        piece = before + more[:left]
+        piece = before + hider.more(more[:left]) + (hider.rest() if left <= len(more) else b"")
         guest.meter.received(len(piece))
         guest.begun = True
         guest.writer.write(piece)
@@ -325,7 +331,7 @@ async def _answer(
             guest.writer.write(guest.http.send(h11.EndOfMessage()) or b"")
             await guest.writer.drain()
             kept = _is_done(guest.http) and _is_done(host) and method != b"HEAD"
-            if head is not None and stated == got and kept and not credentials.hider.hidden:
+            if head is not None and stated == got and kept:
                 up.answers.put(head, KnownAnswer(written, got))
             return
         elif not isinstance(event, h11.InformationalResponse):

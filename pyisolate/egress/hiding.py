@@ -26,14 +26,21 @@ def _places(data: bytes, hidden: Iterable[bytes]) -> Iterator[tuple[int, int]]:
 class Hider:
     """Covers credentials in one answer, which comes in pieces."""
 
-    def __init__(self, injections: Iterable[Injection]) -> None:
-        found = {text.encode() for one in injections for text in (*one.hidden, one.value)}
-        self.hidden = sorted(found)
+    def __init__(self, injections: Iterable[Injection] = ()) -> None:
+        self.hidden = sorted({text.encode() for one in injections for text in (*one.hidden, one.value)})
         #: what came and was not passed on, and how much of its beginning is to be covered
         self._kept, self._covered = b"", 0
 
+    def fresh(self) -> Hider:
+        """Return one for another answer."""
+        other = Hider()
+        other.hidden = self.hidden
+        return other
+
     def more(self, data: bytes) -> bytes:
         """Return what can be passed on: all but an end with which a credential begins."""
+        if not self.hidden:
+            return data
         data = self._kept + data
         places = [(0, self._covered), *_places(data, self.hidden)]
         end = len(data) - max((_begun(data, secret) for secret in self.hidden), default=0)

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from ..policy.web import Request
 from .forward import IDLE_S, Upstream, Writer, read_apart
 from .heads import KnownRequest
+from .hiding import Hider
 from .meter import Meter, OverLimit
 from .streams import Inlet
 
@@ -80,7 +81,8 @@ Find = Callable[[bytes], KnownRequest | None]
 class Shortcut:
     """Carries what is known between a guest and a host that rests, until something else comes."""
 
-    def __init__(self, side: Side, up: Upstream, host: Inlet, meter: Meter, find: Find) -> None:
+    def __init__(self, side: Side, up: Upstream, host: Inlet, meter: Meter, find: Find, hider: Hider) -> None:
+        self._hider = hider
         self._side, self._up, self._host, self._meter, self._find = side, up, host, meter, find
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[bytes | Begun | None] = self._loop.create_future()
@@ -151,6 +153,7 @@ class Shortcut:
             self._fail(over)
             return
         self._flight, self._left, self._used = (known, asked), 0, self._loop.time()
+        self._hider = self._hider.fresh()
         self._up.writer.write(sent)
 
     def _from_host(self, data: bytes) -> bool:
@@ -165,7 +168,7 @@ class Shortcut:
         known, came = self._flight
         found = None
         if data and len(data) <= _MOST_BYTES:
-            found = self._up.answers.find(data) or read_apart(known.request.method, data, self._up.answers)
+            found = self._up.answers.find(data) or read_apart(known.request.method, data, self._up.answers, self._hider)
         if found is None or found[0].body_bytes > _MOST_BYTES:
             self._end(Begun(known, came, data))
         else:
@@ -174,10 +177,11 @@ class Shortcut:
         return True
 
     def _pass_on(self, head: bytes, body: bytes) -> None:
-        piece = head + body[: self._left]
-        if not piece:  # the host ended in the middle
+        if not head and not body:  # the host ended in the middle
             self._fail(ConnectionAbortedError("the host has gone"))
             return
+        piece = head + self._hider.more(body[: self._left])
+        piece += self._hider.rest() if self._left <= len(body) else b""
         try:
             self._meter.received(len(piece))
         except OverLimit as over:

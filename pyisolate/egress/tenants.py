@@ -18,6 +18,7 @@ from ..records import BrokerRecord
 from . import heads
 from .authority import Issuer
 from .heads import Heads
+from .hiding import Hider
 from .messages import MOST_TARGET_CHARS, Admit, Answered, Counted, Questioned, Refused
 from .meter import Carried, Meter
 from .request import Refusal
@@ -50,6 +51,8 @@ class Tenant:
     broker: Broker
     meter: Meter
     secrets: tuple[Injection, ...] = ()
+    #: covers them: `fresh` for each answer
+    hider: Hider = field(init=False)
     #: makes certificates that the sandbox trusts; None where its policy opened no TLS when it started
     issuer: Issuer | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -58,6 +61,9 @@ class Tenant:
     #: granted requests that came before; a reload makes another tenant, and forgets them
     known_requests: Heads[heads.KnownRequest] = field(default_factory=lambda: Heads(heads.MOST_REQUESTS))
     pace: _Pace = field(default_factory=lambda: _Pace())
+
+    def __post_init__(self) -> None:
+        self.hider = Hider(self.secrets)
 
     def opens(self, request: web.Request) -> bool:
         """Tell whether a tunnel is to be read: rules or secrets speak of what is inside of it."""

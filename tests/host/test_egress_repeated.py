@@ -88,6 +88,39 @@ def test_what_follows_a_known_head_is_decided_as_ever(world: World) -> None:
     assert world.plain.seen[before:] == ["GET /v1/x"] * 7
 
 
+def test_repeated_requests_with_a_credential_have_it_and_no_answer_does(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value, place = "sk-0123456789-repeated", world.place
+    monkeypatch.setenv("EGRESS_REPEATED", value)
+    policy = world.policy.allow_http(f"GET {place}/v2/*")
+    policy = policy.with_secret("api", "env:EGRESS_REPEATED", f"bearer {place}/v1/*")
+    world.plain.authorized.clear()
+    with world.supervisor.spawn("keyless", policy) as sandbox:
+        sandbox.exec(_GUEST)
+        covered = "*" * len(f"Bearer {value}")
+        for _ in range(3):
+            for path, echoed in (("/v1/echo", covered), ("/v2/echo", "None")):
+                said = sandbox.eval(f"ask('GET', 'http://{place}{path}', {place!r})")
+                assert said == (200, f"GET {path} {place} {echoed}")
+        assert sandbox.get_denial_events() == []
+    assert world.plain.authorized == [f"Bearer {value}", None] * 3
+
+
+def test_an_answer_to_a_repeated_request_that_is_compressed_or_none_shows_no_credential(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = "sk-0123456789-repeated"
+    monkeypatch.setenv("EGRESS_REPEATED", value)
+    plain = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    zipped = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok"
+    broken = b"HTTP/1.1 200 OK\r\nno header Bearer " + value.encode() + b"\r\n\r\n"
+    for last in (zipped, broken):
+        said, _ = _asked_in_turn(world, ["GET"] * 3, [plain, plain, last], secret="env:EGRESS_REPEATED")
+        assert [status for status, _ in said] == [200, 200, 502]
+        assert value not in str(said)
+
+
 def _answer_in_turn(listener: socket.socket, answers: list[bytes]) -> None:
     """Give these answers to as many requests of one connection, each in one piece, and end it."""
     made, _ = listener.accept()
@@ -99,7 +132,7 @@ def _answer_in_turn(listener: socket.socket, answers: list[bytes]) -> None:
 
 
 def _asked_in_turn(
-    world: World, methods: list[str], answers: list[bytes], **limits: int
+    world: World, methods: list[str], answers: list[bytes], secret: str | None = None, **limits: int
 ) -> tuple[list[tuple[int, str]], list[str]]:
     """Return what a guest is answered by a host that answers so, and the targets of its events."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -108,6 +141,8 @@ def _asked_in_turn(
         port = listener.getsockname()[1]
         place = f"{HOST}:{port}"
         policy = world.base.allow_connect(f"127.0.0.1:{port}").allow_http(f"* {place}/*")
+        if secret is not None:
+            policy = policy.with_secret("api", secret, f"bearer {place}/*")
         with world.supervisor.spawn("in turn", policy.with_egress(**limits)) as sandbox:
             sandbox.exec(_GUEST + "kept.timeout = 5")
             said = [sandbox.eval(f"ask({method!r}, 'http://{place}/', {place!r})") for method in methods]

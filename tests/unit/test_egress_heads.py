@@ -7,6 +7,7 @@ import pytest
 
 from pyisolate.egress.forward import read_apart
 from pyisolate.egress.heads import Heads, KnownAnswer, body_bytes, read_head
+from pyisolate.egress.hiding import Hider
 
 _HEAD = b"GET / HTTP/1.1\r\nHost: a.example.org\r\n\r\n"
 
@@ -77,7 +78,7 @@ def test_an_answer_is_written_as_h11_writes_it() -> None:
     guest.next_event()
     headers = [("content-LENGTH", "4")]  # without what is of one hop
     written = guest.send(h11.Response(status_code=200, headers=headers, reason="OK"))
-    found = read_apart("GET", _ANSWER, answers)
+    found = read_apart("GET", _ANSWER, answers, Hider())
     assert found == (KnownAnswer(written or b"", 4), b"body")
     assert answers.find(_ANSWER) == found
 
@@ -100,5 +101,5 @@ def test_an_answer_is_written_as_h11_writes_it() -> None:
 )
 def test_an_answer_that_is_not_whole_or_not_kept_is_read_for_both_connections(data: bytes) -> None:
     answers: Heads[KnownAnswer] = Heads(4)
-    assert read_apart("GET", data, answers) is None
+    assert read_apart("GET", data, answers, Hider()) is None
     assert answers.find(data) is None

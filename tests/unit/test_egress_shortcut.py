@@ -15,13 +15,14 @@ from pyisolate import Policy
 from pyisolate.egress.connection import Services, serve
 from pyisolate.egress.forward import Upstream
 from pyisolate.egress.heads import Heads, KnownAnswer, KnownRequest
+from pyisolate.egress.hiding import Hider
 from pyisolate.egress.messages import Admit
 from pyisolate.egress.meter import Meter, OverLimit
 from pyisolate.egress.names import Names
 from pyisolate.egress.shortcut import Begun, Plain, Shortcut
 from pyisolate.egress.streams import Inlet
 from pyisolate.egress.tenants import Tenants
-from pyisolate.policy import compile_policy
+from pyisolate.policy import compile_policy, secrets
 from pyisolate.policy.compiled import EgressLimits
 from pyisolate.policy.web import Request
 
@@ -65,7 +66,7 @@ async def _stream(sock: socket.socket) -> tuple[Inlet, asyncio.StreamWriter]:
 
 
 @contextlib.asynccontextmanager
-async def _ends(limits: EgressLimits, head_s: float) -> AsyncIterator[Ends]:
+async def _ends(limits: EgressLimits, head_s: float, hider: Hider) -> AsyncIterator[Ends]:
     (guest, ours), (theirs, host) = socket.socketpair(), socket.socketpair()
     for sock in (guest, ours, theirs, host):
         sock.setblocking(False)
@@ -80,7 +81,7 @@ async def _ends(limits: EgressLimits, head_s: float) -> AsyncIterator[Ends]:
         found = known.find(data)
         return found[0] if found is not None and not found[1] else None
 
-    shortcut = Shortcut(Plain(inlet, writer), up, host_inlet, meter, find)
+    shortcut = Shortcut(Plain(inlet, writer), up, host_inlet, meter, find, hider)
     done = asyncio.ensure_future(shortcut.run(head_s))
     await asyncio.sleep(0)
     yield Ends(guest, host, up, meter, shortcut, done)
@@ -92,9 +93,14 @@ async def _ends(limits: EgressLimits, head_s: float) -> AsyncIterator[Ends]:
     await asyncio.sleep(0)
 
 
-def carry(story: Callable[[Ends], Awaitable[None]], limits: EgressLimits | None = None, head_s: float = 30) -> None:
+def carry(
+    story: Callable[[Ends], Awaitable[None]],
+    limits: EgressLimits | None = None,
+    head_s: float = 30,
+    hider: Hider | None = None,
+) -> None:
     async def run() -> None:
-        async with _ends(limits or EgressLimits(), head_s) as ends:
+        async with _ends(limits or EgressLimits(), head_s, hider or Hider()) as ends:
             await story(ends)
 
     asyncio.run(run())
@@ -137,6 +143,31 @@ def test_an_answer_in_pieces_goes_on_as_it_comes_and_what_the_guest_sends_before
             ends.host.recv(1)
 
     carry(story)
+
+
+def test_a_credential_in_pieces_of_an_answer_is_covered() -> None:
+    stated = secrets.secret({"name": "api", "from": "env:A", "inject": "header:X-Key h/*"})
+    hider = Hider([secrets.injection(stated, "0123456789")])
+    head, piece = b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\nX-Sent: ", b"\r\n\r\nab0123"
+
+    async def story(ends: Ends) -> None:
+        for _ in range(2):  # read, then known
+            await ends.send(ends.guest, ASKED)
+            assert await ends.receive(ends.host, len(SENT)) == SENT
+            await ends.send(ends.host, head + b"0123456789" + piece + b"456789" + b"01")
+            got = await ends.receive(ends.guest, len(head) + 10 + len(piece) + 8)
+            assert got == head + b"*" * 10 + b"\r\n\r\nab" + b"*" * 10 + b"01"
+        await ends.send(ends.guest, ASKED)
+        assert await ends.receive(ends.host, len(SENT)) == SENT
+        await ends.send(ends.host, head + b"0123456789" + piece)  # its end comes later
+        assert (await ends.receive(ends.guest, len(head) + 10 + 6)).endswith(b"**\r\n\r\nab")
+        await ends.send(ends.host, b"45678")
+        await asyncio.sleep(0.02)
+        await ends.send(ends.host, b"901")
+        assert await ends.receive(ends.guest, 12) == b"*" * 10 + b"01"
+        assert not ends.done.done()
+
+    carry(story, hider=hider)
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbo", b"HTTP/1.1 2", b"nonsense"])
