@@ -5,12 +5,18 @@ which no call can set back. So a directory on the way to many places speaks for 
 file system that keeps its times itself, and a directory at rest: within the step of the clock a second change could
 leave the time as it is (git's "racy" files), so one that changed a moment ago speaks for nothing yet. Where they can
 be, the directories are watched (native/watch.py), and none of them is looked at until a name in one has changed.
+
+In sysfs no call makes, moves or removes a name. The kernel does, without an event, when a device comes or goes; no
+tenant says what it calls by a name (root may rename an interface), and what it removed is dead to those who have it. So
+places there are looked at again after a while; until then a cell may miss what the kernel has just made. In control
+groups, whose directories users make, each place is looked at each time.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
+import math
 import os
 import struct
 import time
@@ -26,12 +32,15 @@ AT_REST_S = 2.5
 #: Local file systems whose every change of a directory this kernel makes, and times (mountinfo(5), field 9).
 _OWN_TIMES = frozenset({b"btrfs", b"devtmpfs", b"erofs", b"ext2", b"ext3", b"ext4", b"f2fs", b"overlay", b"ramfs",
                         b"squashfs", b"tmpfs", b"xfs"})  # fmt: skip
+#: The file system whose names only the kernel changes, and how long a look at them holds (seconds).
+_KERNELS = b"sysfs"
+KERNELS_S = 1.0
 _LINKS_MAX = 40  # MAXSYMLINKS, linux/namei.h
 #: error, device, inode, mount, time of change, size (native/places.py)
 _LOOK = struct.Struct("=6Q")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Watched:
     """A question that is shorter than the one it stands for, and its answer while nothing has changed."""
 
@@ -44,10 +53,20 @@ class Watched:
     count: int
     rest: Question
     rest_answer: bytes
+    #: what is left of them at `kernels_at` (CLOCK_MONOTONIC), and then once in `KERNELS_S`
+    kernels: Question
+    kernels_answer: bytes
+    kernels_at: float
 
     def rest_holds(self) -> bool:
         """True while what no watched directory speaks for is as it was: all there is to look at at the same count."""
-        return self.rest.still(self.rest_answer)
+        if self.rest_answer and not self.rest.still(self.rest_answer):
+            return False
+        if (now := time.monotonic()) >= self.kernels_at:
+            if not self.kernels.still(self.kernels_answer):
+                return False
+            self.kernels_at = now + KERNELS_S
+        return True
 
     def holds(self) -> bool:
         """True while each directory, and what none speaks for, is as it was."""
@@ -61,25 +80,43 @@ def watch(paths: Iterable[tuple[str, Kind]], kinds: Mapping[int, bytes], events:
 
     `kinds`: the type of the file system by the number of its mount. Compare all `paths` after it, not before.
     """
-    began_ns = time.time_ns()
+    began, began_ns = time.monotonic(), time.time_ns()
     ways = {one: tuple(_way(one[0])) for one in paths}
     directories = list(dict.fromkeys(directory for way in ways.values() for directory in way))
     looks = dict(zip(directories, _LOOK.iter_unpack(_look(directories)[1]), strict=True))
-    timed = {path for path, look in looks.items() if not look[0] and kinds.get(look[3]) in _OWN_TIMES}
+    kind_of = {path: kinds.get(look[3]) for path, look in looks.items() if not look[0]}
+    timed = {path for path, kind in kind_of.items() if kind in _OWN_TIMES}
     at_rest = {path for path in timed if looks[path][4] < began_ns - int(AT_REST_S * 1e9)}
+    in_kernels = {path for path, kind in kind_of.items() if kind == _KERNELS}
     alone = {one: None for one, way in ways.items() if one[1] == "c" or not at_rest.issuperset(way)}
     restless = any(one[1] != "c" and timed.issuperset(ways[one]) for one in alone)
-    needed = list(dict.fromkeys(path for one, way in ways.items() if one not in alone for path in way))
+    settled = {one for one in alone if one[1] != "c" and (at_rest | in_kernels).issuperset(ways[one])}
+    speak_for = (path for one, way in ways.items() if one not in alone or one in settled for path in way)
+    needed = [path for path in dict.fromkeys(speak_for) if path not in in_kernels]
     count = events.count
     unwatched = set(events.add(needed))  # before the look: what changes after it has an event
     question, answer = _look(needed, alone)
     if answer[: _LOOK.size * len(needed)] != b"".join(_LOOK.pack(*looks[path]) for path in needed):
         return None
     answers = [answer[at : at + _LOOK.size] for at in range(0, len(answer), _LOOK.size)]
-    left = [path in unwatched for path in needed] + [True] * len(alone)
-    rest = Question([*((path, "c") for path in needed if path in unwatched), *alone])
-    rest_answer = b"".join(itertools.compress(answers, left))
-    return Watched(question, answer, restless, events, count, rest, rest_answer)
+    later = [one in settled and unwatched.isdisjoint(ways[one]) for one in alone]
+    left = [path in unwatched for path in needed] + [not waits for waits in later]
+    rest = Question(
+        [*((path, "c") for path in needed if path in unwatched), *itertools.compress(alone, left[len(needed) :])]
+    )
+    kernels = Question(list(itertools.compress(alone, later)))
+    return Watched(
+        question,
+        answer,
+        restless,
+        events,
+        count,
+        rest,
+        b"".join(itertools.compress(answers, left)),
+        kernels,
+        b"".join(itertools.compress(answers[len(needed) :], later)),
+        began + KERNELS_S if any(later) else math.inf,
+    )
 
 
 def _look(directories: list[str], others: Iterable[tuple[str, Kind]] = ()) -> tuple[Question, bytes]:

@@ -16,6 +16,7 @@ from pyisolate.kernel import directories
 from pyisolate.kernel.identity import Identity, MountTable
 from pyisolate.native import watch
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, FsRule
+from tests.require import require
 
 #: Longer than a step of the kernel's clock (10 ms with CONFIG_HZ=100), short for a test.
 REST_S = 0.05
@@ -172,8 +173,47 @@ def test_other_file_systems_are_looked_at_name_by_name(mounts: MountTable) -> No
     assert not watched.restless
     without = directories.watch([("/etc/hostname", "f")], {}, mounts.watch)
     assert without is not None
-    assert len(watched.answer) == 2 * directories._LOOK.size
+    assert len(watched.rest_answer) == directories._LOOK.size  # not of what only the kernel names
+    assert len(watched.kernels_answer) == directories._LOOK.size
     assert len(without.answer) == directories._LOOK.size
+
+
+def test_what_the_kernel_names_in_sysfs_is_looked_at_after_a_while(
+    mounts: MountTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directories, "AT_REST_S", 0.0)
+    rule = FsRule(path="/sys/devices/system/cpu/online", allow=1, text="t")
+    identity = Identity(CompiledPolicy(name="t", version="t", fs=(rule,)), mounts)
+    assert identity.holds()
+    assert identity._watched is not None
+    watched = identity._watched[0]
+    answer = watched.kernels_answer
+    watched.kernels_answer = bytes(len(answer))  # another file, by now
+    assert answer not in (b"", watched.kernels_answer)
+    assert watched.rest_holds()
+    watched.kernels_at = 0.0
+    assert not watched.rest_holds()
+    watched.kernels_answer = answer
+    assert watched.rest_holds()
+    assert 0.0 < watched.kernels_at - time.monotonic() <= directories.KERNELS_S
+
+
+def test_a_control_group_in_the_place_of_another_is_seen_at_once(
+    mounts: MountTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = Path("/sys/fs/cgroup/pids" if os.path.isdir("/sys/fs/cgroup/pids") else "/sys/fs/cgroup")
+    require("cgroup", os.access(top, os.W_OK), f"{top} cannot be written to")
+    monkeypatch.setattr(directories, "AT_REST_S", 0.0)
+    group = Path(tempfile.mkdtemp(prefix="pyisolate-test-", dir=top))
+    try:
+        rule = FsRule(path=str(group), allow=1, text="t")
+        identity = Identity(CompiledPolicy(name="t", version="t", fs=(rule,)), mounts)
+        assert identity.holds()
+        group.rmdir()
+        group.mkdir()
+        assert not identity.holds()
+    finally:
+        group.rmdir()
 
 
 def test_a_watched_directory_counts_its_first_change_and_is_watched_again_when_added(tmp_path: Path) -> None:
