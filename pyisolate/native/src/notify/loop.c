@@ -248,6 +248,21 @@ static struct notify_job *notify_next_job(notify_listener *l)
 	return NULL;
 }
 
+static void notify_do_job(const struct notify_job *job)
+{
+	uint64_t began_ns = notify_used();
+
+	if (job->domain == NOTIFY_JOB_FILE)
+		notify_inject_file(job);
+	else if (job->domain == NOTIFY_JOB_OWN)
+		notify_inject_own(job);
+	else
+		notify_inject(job);
+	uint64_t took_ns = notify_used() - began_ns;
+	__atomic_add_fetch(&job->sandbox->spent_ns, took_ns, __ATOMIC_RELAXED);
+	__atomic_add_fetch(&job->sandbox->injected_ns, took_ns, __ATOMIC_RELAXED);
+}
+
 /* One of several: while some wait for a guest each, one more is ready. Two that are idle are enough. */
 SHARED void *notify_injector(void *argument)
 {
@@ -267,12 +282,7 @@ SHARED void *notify_injector(void *argument)
 		if (!l->idle)
 			notify_add_injector(l); /* where it fails, sandboxes wait for each other here */
 		pthread_mutex_unlock(&l->job_lock);
-		if (job->domain == NOTIFY_JOB_FILE)
-			notify_inject_file(job);
-		else if (job->domain == NOTIFY_JOB_OWN)
-			notify_inject_own(job);
-		else
-			notify_inject(job);
+		notify_do_job(job);
 		notify_drop_job(l, job);
 		pthread_mutex_lock(&l->job_lock);
 		s->injecting = 0;

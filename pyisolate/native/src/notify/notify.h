@@ -235,7 +235,8 @@ struct notify_sandbox {
 	int injecting;		/* under job_lock: an injector waits for one of its tasks */
 	int waiting_count, paused;
 	int questions;		/* of its unfinished connections, those that wait for an answer */
-	uint64_t spent_ns;	/* atomic: of the loop's processor time, in all */
+	uint64_t spent_ns;	/* atomic: of the loop's and the injectors' processor time, in all */
+	uint64_t injected_ns;	/* atomic: of that, the injectors' since its last turn at the loop */
 	int64_t owed_ns;	/* of the loop's time, past what it may have; below 0: what it may have yet */
 	uint64_t last_ns, resume_ns; /* when its last turn ended; when its rest does */
 	int resting;		/* atomic: no call is received until `resume_ns` */

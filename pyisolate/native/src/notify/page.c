@@ -61,7 +61,7 @@ SHARED int notify_refusals(notify_listener *l, uint64_t key, uint64_t *out)
 	return asked ? 0 : -ENOENT;
 }
 
-/* The processor time that the loop has used for a sandbox; 0 where there is none of that key. */
+/* The processor time that loop and injectors have used for a sandbox; 0 where there is none of that key. */
 SHARED uint64_t notify_spent(notify_listener *l, uint64_t key)
 {
 	uint64_t spent_ns = 0;

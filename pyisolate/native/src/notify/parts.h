@@ -158,6 +158,7 @@ SHARED int notify_other_argument(int nr);
 SHARED size_t notify_read_linked(const struct notify_call *c, const char *name, size_t length, char *out, size_t room);
 
 /* turns.c */
+SHARED uint64_t notify_used(void);
 SHARED void notify_had_turn(notify_listener *l, struct notify_sandbox *s);
 SHARED void notify_rest_end(notify_listener *l, struct notify_sandbox *s);
 SHARED int notify_end_rests(notify_listener *l);

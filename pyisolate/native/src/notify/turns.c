@@ -1,7 +1,7 @@
 /* Fair turns at the loop. A call costs its guest a wait, and the loop the work: who asks with many threads, or for large
  * sends, would have a processor of the host's that no limit counts. Past a slice a sandbox rests, unless it is the only
  * one; all that are greedy have half of the loop's time together. Loop thread only, but for `resting`, which a drain
- * reads.
+ * reads, and what injectors add.
  */
 #include "parts.h"
 
@@ -12,16 +12,24 @@ enum {
 	NOTIFY_REST_MAX_NS = 50000000,
 };
 
-/* The processor time that the loop has used since the last turn goes to `s`. */
-SHARED void notify_had_turn(notify_listener *l, struct notify_sandbox *s)
+/* The processor time of the calling thread. */
+SHARED uint64_t notify_used(void)
 {
 	struct timespec used;
 
 	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
-	uint64_t ended = notify_now(), used_ns = (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+	return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+}
+
+/* The processor time that the loop has used since the last turn goes to `s`, which also owes what injectors have used for
+ * it since: they make its sockets and put descriptors into its tasks. */
+SHARED void notify_had_turn(notify_listener *l, struct notify_sandbox *s)
+{
+	uint64_t ended = notify_now(), used_ns = notify_used(), took_ns = used_ns - l->used_ns;
+	uint64_t injected_ns = __atomic_exchange_n(&s->injected_ns, 0, __ATOMIC_RELAXED);
 	int64_t owed = s->owed_ns - (int64_t)(ended - s->last_ns) / NOTIFY_FREE_PART;
-	s->owed_ns = (owed < -NOTIFY_BURST_NS ? -NOTIFY_BURST_NS : owed) + (int64_t)(used_ns - l->used_ns);
-	__atomic_store_n(&s->spent_ns, s->spent_ns + (used_ns - l->used_ns), __ATOMIC_RELAXED);
+	s->owed_ns = (owed < -NOTIFY_BURST_NS ? -NOTIFY_BURST_NS : owed) + (int64_t)(took_ns + injected_ns);
+	__atomic_add_fetch(&s->spent_ns, took_ns, __ATOMIC_RELAXED);
 	l->used_ns = used_ns;
 	s->last_ns = ended;
 	if (s->owed_ns < NOTIFY_SLICE_NS || s->resting || __atomic_load_n(&l->bound, __ATOMIC_RELAXED) < 2)
