@@ -46,6 +46,8 @@ class Script:
     program: str = ""
     #: where its own modules are; None: it has none that it may read
     directory: str | None = None
+    #: what `-m` names
+    module: str = ""
     #: a program and its arguments, in the place of a script
     command: tuple[str, ...] = ()
 
@@ -73,7 +75,7 @@ def chosen_script(words: tuple[str, ...], text: str | None, module: str | None) 
         return Script(text, TEXT, words, program="-c")
     if module is not None:
         source = _RUN_MODULE.format(module)
-        return Script(source, f"<-m {module}>", words, program=module, directory=os.getcwd())
+        return Script(source, f"<-m {module}>", words, program=module, directory=os.getcwd(), module=module)
     if not words:
         raise click.UsageError("name a SCRIPT, or - for stdin, or use -c TEXT or -m MODULE.")
     if words[0] == "-":
@@ -131,6 +133,8 @@ def with_project(policy: Policy, script: Script, *, grant: bool) -> tuple[Policy
     """
     from ..policy.explain import explain
 
+    if grant:
+        policy = _with_editable(policy, script.module)
     directory = script.directory
     if directory is None or not (names := _modules(directory)):
         return policy, replace(script, directory=None)
@@ -138,6 +142,15 @@ def with_project(policy: Policy, script: Script, *, grant: bool) -> tuple[Policy
         return policy.allow_read(directory).allow_import(*names), script
     found = explain(policy, "fs.read", directory).code is None
     return policy, script if found else replace(script, directory=None)
+
+
+def _with_editable(policy: Policy, module: str) -> Policy:
+    """Grant the module that `-m` names, where it is an editable install: a project of this user's, too."""
+    from ..policy.interpreter import InterpreterFiles
+    from ..policy.packages import is_editable
+
+    top = module.partition(".")[0]
+    return policy.allow_import(top) if top and is_editable(top, InterpreterFiles.discover()) else policy
 
 
 def _modules(directory: str) -> list[str]:
@@ -150,10 +163,15 @@ def _modules(directory: str) -> list[str]:
         return []
     for entry in entries:
         name, suffix = os.path.splitext(entry)
-        package = not suffix and os.path.isfile(os.path.join(directory, entry, "__init__.py"))
+        package = not suffix and name.isidentifier() and _is_package(os.path.join(directory, entry))
         if name.isidentifier() and (package or suffix == ".py"):
             names.append(name)
     return sorted(names) if len(names) <= _MOST_MODULES else []
+
+
+def _is_package(path: str) -> bool:
+    """Tell whether a directory is a package: with an `__init__.py`, or modules in it or one level below (PEP 420)."""
+    return any(next(Path(path).glob(pattern), None) is not None for pattern in ("*.py", "*/*.py"))
 
 
 def _modules_of_archive(path: str) -> list[str]:

@@ -74,6 +74,7 @@ class WatchedFiles:
         searched: Collection[str] = (),
         own: OpenOwn | None = None,
         *,
+        listed: Collection[str] = (),
         sealed: bool = False,
         by_guest: bool = False,
         full: bool = False,
@@ -83,6 +84,7 @@ class WatchedFiles:
         In monitor mode nothing refuses: there are then as many records as enforcing would have refused one after the
         other, as hooks ask. Left as it is: what is granted; a file that is not there at all; a relative name, whose
         directory is not known here; the listing of a directory of `searched`, which any import of an absent module is.
+        `listed` are directories that imports search as well, of which what lies below is reported.
         `own` lends the sandbox's workspace, where what lies below it is looked up. `sealed`: it sees a root view, in
         which what may not be written is mounted read-only. `by_guest`: the guest's own process called, and no program
         of it. `full`: nothing is left out that libraries only try.
@@ -101,8 +103,8 @@ class WatchedFiles:
         if runs:
             return [_program(record, broker, names)]
         if (looked := _looked_at(record, names)) is not None:
-            return [_not_found(record, looked, broker, names, searched)]
-        found = _refusals(record, broker, names, searched, sealed=sealed, by_guest=by_guest, full=full)
+            return [_not_found(record, looked, broker, names, searched, listed)]
+        found = _refusals(record, broker, names, (*searched, *listed), sealed=sealed, by_guest=by_guest, full=full)
         if not found or found[0].verdict is Verdict.WOULD_DENY:
             return found or [record]
         also = tuple((one.capability, one.target) for one in found[1:])
@@ -114,6 +116,8 @@ class WatchedFiles:
         shadow: CompiledPolicy | None,
         searched: Collection[str] = (),
         own: OpenOwn | None = None,
+        *,
+        listed: Collection[str] = (),
     ) -> list[KernelRecord]:
         """Return what a shadow policy, where there is one, would refuse of the call; see `judge`.
 
@@ -122,7 +126,7 @@ class WatchedFiles:
         runs = record.capability is Capability.PROCESS_EXEC
         if shadow is None or (runs and not any(rule.allow & FsRight.EXEC for rule in shadow.fs)):
             return []
-        judged = self.judge(record, self._watching(shadow), searched, own)
+        judged = self.judge(record, self._watching(shadow), searched, own, listed=listed)
         refused = [one for one in judged if one.verdict is Verdict.WOULD_DENY]
         # the hook that asked the broker in force has asked the shadow's as well
         said = None if record.slot_verdict is None else Verdict.WOULD_DENY
@@ -234,7 +238,12 @@ def _looked_at(record: KernelRecord, names: SeenNames) -> str | None:
 
 
 def _not_found(
-    record: KernelRecord, path: str, broker: Broker, names: SeenNames, searched: Collection[str]
+    record: KernelRecord,
+    path: str,
+    broker: Broker,
+    names: SeenNames,
+    searched: Collection[str],
+    listed: Collection[str],
 ) -> KernelRecord:
     """Return a look-up that found nothing, as a refusal where something is there and only not granted.
 
@@ -242,9 +251,11 @@ def _not_found(
     in /proc, which is another's here. Where files are monitored, the guest found it.
     """
     below = (f"{path}/", f"{record.target}/")
-    beside = path in _EXPECTED or any(one.startswith(f"{folder}/") for folder in searched for one in below)
+    beside = path in _EXPECTED or path in listed
+    beside = beside or any(one.startswith(f"{folder}/") for folder in searched for one in below)
     beside = beside or os.path.basename(path) in _SITES or _SETTINGS.fullmatch(path) is not None
-    beside = beside or any(folder.startswith(below[0]) for folder in searched)  # on the way there (realpath(3))
+    # on the way there (realpath(3))
+    beside = beside or any(folder.startswith(below[0]) for folder in (*searched, *listed))
     if is_task(path) or beside or not names.is_seen(path):
         return record
     decision = broker.decide(Capability.FS_LOOKUP, path)

@@ -83,6 +83,12 @@ class ImportCompiler:
             self._table.add(path, FsRight.READ | FsRight.LIST, text=rule.text, origin="import", implied=True)
             if not native:
                 self._withheld.update(packages.shared_libraries(path))
+        editable = packages.editables(self._interpreter)
+        # not all of a project's directory, which holds more than modules
+        for name in {name for place in editable.directories for name in packages.modules_in(place)}:
+            self._package(name, rule, native)
+        for name in {name.partition(".")[0] for name, _ in editable.modules}:
+            self._package(name, rule, native)
         self._transitive["*"] = NamePattern(name="*", text=rule.text)
         if native:
             self._any_native = True
@@ -140,8 +146,8 @@ class ImportCompiler:
         add = self._table.add
         for path in package.paths:
             add(path, FsRight.READ, text=text, origin="import", implied=True)
-        # importlib lists a site directory to find the module in it.
-        add(package.parent, FsRight.LIST, text=text, origin="import", implied=True)
+        for parent in package.parents:  # importlib lists it to find the module
+            add(parent, FsRight.LIST, text=text, origin="import", implied=True)
         everything = packages.native_files(package)
         if not native:
             self._withheld.update(everything)
@@ -178,7 +184,9 @@ class ImportCompiler:
         interpreter = self._interpreter
         roots = [interpreter.stdlib, *interpreter.site_dirs]
         roots += [interpreter.lib_dynload] if interpreter.lib_dynload else []
-        paths: list[str] = []
+        editable = packages.editables(interpreter)
+        roots += editable.directories
+        paths = [path for _, path in editable.named(name)]
         for root in roots:
             paths += packages.module_paths(name, root, interpreter)
         found = list(paths)

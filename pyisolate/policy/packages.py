@@ -12,6 +12,7 @@ from importlib import machinery, metadata
 import msgspec
 
 from . import elf
+from .editable import Editables, find_editables, paths_in
 from .interpreter import InterpreterFiles
 
 #: A canonical name: what else a package says that it is called would be part of a path.
@@ -20,10 +21,12 @@ _TAG = re.compile(r"cpython-([0-9])([0-9]+)")
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):
-    """One top-level module. `parent` is the site directory that it was found in."""
+    """One top-level module. `parents` are the directories that importlib lists to find it."""
 
     name: str
-    parent: str
+    parents: tuple[str, ...]
+    #: its directories or files: several of a namespace package
+    roots: tuple[str, ...]
     #: its directory or files, its NAME.libs directory and its distribution's metadata: to read
     paths: tuple[str, ...]
     #: those of `paths` that hold native code
@@ -34,7 +37,7 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def locate(name: str, interpreter: InterpreterFiles) -> Package | None:
-    """Find an installed top-level module by name in the interpreter's own site directories."""
+    """Find an installed top-level module by name: in the interpreter's own site directories, or where they name it."""
     stamps = tuple(stamp(path) for path in interpreter.site_dirs)
     return _locate(name, interpreter, stamps)
 
@@ -49,30 +52,67 @@ def stamp(path: str) -> int:
 
 @lru_cache(maxsize=512)
 def _locate(name: str, interpreter: InterpreterFiles, stamps: tuple[int, ...]) -> Package | None:
+    parents, paths = _found(name, interpreter, stamps)
+    if not paths:
+        return None
+    roots = tuple(paths)
     index = _distributions(interpreter.site_dirs, stamps)
-    for parent in interpreter.site_dirs:
-        paths = list(module_paths(name, parent, interpreter))
-        if not paths:
+    distribution = index.owner.get(name)
+    native = [path for path in paths if os.path.isdir(path) or path.endswith(interpreter.native_suffixes)]
+    if distribution is not None:
+        beside = {f"{parent}/{one}.libs" for parent in parents for one in (distribution, name)}
+        for directory in sorted(filter(os.path.isdir, beside)):  # auditwheel puts a wheel's own shared libraries there
+            paths.append(directory)
+            native.append(directory)
+        paths.append(index.metadata[distribution])
+        parents.append(os.path.dirname(index.metadata[distribution]))  # of an editable install another one
+    required = index.required_modules(distribution, interpreter.cache_tag) if distribution else set()
+    return Package(
+        name=name,
+        parents=tuple(dict.fromkeys(parents)),
+        roots=roots,
+        paths=tuple(paths),
+        natives=tuple(native),
+        distribution=distribution,
+        requires=tuple(sorted(required - {name})),
+    )
+
+
+def _found(name: str, interpreter: InterpreterFiles, stamps: tuple[int, ...]) -> tuple[list[str], list[str]]:
+    """Return the directories that hold a top-level module, and what it is there: the first, or all of a namespace."""
+    editable = _editables(interpreter, stamps)
+    parents, portions = [], []
+    for parent in (*interpreter.site_dirs, *editable.directories):
+        if not (paths := list(module_paths(name, parent, interpreter))):
             continue
-        distribution = index.owner.get(name)
-        native = [path for path in paths if os.path.isdir(path) or path.endswith(interpreter.native_suffixes)]
-        if distribution is not None:
-            libraries = os.path.join(parent, f"{distribution}.libs")
-            for directory in {libraries, os.path.join(parent, f"{name}.libs")}:
-                if os.path.isdir(directory):  # auditwheel puts a wheel's own shared libraries there
-                    paths.append(directory)
-                    native.append(directory)
-            paths.append(index.metadata[distribution])
-        required = index.required_modules(distribution, interpreter.cache_tag) if distribution else set()
-        return Package(
-            name=name,
-            parent=parent,
-            paths=tuple(paths),
-            natives=tuple(native),
-            distribution=distribution,
-            requires=tuple(sorted(required - {name})),
-        )
-    return None
+        if not is_namespace(paths):
+            return [parent], paths
+        parents.append(parent)
+        portions += paths
+    mapped = [path for _, path in editable.named(name)]
+    return parents, [*portions, *mapped]
+
+
+def is_namespace(paths: list[str]) -> bool:
+    """Tell whether a module is a portion of a namespace package (PEP 420): a directory without `__init__`."""
+    return os.path.isdir(paths[0]) and not any(name.startswith("__init__.") for name in os.listdir(paths[0]))
+
+
+def editables(interpreter: InterpreterFiles) -> Editables:
+    """Return what the interpreter's site directories name elsewhere. Nothing of an environment's: it is not trusted."""
+    return _editables(interpreter, tuple(stamp(path) for path in interpreter.site_dirs))
+
+
+def is_editable(name: str, interpreter: InterpreterFiles) -> bool:
+    """Tell whether a top-level module is found where site directories lead, and not in one of them."""
+    if any(next(module_paths(name, site, interpreter), None) for site in interpreter.site_dirs):
+        return False
+    found = editables(interpreter)
+    return bool(found.named(name)) or any(next(module_paths(name, one, interpreter), None) for one in found.directories)
+
+
+def _editables(interpreter: InterpreterFiles, stamps: tuple[int, ...]) -> Editables:
+    return find_editables(interpreter.site_dirs, stamps) if interpreter.trusted_packages else Editables()
 
 
 def module_paths(name: str, parent: str, interpreter: InterpreterFiles) -> Iterator[str]:
@@ -130,7 +170,7 @@ def _distributions(site_dirs: tuple[str, ...], stamps: tuple[int, ...]) -> _Inde
             if location is None or not _NAME.fullmatch(key) or key in index.metadata:
                 continue
             index.metadata[key] = str(location)
-            index.modules[key] = top_level(distribution) | compiled_beside(distribution)
+            index.modules[key] = top_level(distribution) | compiled_beside(distribution) | _editable(distribution)
             index.requires[key] = tuple(distribution.requires or ())
             for module in index.modules[key]:
                 index.owner.setdefault(module, key)
@@ -200,6 +240,26 @@ def top_level(distribution: metadata.Distribution) -> set[str]:
     return {name for name in names if name.isidentifier()}
 
 
+def _editable(distribution: metadata.Distribution) -> set[str]:
+    """Return the top-level modules of a distribution that was installed by a `.pth` file of its own alone."""
+    if ".pth," not in (distribution.read_text("RECORD") or ""):  # as of nearly all: its lines need not be taken apart
+        return set()
+    files = [file for file in distribution.files or () if len(file.parts) == 1 and file.suffix == ".pth"]
+    places = [str(distribution.locate_file(file)) for file in files]
+    return {name for place in places for directory in paths_in(place) for name in modules_in(directory)}
+
+
+def modules_in(directory: str) -> list[str]:
+    """Return the names of the modules and packages in a directory; namespace packages are left out."""
+    names = []
+    for name in os.listdir(directory):
+        stem, suffix = os.path.splitext(name)
+        packaged = os.path.isfile(os.path.join(directory, name, "__init__.py"))
+        if packaged or suffix == ".py" or name.endswith(tuple(machinery.EXTENSION_SUFFIXES)):
+            names.append(name if packaged else stem.partition(".")[0])
+    return sorted({name for name in names if name.isidentifier()})
+
+
 def compiled_beside(distribution: metadata.Distribution) -> set[str]:
     """Return a distribution's extension modules beside its packages whose names no import statement can write.
 
@@ -213,8 +273,8 @@ def compiled_beside(distribution: metadata.Distribution) -> set[str]:
 def native_files(package: Package, below: str = "") -> list[str]:
     """Return the package's shared libraries, or only those at and below module path `below` ("core/_multiarray")."""
     if below:
-        root = os.path.join(package.parent, package.name, below)
-        candidates = [root] if os.path.isdir(root) else _with_stem(root)
+        places = [os.path.join(root, below) for root in package.roots]
+        candidates = [one for place in places for one in ([place] if os.path.isdir(place) else _with_stem(place))]
     else:
         candidates = list(package.natives)
     files: list[str] = []

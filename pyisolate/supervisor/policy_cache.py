@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -16,6 +18,7 @@ from ..kernel.plan import KernelPlan
 from ..kernel.prepared import Prepared
 from ..policy.compile import compile_policy
 from ..policy.compiled import CompiledPolicy
+from ..policy.packages import editables
 from ..policy.web import by_name
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 #: How many are kept beside those in use: a host that makes a policy per request must not run out of descriptors.
 KEPT = 64
+#: Where tracebacks look for the lines of hooks.
+_OWN_CODE = str(Path(__file__).resolve().parents[1])
 #: How long the addresses of granted host names are taken for granted (seconds); a name's own time to live is not known.
 PINNED_S = 60.0
 
@@ -48,6 +53,20 @@ class PreparedPolicies:
         self._held: Counter[int] = Counter()
         self._lock = threading.Lock()
         self._making = threading.Lock()
+
+    def searched_by(self, policy: CompiledPolicy) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return what imports search under a policy: trees of modules, and directories of other things, too."""
+        site, interpreter = policy.site, self.interpreter
+        if interpreter is None:
+            return (() if site is None else (site.path,)), ()
+        if site is not None:
+            return (site.path, interpreter.stdlib, _OWN_CODE), ()
+        return (interpreter.stdlib, *interpreter.site_dirs, _OWN_CODE), self._listed
+
+    @functools.cached_property
+    def _listed(self) -> tuple[str, ...]:
+        """Directories that cells search beside the site directories, as they were at the first look."""
+        return () if self.interpreter is None else editables(self.interpreter).directories
 
     @contextlib.contextmanager
     def hold(

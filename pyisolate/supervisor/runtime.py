@@ -10,7 +10,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -56,8 +55,6 @@ if TYPE_CHECKING:
     from ..sandbox.session import Session
     from ..telemetry.recorder import Recorder
 
-#: Where tracebacks look for the lines of hooks.
-_OWN_CODE = str(Path(__file__).resolve().parents[1])
 _log = logging.getLogger("pyisolate.supervisor.runtime")
 _T = TypeVar("_T")
 
@@ -405,23 +402,21 @@ class Runtime:
             record = named
         records = [record]
         if self.plan.listener_watches_files and isinstance(session, CellSession):
-            site, interpreter = session.compiled.site, self.tables.interpreter
-            searched: tuple[str, ...] = () if site is None else (site.path,)
-            if interpreter is not None:
-                searched += (interpreter.stdlib, *(interpreter.site_dirs if site is None else ()), _OWN_CODE)
+            searched, listed = self.tables.searched_by(session.compiled)
             own = None if session.workspace is None else session.workspace.directory
             records = self._watched.judge(
                 record,
                 session.compiled,
                 searched,
                 own,
+                listed=listed,
                 sealed=self.plan.usable("root view"),
                 by_guest=record.pid == session.pid,
                 full=self.plan.traits.full_telemetry,
             )
             if records[0].enforcer == "landlock" and records[0].verdict is Verdict.DENY:
                 session.kernel.note_recorded(records[0])
-            records += self._watched.judge_shadow(record, session.denials.shadow, searched, own)
+            records += self._watched.judge_shadow(record, session.denials.shadow, searched, own, listed=listed)
         for one in records:
             # Tables are shared by sandboxes that reloaded a different number of times: the sandbox's own count holds.
             session.denials.kernel(msgspec.structs.replace(one, generation=0))

@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
+import venv
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import pyisolate
 
 COMMAND = [sys.executable, "-m", "pyisolate", "run"]
 
@@ -105,6 +109,46 @@ def test_a_directory_with_a_main_and_stdin_have_their_names(tree: Path) -> None:
     (tree / "app").chmod(0o755)
     assert run("app", "-x", cwd=tree).stdout == "['app', '-x'] 5\n"
     assert run("-", "y", cwd=tree, input="import sys; print(sys.argv)").stdout == "['-', 'y']\n"
+
+
+@pytest.mark.once
+def test_an_editable_install_is_granted_by_its_name(tree: Path, tmp_path: Path) -> None:
+    """A `.pth` file of a src layout, and a finder as setuptools writes it: no event tells of the places searched."""
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=False)
+    sites = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+    paths = [str(Path(pyisolate.__file__).parents[1]), *(one for one in sys.path if one.endswith("-packages"))]
+    (sites / "zz_host.pth").write_text("\n".join(paths))
+    source = tree / "src" / "laid"
+    source.mkdir(parents=True)
+    (source / "__init__.py").write_text("")
+    (source / "__main__.py").write_text("import sys, laid\nprint(laid.__name__, sys.argv[1:])\n")
+    (sites / "_laid.pth").write_text(f"{tree / 'src'}\n")
+    (sites / "__editable___flat_finder.py").write_text(
+        f"MAPPING: dict[str, str] = {{'package': {str(tree / 'package')!r}}}\n"
+        "import importlib.util as u, sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        if name in MAPPING: return u.spec_from_file_location(name, MAPPING[name] + '/__init__.py')\n"
+        "sys.meta_path.append(Finder)\n"
+    )
+    (sites / "__editable__.flat.pth").write_text("import __editable___flat_finder\n")
+    command = [str(environment / "bin" / "python"), "-m", "pyisolate", "run"]
+    done = subprocess.run([*command, "-m", "laid", "x"], capture_output=True, text=True, timeout=60, cwd="/")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "laid ['x']\n", "")
+    (tree / "policy.yaml").write_text("version: 1\nname: p\nextends: compute\nimport: {allow: [package]}\n")
+    code = "import package.inner\nprint(package.inner.VALUE)\ntry: import laid\nexcept ImportError: print('refused')\n"
+    code += f"try: open({str(tree / 'secret.txt')!r})\nexcept OSError: print('refused')"
+    words = ["--policy", str(tree / "policy.yaml"), "--json", "-c", code]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, cwd="/")
+    told = json.loads(done.stdout)
+    assert told["stdout"] == "21\nrefused\nrefused\n", done.stderr
+    assert [one["capability"] for one in told["denials"]] == ["import.module", "fs.read"]
+
+
+def test_a_package_without_init_is_found_beside_a_script(tree: Path) -> None:
+    (tree / "package" / "__init__.py").unlink()
+    assert run("main.py", cwd=tree).stdout == f"42 [] {tree}\n"
 
 
 def test_a_zip_application_runs_and_imports_from_itself(tree: Path) -> None:
