@@ -121,9 +121,13 @@ class Assigner:
         watchdog: Watchdog,
         records: Records,
         cgroup_reason: str,
+        *,
+        has_cgroups: bool,
     ) -> None:
         self._host, self._plan, self._reactor, self._registry = host, plan, reactor, registry
         self._watchdog, self._records, self._cgroup_reason = watchdog, records, cgroup_reason
+        #: every cell has a control group, or is never handed out
+        self._has_cgroups = has_cgroups
 
     def spawn(self, pool: Pool, context: SandboxContext, order: CellOrder, *, native: bool) -> Sandbox:
         """Hand out a warm cell; forks one where none is ready."""
@@ -236,10 +240,10 @@ class Assigner:
     def foresee(self, order: CellOrder) -> wire.Init:
         """Return the hand-out that standby cells from the policy's own zygote will get, where no BPF-LSM is.
 
-        Such a cell takes any other as well; it then has more to do.
+        Such a cell takes any other as well; it then has more to do. On demand it gets this one too, and a name later.
         """
         names = tuple(order.prepared.descriptors())
-        return self._init(STANDBY, order, names, leased=self._registry.has_leases, ahead=True)
+        return self._init(STANDBY, order, names, leased=self._has_cgroups, ahead=True)
 
     def _init(self, name: str, order: CellOrder, names: tuple[str, ...], *, leased: bool, ahead: bool) -> wire.Init:
         prepared = order.prepared
@@ -261,14 +265,18 @@ class Assigner:
         """Send the descriptors in their order, and return what the cell answers in time."""
         channel = session.channel
         leased = session.control.lease is not None
-        init = self._init(session.name, order, tuple(named), leased=leased, ahead=session.standby)
-        policy = None if channel.made_for is order.prepared.compiled else order.broker_policy
+        foreseen = channel.made_for is order.prepared.compiled
+        name = STANDBY if foreseen else session.name
+        init = self._init(name, order, tuple(named), leased=leased, ahead=foreseen or session.standby)
+        policy = None if foreseen else order.broker_policy
         init = msgspec.structs.replace(init, policy=policy, slot_page=slot_page)
         with self._reactor.borrow(channel):
             channel.owner = session
             try:
                 channel.conversation.start_handout()
                 channel.send(init, list(named.values()))
+                if name != session.name:
+                    channel.send_with_next(wire.Begin(sandbox=session.name))
                 return channel.wait_answer(time.monotonic() + HANDOUT_TIMEOUT_S)
             except (Backlog, wire.WireError) as error:
                 raise SandboxDied(f"spawn {session.name!r}: {error}") from None

@@ -114,12 +114,6 @@ class Registry:
             self._leases[channel.pid] = lease
             return True
 
-    @property
-    def has_leases(self) -> bool:
-        """True where cells have control groups."""
-        with self._lock:
-            return bool(self._leases)
-
     def lease_of(self, pid: int) -> CgroupLease | None:
         """Return the control group of a cell, None where there is none."""
         with self._lock:

@@ -74,9 +74,17 @@ class Standby:
         self._thread = Thread(target=self._run, name="pyisolate-standby")
 
     def start(self) -> None:
-        """Start the thread, where the pool has room for a standby cell."""
+        """Start the thread where the pool has room for a standby cell; else the first policy zygote to make does."""
         if self._most:
             self._thread.start()
+
+    def _wake(self) -> None:
+        """Let the thread look at what there is to do."""
+        self._awake.set()
+        if not self._most:
+            with self._lock:
+                if self._thread.ident is None and not self._closed:
+                    self._thread.start()
 
     def close(self) -> None:
         """End the standby cells and the thread. Idempotent."""
@@ -113,8 +121,11 @@ class Standby:
         return session
 
     def spawned(self, order: CellOrder) -> None:
-        """Record a spawn; request standby cells for a policy that is the usual one, or a frequent one."""
-        if not self._most or order.prepared.shadow is not None:
+        """Record a spawn; request standby cells for a policy that is the usual one, or a frequent one.
+
+        Where the pool has no room for any, request a zygote for the usual one: its cells are confined on demand.
+        """
+        if order.prepared.shadow is not None:
             return
         with self._lock:
             self._frequent.note(order.key)
@@ -124,9 +135,10 @@ class Standby:
                 # else the end of a sandbox does it: the first request comes before
                 wanted = 2 * len(line.ready) < line.most if order.key == self._usual else not line.found
                 line.found = False
+            due = not self._most and line is not None and self._is_due(line)
         self._end(unwanted)
-        if (wanted and self._lacks()) or self._retired:
-            self._awake.set()
+        if (wanted and self._lacks()) or self._retired or due:
+            self._wake()
 
     def _rank(self, order: CellOrder) -> list[CellSession]:
         """Give a policy its place among the others; return the cells that are to end."""
@@ -136,11 +148,11 @@ class Standby:
         for other in [one for one in self._lines if _same_policy(self._lines[one].order, order)]:
             unwanted += self._remove(other)  # its places have changed since
         usual = self._frequent.is_usual(key)
-        if line is None and (usual or self._frequent.is_frequent(key)):
+        if line is None and (usual or (self._most and self._frequent.is_frequent(key))):
             line = _Line(order, 1)
-            if len(self._lines) >= min(MOST, 2 * self._pool.size):
+            if len(self._lines) >= (min(MOST, 2 * self._pool.size) if self._most else 1):
                 kept = self._usual if self._usual and self._frequent.count(self._usual, recent=True) else None
-                others = [one for one in self._lines if one != kept]
+                others = [one for one in self._lines if one != kept or not self._most]
                 least = others[0] if usual else self._frequent.less_frequent(key, others)
                 if least is None:
                     return unwanted
@@ -204,15 +216,19 @@ class Standby:
         with self._lock:
             return list(self._lines.values())
 
+    def _is_due(self, line: _Line) -> bool:
+        """Tell whether a policy is to get a zygote of its own: it has been asked for often enough. Under the lock."""
+        order = line.order
+        if not line.branches_left or self._pool.policies.of(order.prepared.compiled) is not None or self._closed:
+            return False
+        return self._frequent.count(order.key, recent=order.key == self._usual) >= _BRANCH_AT
+
     def _branch(self, line: _Line) -> None:
-        """Give a policy a zygote of its own, once it has been asked for often enough."""
+        """Give a policy a zygote of its own, where that is due."""
         order, policy = line.order, line.order.prepared.compiled
-        if not line.branches_left or self._pool.policies.of(policy) is not None or self._closed:
-            return
         with self._lock:
-            seen = self._frequent.count(order.key, recent=order.key == self._usual)
-        if seen < _BRANCH_AT:
-            return
+            if not self._is_due(line):
+                return
         line.branches_left -= 1
         try:
             given = BranchOrder(policy=policy, init=self._assigner.foresee(order))

@@ -152,7 +152,14 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
         stack.callback(reactor.stop)
         started = Started(reactor, cgroups, held)
         started.assigner = Assigner(
-            parts.host, parts.plan, reactor, parts.registry, parts.watchdog, parts.records, reason
+            parts.host,
+            parts.plan,
+            reactor,
+            parts.registry,
+            parts.watchdog,
+            parts.records,
+            reason,
+            has_cgroups=cgroups is not None,
         )
         started.reloader = Reloader(parts.plan, parts.tables, reactor, parts.metrics, parts.change_egress)
         started.threads = StandbyThreads(

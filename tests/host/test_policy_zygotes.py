@@ -102,6 +102,21 @@ def kernel_view(pid: int) -> dict[str, object]:
     return {**kept, "leader": leader, "limits": Path(f"/proc/{pid}/limits").read_text(), "descriptors": ends}
 
 
+@pytest.mark.parametrize("size", [0, 1])
+def test_where_no_cell_stands_by_the_usual_policy_has_one_for_cells_on_demand(size: int) -> None:
+    with pyisolate.Supervisor(pool_size=size) as own, branched(own, WIDE) as wide, own.spawn("any", WIDE) as other:
+        assert [one.eval("__import__('sys').argv") for one in (wide, other)] == [["<usual>"], ["<any>"]]
+        assert [one.eval("__import__('os').environ.get('COLOUR')") for one in (wide, other)] == ["blue", None]
+        for sandbox in (wide, other):
+            assert sandbox.enforcement.missing == ()
+            assert sandbox.eval(READS) == "root"
+            with pytest.raises(pyisolate.PolicyError):
+                sandbox.exec("open('/etc/shadow')")
+        with branched(own, NARROW, known=branches(own)) as narrow, pytest.raises(pyisolate.PolicyError):
+            narrow.eval(READS)
+        assert own.diagnostics().standby == 0
+
+
 @pytest.mark.once
 def test_a_shadow_policy_comes_with_its_own_tables(own: pyisolate.Supervisor) -> None:
     branched(own, WIDE).close()
