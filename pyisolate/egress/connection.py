@@ -20,6 +20,7 @@ import h11
 from ..capability import Capability
 from ..decision import DenialCode, Mode, Verdict
 from ..policy import suggest, web
+from ..policy.asking import asks_about
 from . import heads, tunnel
 from .credentials import Credentials, Encoded, Unsignable
 from .forward import Reader, Upstream, Writer, answer_known, forward, repeat
@@ -300,7 +301,7 @@ class Connection:
             return _By.POLICY
         said = Refusal(str(request), decision.code, decision.reason, rule=decision.rule, presented=decision.presented)
         unspoken = decision.code in (DenialCode.NOT_GRANTED, DenialCode.SCOPE_INSUFFICIENT)
-        asked_about = unspoken and Capability.NET_HTTP in self.tenant.broker.policy.ask
+        asked_about = unspoken and asks_about(self.tenant.broker.policy, Capability.NET_HTTP, said.target)
         if asked_about and not can_be_asked(said.target):
             said.reason, asked_about = f"{said.reason}; it is too long to be asked about", False
         if decision.refused:

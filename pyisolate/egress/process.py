@@ -41,9 +41,8 @@ from .use import Use
 _log = logging.getLogger("pyisolate.egress")
 #: A proxy that does not serve by then, or does not take an order, is broken (seconds).
 _START_S, _ORDER_S = 30.0, 5.0
-#: Between two starts of a proxy that dies (seconds).
-_AGAIN_S = 1.0
-_BACKLOG = 1024
+#: Between two starts of a proxy that dies (seconds); connections that wait to be taken.
+_AGAIN_S, _BACKLOG = 1.0, 1024
 #: What is read at a time: a request's end does not wait for a proxy that never stops.
 _MOST_READS = 64
 #: What a lookup of names may read.
@@ -497,4 +496,5 @@ def _of_proxy(compiled: CompiledPolicy) -> CompiledPolicy:
         inspect_tls=compiled.inspect_tls,
         pinned_hosts=compiled.pinned_hosts,
         ask=compiled.ask,
+        ask_rules=compiled.ask_rules,
     )

@@ -20,7 +20,7 @@ from typing import Any
 
 from ..capability import CATALOGUE, FLOOR, Capability
 from ..decision import Decision, DenialCode, Mode, Verdict
-from . import web, workspace
+from . import asking, web, workspace
 from .compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule
 
 # Plain numbers: `&` on an enum.Flag costs a microsecond, and a refusal does it for every rule of the policy. Of native
@@ -446,7 +446,7 @@ def _split(target: str) -> tuple[str, int | None]:
 
 def is_asked_about(policy: CompiledPolicy, decision: Decision) -> bool:
     """Tell whether the host is asked before an operation is refused: no rule speaks of the address or file it names."""
-    if decision.capability not in policy.ask or not decision.refused:
+    if not decision.refused or not asking.asks_about(policy, decision.capability, decision.target):
         return False
     spoken_of = decision.code not in (DenialCode.NOT_GRANTED, DenialCode.SCOPE_INSUFFICIENT)
     named = decision.capability is Capability.FS_READ or _packed(_split(decision.target)[0]) is not None

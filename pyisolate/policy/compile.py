@@ -12,17 +12,16 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ..capability import Capability
 from ..errors import EnforcementError
-from . import elf, site, units, workspace
+from . import asking, elf, site, units, workspace
 from . import resolver as resources
-from .compiled import CompiledPolicy, FsRight, NetAction, NetRule, WebRule
+from .compiled import AskRules, CompiledPolicy, FsRight, NetAction, NetRule, WebRule
 from .fs_table import FsTable
 from .imports import ImportCompiler
 from .interpreter import InterpreterFiles
 from .model import PolicyModel
 from .rules import EXEC, FILE_RIGHTS, FORK, FileRule, NetworkRule, ProcessRule
-from .web import web_rules
+from .web import web_rule, web_rules
 
 RIGHT_BITS = {right: FsRight[right.upper()] for right in FILE_RIGHTS}
 RUN = FsRight.EXEC | FsRight.READ | FsRight.MAP_EXEC
@@ -78,7 +77,8 @@ def compile_policy(
         web=web,
         egress=policy.egress,
         inspect_tls=policy.inspect_tls,
-        ask=tuple(Capability(name) for name in policy.ask),
+        ask=tuple(dict.fromkeys(map(asking.capability_of, policy.ask))),
+        ask_rules=_ask_rules(policy),
         workspace_bytes=policy.workspace,
         site=packages,
         reasons={rule.text: rule.reason for rule in policy.rules if rule.reason is not None},
@@ -250,6 +250,35 @@ def _network(
             for network in networks
         ]
     return tuple(sorted(compiled, key=_match_order)), pinned
+
+
+def _ask_rules(policy: PolicyModel) -> AskRules:
+    """Return the rules by which the host is asked. Those of a capability that is asked about whole say nothing."""
+    connect: list[NetRule] = []
+    web: list[WebRule] = []
+    read: list[str] = []
+    for entry in policy.ask:
+        key, _, target = entry.partition(" ")
+        if not target or asking.capability_of(entry).value in policy.ask:
+            continue
+        if key == "read":
+            read.append(target)
+        elif asking.by_name(entry):
+            web.append(web_rule(key, target, f"ask: {entry}"))
+        else:
+            networks, low, high = _networks(units.net_target(target, action="connect"), {})
+            connect += [
+                NetRule(
+                    action=NetAction.CONNECT,
+                    address=network.network_address.packed,
+                    prefix=network.prefixlen,
+                    port_low=low,
+                    port_high=high,
+                    text=f"ask: {entry}",
+                )
+                for network in networks
+            ]
+    return AskRules(connect=tuple(connect), web=tuple(web), read=tuple(read))
 
 
 def _networks(target: units.NetTarget, pinned: dict[str, tuple[str, ...]]) -> tuple[list[_Network], int, int]:

@@ -133,6 +133,15 @@ class SiteFiles(msgspec.Struct, frozen=True, kw_only=True):
 _OWN_PLACES = ("/sandbox/", "/tmp/", "/dev/shm/")
 
 
+class AskRules(msgspec.Struct, frozen=True, kw_only=True):
+    """Of which operations of a capability in `ask` the host is asked; where a capability has none here, of all."""
+
+    connect: tuple[NetRule, ...] = ()
+    web: tuple[WebRule, ...] = ()
+    #: files and directories
+    read: tuple[str, ...] = ()
+
+
 class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides. `version` is the policy's content hash; `generation` counts reloads."""
 
@@ -166,6 +175,7 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     inspect_tls: bool = False
     #: the host is asked about these where no rule speaks of them
     ask: tuple[Capability, ...] = ()
+    ask_rules: AskRules = AskRules()
     #: size of the tmpfs that each sandbox gets for its own (policy/workspace.py); None: none
     workspace_bytes: int | None = None
     #: it is a directory of the host's, where others may have sockets

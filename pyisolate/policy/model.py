@@ -22,6 +22,7 @@ from ..capability import Capability
 from ..decision import Mode
 from ..errors import PolicySyntaxError
 from . import parse, units
+from .asking import read_ask
 from .compiled import EgressLimits, Limits
 from .reader import Where
 from .rules import (
@@ -39,7 +40,7 @@ from .rules import (
 )
 from .schema import net_rule_target, read_fields, read_mode
 from .secrets import Secret, canonical_secrets, secret
-from .sections import INSPECT_TLS, SECTIONS, read_ask, read_egress, read_environment, read_limits, read_seed, switched
+from .sections import INSPECT_TLS, SECTIONS, read_egress, read_environment, read_limits, read_seed, switched
 from .workspace import workspace_size
 from .yaml_writer import to_yaml
 
@@ -76,7 +77,7 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
     random: bool = True
     random_seed: int | None = None
     limits: Limits = Limits()
-    #: capabilities whose operations the host is asked about where no rule speaks of them
+    #: capabilities, and rules as text ("connect 10.0.0.0/8:443"), that the host is asked about where no rule decides
     ask: tuple[str, ...] = ()
     #: credentials that the egress proxy puts into requests; no values
     secrets: tuple[Secret, ...] = ()
@@ -316,13 +317,14 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
         added = secret({"name": name, "from": source, "inject": inject})
         return msgspec.structs.replace(self, secrets=(*self.secrets, added))
 
-    def with_ask(self, *capabilities: str) -> Self:
+    def with_ask(self, *entries: str | dict[str, str]) -> Self:
         """Have the host asked, by `spawn(on_ask=)`, about operations that no rule speaks of.
 
-        `net.connect`, `net.http`; `fs.read`: files that are opened to be read. What a rule denies, and the floor, is
-        never asked about. No names: ask about nothing. Raises PolicySyntaxError.
+        Capabilities: `net.connect`, `net.http`; `fs.read`: files that are opened to be read. Or rules, for what they
+        cover alone: `{"connect": "*.example.org:443"}`, `{"http": "GET example.org/*"}`, `{"read": "/srv/data"}`. What
+        a rule denies, and the floor, is never asked about. No entries: ask about nothing. Raises PolicySyntaxError.
         """
-        return msgspec.structs.replace(self, ask=read_ask(capabilities))
+        return msgspec.structs.replace(self, ask=read_ask(entries))
 
     def with_workspace(self, size: str | int | None) -> Self:
         """Give each sandbox so much memory for files of its own (64KiB to 1TiB), such as `64MiB`; None is none."""

@@ -8,7 +8,7 @@ the broker and enforced by the kernel as any rule is.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from ..capability import Capability
 from ..errors import PolicySyntaxError
 from . import fragments, units
+from .asking import ASKABLE, RULES, SCHEMA, entries_of, read_ask
 from .compiled import EgressLimits, Limits
 from .reader import Reader
 from .rules import PolicyFields, Secret, name_table
@@ -25,8 +26,6 @@ from .workspace import workspace_size
 INSPECT_TLS = "inspect_tls"
 EGRESS_KEYS = (*units.EGRESS_KEYS, INSPECT_TLS)
 SECRET_KEYS = ("name", "from", "inject")
-#: What can wait for an answer: calls that the supervisor carries out, on its own copy of what was asked about.
-ASKABLE = ("fs.read", "net.connect", "net.http")
 
 #: Whether the guest may do more after it, the capability or key that changed, and its target or both values.
 Difference = tuple[bool, str, str]
@@ -176,17 +175,8 @@ def switched(switches: tuple[Capability, ...], capability: Capability, on: bool)
 # -- ask and secrets --------------------------------------------------------------------------------------------------
 
 
-def read_ask(names: Iterable[Any]) -> tuple[str, ...]:
-    """Return the capabilities that the host may be asked about, in order. Raises PolicySyntaxError."""
-    found = [str(name) for name in names]
-    for name in found:
-        if name not in ASKABLE:
-            raise PolicySyntaxError(f"ask: {name[:60]!r} cannot be asked about", hint=f"use {', '.join(ASKABLE)}")
-    return tuple(sorted(set(found)))
-
-
 def _ask(reader: Reader, data: Any, _base: PolicyFields) -> tuple[tuple[str, ...]]:
-    named = reader.sequence(("ask",), data, "capabilities: " + ", ".join(ASKABLE))
+    named = reader.sequence(("ask",), data, "capabilities and rules: " + ", ".join((*ASKABLE, *RULES)))
     return (reader.read(("ask",), read_ask, named),)
 
 
@@ -337,8 +327,8 @@ SECTIONS = (
         "ask",
         ("ask",),
         _ask,
-        lambda policy: list(policy.ask) or None,
-        fragments.items({"enum": list(ASKABLE)}, "What the host is asked about where no rule speaks of it."),
+        lambda policy: entries_of(policy.ask) or None,
+        fragments.items(SCHEMA, "What the host is asked about where no rule speaks of it."),
         _ask_differences,
     ),
     Section(

@@ -216,6 +216,17 @@ def _web_rule(rule: NetworkRule) -> WebRule | None:
     )
 
 
+def web_rule(key: str, target: str, text: str) -> WebRule:
+    """Return the rule of a request (`http`), or of all requests to a host and port by its name or `*.` (`connect`)."""
+    if key == "http":
+        asked = units.http_target(target)
+        return WebRule(
+            host=asked.host, port_low=asked.port, port_high=asked.port, method=asked.method, path=asked.path, text=text
+        )
+    place = units.net_target(target, action="connect")
+    return WebRule(host=place.host, port_low=place.port_low, port_high=place.port_high, text=text)
+
+
 def _way_around(denial: WebRule, rules: Iterable[NetworkRule]) -> NetworkRule | None:
     """Return a grant that lets the guest connect, without the proxy, to what a rule denies by name."""
     for rule in rules:

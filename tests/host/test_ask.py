@@ -106,6 +106,23 @@ def test_yes_connects_and_no_does_not_each_with_one_event(spawn: Spawn, server: 
     assert server.served == 2
 
 
+def test_a_rule_of_ask_is_all_that_is_asked_about(spawn: Spawn, server: Server) -> None:
+    asked: list[str] = []
+
+    def decide(question: Question) -> Allow:
+        asked.append(question.target)
+        return Allow()
+
+    for rule, yes in (({"connect": f"127.0.0.0/8:{server.port}"}, True), ({"connect": "127.0.0.1:1"}, False)):
+        policy = Policy.preset("compute").allow_import("socket").with_ask(rule)
+        with spawn(policy=policy, on_ask=decide) as sandbox:
+            if yes:
+                assert sandbox.exec(connects(server)).value == b"hello"
+            else:
+                assert refused(sandbox, server).answer is None
+    assert asked == [server.target]
+
+
 def test_an_answer_for_good_is_not_asked_again(spawn: Spawn, server: Server) -> None:
     for scope in ("sandbox", "rule"):
         asked: list[Question] = []

@@ -87,6 +87,22 @@ def asking(world: World) -> Callable[..., Any]:
     return spawn
 
 
+def test_a_rule_of_ask_is_all_that_is_asked_about(world: World) -> None:
+    asked: list[str] = []
+
+    def decide(question: Question) -> Allow:
+        asked.append(question.target)
+        return Allow()
+
+    policy = world.policy.with_ask({"http": f"GET {world.place}/v1/*"}, {"connect": "*.example.org:1"})
+    with world.supervisor.spawn("by-rule", policy, on_ask=decide) as sandbox:
+        sandbox.exec(_GUEST)
+        assert [world.get(sandbox, path) for path in ("/v1/x", "/v2/x")] == [200, 403]
+        sandbox.exec("")
+        assert [event.answer for event in sandbox.get_denial_events()] == ["once", None]
+    assert asked == [f"GET {world.place}/v1/x"]
+
+
 def test_yes_carries_a_request_and_no_refuses_it_each_with_one_event(world: World, asking: Callable[..., Any]) -> None:
     sandbox, asked = asking(Allow(), Deny("not that"), Allow("rule"))
     before = len(world.plain.seen)

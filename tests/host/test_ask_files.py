@@ -78,6 +78,20 @@ def refused(sandbox: pyisolate.Sandbox, code: str) -> pyisolate.DenialEvent:
     return caught.value.denial_event
 
 
+def test_a_rule_of_ask_is_all_that_is_asked_about(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    asked = Asked(Allow())
+    (place / "link").symlink_to(place / "other")
+    policy = POLICY.with_ask({"read": str(place / "data")}, {"read": str(place / "link")})
+    with supervisor.spawn("by-rule", policy, on_ask=asked) as sandbox:
+        assert sandbox.eval(f"open({str(place / 'data')!r}).read()") == "asked"
+        assert refused(sandbox, f"open({str(place / 'other')!r})").answer is None
+        with pytest.raises(pyisolate.GuestError, match="FileNotFoundError"):  # where a link leads is not asked about
+            sandbox.exec(f"open({str(place / 'link')!r})")
+        assert [event.answer for event in sandbox.get_denial_events()] == ["once", None]  # of one target
+        assert sandbox.get_denial_events()[1].count == 2
+    assert asked.targets == [str(place / "data")]
+
+
 def test_yes_reads_and_no_does_not_each_with_one_event(supervisor: pyisolate.Supervisor, place: Path) -> None:
     asked, file = Asked(Allow(), Deny("private"), Allow(), Allow("rule")), str(place / "data")
     read = f"open({file!r}).read()"

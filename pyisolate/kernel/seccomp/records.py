@@ -15,6 +15,7 @@ from ...decision import DenialCode, Verdict
 from ...limits.rlimit import within_host
 from ...native import notify as native
 from ...native.quiet import AGAIN
+from ...policy.asking import asks_about
 from ...policy.compiled import CompiledPolicy
 from ...policy.sockets import socket_text
 from ...records import AskAnswer, Asked, Evaluation, KernelRecord
@@ -120,7 +121,7 @@ def kernel_record(
         other=os.fsdecode(record.other),
         flags=_open_flags(record, syscall),
         tries=2 if record.args[5] == AGAIN else 1,
-        answer=_answer(record, capability, verdict, policy),
+        answer=_answer(record, syscall, capability, verdict, policy),
         waited_ms=record.waited_ms if record.reply else None,
         question=record.question,
     )
@@ -149,13 +150,16 @@ def _never(record: native.Record, syscall: str, capability: Capability) -> str |
 
 
 def _answer(
-    record: native.Record, capability: Capability, verdict: Verdict, policy: CompiledPolicy | None
+    record: native.Record, syscall: str, capability: Capability, verdict: Verdict, policy: CompiledPolicy | None
 ) -> AskAnswer | None:
     """Return what came of a question, as far as the listener knows it; `would_ask` in monitor mode."""
     if record.reply:
         return _ANSWERS[record.reply]
-    watched = verdict is Verdict.WOULD_DENY and policy is not None and capability in policy.ask
-    return "would_ask" if watched and record.reason in (native.NOT_GRANTED, native.SCOPE_INSUFFICIENT) else None
+    if verdict is not Verdict.WOULD_DENY or policy is None:
+        return None
+    unspoken = record.reason in (native.NOT_GRANTED, native.SCOPE_INSUFFICIENT)
+    asked = unspoken and asks_about(policy, capability, target_of(record, syscall, capability))
+    return "would_ask" if asked else None
 
 
 def asked_of(question: native.Question) -> Asked:

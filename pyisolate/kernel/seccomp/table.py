@@ -36,6 +36,11 @@ def compile_table(
             )
         elif len(path := os.fsencode(rule.unix_path)) <= 107:  # sockaddr_un.sun_path; a longer one names nothing
             unix_rules.append(native.UnixRule(rule.action, rule.allow, path, index))
+    if Capability.NET_CONNECT in policy.ask:
+        rules += [
+            native.Rule(native.ASKED_ABOUT, True, rule.address, rule.prefix, rule.port_low, rule.port_high, -1)
+            for rule in policy.ask_rules.connect
+        ]
     return native.Policy(
         _flags(policy, kind, full=full),
         serial,
@@ -52,6 +57,7 @@ def _flags(policy: CompiledPolicy, kind: CellKind, *, full: bool) -> int:
     flags = {"cell": native.FLAG_CELL, "native": native.FLAG_CELL | native.FLAG_NATIVE_NET}.get(kind, 0)
     flags |= native.FLAG_FULL if full else 0
     flags |= native.FLAG_ASK_CONNECT if Capability.NET_CONNECT in policy.ask else 0
+    flags |= native.FLAG_ASK_BY_RULE if policy.ask_rules.connect else 0
     # not of a policy for a sandbox thread: the plan has taken it out of `ask` there
     if policy.mode_of("fs") is Mode.ENFORCE and Capability.FS_READ in policy.ask:
         flags |= native.FLAG_ASK_READ

@@ -137,10 +137,11 @@ enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED };
 enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOTIFY_NATIVE_NET = 8,
 		   NOTIFY_ASK_CONNECT = 16, NOTIFY_OWN_NAMES = 32, NOTIFY_MONITOR_FILES = 64, NOTIFY_OWN_SOCKETS = 128,
 		   NOTIFY_OWN_TMP = 256, NOTIFY_OWN_SHM = 512, /* names that lead to the workspace */
-		   NOTIFY_ASK_READ = 1024 };
+		   NOTIFY_ASK_READ = 1024, NOTIFY_ASK_BY_RULE = 2048 };
 /* What the host says to a question: refuse, let it through, or let the kernel decide as if nothing had been asked. */
 enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER };
-enum notify_action { NOTIFY_CONNECT = 1, NOTIFY_BIND = 2 }; /* capability.py, NetAction */
+/* capability.py, NetAction; ASKED_ABOUT: a rule that grants nothing, and says which connections are asked about. */
+enum notify_action { NOTIFY_CONNECT = 1, NOTIFY_BIND = 2, NOTIFY_ASKED_ABOUT = 3 };
 
 struct notify_rule {
 	uint8_t action, allow, family, prefix;

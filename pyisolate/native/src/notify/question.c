@@ -41,6 +41,9 @@ SHARED int notify_ask(const struct notify_call *c, int fd, const struct notify_e
 	if (d->allow || d->reason == NOTIFY_EXPLICIT_DENY || !(c->policy->flags & NOTIFY_ASK_CONNECT) ||
 	    c->policy->flags & NOTIFY_MONITOR_NET)
 		return 0;
+	if (c->policy->flags & NOTIFY_ASK_BY_RULE &&
+	    !notify_judge(c->policy, NOTIFY_ASKED_ABOUT, to->family, to->address, to->port, 0).allow)
+		return 0;
 	w.call = *c;
 	w.call.question = c->l->last_question + 1;
 	if (c->sandbox->questions < NOTIFY_QUESTIONS && !notify_park(c, fd, &w)) {

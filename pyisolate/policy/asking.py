@@ -1,0 +1,107 @@
+"""What the host is asked about: whatever no rule speaks of in a capability, or that part of it which `ask` states.
+
+An entry of `ask` is a capability, or a rule: `{connect: ...}`, `{http: ...}`, `{read: /directory}`. A capability beside
+rules of its own is asked about whole.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Any
+
+from ..capability import Capability
+from ..errors import PolicySyntaxError
+from . import fragments, units, web
+from .compiled import CompiledPolicy, NetRule
+
+#: What can wait for an answer: calls that the supervisor carries out, on its own copy of what was asked about.
+ASKABLE = ("fs.read", "net.connect", "net.http")
+RULES = ("connect", "http", "read")
+HINT = f"use {', '.join(ASKABLE)}, or a rule: {{connect: host:port}}, {{http: GET host/path}}, {{read: /directory}}"
+SCHEMA = {
+    "anyOf": [
+        {"enum": list(ASKABLE)},
+        *(fragments.mapping((key,), {key: fragments.TEXT}, required=[key]) for key in RULES),
+    ]
+}
+_ADDRESSES = ("any", "ip")
+
+
+def read_ask(entries: Iterable[Any]) -> tuple[str, ...]:
+    """Return what the host may be asked about, in order: capabilities, and rules as text. Raises PolicySyntaxError."""
+    found = set()
+    for entry in entries:
+        key, _, target = entry.partition(" ") if isinstance(entry, str) else ("", "", "")
+        if isinstance(entry, dict) and len(entry) == 1:
+            key, target = next(iter(entry.items()))
+        if key in ASKABLE and not target:
+            found.add(key)
+        elif key in RULES:
+            found.add(f"{key} {_canonical(key, target)}")
+        else:
+            raise PolicySyntaxError(f"ask: {str(entry)[:60]!r} cannot be asked about", hint=HINT)
+    return tuple(sorted(found))
+
+
+def _canonical(key: str, target: object) -> str:
+    if key == "read":
+        return units.path(target, variables=False)
+    if key == "http":
+        asked = units.http_target(target)
+        if asked.tls:
+            hint = 'a tunnel is asked about before the proxy reads it: {connect: "host:443"}'
+            raise PolicySyntaxError(f"ask: http {str(asked)[:60]!r}: inside of TLS", hint=hint)
+        return str(asked)
+    place = units.net_target(target, action="connect")
+    if place.kind not in (*_ADDRESSES, "host", "names"):
+        raise PolicySyntaxError(f"ask: connect {str(place)[:60]!r} cannot be asked about", hint=HINT)
+    return str(place)
+
+
+def entries_of(ask: Iterable[str]) -> list[str | dict[str, str]]:
+    """Return them as a policy file has them."""
+    split = ((entry, *entry.partition(" ")) for entry in ask)
+    return [{key: target} if target else entry for entry, key, _, target in split]
+
+
+def by_name(entry: str) -> bool:
+    """Tell whether an entry is a rule that the egress proxy asks about: of requests, or of a host by its name."""
+    key, _, target = entry.partition(" ")
+    return key == "http" or (key == "connect" and units.net_target(target, action="connect").kind not in _ADDRESSES)
+
+
+def capability_of(entry: str) -> Capability:
+    """Return the capability whose operations an entry is about."""
+    key, _, target = entry.partition(" ")
+    if not target:
+        return Capability(key)
+    if key == "read":
+        return Capability.FS_READ
+    return Capability.NET_HTTP if by_name(entry) else Capability.NET_CONNECT
+
+
+def asks_about(policy: CompiledPolicy, capability: Capability, target: str) -> bool:
+    """Tell whether the host is asked about an operation, should no rule speak of it."""
+    if capability not in policy.ask:
+        return False
+    rules = policy.ask_rules
+    if capability is Capability.FS_READ:
+        return not rules.read or any(f"{target}/".startswith(f"{one.rstrip('/')}/") for one in rules.read)
+    if capability is Capability.NET_HTTP:
+        request = web.parse(target)
+        return not rules.web or (request is not None and any(web.matches(rule, request) for rule in rules.web))
+    return not rules.connect or any(_covers(rule, target) for rule in rules.connect)
+
+
+def _covers(rule: NetRule, target: str) -> bool:
+    host, _, port = target.rpartition(":")
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+        number = int(port)
+    except ValueError:
+        return False
+    packed = (getattr(address, "ipv4_mapped", None) or address).packed
+    shift = 8 * len(packed) - rule.prefix
+    same = len(packed) == len(rule.address) and int.from_bytes(packed) >> shift == int.from_bytes(rule.address) >> shift
+    return same and rule.port_low <= number <= rule.port_high
