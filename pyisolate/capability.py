@@ -76,10 +76,11 @@ class Capability(enum.StrEnum):
     #: whose requests a disk serves first (ioprio_set): of the sandbox's own processes
     PRIORITY_IO = "priority.io"
 
-    @property
-    def family(self) -> str:
-        """The part before the dot: fs, net, process, import, random, memory, ipc, priority, kernel, limit, control."""
-        return self.value.partition(".")[0]
+    #: the part before the dot: fs, net, process, import, random, memory, ipc, priority, kernel, limit, control
+    family: str
+
+    def __init__(self, value: str) -> None:
+        self.family = value.partition(".")[0]
 
 
 class FsRight(enum.IntFlag):

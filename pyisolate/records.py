@@ -9,6 +9,7 @@ import enum
 import errno as errno_names
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Literal, Protocol
 
 import msgspec
@@ -148,10 +149,13 @@ class FileGrant(Protocol):
         """The rights that it grants; 0: none."""
 
 
+_path_of: Callable[[FileGrant], str] = attrgetter("path")
+
+
 def is_above_grant(path: str, rules: Sequence[FileGrant]) -> bool:
     """Tell whether a rule grants something below the path. `rules` are sorted by path, as compiled ones are."""
     below = path.rstrip("/") + "/"
-    for at in range(bisect_left(rules, below, key=lambda rule: rule.path), len(rules)):
+    for at in range(bisect_left(rules, below, key=_path_of), len(rules)):
         if not rules[at].path.startswith(below):
             return False
         if rules[at].allow and rules[at].path != below:

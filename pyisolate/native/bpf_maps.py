@@ -166,13 +166,18 @@ def ask_fork(program: Program, policy: int, capability: int) -> int | None:
     return _asked(program, policy, capability, question)
 
 
+@functools.cache
+def _offset(field: str) -> int:
+    return int(libbpf.interface().offsetof("struct pyi_ask", field))
+
+
 def _asked(
     program: Program, policy: int, capability: int, question: object, field: str = "", key: bytes = b""
 ) -> int | None:
     ffi = libbpf.interface()
     question.policy, question.capability = policy, capability  # type: ignore[attr-defined]
     if field:
-        start = ffi.offsetof("struct pyi_ask", field)
+        start = _offset(field)
         ffi.buffer(question)[start : start + len(key)] = key
     return None if program.run(question) else int(question.verdict)  # type: ignore[attr-defined]
 

@@ -23,6 +23,8 @@ _R = TypeVar("_R", NetworkRule, ProcessRule, ImportRule)
 
 #: Names are made and removed in a directory: that is where kernels grant it.
 _NAMES = (Capability.FS_CREATE, Capability.FS_DELETE)
+#: Of a file itself, each asked for alone.
+_FILES = frozenset(one for one in Capability if one.family == "fs" and one not in _NAMES)
 #: Directories of all, or of the system: no event suggests to make names in them.
 _SHARED = frozenset(
     ("/", "/bin", "/boot", "/dev", "/dev/shm", "/etc", "/home", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin",
@@ -51,6 +53,8 @@ def suggestion(capability: Capability, target: str, also: Sequence[Wanted] = ())
     removing a name is granted by its directory, but never by one that is everybody's; no rule speaks of a
     task in /proc, nor of the workspace's place.
     """
+    if not also and capability in _FILES:
+        return None if is_task(target) or workspace.is_place(target) else exact(capability, target)
     wanted = [(Capability(capability), target), *also]
     made = {path for one, path in wanted if one is Capability.FS_CREATE}
     rules: dict[str, list[Any]] = {}

@@ -122,7 +122,8 @@ def path(value: object, *, variables: bool = True, literal: bool = False) -> str
             f"path {_shown(value)}: looks like a pattern",
             hint="a path covers all below it, so name the directory; `literal: true` if the name really is so",
         )
-    if len(value.encode()) > _PATH_MAX or any(len(part.encode()) > 255 for part in parts):
+    size = len(value.encode())
+    if size > _PATH_MAX or (size > 255 and any(len(part.encode()) > 255 for part in parts)):
         raise PolicySyntaxError(f"path {_shown(value)}: too long", hint="Linux takes 4095 bytes, 255 a component")
     return "/" + "/".join(parts)
 

@@ -182,7 +182,7 @@ class AlertEngine:
         """Count an event against every rule that matches it."""
         for state in self._state:
             rule = state[0]
-            if rule.signal == "denial" and all(_field(event, name) in wanted for name, wanted in rule.match.items()):
+            if rule.signal == "denial" and _matches(rule, event):
                 self._count(state, tuple(_field(event, name) for name in rule.by), event.count, event)
 
     def lost(self, stage: str, count: int) -> None:
@@ -256,6 +256,13 @@ def default_engine() -> AlertEngine:
 def _above(window: _Window, rule: AlertRule, now: float) -> bool:
     window.expire(now - rule.window)
     return window.sum > rule.threshold
+
+
+def _matches(rule: AlertRule, event: DenialEvent) -> bool:
+    for name, wanted in rule.match.items():  # noqa: SIM110 - a generator for each rule takes as long as all else here
+        if _field(event, name) not in wanted:
+            return False
+    return True
 
 
 def _field(event: DenialEvent, name: str) -> Scalar:

@@ -55,13 +55,16 @@ def validate_broker_record(data: object) -> BrokerRecord:
         raise InvalidRecord(f"denial record, from the guest: {escape(str(error), 256)}") from None
     _check(record)
     changes: dict[str, Any] = {
-        field: unescape(text[: limit + 32])[:limit]
+        field: capped
         for field, limit in _TEXT_LIMITS.items()
-        if (text := getattr(record, field)) is not None
+        if (text := getattr(record, field)) is not None and (capped := unescape(text[: limit + 32])[:limit]) is not text
     }
-    limit = _TEXT_LIMITS["target"]
-    changes["also"] = tuple((one, unescape(target[: limit + 32])[:limit]) for one, target in record.also)
-    return msgspec.structs.replace(record, count=min(record.count, COUNT_LIMIT), **changes)
+    if record.also:
+        limit = _TEXT_LIMITS["target"]
+        changes["also"] = tuple((one, unescape(target[: limit + 32])[:limit]) for one, target in record.also)
+    if record.count > COUNT_LIMIT:
+        changes["count"] = COUNT_LIMIT
+    return msgspec.structs.replace(record, **changes) if changes else record
 
 
 def _check(record: BrokerRecord) -> None:
@@ -70,7 +73,7 @@ def _check(record: BrokerRecord) -> None:
             raise InvalidRecord(f"denial record, from the guest: {field} is out of range")
     if record.count < 1:
         raise InvalidRecord("denial record, from the guest: count is 0")
-    if len(record.also) > ALSO_LIMIT or any(one.family != "fs" for one, _ in record.also):
+    if record.also and (len(record.also) > ALSO_LIMIT or any(one.family != "fs" for one, _ in record.also)):
         raise InvalidRecord("denial record, from the guest: a call needs no such thing besides")
     if (record.answer, record.asked_by, record.waited_ms) != (None, None, None):
         raise InvalidRecord("denial record, from the guest: who was asked is the host's to say")

@@ -244,14 +244,15 @@ def _suggestion(
         return None
     if broker is Verdict.ALLOW and evaluation is Evaluation.ERRNO:
         return None  # the policy already allows it: no rule would change the answer
-    targets = [wanted[1], *(target for _, target in wanted[2])]
-    if not all(is_plain(target) and hide_user_information(target) == target for target in targets):
-        return None  # a rule cannot carry it as text, and an event must be safe to print and hold no password
+    for target in (wanted[1], *[target for _, target in wanted[2]]):
+        if not is_plain(target) or hide_user_information(target) != target:
+            return None  # a rule cannot carry it as text, and an event must be safe to print and hold no password
     try:
         found = suggest(*wanted)
-        # what is granted below would be granted more
-        wider = found and any(is_above_grant(rule["path"], context.files) for rule in found.get("fs", ()))
-        return None if wider else found
+        for rule in found.get("fs", ()) if found else ():
+            if is_above_grant(rule["path"], context.files):
+                return None  # what is granted below would be granted more
+        return found
     except Exception:
         _log.debug("suggestion failed", exc_info=True)  # a denial is recorded whether or not advice can be given
         return None
