@@ -59,7 +59,10 @@ _LIMITS = {
     "sendmmsg": _IN_FLIGHT,
     **dict.fromkeys(LIMITED, "the sandbox has as many files open as it may"),
     "write": "a file may not grow beyond the limit, as the guest's handler of SIGXFSZ reports",
-    "mmap": "huge pages are the host's, and count for no sandbox. Hint: transparent ones are not limited",
+    **dict.fromkeys(
+        ("mmap", "memfd_create"),
+        "huge pages are the host's, and count for no sandbox. Hint: transparent ones are not limited",
+    ),
     "fcntl": "record locks are memory that counts for no sandbox: a process has 1024 of its own, and no others. "
     "Hint: fcntl.flock",
 }

@@ -429,6 +429,12 @@ SHARED void notify_decide(const struct notify_call *c)
 			break;
 		notify_do_huge(c);
 		return;
+	case SYS_memfd_create: /* of memory that any code may be mapped from: where that is granted */
+		if (!(c->args[1] & MFD_HUGETLB) || !(c->policy->flags & NOTIFY_CELL) ||
+		    c->policy->acts[PYI_IMPORT_NATIVE] == NOTIFY_ACT_DENY)
+			break;
+		notify_do_huge(c);
+		return;
 	}
 	if (c->policy->flags & NOTIFY_CELL &&
 	    ((nr == SYS_prlimit64 && !c->args[0] && c->args[2]) || nr == SYS_setrlimit)) {
