@@ -272,6 +272,22 @@ static size_t notify_read_open(const struct notify_call *c, int descriptor, char
 	return length > 0 && notify_valid(c) ? (size_t)length : 0;
 }
 
+/* AT_EMPTY_PATH: an empty name stands for the open file itself. */
+static int notify_is_open_file(const struct notify_call *c, int argument)
+{
+	switch (argument == 1 ? c->nr : -1) {
+	case SYS_execveat:
+		return 1;
+	case SYS_linkat:
+	case SYS_fchownat:
+		return (c->args[4] & AT_EMPTY_PATH) != 0;
+	case SYS_utimensat:
+		return (c->args[3] & AT_EMPTY_PATH) != 0;
+	default:
+		return 0;
+	}
+}
+
 /* A path argument for a record: best effort, bounded, made absolute where the task says from where. */
 SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *out, size_t room)
 {
@@ -289,8 +305,8 @@ SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *
 	size_t length = strnlen(raw, (size_t)got);
 	if (length == sizeof raw)
 		return 0; /* ENAMETOOLONG for every call */
-	if (!length && c->nr == SYS_execveat) /* AT_EMPTY_PATH: the open file itself */
-		return notify_read_open(c, (int)c->args[0], out, room);
+	if (!length && notify_is_open_file(c, argument))
+		return notify_read_open(c, (int)c->args[argument - 1], out, room);
 	if (length && raw[0] != '/') {
 		int from = argument > 0 ? (int)c->args[argument - 1] : AT_FDCWD;
 		if (from == AT_FDCWD || argument == 0)
