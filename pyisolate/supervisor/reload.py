@@ -25,6 +25,7 @@ from ..errors import EnforcementError, SandboxDied, SandboxError
 from ..kernel.written import sums
 from ..policy.compiled import CompiledPolicy, FsRule
 from ..policy.secrets import Injection
+from ..policy.web import by_name
 from ..sandbox.process import CellSession
 from .secret_values import injections
 
@@ -103,6 +104,7 @@ class Reloader:
             secrets = injections(policy, compiled)
             tightens_files = False
             self._check_fork(session, compiled)
+            _check_led(session, compiled)
             _check_room(session, compiled)
             if not self.plan.swaps_files:
                 tightens_files = _check_files(session, compiled)
@@ -161,6 +163,17 @@ def _cell_of(session: Session, policy: Policy) -> CellSession:
             hint="environment.grant(policy) is the policy in the same environment; for another, spawn another",
         )
     return session
+
+
+def _check_led(session: CellSession, new: CompiledPolicy) -> None:
+    """Refuse what only the egress proxy grants to a guest that knows of none: the variables came with its start."""
+    if by_name(new) and session.waiting.answer_request is None:
+        raise EnforcementError(
+            f"reload policy of {session.name!r}: it grants or asks by name, and the guest was started without the "
+            "variables that lead to the egress proxy (HTTP_PROXY, HTTPS_PROXY)",
+            missing="egress proxy",
+            hint="spawn another; a policy that has an http rule or a *.name from the start may be changed",
+        )
 
 
 class _Follower:

@@ -352,6 +352,19 @@ def test_a_reload_is_in_force_at_once(world: World, guest: pyisolate.Sandbox) ->
     assert event.policy_generation == 2
 
 
+def test_a_reload_leads_no_guest_to_the_proxy_that_was_started_without_it(
+    world: World, guest: pyisolate.Sandbox
+) -> None:
+    guest.reload_policy(_without(world).with_name("without"))
+    guest.reload_policy(world.policy)  # it has the variables from its start
+    assert guest.eval(f"get({world.url('/v1/x')!r})").startswith("GET")
+    nameless = Policy.from_dict({**world.policy.to_dict(), "net": [{"connect": f"127.0.0.1:{world.plain.port}"}]})
+    with world.supervisor.spawn("nameless", nameless) as sandbox:
+        with pytest.raises(EnforcementError, match="HTTPS_PROXY"):
+            sandbox.reload_policy(world.policy)
+        assert sandbox.policy == nameless
+
+
 def _without(world: World) -> Policy:
     kept = [rule for rule in world.policy.to_dict()["net"] if "http" not in rule]
     return Policy.from_dict({**world.policy.to_dict(), "net": kept})
