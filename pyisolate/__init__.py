@@ -60,6 +60,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of `_HOME` (a test
     from .errors import PolicySyntaxError as PolicySyntaxError
     from .errors import ProcessesExceeded as ProcessesExceeded
     from .errors import RefusedImport as RefusedImport
+    from .errors import RefusedProgram as RefusedProgram
     from .errors import SandboxClosed as SandboxClosed
     from .errors import SandboxDied as SandboxDied
     from .errors import SandboxError as SandboxError
@@ -125,6 +126,7 @@ _HOME = {
     "PolicyAuthError": "errors",
     "PolicyError": "errors",
     "RefusedImport": "errors",
+    "RefusedProgram": "errors",
     "PolicySyntaxError": "errors",
     "ProcessesExceeded": "errors",
     "BytesCallback": "sandbox.result",

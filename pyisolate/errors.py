@@ -137,6 +137,12 @@ class RefusedImport(_Refused, ModuleNotFoundError):
     """
 
 
+class RefusedProgram(PolicyError, FileNotFoundError):
+    """In the guest: a program that the policy refuses and that is not in its sight. To a program it is absent, so that
+    what it does without an optional one works (`except FileNotFoundError`).
+    """
+
+
 class PolicyAuthError(PolicyError):
     """A control operation was attempted without the token that guards it."""
 

@@ -44,7 +44,10 @@ class Cells:
                 number += 1
                 name = f"{filename[:-1]}:{number}>"
         self._sources[name] = source
-        linecache.cache[name] = (len(source), None, _lines(source), name)
+        kept = (len(source), None, _lines(source), name)
+        linecache.cache[name] = kept
+        if not name.startswith("<"):
+            linecache.cache.setdefault(os.path.abspath(name), kept)  # where `pdb` looks
         return name
 
     def name_of_class(self, kind: type) -> str | None:

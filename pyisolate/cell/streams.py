@@ -46,7 +46,8 @@ def open_streams() -> None:
 
 def _input() -> io.TextIOWrapper:
     raw = io.FileIO(0, "rb", closefd=False)
-    return _named(io.TextIOWrapper(io.BufferedReader(raw), encoding="utf-8"), raw, "<stdin>", "r")
+    text = io.TextIOWrapper(io.BufferedReader(raw), encoding="utf-8", newline="\n")  # a "\r" is input (create_stdio)
+    return _named(text, raw, "<stdin>", "r")
 
 
 def _named(stream: _Stream, raw: io.FileIO, name: str, mode: str) -> _Stream:

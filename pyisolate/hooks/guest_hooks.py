@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from ..capability import CATALOGUE, Capability
 from ..choices import Isolation
 from ..decision import Decision, DenialCode, Mode, Verdict
-from ..errors import PolicyError, RefusedImport
+from ..errors import PolicyError, RefusedImport, RefusedProgram
 from ..policy.broker import is_asked_about
 from ..policy.compiled import CompiledPolicy
 from ..policy.moves import widened
@@ -355,8 +355,7 @@ class GuestHooks:
         if not decision.refused:
             return
         subject, advice, event = self._described(kind, decision, record)
-        kind_of_error = RefusedImport if decision.capability.value.startswith("import.") else PolicyError
-        error = kind_of_error(
+        error = _class_of(decision)(
             operation=decision.capability.value,
             subject=subject,
             cause=(decision.reason or "not granted") + (event.said if event is not None else ""),
@@ -476,6 +475,14 @@ def _raised_at(error: BaseException) -> str | None:
             found = f"{code.co_filename}:{trace.tb_lineno or 0} in {code.co_qualname}"
         trace = trace.tb_next
     return found
+
+
+def _class_of(decision: Decision) -> type[PolicyError | RefusedImport]:
+    """Return the class of a refusal's error: what is not in sight is absent to a program."""
+    if decision.capability.value.startswith("import."):
+        return RefusedImport
+    absent = decision.capability is Capability.PROCESS_EXEC and not paths.present(decision.target)
+    return RefusedProgram if absent else PolicyError
 
 
 def hint(decision: Decision, suggested: dict[str, Any] | None) -> str | None:

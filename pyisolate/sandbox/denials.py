@@ -38,6 +38,8 @@ _HTTP_FAILURES = frozenset(
 )  # fmt: skip
 #: What a guest raises by itself, without an errno, where it has looked for a file.
 _MISSING = ("FileNotFoundError", "NotADirectoryError")
+#: What the guest's hooks raise.
+_OF_BROKER = ("PolicyError", "RefusedImport", "RefusedProgram")
 #: errno values by which a Linux security mechanism refuses: EPERM, EACCES (errno(3)).
 _REFUSALS = (1, 13)
 #: How a root view refuses: what is not granted is absent, what may not be written is a read-only mount, and what leads
@@ -249,7 +251,7 @@ class Denials:
         for event in reversed(self._of_request.values()):
             if event.capability is Capability.FS_LOOKUP:
                 continue  # it raised nothing that is a refusal
-            if failure.type_name in ("PolicyError", "RefusedImport") and event.broker_decision is Verdict.DENY:
+            if failure.type_name in _OF_BROKER and event.broker_decision is Verdict.DENY:
                 return event
             if event.kernel_decision is Verdict.DENY and failure.errno in _REFUSALS:
                 # Only the newest refusal: after an older one, the guest went on and met something else.

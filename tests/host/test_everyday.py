@@ -181,6 +181,24 @@ def test_a_refused_import_is_an_import_error(supervisor: SupervisorOf, isolation
         assert sandbox.stats.denials == 3
 
 
+def test_a_program_that_is_refused_and_out_of_sight_is_absent(supervisor: SupervisorOf) -> None:
+    tried = "import subprocess\ntry: subprocess.run(['git'])\nexcept FileNotFoundError as e: print(e.denial_event.code)"
+    with supervisor.spawn("without", pyisolate.Policy.preset("compute")) as sandbox:
+        result = sandbox.exec(tried)
+        assert (result.stdout, len(result.denials)) == ("NOT_GRANTED\n", 1)
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec("subprocess.run(['git'])")
+
+
+def test_input_and_pdb_are_as_in_the_interpreter(supervisor: SupervisorOf) -> None:
+    with supervisor.spawn("pdb", pyisolate.Policy.preset("compute")) as sandbox:
+        assert sandbox.exec("repr(input())", stdin="a\r\n").value == "'a\\r'"
+        source = "value = 3\nbreakpoint()\nprint(value)\n"
+        written = sandbox.run_script(source, filename="main.py", stdin="c\n").stdout
+        assert "-> print(value)\n" in written
+        assert written.endswith("3\n")
+
+
 def test_a_module_that_the_guest_makes_can_be_imported(supervisor: SupervisorOf) -> None:
     make = "import sys, types\nmade = types.ModuleType('made')\nmade.value = 5\nsys.modules['made'] = made\n"
     with supervisor.spawn("made") as sandbox:
