@@ -12,6 +12,8 @@ from pyisolate.telemetry.recorder import Recorder
 
 from .figures import Figure, Outcome, Settings
 
+#: native code is refused too
+POLICY = pyisolate.Policy.preset("compute").allow_import("ctypes")
 FLOOD = 1_000_000
 QUICK_FLOOD = 50_000
 #: Growth of the host's resident memory that still counts as flat: one malloc arena's worth, not a share of the flood.
@@ -55,7 +57,7 @@ def run(settings: Settings) -> Outcome:
 
 
 def _flood(supervisor: pyisolate.Supervisor, metrics: Metrics, way: str, source: str, count: int) -> list[Figure]:
-    with supervisor.spawn("benchmark", limits={"wall": "10m", "cpu": "10m"}) as sandbox:
+    with supervisor.spawn("benchmark", POLICY, limits={"wall": "10m", "cpu": "10m"}) as sandbox:
         sandbox.exec(source)
         first = count // 10  # fills the rings and the store
         sandbox.call("flood", first)

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 import psutil
 
 import pyisolate
-from pyisolate import Policy
 from pyisolate.capability import Capability
 from pyisolate.cell import wire
 from pyisolate.decision import DenialCode, Verdict
 from pyisolate.records import BrokerRecord
 from pyisolate.telemetry.recorder import Recorder
+from tests.foreign_functions import with_ctypes
 
 HONEST = 20
 #: Between two requests of an honest client (seconds): some 400 requests a second, which two processors bear with ease.
@@ -154,7 +154,7 @@ def _frames() -> bytes:
 
 
 def _hostile(supervisor: pyisolate.Supervisor, kind: str, number: int, port: int, threads: int) -> pyisolate.Sandbox:
-    policy = Policy.preset("compute").allow_connect(f"127.0.0.1:{port}")
+    policy = with_ctypes().allow_connect(f"127.0.0.1:{port}")
     policy = policy.with_limits(cpu="1h", wall="1h", processes=64)
     sandbox = supervisor.spawn(f"{kind}{number}", policy)
     sandbox.exec(f"{SETUP}\nPORT, THREADS = {port}, {threads}\nFRAMES = {_frames()!r}\n{ATTACKS[kind]}")

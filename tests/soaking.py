@@ -25,6 +25,7 @@ from pyisolate.telemetry.recorder import Recorder
 from pyisolate.telemetry.sinks.audit import AuditLog
 from pyisolate.telemetry.sinks.audit_reader import read_events
 from tests import inside, leaks
+from tests.foreign_functions import with_ctypes
 
 POOL = 6
 THREADS = 3
@@ -124,7 +125,7 @@ def one(supervisor: pyisolate.Supervisor, number: int, account: Account) -> None
     source, refusals = KINDS.get(number % EVERY, PLAIN)
     if number % FLOOD_EVERY == FLOOD_EVERY - 1:
         source, refusals = TRY.format(paths=f"[f'/etc/{{n}}' for n in range({FLOOD})]"), FLOOD
-    with supervisor.spawn("soak", limits=LIMITS) as sandbox:
+    with supervisor.spawn("soak", with_ctypes(), limits=LIMITS) as sandbox:
         over_time = {"timeout": 0.03} if source.startswith("while") else {}
         with contextlib.suppress(pyisolate.OutputExceeded, pyisolate.TimeoutError):
             sandbox.exec(source, **over_time)
@@ -244,7 +245,7 @@ def _settle(supervisor: pyisolate.Supervisor) -> None:
         zygotes = () if pool.zygote_pid is None else (pool.zygote_pid, *branches)
         below = sum(len(psutil.Process(pid).children()) for pid in zygotes) - len(branches)
         if pool.counts() > (POOL, 0):  # who waited for a cell had asked for one more, and was served before it came
-            supervisor.spawn("surplus", limits=LIMITS).close()
+            supervisor.spawn("surplus", with_ctypes(), limits=LIMITS).close()
         kept = POOL + pool.of_others()
         if pool.counts() == (POOL, 0) and len(pool._live) == kept == below and not draining:
             return

@@ -235,8 +235,8 @@ def sandbox_probes(supervisor: Supervisor) -> list[Finding]:
     from ..errors import SandboxError
     from ..policy import Policy
 
-    # No workspace: its /tmp is the guest's own, and what is not there was not refused.
-    policy = Policy.preset("compute").with_workspace(None)
+    # No workspace: its /tmp is the guest's own, and what is not there was not refused. ctypes makes the raw calls.
+    policy = Policy.preset("compute").with_workspace(None).allow_import("ctypes")
     with _ground() as ground:
         try:
             with supervisor.spawn("doctor", policy) as sandbox:

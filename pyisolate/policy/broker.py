@@ -14,7 +14,6 @@ Facts that hooks may pass to `decide` (unknown ones are ignored):
 from __future__ import annotations
 
 import ipaddress
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,6 +21,7 @@ from ..capability import CATALOGUE, FLOOR, Capability
 from ..decision import Decision, DenialCode, Mode, Verdict
 from . import asking, web, workspace
 from .compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule
+from .standard_library import VARIABLES, variables_of
 
 # Plain numbers: `&` on an enum.Flag costs a microsecond, and a refusal does it for every rule of the policy. Of native
 # modules other rules decide (`_native`).
@@ -290,7 +290,7 @@ class Broker:
         return table
 
     def _match(self, field: str, name: str) -> NamePattern | None:
-        """Return the most specific pattern: the longest dotted prefix, then `@stdlib`, then `*`."""
+        """Return the most specific pattern: the longest dotted prefix, then a variable, then `*`."""
         table = self._table(field)
         prefix = name
         while prefix:
@@ -298,9 +298,8 @@ class Broker:
             if pattern is not None:
                 return pattern
             prefix = prefix.rpartition(".")[0]
-        if name.partition(".")[0] in sys.stdlib_module_names and "@stdlib" in table:
-            return table["@stdlib"]
-        return table.get("*")
+        variables = variables_of(name.partition(".")[0])
+        return next((table[one] for one in (*variables, "*") if one in table), None)
 
     def _module(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
         pattern = self._match("imports", target)
@@ -377,7 +376,7 @@ class Broker:
             separator, apart = ":", -1  # any address may be meant for any other
         elif capability in (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE):
             patterns = self.policy.imports if capability is Capability.IMPORT_MODULE else self.policy.natives
-            held = (pattern.name for pattern in patterns if pattern.allow and pattern.name != "@stdlib")
+            held = (pattern.name for pattern in patterns if pattern.allow and pattern.name not in VARIABLES)
             separator = "."
         else:
             return False, None

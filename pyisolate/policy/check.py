@@ -20,6 +20,7 @@ from .diff import Networks, at_and_above, decided, right_tables
 from .interpreter import InterpreterFiles
 from .model import PolicyModel
 from .rules import EXEC, MODE_GROUPS, FileRule, NetworkRule, ProcessRule, name_table
+from .standard_library import VARIABLES
 
 
 class Severity(enum.StrEnum):
@@ -261,7 +262,7 @@ def _imports(policy: PolicyModel, interpreter: InterpreterFiles) -> Iterator[Fin
         elif rule.name.startswith("/"):
             if rule.allow and not os.path.exists(rule.name):
                 yield _note(rule.text, "the library does not exist", "install it before the sandbox starts")
-        elif rule.allow and rule.name != "@stdlib":
+        elif rule.allow and rule.name not in VARIABLES:
             top = rule.name.partition(".")[0]
             if top not in interpreter.stdlib_names and packages.locate(top, interpreter) is None:
                 yield _note(

@@ -8,7 +8,6 @@ are compared by name.
 from __future__ import annotations
 
 import ipaddress
-import sys
 from collections.abc import Iterator
 
 import msgspec
@@ -19,6 +18,7 @@ from .compile import RIGHT_BITS, RUN, stated_bits
 from .model import PolicyModel
 from .rules import EXEC, FILE_RIGHTS, FORK, MODE_GROUPS, NetworkRule, name_table
 from .sections import SECTIONS
+from .standard_library import NO_FFI, STDLIB, VARIABLES, variables_of
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -216,7 +216,7 @@ def _sample(network: _Network, others: list[_Network]) -> ipaddress.IPv4Address 
 def _imports(old: PolicyModel, new: PolicyModel) -> Iterator[Change]:
     for kind, capability in (("module", "import.module"), ("native", "import.native")):
         before, after = name_table(old.imports, kind), name_table(new.imports, kind)
-        names = sorted(before.keys() | after.keys(), key=lambda name: (name != "*", name != "@stdlib", name))
+        names = sorted(before.keys() | after.keys(), key=lambda name: (name != "*", name not in VARIABLES, name))
         changed: dict[str, int] = {}
         for name in names:
             changed[name] = int(decided(after, name)) - int(decided(before, name))
@@ -238,8 +238,9 @@ def _wider(name: str) -> Iterator[str]:
         name = name.rpartition(".")[0]
         top = name
         yield name
-    if top in sys.stdlib_module_names:
-        yield "@stdlib"
+    if name == NO_FFI:
+        yield STDLIB
+    yield from variables_of(top)
     if top != "*":
         yield "*"
 

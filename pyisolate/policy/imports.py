@@ -10,6 +10,7 @@ from .compiled import FsRight, NamePattern
 from .fs_table import FsTable
 from .interpreter import InterpreterFiles
 from .rules import ImportRule
+from .standard_library import FOREIGN, FOREIGN_MODULE, FOREIGN_NATIVE, NO_FFI, STDLIB, VARIABLES, variables_of
 
 _LOAD = FsRight.READ | FsRight.MAP_EXEC
 
@@ -18,7 +19,9 @@ class ImportCompiler:
     """Compiles the `import` key. Whatever is granted, the standard library comes along for its own use:
 
     modules import one another, so its files are readable and its extension modules loadable as soon as any module
-    is granted; which of its modules the *guest* may import by name is what the rules say.
+    is granted; which of its modules the *guest* may import by name is what the rules say. Its native code that calls
+    foreign functions is loadable where a rule names it (`ctypes`, `@stdlib`, `*`), or grants with its native code a
+    package that imports it.
     """
 
     def __init__(self, table: FsTable, interpreter: InterpreterFiles) -> None:
@@ -49,6 +52,7 @@ class ImportCompiler:
         for rule in rules:
             if rule.allow:
                 self._grant(rule)
+        self._withhold_own()
         for path in set() if self._any_native else self._withheld - self._loadable:
             self._table.edge(path)
         for rule in rules:
@@ -66,11 +70,15 @@ class ImportCompiler:
         self._modules.setdefault(rule.name, pattern)
         if native:
             self._natives[rule.name] = pattern
-        self._standard_library(rule.text)
         top = rule.name.partition(".")[0]
+        self._standard_library(NO_FFI, rule.text)
+        if rule.name in ("*", STDLIB):
+            self._standard_library(STDLIB, rule.text)
+        elif top in FOREIGN:
+            self._foreign_functions(rule.text)
         if rule.name == "*":
             self._any(rule, native)
-        elif rule.name != "@stdlib" and top not in self._interpreter.stdlib_names:
+        elif rule.name not in VARIABLES and top not in self._interpreter.stdlib_names:
             self._package(top, rule, native)
 
     def _library(self, rule: ImportRule) -> None:
@@ -109,12 +117,12 @@ class ImportCompiler:
             stamps=tuple(packages.stamp(path) for path in interpreter.site_dirs),
         )
 
-    def _standard_library(self, text: str) -> None:
-        if "@stdlib" in self._transitive:
+    def _standard_library(self, variable: str, text: str) -> None:
+        if variable in self._transitive:
             return
-        implied = NamePattern(name="@stdlib", text=text)
-        self._transitive["@stdlib"] = implied
-        self._natives.setdefault("@stdlib", implied)
+        implied = NamePattern(name=variable, text=text)
+        self._transitive[variable] = implied
+        self._natives.setdefault(variable, implied)
         files = self._interpreter
         self._table.add(files.stdlib, FsRight.READ, text=text, origin="import", implied=True)
         for path in files.excluded:
@@ -125,6 +133,19 @@ class ImportCompiler:
             self._table.add(path, _LOAD, text=text, origin="import", implied=True)
         for path in files.loader_data:
             self._table.add(path, FsRight.READ, text=text, origin="import", implied=True)
+
+    def _foreign_functions(self, text: str) -> None:
+        for name in FOREIGN:
+            self._transitive.setdefault(name, NamePattern(name=name, text=text))
+        self._natives.setdefault(FOREIGN_NATIVE, NamePattern(name=FOREIGN_NATIVE, text=text))
+
+    def _withhold_own(self) -> None:
+        """Withhold the interpreter's extension modules that no rule has: what calls foreign functions, and tests."""
+        interpreter = self._interpreter
+        for path in interpreter.extension_files if self._transitive else ():
+            name = os.path.basename(path).partition(".")[0]
+            if not self._natives.keys() & {name, "*", *variables_of(name, interpreter.stdlib_names)}:
+                self._table.edge(path)
 
     def _package(self, top: str, rule: ImportRule, native: bool) -> None:
         package = packages.locate(top, self._interpreter)
@@ -141,6 +162,10 @@ class ImportCompiler:
             if native and not below:
                 self._natives.setdefault(name, note)
             self._files(required, note.text, native and not below, "")
+        if native and not self._natives.keys() & {FOREIGN_NATIVE, STDLIB}:
+            found = [package, *(packages.locate(name, self._interpreter) for name in package.requires)]
+            if any(one is not None and packages.imports_module(FOREIGN_MODULE, one) for one in found):
+                self._foreign_functions(f"{rule.text} (imports {FOREIGN_MODULE})")
 
     def _files(self, package: packages.Package, text: str, native: bool, below: str) -> None:
         add = self._table.add
@@ -179,7 +204,7 @@ class ImportCompiler:
 
     def _paths_of(self, name: str) -> list[str]:
         """Return the files and directories of a module, wherever it is installed; none for built-in ones."""
-        if name in ("*", "@stdlib"):
+        if name in ("*", *VARIABLES):
             return []
         interpreter = self._interpreter
         roots = [interpreter.stdlib, *interpreter.site_dirs]

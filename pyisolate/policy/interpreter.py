@@ -57,6 +57,8 @@ class InterpreterFiles(msgspec.Struct, frozen=True, kw_only=True):
     lib_dynload: str | None
     #: the shared libraries that binaries and extension modules need, and the loader
     libraries: tuple[str, ...]
+    #: the standard library's extension modules, and those of the interpreter's own tests beside them
+    extension_files: tuple[str, ...] = ()
     #: what the loader and the C library read besides: ld.so.cache, locale data
     loader_data: tuple[str, ...]
     zoneinfo: tuple[str, ...]
@@ -123,6 +125,7 @@ def _discover(executable: str, own: bool) -> InterpreterFiles:
         stdlib=stdlib,
         excluded=tuple(path for path in inside if os.path.isdir(path)),
         lib_dynload=lib_dynload,
+        extension_files=tuple(modules),
         libraries=elf.closure([executables[-1], *modules]),
         loader_data=tuple(path for path in (elf.CACHE, *_LOCALE) if os.path.exists(path)),
         zoneinfo=tuple(path for path in _ZONEINFO if os.path.exists(path)),

@@ -190,7 +190,10 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
         return self._with_net("bind", target, True)
 
     def allow_import(self, *names: str) -> Self:
-        """Grant importing modules with their submodules; "*" is any, "@stdlib" the standard library."""
+        """Grant importing modules with their submodules; "*" is any, "@stdlib" the standard library.
+
+        "@stdlib-no-ffi" is that without `ctypes`.
+        """
         return self._with_names("module", names, True)
 
     def allow_native(self, *names: str) -> Self:

@@ -291,6 +291,27 @@ def shared_libraries(directory: str) -> list[str]:
     return found
 
 
+@lru_cache(maxsize=512)
+def imports_module(name: str, package: Package) -> bool:
+    """Say whether a Python file of the package has a statement that imports a top-level module, reached or not."""
+    statement = re.compile(rb"^[ \t]*(?:import|from)[ \t]+%s\b" % name.encode(), re.MULTILINE)
+    for path in package.paths:
+        files = [path] if os.path.isfile(path) else _sources(path)
+        for file in files:
+            try:
+                with open(file, "rb") as source:
+                    if statement.search(source.read()):
+                        return True
+            except OSError:
+                continue
+    return False
+
+
+def _sources(directory: str) -> Iterator[str]:
+    for place, _, names in os.walk(directory):
+        yield from (os.path.join(place, name) for name in names if name.endswith(machinery.SOURCE_SUFFIXES[0]))
+
+
 def _with_stem(root: str) -> list[str]:
     directory, stem = os.path.split(root)
     try:

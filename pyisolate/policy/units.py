@@ -19,12 +19,13 @@ import msgspec
 
 from ..choices import BetweenRequests
 from ..errors import PolicySyntaxError
+from . import standard_library
 from .compiled import PAGE_BYTES
 
 #: Variables that stand for what this machine's interpreter or system needs; `compile` knows what they hold.
 PATH_VARIABLES = ("@certificates", "@devices", "@interpreter", "@processors", "@resolver", "@zoneinfo")
 NET_VARIABLES = ("@resolver",)
-IMPORT_VARIABLES = ("@stdlib",)
+IMPORT_VARIABLES = standard_library.VARIABLES
 
 #: Linux: PATH_MAX counts the terminating NUL (include/uapi/linux/limits.h).
 _PATH_MAX = 4095
@@ -129,7 +130,7 @@ def path(value: object, *, variables: bool = True, literal: bool = False) -> str
 
 
 def module_name(value: object, *, native: bool = False) -> str:
-    """Return a canonical module name (`numpy.*` is `numpy`), `*`, `@stdlib` or, for natives, a file's path."""
+    """Return a canonical module name (`numpy.*` is `numpy`), `*`, a variable or, for natives, a file's path."""
     what = "native module" if native else "module"
     value = text(value, what)
     if value == "*" or value in IMPORT_VARIABLES:

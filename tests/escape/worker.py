@@ -30,6 +30,7 @@ from tests.escape.lifetime import die_with_parent, end_with_parent, leave_no_gro
 from tests.escape.run import CellState, Run
 from tests.escape.technique import Careless, Granted, Reader, Technique, load
 from tests.escape.web import HOSTS
+from tests.foreign_functions import with_ctypes
 
 VARIABLE = "PYISOLATE_ESCAPE_TOKEN"
 INSIDE = Path(__file__).with_name("inside.py").read_text()
@@ -56,8 +57,11 @@ def source_for(technique: Technique, facts: dict[str, Any]) -> str:
 
 
 def base_policy(targets: Targets, slowness: float = 1.0) -> Policy:
-    """Return the policy that techniques start from: one directory to read, and the interpreter. No workspace."""
-    policy = Policy.preset("compute").with_workspace(None).allow_read(targets.inbox)
+    """Return the policy that techniques start from: one directory to read, and the interpreter. No workspace.
+
+    ctypes is granted: what kernel and hooks hold is to be tried, not the import of what most techniques act by.
+    """
+    policy = with_ctypes().with_workspace(None).allow_read(targets.inbox)
     return policy if slowness == 1 else policy.with_limits(wall=f"{30 * slowness:.0f}s", cpu=f"{10 * slowness:.0f}s")
 
 

@@ -17,6 +17,7 @@ import pyisolate
 from pyisolate import Policy
 from pyisolate.telemetry.recorder import Recorder
 from tests import inside
+from tests.foreign_functions import with_ctypes
 from tests.require import require
 
 
@@ -134,7 +135,7 @@ def test_a_million_denials_are_all_counted_and_cost_no_memory(supervisor: pyisol
 
 def test_refused_system_calls_of_many_threads_are_all_counted(supervisor: pyisolate.Supervisor, steady: None) -> None:
     """More than the listener's ring holds before it is read: those beyond are told as a count."""
-    with supervisor.spawn("calls", limits={"cpu": "60s", "wall": "60s"}) as sandbox:
+    with supervisor.spawn("calls", with_ctypes(), limits={"cpu": "60s", "wall": "60s"}) as sandbox:
         sandbox.exec(
             "import ctypes, threading\n"
             "libc = ctypes.CDLL(None, use_errno=True)\n"
@@ -212,7 +213,7 @@ def test_a_flood_at_the_listener_holds_back_neither_anothers_events_nor_the_end(
     """Refusals come faster than Python reads them: the drain takes turns, and closing does not wait for it to end."""
     first = First()
     recorder = Recorder(sinks=[first], alerts=None)
-    compute = Policy.preset("compute").with_limits(wall="60s", cpu="60s")
+    compute = with_ctypes().with_limits(wall="60s", cpu="60s")
     with pyisolate.Supervisor(pool_size=0, recorder=recorder) as supervisor:
         require("seccomp", inside.plan(supervisor).listener is not None, "no notification listener here")
         noisy, quiet = supervisor.spawn("noisy", compute), supervisor.spawn("quiet", compute)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import pyisolate
-from pyisolate import Policy
 from tests import inside
 from tests.faults.test_killed_zygote import spawn_some
+from tests.foreign_functions import with_ctypes
 from tests.require import require
 
 pytestmark = pytest.mark.at_its_end
@@ -38,7 +38,7 @@ def listening(supervisor: pyisolate.Supervisor) -> pyisolate.Supervisor:
 
 
 def test_a_listener_that_is_closed_refuses_everything(listening: pyisolate.Supervisor) -> None:
-    with listening.spawn("left alone") as sandbox:
+    with listening.spawn("left alone", with_ctypes()) as sandbox:
         sandbox.exec(ASK)
         assert sandbox.eval("unshare()") == [-1, errno.EPERM]  # the control: decided and recorded
         inside.plan(listening).listener.close()
@@ -70,7 +70,7 @@ def break_loop() -> None:
 
 
 def test_a_loop_that_ends_by_itself_leaves_nobody_waiting(listening: pyisolate.Supervisor) -> None:
-    with listening.spawn("asks", Policy.preset("compute").with_limits(wall="10s")) as sandbox:
+    with listening.spawn("asks", with_ctypes().with_limits(wall="10s")) as sandbox:
         sandbox.exec(ASK)
         assert sandbox.eval("unshare()") == [-1, errno.EPERM]  # the control
         break_loop()
@@ -83,7 +83,7 @@ def test_a_loop_that_ends_by_itself_leaves_nobody_waiting(listening: pyisolate.S
 
 
 def test_threads_that_ask_while_the_listener_closes_all_get_an_answer(listening: pyisolate.Supervisor) -> None:
-    policy = Policy.preset("compute").with_limits(wall="60s")
+    policy = with_ctypes().with_limits(wall="60s")
 
     def close() -> None:
         assert sandbox.recv(timeout=15) == "asked"

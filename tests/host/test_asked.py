@@ -16,10 +16,11 @@ from pyisolate import Policy
 from pyisolate.policy.compile import compile_policy
 from pyisolate.telemetry.event import DenialEvent
 from tests import inside
+from tests.foreign_functions import with_ctypes
 
 #: The broker grants all of it; the listener's table, swapped behind its back, only port 7000: policy drift at will.
 WIDE = (
-    Policy.preset("compute")
+    with_ctypes()
     .with_limits(wall="100s", cpu="100s", processes=32)
     .allow_connect("127.0.0.1:7000-7099")
     .allow_bind("127.0.0.1:*")
@@ -27,7 +28,7 @@ WIDE = (
     .deny_fork()  # a guest that may fork does so without asking the listener
     .allow_read("/usr")
 )
-TIGHT = Policy.preset("compute").allow_connect("127.0.0.1:7000")
+TIGHT = with_ctypes().allow_connect("127.0.0.1:7000")
 
 GUEST = """
 import ctypes, os, random, socket, struct, subprocess, threading, time
@@ -214,7 +215,7 @@ def test_one_question_may_stand_for_several_calls(
 def test_forked_children_and_their_threads_have_places_of_their_own(
     supervisor: pyisolate.Supervisor,
 ) -> None:
-    forks = Policy.preset("compute").with_limits(processes=32, wall="60s").allow_fork()
+    forks = with_ctypes().with_limits(processes=32, wall="60s").allow_fork()
     with supervisor.spawn("children", forks.allow_connect("127.0.0.1:7000-7099")) as sandbox:
         sandbox.exec(GUEST)
         tighten(supervisor, sandbox, TIGHT.allow_fork())
@@ -306,7 +307,7 @@ def test_the_page_is_out_of_reach_and_of_fixed_size(sandbox: pyisolate.Sandbox) 
 
 
 def test_in_monitor_mode_each_call_is_told_once_and_by_whom(supervisor: pyisolate.Supervisor) -> None:
-    monitor = Policy.preset("compute").with_limits(wall="60s", processes=32).with_mode("monitor")
+    monitor = with_ctypes().with_limits(wall="60s", processes=32).with_mode("monitor")
     with supervisor.spawn("watched", monitor) as sandbox:
         sandbox.exec(GUEST)
         source = "u, r = socket.socket(type=socket.SOCK_DGRAM), random.Random(7)\n" + (

@@ -45,7 +45,7 @@ def run(tmp_path: Path, source: str, *options: str, args: tuple[str, ...] = (), 
         ("x = bytearray(1 << 30)", ("--limit", "memory=64MiB"), 121),
         ("print('x' * 100000)", ("--limit", "output=1KiB"), 121),
         ("import os; os._exit(3)", (), 122),
-        ("import ctypes; ctypes.string_at(1)", (), 122),
+        ("import ctypes; ctypes.string_at(1)", ("--allow-import", "ctypes"), 122),
         ("pass", ("--preset", "nonesuch"), 125),
         ("pass", ("--allow-read", "/etc", "--limit", "memory=lots"), 125),
     ],
@@ -160,7 +160,7 @@ def test_json_holds_output_result_and_refusals(tmp_path: Path) -> None:
 
 def test_what_was_refused_and_what_would_have_been_are_listed_apart(tmp_path: Path) -> None:
     source = "import ctypes\nopen('/etc/passwd')\nctypes.CDLL(None).unshare(0x10000000)"
-    done = run(tmp_path, source, "--monitor")
+    done = run(tmp_path, source, "--monitor", "--allow-import", "ctypes")
     assert "pyisolate: 1 operation refused:\n  kernel.namespace" in done.stderr
     assert "pyisolate: 1 operation would have been refused:\n  fs.read /etc/passwd" in done.stderr
     assert done.returncode == 0

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import pyisolate
-from pyisolate import Policy
 from tests import inside
+from tests.foreign_functions import with_ctypes
 from tests.require import require
 
 OPERATIONS, THREADS, PLACES = 10_000, 4, 40
@@ -64,7 +64,7 @@ def places() -> Iterator[Path]:
 
 
 def test_ten_thousand_operations_have_the_right_decisions_of_both_layers(places: Path) -> None:
-    policy = Policy.preset("compute").with_limits(wall="100s", cpu="100s")
+    policy = with_ctypes().with_limits(wall="100s", cpu="100s")
     for number in range(PLACES):
         policy = policy.allow_read(str(places / f"x{number}" / "y"))
     with pyisolate.Supervisor(telemetry="full", pool_size=1, kernel_events_per_s=1_000_000) as supervisor:

@@ -14,6 +14,7 @@ import pytest
 import pyisolate
 from pyisolate import Policy
 from tests import inside
+from tests.foreign_functions import with_ctypes
 from tests.require import require
 
 pytestmark = [pytest.mark.usefixtures("kept_supervisor"), pytest.mark.alone]
@@ -57,7 +58,7 @@ def flood(times):
 
 def test_what_a_guest_costs_the_host_counts_as_its_own(supervisor: pyisolate.Supervisor) -> None:
     """The control: the same calls, fewer, end by themselves, and cost what can be read."""
-    with supervisor.spawn("flood", BASE.with_limits(cpu="400ms", wall="60s", processes=16)) as sandbox:
+    with supervisor.spawn("flood", with_ctypes(BASE).with_limits(cpu="400ms", wall="60s", processes=16)) as sandbox:
         sandbox.exec(FLOOD)
         sandbox.call("flood", 50)
         first = sandbox.stats
@@ -210,7 +211,7 @@ def test_processes(supervisor: pyisolate.Supervisor) -> None:
 
 
 def test_open_files(supervisor: pyisolate.Supervisor) -> None:
-    with supervisor.spawn("files", BASE.with_limits(open_files=32)) as sandbox:
+    with supervisor.spawn("files", with_ctypes(BASE).with_limits(open_files=32)) as sandbox:
         with pytest.raises(pyisolate.OpenFilesExceeded):
             sandbox.exec("held = [open('/dev/null') for _ in range(100)]")
         assert events_of(sandbox, "limit.open_files")

@@ -11,6 +11,7 @@ import pytest
 import pyisolate
 from pyisolate import Policy
 from pyisolate.native.seccomp import number_of
+from tests.foreign_functions import with_ctypes
 from tests.thread_limits import WITHOUT_UNHELD
 
 #: Each line prints what became of it; `raw` is what native code meets. /etc/hostname stands for what a rule grants.
@@ -60,7 +61,7 @@ def test_monitor_mode_lets_through_and_says_why_enforcing_would_not(
     supervisor: pyisolate.Supervisor, port: int, isolation: str
 ) -> None:
     name = f"watched-{isolation}"
-    policy = Policy.preset("compute").with_name(name)
+    policy = with_ctypes().with_name(name)
     with supervisor.spawn("m", policy, mode="monitor", isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
         printed, events = events_of(sandbox, port)
         assert any("monitor" in note for note in sandbox.enforcement.notes)
@@ -80,7 +81,7 @@ def test_monitor_mode_lets_through_and_says_why_enforcing_would_not(
 
 
 def test_the_same_job_is_refused_when_enforced(supervisor: pyisolate.Supervisor, port: int) -> None:
-    with supervisor.spawn("e", Policy.preset("compute")) as sandbox:
+    with supervisor.spawn("e", with_ctypes()) as sandbox:
         printed, events = events_of(sandbox, port)
     assert printed == ["PolicyError", "refused", "PolicyError", "floor -1"]
     assert {(e.mode, e.would_deny, e.would_deny_reason) for e in events.values()} == {("enforce", False, None)}
@@ -89,7 +90,7 @@ def test_the_same_job_is_refused_when_enforced(supervisor: pyisolate.Supervisor,
 def test_full_telemetry_tells_what_native_code_opened_and_counts_it_once(port: int) -> None:
     with (
         pyisolate.Supervisor(pool_size=0, telemetry="full") as supervisor,
-        supervisor.spawn("n", "compute", mode="monitor") as sandbox,
+        supervisor.spawn("n", with_ctypes(), mode="monitor") as sandbox,
     ):
         printed, events = events_of(sandbox, port)
         assert printed[1] == "None"
@@ -108,7 +109,10 @@ import ctypes
 libc = ctypes.CDLL(None)
 print(libc.open(b"/etc/group", 0) >= 0, libc.syscall(OPENAT, -100, b"/etc/passwd", 0) >= 0)
 """
-    with pyisolate.Supervisor(pool_size=0) as supervisor, supervisor.spawn("q", "compute", mode="monitor") as sandbox:
+    with (
+        pyisolate.Supervisor(pool_size=0) as supervisor,
+        supervisor.spawn("q", with_ctypes(), mode="monitor") as sandbox,
+    ):
         opened = sandbox.exec(code.replace("OPENAT", str(number_of("openat")))).stdout
         events = {event.target: event for event in sandbox.get_denial_events()}
         assert any("telemetry='full'" in note for note in sandbox.enforcement.notes), (
@@ -123,7 +127,7 @@ print(libc.open(b"/etc/group", 0) >= 0, libc.syscall(OPENAT, -100, b"/etc/passwd
 def test_one_rule_group_can_be_watched_while_the_others_are_enforced(
     supervisor: pyisolate.Supervisor, port: int, isolation: str
 ) -> None:
-    policy = Policy.from_dict({"extends": "compute", "name": "half", "modes": {"net": "monitor"}})
+    policy = with_ctypes(Policy.from_dict({"extends": "compute", "name": "half", "modes": {"net": "monitor"}}))
     with supervisor.spawn("g", policy, isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
         printed, events = events_of(sandbox, port)
     assert printed == ["PolicyError", "refused", "None", "floor -1"]
@@ -136,8 +140,8 @@ def test_one_rule_group_can_be_watched_while_the_others_are_enforced(
 def test_a_shadow_policy_says_what_it_would_refuse_and_refuses_nothing(
     supervisor: pyisolate.Supervisor, port: int, isolation: str
 ) -> None:
-    own = Policy.preset("compute").allow_read("/etc/passwd").allow_connect(f"127.0.0.1:{port}")
-    candidate = Policy.preset("compute").with_name("candidate").deny_import("ctypes")
+    own = with_ctypes().allow_read("/etc/passwd").allow_connect(f"127.0.0.1:{port}")
+    candidate = with_ctypes().with_name("candidate").deny_import("ctypes")
     with supervisor.spawn("s", own, shadow=candidate, isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
         printed, events = events_of(sandbox, port)
     assert printed == ["True", "refused", "None", "floor -1"]

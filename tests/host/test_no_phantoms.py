@@ -11,6 +11,7 @@ import pytest
 import pyisolate
 from pyisolate.telemetry.alerts import default_rules
 from pyisolate.testing import assert_allowed, assert_denied
+from tests.foreign_functions import with_ctypes
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
@@ -55,7 +56,7 @@ ORDINARY = [
 
 @pytest.mark.parametrize("source", ORDINARY)
 def test_an_ordinary_operation_leaves_no_event(supervisor: pyisolate.Supervisor, source: str) -> None:
-    with supervisor.spawn("ordinary") as sandbox:
+    with supervisor.spawn("ordinary", with_ctypes()) as sandbox:
         sandbox.exec(source)
         assert sandbox.get_denial_events() == []
         assert sandbox.stats.denials == 0

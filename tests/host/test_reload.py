@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import pyisolate
-from pyisolate import Policy
 from pyisolate.cell import wire
 from tests import inside
+from tests.foreign_functions import with_ctypes
 
 pytestmark = [pytest.mark.core, pytest.mark.usefixtures("kept_supervisor")]
 
-BASE = Policy.preset("compute").with_name("reloaded")
+BASE = with_ctypes().with_name("reloaded")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 import pyisolate
 from pyisolate import Policy
+from tests.foreign_functions import with_ctypes
 
 pytestmark = [pytest.mark.core, pytest.mark.usefixtures("kept_supervisor")]
 
@@ -113,7 +114,7 @@ def test_a_file_outside_the_policy_is_refused_with_its_event(supervisor: pyisola
 
 
 def test_native_code_that_goes_round_the_broker_meets_the_kernel(supervisor: pyisolate.Supervisor, data: Path) -> None:
-    policy = Policy.preset("compute").allow_read(str(data / "granted.txt"))
+    policy = with_ctypes().allow_read(str(data / "granted.txt"))
     read = (
         "import ctypes, os\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
@@ -138,7 +139,7 @@ def test_a_denial_that_the_guest_catches_is_an_event_all_the_same(supervisor: py
 
 
 def test_a_refused_system_call_is_an_event_of_the_kernel(supervisor: pyisolate.Supervisor) -> None:
-    with supervisor.spawn("syscall") as sandbox:
+    with supervisor.spawn("syscall", with_ctypes()) as sandbox:
         value = sandbox.exec(
             "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n(libc.unshare(0x10000000), ctypes.get_errno())"
         ).value

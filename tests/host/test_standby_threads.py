@@ -17,6 +17,7 @@ from pyisolate.choices import Enforcement
 from pyisolate.native import landlock, process
 from pyisolate.sandbox.thread import ThreadSession
 from tests import inside
+from tests.foreign_functions import with_ctypes
 from tests.host.test_thread import RAW_OPEN
 from tests.require import require
 from tests.thread_limits import WITHOUT_UNHELD
@@ -94,7 +95,7 @@ THREAD = "__import__('threading').get_ident()"
 def test_one_that_waited_is_confined_as_its_policy_says_and_bears_its_own_name(
     supervisor: pyisolate.Supervisor,
 ) -> None:
-    policy = Policy.preset("compute").with_name("waits")
+    policy = with_ctypes().with_name("waits")
     have_some_ready(supervisor, policy)
     ready = waiting()
     with spawn(supervisor, "second", policy) as sandbox, spawn(supervisor, "other", policy) as other:
@@ -120,10 +121,10 @@ def test_it_serves_no_other_policy_and_the_granted_file_is_the_one_of_now(
 ) -> None:
     granted = tmp_path / "granted"
     granted.write_text("old")
-    policy = Policy.preset("compute").with_name("reads").allow_read(granted)
+    policy = with_ctypes().with_name("reads").allow_read(granted)
     have_some_ready(supervisor, policy)
     ready = waiting()
-    with spawn(supervisor, "compute", Policy.preset("compute").with_name("not reads")) as sandbox:
+    with spawn(supervisor, "compute", with_ctypes().with_name("not reads")) as sandbox:
         assert sandbox.eval(THREAD) not in ready
         sandbox.exec(RAW_OPEN)
         assert sandbox.eval(f"raw({str(granted)!r})") == (-1, 13)
@@ -147,7 +148,7 @@ def test_a_caller_that_is_confined_itself_is_given_none(
     require("root", by != "Landlock alone" or os.geteuid() == 0, "Landlock without no_new_privs takes CAP_SYS_ADMIN")
     granted = tmp_path / "granted"
     granted.touch()
-    policy = Policy.preset("compute").with_name(f"nested in {by}").allow_write(granted)
+    policy = with_ctypes().with_name(f"nested in {by}").allow_write(granted)
     have_some_ready(supervisor, policy)
     ready, given = waiting(), set[int | None]()
 

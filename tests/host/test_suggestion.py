@@ -16,6 +16,7 @@ import pyisolate
 from pyisolate import Policy
 from pyisolate.policy.explain import diff
 from pyisolate.policy.suggest import apply
+from tests.foreign_functions import with_ctypes
 from tests.require import require
 
 #: In the guest: `attempt(name, where)` does one operation; what is refused ends it.
@@ -100,7 +101,7 @@ def refused(supervisor: pyisolate.Supervisor, policy: Policy, operation: str, wh
     return None
 
 
-BASE = Policy.preset("compute").with_name("loop")
+BASE = with_ctypes().with_name("loop")
 #: Where nothing can be reached, already the socket is refused, which names no address to suggest.
 SOCKETS = BASE.allow_connect("192.0.2.1:9")
 BASES = {

@@ -14,6 +14,7 @@ import pyisolate
 from pyisolate import Policy
 from pyisolate.telemetry.sinks.audit import AuditLog
 from pyisolate.telemetry.sinks.audit_reader import read_events
+from tests.foreign_functions import with_ctypes
 from tests.thread_limits import WITHOUT_UNHELD
 
 pytestmark = [pytest.mark.core, pytest.mark.usefixtures("kept_supervisor")]
@@ -32,7 +33,7 @@ def raw(path):
 
 @pytest.fixture
 def thread(supervisor: pyisolate.Supervisor) -> Iterator[pyisolate.SandboxThread]:
-    policy = Policy.preset("compute")
+    policy = with_ctypes()
     with supervisor.spawn("thread", policy, isolation="thread", limits=WITHOUT_UNHELD) as sandbox:
         yield sandbox
 

@@ -13,6 +13,7 @@ import pytest
 import pyisolate
 from pyisolate import Policy
 from pyisolate.enforcement import Coverage
+from tests.foreign_functions import with_ctypes
 from tests.thread_limits import WITHOUT_UNHELD
 
 
@@ -135,7 +136,7 @@ def test_the_report_says_how_far_each_limit_holds(supervisor: pyisolate.Supervis
 def test_native_code_changes_metadata_as_the_report_says(supervisor: pyisolate.Supervisor, tmp_path: Any) -> None:
     file = tmp_path / "granted"
     file.write_text("")
-    policy = Policy.preset("compute").allow_read(str(tmp_path))
+    policy = with_ctypes().allow_read(str(tmp_path))
     source = f"import ctypes\nctypes.CDLL(None).chmod({os.fsencode(str(file))!r}, 0o600)"
     with supervisor.spawn("thread", policy, isolation="thread", limits=WITHOUT_UNHELD) as sandbox:
         line = next(one for one in sandbox.enforcement.capabilities if one.capability == "fs.metadata")
@@ -212,7 +213,7 @@ def test_randomness_that_a_policy_denies(supervisor: pyisolate.Supervisor) -> No
 
 
 def test_a_reload_by_name_is_refused_in_words(supervisor: pyisolate.Supervisor) -> None:
-    policy = Policy.preset("compute").with_name("mixed").with_limits(**WITHOUT_UNHELD)
+    policy = with_ctypes().with_name("mixed").with_limits(**WITHOUT_UNHELD)
     wider = policy.allow_connect("127.0.0.1:9")
     with supervisor.spawn("thread", policy, isolation="thread") as thread, supervisor.spawn("cell", policy) as cell:
         with pytest.raises(pyisolate.EnforcementError, match="keeps its kernel policy for life"):
@@ -239,7 +240,7 @@ SWALLOWED = "import ctypes\nctypes.CDLL(None, use_errno=True).unshare(0x10000000
 def test_a_caught_refusal_is_not_blamed_for_the_guests_own_exception(
     supervisor: pyisolate.Supervisor, isolation: Any, source: str
 ) -> None:
-    with supervisor.spawn("guest", isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
+    with supervisor.spawn("guest", with_ctypes(), isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
         with pytest.raises(pyisolate.GuestError, match="my own business"):
             sandbox.exec(source)
         assert len(sandbox.get_denial_events()) == 1  # the refusal itself is recorded all the same
@@ -259,7 +260,7 @@ def test_a_refusal_that_the_guest_raises_again_is_the_one(supervisor: pyisolate.
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 def test_a_refused_call_of_native_code_raises_its_refusal(supervisor: pyisolate.Supervisor, isolation: Any) -> None:
     source = SWALLOWED + "import mmap\nmmap.mmap(-1, 4096, prot=7)"
-    with supervisor.spawn("guest", isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
+    with supervisor.spawn("guest", with_ctypes(), isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
         with pytest.raises(pyisolate.PolicyError) as caught:
             sandbox.exec(source)
         assert caught.value.denial_event is not None

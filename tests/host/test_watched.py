@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 import pyisolate
-from pyisolate import Policy
+from tests.foreign_functions import with_ctypes
 
 RAW = """
 import ctypes
@@ -28,7 +28,7 @@ def test_a_refusal_of_native_code_is_an_event(tmp_path: Path, telemetry: Literal
         file.chmod(0o644)
     for directory in (tmp_path, *tmp_path.parents[:2]):
         os.chmod(directory, 0o755)
-    policy = Policy.preset("compute").allow_read(granted)
+    policy = with_ctypes().allow_read(granted)
     with pyisolate.Supervisor(pool_size=1, telemetry=telemetry) as supervisor, supervisor.spawn("n", policy) as sandbox:
         sandbox.exec(RAW)
         assert sandbox.eval(f"opened({str(granted)!r})") is True

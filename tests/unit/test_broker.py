@@ -209,10 +209,24 @@ def test_sockets_past_every_rule_are_the_floor(kind: str) -> None:
 
 # -- imports ----------------------------------------------------------------------------------------------------------
 
-NAMES = st.sampled_from(["*", "@stdlib", "json", "json.decoder", "numpy", "numpy.linalg", "numpyx", "os", "xml.etree"])
+NAMES = st.sampled_from(
+    [
+        "*",
+        "@stdlib",
+        "@stdlib-no-ffi",
+        "ctypes",
+        "json",
+        "json.decoder",
+        "numpy",
+        "numpy.linalg",
+        "numpyx",
+        "os",
+        "xml.etree",
+    ]
+)
 ASKED = st.sampled_from(
     ["json", "json.decoder", "json.decoder.x", "numpy", "numpy.linalg", "numpy.core", "numpyx", "os", "os.path", "xml",
-     "xml.etree", "xml.etree.ElementTree", "xml.sax", "requests"]
+     "xml.etree", "xml.etree.ElementTree", "xml.sax", "requests", "ctypes", "ctypes.util", "_ctypes"]
 )  # fmt: skip
 
 
@@ -222,7 +236,9 @@ def _naive_name(patterns: dict[str, bool], name: str) -> bool:
         prefix = ".".join(parts[:length])
         if prefix in patterns:
             return patterns[prefix]
-    if parts[0] in sys.stdlib_module_names and "@stdlib" in patterns:
+    if parts[0] in {"json", "os", "xml"} and "@stdlib-no-ffi" in patterns:
+        chosen = patterns["@stdlib-no-ffi"]
+    elif parts[0] in sys.stdlib_module_names and "@stdlib" in patterns:
         chosen = patterns["@stdlib"]
     else:
         chosen = patterns.get("*")  # type: ignore[assignment]

@@ -14,7 +14,7 @@ import pytest
 from pyisolate.capability import Capability
 from pyisolate.decision import DenialCode, Verdict
 from pyisolate.errors import EnforcementError, SandboxError
-from pyisolate.policy import Policy, compile_policy, elf
+from pyisolate.policy import Policy, compile_policy, elf, packages
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, effective_rights
 from pyisolate.policy.interpreter import InterpreterFiles
@@ -101,6 +101,36 @@ def test_compute_reads_the_interpreter_and_nothing_beside_it() -> None:
 def test_none_compiles_to_nothing() -> None:
     compiled = compile_policy(Policy.preset("none"))
     assert (compiled.fs, compiled.net, compiled.imports, compiled.natives, compiled.transitive) == ((), (), (), (), ())
+
+
+def _loads_ctypes(policy: Policy, files: InterpreterFiles = OWN) -> bool:
+    compiled = compile_policy(policy, interpreter=files)
+    (path,) = [path for path in files.extension_files if "/_ctypes." in path]
+    by_name = Broker(compiled).decide(C.IMPORT_NATIVE, "_ctypes", path=path).verdict is Verdict.ALLOW
+    assert by_name is (_allows(compiled, path) and _allows(compiled, path, FsRight.MAP_EXEC))  # hook and kernel agree
+    return by_name
+
+
+@pytest.mark.skipif("_ctypes" in sys.builtin_module_names, reason="_ctypes is built in")
+def test_foreign_functions_come_only_where_a_rule_has_them(site: InterpreterFiles) -> None:
+    for name in ("compute", "readonly", "shell", "web-client", "web-names"):
+        assert not _loads_ctypes(Policy.preset(name)), name
+    base = Policy.preset("compute")
+    grants = (
+        Policy.preset("data"),
+        base.allow_import("*"),
+        base.allow_import("@stdlib"),
+        base.allow_import("ctypes"),
+        Policy().allow_native("_ctypes"),
+    )
+    assert all(_loads_ctypes(policy) for policy in grants)
+    assert not _loads_ctypes(base.allow_import("@stdlib").deny("import.native", "_ctypes"))
+    source = Path(site.site_dirs[0], "pure", "calls.py")
+    assert not _loads_ctypes(base.allow_native("pure"), site)
+    source.write_text("try:\n    from ctypes import util\nexcept ImportError:\n    util = None\n")
+    packages.imports_module.cache_clear()
+    assert _loads_ctypes(base.allow_native("pure"), site)
+    assert not _loads_ctypes(base.allow_import("pure"), site)
 
 
 def test_a_named_package_is_its_files_and_metadata_and_no_other_package(site: InterpreterFiles) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import pyisolate
-from pyisolate import Policy
 from tests import inside
+from tests.foreign_functions import with_ctypes
 from tests.thread_limits import WITHOUT_UNHELD
 
 RAW = """
@@ -55,7 +55,7 @@ def test_native_code_is_refused_and_told_apart_from_the_interpreter(
     supervisor: pyisolate.Supervisor, files: Path
 ) -> None:
     granted, secret = str(files / "granted"), str(files / "secret")
-    with supervisor.spawn("raw", Policy.preset("compute").allow_read(granted)) as sandbox:
+    with supervisor.spawn("raw", with_ctypes().allow_read(granted)) as sandbox:
         sandbox.exec(RAW)
         assert sandbox.eval(f"open({granted!r}).read()") == "granted"
         assert sandbox.eval(f"raw({granted!r})") == 0
@@ -70,7 +70,7 @@ def test_native_code_is_refused_and_told_apart_from_the_interpreter(
 
 def test_a_reload_may_loosen_and_tighten_a_running_cell(supervisor: pyisolate.Supervisor, files: Path) -> None:
     granted, secret = str(files / "granted"), str(files / "secret")
-    base = Policy.preset("compute").allow_read(granted)
+    base = with_ctypes().allow_read(granted)
     with supervisor.spawn("reload", base) as sandbox:
         sandbox.exec(RAW)
         assert sandbox.eval(f"raw({secret!r})") == 13
@@ -86,7 +86,7 @@ def test_monitor_mode_lets_through_and_the_kernel_says_what_it_would_have_done(
     supervisor: pyisolate.Supervisor, files: Path
 ) -> None:
     secret = str(files / "secret")
-    with supervisor.spawn("monitor", Policy.preset("compute"), mode="monitor") as sandbox:
+    with supervisor.spawn("monitor", with_ctypes(), mode="monitor") as sandbox:
         sandbox.exec(RAW)
         assert sandbox.eval(f"raw({secret!r})") == 0
         events = _of(sandbox, secret)
@@ -98,7 +98,7 @@ def test_monitor_mode_lets_through_and_the_kernel_says_what_it_would_have_done(
 def test_the_network_is_decided_by_address_and_port(supervisor: pyisolate.Supervisor) -> None:
     with socket.create_server(("127.0.0.1", 0)) as granted, socket.create_server(("127.0.0.1", 0)) as other:
         port, refused = granted.getsockname()[1], other.getsockname()[1]
-        policy = Policy.preset("compute").allow_connect(f"127.0.0.1:{port}")
+        policy = with_ctypes().allow_connect(f"127.0.0.1:{port}")
         with supervisor.spawn("net", policy) as sandbox:
             sandbox.exec("import socket")
             sandbox.exec("def connect(p): socket.create_connection(('127.0.0.1', p)).close(); return True")
@@ -109,7 +109,7 @@ def test_the_network_is_decided_by_address_and_port(supervisor: pyisolate.Superv
 
 def test_a_sandbox_thread_is_confined_and_its_neighbours_are_not(supervisor: pyisolate.Supervisor, files: Path) -> None:
     secret = str(files / "secret")
-    with supervisor.spawn("thread", Policy.preset("compute"), isolation="thread", limits=WITHOUT_UNHELD) as sandbox:
+    with supervisor.spawn("thread", with_ctypes(), isolation="thread", limits=WITHOUT_UNHELD) as sandbox:
         sandbox.exec(RAW)
         assert sandbox.eval(f"raw({secret!r})") == 13
         assert Path(secret).read_text() == "secret"
@@ -135,7 +135,7 @@ def test_refusals_beyond_the_budget_are_told_as_a_count(
     assert inside.plan(supervisor).bpf.shared is not None
     monkeypatch.setattr(inside.plan(supervisor).bpf.shared, "events_per_s", 20)
     secret = str(files / "secret")
-    with supervisor.spawn("flood", Policy.preset("compute").allow_read(str(files / "granted"))) as sandbox:
+    with supervisor.spawn("flood", with_ctypes().allow_read(str(files / "granted"))) as sandbox:
         sandbox.exec(RAW)
         before = sandbox.stats.denials
         assert sandbox.eval(f"sum(raw({secret!r}) == 13 for _ in range(500))") == 500

@@ -19,7 +19,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="SSRF to 169.254.169.254; Capital One 2019",
-    policy=lambda p, t: __import__("pyisolate").Policy.preset("web-client").allow_read(t.inbox),
+    policy=lambda p, t: __import__("pyisolate").Policy.preset("web-client").allow_import("ctypes").allow_read(t.inbox),
     event=("net.connect",),
     by="kernel",
     syscall="connect",
