@@ -57,9 +57,8 @@ def test_the_kernel_withholds_the_file(supervisor: pyisolate.Supervisor) -> None
     source = f"import subprocess; subprocess.run({command!r}, capture_output=True).returncode"
     with supervisor.spawn("plain", Policy.preset("shell")) as sandbox:
         assert sandbox.exec(source).value != 0
-        (event,) = sandbox.get_denial_events()
-        assert "_ctypes" in event.target
+        (event,) = (one for one in sandbox.get_denial_events() if "_ctypes" in one.target)
         assert event.kernel_decision == "deny"
     with supervisor.spawn("granted", with_ctypes(Policy.preset("shell"))) as sandbox:
         assert sandbox.exec(source).value == 0
-        assert sandbox.get_denial_events() == []
+        assert not [one for one in sandbox.get_denial_events() if "_ctypes" in one.target]
