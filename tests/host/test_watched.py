@@ -50,7 +50,7 @@ def test_what_was_granted_speaks_of_one_open_and_one_name(supervisor: pyisolate.
         directory.chmod(0o755)
     hidden, absent = secret / "abcdefgh", granted / "abcdefgh"  # as long, and with the same end
     hidden.write_text("x")
-    with supervisor.spawn("n", Policy.preset("compute").allow_read(granted)) as sandbox:
+    with supervisor.spawn("n", with_ctypes().allow_read(granted)) as sandbox:
         sandbox.exec(RAW)
         sandbox.exec(f"import sys\nabsent, hidden = {str(absent)!r}, {str(hidden)!r}")
         sandbox.exec("try: open(absent)\nexcept FileNotFoundError: pass\nelse: raise SystemExit(1)")
