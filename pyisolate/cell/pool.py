@@ -63,9 +63,8 @@ class Pool:
         #: called when a cell has become ready, on any thread
         self.on_ready: Callable[[], None] = lambda: None
         self._mover = Mover(self._moved)
-        self._condition = threading.Condition()
-        self._start_lock = threading.Lock()
-        self._ready = ReadyCells()
+        self._condition, self._start_lock = threading.Condition(), threading.Lock()
+        self._ready, self.policies = ReadyCells(), PolicyZygotes()
         self._warming: dict[int, Channel] = {}
         #: those of the warming that are prepared and wait for their control group
         self._moving: set[Channel] = set()
@@ -75,12 +74,10 @@ class Pool:
         #: one cell that may fork is kept once one was asked for
         self._keeps_forking = self._closed = False
         self._zygote: ZygoteProcess | None = None
-        self.policies = PolicyZygotes()
         self._last_error = ""
         self._last_hint: str | None = None
-        self._failures = self.restarts = 0
+        self._failures, self.restarts, self._warm_at = 0, 0, 0.0
         self._failing_since: float | None = None
-        self._warm_at = 0.0
 
     def start(self, begun: BegunZygote | None = None) -> None:
         """Start the zygote, or go on with a begun one, and fill the pool; returns once warm. Raises ZygoteError."""
@@ -384,12 +381,9 @@ class Pool:
 
     def _forked(self, zygote: ZygoteControl, message: Forked, descriptors: list[int]) -> None:
         kind: Kind = zygote if isinstance(zygote, PolicyZygote) else "forking" if message.forks else "plain"
-        with self._condition:
-            if kind in self._asked:  # else its zygote was retired since
-                self._asked[kind] = max(0, self._asked[kind] - 1)
         if message.error or len(descriptors) != FORKED_DESCRIPTORS:
-            # A cell whose socket was lost sees the end of the stream, and ends.
-            for descriptor in descriptors:
+            self._answered(kind)
+            for descriptor in descriptors:  # a cell whose socket was lost sees the end of the stream, and ends
                 os.close(descriptor)
             lost = f"one of its descriptors {_LOST}"
             self._failed(message.error or lost, message.errno if message.error else errno.EMFILE)
@@ -401,14 +395,21 @@ class Pool:
             channel = Channel(message.pid, ends, descriptors[4], init=message.init)
             channel.signal_otherwise, channel.forks = zygote.signal, message.forks
             channel.zygote, channel.made_for = zygote, zygote.made_for
-            with self._condition:
-                self._warming[channel.pid] = channel
-                self._live[channel.pid] = channel
+            with self._condition:  # at once: one that is counted nowhere is asked for again
+                self._answered(kind)
+                self._live[channel.pid] = self._warming[channel.pid] = channel
             self._reactor.add_channel(channel)
         except (OSError, MemoryError) as error:
             if channel is not None:  # it stays in `_live` until it is reaped, and is released then
                 channel.signal(signal.SIGKILL)
+            else:
+                self._answered(kind)
             self._failed(f"watch cell {message.pid}", error)
+
+    def _answered(self, kind: Kind) -> None:
+        with self._condition:
+            if kind in self._asked:  # else its zygote was retired since
+                self._asked[kind] = max(0, self._asked[kind] - 1)
 
     def _exited(self, message: Exited) -> None:
         with self._condition:
@@ -496,5 +497,4 @@ class Pool:
             policy.abandon()
         for channel in list(self._live.values()):
             channel.abandon()
-        self._live, self._warming = {}, {}
-        self._ready = ReadyCells()
+        self._live, self._warming, self._ready = {}, {}, ReadyCells()
