@@ -105,7 +105,7 @@ def _first_pause_ns(limits: Limits, enforced: bool) -> int:
 
 
 def _needs_sampling(limits: Limits) -> bool:
-    return any(limit is not None for limit in (limits.cpu_s, limits.memory_bytes, limits.processes))
+    return limits.cpu_s is not None or limits.memory_bytes is not None or limits.processes is not None
 
 
 class Watchdog:

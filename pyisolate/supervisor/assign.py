@@ -49,8 +49,7 @@ if TYPE_CHECKING:
 HANDOUT_TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True)
-class CellOrder:
+class CellOrder(msgspec.Struct, frozen=True, eq=False):
     """What a sandbox in a cell is to be: its policy, the kernel's tables of it, how strict, environment and cwd."""
 
     policy: Policy

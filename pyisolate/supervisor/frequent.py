@@ -22,6 +22,7 @@ class Frequent:
 
     def __init__(self) -> None:
         self._window: deque[Key] = deque(maxlen=_WINDOW)
+        self._last: deque[Key] = deque(maxlen=_RECENT)
         self._counts: Counter[Key] = Counter()
 
     def note(self, key: Key) -> None:
@@ -32,24 +33,23 @@ class Frequent:
             if not self._counts[oldest]:
                 del self._counts[oldest]
         self._window.append(key)
+        self._last.append(key)
         self._counts[key] += 1
 
     def forget(self, key: Key) -> None:
         """Have a policy be one that was never asked for."""
         self._window = deque((one for one in self._window if one != key), maxlen=_WINDOW)
+        self._last = deque(list(self._window)[-_RECENT:], maxlen=_RECENT)
         del self._counts[key]
 
     def count(self, key: Key, *, recent: bool = False) -> int:
         """Return how often a policy was asked for, of all spawns that are looked at or of the last eight."""
-        return self._recent().count(key) if recent else self._counts[key]
+        return self._last.count(key) if recent else self._counts[key]
 
     def is_usual(self, key: Key) -> bool:
         """Tell whether most of the last spawns were of one policy."""
-        seen, recent = self.count(key, recent=True), len(self._recent())
-        return seen >= _SEEN_AT_LEAST and 2 * seen > recent
-
-    def _recent(self) -> list[Key]:
-        return [self._window[-back] for back in range(1, min(_RECENT, len(self._window)) + 1)]
+        seen = self._last.count(key)
+        return seen >= _SEEN_AT_LEAST and 2 * seen > len(self._last)
 
     def is_frequent(self, key: Key) -> bool:
         """Tell whether a policy was asked for again."""

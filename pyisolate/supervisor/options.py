@@ -101,7 +101,9 @@ def check_spawn(
                     f"{argument}: a sandbox thread has the host's own {what}. "
                     "Hint: leave it out, or isolation='process'"
                 )
-    environment = {}
+    environment: dict[str, str] = {}
+    if env is None and cwd is None:
+        return environment, None
     for key, value in check_mapping("spawn: env", env, "{'LANG': 'C.UTF-8'}").items():
         environment[check_text("spawn: env: name", key)] = check_text(f"spawn: env: {key}", value)
         if not key or "=" in key or "\0" in key + value:
@@ -131,6 +133,8 @@ def check_workspace(
 
     Raises TypeError, ValueError for `files` that cannot be put into one.
     """
+    if asked is None and files is None and copy_on_write is None:
+        return
     for path, content in check_mapping("spawn: files", files, "{'in.csv': Path('data.csv')}").items():
         relative_name(path)
         if not isinstance(content, bytes | str | os.PathLike):
@@ -184,15 +188,17 @@ def choose_policy(
     Raises PolicySyntaxError, OSError for a file, EnforcementError for an environment.
     """
     chosen = Policy.preset("compute") if policy is None or policy == "" else as_policy("spawn: policy", policy)
-    if limits := check_mapping("spawn: limits", limits, "{'memory': '128MiB'}"):
+    if limits is not None and (limits := check_mapping("spawn: limits", limits, "{'memory': '128MiB'}")):
         chosen = chosen.with_limits(**limits)
     if mode is not None:
         chosen = chosen.with_mode(mode)
-    if names := check_names("spawn: allowed_imports", allowed_imports):
+    if allowed_imports is not None and (names := check_names("spawn: allowed_imports", allowed_imports)):
         chosen = chosen.allow_import(*names)
-    if isinstance(workspace, os.PathLike):
+    if workspace is None:
+        pass
+    elif isinstance(workspace, os.PathLike):
         chosen = chosen if chosen.workspace is not None else chosen.with_workspace(STANDS_FOR)
-    elif workspace is not None:
+    else:
         chosen = chosen.with_workspace(workspace)
     if environment is not None:
         from ..environments.environment import as_environment  # what reads requirements takes a while to import
@@ -231,14 +237,14 @@ def as_policy(what: str, given: PolicyLike) -> Policy:
     """Return a policy, or that of a preset's name or a file. Raises TypeError, PolicySyntaxError, OSError."""
     if isinstance(given, Policy):
         return given
-    if isinstance(given, os.PathLike) or (isinstance(given, str) and given.endswith(_FILES)):
+    if isinstance(given, str) and not given.endswith(_FILES):  # first: to ask for a protocol takes longer
+        return Policy.preset(given)
+    if isinstance(given, str | os.PathLike):
         return Policy.load(os.fspath(given))
-    if not isinstance(given, str):
-        raise TypeError(
-            f"{what}: must be a Policy, a preset's name or a path, not {type(given).__name__}. "
-            "Hint: Policy.from_dict reads a mapping"
-        )
-    return Policy.preset(given)
+    raise TypeError(
+        f"{what}: must be a Policy, a preset's name or a path, not {type(given).__name__}. "
+        "Hint: Policy.from_dict reads a mapping"
+    )
 
 
 def check_hosts(hosts: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:

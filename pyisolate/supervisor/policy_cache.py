@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -68,11 +69,15 @@ class PreparedPolicies:
         """Directories that cells search beside the site directories, as they were at the first look."""
         return () if self.interpreter is None else editables(self.interpreter).directories
 
-    @contextlib.contextmanager
     def hold(
-        self, policy: Policy, isolation: Isolation = "process", enforcement: Enforcement = "strict"
-    ) -> Iterator[Prepared]:
-        """Compile a policy and its kernel tables, once per content; they stay open in this block.
+        self,
+        policy: Policy,
+        isolation: Isolation = "process",
+        enforcement: Enforcement = "strict",
+        making: contextlib.AbstractContextManager[None] | None = None,
+    ) -> contextlib.AbstractContextManager[Prepared]:
+        """Compile a policy and its kernel tables, once per content; they stay open in this block. `making` is entered
+        while they are looked for and made.
 
         Raises EnforcementError, PolicySyntaxError.
         """
@@ -83,8 +88,8 @@ class PreparedPolicies:
         def current(prepared: Prepared) -> bool:
             return prepared.current and self._addresses_hold(policy, prepared)
 
-        with self._holding(self._tables, (policy.version, f"{isolation}/{enforcement}"), make, current) as prepared:
-            yield prepared
+        key = policy.version, f"{isolation}/{enforcement}"
+        return _Holding(lambda: self._acquire(self._tables, key, make, current), self._let_go, making)
 
     def _compile(self, policy: Policy, isolation: Isolation = "process") -> CompiledPolicy:
         """Return a policy's tables; one that grants by name leads to the egress proxy, which only cells can use."""
@@ -120,7 +125,8 @@ class PreparedPolicies:
         def make() -> Prepared:
             return self._plan.prepare_shadow(self._compile(shadow))
 
-        with self._holding(self._shadows, (shadow.version, "shadow"), make) as tables:
+        key = shadow.version, "shadow"
+        with _Holding(lambda: self._acquire(self._shadows, key, make, lambda _: True), self._let_go) as tables:
             yield self._plan.shadowed(prepared, tables, isolation)
 
     @contextlib.contextmanager
@@ -135,32 +141,34 @@ class PreparedPolicies:
             if there:
                 self._let_go(prepared)
 
-    @contextlib.contextmanager
-    def _holding(
+    def _acquire(
         self,
         kept: dict[tuple[str, str], Prepared],
         key: tuple[str, str],
         make: Callable[[], Prepared],
-        current: Callable[[Prepared], bool] = lambda _: True,
-    ) -> Iterator[Prepared]:
+        current: Callable[[Prepared], bool],
+    ) -> Prepared:
+        """Return tables that are held until `_let_go`."""
         prepared = self._take(kept, key)
-        if prepared is not None and not current(prepared):
-            self._retire(kept, key, prepared)
-            prepared = None
-        if prepared is None:
-            with self._making:
-                prepared = self._take(kept, key)
-                if prepared is None:
-                    prepared = make()
-                    with self._lock:
-                        self._pinned_at[prepared] = time.monotonic()
-                        kept[key] = prepared
-                        self._held[id(prepared)] += 1
-                    self._evict(kept)
         try:
-            yield prepared
-        finally:
-            self._let_go(prepared)
+            if prepared is not None and current(prepared):
+                return prepared
+        except BaseException:
+            if prepared is not None:
+                self._let_go(prepared)
+            raise
+        if prepared is not None:
+            self._retire(kept, key, prepared)
+        with self._making:
+            prepared = self._take(kept, key)
+            if prepared is None:
+                prepared = make()
+                with self._lock:
+                    self._pinned_at[prepared] = time.monotonic()
+                    kept[key] = prepared
+                    self._held[id(prepared)] += 1
+                self._evict(kept)
+        return prepared
 
     def _take(self, kept: dict[tuple[str, str], Prepared], key: tuple[str, str]) -> Prepared | None:
         with self._lock:
@@ -213,3 +221,28 @@ class PreparedPolicies:
         self._tables.clear()
         self._shadows.clear()
         self._stale.clear()
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+class _Holding(contextlib.AbstractContextManager[Prepared]):
+    """Tables held in a block. A class, where a generator would do: each `spawn` enters one."""
+
+    __slots__ = ("_acquire", "_held", "_let_go", "_making")
+
+    def __init__(
+        self,
+        acquire: Callable[[], Prepared],
+        let_go: Callable[[Prepared], None],
+        making: contextlib.AbstractContextManager[None] | None = None,
+    ) -> None:
+        self._acquire, self._let_go, self._making = acquire, let_go, making or _NOTHING
+
+    def __enter__(self) -> Prepared:
+        with self._making:
+            self._held = self._acquire()
+        return self._held
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._let_go(self._held)

@@ -127,16 +127,18 @@ class Standby:
         """
         if order.prepared.shadow is not None:
             return
+        key = order.key
         with self._lock:
-            self._frequent.note(order.key)
+            self._frequent.note(key)
             unwanted = self._rank(order)
             wanted = False
-            if (line := self._lines.get(order.key)) is not None:
+            if (line := self._lines.get(key)) is not None:
                 # else the end of a sandbox does it: the first request comes before
-                wanted = 2 * len(line.ready) < line.most if order.key == self._usual else not line.found
+                wanted = 2 * len(line.ready) < line.most if key == self._usual else not line.found
                 line.found = False
             due = not self._most and line is not None and self._is_due(line)
-        self._end(unwanted)
+        if unwanted:
+            self._end(unwanted)
         if (wanted and self._lacks()) or self._retired or due:
             self._wake()
 
@@ -145,8 +147,9 @@ class Standby:
         key = order.key
         unwanted: list[CellSession] = []
         line = self._lines.pop(key, None)
-        for other in [one for one in self._lines if _same_policy(self._lines[one].order, order)]:
-            unwanted += self._remove(other)  # its places have changed since
+        if line is None:  # else it was done when that was made
+            for other in [one for one in self._lines if _same_policy(self._lines[one].order, order)]:
+                unwanted += self._remove(other)  # its places have changed since
         usual = self._frequent.is_usual(key)
         if line is None and (usual or (self._most and self._frequent.is_frequent(key))):
             line = _Line(order, 1)

@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import functools
 import os
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, overload
 
@@ -65,8 +64,7 @@ if TYPE_CHECKING:
     from ..environments import Environment
 
 
-@dataclass(frozen=True)
-class _Order:
+class _Order(msgspec.Struct, frozen=True):
     """What `spawn` is to make, once its policy is prepared."""
 
     context: SandboxContext
@@ -77,6 +75,11 @@ class _Order:
     on_stderr: OutputCallback | None
     offer: Offer | None
     asker: Asker | None
+
+    def equip(self, runtime: Runtime, sandbox: Sandbox | SandboxThread) -> None:
+        """Give a new sandbox who reads its output and answers, where `spawn` was given any."""
+        if self.on_stdout or self.on_stderr or self.offer is not None or self.asker is not None:
+            runtime.equip(sandbox.id, self.on_stdout, self.on_stderr, self.offer, self.asker)
 
 
 class Supervisor:
@@ -290,7 +293,7 @@ class Supervisor:
         with traced as span, self._prepared(name, chosen, isolation, enforcement, shadow) as prepared:
             context = SandboxContext(
                 sandbox=name,
-                sandbox_id=secrets.token_hex(8),
+                sandbox_id=os.urandom(8).hex(),
                 policy=chosen.name,
                 policy_version=chosen.version,
                 policy_generation=prepared.compiled.generation,
@@ -327,19 +330,27 @@ class Supervisor:
         self.recorder.metrics.spawned(time.perf_counter() - started)
         return sandbox
 
-    @contextlib.contextmanager
     def _prepared(
         self, name: str, policy: Policy, isolation: Isolation, enforcement: Enforcement, shadow: PolicyLike | None
-    ) -> Iterator[Prepared]:
+    ) -> contextlib.AbstractContextManager[Prepared]:
         """Hold the kernel tables of a policy, and of its shadow, until the sandbox has them. Starts what is to run."""
         self.start()
-        tables = self._runtime.tables
-        with contextlib.ExitStack() as held:
-            with host_error_context(f"spawn {name!r}: prepare policy {policy.name!r}"):
-                prepared = held.enter_context(tables.hold(policy, isolation, enforcement))
-                if shadow is not None:
-                    watching = choose_policy(shadow, None, None, None)
-                    prepared = held.enter_context(tables.hold_shadowed(prepared, watching, isolation))
+        translated = host_error_context(f"spawn {name!r}: prepare policy {policy.name!r}")
+        held = self._runtime.tables.hold(policy, isolation, enforcement, translated)
+        return held if shadow is None else self._shadowed(held, isolation, shadow, translated)
+
+    @contextlib.contextmanager
+    def _shadowed(
+        self,
+        held: contextlib.AbstractContextManager[Prepared],
+        isolation: Isolation,
+        shadow: PolicyLike,
+        translated: host_error_context,
+    ) -> Iterator[Prepared]:
+        with held as own, contextlib.ExitStack() as stack:
+            with translated:
+                watching = choose_policy(shadow, None, None, None)
+                prepared = stack.enter_context(self._runtime.tables.hold_shadowed(own, watching, isolation))
             yield prepared
 
     def _spawn_cell(self, order: _Order, env: dict[str, str], cwd: str | None, given: GivenDirectory | None) -> Sandbox:
@@ -351,18 +362,20 @@ class Supervisor:
         runtime.plan.require_listener()  # it may have died since a standby cell was bound
         with runtime.entering(order.context.sandbox, order.prepared.compiled) as entrance:
             if entrance is not None:
-                cell = replace(cell, env={**runtime.egress.environment(entrance), **env})
+                cell = msgspec.structs.replace(cell, env={**runtime.egress.environment(entrance), **env})
             sandbox = None
-            alike = given is None and (cwd is None or cwd == replace(cell, cwd=None).directory)
+            alike = given is None and (cwd is None or cwd == msgspec.structs.replace(cell, cwd=None).directory)
             if alike and (ready := standby.take(cell)) is not None:
                 sandbox = assigner.adopt(ready, order.context, cell)
             if sandbox is None:
                 sandbox = assigner.spawn(started.pools()[native], order.context, cell, native=native)
             if entrance is not None:
                 runtime.admit_to_proxy(sandbox.id, entrance)
-        runtime.equip(sandbox.id, order.on_stdout, order.on_stderr, order.offer, order.asker)
+        order.equip(runtime, sandbox)
         if cell.env or cwd is not None or given is not None:
-            cell = replace(cell, env={}, cwd=None, given=None)  # one sandbox's own, and not for those that stand by
+            cell = msgspec.structs.replace(
+                cell, env={}, cwd=None, given=None
+            )  # one sandbox's own, and not for those that stand by
         standby.spawned(cell)
         return sandbox
 
@@ -372,7 +385,7 @@ class Supervisor:
         assert threads is not None
         runtime.plan.require_listener()  # it may have died since that thread was attached
         sandbox = threads.spawn(order.context, ThreadOrder(order.policy, order.prepared, order.enforcement))
-        runtime.equip(sandbox.id, order.on_stdout, order.on_stderr, order.offer, order.asker)
+        order.equip(runtime, sandbox)
         return sandbox
 
     def _refuse_without_actor(self, context: SandboxContext) -> DenialEvent:
