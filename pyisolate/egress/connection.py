@@ -168,7 +168,7 @@ class Connection:
             found = known.find(data, place)
             return found[0] if found is not None and len(found[1]) == found[0].body_bytes else None
 
-        shortcut = Shortcut(side, up, up.reader, tenant.meter, find, tenant.hider)
+        shortcut = Shortcut(side, up, up.reader, tenant.meter, find, tenant.hider, tenant.turns)
         try:
             return await shortcut.run(HEAD_S)
         except OSError as error:
@@ -184,8 +184,12 @@ class Connection:
         Of a request that came before, return what is known of it, and all of its bytes.
         """
         if self.http.trailing_data[0]:
+            if self.tenant is not None:
+                await self.tenant.turns.wait()
             return await self.next_event(), None
         data = await self._read() if first is None else first
+        if self.tenant is not None:
+            await self.tenant.turns.wait()
         if self.tenant is not None and (found := self.tenant.known_requests.find(data, self._place)) is not None:
             known, body = found
             if len(body) == known.body_bytes:

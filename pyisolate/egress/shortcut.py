@@ -16,6 +16,7 @@ from .heads import KnownRequest
 from .hiding import Hider
 from .meter import Meter, OverLimit
 from .streams import Inlet
+from .turns import Turns
 
 #: A larger answer is carried by the task, which waits for its guest to read.
 _MOST_BYTES = 1 << 16
@@ -81,8 +82,12 @@ Find = Callable[[bytes], KnownRequest | None]
 class Shortcut:
     """Carries what is known between a guest and a host that rests, until something else comes."""
 
-    def __init__(self, side: Side, up: Upstream, host: Inlet, meter: Meter, find: Find, hider: Hider) -> None:
-        self._hider = hider
+    def __init__(
+        self, side: Side, up: Upstream, host: Inlet, meter: Meter, find: Find, hider: Hider, turns: Turns
+    ) -> None:
+        self._hider, self._turns = hider, turns
+        #: a request waits for its turn
+        self._waits = False
         self._side, self._up, self._host, self._meter, self._find = side, up, host, meter, find
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[bytes | Begun | None] = self._loop.create_future()
@@ -127,7 +132,7 @@ class Shortcut:
             self._ended.set_exception(error)
 
     def _from_guest(self, data: bytes) -> bool:
-        if self._flight is not None or self._ended.done():
+        if self._waits or self._flight is not None or self._ended.done():
             return False  # it is read after the answer
         if not data:
             self._end(None)
@@ -136,10 +141,14 @@ class Shortcut:
         if asked is None:
             self._end(None)
         elif asked:
-            self._ask(asked)
+            self._waits = True
+            self._turns.run(lambda: self._ask(asked))
         return True
 
     def _ask(self, asked: bytes) -> None:
+        self._waits = False
+        if self._ended.done():  # its connection ends
+            return
         known = self._find(asked)
         place = None if known is None else (known.request.host, known.request.port)
         if known is None or place is None or not self._up.serves(place) or self._side.waits_to_write():

@@ -22,6 +22,7 @@ from .hiding import Hider
 from .messages import MOST_TARGET_CHARS, Admit, Answered, Counted, Questioned, Refused
 from .meter import Carried, Meter
 from .request import Refusal
+from .turns import Turns
 
 #: Connections that have not said which sandbox they are of.
 _MOST_STRANGERS = 256
@@ -60,6 +61,7 @@ class Tenant:
     counted: tuple[Carried, int] = (Carried(), 0)
     #: granted requests that came before; a reload makes another tenant, and forgets them
     known_requests: Heads[heads.KnownRequest] = field(default_factory=lambda: Heads(heads.MOST_REQUESTS))
+    turns: Turns = field(default_factory=Turns)
     pace: _Pace = field(default_factory=lambda: _Pace())
 
     def __post_init__(self) -> None:

@@ -1,0 +1,34 @@
+"""A sandbox begins one exchange in each pass of the proxy's loop: many connections are no more turns than one."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from pyisolate.egress.turns import Turns
+
+
+def test_many_of_one_sandbox_do_not_come_before_one_of_another() -> None:
+    async def story() -> list[str]:
+        many, one, order = Turns(), Turns(), list[str]()
+
+        async def late() -> None:
+            await many.wait()
+            order.append("many, a task")
+
+        for number in range(3):
+            many.run(partial(order.append, f"many {number}"))
+        waiting = asyncio.ensure_future(late())
+        await asyncio.sleep(0)  # a pass
+        one.run(partial(order.append, "one 0"))
+        one.run(partial(order.append, "one 1"))
+        async with asyncio.timeout(5):
+            await waiting
+        await asyncio.sleep(0)
+        return order
+
+    order = asyncio.run(story())
+    assert order[0] == "many 0"
+    assert [name for name in order if name.startswith("many")] == ["many 0", "many 1", "many 2", "many, a task"]
+    assert order.index("one 0") < order.index("many 2")
+    assert order.index("one 1") < order.index("many, a task")
