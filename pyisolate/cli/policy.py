@@ -275,7 +275,7 @@ def learn(
     """
     from .guest_run import Settings, assignment, run_guest
     from .learn import Learning
-    from .project import read_script
+    from .project import chosen_script
     from .terminal import fail, progress
 
     if (script is None) == (log is None):
@@ -289,7 +289,7 @@ def learn(
 
             Learning(list(read_events(log)), start, generalise).write(output)
             return
-        text = read_script(script or "", args)
+        text = chosen_script((script or "", *args), None, None)
     except (OSError, ValueError) as error:
         fail(error, STATUS[Outcome.COULD_NOT_START])
     variables = dict(assignment(pair) for pair in env)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,22 @@ def learn(ground: Path, source: str, *options: str, args: tuple[str, ...] = ()) 
     return subprocess.run(
         [*COMMAND, *options, str(script), *args], capture_output=True, text=True, timeout=100, cwd=ground
     )
+
+
+@pytest.mark.once
+def test_modules_beside_a_script_and_in_an_archive_are_found(ground: Path) -> None:
+    (ground / "helper.py").write_text("VALUE = 42\n")
+    source = "import helper\nprint(helper.VALUE)\n"
+    assert learn(ground, source, "-o", "script.yaml").stdout == "42\n"
+    with zipfile.ZipFile(ground / "app.pyz", "w") as archive:
+        archive.writestr("__main__.py", source)
+        archive.write(ground / "helper.py", "helper.py")
+    done = subprocess.run([*COMMAND, "-o", "app.yaml", "app.pyz"], capture_output=True, timeout=100, cwd=ground)
+    assert done.stdout == b"42\n", done.stderr
+    for name, path in (("script.yaml", ground), ("app.yaml", ground / "app.pyz")):
+        learned = Policy.load(ground / name)
+        assert "helper" in {rule.name for rule in learned.imports}
+        assert str(path) in {rule.path for rule in learned.files}
 
 
 def test_what_differs_from_run_to_run_is_learned_all_the_same(ground: Path) -> None:
