@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ..sandbox.host import Host
     from ..telemetry.metrics import SpawnSource
     from ..telemetry.pipeline import SandboxTelemetry
+    from .closer import Closer
     from .given_directory import GivenDirectory
     from .registry import Registry
 
@@ -120,11 +121,13 @@ class Assigner:
         watchdog: Watchdog,
         records: Records,
         cgroup_reason: str,
+        closer: Closer,
         *,
         has_cgroups: bool,
     ) -> None:
         self._host, self._plan, self._reactor, self._registry = host, plan, reactor, registry
         self._watchdog, self._records, self._cgroup_reason = watchdog, records, cgroup_reason
+        self._closer = closer
         #: every cell has a control group, or is never handed out
         self._has_cgroups = has_cgroups
 
@@ -227,7 +230,7 @@ class Assigner:
             if (staged := prepared.stage(given)) is not None:
                 session.workspace = Workspace(staged.workspace, session.name, hosts=given is not None)
                 named["root view"] = staged.tree
-                sent.callback(os.close, staged.tree)
+                sent.callback(self._closer.close_later, staged.tree)
             answer = self._initialise(session, order, named, slots[1] if slots is not None else 0)
         if isinstance(answer, wire.Ready):
             return answer

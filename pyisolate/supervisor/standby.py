@@ -74,17 +74,8 @@ class Standby:
         self._thread = Thread(target=self._run, name="pyisolate-standby")
 
     def start(self) -> None:
-        """Start the thread where the pool has room for a standby cell; else the first policy zygote to make does."""
-        if self._most:
-            self._thread.start()
-
-    def _wake(self) -> None:
-        """Let the thread look at what there is to do."""
-        self._awake.set()
-        if not self._most:
-            with self._lock:
-                if self._thread.ident is None and not self._closed:
-                    self._thread.start()
+        """Start the thread: with the supervisor, so that it inherits nothing of who calls `spawn`."""
+        self._thread.start()
 
     def close(self) -> None:
         """End the standby cells and the thread. Idempotent."""
@@ -140,7 +131,7 @@ class Standby:
         if unwanted:
             self._end(unwanted)
         if (wanted and self._lacks()) or self._retired or due:
-            self._wake()
+            self._awake.set()
 
     def _rank(self, order: CellOrder) -> list[CellSession]:
         """Give a policy its place among the others; return the cells that are to end."""

@@ -24,6 +24,7 @@ from ..native.result import advice, is_shortage
 from ..policy.interpreter import InterpreterFiles
 from .assign import Assigner, Records
 from .cell_python import CellPython
+from .closer import Closer
 from .options import zygote_environment
 from .reload import Reloader
 from .standby import Standby
@@ -110,6 +111,7 @@ class Started:
     threads: StandbyThreads | None = None
     assigner: Assigner | None = None
     reloader: Reloader | None = None
+    closer: Closer = field(default_factory=Closer)
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def pools(self) -> tuple[Pool, ...]:
@@ -130,6 +132,7 @@ class Started:
             standby.abandon()
         if self.threads is not None:
             self.threads.abandon()
+        self.closer.abandon()
         self.reactor.abandon()
         if self.cgroups is not None:
             self.cgroups.abandon()  # its locks say that this supervisor lives: they are the parent's alone
@@ -151,6 +154,8 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
         reactor = Reactor()
         stack.callback(reactor.stop)
         started = Started(reactor, cgroups, held)
+        started.closer.start()
+        stack.callback(started.closer.stop)
         started.assigner = Assigner(
             parts.host,
             parts.plan,
@@ -159,6 +164,7 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
             parts.watchdog,
             parts.records,
             reason,
+            started.closer,
             has_cgroups=cgroups is not None,
         )
         started.reloader = Reloader(parts.plan, parts.tables, reactor, parts.metrics, parts.change_egress)
