@@ -192,10 +192,10 @@ static int notify_fits(const struct notify_call *c, uint32_t capability)
 
 static uint64_t notify_name_tag(const struct notify_call *c, int argument)
 {
-	char name[4096];
-	ssize_t got = notify_read_some(c->tid, c->args[argument], name, sizeof name);
+	size_t length;
+	const char *name = notify_read_name(c, c->args[argument], &length);
 
-	return got > 0 && notify_valid(c) ? asked_name_tag(name, strnlen(name, (size_t)got)) : 0;
+	return name ? asked_name_tag(name, length) : 0;
 }
 
 static uint64_t notify_file_tag(const struct notify_call *c)

@@ -349,6 +349,15 @@ struct notify_answered {
 	struct notify_answered *next;
 };
 
+#define NOTIFY_COPIES 2 /* a call has two names at most */
+/* A name of a call that is in the loop's hands, as it was when it was first read. */
+struct notify_copy {
+	const struct notify_sandbox *sandbox; /* NULL: none */
+	uint64_t id, address;
+	size_t length; /* of the name; sizeof text: it is longer than any may be */
+	char text[4096];
+};
+
 #define NOTIFY_JOB_OWN (-1)
 #define NOTIFY_JOB_FILE (-2)
 
@@ -391,6 +400,8 @@ typedef struct notify_listener {
 	int8_t path_argument[NOTIFY_SYSCALLS];
 	char *payload, *control, *names;	/* loop thread's scratch */
 	struct iovec iov[NOTIFY_IOV];
+	struct notify_copy copies[NOTIFY_COPIES]; /* likewise */
+	int next_copy;
 	struct notify_listener *next;
 } notify_listener;
 

@@ -60,26 +60,25 @@ static void notify_record_narrower(const struct notify_call *c, int number, int 
 /* 1 where the call opens such a name: it will be answered, and nothing else decides it. */
 SHARED int notify_opens_own(const struct notify_call *c)
 {
-	int flags, number;
-	char name[24];
-	ssize_t got;
+	int flags, number, argument;
+	size_t length;
 
 	switch (c->nr) {
 #ifdef SYS_open
 	case SYS_open:
-		got = notify_read_some(c->tid, c->args[0], name, sizeof name);
+		argument = 0;
 		flags = (int)c->args[1];
 		break;
 #endif
 	case SYS_openat:
-		got = notify_read_some(c->tid, c->args[1], name, sizeof name);
+		argument = 1;
 		flags = (int)c->args[2];
 		break;
 	default:
 		return 0;
 	}
-	size_t length = got > 0 ? strnlen(name, (size_t)got) : 0;
-	if (!length || length == sizeof name || flags & O_PATH || !notify_valid(c))
+	const char *name = flags & O_PATH ? NULL : notify_read_name(c, c->args[argument], &length);
+	if (!name || !length)
 		return 0;
 	number = notify_named_descriptor(name, length);
 	if (number < 0)

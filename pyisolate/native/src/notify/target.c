@@ -288,22 +288,48 @@ static int notify_is_open_file(const struct notify_call *c, int argument)
 	}
 }
 
+enum { NOTIFY_SHORT_NAME = 256 };
+
+/* A name in the task's memory, or NULL. It is read once for each call: who asks which question it belongs to, who judges it
+ * and who records it see the same bytes. Most are short, and lie in one page. Loop thread only. */
+SHARED const char *notify_read_name(const struct notify_call *c, uint64_t address, size_t *length)
+{
+	notify_listener *l = c->l;
+	size_t in_page = 4096 - (size_t)(address % 4096);
+
+	for (int i = 0; i < NOTIFY_COPIES; i++)
+		if (l->copies[i].sandbox == c->sandbox && l->copies[i].id == c->id && l->copies[i].address == address) {
+			*length = l->copies[i].length;
+			return l->copies[i].text;
+		}
+	struct notify_copy *copy = &l->copies[l->next_copy];
+	ssize_t got = notify_read_some(c->tid, address, copy->text, in_page < NOTIFY_SHORT_NAME ? in_page : NOTIFY_SHORT_NAME);
+	copy->sandbox = NULL;
+	if (got > 0 && strnlen(copy->text, (size_t)got) == (size_t)got)
+		got = notify_read_some(c->tid, address, copy->text, sizeof copy->text);
+	if (got <= 0 || !notify_valid(c))
+		return NULL;
+	l->next_copy = (l->next_copy + 1) % NOTIFY_COPIES;
+	copy->sandbox = c->sandbox;
+	copy->id = c->id;
+	copy->address = address;
+	*length = copy->length = strnlen(copy->text, (size_t)got);
+	return copy->text;
+}
+
 /* A path argument for a record: best effort, bounded, made absolute where the task says from where. */
 SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *out, size_t room)
 {
-	char link[64], raw[4096];
-	size_t used = 0;
+	char link[64];
+	size_t used = 0, length;
 
 	if (argument & NOTIFY_DESCRIPTOR)
 		return notify_read_open(c, (int)c->args[argument & ~NOTIFY_DESCRIPTOR], out, room);
 	if (c->nr == SYS_utimensat && !c->args[1]) /* futimens */
 		return notify_read_open(c, (int)c->args[0], out, room);
-	ssize_t got = notify_read_some(c->tid, c->args[argument], raw, sizeof raw);
+	const char *raw = notify_read_name(c, c->args[argument], &length);
 
-	if (got <= 0 || !notify_valid(c))
-		return 0;
-	size_t length = strnlen(raw, (size_t)got);
-	if (length == sizeof raw)
+	if (!raw || length == sizeof c->l->copies->text)
 		return 0; /* ENAMETOOLONG for every call */
 	if (!length && notify_is_open_file(c, argument))
 		return notify_read_open(c, (int)c->args[argument - 1], out, room);
