@@ -25,7 +25,7 @@ _TRY_PROGRAMS = ("/ctypes/util.py", "/matplotlib/font_manager.py")
 _TARFILE = _STDLIB + "tarfile.py"
 #: It imports the packages above a module before it looks for that, and goes on without them.
 _RUNPY = "<frozen runpy>"
-#: Import what their caller names.
+#: Import what their caller names, or call with it what imports: a thread's target.
 _CARRIERS = frozenset(
     (
         _RUNPY,
@@ -37,6 +37,8 @@ _CARRIERS = frozenset(
         _STDLIB + "importlib/resources/_common.py",
         _STDLIB + "importlib/resources/_legacy.py",
         _STDLIB + "importlib/resources/_functional.py",
+        _STDLIB + "threading.py",
+        _STDLIB + "concurrent/futures/thread.py",
     )
 )
 #: Between them and their caller.
