@@ -348,6 +348,7 @@ class Guest:
         except SystemExit as error:
             self._running = False
             code = exit_code(error)
+            self._stdin.reopen()
             if error.code is not None and not isinstance(error.code, int):
                 print(error.code, file=sys.stderr)  # noqa: T201 - what the interpreter itself does, on the guest's stderr
             answer = wire.Done(id=request.id, exit_code=code)

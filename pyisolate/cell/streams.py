@@ -72,6 +72,11 @@ class GivenStdin:
             os.close(end)
             self._replace(empty)
 
+    def reopen(self) -> None:
+        """Undo what `exit` and `quit` do besides: they close `sys.stdin`, and a later request may ask for input."""
+        if getattr(sys.__stdin__, "closed", False):
+            sys.stdin = sys.__stdin__ = _input()  # type: ignore[misc] # typed as final
+
     def _replace(self, descriptor: int) -> None:
         if descriptor != 0:  # the guest may have closed its own
             os.dup2(descriptor, 0)

@@ -193,6 +193,9 @@ def test_a_program_that_is_refused_and_out_of_sight_is_absent(supervisor: Superv
 def test_input_and_pdb_are_as_in_the_interpreter(supervisor: SupervisorOf) -> None:
     with supervisor.spawn("pdb", pyisolate.Policy.preset("compute")) as sandbox:
         assert sandbox.exec("repr(input())", stdin="a\r\n").value == "'a\\r'"
+        assert sandbox.exec("exit(3)").exit_code == 3  # closes sys.stdin
+        with pytest.raises(pyisolate.GuestError, match="EOFError"):
+            sandbox.exec("input()")
         source = "value = 3\nbreakpoint()\nprint(value)\n"
         written = sandbox.run_script(source, filename="main.py", stdin="c\n").stdout
         assert "-> print(value)\n" in written
