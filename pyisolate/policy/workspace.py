@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..decision import DenialCode, Mode
 from ..errors import PolicySyntaxError
 from . import units
-from .compiled import CompiledPolicy, FsRight
+from .compiled import CompiledPolicy, FsRight, FsRule
 from .fs_table import FsTable
 
 if TYPE_CHECKING:
@@ -88,8 +88,13 @@ def links(policy: CompiledPolicy) -> tuple[str, ...]:
     """
     if policy.workspace_bytes is None or policy.mode_of("fs") is not Mode.ENFORCE:
         return ()
-    spoken = [rule.path for rule in policy.fs if rule.origin != "workspace"]
+    spoken = [rule.path for rule in policy.fs if rule.origin != "workspace" and not _of_any_code(rule)]
     return tuple(link for link in LINKS if not any(same_line(path, link) for path in spoken))
+
+
+def _of_any_code(rule: FsRule) -> bool:
+    """Tell whether a rule is what grants native code of any kind, which speaks of no place."""
+    return rule.path == "/" and not (rule.allow | rule.deny) & ~FsRight.MAP_EXEC
 
 
 def as_reached(path: str, leading: tuple[str, ...]) -> str:

@@ -49,6 +49,22 @@ def test_programs_find_it_where_they_look(supervisor: pyisolate.Supervisor) -> N
         assert sandbox.get_denial_events() == []
 
 
+@pytest.mark.once
+def test_names_lead_there_where_code_of_any_kind_is_granted_and_none_of_it_can_be_mapped(
+    supervisor: pyisolate.Supervisor,
+) -> None:
+    """Whatever may be mapped from anywhere, that rule speaks of no place, and memory that is written runs no code."""
+    with supervisor.spawn("any code", BASE.allow_native("*").allow_import("*")) as sandbox:
+        sandbox.exec(
+            "import _ctypes, ctypes, shutil\nlibrary = shutil.copy(_ctypes.__file__, '/tmp/planted.so')\n"
+            "known = ctypes.CDLL(_ctypes.__file__)"  # the control
+        )
+        assert sandbox.eval("__import__('os').listdir('.')") == ["planted.so"]
+        assert sandbox.get_denial_events() == []
+        with pytest.raises(pyisolate.GuestError, match="map"):
+            sandbox.exec("ctypes.CDLL('/tmp/planted.so')")
+
+
 def test_what_needs_shared_memory_works_where_processes_are_granted(supervisor: pyisolate.Supervisor) -> None:
     source = (
         "import multiprocessing, os, _posixshmem\n"
