@@ -306,7 +306,7 @@ class Supervisor:
             span.set(lambda: tracing.sandbox_attributes(context))
             check_workspace(name, workspace, files, prepared, enforcement, copy_on_write)
             given = None
-            if isinstance(workspace, os.PathLike):
+            if workspace is not None and isinstance(workspace, os.PathLike):
                 given = GivenDirectory.find(workspace)
                 given.check(prepared.compiled, self._runtime.plan.traits, enforcement)
             if who is None and require_actor:
