@@ -255,13 +255,18 @@ class Connection:
         return self.tenant.meter
 
     async def next_event(self) -> object:
-        """Return what the guest sends next, as h11 reads it. Raises Refusal for what it cannot."""
+        """Return what the guest sends next, as h11 reads it. Raises Refusal for what it cannot, OSError at an end."""
+        in_body, ended = self.http.their_state is h11.SEND_BODY, False
         try:
             while (event := self.http.next_event()) is h11.NEED_DATA:
                 if self.http.they_are_waiting_for_100_continue:
                     self.writer.write(self.http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
-                self.http.receive_data(await self._read())
+                data = await self._read()
+                ended = not data
+                self.http.receive_data(data)
         except h11.RemoteProtocolError as error:  # caught here: the host's are other errors
+            if in_body and ended:
+                raise ConnectionAbortedError("the guest has gone") from None
             self._recognise()
             raise malformed(in_words(error)) from None
         return event
