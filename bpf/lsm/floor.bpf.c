@@ -58,7 +58,12 @@ int BPF_PROG(capable, const struct cred *cred, struct user_namespace *ns, int ca
 		return 0;
 	if (options & CAP_OPT_NOAUDIT)
 		return -EPERM;
-	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	/* An overlay reads its layers with the credentials of who mounted it, after the call was judged above. What it
+	 * cannot read there (what is opaque, what was renamed) it remembers for everybody. */
+	struct task_struct *task = bpf_get_current_task_btf();
+	if (cred == task->cred && task->cred != task->real_cred)
+		return 0;
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
 	u32 number = PYI_SYSCALL_NR(regs);
 	const struct pyi_syscall *call = bpf_map_lookup_elem(&syscalls, &number);
 	return pyi_floor(PYI_H_CAPABLE, call && call->floor ? call->floor : PYI_KERNEL_CAPABILITY, capability);
