@@ -11,7 +11,7 @@
  */
 #include "../hook.bpf.h"
 
-#define PYI_ALIASES 16 /* mounts of one file system that are looked at; more are refused */
+#define PYI_ALL_MOUNTS 65536 /* of one file system, those of other tasks among them; no guest makes any */
 
 static __noinline int pyi_named(u32 hook, u64 dentry, u64 mnt, u32 want)
 {
@@ -164,6 +164,7 @@ struct pyi_alias {
 	struct pyi_scratch *scratch;
 	struct pyi_task *own;
 	u64 dentry, sb, mount;
+	u64 tree; /* the mount namespace of the task's root: mounts of others lead nowhere below it */
 	u32 names;
 	int answer;
 };
@@ -173,16 +174,18 @@ static long pyi_alias_step(u32 i, struct pyi_alias *alias)
 	struct mount *mount = (void *)alias->mount;
 	if (!mount)
 		return 1;
-	int named = pyi_walk_path(alias->scratch, alias->dentry,
-				  alias->mount + bpf_core_field_offset(struct mount, mnt));
-	if (named == PYI_TOO_LONG)
-		alias->answer = -EPERM;
-	if (named == PYI_NAMED) {
-		alias->names++;
-		alias->answer = pyi_check_path(alias->scratch, alias->own, PYI_METADATA);
+	if ((u64)BPF_CORE_READ(mount, mnt_ns) == alias->tree) {
+		int named = pyi_walk_path(alias->scratch, alias->dentry,
+					  alias->mount + bpf_core_field_offset(struct mount, mnt));
+		if (named == PYI_TOO_LONG)
+			alias->answer = -EPERM;
+		if (named == PYI_NAMED) {
+			alias->names = 1;
+			alias->answer = pyi_check_path(alias->scratch, alias->own, PYI_METADATA);
+		}
+		if (alias->answer)
+			return 1;
 	}
-	if (alias->answer)
-		return 1;
 	alias->mount = (u64)pyi_next_mount((void *)alias->sb, mount);
 	return 0;
 }
@@ -196,20 +199,22 @@ static __noinline int pyi_every_name(u32 hook, struct dentry *dentry)
 	if (!scratch)
 		return -EPERM;
 	struct super_block *sb = BPF_CORE_READ(dentry, d_sb);
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct mount *root = pyi_mount_of(BPF_CORE_READ(task, fs, root.mnt));
 	struct pyi_alias alias = {
 		.scratch = scratch,
 		.own = own,
 		.dentry = (u64)dentry,
 		.sb = (u64)sb,
 		.mount = (u64)pyi_first_mount(sb),
+		.tree = (u64)BPF_CORE_READ(root, mnt_ns),
 	};
 	if (pyi_is_pseudo(dentry))
 		return 0;
 	/* An overlay passes the change on to its layer with its own credentials, after it was judged above. */
-	struct task_struct *task = bpf_get_current_task_btf();
 	if (task->cred != task->real_cred)
 		return 0;
-	bpf_loop(PYI_ALIASES, pyi_alias_step, &alias, 0);
+	bpf_loop(PYI_ALL_MOUNTS, pyi_alias_step, &alias, 0);
 	if (alias.answer == -EPERM)
 		return -EPERM;
 	if (alias.answer)

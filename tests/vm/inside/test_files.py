@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -243,6 +244,27 @@ def test_an_overlay_is_judged_by_the_path_that_users_see(guest: Make) -> None:
         one.allowed(f"os.rename('{name}/granted/f', '{name}/granted/g')")
         one.allowed(f"os.utime('{name}/granted/g')")
         assert one.refused(f"open('{name}/f')").target == f"{name}/f"
+
+
+_MANY_MOUNTS = """
+import ctypes, sys
+call, path = ctypes.CDLL(None).mount, sys.argv[1].encode()
+for _ in range(40):
+    assert call(path, path, None, 4096, None) == 0
+print("mounted", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_mounts_of_others_are_no_names_of_a_file(guest: Make, files: Path) -> None:
+    command = ["unshare", "-m", sys.executable, "-I", "-S", "-c", _MANY_MOUNTS, str(files)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mounted\n"
+        one = guest(policy({files / "granted": "rm"}))
+        one.allowed(f"os.utime('{files}/granted/f', (1, 1))")
+        one.refused(f"os.utime('{files}/secret/f', (1, 1))")
+        other.communicate()
 
 
 def test_descriptors_received_are_judged(lsm, recorder, files: Path) -> None:
