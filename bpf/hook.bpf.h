@@ -83,6 +83,8 @@ static __noinline struct pyi_scratch *pyi_begin(struct pyi_task *own, u32 hook)
 
 static __always_inline u32 pyi_capability_of_rights(u32 rights)
 {
+	if (rights == PYI_LOOK)
+		return PYI_FS_LOOKUP;
 	if (rights & PYI_EXEC)
 		return PYI_PROCESS_EXEC;
 	if (rights & PYI_MAP_EXEC)
@@ -113,7 +115,7 @@ static __noinline int pyi_refuse(struct pyi_scratch *scratch, struct pyi_task *o
 		watch = true;
 	record->code = code;
 	record->verdict = watch ? PYI_WOULD_DENY : PYI_DENY;
-	record->error = watch ? 0 : (code == PYI_ALWAYS_DENIED ? EPERM : EACCES);
+	record->error = watch ? 0 : code == PYI_ALWAYS_DENIED ? EPERM : record->capability == PYI_FS_LOOKUP ? ENOENT : EACCES;
 	record->syscall = PYI_SYSCALL_NR(regs);
 	pyi_slot_record(own, record, regs, scratch->walk);
 	u32 text = record->text_bytes;

@@ -236,6 +236,7 @@ struct pyi_sockaddr_in6 {
 };
 
 #define EPERM 1
+#define ENOENT 2
 #define EACCES 13
 
 /* include/linux/fs.h */

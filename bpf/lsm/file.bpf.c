@@ -98,6 +98,31 @@ static __always_inline bool pyi_is_fstat(void)
 	return PYI_SYSCALL_NR(regs) == PYI_NR_FSTAT;
 }
 
+/* Hooks look by names that begin so (pyisolate/hooks/paths.py): what they do not find is no refusal of the guest's. */
+static __always_inline bool pyi_is_of_hooks(void)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	char first[4] = {}, second[4] = {};
+	bpf_probe_read_user(first, 3, (void *)PYI_ARG1(regs));
+	bpf_probe_read_user(second, 3, (void *)PYI_ARG2(regs));
+	return (first[0] == '/' && first[1] == '.' && first[2] == '/') ||
+	       (second[0] == '/' && second[1] == '.' && second[2] == '/');
+}
+
+/* Does the policy show the path? Nothing is recorded. */
+static __always_inline bool pyi_finds(struct pyi_scratch *scratch, const struct path *path)
+{
+	struct pyi_opinion opinion = {};
+	const struct pyi_policy *policy = pyi_policy_at(scratch->record.policy);
+	int named = pyi_name_path(scratch, path);
+	if (named == PYI_LAYER || (policy && (policy->monitored & PYI_GROUP_FS)))
+		return true;
+	if (named != PYI_NAMED)
+		return false;
+	pyi_decide_path(scratch->record.policy, &scratch->key, pyi_close_key(scratch), PYI_LOOK, &opinion);
+	return !opinion.code;
+}
+
 SEC("lsm/inode_getattr")
 int BPF_PROG(inode_getattr, const struct path *path)
 {
@@ -115,7 +140,10 @@ int BPF_PROG(inode_getattr, const struct path *path)
 			return 0;
 		scratch->record.shadow = 0;
 	}
-	return pyi_check_named(own, scratch, path, PYI_LOOK);
+	/* what is not granted is not found, as where it is in no root view */
+	if (pyi_is_of_hooks())
+		return pyi_finds(scratch, path) ? 0 : -ENOENT;
+	return pyi_check_named(own, scratch, path, PYI_LOOK) ? -ENOENT : 0;
 }
 
 SEC("lsm/path_notify")

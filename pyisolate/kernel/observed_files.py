@@ -237,6 +237,25 @@ def _looked_at(record: KernelRecord, names: SeenNames) -> str | None:
     return names.followed(record.target)
 
 
+def is_of_imports(record: KernelRecord, searched: Collection[str], listed: Collection[str]) -> bool:
+    """Tell whether programs (BPF-LSM) refused what any import of an absent module tries: see `WatchedFiles.judge`."""
+    if record.verdict is Verdict.ALLOW or record.broker_consulted:
+        return False
+    if record.capability is Capability.FS_LOOKUP:
+        return _is_beside(record.target, record.target, searched, listed)
+    return record.capability is Capability.FS_READ and (record.target in searched or record.target in listed)
+
+
+def _is_beside(path: str, asked: str, searched: Collection[str], listed: Collection[str]) -> bool:
+    """Tell whether imports, the standard library or an interpreter's start look for a path by themselves."""
+    below = (f"{path}/", f"{asked}/")
+    if path in _EXPECTED or path in listed or any(one.startswith(f"{folder}/") for folder in searched for one in below):
+        return True
+    if os.path.basename(path) in _SITES or _SETTINGS.fullmatch(path) is not None:
+        return True
+    return any(folder.startswith(below[0]) for folder in (*searched, *listed))  # on the way there (realpath(3))
+
+
 def _not_found(
     record: KernelRecord,
     path: str,
@@ -250,13 +269,7 @@ def _not_found(
     Not where this process cannot know; not of what imports search or the standard library does without; not of a task
     in /proc, which is another's here. Where files are monitored, the guest found it.
     """
-    below = (f"{path}/", f"{record.target}/")
-    beside = path in _EXPECTED or path in listed
-    beside = beside or any(one.startswith(f"{folder}/") for folder in searched for one in below)
-    beside = beside or os.path.basename(path) in _SITES or _SETTINGS.fullmatch(path) is not None
-    # on the way there (realpath(3))
-    beside = beside or any(folder.startswith(below[0]) for folder in (*searched, *listed))
-    if is_task(path) or beside or not names.is_seen(path):
+    if is_task(path) or _is_beside(path, record.target, searched, listed) or not names.is_seen(path):
         return record
     decision = broker.decide(Capability.FS_LOOKUP, path)
     if decision.code is None:

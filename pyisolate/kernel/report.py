@@ -113,9 +113,17 @@ _LOOKED = (
 )
 #: No hook of BPF-LSM carries the path of the others.
 _LOOKED_BY_ATTRIBUTES = (
-    "stat: every refusal is a record of the programs, as fs.metadata. Not recorded: access, readlink, chdir and O_PATH"
+    "stat: every refusal is a record of the programs. Not recorded: access, readlink, chdir and O_PATH; names that "
+    "imports search and that begin with /./ (the hooks' own), certificates, terminfo, /etc/mime.types, "
+    "/etc/python3.N, /var/tmp and /usr/tmp"
 )
-_SHOWN = "access, readlink, chdir and O_PATH tell whether a path exists, where no root view hides it"
+#: Security modules are asked last (Linux, fs/namei.c, inode_permission; kernel/ptrace.c, __ptrace_may_access).
+_BY_PROGRAMS = (
+    "every refusal by the programs is a record. Not recorded: what the kernel refuses native code before it asks them, "
+    "by a file's own mode or owner or for a task of another user's in /proc; the listing of directories that imports "
+    "search"
+)
+_SHOWN = "access, readlink, chdir, O_PATH and the errno of open tell whether a path exists"
 _UNSEEN = "looking at what is not granted finds nothing, and is not recorded"
 #: The audit event of `os.open` does not carry it, and no wrapper is put around a function of the host's.
 _BELOW_DESCRIPTORS = "as are those of a relative name that Python code gives to os.open with a dir_fd"
@@ -149,7 +157,7 @@ class _Statuses:
         looks = self._has(deciders[-1])
         lines.append(self._line(Capability.FS_METADATA, deciders[-1:], looks, telemetry=watched))
         lookups = self._line(Capability.FS_LOOKUP, deciders[-1:], looks, telemetry=self._looked())
-        if looks and "bpf-lsm" in deciders and not self._has("root view"):
+        if looks and "bpf-lsm" in deciders:
             lookups = msgspec.structs.replace(lookups, coverage=Coverage.PARTIAL, missing=_SHOWN)
         lines.append(lookups)
         listens = "seccomp" in self._running and self._has("seccomp")
@@ -190,7 +198,7 @@ class _Statuses:
     def _files(self) -> tuple[tuple[EnforcerName, ...], str]:
         """Return who decides files, the strongest first, and how its refusals become known."""
         if "bpf-lsm" in self._running:
-            return ("bpf-lsm",), "exact: every refusal is a record of the programs"
+            return ("bpf-lsm",), _BY_PROGRAMS
         if "seccomp" in self._running and self._isolation == "process":
             telemetry = "the listener records every refused call" if self._seen else _QUIET
         elif "landlock-denials" in self._running:

@@ -18,7 +18,7 @@ from ..cell.channel import Channel
 from ..decision import Decision, Verdict
 from ..egress.process import EgressProxy, Entrance, ProxyTraits
 from ..errors import LimitExceeded, SandboxClosed, SandboxDied, SandboxError
-from ..kernel.observed_files import WatchedFiles, let_through
+from ..kernel.observed_files import WatchedFiles, is_of_imports, let_through
 from ..kernel.plan import KernelPlan
 from ..kernel.prepared import CellTraits, Prepared
 from ..limits.watchdog import Watchdog
@@ -400,6 +400,8 @@ class Runtime:
             if named is None:
                 return
             record = named
+        if record.enforcer == "bpf-lsm" and is_of_imports(record, *self.tables.searched_by(session.compiled)):
+            return
         records = [record]
         if self.plan.listener_watches_files and isinstance(session, CellSession):
             searched, listed = self.tables.searched_by(session.compiled)

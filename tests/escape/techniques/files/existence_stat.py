@@ -3,7 +3,7 @@
 import ctypes
 import os
 
-from tests.escape.technique import NO_ROOT_VIEW_BPF, Bare, Technique, escapes
+from tests.escape.technique import Bare, Technique, escapes
 
 
 def attack(world):
@@ -18,8 +18,7 @@ def attack(world):
 TECHNIQUE = Technique(
     source="Landlock does not handle stat; CWE-204",
     event=("fs.lookup",),
-    stops=("root view",),
-    gap_bpf=NO_ROOT_VIEW_BPF,
+    stops=("root view", "bpf-file"),
     control=Bare(),
     thread=escapes("Landlock does not handle stat, and there is no root view"),
 )
