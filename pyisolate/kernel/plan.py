@@ -300,8 +300,6 @@ class KernelPlan:
             return None
         if isolation == "thread":
             return "a sandbox thread has the host's own files"
-        if self.bpf.decides:
-            return "where BPF-LSM decides files, sandboxes have the host's tree"
         if not self.usable(self.builder.name):
             return f"the {self.builder.name} is not available"
         making = FsRight.CREATE | FsRight.DELETE

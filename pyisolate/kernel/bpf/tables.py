@@ -16,6 +16,7 @@ import msgspec
 
 from ...decision import Mode
 from ...errors import EnforcementError
+from ...policy import workspace
 from ...policy.compiled import CompiledPolicy, FsRight, FsRule, NetAction, NetRule
 
 KEY_BYTES = 256
@@ -116,6 +117,8 @@ def path_nodes(policy: CompiledPolicy) -> dict[str, Node]:
     for path in sorted(rules, key=len):
         _check_length(rules[path])
         nodes[path] = _node(rules[path], _nearest(nodes, path))
+        if path == workspace.HOME and policy.own_sockets:  # by which its own processes reach one another
+            nodes[path].allow |= KernelRight.UNIX_CONNECT | KernelRight.UNIX_BIND
     for rule in policy.net:
         if rule.unix_path is not None and rule.allow:
             right = KernelRight.UNIX_CONNECT if rule.action == NetAction.CONNECT else KernelRight.UNIX_BIND

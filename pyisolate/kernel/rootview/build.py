@@ -131,13 +131,24 @@ class RootBuild:
         return base
 
     def _mirror(self, attributes: int) -> None:
-        """Show what the host's root holds in one of our own, which has room for the workspace's place."""
-        for entry in os.scandir("/"):
-            if entry.path == workspace.ROOT:
+        """Show what the host's root holds in one of our own, which has room for the workspace's place.
+
+        Where a name leads to the workspace, the directory that holds it is one of our own, too: that takes /dev/shm.
+        """
+        leads = set(workspace.links(self.policy))
+        own = {os.path.dirname(link) for link in leads}
+        self._mirror_directory("/", attributes, leads | {workspace.ROOT}, own)
+
+    def _mirror_directory(self, directory: str, attributes: int, left_out: set[str], own: set[str]) -> None:
+        for entry in os.scandir(directory):
+            if entry.path in left_out:
                 continue
             with contextlib.suppress(FileNotFoundError):  # it was taken away by now
                 if entry.is_symlink():
-                    os.symlink(os.readlink(entry.path), entry.name)
+                    os.symlink(os.readlink(entry.path), entry.path[1:])
+                elif entry.path in own:
+                    self._directory(entry.path)
+                    self._mirror_directory(entry.path, attributes, left_out, own)
                 else:
                     self._bind(entry.path, entry.is_dir(), attributes)
 

@@ -12,6 +12,7 @@ import os
 import sys
 
 from ...native import mount
+from ...policy import workspace
 from ...policy.compiled import CompiledPolicy
 from ..interpreter_access import first_closed
 from .build import TMPFS, Cover, RootBuild
@@ -37,7 +38,8 @@ class PassageBuild(RootBuild):
         self._covers["/"] = Cover(0)
         if self._parent is not None:
             self._mirror(0)
-            self._covers = {"/": Cover(0)}  # what is mirrored is the host's tree, and covers nothing of it
+            # what is mirrored is the host's tree, and covers nothing of it; what leads to the workspace is left out
+            self._covers = {"/": Cover(0)} | dict.fromkeys(workspace.links(self.policy), Cover(None))
         for path in self._needed():
             self._show(path)
         return self._finished(base)

@@ -141,10 +141,13 @@ class RootViewBuilder(Enforcer):
         return descriptors[0], reply.spent_s
 
     def add_to(self, draft: Draft) -> None:
-        """Build the policy's view, unless programs decide files; in monitor mode, the host's tree and what it lacks."""
-        if draft.isolation != "process" or draft.programs_decide:
+        """Build the policy's view; in monitor mode, and where programs decide files, the host's tree and what it lacks.
+
+        Programs decide by name: a reload may grant more of the host's tree, and a workspace is all that it lacks.
+        """
+        if draft.isolation != "process":
             return
-        if draft.compiled.mode_of("fs") is not Mode.ENFORCE:
+        if draft.programs_decide or draft.compiled.mode_of("fs") is not Mode.ENFORCE:
             if not draft.usable(self.name):
                 return
             closed = draft.hidden_interpreter
