@@ -49,8 +49,8 @@ except ImportError as error:
     _told = error if hasattr(error, "denial_event") else error.__cause__
     _refused = hasattr(_told, "denial_event") or isinstance(error, PermissionError)
     _outcome = "refused" if _refused else "failed: " + repr(error)
-except OSError as error:
-    _outcome = "refused"
+except OSError as error:  # of its own: it is no link (EINVAL), no directory (ENOTDIR)
+    _outcome = f"failed: errno {error.errno}" if error.errno in (20, 22) else "refused"
 except Exception as error:
     _outcome = "refused" if "denied" in repr(error) or "unable to open" in repr(error) else "failed: " + repr(error)
 _outcome

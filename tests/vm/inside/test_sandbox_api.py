@@ -12,6 +12,8 @@ import pyisolate
 from tests import inside
 from tests.foreign_functions import with_ctypes
 from tests.thread_limits import WITHOUT_UNHELD
+from tests.truth.measure import cases, measure
+from tests.truth.world import make_world
 
 RAW = """
 import ctypes, os
@@ -144,3 +146,46 @@ def test_refusals_beyond_the_budget_are_told_as_a_count(
         counted = [event for event in told if event.kernel_evaluation == "counted"]
         assert counted
         assert {(event.kernel_enforcer, event.capability) for event in counted} == {("bpf-lsm", "fs.read")}
+
+
+#: One of each kind of the matrix that has been wrong here; `python -m tests.truth --vm 6.12` does all of it.
+SAMPLE = (
+    "read a hidden file",
+    "look at a hidden folder, stat",
+    "chmod hidden",
+    "hard link",
+    "import a module",
+    "connect elsewhere",
+    "ptrace",
+)
+
+
+def test_a_sample_of_the_truth_matrix_is_right(
+    supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/mnt")
+    with make_world() as world:
+        rates = measure(supervisor, world, [case for case in cases(world) if case[0].name in SAMPLE])
+    assert len(rates.refused) >= 2 * len(SAMPLE)
+    assert [(one.operation, one.way, one.problems) for one in rates.refused if not one.right] == []
+
+
+def test_a_workspace_is_the_sandboxs_own(supervisor: pyisolate.Supervisor, files: Path) -> None:
+    policy = pyisolate.Policy.preset("compute").with_workspace("1MiB")
+    with supervisor.spawn("one", policy, files={"in.csv": "1,2"}) as one, supervisor.spawn("two", policy) as two:
+        assert one.enforcement.missing == ()
+        assert not any(note.startswith("no workspace") for note in one.enforcement.notes)
+        one.exec("import os\nfor name in ('a', '/tmp/b', '/dev/shm/c'): open(name, 'w').write(name)")
+        one.exec("os.rename('a', 'd'); os.utime('d', (1, 1)); os.chmod('d', 0o600)")
+        assert one.eval("sorted(os.listdir('/tmp'))") == ["b", "c", "d", "in.csv"]
+        assert two.eval("__import__('os').listdir('/tmp')") == []
+        assert one.files.read_text("d") == "a"
+        assert one.get_denial_events() == two.get_denial_events() == []
+        with pytest.raises(pyisolate.WorkspaceExceeded):
+            one.exec("open('big', 'wb').write(bytes(2 << 20))")
+        with pytest.raises(pyisolate.PolicyError) as caught:
+            one.exec(f"open({str(files / 'secret')!r})")
+        assert caught.value.denial_event is not None
+        assert caught.value.denial_event.target == str(files / "secret")
+        one.reload_policy(policy.allow_read(str(files / "secret")))
+        assert one.eval(f"open({str(files / 'secret')!r}).read()") == "secret"
