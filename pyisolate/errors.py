@@ -64,7 +64,8 @@ class SandboxError(Written, Exception):
     place of the first three. `summary` is the text without the hint.
     `stdout`, `stderr`: what a failed request had written; `stdout_bytes`, `stderr_bytes`: as it came; `outputs`:
     what it had displayed. `denials`: the events of the request (of an executor's task) that failed, also of refusals
-    that the guest caught: what it raises later may follow from one of them.
+    that the guest caught: what it raises later may follow from one of them. `traceback`: the guest's, with lines of its
+    source, where it raised; a note of the error, which the host's logs print, has the frames alone.
     """
 
     #: errno(3) of the system call that failed. Defined here so that it is pickled, also where OSError has its own.
@@ -73,6 +74,7 @@ class SandboxError(Written, Exception):
     stderr: str = ""
     outputs: tuple[RichOutput, ...] = ()
     denials: tuple[DenialEvent, ...] = ()
+    traceback: str = ""
     #: of a stream whose text is not all of it
     raw: Mapping[str, bytes] = MappingProxyType({})
 

@@ -167,8 +167,8 @@ def _say_error(ran: Ran) -> None:
         return
     from .terminal import complain
 
-    for note in getattr(error, "__notes__", ()):
-        click.echo(str(note).rstrip(), err=True)
+    if trace := getattr(error, "traceback", ""):
+        click.echo(trace.rstrip(), err=True)
     assert error is not None
     if isinstance(error, TimeoutError) and error.limit == "timeout":  # what lives on in a service ends here
         error.hint = "pass a larger --timeout, or make the guest do less"

@@ -14,7 +14,6 @@ from ..cell.channel import Backlog, Channel
 from ..errors import LimitExceeded, MessagesExceeded, SandboxDied, SandboxError
 from ..limits.monitor import SandboxLimits
 from ..telemetry.guest_records import InvalidRecord
-from ..telemetry.sanitize import hide_in_lines
 from .files import SandboxFiles
 from .hints import error_of_death
 from .process_end import waits_for_the_end
@@ -22,7 +21,7 @@ from .programs import RunsPrograms
 from .request import Work, check_seconds, check_text, encode
 from .result import OutputCallback, Result
 from .running import ProgramSession
-from .session import INTERRUPT_GRACE_S
+from .session import INTERRUPT_GRACE_S, keep_traceback
 from .stdin import Feeding, StdinSource, check_stdin
 from .workspace import Workspace
 
@@ -220,7 +219,7 @@ class CellSession(ProgramSession):
         error = self.time_limit(timeout, timeout, "it was interrupted", hint)
         self.give_output(error)
         if isinstance(answer, wire.Failed):
-            error.add_note(hide_in_lines(answer.traceback))
+            keep_traceback(error, answer)
         return error
 
     def _abandon_request(self, error: BaseException, began: float) -> None:

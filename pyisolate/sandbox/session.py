@@ -31,7 +31,7 @@ from ..errors import (
     TimeoutError,
 )
 from ..telemetry.policy_error import policy_error
-from ..telemetry.sanitize import hide_in_lines
+from ..telemetry.sanitize import hide_in_lines, without_source
 from .ask import Questions
 from .denials import Denials
 from .hints import hint_of_failure, hint_of_refusal
@@ -290,7 +290,7 @@ class Session(abc.ABC):
             error = GuestError(answer.type_name, answer.message, answer.traceback, shown=answer.shown, hint=hint)
         self.give_output(error)
         if not isinstance(error, GuestError):
-            error.add_note(hide_in_lines(answer.traceback))
+            keep_traceback(error, answer)
         return error
 
     def give_output(self, error: SandboxError) -> None:
@@ -490,3 +490,9 @@ class Session(abc.ABC):
         )
         self.state = "closed"
         self.finished.set()
+
+
+def keep_traceback(error: SandboxError, answer: wire.Failed) -> None:
+    """Put the guest's traceback on an error, and its frames where logs print them."""
+    error.traceback = hide_in_lines(answer.traceback)
+    error.add_note(without_source(error.traceback))

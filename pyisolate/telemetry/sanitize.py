@@ -15,6 +15,8 @@ TEXT_LIMIT = 4096
 #: What stands before the @ of a URL (RFC 3986, 3.2.1), also where a path's normalisation made one slash of two; a host
 #: that holds a colon is shown in brackets, so `user:password@host` is, too.
 _USER_INFORMATION = re.compile(r"((?<![a-z0-9+.-])[a-z][a-z0-9+.-]*:/{1,2}|^\[)[^/]*@", re.IGNORECASE)
+#: A frame of a traceback, in an exception group, too.
+_FRAME = re.compile(r"[ |+-]*File \"[^\"]*\", line [0-9]+(?:, in [^\s]*)?\Z")
 _ESCAPE = re.compile(r"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|\+[0-9]+$)")
 
 
@@ -46,6 +48,12 @@ def hide_user_information(text: str) -> str:
 def hide_in_lines(text: str) -> str:
     """Return `text` of several lines with the user information of URLs hidden in each."""
     return "\n".join(map(hide_user_information, text.split("\n"))) if "@" in text else text
+
+
+def without_source(traceback: str) -> str:
+    """Return a traceback's frames and what was raised, without the lines of source between them."""
+    lines = traceback.split("\n")
+    return "\n".join(line for line in lines if line[:1] not in (" ", "\t") or _FRAME.match(line))
 
 
 def unescape(text: str) -> str:
