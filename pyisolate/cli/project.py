@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import stat
 import sys
@@ -31,6 +32,8 @@ except SystemExit as end:
 """
 #: Modules beside a script that are looked at; a directory of more is no project.
 _MOST_MODULES = 1000
+#: Folders of one beside it that are looked into: packages without `__init__.py` may lie in one another.
+_MOST_FOLDERS = 50
 #: Bytes of an archive's __main__.py: it is unpacked here, and what it claims to be is its author's word.
 _MOST_SOURCE = 16 << 20
 
@@ -171,7 +174,18 @@ def _modules(directory: str) -> list[str]:
 
 def _is_package(path: str) -> bool:
     """Tell whether a directory is a package: with an `__init__.py`, or modules in it or one level below (PEP 420)."""
-    return any(next(Path(path).glob(pattern), None) is not None for pattern in ("*.py", "*/*.py"))
+    inside = _entries(path)
+    below = (os.path.join(path, name) for name in inside[:_MOST_FOLDERS] if name.isidentifier())
+    return any(name.endswith(".py") for names in (inside, *map(_entries, below)) for name in names)
+
+
+def _entries(directory: str) -> list[str]:
+    """Return some names in a directory, none where it cannot be read or has just gone, as one of /proc."""
+    try:
+        with os.scandir(directory) as found:
+            return [entry.name for entry in itertools.islice(found, _MOST_MODULES)]
+    except OSError:
+        return []
 
 
 def _modules_of_archive(path: str) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -101,3 +103,9 @@ def test_a_thread_cannot_be_stopped(supervisor: pyisolate.Supervisor) -> None:
     held = {"memory": None, "processes": None, "open_files": None, "file_size": None}
     with pytest.raises(pyisolate.EnforcementError, match=r"limits\.between_requests: freeze"):
         supervisor.spawn("thread", isolation="thread", limits={**held, "between_requests": "freeze"})
+
+
+def test_a_guest_runs_on_while_programs_do(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("still", FREEZE.allow_exec(shutil.which("cat") or "")) as sandbox:
+        assert sandbox.popen(["cat"], stdin=subprocess.PIPE).communicate(b"x") == (b"x", b"")
+        assert sandbox.eval("1") == 1

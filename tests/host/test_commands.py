@@ -270,13 +270,6 @@ def test_a_program_whose_time_is_up_is_killed_alone(supervisor: pyisolate.Superv
         assert sandbox.popen(["sleep", "0"]).wait() == 0
 
 
-def test_a_guest_that_stands_still_between_requests_runs_while_programs_do(supervisor: pyisolate.Supervisor) -> None:
-    policy = pyisolate.Policy.preset("compute").allow_exec(shutil.which("cat") or "")
-    with supervisor.spawn("still", policy.with_limits(between_requests="freeze")) as sandbox:
-        assert sandbox.popen(["cat"], stdin=subprocess.PIPE).communicate(b"x") == (b"x", b"")
-        assert sandbox.eval("1") == 1
-
-
 def test_wait_says_why_the_sandbox_ended_before_the_program(supervisor: pyisolate.Supervisor) -> None:
     policy = pyisolate.Policy.preset("compute").allow_exec(shutil.which("bash") or "").with_limits(output="64KiB")
     with supervisor.spawn("loud", policy) as sandbox:
