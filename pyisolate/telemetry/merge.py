@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno as errno_names
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,6 +45,7 @@ SUPERVISOR_ENFORCERS = frozenset({"supervisor", "watchdog"})
 _RETRYABLE = frozenset({Capability.LIMIT_PROCESSES, Capability.LIMIT_OPEN_FILES})
 #: Kernel evaluations that the guest cannot have forged.
 _OWN_RECORD = frozenset({Evaluation.ENFORCED, Evaluation.COUNTED})
+_SHARED_LIBRARY = re.compile(r"\.so(?:\.[0-9]+)*\Z")
 _ORIGIN_LIMIT = 1024
 _NAME_LIMIT = 256
 _REASON_LIMIT = 1024
@@ -247,6 +249,8 @@ def _suggestion(
     for target in (wanted[1], *[target for _, target in wanted[2]]):
         if not is_plain(target) or hide_user_information(target) != target:
             return None  # a rule cannot carry it as text, and an event must be safe to print and hold no password
+    if broker is Verdict.NOT_CONSULTED and wanted[0] is Capability.FS_READ and _SHARED_LIBRARY.search(wanted[1]):
+        wanted = (Capability.IMPORT_NATIVE, wanted[1], ())  # the loader reads it, to map it as code
     try:
         found = suggest(*wanted)
         for rule in found.get("fs", ()) if found else ():

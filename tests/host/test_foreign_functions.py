@@ -59,6 +59,8 @@ def test_the_kernel_withholds_the_file(supervisor: pyisolate.Supervisor) -> None
         assert sandbox.exec(source).value != 0
         (event,) = (one for one in sandbox.get_denial_events() if "_ctypes" in one.target)
         assert event.kernel_decision == "deny"
-    with supervisor.spawn("granted", with_ctypes(Policy.preset("shell"))) as sandbox:
-        assert sandbox.exec(source).value == 0
-        assert not [one for one in sandbox.get_denial_events() if "_ctypes" in one.target]
+    assert event.suggestion == {"import": {"native": [event.target]}}  # to be read alone would not load it
+    for policy in (with_ctypes(Policy.preset("shell")), suggest.apply(Policy.preset("shell"), event.suggestion)):
+        with supervisor.spawn("granted", policy) as sandbox:
+            assert sandbox.exec(source).value == 0
+            assert not [one for one in sandbox.get_denial_events() if "_ctypes" in one.target]
