@@ -13,6 +13,7 @@ from ..capability import Capability
 from ..choices import Enforcement, EnforcerName, Isolation, Step
 from ..enforcement import Availability, CapabilityStatus, Coverage, EnforcementReport
 from ..limits.coverage import limit_coverage
+from .bpf.cgroup_eligibility import DECIDED
 
 if TYPE_CHECKING:
     from .prepared import Prepared
@@ -34,7 +35,6 @@ _NET = (
     Capability.NET_SEND,
     Capability.NET_SOCKET,
 )
-_NET_NATIVE = (Capability.NET_CONNECT, Capability.NET_SEND, Capability.NET_SOCKET)
 _PROCESS = (Capability.PROCESS_EXEC, Capability.PROCESS_FORK)
 _SCOPED = (Capability.PROCESS_SIGNAL, Capability.PROCESS_TRACE, Capability.IPC_UNIX)
 
@@ -164,8 +164,8 @@ class _Statuses:
         exact = "exact: every refusal is a record of the listener"
         if self._has("cgroup-bpf"):
             by_programs = "exact: every refusal is a record of the programs"
-            lines += [self._line(c, ("cgroup-bpf", "seccomp"), listens, telemetry=by_programs) for c in _NET_NATIVE]
-            lines += [self._line(c, ("seccomp",), listens, telemetry=exact) for c in _NET if c not in _NET_NATIVE]
+            lines += [self._line(c, ("cgroup-bpf", "seccomp"), listens, telemetry=by_programs) for c in DECIDED]
+            lines += [self._line(c, ("seccomp",), listens, telemetry=exact) for c in _NET if c not in DECIDED]
         else:
             lines += [self._line(c, ("seccomp", "namespaces", "landlock"), listens, telemetry=exact) for c in _NET]
         lines += [

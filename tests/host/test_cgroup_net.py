@@ -347,6 +347,7 @@ def test_the_broker_and_the_programs_tell_of_one_refusal(sandbox: pyisolate.Sand
         sandbox.call("asked", other.port)
     events = kernel_events(sandbox, Capability.NET_CONNECT)
     assert [(e.broker_decision, e.kernel_decision) for e in events] == [(Verdict.DENY, Verdict.DENY)]
+    assert [(e.kernel_enforcer, e.kernel_evaluation) for e in events] == [("cgroup-bpf", Evaluation.PROBED)]
 
 
 def test_counters_are_exact(native: pyisolate.Supervisor, sandbox: pyisolate.Sandbox, other: Peer) -> None:

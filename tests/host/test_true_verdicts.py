@@ -13,6 +13,7 @@ import pytest
 
 import pyisolate
 from pyisolate import DenialEvent, Policy, Sandbox
+from pyisolate.choices import Enforcement, Isolation
 from pyisolate.decision import DenialCode, Verdict
 from tests.require import require
 
@@ -56,7 +57,13 @@ def ground() -> Iterator[Path]:
     here.rmdir()
 
 
-def made(supervisor: pyisolate.Supervisor, mode: str, ground: Path | None = None, **rest: object) -> Sandbox:
+def made(
+    supervisor: pyisolate.Supervisor,
+    mode: str,
+    ground: Path | None = None,
+    isolation: Isolation = "process",
+    **rest: object,
+) -> Sandbox:
     files = [] if ground is None else [{"path": str(ground), "allow": ["read", "write", "create", "metadata"]}]
     policy = {
         "version": 1,
@@ -67,7 +74,8 @@ def made(supervisor: pyisolate.Supervisor, mode: str, ground: Path | None = None
         "import": {"allow": ["*"], "native": ["*"]},
         **{name.rstrip("_"): value for name, value in rest.items()},
     }
-    return supervisor.spawn("truth", Policy.from_dict(policy))
+    enforcement: Enforcement = "strict" if isolation == "process" else "best_effort"  # limits are of a process
+    return supervisor.spawn("truth", Policy.from_dict(policy), isolation=isolation, enforcement=enforcement)
 
 
 def run(sandbox: Sandbox, source: str, **values: object) -> tuple[object, list[DenialEvent]]:
@@ -442,3 +450,27 @@ def test_native_code_asks_for_a_program_that_is_not_there(supervisor: pyisolate.
             "/no/such/program",
             verdict,
         )
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+@pytest.mark.parametrize("net", [{"connect": "127.0.0.1:1"}, {"bind": "127.0.0.1:1"}], ids=["programs", "listener"])
+def test_a_probed_verdict_names_who_would_have_decided(
+    supervisor: pyisolate.Supervisor, net: dict[str, str], isolation: Isolation
+) -> None:
+    """Tables that decide nothing here are not asked, however alike they are."""
+    require("seccomp", supervisor.diagnostics().listener, "no listener decides these calls")
+    with made(supervisor, "enforce", net=[net], isolation=isolation) as sandbox:
+        bind = "with socket.socket() as bound:\n    refused = caught(bound.bind, ('127.0.0.1', 2))\n"
+        rest = "(refused, caught(socket.create_connection, ('127.0.0.1', 2)), caught(open, '/etc/shadow'))"
+        value, events = run(sandbox, bind + rest)
+        by = {line.capability.value: line.enforcers for line in sandbox.enforcement.capabilities}
+    assert value == (errno.EACCES,) * 3
+    programs = "cgroup-bpf" in by["net.connect"]
+    assert not programs or "connect" in net  # the control: where the report says so, they decide
+    assert [(e.capability.value, e.broker_decision, e.kernel_decision, e.kernel_enforcer) for e in events] == [
+        ("net.bind", Verdict.DENY, Verdict.DENY, "seccomp-notify"),
+        ("net.connect", Verdict.DENY, Verdict.DENY, "cgroup-bpf" if programs else "seccomp-notify"),
+        ("fs.read", Verdict.DENY, Verdict.DENY, "bpf-lsm")
+        if "bpf-lsm" in by["fs.read"]
+        else ("fs.read", Verdict.DENY, Verdict.NOT_REACHED, None),
+    ]

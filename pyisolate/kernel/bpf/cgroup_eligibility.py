@@ -5,9 +5,12 @@ The others sit in an empty network namespace, and the notification listener does
 
 from __future__ import annotations
 
+from ...capability import Capability
 from ...decision import Mode
 from ...policy.compiled import CompiledPolicy, FsRight, NetAction
 
+#: What the programs decide of such a sandbox; bind and listen stay with the listener.
+DECIDED = (Capability.NET_CONNECT, Capability.NET_SEND, Capability.NET_SOCKET)
 #: Where a process in the host's network namespace would see more of it than one in an empty one.
 _SHOWS_NETWORK = ("/proc/net", "/proc/self/net", "/proc/thread-self/net", "/sys/class/net", "/sys/devices/virtual/net")
 

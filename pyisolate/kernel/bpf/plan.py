@@ -1,9 +1,9 @@
 """What BPF does for one supervisor, by what this kernel lets it do.
 
 With BPF-LSM the programs decide files, exec, memory and the floor for each cell, and Landlock and the root view stay
-off, so that a reload may loosen as well as tighten. With CAP_BPF alone the tables answer "what would you say" for the
-broker's denials, and Landlock's own count of refusals is pulled after each request. Without CAP_BPF there is none of
-this, and the report says so.
+off, so that a reload may loosen as well as tighten. With CAP_BPF alone they decide the connections of cells on the
+host's network, and Landlock's own count of refusals is pulled after each request. Without CAP_BPF there is none of
+this, and the report says so. Only tables that decide are asked what they would say of the broker's denials.
 """
 
 from __future__ import annotations
@@ -215,6 +215,7 @@ class BpfAttachment(Attachment):
         self._policy, self._shadow = prepared.bpf, prepared.shadow_bpf
         self._counted = self._recorded = self._task = 0
         self._groups: frozenset[int] = frozenset()
+        self._host_network = host_network
         if plan.lsm is not None or host_network:
             shared.entry(sandbox_id, self._policy, self._shadow)
             self.slots = shared.slot_page(sandbox_id)
@@ -319,15 +320,16 @@ class BpfAttachment(Attachment):
         self._shared.records.emit_uncounted(self._id, pid, "bpf-lsm" if self._plan.decides else "cgroup-bpf")
 
     def evaluate(self, record: BrokerRecord) -> KernelRecord | None:
-        """Ask the sandbox's tables about an operation that the broker refused."""
-        if not self._works:
+        """Ask the sandbox's tables about an operation that the broker refused; None where they do not decide it."""
+        decider = self._decider(record)
+        if decider is None or not self._works:
             return None
         verdict = ask(self._shared.question, self._policy.index, record.capability, record.target)
         if verdict is Verdict.UNAVAILABLE:
             return None
         return KernelRecord(
             sandbox_id=self._id,
-            enforcer="bpf",
+            enforcer=decider,
             hook="ask",
             capability=record.capability,
             target=record.target,
@@ -336,6 +338,18 @@ class BpfAttachment(Attachment):
             reason="the kernel's tables, asked without acting",
             monotonic_ns=time.monotonic_ns(),
         )
+
+    def _decider(self, record: BrokerRecord) -> EnforcerName | None:
+        """Return which programs decide an operation of this sandbox; the report names the same.
+
+        Where BPF-LSM decides, the listener connects and binds for the guest, and is asked: its call is in no sandbox.
+        """
+        by_address = record.capability.family == "net" and not record.target.startswith("unix:")
+        if self._plan.lsm is not None and not by_address:
+            return self._plan.lsm.name if record.capability in self._plan.lsm.capabilities() else None
+        if self._host_network and by_address and record.capability in cgroup_eligibility.DECIDED:
+            return "cgroup-bpf"
+        return None
 
     def close(self) -> None:
         """Close the entry: tasks that are left in the sandbox are refused everything."""
