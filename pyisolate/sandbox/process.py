@@ -14,6 +14,7 @@ from ..cell.channel import Backlog, Channel
 from ..errors import LimitExceeded, MessagesExceeded, SandboxDied, SandboxError
 from ..limits.monitor import SandboxLimits
 from ..telemetry.guest_records import InvalidRecord
+from .failed import keep_traceback, without_user_information
 from .files import SandboxFiles
 from .hints import error_of_death
 from .process_end import waits_for_the_end
@@ -21,7 +22,7 @@ from .programs import RunsPrograms
 from .request import Work, check_seconds, check_text, encode
 from .result import OutputCallback, Result
 from .running import ProgramSession
-from .session import INTERRUPT_GRACE_S, keep_traceback
+from .session import INTERRUPT_GRACE_S
 from .stdin import Feeding, StdinSource, check_stdin
 from .workspace import Workspace
 
@@ -219,7 +220,7 @@ class CellSession(ProgramSession):
         error = self.time_limit(timeout, timeout, "it was interrupted", hint)
         self.give_output(error)
         if isinstance(answer, wire.Failed):
-            keep_traceback(error, answer)
+            keep_traceback(error, without_user_information(answer))
         return error
 
     def _abandon_request(self, error: BaseException, began: float) -> None:

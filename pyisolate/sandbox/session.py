@@ -31,9 +31,9 @@ from ..errors import (
     TimeoutError,
 )
 from ..telemetry.policy_error import policy_error
-from ..telemetry.sanitize import hide_in_lines, without_source
 from .ask import Questions
 from .denials import Denials
+from .failed import keep_traceback, without_user_information
 from .hints import hint_of_failure, hint_of_refusal
 from .host_function import HostCalls
 from .mailbox import Mailbox
@@ -277,6 +277,7 @@ class Session(abc.ABC):
 
     def failure(self, answer: wire.Failed) -> SandboxError:
         """Return the error for an exception that the guest did not catch."""
+        answer = without_user_information(answer)
         event = self.denials.of_failure(answer)
         error: SandboxError
         if event is not None:
@@ -490,9 +491,3 @@ class Session(abc.ABC):
         )
         self.state = "closed"
         self.finished.set()
-
-
-def keep_traceback(error: SandboxError, answer: wire.Failed) -> None:
-    """Put the guest's traceback on an error, and its frames where logs print them."""
-    error.traceback = hide_in_lines(answer.traceback)
-    error.add_note(without_source(error.traceback))
