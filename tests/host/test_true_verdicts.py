@@ -90,7 +90,7 @@ BEYOND = {
     "kill, native": ("native(libc.kill, 99999, 15)", "process.signal", Verdict.NOT_CONSULTED),
     "a group": ("native(libc.kill, -99999, 15)", "process.signal", Verdict.NOT_CONSULTED),
     "pidfd_open": ("caught(os.pidfd_open, 99999)", "process.signal", Verdict.NOT_CONSULTED),
-    "setpriority": ("caught(os.setpriority, os.PRIO_PROCESS, 99999, 5)", "process.trace", Verdict.NOT_CONSULTED),
+    "setpriority": ("caught(os.setpriority, os.PRIO_PROCESS, 99999, 19)", "process.trace", Verdict.NOT_CONSULTED),
     "affinity": ("caught(os.sched_setaffinity, 99999, {{0}})", "process.trace", Verdict.NOT_CONSULTED),
 }
 
@@ -130,7 +130,7 @@ ABOVE = {
     "the init, native": ("native(libc.kill, 1, 9)", "process.signal", errno.EPERM),
     "a thread of the init": ("native(libc.syscall, 234, 1, 1, 9)", "process.signal", errno.EPERM),
     "the init by descriptor": ("caught(os.pidfd_open, 1)", "process.signal", errno.EPERM),
-    "priority of the init": ("caught(os.setpriority, os.PRIO_PROCESS, 1, 5)", "process.trace", errno.EPERM),
+    "priority of the init": ("caught(os.setpriority, os.PRIO_PROCESS, 1, 19)", "process.trace", errno.EPERM),
     "affinity of the init": ("caught(os.sched_setaffinity, 1, {{0}})", "process.trace", errno.EPERM),
     "a higher priority": ("caught(os.setpriority, os.PRIO_PROCESS, 0, -5)", "kernel.capability", errno.EACCES),
     "a higher priority, nice": ("caught(os.nice, -5)", "kernel.capability", errno.EACCES),
@@ -159,7 +159,7 @@ def test_what_is_above_a_guest_is_refused_with_its_event(
         # the control: a lower priority, a class without one, no capability at all; and it leaves nothing
         value, events = run(
             sandbox,
-            "import struct\n(caught(os.setpriority, os.PRIO_PROCESS, 0, 5), caught(os.sched_setscheduler, 0, "
+            "import struct\n(caught(os.setpriority, os.PRIO_PROCESS, 0, 19), caught(os.sched_setscheduler, 0, "
             "os.SCHED_BATCH, os.sched_param(0)), native(libc.capset, struct.pack('II', 0x20080522, 0), bytes(24)))",
         )
         assert value == (0, 0, 0)
