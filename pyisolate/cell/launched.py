@@ -1,7 +1,7 @@
 """Programs that run beside a guest's requests: one request starts a program, and a thread attends to all of them.
 
-The host gives each program pipes of its own, and hears of signals and of the end by two more: a guest that is busy with
-a request reads no frames.
+The host gives each program pipes of its own, two of them for its orders and for reports: a guest that is busy with a
+request reads no frames.
 """
 
 from __future__ import annotations

@@ -270,6 +270,8 @@ def learn(
 ) -> None:  # fmt: skip
     """Run SCRIPT in monitor mode and write a policy that grants what it did.
 
+    SCRIPT is a script, a directory with a `__main__.py` or a zip application.
+
     Nothing but the floor is refused in monitor mode: learn only from code that you would run unconfined, and read
     the policy before you enforce it. The script's output goes to stderr when the policy goes to stdout.
     """
@@ -289,14 +291,14 @@ def learn(
 
             Learning(list(read_events(log)), start, generalise).write(output)
             return
-        text = chosen_script((script or "", *args), None, None)
+        chosen = chosen_script((script or "", *args), None, None)
     except (OSError, ValueError) as error:
         fail(error, STATUS[Outcome.COULD_NOT_START])
     variables = dict(assignment(pair) for pair in env)
     # What native code opens is to be learned as well.
     settings = Settings(timeout=timeout, env=variables, streamed=False, capacity=_LEARNED_LIMIT, telemetry="full")
     with progress("learning: run 1, in monitor mode"):
-        ran = run_guest(start.with_mode("monitor"), text, settings)
+        ran = run_guest(start.with_mode("monitor"), chosen, settings)
     click.echo(ran.stdout, nl=False, err=output is None)
     click.echo(ran.stderr, nl=False, err=True)
     learning = Learning(ran.denials, start, generalise)
@@ -305,7 +307,7 @@ def learn(
 
         def again(policy: Policy) -> Ran:
             with progress(f"verifying: run {next(runs)}, under what was learned"):
-                return run_guest(policy, text, settings)
+                return run_guest(policy, chosen, settings)
 
         verified = learning.verify(again)
         learning.write(output)

@@ -20,7 +20,7 @@ from .streams import Inlet, Stream
 
 #: Without a byte from the host for so long, the exchange ends (seconds).
 IDLE_S = 120.0
-#: Parts of a body after which others have their turn: 10 000 chunks of a byte may come at once.
+#: Parts of a body after which others have their turn: many chunks of a byte may come at once.
 _PIECES = 64
 #: A host's connection that rested for longer is not used again: hosts close them after some seconds.
 _KEPT_S = 4.0

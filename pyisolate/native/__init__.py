@@ -11,6 +11,7 @@
 - `sources`: whether what was built in place is what the sources say
 - `libbpf`: loading and reading BPF objects (absent where libbpf was at build time)
 - `bpf_maps`: what `bpf/pyisolate.h` puts in maps, as typed reads and writes
+- `threads`: the class of the host's threads, and who starts them (no C)
 
 `_native` is built from the pairs `src/<name>.cdef.h` and `src/<name>.c` by `_build`; see docs/native.md.
 """

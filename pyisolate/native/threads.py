@@ -81,7 +81,7 @@ class Thread(threading.Thread):
 
 
 class Starter:
-    """A thread that starts others: they inherit what confines it, and nothing of who asks for them.
+    """A thread that starts others: they inherit what confines it, and nothing of the caller.
 
     Landlock, filters, user, affinity and namespaces are a thread's own, and those that it starts have the same. Until
     `open`, and after `close`, the caller starts them itself.

@@ -45,7 +45,7 @@ from .workspace import workspace_size
 from .yaml_writer import to_yaml
 
 PathText = str | os.PathLike[str]
-#: Rules of one policy: to compile one takes about 0.1 ms, to decode it in a cell half of that.
+#: Rules of one policy: each takes time to compile (docs/benchmarks.md), and to decode in a cell.
 MAX_RULES_IN_ALL = 50_000
 
 

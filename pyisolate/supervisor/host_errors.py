@@ -27,7 +27,7 @@ def translate_host_error(operation: str, error: BaseException) -> BaseException:
 class host_error_context:
     """Translate host errors (EMFILE, ENOMEM ...) raised in this block into SandboxError, but for those in `leave`.
 
-    A class, where a generator would do: `spawn` enters three, at 2 us each.
+    A class, where a generator would do and take more time: each `spawn` enters three (docs/benchmarks.md).
     """
 
     __slots__ = ("_leave", "_operation")

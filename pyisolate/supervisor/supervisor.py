@@ -373,9 +373,8 @@ class Supervisor:
                 runtime.admit_to_proxy(sandbox.id, entrance)
         order.equip(runtime, sandbox)
         if cell.env or cwd is not None or given is not None:
-            cell = msgspec.structs.replace(
-                cell, env={}, cwd=None, given=None
-            )  # one sandbox's own, and not for those that stand by
+            # one sandbox's own, and not for those that stand by
+            cell = msgspec.structs.replace(cell, env={}, cwd=None, given=None)
         standby.spawned(cell)
         return sandbox
 

@@ -64,7 +64,7 @@ def _allows(compiled: CompiledPolicy, path: object, bit: int = FsRight.READ) -> 
 
 def test_where_site_directories_lead_is_granted_by_name(site: InterpreterFiles, tmp_path: Path) -> None:
     """Each path of a `.pth` file, each mapping of an editable install, all portions of a namespace; and no more."""
-    packages, (place,) = site, map(Path, site.site_dirs)
+    (place,) = map(Path, site.site_dirs)
     project = tmp_path / "project"
     for name in ("src/laid", "flat", "space/one", "beside"):
         (project / name).mkdir(parents=True)
@@ -74,13 +74,13 @@ def test_where_site_directories_lead_is_granted_by_name(site: InterpreterFiles, 
     (place / "a.pth").write_text(f"# words\nimport sys\n{project / 'src'}\n{project}\n/nonexistent\n")
     (place / "__editable___b_finder.py").write_text(f"MAPPING = {{'mapped.flat': {str(project / 'flat')!r}}}\n1 +\n")
     (place / "__editable___c_finder.py").write_text(f"MAPPING: dict = {{'mapped': {str(project / 'flat')!r}}}\n")
-    granted = compile_policy(Policy.preset("compute").allow_import("laid", "space", "mapped.x"), interpreter=packages)
+    granted = compile_policy(Policy.preset("compute").allow_import("laid", "space", "mapped.x"), interpreter=site)
     for path in ("src/laid/__init__.py", "space/one", "flat/x.py"):
         assert _allows(granted, project / path), path
     assert _allows(granted, place / "space")
     for path in ("beside", "src", "setup.py", ""):
         assert not _allows(granted, project / path), path
-    anything = compile_policy(Policy.preset("compute").allow_import("*"), interpreter=packages)
+    anything = compile_policy(Policy.preset("compute").allow_import("*"), interpreter=site)
     assert _allows(anything, project / "beside")
     assert not _allows(anything, project / ".env")
 

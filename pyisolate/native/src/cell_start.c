@@ -33,8 +33,8 @@ SHARED int seccomp_install_and_send(const void *program, size_t length_bytes, un
 				    const void *data, size_t data_bytes, const struct seccomp_user *user);
 
 /* Signals as they are by default, standard streams, the channel at its number, the page in which hooks ask, and
- * randomness while no filter asks for it. The descriptor of
- * the page is closed with all others, so that no guest can write code into that file and map it executable. */
+ * randomness while no filter asks for it. The descriptor of the page is closed with all others, so that no guest can write
+ * code into that file and map it executable. */
 static int cell_start_begin(const struct cell_start_order *order, int channel, int out, int err, int asked,
 			    struct cell_start_outcome *o)
 {

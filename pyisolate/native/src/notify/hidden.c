@@ -111,8 +111,8 @@ SHARED void notify_do_lock(const struct notify_call *c)
 	notify_refuse_hidden(c, ENOLCK);
 }
 
-/* The pool of huge pages is the host's (MAP_HUGETLB, MFD_HUGETLB; transparent ones are memory as any). ENOMEM is what an empty pool
- * answers, and allocators take other pages then. */
+/* The pool of huge pages is the host's (MAP_HUGETLB, MFD_HUGETLB; transparent ones are memory as any). ENOMEM is what an
+ * empty pool answers, and allocators take other pages then. */
 SHARED void notify_do_huge(const struct notify_call *c)
 {
 	notify_refuse_hidden(c, ENOMEM);
