@@ -12,7 +12,7 @@ from queue import SimpleQueue
 
 from ..native.threads import Thread
 
-#: More descriptors than these are closed by their caller: the thread is 0.2 s behind then, at 3 ms each.
+#: More descriptors than these, which take the thread 0.2 s at 3 ms each, are closed by their caller.
 MOST_WAITING = 64
 _CLOSE_TIMEOUT_S = 5.0
 
