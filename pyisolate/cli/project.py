@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import os
 import stat
 import sys
@@ -32,8 +31,6 @@ except SystemExit as end:
 """
 #: Modules beside a script that are looked at; a directory of more is no project.
 _MOST_MODULES = 1000
-#: Folders of one beside it that are looked into: packages without `__init__.py` may lie in one another.
-_MOST_FOLDERS = 50
 #: Bytes of an archive's __main__.py: it is unpacked here, and what it claims to be is its author's word.
 _MOST_SOURCE = 16 << 20
 
@@ -157,35 +154,12 @@ def _with_editable(policy: Policy, module: str) -> Policy:
 
 
 def _modules(directory: str) -> list[str]:
+    from ..policy.packages import modules_in
+
     if os.path.isfile(directory):
         return _modules_of_archive(directory)
-    names = []
-    try:
-        entries = os.listdir(directory)
-    except OSError:  # one may be let through a directory and not look into it
-        return []
-    for entry in entries:
-        name, suffix = os.path.splitext(entry)
-        package = not suffix and name.isidentifier() and _is_package(os.path.join(directory, entry))
-        if name.isidentifier() and (package or suffix == ".py"):
-            names.append(name)
-    return sorted(names) if len(names) <= _MOST_MODULES else []
-
-
-def _is_package(path: str) -> bool:
-    """Tell whether a directory is a package: with an `__init__.py`, or modules in it or one level below (PEP 420)."""
-    inside = _entries(path)
-    below = (os.path.join(path, name) for name in inside[:_MOST_FOLDERS] if name.isidentifier())
-    return any(name.endswith(".py") for names in (inside, *map(_entries, below)) for name in names)
-
-
-def _entries(directory: str) -> list[str]:
-    """Return some names in a directory, none where it cannot be read or has just gone, as one of /proc."""
-    try:
-        with os.scandir(directory) as found:
-            return [entry.name for entry in itertools.islice(found, _MOST_MODULES)]
-    except OSError:
-        return []
+    names = modules_in(directory, namespaces=True, natives=False)
+    return names if len(names) <= _MOST_MODULES else []
 
 
 def _modules_of_archive(path: str) -> list[str]:

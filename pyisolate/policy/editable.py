@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import ast
 import glob
+import logging
 import os
 from collections.abc import Iterator
 from functools import lru_cache
 
 import msgspec
 
-#: `site` and its finders read few and short files.
-_MOST_FILES, _MOST_BYTES = 200, 1 << 16
+_log = logging.getLogger("pyisolate.policy")
+#: Bounds of our own, since `site` has none: files of one kind in a directory, and bytes of a file. setuptools' finders
+#: have 3 KiB (`editable_wheel._FINDER_TEMPLATE`, 84.2.1) and some 100 bytes for each module that they map.
+_MOST_FILES = 200
+_MOST_BYTES = 1 << 20
 
 
 class Editables(msgspec.Struct, frozen=True):
@@ -36,9 +40,9 @@ def find_editables(site_dirs: tuple[str, ...], stamps: tuple[int, ...]) -> Edita
     directories: dict[str, None] = {}
     modules: dict[str, str] = {}
     for site in site_dirs:
-        for pth in sorted(glob.glob(f"{glob.escape(site)}/*.pth"))[:_MOST_FILES]:
+        for pth in _files(f"{glob.escape(site)}/*.pth"):
             directories.update((path, None) for path in paths_in(pth) if path not in site_dirs)
-        for finder in sorted(glob.glob(f"{glob.escape(site)}/__editable__*_finder.py"))[:_MOST_FILES]:
+        for finder in _files(f"{glob.escape(site)}/__editable__*_finder.py"):
             modules.update(_mapping(finder))
     return Editables(tuple(directories), tuple(sorted(modules.items())))
 
@@ -80,9 +84,21 @@ def _place(path: object) -> str:
     return next((one for one in (path, f"{path}.py") if os.path.exists(one)), "")
 
 
+def _files(pattern: str) -> list[str]:
+    found = sorted(glob.glob(pattern))
+    if len(found) > _MOST_FILES:
+        _log.debug("%s: %d files, of which %d are read", pattern, len(found), _MOST_FILES)
+    return found[:_MOST_FILES]
+
+
 def _text(path: str) -> str:
+    """Return a file's text; nothing of one that cannot be read or is too long: half of it would say something else."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(_MOST_BYTES)
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
     except OSError:
         return ""
+    if len(data) > _MOST_BYTES:
+        _log.debug("%s: not read, it is over %d bytes", path, _MOST_BYTES)
+        return ""
+    return data.decode("utf-8", "replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -18,6 +19,9 @@ from .interpreter import InterpreterFiles
 #: A canonical name: what else a package says that it is called would be part of a path.
 _NAME = re.compile(r"[a-z0-9_]+")
 _TAG = re.compile(r"cpython-([0-9])([0-9]+)")
+#: What is looked at of a directory, and how many below it, to tell whether it is a package without `__init__.py`.
+_MOST_NAMES = 1000
+_MOST_FOLDERS = 50
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +89,7 @@ def _found(name: str, interpreter: InterpreterFiles, stamps: tuple[int, ...]) ->
     for parent in (*interpreter.site_dirs, *editable.directories):
         if not (paths := list(module_paths(name, parent, interpreter))):
             continue
-        if not is_namespace(paths):
+        if not _is_namespace(paths[0], interpreter):
             return [parent], paths
         parents.append(parent)
         portions += paths
@@ -93,9 +97,13 @@ def _found(name: str, interpreter: InterpreterFiles, stamps: tuple[int, ...]) ->
     return parents, [*portions, *mapped]
 
 
-def is_namespace(paths: list[str]) -> bool:
-    """Tell whether a module is a portion of a namespace package (PEP 420): a directory without `__init__`."""
-    return os.path.isdir(paths[0]) and not any(name.startswith("__init__.") for name in os.listdir(paths[0]))
+def _is_namespace(path: str, interpreter: InterpreterFiles) -> bool:
+    """Tell whether a module is a portion of a namespace package (PEP 420): a directory without `__init__`.
+
+    Asked by name, as importlib does: a directory may be searched that cannot be listed.
+    """
+    suffixes = (*interpreter.native_suffixes, *machinery.SOURCE_SUFFIXES, *machinery.BYTECODE_SUFFIXES)
+    return os.path.isdir(path) and not any(os.path.isfile(f"{path}/__init__{suffix}") for suffix in suffixes)
 
 
 def editables(interpreter: InterpreterFiles) -> Editables:
@@ -249,15 +257,41 @@ def _editable(distribution: metadata.Distribution) -> set[str]:
     return {name for place in places for directory in paths_in(place) for name in modules_in(directory)}
 
 
-def modules_in(directory: str) -> list[str]:
-    """Return the names of the modules and packages in a directory; namespace packages are left out."""
-    names = []
-    for name in os.listdir(directory):
-        stem, suffix = os.path.splitext(name)
-        packaged = os.path.isfile(os.path.join(directory, name, "__init__.py"))
-        if packaged or suffix == ".py" or name.endswith(tuple(machinery.EXTENSION_SUFFIXES)):
-            names.append(name if packaged else stem.partition(".")[0])
-    return sorted({name for name in names if name.isidentifier()})
+def modules_in(directory: str, *, namespaces: bool = False, natives: bool = True) -> list[str]:
+    """Return the names of the modules and packages in a directory; none where it cannot be listed, as importlib does.
+
+    `namespaces`: also of packages without `__init__.py` that have modules in them, or one level below (PEP 420).
+    `natives`: also of extension modules.
+    """
+    names = set()
+    for entry in _names_in(directory):
+        stem, suffix = os.path.splitext(entry)
+        place = os.path.join(directory, entry)
+        if os.path.isfile(os.path.join(place, "__init__.py")):
+            names.add(entry)
+        elif suffix == ".py":
+            names.add(stem)
+        elif suffix == ".so" and natives:
+            names.add(entry.partition(".")[0])
+        elif namespaces and entry.isidentifier() and _has_modules(place):
+            names.add(entry)
+    return sorted(name for name in names if name.isidentifier())
+
+
+def _has_modules(directory: str) -> bool:
+    inside = _names_in(directory, _MOST_NAMES)
+    below = [os.path.join(directory, name) for name in inside[:_MOST_FOLDERS] if name.isidentifier()]
+    looked_at = itertools.chain([inside], (_names_in(place, _MOST_NAMES) for place in below))
+    return any(name.endswith(tuple(machinery.SOURCE_SUFFIXES)) for names in looked_at for name in names)
+
+
+def _names_in(directory: str, most: int | None = None) -> list[str]:
+    """Return the names in a directory, or some; none where it cannot be read or has just gone, as one of /proc."""
+    try:
+        with os.scandir(directory) as found:
+            return [entry.name for entry in itertools.islice(found, most)]
+    except OSError:
+        return []
 
 
 def compiled_beside(distribution: metadata.Distribution) -> set[str]:
@@ -314,11 +348,8 @@ def _sources(directory: str) -> Iterator[str]:
 
 def _with_stem(root: str) -> list[str]:
     directory, stem = os.path.split(root)
-    try:
-        entries = os.listdir(directory)
-    except OSError:
-        return []
-    return [os.path.join(directory, name) for name in entries if name.split(".")[0] == stem and name.endswith(".so")]
+    named = (name for name in _names_in(directory) if name.split(".")[0] == stem and name.endswith(".so"))
+    return [os.path.join(directory, name) for name in named]
 
 
 @lru_cache(maxsize=512)

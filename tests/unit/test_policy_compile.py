@@ -85,6 +85,42 @@ def test_where_site_directories_lead_is_granted_by_name(site: InterpreterFiles, 
     assert not _allows(anything, project / ".env")
 
 
+def test_a_directory_that_can_be_searched_and_not_listed_refuses_no_grant(
+    site: InterpreterFiles, tmp_path: Path
+) -> None:
+    """Root lists it all the same; for other users this is `import *` beside a project of somebody else's."""
+    (place,) = map(Path, site.site_dirs)
+    closed = tmp_path / "closed"
+    (closed / "hidden").mkdir(parents=True)
+    (closed / "hidden" / "__init__.py").write_text("")
+    (place / "closed.pth").write_text(f"{closed}\n")
+    for directory in (closed / "hidden", closed):
+        directory.chmod(0o111)
+    try:
+        granted = compile_policy(Policy.preset("compute").allow_import("*", "hidden"), interpreter=site)
+    finally:
+        for directory in (closed, closed / "hidden"):
+            directory.chmod(0o755)
+    assert _allows(granted, closed / "hidden")
+    assert packages.modules_in(str(closed / "gone")) == packages.modules_in(str(place / "closed.pth")) == []
+
+
+def test_modules_of_a_directory_are_named_as_imports_find_them(tmp_path: Path) -> None:
+    for name in ("plain.py", "two.parts.py", "fast.abi3.so", "packed/__init__.py", "spread/below/one.py", "data/a.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert packages.modules_in(str(tmp_path)) == ["fast", "packed", "plain"]
+    assert packages.modules_in(str(tmp_path), namespaces=True, natives=False) == ["packed", "plain", "spread"]
+
+
+def test_a_finder_of_an_editable_install_may_be_long(site: InterpreterFiles, tmp_path: Path) -> None:
+    (place,) = map(Path, site.site_dirs)
+    (tmp_path / "last.py").write_text("")
+    mapping = {f"module_{number}": "/nonexistent" for number in range(5000)} | {"last": str(tmp_path / "last.py")}
+    (place / "__editable___long_finder.py").write_text(f"MAPPING = {mapping}\n")
+    assert packages.editables(site).named("last") == [("last", str(tmp_path / "last.py"))]
+
+
 def test_compute_reads_the_interpreter_and_nothing_beside_it() -> None:
     compiled = compile_policy(Policy.preset("compute"))
     for path in (OWN.stdlib, f"{OWN.stdlib}/json/decoder.py", OWN.binaries[0], "/etc/ld.so.cache", "/dev/null"):
