@@ -29,14 +29,15 @@ _ADDRESSES = ("any", "ip")
 
 
 def read_ask(entries: Iterable[Any]) -> tuple[str, ...]:
-    """Return what the host may be asked about, in order: capabilities, and rules as text. Raises PolicySyntaxError."""
+    """Return what the host may be asked about, in order: capabilities, and rules as text. Raises PolicySyntaxError.
+
+    That text, which a policy holds and `entries_of` undoes, is no entry: a file states a rule as a mapping.
+    """
     found = set()
     for entry in entries:
-        key, _, target = entry.partition(" ") if isinstance(entry, str) else ("", "", "")
-        if isinstance(entry, dict) and len(entry) == 1:
-            key, target = next(iter(entry.items()))
-        if key in ASKABLE and not target:
-            found.add(key)
+        key, target = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else ("", "")
+        if isinstance(entry, str) and entry in ASKABLE:
+            found.add(entry)
         elif key in RULES:
             found.add(f"{key} {_canonical(key, target)}")
         else:
@@ -65,7 +66,7 @@ def entries_of(ask: Iterable[str]) -> list[str | dict[str, str]]:
     return [{key: target} if target else entry for entry, key, _, target in split]
 
 
-def by_name(entry: str) -> bool:
+def leads_to_proxy(entry: str) -> bool:
     """Tell whether an entry is a rule that the egress proxy asks about: of requests, or of a host by its name."""
     key, _, target = entry.partition(" ")
     return key == "http" or (key == "connect" and units.net_target(target, action="connect").kind not in _ADDRESSES)
@@ -78,7 +79,7 @@ def capability_of(entry: str) -> Capability:
         return Capability(key)
     if key == "read":
         return Capability.FS_READ
-    return Capability.NET_HTTP if by_name(entry) else Capability.NET_CONNECT
+    return Capability.NET_HTTP if leads_to_proxy(entry) else Capability.NET_CONNECT
 
 
 def asks_about(policy: CompiledPolicy, capability: Capability, target: str) -> bool:

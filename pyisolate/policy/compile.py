@@ -263,7 +263,7 @@ def _ask_rules(policy: PolicyModel) -> AskRules:
             continue
         if key == "read":
             read.append(target)
-        elif asking.by_name(entry):
+        elif asking.leads_to_proxy(entry):
             web.append(web_rule(key, target, f"ask: {entry}"))
         else:
             networks, low, high = _networks(units.net_target(target, action="connect"), {})

@@ -22,7 +22,7 @@ from ..capability import Capability
 from ..decision import Mode
 from ..errors import PolicySyntaxError
 from . import parse, units
-from .asking import read_ask
+from .asking import entries_of, read_ask
 from .compiled import EgressLimits, Limits
 from .reader import Where
 from .rules import (
@@ -94,7 +94,7 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
         force(self, "processes", canonical_others(self.processes))
         force(self, "imports", canonical_others(self.imports))
         force(self, "secrets", canonical_secrets(self.secrets))
-        force(self, "ask", read_ask(self.ask))
+        force(self, "ask", read_ask(entries_of(self.ask)))
         if (count := len(self.rules)) > MAX_RULES_IN_ALL:
             raise PolicySyntaxError(
                 f"policy: {count} rules, and {MAX_RULES_IN_ALL} are the most",

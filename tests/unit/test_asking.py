@@ -67,8 +67,9 @@ def test_rules_of_ask_are_written_read_and_compared() -> None:
 
 @pytest.mark.parametrize(
     "entry",
-    ["process.exec", {"exec": "/usr/bin/git"}, {"http": "GET https://a.org/x"}, {"read": "data"}, {"connect": 1},
-     {"connect": "unix:/run/x"}, {"read": "/a", "http": "GET a.org/"}, 7, {"read": "/srv/*"}],
+    ["process.exec", "connect 10.0.0.0/8:443", {"exec": "/usr/bin/git"}, {"http": "GET https://a.org/x"},
+     {"read": "data"}, {"connect": 1}, {"connect": "unix:/run/x"}, {"read": "/a", "http": "GET a.org/"}, 7,
+     {"read": "/srv/*"}],
 )  # fmt: skip
 def test_what_cannot_be_asked_about_is_no_entry(entry: Any) -> None:
     with pytest.raises(PolicySyntaxError):
