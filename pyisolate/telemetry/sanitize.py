@@ -17,6 +17,10 @@ TEXT_LIMIT = 4096
 _USER_INFORMATION = re.compile(r"((?<![a-z0-9+.-])[a-z][a-z0-9+.-]*:/{1,2}|^\[)[^/]*@", re.IGNORECASE)
 #: A frame of a traceback, in an exception group, too.
 _FRAME = re.compile(r"[ |+-]*File \"[^\"]*\", line [0-9]+(?:, in [^\s]*)?\Z")
+#: What begins the traceback of an exception group, and what each of its lines begins with (CPython 3.11 to 3.14,
+#: `traceback._ExceptionPrintContext`).
+_GROUP = re.compile(r" *\+ Exception Group Traceback .*")
+_MARGIN = re.compile(r" +(?:[|+] |\+-)")
 _ESCAPE = re.compile(r"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|\+[0-9]+$)")
 
 
@@ -52,8 +56,14 @@ def hide_in_lines(text: str) -> str:
 
 def without_source(traceback: str) -> str:
     """Return a traceback's frames and what was raised, without the lines of source between them."""
-    lines = traceback.split("\n")
-    return "\n".join(line for line in lines if line[:1] not in (" ", "\t") or _FRAME.match(line))
+    kept = []
+    in_group = False
+    for line in traceback.split("\n"):
+        in_group = line[:1] in (" ", "\t") and (in_group or _GROUP.fullmatch(line) is not None)
+        said = _MARGIN.sub("", line) if in_group else line
+        if said[:1] not in (" ", "\t") or _FRAME.match(line):
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def unescape(text: str) -> str:

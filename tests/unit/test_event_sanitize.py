@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyisolate.telemetry.sanitize import escape, escape_bytes, unescape, unescape_bytes
+from pyisolate.telemetry.sanitize import escape, escape_bytes, unescape, unescape_bytes, without_source
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
@@ -62,3 +64,22 @@ def test_unknown_escapes_stay(text: str) -> None:
 
 def test_a_huge_text_costs_no_more_than_its_limit() -> None:
     assert escape("\n" * 10_000_000).endswith("\\+9998976")
+
+
+def test_of_a_traceback_frames_and_what_was_raised_are_kept_of_groups_too() -> None:
+    try:
+        try:
+            raise ValueError("one")  # secret
+        except ValueError as one:
+            raise ExceptionGroup("both", [one, ExceptionGroup("inner", [KeyError("two")])]) from OSError("before")
+    except ExceptionGroup as group:
+        text = "".join(traceback.format_exception(group))
+    assert "# secret" in text
+    assert "raise ExceptionGroup" in text
+    kept = without_source(text)
+    for said in ("OSError: before", "ExceptionGroup: both", "ValueError: one", "KeyError: 'two'", "- 2 -", 'File "'):
+        assert said in kept
+    for source in ("# secret", "raise ", "^^^"):
+        assert source not in kept
+    lone = 'Traceback (most recent call last):\n  File "x", line 1, in f\n    a\n    | b # secret\nTypeError: no'
+    assert without_source(lone) == 'Traceback (most recent call last):\n  File "x", line 1, in f\nTypeError: no'
