@@ -257,10 +257,12 @@ def _compiled(policy: Policy | CompiledPolicy) -> CompiledPolicy:
     return policy if isinstance(policy, CompiledPolicy) else _compile(policy)
 
 
-def _suggest(capability: Capability, target: str, also: Sequence[tuple[Capability, str]] = ()) -> dict[str, Any] | None:
+def _suggest(
+    capability: Capability, target: str, also: Sequence[tuple[Capability, str]] = (), *, by_native: bool = False
+) -> dict[str, Any] | None:
     from .policy.suggest import suggestion
 
-    return suggestion(capability, target, also)
+    return suggestion(capability, target, also, by_native=by_native)
 
 
 def _hint(event: DenialEvent) -> str:

@@ -26,7 +26,9 @@ _FILES = 5000
 _REQUIRED = 200
 
 
-def advice(capability: Capability, target: str, also: Sequence[Wanted] = ()) -> dict[str, Any] | None:
+def advice(
+    capability: Capability, target: str, also: Sequence[Wanted] = (), *, by_native: bool = False
+) -> dict[str, Any] | None:
     """Return the smallest rules under which the operation passes, in one step, or None where none can be advised.
 
     Blocks for some milliseconds the first time that it is asked about an installed module.
@@ -42,7 +44,7 @@ def advice(capability: Capability, target: str, also: Sequence[Wanted] = ()) -> 
         if os.path.isdir(target):
             return suggestion(Capability.FS_READ, target)  # a guest that can find it does not make it
         return suggestion(*_made(target, also))
-    return suggestion(capability, target, also)
+    return suggestion(capability, target, also, by_native=by_native)
 
 
 def _made(path: str, also: Sequence[Wanted]) -> tuple[Capability, str, Sequence[Wanted]]:

@@ -31,6 +31,8 @@ _SHARED = frozenset(
      "/sys", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/local", "/var", "/var/tmp")
 )  # fmt: skip
 _HOME = re.compile(r"/home/[^/]+")
+#: What the loader opens (ld.so(8)): `NAME.so`, with the numbers of its version where it is not a module.
+_SHARED_LIBRARY = re.compile(r"\.so(?:\.[0-9]+)*\Z")
 _TASK = re.compile(r"/proc/(?:self|thread-self|[0-9]+)(?:/|\Z)")
 Wanted = tuple[Capability, str]
 
@@ -46,13 +48,17 @@ def exact(capability: Capability, target: str) -> dict[str, Any] | None:
         return None  # what cannot be written in a policy file cannot be suggested either
 
 
-def suggestion(capability: Capability, target: str, also: Sequence[Wanted] = ()) -> dict[str, Any] | None:
+def suggestion(
+    capability: Capability, target: str, also: Sequence[Wanted] = (), *, by_native: bool = False
+) -> dict[str, Any] | None:
     """Return the smallest rules under which the operation passes, in one step, or None where none can be advised.
 
     `also`: what else the same call needs and is not granted, such as the writing of a file that it makes. Making and
     removing a name is granted by its directory, but never by one that is everybody's; no rule speaks of a
-    task in /proc, nor of the workspace's place.
+    task in /proc, nor of the workspace's place. `by_native`: native code made the call, and asked no hook.
     """
+    if by_native and capability is Capability.FS_READ and _SHARED_LIBRARY.search(target):
+        return exact(Capability.IMPORT_NATIVE, target)  # the loader reads it, to map it as code
     if not also and capability in _FILES:
         return None if is_task(target) or workspace.is_place(target) else exact(capability, target)
     wanted = [(Capability(capability), target), *also]
@@ -73,7 +79,9 @@ def suggestion(capability: Capability, target: str, also: Sequence[Wanted] = ())
     return {"fs": [same[0] | {"allow": _rights(same)} for same in rules.values()]}
 
 
-def suggestion_unseen(capability: Capability, target: str, also: Sequence[Wanted] = ()) -> dict[str, Any] | None:
+def suggestion_unseen(
+    capability: Capability, target: str, also: Sequence[Wanted] = (), *, by_native: bool = False
+) -> dict[str, Any] | None:
     """Return the same as a guest can know it, which does not see what is installed.
 
     A package that it was refused is suggested as one with native code: that is one step for any package, and for one
@@ -82,7 +90,7 @@ def suggestion_unseen(capability: Capability, target: str, also: Sequence[Wanted
     top = target.partition(".")[0]
     if capability is Capability.IMPORT_MODULE and top.isidentifier() and top not in sys.stdlib_module_names:
         return exact(Capability.IMPORT_NATIVE, top)
-    return suggestion(capability, target, also)
+    return suggestion(capability, target, also, by_native=by_native)
 
 
 def is_task(path: str) -> bool:

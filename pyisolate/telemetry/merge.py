@@ -10,10 +10,9 @@ from __future__ import annotations
 import errno as errno_names
 import logging
 import os
-import re
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -36,19 +35,32 @@ from .sanitize import escape, hide_user_information, is_plain, show_target
 
 _log = logging.getLogger("pyisolate.telemetry")
 
-#: Given a capability and a raw target, the smallest rule that would allow it, or None for the floor.
-Suggest = Callable[[Capability, str, Sequence[tuple[Capability, str]]], "dict[str, Any] | None"]
-
 #: KernelRecord.enforcer values that stand for the supervisor itself (limits, watchdogs), not for a kernel mechanism.
 SUPERVISOR_ENFORCERS = frozenset({"supervisor", "watchdog"})
 
 _RETRYABLE = frozenset({Capability.LIMIT_PROCESSES, Capability.LIMIT_OPEN_FILES})
 #: Kernel evaluations that the guest cannot have forged.
 _OWN_RECORD = frozenset({Evaluation.ENFORCED, Evaluation.COUNTED})
-_SHARED_LIBRARY = re.compile(r"\.so(?:\.[0-9]+)*\Z")
 _ORIGIN_LIMIT = 1024
 _NAME_LIMIT = 256
 _REASON_LIMIT = 1024
+
+
+class Suggest(Protocol):
+    """Returns the smallest rules that would allow an operation on a raw target, or None for the floor.
+
+    `also`: what else the same call needs. `by_native`: native code made the call, and no hook was asked.
+    """
+
+    def __call__(
+        self,
+        capability: Capability,
+        target: str,
+        also: Sequence[tuple[Capability, str]] = (),
+        *,
+        by_native: bool = False,
+    ) -> dict[str, Any] | None:
+        """Return a piece of a policy file."""
 
 
 def disagree(event: DenialEvent) -> bool:
@@ -249,10 +261,8 @@ def _suggestion(
     for target in (wanted[1], *[target for _, target in wanted[2]]):
         if not is_plain(target) or hide_user_information(target) != target:
             return None  # a rule cannot carry it as text, and an event must be safe to print and hold no password
-    if broker is Verdict.NOT_CONSULTED and wanted[0] is Capability.FS_READ and _SHARED_LIBRARY.search(wanted[1]):
-        wanted = (Capability.IMPORT_NATIVE, wanted[1], ())  # the loader reads it, to map it as code
     try:
-        found = suggest(*wanted)
+        found = suggest(*wanted, by_native=broker is Verdict.NOT_CONSULTED)
         for rule in found.get("fs", ()) if found else ():
             if is_above_grant(rule["path"], context.files):
                 return None  # what is granted below would be granted more
