@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 #: How long a new thread may take until it runs (seconds): a processor that is shared by fifty takes a tenth of it.
 PATIENCE_S = 5.0
+_HINT = "Hint: the machine, or its control group, is short of memory or processors"
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -62,8 +63,7 @@ class Thread(threading.Thread):
             self.give_up()
             raise
         if self.give_up():
-            cause = f"can't start new thread: {self.name} did not run within {PATIENCE_S:g} s"
-            raise RuntimeError(f"{cause}. Hint: the machine, or its control group, is short of memory or processors")
+            raise RuntimeError(f"start thread {self.name!r}: it did not run within {PATIENCE_S:g} s. {_HINT}")
 
     def run(self) -> None:
         """Run the target, where the starter waits for it."""
@@ -108,7 +108,7 @@ class Starter:
         try:
             error = outcome.get(timeout=2 * PATIENCE_S)
         except queue.Empty:
-            error = RuntimeError(f"can't start new thread: {thread.name} waited for {2 * PATIENCE_S:g} s")
+            error = RuntimeError(f"start thread {thread.name!r}: it waited for {2 * PATIENCE_S:g} s. {_HINT}")
             if not thread.give_up():
                 return
         if error is not None:
@@ -134,17 +134,26 @@ class Starter:
 
 
 class Workers(concurrent.futures.Executor):
-    """Runs calls on at most `most` threads of `Thread`; each ends where nothing waits, and none is idle.
+    """Runs calls on at most `most` threads of `Thread`. None is started before it is needed.
 
-    They are no daemons: a host that ends waits for what was submitted, as with `concurrent.futures.ThreadPoolExecutor`.
+    `idle_s`: a thread that had nothing to do for so long ends (seconds). `starter` starts them, else who submits.
+    Those that are no daemons a host waits for when it ends, as with `concurrent.futures.ThreadPoolExecutor`.
     """
 
-    def __init__(self, most: int, name: str) -> None:
-        self._most, self._name = most, name
+    def __init__(
+        self, most: int, name: str, *, idle_s: float = 0.0, starter: Starter | None = None, daemon: bool = False
+    ) -> None:
+        self._most, self._name, self._idle_s = most, name, idle_s
+        self._starter, self._daemon = starter or Starter(), daemon
         self._changed = threading.Condition()
         self._calls: deque[tuple[concurrent.futures.Future[Any], Callable[[], Any]]] = deque()
-        self._running = 0
+        self._running = self._idle = 0
         self._closed = False
+
+    @property
+    def count(self) -> int:
+        """How many threads there are."""
+        return self._running
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> concurrent.futures.Future[_T]:
         """Have a thread call `fn`. Raises RuntimeError after `shutdown`, or where there is no thread to call it."""
@@ -152,13 +161,15 @@ class Workers(concurrent.futures.Executor):
         entry = (future, lambda: fn(*args, **kwargs))
         with self._changed:
             if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
+                hint = "Hint: what they belong to is closed; make another"
+                raise RuntimeError(f"submit to threads {self._name!r}: they were shut down. {hint}")
             self._calls.append(entry)
-            if self._running >= self._most:
+            if self._idle >= len(self._calls) or self._running >= self._most:
+                self._changed.notify()
                 return future
             self._running += 1
         try:
-            Thread(self._serve, name=self._name, daemon=False).start()
+            self._starter.start(Thread(self._serve, name=self._name, daemon=self._daemon))
         except RuntimeError:  # those that run take it, if there are any
             with self._changed:
                 self._running -= 1
@@ -175,6 +186,7 @@ class Workers(concurrent.futures.Executor):
             left = list(self._calls) if cancel_futures else []
             if cancel_futures:
                 self._calls.clear()
+            self._changed.notify_all()
         for future, _call in left:
             future.cancel()
         if wait:
@@ -183,18 +195,26 @@ class Workers(concurrent.futures.Executor):
 
     def _serve(self) -> None:
         while (entry := self._next()) is not None:
-            future, call = entry
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(call())
-                except BaseException as error:
-                    future.set_exception(error)
-            del entry, future, call
+            settle(*entry)
+            del entry
 
     def _next(self) -> tuple[concurrent.futures.Future[Any], Callable[[], Any]] | None:
         with self._changed:
+            self._idle += 1
+            self._changed.wait_for(lambda: bool(self._calls) or self._closed, self._idle_s)
+            self._idle -= 1
             if self._calls:
                 return self._calls.popleft()
             self._running -= 1
             self._changed.notify_all()
             return None
+
+
+def settle(future: concurrent.futures.Future[Any], call: Callable[[], Any]) -> None:
+    """Give a future what a call returns or raises, unless it was cancelled."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error)

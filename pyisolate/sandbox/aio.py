@@ -8,11 +8,10 @@ import contextvars
 import functools
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from ..native.threads import Starter, Thread
+from ..native.threads import Starter, Thread, Workers, settle
 
 _T = TypeVar("_T")
 _log = logging.getLogger("pyisolate.sandbox.aio")
@@ -29,12 +28,8 @@ class HostThreads:
     """
 
     def __init__(self, starter: Starter, *, idle_s: float = IDLE_S, name: str = "pyisolate-async") -> None:
-        self._starter, self._idle_s, self._name = starter, idle_s, name
-        # not the supervisor's lock: its `start` holds that for a second, and this is an event loop
-        self._changed = threading.Condition()
-        self._calls: deque[tuple[concurrent.futures.Future[Any] | None, Callable[[], Any]]] = deque()
-        self._threads = self._idle = 0
-        self._closed = False
+        self._name = name
+        self._workers = Workers(_MOST, name, idle_s=idle_s, starter=starter, daemon=True)
 
     async def run(
         self,
@@ -47,12 +42,13 @@ class HostThreads:
 
         `inheriting`: on a thread for this call alone, which has what confines the caller's.
         """
-        future: concurrent.futures.Future[_T] = concurrent.futures.Future()
+        future: concurrent.futures.Future[_T]
         call = functools.partial(contextvars.copy_context().run, function)
         if inheriting:
-            Thread(target=_settle, args=(future, call), name=self._name).start()
+            future = concurrent.futures.Future()
+            Thread(target=settle, args=(future, call), name=self._name).start()
         else:
-            self._submit(future, call)
+            future = self._workers.submit(call)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -62,63 +58,16 @@ class HostThreads:
 
     def start(self, call: Callable[[], object]) -> None:
         """Run a call that hands no result back. Raises RuntimeError when closed, or without a thread to run it."""
-        self._submit(None, call)
+        self._workers.submit(_run_or_log, call)
 
     @property
     def count(self) -> int:
         """How many threads there are."""
-        return self._threads
+        return self._workers.count
 
     def close(self) -> None:
         """Start nothing more; what runs goes on."""
-        with self._changed:
-            self._closed = True
-            left = list(self._calls)
-            self._calls.clear()
-            self._changed.notify_all()
-        for future, _function in left:
-            if future is not None:
-                future.cancel()
-
-    def _submit(self, future: concurrent.futures.Future[Any] | None, function: Callable[[], Any]) -> None:
-        with self._changed:
-            if self._closed:
-                raise RuntimeError("run a blocking call: the supervisor is closed")
-            self._calls.append((future, function))
-            if self._idle >= len(self._calls) or self._threads >= _MOST:
-                self._changed.notify()
-                return
-            self._threads += 1
-        try:
-            self._starter.start(Thread(target=self._serve, name=self._name))
-        except RuntimeError:  # no more threads: those that run take it, if there are any
-            with self._changed:
-                self._threads -= 1
-                if not self._threads:
-                    self._calls.remove((future, function))
-                    raise
-
-    def _serve(self) -> None:
-        while (call := self._next()) is not None:
-            future, function = call
-            if future is None:
-                try:
-                    function()
-                except Exception:
-                    _log.exception("a call on a thread of the host failed")
-                continue
-            _settle(future, function)
-            del call, future, function
-
-    def _next(self) -> tuple[concurrent.futures.Future[Any] | None, Callable[[], Any]] | None:
-        with self._changed:
-            self._idle += 1
-            woken = self._changed.wait_for(lambda: bool(self._calls) or self._closed, self._idle_s)
-            self._idle -= 1
-            if woken and self._calls:
-                return self._calls.popleft()
-            self._threads -= 1
-            return None
+        self._workers.shutdown(wait=False, cancel_futures=True)
 
 
 class HostLoop:
@@ -169,13 +118,11 @@ class HostLoop:
             loop.close()
 
 
-def _settle(future: concurrent.futures.Future[Any], function: Callable[[], Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
+def _run_or_log(call: Callable[[], object]) -> None:
     try:
-        future.set_result(function())
-    except BaseException as error:
-        future.set_exception(error)
+        call()
+    except Exception:
+        _log.exception("a call on a thread of the host failed")
 
 
 def _undo(done: concurrent.futures.Future[_T], undo: Callable[[_T], object]) -> None:

@@ -136,7 +136,7 @@ def test_workers_keep_to_their_number_and_leave_no_thread() -> None:
     workers.shutdown()
     assert all(one.result(0) for one in running)
     assert waiting.cancelled()
-    with pytest.raises(RuntimeError, match="after shutdown"):
+    with pytest.raises(RuntimeError, match="they were shut down"):
         workers.submit(gate.wait)
     deadline = time.monotonic() + 10
     while threading.active_count() > before and time.monotonic() < deadline:
