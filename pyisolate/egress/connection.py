@@ -122,17 +122,13 @@ class Connection:
         first = await self._first()
         if isinstance(first, Begun):
             assert self._up is not None
-            answering = answer_known(self, *first[:2], self._up, first.answer, self._hider)
+            answering = answer_known(self, *first[:2], self._up, first.answer, self._fresh_hider())
             return await self._exchanged(first.known.request, answering)
-        try:
-            async with asyncio.timeout(HEAD_S):
-                event, head = await self._head(first)
-        except h11.RemoteProtocolError as error:
-            self._recognise()
-            raise malformed(in_words(error)) from None
+        async with asyncio.timeout(HEAD_S):
+            event, head = await self._head(first)
         if isinstance(event, heads.KnownRequest):
             assert head is not None
-            return await self._carry(event.request, partial(repeat, self, event, head, hider=self._hider))
+            return await self._carry(event.request, partial(repeat, self, event, head, hider=self._fresh_hider()))
         if not isinstance(event, h11.Request):
             return False
         if self._inside is None:
@@ -148,7 +144,7 @@ class Connection:
             return False
         assert self.tenant is not None
         given = [one for one in self.tenant.secrets if web.matches(one.rule, request)]
-        credentials = Credentials(given, self._hider)
+        credentials = Credentials(given, self._fresh_hider())
         carry = partial(forward, self, event, onward, credentials=credentials)
         kept = await self._carry(request, carry)
         if kept and head is not None and by is _By.POLICY and not credentials.change:
@@ -184,18 +180,29 @@ class Connection:
         Of a request that came before, return what is known of it, and all of its bytes.
         """
         if self.http.trailing_data[0]:
-            if self.tenant is not None:
-                await self.tenant.turns.wait()
+            await self._turn()
             return await self.next_event(), None
         data = await self._read() if first is None else first
-        if self.tenant is not None:
-            await self.tenant.turns.wait()
+        await self._turn()
         if self.tenant is not None and (found := self.tenant.known_requests.find(data, self._place)) is not None:
             known, body = found
             if len(body) == known.body_bytes:
                 return known, data
-        event, head = heads.read_head(self.http, data)
+        try:
+            event, head = heads.read_head(self.http, data)
+        except h11.RemoteProtocolError as error:
+            raise self._unreadable(error) from None
         return (await self.next_event(), None) if event is h11.NEED_DATA else (event, head)
+
+    async def _turn(self) -> None:
+        """Wait until it is the turn of its sandbox, where that is known."""
+        if self.tenant is not None:
+            await self.tenant.turns.wait()
+
+    def _unreadable(self, error: h11.RemoteProtocolError) -> Refusal:
+        """Return the refusal of what h11 cannot read, in the name of its sandbox where it bears a password."""
+        self._recognise()
+        return malformed(in_words(error))
 
     def _remember(self, head: bytes, event: h11.Request, request: web.Request, target: bytes) -> None:
         """Know a request again that was granted, and whose connections were kept."""
@@ -203,9 +210,8 @@ class Connection:
         if self.tenant is not None and self._up is not None and body is not None and request.method != "HEAD":
             self.tenant.known_requests.put(head, heads.KnownRequest(request, target, self._up.sent, body), self._place)
 
-    @property
-    def _hider(self) -> Hider:
-        """What covers its sandbox's credentials in an answer."""
+    def _fresh_hider(self) -> Hider:
+        """Return what covers its sandbox's credentials in one answer."""
         assert self.tenant is not None
         return self.tenant.hider.fresh()
 
@@ -255,7 +261,7 @@ class Connection:
         return self.tenant.meter
 
     async def next_event(self) -> object:
-        """Return what the guest sends next, as h11 reads it. Raises Refusal for what it cannot, OSError at an end."""
+        """Return what the guest sends next, as h11 reads it. Raises Refusal where it cannot, OSError at an end."""
         in_body, ended = self.http.their_state is h11.SEND_BODY, False
         try:
             while (event := self.http.next_event()) is h11.NEED_DATA:
@@ -267,8 +273,7 @@ class Connection:
         except h11.RemoteProtocolError as error:  # caught here: the host's are other errors
             if in_body and ended:
                 raise ConnectionAbortedError("the guest has gone") from None
-            self._recognise()
-            raise malformed(in_words(error)) from None
+            raise self._unreadable(error) from None
         return event
 
     async def _read(self) -> bytes:

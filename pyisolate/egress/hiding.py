@@ -49,7 +49,8 @@ class Hider:
             if start < end:
                 stop = min(stop, end)
                 covered[start:stop] = b"*" * (stop - start)
-        self._kept, self._covered = data[end:], max(0, *(stop - end for start, stop in places if start < end), 0)
+        self._kept = data[end:]
+        self._covered = max(0, max((stop - end for start, stop in places if start < end), default=0))
         return bytes(covered)
 
     def rest(self) -> bytes:

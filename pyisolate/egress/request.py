@@ -14,16 +14,17 @@ from ..policy import units, web
 _METHOD_BYTES = 32
 _HOST = r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
 _PLACE = re.compile(_HOST)
-_BYTES = re.compile(r""":? *\b(bytearray\(|b['"]).*""", re.DOTALL)
-#: Headers that give a host another method than the request line has, and another path.
-_METHODS = (b"x-http-method-override", b"x-http-method", b"x-method-override")
-_PATHS = (b"x-original-url", b"x-rewrite-url")
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}")
 _REST = r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?"
 #: As proxies are asked (RFC 9112, 3.2.2), and as hosts are, which may be asked in the same way.
 _ABSOLUTE = re.compile(f"http://{_HOST}{_REST}", re.IGNORECASE)
 _ABSOLUTE_TLS = re.compile(f"https://{_HOST}{_REST}", re.IGNORECASE)
 _ORIGIN = re.compile(r"(?P<path>/[^?#]*)(?P<query>\?[^#]*)?")
+#: Headers that give a host another method than the request line has, and another path.
+_METHODS = (b"x-http-method-override", b"x-http-method", b"x-method-override")
+_PATHS = (b"x-original-url", b"x-rewrite-url")
+#: Where h11's words end and what it met begins, as its `repr`.
+_BYTES = re.compile(r""":? *\b(bytearray\(|b['"]).*""", re.DOTALL)
 
 
 class Refusal(Exception):
