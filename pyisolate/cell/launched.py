@@ -92,22 +92,29 @@ class Programs:
         return process.pid
 
     def _attend(self, program: _Attended) -> None:
-        with self._lock:
+        with self._lock, contextlib.ExitStack() as undone:
             poller = self._poller or select.epoll()
             if self._poller is None:
-                # a thread of `threading` would be the guest's own to see, and a script's end would wait for it
+                undone.callback(poller.close)
+            # the kernel may have no room for one (`fs.epoll.max_user_watches`): it is attended to wholly, or not
+            for descriptor in (program.ended, program.orders):
+                poller.register(descriptor, select.EPOLLIN)
+                undone.callback(poller.unregister, descriptor)
+            self._attended.update(dict.fromkeys((program.ended, program.orders), program))
+            if self._poller is None:
+                undone.callback(self._attended.clear)
+                # A thread of `threading` would be the guest's own to see, and a script's end would wait for it. Nothing
+                # waits until it runs: where it never does, the host ends the sandbox when the program's time is up.
                 _thread.start_new_thread(self._serve, (poller,))  # noqa: TID251
                 self._poller = poller
-            for descriptor in (program.ended, program.orders):
-                self._attended[descriptor] = program
-                poller.register(descriptor, select.EPOLLIN)
+            undone.pop_all()
 
     def _serve(self, poller: select.epoll) -> None:
         """Report ends and pass on signals until no program is left."""
         while True:
             for descriptor, _mask in poller.poll():
                 program = self._attended.get(descriptor)
-                if program is None:  # it ended by the event before
+                if program is None:  # it ended by the event before, or is about to be attended to
                     continue
                 if descriptor == program.ended:
                     self._end(poller, program)

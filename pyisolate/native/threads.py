@@ -2,7 +2,8 @@
 
 `threading.Thread.start` waits for the started signal of the new thread, without end: one that had no memory for its
 first Python frame ends without it, and its starter waits for ever (CPython 3.11 to 3.14, `Thread._bootstrap_inner`).
-Here the starter waits for a started signal of its own, for `PATIENCE_S`. All threads of the package are of this class.
+Here the starter waits for a started signal of its own, for `PATIENCE_S`. All threads of the package
+are of this class, but the guest's that attends to programs (`cell/launched.py`), for whose start nothing waits.
 """
 
 from __future__ import annotations
