@@ -43,6 +43,8 @@ HEADER = struct.Struct(">I")
 #: for a signal, or that it was given the signal that the host ordered.
 PROGRAM_REPORT = struct.Struct(">h")
 SIGNALLED = 0x7FFF
+#: The highest exit status, and the highest signal (`exit(3)`, `signal(7)`).
+_LAST_STATUS, _LAST_SIGNAL = 255, 64
 #: The descriptors that ride along with a request to launch one: stdin, stdout, stderr, orders, reports.
 LAUNCH_DESCRIPTORS = 5
 ShownKind = Literal["display_data", "execute_result"]
@@ -360,6 +362,35 @@ class Numbers:
         if not self._left:
             self._left = [number >> 1 for number in struct.unpack("=64Q", os.urandom(64 * 8))]
         return self._left.pop()
+
+
+class ProgramReports:
+    """What a guest may say of one program: for each order that it passed that signal on, and once how it ended."""
+
+    def __init__(self) -> None:
+        self._ordered = 0
+        #: signals that were passed on
+        self.passed_on = 0
+        #: its exit status, negative for a signal; None while it runs
+        self.status: int | None = None
+
+    def order(self) -> None:
+        """A signal is about to be ordered."""
+        self._ordered += 1
+
+    def accept(self, report: bytes) -> None:
+        """Take a report. Raises WireError for what may not come now."""
+        if len(report) != PROGRAM_REPORT.size or self.status is not None:
+            raise WireError(f"program report: {len(report)} bytes, or one after its end")
+        (status,) = PROGRAM_REPORT.unpack(report)
+        if status == SIGNALLED:
+            if self.passed_on >= self._ordered:
+                raise WireError("program report: a signal that was not ordered")
+            self.passed_on += 1
+        elif not -_LAST_SIGNAL <= status <= _LAST_STATUS:
+            raise WireError(f"program report: {status} is no exit status")
+        else:
+            self.status = status
 
 
 class Conversation:

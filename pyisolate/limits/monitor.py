@@ -73,7 +73,7 @@ class Limited(Protocol):
 
     @property
     def programs(self) -> Collection[object]:
-        """What `popen` started and has not ended: each has a deadline of its own."""
+        """Programs of `popen` that run: each has a deadline of its own."""
         ...
 
     def filling(self) -> Filling | None:

@@ -57,7 +57,8 @@ class GuestProcess:
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end and return the exit status, negative for a signal.
 
-        Raises `subprocess.TimeoutExpired` after `timeout` seconds, and why the sandbox ended, where it did.
+        Raises `subprocess.TimeoutExpired` after `timeout` seconds, why the sandbox ended, where it did, and what a file
+        for its output has raised: `communicate` waits for all of that output.
         """
         check_seconds("wait: timeout", timeout)
         if not self._running.wait(timeout):

@@ -71,7 +71,7 @@ class CellSession(ProgramSession):
         standby: bool = False,
     ) -> None:
         super().__init__(host, policy, prepared, context, telemetry, kernel)
-        self.channel, self._reactor = channel, reactor
+        self.channel, self._reactor, self.programs = channel, reactor, set()
         self.control = SandboxLimits(self, watchdog, lease)
         self._host_used_s = 0.0
         self.calls.charge = self.charge

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any
 
-from ..cell.wire import PROGRAM_REPORT, SIGNALLED
+from ..cell.wire import PROGRAM_REPORT, ProgramReports, WireError
 from ..errors import SandboxError
 from .command import Program, error_of_start, exit_status
 from .received import Received, Sink, sink_of
@@ -41,10 +41,8 @@ OutputSink = int | IO[bytes] | IO[str]
 class ProgramSession(Session):
     """A session whose guest may be a program: in a cell."""
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        #: what `popen` started and has not ended
-        self.programs: set[RunningProgram] = set()
+    #: programs of `popen` that run; changed under `state_lock`
+    programs: set[RunningProgram]
 
     @abc.abstractmethod
     def program_ended(self, program: RunningProgram) -> None:
@@ -74,8 +72,9 @@ class RunningProgram:
         self.stdout: IO[Any] | None = None
         self.stderr: IO[Any] | None = None
         self.returncode: int | None = None
-        #: why there is no exit status of the program's own
+        #: why there is no exit status of the program's own, or why its output is not whole
         self.error: BaseException | None = None
+        #: the guest attends to it no more: how its sandbox ended is why there is no exit status
         self._lost = False
         self.denials: tuple[DenialEvent, ...] = ()
         self.began = time.monotonic()
@@ -88,7 +87,8 @@ class RunningProgram:
         self._reports = self._orders = -1
         self._orders_lock = threading.Lock()
         self._at_end: list[Callable[[], object]] = []
-        self._thread = self._signals = 0
+        self._thread = 0
+        self._reported = ProgramReports()
         #: what is closed when it has ended
         self._held = contextlib.ExitStack()
         self._changed = threading.Condition()
@@ -111,7 +111,8 @@ class RunningProgram:
             os.set_blocking(self._orders, False)
             self._reports, reports = os.pipe2(os.O_CLOEXEC)
             theirs.callback(os.close, reports)
-            session.programs.add(self)
+            with session.state_lock:
+                session.programs.add(self)
             undone.callback(session.program_ended, self)
             try:
                 result = session.submit(self._program.launched((*pipes, orders, reports)), None)
@@ -159,29 +160,33 @@ class RunningProgram:
 
     def _attend(self) -> None:
         self._thread = threading.get_ident()
+        try:
+            self._attend_to_its_end()
+        except BaseException as raised:  # a file of the user's that cannot be written
+            self._keep(raised)
+        finally:
+            if self.returncode is None:
+                status = self._reported.status
+                self._ended(-signal.SIGKILL if status is None else status, self.error)
+            with contextlib.suppress(BaseException):  # kept
+                self._let_go()
+
+    def _attend_to_its_end(self) -> None:
         poller = select.poll()
         for descriptor in (self._reports, *self._sinks):
             poller.register(descriptor, select.POLLIN)
-        error: BaseException | None = None
-        try:
-            while self.returncode is None or self._sinks:
-                ready = [found for found, _mask in poller.poll(self._left_ms())]
-                began = time.thread_time()
-                for pipe in ready:
-                    if pipe in self._sinks and not self._read(pipe):
-                        poller.unregister(pipe)
-                        self._end_output(pipe)
-                if self._reports in ready and self.returncode is None and not self._read_reports():
-                    poller.unregister(self._reports)
-                if not ready and self.returncode is None:
-                    self._out_of_time()
-                self._session.charge(time.thread_time() - began)
-        except BaseException as raised:  # a file of the user's that cannot be written
-            error = raised
-        finally:
-            if self.returncode is None:
-                self._ended(-signal.SIGKILL, error)
-            self._let_go()
+        while self.returncode is None or self._sinks:
+            ready = [found for found, _mask in poller.poll(self._left_ms())]
+            began = time.thread_time()
+            for pipe in ready:
+                if pipe in self._sinks and not self._read(pipe):
+                    poller.unregister(pipe)
+                    self._end_output(pipe)
+            if self._reports in ready and self.returncode is None and not self._read_reports():
+                poller.unregister(self._reports)
+            if not ready and self.returncode is None:
+                self._out_of_time()
+            self._session.charge(time.thread_time() - began)
 
     def _left_ms(self) -> float | None:
         if self.returncode is not None or self.deadline is None:
@@ -200,20 +205,19 @@ class RunningProgram:
 
     def _read_reports(self) -> bool:
         """Take what the guest says of it; False once it has ended."""
-        data = os.read(self._reports, PROGRAM_REPORT.size)
-        if len(data) != PROGRAM_REPORT.size:
+        try:
+            with self._changed:
+                self._reported.accept(os.read(self._reports, PROGRAM_REPORT.size))
+                self._changed.notify_all()
+        except WireError:
             self._session.program_lost()
             self._lost = True
             self._ended(-signal.SIGKILL, self.error)
             return False
-        (status,) = PROGRAM_REPORT.unpack(data)
-        if status == SIGNALLED:
-            with self._changed:
-                self._signals += 1
-                self._changed.notify_all()
+        if self._reported.status is None:
             return True
         self._take_rest()
-        self._ended(status, self.error)
+        self._ended(self._reported.status, self.error)
         return False
 
     def _take_rest(self) -> None:
@@ -254,15 +258,31 @@ class RunningProgram:
         self._session.program_ended(self)
 
     def _end_output(self, pipe: int) -> None:
-        self._sinks.pop(pipe).end()
-        os.close(pipe)
+        """End a stream, whatever its file raises; who waits for that end then finds why."""
+        try:
+            self._sinks[pipe].end()
+        except BaseException as raised:
+            self._keep(raised)
+            raise
+        finally:
+            os.close(pipe)
+            with self._changed:
+                del self._sinks[pipe]
+                self._changed.notify_all()
+
+    def _keep(self, error: BaseException) -> None:
+        """Keep the first error, for who asks how it ended: what a file for output raises after that end, too."""
         with self._changed:
-            self._changed.notify_all()
+            self.error = self.error or error
 
     def _let_go(self) -> None:
         """Close what is still open. A guest that attends to it and reads no more orders kills it."""
-        for pipe in list(self._sinks):
-            self._end_output(pipe)
+        with contextlib.ExitStack() as closing:
+            closing.callback(self._close_orders)
+            for pipe in self._sinks:
+                closing.callback(self._end_output, pipe)
+
+    def _close_orders(self) -> None:
         with self._orders_lock:
             for descriptor in (self._orders, self._reports):
                 if descriptor >= 0:
@@ -277,7 +297,7 @@ class RunningProgram:
             return self._changed.wait_for(lambda: self.returncode is not None and not (output and self._sinks), timeout)
 
     def check(self) -> None:
-        """Raise why there is no exit status of the program's own."""
+        """Raise why there is no exit status of the program's own, or why its output is not whole."""
         if self.error is not None:
             raise self.error
         if self._lost:
@@ -294,17 +314,20 @@ class RunningProgram:
     def send_signal(self, number: int) -> None:
         """Send it a signal, where it still runs, and wait until it was given it, as `kill(2)` would."""
         with self._changed:
-            signals = self._signals
+            reported, before = self._reported, self._reported.passed_on
         if not self._order(number) or threading.get_ident() == self._thread:
             return  # in what takes its output: the report would come to this thread
         with self._changed:
-            self._changed.wait_for(lambda: self._signals > signals or self.returncode is not None, _SIGNAL_TIMEOUT_S)
+            self._changed.wait_for(
+                lambda: reported.passed_on > before or self.returncode is not None, _SIGNAL_TIMEOUT_S
+            )
 
     def _order(self, number: int) -> bool:
         """Have the guest send it a signal; False where it has ended."""
         with self._orders_lock:
             if self._orders < 0:
                 return False
+            self._reported.order()
             with contextlib.suppress(BlockingIOError):  # a guest that reads no orders has thousands to obey
                 os.write(self._orders, bytes((number,)))
             return True

@@ -286,7 +286,7 @@ class Runtime:
         return await self._host_threads.run(call, undo, inheriting=inheriting)
 
     def start_call(self, call: Callable[[], None]) -> None:
-        """Run a call of a function of the host on a thread that only these use."""
+        """Run a function of the host, or attend to a program of `popen`, on a thread that only these use."""
         self._function_threads.start(call)
 
     def event_loop(self) -> asyncio.AbstractEventLoop:

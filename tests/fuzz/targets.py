@@ -250,6 +250,27 @@ def _accepted(model: Model, host: wire.Conversation, frame: wire.GuestFrame) -> 
     raise AssertionError(f"a frame that may not come passes while {model.state}: {frame}")
 
 
+def program_reports(data: bytes) -> None:
+    """Reports of a program, while the host orders signals: one for each order, then one end; or a WireError."""
+    source, reports, unanswered, ended = Bytes(data), wire.ProgramReports(), 0, False
+    while source:
+        if source.number() % 4 == 0:
+            reports.order()
+            unanswered += 1
+            continue
+        report = source.take(source.number() % 4)
+        number = int.from_bytes(report, "big", signed=True)
+        ordered, end = number == wire.SIGNALLED and unanswered > 0, -65 < number < 256
+        if len(report) != 2 or ended or not (ordered or end):
+            with contextlib.suppress(wire.WireError):
+                reports.accept(report)
+                raise AssertionError(f"a report that may not come passes: {report!r}")
+            return  # the cell is killed
+        reports.accept(report)
+        unanswered, ended = unanswered - ordered, end
+        assert reports.status == (number if end else None)
+
+
 def denial_record(data: bytes) -> None:
     """A guest's record becomes an event that is safe to print and can be read back, or an InvalidRecord."""
     try:
@@ -442,6 +463,14 @@ TARGETS = {
     ),
     "wire_frame": Target(wire_frame, _Seeds.frames(), (b"\xdf\xff", b"\xdd\xff", b"\xc7", b"\x91" * 70, b"encoded")),
     "conversation": Target(conversation, _Seeds.conversations()),
+    "program_reports": Target(
+        program_reports,
+        (
+            b"\x00\x00\x01\x02\x7f\xff\x01\x02\x7f\xff\x01\x02\xff\xf7",
+            b"\x01\x02\x00\xff\x01\x02\x00\x00",
+            b"\x01\x02\x7f\xff",
+        ),
+    ),
     "denial_record": Target(
         denial_record,
         _Seeds.records(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import shutil
@@ -240,23 +241,49 @@ def test_programs_run_at_once_and_beside_requests(sandbox: pyisolate.Sandbox) ->
         assert cat.stdout.readline() == f"{number}\n"
     assert loud.stdout is not None
     assert loud.stdout.readline() == "ready\n"
-    busy = threading.Thread(target=sandbox.exec, args=("import time; time.sleep(0.5)",))
+    busy = threading.Thread(target=sandbox.exec, args=("post('at work'); recv()",))
     busy.start()
-    time.sleep(0.1)
-    loud.terminate()  # the guest is at work on the request
-    assert (loud.wait(5), loud.stdout.read(), busy.is_alive()) == (7, "got\n", True)
+    assert sandbox.recv(timeout=20) == "at work"
+    loud.terminate()
+    assert (loud.wait(20), loud.stdout.read(), busy.is_alive()) == (7, "got\n", True)
     assert [cat.communicate("end") for cat in cats] == [("end", "")] * 3
+    sandbox.post("enough")
     busy.join()
     assert sandbox.exec("import threading; print(threading.active_count())").stdout == "1\n"
     assert sandbox.run(["cat"], input=b"x").stdout == b"x"
 
 
 def test_output_of_what_a_program_leaves_running_is_read_to_its_end(sandbox: pyisolate.Sandbox) -> None:
-    process = sandbox.popen(["bash", "-c", "echo first; (sleep 0.3; echo last) & exit 3"], text=True)
-    assert process.wait(5) == 3
+    script = "echo first; (while [ ! -e go ]; do sleep 0.02; done; echo last) & exit 3"
+    process = sandbox.popen(["bash", "-c", script], text=True)
+    assert process.wait(20) == 3
     with pytest.raises(subprocess.TimeoutExpired):
         process.communicate(timeout=0.01)
-    assert process.communicate() == ("first\nlast\n", "")
+    sandbox.files.write("go", b"")
+    assert process.communicate(timeout=20) == ("first\nlast\n", "")
+
+
+class _Full(io.StringIO):
+    """A file that takes one line, and raises at the second one, or where half a character is left at the end."""
+
+    def write(self, text: str) -> int:
+        if self.getvalue():
+            raise OSError(errno.ENOSPC, "no space")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("rest", ["echo b", "printf '\\303'"])
+def test_what_a_file_for_output_raises_after_the_end_is_kept(sandbox: pyisolate.Sandbox, rest: str) -> None:
+    script = f"echo a; (while [ ! -e go ]; do sleep 0.02; done; {rest}) & exit 0"
+    process = sandbox.popen(["bash", "-c", script], stdout=_Full(), text=True)
+    assert process.wait(20) == 0
+    sandbox.files.write("go", b"")
+    for wait in (lambda: process.communicate(timeout=20), process.wait):
+        with pytest.raises(OSError, match="no space"):
+            wait()
+    assert process.returncode == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == ""  # its end came
 
 
 def test_a_program_whose_time_is_up_is_killed_alone(supervisor: pyisolate.Supervisor) -> None:
