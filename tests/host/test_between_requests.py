@@ -105,7 +105,13 @@ def test_a_thread_cannot_be_stopped(supervisor: pyisolate.Supervisor) -> None:
         supervisor.spawn("thread", isolation="thread", limits={**held, "between_requests": "freeze"})
 
 
-def test_a_guest_runs_on_while_programs_do(supervisor: pyisolate.Supervisor) -> None:
+def test_a_guest_runs_on_while_programs_do_and_stands_still_after_the_last(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("still", FREEZE.allow_exec(shutil.which("cat") or "")) as sandbox:
-        assert sandbox.popen(["cat"], stdin=subprocess.PIPE).communicate(b"x") == (b"x", b"")
+        sandbox.exec(COUNTS)
+        assert rested(sandbox) < 0.005
+        first, last = (sandbox.popen(["cat"], stdin=subprocess.PIPE) for _ in range(2))
+        assert first.communicate(b"x", timeout=20) == (b"x", b"")
+        assert rested(sandbox) > 0.005
+        assert last.communicate(b"x", timeout=20) == (b"x", b"")
+        assert rested(sandbox) < 0.005
         assert sandbox.eval("1") == 1
