@@ -49,8 +49,9 @@ class Hider:
             if start < end:
                 stop = min(stop, end)
                 covered[start:stop] = b"*" * (stop - start)
-        self._kept = data[end:]
-        self._covered = max(0, max((stop - end for start, stop in places if start < end), default=0))
+        # what was covered before goes on where nothing of it is passed on: all that is kept begins a credential again
+        past = [self._covered - end, *(stop - end for start, stop in places if start < end)]
+        self._kept, self._covered = data[end:], max(0, *past)
         return bytes(covered)
 
     def rest(self) -> bytes:
