@@ -28,7 +28,9 @@ _RAISE = opcode.opmap["RAISE_VARARGS"]
 _NAMELESS = ("net.", "process.", "ipc.", "random.", "kernel.", "memory.")
 
 
-_Noted = tuple[Sequence[Operation], tuple[Any, ...], str, int]
+#: Frame, code and instruction of a call, as numbers: to hold a frame would keep a guest's objects alive.
+_Place = tuple[int, int, int]
+_Noted = tuple[Sequence[Operation], tuple[Any, ...], str, int, "_Place | None"]
 
 
 class LastAllowed:
@@ -45,22 +47,31 @@ class LastAllowed:
         if len(self._by_thread) >= _THREADS:
             self._by_thread.clear()
         named = tuple([value for value in args[:2] if type(value) is str])
-        self._by_thread[get_ident()] = (operations, named, syscall, sequence)
+        place = None
+        if operations[0][0].value.startswith(_NAMELESS) and (frame := frames.caller()) is not None:
+            place = (id(frame), id(frame.f_code), frame.f_lasti)
+        self._by_thread[get_ident()] = (operations, named, syscall, sequence, place)
 
     def forget(self) -> None:
         """Drop this thread's note: the next error is about something else."""
         self._by_thread.pop(get_ident(), None)
 
     def match(self, error: OSError) -> tuple[Operation, str, int] | None:
-        """Return operation, system call and sequence of what the kernel refused with `error`; None when unrelated."""
+        """Return operation, system call and sequence of what the kernel refused with `error`; None when unrelated.
+
+        An error without a file name must come out of the very call that asked: any other call may be one that no
+        hook asks about, and the kernel's own record is its event.
+        """
         if errno_of(error) not in REFUSALS:
             return None
         noted = self._by_thread.get(get_ident())
         if noted is None:
             return None
-        operations, named, syscall, sequence = noted
+        operations, named, syscall, sequence, place = noted
         names = [name for name in (paths.text(_filename(error)), paths.text(_filename2(error))) if name is not None]
         if not names:
+            if place is None or place != _called_at(error):
+                return None
             nameless = [one for one in operations if one[0].value.startswith(_NAMELESS)]
             return (nameless[0], syscall, sequence) if nameless else None
         for name in names:
@@ -120,6 +131,16 @@ def _made_at(error: BaseException) -> tuple[CodeType, int] | None:
     while trace.tb_next is not None:
         trace = trace.tb_next
     return trace.tb_frame.f_code, trace.tb_lasti
+
+
+def _called_at(error: BaseException) -> _Place | None:
+    """Return the call outside this layer from which an exception came, as `LastAllowed.remember` notes it."""
+    trace, found = error.__traceback__, None
+    while trace is not None:
+        if not frames.is_hook(trace.tb_frame):
+            found = (id(trace.tb_frame), id(trace.tb_frame.f_code), trace.tb_lasti)
+        trace = trace.tb_next
+    return found
 
 
 def raises(code: CodeType, offset: int) -> bool:

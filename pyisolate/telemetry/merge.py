@@ -41,6 +41,8 @@ SUPERVISOR_ENFORCERS = frozenset({"supervisor", "watchdog"})
 _RETRYABLE = frozenset({Capability.LIMIT_PROCESSES, Capability.LIMIT_OPEN_FILES})
 #: Kernel evaluations that the guest cannot have forged.
 _OWN_RECORD = frozenset({Evaluation.ENFORCED, Evaluation.COUNTED})
+#: Calls of capabilities that hooks ask about, which Python itself makes without a question.
+_UNHOOKED = frozenset({"setsockopt", "socketpair", "sethostname", "setdomainname", "memfd_create"})
 _ORIGIN_LIMIT = 1024
 _NAME_LIMIT = 256
 _REASON_LIMIT = 1024
@@ -200,7 +202,9 @@ def _broker_side(broker: BrokerRecord | None, kernel: KernelRecord | None) -> _S
         return _Side(broker.verdict, broker.reason)
     assert kernel is not None
     if kernel.broker_consulted is False:
-        how = "native code" if kernel.capability in ASKED else f"no hook asks about {kernel.capability.value}"
+        hooked = kernel.capability in ASKED and kernel.syscall not in _UNHOOKED
+        about = kernel.syscall if kernel.capability in ASKED else kernel.capability.value
+        how = "native code" if hooked else f"no hook asks about {about}"
         return _Side(Verdict.NOT_CONSULTED, f"the system call was made without asking the broker ({how})")
     if kernel.slot_verdict is not None:
         about = kernel.slot_capability or kernel.capability

@@ -61,6 +61,11 @@ STAND_FOR = {
     "a temporary file elsewhere": (
         "import tempfile; tempfile.NamedTemporaryFile(dir='{ground}/readable')", "fs.create", "{ground}/readable/tmp*"),
     "a priority, by the C library's other errno": ("import os; os.nice(-1)", "kernel.capability", "setpriority(0)"),
+    "an option, of a socket that was let through": (
+        "import socket; made = socket.socket()\nmade.setsockopt(1, 25, b'lo')",
+        "net.socket", "setsockopt(level 1, option 25)"),
+    "a priority, after a signal that was let through": (
+        "import os; os.kill(os.getpid(), 0)\nos.nice(-5)", "kernel.capability", "setpriority(0)"),
     "a database": (
         "import sqlite3; sqlite3.connect('{ground}/readable/new.db')", "fs.create", "{ground}/readable/new.db"),
     "a bit that no policy grants, in the workspace": (
