@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import errno as errno_names
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
 from typing import Literal, Protocol
 
@@ -152,13 +152,16 @@ class FileGrant(Protocol):
 _path_of: Callable[[FileGrant], str] = attrgetter("path")
 
 
-def is_above_grant(path: str, rules: Sequence[FileGrant]) -> bool:
-    """Tell whether a rule grants something below the path. `rules` are sorted by path, as compiled ones are."""
+def is_above_grant(path: str, rules: Sequence[FileGrant], besides: Collection[str] = ()) -> bool:
+    """Tell whether a rule grants something below the path, of a name that is none of `besides`.
+
+    `rules` are sorted by path, as compiled ones are.
+    """
     below = path.rstrip("/") + "/"
     for at in range(bisect_left(rules, below, key=_path_of), len(rules)):
         if not rules[at].path.startswith(below):
             return False
-        if rules[at].allow and rules[at].path != below:
+        if rules[at].allow and rules[at].path != below and rules[at].path not in besides:
             return True
     return False
 

@@ -52,6 +52,8 @@ _OF_TASK = re.compile(
 _OF_MACHINE = frozenset(("/proc/cpuinfo", "/proc/meminfo", "/proc/stat"))
 #: Where an interpreter, also one that a guest executes, looks for packages.
 _SITES = frozenset(("site-packages", "dist-packages"))
+#: What the kernel grants by directories: a rule for one name says nothing of them to it.
+_OF_NAMES = frozenset((Capability.FS_CREATE, Capability.FS_DELETE))
 _OPENING = frozenset(("open", "openat", "creat"))
 _INTERPRETERS = 6  # a script, and the five interpreters that may name one another (Linux, fs/exec.c)
 _TMPFILE = 0o20000000  # __O_TMPFILE (asm-generic/fcntl.h)
@@ -184,6 +186,7 @@ def _refusals(
     """Return what is refused of the rights that a call needs, in the order in which hooks ask."""
     found = []
     passed = broker.policy.mode_of("fs") is Mode.MONITOR  # by now a file may have its new name
+    unmade: set[str] = set()  # what a rule grants that speaks of it alone, and its folder does not
     for capability, path, file in _asked_for(record, passed, names):
         listing = names.is_directory(file)
         if listing and capability is Capability.FS_READ and file in searched:
@@ -191,8 +194,12 @@ def _refusals(
         if capability is Capability.FS_READ and not full and _is_tried(record, file, broker.policy, by_guest):
             continue
         decision = broker.decide(capability, file, listing=listing)
+        if decision.code is None and not passed and _only_named(broker, capability, file, names):
+            unmade.add(file)
         if decision.code is not None:
             found.append(_refused(record, decision, path))
+        elif file in unmade:  # and what else is done with it then, which only the folder can grant either
+            found.append(_refused(record, _of_folder(decision), path))
         elif sealed and not passed and capability is Capability.FS_METADATA and not _writable(broker, file):
             found.append(_refused(record, _read_only(decision, file), path))
     if record.syscall in (*_RENAMING, *_LINKING):
@@ -203,6 +210,32 @@ def _refusals(
 def _writable(broker: Broker, file: str) -> bool:
     rights = (Capability.FS_WRITE, Capability.FS_CREATE, Capability.FS_DELETE)
     return any(broker.decide(one, file).code is None for one in rights)
+
+
+def _only_named(broker: Broker, capability: Capability, file: str, names: SeenNames) -> bool:
+    """Tell whether a name that is granted cannot be made or removed, because its directory does not grant that.
+
+    Not where something has the name that is to be made, or nothing that is to be removed: then it is no refusal.
+    """
+    if capability not in _OF_NAMES or names.is_there(file) is (capability is Capability.FS_CREATE):
+        return False
+    return broker.decide(capability, os.path.dirname(file)).code is not None
+
+
+def _of_folder(granted: Decision) -> Decision:
+    """Return the refusal of a granted name, and of what is done with it, by a directory that does not grant it."""
+    folder = os.path.dirname(granted.target)
+    hint = f"grant it on {folder}"
+    if granted.capability is not Capability.FS_DELETE:
+        hint += ", or make the file before the sandbox starts"
+    return Decision(
+        verdict=Verdict.DENY,
+        capability=granted.capability,
+        target=granted.target,
+        code=DenialCode.SCOPE_INSUFFICIENT,
+        reason=f"its directory grants no making or removing of names, and the rule is of this one alone. Hint: {hint}",
+        presented=granted.rule,
+    )
 
 
 def _read_only(granted: Decision, file: str) -> Decision:

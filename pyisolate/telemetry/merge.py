@@ -262,14 +262,15 @@ def _suggestion(
         return None
     if broker is Verdict.ALLOW and evaluation is Evaluation.ERRNO:
         return None  # the policy already allows it: no rule would change the answer
-    for target in (wanted[1], *[target for _, target in wanted[2]]):
+    targets = (wanted[1], *[target for _, target in wanted[2]])
+    for target in targets:
         if not is_plain(target) or hide_user_information(target) != target:
             return None  # a rule cannot carry it as text, and an event must be safe to print and hold no password
     try:
         found = suggest(*wanted, by_native=broker is Verdict.NOT_CONSULTED)
         for rule in found.get("fs", ()) if found else ():
-            if is_above_grant(rule["path"], context.files):
-                return None  # what is granted below would be granted more
+            if is_above_grant(rule["path"], context.files, targets):
+                return None  # what else is granted below would be granted more
         return found
     except Exception:
         _log.debug("suggestion failed", exc_info=True)  # a denial is recorded whether or not advice can be given
