@@ -35,6 +35,7 @@ LAYERS = (
     "root view",
     "file permissions",
     "seccomp",
+    "bpf-lsm",
     "notification",
     "namespaces",
     "credentials",
@@ -248,7 +249,7 @@ NO_WIRE = "a sandbox thread has no wire"
 OWN_MEMORY = "memory is shared: guest code runs on a thread of the host that no filter confines"
 OWN_PROCESS = "the process is the host's own, and no namespace keeps the thread apart"
 LANDLOCK_SILENT = "Landlock refuses it, and leaves no record"
-NO_ROOT_VIEW_BPF = (
+HOST_TREE_BPF = (
     "where BPF-LSM decides the host's tree is there, so that a reload may grant more; a name can be told to exist"
 )
 NO_ROOT_VIEW = "a thread has no root view, whose mounts are noexec"

@@ -2,7 +2,7 @@
 
 import os
 
-from tests.escape.technique import NO_ROOT_VIEW_BPF, Bare, Technique, escapes
+from tests.escape.technique import HOST_TREE_BPF, Bare, Technique, escapes
 
 
 def attack(world):
@@ -16,7 +16,7 @@ TECHNIQUE = Technique(
     source="CWE-204: EACCES or ENOENT",
     event=("fs.read",),
     stops=("root view",),
-    gap_bpf=NO_ROOT_VIEW_BPF,
+    gap_bpf=HOST_TREE_BPF,
     control=Bare(),
     thread=escapes("Landlock says EACCES where the path lookup says ENOENT"),
 )

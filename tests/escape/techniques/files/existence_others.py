@@ -3,7 +3,7 @@
 import ctypes
 import os
 
-from tests.escape.technique import NO_ROOT_VIEW_BPF, Bare, Technique, escapes
+from tests.escape.technique import HOST_TREE_BPF, Bare, Technique, escapes
 
 
 def attack(world):
@@ -28,7 +28,7 @@ TECHNIQUE = Technique(
     source="Landlock does not handle stat, access, chdir, readlink; CWE-204",
     event=("fs.delete",),
     stops=("root view",),
-    gap_bpf=NO_ROOT_VIEW_BPF,
+    gap_bpf=HOST_TREE_BPF,
     control=Bare(),
     thread=escapes("Landlock handles none of these"),
 )

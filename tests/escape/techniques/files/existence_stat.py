@@ -18,7 +18,7 @@ def attack(world):
 TECHNIQUE = Technique(
     source="Landlock does not handle stat; CWE-204",
     event=("fs.lookup",),
-    stops=("root view", "bpf-file"),
+    stops=("root view", "bpf-lsm"),
     control=Bare(),
     thread=escapes("Landlock does not handle stat, and there is no root view"),
 )
