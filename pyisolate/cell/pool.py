@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..native.result import advice, cause_in_host
+from ..native.result import advice
 from . import wire
 from .channel import OUT_OF_MEMORY, Channel
 from .mover import Mover
 from .policy_zygotes import Kind, PolicyZygotes, ReadyCells, kind_of
 from .reactor import Reactor
+from .shortage import Shortage, cause_of
 from .zygote import BranchOrder, Exited, Forked
 from .zygote_process import (
     FORKED_DESCRIPTORS,
@@ -39,8 +40,9 @@ _LOST = f"was lost on the way: {os.strerror(errno.EMFILE)} in this process?"
 CELL_TIMEOUT_S = 10.0
 #: How many times longer a spawn waits while others are served.
 _PATIENCE = 12
-#: A shortage may pass: who waits for a cell asks again after a pause, until nothing but failures has come for so long.
-_PAUSE_S, _LOOK_AGAIN_S, _GIVE_UP_AFTER_S = 0.05, 0.5, 2.0
+#: Who waits for a cell asks again after so long, and after a failure not before so long (seconds).
+_LOOK_AGAIN_S = 0.5
+_PAUSE_S = 0.05
 
 
 class Pool:
@@ -63,8 +65,10 @@ class Pool:
         #: called when a cell has become ready, on any thread
         self.on_ready: Callable[[], None] = lambda: None
         self._mover = Mover(self._moved)
-        self._condition, self._start_lock = threading.Condition(), threading.Lock()
-        self._ready, self.policies = ReadyCells(), PolicyZygotes()
+        self._condition = threading.Condition()
+        self._start_lock = threading.Lock()
+        self._ready = ReadyCells()
+        self.policies = PolicyZygotes()
         self._warming: dict[int, Channel] = {}
         #: those of the warming that are prepared and wait for their control group
         self._moving: set[Channel] = set()
@@ -72,12 +76,13 @@ class Pool:
         self._asked: Counter[Kind] = Counter()
         self._waiting: Counter[Kind] = Counter()
         #: one cell that may fork is kept once one was asked for
-        self._keeps_forking = self._closed = False
+        self._keeps_forking = False
+        self._closed = False
         self._zygote: ZygoteProcess | None = None
-        self._last_error = ""
-        self._last_hint: str | None = None
-        self._failures, self.restarts, self._warm_at = 0, 0, 0.0
-        self._failing_since: float | None = None
+        self._shortage = Shortage()
+        self.restarts = 0
+        #: when the last cell became warm (CLOCK_MONOTONIC)
+        self._warm_at = 0.0
 
     def start(self, begun: BegunZygote | None = None) -> None:
         """Start the zygote, or go on with a begun one, and fill the pool; returns once warm. Raises ZygoteError."""
@@ -178,7 +183,7 @@ class Pool:
         except BlockingIOError:
             with self._condition:
                 self._asked[kind] = max(0, self._asked[kind] - lacking)
-                self._last_error = "the zygote does not read its requests: is it stopped?"
+                self._shortage.note_stopped()
         except ZygoteError:
             self._zygote_died(zygote)
 
@@ -234,18 +239,21 @@ class Pool:
             deadline = min(max(started, self._warm_at) + timeout_s, started + _PATIENCE * timeout_s)
             if (channel := self.take_ready(policy=policy, forks=forks)) is not None:
                 return channel
-            self._give_up_if_hopeless(started, deadline)
+            if self._closed:
+                raise ZygoteError("fork cell: the supervisor is closed")
+            with self._condition:
+                self._shortage.raise_if_hopeless(started, deadline)
             self.start()
             kind = self.policies.kind(policy, forks)
             with self._condition:
                 self._waiting[kind] += 1
-                zygote, failures = self._zygote, self._failures
+                zygote, failures = self._zygote, self._shortage.failures
             try:
                 self.refill()
                 with self._condition:
                     left = max(0.0, min(_LOOK_AGAIN_S, deadline - time.monotonic()))
                     self._condition.wait_for(lambda: self._changed_since(zygote, failures, kind), left)  # noqa: B023
-                    if self._failures != failures:
+                    if self._shortage.failures != failures:
                         self._condition.wait_for(lambda: self._ready.count(kind) or self._closed, _PAUSE_S)  # noqa: B023
             finally:
                 with self._condition:
@@ -253,20 +261,8 @@ class Pool:
                     self._waiting += Counter()  # forgets zygotes whose cells are awaited no more
 
     def _changed_since(self, zygote: ZygoteProcess | None, failures: int, kind: Kind) -> bool:
-        return bool(self._ready.count(kind)) or self._closed or self._zygote is not zygote or self._failures != failures
-
-    def _give_up_if_hopeless(self, started: float, deadline: float) -> None:
-        if self._closed:
-            raise ZygoteError("fork cell: the supervisor is closed")
-        now = time.monotonic()
-        failing = self._failing_since is not None and now - max(started, self._failing_since) >= _GIVE_UP_AFTER_S
-        if now >= deadline or failing:
-            raise ZygoteError(
-                f"fork cell: none was ready after {now - started:.1f} s: "
-                + (self._last_error or "the zygote does not answer: is it stopped?"),
-                hint=self._last_hint
-                or "run `pyisolate doctor`; the machine may be out of processes, memory or descriptors",
-            )
+        changed = self._zygote is not zygote or self._shortage.failures != failures
+        return changed or bool(self._ready.count(kind)) or self._closed
 
     def close(self) -> None:
         """Kill the zygote and with it every cell; reports the exits of all that were alive."""
@@ -299,13 +295,9 @@ class Pool:
 
     def _failed(self, why: str, met: int | Exception | None = None) -> None:
         """Note why no cell came. `met`: an errno, or what was raised in doing what `why` says."""
-        if isinstance(met, Exception):
-            cause, met = cause_in_host(met) or (str(met), None)
-            why = f"{why}: {cause}"
+        cause = cause_of(why, met)
         with self._condition:
-            self._last_error, self._last_hint = why, advice(met)
-            self._failures += 1
-            self._failing_since = self._failing_since or time.monotonic()
+            self._shortage.note(*cause)
             self._condition.notify_all()
 
     def _became_warm(self, channel: Channel) -> None:
@@ -348,7 +340,7 @@ class Pool:
             self._moving.discard(channel)
             if self._live.get(channel.pid) is not channel:
                 return  # another thread has seen the zygote die, and has buried it
-            self._failing_since, self._last_error, self._last_hint = None, "", None
+            self._shortage.end()
             self._warm_at = time.monotonic()
             self._warming.pop(channel.pid, None)
             if channel.made_for is not None and self.policies.of(channel.made_for) is not channel.zygote:

@@ -33,6 +33,7 @@ from ..records import Asked, BrokerRecord
 from . import messages
 from .authority import Authority, new_authority
 from .bundles import VARIABLES, Bundles
+from .listening import Listening
 from .lookups import RES_OPTIONS
 from .messages import Admit, Answered, Applied, Counted, Dismiss, Questioned, Refused, Serving, Start
 from .meter import Carried
@@ -40,9 +41,10 @@ from .use import Use
 
 _log = logging.getLogger("pyisolate.egress")
 #: A proxy that does not serve by then, or does not take an order, is broken (seconds).
-_START_S, _ORDER_S = 30.0, 5.0
-#: Between two starts of a proxy that dies (seconds); connections that wait to be taken.
-_AGAIN_S, _BACKLOG = 1.0, 1024
+_START_S = 30.0
+_ORDER_S = 5.0
+#: Between two starts of a proxy that dies (seconds).
+_AGAIN_S = 1.0
 #: What is read at a time: a request's end does not wait for a proxy that never stops.
 _MOST_READS = 64
 #: What a lookup of names may read.
@@ -87,26 +89,6 @@ class Entrance:
         return "<Entrance>"
 
 
-class _Listening:
-    """The proxy's address on the loopback interface: TCP for it, and UDP so that no datagram reaches another."""
-
-    def __init__(self) -> None:
-        for _ in range(16):
-            self.tcp = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
-            self.port: int = self.tcp.getsockname()[1]
-            self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            try:
-                self._udp.bind(("127.0.0.1", self.port))
-                return
-            except OSError:
-                self.close()
-        raise OSError("egress proxy: no port is free for TCP and UDP")
-
-    def close(self) -> None:
-        self.tcp.close()
-        self._udp.close()
-
-
 class _Link:
     """The control socket of one proxy process, and what has come on it."""
 
@@ -114,7 +96,8 @@ class _Link:
         self.control, self.lock = control, threading.RLock()
         self._sending = threading.Lock()
         self._buffer = bytearray()
-        self._applied, self._more = 0, threading.Condition(self.lock)
+        self._applied = 0
+        self._more = threading.Condition(self.lock)
 
     def wait_serving(self) -> None:
         """Return once the proxy serves. Raises OSError, BadReport."""
@@ -188,7 +171,7 @@ class EgressProxy:
     ) -> None:
         self._traits, self._on_refused, self._on_carried, self._on_asked = traits, on_refused, on_carried, on_asked
         self._lock = threading.RLock()
-        self._listening: _Listening | None = None
+        self._listening: Listening | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._link: _Link | None = None
         self._tenants: dict[str, Admit] = {}
@@ -196,7 +179,9 @@ class EgressProxy:
         self._bundles: Bundles | None = None
         #: the file of each sandbox that has one
         self._bundle_of: dict[str, str] = {}
-        self._started_at, self._orders = 0.0, 0
+        self._started_at = 0.0
+        #: how many orders were given
+        self._orders = 0
         self._closed = False
 
     # -- policies and sandboxes -----------------------------------------------------------------------------
@@ -304,7 +289,7 @@ class EgressProxy:
         if self._link is not None:
             return
         try:
-            self._listening = self._listening or _Listening()
+            self._listening = self._listening or Listening()
             self._start(self._listening)
         except (OSError, RuntimeError, messages.BadReport) as error:  # RuntimeError: no thread to read it
             self._drop()
@@ -314,7 +299,7 @@ class EgressProxy:
                 hint="its traceback is on this process's stderr; policies without names do not need it",
             ) from error
 
-    def _start(self, listening: _Listening) -> None:
+    def _start(self, listening: Listening) -> None:
         self._started_at = time.monotonic()
         self._use.begin()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
