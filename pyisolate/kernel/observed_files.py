@@ -11,7 +11,6 @@ import errno
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Collection
 
 import msgspec
 
@@ -21,14 +20,14 @@ from ..policy import workspace
 from ..policy.broker import Broker
 from ..policy.compiled import CompiledPolicy, FsRight
 from ..policy.moves import widened
+from ..policy.searched import Searched
 from ..policy.suggest import is_task
 from ..records import Evaluation, KernelRecord
 from .seen_names import OpenOwn, SeenNames
 
 #: Policies in use at once; a broker is cheap to make again.
 _BROKERS = 64
-
-
+_NOTHING = Searched()
 #: Calls that are about a name itself; the others follow it to what it leads to.
 _NAMING = frozenset(("mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat", "unlink", "unlinkat", "rmdir"))
 _DESCRIPTOR = re.compile(r"/proc/(?:self|thread-self)/fd/[0-9]+")
@@ -73,10 +72,9 @@ class WatchedFiles:
         self,
         record: KernelRecord,
         policy: CompiledPolicy,
-        searched: Collection[str] = (),
+        searched: Searched = _NOTHING,
         own: OpenOwn | None = None,
         *,
-        listed: Collection[str] = (),
         sealed: bool = False,
         by_guest: bool = False,
         full: bool = False,
@@ -86,7 +84,6 @@ class WatchedFiles:
         In monitor mode nothing refuses: there are then as many records as enforcing would have refused one after the
         other, as hooks ask. Left as it is: what is granted; a file that is not there at all; a relative name, whose
         directory is not known here; the listing of a directory of `searched`, which any import of an absent module is.
-        `listed` are directories that imports search as well, of which what lies below is reported.
         `own` lends the sandbox's workspace, where what lies below it is looked up. `sealed`: it sees a root view, in
         which what may not be written is mounted read-only. `by_guest`: the guest's own process called, and no program
         of it. `full`: nothing is left out that libraries only try.
@@ -105,8 +102,8 @@ class WatchedFiles:
         if runs:
             return [_program(record, broker, names)]
         if (looked := _looked_at(record, names)) is not None:
-            return [_not_found(record, looked, broker, names, searched, listed)]
-        found = _refusals(record, broker, names, (*searched, *listed), sealed=sealed, by_guest=by_guest, full=full)
+            return [_not_found(record, looked, broker, names, searched)]
+        found = _refusals(record, broker, names, searched, sealed=sealed, by_guest=by_guest, full=full)
         if not found or found[0].verdict is Verdict.WOULD_DENY:
             return found or [record]
         also = tuple((one.capability, one.target) for one in found[1:])
@@ -116,10 +113,8 @@ class WatchedFiles:
         self,
         record: KernelRecord,
         shadow: CompiledPolicy | None,
-        searched: Collection[str] = (),
+        searched: Searched = _NOTHING,
         own: OpenOwn | None = None,
-        *,
-        listed: Collection[str] = (),
     ) -> list[KernelRecord]:
         """Return what a shadow policy, where there is one, would refuse of the call; see `judge`.
 
@@ -128,7 +123,7 @@ class WatchedFiles:
         runs = record.capability is Capability.PROCESS_EXEC
         if shadow is None or (runs and not any(rule.allow & FsRight.EXEC for rule in shadow.fs)):
             return []
-        judged = self.judge(record, self._watching(shadow), searched, own, listed=listed)
+        judged = self.judge(record, self._watching(shadow), searched, own)
         refused = [one for one in judged if one.verdict is Verdict.WOULD_DENY]
         # the hook that asked the broker in force has asked the shadow's as well
         said = None if record.slot_verdict is None else Verdict.WOULD_DENY
@@ -177,7 +172,7 @@ def _refusals(
     record: KernelRecord,
     broker: Broker,
     names: SeenNames,
-    searched: Collection[str],
+    searched: Searched,
     *,
     sealed: bool,
     by_guest: bool,
@@ -189,7 +184,7 @@ def _refusals(
     unmade: set[str] = set()  # what a rule grants that speaks of it alone, and its folder does not
     for capability, path, file in _asked_for(record, passed, names):
         listing = names.is_directory(file)
-        if listing and capability is Capability.FS_READ and file in searched:
+        if listing and capability is Capability.FS_READ and file in searched.directories:
             continue
         if capability is Capability.FS_READ and not full and _is_tried(record, file, broker.policy, by_guest):
             continue
@@ -270,23 +265,25 @@ def _looked_at(record: KernelRecord, names: SeenNames) -> str | None:
     return names.followed(record.target)
 
 
-def is_of_imports(record: KernelRecord, searched: Collection[str], listed: Collection[str]) -> bool:
+def is_of_imports(record: KernelRecord, searched: Searched) -> bool:
     """Tell whether programs (BPF-LSM) refused what any import of an absent module tries: see `WatchedFiles.judge`."""
     if record.verdict is Verdict.ALLOW or record.broker_consulted:
         return False
     if record.capability is Capability.FS_LOOKUP:
-        return _is_beside(record.target, record.target, searched, listed)
-    return record.capability is Capability.FS_READ and (record.target in searched or record.target in listed)
+        return _is_beside(record.target, record.target, searched)
+    return record.capability is Capability.FS_READ and record.target in searched.directories
 
 
-def _is_beside(path: str, asked: str, searched: Collection[str], listed: Collection[str]) -> bool:
+def _is_beside(path: str, asked: str, searched: Searched) -> bool:
     """Tell whether imports, the standard library or an interpreter's start look for a path by themselves."""
     below = (f"{path}/", f"{asked}/")
-    if path in _EXPECTED or path in listed or any(one.startswith(f"{folder}/") for folder in searched for one in below):
+    if path in _EXPECTED or path in searched.others:
+        return True
+    if any(one.startswith(f"{tree}/") for tree in searched.trees for one in below):
         return True
     if os.path.basename(path) in _SITES or _SETTINGS.fullmatch(path) is not None:
         return True
-    return any(folder.startswith(below[0]) for folder in (*searched, *listed))  # on the way there (realpath(3))
+    return any(folder.startswith(below[0]) for folder in searched.directories)  # on the way there (realpath(3))
 
 
 def _not_found(
@@ -294,15 +291,14 @@ def _not_found(
     path: str,
     broker: Broker,
     names: SeenNames,
-    searched: Collection[str],
-    listed: Collection[str],
+    searched: Searched,
 ) -> KernelRecord:
     """Return a look-up that found nothing, as a refusal where something is there and only not granted.
 
     Not where this process cannot know; not of what imports search or the standard library does without; not of a task
     in /proc, which is another's here. Where files are monitored, the guest found it.
     """
-    if is_task(path) or _is_beside(path, record.target, searched, listed) or not names.is_seen(path):
+    if is_task(path) or _is_beside(path, record.target, searched) or not names.is_seen(path):
         return record
     decision = broker.decide(Capability.FS_LOOKUP, path)
     if decision.code is None:

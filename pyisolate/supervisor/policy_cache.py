@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -20,6 +19,7 @@ from ..kernel.prepared import Prepared
 from ..policy.compile import compile_policy
 from ..policy.compiled import CompiledPolicy
 from ..policy.packages import editables
+from ..policy.searched import Searched, searched_by
 from ..policy.web import by_name
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 #: How many are kept beside those in use: a host that makes a policy per request must not run out of descriptors.
 KEPT = 64
-#: Where tracebacks look for the lines of hooks.
-_OWN_CODE = str(Path(__file__).resolve().parents[1])
 #: How long the addresses of granted host names are taken for granted (seconds); a name's own time to live is not known.
 PINNED_S = 60.0
 
@@ -55,18 +53,12 @@ class PreparedPolicies:
         self._lock = threading.Lock()
         self._making = threading.Lock()
 
-    def searched_by(self, policy: CompiledPolicy) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return what imports search under a policy: trees of modules, and directories of other things, too."""
-        site, interpreter = policy.site, self.interpreter
-        if interpreter is None:
-            return (() if site is None else (site.path,)), ()
-        if site is not None:
-            return (site.path, interpreter.stdlib, _OWN_CODE), ()
-        return (interpreter.stdlib, *interpreter.site_dirs, _OWN_CODE), self._listed
+    def searched_by(self, policy: CompiledPolicy) -> Searched:
+        """Return what imports search under a policy, with what site directories lead to at the first look."""
+        return searched_by(policy, self.interpreter, self._editable)
 
     @functools.cached_property
-    def _listed(self) -> tuple[str, ...]:
-        """Directories that cells search beside the site directories, as they were at the first look."""
+    def _editable(self) -> tuple[str, ...]:
         return () if self.interpreter is None else editables(self.interpreter).directories
 
     def hold(
@@ -76,8 +68,10 @@ class PreparedPolicies:
         enforcement: Enforcement = "strict",
         making: contextlib.AbstractContextManager[None] | None = None,
     ) -> contextlib.AbstractContextManager[Prepared]:
-        """Compile a policy and its kernel tables, once per content; they stay open in this block. `making` is entered
-        while they are looked for and made.
+        """Compile a policy and its kernel tables, once per content; they stay open in this block.
+
+        `making`, which may be entered again, is entered while they are looked for and made: what the block raises is
+        no error of that.
 
         Raises EnforcementError, PolicySyntaxError.
         """

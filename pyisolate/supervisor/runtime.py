@@ -400,25 +400,24 @@ class Runtime:
             if named is None:
                 return
             record = named
-        if record.enforcer == "bpf-lsm" and is_of_imports(record, *self.tables.searched_by(session.compiled)):
+        if record.enforcer == "bpf-lsm" and is_of_imports(record, self.tables.searched_by(session.compiled)):
             return
         records = [record]
         if self.plan.listener_watches_files and isinstance(session, CellSession):
-            searched, listed = self.tables.searched_by(session.compiled)
+            searched = self.tables.searched_by(session.compiled)
             own = None if session.workspace is None else session.workspace.directory
             records = self._watched.judge(
                 record,
                 session.compiled,
                 searched,
                 own,
-                listed=listed,
                 sealed=self.plan.usable("root view"),
                 by_guest=record.pid == session.pid,
                 full=self.plan.traits.full_telemetry,
             )
             if records[0].enforcer == "landlock" and records[0].verdict is Verdict.DENY:
                 session.kernel.note_recorded(records[0])
-            records += self._watched.judge_shadow(record, session.denials.shadow, searched, own, listed=listed)
+            records += self._watched.judge_shadow(record, session.denials.shadow, searched, own)
         for one in records:
             # Tables are shared by sandboxes that reloaded a different number of times: the sandbox's own count holds.
             session.denials.kernel(msgspec.structs.replace(one, generation=0))

@@ -18,6 +18,7 @@ from pyisolate.kernel.observed_files import WatchedFiles, let_through
 from pyisolate.kernel.seen_names import SeenNames
 from pyisolate.policy import Policy, compile_policy, workspace
 from pyisolate.policy.compiled import CompiledPolicy
+from pyisolate.policy.searched import Searched
 from pyisolate.records import Evaluation, KernelRecord
 
 
@@ -96,7 +97,7 @@ def test_what_is_not_there_is_no_refusal(tree: Path, policy: CompiledPolicy) -> 
 
 def test_a_directory_that_imports_search_is_not_refused_to_be_listed(tree: Path, policy: CompiledPolicy) -> None:
     def listed(*searched: str) -> Verdict:
-        (record,) = WatchedFiles().judge(seen(tree / "other"), policy, searched)
+        (record,) = WatchedFiles().judge(seen(tree / "other"), policy, Searched(searched))
         return record.verdict
 
     assert listed() is Verdict.DENY
@@ -233,12 +234,12 @@ def test_a_look_up_is_refused_where_something_is_there_and_nothing_of_it_granted
     (tree / "searched/module").write_text("x")
     look = seen(tree / name, Capability.FS_LOOKUP, "newfstatat")
     for record in (look, seen(tree / name, flags=os.O_PATH)):
-        (made,) = WatchedFiles().judge(record, policy, [str(tree / "searched")])
+        (made,) = WatchedFiles().judge(record, policy, Searched((str(tree / "searched"),)))
         assert (made.verdict is Verdict.DENY, made.enforcer == "root view") == (found, found)
         if found:
             assert (made.capability, made.target) == (Capability.FS_LOOKUP, str(tree / "other/file"))
     watched = msgspec.structs.replace(policy, version="watched", mode=Mode.MONITOR)
-    (made,) = WatchedFiles().judge(look, watched, [str(tree / "searched")])
+    (made,) = WatchedFiles().judge(look, watched, Searched((str(tree / "searched"),)))
     assert (made.verdict is Verdict.WOULD_DENY, made.errno) == (found, 0), "the guest found it"
     task = seen("/proc/self/status", Capability.FS_LOOKUP, "newfstatat")
     assert WatchedFiles().judge(task, policy) == [task]
