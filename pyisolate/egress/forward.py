@@ -252,7 +252,7 @@ async def _pass_on(guest: GuestSide, up: Upstream, known: KnownAnswer, data: byt
     """Send an answer on; False where the host sent more than it stated."""
     left, more, before = known.body_bytes, data, known.onward
     while True:
-        piece = before + hider.more(more[:left]) + (hider.rest() if left <= len(more) else b"")
+        piece = before + hider.more(more[:left]) + (hider.end() if left <= len(more) else b"")
         guest.meter.received(len(piece))
         guest.begun = True
         guest.writer.write(piece)
@@ -334,7 +334,7 @@ async def _answer(
             guest.writer.write(guest.http.send(h11.Data(data=credentials.hider.more(event.data))) or b"")
             await guest.writer.drain()
         elif isinstance(event, h11.EndOfMessage):
-            guest.writer.write(guest.http.send(h11.Data(data=credentials.hider.rest())) or b"")
+            guest.writer.write(guest.http.send(h11.Data(data=credentials.hider.end())) or b"")
             guest.writer.write(guest.http.send(h11.EndOfMessage()) or b"")
             await guest.writer.drain()
             kept = _is_done(guest.http) and _is_done(host) and method != b"HEAD"

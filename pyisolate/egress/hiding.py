@@ -54,7 +54,7 @@ class Hider:
         self._kept, self._covered = data[end:], max(0, *past)
         return bytes(covered)
 
-    def rest(self) -> bytes:
+    def end(self) -> bytes:
         """Return what was kept, at the end."""
         kept = hide(self._kept, self.hidden)
         kept, self._kept = b"*" * self._covered + kept[self._covered :], b""

@@ -190,7 +190,7 @@ class Shortcut:
             self._fail(ConnectionAbortedError("the host has gone"))
             return
         piece = head + self._hider.more(body[: self._left])
-        piece += self._hider.rest() if self._left <= len(body) else b""
+        piece += self._hider.end() if self._left <= len(body) else b""
         try:
             self._meter.received(len(piece))
         except OverLimit as over:

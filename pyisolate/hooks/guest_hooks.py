@@ -25,7 +25,7 @@ from ..errors import PolicyError, RefusedImport, RefusedProgram
 from ..policy.broker import is_asked_about
 from ..policy.compiled import CompiledPolicy
 from ..policy.moves import widened
-from ..policy.standard_library import is_native_without_file
+from ..policy.standard_library import is_builtin_ctypes
 from ..policy.suggest import suggestion_unseen
 from ..records import ALSO_LIMIT, BrokerRecord, SandboxContext
 from ..telemetry.event import DenialEvent
@@ -249,7 +249,7 @@ class GuestHooks:
 
     def _own(self, event: str, args: tuple[Any, ...]) -> int:
         if event == "import":
-            if args[1] is None and not is_native_without_file(args[0]):
+            if args[1] is None and not is_builtin_ctypes(args[0]):
                 return 0  # a search for a module; who may name it is decided where it is named
             operations = self.imports.native(args[0], args[1])
         elif event == "socket.getaddrinfo":

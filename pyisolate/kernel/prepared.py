@@ -61,12 +61,12 @@ class Prepared:
     #: what the places of its rules were; None where no table holds places
     identity: Identity | None = None
     #: this process's own limits that the tables hold
-    host_limits: tuple[int, ...] = field(default_factory=rlimit.in_tables)
+    host_limits: tuple[int, ...] = field(default_factory=rlimit.hard_limits_in_tables)
 
     @property
     def current(self) -> bool:
         """True while the tables mean what the policy's paths name, within the limits that the host has."""
-        if self.host_limits != rlimit.in_tables():
+        if self.host_limits != rlimit.hard_limits_in_tables():
             return False
         if self.root_view is not None and not self.root_view.lives:
             return False

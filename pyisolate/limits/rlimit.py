@@ -105,7 +105,7 @@ def within_host(which: int, allowed: int | None) -> int | None:
     return allowed if allowed is None or hard == resource.RLIM_INFINITY else min(allowed, hard)
 
 
-def in_tables() -> tuple[int, ...]:
+def hard_limits_in_tables() -> tuple[int, ...]:
     """Return this process's own hard limits on what the listener's tables hold: open files, and a file's size."""
     return tuple(resource.getrlimit(which)[1] for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE))
 

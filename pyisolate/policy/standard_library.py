@@ -21,8 +21,8 @@ FOREIGN_NATIVE, FOREIGN_MODULE = "_ctypes", "ctypes"
 FOREIGN = frozenset({FOREIGN_MODULE, FOREIGN_NATIVE})
 
 
-def is_native_without_file(name: object) -> bool:
-    """Tell whether a module calls foreign functions and is built into this interpreter, so that no file is loaded."""
+def is_builtin_ctypes(name: object) -> bool:
+    """Tell whether a module is `_ctypes`, and built into this interpreter, so that no file is loaded."""
     return name == FOREIGN_NATIVE and FOREIGN_NATIVE in sys.builtin_module_names
 
 

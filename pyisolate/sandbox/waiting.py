@@ -86,6 +86,11 @@ class WaitingCalls:
         #: answers a question about a request at the egress proxy, where the sandbox is led to it
         self.answer_request: Callable[[str, int, bool], None] | None = None
 
+    @property
+    def led_to_proxy(self) -> bool:
+        """True where the guest was started with the variables that lead to the egress proxy."""
+        return self.answer_request is not None
+
     def take(self, asked: Asked, opener: Opener) -> None:
         """Take a question; a file is opened by `opener`. Never waits: where a file is looked at, a file system may."""
         if asked.capability is not Capability.FS_READ:

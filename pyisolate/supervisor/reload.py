@@ -167,7 +167,7 @@ def _cell_of(session: Session, policy: Policy) -> CellSession:
 
 def _check_led(session: CellSession, new: CompiledPolicy) -> None:
     """Refuse what only the egress proxy grants to a guest that knows of none: the variables came with its start."""
-    if by_name(new) and session.waiting.answer_request is None:
+    if by_name(new) and not session.waiting.led_to_proxy:
         raise EnforcementError(
             f"reload policy of {session.name!r}: it grants or asks by name, and the guest was started without the "
             "variables that lead to the egress proxy (HTTP_PROXY, HTTPS_PROXY)",

@@ -73,6 +73,11 @@ class Standby:
         self._awake = threading.Event()
         self._thread = Thread(target=self._run, name="pyisolate-standby")
 
+    @property
+    def _has_room(self) -> bool:
+        """True where cells can stand by; else one policy has a zygote, and none has cells."""
+        return self._most > 0
+
     def start(self) -> None:
         """Start the thread: with the supervisor, so that it inherits nothing of who calls `spawn`."""
         self._thread.start()
@@ -127,7 +132,7 @@ class Standby:
                 # else the end of a sandbox does it: the first request comes before
                 wanted = 2 * len(line.ready) < line.most if key == self._usual else not line.found
                 line.found = False
-            due = not self._most and line is not None and self._is_due(line)
+            due = not self._has_room and line is not None and self._is_due(line)
         if unwanted:
             self._end(unwanted)
         if (wanted and self._lacks()) or self._retired or due:
@@ -142,11 +147,11 @@ class Standby:
             for other in [one for one in self._lines if _same_policy(self._lines[one].order, order)]:
                 unwanted += self._remove(other)  # its places have changed since
         usual = self._frequent.is_usual(key)
-        if line is None and (usual or (self._most and self._frequent.is_frequent(key))):
+        if line is None and (usual or (self._has_room and self._frequent.is_frequent(key))):
             line = _Line(order, 1)
-            if len(self._lines) >= (min(MOST, 2 * self._pool.size) if self._most else 1):
+            if len(self._lines) >= (min(MOST, 2 * self._pool.size) if self._has_room else 1):
                 kept = self._usual if self._usual and self._frequent.count(self._usual, recent=True) else None
-                others = [one for one in self._lines if one != kept or not self._most]
+                others = [one for one in self._lines if one != kept or not self._has_room]
                 least = others[0] if usual else self._frequent.less_frequent(key, others)
                 if least is None:
                     return unwanted

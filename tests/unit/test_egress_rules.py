@@ -306,7 +306,7 @@ def test_credentials_are_covered_wherever_an_answer_is_cut(size: int) -> None:
     assert "passpass" not in repr(made)
     body = f"a user:passpass b {made.value} c user:pass user:passpass".encode()
     hider = Hider([made])
-    got = b"".join(hider.more(body[i : i + size]) for i in range(0, len(body), size)) + hider.rest()
+    got = b"".join(hider.more(body[i : i + size]) for i in range(0, len(body), size)) + hider.end()
     assert len(got) == len(body)
     assert b"passpass" not in got
     assert made.hidden[1].encode() not in got
@@ -317,7 +317,7 @@ def test_credentials_are_covered_wherever_an_answer_is_cut(size: int) -> None:
     plain = secrets.secret({"name": "b", "from": "env:B", "inject": "header:X a.org/*"})
     three = Hider([secrets.injection(plain, value) for value in ("abcdefgh", "abcdefgh1234", "gh1234xyz")])
     body = b"-abcdefgh1234xyz-abcdefgh-abcdefgh12"
-    got = b"".join(three.more(body[i : i + size]) for i in range(0, len(body), size)) + three.rest()
+    got = b"".join(three.more(body[i : i + size]) for i in range(0, len(body), size)) + three.end()
     assert got == b"-***************-********-********12"
 
 
