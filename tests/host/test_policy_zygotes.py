@@ -117,6 +117,22 @@ def test_where_no_cell_stands_by_the_usual_policy_has_one_for_cells_on_demand() 
 
 
 @pytest.mark.once
+def test_a_pool_of_one_gives_its_warm_cell_first_and_then_cells_on_demand() -> None:
+    with pyisolate.Supervisor(pool_size=1) as own, contextlib.ExitStack() as held:
+        until(lambda: held.enter_context(own.spawn("usual", WIDE)) and branches(own))
+        held.close()
+        demanded = False
+        for _ in range(40):
+            until(lambda: own.diagnostics().pools["own_network"].warm == 1)
+            with own.spawn("warm", WIDE) as warm, own.spawn("any", WIDE) as one, own.spawn("any", WIDE) as other:
+                assert zygote_of(warm) == own.diagnostics().zygote_pid
+                demanded = bool({zygote_of(one), zygote_of(other)} & set(branches(own)))
+                if demanded:
+                    break
+        assert demanded
+
+
+@pytest.mark.once
 def test_a_shadow_policy_comes_with_its_own_tables(own: pyisolate.Supervisor) -> None:
     branched(own, WIDE).close()
     with own.spawn("watched", WIDE, shadow=COMPUTE) as sandbox:
