@@ -282,6 +282,7 @@ static int notify_is_open_file(const struct notify_call *c, int argument)
 	case SYS_fchownat:
 		return (c->args[4] & AT_EMPTY_PATH) != 0;
 	case SYS_utimensat:
+	case 452: /* fchmodat2, 6.6 */
 		return (c->args[3] & AT_EMPTY_PATH) != 0;
 	default:
 		return 0;
