@@ -51,12 +51,13 @@ class Thread(threading.Thread):
         super().__init__(target=target, args=args, name=name, daemon=daemon)
         # CPython 3.11 to 3.14: `Thread.start` waits for `_started`, and the new thread sets it before it calls `run`
         self._signal = self._started = _StartedSignal()
-        #: taken by the thread when it runs, or by its starter when it gives the thread up
-        self._decided = threading.Lock()
+        #: decided once: by the thread when it runs, or by its starter when it gives the thread up
+        self._runs: bool | None = None
+        self._deciding = threading.Lock()
 
     def start(self) -> None:
         """Start the thread, once. Raises RuntimeError where it cannot, or does not run within `PATIENCE_S`."""
-        if self._decided.locked():
+        if self._runs is not None:
             raise RuntimeError("threads can only be started once")
         try:
             super().start()
@@ -68,17 +69,23 @@ class Thread(threading.Thread):
 
     def run(self) -> None:
         """Run the target, where the starter waits for it."""
-        if self._decided.acquire(blocking=False):
+        if self._decide(runs=True):
             self._signal.give()
             super().run()
 
     def give_up(self) -> bool:
         """Keep the thread from running, however late it is started or comes; False where it runs."""
-        if not self._decided.acquire(blocking=False):
+        if self._decide(runs=False):
             return False
         # CPython 3.11 to 3.14: one that ended before its signal would be among `threading.enumerate()` for ever
         getattr(threading, "_limbo", {}).pop(self, None)
         return True
+
+    def _decide(self, runs: bool) -> bool:
+        with self._deciding:
+            if self._runs is None:
+                self._runs = runs
+            return self._runs
 
 
 class Starter:
@@ -92,6 +99,8 @@ class Starter:
         self._wanted: queue.SimpleQueue[tuple[Thread, queue.SimpleQueue[BaseException | None]] | None]
         self._wanted = queue.SimpleQueue()
         self._thread: Thread | None = None
+        #: held while a request is queued: after `close` nothing would serve it
+        self._asking = threading.Lock()
 
     def open(self) -> None:
         """Start its thread. Raises RuntimeError where it cannot."""
@@ -101,11 +110,13 @@ class Starter:
 
     def start(self, thread: Thread) -> None:
         """Start a thread. Raises what `Thread.start` raises."""
-        if self._thread is None:
+        outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        with self._asking:
+            if served := self._thread is not None:
+                self._wanted.put((thread, outcome))
+        if not served:
             thread.start()
             return
-        outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._wanted.put((thread, outcome))
         try:
             error = outcome.get(timeout=2 * PATIENCE_S)
         except queue.Empty:
@@ -117,9 +128,11 @@ class Starter:
 
     def close(self) -> None:
         """End its thread; those that it started go on. It may be opened again."""
-        thread, self._thread = self._thread, None
+        with self._asking:
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                self._wanted.put(None)
         if thread is not None:
-            self._wanted.put(None)
             thread.join(PATIENCE_S)
 
     def _serve(self) -> None:
@@ -169,15 +182,21 @@ class Workers(concurrent.futures.Executor):
                 self._changed.notify()
                 return future
             self._running += 1
+        thread = None
         try:
-            self._starter.start(Thread(self._serve, name=self._name, daemon=self._daemon))
-        except RuntimeError:  # those that run take it, if there are any
+            thread = Thread(self._serve, name=self._name, daemon=self._daemon)
+            self._starter.start(thread)
+        except BaseException as error:
             with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
-                if not self._running and entry in self._calls:
+                if thread is None or thread.give_up():
+                    self._running -= 1
+                    self._changed.notify_all()
+                taken = self._running and isinstance(error, RuntimeError)  # by those that run
+                if not taken and entry in self._calls:
                     self._calls.remove(entry)
                     raise
+            if not isinstance(error, RuntimeError):
+                raise
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

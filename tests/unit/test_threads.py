@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from pyisolate.native import threads
-from pyisolate.native.threads import Thread
+from pyisolate.native.threads import Starter, Thread, Workers
 from pyisolate.telemetry.worker_threads import Calls, Timer
 
 STARVED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -37,7 +37,7 @@ def test_a_thread_that_says_nothing_is_given_up_and_never_runs(
         starved.setattr(threading.Thread, "_bootstrap", begin)
         starved.setattr(threads, "PATIENCE_S", 0.1)
         thread = Thread(ran.set)
-        with pytest.raises(RuntimeError, match=r"can't start new thread: .* did not run within 0\.1 s"):
+        with pytest.raises(RuntimeError, match=r"start thread .*: it did not run within 0\.1 s"):
             thread.start()
     assert set(threading.enumerate()) == before
     assert not ran.wait(0.4 if begin is late else 0)
@@ -74,3 +74,47 @@ def test_what_works_on_a_thread_works_again_once_one_can_be_started(
         timer.call_in(0, threading.Event().set)
     calls.close(5)
     timer.close()
+
+
+def test_an_interrupt_while_a_worker_starts_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers(1, "worker")
+    for interrupt in (KeyboardInterrupt, MemoryError):
+        with monkeypatch.context() as interrupted:
+
+            def refuse(_thread: threading.Thread, error: type[BaseException] = interrupt) -> None:
+                raise error
+
+            interrupted.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(interrupt):
+                workers.submit(pytest.fail, "runs, and was not submitted")
+    assert workers.submit(threading.get_ident).result(10) != threading.get_ident()
+    workers.shutdown()
+
+
+def test_a_worker_that_runs_though_its_start_was_interrupted_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, start = Workers(1, "worker"), threading.Thread.start
+
+    def interrupt(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(threading.Thread, "start", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            workers.submit(int)
+    assert workers.submit(int).result(10) == 0
+    workers.shutdown()
+    assert workers.count == 0
+
+
+def test_a_start_that_meets_the_end_of_its_starter_is_served_or_done_by_the_caller() -> None:
+    for _ in range(50):
+        starter, ran = Starter(), threading.Semaphore(0)
+        starter.open()
+        ending = threading.Thread(target=starter.close)
+        ending.start()
+        began = time.monotonic()
+        starter.start(Thread(ran.release))
+        assert ran.acquire(timeout=threads.PATIENCE_S)
+        assert time.monotonic() - began < threads.PATIENCE_S
+        ending.join()
