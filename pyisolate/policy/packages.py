@@ -60,7 +60,7 @@ def _locate(name: str, interpreter: InterpreterFiles, stamps: tuple[int, ...]) -
     if not paths:
         return None
     roots = tuple(paths)
-    index = _distributions(interpreter.site_dirs, stamps)
+    index = _distributions(interpreter.site_dirs, stamps, interpreter.trusted_packages)
     distribution = index.owner.get(name)
     native = [path for path in paths if os.path.isdir(path) or path.endswith(interpreter.native_suffixes)]
     if distribution is not None:
@@ -169,7 +169,8 @@ class _Index:
 
 
 @lru_cache(maxsize=8)
-def _distributions(site_dirs: tuple[str, ...], stamps: tuple[int, ...]) -> _Index:
+def _distributions(site_dirs: tuple[str, ...], stamps: tuple[int, ...], trusted: bool) -> _Index:
+    """Return what is installed. `.pth` files are read where they are `trusted`: they name any directory of the host."""
     index = _Index()
     for directory in site_dirs:
         for distribution in metadata.distributions(path=[directory]):
@@ -178,7 +179,9 @@ def _distributions(site_dirs: tuple[str, ...], stamps: tuple[int, ...]) -> _Inde
             if location is None or not _NAME.fullmatch(key) or key in index.metadata:
                 continue
             index.metadata[key] = str(location)
-            index.modules[key] = top_level(distribution) | compiled_beside(distribution) | _editable(distribution)
+            index.modules[key] = top_level(distribution) | compiled_beside(distribution)
+            if trusted:
+                index.modules[key] |= _editable(distribution)
             index.requires[key] = tuple(distribution.requires or ())
             for module in index.modules[key]:
                 index.owner.setdefault(module, key)

@@ -4,7 +4,7 @@
 interpreter holds: it is named apart. `_ctypes` is its native part. No other module of the standard library is like it:
 `mmap` maps files, `_posixsubprocess`, `sqlite3` and `tkinter` act by calls that hooks and kernel decide. The
 interpreter's own tests (`_testcapi`, `_xxsubinterpreters`) are no part of the standard library
-(`sys.stdlib_module_names`), so no variable has them.
+(`sys.stdlib_module_names`), so no variable has them; nor has any what makes sub-interpreters, which 3.13 added there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ VARIABLES = (STDLIB, NO_FFI)
 #: Native code that calls foreign functions, and the module that brings it.
 FOREIGN_NATIVE, FOREIGN_MODULE = "_ctypes", "ctypes"
 FOREIGN = frozenset({FOREIGN_MODULE, FOREIGN_NATIVE})
+#: What makes interpreters and what passes between them: hooks refuse to make one, so that these are of no use.
+_SUB_INTERPRETERS = frozenset({"_interpreters", "_interpchannels", "_interpqueues"})
 
 
 def is_builtin_ctypes(name: object) -> bool:
@@ -28,6 +30,6 @@ def is_builtin_ctypes(name: object) -> bool:
 
 def variables_of(top: str, names: Collection[str] = sys.stdlib_module_names) -> tuple[str, ...]:
     """Return the variables that stand for a top-level module, the narrower one first. `names`: of the interpreter."""
-    if top not in names:
+    if top not in names or top in _SUB_INTERPRETERS:
         return ()
     return (STDLIB,) if top in FOREIGN else (NO_FFI, STDLIB)

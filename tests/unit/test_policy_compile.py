@@ -18,6 +18,7 @@ from pyisolate.policy import Policy, compile_policy, elf, packages
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, effective_rights
 from pyisolate.policy.interpreter import InterpreterFiles
+from pyisolate.policy.standard_library import variables_of
 
 C = Capability
 OWN = InterpreterFiles.discover()
@@ -83,6 +84,33 @@ def test_where_site_directories_lead_is_granted_by_name(site: InterpreterFiles, 
     anything = compile_policy(Policy.preset("compute").allow_import("*"), interpreter=site)
     assert _allows(anything, project / "beside")
     assert not _allows(anything, project / ".env")
+
+
+def test_of_an_environment_no_pth_file_is_followed(site: InterpreterFiles, tmp_path: Path) -> None:
+    """It is not trusted, and its lines name any directory of the host."""
+    (place,) = map(Path, site.site_dirs)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "found.py").write_text("")
+    (place / "led.py").write_text("")
+    (place / "led.pth").write_text(f"{tmp_path / 'elsewhere'}\n")
+    (place / "led-1.dist-info").mkdir()
+    (place / "led-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: led\nVersion: 1\n")
+    (place / "led-1.dist-info" / "RECORD").write_text("led.py,,\nled.pth,,\n")
+    read: list[object] = []
+    with pytest.MonkeyPatch.context() as watched:
+        listed = packages.modules_in
+        watched.setattr(packages, "modules_in", lambda directory: read.append(directory) or listed(directory))
+        assert packages.locate("led", msgspec.structs.replace(site, trusted_packages=False)) is not None
+        assert read == []
+        assert packages.locate("led", site) is not None
+    assert read == [str(tmp_path / "elsewhere")]
+
+
+def test_no_variable_of_the_standard_library_makes_sub_interpreters() -> None:
+    """3.13 has what makes them in `sys.stdlib_module_names`, and 3.11 does not."""
+    names = {"_interpreters", "_interpchannels", "_interpqueues", "json", "_ctypes"}
+    assert [name for name in sorted(names) if variables_of(name, names)] == ["_ctypes", "json"]
+    assert not any(variables_of(name) for name in names if name.startswith("_interp"))
 
 
 def test_a_directory_that_can_be_searched_and_not_listed_refuses_no_grant(
