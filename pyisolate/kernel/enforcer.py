@@ -135,6 +135,10 @@ class Enforcer(Protocol):
         """Return the capabilities of which this enforcer records by itself what it refuses or lets through."""
         return frozenset()
 
+    def watched(self, isolation: Origin) -> frozenset[Capability]:
+        """Return the capabilities of which this enforcer records only what it lets through (monitor mode)."""
+        return frozenset()
+
     def close(self) -> None:
         """Stop; nothing is left in the kernel."""
         return None

@@ -227,6 +227,10 @@ class KernelPlan:
         self._recorded[isolation] = found
         return found
 
+    def watched(self, isolation: Origin) -> frozenset[Capability]:
+        """Return the capabilities of which some enforcer records what monitor mode lets through, and no refusal."""
+        return frozenset[Capability]().union(*(enforcer.watched(isolation) for enforcer in self.enforcers))
+
     # -- policies -------------------------------------------------------------------------------------------
 
     def prepare(self, compiled: CompiledPolicy, isolation: Isolation, enforcement: Enforcement) -> Prepared:

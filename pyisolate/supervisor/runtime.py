@@ -377,6 +377,7 @@ class Runtime:
             self.recorder,
             suggest=advice,
             expects=self.plan.recorded(context.isolation),
+            watches=self.plan.watched(context.isolation),
             probe=kernel.evaluate,
             unavailable=self.plan.why_unavailable,
         )

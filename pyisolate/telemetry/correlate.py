@@ -49,7 +49,8 @@ class _Part(NamedTuple):
 class Joiner:
     """One sandbox's records that may still have another half. Thread-safe.
 
-    `expects` says whether an enforcer records a capability's refusals by itself: reports about others wait for nothing.
+    `expects` says whether an enforcer records a capability's refusals by itself, `watches` whether one records what of
+    it is let through: reports about others wait for nothing.
     `translate_tid` turns a thread id as the guest sees it into the supervisor's. `hold_ms` bounds how long an errno
     report waits for the kernel's record, `watch_ms` a report of what was let through (the hook comes before the call,
     and no guest waits for it), `capacity` how many records are remembered; the oldest go first.
@@ -59,12 +60,13 @@ class Joiner:
         self,
         expects: Callable[[Capability], bool] = lambda capability: False,
         *,
+        watches: Callable[[Capability], bool] = lambda capability: False,
         translate_tid: Callable[[int], int] | None = None,
         hold_ms: float = 2.0,
         watch_ms: float = 100.0,
         capacity: int = 1024,
     ) -> None:
-        self._expects, self._translate = expects, translate_tid
+        self._expects, self._watches, self._translate = expects, watches, translate_tid
         self._hold_ns = {False: int(hold_ms * 1e6), True: int(watch_ms * 1e6)}
         self._capacity = capacity
         self._lock = threading.Lock()
@@ -114,7 +116,7 @@ class Joiner:
 
     def tell_alone(self, record: BrokerRecord, event: DenialEvent) -> None:
         """Remember the event of a report of what was let through: the kernel's record may still follow, on a busy
-        machine, and for files with `telemetry="full"`."""
+        machine."""
         if record.verdict is Verdict.WOULD_DENY:
             with self._lock:
                 self._remember(self._late, self._broker_keys(record), event, record.count)
@@ -139,7 +141,7 @@ class Joiner:
                 return ready
             if record.count <= 0:
                 return ready
-            if keys and self._expects(record.capability):
+            if keys and (self._expects(record.capability) or (watched and self._watches(record.capability))):
                 index = self._waiting[watched]
                 index.put(keys, record, now)
                 if len(index) > self._capacity:

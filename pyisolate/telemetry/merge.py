@@ -281,7 +281,7 @@ def _reporter(broker: BrokerRecord | None, kernel: KernelRecord | None, broker_r
     if (
         kernel is None
         or (kernel.evaluation is Evaluation.ERRNO)
-        or (broker is not None and kernel.evaluation not in _OWN_RECORD)
+        or (broker is not None and kernel.evaluation not in _OWN_RECORD and not kernel.tid)  # no call was seen
     ):
         return broker_reporter
     return Reporter.SUPERVISOR if kernel.enforcer in SUPERVISOR_ENFORCERS else Reporter.KERNEL

@@ -31,9 +31,10 @@ class SandboxTelemetry:
     """Validates, joins, merges and records. Thread-safe: from two halves of one operation that come at the same time,
     by two threads, the first makes the event, and the second finds it made.
 
-    `expects` names the capabilities whose kernel records arrive by themselves, `translate_tid` and `hold_ms` are the
-    `Joiner`'s. `probe` is asked about what the broker refused; `unavailable` says why a capability's kernel verdict
-    cannot be known here. Assign `context` when the policy is reloaded.
+    `expects` names the capabilities whose kernel records arrive by themselves, `watches` those of which records of what
+    is let through do; `translate_tid` and `hold_ms` are the `Joiner`'s. `probe` is asked about what the broker refused;
+    `unavailable` says why a capability's kernel verdict cannot be known here. Assign `context` when the policy is
+    reloaded.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class SandboxTelemetry:
         recorder: Recorder,
         *,
         expects: Iterable[Capability] = (),
+        watches: Iterable[Capability] = (),
         suggest: Suggest | None = None,
         probe: Probe | None = None,
         unavailable: Callable[[Capability], str] | None = None,
@@ -51,7 +53,12 @@ class SandboxTelemetry:
         self.context = context
         self.recorder = recorder
         self.store: EventStore = recorder.open(context)
-        self._joiner = Joiner(frozenset(expects).__contains__, translate_tid=translate_tid, hold_ms=hold_ms)
+        self._joiner = Joiner(
+            frozenset(expects).__contains__,
+            watches=frozenset(watches).__contains__,
+            translate_tid=translate_tid,
+            hold_ms=hold_ms,
+        )
         self._hold_s = hold_ms / 1000
         self._suggest, self._probe, self._unavailable = suggest, probe, unavailable
         self._closed = False

@@ -123,6 +123,18 @@ print(libc.open(b"/etc/group", 0) >= 0, libc.syscall(OPENAT, -100, b"/etc/passwd
         assert (event.broker_decision, event.kernel_decision, event.would_deny) == ("not_consulted", "would_deny", True)
 
 
+def test_the_counter_says_of_a_file_what_its_event_says() -> None:
+    policy = Policy.preset("compute").with_name("counted-once")
+    with pyisolate.Supervisor(pool_size=1) as supervisor, supervisor.spawn("m", policy, mode="monitor") as sandbox:
+        sandbox.exec("for _ in range(3): open('/etc/hostname').close()")
+        (event,) = sandbox.get_denial_events()
+    assert (event.kernel_decision, event.reported_by, event.count) == ("would_deny", "kernel", 3)
+    families = pyisolate.metrics.registry.collect()
+    samples = [one for family in families if family.name == "pyisolate_denials" for one in family.samples]
+    of_it = [one for one in samples if one.labels["policy"] == policy.name and one.name.endswith("_total")]
+    assert [(one.labels["kernel_decision"], one.value) for one in of_it] == [("would_deny", 3)]
+
+
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 def test_one_rule_group_can_be_watched_while_the_others_are_enforced(
     supervisor: pyisolate.Supervisor, port: int, isolation: str

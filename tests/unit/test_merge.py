@@ -31,7 +31,7 @@ def test_a_broker_denial_never_reached_the_kernel() -> None:
 
 @pytest.mark.parametrize("verdict", [DENY, ALLOW])
 def test_a_probed_verdict_is_shown_as_probed(verdict: Verdict) -> None:
-    event = merge(CONTEXT, broker(), kernel(verdict=verdict, evaluation=Evaluation.PROBED, errno=0))
+    event = merge(CONTEXT, broker(), kernel(verdict=verdict, evaluation=Evaluation.PROBED, errno=0, tid=0))
     assert (event.kernel_decision, event.kernel_evaluation) == (verdict, Evaluation.PROBED)
     assert event.reported_by is Reporter.GUEST  # a probe does not prove that the guest asked
     assert disagree(event) is (verdict is ALLOW)

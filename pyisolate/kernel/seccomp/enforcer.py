@@ -80,6 +80,12 @@ class NotificationEnforcer(Enforcer):
         """Return what the listener decides: it records every refusal."""
         return frozenset() if self.listener is None else self.capabilities()
 
+    def watched(self, isolation: Origin) -> frozenset[Capability]:
+        """Return what it sees of files in a cell that monitors: the root view and Landlock, which refuse, are off."""
+        if self.listener is None or isolation != "process":
+            return frozenset()
+        return frozenset(REPORTED_WHEN_FULL.values())
+
     def close(self) -> None:
         """Stop the listener."""
         listener, self.listener = self.listener, None
