@@ -445,7 +445,8 @@ def _fitting(technique: Technique, events: list[dict[str, Any]]) -> dict[str, An
 
 def _by_hook(event: dict[str, Any]) -> bool:
     """Say whether a BPF program refused it: it names its hook, where several system calls meet."""
-    return event["kernel_enforcer"] in ("cgroup-bpf", "bpf-lsm") and bool(event["kernel_hook"])
+    programs = event["kernel_enforcer"] in ("cgroup-bpf", "bpf-lsm")
+    return programs and bool(event["kernel_hook"]) and event["kernel_evaluation"] != "probed"
 
 
 _DEFECTS = (
