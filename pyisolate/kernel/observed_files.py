@@ -359,11 +359,11 @@ def _asked_for(record: KernelRecord, passed: bool, names: SeenNames) -> list[tup
         name = names.in_folder(record.target)
         asked = [] if name is None else [(record.capability, name)]
     else:
-        return _opened(record, names)
+        return _opened(record, passed, names)
     return [(capability, path, path) for capability, path in asked]
 
 
-def _opened(record: KernelRecord, names: SeenNames) -> list[tuple[Capability, str, str]]:
+def _opened(record: KernelRecord, passed: bool, names: SeenNames) -> list[tuple[Capability, str, str]]:
     path = names.followed(record.target)
     file = record.other or path
     if not file.startswith("/") or (not record.other and _DESCRIPTOR.fullmatch(path)):
@@ -375,8 +375,9 @@ def _opened(record: KernelRecord, names: SeenNames) -> list[tuple[Capability, st
     if not (there or flags & (os.O_CREAT | _TMPFILE)):
         return []
     asked = []
-    # O_EXCL: by the time of this record the call may have made it
-    if flags & _TMPFILE or (flags & os.O_CREAT and (not there or flags & os.O_EXCL)):
+    # what is there now the call may have made, where it went on: surely with O_EXCL
+    made = not there or bool(flags & os.O_EXCL) or (passed and names.born_after(file, record.monotonic_ns))
+    if flags & _TMPFILE or (flags & os.O_CREAT and made):
         asked.append(Capability.FS_CREATE)
     if flags & (os.O_ACCMODE | os.O_TRUNC):
         asked.append(Capability.FS_WRITE)

@@ -10,11 +10,12 @@ import contextlib
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from ..errors import SandboxClosed
-from ..native import mount
+from ..native import mount, places
 from ..policy import workspace
 
 #: Lends a descriptor of a sandbox's workspace. Raises SandboxClosed once it is gone.
@@ -25,6 +26,7 @@ _TASK = re.compile(r"/proc/(?:self|thread-self|[0-9]+)")
 #: Where such a link leads only that task's own /proc says.
 _THROUGH_TASK = re.compile(rf"{_TASK.pattern}/(?:cwd|root|fd/[0-9]+)/.+")
 _FIRST_LINE = 256  # BINPRM_BUF_SIZE, linux/binfmts.h
+_TICK_NS = 10_000_000  # file systems look at the clock of the last tick; HZ=100 is the slowest
 _LINK_LIMIT = 40  # path_resolution(7)
 
 
@@ -67,6 +69,23 @@ class SeenNames:
             return stat.S_ISDIR(self._look(path)[0])
         except (OSError, ValueError, SandboxClosed):
             return False
+
+    def born_after(self, path: str, monotonic_ns: int) -> bool:
+        """Say whether a name's file was made by a call of that time, or later; no where that is not known."""
+        try:
+            name = self._below(path)
+            if name is None or self._own is None:
+                born = places.born(path)
+            else:
+                with self._own() as top:
+                    found = mount.openat2(name, os.O_PATH | os.O_NOFOLLOW, mount.BENEATH, dirfd=top)
+                    try:
+                        born = places.born("", dir_fd=found)
+                    finally:
+                        os.close(found)
+        except (OSError, ValueError, SandboxClosed):
+            return False
+        return born - time.time_ns() > monotonic_ns - time.monotonic_ns() - _TICK_NS if born else False
 
     def interpreter(self, path: str) -> str | None:
         """Return the program that a script's first line names; None for any other file, or where it names no path."""

@@ -29,3 +29,8 @@ class Question:
     def still(self, answer: bytes) -> bool:
         """True while `answer`, which was its answer, is."""
         return bool(lib.places_unchanged(self._paths, self._kinds, len(self._kinds), answer))
+
+
+def born(path: str, *, dir_fd: int = -100) -> int:
+    """Return when the file at `path` (empty: open as `dir_fd`) was made, in ns since 1970; 0: not known."""
+    return int(lib.places_born(dir_fd, os.fsencode(path)))

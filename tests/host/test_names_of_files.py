@@ -62,3 +62,15 @@ def test_a_granted_name_that_its_directory_does_not_grant_is_one_event(
         assert run(sandbox)
         assert [one for one in sandbox.get_denial_events() if one.target.startswith(str(folder))] == []
     assert os.path.exists(folder / name) is (name == "out")
+
+
+def test_monitor_mode_tells_what_a_program_makes_from_what_it_finds(
+    supervisor: pyisolate.Supervisor, folder: Path
+) -> None:
+    require("seccomp", supervisor.diagnostics().listener, "no listener sees these calls")
+    policy = pyisolate.Policy.preset("shell").allow_read(folder).with_mode("monitor")
+    with supervisor.spawn("names", policy) as sandbox:
+        assert sandbox.run(["/usr/bin/bash", "-c", f"echo > {folder}/out; echo > {folder}/there"]).returncode == 0
+        events = sandbox.get_denial_events()
+    seen = [(one.capability, Path(one.target).name) for one in events if one.target.startswith(str(folder))]
+    assert seen == [("fs.create", "out"), ("fs.write", "out"), ("fs.write", "there")]

@@ -60,3 +60,14 @@ SHARED int places_unchanged(const char *paths, const char *kinds, unsigned int c
     }
     return 1;
 }
+
+/* When a file was made (realtime clock), of a name or, where that is empty, of what is open; 0: not known. */
+SHARED unsigned long long places_born(int folder, const char *path)
+{
+    struct statx what;
+    memset(&what, 0, sizeof what);
+    int flags = AT_STATX_DONT_SYNC | AT_SYMLINK_NOFOLLOW | (*path ? 0 : AT_EMPTY_PATH);
+    if (syscall(SYS_statx, folder, path, flags, STATX_BTIME, &what) || !(what.stx_mask & STATX_BTIME))
+        return 0;
+    return places_time(&what.stx_btime);
+}
