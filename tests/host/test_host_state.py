@@ -113,6 +113,7 @@ for wanted in (100, 5000):
     assert done.stdout.split() == ["False", "108", "False", "200"], done.stderr
 
 
+@pytest.mark.once
 def test_a_hard_limit_that_the_host_lowers_later_holds_for_later_sandboxes_with_its_event() -> None:
     code = """
 import resource, pyisolate

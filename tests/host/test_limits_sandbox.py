@@ -77,6 +77,7 @@ def test_what_a_guest_costs_the_host_counts_as_its_own(supervisor: pyisolate.Sup
 
 
 @pytest.mark.once
+@pytest.mark.once
 def test_what_puts_descriptors_into_a_guest_is_charged_to_it() -> None:
     """Without the injectors' time, a third of what the host takes for sockets is."""
     source = """
