@@ -148,11 +148,9 @@ def test_a_zygote_without_descriptors(supervisor: pyisolate.Supervisor) -> None:
         works_again(supervisor, pid)
         drain(supervisor)
         deadline = time.monotonic() + 10  # it may be forking a policy zygote, with two of these in its hands
-        while (
-            left := {int(name) for name in os.listdir(f"/proc/{pid}/fd")} - set(used)
-        ) and time.monotonic() < deadline:
+        while (now := {int(name) for name in os.listdir(f"/proc/{pid}/fd")}) != set(used):
+            assert time.monotonic() < deadline, (now, used)
             time.sleep(0.01)
-        assert not left
 
 
 def set_limit(pid: int, which: int, soft: int) -> int:

@@ -10,7 +10,7 @@ import pytest
 import pyisolate
 from pyisolate import Policy
 
-pytestmark = pytest.mark.usefixtures("kept_supervisor")
+pytestmark = [pytest.mark.usefixtures("kept_supervisor"), pytest.mark.once]
 
 POLICY = Policy.preset("compute").allow_exec(shutil.which("sleep") or "")
 #: the pipes of a program that the guest holds, as they are before and after it is started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -119,6 +120,33 @@ def test_a_start_that_fails_is_raised_where_it_was_asked_for_and_the_next_one_wo
     with pytest.raises(RuntimeError, match="once"):
         starter.start(thread)
     starter.start(Thread(ran.clear))
+    starter.close()
+
+
+def test_a_start_that_waits_too_long_is_an_error_and_the_thread_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    starter, ran, begun, gate = Starter(), threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(Thread):
+        def start(self) -> None:
+            begun.set()
+            gate.wait(10)
+
+    def occupy() -> None:
+        with contextlib.suppress(RuntimeError):  # it may have waited too long as well
+            starter.start(Slow(int))
+
+    starter.open()
+    busy = threading.Thread(target=occupy)
+    busy.start()
+    assert begun.wait(10)
+    with monkeypatch.context() as hurried:
+        hurried.setattr("pyisolate.native.threads.PATIENCE_S", 0.05)
+        with pytest.raises(RuntimeError, match=r"it waited for 0\.1 s"):
+            starter.start(Thread(ran.set, name="late"))
+    gate.set()
+    busy.join()
+    starter.start(Thread(int))  # its turn comes after that of the late one
+    assert not ran.is_set()
     starter.close()
 
 
