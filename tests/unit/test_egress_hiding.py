@@ -10,7 +10,7 @@ from pyisolate.egress.hiding import Hider, hide
 
 def _in_pieces(hider: Hider, pieces: list[bytes]) -> bytes:
     hider = hider.fresh()
-    return b"".join(map(hider.more, pieces)) + hider.rest()
+    return b"".join(map(hider.more, pieces)) + hider.end()
 
 
 def test_an_answer_in_pieces_is_covered_as_the_whole_is() -> None:
