@@ -164,26 +164,48 @@ struct pyi_alias {
 	struct pyi_scratch *scratch;
 	struct pyi_task *own;
 	u64 dentry, sb, mount;
-	u64 tree; /* the mount namespace of the task's root: mounts of others lead nowhere below it */
+	u64 top; /* of the task's own mounts: those below another top lead nowhere below its root */
 	u32 names;
+	u32 named; /* PYI_TOO_LONG where one name is */
+	u32 lost;  /* a mount was taken away while it was looked at, and with it the way to the next */
 	int answer;
 };
 
+/*
+ * The top of the tree that a mount is in, or 0 where it is deeper than PYI_MOUNTS. Not the mount namespace: the tree of a
+ * sandbox whose last descriptor was closed has none any more (fs/namespace.c, dissolve_on_fput), and that of every other
+ * such sandbox has none either. The mounts stay below one another.
+ */
+static __noinline u64 pyi_top(u64 mount)
+{
+	for (int i = 0; i < PYI_MOUNTS; i++) {
+		u64 parent = (u64)BPF_CORE_READ((struct mount *)mount, mnt_parent);
+		if (parent == mount)
+			return mount;
+		mount = parent;
+	}
+	return 0;
+}
+
 static long pyi_alias_step(u32 i, struct pyi_alias *alias)
 {
-	struct mount *mount = (void *)alias->mount;
+	struct mount *mount = (void *)alias->mount, *parent = NULL;
 	if (!mount)
 		return 1;
-	if ((u64)BPF_CORE_READ(mount, mnt_ns) == alias->tree) {
-		int named = pyi_walk_path(alias->scratch, alias->dentry,
-					  alias->mount + bpf_core_field_offset(struct mount, mnt));
-		if (named == PYI_TOO_LONG)
-			alias->answer = -EPERM;
-		if (named == PYI_NAMED) {
+	/* list_del leaves a poisoned address (include/linux/poison.h): it cannot be read */
+	if (BPF_CORE_READ_INTO(&parent, mount, mnt_parent)) {
+		alias->lost = 1;
+		return 1;
+	}
+	u64 top = pyi_top(alias->mount);
+	if (top == alias->top || !top || !alias->top) {
+		alias->named = pyi_walk_path(alias->scratch, alias->dentry,
+					     alias->mount + bpf_core_field_offset(struct mount, mnt));
+		if (alias->named == PYI_NAMED) {
 			alias->names = 1;
 			alias->answer = pyi_check_path(alias->scratch, alias->own, PYI_METADATA);
 		}
-		if (alias->answer)
+		if (alias->answer || alias->named == PYI_TOO_LONG)
 			return 1;
 	}
 	alias->mount = (u64)pyi_next_mount((void *)alias->sb, mount);
@@ -207,7 +229,7 @@ static __noinline int pyi_every_name(u32 hook, struct dentry *dentry)
 		.dentry = (u64)dentry,
 		.sb = (u64)sb,
 		.mount = (u64)pyi_first_mount(sb),
-		.tree = (u64)BPF_CORE_READ(root, mnt_ns),
+		.top = pyi_top((u64)root),
 	};
 	if (pyi_is_pseudo(dentry))
 		return 0;
@@ -215,10 +237,16 @@ static __noinline int pyi_every_name(u32 hook, struct dentry *dentry)
 	if (task->cred != task->real_cred)
 		return 0;
 	bpf_loop(PYI_ALL_MOUNTS, pyi_alias_step, &alias, 0);
+	if (alias.lost) { /* look again, once: it is rare, and to be lost again is refused below */
+		alias.mount = (u64)pyi_first_mount(sb);
+		bpf_loop(PYI_ALL_MOUNTS, pyi_alias_step, &alias, 0);
+	}
 	if (alias.answer == -EPERM)
 		return -EPERM;
 	if (alias.answer)
 		return -EACCES;
+	if (alias.named == PYI_TOO_LONG)
+		return pyi_not_understood(scratch, own, PYI_METADATA, PYI_TOO_LONG);
 	if (!alias.names || alias.mount)
 		return pyi_not_understood(scratch, own, PYI_METADATA, PYI_UNREACHABLE);
 	return 0;

@@ -166,7 +166,8 @@ def test_a_path_too_deep_is_refused(guest: Make, files: Path) -> None:
     deep.mkdir(parents=True)
     (deep / "f").write_text("deep")
     one = guest(policy({files / "granted": "rd"}))
-    assert "too long or too deep" in one.refused(f"os.unlink('{deep}/f')").reason
+    for change in (f"os.unlink('{deep}/f')", f"os.utime('{deep}/f', (1, 1))"):
+        assert "too long or too deep" in one.refused(change).reason
 
 
 def test_a_deleted_file_keeps_the_name_it_had(guest: Make, files: Path) -> None:

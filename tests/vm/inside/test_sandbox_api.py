@@ -171,12 +171,16 @@ def test_a_sample_of_the_truth_matrix_is_right(
 
 
 def test_a_workspace_is_the_sandboxs_own(supervisor: pyisolate.Supervisor, files: Path) -> None:
-    policy = pyisolate.Policy.preset("compute").with_workspace("1MiB")
+    shared = files / "granted"
+    shared.chmod(0o666)
+    policy = pyisolate.Policy.preset("compute").with_workspace("1MiB").allow_write(str(shared))
     with supervisor.spawn("one", policy, files={"in.csv": "1,2"}) as one, supervisor.spawn("two", policy) as two:
         assert one.enforcement.missing == ()
         assert not any(note.startswith("no workspace") for note in one.enforcement.notes)
         one.exec("import os\nfor name in ('a', '/tmp/b', '/dev/shm/c'): open(name, 'w').write(name)")
         one.exec("os.rename('a', 'd'); os.utime('d', (1, 1)); os.chmod('d', 0o600)")
+        for each in (one, two):  # a file of the host's, which has one more name for each sandbox
+            each.exec(f"import os; os.utime({str(shared)!r})")
         assert one.eval("sorted(os.listdir('/tmp'))") == ["b", "c", "d", "in.csv"]
         assert two.eval("__import__('os').listdir('/tmp')") == []
         assert one.files.read_text("d") == "a"
