@@ -58,7 +58,7 @@ class HostThreads:
 
     def start(self, call: Callable[[], object]) -> None:
         """Run a call that hands no result back. Raises RuntimeError when closed, or without a thread to run it."""
-        self._workers.submit(_run_or_log, call)
+        self._workers.submit(run_logged, call)
 
     @property
     def count(self) -> int:
@@ -118,7 +118,8 @@ class HostLoop:
             loop.close()
 
 
-def _run_or_log(call: Callable[[], object]) -> None:
+def run_logged(call: Callable[[], object]) -> None:
+    """Run a call; its failure goes to the log alone."""
     try:
         call()
     except Exception:

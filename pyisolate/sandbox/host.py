@@ -33,7 +33,10 @@ class Host(Protocol):
         ...
 
     def start_call(self, call: Callable[[], None]) -> None:
-        """Run a call on a thread for functions of the host and for programs of `popen`; returns at once."""
+        """Run a call of a function of the host on a thread kept for these; returns at once."""
+
+    def start_thread(self, call: Callable[[], object]) -> None:
+        """Run a call on a thread of its own, not confined as the caller is. Raises RuntimeError where it cannot."""
 
     def event_loop(self) -> asyncio.AbstractEventLoop:
         """Return the loop for functions of the host that are coroutines and have no loop of their own."""

@@ -152,7 +152,7 @@ class HostCalls:
     def __init__(self, surroundings: Surroundings) -> None:
         self._around = surroundings
         #: charges the guest for what its calls cost beside the functions themselves, in seconds; none for a thread's
-        self.charge: Callable[[float], None] = lambda _processor_s: None
+        self.charge: Callable[[float], object] = lambda _processor_s: None
         self._known: dict[str, _Known] = {}
         self._unknown = _Known(None, contextvars.Context())
         self._lock = threading.Lock()

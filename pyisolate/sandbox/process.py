@@ -106,16 +106,16 @@ class CellSession(ProgramSession):
         """Return the processor time of the host for it.
 
         For its frames, but the one that ends a request; its calls at the listener, their records, and files that it may
-        be asked about; arguments of host functions, and calls of them that are refused before they run.
+        be asked about; arguments of host functions, calls of them that are refused before they run; output of programs.
         """
-        self._host_used_s = max(
-            self._host_used_s, self.channel.turn.spent_s + self.kernel.spent_s() + self.waiting.spent_s
-        )
+        spent_s = self.channel.turn.spent_s + self.kernel.spent_s() + self.waiting.spent_s
+        self._host_used_s = max(self._host_used_s, spent_s)
         return self._host_used_s
 
-    def charge(self, processor_s: float) -> None:
-        """Charge the guest's turn: its frames wait, as after frames that cost the same."""
+    def charge(self, processor_s: float) -> float:
+        """Charge the guest's turn: its frames wait, as after frames that cost the same. Return how long they do."""
         self.channel.turn.used(processor_s, time.monotonic())
+        return self.channel.turn.left_s()
 
     def usage(self) -> Usage | None:
         """Return what the cell's processes use now, None when they are gone."""

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 #: A guest may keep from saying that it passed a signal on; who sent it then goes on (seconds).
 _SIGNAL_TIMEOUT_S = 5.0
-#: A program whose time is up has so long to end; then its sandbox does (seconds).
+#: A program whose time is up has so long to end; then its sandbox does. What it left running is ended by the watchdog
+#: when that time is up, and its output by then (seconds).
 _KILL_GRACE_S = 1.0
+#: Programs of one sandbox that run, or whose output has not ended: each has a thread of the host and five descriptors.
+_MOST_ATTENDED = 256
 _PIECE_BYTES = 1 << 16
 #: What a pipe holds at most without CAP_SYS_RESOURCE (pipe(7)), in pieces.
 _PIECES_OF_A_PIPE = 16
@@ -43,6 +46,8 @@ class ProgramSession(Session):
 
     #: programs of `popen` that run; changed under `state_lock`
     programs: set[RunningProgram]
+    #: threads of the host that attend to programs of it; changed under `state_lock`
+    attendants = 0
 
     @abc.abstractmethod
     def program_ended(self, program: RunningProgram) -> None:
@@ -57,8 +62,21 @@ class ProgramSession(Session):
         """Return how the sandbox of such a program ended."""
 
     @abc.abstractmethod
-    def charge(self, processor_s: float) -> None:
-        """Charge the guest for what the host does on its behalf."""
+    def charge(self, processor_s: float) -> float:
+        """Charge the guest for what the host does on its behalf; return how long others that are at work go first."""
+
+    def take_attendant(self) -> None:
+        """Count a thread that attends to a program. Raises SandboxError where there are too many."""
+        with self.state_lock:
+            if self.attendants >= _MOST_ATTENDED:
+                cause = f"{self.attendants} programs run or have output that has not ended"
+                raise SandboxError(f"popen in {self.name!r}: {cause}", hint="end what holds their stdout or stderr")
+            self.attendants += 1
+
+    def release_attendant(self) -> None:
+        """One such thread has ended."""
+        with self.state_lock:
+            self.attendants -= 1
 
 
 class RunningProgram:
@@ -99,6 +117,8 @@ class RunningProgram:
         """Start it, by a request, and attend to it on a thread of the host. Raises why it does not run."""
         session = self._session
         with contextlib.ExitStack() as undone, contextlib.ExitStack() as theirs:
+            session.take_attendant()
+            undone.callback(session.release_attendant)
             undone.callback(self._close_files)
             undone.enter_context(self._held)
             undone.callback(self._let_go)
@@ -120,7 +140,7 @@ class RunningProgram:
                 raise error_of_start(self.args[0], session.name, error) from error
             self.pid = exit_status(result, session.name)
             theirs.close()  # the end of a pipe shows only where this process has no other end of it
-            session.host.start_call(functools.partial(contextvars.copy_context().run, self._attend))
+            session.host.start_thread(functools.partial(contextvars.copy_context().run, self._run))
             undone.pop_all()
 
     def _open_input(self, source: InputSource, theirs: contextlib.ExitStack) -> int:
@@ -158,6 +178,12 @@ class RunningProgram:
 
     # -- while it runs --------------------------------------------------------------------------------------
 
+    def _run(self) -> None:
+        try:
+            self._attend()
+        finally:
+            self._session.release_attendant()
+
     def _attend(self) -> None:
         self._thread = threading.get_ident()
         try:
@@ -175,23 +201,28 @@ class RunningProgram:
         poller = select.poll()
         for descriptor in (self._reports, *self._sinks):
             poller.register(descriptor, select.POLLIN)
+        charged = time.thread_time()
         while self.returncode is None or self._sinks:
-            ready = [found for found, _mask in poller.poll(self._left_ms())]
-            began = time.thread_time()
+            left = self._left_s()
+            ready = [found for found, _mask in poller.poll(None if left is None else left * 1000 + 1)]
             for pipe in ready:
                 if pipe in self._sinks and not self._read(pipe):
                     poller.unregister(pipe)
                     self._end_output(pipe)
             if self._reports in ready and self.returncode is None and not self._read_reports():
                 poller.unregister(self._reports)
-            if not ready and self.returncode is None:
+            # whatever came, and however long the user's files took it: a guest must not put its end off
+            if left == 0 and self._left_s() == 0:
                 self._out_of_time()
-            self._session.charge(time.thread_time() - began)
+            before, charged = charged, time.thread_time()
+            time.sleep(self._session.charge(charged - before))
 
-    def _left_ms(self) -> float | None:
-        if self.returncode is not None or self.deadline is None:
+    def _left_s(self) -> float | None:
+        """Return how long it may still run; once it has ended, how long what it left running may write."""
+        if self.deadline is None:
             return None
-        return max(0.0, self.deadline - time.monotonic()) * 1000 + 1
+        grace = 0.0 if self.returncode is None else _KILL_GRACE_S
+        return max(0.0, self.deadline + grace - time.monotonic())
 
     def _read(self, pipe: int) -> int:
         """Take a piece of output, where there is one; 0 at its end."""
@@ -228,7 +259,14 @@ class RunningProgram:
                     break
 
     def _out_of_time(self) -> None:
-        """Kill it, or the sandbox where that had no effect."""
+        """Kill it, or the sandbox where that had no effect; once it has ended, take no more output."""
+        if self.returncode is not None:
+            hint = "raise limits.wall, or have what the program starts write elsewhere"
+            outcome = f"output of what {self.args[0]!r} left running was closed"
+            self._keep(self._session.time_limit(self._wall, None, outcome, hint))
+            for pipe in list(self._sinks):
+                self._end_output(pipe)
+            return
         if self.error is not None:
             self._session.end(f"{self.args[0]!r}, which popen had started, did not end when its time was up")
             self.deadline = None

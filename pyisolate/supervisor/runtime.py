@@ -22,10 +22,10 @@ from ..kernel.observed_files import WatchedFiles, is_of_imports, let_through
 from ..kernel.plan import KernelPlan
 from ..kernel.prepared import CellTraits, Prepared
 from ..limits.watchdog import Watchdog
-from ..native.threads import Starter
+from ..native.threads import Starter, Thread
 from ..policy.advice import advice
 from ..policy.web import by_name
-from ..sandbox.aio import HostLoop, HostThreads
+from ..sandbox.aio import HostLoop, HostThreads, run_logged
 from ..sandbox.host_executor import HostSide
 from ..sandbox.process import CellSession
 from ..telemetry.host_events import host_context, record_refusal
@@ -286,8 +286,12 @@ class Runtime:
         return await self._host_threads.run(call, undo, inheriting=inheriting)
 
     def start_call(self, call: Callable[[], None]) -> None:
-        """Run a function of the host, or attend to a program of `popen`, on a thread that only these use."""
+        """Run a call of a function of the host on a thread that only these use."""
         self._function_threads.start(call)
+
+    def start_thread(self, call: Callable[[], object]) -> None:
+        """Run a call on a thread of its own, not confined as the caller is. Raises RuntimeError where it cannot."""
+        self._starter.start(Thread(target=run_logged, args=(call,), name="pyisolate-program"))
 
     def event_loop(self) -> asyncio.AbstractEventLoop:
         """Return the loop for functions of the host that have none of their own."""
@@ -468,8 +472,7 @@ class Runtime:
 
     def cells(self) -> dict[CellState, int]:
         """Return how many cells wait for a `spawn`, by state."""
-        started = self._started
-        counts = [pool.states() for pool in (() if started is None else started.pools())]
+        counts = [pool.states() for pool in (() if self._started is None else self._started.pools())]
         ready, standby, starting = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
         return {"ready": ready, "standby": standby, "starting": starting}
 

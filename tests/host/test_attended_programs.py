@@ -1,0 +1,117 @@
+"""Threads of the host that attend to programs of `popen`: no guest keeps one past its time, or for nothing."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import pyisolate
+
+pytestmark = [pytest.mark.usefixtures("kept_supervisor"), pytest.mark.once]
+
+POLICY = pyisolate.Policy.preset("compute")
+for _name in ("bash", "sleep", "yes"):
+    POLICY = POLICY.allow_exec(shutil.which(_name) or "")
+#: a program that ends and leaves another one, which holds its output
+LEAVES = ["bash", "-c", "echo first; sleep 60 & exit 3"]
+
+
+class _Slow(io.BytesIO):
+    """A file that takes its time: there is always more to read for it."""
+
+    def write(self, data: Any) -> int:
+        time.sleep(0.01)
+        return len(data)
+
+
+def test_output_without_end_does_not_put_off_the_end(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("floods", POLICY.with_limits(wall="300ms", output="1GiB")) as sandbox:
+        process = sandbox.popen(["yes"], stdout=_Slow())
+        with pytest.raises(pyisolate.TimeoutError, match="'yes' was killed after"):
+            process.wait(5)
+        assert [event.capability.value for event in process.denials] == ["limit.wall"]
+        assert sandbox.eval("1") == 1
+
+
+def test_all_that_the_thread_does_is_charged(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("drips", POLICY) as sandbox:
+        process = sandbox.popen(["bash", "-c", "while :; do echo; done"])
+        assert process.stdout is not None
+        process.stdout.readline()
+        [thread] = [one for one in threading.enumerate() if one.name == "pyisolate-program"]
+        clock = time.pthread_getcpuclockid(thread.ident or 0)
+        used, charged = time.clock_gettime(clock), sandbox.stats.host_cpu_s
+        until = time.monotonic() + 20
+        while (more := time.clock_gettime(clock) - used) < 0.01:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert sandbox.stats.host_cpu_s - charged > 0.9 * more
+        process.kill()
+
+
+def _error_beside_programs(sandbox: pyisolate.Sandbox, held: pyisolate.GuestProcess) -> tuple[BaseException, int]:
+    """Return what `communicate` raises while programs run, and how many of these were killed."""
+    killed = 0
+    for _ in range(30):
+        try:  # while one runs, the watchdog ends nothing that others left
+            sandbox.popen(["sleep", "0.1"]).wait(5)
+        except pyisolate.TimeoutError:
+            killed += 1
+        try:
+            held.communicate(timeout=0.001)
+        except subprocess.TimeoutExpired:
+            continue
+        except pyisolate.TimeoutError as error:
+            return error, killed
+        break
+    raise AssertionError("its output was taken on, or was ended by others")
+
+
+def test_an_ended_program_is_attended_to_no_longer_than_one_may_run(
+    supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyisolate.sandbox.running._KILL_GRACE_S", 0.1)
+    with supervisor.spawn("holds", POLICY.with_limits(wall="500ms")) as sandbox:
+        held = sandbox.popen(LEAVES, text=True)
+        assert held.wait(5) == 3
+        error, killed = _error_beside_programs(sandbox, held)
+        assert "output of what 'bash' left running was closed" in str(error)
+        limits = [event for event in sandbox.get_denial_events() if event.capability.value == "limit.wall"]
+        assert limits[killed:] == [getattr(error, "denial_event", None)]
+        assert held.stdout is not None
+        assert (held.returncode, held.stdout.read()) == (3, "first\n")
+
+
+def test_programs_take_no_threads_from_functions_and_other_sandboxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyisolate.sandbox.aio._MOST", 1)
+    late = POLICY.with_limits(wall="300ms")
+    with (
+        pyisolate.Supervisor(pool_size=0) as supervisor,
+        supervisor.spawn("a", POLICY) as greedy,
+        supervisor.spawn("b", late, functions={"one": lambda: 1}) as other,
+    ):
+        assert [greedy.popen(LEAVES).wait(5) for _ in range(2)] == [3, 3]
+        with pytest.raises(pyisolate.TimeoutError, match="'sleep' was killed after"):
+            other.popen(["sleep", "60"]).wait(5)
+        assert other.eval("one()", timeout=5) == 1
+
+
+def test_threads_of_one_sandbox_are_bounded(supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyisolate.sandbox.running._MOST_ATTENDED", 1)
+    with supervisor.spawn("many", POLICY) as sandbox, supervisor.spawn("other", POLICY) as other:
+        process = sandbox.popen(["sleep", "60"])
+        with pytest.raises(pyisolate.SandboxError, match="popen in 'many': 1 programs run or have output"):
+            sandbox.popen(["sleep", "0"])
+        assert other.popen(["sleep", "0"]).wait(5) == 0
+        process.kill()
+        assert process.wait(5) == -9
+        for thread in threading.enumerate():
+            if thread.name == "pyisolate-program":
+                thread.join(5)
+        assert sandbox.popen(["sleep", "0"]).wait(5) == 0
