@@ -210,6 +210,8 @@ def _broker_side(broker: BrokerRecord | None, kernel: KernelRecord | None) -> _S
         about = kernel.slot_capability or kernel.capability
         slot = f"broker slot {kernel.sequence}" if kernel.sequence else "broker slot"
         return _Side(kernel.slot_verdict, f"{slot}: {about.value}")
+    if kernel.broker_consulted and kernel.slot_capability is kernel.capability:
+        return _Side(Verdict.UNAVAILABLE, "the broker was asked as about the sandbox's own, which this is not")
     if kernel.broker_consulted and kernel.slot_capability is not None:
         return _Side(Verdict.UNAVAILABLE, f"the broker was asked about {kernel.slot_capability.value} only")
     if kernel.broker_consulted:

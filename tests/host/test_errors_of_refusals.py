@@ -114,6 +114,17 @@ def test_a_refusal_that_was_caught_is_not_blamed_for_another_error(
         assert event.event_id == sandbox.get_denial_events()[0].event_id
 
 
+def test_a_signal_to_a_number_that_is_nobodys_is_no_drift(supervisor: pyisolate.Supervisor, ground: Path) -> None:
+    with supervisor.spawn("errors", policy(ground)) as sandbox:
+        with pytest.raises(pyisolate.GuestError, match="No such process"):
+            sandbox.exec("import os; os.kill(4242, 9)")
+        (event,) = sandbox.get_denial_events()
+        assert (event.capability, event.code, event.count) == ("process.signal", "ALWAYS_DENIED", 1)
+        assert (event.broker_decision, event.kernel_decision) == ("unavailable", "deny")
+        sandbox.exec("import os; os.kill(os.getpid(), 0)")  # the control: one that is the sandbox's own
+        assert sandbox.stats.denials == 1
+
+
 def test_repeats_bear_the_id_that_the_store_has(supervisor: pyisolate.Supervisor, ground: Path) -> None:
     read = "sqlite3.connect('file:/etc/shadow?mode=ro', uri=True).execute('x')"
     twice = f"import sqlite3\nfor i in range(2):\n    try: {read}\n"

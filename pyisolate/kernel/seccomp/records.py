@@ -94,6 +94,8 @@ def kernel_record(
     asked = CAPABILITY_BY_NUMBER[record.slot_capability] if record.asked == native.ASKED else None
     if capability is Capability.IPC_UNIX and asked in _UNIX_ASKED:
         capability = asked  # as the hook named it: one operation, one name
+    # a hook is asked about the sandbox's own processes, and this number is none's
+    nobodys = capability is Capability.PROCESS_SIGNAL and record.error == errno.ESRCH
     only_program = asked is Capability.PROCESS_EXEC and capability is not asked
     code = _CODES.get(record.reason)
     sized = capability is Capability.LIMIT_FILE_SIZE and code is DenialCode.LIMIT_EXCEEDED
@@ -119,7 +121,7 @@ def kernel_record(
         broker_consulted=_consulted(record, syscall),
         slot_capability=asked,
         # who was asked about a program has not been asked whether a process may be made for it
-        slot_verdict=None if asked is None or only_program else VERDICTS[record.slot_verdict],
+        slot_verdict=None if asked is None or only_program or nobodys else VERDICTS[record.slot_verdict],
         shadow=shadow,
         other=os.fsdecode(record.other),
         flags=_open_flags(record, syscall),
