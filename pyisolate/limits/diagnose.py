@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -91,6 +91,8 @@ class Findings:
     opened: DenialEvent | None = None
     #: the event of the last file that did not grow
     grown: DenialEvent | None = None
+    #: finds the event of an overrun that somebody else has noticed
+    noticed: Callable[[Capability], DenialEvent | None] = lambda _capability: None
 
 
 def diagnose_limit(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
@@ -116,7 +118,7 @@ def _open_files(subject: Subject, failure: Failure, found: Findings) -> LimitExc
     met = ExceededLimit(limit="open_files", used=allowed + 1, allowed=allowed)
     if allowed != subject.limits.open_files:
         met = msgspec.structs.replace(met, hint=_HOSTS.format(option="n", setting="LimitNOFILE"))
-    return _met(subject, failure, met, found.opened)
+    return _met(subject, failure, found, met, found.opened)
 
 
 def _file_size(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
@@ -125,14 +127,14 @@ def _file_size(subject: Subject, failure: Failure, found: Findings) -> LimitExce
     met = ExceededLimit(limit="file_size", used=allowed + 1, allowed=allowed)
     if allowed != subject.limits.file_size_bytes:
         met = msgspec.structs.replace(met, hint=_HOSTS.format(option="f", setting="LimitFSIZE"))
-    return _met(subject, failure, met, found.grown)
+    return _met(subject, failure, found, met, found.grown)
 
 
 def _workspace(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
     # another file system may be full: only beside a full workspace it is the limit
     if found.filling is None or not (found.full is not None or found.filling.exhausted):
         return None
-    return _met(subject, failure, filled(subject.limits, found.filling), found.full)
+    return _met(subject, failure, found, filled(subject.limits, found.filling), found.full)
 
 
 def _processes(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
@@ -144,7 +146,7 @@ def _processes(subject: Subject, failure: Failure, found: Findings) -> LimitExce
     if usage.pids_refused > 0:
         reason = f"the kernel refused {usage.pids_refused}"
         event = found.refused or subject.record_limit(Capability.LIMIT_PROCESSES, f"{allowed}", reason)
-    return _met(subject, failure, ExceededLimit(limit="processes", used=allowed + 1, allowed=allowed), event)
+    return _met(subject, failure, found, ExceededLimit(limit="processes", used=allowed + 1, allowed=allowed), event)
 
 
 def _memory(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
@@ -159,7 +161,7 @@ def _memory(subject: Subject, failure: Failure, found: Findings) -> LimitExceede
         met = ExceededLimit(limit="memory", used=used, allowed=allowed)
         if allowed != subject.limits.memory_bytes:
             met = msgspec.structs.replace(met, hint=_HOSTS.format(option="v", setting="LimitAS"))
-        return _met(subject, failure, met, None)
+        return _met(subject, failure, found, met, None)
     return None
 
 
@@ -179,14 +181,18 @@ def _is_own(failure: Failure, limits: Limits, soft: Mapping[str, int]) -> bool:
     return failure.errno == errno.EFBIG and lowered("Max file size", resource.RLIMIT_FSIZE, limits.file_size_bytes)
 
 
-def _met(subject: Subject, failure: Failure, met: ExceededLimit, event: DenialEvent | None) -> LimitExceeded:
+def _met(
+    subject: Subject, failure: Failure, found: Findings, met: ExceededLimit, event: DenialEvent | None
+) -> LimitExceeded:
     """Return the error of a limit that was met; without an event of what the kernel did, the guest's word makes one."""
+    capability = Capability(f"limit.{met.limit}")
+    event = event or found.noticed(capability)
     if event is None:
         met = msgspec.structs.replace(met, cause=f"the guest reports it, as {failure.type_name[:80]}")
         event = subject.record_reported_limit(
             BrokerRecord(
                 sequence=0,
-                capability=Capability(f"limit.{met.limit}"),
+                capability=capability,
                 target=f"{met.allowed:.0f}",
                 verdict=Verdict.DENY,
                 code=DenialCode.LIMIT_EXCEEDED,

@@ -9,12 +9,14 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from ..capability import Capability
+from ..decision import DenialCode
 from ..errors import LimitExceeded, MemoryExceeded, SandboxClosed, SandboxError
 from .diagnose import Failure, Findings, diagnose_limit
 from .exceeded import ExceededLimit, filled
@@ -89,7 +91,7 @@ class Limited(Protocol):
         ...
 
     def recorded_limit(self, capability: Capability) -> DenialEvent | None:
-        """Return the newest event of a limit that this request met and the kernel's side recorded."""
+        """Return the newest event of a limit that this request met, by the kernel's side or as what was passed."""
         ...
 
     def record_reported_limit(self, record: BrokerRecord) -> DenialEvent | None:
@@ -104,6 +106,8 @@ class Limited(Protocol):
 #: A request shorter than this has hardly started enough processes or threads to be refused one (about 50 us each), and
 #: reading the kernel's count (14 us) would be a tenth of its time. The watchdog's next look sees the count anyway.
 _STARTS_TAKE_S = 0.0005
+#: The guest, the watchdog and the reaper notice the same overrun within this time (nanoseconds).
+_SAME_OVERRUN_NS = 2_000_000_000
 #: The hint where most of the processor time was the host's.
 _BUSY_HOST = "look for a loop of refused calls or of messages, or raise limits.cpu in the policy"
 
@@ -117,6 +121,8 @@ class SandboxLimits:
         self._refused_lock = threading.Lock()
         self._refused = 0
         self._refused_event: DenialEvent | None = None
+        #: from the search for an overrun's event until what was made of it can be found
+        self._overrun_lock = threading.RLock()
         self._full_lock = threading.Lock()
         #: seconds of requests since the last look at the workspace, and those that filling it takes at least
         self._unlooked_s = self._fills_s = 0.0
@@ -232,10 +238,22 @@ class SandboxLimits:
             exceeded = msgspec.structs.replace(exceeded, cause=f"{hosts:.3g} s of it by the host", hint=hint)
         if event is None:
             reason = f"used {_figure(exceeded.used)}" + (f"; {exceeded.cause}" if exceeded.cause else "")
-            event = subject.record_limit(capability, _figure(exceeded.allowed), reason)
+            event = self._record_once(capability, _figure(exceeded.allowed), reason)
         error = exceeded.to_error(subject.name)
         error.denial_event = event
         subject.end_with(error)
+
+    def _record_once(self, capability: Capability, target: str, reason: str) -> DenialEvent:
+        """Record that a limit was passed, unless this overrun has its event: several notice it, any of them first."""
+        with self._overrun_lock:
+            return self._noticed(capability) or self._subject.record_limit(capability, target, reason)
+
+    def _noticed(self, capability: Capability) -> DenialEvent | None:
+        """Return the event of a limit that the request met just now, by any reporter."""
+        event = self._subject.recorded_limit(capability)
+        if event is None or event.code is not DenialCode.LIMIT_EXCEEDED:
+            return None
+        return event if time.monotonic_ns() - event.last_seen < _SAME_OVERRUN_NS else None
 
     def _record_refused_tasks(self) -> DenialEvent | None:
         """Record, as one event, what processes and threads the kernel refused since the last look, caught or not.
@@ -291,8 +309,10 @@ class SandboxLimits:
             opened=self._subject.recorded_limit(Capability.LIMIT_OPEN_FILES),
             grown=self._subject.recorded_limit(Capability.LIMIT_FILE_SIZE),
             soft=soft_limits(self._subject.pid),
+            noticed=self._noticed,
         )
-        return diagnose_limit(self._subject, failure, found)
+        with self._overrun_lock:
+            return diagnose_limit(self._subject, failure, found)
 
     def what_killed(self, exit_status: int | None) -> LimitExceeded | None:
         """Return the limit by which the kernel itself killed a cell, or None. `exit_status` as of waitpid(2)."""
@@ -300,9 +320,7 @@ class SandboxLimits:
         if lease is not None and lease.oom_kills() > 0:
             allowed = subject.limits.memory_bytes
             used = lease.usage().memory_peak_bytes
-            event = subject.record_limit(
-                Capability.LIMIT_MEMORY, f"{allowed} bytes", "the kernel killed it: out of memory"
-            )
+            event = self._record_once(Capability.LIMIT_MEMORY, f"{allowed}", "the kernel killed it: out of memory")
             return MemoryExceeded(
                 f"memory of {subject.name!r}: its processes reached {allowed} bytes and were killed",
                 limit="memory",
@@ -327,7 +345,7 @@ class SandboxLimits:
         if used < allowed - 1:
             return None
         cause = "by the host's own limit (`ulimit -H -t`)" if lower else "the kernel ended it"
-        event = subject.record_limit(Capability.LIMIT_CPU, f"{allowed:g}", f"used {used:g}; {cause}")
+        event = self._record_once(Capability.LIMIT_CPU, f"{allowed:g}", f"used {used:g}; {cause}")
         hint = "raise the limit of the process that spawns (`ulimit -t`, LimitCPU= of systemd)" if lower else ""
         passed = ExceededLimit(limit="cpu", used=used, allowed=allowed, cause=cause, hint=hint)
         error = passed.to_error(subject.name)

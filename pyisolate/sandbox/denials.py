@@ -216,7 +216,7 @@ class Denials:
     def of_request(self) -> tuple[DenialEvent, ...]:
         """Return the events of the request that runs, or ran last, by the ids that the sandbox's store has."""
         found: dict[str, DenialEvent] = {}
-        for event in map(self.recorder.named, self._of_request.values()):
+        for event in map(self.recorder.named, tuple(self._of_request.values())):  # others may add to it
             before = found.get(event.event_id)
             found[event.event_id] = event if before is None else coalesce(before, event)
         return tuple(found.values())

@@ -431,8 +431,8 @@ class CellSession(ProgramSession):
         return self.denials.limit(capability, target, reason)
 
     def recorded_limit(self, capability: Any) -> DenialEvent | None:
-        """Return the newest event of a limit that this request met and the kernel's side recorded."""
-        found = [one for one in self.denials.of_request() if one.capability is capability and one.kernel_errno]
+        """Return the newest event of a limit that this request met, by the kernel's side or as what was passed."""
+        found = [one for one in self.denials.of_request() if one.capability is capability]
         return found[-1] if found else None
 
     def record_reported_limit(self, record: Any) -> DenialEvent | None:

@@ -181,7 +181,7 @@ def test_memory(supervisor: pyisolate.Supervisor) -> None:
         with pytest.raises(pyisolate.MemoryExceeded) as caught:
             sandbox.exec("x = []\nwhile True: x.append(bytearray(4 << 20))")
         assert caught.value.allowed == 64 << 20
-        assert events_of(sandbox, "limit.memory")
+        assert len(events_of(sandbox, "limit.memory")) == 1
 
 
 def test_memory_that_holds_no_cell_is_told_by_spawn(supervisor: pyisolate.Supervisor) -> None:
@@ -199,7 +199,7 @@ def test_memory_is_summed_over_processes(supervisor: pyisolate.Supervisor) -> No
     with supervisor.spawn("memory-sum", policy) as sandbox:
         with pytest.raises((pyisolate.MemoryExceeded, pyisolate.GuestError)):
             sandbox.exec(hold)
-        assert events_of(sandbox, "limit.memory")
+        assert len(events_of(sandbox, "limit.memory")) == 1
 
 
 def test_processes(supervisor: pyisolate.Supervisor) -> None:
@@ -208,7 +208,21 @@ def test_processes(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("processes", policy) as sandbox:
         with pytest.raises(pyisolate.ProcessesExceeded):
             sandbox.exec(bomb)
-        assert events_of(sandbox, "limit.processes")
+        assert len(events_of(sandbox, "limit.processes")) == 1
+
+
+def test_threads_beyond_the_limit_are_told_once(supervisor: pyisolate.Supervisor) -> None:
+    """Without a control group the guest tells of it, and the watchdog sees it a moment later."""
+    threads = "import threading, time\nfor _ in range(40): threading.Thread(target=time.sleep, args=(3,)).start()"
+    with supervisor.spawn("threads", BASE.with_limits(processes=8)) as sandbox:
+        with pytest.raises(pyisolate.ProcessesExceeded) as caught:
+            sandbox.exec(threads)
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until and not sandbox.closed:
+            time.sleep(0.02)
+        (event,) = events_of(sandbox, "limit.processes")
+        assert caught.value.denial_event is not None
+        assert caught.value.denial_event.event_id == event.event_id
 
 
 def test_open_files(supervisor: pyisolate.Supervisor) -> None:

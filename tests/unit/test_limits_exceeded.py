@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pyisolate import errors
+from pyisolate.decision import DenialCode
 from pyisolate.limits.exceeded import ExceededLimit, exceeded, filled
 from pyisolate.limits.monitor import SandboxLimits
 from pyisolate.limits.usage import Filling, Usage
@@ -98,6 +100,7 @@ def test_an_event_has_all_digits_of_bytes() -> None:
         id="1",
         name="n",
         limits=LIMITS,
+        recorded_limit=lambda _capability: None,
         record_limit=lambda _capability, *text: told.append(text),
         end_with=lambda _error: None,
     )
@@ -105,3 +108,29 @@ def test_an_event_has_all_digits_of_bytes() -> None:
     SandboxLimits(subject, watchdog, None).watch()  # type: ignore[arg-type]
     given["on_exceeded"]("1", ExceededLimit(limit="memory", used=(16 << 30) + 1, allowed=16 << 30))
     assert told == [("17179869184", "used 17179869185")]
+
+
+def test_an_overrun_that_several_notice_is_one_event() -> None:
+    told: list[Any] = []
+
+    def record(capability: Any, target: str, _reason: str) -> Any:
+        told.append(SimpleNamespace(code=DenialCode.LIMIT_EXCEEDED, last_seen=time.monotonic_ns(), target=target))
+        return told[-1]
+
+    given: dict[str, Any] = {}
+    subject = SimpleNamespace(
+        id="1",
+        name="n",
+        limits=LIMITS,
+        recorded_limit=lambda _capability: told[-1] if told else None,
+        record_limit=record,
+        end_with=lambda _error: None,
+    )
+    watchdog = SimpleNamespace(watch=lambda _key, **what: given.update(what))
+    SandboxLimits(subject, watchdog, None).watch()  # type: ignore[arg-type]
+    for _ in range(2):
+        given["on_exceeded"]("1", ExceededLimit(limit="memory", used=2 << 30, allowed=1 << 30))
+    assert len(told) == 1
+    told[0].last_seen -= 3_000_000_000  # the control: an overrun of its own, later
+    given["on_exceeded"]("1", ExceededLimit(limit="memory", used=2 << 30, allowed=1 << 30))
+    assert len(told) == 2
