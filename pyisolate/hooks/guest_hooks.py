@@ -24,9 +24,8 @@ from ..decision import Decision, DenialCode, Mode, Verdict
 from ..errors import PolicyError, RefusedImport, RefusedProgram
 from ..policy.broker import is_asked_about
 from ..policy.compiled import CompiledPolicy
-from ..policy.moves import widened
 from ..policy.standard_library import is_builtin_ctypes
-from ..policy.suggest import suggestion_unseen
+from ..policy.suggest import crosses, suggestion_unseen
 from ..records import ALSO_LIMIT, BrokerRecord, SandboxContext
 from ..telemetry.event import DenialEvent
 from ..telemetry.merge import merge
@@ -278,8 +277,8 @@ class GuestHooks:
                     continue  # the listener asks the host, and records what comes of it
                 if decision.refused or not self._counted(capability, target, hook, False):
                     also = self._also(operations[index + 1 :])
-                    if hook in _MOVES and len(operations) > 1:
-                        also = (*also, *self._widened(operations))[:ALSO_LIMIT]
+                    if hook in _MOVES and crosses(target, named := tuple([one[:2] for one in operations])):
+                        also = named  # granted or not: no rule for one of its names lets it pass
                     elif hook == _DATABASE and capability is Capability.FS_CREATE:  # a transaction removes its journal
                         also = (*also, (Capability.FS_DELETE, f"{target}-journal"))[:ALSO_LIMIT]
                     self._refuse(decision, syscall, sequence or self._event_sequence(), also=also)
@@ -299,12 +298,6 @@ class GuestHooks:
         files = [one for one in operations if one[0].family == "fs"]
         found = [(one[0], one[1]) for one in files if self.peek(one[0], one[1], **one[2]).code is not None]
         return tuple(dict.fromkeys(found))[:ALSO_LIMIT]
-
-    def _widened(self, operations: Sequence[Operation]) -> list[tuple[Capability, str]]:
-        """Return what a move needs besides, where more is granted in the directory that it goes to."""
-        (_, source, _), (_, target, _) = operations[:2]
-        missing = widened(self.peek, source, target, directory=paths.is_directory(source))
-        return [(one.capability, os.path.dirname(source)) for one in missing]
 
     def _consult_shadow(
         self, capability: Capability, target: str, facts: dict[str, Any], syscall: str, sequence: int, hook: str

@@ -21,7 +21,7 @@ from ..policy.broker import Broker
 from ..policy.compiled import CompiledPolicy, FsRight
 from ..policy.moves import widened
 from ..policy.searched import Searched
-from ..policy.suggest import is_task
+from ..policy.suggest import crosses, is_task
 from ..records import Evaluation, KernelRecord
 from .seen_names import OpenOwn, SeenNames
 
@@ -104,8 +104,13 @@ class WatchedFiles:
         if (looked := _looked_at(record, names)) is not None:
             return [_not_found(record, looked, broker, names, searched)]
         found = _refusals(record, broker, names, searched, sealed=sealed, by_guest=by_guest, full=full)
-        if not found or found[0].verdict is Verdict.WOULD_DENY:
-            return found or [record]
+        if not found:
+            return [record]
+        if (also := _moved(record, names)) and crosses(also[0][1], also):  # no rule for one of its names lets it pass
+            found = [msgspec.structs.replace(one, also=also) for one in found]
+            return found if found[0].verdict is Verdict.WOULD_DENY else found[:1]
+        if found[0].verdict is Verdict.WOULD_DENY:
+            return found
         also = tuple((one.capability, one.target) for one in found[1:])
         return [msgspec.structs.replace(found[0], also=also)]
 
@@ -307,6 +312,13 @@ def _not_found(
     found = _refused(record, msgspec.structs.replace(decision, reason=reason), path)
     number = 0 if broker.policy.mode_of("fs") is Mode.MONITOR else errno.ENOENT
     return msgspec.structs.replace(found, enforcer="root view", errno=number)
+
+
+def _moved(record: KernelRecord, names: SeenNames) -> tuple[tuple[Capability, str], ...]:
+    """Return what a move or a link needs, granted or not; nothing for other calls."""
+    if record.syscall not in (*_RENAMING, *_LINKING):
+        return ()
+    return tuple([(capability, path) for capability, path, _ in _asked_for(record, True, names)])
 
 
 def _widened(record: KernelRecord, broker: Broker, names: SeenNames) -> list[KernelRecord]:

@@ -16,7 +16,7 @@ from ..capability import Capability
 from . import packages, workspace
 from .interpreter import InterpreterFiles
 from .site import is_in_environment
-from .suggest import Wanted, suggestion
+from .suggest import Wanted, crosses, suggestion
 
 _IMPORTS = (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE)
 _CHANGES = (Capability.FS_WRITE, Capability.FS_CREATE, Capability.FS_DELETE, Capability.FS_METADATA)
@@ -40,6 +40,8 @@ def advice(
         return {"import": {"native": [top]}}
     if capability in _CHANGES and is_in_environment(target):
         return None  # a policy that grants it is refused
+    if crosses(target, also):
+        return None
     if capability is Capability.FS_CREATE:
         if os.path.isdir(target):
             return suggestion(Capability.FS_READ, target)  # a guest that can find it does not make it

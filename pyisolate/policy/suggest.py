@@ -55,10 +55,13 @@ def suggestion(
 
     `also`: what else the same call needs and is not granted, such as the writing of a file that it makes. Making and
     removing a name is granted by its directory, but never by one that is everybody's; no rule speaks of a
-    task in /proc, nor of the workspace's place. `by_native`: native code made the call, and asked no hook.
+    task in /proc, nor of the workspace's place; and none lets a file go to another directory.
+    `by_native`: native code made the call, and asked no hook.
     """
     if by_native and capability is Capability.FS_READ and _SHARED_LIBRARY.search(target):
         return exact(Capability.IMPORT_NATIVE, target)  # the loader reads it, to map it as code
+    if crosses(target, also):
+        return None
     if not also and capability in _FILES:
         return None if is_task(target) or workspace.is_place(target) else exact(capability, target)
     wanted = [(Capability(capability), target), *also]
@@ -91,6 +94,14 @@ def suggestion_unseen(
     if capability is Capability.IMPORT_MODULE and top.isidentifier() and top not in sys.stdlib_module_names:
         return exact(Capability.IMPORT_NATIVE, top)
     return suggestion(capability, target, also, by_native=by_native)
+
+
+def crosses(target: str, also: Sequence[Wanted]) -> bool:
+    """Tell whether a call moves or links between directories, which grants of both do not allow.
+
+    Each granted place is a mount of its own, and Landlock lets no file go where more is granted (EXDEV).
+    """
+    return len({path.rstrip("/").rpartition("/")[0] for path in (target, *[path for _, path in also])}) > 1
 
 
 def is_task(path: str) -> bool:

@@ -34,6 +34,8 @@ def _hint(event: DenialEvent) -> str:
         return _ALWAYS_HINTS.get(event.capability, "no policy can grant this")
     if event.suggestion is not None:
         return f"to allow it, add to the policy: {json.dumps(event.suggestion, ensure_ascii=False)}"
+    if event.syscall in _MOVING and event.capability.family == "fs":
+        return _MOVING_HINT
     by_errno = event.kernel_evaluation is Evaluation.ERRNO and event.broker_decision is Verdict.ALLOW
     if by_errno and event.capability.family == "fs":
         return "the policy grants it: look at the file's own permissions for the user that cells run as"
@@ -45,6 +47,12 @@ def _hint(event: DenialEvent) -> str:
 _UNIX_HINT = (
     'grant the socket by its path, such as {"net": [{"bind": "unix:/path/to/socket"}]}, or connect instead of bind for '
     "a client; a socketpair needs no grant"
+)
+#: Calls that take a file from one directory to another, or give it a name there.
+_MOVING = frozenset(("rename", "renameat", "renameat2", "link", "linkat"))
+_MOVING_HINT = (
+    "rules for two directories let no file be moved or linked from one to the other: copy it, or work in one directory "
+    "of the sandbox's own"
 )
 _ALWAYS_HINTS = {
     Capability.PROCESS_SIGNAL: (

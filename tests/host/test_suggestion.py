@@ -172,6 +172,34 @@ def test_a_new_database_is_one_step(supervisor: pyisolate.Supervisor, ground: Pa
         assert sandbox.get_denial_events() == []
 
 
+@pytest.mark.parametrize("call", ["os.rename", "os.link", "libc.rename", "libc.link"])
+def test_for_a_move_between_directories_no_grant_is_suggested(
+    supervisor: pyisolate.Supervisor, ground: Path, call: str
+) -> None:
+    """Grants of both would open a directory for nothing: the kernel refuses the move all the same."""
+    mine = ground / "mine"
+    mine.mkdir()
+    mine.chmod(0o777)
+    (mine / "file").touch()
+    (mine / "file").chmod(0o666)
+    if os.geteuid() == 0:
+        os.chown(mine / "file", 65534, 65534)
+    libc = "import ctypes, os; libc = ctypes.CDLL(None); "
+
+    def moved(source: Path, target: Path) -> str:
+        return f"{libc}assert not {call}({os.fsencode(source)!r}, {os.fsencode(target)!r})"
+
+    with supervisor.spawn("try", BASE.allow_read(mine).allow_write(mine)) as sandbox:
+        for source, target in ((ground / "one", mine / "new"), (mine / "file", ground / "new")):
+            with pytest.raises(pyisolate.SandboxError):
+                sandbox.exec(moved(source, target))
+        events = sandbox.get_denial_events()
+        assert events
+        assert [event.suggestion for event in events] == [None] * len(events)
+        sandbox.exec(moved(mine / "file", mine / "other"))
+        assert sandbox.get_denial_events() == events
+
+
 def _library() -> str:
     """Return a shared library outside of what the interpreter needs."""
     import yaml._yaml

@@ -127,9 +127,12 @@ UNSHADOWED = (
 )
 
 
-#: What no rule can grant: the files of a task, and what the file's own permissions or the kernel refuse to any guest.
+#: What no rule can grant: the files of a task, moves between directories, and what file permissions or the kernel
+#: refuse to any guest.
 WITHOUT_ADVICE = (
     "reopen",
+    "rename",
+    "hard link",
     "read by a link",
     "another's",
     "/proc",
