@@ -49,6 +49,8 @@ _OF_TASK = re.compile(
 )
 #: The same of the machine, by libraries in the guest's own process.
 _OF_MACHINE = frozenset(("/proc/cpuinfo", "/proc/meminfo", "/proc/stat"))
+#: Name services beside /etc/passwd and its kin, which the C library tries for each name that it does not find there.
+_NAME_SERVICE = re.compile(r"/(?:usr/)?lib(?:64|32)?/(?:[^/]+/)?libnss_[a-z0-9_]+\.so\.2")
 #: Where an interpreter, also one that a guest executes, looks for packages.
 _SITES = frozenset(("site-packages", "dist-packages"))
 #: What the kernel grants by directories: a rule for one name says nothing of them to it.
@@ -251,23 +253,27 @@ def _read_only(granted: Decision, file: str) -> Decision:
 
 
 def _is_tried(record: KernelRecord, file: str, policy: CompiledPolicy, by_guest: bool) -> bool:
-    """Tell whether native code reads what it does without where that is not there: about its task or the machine.
+    """Tell whether native code reads what it does without where that is not there: of its task, the machine or users.
 
     And certificates, where the policy lets it connect to nothing that it could check by them.
     """
     if record.broker_consulted is not False or record.flags & (os.O_ACCMODE | os.O_TRUNC):
         return False
-    if _OF_TASK.fullmatch(file) or (by_guest and file in _OF_MACHINE):
+    if _OF_TASK.fullmatch(file) or _NAME_SERVICE.fullmatch(file) or (by_guest and file in _OF_MACHINE):
         return True
     return file in _AUTHORITIES and not any(rule.allow and rule.action == NetAction.CONNECT for rule in policy.net)
 
 
 def _looked_at(record: KernelRecord, names: SeenNames) -> str | None:
-    """Return the path that was only looked at, its links followed; None for any other call."""
+    """Return the path that was only looked at, its links followed; None for any other call.
+
+    A link that was itself looked at is named, and not where it leads, which may be a name that no guest sees.
+    """
     is_look = record.capability is Capability.FS_LOOKUP
     if not is_look and not (record.syscall in _OPENING and record.flags & os.O_PATH):
         return None
-    return names.followed(record.target)
+    link = names.in_folder(record.target) if record.flags & os.O_NOFOLLOW else None
+    return names.followed(record.target) if link is None else link
 
 
 def is_of_imports(record: KernelRecord, searched: Searched) -> bool:
@@ -306,7 +312,8 @@ def _not_found(
     if is_task(path) or _is_beside(path, record.target, searched) or not names.is_seen(path):
         return record
     decision = broker.decide(Capability.FS_LOOKUP, path)
-    if decision.code is None:
+    leads = names.followed(path)  # the root view has the links that lead to what is granted
+    if decision.code is None or (leads != path and broker.decide(Capability.FS_LOOKUP, leads).code is None):
         return record
     reason = f"{decision.reason}: the root view shows only what is granted"
     found = _refused(record, msgspec.structs.replace(decision, reason=reason), path)

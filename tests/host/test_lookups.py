@@ -92,9 +92,28 @@ def test_each_way_of_looking_is_one_event(supervisor: pyisolate.Supervisor, tree
     assert [(text, events) for text, events in granted if events] == []
 
 
+def test_a_look_at_a_link_does_not_tell_where_it_leads(supervisor: pyisolate.Supervisor, tree: Path) -> None:
+    (tree / "hidden/link").symlink_to(tree / "hidden/file")
+    ways = (
+        "os.path.islink('{0}/hidden/link')",
+        "os.path.lexists('{0}/hidden/link')",
+        "os.path.exists('{0}/hidden/link')",
+    )
+    with supervisor.spawn("links", _policy(tree)) as sandbox:
+        sandbox.exec(PRELUDE)
+        found = [[Path(event.target).name for event in sandbox.exec(way.format(tree)).denials] for way in ways]
+    assert found == [["link"], ["link"], ["file"]]
+    with supervisor.spawn("links", _policy(tree, "hidden/link")) as sandbox:  # the control
+        assert sandbox.exec(f"import os; os.readlink('{tree}/hidden/link')").value == str(tree / "hidden/file")
+        assert sandbox.get_denial_events() == []
+
+
 def test_ordinary_programs_look_at_nothing_hidden(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("shell", Policy.preset("shell")) as sandbox:
         same = os.path.realpath(sys.executable) == os.path.realpath("/usr/bin/python3")
         done = sandbox.run(["bash", "-c", ORDINARY + INTERPRETER * same], text=True)
         looked = [event.target for event in sandbox.get_denial_events() if event.capability == "fs.lookup"]
         assert (looked, done.stdout.count("found")) == ([], 1), done.stderr
+        # the C library tries more name services than the preset grants, as it does for a user that has no name
+        assert sandbox.run(["id", "no-such-user"]).returncode == 1
+        assert [event.target for event in sandbox.get_denial_events() if "/libnss_" in event.target] == []

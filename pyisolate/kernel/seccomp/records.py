@@ -81,6 +81,9 @@ _IPPROTO_MPTCP = 262
 _UNIX_ASKED = (Capability.NET_CONNECT, Capability.NET_BIND, Capability.NET_SEND)
 #: Parts of a path that lead nowhere, which no rule and no hook spells.
 _SAME_PLACE = re.compile(r"/(?:\./|/)+")
+#: Look-ups that may be about a link itself, with the argument that says so; -1: they always are.
+_LOOKS = {"lstat": -1, "readlink": -1, "readlinkat": -1, "newfstatat": 3, "faccessat2": 3, "statx": 2}
+_AT_SYMLINK_NOFOLLOW = 0x100  # linux/fcntl.h
 _O_ACCMODE, _O_CREAT, _O_TMPFILE = 0o3, 0o100, 0o20000000
 
 
@@ -291,6 +294,9 @@ def _capability(record: native.Record, syscall: str) -> Capability:
 
 
 def _open_flags(record: native.Record, syscall: str) -> int:
+    """Return the open(2) flags of a call that opens a file, and O_NOFOLLOW of one that looks at a link itself."""
+    if (at := _LOOKS.get(syscall)) is not None:
+        return os.O_NOFOLLOW if at < 0 or record.args[at] & _AT_SYMLINK_NOFOLLOW else 0
     if syscall == "creat":
         return os.O_CREAT | os.O_WRONLY | os.O_TRUNC
     return record.args[1 if syscall == "open" else 2] if syscall in ("open", "openat", "openat2") else 0

@@ -15,7 +15,7 @@ static void notify_tell_look(const struct notify_call *c)
 		notify_tell(c, PYI_FS_LOOKUP, NOTIFY_ALLOW, 0, NULL, NULL);
 }
 
-/* A look-up as the guest's C library reports it (preload/lookups.c), the call in the fifth argument. */
+/* A look-up as the guest's C library reports it (preload/lookups.c), its flags in the fourth argument, the call in the fifth. */
 SHARED void notify_do_look(const struct notify_call *c)
 {
 	struct notify_call looked = *c;
@@ -27,6 +27,8 @@ SHARED void notify_do_look(const struct notify_call *c)
 			    : SYS_newfstatat;
 	if (looked.nr == SYS_chdir)
 		looked.args[0] = c->args[1];
+	if (looked.nr == SYS_statx)
+		looked.args[2] = c->args[3]; /* where the call itself has its flags; the others have them there */
 	if (c->policy->flags & NOTIFY_FULL)
 		notify_tell_look(&looked);
 	notify_result(c, -ENOENT);

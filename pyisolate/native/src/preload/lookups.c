@@ -34,15 +34,15 @@ static int is_hooks_own(const char *path)
 	return path[0] == '/' && path[1] == '.' && path[2] == '/';
 }
 
-/* The kernel has read the name: it can be read. */
-static void report(long nr, long at, const char *path)
+/* The kernel has read the name: it can be read. `flags` say whether a link itself was looked at. */
+static void report(long nr, long at, const char *path, int flags)
 {
 	int error = errno;
 
 	if (!*path || is_hooks_own(path))
 		return;
-	long opened =
-		syscall(SYS_openat, at, P(path), (long)(O_PATH | O_NOFOLLOW | O_CLOEXEC), 0L, nr, (long)NOTIFY_LOOKED);
+	long opened = syscall(SYS_openat, at, P(path), (long)(O_PATH | O_NOFOLLOW | O_CLOEXEC),
+			      (long)(flags & AT_SYMLINK_NOFOLLOW), nr, (long)NOTIFY_LOOKED);
 	if (opened >= 0) /* no policy decides: a cell that waits, the zygote */
 		close((int)opened);
 	errno = error;
@@ -64,7 +64,7 @@ static int look(long nr, long at, const char *path, long c, long d, long e)
 		errno = (int)-result;
 	if (is_absence(-result) ||
 	    (result != -EFAULT && path && pyisolate_quiet_tells_looks())) /* EINVAL: it is no link */
-		report(nr, at, path);
+		report(nr, at, path, (int)(nr == SYS_statx ? c : nr == SYS_newfstatat || nr == SYS_faccessat2 ? d : 0));
 	return result < 0 ? -1 : (int)result;
 }
 
@@ -155,6 +155,6 @@ EXPORT int chdir(const char *path)
 		return (int)result;
 	errno = (int)-result;
 	if (is_absence(-result))
-		report(SYS_chdir, AT, path);
+		report(SYS_chdir, AT, path, 0);
 	return -1;
 }
