@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 from ..choices import Step
 from ..hooks import seeding
+from ..hooks.active import GATE
 from ..native import cell_start, process
 from ..native.seccomp import User
 from . import wire
@@ -41,7 +42,12 @@ def _be_thread(number: int) -> None:
 
 def _open(guest: Guest, channel: socket.socket, pid: int) -> None:
     guest.open(channel, pid)
-    flush_before_exit(pid)
+    flush_before_exit(pid, _report_repeats)
+
+
+def _report_repeats() -> None:
+    if (hooks := GATE.hooks) is not None:
+        hooks.flush()
 
 
 def _serve(guest: Guest) -> int:

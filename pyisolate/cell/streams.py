@@ -90,13 +90,19 @@ def _output(descriptor: int) -> _Text:
     return _named(stream, raw, "<stdout>" if descriptor == 1 else "<stderr>", "w")
 
 
-def flush_before_exit(owner: int) -> None:
-    """Let `os._exit` of process `owner`, not of its children, pass on what was written: the host reads it later."""
+def flush_before_exit(owner: int, report: Callable[[], None]) -> None:
+    """Let `os._exit` of process `owner`, not of its children, pass on what was written: the host reads it later.
+
+    Its children `report` what they were refused and summed up: the host learns of their end with that of the cell.
+    """
     leave = os._exit
 
     def _exit(status: int) -> NoReturn:
         if os.getpid() == owner:
             flush_streams()
+        else:
+            with contextlib.suppress(Exception):  # a report that fails does not keep it from ending
+                report()
         leave(status)
 
     os._exit = _exit

@@ -75,6 +75,10 @@ class CellHooks(Protocol):
         """Attribute an exception and report it once."""
         ...
 
+    def flush(self) -> None:
+        """Report what still waits as a count of repeats."""
+        ...
+
     def after_fork(self) -> None:
         """Start afresh in a child of the guest."""
         ...

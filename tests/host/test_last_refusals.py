@@ -111,3 +111,25 @@ def test_a_forged_count_is_bounded_and_harms_nobody(supervisor: pyisolate.Superv
             ("fs.read", 1_000_000, "guest")
         ]
         assert other.get_denial_events() == []
+
+
+FORKED = """
+import os
+pid = os.fork()
+if not pid:
+    for _ in range(7):
+        try: open("/etc/secret")
+        except OSError: pass
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+def test_a_child_reports_its_repeats_as_it_ends(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("forks", Policy.preset("compute").allow_fork()) as sandbox:
+        denials = sandbox.exec(FORKED).denials
+        (event,) = sandbox.get_denial_events()
+        assert (event.capability, event.target, event.count) == ("fs.read", "/etc/secret", 7)
+        assert event.origin is not None
+        assert [(one.event_id, one.count) for one in denials] == [(event.event_id, 7)]
+    assert sandbox.stats.denials == 7
