@@ -89,6 +89,8 @@ def _brings_native(name: str, interpreter: InterpreterFiles) -> bool:
     """Say whether an installed module has native code, or what its distribution requires, at all levels."""
     if name in interpreter.stdlib_names:
         return False
+    if any(os.path.basename(path).startswith(f"{name}.") for path in interpreter.extension_files):
+        return True  # of the interpreter's own tests
     seen: set[str] = set()
     queue = [name]
     while queue and len(seen) < _REQUIRED:

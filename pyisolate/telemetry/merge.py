@@ -43,6 +43,9 @@ _RETRYABLE = frozenset({Capability.LIMIT_PROCESSES, Capability.LIMIT_OPEN_FILES}
 _OWN_RECORD = frozenset({Evaluation.ENFORCED, Evaluation.COUNTED})
 #: Calls of capabilities that hooks ask about, which Python itself makes without a question.
 _UNHOOKED = frozenset({"setsockopt", "socketpair", "sethostname", "setdomainname", "memfd_create"})
+#: Granted by a section of their own.
+_RANDOM_DEVICES = ("/dev/random", "/dev/urandom")
+_Wanted = tuple[Capability, str, Sequence[tuple[Capability, str]]]
 _ORIGIN_LIMIT = 1024
 _NAME_LIMIT = 256
 _REASON_LIMIT = 1024
@@ -140,7 +143,14 @@ def merge(
         count=max(1, lead.count),
         first_seen=seen,
         last_seen=seen,
-        suggestion=_suggestion(context, suggest, (capability, target, lead.also), code, said.verdict, heard.evaluation),
+        suggestion=_suggestion(
+            context,
+            suggest,
+            _wanted(capability, target, lead.also, _first(broker, kernel, "rule")),
+            code,
+            said.verdict,
+            heard.evaluation,
+        ),
         retryable=code is DenialCode.INTERNAL or capability in _RETRYABLE,
         reported_by=_reporter(broker, kernel, broker_reporter),
         shadow=shadow or lead.shadow,
@@ -252,10 +262,18 @@ def _code(capability: Capability, broker: BrokerRecord | None, kernel: KernelRec
     return DenialCode.LIMIT_EXCEEDED if capability.family == "limit" else DenialCode.NOT_GRANTED
 
 
+def _wanted(capability: Capability, target: str, also: Sequence[tuple[Capability, str]], rule: str | None) -> _Wanted:
+    """Return what a rule is to grant: the devices of randomness are its section's, unless a rule denies one by name."""
+    of_section = rule is None or target not in rule or "random: " in rule
+    if capability is Capability.FS_READ and target in _RANDOM_DEVICES and of_section:
+        capability = Capability.RANDOM_READ
+    return capability, target, also
+
+
 def _suggestion(
     context: SandboxContext,
     suggest: Suggest | None,
-    wanted: tuple[Capability, str, Sequence[tuple[Capability, str]]],
+    wanted: _Wanted,
     code: DenialCode,
     broker: Verdict,
     evaluation: Evaluation,

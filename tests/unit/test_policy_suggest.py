@@ -14,6 +14,7 @@ from pyisolate.decision import Verdict
 from pyisolate.policy import Policy, compile_policy, packages
 from pyisolate.policy.advice import advice
 from pyisolate.policy.broker import Broker
+from pyisolate.policy.interpreter import InterpreterFiles
 from pyisolate.policy.load import load_bytes
 from pyisolate.policy.suggest import apply, exact, suggestion, suggestion_unseen
 
@@ -170,6 +171,15 @@ def test_no_directory_of_all_is_suggested_to_make_names_in(path: str) -> None:
 def test_of_what_no_rule_can_speak_none_is_suggested(path: str) -> None:
     assert suggestion(C.FS_READ, path) is None
     assert suggestion(C.FS_READ, f"/srv{path}") is not None
+
+
+def test_the_interpreters_own_test_modules_are_advised_as_native_code() -> None:
+    interpreter = InterpreterFiles.discover()
+    names = {Path(path).name.partition(".")[0] for path in interpreter.extension_files} - interpreter.stdlib_names
+    for name in sorted(names):
+        assert advice(C.IMPORT_MODULE, name) == {"import": {"native": [name]}}
+        broker = Broker(compile_policy(apply(Policy.preset("compute"), advice(C.IMPORT_MODULE, name) or {})))
+        assert {broker.decide(one, name).verdict for one in (C.IMPORT_MODULE, C.IMPORT_NATIVE)} == {Verdict.ALLOW}
 
 
 @pytest.mark.parametrize(
