@@ -34,3 +34,18 @@ def test_a_refusal_by_a_rule_says_why_to_host_and_guest(supervisor: pyisolate.Su
         sandbox.reload_policy(pyisolate.Policy.from_dict({"name": "r", "extends": "compute", "fs": rules}))
         with pytest.raises(pyisolate.PolicyError, match="ask the new owner"):
             sandbox.exec(f"open({str(secret)!r})")
+
+
+def test_randomness_that_a_rule_denies_names_that_rule(supervisor: pyisolate.Supervisor) -> None:
+    policy = pyisolate.Policy.preset("compute").deny_random()
+    with supervisor.spawn("denied", policy) as sandbox, pytest.raises(pyisolate.PolicyError) as refused:
+        sandbox.exec("import os; os.urandom(8)")
+    event = refused.value.denial_event
+    assert event is not None
+    assert (event.capability, event.code, event.policy_rule) == (
+        "random.read",
+        "EXPLICIT_DENY",
+        "random: {allow: false}",
+    )
+    with supervisor.spawn("granted", pyisolate.Policy.preset("compute")) as sandbox:  # the control
+        assert len(sandbox.exec("import os; os.urandom(8)").value) == 8

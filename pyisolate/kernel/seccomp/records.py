@@ -100,7 +100,7 @@ def kernel_record(
     # a hook is asked about the sandbox's own processes, and this number is none's
     nobodys = capability is Capability.PROCESS_SIGNAL and record.error == errno.ESRCH
     only_program = asked is Capability.PROCESS_EXEC and capability is not asked
-    code = _CODES.get(record.reason)
+    code, rule = _code_and_rule(capability, record.reason, _rule_text(policy, record.rule))
     sized = capability is Capability.LIMIT_FILE_SIZE and code is DenialCode.LIMIT_EXCEEDED
     return KernelRecord(
         sandbox_id=sandbox_id,
@@ -114,7 +114,7 @@ def kernel_record(
         syscall=None if sized else syscall,
         code=code,
         reason=_reason_of(record, syscall, capability, code),
-        rule=_rule_text(policy, record.rule),
+        rule=rule,
         presented=_rule_text(policy, record.presented),
         pid=record.pid,
         tid=record.tid,
@@ -133,6 +133,14 @@ def kernel_record(
         waited_ms=record.waited_ms if record.reply else None,
         question=record.question,
     )
+
+
+def _code_and_rule(capability: Capability, reason: int, rule: str | None) -> tuple[DenialCode | None, str | None]:
+    """Return both as the broker has them: random numbers are granted unless a policy says that they are not."""
+    code = _CODES.get(reason)
+    if capability is Capability.RANDOM_READ and code is DenialCode.NOT_GRANTED:
+        return DenialCode.EXPLICIT_DENY, "random: {allow: false}"
+    return code, rule
 
 
 def _reason_of(record: native.Record, syscall: str, capability: Capability, code: DenialCode | None) -> str:
@@ -222,7 +230,7 @@ def evaluate(
         monitors = act == native.ACT_WATCH
     else:
         return None
-    code = _CODES.get(reason)
+    code, text = _code_and_rule(capability, reason, _rule_text(policy, rule))
     return KernelRecord(
         sandbox_id=sandbox_id,
         enforcer=ENFORCER,
@@ -234,7 +242,7 @@ def evaluate(
         evaluation=Evaluation.PROBED,
         code=code,
         reason=_reason(code, capability) if code else "the table grants it",
-        rule=_rule_text(policy, rule),
+        rule=text,
         presented=_rule_text(policy, presented),
         generation=policy.generation,
     )
