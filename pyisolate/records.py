@@ -148,6 +148,14 @@ class FileGrant(Protocol):
     def allow(self) -> int:
         """The rights that it grants; 0: none."""
 
+    @property
+    def deny(self) -> int:
+        """The rights that it denies; 0: none."""
+
+    @property
+    def text(self) -> str:
+        """The rule as a policy states it; empty where none does."""
+
 
 _path_of: Callable[[FileGrant], str] = attrgetter("path")
 
@@ -162,6 +170,17 @@ def is_above_grant(path: str, rules: Sequence[FileGrant], besides: Collection[st
         if not rules[at].path.startswith(below):
             return False
         if rules[at].allow and rules[at].path != below and rules[at].path not in besides:
+            return True
+    return False
+
+
+def is_above_denial(path: str, rules: Sequence[FileGrant]) -> bool:
+    """Tell whether the policy denies something below the path, which a root view cannot take from a writable mount."""
+    below = path.rstrip("/") + "/"
+    for at in range(bisect_left(rules, below, key=_path_of), len(rules)):
+        if not rules[at].path.startswith(below):
+            return False
+        if rules[at].deny and rules[at].text:
             return True
     return False
 

@@ -27,6 +27,7 @@ from ..records import (
     KernelRecord,
     Reporter,
     SandboxContext,
+    is_above_denial,
     is_above_grant,
     is_denial,
 )
@@ -43,6 +44,8 @@ _RETRYABLE = frozenset({Capability.LIMIT_PROCESSES, Capability.LIMIT_OPEN_FILES}
 _OWN_RECORD = frozenset({Evaluation.ENFORCED, Evaluation.COUNTED})
 #: Calls of capabilities that hooks ask about, which Python itself makes without a question.
 _UNHOOKED = frozenset({"setsockopt", "socketpair", "sethostname", "setdomainname", "memfd_create"})
+#: Rights under which a mount is writable.
+_CHANGES = frozenset({"write", "create", "delete", "metadata"})
 #: Granted by a section of their own.
 _RANDOM_DEVICES = ("/dev/random", "/dev/urandom")
 _Wanted = tuple[Capability, str, Sequence[tuple[Capability, str]]]
@@ -291,6 +294,8 @@ def _suggestion(
         for rule in found.get("fs", ()) if found else ():
             if is_above_grant(rule["path"], context.files, targets):
                 return None  # what else is granted below would be granted more
+            if not _CHANGES.isdisjoint(rule["allow"]) and is_above_denial(rule["path"], context.files):
+                return None  # the policy could not be enforced
         return found
     except Exception:
         _log.debug("suggestion failed", exc_info=True)  # a denial is recorded whether or not advice can be given

@@ -63,12 +63,16 @@ _UNADVISED = (
     "see the event; its target cannot be written as a rule, or a rule for the whole would open what lies beside other "
     "grants: name what is needed of it"
 )
+_OF_NAMES = (
+    "names of others are there, too, or some that the policy denies: give the sandbox a workspace, or a directory of "
+    "its own"
+)
 _HINTS = {
     **dict.fromkeys(
         (Capability.FS_READ, Capability.FS_WRITE, Capability.FS_LOOKUP, Capability.FS_METADATA), _UNADVISED
     ),
-    Capability.FS_CREATE: "names of others are there, too: give the sandbox a workspace, or a directory of its own",
-    Capability.FS_DELETE: "names of others are there, too: give the sandbox a workspace, or a directory of its own",
+    Capability.FS_CREATE: _OF_NAMES,
+    Capability.FS_DELETE: _OF_NAMES,
     Capability.CONTROL_CALL: "the host decides which of its functions a sandbox may call, and how often",
     Capability.CONTROL_GUARD: "the policy of that function's guard decides; the sandbox's own has no rule for it",
     Capability.NET_SOCKET: (

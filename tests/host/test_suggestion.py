@@ -204,6 +204,25 @@ def test_for_a_move_between_directories_no_grant_is_suggested(
         assert sandbox.get_denial_events() == events
 
 
+@pytest.mark.parametrize("call", ["os.mkdir", "os.unlink"])
+def test_no_suggestion_makes_a_policy_that_cannot_be_enforced(
+    supervisor: pyisolate.Supervisor, ground: Path, call: str
+) -> None:
+    """Names in a directory below which something is denied: null, and the same directory without is suggested."""
+    (ground / "denied").mkdir()
+    name = ground / ("new" if call == "os.mkdir" else "one")
+    for policy in (BASE.allow_read(ground).deny("fs.read", ground / "denied"), BASE.allow_read(ground)):
+        with supervisor.spawn("try", policy) as sandbox, pytest.raises(pyisolate.PolicyError) as caught:
+            sandbox.exec(f"import os; {call}({str(name)!r})")
+        event = caught.value.denial_event
+        assert event is not None
+        if policy.files == BASE.allow_read(ground).files:
+            assert event.suggestion is not None
+        else:
+            assert event.suggestion is None
+            assert "the policy denies" in str(caught.value)
+
+
 def _library() -> str:
     """Return a shared library outside of what the interpreter needs."""
     import yaml._yaml
