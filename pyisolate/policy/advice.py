@@ -8,6 +8,7 @@ module, because an index of them all (`packages.locate`) takes a second, and ref
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,11 +16,15 @@ from typing import Any
 from ..capability import Capability
 from . import packages, workspace
 from .interpreter import InterpreterFiles
+from .resolver import RANDOM_DEVICES
 from .site import is_in_environment
 from .suggest import Wanted, crosses, suggestion
 
 _IMPORTS = (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE)
 _CHANGES = (Capability.FS_WRITE, Capability.FS_CREATE, Capability.FS_DELETE, Capability.FS_METADATA)
+_CONTENT = (Capability.FS_READ, Capability.FS_WRITE)
+#: The devices that a root view can show (kernel/rootview/build.py).
+_DEVICES = frozenset(("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", *RANDOM_DEVICES))
 _SUFFIX = ".dist-info"
 #: Files of one package that are looked at; a larger one counts as native.
 _FILES = 5000
@@ -42,11 +47,24 @@ def advice(
         return None  # a policy that grants it is refused
     if crosses(target, also):
         return None
+    if capability in _CONTENT and _is_other_device(target):
+        return None
     if capability is Capability.FS_CREATE:
+        if os.path.isdir(target) and (Capability.FS_WRITE, target) in also:
+            return None  # a file without a name (O_TMPFILE), or a mistake: no less than all of the directory would do
         if os.path.isdir(target):
             return suggestion(Capability.FS_READ, target)  # a guest that can find it does not make it
         return suggestion(*_made(target, also))
     return suggestion(capability, target, also, by_native=by_native)
+
+
+def _is_other_device(path: str) -> bool:
+    """Tell whether a path is a device that works in no sandbox, whatever a rule grants."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and path not in _DEVICES
 
 
 def _made(path: str, also: Sequence[Wanted]) -> tuple[Capability, str, Sequence[Wanted]]:

@@ -62,6 +62,8 @@ def suggestion(
         return exact(Capability.IMPORT_NATIVE, target)  # the loader reads it, to map it as code
     if crosses(target, also):
         return None
+    if capability is Capability.MEMORY_EXEC and target.startswith("mmap(") and "anonymous" not in target:
+        return None  # a file's: the mount that it lies on decides too, and what may be written runs from none
     if not also and capability in _FILES:
         return None if is_task(target) or workspace.is_place(target) else exact(capability, target)
     wanted = [(Capability(capability), target), *also]

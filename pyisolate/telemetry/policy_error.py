@@ -60,8 +60,8 @@ _ALWAYS_HINTS = {
     ),
 }
 _UNADVISED = (
-    "see the event; its target cannot be written as a rule, or a rule for the whole would open what lies beside other "
-    "grants: name what is needed of it"
+    "see the event; its target cannot be written as a rule, is a device that no sandbox has, or a rule for the whole "
+    "would open what lies beside other grants: name what is needed of it"
 )
 _OF_NAMES = (
     "names of others are there, too, or some that the policy denies: give the sandbox a workspace, or a directory of "
@@ -79,6 +79,7 @@ _HINTS = {
         "a socket is refused before its address is known, where no rule grants any: grant the address, such as "
         '{"net": [{"connect": "10.0.0.5:443"}]}, or {"net": [{"bind": "127.0.0.1:0"}]} for a server'
     ),
+    Capability.MEMORY_EXEC: "no rule lets a mapped file be written and run: map it read-only, where `exec` is granted",
     Capability.IPC_SYSV: "no rule grants it: use threads, pipes or files of a granted directory",
     Capability.IPC_POSIX: "no rule grants it: use threads, pipes or files of a granted directory",
 }

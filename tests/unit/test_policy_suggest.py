@@ -173,6 +173,18 @@ def test_of_what_no_rule_can_speak_none_is_suggested(path: str) -> None:
     assert suggestion(C.FS_READ, f"/srv{path}") is not None
 
 
+def test_what_a_rule_would_not_let_pass_is_not_suggested(tmp_path: Path) -> None:
+    """A file's mapping that is written and run; a device that no root view shows; a file without a name (O_TMPFILE)."""
+    jit = {"memory": {"jit": True}}
+    assert advice(C.MEMORY_EXEC, "mmap(wx, 4096 bytes)") is None
+    assert advice(C.MEMORY_EXEC, "mmap(wx anonymous, 4096 bytes)") == advice(C.MEMORY_EXEC, "mprotect(rx, 1)") == jit
+    assert advice(C.FS_READ, "/dev/ptmx") is None
+    assert advice(C.FS_READ, "/dev/null") == {"fs": [{"path": "/dev/null", "allow": ["read"]}]}
+    place = str(tmp_path)
+    assert advice(C.FS_CREATE, place, [(C.FS_WRITE, place)]) is None
+    assert advice(C.FS_CREATE, place) == {"fs": [{"path": place, "allow": ["read"]}]}  # os.mkdir
+
+
 def test_the_interpreters_own_test_modules_are_advised_as_native_code() -> None:
     interpreter = InterpreterFiles.discover()
     names = {Path(path).name.partition(".")[0] for path in interpreter.extension_files} - interpreter.stdlib_names
