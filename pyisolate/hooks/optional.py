@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import _socket
 import errno
+import functools
 import grp
 import os
 import platform
 import pwd
+import shutil
 import socket
 import uuid
 from collections.abc import Callable
@@ -111,10 +113,23 @@ def _os_release(original: Callable[[], dict[str, str]]) -> Callable[[], dict[str
     return freedesktop_os_release
 
 
+def _which(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `shutil.which`: what `ctypes.util` looks for is not there where it may not be run."""
+
+    @functools.wraps(original)
+    def which(cmd: Any, *args: Any, **kwargs: Any) -> Any:
+        if frames.tries_program() and not _may_find(cmd):
+            return None
+        return original(cmd, *args, **kwargs)
+
+    return which
+
+
 def install() -> None:
     """Replace them in this process, once: private names of the library, as CPython 3.11 to 3.13 have them."""
     # A daemon for clocks, and addresses of network cards: without them a node is random (RFC 9562, 6.10).
     vars(uuid).update(_generate_time_safe=None, _GETTERS=[])
+    vars(shutil)["which"] = _which(shutil.which)
     names = vars(platform)
     names["_syscmd_file"] = _with_program(names["_syscmd_file"], "file", "")
     names["freedesktop_os_release"] = _os_release(names["freedesktop_os_release"])

@@ -45,7 +45,7 @@ ORDINARY = [
     "import builtins; vars(builtins)",
     "import ssl; ssl.create_default_context(); ssl.get_default_verify_paths()",
     "import inspect, json; inspect.getsource(json)",
-    "import ctypes.util as u; u._findSoname_ldconfig('c'); u._findLib_ld('c')",
+    "import ctypes.util as u; u.find_library('c'); u.find_library('nothing')",
     "import os\ntry: os.getlogin()\nexcept OSError: pass",
     "import platform\ntry: platform.freedesktop_os_release()\nexcept OSError: pass",
     "import shutil, tempfile; a = tempfile.mkdtemp(); open(a + '/x', 'w'); shutil.make_archive(a + 'b', 'gztar', a)",
