@@ -9,6 +9,10 @@ import sys
 
 import pytest
 
+import pyisolate
+from pyisolate.policy import workspace
+from pyisolate.policy.compile import compile_policy
+
 
 def require(feature: str, present: bool, reason: str) -> None:
     """Skip the test when `feature` is not there, unless the environment says that it must be."""
@@ -32,3 +36,9 @@ def _runs_as(uid: int) -> bool:
     except PermissionError:
         return False
     return done.returncode == 0
+
+
+def require_tmp_leads(policy: pyisolate.Policy) -> None:
+    """Skip where the policy reads the interpreter's own files below /tmp: there /tmp does not lead to the workspace."""
+    leads = "/tmp" in workspace.links(compile_policy(policy))
+    require("tmp", leads, f"{sys.prefix} is below /tmp, which is the host's then (docs/workspace.md)")

@@ -20,7 +20,7 @@ import pytest
 
 import pyisolate
 from pyisolate.policy.suggest import apply
-from tests.require import require
+from tests.require import require, require_tmp_leads
 from tests.uv import find_uv
 from tests.wheels import make_wheel
 
@@ -394,6 +394,7 @@ def test_packages_are_installed_from_wheels_in_the_workspace(
         found = find_uv() or ""
         require("uv", found != "" and "shims" not in found, "no uv on the search path, or one that only starts another")
         policy, command = policy.allow_exec(found), [found, "pip", "--offline", "--no-cache"]
+        require_tmp_leads(policy)
         without = pyisolate.Policy.preset("shell")
         with supervisor.spawn("unnamed", without) as sandbox, pytest.raises(pyisolate.PolicyError):
             sandbox.run([found, "--version"])

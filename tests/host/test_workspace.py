@@ -16,7 +16,7 @@ from pyisolate.policy import workspace
 from pyisolate.supervisor import given_directory
 from pyisolate.supervisor.given_directory import GivenDirectory
 from tests.leaks import children_of
-from tests.require import require
+from tests.require import require, require_tmp_leads
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
@@ -34,6 +34,7 @@ def _has_workspace(supervisor: pyisolate.Supervisor) -> None:
 
 
 def test_programs_find_it_where_they_look(supervisor: pyisolate.Supervisor) -> None:
+    require_tmp_leads(BASE)
     with supervisor.spawn("places", BASE) as sandbox:
         assert sandbox.eval("__import__('os').getcwd()") == PLACE
         assert sandbox.eval("__import__('tempfile').gettempdir()") == PLACE
@@ -54,7 +55,9 @@ def test_names_lead_there_where_code_of_any_kind_is_granted_and_none_of_it_can_b
     supervisor: pyisolate.Supervisor,
 ) -> None:
     """Whatever may be mapped from anywhere, that rule speaks of no place, and memory that is written runs no code."""
-    with supervisor.spawn("any code", BASE.allow_native("*").allow_import("*")) as sandbox:
+    policy = BASE.allow_native("*").allow_import("*")
+    require_tmp_leads(policy)
+    with supervisor.spawn("any code", policy) as sandbox:
         sandbox.exec(
             "import _ctypes, ctypes, shutil\nlibrary = shutil.copy(_ctypes.__file__, '/tmp/planted.so')\n"
             "known = ctypes.CDLL(_ctypes.__file__)"  # the control
