@@ -143,7 +143,8 @@ def merge(
         syscall=_text(_first(broker, kernel, "syscall"), 64),
         origin=_text(broker.origin if broker is not None else None, _ORIGIN_LIMIT),
         actor=_actor(context.actor),
-        count=max(1, lead.count),
+        # A listener's record of what was let through may stand for more operations than the report it met so far.
+        count=max(1, lead.count, 0 if kernel is None else kernel.count),
         first_seen=seen,
         last_seen=seen,
         suggestion=_suggestion(

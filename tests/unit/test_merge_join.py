@@ -279,6 +279,15 @@ def test_what_both_layers_let_through_is_one_event(recorder: Recorder, kernel_fi
     assert recorder.metrics.denials.total() == 1 == telemetry.store.total
 
 
+def test_a_record_of_many_operations_counts_them_all_though_its_first_report_has_one(recorder: Recorder) -> None:
+    telemetry = _watched(recorder)
+    assert telemetry.guest(broker(**LET)) == []
+    (event,) = telemetry.kernel(kernel(**LET, evaluation=Evaluation.PROBED, count=3))
+    telemetry.guest(broker(**LET, count=2))
+    assert telemetry.settle() == []
+    assert (event.count, recorder.metrics.denials.total(), telemetry.store.total) == (3, 3, 3)
+
+
 @pytest.mark.parametrize("first", ["kernel", "guest"])
 def test_halves_that_come_at_the_same_time_are_one_event(recorder: Recorder, first: str) -> None:
     telemetry, real = _watched(recorder), recorder.record
