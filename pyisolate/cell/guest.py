@@ -56,8 +56,6 @@ from .source import (
 from .streams import GivenStdin, OpenFiles, exit_code, finish_script, flush_streams
 from .tracebacks import call_excepthook, print_errors_of_threads, traceback_text
 
-_REPR_LIMIT_CHARS = 4096
-_TRACEBACK_LIMIT_CHARS = 16 << 10
 #: Frames of a rehearsal: what a spare gets first, and the request that is gone through.
 _BEGIN = wire.encode(wire.Begin(sandbox=STANDBY))
 _REQUEST = wire.encode(wire.Request(id=0, kind="exec", source="1"))
@@ -428,9 +426,9 @@ class Guest:
             text = traceback_text(error)
         return wire.Failed(
             id=request.id,
-            type_name=type(error).__qualname__[:200],
-            message=_clean(message)[:_REPR_LIMIT_CHARS],
-            traceback=_clean(text)[-_TRACEBACK_LIMIT_CHARS:],
+            type_name=type(error).__qualname__[: wire.MAX_TYPE_NAME_CHARS],
+            message=_clean(message)[: wire.MAX_MESSAGE_CHARS],
+            traceback=_clean(text)[-wire.MAX_TRACEBACK_CHARS :],
             sequence=record.sequence if record is not None else None,
             errno=error.errno if isinstance(error, OSError) and isinstance(error.errno, int) else None,
             raised_by_guest=raised_by_guest(error),

@@ -30,8 +30,10 @@ MAX_HOST_FRAME_BYTES = 64 << 20
 BROKEN_STATUS = 70
 #: Only frames that carry a value may be longer than this; the rest are records and short texts.
 MAX_CONTROL_FRAME_BYTES = 1 << 20
-#: A guest may not report more denial records in one frame than this.
-MAX_TEXT_CHARS = 64 << 10
+#: The texts of an exception (characters): a cell's own code sends no more of them, and the host keeps no more.
+MAX_TYPE_NAME_CHARS = 200
+MAX_MESSAGE_CHARS = 4096
+MAX_TRACEBACK_CHARS = 16 << 10
 #: What one request may display: bundles, and their bytes; and the forms of one bundle.
 MAX_SHOWN = 500
 MAX_SHOWN_BYTES = 32 << 20

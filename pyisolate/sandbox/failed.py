@@ -1,4 +1,4 @@
-"""What the host keeps of an exception that a guest did not catch: text, without the passwords of URLs."""
+"""What the host keeps of an exception that a guest did not catch: so much text, without the passwords of URLs."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..cell import wire
 from ..telemetry.sanitize import hide_in_lines, without_source
 
 if TYPE_CHECKING:
-    from ..cell.wire import Failed
     from ..errors import SandboxError
 
 
-def without_user_information(answer: Failed) -> Failed:
-    """Return the answer as errors, events and logs of the host may show it; targets of events are hidden alike."""
+def as_kept(answer: wire.Failed) -> wire.Failed:
+    """Return the answer as errors, events and logs of the host may show it; targets of events are hidden alike.
+
+    It is cut here, too: what a cell's own code leaves out, a frame that the guest wrote itself may hold.
+    """
     return msgspec.structs.replace(
         answer,
-        type_name=hide_in_lines(answer.type_name),
-        message=hide_in_lines(answer.message),
-        traceback=hide_in_lines(answer.traceback),
+        type_name=hide_in_lines(answer.type_name[: wire.MAX_TYPE_NAME_CHARS]),
+        message=hide_in_lines(answer.message[: wire.MAX_MESSAGE_CHARS]),
+        traceback=hide_in_lines(answer.traceback[-wire.MAX_TRACEBACK_CHARS :]),
     )
 
 
-def keep_traceback(error: SandboxError, answer: Failed) -> None:
+def keep_traceback(error: SandboxError, answer: wire.Failed) -> None:
     """Put the guest's traceback on an error, and its frames where logs print them."""
     error.traceback = answer.traceback
     error.add_note(without_source(answer.traceback))

@@ -14,7 +14,7 @@ from ..cell.channel import Backlog, Channel
 from ..errors import LimitExceeded, MessagesExceeded, SandboxDied, SandboxError
 from ..limits.monitor import SandboxLimits
 from ..telemetry.guest_records import InvalidRecord
-from .failed import keep_traceback, without_user_information
+from .failed import as_kept, keep_traceback
 from .files import SandboxFiles
 from .hints import error_of_death
 from .process_end import waits_for_the_end
@@ -220,7 +220,7 @@ class CellSession(ProgramSession):
         error = self.time_limit(timeout, timeout, "it was interrupted", hint)
         self.give_output(error)
         if isinstance(answer, wire.Failed):
-            keep_traceback(error, without_user_information(answer))
+            keep_traceback(error, as_kept(answer))
         return error
 
     def _abandon_request(self, error: BaseException, began: float) -> None:

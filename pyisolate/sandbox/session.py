@@ -33,7 +33,7 @@ from ..errors import (
 from ..telemetry.policy_error import policy_error
 from .ask import Questions
 from .denials import Denials
-from .failed import keep_traceback, without_user_information
+from .failed import as_kept, keep_traceback
 from .hints import hint_of_failure, hint_of_refusal
 from .host_function import HostCalls
 from .mailbox import Mailbox
@@ -277,7 +277,7 @@ class Session(abc.ABC):
 
     def failure(self, answer: wire.Failed) -> SandboxError:
         """Return the error for an exception that the guest did not catch."""
-        answer = without_user_information(answer)
+        answer = as_kept(answer)
         event = self.denials.of_failure(answer)
         error: SandboxError
         if event is not None:

@@ -3,6 +3,9 @@
 Everything that `str.isprintable` does not call printable is escaped: control characters, separators, bidirectional
 overrides, surrogates. Bytes that are not UTF-8 arrive as surrogates (`os.fsdecode`) and become `\\xNN`. A backslash
 doubles, so that `unescape` is exact. Text that was cut ends in `\\+N`, N being the characters left out.
+
+A guest writes what is read here, and `re` keeps the interpreter's lock: each expression takes time in proportion to its
+text. None may try a repetition anew at every character of what it repeats.
 """
 
 from __future__ import annotations
@@ -60,7 +63,8 @@ def without_source(traceback: str) -> str:
     in_group = False
     for line in traceback.split("\n"):
         in_group = line[:1] in (" ", "\t") and (in_group or _GROUP.fullmatch(line) is not None)
-        said = _MARGIN.sub("", line) if in_group else line
+        margin = _MARGIN.match(line) if in_group else None
+        said = line if margin is None else line[margin.end() :]
         if said[:1] not in (" ", "\t") or _FRAME.match(line):
             kept.append(line)
     return "\n".join(kept)

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyisolate.telemetry.sanitize import escape, escape_bytes, unescape, unescape_bytes, without_source
+from pyisolate.cell import wire
+from pyisolate.sandbox.failed import as_kept
+from pyisolate.telemetry.sanitize import escape, escape_bytes, hide_in_lines, unescape, unescape_bytes, without_source
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
@@ -83,3 +85,34 @@ def test_of_a_traceback_frames_and_what_was_raised_are_kept_of_groups_too() -> N
         assert source not in kept
     lone = 'Traceback (most recent call last):\n  File "x", line 1, in f\n    a\n    | b # secret\nTypeError: no'
     assert without_source(lone) == 'Traceback (most recent call last):\n  File "x", line 1, in f\nTypeError: no'
+
+
+_LONG = 1 << 20
+_OF_GROUP = "  + Exception Group Traceback (most recent call last):\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "repeated"),
+    [
+        *((_OF_GROUP, one) for one in (" ", "  |", " +", "  +-", " File ", ' File "', "\n ", "\n  | ")),
+        (_OF_GROUP + '  File "x", line ', "1"),
+        *(("", one) for one in (_OF_GROUP[:30], "a:/", "a:", "a", "a.", "[", "[/", "a://b@", "\n@", "\\", "\\+1")),
+        ("a://", "b"),
+        ("\\+", "1"),
+    ],
+)
+def test_what_a_guest_writes_costs_in_proportion_to_its_length(head: str, repeated: str) -> None:
+    """What tries a repetition anew at each of its characters takes most of an hour: the test runs out of time."""
+    text = head + repeated * (_LONG // len(repeated)) + "x"
+    assert len(without_source(text)) <= len(text)
+    assert len(unescape(text)) <= len(text)
+    assert hide_in_lines(text + "@").endswith("@")
+
+
+def test_the_host_cuts_what_a_guest_says_of_its_exception_as_the_cell_does() -> None:
+    raw = wire.Failed(id=1, type_name="T" * _LONG, message="m" * _LONG, traceback="a" + "t" * _LONG + "z")
+    kept = as_kept(raw)
+    assert (len(kept.type_name), len(kept.message), len(kept.traceback)) == (200, 4096, 16 << 10)
+    assert kept.traceback.endswith("tz")
+    short = wire.Failed(id=1, type_name="T", message="m", traceback="t")
+    assert as_kept(short) == short
