@@ -131,6 +131,8 @@ class RunningProgram:
             os.set_blocking(self._orders, False)
             self._reports, reports = os.pipe2(os.O_CLOEXEC)
             theirs.callback(os.close, reports)
+            # a guest that may open its own end for reading, too, takes back what the poll has seen
+            os.set_blocking(self._reports, False)
             with session.state_lock:
                 session.programs.add(self)
             undone.callback(session.program_ended, self)
@@ -237,8 +239,12 @@ class RunningProgram:
     def _read_reports(self) -> bool:
         """Take what the guest says of it; False once it has ended."""
         try:
+            report = os.read(self._reports, PROGRAM_REPORT.size)
+        except BlockingIOError:
+            return True
+        try:
             with self._changed:
-                self._reported.accept(os.read(self._reports, PROGRAM_REPORT.size))
+                self._reported.accept(report)
                 self._changed.notify_all()
         except WireError:
             self._session.program_lost()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import threading
@@ -37,6 +38,61 @@ def test_output_without_end_does_not_put_off_the_end(supervisor: pyisolate.Super
             process.wait(5)
         assert [event.capability.value for event in process.denials] == ["limit.wall"]
         assert sandbox.eval("1") == 1
+
+
+class _Gated(io.BytesIO):
+    """A file whose each piece waits until it may be written."""
+
+    def __init__(self) -> None:
+        self.comes, self.may = threading.Semaphore(0), threading.Semaphore(0)
+
+    def write(self, data: Any) -> int:
+        self.comes.release()
+        self.may.acquire(timeout=10)
+        return len(data)
+
+
+#: in a guest, the number and the inode of the pipe that it reports by
+REPORTS = """
+import fcntl, os, stat
+def reports():
+    pipes = [number for number in range(3, 64) if os.path.exists(number) and stat.S_ISFIFO(os.fstat(number).st_mode)]
+    return {number for number in pipes if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY}
+before = reports()
+"""
+
+
+def test_a_report_that_is_taken_back_stops_nobody(supervisor: pyisolate.Supervisor) -> None:
+    """As its guest takes it, where it is of the same user and may open `/proc/self/fd`."""
+    output = _Gated()
+    with supervisor.spawn("takes", POLICY.with_limits(output="1GiB")) as sandbox:
+        sandbox.exec(REPORTS)
+        process = sandbox.popen(["yes"], stdout=output)
+        assert output.comes.acquire(timeout=5)
+        [(number, inode)] = sandbox.eval("[(one, os.fstat(one).st_ino) for one in reports() - before]")
+        [ours] = [one for one in os.listdir("/proc/self/fd") if _inode(int(one)) == inode]
+        taker = os.open(f"/proc/self/fd/{ours}", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            sandbox.eval(f"os.write({number}, bytes(2))")
+            output.may.release()
+            assert output.comes.acquire(timeout=5)  # of a look at the pipes that saw the report, too
+            assert os.read(taker, 2) == bytes(2)
+        finally:
+            os.close(taker)
+        output.may.release()
+        assert output.comes.acquire(timeout=2)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.01)
+        output.may.release(1 << 20)
+        process.kill()
+        assert process.wait(5) == -9
+
+
+def _inode(descriptor: int) -> int:
+    try:
+        return os.fstat(descriptor).st_ino
+    except OSError:  # that of the listing
+        return -1
 
 
 def test_all_that_the_thread_does_is_charged(supervisor: pyisolate.Supervisor) -> None:
