@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from ..capability import Capability
-from ..decision import DenialCode
 from ..errors import LimitExceeded, MemoryExceeded, SandboxClosed, SandboxError
+from ..records import Reporter
 from .diagnose import Failure, Findings, diagnose_limit
 from .exceeded import ExceededLimit, filled
 from .rlimit import host_cpu_s
@@ -69,6 +69,11 @@ class Limited(Protocol):
         ...
 
     @property
+    def requests(self) -> int:
+        """How many requests have begun."""
+        ...
+
+    @property
     def running(self) -> bool:
         """True while a request runs."""
         ...
@@ -86,12 +91,14 @@ class Limited(Protocol):
         """Return the processor time that the host used on its behalf."""
         ...
 
-    def record_limit(self, capability: Capability, target: str, reason: str) -> DenialEvent:
-        """Record that a limit was reached, as the host saw it."""
+    def record_limit(
+        self, capability: Capability, target: str, reason: str, reported: DenialEvent | None = None
+    ) -> DenialEvent:
+        """Record that a limit was reached, as the host saw it. The guest's word may have made an event of it."""
         ...
 
     def recorded_limit(self, capability: Capability) -> DenialEvent | None:
-        """Return the newest event of a limit that this request met, by the kernel's side or as what was passed."""
+        """Return the newest event of a limit that this request met and the kernel's side recorded."""
         ...
 
     def record_reported_limit(self, record: BrokerRecord) -> DenialEvent | None:
@@ -123,6 +130,8 @@ class SandboxLimits:
         self._refused_event: DenialEvent | None = None
         #: from the search for an overrun's event until what was made of it can be found
         self._overrun_lock = threading.RLock()
+        #: what was recorded here of limits that were passed: the number of the request, and the event
+        self._overruns: dict[Capability, tuple[int, DenialEvent]] = {}
         self._full_lock = threading.Lock()
         #: seconds of requests since the last look at the workspace, and those that filling it takes at least
         self._unlooked_s = self._fills_s = 0.0
@@ -244,14 +253,24 @@ class SandboxLimits:
         subject.end_with(error)
 
     def _record_once(self, capability: Capability, target: str, reason: str) -> DenialEvent:
-        """Record that a limit was passed, unless this overrun has its event: several notice it, any of them first."""
+        """Record that a limit was passed, unless this overrun has its event: several notice it, any of them first.
+
+        An event that only the guest's word has made becomes the host's.
+        """
         with self._overrun_lock:
-            return self._noticed(capability) or self._subject.record_limit(capability, target, reason)
+            event = self._noticed(capability)
+            if event is None or event.reported_by is Reporter.GUEST:
+                event = self._subject.record_limit(capability, target, reason, event)
+                self._overruns[capability] = (self._subject.requests, event)
+            return event
 
     def _noticed(self, capability: Capability) -> DenialEvent | None:
-        """Return the event of a limit that the request met just now, by any reporter."""
-        event = self._subject.recorded_limit(capability)
-        if event is None or event.code is not DenialCode.LIMIT_EXCEEDED:
+        """Return the event of a limit that the request passed just now, as it was recorded here.
+
+        Never one that the guest has sent: it may say what it likes, and would hide the host's own.
+        """
+        request, event = self._overruns.get(capability, (0, None))
+        if event is None or request != self._subject.requests:
             return None
         return event if time.monotonic_ns() - event.last_seen < _SAME_OVERRUN_NS else None
 
@@ -312,7 +331,11 @@ class SandboxLimits:
             noticed=self._noticed,
         )
         with self._overrun_lock:
-            return diagnose_limit(self._subject, failure, found)
+            met = diagnose_limit(self._subject, failure, found)
+            event = None if met is None else met.denial_event
+            if met is not None and event is not None and event.capability.value == f"limit.{met.limit}":
+                self._overruns[event.capability] = (self._subject.requests, event)
+            return met
 
     def what_killed(self, exit_status: int | None) -> LimitExceeded | None:
         """Return the limit by which the kernel itself killed a cell, or None. `exit_status` as of waitpid(2)."""

@@ -132,8 +132,13 @@ class Denials:
         self.attach(events)
         return events
 
-    def limit(self, capability: Capability, target: str, reason: str) -> DenialEvent:
-        """Record that a limit was reached, as the host saw it."""
+    def limit(
+        self, capability: Capability, target: str, reason: str, reported: DenialEvent | None = None
+    ) -> DenialEvent:
+        """Record that a limit was reached, as the host saw it.
+
+        `reported` is the event that the guest's word has made of it: it becomes the host's, where the store has it yet.
+        """
         record = KernelRecord(
             sandbox_id=self._telemetry.context.sandbox_id,
             enforcer="supervisor",
@@ -146,7 +151,11 @@ class Denials:
             pid=self._pid(),
             monotonic_ns=time.monotonic_ns(),
         )
-        return self.kernel(record)[-1]
+        event = None if reported is None else self._telemetry.confirm(reported, record)
+        if event is None:
+            return self.kernel(record)[-1]
+        self.attach([event])
+        return event
 
     def host(self, capability: Capability, target: str, code: DenialCode, reason: str) -> DenialEvent:
         """Record what the host itself refused the guest."""
@@ -204,8 +213,9 @@ class Denials:
 
     def attach(self, events: list[DenialEvent]) -> None:
         """Keep events for the running request; a completed one replaces what was known before."""
-        if len(self._of_request) < _MAX_PER_REQUEST:
-            self._of_request.update([(event.event_id, event) for event in events])
+        full = len(self._of_request) >= _MAX_PER_REQUEST
+        kept = [(event.event_id, event) for event in events if not full or event.event_id in self._of_request]
+        self._of_request.update(kept)
 
     # -- events out -----------------------------------------------------------------------------------------
 

@@ -426,14 +426,16 @@ class CellSession(ProgramSession):
         found = None if self.workspace is None else self.workspace.filling()
         return found and msgspec.structs.replace(found, granted=self.compiled.workspace_bytes or 0)
 
-    def record_limit(self, capability: Any, target: str, reason: str) -> DenialEvent:
-        """Record that a limit was reached, as the host saw it."""
-        return self.denials.limit(capability, target, reason)
+    def record_limit(
+        self, capability: Any, target: str, reason: str, reported: DenialEvent | None = None
+    ) -> DenialEvent:
+        """Record that a limit was reached, as the host saw it. The guest's word may have made an event of it."""
+        return self.denials.limit(capability, target, reason, reported)
 
     def recorded_limit(self, capability: Any) -> DenialEvent | None:
-        """Return the newest event of a limit that this request met, by the kernel's side or as what was passed."""
-        found = [one for one in self.denials.of_request() if one.capability is capability]
-        return found[-1] if found else None
+        """Return the newest event of a limit that this request met and the kernel's side recorded."""
+        seen = [one for one in self.denials.of_request() if one.kernel_enforcer and one.kernel_errno]
+        return next((one for one in reversed(seen) if one.capability is capability), None)
 
     def record_reported_limit(self, record: Any) -> DenialEvent | None:
         """Record that a limit was reached, as the guest reports it."""

@@ -120,6 +120,14 @@ class SandboxTelemetry:
         with self._one_by_one:
             return self._join(record)
 
+    def confirm(self, event: DenialEvent, record: KernelRecord) -> DenialEvent | None:
+        """Put what the supervisor saw in place of an event that only the guest's word has made, under the same id.
+
+        It is not counted again. Return None where the store has that event no longer.
+        """
+        seen = self._merge(None, record, event_id=event.event_id)
+        return seen if self.recorder.completed(event, seen) else None
+
     def _join(self, record: KernelRecord) -> list[DenialEvent]:
         broker = self._joiner.kernel(record)
         if not is_denial(broker, record):
@@ -176,17 +184,26 @@ class SandboxTelemetry:
     def _record(
         self, broker: BrokerRecord | None, kernel: KernelRecord | None, reporter: Reporter = Reporter.GUEST
     ) -> DenialEvent:
+        return self.recorder.record(self._merge(broker, kernel, reporter))
+
+    def _merge(
+        self,
+        broker: BrokerRecord | None,
+        kernel: KernelRecord | None,
+        reporter: Reporter = Reporter.GUEST,
+        event_id: str | None = None,
+    ) -> DenialEvent:
         record = broker or kernel
         assert record is not None
-        event = merge(
+        return merge(
             self._context_of(record),
             broker,
             kernel,
             kernel_unavailable_reason=self._unavailable(record.capability) if self._unavailable is not None else "",
             suggest=self._suggest,
             broker_reporter=reporter,
+            event_id=event_id,
         )
-        return self.recorder.record(event)
 
     def _context_of(self, record: BrokerRecord | KernelRecord) -> SandboxContext:
         if not record.shadow or self._shadow is None:

@@ -170,14 +170,18 @@ class Recorder:
                 self._failure(self.alerts, error)
         return event
 
-    def completed(self, event: DenialEvent, full: DenialEvent) -> None:
-        """Show in the store what was learnt of a recorded event since; it is not counted again."""
+    def completed(self, event: DenialEvent, full: DenialEvent) -> bool:
+        """Show in the store what was learnt of a recorded event since; it is not counted again.
+
+        Return False where nothing changed there: the store has it no longer.
+        """
         store = self.store_of(event.sandbox_id)
         evicted = store.amend(event, full) if store is not None else None
         if evicted:
             self.lost("store", evicted)
         if disagree(full) and not disagree(event):
             self.metrics.drift.add((full.capability.value, full.kernel_evaluation.value), full.count)
+        return evicted is not None
 
     def lost(self, stage: str, count: int) -> None:
         """Count events that were lost before they could be read (`stage`: kernel, guest, store, sink ...)."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import pytest
 
 import pyisolate
@@ -44,6 +45,33 @@ def test_cpu(supervisor: pyisolate.Supervisor) -> None:
         assert caught.value.used is not None
         assert 0.5 <= caught.value.used < 2, "seconds of a processor, however long it had to wait for one"
         assert events_of(sandbox, "limit.cpu")
+
+
+FORGED = """
+import os, stat, time
+for wire in range(3, 64):
+    try:
+        if stat.S_ISSOCK(os.fstat(wire).st_mode): break
+    except OSError: pass
+while True:
+    os.write(wire, {frame!r})
+    until = time.monotonic() + 0.05
+    while time.monotonic() < until: pass
+"""
+
+
+def test_a_forged_limit_does_not_hide_the_overrun(supervisor: pyisolate.Supervisor) -> None:
+    record = {"sequence": 1, "capability": "limit.cpu", "target": "forged", "verdict": "would_deny"}
+    payload = msgspec.msgpack.encode({"t": "denial", "record": {**record, "code": "LIMIT_EXCEEDED"}})
+    source = FORGED.format(frame=len(payload).to_bytes(4, "big") + payload)
+    with supervisor.spawn("forged", BASE.with_limits(cpu="300ms", wall="90s")) as sandbox:
+        with pytest.raises(pyisolate.CPUExceeded) as caught:
+            sandbox.exec(source)
+        told = {event.target: event for event in events_of(sandbox, "limit.cpu")}
+        assert told.pop("forged").reported_by == "guest", "the control: it was taken in"
+        (event,) = told.values()
+        assert (event.reported_by, event.would_deny, event.count) == ("supervisor", False, 1)
+        assert caught.value.denial_event == event
 
 
 FLOOD = """

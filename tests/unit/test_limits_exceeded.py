@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +10,19 @@ from typing import Any
 import pytest
 
 from pyisolate import errors
-from pyisolate.decision import DenialCode
+from pyisolate.capability import Capability
+from pyisolate.cell.wire import Failed
+from pyisolate.decision import DenialCode, Verdict
 from pyisolate.limits.exceeded import ExceededLimit, exceeded, filled
 from pyisolate.limits.monitor import SandboxLimits
 from pyisolate.limits.usage import Filling, Usage
 from pyisolate.policy.compiled import Limits
+from pyisolate.records import BrokerRecord
+from pyisolate.sandbox.denials import Denials
+from pyisolate.telemetry.metrics import Metrics
+from pyisolate.telemetry.pipeline import SandboxTelemetry
+from pyisolate.telemetry.recorder import Recorder
+from tests.telemetry_events import CONTEXT
 
 MIB = 1 << 20
 LIMITS = Limits(cpu_s=2, memory_bytes=100 * MIB, processes=4, open_files=8)
@@ -100,8 +109,8 @@ def test_an_event_has_all_digits_of_bytes() -> None:
         id="1",
         name="n",
         limits=LIMITS,
-        recorded_limit=lambda _capability: None,
-        record_limit=lambda _capability, *text: told.append(text),
+        requests=1,
+        record_limit=lambda _capability, target, reason, _reported: told.append((target, reason)),
         end_with=lambda _error: None,
     )
     watchdog = SimpleNamespace(watch=lambda _key, **what: given.update(what))
@@ -113,8 +122,9 @@ def test_an_event_has_all_digits_of_bytes() -> None:
 def test_an_overrun_that_several_notice_is_one_event() -> None:
     told: list[Any] = []
 
-    def record(capability: Any, target: str, _reason: str) -> Any:
-        told.append(SimpleNamespace(code=DenialCode.LIMIT_EXCEEDED, last_seen=time.monotonic_ns(), target=target))
+    def record(capability: Any, target: str, _reason: str, reported: Any) -> Any:
+        assert reported is None
+        told.append(SimpleNamespace(reported_by="supervisor", last_seen=time.monotonic_ns(), target=target))
         return told[-1]
 
     given: dict[str, Any] = {}
@@ -122,7 +132,7 @@ def test_an_overrun_that_several_notice_is_one_event() -> None:
         id="1",
         name="n",
         limits=LIMITS,
-        recorded_limit=lambda _capability: told[-1] if told else None,
+        requests=1,
         record_limit=record,
         end_with=lambda _error: None,
     )
@@ -134,3 +144,46 @@ def test_an_overrun_that_several_notice_is_one_event() -> None:
     told[0].last_seen -= 3_000_000_000  # the control: an overrun of its own, later
     given["on_exceeded"]("1", ExceededLimit(limit="memory", used=2 << 30, allowed=1 << 30))
     assert len(told) == 2
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_overrun_that_the_guest_noticed_first_becomes_the_hosts(lost: bool) -> None:
+    """Whatever the guest has sent of that limit stays its own, and stands for nothing."""
+    recorder = Recorder(metrics=Metrics(), sinks=(), alerts=None, capacity=2)
+    denials = Denials(SandboxTelemetry(CONTEXT, recorder), SimpleNamespace(), lambda: 7)
+    given: dict[str, Any] = {}
+    ended: list[Any] = []
+    subject = SimpleNamespace(
+        id="1",
+        name="n",
+        pid=os.getpid(),
+        requests=1,
+        limits=LIMITS,
+        filling=lambda: None,
+        recorded_limit=lambda _capability: None,
+        record_limit=denials.limit,
+        record_reported_limit=denials.guest,
+        end_with=ended.append,
+    )
+    lease = SimpleNamespace(pids_refused=lambda: 0, usage=lambda: Usage(memory_bytes=1 << 30))
+    control = SandboxLimits(
+        subject,
+        SimpleNamespace(watch=lambda _key, **what: given.update(what)),  # type: ignore[arg-type]
+        lease,  # type: ignore[arg-type]
+    )
+    control.watch()
+    sent = {"verdict": Verdict.WOULD_DENY, "code": DenialCode.LIMIT_EXCEEDED, "capability": Capability.LIMIT_MEMORY}
+    denials.guest(BrokerRecord(sequence=1, target="forged", **sent))  # type: ignore[arg-type]
+    met = control.diagnose(Failed(id=1, type_name="MemoryError", message="no more", traceback=""))
+    assert met is not None
+    assert met.denial_event is not None
+    assert met.denial_event.reported_by == "guest"
+    for number in range(2 if lost else 0):  # the store has no room for it any more
+        denials.guest(BrokerRecord(sequence=2, target=f"forged {number}", **sent))  # type: ignore[arg-type]
+    given["on_exceeded"]("1", ExceededLimit(limit="memory", used=2 << 30, allowed=1 << 30))
+    events = [event for event in denials.stored() if not event.target.startswith("forged")]
+    assert [(event.target, event.reported_by, event.count) for event in events] == [("1073741824", "supervisor", 1)]
+    assert events == [ended[0].denial_event]
+    assert (events[0].event_id == met.denial_event.event_id) is not lost
+    assert denials.total == (5 if lost else 2)
+    recorder.shutdown()
