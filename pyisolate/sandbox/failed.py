@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..cell import wire
-from ..telemetry.sanitize import hide_in_lines, without_source
+from ..telemetry.sanitize import hide_in_text, without_source
 
 if TYPE_CHECKING:
     from ..errors import SandboxError
@@ -20,9 +20,9 @@ def as_kept(answer: wire.Failed) -> wire.Failed:
     """
     return msgspec.structs.replace(
         answer,
-        type_name=hide_in_lines(answer.type_name[: wire.MAX_TYPE_NAME_CHARS]),
-        message=hide_in_lines(answer.message[: wire.MAX_MESSAGE_CHARS]),
-        traceback=hide_in_lines(answer.traceback[-wire.MAX_TRACEBACK_CHARS :]),
+        type_name=hide_in_text(answer.type_name[: wire.MAX_TYPE_NAME_CHARS]),
+        message=hide_in_text(answer.message[: wire.MAX_MESSAGE_CHARS]),
+        traceback=hide_in_text(answer.traceback[-wire.MAX_TRACEBACK_CHARS :]),
     )
 
 

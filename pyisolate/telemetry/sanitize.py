@@ -17,7 +17,10 @@ TEXT_LIMIT = 4096
 
 #: What stands before the @ of a URL (RFC 3986, 3.2.1), also where a path's normalisation made one slash of two; a host
 #: that holds a colon is shown in brackets, so `user:password@host` is, too.
-_USER_INFORMATION = re.compile(r"((?<![a-z0-9+.-])[a-z][a-z0-9+.-]*:/{1,2}|^\[)[^/]*@", re.IGNORECASE)
+_AUTHORITY = r"((?<![a-z0-9+.-])[a-z][a-z0-9+.-]*:/{1,2}|^\[)"
+_USER_INFORMATION = re.compile(rf"{_AUTHORITY}[^/]*@", re.IGNORECASE)
+#: Where a URL stands among words: it holds no blank (RFC 3986, appendix C), and an @ of a later word is not its own.
+_IN_TEXT = re.compile(rf"{_AUTHORITY}[^/\s]*@", re.IGNORECASE | re.MULTILINE)
 #: A frame of a traceback, in an exception group, too.
 _FRAME = re.compile(r"[ |+-]*File \"[^\"]*\", line [0-9]+(?:, in [^\s]*)?\Z")
 #: What begins the traceback of an exception group, and what each of its lines begins with (CPython 3.11 to 3.14,
@@ -52,9 +55,9 @@ def hide_user_information(text: str) -> str:
     return _USER_INFORMATION.sub(r"\1***@", text) if "@" in text else text
 
 
-def hide_in_lines(text: str) -> str:
-    """Return `text` of several lines with the user information of URLs hidden in each."""
-    return "\n".join(map(hide_user_information, text.split("\n"))) if "@" in text else text
+def hide_in_text(text: str) -> str:
+    """Return free text of any lines with `***` in place of the user information of each URL in it."""
+    return _IN_TEXT.sub(r"\1***@", text) if "@" in text else text
 
 
 def without_source(traceback: str) -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pyisolate.cell import wire
 from pyisolate.sandbox.failed import as_kept
-from pyisolate.telemetry.sanitize import escape, escape_bytes, hide_in_lines, unescape, unescape_bytes, without_source
+from pyisolate.telemetry.sanitize import escape, escape_bytes, hide_in_text, unescape, unescape_bytes, without_source
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
@@ -106,7 +106,7 @@ def test_what_a_guest_writes_costs_in_proportion_to_its_length(head: str, repeat
     text = head + repeated * (_LONG // len(repeated)) + "x"
     assert len(without_source(text)) <= len(text)
     assert len(unescape(text)) <= len(text)
-    assert hide_in_lines(text + "@").endswith("@")
+    assert hide_in_text(text + "@").endswith("@")
 
 
 def test_the_host_cuts_what_a_guest_says_of_its_exception_as_the_cell_does() -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pyisolate.telemetry.sanitize import show_target
+from pyisolate.telemetry.sanitize import hide_in_text, show_target
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,18 @@ def test_user_information_is_left_out(target: str, shown: str) -> None:
 )
 def test_other_targets_stay(target: str) -> None:
     assert show_target(target) == target
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("GET http://host failed, tell a@b", "GET http://host failed, tell a@b"),
+        ("GET http://u:P@host failed, tell a@b", "GET http://***@host failed, tell a@b"),
+        ("at http://one\nby ftp://u:P@two/\n[u:P@three]", "at http://one\nby ftp://***@two/\n[***@three]"),
+    ],
+)
+def test_of_a_text_no_other_word_is_taken_for_user_information(text: str, shown: str) -> None:
+    assert hide_in_text(text) == shown
 
 
 def test_a_long_target_is_searched_in_linear_time() -> None:
