@@ -74,7 +74,10 @@ class GuestProcess:
         """
         if input and self.stdin is None:
             raise ValueError("communicate: stdin is no pipe. Hint: popen(..., stdin=subprocess.PIPE)")
-        if self._writer is None and self.stdin is not None:
+        if self._writer is None and self.stdin is not None and self.stdin.closed:
+            if input:
+                raise ValueError("communicate: stdin is closed. Hint: write the input before that")
+        elif self._writer is None and self.stdin is not None:
             writer = Thread(target=self._write_all, args=(self.stdin, input), name="pyisolate-input")
             writer.start()
             self._writer = writer

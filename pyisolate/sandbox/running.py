@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import functools
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -30,8 +31,11 @@ _SIGNAL_TIMEOUT_S = 5.0
 #: A program whose time is up has so long to end; then its sandbox does. What it left running is ended by the watchdog
 #: when that time is up, and its output by then (seconds).
 _KILL_GRACE_S = 1.0
-#: Programs of one sandbox that run, or whose output has not ended: each has a thread of the host and five descriptors.
+#: Programs of one sandbox that run, or whose output has not ended: each has a thread of the host.
 _MOST_ATTENDED = 256
+#: What each has open in this process: for stdin a pipe's two ends and an eventfd, two for orders, one each for reports,
+#: stdout and stderr. Once it has ended, those of its output, and of a stdin that its user did not close.
+_DESCRIPTORS = 8
 _PIECE_BYTES = 1 << 16
 #: What a pipe holds at most without CAP_SYS_RESOURCE (pipe(7)), in pieces.
 _PIECES_OF_A_PIPE = 16
@@ -68,15 +72,24 @@ class ProgramSession(Session):
     def take_attendant(self) -> None:
         """Count a thread that attends to a program. Raises SandboxError where there are too many."""
         with self.state_lock:
-            if self.attendants >= _MOST_ATTENDED:
+            if self.attendants >= min(_MOST_ATTENDED, share := _share_of_descriptors()):
                 cause = f"{self.attendants} programs run or have output that has not ended"
-                raise SandboxError(f"popen in {self.name!r}: {cause}", hint="end what holds their stdout or stderr")
+                hint = "end what holds their stdout or stderr"
+                if share < _MOST_ATTENDED:
+                    hint += ", or raise this process's limit on open files (RLIMIT_NOFILE), of which they take half"
+                raise SandboxError(f"popen in {self.name!r}: {cause}", hint=hint)
             self.attendants += 1
 
     def release_attendant(self) -> None:
         """One such thread has ended."""
         with self.state_lock:
             self.attendants -= 1
+
+
+def _share_of_descriptors() -> int:
+    """Return for how many programs half of the descriptors that this process may have are enough."""
+    most, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # never infinite (fs.nr_open, kernel/sys.c)
+    return most // 2 // _DESCRIPTORS
 
 
 class RunningProgram:
@@ -201,7 +214,8 @@ class RunningProgram:
 
     def _attend_to_its_end(self) -> None:
         poller = select.poll()
-        for descriptor in (self._reports, *self._sinks):
+        reports = self._reports
+        for descriptor in (reports, *self._sinks):
             poller.register(descriptor, select.POLLIN)
         charged = time.thread_time()
         while self.returncode is None or self._sinks:
@@ -211,8 +225,8 @@ class RunningProgram:
                 if pipe in self._sinks and not self._read(pipe):
                     poller.unregister(pipe)
                     self._end_output(pipe)
-            if self._reports in ready and self.returncode is None and not self._read_reports():
-                poller.unregister(self._reports)
+            if reports in ready and self.returncode is None and not self._read_reports():
+                poller.unregister(reports)  # closed since
             # whatever came, and however long the user's files took it: a guest must not put its end off
             if left == 0 and self._left_s() == 0:
                 self._out_of_time()
@@ -287,9 +301,7 @@ class RunningProgram:
             self._session.denials.settle()
         began_ns = int(self.began * 1e9)
         self.denials = tuple(one for one in self._session.denials.stored() if one.last_seen >= began_ns)
-        with self._orders_lock:
-            os.close(self._orders)
-            self._orders = -1
+        self._close_orders()
         if isinstance(error, SandboxError) and not error.denials:
             error.denials = self.denials
         with self._changed:
@@ -327,6 +339,7 @@ class RunningProgram:
                 closing.callback(self._end_output, pipe)
 
     def _close_orders(self) -> None:
+        """Close the host's ends of its orders and its reports, where they are open."""
         with self._orders_lock:
             for descriptor in (self._orders, self._reports):
                 if descriptor >= 0:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import resource
 import shutil
 import subprocess
 import threading
@@ -62,6 +64,22 @@ before = reports()
 """
 
 
+def _report_pipe(sandbox: pyisolate.Sandbox) -> tuple[int, int]:
+    """Return the number and the inode of the guest's end."""
+    [(number, inode)] = sandbox.eval("[(one, os.fstat(one).st_ino) for one in reports() - before]")
+    return number, inode
+
+
+def _with_inode(inode: int) -> list[int]:
+    """Return the descriptors of this process that have it."""
+    found = []
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # that of the listing
+            if os.fstat(number).st_ino == inode:
+                found.append(number)
+    return found
+
+
 def test_a_report_that_is_taken_back_stops_nobody(supervisor: pyisolate.Supervisor) -> None:
     """As its guest takes it, where it is of the same user and may open `/proc/self/fd`."""
     output = _Gated()
@@ -69,8 +87,8 @@ def test_a_report_that_is_taken_back_stops_nobody(supervisor: pyisolate.Supervis
         sandbox.exec(REPORTS)
         process = sandbox.popen(["yes"], stdout=output)
         assert output.comes.acquire(timeout=5)
-        [(number, inode)] = sandbox.eval("[(one, os.fstat(one).st_ino) for one in reports() - before]")
-        [ours] = [one for one in os.listdir("/proc/self/fd") if _inode(int(one)) == inode]
+        number, inode = _report_pipe(sandbox)
+        [ours] = _with_inode(inode)
         taker = os.open(f"/proc/self/fd/{ours}", os.O_RDONLY | os.O_NONBLOCK)
         try:
             sandbox.eval(f"os.write({number}, bytes(2))")
@@ -88,11 +106,22 @@ def test_a_report_that_is_taken_back_stops_nobody(supervisor: pyisolate.Supervis
         assert process.wait(5) == -9
 
 
-def _inode(descriptor: int) -> int:
-    try:
-        return os.fstat(descriptor).st_ino
-    except OSError:  # that of the listing
-        return -1
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_reports_are_closed_at_the_end_though_output_is_held(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("keeps", POLICY) as sandbox:
+        sandbox.exec(REPORTS)
+        held = sandbox.popen(["bash", "-c", "read; sleep 60 & exit 3"], stdin=subprocess.PIPE)
+        _number, inode = _report_pipe(sandbox)
+        assert len(_with_inode(inode)) == 1
+        assert held.stdin is not None
+        held.stdin.write(b"\n")
+        held.stdin.close()
+        assert held.wait(5) == 3
+        assert _with_inode(inode) == []
+        with pytest.raises(subprocess.TimeoutExpired):
+            held.communicate(timeout=0.01)
+        with pytest.raises(ValueError, match="communicate: stdin is closed"):
+            held.communicate(b"more")
 
 
 def test_all_that_the_thread_does_is_charged(supervisor: pyisolate.Supervisor) -> None:
@@ -158,11 +187,20 @@ def test_programs_take_no_threads_from_functions_and_other_sandboxes(monkeypatch
         assert other.eval("one()", timeout=5) == 1
 
 
-def test_threads_of_one_sandbox_are_bounded(supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyisolate.sandbox.running._MOST_ATTENDED", 1)
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("_MOST_ATTENDED", 1, "stderr$"),
+        ("_DESCRIPTORS", resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, "RLIMIT_NOFILE"),
+    ],
+)
+def test_programs_of_one_sandbox_are_bounded(
+    supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch, name: str, value: int, hint: str
+) -> None:
+    monkeypatch.setattr(f"pyisolate.sandbox.running.{name}", value)
     with supervisor.spawn("many", POLICY) as sandbox, supervisor.spawn("other", POLICY) as other:
         process = sandbox.popen(["sleep", "60"])
-        with pytest.raises(pyisolate.SandboxError, match="popen in 'many': 1 programs run or have output"):
+        with pytest.raises(pyisolate.SandboxError, match=f"popen in 'many': 1 programs run or have output.*{hint}"):
             sandbox.popen(["sleep", "0"])
         assert other.popen(["sleep", "0"]).wait(5) == 0
         process.kill()
