@@ -1,4 +1,4 @@
-"""What a sandbox knows of its surroundings: six calls of its supervisor, and the kernel's records of it."""
+"""What a sandbox knows of its surroundings: seven calls of its supervisor, and the kernel's records of it."""
 
 from __future__ import annotations
 
