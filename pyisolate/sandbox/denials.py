@@ -98,6 +98,7 @@ class Denials:
         self.shadow: CompiledPolicy | None = None
         #: takes in what the egress proxy has refused, where the sandbox is led to it
         self.proxy: Callable[[], None] | None = None
+        telemetry.on_due = self.attach
 
     def watch(self, shadow: CompiledPolicy | None) -> None:
         """Take records of a shadow policy as well. A reload of the one in force leaves it as it is."""
@@ -226,7 +227,7 @@ class Denials:
     def of_request(self) -> tuple[DenialEvent, ...]:
         """Return the events of the request that runs, or ran last, by the ids that the sandbox's store has."""
         found: dict[str, DenialEvent] = {}
-        for event in map(self.recorder.named, tuple(self._of_request.values())):  # others may add to it
+        for event in map(self.recorder.named, self._events()):
             before = found.get(event.event_id)
             found[event.event_id] = event if before is None else coalesce(before, event)
         return tuple(found.values())
@@ -248,17 +249,15 @@ class Denials:
             return None
         if failure.type_name == "MemoryError" and not failure.message:
             # libffi has no memory that a callback could run in: nothing was full
-            made = [one for one in self._of_request.values() if one.capability is Capability.MEMORY_EXEC]
+            made = [one for one in self._events() if one.capability is Capability.MEMORY_EXEC]
             return next((one for one in reversed(made) if one.kernel_decision is Verdict.DENY), None)
-        refused = (
-            event for event in reversed(self._of_request.values()) if event.capability is not Capability.FS_LOOKUP
-        )
+        refused = (event for event in reversed(self._events()) if event.capability is not Capability.FS_LOOKUP)
         newest = next(refused, None)
         if newest is not None and newest.capability is Capability.NET_HTTP and not newest.would_deny:
             # a plain OSError with an errno is a system call's, and not a client's for what its proxy said
             of_call = failure.type_name == "OSError" and failure.errno is not None
             return newest if failure.type_name in _HTTP_FAILURES and not of_call else None
-        for event in reversed(self._of_request.values()):
+        for event in reversed(self._events()):
             if event.capability is Capability.FS_LOOKUP:
                 continue  # it raised nothing that is a refusal
             if failure.type_name in _OF_BROKER and event.broker_decision is Verdict.DENY:
@@ -276,9 +275,7 @@ class Denials:
         if failure.errno is None and not of_import and failure.type_name.rpartition(".")[2] not in _LIBRARY_FAILURES:
             return None
         refused = [
-            event
-            for event in self._of_request.values()
-            if not event.would_deny and event.capability is not Capability.FS_LOOKUP
+            event for event in self._events() if not event.would_deny and event.capability is not Capability.FS_LOOKUP
         ]
         if not refused:
             return None
@@ -291,9 +288,13 @@ class Denials:
         """Return the look-up that found nothing of what the guest misses: the one that it names, or the last."""
         if failure.errno != errno.ENOENT and failure.type_name not in _MISSING:
             return None
-        looked = [event for event in self._of_request.values() if event.capability is Capability.FS_LOOKUP]
+        looked = [event for event in self._events() if event.capability is Capability.FS_LOOKUP]
         named = [event for event in looked if event.target in failure.message]
         return next(reversed(named or looked), None)
+
+    def _events(self) -> tuple[DenialEvent, ...]:
+        """Return the events kept now: other threads may add to them."""
+        return tuple(self._of_request.values())
 
     @property
     def total(self) -> int:

@@ -157,6 +157,13 @@ class Joiner:
             return self._due(now, force=force)
 
     @property
+    def due_ns(self) -> int | None:
+        """When the time of the next report is over (CLOCK_MONOTONIC), None where none waits."""
+        with self._lock:
+            since = [(watched, index.oldest_ns()) for watched, index in self._waiting.items()]
+        return min((began + self._hold_ns[watched] for watched, began in since if began is not None), default=None)
+
+    @property
     def waiting(self) -> int:
         """How many reports wait for the kernel's record."""
         return len(self._waiting[False]) + len(self._waiting[True])

@@ -6,6 +6,7 @@ the refusal.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -59,9 +60,12 @@ class SandboxTelemetry:
             translate_tid=translate_tid,
             hold_ms=hold_ms,
         )
-        self._hold_s = hold_ms / 1000
         self._suggest, self._probe, self._unavailable = suggest, probe, unavailable
         self._closed = False
+        #: takes what was recorded because its time was over, before anybody can ask whether something waits
+        self.on_due: Callable[[list[DenialEvent]], None] | None = None
+        #: when the timer looks at what waits (CLOCK_MONOTONIC, nanoseconds)
+        self._looks: list[int] = []
         #: from the search for a record's other half until what was made of it can be found
         self._one_by_one = threading.RLock()
         renew(self)
@@ -91,8 +95,7 @@ class SandboxTelemetry:
                 self._complete(item) if isinstance(item, LateReport) else self._alone(item)
                 for item in self._joiner.broker(record)
             ]
-        if self._joiner.waiting and not self._closed:
-            self.recorder.timer.call_in(self._hold_s, self._settle_due)
+            self._look_later()
         return events
 
     def supervisor(self, record: BrokerRecord) -> DenialEvent:
@@ -146,7 +149,8 @@ class SandboxTelemetry:
     @property
     def waiting(self) -> bool:
         """True while a record waits for its other half."""
-        return self._joiner.waiting > 0
+        with self._one_by_one:  # what is being recorded just now is not yet where it can be found
+            return self._joiner.waiting > 0
 
     def settle(self) -> list[DenialEvent]:
         """Record what still waits for its other half: call it before a request's result is handed out."""
@@ -163,11 +167,25 @@ class SandboxTelemetry:
     def renew_after_fork(self) -> None:
         """Replace the lock, which a thread of the parent may hold."""
         self._one_by_one = threading.RLock()
+        self._looks = []  # the parent's timer has them
 
-    def _settle_due(self) -> None:
+    def _look_later(self) -> None:
+        """Look at what waits when the time of the first of it is over, unless the timer looks before."""
+        due = self._joiner.due_ns
+        if due is None or self._closed or any(at <= due for at in self._looks):
+            return
+        self._looks.append(due)
+        wait_s = max(0.0, (due - time.monotonic_ns()) / 1e9)
+        self.recorder.timer.call_in(wait_s, functools.partial(self._settle_due, due))
+
+    def _settle_due(self, look: int) -> None:
         with self._one_by_one:
-            for record in self._joiner.settle():
-                self._alone(record)
+            if look in self._looks:
+                self._looks.remove(look)
+            events = [self._alone(record) for record in self._joiner.settle()]
+            if events and self.on_due is not None:
+                self.on_due(events)
+            self._look_later()
 
     def _alone(self, record: BrokerRecord) -> DenialEvent:
         kernel = self._ask(record) if record.verdict is Verdict.DENY and record.errno is None else None

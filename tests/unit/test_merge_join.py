@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -11,12 +12,14 @@ import pytest
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
 from pyisolate.records import Evaluation
+from pyisolate.sandbox.denials import Denials
 from pyisolate.telemetry.correlate import Joiner, LateReport
 from pyisolate.telemetry.event import DenialEvent
 from pyisolate.telemetry.guest_records import InvalidRecord
 from pyisolate.telemetry.metrics import Metrics
 from pyisolate.telemetry.pipeline import SandboxTelemetry
 from pyisolate.telemetry.recorder import Recorder
+from pyisolate.telemetry.worker_threads import Timer
 from tests.telemetry_events import CONTEXT, broker, kernel
 
 MS = 1_000_000
@@ -112,6 +115,39 @@ def test_an_errno_whose_kernel_record_never_comes_is_told_alone(recorder: Record
     event = next(telemetry.store.follow(timeout=2), None)
     assert event is not None
     assert event.kernel_evaluation is Evaluation.ERRNO
+
+
+@pytest.mark.parametrize("said", [ERRNO, {"verdict": Verdict.WOULD_DENY}], ids=["refused", "let through"])
+def test_what_waits_is_told_when_its_time_is_over_and_belongs_to_the_request(
+    recorder: Recorder, said: dict[str, object]
+) -> None:
+    files = [Capability.FS_READ]
+    telemetry = _telemetry(recorder, expects=files, watches=files, hold_ms=50)
+    denials = Denials(telemetry, SimpleNamespace(), lambda: 7)
+    denials.begin_request()
+    for number in range(3):  # the timer is set again after each of them
+        target = f"/nowhere/{number}"
+        assert denials.guest(broker(target=target, **said)) is None
+        assert telemetry.waiting, "the control: a kernel record could still join it"
+        events = telemetry.store.follow(timeout=2)
+        assert target in (event.target for event in events)
+        assert not telemetry.waiting
+        assert denials.of_request()[-1].target == target
+
+
+def test_the_timer_looks_once_for_all_that_waits(recorder: Recorder) -> None:
+    class Counted(Timer):
+        calls = 0
+
+        def call_in(self, seconds: float, action: Callable[[], None]) -> None:
+            self.calls += 1
+            super().call_in(seconds, action)
+
+    recorder.timer = timer = Counted()
+    telemetry = _telemetry(recorder, expects=[Capability.FS_READ], watches=[Capability.FS_READ])
+    for number in range(100):
+        telemetry.guest(broker(target=f"/nowhere/{number}", verdict=Verdict.WOULD_DENY))
+    assert 1 <= timer.calls < 10, "once in 100 ms, however slow the machine is"
 
 
 def test_a_forged_errno_report_cannot_swallow_what_the_kernel_saw(recorder: Recorder) -> None:
