@@ -51,8 +51,8 @@ _UNIX_HINT = (
 #: Calls that take a file from one directory to another, or give it a name there.
 _MOVING = frozenset(("rename", "renameat", "renameat2", "link", "linkat"))
 _MOVING_HINT = (
-    "rules for two directories let no file be moved or linked from one to the other: copy it, or work in one directory "
-    "of the sandbox's own"
+    "where one rule holds both names, add to it the rights that it lacks; rules for two directories let no "
+    "file be moved or linked from one to the other: copy it, or work in one directory of the sandbox's own"
 )
 _ALWAYS_HINTS = {
     Capability.PROCESS_SIGNAL: (

@@ -204,6 +204,29 @@ def test_for_a_move_between_directories_no_grant_is_suggested(
         assert sandbox.get_denial_events() == events
 
 
+def test_a_move_below_one_rule_passes_with_the_right_that_it_lacked(
+    supervisor: pyisolate.Supervisor, ground: Path
+) -> None:
+    """As the hint says: a rule for one of the names would be a directory of its own, and is not suggested."""
+    for name in ("from", "to"):
+        (ground / name).mkdir()
+        (ground / name).chmod(0o777)
+    (ground / "from/file").touch()
+    moved = f"import os; os.rename({str(ground / 'from/file')!r}, {str(ground / 'to/file')!r})"
+    rights = ["read", "write", "create"]
+    for allow in (rights, [*rights, "delete"]):
+        policy = apply(BASE, {"fs": [{"path": str(ground), "allow": allow}]})
+        with supervisor.spawn("try", policy) as sandbox:
+            if "delete" in allow:
+                sandbox.exec(moved)
+                assert (ground / "to/file").exists()
+                continue
+            with pytest.raises(pyisolate.PolicyError, match="where one rule holds both names, add to it") as caught:
+                sandbox.exec(moved)
+            assert caught.value.denial_event is not None
+            assert caught.value.denial_event.capability == "fs.delete"
+
+
 @pytest.mark.parametrize("call", ["os.mkdir", "os.unlink"])
 def test_no_suggestion_makes_a_policy_that_cannot_be_enforced(
     supervisor: pyisolate.Supervisor, ground: Path, call: str
