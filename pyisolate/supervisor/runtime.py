@@ -177,7 +177,7 @@ class Runtime:
         self.state = "closed"
         self._lock, self._starter = threading.RLock(), Starter()
         self._host_threads, self._function_loop = HostThreads(self._starter), HostLoop(self._starter)
-        self._function_threads = HostThreads(self._starter)
+        self._function_threads = HostThreads(self._starter, name="pyisolate-function")
         self.registry.abandon(lambda session: session.abandon())
         self.recorder.metrics.remove_supervisor(self)
 
