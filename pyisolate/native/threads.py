@@ -162,6 +162,7 @@ class Workers(concurrent.futures.Executor):
         self._changed = threading.Condition()
         self._calls: deque[tuple[concurrent.futures.Future[Any], Callable[[], Any]]] = deque()
         self._running = self._idle = 0
+        self._serving: set[int] = set()
         self._closed = False
 
     @property
@@ -200,7 +201,10 @@ class Workers(concurrent.futures.Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more; `wait` until all that was submitted is done, or with `cancel_futures` what runs."""
+        """Take no more; `wait` until all that was submitted is done, or with `cancel_futures` what runs.
+
+        Raises RuntimeError where one of the threads is to wait for itself; no more is taken all the same.
+        """
         with self._changed:
             self._closed = True
             left = list(self._calls) if cancel_futures else []
@@ -211,9 +215,16 @@ class Workers(concurrent.futures.Executor):
             future.cancel()
         if wait:
             with self._changed:
+                if threading.get_ident() in self._serving:
+                    hint = "Hint: pass wait=False there, or call it on another thread"
+                    raise RuntimeError(
+                        f"shutdown of threads {self._name!r}: one of them cannot wait for itself. {hint}"
+                    )
                 self._changed.wait_for(lambda: not self._running)
 
     def _serve(self) -> None:
+        with self._changed:
+            self._serving.add(threading.get_ident())
         while (entry := self._next()) is not None:
             settle(*entry)
             del entry
@@ -226,6 +237,7 @@ class Workers(concurrent.futures.Executor):
             if self._calls:
                 return self._calls.popleft()
             self._running -= 1
+            self._serving.discard(threading.get_ident())
             self._changed.notify_all()
             return None
 

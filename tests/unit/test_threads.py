@@ -108,6 +108,25 @@ def test_a_worker_that_runs_though_its_start_was_interrupted_is_counted_once(mon
     assert workers.count == 0
 
 
+def test_a_worker_that_is_to_wait_for_itself_is_told_so() -> None:
+    workers, told = Workers(2, "worker"), queue.SimpleQueue[object]()
+
+    def end_them(_done: object) -> None:
+        try:
+            told.put(workers.shutdown())
+        except RuntimeError as error:
+            told.put(str(error))
+
+    begin = threading.Event()
+    workers.submit(begin.wait, 10).add_done_callback(end_them)
+    begin.set()
+    assert "one of them cannot wait for itself. Hint: pass wait=False" in str(told.get(timeout=10))
+    workers.shutdown()  # the control: another thread may
+    assert workers.count == 0
+    with pytest.raises(RuntimeError, match="they were shut down"):
+        workers.submit(int)
+
+
 def test_a_start_that_meets_the_end_of_its_starter_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(queue.SimpleQueue[object]):
         def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
