@@ -155,8 +155,17 @@ class RunningProgram:
                 raise error_of_start(self.args[0], session.name, error) from error
             self.pid = exit_status(result, session.name)
             theirs.close()  # the end of a pipe shows only where this process has no other end of it
-            session.host.start_thread(functools.partial(contextvars.copy_context().run, self._run))
+            self._begin_to_attend()
             undone.pop_all()
+
+    def _begin_to_attend(self) -> None:
+        try:
+            self._session.host.start_thread(functools.partial(contextvars.copy_context().run, self._run))
+        except RuntimeError as error:
+            raise SandboxError(
+                f"popen in {self._session.name!r}: no thread of this process can attend to {self.args[0]!r} ({error})",
+                hint="it was killed; this process, its user or its control group is at its limit of threads or memory",
+            ) from error
 
     def _open_input(self, source: InputSource, theirs: contextlib.ExitStack) -> int:
         """Return the end that the program reads. The host keeps one too: see `Feeding`."""

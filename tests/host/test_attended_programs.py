@@ -187,6 +187,24 @@ def test_programs_take_no_threads_from_functions_and_other_sandboxes(monkeypatch
         assert other.eval("one()", timeout=5) == 1
 
 
+def test_a_program_that_no_thread_attends_to_is_an_error_and_killed(
+    supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(*_call: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with supervisor.spawn("short", POLICY) as sandbox:
+        with monkeypatch.context() as short:
+            short.setattr("pyisolate.supervisor.runtime.Runtime.start_thread", no_thread)
+            with pytest.raises(pyisolate.SandboxError, match=r"no thread of this process can attend to 'sleep'.*Hint"):
+                sandbox.popen(["sleep", "60"])
+        deadline = time.monotonic() + 5
+        while sandbox.stats.processes not in (None, 1) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert sandbox.stats.processes in (None, 1)  # None: no control group counts them
+        assert sandbox.popen(["sleep", "0"]).wait(5) == 0  # the control
+
+
 @pytest.mark.parametrize(
     ("name", "value", "hint"),
     [
