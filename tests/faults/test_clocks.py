@@ -27,6 +27,7 @@ DATES = {
     "telemetry/alerts.py": "the time that an alert shows",
     "kernel/bpf/cgroup.py": "the age of a dead host's probe group, which its file system dates by that clock",
     "kernel/directories.py": "whether a directory was changed lately, which its file system dates by that clock",
+    "kernel/seen_names.py": "whether a call made the file, which its file system dates by that clock",
     "telemetry/counters.py": "when a counter was made, and when an exemplar was seen",
     "telemetry/shared_metrics.py": "when a value in a file was written",
     "telemetry/metrics.py": "when a counter was made",

@@ -4,12 +4,12 @@ from tests.escape.technique import Bare, Technique, silent
 
 
 def attack(world):
-    kill = world.libc.kill
+    kill, own = world.libc.kill, world.libc.getpid()
     found = [
         pid
         for base in (world.victim, world.supervisor)
         for pid in range(max(2, base - 2000), base + 200)
-        if kill(pid, 0) == 0
+        if pid != own and kill(pid, 0) == 0
     ]
     if found:
         world.got(f"processes {found[:5]}")
