@@ -30,8 +30,8 @@ _DEEPEST = 8
 #: More than any project states; bounds what a hostile file costs.
 MOST_BYTES = 4 << 20
 _COMMENT = re.compile(r"(^|\s)#.*$")
-#: PEP 723, "Reference implementation".
-_HEADER = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
+#: What begins and ends a block of PEP 723.
+_OPENS, _CLOSES = re.compile(r"# /// (?P<type>[a-zA-Z0-9-]+)"), "# ///"
 _BUILD = "would be built from source, which runs its code outside any sandbox"
 _BUILD_HINT = "name a wheel: `pip wheel` makes one of it, in a place where its code may run"
 
@@ -101,14 +101,12 @@ def from_lock(path: Path) -> Requirements:
 
 def header_of(source: str) -> Header | None:
     """Return what a script's header of PEP 723 states, None where it has none. Raises PolicySyntaxError."""
-    blocks = [match for match in _HEADER.finditer(source) if match["type"] == "script"]
+    blocks = [lines for kind, lines in _blocks(source.split("\n")) if kind == "script"]
     if not blocks:
         return None
     if len(blocks) > 1:
         fail("header of the script", "there is more than one")
-    text = "".join(
-        line[2:] if line.startswith("# ") else line[1:] for line in blocks[0]["content"].splitlines(keepends=True)
-    )
+    text = "".join(f"{line[2:]}\n" for line in blocks[0])
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -119,6 +117,25 @@ def header_of(source: str) -> Header | None:
     if python is not None and not isinstance(python, str):
         fail("header of the script", "requires-python: expected text")
     return Header(dependencies=tuple(wanted), requires_python=python)
+
+
+def _blocks(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the type and the lines of each block, as the reference implementation of PEP 723 finds them.
+
+    Its regular expression takes the square of the lines that open a block which nothing closes.
+    """
+    at = 0
+    while at < len(lines):
+        opened, begin = _OPENS.fullmatch(lines[at]), at + 1
+        at = begin
+        if opened is None:
+            continue
+        while at < len(lines) and (lines[at] == "#" or lines[at].startswith("# ")):
+            at += 1
+        closed = next((one for one in range(at - 1, begin, -1) if lines[one] == _CLOSES), None)
+        if closed is not None:
+            yield opened["type"], lines[begin:closed]
+            at = closed + 1
 
 
 def fits_python(wanted: str | None, version: str) -> bool:
@@ -181,7 +198,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _checked(line: str, directory: Path, where: str) -> str:
     """Return a requirement in one form, with its hashes; refuse what is none, and what would be built."""
-    text, *more = re.split(r"\s+(?=--)", line.strip())
+    text, *more = re.split(r"(?<!\s)\s+(?=--)", line.strip())
     hashes = [word.replace("--hash ", "--hash=", 1) for word in more]
     if not all(re.fullmatch(r"--hash=\w+:[0-9a-fA-F]+", word) for word in hashes):
         fail(where, "only --hash= may follow a requirement")

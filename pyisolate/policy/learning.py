@@ -41,7 +41,7 @@ _PROCESSORS = [(Capability.FS_READ, path) for path in resources.processors()]
 #: Directories for everybody's temporary files. Names in them are made up, so they are other ones in every run.
 _SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
 #: tmpab12cd34, sem.Xy12zW: what tempfile and mkstemp(3) end names with.
-_MADE_UP = re.compile(r"/(?:[^/]*[._-]|tmp)?(?=[a-z_]*[A-Z0-9])[A-Za-z0-9_]{6,10}\Z")
+_MADE_UP = re.compile(r"/(?:[^/]*[._-]|tmp)?(?=[a-z_]{0,9}[A-Z0-9])[A-Za-z0-9_]{6,10}\Z")
 _IN_HOME = re.compile(r"(?:/home/[^/]+|/root)?/\.")
 _PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"  # ip(7): what a bind to port 0 picks from
 _CUT = re.compile(r"(?<!\\)(?:\\\\)*\\\+[0-9]+\Z")

@@ -129,6 +129,7 @@ def test_the_header_of_a_script_is_read() -> None:
     assert fits_python(found.requires_python, "3.11.2")
     assert not fits_python(found.requires_python, "3.10.9")
     assert header_of("import rich\n") is None
+    assert header_of("# /// a\n" * (1 << 17)) is None  # a minute and more where each line is searched from anew
     with pytest.raises(PolicySyntaxError, match="more than one"):
         header_of(text + text)
 
