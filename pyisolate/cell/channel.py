@@ -91,12 +91,14 @@ class Channel:
         self.lock = threading.RLock()
         self.ended: str | None = None
         self.exit_status: int | None = None
-        self.exited, self.released = threading.Event(), False
+        self.exited = threading.Event()
+        self.released = False
         #: what the cell said it applied when it was forked; only ever written before guest code ran
         self.steps: tuple[Step, ...] = ()
         self.failed_steps: tuple[tuple[Step, str], ...] = ()
         self._buffer = wire.FrameBuffer(wire.MAX_GUEST_FRAME_BYTES)
-        self._outbox, self._ahead = bytearray(), b""
+        self._outbox = bytearray()
+        self._ahead = b""
         self._send_lock = threading.RLock()
         #: the reload that somebody waits for, and its answer
         self.awaited_reload = 0

@@ -6,13 +6,12 @@ rules of its own is asked about whole.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
 from ..capability import Capability
 from ..errors import PolicySyntaxError
-from . import fragments, units, web
+from . import addresses, fragments, units, web
 from .compiled import CompiledPolicy, NetRule
 
 #: What can wait for an answer: calls that the supervisor carries out, on its own copy of what was asked about.
@@ -96,13 +95,8 @@ def asks_about(policy: CompiledPolicy, capability: Capability, target: str) -> b
 
 
 def _covers(rule: NetRule, target: str) -> bool:
-    host, _, port = target.rpartition(":")
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-        number = int(port)
-    except ValueError:
+    found = addresses.endpoint(target)
+    if found is None:
         return False
-    packed = (getattr(address, "ipv4_mapped", None) or address).packed
-    shift = 8 * len(packed) - rule.prefix
-    same = len(packed) == len(rule.address) and int.from_bytes(packed) >> shift == int.from_bytes(rule.address) >> shift
-    return same and rule.port_low <= number <= rule.port_high
+    address, port = found
+    return addresses.has_address(rule, len(address), int.from_bytes(address)) and addresses.has_port(rule, port)

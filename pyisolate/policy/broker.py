@@ -19,7 +19,8 @@ from typing import Any
 
 from ..capability import CATALOGUE, FLOOR, Capability
 from ..decision import Decision, DenialCode, Mode, Verdict
-from . import asking, web, workspace
+from . import addresses, asking, web, workspace
+from .addresses import has_address, has_port
 from .compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule
 from .standard_library import VARIABLES, variables_of
 
@@ -167,11 +168,11 @@ class Broker:
         return refusal
 
     def _addresses(self, host: str) -> list[bytes]:
-        address = _packed(host)
+        address = addresses.packed(host)
         if address is not None:
             return [address]
         pinned = self.policy.pinned_hosts.get(host.lower().rstrip("."), ())
-        return [packed for text in pinned if (packed := _packed(text)) is not None]
+        return [packed for text in pinned if (packed := addresses.packed(text)) is not None]
 
     def _unpinned(self, action: int, host: str, port: int | None) -> _Answer:
         """Decide a name that no rule pins: only a rule for every address can be meant to cover it."""
@@ -182,7 +183,7 @@ class Broker:
         if by_name is not None:
             return None, DenialCode.NOT_GRANTED, f"{by_name.text} grants it through {web.PROXY_ALONE}, not by address"
         for rule in self.policy.net:
-            if rule.action == action and rule.address and rule.prefix == 0 and _in_range(rule, port):
+            if rule.action == action and rule.address and rule.prefix == 0 and has_port(rule, port):
                 return (rule.text, None, "") if rule.allow else (rule.text, DenialCode.EXPLICIT_DENY, "")
         return None, DenialCode.NOT_GRANTED, ""
 
@@ -190,13 +191,10 @@ class Broker:
         length = len(address)
         number = int.from_bytes(address)
         for rule in self.policy.net:
-            if rule.action != action or len(rule.address) != length:
-                continue
-            shift = 8 * length - rule.prefix
-            if int.from_bytes(rule.address) >> shift != number >> shift:
+            if rule.action != action or not has_address(rule, length, number):
                 continue
             # A listener on a port that the kernel picked was allowed when it was bound to port 0.
-            if _in_range(rule, port) or (listening and rule.port_high == 0):
+            if has_port(rule, port) or (listening and rule.port_high == 0):
                 return rule
         return None
 
@@ -222,7 +220,7 @@ class Broker:
 
         One of the Internet's needs no rule of its own, any other does; a rule that denies it decides.
         """
-        packed = _packed(address)
+        packed = addresses.packed(address)
         if packed is None:
             return None, DenialCode.ALWAYS_DENIED, f"{address!r} is no address"
         rule = self._net_rule(NetAction.CONNECT, packed, port, False)
@@ -448,21 +446,8 @@ def is_asked_about(policy: CompiledPolicy, decision: Decision) -> bool:
     if not decision.refused or not asking.asks_about(policy, decision.capability, decision.target):
         return False
     spoken_of = decision.code not in (DenialCode.NOT_GRANTED, DenialCode.SCOPE_INSUFFICIENT)
-    named = decision.capability is Capability.FS_READ or _packed(_split(decision.target)[0]) is not None
+    named = decision.capability is Capability.FS_READ or addresses.packed(_split(decision.target)[0]) is not None
     return named and not spoken_of
-
-
-def _packed(host: str) -> bytes | None:
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).packed
-
-
-def _in_range(rule: NetRule, port: int | None) -> bool:
-    return port is None or rule.port_low <= port <= rule.port_high
 
 
 def _endpoint(rule: NetRule) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -102,20 +103,22 @@ def test_a_full_workspace_names_the_limit_that_can_be_raised(
     assert (met.limit, met.allowed) == (limit, allowed)
 
 
-def test_an_event_has_all_digits_of_bytes() -> None:
-    told: list[tuple[str, str]] = []
+def _watched(record: Callable[..., Any]) -> Callable[[str, ExceededLimit], None]:
+    """Watch a sandbox that records limits so; return what the watchdog calls."""
     given: dict[str, Any] = {}
     subject = SimpleNamespace(
-        id="1",
-        name="n",
-        limits=LIMITS,
-        requests=1,
-        record_limit=lambda _capability, target, reason, _reported: told.append((target, reason)),
-        end_with=lambda _error: None,
+        id="1", name="n", limits=LIMITS, requests=1, record_limit=record, end_with=lambda _error: None
     )
     watchdog = SimpleNamespace(watch=lambda _key, **what: given.update(what))
     SandboxLimits(subject, watchdog, None).watch()  # type: ignore[arg-type]
-    given["on_exceeded"]("1", ExceededLimit(limit="memory", used=(16 << 30) + 1, allowed=16 << 30))
+    on_exceeded: Callable[[str, ExceededLimit], None] = given["on_exceeded"]
+    return on_exceeded
+
+
+def test_an_event_has_all_digits_of_bytes() -> None:
+    told: list[tuple[str, str]] = []
+    on_exceeded = _watched(lambda _capability, target, reason, _reported: told.append((target, reason)))
+    on_exceeded("1", ExceededLimit(limit="memory", used=(16 << 30) + 1, allowed=16 << 30))
     assert told == [("17179869184", "used 17179869185")]
 
 
@@ -127,22 +130,12 @@ def test_an_overrun_that_several_notice_is_one_event() -> None:
         told.append(SimpleNamespace(reported_by="supervisor", last_seen=time.monotonic_ns(), target=target))
         return told[-1]
 
-    given: dict[str, Any] = {}
-    subject = SimpleNamespace(
-        id="1",
-        name="n",
-        limits=LIMITS,
-        requests=1,
-        record_limit=record,
-        end_with=lambda _error: None,
-    )
-    watchdog = SimpleNamespace(watch=lambda _key, **what: given.update(what))
-    SandboxLimits(subject, watchdog, None).watch()  # type: ignore[arg-type]
+    on_exceeded = _watched(record)
     for _ in range(2):
-        given["on_exceeded"]("1", ExceededLimit(limit="memory", used=2 << 30, allowed=1 << 30))
+        on_exceeded("1", ExceededLimit(limit="memory", used=2 << 30, allowed=1 << 30))
     assert len(told) == 1
     told[0].last_seen -= 3_000_000_000  # the control: an overrun of its own, later
-    given["on_exceeded"]("1", ExceededLimit(limit="memory", used=2 << 30, allowed=1 << 30))
+    on_exceeded("1", ExceededLimit(limit="memory", used=2 << 30, allowed=1 << 30))
     assert len(told) == 2
 
 

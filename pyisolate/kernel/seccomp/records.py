@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import re
 import resource
@@ -15,6 +14,7 @@ from ...decision import DenialCode, Verdict
 from ...limits.rlimit import within_host
 from ...native import notify as native
 from ...native.quiet import AGAIN
+from ...policy import addresses
 from ...policy.asking import asks_about
 from ...policy.compiled import CompiledPolicy
 from ...policy.sockets import socket_text
@@ -218,7 +218,7 @@ def evaluate(
     rule = presented = -1
     action = CATALOGUE[capability].action
     if action is not None and capability is not Capability.IPC_UNIX:
-        where = _address(target)
+        where = addresses.endpoint(target)
         if where is None:
             return None
         listening = capability is Capability.NET_LISTEN
@@ -246,18 +246,6 @@ def evaluate(
         presented=_rule_text(policy, presented),
         generation=policy.generation,
     )
-
-
-def _address(target: str) -> tuple[bytes, int] | None:
-    """Return address and port of "host:port"; None for names and unix paths. IPv4 in IPv6 is IPv4."""
-    host, _, port = target.rpartition(":")
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-        number = int(port)
-    except ValueError:
-        return None
-    mapped = getattr(address, "ipv4_mapped", None)
-    return ((mapped or address).packed, number) if 0 <= number <= 65535 else None
 
 
 def _limit_text(
