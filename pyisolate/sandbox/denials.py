@@ -116,6 +116,8 @@ class Denials:
 
     def guest(self, record: BrokerRecord) -> DenialEvent | None:
         """Take what the guest's broker reports. Raises InvalidRecord for what breaks the protocol."""
+        if record.errno is not None and not self._kernel.quiet(self._pid()):
+            self._kernel.drain()  # the call is over: who refused it has recorded it by now, and that goes first
         events = self._telemetry.guest(record)
         if not record.shadow:
             self._reported[record.capability, record.verdict] += record.count

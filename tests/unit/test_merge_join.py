@@ -123,7 +123,7 @@ def test_what_waits_is_told_when_its_time_is_over_and_belongs_to_the_request(
 ) -> None:
     files = [Capability.FS_READ]
     telemetry = _telemetry(recorder, expects=files, watches=files, hold_ms=50)
-    denials = Denials(telemetry, SimpleNamespace(), lambda: 7)
+    denials = Denials(telemetry, SimpleNamespace(quiet=lambda pid: True), lambda: 7)
     denials.begin_request()
     for number in range(3):  # the timer is set again after each of them
         target = f"/nowhere/{number}"
@@ -133,6 +133,24 @@ def test_what_waits_is_told_when_its_time_is_over_and_belongs_to_the_request(
         assert target in (event.target for event in events)
         assert not telemetry.waiting
         assert denials.of_request()[-1].target == target
+
+
+@pytest.mark.parametrize("expects", [[], [Capability.FS_READ]], ids=["alone", "awaited"])
+def test_what_the_kernel_has_recorded_is_taken_in_before_the_guest_tells_of_its_error(
+    recorder: Recorder, expects: list[Capability]
+) -> None:
+    telemetry = _telemetry(recorder, expects=expects, hold_ms=0)  # waits for nothing: the order alone joins the two
+    ring = [kernel()]
+
+    def drain() -> None:
+        denials.kernel(ring.pop())
+
+    denials = Denials(telemetry, SimpleNamespace(quiet=lambda pid: not ring, drain=drain), lambda: 7)
+    denials.begin_request()
+    denials.guest(broker(**ERRNO))
+    (event,) = telemetry.store.events()
+    assert (event.reported_by, event.broker_decision, event.origin) == ("kernel", Verdict.ALLOW, "job.py:3 in main")
+    assert not ring, "the control: the kernel's record was there and not taken in"
 
 
 def test_the_timer_looks_once_for_all_that_waits(recorder: Recorder) -> None:
