@@ -127,6 +127,8 @@ class ImportRule:
     def native(self, name: str, filename: object) -> Sequence[Operation]:
         """Return the operation of loading a native module, for any importer."""
         path = paths.reached(filename) or paths.text(filename) or ""
+        if path.startswith(f"{HOME}/") and self._peek(Capability.IMPORT_NATIVE, name).verdict is Verdict.ALLOW:
+            name = path  # what is left to decide is its place
         return ((Capability.IMPORT_NATIVE, name, {"path": path, "how": "import"}),)
 
     def _granted(self, full: str) -> bool:

@@ -283,7 +283,8 @@ class _PathRules:
                 self._grant(place.path, access_of(gained), place.text)
         if self._view is not None and self._view.stages:  # what is mounted below it is each sandbox's own
             sockets = AccessFs.MAKE_SOCK if self._policy.own_sockets else AccessFs(0)
-            self._grant(workspace.ROOT, access_of(workspace.RIGHTS) | sockets, "workspace")
+            programs = AccessFs.EXECUTE if workspace.may_run(self._policy) else AccessFs(0)
+            self._grant(workspace.ROOT, access_of(workspace.RIGHTS) | sockets | programs, "workspace")
         for path in self._view.generated if self._view is not None else ():
             self._grant(path, AccessFs.READ_FILE, "generated file")
         for rule in self._policy.net:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import msgspec
 
 from ..decision import Mode
-from . import packages, site, units
+from . import packages, site, units, workspace
 from .diff import Networks, at_and_above, decided, right_tables
 from .interpreter import InterpreterFiles
 from .model import PolicyModel
@@ -175,6 +175,9 @@ def _programs(policy: PolicyModel) -> Iterator[Finding]:
 
 
 def _program(rule: ProcessRule, table: dict[str, bool]) -> Iterator[Finding]:
+    if rule.path == workspace.HOME:
+        yield _warning(rule.text, "the guest runs what it writes, machine code too", "it stays inside the sandbox")
+        return
     if os.path.isdir(rule.path):
         yield _warning(rule.text, "every program below can be run", "name the programs")
         return

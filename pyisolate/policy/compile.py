@@ -51,7 +51,7 @@ def compile_policy(
     imports = ImportCompiler(table, interpreter)
     imports.compile(policy.imports)
     _random(table, policy)
-    workspace.grant(table, policy.files, policy.workspace)
+    workspace.grant(table, policy)
     packages = site.grant_site(table, policy)
     web = web_rules(policy.network)
     _opened(policy, web)
@@ -169,10 +169,13 @@ def _programs(table: FsTable, rules: Iterable[ProcessRule], interpreter: Interpr
         if rule.operation != EXEC:
             continue
         if not rule.allow:
-            table.add(rule.path, 0, FsRight.EXEC, text=rule.text, origin="process")
+            table.add(rule.path, 0, FsRight.EXEC, text=rule.text, origin="process", link=rule.path != workspace.HOME)
             continue
-        table.add(rule.path, RUN, 0, text=rule.text, origin="process")
-        _needs_of_programs(table, rule.path, rule.text, interpreter)
+        own = rule.path == workspace.HOME
+        table.add(rule.path, RUN, 0, text=rule.text, origin="process", link=not own)
+        # of what the guest is yet to write, the C library and its loader are known
+        for program in interpreter.binaries if own else (rule.path,):
+            _needs_of_programs(table, program, rule.text, interpreter)
 
 
 def _needs_of_programs(table: FsTable, place: str, text: str, interpreter: InterpreterFiles) -> None:

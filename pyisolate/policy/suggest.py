@@ -135,8 +135,10 @@ def _suggest(capability: Capability, target: str) -> dict[str, Any] | None:
         return {"net": [{action: str(units.net_target(_without_zone(target), action=action))}]}
     if capability is Capability.NET_HTTP:
         return {"net": [web.http_target_of(target)]}
-    if capability is Capability.PROCESS_EXEC:
-        program = ProcessRule(operation=EXEC, path=units.path(target, variables=False, literal=True))
+    own = target.startswith(f"{workspace.HOME}/")  # a guest gives its files any name
+    if capability is Capability.PROCESS_EXEC or (capability is Capability.IMPORT_NATIVE and own):
+        path = workspace.HOME if own else target
+        program = ProcessRule(operation=EXEC, path=units.path(path, variables=False, literal=True))
         return {"process": [program.fragment()]}
     if capability is Capability.PROCESS_FORK:
         return {"process": [{FORK: True}]}

@@ -18,7 +18,7 @@ from .compiled import CompiledPolicy, FsRight, FsRule
 from .fs_table import FsTable
 
 if TYPE_CHECKING:
-    from .rules import FileRule
+    from .rules import PolicyFields
 
 #: Nothing but the workspace is below it, and no policy that has one may speak of it.
 ROOT = "/sandbox"
@@ -26,6 +26,7 @@ HOME = "/sandbox/workspace"
 #: Names that programs take for granted, and that lead to the workspace.
 LINKS = ("/tmp", "/dev/shm")
 RIGHTS = int(FsRight.READ | FsRight.WRITE | FsRight.CREATE | FsRight.DELETE | FsRight.METADATA)
+_RUNNING = int(FsRight.EXEC | FsRight.MAP_EXEC)
 #: Where libraries keep what is theirs, in it: no result of the guest's.
 OF_LIBRARIES = (".cache", ".config", ".local")
 #: A page, and what a host may lend to one guest (bytes).
@@ -68,17 +69,29 @@ def judge_socket(policy: CompiledPolicy, action: int, path: str) -> tuple[str | 
     return None, DenialCode.NOT_GRANTED, ""
 
 
-def grant(table: FsTable, files: tuple[FileRule, ...], size: int | None) -> None:
-    """Grant the workspace. Raises PolicySyntaxError where a rule speaks of its place."""
-    if size is None:
+def grant(table: FsTable, policy: PolicyFields) -> None:
+    """Grant the workspace. Raises PolicySyntaxError where a rule speaks of its place, but of running what is in it.
+
+    A rule that grants code of any place does not reach into it: what is written runs where a rule names this place.
+    """
+    if (size := policy.workspace) is None:
         return
-    for rule in files:
+    programs = [(rule.path or "", rule.text) for rule in policy.processes if rule.path != HOME]
+    for path, text in (*programs, *((rule.name, rule.text) for rule in policy.imports)):
+        if is_place(path):
+            raise PolicySyntaxError(
+                f"{text}: in the workspace a guest gives its files any name",
+                hint=f"write process: {{exec: {HOME}}}, for all programs and libraries that are in it",
+            )
+    for rule in policy.files:
         if same_line(rule.path, ROOT) and rule.path != "/":
             raise PolicySyntaxError(
                 f"{rule.text}: {ROOT} is the place of the workspace",
                 hint="move what the rule grants elsewhere, or use workspace: null",
             )
-    table.add(HOME, RIGHTS, 0, text=rule_text(size), origin="workspace", link=False)
+    named = any(one.allow and one.path == HOME for one in policy.processes)
+    kept_out = 0 if named else table.granted(HOME) & _RUNNING
+    table.add(HOME, RIGHTS, kept_out, text=rule_text(size), origin="workspace", link=False)
 
 
 def links(policy: CompiledPolicy) -> tuple[str, ...]:
@@ -95,6 +108,19 @@ def links(policy: CompiledPolicy) -> tuple[str, ...]:
 def _of_any_code(rule: FsRule) -> bool:
     """Tell whether a rule is what grants native code of any kind, which speaks of no place."""
     return rule.path == "/" and not (rule.allow | rule.deny) & ~FsRight.MAP_EXEC
+
+
+def may_run(policy: CompiledPolicy) -> bool:
+    """Tell whether a rule lets programs in the workspace run."""
+    return any(rule.path == HOME and rule.allow & ~rule.deny & FsRight.EXEC for rule in policy.fs)
+
+
+def is_mounted_to_run(policy: CompiledPolicy) -> bool:
+    """Tell whether the workspace's mount lets programs and native code in it run.
+
+    In monitor mode too, where what would be refused has to be seen.
+    """
+    return may_run(policy) or Mode.MONITOR in (policy.mode_of("process"), policy.mode_of("import"))
 
 
 def as_reached(path: str, leading: tuple[str, ...]) -> str:

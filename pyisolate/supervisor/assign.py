@@ -225,7 +225,7 @@ class Assigner:
         with contextlib.ExitStack() as sent:
             given = None
             if order.given is not None:
-                given = self._plan.builder.directory(*order.given)
+                given = self._plan.builder.directory(*order.given, runs=workspace.is_mounted_to_run(prepared.compiled))
                 sent.callback(os.close, given)
             if (staged := prepared.stage(given)) is not None:
                 session.workspace = Workspace(staged.workspace, session.name, hosts=given is not None)

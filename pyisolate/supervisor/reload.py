@@ -23,6 +23,7 @@ from ..cell.channel import Backlog
 from ..decision import Mode
 from ..errors import EnforcementError, SandboxDied, SandboxError
 from ..kernel.written import sums
+from ..policy import workspace
 from ..policy.compiled import CompiledPolicy, FsRule
 from ..policy.secrets import Injection
 from ..policy.web import by_name
@@ -314,6 +315,13 @@ def _check_room(session: CellSession, new: CompiledPolicy) -> None:
             "nothing counts what is written there",
             missing=named[0],
             hint="leave these out, or close it and spawn another with copy_on_write= or a workspace of memory",
+        )
+    if own is not None and workspace.may_run(new) and not workspace.is_mounted_to_run(old):
+        raise EnforcementError(
+            f"reload policy of {session.name!r}: its workspace was mounted so that nothing in it runs, and the policy "
+            "would grant that",
+            missing="workspace",
+            hint="close it and spawn another",
         )
     if own is None or own.hosts or new.workspace_room in (None, old.workspace_room):
         return

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pyisolate
 from pyisolate.capability import Capability
-from pyisolate.policy import workspace
+from pyisolate.policy import suggest, workspace
 from pyisolate.supervisor import given_directory
 from pyisolate.supervisor.given_directory import GivenDirectory
 from tests.leaks import children_of
@@ -64,8 +66,11 @@ def test_names_lead_there_where_code_of_any_kind_is_granted_and_none_of_it_can_b
         )
         assert sandbox.eval("__import__('os').listdir('.')") == ["planted.so"]
         assert sandbox.get_denial_events() == []
-        with pytest.raises(pyisolate.GuestError, match="map"):
+        with pytest.raises(pyisolate.PolicyError, match=r"import\.native, on .*/planted\.so") as caught:
             sandbox.exec("ctypes.CDLL('/tmp/planted.so')")
+        assert caught.value.denial_event.suggestion == {"process": [{"exec": PLACE}]}
+        with pytest.raises(pyisolate.PolicySyntaxError, match="gives its files any name"):
+            supervisor.spawn("named", BASE.allow_native(f"{PLACE}/planted.so"))
 
 
 def test_what_needs_shared_memory_works_where_processes_are_granted(supervisor: pyisolate.Supervisor) -> None:
@@ -120,6 +125,43 @@ def test_it_runs_no_program(supervisor: pyisolate.Supervisor) -> None:
         with pytest.raises(pyisolate.PolicyError) as caught:
             sandbox.exec(copy + "subprocess.run(['./tool'])")
         assert caught.value.denial_event.target == f"{PLACE}/tool"
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_what_the_guest_writes_runs_where_that_is_granted(
+    supervisor: pyisolate.Supervisor, given: Path, memory: bool
+) -> None:
+    base = pyisolate.Policy.preset("shell")
+    made = "printf '#!/bin/sh\\necho script $1\\n' > a.sh; cp /usr/bin/true tool; chmod +x a.sh tool\n"
+    run = [*("sh -c").split(), made + "./a.sh one; ./tool; echo $?"]
+    place: Any = None if memory else given
+    for policy, expected in ((base, b"126\n"), (base.allow_exec(PLACE), b"script one\n0\n")):
+        with supervisor.spawn("made", policy, workspace=place) as sandbox:
+            assert sandbox.run(run).stdout == expected
+            refused = [(event.target, event.suggestion) for event in sandbox.get_denial_events()]
+            suggestion = {"process": [{"exec": PLACE}]}
+            names = ("a.sh", "tool") if policy is base else ()
+            assert refused == [(f"{PLACE}/{name}", suggestion) for name in names]
+            if policy is base:
+                assert suggest.apply(base, suggestion) == base.allow_exec(PLACE)
+    with pytest.raises(pyisolate.PolicySyntaxError, match="gives its files any name"):
+        supervisor.spawn("named", base.allow_exec(f"{PLACE}/tool"))
+
+
+def test_libraries_in_it_load_where_running_it_is_granted(supervisor: pyisolate.Supervisor) -> None:
+    """As of packages that pip puts there: the module's name takes a rule, its place another."""
+    policy = BASE.allow_native("own")
+    library = Path(importlib.util.find_spec("_lsprof").origin or "")  # type: ignore[union-attr]
+    source = "from importlib.machinery import ExtensionFileLoader\nExtensionFileLoader('own', 'own.so').load_module()"
+    for one in (policy, policy.allow_exec(PLACE)):
+        with supervisor.spawn("library", one, files={"own.so": library}) as sandbox:
+            if one is policy:
+                with pytest.raises(pyisolate.PolicyError) as caught:
+                    sandbox.exec(source)
+                assert caught.value.denial_event.target == f"{PLACE}/own.so"
+            else:
+                with pytest.raises(pyisolate.GuestError, match="PyInit_own"):  # it was mapped
+                    sandbox.exec(source)
 
 
 def test_a_full_workspace_is_an_error_an_event_and_not_the_end(supervisor: pyisolate.Supervisor) -> None:

@@ -23,11 +23,14 @@ from ...native import mount, process
 from ...native.descriptors import receive
 from ...policy import workspace
 
-#: of what is mounted there
-ATTRIBUTES = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
 _MAX_ORDER_BYTES = 256
 #: What is asked for: a new workspace, or a tree with the directory whose mount comes with the byte.
 WITH_MEMORY, WITH_DIRECTORY = b"1", b"d"
+
+
+def attributes(*, runs: bool) -> int:
+    """Return the attributes of what is mounted there; `runs`: the guest may run what is in it."""
+    return mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | (0 if runs else mount.MOUNT_ATTR_NOEXEC)
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +41,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     names: int
     #: user and group; None: open to all in it, where cells are users of a range
     owner: tuple[int, int] | None
+    #: what is in them may be run
+    runs: bool = False
 
 
 def send_order(stager: socket.socket, order: Order, tree: int, asked: int) -> None:
@@ -67,6 +72,7 @@ class _Template:
 
     def __init__(self, tree: int, place: str, peer: socket.socket, order: Order) -> None:
         self.tree, self.place, self.peer = tree, place, peer
+        self._attributes = attributes(runs=order.runs)
         self._options = {"size": str(order.size), "nr_inodes": str(order.names + 1)}  # it has a name itself
         if order.owner is None:  # no other can reach it
             self._options["mode"] = "0777"
@@ -79,7 +85,7 @@ class _Template:
 
         `given`: a directory's mount that takes the place of a new tmpfs, and becomes the second descriptor.
         """
-        own = mount.new_tmpfs(self._options, ATTRIBUTES) if given is None else given
+        own = mount.new_tmpfs(self._options, self._attributes) if given is None else given
         here = self.place + workspace.HOME
         try:
             mount.move_mount(own, here)

@@ -108,13 +108,14 @@ class RootViewBuilder(Enforcer):
         stager = socket.socket(fileno=descriptors[1]) if staged else None
         return RootView(descriptors[0], reply.notes, reply.generated, reply.unenforced, stager)
 
-    def directory(self, path: str, device: int, inode: int) -> int:
-        """Return a descriptor of the mount of a host's directory, for `RootView.stage`; nothing in it can be run.
+    def directory(self, path: str, device: int, inode: int, *, runs: bool) -> int:
+        """Return a descriptor of the mount of a host's directory, for `RootView.stage`.
 
+        `runs`: what is in it can be run, as far as the policy says. A file system that is mounted noexec stays so.
         Raises EnforcementError, also where the directory is another one than the numbers say.
         """
         nothing = CompiledPolicy(name="workspace", version="workspace")
-        reply, descriptors = self._ask(nothing, directory=HostFile(path, device, inode))
+        reply, descriptors = self._ask(nothing, directory=HostFile(path, device, inode), runs=runs)
         if len(descriptors) != 1:
             raise EnforcementError(
                 f"workspace: {path}: {reply.error}",
@@ -185,6 +186,7 @@ class RootViewBuilder(Enforcer):
         probe: bool = False,
         passage: bool = False,
         directory: HostFile | None = None,
+        runs: bool = False,
         file: HostFile | None = None,
     ) -> tuple[Reply, list[int]]:
         request = Request(
@@ -196,6 +198,7 @@ class RootViewBuilder(Enforcer):
             passage=passage,
             many_users=self._many_users,
             directory=directory,
+            runs=runs,
             file=file,
         )
         data = msgspec.msgpack.encode(request)

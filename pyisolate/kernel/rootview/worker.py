@@ -32,7 +32,6 @@ from ..probe_child import Child, ending, say
 from . import stager as stage
 from .build import TMPFS, Problem, RootBuild, readable_by_cell
 from .passage import PassageBuild
-from .stager import ATTRIBUTES as WORKSPACE_ATTRIBUTES
 
 LENGTH = struct.Struct("<I")
 _READ_ALONE = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
@@ -62,6 +61,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     many_users: bool = False
     #: Copy the mount of this alone, and build nothing.
     directory: HostFile | None = None
+    #: what is in it may be run
+    runs: bool = False
     #: Open this alone, to be read.
     file: HostFile | None = None
 
@@ -232,7 +233,7 @@ def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.s
         built: tuple[int, ...] = ()
         try:
             if request.directory is not None:
-                reply, built = Reply(), (_directory(request.directory),)
+                reply, built = Reply(), (_directory(request.directory, runs=request.runs),)
             elif request.file is not None:
                 built = (_file(request.file),)
                 reply = Reply(spent_s=time.process_time())  # of this process alone: it was forked for it
@@ -254,10 +255,10 @@ def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.s
         os._exit(status)
 
 
-def _directory(given: HostFile) -> int:
-    """Return a copy of a directory's mount, of which nothing can be run; the guest may write there as its owner may."""
+def _directory(given: HostFile, *, runs: bool) -> int:
+    """Return a copy of a directory's mount; the guest may write there as its owner may, and run things where `runs`."""
     tree = _mount_of(given, os.O_DIRECTORY)
-    mount.mount_setattr(tree, WORKSPACE_ATTRIBUTES, propagation=mount.MS_PRIVATE, recursive=True)
+    mount.mount_setattr(tree, stage.attributes(runs=runs), propagation=mount.MS_PRIVATE, recursive=True)
     return tree
 
 
@@ -331,7 +332,8 @@ def _staged(request: Request, build: RootBuild, stager: socket.socket | None) ->
     theirs, ours = socket.socketpair()
     owner = None if request.many_users else (request.uid, request.gid)
     template = mount.open_tree(dirfd=build.base, recursive=True)  # mounted there; `tree` stays detached
-    stage.send_order(stager, stage.Order(size=room[0], names=room[1], owner=owner), template, ours.fileno())
+    order = stage.Order(size=room[0], names=room[1], owner=owner, runs=workspace.is_mounted_to_run(request.policy))
+    stage.send_order(stager, order, template, ours.fileno())
     return (theirs.detach(),)
 
 
