@@ -31,6 +31,8 @@ TIERS = ("unit", "host", "escape", "faults", "clients", "vm")
 AS_BOTH = ("host", "faults")
 #: In two runs at a time, which share its files, where there are two processors: a test mostly waits for one process.
 SIDE_BY_SIDE = ("unit", "host")
+#: What fails there runs once more by itself: they load the machine themselves, or drive large programs of others.
+JUDGED_ALONE = (*SIDE_BY_SIDE, "faults", "clients")
 ORDINARY_UID = 65534
 
 #: Longer than any tier has taken (software-emulated virtual machines); a hang must not eat the whole CI hour.
@@ -177,8 +179,8 @@ def pytest_tier(
     return outcome
 
 
-def side_by_side(title: str, scratch: Path, one: Callable[[Path, list[str]], Outcome]) -> Outcome:
-    """Run a tier twice at a time, each file in one of the runs; then by itself what is marked `alone`, and what failed.
+def side_by_side(title: str, scratch: Path, one: Callable[[Path, list[str]], Outcome], at_once: int = 2) -> Outcome:
+    """Run a tier `at_once` times at a time, a file in one of the runs; then by itself what is `alone`, and what failed.
 
     `one` runs it in a folder, with more options of pytest (tests/side_by_side.py).
     """
@@ -186,29 +188,29 @@ def side_by_side(title: str, scratch: Path, one: Callable[[Path, list[str]], Out
     claims.chmod(0o1777)
     plugin = ["-p", "tests.side_by_side", "--claims", str(claims), "-p", "no:cacheprovider"]
     # short names, in a directory that no other user can write to: tests make sockets and caches there (sun_path: 108)
-    folders = [scratch / str(next(_FOLDERS)) for _ in range(3)]
+    folders = [scratch / str(next(_FOLDERS)) for _ in range(at_once + 1)]
     for folder in folders:
         folder.mkdir()
-    with concurrent.futures.ThreadPoolExecutor(2) as runs:
-        both = list(runs.map(lambda folder: one(folder, plugin), folders[:2]))
+    with concurrent.futures.ThreadPoolExecutor(at_once) as runs:
+        first = list(runs.map(lambda folder: one(folder, plugin), folders[:-1]))
     failed, left = written(claims, "failed"), written(claims, "left")
-    alone = one(folders[2], [*plugin, "--alone"])
+    alone = one(folders[-1], [*plugin, "--alone"])
     for folder in folders:
         print((folder / "output").read_text(errors="replace"), flush=True)
     outcome = Outcome(title)
-    for run in both:
+    for run in first:
         outcome.failures += [failure for failure in run.failures if failure.startswith("pytest ended")]
-    if (unknown := sum(run.failed for run in both) - len(outcome.failures) - len(failed) - len(left)) > 0:
-        outcome.failures.append(f"{unknown} failures beside another run, shown above")  # of collection, say
+    if (unknown := sum(run.failed for run in first) - len(outcome.failures) - len(failed) - len(left)) > 0:
+        outcome.failures.append(f"{unknown} failures, shown above")  # of collection, say
     outcome.failures += [*left, *alone.failures]
     outcome.failed = len(outcome.failures)
-    outcome.passed = sum(run.passed for run in (*both, alone))
-    outcome.skipped = sum(run.skipped for run in (*both, alone))
-    for run in (*both, alone):
+    outcome.passed = sum(run.passed for run in (*first, alone))
+    outcome.skipped = sum(run.skipped for run in (*first, alone))
+    for run in (*first, alone):
         outcome.reasons.update(run.reasons)
     del outcome.reasons["no tests in this tier"]  # nothing is `alone`, and nothing failed
     if failed:
-        outcome.reasons[f"failed beside another run and ran again alone: {', '.join(failed)}"] += len(failed)
+        outcome.reasons[f"failed first and ran again alone: {', '.join(failed)}"] += len(failed)
     return outcome
 
 
@@ -242,18 +244,18 @@ def as_user(tier: str, scratch: Path) -> Outcome:
         os.chown(home, ORDINARY_UID, ORDINARY_UID)
         return pytest_tier(
             tier, title, home, tree=tree, prefix=prefix, env=users_environment(home, tree),
-            options=[*chosen, *options], capture=folder / "output" if options else None,
+            options=[*chosen, *options], capture=folder / "output",
         )  # fmt: skip
 
-    outcome = side_by_side(title, scratch, one) if beside(tier) else one(scratch, [])
+    outcome = side_by_side(title, scratch, one, runs_at_once(tier))
     if chosen:
         outcome.reasons["what is marked slow or once, which ran as root"] += 1
     return outcome
 
 
-def beside(tier: str) -> bool:
-    """Say whether a tier is run twice at a time here."""
-    return tier in SIDE_BY_SIDE and len(os.sched_getaffinity(0)) > 1
+def runs_at_once(tier: str) -> int:
+    """Return how many runs share a tier here."""
+    return 2 if tier in SIDE_BY_SIDE and len(os.sched_getaffinity(0)) > 1 else 1
 
 
 def users_environment(home: Path, tree: Path) -> dict[str, str]:
@@ -344,7 +346,9 @@ def as_self(tier: str, title: str, scratch: Path) -> Outcome:
     def one(folder: Path, options: list[str]) -> Outcome:
         return pytest_tier(tier, title, folder, options=options, capture=folder / "output")
 
-    return side_by_side(title, scratch, one) if beside(tier) else pytest_tier(tier, title, scratch)
+    if tier not in JUDGED_ALONE:
+        return pytest_tier(tier, title, scratch)
+    return side_by_side(title, scratch, one, runs_at_once(tier))
 
 
 def run_tier(tier: str, scratch: Path) -> list[Outcome]:

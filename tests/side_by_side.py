@@ -1,7 +1,7 @@
-"""pytest's part of running one tier twice at a time: each file is run by the run that claims it first.
+"""pytest's part of running one tier twice at a time, or once: each file is run by the run that claims it first.
 
 `-p tests.side_by_side --claims DIRECTORY` for both runs, then `--claims DIRECTORY --alone`: what is marked `alone`, and
-what failed beside the other run. Its verdict by itself counts. What a whole run left behind counts at once.
+what failed first. Its verdict by itself counts. What a whole run left behind counts at once.
 """
 
 from __future__ import annotations

@@ -104,5 +104,5 @@ def test_a_tier_shared_by_two_runs_is_run_once_and_what_failed_is_judged_alone(
     assert "left behind" in capsys.readouterr().out
     assert (outcome.passed, outcome.failed, outcome.skipped) == (6, 4, 2)
     assert sorted(name.split("::")[-1] for name in outcome.failures) == ["test_fails"] * 2 + ["test_leaves"] * 2
-    beside = next(reason for reason in outcome.reasons if reason.startswith("failed beside"))
+    beside = next(reason for reason in outcome.reasons if reason.startswith("failed first"))
     assert beside.count("test_fails_beside") == 2
