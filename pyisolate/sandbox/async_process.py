@@ -73,6 +73,9 @@ class AsyncGuestProcess:
 
         A cancelled task waits no more; the program goes on.
         """
+        return await self._wait(output=False)
+
+    async def _wait(self, *, output: bool) -> int:
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
 
@@ -80,16 +83,19 @@ class AsyncGuestProcess:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(ended.set)
 
-        self._running.when_ended(wake)
+        self._running.when_ended(wake, output=output)
         await ended.wait()
         return self._process.wait()
 
     async def communicate(self, input: bytes | None = None) -> tuple[bytes | None, bytes | None]:
-        """Write `input`, wait for the end, return stdout and stderr (None where they are no pipe)."""
+        """Write `input`, wait for the end, return stdout and stderr (None where they are no pipe).
+
+        What goes to files is written by then. Raises what such a file has raised.
+        """
         if input and self.stdin is None:
             raise ValueError("communicate: stdin is no pipe. Hint: apopen(..., stdin=subprocess.PIPE)")
         _, out, err = await asyncio.gather(self._write_all(input), _rest(self.stdout), _rest(self.stderr))
-        await self.wait()
+        await self._wait(output=True)
         return out, err
 
     async def send_signal(self, number: int) -> None:

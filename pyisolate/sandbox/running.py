@@ -13,11 +13,12 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any
 
 from ..cell.wire import PROGRAM_REPORT, ProgramReports, WireError
 from ..errors import SandboxError
+from ..native.result import advice, cause_of, is_shortage
 from .command import Program, error_of_start, exit_status
 from .received import Received, Sink, sink_of
 from .session import Session
@@ -118,6 +119,7 @@ class RunningProgram:
         self._reports = self._orders = -1
         self._orders_lock = threading.Lock()
         self._at_end: list[Callable[[], object]] = []
+        self._at_whole_end: list[Callable[[], object]] = []
         self._thread = 0
         self._reported = ProgramReports()
         #: what is closed when it has ended
@@ -135,28 +137,41 @@ class RunningProgram:
             undone.callback(self._close_files)
             undone.enter_context(self._held)
             undone.callback(self._let_go)
-            pipes = [self._open_input(stdin, theirs)]
-            for name, sink in (("stdout", stdout), ("stderr", stderr)):
-                pipes.append(self._open_output(name, sink, theirs))
-            orders, self._orders = os.pipe2(os.O_CLOEXEC)
-            # kept, as that of stdin is: where SIGPIPE ends programs, no guest must end this one
-            self._held.callback(os.close, orders)
-            os.set_blocking(self._orders, False)
-            self._reports, reports = os.pipe2(os.O_CLOEXEC)
-            theirs.callback(os.close, reports)
-            # a guest that may open its own end for reading, too, takes back what the poll has seen
-            os.set_blocking(self._reports, False)
+            try:
+                pipes = self._open_pipes(stdin, (("stdout", stdout), ("stderr", stderr)), theirs)
+            except OSError as error:
+                if not is_shortage(error.errno):  # of a file of the user's
+                    raise
+                cause = f"make its pipes: {cause_of(error)}"
+                raise SandboxError(f"popen in {session.name!r}: {cause}", hint=advice(error.errno)) from error
             with session.state_lock:
                 session.programs.add(self)
             undone.callback(session.program_ended, self)
             try:
-                result = session.submit(self._program.launched((*pipes, orders, reports)), None)
+                result = session.submit(self._program.launched(pipes), None)
             except SandboxError as error:
                 raise error_of_start(self.args[0], session.name, error) from error
             self.pid = exit_status(result, session.name)
             theirs.close()  # the end of a pipe shows only where this process has no other end of it
             self._begin_to_attend()
             undone.pop_all()
+
+    def _open_pipes(
+        self, stdin: InputSource, outputs: Iterable[tuple[str, OutputSink]], theirs: contextlib.ExitStack
+    ) -> tuple[int, ...]:
+        """Return the guest's ends: of stdin, stdout and stderr, where orders come from, where reports go."""
+        pipes = [self._open_input(stdin, theirs)]
+        for name, sink in outputs:
+            pipes.append(self._open_output(name, sink, theirs))
+        orders, self._orders = os.pipe2(os.O_CLOEXEC)
+        # kept, as that of stdin is: where SIGPIPE ends programs, no guest must end this one
+        self._held.callback(os.close, orders)
+        os.set_blocking(self._orders, False)
+        self._reports, reports = os.pipe2(os.O_CLOEXEC)
+        theirs.callback(os.close, reports)
+        # a guest that may open its own end for reading, too, takes back what the poll has seen
+        os.set_blocking(self._reports, False)
+        return (*pipes, orders, reports)
 
     def _begin_to_attend(self) -> None:
         try:
@@ -319,6 +334,7 @@ class RunningProgram:
             waiting, self._at_end = self._at_end, []
         for call in waiting:
             call()
+        self._tell_of_whole_end()
         self._held.close()
         self._session.program_ended(self)
 
@@ -334,6 +350,15 @@ class RunningProgram:
             with self._changed:
                 del self._sinks[pipe]
                 self._changed.notify_all()
+            self._tell_of_whole_end()
+
+    def _tell_of_whole_end(self) -> None:
+        with self._changed:
+            if self.returncode is None or self._sinks:
+                return
+            waiting, self._at_whole_end = self._at_whole_end, []
+        for call in waiting:
+            call()
 
     def _keep(self, error: BaseException) -> None:
         """Keep the first error, for who asks how it ended: what a file for output raises after that end, too."""
@@ -369,11 +394,14 @@ class RunningProgram:
         if self._lost:
             raise self._session.why_lost()
 
-    def when_ended(self, call: Callable[[], object]) -> None:
-        """Call a function, which must not block or raise, when it has ended: at once, or on a thread of the host."""
+    def when_ended(self, call: Callable[[], object], *, output: bool = False) -> None:
+        """Call a function, which must not block or raise, when it has ended: at once, or on a thread of the host.
+
+        `output`: when its output has ended, too.
+        """
         with self._changed:
-            if self.returncode is None:
-                self._at_end.append(call)
+            if self.returncode is None or (output and self._sinks):
+                (self._at_whole_end if output else self._at_end).append(call)
                 return
         call()
 

@@ -126,6 +126,15 @@ def test_tasks_of_asyncio_talk_to_a_program_while_it_runs(sandbox: pyisolate.San
         assert await process.wait() == -15
         with pytest.raises(pyisolate.PolicyError):
             await sandbox.apopen(["/usr/bin/nonesuch"])
+        script = "(while [ ! -e go ]; do sleep 0.02; done; echo late) & exit 0"
+        written, full = io.BytesIO(), _Full("already")
+        process = await sandbox.apopen(["bash", "-c", script], stdout=written)
+        other = await sandbox.apopen(["bash", "-c", script], stdout=full)
+        assert await process.wait() == 0
+        sandbox.files.write("go", b"")
+        assert (await process.communicate(), written.getvalue()) == ((None, b""), b"late\n")
+        with pytest.raises(OSError, match="no space"):
+            await other.communicate()
         async with await sandbox.apopen(["sleep", "60"]) as process:
             sandbox.kill()
             with pytest.raises(pyisolate.SandboxClosed):
@@ -221,6 +230,27 @@ def test_what_cannot_start_is_an_error_of_popen(sandbox: pyisolate.Sandbox) -> N
         with pytest.raises(TypeError):
             sandbox.popen(["cat"], **wrong)
     assert sandbox.run(["cat"]).returncode == 0
+
+
+def test_a_host_without_descriptors_is_told_of_them(
+    sandbox: pyisolate.Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, real = threading.get_ident(), os.pipe2
+    for enough in range(5):
+        left = [enough]
+
+        def pipe2(flags: int, left: list[int] = left) -> tuple[int, int]:
+            left[0] -= threading.get_ident() == own
+            if left[0] < 0:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return real(flags)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "pipe2", pipe2)
+            with pytest.raises(pyisolate.SandboxError, match=r"make its pipes: Too many open files\. Hint: raise"):
+                sandbox.popen(["cat"], stdin=subprocess.PIPE)
+    with sandbox.popen(["cat"], stdin=subprocess.PIPE, text=True) as process:
+        assert process.communicate("x") == ("x", "")
 
 
 def test_refusals_of_a_running_program_are_its_denials(sandbox: pyisolate.Sandbox) -> None:
