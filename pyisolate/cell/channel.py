@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..choices import Step
@@ -22,7 +22,7 @@ from ..native import channel as native
 from ..native import process
 from ..native.descriptors import receive
 from ..native.polling import epoll
-from . import wire
+from . import values, wire
 from .channel_owner import ChannelOwner
 from .turns import Turns
 
@@ -40,6 +40,7 @@ _LOOK_UP_S = 1.0
 _REST_READS = 256
 #: What `wait_answer` waits for.
 _ANSWERS = (wire.Done, wire.Failed, wire.Ready, wire.Warm)
+Answer = wire.GuestFrame | native.Plain
 #: How the frame begins by which a request ends, after the byte that tells its kind and size.
 _DONE = wire.encode(wire.Done(id=0))[wire.HEADER.size + 1 :].split(b"\xa2id")[0]
 #: Why a channel ended that this process could not go on reading.
@@ -67,6 +68,8 @@ class Channel:
             for descriptor in (*descriptors, *(() if asked is None else (asked,))):
                 os.close(descriptor)
             raise
+        #: of the poller, -1 once it is closed
+        self.number = self.poller.fileno()
         self.pid = pid
         #: pid of the process above the guest, which `pidfd` names; everything that runs in the cell is below it
         self.init = init or pid
@@ -106,18 +109,18 @@ class Channel:
         #: a reload that comes with the next frame, and whether the guest waits for one
         self._kept: wire.Reload | None = None
         self._wanted = False
-        self._answer: wire.GuestFrame | None = None
+        self._answer: Answer | None = None
         self._closed = False
         #: its share of the host's time; alone, until a reactor serves it beside others
         self.turn = Turns().join()
         #: from when on the reactor says again that serving it failed (monotonic)
         self.tell_again_at = 0.0
-        self._end = native.HostEnd(channel, out_read, err_read)
+        self._end = native.HostEnd(channel, out_read, err_read, values.MAX_DEPTH)
         self._pipe_bits = ((native.OUT, out_read), (native.ERR, err_read))
 
     # -- sending --------------------------------------------------------------------------------------------
 
-    def send(self, frame: wire.HostFrame, descriptors: list[int] | None = None) -> None:
+    def send(self, frame: wire.HostFrame, descriptors: Sequence[int] | None = None) -> None:
         """Send or queue one frame, from any thread. Raises Backlog when the cell has stopped reading."""
         with self._send_lock:
             self._send(wire.encode(frame), descriptors)
@@ -146,7 +149,7 @@ class Channel:
             if self._kept is not None:
                 self._send(b"", None)
 
-    def _send(self, data: bytes, descriptors: list[int] | None) -> None:
+    def _send(self, data: bytes, descriptors: Sequence[int] | None) -> None:
         if self._closed:
             return  # it ended while this was on its way, and its number may be another cell's by now
         if self._kept is not None:
@@ -233,32 +236,29 @@ class Channel:
         """True where an exception of the host's (Ctrl-C) came while a frame was read: part of it may be lost."""
         return self._end.torn
 
-    def ask(self, frame: wire.HostFrame, descriptors: list[int], deadline: float | None) -> wire.GuestFrame | None:
+    def ask(self, frame: wire.Request, descriptors: Sequence[int], deadline: float | None) -> Answer | None:
         """Send a request, and pump until it is answered, as `wait_answer` does: in one call, where it is small.
 
         Raises Backlog when the cell has stopped reading. The caller holds `lock`.
         """
-        data = wire.encode(frame)
-        if (
-            descriptors
-            or self._ahead
-            or self._kept is not None
-            or len(data) > native.SMALL_BYTES
-            or self._buffer.pending
-        ):
+        data, received = wire.encode(frame), None
+        unsent = descriptors or self._ahead or self._kept is not None
+        if not unsent and len(data) <= native.SMALL_BYTES and not self._buffer.kept:
+            left = _LOOK_UP_S if deadline is None else min(deadline - time.monotonic(), _LOOK_UP_S)
+            received = self._end.ask(data, frame.id, left if left > 0 else 0.0)
+        if isinstance(received, native.Plain):  # compared with this request's id, and one frame: see `channel.c`
+            self._answer = received  # first: Ctrl-C may come at any line
+            self.conversation.answered()
+            self._end.torn, self.turn.last = False, time.monotonic()
+            return self.take_answer()
+        if received is None:
             with self._send_lock:
                 self._send(data, descriptors)
         else:
-            left = _LOOK_UP_S if deadline is None else min(deadline - time.monotonic(), _LOOK_UP_S)
-            received = self._end.ask(data, max(left, 0.0))
-            if received is None:
-                with self._send_lock:
-                    self._send(data, descriptors)
-            else:
-                self._handle(received)
+            self._handle(received)
         return self.wait_answer(deadline)
 
-    def wait_answer(self, deadline: float | None) -> wire.GuestFrame | None:
+    def wait_answer(self, deadline: float | None) -> Answer | None:
         """Pump until the outstanding question is answered. None at the deadline or when the cell has ended."""
         while self._answer is None and self.ended is None:
             left = None if deadline is None else deadline - time.monotonic()
@@ -351,7 +351,7 @@ class Channel:
     def _take(self, data: bytes) -> None:
         try:
             payload = self._buffer.take(data)
-            if payload is not None and payload.startswith(_DONE, 1) and not self._buffer.pending:
+            if payload is not None and payload.startswith(_DONE, 1) and not self._buffer.kept:
                 # The host asked for this one: it is not on the cell's account, which takes two system calls to keep.
                 self._take_frame(payload)
                 self.turn.last = time.monotonic()
@@ -411,7 +411,7 @@ class Channel:
         elif self.owner is not None:
             self.owner.on_host_call(frame)
 
-    def take_answer(self) -> wire.GuestFrame | None:
+    def take_answer(self) -> Answer | None:
         """Return the answer that has come, if any, and forget it."""
         answer, self._answer = self._answer, None
         return answer
@@ -489,6 +489,7 @@ class Channel:
                 self.ended = "closed" if self.ended is None else self.ended
                 self.conversation.phase = wire.Phase.DEAD
                 self._end.close()
+                self.number = -1
                 self.poller.close()
                 self.peer.close()
             for descriptor in (*self._pipes, self.pidfd):

@@ -63,7 +63,7 @@ class Inbox:
         """Do with a frame what is done with one that comes, and return it: the pages that this writes are then own."""
         with self._lock:
             self._end.rehearse()
-            payload = frame[wire.HEADER.size :] if self._buffer.pending else self._buffer.take(frame)
+            payload = frame[wire.HEADER.size :] if self._buffer.kept else self._buffer.take(frame)
             if payload is not None:
                 self._sort(wire.decode_host(payload))
         return self.requests.pop()
@@ -103,7 +103,7 @@ class Inbox:
             return
         try:
             if not self.requests and not self.reloads:
-                payload = self._buffer.next_payload() if self._buffer.pending else None
+                payload = self._buffer.next_payload() if self._buffer.kept else None
                 if payload is not None or (payload := self._receive()) is not None:
                     self._sort(wire.decode_host(payload))
         finally:

@@ -62,9 +62,9 @@ class Reactor:
 
     def add_channel(self, channel: Channel) -> None:
         """Serve a channel from now on."""
-        self._channels[channel.poller.fileno()] = channel
+        self._channels[channel.number] = channel
         channel.turn = self._turns.join()
-        self._poller.register(channel.poller.fileno(), _ARMED)
+        self._poller.register(channel.number, _ARMED)
 
     def borrow(self, channel: Channel) -> ChannelGuard:
         """Return a context manager that holds a channel for the calling thread; the reactor serves it afterwards."""
@@ -73,7 +73,7 @@ class Reactor:
     def disarm(self, channel: Channel) -> None:
         """Leave a channel to the calling thread, which holds its lock."""
         try:
-            self._poller.modify(channel.poller.fileno(), 0)
+            self._poller.modify(channel.number, 0)
         except (OSError, ValueError):
             pass  # already removed
 
@@ -81,14 +81,14 @@ class Reactor:
         """Serve a channel again. An event that waits fires at once: arming is level triggered."""
         if channel.ended is None:
             try:
-                self._poller.modify(channel.poller.fileno(), _ARMED)
+                self._poller.modify(channel.number, _ARMED)
             except (OSError, ValueError):
                 pass
 
     def remove_channel(self, channel: Channel) -> None:
         """Forget a channel, before it is closed."""
         try:
-            descriptor = channel.poller.fileno()
+            descriptor = channel.number
             self._poller.unregister(descriptor)
         except (OSError, ValueError):
             return
@@ -209,9 +209,14 @@ class ChannelGuard:
             self._channel.lock.release()
             self._reactor.arm(self._channel)
 
-    def __enter__(self) -> Self:
-        self.acquire()
+    def __enter__(self) -> Self:  # each request comes by here: `acquire` and `release` without their own frames
+        channel = self._channel
+        self._held = channel.lock.acquire()
+        self._reactor.disarm(channel)
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self.release()
+        if self._held:
+            self._held = False
+            self._channel.lock.release()
+            self._reactor.arm(self._channel)

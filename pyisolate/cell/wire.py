@@ -287,6 +287,11 @@ def check_value(encoded: bytes) -> None:
 def decode_value(encoded: bytes) -> Any:
     """Decode a guest's value. Raises WireError."""
     check_value(encoded)
+    return decode_checked(encoded)
+
+
+def decode_checked(encoded: bytes) -> Any:
+    """Decode a guest's value that is neither too large nor too deep. Raises WireError."""
     try:
         return values.decode(encoded)
     except Exception as error:  # whatever the standard library or numpy says of a hostile one
@@ -298,46 +303,42 @@ class FrameBuffer:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._data = bytearray()
+        #: bytes of an unfinished frame
+        self.kept = bytearray()
 
     def feed(self, data: bytes) -> None:
         """Add received bytes."""
-        self._data += data
+        self.kept += data
 
     def take(self, data: bytes) -> bytes | None:
         """Add received bytes, and return one frame's payload, or None until it is whole. Raises WireError."""
-        if not self._data and len(data) >= HEADER.size:
+        if not self.kept and len(data) >= HEADER.size:
             (length,) = HEADER.unpack_from(data)
             if length == len(data) - HEADER.size and length <= self._limit:
                 return data[HEADER.size :]  # one frame, as nearly always
-        self._data += data
+        self.kept += data
         return self.next_payload()
 
     def next_payload(self) -> bytes | None:
         """Return one frame's payload, or None until it is whole. Raises WireError."""
-        if len(self._data) < HEADER.size:
+        if len(self.kept) < HEADER.size:
             return None
-        (length,) = HEADER.unpack_from(self._data)
+        (length,) = HEADER.unpack_from(self.kept)
         if length > self._limit:
             raise WireError(f"frame announces {length} bytes, the limit is {self._limit}")
         end = HEADER.size + length
-        if len(self._data) < end:
+        if len(self.kept) < end:
             return None
-        payload = bytes(memoryview(self._data)[HEADER.size : end])
-        del self._data[:end]
+        payload = bytes(memoryview(self.kept)[HEADER.size : end])
+        del self.kept[:end]
         return payload
-
-    @property
-    def pending(self) -> int:
-        """Bytes of an unfinished frame."""
-        return len(self._data)
 
     @property
     def missing(self) -> int:
         """Bytes that an unfinished frame, its header read, still lacks; 0 for none."""
-        if len(self._data) < HEADER.size:
+        if len(self.kept) < HEADER.size:
             return 0
-        return HEADER.size + int(HEADER.unpack_from(self._data)[0]) - len(self._data)
+        return HEADER.size + int(HEADER.unpack_from(self.kept)[0]) - len(self.kept)
 
 
 class Phase(enum.Enum):
@@ -412,10 +413,16 @@ class Conversation:
 
     def start_request(self) -> int:
         """Return the id for a new request. Raises WireError while another runs."""
-        self._expect(Phase.IDLE)
+        if self.phase is not Phase.IDLE:
+            self._expect(Phase.IDLE)
         self._outstanding = number = self._new_id()
         self.phase = Phase.RUNNING
         return number
+
+    def answered(self) -> None:
+        """The answer to the request that runs has come, and was read elsewhere: `accept` was not given it."""
+        if self.phase is Phase.RUNNING:  # else another thread met the end of the cell
+            self._outstanding, self.phase = None, Phase.IDLE
 
     def cancel_request(self) -> None:
         """The request that was started could not be sent."""

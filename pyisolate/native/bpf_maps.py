@@ -200,7 +200,7 @@ def landlock_denials(program: Program, pid: int, blob_offset: int) -> DomainCoun
 
 
 class DenialQuestion:
-    """What `landlock_denials` asks, made once. One caller at a time."""
+    """What `landlock_denials` asks, made once for all threads: each request's end asks it."""
 
     def __init__(self, program: Program, blob_offset: int) -> None:
         ffi, self._ask = libbpf.interface(), libbpf.constants().pyi_denials

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
+
+import msgspec
 
 from ._native import ffi, lib
 
@@ -13,15 +16,29 @@ SMALL_BYTES = 1 << 11
 #: What a turn found to do.
 OUT, ERR, WRITABLE, READABLE = lib.CHANNEL_OUT, lib.CHANNEL_ERR, lib.CHANNEL_WRITABLE, lib.CHANNEL_READABLE
 _DESCRIPTORS = 8
+#: None as msgpack has it: the value that is left out.
+_NONE = b"\xc0"
+
+
+class Plain(msgspec.Struct):
+    """The answer that nearly all requests get, as C has read it: `encoded` is one plain value, and not too deep."""
+
+    encoded: bytes
+    duration_s: float
+    is_repr: bool = False
+    exit_code: int | None = None
 
 
 class HostEnd:
-    """The host's end: a socket and two pipes. Owns none of them: `close` comes before they are closed."""
+    """The host's end: a socket and two pipes. Owns none of them: `close` comes before they are closed.
 
-    def __init__(self, peer: int, out: int, err: int) -> None:
+    `depth` is that of a guest's value, at most.
+    """
+
+    def __init__(self, peer: int, out: int, err: int, depth: int) -> None:
         self._data = ffi.new("unsigned char[]", SMALL_BYTES)
         self._view = ffi.buffer(self._data)
-        self._channel = ffi.new("struct channel *", (peer, out, err, SMALL_BYTES, 0, 0, 0, 0, 0, self._data))
+        self._channel = ffi.new("struct channel *", (peer, out, err, SMALL_BYTES, 0, 0, 0, 0, 0, self._data, depth))
         #: what there was to do after the last turn
         self.ready = 0
 
@@ -34,15 +51,21 @@ class HostEnd:
         channel.most = SMALL_BYTES if receive else 0
         return self._received(lib.channel_wait(channel, -1 if timeout_s is None else int(timeout_s * 1000 + 0.999)))
 
-    def ask(self, data: bytes, timeout_s: float) -> bytes | None:
-        """Send a small frame, and wait as `turn` does. None where it was not sent: other bytes are before it."""
+    def ask(self, data: bytes, number: int, timeout_s: float) -> Plain | bytes | None:
+        """Send a small frame, request `number`, and wait as `turn` does. None: not sent, other bytes are before it.
+
+        A `Plain` answer is all that came. Part of it is lost (`torn`) until the caller has taken note of it.
+        """
         channel = self._channel
         channel.most = SMALL_BYTES
         channel.sent = 0
-        got = lib.channel_ask(channel, data, len(data), int(timeout_s * 1000 + 0.999))
+        got = lib.channel_ask(channel, data, len(data), int(timeout_s * 1000 + 0.999), number)
+        if channel.plain:
+            at, size = channel.value, channel.value_size
+            return Plain(self._view[at : at + size] if size else _NONE, channel.duration_s)
         return self._received(got) if channel.sent else None
 
-    def send(self, data: bytes, descriptors: list[int] | None = None) -> int:
+    def send(self, data: bytes, descriptors: Sequence[int] | None = None) -> int:
         """Send what there is room for, with descriptors; return how many bytes. Raises OSError."""
         sent = int(lib.channel_send(self._channel, data, len(data), descriptors or ffi.NULL, len(descriptors or ())))
         if sent < 0:

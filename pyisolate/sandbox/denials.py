@@ -228,6 +228,8 @@ class Denials:
 
     def of_request(self) -> tuple[DenialEvent, ...]:
         """Return the events of the request that runs, or ran last, by the ids that the sandbox's store has."""
+        if not self._of_request:
+            return ()
         found: dict[str, DenialEvent] = {}
         for event in map(self.recorder.named, self._events()):
             before = found.get(event.event_id)

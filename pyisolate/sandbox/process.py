@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..cell import values, wire
-from ..cell.channel import Backlog, Channel
-from ..errors import LimitExceeded, MessagesExceeded, SandboxDied, SandboxError
+from ..cell.channel import Answer, Backlog, Channel
+from ..errors import LimitExceeded, MessagesExceeded, SandboxClosed, SandboxDied, SandboxError
 from ..limits.monitor import SandboxLimits
+from ..native.channel import Plain
 from ..telemetry.guest_records import InvalidRecord
 from .failed import as_kept, keep_traceback
 from .files import SandboxFiles
 from .hints import error_of_death
-from .process_end import waits_for_the_end
+from .process_end import wait_for_the_end
 from .programs import RunsPrograms
 from .request import Work, check_seconds, check_text, encode
 from .result import OutputCallback, Result
@@ -127,7 +129,6 @@ class CellSession(ProgramSession):
 
     # -- requests -------------------------------------------------------------------------------------------
 
-    @waits_for_the_end
     def submit(
         self,
         work: Work,
@@ -138,15 +139,19 @@ class CellSession(ProgramSession):
         """Send a request and read the cell until its answer."""
         self.check_caller()
         frame = encode(work)
-        if work.stdin is None:
-            return self._serve(frame, list(work.pipes), timeout, on_stdout, on_stderr)
-        with Feeding(work.stdin) as descriptors:
-            return self._serve(frame, descriptors, timeout, on_stdout, on_stderr)
+        try:
+            if work.stdin is None:
+                return self._serve(frame, work.pipes, timeout, on_stdout, on_stderr)
+            with Feeding(work.stdin) as descriptors:
+                return self._serve(frame, descriptors, timeout, on_stdout, on_stderr)
+        except SandboxClosed:
+            wait_for_the_end()
+            raise
 
     def _serve(
         self,
         frame: wire.Request,
-        descriptors: list[int],
+        descriptors: Sequence[int],
         timeout: float | None,
         on_stdout: OutputCallback | None,
         on_stderr: OutputCallback | None,
@@ -160,10 +165,11 @@ class CellSession(ProgramSession):
                 with self.request(on_stdout, on_stderr):
                     return self._run(frame, descriptors, timeout)
             finally:
-                self._rest()
+                if self.compiled.limits.between_requests == "freeze":
+                    self._rest()
 
     def _rest(self) -> None:
-        """Let the guest stand still until the next request, where `limits.between_requests` says so; not a program."""
+        """Let the guest stand still until the next request, as `limits.between_requests` says; not a program."""
         if not self.programs:
             self.control.set_frozen(True)
 
@@ -186,16 +192,21 @@ class CellSession(ProgramSession):
         with self._reactor.borrow(self.channel):  # a request that ran then has the first word, and the output
             return self._wait_ended() if self.ending is None or not self.closed else self.ending
 
-    def _run(self, frame: wire.Request, descriptors: list[int], timeout: float | None) -> Result:
+    def _run(self, frame: wire.Request, descriptors: Sequence[int], timeout: float | None) -> Result:
         """Send a request, read the cell until its answer, and return what it means, or raise."""
         budget = self.budget(timeout)
         began = time.monotonic()
         deadline = None if budget is None else began + budget
         try:
-            answer = self._ask(frame, descriptors, deadline)
+            frame.id, frame.line_buffered = self.channel.conversation.start_request(), self.streaming
+            answer = self.channel.ask(frame, descriptors, deadline)
             late = answer is None and self.channel.ended is None
             if late and budget == timeout:
                 answer = self._interrupted_answer(began)
+        except (Backlog, wire.WireError) as error:
+            self.channel.conversation.cancel_request()
+            self.state = "idle"
+            raise SandboxError(f"run in {self.name!r}: {error}") from None
         except BaseException as error:  # Ctrl-C, or a callback for output that raised: no caller reads the answer
             if self.running:
                 self._abandon_request(error, began)
@@ -206,13 +217,13 @@ class CellSession(ProgramSession):
             raise self._interrupted(answer, budget)
         return self._conclude(answer, budget, timeout)
 
-    def _interrupted_answer(self, began: float) -> wire.GuestFrame | None:
+    def _interrupted_answer(self, began: float) -> Answer | None:
         """Raise KeyboardInterrupt in the guest, and give it a moment to end its request; `limits.wall` still holds."""
         until, wall = time.monotonic() + INTERRUPT_GRACE_S, self.limits.wall_s
         self.interrupt()
         return self.channel.wait_answer(until if wall is None else min(until, began + wall))
 
-    def _interrupted(self, answer: wire.GuestFrame, timeout: float | None) -> SandboxError:
+    def _interrupted(self, answer: Answer, timeout: float | None) -> SandboxError:
         """Return the error of a request that was out of time and ended when it was interrupted."""
         self.denials.settle()
         self.state = "idle"
@@ -236,23 +247,11 @@ class CellSession(ProgramSession):
             else:
                 self.end(f"its request was abandoned: {type(error).__name__}")
 
-    def _ask(self, frame: wire.Request, descriptors: list[int], deadline: float | None) -> wire.GuestFrame | None:
-        """Send a request, and return its answer; None at the deadline or at the end of the cell."""
-        conversation = self.channel.conversation
-        frame.id = conversation.start_request()
-        frame.line_buffered = self.streaming
-        try:
-            return self.channel.ask(frame, descriptors, deadline)
-        except (Backlog, wire.WireError) as error:
-            conversation.cancel_request()
-            self.state = "idle"
-            raise SandboxError(f"run in {self.name!r}: {error}") from None
-
-    def _conclude(self, answer: wire.GuestFrame | None, budget: float | None, timeout: float | None) -> Result:
+    def _conclude(self, answer: Answer | None, budget: float | None, timeout: float | None) -> Result:
         self.denials.settle()
         if answer is not None and self.ending is not None:
             raise self._wait_ended()  # a limit, or the host, ended it while its answer was on the way
-        if isinstance(answer, wire.Done):
+        if isinstance(answer, (Plain, wire.Done)):
             self.state = "idle"
             return self._result(answer)
         if isinstance(answer, wire.Failed):
@@ -263,8 +262,9 @@ class CellSession(ProgramSession):
             self.end_with(self.time_limit(budget, timeout, "it was killed", hint))
         raise self._wait_ended()
 
-    def _result(self, answer: wire.Done) -> Result:
-        value = self.decode(answer.encoded, "run in")
+    def _result(self, answer: Plain | wire.Done) -> Result:
+        decode = wire.decode_checked if isinstance(answer, Plain) else wire.decode_value
+        value = self.decode(answer.encoded, "run in", decode)
         return Result(
             **self.take_written(),
             value=value,

@@ -6,20 +6,14 @@ before that: its error would be printed as one that was not caught.
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
 
-from ..errors import SandboxClosed
 from ..native.threads import Thread
 
 #: Longer than the rest of an ordinary exit takes (seconds); not for ever, because who is at exit may join the thread.
 PATIENCE_S = 5.0
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 _begun = threading.Event()
 
 
@@ -28,17 +22,8 @@ def begin() -> None:
     _begun.set()
 
 
-def waits_for_the_end(request: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Keep SandboxClosed from a daemon thread of the host's own until the process has ended, or `PATIENCE_S`."""
-
-    @functools.wraps(request)
-    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
-            return request(*args, **kwargs)
-        except SandboxClosed:
-            here = threading.current_thread()
-            if _begun.is_set() and here.daemon and not isinstance(here, Thread):  # the package's own are joined
-                time.sleep(PATIENCE_S)
-            raise
-
-    return call
+def wait_for_the_end() -> None:
+    """Before SandboxClosed is raised in a daemon thread of the user's: until the process has ended, or `PATIENCE_S`."""
+    here = threading.current_thread()
+    if _begun.is_set() and here.daemon and not isinstance(here, Thread):  # the package's own are joined
+        time.sleep(PATIENCE_S)

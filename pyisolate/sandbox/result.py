@@ -88,12 +88,13 @@ class Output:
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        self._data = bytearray()
+        #: what was written and not taken yet
+        self.data = bytearray()
         self.callback: OutputCallback | None = None
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they came. A callback for text gets a character cut in two with its rest."""
-        self._data += data
+        self.data += data
         if isinstance(self.callback, BytesCallback):
             self.callback.take(data)
         elif self.callback is not None and (text := self._decoder.decode(data)):
@@ -101,10 +102,10 @@ class Output:
 
     def take(self) -> tuple[str, bytes | None]:
         """Return the text so far, and the bytes where text does not say them all; start anew."""
-        if not self._data:
+        if not self.data:
             return "", None
-        data = bytes(self._data)
-        self._data.clear()
+        data = bytes(self.data)
+        self.data.clear()
         rest = self._decoder.decode(b"", final=True)
         if rest and self.callback is not None and not isinstance(self.callback, BytesCallback):
             self.callback(rest)
@@ -116,6 +117,8 @@ class Output:
 
 def take_all(outputs: dict[str, Output]) -> dict[str, Any]:
     """Take both streams, as the fields of a `Result`."""
+    if not outputs["stdout"].data and not outputs["stderr"].data:
+        return {"stdout": "", "stderr": "", "raw": {}}
     raw: dict[str, bytes] = {}
     fields: dict[str, Any] = {"raw": raw}
     for stream, output in outputs.items():

@@ -111,6 +111,10 @@ class Session(abc.ABC):
         self.finished = threading.Event()
         self.started = time.monotonic()
         self.requests = self.output_bytes = self.messages = 0
+        #: somebody reads the output of the request that runs
+        self.streaming = False
+        #: where this sandbox's events are recorded
+        self.recorder: Recorder = telemetry.recorder
         #: the functions of the host that the guest may call
         self.calls = HostCalls(self)
         #: what the host is asked about, and the calls that wait for it
@@ -232,9 +236,11 @@ class Session(abc.ABC):
 
     def begin(self, on_stdout: OutputCallback | None, on_stderr: OutputCallback | None) -> None:
         """Note that a request starts, and who reads its output. Raises TypeError."""
-        check_callbacks(on_stdout, on_stderr)
-        self.outputs["stdout"].callback = on_stdout or self._own_callbacks["stdout"]
-        self.outputs["stderr"].callback = on_stderr or self._own_callbacks["stderr"]
+        if on_stdout is not None or on_stderr is not None:
+            check_callbacks(on_stdout, on_stderr)
+        self.outputs["stdout"].callback = out = on_stdout or self._own_callbacks["stdout"]
+        self.outputs["stderr"].callback = err = on_stderr or self._own_callbacks["stderr"]
+        self.streaming = out is not None or err is not None
         self.denials.begin_request()
         self.requests += 1
         self.state = "running"
@@ -249,11 +255,6 @@ class Session(abc.ABC):
         if value != self.context.traceparent:
             self.context = msgspec.structs.replace(self.context, traceparent=value)
             self.denials.set_context(self.context)
-
-    @property
-    def streaming(self) -> bool:
-        """True where somebody reads the output of this request while it runs."""
-        return self.outputs["stdout"].callback is not None or self.outputs["stderr"].callback is not None
 
     def budget(self, timeout: float | None) -> float | None:
         """Return the seconds that a request may take: `timeout` or `limits.wall`, the smaller; None is no bound."""
@@ -316,11 +317,6 @@ class Session(abc.ABC):
     def caller(self) -> Caller:
         """Return this sandbox as guards know it."""
         return self
-
-    @property
-    def recorder(self) -> Recorder:
-        """Where this sandbox's events are recorded."""
-        return self.denials.recorder
 
     def attach(self, event: DenialEvent) -> None:
         """Show an event among those of the request that runs."""
@@ -445,10 +441,10 @@ class Session(abc.ABC):
             raise TimeoutError(f"recv from {self.name!r}: no message within {timeout} s", limit="timeout")
         return encoded
 
-    def decode(self, encoded: bytes, what: str) -> Any:
+    def decode(self, encoded: bytes, what: str, decode: Callable[[bytes], Any] = wire.decode_value) -> Any:
         """Decode a value of the guest's; one that breaks the protocol ends the sandbox."""
         try:
-            return wire.decode_value(encoded)
+            return decode(encoded)
         except wire.WireError as error:
             self.end(f"protocol violation: {error}")
             raise SandboxDied(f"{what} {self.name!r}: the cell was killed: {error}") from None

@@ -31,14 +31,14 @@ from ..cell.display import Display
 from ..cell.source import compile_guest
 from ..cell.streams import exit_code
 from ..choices import Enforcement
-from ..errors import EnforcementError, SandboxError, TimeoutError
+from ..errors import EnforcementError, SandboxClosed, SandboxError, TimeoutError
 from ..hooks.attribution import raised_by_guest
 from ..limits.exceeded import ExceededLimit
 from ..limits.usage import Usage
 from ..native.threads import Thread
 from .attendant import Attendant
 from .base import SandboxBase
-from .process_end import waits_for_the_end
+from .process_end import wait_for_the_end
 from .request import check_seconds
 from .result import OutputCallback, Result
 from .session import INTERRUPT_GRACE_S, Session
@@ -326,7 +326,6 @@ class ThreadSession(Session):
 
     # -- requests -------------------------------------------------------------------------------------------
 
-    @waits_for_the_end
     def submit(
         self,
         work: Work,
@@ -342,12 +341,16 @@ class ThreadSession(Session):
             raise ValueError(
                 f"run in {self.name!r}: argv: sys.argv belongs to the whole process. Hint: use process isolation"
             )
-        with self._request, contextlib.closing(guest_input(work.stdin)) as stdin:
-            self.check_open()
-            if self.state == "running":  # a callback for output asks, in the middle of a request
-                raise SandboxError(f"run in {self.name!r}: a request runs already", hint="one request at a time")
-            with self.request(on_stdout, on_stderr):
-                return self._run(Job(work), stdin, timeout)
+        try:
+            with self._request, contextlib.closing(guest_input(work.stdin)) as stdin:
+                self.check_open()
+                if self.state == "running":  # a callback for output asks, in the middle of a request
+                    raise SandboxError(f"run in {self.name!r}: a request runs already", hint="one request at a time")
+                with self.request(on_stdout, on_stderr):
+                    return self._run(Job(work), stdin, timeout)
+        except SandboxClosed:
+            wait_for_the_end()
+            raise
 
     def _run(self, job: Job, stdin: TextIO, timeout: float | None) -> Result:
         """Give a job to the thread, take its output until its answer, and return what that means, or raise."""

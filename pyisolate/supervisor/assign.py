@@ -30,7 +30,7 @@ from ..sandbox.workspace import Workspace
 from .options import GUEST_ENVIRONMENT
 
 if TYPE_CHECKING:
-    from ..cell.channel import Channel
+    from ..cell.channel import Answer, Channel
     from ..cell.pool import Pool
     from ..cell.reactor import Reactor
     from ..kernel.binding import KernelBinding
@@ -263,7 +263,7 @@ class Assigner:
 
     def _initialise(
         self, session: CellSession, order: CellOrder, named: dict[str, int], slot_page: int
-    ) -> wire.GuestFrame | None:
+    ) -> Answer | None:
         """Send the descriptors in their order, and return what the cell answers in time."""
         channel = session.channel
         leased = session.control.lease is not None

@@ -166,7 +166,7 @@ class Joiner:
     @property
     def waiting(self) -> int:
         """How many reports wait for the kernel's record."""
-        return len(self._waiting[False]) + len(self._waiting[True])
+        return len(self._waiting[False].entries) + len(self._waiting[True].entries)
 
     def _remember(self, index: _Index[_Part], keys: list[_Key], event: DenialEvent, left: int | None) -> None:
         index.put(keys, _Part(event, event.count if left is None else left))
@@ -245,16 +245,17 @@ class _Index(Generic[_T]):
     """Items under one or more keys, oldest first; taking one removes it under all."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[int, tuple[list[_Key], _T, int]] = OrderedDict()
+        #: by their numbers; to be read without a call: each request's end looks whether something waits
+        self.entries: OrderedDict[int, tuple[list[_Key], _T, int]] = OrderedDict()
         self._keys: dict[_Key, deque[int]] = {}
         self._next = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def put(self, keys: list[_Key], item: _T, since_ns: int = 0) -> None:
         self._next += 1
-        self._entries[self._next] = (keys, item, since_ns)
+        self.entries[self._next] = (keys, item, since_ns)
         for key in keys:
             self._keys.setdefault(key, deque()).append(self._next)
 
@@ -266,15 +267,15 @@ class _Index(Generic[_T]):
         return None
 
     def take_oldest(self) -> _T:
-        return self._remove(next(iter(self._entries)))
+        return self._remove(next(iter(self.entries)))
 
     def oldest_ns(self) -> int | None:
-        for _, _, since_ns in self._entries.values():
+        for _, _, since_ns in self.entries.values():
             return since_ns
         return None
 
     def _remove(self, number: int) -> _T:
-        keys, item, _ = self._entries.pop(number)
+        keys, item, _ = self.entries.pop(number)
         for key in keys:
             numbers = self._keys[key]
             numbers.remove(number)  # nearly always its head: the oldest goes first

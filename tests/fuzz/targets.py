@@ -232,7 +232,7 @@ def conversation(data: bytes) -> None:
                 _accepted(model, host, frame)
         except wire.WireError:
             return  # the cell is killed
-        assert buffer.pending < (1 << 16) + wire.HEADER.size + len(raw)
+        assert len(buffer.kept) < (1 << 16) + wire.HEADER.size + len(raw)
         assert host.phase.value == model.state
 
 

@@ -56,7 +56,7 @@ def test_frames_arrive_whole_however_the_stream_is_cut() -> None:
         if (payload := buffer.next_payload()) is not None:
             seen.append(wire.decode_guest(payload))
     assert tuple(seen) == GUEST_FRAMES
-    assert buffer.pending == 0
+    assert not buffer.kept
 
 
 def test_a_begun_frame_says_what_it_lacks() -> None:

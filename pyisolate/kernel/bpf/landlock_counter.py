@@ -66,8 +66,8 @@ class LandlockDenialCounter:
 
     def denials(self, pid: int) -> int | None:
         """Return how often a task's domain refused, as `read` does, for half its cost."""
-        with self._lock:
-            return None if self._question is None else self._question.denials(pid)
+        question = self._question
+        return None if question is None else question.denials(pid)
 
     def _read(self, pid: int, offset: int) -> DomainCount | None:
         if self._program is None:

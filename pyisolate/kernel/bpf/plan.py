@@ -258,11 +258,12 @@ class BpfAttachment(Attachment):
 
     def quiet(self, pid: int) -> bool:
         """True where programs sent and counted nothing, and Landlock counted no more than at the last look."""
-        if not self._works:
+        plan, shared = self._plan, self._shared
+        if plan.shared is not shared:  # closed, or in a forked child: it has nothing there
             return True
-        if self._shared.entries.get(self._id) is not None:
+        if shared.entries.get(self._id) is not None:
             return False  # programs record what they refuse it; without an entry they know nothing of it
-        counter = self._plan.counter
+        counter = plan.counter
         return counter is None or (not self._recorded and counter.denials(self._task or pid) in (None, self._counted))
 
     def drain(self) -> None:

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "channel.types.h"
+#include "msgpack.h"
 #include "shared.h"
 
 enum { CHANNEL_DESCRIPTORS = 8 };
@@ -119,18 +120,83 @@ SHARED int channel_send(struct channel *c, const unsigned char *data, size_t siz
 	return (int)sent;
 }
 
+/* Take these bytes, if they come next. */
+static int channel_skip(const unsigned char **at, const unsigned char *end, const char *bytes, size_t size)
+{
+	if ((size_t)(end - *at) < size || memcmp(*at, bytes, size))
+		return 0;
+	*at += size;
+	return 1;
+}
+
+/* Read a number of `width` bytes in network order, if so many are left. */
+static int channel_number(const unsigned char **at, const unsigned char *end, int width, uint64_t *number)
+{
+	if (end - *at < width)
+		return 0;
+	for (*number = 0; width; width--)
+		*number = *number << 8 | *(*at)++;
+	return 1;
+}
+
+#define CHANNEL_SKIP(at, end, text) channel_skip(at, end, text, sizeof(text) - 1)
+
+/*
+ * Read the answer that nearly all requests get: one frame and nothing else, `wire.Done` of this id, as msgspec encodes it,
+ * with a value in plain form (or None, which is left out), that is exactly one and not too deep; it cannot be too large, in
+ * so few bytes. Whatever else a cell sends, and it may send anything, is not read here: Python reads it, and says what is
+ * wrong with it.
+ */
+static int channel_read_plain(struct channel *c, ssize_t got, uint64_t id)
+{
+	const unsigned char *at = c->data + 4, *end = c->data + got;
+	uint64_t said, size = 0, bits;
+
+	if (c->ready || !channel_is_one_frame(c->data, got))
+		return 0;
+	int has_value = CHANNEL_SKIP(&at, end, "\x84");
+	if (!has_value && !CHANNEL_SKIP(&at, end, "\x83"))
+		return 0;
+	/* octal, because a letter after \xa4 may be a digit of it */
+	if (!CHANNEL_SKIP(&at, end, "\241t\244done\242id\317") || !channel_number(&at, end, 8, &said) || said != id)
+		return 0;
+	c->value_size = 0;
+	if (has_value) {
+		if (!CHANNEL_SKIP(&at, end, "\247encoded"))
+			return 0;
+		int width = CHANNEL_SKIP(&at, end, "\xc4") ? 1 : CHANNEL_SKIP(&at, end, "\xc5") ? 2 : 0;
+		if (!width || !channel_number(&at, end, width, &size) || size > (uint64_t)(end - at))
+			return 0;
+		c->value = (size_t)(at - c->data);
+		c->value_size = (size_t)size;
+		if (msgpack_measure(at, c->value_size, c->depth, INT64_MAX) < 0)
+			return 0;
+		at += size;
+	}
+	if (!CHANNEL_SKIP(&at, end, "\252duration_s\313") || !channel_number(&at, end, 8, &bits) || at != end)
+		return 0;
+	memcpy(&c->duration_s, &bits, sizeof bits);
+	return 1;
+}
+
 /*
  * Send a frame and wait as `channel_wait` does. `sent` says whether it was sent: it is not where other bytes are queued
  * before it, or the socket has no room; the caller then sends it otherwise. A frame of a few pages is sent whole or not
- * at all (unix_stream_sendmsg). Returns what `channel_wait` returns.
+ * at all (unix_stream_sendmsg). Returns what `channel_wait` returns; `plain` says whether that was the answer to `id`,
+ * and was read.
  */
-SHARED int channel_ask(struct channel *c, const unsigned char *data, size_t size, int timeout_ms)
+SHARED int channel_ask(struct channel *c, const unsigned char *data, size_t size, int timeout_ms, uint64_t id)
 {
 	c->ready = 0;
+	c->plain = 0;
 	channel_enter(c);
 	c->sent = !c->queued && send(c->peer, data, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size;
 	channel_leave(c);
-	return c->sent ? channel_wait(c, timeout_ms) : 0;
+	if (!c->sent)
+		return 0;
+	int got = channel_wait(c, timeout_ms);
+	c->plain = got > 0 && channel_read_plain(c, got, id);
+	return got;
 }
 
 /*

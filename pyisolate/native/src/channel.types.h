@@ -13,6 +13,10 @@ struct channel {
 	int busy;           /* a thread sends */
 	unsigned int ready; /* CHANNEL_... */
 	unsigned char *data;
+	int depth; /* of a value, at most */
+	int plain; /* `channel_ask` has read the answer: where in `data` its value is, its bytes, and its duration */
+	size_t value, value_size;
+	double duration_s;
 };
 
 enum { CHANNEL_OUT = 1, CHANNEL_ERR = 2, CHANNEL_WRITABLE = 4, CHANNEL_READABLE = 8 };

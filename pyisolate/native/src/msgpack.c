@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stddef.h>
 
+#include "msgpack.h"
 #include "shared.h"
 
 #define MSGPACK_DEPTH 128

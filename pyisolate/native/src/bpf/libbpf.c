@@ -134,13 +134,16 @@ static int pyi_run(int program_fd, void *context, unsigned int bytes)
     return result ? result : (int)options.retval;
 }
 
-/* How often the Landlock domain of a task has refused, -1 where the task is gone or in none. */
-static long long pyi_denials(int program_fd, struct pyi_landlock *question, unsigned int pid)
+/* How often the Landlock domain of a task has refused, -1 where the task is gone or in none. From any thread: the answer
+ * is written into a copy of the question. */
+static long long pyi_denials(int program_fd, const struct pyi_landlock *question, unsigned int pid)
 {
-    question->pid = pid;
-    if (pyi_run(program_fd, question, sizeof *question) || question->result || !question->domain)
+    struct pyi_landlock asked = *question;
+
+    asked.pid = pid;
+    if (pyi_run(program_fd, &asked, sizeof asked) || asked.result || !asked.domain)
         return -1;
-    return (long long)question->denials;
+    return (long long)asked.denials;
 }
 
 /* The running kernel's types, read once: 5 MB to parse. */

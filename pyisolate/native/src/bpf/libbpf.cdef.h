@@ -37,7 +37,7 @@ int pyi_counters_read(int fd, unsigned int sandbox, unsigned int epoch, unsigned
 		      unsigned int count, unsigned int cpus, int take, unsigned long long *sums);
 
 int pyi_run(int program_fd, void *context, unsigned int bytes);
-long long pyi_denials(int program_fd, struct pyi_landlock *question, unsigned int pid);
+long long pyi_denials(int program_fd, const struct pyi_landlock *question, unsigned int pid);
 int libbpf_num_possible_cpus(void);
 int pyi_hook_arguments(const char *function);
 int pyi_btf_has_function(const char *function);
