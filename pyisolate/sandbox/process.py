@@ -16,6 +16,7 @@ from ..errors import LimitExceeded, MessagesExceeded, SandboxClosed, SandboxDied
 from ..limits.monitor import SandboxLimits
 from ..native.channel import Plain
 from ..telemetry.guest_records import InvalidRecord
+from .attendants import Attendants
 from .failed import as_kept, keep_traceback
 from .files import SandboxFiles
 from .hints import error_of_death
@@ -73,7 +74,8 @@ class CellSession(ProgramSession):
         standby: bool = False,
     ) -> None:
         super().__init__(host, policy, prepared, context, telemetry, kernel)
-        self.channel, self._reactor, self.programs = channel, reactor, set()
+        self.channel, self._reactor = channel, reactor
+        self.programs, self.attendants = set(), Attendants()
         self.control = SandboxLimits(self, watchdog, lease)
         self._host_used_s = 0.0
         self.calls.charge = self.charge

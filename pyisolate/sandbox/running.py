@@ -7,7 +7,6 @@ import contextlib
 import contextvars
 import functools
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ..cell.wire import PROGRAM_REPORT, ProgramReports, WireError
 from ..errors import SandboxError
 from ..native.result import advice, cause_of, is_shortage
+from .attendants import Attendants
 from .command import Program, error_of_start, exit_status
 from .received import Received, Sink, sink_of
 from .session import Session
@@ -32,11 +32,6 @@ _SIGNAL_TIMEOUT_S = 5.0
 #: A program whose time is up has so long to end; then its sandbox does. What it left running is ended by the watchdog
 #: when that time is up, and its output by then (seconds).
 _KILL_GRACE_S = 1.0
-#: Programs of one sandbox that run, or whose output has not ended: each has a thread of the host.
-_MOST_ATTENDED = 256
-#: What each has open in this process: for stdin a pipe's two ends and an eventfd, two for orders, one each for reports,
-#: stdout and stderr. Once it has ended, those of its output, and of a stdin that its user did not close.
-_DESCRIPTORS = 8
 _PIECE_BYTES = 1 << 16
 #: What a pipe holds at most without CAP_SYS_RESOURCE (pipe(7)), in pieces.
 _PIECES_OF_A_PIPE = 16
@@ -51,8 +46,8 @@ class ProgramSession(Session):
 
     #: programs of `popen` that run; changed under `state_lock`
     programs: set[RunningProgram]
-    #: threads of the host that attend to programs of it; changed under `state_lock`
-    attendants = 0
+    #: threads of the host that attend to programs of it
+    attendants: Attendants
 
     @abc.abstractmethod
     def program_ended(self, program: RunningProgram) -> None:
@@ -69,28 +64,6 @@ class ProgramSession(Session):
     @abc.abstractmethod
     def charge(self, processor_s: float) -> float:
         """Charge the guest for what the host does on its behalf; return how long others that are at work go first."""
-
-    def take_attendant(self) -> None:
-        """Count a thread that attends to a program. Raises SandboxError where there are too many."""
-        with self.state_lock:
-            if self.attendants >= min(_MOST_ATTENDED, share := _share_of_descriptors()):
-                cause = f"{self.attendants} programs run or have output that has not ended"
-                hint = "end what holds their stdout or stderr"
-                if share < _MOST_ATTENDED:
-                    hint += ", or raise this process's limit on open files (RLIMIT_NOFILE), of which they take half"
-                raise SandboxError(f"popen in {self.name!r}: {cause}", hint=hint)
-            self.attendants += 1
-
-    def release_attendant(self) -> None:
-        """One such thread has ended."""
-        with self.state_lock:
-            self.attendants -= 1
-
-
-def _share_of_descriptors() -> int:
-    """Return for how many programs half of the descriptors that this process may have are enough."""
-    most, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # never infinite (fs.nr_open, kernel/sys.c)
-    return most // 2 // _DESCRIPTORS
 
 
 class RunningProgram:
@@ -132,8 +105,8 @@ class RunningProgram:
         """Start it, by a request, and attend to it on a thread of the host. Raises why it does not run."""
         session = self._session
         with contextlib.ExitStack() as undone, contextlib.ExitStack() as theirs:
-            session.take_attendant()
-            undone.callback(session.release_attendant)
+            session.attendants.take(session.name)
+            undone.callback(session.attendants.release)
             undone.callback(self._close_files)
             undone.enter_context(self._held)
             undone.callback(self._let_go)
@@ -221,7 +194,7 @@ class RunningProgram:
         try:
             self._attend()
         finally:
-            self._session.release_attendant()
+            self._session.attendants.release()
 
     def _attend(self) -> None:
         self._thread = threading.get_ident()

@@ -206,23 +206,33 @@ def test_a_program_that_no_thread_attends_to_is_an_error_and_killed(
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "hint"),
+    ("name", "value", "cause", "hint"),
     [
-        ("_MOST_ATTENDED", 1, "stderr$"),
-        ("_DESCRIPTORS", resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, "RLIMIT_NOFILE"),
+        ("_MOST", 1, "ended\\. ", "stderr$"),
+        ("_DESCRIPTORS", resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, "and 0 of other", "RLIMIT_NOFILE"),
     ],
 )
-def test_programs_of_one_sandbox_are_bounded(
-    supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch, name: str, value: int, hint: str
+def test_programs_are_bounded_and_one_sandbox_leaves_others_some(
+    supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch, name: str, value: int, cause: str, hint: str
 ) -> None:
-    monkeypatch.setattr(f"pyisolate.sandbox.running.{name}", value)
+    """In the second case there is room for two programs in all."""
+    monkeypatch.setattr(f"pyisolate.sandbox.attendants.{name}", value)
     with supervisor.spawn("many", POLICY) as sandbox, supervisor.spawn("other", POLICY) as other:
         process = sandbox.popen(["sleep", "60"])
-        with pytest.raises(pyisolate.SandboxError, match=f"popen in 'many': 1 programs run or have output.*{hint}"):
+        with pytest.raises(
+            pyisolate.SandboxError, match=f"popen in 'many': 1 programs run or have output.*{cause}.*{hint}"
+        ):
             sandbox.popen(["sleep", "0"])
-        assert other.popen(["sleep", "0"]).wait(5) == 0
-        process.kill()
-        assert process.wait(5) == -9
+        beside = other.popen(["sleep", "60"])
+        if name == "_DESCRIPTORS":
+            with (
+                supervisor.spawn("third", POLICY) as third,
+                pytest.raises(pyisolate.SandboxError, match="popen in 'third': 0 programs.* 2 of other sandboxes"),
+            ):
+                third.popen(["sleep", "0"])
+        for one in (process, beside):
+            one.kill()
+            assert one.wait(5) == -9
         for thread in threading.enumerate():
             if thread.name == "pyisolate-program":
                 thread.join(5)
