@@ -134,6 +134,10 @@ def _become(spec: CellSpec) -> None:
     process.set_pdeathsig(signal.SIGKILL)
 
 
+#: Where the probe of notification failed: what the filter passes on would be answered by nobody.
+NO_FILTER = "none is loaded, because the supervisor has no listener for it"
+
+
 def load_filter(
     spec: CellSpec, program: bytes, peer: socket.socket, mapped: bool, steps: Steps, report: Callable[[], bytes]
 ) -> None:
@@ -151,7 +155,7 @@ def load_filter(
         else:
             return
     else:
-        failure = "no filter could be made on this kernel"
+        failure = NO_FILTER
     steps.done.remove("seccomp")
     report_without_filter(spec, failure, peer, mapped, steps, report)
 
@@ -167,7 +171,7 @@ def report_without_filter(
 
 
 def program_of(spec: CellSpec, *, forks: bool) -> bytes:
-    """Return the filter, empty where none could be made: the one that lets a cell fork, or the other.
+    """Return the filter, empty where none is loaded: the one that lets a cell fork, or the other.
 
     Without the library that makes quiet calls, every file call is notified.
     """

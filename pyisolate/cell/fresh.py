@@ -20,7 +20,7 @@ from ..native import cell_start, process
 from ..native.seccomp import User
 from . import wire
 from .at_fork import AT_FORK
-from .confine import HAND_OUT, AtFork, CellSpec, Steps, load_filter, report_without_filter
+from .confine import HAND_OUT, NO_FILTER, AtFork, CellSpec, Steps, load_filter, report_without_filter
 from .guest import Guest
 from .inbox import HostGone
 from .streams import flush_before_exit
@@ -173,7 +173,7 @@ class FreshCells:
             load_filter(spec, self._programs[forks], peer, mapped, steps, report)
             return
         steps.done.extend(self._confinement.names)
-        failure = "no filter could be made on this kernel"
+        failure = NO_FILTER
         try:
             start.check_begun()
         except OSError as error:

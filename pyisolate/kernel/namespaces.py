@@ -42,18 +42,25 @@ def _text(path: str) -> str:
         return ""
 
 
+def outer_filter(read: Callable[[str], str] = _text) -> str:
+    """Return what to do where calls are refused and a filter is around this process; empty where none is."""
+    if "Seccomp:\t2" not in read("/proc/self/status"):
+        return ""
+    return (
+        "run this container under the seccomp profile docs/deploy/seccomp.json of pyisolate (docker run "
+        "--security-opt seccomp=seccomp.json, Kubernetes: seccompProfile.type Localhost): the filter around this process "
+        "refuses calls that make sandboxes, such as unshare(2), mount(2) and pidfd_getfd(2)"
+    )
+
+
 def remedy(read: Callable[[str], str] = _text) -> str:
     """Return what to do where namespaces are refused, by the cause that this system shows. `read` returns a file."""
     if read("/proc/sys/user/max_user_namespaces").strip() == "0":
         return "sysctl user.max_user_namespaces=15000: it is 0 here"
     if read("/proc/sys/kernel/unprivileged_userns_clone").strip() == "0":
         return "sysctl kernel.unprivileged_userns_clone=1: it is 0 here"
-    if "Seccomp:\t2" in read("/proc/self/status"):
-        return (
-            "run this container under a seccomp profile that allows clone(2) with CLONE_NEWUSER, unshare(2) and "
-            "mount(2) (docker run --security-opt seccomp=PROFILE, Kubernetes: seccompProfile.type Localhost): a filter "
-            "is around this process"
-        )
+    if outer := outer_filter(read):
+        return outer
     if read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == "1":
         return (
             "give this program an AppArmor profile with `userns,` (Ubuntu 24.04 refuses it to others), or "

@@ -108,7 +108,7 @@ def first_frame(zygote: ZygoteControl) -> wire.GuestFrame | str:
         (spec_with(), {}),  # the control
         (spec_with((99, 1, 1)), {"resource limits": "Invalid argument"}),
         (spec_with(program=b"no program"), {"seccomp": "Invalid argument"}),
-        (spec_with(program=b""), {"seccomp": "no filter could be made on this kernel"}),
+        (spec_with(program=b""), {"seccomp": "none is loaded, because the supervisor has no listener for it"}),
     ],
     ids=["sound", "limits that no kernel knows", "a filter that is none", "no filter"],
 )

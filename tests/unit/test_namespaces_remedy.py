@@ -9,7 +9,7 @@ from pyisolate.kernel.namespaces import remedy
 CAUSES = {
     "limit": ({"/proc/sys/user/max_user_namespaces": "0\n"}, "user.max_user_namespaces"),
     "debian": ({"/proc/sys/kernel/unprivileged_userns_clone": "0\n"}, "unprivileged_userns_clone=1"),
-    "container": ({"/proc/self/status": "NoNewPrivs:\t0\nSeccomp:\t2\n"}, "seccomp profile"),
+    "container": ({"/proc/self/status": "NoNewPrivs:\t0\nSeccomp:\t2\n"}, "docs/deploy/seccomp.json"),
     "ubuntu": ({"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n"}, "AppArmor profile"),
     "unknown": ({"/proc/self/status": "Seccomp:\t0\n", "/proc/sys/user/max_user_namespaces": "9\n"}, "unshare -Ur"),
 }

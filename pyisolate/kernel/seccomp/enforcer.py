@@ -11,6 +11,7 @@ from ...errors import EnforcementError
 from ...native.result import cause_of
 from ...records import BrokerRecord, KernelRecord
 from ..enforcer import AskedSink, Attachment, Enforcer, RecordSink
+from ..namespaces import outer_filter
 from ..reconcile import CounterKey
 from .listener import Listener
 from .probe import probe_live
@@ -102,8 +103,7 @@ class NotificationEnforcer(Enforcer):
             status=Status.UNAVAILABLE,
             reason=reason,
             errno=errno,
-            remedy="needs CONFIG_SECCOMP_FILTER and Linux 5.9 (notification, ADDFD), and in a container a seccomp "
-            "profile that allows seccomp(2), pidfd_getfd(2) and process_vm_readv(2)",
+            remedy=outer_filter() or "needs CONFIG_SECCOMP_FILTER and Linux 5.9 (notification, ADDFD)",
         )
 
 
