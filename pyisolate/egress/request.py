@@ -83,7 +83,8 @@ def read_request(event: h11.Request, tunnel: web.Request | None) -> tuple[web.Re
 def overriding(event: h11.Request, request: web.Request) -> list[web.Request]:
     """Return what else a request may be to its host, which its headers name. Raises Refusal for another path."""
     found = []
-    for name, value in event.headers if request.method != web.CONNECT else ():
+    for spelled, value in event.headers if request.method != web.CONNECT else ():
+        name = spelled.replace(b"_", b"-")  # to servers behind CGI or WSGI they are one
         if name in _PATHS:
             reason = f"{name.decode('ascii')} names another path than its target"
             raise Refusal(str(request), DenialCode.ALWAYS_DENIED, reason)

@@ -83,6 +83,11 @@ def other_program(policy: Policy, _targets: Targets) -> Policy:
     return policy.allow_exec("/bin/true")
 
 
+def sleep_a_moment(policy: Policy, _targets: Targets) -> Policy:
+    """Grant a program that does nothing for long, for less than half a second."""
+    return policy.allow_exec("/bin/sleep").with_limits(wall="400ms")
+
+
 def outbox_and_other_program(policy: Policy, targets: Targets) -> Policy:
     """Grant a place to plant programs in, and the exec of another."""
     return other_program(writable_outbox(policy, targets), targets)
@@ -122,6 +127,13 @@ def by_name(policy: Policy, targets: Targets) -> Policy:
         .allow_connect(f"*.one.escape.test:{targets.tls}")
         .allow_connect(f"*.one.escape.test:{targets.web}")
         .with_egress(inspect_tls=True)
+    )
+
+
+def by_name_to_read(policy: Policy, targets: Targets) -> Policy:
+    """Grant reading one host by name, and nothing else of it."""
+    return policy.allow_import("@stdlib").allow_native("_socket").allow_connect(f"127.0.0.1:{targets.web}").allow_http(
+        f"GET api.escape.test:{targets.web}/granted/*"
     )
 
 

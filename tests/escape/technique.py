@@ -196,6 +196,21 @@ def against_the_host(source: str, *, reader: Reader, careless: Reader, also: tup
     )
 
 
+def against_its_attendant(source: str, *, reader: Reader, policy: Change, sibling_s: float = 0.0) -> Technique:
+    """Return a technique whose guest misleads the host about a program that the host has started in it."""
+    return Technique(
+        source=source,
+        policy=policy,
+        reader=reader,
+        sibling_s=sibling_s,
+        no_event="what is no report ends the sandbox: a broken protocol is no denial",
+        also=(Capability.LIMIT_WALL.value, Capability.FS_LOOKUP.value),  # of the program, where it runs on
+        stops=("wire", "supervisor"),
+        control=Alone("a report in its place is what ends each program: tests/host/test_program_reports.py"),
+        thread=not_run(NO_WIRE),
+    )
+
+
 def load(only: str = "") -> list[Technique]:
     """Return every technique whose key contains one of the texts that `only` lists by comma, in order."""
     from tests.escape import techniques

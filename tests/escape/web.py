@@ -34,6 +34,8 @@ def harm(request: dict[str, Any], token: str) -> str:
         return f"a request for {host}{request['path']} came"
     if request["name"] not in (None, host):
         return f"a request for {host} came under the name {request['name']}"
+    if request["path"].startswith("/granted/read") and request["method"] != "GET":
+        return f"a request to {request['method']} what may be read came"
     if request["upgrade"]:
         return "another protocol came"
     if token in request["authorization"] and host.startswith("friend"):
@@ -48,9 +50,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         authorization = str(self.headers.get("Authorization", ""))
+        given = {name.replace("_", "-").lower(): value for name, value in self.headers.items()}  # as WSGI has them
         self.report(
             host=str(self.headers.get("Host")),
             path=self.path,
+            method=given.get("x-http-method-override", self.command),
             authorization=authorization,
             upgrade=str(self.headers.get("Upgrade", "")),
             name=getattr(self.connection, "server_name", None),
