@@ -132,8 +132,11 @@ def by_name(policy: Policy, targets: Targets) -> Policy:
 
 def by_name_to_read(policy: Policy, targets: Targets) -> Policy:
     """Grant reading one host by name, and nothing else of it."""
-    return policy.allow_import("@stdlib").allow_native("_socket").allow_connect(f"127.0.0.1:{targets.web}").allow_http(
-        f"GET api.escape.test:{targets.web}/granted/*"
+    return (
+        policy.allow_import("@stdlib")
+        .allow_native("_socket")
+        .allow_connect(f"127.0.0.1:{targets.web}")
+        .allow_http(f"GET api.escape.test:{targets.web}/granted/*")
     )
 
 

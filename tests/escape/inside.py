@@ -258,7 +258,7 @@ class World:
         return found
 
     def on_report(self, lie):
-        """Have a thread call `lie` with each pipe on which a program of `popen` is to be reported; no order comes any more."""
+        """Call `lie` on a thread with each pipe that a program of `popen` is reported on; no order comes any more."""
         import threading
 
         nothing, self.kept_open = os.pipe()

@@ -227,7 +227,7 @@ def test_programs_are_bounded_and_one_sandbox_leaves_others_some(
         if name == "_DESCRIPTORS":
             with (
                 supervisor.spawn("third", POLICY) as third,
-                pytest.raises(pyisolate.SandboxError, match="popen in 'third': 0 programs.* 2 of other sandboxes"),
+                pytest.raises(pyisolate.SandboxError, match=r"popen in 'third': 0 programs.* 2 of other sandboxes"),
             ):
                 third.popen(["sleep", "0"])
         for one in (process, beside):

@@ -19,4 +19,6 @@ def outside_read(sandbox, targets):
     return f"ESCAPED: it was believed: {process.wait(5)}"
 
 
-TECHNIQUE = against_its_attendant("CWE-770: a flood of reports", reader=outside_read, policy=sleep_a_moment, sibling_s=2.0)
+TECHNIQUE = against_its_attendant(
+    "CWE-770: a flood of reports", reader=outside_read, policy=sleep_a_moment, sibling_s=2.0
+)
