@@ -48,8 +48,8 @@ def outer_filter(read: Callable[[str], str] = _text) -> str:
         return ""
     return (
         "run this container under the seccomp profile docs/deploy/seccomp.json of pyisolate (docker run "
-        "--security-opt seccomp=seccomp.json, Kubernetes: seccompProfile.type Localhost): the filter around this process "
-        "refuses calls that make sandboxes, such as unshare(2), mount(2) and pidfd_getfd(2)"
+        "--security-opt seccomp=seccomp.json, Kubernetes: seccompProfile.type Localhost): the filter around this "
+        "process refuses calls that make sandboxes, such as unshare(2), mount(2) and pidfd_getfd(2)"
     )
 
 

@@ -39,8 +39,8 @@ class Attendants:
     def take(self, sandbox: str) -> None:
         """Count one more. Raises SandboxError where there are too many.
 
-        A guest can keep one for as long as its output may be held. So one sandbox has half of what the others leave, and
-        none can take all.
+        A guest can keep one for as long as its output may be held. So one sandbox has half of what the others leave,
+        and none can take all.
         """
         with _total.lock:
             left = _share_of_descriptors() - (_total.number - self._number)
