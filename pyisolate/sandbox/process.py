@@ -74,8 +74,7 @@ class CellSession(ProgramSession):
         standby: bool = False,
     ) -> None:
         super().__init__(host, policy, prepared, context, telemetry, kernel)
-        self.channel, self._reactor = channel, reactor
-        self.programs, self.attendants = set(), Attendants()
+        self.channel, self._reactor, self.programs, self.attendants = channel, reactor, set(), Attendants()
         self.control = SandboxLimits(self, watchdog, lease)
         self._host_used_s = 0.0
         self.calls.charge = self.charge
@@ -89,9 +88,8 @@ class CellSession(ProgramSession):
 
     def adopt_identity(self, context: SandboxContext, policy: Policy) -> None:
         """A standby cell is spawned: from now on it is the sandbox that `context` names."""
-        self.context = context
+        self.context, self.policy, self.started = context, policy, time.monotonic()
         self.denials.set_context(context)
-        self.policy, self.started = policy, time.monotonic()
         self.state, self.standby = "idle", False
         if self.workspace is not None:
             self.workspace.name = context.sandbox
