@@ -134,7 +134,7 @@ def _become(spec: CellSpec) -> None:
     process.set_pdeathsig(signal.SIGKILL)
 
 
-#: Where notification could not be proven: nobody would answer what the filter lets wait.
+#: Where notification could not be proven: no listener would answer what the filter lets wait.
 NO_FILTER = "none is loaded, because the supervisor has no listener for it"
 
 

@@ -84,7 +84,7 @@ def overriding(event: h11.Request, request: web.Request) -> list[web.Request]:
     """Return what else a request may be to its host, which its headers name. Raises Refusal for another path."""
     found = []
     for spelled, value in event.headers if request.method != web.CONNECT else ():
-        name = spelled.replace(b"_", b"-")  # servers behind CGI or WSGI read both alike
+        name = spelled.replace(b"_", b"-")  # CGI and WSGI make one of both
         if name in _PATHS:
             reason = f"{name.decode('ascii')} names another path than its target"
             raise Refusal(str(request), DenialCode.ALWAYS_DENIED, reason)
