@@ -72,10 +72,15 @@ import os, pathlib, pytest
 def leaves():
     yield
     assert False, "left behind"
+@pytest.fixture
+def ends():
+    yield
+    assert "alone" in os.environ["HOW"]
 def test_passes(): pass
 def test_skips(): pytest.skip("no reason")
 def test_fails(): assert False
 def test_leaves(leaves): pass
+def test_fails_and_leaves_beside(ends): assert "alone" in os.environ["HOW"]
 def test_fails_beside(): assert "alone" in os.environ["HOW"]
 @pytest.mark.alone
 def test_measures(): assert "alone" in os.environ["HOW"]
@@ -102,7 +107,7 @@ def test_a_tier_shared_by_two_runs_is_run_once_and_what_failed_is_judged_alone(
 
     outcome = run_tiers.side_by_side("small", tmp_path, one)
     assert "left behind" in capsys.readouterr().out
-    assert (outcome.passed, outcome.failed, outcome.skipped) == (6, 4, 2)
+    assert (outcome.passed, outcome.failed, outcome.skipped) == (8, 4, 2)
     assert sorted(name.split("::")[-1] for name in outcome.failures) == ["test_fails"] * 2 + ["test_leaves"] * 2
     beside = next(reason for reason in outcome.reasons if reason.startswith("failed first"))
-    assert beside.count("test_fails_beside") == 2
+    assert beside.count("test_fails_beside") == beside.count("test_fails_and_leaves_beside") == 2
