@@ -125,8 +125,10 @@ _BY_PROGRAMS = (
 )
 _SHOWN = "access, readlink, chdir, O_PATH and the errno of open tell whether a path exists"
 _UNSEEN = "looking at what is not granted finds nothing, and is not recorded"
-#: The audit event of `os.open` does not carry it, and no wrapper is put around a function of the host's.
-_BELOW_DESCRIPTORS = "as are those of a relative name that Python code gives to os.open with a dir_fd"
+#: No audit event carries these, and no wrapper is put around a function of the host's.
+_BELOW_DESCRIPTORS = (
+    "as are those of a relative name that Python code gives to os.open with a dir_fd, of os.mkfifo and of os.mknod"
+)
 #: The C library starts each thread so; notified, a signal would make it fail (seccomp_unotify(2), EINTR).
 _CLONES = {
     Capability.PROCESS_FORK: (
@@ -203,8 +205,9 @@ class _Statuses:
             telemetry = "the listener records every refused call" if self._seen else _QUIET
         elif "landlock-denials" in self._running:
             telemetry = (
-                "counted exactly after each request, as fs.access; native code's refusals without their target, and "
-                "none of what does not open, make, remove or change the size of a file"
+                "counted exactly after each request, as fs.access, right by right, of which a move or a link may lack "
+                "two; native code's refusals without their target, and none of what does not open, make, remove or "
+                "change the size of a file, nor of what /proc refuses of another task's"
             )
         else:
             telemetry = self._blind
@@ -251,7 +254,18 @@ _GAPS_OF_THREADS = {
 }
 
 
+#: The listener answers it as if no such thread were there (native/src/notify/decide.c).
+_UNRECORDED_ON_THREADS = {
+    Capability.PROCESS_SIGNAL: (
+        ". Signal 33 to threads of the host, by which the C library has them follow setuid and its kin, is answered "
+        "ESRCH and leaves none; the call itself is recorded"
+    ),
+}
+
+
 def _on_thread(line: CapabilityStatus) -> CapabilityStatus:
+    if line.telemetry:
+        line = msgspec.structs.replace(line, telemetry=line.telemetry + _UNRECORDED_ON_THREADS.get(line.capability, ""))
     gap = _GAPS_OF_THREADS.get(line.capability)
     decided = "bpf-lsm" in line.enforcers and line.capability in (Capability.FS_METADATA, Capability.IMPORT_NATIVE)
     if gap is None or decided:

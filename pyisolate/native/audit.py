@@ -128,6 +128,11 @@ def set_asked(fd: int) -> None:
     check(_lib.audit_set_asked(fd), "audit set_asked", fd, hint=_SEALED if is_sealed() else None)
 
 
+def own_asked() -> int:
+    """Return the address of the page into which this process's own sandbox threads write, made once; 0: no memory."""
+    return int(_lib.audit_own_asked())
+
+
 def tell(answer: int, subject: object = None) -> None:
     """Put an answer about what raises no audit event into that page; nothing happens without one.
 

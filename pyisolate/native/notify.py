@@ -262,6 +262,10 @@ class Listener:
         """Join a sandbox's calls with what its hooks tell in a page of `native.audit.make_asked`. Once."""
         check(lib.notify_map_asked(self._handle, key, fd), "map an asked page")
 
+    def lend_asked(self, key: int, page: int) -> None:
+        """Join a sandbox thread's calls with what its hooks tell in this process's page (`native.audit.own_asked`)."""
+        check(lib.notify_lend_asked(self._handle, key, page), "take an asked page")
+
     def announce(self, key: int) -> int:
         """Say in a sandbox's asked page that its policy was reloaded; return how often it was, 0 without a page."""
         return int(lib.notify_announce(self._handle, key))

@@ -146,6 +146,48 @@ def test_native_code_changes_metadata_as_the_report_says(supervisor: pyisolate.S
             sandbox.exec(f"import os; os.chmod({str(file)!r}, 0o644)")
 
 
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+def test_what_is_the_hosts_alone_no_mode_lets_pass(supervisor: pyisolate.Supervisor, mode: Any) -> None:
+    here = os.getcwd()
+    calls = {
+        "libc.chdir(b'/')": ("fs.metadata", "/"),
+        "libc.umask(0o22)": ("fs.metadata", "umask()"),
+        "libc.kill(1, 0)": ("process.signal", "kill(1, signal 0)"),
+        "libc.setuid(12345)": ("kernel.capability", "setuid(12345)"),  # asks the host's threads, which leaves none
+    }
+    with supervisor.spawn("thread", with_ctypes(), isolation="thread", limits=WITHOUT_UNHELD, mode=mode) as sandbox:
+        sandbox.exec("import ctypes; libc = ctypes.CDLL(None)")
+        for call, (capability, target) in calls.items():
+            assert sandbox.eval(call) == -1
+            event = sandbox.get_denial_events()[-1]
+            assert (event.capability, event.target, event.code) == (capability, target, "ALWAYS_DENIED")
+            assert (event.kernel_decision, event.suggestion) == ("deny", None)
+        assert len(sandbox.get_denial_events()) == len(calls)
+    assert os.getcwd() == here
+    with supervisor.spawn("cell", with_ctypes()) as cell:  # the control: these are a cell's own
+        assert cell.exec("import os; os.chdir('/'); os.umask(0o22); os.kill(os.getpid(), 0)").denials == ()
+
+
+def test_it_tells_whether_the_broker_was_asked_of_a_call(supervisor: pyisolate.Supervisor) -> None:
+    policy = with_ctypes().allow_connect("127.0.0.1:9")
+    address = "(2).to_bytes(2, 'little') + bytes([0, 80, 10, 1, 2, 3]) + bytes(8)"
+    with supervisor.spawn("thread", policy, isolation="thread", limits=WITHOUT_UNHELD) as sandbox:
+        sandbox.exec("import ctypes, socket; libc = ctypes.CDLL(None); made = socket.socket()")
+        assert sandbox.exec(f"libc.connect(made.fileno(), {address}, 16)").value == -1
+        with pytest.raises(pyisolate.GuestError):  # granted: nobody listens there
+            sandbox.exec("made.connect(('127.0.0.1', 9))")
+        assert sandbox.exec(f"libc.connect(made.fileno(), {address}, 16)").value == -1
+        asked = [(one.target, one.broker_decision, one.kernel_decision) for one in sandbox.get_denial_events()]
+        assert set(asked) == {("10.1.2.3:80", "not_consulted", "deny")}
+    with supervisor.spawn("thread", policy.with_mode("monitor"), isolation="thread", limits=WITHOUT_UNHELD) as sandbox:
+        sandbox.exec("import os; os.getpid(); import socket; made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)")
+        sandbox.exec("made.connect(('127.0.0.1', 10))")  # the control: Python's call, which both would refuse
+        (event,) = sandbox.get_denial_events()
+        assert (event.target, event.broker_decision, event.kernel_decision) == (
+            "127.0.0.1:10", "would_deny", "would_deny",
+        )  # fmt: skip
+
+
 # -- arguments ----------------------------------------------------------------------------------------------
 
 

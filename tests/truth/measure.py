@@ -9,6 +9,7 @@ from typing import Any
 
 import pyisolate
 
+from .on_threads import as_claimed, claims_of, excused
 from .operations import OPERATIONS, Operation
 from .world import World
 
@@ -67,6 +68,8 @@ class Verdict:
     problems: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     denials: list[pyisolate.DenialEvent] = field(default_factory=list)
+    #: what the sandbox's report says of such a refusal, which is less than its event: maybe none
+    claimed: bool = False
 
     @property
     def refused(self) -> bool:
@@ -90,7 +93,7 @@ class Rates:
     def rate(self, wanted: str) -> float:
         """Return the share of refused operations with a `right` event, or with `any` event."""
         refused = self.refused
-        good = [v for v in refused if (v.right if wanted == "right" else bool(v.events))]
+        good = [v for v in refused if (v.right if wanted == "right" else bool(v.events) or v.claimed)]
         return len(good) / len(refused) if refused else 0.0
 
     @property
@@ -113,11 +116,16 @@ def measure(
     """Do each case in a sandbox of its own and judge its events."""
     rates = Rates()
     policy = world.policy()
+    claims = claims_of(supervisor, policy, **spawn) if spawn.get("isolation") == "thread" else None
     for operation, way, code in cases:
         outcome, events = attempt(supervisor, policy, code, **spawn)
         verdict = Verdict(operation.name, way, outcome, events=[_text(event) for event in events], denials=events)
-        if verdict.refused:
+        if verdict.refused and claims is None:
             verdict.problems = judge(operation, way, events, world)
+        elif verdict.refused:
+            left = as_claimed(operation, way, events, str(claims))
+            verdict.claimed = left is None
+            verdict.problems = [] if left is None else excused(operation, left, judge(operation, way, left, world))
         rates.verdicts.append(verdict)
     return rates
 

@@ -21,6 +21,7 @@ from ...capability import CAPABILITY_BY_NUMBER, Capability
 from ...choices import CellKind
 from ...decision import Verdict
 from ...native import notify as native
+from ...native.audit import own_asked
 from ...native.threads import Thread
 from ...policy.compiled import CompiledPolicy
 from ...records import KernelRecord
@@ -149,6 +150,8 @@ class Listener:
         `shadow` refuses nothing: what it would refuse is recorded, beside what `policy` does.
         """
         self._add(fd, sandbox_id, policy, full, kind, shadow)
+        if kind == "thread":
+            self._lend_asked(sandbox_id)
 
     def attach_warm(self, fd: int, sandbox_id: str, asked: int | None = None) -> None:
         """Let everything a warm cell does continue, until `bind`: no guest code may run in it before.
@@ -164,6 +167,17 @@ class Listener:
                 self._native.map_asked(attached.key, asked)
             except OSError as error:
                 _log.warning("a cell's records cannot tell whether its broker was asked: %s", error)
+
+    def _lend_asked(self, sandbox_id: str) -> None:
+        """Join a sandbox thread's calls with what its hooks ask, as far as there is memory for it."""
+        with self._lock:
+            attached = self._by_id.get(sandbox_id)
+            if attached is None or not (page := own_asked()):
+                return
+            try:
+                self._native.lend_asked(attached.key, page)
+            except OSError as error:
+                _log.warning("a sandbox thread's records cannot tell whether its broker was asked: %s", error)
 
     def bind(
         self,

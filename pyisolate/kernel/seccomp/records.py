@@ -71,6 +71,7 @@ _BY_MODE = frozenset({"open", "openat", "creat", "chmod", "fchmod", "fchmodat", 
 _SPECIAL_FILE = "no policy can grant set-user-id or set-group-id bits, nor device files"
 _IN_MEMORY = "openat2 is never allowed: its flags are in memory, where no filter sees them. Hint: openat"
 _UNKNOWN_CALL = "no policy can grant calls of another architecture, nor those that pyisolate does not know"
+_OF_PROCESS = "a sandbox thread shares its process's directory and mask with the host. Hint: process isolation"
 _NO_SUCH_TASK = "no process or thread of the sandbox has this number, and no other can be reached"
 _MULTIPATH = (
     "multipath TCP opens connections of its own, to addresses that no rule names. Hint: plain TCP, or "
@@ -136,8 +137,13 @@ def kernel_record(
 
 
 def _code_and_rule(capability: Capability, reason: int, rule: str | None) -> tuple[DenialCode | None, str | None]:
-    """Return both as the broker has them: random numbers are granted unless a policy says that they are not."""
+    """Return both as the broker has them: random numbers are granted unless a policy says that they are not.
+
+    What the listener itself refuses of metadata (inotify, the process's mask) is no file's, and no rule's.
+    """
     code = _CODES.get(reason)
+    if capability is Capability.FS_METADATA and code is DenialCode.NOT_GRANTED:
+        return DenialCode.ALWAYS_DENIED, rule
     if capability is Capability.RANDOM_READ and code is DenialCode.NOT_GRANTED:
         return DenialCode.EXPLICIT_DENY, "random: {allow: false}"
     return code, rule
@@ -160,6 +166,8 @@ def _never(record: native.Record, syscall: str, capability: Capability) -> str |
         return _IN_MEMORY if syscall == "openat2" else _UNKNOWN_CALL
     if record.error == errno.ESRCH:
         return _NO_SUCH_TASK
+    if syscall in ("chdir", "fchdir", "umask"):
+        return _OF_PROCESS
     if syscall in ("prlimit64", "setrlimit") and capability.family == "limit":
         return "a hard limit is the policy's, and can only be lowered"
     return _MULTIPATH if syscall == "socket" and record.args[2] & 0xFFFFFFFF == _IPPROTO_MPTCP else None

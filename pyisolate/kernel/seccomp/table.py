@@ -44,7 +44,7 @@ def compile_table(
     return native.Policy(
         _flags(policy, kind, full=full),
         serial,
-        bytes(_acts(policy)),
+        bytes(_acts(policy, kind)),
         rules,
         unix_rules,
         shadow=shadow,
@@ -74,7 +74,11 @@ def _flags(policy: CompiledPolicy, kind: CellKind, *, full: bool) -> int:
     return flags
 
 
-def _acts(policy: CompiledPolicy) -> bytearray:
+#: What a sandbox thread shares with the host: its process's directory, mask, timers, and whom it may signal.
+_OF_HOST = frozenset({Capability.FS_METADATA, Capability.PROCESS_SIGNAL})
+
+
+def _acts(policy: CompiledPolicy, kind: CellKind) -> bytearray:
     """What becomes of a refused call of each capability that no rule speaks of address by address."""
     acts = bytearray(native.CAPABILITIES)
     granted = {
@@ -87,7 +91,7 @@ def _acts(policy: CompiledPolicy) -> bytearray:
     }
     for capability, number in CAPABILITY_NUMBER.items():
         mode = policy.mode_of(CATALOGUE[capability].group)
-        if capability in FLOOR:
+        if capability in FLOOR or (kind == "thread" and capability in _OF_HOST):
             acts[number] = native.ACT_FLOOR
         elif granted.get(capability) or capability in policy.switches:
             acts[number] = native.ACT_ALLOW

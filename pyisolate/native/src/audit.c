@@ -23,6 +23,7 @@
 
 #include "allowed.h"
 #include "asked.h"
+#include "audit_tables.h"
 #include "audit_tag.h"
 #include "result.h"
 #include "shared.h"
@@ -55,14 +56,11 @@ static PyInterpreterState *audit_interpreter; /* the one that the callables belo
 static uint64_t audit_process_token;
 static struct audit_slot *audit_page; /* AUDIT_SLOTS slots for all threads of the process */
 static struct asked_thread *audit_asked; /* ASKED_THREADS places, likewise, for the notification listener */
+static int audit_asked_is_own; /* the page is this process's alone, for its sandbox threads */
 static int audit_is_installed;
 static void (*audit_quiet_allow)(uint64_t); /* preload/files.c; NULL where that is not loaded */
 static _Atomic uint64_t audit_counter;
 
-/* The events asked about: open addressing, never changed once published. */
-enum { AUDIT_TABLE_SIZE = 1024, AUDIT_EVENTS_MAX = 512 }; /* CPython 3.13 documents about 150 events */
-struct audit_event { const char *name; PyObject *text; uint32_t hash; };
-static struct audit_event audit_events[AUDIT_TABLE_SIZE];
 static _Atomic int audit_events_ready;
 
 /* A sandbox starts no sub-interpreter: the callable belongs to one interpreter. On 3.11 the event is in the table and
@@ -71,24 +69,6 @@ static _Atomic int audit_events_ready;
  * 3.13 does not raise it, and both turn the refusal of the first "open" into an exception. */
 #define AUDIT_REFUSES_NEW_INTERPRETER (PY_VERSION_HEX < 0x030c0000)
 #define AUDIT_NEW_INTERPRETER "cpython.PyInterpreterState_New"
-
-static uint32_t audit_hash(const char *name)
-{
-    uint32_t hash = 2166136261u; /* FNV-1a */
-    for (; *name; name++)
-        hash = (hash ^ (unsigned char)*name) * 16777619u;
-    return hash;
-}
-
-/* Ends because the table is at most half full. */
-static struct audit_event *audit_find(const char *name)
-{
-    uint32_t hash = audit_hash(name);
-    struct audit_event *entry = &audit_events[hash % AUDIT_TABLE_SIZE];
-    while (entry->name != NULL && (entry->hash != hash || strcmp(entry->name, name) != 0))
-        entry = entry == &audit_events[AUDIT_TABLE_SIZE - 1] ? audit_events : entry + 1;
-    return entry;
-}
 
 /* The place of a thread in the asked page, to be given back when it ends. */
 static pthread_key_t audit_place_of_thread;
@@ -99,6 +79,10 @@ static void audit_forked(void)
     audit_self.shared = NULL;
     audit_self.asked = NULL;
     pthread_setspecific(audit_place_of_thread, NULL); /* the parent's place stays its own */
+    if (audit_asked_is_own) { /* a copy: of threads that are not here */
+        memset(audit_asked, 0, ASKED_PLACES_BYTES);
+        audit_asked->main = (uint32_t)getpid();
+    }
 }
 
 /* A thread ends: its place is free at once. Left to the next thread to find, ends of many would fill the page. */
@@ -107,29 +91,9 @@ static void audit_thread_ends(void *place)
     __atomic_store_n(&((struct asked_thread *)place)->tid, 0, __ATOMIC_RELEASE);
 }
 
-/* The thread's place in a shared page, of the `count` whose owners' ids lie `stride` bytes apart: the first of its
- * probes that is free, or whose owner is gone. -1: none is, and readers of the page then report that consultation
- * cannot be known. */
-static int audit_find_place(void *owners, size_t stride, uint32_t count, uint32_t probes)
-{
-    uint32_t tid = (uint32_t)syscall(SYS_gettid);
-
-    for (int round = 0; round < 2; round++)
-        for (uint32_t i = 0; i < probes; i++) {
-            uint32_t place = (tid + i) & (count - 1);
-            uint32_t *at = (uint32_t *)((char *)owners + place * stride);
-            uint32_t owner = __atomic_load_n(at, __ATOMIC_ACQUIRE);
-            int free = owner == 0 || (round == 1 && syscall(SYS_tkill, owner, 0) < 0 && errno == ESRCH);
-            if (owner == tid ||
-                (free && __atomic_compare_exchange_n(at, &owner, tid, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)))
-                return (int)place;
-        }
-    return -1;
-}
-
 static struct audit_slot *audit_find_slot(struct audit_thread *self)
 {
-    int place = audit_find_place(&audit_page->tid, sizeof *audit_page, AUDIT_SLOTS, AUDIT_PROBES);
+    int place = audit_find_place(&audit_page->tid, sizeof *audit_page, AUDIT_SLOTS, AUDIT_PROBES, 2);
 
     return self->shared = place < 0 ? NULL : &audit_page[place];
 }
@@ -137,7 +101,9 @@ static struct audit_slot *audit_find_slot(struct audit_thread *self)
 /* Clear the words of the thread that had the place before. */
 static struct asked_thread *audit_find_asked(struct audit_thread *self)
 {
-    int place = audit_find_place(&audit_asked->tid, sizeof *audit_asked, ASKED_THREADS, ASKED_PROBES);
+    /* a sandbox thread gives its place back, and its filter would refuse it the signal that asks after another */
+    int rounds = audit_asked_is_own ? 1 : 2;
+    int place = audit_find_place(&audit_asked->tid, sizeof *audit_asked, ASKED_THREADS, ASKED_PROBES, rounds);
 
     if (place < 0)
         return NULL;
@@ -411,20 +377,27 @@ SHARED int audit_set_slot(int fd, unsigned long long page, unsigned int offset)
     return 0;
 }
 
-static int audit_map(int fd, unsigned long long page, size_t bytes, void **into)
+static int audit_follow_forks(void)
 {
     static int registered;
 
+    if (!registered && pthread_atfork(NULL, NULL, audit_forked) != 0)
+        return -ENOMEM;
+    registered = 1;
+    return 0;
+}
+
+static int audit_map(int fd, unsigned long long page, size_t bytes, void **into)
+{
     if (audit_self.token || audit_process_token || *into != NULL)
         return -EACCES;
     void *mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)(page * bytes));
     if (mapped == MAP_FAILED)
         return -errno;
-    if (!registered && pthread_atfork(NULL, NULL, audit_forked) != 0) {
+    if (audit_follow_forks()) {
         munmap(mapped, bytes);
         return -ENOMEM;
     }
-    registered = 1;
     *into = mapped;
     return 0;
 }
@@ -457,6 +430,32 @@ SHARED int audit_set_asked(int fd)
     if (result == 0) /* from now on a thread without a place has asked nothing */
         __atomic_store_n(&audit_asked->main, (uint32_t)getpid(), __ATOMIC_RELEASE);
     return result;
+}
+
+static int audit_own_error;
+
+static void audit_make_own(void)
+{
+    void *made = mmap(NULL, ASKED_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    audit_own_error = audit_asked != NULL || made == MAP_FAILED || pthread_key_create(&audit_place_of_thread, audit_thread_ends) ||
+                      audit_follow_forks();
+    if (audit_own_error)
+        return;
+    audit_asked_is_own = 1;
+    audit_asked = made;
+    audit_asked->main = (uint32_t)getpid();
+}
+
+/* The page of this process's own sandbox threads: a forked child has a copy, of which no listener of the parent's knows.
+ * Never unmapped, since threads give their places back. */
+SHARED uintptr_t audit_own_asked(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    if (pthread_once(&once, audit_make_own) || audit_own_error)
+        return 0;
+    return (uintptr_t)audit_asked;
 }
 
 /* An answer for what raises no audit event. Its number is not the thread's last: that names an event. */

@@ -17,6 +17,8 @@ enum { ASKED_MANY, ASKED_AHEAD, ASKED_RESOLVES, ASKED_NOTHING, ... };
 int audit_make_asked(void);
 /* Maps the asked page of `fd` for every thread of the process. Once. */
 int audit_set_asked(int fd);
+/* Makes such a page for this process's own sandbox threads, once, and returns its address; 0: no memory. */
+uintptr_t audit_own_asked(void);
 /* Stores an answer about what raises no audit event there; nothing without a page. */
 void audit_tell(unsigned int answer, uint64_t file_tag);
 uint64_t audit_name_tag(const char *name, size_t length);

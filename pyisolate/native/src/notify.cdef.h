@@ -77,6 +77,7 @@ int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy, int own
 /* Map the sandbox's asked page (src/asked.h); the descriptor stays the caller's. Once. */
 uint64_t notify_announce(notify_listener *l, uint64_t key);
 int notify_map_asked(notify_listener *l, uint64_t key, int fd);
+int notify_lend_asked(notify_listener *l, uint64_t key, uintptr_t page);
 int notify_refusals(notify_listener *l, uint64_t key, uint64_t *out);
 int notify_stop(notify_listener *l, uint64_t key);
 #define ASKED_REFUSALS ...

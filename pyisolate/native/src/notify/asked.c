@@ -8,7 +8,7 @@
 
 SHARED void notify_asked_free(struct notify_asked *a)
 {
-	if (a)
+	if (a && !a->of_threads)
 		munmap(a->page, ASKED_BYTES);
 	notify_free(a);
 }
@@ -32,6 +32,18 @@ SHARED struct notify_asked *notify_asked_new(int fd)
 	}
 	madvise(page, ASKED_BYTES, MADV_DONTFORK);
 	a->page = page;
+	return a;
+}
+
+/* The page in which this process's own sandbox threads write; it is never unmapped. */
+SHARED struct notify_asked *notify_asked_of_threads(void *page)
+{
+	struct notify_asked *a = notify_alloc(1, sizeof *a);
+
+	if (a) {
+		a->page = page;
+		a->of_threads = 1;
+	}
 	return a;
 }
 
@@ -105,6 +117,29 @@ static int notify_asks(const struct notify_call *c, uint8_t capability[2])
 		return (uint32_t)c->args[1] == TIOCSTI || (uint32_t)c->args[1] == TIOCLINUX;
 	default:
 		return 0;
+	}
+}
+
+/* Only audit events tell of a sandbox thread's calls: the host's functions have no wrappers. And a child that it forks
+ * writes into a copy of the page. */
+static int notify_says_nothing(const struct notify_call *c, const struct notify_name *name)
+{
+	struct notify_asked *asked = c->sandbox->asked;
+
+	if (!asked->of_threads)
+		return 0;
+	switch (c->nr) {
+	case SYS_listen:
+	case SYS_getrandom:
+	case SYS_chroot:
+	case SYS_tkill:
+	case SYS_tgkill:
+	case SYS_rt_sigqueueinfo:
+	case SYS_unshare:
+	case SYS_setns:
+		return 1;
+	default:
+		return name->own_pid != (int)__atomic_load_n(&asked->page->main, __ATOMIC_RELAXED);
 	}
 }
 
@@ -249,7 +284,8 @@ SHARED void notify_consult(struct notify_call *c)
 	int count = file ? 1 : asked && c->policy ? notify_asks(c, capability) : 0, free = 0;
 	const struct notify_name *name;
 
-	if (!count || !__atomic_load_n(&asked->page->main, __ATOMIC_ACQUIRE) || !(name = notify_name_of(c)))
+	if (!count || !__atomic_load_n(&asked->page->main, __ATOMIC_ACQUIRE) || !(name = notify_name_of(c)) ||
+	    notify_says_nothing(c, name))
 		return;
 	for (uint32_t i = 0; i < ASKED_PROBES; i++) {
 		uint32_t place = ((uint32_t)name->own_tid + i) % ASKED_THREADS;

@@ -6,6 +6,9 @@
 #define NOTIFY_CLONE_NEWTIME 0x80ULL /* clone3's only */
 #define NOTIFY_CLONE_PTRACE 0x2000ULL
 #define NOTIFY_SET_ID_BITS 06000ULL
+/* By this signal the C library has each thread make a set*id call, before it makes its own, which is refused and recorded.
+ * The others are the host's: no thread of the sandbox's would follow. (glibc, sysdeps/unix/sysv/linux/internal-signals.h) */
+#define NOTIFY_SIGSETXID 33
 
 /* The filter's own conditions for calls that the "full" program always notifies (kernel/seccomp/syscalls.py). */
 static int notify_makes_set_id(int nr, const uint64_t *a)
@@ -418,6 +421,11 @@ SHARED void notify_decide(const struct notify_call *c)
 		if (c->policy->flags & NOTIFY_CELL)
 			break;
 		notify_by_capability(c, PYI_FS_METADATA, 1);
+		return;
+	case SYS_tgkill:
+		if (c->policy->flags & NOTIFY_CELL || c->args[2] != NOTIFY_SIGSETXID)
+			break;
+		notify_result(c, -ESRCH);
 		return;
 	case SYS_fcntl:
 		if (!notify_is_lock((int)c->args[1]))

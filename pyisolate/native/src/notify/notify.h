@@ -209,6 +209,7 @@ struct notify_taken {
 };
 struct notify_asked {
 	struct asked_thread *page; /* the guest writes while this reads: load once, then judge */
+	int of_threads;            /* the page is this process's own (audit.c), for all of its sandbox threads */
 	uint64_t announced;        /* reloads; the page has a copy */
 	struct notify_name names[NOTIFY_NAMES];
 	struct notify_taken taken[ASKED_THREADS][ASKED_WORDS];

@@ -12,11 +12,8 @@ SHARED struct notify_sandbox **notify_find(notify_listener *l, uint64_t key)
 	return at;
 }
 
-SHARED int notify_map_asked(notify_listener *l, uint64_t key, int fd)
+static int notify_give_asked(notify_listener *l, uint64_t key, struct notify_asked *made)
 {
-	if (l->forked)
-		return -ESRCH;
-	struct notify_asked *made = notify_asked_new(fd);
 	if (!made)
 		return -errno;
 	pthread_mutex_lock(&l->lock);
@@ -30,6 +27,17 @@ SHARED int notify_map_asked(notify_listener *l, uint64_t key, int fd)
 	return result;
 }
 
+SHARED int notify_map_asked(notify_listener *l, uint64_t key, int fd)
+{
+	return l->forked ? -ESRCH : notify_give_asked(l, key, notify_asked_new(fd));
+}
+
+/* `page` is this process's own (audit_own_asked). */
+SHARED int notify_lend_asked(notify_listener *l, uint64_t key, uintptr_t page)
+{
+	return l->forked ? -ESRCH : notify_give_asked(l, key, notify_asked_of_threads((void *)page));
+}
+
 /* Tell the guest that its broker's table is not the newest. Returns the number of this reload, 0 without an asked page. */
 SHARED uint64_t notify_announce(notify_listener *l, uint64_t key)
 {
@@ -39,7 +47,7 @@ SHARED uint64_t notify_announce(notify_listener *l, uint64_t key)
 		return 0;
 	pthread_mutex_lock(&l->lock);
 	struct notify_sandbox *s = *notify_find(l, key);
-	if (s && s->asked) {
+	if (s && s->asked && !s->asked->of_threads) {
 		number = ++s->asked->announced;
 		__atomic_store_n(asked_refusals(s->asked->page) + ASKED_ANNOUNCED, number, __ATOMIC_RELEASE);
 	}
@@ -54,7 +62,7 @@ SHARED int notify_refusals(notify_listener *l, uint64_t key, uint64_t *out)
 		return -ESRCH;
 	pthread_mutex_lock(&l->lock);
 	struct notify_sandbox *s = *notify_find(l, key);
-	struct notify_asked *asked = s ? s->asked : NULL;
+	struct notify_asked *asked = s && s->asked && !s->asked->of_threads ? s->asked : NULL;
 	for (int i = 0; asked && i < ASKED_REFUSALS; i++)
 		out[i] = __atomic_load_n(asked_refusals(asked->page) + i, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&l->lock);

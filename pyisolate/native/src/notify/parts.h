@@ -104,6 +104,7 @@ SHARED int notify_binds_own(const struct notify_call *c, const struct notify_end
 /* asked.c */
 SHARED void notify_asked_free(struct notify_asked *a);
 SHARED struct notify_asked *notify_asked_new(int fd);
+SHARED struct notify_asked *notify_asked_of_threads(void *page);
 SHARED void notify_consult(struct notify_call *c);
 SHARED void notify_give_back(struct notify_sandbox *s, uint64_t id);
 SHARED int notify_is_lookup(const struct notify_endpoint *e);
