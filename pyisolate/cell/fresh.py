@@ -111,21 +111,18 @@ class FreshCells:
             for forks, program in self._programs.items()
         }
 
-    def become(
-        self,
-        channel: int,
-        outputs: tuple[int, int],
-        asked: int,
-        mapped: int | None,
-        rehearse: Callable[[Guest], None],
-        *,
-        forks: bool,
-    ) -> int:
-        """Be a cell until the host goes; return the status. It rehearses while the host prepares the hand-out."""
+    @property
+    def starts(self) -> list[cell_start.CellStart]:
+        """What C has each cell do: one that asks the listener before it forks, and one that may fork."""
+        return [self._starts[forks] for forks in (False, True)]
+
+    def go_on(self, came: cell_start.Came, rehearse: Callable[[Guest], None], *, forks: bool) -> int:
+        """Be a cell, which came so far in C, until the host goes; return the status.
+
+        It rehearses while the host prepares the hand-out.
+        """
         start, guest = self._starts[forks], self._guest
-        came = start.run(channel, outputs, asked, mapped)
         if came is cell_start.Came.BROKEN:
-            os.dup2(outputs[1], 2)  # it may have no streams of its own yet, and the zygote's are the host's
             start.check_begun()
         AT_FORK.be_guests()
         if not self._pid:
@@ -140,7 +137,7 @@ class FreshCells:
             self._enter(start, came)
         else:
             if came is not cell_start.Came.REPORTED:
-                self._report(start, came, mapped is not None, forks)
+                self._report(start, came, forks)
             rehearse(guest)
         return _serve(guest)
 
@@ -160,9 +157,9 @@ class FreshCells:
             steps.failed.append(("working directory", error.strerror or ""))
         self._guest.enter(init, steps)
 
-    def _report(self, start: cell_start.CellStart, came: cell_start.Came, mapped: bool, forks: bool) -> None:
+    def _report(self, start: cell_start.CellStart, came: cell_start.Came, forks: bool) -> None:
         """Something of what no policy changes has failed: say what."""
-        steps, peer, spec = Steps(), self._channel, self._spec
+        steps, peer, spec, mapped = Steps(), self._channel, self._spec, self._user is not None
 
         def report() -> bytes:
             return wire.encode(wire.Warm(steps=tuple(steps.done), failed=tuple(steps.failed)))

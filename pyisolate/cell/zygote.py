@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import errno
 import gc
 import importlib
 import os
 import resource
-import select
 import signal
 import socket
+import struct
 import traceback
-from collections import deque
 from typing import NoReturn
 
 import msgspec
 
 from .. import hooks
-from ..native import audit, cell_init, process, quiet
-from ..native.descriptors import receive
+from ..native import process, quiet
 from ..native.result import without_hint
+from ..native.zygote_loop import Frame, Frames, Left, Users, ZygoteLoop
 from ..policy.compiled import CompiledPolicy
 from . import guest, wire
 from .at_fork import AT_FORK
@@ -122,30 +120,25 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Zygote:
-    """The loop: fork on request, reap, watch the host."""
+    """The loop in C (fork on request, reap, watch the host), and what that leaves to Python."""
 
     def __init__(self, control: socket.socket, start: Start) -> None:
         self._control = control
         self._start = start
-        self._host = process.pidfd_open(start.host_pid)
         self._wake_read, self._wake_write = _make_wake()
-        self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        #: by the pid of the init
-        self._cells: dict[int, cell_init.Cell] = {}
-        #: policy zygotes by their pid
-        self._branches: set[int] = set()
         spec = start.spec
-        self._maps = spec.clone_flags & process.CLONE_NEWUSER != 0 and maps_others(spec)
-        first, count = spec.uid_range or (spec.uid, 0)
-        #: users that no cell is, the one freed first in front; the users of cells by the pid of the init
-        self._free_uids = deque(range(first, first + count))
-        self._uids: dict[int, int] = {}
+        maps = spec.clone_flags & process.CLONE_NEWUSER != 0 and maps_others(spec)
+        null, host = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), process.pidfd_open(start.host_pid)
+        self._loop = ZygoteLoop(
+            (control.fileno(), self._wake_read, host),
+            spec.clone_flags,
+            Users(spec.uid, spec.gid, spec.uid_range or (0, 0), maps),
+            _frames(),
+        )
         self.rehearsal, self._guest = Rehearsal(), guest.Guest()
         #: by whether they let a cell fork
         programs = {forks: program_of(spec, forks=forks) for forks in (False, True)}
-        self._fresh = FreshCells(
-            self._guest, spec, AtFork(spec, maps=self._maps), programs, self._null, maps=self._maps
-        )
+        self._fresh = FreshCells(self._guest, spec, AtFork(spec, maps=maps), programs, null, maps=maps)
 
     def warm_up(self) -> None:
         """Do what each cell would do for itself. Everything that is to be warm is imported by now."""
@@ -154,57 +147,35 @@ class Zygote:
 
     def serve(self) -> int:
         """Loop until the host is gone; returns the exit status."""
-        poller = select.poll()
-        for descriptor in (self._control.fileno(), self._wake_read, self._host):
-            poller.register(descriptor, select.POLLIN)
-        while True:
-            for descriptor, _events in poller.poll():
-                if descriptor == self._wake_read:
-                    os.read(self._wake_read, 4096)
-                    self._reap()
-                elif descriptor == self._host or not self._command():
-                    return 0
+        self._loop.begin(self._fresh.starts)
+        while (left := self._loop.run()) is not Left.GONE:
+            if left is Left.GUEST:
+                self._be_guest()
+            if left is Left.FAILED:
+                self._tell_failed()
+            else:
+                self._command(*self._loop.order)
+        return 0
 
-    def _command(self) -> bool:
-        data, descriptors, _ = receive(self._control, MAX_CONTROL_BYTES, 2)
-        if not data:
-            return False
+    def _command(self, data: bytes, descriptors: list[int]) -> None:
         order = msgspec.msgpack.decode(data, type=ZygoteOrder)
         if isinstance(order, Signal):
-            self._signal(order)
-            return True
-        if isinstance(order, Branch):
+            self._loop.signal(order.pid, order.number)
+        elif isinstance(order, Branch):
             self._branch(descriptors)
-            return True
-        for _ in range(order.count):
-            self._fork(order.forks)
-        return True
-
-    def _signal(self, order: Signal) -> None:
-        """Signal a child, whose number no other process gets before it is reaped here."""
-        for pid, cell in self._cells.items():
-            if cell.guest_pid == order.pid:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, order.number)
+        else:
+            self._loop.fork(order.count, forks=order.forks)
 
     def end_cells(self) -> None:
         """End every cell and wait for it: only then may what is held for them (links of programs) be let go."""
-        killed = []
-        for pid in self._cells:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-        for pid in killed:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+        self._loop.end_cells()
 
     def _branch(self, descriptors: list[int]) -> None:
         """Fork a policy zygote. Where that fails its socket is closed, which tells the supervisor."""
         parent = os.getpid()
         try:
-            if len(descriptors) == 2 and (pid := os.fork()) == 0:
+            if len(descriptors) == 2 and os.fork() == 0:
                 self._become_policy_zygote(descriptors[0], descriptors[1], parent)
-            self._branches.add(pid)
         except OSError as error:
             os.write(2, f"fork a policy zygote: {error.strerror}\n".encode())
         finally:
@@ -220,11 +191,11 @@ class Zygote:
                 os._exit(0)
             os.setpgid(0, 0)
             process.set_name("pyisolate-policy")
-            self._cells, self._branches, self._uids = {}, set(), {}
             self._control.close()
             self._control = socket.socket(fileno=control)
             before = self._wake_read, self._wake_write
             self._wake_read, self._wake_write = _make_wake()
+            self._loop.restart(control, self._wake_read)
             self._make_ahead(given)
             own = process.pidfd_open(os.getpid())
             self._send(Started(pid=os.getpid()), [own])
@@ -247,93 +218,22 @@ class Zygote:
         gc.collect()
         gc.freeze()
 
-    def _fork(self, forks: bool) -> None:
-        """Fork one cell and hand its ends to the supervisor; say so where the machine has run out of something."""
-        sockets: tuple[socket.socket, ...] = ()
-        descriptors: list[int] = []
-        pidfd = -1
+    def _tell_failed(self) -> None:
+        """Say that a cell could not be made: the machine has run out of something."""
         try:
-            sockets = channel, theirs = socket.socketpair()
-            out_read, out_write = os.pipe2(os.O_CLOEXEC)
-            descriptors += (out_read, out_write)
-            err_read, err_write = os.pipe2(os.O_CLOEXEC)
-            descriptors += (err_read, err_write)
-            asked = audit.make_asked()
-            descriptors.append(asked)
-            mapped, mapping = os.pipe2(os.O_CLOEXEC) if self._maps else (None, None)
-            descriptors += [descriptor for descriptor in (mapped, mapping) if descriptor is not None]
-            cell = cell_init.fork(self._start.spec.clone_flags)
-            if cell is None:
-                if mapping is not None:
-                    os.close(mapping)
-                self._child(theirs, (out_write, err_write), asked, mapped, forks)
-                return
-            pidfd = cell.init_pidfd
-            descriptors.append(pidfd)
-            self._cells[cell.init_pid] = cell
-            if mapping is not None:
-                self._map(cell)
-                os.write(mapping, b"1")
-            forked = Forked(pid=cell.guest_pid, init=cell.init_pid, forks=forks)
-            self._send(forked, [channel.fileno(), out_read, err_read, pidfd, asked])
-        except (BrokenPipeError, ConnectionError):
-            raise
+            self._loop.check_made()
         except OSError as error:
-            if pidfd >= 0:  # it could not be handed over (unix(7), ETOOMANYREFS): no supervisor would ever use it
-                process.pidfd_send_signal(pidfd, signal.SIGKILL)
-            self._send(Forked(forks=forks, error=without_hint(error), errno=error.errno), [])
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            for one in sockets:
-                one.close()
+            self._send(Forked(forks=self._loop.forks, error=without_hint(error), errno=error.errno), [])
 
-    def _map(self, cell: cell_init.Cell) -> None:
-        """Make the cell's user, `spec.uid` to itself, one outside: its own, where there is a range."""
-        spec = self._start.spec
-        outside = spec.uid
-        if spec.uid_range is not None:
-            if not self._free_uids:
-                raise OSError(errno.EAGAIN, f"all {spec.uid_range[1]} users of cell_uids are taken by living cells")
-            outside = self._uids[cell.init_pid] = self._free_uids.popleft()
-        process.write_id_maps_of(cell.init_pid, (spec.uid, outside), (spec.gid, spec.gid))
-
-    def _child(
-        self, channel: socket.socket, outputs: tuple[int, int], asked: int, mapped: int | None, forks: bool
-    ) -> None:
-        """Become a cell. Never returns into the zygote's loop."""
+    def _be_guest(self) -> NoReturn:
+        """Go on as a cell. Never returns into the zygote's loop."""
         status = wire.BROKEN_STATUS
         try:
-            rehearse = self.rehearsal.play
-            status = self._fresh.become(channel.fileno(), outputs, asked, mapped, rehearse, forks=forks)
+            status = self._fresh.go_on(self._loop.came, self.rehearsal.play, forks=self._loop.forks)
         except BaseException as error:
             os.write(2, _described(error))
         finally:
             os._exit(status)
-
-    def _reap(self) -> None:
-        while self._cells or self._branches:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                self._cells.clear()
-                self._branches.clear()
-                return
-            if pid == 0:
-                return
-            self._branches.discard(pid)
-            if (cell := self._cells.pop(pid, None)) is None:
-                continue
-            guest_status, max_rss_bytes = cell.ended()
-            if (uid := self._uids.pop(pid, None)) is not None:
-                self._free_uids.append(uid)
-            exited = Exited(
-                pid=cell.guest_pid,
-                status=status if guest_status is None else guest_status,
-                cpu_s=usage.ru_utime + usage.ru_stime,
-                max_rss_bytes=max_rss_bytes,
-            )
-            self._send(exited, [])
 
     def _send(self, message: ZygoteMessage, descriptors: list[int]) -> None:
         data = _encode(message)
@@ -341,6 +241,25 @@ class Zygote:
             socket.send_fds(self._control, [data], descriptors)
         else:
             self._control.send(data)
+
+
+def _frames() -> Frames:
+    """Return the messages about cells, encoded ahead with numbers that C replaces."""
+    ids, status, cpu_s, size = (0xC1F0A1B2, 0xC1F0A3B4), 0xC1F0A5B6, 2.0**0.5, 0xC1F0A7B8C9DAEBFC
+    forked = [Forked(pid=ids[0], init=ids[1], forks=forks) for forks in (False, True)]
+    exited = Exited(pid=ids[0], status=status, cpu_s=cpu_s, max_rss_bytes=size)
+    marks = [number.to_bytes(4, "big") for number in (*ids, status)]
+    return Frames(
+        (_frame(Fork(count=0x7D), [b"\x7d"]), _frame(Fork(count=0x7D, forks=True), [b"\x7d"])),
+        (_frame(forked[0], marks[:2]), _frame(forked[1], marks[:2])),
+        _frame(exited, [marks[0], marks[2], struct.pack(">d", cpu_s), size.to_bytes(8, "big")]),
+    )
+
+
+def _frame(message: ZygoteMessage | ZygoteOrder, marks: list[bytes]) -> Frame:
+    data = _encode(message)
+    assert all(data.count(mark) == 1 for mark in marks)
+    return Frame(data, tuple(map(data.index, marks)))
 
 
 def _make_wake() -> tuple[int, int]:

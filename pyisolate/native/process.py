@@ -226,19 +226,6 @@ def write_id_maps(uid: int, gid: int) -> None:
     check(_lib.process_write_id_maps(uid, gid), "write uid_map and gid_map", f"{uid}:{gid}")
 
 
-def write_id_maps_of(pid: int, uid: tuple[int, int], gid: tuple[int, int]) -> None:
-    """Map one user and one group of the user namespace of `pid`: (id inside, id outside). Deny it setgroups.
-
-    The caller made the namespace; ids outside that are not its own need CAP_SETUID and CAP_SETGID (user_namespaces(7)).
-    """
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid[0]} {uid[1]} 1"), ("gid_map", f"{gid[0]} {gid[1]} 1")):
-        descriptor = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, text.encode())
-        finally:
-            os.close(descriptor)
-
-
 def set_hostname(name: str) -> None:
     """Set the UTS namespace's host name. Needs CAP_SYS_ADMIN in it."""
     encoded = name.encode()

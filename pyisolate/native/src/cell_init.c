@@ -299,7 +299,8 @@ static int cell_init_become_guest(struct cell_init_slot *slot, PyGILState_STATE 
     return 0;
 }
 
-static __attribute__((noinline)) int cell_init_fork(unsigned long long flags, struct cell_init_made *made)
+/* noinline: a guest returns from here with what this frame has kept of its caller's registers. */
+SHARED __attribute__((noinline)) int cell_init_fork(unsigned long long flags, struct cell_init_made *made)
 {
     sigset_t all;
     int pidfd = -1;

@@ -189,6 +189,23 @@ SHARED int process_write_id_maps(unsigned int uid, unsigned int gid)
     return process_write_file("/proc/self/gid_map", map, (size_t)snprintf(map, sizeof map, "%u %u 1", gid, gid));
 }
 
+/* Map one user and one group of the user namespace that `pid` is in, which the caller has made; deny it setgroups. An id
+ * outside that is not the caller's own needs CAP_SETUID or CAP_SETGID (user_namespaces(7)). */
+SHARED int process_write_id_maps_of(int pid, unsigned int inside, unsigned int outside, unsigned int gid)
+{
+    const char *const names[] = {"setgroups", "uid_map", "gid_map"};
+    char path[48], texts[3][48] = {"deny"};
+    int error = 0;
+
+    snprintf(texts[1], sizeof texts[1], "%u %u 1", inside, outside);
+    snprintf(texts[2], sizeof texts[2], "%u %u 1", gid, gid);
+    for (int i = 0; i < 3 && error == 0; i++) {
+        snprintf(path, sizeof path, "/proc/%d/%s", pid, names[i]);
+        error = process_write_file(path, texts[i], strlen(texts[i]));
+    }
+    return error;
+}
+
 SHARED int process_set_hostname(const char *name, size_t length)
 {
     return result_of(sethostname(name, length));
