@@ -42,7 +42,7 @@ class TerminalAsker:
                 self._say(_HELP)
 
     def _explain(self, question: Question) -> None:
-        self._say(f"  no rule of policy {question.policy} speaks of it; its guest waits, and nothing is connected yet")
+        self._say(f"  no rule of policy {question.policy} speaks of it; its guest waits, and nothing was done yet")
         if question.suggestion is not None:
             self._say(f"  the rule that grants it: {json.dumps(question.suggestion, ensure_ascii=False)}")
         self._say(_HELP)

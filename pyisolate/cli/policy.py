@@ -91,6 +91,7 @@ def explain(policy_name: str, capability: str, target: str, environment: str | N
 
     from ..capability import Capability
     from ..policy.advice import advice
+    from ..policy.explain import asks
     from ..policy.explain import explain as explain_operation
 
     if capability not in list(Capability):
@@ -102,17 +103,17 @@ def explain(policy_name: str, capability: str, target: str, environment: str | N
     chosen = _load(policy_name, environment)
     decision = explain_operation(chosen, capability, target)
     suggested = advice(Capability(capability), target) if decision.code is not None else None
-    allowed = decision.code is None
+    allowed, asked = decision.code is None, asks(chosen, decision)
     if as_json:
-        document = {**msgspec.to_builtins(decision), "policy": chosen.name, "suggestion": suggested}
+        document = {**msgspec.to_builtins(decision), "policy": chosen.name, "suggestion": suggested, "asked": asked}
         click.echo(json.dumps(document, indent=2))
     else:
         said = next((rule.reason for rule in chosen.rules if rule.text == decision.rule), None)
-        _say_decision(decision, suggested, said)
+        _say_decision(decision, suggested, said, asked=asked)
     raise SystemExit(0 if allowed else FOUND)
 
 
-def _say_decision(decision: Any, suggested: dict[str, Any] | None, said: str | None) -> None:
+def _say_decision(decision: Any, suggested: dict[str, Any] | None, said: str | None, *, asked: bool) -> None:
     from rich.text import Text
 
     from .terminal import stdout, suggestion_text, verdict
@@ -124,6 +125,7 @@ def _say_decision(decision: Any, suggested: dict[str, Any] | None, said: str | N
         ("code", decision.code),
         ("reason", decision.reason),
         ("the policy says", said),
+        ("ask", "the host is asked before it is refused, where it answers (on_ask)" if asked else None),
         ("nearest grant", decision.presented),
         ("to allow it, add", suggestion_text(suggested) if suggested is not None else None),
     ):

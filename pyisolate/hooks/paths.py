@@ -274,7 +274,17 @@ def executable(name: object, *, search: object = None, base: object = None) -> s
                 return reached(candidate)
         except (OSError, ValueError):
             continue
-    return f"{likely_directory(directories)}/{path}"
+    # one that the host is asked about lies where nothing runs yet (kernel/rootview/gates.py)
+    shut = next((one for one in directories if _is_program(f"{one}/{path}")), None)
+    return f"{likely_directory(directories)}/{path}" if shut is None else reached(f"{shut}/{path}")
+
+
+def _is_program(path: str) -> bool:
+    try:
+        mode = _stat(_ours(path)).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(mode) and bool(mode & 0o111)
 
 
 def likely_directory(directories: Sequence[str]) -> str:

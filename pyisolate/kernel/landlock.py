@@ -167,13 +167,13 @@ class LandlockEnforcer(Enforcer):
         if draft.usable(self.name):
             # Landlock would refuse first, and the programs of a control group would have nothing to record
             tcp = not (enforced and draft.host_network)
-            draft.ruleset = self.prepare(draft.compiled, draft.root_view, tcp=tcp)
+            draft.ruleset = self.prepare(draft.held, draft.root_view, tcp=tcp)
             draft.notes += draft.ruleset.notes
             draft.missing += [f"rule {rule}" for rule in draft.ruleset.unenforced]
         else:
             draft.lack(self.name, "fs rules" if enforced else "programs and scopes")
         if enforced and draft.root_view is None:
-            rules = self.unenforceable(draft.compiled)
+            rules = self.unenforceable(draft.held)
             draft.missing += [f"rule {rule}: Landlock cannot subtract a path from a grant" for rule in rules]
 
     def unenforceable(self, policy: CompiledPolicy) -> list[str]:
@@ -281,7 +281,7 @@ class _PathRules:
                 self._carve(place, gained, carved)
             else:
                 self._grant(place.path, access_of(gained), place.text)
-        if self._view is not None and self._view.stages:  # what is mounted below it is each sandbox's own
+        if self._view is not None and self._view.has_workspace:  # what is mounted below it is each sandbox's own
             sockets = AccessFs.MAKE_SOCK if self._policy.own_sockets else AccessFs(0)
             programs = AccessFs.EXECUTE if workspace.may_run(self._policy) else AccessFs(0)
             self._grant(workspace.ROOT, access_of(workspace.RIGHTS) | sockets | programs, "workspace")

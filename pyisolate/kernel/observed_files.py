@@ -17,7 +17,8 @@ import msgspec
 from ..capability import Capability, NetAction
 from ..decision import Decision, DenialCode, Mode, Verdict
 from ..policy import workspace
-from ..policy.broker import Broker
+from ..policy.asking import asks_about
+from ..policy.broker import Broker, is_unspoken_of
 from ..policy.compiled import CompiledPolicy, FsRight
 from ..policy.moves import widened
 from ..policy.searched import Searched
@@ -59,6 +60,7 @@ _OPENING = frozenset(("open", "openat", "creat"))
 _INTERPRETERS = 6  # a script, and the five interpreters that may name one another (Linux, fs/exec.c)
 _TMPFILE = 0o20000000  # __O_TMPFILE (asm-generic/fcntl.h)
 _RENAMING = frozenset(("rename", "renameat", "renameat2"))
+_OPENING = frozenset(("open", "openat"))
 _LINKING = frozenset(("link", "linkat"))
 
 
@@ -102,12 +104,13 @@ class WatchedFiles:
             follows = not runs and record.syscall not in _NAMING
             return [msgspec.structs.replace(record, target=names.followed(record.target)) if follows else record]
         if runs:
-            return [_program(record, broker, names)]
+            return [_would_ask(_program(record, broker, names), policy)]
         if (looked := _looked_at(record, names)) is not None:
             return [_not_found(record, looked, broker, names, searched)]
         found = _refusals(record, broker, names, searched, sealed=sealed, by_guest=by_guest, full=full)
         if not found:
             return [record]
+        found = [_would_ask(one, policy) for one in found]
         if (also := _moved(record, names)) and crosses(also[0][1], also):  # no rule for one of its names lets it pass
             found = [msgspec.structs.replace(one, also=also) for one in found]
             return found if found[0].verdict is Verdict.WOULD_DENY else found[:1]
@@ -353,6 +356,17 @@ def _refused(record: KernelRecord, decision: Decision, path: str) -> KernelRecor
         rule=decision.rule,
         presented=decision.presented,
     )
+
+
+def _would_ask(record: KernelRecord, policy: CompiledPolicy) -> KernelRecord:
+    """Return what monitor mode let through, and whether its host would have been asked instead."""
+    if record.verdict is not Verdict.WOULD_DENY or not is_unspoken_of(record.code):
+        return record
+    opens = record.capability is Capability.FS_READ and record.syscall in _OPENING and os.path.isfile(record.target)
+    if not (opens or record.capability is Capability.PROCESS_EXEC):
+        return record
+    asked = asks_about(policy, record.capability, record.target)
+    return msgspec.structs.replace(record, answer="would_ask") if asked else record
 
 
 def _asked_for(record: KernelRecord, passed: bool, names: SeenNames) -> list[tuple[Capability, str, str]]:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("pyisolate.kernel")
 #: A host that replaces a place once a millisecond cannot be followed.
 _TRIES = 4
+#: What waits for answers and takes a root view.
+_OF_FILES = frozenset({Capability.FS_READ, Capability.PROCESS_EXEC})
 
 
 class KernelPlan:
@@ -254,18 +256,16 @@ class KernelPlan:
             compiled = without_workspace(compiled)
         unasked = self._no_files_asked_about(compiled, isolation)
         if unasked is not None:
-            compiled = msgspec.structs.replace(
-                compiled, ask=tuple(one for one in compiled.ask if one is not Capability.FS_READ)
-            )
+            compiled = msgspec.structs.replace(compiled, ask=tuple(one for one in compiled.ask if one not in _OF_FILES))
         draft = Draft(compiled, isolation, enforcement == "strict", self.availability, self.traits)
         if unasked is not None:
-            draft.missing.append(f"ask: fs.read: {unasked}")
+            draft.missing.append(f"ask: fs.read and programs: {unasked}")
         if why is not None:
             draft.notes.append(f"no workspace: {why}")
         elif compiled.workspace_bytes is not None:
             draft.notes.append(_about_workspace(compiled))
         if not self.bpf.decides:  # its tables hold names
-            draft.identity = Identity(compiled, self._mounts)
+            draft.identity = Identity(draft.held, self._mounts)
         try:
             for enforcer in self.enforcers:
                 enforcer.add_to(draft)
@@ -287,13 +287,13 @@ class KernelPlan:
         return draft.finish()
 
     def _no_files_asked_about(self, compiled: CompiledPolicy, isolation: Isolation) -> str | None:
-        """Say why the host cannot be asked about files that a guest reads; None where it can, or is not to be."""
-        if Capability.FS_READ not in compiled.ask:
+        """Say why the host cannot be asked about files and programs; None where it can, or is not to be."""
+        if not _OF_FILES & set(compiled.ask):
             return None
         if isolation == "thread":
-            return "of a sandbox thread, the notification listener sees no file call"
+            return "of a sandbox thread, the notification listener sees no file call, and programs have no gate"
         if self.bpf.decides:
-            return "BPF-LSM refuses files that a guest is given as it refuses those that it opens"
+            return "BPF-LSM refuses files that a guest is given as it refuses those that it opens, and knows no gate"
         if self.listener is None:
             return "there is no notification listener"
         return None if self.usable(self.builder.name) else f"the {self.builder.name} is not available"

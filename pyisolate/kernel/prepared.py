@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..capability import Capability
 from ..choices import EnforcerName, Isolation
 from ..limits import rlimit
+from ..policy.compile import behind_gates
 from ..policy.compiled import CompiledPolicy
 from .interpreter_access import interpreter_out_of_reach
 
@@ -73,7 +74,7 @@ class Prepared:
         return self.identity is None or self.identity.holds()
 
     def stage(self, directory: int | None = None) -> Staged | None:
-        """Return a view with a workspace for one sandbox, None where the policy has none. Raises EnforcementError.
+        """Return a view for one sandbox alone, with workspace or gates, or None. Raises EnforcementError.
 
         `directory`: a mount of the host's that is to be the workspace.
         """
@@ -120,6 +121,8 @@ class Draft:
     strict: bool
     availability: Mapping[str, Availability]
     traits: CellTraits
+    #: `compiled`, and programs that wait behind gates: what holds files is made of it
+    held: CompiledPolicy = field(init=False)
     #: taken before anything was made of the places
     identity: Identity | None = None
     ruleset: LandlockRuleset | None = None
@@ -130,6 +133,9 @@ class Draft:
     missing: list[str] = field(default_factory=list)
     partial: dict[Capability, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.held = behind_gates(self.compiled)
 
     def usable(self, enforcer: EnforcerName) -> bool:
         """True when the enforcer's probe saw it deny."""

@@ -51,6 +51,7 @@ FLAG_MONITOR_NET: int = lib.NOTIFY_MONITOR_NET
 FLAG_NATIVE_NET: int = lib.NOTIFY_NATIVE_NET
 FLAG_ASK_CONNECT: int = lib.NOTIFY_ASK_CONNECT
 FLAG_ASK_BY_RULE: int = lib.NOTIFY_ASK_BY_RULE
+FLAG_ASK_EXEC: int = lib.NOTIFY_ASK_EXEC
 #: The action of a rule that says what is asked about.
 ASKED_ABOUT: int = lib.NOTIFY_ASKED_ABOUT
 FLAG_ASK_READ: int = lib.NOTIFY_ASK_READ
@@ -310,8 +311,8 @@ class Listener:
     def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
         """Answer a question, once. Raises OSError where there is no memory for it.
 
-        None, about a file: the kernel decides, as if nothing had been asked. `file`: what the guest is given where the
-        question was about one; it is taken where nothing is raised.
+        None, about a file or a program: the kernel decides, as if nothing had been asked. `file`: what the guest is
+        given where the question was about one; it is taken where nothing is raised.
         """
         said = {None: lib.NOTIFY_SAID_AS_EVER, True: lib.NOTIFY_SAID_YES, False: lib.NOTIFY_SAID_NO}[allow]
         check(lib.notify_reply_to(self._handle, number, said, -1 if file is None else file), "answer a question")

@@ -31,6 +31,7 @@ PIDFD_THREAD = os.O_EXCL
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_LAST_DESCRIPTOR = 0xFFFFFFFF  # close_range(2): ~0U
 _PR_SET_KEEPCAPS = 8
 _PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
@@ -171,6 +172,16 @@ def set_dumpable(dumpable: bool) -> None:
 def get_dumpable() -> bool:
     """Tell whether same-uid processes may trace this one."""
     return check(_lib.process_prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0), "prctl PR_GET_DUMPABLE") == 1
+
+
+def close_all_but(*kept: int) -> None:
+    """Close every descriptor above 2 but these."""
+    first = 3
+    for descriptor in sorted({one for one in kept if one >= first}):
+        if descriptor > first:
+            check(_lib.process_close_range(first, descriptor - 1), "close_range", f"{first} to {descriptor - 1}")
+        first = descriptor + 1
+    check(_lib.process_close_range(first, _LAST_DESCRIPTOR), "close_range", f"from {first}")
 
 
 def set_name(name: str) -> None:

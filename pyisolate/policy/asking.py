@@ -1,7 +1,8 @@
 """What the host is asked about: whatever no rule speaks of in a capability, or that part of it which `ask` states.
 
-An entry of `ask` is a capability, or a rule: `{connect: ...}`, `{http: ...}`, `{read: /directory}`. A capability beside
-rules of its own is asked about whole.
+An entry of `ask` is a capability, or a rule: `{connect: ...}`, `{http: ...}`, `{read: /directory}`, `{exec: /program}`.
+A capability beside rules of its own is asked about whole. Programs are asked about by rule alone: each has its gate in
+the root view when its sandbox starts (`kernel/rootview/gates.py`).
 """
 
 from __future__ import annotations
@@ -10,14 +11,20 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..capability import Capability
+from ..decision import Mode
 from ..errors import PolicySyntaxError
 from . import addresses, fragments, units, web
 from .compiled import CompiledPolicy, NetRule
 
 #: What can wait for an answer: calls that the supervisor carries out, on its own copy of what was asked about.
 ASKABLE = ("fs.read", "net.connect", "net.http")
-RULES = ("connect", "http", "read")
-HINT = f"use {', '.join(ASKABLE)}, or a rule: {{connect: host:port}}, {{http: GET host/path}}, {{read: /directory}}"
+RULES = ("connect", "http", "read", "exec")
+HINT = (
+    f"use {', '.join(ASKABLE)}, or a rule: {{connect: host:port}}, {{http: GET host/path}}, {{read: /directory}}, "
+    "{exec: /program}"
+)
+#: Programs that one policy asks about.
+MOST_PROGRAMS = 64
 SCHEMA = {
     "anyOf": [
         {"enum": list(ASKABLE)},
@@ -41,11 +48,13 @@ def read_ask(entries: Iterable[Any]) -> tuple[str, ...]:
             found.add(f"{key} {_canonical(key, target)}")
         else:
             raise PolicySyntaxError(f"ask: {str(entry)[:60]!r} cannot be asked about", hint=HINT)
+    if sum(entry.startswith("exec ") for entry in found) > MOST_PROGRAMS:
+        raise PolicySyntaxError(f"ask: more than {MOST_PROGRAMS} programs", hint="grant those that need no question")
     return tuple(sorted(found))
 
 
 def _canonical(key: str, target: object) -> str:
-    if key == "read":
+    if key in ("read", "exec"):
         return units.path(target, variables=False)
     if key == "http":
         asked = units.http_target(target)
@@ -76,8 +85,8 @@ def capability_of(entry: str) -> Capability:
     key, _, target = entry.partition(" ")
     if not target:
         return Capability(key)
-    if key == "read":
-        return Capability.FS_READ
+    if key in ("read", "exec"):
+        return Capability.FS_READ if key == "read" else Capability.PROCESS_EXEC
     return Capability.NET_HTTP if leads_to_proxy(entry) else Capability.NET_CONNECT
 
 
@@ -88,10 +97,18 @@ def asks_about(policy: CompiledPolicy, capability: Capability, target: str) -> b
     rules = policy.ask_rules
     if capability is Capability.FS_READ:
         return not rules.read or any(f"{target}/".startswith(f"{one.rstrip('/')}/") for one in rules.read)
+    if capability is Capability.PROCESS_EXEC:
+        return target in rules.programs
     if capability is Capability.NET_HTTP:
         request = web.parse(target)
         return not rules.web or (request is not None and any(web.matches(rule, request) for rule in rules.web))
     return not rules.connect or any(_covers(rule, target) for rule in rules.connect)
+
+
+def asks_about_programs(policy: CompiledPolicy) -> bool:
+    """Tell whether programs wait behind gates: nothing does where what refuses them only watches."""
+    enforced = Mode.MONITOR not in (policy.mode_of("process"), policy.mode_of("fs"))
+    return enforced and Capability.PROCESS_EXEC in policy.ask
 
 
 def _covers(rule: NetRule, target: str) -> bool:

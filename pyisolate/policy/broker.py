@@ -442,12 +442,19 @@ def _split(target: str) -> tuple[str, int | None]:
 
 
 def is_asked_about(policy: CompiledPolicy, decision: Decision) -> bool:
-    """Tell whether the host is asked before an operation is refused: no rule speaks of the address or file it names."""
+    """Tell whether the host is asked before an operation is refused: no rule speaks of what it names."""
     if not decision.refused or not asking.asks_about(policy, decision.capability, decision.target):
         return False
-    spoken_of = decision.code not in (DenialCode.NOT_GRANTED, DenialCode.SCOPE_INSUFFICIENT)
-    named = decision.capability is Capability.FS_READ or addresses.packed(_split(decision.target)[0]) is not None
-    return named and not spoken_of
+    if decision.capability is Capability.PROCESS_EXEC and not asking.asks_about_programs(policy):
+        return False
+    files = (Capability.FS_READ, Capability.PROCESS_EXEC)
+    named = decision.capability in files or addresses.packed(_split(decision.target)[0]) is not None
+    return named and is_unspoken_of(decision.code)
+
+
+def is_unspoken_of(code: DenialCode | None) -> bool:
+    """Tell whether no rule speaks of what was refused."""
+    return code in (DenialCode.NOT_GRANTED, DenialCode.SCOPE_INSUFFICIENT)
 
 
 def _endpoint(rule: NetRule) -> str:

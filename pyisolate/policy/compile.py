@@ -12,10 +12,12 @@ from collections.abc import Iterable
 
 import msgspec
 
+from ..capability import Capability
 from ..errors import EnforcementError
 from . import asking, elf, site, units, workspace
 from . import resolver as resources
-from .compiled import AskRules, CompiledPolicy, FsRight, NetAction, NetRule, WebRule
+from .broker import Broker, is_asked_about
+from .compiled import GATED, AskRules, CompiledPolicy, FsRight, FsRule, NetAction, NetRule, WebRule
 from .fs_table import FsTable
 from .imports import ImportCompiler
 from .interpreter import InterpreterFiles
@@ -48,6 +50,8 @@ def compile_policy(
     table = FsTable()
     _files(table, policy.files, interpreter)
     _programs(table, policy.processes, interpreter)
+    asked = _ask_rules(policy)
+    _asked_programs(table, asked, interpreter)
     imports = ImportCompiler(table, interpreter)
     imports.compile(policy.imports)
     _random(table, policy)
@@ -78,7 +82,7 @@ def compile_policy(
         egress=policy.egress,
         inspect_tls=policy.inspect_tls,
         ask=tuple(dict.fromkeys(map(asking.capability_of, policy.ask))),
-        ask_rules=_ask_rules(policy),
+        ask_rules=asked,
         workspace_bytes=policy.workspace,
         site=packages,
         reasons={rule.text: rule.reason for rule in policy.rules if rule.reason is not None},
@@ -88,6 +92,7 @@ def compile_policy(
 def _may_fork(policy: PolicyModel) -> bool:
     denied = any(rule.operation == FORK and not rule.allow for rule in policy.processes)
     runs = any(rule.allow for rule in policy.processes) or any("exec" in rule.allow for rule in policy.files)
+    runs = runs or any(asking.capability_of(entry) is Capability.PROCESS_EXEC for entry in policy.ask)
     return runs and not denied
 
 
@@ -178,6 +183,29 @@ def _programs(table: FsTable, rules: Iterable[ProcessRule], interpreter: Interpr
             _needs_of_programs(table, program, rule.text, interpreter)
 
 
+def _asked_programs(table: FsTable, asked: AskRules, interpreter: InterpreterFiles) -> None:
+    """Grant what programs that the host is asked about are linked to; they themselves wait behind their gates."""
+    for path in asked.programs:
+        _needs_of_programs(table, path, f"ask: exec {path}", interpreter)
+
+
+def behind_gates(compiled: CompiledPolicy) -> CompiledPolicy:
+    """Return the tables of what holds files: programs that the host is asked about are there, each behind its gate.
+
+    Those that a rule speaks of are not: they run, or never do.
+    """
+    if not asking.asks_about_programs(compiled):
+        return compiled
+    table = {rule.path: rule for rule in compiled.fs}
+    broker = Broker(compiled)
+    for path in compiled.ask_rules.programs:
+        if not is_asked_about(compiled, broker.decide(Capability.PROCESS_EXEC, path)):
+            continue
+        rule = table.get(path, FsRule(path=path))
+        table[path] = msgspec.structs.replace(rule, allow=rule.allow | RUN, text=f"ask: exec {path}", origin=GATED)
+    return msgspec.structs.replace(compiled, fs=tuple(table[path] for path in sorted(table)))
+
+
 def _needs_of_programs(table: FsTable, place: str, text: str, interpreter: InterpreterFiles) -> None:
     """Grant what the program at `place`, or those directly in it, are linked to."""
     programs = _programs_at(place)
@@ -260,12 +288,15 @@ def _ask_rules(policy: PolicyModel) -> AskRules:
     connect: list[NetRule] = []
     web: list[WebRule] = []
     read: list[str] = []
+    programs: dict[str, None] = {}
     for entry in policy.ask:
         key, _, target = entry.partition(" ")
         if not target or asking.capability_of(entry).value in policy.ask:
             continue
         if key == "read":
             read.append(target)
+        elif key == "exec":
+            programs |= dict.fromkeys((target, os.path.realpath(target)))
         elif asking.leads_to_proxy(entry):
             web.append(web_rule(key, target, f"ask: {entry}"))
         else:
@@ -281,7 +312,7 @@ def _ask_rules(policy: PolicyModel) -> AskRules:
                 )
                 for network in networks
             ]
-    return AskRules(connect=tuple(connect), web=tuple(web), read=tuple(read))
+    return AskRules(connect=tuple(connect), web=tuple(web), read=tuple(read), programs=tuple(programs))
 
 
 def _networks(target: units.NetTarget, pinned: dict[str, tuple[str, ...]]) -> tuple[list[_Network], int, int]:

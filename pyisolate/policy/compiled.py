@@ -14,6 +14,9 @@ from ..capability import NetAction as NetAction
 from ..choices import BetweenRequests
 from ..decision import Mode
 
+#: The origin of a program's rule that only what holds files has: its host is asked before it runs.
+GATED = "gated"
+
 
 class FsRule(msgspec.Struct, frozen=True, kw_only=True):
     """One path and the rights decided there. `allow` and `deny` are FsRight bits.
@@ -22,8 +25,8 @@ class FsRule(msgspec.Struct, frozen=True, kw_only=True):
     way to a path that speaks of the right decides; deny beats allow at equal length (but LIST holds at the path
     itself only). `text` is the rule as a policy file would state it; a deny without text is the edge of an implied
     grant (site-packages inside the standard library, native code of a module granted without it), which no policy
-    states. `origin` tells which policy key it came from: fs, process, import, random, workspace, environment, or
-    system (an `@` variable).
+    states. `origin` tells which policy key it came from: fs, process, import, random, workspace, environment,
+    system (an `@` variable), or gated.
 
     METADATA is changing mode, owner, times or attributes; looking at them needs any right. Bits are closed under what
     they need: WRITE comes with METADATA, EXEC with READ and MAP_EXEC.
@@ -140,6 +143,8 @@ class AskRules(msgspec.Struct, frozen=True, kw_only=True):
     web: tuple[WebRule, ...] = ()
     #: files and directories
     read: tuple[str, ...] = ()
+    #: programs: as the policy names them, and where that leads
+    programs: tuple[str, ...] = ()
 
 
 class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..capability import Capability
 from ..decision import Decision
-from .broker import Broker
+from .asking import asks_about
+from .broker import Broker, is_asked_about, is_unspoken_of
 from .check import Finding, check
 from .compile import compile_policy
 from .diff import Change, diff
@@ -12,7 +13,7 @@ from .interpreter import InterpreterFiles
 from .model import PolicyModel
 from .resolver import Resolve
 
-__all__ = ["Change", "Finding", "check", "diff", "explain"]
+__all__ = ["Change", "Finding", "asks", "check", "diff", "explain"]
 
 
 def explain(
@@ -26,3 +27,12 @@ def explain(
     """Return the broker's decision on one operation, with the rule that decides and the nearest grant."""
     compiled = compile_policy(policy, interpreter=interpreter, resolve=resolve)
     return Broker(compiled).decide(Capability(capability), target)
+
+
+def asks(policy: PolicyModel, decision: Decision, *, resolve: Resolve | None = None) -> bool:
+    """Tell whether the host is asked before what `explain` says is refused."""
+    compiled = compile_policy(policy, resolve=resolve)
+    if decision.capability is Capability.NET_HTTP:
+        unspoken = decision.refused and is_unspoken_of(decision.code)
+        return unspoken and asks_about(compiled, decision.capability, decision.target)
+    return is_asked_about(compiled, decision)

@@ -468,6 +468,7 @@ class Session(abc.ABC):
             self.stop()
         self.calls.close()
         self.questions.close()
+        self.waiting.close()
 
     def close(self) -> None:
         """Stop the guest for good. Stored events stay readable. Idempotent."""
@@ -485,5 +486,6 @@ class Session(abc.ABC):
         self.ending = SandboxClosed(
             f"sandbox {self.name!r}: it belongs to the process that was forked", hint="spawn one in this process"
         )
+        self.waiting.abandon()
         self.state = "closed"
         self.finished.set()

@@ -1,4 +1,4 @@
-"""Calls of one sandbox that wait for an answer, and the file that each is about: which one a yes gives.
+"""Calls of one sandbox that wait for an answer, and the file or program that each is about: what a yes gives.
 
 The name is the listener's copy. What it leads to here is looked at before the question and again after the answer: a
 yes is for that file, which is opened for the guest.
@@ -25,6 +25,7 @@ from ..policy.broker import Broker, is_asked_about
 from ..policy.compiled import CompiledPolicy
 from ..records import Asked
 from .ask import start_or_run
+from .starting import Starting
 
 _log = logging.getLogger("pyisolate.sandbox.waiting")
 #: Opens a file by path, device and inode, so that a guest can only read it; with the processor time that it took
@@ -42,6 +43,12 @@ class _File:
     device: int
     inode: int
     opener: Opener
+
+
+@dataclass(frozen=True)
+class _Program:
+    path: str
+    tid: int
 
 
 class Answering(Protocol):
@@ -79,6 +86,8 @@ class WaitingCalls:
     def __init__(self, around: Surroundings, ask: Callable[[Asked], None]) -> None:
         self._around, self._ask = around, ask
         self._files: dict[int, _File] = {}
+        self._programs: dict[int, _Program] = {}
+        self.starting = Starting()
         self._lock = threading.Lock()
         self._known: Broker | None = None
         #: processor time that looking at files took
@@ -93,11 +102,15 @@ class WaitingCalls:
 
     def take(self, asked: Asked, opener: Opener) -> None:
         """Take a question; a file is opened by `opener`. Never waits: where a file is looked at, a file system may."""
-        if asked.capability is not Capability.FS_READ:
+        if asked.capability not in (Capability.FS_READ, Capability.PROCESS_EXEC):
             self._ask(asked)
             return
+        look = partial(self._look, asked, opener)
+        if asked.capability is Capability.PROCESS_EXEC:
+            self.starting.came(asked.tid)
+            look = partial(self._look_at_program, asked)
         try:
-            self._around.start_call(partial(self._look, asked, opener))
+            self._around.start_call(look)
         except RuntimeError:  # no thread
             self._around.kernel.answer(asked.number, allow=None)
 
@@ -108,7 +121,16 @@ class WaitingCalls:
                 start_or_run(self._around.start_call, partial(self.answer_request, self._around.id, -number, allow))
             return
         with self._lock:
-            file = self._files.pop(number, None)
+            program, file = self._programs.pop(number, None), self._files.pop(number, None)
+        if program is not None and allow:
+            let = partial(
+                self.starting.let, self._around.kernel, number, program.tid, self._unless_denied(program.path)
+            )
+            try:
+                self._around.start_call(let)
+            except RuntimeError:  # no thread
+                self._around.kernel.answer(number, allow=False)
+            return
         given = self._opened(file) if file is not None and allow else None
         self._around.kernel.answer(number, allow=allow and (file is None or given is not None), file=given)
 
@@ -126,6 +148,37 @@ class WaitingCalls:
         finally:
             with self._lock:
                 self.spent_s += time.thread_time() - began + elsewhere
+
+    def _unless_denied(self, path: str) -> str | None:
+        """Return a program that an answer allows; None where a rule has come to speak of it: the kernel decides."""
+        decision = self._broker().decide(Capability.PROCESS_EXEC, path)
+        return path if is_asked_about(self._broker().policy, decision) else None
+
+    def _look_at_program(self, asked: Asked) -> None:
+        """Ask about a program that waits behind a gate; let any other go on in its turn, as the kernel decides."""
+        gates, compiled = self.starting.gates, self._around.compiled
+        name = workspace.as_reached(asked.target, workspace.links(compiled))
+        path = os.path.realpath(name) if name else ""
+        ask = gates is not None and gates.has(path) and self._unless_denied(path) is not None
+        with self._lock:
+            if ask and len(self._programs) < _MOST:
+                self._programs[asked.number] = _Program(path, asked.tid)
+            else:
+                ask = False
+        if ask:
+            self._ask(msgspec.structs.replace(asked, target=path))
+        else:
+            self.starting.let(self._around.kernel, asked.number, asked.tid, None)
+
+    def close(self) -> None:
+        """The sandbox has ended: nothing starts any more."""
+        if self.starting.gates is not None:
+            self.starting.gates.close()
+
+    def abandon(self) -> None:
+        """In a forked child of the host: the sandbox is the parent's."""
+        if self.starting.gates is not None:
+            self.starting.gates.abandon()
 
     def _broker(self) -> Broker:
         compiled, known = self._around.compiled, self._known

@@ -228,7 +228,9 @@ class Assigner:
                 given = self._plan.builder.directory(*order.given, runs=workspace.is_mounted_to_run(prepared.compiled))
                 sent.callback(os.close, given)
             if (staged := prepared.stage(given)) is not None:
-                session.workspace = Workspace(staged.workspace, session.name, hosts=given is not None)
+                if staged.workspace is not None:
+                    session.workspace = Workspace(staged.workspace, session.name, hosts=given is not None)
+                session.waiting.starting.gates = staged.gates
                 named["root view"] = staged.tree
                 sent.callback(self._closer.close_later, staged.tree)
             answer = self._initialise(session, order, named, slots[1] if slots is not None else 0)

@@ -19,6 +19,7 @@ ASK: list[Any] = [
     {"connect": "*.example.org:443"},
     {"http": "GET api.example.com/v1/*"},
     {"read": "/srv/data"},
+    {"exec": "/opt/tool"},
 ]
 
 
@@ -41,6 +42,9 @@ def asked(ask: list[Any], capability: Capability, target: str) -> bool:
         (READ, "/srv/data/a/b", True),
         (READ, "/srv/data", True),
         (READ, "/srv/database", False),
+        (Capability.PROCESS_EXEC, "/opt/tool", True),
+        (Capability.PROCESS_EXEC, "/opt/tool/inside", False),
+        (Capability.PROCESS_EXEC, "/opt/tools", False),
         (Capability.FS_WRITE, "/srv/data/a", False),
     ],
 )
@@ -59,7 +63,7 @@ def test_a_capability_is_asked_about_whole_and_beside_its_rules() -> None:
 def test_rules_of_ask_are_written_read_and_compared() -> None:
     policy = Policy.preset("none").with_ask("net.http", *ASK)
     assert policy.to_dict()["ask"] == [{"connect": "*.example.org:443"}, {"connect": "10.0.0.0/8:443"},
-                                       ASK[2], "net.http", ASK[3]]  # fmt: skip
+                                       ASK[4], ASK[2], "net.http", ASK[3]]  # fmt: skip
     assert Policy.from_dict(policy.to_dict()) == policy
     changed = diff(policy, Policy.preset("none").with_ask("net.http", *ASK[1:]))
     assert "connect 10.0.0.0/8:443" in str(changed)
@@ -67,7 +71,7 @@ def test_rules_of_ask_are_written_read_and_compared() -> None:
 
 @pytest.mark.parametrize(
     "entry",
-    ["process.exec", "connect 10.0.0.0/8:443", {"exec": "/usr/bin/git"}, {"http": "GET https://a.org/x"},
+    ["process.exec", "connect 10.0.0.0/8:443", {"exec": "git"}, {"http": "GET https://a.org/x"},
      {"read": "data"}, {"connect": 1}, {"connect": "unix:/run/x"}, {"read": "/a", "http": "GET a.org/"}, 7,
      {"read": "/srv/*"}],
 )  # fmt: skip

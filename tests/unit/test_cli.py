@@ -310,3 +310,21 @@ def test_no_color_and_pipes_are_heeded() -> None:
     assert "\x1b[1;31m" in coloured
     assert "\x1b[31m" not in plain
     assert ";31m" not in plain
+
+
+def test_explain_says_what_the_host_is_asked_about(tmp_path: Path) -> None:
+    file = tmp_path / "asks.yaml"
+    file.write_text("name: asks\nextends: compute\nask: [net.http, {exec: /opt/tool}, {connect: '10.0.0.0/8:443'}]\n")
+    asked = {
+        (capability, target): json.loads(invoke("policy", "explain", "--json", str(file), capability, target).output)[
+            "asked"
+        ]
+        for capability, target in (
+            ("process.exec", "/opt/tool"),
+            ("process.exec", "/opt/other"),
+            ("net.connect", "10.0.0.1:443"),
+            ("net.connect", "11.0.0.1:443"),
+            ("net.http", "CONNECT a.example.org:443"),
+        )
+    }
+    assert list(asked.values()) == [True, False, True, False, True]

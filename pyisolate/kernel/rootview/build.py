@@ -70,6 +70,8 @@ class RootBuild:
         self.notes = [self.places.note(rule, why) for rule, why in self.places.missing if rule.allow]
         self.generated: list[str] = []
         self.unenforced: list[Problem] = []
+        #: programs that the host is asked about: none runs before its gate is opened (`gates`)
+        self.gates: list[str] = []
         self._covers: dict[str, Cover] = {}
         self._mirrors = False
         self._sealed_last: list[int] = []
@@ -169,7 +171,10 @@ class RootBuild:
             return
         self._check(place)
         attributes = self._attributes(place)
-        if attributes != cover.attributes:
+        if place.gated and not place.is_directory:
+            self.gates.append(place.path)
+            attributes |= mount.MOUNT_ATTR_NOEXEC
+        if attributes != cover.attributes or place.gated:
             self._bind(place.path, place.is_directory, attributes)
 
     def _attributes(self, place: Place) -> int:
@@ -366,7 +371,7 @@ def readable_by_cell(places: Places, uid: int) -> list[Problem]:
             mode |= os.X_OK
         if place.allow & WRITING:
             mode |= os.W_OK
-        if place.allow & FsRight.EXEC and not place.is_directory:
+        if place.allow & FsRight.EXEC and not (place.is_directory or place.gated):
             mode |= os.X_OK
         if os.access(place.path[1:] or ".", mode, effective_ids=True):
             continue

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ...policy.compiled import CompiledPolicy, FsRight, FsRule
+from ...policy.compiled import GATED, CompiledPolicy, FsRight, FsRule
 
 #: What a writable mount is needed for; changing metadata takes WRITE as well (policy/compiled.py).
 WRITING = FsRight.WRITE | FsRight.CREATE | FsRight.DELETE
@@ -45,6 +45,11 @@ class Place:
     def stated(self) -> bool:
         """True where the policy itself states a rule here; False for the edge of an implied grant."""
         return any(rule.text for rule in self.rules)
+
+    @property
+    def gated(self) -> bool:
+        """True of a program that the host is asked about before it runs."""
+        return any(rule.origin == GATED for rule in self.rules)
 
     @property
     def lost(self) -> int:

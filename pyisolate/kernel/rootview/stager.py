@@ -1,4 +1,6 @@
-"""Makes one root view after another, each with a workspace of its own: what a sandbox enters and no other can reach.
+"""Makes one root view after another, each with a workspace of its own, with gates of its own (`gates`), or with both.
+
+A sandbox enters it and no other can reach it.
 
 One process per builder, with a mount namespace of its own where each policy's view stays mounted as a template, as long
 as the supervisor keeps the socket that asks for copies of it. For each request the stager puts a new tmpfs on the
@@ -22,8 +24,9 @@ import msgspec
 from ...native import mount, process
 from ...native.descriptors import receive
 from ...policy import workspace
+from .gates import hold, reap_unasked
 
-_MAX_ORDER_BYTES = 256
+_MAX_ORDER_BYTES = 1 << 19
 #: What is asked for: a new workspace, or a tree with the directory whose mount comes with the byte.
 WITH_MEMORY, WITH_DIRECTORY = b"1", b"d"
 
@@ -36,13 +39,14 @@ def attributes(*, runs: bool) -> int:
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """A new template: how large its workspaces are and whose. The tree and the socket that asks come with it."""
 
-    size: int
-    #: how many files, directories and links
-    names: int
+    #: bytes, and how many files, directories and links; None: no workspace
+    room: tuple[int, int] | None
     #: user and group; None: open to all in it, where cells are users of a range
     owner: tuple[int, int] | None
     #: what is in them may be run
     runs: bool = False
+    #: programs that each wait behind a gate
+    gates: tuple[str, ...] = ()
 
 
 def send_order(stager: socket.socket, order: Order, tree: int, asked: int) -> None:
@@ -73,19 +77,40 @@ class _Template:
     def __init__(self, tree: int, place: str, peer: socket.socket, order: Order) -> None:
         self.tree, self.place, self.peer = tree, place, peer
         self._attributes = attributes(runs=order.runs)
-        self._options = {"size": str(order.size), "nr_inodes": str(order.names + 1)}  # it has a name itself
-        if order.owner is None:  # no other can reach it
-            self._options["mode"] = "0777"
-        else:
-            self._options |= {"mode": "0700", "uid": str(order.owner[0]), "gid": str(order.owner[1])}
+        self._gates = order.gates
+        self._options: dict[str, str] | None = None
+        if order.room is not None:
+            self._options = self._of_workspace(*order.room, order.owner)
         mount.move_mount(tree, place)
 
-    def stage(self, given: int | None) -> tuple[int, int]:
-        """Return descriptors of a tree to enter and of the workspace in it; both are the caller's.
+    @staticmethod
+    def _of_workspace(size: int, names: int, owner: tuple[int, int] | None) -> dict[str, str]:
+        options = {"size": str(size), "nr_inodes": str(names + 1)}  # it has a name itself
+        if owner is None:  # no other can reach it
+            return options | {"mode": "0777"}
+        return options | {"mode": "0700", "uid": str(owner[0]), "gid": str(owner[1])}
 
-        `given`: a directory's mount that takes the place of a new tmpfs, and becomes the second descriptor.
+    def stage(self, given: int | None) -> list[int]:
+        """Return descriptors of a tree to enter, of the workspace in it, and of the socket that orders its gates.
+
+        Those that the policy has; all are the caller's. `given`: a directory's mount that takes the place of a new
+        tmpfs, and becomes the second descriptor.
         """
-        own = mount.new_tmpfs(self._options, self._attributes) if given is None else given
+        if self._options is None:
+            made = [mount.open_tree(dirfd=self.tree, recursive=True)]
+        else:
+            made = list(self._with_workspace(given, self._options))
+        if self._gates:
+            try:
+                made.append(hold(made[0], self._gates).detach())
+            except BaseException:
+                for descriptor in made:
+                    os.close(descriptor)
+                raise
+        return made
+
+    def _with_workspace(self, given: int | None, options: dict[str, str]) -> tuple[int, int]:
+        own = mount.new_tmpfs(options, self._attributes) if given is None else given
         here = self.place + workspace.HOME
         try:
             mount.move_mount(own, here)
@@ -118,6 +143,7 @@ class Stager:
     def serve(self) -> None:
         """Serve until the builder ends."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the host, whose end is heard of here
+        reap_unasked()
         process.set_name("pyisolate-stage")
         mount.unshare(process.CLONE_NEWNS)
         mount.mount(None, "/", None, mount.MS_REC | mount.MS_PRIVATE)

@@ -1,4 +1,4 @@
-"""A finished root view: a detached tree that cells enter, or one for each with a workspace of its own."""
+"""A finished root view: a detached tree that cells enter, or one for each with a workspace or gates of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ...errors import EnforcementError
 from ...native.descriptors import receive
 from ...native.result import advice
+from .gates import Gates
 from .stager import WITH_DIRECTORY, WITH_MEMORY
 
 #: A stage takes a fraction of a millisecond (seconds).
@@ -20,15 +21,19 @@ _STAGE_TIMEOUT_S = 10.0
 
 
 class Staged(NamedTuple):
-    """A tree for one sandbox, to be entered, and its workspace. Both descriptors are the caller's."""
+    """A tree for one sandbox, to be entered, its workspace, and the gates of its programs. All are the caller's."""
 
     tree: int
-    workspace: int
+    workspace: int | None
+    gates: Gates | None
 
     def close(self) -> None:
-        """Close both."""
-        for descriptor in self:
-            os.close(descriptor)
+        """Close all."""
+        for descriptor in (self.tree, self.workspace):
+            if descriptor is not None:
+                os.close(descriptor)
+        if self.gates is not None:
+            self.gates.close()
 
 
 class RootView:
@@ -36,7 +41,8 @@ class RootView:
 
     `notes` says what was left out, `generated` which files are not the host's, `unenforced` (only after a build that
     was not strict) which rules the view cannot honour. The tree lives as long as `fd`, a copy of it, or a cell in it.
-    `stager` is the socket on which the stager is asked for one tree per sandbox, where the policy has a workspace.
+    `stager` is the socket on which the stager is asked for one tree per sandbox, where the policy has a workspace, or
+    programs that wait behind `gates`.
     """
 
     def __init__(
@@ -46,7 +52,11 @@ class RootView:
         generated: tuple[str, ...],
         unenforced: tuple[str, ...],
         stager: socket.socket | None = None,
+        gates: tuple[str, ...] = (),
+        *,
+        workspace: bool = False,
     ) -> None:
+        self._gates, self.has_workspace = gates, workspace
         self.fd, self.notes, self.generated, self.unenforced = fd, notes, generated, unenforced
         self._stager = stager
         self._lock = threading.Lock()
@@ -113,17 +123,19 @@ class RootView:
         try:
             if not self._asked:
                 self._ask()
-            answer, descriptors, dropped = receive(self._peer, 1, len(Staged._fields))
+            count = 1 + self.has_workspace + bool(self._gates)
+            answer, descriptors, dropped = receive(self._peer, 1, count)
             self._asked = False
         except OSError as error:
             raise _failed(str(error), error.errno) from error
-        if dropped or len(descriptors) != len(Staged._fields):
+        if dropped or len(descriptors) != count:
             self._broken_off = False  # it was answered
             for descriptor in descriptors:
                 os.close(descriptor)
             number = errno.EMFILE if dropped else answer[0] if answer else 0
             raise _failed(os.strerror(number) if number else "it ended", number or None)
-        return Staged(*descriptors)
+        gates = Gates(socket.socket(fileno=descriptors[-1]), self._gates) if self._gates else None
+        return Staged(descriptors[0], descriptors[1] if self.has_workspace else None, gates)
 
     def _end(self) -> None:
         """End the stager's template: `lives` is False from here on."""
@@ -166,7 +178,7 @@ class RootView:
 
 def _failed(why: str, number: int | None = None) -> EnforcementError:
     return EnforcementError(
-        f"make a workspace: {why}",
+        f"make a root view of its own: {why}",
         missing="workspace",
         errno=number,
         hint=advice(number) or "spawn again: the root view is made anew",

@@ -95,7 +95,8 @@ class RootViewBuilder(Enforcer):
                 rule=reply.rule, missing=reply.missing or self.name,
                 hint=reply.hint or "run `pyisolate doctor`", errno=reply.error_number or None,
             )  # fmt: skip
-        staged = policy.workspace_bytes is not None
+        workspace = policy.workspace_bytes is not None
+        staged = workspace or bool(reply.gates)
         if len(descriptors) != 1 + staged:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -106,7 +107,9 @@ class RootViewBuilder(Enforcer):
                 errno=errno.EMFILE,
             )
         stager = socket.socket(fileno=descriptors[1]) if staged else None
-        return RootView(descriptors[0], reply.notes, reply.generated, reply.unenforced, stager)
+        return RootView(
+            descriptors[0], reply.notes, reply.generated, reply.unenforced, stager, reply.gates, workspace=workspace
+        )
 
     def directory(self, path: str, device: int, inode: int, *, runs: bool) -> int:
         """Return a descriptor of the mount of a host's directory, for `RootView.stage`.
@@ -162,7 +165,7 @@ class RootViewBuilder(Enforcer):
         if not draft.usable(self.name):
             draft.lack(self.name, "fs.metadata and hidden paths")
             return
-        draft.root_view = self.prepare(draft.compiled, strict=draft.strict)
+        draft.root_view = self.prepare(draft.held, strict=draft.strict)
         draft.notes += draft.root_view.notes
         draft.missing += [f"rule {rule}" for rule in draft.root_view.unenforced]
 

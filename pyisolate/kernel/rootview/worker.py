@@ -27,7 +27,7 @@ from ...errors import EnforcementError
 from ...native import mount, process
 from ...native.result import cause_of
 from ...policy import workspace
-from ...policy.compiled import CompiledPolicy, FsRight, FsRule
+from ...policy.compiled import GATED, CompiledPolicy, FsRight, FsRule
 from ..probe_child import Child, ending, say
 from . import stager as stage
 from .build import TMPFS, Problem, RootBuild, readable_by_cell
@@ -73,6 +73,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     generated: tuple[str, ...] = ()
     unenforced: tuple[str, ...] = ()
+    #: programs of the tree that each wait behind a gate
+    gates: tuple[str, ...] = ()
     proof: str = ""
     error: str = ""
     error_number: int = 0
@@ -128,7 +130,8 @@ def main(descriptor: int) -> None:
 
 def _wants_stager(data: bytes) -> bool:
     try:
-        return msgspec.msgpack.decode(data, type=Request).policy.workspace_bytes is not None
+        policy = msgspec.msgpack.decode(data, type=Request).policy
+        return policy.workspace_bytes is not None or any(rule.origin == GATED for rule in policy.fs)
     except msgspec.MsgspecError:
         return False  # the worker says what is wrong with it
 
@@ -320,19 +323,20 @@ def _build(request: Request, parent: int | None, stager: socket.socket | None) -
         return Reply(error=first.text, rule=first.rule, missing=first.missing, hint=first.hint), ()
     notes = [*build.notes, *(problem.text for problem in refused if not problem.fatal or not request.strict)]
     unenforced = tuple(problem.text for problem in build.unenforced)
-    reply = Reply(notes=tuple(notes), generated=tuple(build.generated), unenforced=unenforced)
+    reply = Reply(notes=tuple(notes), generated=tuple(build.generated), unenforced=unenforced, gates=tuple(build.gates))
     return reply, (tree, *_staged(request, build, stager))
 
 
 def _staged(request: Request, build: RootBuild, stager: socket.socket | None) -> tuple[int, ...]:
-    """Give the tree to the stager, where the policy has a workspace; return the socket that asks it for copies."""
-    room = request.policy.workspace_room
-    if room is None or stager is None:
+    """Give the tree to the stager, where each sandbox needs its own; return the socket that asks it for copies."""
+    room, gates = request.policy.workspace_room, tuple(build.gates)
+    if (room is None and not gates) or stager is None:
         return ()
     theirs, ours = socket.socketpair()
     owner = None if request.many_users else (request.uid, request.gid)
     template = mount.open_tree(dirfd=build.base, recursive=True)  # mounted there; `tree` stays detached
-    order = stage.Order(size=room[0], names=room[1], owner=owner, runs=workspace.is_mounted_to_run(request.policy))
+    runs = workspace.is_mounted_to_run(request.policy)
+    order = stage.Order(room=room, owner=owner, runs=runs, gates=gates)
     stage.send_order(stager, order, template, ours.fileno())
     return (theirs.detach(),)
 

@@ -187,11 +187,12 @@ def _answer(
 
 
 def asked_of(question: native.Question) -> Asked:
-    """Return a question with its names."""
+    """Return a question with its names; a program whose name cannot be read has none."""
+    named = CAPABILITY_BY_NUMBER[question.capability]
     return Asked(
         number=question.number,
-        capability=CAPABILITY_BY_NUMBER[question.capability],
-        target=os.fsdecode(question.name) if question.name else _address_of(question),
+        capability=named,
+        target=_address_of(question) if named is Capability.NET_CONNECT else os.fsdecode(question.name),
         pid=question.pid,
         tid=question.tid,
     )

@@ -11,6 +11,7 @@ from ...decision import Mode
 from ...limits.rlimit import within_host
 from ...native import notify as native
 from ...policy import workspace
+from ...policy.asking import asks_about_programs
 from ...policy.compiled import CompiledPolicy, FsRight
 from .filter import capability_of, syscall_numbers
 from .syscalls import PATH_ARGUMENT, REPORTED_WHEN_FULL
@@ -61,6 +62,8 @@ def _flags(policy: CompiledPolicy, kind: CellKind, *, full: bool) -> int:
     # not of a policy for a sandbox thread: the plan has taken it out of `ask` there
     if policy.mode_of("fs") is Mode.ENFORCE and Capability.FS_READ in policy.ask:
         flags |= native.FLAG_ASK_READ
+    if asks_about_programs(policy):
+        flags |= native.FLAG_ASK_EXEC
     # in monitor mode the guest sees the host's /dev and /proc, where these names lead on
     flags |= native.FLAG_OWN_NAMES if kind != "thread" and policy.mode_of("fs") is not Mode.MONITOR else 0
     flags |= native.FLAG_MONITOR_FILES if policy.mode_of("fs") is Mode.MONITOR else 0
@@ -84,7 +87,8 @@ def _acts(policy: CompiledPolicy, kind: CellKind) -> bytearray:
     granted = {
         Capability.PROCESS_FORK: policy.allow_fork,
         # Landlock and the root view decide which files; here only whether there are any
-        Capability.PROCESS_EXEC: any(rule.allow & FsRight.EXEC for rule in policy.fs),
+        Capability.PROCESS_EXEC: Capability.PROCESS_EXEC in policy.ask
+        or any(rule.allow & FsRight.EXEC for rule in policy.fs),
         Capability.RANDOM_READ: policy.allow_random,
         Capability.MEMORY_EXEC: policy.any_code,
         Capability.IMPORT_NATIVE: policy.any_native,

@@ -48,7 +48,7 @@ enum notify_trait { NOTIFY_KNOWN, NOTIFY_REPORTED, ... };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, ... };
 enum notify_flag { NOTIFY_CELL, NOTIFY_FULL, NOTIFY_MONITOR_NET, NOTIFY_NATIVE_NET, NOTIFY_ASK_CONNECT,
                    NOTIFY_OWN_NAMES, NOTIFY_MONITOR_FILES, NOTIFY_OWN_SOCKETS, NOTIFY_OWN_TMP, NOTIFY_OWN_SHM,
-                   NOTIFY_ASK_READ, NOTIFY_ASK_BY_RULE, ... };
+                   NOTIFY_ASK_READ, NOTIFY_ASK_BY_RULE, NOTIFY_ASK_EXEC, ... };
 enum notify_action { NOTIFY_ASKED_ABOUT, ... };
 
 typedef struct notify_listener notify_listener;

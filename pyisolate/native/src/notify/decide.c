@@ -487,6 +487,8 @@ SHARED void notify_decide(const struct notify_call *c)
 		else if (c->policy->flags & NOTIFY_FULL)
 			notify_tell(c, c->l->capability[nr], NOTIFY_ALLOW, 0, NULL, NULL);
 		notify_continue(c); /* Landlock or BPF-LSM decides */
+	} else if (c->policy->flags & NOTIFY_ASK_EXEC && c->l->capability[nr] == PYI_PROCESS_EXEC) {
+		notify_ask_exec(c);
 	} else {
 		notify_by_capability(c, c->l->capability[nr], c->l->traits[nr] & NOTIFY_KNOWN);
 	}

@@ -137,7 +137,8 @@ enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED };
 enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOTIFY_NATIVE_NET = 8,
 		   NOTIFY_ASK_CONNECT = 16, NOTIFY_OWN_NAMES = 32, NOTIFY_MONITOR_FILES = 64, NOTIFY_OWN_SOCKETS = 128,
 		   NOTIFY_OWN_TMP = 256, NOTIFY_OWN_SHM = 512, /* names that lead to the workspace */
-		   NOTIFY_ASK_READ = 1024, NOTIFY_ASK_BY_RULE = 2048 };
+		   NOTIFY_ASK_READ = 1024, NOTIFY_ASK_BY_RULE = 2048,
+		   NOTIFY_ASK_EXEC = 4096 };
 /* What the host says to a question: refuse, let it through, or let the kernel decide as if nothing had been asked. */
 enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER };
 /* capability.py, NetAction; ASKED_ABOUT: a rule that grants nothing, and says which connections are asked about. */
@@ -299,7 +300,7 @@ struct notify_call {
 	uint8_t asked, slot_capability, slot_verdict, reply; /* as in a record */
 	uint32_t waited_ms;
 	uint64_t question;
-	const char *name; /* of a file that the host was asked about: the copy; NULL: the guest's memory has it */
+	const char *name; /* of a file or program that the host was asked about: the copy; NULL: the guest's memory has it */
 	size_t name_bytes;
 };
 
@@ -335,7 +336,7 @@ struct notify_flight {
 	struct notify_flight *next;
 };
 
-/* What the host is asked: about an address, or about a file by its name. */
+/* What the host is asked: about an address, or about a file or a program by its name. */
 struct notify_question {
 	uint64_t key, number;
 	uint32_t scope;

@@ -5,6 +5,7 @@
 #include "notify.h"
 
 /* wait.c */
+SHARED int notify_asked_capability(const struct notify_call *c);
 SHARED void notify_settle_question(struct notify_wait *w, int reply, int verdict, int error);
 SHARED void notify_refuse_question(notify_listener *l, struct notify_wait *w, int reply);
 SHARED void notify_answer(struct notify_sandbox *s, uint64_t id, int64_t value, int error, uint32_t flags);
@@ -32,6 +33,7 @@ SHARED int notify_wait_connect(notify_listener *l, struct notify_wait *w);
 SHARED int notify_ask(const struct notify_call *c, int fd, const struct notify_endpoint *to,
 		      const struct notify_decision *d);
 SHARED int notify_ask_read(const struct notify_call *c);
+SHARED void notify_ask_exec(const struct notify_call *c);
 SHARED void notify_inject_file(const struct notify_job *job);
 SHARED void notify_take_answers(notify_listener *l);
 

@@ -17,7 +17,7 @@ static int notify_push_question(notify_listener *l, const struct notify_wait *w)
 		.scope = w->message.to.scope,
 		.pid = notify_pid(w->sandbox, w->tid),
 		.tid = w->tid,
-		.capability = w->call.name ? PYI_FS_READ : PYI_NET_CONNECT,
+		.capability = (uint16_t)notify_asked_capability(&w->call),
 		.name_bytes = (uint16_t)w->call.name_bytes,
 		.family = (uint16_t)w->message.to.family,
 		.port = w->message.to.port,
@@ -68,10 +68,27 @@ static void notify_as_ever(notify_listener *l, struct notify_wait *w)
 	struct notify_call c = w->call;
 
 	c.question = 0;
+	if (notify_asked_capability(&c) == PYI_PROCESS_EXEC) {
+		notify_by_capability(&c, PYI_PROCESS_EXEC, 1);
+		notify_wait_end(l, w);
+		return;
+	}
 	if (c.policy->flags & NOTIFY_FULL)
 		notify_tell(&c, PYI_FS_READ, NOTIFY_ALLOW, 0, NULL, NULL);
 	notify_continue(&c);
 	notify_wait_end(l, w);
+}
+
+/* The call that was parked last waits with the copy of its name. */
+static struct notify_wait *notify_parked_name(const struct notify_call *c, size_t bytes)
+{
+	struct notify_wait *parked = c->sandbox->waits;
+
+	c->l->last_question++;
+	notify_policy_hold(parked->call.policy);
+	parked->call.name = parked->payload;
+	parked->call.name_bytes = bytes;
+	return parked;
 }
 
 /* Ask about a file that is opened to be read, whose name the host can be shown: 1 where the call waits now. Whether any
@@ -109,14 +126,41 @@ SHARED int notify_ask_read(const struct notify_call *c)
 		close(fd);
 		return 0;
 	}
-	struct notify_wait *parked = c->sandbox->waits;
-	c->l->last_question++;
-	notify_policy_hold(parked->call.policy);
-	parked->call.name = parked->payload;
-	parked->call.name_bytes = w.message.bytes;
+	struct notify_wait *parked = notify_parked_name(c, w.message.bytes);
 	if (!notify_push_question(c->l, parked))
 		notify_as_ever(c->l, parked);
 	return 1;
+}
+
+/* Every program that a sandbox starts, where its host is asked about some: the call waits, or is refused. The host
+ * lets one at a time go on, so that a gate which it opens for one call is open for no other (sandbox/gates.py); what the
+ * guest makes of its memory meanwhile leads to no program whose gate is shut. */
+SHARED void notify_ask_exec(const struct notify_call *c)
+{
+	struct notify_wait w = {
+		.step = NOTIFY_STEP_ASK,
+		.refusal = {.reason = NOTIFY_NOT_GRANTED, .rule = -1, .presented = -1},
+		.payload = c->l->names,
+		.since_ns = notify_now(),
+	};
+	int fd = fcntl(c->l->ask, F_DUPFD_CLOEXEC, 3);
+
+	w.message.bytes = notify_read_path(c, c->l->path_argument[c->nr], c->l->names, NOTIFY_NAME);
+	if (w.message.bytes > NOTIFY_ASKED_NAME)
+		w.message.bytes = 0; /* no name that a rule can have: the kernel decides, in its turn */
+	w.call = *c;
+	w.call.question = c->l->last_question + 1;
+	if (fd >= 0 && !notify_park(c, fd, &w)) {
+		struct notify_wait *parked = notify_parked_name(c, w.message.bytes);
+		if (!notify_push_question(c->l, parked))
+			notify_refuse_question(c->l, parked, NOTIFY_REPLY_FULL);
+		return;
+	}
+	if (fd >= 0)
+		close(fd);
+	w.call.question = 0;
+	w.call.reply = NOTIFY_REPLY_FULL;
+	notify_refuse(&w.call, PYI_PROCESS_EXEC, EACCES, &w.refusal, NULL);
 }
 
 /* Yes: the file that the host has opened becomes the answer of open(2). Takes the descriptor. */
@@ -127,6 +171,14 @@ static void notify_give_file(notify_listener *l, struct notify_wait *w, int fd)
 
 	notify_settle_question(w, NOTIFY_REPLY_YES, NOTIFY_WOULD_DENY, 0);
 	notify_ask_injector(c, NOTIFY_JOB_FILE, flags & O_CLOEXEC ? O_CLOEXEC : 0, fd);
+	notify_wait_end(l, w);
+}
+
+/* Yes: the host has opened the gate of that program. */
+static void notify_run(notify_listener *l, struct notify_wait *w)
+{
+	notify_settle_question(w, NOTIFY_REPLY_YES, NOTIFY_WOULD_DENY, 0);
+	notify_continue(&w->call);
 	notify_wait_end(l, w);
 }
 
@@ -172,6 +224,8 @@ static void notify_answer_question(notify_listener *l, struct notify_answered *a
 		notify_wait_end(l, w);
 	else if (w->call.name && a->said == NOTIFY_SAID_AS_EVER)
 		notify_as_ever(l, w);
+	else if (notify_asked_capability(&w->call) == PYI_PROCESS_EXEC && a->said == NOTIFY_SAID_YES)
+		notify_run(l, w);
 	else if (w->call.name && a->said == NOTIFY_SAID_YES && a->fd >= 0) {
 		notify_give_file(l, w, a->fd);
 		a->fd = -1;

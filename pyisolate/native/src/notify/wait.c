@@ -348,11 +348,19 @@ SHARED void notify_wait_step(notify_listener *l, struct notify_wait *w)
 	}
 }
 
+/* What a question is about: an address, a file that is opened to be read, or a program. */
+SHARED int notify_asked_capability(const struct notify_call *c)
+{
+	if (!c->name)
+		return PYI_NET_CONNECT;
+	return c->nr == SYS_execve || c->nr == SYS_execveat ? PYI_PROCESS_EXEC : PYI_FS_READ;
+}
+
 SHARED void notify_settle_question(struct notify_wait *w, int reply, int verdict, int error)
 {
 	w->call.reply = (uint8_t)reply;
 	w->call.waited_ms = (uint32_t)((notify_now() - w->since_ns) / 1000000u);
-	notify_tell(&w->call, w->call.name ? PYI_FS_READ : PYI_NET_CONNECT, verdict, error, &w->refusal,
+	notify_tell(&w->call, notify_asked_capability(&w->call), verdict, error, &w->refusal,
 		    w->call.name ? NULL : &w->message.to);
 }
 

@@ -1,0 +1,173 @@
+"""Questions about programs: each waits behind a gate, a yes starts it once, and nothing else goes through meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import threading
+from typing import Any
+
+import pytest
+
+import pyisolate
+from pyisolate import Allow, Deny, EnforcementError, Policy
+from pyisolate.decision import Verdict
+from pyisolate.kernel.rootview.view import RootViewBuilder
+from pyisolate.policy import compile_policy
+from pyisolate.policy.compile import behind_gates
+from tests import inside
+
+from .test_ask_files import Asked, refused
+
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
+
+ECHO, OTHER = (os.path.realpath(f"/usr/bin/{name}") for name in ("echo", "uname"))
+BASE = Policy.preset("compute").allow_import("@stdlib", "ctypes").allow_native("_ctypes")
+POLICY = BASE.with_ask({"exec": ECHO}, {"exec": OTHER})
+RUN = f"subprocess.run([{ECHO!r}, 'ran'], capture_output=True).stdout"
+#: executes by a raw call the name in shared memory, which the guest changes while the call waits
+_SWAPPED = """
+import ctypes, mmap, os
+libc = ctypes.CDLL(None, use_errno=True)
+memory = mmap.mmap(-1, 4096)
+name = (ctypes.c_char * 4096).from_buffer(memory)
+argv, none = (ctypes.c_char_p * 2)(b"x", None), (ctypes.c_char_p * 1)(None)
+def run(first, then):
+    name.value = first
+    if (child := os.fork()) == 0:
+        libc.execve(ctypes.byref(name), argv, none)
+        os._exit(ctypes.get_errno())
+    asked()
+    name.value = then
+    changed()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+
+
+def test_yes_runs_it_and_no_does_not_each_with_one_event(supervisor: pyisolate.Supervisor) -> None:
+    asked = Asked(Allow(), Deny("not now"), Allow("rule"))
+    with supervisor.spawn("asks", POLICY, on_ask=asked) as sandbox:
+        sandbox.exec("import subprocess")
+        assert sandbox.eval(RUN) == b"ran\n"
+        event = refused(sandbox, RUN)
+        assert (event.target, event.answer, event.kernel_decision) == (ECHO, "deny", Verdict.DENY)
+        assert "not now" in event.kernel_reason
+        assert sandbox.eval("subprocess.run(['echo', 'ran'], capture_output=True).stdout") == b"ran\n"
+        assert sandbox.eval(RUN) == b"ran\n"  # for good
+        ran = [one for one in sandbox.get_denial_events() if one.capability == "process.exec"]
+        assert sorted((one.answer, one.would_deny, one.count) for one in ran) == [
+            ("deny", False, 1), ("once", True, 1), ("rule", True, 2)]  # fmt: skip
+        assert {"exec": ECHO} in sandbox.answered_policy.to_dict()["process"]
+    assert asked.targets == [ECHO] * 3
+
+
+def test_a_name_that_changes_while_its_call_waits_leads_to_no_other_program(supervisor: pyisolate.Supervisor) -> None:
+    first, then = os.fsencode(ECHO), os.fsencode(OTHER)
+    asked, changed = Asked(*[Allow()] * 2), threading.Semaphore(0)
+    waits = threading.Semaphore(0)
+    asked.before = lambda: (waits.release(), changed.acquire(timeout=20))
+    functions = {"asked": lambda: waits.acquire(timeout=20), "changed": changed.release}
+    with supervisor.spawn("swaps", POLICY, on_ask=asked, functions=functions) as sandbox:
+        sandbox.exec(_SWAPPED)
+        assert sandbox.call("run", first, first) == 0
+        assert sandbox.call("run", first, then) == errno.EACCES
+    assert asked.targets == [ECHO] * 2
+
+
+def test_code_of_a_program_is_not_mapped_before_and_after_its_yes(supervisor: pyisolate.Supervisor) -> None:
+    """The loader is granted with what is asked about, and runs what it can map."""
+    loader = next(iter(glob.glob("/lib64/ld-linux-*.so.2") + glob.glob("/lib/ld-linux-*.so.1")))
+    by_loader = f"subprocess.run([{loader!r}, {ECHO!r}, 'ran'], capture_output=True).stdout"
+    with supervisor.spawn("granted", BASE.allow_exec(ECHO)) as sandbox:
+        sandbox.exec("import subprocess")
+        assert sandbox.eval(by_loader) == b"ran\n"
+    with supervisor.spawn("maps", POLICY, on_ask=Asked(Allow())) as sandbox:
+        sandbox.exec("import subprocess")
+        assert [sandbox.eval(one) for one in (by_loader, RUN, by_loader)] == [b"", b"ran\n", b""]
+
+
+def test_what_no_entry_names_and_what_a_rule_speaks_of_is_not_asked_about(supervisor: pyisolate.Supervisor) -> None:
+    asked = Asked()
+    policy = BASE.allow_exec(ECHO).deny("process.exec", OTHER).with_ask({"exec": ECHO}, {"exec": OTHER})
+    with supervisor.spawn("named", policy, on_ask=asked) as sandbox:
+        sandbox.exec("import subprocess")
+        assert sandbox.eval(RUN) == b"ran\n"
+        for program in (OTHER, os.path.realpath("/usr/bin/id")):
+            assert refused(sandbox, f"subprocess.run([{program!r}])").answer is None
+    assert asked.questions == []
+
+
+def test_without_an_answer_it_does_not_run(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("nobody", POLICY) as sandbox:
+        sandbox.exec("import subprocess")
+        assert refused(sandbox, RUN).answer == "unanswered"
+    asked = Asked(Allow())
+    with supervisor.spawn("ends", POLICY, on_ask=asked) as sandbox:
+        sandbox.exec("import subprocess")
+        asked.before = sandbox.kill
+        with pytest.raises(pyisolate.SandboxError):
+            sandbox.exec(RUN)
+
+
+def test_a_reload_takes_questions_away_and_brings_no_gate(supervisor: pyisolate.Supervisor) -> None:
+    asked = Asked(Allow())
+    with supervisor.spawn("reloads", POLICY, on_ask=asked) as sandbox:
+        sandbox.exec("import subprocess")
+        assert sandbox.eval(RUN) == b"ran\n"
+        with pytest.raises(EnforcementError, match="file rules would loosen"):
+            sandbox.reload_policy(POLICY.with_ask({"exec": ECHO}, {"exec": os.path.realpath("/usr/bin/id")}))
+        if inside.plan(supervisor).bpf.counter is None:  # an ordinary user's kernel proves no tighter file rules
+            with pytest.raises(EnforcementError, match="cannot be proven"):
+                sandbox.reload_policy(POLICY.with_ask({"exec": OTHER}))
+            return
+        sandbox.reload_policy(POLICY.with_ask({"exec": OTHER}))
+        assert refused(sandbox, RUN).answer is None
+
+
+def test_monitor_mode_says_what_would_be_asked(supervisor: pyisolate.Supervisor) -> None:
+    watching = Policy.from_dict(POLICY.with_ask({"exec": ECHO}, "fs.read").to_dict() | {"mode": "monitor"})
+    asked = Asked()
+    with supervisor.spawn("watches", watching, on_ask=asked) as sandbox:
+        sandbox.exec("import subprocess")
+        assert sandbox.eval(RUN) == b"ran\n"
+        assert sandbox.eval("len(open('/etc/passwd').read())") > 0
+        events = {(one.capability.value, one.target): one.answer for one in sandbox.get_denial_events()}
+        assert events["process.exec", ECHO] == events["fs.read", "/etc/passwd"] == "would_ask"
+    assert asked.questions == []
+
+
+def test_where_programs_cannot_be_asked_about_the_spawn_says_so(supervisor: pyisolate.Supervisor) -> None:
+    with pytest.raises(EnforcementError, match="ask: "):
+        supervisor.spawn("thread", POLICY.with_limits(memory=None), isolation="thread")
+
+
+def _flags(tree: int, path: str) -> dict[str, bool]:
+    found = os.open(path[1:], os.O_RDONLY, dir_fd=tree)
+    try:
+        return {"noexec": bool(os.fstatvfs(found).f_flag & os.ST_NOEXEC)}
+    finally:
+        os.close(found)
+
+
+def test_a_gate_opens_for_one_sandbox_and_one_program() -> None:
+    builder = RootViewBuilder()
+    try:
+        with builder.prepare(behind_gates(compile_policy(POLICY))) as view:
+            first, second = view.stage(), view.stage()
+
+            def shut(tree: int) -> Any:
+                return [_flags(tree, path)["noexec"] for path in (ECHO, OTHER)]
+
+            try:
+                assert first.gates is not None
+                assert shut(first.tree) == shut(second.tree) == [True, True]
+                first.gates.open(ECHO)
+                assert (shut(first.tree), shut(second.tree)) == ([False, True], [True, True])
+                first.gates.shut(ECHO)
+                assert shut(first.tree) == [True, True]
+            finally:
+                first.close()
+                second.close()
+    finally:
+        builder.close()
