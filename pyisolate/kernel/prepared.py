@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..capability import Capability
 from ..choices import EnforcerName, Isolation
 from ..limits import rlimit
-from ..policy.compile import behind_gates
+from ..policy.compile import with_gates
 from ..policy.compiled import CompiledPolicy
 from .interpreter_access import interpreter_out_of_reach
 
@@ -121,7 +121,7 @@ class Draft:
     strict: bool
     availability: Mapping[str, Availability]
     traits: CellTraits
-    #: `compiled`, and programs that wait behind gates: what holds files is made of it
+    #: `compiled`, and programs that wait at gates: what holds files is made of it
     held: CompiledPolicy = field(init=False)
     #: taken before anything was made of the places
     identity: Identity | None = None
@@ -135,7 +135,7 @@ class Draft:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.held = behind_gates(self.compiled)
+        self.held = with_gates(self.compiled)
 
     def usable(self, enforcer: EnforcerName) -> bool:
         """True when the enforcer's probe saw it deny."""

@@ -106,7 +106,7 @@ def asks_about(policy: CompiledPolicy, capability: Capability, target: str) -> b
 
 
 def asks_about_programs(policy: CompiledPolicy) -> bool:
-    """Tell whether programs wait behind gates: nothing does where what refuses them only watches."""
+    """Tell whether programs have gates: none has where what refuses them only watches."""
     enforced = Mode.MONITOR not in (policy.mode_of("process"), policy.mode_of("fs"))
     return enforced and Capability.PROCESS_EXEC in policy.ask
 

@@ -184,13 +184,13 @@ def _programs(table: FsTable, rules: Iterable[ProcessRule], interpreter: Interpr
 
 
 def _asked_programs(table: FsTable, asked: AskRules, interpreter: InterpreterFiles) -> None:
-    """Grant what programs that the host is asked about are linked to; they themselves wait behind their gates."""
+    """Grant what programs that the host is asked about are linked to; they themselves wait at their gates."""
     for path in asked.programs:
         _needs_of_programs(table, path, f"ask: exec {path}", interpreter)
 
 
-def behind_gates(compiled: CompiledPolicy) -> CompiledPolicy:
-    """Return the tables of what holds files: programs that the host is asked about are there, each behind its gate.
+def with_gates(compiled: CompiledPolicy) -> CompiledPolicy:
+    """Return the tables of what holds files: programs that the host is asked about are there, each with its gate.
 
     Those that a rule speaks of are not: they run, or never do.
     """

@@ -1,7 +1,7 @@
 """Programs of one sandbox that start, one at a time, where its host is asked about some of them.
 
 Each waits at the listener. A yes opens the gate of its program, the call goes on, and the gate is shut before any other
-call goes on: one yes is one start. The file that runs is the one behind the gate, whatever the guest's memory says by
+call goes on: one yes is one start. The file that runs is the one that has the gate, whatever the guest's memory says by
 then; another one that it names instead is refused by its own gate, or granted.
 """
 
@@ -24,7 +24,7 @@ class Gates(Protocol):
     """What keeps programs from running (`kernel.rootview.gates.Gates`)."""
 
     def has(self, path: str) -> bool:
-        """Tell whether a program waits behind a gate."""
+        """Tell whether a program has a gate."""
         ...
 
     def open(self, path: str) -> None:

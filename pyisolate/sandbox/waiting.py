@@ -155,7 +155,7 @@ class WaitingCalls:
         return path if is_asked_about(self._broker().policy, decision) else None
 
     def _look_at_program(self, asked: Asked) -> None:
-        """Ask about a program that waits behind a gate; let any other go on in its turn, as the kernel decides."""
+        """Ask about a program that has a gate; let any other go on in its turn, as the kernel decides."""
         gates, compiled = self.starting.gates, self._around.compiled
         name = workspace.as_reached(asked.target, workspace.links(compiled))
         path = os.path.realpath(name) if name else ""

@@ -24,7 +24,7 @@ from ..decision import Mode
 from ..errors import EnforcementError, SandboxDied, SandboxError
 from ..kernel.written import sums
 from ..policy import workspace
-from ..policy.compile import behind_gates
+from ..policy.compile import with_gates
 from ..policy.compiled import CompiledPolicy, FsRule
 from ..policy.secrets import Injection
 from ..policy.web import by_name
@@ -285,7 +285,7 @@ def _check_size(name: str, new: CompiledPolicy) -> None:
 
 def _check_files(session: CellSession, new: CompiledPolicy) -> bool:
     """Return whether file rules change at all; refuse what Landlock cannot do to a running cell."""
-    old, new = behind_gates(session.compiled), behind_gates(new)
+    old, new = with_gates(session.compiled), with_gates(new)
     if _rules(old) == _rules(new) and old.mode_of("fs") is new.mode_of("fs"):
         return False
     wider = sorted({rule.text or rule.path for rule in _widening(old, new)})

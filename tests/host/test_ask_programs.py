@@ -15,7 +15,7 @@ from pyisolate import Allow, Deny, EnforcementError, Policy
 from pyisolate.decision import Verdict
 from pyisolate.kernel.rootview.view import RootViewBuilder
 from pyisolate.policy import compile_policy
-from pyisolate.policy.compile import behind_gates
+from pyisolate.policy.compile import with_gates
 from tests import inside
 
 from .test_ask_files import Asked, refused
@@ -153,7 +153,7 @@ def _flags(tree: int, path: str) -> dict[str, bool]:
 def test_a_gate_opens_for_one_sandbox_and_one_program() -> None:
     builder = RootViewBuilder()
     try:
-        with builder.prepare(behind_gates(compile_policy(POLICY))) as view:
+        with builder.prepare(with_gates(compile_policy(POLICY))) as view:
             first, second = view.stage(), view.stage()
 
             def shut(tree: int) -> Any:

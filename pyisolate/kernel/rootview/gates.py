@@ -78,7 +78,7 @@ class Gates:
         self._lock = threading.Lock()
 
     def has(self, path: str) -> bool:
-        """Tell whether a program waits behind a gate."""
+        """Tell whether a program has a gate."""
         return path in self._numbers
 
     def open(self, path: str) -> None:
@@ -110,11 +110,11 @@ class Gates:
 
     def close(self) -> None:
         """End who holds the tree; its mounts go. Idempotent."""
-        with self._lock:  # whoever waits for an answer reads from no other's descriptor
+        with self._lock:  # a call that waits for an answer reads from no other's descriptor
             self._peer.close()
 
     def abandon(self) -> None:
-        """In a forked child of the host: close the copy, whoever held the lock."""
+        """In a forked child of the host: close the copy, although another thread may have held the lock."""
         self._peer.close()
 
 

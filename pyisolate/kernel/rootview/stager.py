@@ -45,7 +45,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     owner: tuple[int, int] | None
     #: what is in them may be run
     runs: bool = False
-    #: programs that each wait behind a gate
+    #: programs that each have a gate
     gates: tuple[str, ...] = ()
 
 

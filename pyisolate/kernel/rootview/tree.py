@@ -42,7 +42,7 @@ class RootView:
     `notes` says what was left out, `generated` which files are not the host's, `unenforced` (only after a build that
     was not strict) which rules the view cannot honour. The tree lives as long as `fd`, a copy of it, or a cell in it.
     `stager` is the socket on which the stager is asked for one tree per sandbox, where the policy has a workspace, or
-    programs that wait behind `gates`.
+    programs that have `gates`.
     """
 
     def __init__(

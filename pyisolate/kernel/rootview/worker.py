@@ -73,7 +73,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     generated: tuple[str, ...] = ()
     unenforced: tuple[str, ...] = ()
-    #: programs of the tree that each wait behind a gate
+    #: programs of the tree that each have a gate
     gates: tuple[str, ...] = ()
     proof: str = ""
     error: str = ""

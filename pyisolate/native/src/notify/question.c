@@ -133,8 +133,8 @@ SHARED int notify_ask_read(const struct notify_call *c)
 }
 
 /* Every program that a sandbox starts, where its host is asked about some: the call waits, or is refused. The host
- * lets one at a time go on, so that a gate which it opens for one call is open for no other (sandbox/gates.py); what the
- * guest makes of its memory meanwhile leads to no program whose gate is shut. */
+ * lets one at a time go on, so that a gate that it opens for one call is open for no other (sandbox/starting.py); what the
+ * guest makes of its memory until then leads to no program whose gate is shut. */
 SHARED void notify_ask_exec(const struct notify_call *c)
 {
 	struct notify_wait w = {
