@@ -63,6 +63,7 @@ _LIMITS = {
         ("mmap", "memfd_create"),
         "huge pages are the host's, and count for no sandbox. Hint: transparent ones are not limited",
     ),
+    "F_SETPIPE_SZ": "a pipe may not be larger than it is made: the kernel counts pipes by user, and bounds their sum",
     "fcntl": "record locks are memory that counts for no sandbox: a process has 1024 of its own, and no others. "
     "Hint: fcntl.flock",
 }
@@ -152,7 +153,8 @@ def _code_and_rule(capability: Capability, reason: int, rule: str | None) -> tup
 def _reason_of(record: native.Record, syscall: str, capability: Capability, code: DenialCode | None) -> str:
     """Return why the listener refused a call, or that it only saw it."""
     if code is DenialCode.LIMIT_EXCEEDED:
-        return _LIMITS.get(syscall) or _reason(code, capability)
+        call = "F_SETPIPE_SZ" if syscall == "fcntl" and record.error == errno.EPERM else syscall
+        return _LIMITS.get(call) or _reason(code, capability)
     if code is DenialCode.ALWAYS_DENIED and (why := _never(record, syscall, capability)) is not None:
         return why
     if syscall in _BY_MODE and VERDICTS[record.verdict] is Verdict.DENY and not record.reply:

@@ -125,10 +125,12 @@ ARCH_PRCTLS = {
 FCNTLS = {
     "DUPFD": 0, "GETFD": 1, "SETFD": 2, "GETFL": 3, "SETFL": 4, "GETLK": 5, "GETOWN": 9,
     "GETSIG": 11, "OFD_GETLK": 36, "DUPFD_QUERY": 1027, "DUPFD_CLOEXEC": 1030,
-    "SETPIPE_SZ": 1031, "GETPIPE_SZ": 1032, "ADD_SEALS": 1033, "GET_SEALS": 1034, "GET_RW_HINT": 1035,
+    "GETPIPE_SZ": 1032, "ADD_SEALS": 1033, "GET_SEALS": 1034, "GET_RW_HINT": 1035,
     "SET_RW_HINT": 1036,
 }  # fmt: skip
 
+# F_SETPIPE_SZ, up to what a pipe has by itself: the kernel counts its pages by user, and cells may share one.
+_SETPIPE_SZ, _PIPE_BYTES = 1031, 1 << 16
 _LOCKS = {"SETLK": 6, "SETLKW": 7, "OFD_SETLK": 37, "OFD_SETLKW": 38}
 
 # setsockopt(2), by level. Never IP_OPTIONS, IPV6_RTHDR or IPV6_2292PKTOPTIONS: a source route sends the packets of a
@@ -250,6 +252,8 @@ CONDITIONAL: tuple[FilterRule, ...] = (
     *_sockets(),
     *_values("ioctl", 1, tuple(IOCTLS.values())),
     *_values("fcntl", 1, tuple(FCNTLS.values())),
+    FilterRule("fcntl", ALLOW, (Compare(1, _SETPIPE_SZ), Compare(2, 0, 2**64 - _PIPE_BYTES))),
+    FilterRule("fcntl", ALLOW, (Compare(1, _SETPIPE_SZ), Compare(2, _PIPE_BYTES))),
 )
 
 #: Calls on a process or thread by its number, and the argument that is it. A cell's pid namespace holds no others.

@@ -428,6 +428,10 @@ SHARED void notify_decide(const struct notify_call *c)
 		notify_result(c, -ESRCH);
 		return;
 	case SYS_fcntl:
+		if ((int)c->args[1] == F_SETPIPE_SZ) {
+			notify_do_pipe_size(c);
+			return;
+		}
 		if (!notify_is_lock((int)c->args[1]))
 			break;
 		notify_do_lock(c);

@@ -1,9 +1,10 @@
-/* Memory of the kernel's that no control group charges: record locks, and huge pages. */
+/* Memory of the kernel's that no control group charges, record locks and huge pages, and what it counts by user: pipes. */
 #include "parts.h"
 
 #include <dirent.h>
 
 #define NOTIFY_LOCKS 1024	/* record locks of one process, counted; it makes at most twice as many until it is counted again */
+#define NOTIFY_PIPE_BYTES 65536 /* what a pipe has by itself (pipe(7)) */
 #define NOTIFY_REFUSALS 64	/* calls of a process that is past it, until it is counted again */
 
 /* The record locks of one open file, as proc(5) shows them in fdinfo; reading ends past `most`. */
@@ -116,4 +117,15 @@ SHARED void notify_do_lock(const struct notify_call *c)
 SHARED void notify_do_huge(const struct notify_call *c)
 {
 	notify_refuse_hidden(c, ENOMEM);
+}
+
+/* A user has 64 MiB of pipes (fs.pipe-user-pages-soft), full or empty, and a new pipe past that has two pages: all that wrote
+ * into pipes of the usual size before anybody read would wait for ever, the host among them where cells are its user. One of
+ * a MiB counts as sixteen. EPERM is what the kernel answers past that. */
+SHARED void notify_do_pipe_size(const struct notify_call *c)
+{
+	if (!(c->policy->flags & NOTIFY_CELL) || (uint32_t)c->args[2] <= NOTIFY_PIPE_BYTES)
+		notify_continue(c); /* registers: no other thread changes them */
+	else
+		notify_refuse_hidden(c, EPERM);
 }

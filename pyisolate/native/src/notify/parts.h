@@ -134,6 +134,7 @@ SHARED void notify_settle_all(notify_listener *l, struct notify_sandbox *s);
 /* hidden.c */
 SHARED void notify_do_lock(const struct notify_call *c);
 SHARED void notify_do_huge(const struct notify_call *c);
+SHARED void notify_do_pipe_size(const struct notify_call *c);
 SHARED int notify_table_full(const struct notify_call *c);
 
 /* memory.c */
