@@ -180,7 +180,7 @@ class Awaiting:
 
     def result(self, value: Any) -> Any:
         """Return what a call gave; of an async function, what its coroutine gives."""
-        return self._run(value) if inspect.iscoroutine(value) else value
+        return self._run(value) if isinstance(value, types.CoroutineType) else value
 
     def _run(self, awaited: Coroutine[Any, Any, Any]) -> Any:
         if self._runner is None:

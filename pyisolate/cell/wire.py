@@ -243,6 +243,7 @@ _ANSWERS = (Done, Failed)
 _AT_ANY_TIME = (Denial, GuestMessage, Shown, HostCall, GaveUp, Wanted)
 
 _encoder = msgspec.msgpack.Encoder()
+_plain_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
 _guest_decoder: msgspec.msgpack.Decoder[GuestFrame] = msgspec.msgpack.Decoder(GuestFrame)
 _ValueFrame = Done | GuestMessage | Shown | HostCall
 _value_frame_decoder: msgspec.msgpack.Decoder[_ValueFrame] = msgspec.msgpack.Decoder(_ValueFrame)
@@ -287,14 +288,17 @@ def check_value(encoded: bytes) -> None:
 def decode_value(encoded: bytes) -> Any:
     """Decode a guest's value. Raises WireError."""
     check_value(encoded)
-    return decode_checked(encoded)
-
-
-def decode_checked(encoded: bytes) -> Any:
-    """Decode a guest's value that is neither too large nor too deep. Raises WireError."""
     try:
         return values.decode(encoded)
     except Exception as error:  # whatever the standard library or numpy says of a hostile one
+        raise WireError(f"malformed value: {error}") from None
+
+
+def decode_plain(encoded: bytes) -> Any:
+    """Decode a guest's value that is plain, and neither too large nor too deep. Raises WireError."""
+    try:
+        return _plain_decoder.decode(encoded)
+    except Exception as error:
         raise WireError(f"malformed value: {error}") from None
 
 

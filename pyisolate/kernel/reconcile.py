@@ -34,20 +34,17 @@ class Reconciler:
 
     def __init__(self) -> None:
         self._reported: Counter[CounterKey] = Counter()
-        self._unnamed = self._seen = 0
+        self._unnamed = 0
+        #: how many records were dropped, as of the last call of `dropped_since_last`
+        self.seen = 0
 
     def add(self, what: CounterKey, count: int = 1) -> None:
         """A record was handed over."""
         self._reported[what] += count
 
-    @property
-    def seen(self) -> int:
-        """How many records were dropped, as of the last call of `dropped_since_last`."""
-        return self._seen
-
     def dropped_since_last(self, unnamed: int) -> bool:
         """True when more records were dropped, by the enforcer's own count, than at the last call."""
-        before, self._seen = self._seen, unnamed
+        before, self.seen = self.seen, unnamed
         return unnamed > before
 
     def unreported(self, counters: Mapping[CounterKey, int], unnamed: int) -> list[tuple[CounterKey, int]]:

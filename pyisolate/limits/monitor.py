@@ -228,7 +228,7 @@ class SandboxLimits:
         self._unlooked_s += took_s
         if self._unlooked_s >= self._fills_s:
             self._record_full_workspace()
-        if self._subject.allow_fork and deadline is not None and not self._subject.closed:
+        if deadline is not None and self._subject.allow_fork and not self._subject.closed:
             self._watchdog.extend(self._subject.id, int(deadline * 1e9))
 
     def _exceeded(self, exceeded: ExceededLimit) -> None:

@@ -5,21 +5,19 @@ What runs and who may do what stays the same; only `f_back` ends there. CPython 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from . import _native
 from .result import check
 
+
+def call_apart(function: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] = {}) -> Any:  # noqa: B006 - read only
+    """Return `function(*args, **kwargs)`, in which the frame of `function` is the outermost.
+
+    In its place stands a function of C; this one serves a sub-interpreter, where no guest runs.
+    """
+    return function(*args, **kwargs)
+
+
 check(_native.lib.frames_add(__name__.encode()), "add call_apart", hint="there was no memory for a function")
-#: None in a sub-interpreter, where no guest runs
-_call: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any] | None = globals().get("call_apart")
-
-
-def call_apart(
-    function: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-) -> Any:
-    """Return `function(*args, **kwargs)`, in which the frame of `function` is the outermost."""
-    if _call is None:
-        return function(*args, **kwargs or {})
-    return _call(function, args, {} if kwargs is None else dict(kwargs))

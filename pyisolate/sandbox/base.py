@@ -145,7 +145,8 @@ class SandboxBase(abc.ABC, Generic[_S]):
         Arguments travel by cloudpickle (host to guest only); the result comes back as that of `eval`. Raises what
         `eval` raises.
         """
-        check_seconds("call: timeout", timeout)
+        if timeout is not None:
+            check_seconds("call: timeout", timeout)
         if not callable(function):
             check_text("call: function", function)
         return _value(self._session.submit(Work("call", function=function, args=args, kwargs=kwargs), timeout))

@@ -149,24 +149,28 @@ class CellSession(ProgramSession):
             raise
 
     def _serve(
-        self,
-        frame: wire.Request,
-        descriptors: Sequence[int],
-        timeout: float | None,
-        on_stdout: OutputCallback | None,
-        on_stderr: OutputCallback | None,
+        self, frame: wire.Request, descriptors: Sequence[int], timeout: float | None, *callbacks: OutputCallback | None
     ) -> Result:
-        with self._reactor.borrow(self.channel):
-            self.check_open()
-            if self.state == "running":  # a callback for output asks, in the middle of a request
-                raise SandboxError(f"run in {self.name!r}: a request is running", hint="one request at a time")
-            self.control.set_frozen(False)
-            try:
-                with self.request(on_stdout, on_stderr):
-                    return self._run(frame, descriptors, timeout)
-            finally:
-                if self.compiled.limits.between_requests == "freeze":
-                    self._rest()
+        channel, reactor = self.channel, self._reactor
+        try:  # what `Reactor.borrow` does, without its object and calls
+            with channel.lock:
+                reactor.disarm(channel)
+                if self.state != "idle" or self.ending is not None or channel.ended is not None:
+                    self._check_idle()
+                self.control.set_frozen(False)
+                try:
+                    with self.request(*callbacks):
+                        return self._run(frame, descriptors, timeout)
+                finally:
+                    if self.compiled.limits.between_requests == "freeze":
+                        self._rest()
+        finally:
+            reactor.arm(channel)
+
+    def _check_idle(self) -> None:
+        self.check_open()
+        if self.state == "running":  # a callback for output asks, in the middle of a request
+            raise SandboxError(f"run in {self.name!r}: a request is running", hint="one request at a time")
 
     def _rest(self) -> None:
         """Let the guest stand still until the next request, as `limits.between_requests` says; not a program."""
@@ -194,8 +198,7 @@ class CellSession(ProgramSession):
 
     def _run(self, frame: wire.Request, descriptors: Sequence[int], timeout: float | None) -> Result:
         """Send a request, read the cell until its answer, and return what it means, or raise."""
-        budget = self.budget(timeout)
-        began = time.monotonic()
+        budget, began = self.budget(timeout), time.monotonic()
         deadline = None if budget is None else began + budget
         try:
             frame.id, frame.line_buffered = self.channel.conversation.start_request(), self.streaming
@@ -263,7 +266,7 @@ class CellSession(ProgramSession):
         raise self._wait_ended()
 
     def _result(self, answer: Plain | wire.Done) -> Result:
-        decode = wire.decode_checked if isinstance(answer, Plain) else wire.decode_value
+        decode = wire.decode_plain if isinstance(answer, Plain) else wire.decode_value
         value = self.decode(answer.encoded, "run in", decode)
         return Result(
             **self.take_written(),
@@ -353,17 +356,13 @@ class CellSession(ProgramSession):
     def _wait_ended(self) -> SandboxError:
         """Return why the cell is gone, once it is reaped and its exit status known."""
         self.channel.exited.wait(_REAP_TIMEOUT_S)
-        self._flush_unreported()
+        if self.channel.read_rest() and self.channel.exited.is_set():  # who else reads it records this later
+            self.denials.flush_unreported()
         self.state = "ended"
         error = self.ending or self.control.what_killed(self.channel.exit_status) or self.death()
         self.give_output(error)
         self.ending = error
         return error
-
-    def _flush_unreported(self) -> None:
-        """Record what the guest of a reaped cell had been refused and not reported; who else reads does it later."""
-        if self.channel.read_rest() and self.channel.exited.is_set():
-            self.denials.flush_unreported()
 
     def death(self) -> SandboxDied:
         """Return the error that says how the cell died by itself."""

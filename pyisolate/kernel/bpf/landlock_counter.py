@@ -39,7 +39,8 @@ class LandlockDenialCounter:
         self._owned = loader is None
         self._offset = 0
         self._program: libbpf.Program | None = None
-        self._question: bpf_maps.DenialQuestion | None = None
+        #: returns how often a task's domain refused, as `read` does, for half its cost; None before `start`
+        self.question: bpf_maps.DenialQuestion | None = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -49,25 +50,20 @@ class LandlockDenialCounter:
         try:
             self._program = self.loader.load("landlock").programs["landlock"]
             self._offset = self._find_offset()
-            self._question = bpf_maps.DenialQuestion(self._program, self._offset)
+            self.question = bpf_maps.DenialQuestion(self._program, self._offset)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Unload."""
-        self._program = self._question = None
+        self._program = self.question = None
         if self._owned:
             self.loader.close()
 
     def read(self, pid: int) -> DomainCount | None:
         """Return the count of a task's domain; None if the task is gone or in no domain."""
         return self._read(pid, self._offset)
-
-    def denials(self, pid: int) -> int | None:
-        """Return how often a task's domain refused, as `read` does, for half its cost."""
-        question = self._question
-        return None if question is None else question.denials(pid)
 
     def _read(self, pid: int, offset: int) -> DomainCount | None:
         if self._program is None:

@@ -264,7 +264,9 @@ class BpfAttachment(Attachment):
         if shared.entries.get(self._id) is not None:
             return False  # programs record what they refuse it; without an entry they know nothing of it
         counter = plan.counter
-        return counter is None or (not self._recorded and counter.denials(self._task or pid) in (None, self._counted))
+        if counter is None or (question := counter.question) is None:
+            return True
+        return not self._recorded and question.denials(self._task or pid) in (None, self._counted)
 
     def drain(self) -> None:
         """Hand on every record up to now."""

@@ -53,10 +53,12 @@ static void frames_own_limit(int used)
 
 static PyObject *frames_call_apart(PyObject *self, PyObject *arguments)
 {
-	PyObject *function, *positional, *named;
+	PyObject *function, *positional = NULL, *named = NULL, *none = NULL;
 
 	(void)self;
-	if (!PyArg_ParseTuple(arguments, "OO!O!", &function, &PyTuple_Type, &positional, &PyDict_Type, &named))
+	if (!PyArg_ParseTuple(arguments, "O|O!O!", &function, &PyTuple_Type, &positional, &PyDict_Type, &named))
+		return NULL;
+	if (positional == NULL && (positional = none = PyTuple_New(0)) == NULL)
 		return NULL;
 #ifdef FRAMES_NEWEST
 	PyThreadState *state = PyThreadState_Get();
@@ -71,15 +73,16 @@ static PyObject *frames_call_apart(PyObject *self, PyObject *arguments)
 	FRAMES_LEFT(state) -= used; /* whatever the limit is now: sys.setrecursionlimit() keeps the depth */
 	frames_own_limit(used);
 	FRAMES_NEWEST(state) = below;
-	return result;
 #else
-	return PyObject_Call(function, positional, named);
+	PyObject *result = PyObject_Call(function, positional, named);
 #endif
+	Py_XDECREF(none);
+	return result;
 }
 
 static PyMethodDef frames_method = {
 	"call_apart", frames_call_apart, METH_VARARGS,
-	"call_apart(function, args, kwargs): call a function that sees no frame below its own."};
+	"call_apart(function, args=(), kwargs={}): call a function that sees no frame below its own."};
 
 SHARED int frames_add(const char *module)
 {
