@@ -33,6 +33,7 @@ from .request import Refusal, in_words, malformed, overriding, read_request
 from .shortcut import Begun, Plain, Shortcut, Side
 from .streams import Inlet, Stream
 from .tenants import Tenant, Tenants
+from .work import timed
 
 #: Connections of one sandbox at a time.
 MOST_CONNECTIONS = 32
@@ -96,6 +97,10 @@ class Connection:
             self._tenants.know(_current())
             if self.tenant is not None:
                 self.tenant.tasks.discard(_current())
+
+    def worked(self, seconds: float) -> None:
+        """Count what serving it took: of its sandbox, once that is known."""
+        (self._tenants.strangers_work if self.tenant is None else self.tenant.meter.work).add(seconds)
 
     def close(self) -> None:
         """End what it has to a host."""
@@ -424,7 +429,7 @@ async def serve(services: Services, reader: asyncio.StreamReader, writer: asynci
     side = Plain(reader, writer) if isinstance(reader, Inlet) else None
     connection = Connection(services, reader, writer, side=side)
     try:
-        await connection.run((reader, writer))
+        await timed(connection.run((reader, writer)), connection.worked)
     except (OSError, EOFError, TimeoutError, h11.ProtocolError):
         pass  # the guest, or who it talks to, has gone
     except asyncio.CancelledError:

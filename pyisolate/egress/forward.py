@@ -17,6 +17,7 @@ from .heads import MOST_ANSWERS, Heads, KnownAnswer
 from .hiding import Hider
 from .meter import Meter
 from .streams import Inlet, Stream
+from .work import timed
 
 #: Without a byte from the host for so long, the exchange ends (seconds).
 IDLE_S = 120.0
@@ -150,8 +151,9 @@ async def _both_ways(
     guest: GuestSide, up: Upstream, credentials: Credentials, method: bytes, known: bytes | None
 ) -> bool:
     """Carry a body and its answer, which may begin before; tell whether all of the body was sent."""
-    body = asyncio.ensure_future(_send_body(guest, up, known))
-    answer = asyncio.ensure_future(_answer(guest, up, credentials, method))
+    took = guest.meter.work.add
+    body = asyncio.ensure_future(timed(_send_body(guest, up, known), took))
+    answer = asyncio.ensure_future(timed(_answer(guest, up, credentials, method), took))
     try:
         await asyncio.wait((body, answer), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():

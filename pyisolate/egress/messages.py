@@ -98,11 +98,12 @@ class Questioned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What was carried for a sandbox in all, and how many connections it has."""
+    """What was carried for a sandbox in all, how many connections it has, and what processor time it took (seconds)."""
 
     key: str
     carried: Carried
     connections: int
+    spent_s: float = 0.0
 
 
 Order = Start | Admit | Dismiss | Answered
@@ -133,7 +134,7 @@ def decode_report(data: bytes) -> Report:
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BadReport(str(error)[:200]) from None
     if isinstance(report, Counted):
-        figures = (*msgspec.structs.astuple(report.carried), report.connections)
+        figures = (*msgspec.structs.astuple(report.carried), report.connections, report.spent_s)
         if not all(0 <= figure < _MOST_COUNTED for figure in figures):
             raise BadReport("counts that cannot be")
     if isinstance(report, Questioned) and not (can_be_asked(report.target) and 0 < report.number < _MOST_NUMBER):

@@ -6,6 +6,7 @@ import msgspec
 
 from ..native.tunnels import RECEIVED, SENT, ByteMeter
 from ..policy.compiled import EgressLimits
+from .work import Work
 
 
 class OverLimit(Exception):
@@ -37,6 +38,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.bytes = ByteMeter()
+        self.work = Work()
         self._limits = EgressLimits()
         self._requests = self._carried_requests = 0
 
@@ -55,6 +57,11 @@ class Meter:
         """Return what was carried until now."""
         sent, received = self.bytes.carried(SENT), self.bytes.carried(RECEIVED)
         return Carried(requests=self._carried_requests, sent_bytes=sent, received_bytes=received)
+
+    @property
+    def carried_bytes(self) -> int:
+        """Return how many bytes went either way."""
+        return self.bytes.carried(SENT) + self.bytes.carried(RECEIVED)
 
     def request(self) -> None:
         """Count a request that the policy grants. Raises OverLimit."""

@@ -109,7 +109,8 @@ class Shortcut:
         Raises OverLimit, and TimeoutError where nothing comes for `head_s`, or no answer for as long as hosts have.
         """
         self._timer = self._loop.call_later(head_s, self._look, head_s)
-        self._side.inlet.taker, self._host.taker = self._from_guest, self._from_host
+        timed = self._meter.work.timed
+        self._side.inlet.taker, self._host.taker = timed(self._from_guest), timed(self._from_host)
         try:
             return await self._ended
         finally:

@@ -23,6 +23,7 @@ from .messages import MOST_TARGET_CHARS, Admit, Answered, Counted, Questioned, R
 from .meter import Carried, Meter
 from .request import Refusal
 from .turns import Turns
+from .work import Shares, Work
 
 #: Connections that have not said which sandbox they are of.
 _MOST_STRANGERS = 256
@@ -58,14 +59,14 @@ class Tenant:
     issuer: Issuer | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     #: what the supervisor knows of its use
-    counted: tuple[Carried, int] = (Carried(), 0)
+    counted: tuple[Carried, int, float] = (Carried(), 0, 0.0)
     #: granted requests that came before; a reload makes another tenant, and forgets them
     known_requests: Heads[heads.KnownRequest] = field(default_factory=lambda: Heads(heads.MOST_REQUESTS))
-    turns: Turns = field(default_factory=Turns)
+    turns: Turns = field(init=False)
     pace: _Pace = field(default_factory=lambda: _Pace())
 
     def __post_init__(self) -> None:
-        self.hider = Hider(self.secrets)
+        self.hider, self.turns = Hider(self.secrets), Turns(self.meter.work)
 
     def opens(self, request: web.Request) -> bool:
         """Tell whether a tunnel is to be read: rules or secrets speak of what is inside of it."""
@@ -82,6 +83,9 @@ class Tenants:
         #: connections that have not said whose they are, the oldest first
         self._strangers: dict[asyncio.Task[None], None] = {}
         self._pace_of_strangers = _Pace()
+        #: what connections took that have not said whose they are
+        self.strangers_work = Work()
+        self._shares = Shares()
         #: questions that wait, by number, with whose they are. The first number is no other proxy's: time has gone on
         self._questions: dict[int, tuple[str, asyncio.Future[bool]]] = {}
         self._last = time.monotonic_ns()
@@ -105,11 +109,13 @@ class Tenants:
 
     def counts(self) -> Iterator[Counted]:
         """Return what is new of each sandbox since the last time."""
+        meters = [one.meter for one in self._known.values()]
+        self._shares.divide([(one.work, one.carried_bytes) for one in meters], self.strangers_work)
         for tenant in self._known.values():
-            now = (tenant.meter.carried, len(tenant.tasks))
+            now = (tenant.meter.carried, len(tenant.tasks), tenant.meter.work.spent_s)
             if now != tenant.counted:
                 tenant.counted = now
-                yield Counted(key=tenant.key, carried=now[0], connections=now[1])
+                yield Counted(key=tenant.key, carried=now[0], connections=now[1], spent_s=now[2])
 
     def of_header(self, header: bytes | None) -> Tenant | None:
         """Return whose token a Proxy-Authorization header holds."""

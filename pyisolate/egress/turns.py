@@ -9,11 +9,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from .work import Work
+
 
 class Turns:
     """The turns of one sandbox, in the order in which they were asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Work | None = None) -> None:
+        self._work = work or Work()
         self._taken = False
         self._waiting: deque[Callable[[], None]] = deque()
 
@@ -38,4 +41,4 @@ class Turns:
     def _next(self) -> None:
         self._taken = False
         if self._waiting:
-            self.run(self._waiting.popleft())
+            self._work.timed(self.run)(self._waiting.popleft())

@@ -17,6 +17,8 @@ class Use:
     def __init__(self) -> None:
         self._policies: OrderedDict[str, str] = OrderedDict()
         self._before: dict[str, Counted] = {}
+        #: processor time that every proxy together took for a sandbox
+        self._spent_s: dict[str, float] = {}
 
     def begin(self) -> None:
         """Another proxy counts from zero."""
@@ -29,6 +31,7 @@ class Use:
         while len(self._policies) > _MOST_REMEMBERED:
             gone, _ = self._policies.popitem(last=False)
             self._before.pop(gone, None)
+            self._spent_s.pop(gone, None)
 
     def count(self, report: Counted) -> tuple[str, Carried] | None:
         """Return the policy of a sandbox and what is new; None for one that was never admitted."""
@@ -36,7 +39,13 @@ class Use:
             return None
         before = self._before.get(report.key)
         self._before[report.key] = report
+        more_s = report.spent_s - (0.0 if before is None else before.spent_s)
+        self._spent_s[report.key] = self._spent_s.get(report.key, 0.0) + max(0.0, more_s)
         return policy, report.carried.less(Carried() if before is None else before.carried)
+
+    def spent_s(self, key: str) -> float:
+        """Return the processor time that was taken for a sandbox until it was last counted."""
+        return self._spent_s.get(key, 0.0)
 
     def connections(self, key: str) -> int:
         """Return how many connections a sandbox had when it was last counted."""

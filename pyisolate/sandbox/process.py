@@ -107,10 +107,10 @@ class CellSession(ProgramSession):
     def host_used_s(self) -> float:
         """Return the processor time of the host for it.
 
-        For its frames, but the one that ends a request; its calls at the listener, their records, and files that it may
-        be asked about; arguments of host functions, calls of them that are refused before they run; output of programs.
+        For its frames, but the one that ends a request; its calls at the listener and the egress proxy, their records,
+        files that it may be asked about; host functions: arguments, refused calls; output of programs.
         """
-        spent_s = self.channel.turn.spent_s + self.kernel.spent_s() + self.waiting.spent_s
+        spent_s = self.channel.turn.spent_s + self.kernel.spent_s() + self.waiting.spent_s + self.waiting.at_proxy_s()
         self._host_used_s = max(self._host_used_s, spent_s)
         return self._host_used_s
 

@@ -58,6 +58,17 @@ class Answering(Protocol):
         """Answer it. None: the kernel decides. Takes `file`, which the guest is given."""
 
 
+class Proxy(Protocol):
+    """The egress proxy, as a sandbox knows it."""
+
+    def answer(self, key: str, number: int, allow: bool) -> None:
+        """Answer a question about a request."""
+
+    def spent_s(self, key: str) -> float:
+        """Return the processor time that it took for a sandbox."""
+        ...
+
+
 class Surroundings(Protocol):
     """What this needs of the session."""
 
@@ -92,13 +103,13 @@ class WaitingCalls:
         self._known: Broker | None = None
         #: processor time that looking at files took
         self.spent_s = 0.0
-        #: answers a question about a request at the egress proxy, where the sandbox is led to it
-        self.answer_request: Callable[[str, int, bool], None] | None = None
+        #: the egress proxy, where the sandbox is led to it
+        self.proxy: Proxy | None = None
 
     @property
     def led_to_proxy(self) -> bool:
         """True where the guest was started with the variables that lead to the egress proxy."""
-        return self.answer_request is not None
+        return self.proxy is not None
 
     def take(self, asked: Asked, opener: Opener) -> None:
         """Take a question; a file is opened by `opener`. Never waits: where a file is looked at, a file system may."""
@@ -117,8 +128,8 @@ class WaitingCalls:
     def answer(self, number: int, *, allow: bool) -> None:
         """Answer what waits, below 0 a request at the egress proxy, if it still does."""
         if number < 0:
-            if self.answer_request is not None:
-                start_or_run(self._around.start_call, partial(self.answer_request, self._around.id, -number, allow))
+            if self.proxy is not None:
+                start_or_run(self._around.start_call, partial(self.proxy.answer, self._around.id, -number, allow))
             return
         with self._lock:
             program, file = self._programs.pop(number, None), self._files.pop(number, None)
@@ -169,6 +180,10 @@ class WaitingCalls:
             self._ask(msgspec.structs.replace(asked, target=path))
         else:
             self.starting.let(self._around.kernel, asked.number, asked.tid, None)
+
+    def at_proxy_s(self) -> float:
+        """Return the processor time that the egress proxy took."""
+        return 0.0 if self.proxy is None else self.proxy.spent_s(self._around.id)
 
     def close(self) -> None:
         """The sandbox has ended: nothing starts any more."""

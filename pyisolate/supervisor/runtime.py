@@ -218,7 +218,7 @@ class Runtime:
     def admit_to_proxy(self, sandbox_id: str, entrance: Entrance) -> None:
         """Let a new sandbox use the egress proxy by its entrance; it is closed where that fails."""
         if (session := self.registry.find(sandbox_id)) is not None:
-            session.denials.proxy, session.waiting.answer_request = self.egress.drain, self.egress.answer
+            session.denials.proxy, session.waiting.proxy = self.egress.drain, self.egress
             try:
                 secrets = injections(session.policy, session.compiled)
                 self.egress.admit(sandbox_id, entrance, session.compiled, secrets)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests import inside
 from tests.host.egress_world import HOST, World, one_world
 
 pytestmark = pytest.mark.once
@@ -60,6 +62,18 @@ def test_equal_heads_carry_other_bodies_and_each_counts(world: World) -> None:
         assert sandbox.eval(f"ask('GET', {world.granted!r}, {world.place!r})")[0] == 429
         assert [event.target for event in sandbox.get_denial_events()] == ["egress requests"]
     assert world.plain.seen[before:] == ["POST /v1/x"] * 4 + ["GET /v1/x"] * 2
+
+
+def test_the_processor_time_of_the_proxy_is_charged_to_who_uses_it(world: World) -> None:
+    policy = world.policy
+    with world.supervisor.spawn("uses", policy) as uses, world.supervisor.spawn("rests", policy) as rests:
+        uses.exec(_GUEST)
+        proxy = inside.runtime(world.supervisor).egress
+        deadline = time.monotonic() + 30
+        while not (charged := proxy.spent_s(uses.id)) and time.monotonic() < deadline:  # the proxy tells now and then
+            assert uses.eval(f"ask('GET', {world.granted!r}, {world.place!r})")[0] == 200
+        assert 0 < charged <= (uses.stats.host_cpu_s or 0)
+        assert proxy.spent_s(rests.id) == 0
 
 
 def test_what_follows_a_known_head_is_decided_as_ever(world: World) -> None:

@@ -54,9 +54,11 @@ class RootView:
         stager: socket.socket | None = None,
         gates: tuple[str, ...] = (),
         *,
-        workspace: bool = False,
+        workspace: bool = True,
     ) -> None:
-        self._gates, self.has_workspace = gates, workspace
+        #: True where each sandbox gets a workspace by `stage`
+        self.has_workspace = workspace and stager is not None
+        self._gates = gates
         self.fd, self.notes, self.generated, self.unenforced = fd, notes, generated, unenforced
         self._stager = stager
         self._lock = threading.Lock()

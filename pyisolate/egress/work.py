@@ -1,0 +1,110 @@
+"""The proxy's processor time, by sandbox: each is charged its part of all that the process used.
+
+What a sandbox's tasks and callbacks take is measured; the rest, reading sockets and the loop's own, is divided in
+proportion to that and to bytes: one thread carries the tunnels of all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+_A = TypeVar("_A")
+#: What a byte that was carried weighs beside what is measured (seconds): it is copied twice.
+_BYTE_S = 1e-9
+
+
+class Work:
+    """What was done for one sandbox, over all of its connections. For the loop's thread alone."""
+
+    def __init__(self) -> None:
+        self.measured_s = 0.0
+        #: what it is charged
+        self.spent_s = 0.0
+        self._divided_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count what something took."""
+        self.measured_s += seconds
+
+    def timed(self, call: Callable[[_A], _T]) -> Callable[[_A], _T]:
+        """Return `call`, which counts what it takes."""
+
+        def run(argument: _A) -> _T:
+            began = time.thread_time()
+            try:
+                return call(argument)
+            finally:
+                self.measured_s += time.thread_time() - began
+
+        return run
+
+    def take_weight(self, carried_bytes: int) -> float:
+        """Return what was done since the last time; `carried_bytes`: all that were carried until now."""
+        done = self.measured_s + carried_bytes * _BYTE_S
+        weight, self._divided_s = max(0.0, done - self._divided_s), done
+        return weight
+
+
+class Timed(Awaitable[_T]):
+    """Awaits a coroutine, and tells how long each of its steps took."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, _T], took: Callable[[float], None]) -> None:
+        self._coroutine, self._took = coroutine, took
+
+    def __await__(self) -> Generator[Any, Any, _T]:
+        """Run it, step by step."""
+        step: Callable[[], Any] = lambda: self._coroutine.send(None)  # noqa: E731
+        while True:
+            began = time.thread_time()
+            try:
+                waits = step()
+            except StopIteration as ended:
+                found: _T = ended.value
+                return found
+            finally:
+                self._took(time.thread_time() - began)
+            try:
+                came = yield waits
+            except GeneratorExit:
+                self._coroutine.close()
+                raise
+            except BaseException as error:
+                step = _thrower(self._coroutine, error)
+            else:
+                step = _sender(self._coroutine, came)
+
+
+def _sender(coroutine: Coroutine[Any, Any, Any], came: object) -> Callable[[], Any]:
+    return lambda: coroutine.send(came)
+
+
+def _thrower(coroutine: Coroutine[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
+    return lambda: coroutine.throw(error)
+
+
+async def timed(coroutine: Coroutine[Any, Any, _T], took: Callable[[float], None]) -> _T:
+    """Return what a coroutine returns, and tell how long each of its steps took."""
+    return await Timed(coroutine, took)
+
+
+class Shares:
+    """Divides what the process has used."""
+
+    def __init__(self, used_s: Callable[[], float] = time.process_time) -> None:
+        self._used_s = used_s
+        self._before = used_s()
+
+    def divide(self, sandboxes: Iterable[tuple[Work, int]], others: Work) -> None:
+        """Charge each, with the bytes that were carried for it, its part of what was used since the last time.
+
+        The part of `others` is no sandbox's.
+        """
+        now = self._used_s()
+        used, self._before = now - self._before, now
+        weights = [(one, one.take_weight(carried)) for one, carried in (*sandboxes, (others, 0))]
+        if (total := sum(weight for _, weight in weights)) > 0:
+            for one, weight in weights:
+                one.spent_s += used * weight / total
