@@ -137,11 +137,23 @@ def with_project(policy: Policy, script: Script, *, grant: bool) -> tuple[Policy
         policy = _with_editable(policy, script.module)
     directory = script.directory
     if directory is None or not (names := _modules(directory)):
-        return policy, replace(script, directory=None)
+        return _with_own_text(policy, script) if grant else policy, replace(script, directory=None)
     if grant and not _is_shared(directory) and _is_readable(directory):
         return policy.allow_read(directory).allow_import(*names), script
+    policy = _with_own_text(policy, script) if grant else policy
     found = explain(policy, "fs.read", directory).code is None
     return policy, script if found else replace(script, directory=None)
+
+
+def _with_own_text(policy: Policy, script: Script) -> Policy:
+    """Grant a script its own file, which it has anyway: `open(__file__)`, `inspect`, `doctest` look there."""
+    own = script.directory is not None and not script.program and os.path.isfile(script.filename)
+    if not own or not _is_readable(script.filename):
+        return policy
+    try:
+        return policy.allow_read(script.filename)
+    except ValueError:  # no policy can name it
+        return policy
 
 
 def _with_editable(policy: Policy, module: str) -> Policy:

@@ -60,13 +60,17 @@ def test_without_the_grant_they_are_refused(tree: Path) -> None:
     assert run("--policy", "policy.yaml", "main.py", cwd=tree).returncode == 0
 
 
-def test_a_lone_script_is_granted_nothing() -> None:
+def test_a_lone_script_is_granted_its_own_file_alone() -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:  # the guest's /tmp is its own
         alone = Path(place)
+        alone.chmod(0o755)
         (alone / "data.txt").write_text("s3cret")
-        (alone / "read it.py").write_text(f"print(open({str(alone / 'data.txt')!r}).read())")
+        (alone / "read it.py").write_text(
+            f"print(open(__file__).read(5), flush=True)\nprint(open({str(alone / 'data.txt')!r}).read())"
+        )
         done = run(str(alone / "read it.py"))
-    assert done.returncode == 120
+    assert (done.returncode, done.stdout[:6]) == (120, "print\n")
+    assert "1 operation refused" in done.stderr
     assert "s3cret" not in done.stdout
 
 

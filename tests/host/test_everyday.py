@@ -202,6 +202,29 @@ def test_input_and_pdb_are_as_in_the_interpreter(supervisor: SupervisorOf) -> No
         assert written.endswith("3\n")
 
 
+def test_who_traces_sees_no_hook_of_opening(supervisor: SupervisorOf) -> None:
+    """As CPython has it around hooks of `sys.addaudithook`: a debugger does not step into them, a profile has none."""
+    source = """
+import sys, os
+seen = []
+def trace(frame, event, argument):
+    seen.append(frame.f_code.co_name)
+def after(): pass
+def work():
+    os.listdir('.')
+    open('made', 'w').close()
+    try: open('/etc/shadow')
+    except PermissionError: pass
+    after()
+sys.settrace(trace)
+work()
+sys.settrace(None)
+[name for name in seen if name in ('work', 'after', 'callback')]
+"""
+    with supervisor.spawn("traced") as sandbox:
+        assert sandbox.exec(source).value == ["work", "after"]
+
+
 def test_a_module_that_the_guest_makes_can_be_imported(supervisor: SupervisorOf) -> None:
     make = "import sys, types\nmade = types.ModuleType('made')\nmade.value = 5\nsys.modules['made'] = made\n"
     with supervisor.spawn("made") as sandbox:

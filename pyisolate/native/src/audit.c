@@ -192,7 +192,11 @@ static int audit_consult(PyObject *callable, struct audit_event *event, PyObject
     Py_INCREF(callable); /* the call may release() it */
     self->busy++;
     PyObject *arguments[] = {event->text, args};
+    /* As around a hook of sys.addaudithook (Python/sysmodule.c): what the hook does is no code of who traces or profiles. */
+    PyThreadState *own = PyThreadState_Get();
+    PyThreadState_EnterTracing(own);
     PyObject *result = PyObject_Vectorcall(callable, arguments, 2, NULL);
+    PyThreadState_LeaveTracing(own);
     self->busy--;
     Py_DECREF(callable);
     if (result == NULL)
