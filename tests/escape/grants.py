@@ -83,9 +83,9 @@ def other_program(policy: Policy, _targets: Targets) -> Policy:
     return policy.allow_exec("/bin/true")
 
 
-def sleep_a_moment(policy: Policy, _targets: Targets) -> Policy:
-    """Grant a program that does nothing for long, for less than half a second."""
-    return policy.allow_exec("/bin/sleep").with_limits(wall="400ms")
+def sleep_a_moment(policy: Policy, targets: Targets) -> Policy:
+    """Grant a program that does nothing for long, for half a second."""
+    return policy.allow_exec("/bin/sleep").with_limits(wall=f"{500 * targets.slowness:.0f}ms")
 
 
 def outbox_and_other_program(policy: Policy, targets: Targets) -> Policy:

@@ -206,6 +206,7 @@ def against_its_attendant(source: str, *, reader: Reader, policy: Change, siblin
         no_event="what is no report ends the sandbox: a broken protocol is no denial",
         also=(Capability.LIMIT_WALL.value, Capability.FS_LOOKUP.value),  # of the program, where it runs on
         stops=("wire", "supervisor"),
+        ends=("TimeoutError",),  # the attack has no more time than the program
         control=Alone("a report in its place is what ends each program: tests/host/test_program_reports.py"),
         thread=not_run(NO_WIRE),
     )

@@ -12,12 +12,18 @@ def attack(world):
     world.on_report(lambda pipe: os.write(pipe, b"\x00\x07"))
 
 
+def outside_runs(pid):
+    """Tell whether a child of a process runs: what has ended stays until a guest reaps it, as it likes."""
+    children = " ".join(task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    stats = [Path(f"/proc/{child}/stat") for child in children]
+    return any(stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX" for stat in stats)
+
+
 def outside_read(sandbox, targets):
-    until = time.monotonic() + 2 * targets.slowness
+    until = time.monotonic() + 4 * targets.slowness
     status = sandbox.popen(["sleep", "60"]).wait(5)
     while time.monotonic() < until:
-        children = [task.read_text() for task in Path(f"/proc/{sandbox.pid}/task").glob("*/children")]
-        if not any(children):
+        if not outside_runs(sandbox.pid):
             sandbox.close()  # once is enough
             return f"the guest said {status}"
         time.sleep(0.02)
