@@ -6,9 +6,9 @@ Text is "operation, on subject: cause. Hint: next step.".
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from .sandbox.rich import RichOutput
@@ -97,17 +97,69 @@ def _restore(kind: type[SandboxError], args: tuple[Any, ...], state: dict[str, A
     return error
 
 
+class RefusalFields(ErrorFields, total=False):
+    """What describes the refusal of an operation."""
+
+    denial_event: DenialEvent | None
+
+
+#: The member itself, under the property of a refusal.
+_args = vars(BaseException)["args"]
+
+
 class _Refused(SandboxError):
-    """What the classes of refused operations share."""
+    """What the classes of refused operations share.
+
+    A guest looks at few of its refusals, so there one is raised without a description and gets it when it is looked at.
+    """
 
     #: text of `errno` where an operation of the guest was refused, as an OSError has it
     strerror: str | None = None
+    #: makes the description that this refusal was raised without
+    _describe: Callable[[], RefusalFields] | None = None
 
     def __init__(
         self, message: str | None = None, *, denial_event: DenialEvent | None = None, **fields: Unpack[ErrorFields]
     ) -> None:
         super().__init__(message, **fields)
         self.denial_event = denial_event
+
+    @classmethod
+    def undescribed(cls, describe: Callable[[], RefusalFields], errno: int, strerror: str) -> Self:
+        """Return a refusal that is described when it is looked at; `describe` must not raise."""
+        error = cls.__new__(cls)
+        error.__dict__.update(_describe=describe, errno=errno, strerror=strerror)
+        return error
+
+    def described(self) -> Self:
+        """Return this refusal with all that describes it."""
+        describe = self._describe
+        if describe is not None:
+            _Refused.__init__(self, **describe())
+            self.__dict__.pop("_describe", None)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # only what is not there comes here, so nothing of a refusal that is described
+        if self._describe is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        return getattr(self.described(), name)
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The text."""
+        return _args.__get__(self.described())  # type: ignore[no-any-return]
+
+    @args.setter
+    def args(self, value: Iterable[Any]) -> None:
+        _args.__set__(self, tuple(value))
+
+    def __repr__(self) -> str:
+        """Return what the text's is."""
+        return super(_Refused, self.described()).__repr__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return super(_Refused, self.described()).__reduce__()
 
     def __str__(self) -> str:
         """Return the text alone: OSError would put `errno` and `filename` in its place."""

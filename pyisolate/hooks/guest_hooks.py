@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from msgspec.structs import replace
 from ..capability import CATALOGUE, Capability
 from ..choices import Isolation
 from ..decision import Decision, DenialCode, Mode, Verdict
-from ..errors import PolicyError, RefusedImport, RefusedProgram
+from ..errors import PolicyError, RefusalFields, RefusedImport, RefusedProgram
 from ..policy.broker import is_asked_about
 from ..policy.compiled import CompiledPolicy
 from ..policy.standard_library import is_builtin_ctypes
@@ -45,7 +46,7 @@ _RECORD = "_pyisolate_record"
 _REPORTED = "_pyisolate_reported"
 _MOVES = ("os.rename", "os.link")
 _DATABASE = "sqlite3.connect"
-_DESCRIPTIONS = 64
+_REFUSED = os.strerror(errno.EACCES)
 #: A guest may be denied the random numbers that an id takes; the host's event replaces this one.
 _PRELIMINARY = "00000000-0000-7000-8000-000000000000"
 #: First number of operations that have no audit event; well below the wire's limit of 2**63
@@ -115,7 +116,6 @@ class GuestHooks:
         self._shadow = shadow
         self._busy: set[int] = set()
         self._event_sequence, self._count = sequence or self._own_sequence, 0
-        self._descriptions: dict[tuple[Any, ...], tuple[str, str | None, DenialEvent | None]] = {}
         self.replace(broker, compiled)
 
     # -- life -----------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class GuestHooks:
         self._broker, self._compiled = broker, compiled
         if compiled is not None:
             self.mode = compiled.mode
-        self._descriptions.clear()
+        self._policy_context = self._context()
         self.imports: ImportRule | ShadowedImports = ImportRule(self._ask_own, self.peek)
         self.hosts = PinnedHosts(compiled.pinned_hosts if compiled is not None else {}, self.ask)
         self.random_asked = self.random_denied = compiled is not None and not compiled.allow_random
@@ -276,7 +276,7 @@ class GuestHooks:
                     asks = True
                     continue  # the listener asks the host, and records what comes of it
                 if decision.refused or not self._counted(capability, target, hook, False):
-                    also = self._also(operations[index + 1 :])
+                    also = self._also(operations[index + 1 :]) if len(operations) > 1 else ()
                     if hook in _MOVES and crosses(target, named := tuple([one[:2] for one in operations])):
                         also = named  # granted or not: no rule for one of its names lets it pass
                     elif hook == _DATABASE and capability is Capability.FS_CREATE:  # a transaction removes its journal
@@ -290,8 +290,11 @@ class GuestHooks:
 
     def _asked_elsewhere(self, decision: Decision, hook: str) -> bool:
         """Tell whether the listener asks the host about a call. Of what reads files, that is open(2) of one."""
+        compiled = self._compiled
+        if compiled is None or not compiled.ask:
+            return False
         opens = decision.capability is not Capability.FS_READ or hook == "open"
-        return opens and self._compiled is not None and is_asked_about(self._compiled, decision)
+        return opens and is_asked_about(compiled, decision)
 
     def _also(self, operations: Sequence[Operation]) -> tuple[tuple[Capability, str], ...]:
         """Return what else a call about files needs and is not granted, so that one advice serves all of it."""
@@ -348,41 +351,14 @@ class GuestHooks:
         self._reports.add(kind, record)
         if not decision.refused:
             return
-        subject, advice, event = self._described(kind, decision, record)
-        error = _class_of(decision)(
-            operation=decision.capability.value,
-            subject=subject,
-            cause=(decision.reason or "not granted") + (event.said if event is not None else ""),
-            denial_event=event,
-            hint=advice,
-            errno=errno.EACCES,
-        )
-        error.strerror = os.strerror(errno.EACCES)
+        describe = functools.partial(_description, self._policy_context, decision, record)
+        error = _class_of(decision).undescribed(describe, errno.EACCES, _REFUSED)
         if isinstance(error, RefusedImport):
-            error.name = decision.target
-        elif decision.capability.value.startswith("fs."):
+            error.described().name = decision.target  # `msg` is a member of ImportError: nothing can stand for it
+        elif decision.capability.family == "fs":
             error.filename = decision.target
         error.__dict__[_RECORD] = record
         raise error
-
-    def _described(
-        self, kind: tuple[Any, ...], decision: Decision, record: BrokerRecord
-    ) -> tuple[str, str | None, DenialEvent | None]:
-        """Return subject, hint and the preliminary event: what the guest may know; the host's own replaces it."""
-        known = self._descriptions.get(kind)
-        if known is not None:
-            return known
-        subject = show_target(decision.target)
-        event: DenialEvent | None = None
-        try:
-            event = merge(self._context(), record, None, suggest=suggestion_unseen, event_id=_PRELIMINARY)
-        except Exception:  # a refusal is raised whether or not it can be described
-            _log.debug("denial event failed", exc_info=True)
-        if len(self._descriptions) >= _DESCRIPTIONS:
-            self._descriptions.clear()
-        found = hint(decision, None if event is None else event.suggestion)
-        self._descriptions[kind] = described = subject, found, event
-        return described
 
     def _context(self) -> SandboxContext:
         compiled = self._compiled
@@ -477,6 +453,25 @@ def _class_of(decision: Decision) -> type[PolicyError | RefusedImport]:
         return RefusedImport
     absent = decision.capability is Capability.PROCESS_EXEC and not paths.present(decision.target)
     return RefusedProgram if absent else PolicyError
+
+
+def _description(context: SandboxContext, decision: Decision, record: BrokerRecord) -> RefusalFields:
+    """Return what the guest may know of a refusal, with a preliminary event, which the host's own replaces."""
+    event: DenialEvent | None = None
+    try:
+        event = merge(context, record, None, suggest=suggestion_unseen, event_id=_PRELIMINARY)
+        since_s = (time.monotonic_ns() - event.monotonic_ns) / 1e9
+        event = replace(event, time=event.time - since_s)  # when it was refused, and not when it is described
+    except Exception:  # a refusal is raised whether or not it can be described
+        _log.debug("denial event failed", exc_info=True)
+    return {
+        "operation": decision.capability.value,
+        "subject": show_target(decision.target),
+        "cause": (decision.reason or "not granted") + (event.said if event is not None else ""),
+        "denial_event": event,
+        "hint": hint(decision, None if event is None else event.suggestion),
+        "errno": errno.EACCES,
+    }
 
 
 def hint(decision: Decision, suggested: dict[str, Any] | None) -> str | None:

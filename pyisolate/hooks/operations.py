@@ -53,15 +53,18 @@ def opening(path: str, flags: int) -> Operations:
 def _open(args: Arguments) -> Operations:
     if paths.is_own_descriptor(args[0]):
         return _NOTHING
+    mode = args[1]
     # a sandbox thread, whose `os.open` nothing wraps: which directory is meant is not known, and the kernel decides
-    if GATE.hooks is None and args[1] is None and frames.names_dir_fd() and not _is_absolute(args[0]):
+    if mode is None and GATE.hooks is None and frames.names_dir_fd() and not _is_absolute(args[0]):
         return _NOTHING
     path = paths.reached_by_open(args[0])
-    if path is None or (args[1:3] == _SOURCE_LINE and not paths.exists(path)):
+    if path is None or (path.endswith(".pyc") and _is_tried_bytecode(path)):
         return _NOTHING
-    if path.endswith(".pyc") and _is_tried_bytecode(path):
-        return _NOTHING
-    if (args[1] == "r" and frames.searches_archive()) or (args[1] is not None and frames.opens_by_tempfile()):
+    if mode is not None and (
+        ((mode, args[2]) == _SOURCE_LINE and not paths.exists(path))
+        or (mode == "r" and frames.searches_archive())
+        or frames.opens_by_tempfile()
+    ):
         return _NOTHING
     return opening(path, args[2])
 

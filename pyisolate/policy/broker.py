@@ -42,11 +42,13 @@ _GRANTED: _Answer = (None, None, "")
 class Broker:
     """Decides operations by one compiled policy. Cheap to make: a table is built when it is first needed."""
 
-    __slots__ = ("_deciders", "_files", "_names", "_parents", "policy")
+    __slots__ = ("_deciders", "_files", "_granted", "_names", "_parents", "policy")
 
     def __init__(self, compiled: CompiledPolicy) -> None:
         self.policy = compiled
         self._files: dict[str, FsRule] = {rule.path: rule for rule in compiled.fs}
+        #: what a refusal of the capability may name as near, in parts
+        self._granted: dict[Capability, list[tuple[str, list[str]]]] = {}
         self._names: dict[str, dict[str, NamePattern]] = {}
         self._parents: dict[str, frozenset[str]] = {}
         self._deciders: dict[str, Callable[[Capability, str, dict[str, Any]], _Answer]] = {
@@ -356,30 +358,39 @@ class Broker:
 
         A grant that has nothing to do with the target is no near one. What `@` variables grant is left out.
         """
-        bit, apart = _FS_BITS.get(capability), 0
+        if capability is Capability.NET_HTTP:
+            near = web.nearest(self.policy.web, target)
+            return near is not None, None if near is None else f"{capability} {near}"
+        if capability in _FS_BITS:
+            separator, apart = "/", 1  # every path begins at "/"
+        elif CATALOGUE[capability].group == "net":
+            separator, apart = ":", -1  # any address may be meant for any other
+        elif capability in (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE):
+            separator, apart = ".", 0
+        else:
+            return False, None
+        granted = self._granted.get(capability)
+        if granted is None:
+            granted = self._granted[capability] = [(one, one.split(separator)) for one in self._grants(capability)]
+        if separator == ":":
+            unix = target.startswith("unix:")
+            granted = [one for one in granted if one[0].startswith("unix:") == unix]
+        shared, near = _nearest(granted, target.split(separator))
+        return near is not None, f"{capability} {near}" if shared > apart else None
+
+    def _grants(self, capability: Capability) -> Iterable[str]:
+        bit = _FS_BITS.get(capability)
         if bit is not None:
-            held: Iterable[str] = (
+            return (
                 rule.path
                 for rule in self.policy.fs
                 if rule.allow & bit and rule.origin in ("fs", "process") and rule.path in rule.text
             )
-            separator, apart = "/", 1  # every path begins at "/"
-        elif capability is Capability.NET_HTTP:
-            granted = web.nearest(self.policy.web, target)
-            return granted is not None, None if granted is None else f"{capability} {granted}"
-        elif CATALOGUE[capability].group == "net":
-            action, unix = _action(capability), target.startswith("unix:")
-            rules = (rule for rule in self.policy.net if rule.allow and rule.action == action)
-            held = (_endpoint(rule) for rule in rules if (rule.unix_path is not None) == unix)
-            separator, apart = ":", -1  # any address may be meant for any other
-        elif capability in (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE):
-            patterns = self.policy.imports if capability is Capability.IMPORT_MODULE else self.policy.natives
-            held = (pattern.name for pattern in patterns if pattern.allow and pattern.name not in VARIABLES)
-            separator = "."
-        else:
-            return False, None
-        shared, near = _nearest(held, target, separator)
-        return near is not None, f"{capability} {near}" if shared > apart else None
+        if CATALOGUE[capability].group == "net":
+            action = _action(capability)
+            return (_endpoint(rule) for rule in self.policy.net if rule.allow and rule.action == action)
+        patterns = self.policy.imports if capability is Capability.IMPORT_MODULE else self.policy.natives
+        return (pattern.name for pattern in patterns if pattern.allow and pattern.name not in VARIABLES)
 
 
 #: What a refusal says where the decider has nothing better.
@@ -476,16 +487,15 @@ def _parents(name: str) -> Iterable[str]:
         yield name
 
 
-def _nearest(held: Iterable[str], target: str, separator: str) -> tuple[int, str | None]:
-    """Return how many leading parts a text shares with `target`, and the first text that shares most."""
-    wanted = target.split(separator)
-    best: tuple[int, str | None] = (-1, None)
-    for text in held:
+def _nearest(granted: Iterable[tuple[str, list[str]]], wanted: list[str]) -> tuple[int, str | None]:
+    """Return how many leading parts a text shares with what is wanted, and the first text that shares most."""
+    most, near = -1, None
+    for text, parts in granted:
         shared = 0
-        for ours, theirs in zip(text.split(separator), wanted, strict=False):
+        for ours, theirs in zip(parts, wanted, strict=False):
             if ours != theirs:
                 break
             shared += 1
-        if shared > best[0]:
-            best = (shared, text)
-    return best
+        if shared > most:
+            most, near = shared, text
+    return most, near

@@ -21,6 +21,8 @@ _TEXT_LIMITS = {
     "origin": 1024,
     "syscall": 64,
 }
+#: Texts that are no longer together are no longer each; a call has a short name.
+_PLAIN_LIMIT = 1024
 #: What only the host decides, so no guest has a say in it.
 _HOST_CODES = frozenset({DenialCode.TOKEN_INVALID, DenialCode.ACTOR_REQUIRED})
 
@@ -31,6 +33,9 @@ class InvalidRecord(ValueError):
 
 def escaped_record(record: BrokerRecord) -> BrokerRecord:
     """Return a record fit for a frame: msgpack carries no undecodable bytes, so all text is escaped."""
+    texts = f"{record.target}{record.reason}{record.rule}{record.presented}{record.origin}{record.syscall}"
+    if len(texts) <= _PLAIN_LIMIT and not record.also and texts.isprintable() and "\\" not in texts:
+        return record
     changes: dict[str, Any] = {
         field: shown
         for field, limit in _TEXT_LIMITS.items()

@@ -7,6 +7,7 @@ import copy
 import errno
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,39 @@ def test_a_whole_message_leaves_the_unknown_fields_empty() -> None:
     error = pyisolate.SandboxError("spawn 'a': no", hint="do")
     assert (str(error), error.summary, error.hint) == ("spawn 'a': no. Hint: do", "spawn 'a': no", "do")
     assert (error.operation, error.subject, error.cause, error.errno) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("look", "seen"),
+    [
+        (str, "fs.read, on /x: no rule. Hint: grant it"),
+        (repr, "{}('fs.read, on /x: no rule. Hint: grant it')"),
+        (lambda error: error.args, ("fs.read, on /x: no rule. Hint: grant it",)),
+        (lambda error: error.denial_event, EVENTS[0]),
+        (lambda error: pickle.loads(pickle.dumps(error)).hint, "grant it"),
+        (lambda error: copy.copy(error).summary, "fs.read, on /x: no rule"),
+        (lambda error: (error.errno, error.strerror), (errno.EACCES, "Permission denied")),
+        (lambda error: hasattr(error, "no_such_name"), False),
+    ],
+    ids=["str", "repr", "args", "event", "pickle", "copy", "errno", "absent"],
+)
+@pytest.mark.parametrize("kind", [errors.PolicyError, errors.RefusedProgram, errors.RefusedImport])
+def test_a_refusal_is_described_when_it_is_looked_at(
+    kind: type[errors.PolicyError], look: Callable[[BaseException], object], seen: object
+) -> None:
+    asked: list[int] = []
+
+    def describe() -> errors.RefusalFields:
+        asked.append(1)
+        return {"operation": "fs.read", "subject": "/x", "cause": "no rule", "hint": "grant it",
+                "denial_event": EVENTS[0], "errno": errno.EACCES}  # fmt: skip
+
+    error = kind.undescribed(describe, errno.EACCES, os.strerror(errno.EACCES))
+    assert (error.errno, asked) == (errno.EACCES, [])
+    assert look(error) == (seen.format(kind.__name__) if isinstance(seen, str) else seen)
+    assert len(asked) <= 1
+    assert str(error) == "fs.read, on /x: no rule. Hint: grant it"
+    assert len(asked) == 1
 
 
 def test_a_native_error_has_the_fields_and_keeps_one_hint_on_its_way_up() -> None:
