@@ -31,6 +31,7 @@ GROUPS_LIMIT = 1000
 
 _FIELDS = frozenset(DenialEvent.__struct_fields__) | {"disagree", "stage"}
 _UNMATCHABLE = frozenset({"suggestion"})
+_NOT_ITS_TEXT = frozenset({"disagree", "actor"})
 
 Scalar = str | int | bool | None
 
@@ -259,8 +260,10 @@ def _above(window: _Window, rule: AlertRule, now: float) -> bool:
 
 
 def _matches(rule: AlertRule, event: DenialEvent) -> bool:
-    for name, wanted in rule.match.items():  # noqa: SIM110 - a generator for each rule takes as long as all else here
-        if _field(event, name) not in wanted:
+    for name, wanted in rule.match.items():
+        # a member of a StrEnum is the text that `wanted` has
+        value = _field(event, name) if name in _NOT_ITS_TEXT else getattr(event, name)
+        if value not in wanted:
             return False
     return True
 
@@ -271,7 +274,7 @@ def _field(event: DenialEvent, name: str) -> Scalar:
     value: Any = getattr(event, name)
     if isinstance(value, Actor):
         return f"{value.kind}:{value.id}"
-    plain: Scalar = value.value if isinstance(value, enum.Enum) else value
+    plain: Scalar = str(value) if isinstance(value, enum.Enum) else value
     return plain
 
 

@@ -65,7 +65,7 @@ class CounterTable:
         self._bounded = self.labels.index(bounded) if bounded is not None else None
         self._known: set[str] = set()
         self._created: dict[Labels, float] = {}
-        self._exemplars: dict[Labels, Exemplar] = {}
+        self._exemplars: dict[Labels, tuple[dict[str, str], float, float]] = {}
         self.renew_after_fork()
 
     def add(self, labels: Labels = (), amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
@@ -77,7 +77,7 @@ class CounterTable:
                 self._created[labels] = time.time()
             self._values[labels] = self._values.get(labels, 0) + amount
             if exemplar is not None:
-                self._exemplars[labels] = Exemplar(exemplar, amount, time.time())
+                self._exemplars[labels] = (exemplar, amount, time.time())
         if self.mirror is not None and amount:
             self.mirror.add(self._family, self.name, labels, amount)
 
@@ -107,7 +107,8 @@ class CounterTable:
         family = CounterMetricFamily(self.name, self.documentation, labels=self.labels)
         with self._lock:
             rows = [(one, value, self._created[one], self._exemplars.get(one)) for one, value in self._values.items()]
-        for labels, value, created, exemplar in rows:
+        for labels, value, created, kept in rows:
+            exemplar = None if kept is None else Exemplar(*kept)
             family.add_metric(labels, value, created if shows_created() else None, exemplar=exemplar)
         return family
 

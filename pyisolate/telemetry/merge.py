@@ -108,6 +108,7 @@ def merge(
     seen = lead.monotonic_ns if 0 < lead.monotonic_ns <= now else now
     code = _code(capability, broker, kernel)
     shown = show_target(target)
+    rule = _first(broker, kernel, "rule")
     asked = kernel is not None and kernel.answer is not None
     answered = kernel if asked else broker
     reason = said.reason if said.verdict in REFUSALS and not asked else heard.reason
@@ -128,7 +129,7 @@ def merge(
         code=code,
         requested_capability=f"{capability.value} {shown}" if shown else capability.value,
         presented_capability=_text(_first(broker, kernel, "presented"), _REASON_LIMIT),
-        policy_rule=_text(_first(broker, kernel, "rule"), _REASON_LIMIT),
+        policy_rule=_text(rule, _REASON_LIMIT),
         mode=Mode.MONITOR if would_deny else Mode.ENFORCE,
         would_deny=would_deny,
         would_deny_reason=(reason or code.value) if would_deny else None,
@@ -150,7 +151,7 @@ def merge(
         suggestion=_suggestion(
             context,
             suggest,
-            _wanted(capability, target, lead.also, _first(broker, kernel, "rule")),
+            _wanted(capability, target, lead.also, rule),
             code,
             said.verdict,
             heard.evaluation,
@@ -162,7 +163,7 @@ def merge(
         asked_by=None if answered is None else _text(answered.asked_by, 64),
         waited_ms=None if answered is None else answered.waited_ms,
         traceparent=context.traceparent,
-        rule_reason=_rule_reason(context, _first(broker, kernel, "rule")),
+        rule_reason=_rule_reason(context, rule),
     )
 
 

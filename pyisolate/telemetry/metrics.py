@@ -202,11 +202,11 @@ class Metrics:
     def denial(self, event: DenialEvent) -> None:
         """Count one event, `count` operations strong."""
         labels = DenialLabels(
-            event.capability.value,
-            event.code.value,
-            event.broker_decision.value,
-            event.kernel_decision.value,
-            event.mode.value,
+            str(event.capability),
+            str(event.code),
+            str(event.broker_decision),
+            str(event.kernel_decision),
+            str(event.mode),
             event.policy,
         )
         self.denials.add(labels, event.count, {"event_id": event.event_id})

@@ -171,7 +171,7 @@ class SandboxTelemetry:
 
     def _look_later(self) -> None:
         """Look at what waits when the time of the first of it is over, unless the timer looks before."""
-        due = self._joiner.due_ns
+        due = self._joiner.due_ns if self._joiner.waiting else None
         if due is None or self._closed or any(at <= due for at in self._looks):
             return
         self._looks.append(due)

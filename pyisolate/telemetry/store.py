@@ -54,12 +54,12 @@ def coalesce(first: DenialEvent, again: DenialEvent) -> DenialEvent:
     )
 
 
-class _Slot:
-    __slots__ = ("event", "key", "number", "touched_ns", "version")
-
-    def __init__(self, event: DenialEvent, key: Key, number: int, touched_ns: int) -> None:
-        self.event, self.key, self.number = event, key, number
-        self.version, self.touched_ns = number, touched_ns
+class _Slot(msgspec.Struct, eq=False, gc=False):
+    event: DenialEvent
+    key: Key
+    number: int
+    touched_ns: int
+    version: int
 
 
 class EventStore:
@@ -74,7 +74,9 @@ class EventStore:
             raise ValueError(f"event store, capacity {capacity}: it must hold at least one event")
         self._capacity = capacity
         self._window_ns = int(coalesce_window_s * 1e9)
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._followers = 0
         self._slots: OrderedDict[int, _Slot] = OrderedDict()  # in order of last change
         self._latest: dict[Key, _Slot] = {}
         self._version = 0
@@ -85,18 +87,21 @@ class EventStore:
 
     def renew_after_fork(self) -> None:
         """Replace the lock, which another thread may have held."""
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._followers = 0
 
     def add(self, event: DenialEvent) -> int:
         """Store an event, or count it into its duplicate. Return how many operations left the ring for it."""
         key = coalesce_key(event)
         now = time.monotonic_ns()
-        with self._changed:
+        with self._lock:
             self._version += 1
             self._total += event.count
             self._place(event, key, now, self._version)
             lost = self._evict()
-            self._changed.notify_all()
+            if self._followers:
+                self._changed.notify_all()
             return lost
 
     def amend(self, event: DenialEvent, completed: DenialEvent) -> int | None:
@@ -106,7 +111,7 @@ class EventStore:
         the ring for it.
         """
         key, full = coalesce_key(event), coalesce_key(completed)
-        with self._changed:
+        with self._lock:
             slot = self._latest.get(key)
             if slot is None or slot.event.count < event.count or key == full:
                 return None
@@ -119,23 +124,24 @@ class EventStore:
                 self._take_out(slot, event)
             self._place(completed, full, slot.touched_ns, number)
             lost = self._evict()
-            self._changed.notify_all()
+            if self._followers:
+                self._changed.notify_all()
             return lost
 
     def named(self, event: DenialEvent) -> DenialEvent:
         """Return an event with the id under which the ring holds it, which is its first duplicate's."""
-        with self._changed:
+        with self._lock:
             slot = self._latest.get(coalesce_key(event))
         return event if slot is None else msgspec.structs.replace(event, event_id=slot.event.event_id)
 
     def events(self) -> list[DenialEvent]:
         """Return what the ring holds, in order of first occurrence."""
-        with self._changed:
+        with self._lock:
             return [slot.event for slot in sorted(self._slots.values(), key=lambda slot: slot.number)]
 
     def since(self, version: int) -> tuple[list[DenialEvent], int]:
         """Return the events that are new or changed since `version` and the version to ask from next (0 first)."""
-        with self._changed:
+        with self._lock:
             return self._since(version)
 
     @property
@@ -160,9 +166,10 @@ class EventStore:
 
     def close(self) -> None:
         """End every `follow`. Events stay readable; a late `add` is still stored."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            if self._followers:
+                self._changed.notify_all()
 
     def follow(self, *, since: int = 0, timeout: float | None = None) -> Iterator[DenialEvent]:
         """Yield events as they come, until the store closes or nothing came for `timeout` seconds.
@@ -171,13 +178,17 @@ class EventStore:
         """
         version = since
         while True:
-            with self._changed:
+            with self._lock:
                 end = None if timeout is None else time.monotonic() + timeout
                 while self._version <= version and not self._closed:
                     left = None if end is None else end - time.monotonic()
                     if left is not None and left <= 0:
                         return
-                    self._changed.wait(left)
+                    self._followers += 1
+                    try:
+                        self._changed.wait(left)
+                    finally:
+                        self._followers -= 1
                 batch, version = self._since(version)
                 closed = self._closed
             yield from batch
@@ -191,8 +202,7 @@ class EventStore:
             slot.version, slot.touched_ns = self._version, now
             self._slots.move_to_end(slot.number)
             return
-        slot = _Slot(event, key, number, now)
-        slot.version = self._version
+        slot = _Slot(event, key, number, now, self._version)
         self._slots[number] = self._latest[key] = slot
 
     def _take_out(self, slot: _Slot, event: DenialEvent) -> None:
