@@ -24,8 +24,8 @@ _THREADS = 4096
 #: How many errors are looked at, from one to what it was raised for.
 _CHAIN = 8
 _RAISE = opcode.opmap["RAISE_VARARGS"]
-#: Capabilities whose errors carry no file name (socket(7), fork(2), kill(2)).
-_NAMELESS = ("net.", "process.", "ipc.", "random.", "kernel.", "memory.")
+#: Families whose errors carry no file name (socket(7), fork(2), kill(2)).
+_NAMELESS = frozenset({"net", "process", "ipc", "random", "kernel", "memory"})
 
 
 #: Frame, code and instruction of a call, as numbers: to hold a frame would keep a guest's objects alive.
@@ -48,7 +48,7 @@ class LastAllowed:
             self._by_thread.clear()
         named = tuple([value for value in args[:2] if type(value) is str])
         place = None
-        if operations[0][0].value.startswith(_NAMELESS) and (frame := frames.caller()) is not None:
+        if operations[0][0].family in _NAMELESS and (frame := frames.caller()) is not None:
             place = (id(frame), id(frame.f_code), frame.f_lasti)
         self._by_thread[get_ident()] = (operations, named, syscall, sequence, place)
 
@@ -72,7 +72,7 @@ class LastAllowed:
         if not names:
             if place is None or place != _called_at(error):
                 return None
-            nameless = [one for one in operations if one[0].value.startswith(_NAMELESS)]
+            nameless = [one for one in operations if one[0].family in _NAMELESS]
             return (nameless[0], syscall, sequence) if nameless else None
         for name in names:
             if name in named:

@@ -449,7 +449,7 @@ def _raised_at(error: BaseException) -> str | None:
 
 def _class_of(decision: Decision) -> type[PolicyError | RefusedImport]:
     """Return the class of a refusal's error: what is not in sight is absent to a program."""
-    if decision.capability.value.startswith("import."):
+    if decision.capability.family == "import":
         return RefusedImport
     absent = decision.capability is Capability.PROCESS_EXEC and not paths.present(decision.target)
     return RefusedProgram if absent else PolicyError

@@ -62,7 +62,7 @@ _opened: dict[int, str] = {}
 
 def remember_descriptor(descriptor: int, value: object, dir_fd: int | None) -> None:
     """Note by which path a descriptor was opened."""
-    path = absolute(value, dir_fd)
+    path = value if type(value) is str and value[:1] == "/" else absolute(value, dir_fd)
     if path is None:
         _opened.pop(descriptor, None)
     else:
@@ -133,8 +133,8 @@ def is_own_descriptor(value: object) -> bool:
     """Tell whether a name to be opened stands for a descriptor that this process has open already."""
     if not _opens_descriptors:
         return False
-    path = text(value)
-    return path is not None and path.startswith("/dev/") and _OWN_DESCRIPTOR.fullmatch(path) is not None
+    path = value if type(value) is str else text(value)
+    return path is not None and path[:5] == "/dev/" and _OWN_DESCRIPTOR.fullmatch(path) is not None
 
 
 def reached_by_open(value: object) -> str | None:
@@ -187,7 +187,7 @@ def _resolve(path: str) -> str | None:
         return None
     here = f"{parent}/{tail}" if parent != "/" else f"/{tail}"
     try:
-        _readlink(_ours(here))  # lstat would be refused, and recorded, where BPF-LSM decides: no operation of the guest
+        _readlink(f"/.{here}")  # lstat would be refused, and recorded, where BPF-LSM decides: no operation of the guest
     except (OSError, ValueError):
         return here
     return _walk(here)[0]
