@@ -146,7 +146,7 @@ def is_tarfile() -> bool:
 def caller() -> FrameType | None:
     """Return the nearest frame outside this layer."""
     frame: FrameType | None = _getframe(1)
-    while frame is not None and is_hook(frame):
+    while frame is not None and frame.f_code.co_filename.startswith(_HOOKS):  # `is_hook`, on a hot path
         frame = frame.f_back
     return frame
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import ipaddress
+import socket
 
 from .compiled import NetRule
+
+#: IPv4 in IPv6 (RFC 4291, 2.5.5.2).
+_MAPPED = bytes(10) + b"\xff\xff"
 
 
 def packed(host: str) -> bytes | None:
     """Return an address as 4 or 16 network-order bytes, without its zone; None for a name. IPv4 in IPv6 is IPv4."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).packed
+    plain = host.partition("%")[0]
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            found = socket.inet_pton(family, plain)
+        except (OSError, ValueError):
+            continue
+        return found[len(_MAPPED) :] if found.startswith(_MAPPED) else found
+    return None
 
 
 def endpoint(target: str) -> tuple[bytes, int] | None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pyisolate.capability import CATALOGUE, FLOOR, Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
 from pyisolate.policy import Policy, compile_policy
+from pyisolate.policy.addresses import packed
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule, effective_rights
 
@@ -125,11 +126,11 @@ TARGETS = st.sampled_from(
 
 
 def _naive_net(rules: tuple[NetRule, ...], address: str, port: int) -> bool:
-    packed = ipaddress.ip_address(address)
+    target = ipaddress.ip_address(address)
     best = None
     for rule in rules:
         network = ipaddress.ip_network((rule.address, rule.prefix))
-        if network.version == packed.version and packed in network and rule.port_low <= port <= rule.port_high:
+        if network.version == target.version and target in network and rule.port_low <= port <= rule.port_high:
             key = (rule.prefix, -(rule.port_high - rule.port_low), not rule.allow)
             best = max(best, (key, rule.allow)) if best else (key, rule.allow)
     return bool(best and best[1])
@@ -386,3 +387,16 @@ def test_net_rules_are_stored_in_matching_order() -> None:
     )
     old = [rule for rule in compiled.net if rule.action == NetAction.CONNECT and len(rule.address) == 4]
     assert [rule.prefix for rule in old] == [32, 8, 0]
+
+
+@pytest.mark.parametrize("address", ["10.0.0.5", "::1", "2001:db8::1", "fe80::1%eth0", "::ffff:1.2.3.4", "::1.2.3.4"])
+@given(at=st.integers(0, 16), put=st.sampled_from([*"0123456789abf:.% x", "\0", "\u0663", "\udc80", ""]))
+@settings(max_examples=40)
+def test_addresses_are_read_as_ipaddress_reads_them(address: str, at: int, put: str) -> None:
+    for text in (address, address[:at] + put + address[at:], address[:at] + put + address[at + 1 :]):
+        try:
+            found = ipaddress.ip_address(text.partition("%")[0])
+        except ValueError:
+            assert packed(text) is None
+        else:
+            assert packed(text) == (getattr(found, "ipv4_mapped", None) or found).packed
