@@ -180,7 +180,7 @@ class Reactor:
     def _failed(channel: Channel) -> None:
         """Let a channel rest, and none of the others: what failed at once would fail all the time."""
         now = time.monotonic()
-        channel.turn.rest(now + _PAUSE_S)
+        channel.turn.put_off(now + _PAUSE_S)
         if now >= channel.tell_again_at:
             channel.tell_again_at = now + _TELL_AGAIN_S
             _log.exception("serving cell %d failed", channel.pid)

@@ -67,7 +67,7 @@ class Turn:
                 self.resume_at = now + min(self._owed_s * others, LONGEST_S)
                 self._owed_s = 0.0
 
-    def rest(self, until: float) -> None:
+    def put_off(self, until: float) -> None:
         """Put off its next turn until then (monotonic): serving it failed."""
         self.resume_at = max(self.resume_at, until)
 

@@ -51,16 +51,16 @@ class Watched:
     #: what is left of question and answer while the count of `watch` is the same
     watch: Watch
     count: int
-    rest: Question
-    rest_answer: bytes
+    unwatched: Question
+    unwatched_answer: bytes
     #: what is left of them at `kernels_at` (CLOCK_MONOTONIC), and then once in `KERNELS_S`
     kernels: Question
     kernels_answer: bytes
     kernels_at: float
 
-    def rest_holds(self) -> bool:
+    def unwatched_holds(self) -> bool:
         """True while what no watched directory speaks for is as it was: all there is to look at at the same count."""
-        if self.rest_answer and not self.rest.still(self.rest_answer):
+        if self.unwatched_answer and not self.unwatched.still(self.unwatched_answer):
             return False
         if (now := time.monotonic()) >= self.kernels_at:
             if not self.kernels.still(self.kernels_answer):
@@ -71,7 +71,7 @@ class Watched:
     def holds(self) -> bool:
         """True while each directory, and what none speaks for, is as it was."""
         if self.watch.count == self.count:
-            return self.rest_holds()
+            return self.unwatched_holds()
         return self.question.still(self.answer)
 
 
@@ -101,7 +101,7 @@ def watch(paths: Iterable[tuple[str, Kind]], kinds: Mapping[int, bytes], events:
     answers = [answer[at : at + _LOOK.size] for at in range(0, len(answer), _LOOK.size)]
     later = [one in settled and unwatched.isdisjoint(ways[one]) for one in alone]
     left = [path in unwatched for path in needed] + [not waits for waits in later]
-    rest = Question(
+    of_unwatched = Question(
         [*((path, "c") for path in needed if path in unwatched), *itertools.compress(alone, left[len(needed) :])]
     )
     kernels = Question(list(itertools.compress(alone, later)))
@@ -111,7 +111,7 @@ def watch(paths: Iterable[tuple[str, Kind]], kinds: Mapping[int, bytes], events:
         restless,
         events,
         count,
-        rest,
+        of_unwatched,
         b"".join(itertools.compress(answers, left)),
         kernels,
         b"".join(itertools.compress(answers[len(needed) :], later)),

@@ -136,7 +136,7 @@ class Identity:
         quiet = self._mounts.quiet(generation, instead.count)
         if (instead.restless or not quiet) and time.monotonic() >= self._watch_again_s:
             return self._compare()
-        if quiet and instead.rest_holds():
+        if quiet and instead.unwatched_holds():
             return True
         return (instead.holds() and self._mounts.refresh() == generation) or self._compare()
 

@@ -163,7 +163,7 @@ class CellSession(ProgramSession):
                         return self._run(frame, descriptors, timeout)
                 finally:
                     if self.compiled.limits.between_requests == "freeze":
-                        self._rest()
+                        self._stand_still()
         finally:
             reactor.arm(channel)
 
@@ -172,7 +172,7 @@ class CellSession(ProgramSession):
         if self.state == "running":  # a callback for output asks, in the middle of a request
             raise SandboxError(f"run in {self.name!r}: a request is running", hint="one request at a time")
 
-    def _rest(self) -> None:
+    def _stand_still(self) -> None:
         """Let the guest stand still until the next request, as `limits.between_requests` says; not a program."""
         if not self.programs:
             self.control.set_frozen(True)
@@ -184,7 +184,7 @@ class CellSession(ProgramSession):
         self.control.request_ended(program.deadline, took_s=time.monotonic() - program.began)
         if self.limits.between_requests == "freeze":
             with self._reactor.borrow(self.channel):
-                self._rest()
+                self._stand_still()
 
     def program_lost(self) -> None:
         """A program's pipes are closed, as those of a dead cell: one that lives has let go of it, and is ended."""

@@ -173,7 +173,7 @@ def test_other_file_systems_are_looked_at_name_by_name(mounts: MountTable) -> No
     assert not watched.restless
     without = directories.watch([("/etc/hostname", "f")], {}, mounts.watch)
     assert without is not None
-    assert len(watched.rest_answer) == directories._LOOK.size  # not of what only the kernel names
+    assert len(watched.unwatched_answer) == directories._LOOK.size  # not of what only the kernel names
     assert len(watched.kernels_answer) == directories._LOOK.size
     assert len(without.answer) == directories._LOOK.size
 
@@ -190,11 +190,11 @@ def test_what_the_kernel_names_in_sysfs_is_looked_at_after_a_while(
     answer = watched.kernels_answer
     watched.kernels_answer = bytes(len(answer))  # another file, by now
     assert answer not in (b"", watched.kernels_answer)
-    assert watched.rest_holds()
+    assert watched.unwatched_holds()
     watched.kernels_at = 0.0
-    assert not watched.rest_holds()
+    assert not watched.unwatched_holds()
     watched.kernels_answer = answer
-    assert watched.rest_holds()
+    assert watched.unwatched_holds()
     assert 0.0 < watched.kernels_at - time.monotonic() <= directories.KERNELS_S
 
 
