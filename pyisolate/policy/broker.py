@@ -22,15 +22,9 @@ from ..decision import Decision, DenialCode, Mode, Verdict
 from . import addresses, asking, web, workspace
 from .addresses import has_address, has_port
 from .compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule
-from .standard_library import VARIABLES, variables_of
+from .near_grants import FS_BITS, NearGrants, net_action
+from .standard_library import variables_of
 
-# Plain numbers: `&` on an enum.Flag costs a microsecond, and a refusal does it for every rule of the policy. Of native
-# modules other rules decide (`_native`).
-_FS_BITS: dict[Capability, int] = {
-    capability: entry.right.value
-    for capability, entry in CATALOGUE.items()
-    if entry.right is not None and capability is not Capability.IMPORT_NATIVE
-}
 #: Any of these rights shows that a file is there.
 _LOOKING = (FsRight.READ, FsRight.WRITE, FsRight.CREATE, FsRight.DELETE, FsRight.EXEC, FsRight.MAP_EXEC)
 #: The families that rules can speak of; all others reach past every rule, or into the kernel: part of the floor.
@@ -42,13 +36,12 @@ _GRANTED: _Answer = (None, None, "")
 class Broker:
     """Decides operations by one compiled policy. Cheap to make: a table is built when it is first needed."""
 
-    __slots__ = ("_deciders", "_files", "_granted", "_names", "_parents", "policy")
+    __slots__ = ("_deciders", "_files", "_names", "_near", "_parents", "policy")
 
     def __init__(self, compiled: CompiledPolicy) -> None:
         self.policy = compiled
         self._files: dict[str, FsRule] = {rule.path: rule for rule in compiled.fs}
-        #: what a refusal of the capability may name as near, in parts
-        self._granted: dict[Capability, list[tuple[str, list[str]]]] = {}
+        self._near = NearGrants(compiled)
         self._names: dict[str, dict[str, NamePattern]] = {}
         self._parents: dict[str, frozenset[str]] = {}
         self._deciders: dict[str, Callable[[Capability, str, dict[str, Any]], _Answer]] = {
@@ -73,7 +66,7 @@ class Broker:
 
         Targets: an absolute path; "address:port", "[v6]:port", "host:port" or "unix:/path"; a module name.
         """
-        bit = _FS_BITS.get(capability)
+        bit = FS_BITS.get(capability)
         if bit is not None:
             rule, code, reason = self._file(capability, bit, target, facts)
         elif (decider := self._deciders.get(capability)) is not None:
@@ -92,7 +85,7 @@ class Broker:
         monitored = (
             self.policy.mode_of(CATALOGUE[capability].group) is Mode.MONITOR and code is not DenialCode.ALWAYS_DENIED
         )
-        held, presented = self._held(capability, target)
+        held, presented = self._near.grant(capability, target)
         if code is DenialCode.NOT_GRANTED and held:
             code = DenialCode.SCOPE_INSUFFICIENT
         return Decision(
@@ -149,7 +142,7 @@ class Broker:
     # -- network ------------------------------------------------------------------------------------------------------
 
     def _net(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
-        action = _action(capability)
+        action = net_action(capability)
         if target.startswith("unix:"):
             return self._unix_socket(action, target[5:])
         host, port = _split(target)
@@ -351,47 +344,6 @@ class Broker:
             return pattern.text, None, ""
         return None, DenialCode.NOT_GRANTED, ""
 
-    # -- what the policy holds ----------------------------------------------------------------------------------------
-
-    def _held(self, capability: Capability, target: str) -> tuple[bool, str | None]:
-        """Return whether any rule grants the capability, and the nearest grant as "capability target".
-
-        A grant that has nothing to do with the target is no near one. What `@` variables grant is left out.
-        """
-        if capability is Capability.NET_HTTP:
-            near = web.nearest(self.policy.web, target)
-            return near is not None, None if near is None else f"{capability} {near}"
-        if capability in _FS_BITS:
-            separator, apart = "/", 1  # every path begins at "/"
-        elif CATALOGUE[capability].group == "net":
-            separator, apart = ":", -1  # any address may be meant for any other
-        elif capability in (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE):
-            separator, apart = ".", 0
-        else:
-            return False, None
-        granted = self._granted.get(capability)
-        if granted is None:
-            granted = self._granted[capability] = [(one, one.split(separator)) for one in self._grants(capability)]
-        if separator == ":":
-            unix = target.startswith("unix:")
-            granted = [one for one in granted if one[0].startswith("unix:") == unix]
-        shared, near = _nearest(granted, target.split(separator))
-        return near is not None, f"{capability} {near}" if shared > apart else None
-
-    def _grants(self, capability: Capability) -> Iterable[str]:
-        bit = _FS_BITS.get(capability)
-        if bit is not None:
-            return (
-                rule.path
-                for rule in self.policy.fs
-                if rule.allow & bit and rule.origin in ("fs", "process") and rule.path in rule.text
-            )
-        if CATALOGUE[capability].group == "net":
-            action = _action(capability)
-            return (_endpoint(rule) for rule in self.policy.net if rule.allow and rule.action == action)
-        patterns = self.policy.imports if capability is Capability.IMPORT_MODULE else self.policy.natives
-        return (pattern.name for pattern in patterns if pattern.allow and pattern.name not in VARIABLES)
-
 
 #: What a refusal says where the decider has nothing better.
 _REASONS = {
@@ -436,10 +388,6 @@ def _normal(path: str) -> str | None:
     return "/" + "/".join(parts)
 
 
-def _action(capability: Capability) -> int:
-    return NetAction.BIND if capability in (Capability.NET_BIND, Capability.NET_LISTEN) else NetAction.CONNECT
-
-
 def _split(target: str) -> tuple[str, int | None]:
     """Split "host:port"; the port is None for a bare host or `*`, which then means "on any port"."""
     host, colon, port = target.rpartition(":")
@@ -468,34 +416,7 @@ def is_unspoken_of(code: DenialCode | None) -> bool:
     return code in (DenialCode.NOT_GRANTED, DenialCode.SCOPE_INSUFFICIENT)
 
 
-def _endpoint(rule: NetRule) -> str:
-    if rule.unix_path is not None:
-        return f"unix:{rule.unix_path}"
-    ports = str(rule.port_low) if rule.port_low == rule.port_high else f"{rule.port_low}-{rule.port_high}"
-    host = rule.host or str(ipaddress.ip_address(rule.address))
-    if rule.prefix == 0:
-        host = "*"
-    elif rule.host is None:
-        host = f"[{host}]" if len(rule.address) == 16 else host
-        host += "" if rule.prefix == 8 * len(rule.address) else f"/{rule.prefix}"
-    return f"{host}:{'*' if (rule.port_low, rule.port_high) == (0, 65535) else ports}"
-
-
 def _parents(name: str) -> Iterable[str]:
     while "." in name and not name.startswith("/"):
         name = name.rpartition(".")[0]
         yield name
-
-
-def _nearest(granted: Iterable[tuple[str, list[str]]], wanted: list[str]) -> tuple[int, str | None]:
-    """Return how many leading parts a text shares with what is wanted, and the first text that shares most."""
-    most, near = -1, None
-    for text, parts in granted:
-        shared = 0
-        for ours, theirs in zip(parts, wanted, strict=False):
-            if ours != theirs:
-                break
-            shared += 1
-        if shared > most:
-            most, near = shared, text
-    return most, near
