@@ -19,6 +19,7 @@ _STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + "/"
 _METADATA, _ZIPFILE = _STDLIB + "importlib/metadata/", _STDLIB + "zipfile"
 #: It hands `open` a directory and an opener, whose own `os.open` says what is made.
 _TEMPFILE = _STDLIB + "tempfile.py"
+_PTY = _STDLIB + "pty.py"
 _SUBPROCESS = _STDLIB + "subprocess.py"
 #: ldconfig, gcc and ld; fc-list.
 _TRY_PROGRAMS = ("/ctypes/util.py", "/matplotlib/font_manager.py")
@@ -120,6 +121,12 @@ def opens_by_tempfile() -> bool:
     """Tell whether `tempfile` opens: the name it gives is a directory's, in which its own opener makes a file."""
     frame = caller()
     return frame is not None and frame.f_code.co_filename == _TEMPFILE
+
+
+def opens_by_pty() -> bool:
+    """Tell whether `pty` opens: without a pseudo-terminal it tries 256 names, one after the other."""
+    frame = caller()
+    return frame is not None and frame.f_code.co_filename == _PTY
 
 
 def tries_program() -> bool:

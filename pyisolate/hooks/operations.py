@@ -66,6 +66,8 @@ def _open(args: Arguments) -> Operations:
         or frames.opens_by_tempfile()
     ):
         return _NOTHING
+    if path.startswith("/dev/pty") and frames.opens_by_pty():
+        return _NOTHING  # the kernel says that it is not there, or refuses it
     return opening(path, args[2])
 
 

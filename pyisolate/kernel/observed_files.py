@@ -192,7 +192,8 @@ def _refusals(
     found = []
     passed = broker.policy.mode_of("fs") is Mode.MONITOR  # by now a file may have its new name
     unmade: set[str] = set()  # what a rule grants that speaks of it alone, and its folder does not
-    for capability, path, file in _asked_for(record, passed, names):
+    asked = _asked_for(record, passed, names)
+    for capability, path, file in asked:
         listing = names.is_directory(file)
         if listing and capability is Capability.FS_READ and file in searched.directories:
             continue
@@ -203,6 +204,10 @@ def _refusals(
             unmade.add(file)
         if decision.code is not None:
             found.append(_refused(record, decision, path))
+        elif passed and capability is Capability.FS_CREATE and _was_only_named(broker, record, file, names):
+            would = msgspec.structs.replace(_of_folder(decision), verdict=Verdict.WOULD_DENY)
+            also = tuple((one, of) for one, of, same in asked if same == file and one is not capability)
+            found.append(msgspec.structs.replace(_refused(record, would, path), also=also))
         elif file in unmade:  # and what else is done with it then, which only the folder can grant either
             found.append(_refused(record, _of_folder(decision), path))
         elif sealed and not passed and capability is Capability.FS_METADATA and not _writable(broker, file):
@@ -225,6 +230,14 @@ def _only_named(broker: Broker, capability: Capability, file: str, names: SeenNa
     if capability not in _OF_NAMES or names.is_there(file) is (capability is Capability.FS_CREATE):
         return False
     return broker.decide(capability, os.path.dirname(file)).code is not None
+
+
+def _was_only_named(broker: Broker, record: KernelRecord, file: str, names: SeenNames) -> bool:
+    """Tell the same of a name that monitor mode lets the call make, or has let it. Of one that is removed none can."""
+    given = not names.is_there(file) or record.syscall in (*_RENAMING, *_LINKING)
+    if not given and not names.born_after(file, record.monotonic_ns):
+        return False
+    return broker.decide(Capability.FS_CREATE, os.path.dirname(file)).code is not None
 
 
 def _of_folder(granted: Decision) -> Decision:

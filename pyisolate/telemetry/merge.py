@@ -103,6 +103,8 @@ def merge(
     assert lead is not None
     capability = lead.capability
     target = lead.target or (broker.target if broker is not None else "")
+    if capability is Capability.RANDOM_READ and broker is not None:
+        target = broker.target  # the function that was called: the kernel's side has only one name for them all
     would_deny = said.verdict is not Verdict.DENY and heard.verdict is not Verdict.DENY
     now = time.monotonic_ns()
     seen = lead.monotonic_ns if 0 < lead.monotonic_ns <= now else now

@@ -12,6 +12,7 @@ import pytest
 
 import pyisolate
 from pyisolate.policy.suggest import apply
+from tests.foreign_functions import with_ctypes
 from tests.require import require
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
@@ -74,3 +75,32 @@ def test_changing_what_may_not_be_written_is_one_event(
     with supervisor.spawn("metadata", apply(policy, event.suggestion)) as sandbox:  # the control
         assert sandbox.exec(source).value == 0
         assert sandbox.get_denial_events() == []
+
+
+@pytest.mark.parametrize("way", ["open({0!r}, 'w').close()", "os.close(libc.open({0!r}.encode(), 0o101, 0o600))"])
+def test_a_name_granted_alone_cannot_be_made_and_monitor_mode_says_so(
+    supervisor: pyisolate.Supervisor, way: str
+) -> None:
+    require("seccomp", supervisor.diagnostics().listener, "no listener sees these calls")
+    with tempfile.TemporaryDirectory(prefix="pyisolate-named-", dir="/var/tmp") as folder:
+        os.chmod(folder, 0o777)
+        name = f"{folder}/made"
+        rule = {"path": name, "allow": ["write", "create"]}
+        policy = apply(with_ctypes(), {"fs": [rule]})
+        source = "import ctypes, os; libc = ctypes.CDLL(None)\n" + way.format(name)
+        found, advice = {}, None
+        for mode in ("enforce", "monitor"):
+            with supervisor.spawn(mode, policy, mode=mode) as sandbox:
+                if mode == "enforce":
+                    with pytest.raises(pyisolate.SandboxError):
+                        sandbox.exec(source)
+                else:
+                    sandbox.exec(source)
+                (event,) = sandbox.get_denial_events()
+            found[mode] = (event.capability, event.target, event.code)
+            advice = advice or event.suggestion
+        assert found["enforce"] == found["monitor"] == ("fs.create", name, "SCOPE_INSUFFICIENT")
+        os.unlink(name)
+        assert advice is not None
+        with supervisor.spawn("followed", apply(policy, advice)) as sandbox:  # the control
+            assert sandbox.exec(source).denials == ()

@@ -175,3 +175,13 @@ def test_an_unknown_mode_is_refused_when_it_is_read(mode: str, tmp_path: Path) -
     with pytest.raises(pyisolate.PolicySyntaxError):
         Policy().with_mode(mode)
     assert Policy().mode == "enforce"
+
+
+def test_a_random_number_is_called_by_the_function_that_was_asked_for_it() -> None:
+    policy = Policy.from_dict({"version": 1, "name": "seeded", "extends": "compute", "random": {"allow": False}})
+    with pyisolate.Supervisor() as supervisor:
+        for mode in ("enforce", "monitor"):
+            with supervisor.spawn(mode, policy, mode=mode) as sandbox:
+                for call in ("os.urandom", "os.getrandom"):
+                    sandbox.exec(f"import os\ntry: {call}(4)\nexcept OSError: pass")
+                assert [event.target for event in sandbox.get_denial_events()] == ["os.urandom", "os.getrandom"]

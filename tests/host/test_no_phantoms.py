@@ -66,6 +66,15 @@ def test_an_ordinary_operation_leaves_no_event(supervisor: pyisolate.Supervisor,
         assert sandbox.stats.denials == 1
 
 
+def test_no_name_that_pty_only_tries_leaves_an_event(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("terminal", pyisolate.Policy.preset("compute").allow_import("pty", "tty")) as sandbox:
+        with pytest.raises(pyisolate.GuestError, match="out of pty devices"):
+            sandbox.exec("import pty; pty.openpty()")
+        assert {event.target for event in sandbox.get_denial_events()} <= {"/dev/ptmx"}  # what openpty(3) was refused
+        with pytest.raises(pyisolate.PolicyError):  # the control
+            sandbox.exec("open('/dev/ptyp0')")
+
+
 @pytest.mark.parametrize(
     ("source", "file"), [("pwd.getpwuid(os.getuid())", "/etc/passwd"), ("grp.getgrnam('root')", "/etc/group")]
 )
