@@ -101,7 +101,7 @@ class WaitingCalls:
         self.starting = Starting()
         self._lock = threading.Lock()
         self._known: Broker | None = None
-        #: processor time that looking at files took
+        #: processor time that looking at files, and at programs until they begin, took
         self.spent_s = 0.0
         #: the egress proxy, where the sandbox is led to it
         self.proxy: Proxy | None = None
@@ -122,8 +122,9 @@ class WaitingCalls:
             look = partial(self._look_at_program, asked)
         try:
             self._around.start_call(look)
-        except RuntimeError:  # no thread
-            self._around.kernel.answer(asked.number, allow=None)
+        except RuntimeError:  # no thread; a program that went on out of its turn could meet another one's open gate
+            is_file = asked.capability is Capability.FS_READ
+            self._around.kernel.answer(asked.number, allow=None if is_file else False)
 
     def answer(self, number: int, *, allow: bool) -> None:
         """Answer what waits, below 0 a request at the egress proxy, if it still does."""
@@ -134,9 +135,7 @@ class WaitingCalls:
         with self._lock:
             program, file = self._programs.pop(number, None), self._files.pop(number, None)
         if program is not None and allow:
-            let = partial(
-                self.starting.let, self._around.kernel, number, program.tid, self._unless_denied(program.path)
-            )
+            let = partial(self._let, number, program.tid, self._unless_denied(program.path))
             try:
                 self._around.start_call(let)
             except RuntimeError:  # no thread
@@ -179,7 +178,16 @@ class WaitingCalls:
         if ask:
             self._ask(msgspec.structs.replace(asked, target=path))
         else:
-            self.starting.let(self._around.kernel, asked.number, asked.tid, None)
+            self._let(asked.number, asked.tid, None)
+
+    def _let(self, number: int, tid: int, path: str | None) -> None:
+        """Let a program's call go on in its turn. A guest decides how long the host looks until it has begun."""
+        began = time.thread_time()
+        try:
+            self.starting.let(self._around.kernel, number, tid, path)
+        finally:
+            with self._lock:
+                self.spent_s += time.thread_time() - began
 
     def at_proxy_s(self) -> float:
         """Return the processor time that the egress proxy took."""

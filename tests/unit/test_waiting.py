@@ -20,7 +20,7 @@ class _Around:
 
     def __init__(self) -> None:
         self.compiled = compile_policy(Policy.preset("compute").with_ask("fs.read"))
-        self.kernel, self.given = self, list[int | None]()
+        self.kernel, self.given, self.said = self, list[int | None](), list[bool | None]()
 
     def start_call(self, call: Callable[[], None]) -> None:
         thread = threading.Thread(target=call)
@@ -29,6 +29,7 @@ class _Around:
 
     def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
         self.given.append(file)
+        self.said.append(allow)
 
 
 def test_time_that_a_file_took_elsewhere_is_the_sandboxes() -> None:
@@ -46,3 +47,31 @@ def test_time_that_a_file_took_elsewhere_is_the_sandboxes() -> None:
     (descriptor,) = around.given
     assert descriptor is not None
     os.close(descriptor)
+
+
+class _Short(_Around):
+    """The same, where the host has no thread."""
+
+    def start_call(self, call: Callable[[], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+
+def _opener(_path: str, _device: int, _inode: int) -> tuple[int, float]:
+    raise AssertionError("no file is opened")
+
+
+def test_without_a_thread_a_file_is_the_kernels_to_decide_and_no_program_starts_out_of_its_turn() -> None:
+    around = _Short()
+    waiting = WaitingCalls(around, list[Asked]().append)
+    for number, capability in enumerate((Capability.FS_READ, Capability.PROCESS_EXEC)):
+        waiting.take(Asked(number=number, capability=capability, target="/usr/bin/true"), _opener)
+    assert around.said == [None, False]
+
+
+def test_time_until_a_program_has_begun_is_the_sandboxes() -> None:
+    around = _Around()
+    waiting = WaitingCalls(around, list[Asked]().append)
+    gone = 2**22  # past the highest number of a task (proc(5), pid_max)
+    waiting.take(Asked(number=1, capability=Capability.PROCESS_EXEC, target="/usr/bin/true", tid=gone), _opener)
+    assert around.said == [None]
+    assert waiting.spent_s > 0
