@@ -60,7 +60,6 @@ _OPENING = frozenset(("open", "openat", "creat"))
 _INTERPRETERS = 6  # a script, and the five interpreters that may name one another (Linux, fs/exec.c)
 _TMPFILE = 0o20000000  # __O_TMPFILE (asm-generic/fcntl.h)
 _RENAMING = frozenset(("rename", "renameat", "renameat2"))
-_OPENING = frozenset(("open", "openat"))
 _LINKING = frozenset(("link", "linkat"))
 
 
