@@ -220,7 +220,7 @@ def _network(policy: PolicyModel) -> Iterator[Finding]:
                 yield _note(rule.text, f"denies a {rule.action} that no rule grants", _IDLE_DENIAL)
             continue
         if target.kind == "unix" and _ROOT_SOCKETS.fullmatch(target.host):
-            yield _danger(rule.text, "whoever talks to this socket commands the machine", "do not grant it")
+            yield _danger(rule.text, "a process that talks to this socket commands the machine", "do not grant it")
         if target.kind in ("any", "ip") and target.port_high - target.port_low > 1024:
             yield _warning(rule.text, "covers most ports", "name the ports")
         if rule.action == "connect" and target.kind in ("any", "ip"):

@@ -145,7 +145,7 @@ class _Answered(msgspec.Struct, frozen=True):
     reason: str
 
 
-_FULL = _Answered("full", "nobody", "more questions than anybody answers")
+_FULL = _Answered("full", "nobody", "more questions wait than may")
 
 
 @dataclass(eq=False)
@@ -199,7 +199,7 @@ class Questions:
     def _at_once(self, key: tuple[Capability, str]) -> _Answered | None:
         state = self._state
         if self.asker is None or state.closed:
-            return _Answered("unanswered", "nobody", "nobody is there to answer")
+            return _Answered("unanswered", "nobody", "no `on_ask` answers")
         if (scope := state.allowed.get(key)) is not None:
             return _Answered("rule" if scope == "rule" else "sandbox", self.asker.name, "it was allowed before")
         if key[0] is Capability.FS_READ and self._opens() >= _MAX_OPENS:
@@ -240,9 +240,7 @@ class Questions:
         )
         state.waiting.append(pending)
         assert self.asker is not None
-        late = functools.partial(
-            self._settle, pending, _Answered("timeout", self.asker.name, "nobody answered in time")
-        )
+        late = functools.partial(self._settle, pending, _Answered("timeout", self.asker.name, "no answer came in time"))
         self._around.call_in(self.asker.timeout_s, late)
         start, state.serving = not state.serving, True
         return start
@@ -285,7 +283,7 @@ class Questions:
                 answered = _answered(answer, asker.name)
             except BaseException as error:
                 _log.warning("on_ask failed: %s: %s", type(error).__name__, error)
-                answered = _Answered("failed", asker.name, f"whoever answers failed ({type(error).__name__})")
+                answered = _Answered("failed", asker.name, f"the asker failed ({type(error).__name__})")
             self._settle(pending, answered)
 
     def _put(self, asker: Asker, pending: _Pending) -> Any:

@@ -66,7 +66,7 @@ class Stdin:
 def check_stdin(what: str, source: StdinSource | None) -> Stdin | None:
     """Return what a guest shall read, None for nothing. Raises TypeError, ValueError, OSError (a closed descriptor)."""
     if type(source) is int and source in (subprocess.PIPE, subprocess.STDOUT):
-        raise ValueError(f"{what}: there is nobody who would write to a pipe. Hint: give the text or bytes themselves")
+        raise ValueError(f"{what}: no process would write to a pipe. Hint: give the text or bytes themselves")
     nothing = source is None or (type(source) is int and source == subprocess.DEVNULL)
     return None if nothing else Stdin(what, source)  # type: ignore[arg-type] # not None here
 

@@ -48,7 +48,7 @@ class _File:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samestat(os.fstat(self._lock), os.stat(path, follow_symlinks=False)):
-                raise BlockingIOError("it was removed meanwhile")
+                raise BlockingIOError("it was removed while it was opened")
             if os.fstat(self._lock).st_size == 0:
                 os.posix_fallocate(self._lock, 0, _RESERVED_BYTES)
             self._samples = _open_mapped(path)

@@ -53,7 +53,7 @@ ALLOWED: tuple[Group, ...] = (
     Group("signal handling inside the process", _words("""
         rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack
         pause signalfd signalfd4""")),
-    Group("signals by descriptor: a cell's pid namespace holds nobody else", _words("""
+    Group("signals by descriptor: a cell's pid namespace holds no other process", _words("""
         pidfd_send_signal"""), cell_only=True),
     Group("rights that can only be lost, at hand-out and reload; a guest has no ruleset to stack", _words("""
         landlock_restrict_self"""), cell_only=True),
