@@ -12,6 +12,7 @@ import fractions
 import json
 import math
 import os
+import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from pyisolate.cell import values, wire
 from pyisolate.decision import DenialCode, Mode, Verdict
 from pyisolate.errors import PolicySyntaxError
 from pyisolate.native import msgpack
+from pyisolate.native.channel import SMALL_BYTES, HostEnd, Plain
 from pyisolate.policy.load import load_bytes, load_preset
 from pyisolate.records import BrokerRecord, SandboxContext
 from pyisolate.telemetry.event import DenialEvent
@@ -39,6 +41,10 @@ CONTEXT = SandboxContext(
     sandbox="fuzz", sandbox_id="f" * 16, policy="p", policy_version="v", policy_generation=1, isolation="process",
     mode=Mode.ENFORCE,
 )  # fmt: skip
+
+
+_ASKED = 0x71 << 56  # the number of the request that `plain_answer` is for
+_ANSWER = wire.encode(wire.Done(id=_ASKED, encoded=b"\x93\x01\xa1a\x81\x02\xcb@@@@@@@@", duration_s=0.5))
 
 
 class Bytes:
@@ -248,6 +254,20 @@ def _accepted(model: Model, host: wire.Conversation, frame: wire.GuestFrame) -> 
         return
     host.accept(frame)
     raise AssertionError(f"a frame that may not come passes while {model.state}: {frame}")
+
+
+def plain_answer(data: bytes) -> None:
+    """What comes for a request: an answer that C reads is what Python reads of it, all else is left as it came."""
+    sent = (wire.HEADER.pack(len(data)) + data)[:SMALL_BYTES]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(sent)
+        found = HostEnd(ours.fileno(), -1, -1, values.MAX_DEPTH).ask(b"x", _ASKED, 0)
+    assert isinstance(found, Plain) or found == sent
+    if isinstance(found, Plain):
+        wire.check_value(found.encoded)
+        read = wire.Done(id=_ASKED, encoded=found.encoded, duration_s=found.duration_s)
+        assert repr(wire.decode_guest(data)) == repr(read)  # a duration may be no number
 
 
 def program_reports(data: bytes) -> None:
@@ -463,6 +483,7 @@ TARGETS = {
     ),
     "wire_frame": Target(wire_frame, _Seeds.frames(), (b"\xdf\xff", b"\xdd\xff", b"\xc7", b"\x91" * 70, b"encoded")),
     "conversation": Target(conversation, _Seeds.conversations()),
+    "plain_answer": Target(plain_answer, (_ANSWER[wire.HEADER.size :],)),
     "program_reports": Target(
         program_reports,
         (

@@ -19,7 +19,7 @@ TREE = Path(__file__).resolve().parents[2]
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1"
 #: All that calls C and starts no zygote: that has an environment of its own, without the sanitizers' library.
 TESTS = (
-    *(f"unit/test_{name}.py" for name in ("wire", "channel", "seccomp", "notify_table")),
+    *(f"unit/test_{name}.py" for name in ("wire", "channel", "plain_answers", "seccomp", "notify_table")),
     *(f"unit/test_native_{name}.py" for name in ("audit", "landlock", "process")),
     *(f"host/test_{name}.py" for name in ("notify_net", "notify_calls", "native_process", "landlock")),
     "unit/test_fuzz.py",
