@@ -128,6 +128,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     pid: int = 0
     tid: int = 0
+    #: of open(2)
+    flags: int = 0
+    mode: int = 0
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):

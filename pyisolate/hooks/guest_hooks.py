@@ -289,12 +289,17 @@ class GuestHooks:
         return answers.asked(hook, operations[0][0], verdict)
 
     def _asked_elsewhere(self, decision: Decision, hook: str) -> bool:
-        """Tell whether the listener asks the host about a call. Of what reads files, that is open(2) of one."""
+        """Tell whether the listener asks the host about a call. Of what files are used by, that is open(2) of one.
+
+        Whether a file that is out of sight would be made or written to is for the host to find out.
+        """
         compiled = self._compiled
-        if compiled is None or not compiled.ask:
+        if compiled is None or not compiled.ask or (decision.capability.family == "fs" and hook != "open"):
             return False
-        opens = decision.capability is not Capability.FS_READ or hook == "open"
-        return opens and is_asked_about(compiled, decision)
+        writes = (Capability.FS_CREATE, Capability.FS_WRITE)
+        if decision.capability not in writes:
+            return is_asked_about(compiled, decision)
+        return any(is_asked_about(compiled, replace(decision, capability=one)) for one in writes)
 
     def _also(self, operations: Sequence[Operation]) -> tuple[tuple[Capability, str], ...]:
         """Return what else a call about files needs and is not granted, so that one advice serves all of it."""

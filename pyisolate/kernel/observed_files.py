@@ -17,7 +17,7 @@ import msgspec
 from ..capability import Capability, NetAction
 from ..decision import Decision, DenialCode, Mode, Verdict
 from ..policy import workspace
-from ..policy.asking import asks_about
+from ..policy.asking import OPENED, asks_about
 from ..policy.broker import Broker, is_unspoken_of
 from ..policy.compiled import CompiledPolicy, FsRight
 from ..policy.moves import widened
@@ -374,7 +374,8 @@ def _would_ask(record: KernelRecord, policy: CompiledPolicy) -> KernelRecord:
     """Return what monitor mode let through, and whether its host would have been asked instead."""
     if record.verdict is not Verdict.WOULD_DENY or not is_unspoken_of(record.code):
         return record
-    opens = record.capability is Capability.FS_READ and record.syscall in _OPENING and os.path.isfile(record.target)
+    opens = record.capability in OPENED.values() and record.syscall in _OPENING
+    opens = opens and (record.capability is Capability.FS_CREATE or os.path.isfile(record.target))
     if not (opens or record.capability is Capability.PROCESS_EXEC):
         return record
     asked = asks_about(policy, record.capability, record.target)

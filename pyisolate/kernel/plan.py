@@ -26,6 +26,7 @@ from ..limits.coverage import cannot_freeze, unheld
 from ..limits.rlimit import COMMON_RLIMITS
 from ..native import process
 from ..policy import workspace
+from ..policy.asking import OPENED
 from ..policy.compile import without_workspace
 from ..policy.compiled import CompiledPolicy, FsRight
 from .binding import KernelBinding
@@ -50,7 +51,7 @@ _log = logging.getLogger("pyisolate.kernel")
 #: A host that replaces a place once a millisecond cannot be followed.
 _TRIES = 4
 #: What waits for answers and takes a root view.
-_OF_FILES = frozenset({Capability.FS_READ, Capability.PROCESS_EXEC})
+_OF_FILES = frozenset({*OPENED.values(), Capability.PROCESS_EXEC})
 
 
 class KernelPlan:
@@ -259,7 +260,7 @@ class KernelPlan:
             compiled = msgspec.structs.replace(compiled, ask=tuple(one for one in compiled.ask if one not in _OF_FILES))
         draft = Draft(compiled, isolation, enforcement == "strict", self.availability, self.traits)
         if unasked is not None:
-            draft.missing.append(f"ask: fs.read and programs: {unasked}")
+            draft.missing.append(f"ask: files and programs: {unasked}")
         if why is not None:
             draft.notes.append(f"no workspace: {why}")
         elif compiled.workspace_bytes is not None:

@@ -34,6 +34,8 @@ def _written(compiled: CompiledPolicy) -> Iterator[str]:
     if compiled.mode_of("fs") is not Mode.ENFORCE:
         yield "the host's files (fs is in monitor mode)"
         return
+    if Capability.FS_WRITE in compiled.ask or Capability.FS_CREATE in compiled.ask:
+        yield "files that the host is asked about"
     for place in Places.of(compiled):
         if place.in_force & WRITING and not _is_device(place.path):
             yield place.path

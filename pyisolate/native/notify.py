@@ -55,6 +55,7 @@ FLAG_ASK_EXEC: int = lib.NOTIFY_ASK_EXEC
 #: The action of a rule that says what is asked about.
 ASKED_ABOUT: int = lib.NOTIFY_ASKED_ABOUT
 FLAG_ASK_READ: int = lib.NOTIFY_ASK_READ
+FLAG_ASK_WRITE: int = lib.NOTIFY_ASK_WRITE
 FLAG_OWN_NAMES: int = lib.NOTIFY_OWN_NAMES
 FLAG_MONITOR_FILES: int = lib.NOTIFY_MONITOR_FILES
 FLAG_OWN_SOCKETS: int = lib.NOTIFY_OWN_SOCKETS
@@ -152,6 +153,9 @@ class Question(NamedTuple):
     address: bytes
     port: int
     name: bytes = b""
+    #: of open(2)
+    flags: int = 0
+    mode: int = 0
 
 
 class Policy:
@@ -302,7 +306,8 @@ class Listener:
             return None
         address = bytes(ffi.buffer(raw.address))
         name = bytes(ffi.buffer(raw.name, raw.name_bytes))
-        return Question(raw.key, raw.number, raw.pid, raw.tid, raw.capability, raw.family, address, raw.port, name)
+        who = (raw.key, raw.number, raw.pid, raw.tid)
+        return Question(*who, raw.capability, raw.family, address, raw.port, name, raw.flags, raw.mode)
 
     def stop_asking(self) -> None:
         """End a `next_question`."""

@@ -1,6 +1,7 @@
 """What the host is asked about: whatever no rule speaks of in a capability, or that part of it which `ask` states.
 
-An entry of `ask` is a capability, or a rule: `{connect: ...}`, `{http: ...}`, `{read: /directory}`, `{exec: /program}`.
+An entry of `ask` is a capability, or a rule: `{connect: ...}`, `{http: ...}`, `{read: /directory}` (or write,
+create), `{exec: /program}`.
 A capability beside rules of its own is asked about whole. Programs are asked about by rule alone: each has its gate in
 the root view when its sandbox starts (`kernel/rootview/gates.py`).
 """
@@ -17,11 +18,13 @@ from . import addresses, fragments, units, web
 from .compiled import CompiledPolicy, NetRule
 
 #: What can wait for an answer: calls that the supervisor carries out, on its own copy of what was asked about.
-ASKABLE = ("fs.read", "net.connect", "net.http")
-RULES = ("connect", "http", "read", "exec")
+ASKABLE = ("fs.create", "fs.read", "fs.write", "net.connect", "net.http")
+#: How files are opened that are asked about.
+OPENED = {"create": Capability.FS_CREATE, "read": Capability.FS_READ, "write": Capability.FS_WRITE}
+RULES = ("connect", "http", *OPENED, "exec")
 HINT = (
     f"use {', '.join(ASKABLE)}, or a rule: {{connect: host:port}}, {{http: GET host/path}}, {{read: /directory}}, "
-    "{exec: /program}"
+    "{write: /directory}, {create: /directory}, {exec: /program}"
 )
 #: Programs that one policy asks about.
 MOST_PROGRAMS = 64
@@ -54,7 +57,7 @@ def read_ask(entries: Iterable[Any]) -> tuple[str, ...]:
 
 
 def _canonical(key: str, target: object) -> str:
-    if key in ("read", "exec"):
+    if key in OPENED or key == "exec":
         return units.path(target, variables=False)
     if key == "http":
         asked = units.http_target(target)
@@ -85,8 +88,10 @@ def capability_of(entry: str) -> Capability:
     key, _, target = entry.partition(" ")
     if not target:
         return Capability(key)
-    if key in ("read", "exec"):
-        return Capability.FS_READ if key == "read" else Capability.PROCESS_EXEC
+    if key == "exec":
+        return Capability.PROCESS_EXEC
+    if key in OPENED:
+        return OPENED[key]
     return Capability.NET_HTTP if leads_to_proxy(entry) else Capability.NET_CONNECT
 
 
@@ -95,8 +100,8 @@ def asks_about(policy: CompiledPolicy, capability: Capability, target: str) -> b
     if capability not in policy.ask:
         return False
     rules = policy.ask_rules
-    if capability is Capability.FS_READ:
-        return not rules.read or any(f"{target}/".startswith(f"{one.rstrip('/')}/") for one in rules.read)
+    if capability in (files := rules.opened):
+        return not files[capability] or any(f"{target}/".startswith(f"{one.rstrip('/')}/") for one in files[capability])
     if capability is Capability.PROCESS_EXEC:
         return target in rules.programs
     if capability is Capability.NET_HTTP:

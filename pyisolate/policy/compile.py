@@ -287,14 +287,14 @@ def _ask_rules(policy: PolicyModel) -> AskRules:
     """Return the rules by which the host is asked. Those of a capability that is asked about whole say nothing."""
     connect: list[NetRule] = []
     web: list[WebRule] = []
-    read: list[str] = []
+    files: dict[str, list[str]] = {key: [] for key in asking.OPENED}
     programs: dict[str, None] = {}
     for entry in policy.ask:
         key, _, target = entry.partition(" ")
         if not target or asking.capability_of(entry).value in policy.ask:
             continue
-        if key == "read":
-            read.append(target)
+        if key in files:
+            files[key].append(target)
         elif key == "exec":
             programs |= dict.fromkeys((target, os.path.realpath(target)))
         elif asking.leads_to_proxy(entry):
@@ -312,7 +312,8 @@ def _ask_rules(policy: PolicyModel) -> AskRules:
                 )
                 for network in networks
             ]
-    return AskRules(connect=tuple(connect), web=tuple(web), read=tuple(read), programs=tuple(programs))
+    opened = {key: tuple(found) for key, found in files.items()}
+    return AskRules(connect=tuple(connect), web=tuple(web), programs=tuple(programs), **opened)
 
 
 def _networks(target: units.NetTarget, pinned: dict[str, tuple[str, ...]]) -> tuple[list[_Network], int, int]:

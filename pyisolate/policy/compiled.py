@@ -143,8 +143,15 @@ class AskRules(msgspec.Struct, frozen=True, kw_only=True):
     web: tuple[WebRule, ...] = ()
     #: files and directories
     read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    create: tuple[str, ...] = ()
     #: programs: as the policy names them, and where that leads
     programs: tuple[str, ...] = ()
+
+    @property
+    def opened(self) -> dict[Capability, tuple[str, ...]]:
+        """Return those about files, by capability."""
+        return {Capability.FS_READ: self.read, Capability.FS_WRITE: self.write, Capability.FS_CREATE: self.create}
 
 
 class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):

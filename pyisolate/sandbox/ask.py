@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 
 from ..capability import Capability
+from ..policy.asking import OPENED
 from ..policy.suggest import suggestion
 from ..records import Actor, AskAnswer, Asked, BrokerRecord, KernelRecord
 
@@ -36,6 +37,7 @@ _MAX_WAITING = 16
 #: Opens of files of one sandbox that wait for an answer. Which of its opens are questions only the host knows; the
 #: listener counts connections (NOTIFY_QUESTIONS).
 _MAX_OPENS = 8
+_OPENED = frozenset(OPENED.values())
 #: Answers whose record has not come yet; a call that was given up has none.
 _MAX_ANSWERED = 256
 
@@ -143,6 +145,8 @@ class _Answered(msgspec.Struct, frozen=True):
     answer: AskAnswer
     by: str
     reason: str
+    #: what was asked about: of a file that is written to, the listener does not know whether it was to be made
+    capability: Capability | None = None
 
 
 _FULL = _Answered("full", "nobody", "more questions wait than may")
@@ -178,7 +182,7 @@ class Questions:
             if answered is None:
                 start = self._queue(asked, key)
             else:
-                self._tell([asked.number], answered)
+                self._tell([asked.number], answered, asked.capability)
         if answered is not None:
             self._around.reply(asked.number, allow=answered.answer in ("sandbox", "rule"))
         elif start:
@@ -202,7 +206,7 @@ class Questions:
             return _Answered("unanswered", "nobody", "no `on_ask` answers")
         if (scope := state.allowed.get(key)) is not None:
             return _Answered("rule" if scope == "rule" else "sandbox", self.asker.name, "it was allowed before")
-        if key[0] is Capability.FS_READ and self._opens() >= _MAX_OPENS:
+        if key[0] in _OPENED and self._opens() >= _MAX_OPENS:
             return _FULL
         if key in state.pending:
             return None
@@ -216,7 +220,7 @@ class Questions:
 
     def _opens(self) -> int:
         pending = self._state.pending.items()
-        return sum(len(one.numbers) for (capability, _), one in pending if capability is Capability.FS_READ)
+        return sum(len(one.numbers) for (capability, _), one in pending if capability in _OPENED)
 
     def _queue(self, asked: Asked, key: tuple[Capability, str]) -> bool:
         state = self._state
@@ -245,7 +249,8 @@ class Questions:
         start, state.serving = not state.serving, True
         return start
 
-    def _tell(self, numbers: list[int], answered: _Answered) -> None:
+    def _tell(self, numbers: list[int], answered: _Answered, capability: Capability) -> None:
+        answered = msgspec.structs.replace(answered, capability=capability)
         for number in numbers:
             self._state.answered[number] = answered
         while len(self._state.answered) > _MAX_ANSWERED:
@@ -260,7 +265,7 @@ class Questions:
             self._state.pending.pop(key, None)
             if answered.answer in ("sandbox", "rule"):
                 self._state.allowed[key] = answered.answer
-            self._tell(pending.numbers, answered)
+            self._tell(pending.numbers, answered, key[0])
             future = pending.future
         if future is not None:
             future.cancel()
@@ -305,6 +310,8 @@ class Questions:
         if record.answer is None:
             return record
         answered, reason = self._outcome(record.question, record.answer)
+        if answered.capability in _OPENED:
+            record = msgspec.structs.replace(record, capability=answered.capability)
         return msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
 
     def complete_request(self, record: BrokerRecord, question: int) -> BrokerRecord:

@@ -20,6 +20,7 @@ import msgspec
 
 from ..capability import Capability
 from ..decision import DenialCode
+from ..kernel.rootview.worker import HostFile
 from ..policy import workspace
 from ..policy.broker import Broker, is_asked_about
 from ..policy.compiled import CompiledPolicy
@@ -28,9 +29,10 @@ from .ask import start_or_run
 from .starting import Starting
 
 _log = logging.getLogger("pyisolate.sandbox.waiting")
-#: Opens a file by path, device and inode, so that a guest can only read it; with the processor time that it took
-#: elsewhere (seconds). Raises EnforcementError.
-Opener = Callable[[str, int, int], tuple[int, float]]
+#: Opens a file for a guest; with the processor time that it took elsewhere (seconds). Raises EnforcementError.
+Opener = Callable[[HostFile], tuple[int, float]]
+#: How a guest opens a file, as far as it makes a difference to what is given.
+_KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_NONBLOCK | os.O_DSYNC | os.O_SYNC
 #: What lies there is another one for each process, or is no file: never the supervisor's for a guest.
 _NOT_FILES = ("/proc", "/sys", "/dev")
 #: Files of one sandbox that questions are about; a call that was given up counts until its answer.
@@ -39,9 +41,10 @@ _MOST = 256
 
 @dataclass(frozen=True)
 class _File:
+    #: what is asked about, by its whole name
+    capability: Capability
     path: str
-    device: int
-    inode: int
+    given: HostFile
     opener: Opener
 
 
@@ -113,7 +116,7 @@ class WaitingCalls:
 
     def take(self, asked: Asked, opener: Opener) -> None:
         """Take a question; a file is opened by `opener`. Never waits: where a file is looked at, a file system may."""
-        if asked.capability not in (Capability.FS_READ, Capability.PROCESS_EXEC):
+        if asked.capability not in (Capability.FS_READ, Capability.FS_WRITE, Capability.PROCESS_EXEC):
             self._ask(asked)
             return
         look = partial(self._look, asked, opener)
@@ -148,9 +151,9 @@ class WaitingCalls:
         """Open the file that was asked about; None where it is another one by now, or a rule has come to deny it."""
         began, elsewhere = time.thread_time(), 0.0
         try:
-            if self._broker().decide(Capability.FS_READ, file.path).code is DenialCode.EXPLICIT_DENY:
+            if self._broker().decide(file.capability, file.path).code is DenialCode.EXPLICIT_DENY:
                 return None
-            given, elsewhere = file.opener(file.path, file.device, file.inode)
+            given, elsewhere = file.opener(file.given)
             return given
         except Exception as error:  # whatever goes wrong, the answer is no
             _log.warning("a file that was allowed is not given: %s: %s", type(error).__name__, error)
@@ -212,7 +215,7 @@ class WaitingCalls:
     def _look(self, asked: Asked, opener: Opener) -> None:
         file, began = None, time.thread_time()
         try:
-            file = _found(asked.target, self._broker(), opener)
+            file = _found(asked, self._broker(), opener)
         except (OSError, ValueError):  # it is not there
             pass
         except Exception:  # the kernel decides
@@ -226,19 +229,39 @@ class WaitingCalls:
         if file is None:
             self._around.kernel.answer(asked.number, allow=None)
         else:
-            self._ask(msgspec.structs.replace(asked, target=file.path))
+            self._ask(msgspec.structs.replace(asked, target=file.path, capability=file.capability))
 
 
-def _found(name: str, broker: Broker, opener: Opener) -> _File | None:
+def _found(asked: Asked, broker: Broker, opener: Opener) -> _File | None:
     """Return the file that a guest's name leads to and no rule speaks of; None for all else. Raises OSError."""
     compiled = broker.policy
-    name = workspace.as_reached(name, workspace.links(compiled))
-    path = os.path.realpath(name, strict=True)
+    name = workspace.as_reached(asked.target, workspace.links(compiled))
+    capability, path, made = asked.capability, os.path.realpath(name), ""
+    if asked.flags & os.O_CREAT and not os.path.lexists(path):
+        capability, made = Capability.FS_CREATE, os.path.basename(path)
     if any(one == top or one.startswith(top + "/") for top in _NOT_FILES for one in (os.path.normpath(name), path)):
         return None
     if not path.isprintable() or not all(
-        is_asked_about(compiled, broker.decide(Capability.FS_READ, one)) for one in (name, path)
+        is_asked_about(compiled, broker.decide(capability, one)) for one in (name, path)
     ):
         return None
-    seen = os.stat(path, follow_symlinks=False)
-    return _File(path, seen.st_dev, seen.st_ino, opener) if stat.S_ISREG(seen.st_mode) else None
+    also_read = asked.flags & os.O_ACCMODE == os.O_RDWR
+    if also_read and not made and broker.decide(Capability.FS_READ, path).refused:
+        return None  # one question is about one thing
+    seen = os.stat(os.path.dirname(path) if made else path, follow_symlinks=False)
+    if not (stat.S_ISDIR if made else stat.S_ISREG)(seen.st_mode) or (asked.flags & os.O_EXCL and not made):
+        return None
+    given = HostFile(
+        os.path.dirname(path) if made else path,
+        seen.st_dev,
+        seen.st_ino,
+        asked.flags & _KEPT_FLAGS,
+        made,
+        asked.mode & 0o777 & ~_umask_of(asked.tid) if made else 0,
+    )
+    return _File(capability, path, given, opener)
+
+
+def _umask_of(tid: int) -> int:
+    with open(f"/proc/{tid}/status") as file:
+        return next((int(line.split()[1], 8) for line in file if line.startswith("Umask:")), 0o077)

@@ -20,6 +20,8 @@ ASK: list[Any] = [
     {"http": "GET api.example.com/v1/*"},
     {"read": "/srv/data"},
     {"exec": "/opt/tool"},
+    {"write": "/srv/out"},
+    {"create": "/srv/out/new"},
 ]
 
 
@@ -46,6 +48,9 @@ def asked(ask: list[Any], capability: Capability, target: str) -> bool:
         (Capability.PROCESS_EXEC, "/opt/tool/inside", False),
         (Capability.PROCESS_EXEC, "/opt/tools", False),
         (Capability.FS_WRITE, "/srv/data/a", False),
+        (Capability.FS_WRITE, "/srv/out/a", True),
+        (Capability.FS_CREATE, "/srv/out/a", False),
+        (Capability.FS_CREATE, "/srv/out/new/a", True),
     ],
 )
 def test_a_rule_of_ask_covers_what_a_grant_would(capability: Capability, target: str, said: bool) -> None:
@@ -62,8 +67,8 @@ def test_a_capability_is_asked_about_whole_and_beside_its_rules() -> None:
 
 def test_rules_of_ask_are_written_read_and_compared() -> None:
     policy = Policy.preset("none").with_ask("net.http", *ASK)
-    assert policy.to_dict()["ask"] == [{"connect": "*.example.org:443"}, {"connect": "10.0.0.0/8:443"},
-                                       ASK[4], ASK[2], "net.http", ASK[3]]  # fmt: skip
+    assert policy.to_dict()["ask"] == [{"connect": "*.example.org:443"}, {"connect": "10.0.0.0/8:443"}, ASK[6],
+                                       ASK[4], ASK[2], "net.http", ASK[3], ASK[5]]  # fmt: skip
     assert Policy.from_dict(policy.to_dict()) == policy
     changed = diff(policy, Policy.preset("none").with_ask("net.http", *ASK[1:]))
     assert "connect 10.0.0.0/8:443" in str(changed)

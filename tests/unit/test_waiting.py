@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from pyisolate import Policy
 from pyisolate.capability import Capability
+from pyisolate.kernel.rootview.worker import HostFile
 from pyisolate.policy.compile import compile_policy
 from pyisolate.records import Asked
 from pyisolate.sandbox.waiting import WaitingCalls
@@ -35,8 +36,8 @@ class _Around:
 def test_time_that_a_file_took_elsewhere_is_the_sandboxes() -> None:
     around, asked = _Around(), list[Asked]()
 
-    def opener(path: str, _device: int, _inode: int) -> tuple[int, float]:
-        return os.open(path, os.O_RDONLY), 5.0
+    def opener(given: HostFile) -> tuple[int, float]:
+        return os.open(given.path, given.flags), 5.0
 
     waiting = WaitingCalls(around, asked.append)
     waiting.take(Asked(number=1, capability=Capability.FS_READ, target=__file__), opener)

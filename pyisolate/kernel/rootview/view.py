@@ -128,17 +128,17 @@ class RootViewBuilder(Enforcer):
             )
         return descriptors[0]
 
-    def file(self, path: str, device: int, inode: int) -> tuple[int, float]:
-        """Open a host's file for a guest to read, and nothing else: its mode and times stay, also for its owner.
+    def file(self, given: HostFile) -> tuple[int, float]:
+        """Open a host's file for a guest. One that is to be read is: its mode and times stay, also for its owner.
 
         Returns its descriptor and the processor time that the helper took for it (seconds).
         Raises EnforcementError, also where it is another file than the numbers say.
         """
         nothing = CompiledPolicy(name="file", version="file")
-        reply, descriptors = self._ask(nothing, file=HostFile(path, device, inode))
+        reply, descriptors = self._ask(nothing, file=given)
         if len(descriptors) != 1:
             raise EnforcementError(
-                f"open {path}: {reply.error}",
+                f"open {given.path}: {reply.error}",
                 hint=reply.hint or "answer yes for a file that is not replaced meanwhile",
                 errno=reply.error_number or None,
             )

@@ -34,7 +34,7 @@ from .build import TMPFS, Problem, RootBuild, readable_by_cell
 from .passage import PassageBuild
 
 LENGTH = struct.Struct("<I")
-_READ_ALONE = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
+_DATA_ALONE = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
 #: more than an error's text takes
 _LINE_BYTES = 4096
 
@@ -45,6 +45,11 @@ class HostFile(msgspec.Struct, frozen=True):
     path: str
     device: int
     inode: int
+    #: how a file is opened (open(2))
+    flags: int = os.O_RDONLY
+    #: a file that is made in the directory that the rest is about, and its mode
+    name: str = ""
+    mode: int = 0
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +68,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     directory: HostFile | None = None
     #: what is in it may be run
     runs: bool = False
-    #: Open this alone, to be read.
+    #: Open this alone.
     file: HostFile | None = None
 
 
@@ -238,7 +243,7 @@ def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.s
             if request.directory is not None:
                 reply, built = Reply(), (_directory(request.directory, runs=request.runs),)
             elif request.file is not None:
-                built = (_file(request.file),)
+                built = (_file(request.file, request),)
                 reply = Reply(spent_s=time.process_time())  # of this process alone: it was forked for it
             else:
                 reply, built = _probe(request) if request.probe else _build(request, parent, stager)
@@ -265,30 +270,51 @@ def _directory(given: HostFile, *, runs: bool) -> int:
     return tree
 
 
-def _file(given: HostFile) -> int:
-    """Open a file to be read, on a mount of its own: through it nothing of the file changes, mode and times included.
+def _file(given: HostFile, request: Request) -> int:
+    """Open a file on a mount of its own. To be read: nothing of it changes through that, mode and times included.
 
     By a descriptor on the host's mount its owner could change them, and the guest may be its owner.
     """
+    if given.name and request.many_users:
+        raise OSError(errno.EOPNOTSUPP, "cells are users of a range, and none of them is known here")
     try:
-        return _readable(given, mount.open_tree("/"), given.path[1:])  # so the kernel can tell its whole name
+        return _opened(given, mount.open_tree("/"), given.path[1:], request)  # so the kernel can tell its whole name
     except OSError:  # it lies on another mount
-        return _readable(given, _mount_of(given, 0), "")
+        return _opened(given, _mount_of(given, os.O_DIRECTORY if given.name else 0), "", request)
 
 
-def _readable(given: HostFile, tree: int, name: str) -> int:
+def _opened(given: HostFile, tree: int, name: str, request: Request) -> int:
+    reads = given.flags & os.O_ACCMODE == os.O_RDONLY
     try:
-        mount.mount_setattr(tree, _READ_ALONE)
+        mount.mount_setattr(tree, _DATA_ALONE | (mount.MOUNT_ATTR_RDONLY if reads else 0))
         at = mount.openat2(name, os.O_PATH, mount.BENEATH, dirfd=tree) if name else os.dup(tree)
         try:
             found = os.fstat(at)
-            if (found.st_dev, found.st_ino, stat.S_ISREG(found.st_mode)) != (given.device, given.inode, True):
+            of_kind = (stat.S_ISDIR if given.name else stat.S_ISREG)(found.st_mode)
+            if (found.st_dev, found.st_ino, of_kind) != (given.device, given.inode, True):
                 raise OSError(errno.ESTALE, "it is another one than it was")
-            return os.open(f"/proc/self/fd/{at}", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+            if given.name:
+                return _made(given, at, request)
+            return os.open(f"/proc/self/fd/{at}", given.flags | os.O_NOCTTY | os.O_CLOEXEC)
         finally:
             os.close(at)
     finally:
         os.close(tree)
+
+
+def _made(given: HostFile, directory: int, request: Request) -> int:
+    """Make a file that was not there, and give it to the cells' user."""
+    os.umask(0)
+    new = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    made = os.open(given.name, given.flags | new, given.mode, dir_fd=directory)
+    try:
+        if os.fstat(made).st_uid != request.uid:
+            os.fchown(made, request.uid, request.gid)
+    except BaseException:
+        os.unlink(given.name, dir_fd=directory)
+        os.close(made)
+        raise
+    return made
 
 
 def _mount_of(given: HostFile, flags: int) -> int:

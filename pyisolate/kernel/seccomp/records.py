@@ -197,6 +197,8 @@ def asked_of(question: native.Question) -> Asked:
         target=_address_of(question) if named is Capability.NET_CONNECT else os.fsdecode(question.name),
         pid=question.pid,
         tid=question.tid,
+        flags=question.flags,
+        mode=question.mode,
     )
 
 

@@ -60,8 +60,9 @@ def _flags(policy: CompiledPolicy, kind: CellKind, *, full: bool) -> int:
     flags |= native.FLAG_ASK_CONNECT if Capability.NET_CONNECT in policy.ask else 0
     flags |= native.FLAG_ASK_BY_RULE if policy.ask_rules.connect else 0
     # not of a policy for a sandbox thread: the plan has taken it out of `ask` there
-    if policy.mode_of("fs") is Mode.ENFORCE and Capability.FS_READ in policy.ask:
-        flags |= native.FLAG_ASK_READ
+    if policy.mode_of("fs") is Mode.ENFORCE:
+        flags |= native.FLAG_ASK_READ if Capability.FS_READ in policy.ask else 0
+        flags |= native.FLAG_ASK_WRITE if {Capability.FS_WRITE, Capability.FS_CREATE} & set(policy.ask) else 0
     if asks_about_programs(policy):
         flags |= native.FLAG_ASK_EXEC
     # in monitor mode the guest sees the host's /dev and /proc, where these names lead on

@@ -30,6 +30,7 @@ struct notify_question {
 	int32_t pid, tid;
 	uint16_t capability, family, port, name_bytes;
 	uint8_t address[16];
+	uint32_t flags, mode;
 	char name[...];
 };
 enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER, ... };
@@ -48,7 +49,7 @@ enum notify_trait { NOTIFY_KNOWN, NOTIFY_REPORTED, ... };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, ... };
 enum notify_flag { NOTIFY_CELL, NOTIFY_FULL, NOTIFY_MONITOR_NET, NOTIFY_NATIVE_NET, NOTIFY_ASK_CONNECT,
                    NOTIFY_OWN_NAMES, NOTIFY_MONITOR_FILES, NOTIFY_OWN_SOCKETS, NOTIFY_OWN_TMP, NOTIFY_OWN_SHM,
-                   NOTIFY_ASK_READ, NOTIFY_ASK_BY_RULE, NOTIFY_ASK_EXEC, ... };
+                   NOTIFY_ASK_READ, NOTIFY_ASK_BY_RULE, NOTIFY_ASK_EXEC, NOTIFY_ASK_WRITE, ... };
 enum notify_action { NOTIFY_ASKED_ABOUT, ... };
 
 typedef struct notify_listener notify_listener;

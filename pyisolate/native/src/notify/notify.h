@@ -138,7 +138,7 @@ enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOT
 		   NOTIFY_ASK_CONNECT = 16, NOTIFY_OWN_NAMES = 32, NOTIFY_MONITOR_FILES = 64, NOTIFY_OWN_SOCKETS = 128,
 		   NOTIFY_OWN_TMP = 256, NOTIFY_OWN_SHM = 512, /* names that lead to the workspace */
 		   NOTIFY_ASK_READ = 1024, NOTIFY_ASK_BY_RULE = 2048,
-		   NOTIFY_ASK_EXEC = 4096 };
+		   NOTIFY_ASK_EXEC = 4096, NOTIFY_ASK_WRITE = 8192 };
 /* What the host says to a question: refuse, let it through, or let the kernel decide as if nothing had been asked. */
 enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER };
 /* capability.py, NetAction; ASKED_ABOUT: a rule that grants nothing, and says which connections are asked about. */
@@ -343,6 +343,7 @@ struct notify_question {
 	int32_t pid, tid;
 	uint16_t capability, family, port, name_bytes;
 	uint8_t address[16];
+	uint32_t flags, mode; /* of open(2) */
 	char name[NOTIFY_ASKED_NAME];
 };
 struct notify_answered {

@@ -32,7 +32,7 @@ SHARED int notify_wait_connect(notify_listener *l, struct notify_wait *w);
 /* question.c */
 SHARED int notify_ask(const struct notify_call *c, int fd, const struct notify_endpoint *to,
 		      const struct notify_decision *d);
-SHARED int notify_ask_read(const struct notify_call *c);
+SHARED int notify_ask_open(const struct notify_call *c);
 SHARED void notify_ask_exec(const struct notify_call *c);
 SHARED void notify_inject_file(const struct notify_job *job);
 SHARED void notify_take_answers(notify_listener *l);

@@ -23,6 +23,11 @@ static int notify_push_question(notify_listener *l, const struct notify_wait *w)
 		.port = w->message.to.port,
 	};
 	memcpy(q->address, w->message.to.address, sizeof q->address);
+	if (q->capability == PYI_FS_READ || q->capability == PYI_FS_WRITE) {
+		int argument = w->call.l->path_argument[w->call.nr];
+		q->flags = (uint32_t)w->call.args[argument + 1];
+		q->mode = (uint32_t)w->call.args[argument + 2] & 07777;
+	}
 	if (w->call.name)
 		memcpy(q->name, w->call.name, w->call.name_bytes);
 	__atomic_store_n(&l->question_head, l->question_head + 1, __ATOMIC_RELEASE);
@@ -74,7 +79,7 @@ static void notify_as_ever(notify_listener *l, struct notify_wait *w)
 		return;
 	}
 	if (c.policy->flags & NOTIFY_FULL)
-		notify_tell(&c, PYI_FS_READ, NOTIFY_ALLOW, 0, NULL, NULL);
+		notify_tell(&c, notify_asked_capability(&c), NOTIFY_ALLOW, 0, NULL, NULL);
 	notify_continue(&c);
 	notify_wait_end(l, w);
 }
@@ -91,11 +96,11 @@ static struct notify_wait *notify_parked_name(const struct notify_call *c, size_
 	return parked;
 }
 
-/* Ask about a file that is opened to be read, whose name the host can be shown: 1 where the call waits now. Whether any
+/* Ask about a file that is opened, whose name the host can be shown: 1 where the call waits now. Whether any
  * rule speaks of the file the host finds out, and says "as ever" where one does. The listener alone does not know: what
  * is granted is the root view's and Landlock's to say. So the host counts those that are questions; what is only looked
  * at ends soon, and past NOTIFY_WAITING_MAX the sandbox's calls wait for it. */
-SHARED int notify_ask_read(const struct notify_call *c)
+SHARED int notify_ask_open(const struct notify_call *c)
 {
 	struct notify_wait w = {
 		.step = NOTIFY_STEP_ASK,
@@ -112,7 +117,9 @@ SHARED int notify_ask_read(const struct notify_call *c)
 	if (c->nr != SYS_openat)
 		return 0;
 #endif
-	if (c->args[argument + 1] & (O_ACCMODE | O_CREAT | O_TRUNC | O_DIRECTORY | O_NOFOLLOW | O_PATH))
+	uint64_t flags = c->args[argument + 1], writes = flags & O_ACCMODE;
+	if (flags & (O_DIRECTORY | O_NOFOLLOW | O_PATH) || (!writes && flags & (O_CREAT | O_TRUNC)) ||
+	    !(c->policy->flags & (writes ? NOTIFY_ASK_WRITE : NOTIFY_ASK_READ)))
 		return 0;
 	w.message.bytes = notify_read_path(c, argument, c->l->names, NOTIFY_NAME);
 	if (!w.message.bytes || w.message.bytes > NOTIFY_ASKED_NAME || c->l->names[0] != '/')

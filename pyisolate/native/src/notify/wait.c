@@ -348,12 +348,15 @@ SHARED void notify_wait_step(notify_listener *l, struct notify_wait *w)
 	}
 }
 
-/* What a question is about: an address, a file that is opened to be read, or a program. */
+/* What a question is about: an address, a file that is opened to be read or written (the host says so where it would be
+ * made), or a program. */
 SHARED int notify_asked_capability(const struct notify_call *c)
 {
 	if (!c->name)
 		return PYI_NET_CONNECT;
-	return c->nr == SYS_execve || c->nr == SYS_execveat ? PYI_PROCESS_EXEC : PYI_FS_READ;
+	if (c->nr == SYS_execve || c->nr == SYS_execveat)
+		return PYI_PROCESS_EXEC;
+	return c->args[c->l->path_argument[c->nr] + 1] & O_ACCMODE ? PYI_FS_WRITE : PYI_FS_READ;
 }
 
 SHARED void notify_settle_question(struct notify_wait *w, int reply, int verdict, int error)
