@@ -450,11 +450,11 @@ def _extension() -> Path:
     raise RuntimeError(f"no extension module in {folder}")
 
 
-def wait_gone(namespace: str, seconds: float = 1.0) -> int:
-    """Return how many processes of a pid namespace are left after a grace."""
+def wait_gone(namespace: str, patience: float = 1.0) -> int:
+    """Return how many processes of a pid namespace are left after 10 s, or as many times longer as `patience` says."""
     import time
 
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 10 * patience
     while True:
         left = 0
         for pid in filter(str.isdigit, os.listdir("/proc")):

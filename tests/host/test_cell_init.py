@@ -88,6 +88,16 @@ def test_orphans_are_reaped_and_no_longer_count(supervisor: pyisolate.Supervisor
         assert [process.pid for process in below] == [sandbox.pid]
 
 
+@pytest.mark.once
+def test_a_shells_pipeline_starts_in_each_fresh_sandbox(supervisor: pyisolate.Supervisor) -> None:
+    """The shell forks twice at once: no fork is refused that no limit refuses."""
+    policy = Policy.preset("shell").with_workspace(None)
+    for number in range(6):
+        with supervisor.spawn(f"fresh{number}", policy) as sandbox:
+            assert sandbox.run(["sh", "-c", "echo hi | tr a b"]).stdout == b"hi\n"
+            assert sandbox.get_denial_events() == []
+
+
 def test_living_orphans_count_and_end_with_the_sandbox(supervisor: pyisolate.Supervisor) -> None:
     source = "import os, time\nif os.fork() == 0:\n    os.fork() or time.sleep(60)\n    os._exit(0)\nos.wait()"
     sandbox = supervisor.spawn("left", forking())

@@ -20,17 +20,22 @@ def attack(world):
             ctypes.memmove(address, path, 200)
     argv = (ctypes.c_char_p * 4)(b"tool", b"ESCAPED:", b"race", None)
     libc = ctypes.PyDLL(None)
-    stop = time.monotonic() + 0.25 * world.slowness
-    while time.monotonic() < stop:
+
+    def run(path):
         child = libc.fork()
         if child == 0:
-            libc.execve(ctypes.c_void_p(address), argv, None)
+            libc.execve(path, argv, None)
             libc._exit(1)
         if child > 0:
             os.waitpid(child, 0)
+
+    stop = time.monotonic() + 0.25 * world.slowness
+    while time.monotonic() < stop:
+        run(ctypes.c_void_p(address))
     if flipper > 0:
         os.kill(flipper, 9)
         os.waitpid(flipper, 0)
+    run(paths[1])  # the race may have had no time: this one is refused for sure
 
 
 TECHNIQUE = Technique(
