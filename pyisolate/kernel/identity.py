@@ -2,7 +2,8 @@
 
 A host moves a directory away and makes another in its place, replaces a file by rename, swaps a link, mounts something.
 Sandboxes that start afterwards get tables that are made anew. Compared at each hand-out: device, inode and mount of
-every place, the links on the way, and the mounts below places. Directories at rest speak for the names in them.
+every place, the links on the way, the mounts below places, and the names in directories that are granted by their
+members. Directories at rest speak for the names in them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..native.places import Kind, Question
 from ..native.watch import Watch
 from ..policy.compiled import CompiledPolicy
 from . import directories
+from .excess import kept_out
 from .rootview.paths import Places
 
 _MOUNTS = "/proc/self/mountinfo"
@@ -163,9 +165,18 @@ def _paths(policy: CompiledPolicy, places: Places) -> list[tuple[str, Kind]]:
     found |= {(path, "l"): None for path in places.links}
     with contextlib.suppress(OSError):
         found |= {(entry.path, "l"): None for entry in os.scandir("/") if entry.is_symlink()}
+    for one in kept_out(places):  # granted by its members: what appears in it later changes what is granted
+        found |= {(path, "c"): None for path in _from(one.grant.path, one.edge.path) if not one.why}
     for rule in policy.net:
         if rule.unix_path is not None and rule.unix_path.startswith("/"):
             found[os.path.dirname(rule.unix_path), "f"] = None
     if policy.net:  # the root view's own copy begins with it
         found["/etc/hosts", "c"] = None
     return list(found)
+
+
+def _from(outer: str, inner: str) -> Iterator[str]:
+    """Yield the directories from `outer`, itself among them, down to the one that holds `inner`."""
+    while inner != outer:
+        inner = inner[: inner.rfind("/")] or "/"
+        yield inner

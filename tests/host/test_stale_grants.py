@@ -155,6 +155,24 @@ def test_a_denied_file_that_the_host_replaces_stays_denied(supervisor: pyisolate
         assert sandbox.call("opens", str(place / "work/secret"))
 
 
+def test_a_file_that_appears_beside_a_denied_one_is_there_for_the_next_sandbox(
+    supervisor: pyisolate.Supervisor, place: Path
+) -> None:
+    """Beside a denied name a directory is granted by its members, which were those of the first spawn for ever."""
+    for name in ("secret", "first", "inner/deep"):
+        write(place / "work" / name, name)
+    policy = Policy.preset("compute").allow_read(str(place / "work"))
+    policy = policy.deny(str(place / "work/secret")).deny(str(place / "work/inner/hidden"))
+    for name in ("first", "inner/deep", "second", "inner/later", "first"):
+        (place / "work" / name).unlink(missing_ok=True)
+        write(place / "work" / name, name)
+        with supervisor.spawn("t", policy) as sandbox:
+            assert sandbox.eval(READ.format(str(place / "work" / name))) == name
+            with pytest.raises(pyisolate.PolicyError):
+                sandbox.eval(READ.format(str(place / "work/secret")))
+            assert len(sandbox.get_denial_events()) == 1
+
+
 def test_a_mount_below_a_place_is_a_change(place: Path) -> None:
     require("root", os.geteuid() == 0, "root may mount")
     write(place / "work/inner/f", "old")
