@@ -200,11 +200,11 @@ def signalling(target: str, pid: int | None, number: int) -> Operations:
 
 
 def _kill(args: Arguments) -> Operations:
-    return signalling(str(args[0]), int(args[0]), int(args[1]))
+    return signalling(f"kill({int(args[0])}, signal {int(args[1])})", int(args[0]), int(args[1]))
 
 
 def _killpg(args: Arguments) -> Operations:
-    return signalling(str(-args[0]), -int(args[0]), int(args[1]))
+    return _kill((-int(args[0]), args[1]))
 
 
 def _socket(args: Arguments) -> Operations:

@@ -20,7 +20,7 @@ from ..policy import workspace
 from ..policy.asking import OPENED, asks_about
 from ..policy.broker import Broker, is_unspoken_of
 from ..policy.compiled import CompiledPolicy, FsRight
-from ..policy.moves import widened
+from ..policy.moves import mounted_at, of_folder, read_only, verdict, widened
 from ..policy.searched import Searched
 from ..policy.suggest import crosses, is_task
 from ..records import Evaluation, KernelRecord
@@ -37,10 +37,10 @@ _DAEMONS = ("/var/run/nscd/", "/run/nscd/", "/run/systemd/")
 #: Where OpenSSL looks for certificate authorities (ssl.get_default_verify_paths(), Debian and Fedora).
 _AUTHORITIES = frozenset(("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem", "/etc/ssl/cert.pem"))
 #: What libraries look for by themselves and do without: types of files, certificates, terminals, places for temporary
-#: files, and the distribution's settings of its interpreter.
+#: files, the distribution's settings of its interpreter, and the directories above a name service's own records.
 _EXPECTED = _AUTHORITIES | frozenset(
     ("/etc/mime.types", "/etc/ssl/certs", "/etc/terminfo", "/usr/lib/terminfo", "/usr/share/terminfo", "/lib/terminfo",
-     "/var/tmp", "/usr/tmp")
+     "/var/tmp", "/usr/tmp", "/run", "/usr/local", "/usr/local/lib")
 )  # fmt: skip
 _SETTINGS = re.compile(r"/etc/python3\.[0-9]+(?:/sitecustomize\.py)?")
 #: What native code of libraries and programs reads of its own task, which most policies do not grant, and does without:
@@ -188,32 +188,48 @@ def _refusals(
     full: bool,
 ) -> list[KernelRecord]:
     """Return what is refused of the rights that a call needs, in the order in which hooks ask."""
-    found = []
+    found: list[KernelRecord] = []
     passed = broker.policy.mode_of("fs") is Mode.MONITOR  # by now a file may have its new name
     unmade: set[str] = set()  # what a rule grants that speaks of it alone, and its folder does not
     asked = _asked_for(record, passed, names)
     for capability, path, file in asked:
+        if capability is Capability.FS_CREATE and _stood(record, file, broker, names, sealed=sealed, passed=passed):
+            return found  # EEXIST comes before a refusal of this name
         listing = names.is_directory(file)
         if listing and capability is Capability.FS_READ and file in searched.directories:
             continue
         if capability is Capability.FS_READ and not full and _is_tried(record, file, broker.policy, by_guest):
             continue
         decision = broker.decide(capability, file, listing=listing)
-        if decision.code is None and not passed and _only_named(broker, capability, file, names):
+        if decision.code is None and _only_named(record, broker, capability, file, names, passed):
             unmade.add(file)
         if decision.code is not None:
             found.append(_refused(record, decision, path))
         elif passed and capability is Capability.FS_CREATE and _was_only_named(broker, record, file, names):
-            would = msgspec.structs.replace(_of_folder(decision), verdict=Verdict.WOULD_DENY)
+            would = _refused(record, of_folder(decision, Verdict.WOULD_DENY), path, beyond_name=True)
             also = tuple((one, of) for one, of, same in asked if same == file and one is not capability)
-            found.append(msgspec.structs.replace(_refused(record, would, path), also=also))
+            found.append(msgspec.structs.replace(would, also=also))
         elif file in unmade:  # and what else is done with it then, which only the folder can grant either
-            found.append(_refused(record, _of_folder(decision), path))
+            found.append(_refused(record, of_folder(decision, verdict(passed)), path, beyond_name=True))
         elif sealed and not passed and capability is Capability.FS_METADATA and not _writable(broker, file):
-            found.append(_refused(record, _read_only(decision, file), path))
+            found.append(_refused(record, read_only(decision, file), path, beyond_name=True))
     if record.syscall in (*_RENAMING, *_LINKING):
         found += _widened(record, broker, names)
+        found += _between_mounts(record, broker, names) if sealed and not found else ()
     return found
+
+
+def _stood(record: KernelRecord, file: str, broker: Broker, names: SeenNames, *, sealed: bool, passed: bool) -> bool:
+    """Tell whether a call that only makes names found its name taken: the kernel says so before anything refuses.
+
+    Where a root view hides what is there, the name is not taken to the guest.
+    """
+    if not (record.syscall in (*_NAMING, *_LINKING) or record.flags & os.O_EXCL) or record.flags & _TMPFILE:
+        return False
+    hides = (sealed or passed) and broker.decide(Capability.FS_LOOKUP, file).code is not None
+    if hides or not passed:
+        return not hides and names.is_seen(file)
+    return names.stood_before(file, record.monotonic_ns, new=record.syscall not in _LINKING)
 
 
 def _writable(broker: Broker, file: str) -> bool:
@@ -221,50 +237,27 @@ def _writable(broker: Broker, file: str) -> bool:
     return any(broker.decide(one, file).code is None for one in rights)
 
 
-def _only_named(broker: Broker, capability: Capability, file: str, names: SeenNames) -> bool:
+def _only_named(
+    record: KernelRecord, broker: Broker, capability: Capability, file: str, names: SeenNames, passed: bool
+) -> bool:
     """Tell whether a name that is granted cannot be made or removed, because its directory does not grant that.
 
     Not where something has the name that is to be made, or nothing that is to be removed: then it is no refusal.
     """
-    if capability not in _OF_NAMES or names.is_there(file) is (capability is Capability.FS_CREATE):
+    if capability not in _OF_NAMES or (passed and capability is Capability.FS_CREATE):
+        return False
+    there = names.is_there(file) or (passed and names.removed_since(file, record.monotonic_ns) is not None)
+    if there is (capability is Capability.FS_CREATE):
         return False
     return broker.decide(capability, os.path.dirname(file)).code is not None
 
 
 def _was_only_named(broker: Broker, record: KernelRecord, file: str, names: SeenNames) -> bool:
-    """Tell the same of a name that monitor mode lets the call make, or has let it. Of one that is removed none can."""
+    """Tell the same of a name that monitor mode lets the call make, or has let it."""
     given = not names.is_there(file) or record.syscall in (*_RENAMING, *_LINKING)
     if not given and not names.born_after(file, record.monotonic_ns):
         return False
     return broker.decide(Capability.FS_CREATE, os.path.dirname(file)).code is not None
-
-
-def _of_folder(granted: Decision) -> Decision:
-    """Return the refusal of a granted name, and of what is done with it, by a directory that does not grant it."""
-    folder = os.path.dirname(granted.target)
-    hint = f"grant it on {folder}"
-    if granted.capability is not Capability.FS_DELETE:
-        hint += ", or make the file before the sandbox starts"
-    return Decision(
-        verdict=Verdict.DENY,
-        capability=granted.capability,
-        target=granted.target,
-        code=DenialCode.SCOPE_INSUFFICIENT,
-        reason=f"its directory grants no making or removing of names, and the rule is of this one alone. Hint: {hint}",
-        presented=granted.rule,
-    )
-
-
-def _read_only(granted: Decision, file: str) -> Decision:
-    """Return the refusal of a change of metadata that the policy grants for what may not be written."""
-    return Decision(
-        verdict=Verdict.DENY,
-        capability=Capability.FS_METADATA,
-        target=file,
-        code=DenialCode.SCOPE_INSUFFICIENT,
-        reason="what may not be written is mounted read-only, its metadata too. Hint: grant write as well",
-        presented=granted.rule,
-    )
 
 
 def _is_tried(record: KernelRecord, file: str, policy: CompiledPolicy, by_guest: bool) -> bool:
@@ -328,12 +321,19 @@ def _not_found(
         return record
     decision = broker.decide(Capability.FS_LOOKUP, path)
     leads = names.followed(path)  # the root view has the links that lead to what is granted
+    if decision.code is DenialCode.EXPLICIT_DENY and _covered(path, broker):
+        return record
     if decision.code is None or (leads != path and broker.decide(Capability.FS_LOOKUP, leads).code is None):
         return record
     reason = f"{decision.reason}: the root view shows only what is granted"
     found = _refused(record, msgspec.structs.replace(decision, reason=reason), path)
     number = 0 if broker.policy.mode_of("fs") is Mode.MONITOR else errno.ENOENT
     return msgspec.structs.replace(found, enforcer="root view", errno=number)
+
+
+def _covered(path: str, broker: Broker) -> bool:
+    """Tell whether the root view shows a denied name, by an empty cover: in what is granted around it."""
+    return broker.decide(Capability.FS_LOOKUP, os.path.dirname(path)).code is None
 
 
 def _moved(record: KernelRecord, names: SeenNames) -> tuple[tuple[Capability, str], ...]:
@@ -350,12 +350,37 @@ def _widened(record: KernelRecord, broker: Broker, names: SeenNames) -> list[Ker
         return []
     why = f"{target} grants more: a move or a link may not widen what can be done with a file"
     return [
-        _refused(record, msgspec.structs.replace(one, reason=why), os.path.dirname(source))
+        _refused(record, msgspec.structs.replace(one, reason=why), source, beyond_name=True)
         for one in widened(broker.decide, source, target, directory=names.is_directory(source))
     ]
 
 
-def _refused(record: KernelRecord, decision: Decision, path: str) -> KernelRecord:
+def _between_mounts(record: KernelRecord, broker: Broker, names: SeenNames) -> list[KernelRecord]:
+    """Return the refusal of a move or a link from one granted place to another: in the root view each is a mount.
+
+    None between two file systems of the host, nor to or from the workspace: no move goes there anywhere.
+    """
+    asked = _moved(record, names)
+    if not asked:
+        return []
+    source, (_, target) = asked[0][1], next(one for one in asked if one[0] is Capability.FS_CREATE)
+    mounts = [mounted_at(broker.decide, os.path.dirname(path)) for path in (source, target)]
+    if mounts[0] == mounts[1] or not names.on_one_file_system(*map(os.path.dirname, (source, target))):
+        return []
+    decision = Decision(
+        verdict=verdict(broker.policy.mode_of("fs") is Mode.MONITOR),
+        capability=Capability.FS_CREATE,
+        target=target,
+        code=DenialCode.SCOPE_INSUFFICIENT,
+        reason=f"{mounts[0]} and {mounts[1]} are two grants, and no move or link leads from one to the other. "
+        "Hint: copy and remove, or grant a directory above both",
+    )
+    refused = _refused(record, decision, target, beyond_name=True)
+    number = errno.EXDEV if decision.verdict is Verdict.DENY else 0
+    return [msgspec.structs.replace(refused, enforcer="root view", errno=number)]
+
+
+def _refused(record: KernelRecord, decision: Decision, path: str, *, beyond_name: bool = False) -> KernelRecord:
     return msgspec.structs.replace(
         record,
         enforcer="landlock",
@@ -367,6 +392,7 @@ def _refused(record: KernelRecord, decision: Decision, path: str) -> KernelRecor
         reason=decision.reason,
         rule=decision.rule,
         presented=decision.presented,
+        beyond_name=beyond_name,
     )
 
 
@@ -403,6 +429,8 @@ def _asked_for(record: KernelRecord, passed: bool, names: SeenNames) -> list[tup
         asked = [(Capability.FS_READ, source), (Capability.FS_CREATE, target)]
     elif record.syscall in _NAMING:
         name = names.in_folder(record.target)
+        if name is None and passed and record.capability is Capability.FS_DELETE:
+            name = names.removed_since(record.target, record.monotonic_ns)  # with its folder, by now
         asked = [] if name is None else [(record.capability, name)]
     else:
         return _opened(record, passed, names)

@@ -70,8 +70,43 @@ class SeenNames:
         except (OSError, ValueError, SandboxClosed):
             return False
 
+    def on_one_file_system(self, one: str, other: str) -> bool:
+        """Say whether two directories of the host are on one file system; no where one is the workspace's, or gone."""
+        if self._below(one) is not None or self._below(other) is not None:
+            return False
+        try:
+            return os.stat(one).st_dev == os.stat(other).st_dev
+        except OSError:
+            return False
+
     def born_after(self, path: str, monotonic_ns: int) -> bool:
         """Say whether a name's file was made by a call of that time, or later; no where that is not known."""
+        born = self._born_ns(path)
+        return bool(born) and born > _at(monotonic_ns)
+
+    def removed_since(self, target: str, monotonic_ns: int) -> str | None:
+        """Return a name, links followed, below a folder from which something was removed since a call; else None."""
+        path = folder = self.followed(target)
+        while not self.is_there(folder):
+            folder = os.path.dirname(folder)
+        try:
+            return path if os.stat(folder).st_mtime_ns > _at(monotonic_ns) else None
+        except OSError:
+            return None
+
+    def stood_before(self, path: str, monotonic_ns: int, *, new: bool = True) -> bool:
+        """Say whether a name was there before a call of that time; no where that is not known.
+
+        `new`: what would have made it makes a file, and no other name of one.
+        """
+        if self._below(path) is None:
+            with contextlib.suppress(OSError, ValueError):
+                if os.lstat(path).st_ctime_ns <= _at(monotonic_ns):  # not every file system says when it was made
+                    return True
+        born = self._born_ns(path) if new else 0
+        return bool(born) and born <= _at(monotonic_ns)
+
+    def _born_ns(self, path: str) -> int:
         try:
             name = self._below(path)
             if name is None or self._own is None:
@@ -84,8 +119,8 @@ class SeenNames:
                     finally:
                         os.close(found)
         except (OSError, ValueError, SandboxClosed):
-            return False
-        return born - time.time_ns() > monotonic_ns - time.monotonic_ns() - _TICK_NS if born else False
+            return 0
+        return born
 
     def interpreter(self, path: str) -> str | None:
         """Return the program that a script's first line names; None for any other file, or where it names no path."""
@@ -167,3 +202,8 @@ class SeenNames:
                 return mode, os.readlink("", dir_fd=found) if stat.S_ISLNK(mode) else None
             finally:
                 os.close(found)
+
+
+def _at(monotonic_ns: int) -> int:
+    """Return a time of CLOCK_MONOTONIC as file systems would have written it, at the earliest (ns since 1970)."""
+    return time.time_ns() - time.monotonic_ns() + monotonic_ns - _TICK_NS

@@ -118,16 +118,16 @@ class Denials:
         """Take what the guest's broker reports. Raises InvalidRecord for what breaks the protocol."""
         if record.errno is not None and not self._kernel.quiet(self._pid()):
             self._kernel.drain()  # the call is over: who refused it has recorded it by now, and that goes first
-        events = self._telemetry.guest(record)
+        events, own = self._telemetry.reported(record)
         if not record.shadow:
             self._reported[record.capability, record.verdict] += record.count
         self.attach(events)
-        if not events or not record.sequence:  # the host's own reports have no number
-            return events[-1] if events else None
+        if own is None or not record.sequence:  # the host's own reports have no number
+            return own
         if len(self._by_sequence) >= _MAX_BY_SEQUENCE:
             self._by_sequence.pop(next(iter(self._by_sequence)))
-        self._by_sequence[record.sequence] = events[-1]
-        return events[-1]
+        self._by_sequence[record.sequence] = own
+        return own
 
     def kernel(self, record: KernelRecord) -> list[DenialEvent]:
         """Take what an enforcer refused; return the events that are complete now."""

@@ -49,6 +49,8 @@ _CHANGES = frozenset({"write", "create", "delete", "metadata"})
 #: Granted by a section of their own.
 _RANDOM_DEVICES = ("/dev/random", "/dev/urandom")
 _Wanted = tuple[Capability, str, Sequence[tuple[Capability, str]]]
+#: Of a move, and of making or removing a file that is granted by its name alone: what was said of names is no answer.
+_NAME_ALONE = "the broker was asked about the name alone, and more than that decided"
 _ORIGIN_LIMIT = 1024
 _NAME_LIMIT = 256
 _REASON_LIMIT = 1024
@@ -171,7 +173,7 @@ def merge(
 
 def complete(event: DenialEvent, broker: BrokerRecord) -> DenialEvent:
     """Return a kernel record's event with what the hook's later report of the same refusal adds: verdict and origin."""
-    if event.broker_decision not in (Verdict.UNAVAILABLE, broker.verdict):
+    if event.broker_decision not in (Verdict.UNAVAILABLE, broker.verdict) or event.broker_reason == _NAME_ALONE:
         return msgspec.structs.replace(event, origin=event.origin or _text(broker.origin, _ORIGIN_LIMIT))
     reason = escape(broker.reason, _REASON_LIMIT)
     would = event.would_deny and broker.verdict in REFUSALS and reason
@@ -215,6 +217,9 @@ class _Side:
 
 
 def _broker_side(broker: BrokerRecord | None, kernel: KernelRecord | None) -> _Side:
+    said = broker.verdict if broker is not None else kernel.slot_verdict if kernel is not None else None
+    if said in (Verdict.ALLOW, Verdict.WOULD_DENY) and kernel is not None and kernel.beyond_name:
+        return _Side(Verdict.UNAVAILABLE, _NAME_ALONE)
     if broker is not None:
         return _Side(broker.verdict, broker.reason)
     assert kernel is not None

@@ -87,16 +87,26 @@ class SandboxTelemetry:
 
         Raises InvalidRecord for a report that breaks the protocol.
         """
+        return self.reported(data)[0]
+
+    def reported(self, data: object) -> tuple[list[DenialEvent], DenialEvent | None]:
+        """Take a `denial` frame's record; return what `guest` does, and which event is this record's own.
+
+        None while it waits for its other half: what was recorded meanwhile is another's.
+        """
         record = validate_broker_record(data)
         if record.shadow and (self._shadow is None or record.verdict is not Verdict.WOULD_DENY):
             raise InvalidRecord("denial record, from the guest: no shadow policy says so")
+        events: list[DenialEvent] = []
+        own: DenialEvent | None = None
         with self._one_by_one:
-            events = [
-                self._complete(item) if isinstance(item, LateReport) else self._alone(item)
-                for item in self._joiner.broker(record)
-            ]
+            for item in self._joiner.broker(record):
+                report = item.broker if isinstance(item, LateReport) else item
+                events.append(self._complete(item) if isinstance(item, LateReport) else self._alone(report))
+                if report.sequence == record.sequence:
+                    own = events[-1]
             self._look_later()
-        return events
+        return events, own
 
     def supervisor(self, record: BrokerRecord) -> DenialEvent:
         """Record a refusal that the supervisor itself decided (a limit, a message that is too large)."""

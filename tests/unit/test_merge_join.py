@@ -153,6 +153,17 @@ def test_what_the_kernel_has_recorded_is_taken_in_before_the_guest_tells_of_its_
     assert not ring, "the control: the kernel's record was there and not taken in"
 
 
+def test_a_report_that_waits_is_not_blamed_on_what_was_recorded_meanwhile(recorder: Recorder) -> None:
+    telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=0)
+    telemetry.guest(broker(target="/first", sequence=1, **ERRNO))
+    events, own = telemetry.reported(broker(target="/second", sequence=2, **ERRNO))
+    assert [event.target for event in events] == ["/first"], "its time was over"
+    assert own is None
+    _, own = telemetry.reported(broker(target="/third", sequence=3))
+    assert own is not None
+    assert own.target == "/third", "the control: a refusal of the broker's waits for nothing"
+
+
 def test_the_timer_looks_once_for_all_that_waits(recorder: Recorder) -> None:
     class Counted(Timer):
         calls = 0

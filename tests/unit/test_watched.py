@@ -210,7 +210,7 @@ def test_links_are_followed_as_the_kernel_does(tree: Path, name: str) -> None:
 def test_an_opening_call_asks_as_hooks_do(tree: Path, flags: int, wanted: list[Capability]) -> None:
     """The first refusal ends it; in monitor mode each is one. O_EXCL: what is there now was made by this call."""
     record = seen(tree / "other/file", flags=flags)
-    enforced = WatchedFiles().judge(record, compile_policy(Policy.preset("none")))
+    enforced = WatchedFiles().judge(record, compile_policy(Policy.preset("none")), sealed=True)
     monitored = WatchedFiles().judge(record, compile_policy(Policy.preset("none").with_mode(Mode.MONITOR)))
     assert [one.capability for one in enforced if one.code] == wanted[:1]
     assert [one.capability for one in monitored if one.code] == wanted
@@ -261,7 +261,7 @@ def test_a_move_to_where_more_is_granted_is_refused_where_it_comes_from(tree: Pa
     record = seen(tree / "other/file", Capability.FS_CREATE, "rename")
     record = msgspec.structs.replace(record, other=str(tree / "granted/new"))
     (found,) = WatchedFiles().judge(record, compile_policy(less))
-    assert (found.verdict, found.capability, found.target) == (Verdict.DENY, "fs.read", str(tree / "other"))
+    assert (found.verdict, found.capability, found.target) == (Verdict.DENY, "fs.read", str(tree / "other/file"))
     (back,) = WatchedFiles().judge(msgspec.structs.replace(record, target=record.other, other=record.target),
                                    compile_policy(less))  # fmt: skip
     assert back.code is None, "to where less is granted"
