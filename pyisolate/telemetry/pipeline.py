@@ -92,7 +92,7 @@ class SandboxTelemetry:
     def reported(self, data: object) -> tuple[list[DenialEvent], DenialEvent | None]:
         """Take a `denial` frame's record; return what `guest` does, and which event is this record's own.
 
-        None while it waits for its other half: what was recorded meanwhile is another's.
+        None while it waits for its other half: what is recorded then is another's.
         """
         record = validate_broker_record(data)
         if record.shadow and (self._shadow is None or record.verdict is not Verdict.WOULD_DENY):
