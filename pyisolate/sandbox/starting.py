@@ -16,7 +16,7 @@ from typing import Protocol
 
 _log = logging.getLogger("pyisolate.sandbox.starting")
 #: How long a call may take from when it goes on until its program runs (seconds): the loader is read from a disk.
-_START_S = 5.0
+_START_S = 20.0
 _LOOK_S = 0.0005
 
 

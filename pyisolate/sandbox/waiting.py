@@ -126,8 +126,8 @@ class WaitingCalls:
         try:
             self._around.start_call(look)
         except RuntimeError:  # no thread; a program that went on out of its turn could meet another one's open gate
-            is_file = asked.capability is Capability.FS_READ
-            self._around.kernel.answer(asked.number, allow=None if is_file else False)
+            is_program = asked.capability is Capability.PROCESS_EXEC
+            self._around.kernel.answer(asked.number, allow=False if is_program else None)
 
     def answer(self, number: int, *, allow: bool) -> None:
         """Answer what waits, below 0 a request at the egress proxy, if it still does."""

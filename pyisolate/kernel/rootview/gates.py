@@ -19,8 +19,8 @@ from ...native import mount, process
 from ...native.result import advice
 
 _ORDER = struct.Struct("<?H")
-#: A gate takes some microseconds to open (seconds).
-_TIMEOUT_S = 5.0
+#: A gate takes some microseconds to open; a machine may be busy (seconds).
+_TIMEOUT_S = 30.0
 
 
 def hold(tree: int, paths: tuple[str, ...]) -> socket.socket:
