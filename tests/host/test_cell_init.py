@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -84,8 +85,8 @@ seen
 def test_orphans_are_reaped_and_no_longer_count(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("orphans", forking().with_limits(processes=8)) as sandbox:
         assert sandbox.exec(ORPHANS.format(count=20)).value == "done"
-        below = psutil.Process(sandbox.init_pid).children(recursive=True)
-        assert [process.pid for process in below] == [sandbox.pid]
+        init = psutil.Process(sandbox.init_pid)
+        wait_until(lambda: [process.pid for process in init.children(recursive=True)] == [sandbox.pid])
 
 
 @pytest.mark.once
@@ -227,6 +228,44 @@ def test_a_zygote_writes_few_pages_for_each_cell() -> None:
             supervisor.spawn("counted").close()
         assert zygotes_of(supervisor) == zygotes
         assert (sum(map(page_faults, zygotes)) - before) / 8 < 80
+
+
+@pytest.mark.once
+def test_an_init_is_made_ahead_and_replaced_when_it_is_killed() -> None:
+    with pyisolate.Supervisor(pool_size=0) as supervisor, supervisor.spawn("first") as first:
+        (zygote,) = zygotes_of(supervisor)
+        ahead = made_ahead(zygote, [first])
+        with supervisor.spawn("taken") as taken:
+            assert taken.init_pid == ahead.pid
+            killed = made_ahead(zygote, [first, taken])
+            killed.kill()
+            killed.wait(10)
+            with supervisor.spawn("another") as another:
+                assert another.init_pid not in (ahead.pid, killed.pid)
+                last = made_ahead(zygote, [first, taken, another])
+                assert [one.eval("1") for one in (first, taken, another)] == [1, 1, 1]
+    last.wait(10)
+
+
+def made_ahead(zygote: int, living: list[pyisolate.Sandbox]) -> psutil.Process:
+    """Return the init that waits for its guest, once there is one."""
+    known = {one.init_pid for one in living}
+    wait_until(lambda: any(one.pid not in known and is_alive(one) for one in psutil.Process(zygote).children()))
+    (found,) = (one for one in psutil.Process(zygote).children() if one.pid not in known and is_alive(one))
+    return found
+
+
+def is_alive(one: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return one.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def zygotes_of(supervisor: pyisolate.Supervisor) -> list[int]:

@@ -4,6 +4,9 @@
  * of its own, its slot, so that it costs 20 us and no page table. The init then forks the guest, which is a copy of the
  * caller: it goes on in cell_init_fork, on the caller's stack, which stands still because the caller waits there.
  *
+ * Its namespaces are half of what a cell's making takes, so a caller can have an init made ahead (cell_init_prepare), which
+ * waits for the word to fork.
+ *
  * What an init does: it reaps whatever dies below it, writes down how the guest ended, and ends, which ends all that is
  * left in its pid namespace (pid_namespaces(7)). Signals from outside the namespace it hands to the guest. It makes raw
  * system calls only: the C library's `errno`, and the rest of the thread control block, are the caller's.
@@ -14,6 +17,7 @@
 #include <linux/capability.h>
 #include <linux/futex.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -36,7 +40,8 @@
 #endif
 #define CELL_INIT_CLOSE_UNSHARE 2 /* CLOSE_RANGE_UNSHARE, linux/close_range.h, 5.9 */
 
-enum { CELL_INIT_ENDED, CELL_INIT_STARTING, CELL_INIT_FORKED };
+/* In this order, but that an init may end at any time. */
+enum { CELL_INIT_ENDED, CELL_INIT_WAITS, CELL_INIT_FORKS, CELL_INIT_FORKED };
 
 /* Lies at the top of the init's stack, in pages that are the caller's: no guest can write there. */
 struct cell_init_slot {
@@ -48,12 +53,18 @@ struct cell_init_slot {
     size_t robust_size;
     sigset_t mask;
     int own_pid_namespace, own_user_namespace;
+    /* the caller's: the init as it knows it, and what it was cloned with; a pidfd of the caller itself */
+    int init, init_pidfd, caller_pidfd;
+    unsigned long long flags;
     struct cell_init_slot *next;
 };
 
 #define CELL_INIT_STACK_BYTES 8192
 
 static struct cell_init_slot *cell_init_free_slots;
+static struct cell_init_slot *cell_init_ready; /* NULL, or that of an init that waits */
+static int cell_init_caller = -1;              /* a pidfd of `cell_init_caller_pid` */
+static int cell_init_caller_pid;
 
 /* --- the init: no library call that sets errno --------------------------------------------------------------------- */
 
@@ -184,7 +195,6 @@ static void cell_init_confine(const struct cell_init_slot *slot)
     if (slot->own_user_namespace) /* the guest may be another user: to hand signals on to it */
         kept[0].effective = kept[0].permitted = 1U << CAP_KILL;
     CELL_INIT_CALL(SYS_close_range, 0, ~0U, CELL_INIT_CLOSE_UNSHARE, 0);
-    CELL_INIT_CALL(SYS_prctl, PR_SET_NAME, "pyisolate-init", 0, 0);
     CELL_INIT_CALL(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0);
     CELL_INIT_CALL(SYS_capset, &header, kept, 0, 0);
 }
@@ -194,14 +204,28 @@ static __attribute__((noinline, noreturn)) void cell_init_go_on(struct cell_init
     __builtin_longjmp(slot->context, 1);
 }
 
+/* Until the caller says so, or has ended: also where that was before this process asked to be ended with it. */
+static void cell_init_wait(struct cell_init_slot *slot)
+{
+    struct pollfd caller = {slot->caller_pidfd, POLLIN, 0};
+    struct timespec now = {0};
+
+    if (cell_init_call(SYS_ppoll, (long)&caller, 1, (long)&now, 0, 0) > 0)
+        CELL_INIT_CALL(SYS_exit_group, 1, 0, 0, 0);
+    while (__atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) == CELL_INIT_WAITS)
+        CELL_INIT_CALL(SYS_futex, &slot->state, FUTEX_WAIT, CELL_INIT_WAITS, 0);
+}
+
 static int cell_init_run(void *argument)
 {
     struct cell_init_slot *slot = argument;
     long flags = CLONE_PIDFD | SIGCHLD;
 
     CELL_INIT_CALL(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
+    CELL_INIT_CALL(SYS_prctl, PR_SET_NAME, "pyisolate-init", 0, 0);
     if (!slot->own_pid_namespace)
         CELL_INIT_CALL(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0);
+    cell_init_wait(slot);
     /* Needs CONFIG_CHECKPOINT_RESTORE; without it the cached tid stays the caller's, which only PI mutexes notice. */
     if (slot->tid_address != NULL)
         flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
@@ -239,7 +263,7 @@ static struct cell_init_slot *cell_init_take_slot(void)
         slot = (struct cell_init_slot *)(pages + CELL_INIT_STACK_BYTES - sizeof *slot);
     }
     memset(slot, 0, sizeof *slot);
-    slot->state = CELL_INIT_STARTING;
+    slot->state = CELL_INIT_WAITS;
     slot->status = -1;
     return slot;
 }
@@ -272,20 +296,100 @@ static int cell_init_wait_forked(struct cell_init_slot *slot)
 {
     unsigned int state;
 
-    while ((state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE)) == CELL_INIT_STARTING)
-        syscall(SYS_futex, &slot->state, FUTEX_WAIT, CELL_INIT_STARTING, NULL, NULL, 0);
+    while ((state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE)) == CELL_INIT_FORKS)
+        syscall(SYS_futex, &slot->state, FUTEX_WAIT, CELL_INIT_FORKS, NULL, NULL, 0);
     if (state == CELL_INIT_FORKED || slot->guest > 0) /* the guest, and its init after it, may have ended by now */
         return 0;
     return slot->error ? -slot->error : -ESRCH;
 }
 
-static void cell_init_drop(struct cell_init_slot *slot, int pid, int pidfd)
+/* One that may not be killed (a filter of the host's) ends with the caller, and keeps its slot, which is its stack. */
+static void cell_init_drop(struct cell_init_slot *slot)
 {
-    kill(pid, SIGKILL);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+    close(slot->init_pidfd);
+    if (kill(slot->init, SIGKILL) < 0)
+        return;
+    while (waitpid(slot->init, NULL, 0) < 0 && errno == EINTR)
         ;
-    close(pidfd);
     cell_init_give_slot(slot);
+}
+
+/* Returns a pidfd of this process, in a forked child another one. */
+static int cell_init_own_pidfd(void)
+{
+    if (cell_init_caller_pid != getpid()) {
+        if (cell_init_caller >= 0)
+            close(cell_init_caller);
+        cell_init_caller = (int)syscall(SYS_pidfd_open, getpid(), 0);
+        cell_init_caller_pid = cell_init_caller < 0 ? 0 : getpid();
+    }
+    return cell_init_caller;
+}
+
+/* Clone an init that waits; 0 or -errno. */
+static int cell_init_make(unsigned long long flags, struct cell_init_slot **made)
+{
+    sigset_t all, before;
+    int own = cell_init_own_pidfd();
+    struct cell_init_slot *slot = own < 0 ? NULL : cell_init_take_slot();
+
+    if (slot == NULL)
+        return -errno;
+    slot->own_pid_namespace = (flags & CLONE_NEWPID) != 0;
+    slot->own_user_namespace = (flags & CLONE_NEWUSER) != 0;
+    slot->flags = flags;
+    slot->caller_pidfd = own;
+    if (prctl(PR_GET_TID_ADDRESS, &slot->tid_address) < 0)
+        slot->tid_address = NULL;
+    /* An init takes signals by rt_sigtimedwait alone: the interpreter's handlers must never run in it. */
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
+    int kept = (int)(flags | CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD);
+    char *stack = (char *)((uintptr_t)slot & ~(uintptr_t)15);
+    int pid = clone(cell_init_run, stack, kept, slot, &slot->init_pidfd, NULL, &slot->state);
+    int error = pid < 0 ? -errno : 0;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    slot->init = pid;
+    if (error < 0)
+        cell_init_give_slot(slot);
+    else
+        *made = slot;
+    return error;
+}
+
+/* Have an init made ahead, if none is; 0 or -errno. */
+SHARED int cell_init_prepare(unsigned long long flags)
+{
+    return cell_init_ready != NULL ? 0 : cell_init_make(flags, &cell_init_ready);
+}
+
+/* Have none made ahead any more: end it, or, in a forked child of the caller, whose init it is not, forget it. */
+SHARED void cell_init_leave_ready(int ends)
+{
+    struct cell_init_slot *slot = cell_init_ready;
+
+    cell_init_ready = NULL;
+    if (slot != NULL && ends) {
+        cell_init_drop(slot);
+    } else if (slot != NULL) {
+        close(slot->init_pidfd);
+        cell_init_give_slot(slot);
+    }
+}
+
+/* Returns the one that waits, where it has these flags and lives. One that has ended is reaped, or will be. */
+static struct cell_init_slot *cell_init_take_ready(unsigned long long flags)
+{
+    struct cell_init_slot *slot = cell_init_ready;
+
+    if (slot == NULL || slot->flags != flags)
+        return NULL;
+    cell_init_ready = NULL;
+    if (__atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) == CELL_INIT_WAITS)
+        return slot;
+    close(slot->init_pidfd);
+    cell_init_give_slot(slot);
+    return NULL;
 }
 
 /* What fork(3) does for a child, where it matters here: see process.c. */
@@ -299,53 +403,53 @@ static int cell_init_become_guest(struct cell_init_slot *slot, PyGILState_STATE 
     return 0;
 }
 
-/* noinline: a guest returns from here with what this frame has kept of its caller's registers. */
-SHARED __attribute__((noinline)) int cell_init_fork(unsigned long long flags, struct cell_init_made *made)
+/* Have an init fork its guest; 0 in the guest, 1 in the caller, or -errno. noinline: a guest returns from here with what this
+ * frame has kept of its caller's registers. */
+static __attribute__((noinline)) int cell_init_fork_guest(struct cell_init_slot *slot)
 {
     sigset_t all;
-    int pidfd = -1;
-    struct cell_init_slot *slot = cell_init_take_slot();
 
-    if (slot == NULL)
-        return -errno;
-    slot->own_pid_namespace = (flags & CLONE_NEWPID) != 0;
-    slot->own_user_namespace = (flags & CLONE_NEWUSER) != 0;
-    if (prctl(PR_GET_TID_ADDRESS, &slot->tid_address) < 0)
-        slot->tid_address = NULL;
     syscall(SYS_get_robust_list, 0, &slot->robust_list, &slot->robust_size);
 
     PyGILState_STATE gil = PyGILState_Ensure();
     PyOS_BeforeFork();
-    /* An init takes signals by rt_sigtimedwait alone: the interpreter's handlers must never run in it. */
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &slot->mask);
     if (__builtin_setjmp(slot->context))
         return cell_init_become_guest(slot, gil);
 
-    int kept = (int)(flags | CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD);
-    char *stack = (char *)((uintptr_t)slot & ~(uintptr_t)15);
-    int pid = clone(cell_init_run, stack, kept, slot, &pidfd, NULL, &slot->state);
-    int error = pid < 0 ? -errno : cell_init_wait_forked(slot);
+    unsigned int waits = CELL_INIT_WAITS; /* it may have ended */
+    __atomic_compare_exchange_n(&slot->state, &waits, CELL_INIT_FORKS, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    syscall(SYS_futex, &slot->state, FUTEX_WAKE, 1, NULL, NULL, 0);
+    int error = cell_init_wait_forked(slot);
     PyOS_AfterFork_Parent();
     sigprocmask(SIG_SETMASK, &slot->mask, NULL);
     PyGILState_Release(gil);
+    return error < 0 ? error : 1;
+}
 
-    if (pid < 0) {
-        cell_init_give_slot(slot);
+SHARED int cell_init_fork(unsigned long long flags, struct cell_init_made *made)
+{
+    struct cell_init_slot *slot = cell_init_take_ready(flags);
+    int error = slot != NULL ? 0 : cell_init_make(flags, &slot);
+
+    if (error < 0)
         return error;
-    }
+    error = cell_init_fork_guest(slot);
+    if (error == 0)
+        return 0;
     int guest = error;
-    if (error == 0) {
+    if (error > 0) {
         guest = cell_init_pid_of(slot->guest_pidfd);
         close(slot->guest_pidfd);
         if (guest == -ESRCH && !slot->own_pid_namespace)
             guest = slot->guest; /* it has ended, and is reaped: here its init knows it by the same number */
     }
     if (guest < 0) {
-        cell_init_drop(slot, pid, pidfd);
+        cell_init_drop(slot);
         return guest;
     }
-    *made = (struct cell_init_made){pid, pidfd, guest, slot};
+    *made = (struct cell_init_made){slot->init, slot->init_pidfd, guest, slot};
     return 1;
 }
 

@@ -27,6 +27,8 @@
 /* Of other files. */
 SHARED int audit_make_asked(void);
 SHARED int cell_init_fork(unsigned long long flags, struct cell_init_made *made);
+SHARED int cell_init_prepare(unsigned long long flags);
+SHARED void cell_init_leave_ready(int ends);
 SHARED void cell_init_forget(void *given, struct cell_init_end *end);
 SHARED int cell_start_run(const struct cell_start_order *order, int channel, int out, int err, int asked, int mapped,
 			  struct cell_start_outcome *outcome);
@@ -294,7 +296,12 @@ static int zygote_loop_wait(struct zygote_loop *loop)
 		{loop->control, POLLIN, 0},
 	};
 
-	if (poll(awaited, sizeof awaited / sizeof *awaited, -1) < 0)
+	int ready = poll(awaited, sizeof awaited / sizeof *awaited, 0);
+	if (ready == 0) { /* where that fails, the next cell's making says why */
+		cell_init_prepare(loop->flags);
+		ready = poll(awaited, sizeof awaited / sizeof *awaited, -1);
+	}
+	if (ready < 0)
 		return errno == EINTR ? ZYGOTE_LOOP_DONE : -errno;
 	if (awaited[0].revents)
 		return ZYGOTE_LOOP_GONE;
@@ -329,16 +336,21 @@ SHARED void zygote_loop_signal(const struct zygote_loop *loop, int guest, int nu
 
 SHARED void zygote_loop_end_cells(struct zygote_loop *loop)
 {
-	for (int i = 0; i < loop->count; i++)
-		kill(loop->cells[i].init, SIGKILL);
-	for (int i = 0; i < loop->count; i++)
+	int killed = 0;
+
+	for (int i = 0; i < loop->count; i++) /* who may not be killed is not waited for: it ends with this process */
+		if (kill(loop->cells[i].init, SIGKILL) == 0)
+			loop->cells[killed++] = loop->cells[i];
+	for (int i = 0; i < killed; i++)
 		while (waitpid(loop->cells[i].init, NULL, 0) < 0 && errno == EINTR)
 			;
 	loop->count = 0;
+	cell_init_leave_ready(1);
 }
 
 SHARED void zygote_loop_forget(struct zygote_loop *loop)
 {
+	cell_init_leave_ready(0);
 	free(loop->cells);
 	loop->cells = NULL;
 	loop->count = loop->room = loop->left = 0;
