@@ -29,6 +29,7 @@ TECHNIQUE = Technique(
     source="CWE-843: bytes(number) is as many zeros",
     reader=outside_read,
     no_event="the guest's interpreter is its own, and the host refuses the answer",
+    also=("fs.read",),  # where the host is first, the guest's own open is refused
     stops=("supervisor",),
     control=Alone("tests of the integrations read what guests have"),
     thread=not_run("memory is shared: builtins are the host's own"),
