@@ -54,6 +54,8 @@ _OF_MACHINE = frozenset(("/proc/cpuinfo", "/proc/meminfo", "/proc/stat"))
 _NAME_SERVICE = re.compile(r"/(?:usr/)?lib(?:64|32)?/(?:[^/]+/)?libnss_[a-z0-9_]+\.so\.2")
 #: Where an interpreter, also one that a guest executes, looks for packages.
 _SITES = frozenset(("site-packages", "dist-packages"))
+#: What one of them brings along. Where it is refused itself nothing asks for this; programs that need it bring a grant.
+_BROUGHT_BY_NAME_SERVICE = re.compile(r"/(?:usr/)?lib(?:64|32)?/(?:[^/]+/)?libcap\.so\.2[.0-9]*")
 #: What the kernel grants by directories: a rule for one name says nothing of them to it.
 _OF_NAMES = frozenset((Capability.FS_CREATE, Capability.FS_DELETE))
 _OPENING = frozenset(("open", "openat", "creat"))
@@ -268,6 +270,8 @@ def _is_tried(record: KernelRecord, file: str, policy: CompiledPolicy, by_guest:
     if record.broker_consulted is not False or record.flags & (os.O_ACCMODE | os.O_TRUNC):
         return False
     if _OF_TASK.fullmatch(file) or _NAME_SERVICE.fullmatch(file) or (by_guest and file in _OF_MACHINE):
+        return True
+    if policy.mode_of("fs") is Mode.MONITOR and _BROUGHT_BY_NAME_SERVICE.fullmatch(file):
         return True
     return file in _AUTHORITIES and not any(rule.allow and rule.action == NetAction.CONNECT for rule in policy.net)
 

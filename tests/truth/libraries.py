@@ -158,8 +158,8 @@ PROCESSES = [
 ]  # fmt: skip
 
 NAMES = [
-    _s("an unknown user", "import pwd\ntry: pwd.getpwuid(424242)\nexcept KeyError: pass", policy="shell", monitored=("fs.* * x*",)),
-    _s("an unknown name", "import os\nos.path.expanduser('~nosuch')", policy="shell", monitored=("fs.* * x*",)),
+    _s("an unknown user", "import pwd\ntry: pwd.getpwuid(424242)\nexcept KeyError: pass", policy="shell"),
+    _s("an unknown name", "import os\nos.path.expanduser('~nosuch')", policy="shell"),
     _s("uuid, platform and secrets", "import uuid, platform, secrets\nuuid.uuid4(); uuid.uuid1(); platform.platform(); secrets.token_hex()"),
     _s("time zones", "import zoneinfo, datetime\ndatetime.datetime.now(zoneinfo.ZoneInfo('UTC'))"),
     _s("asyncio alone", "import asyncio\nasyncio.run(asyncio.sleep(0))"),

@@ -17,8 +17,8 @@ def _run(command: str, *events: str, policy: str = "shell", monitored: tuple[str
     return Scenario(f"run: {command}", tuple(command.split()), events, policy, monitored)
 
 
-#: Enforced, nothing loads a name service's library or lists what is not there; not stopped, they go on.
-_GOES_ON = ("echo ~nosuch", "id nosuchuser", "python3 -c 'print(1)' || true")
+#: Enforced, it lists no directory of packages, which it does not see; not stopped, it goes on.
+_GOES_ON = ("python3 -c 'print(1)' || true",)
 QUIET = [
     _bash(text, text, monitored=("fs.* * x*",) if text in _GOES_ON else None)
     for text in (

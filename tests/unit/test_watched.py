@@ -301,3 +301,15 @@ def test_a_shadow_policy_judges_what_the_one_in_force_lets_through(tree: Path, p
     assert watched.judge_shadow(seen(tree / "granted/file"), policy) == []
     runs = seen(tree / "granted/file", Capability.PROCESS_EXEC, "execve")
     assert watched.judge_shadow(runs, nothing) == [], "the listener says so itself"
+
+
+@pytest.mark.parametrize("mode", [Mode.ENFORCE, Mode.MONITOR])
+def test_what_a_name_service_brings_along_is_left_out_where_one_can_be_loaded(
+    monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    policy = compile_policy(Policy.preset("none").with_mode(mode))
+    library = msgspec.structs.replace(seen("/usr/lib/x86_64-linux-gnu/libcap.so.2.66"), broker_consulted=False)
+    other = msgspec.structs.replace(seen("/etc/passwd"), broker_consulted=False)
+    monkeypatch.setattr(SeenNames, "is_there", lambda self, path: True)
+    told = [WatchedFiles().judge(one, policy)[0].code is not None for one in (library, other)]
+    assert told == [mode is Mode.ENFORCE, True]
