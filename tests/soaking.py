@@ -243,7 +243,8 @@ def _settle(supervisor: pyisolate.Supervisor) -> None:
         # Another supervisor of this process (the default one) has a zygote and cells of its own.
         branches = pool.policies.pids
         zygotes = () if pool.zygote_pid is None else (pool.zygote_pid, *branches)
-        below = sum(len(psutil.Process(pid).children()) for pid in zygotes) - len(branches)
+        # One child of each zygote is an init that waits for its guest.
+        below = sum(len(psutil.Process(pid).children()) - 1 for pid in zygotes) - len(branches)
         if pool.counts() > (POOL, 0):  # who waited for a cell had asked for one more, and was served before it came
             supervisor.spawn("surplus", with_ctypes(), limits=LIMITS).close()
         kept = POOL + pool.of_others()
