@@ -231,6 +231,8 @@ def _stood(record: KernelRecord, file: str, broker: Broker, names: SeenNames, *,
     hides = (sealed or passed) and broker.decide(Capability.FS_LOOKUP, file).code is not None
     if hides or not passed:
         return not hides and names.is_seen(file)
+    if any(rule.path.startswith(f"{file}/") and names.is_there(rule.path) for rule in broker.policy.fs):
+        return True  # on the way to a place that the sandbox was made with; a busy directory's times say nothing
     return names.stood_before(file, record.monotonic_ns, new=record.syscall not in _LINKING)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 import pyisolate
 from tests.truth.libraries import LIBRARIES
-from tests.truth.places import Places, make_places
+from tests.truth.places import make_places
 from tests.truth.programs import PROGRAMS
 from tests.truth.scenarios import Scenario, run
 from tests.truth.sequences import SEQUENCES
@@ -37,26 +35,13 @@ SAMPLE = (
 )
 
 
-@pytest.fixture(scope="module")
-def places() -> Iterator[Places]:
-    with make_places() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def supervisor() -> Iterator[pyisolate.Supervisor]:
-    with pyisolate.Supervisor() as started:
-        yield started
-
-
 def test_there_are_many_and_each_has_a_name_of_its_own() -> None:
     assert len({one.name for one in ALL}) == len(ALL) >= 390
 
 
 @pytest.mark.parametrize("mode", ["enforce", "monitor"])
-def test_the_sample_leaves_the_events_that_it_should(
-    supervisor: pyisolate.Supervisor, places: Places, mode: str
-) -> None:
+def test_the_sample_leaves_the_events_that_it_should(mode: str) -> None:
     by_name: dict[str, Scenario] = {one.name: one for one in ALL}
-    outcomes = run(supervisor, places, [by_name[name] for name in SAMPLE], mode)
+    with make_places() as places, pyisolate.Supervisor() as supervisor:
+        outcomes = run(supervisor, places, [by_name[name] for name in SAMPLE], mode)
     assert {one.scenario.name: (one.problems, one.events) for one in outcomes if one.problems} == {}
