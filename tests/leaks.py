@@ -23,8 +23,8 @@ ROOT_VIEW = "/"
 SUPERVISOR_THREADS = "pyisolate"
 
 #: Processes that a living supervisor may add between two tests while its pool refills: each cell is two, and a policy
-#: that was asked for again has a zygote.
-POOL_SLACK = 24
+#: that was asked for again has a zygote, which has an init made ahead.
+POOL_SLACK = 32
 
 
 @dataclass(frozen=True)
