@@ -26,6 +26,10 @@ HINT = (
     f"use {', '.join(ASKABLE)}, or a rule: {{connect: host:port}}, {{http: GET host/path}}, {{read: /directory}}, "
     "{write: /directory}, {create: /directory}, {exec: /program}"
 )
+#: What the kernel decides alone, by what was granted at the start.
+_GRANTED_ONLY = frozenset(
+    ("fs.delete", "fs.metadata", "delete", "unlink", "rename", "mkdir", "rmdir", "link", "symlink", "metadata")
+)
 #: Programs that one policy asks about.
 MOST_PROGRAMS = 64
 SCHEMA = {
@@ -50,7 +54,9 @@ def read_ask(entries: Iterable[Any]) -> tuple[str, ...]:
         elif key in RULES:
             found.add(f"{key} {_canonical(key, target)}")
         else:
-            raise PolicySyntaxError(f"ask: {str(entry)[:60]!r} cannot be asked about", hint=HINT)
+            alone = (key or str(entry)) in _GRANTED_ONLY
+            hint = f"the kernel decides that alone: grant it in fs, or {HINT}" if alone else HINT
+            raise PolicySyntaxError(f"ask: {str(entry)[:60]!r} cannot be asked about", hint=hint)
     if sum(entry.startswith("exec ") for entry in found) > MOST_PROGRAMS:
         raise PolicySyntaxError(f"ask: more than {MOST_PROGRAMS} programs", hint="grant those that need no question")
     return tuple(sorted(found))

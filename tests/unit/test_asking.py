@@ -9,7 +9,7 @@ import pytest
 from pyisolate import Policy, PolicySyntaxError
 from pyisolate.capability import Capability
 from pyisolate.policy import compile_policy
-from pyisolate.policy.asking import asks_about
+from pyisolate.policy.asking import ASKABLE, asks_about
 from pyisolate.policy.diff import diff
 from pyisolate.policy.web import by_name
 
@@ -83,3 +83,17 @@ def test_rules_of_ask_are_written_read_and_compared() -> None:
 def test_what_cannot_be_asked_about_is_no_entry(entry: Any) -> None:
     with pytest.raises(PolicySyntaxError):
         Policy.from_dict({"version": 1, "name": "a", "ask": [entry]})
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [*(one.value for one in Capability if one.value not in ASKABLE),
+     *({key: "/srv"} for key in "delete unlink rename mkdir rmdir link symlink metadata list".split()),
+     {"bind": "127.0.0.1:80"}, {}, []],
+)  # fmt: skip
+def test_what_nobody_waits_for_is_an_error_with_a_hint(entry: Any) -> None:
+    with pytest.raises(PolicySyntaxError) as caught:
+        Policy.preset("none").with_ask(entry)
+    assert "use fs.create" in (caught.value.hint or "")
+    removes = entry == "fs.delete" or (isinstance(entry, dict) and not {"mkdir", "rename", "delete"}.isdisjoint(entry))
+    assert not removes or "grant it in fs" in (caught.value.hint or "")
