@@ -176,15 +176,22 @@ def _say_error(ran: Ran) -> None:
 
 
 def _sorted(denials: list[DenialEvent]) -> list[tuple[str, list[DenialEvent]]]:
-    """Return what was refused, and apart from it what would have been, with the words for it."""
+    """Return what was refused, and apart from it what would have been or an answer allowed, with the words for it."""
     found: dict[str, list[DenialEvent]] = {"refused": []}
     for event in denials:
         if event.capability is Capability.FS_LOOKUP:
             found.setdefault("found nothing, for it is not granted", []).append(event)
             continue
-        would = f"would be refused by {event.policy}" if event.shadow else "would have been refused"
-        found.setdefault(would if event.would_deny else "refused", []).append(event)
+        found.setdefault(_heading(event), []).append(event)
     return [(heading, events) for heading, events in found.items() if events]
+
+
+def _heading(event: DenialEvent) -> str:
+    if not event.would_deny:
+        return "refused"
+    if event.answer in ("once", "sandbox", "rule"):
+        return "allowed by an answer"
+    return f"would be refused by {event.policy}" if event.shadow else "would have been refused"
 
 
 def _summary(heading: str, denials: list[DenialEvent]) -> str:
