@@ -42,6 +42,8 @@ _OPENED = frozenset(OPENED.values())
 _MAX_ANSWERED = 256
 
 Scope = Literal["once", "sandbox", "rule"]
+#: whose question the callback in this context answers
+_answers: contextvars.ContextVar[Questions | None] = contextvars.ContextVar("pyisolate_answers", default=None)
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,8 @@ class _State:
     last: float = 0.0
     serving: bool = False
     closed: bool = False
+    #: a question is with the callback
+    put: bool = False
 
 
 class Questions:
@@ -173,6 +177,15 @@ class Questions:
         self.asker: Asker | None = None
         self._state = _State()
         self._lock = threading.Lock()
+
+    @property
+    def is_put(self) -> bool:
+        """True while a question is with the callback, and its guest waits or gave up."""
+        return self._state.put
+
+    def are_answered_here(self) -> bool:
+        """Tell whether it is this sandbox's callback that runs, in this thread or task."""
+        return _answers.get() is self
 
     def take(self, asked: Asked) -> None:
         """Take a question. Never waits, and calls nothing of the host's here."""
@@ -283,15 +296,19 @@ class Questions:
                 pending, asker = self._state.waiting.popleft(), self.asker
             if pending.settled or asker is None:
                 continue
+            self._state.put = True
             try:
                 answer = asker.context.copy().run(self._put, asker, pending)
                 answered = _answered(answer, asker.name)
             except BaseException as error:
                 _log.warning("on_ask failed: %s: %s", type(error).__name__, error)
                 answered = _Answered("failed", asker.name, f"the asker failed ({type(error).__name__})")
+            finally:
+                self._state.put = False
             self._settle(pending, answered)
 
     def _put(self, asker: Asker, pending: _Pending) -> Any:
+        _answers.set(self)  # in a copy of the asker's context
         answer = asker.on_ask(pending.question)
         if not inspect.isawaitable(answer):
             return answer

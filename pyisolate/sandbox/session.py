@@ -351,12 +351,19 @@ class Session(abc.ABC):
         return self.host.event_loop()
 
     def check_caller(self) -> None:
-        """Raise SandboxError in a function of the host that this sandbox's guest called: its request waits for it."""
-        if current_caller() is self:
+        """Raise SandboxError in a function that its guest called, or in its `on_ask`: its request waits for them."""
+        called = "a function that its own guest called" if current_caller() is self else ""
+        if self.questions.are_answered_here() and self.state == "running":
+            called = "on_ask, whose answer its own request may wait for"
+        if called:
             raise SandboxError(
-                f"run in {self.name!r}: called from a function that its own guest called",
+                f"run in {self.name!r}: called from {called}",
                 hint="one request at a time: return what the guest needs, or run it in another sandbox",
             )
+
+    def may_wait_for_host(self) -> bool:
+        """Tell whether the request that runs may wait for this very call: it asked, or called a function."""
+        return self.questions.is_put or current_caller() is self
 
     # -- output and messages --------------------------------------------------------------------------------
 

@@ -118,7 +118,8 @@ class Reloader:
             try:
                 if tightens_files:
                     # The cell puts the new layer on itself, between two requests: this waits for the one that runs.
-                    follower.own(blocking=True)
+                    if not follower.own(blocking=not session.may_wait_for_host()):
+                        raise _waited_for(session)
                     session.check_open()
                     follower.layers = _provable_layers(session)
                 swapping = True
@@ -137,6 +138,14 @@ class Reloader:
                     _end_between(session, error)
                 raise
             return follower
+
+
+def _waited_for(session: CellSession) -> EnforcementError:
+    return EnforcementError(
+        f"reload policy of {session.name!r}: file rules would tighten, which happens between two requests, and the one "
+        "that runs waits for the host (on_ask, or a function that it called)",
+        hint="answer first, and reload after its request has ended",
+    )
 
 
 def _end_between(session: CellSession, error: BaseException) -> None:
@@ -192,11 +201,12 @@ class _Follower:
         #: rulesets that confined the guest before, where one more must do so after
         self.layers: int | None = None
 
-    def own(self, *, blocking: bool) -> None:
-        """Keep other threads off the channel until `release`, if none runs a request there."""
+    def own(self, *, blocking: bool) -> bool:
+        """Keep other threads off the channel until `release`; False where one runs a request and this may not wait."""
         self._owned = self._guard.acquire(blocking=blocking)
         if self._owned:
             self._session.control.set_frozen(False)
+        return self._owned
 
     def release(self) -> None:
         """Let the channel be served again."""

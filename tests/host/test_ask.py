@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import os
 import pty
@@ -236,6 +237,34 @@ def test_a_reload_that_denies_wins_over_an_earlier_question(supervisor: pyisolat
     assert server.served == 0
 
 
+@pytest.mark.parametrize("narrower", [True, False])
+def test_from_an_answer_what_its_request_must_end_for_is_refused_and_never_waits(
+    supervisor: pyisolate.Supervisor, server: Server, narrower: bool
+) -> None:
+    """The guest waits for the answer: file rules narrow between two requests, and another request comes after it."""
+    policy = Policy.preset("compute").allow_read("/var/tmp").with_ask("net.connect")
+    after, raised = Policy.preset("compute").with_ask("net.connect") if narrower else policy.with_ask(), list[Any]()
+
+    def decide(question: Question) -> Allow:
+        calls: list[Callable[[], object]] = [lambda: sandbox.reload_policy(after), lambda: sandbox.eval("1")]
+        with concurrent.futures.ThreadPoolExecutor(1) as others:  # a thread that does not know for whom it works
+            calls.append(others.submit(calls[0]).result)
+            for call in calls:
+                try:
+                    call()
+                except pyisolate.SandboxError as error:
+                    raised.append((type(error).__name__, bool(error.hint)))
+        return Allow()
+
+    with supervisor.spawn("reloads", policy, on_ask=decide) as sandbox:
+        assert sandbox.exec(connects(server)).value == b"hello"
+        refused = ("EnforcementError", True)
+        assert sorted(raised) == [*[refused] * (2 * narrower), ("SandboxError", True)]
+        (event,) = sandbox.get_denial_events()
+        assert event.answer == "once"
+        assert sandbox.eval("1") == 1
+
+
 def test_a_guest_that_ends_while_it_waits_leaves_nothing(supervisor: pyisolate.Supervisor, server: Server) -> None:
     asked, free = threading.Event(), threading.Event()
 
@@ -371,6 +400,8 @@ def test_the_terminal_is_asked(server: Server, tmp_path: Path) -> None:
     assert (status, "b'hello'" in shown) == (0, True), shown
     assert f"net.connect {server.target}" in shown
     assert "the rule that grants it" in shown
+    assert "1 operation allowed by an answer:" in shown
+    assert "refused" not in shown.partition("1 operation")[2]
     assert Policy.load(str(saved)).to_dict()["net"] == [{"connect": server.target}]
     status, shown = run_at_a_terminal(script, "n\n")
     assert (status, "b'hello'" in shown) == (120, False), shown
