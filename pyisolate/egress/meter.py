@@ -58,11 +58,6 @@ class Meter:
         sent, received = self.bytes.carried(SENT), self.bytes.carried(RECEIVED)
         return Carried(requests=self._carried_requests, sent_bytes=sent, received_bytes=received)
 
-    @property
-    def carried_bytes(self) -> int:
-        """Return how many bytes went either way."""
-        return self.bytes.carried(SENT) + self.bytes.carried(RECEIVED)
-
     def request(self) -> None:
         """Count a request that the policy grants. Raises OverLimit."""
         self._requests += 1

@@ -110,7 +110,7 @@ class Tenants:
     def counts(self) -> Iterator[Counted]:
         """Return what is new of each sandbox since the last time."""
         meters = [one.meter for one in self._known.values()]
-        self._shares.divide([(one.work, one.carried_bytes) for one in meters], self.strangers_work)
+        self._shares.divide([(one.work, one.bytes.spent_s()) for one in meters], self.strangers_work)
         for tenant in self._known.values():
             now = (tenant.meter.carried, len(tenant.tasks), tenant.meter.work.spent_s)
             if now != tenant.counted:

@@ -1,7 +1,8 @@
-"""The proxy's processor time, by sandbox: each is charged its part of all that the process used.
+"""The proxy's processor time, by sandbox: each is charged what was done for it, and a part of what serves all.
 
-What a sandbox's tasks and callbacks take is measured; the rest, reading sockets and the loop's own, is divided in
-proportion to that and to bytes: one thread carries the tunnels of all.
+What a sandbox's tasks, callbacks and tunnels take is measured. The rest, accepting connections and the loop's own, is
+divided in proportion to that, and is never more for one than what was measured of it: one that makes the loop work
+in ways that are not measured has no other one pay for it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 _A = TypeVar("_A")
-#: What a byte that was carried weighs beside what is measured (seconds): it is copied twice.
-_BYTE_S = 1e-9
 
 
 class Work:
@@ -41,11 +40,11 @@ class Work:
 
         return run
 
-    def take_weight(self, carried_bytes: int) -> float:
-        """Return what was done since the last time; `carried_bytes`: all that were carried until now."""
-        done = self.measured_s + carried_bytes * _BYTE_S
-        weight, self._divided_s = max(0.0, done - self._divided_s), done
-        return weight
+    def take(self, tunnels_s: float) -> float:
+        """Return what was measured since the last time (seconds); `tunnels_s`: all that its tunnels took until now."""
+        done = self.measured_s + tunnels_s
+        taken, self._divided_s = max(0.0, done - self._divided_s), done
+        return taken
 
 
 class Timed(Awaitable[_T]):
@@ -97,14 +96,14 @@ class Shares:
         self._used_s = used_s
         self._before = used_s()
 
-    def divide(self, sandboxes: Iterable[tuple[Work, int]], others: Work) -> None:
-        """Charge each, with the bytes that were carried for it, its part of what was used since the last time.
+    def divide(self, sandboxes: Iterable[tuple[Work, float]], others: Work) -> None:
+        """Charge each, with what its tunnels took in all (seconds), what was used for it since the last time.
 
-        The part of `others` is no sandbox's.
+        The part of `others` is no sandbox's, nor is the rest that is more than twice what was measured.
         """
         now = self._used_s()
         used, self._before = now - self._before, now
-        weights = [(one, one.take_weight(carried)) for one, carried in (*sandboxes, (others, 0))]
-        if (total := sum(weight for _, weight in weights)) > 0:
-            for one, weight in weights:
-                one.spent_s += used * weight / total
+        done = [(one, one.take(tunnels_s)) for one, tunnels_s in (*sandboxes, (others, 0.0))]
+        if (total := sum(measured for _, measured in done)) > 0:
+            for one, measured in done:
+                one.spent_s += measured * min(2.0, used / total)

@@ -18,7 +18,7 @@ _UNBOUNDED = (1 << 64) - 1
 
 
 class ByteMeter:
-    """Bytes either way of one sandbox, counted by Python and by tunnels alike. Thread-safe."""
+    """Bytes either way of one sandbox, counted by Python and tunnels alike, and what its tunnels took. Thread-safe."""
 
     def __init__(self) -> None:
         self.counts = ffi.new("struct tunnels_meter *")
@@ -36,6 +36,10 @@ class ByteMeter:
     def carried(self, way: int) -> int:
         """Return how many bytes went on."""
         return int(self.counts.carried[way])
+
+    def spent_s(self) -> float:
+        """Return how much processor time its tunnels took."""
+        return float(self.counts.spent_ns) / 1e9
 
 
 class Tunnels:

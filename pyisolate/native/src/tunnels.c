@@ -62,6 +62,15 @@ static uint64_t tunnels_now_ms(void)
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+/* What this thread has used of a processor. */
+static uint64_t tunnels_used_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
 /* Count bytes that are about to go on: 0 where that is more than the limit. */
 SHARED int tunnels_count(struct tunnels_meter *meter, int way, uint64_t bytes)
 {
@@ -233,6 +242,7 @@ static void *tunnels_loop(void *given)
 {
 	struct tunnels *all = given;
 	struct epoll_event events[TUNNELS_EVENTS];
+	uint64_t before = tunnels_used_ns();
 	int wait_ms = all->idle_ms < TUNNELS_LOOK_MS ? (int)all->idle_ms : TUNNELS_LOOK_MS;
 
 	for (;;) {
@@ -247,8 +257,13 @@ static void *tunnels_loop(void *given)
 			struct tunnels_side *side = events[i].data.ptr;
 			pthread_mutex_lock(
 				&all->lock); /* for each: who adds or ends one waits for no more than a turn */
-			if (side && !side->tunnel->over)
+			if (side && !side->tunnel->over) {
+				struct tunnels_meter *meter = side->tunnel->meter; /* there while locked */
 				tunnels_serve(all, side, events[i].events);
+				uint64_t now = tunnels_used_ns(); /* the wait that found it is its own, too */
+				__atomic_add_fetch(&meter->spent_ns, now - before, __ATOMIC_RELAXED);
+				before = now;
+			}
 			pthread_mutex_unlock(&all->lock);
 		}
 	}
