@@ -12,6 +12,7 @@ _inet_pton, _inet_ntop = _socket.inet_pton, _socket.inet_ntop
 AF_UNIX, AF_INET, AF_INET6 = int(_socket.AF_UNIX), int(_socket.AF_INET), int(_socket.AF_INET6)
 
 _MAPPED = bytes(10) + b"\xff\xff"
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 #: The C members themselves: the Python class's properties are slower, and a guest may override them.
 family_of = _socket.socket.family.__get__
@@ -57,10 +58,15 @@ def join(host: str, port: int | None) -> str:
     return shown if port is None else f"{shown}:{port}"
 
 
-def inet(host: str, port: object) -> tuple[str, dict[str, Any]]:
-    """Return target and facts of a host and port; `address` is None for a name that is no literal."""
-    wild = {"": "0.0.0.0", "<broadcast>": "255.255.255.255"}
+def inet(host: str, port: object, *, family: int = AF_INET, leads_there: bool = True) -> tuple[str, dict[str, Any]]:
+    """Return target and facts of a host and port; `address` is None for a name that is no literal.
+
+    `leads_there`: it is a destination, and "any" address as one is loopback, as the kernel has it.
+    """
+    wild = {"": "::" if family == AF_INET6 else "0.0.0.0", "<broadcast>": "255.255.255.255"}
     found = literal(wild.get(host, host))
+    if leads_there and found is not None:
+        found = found[0], _LOOPBACK.get(found[1], found[1])
     numbered = number(port)
     if found is None:
         return join(host, numbered), {"host": host.lower().rstrip("."), "address": None, "port": numbered}
@@ -81,7 +87,7 @@ def unix(address: object) -> tuple[str, dict[str, Any]] | None:
     return f"unix:{path}", {"unix_path": path}
 
 
-def describe(family: int, address: object) -> tuple[str, dict[str, Any]] | None:
+def describe(family: int, address: object, *, leads_there: bool = False) -> tuple[str, dict[str, Any]] | None:
     """Return target and facts of an address as `socket` methods take it; None where it names no peer."""
     if address is None:
         return None
@@ -89,7 +95,7 @@ def describe(family: int, address: object) -> tuple[str, dict[str, Any]] | None:
         return unix(address)
     if family in (AF_INET, AF_INET6) and isinstance(address, tuple) and len(address) >= 2:
         host = host_text(address[0])
-        return None if host is None else inet(host, address[1])
+        return None if host is None else inet(host, address[1], family=family, leads_there=leads_there)
     return str(FAMILY_NAMES.get(family, family)), {"family": family}
 
 

@@ -218,9 +218,10 @@ def _socket(args: Arguments) -> Operations:
 
 def _addressed(capability: C) -> Callable[[Arguments], Operations]:
     """Return a function for socket events, whose arguments are the socket and an address."""
+    leads_there = capability is not C.NET_BIND
 
     def operations(args: Arguments) -> Operations:
-        described = addresses.describe(addresses.family_of(args[0]), args[1])
+        described = addresses.describe(addresses.family_of(args[0]), args[1], leads_there=leads_there)
         if described is None:
             return _NOTHING
         target, facts = described

@@ -8,6 +8,7 @@ from .compiled import NetRule
 
 #: IPv4 in IPv6 (RFC 4291, 2.5.5.2).
 _MAPPED = bytes(10) + b"\xff\xff"
+_LOOPBACK = {4: b"\x7f\0\0\1", 16: bytes(15) + b"\1"}
 
 
 def packed(host: str) -> bytes | None:
@@ -20,6 +21,11 @@ def packed(host: str) -> bytes | None:
             continue
         return found[len(_MAPPED) :] if found.startswith(_MAPPED) else found
     return None
+
+
+def destination(address: bytes) -> bytes:
+    """Return where what is sent to an address goes: "any" (0.0.0.0, ::) is this host (ip_route_output, Linux)."""
+    return address if any(address) else _LOOPBACK[len(address)]
 
 
 def endpoint(target: str) -> tuple[bytes, int] | None:

@@ -126,5 +126,5 @@ def _covers(rule: NetRule, target: str) -> bool:
     found = addresses.endpoint(target)
     if found is None:
         return False
-    address, port = found
+    address, port = addresses.destination(found[0]), found[1]
     return addresses.has_address(rule, len(address), int.from_bytes(address)) and addresses.has_port(rule, port)

@@ -20,7 +20,7 @@ from typing import Any
 from ..capability import CATALOGUE, FLOOR, Capability
 from ..decision import Decision, DenialCode, Mode, Verdict
 from . import addresses, asking, web, workspace
-from .addresses import has_address, has_port
+from .addresses import destination, has_address, has_port
 from .compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule
 from .near_grants import FS_BITS, NearGrants, net_action
 from .standard_library import variables_of
@@ -151,6 +151,8 @@ class Broker:
             return self._unpinned(action, host, port)
         refusal: _Answer = (None, DenialCode.NOT_GRANTED, "")
         for address in addresses:
+            if action == NetAction.CONNECT:
+                address = destination(address)
             rule = self._net_rule(action, address, port, capability is Capability.NET_LISTEN)
             if rule is not None and rule.allow:
                 return rule.text, None, ""
@@ -218,7 +220,7 @@ class Broker:
         packed = addresses.packed(address)
         if packed is None:
             return None, DenialCode.ALWAYS_DENIED, f"{address!r} is no address"
-        rule = self._net_rule(NetAction.CONNECT, packed, port, False)
+        rule = self._net_rule(NetAction.CONNECT, destination(packed), port, False)
         if rule is not None:
             return (rule.text, None, "") if rule.allow else (rule.text, DenialCode.EXPLICIT_DENY, "")
         if web.is_public(ipaddress.ip_address(packed)):

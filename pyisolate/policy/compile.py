@@ -16,6 +16,7 @@ from ..capability import Capability
 from ..errors import EnforcementError
 from . import asking, elf, site, units, workspace
 from . import resolver as resources
+from .addresses import destination
 from .broker import Broker, is_asked_about
 from .compiled import GATED, AskRules, CompiledPolicy, FsRight, FsRule, NetAction, NetRule, WebRule
 from .fs_table import FsTable
@@ -266,7 +267,7 @@ def _network(
                 missing="an address",
                 hint="deny an address or a range",
             )
-        networks, low, high = _networks(target, pinned)
+        networks, low, high = _networks(target, pinned, leads_there=action is NetAction.CONNECT)
         compiled += [
             NetRule(
                 action=action,
@@ -300,7 +301,7 @@ def _ask_rules(policy: PolicyModel) -> AskRules:
         elif asking.leads_to_proxy(entry):
             web.append(web_rule(key, target, f"ask: {entry}"))
         else:
-            networks, low, high = _networks(units.net_target(target, action="connect"), {})
+            networks, low, high = _networks(units.net_target(target, action="connect"), {}, leads_there=True)
             connect += [
                 NetRule(
                     action=NetAction.CONNECT,
@@ -316,7 +317,10 @@ def _ask_rules(policy: PolicyModel) -> AskRules:
     return AskRules(connect=tuple(connect), web=tuple(web), programs=tuple(programs), **opened)
 
 
-def _networks(target: units.NetTarget, pinned: dict[str, tuple[str, ...]]) -> tuple[list[_Network], int, int]:
+def _networks(
+    target: units.NetTarget, pinned: dict[str, tuple[str, ...]], *, leads_there: bool
+) -> tuple[list[_Network], int, int]:
+    """Return the networks and ports of a rule. A connection to "any" address, written alone, leads to loopback."""
     if target.kind == "variable":
         return [ipaddress.ip_network(address) for address in resources.name_servers()], 53, 53
     if target.kind == "host":
@@ -325,6 +329,8 @@ def _networks(target: units.NetTarget, pinned: dict[str, tuple[str, ...]]) -> tu
         networks = list(_ANY)
     else:
         networks = [ipaddress.ip_network(f"{target.host}/{target.prefix}")]
+        if leads_there and networks[0].num_addresses == 1:
+            networks = [ipaddress.ip_network(destination(networks[0].network_address.packed))]
     return networks, target.port_low, target.port_high
 
 

@@ -132,7 +132,8 @@ def _suggest(capability: Capability, target: str) -> dict[str, Any] | None:
         action = entry.action.name.lower()
         if capability is Capability.IPC_UNIX and not target.startswith("unix:"):
             target = f"unix:{target}"
-        return {"net": [{action: str(units.net_target(_without_zone(target), action=action))}]}
+        place = _plain(target, leads_there=action == "connect")
+        return {"net": [{action: str(units.net_target(place, action=action))}]}
     if capability is Capability.NET_HTTP:
         return {"net": [web.http_target_of(target)]}
     own = target.startswith(f"{workspace.HOME}/")  # a guest gives its files any name
@@ -151,13 +152,18 @@ def _suggest(capability: Capability, target: str) -> dict[str, Any] | None:
     return section_that_grants(capability)
 
 
-def _without_zone(target: str) -> str:
-    """Drop the zone of a link-local address and the IPv6 clothes of an IPv4 one: rules know neither."""
+def _plain(target: str, *, leads_there: bool) -> str:
+    """Drop the zone of a link-local address and the IPv6 clothes of an IPv4 one: rules know neither.
+
+    `leads_there`: it is a destination, and "any" address as one is loopback.
+    """
     host, colon, port = target.rpartition(":")
     if "%" in host:
         host = host.partition("%")[0] + "]"
     if host.lower().startswith("[::ffff:") and "." in host:
         host = host[8:-1]
+    if leads_there:
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
     return f"{host}{colon}{port}"
 
 

@@ -29,6 +29,7 @@ def create(where): os.mkdir(where)
 def delete(where): os.unlink(where)
 def mode(where): os.chmod(where, 0o666)
 def connect(where): socket.create_connection(("127.0.0.1", int(where)), 5).close()
+def anywhere(where): socket.socket().connect(("0.0.0.0", int(where)))
 def send(where): socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", int(where)))
 def bind(where): socket.socket().bind(("127.0.0.1", int(where)))
 def listen(where):
@@ -108,7 +109,7 @@ SOCKETS = BASE.allow_connect("192.0.2.1:9")
 BASES = {
     **dict.fromkeys(("randomness", "device"), BASE.deny_random()),
     "unix": BASE.allow_connect("unix:/nonexistent"),
-    **dict.fromkeys(("send", "bind", "listen"), SOCKETS),
+    **dict.fromkeys(("anywhere", "send", "bind", "listen"), SOCKETS),
 }
 CASES = {
     "read": ("{ground}/one", "{ground}/two"),
@@ -119,6 +120,7 @@ CASES = {
     "delete": ("{ground}/one", "/var/tmp/pyisolate-one"),
     "mode": ("{ground}/one", "{ground}/two"),
     "connect": ("{port}", "{other}"),
+    "anywhere": ("{port}", "{other}"),
     "send": ("{port}", "{other}"),
     "bind": ("{free}", "{port}"),
     "listen": ("{free}", "{port}"),
@@ -131,7 +133,7 @@ CASES = {
     "device": ("/dev/urandom", "/dev/kmsg"),
 }
 #: Suggested as one step.
-AT_ONCE = ("device",)
+AT_ONCE = ("anywhere", "device")
 
 
 @pytest.mark.parametrize("operation", CASES)

@@ -17,6 +17,7 @@ from pyisolate.policy import Policy, compile_policy
 from pyisolate.policy.addresses import packed
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule, effective_rights
+from pyisolate.policy.suggest import exact
 
 C = Capability
 PARTS = st.lists(st.sampled_from(["a", "ab", "b", "a.b", ".h"]), max_size=4)
@@ -183,6 +184,25 @@ def test_binding_to_port_0_covers_the_port_that_the_kernel_picks() -> None:
     assert broker.decide(C.NET_LISTEN, "127.0.0.1:40123").verdict is Verdict.ALLOW
     assert broker.decide(C.NET_BIND, "127.0.0.1:40123").verdict is Verdict.DENY
     assert broker.decide(C.NET_BIND, "0.0.0.0:0").verdict is Verdict.DENY
+
+
+def test_a_connection_to_any_address_is_one_to_loopback() -> None:
+    for written in ("127.0.0.1:80", "0.0.0.0:80"):
+        broker = Broker(compile_policy(Policy().allow_connect(written)))
+        assert broker.decide(C.NET_CONNECT, "0.0.0.0:80").verdict is Verdict.ALLOW
+        assert broker.decide(C.NET_SEND, "127.0.0.1:80").verdict is Verdict.ALLOW
+        assert broker.decide(C.NET_CONNECT, "[::]:80").verdict is Verdict.DENY
+        assert broker.decide(C.NET_BIND, "0.0.0.0:80").verdict is Verdict.DENY
+        assert broker.reaches("0.0.0.0", 80)[1] is None
+    denying = Broker(
+        compile_policy(Policy().allow_connect("*:80").deny_connect("127.0.0.0/8:*").deny_connect("[::]:*"))
+    )
+    for target in ("0.0.0.0:80", "[::]:80", "[::1]:80"):
+        assert denying.decide(C.NET_CONNECT, target).verdict is Verdict.DENY
+    assert denying.reaches("0.0.0.0", 80)[1] is not None
+    assert exact(C.NET_CONNECT, "0.0.0.0:80") == {"net": [{"connect": "127.0.0.1:80"}]}
+    assert exact(C.NET_SEND, "[::]:80") == {"net": [{"connect": "[::1]:80"}]}
+    assert exact(C.NET_BIND, "0.0.0.0:80") == {"net": [{"bind": "0.0.0.0:80"}]}
 
 
 def test_unix_sockets_by_exact_path() -> None:

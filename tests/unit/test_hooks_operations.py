@@ -219,7 +219,6 @@ def test_programs_are_looked_up_as_the_call_would(tree: Path, monkeypatch: pytes
     ("family", "address", "target"),
     [
         (socket.AF_INET, ("10.0.0.5", 5432), "10.0.0.5:5432"),
-        (socket.AF_INET, ("", 80), "0.0.0.0:80"),
         (socket.AF_INET, ("db.internal", 5432), "db.internal:5432"),
         (socket.AF_INET6, ("::1", 80, 0, 0), "[::1]:80"),
         (socket.AF_INET6, ("2001:db8:0::1", 443), "[2001:db8::1]:443"),
@@ -231,6 +230,25 @@ def test_addresses_have_one_spelling(family: int, address: Any, target: str) -> 
     with socket.socket(family) as made:
         assert asked("socket.connect", made, address) == [("net.connect", target)]
         assert asked("socket.bind", made, address) == [("net.bind", target)]
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "reached", "bound"),
+    [
+        (socket.AF_INET, "", "127.0.0.1:80", "0.0.0.0:80"),
+        (socket.AF_INET, "0.0.0.0", "127.0.0.1:80", "0.0.0.0:80"),
+        (socket.AF_INET6, "", "[::1]:80", "[::]:80"),
+        (socket.AF_INET6, "::", "[::1]:80", "[::]:80"),
+        (socket.AF_INET6, "::ffff:0.0.0.0", "127.0.0.1:80", "0.0.0.0:80"),
+    ],
+)
+def test_any_address_is_loopback_for_what_goes_there_and_itself_for_bind(
+    family: int, host: str, reached: str, bound: str
+) -> None:
+    with socket.socket(family, socket.SOCK_DGRAM) as made:
+        assert asked("socket.connect", made, (host, 80)) == [("net.connect", reached)]
+        assert asked("socket.sendto", made, (host, 80)) == [("net.send", reached)]
+        assert asked("socket.bind", made, (host, 80)) == [("net.bind", bound)]
 
 
 def test_datagrams_to_nobody_in_particular_are_not_asked_about() -> None:
