@@ -310,6 +310,20 @@ def test_a_function_may_not_run_its_own_guest_but_may_post(spawn: Spawn) -> None
         assert sandbox.eval("1") == 1
 
 
+def test_a_reload_from_a_function_that_its_request_must_end_for_is_refused(supervisor: pyisolate.Supervisor) -> None:
+    made: list[pyisolate.Sandbox] = []
+    policy = pyisolate.Policy.preset("compute")
+
+    def narrow() -> None:
+        made[0].reload_policy(policy)
+
+    with supervisor.spawn("reloads", policy.allow_read("/var/tmp"), functions={"narrow": narrow}) as sandbox:
+        made.append(sandbox)
+        error = raised(sandbox, "narrow()")
+        assert "file rules would tighten, which happens between two requests" in error.message
+        assert sandbox.policy.to_dict()["fs"]
+
+
 def test_a_function_may_use_another_sandbox(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("inner") as inner, supervisor.spawn("outer", functions={"ask": inner.eval}) as outer:
         assert outer.eval("ask('6 * 7')") == 42
