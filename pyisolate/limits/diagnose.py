@@ -49,6 +49,11 @@ class Failure(Protocol):
         """The errno of an OSError."""
         ...
 
+    @property
+    def raised_by_guest(self) -> bool:
+        """True where a `raise` statement of the guest's own code made it: no limit did."""
+        ...
+
 
 class Subject(Protocol):
     """The sandbox, as far as a diagnosis needs it."""
@@ -97,7 +102,7 @@ class Findings:
 
 def diagnose_limit(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
     """Return the limit's exception, its event recorded, or None when the exception is about something else."""
-    if _is_own(failure, subject.limits, found.soft):
+    if failure.raised_by_guest or _is_own(failure, subject.limits, found.soft):
         return None
     if failure.errno == errno.EMFILE:
         return _open_files(subject, failure, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from pyisolate.cell.wire import Failed
@@ -39,11 +40,14 @@ def limit_named(
     limits: Limits,
     descriptors: int | None = None,
     soft: dict[str, int] | None = None,
+    *,
+    raised_by_guest: bool = False,
 ) -> str | None:
     subject = SimpleNamespace(
         limits=limits, name="report", record_limit=lambda *_: None, record_reported_limit=lambda _: None
     )
     answer = Failed(id=1, type_name=type_name, message=message, traceback="", errno=code)
+    answer = msgspec.structs.replace(answer, raised_by_guest=raised_by_guest)
     found = Findings(usage=usage, descriptors=descriptors, soft=soft or {})
     error = diagnose_limit(subject, answer, found)  # type: ignore[arg-type]
     return error and error.limit
@@ -54,6 +58,7 @@ def test_an_exception_is_a_limits_only_where_the_kernel_agrees(
     type_name: str, message: str, code: int | None, usage: Usage | None, limit: str | None
 ) -> None:
     assert limit_named(type_name, message, code, usage, LIMITS) == limit
+    assert limit_named(type_name, message, code, usage, LIMITS, raised_by_guest=True) is None  # by a `raise` of its own
 
 
 @pytest.mark.parametrize(
