@@ -276,6 +276,20 @@ def test_what_library_code_imports_for_a_guest_is_asked_about(supervisor: pyisol
                     assert event.origin or "Thread(" in call, call
 
 
+def test_memory_files_are_refused_by_one_code_where_some_native_code_is_granted(
+    supervisor: pyisolate.Supervisor,
+) -> None:
+    require("seccomp", supervisor.diagnostics().listener, "no listener decides these calls")
+    code = "native(libc.memfd_create, b'x', 0)"
+    with made(supervisor, "enforce", import_={"allow": ["*"], "native": ["_ctypes"]}) as sandbox:
+        value, events = run(sandbox, code)
+        assert value == errno.EACCES
+        assert [(e.capability, e.code) for e in events] == [("import.native", DenialCode.SCOPE_INSUFFICIENT)]
+        assert "grants no" not in events[0].kernel_reason
+    with made(supervisor, "enforce") as sandbox:  # the control
+        assert run(sandbox, code) == (0, [])
+
+
 def test_a_process_by_clone3_is_refused_as_one_by_clone_is(supervisor: pyisolate.Supervisor) -> None:
     require("seccomp", supervisor.diagnostics().listener, "no listener decides these calls")
     code = "native(libc.syscall, 435, (ctypes.c_uint64 * 8)(0, 0, 0, 0, 17), 64)"

@@ -17,6 +17,7 @@ from ...native.quiet import AGAIN
 from ...policy import addresses
 from ...policy.asking import asks_about
 from ...policy.compiled import CompiledPolicy
+from ...policy.near_grants import NearGrants
 from ...policy.sockets import socket_text
 from ...records import AskAnswer, Asked, Evaluation, KernelRecord
 from .filter import describe, syscall_name
@@ -103,13 +104,16 @@ def kernel_record(
     nobodys = capability is Capability.PROCESS_SIGNAL and record.error == errno.ESRCH
     only_program = asked is Capability.PROCESS_EXEC and capability is not asked
     code, rule = _code_and_rule(capability, record.reason, _rule_text(policy, record.rule))
+    target = target_of(record, syscall, capability)
+    if _grants_others(policy, capability, code, target):
+        code = DenialCode.SCOPE_INSUFFICIENT
     sized = capability is Capability.LIMIT_FILE_SIZE and code is DenialCode.LIMIT_EXCEEDED
     return KernelRecord(
         sandbox_id=sandbox_id,
         enforcer="rlimit" if sized else ENFORCER,
         hook="signal:SIGXFSZ" if sized else f"seccomp:{syscall}",
         capability=capability,
-        target=_limit_text(policy, code, capability, syscall) or target_of(record, syscall, capability),
+        target=_limit_text(policy, code, capability, syscall) or target,
         verdict=verdict,
         errno=record.error,
         evaluation=Evaluation.ERRNO if sized else Evaluation.ENFORCED,
@@ -135,6 +139,13 @@ def kernel_record(
         waited_ms=record.waited_ms if record.reply else None,
         question=record.question,
     )
+
+
+def _grants_others(policy: CompiledPolicy | None, capability: Capability, code: DenialCode | None, target: str) -> bool:
+    """Tell whether native modules are granted, as the broker's code says, where a call is refused for all but `*`."""
+    if policy is None or capability is not Capability.IMPORT_NATIVE or code is not DenialCode.NOT_GRANTED:
+        return False
+    return NearGrants(policy).grant(capability, target)[0]
 
 
 def _code_and_rule(capability: Capability, reason: int, rule: str | None) -> tuple[DenialCode | None, str | None]:
