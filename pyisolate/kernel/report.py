@@ -120,8 +120,8 @@ _LOOKED_BY_ATTRIBUTES = (
 #: Security modules are asked last (Linux, fs/namei.c, inode_permission; kernel/ptrace.c, __ptrace_may_access).
 _BY_PROGRAMS = (
     "every refusal by the programs is a record. Not recorded: what the kernel refuses native code before it asks them, "
-    "by a file's own mode or owner or for a task of another user's in /proc; the listing of directories that imports "
-    "search"
+    "by a file's own mode or owner, by a noexec mount of the host's or for a task of another user's in /proc; the "
+    "listing of directories that imports search"
 )
 _SHOWN = "access, readlink, chdir, O_PATH and the errno of open tell whether a path exists"
 _UNSEEN = "looking at what is not granted finds nothing, and is not recorded"

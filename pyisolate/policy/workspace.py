@@ -115,12 +115,14 @@ def may_run(policy: CompiledPolicy) -> bool:
     return any(rule.path == HOME and rule.allow & ~rule.deny & FsRight.EXEC for rule in policy.fs)
 
 
-def is_mounted_to_run(policy: CompiledPolicy) -> bool:
+def is_mounted_to_run(policy: CompiledPolicy, *, programs_decide: bool) -> bool:
     """Tell whether the workspace's mount lets programs and native code in it run.
 
-    In monitor mode too, where what would be refused has to be seen.
+    In monitor mode too, where what would be refused has to be seen; and wherever BPF-LSM decides. That refuses by name
+    what no rule lets run, and records it: a mount would refuse before its programs are asked, and leave no event.
     """
-    return may_run(policy) or Mode.MONITOR in (policy.mode_of("process"), policy.mode_of("import"))
+    monitored = Mode.MONITOR in (policy.mode_of("process"), policy.mode_of("import"))
+    return programs_decide or monitored or may_run(policy)
 
 
 def as_reached(path: str, leading: tuple[str, ...]) -> str:

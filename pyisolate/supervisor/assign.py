@@ -225,7 +225,9 @@ class Assigner:
         with contextlib.ExitStack() as sent:
             given = None
             if order.given is not None:
-                given = self._plan.builder.directory(*order.given, runs=workspace.is_mounted_to_run(prepared.compiled))
+                decide = prepared.programs_decide
+                runs = workspace.is_mounted_to_run(prepared.compiled, programs_decide=decide)
+                given = self._plan.builder.directory(*order.given, runs=runs)
                 sent.callback(os.close, given)
             if (staged := prepared.stage(given)) is not None:
                 if staged.workspace is not None:

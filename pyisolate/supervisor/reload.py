@@ -107,7 +107,7 @@ class Reloader:
             tightens_files = False
             self._check_fork(session, compiled)
             _check_led(session, compiled)
-            _check_room(session, compiled)
+            _check_room(session, compiled, programs_decide=self.plan.bpf.decides)
             if not self.plan.swaps_files:
                 tightens_files = _check_files(session, compiled)
             # one that stands still between requests goes on, or stops, by its new limits: it is held for that
@@ -316,8 +316,11 @@ def _check_files(session: CellSession, new: CompiledPolicy) -> bool:
     return True
 
 
-def _check_room(session: CellSession, new: CompiledPolicy) -> None:
-    """Refuse another bound of what is written: a workspace keeps the one it was made with, a directory has none."""
+def _check_room(session: CellSession, new: CompiledPolicy, *, programs_decide: bool) -> None:
+    """Refuse another bound of what is written: a workspace keeps the one it was made with, a directory has none.
+
+    Refuse to let run what its mount does not.
+    """
     own, old = session.workspace, session.compiled
     strict = session.report is not None and session.report.enforcement == "strict"
     if own is not None and own.hosts and strict and (named := sums(new.limits)):
@@ -327,7 +330,8 @@ def _check_room(session: CellSession, new: CompiledPolicy) -> None:
             missing=named[0],
             hint="leave these out, or close it and spawn another with copy_on_write= or a workspace of memory",
         )
-    if own is not None and workspace.may_run(new) and not workspace.is_mounted_to_run(old):
+    mounted_to_run = workspace.is_mounted_to_run(old, programs_decide=programs_decide)
+    if own is not None and workspace.may_run(new) and not mounted_to_run:
         raise EnforcementError(
             f"reload policy of {session.name!r}: its workspace was mounted so that nothing in it runs, and the policy "
             "would grant that",

@@ -28,6 +28,7 @@ from ...native import interpreter
 from ...native.descriptors import receive
 from ...native.result import advice, without_hint
 from ...policy.compiled import CompiledPolicy
+from ...policy.workspace import is_mounted_to_run
 from .. import namespaces
 from ..enforcer import Enforcer
 from ..prepared import Draft
@@ -80,15 +81,19 @@ class RootViewBuilder(Enforcer):
             )  # fmt: skip
         return Availability(enforcer=self.name, status=Status.AVAILABLE, proof=reply.proof)
 
-    def prepare(self, policy: CompiledPolicy, *, strict: bool = True, passage: bool = False) -> RootView:
+    def prepare(
+        self, policy: CompiledPolicy, *, strict: bool = True, passage: bool = False, programs_decide: bool = False
+    ) -> RootView:
         """Build the view of a policy's file rules; the caller keeps it by `policy.version` and closes it.
 
         Paths that do not exist become notes. Raises EnforcementError for a grant that file permissions deny to the
         cell's uid, a denial that cannot be subtracted from the grant above it, or a view that cannot be built; with
         `strict=False` the first two stand in `notes` and `unenforced` instead. `passage`: the host's own tree, in
-        which the cell's user can reach the interpreter and the granted places.
+        which the cell's user can reach the interpreter and the granted places. `programs_decide`: BPF-LSM judges what
+        is run in a workspace, so its mount does not.
         """
-        reply, descriptors = self._ask(policy, strict=strict, passage=passage)
+        runs = is_mounted_to_run(policy, programs_decide=programs_decide)
+        reply, descriptors = self._ask(policy, strict=strict, passage=passage, runs=runs)
         if reply.error:
             raise EnforcementError(
                 reply.error if reply.rule else f"build the root view of policy {policy.name!r}: {reply.error}",
@@ -156,7 +161,8 @@ class RootViewBuilder(Enforcer):
                 return
             closed = draft.hidden_interpreter
             if closed or draft.compiled.workspace_bytes is not None:
-                draft.root_view = self.prepare(draft.compiled, passage=True)
+                decide = draft.programs_decide
+                draft.root_view = self.prepare(draft.compiled, passage=True, programs_decide=decide)
             if closed:
                 draft.notes.append(
                     f"the cell's user may not search {closed}: only the interpreter and what is granted show there"

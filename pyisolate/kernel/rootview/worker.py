@@ -66,7 +66,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     many_users: bool = False
     #: Copy the mount of this alone, and build nothing.
     directory: HostFile | None = None
-    #: what is in it may be run
+    #: The mount of that, or of the policy's workspaces, lets what is in it run.
     runs: bool = False
     #: Open this alone.
     file: HostFile | None = None
@@ -361,8 +361,7 @@ def _staged(request: Request, build: RootBuild, stager: socket.socket | None) ->
     theirs, ours = socket.socketpair()
     owner = None if request.many_users else (request.uid, request.gid)
     template = mount.open_tree(dirfd=build.base, recursive=True)  # mounted there; `tree` stays detached
-    runs = workspace.is_mounted_to_run(request.policy)
-    order = stage.Order(room=room, owner=owner, runs=runs, gates=gates)
+    order = stage.Order(room=room, owner=owner, runs=request.runs, gates=gates)
     stage.send_order(stager, order, template, ours.fileno())
     return (theirs.detach(),)
 

@@ -193,3 +193,45 @@ def test_a_workspace_is_the_sandboxs_own(supervisor: pyisolate.Supervisor, files
         assert caught.value.denial_event.target == str(files / "secret")
         one.reload_policy(policy.allow_read(str(files / "secret")))
         assert one.eval(f"open({str(files / 'secret')!r}).read()") == "secret"
+
+
+PLACE = "/sandbox/workspace"
+RUN = """
+import os, shutil, subprocess
+shutil.copy('/usr/bin/true', 'tool')
+os.chmod('tool', 0o755)
+subprocess.run(['/usr/bin/dash', '-c', './tool']).returncode
+"""
+SHARED = """
+import multiprocessing, os
+context = multiprocessing.get_context('fork')
+with context.Manager() as manager:
+    shared = manager.dict()
+    worker = context.Process(target=shared.update, args=({'sum': 2},))
+    worker.start()
+    worker.join()
+    total = shared['sum']
+reading, writing = os.pipe()
+os.write(writing, b'x')
+total, open(f'/dev/fd/{reading}', 'rb', buffering=0).read(1)
+"""
+
+
+def test_what_the_guest_wrote_runs_where_a_rule_says_so(supervisor: pyisolate.Supervisor) -> None:
+    """The mount of a workspace lets it run here: the programs of BPF-LSM refuse it, and each refusal is one event."""
+    policy = pyisolate.Policy.preset("compute").with_workspace("8MiB").with_limits(memory=None, wall="120s")
+    policy = policy.allow_read("/usr/bin/true").allow_exec("/usr/bin/true").allow_exec("/usr/bin/dash")
+    with supervisor.spawn("programs", policy) as sandbox:
+        assert sandbox.exec(RUN).value == 126
+        told = [(event.capability, event.target, event.kernel_decision) for event in sandbox.get_denial_events()]
+        assert told == [("process.exec", f"{PLACE}/tool", "deny")]
+        sandbox.reload_policy(policy.allow_exec(PLACE))
+        assert sandbox.exec(RUN).value == 0
+        assert len(sandbox.get_denial_events()) == 1
+
+
+def test_processes_of_a_workspace_reach_one_another(supervisor: pyisolate.Supervisor) -> None:
+    policy = pyisolate.Policy.preset("compute").with_workspace("8MiB").allow_exec("/usr/bin/dash")
+    with supervisor.spawn("processes", policy.with_limits(memory=None, wall="120s")) as sandbox:
+        assert sandbox.exec(SHARED).value == (2, b"x")
+        assert sandbox.get_denial_events() == []
