@@ -110,7 +110,7 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     also: tuple[tuple[Capability, str], ...] = ()
     #: its directory, its mount or where it would be moved decided, of which hooks ask nothing: they ask about names
     beyond_name: bool = False
-    #: open(2) flags of a call that opens a file; O_NOFOLLOW of one that looks at a link itself
+    #: open(2) flags of a call that opens a file; O_NOFOLLOW of one that is about a link itself
     flags: int = 0
     #: how often the kernel was asked for this one operation
     tries: int = 1

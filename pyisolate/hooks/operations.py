@@ -23,6 +23,7 @@ from .operation import Arguments, DoneWithout, Operation, Operations
 _NOTHING: Operations = ()
 _O_WRITING, _O_CREAT, _O_TRUNC = posix.O_WRONLY | posix.O_RDWR, posix.O_CREAT, posix.O_TRUNC
 _O_PATH = getattr(posix, "O_PATH", 0o10000000)  # open(2)
+_O_NEW, _O_NOFOLLOW = posix.O_CREAT | posix.O_EXCL, posix.O_NOFOLLOW
 _O_TMPFILE_BIT = 0o20000000  # __O_TMPFILE (asm-generic/fcntl.h)
 #: Mode and flags by which the interpreter alone opens: for the line that a SyntaxError shows, by a name that is mostly
 #: made up (_Py_fopen_obj in Python/fileutils.c). What is not there is left to the kernel, which says so.
@@ -57,6 +58,8 @@ def _open(args: Arguments) -> Operations:
     # a sandbox thread, whose `os.open` nothing wraps: which directory is meant is not known, and the kernel decides
     if mode is None and GATE.hooks is None and frames.names_dir_fd() and not _is_absolute(args[0]):
         return _NOTHING
+    if (args[2] & _O_NOFOLLOW or args[2] & _O_NEW == _O_NEW) and paths.is_link_opened(args[0]):
+        return _NOTHING  # the kernel stops there: ELOOP, EEXIST
     path = paths.reached_by_open(args[0])
     if path is None or (path.endswith(".pyc") and _is_tried_bytecode(path)):
         return _NOTHING
@@ -109,7 +112,7 @@ def _list(args: Arguments) -> Operations:
 def _metadata(args: Arguments) -> Operations:
     """Return the operation of changing owner, mode, times or attributes; descriptors count where they have a name."""
     value = args[0]
-    path = paths.of_descriptor(value) if isinstance(value, int) else paths.reached(value, _last_dir_fd(args))
+    path = paths.of_descriptor(value) if isinstance(value, int) else paths.reached_by_change(value, _last_dir_fd(args))
     return _NOTHING if path is None or _is_known_absent(path) else ((C.FS_METADATA, path, {}),)
 
 
@@ -151,7 +154,7 @@ def _rename(args: Arguments) -> Operations:
 
 
 def _link(args: Arguments) -> Operations:
-    source = paths.reached(args[0], args[2])
+    source = paths.reached(args[0], args[2], follow=_link_follows(args))
     target = paths.reached(args[1], args[3], follow=False)
     found: list[Operation] = []
     if source is not None:
@@ -159,6 +162,11 @@ def _link(args: Arguments) -> Operations:
     if target is not None and not paths.present(target):
         found.append((C.FS_CREATE, target, {}))
     return found
+
+
+def _link_follows(args: Arguments) -> bool:
+    """Tell whether `os.link` follows its source: without a `dir_fd` it is link(2), which never does."""
+    return args[2:4] != (-1, -1) and not paths.is_unfollowing()
 
 
 def _exec(args: Arguments) -> Operations:

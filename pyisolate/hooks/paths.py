@@ -35,6 +35,10 @@ _opens_descriptors = False
 open_dir_fd: dict[int, int] = {}
 
 
+#: Threads inside a call with `follow_symlinks=False`, which no audit event carries (3.11 to 3.13).
+unfollowing: set[int] = set()
+
+
 def _ours(path: str) -> str:
     """Return a name by which hooks look for themselves, which the C library does not report (preload/lookups.c)."""
     return f"/.{path}" if path[:1] == "/" else path
@@ -121,6 +125,32 @@ def reached(value: object, dir_fd: int | None = None, *, follow: bool = True, ba
         return _resolve(path)
     parent = _resolve(head or "/")
     return None if parent is None else f"{parent.rstrip('/')}/{tail}"
+
+
+def leads_further(value: object) -> bool:
+    """Tell whether a name ends so that the kernel follows it whatever the call says: in "/", "." or ".."."""
+    return (text(value) or "").rpartition("/")[2] in ("", ".", "..")
+
+
+def is_unfollowing() -> bool:
+    """Tell whether this thread is inside a call that follows no link at the end of a name."""
+    return bool(unfollowing) and _get_ident() in unfollowing
+
+
+def reached_by_change(value: object, dir_fd: int | None) -> str | None:
+    """Return what a change of metadata reaches: the link itself where its caller said so (`unfollowing`)."""
+    return reached(value, dir_fd, follow=not is_unfollowing() or leads_further(value))
+
+
+def is_link_opened(value: object) -> bool:
+    """Tell whether the name of an `open` event is a symbolic link's."""
+    if leads_further(value):
+        return False
+    path = reached(value, open_dir_fd.get(_get_ident()) if open_dir_fd else None, follow=False)
+    try:
+        return path is not None and bool(_readlink(_ours(path)))
+    except (OSError, ValueError):
+        return False
 
 
 def open_own_descriptors(enabled: bool) -> None:

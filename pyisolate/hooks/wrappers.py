@@ -163,6 +163,22 @@ def _open_with_dir_fd(original: Callable[..., int]) -> Callable[..., int]:
     return _dressed(open, original)  # type: ignore[no-any-return]
 
 
+def _leaving_links(original: Callable[..., Any], *, always: bool = False) -> Callable[..., Any]:
+    """Wrap a function with `follow_symlinks`, or one that follows none (`always`): its audit event does not say so."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if GATE.hooks is None or not (always or not kwargs.get("follow_symlinks", True)):
+            return original(*args, **kwargs)
+        ident = get_ident()
+        paths.unfollowing.add(ident)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            paths.unfollowing.discard(ident)
+
+    return _dressed(wrapper, original)  # type: ignore[no-any-return]
+
+
 def _searching_exec(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `os._execvpe`: asked once for what the search finds, not for every directory on the way."""
 
@@ -295,6 +311,8 @@ def install() -> None:
     replace(posix, "getlogin", _dressed(optional.getlogin(posix.getlogin), posix.getlogin))
     replace(signal, "pidfd_send_signal", _wrapper(signal.pidfd_send_signal, _descriptor_signal, "pidfd_send_signal"))
     replace(posix, "open", _open_with_dir_fd(posix.open))
+    for name in ("chown", "lchown", "utime", "setxattr", "removexattr", "link"):
+        replace(posix, name, _leaving_links(getattr(posix, name), always=name == "lchown"))
     replace(os, "_execvpe", _searching_exec(os._execvpe))  # type: ignore[attr-defined]
     replace(socket, "create_connection", _connection(socket.create_connection))
     for name, answer in pinned.REPLACEMENTS.items():  # socket.getaddrinfo stays: it calls the one in _socket
@@ -305,7 +323,9 @@ def install() -> None:
 
 
 def _sweep(replaced: dict[int, tuple[Any, Any]]) -> None:
-    """Swap originals for wrappers wherever a loaded module has them by name."""
+    """Swap originals for wrappers wherever a loaded module has them by name, and in what `os` says that they can do."""
+    for able in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+        able.update([wrapper for original, wrapper in replaced.values() if original in able])
     for module in list(sys.modules.values()):
         space = getattr(module, "__dict__", None)
         if not isinstance(space, dict) or str(space.get("__name__", "")).startswith("pyisolate."):

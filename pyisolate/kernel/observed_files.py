@@ -103,7 +103,11 @@ class WatchedFiles:
         names = SeenNames(own, leading)
         if record.verdict is not Verdict.ALLOW:  # decided by the listener: only its name is to be as hooks spell it
             follows = not runs and record.syscall not in _NAMING
-            return [msgspec.structs.replace(record, target=names.followed(record.target)) if follows else record]
+            return [
+                msgspec.structs.replace(record, target=names.acted_on(record.target, record.flags))
+                if follows
+                else record
+            ]
         if runs:
             return [_would_ask(_program(record, broker, names), policy)]
         if (looked := _looked_at(record, names)) is not None:
@@ -194,6 +198,8 @@ def _refusals(
     passed = broker.policy.mode_of("fs") is Mode.MONITOR  # by now a file may have its new name
     unmade: set[str] = set()  # what a rule grants that speaks of it alone, and its folder does not
     asked = _asked_for(record, passed, names)
+    if _ends_at_link(record, broker, names, hides=sealed or passed):
+        return found
     for capability, path, file in asked:
         if capability is Capability.FS_CREATE and _stood(record, file, broker, names, sealed=sealed, passed=passed):
             return found  # EEXIST comes before a refusal of this name
@@ -234,6 +240,16 @@ def _stood(record: KernelRecord, file: str, broker: Broker, names: SeenNames, *,
     if any(rule.path.startswith(f"{file}/") and names.is_there(rule.path) for rule in broker.policy.fs):
         return True  # on the way to a place that the sandbox was made with; a busy directory's times say nothing
     return names.stood_before(file, record.monotonic_ns, new=record.syscall not in _LINKING)
+
+
+def _ends_at_link(record: KernelRecord, broker: Broker, names: SeenNames, *, hides: bool) -> bool:
+    """Tell whether an open that follows no link met one: the kernel says so (ELOOP) before anything refuses."""
+    makes = record.flags & os.O_CREAT and record.flags & os.O_EXCL  # EEXIST: `_stood` tells
+    if record.syscall not in _OPENING or not record.flags & os.O_NOFOLLOW or makes:
+        return False
+    link = names.acted_on(record.target, record.flags)
+    hidden = hides and broker.decide(Capability.FS_LOOKUP, link).code is not None
+    return names.is_link(link) and not hidden
 
 
 def _writable(broker: Broker, file: str) -> bool:
@@ -429,7 +445,7 @@ def _asked_for(record: KernelRecord, passed: bool, names: SeenNames) -> list[tup
         replaced = [(Capability.FS_DELETE, target)] if there and not passed else []
         asked = [(Capability.FS_DELETE, source), (Capability.FS_CREATE, target), *replaced]
     elif record.syscall in _LINKING:
-        source, target = names.followed(record.target), names.in_folder(record.other)
+        source, target = names.acted_on(record.target, record.flags), names.in_folder(record.other)
         if target is None or not names.is_there(source):
             return []
         asked = [(Capability.FS_READ, source), (Capability.FS_CREATE, target)]
@@ -444,7 +460,7 @@ def _asked_for(record: KernelRecord, passed: bool, names: SeenNames) -> list[tup
 
 
 def _opened(record: KernelRecord, passed: bool, names: SeenNames) -> list[tuple[Capability, str, str]]:
-    path = names.followed(record.target)
+    path = names.acted_on(record.target, record.flags)
     file = record.other or path
     if not file.startswith("/") or (not record.other and _DESCRIPTOR.fullmatch(path)):
         return []  # a pipe or a socket that it has open, which no rule speaks of; or not known

@@ -61,6 +61,17 @@ class SeenNames:
             return False
         return True
 
+    def is_link(self, path: str) -> bool:
+        """Say whether a name is a symbolic link's, for sure."""
+        return self._link(path) is not None
+
+    def acted_on(self, target: str, flags: int) -> str:
+        """Return what a call with these flags is about: a link itself, or what it leads to, as `followed` does."""
+        left = flags & os.O_NOFOLLOW or (flags & os.O_EXCL and flags & os.O_CREAT)
+        if not left or target.rpartition("/")[2] in ("", ".", ".."):
+            return self.followed(target)
+        return self.in_folder(target) or self.followed(target)
+
     def is_directory(self, path: str) -> bool:
         """Say whether a name, whose links are followed already, is a directory's."""
         if self._below(path) is None:

@@ -49,6 +49,8 @@ def advice(
         return None
     if capability in _CONTENT and _is_other_device(target):
         return None
+    if capability is Capability.FS_METADATA and os.path.islink(target):
+        return None  # a rule speaks of what a link leads to: the link itself is its directory's
     if capability is Capability.FS_CREATE:
         if os.path.isdir(target) and (Capability.FS_WRITE, target) in also:
             return None  # a file without a name (O_TMPFILE), or a mistake: no less than all of the directory would do

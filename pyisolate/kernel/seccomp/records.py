@@ -86,7 +86,9 @@ _UNIX_ASKED = (Capability.NET_CONNECT, Capability.NET_BIND, Capability.NET_SEND)
 _SAME_PLACE = re.compile(r"/(?:\./|/)+")
 #: Look-ups that may be about a link itself, with the argument that says so; -1: they always are.
 _LOOKS = {"lstat": -1, "readlink": -1, "readlinkat": -1, "newfstatat": 3, "faccessat2": 3, "statx": 2}
-_AT_SYMLINK_NOFOLLOW = 0x100  # linux/fcntl.h
+#: Calls that change a link itself, or may: which argument has AT_SYMLINK_NOFOLLOW, -1 where none is needed.
+_CHANGES = {"lchown": -1, "lsetxattr": -1, "lremovexattr": -1, "fchownat": 4, "utimensat": 3, "fchmodat2": 3}
+_AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_FOLLOW = 0x100, 0x400  # linux/fcntl.h
 _O_ACCMODE, _O_CREAT, _O_TMPFILE = 0o3, 0o100, 0o20000000
 
 
@@ -314,9 +316,11 @@ def _capability(record: native.Record, syscall: str) -> Capability:
 
 
 def _open_flags(record: native.Record, syscall: str) -> int:
-    """Return the open(2) flags of a call that opens a file, and O_NOFOLLOW of one that looks at a link itself."""
-    if (at := _LOOKS.get(syscall)) is not None:
+    """Return the open(2) flags of a call that opens a file, and O_NOFOLLOW of one that is about a link itself."""
+    if (at := _LOOKS.get(syscall, _CHANGES.get(syscall))) is not None:
         return os.O_NOFOLLOW if at < 0 or record.args[at] & _AT_SYMLINK_NOFOLLOW else 0
+    if syscall in ("link", "linkat"):
+        return 0 if syscall == "linkat" and record.args[4] & _AT_SYMLINK_FOLLOW else os.O_NOFOLLOW
     if syscall == "creat":
         return os.O_CREAT | os.O_WRONLY | os.O_TRUNC
     return record.args[1 if syscall == "open" else 2] if syscall in ("open", "openat", "openat2") else 0
