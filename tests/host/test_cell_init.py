@@ -171,8 +171,8 @@ def test_inits_are_reaped_and_their_pages_used_again(supervisor: pyisolate.Super
     before = len(zygote.memory_maps(grouped=False))
     for _ in range(30):
         supervisor.spawn("again").close()
-    # the pool's two, another policy's standby cell and its zygote, and an init that waits for its guest
-    wait_until(lambda: len(zygote.children()) <= 5)
+    # the pool's, other zygotes and their cells, an init that waits for its guest: a third of what came and went
+    wait_until(lambda: len(zygote.children()) <= 10)
     assert len(zygote.memory_maps(grouped=False)) <= before + 4
 
 

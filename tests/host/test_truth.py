@@ -15,6 +15,9 @@ from tests.truth.operations import FILES, IMPORTS, NET, PROCESS
 from tests.truth.suggestions import follow
 from tests.truth.world import World, make_world
 
+#: each case is a sandbox of its own, some hundred of them
+pytestmark = pytest.mark.timeout(300)
+
 WANTED_RIGHT, WANTED_ANY = 0.99, 1.0
 
 
