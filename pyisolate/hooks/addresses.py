@@ -5,7 +5,7 @@ from __future__ import annotations
 import _socket
 from typing import Any
 
-from ..policy.sockets import FAMILY_NAMES, TYPE_MASK, TYPE_NAMES
+from ..policy.sockets import FAMILY_NAMES, TYPE_MASK, socket_text
 from . import paths
 
 _inet_pton, _inet_ntop = _socket.inet_pton, _socket.inet_ntop
@@ -102,5 +102,4 @@ def describe(family: int, address: object, *, leads_there: bool = False) -> tupl
 def socket_kind(family: int, type_: int, protocol: int) -> tuple[str, dict[str, Any]]:
     """Return target and facts of a socket to be made."""
     kind = type_ & TYPE_MASK
-    target = f"{FAMILY_NAMES.get(family, family)}/{TYPE_NAMES.get(kind, kind)}"
-    return target, {"family": int(family), "type": int(kind), "protocol": int(protocol)}
+    return socket_text(family, kind, protocol), {"family": int(family), "type": int(kind), "protocol": int(protocol)}

@@ -23,6 +23,7 @@ from . import addresses, asking, web, workspace
 from .addresses import destination, has_address, has_port
 from .compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule
 from .near_grants import FS_BITS, NearGrants, net_action
+from .sockets import is_past_rules
 from .standard_library import variables_of
 
 #: Any of these rights shows that a file is there.
@@ -237,7 +238,8 @@ class Broker:
 
     def _socket(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
         family = target.partition("/")[0].strip()
-        if (family and family not in _FAMILIES) or "SOCK_RAW" in target or "SOCK_PACKET" in target:
+        foreign = bool(family) and family not in _FAMILIES
+        if foreign or is_past_rules(target) or "SOCK_RAW" in target or "SOCK_PACKET" in target:
             return None, DenialCode.ALWAYS_DENIED, ""
         if facts.get("pair"):
             return _GRANTED

@@ -16,7 +16,29 @@ TYPE_NAMES: dict[int, str] = {int(value): name for name, value in vars(_socket).
 TYPE_MASK = 0xF
 
 
-def socket_text(family: int, kind: int) -> str:
-    """Return a kind of socket as a target; numbers where there is no name."""
+_PROTOCOL_NAMES: dict[int, str] = {
+    int(value): name for name, value in vars(_socket).items() if name.startswith("IPPROTO_")
+}
+_INET = (int(_socket.AF_INET), int(_socket.AF_INET6))
+_IPPROTO_MPTCP = 262  # linux/in.h; a name since Python 3.10, where the C library has it
+#: What rules can speak of, by type: TCP, multipath TCP and UDP. -1 is the module's own "none".
+_OF_RULES = {
+    int(_socket.SOCK_STREAM): (-1, 0, int(_socket.IPPROTO_TCP), _IPPROTO_MPTCP),
+    int(_socket.SOCK_DGRAM): (-1, 0, int(_socket.IPPROTO_UDP)),
+}
+
+
+def socket_text(family: int, kind: int, protocol: int = 0) -> str:
+    """Return a kind of socket as a target; numbers where there is no name. What is neither TCP nor UDP names it."""
     family, kind = family & 0xFFFFFFFF, kind & TYPE_MASK
-    return f"{FAMILY_NAMES.get(family, family)}/{TYPE_NAMES.get(kind, kind)}"
+    text = f"{FAMILY_NAMES.get(family, family)}/{TYPE_NAMES.get(kind, kind)}"
+    if family in _INET and protocol not in _OF_RULES.get(kind, (protocol,)):
+        return f"{text}/{_PROTOCOL_NAMES.get(protocol, protocol)}"
+    return text
+
+
+def is_past_rules(target: str) -> bool:
+    """Tell whether a kind of socket is one of IP that no rule can speak of: neither TCP nor UDP."""
+    family, _, rest = target.partition("/")
+    kind, _, protocol = rest.partition("/")
+    return family in ("AF_INET", "AF_INET6") and (bool(protocol) or kind not in ("", "SOCK_STREAM", "SOCK_DGRAM"))

@@ -450,8 +450,8 @@ FOREIGN = {
     "AF_ALG/SOCK_SEQPACKET": (38, 5, 0),
     "AF_VSOCK/SOCK_STREAM": (40, 1, 0),
     "AF_INET/SOCK_RAW": (2, 3, 1),
-    "AF_INET/SOCK_DGRAM": (2, 2, 1),  # ping
-    "AF_INET/SOCK_STREAM": (2, 1, 132),  # SCTP
+    "AF_INET/SOCK_DGRAM/IPPROTO_ICMP": (2, 2, 1),  # ping
+    "AF_INET/SOCK_STREAM/IPPROTO_SCTP": (2, 1, 132),
 }
 
 

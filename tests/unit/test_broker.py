@@ -218,7 +218,8 @@ def test_unix_sockets_by_exact_path() -> None:
 @pytest.mark.parametrize(
     "kind",
     ["AF_PACKET/SOCK_RAW", "AF_NETLINK/SOCK_RAW", "AF_VSOCK/SOCK_STREAM", "AF_ALG/SOCK_SEQPACKET", "AF_INET/SOCK_RAW",
-     "44/SOCK_DGRAM"],
+     "44/SOCK_DGRAM", "AF_INET/SOCK_STREAM/IPPROTO_SCTP", "AF_INET6/SOCK_DGRAM/IPPROTO_ICMPV6",
+     "AF_INET/SOCK_SEQPACKET"],
 )  # fmt: skip
 def test_sockets_past_every_rule_are_the_floor(kind: str) -> None:
     broker = Broker(compile_policy(Policy().allow_connect("*:*").with_mode("monitor")))

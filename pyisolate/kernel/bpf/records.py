@@ -223,7 +223,7 @@ def _described(raw: RawRecord, capability: Capability) -> str:
     if capability is Capability.PROCESS_FORK:
         return "fork"
     if capability is Capability.NET_SOCKET and raw.detail:
-        return socket_text(raw.detail >> 32, (raw.detail >> 16) & 0xFFFF)
+        return socket_text(raw.detail >> 32, (raw.detail >> 16) & 0xFFFF, raw.detail & 0xFFFF)
     if capability is Capability.PROCESS_SIGNAL and raw.detail:
         number = raw.detail >> 32
         return f"pid {raw.detail & 0xFFFFFFFF} {signal_name(number)}" if number else f"pid {raw.detail & 0xFFFFFFFF}"

@@ -301,7 +301,7 @@ def target_of(record: native.Record, syscall: str, capability: Capability) -> st
     if capability is Capability.LIMIT_OPEN_FILES and syscall in ("sendmsg", "sendmmsg"):
         return f"{record.args[0]} descriptors to send"
     if syscall in ("socket", "socketpair"):
-        return socket_text(record.args[0], record.args[1])
+        return socket_text(record.args[0], record.args[1], record.args[2] & 0xFFFFFFFF)
     return describe(syscall, record.args)
 
 
