@@ -8,7 +8,8 @@ Facts that hooks may pass to `decide` (unknown ones are ignored):
 - `importer="pandas.core"` with import.module: the `__name__` of the module whose code imports, None for the guest's;
 - `path="/.../x.so"` with import.native: the file that is loaded;
 - `inside=True` with process.signal: the receiver belongs to the sandbox;
-- `pair=True` with net.socket: a socket pair, which reaches no other process.
+- `pair=True` with net.socket: a socket pair, which reaches no other process;
+- `by_proxy=True` with net.connect: the egress proxy asks, so that the proxy is no way that is left.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class Broker:
         host, port = _split(target)
         addresses = self._addresses(host)
         if not addresses:
-            return self._unpinned(action, host, port)
+            return self._unpinned(action, host, port, facts)
         refusal: _Answer = (None, DenialCode.NOT_GRANTED, "")
         for address in addresses:
             if action == NetAction.CONNECT:
@@ -159,7 +160,8 @@ class Broker:
                 return rule.text, None, ""
             if rule is not None:
                 refusal = (rule.text, DenialCode.EXPLICIT_DENY, "")
-        by_name = web.reached_by_proxy(self.policy.web, None, port) if action == NetAction.CONNECT else None
+        past_proxy = action == NetAction.CONNECT and not facts.get("by_proxy")
+        by_name = web.reached_by_proxy(self.policy.web, None, port) if past_proxy else None
         if refusal[0] is None and by_name is not None:
             reason = f"no rule grants this address; hosts of {by_name.text} are reached through {web.PROXY_ALONE}"
             refusal = (None, DenialCode.NOT_GRANTED, reason)
@@ -172,14 +174,15 @@ class Broker:
         pinned = self.policy.pinned_hosts.get(host.lower().rstrip("."), ())
         return [packed for text in pinned if (packed := addresses.packed(text)) is not None]
 
-    def _unpinned(self, action: int, host: str, port: int | None) -> _Answer:
+    def _unpinned(self, action: int, host: str, port: int | None, facts: dict[str, Any]) -> _Answer:
         """Decide a name that no rule pins: only a rule for every address can be meant to cover it."""
         if host.lower().rstrip(".") in self.policy.pinned_hosts:
             reason = f"{host} is granted, but it did not resolve when the policy was compiled"
             return None, DenialCode.NOT_GRANTED, reason
         by_name = web.reached_by_proxy(self.policy.web, host.lower().rstrip("."), port)
         if by_name is not None:
-            return None, DenialCode.NOT_GRANTED, f"{by_name.text} grants it through {web.PROXY_ALONE}, not by address"
+            reason = f"{by_name.text} grants it through {web.PROXY_ALONE}, not by address"
+            return None, DenialCode.NOT_GRANTED, "" if facts.get("by_proxy") else reason
         for rule in self.policy.net:
             if rule.action == action and rule.address and rule.prefix == 0 and has_port(rule, port):
                 return (rule.text, None, "") if rule.allow else (rule.text, DenialCode.EXPLICIT_DENY, "")
@@ -207,7 +210,7 @@ class Broker:
         rule = web.deciding(self.policy.web, request)
         if rule is not None:
             return (rule.text, None, "") if rule.allow else (rule.text, DenialCode.EXPLICIT_DENY, "")
-        answer = self._net(Capability.NET_CONNECT, request.place, {})
+        answer = self._net(Capability.NET_CONNECT, request.place, {"by_proxy": True})
         if answer[1] is not None and self.policy.inspect_tls and request.method == web.CONNECT:
             inside = web.granted_inside(self.policy.web, request)
             return answer if inside is None else (inside.text, None, "")

@@ -160,6 +160,15 @@ def test_a_client_that_goes_round_the_proxy_is_told_of_it() -> None:
         assert "PROXY" not in decision.reason
 
 
+def test_a_refused_request_that_came_by_the_proxy_is_not_sent_there() -> None:
+    asked = broker({"http": "GET api.test/v1/*"}, {"connect": "*.example.org:80"}, {"connect": "*:80"})
+    assert decided(asked, "GET api.test/v1/x") == "allow"  # the control
+    decision = asked.decide(Capability.NET_HTTP, "GET api.test/v2/x")
+    assert decision.code is DenialCode.SCOPE_INSUFFICIENT  # nor does a grant of all addresses reach past the rule
+    assert decision.reason == "net.http GET api.test/v1/* is granted, which does not reach GET api.test/v2/x"
+    assert "PROXY" not in broker({"connect": "*.example.org:80"}).decide(Capability.NET_HTTP, "GET 10.1.2.3/").reason
+
+
 PRIVATE = (
     "127.0.0.1 127.8.8.8 0.0.0.0 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 100.100.100.200 192.0.2.1 "
     "198.18.0.1 224.0.0.1 240.0.0.1 255.255.255.255 ::1 :: fe80::1 fc00::1 fd00:ec2::254 ff02::1 ::ffff:127.0.0.1 "
