@@ -19,6 +19,8 @@ from .choices import EnforcerName, Origin
 from .decision import DenialCode, Mode, Verdict
 
 #: What came of a question: allowed (once, in this sandbox, as a rule), or refused, and why. `would_ask`: monitor mode.
+#: Where a call is that waited: answered or given up by its task, at its listener, or past it (a program's start alone).
+CallStage = Literal["gone", "waits", "went_on"]
 AskAnswer = Literal["once", "sandbox", "rule", "deny", "timeout", "failed", "full", "unanswered", "would_ask"]
 
 
@@ -133,6 +135,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     #: of open(2)
     flags: int = 0
     mode: int = 0
+    #: the call itself, whose stage its listener tells
+    call: int = 0
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..choices import Enforcement, Isolation, Step
 from ..enforcement import EnforcementReport
 from ..errors import EnforcementError
-from ..records import BrokerRecord, KernelRecord
+from ..records import BrokerRecord, CallStage, KernelRecord
 from .enforcer import Attachment, Enforcer
 from .prepared import Prepared
 from .reconcile import CounterKey
@@ -128,6 +128,11 @@ class KernelBinding:
             os.close(file)  # the sandbox was closed while its answer was looked for
         for one in attachments:
             one.answer(number, allow=allow, file=file)
+
+    def stage(self, call: int) -> CallStage:
+        """Tell where a call of it is that a question was about. Never waits."""
+        stages = (one.stage(call) for one in self._attachments)
+        return next((stage for stage in stages if stage != "gone"), "gone")
 
     def drain(self) -> None:
         """Return once every kernel record up to now has reached the sink."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from ..capability import Capability
 from ..choices import EnforcerName, Origin
 from ..enforcement import Availability
-from ..records import Asked, BrokerRecord, KernelRecord
+from ..records import Asked, BrokerRecord, CallStage, KernelRecord
 from .reconcile import CounterKey
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ class Attachment:
 
     def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
         """Answer a question of one of its calls, if it has asked one. Takes `file` then, which the guest is given."""
+
+    def stage(self, call: int) -> CallStage:
+        """Tell where a call of it is that a question was about. Never waits."""
+        return "gone"
 
     def drain(self) -> None:
         """Return once every record up to now has reached the sink."""

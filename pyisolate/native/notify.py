@@ -65,6 +65,9 @@ REPLY_YES: int = lib.NOTIFY_REPLY_YES
 REPLY_NO: int = lib.NOTIFY_REPLY_NO
 REPLY_FULL: int = lib.NOTIFY_REPLY_FULL
 REPLY_LATE: int = lib.NOTIFY_REPLY_LATE
+STAGE_GONE: int = lib.NOTIFY_STAGE_GONE
+STAGE_WAITS: int = lib.NOTIFY_STAGE_WAITS
+STAGE_WENT_ON: int = lib.NOTIFY_STAGE_WENT_ON
 
 #: The C side's copy of some capability numbers, for a test that they are `CAPABILITY_NUMBER`'s.
 CAPABILITY_NUMBERS: dict[str, int] = {
@@ -156,6 +159,8 @@ class Question(NamedTuple):
     #: of open(2)
     flags: int = 0
     mode: int = 0
+    #: the call, as `Listener.stage` knows it
+    call: int = 0
 
 
 class Policy:
@@ -307,7 +312,7 @@ class Listener:
         address = bytes(ffi.buffer(raw.address))
         name = bytes(ffi.buffer(raw.name, raw.name_bytes))
         who = (raw.key, raw.number, raw.pid, raw.tid)
-        return Question(*who, raw.capability, raw.family, address, raw.port, name, raw.flags, raw.mode)
+        return Question(*who, raw.capability, raw.family, address, raw.port, name, raw.flags, raw.mode, raw.id)
 
     def stop_asking(self) -> None:
         """End a `next_question`."""
@@ -321,6 +326,10 @@ class Listener:
         """
         said = {None: lib.NOTIFY_SAID_AS_EVER, True: lib.NOTIFY_SAID_YES, False: lib.NOTIFY_SAID_NO}[allow]
         check(lib.notify_reply_to(self._handle, number, said, -1 if file is None else file), "answer a question")
+
+    def stage(self, key: int, call: int) -> int:
+        """Return where a sandbox's call is that a question was about (STAGE_...). Any thread may ask; never waits."""
+        return int(lib.notify_stage_of(self._handle, key, call))
 
     def wait(self, timeout_ms: int) -> bool:
         """Sleep until some sandbox has records, the time is up or `wake` is called; True when there are records."""

@@ -24,7 +24,7 @@ from ..kernel.rootview.worker import HostFile
 from ..policy import workspace
 from ..policy.broker import Broker, is_asked_about
 from ..policy.compiled import CompiledPolicy
-from ..records import Asked
+from ..records import Asked, CallStage
 from .ask import start_or_run
 from .starting import Starting
 
@@ -51,7 +51,7 @@ class _File:
 @dataclass(frozen=True)
 class _Program:
     path: str
-    tid: int
+    asked: Asked
 
 
 class Answering(Protocol):
@@ -59,6 +59,10 @@ class Answering(Protocol):
 
     def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
         """Answer it. None: the kernel decides. Takes `file`, which the guest is given."""
+
+    def stage(self, call: int) -> CallStage:
+        """Tell where it is. Never waits."""
+        ...
 
 
 class Proxy(Protocol):
@@ -101,7 +105,7 @@ class WaitingCalls:
         self._around, self._ask = around, ask
         self._files: dict[int, _File] = {}
         self._programs: dict[int, _Program] = {}
-        self.starting = Starting()
+        self.starting = Starting(around.start_call)
         self._lock = threading.Lock()
         self._known: Broker | None = None
         #: processor time that looking at files, and at programs until they begin, took
@@ -119,15 +123,14 @@ class WaitingCalls:
         if asked.capability not in (Capability.FS_READ, Capability.FS_WRITE, Capability.PROCESS_EXEC):
             self._ask(asked)
             return
-        look = partial(self._look, asked, opener)
         if asked.capability is Capability.PROCESS_EXEC:
             self.starting.came(asked.tid)
-            look = partial(self._look_at_program, asked)
+            self.starting.add(self._around.kernel, asked, partial(self._look_at_program, asked))
+            return
         try:
-            self._around.start_call(look)
-        except RuntimeError:  # no thread; a program that went on out of its turn could meet another one's open gate
-            is_program = asked.capability is Capability.PROCESS_EXEC
-            self._around.kernel.answer(asked.number, allow=False if is_program else None)
+            self._around.start_call(partial(self._look, asked, opener))
+        except RuntimeError:  # no thread
+            self._around.kernel.answer(asked.number, allow=None)
 
     def answer(self, number: int, *, allow: bool) -> None:
         """Answer what waits, below 0 a request at the egress proxy, if it still does."""
@@ -138,11 +141,8 @@ class WaitingCalls:
         with self._lock:
             program, file = self._programs.pop(number, None), self._files.pop(number, None)
         if program is not None and allow:
-            let = partial(self._let, number, program.tid, self._unless_denied(program.path))
-            try:
-                self._around.start_call(let)
-            except RuntimeError:  # no thread
-                self._around.kernel.answer(number, allow=False)
+            let = partial(self._let, program.asked, self._unless_denied(program.path))
+            self.starting.add(self._around.kernel, program.asked, let)
             return
         given = self._opened(file) if file is not None and allow else None
         self._around.kernel.answer(number, allow=allow and (file is None or given is not None), file=given)
@@ -175,19 +175,19 @@ class WaitingCalls:
         ask = gates is not None and gates.has(path) and self._unless_denied(path) is not None
         with self._lock:
             if ask and len(self._programs) < _MOST:
-                self._programs[asked.number] = _Program(path, asked.tid)
+                self._programs[asked.number] = _Program(path, asked)
             else:
                 ask = False
         if ask:
             self._ask(msgspec.structs.replace(asked, target=path))
         else:
-            self._let(asked.number, asked.tid, None)
+            self._let(asked, None)
 
-    def _let(self, number: int, tid: int, path: str | None) -> None:
+    def _let(self, asked: Asked, path: str | None) -> None:
         """Let a program's call go on in its turn. A guest decides how long the host looks until it has begun."""
         began = time.thread_time()
         try:
-            self.starting.let(self._around.kernel, number, tid, path)
+            self.starting.let(self._around.kernel, asked, path)
         finally:
             with self._lock:
                 self.spent_s += time.thread_time() - began

@@ -142,6 +142,96 @@ def test_where_programs_cannot_be_asked_about_the_spawn_says_so(supervisor: pyis
         supervisor.spawn("thread", POLICY.with_limits(memory=None), isolation="thread")
 
 
+#: a child executes it by a raw call
+_RAW = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+argv, none = (ctypes.c_char_p * 2)(b"x", None), (ctypes.c_char_p * 1)(None)
+def run(program):
+    if (child := os.fork()) == 0:
+        libc.execve(program, argv, none)
+        os._exit(ctypes.get_errno())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_name_that_is_too_long_to_be_asked_about_is_decided_by_the_kernel_with_its_event(
+    supervisor: pyisolate.Supervisor,
+) -> None:
+    asked, policy, other = Asked(), BASE.allow_exec(OTHER).with_ask({"exec": ECHO}), os.path.realpath("/usr/bin/id")
+    with supervisor.spawn("long", policy, on_ask=asked) as sandbox:
+        sandbox.exec(_RAW)
+        long = [f"{os.path.dirname(one)}{'/.' * 300}/{os.path.basename(one)}".encode() for one in (OTHER, ECHO, other)]
+        assert [sandbox.call("run", name) for name in long] == [0, errno.EACCES, errno.ENOENT]
+        events = [one for one in sandbox.get_denial_events() if one.capability == "process.exec"]
+        assert [(one.target, one.answer, one.kernel_decision) for one in events] == [
+            (program, None, Verdict.DENY) for program in (ECHO, other)]  # fmt: skip
+    assert asked.questions == []
+
+
+#: a child's call fails, or is given up while it waits; it never calls anything again
+_STAYS = """
+import ctypes, mmap, os, signal, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_ssize_t
+memory = mmap.mmap(-1, 4096)
+name = (ctypes.c_char * 4096).from_buffer(memory)
+argv, none = (ctypes.c_char_p * 2)(b"x", None), (ctypes.c_char_p * 1)(None)
+def start(program, handler):
+    global child
+    name.value = program
+    if (child := os.fork()) == 0:
+        signal.signal(signal.SIGUSR1, handler)
+        libc.execve(ctypes.byref(name), argv, none)
+        memory[2048] = 1
+        while True: pass
+def give_up():
+    while not memory[2048]:
+        os.kill(child, signal.SIGUSR1)
+        time.sleep(0.01)
+def end():
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+def mapped(program):
+    file = libc.open(os.fsencode(program), os.O_RDONLY)
+    try:
+        return libc.mmap(None, 4096, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_PRIVATE, file, 0) != -1
+    finally:
+        os.close(file)
+"""
+
+
+def test_no_gate_opens_for_a_call_that_was_given_up(supervisor: pyisolate.Supervisor) -> None:
+    waits, given_up = threading.Semaphore(0), threading.Semaphore(0)
+    asked = Asked(Allow(), Deny())
+    asked.before = lambda: (waits.release(), given_up.acquire(timeout=20))
+    functions: dict[str, Any] = {"asked": lambda: waits.acquire(timeout=20), "gave_up": given_up.release}
+    policy = BASE.allow_exec(OTHER).with_ask({"exec": ECHO})
+    with supervisor.spawn("given-up", policy, on_ask=asked, functions=functions) as sandbox:
+        sandbox.exec(_STAYS)
+        sandbox.exec(f"start({os.fsencode(ECHO)!r}, lambda *a: None); asked(); give_up(); gave_up()")
+        assert sandbox.call("mapped", OTHER)
+        assert not sandbox.eval(f"any((mapped({ECHO!r}), time.sleep(0.01))[0] for _ in range(30))")
+        sandbox.exec("end()")
+    assert asked.targets == [ECHO]
+
+
+def test_a_call_that_failed_has_its_gate_shut_and_holds_up_no_other(supervisor: pyisolate.Supervisor) -> None:
+    """Its task computes: by its memory and its calls it might be starting a program still."""
+    waits, changed = threading.Semaphore(0), threading.Semaphore(0)
+    asked = Asked(Allow(), Allow())
+    asked.before = lambda: (waits.release(), changed.acquire(timeout=20))
+    functions: dict[str, Any] = {"asked": lambda: waits.acquire(timeout=20), "changed": changed.release}
+    with supervisor.spawn("failed", POLICY, on_ask=asked, functions=functions) as sandbox:
+        sandbox.exec("import subprocess\n" + _STAYS)
+        sandbox.exec(f"start({os.fsencode(ECHO)!r}, signal.SIG_DFL); asked(); name.value = b'/none'; changed()")
+        changed.release()
+        assert sandbox.eval(f"subprocess.run([{OTHER!r}], capture_output=True).returncode") == 0
+        assert not sandbox.call("mapped", ECHO)
+        sandbox.exec("end()")
+    assert asked.targets == [ECHO, OTHER]
+
+
 def _flags(tree: int, path: str) -> dict[str, bool]:
     found = os.open(path[1:], os.O_RDONLY, dir_fd=tree)
     try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from pyisolate import Policy
 from pyisolate.capability import Capability
 from pyisolate.kernel.rootview.worker import HostFile
 from pyisolate.policy.compile import compile_policy
-from pyisolate.records import Asked
+from pyisolate.records import Asked, CallStage
+from pyisolate.sandbox.starting import Starting
 from pyisolate.sandbox.waiting import WaitingCalls
 
 
@@ -31,6 +33,9 @@ class _Around:
     def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
         self.given.append(file)
         self.said.append(allow)
+
+    def stage(self, call: int) -> CallStage:
+        return "waits" if not self.said else "went_on"
 
 
 def test_time_that_a_file_took_elsewhere_is_the_sandboxes() -> None:
@@ -76,3 +81,34 @@ def test_time_until_a_program_has_begun_is_the_sandboxes() -> None:
     waiting.take(Asked(number=1, capability=Capability.PROCESS_EXEC, target="/usr/bin/true", tid=gone), _opener)
     assert around.said == [None]
     assert waiting.spent_s > 0
+
+
+class _Listener:
+    """Where 32 calls wait, and all that came before them have been given up."""
+
+    def __init__(self) -> None:
+        self.last, self.said = 0, list[tuple[int, bool | None]]()
+
+    def answer(self, number: int, *, allow: bool | None) -> None:
+        self.said.append((number, allow))
+
+    def stage(self, call: int) -> CallStage:
+        return "waits" if call > self.last - 32 else "gone"
+
+
+def test_calls_that_are_given_up_take_no_thread_no_room_and_no_turn() -> None:
+    serving, served, listener = list[Callable[[], None]](), list[int](), _Listener()
+    starting = Starting(serving.append)
+    for number in range(1, 1001):
+        listener.last = number
+        asked = Asked(number=number, capability=Capability.PROCESS_EXEC, target="/usr/bin/true", call=number)
+        starting.add(listener, asked, partial(served.append, number))
+    assert len(serving) == 1
+    serving[0]()
+    assert served == list(range(969, 1001))
+    assert listener.said == []
+    listener.last = 32
+    for number in range(1, 101):  # more than a listener lets wait
+        asked = Asked(number=number, capability=Capability.PROCESS_EXEC, target="/usr/bin/true", call=32)
+        starting.add(listener, asked, partial(served.append, number))
+    assert listener.said == [(number, False) for number in range(65, 101)]

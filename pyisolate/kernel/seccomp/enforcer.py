@@ -9,7 +9,7 @@ from ...choices import CellKind, EnforcerName, Origin
 from ...enforcement import Availability, Status
 from ...errors import EnforcementError
 from ...native.result import cause_of
-from ...records import BrokerRecord, KernelRecord
+from ...records import BrokerRecord, CallStage, KernelRecord
 from ..enforcer import AskedSink, Attachment, Enforcer, RecordSink
 from ..namespaces import outer_filter
 from ..reconcile import CounterKey
@@ -151,6 +151,10 @@ class ListenerAttachment(Attachment):
     def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
         """Answer a question of one of its calls."""
         self._listener.answer(number, allow=allow, file=file)
+
+    def stage(self, call: int) -> CallStage:
+        """Tell where a call of it is that a question was about."""
+        return self._listener.stage(self._id, call)
 
     def drain(self) -> None:
         """Return once every record of calls that the sandbox has seen answered has been handed to the sink."""

@@ -24,7 +24,7 @@ from ...native import notify as native
 from ...native.audit import own_asked
 from ...native.threads import Thread
 from ...policy.compiled import CompiledPolicy
-from ...records import KernelRecord
+from ...records import CallStage, KernelRecord
 from ..enforcer import AskedSink, RecordSink
 from ..reconcile import CounterKey, Reconciler
 from ..reconcile import record as unnamed_record
@@ -41,6 +41,11 @@ _TURN_S = 0.001
 #: How many records of one sandbox are read before the next one's.
 _BATCH = 8
 _REMEMBERED_POLICIES = 256
+_STAGES: dict[int, CallStage] = {
+    native.STAGE_GONE: "gone",
+    native.STAGE_WAITS: "waits",
+    native.STAGE_WENT_ON: "went_on",
+}
 _UNNAMED = "they came faster than the listener's records were read, or memory was short"
 
 
@@ -300,6 +305,13 @@ class Listener:
         finally:
             if file is not None:
                 os.close(file)
+
+    def stage(self, sandbox_id: str, call: int) -> CallStage:
+        """Tell where a call is that a question was about. Any thread may ask; never waits."""
+        attached = self._by_id.get(sandbox_id)
+        if attached is None or self._closing.is_set():
+            return "gone"
+        return _STAGES[self._native.stage(attached.key, call)]
 
     def _take_questions(self) -> None:
         while not self._closing.is_set():

@@ -212,6 +212,7 @@ def asked_of(question: native.Question) -> Asked:
         tid=question.tid,
         flags=question.flags,
         mode=question.mode,
+        call=question.call,
     )
 
 

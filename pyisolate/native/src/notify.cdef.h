@@ -25,7 +25,7 @@ struct notify_record {
 	char text[512], *names;
 };
 struct notify_question {
-	uint64_t key, number;
+	uint64_t key, number, id;
 	uint32_t scope;
 	int32_t pid, tid;
 	uint16_t capability, family, port, name_bytes;
@@ -34,6 +34,7 @@ struct notify_question {
 	char name[...];
 };
 enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER, ... };
+enum notify_stage { NOTIFY_STAGE_GONE, NOTIFY_STAGE_WAITS, NOTIFY_STAGE_WENT_ON, ... };
 enum notify_reply { NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE, ... };
 #define NOTIFY_DESCRIPTOR ...
 #define NOTIFY_NO_LIMIT ...
@@ -89,6 +90,7 @@ uint64_t notify_spent(notify_listener *l, uint64_t key);
 int notify_next_question(notify_listener *l, struct notify_question *out, int timeout_ms);
 void notify_stop_asking(notify_listener *l);
 int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd);
+int notify_stage_of(notify_listener *l, uint64_t key, uint64_t id);
 int notify_wait(notify_listener *l, int timeout_ms);
 void notify_wake(notify_listener *l);
 uint64_t notify_next(notify_listener *l);

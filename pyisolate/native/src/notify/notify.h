@@ -141,6 +141,8 @@ enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOT
 		   NOTIFY_ASK_EXEC = 4096, NOTIFY_ASK_WRITE = 8192 };
 /* What the host says to a question: refuse, let it through, or let the kernel decide as if nothing had been asked. */
 enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER };
+/* Where a call is: nowhere (answered, or given up by its task), at the listener, or past it (an exec alone). */
+enum notify_stage { NOTIFY_STAGE_GONE, NOTIFY_STAGE_WAITS, NOTIFY_STAGE_WENT_ON };
 /* capability.py, NetAction; ASKED_ABOUT: a rule that grants nothing, and says which connections are asked about. */
 enum notify_action { NOTIFY_CONNECT = 1, NOTIFY_BIND = 2, NOTIFY_ASKED_ABOUT = 3 };
 
@@ -251,6 +253,7 @@ struct notify_sandbox {
 	uint64_t root_ns;
 	int thread, thread_tid;	/* a pidfd of the thread that asked last (notify/target.c); thread_tid 0: none is held */
 	notify_policy *policy;	/* under lock; NULL: a warm cell, no guest code yet */
+	uint64_t went_on;	/* atomic: its last exec that was let go on */
 	struct notify_asked *asked; /* atomic, set once; NULL: no hook writes what was asked */
 	struct notify_ring *ring;
 	uint64_t lost, counters[NOTIFY_CAPABILITIES][NOTIFY_VERDICTS];
@@ -338,7 +341,7 @@ struct notify_flight {
 
 /* What the host is asked: about an address, or about a file or a program by its name. */
 struct notify_question {
-	uint64_t key, number;
+	uint64_t key, number, id; /* id: the call (notify_stage) */
 	uint32_t scope;
 	int32_t pid, tid;
 	uint16_t capability, family, port, name_bytes;

@@ -8,7 +8,7 @@
 SHARED int notify_asked_capability(const struct notify_call *c);
 SHARED void notify_settle_question(struct notify_wait *w, int reply, int verdict, int error);
 SHARED void notify_refuse_question(notify_listener *l, struct notify_wait *w, int reply);
-SHARED void notify_answer(struct notify_sandbox *s, uint64_t id, int64_t value, int error, uint32_t flags);
+SHARED int notify_answer(struct notify_sandbox *s, uint64_t id, int64_t value, int error, uint32_t flags);
 SHARED void notify_result(const struct notify_call *c, int64_t result);
 SHARED void notify_continue(const struct notify_call *c);
 SHARED void notify_tell(const struct notify_call *c, int capability, int verdict, int error,

@@ -7,6 +7,8 @@ static int notify_push_question(notify_listener *l, const struct notify_wait *w)
 {
 	uint32_t tail = __atomic_load_n(&l->question_tail, __ATOMIC_ACQUIRE);
 	uint64_t one = 1;
+	/* no rule has such a name: the kernel decides, in the call's turn, and the whole name is in its record */
+	size_t shown = w->call.name_bytes <= NOTIFY_ASKED_NAME ? w->call.name_bytes : 0;
 
 	if (l->question_head - tail >= NOTIFY_QUESTION_RING)
 		return 0;
@@ -14,11 +16,12 @@ static int notify_push_question(notify_listener *l, const struct notify_wait *w)
 	*q = (struct notify_question){
 		.key = w->sandbox->key,
 		.number = w->call.question,
+		.id = w->id,
 		.scope = w->message.to.scope,
 		.pid = notify_pid(w->sandbox, w->tid),
 		.tid = w->tid,
 		.capability = (uint16_t)notify_asked_capability(&w->call),
-		.name_bytes = (uint16_t)w->call.name_bytes,
+		.name_bytes = (uint16_t)shown,
 		.family = (uint16_t)w->message.to.family,
 		.port = w->message.to.port,
 	};
@@ -29,7 +32,7 @@ static int notify_push_question(notify_listener *l, const struct notify_wait *w)
 		q->mode = (uint32_t)w->call.args[argument + 2] & 07777;
 	}
 	if (w->call.name)
-		memcpy(q->name, w->call.name, w->call.name_bytes);
+		memcpy(q->name, w->call.name, shown);
 	__atomic_store_n(&l->question_head, l->question_head + 1, __ATOMIC_RELEASE);
 	if (write(l->ask, &one, sizeof one) < 0)
 		return 1; /* full: readable anyway */
@@ -153,8 +156,6 @@ SHARED void notify_ask_exec(const struct notify_call *c)
 	int fd = fcntl(c->l->ask, F_DUPFD_CLOEXEC, 3);
 
 	w.message.bytes = notify_read_path(c, c->l->path_argument[c->nr], c->l->names, NOTIFY_NAME);
-	if (w.message.bytes > NOTIFY_ASKED_NAME)
-		w.message.bytes = 0; /* no name that a rule can have: the kernel decides, in its turn */
 	w.call = *c;
 	w.call.question = c->l->last_question + 1;
 	if (fd >= 0 && !notify_park(c, fd, &w)) {
@@ -256,4 +257,21 @@ SHARED void notify_take_answers(notify_listener *l)
 		notify_free(a);
 		a = next;
 	}
+}
+
+/* Where a call is that a question was about (enum notify_stage). Any thread may ask, and never waits for the loop. */
+SHARED int notify_stage_of(notify_listener *l, uint64_t key, uint64_t id)
+{
+	int stage = NOTIFY_STAGE_GONE;
+
+	if (l->forked)
+		return stage;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s && !ioctl(s->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
+		stage = NOTIFY_STAGE_WAITS;
+	else if (s && __atomic_load_n(&s->went_on, __ATOMIC_SEQ_CST) == id)
+		stage = NOTIFY_STAGE_WENT_ON; /* looked at second: it is noted before the call goes on */
+	pthread_mutex_unlock(&l->lock);
+	return stage;
 }

@@ -2,7 +2,8 @@
  * and the loop goes on. */
 #include "parts.h"
 
-SHARED void notify_answer(struct notify_sandbox *s, uint64_t id, int64_t value, int error, uint32_t flags)
+/* 0, or -1 where there was no task to answer. */
+SHARED int notify_answer(struct notify_sandbox *s, uint64_t id, int64_t value, int error, uint32_t flags)
 {
 	struct seccomp_notif_resp response = { .id = id, .val = value, .error = error, .flags = flags };
 
@@ -12,6 +13,7 @@ SHARED void notify_answer(struct notify_sandbox *s, uint64_t id, int64_t value, 
 		;
 	if (sent || error == -EINTR || error == -EAGAIN || error == -NOTIFY_RESTART)
 		notify_give_back(s, id);
+	return sent;
 }
 
 SHARED void notify_result(const struct notify_call *c, int64_t result)
@@ -21,7 +23,13 @@ SHARED void notify_result(const struct notify_call *c, int64_t result)
 
 SHARED void notify_continue(const struct notify_call *c)
 {
-	notify_answer(c->sandbox, c->id, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+	uint64_t *went_on = &c->sandbox->went_on;
+
+	if (c->nr == SYS_execve || c->nr == SYS_execveat)
+		__atomic_store_n(went_on, c->id, __ATOMIC_SEQ_CST); /* first (notify_stage_of) */
+	if (notify_answer(c->sandbox, c->id, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE) &&
+	    __atomic_load_n(went_on, __ATOMIC_SEQ_CST) == c->id)
+		__atomic_store_n(went_on, 0, __ATOMIC_SEQ_CST);
 }
 
 static void notify_record_endpoint(struct notify_record *r, const struct notify_endpoint *e)
@@ -45,9 +53,9 @@ static void notify_record_names(const struct notify_call *c, struct notify_recor
 {
 	int other = notify_other_argument(c->nr);
 	char *path = c->l->names, *into = r->text;
-	size_t length = c->name ? c->name_bytes
-				: notify_read_path(c, c->l->path_argument[c->nr], path, NOTIFY_NAME);
-	if (c->name)
+	int copied = c->name && c->name_bytes; /* a name that could not be read then may be read now */
+	size_t length = copied ? c->name_bytes : notify_read_path(c, c->l->path_argument[c->nr], path, NOTIFY_NAME);
+	if (copied)
 		memcpy(path, c->name, length);
 	size_t more = other >= 0 ? notify_read_path(c, other, path + length, NOTIFY_NAME)
 				 : notify_read_linked(c, path, length, path + length, NOTIFY_NAME);
