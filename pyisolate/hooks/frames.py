@@ -89,6 +89,14 @@ def carries(frame: FrameType, name: str, *, looking: bool = False) -> bool:
     return outer is None or is_guest(outer)
 
 
+def run_by_runpy(frame: FrameType) -> object:
+    """Return what `runpy` looks for, as its caller named it, where its frame imports the packages above that."""
+    code = frame.f_code
+    if code.co_filename != _RUNPY or code.co_name != "_get_module_details":
+        return None
+    return frame.f_locals.get("mod_name")
+
+
 def above(depth: int) -> FrameType | None:
     """Return the frame `depth` above the caller's, None where there is none: a thread may begin with any function."""
     try:

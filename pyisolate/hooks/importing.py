@@ -13,13 +13,14 @@ import builtins
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any, TypeVar
 
 from ..capability import Capability
 from ..decision import Decision, DenialCode, Verdict
 from ..policy.workspace import HOME
 from . import frames, paths
-from .active import GATE
+from .active import GATE, CellHooks
 from .operation import Operation
 
 #: What a guest may name without a grant: already in front of it, and no more than syntax needs.
@@ -223,9 +224,25 @@ def _checked_import(
     level: int = 0,
 ) -> Any:
     hooks = GATE.hooks
-    if hooks is not None and _guest_caller(name):
-        hooks.imports.statement(name, globals, fromlist, level)
+    if hooks is not None:
+        if _guest_caller(name):
+            hooks.imports.statement(name, globals, fromlist, level)
+        elif (caller := frames.above(1)) is not None and (meant := frames.run_by_runpy(caller)) is not None:
+            _refuse_first(hooks, caller, name, paths.text(meant) or "")
     return _import(name, globals, locals, fromlist, level)
+
+
+def _refuse_first(hooks: CellHooks, caller: FrameType, package: str, meant: str) -> None:
+    """Refuse a module that guest code has `runpy` run before the packages above it load native code: one step.
+
+    What is not refused is asked about when it is looked for, and only then.
+    """
+    if (
+        meant.rpartition(".")[0] == package
+        and frames.carries(caller, meant, looking=True)
+        and hooks.peek(Capability.IMPORT_MODULE, meant).verdict is Verdict.DENY
+    ):
+        hooks.imports.module(meant)
 
 
 @_as_importlib

@@ -41,6 +41,9 @@ def fork(where):
     if not child: os._exit(0)
     os.waitpid(child, 0)
 def module(where): __import__(where)
+def script(where):
+    import runpy
+    runpy.run_module(where)
 def library(where):
     import ctypes
     ctypes.CDLL(where)
@@ -108,6 +111,7 @@ BASE = with_ctypes().with_name("loop")
 SOCKETS = BASE.allow_connect("192.0.2.1:9")
 BASES = {
     **dict.fromkeys(("randomness", "device"), BASE.deny_random()),
+    "script": Policy.preset("compute").with_name("loop"),
     "unix": BASE.allow_connect("unix:/nonexistent"),
     **dict.fromkeys(("anywhere", "send", "bind", "listen"), SOCKETS),
 }
@@ -128,12 +132,13 @@ CASES = {
     "run": ("/usr/bin/true", "/usr/bin/false"),
     "fork": ("", None),
     "module": ("yaml", "numpy"),
+    "script": ("ctypes.util", "click"),
     "library": ("{library}", None),
     "randomness": ("", None),
     "device": ("/dev/urandom", "/dev/kmsg"),
 }
 #: Suggested as one step.
-AT_ONCE = ("anywhere", "device")
+AT_ONCE = ("anywhere", "device", "script")
 
 
 @pytest.mark.parametrize("operation", CASES)
