@@ -218,7 +218,7 @@ def test_a_fork_that_fails_leaves_nothing() -> None:
 
 @pytest.mark.once
 def test_a_zygote_writes_few_pages_for_each_cell() -> None:
-    """Each fork shares them all again, and a loop in Python copied 170 to 230 for each cell: C takes 25."""
+    """Each fork shares them all again, and who writes one copies it."""
     with pyisolate.Supervisor(pool_size=0) as supervisor:
         for _ in range(8):
             supervisor.spawn("warm").close()

@@ -1,8 +1,8 @@
 /* A zygote's loop: fork cells as they are ordered, hand them over, reap them, watch the host.
  *
- * Each fork shares all pages of the zygote again, and who writes one first copies it: the same loop in Python copied 210
- * to 230 for each cell. Messages are encoded ahead, and only numbers are put into them. What is rare is left to Python:
- * other orders, and what to say of a cell that could not be made.
+ * Each fork shares all pages of the zygote again, and who writes one copies it: C writes few of them. So messages are
+ * encoded ahead, and only numbers are put into them. What is rare is left to Python: other orders, and what to say of a
+ * cell that could not be made.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
