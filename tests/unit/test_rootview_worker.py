@@ -136,7 +136,7 @@ def test_a_directory_that_is_lost_on_the_way_is_no_workspace_of_memory() -> None
     with ours, theirs:
         one = stager.Stager(theirs)
         one._templates[theirs.fileno()] = Template(theirs)  # type: ignore[assignment]
-        for asked in (stager.WITH_DIRECTORY, stager.WITH_MEMORY):
+        for asked in (stager.WITH_DIRECTORY, stager.WITHOUT_DIRECTORY):
             ours.send(asked)
             one._serve(theirs.fileno())
             answer, descriptors, _ = receive(ours, 1, 2)

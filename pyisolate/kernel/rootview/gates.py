@@ -101,8 +101,9 @@ class Gates:
         if number == 0:
             return
         self.close()  # without who holds it, nothing in the tree can be reached
+        why = os.strerror(number) if number else "the process that holds it has ended"
         raise EnforcementError(
-            f"gate of {path}: {os.strerror(number) if number else 'the process that holds it has ended'}",
+            f"{'open' if opens else 'shut'} the gate, on {path}: {why}",
             missing="root view",
             errno=number,
             hint=advice(number) or "spawn the sandbox anew",

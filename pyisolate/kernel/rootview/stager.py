@@ -27,8 +27,8 @@ from ...policy import workspace
 from .gates import hold, reap_unasked
 
 _MAX_ORDER_BYTES = 1 << 19
-#: What is asked for: a new workspace, or a tree with the directory whose mount comes with the byte.
-WITH_MEMORY, WITH_DIRECTORY = b"1", b"d"
+#: What is asked for: a tree with a new workspace or gates, or one with the directory whose mount comes with the byte.
+WITHOUT_DIRECTORY, WITH_DIRECTORY = b"1", b"d"
 
 
 def attributes(*, runs: bool) -> int:

@@ -14,7 +14,7 @@ from ...errors import EnforcementError
 from ...native.descriptors import receive
 from ...native.result import advice
 from .gates import Gates
-from .stager import WITH_DIRECTORY, WITH_MEMORY
+from .stager import WITH_DIRECTORY, WITHOUT_DIRECTORY
 
 #: A stage takes a fraction of a millisecond (seconds).
 _STAGE_TIMEOUT_S = 10.0
@@ -90,11 +90,14 @@ class RootView:
         return not poll.poll(0)
 
     def stage(self, directory: int | None = None) -> Staged:
-        """Return a tree with a new workspace, or with a directory's mount in its place. Raises EnforcementError."""
+        """Return one sandbox's own tree: with its gates, and a new workspace or a directory's mount in its place.
+
+        Raises EnforcementError.
+        """
         with self._lock:
             if self._broken_off:
                 self._end()
-                raise _failed("an earlier call was broken off, whose answer may be the next")
+                raise self._failed("an earlier call was broken off, whose answer may be the next")
             self._broken_off = True
             try:
                 staged = self._stage_new() if directory is None else self._stage_with(directory)
@@ -117,7 +120,7 @@ class RootView:
         try:
             socket.send_fds(self._peer, [WITH_DIRECTORY], [directory])
         except OSError as error:
-            raise _failed(str(error), error.errno) from error
+            raise self._failed(str(error), error.errno) from error
         self._asked = True
         return self._receive()
 
@@ -129,13 +132,13 @@ class RootView:
             answer, descriptors, dropped = receive(self._peer, 1, count)
             self._asked = False
         except OSError as error:
-            raise _failed(str(error), error.errno) from error
+            raise self._failed(str(error), error.errno) from error
         if dropped or len(descriptors) != count:
             self._broken_off = False  # it was answered
             for descriptor in descriptors:
                 os.close(descriptor)
             number = errno.EMFILE if dropped else answer[0] if answer else 0
-            raise _failed(os.strerror(number) if number else "it ended", number or None)
+            raise self._failed(os.strerror(number) if number else "it ended", number or None)
         gates = Gates(socket.socket(fileno=descriptors[-1]), self._gates) if self._gates else None
         return Staged(descriptors[0], descriptors[1] if self.has_workspace else None, gates)
 
@@ -148,13 +151,13 @@ class RootView:
     @property
     def _peer(self) -> socket.socket:
         if self._stager is None:
-            raise _failed("the view is closed")
+            raise self._failed("the view is closed")
         return self._stager
 
     def _ask(self) -> None:
         """Ask for the next one ahead; a stager that has ended is met by who takes it."""
         try:
-            self._peer.send(WITH_MEMORY)
+            self._peer.send(WITHOUT_DIRECTORY)
             self._asked = True
         except OSError:
             self._asked = False
@@ -177,11 +180,10 @@ class RootView:
     def __exit__(self, *unused: object) -> None:
         self.close()
 
-
-def _failed(why: str, number: int | None = None) -> EnforcementError:
-    return EnforcementError(
-        f"make a root view of its own: {why}",
-        missing="workspace",
-        errno=number,
-        hint=advice(number) or "spawn again: the root view is made anew",
-    )
+    def _failed(self, why: str, number: int | None = None) -> EnforcementError:
+        return EnforcementError(
+            f"make a root view of its own: {why}",
+            missing="workspace" if self.has_workspace else "root view",
+            errno=number,
+            hint=advice(number) or "spawn again: the root view is made anew",
+        )

@@ -41,6 +41,15 @@ _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[2]); "
     "from pyisolate.kernel.rootview.worker import main; main(int(sys.argv[1]))"
 )
+_OTHER_BY_NOW = "answer yes for a file that is not replaced while the question is with the host"
+#: what to do where a file that the host has allowed could not be opened or made
+_FILE_HINTS = {
+    errno.ESTALE: _OTHER_BY_NOW,
+    errno.ENOENT: _OTHER_BY_NOW,
+    errno.EEXIST: _OTHER_BY_NOW,
+    errno.EROFS: "its file system is mounted read-only: mount it for writing",
+    errno.ENOSPC: "make room on its file system; a limit on mounts (fs.mount-max) says the same",
+}
 _ANSWER_TIMEOUT_S = 30.0  # a build takes milliseconds; a hung network file system must not hang the supervisor
 
 
@@ -128,7 +137,7 @@ class RootViewBuilder(Enforcer):
             raise EnforcementError(
                 f"workspace: {path}: {reply.error}",
                 missing="workspace",
-                hint=reply.hint or "give a directory that is not replaced meanwhile",
+                hint=reply.hint or "give a directory that is not replaced while the sandbox starts",
                 errno=reply.error_number or None,
             )
         return descriptors[0]
@@ -142,10 +151,12 @@ class RootViewBuilder(Enforcer):
         nothing = CompiledPolicy(name="file", version="file")
         reply, descriptors = self._ask(nothing, file=given)
         if len(descriptors) != 1:
+            subject = f"make {os.path.join(given.path, given.name)}" if given.name else f"open {given.path}"
+            number = reply.error_number or None
             raise EnforcementError(
-                f"open {given.path}: {reply.error}",
-                hint=reply.hint or "answer yes for a file that is not replaced meanwhile",
-                errno=reply.error_number or None,
+                f"{subject}: {reply.error}",
+                hint=reply.hint or _FILE_HINTS.get(number or 0) or advice(number) or "see that this process may do it",
+                errno=number,
             )
         return descriptors[0], reply.spent_s
 

@@ -276,7 +276,9 @@ def _file(given: HostFile, request: Request) -> int:
     By a descriptor on the host's mount its owner could change them, and the guest may be its owner.
     """
     if given.name and request.many_users:
-        raise OSError(errno.EOPNOTSUPP, "cells are users of a range, and none of them is known here")
+        error = OSError(errno.EOPNOTSUPP, "cells are users of a range, and none of them is known here")
+        vars(error)["hint"] = "grant fs.create there by a rule, or use Supervisor without cell_uids="
+        raise error
     try:
         return _opened(given, mount.open_tree("/"), given.path[1:], request)  # so the kernel can tell its whole name
     except OSError:  # it lies on another mount
