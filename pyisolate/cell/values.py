@@ -236,13 +236,18 @@ def _scalar(value: Any) -> list[Any] | None:
     if isinstance(value, uuid.UUID):
         return ["uuid", value.bytes]
     if isinstance(value, datetime.timedelta):
+        if getattr(value, "nanoseconds", 0):
+            return None
         return ["timedelta", value.days, value.seconds, value.microseconds]
     return _moment(value)
 
 
 def _moment(value: Any) -> list[Any] | None:
-    """Return the form of a date or time; a zone arrives as its offset."""
-    if type(value).__name__ == "NaTType":
+    """Return the form of a date or time; a zone arrives as its offset.
+
+    None for what a datetime cannot hold: pandas' NaT, and the nanoseconds of its Timestamp.
+    """
+    if type(value).__name__ == "NaTType" or getattr(value, "nanosecond", False):
         return None
     if isinstance(value, datetime.datetime):
         return ["datetime", datetime.datetime.isoformat(value), value.fold]

@@ -59,6 +59,19 @@ def test_data_of_a_guests_own_class_arrives_as_data() -> None:
     assert wire.decode_value(values.encode(named(1, 2))[0]) == (1, 2)
 
 
+def test_nanoseconds_are_not_lost_without_a_word() -> None:
+    pandas = pytest.importorskip("pandas")
+    for value in (pandas.Timestamp("2020-01-01T00:00:00.123456789"), pandas.Timedelta(1)):
+        for sent in (value, [value]):
+            encoded, replaced = values.encode(sent, repr)
+            assert (replaced, repr(value) in str(wire.decode_value(encoded))) == (True, True)
+        with pytest.raises(TypeError, match="no form of its own"):
+            values.encode(value)
+    for exact in (pandas.Timestamp("2020-01-01T00:00:00.123456"), pandas.Timedelta(1000)):  # the control
+        encoded, replaced = values.encode(exact, repr)
+        assert (wire.decode_value(encoded) == exact, replaced) == (True, False)
+
+
 def test_numpy_and_pandas_arrive_as_they_are() -> None:
     numpy = pytest.importorskip("numpy")
     for array in (numpy.arange(6).reshape(2, 3), numpy.array(["a", "bc"]), numpy.zeros((0, 3)), numpy.array(5)):
