@@ -117,7 +117,8 @@ def check_argv(what: str, argv: object) -> tuple[str, ...]:
         return ()
     if isinstance(argv, str | bytes) or not isinstance(argv, Iterable):
         raise TypeError(f"{what}: must be a list of str, not {type(argv).__name__}")
-    if not (checked := tuple(check_text(what, os.fspath(one)) for one in argv)):
+    texts = (os.fspath(one) if isinstance(one, os.PathLike) else one for one in argv)
+    if not (checked := tuple(check_text(what, one) for one in texts)):
         raise ValueError(f"{what}: is empty: the first one names the program")
     return checked
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import pyisolate
+from pyisolate.sandbox.request import check_argv
 from tests.thread_limits import WITHOUT_UNHELD
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("kept_supervisor")]
@@ -33,6 +34,13 @@ def test_a_guests_annotations_are_evaluated_unless_it_asks_for_texts(
         if isinstance(sandbox, pyisolate.Sandbox):
             sandbox.run_script(f"{ANNOTATED}\nkept = f.__annotations__", filename="main.py")
             assert sandbox.eval("kept == {'x': int}")
+
+
+def test_an_argument_that_is_no_text_is_named() -> None:
+    assert check_argv("exec: argv", [Path("a"), "b"]) == ("a", "b")  # the control
+    for wrong in (1, b"x", None):
+        with pytest.raises(TypeError, match=f"exec: argv: must be str, not {type(wrong).__name__}"):
+            check_argv("exec: argv", ["a", wrong])
 
 
 @pytest.mark.parametrize("isolation", ["process", "thread"])
