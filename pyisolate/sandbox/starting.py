@@ -82,15 +82,17 @@ class Starting:
             if self._under_way is not None and self._under_way.tid == tid:
                 self._under_way.followed.set()
 
-    def add(self, kernel: Waiting, asked: Asked, work: Callable[[], None]) -> None:
-        """Do something about a call in its turn, if it waits by then. Never waits.
+    def add(self, kernel: Waiting, asked: Asked, work: Callable[[], None], *, put: bool) -> None:
+        """Do something about a call in its turn, if it waits by then; `put`: the host was asked, and allows it.
 
-        Refused where there is no room or no thread: a call that went on out of its turn could meet an open gate.
+        Never waits. Refused without room or a thread: a call that went on out of its turn could meet an open gate.
         """
-        refused, start = [_Step(kernel, asked, work)], False
+        refused, dropped, start = [_Step(kernel, asked, work, put)], list[_Step](), False
         with self._lock:
             if len(self._queued) >= _MOST_QUEUED:
-                self._queued = deque(one for one in self._queued if one.waits())
+                queued, self._queued = self._queued, deque()
+                for one in queued:
+                    (self._queued if one.waits() else dropped).append(one)
             if len(self._queued) < _MOST_QUEUED:
                 self._queued.extend(refused)
                 refused, start, self._serving = [], not self._serving, True
@@ -103,6 +105,8 @@ class Starting:
                 self._queued.clear()
         for one in refused:
             one.refuse()
+        for one in dropped:
+            one.drop()
 
     def _serve(self) -> None:
         while True:
@@ -112,6 +116,7 @@ class Starting:
                     return
                 step = self._queued.popleft()
             if not step.waits():
+                step.drop()
                 continue
             try:
                 step.work()
@@ -119,7 +124,7 @@ class Starting:
                 _log.exception("a program does not start")
                 step.refuse()
 
-    def let(self, kernel: Waiting, asked: Asked, path: str | None) -> None:
+    def let(self, kernel: Waiting, asked: Asked, path: str | None, *, put: bool) -> None:
         """Let a call go on: with the gate of `path` open, or (None) as the kernel decides. A step's work.
 
         It is refused where its gate cannot be opened, or an earlier call is still under way after `_START_S`.
@@ -128,7 +133,8 @@ class Starting:
             kernel.answer(asked.number, allow=False)
             return
         call = _Call(kernel, asked)
-        if not call.waits():
+        if not call.waits():  # as a step that is dropped
+            kernel.answer(asked.number, allow=True if put else None)
             return
         if path is None:
             self._go_on(kernel, asked.number, call, None)
@@ -173,6 +179,7 @@ class _Step:
     kernel: Waiting
     asked: Asked
     work: Callable[[], None]
+    put: bool
 
     def waits(self) -> bool:
         """Tell whether its call still does."""
@@ -181,6 +188,10 @@ class _Step:
     def refuse(self) -> None:
         """Answer no."""
         self.kernel.answer(self.asked.number, allow=False)
+
+    def drop(self) -> None:
+        """Let go of a call that was given up: answered as any is, which lets nothing go on."""
+        self.kernel.answer(self.asked.number, allow=True if self.put else None)
 
 
 class _Call:

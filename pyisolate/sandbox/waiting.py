@@ -125,7 +125,7 @@ class WaitingCalls:
             return
         if asked.capability is Capability.PROCESS_EXEC:
             self.starting.came(asked.tid)
-            self.starting.add(self._around.kernel, asked, partial(self._look_at_program, asked))
+            self.starting.add(self._around.kernel, asked, partial(self._look_at_program, asked), put=False)
             return
         try:
             self._around.start_call(partial(self._look, asked, opener))
@@ -141,8 +141,8 @@ class WaitingCalls:
         with self._lock:
             program, file = self._programs.pop(number, None), self._files.pop(number, None)
         if program is not None and allow:
-            let = partial(self._let, program.asked, self._unless_denied(program.path))
-            self.starting.add(self._around.kernel, program.asked, let)
+            let = partial(self._let, program.asked, self._unless_denied(program.path), put=True)
+            self.starting.add(self._around.kernel, program.asked, let, put=True)
             return
         given = self._opened(file) if file is not None and allow else None
         self._around.kernel.answer(number, allow=allow and (file is None or given is not None), file=given)
@@ -181,13 +181,13 @@ class WaitingCalls:
         if ask:
             self._ask(msgspec.structs.replace(asked, target=path))
         else:
-            self._let(asked, None)
+            self._let(asked, None, put=False)
 
-    def _let(self, asked: Asked, path: str | None) -> None:
+    def _let(self, asked: Asked, path: str | None, *, put: bool) -> None:
         """Let a program's call go on in its turn. A guest decides how long the host looks until it has begun."""
         began = time.thread_time()
         try:
-            self.starting.let(self._around.kernel, asked, path)
+            self.starting.let(self._around.kernel, asked, path, put=put)
         finally:
             with self._lock:
                 self.spent_s += time.thread_time() - began

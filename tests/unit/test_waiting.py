@@ -102,13 +102,14 @@ def test_calls_that_are_given_up_take_no_thread_no_room_and_no_turn() -> None:
     for number in range(1, 1001):
         listener.last = number
         asked = Asked(number=number, capability=Capability.PROCESS_EXEC, target="/usr/bin/true", call=number)
-        starting.add(listener, asked, partial(served.append, number))
+        starting.add(listener, asked, partial(served.append, number), put=number == 1)
     assert len(serving) == 1
     serving[0]()
     assert served == list(range(969, 1001))
-    assert listener.said == []
+    assert listener.said == [(1, True)] + [(number, None) for number in range(2, 969)]  # nothing is left there
     listener.last = 32
+    listener.said.clear()
     for number in range(1, 101):  # more than a listener lets wait
         asked = Asked(number=number, capability=Capability.PROCESS_EXEC, target="/usr/bin/true", call=32)
-        starting.add(listener, asked, partial(served.append, number))
+        starting.add(listener, asked, partial(served.append, number), put=False)
     assert listener.said == [(number, False) for number in range(65, 101)]
