@@ -487,4 +487,12 @@ def hint(decision: Decision, suggested: dict[str, Any] | None) -> str | None:
         return f"remove or narrow the rule {decision.rule}"
     if hide_user_information(decision.target) != decision.target:
         return None  # a rule would hold a password
-    return None if suggested is None else f"add to the policy: {json.dumps(suggested)}"
+    if suggested is None:
+        return None
+    if decision.capability is Capability.IMPORT_MODULE and "native" in suggested["import"]:
+        plain = {"import": {"allow": suggested["import"]["native"]}}  # a guest does not see what is installed
+        return (
+            f"if it is installed, add to the policy: {json.dumps(plain)}, "
+            f"or, where it has or requires native code: {json.dumps(suggested)}"
+        )
+    return f"add to the policy: {json.dumps(suggested)}"

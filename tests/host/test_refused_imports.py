@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import pyisolate
@@ -28,6 +30,18 @@ def test_a_program_does_without_a_module_that_is_refused(supervisor: pyisolate.S
         assert (event.capability, event.target) == ("import.module", "click")
     with supervisor.spawn("optional", Policy.preset("compute").allow_import("click")) as sandbox:  # the control
         assert sandbox.exec("import click\nclick.__name__").value == "click"
+
+
+@pytest.mark.parametrize("name", ["click", "msgspec", "no_such_module"])
+def test_the_guest_reads_the_rule_that_its_event_suggests(supervisor: pyisolate.Supervisor, name: str) -> None:
+    source = f"try:\n    import {name}\nexcept ImportError as error:\n    told = str(error)\ntold"
+    with supervisor.spawn("advised", Policy.preset("compute")) as sandbox:
+        told = sandbox.exec(source).value
+        (event,) = sandbox.get_denial_events()
+        kind = "native" if name == "msgspec" else "allow"
+        assert event.suggestion == {"import": {kind: [name]}}
+        assert json.dumps(event.suggestion) in told
+        assert "if it is installed" in told
 
 
 @pytest.mark.parametrize(
