@@ -19,9 +19,11 @@ from .choices import EnforcerName, Origin
 from .decision import DenialCode, Mode, Verdict
 
 #: What came of a question: allowed (once, in this sandbox, as a rule), or refused, and why. `would_ask`: monitor mode.
+AskAnswer = Literal[
+    "once", "sandbox", "rule", "deny", "timeout", "failed", "full", "unanswered", "gave_up", "would_ask"
+]
 #: Where a call is that waited: answered or given up by its task, at its listener, or past it (a program's start alone).
 CallStage = Literal["gone", "waits", "went_on"]
-AskAnswer = Literal["once", "sandbox", "rule", "deny", "timeout", "failed", "full", "unanswered", "would_ask"]
 
 
 class Evaluation(enum.StrEnum):

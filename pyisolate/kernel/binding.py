@@ -119,15 +119,25 @@ class KernelBinding:
                 return False
         return True
 
-    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
-        """Answer a question of one of its calls; one that has been given up is forgotten.
+    def answer(self, number: int, *, allow: bool | None) -> None:
+        """Answer a question of one of its calls; of one that has been given up only the record is made.
 
-        None, about a file: the kernel decides. Takes `file`, which the guest is given.
+        None, about a file: the kernel decides.
         """
-        if not (attachments := self._attachments) and file is not None:
-            os.close(file)  # the sandbox was closed while its answer was looked for
-        for one in attachments:
-            one.answer(number, allow=allow, file=file)
+        for one in self._attachments:
+            one.answer(number, allow=allow)
+
+    def give(self, number: int, call: int, file: int, *, empty: bool) -> bool:
+        """Answer with yes and a file: emptied, where `empty`, once the guest has it.
+
+        Takes `file`. Tells whether the guest has it: not where its call was given up, or it may have no more of them.
+        """
+        asker = next((one for one in self._attachments if one.stage(call) == "waits"), None)
+        if asker is None:  # it was given up, or the sandbox was closed while its answer was looked for
+            os.close(file)
+            self.answer(number, allow=True)
+            return False
+        return asker.give(number, file, empty=empty)
 
     def stage(self, call: int) -> CallStage:
         """Tell where a call of it is that a question was about. Never waits."""

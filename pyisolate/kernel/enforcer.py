@@ -6,6 +6,7 @@ it adds its table to a policy once in the supervisor (`add_to`), and is opened f
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -64,8 +65,13 @@ class Attachment:
         """True where `drain` and `emit_uncounted` have nothing to do: as after nearly every request."""
         return True
 
-    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
-        """Answer a question of one of its calls, if it has asked one. Takes `file` then, which the guest is given."""
+    def answer(self, number: int, *, allow: bool | None) -> None:
+        """Answer a question of one of its calls, if it has asked one."""
+
+    def give(self, number: int, file: int, *, empty: bool) -> bool:
+        """Answer a question of its own with a file; tell whether the guest has it. Takes `file`."""
+        os.close(file)
+        return False
 
     def stage(self, call: int) -> CallStage:
         """Tell where a call of it is that a question was about. Never waits."""

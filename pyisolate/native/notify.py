@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -65,6 +66,7 @@ REPLY_YES: int = lib.NOTIFY_REPLY_YES
 REPLY_NO: int = lib.NOTIFY_REPLY_NO
 REPLY_FULL: int = lib.NOTIFY_REPLY_FULL
 REPLY_LATE: int = lib.NOTIFY_REPLY_LATE
+REPLY_GONE: int = lib.NOTIFY_REPLY_GONE
 STAGE_GONE: int = lib.NOTIFY_STAGE_GONE
 STAGE_WAITS: int = lib.NOTIFY_STAGE_WAITS
 STAGE_WENT_ON: int = lib.NOTIFY_STAGE_WENT_ON
@@ -318,14 +320,30 @@ class Listener:
         """End a `next_question`."""
         lib.notify_stop_asking(self._handle)
 
-    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
+    def answer(self, number: int, *, allow: bool | None) -> None:
         """Answer a question, once. Raises OSError where there is no memory for it.
 
-        None, about a file or a program: the kernel decides, as if nothing had been asked. `file`: what the guest is
-        given where the question was about one; it is taken where nothing is raised.
+        None, about a file or a program: the kernel decides, as if nothing had been asked.
         """
         said = {None: lib.NOTIFY_SAID_AS_EVER, True: lib.NOTIFY_SAID_YES, False: lib.NOTIFY_SAID_NO}[allow]
-        check(lib.notify_reply_to(self._handle, number, said, -1 if file is None else file), "answer a question")
+        check(lib.notify_reply_to(self._handle, number, said, -1, -1), "answer a question")
+
+    def give(self, number: int, file: int, *, empty: bool) -> bool:
+        """Answer a question about a file with yes: the guest is given `file`, emptied once it has it where `empty`.
+
+        Takes `file`, whatever happens. Returns whether the guest has it; waits until its task ran. Raises OSError.
+        """
+        said, left = lib.NOTIFY_SAID_EMPTY if empty else lib.NOTIFY_SAID_YES, [file]
+        try:
+            mine, heard = socket.socketpair()
+            left.append(heard.detach())
+            with mine:
+                check(lib.notify_reply_to(self._handle, number, said, file, left[-1]), "answer a question")
+                left.clear()
+                return mine.recv(1) == b"\1"
+        finally:
+            for descriptor in left:
+                os.close(descriptor)
 
     def stage(self, key: int, call: int) -> int:
         """Return where a sandbox's call is that a question was about (STAGE_...). Any thread may ask; never waits."""

@@ -344,6 +344,9 @@ class Questions:
         with self._lock:
             answered = self._state.answered.pop(number, None)
         answered = answered or _Answered(otherwise, "nobody", "")
+        if otherwise == "gave_up":
+            said = answered.answer
+            answered = msgspec.structs.replace(answered, answer="gave_up", reason=f"its call did not wait ({said})")
         self._around.count_question(answered.answer)
         allowed = answered.answer in ("once", "sandbox", "rule")
         reason = f"{answered.by} {'allowed' if allowed else 'refused'} it ({answered.answer})"

@@ -32,7 +32,7 @@ _log = logging.getLogger("pyisolate.sandbox.waiting")
 #: Opens a file for a guest; with the processor time that it took elsewhere (seconds). Raises EnforcementError.
 Opener = Callable[[HostFile], tuple[int, float]]
 #: How a guest opens a file, as far as it makes a difference to what is given.
-_KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_NONBLOCK | os.O_DSYNC | os.O_SYNC
+_KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_DSYNC | os.O_SYNC
 #: What lies there is another one for each process, or is no file: never the supervisor's for a guest.
 _NOT_FILES = ("/proc", "/sys", "/dev")
 #: Files of one sandbox that questions are about; a call that was given up counts until its answer.
@@ -46,6 +46,9 @@ class _File:
     path: str
     given: HostFile
     opener: Opener
+    call: int
+    #: it is emptied once the guest has it
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,12 @@ class _Program:
 class Answering(Protocol):
     """What answers the call that waits."""
 
-    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
-        """Answer it. None: the kernel decides. Takes `file`, which the guest is given."""
+    def answer(self, number: int, *, allow: bool | None) -> None:
+        """Answer it. None: the kernel decides."""
+
+    def give(self, number: int, call: int, file: int, *, empty: bool) -> bool:
+        """Answer it with yes and a file, which is taken; tell whether the guest has it."""
+        ...
 
     def stage(self, call: int) -> CallStage:
         """Tell where it is. Never waits."""
@@ -144,8 +151,29 @@ class WaitingCalls:
             let = partial(self._let, program.asked, self._unless_denied(program.path), put=True)
             self.starting.add(self._around.kernel, program.asked, let, put=True)
             return
-        given = self._opened(file) if file is not None and allow else None
-        self._around.kernel.answer(number, allow=allow and (file is None or given is not None), file=given)
+        if file is not None and allow:
+            self._give(number, file)
+        else:
+            self._around.kernel.answer(number, allow=allow)
+
+    def _give(self, number: int, file: _File) -> None:
+        """Give a guest the file that was asked about. A call that was given up has changed nothing."""
+        kernel, had, made = self._around.kernel, False, None
+        try:
+            if kernel.stage(file.call) != "waits":
+                kernel.answer(number, allow=True)  # for its record
+                return
+            if (given := self._opened(file)) is None:
+                kernel.answer(number, allow=False)
+                return
+            made = os.fstat(given)
+            had = kernel.give(number, file.call, given, empty=file.empty)
+        except OSError as error:  # no descriptor for it
+            _log.warning("a file that was allowed is not given: %s", error)
+            kernel.answer(number, allow=False)
+        finally:
+            if file.given.name and made is not None and not had:
+                _unmake(file.given, made)
 
     def _opened(self, file: _File) -> int | None:
         """Open the file that was asked about; None where it is another one by now, or a rule has come to deny it."""
@@ -259,7 +287,20 @@ def _found(asked: Asked, broker: Broker, opener: Opener) -> _File | None:
         made,
         asked.mode & 0o777 & ~_umask_of(asked.tid) if made else 0,
     )
-    return _File(capability, path, given, opener)
+    return _File(capability, path, given, opener, asked.call, empty=bool(asked.flags & os.O_TRUNC) and not made)
+
+
+def _unmake(given: HostFile, made: os.stat_result) -> None:
+    """Remove a file that was made for a call which does not wait any more."""
+    try:
+        directory = os.open(given.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if os.path.samestat(made, os.stat(given.name, dir_fd=directory, follow_symlinks=False)):
+                os.unlink(given.name, dir_fd=directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        _log.warning("a file that was made for a call which was given up is left: %s: %s", given.name, error)
 
 
 def _umask_of(tid: int) -> int:

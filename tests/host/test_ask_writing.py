@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,3 +105,98 @@ def test_rules_and_other_calls_are_no_questions(supervisor: pyisolate.Supervisor
 def test_a_sum_of_what_is_written_is_not_promised_beside_questions(supervisor: pyisolate.Supervisor) -> None:
     with pytest.raises(EnforcementError, match=r"limits\.disk"):
         supervisor.spawn("bounded", POLICY.with_limits(disk="1MiB"))
+
+
+#: open(2) by a raw system call, which no library repeats after a signal
+_OPENED = """
+import ctypes, os, signal
+signal.signal(signal.SIGUSR1, lambda *_: None)
+libc = ctypes.CDLL(None, use_errno=True)
+def opened(name, flags):
+    got = libc.openat(-100, name.encode(), flags, 0o600)
+    return got if got >= 0 else -ctypes.get_errno()
+def full():
+    held = []
+    while True:
+        try:
+            held.append(os.dup(0))
+        except OSError:
+            return held
+"""
+NATIVE = POLICY.allow_import("@stdlib", "ctypes").allow_native("_ctypes")
+TRUNCATED, MADE = os.O_WRONLY | os.O_TRUNC, os.O_WRONLY | os.O_CREAT
+
+
+class _Interrupts:
+    """Says yes, but only when the call has been given up."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.returned = number, threading.Event()
+
+    def __call__(self, question: pyisolate.Question) -> Allow:
+        os.kill(question.pid, self.number)
+        assert self.returned.wait(30)
+        return Allow()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def answers(sandbox: pyisolate.Sandbox, count: int) -> list[str | None]:
+    """Return what was answered, when there are so many events."""
+    wait_until(lambda: len(sandbox.get_denial_events()) >= count)
+    return [event.answer for event in sandbox.get_denial_events()]
+
+
+def test_a_call_that_was_given_up_does_nothing_and_has_its_event(
+    supervisor: pyisolate.Supervisor,
+    place: Path,  # noqa: F811
+) -> None:
+    asked, data, new = _Interrupts(signal.SIGUSR1), place / "data", place / "new"
+    with supervisor.spawn("gives-up", NATIVE, on_ask=asked) as sandbox:
+        sandbox.exec(_OPENED)
+        for count, (name, flags) in enumerate([(data, TRUNCATED), (new, MADE)], start=1):
+            asked.returned.clear()
+            assert sandbox.call("opened", str(name), flags) == -errno.EINTR
+            asked.returned.set()
+            assert answers(sandbox, count) == ["gave_up"] * count
+        assert (data.read_text(), new.exists()) == ("asked", False)
+        heard = [(event.capability, event.target) for event in sandbox.get_denial_events()]
+        assert heard == [("fs.write", str(data)), ("fs.create", str(new))]
+        asked.number = 0  # the control: no signal, and the call waits
+        assert min(sandbox.call("opened", str(name), flags) for name, flags in [(data, TRUNCATED), (new, MADE)]) > 0
+        assert (data.read_text(), new.exists()) == ("", True)
+        assert answers(sandbox, 4)[2:] == ["once", "once"]
+
+
+def test_a_guest_that_can_have_no_descriptor_changes_nothing_by_a_yes(
+    supervisor: pyisolate.Supervisor,
+    place: Path,  # noqa: F811
+) -> None:
+    data, new = place / "data", place / "new"
+    with supervisor.spawn("full", NATIVE, on_ask=lambda _: Allow()) as sandbox:
+        sandbox.exec(_OPENED + "held = full()")
+        for name, flags in [(data, TRUNCATED), (new, MADE)]:
+            assert sandbox.call("opened", str(name), flags) == -errno.EMFILE
+        wait_until(lambda: not new.exists())
+        assert data.read_text() == "asked"
+        sandbox.exec("os.close(held.pop())\nos.close(held.pop())")
+        assert min(sandbox.call("opened", str(name), flags) for name, flags in [(data, TRUNCATED), (new, MADE)]) > 0
+        assert (data.read_text(), new.exists()) == ("", True)
+
+
+def test_a_guest_that_is_killed_while_it_waits_has_its_event(
+    supervisor: pyisolate.Supervisor,
+    place: Path,  # noqa: F811
+) -> None:
+    asked = _Interrupts(signal.SIGKILL)
+    with supervisor.spawn("dies", POLICY, on_ask=asked) as sandbox:
+        with pytest.raises(pyisolate.SandboxDied):
+            sandbox.exec(written(place / "data"))
+        asked.returned.set()
+        assert answers(sandbox, 1) == ["gave_up"]
+    assert (place / "data").read_text() == "asked"

@@ -23,16 +23,19 @@ class _Around:
 
     def __init__(self) -> None:
         self.compiled = compile_policy(Policy.preset("compute").with_ask("fs.read"))
-        self.kernel, self.given, self.said = self, list[int | None](), list[bool | None]()
+        self.kernel, self.given, self.said = self, list[int](), list[bool | None]()
 
     def start_call(self, call: Callable[[], None]) -> None:
         thread = threading.Thread(target=call)
         thread.start()
         thread.join()
 
-    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
-        self.given.append(file)
+    def answer(self, number: int, *, allow: bool | None) -> None:
         self.said.append(allow)
+
+    def give(self, number: int, call: int, file: int, *, empty: bool) -> bool:
+        self.given.append(file)
+        return True
 
     def stage(self, call: int) -> CallStage:
         return "waits" if not self.said else "went_on"
@@ -51,7 +54,6 @@ def test_time_that_a_file_took_elsewhere_is_the_sandboxes() -> None:
     waiting.answer(1, allow=True)
     assert waiting.spent_s >= 5
     (descriptor,) = around.given
-    assert descriptor is not None
     os.close(descriptor)
 
 

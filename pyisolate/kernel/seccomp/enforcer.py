@@ -148,9 +148,13 @@ class ListenerAttachment(Attachment):
         """True where the listener has delivered all there is."""
         return self._listener.quiet(self._id)
 
-    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
+    def answer(self, number: int, *, allow: bool | None) -> None:
         """Answer a question of one of its calls."""
-        self._listener.answer(number, allow=allow, file=file)
+        self._listener.answer(number, allow=allow)
+
+    def give(self, number: int, file: int, *, empty: bool) -> bool:
+        """Answer a question with a file."""
+        return self._listener.give(number, file, empty=empty)
 
     def stage(self, call: int) -> CallStage:
         """Tell where a call of it is that a question was about."""

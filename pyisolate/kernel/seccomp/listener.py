@@ -293,18 +293,20 @@ class Listener:
 
     # -- questions ------------------------------------------------------------------------------------------
 
-    def answer(self, number: int, *, allow: bool | None, file: int | None = None) -> None:
-        """Answer a question; one whose call has been given up is forgotten. Takes `file`, which its guest is given.
+    def answer(self, number: int, *, allow: bool | None) -> None:
+        """Answer a question; of one whose call has been given up, only the record is made.
 
         None, about a file: the kernel decides.
         """
-        try:
-            if not self._closing.is_set():
-                self._native.answer(number, allow=allow, file=file)
-                file = None
-        finally:
-            if file is not None:
-                os.close(file)
+        if not self._closing.is_set():
+            self._native.answer(number, allow=allow)
+
+    def give(self, number: int, file: int, *, empty: bool) -> bool:
+        """Answer with yes and a file, which is taken; tell whether the guest has it."""
+        if self._closing.is_set():
+            os.close(file)
+            return False
+        return self._native.give(number, file, empty=empty)
 
     def stage(self, sandbox_id: str, call: int) -> CallStage:
         """Tell where a call is that a question was about. Any thread may ask; never waits."""

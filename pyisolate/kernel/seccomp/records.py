@@ -41,6 +41,7 @@ _ANSWERS: dict[int, AskAnswer] = {
     native.REPLY_NO: "deny",
     native.REPLY_FULL: "full",
     native.REPLY_LATE: "timeout",
+    native.REPLY_GONE: "gave_up",
 }
 _REASONS = {
     DenialCode.NOT_GRANTED: "the policy grants no {capability}",

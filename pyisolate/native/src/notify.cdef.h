@@ -33,9 +33,10 @@ struct notify_question {
 	uint32_t flags, mode;
 	char name[...];
 };
-enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER, ... };
+enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER, NOTIFY_SAID_EMPTY, ... };
 enum notify_stage { NOTIFY_STAGE_GONE, NOTIFY_STAGE_WAITS, NOTIFY_STAGE_WENT_ON, ... };
-enum notify_reply { NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE, ... };
+enum notify_reply { NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE,
+                    NOTIFY_REPLY_GONE, ... };
 #define NOTIFY_DESCRIPTOR ...
 #define NOTIFY_NO_LIMIT ...
 #define NOTIFY_FOREIGN ...
@@ -89,7 +90,7 @@ uint64_t notify_spent(notify_listener *l, uint64_t key);
 
 int notify_next_question(notify_listener *l, struct notify_question *out, int timeout_ms);
 void notify_stop_asking(notify_listener *l);
-int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd);
+int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd, int heard);
 int notify_stage_of(notify_listener *l, uint64_t key, uint64_t id);
 int notify_wait(notify_listener *l, int timeout_ms);
 void notify_wake(notify_listener *l);

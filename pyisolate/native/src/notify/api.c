@@ -181,6 +181,7 @@ SHARED void notify_destroy(notify_listener *l)
 		l->jobs = job->next;
 		if (job->domain == NOTIFY_JOB_FILE)
 			close(job->protocol);
+		notify_say(job->heard, 0);
 		__atomic_sub_fetch(&job->sandbox->jobs, 1, __ATOMIC_ACQ_REL);
 		notify_free(job);
 	}
@@ -195,6 +196,7 @@ SHARED void notify_destroy(notify_listener *l)
 		struct notify_answered *next = l->answered->next;
 		if (l->answered->fd >= 0)
 			close(l->answered->fd);
+		notify_say(l->answered->heard, 0);
 		notify_free(l->answered);
 		l->answered = next;
 	}
@@ -455,9 +457,9 @@ SHARED void notify_stop_asking(notify_listener *l)
 	notify_interrupt(l, l->ask);
 }
 
-/* Answer a question; one whose task has gone is forgotten. `fd` is the guest's from then on where this succeeds: of a file
- * that was asked about, -1 else. */
-SHARED int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd)
+/* Answer a question; one whose call was given up is recorded as such. `fd`, of a file that was asked about, and `heard`, a
+ * socket that gets one byte (notify_say), are the listener's where this succeeds; -1: none. */
+SHARED int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd, int heard)
 {
 	struct notify_answered *a = notify_alloc(1, sizeof *a);
 
@@ -470,6 +472,7 @@ SHARED int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd
 	a->number = number;
 	a->said = said;
 	a->fd = fd;
+	a->heard = heard;
 	pthread_mutex_lock(&l->lock);
 	a->next = l->answered;
 	__atomic_store_n(&l->answered, a, __ATOMIC_RELEASE);

@@ -1,8 +1,19 @@
 /* A call is answered with a descriptor in the guest: by an injector, which may wait for the guest's task. */
 #include "parts.h"
 
-/* Answer the call with a descriptor in the guest, of the file of ours. */
-SHARED void notify_give_fd(const struct notify_job *job, int fd, int close_on_exec)
+/* Say to a thread of the host's whether what it ordered was done. Takes the socket; -1: no thread waits. */
+SHARED void notify_say(int heard, int done)
+{
+	char byte = (char)done;
+
+	if (heard < 0)
+		return;
+	send(heard, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+	close(heard);
+}
+
+/* Answer the call with a descriptor in the guest, of the file of ours: 1 where the guest has it. */
+SHARED int notify_give_fd(const struct notify_job *job, int fd, int close_on_exec)
 {
 	struct notify_sandbox *s = job->sandbox;
 	struct seccomp_notif_addfd add = {
@@ -20,11 +31,38 @@ SHARED void notify_give_fd(const struct notify_job *job, int fd, int close_on_ex
 	}
 	if (number < 0)
 		notify_answer(s, job->id, 0, -errno, 0); /* EMFILE: the guest's own limit */
+	return number >= 0;
+}
+
+/* Answer open(2) with a file that is emptied: not before the guest has it, because a call that was given up empties nothing,
+ * and before it returns. 1 where the guest has it. */
+static int notify_give_emptied(const struct notify_job *job)
+{
+	struct seccomp_notif_addfd add = {
+		.id = job->id,
+		.srcfd = (uint32_t)job->protocol,
+		.newfd_flags = job->kind & O_CLOEXEC ? O_CLOEXEC : 0,
+	};
+	int number = ioctl(job->sandbox->fd, SECCOMP_IOCTL_NOTIF_ADDFD, &add), result = number;
+
+	if (number < 0 || ftruncate(job->protocol, 0))
+		result = -errno;
+	notify_answer(job->sandbox, job->id, result < 0 ? 0 : result, result < 0 ? result : 0, 0);
+	return number >= 0;
+}
+
+SHARED int notify_give_file(const struct notify_job *job)
+{
+	int given = job->kind & O_TRUNC ? notify_give_emptied(job)
+					: notify_give_fd(job, job->protocol, job->kind & O_CLOEXEC);
+
+	close(job->protocol);
+	return given;
 }
 
 /* ADDFD waits until the guest's task ran, and one that others starve of processor time (a quota, SCHED_IDLE) may not run
  * for seconds: an injector waits, which has nothing else to do. */
-SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kind, int protocol)
+SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kind, int protocol, int heard)
 {
 	notify_listener *l = c->l;
 	struct notify_job *job = __atomic_exchange_n(&l->spare_job, NULL, __ATOMIC_ACQUIRE), **end = &l->jobs;
@@ -32,6 +70,7 @@ SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kin
 	if (!job && !(job = notify_alloc(1, sizeof *job))) {
 		if (domain == NOTIFY_JOB_FILE)
 			close(protocol);
+		notify_say(heard, 0);
 		notify_result(c, -ENOMEM);
 		return;
 	}
@@ -43,6 +82,7 @@ SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kin
 		.protocol = protocol,
 		.tid = c->tid,
 		.pid = domain < 0 ? notify_pid(c->sandbox, c->tid) : 0,
+		.heard = heard,
 	};
 	__atomic_add_fetch(&c->sandbox->jobs, 1, __ATOMIC_ACQ_REL);
 	pthread_mutex_lock(&l->job_lock);

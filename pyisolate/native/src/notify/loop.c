@@ -71,6 +71,22 @@ static void notify_take_one(notify_listener *l, struct notify_sandbox *s, struct
 	}
 }
 
+/* No task is left: what waits is dropped, but for questions, which are recorded when the host has answered. */
+static void notify_drop_waits(notify_listener *l, struct notify_sandbox *s)
+{
+	struct notify_wait *w, *next;
+
+	for (w = s->waits; w; w = next) {
+		next = w->next;
+		if (w->step == NOTIFY_STEP_ASK)
+			w->gone = 1;
+		else
+			notify_wait_end(l, w);
+	}
+	while (s->flights)
+		notify_flight_end(l, s->flights);
+}
+
 static void notify_drop_kept(notify_listener *l, struct notify_sandbox *s)
 {
 	while (s->waits)
@@ -99,7 +115,7 @@ static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint
 		s->hung_up = 1; /* every task under the filter is gone */
 		notify_drop_looked_at(s);
 		epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
-		notify_drop_kept(l, s);
+		notify_drop_waits(l, s);
 	}
 }
 
@@ -253,7 +269,7 @@ static void notify_do_job(const struct notify_job *job)
 	uint64_t began_ns = notify_used();
 
 	if (job->domain == NOTIFY_JOB_FILE)
-		notify_inject_file(job);
+		notify_say(job->heard, notify_give_file(job));
 	else if (job->domain == NOTIFY_JOB_OWN)
 		notify_inject_own(job);
 	else

@@ -131,8 +131,11 @@ enum notify_reason {
 	NOTIFY_ALWAYS_DENIED, NOTIFY_INTERNAL, NOTIFY_LIMIT_EXCEEDED,
 };
 enum notify_trait { NOTIFY_KNOWN = 1, NOTIFY_REPORTED = 2 };
-/* What became of a question; NONE: none was asked. FULL: too many waited. LATE: no answer came in time. */
-enum notify_reply { NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE };
+/* What became of a question; NONE: none was asked. FULL: too many waited. LATE: no answer came in time. GONE: its call was
+ * given up before the answer came, which did nothing. */
+enum notify_reply {
+	NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE, NOTIFY_REPLY_GONE,
+};
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED };
 enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOTIFY_NATIVE_NET = 8,
 		   NOTIFY_ASK_CONNECT = 16, NOTIFY_OWN_NAMES = 32, NOTIFY_MONITOR_FILES = 64, NOTIFY_OWN_SOCKETS = 128,
@@ -140,7 +143,8 @@ enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOT
 		   NOTIFY_ASK_READ = 1024, NOTIFY_ASK_BY_RULE = 2048,
 		   NOTIFY_ASK_EXEC = 4096, NOTIFY_ASK_WRITE = 8192 };
 /* What the host says to a question: refuse, let it through, or let the kernel decide as if nothing had been asked. */
-enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER };
+/* EMPTY: yes, and the file is emptied once the guest has it. */
+enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER, NOTIFY_SAID_EMPTY };
 /* Where a call is: nowhere (answered, or given up by its task), at the listener, or past it (an exec alone). */
 enum notify_stage { NOTIFY_STAGE_GONE, NOTIFY_STAGE_WAITS, NOTIFY_STAGE_WENT_ON };
 /* capability.py, NetAction; ASKED_ABOUT: a rule that grants nothing, and says which connections are asked about. */
@@ -318,6 +322,7 @@ struct notify_wait {
 	struct notify_sandbox *sandbox;
 	uint64_t id, deadline_ns;
 	int tid, fd, dead;
+	int gone;		/* a question whose call was given up: it keeps its place until the host has answered */
 	enum notify_step step;
 	int then_send;		/* MSG_FASTOPEN: connect, then send */
 	struct notify_message message;
@@ -351,7 +356,7 @@ struct notify_question {
 };
 struct notify_answered {
 	uint64_t number;
-	int said, fd; /* fd: what the guest is given, -1: nothing */
+	int said, fd, heard; /* fd: what the guest is given, -1: nothing; heard: a socket that hears it (notify_say) */
 	struct notify_answered *next;
 };
 
@@ -368,11 +373,11 @@ struct notify_copy {
 #define NOTIFY_JOB_FILE (-2)
 
 /* A socket. NOTIFY_JOB_OWN: a descriptor of the guest's own, `kind` its flags, `protocol` its number. NOTIFY_JOB_FILE: a file
- * of the supervisor's, the same, which is closed then. */
+ * of the supervisor's, the same, which is closed then; O_TRUNC: it is emptied once the guest has it. */
 struct notify_job {
 	struct notify_sandbox *sandbox;
 	uint64_t id;
-	int domain, kind, protocol, tid, pid;
+	int domain, kind, protocol, tid, pid, heard; /* heard: as of an answer, -1: none */
 	struct notify_job *next;
 };
 

@@ -84,6 +84,6 @@ SHARED int notify_opens_own(const struct notify_call *c)
 	if (number < 0)
 		return 0;
 	notify_record_narrower(c, number, flags);
-	notify_ask_injector(c, NOTIFY_JOB_OWN, flags, number);
+	notify_ask_injector(c, NOTIFY_JOB_OWN, flags, number, -1);
 	return 1;
 }

@@ -8,6 +8,8 @@
 SHARED int notify_asked_capability(const struct notify_call *c);
 SHARED void notify_settle_question(struct notify_wait *w, int reply, int verdict, int error);
 SHARED void notify_refuse_question(notify_listener *l, struct notify_wait *w, int reply);
+SHARED void notify_give_up_question(notify_listener *l, struct notify_wait *w);
+SHARED int notify_still_waits(struct notify_wait *w);
 SHARED int notify_answer(struct notify_sandbox *s, uint64_t id, int64_t value, int error, uint32_t flags);
 SHARED void notify_result(const struct notify_call *c, int64_t result);
 SHARED void notify_continue(const struct notify_call *c);
@@ -34,7 +36,6 @@ SHARED int notify_ask(const struct notify_call *c, int fd, const struct notify_e
 		      const struct notify_decision *d);
 SHARED int notify_ask_open(const struct notify_call *c);
 SHARED void notify_ask_exec(const struct notify_call *c);
-SHARED void notify_inject_file(const struct notify_job *job);
 SHARED void notify_take_answers(notify_listener *l);
 
 /* policy.c */
@@ -46,8 +47,10 @@ SHARED notify_policy *notify_policy_hold(notify_policy *p);
 SHARED void notify_policy_drop(notify_policy *p);
 
 /* inject.c */
-SHARED void notify_give_fd(const struct notify_job *job, int fd, int close_on_exec);
-SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kind, int protocol);
+SHARED int notify_give_fd(const struct notify_job *job, int fd, int close_on_exec);
+SHARED int notify_give_file(const struct notify_job *job);
+SHARED void notify_say(int heard, int done);
+SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kind, int protocol, int heard);
 
 /* socket.c */
 SHARED void notify_inject(const struct notify_job *job);

@@ -171,14 +171,17 @@ SHARED void notify_ask_exec(const struct notify_call *c)
 	notify_refuse(&w.call, PYI_PROCESS_EXEC, EACCES, &w.refusal, NULL);
 }
 
-/* Yes: the file that the host has opened becomes the answer of open(2). Takes the descriptor. */
-static void notify_give_file(notify_listener *l, struct notify_wait *w, int fd)
+/* Yes: the file that the host has opened becomes the answer of open(2). Takes the descriptors. */
+static void notify_let_open(notify_listener *l, struct notify_wait *w, struct notify_answered *a)
 {
 	const struct notify_call *c = &w->call;
-	uint64_t flags = c->args[l->path_argument[c->nr] + 1];
+	uint64_t flags = c->args[l->path_argument[c->nr] + 1] & O_CLOEXEC;
 
+	if (a->said == NOTIFY_SAID_EMPTY)
+		flags |= O_TRUNC;
 	notify_settle_question(w, NOTIFY_REPLY_YES, NOTIFY_WOULD_DENY, 0);
-	notify_ask_injector(c, NOTIFY_JOB_FILE, flags & O_CLOEXEC ? O_CLOEXEC : 0, fd);
+	notify_ask_injector(c, NOTIFY_JOB_FILE, (int)flags, a->fd, a->heard);
+	a->fd = a->heard = -1;
 	notify_wait_end(l, w);
 }
 
@@ -188,13 +191,6 @@ static void notify_run(notify_listener *l, struct notify_wait *w)
 	notify_settle_question(w, NOTIFY_REPLY_YES, NOTIFY_WOULD_DENY, 0);
 	notify_continue(&w->call);
 	notify_wait_end(l, w);
-}
-
-/* Called by an injector. */
-SHARED void notify_inject_file(const struct notify_job *job)
-{
-	notify_give_fd(job, job->protocol, job->kind);
-	close(job->protocol);
 }
 
 /* The policy may have been replaced since: a rule that denies now is not overruled. */
@@ -221,23 +217,23 @@ static void notify_grant_question(notify_listener *l, struct notify_wait *w)
 static void notify_answer_question(notify_listener *l, struct notify_answered *a)
 {
 	struct notify_wait *w = l->waits;
-	uint64_t id;
 
 	while (w && !(w->step == NOTIFY_STEP_ASK && w->call.question == a->number))
 		w = w->next_all;
 	if (!w)
-		return; /* its task has gone */
-	id = w->id;
-	if (ioctl(w->sandbox->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
-		notify_wait_end(l, w);
+		return; /* its sandbox is forgotten, or it was answered */
+	int waits = notify_still_waits(w), yes = a->said == NOTIFY_SAID_YES || a->said == NOTIFY_SAID_EMPTY;
+	if (!waits && a->said == NOTIFY_SAID_AS_EVER)
+		notify_wait_end(l, w); /* nothing was asked about it */
+	else if (!waits)
+		notify_give_up_question(l, w);
 	else if (w->call.name && a->said == NOTIFY_SAID_AS_EVER)
 		notify_as_ever(l, w);
-	else if (notify_asked_capability(&w->call) == PYI_PROCESS_EXEC && a->said == NOTIFY_SAID_YES)
+	else if (notify_asked_capability(&w->call) == PYI_PROCESS_EXEC && yes)
 		notify_run(l, w);
-	else if (w->call.name && a->said == NOTIFY_SAID_YES && a->fd >= 0) {
-		notify_give_file(l, w, a->fd);
-		a->fd = -1;
-	} else if (!w->call.name && a->said == NOTIFY_SAID_YES)
+	else if (w->call.name && yes && a->fd >= 0)
+		notify_let_open(l, w, a);
+	else if (!w->call.name && yes)
 		notify_grant_question(l, w);
 	else
 		notify_refuse_question(l, w, NOTIFY_REPLY_NO);
@@ -254,6 +250,7 @@ SHARED void notify_take_answers(notify_listener *l)
 		notify_answer_question(l, a);
 		if (a->fd >= 0)
 			close(a->fd);
+		notify_say(a->heard, 0);
 		notify_free(a);
 		a = next;
 	}

@@ -66,7 +66,7 @@ SHARED void notify_do_socket(const struct notify_call *c)
 	/* Multipath TCP is served by plain TCP, its own fallback: the peer could otherwise make the kernel
 	 * open subflows to addresses that no rule names. */
 	c->sandbox->had_inet = 1;
-	notify_ask_injector(c, domain, kind, protocol == NOTIFY_MULTIPATH_TCP ? 0 : protocol);
+	notify_ask_injector(c, domain, kind, protocol == NOTIFY_MULTIPATH_TCP ? 0 : protocol, -1);
 }
 
 /* The task that closes the last descriptor of a lingering socket waits for its peer (inet_release); that may be this

@@ -381,6 +381,38 @@ SHARED void notify_refuse_question(notify_listener *l, struct notify_wait *w, in
 	notify_wait_finish(l, w, -EACCES);
 }
 
+/* A question whose call was given up, with its one record: nothing is done, whatever the answer was. */
+SHARED void notify_give_up_question(notify_listener *l, struct notify_wait *w)
+{
+	notify_settle_question(w, NOTIFY_REPLY_GONE, NOTIFY_DENY, EINTR);
+	notify_wait_end(l, w);
+}
+
+/* Does a question's call wait still? One that does not stays where it is: whether it was a question at all the host knows,
+ * and a guest whose signals interrupt its calls has no more of them at the host than another one. */
+SHARED int notify_still_waits(struct notify_wait *w)
+{
+	uint64_t id = w->id;
+
+	if (!w->gone && (w->sandbox->fd < 0 || ioctl(w->sandbox->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id)))
+		w->gone = 1;
+	return !w->gone;
+}
+
+static void notify_tick_question(notify_listener *l, struct notify_wait *w, uint64_t now)
+{
+	int waits = notify_still_waits(w);
+
+	if (now >= w->deadline_ns && waits) {
+		notify_refuse_question(l, w, NOTIFY_REPLY_LATE);
+	} else if (now >= w->deadline_ns) {
+		notify_give_up_question(l, w);
+	} else if (waits && notify_interrupted(w->tid)) {
+		w->gone = 1;
+		notify_answer(w->sandbox, w->id, 0, -NOTIFY_RESTART, 0);
+	}
+}
+
 /* Every tick: who gave up (killed, signalled, timed out)? A bounded number a turn. */
 SHARED void notify_tick(notify_listener *l)
 {
@@ -392,14 +424,14 @@ SHARED void notify_tick(notify_listener *l)
 		struct notify_wait *w = l->tick_cursor;
 		uint64_t id = w->id;
 		l->tick_cursor = w->next_all;
-		if (ioctl(w->sandbox->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
+		if (w->step == NOTIFY_STEP_ASK)
+			notify_tick_question(l, w, now);
+		else if (ioctl(w->sandbox->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
 			notify_wait_end(l, w);
-		else if (w->deadline_ns && now >= w->deadline_ns && w->step == NOTIFY_STEP_ASK)
-			notify_refuse_question(l, w, NOTIFY_REPLY_LATE);
 		else if (w->deadline_ns && now >= w->deadline_ns)
 			notify_wait_finish(l, w, w->step == NOTIFY_STEP_CONNECT ? -EINPROGRESS : -EAGAIN);
 		else if (notify_interrupted(w->tid))
-			notify_wait_finish(l, w, w->deadline_ns && w->step != NOTIFY_STEP_ASK ? -EINTR : -NOTIFY_RESTART);
+			notify_wait_finish(l, w, w->deadline_ns ? -EINTR : -NOTIFY_RESTART);
 		else if (w->on_tick)
 			notify_wait_step(l, w);
 	}
