@@ -100,8 +100,7 @@ class EventStore:
             self._total += event.count
             self._place(event, key, now, self._version)
             lost = self._evict()
-            if self._followers:
-                self._changed.notify_all()
+            self._wake_followers()
             return lost
 
     def amend(self, event: DenialEvent, completed: DenialEvent) -> int | None:
@@ -124,8 +123,7 @@ class EventStore:
                 self._take_out(slot, event)
             self._place(completed, full, slot.touched_ns, number)
             lost = self._evict()
-            if self._followers:
-                self._changed.notify_all()
+            self._wake_followers()
             return lost
 
     def named(self, event: DenialEvent) -> DenialEvent:
@@ -168,8 +166,12 @@ class EventStore:
         """End every `follow`. Events stay readable; a late `add` is still stored."""
         with self._lock:
             self._closed = True
-            if self._followers:
-                self._changed.notify_all()
+            self._wake_followers()
+
+    def _wake_followers(self) -> None:
+        """The lock is held."""
+        if self._followers:
+            self._changed.notify_all()
 
     def follow(self, *, since: int = 0, timeout: float | None = None) -> Iterator[DenialEvent]:
         """Yield events as they come, until the store closes or nothing came for `timeout` seconds.
