@@ -209,14 +209,9 @@ class ChannelGuard:
             self._channel.lock.release()
             self._reactor.arm(self._channel)
 
-    def __enter__(self) -> Self:  # each request comes by here: `acquire` and `release` without their own frames
-        channel = self._channel
-        self._held = channel.lock.acquire()
-        self._reactor.disarm(channel)
+    def __enter__(self) -> Self:
+        self.acquire()
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        if self._held:
-            self._held = False
-            self._channel.lock.release()
-            self._reactor.arm(self._channel)
+        self.release()

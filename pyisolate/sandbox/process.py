@@ -152,7 +152,7 @@ class CellSession(ProgramSession):
         self, frame: wire.Request, descriptors: Sequence[int], timeout: float | None, *callbacks: OutputCallback | None
     ) -> Result:
         channel, reactor = self.channel, self._reactor
-        try:  # what `Reactor.borrow` does, without its object and calls
+        try:  # as `Reactor.borrow` holds it: take the lock, disarm; let the lock go, arm
             with channel.lock:
                 reactor.disarm(channel)
                 if self.state != "idle" or self.ending is not None or channel.ended is not None:
