@@ -16,7 +16,7 @@ from ..policy.interpreter import InterpreterFiles
 _QUESTION = """
 import json, os, cloudpickle, msgspec
 from pyisolate import distribution
-from pyisolate.native import audit, cell_init, quiet
+from pyisolate.native import audit, quiet, zygote_loop
 print(json.dumps([distribution.VERSION, {"_quiet": quiet.library(), "_reports": quiet.library("_reports")}]))
 """
 _ANSWER_TIMEOUT_S = 60.0
