@@ -55,16 +55,17 @@ def machine() -> list[Finding]:
         Finding("supervisor", INFO, who),
         Finding("interpreter", INFO, f"{version}, {sys.executable}"),
     ]
-    return found + outer_filter()
+    return found + _outer_filter()
 
 
-def outer_filter() -> list[Finding]:
+def _outer_filter() -> list[Finding]:
     """Say whether this process is under a seccomp filter already, as in most containers.
 
     The kernel takes the strictest answer of all filters: a call that the outer one refuses reaches no listener.
     """
-    status = dict(line.split(":\t", 1) for line in _read("/proc/self/status").splitlines() if ":\t" in line)
-    if status.get("Seccomp", "0") != "2":
+    from ..kernel import namespaces
+
+    if not namespaces.outer_filter():
         return []
     text = "this process is under one (a container's?): what that filter refuses is refused and leaves no event"
     return [Finding("outer seccomp filter", INFO, text)]

@@ -47,7 +47,7 @@ def outer_filter(read: Callable[[str], str] = _text) -> str:
     if "Seccomp:\t2" not in read("/proc/self/status"):
         return ""
     return (
-        "run this container under the seccomp profile docs/deploy/seccomp.json of pyisolate (docker run "
+        "run this container under pyisolate's seccomp profile, docs/deploy/seccomp.json of its source (docker run "
         "--security-opt seccomp=seccomp.json, Kubernetes: seccompProfile.type Localhost): the filter around this "
         "process refuses calls that make sandboxes, such as unshare(2), mount(2) and pidfd_getfd(2)"
     )

@@ -32,7 +32,7 @@ def test_it_proves_this_machine() -> None:
 OUTER = """
 from pyisolate.cli import doctor_checks as checks
 from pyisolate.native import seccomp
-assert [one.name for one in checks.outer_filter()] == []
+assert not [one.name for one in checks.machine() if "leaves no event" in one.text]
 everything = seccomp.FilterSpec((), seccomp.ALLOW, seccomp.ALLOW)
 seccomp.install(seccomp.compile_filter(everything), notify=False)
 print([one.name for one in checks.machine() if "leaves no event" in one.text])
