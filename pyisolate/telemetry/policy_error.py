@@ -79,6 +79,10 @@ _HINTS = {
         "a socket is refused before its address is known, where no rule grants any: grant the address, such as "
         '{"net": [{"connect": "10.0.0.5:443"}]}, or {"net": [{"bind": "127.0.0.1:0"}]} for a server'
     ),
+    Capability.NET_CONNECT: (
+        "where the target is a name without a port, grant the host with the port that is needed, such as "
+        '{"net": [{"connect": "example.com:443"}]}: a name that is granted can be looked up'
+    ),
     Capability.MEMORY_EXEC: "no rule lets a mapped file be written and run: map it read-only, where `exec` is granted",
     Capability.IPC_SYSV: "no rule grants it: use threads, pipes or files of a granted directory",
     Capability.IPC_POSIX: "no rule grants it: use threads, pipes or files of a granted directory",

@@ -97,3 +97,13 @@ def test_explain_prints_it(tmp_path: object) -> None:
     answer = CliRunner().invoke(main.cli, ["policy", "explain", path, "fs.read", "/srv/private/x"])
     assert answer.exit_code == 1
     assert "the policy says: customer data: ask privacy" in answer.output
+
+
+def test_a_name_that_is_looked_up_alone_leads_to_a_rule_with_a_port() -> None:
+    refused = event(capability=Capability.NET_CONNECT, target="example.com")
+    assert refused.suggestion is None
+    assert '{"net": [{"connect": "example.com:443"}]}' in str(policy_error(refused))
+    asked = Policy.preset("compute").allow_connect("example.com:443")
+    found = explain(asked, "net.connect", "example.com", resolve=lambda host: ["192.0.2.7"])
+    assert found.code is None  # what the hint says of it
+    assert explain(Policy.preset("compute"), "net.connect", "example.com").code is not None  # the control
