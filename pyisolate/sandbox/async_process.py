@@ -16,7 +16,8 @@ from .running import RunningProgram
 
 if TYPE_CHECKING:
     from ..telemetry.event import DenialEvent
-    from .running import InputSource, OutputSink, ProgramSession
+    from .received import OutputSink
+    from .running import InputSource, ProgramSession
 
 
 class _Feeding(Sink):
@@ -154,7 +155,7 @@ async def start(
     feeding = [_Feeding(loop) if _is_pipe(sink) else None for sink in (stdout, stderr)]
     sinks: list[Any] = [fed or sink for fed, sink in zip(feeding, (stdout, stderr), strict=True)]
     call = functools.partial(
-        begin, session, arguments, stdin=stdin, stdout=sinks[0], stderr=sinks[1], text=False, cwd=cwd, env=env
+        begin, session, arguments, stdin=stdin, stdout=sinks[0], stderr=sinks[1], text=None, cwd=cwd, env=env
     )
     try:
         running = await session.host.run_blocking(call)

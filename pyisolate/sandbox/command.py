@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GuestError, SandboxError
+from ..errors import GuestError, SandboxError, TimeoutError
+from . import program_options
+from .program_options import (
+    CapturedOutput,
+    ProgramText,
+    captured_output,
+    check_outputs,
+)
+from .received import OutputSink
 from .request import Work, check_argv, check_seconds, check_text
 from .result import OutputCallback, Result
-from .stdin import Stdin, StdinSource, check_stdin
+from .stdin import Stdin, check_stdin
 
 if TYPE_CHECKING:
     from .session import Session
@@ -30,10 +39,6 @@ class Program:
     merged: bool = False
     stdin: Stdin | None = None
 
-    def reading(self, stdin: Stdin | None) -> Program:
-        """Return it with another stdin."""
-        return replace(self, stdin=stdin)
-
     @property
     def sent(self) -> tuple[Any, ...]:
         """What the guest gets."""
@@ -51,21 +56,29 @@ class Program:
 def check_program(
     what: str,
     arguments: Any,
-    cwd: str | os.PathLike[str] | None,
-    env: Mapping[str, str] | None,
+    cwd: Any,
+    env: Mapping[Any, Any] | None,
     *,
     merged: bool = False,
 ) -> Program:
     """Return a program as it can be sent. Raises TypeError, ValueError."""
+    if isinstance(arguments, Iterable) and not isinstance(arguments, str | bytes):
+        arguments = [_decoded(one) for one in arguments]
     if isinstance(arguments, str | bytes) or not (checked := check_argv(f"{what}: arguments", arguments)):
         raise TypeError(
             f"{what}: arguments: must be a list of str. Hint: ['sh', '-c', text] runs a shell, if one is granted"
         )
-    directory = None if cwd is None else check_text(f"{what}: cwd", os.fspath(cwd))
+    directory = None if cwd is None else check_text(f"{what}: cwd", _decoded(cwd))
     environment = None
     if env is not None:
-        environment = {check_text(f"{what}: env", key): check_text(f"{what}: env", one) for key, one in env.items()}
+        own = f"{what}: env"
+        environment = {check_text(own, _decoded(key)): check_text(own, _decoded(one)) for key, one in env.items()}
     return Program(checked, directory, environment, merged)
+
+
+def _decoded(given: Any) -> Any:
+    """Return bytes and paths as the text that the system takes them for, all else as it is."""
+    return os.fsdecode(given) if isinstance(given, bytes | os.PathLike) else given
 
 
 def error_of_start(program: str, sandbox: str, error: BaseException) -> BaseException:
@@ -81,30 +94,70 @@ def exit_status(result: Result, sandbox: str) -> int:
     return result.value
 
 
-def run_command(
-    session: Session,
-    program: Program,
+@dataclass(frozen=True)
+class Streams:
+    """What a program that `Sandbox.run` runs reads and writes, checked."""
+
+    stdin: Stdin | None
+    stdout: CapturedOutput
+    stderr: CapturedOutput
+    text: ProgramText | None
+    merged: bool
+
+    def outputs(self, stdout: bytes, stderr: bytes) -> tuple[Any, Any]:
+        """Return what the answer holds of both streams."""
+        return self.stdout.of(stdout, self.text), None if self.merged else self.stderr.of(stderr, self.text)
+
+
+def check_streams(
+    stdin: Any,
+    input: Any,
+    outputs: tuple[OutputSink | None, OutputSink | None],
+    callbacks: tuple[OutputCallback | None, OutputCallback | None],
+    text: ProgramText | None,
     *,
-    input: StdinSource | None,
-    text: bool,
-    timeout: float | None,
-    check: bool,
-    on_stdout: OutputCallback | None,
-    on_stderr: OutputCallback | None,
+    capture_output: bool,
+) -> Streams:
+    """Return the streams of a program, by the keywords of `subprocess.run`. Raises TypeError, ValueError."""
+    if stdin is not None and input is not None:
+        raise ValueError("run: stdin and input: only one of them can be read. Hint: leave the other out")
+    if capture_output and outputs != (None, None):
+        raise ValueError("run: capture_output: captures stdout and stderr. Hint: leave those or capture_output out")
+    stdout, stderr = outputs
+    check_outputs("run", stdout)
+    if type(stdin) is int and stdin == subprocess.PIPE:  # without a writer: empty
+        stdin = subprocess.DEVNULL
+    source = check_stdin("run: stdin", stdin) if input is None else None
+    if input is not None:
+        source = check_stdin("run: input", input if text is None else text.encoded(input))
+    merged = isinstance(stderr, int) and stderr == subprocess.STDOUT
+    err = CapturedOutput(callbacks[1]) if merged else captured_output("stderr", stderr, callbacks[1])
+    return Streams(source, captured_output("stdout", stdout, callbacks[0]), err, text, merged)
+
+
+def run_command(
+    session: Session, program: Program, streams: Streams, *, timeout: float | None, check: bool
 ) -> subprocess.CompletedProcess[Any]:
     """Run a program in a cell; see `Sandbox.run`."""
     check_seconds("run: timeout", timeout)
-    work = program.reading(check_stdin("run: input", input)).work()
+    work = replace(program, stdin=streams.stdin, merged=streams.merged).work()
+    arguments = list(program.arguments)
     try:
-        result = session.submit(work, timeout, on_stdout, on_stderr)
+        with contextlib.ExitStack() as ending:
+            streams.stdout.ending(ending)
+            streams.stderr.ending(ending)
+            result = session.submit(work, timeout, streams.stdout.callback, streams.stderr.callback)
+    except TimeoutError as error:
+        output = None if streams.stdout.sink is not None else error.stdout_bytes or None
+        expired = program_options.TimeoutError(error, arguments, timeout if error.limit == "timeout" else None, output)
+        raise expired.with_traceback(error.__traceback__) from error.__cause__
     except GuestError as error:
         missing = error_of_start(program.arguments[0], session.name, error)
         if missing is error:
             raise
         raise missing from error
-    outputs = (result.stdout, result.stderr) if text else (result.stdout_bytes, result.stderr_bytes)
-    status = exit_status(result, session.name)
-    completed = subprocess.CompletedProcess[Any](list(program.arguments), status, *outputs)
+    outputs = streams.outputs(result.stdout_bytes, result.stderr_bytes)
+    completed = subprocess.CompletedProcess[Any](arguments, exit_status(result, session.name), *outputs)
     if check:
         completed.check_returncode()
     return completed

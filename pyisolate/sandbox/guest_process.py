@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 from types import TracebackType
@@ -12,8 +11,10 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from ..errors import SandboxError
 from ..native.threads import Thread
 from .command import check_program
+from .program_options import ProgramText, check_outputs
+from .received import OutputSink
 from .request import check_seconds
-from .running import InputSource, OutputSink, ProgramSession, RunningProgram
+from .running import InputSource, ProgramSession, RunningProgram
 
 if TYPE_CHECKING:
     from ..telemetry.event import DenialEvent
@@ -135,13 +136,14 @@ def begin(
     stdin: InputSource,
     stdout: OutputSink,
     stderr: OutputSink,
-    text: bool,
-    cwd: str | os.PathLike[str] | None,
+    text: ProgramText | None,
+    cwd: Any,
     env: Any,
 ) -> RunningProgram:
     """Start a program in a cell; see `Sandbox.popen`."""
     session.check_caller()
     session.check_open()
+    check_outputs("popen", stdout)
     merged = isinstance(stderr, int) and stderr == subprocess.STDOUT
     running = RunningProgram(session, check_program("popen", arguments, cwd, env, merged=merged), text=text)
     running.open(stdin, stdout, stderr)

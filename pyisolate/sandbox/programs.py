@@ -10,13 +10,17 @@ from typing import Any, TypeVar
 
 from .async_process import AsyncGuestProcess, start
 from .base import SandboxBase
-from .command import check_program, run_command
+from .command import check_program, check_streams, run_command
 from .guest_process import GuestProcess, begin
+from .program_options import check_no_shell, check_program_text
+from .received import OutputSink
 from .result import OutputCallback
-from .running import InputSource, OutputSink, ProgramSession
+from .running import InputSource, ProgramSession
 from .stdin import StdinSource
 
 _S = TypeVar("_S", bound=ProgramSession)
+#: an argument, or a path
+Word = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 class RunsPrograms(SandboxBase[_S]):
@@ -24,47 +28,59 @@ class RunsPrograms(SandboxBase[_S]):
 
     def run(
         self,
-        arguments: Sequence[str | os.PathLike[str]],
+        arguments: Sequence[Word],
         *,
+        stdin: InputSource = None,
         input: StdinSource | None = None,
-        text: bool = False,
+        stdout: OutputSink | None = None,
+        stderr: OutputSink | None = None,
+        capture_output: bool = False,
+        shell: bool = False,
+        cwd: Word | None = None,
         timeout: float | None = None,
         check: bool = False,
-        cwd: str | os.PathLike[str] | None = None,
-        env: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        text: bool | None = None,
+        env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
+        universal_newlines: bool | None = None,
         on_stdout: OutputCallback | None = None,
         on_stderr: OutputCallback | None = None,
     ) -> CompletedProcess[Any]:
         """Run a program that the policy grants (`allow_exec`) as guest, and return what `subprocess.run` does.
 
-        Output counts towards `limits.output`. `timeout` (seconds) kills it and keeps the sandbox where it can. Raises
-        PolicyError where it is refused, FileNotFoundError, CalledProcessError with `check`, and what `exec` raises.
+        The keywords are its own. Output is captured unless `stdout` and `stderr` say otherwise: PIPE, DEVNULL, a file
+        that is written to as output comes, STDOUT for `stderr`. It counts towards `limits.output`. `timeout` (seconds)
+        kills the program, keeps the sandbox where it can, and raises TimeoutError, which is a
+        `subprocess.TimeoutExpired` too. Raises PolicyError where it is refused, FileNotFoundError, CalledProcessError
+        with `check`, ValueError for `shell=True`, and what `exec` raises.
         """
-        return run_command(
-            self._session,
-            check_program("run", arguments, cwd, env),
-            input=input,
-            text=text,
-            timeout=timeout,
-            check=check,
-            on_stdout=on_stdout,
-            on_stderr=on_stderr,
+        check_no_shell("run", shell)
+        program = check_program("run", arguments, cwd, env)
+        form = check_program_text("run", text, universal_newlines, encoding, errors)
+        streams = check_streams(
+            stdin, input, (stdout, stderr), (on_stdout, on_stderr), form, capture_output=capture_output
         )
+        return run_command(self._session, program, streams, timeout=timeout, check=check)
 
-    async def arun(self, arguments: Sequence[str | os.PathLike[str]], **options: Any) -> CompletedProcess[Any]:
+    async def arun(self, arguments: Sequence[Word], **options: Any) -> CompletedProcess[Any]:
         """Like `run`, without blocking the event loop. A cancelled task kills the sandbox."""
         return await self._in_thread(functools.partial(self.run, arguments, **options))
 
     def popen(
         self,
-        arguments: Sequence[str | os.PathLike[str]],
+        arguments: Sequence[Word],
         *,
         stdin: InputSource = None,
         stdout: OutputSink = PIPE,
         stderr: OutputSink = PIPE,
-        text: bool = False,
-        cwd: str | os.PathLike[str] | None = None,
-        env: Mapping[str, str] | None = None,
+        shell: bool = False,
+        cwd: Word | None = None,
+        env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        text: bool | None = None,
+        universal_newlines: bool | None = None,
     ) -> GuestProcess:
         """Start a program that the policy grants, and return while it runs; `subprocess.Popen` without descriptors.
 
@@ -74,19 +90,21 @@ class RunsPrograms(SandboxBase[_S]):
         a file that is written to as output comes; `stderr` may be STDOUT. Raises what `run` raises where it cannot
         start.
         """
+        check_no_shell("popen", shell)
+        form = check_program_text("popen", text, universal_newlines, encoding, errors)
         return GuestProcess(
-            begin(self._session, arguments, stdin=stdin, stdout=stdout, stderr=stderr, text=text, cwd=cwd, env=env)
+            begin(self._session, arguments, stdin=stdin, stdout=stdout, stderr=stderr, text=form, cwd=cwd, env=env)
         )
 
     async def apopen(
         self,
-        arguments: Sequence[str | os.PathLike[str]],
+        arguments: Sequence[Word],
         *,
         stdin: InputSource = None,
         stdout: OutputSink = PIPE,
         stderr: OutputSink = PIPE,
-        cwd: str | os.PathLike[str] | None = None,
-        env: Mapping[str, str] | None = None,
+        cwd: Word | None = None,
+        env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
     ) -> AsyncGuestProcess:
         """Like `popen`, for a task of asyncio: its pipes are asyncio's streams, of bytes.
 

@@ -9,6 +9,9 @@ import subprocess
 import threading
 from typing import IO, Any
 
+#: PIPE, DEVNULL, or a file that is written to as output comes; STDOUT for `stderr`.
+OutputSink = int | IO[bytes] | IO[str]
+
 
 class Sink(abc.ABC):
     """Where one stream of a program goes, as it comes, on a thread of the host."""
@@ -65,10 +68,10 @@ class Received(io.RawIOBase, Sink):
             self._data.clear()
             self._changed.notify_all()
 
-    def as_file(self, *, text: bool) -> IO[Any]:
-        """Return it with a buffer: bytes, or text in which what is no UTF-8 reads `\\xff`."""
+    def as_file(self, encoding: str | None, errors: str | None) -> IO[Any]:
+        """Return it with a buffer: text of an encoding, or bytes where there is none."""
         buffered = io.BufferedReader(self)
-        return io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace") if text else buffered
+        return buffered if encoding is None else io.TextIOWrapper(buffered, encoding=encoding, errors=errors)
 
 
 class _Nowhere(Sink):
@@ -104,7 +107,7 @@ class _File(Sink):
             flush()
 
 
-def sink_of(target: Any) -> Sink:
+def sink_of(target: Any, what: str = "popen") -> Sink:
     """Return where output goes: DEVNULL, STDOUT, a file of the host's. Raises TypeError for what is none of them."""
     if isinstance(target, int) and target in (subprocess.DEVNULL, subprocess.STDOUT):
         return _Nowhere()
@@ -112,6 +115,6 @@ def sink_of(target: Any) -> Sink:
         return target
     if not callable(getattr(target, "write", None)):
         raise TypeError(
-            f"popen: output: must be PIPE, DEVNULL or a file, not {type(target).__name__}. Hint: os.fdopen makes a file"
+            f"{what}: output: must be PIPE, DEVNULL or a file, not {type(target).__name__}. Hint: os.fdopen makes one"
         )
     return _File(target)

@@ -20,7 +20,8 @@ from ..errors import SandboxError
 from ..native.result import advice, cause_of, is_shortage
 from .attendants import Attendants
 from .command import Program, error_of_start, exit_status
-from .received import Received, Sink, sink_of
+from .program_options import ProgramText
+from .received import OutputSink, Received, Sink, sink_of
 from .session import Session
 from .stdin import Feeding, StdinSource, check_stdin
 
@@ -37,8 +38,6 @@ _PIECE_BYTES = 1 << 16
 _PIECES_OF_A_PIPE = 16
 #: PIPE, DEVNULL, or what `exec` takes as `stdin`.
 InputSource = StdinSource | None
-#: PIPE, DEVNULL, or a file that is written to as output comes; STDOUT for `stderr`.
-OutputSink = int | IO[bytes] | IO[str]
 
 
 class ProgramSession(Session):
@@ -69,7 +68,7 @@ class ProgramSession(Session):
 class RunningProgram:
     """One program, as its session and its handle share it."""
 
-    def __init__(self, session: ProgramSession, program: Program, *, text: bool) -> None:
+    def __init__(self, session: ProgramSession, program: Program, *, text: ProgramText | None) -> None:
         self._session, self._program, self._text = session, program, text
         self.args = list(program.arguments)
         self.pid: int | None = None
@@ -160,9 +159,12 @@ class RunningProgram:
         if type(source) is int and source == subprocess.PIPE:
             reading, ours = os.pipe2(os.O_CLOEXEC)
             self._held.callback(os.close, reading)
-            self.stdin = os.fdopen(ours, "w", encoding="utf-8", buffering=1) if self._text else os.fdopen(ours, "wb")
+            if (text := self._text) is None:
+                self.stdin = os.fdopen(ours, "wb")
+            else:
+                self.stdin = os.fdopen(ours, "w", encoding=text.encoding, errors=text.input_errors, buffering=1)
             return reading
-        checked = check_stdin("popen: stdin", source)
+        checked = check_stdin("popen: stdin", source if self._text is None else self._text.encoded(source))
         if checked is not None:
             return self._held.enter_context(Feeding(checked))[0]
         reading, ours = os.pipe2(os.O_CLOEXEC)
@@ -174,7 +176,9 @@ class RunningProgram:
         """Return the end that the program writes. What the policy does not grant never goes in as a descriptor."""
         if isinstance(target, int) and target == subprocess.PIPE:
             sink: Sink = (received := Received())
-            setattr(self, name, received.as_file(text=self._text))
+            text = self._text
+            file = received.as_file(None, None) if text is None else received.as_file(text.encoding, text.errors)
+            setattr(self, name, file)
         else:
             sink = sink_of(target)
         ours, writing = os.pipe2(os.O_CLOEXEC)

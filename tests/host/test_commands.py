@@ -6,6 +6,7 @@ import asyncio
 import errno
 import io
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,61 @@ def test_a_program_answers_as_from_subprocess(sandbox: pyisolate.Sandbox) -> Non
     assert sandbox.eval("1 + 1") == 2
 
 
+@pytest.mark.once
+def test_the_keywords_of_subprocess_mean_the_same(sandbox: pyisolate.Sandbox) -> None:
+    both = ["bash", "-c", "printf 'a\\r\\n\\344'; echo b >&2"]
+    for options in (
+        {"capture_output": True},
+        {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL},
+        {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "universal_newlines": True},
+        {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
+        {"capture_output": True, "encoding": "latin-1"},
+        {"capture_output": True, "errors": "replace"},
+        {"capture_output": True, "stdin": subprocess.PIPE, "shell": False},
+    ):
+        here, done = subprocess.run(both, check=False, **options), sandbox.run(both, **options)  # type: ignore[call-overload]
+        assert (done.returncode, done.stdout, done.stderr) == (0, here.stdout, here.stderr), options
+    assert sandbox.run(both, text=True).stdout == "a\n\\xe4"
+    assert sandbox.run([b"cat"], input="\xe4", encoding="latin-1").stdout == "\xe4"
+    assert sandbox.run(["cat"], stdin=io.BytesIO(b"in")).stdout == b"in"
+    written = io.BytesIO()
+    done = sandbox.run([b"bash", Path("-c"), 'echo "$A"'], stdout=written, env={b"A": b"x"}, cwd=b"/")
+    assert (written.getvalue(), done.stdout, done.stderr) == (b"x\n", None, b"")
+    done = asyncio.run(sandbox.arun(["cat"], input=b"x", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+    assert (done.stdout, done.stderr) == (None, b"")
+    assert sandbox.popen(["cat"], stdin=subprocess.PIPE, encoding="latin-1").communicate("\xe4") == ("\xe4", "")
+    assert sandbox.popen(["bash", "-c", "printf '\\344'"], errors="replace").communicate() == ("\ufffd", "")
+
+
+@pytest.mark.parametrize(("wrong", "kind", "text"), [
+    ({"shell": True}, ValueError, r"Hint: run \['/bin/sh', '-c', text\]"),
+    ({"stdin": subprocess.DEVNULL, "input": b""}, ValueError, "stdin and input"),
+    ({"capture_output": True, "stdout": subprocess.PIPE}, ValueError, "capture_output"),
+    ({"stdout": subprocess.STDOUT}, ValueError, "STDOUT is for stderr"),
+    ({"stdout": subprocess.DEVNULL, "on_stdout": print}, ValueError, "on_stdout would see nothing"),
+    ({"stdout": 2}, TypeError, "run: output: must be PIPE"),
+    ({"encoding": "nonesuch"}, LookupError, "nonesuch"),
+    ({"cwd": b"\xff"}, ValueError, "lone surrogate"),
+])  # fmt: skip
+def test_wrong_keywords_are_refused_before_anything_runs(
+    sandbox: pyisolate.Sandbox, wrong: dict[str, Any], kind: type[Exception], text: str
+) -> None:
+    with pytest.raises(kind, match=text):
+        sandbox.run(["cat"], **wrong)
+    assert sandbox.stats.requests == 0
+
+
+@pytest.mark.once
+def test_a_timeout_of_a_program_is_what_subprocess_raises_too(sandbox: pyisolate.Sandbox) -> None:
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        sandbox.run([b"sleep", "60"], timeout=0.1)
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert isinstance(error, pyisolate.TimeoutError)
+        assert (error.cmd, error.timeout, error.output, error.limit) == (["sleep", "60"], 0.1, None, "timeout")
+        assert (str(error), error.denial_event) == (str(caught.value), caught.value.denial_event)
+        assert error.denial_event is not None
+
+
 def test_a_large_program_runs(sandbox: pyisolate.Sandbox) -> None:
     if shutil.which("git") is None:
         pytest.skip("no git")
@@ -84,6 +140,8 @@ def test_a_timeout_kills_the_program_and_its_children_only(sandbox: pyisolate.Sa
         sandbox.run(["bash", "-c", "echo so far; sleep 60 & sleep 60"], timeout=0.7)
     assert time.monotonic() - started < 5
     assert caught.value.stdout == "so far\n"
+    assert isinstance(caught.value, subprocess.TimeoutExpired)
+    assert caught.value.output == b"so far\n"
     assert not sandbox.closed
     deadline = time.monotonic() + 5
     while (left := sandbox.stats.processes or 1) > 1 and time.monotonic() < deadline:
