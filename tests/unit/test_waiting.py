@@ -64,7 +64,7 @@ class _Short(_Around):
         raise RuntimeError("can't start new thread")
 
 
-def _opener(_path: str, _device: int, _inode: int) -> tuple[int, float]:
+def _opener(_given: HostFile) -> tuple[int, float]:
     raise AssertionError("no file is opened")
 
 
