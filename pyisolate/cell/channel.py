@@ -69,7 +69,7 @@ class Channel:
                 os.close(descriptor)
             raise
         #: of the poller, -1 once it is closed
-        self.number = self.poller.fileno()
+        self.poller_fd = self.poller.fileno()
         self.pid = pid
         #: pid of the process above the guest, which `pidfd` names; everything that runs in the cell is below it
         self.init = init or pid
@@ -489,7 +489,7 @@ class Channel:
                 self.ended = "closed" if self.ended is None else self.ended
                 self.conversation.phase = wire.Phase.DEAD
                 self._end.close()
-                self.number = -1
+                self.poller_fd = -1
                 self.poller.close()
                 self.peer.close()
             for descriptor in (*self._pipes, self.pidfd):

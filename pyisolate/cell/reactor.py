@@ -62,9 +62,9 @@ class Reactor:
 
     def add_channel(self, channel: Channel) -> None:
         """Serve a channel from now on."""
-        self._channels[channel.number] = channel
+        self._channels[channel.poller_fd] = channel
         channel.turn = self._turns.join()
-        self._poller.register(channel.number, _ARMED)
+        self._poller.register(channel.poller_fd, _ARMED)
 
     def borrow(self, channel: Channel) -> ChannelGuard:
         """Return a context manager that holds a channel for the calling thread; the reactor serves it afterwards."""
@@ -73,7 +73,7 @@ class Reactor:
     def disarm(self, channel: Channel) -> None:
         """Leave a channel to the calling thread, which holds its lock."""
         try:
-            self._poller.modify(channel.number, 0)
+            self._poller.modify(channel.poller_fd, 0)
         except (OSError, ValueError):
             pass  # already removed
 
@@ -81,14 +81,14 @@ class Reactor:
         """Serve a channel again. An event that waits fires at once: arming is level triggered."""
         if channel.ended is None:
             try:
-                self._poller.modify(channel.number, _ARMED)
+                self._poller.modify(channel.poller_fd, _ARMED)
             except (OSError, ValueError):
                 pass
 
     def remove_channel(self, channel: Channel) -> None:
         """Forget a channel, before it is closed."""
         try:
-            descriptor = channel.number
+            descriptor = channel.poller_fd
             self._poller.unregister(descriptor)
         except (OSError, ValueError):
             return
