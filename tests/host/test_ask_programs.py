@@ -212,6 +212,8 @@ def test_no_gate_opens_for_a_call_that_was_given_up(supervisor: pyisolate.Superv
         sandbox.exec(f"start({os.fsencode(ECHO)!r}, lambda *a: None); asked(); give_up(); gave_up()")
         assert sandbox.call("mapped", OTHER)
         assert not sandbox.eval(f"any((mapped({ECHO!r}), time.sleep(0.01))[0] for _ in range(30))")
+        (event,) = [one for one in sandbox.get_denial_events() if one.capability == "process.exec"]
+        assert (event.target, event.answer, event.kernel_decision) == (ECHO, "gave_up", Verdict.DENY)
         sandbox.exec("end()")
     assert asked.targets == [ECHO]
 
