@@ -15,6 +15,8 @@ import pytest
 import pyisolate
 from pyisolate import Allow, Deny, EnforcementError, Policy
 from pyisolate.decision import Verdict
+from pyisolate.kernel.rootview.view import RootViewBuilder
+from pyisolate.kernel.rootview.worker import HostFile
 
 from .test_ask_files import Asked, place, refused  # noqa: F401 - a fixture
 
@@ -200,3 +202,33 @@ def test_a_guest_that_is_killed_while_it_waits_has_its_event(
         asked.returned.set()
         assert answers(sandbox, 1) == ["gave_up"]
     assert (place / "data").read_text() == "asked"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("many_users", "name", "inode_off", "says"),
+    [
+        (True, "new", 0, "grant fs.create there by a rule"),
+        (False, "there", 0, "not replaced"),
+        (False, "new", 1, "not replaced"),
+        (False, "new", 0, ""),  # the control
+    ],
+)
+def test_a_file_that_could_not_be_made_is_named_with_its_own_cause(
+    tmp_path: Path, many_users: bool, name: str, inode_off: int, says: str
+) -> None:
+    (tmp_path / "there").touch()
+    found = tmp_path.stat()
+    flags = os.O_WRONLY | os.O_CREAT
+    given = HostFile(str(tmp_path), found.st_dev, found.st_ino + inode_off, flags=flags, name=name, mode=0o600)
+    builder = RootViewBuilder(many_users=many_users)
+    try:
+        if not says:
+            os.close(builder.file(given)[0])
+            return
+        with pytest.raises(EnforcementError) as caught:
+            builder.file(given)
+    finally:
+        builder.close()
+    assert f"make {tmp_path}/{name}: " in str(caught.value)
+    assert says in (caught.value.hint or "")
