@@ -29,6 +29,10 @@ class CounterKey(msgspec.Struct, frozen=True):
     shadow: bool = False
 
 
+#: Nothing decides a look-up: what has no record may have been one that the root view hid, or of a name that is nowhere.
+LOOK_UP = CounterKey(Capability.FS_LOOKUP, Verdict.ALLOW)
+
+
 class Reconciler:
     """One sandbox's refusals that were reported, by record or by count. Not thread-safe: one caller at a time."""
 

@@ -302,6 +302,10 @@ class Listener:
             return None
         return list(counters), int(lost[0])
 
+    def unlooked(self, key: int) -> int:
+        """Return how many of the records that were lost were of look-ups, which nothing decides."""
+        return int(lib.notify_unlooked(self._handle, key))
+
     def spent_s(self, key: int) -> float:
         """Return the processor time that the thread has used for a sandbox (seconds); 0 if unknown."""
         return int(lib.notify_spent(self._handle, key)) / 1e9

@@ -14,7 +14,7 @@ import msgspec
 
 from ..capability import Capability
 from ..decision import DenialCode, Verdict
-from ..records import BrokerRecord, KernelRecord, SandboxContext
+from ..records import BrokerRecord, Evaluation, KernelRecord, SandboxContext
 from ..telemetry.event import DenialEvent
 from ..telemetry.policy_error import policy_error
 from ..telemetry.store import coalesce
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ..telemetry.recorder import Recorder
     from .host import KernelRecords
 
+#: What the listener says of look-ups that found no place among its records: any of them could be an event.
+_NOT_LOOKED_INTO = (Capability.FS_LOOKUP, Evaluation.COUNTED, Verdict.ALLOW)
 #: Events that one `Result` holds at most; the store has the rest.
 _MAX_PER_REQUEST = 1000
 #: Broker records whose event a failure may still name.
@@ -96,6 +98,7 @@ class Denials:
         #: refusals that the guest's broker has reported, repeats counted
         self._reported: Counter[tuple[Capability, Verdict]] = Counter()
         self.shadow: CompiledPolicy | None = None
+        self._unlooked = 0
         #: takes in what the egress proxy has refused, where the sandbox is led to it
         self.proxy: Callable[[], None] | None = None
         telemetry.on_due = self.attach
@@ -131,6 +134,10 @@ class Denials:
 
     def kernel(self, record: KernelRecord) -> list[DenialEvent]:
         """Take what an enforcer refused; return the events that are complete now."""
+        if (record.capability, record.evaluation, record.verdict) == _NOT_LOOKED_INTO:
+            self._unlooked += record.count
+            self.recorder.lost("kernel", record.count)
+            return []
         events = self._telemetry.kernel(record)
         self.attach(events)
         return events
@@ -307,8 +314,8 @@ class Denials:
 
     @property
     def lost(self) -> int:
-        """Events that the store could not keep."""
-        return self._telemetry.store.lost
+        """Events that the store could not keep, and look-ups that were not looked into, any of which could be one."""
+        return self._telemetry.store.lost + self._unlooked
 
     def stored(self) -> list[DenialEvent]:
         """Return the stored events, oldest first."""

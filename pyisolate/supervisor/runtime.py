@@ -408,7 +408,7 @@ class Runtime:
         if record.enforcer == "bpf-lsm" and is_of_imports(record, self.tables.searched_by(session.compiled)):
             return
         records = [record]
-        if self.plan.listener_watches_files and isinstance(session, CellSession):
+        if self.plan.listener_watches_files and isinstance(session, CellSession) and record.hook != "counter":
             searched = self.tables.searched_by(session.compiled)
             own = None if session.workspace is None else session.workspace.directory
             records = self._watched.judge(

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import mmap
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -259,6 +260,43 @@ def test_counters_stay_exact_when_records_are_lost() -> None:
     assert sum(r.count for r in named if r.capability is Capability.KERNEL_KEYS) > rounds / 2
     assert named[-1].capability is Capability.KERNEL_KEYS
     assert sum(r.count for r in seen.records) == 2 * rounds  # the lost ones are told as counts
+
+
+@pytest.mark.parametrize("names", [700, 2000])
+def test_names_that_are_nowhere_take_no_other_place_and_what_is_not_looked_into_is_counted(names: int) -> None:
+    records: list[KernelRecord] = []
+    read_end, write_end = os.pipe()
+
+    def guest() -> object:
+        libc = ctypes.CDLL(None, use_errno=True)
+        for i in range(names):
+            libc.syscall(number_of("faccessat"), -100, b"/nowhere/%d" % i, 0, 0)
+        libc.syscall(number_of("bpf"), 0)
+        os.write(write_end, b".")
+        return None
+
+    def slow(record: KernelRecord) -> None:  # reads nothing more until the guest is done
+        if not records:
+            assert select.select([read_end], [], [], 60)[0]
+        records.append(record)
+
+    listener = Listener(slow)
+    listener.start()
+    try:
+        with cell(guest, policy(), listener=listener, full=True) as wait:
+            wait()
+            listener.emit_uncounted("cell", 0)
+            lost = listener.lost("cell")
+    finally:
+        listener.close()
+        os.close(read_end)
+        os.close(write_end)
+    looked = [record for record in records if record.target.startswith("/nowhere/")]
+    counted = [(r.capability, r.verdict, r.count) for r in records if r.evaluation is Evaluation.COUNTED]
+    assert [record.capability for record in records if record.verdict is Verdict.DENY] == [Capability.KERNEL_BPF]
+    assert len(looked) + lost == names
+    assert (lost > 0) == (names == 2000)
+    assert counted == ([(Capability.FS_LOOKUP, Verdict.ALLOW, lost)] if lost else [])
 
 
 def test_a_warm_cell_continues_until_it_is_bound_and_a_reload_changes_the_decision() -> None:

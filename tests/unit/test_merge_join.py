@@ -11,6 +11,7 @@ import pytest
 
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
+from pyisolate.kernel.reconcile import LOOK_UP, CounterKey, record
 from pyisolate.records import Evaluation
 from pyisolate.sandbox.denials import Denials
 from pyisolate.telemetry.correlate import Joiner, LateReport
@@ -151,6 +152,14 @@ def test_what_the_kernel_has_recorded_is_taken_in_before_the_guest_tells_of_its_
     (event,) = telemetry.store.events()
     assert (event.reported_by, event.broker_decision, event.origin) == ("kernel", Verdict.ALLOW, "job.py:3 in main")
     assert not ring, "the control: the kernel's record was there and not taken in"
+
+
+def test_look_ups_that_nobody_looked_into_are_lost_and_no_event(recorder: Recorder) -> None:
+    denials = Denials(_telemetry(recorder), SimpleNamespace(), lambda: 7)
+    denials.kernel(record("seccomp", "box", 7, LOOK_UP, 3, "a flood"))
+    assert (denials.lost, denials.total, denials.stored()) == (3, 0, [])
+    denials.kernel(record("seccomp", "box", 7, CounterKey(Capability.FS_READ, Verdict.DENY), 2, "a flood"))
+    assert (denials.lost, denials.total) == (3, 2), "the control: refusals without a name are events"
 
 
 def test_a_report_that_waits_is_not_blamed_on_what_was_recorded_meanwhile(recorder: Recorder) -> None:

@@ -26,9 +26,9 @@ from ...native.threads import Thread
 from ...policy.compiled import CompiledPolicy
 from ...records import CallStage, KernelRecord
 from ..enforcer import AskedSink, RecordSink
-from ..reconcile import CounterKey, Reconciler
+from ..reconcile import LOOK_UP, CounterKey, Reconciler
 from ..reconcile import record as unnamed_record
-from .records import ENFORCER, SILENT_VERDICTS, VERDICTS, asked_of, evaluate, kernel_record
+from .records import ENFORCER, SILENT_VERDICTS, STAGES, VERDICTS, asked_of, evaluate, kernel_record
 from .table import call_tables, compile_table
 
 _log = logging.getLogger("pyisolate.kernel")
@@ -41,11 +41,6 @@ _TURN_S = 0.001
 #: How many records of one sandbox are read before the next one's.
 _BATCH = 8
 _REMEMBERED_POLICIES = 256
-_STAGES: dict[int, CallStage] = {
-    native.STAGE_GONE: "gone",
-    native.STAGE_WAITS: "waits",
-    native.STAGE_WENT_ON: "went_on",
-}
 _UNNAMED = "they came faster than the listener's records were read, or memory was short"
 
 
@@ -80,6 +75,8 @@ class _Attached:
     named: Reconciler = field(default_factory=Reconciler)
     #: what the guest had not reported at its end was asked for
     refusals_taken: bool = False
+    #: look-ups without a record that were handed over, as a count
+    unlooked: int = 0
     #: calls of records that were taken from the ring and for which there was no memory
     unread: int = 0
     #: processor time that its records took here
@@ -313,7 +310,7 @@ class Listener:
         attached = self._by_id.get(sandbox_id)
         if attached is None or self._closing.is_set():
             return "gone"
-        return _STAGES[self._native.stage(attached.key, call)]
+        return STAGES[self._native.stage(attached.key, call)]
 
     def _take_questions(self) -> None:
         while not self._closing.is_set():
@@ -420,12 +417,15 @@ class Listener:
 
     def _emit_uncounted(self, attached: _Attached, pid: int) -> None:
         with attached.draining:
+            unlooked = 0 if self._closed else self._native.unlooked(attached.key)
             found = None if self._closed else self._native.counters(attached.key)
             if found is None or not attached.named.dropped_since_last(dropped := found[1] + attached.unread):
                 return
-            counters = self._counters_of(attached)
-            for what, count in attached.named.unreported(counters, dropped):
+            for what, count in attached.named.unreported(self._counters_of(attached), dropped - unlooked):
                 self._deliver(unnamed_record(ENFORCER, attached.sandbox_id, pid, what, count, _UNNAMED))
+            if count := unlooked - attached.unlooked:
+                attached.unlooked = unlooked
+                self._deliver(unnamed_record(ENFORCER, attached.sandbox_id, pid, LOOK_UP, count, _UNNAMED))
 
     def _drain_all(self, attached: _Attached) -> None:
         """Hand over what a sandbox has recorded by now; what comes after this is not waited for."""

@@ -19,7 +19,7 @@ from ...policy.asking import asks_about
 from ...policy.compiled import CompiledPolicy
 from ...policy.near_grants import NearGrants
 from ...policy.sockets import socket_text
-from ...records import AskAnswer, Asked, Evaluation, KernelRecord
+from ...records import AskAnswer, Asked, CallStage, Evaluation, KernelRecord
 from .filter import describe, syscall_name
 from .syscalls import HOOKED, LIMITED, TERMINAL_IOCTLS
 
@@ -28,6 +28,11 @@ ENFORCER: EnforcerName = "seccomp-notify"
 VERDICTS = {native.ALLOW: Verdict.ALLOW, native.DENY: Verdict.DENY, native.WOULD_DENY: Verdict.WOULD_DENY}
 #: Not refusals: only the "full" telemetry shows them.
 SILENT_VERDICTS = frozenset({Verdict.ALLOW})
+STAGES: dict[int, CallStage] = {
+    native.STAGE_GONE: "gone",
+    native.STAGE_WAITS: "waits",
+    native.STAGE_WENT_ON: "went_on",
+}
 _CODES = {
     native.NOT_GRANTED: DenialCode.NOT_GRANTED,
     native.SCOPE_INSUFFICIENT: DenialCode.SCOPE_INSUFFICIENT,

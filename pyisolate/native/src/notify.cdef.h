@@ -20,6 +20,7 @@ struct notify_record {
 	uint8_t asked, slot_capability, slot_verdict; /* notify_asked_state; the broker's answer, where it was asked */
 	uint16_t other_length;
 	uint8_t reply; /* notify_reply */
+	uint8_t looked;
 	uint32_t waited_ms;
 	uint64_t question;
 	char text[512], *names;
@@ -85,6 +86,7 @@ int notify_refusals(notify_listener *l, uint64_t key, uint64_t *out);
 int notify_stop(notify_listener *l, uint64_t key);
 #define ASKED_REFUSALS ...
 int notify_forget(notify_listener *l, uint64_t key);
+uint64_t notify_unlooked(notify_listener *l, uint64_t key);
 int notify_counters(notify_listener *l, uint64_t key, uint64_t *counters, uint64_t *lost);
 uint64_t notify_spent(notify_listener *l, uint64_t key);
 

@@ -376,6 +376,21 @@ SHARED uint64_t notify_next(notify_listener *l)
 	return 0;
 }
 
+/* How many look-ups of the sandbox, which `lost` counts too, found no place in its ring. */
+SHARED uint64_t notify_unlooked(notify_listener *l, uint64_t key)
+{
+	uint64_t count = 0;
+
+	if (l->forked)
+		return 0;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s)
+		count = __atomic_load_n(&s->unlooked, __ATOMIC_SEQ_CST);
+	pthread_mutex_unlock(&l->lock);
+	return count;
+}
+
 /* 1 while no record of the sandbox waits and no more of them than `lost` did not fit: one look instead of two. */
 SHARED int notify_quiet(notify_listener *l, uint64_t key, uint64_t lost)
 {

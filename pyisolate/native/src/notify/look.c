@@ -2,8 +2,8 @@
  * not find is recorded, and the host finds out later whether there is such a file outside. Where files are monitored all is
  * recorded, for what is to be found there is not what enforcing would show.
  *
- * A record of a look-up never waits for a drain, which takes longer where there is such a file; in monitor mode, where the
- * guest sees it for itself, it does.
+ * A record of a look-up never waits for a drain, which takes longer where there is such a file: it has places of its own in
+ * the ring, and is counted where they are taken. In monitor mode, where the guest sees it for itself, it waits as others do.
  */
 #include "parts.h"
 
@@ -11,8 +11,14 @@
 
 static void notify_tell_look(const struct notify_call *c)
 {
-	if (c->policy->flags & NOTIFY_MONITOR_FILES || notify_ring_waiting(c->sandbox) < NOTIFY_LOOKS)
+	struct notify_sandbox *s = c->sandbox;
+
+	if (c->policy->flags & NOTIFY_MONITOR_FILES || notify_ring_looks(s) < NOTIFY_LOOKS) {
 		notify_tell(c, PYI_FS_LOOKUP, NOTIFY_ALLOW, 0, NULL, NULL);
+	} else { /* in this order: who reads the second finds it in the first */
+		__atomic_add_fetch(&s->lost, 1, __ATOMIC_SEQ_CST);
+		__atomic_add_fetch(&s->unlooked, 1, __ATOMIC_SEQ_CST);
+	}
 }
 
 /* A look-up as the guest's C library reports it (preload/lookups.c), its flags in the fourth argument, the call in the fifth. */

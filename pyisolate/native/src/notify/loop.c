@@ -7,9 +7,7 @@
  * interpreter's lock, which the drain needs. */
 static int notify_is_full(notify_listener *l, struct notify_sandbox *s)
 {
-	struct notify_ring *ring = s->ring;
-
-	if (!ring || ring->head - __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE) < NOTIFY_RING - 2) /* a call makes two at most */
+	if (!notify_ring_full(s->ring))
 		return 0;
 	pthread_mutex_lock(&l->lock);
 	int cell = s->policy && (s->policy->flags & (NOTIFY_CELL | NOTIFY_FULL)) == (NOTIFY_CELL | NOTIFY_FULL);

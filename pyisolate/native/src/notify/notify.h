@@ -103,7 +103,7 @@
 #define NOTIFY_VERDICTS 4
 #define NOTIFY_SLOTS 16384	/* sandboxes at one listener */
 #define NOTIFY_BUCKETS 4096
-#define NOTIFY_RING 256		/* records of one sandbox that wait for a drain */
+#define NOTIFY_RING 1024	/* a power of two: records of one sandbox that wait for a drain, with those of look-ups */
 #define NOTIFY_WAITING_MAX 32	/* unfinished operations of one sandbox; then its notifications wait too */
 #define NOTIFY_PAYLOAD 65536	/* bytes of one send; a datagram has at most 65535 */
 #define NOTIFY_BUFFER 212992 /* bytes that a guest may ask for as a socket's buffer; the kernel doubles them */
@@ -113,7 +113,7 @@
 #define NOTIFY_RIGHTS_MAX 253	/* descriptors of one message: SCM_MAX_FD */
 #define NOTIFY_FLIGHT 1024	/* messages of one socket in flight that carry descriptors */
 #define NOTIFY_DESCRIPTOR 0x40	/* in path_argument: that argument is an open file */
-#define NOTIFY_LOOKS 64	/* records that wait; beyond that look-ups leave none, so that no guest waits for the host's */
+#define NOTIFY_LOOKS 768	/* of these; beyond that look-ups leave none and are counted, so that no guest waits for the host's */
 #define NOTIFY_FOREIGN 0x20000000 /* added to the number of another architecture's call (i386) */
 #define NOTIFY_INJECTORS 256	/* sandboxes whose tasks may be waited for at a time */
 #define NOTIFY_STACK 131072	/* bytes of an injector's stack */
@@ -171,6 +171,7 @@ struct notify_record {
 	uint8_t asked, slot_capability, slot_verdict; /* notify_asked_state; the broker's answer, where it was asked */
 	uint16_t other_length;
 	uint8_t reply;		/* notify_reply */
+	uint8_t looked;		/* it has one of the places of look-ups */
 	uint32_t waited_ms;
 	uint64_t question;
 	/* The name of what the call is about, then the second one of a call that has two, or the file of a descriptor
@@ -198,6 +199,7 @@ struct notify_source { enum notify_kind kind; };
 
 struct notify_ring {
 	uint32_t head, tail; /* head: producer (loop thread); tail: consumer (the Python side's drain lock) */
+	uint32_t looks;	     /* atomic: of those that wait, look-ups for which no guest waits; at most NOTIFY_LOOKS */
 	struct notify_record slots[NOTIFY_RING];
 };
 
@@ -260,7 +262,8 @@ struct notify_sandbox {
 	uint64_t went_on;	/* atomic: its last exec that was let go on */
 	struct notify_asked *asked; /* atomic, set once; NULL: no hook writes what was asked */
 	struct notify_ring *ring;
-	uint64_t lost, counters[NOTIFY_CAPABILITIES][NOTIFY_VERDICTS];
+	uint64_t lost, unlooked; /* atomic: records that did not fit, and look-ups among them */
+	uint64_t counters[NOTIFY_CAPABILITIES][NOTIFY_VERDICTS];
 	struct notify_sandbox *next, *next_dead;
 	struct notify_wait *waits;
 	struct notify_flight *flights;

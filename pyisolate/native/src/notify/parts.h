@@ -77,7 +77,8 @@ SHARED void notify_count(struct notify_sandbox *s, int capability, int verdict);
 SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const struct notify_record *record);
 SHARED void notify_receive_again(notify_listener *l, struct notify_sandbox *s);
 SHARED void notify_ring_free(struct notify_ring *ring);
-SHARED uint32_t notify_ring_waiting(struct notify_sandbox *s);
+SHARED uint32_t notify_ring_looks(const struct notify_sandbox *s);
+SHARED int notify_ring_full(const struct notify_ring *ring);
 SHARED int notify_ring_pop(struct notify_ring *ring, struct notify_record *out, int max);
 SHARED int notify_any_dirty(notify_listener *l);
 

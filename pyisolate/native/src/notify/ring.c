@@ -53,11 +53,13 @@ SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const stru
 		if (notify_same(last, record) && notify_raise(last))
 			return;
 	}
-	if (head - tail == NOTIFY_RING) {
+	/* look-ups have places of their own, which were looked at before (look.c): neither takes the other's */
+	if (!record->looked && head - tail - __atomic_load_n(&ring->looks, __ATOMIC_ACQUIRE) >= NOTIFY_RING - NOTIFY_LOOKS) {
 		__atomic_add_fetch(&s->lost, 1, __ATOMIC_RELAXED);
 		notify_free(record->names);
 	} else {
 		ring->slots[head % NOTIFY_RING] = *record;
+		__atomic_add_fetch(&ring->looks, record->looked, __ATOMIC_ACQ_REL);
 		__atomic_store_n(&ring->head, head + 1, __ATOMIC_RELEASE);
 	}
 	__atomic_or_fetch(&l->dirty[s->slot / 64], 1ULL << (s->slot % 64), __ATOMIC_SEQ_CST);
@@ -68,10 +70,20 @@ SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const stru
 	}
 }
 
-/* How many of a sandbox's records no drain has taken yet. */
-SHARED uint32_t notify_ring_waiting(struct notify_sandbox *s)
+/* How many of a sandbox's look-ups no drain has taken yet. */
+SHARED uint32_t notify_ring_looks(const struct notify_sandbox *s)
 {
-	return s->ring ? s->ring->head - __atomic_load_n(&s->ring->tail, __ATOMIC_ACQUIRE) : 0;
+	return s->ring ? __atomic_load_n(&s->ring->looks, __ATOMIC_ACQUIRE) : 0;
+}
+
+/* A call makes two records at most. The tail is read first: what a drain takes in between makes the ring look fuller, and
+ * that drain is yet to say that it has made room (notify_pop). */
+SHARED int notify_ring_full(const struct notify_ring *ring)
+{
+	uint32_t tail = ring ? __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE) : 0;
+
+	return ring && ring->head - tail - __atomic_load_n(&ring->looks, __ATOMIC_ACQUIRE) >=
+			       NOTIFY_RING - NOTIFY_LOOKS - 2;
 }
 
 /* The loop's epoll set looks at the sandbox again, unless too many of its operations are unfinished, or it rests. */
@@ -102,6 +114,7 @@ SHARED int notify_ring_pop(struct notify_ring *ring, struct notify_record *out, 
 		struct notify_record *slot = &ring->slots[tail % NOTIFY_RING];
 		out[taken] = *slot;
 		out[taken].count = __atomic_exchange_n(&slot->count, 0, __ATOMIC_ACQ_REL);
+		__atomic_sub_fetch(&ring->looks, slot->looked, __ATOMIC_ACQ_REL);
 		__atomic_store_n(&ring->tail, tail + 1, __ATOMIC_RELEASE);
 	}
 	return taken;

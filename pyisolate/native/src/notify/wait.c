@@ -93,6 +93,7 @@ static void notify_record_as(const struct notify_call *c, uint64_t serial, int c
 	r.reply = c->reply;
 	r.waited_ms = c->waited_ms;
 	r.question = c->question;
+	r.looked = capability == PYI_FS_LOOKUP && c->policy && !(c->policy->flags & NOTIFY_MONITOR_FILES);
 	if (e)
 		notify_record_endpoint(&r, e);
 	else if (c->nr >= 0 && c->nr < NOTIFY_SYSCALLS && c->l->path_argument[c->nr] >= 0)
