@@ -1,9 +1,10 @@
 """Programs of one sandbox that start, one at a time, where its host is asked about some of them.
 
 Each waits at the listener. A yes opens the gate of its program, the call goes on, and the gate is shut before any other
-call goes on: one yes is one start. The file that runs is the one that has the gate, whatever the guest's memory says by
-then; another one that it names instead is refused by its own gate, or granted. A guest decides how long that takes: all
-of it is one thread's work, for one sandbox, and a call that was given up takes no turn and opens nothing.
+call goes on. Equal calls that wait have one answer, and start in turn. The file that runs is the one that has the gate,
+whatever the guest's memory says by then; another one that it names instead is refused by its own gate, or granted. A
+guest decides how long that takes: all of it is one thread's work, for one sandbox, and a call that was given up takes
+no turn and opens nothing.
 """
 
 from __future__ import annotations
