@@ -199,6 +199,7 @@ struct notify_source { enum notify_kind kind; };
 
 struct notify_ring {
 	uint32_t head, tail; /* head: producer (loop thread); tail: consumer (the Python side's drain lock) */
+	uint32_t base;	     /* producer, while nothing waits: the number of the record in the first slot */
 	uint32_t looks;	     /* atomic: of those that wait, look-ups for which no guest waits; at most NOTIFY_LOOKS */
 	struct notify_record slots[NOTIFY_RING];
 };

@@ -33,6 +33,11 @@ static int notify_raise(struct notify_record *slot)
 	return 0;
 }
 
+static struct notify_record *notify_slot(struct notify_ring *ring, uint32_t number)
+{
+	return &ring->slots[(number - ring->base) % NOTIFY_RING];
+}
+
 /* Takes the record's names. */
 SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const struct notify_record *record)
 {
@@ -48,8 +53,10 @@ SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const stru
 		__atomic_store_n(&s->ring, ring, __ATOMIC_RELEASE);
 	}
 	uint32_t head = ring->head, tail = __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE);
-	if (head != tail) {
-		struct notify_record *last = &ring->slots[(head - 1) % NOTIFY_RING];
+	if (head == tail) { /* no drain looks at a slot: begin anew, so that only a burst takes the memory of all of them */
+		ring->base = head;
+	} else {
+		struct notify_record *last = notify_slot(ring, head - 1);
 		if (notify_same(last, record) && notify_raise(last))
 			return;
 	}
@@ -58,7 +65,7 @@ SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const stru
 		__atomic_add_fetch(&s->lost, 1, __ATOMIC_RELAXED);
 		notify_free(record->names);
 	} else {
-		ring->slots[head % NOTIFY_RING] = *record;
+		*notify_slot(ring, head) = *record;
 		__atomic_add_fetch(&ring->looks, record->looked, __ATOMIC_ACQ_REL);
 		__atomic_store_n(&ring->head, head + 1, __ATOMIC_RELEASE);
 	}
@@ -99,7 +106,7 @@ SHARED void notify_receive_again(notify_listener *l, struct notify_sandbox *s)
 SHARED void notify_ring_free(struct notify_ring *ring)
 {
 	for (uint32_t at = ring ? ring->tail : 0; ring && at != ring->head; at++)
-		notify_free(ring->slots[at % NOTIFY_RING].names);
+		notify_free(notify_slot(ring, at)->names);
 	notify_free(ring);
 }
 
@@ -111,7 +118,7 @@ SHARED int notify_ring_pop(struct notify_ring *ring, struct notify_record *out, 
 		return 0;
 	uint32_t tail = ring->tail, head = __atomic_load_n(&ring->head, __ATOMIC_ACQUIRE);
 	for (; taken < max && tail != head; taken++, tail++) {
-		struct notify_record *slot = &ring->slots[tail % NOTIFY_RING];
+		struct notify_record *slot = notify_slot(ring, tail);
 		out[taken] = *slot;
 		out[taken].count = __atomic_exchange_n(&slot->count, 0, __ATOMIC_ACQ_REL);
 		__atomic_sub_fetch(&ring->looks, slot->looked, __ATOMIC_ACQ_REL);
