@@ -167,14 +167,19 @@ def _leaving_links(original: Callable[..., Any], *, always: bool = False) -> Cal
     """Wrap a function with `follow_symlinks`, or one that follows none (`always`): its audit event does not say so."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if GATE.hooks is None or not (always or not kwargs.get("follow_symlinks", True)):
+        leaves = always or not kwargs.get("follow_symlinks", True)
+        before = paths.is_unfollowing()  # a path's own __fspath__ may call such a function, too
+        if GATE.hooks is None or leaves == before:
             return original(*args, **kwargs)
+        mark, unmark = paths.unfollowing.add, paths.unfollowing.discard
+        if before:
+            mark, unmark = unmark, mark
         ident = get_ident()
-        paths.unfollowing.add(ident)
+        mark(ident)
         try:
             return original(*args, **kwargs)
         finally:
-            paths.unfollowing.discard(ident)
+            unmark(ident)
 
     return _dressed(wrapper, original)  # type: ignore[no-any-return]
 
@@ -311,7 +316,7 @@ def install() -> None:
     replace(posix, "getlogin", _dressed(optional.getlogin(posix.getlogin), posix.getlogin))
     replace(signal, "pidfd_send_signal", _wrapper(signal.pidfd_send_signal, _descriptor_signal, "pidfd_send_signal"))
     replace(posix, "open", _open_with_dir_fd(posix.open))
-    for name in ("chown", "lchown", "utime", "setxattr", "removexattr", "link"):
+    for name in ("chmod", "chown", "lchown", "utime", "setxattr", "removexattr", "link"):
         replace(posix, name, _leaving_links(getattr(posix, name), always=name == "lchown"))
     replace(os, "_execvpe", _searching_exec(os._execvpe))  # type: ignore[attr-defined]
     replace(socket, "create_connection", _connection(socket.create_connection))

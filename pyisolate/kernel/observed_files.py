@@ -367,7 +367,8 @@ def _moved(record: KernelRecord, names: SeenNames) -> tuple[tuple[Capability, st
 
 def _widened(record: KernelRecord, broker: Broker, names: SeenNames) -> list[KernelRecord]:
     """Return the refusals of a move to where more is granted."""
-    source, target = names.in_folder(record.target), names.in_folder(record.other)
+    links, target = record.syscall in _LINKING, names.in_folder(record.other)
+    source = names.acted_on(record.target, record.flags) if links else names.in_folder(record.target)
     if source is None or target is None:
         return []
     why = f"{target} grants more: a move or a link may not widen what can be done with a file"

@@ -116,14 +116,10 @@ class Starting:
                     self._serving = False
                     return
                 step = self._queued.popleft()
-            if not step.waits():
-                step.drop()
-                continue
             try:
-                step.work()
-            except Exception:  # whatever goes wrong, the answer is no
-                _log.exception("a program does not start")
-                step.refuse()
+                step.do()
+            except Exception:  # of the answer itself: the listener answers what has waited for too long
+                _log.exception("a program's call has no answer yet")
 
     def let(self, kernel: Waiting, asked: Asked, path: str | None, *, put: bool) -> None:
         """Let a call go on: with the gate of `path` open, or (None) as the kernel decides. A step's work.
@@ -185,6 +181,17 @@ class _Step:
     def waits(self) -> bool:
         """Tell whether its call still does."""
         return self.kernel.stage(self.asked.call) == "waits"
+
+    def do(self) -> None:
+        """Do it, if the call still waits."""
+        if not self.waits():
+            self.drop()
+            return
+        try:
+            self.work()
+        except Exception:  # whatever goes wrong, the answer is no
+            _log.exception("a program does not start")
+            self.refuse()
 
     def refuse(self) -> None:
         """Answer no."""

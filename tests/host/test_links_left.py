@@ -22,6 +22,10 @@ libc = ctypes.CDLL(None, use_errno=True)
 def native(result):
     if result:
         raise OSError(ctypes.get_errno(), 'native')
+class Own:  # its path is asked for within the call, and changes another link before it
+    def __fspath__(self):
+        os.utime('l', follow_symlinks=False)
+        return 'l'
 def program(*words):
     subprocess.run(words, check=True, stderr=subprocess.DEVNULL)
 """
@@ -40,6 +44,7 @@ HARMLESS = {
     "copytree": "os.mkdir('a'); os.symlink('/etc/shadow', 'a/l'); shutil.copytree('a', 'b', symlinks=True)",
     "cp -a": "program('/usr/bin/cp', '-a', 'l', 'n')",
     "link": "os.link('l', 'o')",
+    "a path that does the same": "os.utime(Own(), follow_symlinks=False)",
 }
 #: what meets the link and stops there
 STOPPED = {
@@ -99,3 +104,21 @@ def test_what_changes_a_link_of_its_own_leaves_no_event(supervisor: pyisolate.Su
             sandbox.exec("open('l')")
         found = {(event.capability.value, event.target) for event in sandbox.get_denial_events()}
         assert found - {("fs.lookup", "/etc/shadow")} == {("fs.metadata", "/etc/shadow"), ("fs.read", "/etc/shadow")}
+
+
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+def test_a_link_that_is_followed_is_judged_by_what_it_leads_to(
+    supervisor: pyisolate.Supervisor, folder: Path, mode: str
+) -> None:
+    own, read = folder / "own", folder / "read"
+    own.mkdir()
+    own.chmod(0o777)
+    (own / "file").write_text("x")
+    (own / "file").chmod(0o666)  # fs.protected_hardlinks asks for a file that may be written
+    (read / "back").symlink_to(own / "file")
+    policy = pyisolate.Policy.preset("compute").allow_read(read).allow_read(own).allow_write(own).with_mode(mode)
+    link = "import os; os.link({!r}, 'made', dst_dir_fd=os.open({!r}, os.O_RDONLY))"
+    with supervisor.spawn("links", policy) as sandbox:
+        sandbox.exec(link.format(str(read / "back"), str(own)))
+        assert (own / "made").samefile(own / "file")
+        assert sandbox.get_denial_events() == []

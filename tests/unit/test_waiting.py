@@ -115,3 +115,25 @@ def test_calls_that_are_given_up_take_no_thread_no_room_and_no_turn() -> None:
         asked = Asked(number=number, capability=Capability.PROCESS_EXEC, target="/usr/bin/true", call=32)
         starting.add(listener, asked, partial(served.append, number), put=False)
     assert listener.said == [(number, False) for number in range(65, 101)]
+
+
+def test_an_answer_that_fails_keeps_no_other_start_back() -> None:
+    serving, served = list[Callable[[], None]](), list[int]()
+    starting, around = Starting(serving.append), _NoMemory()
+    for number in range(3):
+        asked = Asked(number=number, capability=Capability.PROCESS_EXEC, target="/usr/bin/true", call=number)
+        starting.add(around, asked, partial(served.append, number), put=False)
+    serving.pop()()
+    assert served == [1, 2]
+    starting.add(around, asked, partial(served.append, 3), put=False)
+    assert len(serving) == 1, "a new thread serves what comes after"
+
+
+class _NoMemory(_Listener):
+    """The same, where the host could not answer the first, which was given up."""
+
+    def answer(self, number: int, *, allow: bool | None) -> None:
+        raise OSError(12, "no memory")
+
+    def stage(self, call: int) -> CallStage:
+        return "waits" if call else "gone"
