@@ -118,6 +118,8 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     flags: int = 0
     #: how often the kernel was asked for this one operation
     tries: int = 1
+    #: what the kernel said to the first of two tries, by the guest's own word; 0: not known
+    refused: int = 0
     #: the host was asked before it was decided: what came of it, by whom, and how long the call waited (ms)
     answer: AskAnswer | None = None
     asked_by: str | None = None

@@ -149,10 +149,10 @@ class KernelBinding:
         for one in self._attachments:
             one.drain()
 
-    def note_recorded(self, record: KernelRecord) -> None:
-        """An enforcer recorded a refusal that another one may have counted: the count must not report it again."""
+    def note_recorded(self, record: KernelRecord, *, named: bool) -> None:
+        """An enforcer recorded a refusal that another one may have counted; not `named`: it is no event by itself."""
         for one in self._attachments:
-            one.note_recorded(record)
+            one.note_recorded(record, named=named)
 
     def emit_uncounted(self, pid: int) -> None:
         """Send one record per counter for refusals that the kernel counted and did not record. After `drain`."""

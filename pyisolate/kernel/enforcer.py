@@ -80,8 +80,8 @@ class Attachment:
     def drain(self) -> None:
         """Return once every record up to now has reached the sink."""
 
-    def note_recorded(self, record: KernelRecord) -> None:
-        """Another enforcer recorded a refusal that this one may have counted."""
+    def note_recorded(self, record: KernelRecord, *, named: bool) -> None:
+        """Another enforcer recorded a refusal that this one may have counted; not `named`: it is no event by itself."""
 
     def emit_uncounted(self, pid: int) -> None:
         """Send, as one record per counter, the refusals that were counted and not recorded. After `drain`."""

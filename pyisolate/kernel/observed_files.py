@@ -20,7 +20,7 @@ from ..policy import workspace
 from ..policy.asking import OPENED, asks_about
 from ..policy.broker import Broker, is_unspoken_of
 from ..policy.compiled import CompiledPolicy, FsRight
-from ..policy.moves import mounted_at, of_folder, read_only, verdict, widened
+from ..policy.moves import mounted_at, of_folder, read_only, verdict, widened, writable
 from ..policy.searched import Searched
 from ..policy.suggest import crosses, is_task
 from ..records import Evaluation, KernelRecord
@@ -103,11 +103,8 @@ class WatchedFiles:
         names = SeenNames(own, leading)
         if record.verdict is not Verdict.ALLOW:  # decided by the listener: only its name is to be as hooks spell it
             follows = not runs and record.syscall not in _NAMING
-            return [
-                msgspec.structs.replace(record, target=names.acted_on(record.target, record.flags))
-                if follows
-                else record
-            ]
+            target = names.acted_on(record.target, record.flags) if follows else record.target
+            return [msgspec.structs.replace(record, target=target)]
         if runs:
             return [_would_ask(_program(record, broker, names), policy)]
         if (looked := _looked_at(record, names)) is not None:
@@ -116,7 +113,7 @@ class WatchedFiles:
         if not found:
             return [record]
         found = [_would_ask(one, policy) for one in found]
-        if (also := _moved(record, names)) and crosses(also[0][1], also):  # no rule for one of its names lets it pass
+        if (also := _moved(record, names, broker)) and crosses(also[0][1], also):  # a rule for one name does not do
             found = [msgspec.structs.replace(one, also=also) for one in found]
             return found if found[0].verdict is Verdict.WOULD_DENY else found[:1]
         if found[0].verdict is Verdict.WOULD_DENY:
@@ -197,7 +194,7 @@ def _refusals(
     found: list[KernelRecord] = []
     passed = broker.policy.mode_of("fs") is Mode.MONITOR  # by now a file may have its new name
     unmade: set[str] = set()  # what a rule grants that speaks of it alone, and its folder does not
-    asked = _asked_for(record, passed, names)
+    asked = _asked_for(record, passed, names, broker)
     if _ends_at_link(record, broker, names, hides=sealed or passed):
         return found
     for capability, path, file in asked:
@@ -219,7 +216,7 @@ def _refusals(
             found.append(msgspec.structs.replace(would, also=also))
         elif file in unmade:  # and what else is done with it then, which only the folder can grant either
             found.append(_refused(record, of_folder(decision, verdict(passed)), path, beyond_name=True))
-        elif sealed and not passed and capability is Capability.FS_METADATA and not _writable(broker, file):
+        elif sealed and not passed and capability is Capability.FS_METADATA and not writable(broker.decide, file):
             found.append(_refused(record, read_only(decision, file), path, beyond_name=True))
     if record.syscall in (*_RENAMING, *_LINKING):
         found += _widened(record, broker, names)
@@ -249,12 +246,14 @@ def _ends_at_link(record: KernelRecord, broker: Broker, names: SeenNames, *, hid
         return False
     link = names.acted_on(record.target, record.flags)
     hidden = hides and broker.decide(Capability.FS_LOOKUP, link).code is not None
-    return names.is_link(link) and not hidden
+    return names.is_link(link) and not hidden and not _was_there(record, broker, link)
 
 
-def _writable(broker: Broker, file: str) -> bool:
-    rights = (Capability.FS_WRITE, Capability.FS_CREATE, Capability.FS_DELETE)
-    return any(broker.decide(one, file).code is None for one in rights)
+def _was_there(record: KernelRecord, broker: Broker, file: str) -> bool:
+    """Tell whether the kernel refused a file, as the guest's C library says, which the guest may have removed since."""
+    if record.refused != errno.EACCES or broker.policy.mode_of("fs") is Mode.MONITOR:
+        return False
+    return broker.decide(Capability.FS_DELETE, os.path.dirname(file)).code is None
 
 
 def _only_named(
@@ -358,11 +357,11 @@ def _covered(path: str, broker: Broker) -> bool:
     return broker.decide(Capability.FS_LOOKUP, os.path.dirname(path)).code is None
 
 
-def _moved(record: KernelRecord, names: SeenNames) -> tuple[tuple[Capability, str], ...]:
+def _moved(record: KernelRecord, names: SeenNames, broker: Broker) -> tuple[tuple[Capability, str], ...]:
     """Return what a move or a link needs, granted or not; nothing for other calls."""
     if record.syscall not in (*_RENAMING, *_LINKING):
         return ()
-    return tuple([(capability, path) for capability, path, _ in _asked_for(record, True, names)])
+    return tuple([(capability, path) for capability, path, _ in _asked_for(record, True, names, broker)])
 
 
 def _widened(record: KernelRecord, broker: Broker, names: SeenNames) -> list[KernelRecord]:
@@ -383,7 +382,7 @@ def _between_mounts(record: KernelRecord, broker: Broker, names: SeenNames) -> l
 
     None between two file systems of the host, nor to or from the workspace: no move goes there anywhere.
     """
-    asked = _moved(record, names)
+    asked = _moved(record, names, broker)
     if not asked:
         return []
     source, (_, target) = asked[0][1], next(one for one in asked if one[0] is Capability.FS_CREATE)
@@ -431,7 +430,9 @@ def _would_ask(record: KernelRecord, policy: CompiledPolicy) -> KernelRecord:
     return msgspec.structs.replace(record, answer="would_ask") if asked else record
 
 
-def _asked_for(record: KernelRecord, passed: bool, names: SeenNames) -> list[tuple[Capability, str, str]]:
+def _asked_for(
+    record: KernelRecord, passed: bool, names: SeenNames, broker: Broker
+) -> list[tuple[Capability, str, str]]:
     """Return what the call needs, as (capability, path that was asked for, path that decides), in the order of hooks.
 
     /lib is a symbolic link: the rule says /usr/lib. Of a name of an own descriptor its file decides. Nothing
@@ -456,20 +457,19 @@ def _asked_for(record: KernelRecord, passed: bool, names: SeenNames) -> list[tup
             name = names.removed_since(record.target, record.monotonic_ns)  # with its folder, by now
         asked = [] if name is None else [(record.capability, name)]
     else:
-        return _opened(record, passed, names)
+        return _opened(record, passed, names, broker)
     return [(capability, path, path) for capability, path in asked]
 
 
-def _opened(record: KernelRecord, passed: bool, names: SeenNames) -> list[tuple[Capability, str, str]]:
+def _opened(record: KernelRecord, passed: bool, names: SeenNames, broker: Broker) -> list[tuple[Capability, str, str]]:
     path = names.acted_on(record.target, record.flags)
     file = record.other or path
     if not file.startswith("/") or (not record.other and _DESCRIPTOR.fullmatch(path)):
         return []  # a pipe or a socket that it has open, which no rule speaks of; or not known
-    there = names.is_there(file)
-    flags = record.flags
+    there, flags = names.is_there(file), record.flags
     if record.syscall not in _OPENING:
-        return [(record.capability, path, file)] if there else []
-    if not (there or flags & (os.O_CREAT | _TMPFILE)):
+        return [(record.capability, path, file)] if there or _was_there(record, broker, file) else []
+    if not (there or flags & (os.O_CREAT | _TMPFILE) or _was_there(record, broker, file)):
         return []
     asked = []
     # what is there now the call may have made, where it went on: surely with O_EXCL

@@ -20,8 +20,8 @@ from typing import Literal, NamedTuple
 from ._native import lib
 
 _LD_ABS, _JEQ, _JSET, _JA, _RET = 0x20, 0x15, 0x45, 0x05, 0x06
-#: Sixth argument of a repeated call (PYISOLATE_AGAIN in preload/files.c): the kernel has refused it twice.
-AGAIN = 0x70796973
+#: Low half of a repeated call's sixth argument (PYISOLATE_AGAIN in preload/files.c): the kernel has refused it twice.
+_AGAIN = 0x70796973
 #: offsets in struct seccomp_data
 _NUMBER, _ARCHITECTURE, _ADDRESS, _ARGUMENTS = 0, 4, 8, 16
 _SET_ID_BITS = 0o6000
@@ -31,6 +31,14 @@ _ARCH: int = lib.SECCOMP_AUDIT_ARCH
 
 #: The libraries: quiet file calls; reports of look-ups and limits.
 Preloaded = Literal["_quiet", "_reports"]
+
+
+def first_error(argument: int) -> int:
+    """Return what the kernel said to a call's first try, by its sixth argument; 0: it is no repeat.
+
+    The guest's word: it may write what it likes there.
+    """
+    return argument >> 32 if argument & 0xFFFFFFFF == _AGAIN else 0
 
 
 class QuietCall(NamedTuple):

@@ -46,6 +46,11 @@ def mounted_at(decide: Callable[[Capability, str], Decision], directory: str) ->
     return directory
 
 
+def writable(decide: Callable[[Capability, str], Decision], file: str) -> bool:
+    """Tell whether a file's mount is writable in the root view."""
+    return any(decide(one, file).code is None for one in _OF_MOUNTS)
+
+
 def verdict(passed: bool) -> Verdict:
     """Return the verdict of a refusal: in monitor mode the call has passed."""
     return Verdict.WOULD_DENY if passed else Verdict.DENY

@@ -420,8 +420,8 @@ class Runtime:
                 by_guest=record.pid == session.pid,
                 full=self.plan.traits.full_telemetry,
             )
-            if records[0].enforcer == "landlock" and records[0].verdict is Verdict.DENY:
-                session.kernel.note_recorded(records[0])
+            is_named = records[0].enforcer == "landlock" and records[0].verdict is Verdict.DENY
+            session.kernel.note_recorded(records[0], named=is_named)
             records += self._watched.judge_shadow(record, session.denials.shadow, searched, own)
         for one in records:
             # Tables are shared by sandboxes that reloaded a different number of times: the sandbox's own count holds.

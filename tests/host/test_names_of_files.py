@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -12,6 +13,8 @@ import pytest
 
 import pyisolate
 from pyisolate.policy.suggest import apply
+from tests import inside
+from tests.foreign_functions import with_ctypes
 from tests.require import require
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
@@ -74,3 +77,47 @@ def test_monitor_mode_tells_what_a_program_makes_from_what_it_finds(
         events = sandbox.get_denial_events()
     seen = [(one.capability, Path(one.target).name) for one in events if one.target.startswith(str(folder))]
     assert seen == [("fs.create", "out"), ("fs.write", "out"), ("fs.write", "there")]
+
+
+#: opens what is not there, and then, for each name, a new file that is removed at once, and
+#: replaced by a link if `link` is one; returns the error numbers
+GONE = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def opened(name):
+    return libc.open(name, 0) < 0 and ctypes.get_errno()
+def refused(folder, names, link):
+    found = [opened(f"{folder}/never".encode())]
+    for name in [f"{folder}/{one}".encode() for one in names]:
+        libc.close(libc.open(name, 0o101, 0o600))
+        found.append(opened(name))
+        libc.unlink(name)
+        if link:
+            libc.symlink(link.encode(), name)
+    return found
+"""
+
+
+def test_a_refused_file_that_is_removed_at_once_is_one_event(supervisor: pyisolate.Supervisor, folder: Path) -> None:
+    """The host looks at a name some time after the call: by then nothing is there, as where nothing ever was."""
+    require("seccomp", supervisor.diagnostics().listener, "no listener sees these calls")
+    names = [f"{number}" for number in range(8)]
+    with supervisor.spawn("n", with_ctypes().allow_write(folder)) as sandbox:
+        sandbox.exec(GONE)
+        assert sandbox.call("refused", str(folder), names, "") == [errno.ENOENT] + [errno.EACCES] * len(names)
+        found = [(event.capability, event.target, event.count) for event in sandbox.get_denial_events()]
+    assert sorted(found) == [("fs.read", str(folder / name), 1) for name in names]
+
+
+def test_a_refused_file_that_becomes_a_link_to_what_is_granted_is_counted_once(
+    supervisor: pyisolate.Supervisor, folder: Path
+) -> None:
+    """Whether the host looks before or after that decides if it has a name; it is one refusal either way."""
+    require("seccomp", supervisor.diagnostics().listener, "no listener sees these calls")
+    names = [f"{number}" for number in range(8)]
+    with supervisor.spawn("n", with_ctypes().allow_write(folder)) as sandbox:
+        sandbox.exec(GONE)
+        errors = sandbox.call("refused", str(folder), names, os.path.realpath(os.__file__))
+        assert errors == [errno.ENOENT] + [errno.EACCES] * len(names)
+        told = sum(event.count for event in sandbox.get_denial_events())
+    assert told == len(names) or (told < len(names) and inside.plan(supervisor).bpf.counter is None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,26 @@ def test_what_is_not_granted_is_a_denial_with_its_reason(tree: Path, policy: Com
     assert record.evaluation is Evaluation.PROBED
     assert record.enforcer == "landlock"
     assert str(tree / "granted") in (record.presented or "")
+
+
+def test_a_refused_file_that_is_gone_by_now_is_named_where_the_guest_may_remove(tree: Path) -> None:
+    """By the word of the guest's C library; what never was there is no refusal, and elsewhere its word does not do."""
+    policy = compile_policy(Policy.preset("none").allow_write(tree / "granted"))
+    for folder, error, denied in (
+        ("granted", errno.EACCES, True),
+        ("granted", errno.ENOENT, False),
+        ("granted", 0, False),
+        ("other", errno.EACCES, False),
+    ):
+        record = msgspec.structs.replace(seen(tree / folder / "gone"), refused=error)
+        (found,) = WatchedFiles().judge(record, policy)
+        assert (found.verdict is Verdict.DENY) is denied, (folder, error)
+        assert found.target == str(tree / folder / "gone")
+    link = tree / "granted/link"
+    link.symlink_to("nowhere")  # it took the place of what was refused: else the kernel had said ELOOP
+    record = msgspec.structs.replace(seen(link, flags=os.O_NOFOLLOW), refused=errno.EACCES)
+    (found,) = WatchedFiles().judge(record, policy)
+    assert (found.verdict, found.target) == (Verdict.DENY, str(link))
 
 
 def test_names_are_followed_both_ways(tree: Path, policy: CompiledPolicy) -> None:

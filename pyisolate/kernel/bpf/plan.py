@@ -213,7 +213,7 @@ class BpfAttachment(Attachment):
         assert prepared.bpf is not None
         self._plan, self._shared, self._id = plan, shared, sandbox_id
         self._policy, self._shadow = prepared.bpf, prepared.shadow_bpf
-        self._counted = self._recorded = self._task = 0
+        self._counted = self._recorded = self._repeated = self._task = 0
         self._groups: frozenset[int] = frozenset()
         self._host_network = host_network
         if plan.lsm is not None or host_network:
@@ -266,20 +266,25 @@ class BpfAttachment(Attachment):
         counter = plan.counter
         if counter is None or (question := counter.question) is None:
             return True
-        return not self._recorded and question.denials(self._task or pid) in (None, self._counted)
+        return not (self._recorded or self._repeated) and question.denials(self._task or pid) in (None, self._counted)
 
     def drain(self) -> None:
         """Hand on every record up to now."""
         self._shared.records.drain()
 
-    def note_recorded(self, record: KernelRecord) -> None:
+    def note_recorded(self, record: KernelRecord, *, named: bool) -> None:
         """Take note of a refusal by Landlock that another enforcer recorded: the count must not report it again.
 
         At most: what the root view refuses by absence is not in Landlock's count, and the record does not say which it
         was. A guest can so hide the number of refusals that it kept from the listener, at the price of one event each.
+        One that is not `named` leaves its event to the count, in which its second try is no refusal of its own.
         """
-        if self._plan.counter is not None:
+        if self._plan.counter is None:
+            return
+        if named:
             self._recorded += record.count * record.tries
+        elif record.refused == errno.EACCES and record.verdict is Verdict.ALLOW:
+            self._repeated += record.count
 
     def emit_uncounted(self, pid: int) -> None:
         """Send, as counts, what the programs and Landlock refused and no record named."""
@@ -291,7 +296,8 @@ class BpfAttachment(Attachment):
         if found is None:
             return
         missing = found.denials - self._counted - self._recorded
-        self._counted, self._recorded = found.denials, 0
+        missing -= min(self._repeated, missing // 2)  # at most: the guest says which calls it made twice
+        self._counted, self._recorded, self._repeated = found.denials, 0, 0
         if missing > 0:
             self._plan.sink(
                 KernelRecord(

@@ -13,7 +13,7 @@ from ...choices import EnforcerName
 from ...decision import DenialCode, Verdict
 from ...limits.rlimit import within_host
 from ...native import notify as native
-from ...native.quiet import AGAIN
+from ...native.quiet import first_error
 from ...policy import addresses
 from ...policy.asking import asks_about
 from ...policy.compiled import CompiledPolicy
@@ -142,7 +142,8 @@ def kernel_record(
         shadow=shadow,
         other=os.fsdecode(record.other),
         flags=_open_flags(record, syscall),
-        tries=2 if record.args[5] == AGAIN else 1,
+        tries=2 if first_error(record.args[5]) else 1,
+        refused=first_error(record.args[5]),
         answer=_answer(record, syscall, capability, verdict, policy),
         waited_ms=record.waited_ms if record.reply else None,
         question=record.question,

@@ -92,8 +92,10 @@ EXPORT int pyisolate_quiet_tells_looks(void)
 	return __atomic_load_n(&looks_are_reported, __ATOMIC_RELAXED);
 }
 
-/* In the sixth argument, which no call here has: the listener's record then stands for two tries. native/quiet.py */
+/* In the sixth argument, which no call here has: the listener's record then stands for two tries. Above it is what the
+ * kernel said to the first one: by the time that the record is judged, the file may be gone. native/quiet.py */
 #define PYISOLATE_AGAIN 0x70796973L
+#define PYISOLATE_SAID 32
 
 /* What a refusal looks like: Landlock and modes say EACCES, ownership EPERM, the root view EROFS, EXDEV or nothing. */
 static int is_refusal(long result)
@@ -140,7 +142,7 @@ static int ask(long nr, long a, long b, long c, long d, long e)
 			return open_own(number, (int)c);
 	}
 	if (is_refusal(result) && !is_absence_alone(nr, result, granted, a, (const char *)(intptr_t)b, c))
-		return (int)syscall(nr, a, b, c, d, e, PYISOLATE_AGAIN); /* sets errno */
+		return (int)syscall(nr, a, b, c, d, e, PYISOLATE_AGAIN | -result << PYISOLATE_SAID); /* sets errno */
 	if (result == -EMFILE)
 		return (int)syscall(nr, a, b, c, d, e, (long)NOTIFY_TABLE_FULL);
 	if (result < 0) {
