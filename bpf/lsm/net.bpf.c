@@ -119,6 +119,30 @@ static __noinline int pyi_read_address(struct pyi_scratch *scratch, u64 address,
 	return family;
 }
 
+/* As a destination "any" is this host: by the address that an IPv4 socket is bound to, or by loopback (ip_route_output_key,
+ * tcp_v6_connect, Linux). The record names where it leads, as the hooks of a cgroup do. */
+static __noinline int pyi_lead(struct pyi_scratch *scratch, struct socket *socket)
+{
+	u8 *address = scratch->record.address;
+	u32 words[4], bound[4] = {};
+	__builtin_memcpy(words, address, 16);
+	bool mapped = words[2] == __builtin_bswap32(0xffff);
+	if (words[0] || words[1] || (words[2] && !mapped) || words[3])
+		return 0;
+	struct sock *sk = BPF_CORE_READ(socket, sk);
+	if (!mapped) {
+		BPF_CORE_READ_INTO(&bound, sk, __sk_common.skc_v6_rcv_saddr.in6_u.u6_addr8);
+		if (bound[0] || bound[1] || bound[2] != __builtin_bswap32(0xffff))
+			address[15] = 1;
+		else
+			pyi_mapped(address, __builtin_bswap32(0x7f000001));
+		return 0;
+	}
+	u32 own = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
+	pyi_mapped(address, own ? own : __builtin_bswap32(0x7f000001));
+	return 0;
+}
+
 static __noinline int pyi_to_address(u32 hook, struct socket *socket, u64 address, u32 bytes, u32 action)
 {
 	struct pyi_task *own = pyi_current();
@@ -141,6 +165,8 @@ static __noinline int pyi_to_address(u32 hook, struct socket *socket, u64 addres
 		pyi_refuse(scratch, own, 0, PYI_ALWAYS_DENIED);
 		return -EPERM;
 	}
+	if (action == PYI_ACTION_CONNECT)
+		pyi_lead(scratch, socket);
 	return pyi_check_net(scratch, own, action, capability);
 }
 

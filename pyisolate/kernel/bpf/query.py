@@ -8,6 +8,7 @@ from ...capability import CATALOGUE, Capability, FsRight, NetAction
 from ...decision import Verdict
 from ...native import bpf_maps
 from ...native.libbpf import Program
+from ...policy.addresses import destination
 from .records import VERDICTS
 from .tables import KernelRight, net_key, path_key
 
@@ -38,5 +39,6 @@ def _answer(program: Program, policy: int, capability: Capability, target: str) 
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return None
-    key = net_key((getattr(address, "ipv4_mapped", None) or address).packed)
+    packed = (getattr(address, "ipv4_mapped", None) or address).packed
+    key = net_key(destination(packed) if entry.action is NetAction.CONNECT else packed)
     return bpf_maps.ask_net(program, policy, entry.number, int(entry.action), key, int(port))

@@ -8,7 +8,7 @@ import re
 import resource
 import socket
 
-from ...capability import CAPABILITY_BY_NUMBER, CAPABILITY_NUMBER, CATALOGUE, FLOOR, Capability
+from ...capability import CAPABILITY_BY_NUMBER, CAPABILITY_NUMBER, CATALOGUE, FLOOR, Capability, NetAction
 from ...choices import EnforcerName
 from ...decision import DenialCode, Verdict
 from ...limits.rlimit import within_host
@@ -255,8 +255,11 @@ def evaluate(
         where = addresses.endpoint(target)
         if where is None:
             return None
+        address, port = where
+        if action == NetAction.CONNECT:
+            address = addresses.destination(address)  # as the listener has it before it asks
         listening = capability is Capability.NET_LISTEN
-        reason, rule, presented = table.ask(action, *where, listening=listening)
+        reason, rule, presented = table.ask(action, address, port, listening=listening)
         monitors = bool(table.flags & native.FLAG_MONITOR_NET)
     elif capability in FLOOR or capability in _WHOLE:
         act = table.acts[CAPABILITY_NUMBER[capability]]

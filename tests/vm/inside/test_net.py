@@ -77,6 +77,19 @@ def test_a_mapped_address_is_the_ipv4_address(guest: Make, ports: list[int]) -> 
     one.allowed(_CONNECT.format(family=10, host="::1", port=ports[1]))
 
 
+def test_any_address_is_judged_by_where_it_leads(guest: Make, ports: list[int]) -> None:
+    refused = ("127.0.0.1/32", "127.0.0.2/32", "::1/128")
+    rules = [rule(C, place, ports[1], allow=False) for place in refused]
+    open_ones = [rule(C, "0.0.0.0/0", 1, 65535), rule(C, "::/0", 1, 65535), rule(B, "127.0.0.0/8", 0)]
+    one = guest(policy({}, None, *rules, *open_ones))
+    for family, host, leads in ((2, "0.0.0.0", "127.0.0.1"), (10, "::ffff:0.0.0.0", "127.0.0.1"), (10, "::", "[::1]")):
+        one.allowed(_CONNECT.format(family=family, host=host, port=ports[0]))
+        record = one.refused(_CONNECT.format(family=family, host=host, port=ports[1]))
+        assert record.target == f"{leads}:{ports[1]}"
+    bound = "kept.update(s=socket.socket()) or kept['s'].bind(('127.0.0.2', 0)) or kept['s'].connect(('0.0.0.0', {}))"
+    assert one.refused(bound.format(ports[1])).target == f"127.0.0.2:{ports[1]}"
+
+
 def test_most_specific_first(guest: Make, ports: list[int]) -> None:
     rules = (
         rule(C, "127.0.0.1/32", ports[1], allow=False),
