@@ -32,7 +32,7 @@ AS_BOTH = ("host", "faults")
 #: In two runs at a time, which share its files, where there are two processors: a test mostly waits for one process.
 SIDE_BY_SIDE = ("unit", "host")
 #: What fails there runs once more by itself: they load the machine themselves, or drive large programs of others.
-JUDGED_ALONE = (*SIDE_BY_SIDE, "faults", "clients")
+JUDGED_ALONE = (*SIDE_BY_SIDE, "escape", "faults", "clients")
 ORDINARY_UID = 65534
 
 #: Longer than any tier has taken (software-emulated virtual machines); a hang must not eat the whole CI hour.

@@ -51,7 +51,7 @@ class Failure(Protocol):
 
     @property
     def raised_by_guest(self) -> bool:
-        """True where a `raise` statement of the guest's own code made it: no limit did."""
+        """True where a `raise` statement of the guest's own code made it: for a limit that takes more than its word."""
         ...
 
 
@@ -102,7 +102,7 @@ class Findings:
 
 def diagnose_limit(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
     """Return the limit's exception, its event recorded, or None when the exception is about something else."""
-    if failure.raised_by_guest or _is_own(failure, subject.limits, found.soft):
+    if _is_own(failure, subject.limits, found.soft):
         return None
     if failure.errno == errno.EMFILE:
         return _open_files(subject, failure, found)
@@ -116,6 +116,8 @@ def diagnose_limit(subject: Subject, failure: Failure, found: Findings) -> Limit
 
 
 def _open_files(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
+    if failure.raised_by_guest and found.opened is None:
+        return None
     allowed = within_host(resource.RLIMIT_NOFILE, subject.limits.open_files)
     # mq_open(3) and inotify say EMFILE for limits of their own: the table was never full then.
     if allowed is None or (found.descriptors is not None and found.descriptors < allowed):
@@ -127,6 +129,8 @@ def _open_files(subject: Subject, failure: Failure, found: Findings) -> LimitExc
 
 
 def _file_size(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
+    if failure.raised_by_guest and found.grown is None:
+        return None
     if (allowed := within_host(resource.RLIMIT_FSIZE, subject.limits.file_size_bytes)) is None:
         return None
     met = ExceededLimit(limit="file_size", used=allowed + 1, allowed=allowed)
@@ -162,7 +166,8 @@ def _memory(subject: Subject, failure: Failure, found: Findings) -> LimitExceede
         return None
     used = max(usage.memory_bytes, usage.memory_peak_bytes)
     # ENOMEM has other causes too, such as a range that is not mapped: only beside much memory is it the limit.
-    if failure.type_name == "MemoryError" or (failure.errno == errno.ENOMEM and used > allowed / 2):
+    refused = failure.type_name == "MemoryError" and not failure.raised_by_guest
+    if refused or (used > allowed / 2 and (failure.type_name == "MemoryError" or failure.errno == errno.ENOMEM)):
         met = ExceededLimit(limit="memory", used=used, allowed=allowed)
         if allowed != subject.limits.memory_bytes:
             met = msgspec.structs.replace(met, hint=_HOSTS.format(option="v", setting="LimitAS"))

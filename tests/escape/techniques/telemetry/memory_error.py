@@ -1,10 +1,10 @@
-"""Raise MemoryError by oneself: does the kernel or the supervisor say that a limit was reached?"""
+"""Meet MemoryError without using memory: does the kernel or the supervisor say that a limit was reached?"""
 
 from tests.escape.technique import Alone, Technique, silent
 
 
 def attack(world):
-    raise MemoryError
+    bytearray(1 << 62)
 
 
 def outside(ground, run):
