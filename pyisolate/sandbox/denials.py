@@ -136,7 +136,7 @@ class Denials:
         """Take what an enforcer refused; return the events that are complete now."""
         if (record.capability, record.evaluation, record.verdict) == _NOT_LOOKED_INTO:
             self._unlooked += record.count
-            self.recorder.lost("kernel", record.count)
+            self.recorder.lost("lookup", record.count)
             return []
         events = self._telemetry.kernel(record)
         self.attach(events)

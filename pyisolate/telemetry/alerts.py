@@ -122,7 +122,10 @@ def default_rules() -> list[AlertRule]:
             description="one layer allowed what the other refused: their tables have drifted apart",
         ),
         AlertRule(
-            "DenialEventsLost", signal="lost", description="denial events were lost before anybody could read them"
+            "DenialEventsLost",
+            {"stage": ["kernel", "guest", "store", "sink", "audit", "unattributed"]},  # a look-up is no attempt
+            signal="lost",
+            description="denial events were lost before anybody could read them",
         ),
     ]
 

@@ -41,8 +41,9 @@ CellState = Literal["ready", "standby", "starting"]
 #: How a request ended: a value, an exception of the guest's, a refusal it did not catch, a limit, the end of its cell,
 #: or the caller's: it was interrupted, or its sandbox was closed.
 RequestOutcome = Literal["returned", "raised", "refused", "limit", "died", "abandoned"]
-#: Where events can get lost: ring buffers, the guest's own queue, the ring of a store, slow sinks, the audit log.
-LOST_STAGES = ("kernel", "guest", "store", "sink", "audit")
+#: Where events can get lost: ring buffers, the guest's own queue, the ring of a store, slow sinks, the audit log; and
+#: look-ups that a flood left no place for, which may have been of names that are nowhere.
+LOST_STAGES = ("kernel", "guest", "store", "sink", "audit", "lookup")
 #: Sandboxes whose end is remembered, so that a snapshot taken just before it is not counted again.
 _EXITS_REMEMBERED = 10_000
 #: Gauges and processor time reach other processes of the service this often (seconds); counters do at once.

@@ -15,7 +15,7 @@ from pyisolate.decision import Verdict
 from pyisolate.records import Evaluation
 from pyisolate.telemetry.alerts import GROUPS_LIMIT, Alert, AlertEngine, AlertRule, default_rules
 from pyisolate.telemetry.merge import merge
-from pyisolate.telemetry.metrics import Metrics
+from pyisolate.telemetry.metrics import LOST_STAGES, Metrics
 from pyisolate.telemetry.recorder import Recorder
 from tests.telemetry_events import CONTEXT, broker, event, kernel
 
@@ -232,6 +232,13 @@ def test_lost_events_have_their_own_rules(run, fired: Fired) -> None:
     assert engine.active() == {"any": True, "kernel": True}
     assert engine.flush()
     assert fired[0].event is None
+
+
+@pytest.mark.parametrize("stage", [*LOST_STAGES, "unattributed"])
+def test_lost_events_of_each_stage_but_look_ups_are_told_by_default(run, stage: str) -> None:
+    engine = run(*default_rules())
+    engine.lost(stage, 1)
+    assert engine.active()["DenialEventsLost"] is (stage != "lookup")
 
 
 def _drift() -> object:
