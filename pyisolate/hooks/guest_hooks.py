@@ -23,6 +23,7 @@ from ..capability import CATALOGUE, Capability
 from ..choices import Isolation
 from ..decision import Decision, DenialCode, Mode, Verdict
 from ..errors import PolicyError, RefusalFields, RefusedImport, RefusedProgram
+from ..policy.asking import WRITES
 from ..policy.broker import is_asked_about
 from ..policy.compiled import CompiledPolicy
 from ..policy.standard_library import is_builtin_ctypes
@@ -296,10 +297,9 @@ class GuestHooks:
         compiled = self._compiled
         if compiled is None or not compiled.ask or (decision.capability.family == "fs" and hook != "open"):
             return False
-        writes = (Capability.FS_CREATE, Capability.FS_WRITE)
-        if decision.capability not in writes:
+        if decision.capability not in WRITES:
             return is_asked_about(compiled, decision)
-        return any(is_asked_about(compiled, replace(decision, capability=one)) for one in writes)
+        return any(is_asked_about(compiled, replace(decision, capability=one)) for one in WRITES)
 
     def _also(self, operations: Sequence[Operation]) -> tuple[tuple[Capability, str], ...]:
         """Return what else a call about files needs and is not granted, so that one advice serves all of it."""

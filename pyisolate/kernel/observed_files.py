@@ -17,7 +17,7 @@ import msgspec
 from ..capability import Capability, NetAction
 from ..decision import Decision, DenialCode, Mode, Verdict
 from ..policy import workspace
-from ..policy.asking import OPENED, asks_about
+from ..policy.asking import OF_FILES, asks_about
 from ..policy.broker import Broker, is_unspoken_of
 from ..policy.compiled import CompiledPolicy, FsRight
 from ..policy.moves import mounted_at, of_folder, read_only, verdict, widened, writable
@@ -422,7 +422,7 @@ def _would_ask(record: KernelRecord, policy: CompiledPolicy) -> KernelRecord:
     """Return what monitor mode let through, and whether its host would have been asked instead."""
     if record.verdict is not Verdict.WOULD_DENY or not is_unspoken_of(record.code):
         return record
-    opens = record.capability in OPENED.values() and record.syscall in _OPENING
+    opens = record.capability in OF_FILES and record.syscall in _OPENING
     opens = opens and (record.capability is Capability.FS_CREATE or os.path.isfile(record.target))
     if not (opens or record.capability is Capability.PROCESS_EXEC):
         return record

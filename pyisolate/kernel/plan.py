@@ -26,7 +26,7 @@ from ..limits.coverage import cannot_freeze, unheld
 from ..limits.rlimit import COMMON_RLIMITS
 from ..native import process
 from ..policy import workspace
-from ..policy.asking import OPENED
+from ..policy.asking import OF_FILES
 from ..policy.compile import without_workspace
 from ..policy.compiled import CompiledPolicy, FsRight
 from .binding import KernelBinding
@@ -51,7 +51,7 @@ _log = logging.getLogger("pyisolate.kernel")
 #: A host that replaces a place once a millisecond cannot be followed.
 _TRIES = 4
 #: What waits for answers and takes a root view.
-_OF_FILES = frozenset({*OPENED.values(), Capability.PROCESS_EXEC})
+_OF_ROOT_VIEW = OF_FILES | {Capability.PROCESS_EXEC}
 
 
 class KernelPlan:
@@ -257,7 +257,9 @@ class KernelPlan:
             compiled = without_workspace(compiled)
         unasked = self._no_files_asked_about(compiled, isolation)
         if unasked is not None:
-            compiled = msgspec.structs.replace(compiled, ask=tuple(one for one in compiled.ask if one not in _OF_FILES))
+            compiled = msgspec.structs.replace(
+                compiled, ask=tuple(one for one in compiled.ask if one not in _OF_ROOT_VIEW)
+            )
         draft = Draft(compiled, isolation, enforcement == "strict", self.availability, self.traits)
         if unasked is not None:
             draft.missing.append(f"ask: files and programs: {unasked}")
@@ -289,7 +291,7 @@ class KernelPlan:
 
     def _no_files_asked_about(self, compiled: CompiledPolicy, isolation: Isolation) -> str | None:
         """Say why the host cannot be asked about files and programs; None where it can, or is not to be."""
-        if not _OF_FILES & set(compiled.ask):
+        if not _OF_ROOT_VIEW & set(compiled.ask):
             return None
         if isolation == "thread":
             return "of a sandbox thread, the notification listener sees no file call, and programs have no gate"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from ..capability import Capability
 from ..decision import Mode
+from ..policy.asking import WRITES
 from ..policy.compiled import CompiledPolicy, Limits
 from .rootview.paths import WRITING, Places
 
@@ -34,7 +35,7 @@ def _written(compiled: CompiledPolicy) -> Iterator[str]:
     if compiled.mode_of("fs") is not Mode.ENFORCE:
         yield "the host's files (fs is in monitor mode)"
         return
-    if Capability.FS_WRITE in compiled.ask or Capability.FS_CREATE in compiled.ask:
+    if WRITES & set(compiled.ask):
         yield "files that the host is asked about"
     for place in Places.of(compiled):
         if place.in_force & WRITING and not _is_device(place.path):

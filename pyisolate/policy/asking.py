@@ -21,6 +21,9 @@ from .compiled import CompiledPolicy, NetRule
 ASKABLE = ("fs.create", "fs.read", "fs.write", "net.connect", "net.http")
 #: How files are opened that are asked about.
 OPENED = {"create": Capability.FS_CREATE, "read": Capability.FS_READ, "write": Capability.FS_WRITE}
+OF_FILES = frozenset(OPENED.values())
+#: One question stands for both: whether a file is there is for the host to see.
+WRITES = frozenset((Capability.FS_CREATE, Capability.FS_WRITE))
 RULES = ("connect", "http", *OPENED, "exec")
 HINT = (
     f"use {', '.join(ASKABLE)}, or a rule: {{connect: host:port}}, {{http: GET host/path}}, {{read: /directory}}, "

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 
 from ..capability import Capability
-from ..policy.asking import OPENED
+from ..policy.asking import OF_FILES
 from ..policy.suggest import suggestion
 from ..records import Actor, AskAnswer, Asked, BrokerRecord, KernelRecord
 
@@ -37,7 +37,6 @@ _MAX_WAITING = 16
 #: Opens of files of one sandbox that wait for an answer. Which of its opens are questions only the host knows; the
 #: listener counts connections (NOTIFY_QUESTIONS).
 _MAX_OPENS = 8
-_OPENED = frozenset(OPENED.values())
 #: Answers whose record has not come yet; a call that was given up has none.
 _MAX_ANSWERED = 256
 
@@ -219,7 +218,7 @@ class Questions:
             return _Answered("unanswered", "nobody", "no `on_ask` answers")
         if (scope := state.allowed.get(key)) is not None:
             return _Answered("rule" if scope == "rule" else "sandbox", self.asker.name, "it was allowed before")
-        if key[0] in _OPENED and self._opens() >= _MAX_OPENS:
+        if key[0] in OF_FILES and self._opens() >= _MAX_OPENS:
             return _FULL
         if key in state.pending:
             return None
@@ -233,7 +232,7 @@ class Questions:
 
     def _opens(self) -> int:
         pending = self._state.pending.items()
-        return sum(len(one.numbers) for (capability, _), one in pending if capability in _OPENED)
+        return sum(len(one.numbers) for (capability, _), one in pending if capability in OF_FILES)
 
     def _queue(self, asked: Asked, key: tuple[Capability, str]) -> bool:
         state = self._state
@@ -327,7 +326,7 @@ class Questions:
         if record.answer is None:
             return record
         answered, reason = self._outcome(record.question, record.answer)
-        if answered.capability in _OPENED:
+        if answered.capability in OF_FILES:
             record = msgspec.structs.replace(record, capability=answered.capability)
         return msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
 

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..kernel.rootview.gates import Gates
+from ..kernel.seccomp.filter import syscall_name
 from ..records import Asked, CallStage
 
 _log = logging.getLogger("pyisolate.sandbox.starting")
@@ -31,26 +33,6 @@ _EXEC_TICKS = os.sysconf("SC_CLK_TCK") // 4
 _LOOK_S, _LOOK_MOST_S = 0.0005, 0.01
 #: Steps that wait for their turn. The listener lets 32 calls of a sandbox wait; more have been given up, and go.
 _MOST_QUEUED = 64
-
-
-class Gates(Protocol):
-    """What keeps programs from running (`kernel.rootview.gates.Gates`)."""
-
-    def has(self, path: str) -> bool:
-        """Tell whether a program has a gate."""
-        ...
-
-    def open(self, path: str) -> None:
-        """Let a program run. Raises EnforcementError."""
-
-    def shut(self, path: str) -> None:
-        """Let it run no more. Raises EnforcementError."""
-
-    def close(self) -> None:
-        """Let it all go."""
-
-    def abandon(self) -> None:
-        """In a forked child of the host: let the copy go."""
 
 
 class Waiting(Protocol):
@@ -276,8 +258,4 @@ def _rests_elsewhere(tid: int) -> bool:
             number = file.read(64).partition(" ")[0].strip()
     except OSError:
         return False
-    return number == "-1" or (number.isdecimal() and number not in _EXECS)
-
-
-#: execve, execveat
-_EXECS = frozenset({"x86_64": ("59", "322"), "aarch64": ("221", "281")}.get(os.uname().machine, ()))
+    return number == "-1" or (number.isdecimal() and syscall_name(int(number)) not in ("execve", "execveat"))

@@ -24,9 +24,9 @@ from ..kernel.rootview.worker import HostFile
 from ..policy import workspace
 from ..policy.broker import Broker, is_asked_about
 from ..policy.compiled import CompiledPolicy
-from ..records import Asked, CallStage
+from ..records import Asked
 from .ask import start_or_run
-from .starting import Starting
+from .starting import Starting, Waiting
 
 _log = logging.getLogger("pyisolate.sandbox.waiting")
 #: Opens a file for a guest; with the processor time that it took elsewhere (seconds). Raises EnforcementError.
@@ -57,18 +57,11 @@ class _Program:
     asked: Asked
 
 
-class Answering(Protocol):
-    """What answers the call that waits."""
-
-    def answer(self, number: int, *, allow: bool | None) -> None:
-        """Answer it. None: the kernel decides."""
+class Answering(Waiting, Protocol):
+    """The same for calls that open files."""
 
     def give(self, number: int, call: int, file: int, *, empty: bool) -> bool:
-        """Answer it with yes and a file, which is taken; tell whether the guest has it."""
-        ...
-
-    def stage(self, call: int) -> CallStage:
-        """Tell where it is. Never waits."""
+        """Answer one with yes and a file, which is taken; tell whether the guest has it."""
         ...
 
 

@@ -22,6 +22,7 @@ from ..native.forked import call_in_child, renew
 from ..records import Actor
 from .event import DenialEvent
 from .merge import disagree
+from .metrics import LOST_STAGES
 from .worker_threads import Calls
 
 _log = logging.getLogger("pyisolate.telemetry")
@@ -123,7 +124,7 @@ def default_rules() -> list[AlertRule]:
         ),
         AlertRule(
             "DenialEventsLost",
-            {"stage": ["kernel", "guest", "store", "sink", "audit", "unattributed"]},  # a look-up is no attempt
+            {"stage": [stage for stage in (*LOST_STAGES, "unattributed") if stage != "lookup"]},  # it is no attempt
             signal="lost",
             description="denial events were lost before anybody could read them",
         ),

@@ -11,7 +11,7 @@ from ...decision import Mode
 from ...limits.rlimit import within_host
 from ...native import notify as native
 from ...policy import workspace
-from ...policy.asking import asks_about_programs
+from ...policy.asking import WRITES, asks_about_programs
 from ...policy.compiled import CompiledPolicy, FsRight
 from .filter import capability_of, syscall_numbers
 from .syscalls import PATH_ARGUMENT, REPORTED_WHEN_FULL
@@ -62,7 +62,7 @@ def _flags(policy: CompiledPolicy, kind: CellKind, *, full: bool) -> int:
     # not of a policy for a sandbox thread: the plan has taken it out of `ask` there
     if policy.mode_of("fs") is Mode.ENFORCE:
         flags |= native.FLAG_ASK_READ if Capability.FS_READ in policy.ask else 0
-        flags |= native.FLAG_ASK_WRITE if {Capability.FS_WRITE, Capability.FS_CREATE} & set(policy.ask) else 0
+        flags |= native.FLAG_ASK_WRITE if WRITES & set(policy.ask) else 0
     if asks_about_programs(policy):
         flags |= native.FLAG_ASK_EXEC
     # in monitor mode the guest sees the host's /dev and /proc, where these names lead on

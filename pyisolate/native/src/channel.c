@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "channel.types.h"
+#include "descriptors.h"
 #include "msgpack.h"
 #include "shared.h"
 
@@ -92,24 +93,14 @@ SHARED int channel_wait(struct channel *c, int timeout_ms)
  */
 SHARED int channel_send(struct channel *c, const unsigned char *data, size_t size, const int *descriptors, int count)
 {
-	union {
-		char bytes[CMSG_SPACE(CHANNEL_DESCRIPTORS * sizeof(int))];
-		struct cmsghdr aligned;
-	} control = {{0}};
+	DESCRIPTORS_ROOM(CHANNEL_DESCRIPTORS) control = {{0}};
 	struct iovec part = {(void *)(uintptr_t)data, size};
 	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
 
 	if (count > CHANNEL_DESCRIPTORS)
 		return -EINVAL;
-	if (count) {
-		message.msg_control = control.bytes;
-		message.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
-		struct cmsghdr *head = CMSG_FIRSTHDR(&message);
-		head->cmsg_level = SOL_SOCKET;
-		head->cmsg_type = SCM_RIGHTS;
-		head->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
-		memcpy(CMSG_DATA(head), descriptors, (size_t)count * sizeof(int));
-	}
+	if (count)
+		descriptors_put(&message, control.bytes, descriptors, count);
 	channel_enter(c);
 	ssize_t sent = sendmsg(c->peer, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (sent < 0)

@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "descriptors.h"
 #include "process.h"
 #include "seccomp.types.h"
 #include "shared.h"
@@ -78,15 +79,10 @@ static int seccomp_courier_run(void *argument)
 	while (__atomic_load_n(&c->ready, __ATOMIC_ACQUIRE) == 0)
 		syscall(SYS_futex, &c->ready, FUTEX_WAIT, 0, NULL, NULL, 0);
 	if (c->ready == 1) {
-		union { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control = {0};
+		DESCRIPTORS_ROOM(1) control = {0};
 		struct iovec iov = { .iov_base = (void *)c->data, .iov_len = c->data_bytes };
-		struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1,
-				      .msg_control = control.bytes, .msg_controllen = sizeof control.bytes };
-		struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-		cmsg->cmsg_level = SOL_SOCKET;
-		cmsg->cmsg_type = SCM_RIGHTS;
-		cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(cmsg), &c->listener, sizeof(int));
+		struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+		descriptors_put(&msg, control.bytes, &c->listener, 1);
 		while (c->data_bytes) {
 			long sent = syscall(SYS_sendmsg, c->peer, &msg, MSG_NOSIGNAL);
 			if (sent < 0 && errno == EINTR)

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "cell_init.types.h"
+#include "descriptors.h"
 #include "process.h"
 #include "shared.h"
 #include "zygote_loop.types.h"
@@ -59,22 +60,12 @@ static void zygote_loop_put(struct zygote_loop_frame *frame, int number, uint64_
 
 static int zygote_loop_send(int control, const struct zygote_loop_frame *frame, const int *descriptors, int count)
 {
-	union {
-		char bytes[CMSG_SPACE(ZYGOTE_HOSTS * sizeof(int))];
-		struct cmsghdr aligned;
-	} given = {0};
+	DESCRIPTORS_ROOM(ZYGOTE_HOSTS) given = {0};
 	struct iovec part = {(void *)frame->bytes, frame->size};
 	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
 
-	if (count > 0) {
-		message.msg_control = given.bytes;
-		message.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
-		struct cmsghdr *head = CMSG_FIRSTHDR(&message);
-		head->cmsg_level = SOL_SOCKET;
-		head->cmsg_type = SCM_RIGHTS;
-		head->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
-		memcpy(CMSG_DATA(head), descriptors, (size_t)count * sizeof(int));
-	}
+	if (count > 0)
+		descriptors_put(&message, given.bytes, descriptors, count);
 	while (sendmsg(control, &message, MSG_NOSIGNAL) < 0)
 		if (errno != EINTR)
 			return -errno;
