@@ -7,8 +7,10 @@ import json
 import os
 import resource
 import socket
-import traceback
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from pyisolate.native.cell_confine import Confinement
 from tests.require import require
 
 FRAMES = cell_start.Frames(b"report", b"the foreseen hand-out", b"answer")
+TREE = Path(__file__).resolve().parent.parent.parent
 LIMITS = ((resource.RLIMIT_CORE, 0, 0), (resource.RLIMIT_CPU, 7, 7))
 
 
@@ -51,40 +54,42 @@ def become(start: cell_start.CellStart, channel: socket.socket) -> dict[str, Any
     }
 
 
+def be_cell(channel_number: int, place_number: int) -> None:
+    """Be a cell of a zygote that is this process, and then say what became of it on the channel."""
+    channel, place = socket.socket(fileno=channel_number), socket.socket(fileno=place_number)
+    start = cell_start.CellStart(
+        Confinement(0, (os.getuid(), os.getgid()), (), (), dumpable=True),
+        cell_start.ZygoteFacts(0, os.open(os.devnull, os.O_RDWR), place.fileno()),
+        seccomp.compile_filter(seccomp.FilterSpec((), seccomp.ALLOW, seccomp.ALLOW)),
+        None,
+        FRAMES,
+        cell_start.HandOut(("landlock",), LIMITS, "/", STANDBY),
+    )
+    said = become(start, channel)
+    while place.recv(4096):
+        pass  # what is closed unread would reset the host's end
+    place.sendall(b"|" + json.dumps(said).encode())
+
+
 def cell(send: Callable[[socket.socket], None]) -> tuple[dict[str, Any], bytes]:
-    """Fork a cell, let `send` hand out to it, and return what it says of itself with all that it has sent."""
+    """Start a cell, let `send` hand out to it, and return what it says of itself with all that it has sent.
+
+    A process of its own, as a zygote is: one that has had sandbox threads has their page already.
+    """
     host, channel = socket.socketpair()
     place, end = socket.socketpair()
     end.close()
-    program = seccomp.compile_filter(seccomp.FilterSpec((), seccomp.ALLOW, seccomp.ALLOW))
-    if (pid := os.fork()) == 0:
-        status = 1
-        try:
-            start = cell_start.CellStart(
-                Confinement(0, (os.getuid(), os.getgid()), (), (), dumpable=True),
-                cell_start.ZygoteFacts(0, os.open(os.devnull, os.O_RDWR), place.fileno()),
-                program,
-                None,
-                FRAMES,
-                cell_start.HandOut(("landlock",), LIMITS, "/", STANDBY),
-            )
-            said = become(start, channel)
-            while place.recv(4096):
-                pass  # what is closed unread would reset the host's end
-            place.sendall(b"|" + json.dumps(said).encode())
-            status = 0
-        except BaseException:
-            place.sendall(traceback.format_exc().encode())
-        finally:
-            os._exit(status)
-    for one in (channel, place):
-        one.close()
-    with host:
+    numbers = channel.fileno(), place.fileno()
+    command = [sys.executable, "-m", "tests.host.test_cell_start", *map(str, numbers)]
+    with subprocess.Popen(command, cwd=TREE, pass_fds=numbers, stderr=subprocess.PIPE) as child, host:
+        assert child.stderr is not None
+        channel.close()
+        place.close()
         first = host.recv(64)
         send(host)
         host.shutdown(socket.SHUT_WR)
         rest = first + b"".join(iter(lambda: host.recv(1 << 16), b""))
-    assert os.waitpid(pid, 0)[1] == 0, rest.decode()
+        assert child.wait() == 0, child.stderr.read().decode()
     sent, _, said_bytes = rest.partition(b"|")
     return json.loads(said_bytes), sent
 
@@ -178,3 +183,7 @@ def test_c_and_python_come_to_the_same_limit_of_processor_time(present: int) -> 
         in_c = Confinement(0, (os.getuid(), os.getgid()), [(resource.RLIMIT_CPU, *pair)], (), dumpable=True)
         found = cpu_limit_after(present, lambda kept, in_c=in_c: in_c.run(kept, None))  # type: ignore[misc]
         assert found == cpu_limit_after(present, lambda _, pair=pair: rlimit.apply({resource.RLIMIT_CPU: pair})), pair  # type: ignore[misc]
+
+
+if __name__ == "__main__":
+    be_cell(*map(int, sys.argv[1:]))
