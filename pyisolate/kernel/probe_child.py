@@ -28,14 +28,19 @@ _ENDS_WITHOUT_MEMORY = frozenset((signal.SIGABRT, signal.SIGKILL, signal.SIGSEGV
 
 
 class Child:
-    """A child that runs `run` and ends. Raises OSError where it cannot be forked. Ended and reaped by `end`, once."""
+    """A child that runs `run` and ends, at the latest with the thread that made it. Ended and reaped by `end`, once.
+
+    Raises OSError where it cannot be forked.
+    """
 
     def __init__(self, run: Callable[[], object]) -> None:
         self._ended = False
         self._status: int | None = None
+        parent = os.getpid()
         self.pid = process.fork_probe()
         if self.pid == 0:
             try:
+                process.end_with_parent(parent)
                 run()
             finally:
                 os._exit(0)

@@ -164,6 +164,16 @@ def set_pdeathsig(signal_number: int = signal.SIGKILL) -> None:
     check(_lib.process_prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "prctl PR_SET_PDEATHSIG")
 
 
+def end_with_parent(parent: int) -> None:
+    """End this child with the thread that forked it, of process `parent`; at once where that is gone already.
+
+    A change of user or group takes it back (prctl(2)): ask again after one.
+    """
+    set_pdeathsig(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def set_dumpable(dumpable: bool) -> None:
     """Say whether same-uid processes may trace this one and read its /proc entries (a uid change clears it)."""
     check(_lib.process_prctl(_PR_SET_DUMPABLE, int(dumpable), 0, 0, 0), "prctl PR_SET_DUMPABLE")

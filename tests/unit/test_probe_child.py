@@ -6,6 +6,7 @@ import errno
 import faulthandler
 import os
 import resource
+import select
 import signal
 from collections.abc import Callable
 
@@ -23,6 +24,26 @@ def answer(ask: Callable[[], bytes]) -> bytes:
             return child.heard(pipe.read())
         finally:
             child.end()
+
+
+def test_it_ends_with_who_made_it() -> None:
+    """Also one that waits to be ended: a killed host leaves no process of a probe."""
+    reader, writer = os.pipe()
+    if (maker := os.fork()) == 0:
+        try:
+            Child(lambda: (os.close(reader), os.write(writer, str(os.getpid()).encode()), signal.pause()))
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writer)
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        child = int(pipe.read(16))
+        os.kill(maker, signal.SIGKILL)
+        os.waitpid(maker, 0)
+        ended = select.select([pipe], [], [], 10)[0]  # the last copy of the other end is closed
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+    assert ended
 
 
 def without_memory() -> bytes:

@@ -371,8 +371,11 @@ def _staged(request: Request, build: RootBuild, stager: socket.socket | None) ->
 def _as_cell(request: Request, look: Callable[[], list[Problem]]) -> list[Problem]:
     """Return what a child without this process's rights finds: it sees the tree as the cell will."""
 
+    worker = os.getpid()
+
     def looked() -> bytes:
         _become(request.uid, request.gid)
+        process.end_with_parent(worker)
         return msgspec.msgpack.encode(look())
 
     reader, writer = os.pipe2(os.O_CLOEXEC)
