@@ -86,7 +86,9 @@ def triples(limits: Limits, *, cgroup_memory: bool, own_user_namespace: bool) ->
 def apply(table: Mapping[int, tuple[int, int]]) -> None:
     """Set the limits of this process; a hard limit that is already lower stays. Cannot be undone without privileges."""
     for which, pair in table.items():
-        resource.setrlimit(which, _within_present(which, pair))
+        wanted = _within_present(which, pair)
+        if wanted != resource.getrlimit(which):  # in a cell the listener is asked about each change
+            resource.setrlimit(which, wanted)
 
 
 def _within_present(which: int, pair: tuple[int, int]) -> tuple[int, int]:

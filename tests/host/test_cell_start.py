@@ -25,12 +25,20 @@ from tests.require import require
 
 FRAMES = cell_start.Frames(b"report", b"the foreseen hand-out", b"answer")
 TREE = Path(__file__).resolve().parent.parent.parent
-LIMITS = ((resource.RLIMIT_CORE, 0, 0), (resource.RLIMIT_CPU, 7, 7))
+LIMITS = ((resource.RLIMIT_CORE, 0, 0), (resource.RLIMIT_CPU, 7, 7), (resource.RLIMIT_NOFILE, 3, 64))
+#: Refuses to set RLIMIT_CPU, as a listener would that is asked about each limit: an address on the stack has bit 46.
+NO_CPU_LIMIT = seccomp.FilterRule(
+    "prlimit64",
+    seccomp.refuse(errno.EPERM),
+    (seccomp.Compare(1, resource.RLIMIT_CPU), seccomp.Compare(2, 1 << 46, 1 << 46)),
+)
 
 
 def become(start: cell_start.CellStart, channel: socket.socket) -> dict[str, Any]:
     """Be a cell; return what there is to say of it."""
     came = start.run(channel.fileno(), (1, 2), audit.make_asked(), None)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, files[1]), files[1]))
     failed = {}
     for step in (cell_start.ROOT, cell_start.DIRECTORY, cell_start.LIMITS, cell_start.LANDLOCK):
         try:
@@ -48,6 +56,7 @@ def become(start: cell_start.CellStart, channel: socket.socket) -> dict[str, Any
         "failed": failed,
         "received": start.received[0].decode() if came is cell_start.Came.OTHER else "",
         "cpu": resource.getrlimit(resource.RLIMIT_CPU),
+        "files": files,
         "entropy": start.entropy.hex(),
         "descriptors": sorted(os.listdir("/proc/self/fd")) if came is cell_start.Came.DONE else [],
         **{key: status.get(key) for key in ("Name", "NoNewPrivs", "CapEff", "Seccomp", "/usr")},
@@ -60,7 +69,7 @@ def be_cell(channel_number: int, place_number: int) -> None:
     start = cell_start.CellStart(
         Confinement(0, (os.getuid(), os.getgid()), (), (), dumpable=True),
         cell_start.ZygoteFacts(0, os.open(os.devnull, os.O_RDWR), place.fileno()),
-        seccomp.compile_filter(seccomp.FilterSpec((), seccomp.ALLOW, seccomp.ALLOW)),
+        seccomp.compile_filter(seccomp.FilterSpec((NO_CPU_LIMIT,), seccomp.ALLOW, seccomp.ALLOW)),
         None,
         FRAMES,
         cell_start.HandOut(("landlock",), LIMITS, "/", STANDBY),
@@ -125,11 +134,21 @@ def test_the_foreseen_hand_out_is_applied_and_answered(ruleset: int) -> None:
     assert sent == FRAMES.warm + FRAMES.ready
     assert said["came"] == "DONE"
     assert said["failed"] == {}
-    assert (said["/usr"], said["Name"], said["cpu"]) == ("refused", STANDBY, [6, 7])
+    assert (said["/usr"], said["Name"], said["files"]) == ("refused", STANDBY, [3, 64])
     assert (said["NoNewPrivs"], said["CapEff"], said["Seccomp"]) == ("1", "0" * 16, "2")
     assert len(said["descriptors"]) == 5  # the standard ones, the channel, and the list's own
     other, _ = cell(hand_out(FRAMES.init, ruleset))
     assert len({said["entropy"], other["entropy"], "00" * 32}) == 3
+
+
+@pytest.mark.once
+def test_foreseen_limits_are_set_before_the_filter_but_that_of_the_files_which_are_still_opened(ruleset: int) -> None:
+    """Each would be a question to the listener; without a number for it the ruleset would be lost on the way."""
+    said, _ = cell(hand_out(FRAMES.init, ruleset))
+    assert (said["came"], said["cpu"], said["files"]) == ("DONE", [6, 7], [3, 64])
+    waiting, _ = cell(lambda _host: None)
+    assert (waiting["came"], waiting["cpu"]) == ("GONE", [6, 7])
+    assert waiting["files"][1] > 64
 
 
 @pytest.mark.once

@@ -52,6 +52,8 @@ static int cell_confine_limit(const struct cell_confine_limit *limit)
 	struct rlimit wanted = {limit->soft < hard ? limit->soft : hard, hard};
 	if (limit->which == RLIMIT_CPU && limit->soft >= hard && hard > 1)
 		wanted.rlim_cur = hard - 1; /* SIGXCPU a second before SIGKILL, which does not say why */
+	if (wanted.rlim_cur == present.rlim_cur && wanted.rlim_max == present.rlim_max)
+		return 0; /* the listener is asked about each change */
 	return result_of(setrlimit(limit->which, &wanted));
 }
 

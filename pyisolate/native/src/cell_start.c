@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -21,6 +22,9 @@
 #include "process.h"
 #include "result.h"
 #include "shared.h"
+
+/* More numbers of descriptors than a cell has in use until its hand-out is done. */
+enum { CELL_START_OPENS = 64 };
 
 /* Of other files. */
 SHARED int audit_set_asked(int fd);
@@ -46,6 +50,18 @@ static int cell_start_begin(const struct cell_start_order *order, int channel, i
 	if (syscall(SYS_getrandom, o->entropy, sizeof o->entropy, 0) != sizeof o->entropy)
 		return -EIO;
 	return audit_set_asked(asked);
+}
+
+/*
+ * Set the limits of the foreseen hand-out while no filter asks the listener about each: a round trip, and a change of
+ * process on either side. It is no step: the hand-out sets what is not set, and that is what is reported. What it still
+ * opens needs numbers below the limit of open files.
+ */
+static void cell_start_limits_ahead(const struct cell_start_order *order)
+{
+	for (int i = 0; i < order->limit_count; i++)
+		if (order->limits[i].which != RLIMIT_NOFILE || order->limits[i].soft >= CELL_START_OPENS)
+			cell_confine_limits(&order->limits[i], 1);
 }
 
 static int cell_start_filter(const struct cell_start_order *order)
@@ -138,6 +154,8 @@ SHARED int cell_start_run(const struct cell_start_order *order, int channel, int
 		return CELL_START_BROKEN;
 	if (cell_confine_run(order->confine, order->channel, mapped, outcome->confined) != 0)
 		return CELL_START_CONFINE;
+	if (order->init_bytes > 0)
+		cell_start_limits_ahead(order);
 	outcome->error = cell_start_filter(order);
 	if (outcome->error < 0)
 		return CELL_START_FILTER;
