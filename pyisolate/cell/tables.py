@@ -73,7 +73,8 @@ def _of_pandas(value: Any, pandas: Any, tag: Tag) -> list[Any] | None:
 
 
 def _pandas_index(index: Any, pandas: Any, tag: Tag) -> list[Any]:
-    return ["index", tag(list(index.names)), _pandas_column(index, pandas, tag)]
+    levels = isinstance(index, pandas.MultiIndex)
+    return ["index", tag(list(index.names)), _pandas_column(index, pandas, tag), *(None,) * levels]
 
 
 def _pandas_column(column: Any, pandas: Any, tag: Tag) -> Any:
@@ -145,15 +146,17 @@ def spread(keys: Sequence[Any], *, in_set: bool = False) -> None:
 
 
 def index(found: list[Any]) -> Any:
-    """Return an index of pandas, of names and values; where pandas is missing, its values."""
-    if len(found) != 2 or type(found[0]) is not list or not found[0]:
+    """Return an index of pandas, of names and values, and None for one of levels; without pandas, its values."""
+    if len(found) < 2 or type(found[0]) is not list or not found[0] or found[2:] not in ([], [None]):
         raise ValueError("an index needs names and values")
-    names, values = found
+    names, values = found[:2]
+    if not found[2:] and len(names) > 1:
+        raise ValueError("several names of an index without levels")
     if (pandas := library("pandas")) is None:
         return values
-    if len(names) == 1:
-        return made(lambda: pandas.Index(values, name=names[0]))
-    return made(lambda: _multi_index(pandas, values, names))
+    if found[2:]:
+        return made(lambda: _multi_index(pandas, values, names))
+    return made(lambda: pandas.Index(values, name=names[0], tupleize_cols=False))
 
 
 def _multi_index(pandas: Any, values: list[tuple[Any, ...]], names: list[Any]) -> Any:

@@ -82,6 +82,15 @@ def test_numpy_and_pandas_arrive_as_they_are() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": [1, 2], "b": ["x", "y"], "t": pandas.to_datetime(["2020", "2021"])}, index=[5, 6])
     pandas.testing.assert_frame_equal(wire.decode_value(values.encode(frame)[0]), frame)
+    for index in (
+        pandas.DatetimeIndex(["2020", "2021"], tz="UTC"),
+        pandas.to_timedelta([1, 2]),
+        pandas.Index([(1, "a"), (2, "b")], tupleize_cols=False),
+        pandas.MultiIndex.from_tuples([(1, "a"), (2, "b")]),
+        pandas.DataFrame({"a": [1, 1, 2]}).value_counts().index,  # of one level
+        pandas.MultiIndex.from_tuples([], names=["a", "b"]),
+    ):
+        pandas.testing.assert_index_equal(wire.decode_value(values.encode([index])[0])[0], index)
 
 
 def test_one_odd_leaf_does_not_turn_the_whole_into_text() -> None:
@@ -102,7 +111,7 @@ def test_keys_that_a_guest_made_collide_are_a_protocol_error(kind: str) -> None:
     with pytest.raises(wire.WireError, match="collide"):
         wire.decode_value(values.TAGGED + msgspec.msgpack.encode([kind, *parts]))
     pytest.importorskip("pandas")
-    index = ["index", ["list", "a", "b"], ["list", *(["tuple", part, "x"] for part in parts if part)]]
+    index = ["index", ["list", "a", "b"], ["list", *(["tuple", part, "x"] for part in parts if part)], None]
     categories = ["category", ["list", 0], ["list", *(part for part in parts if part)], False]
     for form in (index, categories):
         with pytest.raises(wire.WireError, match="collide"):

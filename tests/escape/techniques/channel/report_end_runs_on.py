@@ -20,8 +20,8 @@ def outside_runs(pid):
 
 
 def outside_read(sandbox, targets):
+    status = sandbox.popen(["sleep", "60"]).wait(5 * targets.slowness)
     until = time.monotonic() + 4 * targets.slowness
-    status = sandbox.popen(["sleep", "60"]).wait(5)
     while time.monotonic() < until:
         if not outside_runs(sandbox.pid):
             sandbox.close()  # once is enough
