@@ -248,7 +248,7 @@ def _moment(value: Any) -> list[Any] | None:
     None for what a datetime cannot hold: pandas' NaT, and the nanoseconds of its Timestamp.
     """
     if isinstance(value, datetime.datetime):
-        if type(value).__name__ == "NaTType" or getattr(value, "nanosecond", 0):
+        if type(value).__name__ == "NaTType" or getattr(value, "nanosecond", False):
             return None
         return ["datetime", datetime.datetime.isoformat(value), value.fold]
     if isinstance(value, datetime.date):

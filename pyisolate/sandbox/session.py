@@ -7,6 +7,7 @@ talk to. `CellSession` and `ThreadSession` add how guest code is reached and how
 from __future__ import annotations
 
 import abc
+import copy
 import threading
 import time
 from collections.abc import Callable
@@ -443,7 +444,7 @@ class Session(abc.ABC):
     def take(self, timeout: float | None, given_up: threading.Event | None = None) -> bytes:
         """Wait for a message and take it, encoded. Raises TimeoutError, CancelledError where `given_up` is set."""
         check_seconds("recv: timeout", timeout)
-        encoded = self.mailbox.take(timeout, lambda: self.ended_error() if self.closed else None, given_up)
+        encoded = self.mailbox.take(timeout, lambda: copy.copy(self.ended_error()) if self.closed else None, given_up)
         if encoded is None:
             raise TimeoutError(f"recv from {self.name!r}: no message within {timeout} s", limit="timeout")
         return encoded
@@ -461,7 +462,7 @@ class Session(abc.ABC):
     def check_open(self) -> None:
         """Raise why nothing runs here any more, if so."""
         if self.closed or self.ending is not None:
-            raise self.ended_error()
+            raise copy.copy(self.ended_error())  # each raise adds its frames, and threads may raise at once
 
     def end(self, reason: str) -> None:
         """Stop the guest on the runtime's own account; requests say why."""

@@ -300,3 +300,14 @@ def test_a_guest_that_prints_a_caught_refusal_is_refused_nothing_more(supervisor
     with supervisor.spawn("prints") as sandbox:
         assert sandbox.exec(code).stderr.count(attempt) >= 2
         assert len(sandbox.get_denial_events()) == 1
+
+
+def test_each_use_of_what_has_ended_raises_an_error_of_its_own(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("ended") as sandbox, pytest.raises(pyisolate.SandboxDied):
+        sandbox.exec("import os; os._exit(3)")
+    lengths = set()
+    for use in (lambda: sandbox.exec("1"), lambda: sandbox.recv(timeout=1)) * 3:
+        with pytest.raises(pyisolate.SandboxDied, match="exit status 3") as caught:
+            use()
+        lengths.add(len(caught.traceback))
+    assert len(lengths) <= 2  # one for each way to use it
