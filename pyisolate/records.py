@@ -24,6 +24,8 @@ AskAnswer = Literal[
 ]
 #: Where a call is that waited: answered or given up by its task, at its listener, or past it (a program's start alone).
 CallStage = Literal["gone", "waits", "went_on"]
+#: What a call found under its name, in a directory that was there: nothing, a link, or anything else.
+Met = Literal["nothing", "link", "other"]
 
 
 class Evaluation(enum.StrEnum):
@@ -116,6 +118,10 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     beyond_name: bool = False
     #: open(2) flags of a call that opens a file; O_NOFOLLOW of one that is about a link itself
     flags: int = 0
+    #: in the guest's own view, as the call came; None: not known. Links of its directory are followed in `target` then.
+    #: `link`: what the link said that it met
+    met: Met | None = None
+    link: str = ""
     #: how often the kernel was asked for this one operation
     tries: int = 1
     #: what the kernel said to the first of two tries, by the guest's own word; 0: not known

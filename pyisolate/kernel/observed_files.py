@@ -1,8 +1,9 @@
 """What the listener saw on its way to the file enforcer, and what that enforcer makes of it: files, and programs.
 
 A record of an observed call says that a file was asked for, not what became of it. The tables that the root view and
-the Landlock ruleset were made of say so: they are asked without acting. This is telemetry: it decides nothing, and
-where a guest changes a name or a symlink after its call, the event holds the name that it had.
+the Landlock ruleset were made of say so: they are asked without acting. This is telemetry: it decides nothing. It comes
+after the call: what the listener met under the name as the call came (`KernelRecord.met`) says more than what is there
+by now.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import OrderedDict
 
 import msgspec
 
-from ..capability import Capability, NetAction
+from ..capability import Capability
 from ..decision import Decision, DenialCode, Mode, Verdict
 from ..policy import workspace
 from ..policy.asking import OF_FILES, asks_about
@@ -24,6 +25,7 @@ from ..policy.moves import mounted_at, of_folder, read_only, verdict, widened, w
 from ..policy.searched import Searched
 from ..policy.suggest import crosses, is_task
 from ..records import Evaluation, KernelRecord
+from .expected_files import is_beside, is_tried
 from .seen_names import OpenOwn, SeenNames
 
 #: Policies in use at once; a broker is cheap to make again.
@@ -34,28 +36,6 @@ _NAMING = frozenset(("mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlink
 _DESCRIPTOR = re.compile(r"/proc/(?:self|thread-self)/fd/[0-9]+")
 #: Where name services listen (native/src/notify/asked.c, notify_is_lookup).
 _DAEMONS = ("/var/run/nscd/", "/run/nscd/", "/run/systemd/")
-#: Where OpenSSL looks for certificate authorities (ssl.get_default_verify_paths(), Debian and Fedora).
-_AUTHORITIES = frozenset(("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem", "/etc/ssl/cert.pem"))
-#: What libraries look for by themselves and do without: types of files, certificates, terminals, places for temporary
-#: files, the distribution's settings of its interpreter, and the directories above a name service's own records.
-_EXPECTED = _AUTHORITIES | frozenset(
-    ("/etc/mime.types", "/etc/ssl/certs", "/etc/terminfo", "/usr/lib/terminfo", "/usr/share/terminfo", "/lib/terminfo",
-     "/var/tmp", "/usr/tmp", "/run", "/usr/local", "/usr/local/lib")
-)  # fmt: skip
-_SETTINGS = re.compile(r"/etc/python3\.[0-9]+(?:/sitecustomize\.py)?")
-#: What native code of libraries and programs reads of its own task, which most policies do not grant, and does without:
-#: the C library, libselinux in coreutils, allocators. docs/hooks.md names them.
-_OF_TASK = re.compile(
-    r"/proc/(?:self|thread-self)/(?:cgroup|fd|loginuid|maps|mountinfo|mounts|stat|status)|/proc/filesystems"
-)
-#: The same of the machine, by libraries in the guest's own process.
-_OF_MACHINE = frozenset(("/proc/cpuinfo", "/proc/meminfo", "/proc/stat"))
-#: Name services beside /etc/passwd and its kin, which the C library tries for each name that it does not find there.
-_NAME_SERVICE = re.compile(r"/(?:usr/)?lib(?:64|32)?/(?:[^/]+/)?libnss_[a-z0-9_]+\.so\.2")
-#: Where an interpreter, also one that a guest executes, looks for packages.
-_SITES = frozenset(("site-packages", "dist-packages"))
-#: What one of them brings along. Where it is refused itself nothing asks for this; programs that need it bring a grant.
-_BROUGHT_BY_NAME_SERVICE = re.compile(r"/(?:usr/)?lib(?:64|32)?/(?:[^/]+/)?libcap\.so\.2[.0-9]*")
 #: What the kernel grants by directories: a rule for one name says nothing of them to it.
 _OF_NAMES = frozenset((Capability.FS_CREATE, Capability.FS_DELETE))
 _OPENING = frozenset(("open", "openat", "creat"))
@@ -100,7 +80,7 @@ class WatchedFiles:
         if leading:  # the host's /tmp is another one
             target, other = (workspace.as_reached(path, leading) for path in (record.target, record.other))
             record = msgspec.structs.replace(record, target=target, other=other)
-        names = SeenNames(own, leading)
+        names = SeenNames(own, leading, record)
         if record.verdict is not Verdict.ALLOW:  # decided by the listener: only its name is to be as hooks spell it
             follows = not runs and record.syscall not in _NAMING
             target = names.acted_on(record.target, record.flags) if follows else record.target
@@ -113,7 +93,9 @@ class WatchedFiles:
         if not found:
             return [record]
         found = [_would_ask(one, policy) for one in found]
-        if (also := _moved(record, names, broker)) and crosses(also[0][1], also):  # a rule for one name does not do
+        if (also := _moved(record, names, broker, sealed=sealed)) and crosses(
+            also[0][1], also
+        ):  # a rule for one name does not do
             found = [msgspec.structs.replace(one, also=also) for one in found]
             return found if found[0].verdict is Verdict.WOULD_DENY else found[:1]
         if found[0].verdict is Verdict.WOULD_DENY:
@@ -194,7 +176,7 @@ def _refusals(
     found: list[KernelRecord] = []
     passed = broker.policy.mode_of("fs") is Mode.MONITOR  # by now a file may have its new name
     unmade: set[str] = set()  # what a rule grants that speaks of it alone, and its folder does not
-    asked = _asked_for(record, passed, names, broker)
+    asked = _asked_for(record, passed, names, broker, hides=sealed and not passed)
     if _ends_at_link(record, broker, names, hides=sealed or passed):
         return found
     for capability, path, file in asked:
@@ -203,7 +185,7 @@ def _refusals(
         listing = names.is_directory(file)
         if listing and capability is Capability.FS_READ and file in searched.directories:
             continue
-        if capability is Capability.FS_READ and not full and _is_tried(record, file, broker.policy, by_guest):
+        if capability is Capability.FS_READ and not full and is_tried(record, file, broker.policy, by_guest):
             continue
         decision = broker.decide(capability, file, listing=listing)
         if decision.code is None and _only_named(record, broker, capability, file, names, passed):
@@ -232,8 +214,12 @@ def _stood(record: KernelRecord, file: str, broker: Broker, names: SeenNames, *,
     if not (record.syscall in (*_NAMING, *_LINKING) or record.flags & os.O_EXCL) or record.flags & _TMPFILE:
         return False
     hides = (sealed or passed) and broker.decide(Capability.FS_LOOKUP, file).code is not None
-    if hides or not passed:
-        return not hides and names.is_seen(file)
+    if hides:
+        return False
+    if record.met is not None and record.syscall not in _LINKING:
+        return record.met != "nothing"
+    if not passed:
+        return names.is_seen(file)
     if any(rule.path.startswith(f"{file}/") and names.is_there(rule.path) for rule in broker.policy.fs):
         return True  # on the way to a place that the sandbox was made with; a busy directory's times say nothing
     return names.stood_before(file, record.monotonic_ns, new=record.syscall not in _LINKING)
@@ -246,6 +232,8 @@ def _ends_at_link(record: KernelRecord, broker: Broker, names: SeenNames, *, hid
         return False
     link = names.acted_on(record.target, record.flags)
     hidden = hides and broker.decide(Capability.FS_LOOKUP, link).code is not None
+    if record.met is not None:
+        return record.met == "link" and not hidden
     return names.is_link(link) and not hidden and not _was_there(record, broker, link)
 
 
@@ -266,6 +254,8 @@ def _only_named(
     if capability not in _OF_NAMES or (passed and capability is Capability.FS_CREATE):
         return False
     there = names.is_there(file) or (passed and names.removed_since(file, record.monotonic_ns) is not None)
+    if record.met is not None and (capability is Capability.FS_DELETE or record.syscall not in (*_RENAMING, *_LINKING)):
+        there = record.met != "nothing"
     if there is (capability is Capability.FS_CREATE):
         return False
     return broker.decide(capability, os.path.dirname(file)).code is not None
@@ -273,24 +263,11 @@ def _only_named(
 
 def _was_only_named(broker: Broker, record: KernelRecord, file: str, names: SeenNames) -> bool:
     """Tell the same of a name that monitor mode lets the call make, or has let it."""
-    given = not names.is_there(file) or record.syscall in (*_RENAMING, *_LINKING)
-    if not given and not names.born_after(file, record.monotonic_ns):
+    given = record.syscall in (*_RENAMING, *_LINKING) or record.met == "nothing"
+    stood = not given and names.is_there(file) and not names.born_after(file, record.monotonic_ns)
+    if stood or (not given and record.met == "other"):
         return False
     return broker.decide(Capability.FS_CREATE, os.path.dirname(file)).code is not None
-
-
-def _is_tried(record: KernelRecord, file: str, policy: CompiledPolicy, by_guest: bool) -> bool:
-    """Tell whether native code reads what it does without where that is not there: of its task, the machine or users.
-
-    And certificates, where the policy lets it connect to nothing that it could check by them.
-    """
-    if record.broker_consulted is not False or record.flags & (os.O_ACCMODE | os.O_TRUNC):
-        return False
-    if _OF_TASK.fullmatch(file) or _NAME_SERVICE.fullmatch(file) or (by_guest and file in _OF_MACHINE):
-        return True
-    if policy.mode_of("fs") is Mode.MONITOR and _BROUGHT_BY_NAME_SERVICE.fullmatch(file):
-        return True
-    return file in _AUTHORITIES and not any(rule.allow and rule.action == NetAction.CONNECT for rule in policy.net)
 
 
 def _looked_at(record: KernelRecord, names: SeenNames) -> str | None:
@@ -305,27 +282,6 @@ def _looked_at(record: KernelRecord, names: SeenNames) -> str | None:
     return names.followed(record.target) if link is None else link
 
 
-def is_of_imports(record: KernelRecord, searched: Searched) -> bool:
-    """Tell whether programs (BPF-LSM) refused what any import of an absent module tries: see `WatchedFiles.judge`."""
-    if record.verdict is Verdict.ALLOW or record.broker_consulted:
-        return False
-    if record.capability is Capability.FS_LOOKUP:
-        return _is_beside(record.target, record.target, searched)
-    return record.capability is Capability.FS_READ and record.target in searched.directories
-
-
-def _is_beside(path: str, asked: str, searched: Searched) -> bool:
-    """Tell whether imports, the standard library or an interpreter's start look for a path by themselves."""
-    below = (f"{path}/", f"{asked}/")
-    if path in _EXPECTED or path in searched.others:
-        return True
-    if any(one.startswith(f"{tree}/") for tree in searched.trees for one in below):
-        return True
-    if os.path.basename(path) in _SITES or _SETTINGS.fullmatch(path) is not None:
-        return True
-    return any(folder.startswith(below[0]) for folder in searched.directories)  # on the way there (realpath(3))
-
-
 def _not_found(
     record: KernelRecord,
     path: str,
@@ -338,7 +294,7 @@ def _not_found(
     Not where this process cannot know; not of what imports search or the standard library does without; not of a task
     in /proc, which is another's here. Where files are monitored, the guest found it.
     """
-    if is_task(path) or _is_beside(path, record.target, searched) or not names.is_seen(path):
+    if is_task(path) or is_beside(path, record.target, searched) or not names.is_seen(path):
         return record
     decision = broker.decide(Capability.FS_LOOKUP, path)
     leads = names.followed(path)  # the root view has the links that lead to what is granted
@@ -357,11 +313,14 @@ def _covered(path: str, broker: Broker) -> bool:
     return broker.decide(Capability.FS_LOOKUP, os.path.dirname(path)).code is None
 
 
-def _moved(record: KernelRecord, names: SeenNames, broker: Broker) -> tuple[tuple[Capability, str], ...]:
+def _moved(
+    record: KernelRecord, names: SeenNames, broker: Broker, *, sealed: bool
+) -> tuple[tuple[Capability, str], ...]:
     """Return what a move or a link needs, granted or not; nothing for other calls."""
     if record.syscall not in (*_RENAMING, *_LINKING):
         return ()
-    return tuple([(capability, path) for capability, path, _ in _asked_for(record, True, names, broker)])
+    hides = sealed and broker.policy.mode_of("fs") is not Mode.MONITOR
+    return tuple([(capability, path) for capability, path, _ in _asked_for(record, True, names, broker, hides=hides)])
 
 
 def _widened(record: KernelRecord, broker: Broker, names: SeenNames) -> list[KernelRecord]:
@@ -382,7 +341,7 @@ def _between_mounts(record: KernelRecord, broker: Broker, names: SeenNames) -> l
 
     None between two file systems of the host, nor to or from the workspace: no move goes there anywhere.
     """
-    asked = _moved(record, names, broker)
+    asked = _moved(record, names, broker, sealed=True)
     if not asked:
         return []
     source, (_, target) = asked[0][1], next(one for one in asked if one[0] is Capability.FS_CREATE)
@@ -430,8 +389,19 @@ def _would_ask(record: KernelRecord, policy: CompiledPolicy) -> KernelRecord:
     return msgspec.structs.replace(record, answer="would_ask") if asked else record
 
 
+def _met(record: KernelRecord, path: str, broker: Broker, *, hides: bool) -> bool | None:
+    """Tell whether a call found something of its (first) name; None where it followed a link, or it is not known.
+
+    What a root view `hides` the call did not find, whether it is there or not.
+    """
+    if record.met != "nothing":
+        return True if record.met == "other" else None
+    hidden = hides and broker.decide(Capability.FS_LOOKUP, path).code is not None
+    return None if hidden else False
+
+
 def _asked_for(
-    record: KernelRecord, passed: bool, names: SeenNames, broker: Broker
+    record: KernelRecord, passed: bool, names: SeenNames, broker: Broker, *, hides: bool
 ) -> list[tuple[Capability, str, str]]:
     """Return what the call needs, as (capability, path that was asked for, path that decides), in the order of hooks.
 
@@ -442,13 +412,17 @@ def _asked_for(
     if record.syscall in _RENAMING:
         source, target = names.in_folder(record.target), names.in_folder(record.other)
         there = target is not None and names.is_there(target)
-        if source is None or target is None or not (names.is_there(source) or (passed and there)):
+        if source is None or target is None:
+            return []
+        found = record.met == "link" or _met(record, source, broker, hides=hides)
+        if not (names.is_there(source) or (passed and there) if found is None else found):
             return []
         replaced = [(Capability.FS_DELETE, target)] if there and not passed else []
         asked = [(Capability.FS_DELETE, source), (Capability.FS_CREATE, target), *replaced]
     elif record.syscall in _LINKING:
         source, target = names.acted_on(record.target, record.flags), names.in_folder(record.other)
-        if target is None or not names.is_there(source):
+        found = _met(record, source, broker, hides=hides)
+        if target is None or not (names.is_there(source) if found is None else found):
             return []
         asked = [(Capability.FS_READ, source), (Capability.FS_CREATE, target)]
     elif record.syscall in _NAMING:
@@ -457,23 +431,27 @@ def _asked_for(
             name = names.removed_since(record.target, record.monotonic_ns)  # with its folder, by now
         asked = [] if name is None else [(record.capability, name)]
     else:
-        return _opened(record, passed, names, broker)
+        return _opened(record, passed, names, broker, hides=hides)
     return [(capability, path, path) for capability, path in asked]
 
 
-def _opened(record: KernelRecord, passed: bool, names: SeenNames, broker: Broker) -> list[tuple[Capability, str, str]]:
+def _opened(
+    record: KernelRecord, passed: bool, names: SeenNames, broker: Broker, *, hides: bool
+) -> list[tuple[Capability, str, str]]:
     path = names.acted_on(record.target, record.flags)
     file = record.other or path
     if not file.startswith("/") or (not record.other and _DESCRIPTOR.fullmatch(path)):
         return []  # a pipe or a socket that it has open, which no rule speaks of; or not known
-    there, flags = names.is_there(file), record.flags
+    found, flags = None if record.other else _met(record, file, broker, hides=hides), record.flags
+    there = names.is_there(file) if found is None else found
     if record.syscall not in _OPENING:
         return [(record.capability, path, file)] if there or _was_there(record, broker, file) else []
     if not (there or flags & (os.O_CREAT | _TMPFILE) or _was_there(record, broker, file)):
         return []
     asked = []
     # what is there now the call may have made, where it went on: surely with O_EXCL
-    made = not there or bool(flags & os.O_EXCL) or (passed and names.born_after(file, record.monotonic_ns))
+    made = not there or bool(flags & os.O_EXCL)
+    made = made or (found is None and passed and names.born_after(file, record.monotonic_ns))
     if flags & _TMPFILE or (flags & os.O_CREAT and made):
         asked.append(Capability.FS_CREATE)
     if flags & (os.O_ACCMODE | os.O_TRUNC):

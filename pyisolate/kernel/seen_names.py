@@ -1,7 +1,7 @@
 """What is under a name that a guest asked for: on the host, and below its workspace in the tmpfs that it alone has.
 
-For telemetry only: it decides nothing. A guest that changes a name after its call gets an event of what the name leads
-to by then.
+For telemetry only: it decides nothing. Names are looked up after the call, and the guest may have changed them by then:
+what the listener met there as the call came counts more, and no call followed a link that is younger.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from ..errors import SandboxClosed
 from ..native import mount, places
 from ..policy import workspace
+from ..records import KernelRecord
 
 #: Lends a descriptor of a sandbox's workspace. Raises SandboxClosed once it is gone.
 OpenOwn = Callable[[], AbstractContextManager[int]]
@@ -25,16 +26,23 @@ OpenOwn = Callable[[], AbstractContextManager[int]]
 _TASK = re.compile(r"/proc/(?:self|thread-self|[0-9]+)")
 #: Where such a link leads only that task's own /proc says.
 _THROUGH_TASK = re.compile(rf"{_TASK.pattern}/(?:cwd|root|fd/[0-9]+)/.+")
+#: Links that no guest makes, which have the time at which somebody looked.
+_OF_KERNEL = ("/proc/", "/sys/")
 _FIRST_LINE = 256  # BINPRM_BUF_SIZE, linux/binfmts.h
 _TICK_NS = 10_000_000  # file systems look at the clock of the last tick; HZ=100 is the slowest
 _LINK_LIMIT = 40  # path_resolution(7)
 
 
 class SeenNames:
-    """Looks names up. `own` lends the workspace, `leading` are the names that lead to it (`workspace.links`)."""
+    """Looks names up. `own` lends the workspace, `leading` are the names that lead to it (`workspace.links`).
 
-    def __init__(self, own: OpenOwn | None = None, leading: tuple[str, ...] = ()) -> None:
-        self._own, self._leading = own, leading
+    `call`: on whose behalf; without one names are what they are now.
+    """
+
+    def __init__(
+        self, own: OpenOwn | None = None, leading: tuple[str, ...] = (), call: KernelRecord | None = None
+    ) -> None:
+        self._own, self._leading, self._call = own, leading, call
 
     def is_there(self, path: str) -> bool:
         """Say whether something has this name. Where this process may not look, as often for an ordinary user: yes.
@@ -67,17 +75,26 @@ class SeenNames:
 
     def acted_on(self, target: str, flags: int) -> str:
         """Return what a call with these flags is about: a link itself, or what it leads to, as `followed` does."""
-        left = flags & os.O_NOFOLLOW or (flags & os.O_EXCL and flags & os.O_CREAT)
-        if not left or target.rpartition("/")[2] in ("", ".", ".."):
+        if target.rpartition("/")[2] in ("", ".", ".."):
             return self.followed(target)
-        return self.in_folder(target) or self.followed(target)
+        if flags & os.O_NOFOLLOW or (flags & os.O_EXCL and flags & os.O_CREAT):
+            return self.in_folder(target) or self.followed(target)
+        name = self.in_folder(target) if self._call is not None else None
+        if name is None or self._call is None or self._call.met is None:
+            return self.followed(target)
+        if self._call.met == "link" and not self._call.link:  # of two names
+            return self.followed(target)
+        if self._call.met == "link":
+            return self.followed(os.path.join(os.path.dirname(name), self._call.link))
+        # a view may have something else in the place of a link of the host's, but no link that came since
+        return name if self.is_link(name) and not self._is_older(name) else self.followed(target)
 
     def is_directory(self, path: str) -> bool:
         """Say whether a name, whose links are followed already, is a directory's."""
         if self._below(path) is None:
             return os.path.isdir(path)
         try:
-            return stat.S_ISDIR(self._look(path)[0])
+            return stat.S_ISDIR(self._look(path)[0].st_mode)
         except (OSError, ValueError, SandboxClosed):
             return False
 
@@ -110,10 +127,10 @@ class SeenNames:
 
         `new`: what would have made it makes a file, and no other name of one.
         """
-        if self._below(path) is None:
-            with contextlib.suppress(OSError, ValueError):
-                if os.lstat(path).st_ctime_ns <= _at(monotonic_ns):  # not every file system says when it was made
-                    return True
+        if self._below(path) is None:  # not every file system says when it was made
+            changed = self._changed_ns(path)
+            if changed and changed <= _at(monotonic_ns):
+                return True
         born = self._born_ns(path) if new else 0
         return bool(born) and born <= _at(monotonic_ns)
 
@@ -177,7 +194,7 @@ class SeenNames:
             if _TASK.fullmatch(done) and below[:1] != [".."]:
                 return "/".join([done, *below])
             target = self._link(done)
-            if target is None:
+            if target is None or self._came_later(done):
                 continue
             links += 1
             if links > _LINK_LIMIT:
@@ -201,18 +218,41 @@ class SeenNames:
             return None
         return path[len(workspace.HOME) + 1 :] or "."
 
-    def _look(self, path: str) -> tuple[int, str | None]:
-        """Return a name's mode, and what it says where it is a link of the workspace. Raises OSError, SandboxClosed."""
+    def _look(self, path: str) -> tuple[os.stat_result, str | None]:
+        """Return a name's state, and what it says if it is a link of the workspace. Raises OSError, SandboxClosed."""
         name = self._below(path)
         if name is None or self._own is None:
-            return os.lstat(path).st_mode, None
+            return os.lstat(path), None
         with self._own() as top:
             found = mount.openat2(name, os.O_PATH | os.O_NOFOLLOW, mount.BENEATH, dirfd=top)
             try:
-                mode = os.fstat(found).st_mode
-                return mode, os.readlink("", dir_fd=found) if stat.S_ISLNK(mode) else None
+                state = os.fstat(found)
+                return state, os.readlink("", dir_fd=found) if stat.S_ISLNK(state.st_mode) else None
             finally:
                 os.close(found)
+
+    def _changed_ns(self, path: str) -> int:
+        """Return when a name's own state was changed last, as its making is; 0 where that is not known."""
+        try:
+            return self._look(path)[0].st_ctime_ns
+        except (OSError, ValueError, SandboxClosed):
+            return 0
+
+    def _is_older(self, path: str) -> bool:
+        """Say whether a name surely is as it was before the call."""
+        if path.startswith(_OF_KERNEL):
+            return True
+        changed = self._changed_ns(path)
+        return self._call is None or (bool(changed) and changed <= _at(self._call.monotonic_ns))
+
+    def _came_later(self, path: str) -> bool:
+        """Say whether a link is none that the call met: a younger one, and where it is known that no link was met."""
+        call = self._call
+        if call is None or not call.monotonic_ns or path in self._leading or path.startswith(_OF_KERNEL):
+            return False
+        if call.met is not None and call.target.startswith(f"{path}/"):
+            return not self._is_older(path)
+        return self._changed_ns(path) > _at(call.monotonic_ns) + _TICK_NS
 
 
 def _at(monotonic_ns: int) -> int:

@@ -38,6 +38,10 @@ UNKNOWN: int = lib.NOTIFY_UNKNOWN
 NOT_ASKED: int = lib.NOTIFY_NOT_ASKED
 ASKED: int = lib.NOTIFY_ASKED
 
+MET_NOTHING: int = lib.NOTIFY_MET_NOTHING
+MET_LINK: int = lib.NOTIFY_MET_LINK
+MET_OTHER: int = lib.NOTIFY_MET_OTHER
+
 TRAIT_KNOWN: int = lib.NOTIFY_KNOWN
 TRAIT_REPORTED: int = lib.NOTIFY_REPORTED
 
@@ -133,6 +137,8 @@ class Record(NamedTuple):
     reply: int = 0
     question: int = 0
     waited_ms: int = 0
+    #: what was there of the name when the call came (MET_NOTHING ..., 0: not known); of a link, `other` is what it says
+    met: int = 0
 
 
 class Popped(NamedTuple):
@@ -419,4 +425,5 @@ def _record(raw: Any) -> Record:
         reply=raw.reply,
         question=raw.question,
         waited_ms=raw.waited_ms,
+        met=raw.met,
     )

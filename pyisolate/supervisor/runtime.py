@@ -18,7 +18,8 @@ from ..cell.channel import Channel
 from ..decision import Decision, Verdict
 from ..egress.process import EgressProxy, Entrance, ProxyTraits
 from ..errors import LimitExceeded, SandboxClosed, SandboxDied, SandboxError
-from ..kernel.observed_files import WatchedFiles, is_of_imports, let_through
+from ..kernel.expected_files import is_of_imports
+from ..kernel.observed_files import WatchedFiles, let_through
 from ..kernel.plan import KernelPlan
 from ..kernel.prepared import CellTraits, Prepared
 from ..limits.watchdog import Watchdog
@@ -401,8 +402,7 @@ class Runtime:
             return
         record = session.questions.complete(record)
         if record.verdict is Verdict.WOULD_DENY and record.answer in (None, "would_ask"):
-            named = let_through(record)
-            if named is None:
+            if (named := let_through(record)) is None:
                 return
             record = named
         if record.enforcer == "bpf-lsm" and is_of_imports(record, self.tables.searched_by(session.compiled)):

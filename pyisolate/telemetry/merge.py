@@ -172,7 +172,14 @@ def merge(
 
 
 def complete(event: DenialEvent, broker: BrokerRecord) -> DenialEvent:
-    """Return a kernel record's event with what the hook's later report of the same refusal adds: verdict and origin."""
+    """Return a kernel record's event with what the hook's later report of the same refusal adds: verdict and origin.
+
+    And which function was called for a random number, as in `merge`.
+    """
+    if event.capability is Capability.RANDOM_READ and broker.target:
+        shown = show_target(broker.target)
+        requested = f"{event.capability.value} {shown}"
+        event = msgspec.structs.replace(event, target=shown, requested_capability=requested)
     if event.broker_decision not in (Verdict.UNAVAILABLE, broker.verdict) or event.broker_reason == _NAME_ALONE:
         return msgspec.structs.replace(event, origin=event.origin or _text(broker.origin, _ORIGIN_LIMIT))
     reason = escape(broker.reason, _REASON_LIMIT)

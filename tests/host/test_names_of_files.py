@@ -121,3 +121,20 @@ def test_a_refused_file_that_becomes_a_link_to_what_is_granted_is_counted_once(
         assert errors == [errno.ENOENT] + [errno.EACCES] * len(names)
         told = sum(event.count for event in sandbox.get_denial_events())
     assert told == len(names) or (told < len(names) and inside.plan(supervisor).bpf.counter is None)
+
+
+def test_a_program_is_judged_by_what_it_met_and_not_by_what_it_put_there_since(
+    supervisor: pyisolate.Supervisor, folder: Path
+) -> None:
+    """The record of a call is judged when the guest may long have put something else in its place."""
+    require("seccomp", supervisor.diagnostics().listener, "no listener sees these calls")
+    policy = pyisolate.Policy.preset("shell")
+    granted = f"""for i in 1 2 3; do echo > p; rm p; ln -s {folder}/there p; rm p
+        mkdir d; echo > d/there; rm -r d; ln -s {folder} d; rm d; done"""
+    refused = f"ln -s {folder}/there l; cat l; rm l; ln -s /dev/null l"
+    with supervisor.spawn("names", policy) as sandbox:
+        assert sandbox.run(["/usr/bin/bash", "-c", granted]).returncode == 0
+        assert sandbox.get_denial_events() == []
+        assert b"cat: l:" in sandbox.run(["/usr/bin/bash", "-c", refused]).stderr
+        (event,) = sandbox.get_denial_events()
+    assert (event.capability, event.target, event.count) == ("fs.read", f"{folder}/there", 1)

@@ -51,6 +51,19 @@ def test_kernel_first_then_errno_is_one_event_with_both_sides(recorder: Recorder
 
 
 @pytest.mark.parametrize("first", ["kernel", "guest"])
+def test_a_random_number_is_called_by_its_function_whichever_report_is_first(recorder: Recorder, first: str) -> None:
+    telemetry = _telemetry(recorder, expects=[Capability.RANDOM_READ], hold_ms=10_000)
+    of = {"capability": Capability.RANDOM_READ, "verdict": Verdict.WOULD_DENY}
+    seen = kernel(target="getrandom()", enforcer="seccomp-notify", syscall="getrandom", **of)
+    report = broker(target="os.getrandom", **of)
+    steps = {"kernel": lambda: telemetry.kernel(seen), "guest": lambda: telemetry.guest(report)}
+    for step in (first, *(name for name in steps if name != first)):
+        steps[step]()
+    (event,) = telemetry.store.events()
+    assert (event.target, event.requested_capability) == ("os.getrandom", "random.read os.getrandom")
+
+
+@pytest.mark.parametrize("first", ["kernel", "guest"])
 def test_a_program_for_which_no_process_could_be_made_is_one_refusal(recorder: Recorder, first: str) -> None:
     telemetry = _telemetry(recorder, expects=[Capability.PROCESS_EXEC], hold_ms=10_000)
     fork = kernel(capability=Capability.PROCESS_FORK, target="fork", enforcer="seccomp-notify", syscall="vfork")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -334,3 +335,20 @@ def test_what_a_name_service_brings_along_is_left_out_where_one_can_be_loaded(
     monkeypatch.setattr(SeenNames, "is_there", lambda self, path: True)
     told = [WatchedFiles().judge(one, policy)[0].code is not None for one in (library, other)]
     assert told == [mode is Mode.ENFORCE, True]
+
+
+def test_what_the_call_met_counts_and_not_what_is_there_by_now(tree: Path, policy: CompiledPolicy) -> None:
+    now, link = time.monotonic_ns(), tree / "granted/out"  # leads to what is not granted, and is as old as the call
+    earlier, met = now - 10**9, msgspec.structs.replace
+    for record, denied in (
+        (met(seen(link), monotonic_ns=now), str(tree / "other/file")),
+        (met(seen(link), monotonic_ns=now, met="other"), None),
+        (met(seen(link), monotonic_ns=now, met="nothing"), None),
+        (met(seen(link), monotonic_ns=earlier), None),  # it came a second after the call
+        (met(seen(link), monotonic_ns=earlier, met="link", link="../other/file"), str(tree / "other/file")),
+        (met(seen(link), monotonic_ns=now, met="link", link="file"), None),
+        (met(seen(tree / "other/gone"), monotonic_ns=now, met="other"), str(tree / "other/gone")),
+        (met(seen(tree / "other/file"), monotonic_ns=now, met="nothing"), None),
+    ):
+        (found,) = WatchedFiles().judge(record, policy)
+        assert (found.target if found.verdict is Verdict.DENY else None) == denied, record

@@ -19,9 +19,9 @@ from ...policy.asking import asks_about
 from ...policy.compiled import CompiledPolicy
 from ...policy.near_grants import NearGrants
 from ...policy.sockets import socket_text
-from ...records import AskAnswer, Asked, CallStage, Evaluation, KernelRecord
+from ...records import AskAnswer, Asked, CallStage, Evaluation, KernelRecord, Met
 from .filter import describe, syscall_name
-from .syscalls import HOOKED, LIMITED, TERMINAL_IOCTLS
+from .syscalls import HOOKED, LIMITED, TERMINAL_IOCTLS, TWO_NAMES
 
 ENFORCER: EnforcerName = "seccomp-notify"
 
@@ -41,6 +41,7 @@ _CODES = {
     native.INTERNAL: DenialCode.INTERNAL,
     native.LIMIT_EXCEEDED: DenialCode.LIMIT_EXCEEDED,
 }
+_MET: dict[int, Met] = {native.MET_NOTHING: "nothing", native.MET_LINK: "link", native.MET_OTHER: "other"}
 _ANSWERS: dict[int, AskAnswer] = {
     native.REPLY_YES: "once",
     native.REPLY_NO: "deny",
@@ -113,6 +114,8 @@ def kernel_record(
     only_program = asked is Capability.PROCESS_EXEC and capability is not asked
     code, rule = _code_and_rule(capability, record.reason, _rule_text(policy, record.rule))
     target = target_of(record, syscall, capability)
+    met, other = _MET.get(record.met), os.fsdecode(record.other)
+    links = met == "link" and syscall not in TWO_NAMES
     if _grants_others(policy, capability, code, target):
         code = DenialCode.SCOPE_INSUFFICIENT
     sized = capability is Capability.LIMIT_FILE_SIZE and code is DenialCode.LIMIT_EXCEEDED
@@ -140,7 +143,9 @@ def kernel_record(
         # who was asked about a program has not been asked whether a process may be made for it
         slot_verdict=None if asked is None or only_program or nobodys else VERDICTS[record.slot_verdict],
         shadow=shadow,
-        other=os.fsdecode(record.other),
+        other="" if links else other,
+        met=met,
+        link=other if links else "",
         flags=_open_flags(record, syscall),
         tries=2 if first_error(record.args[5]) else 1,
         refused=first_error(record.args[5]),

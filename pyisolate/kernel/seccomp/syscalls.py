@@ -408,3 +408,5 @@ PATH_ARGUMENT: dict[str, int] = {
     "symlinkat": 2,
     **dict.fromkeys(_words("fchmod fchown fsetxattr fremovexattr"), DESCRIPTOR),  # of an open file, the first argument
 }
+#: Calls that give two names, one of what is there and one of what it is to be called (native/src/notify/target.c).
+TWO_NAMES = frozenset(_words("rename renameat renameat2 link linkat"))

@@ -21,6 +21,7 @@ struct notify_record {
 	uint16_t other_length;
 	uint8_t reply; /* notify_reply */
 	uint8_t looked;
+	uint8_t met; /* notify_met_kind */
 	uint32_t waited_ms;
 	uint64_t question;
 	char text[512], *names;
@@ -49,6 +50,7 @@ enum notify_act { NOTIFY_ACT_DENY, NOTIFY_ACT_FLOOR, NOTIFY_ACT_ALLOW, NOTIFY_AC
 enum notify_reason { NOTIFY_NO_REASON, NOTIFY_NOT_GRANTED, NOTIFY_SCOPE_INSUFFICIENT, NOTIFY_EXPLICIT_DENY,
                      NOTIFY_ALWAYS_DENIED, NOTIFY_INTERNAL, NOTIFY_LIMIT_EXCEEDED, ... };
 enum notify_trait { NOTIFY_KNOWN, NOTIFY_REPORTED, ... };
+enum notify_met_kind { NOTIFY_MET_UNKNOWN, NOTIFY_MET_NOTHING, NOTIFY_MET_LINK, NOTIFY_MET_OTHER, ... };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, ... };
 enum notify_flag { NOTIFY_CELL, NOTIFY_FULL, NOTIFY_MONITOR_NET, NOTIFY_NATIVE_NET, NOTIFY_ASK_CONNECT,
                    NOTIFY_OWN_NAMES, NOTIFY_MONITOR_FILES, NOTIFY_OWN_SOCKETS, NOTIFY_OWN_TMP, NOTIFY_OWN_SHM,

@@ -100,6 +100,69 @@ static int notify_finds(const struct notify_call *c, const char *name)
 	return root >= 0 && (errno == ENOENT || errno == ENOTDIR) ? 0 : -1;
 }
 
+static int notify_open_met(int from, const char *name, uint64_t flags)
+{
+	struct open_how how = {
+		.flags = O_PATH | O_CLOEXEC | flags,
+		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED,
+	};
+
+	return (int)syscall(SYS_openat2, from, name, &how, sizeof how);
+}
+
+/* The path of an open directory as the guest has it, or 0. */
+static size_t notify_path_of(int folder, char *out, size_t room)
+{
+	char link[40];
+
+	snprintf(link, sizeof link, "/proc/self/fd/%d", folder);
+	ssize_t length = readlink(link, out, room);
+	size_t gone = sizeof " (deleted)" - 1;
+
+	if (length <= 0 || (size_t)length == room || out[0] != '/')
+		return 0;
+	return (size_t)length > gone && !memcmp(out + length - gone, " (deleted)", gone) ? 0 : (size_t)length;
+}
+
+/* What is there of a name as the call comes, in the guest's own view: the record is judged later, when the guest may have put
+ * something else in its place. Where that is known, the links of the name's directory are followed in `name` itself, and of a
+ * link `says` is the length of what it says, which stands after the name. Telemetry: another thread of the guest may change
+ * the name before its call goes on. `room` is that of each of both. */
+SHARED uint8_t notify_met(const struct notify_call *c, char *name, size_t *length, size_t room, size_t *says)
+{
+	char own[NOTIFY_NAME], *last = strrchr(name, '/');
+	int root;
+
+	*says = 0;
+	if (name[0] != '/' || !last[1] || !strcmp(last, "/.") || !strcmp(last, "/..") || !strncmp(name, "/proc/", 6) ||
+	    (root = notify_root(c)) < 0)
+		return NOTIFY_MET_UNKNOWN;
+	*last = 0;
+	int folder = notify_open_met(root, last == name ? "/" : name, O_DIRECTORY);
+	*last = '/';
+	if (folder < 0)
+		return NOTIFY_MET_UNKNOWN;
+	int met = notify_open_met(folder, last + 1, O_NOFOLLOW);
+	uint8_t kind = met >= 0 ? NOTIFY_MET_OTHER : errno == ENOENT ? NOTIFY_MET_NOTHING : NOTIFY_MET_UNKNOWN;
+	size_t above = notify_path_of(folder, own, sizeof own), tail = strlen(last);
+	close(folder);
+	if (!above || above + tail >= room)
+		kind = NOTIFY_MET_UNKNOWN;
+	if (kind != NOTIFY_MET_UNKNOWN) {
+		above -= above == 1; /* "/" */
+		memmove(name + above, last, tail + 1);
+		memcpy(name, own, above);
+		*length = above + tail;
+	}
+	if (met < 0)
+		return kind;
+	ssize_t link =
+		kind == NOTIFY_MET_OTHER ? readlinkat(met, "", name + *length, room) : -1; /* ENOENT: it is none */
+	close(met);
+	*says = link > 0 ? (size_t)link : 0;
+	return link > 0 ? NOTIFY_MET_LINK : kind;
+}
+
 /* A look-up that goes on: of a program, or of code that went round the C library. "/./" begins the names by which hooks
  * look for themselves (hooks/paths.py). */
 SHARED void notify_watch_look(const struct notify_call *c)

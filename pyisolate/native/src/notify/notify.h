@@ -136,6 +136,9 @@ enum notify_trait { NOTIFY_KNOWN = 1, NOTIFY_REPORTED = 2 };
 enum notify_reply {
 	NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE, NOTIFY_REPLY_GONE,
 };
+/* What a call met under its name when it came (look.c). UNKNOWN: it was not looked at, only a disk or a server could tell, or there
+ * is no such directory. */
+enum notify_met_kind { NOTIFY_MET_UNKNOWN, NOTIFY_MET_NOTHING, NOTIFY_MET_LINK, NOTIFY_MET_OTHER };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED };
 enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOTIFY_NATIVE_NET = 8,
 		   NOTIFY_ASK_CONNECT = 16, NOTIFY_OWN_NAMES = 32, NOTIFY_MONITOR_FILES = 64, NOTIFY_OWN_SOCKETS = 128,
@@ -172,10 +175,11 @@ struct notify_record {
 	uint16_t other_length;
 	uint8_t reply;		/* notify_reply */
 	uint8_t looked;		/* it has one of the places of look-ups */
+	uint8_t met;		/* notify_met_kind */
 	uint32_t waited_ms;
 	uint64_t question;
 	/* The name of what the call is about, then the second one of a call that has two, or the file of a descriptor
-	 * that the first one names. Longer ones are in a block of their own, which the ring frees or hands over. */
+	 * that the first one names, or what the link says that it met. Longer ones are in a block of their own, which the ring frees or hands over. */
 	char text[512], *names;
 };
 

@@ -68,6 +68,7 @@ SHARED int notify_opens_own(const struct notify_call *c);
 /* look.c */
 SHARED void notify_do_look(const struct notify_call *c);
 SHARED void notify_watch_look(const struct notify_call *c);
+SHARED uint8_t notify_met(const struct notify_call *c, char *name, size_t *length, size_t room, size_t *says);
 
 /* kin.c */
 SHARED int notify_reaches(const struct notify_call *c, int group);

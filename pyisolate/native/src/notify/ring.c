@@ -9,7 +9,7 @@ static int notify_same(const struct notify_record *a, const struct notify_record
 	return a->policy_serial == b->policy_serial && a->tid == b->tid && a->nr == b->nr && a->error == b->error &&
 	       a->rule == b->rule && a->capability == b->capability && a->verdict == b->verdict &&
 	       a->reason == b->reason && a->family == b->family && a->port == b->port && a->scope == b->scope &&
-	       a->asked == b->asked && a->slot_capability == b->slot_capability &&
+	       a->asked == b->asked && a->met == b->met && a->slot_capability == b->slot_capability &&
 	       a->slot_verdict == b->slot_verdict && a->path_length == b->path_length &&
 	       !memcmp(a->address, b->address, sizeof a->address) &&
 	       a->question == b->question && a->reply == b->reply && a->other_length == b->other_length && !memcmp(a->args, b->args, sizeof a->args) &&

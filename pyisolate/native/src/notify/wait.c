@@ -5,7 +5,7 @@
 /* 0, or -1 where there was no task to answer. */
 SHARED int notify_answer(struct notify_sandbox *s, uint64_t id, int64_t value, int error, uint32_t flags)
 {
-	struct seccomp_notif_resp response = { .id = id, .val = value, .error = error, .flags = flags };
+	struct seccomp_notif_resp response = {.id = id, .val = value, .error = error, .flags = flags};
 
 	int sent;
 	/* ENOENT: the task died or was interrupted; there is no task to answer. */
@@ -49,6 +49,13 @@ static void notify_record_endpoint(struct notify_record *r, const struct notify_
 	}
 }
 
+/* Whether there is a name to look at. A look-up that the guest's C library reports has found nothing. */
+static int notify_meets_file(const struct notify_call *c)
+{
+	return c->l->traits[c->nr] & NOTIFY_REPORTED && !(c->l->path_argument[c->nr] & NOTIFY_DESCRIPTOR) &&
+	       c->args[5] != NOTIFY_LOOKED;
+}
+
 static void notify_record_names(const struct notify_call *c, struct notify_record *r)
 {
 	int other = notify_other_argument(c->nr);
@@ -57,9 +64,14 @@ static void notify_record_names(const struct notify_call *c, struct notify_recor
 	size_t length = copied ? c->name_bytes : notify_read_path(c, c->l->path_argument[c->nr], path, NOTIFY_NAME);
 	if (copied)
 		memcpy(path, c->name, length);
-	size_t more = other >= 0 ? notify_read_path(c, other, path + length, NOTIFY_NAME)
-				 : notify_read_linked(c, path, length, path + length, NOTIFY_NAME);
+	size_t more = other >= 0 ? 0 : notify_read_linked(c, path, length, path + length, NOTIFY_NAME);
 
+	if (!more && length && notify_meets_file(c)) {
+		path[length] = 0;
+		r->met = notify_met(c, path, &length, NOTIFY_NAME, &more);
+	}
+	if (other >= 0)
+		more = notify_read_path(c, other, path + length, NOTIFY_NAME);
 	if (length + more > sizeof r->text && !(into = r->names = notify_alloc(1, length + more)))
 		return; /* without its names rather than not at all */
 	memcpy(into, path, length + more);
@@ -126,7 +138,7 @@ SHARED void notify_refuse(const struct notify_call *c, int capability, int error
 
 SHARED void notify_refuse_always(const struct notify_call *c, int capability, const struct notify_endpoint *e)
 {
-	struct notify_decision d = { .reason = NOTIFY_ALWAYS_DENIED, .rule = -1, .presented = -1 };
+	struct notify_decision d = {.reason = NOTIFY_ALWAYS_DENIED, .rule = -1, .presented = -1};
 
 	notify_refuse(c, capability, EPERM, &d, e);
 }
@@ -135,7 +147,7 @@ SHARED void notify_refuse_always(const struct notify_call *c, int capability, co
  * refusal of ours, so it is recorded. */
 SHARED void notify_give_up(const struct notify_call *c, int capability, int error)
 {
-	struct notify_decision d = { .reason = NOTIFY_INTERNAL, .rule = -1, .presented = -1 };
+	struct notify_decision d = {.reason = NOTIFY_INTERNAL, .rule = -1, .presented = -1};
 
 	if (error == -EPERM)
 		notify_refuse(c, capability, EPERM, &d, NULL);
@@ -167,8 +179,8 @@ SHARED int notify_pass(const struct notify_call *c, int capability, const struct
  * kernel); only this thread sets it (notify_do_setsockopt). */
 SHARED int notify_connect_now(int fd, const struct notify_endpoint *to, int *blocking)
 {
-	static const struct timeval shortest = { 0, 1 };
-	struct timeval patience = { 0 };
+	static const struct timeval shortest = {0, 1};
+	struct timeval patience = {0};
 	socklen_t length = sizeof patience;
 	int flags = fcntl(fd, F_GETFL);
 
@@ -251,7 +263,7 @@ SHARED void notify_wait_finish(notify_listener *l, struct notify_wait *w, int64_
 
 static uint64_t notify_deadline(int fd)
 {
-	struct timeval patience = { 0 };
+	struct timeval patience = {0};
 	socklen_t length = sizeof patience;
 
 	if (getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, &length) || (!patience.tv_sec && !patience.tv_usec))
@@ -269,7 +281,7 @@ SHARED int notify_park(const struct notify_call *c, int fd, const struct notify_
 	if (!notify_keep(l, c->sandbox, NOTIFY_KEPT_FILES, 1))
 		return -ENOBUFS;
 	struct notify_wait *w = notify_alloc(1, sizeof *w);
-	struct epoll_event event = { .events = EPOLLOUT, .data.ptr = w };
+	struct epoll_event event = {.events = EPOLLOUT, .data.ptr = w};
 	if (!w) {
 		notify_let_go(l, c->sandbox, NOTIFY_KEPT_FILES, 1);
 		return -ENOMEM;
@@ -310,7 +322,7 @@ SHARED int notify_park(const struct notify_call *c, int fd, const struct notify_
 /* A question was answered with yes: connect now. 0 or -errno to answer, -EINPROGRESS where it goes on waiting. */
 SHARED int notify_wait_connect(notify_listener *l, struct notify_wait *w)
 {
-	struct epoll_event event = { .events = EPOLLOUT, .data.ptr = w };
+	struct epoll_event event = {.events = EPOLLOUT, .data.ptr = w};
 	int blocking;
 
 	w->sandbox->questions--;
