@@ -2,7 +2,11 @@
 
 import sys
 
-from .at_fork import AT_FORK
+from . import own_builtins
+
+own_builtins.begin()
+
+from .at_fork import AT_FORK  # noqa: E402 - a guest must not break it
 
 AT_FORK.collect()
 

@@ -26,7 +26,6 @@ from ..capability import Capability
 from ..choices import STANDBY
 from ..decision import Decision, Mode, Verdict
 from ..hooks import paths
-from ..hooks.attribution import raised_by_guest
 from ..hooks.interrupts import INTERRUPTS
 from ..native import audit, process, quiet
 from ..native.frames import call_apart
@@ -34,6 +33,7 @@ from ..policy.broker import Broker
 from ..policy.compiled import CompiledPolicy
 from ..records import BrokerRecord
 from . import values, wire
+from .answers import done, failed
 from .commands import run_command
 from .confine import Steps, confine_at_handout
 from .described import error_of, stub
@@ -41,6 +41,7 @@ from .display import Display, watch_pyplot
 from .follow import Follower
 from .inbox import FOREVER_S, HostGone, Inbox
 from .launched import Programs
+from .own_builtins import Restored
 from .packages import use_packages
 from .pickled import reader_of
 from .source import (
@@ -54,7 +55,7 @@ from .source import (
     resolve,
 )
 from .streams import GivenStdin, OpenFiles, exit_code, finish_script, flush_streams
-from .tracebacks import call_excepthook, print_errors_of_threads, traceback_text
+from .tracebacks import call_excepthook, print_errors_of_threads
 
 #: Frames of a rehearsal: what a spare gets first, and the request that is gone through.
 _BEGIN = wire.encode(wire.Begin(sandbox=STANDBY))
@@ -371,19 +372,22 @@ class Guest:
     def _evaluate(self, request: wire.Request) -> wire.Done:
         if request.kind == "call":
             args, kwargs = self._read(request.payload) if request.payload else (request.args, request.kwargs)
-            return _done(request, self._awaiting.result(self._caller.call(resolve(request.source), args, kwargs)))
+            return done(request, self._awaiting.result(self._caller.call(resolve(request.source), args, kwargs)))
         if request.kind == "function":
             function, args, kwargs = self._read(request.payload)
-            return _done(request, self._awaiting.result(self._caller.call(function, args, kwargs)))
+            return done(request, self._awaiting.result(self._caller.call(function, args, kwargs)))
         if request.kind == "command":
             flush_streams()
-            return _done(request, run_command(*self._read(request.payload)))
+            with Restored():
+                return done(request, run_command(*self._read(request.payload)))
         if request.kind == "launch":
-            return _done(request, self._programs.launch(self.inbox.launches.popleft(), *self._read(request.payload)))
+            with Restored():
+                launched = self._programs.launch(self.inbox.launches.popleft(), *self._read(request.payload))
+            return done(request, launched)
         namespace = self.module.__dict__
         filename = self._cells.remember(request.source, request.filename)
         if request.kind == "eval":
-            return _done(request, self._awaiting.evaluate(compile_expression(request.source, filename), namespace))
+            return done(request, self._awaiting.evaluate(compile_expression(request.source, filename), namespace))
         if request.argv:
             sys.argv[:] = request.argv
         if request.kind == "script":
@@ -413,27 +417,13 @@ class Guest:
         if value is not None:
             builtins._ = value  # type: ignore[attr-defined] # as the interactive interpreter does
             self._display.result(value)
-        return _done(request, value)
+        return done(request, value)
 
     def _failure(self, request: wire.Request, error: BaseException) -> wire.Failed:
         # What the kernel refused though the broker had let it through is reported here, by its errno.
         record = self._hooks.observe(error) if self._hooks is not None else None
         with self._unwatched():
-            try:
-                message = str(error)
-            except BaseException:
-                message = "<the exception's own text raised>"
-            text = traceback_text(error)
-        return wire.Failed(
-            id=request.id,
-            type_name=type(error).__qualname__[: wire.MAX_TYPE_NAME_CHARS],
-            message=_clean(message)[: wire.MAX_MESSAGE_CHARS],
-            traceback=_clean(text)[-wire.MAX_TRACEBACK_CHARS :],
-            sequence=record.sequence if record is not None else None,
-            errno=error.errno if isinstance(error, OSError) and isinstance(error.errno, int) else None,
-            raised_by_guest=raised_by_guest(error),
-            shown=self._shown,
-        )
+            return failed(request, error, None if record is None else record.sequence, shown=self._shown)
 
     def _unwatched(self) -> contextlib.AbstractContextManager[object]:
         """The runtime's own file reads (source lines of a traceback) are no operations of the guest."""
@@ -476,18 +466,6 @@ def _end_child(answer: wire.Done | wire.Failed) -> NoReturn:
         status = (answer.exit_code or 0) & 0xFF
     flush_streams()
     os._exit(status)
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _done(request: wire.Request, value: Any) -> wire.Done:
-    try:
-        encoded, is_repr = values.encode(value, values.represent)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{request.kind}: the value is {type(value).__name__}: {error}") from None
-    return wire.Done(id=request.id, encoded=encoded, is_repr=is_repr)
 
 
 def replace_environment(environment: dict[str, str]) -> None:

@@ -26,7 +26,7 @@ from ..native import process, quiet
 from ..native.result import without_hint
 from ..native.zygote_loop import Frame, Frames, Left, Users, ZygoteLoop
 from ..policy.compiled import CompiledPolicy
-from . import guest, wire
+from . import guest, own_builtins, wire
 from .at_fork import AT_FORK
 from .confine import AtFork, CellSpec, maps_others, program_of
 from .fresh import FreshCells
@@ -339,6 +339,7 @@ def main(descriptor: int) -> int:
         _become_unprivileged(start.spec)
     zygote = Zygote(control, start)
     zygote.warm_up()
+    own_builtins.end()
     gc.collect()
     gc.freeze()
     zygote._send(Started(pid=os.getpid(), failed_preloads=tuple(failed)), [])  # noqa: SLF001

@@ -6,17 +6,16 @@ It lives in the guest's interpreter, so a hostile guest can find and change it. 
 from __future__ import annotations
 
 import builtins
-import contextlib
 import errno
 import functools
-import json
 import logging
 import os
 import time
 from _thread import get_ident, get_native_id
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import msgspec
 from msgspec.structs import replace
 
 from ..capability import CATALOGUE, Capability
@@ -41,6 +40,7 @@ from .importing import ImportRule, ShadowedImports, checked_import
 from .operation import DoneWithout, Operation
 from .operations import OPERATIONS
 from .pinned_hosts import PinnedHosts
+from .suspended import Suspended
 
 _log = logging.getLogger("pyisolate.hooks")
 _RECORD = "_pyisolate_record"
@@ -156,20 +156,9 @@ class GuestHooks:
         """Return builtins whose `__import__` asks first, for the globals of a guest on a host thread."""
         return {**vars(builtins), "__import__": checked_import(lambda: self.imports)}
 
-    @contextlib.contextmanager
-    def suspended(self) -> Iterator[bool]:
-        """Ask nothing on this thread: for the runtime's own operations in the guest's process.
-
-        Yields False where the thread was suspended already.
-        """
-        ident = get_ident()
-        added = ident not in self._busy
-        self._busy.add(ident)
-        try:
-            yield added
-        finally:
-            if added:
-                self._busy.discard(ident)
+    def suspended(self) -> Suspended:
+        """Ask nothing on this thread: for the runtime's own operations in the guest's process."""
+        return Suspended(self._busy)
 
     # -- operations -----------------------------------------------------------------------------------------
 
@@ -492,7 +481,12 @@ def hint(decision: Decision, suggested: dict[str, Any] | None) -> str | None:
     if decision.capability is Capability.IMPORT_MODULE and "native" in suggested["import"]:
         plain = {"import": {"allow": suggested["import"]["native"]}}  # a guest does not see what is installed
         return (
-            f"if it is installed, add to the policy: {json.dumps(plain)}, "
-            f"or, where it has or requires native code: {json.dumps(suggested)}"
+            f"if it is installed, add to the policy: {_json(plain)}, "
+            f"or, where it has or requires native code: {_json(suggested)}"
         )
-    return f"add to the policy: {json.dumps(suggested)}"
+    return f"add to the policy: {_json(suggested)}"
+
+
+def _json(piece: dict[str, Any]) -> str:
+    """Return a piece of policy as text: in C, which needs no builtins that a guest may have replaced."""
+    return msgspec.json.format(msgspec.json.encode(piece), indent=0).decode()

@@ -311,3 +311,29 @@ def test_each_use_of_what_has_ended_raises_an_error_of_its_own(supervisor: pyiso
             use()
         lengths.add(len(caught.traceback))
     assert len(lengths) <= 2  # one for each way to use it
+
+
+#: What a guest of any kind does is looked at under each of these replaced: they broke the cell, each in another way.
+_REPLACED = ("len", "type", "isinstance", "set", "bytes", "list", "super", "print", "next", "str", "vars", "getattr")
+
+
+def test_builtins_may_be_replaced_for_good(supervisor: SupervisorOf) -> None:
+    with supervisor.spawn("replaced") as sandbox:
+        sandbox.exec("import builtins, sys\nclass Own: pass")
+        for name in (*_REPLACED, "BaseException", "BaseExceptionGroup", "StopIteration", "OSError", "compile"):
+            sandbox.exec(f"kept = builtins.{name}\nbuiltins.{name} = lambda *given, **named: 0")
+            assert sandbox.eval(f"{name}(1)") == 0, name
+            assert sandbox.exec("[1, {'a': (2.5, b'x')}]").value == [1, {"a": (2.5, b"x")}]
+            assert sandbox.exec("Own").value == "<class '__main__.Own'>"
+            assert sandbox.exec("sys.exit(3)").exit_code == 3
+            with pytest.raises(pyisolate.GuestError, match="division by zero") as caught:
+                sandbox.exec("1 / 0")
+            assert "1 / 0" in caught.value.traceback
+            with pytest.raises(pyisolate.PolicyError, match="on /etc/shadow"):
+                sandbox.exec("open('/etc/shadow')")
+            with pytest.raises(pyisolate.PolicyError, match="on absent_of_all"):
+                sandbox.exec("import absent_of_all")
+            sandbox.exec(f"builtins.{name} = kept")
+        sandbox.exec("del builtins.sorted")
+        with pytest.raises(pyisolate.GuestError, match="name 'sorted' is not defined"):
+            sandbox.exec("sorted([])")
