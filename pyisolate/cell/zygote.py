@@ -33,6 +33,7 @@ from .fresh import FreshCells
 from .rehearsal import Rehearsal
 from .streams import open_streams
 
+#: A message to the supervisor, or the first from it. Orders are shorter (native/src/zygote_loop.types.h).
 MAX_CONTROL_BYTES = 1 << 16
 #: The soft RLIMIT_NOFILE that a process has where nothing says otherwise (include/uapi/linux/fs.h, INR_OPEN_CUR).
 _OPEN_FILES = 1024
@@ -133,7 +134,7 @@ class Zygote:
             (control.fileno(), self._wake_read, host),
             spec.clone_flags,
             Users(spec.uid, spec.gid, spec.uid_range or (0, 0), maps),
-            _frames(),
+            frames(),
         )
         self.rehearsal, self._guest = Rehearsal(), guest.Guest()
         #: by whether they let a cell fork
@@ -243,7 +244,7 @@ class Zygote:
             self._control.send(data)
 
 
-def _frames() -> Frames:
+def frames() -> Frames:
     """Return the messages about cells, encoded ahead with numbers that C replaces."""
     ids, status, cpu_s, size = (0xC1F0A1B2, 0xC1F0A3B4), 0xC1F0A5B6, 2.0**0.5, 0xC1F0A7B8C9DAEBFC
     forked = [Forked(pid=ids[0], init=ids[1], forks=forks) for forks in (False, True)]

@@ -115,11 +115,6 @@ def set_page(fd: int, page: int) -> None:
     check(_lib.audit_set_page(fd, page), "audit set_page", fd, hint=_SEALED if is_sealed() else None)
 
 
-def make_asked() -> int:
-    """Make a page for `set_asked` in one cell and for the listener; return its descriptor. Needs memfd_create(2)."""
-    return check(_lib.audit_make_asked(), "memfd_create")
-
-
 def set_asked(fd: int) -> None:
     """Tell the notification listener through its page, in `fd`, what each thread of this process was asked.
 

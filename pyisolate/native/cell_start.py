@@ -115,14 +115,6 @@ class CellStart:
         self._outcome = _ffi.new("struct cell_start_outcome *")
         self._entropy = _ffi.buffer(self._outcome.entropy)
 
-    def run(self, channel: int, outputs: tuple[int, int], asked: int, mapped: int | None) -> Came:
-        """In a fresh cell: go as far as all is well and as foreseen. All descriptors but the channel's are closed.
-
-        A zygote's loop does the same without Python.
-        """
-        pipe = -1 if mapped is None else mapped
-        return Came(_lib.cell_start_run(self._order, channel, *outputs, asked, pipe, self._outcome))
-
     @property
     def pointers(self) -> tuple[Any, Any]:
         """The order and the outcome, for `zygote_loop`, which has each fresh cell go as far as all is as foreseen."""

@@ -277,7 +277,7 @@ class Listener:
             raise
 
     def map_asked(self, key: int, fd: int) -> None:
-        """Join a sandbox's calls with what its hooks tell in a page of `native.audit.make_asked`. Once."""
+        """Join a sandbox's calls with what its hooks tell in its cell's page (src/asked.h). Once."""
         check(lib.notify_map_asked(self._handle, key, fd), "map an asked page")
 
     def lend_asked(self, key: int, page: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +16,9 @@ import pytest
 
 import pyisolate
 from pyisolate import Policy
-from pyisolate.native import cell_init
+from pyisolate.cell.zygote import Signal
+from pyisolate.native import cell_start
+from tests import zygote
 
 ENDS = {
     "SIGTERM": ("import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)", signal.SIGTERM),
@@ -176,44 +178,43 @@ def test_inits_are_reaped_and_their_pages_used_again(supervisor: pyisolate.Super
     assert len(zygote.memory_maps(grouped=False)) <= before + 4
 
 
-WITHOUT_NAMESPACES = """
-import os, signal, sys, time
-from pyisolate.native import cell_init, process
-reader, writer = os.pipe()
-cell = cell_init.fork(0)
-if cell is None:
-    for _ in range(3):
-        if os.fork() == 0:
+def be_zygote(control: int) -> None:
+    """Be a zygote whose cells are in no pid namespace of their own: each starts six processes that outlive it."""
+    number = os.open(os.devnull, os.O_RDWR)
+    start = zygote.start_of(number, cell_start.Frames(b"report", b"", b""))
+
+    def be_cell(_came: cell_start.Came) -> None:
+        for _ in range(3):
             if os.fork() == 0:
-                os.setsid()
-            time.sleep(60)
-    os.write(writer, b"x")
-    os.kill(os.getpid(), signal.SIGUSR2) if {dies} else time.sleep(60)
-os.read(reader, 1)
-time.sleep(0.2)
-below = __import__("psutil").Process(cell.init_pid).children(recursive=True)
-if not {dies}:
-    print(len(below))
-    process.pidfd_send_signal(cell.init_pidfd, signal.SIGUSR2)  # handed on
-pid, _ = os.waitpid(cell.init_pid, 0)
-status, size = cell.ended()
-print(os.WTERMSIG(status), size > 1 << 20, [p.pid for p in below if p.is_running()])
-"""
+                if os.fork() == 0:
+                    os.setsid()
+                os.write(1, b"x")
+                time.sleep(60)
+        channel = socket.socket(fileno=number)
+        channel.recv(1)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    zygote.serve(control, start, be_cell)
 
 
-@pytest.mark.parametrize("dies", [True, False])
-def test_without_a_pid_namespace_the_init_ends_what_is_below(dies: bool) -> None:
-    command = [sys.executable, "-c", WITHOUT_NAMESPACES.format(dies=dies)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    expected = [f"{signal.SIGUSR2} True []"] if dies else ["7", f"{signal.SIGUSR2} True []"]
-    assert done.stdout.splitlines() == expected, done.stderr
-
-
-def test_a_fork_that_fails_leaves_nothing() -> None:
-    before = len(psutil.Process().children())
-    with pytest.raises(OSError, match="fork a cell"):
-        cell_init.fork(0x10000)  # CLONE_THREAD, which needs CLONE_SIGHAND
-    assert len(psutil.Process().children()) == before
+@pytest.mark.once
+@pytest.mark.parametrize("how", ["killed by itself", "signalled through its init"])
+def test_without_a_pid_namespace_the_init_ends_what_is_below(how: str) -> None:
+    with zygote.Zygote("tests.host.test_cell_init") as own, contextlib.closing(own.fork()) as cell:
+        assert cell.channel.recv(64) == b"report"
+        said = b""
+        while len(said) < 6:
+            said += os.read(cell.out, 6)
+        below = psutil.Process(cell.init).children(recursive=True)
+        assert len(below) == 7
+        if how == "killed by itself":
+            cell.channel.sendall(b"x")
+        else:
+            own.order(Signal(pid=cell.guest, number=signal.SIGUSR2))
+        exited = own.exited()
+        assert (exited.pid, os.WTERMSIG(exited.status)) == (cell.guest, signal.SIGUSR2)
+        assert exited.max_rss_bytes > 1 << 20
+        assert [one.pid for one in below if one.is_running()] == []
 
 
 @pytest.mark.once
@@ -276,3 +277,7 @@ def zygotes_of(supervisor: pyisolate.Supervisor) -> list[int]:
 def page_faults(pid: int) -> int:
     """Return how many pages a process has met that were not its own, or not mapped (proc(5), minflt)."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+
+if __name__ == "__main__":
+    be_zygote(int(sys.argv[1]))

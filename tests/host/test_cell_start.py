@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import resource
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,12 +18,12 @@ from pyisolate.cell.confine import HAND_OUT
 from pyisolate.cell.fresh import STEP_NUMBERS
 from pyisolate.choices import STANDBY
 from pyisolate.limits import rlimit
-from pyisolate.native import audit, cell_start, landlock, seccomp
+from pyisolate.native import cell_start, landlock, seccomp
 from pyisolate.native.cell_confine import Confinement
+from tests import zygote
 from tests.require import require
 
 FRAMES = cell_start.Frames(b"report", b"the foreseen hand-out", b"answer")
-TREE = Path(__file__).resolve().parent.parent.parent
 LIMITS = ((resource.RLIMIT_CORE, 0, 0), (resource.RLIMIT_CPU, 7, 7), (resource.RLIMIT_NOFILE, 3, 64))
 #: Refuses to set RLIMIT_CPU, as a listener would that is asked about each limit: an address on the stack has bit 46.
 NO_CPU_LIMIT = seccomp.FilterRule(
@@ -34,9 +33,8 @@ NO_CPU_LIMIT = seccomp.FilterRule(
 )
 
 
-def become(start: cell_start.CellStart, channel: socket.socket) -> dict[str, Any]:
+def become(start: cell_start.CellStart, came: cell_start.Came) -> dict[str, Any]:
     """Be a cell; return what there is to say of it."""
-    came = start.run(channel.fileno(), (1, 2), audit.make_asked(), None)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, files[1]), files[1]))
     failed = {}
@@ -63,44 +61,30 @@ def become(start: cell_start.CellStart, channel: socket.socket) -> dict[str, Any
     }
 
 
-def be_cell(channel_number: int, place_number: int) -> None:
-    """Be a cell of a zygote that is this process, and then say what became of it on the channel."""
-    channel, place = socket.socket(fileno=channel_number), socket.socket(fileno=place_number)
-    start = cell_start.CellStart(
-        Confinement(0, (os.getuid(), os.getgid()), (), (), dumpable=True),
-        cell_start.ZygoteFacts(0, os.open(os.devnull, os.O_RDWR), place.fileno()),
-        seccomp.compile_filter(seccomp.FilterSpec((NO_CPU_LIMIT,), seccomp.ALLOW, seccomp.ALLOW)),
-        None,
-        FRAMES,
-        cell_start.HandOut(("landlock",), LIMITS, "/", STANDBY),
-    )
-    said = become(start, channel)
-    while place.recv(4096):
-        pass  # what is closed unread would reset the host's end
-    place.sendall(b"|" + json.dumps(said).encode())
+def be_zygote(control: int) -> None:
+    """Be a zygote whose cells say on their channels what became of them."""
+    number = os.open(os.devnull, os.O_RDWR)
+    start = zygote.start_of(number, FRAMES, cell_start.HandOut(("landlock",), LIMITS, "/", STANDBY), (NO_CPU_LIMIT,))
+
+    def be_cell(came: cell_start.Came) -> None:
+        said, channel = become(start, came), socket.socket(fileno=number)
+        while channel.recv(4096):
+            pass  # what is closed unread would reset the host's end
+        channel.sendall(b"|" + json.dumps(said).encode())
+
+    zygote.serve(control, start, be_cell)
 
 
 def cell(send: Callable[[socket.socket], None]) -> tuple[dict[str, Any], bytes]:
-    """Start a cell, let `send` hand out to it, and return what it says of itself with all that it has sent.
-
-    A process of its own, as a zygote is: one that has had sandbox threads has their page already.
-    """
-    host, channel = socket.socketpair()
-    place, end = socket.socketpair()
-    end.close()
-    numbers = channel.fileno(), place.fileno()
-    command = [sys.executable, "-m", "tests.host.test_cell_start", *map(str, numbers)]
-    with subprocess.Popen(command, cwd=TREE, pass_fds=numbers, stderr=subprocess.PIPE) as child, host:
-        assert child.stderr is not None
-        channel.close()
-        place.close()
-        first = host.recv(64)
-        send(host)
-        host.shutdown(socket.SHUT_WR)
-        rest = first + b"".join(iter(lambda: host.recv(1 << 16), b""))
-        assert child.wait() == 0, child.stderr.read().decode()
-    sent, _, said_bytes = rest.partition(b"|")
-    return json.loads(said_bytes), sent
+    """Have a cell forked, let `send` hand out to it, and return what it says of itself with all that it has sent."""
+    with zygote.Zygote("tests.host.test_cell_start") as own, contextlib.closing(own.fork()) as made:
+        first = made.channel.recv(64)
+        send(made.channel)
+        made.channel.shutdown(socket.SHUT_WR)
+        rest = first + b"".join(iter(lambda: made.channel.recv(1 << 16), b""))
+        assert own.exited().status == 0, os.read(made.err, 1 << 16).decode()
+    sent, _, said = rest.partition(b"|")
+    return json.loads(said), sent
 
 
 @pytest.fixture
@@ -205,4 +189,4 @@ def test_c_and_python_come_to_the_same_limit_of_processor_time(present: int) -> 
 
 
 if __name__ == "__main__":
-    be_cell(*map(int, sys.argv[1:]))
+    be_zygote(int(sys.argv[1]))

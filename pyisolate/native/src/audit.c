@@ -23,6 +23,7 @@
 
 #include "allowed.h"
 #include "asked.h"
+#include "audit.h"
 #include "audit_tables.h"
 #include "audit_tag.h"
 #include "result.h"
@@ -412,7 +413,6 @@ SHARED int audit_set_page(int fd, unsigned long long page)
     return audit_map(fd, page, sizeof(struct audit_slot) * AUDIT_SLOTS, (void **)&audit_page);
 }
 
-/* A page for one cell, of a size that is sealed. */
 SHARED int audit_make_asked(void)
 {
     int fd = memfd_create("pyisolate asked", MFD_CLOEXEC | MFD_ALLOW_SEALING);

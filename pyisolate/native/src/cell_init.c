@@ -31,7 +31,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cell_init.types.h"
+#include "cell_init.h"
 #include "result.h"
 #include "shared.h"
 

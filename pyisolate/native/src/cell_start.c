@@ -18,7 +18,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "cell_start.types.h"
+#include "cell_start.h"
+#include "channel.h"
 #include "process.h"
 #include "result.h"
 #include "shared.h"
@@ -30,7 +31,6 @@ enum { CELL_START_OPENS = 64 };
 SHARED int audit_set_asked(int fd);
 SHARED int cell_confine_limits(const struct cell_confine_limit *limits, int count);
 SHARED int cell_confine_run(const struct cell_confine_order *order, int channel, int mapped, int *results);
-SHARED int channel_receive(int peer, unsigned char *data, size_t size, int *descriptors, int most, int *count);
 SHARED int landlock_restrict(int ruleset_fd, unsigned int flags);
 SHARED int mount_enter_root(int tree_fd);
 SHARED int seccomp_install_and_send(const void *program, size_t length_bytes, unsigned long flags, int peer,

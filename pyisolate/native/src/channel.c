@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "channel.h"
 #include "channel.types.h"
 #include "descriptors.h"
 #include "msgpack.h"

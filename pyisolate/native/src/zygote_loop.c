@@ -19,21 +19,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cell_init.types.h"
+#include "audit.h"
+#include "cell_init.h"
+#include "cell_start.h"
+#include "channel.h"
 #include "descriptors.h"
 #include "process.h"
 #include "shared.h"
 #include "zygote_loop.types.h"
-
-/* Of other files. */
-SHARED int audit_make_asked(void);
-SHARED int cell_init_fork(unsigned long long flags, struct cell_init_made *made);
-SHARED int cell_init_prepare(unsigned long long flags);
-SHARED void cell_init_leave_ready(int ends);
-SHARED void cell_init_forget(void *given, struct cell_init_end *end);
-SHARED int cell_start_run(const struct cell_start_order *order, int channel, int out, int err, int asked, int mapped,
-			  struct cell_start_outcome *outcome);
-SHARED int channel_receive(int peer, unsigned char *data, size_t size, int *descriptors, int most, int *count);
 
 /* What a cell and its supervisor talk by: those that the supervisor gets, in the order in which they are sent (the pidfd is
  * the init's), those that the cell keeps, and a pipe that tells the cell that its user is mapped. */
