@@ -15,8 +15,8 @@ from .work import Work
 class Turns:
     """The turns of one sandbox, in the order in which they were asked for."""
 
-    def __init__(self, work: Work | None = None) -> None:
-        self._work = work or Work()
+    def __init__(self, work: Work) -> None:
+        self._work = work
         self._taken = False
         self._waiting: deque[Callable[[], None]] = deque()
 

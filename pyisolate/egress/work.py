@@ -8,7 +8,8 @@ in ways that are not measured has no other one pay for it.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -47,46 +48,31 @@ class Work:
         return taken
 
 
-class Timed(Awaitable[_T]):
-    """Awaits a coroutine, and tells how long each of its steps took."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, _T], took: Callable[[float], None]) -> None:
-        self._coroutine, self._took = coroutine, took
-
-    def __await__(self) -> Generator[Any, Any, _T]:
-        """Run it, step by step."""
-        step: Callable[[], Any] = lambda: self._coroutine.send(None)  # noqa: E731
-        while True:
-            began = time.thread_time()
-            try:
-                waits = step()
-            except StopIteration as ended:
-                found: _T = ended.value
-                return found
-            finally:
-                self._took(time.thread_time() - began)
-            try:
-                came = yield waits
-            except GeneratorExit:
-                self._coroutine.close()
-                raise
-            except BaseException as error:
-                step = _thrower(self._coroutine, error)
-            else:
-                step = _sender(self._coroutine, came)
-
-
-def _sender(coroutine: Coroutine[Any, Any, Any], came: object) -> Callable[[], Any]:
-    return lambda: coroutine.send(came)
-
-
-def _thrower(coroutine: Coroutine[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
-    return lambda: coroutine.throw(error)
-
-
 async def timed(coroutine: Coroutine[Any, Any, _T], took: Callable[[float], None]) -> _T:
     """Return what a coroutine returns, and tell how long each of its steps took."""
-    return await Timed(coroutine, took)
+    return await _steps(coroutine, took)
+
+
+@types.coroutine
+def _steps(coroutine: Coroutine[Any, Any, _T], took: Callable[[float], None]) -> Generator[Any, Any, _T]:
+    resume: Callable[[Any], Any] = coroutine.send
+    given: Any = None
+    while True:
+        began = time.thread_time()
+        try:
+            waits = resume(given)
+        except StopIteration as ended:
+            found: _T = ended.value
+            return found
+        finally:
+            took(time.thread_time() - began)
+        try:
+            resume, given = coroutine.send, (yield waits)
+        except GeneratorExit:
+            coroutine.close()
+            raise
+        except BaseException as error:
+            resume, given = coroutine.throw, error
 
 
 class Shares:

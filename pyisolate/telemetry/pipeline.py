@@ -82,17 +82,11 @@ class SandboxTelemetry:
         """Take records of a shadow policy as well: their events bear its name, version and reasons of rules."""
         self._shadow, self._shadow_reasons, self._shadow_files = shadow, reasons or {}, files
 
-    def guest(self, data: object) -> list[DenialEvent]:
-        """Take a `denial` frame's record; return the events recorded or completed now.
-
-        Raises InvalidRecord for a report that breaks the protocol.
-        """
-        return self.reported(data)[0]
-
     def reported(self, data: object) -> tuple[list[DenialEvent], DenialEvent | None]:
-        """Take a `denial` frame's record; return what `guest` does, and which event is this record's own.
+        """Take a `denial` frame's record; return the events recorded or completed now, and which is this record's own.
 
-        None while it waits for its other half: what is recorded then is another's.
+        None while it waits for its other half: what is recorded then is another's. Raises InvalidRecord for a report
+        that breaks the protocol.
         """
         record = validate_broker_record(data)
         if record.shadow and (self._shadow is None or record.verdict is not Verdict.WOULD_DENY):

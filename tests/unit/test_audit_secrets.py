@@ -63,7 +63,7 @@ def test_planted_secrets_are_in_no_output(
         finally:
             control._digest = None
     telemetry = SandboxTelemetry(CONTEXT, recorder)
-    telemetry.guest(broker(target=str(tmp_path / "secret")))
+    telemetry.reported(broker(target=str(tmp_path / "secret")))
     telemetry.kernel(kernel(target=str(tmp_path / "secret")))
     events = recorder.events_of(HOST) + telemetry.store.events()
     assert len(events) == 4

@@ -23,6 +23,7 @@ from pyisolate.egress.shortcut import Begun, Plain, Shortcut
 from pyisolate.egress.streams import Inlet
 from pyisolate.egress.tenants import Tenants
 from pyisolate.egress.turns import Turns
+from pyisolate.egress.work import Work
 from pyisolate.policy import compile_policy, secrets
 from pyisolate.policy.compiled import EgressLimits
 from pyisolate.policy.web import Request
@@ -82,7 +83,7 @@ async def _ends(limits: EgressLimits, head_s: float, hider: Hider) -> AsyncItera
         found = known.find(data)
         return found[0] if found is not None and not found[1] else None
 
-    shortcut = Shortcut(Plain(inlet, writer), up, host_inlet, meter, find, hider, Turns())
+    shortcut = Shortcut(Plain(inlet, writer), up, host_inlet, meter, find, hider, Turns(Work()))
     done = asyncio.ensure_future(shortcut.run(head_s))
     await asyncio.sleep(0)
     yield Ends(guest, host, up, meter, shortcut, done)

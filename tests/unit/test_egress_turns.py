@@ -6,11 +6,12 @@ import asyncio
 from functools import partial
 
 from pyisolate.egress.turns import Turns
+from pyisolate.egress.work import Work
 
 
 def test_many_of_one_sandbox_do_not_come_before_one_of_another() -> None:
     async def story() -> list[str]:
-        many, one, order = Turns(), Turns(), list[str]()
+        many, one, order = Turns(Work()), Turns(Work()), list[str]()
 
         async def late() -> None:
             await many.wait()

@@ -41,7 +41,7 @@ def _telemetry(recorder: Recorder, **options: object) -> SandboxTelemetry:
 def test_kernel_first_then_errno_is_one_event_with_both_sides(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder)
     (first,) = telemetry.kernel(kernel(enforcer="notify"))
-    (full,) = telemetry.guest(broker(**ERRNO))
+    (full,) = telemetry.reported(broker(**ERRNO))[0]
     assert first.broker_decision is Verdict.UNAVAILABLE
     assert (full.event_id, full.broker_decision, full.origin) == (first.event_id, Verdict.ALLOW, "job.py:3 in main")
     assert full.reported_by.value == "kernel"
@@ -68,7 +68,7 @@ def test_a_program_for_which_no_process_could_be_made_is_one_refusal(recorder: R
     telemetry = _telemetry(recorder, expects=[Capability.PROCESS_EXEC], hold_ms=10_000)
     fork = kernel(capability=Capability.PROCESS_FORK, target="fork", enforcer="seccomp-notify", syscall="vfork")
     report = broker(capability=Capability.PROCESS_EXEC, target="/usr/bin/true", **ERRNO)
-    steps = {"kernel": lambda: telemetry.kernel(fork), "guest": lambda: telemetry.guest(report)}
+    steps = {"kernel": lambda: telemetry.kernel(fork), "guest": lambda: telemetry.reported(report)[0]}
     for step in (first, *(name for name in steps if name != first)):
         steps[step]()
     telemetry.settle()
@@ -79,7 +79,7 @@ def test_a_program_for_which_no_process_could_be_made_is_one_refusal(recorder: R
 def test_the_control_a_program_whose_file_was_refused_is_an_event_of_its_own(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder)
     telemetry.kernel(kernel())
-    telemetry.guest(broker(capability=Capability.PROCESS_EXEC, target="/usr/bin/true", **ERRNO))
+    telemetry.reported(broker(capability=Capability.PROCESS_EXEC, target="/usr/bin/true", **ERRNO))
     assert [event.capability for event in telemetry.store.events()][1:] == [Capability.PROCESS_EXEC]
 
 
@@ -87,15 +87,15 @@ def test_a_report_of_many_completes_as_many(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder)
     for _ in range(5):
         telemetry.kernel(kernel())
-    telemetry.guest(broker(count=3, **ERRNO))
+    telemetry.reported(broker(count=3, **ERRNO))
     assert recorder.metrics.denials.total() == 5 == telemetry.store.total
     assert {e.broker_decision: e.count for e in telemetry.store.events()} == {
         Verdict.ALLOW: 3,
         Verdict.UNAVAILABLE: 2,
     }
     assert len({e.event_id for e in telemetry.store.events()}) == 2
-    assert telemetry.guest(broker(count=9, **ERRNO))
-    (event,) = telemetry.guest(broker(count=4, **ERRNO))  # nothing of the kernel's is left to complete
+    assert telemetry.reported(broker(count=9, **ERRNO))[0]
+    (event,) = telemetry.reported(broker(count=4, **ERRNO))[0]  # nothing of the kernel's is left to complete
     assert event.kernel_evaluation is Evaluation.ERRNO
     assert telemetry.store.total == 9
 
@@ -104,7 +104,7 @@ def test_repeated_denials_coalesce_once_they_are_complete(recorder: Recorder) ->
     telemetry = _telemetry(recorder)
     for _ in range(100):
         telemetry.kernel(kernel())
-        telemetry.guest(broker(**ERRNO))
+        telemetry.reported(broker(**ERRNO))
     (event,) = telemetry.store.events()
     assert (event.count, event.broker_decision) == (100, Verdict.ALLOW)
     assert recorder.metrics.denials.total() == 100
@@ -112,7 +112,7 @@ def test_repeated_denials_coalesce_once_they_are_complete(recorder: Recorder) ->
 
 def test_errno_first_then_kernel_is_one_event_with_both_sides(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=10_000)
-    assert telemetry.guest(broker(**ERRNO)) == []
+    assert telemetry.reported(broker(**ERRNO))[0] == []
     (event,) = telemetry.kernel(kernel())
     assert (event.broker_decision, event.kernel_decision, event.origin) == (
         Verdict.ALLOW,
@@ -125,7 +125,7 @@ def test_errno_first_then_kernel_is_one_event_with_both_sides(recorder: Recorder
 
 def test_an_errno_whose_kernel_record_never_comes_is_told_alone(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=5)
-    telemetry.guest(broker(**ERRNO))
+    telemetry.reported(broker(**ERRNO))
     event = next(telemetry.store.follow(timeout=2), None)
     assert event is not None
     assert event.kernel_evaluation is Evaluation.ERRNO
@@ -177,7 +177,7 @@ def test_look_ups_that_nobody_looked_into_are_lost_and_no_event(recorder: Record
 
 def test_a_report_that_waits_is_not_blamed_on_what_was_recorded_meanwhile(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=0)
-    telemetry.guest(broker(target="/first", sequence=1, **ERRNO))
+    telemetry.reported(broker(target="/first", sequence=1, **ERRNO))
     events, own = telemetry.reported(broker(target="/second", sequence=2, **ERRNO))
     assert [event.target for event in events] == ["/first"], "its time was over"
     assert own is None
@@ -197,14 +197,14 @@ def test_the_timer_looks_once_for_all_that_waits(recorder: Recorder) -> None:
     recorder.timer = timer = Counted()
     telemetry = _telemetry(recorder, expects=[Capability.FS_READ], watches=[Capability.FS_READ])
     for number in range(100):
-        telemetry.guest(broker(target=f"/nowhere/{number}", verdict=Verdict.WOULD_DENY))
+        telemetry.reported(broker(target=f"/nowhere/{number}", verdict=Verdict.WOULD_DENY))
     assert 1 <= timer.calls < 10, "once in 100 ms, however slow the machine is"
 
 
 def test_a_forged_errno_report_cannot_swallow_what_the_kernel_saw(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=10_000)
     for _ in range(10):
-        telemetry.guest(broker(**ERRNO))  # forged in advance
+        telemetry.reported(broker(**ERRNO))  # forged in advance
     for _ in range(20):
         (event,) = telemetry.kernel(kernel())
         assert event.kernel_decision is Verdict.DENY
@@ -246,7 +246,7 @@ def test_a_broker_denial_waits_for_nothing_and_joins_nothing() -> None:
 def test_native_code_leaves_no_credit_behind(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder)
     telemetry.kernel(kernel(broker_consulted=False))
-    (event,) = telemetry.guest(broker(**ERRNO))  # another operation: not a report of the one before
+    (event,) = telemetry.reported(broker(**ERRNO))[0]  # another operation: not a report of the one before
     assert event.kernel_evaluation is Evaluation.ERRNO
     assert recorder.metrics.denials.total() == 2
 
@@ -274,7 +274,7 @@ def test_told_events_are_bounded_too(recorder: Recorder) -> None:
 
 def test_what_native_code_did_takes_no_report_of_the_same_operation(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=10_000)
-    telemetry.guest(broker(**ERRNO))
+    telemetry.reported(broker(**ERRNO))
     (raw,) = telemetry.kernel(kernel(enforcer="seccomp-notify", broker_consulted=False))
     (asked,) = telemetry.kernel(kernel(enforcer="seccomp-notify", broker_consulted=True, slot_verdict=Verdict.ALLOW))
     assert (raw.broker_decision, raw.origin) == (Verdict.NOT_CONSULTED, None)
@@ -287,7 +287,7 @@ def test_a_report_that_comes_while_the_event_is_recorded_completes_it(recorder: 
     record = recorder.record
 
     def slow(event: DenialEvent) -> DenialEvent:
-        telemetry.guest(broker(count=3, **ERRNO))
+        telemetry.reported(broker(count=3, **ERRNO))
         return record(event)
 
     recorder.record = slow  # type: ignore[method-assign]
@@ -304,7 +304,7 @@ def test_a_report_completes_the_event_whose_verdict_came_from_a_slot(recorder: R
     said = {"broker_consulted": True, "slot_verdict": Verdict.ALLOW, "slot_capability": Capability.FS_READ}
     (first,) = telemetry.kernel(kernel(enforcer="seccomp-notify", **said))
     assert (first.broker_decision, first.broker_reason) == (Verdict.ALLOW, "broker slot: fs.read")
-    (full,) = telemetry.guest(broker(**{**ERRNO, "reason": "granted"}))
+    (full,) = telemetry.reported(broker(**{**ERRNO, "reason": "granted"}))[0]
     assert (full.event_id, full.broker_reason, full.origin) == (first.event_id, "granted", "job.py:3 in main")
     assert telemetry.store.events() == [full]
     assert recorder.metrics.denials.total() == 1 == recorder.metrics.drift.total()
@@ -312,7 +312,7 @@ def test_a_report_completes_the_event_whose_verdict_came_from_a_slot(recorder: R
 
 def test_a_probe_gives_broker_denials_a_kernel_verdict(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder, probe=lambda record: kernel(evaluation=Evaluation.PROBED, target=record.target))
-    (event,) = telemetry.guest(broker())
+    (event,) = telemetry.reported(broker())[0]
     assert (event.kernel_decision, event.kernel_evaluation) == (Verdict.DENY, Evaluation.PROBED)
     assert event.origin == "job.py:3 in main"
 
@@ -321,20 +321,20 @@ def test_a_probe_that_fails_does_not_hide_the_denial(recorder: Recorder) -> None
     def probe(record: object) -> None:
         raise OSError("gone")
 
-    (event,) = _telemetry(recorder, probe=probe).guest(broker())
+    (event,) = _telemetry(recorder, probe=probe).reported(broker())[0]
     assert event.kernel_decision is Verdict.NOT_REACHED
 
 
 def test_a_hostile_record_is_refused_and_not_recorded(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder)
     with pytest.raises(InvalidRecord):
-        telemetry.guest({"sequence": "x"})
+        telemetry.reported({"sequence": "x"})
     assert telemetry.store.total == 0
 
 
 def test_close_ends_followers_and_keeps_events(recorder: Recorder) -> None:
     telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=10_000)
-    telemetry.guest(broker(**ERRNO))
+    telemetry.reported(broker(**ERRNO))
     telemetry.close()
     telemetry.close()
     assert len(list(telemetry.store.follow())) == 1
@@ -355,10 +355,10 @@ def test_what_both_layers_let_through_is_one_event(recorder: Recorder, kernel_fi
     telemetry = _watched(recorder)
     if kernel_first:
         (first,) = telemetry.kernel(kernel(**LET))
-        (event,) = telemetry.guest(broker(**LET))
+        (event,) = telemetry.reported(broker(**LET))[0]
         assert event.event_id == first.event_id
     else:
-        assert telemetry.guest(broker(**LET)) == []
+        assert telemetry.reported(broker(**LET))[0] == []
         (event,) = telemetry.kernel(kernel(**LET))
     assert (event.broker_decision, event.kernel_decision, event.would_deny) == ("would_deny", "would_deny", True)
     assert event.origin == "job.py:3 in main"
@@ -368,9 +368,9 @@ def test_what_both_layers_let_through_is_one_event(recorder: Recorder, kernel_fi
 
 def test_a_record_of_many_operations_counts_them_all_though_its_first_report_has_one(recorder: Recorder) -> None:
     telemetry = _watched(recorder)
-    assert telemetry.guest(broker(**LET)) == []
+    assert telemetry.reported(broker(**LET))[0] == []
     (event,) = telemetry.kernel(kernel(**LET, evaluation=Evaluation.PROBED, count=3))
-    telemetry.guest(broker(**LET, count=2))
+    telemetry.reported(broker(**LET, count=2))
     assert telemetry.settle() == []
     assert (event.count, recorder.metrics.denials.total(), telemetry.store.total) == (3, 3, 3)
 
@@ -378,11 +378,11 @@ def test_a_record_of_many_operations_counts_them_all_though_its_first_report_has
 @pytest.mark.parametrize("first", ["kernel", "guest"])
 def test_halves_that_come_at_the_same_time_are_one_event(recorder: Recorder, first: str) -> None:
     telemetry, real = _watched(recorder), recorder.record
-    telemetry.guest(broker(target="/tmp/other", verdict=Verdict.WOULD_DENY))  # the control: of another operation
+    telemetry.reported(broker(target="/tmp/other", verdict=Verdict.WOULD_DENY))  # the control: of another operation
     telemetry.settle()
 
     def report() -> None:
-        telemetry.guest(broker(verdict=Verdict.WOULD_DENY))
+        telemetry.reported(broker(verdict=Verdict.WOULD_DENY))
         telemetry.settle()  # the request ends
 
     halves = {"guest": report, "kernel": lambda: telemetry.kernel(kernel(verdict=Verdict.WOULD_DENY))}
@@ -403,7 +403,7 @@ def test_halves_that_come_at_the_same_time_are_one_event(recorder: Recorder, fir
 
 def test_a_kernel_record_that_comes_late_completes_what_was_told_alone(recorder: Recorder) -> None:
     telemetry = _watched(recorder)
-    telemetry.guest(broker(**LET))
+    telemetry.reported(broker(**LET))
     (alone,) = telemetry.settle()
     assert alone.kernel_decision is Verdict.UNAVAILABLE
     (event,) = telemetry.kernel(kernel(**LET))
@@ -419,18 +419,18 @@ def test_counts_of_both_layers_meet_exactly(recorder: Recorder, reported: int, s
             msgspec.structs.replace(CONTEXT, sandbox_id=f"s-{order}"), recorder, expects=[Capability.FS_READ]
         )
         if order:
-            telemetry.guest(broker(count=reported, **LET))
+            telemetry.reported(broker(count=reported, **LET))
         for count in seen:
             telemetry.kernel(kernel(count=count, **LET))
         if not order:
-            telemetry.guest(broker(count=reported, **LET))
+            telemetry.reported(broker(count=reported, **LET))
         telemetry.settle()
         assert telemetry.store.total == max(reported, sum(seen))
 
 
 def test_a_refusal_is_never_taken_for_what_was_let_through(recorder: Recorder) -> None:
     telemetry = _watched(recorder)
-    telemetry.guest(broker(**LET))
+    telemetry.reported(broker(**LET))
     (event,) = telemetry.kernel(kernel())
     assert (event.broker_decision, event.kernel_decision, event.would_deny) == ("unavailable", "deny", False)
     telemetry.settle()
@@ -440,12 +440,12 @@ def test_a_refusal_is_never_taken_for_what_was_let_through(recorder: Recorder) -
 def test_the_shadow_policy_has_events_of_its_own(recorder: Recorder) -> None:
     telemetry = _watched(recorder)
     with pytest.raises(InvalidRecord):
-        telemetry.guest(broker(shadow=True, **LET))  # there is none
+        telemetry.reported(broker(shadow=True, **LET))  # there is none
     telemetry.watch(("candidate", "v2"))
     with pytest.raises(InvalidRecord):
-        telemetry.guest(broker(shadow=True))  # it refuses nothing
-    telemetry.guest(broker(shadow=True, **LET))
-    telemetry.guest(broker(**LET))
+        telemetry.reported(broker(shadow=True))  # it refuses nothing
+    telemetry.reported(broker(shadow=True, **LET))
+    telemetry.reported(broker(**LET))
     (own,) = telemetry.kernel(kernel(**LET))
     (other,) = telemetry.kernel(kernel(shadow=True, **LET))
     assert (own.shadow, other.shadow) == (False, True)
@@ -457,14 +457,14 @@ def test_files_that_are_only_watched_are_told_once_by_both_and_again_by_native_c
     """Nothing is expected of the kernel on files where Landlock decides; with full telemetry it tells all the same."""
     telemetry = _telemetry(recorder)
     seen = {"verdict": Verdict.WOULD_DENY, "target": "/etc/hosts"}
-    (alone,) = telemetry.guest(broker(**seen))
+    (alone,) = telemetry.reported(broker(**seen))[0]
     assert alone.kernel_decision is Verdict.UNAVAILABLE
     (both,) = telemetry.kernel(kernel(**seen, evaluation=Evaluation.PROBED, monotonic_ns=alone.last_seen + 50 * MS))
     assert (both.event_id, both.kernel_decision) == (alone.event_id, Verdict.WOULD_DENY)
     assert recorder.metrics.denials.total() == 1
     telemetry.kernel(kernel(**seen, evaluation=Evaluation.PROBED, monotonic_ns=alone.last_seen + 60 * MS))
     assert recorder.metrics.denials.total() == 2, "the second is native code's"
-    telemetry.guest(broker(**{**seen, "target": "/srv/x"}))
+    telemetry.reported(broker(**{**seen, "target": "/srv/x"}))
     (later,) = telemetry.kernel(kernel(**{**seen, "target": "/srv/x"}, monotonic_ns=alone.last_seen + 5000 * MS))
     assert recorder.metrics.denials.total() == 4, "too late to be the same"
     assert later.broker_decision is not Verdict.WOULD_DENY
