@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -23,8 +23,8 @@ ROOT_VIEW = "/"
 SUPERVISOR_THREADS = "pyisolate"
 
 #: Processes that a living supervisor may add between two tests while its pool refills: each cell is two, and a policy
-#: that was asked for again has a zygote, which has an init made ahead.
-POOL_SLACK = 32
+#: that was asked for again has a zygote. The inits that zygotes have made ahead are not counted.
+POOL_SLACK = 24
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Snapshot:
 
     descriptors: dict[int, str]
     children: frozenset[int]
-    grandchildren: int
+    grandchildren: frozenset[int]
     cgroups: frozenset[str]
     mounts: bytes
     threads: frozenset[threading.Thread]
@@ -64,19 +64,52 @@ def children_of(pid: int | str) -> Iterator[int]:
 _fast_children = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
-def children() -> tuple[frozenset[int], int]:
-    """Return the direct children and the number of processes below them."""
+def children() -> tuple[frozenset[int], frozenset[int]]:
+    """Return the direct children, and the processes below them."""
     if not _fast_children:
         me = psutil.Process()
         direct = frozenset(child.pid for child in me.children())
-        return direct, len(me.children(recursive=True)) - len(direct)
+        return direct, frozenset(child.pid for child in me.children(recursive=True)) - direct
     direct = frozenset(children_of("self"))
-    below, queue = 0, list(direct)
+    below, queue = set[int](), list(direct)
     while queue:
         found = list(children_of(queue.pop()))
-        below += len(found)
+        below.update(found)
         queue += found
-    return direct, below
+    return direct, frozenset(below)
+
+
+class Below(NamedTuple):
+    """The children of a zygote: inits of cells, an init made ahead, policy zygotes; and what begins or ends now."""
+
+    cells: list[int]
+    ahead: list[int]
+    zygotes: list[int]
+    others: list[int]
+
+
+def below_zygote(zygote: int) -> Below:
+    """Return a zygote's children, each as what it is."""
+    below = Below([], [], [], [])
+    for one in psutil.Process(zygote).children():
+        try:
+            name, lives = one.name(), one.status() != psutil.STATUS_ZOMBIE
+            guest = lives and one.children()
+        except psutil.NoSuchProcess:
+            continue
+        if lives and name == "pyisolate-init":
+            (below.cells if guest else below.ahead).append(one.pid)
+        else:
+            (below.zygotes if lives and name.startswith("pyisolate-polic") else below.others).append(one.pid)
+    return below
+
+
+def _is_ahead(pid: int) -> bool:
+    """Tell whether a process is an init that waits for its guest."""
+    with contextlib.suppress(psutil.Error):
+        one = psutil.Process(pid)
+        return one.name() == "pyisolate-init" and one.status() != psutil.STATUS_ZOMBIE and not one.children()
+    return False
 
 
 def _cgroup_parents() -> tuple[str, ...]:
@@ -215,9 +248,12 @@ def difference(before: Snapshot, after: Snapshot) -> list[str]:
         # A living supervisor starts some of its threads when they are first needed.
         new = [thread for thread in after.threads - before.threads if thread.is_alive()]
         leaks += [f"thread {one.name}" for one in new if not (pooled and one.name.startswith(SUPERVISOR_THREADS))]
-    slack = POOL_SLACK if pooled else 0
-    if after.grandchildren > before.grandchildren + slack:
-        leaks.append(f"{after.grandchildren - before.grandchildren} more processes below our children")
+    more = len(after.grandchildren) - len(before.grandchildren)
+    if pooled:
+        ahead = sum(map(_is_ahead, after.grandchildren - before.grandchildren)) if more > POOL_SLACK else 0
+        more -= POOL_SLACK + ahead
+    if more > 0:
+        leaks.append(f"{more} more processes below our children")
     if after.mounts != before.mounts:
         mounted = set(after.mounts.splitlines()) - set(before.mounts.splitlines())
         leaks += [f"mount {line.decode(errors='replace')}" for line in sorted(mounted)]

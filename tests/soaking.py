@@ -217,7 +217,7 @@ def _read(supervisor: pyisolate.Supervisor, done: int, seconds: float) -> Readin
         threads=threading.active_count(),
         zygote_rss_bytes=zygote.memory_info().rss,
         zygote_descriptors=_count_descriptors(zygote.pid),
-        processes=len(direct) + below,
+        processes=len(direct) + len(below),
         cgroups=0 if inside.cgroups(supervisor) is None else len(inside.cgroups(supervisor)._all),
         mounts=Path("/proc/self/mountinfo").read_bytes().count(b"\n"),
     )
@@ -241,10 +241,8 @@ def _settle(supervisor: pyisolate.Supervisor) -> None:
             tree._drain()
         draining = 0 if tree is None else len(tree._draining)
         # Another supervisor of this process (the default one) has a zygote and cells of its own.
-        branches = pool.policies.pids
-        zygotes = () if pool.zygote_pid is None else (pool.zygote_pid, *branches)
-        # One child of each zygote is an init that waits for its guest.
-        below = sum(len(psutil.Process(pid).children()) - 1 for pid in zygotes) - len(branches)
+        zygotes = () if pool.zygote_pid is None else (pool.zygote_pid, *pool.policies.pids)
+        below = sum(len(leaks.below_zygote(pid).cells) for pid in zygotes)
         if pool.counts() > (POOL, 0):  # who waited for a cell had asked for one more, and was served before it came
             supervisor.spawn("surplus", with_ctypes(), limits=LIMITS).close()
         kept = POOL + pool.of_others()

@@ -25,7 +25,7 @@ from pyisolate.telemetry.metrics import Metrics
 from pyisolate.telemetry.recorder import Recorder
 from pyisolate.telemetry.sinks.audit import AuditLog
 from pyisolate.telemetry.sinks.audit_reader import read_events
-from tests import inside
+from tests import inside, leaks
 from tests.faults.orphans import TREE
 from tests.in_child import in_child
 from tests.require import require
@@ -184,11 +184,11 @@ def drain(supervisor: pyisolate.Supervisor) -> None:
 
 def end_made_ahead(zygote: int) -> None:
     """End the init that a zygote has made ahead: it could fork its guest in the shortage."""
-    for one in psutil.Process(zygote).children():
+    for pid in leaks.below_zygote(zygote).ahead:
         with contextlib.suppress(psutil.NoSuchProcess):  # of a cell that was ending
-            if one.name() == "pyisolate-init" and not one.children():
-                one.kill()
-                one.wait(10)
+            one = psutil.Process(pid)
+            one.kill()
+            one.wait(10)
 
 
 def told_within(supervisor: pyisolate.Supervisor, words: str, seconds: float = 6.0) -> None:

@@ -6,8 +6,6 @@ import errno
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from pyisolate import Allow, Deny, EnforcementError, Policy
 from pyisolate.decision import Verdict
 from pyisolate.kernel.rootview.view import RootViewBuilder
 from pyisolate.kernel.rootview.worker import HostFile
+from tests.waiting import until
 
 from .test_ask_files import Asked, place, refused  # noqa: F401 - a fixture
 
@@ -141,16 +140,9 @@ class _Interrupts:
         return Allow()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.005)
-
-
 def answers(sandbox: pyisolate.Sandbox, count: int) -> list[str | None]:
     """Return what was answered, when there are so many events."""
-    wait_until(lambda: len(sandbox.get_denial_events()) >= count)
+    until(lambda: len(sandbox.get_denial_events()) >= count)
     return [event.answer for event in sandbox.get_denial_events()]
 
 
@@ -184,7 +176,7 @@ def test_a_guest_that_can_have_no_descriptor_changes_nothing_by_a_yes(
         sandbox.exec(_OPENED + "held = full()")
         for name, flags in [(data, TRUNCATED), (new, MADE)]:
             assert sandbox.call("opened", str(name), flags) == -errno.EMFILE
-        wait_until(lambda: not new.exists())
+        until(lambda: not new.exists())
         assert data.read_text() == "asked"
         sandbox.exec("os.close(held.pop())\nos.close(held.pop())")
         assert min(sandbox.call("opened", str(name), flags) for name, flags in [(data, TRUNCATED), (new, MADE)]) > 0

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,7 +18,8 @@ import pyisolate
 from pyisolate import Policy
 from pyisolate.cell.zygote import Signal
 from pyisolate.native import cell_start
-from tests import zygote
+from tests import leaks, zygote
+from tests.waiting import until
 
 ENDS = {
     "SIGTERM": ("import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)", signal.SIGTERM),
@@ -88,7 +89,7 @@ def test_orphans_are_reaped_and_no_longer_count(supervisor: pyisolate.Supervisor
     with supervisor.spawn("orphans", forking().with_limits(processes=8)) as sandbox:
         assert sandbox.exec(ORPHANS.format(count=20)).value == "done"
         init = psutil.Process(sandbox.init_pid)
-        wait_until(lambda: [process.pid for process in init.children(recursive=True)] == [sandbox.pid])
+        until(lambda: [process.pid for process in init.children(recursive=True)] == [sandbox.pid])
 
 
 @pytest.mark.once
@@ -173,9 +174,15 @@ def test_inits_are_reaped_and_their_pages_used_again(supervisor: pyisolate.Super
     before = len(zygote.memory_maps(grouped=False))
     for _ in range(30):
         supervisor.spawn("again").close()
-    # the pool's, other zygotes and their cells, an init that waits for its guest: a third of what came and went
-    wait_until(lambda: len(zygote.children()) <= 10)
+    until(lambda: only_what_is_known(supervisor))
     assert len(zygote.memory_maps(grouped=False)) <= before + 4
+
+
+def only_what_is_known(supervisor: pyisolate.Supervisor) -> bool:
+    """Tell whether the zygotes have no other children than its cells, inits made ahead, and one another."""
+    below = [leaks.below_zygote(pid) for pid in zygotes_of(supervisor)]
+    cells = sum(len(one.cells) for one in below)
+    return cells == supervisor.diagnostics().channels and all(len(one.ahead) < 2 and not one.others for one in below)
 
 
 def be_zygote(control: int) -> None:
@@ -235,38 +242,24 @@ def test_a_zygote_writes_few_pages_for_each_cell() -> None:
 def test_an_init_is_made_ahead_and_replaced_when_it_is_killed() -> None:
     with pyisolate.Supervisor(pool_size=0) as supervisor, supervisor.spawn("first") as first:
         (zygote,) = zygotes_of(supervisor)
-        ahead = made_ahead(zygote, [first])
+        ahead = made_ahead(zygote)
         with supervisor.spawn("taken") as taken:
             assert taken.init_pid == ahead.pid
-            killed = made_ahead(zygote, [first, taken])
+            killed = made_ahead(zygote)
             killed.kill()
             killed.wait(10)
             with supervisor.spawn("another") as another:
                 assert another.init_pid not in (ahead.pid, killed.pid)
-                last = made_ahead(zygote, [first, taken, another])
+                last = made_ahead(zygote)
                 assert [one.eval("1") for one in (first, taken, another)] == [1, 1, 1]
     last.wait(10)
 
 
-def made_ahead(zygote: int, living: list[pyisolate.Sandbox]) -> psutil.Process:
+def made_ahead(zygote: int) -> psutil.Process:
     """Return the init that waits for its guest, once there is one."""
-    known = {one.init_pid for one in living}
-    wait_until(lambda: any(one.pid not in known and is_alive(one) for one in psutil.Process(zygote).children()))
-    (found,) = (one for one in psutil.Process(zygote).children() if one.pid not in known and is_alive(one))
-    return found
-
-
-def is_alive(one: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return one.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: leaks.below_zygote(zygote).ahead)
+    (found,) = leaks.below_zygote(zygote).ahead
+    return psutil.Process(found)
 
 
 def zygotes_of(supervisor: pyisolate.Supervisor) -> list[int]:

@@ -14,6 +14,7 @@ import pyisolate
 from pyisolate.limits.cgroup import CgroupLease
 from tests import inside
 from tests.require import require
+from tests.waiting import until
 
 
 class Held:
@@ -47,13 +48,6 @@ def supervisor(held: Held) -> Iterator[pyisolate.Supervisor]:
     with pyisolate.Supervisor(pool_size=1) as own:
         require("cgroup", inside.runtime(own).started.cgroups is not None, "no control groups here")
         yield own
-
-
-def until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.005)
 
 
 TALKS = """

@@ -6,8 +6,6 @@ import contextlib
 import importlib.util
 import os
 import signal
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 import pyisolate
 from pyisolate import Policy
 from tests import inside
+from tests.waiting import until
 
 #: What a guest draws, by generator. OpenSSL and the names of temporary files go by the process id, which is 2 in each.
 DRAWS: dict[str, str] = {
@@ -35,13 +34,6 @@ PRELOAD = ("ssl", "numpy.random") if "numpy" in DRAWS else ("ssl",)
 def draw(sandbox: pyisolate.Sandbox) -> dict[str, Any]:
     with sandbox:
         return {name: sandbox.eval(source) for name, source in DRAWS.items()}
-
-
-def until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.005)
 
 
 def test_no_two_cells_share_a_state() -> None:

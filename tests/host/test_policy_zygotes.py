@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,7 @@ import pytest
 import pyisolate
 from pyisolate.supervisor.policy_cache import PreparedPolicies
 from tests import inside
+from tests.waiting import until
 
 COMPUTE = pyisolate.Policy.preset("compute")
 #: a grant that the second policy lacks
@@ -28,13 +29,6 @@ READS = "open('/etc/passwd').read(4)"
 def own() -> Iterator[pyisolate.Supervisor]:
     with pyisolate.Supervisor(pool_size=2) as supervisor:
         yield supervisor
-
-
-def until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.005)
 
 
 def branches(supervisor: pyisolate.Supervisor) -> tuple[int, ...]:

@@ -6,13 +6,14 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 import pyisolate
 from pyisolate.supervisor.standby import Standby
 from tests import inside
+from tests.waiting import until
 
 COMPUTE = pyisolate.Policy.preset("compute")
 READS = "open('/etc/passwd').read(4)"
@@ -27,13 +28,6 @@ def own() -> Iterator[pyisolate.Supervisor]:
 def spares_of(supervisor: pyisolate.Supervisor, policy: pyisolate.Policy = COMPUTE) -> Standby:
     with inside.runtime(supervisor).tables.hold(policy) as prepared:
         return inside.runtime(supervisor).started.standby[inside.plan(supervisor).is_native(prepared)]
-
-
-def until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.005)
 
 
 def make_spares(supervisor: pyisolate.Supervisor, policy: pyisolate.Policy) -> list[int]:

@@ -21,6 +21,7 @@ from tests.foreign_functions import with_ctypes
 from tests.host.test_thread import RAW_OPEN
 from tests.require import require
 from tests.thread_limits import WITHOUT_UNHELD
+from tests.waiting import until
 
 pytestmark = pytest.mark.core
 
@@ -68,13 +69,6 @@ def on_a_thread(call: Callable[[], object]) -> None:
     caller.join()
     for error in errors:
         raise error
-
-
-def until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def spawn(supervisor: pyisolate.Supervisor, name: str, policy: Policy) -> pyisolate.SandboxThread:

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import pytest
 
 import pyisolate
 from pyisolate import Policy, Template
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_a_sandbox_waits_with_its_setup_done_and_another_follows(supervisor: pyisolate.Supervisor) -> None:
