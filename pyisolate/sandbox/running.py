@@ -247,8 +247,8 @@ class RunningProgram:
             data = os.read(pipe, _PIECE_BYTES)
         except BlockingIOError:
             return -1
-        if data and self._session.count_output(len(data)):
-            self._sinks[pipe].feed(data)
+        if data:
+            self._session.feed(self._sinks[pipe], data)
         return len(data)
 
     def _read_reports(self) -> bool:

@@ -39,6 +39,7 @@ from .hints import hint_of_failure, hint_of_refusal
 from .host_function import HostCalls
 from .mailbox import Mailbox
 from .observe import Observation
+from .received import Sink
 from .request import check_seconds
 from .result import Output, OutputCallback, Result, Stats, check_callbacks, take_all
 from .rich import RichOutput
@@ -369,25 +370,24 @@ class Session(abc.ABC):
     # -- output and messages --------------------------------------------------------------------------------
 
     def take_output(self, stream: str, data: bytes) -> None:
-        """Collect output; too much ends the sandbox."""
-        if self.count_output(len(data)):
-            self.outputs[stream].feed(data)
+        """Collect output of the guest's; too much ends the sandbox."""
+        self.feed(self.outputs[stream], data)
 
-    def count_output(self, size: int) -> bool:
-        """Count bytes that the guest wrote; True within `limits.output`. Too many end the sandbox."""
+    def feed(self, sink: Output | Sink, data: bytes) -> None:
+        """Give a sink what the guest wrote, as far as `limits.output` goes. More ends the sandbox."""
         if self.ending is not None:
-            return False
+            return
         allowed = self.limits.output_bytes
         with self.state_lock:  # programs that run beside a request write, too
-            self.output_bytes += size
-        if allowed is None or self.output_bytes <= allowed:
-            return True
-        event = self.denials.limit(
-            Capability.LIMIT_OUTPUT, f"{allowed} bytes", f"{self.output_bytes} bytes were written"
-        )
-        hint = "raise limits.output, or write results to a granted file"
-        self._too_much(f"{self.output_bytes} bytes", self.output_bytes, allowed, event, hint)
-        return False
+            self.output_bytes += len(data)
+            written = self.output_bytes
+        over = 0 if allowed is None else max(0, written - allowed)
+        if fits := data[:-over] if over else data:
+            sink.feed(fits)
+        if over and allowed is not None:
+            event = self.denials.limit(Capability.LIMIT_OUTPUT, f"{allowed} bytes", f"{written} bytes were written")
+            hint = "raise limits.output, or write results to a granted file"
+            self._too_much(f"{written} bytes", written, allowed, event, hint)
 
     def take_message(self, encoded: bytes) -> None:
         """Queue an object that the guest posted; too many, or too large a sum, end the sandbox."""
