@@ -372,7 +372,12 @@ class Guest:
     def _evaluate(self, request: wire.Request) -> wire.Done:
         if request.kind == "call":
             args, kwargs = self._read(request.payload) if request.payload else (request.args, request.kwargs)
-            return done(request, self._awaiting.result(self._caller.call(resolve(request.source), args, kwargs)))
+            return done(
+                request,
+                self._awaiting.result(
+                    self._caller.call(resolve(request.source, sys.modules["__main__"].__dict__), args, kwargs)
+                ),
+            )
         if request.kind == "function":
             function, args, kwargs = self._read(request.payload)
             return done(request, self._awaiting.result(self._caller.call(function, args, kwargs)))

@@ -211,20 +211,20 @@ class Caller:
         return call_apart(self._line, (function, args, kwargs))
 
 
-def resolve(dotted: str) -> Any:
-    """Find "module.function", or a name that earlier `exec` calls defined."""
+def resolve(dotted: str, namespace: dict[str, Any]) -> Any:
+    """Find "module.function", or a name that earlier `exec` calls defined in `namespace`."""
     head, _, rest = dotted.partition(".")
-    main = sys.modules["__main__"].__dict__
-    if head in main or hasattr(builtins, head):
-        found = main[head] if head in main else getattr(builtins, head)
+    found = namespace.get("__builtins__", builtins)
+    names = found if isinstance(found, dict) else vars(found)
+    if head in namespace or head in names:
+        found = namespace[head] if head in namespace else names[head]
         for part in rest.split(".") if rest else ():
             found = getattr(found, part)
         return found
     if not rest:
         raise NameError(f"name {head!r} is not defined")
     module_name, _, attribute = dotted.rpartition(".")
-    module = builtins.__import__(module_name, main, None, [attribute])
-    return getattr(module, attribute)
+    return getattr(names["__import__"](module_name, namespace, None, [attribute]), attribute)
 
 
 def forget_last_value() -> None:

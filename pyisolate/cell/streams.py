@@ -36,6 +36,14 @@ class _Text(io.TextIOWrapper):
         return written
 
 
+class _Pipe(io.FileIO):
+    """A standard stream's descriptor. When it is opened, a zygote has a device there, which can be seeked."""
+
+    def seekable(self) -> bool:
+        """Say no, as of a pipe: what can be seeked is asked for its position when its encoding changes."""
+        return False
+
+
 def open_streams() -> None:
     """Give the guest text streams over descriptors 0, 1 and 2."""
     sys.stdin = _input()
@@ -85,7 +93,7 @@ class GivenStdin:
 
 
 def _output(descriptor: int) -> _Text:
-    raw = io.FileIO(descriptor, "wb", closefd=False)
+    raw = _Pipe(descriptor, "wb", closefd=False)
     stream = _Text(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
     return _named(stream, raw, "<stdout>" if descriptor == 1 else "<stderr>", "w")
 

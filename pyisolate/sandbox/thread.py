@@ -28,7 +28,7 @@ from ..capability import Capability
 from ..cell import values, wire
 from ..cell.described import error_of, stub
 from ..cell.display import Display
-from ..cell.source import compile_guest
+from ..cell.source import compile_guest, resolve
 from ..cell.streams import exit_code
 from ..choices import Enforcement
 from ..errors import EnforcementError, SandboxClosed, SandboxError, TimeoutError
@@ -202,7 +202,8 @@ class ThreadSession(Session):
         namespace.setdefault("__name__", f"<{self.name}>")  # a standby thread has no name of its own yet
         namespace["print"] = functools.partial(print, file=self._streams["stdout"])
         if work.kind == "call":
-            return Value(_resolve(work.function, namespace)(*work.args, **work.kwargs))
+            found = resolve(work.function, namespace) if isinstance(work.function, str) else work.function
+            return Value(found(*work.args, **work.kwargs))
         if work.kind == "eval":
             return Value(eval(compile_guest(work.source, work.filename, "eval"), namespace))
         tree = ast.parse(work.source, work.filename)
@@ -451,17 +452,6 @@ class ThreadSession(Session):
         self._watchdog.unwatch(self.id)
         if self._thread.ident is not None and threading.current_thread() is not self._thread:
             self._thread.join(_STOP_TIMEOUT_S)
-
-
-def _resolve(function: str | Callable[..., Any], namespace: dict[str, Any]) -> Callable[..., Any]:
-    if not isinstance(function, str):
-        return function
-    if function in namespace:
-        return cast("Callable[..., Any]", namespace[function])
-    module, _, attribute = function.rpartition(".")
-    loaded = namespace["__builtins__"]
-    importer = loaded["__import__"] if isinstance(loaded, dict) else builtins.__import__
-    return cast("Callable[..., Any]", getattr(importer(module, namespace, None, [attribute]), attribute))
 
 
 def _set_async_exception(ident: int, kind: type[BaseException]) -> None:

@@ -337,3 +337,19 @@ def test_builtins_may_be_replaced_for_good(supervisor: SupervisorOf) -> None:
         sandbox.exec("del builtins.sorted")
         with pytest.raises(pyisolate.GuestError, match="name 'sorted' is not defined"):
             sandbox.exec("sorted([])")
+
+
+def test_the_encoding_of_output_can_be_changed(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("encoding") as sandbox:
+        change = "import sys\n"
+        change += "print('\xe9')\nsys.stdout.reconfigure(encoding='latin-1')\nprint('\xe9', sys.stdout.seekable())"
+        assert sandbox.exec(change).stdout_bytes == b"\xc3\xa9\n\xe9 False\n"
+
+
+def test_call_finds_names_of_the_guest_builtins_and_modules(supervisor: pyisolate.Supervisor) -> None:
+    for kind in ("process", "thread"):
+        with supervisor.spawn("called", isolation=kind, enforcement="best_effort") as sandbox:
+            sandbox.exec("class Own:\n    @staticmethod\n    def twice(x): return 2 * x\n")
+            assert [sandbox.call(name, 4) for name in ("Own.twice", "str", "math.sqrt")] == [8, "4", 2.0]
+            with pytest.raises(pyisolate.GuestError, match="name 'nothing' is not defined"):
+                sandbox.call("nothing")
