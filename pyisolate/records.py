@@ -142,11 +142,14 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     pid: int = 0
     tid: int = 0
-    #: of open(2)
+    #: of the call
     flags: int = 0
     mode: int = 0
     #: the call itself, whose stage its listener tells
     call: int = 0
+    syscall: str = ""
+    #: the second name of a call that has two
+    other: str = ""
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):

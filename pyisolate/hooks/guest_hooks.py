@@ -47,6 +47,8 @@ _RECORD = "_pyisolate_record"
 _REPORTED = "_pyisolate_reported"
 _MOVES = ("os.rename", "os.link")
 _DATABASE = "sqlite3.connect"
+#: Of what files and names are used by, what the host may be asked about.
+_ASKED_HOOKS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir")
 _REFUSED = os.strerror(errno.EACCES)
 #: A guest may be denied the random numbers that an id takes; the host's event replaces this one.
 _PRELIMINARY = "00000000-0000-7000-8000-000000000000"
@@ -279,14 +281,14 @@ class GuestHooks:
         return answers.asked(hook, operations[0][0], verdict)
 
     def _asked_elsewhere(self, decision: Decision, hook: str) -> bool:
-        """Tell whether the listener asks the host about a call. Of what files are used by, that is open(2) of one.
+        """Tell whether the listener asks the host about a call.
 
         Whether a file that is out of sight would be made or written to is for the host to find out.
         """
         compiled = self._compiled
-        if compiled is None or not compiled.ask or (decision.capability.family == "fs" and hook != "open"):
+        if compiled is None or not compiled.ask or (decision.capability.family == "fs" and hook not in _ASKED_HOOKS):
             return False
-        if decision.capability not in WRITES:
+        if hook != "open" or decision.capability not in WRITES:
             return is_asked_about(compiled, decision)
         return any(is_asked_about(compiled, replace(decision, capability=one)) for one in WRITES)
 

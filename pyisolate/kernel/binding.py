@@ -139,6 +139,22 @@ class KernelBinding:
             return False
         return asker.give(number, file, empty=empty)
 
+    def begin(self, number: int, call: int) -> bool:
+        """Begin to carry out a call that waits: no signal interrupts it, until `done` or `answer`.
+
+        False where it was given up, of which the record is made.
+        """
+        asker = next((one for one in self._attachments if one.stage(call) == "waits"), None)
+        if asker is None:
+            self.answer(number, allow=True)
+            return False
+        return asker.begin(number)
+
+    def done(self, number: int, error: int) -> None:
+        """Answer a call that was carried out with its error number, or 0."""
+        for one in self._attachments:
+            one.done(number, error)
+
     def stage(self, call: int) -> CallStage:
         """Tell where a call of it is that a question was about. Never waits."""
         stages = (one.stage(call) for one in self._attachments)

@@ -73,6 +73,13 @@ class Attachment:
         os.close(file)
         return False
 
+    def begin(self, number: int) -> bool:
+        """Begin to carry out a call that a question of its own was about; tell whether it still waits."""
+        return False
+
+    def done(self, number: int, error: int) -> None:
+        """Answer a call of its own that was carried out: its error number, or 0."""
+
     def stage(self, call: int) -> CallStage:
         """Tell where a call of it is that a question was about. Never waits."""
         return "gone"

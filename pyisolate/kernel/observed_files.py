@@ -18,7 +18,7 @@ import msgspec
 from ..capability import Capability
 from ..decision import Decision, DenialCode, Mode, Verdict
 from ..policy import workspace
-from ..policy.asking import OF_FILES, asks_about
+from ..policy.asking import NAMING, OF_FILES, asks_about
 from ..policy.broker import Broker, is_unspoken_of
 from ..policy.compiled import CompiledPolicy, FsRight
 from ..policy.moves import mounted_at, of_folder, read_only, verdict, widened, writable
@@ -82,7 +82,7 @@ class WatchedFiles:
             record = msgspec.structs.replace(record, target=target, other=other)
         names = SeenNames(own, leading, record)
         if record.verdict is not Verdict.ALLOW:  # decided by the listener: only its name is to be as hooks spell it
-            follows = not runs and record.syscall not in _NAMING
+            follows = not runs and record.syscall not in (*_NAMING, *_RENAMING)
             target = names.acted_on(record.target, record.flags) if follows else record.target
             return [msgspec.structs.replace(record, target=target)]
         if runs:
@@ -381,9 +381,9 @@ def _would_ask(record: KernelRecord, policy: CompiledPolicy) -> KernelRecord:
     """Return what monitor mode let through, and whether its host would have been asked instead."""
     if record.verdict is not Verdict.WOULD_DENY or not is_unspoken_of(record.code):
         return record
-    opens = record.capability in OF_FILES and record.syscall in _OPENING
-    opens = opens and (record.capability is Capability.FS_CREATE or os.path.isfile(record.target))
-    if not (opens or record.capability is Capability.PROCESS_EXEC):
+    opened = record.capability is Capability.FS_CREATE or os.path.isfile(record.target)
+    opens = opened and record.capability in OF_FILES and record.syscall in _OPENING
+    if not (opens or record.capability in (*NAMING.get(record.syscall or "", ()), Capability.PROCESS_EXEC)):
         return record
     asked = asks_about(policy, record.capability, record.target)
     return msgspec.structs.replace(record, answer="would_ask") if asked else record

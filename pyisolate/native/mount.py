@@ -40,6 +40,9 @@ AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
+# linux/fs.h
+RENAME_NOREPLACE = 1
+
 # linux/openat2.h
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -106,6 +109,12 @@ def mount_setattr(
 def openat2(path: str, flags: int, resolve: int, *, dirfd: int = AT_FDCWD) -> int:
     """Open as openat2(2): `resolve` bounds where symbolic links and `..` may lead. O_CLOEXEC is added."""
     return check(_lib.mount_openat2(dirfd, os.fsencode(path), flags | os.O_CLOEXEC, resolve), "openat2", path)
+
+
+def renameat2(from_fd: int, name: str, to_fd: int, new_name: str, flags: int = 0) -> None:
+    """Move a name from one directory to another (RENAME_* flags)."""
+    result = _lib.mount_renameat2(from_fd, os.fsencode(name), to_fd, os.fsencode(new_name), flags)
+    check(result, "rename", name)
 
 
 def enter_root(tree_fd: int) -> None:

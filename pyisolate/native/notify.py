@@ -61,6 +61,7 @@ FLAG_ASK_EXEC: int = lib.NOTIFY_ASK_EXEC
 ASKED_ABOUT: int = lib.NOTIFY_ASKED_ABOUT
 FLAG_ASK_READ: int = lib.NOTIFY_ASK_READ
 FLAG_ASK_WRITE: int = lib.NOTIFY_ASK_WRITE
+FLAG_ASK_NAMES: int = lib.NOTIFY_ASK_NAMES
 FLAG_OWN_NAMES: int = lib.NOTIFY_OWN_NAMES
 FLAG_MONITOR_FILES: int = lib.NOTIFY_MONITOR_FILES
 FLAG_OWN_SOCKETS: int = lib.NOTIFY_OWN_SOCKETS
@@ -150,7 +151,7 @@ class Popped(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A call that waits for an answer: to an address, `family` is 4 or 6, or about the file `name`.
+    """A call that waits for an answer: to an address, `family` is 4 or 6, or about the file `name` (and `other`).
 
     `key` is the sandbox's.
     """
@@ -164,11 +165,13 @@ class Question(NamedTuple):
     address: bytes
     port: int
     name: bytes = b""
-    #: of open(2)
+    #: of the call
     flags: int = 0
     mode: int = 0
-    #: the call, as `Listener.stage` knows it
+    #: the call, as `Listener.stage` knows it, and which one it is
     call: int = 0
+    system_call: int = -1
+    other: bytes = b""
 
 
 class Policy:
@@ -322,9 +325,11 @@ class Listener:
         if not lib.notify_next_question(self._handle, raw, timeout_ms):
             return None
         address = bytes(ffi.buffer(raw.address))
-        name = bytes(ffi.buffer(raw.name, raw.name_bytes))
-        who = (raw.key, raw.number, raw.pid, raw.tid)
-        return Question(*who, raw.capability, raw.family, address, raw.port, name, raw.flags, raw.mode, raw.id)
+        both = bytes(ffi.buffer(raw.name, raw.name_bytes + raw.other_bytes))
+        return Question(
+            raw.key, raw.number, raw.pid, raw.tid, raw.capability, raw.family, address, raw.port,
+            both[: raw.name_bytes], raw.flags, raw.mode, raw.id, raw.nr, both[raw.name_bytes :],
+        )  # fmt: skip
 
     def stop_asking(self) -> None:
         """End a `next_question`."""
@@ -336,19 +341,33 @@ class Listener:
         None, about a file or a program: the kernel decides, as if nothing had been asked.
         """
         said = {None: lib.NOTIFY_SAID_AS_EVER, True: lib.NOTIFY_SAID_YES, False: lib.NOTIFY_SAID_NO}[allow]
-        check(lib.notify_reply_to(self._handle, number, said, -1, -1), "answer a question")
+        check(lib.notify_reply_to(self._handle, number, said, -1, -1, 0), "answer a question")
 
     def give(self, number: int, file: int, *, empty: bool) -> bool:
         """Answer a question about a file with yes: the guest is given `file`, emptied once it has it where `empty`.
 
         Takes `file`, whatever happens. Returns whether the guest has it; waits until its task ran. Raises OSError.
         """
-        said, left = lib.NOTIFY_SAID_EMPTY if empty else lib.NOTIFY_SAID_YES, [file]
+        return self._say(number, lib.NOTIFY_SAID_EMPTY if empty else lib.NOTIFY_SAID_YES, file)
+
+    def begin(self, number: int) -> bool:
+        """Say that a call which a question was about is about to be carried out; False where it was given up.
+
+        From then on it is not interrupted, until `done` or `answer`. Raises OSError.
+        """
+        return self._say(number, lib.NOTIFY_SAID_BEGIN, -1)
+
+    def done(self, number: int, error: int) -> None:
+        """Answer a call that was carried out, with its error number, or 0. Raises OSError."""
+        check(lib.notify_reply_to(self._handle, number, lib.NOTIFY_SAID_DONE, -1, -1, error), "answer a question")
+
+    def _say(self, number: int, said: int, file: int) -> bool:
+        left = [file] if file >= 0 else []
         try:
             mine, heard = socket.socketpair()
             left.append(heard.detach())
             with mine:
-                check(lib.notify_reply_to(self._handle, number, said, file, left[-1]), "answer a question")
+                check(lib.notify_reply_to(self._handle, number, said, file, left[-1], 0), "answer a question")
                 left.clear()
                 return mine.recv(1) == b"\1"
         finally:

@@ -1,7 +1,7 @@
 """What the host is asked about: whatever no rule speaks of in a capability, or that part of it which `ask` states.
 
 An entry of `ask` is a capability, or a rule: `{connect: ...}`, `{http: ...}`, `{read: /directory}` (or write,
-create), `{exec: /program}`.
+create, delete), `{exec: /program}`.
 A capability beside rules of its own is asked about whole. Programs are asked about by rule alone: each has its gate in
 the root view when its sandbox starts (`kernel/rootview/gates.py`).
 """
@@ -18,21 +18,31 @@ from . import addresses, fragments, units, web
 from .compiled import CompiledPolicy, NetRule
 
 #: What can wait for an answer: calls that the supervisor carries out, on its own copy of what was asked about.
-ASKABLE = ("fs.create", "fs.read", "fs.write", "net.connect", "net.http")
-#: How files are opened that are asked about.
-OPENED = {"create": Capability.FS_CREATE, "read": Capability.FS_READ, "write": Capability.FS_WRITE}
-OF_FILES = frozenset(OPENED.values())
+ASKABLE = ("fs.create", "fs.delete", "fs.read", "fs.write", "net.connect", "net.http")
+#: What is asked about of files: how they are opened, and which names are made and removed.
+FILES = {
+    "create": Capability.FS_CREATE,
+    "delete": Capability.FS_DELETE,
+    "read": Capability.FS_READ,
+    "write": Capability.FS_WRITE,
+}
+OF_FILES = frozenset(FILES.values())
+#: The calls that make, remove or move names, each with what it needs. Links are not asked about: what they lead to is
+#: not in their name.
+NAMING = {
+    **dict.fromkeys(("mkdir", "mkdirat"), frozenset((Capability.FS_CREATE,))),
+    **dict.fromkeys(("unlink", "unlinkat", "rmdir"), frozenset((Capability.FS_DELETE,))),
+    **dict.fromkeys(("rename", "renameat", "renameat2"), frozenset((Capability.FS_CREATE, Capability.FS_DELETE))),
+}
 #: One question stands for both: whether a file is there is for the host to see.
 WRITES = frozenset((Capability.FS_CREATE, Capability.FS_WRITE))
-RULES = ("connect", "http", *OPENED, "exec")
+RULES = ("connect", "http", *FILES, "exec")
 HINT = (
     f"use {', '.join(ASKABLE)}, or a rule: {{connect: host:port}}, {{http: GET host/path}}, {{read: /directory}}, "
-    "{write: /directory}, {create: /directory}, {exec: /program}"
+    "{write: /directory}, {create: /directory}, {delete: /directory}, {exec: /program}"
 )
 #: What the kernel decides alone, by what was granted at the start.
-_GRANTED_ONLY = frozenset(
-    ("fs.delete", "fs.metadata", "delete", "unlink", "rename", "mkdir", "rmdir", "link", "symlink", "metadata")
-)
+_GRANTED_ONLY = frozenset(("fs.metadata", "link", "symlink", "metadata"))
 #: Programs that one policy asks about.
 MOST_PROGRAMS = 64
 SCHEMA = {
@@ -66,7 +76,7 @@ def read_ask(entries: Iterable[Any]) -> tuple[str, ...]:
 
 
 def _canonical(key: str, target: object) -> str:
-    if key in OPENED or key == "exec":
+    if key in FILES or key == "exec":
         return units.path(target, variables=False)
     if key == "http":
         asked = units.http_target(target)
@@ -99,8 +109,8 @@ def capability_of(entry: str) -> Capability:
         return Capability(key)
     if key == "exec":
         return Capability.PROCESS_EXEC
-    if key in OPENED:
-        return OPENED[key]
+    if key in FILES:
+        return FILES[key]
     return Capability.NET_HTTP if leads_to_proxy(entry) else Capability.NET_CONNECT
 
 
@@ -109,7 +119,7 @@ def asks_about(policy: CompiledPolicy, capability: Capability, target: str) -> b
     if capability not in policy.ask:
         return False
     rules = policy.ask_rules
-    if capability in (files := rules.opened):
+    if capability in (files := rules.files):
         return not files[capability] or any(f"{target}/".startswith(f"{one.rstrip('/')}/") for one in files[capability])
     if capability is Capability.PROCESS_EXEC:
         return target in rules.programs

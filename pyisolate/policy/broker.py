@@ -413,7 +413,7 @@ def is_asked_about(policy: CompiledPolicy, decision: Decision) -> bool:
         return False
     if decision.capability is Capability.PROCESS_EXEC and not asking.asks_about_programs(policy):
         return False
-    files = decision.capability is Capability.PROCESS_EXEC or decision.capability in policy.ask_rules.opened
+    files = decision.capability is Capability.PROCESS_EXEC or decision.capability in policy.ask_rules.files
     named = files or addresses.packed(_split(decision.target)[0]) is not None
     return named and is_unspoken_of(decision.code)
 

@@ -288,7 +288,7 @@ def _ask_rules(policy: PolicyModel) -> AskRules:
     """Return the rules by which the host is asked. Those of a capability that is asked about whole say nothing."""
     connect: list[NetRule] = []
     web: list[WebRule] = []
-    files: dict[str, list[str]] = {key: [] for key in asking.OPENED}
+    files: dict[str, list[str]] = {key: [] for key in asking.FILES}
     programs: dict[str, None] = {}
     for entry in policy.ask:
         key, _, target = entry.partition(" ")
@@ -313,8 +313,8 @@ def _ask_rules(policy: PolicyModel) -> AskRules:
                 )
                 for network in networks
             ]
-    opened = {key: tuple(found) for key, found in files.items()}
-    return AskRules(connect=tuple(connect), web=tuple(web), programs=tuple(programs), **opened)
+    of_files = {key: tuple(found) for key, found in files.items()}
+    return AskRules(connect=tuple(connect), web=tuple(web), programs=tuple(programs), **of_files)
 
 
 def _networks(

@@ -145,13 +145,19 @@ class AskRules(msgspec.Struct, frozen=True, kw_only=True):
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     create: tuple[str, ...] = ()
+    delete: tuple[str, ...] = ()
     #: programs: as the policy names them, and where that leads
     programs: tuple[str, ...] = ()
 
     @property
-    def opened(self) -> dict[Capability, tuple[str, ...]]:
+    def files(self) -> dict[Capability, tuple[str, ...]]:
         """Return those about files, by capability."""
-        return {Capability.FS_READ: self.read, Capability.FS_WRITE: self.write, Capability.FS_CREATE: self.create}
+        return {
+            Capability.FS_READ: self.read,
+            Capability.FS_WRITE: self.write,
+            Capability.FS_CREATE: self.create,
+            Capability.FS_DELETE: self.delete,
+        }
 
 
 class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 
 from ..capability import Capability
+from ..decision import Verdict
 from ..policy.asking import OF_FILES
 from ..policy.suggest import suggestion
 from ..records import Actor, AskAnswer, Asked, BrokerRecord, KernelRecord
@@ -81,6 +82,20 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 OnAsk = Callable[[Question], "Allow | Deny | Awaitable[Allow | Deny]"]
 
 
+class Calls(Protocol):
+    """The calls that wait for answers."""
+
+    def answer(self, number: int, *, allow: bool) -> None:
+        """Answer one, below 0 a request at the egress proxy, if it still waits."""
+
+    def waits(self, asked: Asked) -> bool:
+        """Tell whether one waits still, as far as that can be known. Never waits itself."""
+        ...
+
+    def let_go(self, number: int) -> None:
+        """Forget one that was given up, and is made once more."""
+
+
 class Surroundings(Protocol):
     """What asking needs of the session and its supervisor."""
 
@@ -89,8 +104,10 @@ class Surroundings(Protocol):
         """Whose questions they are."""
         ...
 
-    def reply(self, number: int, *, allow: bool) -> None:
-        """Answer the call that waits, if it still does."""
+    @property
+    def waiting(self) -> Calls:
+        """What the questions are about."""
+        ...
 
     def start_call(self, call: Callable[[], None]) -> None:
         """Run `call` on a thread of the supervisor's own."""
@@ -135,7 +152,7 @@ def make_asker(on_ask: OnAsk | Asker, timeout: float, loop: asyncio.AbstractEven
 @dataclass(eq=False)
 class _Pending:
     question: Question
-    numbers: list[int]
+    calls: list[Asked]
     settled: bool = False
     future: concurrent.futures.Future[Any] | None = None
 
@@ -148,6 +165,12 @@ class _Answered(msgspec.Struct, frozen=True):
     reason: str
     #: what was asked about: of a file that is written to, the listener does not know whether it was to be made
     capability: Capability | None = None
+    target: str = ""
+
+    @property
+    def allows(self) -> bool:
+        """Tell whether it is a yes."""
+        return self.answer in ("once", "sandbox", "rule")
 
 
 _FULL = _Answered("full", "nobody", "more questions wait than may")
@@ -157,7 +180,7 @@ _FULL = _Answered("full", "nobody", "more questions wait than may")
 class _State:
     pending: dict[tuple[Capability, str], _Pending] = field(default_factory=dict)
     waiting: deque[_Pending] = field(default_factory=deque)
-    answered: OrderedDict[int, _Answered] = field(default_factory=OrderedDict)
+    answered: OrderedDict[int, list[_Answered]] = field(default_factory=OrderedDict)
     #: what was allowed for good in this sandbox
     allowed: dict[tuple[Capability, str], Scope] = field(default_factory=dict)
     tokens: float = _BURST
@@ -189,19 +212,31 @@ class Questions:
     def take(self, asked: Asked) -> None:
         """Take a question. Never waits, and calls nothing of the host's here."""
         key = (asked.capability, asked.target)
+        self._let_go_of_interrupted(key, asked)
         with self._lock:
             answered = self._at_once(key)
             if answered is None:
                 start = self._queue(asked, key)
             else:
-                self._tell([asked.number], answered, asked.capability)
+                self._tell([asked], answered)
         if answered is not None:
-            self._around.reply(asked.number, allow=answered.answer in ("sandbox", "rule"))
+            self._around.waiting.answer(asked.number, allow=answered.allows)
         elif start:
             try:
                 self._around.start_call(self._serve)
             except RuntimeError as error:
                 self._refuse_waiting(f"no thread could ask it ({error})")
+
+    def _let_go_of_interrupted(self, key: tuple[Capability, str], asked: Asked) -> None:
+        """Let go of a call that a signal interrupted and that its task makes again: one question, with one event."""
+        with self._lock:
+            pending = self._state.pending.get(key)
+            earlier = [] if pending is None or not asked.tid else [one for one in pending.calls if one.tid == asked.tid]
+            gone = [one for one in earlier if not self._around.waiting.waits(one)]
+            if pending is not None and gone:
+                pending.calls = [one for one in pending.calls if one not in gone]
+        for one in gone:
+            self._around.waiting.let_go(one.number)
 
     def _refuse_waiting(self, reason: str) -> None:
         with self._lock:
@@ -232,13 +267,21 @@ class Questions:
 
     def _opens(self) -> int:
         pending = self._state.pending.items()
-        return sum(len(one.numbers) for (capability, _), one in pending if capability in OF_FILES)
+        return sum(len(one.calls) for (capability, _), one in pending if capability in OF_FILES)
 
     def _queue(self, asked: Asked, key: tuple[Capability, str]) -> bool:
         state = self._state
         if (known := state.pending.get(key)) is not None:
-            known.numbers.append(asked.number)  # the same again, of another thread or after a signal: one question
+            known.calls.append(asked)  # the same of another task
             return False
+        self._put_in_queue([asked])
+        start, state.serving = not state.serving, True
+        return start
+
+    def _put_in_queue(self, calls: list[Asked]) -> None:
+        """Have a question wait for its turn, about equal calls."""
+        state, asked = self._state, calls[0]
+        key = (asked.capability, asked.target)
         context = self._around.context
         pending = state.pending[key] = _Pending(
             Question(
@@ -252,19 +295,17 @@ class Questions:
                 pid=asked.pid,
                 tid=asked.tid,
             ),
-            [asked.number],
+            calls,
         )
         state.waiting.append(pending)
         assert self.asker is not None
         late = functools.partial(self._settle, pending, _Answered("timeout", self.asker.name, "no answer came in time"))
         self._around.call_in(self.asker.timeout_s, late)
-        start, state.serving = not state.serving, True
-        return start
 
-    def _tell(self, numbers: list[int], answered: _Answered, capability: Capability) -> None:
-        answered = msgspec.structs.replace(answered, capability=capability)
-        for number in numbers:
-            self._state.answered[number] = answered
+    def _tell(self, calls: list[Asked], answered: _Answered) -> None:
+        for one in calls:
+            of_one = msgspec.structs.replace(answered, capability=one.capability, target=one.target)
+            self._state.answered.setdefault(one.number, []).append(of_one)
         while len(self._state.answered) > _MAX_ANSWERED:
             self._state.answered.popitem(last=False)
 
@@ -277,12 +318,20 @@ class Questions:
             self._state.pending.pop(key, None)
             if answered.answer in ("sandbox", "rule"):
                 self._state.allowed[key] = answered.answer
-            self._tell(pending.numbers, answered, key[0])
+            calls = pending.calls if answered.answer != "once" else self._for_one_call(pending)
+            self._tell(calls, answered)
             future = pending.future
         if future is not None:
             future.cancel()
-        for number in pending.numbers:
-            self._around.reply(number, allow=answered.answer in ("once", "sandbox", "rule"))
+        for one in calls:
+            self._around.waiting.answer(one.number, allow=answered.allows)
+
+    def _for_one_call(self, pending: _Pending) -> list[Asked]:
+        """Return the first call that waits, and those that were given up; about the others the host is asked anew."""
+        waiting = [one for one in pending.calls if self._around.waiting.waits(one)]
+        if waiting[1:]:
+            self._put_in_queue(waiting[1:])
+        return [one for one in pending.calls if one not in waiting[1:]]
 
     # -- on a thread of the supervisor ----------------------------------------------------------------------
 
@@ -321,34 +370,33 @@ class Questions:
 
     # -- what became of them --------------------------------------------------------------------------------
 
-    def complete(self, record: KernelRecord) -> KernelRecord:
-        """Return a record of the listener's with who answered, and what; count the question."""
+    def complete(self, record: KernelRecord) -> list[KernelRecord]:
+        """Return a record of the listener's with who answered, and what, one for each question; count them."""
         if record.answer is None:
-            return record
-        answered, reason = self._outcome(record.question, record.answer)
-        if answered.capability in OF_FILES:
-            record = msgspec.structs.replace(record, capability=answered.capability)
-        return msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
+            return [record]
+        outcomes = self._outcomes(record.question, record.answer)
+        return [_completed(record, *one, alone=len(outcomes) == 1) for one in outcomes]
 
     def complete_request(self, record: BrokerRecord, question: int) -> BrokerRecord:
         """The same for a record of the egress proxy's, about whose request `question` was asked, or 0."""
         if not question and record.answer is None:
             return record
-        answered, reason = self._outcome(-question, record.answer or "unanswered")
+        answered, reason = self._outcomes(-question, record.answer or "unanswered")[-1]
         reason = f"{record.reason}; {reason}"
         return msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
 
-    def _outcome(self, number: int, otherwise: AskAnswer) -> tuple[_Answered, str]:
-        """Return what became of a question, and the same in words."""
+    def _outcomes(self, number: int, otherwise: AskAnswer) -> list[tuple[_Answered, str]]:
+        """Return what became of the questions about a call, each also in words."""
         with self._lock:
             answered = self._state.answered.pop(number, None)
-        answered = answered or _Answered(otherwise, "nobody", "")
+        return [self._outcome(one, otherwise) for one in answered or [_Answered(otherwise, "nobody", "")]]
+
+    def _outcome(self, answered: _Answered, otherwise: AskAnswer) -> tuple[_Answered, str]:
         if otherwise == "gave_up":
             said = answered.answer
             answered = msgspec.structs.replace(answered, answer="gave_up", reason=f"its call did not wait ({said})")
         self._around.count_question(answered.answer)
-        allowed = answered.answer in ("once", "sandbox", "rule")
-        reason = f"{answered.by} {'allowed' if allowed else 'refused'} it ({answered.answer})"
+        reason = f"{answered.by} {'allowed' if answered.allows else 'refused'} it ({answered.answer})"
         return answered, reason + (f": {answered.reason}" if answered.reason else "")
 
     def allowed_rules(self) -> list[dict[str, Any]]:
@@ -364,6 +412,17 @@ class Questions:
             pending = list(self._state.pending.values())
         for one in pending:
             self._settle(one, _Answered("unanswered", "nobody", "the sandbox ends"))
+
+
+def _completed(record: KernelRecord, answered: _Answered, reason: str, *, alone: bool) -> KernelRecord:
+    """Return the record of one question. Of several, the last alone may have been refused, with the call."""
+    record = msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
+    if answered.capability not in OF_FILES:
+        return record
+    record = msgspec.structs.replace(record, capability=answered.capability, target=answered.target)
+    if alone or not answered.allows:
+        return record
+    return msgspec.structs.replace(record, verdict=Verdict.WOULD_DENY, errno=0)
 
 
 def start_or_run(start: Callable[[Callable[[], None]], None], answer: Callable[[], None]) -> None:

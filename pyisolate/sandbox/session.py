@@ -332,10 +332,6 @@ class Session(abc.ABC):
         """Count a call of a function of the host."""
         self.recorder.metrics.host_calls.add((self.context.policy, outcome))
 
-    def reply(self, number: int, *, allow: bool) -> None:
-        """Answer a call of the guest's that waits, below 0 a request at the egress proxy, if it still does."""
-        self.waiting.answer(number, allow=allow)
-
     def call_in(self, seconds: float, call: Callable[[], None]) -> None:
         """Run a short call after a while."""
         self.recorder.timer.call_in(seconds, call)

@@ -1,4 +1,4 @@
-"""Calls of one sandbox that wait for an answer, and the file or program that each is about: what a yes gives.
+"""Calls of one sandbox that wait for an answer, and the file, names or program that each is about: what a yes gives.
 
 The name is the listener's copy. What it leads to here is looked at before the question and again after the answer: a
 yes is for that file, which is opened for the guest.
@@ -12,7 +12,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -20,23 +20,37 @@ import msgspec
 
 from ..capability import Capability
 from ..decision import DenialCode
+from ..kernel.rootview.names import NameChange
 from ..kernel.rootview.worker import HostFile
 from ..policy import workspace
+from ..policy.asking import NAMING, OF_FILES
 from ..policy.broker import Broker, is_asked_about
 from ..policy.compiled import CompiledPolicy
 from ..records import Asked
 from .ask import start_or_run
+from .naming import NOT_FILES, Named, named_by
 from .starting import Starting, Waiting
 
 _log = logging.getLogger("pyisolate.sandbox.waiting")
-#: Opens a file for a guest; with the processor time that it took elsewhere (seconds). Raises EnforcementError.
-Opener = Callable[[HostFile], tuple[int, float]]
 #: How a guest opens a file, as far as it makes a difference to what is given.
 _KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_DSYNC | os.O_SYNC
-#: What lies there is another one for each process, or is no file: never the supervisor's for a guest.
-_NOT_FILES = ("/proc", "/sys", "/dev")
 #: Files of one sandbox that questions are about; a call that was given up counts until its answer.
 _MOST = 256
+
+
+class HostFiles(Protocol):
+    """What acts on the host's files for a guest; with the processor time that it took elsewhere (seconds).
+
+    Raises EnforcementError, also where a file or a name is another one by now.
+    """
+
+    def file(self, given: HostFile) -> tuple[int, float]:
+        """Open a file; return a descriptor of it."""
+        ...
+
+    def change(self, change: NameChange) -> tuple[int, float]:
+        """Make a call that changes names; return its error number, or 0."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,10 +59,25 @@ class _File:
     capability: Capability
     path: str
     given: HostFile
-    opener: Opener
+    host: HostFiles
     call: int
     #: it is emptied once the guest has it
     empty: bool = False
+
+
+@dataclass(frozen=True)
+class _Names:
+    asked: Asked
+    named: Named
+    host: HostFiles
+    #: how many of its questions were answered with yes
+    answered: int = 0
+
+    @property
+    def question(self) -> Asked:
+        """The next question."""
+        capability, path = self.named.needs[self.answered]
+        return msgspec.structs.replace(self.asked, capability=capability, target=path)
 
 
 @dataclass(frozen=True)
@@ -58,11 +87,18 @@ class _Program:
 
 
 class Answering(Waiting, Protocol):
-    """The same for calls that open files."""
+    """The same for calls that open files, or change names."""
 
     def give(self, number: int, call: int, file: int, *, empty: bool) -> bool:
         """Answer one with yes and a file, which is taken; tell whether the guest has it."""
         ...
+
+    def begin(self, number: int, call: int) -> bool:
+        """Begin to carry a call out; False where it was given up, of which the record is made."""
+        ...
+
+    def done(self, number: int, error: int) -> None:
+        """Answer a call that was carried out with its error number, or 0."""
 
 
 class Proxy(Protocol):
@@ -104,6 +140,7 @@ class WaitingCalls:
     def __init__(self, around: Surroundings, ask: Callable[[Asked], None]) -> None:
         self._around, self._ask = around, ask
         self._files: dict[int, _File] = {}
+        self._names: dict[int, _Names] = {}
         self._programs: dict[int, _Program] = {}
         self.starting = Starting(around.start_call)
         self._lock = threading.Lock()
@@ -118,9 +155,9 @@ class WaitingCalls:
         """True where the guest was started with the variables that lead to the egress proxy."""
         return self.proxy is not None
 
-    def take(self, asked: Asked, opener: Opener) -> None:
-        """Take a question; a file is opened by `opener`. Never waits: where a file is looked at, a file system may."""
-        if asked.capability not in (Capability.FS_READ, Capability.FS_WRITE, Capability.PROCESS_EXEC):
+    def take(self, asked: Asked, host: HostFiles) -> None:
+        """Take a question; `host` acts on files. Never waits: where a file is looked at, a file system may."""
+        if asked.capability not in (*OF_FILES, Capability.PROCESS_EXEC):
             self._ask(asked)
             return
         if asked.capability is Capability.PROCESS_EXEC:
@@ -128,7 +165,7 @@ class WaitingCalls:
             self.starting.add(self._around.kernel, asked, partial(self._look_at_program, asked), put=False)
             return
         try:
-            self._around.start_call(partial(self._look, asked, opener))
+            self._around.start_call(partial(self._look, asked, host))
         except RuntimeError:  # no thread
             self._around.kernel.answer(asked.number, allow=None)
 
@@ -140,14 +177,57 @@ class WaitingCalls:
             return
         with self._lock:
             program, file = self._programs.pop(number, None), self._files.pop(number, None)
+            names = self._names.pop(number, None)
         if program is not None and allow:
             let = partial(self._let, program.asked, self._unless_denied(program.path), put=True)
             self.starting.add(self._around.kernel, program.asked, let, put=True)
             return
-        if file is not None and allow:
+        if names is not None and allow:
+            self._go_on(number, names)
+        elif file is not None and allow:
             self._give(number, file)
         else:
             self._around.kernel.answer(number, allow=allow)
+
+    def waits(self, asked: Asked) -> bool:
+        """Tell whether a call that a question is about waits still; of a request at the proxy that is not known."""
+        return asked.number < 0 or self._around.kernel.stage(asked.call) == "waits"
+
+    def let_go(self, number: int) -> None:
+        """Forget a call that was given up: it has no record."""
+        with self._lock:
+            for held in (self._files, self._names, self._programs):
+                held.pop(number, None)
+        self._around.kernel.answer(number, allow=None)
+
+    def _go_on(self, number: int, names: _Names) -> None:
+        """Ask what else a call needs that changes names, or carry it out."""
+        more = replace(names, answered=names.answered + 1)
+        if more.answered == len(names.named.needs):
+            self._carry_out(number, names)
+            return
+        with self._lock:
+            self._names[number] = more
+        self._ask(more.question)
+
+    def _carry_out(self, number: int, names: _Names) -> None:
+        """Make a guest's call that changes names, and answer it with what came of that. At most once."""
+        kernel, began, elsewhere = self._around.kernel, time.thread_time(), 0.0
+        if not kernel.begin(number, names.asked.call):
+            return
+        try:
+            decide = self._broker().decide
+            if any(decide(*need).code is DenialCode.EXPLICIT_DENY for need in names.named.needs):
+                kernel.answer(number, allow=False)
+                return
+            said, elsewhere = names.host.change(names.named.change)
+            kernel.done(number, said)
+        except Exception as error:  # whatever goes wrong, the answer is no
+            _log.warning("a call that was allowed is not carried out: %s: %s", type(error).__name__, error)
+            kernel.answer(number, allow=False)
+        finally:
+            with self._lock:
+                self.spent_s += time.thread_time() - began + elsewhere
 
     def _give(self, number: int, file: _File) -> None:
         """Give a guest the file that was asked about. A call that was given up has changed nothing."""
@@ -174,7 +254,7 @@ class WaitingCalls:
         try:
             if self._broker().decide(file.capability, file.path).code is DenialCode.EXPLICIT_DENY:
                 return None
-            given, elsewhere = file.opener(file.given)
+            given, elsewhere = file.host.file(file.given)
             return given
         except Exception as error:  # whatever goes wrong, the answer is no
             _log.warning("a file that was allowed is not given: %s: %s", type(error).__name__, error)
@@ -233,34 +313,42 @@ class WaitingCalls:
             known = self._known = Broker(compiled)
         return known
 
-    def _look(self, asked: Asked, opener: Opener) -> None:
-        file, began = None, time.thread_time()
+    def _look(self, asked: Asked, host: HostFiles) -> None:
+        file, names, began = None, None, time.thread_time()
         try:
-            file = _found(asked, self._broker(), opener)
+            if asked.syscall in NAMING:
+                named = named_by(asked, self._broker(), _umask_of(asked.tid))
+                names = None if named is None else _Names(asked, named, host)
+            else:
+                file = _found(asked, self._broker(), host)
         except (OSError, ValueError):  # it is not there
             pass
         except Exception:  # the kernel decides
             _log.exception("a file could not be looked at; its guest is refused it")
         with self._lock:
             self.spent_s += time.thread_time() - began
-            if file is not None and len(self._files) < _MOST:
+            if len(self._files) + len(self._names) >= _MOST:
+                file = names = None
+            elif file is not None:
                 self._files[asked.number] = file
-            else:
-                file = None
-        if file is None:
-            self._around.kernel.answer(asked.number, allow=None)
-        else:
+            elif names is not None:
+                self._names[asked.number] = names
+        if names is not None:
+            self._ask(names.question)
+        elif file is not None:
             self._ask(msgspec.structs.replace(asked, target=file.path, capability=file.capability))
+        else:
+            self._around.kernel.answer(asked.number, allow=None)
 
 
-def _found(asked: Asked, broker: Broker, opener: Opener) -> _File | None:
+def _found(asked: Asked, broker: Broker, host: HostFiles) -> _File | None:
     """Return the file that a guest's name leads to and no rule speaks of; None for all else. Raises OSError."""
     compiled = broker.policy
     name = workspace.as_reached(asked.target, workspace.links(compiled))
     capability, path, made = asked.capability, os.path.realpath(name), ""
     if asked.flags & os.O_CREAT and not os.path.lexists(path):
         capability, made = Capability.FS_CREATE, os.path.basename(path)
-    if any(one == top or one.startswith(top + "/") for top in _NOT_FILES for one in (os.path.normpath(name), path)):
+    if any(one == top or one.startswith(top + "/") for top in NOT_FILES for one in (os.path.normpath(name), path)):
         return None
     if not path.isprintable() or not all(
         is_asked_about(compiled, broker.decide(capability, one)) for one in (name, path)
@@ -280,7 +368,7 @@ def _found(asked: Asked, broker: Broker, opener: Opener) -> _File | None:
         made,
         asked.mode & 0o777 & ~_umask_of(asked.tid) if made else 0,
     )
-    return _File(capability, path, given, opener, asked.call, empty=bool(asked.flags & os.O_TRUNC) and not made)
+    return _File(capability, path, given, host, asked.call, empty=bool(asked.flags & os.O_TRUNC) and not made)
 
 
 def _unmake(given: HostFile, made: os.stat_result) -> None:

@@ -82,9 +82,7 @@ class Runtime:
         )
         self.tables = PreparedPolicies(self.plan, self._tables_in_use, self.egress.lead_to)
         self._traits, self._watched = traits, WatchedFiles()
-        records = Records(
-            self.telemetry_of, self.plan.binding, lambda source: recorder.metrics.pool_spawns.add((source,))
-        )
+        records = Records(self.telemetry_of, self.plan.binding, lambda one: recorder.metrics.pool_spawns.add((one,)))
         self._host_side, self._starter = HostSide(), Starter()
         self._parts = Parts(
             self,
@@ -391,16 +389,18 @@ class Runtime:
         """Give a question of the listener's to its sandbox."""
         if (session := self.registry.find(sandbox_id)) is None:
             raise LookupError(f"a question came for the unknown sandbox {sandbox_id}")
-        session.waiting.take(asked, self.plan.builder.file)
+        session.waiting.take(asked, self.plan.builder)
 
     def on_kernel_record(self, record: KernelRecord) -> None:
         """Give an enforcer's record to its sandbox."""
-        session = self.registry.find(record.sandbox_id)
-        if session is None:
+        if (session := self.registry.find(record.sandbox_id)) is None:
             _log.warning("a %s record came for the unknown sandbox %s", record.enforcer, record.sandbox_id)
             self.recorder.lost("unattributed", record.count)
             return
-        record = session.questions.complete(record)
+        for one in session.questions.complete(record):
+            self._take_record(session, one)
+
+    def _take_record(self, session: Session, record: KernelRecord) -> None:
         if record.verdict is Verdict.WOULD_DENY and record.answer in (None, "would_ask"):
             if (named := let_through(record)) is None:
                 return

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -233,9 +235,9 @@ def test_more_than_eight_that_wait_are_refused_and_what_is_granted_is_not(
     supervisor: pyisolate.Supervisor, place: Path
 ) -> None:
     data, granted = place / "data", place / "other"
-    asked = Asked(Allow())
+    asked = Asked(*[Allow()] * 8)
     with supervisor.spawn("many", POLICY.allow_read(str(granted)), on_ask=asked) as sandbox:
-        asked.before = lambda: sandbox.recv(timeout=10)
+        asked.before = lambda: len(asked.questions) > 1 or sandbox.recv(timeout=10)
         sandbox.exec(
             f"{_RAW}\nimport threading, time\ndone = []\nopens = lambda: done.append(raw({bytes(data)!r}))\n"
             "threads = [threading.Thread(target=opens) for _ in range(10)]\n[one.start() for one in threads]\n"
@@ -248,7 +250,53 @@ def test_more_than_eight_that_wait_are_refused_and_what_is_granted_is_not(
         for event in sandbox.get_denial_events():
             assert (event.target, event.would_deny) == (str(data), event.answer == "once")
             answers[str(event.answer)] += event.count
-    assert (answers, asked.targets) == ({"full": 2, "once": 8}, [str(data)])
+    assert (answers, asked.targets) == ({"full": 2, "once": 8}, [str(data)] * 8)  # each yes is for one call
+
+
+def test_one_answer_for_good_or_no_is_for_all_that_wait(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    data = place / "data"
+    asked = Asked(Deny(), Allow("sandbox"))
+    with supervisor.spawn("all", POLICY, on_ask=asked) as sandbox:
+        asked.before = lambda: sandbox.recv(timeout=10)
+        sandbox.exec(
+            f"{_RAW}\nimport threading\n"
+            "def many():\n"
+            f"    done, opens = [], lambda: done.append(raw({bytes(data)!r}))\n"
+            "    threads = [threading.Thread(target=opens) for _ in range(9)]\n"
+            "    for one in threads: one.start()\n"
+            "    while not done: pass\n"  # the ninth is refused: eight wait
+            "    post(1)\n"
+            "    for one in threads: one.join()\n"
+            "    return done[1:]\n"
+        )
+        assert sandbox.eval("many()") == [-errno.EACCES] * 8
+        assert sandbox.eval("many()") == [b"asked"] * 8
+    assert asked.targets == [str(data)] * 2
+
+
+def test_a_call_that_signals_interrupt_and_its_task_makes_again_is_one_question(
+    supervisor: pyisolate.Supervisor, place: Path
+) -> None:
+    data, asked = str(place / "data"), Asked(Allow("sandbox"))
+
+    def interrupt() -> None:
+        for _ in range(12):  # more than may wait
+            os.kill(asked.questions[0].pid, signal.SIGUSR1)
+            while _has_pending(asked.questions[0].pid, signal.SIGUSR1):
+                time.sleep(0.001)
+
+    with supervisor.spawn("interrupted", POLICY, on_ask=asked) as sandbox:
+        asked.before = interrupt
+        sandbox.exec("import signal\nsignal.signal(signal.SIGUSR1, lambda *_: None)")
+        assert sandbox.eval(f"open({data!r}).read()") == "asked"
+        assert {one.answer for one in sandbox.get_denial_events()} <= {"sandbox", "gave_up"}  # not one is "full"
+    assert asked.targets == [data]
+
+
+def _has_pending(pid: int, number: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
 
 
 def test_where_files_cannot_be_asked_about_the_spawn_says_so(supervisor: pyisolate.Supervisor, place: Path) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 
 from pyisolate import Policy
 from pyisolate.capability import Capability
+from pyisolate.kernel.rootview.names import NameChange
 from pyisolate.kernel.rootview.worker import HostFile
 from pyisolate.policy.compile import compile_policy
 from pyisolate.records import Asked, CallStage
@@ -37,6 +38,12 @@ class _Around:
         self.given.append(file)
         return True
 
+    def begin(self, number: int, call: int) -> bool:
+        return True
+
+    def done(self, number: int, error: int) -> None:
+        self.said.append(not error)
+
     def stage(self, call: int) -> CallStage:
         return "waits" if not self.said else "went_on"
 
@@ -44,11 +51,12 @@ class _Around:
 def test_time_that_a_file_took_elsewhere_is_the_sandboxes() -> None:
     around, asked = _Around(), list[Asked]()
 
-    def opener(given: HostFile) -> tuple[int, float]:
-        return os.open(given.path, given.flags), 5.0
+    class Host(_Host):
+        def file(self, given: HostFile) -> tuple[int, float]:
+            return os.open(given.path, given.flags), 5.0
 
     waiting = WaitingCalls(around, asked.append)
-    waiting.take(Asked(number=1, capability=Capability.FS_READ, target=__file__), opener)
+    waiting.take(Asked(number=1, capability=Capability.FS_READ, target=__file__), Host())
     assert [one.target for one in asked] == [__file__]
     assert waiting.spent_s < 5
     waiting.answer(1, allow=True)
@@ -64,15 +72,19 @@ class _Short(_Around):
         raise RuntimeError("can't start new thread")
 
 
-def _opener(_given: HostFile) -> tuple[int, float]:
-    raise AssertionError("no file is opened")
+class _Host:
+    def file(self, given: HostFile) -> tuple[int, float]:
+        raise AssertionError("no file is opened")
+
+    def change(self, change: NameChange) -> tuple[int, float]:
+        raise AssertionError("no name is changed")
 
 
 def test_without_a_thread_a_file_is_the_kernels_to_decide_and_no_program_starts_out_of_its_turn() -> None:
     around = _Short()
     waiting = WaitingCalls(around, list[Asked]().append)
     for number, capability in enumerate((Capability.FS_READ, Capability.PROCESS_EXEC)):
-        waiting.take(Asked(number=number, capability=capability, target="/usr/bin/true"), _opener)
+        waiting.take(Asked(number=number, capability=capability, target="/usr/bin/true"), _Host())
     assert around.said == [None, False]
 
 
@@ -80,7 +92,7 @@ def test_time_until_a_program_has_begun_is_the_sandboxes() -> None:
     around = _Around()
     waiting = WaitingCalls(around, list[Asked]().append)
     gone = 2**22  # past the highest number of a task (proc(5), pid_max)
-    waiting.take(Asked(number=1, capability=Capability.PROCESS_EXEC, target="/usr/bin/true", tid=gone), _opener)
+    waiting.take(Asked(number=1, capability=Capability.PROCESS_EXEC, target="/usr/bin/true", tid=gone), _Host())
     assert around.said == [None]
     assert waiting.spent_s > 0
 

@@ -33,6 +33,7 @@ from .. import namespaces
 from ..enforcer import Enforcer
 from ..prepared import Draft
 from ..probe_child import ending
+from .names import NameChange
 from .tree import RootView
 from .worker import LENGTH, HostFile, Reply, Request
 
@@ -160,6 +161,25 @@ class RootViewBuilder(Enforcer):
             )
         return descriptors[0], reply.spent_s
 
+    def change(self, change: NameChange) -> tuple[int, float]:
+        """Make a guest's call that removes, makes or moves a name of the host's, at most once.
+
+        Returns its error number, or 0, and the processor time that the helper took for it (seconds).
+        Raises EnforcementError, also where a name is not what the numbers say: then nothing was done.
+        """
+        nothing = CompiledPolicy(name="names", version="names")
+        reply, descriptors = self._ask(nothing, change=change)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if reply.error:
+            number = reply.error_number or None
+            raise EnforcementError(
+                f"{change.call} {os.path.join(change.at.directory, change.at.name)}: {reply.error}",
+                hint=reply.hint or _FILE_HINTS.get(number or 0) or advice(number) or "see that this process may do it",
+                errno=number,
+            )
+        return reply.said, reply.spent_s
+
     def add_to(self, draft: Draft) -> None:
         """Build the policy's view; in monitor mode, and where programs decide files, the host's tree and what it lacks.
 
@@ -208,6 +228,7 @@ class RootViewBuilder(Enforcer):
         directory: HostFile | None = None,
         runs: bool = False,
         file: HostFile | None = None,
+        change: NameChange | None = None,
     ) -> tuple[Reply, list[int]]:
         request = Request(
             policy=policy,
@@ -220,19 +241,21 @@ class RootViewBuilder(Enforcer):
             directory=directory,
             runs=runs,
             file=file,
+            change=change,
         )
         data = msgspec.msgpack.encode(request)
         with self._lock:
             if self._owner != os.getpid():
                 self._forget()
             for attempt in (1, 2):
-                peer = self._peer or self._start()
+                peer, sent = self._peer or self._start(), False
                 try:
                     peer.sendall(LENGTH.pack(len(data)) + data)
+                    sent = True
                     return self._answer(peer)
                 except (OSError, EOFError) as error:
                     exit_code = self._stop()  # it was killed, perhaps; once is forgiven
-                    if attempt == 2:
+                    if attempt == 2 or (sent and change is not None):  # it may have been made
                         raise self._failed(policy, error, exit_code) from error
         raise AssertionError("unreachable")
 

@@ -31,6 +31,7 @@ from ...policy.compiled import GATED, CompiledPolicy, FsRight, FsRule
 from ..probe_child import Child, ending, say
 from . import stager as stage
 from .build import TMPFS, Problem, RootBuild, readable_by_cell
+from .names import NameChange, change_names
 from .passage import PassageBuild
 
 LENGTH = struct.Struct("<I")
@@ -70,6 +71,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     runs: bool = False
     #: Open this alone.
     file: HostFile | None = None
+    #: Make this call alone.
+    change: NameChange | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,8 +89,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     rule: str | None = None
     missing: str | None = None
     hint: str | None = None
-    #: processor time that a file took of the worker that opened it
+    #: processor time that a file, or a change of names, took of its worker
     spent_s: float = 0.0
+    #: of a change of names: what the kernel said
+    said: int = 0
 
 
 def main(descriptor: int) -> None:
@@ -245,6 +250,8 @@ def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.s
             elif request.file is not None:
                 built = (_file(request.file, request),)
                 reply = Reply(spent_s=time.process_time())  # of this process alone: it was forked for it
+            elif request.change is not None:
+                reply = _change(request.change, request)
             else:
                 reply, built = _probe(request) if request.probe else _build(request, parent, stager)
         except EnforcementError as error:  # the probe's
@@ -275,14 +282,28 @@ def _file(given: HostFile, request: Request) -> int:
 
     By a descriptor on the host's mount its owner could change them, and the guest may be its owner.
     """
-    if given.name and request.many_users:
-        error = OSError(errno.EOPNOTSUPP, "cells are users of a range, and none of them is known here")
-        vars(error)["hint"] = "grant fs.create there by a rule, or use Supervisor without cell_uids="
-        raise error
+    if given.name:
+        _check_owner(request)
     try:
         return _opened(given, mount.open_tree("/"), given.path[1:], request)  # so the kernel can tell its whole name
     except OSError:  # it lies on another mount
         return _opened(given, _mount_of(given, os.O_DIRECTORY if given.name else 0), "", request)
+
+
+def _check_owner(request: Request) -> None:
+    """Raise OSError where it is not known whose anything would be that is made for a guest."""
+    if request.many_users:
+        error = OSError(errno.EOPNOTSUPP, "cells are users of a range, and none of them is known here")
+        vars(error)["hint"] = "grant fs.create there by a rule, or use Supervisor without cell_uids="
+        raise error
+
+
+def _change(change: NameChange, request: Request) -> Reply:
+    if change.call == "mkdir":
+        _check_owner(request)
+    os.umask(0)
+    said = change_names(change, request.uid, request.gid)
+    return Reply(said=said, spent_s=time.process_time())
 
 
 def _opened(given: HostFile, tree: int, name: str, request: Request) -> int:

@@ -156,6 +156,14 @@ class ListenerAttachment(Attachment):
         """Answer a question with a file."""
         return self._listener.give(number, file, empty=empty)
 
+    def begin(self, number: int) -> bool:
+        """Begin to carry out a call."""
+        return self._listener.begin(number)
+
+    def done(self, number: int, error: int) -> None:
+        """Answer a call that was carried out."""
+        self._listener.done(number, error)
+
     def stage(self, call: int) -> CallStage:
         """Tell where a call of it is that a question was about."""
         return self._listener.stage(self._id, call)

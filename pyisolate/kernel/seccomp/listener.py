@@ -105,8 +105,6 @@ class Listener:
         self._asking: Thread | None = None
         self._pid = os.getpid()
 
-    # -- life -----------------------------------------------------------------------------------------------
-
     def start(self) -> None:
         """Start deciding and draining."""
         self._native.start()
@@ -291,10 +289,7 @@ class Listener:
     # -- questions ------------------------------------------------------------------------------------------
 
     def answer(self, number: int, *, allow: bool | None) -> None:
-        """Answer a question; of one whose call has been given up, only the record is made.
-
-        None, about a file: the kernel decides.
-        """
+        """Answer a question (None: the kernel decides); of a call that was given up only the record is made."""
         if not self._closing.is_set():
             self._native.answer(number, allow=allow)
 
@@ -304,6 +299,15 @@ class Listener:
             os.close(file)
             return False
         return self._native.give(number, file, empty=empty)
+
+    def begin(self, number: int) -> bool:
+        """Carry a call out, which is not interrupted from here on; False where it was given up."""
+        return not self._closing.is_set() and self._native.begin(number)
+
+    def done(self, number: int, error: int) -> None:
+        """Answer a call that was carried out with its error number, or 0."""
+        if not self._closing.is_set():
+            self._native.done(number, error)
 
     def stage(self, sandbox_id: str, call: int) -> CallStage:
         """Tell where a call is that a question was about. Any thread may ask; never waits."""

@@ -225,6 +225,8 @@ def asked_of(question: native.Question) -> Asked:
         flags=question.flags,
         mode=question.mode,
         call=question.call,
+        syscall=syscall_name(question.system_call),
+        other=os.fsdecode(question.other),
     )
 
 

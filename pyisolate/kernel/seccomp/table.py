@@ -63,6 +63,7 @@ def _flags(policy: CompiledPolicy, kind: CellKind, *, full: bool) -> int:
     if policy.mode_of("fs") is Mode.ENFORCE:
         flags |= native.FLAG_ASK_READ if Capability.FS_READ in policy.ask else 0
         flags |= native.FLAG_ASK_WRITE if WRITES & set(policy.ask) else 0
+        flags |= native.FLAG_ASK_NAMES if {Capability.FS_CREATE, Capability.FS_DELETE} & set(policy.ask) else 0
     if asks_about_programs(policy):
         flags |= native.FLAG_ASK_EXEC
     # in monitor mode the guest sees the host's /dev and /proc, where these names lead on

@@ -82,6 +82,12 @@ SHARED int mount_openat2(int dirfd, const char *path, unsigned long long flags, 
     return result_of(syscall(MOUNT_NR_OPENAT2, dirfd, path, &how, sizeof how));
 }
 
+/* glibc has it since 2.28 */
+SHARED int mount_renameat2(int from, const char *name, int to, const char *new_name, unsigned int flags)
+{
+    return result_of(syscall(SYS_renameat2, from, name, to, new_name, flags));
+}
+
 /* One C call on the hand-out path: 4 us in all. */
 SHARED int mount_enter_root(int tree_fd)
 {

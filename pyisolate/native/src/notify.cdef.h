@@ -29,13 +29,14 @@ struct notify_record {
 struct notify_question {
 	uint64_t key, number, id;
 	uint32_t scope;
-	int32_t pid, tid;
-	uint16_t capability, family, port, name_bytes;
+	int32_t pid, tid, nr;
+	uint16_t capability, family, port, name_bytes, other_bytes;
 	uint8_t address[16];
 	uint32_t flags, mode;
 	char name[...];
 };
-enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER, NOTIFY_SAID_EMPTY, ... };
+enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER, NOTIFY_SAID_EMPTY, NOTIFY_SAID_BEGIN,
+                   NOTIFY_SAID_DONE, ... };
 enum notify_stage { NOTIFY_STAGE_GONE, NOTIFY_STAGE_WAITS, NOTIFY_STAGE_WENT_ON, ... };
 enum notify_reply { NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE,
                     NOTIFY_REPLY_GONE, ... };
@@ -54,7 +55,8 @@ enum notify_met_kind { NOTIFY_MET_UNKNOWN, NOTIFY_MET_NOTHING, NOTIFY_MET_LINK, 
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, ... };
 enum notify_flag { NOTIFY_CELL, NOTIFY_FULL, NOTIFY_MONITOR_NET, NOTIFY_NATIVE_NET, NOTIFY_ASK_CONNECT,
                    NOTIFY_OWN_NAMES, NOTIFY_MONITOR_FILES, NOTIFY_OWN_SOCKETS, NOTIFY_OWN_TMP, NOTIFY_OWN_SHM,
-                   NOTIFY_ASK_READ, NOTIFY_ASK_BY_RULE, NOTIFY_ASK_EXEC, NOTIFY_ASK_WRITE, ... };
+                   NOTIFY_ASK_READ, NOTIFY_ASK_BY_RULE, NOTIFY_ASK_EXEC, NOTIFY_ASK_WRITE,
+                   NOTIFY_ASK_NAMES, ... };
 enum notify_action { NOTIFY_ASKED_ABOUT, ... };
 
 typedef struct notify_listener notify_listener;
@@ -94,7 +96,7 @@ uint64_t notify_spent(notify_listener *l, uint64_t key);
 
 int notify_next_question(notify_listener *l, struct notify_question *out, int timeout_ms);
 void notify_stop_asking(notify_listener *l);
-int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd, int heard);
+int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd, int heard, int error);
 int notify_stage_of(notify_listener *l, uint64_t key, uint64_t id);
 int notify_wait(notify_listener *l, int timeout_ms);
 void notify_wake(notify_listener *l);

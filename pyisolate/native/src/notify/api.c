@@ -473,8 +473,8 @@ SHARED void notify_stop_asking(notify_listener *l)
 }
 
 /* Answer a question; one whose call was given up is recorded as such. `fd`, of a file that was asked about, and `heard`, a
- * socket that gets one byte (notify_say), are the listener's where this succeeds; -1: none. */
-SHARED int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd, int heard)
+ * socket that gets one byte (notify_say), are the listener's where this succeeds; -1: none. `error`: of a call that is done. */
+SHARED int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd, int heard, int error)
 {
 	struct notify_answered *a = notify_alloc(1, sizeof *a);
 
@@ -488,6 +488,7 @@ SHARED int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd
 	a->said = said;
 	a->fd = fd;
 	a->heard = heard;
+	a->error = error;
 	pthread_mutex_lock(&l->lock);
 	a->next = l->answered;
 	__atomic_store_n(&l->answered, a, __ATOMIC_RELEASE);

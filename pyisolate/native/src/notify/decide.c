@@ -484,7 +484,7 @@ SHARED void notify_decide(const struct notify_call *c)
 			notify_do_limit(c);
 			return;
 		}
-		if (c->policy->flags & (NOTIFY_ASK_READ | NOTIFY_ASK_WRITE) && notify_ask_open(c))
+		if (notify_ask_open(c) || notify_ask_names(c))
 			return;
 		if (c->l->capability[nr] == PYI_FS_LOOKUP)
 			notify_watch_look(c);

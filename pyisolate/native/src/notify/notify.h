@@ -144,10 +144,14 @@ enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOT
 		   NOTIFY_ASK_CONNECT = 16, NOTIFY_OWN_NAMES = 32, NOTIFY_MONITOR_FILES = 64, NOTIFY_OWN_SOCKETS = 128,
 		   NOTIFY_OWN_TMP = 256, NOTIFY_OWN_SHM = 512, /* names that lead to the workspace */
 		   NOTIFY_ASK_READ = 1024, NOTIFY_ASK_BY_RULE = 2048,
-		   NOTIFY_ASK_EXEC = 4096, NOTIFY_ASK_WRITE = 8192 };
+		   NOTIFY_ASK_EXEC = 4096, NOTIFY_ASK_WRITE = 8192,
+		   NOTIFY_ASK_NAMES = 16384 };
 /* What the host says to a question: refuse, let it through, or let the kernel decide as if nothing had been asked. */
-/* EMPTY: yes, and the file is emptied once the guest has it. */
-enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER, NOTIFY_SAID_EMPTY };
+/* EMPTY: yes, and the file is emptied once the guest has it. BEGIN: yes, and the host is about to carry the call out, which is
+ * not interrupted from here on. DONE: it has, with that error. */
+enum notify_said {
+	NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER, NOTIFY_SAID_EMPTY, NOTIFY_SAID_BEGIN, NOTIFY_SAID_DONE,
+};
 /* Where a call is: nowhere (answered, or given up by its task), at the listener, or past it (an exec alone). */
 enum notify_stage { NOTIFY_STAGE_GONE, NOTIFY_STAGE_WAITS, NOTIFY_STAGE_WENT_ON };
 /* capability.py, NetAction; ASKED_ABOUT: a rule that grants nothing, and says which connections are asked about. */
@@ -316,7 +320,7 @@ struct notify_call {
 	uint32_t waited_ms;
 	uint64_t question;
 	const char *name; /* of a file or program that the host was asked about: the copy; NULL: the guest's memory has it */
-	size_t name_bytes;
+	size_t name_bytes, other_bytes; /* the second name of a call that has two comes right after the first */
 };
 
 struct notify_decision {
@@ -331,6 +335,7 @@ struct notify_wait {
 	uint64_t id, deadline_ns;
 	int tid, fd, dead;
 	int gone;		/* a question whose call was given up: it keeps its place until the host has answered */
+	int begun;		/* the host carries it out */
 	enum notify_step step;
 	int then_send;		/* MSG_FASTOPEN: connect, then send */
 	struct notify_message message;
@@ -356,15 +361,15 @@ struct notify_flight {
 struct notify_question {
 	uint64_t key, number, id; /* id: the call (notify_stage) */
 	uint32_t scope;
-	int32_t pid, tid;
-	uint16_t capability, family, port, name_bytes;
+	int32_t pid, tid, nr;
+	uint16_t capability, family, port, name_bytes, other_bytes;
 	uint8_t address[16];
-	uint32_t flags, mode; /* of open(2) */
+	uint32_t flags, mode; /* of the call */
 	char name[NOTIFY_ASKED_NAME];
 };
 struct notify_answered {
 	uint64_t number;
-	int said, fd, heard; /* fd: what the guest is given, -1: nothing; heard: a socket that hears it (notify_say) */
+	int said, fd, heard, error; /* fd: what the guest is given, -1: nothing; heard: a socket that hears it (notify_say) */
 	struct notify_answered *next;
 };
 

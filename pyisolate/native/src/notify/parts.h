@@ -35,6 +35,8 @@ SHARED int notify_wait_connect(notify_listener *l, struct notify_wait *w);
 SHARED int notify_ask(const struct notify_call *c, int fd, const struct notify_endpoint *to,
 		      const struct notify_decision *d);
 SHARED int notify_ask_open(const struct notify_call *c);
+SHARED int notify_changes_names(int nr);
+SHARED int notify_ask_names(const struct notify_call *c);
 SHARED void notify_ask_exec(const struct notify_call *c);
 SHARED void notify_take_answers(notify_listener *l);
 

@@ -3,12 +3,40 @@
  * waits in the kernel; nothing else does. */
 #include "parts.h"
 
+/* Flags and mode of a call that has them. */
+static void notify_describe(const struct notify_call *c, struct notify_question *q)
+{
+	int argument = c->l->path_argument[c->nr];
+
+	switch (c->nr) {
+	case SYS_renameat2:
+		q->flags = (uint32_t)c->args[4];
+		break;
+#ifdef SYS_mkdir
+	case SYS_mkdir:
+#endif
+	case SYS_mkdirat:
+		q->mode = (uint32_t)c->args[argument + 1] & 07777;
+		break;
+	case SYS_unlinkat:
+		q->flags = (uint32_t)c->args[2];
+		break;
+#ifdef SYS_open
+	case SYS_open:
+#endif
+	case SYS_openat:
+		q->flags = (uint32_t)c->args[argument + 1];
+		q->mode = (uint32_t)c->args[argument + 2] & 07777;
+		break;
+	}
+}
+
 static int notify_push_question(notify_listener *l, const struct notify_wait *w)
 {
 	uint32_t tail = __atomic_load_n(&l->question_tail, __ATOMIC_ACQUIRE);
 	uint64_t one = 1;
 	/* no rule has such a name: the kernel decides, in the call's turn, and the whole name is in its record */
-	size_t shown = w->call.name_bytes <= NOTIFY_ASKED_NAME ? w->call.name_bytes : 0;
+	size_t both = w->call.name_bytes + w->call.other_bytes, shown = both <= NOTIFY_ASKED_NAME ? both : 0;
 
 	if (l->question_head - tail >= NOTIFY_QUESTION_RING)
 		return 0;
@@ -21,16 +49,15 @@ static int notify_push_question(notify_listener *l, const struct notify_wait *w)
 		.pid = notify_pid(w->sandbox, w->tid),
 		.tid = w->tid,
 		.capability = (uint16_t)notify_asked_capability(&w->call),
-		.name_bytes = (uint16_t)shown,
+		.nr = w->call.nr,
+		.name_bytes = (uint16_t)(shown ? w->call.name_bytes : 0),
+		.other_bytes = (uint16_t)(shown ? w->call.other_bytes : 0),
 		.family = (uint16_t)w->message.to.family,
 		.port = w->message.to.port,
 	};
 	memcpy(q->address, w->message.to.address, sizeof q->address);
-	if (q->capability == PYI_FS_READ || q->capability == PYI_FS_WRITE) {
-		int argument = w->call.l->path_argument[w->call.nr];
-		q->flags = (uint32_t)w->call.args[argument + 1];
-		q->mode = (uint32_t)w->call.args[argument + 2] & 07777;
-	}
+	if (w->call.name)
+		notify_describe(&w->call, q);
 	if (w->call.name)
 		memcpy(q->name, w->call.name, shown);
 	__atomic_store_n(&l->question_head, l->question_head + 1, __ATOMIC_RELEASE);
@@ -99,6 +126,26 @@ static struct notify_wait *notify_parked_name(const struct notify_call *c, size_
 	return parked;
 }
 
+/* Have a call about files wait, with the copy of its names, the first of which has so many bytes: 1, or 0 where it cannot. */
+static int notify_park_names(const struct notify_call *c, struct notify_wait *w, size_t first)
+{
+	int fd = fcntl(c->l->ask, F_DUPFD_CLOEXEC, 3); /* a wait has one; this one is never looked at */
+
+	if (fd < 0)
+		return 0;
+	w->call = *c;
+	w->call.question = c->l->last_question + 1;
+	if (notify_park(c, fd, w)) {
+		close(fd);
+		return 0;
+	}
+	struct notify_wait *parked = notify_parked_name(c, first);
+	parked->call.other_bytes = w->message.bytes - first;
+	if (!notify_push_question(c->l, parked))
+		notify_as_ever(c->l, parked);
+	return 1;
+}
+
 /* Ask about a file that is opened, whose name the host can be shown: 1 where the call waits now. Whether any
  * rule speaks of the file the host finds out, and says "as ever" where one does. The listener alone does not know: what
  * is granted is the root view's and Landlock's to say. So the host counts those that are questions; what is only looked
@@ -127,19 +174,53 @@ SHARED int notify_ask_open(const struct notify_call *c)
 	w.message.bytes = notify_read_path(c, argument, c->l->names, NOTIFY_NAME);
 	if (!w.message.bytes || w.message.bytes > NOTIFY_ASKED_NAME || c->l->names[0] != '/')
 		return 0;
-	int fd = fcntl(c->l->ask, F_DUPFD_CLOEXEC, 3); /* a wait has one; this one is never looked at */
-	if (fd < 0)
-		return 0;
-	w.call = *c;
-	w.call.question = c->l->last_question + 1;
-	if (notify_park(c, fd, &w)) {
-		close(fd);
+	return notify_park_names(c, &w, w.message.bytes);
+}
+
+/* Calls that make, remove or move a name, and are asked about. Links are not: what they lead to is not in their name. */
+SHARED int notify_changes_names(int nr)
+{
+	switch (nr) {
+#ifdef SYS_mkdir
+	case SYS_mkdir:
+	case SYS_rmdir:
+	case SYS_unlink:
+	case SYS_rename:
+#endif
+#ifdef SYS_renameat
+	case SYS_renameat:
+#endif
+	case SYS_mkdirat:
+	case SYS_unlinkat:
+	case SYS_renameat2:
+		return 1;
+	default:
 		return 0;
 	}
-	struct notify_wait *parked = notify_parked_name(c, w.message.bytes);
-	if (!notify_push_question(c->l, parked))
-		notify_as_ever(c->l, parked);
-	return 1;
+}
+
+/* Ask about such a call, as about a file that is opened: the host finds out whether any rule speaks of its names, and on
+ * yes carries it out itself. */
+SHARED int notify_ask_names(const struct notify_call *c)
+{
+	struct notify_wait w = {
+		.step = NOTIFY_STEP_ASK,
+		.refusal = {.reason = NOTIFY_NOT_GRANTED, .rule = -1, .presented = -1},
+		.payload = c->l->names,
+		.since_ns = notify_now(),
+	};
+	char *names = c->l->names;
+	int other = notify_other_argument(c->nr);
+
+	if (!(c->policy->flags & NOTIFY_ASK_NAMES) || !notify_changes_names(c->nr))
+		return 0;
+	size_t first = notify_read_path(c, c->l->path_argument[c->nr], names, NOTIFY_NAME);
+	size_t second = other < 0 ? 0 : notify_read_path(c, other, names + first, NOTIFY_NAME);
+	if (!first || first + second > NOTIFY_ASKED_NAME || names[0] != '/' ||
+	    (other >= 0 && (!second || names[first] != '/')))
+		return 0;
+	w.message.bytes = first + second;
+	return notify_park_names(c, &w, first);
 }
 
 /* Every program that a sandbox starts, where its host is asked about some: the call waits, or is refused. The host
@@ -185,6 +266,19 @@ static void notify_let_open(notify_listener *l, struct notify_wait *w, struct no
 	notify_wait_end(l, w);
 }
 
+/* Yes: the host makes the call itself, from BEGIN to DONE. It has been made also where its task dies in between. */
+static void notify_carry_out(notify_listener *l, struct notify_wait *w, struct notify_answered *a)
+{
+	if (a->said == NOTIFY_SAID_BEGIN) {
+		w->begun = 1;
+		notify_say(a->heard, 1);
+		a->heard = -1;
+		return;
+	}
+	notify_settle_question(w, NOTIFY_REPLY_YES, NOTIFY_WOULD_DENY, 0);
+	notify_wait_finish(l, w, -a->error);
+}
+
 /* Yes: the host has opened the gate of that program. */
 static void notify_run(notify_listener *l, struct notify_wait *w)
 {
@@ -223,7 +317,9 @@ static void notify_answer_question(notify_listener *l, struct notify_answered *a
 	if (!w)
 		return; /* its sandbox is forgotten, or it was answered */
 	int waits = notify_still_waits(w), yes = a->said == NOTIFY_SAID_YES || a->said == NOTIFY_SAID_EMPTY;
-	if (!waits && a->said == NOTIFY_SAID_AS_EVER)
+	if (w->begun ? a->said == NOTIFY_SAID_DONE : waits && a->said == NOTIFY_SAID_BEGIN)
+		notify_carry_out(l, w, a);
+	else if (!waits && a->said == NOTIFY_SAID_AS_EVER)
 		notify_wait_end(l, w); /* nothing was asked about it */
 	else if (!waits)
 		notify_give_up_question(l, w);

@@ -70,7 +70,9 @@ static void notify_record_names(const struct notify_call *c, struct notify_recor
 		path[length] = 0;
 		r->met = notify_met(c, path, &length, NOTIFY_NAME, &more);
 	}
-	if (other >= 0)
+	if (copied && other >= 0)
+		memcpy(path + length, c->name + c->name_bytes, more = c->other_bytes);
+	else if (other >= 0)
 		more = notify_read_path(c, other, path + length, NOTIFY_NAME);
 	if (length + more > sizeof r->text && !(into = r->names = notify_alloc(1, length + more)))
 		return; /* without its names rather than not at all */
@@ -370,13 +372,15 @@ SHARED void notify_wait_step(notify_listener *l, struct notify_wait *w)
 }
 
 /* What a question is about: an address, a file that is opened to be read or written (the host says so where it would be
- * made), or a program. */
+ * made), a name that is made or removed (and so of a call that does both), or a program. */
 SHARED int notify_asked_capability(const struct notify_call *c)
 {
 	if (!c->name)
 		return PYI_NET_CONNECT;
 	if (c->nr == SYS_execve || c->nr == SYS_execveat)
 		return PYI_PROCESS_EXEC;
+	if (notify_changes_names(c->nr))
+		return c->l->capability[c->nr];
 	return c->args[c->l->path_argument[c->nr] + 1] & O_ACCMODE ? PYI_FS_WRITE : PYI_FS_READ;
 }
 
@@ -420,7 +424,7 @@ static void notify_tick_question(notify_listener *l, struct notify_wait *w, uint
 		notify_refuse_question(l, w, NOTIFY_REPLY_LATE);
 	} else if (now >= w->deadline_ns) {
 		notify_give_up_question(l, w);
-	} else if (waits && notify_interrupted(w->tid)) {
+	} else if (waits && !w->begun && notify_interrupted(w->tid)) {
 		w->gone = 1;
 		notify_answer(w->sandbox, w->id, 0, -NOTIFY_RESTART, 0);
 	}

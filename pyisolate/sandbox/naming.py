@@ -1,0 +1,124 @@
+"""Calls that make, remove or move names, and wait for an answer: what is asked about each, and what a yes does.
+
+A call that needs two things that no rule speaks of, as a move does, is two questions, one after the other. Not asked
+about: what a rule speaks of, a move of a directory, and one to where more may be done with the file, which no answer
+about its names covers.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from ..capability import Capability
+from ..kernel.rootview.names import HostName, NameCall, NameChange
+from ..native.mount import RENAME_NOREPLACE
+from ..policy import workspace
+from ..policy.asking import NAMING
+from ..policy.broker import Broker, is_asked_about
+from ..policy.moves import widened
+from ..records import Asked
+
+_REMOVES_DIRECTORY = 0x200  # AT_REMOVEDIR, linux/fcntl.h
+#: What lies there is another one for each process, or is no file: never the supervisor's for a guest.
+NOT_FILES = ("/proc", "/sys", "/dev")
+Need = tuple[Capability, str]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A call, and what its guest needs for it that no rule speaks of."""
+
+    change: NameChange
+    needs: tuple[Need, ...]
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A name as the guest wrote it, and where it lies: in a directory whose links are followed."""
+
+    written: str
+    path: str
+    seen: os.stat_result | None
+    on_host: HostName
+
+
+def named_by(asked: Asked, broker: Broker, umask: int) -> Named | None:
+    """Return the call if the host is to be asked about it; None: the kernel decides. Raises OSError, ValueError."""
+    names = [_name(one, broker) for one in (asked.target, asked.other) if one]
+    call = _call_of(asked)
+    if call is None or len(names) != (2 if call == "rename" else 1):
+        return None
+    at, to = names[0], names[-1]
+    if (at.seen is None) != (call == "mkdir"):
+        return None  # EEXIST, ENOENT: nothing refuses it
+    if at.seen is not None and stat.S_ISDIR(at.seen.st_mode) != (call == "rmdir"):
+        return None
+    if call == "rename" and not _may_move(at, to, asked, broker):
+        return None
+    needs = _missing(call, at, to, broker)
+    if not needs:
+        return None
+    change = NameChange(
+        call=call,
+        at=at.on_host,
+        to=to.on_host if call == "rename" else None,
+        mode=asked.mode & 0o777 & ~umask,
+    )
+    return Named(change, needs)
+
+
+def _call_of(asked: Asked) -> NameCall | None:
+    if asked.syscall.startswith("mkdir"):
+        return "mkdir"
+    if asked.syscall.startswith("rename"):
+        return "rename" if asked.flags in (0, RENAME_NOREPLACE) else None
+    removes_directory = asked.syscall == "rmdir" or asked.flags == _REMOVES_DIRECTORY
+    return "rmdir" if removes_directory else "unlink" if asked.syscall in NAMING and not asked.flags else None
+
+
+def _name(written: str, broker: Broker) -> _Name:
+    reached = workspace.as_reached(written, workspace.links(broker.policy))
+    parent, _, last = reached.rstrip("/").rpartition("/")
+    if last in ("", ".", "..") or not reached.isprintable():
+        raise ValueError(f"{written!r} has no last part that is a name")
+    directory = os.path.realpath(parent or "/")
+    path = os.path.join(directory, last)
+    if any(_is_elsewhere(one) for one in (reached, os.path.normpath(reached), path)):
+        raise ValueError(f"{written!r} is not the host's for a guest")
+    place = os.stat(directory, follow_symlinks=False)
+    seen = os.lstat(path) if os.path.lexists(path) else None
+    found = None if seen is None else (seen.st_dev, seen.st_ino)
+    if reached.endswith("/") and seen is not None and not stat.S_ISDIR(seen.st_mode):
+        raise NotADirectoryError(written)
+    return _Name(reached, path, seen, HostName(directory, place.st_dev, place.st_ino, last, found))
+
+
+def _is_elsewhere(path: str) -> bool:
+    """Tell whether a name is another one for each process, or the sandbox's own."""
+    return workspace.is_place(path) or any(path == one or path.startswith(one + "/") for one in NOT_FILES)
+
+
+def _may_move(at: _Name, to: _Name, asked: Asked, broker: Broker) -> bool:
+    if to.seen is not None and (asked.flags & RENAME_NOREPLACE or stat.S_ISDIR(to.seen.st_mode)):
+        return False
+    return not widened(broker.decide, at.path, to.path, directory=False)
+
+
+def _missing(call: NameCall, at: _Name, to: _Name, broker: Broker) -> tuple[Need, ...]:
+    """Return what is asked about, in the order of hooks; nothing where a rule refuses some of it."""
+    wanted = [(Capability.FS_CREATE if call == "mkdir" else Capability.FS_DELETE, at)]
+    if call == "rename":
+        wanted.append((Capability.FS_CREATE, to))
+        if to.seen is not None:
+            wanted.append((Capability.FS_DELETE, to))
+    needs = []
+    for capability, name in wanted:
+        decisions = [broker.decide(capability, one) for one in (name.written, name.path)]
+        if not any(one.refused for one in decisions):
+            continue
+        if not all(is_asked_about(broker.policy, one) for one in decisions):
+            return ()
+        needs.append((capability, name.path))
+    return tuple(needs)

@@ -1,0 +1,153 @@
+"""Questions about names that are removed, made or moved: on yes the host makes the call, and the guest has its end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+import pyisolate
+from pyisolate import Allow, Deny, Policy
+
+from .test_ask_files import Asked, place, refused  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
+
+POLICY = Policy.preset("compute").with_ask("fs.create", "fs.delete")
+NATIVE = POLICY.allow_import("@stdlib", "ctypes").allow_native("_ctypes")
+_RAW = """
+import ctypes, os, signal
+signal.signal(signal.SIGUSR1, lambda *_: None)
+libc = ctypes.CDLL(None, use_errno=True)
+UNLINKAT = 263 if os.uname().machine == "x86_64" else 35
+def unlinked(name):
+    return 0 if libc.syscall(UNLINKAT, -100, name, 0) == 0 else -ctypes.get_errno()
+"""
+
+
+def events_of(sandbox: pyisolate.Sandbox) -> list[tuple[str, str, str | None, bool]]:
+    return [(one.capability, one.target, one.answer, one.would_deny) for one in sandbox.get_denial_events()]
+
+
+def test_yes_removes_and_makes_and_no_does_not_each_with_one_event(
+    supervisor: pyisolate.Supervisor,
+    place: Path,  # noqa: F811
+) -> None:
+    asked, data, new = Asked(Deny("keep it"), Allow(), Allow(), Allow()), place / "data", place / "new"
+    with supervisor.spawn("names", POLICY, on_ask=asked) as sandbox:
+        sandbox.exec("import os\nos.umask(0o027)")
+        event = refused(sandbox, f"os.remove({str(data)!r})")
+        assert (event.capability, event.target, event.answer) == ("fs.delete", str(data), "deny")
+        assert "keep it" in event.kernel_reason
+        assert data.exists()
+        sandbox.exec(f"os.remove({str(data)!r})\nos.mkdir({str(new)!r})")
+        found = new.stat()
+        assert (data.exists(), found.st_mode & 0o777) == (False, 0o750)
+        assert found.st_uid == (65534 if os.geteuid() == 0 else os.geteuid())
+        sandbox.exec(f"os.rmdir({str(new)!r})")
+        assert not new.exists()
+        for absent in ("os.remove({!r})", "os.rmdir({!r})"):
+            assert refused(sandbox, absent.format(str(new))).answer is None
+        assert events_of(sandbox)[:4] == [
+            ("fs.delete", str(data), "deny", False),
+            ("fs.delete", str(data), "once", True),
+            ("fs.create", str(new), "once", True),
+            ("fs.delete", str(new), "once", True),
+        ]
+    assert asked.targets == [str(data), str(data), str(new), str(new)]
+
+
+def test_a_move_is_a_question_for_each_name(supervisor: pyisolate.Supervisor, place: Path) -> None:  # noqa: F811
+    asked, data, new = Asked(Allow(), Deny(), *[Allow()] * 5), place / "data", place / "new"
+    with supervisor.spawn("moves", POLICY, on_ask=asked) as sandbox:
+        sandbox.exec("import os")
+        refused(sandbox, f"os.rename({str(data)!r}, {str(new)!r})")
+        assert data.exists()
+        sandbox.exec(f"os.rename({str(data)!r}, {str(new)!r})")
+        sandbox.exec(f"os.replace({str(new)!r}, {str(place / 'other')!r})")
+        assert (data.exists(), new.exists(), (place / "other").read_text()) == (False, False, "asked")
+        assert events_of(sandbox) == [
+            ("fs.delete", str(data), "once", True),  # of both moves
+            ("fs.create", str(new), "deny", False),
+            ("fs.create", str(new), "once", True),
+            ("fs.delete", str(new), "once", True),
+            ("fs.create", str(place / "other"), "once", True),
+            ("fs.delete", str(place / "other"), "once", True),
+        ]
+
+
+def test_what_is_another_thing_by_then_is_not_touched_and_an_error_is_the_kernels(
+    supervisor: pyisolate.Supervisor,
+    place: Path,  # noqa: F811
+) -> None:
+    data, other, new, full = place / "data", place / "other", place / "new", place / "full"
+    full.mkdir()
+    (full / "kept").touch()
+    asked = Asked(*[Allow()] * 6)
+    with supervisor.spawn("swaps", POLICY, on_ask=asked) as sandbox:
+        sandbox.exec("import os")
+        asked.before = lambda: os.replace(other, data)
+        refused(sandbox, f"os.remove({str(data)!r})")
+        assert data.read_text() == "not asked"
+        asked.before = lambda: new.write_text("came first")
+        with pytest.raises(pyisolate.GuestError, match="FileExistsError"):
+            sandbox.exec(f"os.rename({str(data)!r}, {str(new)!r})")
+        assert (data.read_text(), new.read_text()) == ("not asked", "came first")
+        asked.before = lambda: (full.rename(place / "away"), full.symlink_to("away"))
+        refused(sandbox, f"os.remove({str(full / 'kept')!r})")
+        assert (place / "away" / "kept").exists()
+        asked.before = lambda: None
+        with pytest.raises(pyisolate.GuestError, match="Directory not empty"):
+            sandbox.exec(f"os.rmdir({str(place / 'away')!r})")
+    assert len(asked.targets) == 5
+
+
+def test_rules_decide_first_and_what_no_name_shows_is_no_question(
+    supervisor: pyisolate.Supervisor,
+    place: Path,  # noqa: F811
+) -> None:
+    data, other, out = place / "data", place / "other", place / "out"
+    out.mkdir()
+    out.chmod(0o777)
+    asked = Asked(*[Allow()] * 2)
+    policy = Policy.preset("compute").with_ask({"delete": str(data)}, {"create": str(place)}).allow_exec("/usr/bin/rm")
+    policy = policy.deny("fs.delete", str(other)).allow_read(str(out)).allow_write(str(out))
+    with supervisor.spawn("rules", policy, on_ask=asked) as sandbox:
+        sandbox.exec("import os")
+        for attempt in (
+            f"os.remove({str(other)!r})",
+            f"os.rename({str(data)!r}, {str(out / 'read')!r})",  # which would let it be read
+            f"os.symlink('/etc/shadow', {str(place / 'new')!r})",
+            f"os.link({str(data)!r}, {str(place / 'new')!r})",
+        ):
+            assert refused(sandbox, attempt).answer is None, attempt
+        assert asked.targets == []
+        assert sandbox.run(["/usr/bin/rm", str(data)]).returncode == 0  # a program's call is asked about as well
+    assert (asked.targets, data.exists()) == ([str(data)], False)
+
+
+class _Signals:
+    """Says yes after a signal has come that the call was interrupted by, or that would have."""
+
+    def __init__(self) -> None:
+        self.returned = threading.Event()
+
+    def __call__(self, question: pyisolate.Question) -> Allow:
+        os.kill(question.pid, signal.SIGUSR1)
+        assert self.returned.wait(30)
+        return Allow()
+
+
+def test_a_call_that_was_given_up_removes_nothing(supervisor: pyisolate.Supervisor, place: Path) -> None:  # noqa: F811
+    asked, data = _Signals(), place / "data"
+    with supervisor.spawn("gives-up", NATIVE, on_ask=asked) as sandbox:
+        sandbox.exec(_RAW)
+        assert sandbox.call("unlinked", bytes(data)) == -errno.EINTR
+        asked.returned.set()
+        assert sandbox.call("unlinked", bytes(place / "other")) == 0  # the control
+        assert data.exists()
+        assert not (place / "other").exists()
