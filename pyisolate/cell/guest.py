@@ -48,14 +48,12 @@ from .source import (
     Awaiting,
     Caller,
     Cells,
-    compile_cell,
-    compile_expression,
     compile_guest,
     forget_last_value,
     resolve,
 )
 from .streams import GivenStdin, OpenFiles, exit_code, finish_script, flush_streams
-from .tracebacks import call_excepthook, print_errors_of_threads
+from .tracebacks import call_excepthook, keep_last, print_errors_of_threads
 
 #: Frames of a rehearsal: what a spare gets first, and the request that is gone through.
 _BEGIN = wire.encode(wire.Begin(sandbox=STANDBY))
@@ -355,6 +353,8 @@ class Guest:
             raise
         except BaseException as error:
             self._running = False
+            if request.kind in ("exec", "eval"):
+                keep_last(error)
             answer = self._failure(request, error)
         if os.getpid() != self._pid:
             _end_child(answer)
@@ -392,7 +392,9 @@ class Guest:
         namespace = self.module.__dict__
         filename = self._cells.remember(request.source, request.filename)
         if request.kind == "eval":
-            return done(request, self._awaiting.evaluate(compile_expression(request.source, filename), namespace))
+            return done(
+                request, self._awaiting.evaluate(self._cells.compile_expression(request.source, filename), namespace)
+            )
         if request.argv:
             sys.argv[:] = request.argv
         if request.kind == "script":
@@ -412,14 +414,16 @@ class Guest:
 
     def execute(self, request: wire.Request, namespace: dict[str, Any], filename: str) -> wire.Done:
         """Run the source of a request, and return what its last expression is worth."""
-        code, last = compile_cell(request.source, filename)
+        code, last = self._cells.compile(request.source, filename)
         if code is not None:
             awaits = last is not None and bool(last.co_flags & inspect.CO_COROUTINE)
             self._awaiting.evaluate(code, namespace, awaits=awaits)
         if last is None:
             return wire.Done(id=request.id)
         value = self._awaiting.evaluate(last, namespace)
-        if value is not None:
+        if sys.displayhook is not sys.__displayhook__:
+            call_apart(sys.displayhook, (value,))
+        elif value is not None:
             builtins._ = value  # type: ignore[attr-defined] # as the interactive interpreter does
             self._display.result(value)
         return done(request, value)

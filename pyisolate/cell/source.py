@@ -1,6 +1,7 @@
 """A guest's source text: how it is compiled, kept for tracebacks and `inspect`, and named in what it raises."""
 
 from __future__ import annotations
+import __future__
 
 import ast
 import builtins
@@ -21,6 +22,8 @@ from ..native.frames import call_apart
 #: where the lines of this package are
 PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+#: The flags of features that are not in the language anyway; others have the numbers of flags that any code may have.
+_FUTURES = __future__.annotations.compiler_flag | __future__.barry_as_FLUFL.compiler_flag
 #: No statement begins so: an indentation, a comment, what closes a bracket, the end of a line.
 _NO_START = frozenset(" \t#)]}\n")
 
@@ -32,6 +35,18 @@ class Cells:
 
     def __init__(self) -> None:
         self._sources: dict[str, str] = {}
+        self._flags = 0
+
+    def compile(self, source: str, filename: str) -> tuple[Code | None, Code | None]:
+        """Return what `compile_cell` does; `__future__` statements hold in later cells, as at a prompt."""
+        code, last = compile_cell(source, filename, self._flags)
+        if code is not None and (found := futures_of(code)) != self._flags:
+            self._flags = found
+        return code, last
+
+    def compile_expression(self, source: str, filename: str) -> Code:
+        """Return the code of one expression, under the `__future__` statements of earlier cells."""
+        return compile_expression(source, filename, self._flags)
 
     def remember(self, source: str, filename: str) -> str:
         """Keep a source for tracebacks and `inspect.getsource`; return the name it is compiled under.
@@ -91,26 +106,34 @@ def show_no_own_lines() -> None:
                 linecache.cache[shown] = (0, None, [], shown)
 
 
-def compile_cell(source: str, filename: str) -> tuple[Code | None, Code | None]:
+def compile_cell(source: str, filename: str, flags: int = 0) -> tuple[Code | None, Code | None]:
     """Return the code of a source's statements, and that of its last one where it is an expression.
 
-    `await` may stand outside of functions, as in Jupyter. Raises SyntaxError.
+    `await` may stand outside of functions, as in Jupyter. `flags`: of earlier cells (`futures_of`). Raises SyntaxError.
     """
-    if (split := _split(source, filename)) is not None:
+    if (split := _split(source, filename, flags)) is not None:
         return split
-    tree = compile_guest(source, filename, "exec", ast.PyCF_ONLY_AST | _AWAIT)
+    flags |= _AWAIT
+    tree = compile_guest(source, filename, "exec", ast.PyCF_ONLY_AST | flags)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    code = compile_guest(tree, filename, "exec", _AWAIT) if tree.body else None
-    return code, None if last is None else compile_guest(ast.Expression(last.value), filename, "eval", _AWAIT)
+    code = compile_guest(tree, filename, "exec", flags) if tree.body else None
+    if code is not None:
+        flags |= futures_of(code)
+    return code, None if last is None else compile_guest(ast.Expression(last.value), filename, "eval", flags)
 
 
-def compile_expression(source: str, filename: str) -> Code:
+def compile_expression(source: str, filename: str, flags: int = 0) -> Code:
     """Return the code of one expression, which spaces may precede, as `eval` has it. Raises SyntaxError."""
-    code: Code = compile_guest(source.lstrip(" \t"), filename, "eval", _AWAIT)
+    code: Code = compile_guest(source.lstrip(" \t"), filename, "eval", _AWAIT | flags)
     return code
 
 
-def _split(source: str, filename: str) -> tuple[Code | None, Code] | None:
+def futures_of(code: Code) -> int:
+    """Return the flags of the `__future__` statements that code was compiled under: they hold for later cells, too."""
+    return code.co_flags & _FUTURES
+
+
+def _split(source: str, filename: str, flags: int) -> tuple[Code | None, Code] | None:
     """Compile without a syntax tree where the last statement is an expression that begins the last unindented line.
 
     To have a tree as objects takes longer than to compile, and its node types alone are 40 pages. What compiles before
@@ -120,8 +143,13 @@ def _split(source: str, filename: str) -> tuple[Code | None, Code] | None:
     if start < 0 or source.endswith("\\\n", 0, start):
         return None
     try:
-        last = compile_expression("\n" * source.count("\n", 0, start) + source[start:], filename)
-        return (compile_guest(source[:start], filename, "exec", _AWAIT) if start else None), last
+        last = compile_expression("\n" * source.count("\n", 0, start) + source[start:], filename, flags)
+        if not start:
+            return None, last
+        code: Code = compile_guest(source[:start], filename, "exec", _AWAIT | flags)
+        if (found := futures_of(code)) != flags:
+            return _split(source, filename, found)
+        return code, last
     except SyntaxError:
         return None
 

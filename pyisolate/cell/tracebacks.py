@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
+from types import TracebackType
 from typing import Any
 
 from ..hooks.frames import CALLED
@@ -81,11 +82,8 @@ def call_excepthook(error: BaseException) -> bool:
     """
     if sys.excepthook is sys.__excepthook__ or isinstance(error, SystemExit):
         return False
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(PACKAGE):
-        trace = trace.tb_next
     try:
-        sys.excepthook(type(error), error, trace)
+        sys.excepthook(type(error), error, _guests_part(error))
     except SystemExit:
         raise
     except BaseException as raised:
@@ -93,3 +91,19 @@ def call_excepthook(error: BaseException) -> bool:
         _print("Error in sys.excepthook:\n", raised)
         _print("\nOriginal exception was:\n", error)
     return True
+
+
+def keep_last(error: BaseException) -> None:
+    """Put an error where a prompt puts one that nothing caught: debuggers look there (`pdb.pm`)."""
+    trace = _guests_part(error)
+    sys.__dict__.update(last_type=type(error), last_value=error, last_traceback=trace)
+    if sys.version_info >= (3, 12):
+        sys.last_exc = error
+
+
+def _guests_part(error: BaseException) -> TracebackType | None:
+    """Return an error's traceback from the guest's outermost frame on."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(PACKAGE):
+        trace = trace.tb_next
+    return trace
