@@ -15,6 +15,7 @@ import platform
 import pwd
 import shutil
 import socket
+import syslog
 import uuid
 from collections.abc import Callable
 from types import ModuleType
@@ -125,10 +126,24 @@ def _which(original: Callable[..., Any]) -> Callable[..., Any]:
     return which
 
 
+def _syslog(original: Callable[..., None]) -> Callable[..., None]:
+    """Wrap `syslog.syslog`, which never raises for want of a daemon: what it is refused is an event, and no more."""
+
+    @functools.wraps(original)
+    def syslog(*args: Any) -> None:
+        try:
+            original(*args)
+        except PolicyError:
+            pass
+
+    return syslog
+
+
 def install() -> None:
     """Replace them in this process, once: private names of the library, as CPython 3.11 to 3.13 have them."""
     # A daemon for clocks, and addresses of network cards: without them a node is random (RFC 9562, 6.10).
     vars(uuid).update(_generate_time_safe=None, _GETTERS=[])
+    vars(syslog)["syslog"] = _syslog(syslog.syslog)
     vars(shutil)["which"] = _which(shutil.which)
     names = vars(platform)
     names["_syscmd_file"] = _with_program(names["_syscmd_file"], "file", "")

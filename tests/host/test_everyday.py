@@ -313,6 +313,34 @@ def test_each_use_of_what_has_ended_raises_an_error_of_its_own(supervisor: pyiso
     assert len(lengths) <= 2  # one for each way to use it
 
 
+def test_cells_go_on_as_at_a_prompt(supervisor: SupervisorOf) -> None:
+    with supervisor.spawn("prompt") as sandbox:
+        sandbox.exec("from __future__ import annotations\nclass First: x: unknown")
+        assert sandbox.exec("class Second: y: unknown\nSecond.__annotations__").value == {"y": "unknown"}
+        with pytest.raises(pyisolate.GuestError):
+            sandbox.exec("def fails():\n    kept = 7\n    1 / 0\nfails()")
+        sandbox.exec("import pdb, sys")
+        assert sandbox.exec("(sys.last_type.__name__, str(sys.last_value))").value == (
+            "ZeroDivisionError",
+            "division by zero",
+        )
+        assert "7" in sandbox.exec("pdb.pm()", stdin="p kept\nq\n").stdout
+        sandbox.exec("sys.displayhook = lambda value: print('shown', value)")
+        shown = sandbox.exec("5")
+        assert (shown.stdout, shown.value) == ("shown 5\n", 5)
+    with supervisor.spawn("control") as sandbox, pytest.raises(pyisolate.GuestError, match="unknown"):
+        sandbox.exec("class Second: y: unknown")
+
+
+def test_a_refused_word_to_the_systems_log_is_an_event(supervisor: SupervisorOf) -> None:
+    with supervisor.spawn("logs") as sandbox:
+        assert sandbox.exec("import syslog; syslog.syslog('ready'); print('on')").stdout == "on\n"
+        (event,) = sandbox.get_denial_events()
+        assert (event.capability, event.target) == ("net.connect", "unix:/dev/log")
+        with pytest.raises(pyisolate.PolicyError):  # what can fail in the interpreter does
+            sandbox.exec("import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).connect('/dev/log')")
+
+
 #: What a guest of any kind does is looked at under each of these replaced: they broke the cell, each in another way.
 _REPLACED = ("len", "type", "isinstance", "set", "bytes", "list", "super", "print", "next", "str", "vars", "getattr")
 
