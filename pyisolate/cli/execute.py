@@ -12,7 +12,7 @@ from .exit_status import Outcome, status_of
 from .guest_files import named_file
 from .guest_options import guest_options
 from .guest_run import Ran, Settings, assignment, run_guest
-from .policy_options import choose_policy, policy_options
+from .policy_options import choose_policy, policy_options, warn_of_absent
 from .project import Script
 from .run import say
 
@@ -49,6 +49,8 @@ def execute(command: tuple[str, ...], **options: Any) -> None:
     path = os.path.abspath(path)
     try:
         named = options["policy_file"] is not None
+        if not quiet:
+            warn_of_absent(options)
         policy = choose_policy(options)
         policy = policy if named else policy.allow_exec(path)
         options["env"] = dict(assignment(text) for text in options["env"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,14 @@ def choose_policy(options: dict[str, Any]) -> Policy:
     policy = with_environment(policy, options.pop("environment", None))
     limits = dict(_limit(text) for text in options.pop("limits"))
     return policy.with_limits(**limits) if limits else policy
+
+
+def warn_of_absent(options: dict[str, Any]) -> None:
+    """Say on stderr which paths of --allow-... do not exist: a sandbox is started without them."""
+    for option, builder, metavar, _ in _GRANTS:
+        for value in options[builder] if metavar == "PATH" else ():
+            if not value.startswith("@") and not os.path.lexists(value):
+                click.echo(f"pyisolate: {option} {value}: there is no such path, so nothing is granted", err=True)
 
 
 def _limit(text: str) -> tuple[str, Any]:

@@ -81,6 +81,8 @@ def chosen_script(words: tuple[str, ...], text: str | None, module: str | None) 
     if words[0] == "-":
         return replace(read_script("-", words[1:]), program="-")
     if os.path.isdir(words[0]):
+        if not os.path.exists(os.path.join(words[0], "__main__.py")):
+            raise ValueError(f"run {words[0]}: it is a directory without a __main__.py")
         script = read_script(os.path.join(words[0], "__main__.py"), words[1:])
         return replace(script, program=words[0], directory=os.path.realpath(words[0]))
     if _is_archive(words[0]):

@@ -15,7 +15,7 @@ from .exit_status import STATUS, Outcome, status_of
 from .guest_files import named_file
 from .guest_options import guest_options
 from .guest_run import Ran, Settings, assignment, run_guest
-from .policy_options import choose_policy, load_policy, policy_options
+from .policy_options import choose_policy, load_policy, policy_options, warn_of_absent
 from .project import RunCommand, Script, chosen_script, with_project
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def run(words: tuple[str, ...], text: str | None, module: str | None, **options:
     name = "-c" if text is not None else module or "".join(words[:1])
     project = options.pop("project") and options["policy_file"] is None
     try:
+        if not quiet:
+            warn_of_absent(options)
         policy = choose_policy(options)
         script = chosen_script(words, text, module)
         if install and (environment := environment_of_script(script.source)) is not None:
@@ -195,6 +197,7 @@ def _heading(event: DenialEvent) -> str:
 
 
 def _summary(heading: str, denials: list[DenialEvent]) -> str:
+    from ..telemetry.policy_error import to_run_it
     from .terminal import refused_by, suggestion_text
 
     total = sum(event.count for event in denials)
@@ -205,6 +208,8 @@ def _summary(heading: str, denials: list[DenialEvent]) -> str:
         lines.append(f"  {event.capability} {event.target}{times}  [{refused_by(event)}: {event.code}]{where}")
         if event.suggestion is not None:
             lines.append(f"      to allow it, add:  {suggestion_text(event.suggestion)}")
+            if (to_run := to_run_it(event)) is not None:
+                lines.append(f"      to run it, add:    {suggestion_text(to_run)}")
         elif event.code == "ALWAYS_DENIED":
             lines.append("      no policy can allow it")
     if len(denials) > _LISTED:

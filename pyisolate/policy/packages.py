@@ -111,9 +111,18 @@ def editables(interpreter: InterpreterFiles) -> Editables:
     return _editables(interpreter, tuple(stamp(path) for path in interpreter.site_dirs))
 
 
+def is_installed(name: str, interpreter: InterpreterFiles) -> bool:
+    """Tell whether a top-level module is the interpreter's own, in one of its site directories, or where they lead."""
+    return name in interpreter.stdlib_names or _is_in_site(name, interpreter) or is_editable(name, interpreter)
+
+
+def _is_in_site(name: str, interpreter: InterpreterFiles) -> bool:
+    return any(next(module_paths(name, site, interpreter), None) for site in interpreter.site_dirs)
+
+
 def is_editable(name: str, interpreter: InterpreterFiles) -> bool:
     """Tell whether a top-level module is found where site directories lead, and not in one of them."""
-    if any(next(module_paths(name, site, interpreter), None) for site in interpreter.site_dirs):
+    if _is_in_site(name, interpreter):
         return False
     found = editables(interpreter)
     return bool(found.named(name)) or any(next(module_paths(name, one, interpreter), None) for one in found.directories)

@@ -342,6 +342,7 @@ def _number(value: object, what: str, units: Mapping[str, float], example: str) 
     hint = f"write a positive number with a unit, such as {example} ({' '.join(u for u in units if u)})"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise PolicySyntaxError(f"{what}: expected {example!r}, got {type(value).__name__}", hint=hint)
+    given = value
     if isinstance(value, str):
         match = _SIZE.fullmatch(value.strip())
         unit = match[2].lower() if match else ""
@@ -350,7 +351,7 @@ def _number(value: object, what: str, units: Mapping[str, float], example: str) 
         number = int(match[1]) if match[1].isdigit() else float(match[1])
         value = float(number * units[unit]) if isinstance(number, float) else number * units[unit]
     if not 0 < value < 2**63 or not math.isfinite(value):
-        raise PolicySyntaxError(f"{what}: out of range", hint=hint)
+        raise PolicySyntaxError(f"{what} {_shown(given)}: out of range", hint=hint)
     return value
 
 
@@ -359,7 +360,7 @@ def count(value: object, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise PolicySyntaxError(f"{what}: expected a whole number, got {type(value).__name__}", hint="write such as 16")
     if not 0 < value < 2**31:
-        raise PolicySyntaxError(f"{what}: out of range", hint="use 1 to 2147483647")
+        raise PolicySyntaxError(f"{what} {_shown(value)}: out of range", hint="use 1 to 2147483647")
     return value
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from ..capability import Capability
 from ..cell import wire
 from ..errors import SandboxDied
 from ..native.process import signal_name
+from ..policy.interpreter import InterpreterFiles
+from ..policy.packages import is_installed
 from ..policy.suggest import is_task
 from ..policy.workspace import HOME, is_place, same_line
 
@@ -30,7 +36,9 @@ _PLACE_HINT = (
 
 
 def hint_of_refusal(policy: CompiledPolicy, event: DenialEvent) -> str | None:
-    """Return a hint about a refused file operation, where more is known than the event says; else None."""
+    """Return a hint about a refused operation, where more is known than the event says; else None."""
+    if event.capability is Capability.IMPORT_MODULE:
+        return _hint_of_absent(policy, event)
     if event.capability.family != "fs":
         return None
     if is_task(event.target):
@@ -38,6 +46,23 @@ def hint_of_refusal(policy: CompiledPolicy, event: DenialEvent) -> str | None:
     if event.suggestion is None and is_place(event.target):
         return _PLACE_HINT
     return next((_left_out(path) for path in _missing(policy) if same_line(path, event.target)), None)
+
+
+def _hint_of_absent(policy: CompiledPolicy, event: DenialEvent) -> str | None:
+    """Return a hint about a module that is not there for guests of this policy; None where it is, or may be."""
+    top, interpreter = event.target.partition(".")[0], InterpreterFiles.discover()
+    of_this = any(rule.path == interpreter.stdlib for rule in policy.fs)  # and of no other that runs the cells
+    if event.suggestion is None or not top.isidentifier() or not of_this:
+        return None
+    if policy.site is not None:
+        interpreter = msgspec.structs.replace(interpreter, site_dirs=(policy.site.path,), trusted_packages=False)
+    if is_installed(top, interpreter):
+        return None
+    where = interpreter.executable if policy.site is None else f"the environment {policy.site.path}"
+    return (
+        f"look at the name: {top} is not installed for {where}; once it is, or where it is a module of yours, "
+        f"add to the policy: {json.dumps(event.suggestion, ensure_ascii=False)}"
+    )
 
 
 def hint_of_failure(policy: CompiledPolicy, failure: wire.Failed) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from typing import Any
 
 from ..capability import Capability
 from ..decision import DenialCode, Verdict
@@ -33,7 +35,9 @@ def _hint(event: DenialEvent) -> str:
     if event.code is DenialCode.ALWAYS_DENIED:
         return _ALWAYS_HINTS.get(event.capability, "no policy can grant this")
     if event.suggestion is not None:
-        return f"to allow it, add to the policy: {json.dumps(event.suggestion, ensure_ascii=False)}"
+        to_run = to_run_it(event)
+        more = f"; to run it, instead: {_json(to_run)}" if to_run is not None else ""
+        return f"to allow it, add to the policy: {_json(event.suggestion)}{more}"
     if event.syscall in _MOVING and event.capability.family == "fs":
         return _MOVING_HINT
     by_errno = event.kernel_evaluation is Evaluation.ERRNO and event.broker_decision is Verdict.ALLOW
@@ -42,6 +46,23 @@ def _hint(event: DenialEvent) -> str:
     if event.capability is Capability.NET_SOCKET and event.target.startswith("AF_UNIX"):
         return _UNIX_HINT
     return _HINTS.get(event.capability, "see the event; its target cannot be written as a rule")
+
+
+def to_run_it(event: DenialEvent) -> dict[str, Any] | None:
+    """Return the rule that lets a program run which was looked for and not seen, as shells look along PATH; else None.
+
+    What a look-up is for cannot be seen: the event's own suggestion, to read it, is the smaller one.
+    """
+    suggested = event.suggestion or {}
+    if event.capability is not Capability.FS_LOOKUP or "fs" not in suggested:
+        return None
+    if not os.path.isfile(event.target) or not os.access(event.target, os.X_OK):
+        return None
+    return {"process": [{"exec": suggested["fs"][0]["path"]}]}
+
+
+def _json(piece: dict[str, Any]) -> str:
+    return json.dumps(piece, ensure_ascii=False)
 
 
 _UNIX_HINT = (

@@ -44,6 +44,15 @@ def test_the_guest_reads_the_rule_that_its_event_suggests(supervisor: pyisolate.
         assert "if it is installed" in told
 
 
+def test_a_name_that_is_no_modules_is_said_to_be_none(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("absent", Policy.preset("compute")) as sandbox:
+        for name, absent in (("jsno", True), ("click", False)):
+            with pytest.raises(PolicyError) as raised:
+                sandbox.exec(f"import {name}")
+            assert (f"look at the name: {name} is not installed" in str(raised.value)) is absent
+            assert f'add to the policy: {{"import": {{"allow": ["{name}"]}}}}' in str(raised.value)
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -11,14 +11,17 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from pyisolate import errors
+from pyisolate.capability import Capability
 from pyisolate.cli import exit_status, main, project
 from pyisolate.cli import policy_options as choosing
 from pyisolate.cli.exit_status import Outcome
 from pyisolate.cli.guest_run import Ran
 from pyisolate.cli.run import say
 from pyisolate.policy import Policy
+from pyisolate.telemetry.policy_error import policy_error
 from tests.telemetry_events import event
 
 
@@ -80,6 +83,30 @@ def test_an_error_that_the_guests_own_hook_was_given_is_not_told_again(capsys: p
     for shown, text in ((False, "the traceback\n"), (True, "")):
         say(Ran(error=errors.GuestError("ValueError", "x", "the traceback\n", shown=shown)), quiet=False)
         assert capsys.readouterr().err == text
+
+
+def test_who_looks_for_a_program_reads_how_it_may_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program, text = tmp_path / "program", tmp_path / "text"
+    for file, mode in ((program, 0o755), (text, 0o644)):
+        file.touch(mode)
+        refused = replace(
+            event(capability=Capability.FS_LOOKUP, target=str(file)),
+            suggestion={"fs": [{"path": str(file), "allow": ["read"]}]},
+        )
+        say(Ran(denials=[refused]), quiet=False)
+        said = capsys.readouterr().err.replace("\n", "")
+        assert "allow: [read]" in said
+        assert (f"to run it, add:    process: [{{exec: {program}}}]" in said) is (file is program)
+        assert ('to run it, instead: {"process"' in str(policy_error(refused))) is (file is program)
+
+
+def test_who_grants_what_is_not_there_is_warned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    absent = str(tmp_path / "absent")
+    given = {"allow_read": (str(tmp_path), absent), "allow_write": (), "allow_exec": ("@programs",)}
+    choosing.warn_of_absent(given)
+    assert (
+        capsys.readouterr().err == f"pyisolate: --allow-read {absent}: there is no such path, so nothing is granted\n"
+    )
 
 
 def test_a_defect_is_not_hidden_as_an_outcome() -> None:

@@ -158,7 +158,7 @@ def test_the_three_formats_mean_the_same(tmp_path: Path) -> None:
         ("random: {allow: true, seed: 7}", 1, "random.seed", "no effect"),
         ("random: {allow: 'no'}", 1, "random.allow", "true or false"),
         ("limits: {wall: 5x}", 1, "limits.wall", "cannot be read"),
-        ("limits:\n  memory: -1", 2, "limits.memory", "out of range"),
+        ("limits:\n  memory: -1", 2, "limits.memory", "-1: out of range"),
         ("limits:\n  memory: true", 2, "limits.memory", "bool"),
         ("limits:\n  memory: 0.0000000001s", 2, "limits.memory", "cannot be read"),
         ("limits:\n  processes: 1.5", 2, "limits.processes", "whole number"),

@@ -51,6 +51,8 @@ def test_the_command_line_names_one_thing_to_run(tmp_path: Path) -> None:
     assert chosen_script((str(link), "a"), None, None).directory == str(tmp_path.resolve())
     assert chosen_script(("a",), "1", None) == Script("1", "<string>", ("a",), program="-c")
     assert chosen_script(("a",), None, "json.tool").program == "json.tool"
+    with pytest.raises(ValueError, match="it is a directory without"):
+        chosen_script((str(tmp_path),), None, None)
 
 
 @pytest.mark.parametrize("words", [[], ["-m"], ["--json", "-c"]])
