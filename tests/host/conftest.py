@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +29,17 @@ def supervisor(request: pytest.FixtureRequest) -> Iterator[pyisolate.Supervisor]
         return
     with pyisolate.Supervisor(pool_size=1) as made:
         yield made
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Files that every user may read and no rule speaks of."""
+    top = Path("/var/tmp") / f"pyisolate-ask-{os.getpid()}"
+    top.mkdir(mode=0o755)
+    (top / "data").write_text("asked")
+    (top / "other").write_text("not asked")
+    yield top
+    shutil.rmtree(top)
 
 
 @pytest.fixture

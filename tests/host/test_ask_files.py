@@ -8,15 +8,14 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import pyisolate
-from pyisolate import Allow, Deny, EnforcementError, Policy, PolicyError, Question
+from pyisolate import Allow, Deny, EnforcementError, Policy
 from pyisolate.decision import DenialCode, Verdict
+from tests.asking import Asked, refused
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
@@ -43,41 +42,6 @@ def changed(path, mode, changes):
             found[change] = error.errno
     return found
 """
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """Files that everybody may read and no rule speaks of."""
-    top = Path("/var/tmp") / f"pyisolate-ask-{os.getpid()}"
-    top.mkdir(mode=0o755)
-    (top / "data").write_text("asked")
-    (top / "other").write_text("not asked")
-    yield top
-    shutil.rmtree(top)
-
-
-class Asked:
-    """Answers, and what was asked."""
-
-    def __init__(self, *answers: Any) -> None:
-        self.answers, self.questions = list(answers), list[Question]()
-        self.before: Callable[[], object] = lambda: None
-
-    def __call__(self, question: Question) -> Any:
-        self.questions.append(question)
-        self.before()
-        return self.answers.pop(0)
-
-    @property
-    def targets(self) -> list[str]:
-        return [question.target for question in self.questions]
-
-
-def refused(sandbox: pyisolate.Sandbox, code: str) -> pyisolate.DenialEvent:
-    with pytest.raises(PolicyError) as caught:
-        sandbox.exec(code)
-    assert caught.value.denial_event is not None, code
-    return caught.value.denial_event
 
 
 def test_a_rule_of_ask_is_all_that_is_asked_about(supervisor: pyisolate.Supervisor, place: Path) -> None:

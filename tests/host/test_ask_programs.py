@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import glob
 import os
-import threading
 from typing import Any
 
 import pytest
@@ -17,8 +16,8 @@ from pyisolate.kernel.rootview.view import RootViewBuilder
 from pyisolate.policy import compile_policy
 from pyisolate.policy.compile import with_gates
 from tests import inside
-
-from .test_ask_files import Asked, refused
+from tests.asking import Asked, Step, refused
+from tests.require import require
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
@@ -64,10 +63,9 @@ def test_yes_runs_it_and_no_does_not_each_with_one_event(supervisor: pyisolate.S
 
 def test_a_name_that_changes_while_its_call_waits_leads_to_no_other_program(supervisor: pyisolate.Supervisor) -> None:
     first, then = os.fsencode(ECHO), os.fsencode(OTHER)
-    asked, changed = Asked(*[Allow()] * 2), threading.Semaphore(0)
-    waits = threading.Semaphore(0)
-    asked.before = lambda: (waits.release(), changed.acquire(timeout=20))
-    functions = {"asked": lambda: waits.acquire(timeout=20), "changed": changed.release}
+    asked, waits, changed = Asked(*[Allow()] * 2), Step(), Step()
+    asked.before = lambda: (waits.do(), changed.wait())
+    functions = {"asked": waits.wait, "changed": changed.do}
     with supervisor.spawn("swaps", POLICY, on_ask=asked, functions=functions) as sandbox:
         sandbox.exec(_SWAPPED)
         assert sandbox.call("run", first, first) == 0
@@ -110,17 +108,27 @@ def test_without_an_answer_it_does_not_run(supervisor: pyisolate.Supervisor) -> 
             sandbox.exec(RUN)
 
 
-def test_a_reload_takes_questions_away_and_brings_no_gate(supervisor: pyisolate.Supervisor) -> None:
+def test_a_reload_brings_no_gate(supervisor: pyisolate.Supervisor) -> None:
     asked = Asked(Allow())
     with supervisor.spawn("reloads", POLICY, on_ask=asked) as sandbox:
         sandbox.exec("import subprocess")
         assert sandbox.eval(RUN) == b"ran\n"
         with pytest.raises(EnforcementError, match="file rules would loosen"):
             sandbox.reload_policy(POLICY.with_ask({"exec": ECHO}, {"exec": os.path.realpath("/usr/bin/id")}))
-        if inside.plan(supervisor).bpf.counter is None:  # an ordinary user's kernel proves no tighter file rules
+
+
+def test_a_reload_takes_a_question_away_where_it_can_be_proven(
+    supervisor: pyisolate.Supervisor,
+) -> None:
+    proven = inside.plan(supervisor).bpf.counter is not None
+    with supervisor.spawn("tightens", POLICY, on_ask=Asked()) as sandbox:
+        sandbox.exec("import subprocess")
+        if not proven:  # an ordinary user's kernel proves none
             with pytest.raises(EnforcementError, match="cannot be proven"):
                 sandbox.reload_policy(POLICY.with_ask({"exec": OTHER}))
-            return
+    require("bpf", proven, "no counts of what Landlock refuses")
+    with supervisor.spawn("tightened", POLICY, on_ask=Asked()) as sandbox:
+        sandbox.exec("import subprocess")
         sandbox.reload_policy(POLICY.with_ask({"exec": OTHER}))
         assert refused(sandbox, RUN).answer is None
 
@@ -202,10 +210,10 @@ def mapped(program):
 
 
 def test_no_gate_opens_for_a_call_that_was_given_up(supervisor: pyisolate.Supervisor) -> None:
-    waits, given_up = threading.Semaphore(0), threading.Semaphore(0)
+    waits, given_up = Step(), Step()
     asked = Asked(Allow(), Deny())
-    asked.before = lambda: (waits.release(), given_up.acquire(timeout=20))
-    functions: dict[str, Any] = {"asked": lambda: waits.acquire(timeout=20), "gave_up": given_up.release}
+    asked.before = lambda: (waits.do(), given_up.wait())
+    functions: dict[str, Any] = {"asked": waits.wait, "gave_up": given_up.do}
     policy = BASE.allow_exec(OTHER).with_ask({"exec": ECHO})
     with supervisor.spawn("given-up", policy, on_ask=asked, functions=functions) as sandbox:
         sandbox.exec(_STAYS)
@@ -220,14 +228,14 @@ def test_no_gate_opens_for_a_call_that_was_given_up(supervisor: pyisolate.Superv
 
 def test_a_call_that_failed_has_its_gate_shut_and_holds_up_no_other(supervisor: pyisolate.Supervisor) -> None:
     """Its task computes: by its memory and its calls it might be starting a program still."""
-    waits, changed = threading.Semaphore(0), threading.Semaphore(0)
+    waits, changed = Step(), Step()
     asked = Asked(Allow(), Allow())
-    asked.before = lambda: (waits.release(), changed.acquire(timeout=20))
-    functions: dict[str, Any] = {"asked": lambda: waits.acquire(timeout=20), "changed": changed.release}
+    asked.before = lambda: (waits.do(), changed.wait())
+    functions: dict[str, Any] = {"asked": waits.wait, "changed": changed.do}
     with supervisor.spawn("failed", POLICY, on_ask=asked, functions=functions) as sandbox:
         sandbox.exec("import subprocess\n" + _STAYS)
         sandbox.exec(f"start({os.fsencode(ECHO)!r}, signal.SIG_DFL); asked(); name.value = b'/none'; changed()")
-        changed.release()
+        changed.do()
         assert sandbox.eval(f"subprocess.run([{OTHER!r}], capture_output=True).returncode") == 0
         assert not sandbox.call("mapped", ECHO)
         sandbox.exec("end()")

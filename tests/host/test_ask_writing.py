@@ -15,9 +15,8 @@ from pyisolate import Allow, Deny, EnforcementError, Policy
 from pyisolate.decision import Verdict
 from pyisolate.kernel.rootview.view import RootViewBuilder
 from pyisolate.kernel.rootview.worker import HostFile
+from tests.asking import Asked, refused
 from tests.waiting import until
-
-from .test_ask_files import Asked, place, refused  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
@@ -28,7 +27,7 @@ def written(path: Path, mode: str = "w", text: str = "new") -> str:
     return f"with open({str(path)!r}, {mode!r}) as file: file.write({text!r})"
 
 
-def test_yes_writes_and_no_does_not_each_with_one_event(supervisor: pyisolate.Supervisor, place: Path) -> None:  # noqa: F811
+def test_yes_writes_and_no_does_not_each_with_one_event(supervisor: pyisolate.Supervisor, place: Path) -> None:
     asked = Asked(Deny("keep it"), Allow(), Allow("rule"))
     file = place / "data"
     with supervisor.spawn("writes", POLICY, on_ask=asked) as sandbox:
@@ -51,7 +50,7 @@ def test_yes_writes_and_no_does_not_each_with_one_event(supervisor: pyisolate.Su
 
 def test_a_file_is_made_where_the_answer_says_so_and_is_the_guests(
     supervisor: pyisolate.Supervisor,
-    place: Path,  # noqa: F811
+    place: Path,
 ) -> None:
     asked, new = Asked(Deny(), Allow(), Allow()), place / "new"
     with supervisor.spawn("makes", POLICY, on_ask=asked) as sandbox:
@@ -72,7 +71,7 @@ def test_a_file_is_made_where_the_answer_says_so_and_is_the_guests(
 
 def test_what_takes_its_name_while_the_call_waits_is_not_written_to(
     supervisor: pyisolate.Supervisor,
-    place: Path,  # noqa: F811
+    place: Path,
 ) -> None:
     data, other, new = place / "data", place / "other", place / "new"
     asked = Asked(Allow(), Allow())
@@ -85,7 +84,7 @@ def test_what_takes_its_name_while_the_call_waits_is_not_written_to(
         assert data.read_text() == "not asked"
 
 
-def test_rules_and_other_calls_are_no_questions(supervisor: pyisolate.Supervisor, place: Path) -> None:  # noqa: F811
+def test_rules_and_other_calls_are_no_questions(supervisor: pyisolate.Supervisor, place: Path) -> None:
     asked = Asked(Allow())
     policy = Policy.preset("compute").with_ask({"write": str(place / "data")}).deny("fs.write", str(place / "other"))
     with supervisor.spawn("rules", policy, on_ask=asked) as sandbox:
@@ -148,7 +147,7 @@ def answers(sandbox: pyisolate.Sandbox, count: int) -> list[str | None]:
 
 def test_a_call_that_was_given_up_does_nothing_and_has_its_event(
     supervisor: pyisolate.Supervisor,
-    place: Path,  # noqa: F811
+    place: Path,
 ) -> None:
     asked, data, new = _Interrupts(signal.SIGUSR1), place / "data", place / "new"
     with supervisor.spawn("gives-up", NATIVE, on_ask=asked) as sandbox:
@@ -169,7 +168,7 @@ def test_a_call_that_was_given_up_does_nothing_and_has_its_event(
 
 def test_a_guest_that_can_have_no_descriptor_changes_nothing_by_a_yes(
     supervisor: pyisolate.Supervisor,
-    place: Path,  # noqa: F811
+    place: Path,
 ) -> None:
     data, new = place / "data", place / "new"
     with supervisor.spawn("full", NATIVE, on_ask=lambda _: Allow()) as sandbox:
@@ -185,7 +184,7 @@ def test_a_guest_that_can_have_no_descriptor_changes_nothing_by_a_yes(
 
 def test_a_guest_that_is_killed_while_it_waits_has_its_event(
     supervisor: pyisolate.Supervisor,
-    place: Path,  # noqa: F811
+    place: Path,
 ) -> None:
     asked = _Interrupts(signal.SIGKILL)
     with supervisor.spawn("dies", POLICY, on_ask=asked) as sandbox:

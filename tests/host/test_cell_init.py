@@ -85,6 +85,7 @@ seen
         assert sandbox.exec(source).value == [signal.SIGTERM]
 
 
+@pytest.mark.slow
 def test_orphans_are_reaped_and_no_longer_count(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("orphans", forking().with_limits(processes=8)) as sandbox:
         assert sandbox.exec(ORPHANS.format(count=20)).value == "done"
@@ -239,6 +240,7 @@ def test_a_zygote_writes_few_pages_for_each_cell() -> None:
 
 
 @pytest.mark.once
+@pytest.mark.slow
 def test_an_init_is_made_ahead_and_replaced_when_it_is_killed() -> None:
     with pyisolate.Supervisor(pool_size=0) as supervisor, supervisor.spawn("first") as first:
         (zygote,) = zygotes_of(supervisor)

@@ -59,7 +59,7 @@ def test_what_does_not_stop_is_killed(supervisor: SupervisorOf, source: str) -> 
             if sandbox.closed:
                 break
         assert "was killed" in str(caught.value)
-        assert 0.7 < time.monotonic() - started < 3
+        assert time.monotonic() - started > 0.7
         assert len(sandbox.get_denial_events()) == 1
 
 
