@@ -57,7 +57,10 @@ _RUNS_ANYTHING = re.compile(
 _ROOT_SOCKETS = re.compile(r".*/(?:docker|containerd|podman|crio|libvirt-sock|system_bus_socket|private)(?:\.sock)?")
 #: In a file that extends another a denial takes a grant's place, and the rules that are left do not show that grant.
 _IDLE_DENIAL = "remove it, or keep it as a reminder; where it takes back what an extended policy grants, keep it"
-_METADATA = ipaddress.ip_address("169.254.169.254")
+#: Where clouds give a machine its credentials: most of them, Amazon by IPv6 and for tasks of ECS, Alibaba.
+_METADATA = tuple(map(ipaddress.ip_address, ("169.254.169.254", "fd00:ec2::254", "169.254.170.2", "100.100.100.200")))
+_METADATA_NAMES = frozenset(("metadata.google.internal", "metadata.azure.internal", "instance-data"))
+_METADATA_HINT = "leave it out: who reaches it may ask for this machine's credentials"
 _LOOPBACK = ipaddress.ip_address("127.0.0.1")
 
 
@@ -221,6 +224,8 @@ def _network(policy: PolicyModel) -> Iterator[Finding]:
             continue
         if target.kind == "unix" and _ROOT_SOCKETS.fullmatch(target.host):
             yield _danger(rule.text, "a process that talks to this socket commands the machine", "do not grant it")
+        if target.host in _METADATA_NAMES:
+            yield _credentials(rule.text, target.host, _METADATA_HINT)
         if target.kind in ("any", "ip") and target.port_high - target.port_low > 1024:
             yield _warning(rule.text, "covers most ports", "name the ports")
         if rule.action == "connect" and target.kind in ("any", "ip"):
@@ -238,15 +243,24 @@ def _by_name(rule: NetworkRule, policy: PolicyModel) -> Iterator[Finding]:
         return
     if host.startswith("*.") and host.count(".") == 1:
         yield _danger(rule.text, f"anybody can have a name that ends with {host[1:]}", "name the hosts")
+    if host in _METADATA_NAMES or host in map(str, _METADATA):
+        yield _credentials(rule.text, host, _METADATA_HINT)
     if rule.action == "http" and rule.target.startswith("* "):
         yield _warning(rule.text, "covers every method", "name the methods")
+
+
+def _credentials(text: str, where: str, hint: str) -> Finding:
+    return _danger(text, f"reaches the cloud's metadata service ({where})", hint)
 
 
 def _reachable(text: str, target: units.NetTarget, net: Networks) -> Iterator[Finding]:
     port = max(target.port_low, 1)
     wide = target.kind == "any" or target.prefix < (8 if ":" not in target.host else 16)
-    if wide and net.allows(_METADATA, port):
-        yield _danger(text, "reaches the cloud's metadata service (169.254.169.254)", "deny 169.254.0.0/16:*")
+    covered = None if target.kind == "any" else ipaddress.ip_network(f"{target.host}/{target.prefix}")
+    found = [one for one in _METADATA if (covered is None or one in covered) and net.allows(one, port)]
+    if found:
+        denials = " and ".join(f"[{one}]:*" if one.version == 6 else f"{one}:*" for one in found)
+        yield _credentials(text, ", ".join(map(str, found)), f"deny {denials}" if wide else _METADATA_HINT)
     if wide and net.allows(_LOOPBACK, port):
         yield _warning(text, "reaches this machine's own services", "deny 127.0.0.0/8:* and [::1]:*")
 

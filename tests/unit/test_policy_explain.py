@@ -137,6 +137,10 @@ def test_explain_names_rule_and_nearest_grant() -> None:
         (Policy().deny("fs.read", "/srv"), Severity.NOTE, "no rule grants"),
         (Policy().allow_read("/usr").allow_read("/usr/bin"), Severity.NOTE, "a rule above grants already"),
         (Policy().allow_connect("*:80"), Severity.DANGER, "169.254.169.254"),
+        (Policy().allow_connect("169.254.169.254:80"), Severity.DANGER, "metadata service (169.254.169.254)"),
+        (Policy().allow_connect("[fd00::]/8:80"), Severity.DANGER, "metadata service (fd00:ec2::254)"),
+        (Policy().allow_connect("metadata.google.internal:80"), Severity.DANGER, "metadata service"),
+        (Policy().allow_http("GET metadata.google.internal/*"), Severity.DANGER, "metadata service"),
         (Policy().allow_connect("*:80"), Severity.WARNING, "own services"),
         (Policy().allow_connect("10.0.0.1:*"), Severity.WARNING, "most ports"),
         (Policy().allow_connect("unix:/run/docker.sock"), Severity.DANGER, "commands the machine"),
@@ -171,6 +175,7 @@ def test_a_tidy_policy_has_no_findings(tmp_path: Path) -> None:
     (tmp_path / "in" / "secret").mkdir()
     policy = Policy.preset("compute").allow_read(tmp_path / "in").deny(str(tmp_path / "in" / "secret"))
     assert [str(f) for f in check(policy.allow_connect("10.0.0.5:5432")) if "denies" not in f.message] == []
+    assert [str(f) for f in check(policy.allow_connect("169.254.0.0/17:80")) if "metadata" in f.message] == []
 
 
 def test_web_client_reaches_no_private_address() -> None:
