@@ -93,11 +93,6 @@ class PolicyZygotes:
         """Those that fork."""
         return [zygote for zygote, _forks in list(self._active.values())]
 
-    @property
-    def kinds(self) -> list[Kind]:
-        """What cells are kept of."""
-        return ["plain", "forking", *self.active]
-
     def of(self, policy: CompiledPolicy | None) -> PolicyZygote | None:
         """Return the zygote that forks cells of a policy, None where there is none."""
         found = None if policy is None else self._active.get(id(policy))
@@ -109,11 +104,6 @@ class PolicyZygotes:
         if found is not None and found[1] is forks:
             return found[0]
         return "forking" if forks else "plain"
-
-    def forker(self, zygote: PolicyZygote) -> tuple[PolicyZygote | None, bool]:
-        """Return it, None where it forks no more, and whether its cells may fork without asking the listener."""
-        found = self._active.get(id(zygote.made_for))
-        return found if found is not None and found[0] is zygote else (None, False)
 
     def set_aside(self, policy: CompiledPolicy, count: int) -> None:
         """Count as many more (or fewer) cells as taken ahead for a policy."""
@@ -141,16 +131,27 @@ class PolicyZygotes:
         if kind == "forking":
             return one * forking
         if kind == "plain":
-            return one if self.of(self.usual) is not None else size - self._aside[id(self.usual)]
+            return one if self.of(self.usual) is not None else size - self._aside.get(id(self.usual), 0)
         most = size - one if kind.made_for is self.usual else one
-        return max(0, most - self._aside[id(kind.made_for)])
+        return max(0, most - self._aside.get(id(kind.made_for), 0))
 
-    def lacking(self, kind: Kind, size: int, forking: bool, there: Callable[[Kind], int]) -> int:
-        """Return how many of a kind are to be forked, where `there` tells how many are there or on the way."""
-        lacking = self.kept(kind, size, forking) - there(kind)
-        if kind is self.of(self.usual) and not self._active[id(self.usual)][1]:
-            lacking -= max(0, there("plain") - self.kept("plain", size, forking))  # the pool takes those first
-        return lacking
+    def lacking(self, size: int, forking: bool, there: Callable[[Kind], int]) -> list[tuple[Kind, bool, int]]:
+        """Return what is to be forked: a kind, whether those cells may fork without asking the listener, how many.
+
+        `there` tells how many of a kind are there or on the way.
+        """
+        usual, plain = self.of(self.usual), there("plain")
+        kept = self.kept("plain", size, forking)
+        found: list[tuple[Kind, bool, int]] = [
+            ("plain", False, kept - plain),
+            ("forking", True, forking * min(1, size) - there("forking")),
+        ]
+        for zygote, forks in self._active.values():
+            wanted = self.kept(zygote, size, forking) - there(zygote)
+            if zygote is usual and not forks:
+                wanted -= max(0, plain - kept)  # the pool takes those first
+            found.append((zygote, forks, wanted))
+        return [one for one in found if one[2] > 0]
 
     def add(self, zygote: PolicyZygote, policy: CompiledPolicy, *, forks: bool) -> None:
         """Have cells of a policy come from a zygote from now on."""

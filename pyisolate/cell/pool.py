@@ -133,6 +133,11 @@ class Pool:
         """Return how many are ready or taken ahead; those that may fork, and other policies', are kept beside them."""
         return self._ready.count("plain") + self.policies.count(self._ready)[0]
 
+    def has_spare(self, policy: CompiledPolicy, *, forks: bool) -> bool:
+        """True while `take_spare` may find one."""
+        kind = self.policies.kind(policy, forks)
+        return bool(self._ready.count(kind) or (policy is self.policies.usual and self._ready.count("plain") > 1))
+
     def take_spare(self, policy: CompiledPolicy, *, forks: bool = False) -> Channel | None:
         """Return a warm cell for a policy, first one too many, and count it as set aside; None where there is none."""
         kind = self.policies.kind(policy, forks)
@@ -159,8 +164,16 @@ class Pool:
 
     def refill(self) -> None:
         """Ask for as many cells of each kind as the pool lacks."""
-        for kind in self.policies.kinds:
-            self._refill(kind)
+        orders: list[tuple[Kind, ZygoteControl, bool, int]] = []
+        with self._condition:
+            if self._closed:
+                return
+            for kind, forks, count in self.policies.lacking(self._settings.size, self._keeps_forking, self._there):
+                if (forker := self._zygote if isinstance(kind, str) else kind) is not None:
+                    self._asked[kind] += count
+                    orders.append((kind, forker, forks, count))
+        for order in orders:
+            self._fork(*order)
 
     def refill_if_low(self) -> None:
         """Refill where less than half is ready; else a sandbox's end does it, which leaves its processor to a fork."""
@@ -169,27 +182,22 @@ class Pool:
         if low:
             self.refill()
 
-    def _refill(self, kind: Kind) -> None:
-        with self._condition:
-            zygote, forks = (self._zygote, kind == "forking") if isinstance(kind, str) else self.policies.forker(kind)
-            if zygote is None or self._closed:
-                return
-            lacking = self.policies.lacking(kind, self._settings.size, self._keeps_forking, self._there)
-            if lacking <= 0:
-                return
-            self._asked[kind] += lacking
+    def _fork(self, kind: Kind, zygote: ZygoteControl, forks: bool, count: int) -> None:
         try:
-            zygote.fork(lacking, forks=forks)
+            zygote.fork(count, forks=forks)
         except BlockingIOError:
             with self._condition:
-                self._asked[kind] = max(0, self._asked[kind] - lacking)
+                self._asked[kind] = max(0, self._asked[kind] - count)
                 self._shortage.note_stopped()
         except ZygoteError:
             self._zygote_died(zygote)
 
     def _there(self, kind: Kind) -> int:
-        warming = sum(kind_of(channel) == kind for channel in self._warming.values())
-        return self._ready.count(kind) + warming + self._asked[kind] - self._waiting[kind]
+        """Return how many of a kind there are, or will be, beside those that callers wait for."""
+        there = self._ready.count(kind) + self._asked.get(kind, 0) - self._waiting.get(kind, 0)
+        if self._warming:
+            there += sum(kind_of(channel) == kind for channel in self._warming.values())
+        return there
 
     def branch(self, given: BranchOrder, *, forks: bool) -> bool:
         """Fork a zygote for a policy, from which its cells come from now on; `forks` as of `take`.
@@ -351,25 +359,25 @@ class Pool:
         self.on_ready()
 
     def _receive(self, zygote: ZygoteControl) -> None:
-        for _ in range(64):
-            try:
-                received = zygote.receive()
-            except BlockingIOError:
-                return
-            except OSError:
-                received = None
-            except MemoryError as error:
-                self._asked.clear()  # a cell that was forked may be lost with its message
-                self._failed("receive a cell", error)
-                raise
-            if received is None:
-                self._zygote_died(zygote)
-                return
-            message, descriptors = received
-            if isinstance(message, Forked):
-                self._forked(zygote, message, descriptors)
-            elif isinstance(message, Exited):
-                self._exited(message)
+        """Take one message: the reactor comes again at once where there are more."""
+        try:
+            received = zygote.receive()
+        except BlockingIOError:
+            return
+        except OSError:
+            received = None
+        except MemoryError as error:
+            self._asked.clear()  # a cell that was forked may be lost with its message
+            self._failed("receive a cell", error)
+            raise
+        if received is None:
+            self._zygote_died(zygote)
+            return
+        message, descriptors = received
+        if isinstance(message, Forked):
+            self._forked(zygote, message, descriptors)
+        elif isinstance(message, Exited):
+            self._exited(message)
 
     def _forked(self, zygote: ZygoteControl, message: Forked, descriptors: list[int]) -> None:
         kind: Kind = zygote if isinstance(zygote, PolicyZygote) else "forking" if message.forks else "plain"

@@ -77,6 +77,7 @@ class KernelPlan:
         self.reporter = Reporter(self.availability, self.running, full_telemetry=traits.full_telemetry)
         self._program: bytes = b""
         self._recorded: dict[str, frozenset[Capability]] = {}
+        self._watched: dict[str, frozenset[Capability]] = {}
         self._mounts = MountTable()
 
     # -- life -----------------------------------------------------------------------------------------------
@@ -84,6 +85,7 @@ class KernelPlan:
     def start_programs(self) -> None:
         """Load the BPF programs that this kernel takes: whether they decide is known from then on."""
         self._recorded.clear()
+        self._watched.clear()
         for found in self.bpf.start():
             self.availability[found.enforcer] = found
 
@@ -232,7 +234,11 @@ class KernelPlan:
 
     def watched(self, isolation: Origin) -> frozenset[Capability]:
         """Return the capabilities of which some enforcer records what monitor mode lets through, and no refusal."""
-        return frozenset[Capability]().union(*(enforcer.watched(isolation) for enforcer in self.enforcers))
+        if (known := self._watched.get(isolation)) is not None:
+            return known
+        found = frozenset[Capability]().union(*(enforcer.watched(isolation) for enforcer in self.enforcers))
+        self._watched[isolation] = found
+        return found
 
     # -- policies -------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ RLIMIT_DATA per process (getrlimit(2)). Sums over a sandbox are the work of cont
 
 from __future__ import annotations
 
+import functools
 import math
 import resource
 from collections.abc import Mapping
@@ -78,9 +79,22 @@ def _memory_backstop(memory_bytes: int) -> Table:
 
 
 def triples(limits: Limits, *, cgroup_memory: bool, own_user_namespace: bool) -> tuple[tuple[int, int, int], ...]:
-    """Return (resource, soft, hard) for a cell of this process: none is above this process's own hard limit."""
+    """Return (resource, soft, hard) for a cell of this process: none is above this process's own hard limit.
+
+    Those of `COMMON_RLIMITS` are left out.
+    """
+    table = _of_policy(limits, cgroup_memory, own_user_namespace)
+    return tuple((which, *_within_present(which, pair)) for which, pair in table)
+
+
+@functools.lru_cache(maxsize=64)
+def _of_policy(
+    limits: Limits, cgroup_memory: bool, own_user_namespace: bool
+) -> tuple[tuple[int, tuple[int, int]], ...]:
+    """Return what `compute` does, but for what is the same under every policy."""
     table = compute(limits, cgroup_memory=cgroup_memory, own_user_namespace=own_user_namespace)
-    return tuple((which, *_within_present(which, pair)) for which, pair in table.items())
+    already = {which for which, _soft, _hard in COMMON_RLIMITS}
+    return tuple(one for one in table.items() if one[0] not in already)
 
 
 def apply(table: Mapping[int, tuple[int, int]]) -> None:

@@ -22,7 +22,6 @@ from ..cell.channel import Backlog
 from ..choices import STANDBY, Enforcement, Isolation
 from ..errors import EnforcementError, SandboxDied, SandboxError
 from ..limits import rlimit
-from ..limits.rlimit import COMMON_RLIMITS
 from ..policy import workspace
 from ..records import SandboxContext
 from ..sandbox.process import CellSession, Sandbox
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from ..kernel.prepared import Prepared
     from ..limits.watchdog import Watchdog
     from ..policy import Policy
-    from ..policy.compiled import CompiledPolicy, Limits
+    from ..policy.compiled import CompiledPolicy
     from ..sandbox.host import Host
     from ..telemetry.metrics import SpawnSource
     from ..telemetry.pipeline import SandboxTelemetry
@@ -251,16 +250,29 @@ class Assigner:
         names = tuple(order.prepared.descriptors())
         return self._init(STANDBY, order, names, leased=self._has_cgroups, ahead=True)
 
-    def _init(self, name: str, order: CellOrder, names: tuple[str, ...], *, leased: bool, ahead: bool) -> wire.Init:
+    def _init(
+        self,
+        name: str,
+        order: CellOrder,
+        names: tuple[str, ...],
+        *,
+        leased: bool,
+        ahead: bool,
+        policy: CompiledPolicy | None = None,
+        slot_page: int = 0,
+    ) -> wire.Init:
         prepared = order.prepared
         return wire.Init(
             sandbox=name,
-            policy=None,
+            policy=policy,
+            slot_page=slot_page,
             shadow=prepared.shadow,
             descriptors=names,
             environment=order.environment,
             working_directory=order.directory,
-            rlimits=self._rlimits(prepared.compiled.limits, leased),
+            rlimits=rlimit.triples(
+                prepared.compiled.limits, cgroup_memory=leased, own_user_namespace=self._plan.usable("namespaces")
+            ),
             host_tag=sys.implementation.cache_tag or "",
             ahead=ahead,
         )
@@ -273,9 +285,8 @@ class Assigner:
         leased = session.control.lease is not None
         foreseen = channel.made_for is order.prepared.compiled
         name = STANDBY if foreseen else session.name
-        init = self._init(name, order, tuple(named), leased=leased, ahead=foreseen or session.standby)
-        policy = None if foreseen else order.broker_policy
-        init = msgspec.structs.replace(init, policy=policy, slot_page=slot_page)
+        ahead, policy = foreseen or session.standby, None if foreseen else order.broker_policy
+        init = self._init(name, order, tuple(named), leased=leased, ahead=ahead, policy=policy, slot_page=slot_page)
         with self._reactor.borrow(channel):
             channel.owner = session
             try:
@@ -318,13 +329,6 @@ class Assigner:
                 missing=report.missing[0],
                 hint="run `pyisolate doctor`, or pass enforcement='best_effort' to accept less",
             )
-
-    def _rlimits(self, limits: Limits, has_cgroup: bool) -> tuple[tuple[int, int, int], ...]:
-        """Return the policy's own; those that are the same for all were set when the cell was forked."""
-        own = self._plan.usable("namespaces")
-        already = {which for which, _soft, _hard in COMMON_RLIMITS}
-        table = rlimit.triples(limits, cgroup_memory=has_cgroup, own_user_namespace=own)
-        return tuple(one for one in table if one[0] not in already)
 
 
 def _check_directory(name: str, order: CellOrder, answer: wire.Ready) -> None:

@@ -209,7 +209,7 @@ class Standby:
                 self._branch(line)
             self._pool.refill()
             while not self._closed and any(self._make(line) for line in self._lines_now()):
-                self._pool.refill()  # what frequent policies have is kept beside the pool's own
+                pass
 
     def _lines_now(self) -> list[_Line]:
         with self._lock:
@@ -238,7 +238,7 @@ class Standby:
     def _make(self, line: _Line) -> bool:
         """Hand out one more; False when there are enough, no cell is free, or it failed."""
         order = line.order
-        if not line.lacks:
+        if not (line.lacks and self._pool.has_spare(order.prepared.compiled, forks=order.prepared.forks)):
             return False
         with self._tables.keep(order.prepared) as there:
             if not there:  # so many other policies came since that its tables are closed
@@ -250,7 +250,10 @@ class Standby:
                 channel = self._pool.take_spare(order.prepared.compiled, forks=order.prepared.forks)
                 if channel is None:
                     return False
-            return self._confine(channel, line)
+            made = self._confine(channel, line)
+        if channel.made_for is None:
+            self._pool.refill()  # what frequent policies have is kept beside the pool's own
+        return made
 
     def _confine(self, channel: Channel, line: _Line) -> bool:
         order = line.order
