@@ -21,10 +21,11 @@ from collections import deque
 from ..choices import EnforcerName
 from ..enforcement import Availability, Status
 from ..errors import EnforcementError
+from ..native.control_files import read, write
 from ..native.result import advice, cause_of
 from ..policy.compiled import Limits
 from . import hierarchy
-from .controls import Controls, read, still_members, write
+from .controls import Controls, Since, still_members
 from .sweep import EMPTY_WITHIN_S, HOST_LEAF, make_locked, mark, remove_directories, sweep
 from .usage import Usage
 
@@ -53,11 +54,7 @@ class CgroupLease:
         self._controls = tree._controls_of(name)  # noqa: SLF001
         self._limits: tuple[int | None, int | None] = (None, None)
         self._v2_fd = -1
-        self._cpu_before_s = 0.0
-        self._oom_before = 0
-        self._refused_before = 0
-        self._peak_before = 0
-        self._peak_seen = 0
+        self._since = Since(self._controls)
         self._held = True
         self._frozen = False
         made: list[str] = []
@@ -121,24 +118,22 @@ class CgroupLease:
     def usage(self) -> Usage:
         """Return what the group uses now. The peak is exact from Linux 6.12 and on v1, else it is what readings saw."""
         current = self._controls.memory_bytes()
-        self._peak_seen = max(self._peak_seen, current)
         return Usage(
             memory_bytes=current,
-            memory_peak_bytes=self._peak(),
+            memory_peak_bytes=self._since.peak_bytes(current),
             cpu_s=self.cpu_s(),
             processes=self._controls.tasks(),
             oom_kills=self.oom_kills(),
             pids_refused=self.pids_refused(),
         )
 
-    def _peak(self) -> int:
-        peak = self._controls.memory_peak_bytes()
-        # A counter that cannot be reset tells about this tenant only once it has risen.
-        return max(self._peak_seen, peak if peak > self._peak_before else 0)
-
     def cpu_s(self) -> float:
         """Return the processor time of all processes that are or were in the group, in seconds."""
-        return max(0.0, self._controls.cpu_s() - self._cpu_before_s)
+        return self._since.cpu_s()
+
+    def last_cpu_s(self) -> float:
+        """Return what `cpu_s` does, of a sandbox that has ended: `release` need not look again if it is all gone."""
+        return self._since.last_cpu_s()
 
     def memory_bytes(self) -> int:
         """Return the memory in use, page cache that the group caused included."""
@@ -146,11 +141,11 @@ class CgroupLease:
 
     def oom_kills(self) -> int:
         """Return how many of its processes the kernel ended for want of memory."""
-        return self._controls.oom_kills() - self._oom_before
+        return self._since.oom_kills()
 
     def pids_refused(self) -> int:
         """Return how many forks and thread starts the kernel refused at the limit of tasks."""
-        return self._controls.refused_tasks() - self._refused_before
+        return self._since.refused_tasks()
 
     def pids(self) -> list[int]:
         """Return the processes in the group, as this pid namespace numbers them."""
@@ -206,17 +201,13 @@ class CgroupLease:
 
     def _reset(self) -> bool:
         """Make an emptied group ready for the next sandbox; False while a process or zombie is still charged to it."""
-        if self._controls.charged_tasks() != 0:  # a task in any other hierarchy is counted here
+        if not self._since.is_over():
             return False
         self.set_frozen(False)
-        self._controls.reset_peak()
-        if self._controls.memory_bytes() > _RESIDUE_BYTES:
+        if (left := self._controls.memory_bytes()) > _RESIDUE_BYTES:
             self._controls.reclaim()
-        self._cpu_before_s = self._controls.cpu_s()
-        self._oom_before = self._controls.oom_kills()
-        self._refused_before = self._controls.refused_tasks()
-        self._peak_before = self._controls.memory_peak_bytes()
-        self._peak_seen = 0
+            left = self._controls.memory_bytes()
+        self._since.start(left)
         return True
 
     def _remove(self) -> bool:
@@ -465,32 +456,35 @@ class CgroupTree:
         return made
 
     def _give_back(self, lease: CgroupLease) -> None:
-        if os.getpid() != self._owner:
-            return
-        with contextlib.suppress(OSError):
-            if lease._controls.charged_tasks() and not lease._controls.empty():  # noqa: SLF001 - else zombies
-                lease.kill()
-        with self._lock:
-            if not self._closed:
-                self._draining.append(lease)
-        self._drain()
+        if os.getpid() == self._owner:
+            self._keep(lease, ends=True)
+            self._drain()
 
     def _drain(self) -> None:
         """Move what has become empty back to the pool. Zombies are charged too, so that takes until they are reaped."""
-        with self._lock:
-            waiting, self._draining = self._draining, deque()
-        for lease in waiting:
-            try:
-                ready = lease._reset()  # noqa: SLF001
-            except OSError:
-                # Somebody removed it under us: forget it, and make another when one is needed.
-                lease._remove()  # noqa: SLF001
-                with self._lock:
-                    self._all.pop(lease.name, None)
-                continue
+        if self._draining:
             with self._lock:
-                if not self._closed:
-                    (self._free if ready else self._draining).append(lease)
+                waiting, self._draining = self._draining, deque()
+            for lease in waiting:
+                self._keep(lease)
+
+    def _keep(self, lease: CgroupLease, *, ends: bool = False) -> None:
+        """Offer a group to the next sandbox, at once or later. `ends`: what lives there now is to end."""
+        try:
+            ready = lease._reset()  # noqa: SLF001
+        except OSError:
+            # Somebody removed it under us: forget it, and make another when one is needed.
+            lease._remove()  # noqa: SLF001
+            with self._lock:
+                self._all.pop(lease.name, None)
+            return
+        if ends and not ready:
+            with contextlib.suppress(OSError):
+                if not lease._controls.empty():  # noqa: SLF001 - else zombies
+                    lease.kill()
+        with self._lock:
+            if not self._closed:
+                (self._free if ready else self._draining).append(lease)
 
 
 def _unavailable(reason: str, remedy: str, errno: int | None = None) -> Availability:

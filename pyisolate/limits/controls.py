@@ -8,39 +8,16 @@ from __future__ import annotations
 import contextlib
 import os
 
+from ..native.control_files import read, write
 from .hierarchy import Layout
 
 #: v1's word for "unlimited" (cgroup-v1/memory.rst, section 3.2).
 _V1_UNLIMITED = "-1"
 
 
-def read(path: str) -> str:
-    """Return a control file's text; they are all small."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 65536).decode()
-    finally:
-        os.close(fd)
-
-
-def write(path: str, text: str) -> None:
-    """Write a control file in one call, as the kernel wants it. Raise OSError naming the file."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, path) from None
-
-
 def _field(path: str, name: str) -> int:
-    for line in read(path).splitlines():
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value)
-    return 0
+    _, found, rest = f"\n{read(path)}".partition(f"\n{name} ")
+    return int(rest.partition("\n")[0]) if found else 0
 
 
 class Controls:
@@ -123,15 +100,21 @@ class Controls:
             # memory.peak is there since Linux 5.19.
             return 0
 
-    def reset_peak(self) -> None:
-        """Let the peak start anew, where the kernel can: v1; v2 since Linux 6.12, for the descriptor that wrote."""
-        with contextlib.suppress(OSError):
+    def reset_peak(self) -> bool:
+        """Let the peak start anew, where the kernel can: v1; v2 since Linux 6.12, for the descriptor that wrote.
+
+        True where it is at most what was charged before.
+        """
+        try:
             if not self._memory_v2:
                 write(f"{self._memory}/memory.{'memsw.' if self._swap else ''}max_usage_in_bytes", "0")
-                return
+                return True
             if self._peak_fd < 0:
                 self._peak_fd = os.open(f"{self._memory}/memory.peak", os.O_RDWR | os.O_CLOEXEC)
             os.write(self._peak_fd, b"reset\n")
+        except OSError:
+            return False
+        return True
 
     def reclaim(self) -> None:
         """Drop page cache that is charged to the empty group."""
@@ -195,6 +178,56 @@ class Controls:
         except OSError:
             return False
         return True
+
+
+class Since:
+    """What a group's counters say of the sandbox that has it now: they go on from what those before it did."""
+
+    def __init__(self, controls: Controls) -> None:
+        self._controls = controls
+        self._cpu_s, self._oom_kills, self._refused, self._peak = 0.0, 0, 0, 0
+        self._peak_seen = 0
+        #: the last reading of processor time there can be
+        self._last_s: float | None = None
+
+    def cpu_s(self) -> float:
+        """Return the processor time of all that is or was in the group."""
+        return max(0.0, self._controls.cpu_s() - self._cpu_s)
+
+    def oom_kills(self) -> int:
+        """Return how many processes were ended for want of memory."""
+        return self._controls.oom_kills() - self._oom_kills
+
+    def refused_tasks(self) -> int:
+        """Return how often a fork or a thread start was refused."""
+        return self._controls.refused_tasks() - self._refused
+
+    def peak_bytes(self, current: int) -> int:
+        """Return the highest use of memory; `current` is that of now."""
+        self._peak_seen = max(self._peak_seen, current)
+        peak = self._controls.memory_peak_bytes()
+        # A counter that cannot be reset tells about this tenant only once it has risen.
+        return max(self._peak_seen, peak if peak > self._peak else 0)
+
+    def last_cpu_s(self) -> float:
+        """Return what `cpu_s` does, of a sandbox that has ended: `is_over` need not look again where all is gone."""
+        gone = self._controls.charged_tasks() == 0  # before the reading, which is the last one then
+        read_s = self._controls.cpu_s()
+        self._last_s = read_s if gone else None
+        return max(0.0, read_s - self._cpu_s)
+
+    def is_over(self) -> bool:
+        """True once no process or zombie is charged to the group; a task in any hierarchy is counted there."""
+        return self._last_s is not None or self._controls.charged_tasks() == 0
+
+    def start(self, left: int) -> None:
+        """Count for the next sandbox from here on: the last one is over, and `left` bytes are charged yet."""
+        last_s, self._last_s = self._last_s, None
+        self._cpu_s = self._controls.cpu_s() if last_s is None else last_s
+        # where the peak starts anew, it starts at what is left
+        self._peak = left if self._controls.reset_peak() else self._controls.memory_peak_bytes()
+        self._oom_kills, self._refused = self._controls.oom_kills(), self._controls.refused_tasks()
+        self._peak_seen = 0
 
 
 def still_members(controls: Controls) -> list[int]:

@@ -11,8 +11,8 @@ import re
 import signal
 import time
 
+from ..native.control_files import read, write
 from . import hierarchy
-from .controls import read, write
 
 log = logging.getLogger("pyisolate.limits.cgroup")
 

@@ -485,7 +485,7 @@ def _cpu_s(session: CellSession, message: Exited | None) -> float:
     """
     reaped_s, lease = 0.0 if message is None else message.cpu_s, session.control.lease
     try:
-        return reaped_s if lease is None else max(reaped_s, lease.cpu_s())
+        return reaped_s if lease is None else max(reaped_s, lease.last_cpu_s())
     except OSError:  # its control group was removed under us
         return reaped_s
 

@@ -1,0 +1,2 @@
+int control_files_read(const char *path, char *text, size_t size);
+int control_files_write(const char *path, const char *text, size_t size);
