@@ -175,7 +175,7 @@ def test_a_tidy_policy_has_no_findings(tmp_path: Path) -> None:
     (tmp_path / "in" / "secret").mkdir()
     policy = Policy.preset("compute").allow_read(tmp_path / "in").deny(str(tmp_path / "in" / "secret"))
     assert [str(f) for f in check(policy.allow_connect("10.0.0.5:5432")) if "denies" not in f.message] == []
-    assert [str(f) for f in check(policy.allow_connect("169.254.0.0/17:80")) if "metadata" in f.message] == []
+    assert [str(f) for f in check(policy.allow_connect("169.254.0.0/17:80")) if "metadata service" in f.message] == []
 
 
 def test_web_client_reaches_no_private_address() -> None:
