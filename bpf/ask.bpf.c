@@ -43,14 +43,17 @@ int ask(struct pyi_ask *ask)
 	} else {
 		return -2;
 	}
-	ask->verdict = !ask->code ? PYI_ALLOW : policy->monitored & pyi_group_of(ask->capability) ? PYI_WOULD_DENY : PYI_DENY;
+	ask->verdict = !ask->code                                          ? PYI_ALLOW
+		       : policy->monitored & pyi_group_of(ask->capability) ? PYI_WOULD_DENY
+									   : PYI_DENY;
 	return 0;
 }
 
 SEC("syscall")
 int enter(struct pyi_enter *enter)
 {
-	struct pyi_task *own = bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	struct pyi_task *own =
+		bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!own)
 		return -1;
 	own->sandbox = enter->sandbox;

@@ -12,8 +12,8 @@
 #include "record.bpf.h"
 #include "slot.bpf.h"
 
-#define ALLOWED 1
-#define REFUSED 0
+#define ALLOWED      1
+#define REFUSED      0
 #define EAFNOSUPPORT 97
 
 static __always_inline struct pyi_task *pyi_cgroup_member(void)
@@ -216,9 +216,9 @@ int cgroup_sock_create(struct bpf_sock *ctx)
 	pyi_begin_net(&record, own, PYI_H_CGROUP_SOCK_CREATE, PYI_NET_SOCKET);
 	record.detail = (u64)family << 32 | type << 16 | (u16)protocol;
 	const struct pyi_policy *policy = pyi_policy_at(record.policy);
-	u32 code = !policy || !known				     ? PYI_ALWAYS_DENIED
+	u32 code = !policy || !known                              ? PYI_ALWAYS_DENIED
 		   : policy->flags & (PYI_P_CONNECT | PYI_P_BIND) ? 0
-							     : PYI_NOT_GRANTED;
+								  : PYI_NOT_GRANTED;
 	if (!code)
 		return ALLOWED;
 	pyi_net_slot(&record, own);

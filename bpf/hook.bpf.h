@@ -115,7 +115,10 @@ static __noinline int pyi_refuse(struct pyi_scratch *scratch, struct pyi_task *o
 		watch = true;
 	record->code = code;
 	record->verdict = watch ? PYI_WOULD_DENY : PYI_DENY;
-	record->error = watch ? 0 : code == PYI_ALWAYS_DENIED ? EPERM : record->capability == PYI_FS_LOOKUP ? ENOENT : EACCES;
+	record->error = watch                                 ? 0
+			: code == PYI_ALWAYS_DENIED           ? EPERM
+			: record->capability == PYI_FS_LOOKUP ? ENOENT
+							      : EACCES;
 	record->syscall = PYI_SYSCALL_NR(regs);
 	pyi_slot_record(own, record, regs, scratch->walk);
 	u32 text = record->text_bytes;
@@ -188,7 +191,7 @@ static __always_inline int pyi_not_understood(struct pyi_scratch *scratch, struc
 {
 	struct pyi_record *record = &scratch->record;
 	record->flags |= named == PYI_UNREACHABLE ? PYI_F_UNREACHABLE
-			 : named == PYI_PSEUDO	  ? PYI_F_PSEUDO
+			 : named == PYI_PSEUDO    ? PYI_F_PSEUDO
 						  : PYI_F_TOO_LONG;
 	record->rights = want;
 	record->capability = pyi_capability_of_rights(want);

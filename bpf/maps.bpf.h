@@ -12,14 +12,14 @@
 #include "types.bpf.h"
 #include "pyisolate.h"
 
-#define PYI_POLICIES 4096
+#define PYI_POLICIES  4096
 #define PYI_SANDBOXES 2048 /* default; the loader may resize both together */
 
 struct pyi_path_table {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
 	__uint(max_entries, 1);
-	__uint(key_size, sizeof(struct pyi_path_key));	/* clang 14 leaves types of inner maps undeclared in BTF */
+	__uint(key_size, sizeof(struct pyi_path_key)); /* clang 14 leaves types of inner maps undeclared in BTF */
 	__uint(value_size, sizeof(struct pyi_path_rule));
 };
 

@@ -13,7 +13,7 @@
 #include "maps.bpf.h"
 
 #define PYI_COMPONENTS 128 /* names between a file and the root; deeper is refused */
-#define PYI_MOUNTS 16	   /* mounts between a file and the root; deeper is refused */
+#define PYI_MOUNTS     16  /* mounts between a file and the root; deeper is refused */
 
 enum pyi_named { PYI_NAMED = 0, PYI_UNREACHABLE = 1, PYI_TOO_LONG = 2, PYI_PSEUDO = 3, PYI_LAYER = 4 };
 

@@ -100,7 +100,7 @@ static __always_inline void pyi_slot_record(struct pyi_task *own, struct pyi_rec
 {
 	struct pyi_slot *slot = &own->slot;
 	if (!slot->sequence && own->slot_number >= PYI_SLOTS) { /* the broker never used a slot in this thread */
-		if (!pyi_slot_never(own)) /* all its places are taken by others */
+		if (!pyi_slot_never(own))                       /* all its places are taken by others */
 			record->flags |= PYI_F_SLOT_UNKNOWN;
 		return;
 	}

@@ -189,26 +189,26 @@ struct sockaddr {
 struct pt_regs { /* arch/x86/include/asm/ptrace.h */
 	unsigned long r8, dx, si, di, orig_ax, ip, sp;
 };
-#define PYI_NR_FSTAT 5
-#define PYI_SYSCALL_NR(regs) BPF_CORE_READ(regs, orig_ax)
-#define PYI_ARG1(regs) BPF_CORE_READ(regs, di)
-#define PYI_ARG2(regs) BPF_CORE_READ(regs, si)
-#define PYI_ARG3(regs) BPF_CORE_READ(regs, dx)
-#define PYI_ARG5(regs) BPF_CORE_READ(regs, r8)
-#define PYI_STACK(regs) BPF_CORE_READ(regs, sp)
+#define PYI_NR_FSTAT          5
+#define PYI_SYSCALL_NR(regs)  BPF_CORE_READ(regs, orig_ax)
+#define PYI_ARG1(regs)        BPF_CORE_READ(regs, di)
+#define PYI_ARG2(regs)        BPF_CORE_READ(regs, si)
+#define PYI_ARG3(regs)        BPF_CORE_READ(regs, dx)
+#define PYI_ARG5(regs)        BPF_CORE_READ(regs, r8)
+#define PYI_STACK(regs)       BPF_CORE_READ(regs, sp)
 #define PYI_INSTRUCTION(regs) BPF_CORE_READ(regs, ip)
 #elif defined(__TARGET_ARCH_arm64)
 struct pt_regs { /* arch/arm64/include/asm/ptrace.h */
 	unsigned long regs[31], sp, pc, orig_x0;
 	int syscallno;
 };
-#define PYI_NR_FSTAT 80
-#define PYI_SYSCALL_NR(regs) BPF_CORE_READ(regs, syscallno)
-#define PYI_ARG1(regs) BPF_CORE_READ(regs, orig_x0)
-#define PYI_ARG2(regs) BPF_CORE_READ(regs, regs[1])
-#define PYI_ARG3(regs) BPF_CORE_READ(regs, regs[2])
-#define PYI_ARG5(regs) BPF_CORE_READ(regs, regs[4])
-#define PYI_STACK(regs) BPF_CORE_READ(regs, sp)
+#define PYI_NR_FSTAT          80
+#define PYI_SYSCALL_NR(regs)  BPF_CORE_READ(regs, syscallno)
+#define PYI_ARG1(regs)        BPF_CORE_READ(regs, orig_x0)
+#define PYI_ARG2(regs)        BPF_CORE_READ(regs, regs[1])
+#define PYI_ARG3(regs)        BPF_CORE_READ(regs, regs[2])
+#define PYI_ARG5(regs)        BPF_CORE_READ(regs, regs[4])
+#define PYI_STACK(regs)       BPF_CORE_READ(regs, sp)
 #define PYI_INSTRUCTION(regs) BPF_CORE_READ(regs, pc)
 #else
 #error "pyisolate: system call arguments are only known for x86_64 and arm64"
@@ -235,59 +235,59 @@ struct pyi_sockaddr_in6 {
 	u8 address[16];
 };
 
-#define EPERM 1
+#define EPERM  1
 #define ENOENT 2
 #define EACCES 13
 
 /* include/linux/fs.h */
-#define FMODE_READ 0x1
-#define FMODE_WRITE 0x2
-#define FMODE_EXEC 0x20
-#define FMODE_PATH 0x4000
-#define SB_NOUSER (1UL << 31)
-#define ATTR_MODE 1
-#define ATTR_UID 2
-#define ATTR_GID 4
-#define ATTR_SIZE 8
-#define ATTR_ATIME 16
-#define ATTR_MTIME 32
+#define FMODE_READ     0x1
+#define FMODE_WRITE    0x2
+#define FMODE_EXEC     0x20
+#define FMODE_PATH     0x4000
+#define SB_NOUSER      (1UL << 31)
+#define ATTR_MODE      1
+#define ATTR_UID       2
+#define ATTR_GID       4
+#define ATTR_SIZE      8
+#define ATTR_ATIME     16
+#define ATTR_MTIME     32
 #define ATTR_ATIME_SET 128
 #define ATTR_MTIME_SET 256
 
 /* include/uapi/linux/magic.h */
 #define ANON_INODE_FS_MAGIC 0x09041934
-#define SOCKFS_MAGIC 0x534F434B
-#define PROC_SUPER_MAGIC 0x9fa0
+#define SOCKFS_MAGIC        0x534F434B
+#define PROC_SUPER_MAGIC    0x9fa0
 
 /* include/uapi/asm-generic/fcntl.h */
 #define O_TRUNC 01000
 
 /* include/uapi/linux/stat.h */
-#define S_IFMT 00170000
+#define S_IFMT   00170000
 #define S_IFSOCK 0140000
-#define S_IFREG 0100000
-#define S_IFBLK 0060000
-#define S_IFDIR 0040000
-#define S_IFCHR 0020000
-#define S_IFIFO 0010000
+#define S_IFREG  0100000
+#define S_IFBLK  0060000
+#define S_IFDIR  0040000
+#define S_IFCHR  0020000
+#define S_IFIFO  0010000
 
 /* include/uapi/asm-generic/mman-common.h, linux/mman.h */
 #define PROT_WRITE 2
-#define PROT_EXEC 4
+#define PROT_EXEC  4
 #define MAP_SHARED 1
-#define MAP_TYPE 15
+#define MAP_TYPE   15
 
 /* include/linux/socket.h */
-#define AF_UNSPEC 0
-#define AF_UNIX 1
-#define AF_INET 2
-#define AF_INET6 10
-#define SOCK_STREAM 1
-#define SOCK_DGRAM 2
-#define IPPROTO_TCP 6
-#define IPPROTO_UDP 17
+#define AF_UNSPEC     0
+#define AF_UNIX       1
+#define AF_INET       2
+#define AF_INET6      10
+#define SOCK_STREAM   1
+#define SOCK_DGRAM    2
+#define IPPROTO_TCP   6
+#define IPPROTO_UDP   17
 #define IPPROTO_MPTCP 262
-#define MSG_FASTOPEN 0x20000000
+#define MSG_FASTOPEN  0x20000000
 
 /* include/uapi/linux/sched.h */
 #define CLONE_THREAD 0x00010000

@@ -10,18 +10,18 @@
 #include "../hook.bpf.h"
 
 /* include/uapi/linux/capability.h. Rules decide on files by path, so the rights over files stay as they are. */
-#define CAP_CHOWN 0
-#define CAP_DAC_OVERRIDE 1
+#define CAP_CHOWN           0
+#define CAP_DAC_OVERRIDE    1
 #define CAP_DAC_READ_SEARCH 2
-#define CAP_FOWNER 3
-#define CAP_FSETID 4
-#define CAP_OPT_NOAUDIT 2 /* include/linux/security.h: the kernel asks for itself; a no is not a refusal */
+#define CAP_FOWNER          3
+#define CAP_FSETID          4
+#define CAP_OPT_NOAUDIT     2 /* include/linux/security.h: the kernel asks for itself; a no is not a refusal */
 
-#define FLOOR(hook_name, number, which)                     \
-	SEC("lsm/" #hook_name)                              \
-	int BPF_PROG(hook_name)                             \
-	{                                                   \
-		return pyi_floor(number, which, 0);         \
+#define FLOOR(hook_name, number, which)                                                                                \
+	SEC("lsm/" #hook_name)                                                                                         \
+	int BPF_PROG(hook_name)                                                                                        \
+	{                                                                                                              \
+		return pyi_floor(number, which, 0);                                                                    \
 	}
 
 FLOOR(sb_mount, PYI_H_SB_MOUNT, PYI_KERNEL_MOUNT)
@@ -77,13 +77,14 @@ int BPF_PROG(inode_init_security_anon, struct inode *inode, const struct qstr *n
 	if (!pyi_current())
 		return 0;
 	bpf_probe_read_kernel(first, sizeof(first), name->name);
-	return pyi_floor(PYI_H_ANON_INODE, first[1] == 'i' && first[2] == 'o' ? PYI_KERNEL_IO_URING : PYI_KERNEL_SYSCALL, 0);
+	return pyi_floor(PYI_H_ANON_INODE,
+			 first[1] == 'i' && first[2] == 'o' ? PYI_KERNEL_IO_URING : PYI_KERNEL_SYSCALL, 0);
 }
 
 /* include/uapi/asm-generic/ioctls.h, linux/tiocl.h: input pushed into, or read from, a terminal that others use */
-#define TIOCSTI 0x5412
-#define TIOCCONS 0x541D
-#define TIOCSETD 0x5423
+#define TIOCSTI   0x5412
+#define TIOCCONS  0x541D
+#define TIOCSETD  0x5423
 #define TIOCLINUX 0x541C
 
 static __always_inline int pyi_ioctl(unsigned int command)

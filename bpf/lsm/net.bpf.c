@@ -11,9 +11,9 @@
 #include "../hook.bpf.h"
 
 /* include/uapi/asm-generic/socket.h: options that attach programs */
-#define SOL_SOCKET 1
-#define SO_ATTACH_FILTER 26
-#define SO_ATTACH_BPF 50
+#define SOL_SOCKET               1
+#define SO_ATTACH_FILTER         26
+#define SO_ATTACH_BPF            50
 #define SO_ATTACH_REUSEPORT_CBPF 51
 #define SO_ATTACH_REUSEPORT_EBPF 52
 
@@ -37,10 +37,10 @@ int BPF_PROG(socket_create, int family, int type, int protocol, int kernel)
 	scratch->record.capability = PYI_NET_SOCKET;
 	scratch->record.detail = detail;
 	const struct pyi_policy *policy = pyi_policy_at(scratch->record.policy);
-	u32 code = !policy			       ? PYI_ALWAYS_DENIED
-		   : !inet			       ? 0 /* socket pairs; connect, bind and send are judged */
+	u32 code = !policy ? PYI_ALWAYS_DENIED
+		   : !inet ? 0 /* socket pairs; connect, bind and send are judged */
 		   : policy->flags & (PYI_P_CONNECT | PYI_P_BIND) ? 0
-							  : PYI_NOT_GRANTED;
+								  : PYI_NOT_GRANTED;
 	if (!code)
 		return 0;
 	int refused = pyi_refuse(scratch, own, scratch->record.policy, code);
@@ -152,9 +152,9 @@ static __noinline int pyi_to_address(u32 hook, struct socket *socket, u64 addres
 	if (!scratch)
 		return -EPERM;
 	u32 socket_family = BPF_CORE_READ(socket, sk, __sk_common.skc_family);
-	u32 capability = action == PYI_ACTION_BIND	     ? PYI_NET_BIND
-			 : hook == PYI_H_SOCKET_SENDMSG	     ? PYI_NET_SEND
-							     : PYI_NET_CONNECT;
+	u32 capability = action == PYI_ACTION_BIND      ? PYI_NET_BIND
+			 : hook == PYI_H_SOCKET_SENDMSG ? PYI_NET_SEND
+							: PYI_NET_CONNECT;
 	if (socket_family == AF_UNIX) /* the peer is judged by unix_stream_connect, unix_may_send, path_mknod */
 		return scratch->record.flags & PYI_F_CLOSED ? -EPERM : 0;
 	int family = pyi_read_address(scratch, address, bytes, socket_family);

@@ -17,18 +17,18 @@ enum { ASKED_THREADS = 128, ASKED_PROBES = 16, ASKED_WORDS = 15 };
 /* A word: low half of the sequence << 32 | flags << 16 | verdict << 8 | capability; 0: never asked. Stored whole. */
 enum {
 	/* in answers of a callback, too: hooks/answer_codes.py */
-	ASKED_MANY = 1,		/* may stand for two calls: fork after a vfork that failed */
-	ASKED_AHEAD = 2,	/* announces a call whose own hook will ask again: not stored */
-	ASKED_RESOLVES = 4,	/* the C library may make sockets of its own for it */
-	ASKED_NOTHING = 8,	/* the hook saw the call and found nothing to ask */
+	ASKED_MANY = 1,     /* may stand for two calls: fork after a vfork that failed */
+	ASKED_AHEAD = 2,    /* announces a call whose own hook will ask again: not stored */
+	ASKED_RESOLVES = 4, /* the C library may make sockets of its own for it */
+	ASKED_NOTHING = 8,  /* the hook saw the call and found nothing to ask */
 };
 /* Of the words: the last question about a file, and which name it was about (asked_name_tag, asked_descriptor_tag). */
 enum { ASKED_FILE = 12, ASKED_FILE_TAG = 13 };
 enum { ASKED_ALLOW = 1, ASKED_WOULD_DENY = 3 };
 
 struct asked_thread {
-	uint32_t tid;		/* owner, as the guest sees it; 0: free */
-	uint32_t main;		/* in the first one: the process that maps the page; 0: none yet */
+	uint32_t tid;  /* owner, as the guest sees it; 0: free */
+	uint32_t main; /* in the first one: the process that maps the page; 0: none yet */
 	uint64_t words[ASKED_WORDS];
 };
 
@@ -40,9 +40,9 @@ enum { ASKED_REFUSALS = 128 };
 /* After the refusals, the host's own word, and nothing is decided by it: how many reloads it has announced. */
 enum { ASKED_ANNOUNCED = ASKED_REFUSALS };
 
-#define ASKED_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define ASKED_SEALS        (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define ASKED_PLACES_BYTES (ASKED_THREADS * sizeof(struct asked_thread))
-#define ASKED_BYTES (ASKED_PLACES_BYTES + 4096)
+#define ASKED_BYTES        (ASKED_PLACES_BYTES + 4096)
 
 static inline uint64_t *asked_refusals(const struct asked_thread *page)
 {

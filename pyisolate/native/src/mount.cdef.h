@@ -1,7 +1,7 @@
 int mount_open_tree(int dirfd, const char *path, unsigned int flags);
 int mount_move(int from_dirfd, const char *from_path, int to_dirfd, const char *to_path, unsigned int flags);
 int mount_setattr_(int dirfd, const char *path, unsigned int flags, unsigned long long attr_set,
-                   unsigned long long attr_clr, unsigned long long propagation);
+		   unsigned long long attr_clr, unsigned long long propagation);
 int mount_new_tmpfs(const char **keys, const char **values, int count, unsigned int attributes);
 int mount_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data);
 int mount_umount2(const char *target, int flags);

@@ -6,7 +6,7 @@
 
 static inline int result_of(long value)
 {
-    return value < 0 ? -errno : (int)value;
+	return value < 0 ? -errno : (int)value;
 }
 
 #endif

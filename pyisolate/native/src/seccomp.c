@@ -80,8 +80,8 @@ static int seccomp_courier_run(void *argument)
 		syscall(SYS_futex, &c->ready, FUTEX_WAIT, 0, NULL, NULL, 0);
 	if (c->ready == 1) {
 		DESCRIPTORS_ROOM(1) control = {0};
-		struct iovec iov = { .iov_base = (void *)c->data, .iov_len = c->data_bytes };
-		struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+		struct iovec iov = {.iov_base = (void *)c->data, .iov_len = c->data_bytes};
+		struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
 		descriptors_put(&msg, control.bytes, &c->listener, 1);
 		while (c->data_bytes) {
 			long sent = syscall(SYS_sendmsg, c->peer, &msg, MSG_NOSIGNAL);
@@ -115,7 +115,7 @@ SHARED int seccomp_install_and_send(const void *program, size_t length_bytes, un
 				    const void *data, size_t data_bytes, const struct seccomp_user *user)
 {
 	_Alignas(16) char stack[16384];
-	struct seccomp_courier courier = { .peer = peer, .owner = getpid(), .data = data, .data_bytes = data_bytes };
+	struct seccomp_courier courier = {.peer = peer, .owner = getpid(), .data = data, .data_bytes = data_bytes};
 	sigset_t all, before;
 
 	/* The courier shares no signal handlers and must not run Python's. */
