@@ -112,6 +112,8 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     shadow: bool = False
     #: the second name of a call that has two (rename, link), or the file of a descriptor that the first one names
     other: str = ""
+    #: device and inode of an open file whose name is "/" here: it is the root of a mount of its own
+    file: tuple[int, int] | None = None
     #: what else the same call needs and is not granted: for the suggestion
     also: tuple[tuple[Capability, str], ...] = ()
     #: its directory, its mount or where it would be moved decided, of which hooks ask nothing: they ask about names

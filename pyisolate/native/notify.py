@@ -140,6 +140,8 @@ class Record(NamedTuple):
     waited_ms: int = 0
     #: what was there of the name when the call came (MET_NOTHING ..., 0: not known); of a link, `other` is what it says
     met: int = 0
+    #: device and inode of an open file of which the kernel says no name but "/"
+    file: tuple[int, int] | None = None
 
 
 class Popped(NamedTuple):
@@ -444,5 +446,6 @@ def _record(raw: Any) -> Record:
         reply=raw.reply,
         question=raw.question,
         waited_ms=raw.waited_ms,
+        file=(raw.device, raw.inode) if raw.inode else None,
         met=raw.met,
     )

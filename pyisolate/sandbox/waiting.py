@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,7 @@ from ..policy import workspace
 from ..policy.asking import NAMING, OF_FILES
 from ..policy.broker import Broker, is_asked_about
 from ..policy.compiled import CompiledPolicy
-from ..records import Asked
+from ..records import Asked, KernelRecord
 from .ask import start_or_run
 from .naming import NOT_FILES, Named, named_by
 from .starting import Starting, Waiting
@@ -142,6 +143,8 @@ class WaitingCalls:
         self._files: dict[int, _File] = {}
         self._names: dict[int, _Names] = {}
         self._programs: dict[int, _Program] = {}
+        #: the names of files that the guest was given last, by device and inode
+        self._given: OrderedDict[tuple[int, int], str] = OrderedDict()
         self.starting = Starting(around.start_call)
         self._lock = threading.Lock()
         self._known: Broker | None = None
@@ -240,6 +243,7 @@ class WaitingCalls:
                 kernel.answer(number, allow=False)
                 return
             made = os.fstat(given)
+            self._note_given(made, file.path)
             had = kernel.give(number, file.call, given, empty=file.empty)
         except OSError as error:  # no descriptor for it
             _log.warning("a file that was allowed is not given: %s", error)
@@ -247,6 +251,19 @@ class WaitingCalls:
         finally:
             if file.given.name and made is not None and not had:
                 _unmake(file.given, made)
+
+    def _note_given(self, found: os.stat_result, path: str) -> None:
+        with self._lock:
+            self._given[found.st_dev, found.st_ino] = path
+            if len(self._given) > _MOST:
+                self._given.popitem(last=False)
+
+    def named(self, record: KernelRecord) -> KernelRecord:
+        """Return the record of a call on a file that was given with its name, of which the kernel may know none."""
+        if record.file is None or (path := self._given.get(record.file)) is None:
+            return record
+        target, other = (path if one == "/" else one for one in (record.target, record.other))
+        return msgspec.structs.replace(record, target=target, other=other)
 
     def _opened(self, file: _File) -> int | None:
         """Open the file that was asked about; None where it is another one by now, or a rule has come to deny it."""

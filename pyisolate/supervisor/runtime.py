@@ -397,7 +397,7 @@ class Runtime:
             _log.warning("a %s record came for the unknown sandbox %s", record.enforcer, record.sandbox_id)
             self.recorder.lost("unattributed", record.count)
             return
-        for one in session.questions.complete(record):
+        for one in session.questions.complete(session.waiting.named(record)):
             self._take_record(session, one)
 
     def _take_record(self, session: Session, record: KernelRecord) -> None:

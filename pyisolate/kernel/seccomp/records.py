@@ -144,6 +144,7 @@ def kernel_record(
         slot_verdict=None if asked is None or only_program or nobodys else VERDICTS[record.slot_verdict],
         shadow=shadow,
         other="" if links else other,
+        file=record.file,
         met=met,
         link=other if links else "",
         flags=_open_flags(record, syscall),

@@ -13,6 +13,7 @@ struct notify_unix_rule {
 };
 struct notify_record {
 	uint64_t key, policy_serial, monotonic_ns, args[6];
+	uint64_t device, inode;
 	uint32_t count, scope;
 	int32_t pid, tid, nr, error, rule, presented;
 	uint16_t capability, family, port, path_length;

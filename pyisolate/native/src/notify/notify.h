@@ -171,6 +171,7 @@ struct notify_unix_rule {
 };
 struct notify_record {
 	uint64_t key, policy_serial, monotonic_ns, args[6];
+	uint64_t device, inode; /* of a file on a mount of its own, of which the kernel says no name; 0: of none */
 	uint32_t count, scope;
 	int32_t pid, tid, nr, error, rule, presented;
 	uint16_t capability, family, port, path_length;
@@ -423,6 +424,7 @@ typedef struct notify_listener {
 	uint8_t capability[NOTIFY_SYSCALLS], traits[NOTIFY_SYSCALLS];
 	int8_t path_argument[NOTIFY_SYSCALLS];
 	char *payload, *control, *names;	/* loop thread's scratch */
+	uint64_t unnamed[2];	/* device and inode of such a file, which a name was just looked up of; 0: of none */
 	struct iovec iov[NOTIFY_IOV];
 	struct notify_copy copies[NOTIFY_COPIES]; /* likewise */
 	int next_copy;

@@ -12,7 +12,8 @@ static int notify_same(const struct notify_record *a, const struct notify_record
 	       a->asked == b->asked && a->met == b->met && a->slot_capability == b->slot_capability &&
 	       a->slot_verdict == b->slot_verdict && a->path_length == b->path_length &&
 	       !memcmp(a->address, b->address, sizeof a->address) &&
-	       a->question == b->question && a->reply == b->reply && a->other_length == b->other_length && !memcmp(a->args, b->args, sizeof a->args) &&
+	       a->question == b->question && a->reply == b->reply && a->other_length == b->other_length &&
+	       a->device == b->device && a->inode == b->inode && !memcmp(a->args, b->args, sizeof a->args) &&
 	       !a->names && !b->names && !memcmp(a->text, b->text, (size_t)a->path_length + a->other_length);
 }
 

@@ -269,7 +269,15 @@ static size_t notify_read_open(const struct notify_call *c, int descriptor, char
 
 	snprintf(link, sizeof link, "/proc/%d/fd/%d", c->tid, descriptor);
 	ssize_t length = readlink(link, out, room);
-	return length > 0 && notify_valid(c) ? (size_t)length : 0;
+	struct stat found;
+	int unnamed = length == 1 && !stat(link, &found) && S_ISREG(found.st_mode);
+	if (length <= 0 || !notify_valid(c))
+		return 0;
+	if (unnamed) { /* the root of its own mount: the host knows which file it gave */
+		c->l->unnamed[0] = found.st_dev;
+		c->l->unnamed[1] = found.st_ino;
+	}
+	return (size_t)length;
 }
 
 /* AT_EMPTY_PATH: an empty name stands for the open file itself. */

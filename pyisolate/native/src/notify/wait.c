@@ -61,6 +61,8 @@ static void notify_record_names(const struct notify_call *c, struct notify_recor
 	int other = notify_other_argument(c->nr);
 	char *path = c->l->names, *into = r->text;
 	int copied = c->name && c->name_bytes; /* a name that could not be read then may be read now */
+
+	c->l->unnamed[0] = c->l->unnamed[1] = 0;
 	size_t length = copied ? c->name_bytes : notify_read_path(c, c->l->path_argument[c->nr], path, NOTIFY_NAME);
 	if (copied)
 		memcpy(path, c->name, length);
@@ -79,6 +81,8 @@ static void notify_record_names(const struct notify_call *c, struct notify_recor
 	memcpy(into, path, length + more);
 	r->path_length = (uint16_t)length;
 	r->other_length = (uint16_t)more;
+	r->device = c->l->unnamed[0];
+	r->inode = c->l->unnamed[1];
 }
 
 static void notify_record_as(const struct notify_call *c, uint64_t serial, int capability, int verdict, int error,
