@@ -12,7 +12,7 @@ import re
 import sys
 import tokenize
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,8 +37,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 
-WORDS = ("told", "untold", "telling", "nobody", "whoever", "behind", "meanwhile")
-_WORD = re.compile(r"(?<![A-Za-z])(" + "|".join(WORDS) + r")(?![A-Za-z])", re.IGNORECASE)
+WORDS = ("told", "untold", "telling", "nobody", "whoever", "anybody", "somebody", "meanwhile", "behind")
+#: What stands in texts for users may stand behind something.
+WORDS_OF_TEXTS = WORDS[:-1]
+#: The user of that name, and the value of `asked_by`.
+_NAMES = ("nobody",)
+#: Pages that users read. escapes.md is written by a command, and CHANGELOG.md says what was.
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md")
+_WRITTEN = ("escapes.md",)
+#: Tokens of strings; from Python 3.12 on an f-string has some of its own.
+_TEXTS = (tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING))
 LONG_LINES = 500
 
 #: What `make lint` lets pass. Lower a figure when it falls; never raise one.
@@ -158,24 +166,42 @@ def long_files() -> Iterator[Finding]:
 
 
 def words() -> Iterator[Finding]:
-    """Yield old words in names, comments and docstrings of Python, and in C: they name no actor and no object."""
+    """Yield old words in Python, C and pages: they name no actor and no object."""
     for path in sorted((ROOT / PACKAGE).rglob("*.py")):
-        text = path.read_text()
-        docstrings = _docstring_lines(text)
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            spoken = token.type in (tokenize.NAME, tokenize.COMMENT) or (
-                token.type == tokenize.STRING and token.start[0] in docstrings
-            )
-            if not spoken:
-                continue
-            for number, line in enumerate(token.string.splitlines(), start=token.start[0]):
-                for _ in _WORD.finditer(line):
-                    yield Finding("words of the old dialect", f"{path.relative_to(ROOT)}:{number}: {line.strip()[:90]}")
+        yield from _words_of_python(path)
     for folder in ("bpf", f"{PACKAGE}/native/src"):
         for path in sorted((ROOT / folder).rglob("*.[ch]")):
-            for number, line in enumerate(path.read_text().splitlines(), start=1):
-                for _ in _WORD.finditer(line):
-                    yield Finding("words of the old dialect", f"{path.relative_to(ROOT)}:{number}: {line.strip()[:90]}")
+            yield from _words_in(path, enumerate(path.read_text().splitlines(), start=1), WORDS)
+    for pattern in PAGES:
+        for path in sorted(ROOT.glob(pattern)):
+            if path.name not in _WRITTEN:
+                yield from _words_in(path, _spoken(path.read_text()), WORDS_OF_TEXTS)
+
+
+def _words_of_python(path: Path) -> Iterator[Finding]:
+    """Yield old words in names, comments, docstrings and other texts of a module."""
+    text = path.read_text()
+    docstrings = _docstring_lines(text)
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        lines = enumerate(token.string.splitlines(), start=token.start[0])
+        if token.type in (tokenize.NAME, tokenize.COMMENT) or token.start[0] in docstrings:
+            yield from _words_in(path, lines, WORDS)
+        elif token.type in _TEXTS and token.string.strip("\"'") not in _NAMES:
+            yield from _words_in(path, lines, WORDS_OF_TEXTS)
+
+
+def _spoken(page: str) -> Iterator[tuple[int, str]]:
+    """Yield the numbered lines of a page without what is code."""
+    code = False
+    for number, line in enumerate(page.splitlines(), start=1):
+        code ^= line.lstrip().startswith("```")
+        yield number, "" if code or line.startswith("    ") else re.sub(r"`[^`]*`", "", line)
+
+
+def _words_in(path: Path, lines: Iterable[tuple[int, str]], words: tuple[str, ...]) -> Iterator[Finding]:
+    for number, line in lines:
+        for _ in re.finditer(rf"(?<![A-Za-z])({'|'.join(words)})(?![A-Za-z])", line, re.IGNORECASE):
+            yield Finding("words of the old dialect", f"{path.relative_to(ROOT)}:{number}: {line.strip()[:90]}")
 
 
 def _docstring_lines(text: str) -> set[int]:

@@ -103,7 +103,7 @@ class Channel:
         self._outbox = bytearray()
         self._ahead = b""
         self._send_lock = threading.RLock()
-        #: the reload that somebody waits for, and its answer
+        #: the reload that a caller waits for, and its answer
         self.awaited_reload = 0
         self.reloaded: wire.Reloaded | None = None
         #: a reload that comes with the next frame, and whether the guest waits for one

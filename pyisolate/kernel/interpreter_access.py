@@ -1,6 +1,6 @@
 """Whether an unprivileged cell can read its interpreter by file permissions alone.
 
-A root view shows an interpreter in somebody's private home all the same. Where a policy has none (BPF-LSM decides, or
+A root view shows an interpreter in a user's private home all the same. Where a policy has none (BPF-LSM decides, or
 files are in monitor mode), the cell's user meets the host's permissions, and a guest would only see modules missing.
 """
 

@@ -26,7 +26,7 @@ OpenOwn = Callable[[], AbstractContextManager[int]]
 _TASK = re.compile(r"/proc/(?:self|thread-self|[0-9]+)")
 #: Where such a link leads only that task's own /proc says.
 _THROUGH_TASK = re.compile(rf"{_TASK.pattern}/(?:cwd|root|fd/[0-9]+)/.+")
-#: Links that no guest makes, which have the time at which somebody looked.
+#: Links that no guest makes, which have the time of the last look.
 _OF_KERNEL = ("/proc/", "/sys/")
 _FIRST_LINE = 256  # BINPRM_BUF_SIZE, linux/binfmts.h
 _TICK_NS = 10_000_000  # file systems look at the clock of the last tick; HZ=100 is the slowest

@@ -473,7 +473,7 @@ class CgroupTree:
         try:
             ready = lease._reset()  # noqa: SLF001
         except OSError:
-            # Somebody removed it under us: forget it, and make another when one is needed.
+            # Another process removed it: forget it, and make another when one is needed.
             lease._remove()  # noqa: SLF001
             with self._lock:
                 self._all.pop(lease.name, None)

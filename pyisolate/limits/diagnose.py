@@ -96,7 +96,7 @@ class Findings:
     opened: DenialEvent | None = None
     #: the event of the last file that did not grow
     grown: DenialEvent | None = None
-    #: finds the event of an overrun that somebody else has noticed
+    #: finds the event of an overrun that was noticed before
     noticed: Callable[[Capability], DenialEvent | None] = lambda _capability: None
 
 

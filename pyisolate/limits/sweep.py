@@ -17,7 +17,7 @@ from . import hierarchy
 log = logging.getLogger("pyisolate.limits.cgroup")
 
 #: Extended attribute of every directory that a supervisor makes, with the directory's own name as its value: what only
-#: happens to be called alike is somebody else's. (xattr(7); user attributes of control groups since Linux 5.7)
+#: happens to be called alike is another program's. (xattr(7); user attributes of control groups since Linux 5.7)
 MARK = "user.pyisolate"
 #: A leaf into which the host process itself moved (`CgroupTree`): who is in it is no guest.
 HOST_LEAF = ".host"

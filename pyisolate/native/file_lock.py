@@ -17,7 +17,7 @@ def lock_within(
     now: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Lock an open file against all others; False where somebody holds the lock for `timeout_s`. 0.0: one try.
+    """Lock an open file against all others; False where another one holds the lock for `timeout_s`. 0.0: one try.
 
     It takes no right to write, so a guest that may read the file can hold it for ever. `now` and `pause` are the clock.
     """

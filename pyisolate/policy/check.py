@@ -186,7 +186,7 @@ def _program(rule: ProcessRule, table: dict[str, bool]) -> Iterator[Finding]:
         return
     names = {os.path.basename(rule.path), os.path.basename(os.path.realpath(rule.path))}
     if any(_RUNS_ANYTHING.fullmatch(name) for name in names):
-        yield _warning(rule.text, "it runs whatever it is told to", "it stays inside the sandbox; count its children")
+        yield _warning(rule.text, "it runs what it is given", "it stays inside the sandbox; count its children")
     if not os.path.exists(rule.path):
         yield _note(rule.text, "the program does not exist", "install it before the sandbox starts")
         return
@@ -242,7 +242,7 @@ def _by_name(rule: NetworkRule, policy: PolicyModel) -> Iterator[Finding]:
             yield _note(rule.text, "denies by name what no rule grants by name", _IDLE_DENIAL)
         return
     if host.startswith("*.") and host.count(".") == 1:
-        yield _danger(rule.text, f"anybody can have a name that ends with {host[1:]}", "name the hosts")
+        yield _danger(rule.text, f"others, too, can have names that end with {host[1:]}", "name the hosts")
     if host in _METADATA_NAMES or host in map(str, _METADATA):
         yield _credentials(rule.text, host, _METADATA_HINT)
     if rule.action == "http" and rule.target.startswith("* "):

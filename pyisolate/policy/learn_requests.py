@@ -12,7 +12,7 @@ from . import web
 from .units import plain_http_path
 
 _Key = tuple[Capability, str]
-#: co.uk, com.au: what is registered below belongs to somebody each.
+#: co.uk, com.au: what is registered below has an owner each.
 _REGISTRY = re.compile(r"[a-z]{2,3}\.[a-z]{2}")
 
 

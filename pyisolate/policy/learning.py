@@ -72,7 +72,7 @@ def learned(events: Iterable[DenialEvent], *, generalise: int = 1, base: _P, **c
     if generalise >= 1 and any(one in seen for one in _PROCESSORS):
         grants.policy = grants.policy.allow_read("@processors")
     wanted = grants.refused(seen)
-    denied = grants.denied(wanted)  # somebody meant that: granted one by one, never as part of something wider
+    denied = grants.denied(wanted)  # a rule's author meant that: granted one by one, never as part of something wider
     files = {one for one in wanted if one[0] in _FILES}
     # Programs and modules first: what they need comes along, and must not be taken for the directory it lies in.
     grants.add(_generalised(wanted - files - denied, generalise) + sorted(denied))

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from ..errors import PolicySyntaxError
 from . import units
 
-#: More rules than anybody writes by hand; bounds the work that a hostile policy text can cause.
+#: More rules than a person writes; bounds the work that a hostile policy text can cause.
 MAX_RULES = 10_000
 
 Where = tuple[str | int, ...]

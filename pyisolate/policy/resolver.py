@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-#: Devices that hold no data of anybody: writing is discarded or fails, reading gives nothing or zeros.
+#: Devices that hold no data: writing is discarded or fails, reading gives nothing or zeros.
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
 RANDOM_DEVICES = ("/dev/random", "/dev/urandom")
 _RESOLV_CONF = "/etc/resolv.conf"

@@ -113,7 +113,7 @@ class Session(abc.ABC):
         self.finished = threading.Event()
         self.started = time.monotonic()
         self.requests = self.output_bytes = self.messages = 0
-        #: somebody reads the output of the request that runs
+        #: a callback reads the output of the request that runs
         self.streaming = False
         #: where this sandbox's events are recorded
         self.recorder: Recorder = telemetry.recorder

@@ -126,7 +126,7 @@ def default_rules() -> list[AlertRule]:
             "DenialEventsLost",
             {"stage": [stage for stage in (*LOST_STAGES, "unattributed") if stage != "lookup"]},  # it is no attempt
             signal="lost",
-            description="denial events were lost before anybody could read them",
+            description="denial events were lost before they could be read",
         ),
     ]
 

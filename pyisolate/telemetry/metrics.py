@@ -107,7 +107,7 @@ class Metrics:
         )
         self.lost = CounterTable(
             "pyisolate_denial_events_lost_total",
-            "Denial events lost before somebody could read them, by where; the denials themselves are still counted.",
+            "Denial events lost before they could be read, by where; the denials themselves are still counted.",
             ("stage",),
         )
         self.suppressed = CounterTable(

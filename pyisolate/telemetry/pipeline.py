@@ -1,7 +1,7 @@
 """The telemetry of one sandbox: records in, events recorded. What a supervisor holds beside its `Sandbox`.
 
-A record becomes an event in the thread that brings it, so that it is stored, counted and audited before anybody sees
-the refusal.
+A record becomes an event in the thread that brings it, so that it is stored, counted and audited before a caller
+sees the refusal.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class SandboxTelemetry:
         )
         self._suggest, self._probe, self._unavailable = suggest, probe, unavailable
         self._closed = False
-        #: takes what was recorded because its time was over, before anybody can ask whether something waits
+        #: takes what was recorded because its time was over, before a caller can ask whether something waits
         self.on_due: Callable[[list[DenialEvent]], None] | None = None
         #: when the timer looks at what waits (CLOCK_MONOTONIC, nanoseconds)
         self._looks: list[int] = []

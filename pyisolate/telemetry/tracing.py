@@ -17,7 +17,7 @@ from ..records import SandboxContext
 
 #: Makes spans, once the host asked for them.
 _tracer: Any = None
-#: Returns the caller's span, once somebody wants to know of it.
+#: Returns the caller's span, once the host has set a provider.
 _current_span: Callable[[], Any] | None = None
 _INSTRUMENTATION = "pyisolate"
 

@@ -20,7 +20,7 @@ A technique is one file below `tests/escape/techniques/`: the guest's code, its 
 exist, and a control that gets through: the same code under a policy that grants it, in a plain process, or against a host that reads
 with plain names what a guest left. It is judged
 from outside: by canary files, listeners, other processes, kernel objects, what `/proc` says of the cell, the supervisor
-and a sibling sandbox; what nobody outside can see, the attack says of itself.
+and a sibling sandbox; what cannot be seen from outside, the attack says of itself.
 
 - **host-root**, **host-user**: process isolation, supervisor as root and as uid 65534: namespaces, root view, Landlock,
   seccomp with notification; as root also cgroup-BPF for connections and control groups for limits.

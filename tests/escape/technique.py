@@ -266,7 +266,8 @@ OWN_MEMORY = "memory is shared: guest code runs on a thread of the host that no 
 OWN_PROCESS = "the process is the host's own, and no namespace keeps the thread apart"
 LANDLOCK_SILENT = "Landlock refuses it, and leaves no record"
 HOST_TREE_BPF = (
-    "where BPF-LSM decides the host's tree is there, so that a reload may grant more; a name can be told to exist"
+    "where BPF-LSM decides the host's tree is there, so that a reload may grant more;"
+    " a guest can find that a name exists"
 )
 NO_ROOT_VIEW = "a thread has no root view, whose mounts are noexec"
 NO_WORKSPACE = not_run("a thread has no workspace")

@@ -131,7 +131,7 @@ def test_explain_names_rule_and_nearest_grant() -> None:
         (Policy().allow_write("/usr"), Severity.DANGER, "replaced"),
         (Policy().allow_write("/tmp").allow_exec("/tmp"), Severity.DANGER, "can be run"),
         (Policy().allow_write("/tmp").allow_native("*"), Severity.WARNING, "can be loaded"),
-        (Policy().allow_exec("/bin/sh"), Severity.WARNING, "whatever it is told"),
+        (Policy().allow_exec("/bin/sh"), Severity.WARNING, "it runs what it is given"),
         (Policy().allow_exec("/usr/bin"), Severity.WARNING, "every program"),
         (Policy().allow_read("/no/such/path"), Severity.NOTE, "does not exist"),
         (Policy().deny("fs.read", "/srv"), Severity.NOTE, "no rule grants"),

@@ -54,7 +54,7 @@ HOOKS |= dict(
         70,
     )
 )
-#: From here on: seen on the way out of a system call, and refused by somebody else.
+#: From here on: seen on the way out of a system call, and refused by another of the kernel's checks.
 _O_ACCMODE, _O_CREAT = 0o3, 0o100
 
 VERDICTS = {0: Verdict.ALLOW, 1: Verdict.DENY, 2: Verdict.WOULD_DENY}

@@ -164,7 +164,7 @@ static void cell_init_reap(struct cell_init_slot *slot)
             cell_init_finish(slot, status);
 }
 
-/* Sent on purpose, and by somebody outside: the kernel gives the sender's pid as 0 to another pid namespace. Guests
+/* Sent on purpose, and by a process outside: the kernel gives the sender's pid as 0 to another pid namespace. Guests
  * signal each other by themselves, so handing on their signals to the init would give them nothing. */
 static int cell_init_hands_on(const struct cell_init_slot *slot, const siginfo_t *info)
 {

@@ -120,7 +120,7 @@ SHARED void notify_do_huge(const struct notify_call *c)
 }
 
 /* A user has 64 MiB of pipes (fs.pipe-user-pages-soft), full or empty, and a new pipe past that has two pages: all that wrote
- * into pipes of the usual size before anybody read would wait for ever, the host among them where cells are its user. One of
+ * into pipes of the usual size before a reader came would wait for ever, the host among them where cells are its user. One of
  * a MiB counts as sixteen. EPERM is what the kernel answers past that. */
 SHARED void notify_do_pipe_size(const struct notify_call *c)
 {

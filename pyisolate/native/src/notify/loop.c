@@ -199,7 +199,7 @@ SHARED void *notify_loop(void *argument)
 				if (!((struct notify_flight *)source)->dead)
 					notify_flight_settle(l, (struct notify_flight *)source);
 			} else if (read(l->wake, &ignored, sizeof ignored) < 0) {
-				continue; /* somebody else's wake-up was read already */
+				continue; /* another wake-up was read with it */
 			}
 		}
 		if (l->waits && notify_now() - last_tick >= NOTIFY_TICK_MS * 1000000u) {

@@ -109,7 +109,7 @@ static int notify_status(int tid, char *text, size_t bytes)
 }
 
 /* The process of a thread, in the supervisor's view. A number is another's once the host has counted round: it may be a
- * process of somebody else, of which a descriptor would be taken before Linux 6.9. */
+ * process of another owner, of which a descriptor would be taken before Linux 6.9. */
 SHARED int notify_pid(struct notify_sandbox *s, int tid)
 {
 	char text[4096];
