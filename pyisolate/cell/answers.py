@@ -7,7 +7,7 @@ from typing import Any
 from ..hooks.attribution import raised_by_guest
 from . import values, wire
 from .own_builtins import Restored
-from .tracebacks import traceback_text
+from .tracebacks import plain_traceback, traceback_text
 
 
 def done(request: wire.Request, value: Any) -> wire.Done:
@@ -34,7 +34,10 @@ def failed(request: wire.Request, error: BaseException, sequence: int | None, *,
             message = str(error)
         except BaseException:
             message = "<the exception's own text raised>"
-        text = traceback_text(error)
+        try:
+            text = traceback_text(error)
+        except Exception:  # the guest has replaced what it works with (`linecache`, `traceback`)
+            text = plain_traceback(error, message)
     return wire.Failed(
         id=request.id,
         type_name=type(error).__qualname__[: wire.MAX_TYPE_NAME_CHARS],

@@ -6,9 +6,9 @@ of a signal) finds the announcement in the asked page before it refuses by the o
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
+from os import getpid  # the function itself: a guest may put another in its place
 
 from ..native import audit
 from . import wire
@@ -48,7 +48,7 @@ class Follower:
 
     def catch_up(self) -> bool:
         """Put in force what has come or was announced; True when there was something."""
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             return False
         before = self._applied
         self._inbox.sort_waiting()

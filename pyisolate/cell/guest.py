@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import types
+from os import getpid  # the function itself: a guest may put another in its place
 from typing import Any, NamedTuple, NoReturn
 
 import cloudpickle  # noqa: F401 - loaded while warm, so that no file has to be read for it later
@@ -146,7 +147,7 @@ class Guest:
 
     def call_host(self, name: str, timeout_s: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Have the host run one of its functions, and return or raise what comes of it."""
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             raise RuntimeError(f"{name}: only the process that the sandbox began with can call functions of the host")
         try:
             arguments, _ = values.encode([list(args), kwargs])
@@ -356,7 +357,7 @@ class Guest:
             if request.kind in ("exec", "eval"):
                 keep_last(error)
             answer = self._failure(request, error)
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             _end_child(answer)
         if not isinstance(answer, wire.Done) or answer.exit_code is not None:
             self._display.figures()

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from os import getpid  # the function itself: a guest may put another in its place
 from typing import NoReturn, TypeVar
 
 from ..native.channel import is_free, lowest_free
@@ -106,7 +107,7 @@ def flush_before_exit(owner: int, report: Callable[[], None]) -> None:
     leave = os._exit
 
     def _exit(status: int) -> NoReturn:
-        if os.getpid() == owner:
+        if getpid() == owner:
             flush_streams()
         else:
             with contextlib.suppress(Exception):  # a report that fails does not keep it from ending

@@ -22,6 +22,17 @@ def traceback_text(error: BaseException, *, chain: bool = True) -> str:
     return "".join(summary.format(chain=chain))
 
 
+def plain_traceback(error: BaseException, message: str) -> str:
+    """Format the guest's frames without the interpreter's library, so without lines of source, causes and notes."""
+    lines, trace = ["Traceback (most recent call last):\n"], _guests_part(error)
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not code.co_filename.startswith(PACKAGE):
+            lines.append(f'  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_name}\n')
+        trace = trace.tb_next
+    return f"{''.join(lines)}{type(error).__qualname__}: {message}\n"
+
+
 def _as_of_a_guest(summary: traceback.TracebackException, error: BaseException) -> None:
     """Drop the frames that are not the guest's, and add the name that was probably meant, all along the chain."""
     seen: set[int] = set()

@@ -383,3 +383,14 @@ def test_call_finds_names_of_the_guest_builtins_and_modules(supervisor: pyisolat
             assert [sandbox.call(name, 4) for name in ("Own.twice", "str", "math.sqrt")] == [8, "4", 2.0]
             with pytest.raises(pyisolate.GuestError, match="name 'nothing' is not defined"):
                 sandbox.call("nothing")
+
+
+@pytest.mark.parametrize("name", ["os.getpid", "linecache.getlines", "traceback.TracebackException"])
+def test_functions_of_the_library_may_be_replaced_for_good(supervisor: SupervisorOf, name: str) -> None:
+    with supervisor.spawn("patched") as sandbox:
+        sandbox.exec(f"import {name.partition('.')[0]}\n{name} = lambda *given, **named: 0")
+        assert sandbox.eval(f"{name}(1)") == 0
+        with pytest.raises(pyisolate.GuestError, match="division by zero") as caught:
+            sandbox.exec("def fails():\n    1 / 0\nfails()")
+        assert "line 2, in fails" in caught.value.traceback
+        assert caught.value.traceback.endswith("ZeroDivisionError: division by zero\n")
