@@ -82,7 +82,7 @@ class Channel:
         #: the policy for which its zygote made everything ahead; None: it serves any
         self.made_for: CompiledPolicy | None = None
         self._pidfd_lock = threading.Lock()
-        self.peer = socket.socket(fileno=channel)
+        self.peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel)  # else it asks the kernel
         self.peer.setblocking(False)
         self._pipes = {out_read: "stdout", err_read: "stderr"}
         for pipe in self._pipes:

@@ -319,9 +319,9 @@ class CellSession(ProgramSession):
     # -- the end --------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Kill the cell and all that it started."""
-        self.channel.signal(signal.SIGKILL)
-        self.control.kill()
+        """Kill the cell and all that it started: its init's end ends all that is below it (pid_namespaces(7))."""
+        if not self.channel.signal(signal.SIGKILL) or "namespaces" not in self.channel.steps:
+            self.control.kill()
 
     def release_lease(self) -> None:
         """Its cell is reaped: the control group is about to be another sandbox's, and not this one's to kill."""
