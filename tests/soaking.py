@@ -7,7 +7,6 @@ them, in the counters, in the audit log and in a sink that is slower than the gu
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import threading
 import time
@@ -224,9 +223,9 @@ def _read(supervisor: pyisolate.Supervisor, done: int, seconds: float) -> Readin
 
 
 def _count_descriptors(pid: int) -> int:
-    """Count a process's descriptors; -1 where it is closed to this user."""
+    """Count a zygote's descriptors, without the namespaces that it keeps for cells; -1 where this user may not."""
     try:
-        return len(os.listdir(f"/proc/{pid}/fd"))
+        return len(leaks.without_namespaces(pid))
     except PermissionError:
         return -1
 

@@ -49,11 +49,13 @@ def loop_of(control: int, wake: int, host: int, flags: int) -> ZygoteLoop:
     return ZygoteLoop((control, wake, host), flags, users, zygote.frames())
 
 
-def serve(control: int, start: cell_start.CellStart, guest: Callable[[cell_start.Came], object]) -> None:
-    """Be a zygote on the socket `control` until it is closed; each of its cells is `guest`, in no new namespaces."""
+def serve(
+    control: int, start: cell_start.CellStart, guest: Callable[[cell_start.Came], object], flags: int = 0
+) -> None:
+    """Be a zygote on the socket `control` until it is closed; each cell is `guest`, in namespaces (CLONE_NEW*)."""
     wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     process.wake_on(signal.SIGCHLD, wake[1])
-    loop = loop_of(control, wake[0], process.pidfd_open(os.getppid()), 0)
+    loop = loop_of(control, wake[0], process.pidfd_open(os.getppid()), flags)
     loop.begin((start, start))
     while (left := loop.run()) is not Left.GONE:
         if left is Left.GUEST:

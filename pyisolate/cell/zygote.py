@@ -22,7 +22,7 @@ from typing import NoReturn
 import msgspec
 
 from .. import hooks
-from ..native import process, quiet
+from ..native import networks, process, quiet
 from ..native.result import without_hint
 from ..native.zygote_loop import Frame, Frames, Left, Users, ZygoteLoop
 from ..policy.compiled import CompiledPolicy
@@ -282,6 +282,14 @@ def _become_unprivileged(spec: CellSpec) -> None:
     process.become(spec.zygote_uid, spec.gid, keep=keep)
 
 
+def _use_networks_again(spec: CellSpec) -> None:
+    """Let cells have the network namespaces of those that have ended, where the filter leaves only sockets there."""
+    if not spec.seccomp_program:
+        return
+    cells = networks.Cells(spec.clone_flags, spec.uid, spec.gid, spec.uid_range or (0, 0), maps_others(spec))
+    networks.begin(cells, os.geteuid())
+
+
 def _preload(names: tuple[str, ...]) -> list[tuple[str, str]]:
     failed = []
     for name in names:
@@ -338,6 +346,7 @@ def main(descriptor: int) -> int:
     open_streams()
     if start.drop_privileges:
         _become_unprivileged(start.spec)
+    _use_networks_again(start.spec)
     zygote = Zygote(control, start)
     zygote.warm_up()
     own_builtins.end()

@@ -16,7 +16,7 @@ from . import _native
 from .result import check
 
 # linux/capability.h
-CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT = 6, 7, 18
+CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN = 6, 7, 18, 21
 # linux/sched.h
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000

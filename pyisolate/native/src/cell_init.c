@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "cell_init.h"
+#include "networks.h"
 #include "result.h"
 #include "shared.h"
 
@@ -55,7 +56,7 @@ struct cell_init_slot {
     int own_pid_namespace, own_user_namespace;
     /* the caller's: the init as it knows it, and what it was cloned with; a pidfd of the caller itself */
     int init, init_pidfd, caller_pidfd;
-    unsigned long long flags;
+    unsigned long long flags, network; /* the ticket of its network namespace (networks.h), or 0 */
     struct cell_init_slot *next;
 };
 
@@ -274,6 +275,13 @@ static void cell_init_give_slot(struct cell_init_slot *slot)
     cell_init_free_slots = slot;
 }
 
+/* Its init is reaped, or there never was one: no process of the cell is left. */
+static void cell_init_end_slot(struct cell_init_slot *slot)
+{
+    networks_give(slot->network);
+    cell_init_give_slot(slot);
+}
+
 /* Returns the process that a pidfd names as the mounted /proc numbers it (proc(5), fdinfo), or -errno. */
 static int cell_init_pid_of(int pidfd)
 {
@@ -311,7 +319,7 @@ static void cell_init_drop(struct cell_init_slot *slot)
         return;
     while (waitpid(slot->init, NULL, 0) < 0 && errno == EINTR)
         ;
-    cell_init_give_slot(slot);
+    cell_init_end_slot(slot);
 }
 
 /* Returns a pidfd of this process, in a forked child another one. */
@@ -344,14 +352,18 @@ static int cell_init_make(unsigned long long flags, struct cell_init_slot **made
     /* An init takes signals by rt_sigtimedwait alone: the interpreter's handlers must never run in it. */
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);
+    if (flags & CLONE_NEWPID && flags & CLONE_NEWNET && networks_enter(&slot->network) == 0)
+        flags &= ~(unsigned long long)CLONE_NEWNET;
     int kept = (int)(flags | CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD);
     char *stack = (char *)((uintptr_t)slot & ~(uintptr_t)15);
     int pid = clone(cell_init_run, stack, kept, slot, &slot->init_pidfd, NULL, &slot->state);
     int error = pid < 0 ? -errno : 0;
+    if (slot->network != 0)
+        networks_leave();
     sigprocmask(SIG_SETMASK, &before, NULL);
     slot->init = pid;
     if (error < 0)
-        cell_init_give_slot(slot);
+        cell_init_end_slot(slot);
     else
         *made = slot;
     return error;
@@ -459,5 +471,5 @@ SHARED void cell_init_forget(void *given, struct cell_init_end *end)
 
     end->status = slot->status;
     end->max_rss_kb = slot->max_rss_kb;
-    cell_init_give_slot(slot);
+    cell_init_end_slot(slot);
 }

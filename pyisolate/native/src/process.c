@@ -165,7 +165,7 @@ SHARED int process_limit_capabilities(uint64_t keep)
     return error < 0 ? error : bounding_empty;
 }
 
-static int process_write_file(const char *path, const char *text, size_t length)
+SHARED int process_write_file(const char *path, const char *text, size_t length)
 {
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd < 0)

@@ -24,6 +24,7 @@
 #include "cell_start.h"
 #include "channel.h"
 #include "descriptors.h"
+#include "networks.h"
 #include "process.h"
 #include "shared.h"
 #include "zygote_loop.types.h"
@@ -335,6 +336,7 @@ SHARED void zygote_loop_end_cells(struct zygote_loop *loop)
 SHARED void zygote_loop_forget(struct zygote_loop *loop)
 {
 	cell_init_leave_ready(0);
+	networks_forget();
 	free(loop->cells);
 	loop->cells = NULL;
 	loop->count = loop->room = loop->left = 0;
