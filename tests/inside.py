@@ -13,7 +13,7 @@ from pyisolate.cell.channel import Channel
 from pyisolate.cell.pool import Pool
 from pyisolate.kernel.plan import KernelPlan
 from pyisolate.limits.cgroup import CgroupTree
-from pyisolate.sandbox.process import CellSession
+from pyisolate.sandbox.cell_session import CellSession
 from pyisolate.sandbox.session import Session
 from pyisolate.supervisor.runtime import Runtime
 

@@ -18,9 +18,9 @@ from typing import IO, TYPE_CHECKING, Any
 from ..cell.wire import PROGRAM_REPORT, ProgramReports, WireError
 from ..errors import SandboxError
 from ..native.result import advice, cause_of, is_shortage
-from .attendants import Attendants
 from .command import Program, error_of_start, exit_status
 from .program_options import ProgramText
+from .program_places import ProgramPlaces
 from .received import OutputSink, Received, Sink, sink_of
 from .session import Session
 from .stdin import Feeding, StdinSource, check_stdin
@@ -46,7 +46,7 @@ class ProgramSession(Session):
     #: programs of `popen` that run; changed under `state_lock`
     programs: set[RunningProgram]
     #: threads of the host that attend to programs of it
-    attendants: Attendants
+    places: ProgramPlaces
 
     @abc.abstractmethod
     def program_ended(self, program: RunningProgram) -> None:
@@ -104,8 +104,8 @@ class RunningProgram:
         """Start it, by a request, and attend to it on a thread of the host. Raises why it does not run."""
         session = self._session
         with contextlib.ExitStack() as undone, contextlib.ExitStack() as theirs:
-            session.attendants.take(session.name)
-            undone.callback(session.attendants.release)
+            session.places.take(session.name)
+            undone.callback(session.places.release)
             undone.callback(self._close_files)
             undone.enter_context(self._held)
             undone.callback(self._let_go)
@@ -198,7 +198,7 @@ class RunningProgram:
         try:
             self._attend()
         finally:
-            self._session.attendants.release()
+            self._session.places.release()
 
     def _attend(self) -> None:
         self._thread = threading.get_ident()

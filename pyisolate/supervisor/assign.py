@@ -24,7 +24,8 @@ from ..errors import EnforcementError, SandboxDied, SandboxError
 from ..limits import rlimit
 from ..policy import workspace
 from ..records import SandboxContext
-from ..sandbox.process import CellSession, Sandbox
+from ..sandbox.cell_session import CellSession
+from ..sandbox.process import Sandbox
 from ..sandbox.workspace import Workspace
 from .options import GUEST_ENVIRONMENT
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from ..cell.channel import Channel
 from ..limits.cgroup import CgroupLease
-from ..sandbox.process import CellSession, Sandbox
+from ..sandbox.cell_session import CellSession
+from ..sandbox.process import Sandbox
 from ..sandbox.session import Session
 from ..sandbox.thread import SandboxThread, ThreadSession
 

@@ -28,7 +28,7 @@ from ..policy.compile import with_gates
 from ..policy.compiled import CompiledPolicy, FsRule
 from ..policy.secrets import Injection
 from ..policy.web import by_name
-from ..sandbox.process import CellSession
+from ..sandbox.cell_session import CellSession
 from .secret_values import injections
 
 if TYPE_CHECKING:

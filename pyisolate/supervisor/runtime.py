@@ -27,8 +27,8 @@ from ..native.threads import Starter, Thread
 from ..policy.advice import advice
 from ..policy.web import by_name
 from ..sandbox.aio import HostLoop, HostThreads, run_logged
+from ..sandbox.cell_session import CellSession
 from ..sandbox.host_executor import HostSide
-from ..sandbox.process import CellSession
 from ..telemetry.host_events import host_context, record_refusal
 from ..telemetry.metrics import CellState, SandboxRow
 from ..telemetry.pipeline import SandboxTelemetry

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..cell.channel import Channel
     from ..cell.pool import Pool
     from ..policy.compiled import CompiledPolicy
-    from ..sandbox.process import CellSession
+    from ..sandbox.cell_session import CellSession
     from .policy_cache import PreparedPolicies
 
 _log = logging.getLogger("pyisolate.supervisor.standby")

@@ -217,7 +217,7 @@ def test_programs_are_bounded_and_one_sandbox_leaves_others_some(
     supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch, name: str, value: int, cause: str, hint: str
 ) -> None:
     """In the second case there is room for two programs in all."""
-    monkeypatch.setattr(f"pyisolate.sandbox.attendants.{name}", value)
+    monkeypatch.setattr(f"pyisolate.sandbox.program_places.{name}", value)
     with supervisor.spawn("many", POLICY) as sandbox, supervisor.spawn("other", POLICY) as other:
         process = sandbox.popen(["sleep", "60"])
         with pytest.raises(

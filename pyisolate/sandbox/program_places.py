@@ -1,4 +1,4 @@
-"""How many programs of `popen` the host attends to: those of one sandbox, and those of all that this process has."""
+"""Places for programs of `popen` that the host attends to: of one sandbox, and of all that this process has."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class _Total:
 _total = _Total()
 
 
-class Attendants:
-    """The threads of the host that attend to programs of one sandbox."""
+class ProgramPlaces:
+    """The places of one sandbox: each running program takes one, and a thread of the host."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -48,18 +48,18 @@ class Attendants:
             if self._number >= min(_MOST, share):
                 others = f", and {_total.number - self._number} of other sandboxes" if share < _MOST else ""
                 cause = f"{self._number} programs run or have output that has not ended{others}"
-                hint = "end what holds their stdout or stderr"
+                hints = ["end what holds their stdout or stderr"] if self._number else []
                 if share < _MOST:
-                    hint += (
-                        ", or raise this process's limit on open files (RLIMIT_NOFILE): programs take half of it, and "
+                    hints.append(
+                        "raise this process's limit on open files (RLIMIT_NOFILE): programs take half of it, and "
                         "those of one sandbox half of what the others leave of that"
                     )
-                raise SandboxError(f"popen in {sandbox!r}: {cause}", hint=hint)
+                raise SandboxError(f"popen in {sandbox!r}: {cause}", hint=", or ".join(hints))
             self._number += 1
             _total.number += 1
 
     def release(self) -> None:
-        """One such thread has ended."""
+        """The program has ended, and its thread."""
         with _total.lock:
             self._number -= 1
             _total.number -= 1
