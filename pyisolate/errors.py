@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 if TYPE_CHECKING:
     from .sandbox.rich import RichOutput
@@ -124,31 +124,16 @@ class _Refused(SandboxError):
         super().__init__(message, **fields)
         self.denial_event = denial_event
 
-    @classmethod
-    def undescribed(cls, describe: Callable[[], RefusalFields], errno: int, strerror: str) -> Self:
-        """Return a refusal that is described when it is looked at; `describe` must not raise."""
-        error = cls.__new__(cls)
-        error.__dict__.update(_describe=describe, errno=errno, strerror=strerror)
-        return error
-
-    def described(self) -> Self:
-        """Return this refusal with all that describes it."""
-        describe = self._describe
-        if describe is not None:
-            _Refused.__init__(self, **describe())
-            self.__dict__.pop("_describe", None)
-        return self
-
     def __getattr__(self, name: str) -> Any:
         # only what is not there comes here, so nothing of a refusal that is described
         if self._describe is None or name.startswith("__"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-        return getattr(self.described(), name)
+        return getattr(described(self), name)
 
     @property
     def args(self) -> tuple[Any, ...]:
         """The text."""
-        return _args.__get__(self.described())  # type: ignore[no-any-return]
+        return _args.__get__(described(self))  # type: ignore[no-any-return]
 
     @args.setter
     def args(self, value: Iterable[Any]) -> None:
@@ -156,10 +141,10 @@ class _Refused(SandboxError):
 
     def __repr__(self) -> str:
         """Return what the text's is."""
-        return super(_Refused, self.described()).__repr__()
+        return super(_Refused, described(self)).__repr__()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return super(_Refused, self.described()).__reduce__()
+        return super(_Refused, described(self)).__reduce__()
 
     def __str__(self) -> str:
         """Return the text alone: OSError would put `errno` and `filename` in its place."""
@@ -179,6 +164,25 @@ class _Refused(SandboxError):
     def presented_capability(self) -> str | None:
         """The nearest grant that the policy holds, or None."""
         return None if self.denial_event is None else self.denial_event.presented_capability
+
+
+_R = TypeVar("_R", bound=_Refused)
+
+
+def undescribed(kind: type[_R], describe: Callable[[], RefusalFields], errno: int, strerror: str) -> _R:
+    """Return a refusal that is described when it is looked at; `describe` must not raise. Internal."""
+    error = kind.__new__(kind)
+    error.__dict__.update(_describe=describe, errno=errno, strerror=strerror)
+    return error
+
+
+def described(error: _R) -> _R:
+    """Return a refusal with all that describes it. Internal."""
+    describe: Callable[[], RefusalFields] | None = vars(error).get("_describe")
+    if describe is not None:
+        _Refused.__init__(error, **describe())
+        vars(error).pop("_describe", None)
+    return error
 
 
 class PolicyError(_Refused, PermissionError):

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from ..capability import CATALOGUE, Capability
 from ..choices import Isolation
 from ..decision import Decision, DenialCode, Mode, Verdict
-from ..errors import PolicyError, RefusalFields, RefusedImport, RefusedProgram
+from ..errors import PolicyError, RefusalFields, RefusedImport, RefusedProgram, described, undescribed
 from ..policy.asking import WRITES
 from ..policy.broker import is_asked_about
 from ..policy.compiled import CompiledPolicy
@@ -348,9 +348,9 @@ class GuestHooks:
         if not decision.refused:
             return
         describe = functools.partial(_description, self._policy_context, decision, record)
-        error = _class_of(decision).undescribed(describe, errno.EACCES, _REFUSED)
+        error = undescribed(_class_of(decision), describe, errno.EACCES, _REFUSED)
         if isinstance(error, RefusedImport):
-            error.described().name = decision.target  # `msg` is a member of ImportError: nothing can stand for it
+            described(error).name = decision.target  # `msg` is a member of ImportError: nothing can stand for it
         elif decision.capability.family == "fs":
             error.filename = decision.target
         error.__dict__[_RECORD] = record

@@ -33,6 +33,8 @@ _LOOKING = (FsRight.READ, FsRight.WRITE, FsRight.CREATE, FsRight.DELETE, FsRight
 _FAMILIES = ("AF_INET", "AF_INET6", "AF_UNIX")
 _Answer = tuple[str | None, DenialCode | None, str]
 _GRANTED: _Answer = (None, None, "")
+#: What the host is asked about also where no address is named.
+_ASKED_BY_NAME = (Capability.PROCESS_EXEC, Capability.NET_HTTP)
 
 
 class Broker:
@@ -413,8 +415,8 @@ def is_asked_about(policy: CompiledPolicy, decision: Decision) -> bool:
         return False
     if decision.capability is Capability.PROCESS_EXEC and not asking.asks_about_programs(policy):
         return False
-    files = decision.capability is Capability.PROCESS_EXEC or decision.capability in policy.ask_rules.files
-    named = files or addresses.packed(_split(decision.target)[0]) is not None
+    by_name = decision.capability in _ASKED_BY_NAME or decision.capability in policy.ask_rules.files
+    named = by_name or addresses.packed(_split(decision.target)[0]) is not None
     return named and is_unspoken_of(decision.code)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ..capability import Capability
 from ..decision import Decision
-from .asking import asks_about
-from .broker import Broker, is_asked_about, is_unspoken_of
+from .broker import Broker, is_asked_about
 from .check import Finding, check
 from .compile import compile_policy
 from .diff import Change, diff
@@ -29,10 +28,12 @@ def explain(
     return Broker(compiled).decide(Capability(capability), target)
 
 
-def asks(policy: PolicyModel, decision: Decision, *, resolve: Resolve | None = None) -> bool:
-    """Tell whether the host is asked before what `explain` says is refused."""
-    compiled = compile_policy(policy, resolve=resolve)
-    if decision.capability is Capability.NET_HTTP:
-        unspoken = decision.refused and is_unspoken_of(decision.code)
-        return unspoken and asks_about(compiled, decision.capability, decision.target)
-    return is_asked_about(compiled, decision)
+def asks(
+    policy: PolicyModel,
+    decision: Decision,
+    *,
+    interpreter: InterpreterFiles | None = None,
+    resolve: Resolve | None = None,
+) -> bool:
+    """Tell whether the host is asked before what `explain`, given the same, says is refused."""
+    return is_asked_about(compile_policy(policy, interpreter=interpreter, resolve=resolve), decision)

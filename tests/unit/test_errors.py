@@ -112,7 +112,7 @@ def test_a_refusal_is_described_when_it_is_looked_at(
         return {"operation": "fs.read", "subject": "/x", "cause": "no rule", "hint": "grant it",
                 "denial_event": EVENTS[0], "errno": errno.EACCES}  # fmt: skip
 
-    error = kind.undescribed(describe, errno.EACCES, os.strerror(errno.EACCES))
+    error = errors.undescribed(kind, describe, errno.EACCES, os.strerror(errno.EACCES))
     assert (error.errno, asked) == (errno.EACCES, [])
     assert look(error) == (seen.format(kind.__name__) if isinstance(seen, str) else seen)
     assert len(asked) <= 1

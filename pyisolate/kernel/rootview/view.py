@@ -136,7 +136,7 @@ class RootViewBuilder(Enforcer):
         reply, descriptors = self._ask(nothing, directory=HostFile(path, device, inode), runs=runs)
         if len(descriptors) != 1:
             raise EnforcementError(
-                f"workspace: {path}: {reply.error}",
+                f"give the workspace's directory, on {path}: {reply.error}",
                 missing="workspace",
                 hint=reply.hint or "give a directory that is not replaced while the sandbox starts",
                 errno=reply.error_number or None,
