@@ -1,6 +1,6 @@
-"""A thread of the host that has run a function for a sandbox thread, and waits a moment for the guest's next call.
+"""A thread of the host that has run a function for a guest, and waits a moment for the guest's next call.
 
-Without it each call passes through two threads: one that is not confined and takes it, and one that runs it.
+Without it each call passes through two threads: one that takes it, and one that is woken from among many to run it.
 """
 
 from __future__ import annotations
@@ -11,73 +11,64 @@ from collections.abc import Callable
 
 from ..cell import wire
 
-#: How long it waits for the next call (seconds).
+#: How long it waits for the next call of a sandbox thread (seconds).
 LINGER_S = 1.0
 
 
 class Attendant:
-    """At most one for a guest, and only once it calls. `here` takes a call and runs it; `elsewhere` never waits.
+    """At most one for a guest, and only once it calls. `here` takes a call and runs it."""
 
-    `tell` has a call run on a thread that is not confined, and returns at once.
-    """
-
-    def __init__(
-        self,
-        here: Callable[[wire.HostCall], None],
-        elsewhere: Callable[[wire.HostCall], None],
-        tell: Callable[[Callable[[], object]], None],
-    ) -> None:
-        self._here, self._elsewhere, self._tell = here, elsewhere, tell
+    def __init__(self, here: Callable[[wire.HostCall], None], *, linger_s: float | None = None) -> None:
+        self._here, self._linger_s = here, linger_s
         # of C: an exception raised in a guest cannot leave a lock of it held
         self._frames: queue.SimpleQueue[wire.HostCall | None] = queue.SimpleQueue()
-        self._place = threading.Lock()
-        self._waits = self._dismissed = False
-
-    def waits(self) -> bool:
-        """True while a thread waits for the guest's next call."""
-        return self._waits
+        #: one where the thread waits: who takes it gives one call, and no other does
+        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._serves = threading.Lock()
+        self._dismissed = False
 
     def give(self, frame: wire.HostCall) -> bool:
-        """Hand a call over, on the guest's thread; False where no thread waits for one."""
-        if not self.waits():
+        """Hand a call over; False where no thread waits for one. Never waits."""
+        if not self._take_place():
             return False
         self._frames.put(frame)
-        if not self.waits():  # it has this call, or has stopped waiting just before
-            self._tell(self._clear)
         return True
 
     def serve(self, call: Callable[[], None]) -> None:
         """Run a call that was taken, and then those that come while there is no long pause."""
         call()
-        if not self._place.acquire(blocking=False):
+        if not self._serves.acquire(blocking=False):
             return  # another thread waits already
         try:
             while (frame := self._next()) is not None:
                 self._here(frame)
         finally:
-            self._place.release()
-        self._clear()
+            self._serves.release()
 
     def dismiss(self) -> None:
         """The guest has ended: wait for no further call."""
         self._dismissed = True
         self._frames.put(None)
 
-    def _next(self) -> wire.HostCall | None:
-        self._waits = not self._dismissed
+    def _take_place(self) -> bool:
         try:
-            return self._frames.get(timeout=LINGER_S) if self._waits else None
+            self._places.get_nowait()
         except queue.Empty:
-            return None
-        finally:
-            self._waits = False
+            return False
+        return True
 
-    def _clear(self) -> None:
-        """Pass on the calls that no thread waits for any more."""
+    def _next(self) -> wire.HostCall | None:
+        if self._dismissed:
+            return None
+        self._places.put(None)
         while True:
             try:
-                frame = self._frames.get_nowait()
+                frame = self._frames.get(timeout=LINGER_S if self._linger_s is None else self._linger_s)
             except queue.Empty:
-                return
-            if frame is not None:
-                self._elsewhere(frame)
+                if self._dismissed or self._take_place():
+                    return None
+                # it is being given: what raises in a guest may come in between, and then none does until the end
+            else:
+                if frame is None:
+                    self._take_place()
+                return frame

@@ -390,7 +390,7 @@ class CellSession(ProgramSession):
     def on_host_call(self, frame: wire.HostCall | wire.GaveUp) -> None:
         """Have a function of the host run for the guest, or stop it."""
         if isinstance(frame, wire.HostCall):
-            self.calls.take(frame)
+            self.calls.take_next(frame)
         else:
             self.calls.give_up(frame.id)
 

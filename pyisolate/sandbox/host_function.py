@@ -12,6 +12,7 @@ import contextvars
 import functools
 import inspect
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -26,6 +27,7 @@ from ..cell.described import Description, describe
 from ..decision import DenialCode
 from ..errors import PolicyError, SandboxError
 from ..telemetry.policy_error import policy_error
+from .attendant import Attendant
 from .request import check_mapping
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ _MAX_WAITING, _MAX_WAITING_BYTES = 1024, 64 << 20
 _MESSAGE_CHARS = 4096
 #: After so much work for calls that are refused (seconds) a thread rests so many times as long: others have their turn.
 _REFUSES_S, _RESTS = 0.001, 3
+#: How long a thread that ran a cell's call waits for its next one (seconds): as long as a guest goes on calling.
+_LINGER_S = 0.005
 
 Outcome = Literal["returned", "raised", "refused", "timeout", "cancelled"]
 
@@ -137,6 +141,8 @@ class _Known:
     context: contextvars.Context
     loop: asyncio.AbstractEventLoop | None = None
     signature: inspect.Signature | None = None
+    #: how many arguments without names it takes, at least and at most; None: it needs some by name
+    positional: tuple[int, float] | None = None
     calls: int = 0
     running: int = 0
     waiting: deque[_Call] = field(default_factory=deque)
@@ -160,6 +166,7 @@ class HostCalls:
         self._active: set[_Call] = set()
         self._by_number: dict[int, _Call] = {}
         self._closed = False
+        self._attendant = Attendant(lambda frame: self.take(frame, _run_here), linger_s=_LINGER_S)
 
     def add(self, offer: Offer) -> None:
         """Let the guest call these as well; one of the same name replaces an earlier one."""
@@ -169,7 +176,16 @@ class HostCalls:
                 signature = inspect.signature(run.function)
             except (TypeError, ValueError):  # some of C have none, and check their arguments themselves
                 pass
-            self._known[name] = _Known(run, offer.context, offer.loop, signature)
+            positional = None if signature is None else positional_of(signature)
+            self._known[name] = _Known(run, offer.context, offer.loop, signature, positional)
+
+    def take_next(self, frame: wire.HostCall) -> None:
+        """Queue a call of a cell's. The thread that ran the one before runs it, where it still waits for one."""
+        if not self._attendant.give(frame):
+            self.take(frame, self._start_attended)
+
+    def _start_attended(self, call: Callable[[], None]) -> None:
+        self._around.start_call(functools.partial(self._attendant.serve, call))
 
     def take(self, frame: wire.HostCall, start: Callable[[Callable[[], None]], None] | None = None) -> None:
         """Queue a call. Never waits, and runs nothing of the host's here, unless `start` does with what it is given."""
@@ -225,6 +241,7 @@ class HostCalls:
 
     def close(self) -> None:
         """Cancel what runs as a coroutine and forget what waits. Never waits. Idempotent."""
+        self._attendant.dismiss()
         with self._lock:
             self._closed = True
             futures = [call.future for call in self._active if call.future is not None]
@@ -312,7 +329,7 @@ class HostCalls:
         except wire.WireError as error:
             self._around.end(f"protocol violation: {error}")
             raise
-        if known.signature is not None:
+        if known.signature is not None and not fits(known.positional, args, kwargs):  # `bind` takes 3 us
             try:
                 known.signature.bind(*args, **kwargs)
             except TypeError as error:
@@ -339,6 +356,29 @@ class HostCalls:
             future.cancel()
             _check_time(known, call)
         return future.result()
+
+
+def _run_here(call: Callable[[], None]) -> None:
+    call()
+
+
+def positional_of(signature: inspect.Signature) -> tuple[int, float] | None:
+    """Return how many arguments without names a function takes, at least and at most; None: it needs some by name."""
+    least, most = 0, 0.0
+    for one in signature.parameters.values():
+        needed = one.default is inspect.Parameter.empty
+        if one.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+            least, most = least + needed, most + 1
+        elif one.kind is inspect.Parameter.VAR_POSITIONAL:
+            most = math.inf
+        elif one.kind is inspect.Parameter.KEYWORD_ONLY and needed:
+            return None
+    return least, most
+
+
+def fits(positional: tuple[int, float] | None, args: list[Any], kwargs: dict[str, Any]) -> bool:
+    """Tell whether arguments fit a signature for sure: those without names alone, by their number."""
+    return positional is not None and not kwargs and positional[0] <= len(args) <= positional[1]
 
 
 def _check_time(known: _Known, call: _Call) -> None:

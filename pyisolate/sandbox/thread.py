@@ -93,7 +93,7 @@ class ThreadSession(Session):
         #: calls of functions of the host that the guest waits for
         self._calls: dict[int, queue.SimpleQueue[wire.HostAnswer]] = {}
         self._numbers = itertools.count(1)
-        self._attendant = Attendant(self._take_here, self.calls.take, host_side.tell)
+        self._attendant = Attendant(self._take_here)
         self._written = 0
         self._streams: dict[Stream, TextIO] = {
             name: guest_stream(name, self._on_output) for name in cast("tuple[Stream, ...]", ("stdout", "stderr"))

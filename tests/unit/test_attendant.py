@@ -1,11 +1,10 @@
-"""Calls of functions by a guest on a thread: each is taken once, by the thread that waits for it or by another."""
+"""Calls of functions by a guest: each that is given is run once, and none waits behind one that runs."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -18,17 +17,13 @@ def call(number: int) -> wire.HostCall:
     return wire.HostCall(id=number, name="f", arguments=b"")
 
 
-def run_at_once(what: Callable[[], object]) -> None:
-    what()
-
-
 def test_the_thread_that_ran_a_call_takes_the_next_one() -> None:
     taken: queue.SimpleQueue[tuple[int, int | None]] = queue.SimpleQueue()
 
     def here(frame: wire.HostCall) -> None:
         taken.put((frame.id, threading.current_thread().ident))
 
-    one = Attendant(here, lambda frame: pytest.fail("taken elsewhere"), run_at_once)
+    one = Attendant(here)
     assert not one.give(call(1))  # nobody waits yet
     first = threading.Event()
     thread = threading.Thread(target=one.serve, args=(first.set,))
@@ -50,8 +45,7 @@ def test_each_call_is_taken_once_also_where_it_comes_as_the_thread_stops_waiting
 ) -> None:
     monkeypatch.setattr(module, "LINGER_S", 0.0001)
     here: list[int] = []
-    elsewhere: list[int] = []
-    one = Attendant(lambda frame: here.append(frame.id), lambda frame: elsewhere.append(frame.id), run_at_once)
+    one = Attendant(lambda frame: here.append(frame.id))
     ended = threading.Event()
 
     def attend() -> None:
@@ -68,5 +62,24 @@ def test_each_call_is_taken_once_also_where_it_comes_as_the_thread_stops_waiting
     ended.set()
     thread.join(10)
     assert given > 0
-    assert len(here) + len(elsewhere) == given
-    assert len({*here, *elsewhere}) == given
+    assert len(here) == len(set(here)) == given
+
+
+def test_one_call_is_given_to_a_thread_that_waits_and_none_behind_it() -> None:
+    begun, free = queue.SimpleQueue[int](), threading.Event()
+
+    def here(frame: wire.HostCall) -> None:
+        begun.put(frame.id)
+        free.wait(10)
+
+    one = Attendant(here)
+    thread = threading.Thread(target=one.serve, args=(lambda: None,))
+    thread.start()
+    while not one.give(call(1)):
+        time.sleep(0.001)
+    assert [one.give(call(number)) for number in (2, 3)] == [False, False]  # others run these
+    assert begun.get(timeout=10) == 1
+    free.set()
+    one.dismiss()
+    thread.join(10)
+    assert not thread.is_alive()
