@@ -25,6 +25,8 @@ from pyisolate.policy.compile import compile_policy
 #: A zygote whose policy zygotes are wrong about the process id of their guests.
 _WRONG_PID = """#!{python} -I
 import sys
+from pyisolate.cell import own_builtins
+own_builtins.begin()
 from pyisolate.cell.at_fork import AT_FORK
 AT_FORK.collect()
 from pyisolate.cell import zygote
