@@ -91,7 +91,7 @@ class Channel:
         self.listener: int | None = None
         self.asked = asked
         self.owner: ChannelOwner | None = None
-        self.lock = threading.RLock()
+        self.lock, self._send_lock = threading.RLock(), threading.RLock()
         self.ended: str | None = None
         self.exit_status: int | None = None
         self.exited = threading.Event()
@@ -100,9 +100,7 @@ class Channel:
         self.steps: tuple[Step, ...] = ()
         self.failed_steps: tuple[tuple[Step, str], ...] = ()
         self._buffer = wire.FrameBuffer(wire.MAX_GUEST_FRAME_BYTES)
-        self._outbox = bytearray()
-        self._ahead = b""
-        self._send_lock = threading.RLock()
+        self._outbox, self._ahead = bytearray(), b""
         #: the reload that a caller waits for, and its answer
         self.awaited_reload = 0
         self.reloaded: wire.Reloaded | None = None
@@ -242,19 +240,21 @@ class Channel:
         Raises Backlog when the cell has stopped reading. The caller holds `lock`.
         """
         data, received = wire.encode(frame), None
-        unsent = descriptors or self._ahead or self._kept is not None
-        if not unsent and len(data) <= native.SMALL_BYTES and not self._buffer.kept:
-            left = _LOOK_UP_S if deadline is None else min(deadline - time.monotonic(), _LOOK_UP_S)
-            received = self._end.ask(data, frame.id, left if left > 0 else 0.0)
+        left = _LOOK_UP_S if deadline is None else max(0.0, min(deadline - time.monotonic(), _LOOK_UP_S))
+        alone = not (descriptors or self._ahead or self._kept is not None or len(data) > native.SMALL_BYTES)
+        if alone and not self._buffer.kept:
+            received = self._end.ask(data, frame.id, left)
+        if received is None:
+            with self._send_lock:
+                self._send(data, descriptors)
+            if self.ended is None and not self._buffer.kept:
+                received = self._end.answer(frame.id, left)
         if isinstance(received, native.Plain):  # compared with this request's id, and one frame: see `channel.c`
             self._answer = received  # first: Ctrl-C may come at any line
             self.conversation.answered()
             self._end.torn, self.turn.last = False, time.monotonic()
             return self.take_answer()
-        if received is None:
-            with self._send_lock:
-                self._send(data, descriptors)
-        else:
+        if received is not None:
             self._handle(received)
         return self.wait_answer(deadline)
 
@@ -392,24 +392,24 @@ class Channel:
                 os.close(descriptor)
 
     def _dispatch(self, frame: wire.GuestFrame) -> None:
+        owner = self.owner
         if isinstance(frame, _ANSWERS):
             self._answer = frame
-        elif isinstance(frame, wire.Denial):
-            if self.owner is not None:
-                self.owner.on_denial(frame)
-        elif isinstance(frame, wire.GuestMessage):
-            if self.owner is not None:
-                self.owner.on_message(frame)
-        elif isinstance(frame, wire.Shown):
-            if self.owner is not None:
-                self.owner.on_shown(frame)
         elif isinstance(frame, wire.Reloaded):
             if frame.id == self.awaited_reload:
                 self.reloaded = frame
         elif isinstance(frame, wire.Wanted):
             self.send_kept()
-        elif self.owner is not None:
-            self.owner.on_host_call(frame)
+        elif owner is None:
+            return
+        elif isinstance(frame, wire.Denial):
+            owner.on_denial(frame)
+        elif isinstance(frame, wire.GuestMessage):
+            owner.on_message(frame)
+        elif isinstance(frame, wire.Shown):
+            owner.on_shown(frame)
+        else:
+            owner.on_host_call(frame)
 
     def take_answer(self) -> Answer | None:
         """Return the answer that has come, if any, and forget it."""

@@ -60,10 +60,19 @@ class HostEnd:
         channel.most = SMALL_BYTES
         channel.sent = 0
         got = lib.channel_ask(channel, data, len(data), int(timeout_s * 1000 + 0.999), number)
+        return self._answered(got) if channel.sent else None
+
+    def answer(self, number: int, timeout_s: float) -> Plain | bytes:
+        """Wait for the answer to request `number`, which was sent otherwise, as `ask` does."""
+        self._channel.most = SMALL_BYTES
+        return self._answered(lib.channel_answer(self._channel, int(timeout_s * 1000 + 0.999), number))
+
+    def _answered(self, got: int) -> Plain | bytes:
+        channel = self._channel
         if channel.plain:
             at, size = channel.value, channel.value_size
             return Plain(self._view[at : at + size] if size else _NONE, channel.duration_s)
-        return self._received(got) if channel.sent else None
+        return self._received(got)
 
     def send(self, data: bytes, descriptors: Sequence[int] | None = None) -> int:
         """Send what there is room for, with descriptors; return how many bytes. Raises OSError."""

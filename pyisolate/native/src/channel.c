@@ -171,11 +171,19 @@ static int channel_read_plain(struct channel *c, ssize_t got, uint64_t id)
 	return 1;
 }
 
+/* Wait as `channel_wait` does, and return the same; `plain` says whether it was the answer to `id`, and was read. */
+SHARED int channel_answer(struct channel *c, int timeout_ms, uint64_t id)
+{
+	int got = channel_wait(c, timeout_ms);
+
+	c->plain = got > 0 && channel_read_plain(c, got, id);
+	return got;
+}
+
 /*
- * Send a frame and wait as `channel_wait` does. `sent` says whether it was sent: it is not where other bytes are queued
+ * Send a frame and wait as `channel_answer` does. `sent` says whether it was sent: it is not where other bytes are queued
  * before it, or the socket has no room; the caller then sends it otherwise. A frame of a few pages is sent whole or not
- * at all (unix_stream_sendmsg). Returns what `channel_wait` returns; `plain` says whether that was the answer to `id`,
- * and was read.
+ * at all (unix_stream_sendmsg).
  */
 SHARED int channel_ask(struct channel *c, const unsigned char *data, size_t size, int timeout_ms, uint64_t id)
 {
@@ -184,11 +192,7 @@ SHARED int channel_ask(struct channel *c, const unsigned char *data, size_t size
 	channel_enter(c);
 	c->sent = !c->queued && send(c->peer, data, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size;
 	channel_leave(c);
-	if (!c->sent)
-		return 0;
-	int got = channel_wait(c, timeout_ms);
-	c->plain = got > 0 && channel_read_plain(c, got, id);
-	return got;
+	return c->sent ? channel_answer(c, timeout_ms, id) : 0;
 }
 
 /*
