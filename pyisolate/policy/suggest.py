@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence, Set
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from ..capability import CATALOGUE, FLOOR, Capability
 from ..errors import PolicySyntaxError
 from . import units, web, workspace
-from .model import PolicyModel
 from .reader import Reader
 from .rules import EXEC, FILE_RIGHTS, FORK, FileRule, ImportRule, NetworkRule, ProcessRule
 from .sections import SECTIONS, section_that_grants
 
-_P = TypeVar("_P", bound=PolicyModel)
+if TYPE_CHECKING:
+    from .model import PolicyModel
+
+_P = TypeVar("_P", bound="PolicyModel")
 _R = TypeVar("_R", NetworkRule, ProcessRule, ImportRule)
 
 
@@ -172,6 +174,8 @@ def apply(policy: _P, suggested: dict[str, Any]) -> _P:
 
     Where the policy denies a whole directory or range, the suggestion is the more specific rule, and wins as such.
     """
+    from .model import PolicyModel  # with all that reads policy files: a zygote, which suggests, does without
+
     added = PolicyModel.from_data(suggested)
     changed = msgspec.structs.replace(
         policy,

@@ -315,6 +315,14 @@ def test_each_use_of_what_has_ended_raises_an_error_of_its_own(supervisor: pyiso
     assert len(lengths) <= 2  # one for each way to use it
 
 
+def test_a_cell_holds_none_of_what_only_its_host_needs(supervisor: SupervisorOf) -> None:
+    hosts = ("asyncio", "click", "prometheus_client", "psutil", "tomllib", "yaml", "pyisolate.policy.model")
+    with supervisor.spawn("lean") as sandbox:
+        loaded = sandbox.eval("list(__import__('sys').modules)")
+        assert [name for name in hosts if name in loaded] == []
+        assert "pyisolate.policy.suggest" in loaded  # the control
+
+
 def test_cells_go_on_as_at_a_prompt(supervisor: SupervisorOf) -> None:
     with supervisor.spawn("prompt") as sandbox:
         sandbox.exec("from __future__ import annotations\nclass First: x: unknown")
