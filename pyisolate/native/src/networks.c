@@ -30,6 +30,8 @@
 
 /* So few that the zygote's table of descriptors, of which each cell gets a copy, needs no more than its 64 first places. */
 #define NETWORKS_KEPT 24
+/* That wait for a cell: each is 0.2 MB of the kernel's memory. */
+#define NETWORKS_IDLE 8
 
 struct networks_place {
 	int fd;                    /* of the namespace; meaningless where there is no ticket */
@@ -137,9 +139,18 @@ SHARED void networks_leave(void)
 /* The cell with this ticket has ended, and with it all processes in its namespace. */
 SHARED void networks_give(unsigned long long ticket)
 {
-	for (int i = 0; i < NETWORKS_KEPT && ticket != 0; i++)
+	struct networks_place *given = NULL;
+	int idle = 0;
+
+	for (int i = 0; i < NETWORKS_KEPT && ticket != 0; i++) {
+		idle += networks_places[i].idle;
 		if (networks_places[i].ticket == ticket)
-			networks_places[i].idle = 1;
+			given = &networks_places[i];
+	}
+	if (given != NULL && idle < NETWORKS_IDLE)
+		given->idle = 1;
+	else if (given != NULL)
+		networks_drop(given);
 }
 
 /* --- the zygote's user namespace -------------------------------------------------------------------------------------- */
