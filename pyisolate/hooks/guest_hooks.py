@@ -81,8 +81,7 @@ class Shadow:
             return Decision(verdict=Verdict.ALLOW, capability=capability, target=target)
 
     def would_refuse(self, capability: Capability, target: str, facts: dict[str, Any]) -> Decision | None:
-        """Return its refusal as one that is only recorded; None for what it grants and for the floor, which is no
-        policy's doing."""
+        """Return its refusal as one that is only recorded; None for what it grants, and for the floor."""
         decision = self.peek(capability, target, **facts)
         if decision.verdict is Verdict.ALLOW or decision.code is DenialCode.ALWAYS_DENIED:
             return None
@@ -189,8 +188,7 @@ class GuestHooks:
     def ask_all(
         self, operations: Sequence[Operation], args: tuple[Any, ...] = (), syscall: str = "", hook: str = "ask"
     ) -> int:
-        """Decide operations that raise no audit event (see `wrappers`), maybe none; `hook` names who asks (see
-        `announced`)."""
+        """Decide operations that raise no audit event (`wrappers`), maybe none; `hook`: who asks (`announced`)."""
         ident = get_ident()
         if ident in self._busy:
             return 0
@@ -220,7 +218,7 @@ class GuestHooks:
         """Report what the shadow policy would say to one operation."""
         with self.suspended() as fresh:
             if fresh:
-                self._consult_shadow(capability, target, facts, "", self._own_sequence(), "ask")
+                self._consult_shadow(((capability, target, facts),), "", self._own_sequence(), "ask")
             return 0
 
     def peek(self, capability: Capability, target: str, **facts: Any) -> Decision:
@@ -257,16 +255,19 @@ class GuestHooks:
         if not operations:
             self._last.forget()
             return answers.nothing_asked(hook)
-        verdict, asks = answers.ALLOW, False
+        verdict, asks, reported, foreseen = answers.ALLOW, False, False, False
         for index, (capability, target, facts) in enumerate(operations):
-            if self._shadow is not None:
-                self._consult_shadow(capability, target, facts, syscall, sequence, hook)
+            if self._shadow is not None and not foreseen:
+                foreseen = self._consult_shadow(operations[index:], syscall, sequence, hook)
             decision = self.peek(capability, target, **facts)
             if decision.verdict is not Verdict.ALLOW:
                 verdict = answers.WOULD_DENY
                 if self._asked_elsewhere(decision, hook):
                     asks = True
                     continue  # the listener asks the host, and records what comes of it
+                if reported and not decision.refused:
+                    continue  # enforcing would have ended the call before: one call, one event, which names the rest
+                reported = capability.family == "fs"
                 if decision.refused or not self._counted(capability, target, hook, False):
                     also = self._also(operations[index + 1 :]) if len(operations) > 1 else ()
                     if hook in _MOVES and crosses(target, named := tuple([one[:2] for one in operations])):
@@ -281,10 +282,7 @@ class GuestHooks:
         return answers.asked(hook, operations[0][0], verdict)
 
     def _asked_elsewhere(self, decision: Decision, hook: str) -> bool:
-        """Tell whether the listener asks the host about a call.
-
-        Whether a file that is out of sight would be made or written to is for the host to find out.
-        """
+        """Tell whether the listener asks the host about a call: made or not, of what it names."""
         compiled = self._compiled
         if compiled is None or not compiled.ask or (decision.capability.family == "fs" and hook not in _ASKED_HOOKS):
             return False
@@ -298,13 +296,15 @@ class GuestHooks:
         found = [(one[0], one[1]) for one in files if self.peek(one[0], one[1], **one[2]).code is not None]
         return tuple(dict.fromkeys(found))[:ALSO_LIMIT]
 
-    def _consult_shadow(
-        self, capability: Capability, target: str, facts: dict[str, Any], syscall: str, sequence: int, hook: str
-    ) -> None:
+    def _consult_shadow(self, operations: Sequence[Operation], syscall: str, sequence: int, hook: str) -> bool:
+        """Report what the shadow policy would refuse of the first operation; tell whether that is all of its call."""
         assert self._shadow is not None
+        (capability, target, facts), *others = operations
         decision = self._shadow.would_refuse(capability, target, facts)
         if decision is not None and not self._counted(capability, target, hook, True):
-            self._refuse(decision, syscall, sequence or self._event_sequence(), shadow=True)
+            also = tuple([one[:2] for one in others if self._shadow.would_refuse(*one) is not None])[:ALSO_LIMIT]
+            self._refuse(decision, syscall, sequence or self._event_sequence(), shadow=True, also=also)
+        return decision is not None and capability.family == "fs"
 
     def _counted(self, capability: Capability, target: str, hook: str, shadow: bool) -> bool:
         return capability in ANNOUNCED and self._announced.counted((capability, target, shadow), hook)

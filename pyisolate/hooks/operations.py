@@ -16,6 +16,7 @@ from typing import Any
 
 from ..capability import Capability as C
 from ..decision import Verdict
+from ..policy.broker import is_unspoken_of
 from . import addresses, frames, paths
 from .active import GATE, may_read, may_run
 from .operation import Arguments, DoneWithout, Operation, Operations
@@ -170,31 +171,43 @@ def _link_follows(args: Arguments) -> bool:
 
 
 def _exec(args: Arguments) -> Operations:
-    return _executing(paths.executable(args[0]) if isinstance(args[0], int) else paths.reached(args[0]))
+    is_open = isinstance(args[0], int)
+    return executing(paths.executable(args[0]) if is_open else paths.reached(args[0], follow=False))
 
 
-def _executing(path: str | None) -> Operations:
-    return _NOTHING if path is None else ((C.PROCESS_EXEC, path, {}),)
+def executing(named: str | None) -> Operations:
+    """Return the operation of running a program: what a link leads to, or the link where no rule speaks of either.
+
+    A rule for the link grants both. One for what it leads to leaves the link out of sight.
+    """
+    path = None if named is None else paths.reached(named)
+    if named is None or path is None:
+        return _NOTHING
+    hooks = GATE.hooks
+    if hooks is not None and path != named:
+        said = [hooks.peek(C.PROCESS_EXEC, one).code for one in (path, named)]
+        path = named if all(map(is_unspoken_of, said)) else path
+    return ((C.PROCESS_EXEC, path, {}),)
 
 
 def _spawn(args: Arguments) -> Operations:
-    return _executing(paths.executable(args[0], search=args[2] if len(args) > 2 else None))
+    return executing(paths.executable(args[0], search=args[2] if len(args) > 2 else None))
 
 
 def _popen(args: Arguments) -> Operations:
-    path = paths.executable(args[0], search=args[3], base=args[2])
-    if path is not None and frames.tries_program() and not may_run(path):
-        raise DoneWithout(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    return _executing(path)
+    found = executing(paths.executable(args[0], search=args[3], base=args[2]))
+    if found and frames.tries_program() and not may_run(found[0][1]):
+        raise DoneWithout(errno.ENOENT, os.strerror(errno.ENOENT), found[0][1])
+    return found
 
 
 def _shell(args: Arguments) -> Operations:
-    return _executing(paths.reached("/bin/sh"))
+    return executing(paths.reached("/bin/sh", follow=False))
 
 
 def _terminal_spawn(args: Arguments) -> Operations:
     argv = args[0]
-    return _executing(paths.executable(argv if isinstance(argv, (str, bytes)) else argv[0]))
+    return executing(paths.executable(argv if isinstance(argv, (str, bytes)) else argv[0]))
 
 
 def _fork(args: Arguments) -> Operations:

@@ -44,7 +44,8 @@ def _may_find(program: str) -> bool:
     if GATE.hooks is None:
         return True
     found = paths.executable(program)
-    return found is not None and may_run(found)
+    path = None if found is None else paths.reached(found)
+    return path is not None and may_run(path)
 
 
 def _with_program(original: Callable[..., Any], program: str, default: Any) -> Callable[..., Any]:

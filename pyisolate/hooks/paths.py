@@ -286,7 +286,7 @@ def present(path: str) -> bool:
 
 
 def executable(name: object, *, search: object = None, base: object = None) -> str | None:
-    """Return what an exec of `name` reaches, searched in PATH where it holds no slash.
+    """Return the program of an exec of `name`, a link itself, searched in PATH where it holds no slash.
 
     A program that is not found may only be out of sight: its name is then completed with a directory of PATH, so that
     the refusal says what a rule would have to grant.
@@ -295,18 +295,18 @@ def executable(name: object, *, search: object = None, base: object = None) -> s
     if path is None:
         return of_descriptor(name) if isinstance(name, int) else None
     if "/" in path:
-        return reached(path, base=base)
+        return reached(path, follow=False, base=base)
     directories = [directory or "." for directory in _search_path(search).split(":")]
     for directory in directories:
         candidate = f"{directory}/{path}"
         try:
             if _access(_ours(candidate), 1) and stat.S_ISREG(_stat(_ours(candidate)).st_mode):  # 1: X_OK (access(2))
-                return reached(candidate)
+                return reached(candidate, follow=False)
         except (OSError, ValueError):
             continue
     # one that the host is asked about lies where nothing runs yet (kernel/rootview/gates.py)
     shut = next((one for one in directories if _is_program(f"{one}/{path}")), None)
-    return f"{likely_directory(directories)}/{path}" if shut is None else reached(f"{shut}/{path}")
+    return f"{likely_directory(directories)}/{path}" if shut is None else reached(f"{shut}/{path}", follow=False)
 
 
 def _is_program(path: str) -> bool:

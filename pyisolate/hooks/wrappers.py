@@ -29,7 +29,7 @@ from . import pinned_hosts as pinned
 from .active import GATE, CellHooks
 from .answer_codes import LOOKUPS
 from .operation import Operations
-from .operations import signalling
+from .operations import executing, signalling
 
 Builder = Callable[..., Operations]
 _NOTHING: Operations = ()
@@ -68,19 +68,18 @@ def _randomness(name: str) -> Builder:
 
 def _forked_exec(args: Any, executables: Any, _close: Any, _keep: Any, cwd: Any, *_rest: Any) -> Operations:
     """Decide `fork_exec`, which tries each candidate of a PATH search in turn: the first that exists runs."""
-    candidates = [path for one in executables if (path := paths.reached(one, base=cwd)) is not None]
+    candidates = [path for one in executables if (path := paths.reached(one, follow=False, base=cwd)) is not None]
     if not candidates:
         return _NOTHING
     chosen = next((path for path in candidates if paths.exists(path)), None)
     if chosen is None:
         directory = paths.likely_directory([path.rpartition("/")[0] for path in candidates])
         chosen = next((path for path in candidates if path.rpartition("/")[0] == directory), candidates[0])
-    return ((C.PROCESS_EXEC, chosen, {}),)
+    return executing(chosen)
 
 
 def _searched_exec(file: Any, args: Any, env: Any = None) -> Operations:
-    found = paths.executable(file, search=env)
-    return _NOTHING if found is None else ((C.PROCESS_EXEC, found, {}),)
+    return executing(paths.executable(file, search=env))
 
 
 def _looked_up(*_args: Any, **_kwargs: Any) -> Operations:

@@ -64,11 +64,11 @@ class WatchedFiles:
         by_guest: bool = False,
         full: bool = False,
     ) -> list[KernelRecord]:
-        """Return the record, as a denial if the file enforcer refuses the call.
+        """Return the record, as a denial if the file enforcer refuses the call, or would have in monitor mode.
 
-        In monitor mode nothing refuses: there are then as many records as enforcing would have refused one after the
-        other, as hooks ask. Left as it is: what is granted; a file that is not there at all; a relative name, whose
-        directory is not known here; the listing of a directory of `searched`, which any import of an absent module is.
+        One call is one denial: of what hooks ask first, and what else the call needs is in it. Left as it is: what is
+        granted; a file that is not there at all; a relative name, whose directory is not known here; the listing of a
+        directory of `searched`, which any import of an absent module is.
         `own` lends the sandbox's workspace, where what lies below it is looked up. `sealed`: it sees a root view, in
         which what may not be written is mounted read-only. `by_guest`: the guest's own process called, and no program
         of it. `full`: nothing is left out that libraries only try.
@@ -82,9 +82,9 @@ class WatchedFiles:
             record = msgspec.structs.replace(record, target=target, other=other)
         names = SeenNames(own, leading, record)
         if record.verdict is not Verdict.ALLOW:  # decided by the listener: only its name is to be as hooks spell it
-            follows = not runs and record.syscall not in (*_NAMING, *_RENAMING)
-            target = names.acted_on(record.target, record.flags) if follows else record.target
-            return [msgspec.structs.replace(record, target=target)]
+            names_it = runs or record.syscall in (*_NAMING, *_RENAMING)
+            named = names.in_folder(record.target) if names_it else names.acted_on(record.target, record.flags)
+            return [msgspec.structs.replace(record, target=named or record.target)]
         if runs:
             return [_would_ask(_program(record, broker, names), policy)]
         if (looked := _looked_at(record, names)) is not None:
@@ -92,16 +92,12 @@ class WatchedFiles:
         found = _refusals(record, broker, names, searched, sealed=sealed, by_guest=by_guest, full=full)
         if not found:
             return [record]
-        found = [_would_ask(one, policy) for one in found]
-        if (also := _moved(record, names, broker, sealed=sealed)) and crosses(
-            also[0][1], also
-        ):  # a rule for one name does not do
-            found = [msgspec.structs.replace(one, also=also) for one in found]
-            return found if found[0].verdict is Verdict.WOULD_DENY else found[:1]
-        if found[0].verdict is Verdict.WOULD_DENY:
-            return found
-        also = tuple((one.capability, one.target) for one in found[1:])
-        return [msgspec.structs.replace(found[0], also=also)]
+        first = _first_asked(record, found)
+        also = _moved(record, names, broker, sealed=sealed)
+        if not (also and crosses(also[0][1], also)):  # else a rule for one name does not do
+            others = ((one.capability, one.target) for one in found if one is not first)
+            also = tuple(dict.fromkeys((*first.also, *others)))
+        return [msgspec.structs.replace(_would_ask(first, policy), also=also)]
 
     def judge_shadow(
         self,
@@ -145,20 +141,30 @@ class WatchedFiles:
         return found
 
 
+def _first_asked(record: KernelRecord, found: list[KernelRecord]) -> KernelRecord:
+    """Return the refusal that stands for a call: its hook's, which asks about names alone, or the first."""
+    asked = [one for one in found if not one.beyond_name] if record.slot_verdict is Verdict.WOULD_DENY else []
+    return (asked or found)[0]
+
+
 def _program(record: KernelRecord, broker: Broker, names: SeenNames) -> KernelRecord:
     """Return the record, as a denial if the program is there and no rule grants it, or the interpreter of a script."""
-    path, script = names.followed(record.target), ""
+    named, script = record.target, ""
     for _ in range(_INTERPRETERS):
+        path, link = names.followed(named), names.in_folder(named)
         if not names.is_there(path) or names.is_directory(path):
             break
         decision = broker.decide(Capability.PROCESS_EXEC, path)
         if decision.code is not None:
+            of_link = decision if link is None else broker.decide(Capability.PROCESS_EXEC, link)
+            if is_unspoken_of(decision.code) and is_unspoken_of(of_link.code):
+                decision = of_link  # as hooks name it: a rule for the link grants both
             reason = f"{script} names it as its interpreter: {decision.reason}" if script else decision.reason
-            return _refused(record, msgspec.structs.replace(decision, reason=reason), path)
+            return _refused(record, msgspec.structs.replace(decision, reason=reason), decision.target)
         interpreter = names.interpreter(path)
         if interpreter is None:
             break
-        path, script = names.followed(interpreter), path
+        named, script = interpreter, path
     return record
 
 
@@ -464,13 +470,17 @@ def _opened(
 def let_through(record: KernelRecord) -> KernelRecord | None:
     """Return the record of a program or socket that monitor mode let through, named as the broker names it.
 
-    None where nothing is there, which is not refused: a search in PATH tries each directory, and the C library asks for
-    daemons that do not run. Another socket may be gone by now that was there. Enforcing refuses native code of the
+    None for a process that is made for a program that a hook has reported: one call, and a rule for the program grants
+    it. None where nothing is there, which is not refused: a search in PATH tries each directory, and the C library asks
+    for daemons that do not run. Another socket may be gone by now that was there. Enforcing refuses native code of the
     guest's own process any program, and a child to search for one as well.
     """
+    if record.capability is Capability.PROCESS_FORK and record.slot_capability is Capability.PROCESS_EXEC:
+        return None
     if record.capability is Capability.PROCESS_EXEC and record.target.startswith("/"):
-        path = os.path.realpath(record.target)
-        kept = record.broker_consulted is False or SeenNames().is_there(path)
+        names = SeenNames()
+        path = names.in_folder(record.target) or record.target
+        kept = record.broker_consulted is False or names.is_there(path)
         return msgspec.structs.replace(record, target=path) if kept else None
     if record.capability is Capability.IPC_UNIX and record.target.startswith("unix:/"):
         path = record.target[5:]

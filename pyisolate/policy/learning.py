@@ -168,10 +168,19 @@ def _unsteady(policy: PolicyModel, base: PolicyModel | None, seen: Iterable[_Key
 def _counted(events: Iterable[DenialEvent]) -> Counter[_Key]:
     counts: Counter[_Key] = Counter()
     for event in events:
-        target = _target(event)
-        if target is not None:
-            counts[event.capability, target] += event.count
+        for wanted in _wanted(event):
+            counts[wanted] += event.count
     return counts
+
+
+def _wanted(event: DenialEvent) -> Iterator[_Key]:
+    """Yield what a call needed, as it was asked for; nothing of which the event holds only its beginning."""
+    if (target := _target(event)) is not None:
+        yield event.capability, target
+    for text in event.also:
+        capability, _, name = text.partition(" ")
+        if not _CUT.search(name):
+            yield Capability(capability), unescape(name)
 
 
 def _target(event: DenialEvent) -> str | None:

@@ -64,6 +64,7 @@ class DenialEvent(msgspec.Struct, frozen=True, kw_only=True):
     waited_ms: int | None = None
     traceparent: str | None = None
     rule_reason: str | None = None
+    also: tuple[str, ...] = ()
     schema: str = SCHEMA
 
     @property
@@ -73,7 +74,9 @@ class DenialEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as plain data, in the order of `docs/protocol.md`."""
-        return msgspec.to_builtins(self, str_keys=True)  # type: ignore[no-any-return]
+        plain: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
+        plain["also"] = list(self.also)
+        return plain
 
     def to_json(self) -> str:
         """Return the event as one line of JSON."""

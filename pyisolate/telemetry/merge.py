@@ -168,6 +168,7 @@ def merge(
         waited_ms=None if answered is None else answered.waited_ms,
         traceparent=context.traceparent,
         rule_reason=_rule_reason(context, rule),
+        also=tuple([f"{one} {show_target(name)}" for one, name in lead.also if (one, name) != (capability, target)]),
     )
 
 

@@ -33,6 +33,7 @@ def coalesce_key(event: DenialEvent) -> Key:
         event.kernel_enforcer,
         event.kernel_errno,
         event.origin,
+        event.also,
         event.would_deny,
         event.shadow,
         event.answer,

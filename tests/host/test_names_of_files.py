@@ -76,7 +76,8 @@ def test_monitor_mode_tells_what_a_program_makes_from_what_it_finds(
         assert sandbox.run(["/usr/bin/bash", "-c", f"echo > {folder}/out; echo > {folder}/there"]).returncode == 0
         events = sandbox.get_denial_events()
     seen = [(one.capability, Path(one.target).name) for one in events if one.target.startswith(str(folder))]
-    assert seen == [("fs.create", "out"), ("fs.write", "out"), ("fs.write", "there")]
+    assert seen == [("fs.create", "out"), ("fs.write", "there")]
+    assert [one.also for one in events if one.target == f"{folder}/out"] == [(f"fs.write {folder}/out",)]
 
 
 #: opens what is not there, and then, for each name, a new file that is removed at once, and
@@ -138,3 +139,26 @@ def test_a_program_is_judged_by_what_it_met_and_not_by_what_it_put_there_since(
         assert b"cat: l:" in sandbox.run(["/usr/bin/bash", "-c", refused]).stderr
         (event,) = sandbox.get_denial_events()
     assert (event.capability, event.target, event.count) == ("fs.read", f"{folder}/there", 1)
+
+
+def test_one_call_is_one_event_and_the_same_in_both_modes(supervisor: pyisolate.Supervisor, folder: Path) -> None:
+    """What else the call needs is in it, and a program has the name by which it was called."""
+    policy = pyisolate.Policy.preset("compute").allow_import("os")
+    calls = (f"open('{folder}/new', 'x')", f"open('{folder}/there', 'r+')", "os.system('true')")
+    told = {}
+    for mode in ("enforce", "monitor"):
+        with supervisor.spawn(mode, policy, mode=mode) as sandbox:
+            for call in calls:
+                sandbox.exec(f"import os\ntry: {call}\nexcept OSError: pass")
+            events = sandbox.get_denial_events()
+        told[mode] = [(one.capability, one.target, one.also, one.count) for one in events[: len(calls)]]
+    shell = f"{os.path.realpath('/bin')}/sh"
+    assert (
+        told["monitor"]
+        == told["enforce"]
+        == [
+            ("fs.create", f"{folder}/new", (f"fs.write {folder}/new",), 1),
+            ("fs.write", f"{folder}/there", (f"fs.read {folder}/there",), 1),
+            ("process.exec", shell, (), 1),
+        ]
+    )

@@ -56,6 +56,14 @@ def _event(capability: Capability, target: str, **fields: Any) -> DenialEvent:
 EVENTS = [_event(capability, target) for capability, target in SEEN]
 
 
+def test_what_else_a_call_needed_is_learned_with_it() -> None:
+    """One call is one event, also in monitor mode."""
+    made = _event(C.FS_CREATE, "/srv/out/report.txt", also=("fs.write /srv/out/report.txt",))
+    broker = Broker(compile_policy(learn([made])))
+    assert broker.decide(C.FS_WRITE, "/srv/out/report.txt").verdict is Verdict.ALLOW
+    assert broker.decide(C.FS_READ, "/srv/out/report.txt").verdict is Verdict.DENY
+
+
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_the_same_run_passes_and_the_floor_does_not(level: int) -> None:
     policy = learn(EVENTS, generalise=level)
