@@ -1,24 +1,17 @@
 /* How audit.c finds the events that are asked about, and the place of a thread in a page that threads share. */
-#ifndef PYISOLATE_AUDIT_TABLES_H
-#define PYISOLATE_AUDIT_TABLES_H
-
-#include <Python.h>
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <errno.h>
-#include <stdint.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The events asked about: open addressing, never changed once published. */
-enum { AUDIT_TABLE_SIZE = 1024, AUDIT_EVENTS_MAX = 512 }; /* CPython 3.13 documents about 150 events */
-struct audit_event {
-	const char *name;
-	PyObject *text;
-	uint32_t hash;
-};
-static struct audit_event audit_events[AUDIT_TABLE_SIZE];
+#include "audit_table.h"
 
-static inline uint32_t audit_hash(const char *name)
+static struct audit_event audit_table_events[AUDIT_TABLE_SIZE];
+
+SHARED uint32_t audit_table_hash(const char *name)
 {
 	uint32_t hash = 2166136261u; /* FNV-1a */
 	for (; *name; name++)
@@ -27,19 +20,19 @@ static inline uint32_t audit_hash(const char *name)
 }
 
 /* Ends because the table is at most half full. */
-static inline struct audit_event *audit_find(const char *name)
+SHARED struct audit_event *audit_table_find(const char *name)
 {
-	uint32_t hash = audit_hash(name);
-	struct audit_event *entry = &audit_events[hash % AUDIT_TABLE_SIZE];
+	uint32_t hash = audit_table_hash(name);
+	struct audit_event *entry = &audit_table_events[hash % AUDIT_TABLE_SIZE];
 	while (entry->name != NULL && (entry->hash != hash || strcmp(entry->name, name) != 0))
-		entry = entry == &audit_events[AUDIT_TABLE_SIZE - 1] ? audit_events : entry + 1;
+		entry = entry == &audit_table_events[AUDIT_TABLE_SIZE - 1] ? audit_table_events : entry + 1;
 	return entry;
 }
 
 /* The thread's place in a shared page, of the `count` whose owners' ids lie `stride` bytes apart: the first of its
  * probes that is free, or whose owner is gone. -1: none is, and readers of the page then report that consultation
  * cannot be known. In the second of two rounds, owners are looked for. */
-static inline int audit_find_place(void *owners, size_t stride, uint32_t count, uint32_t probes, int rounds)
+SHARED int audit_table_place(void *owners, size_t stride, uint32_t count, uint32_t probes, int rounds)
 {
 	uint32_t tid = (uint32_t)syscall(SYS_gettid);
 
@@ -55,5 +48,3 @@ static inline int audit_find_place(void *owners, size_t stride, uint32_t count, 
 		}
 	return -1;
 }
-
-#endif
