@@ -254,7 +254,7 @@ _GAPS_OF_THREADS = {
 }
 
 
-#: The listener answers it as if no such thread were there (native/src/notify/decide.c).
+#: The listener answers it as if no such thread were there (native/src/notify/numbered.c).
 _UNRECORDED_ON_THREADS = {
     Capability.PROCESS_SIGNAL: (
         ". Signal 33 to threads of the host, by which the C library has them follow setuid and its kin, is answered "

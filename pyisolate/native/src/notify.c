@@ -17,6 +17,7 @@
 #include "notify/own.c"
 #include "notify/look.c"
 #include "notify/kin.c"
+#include "notify/numbered.c"
 #include "notify/decide.c"
 #include "notify/turns.c"
 #include "notify/loop.c"

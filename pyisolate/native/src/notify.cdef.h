@@ -36,28 +36,64 @@ struct notify_question {
 	uint32_t flags, mode;
 	char name[...];
 };
-enum notify_said { NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER, NOTIFY_SAID_EMPTY, NOTIFY_SAID_BEGIN,
-                   NOTIFY_SAID_DONE, ... };
+enum notify_said {
+	NOTIFY_SAID_NO,
+	NOTIFY_SAID_YES,
+	NOTIFY_SAID_AS_EVER,
+	NOTIFY_SAID_EMPTY,
+	NOTIFY_SAID_BEGIN,
+	NOTIFY_SAID_DONE,
+	...
+};
 enum notify_stage { NOTIFY_STAGE_GONE, NOTIFY_STAGE_WAITS, NOTIFY_STAGE_WENT_ON, ... };
-enum notify_reply { NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE,
-                    NOTIFY_REPLY_GONE, ... };
-#define NOTIFY_DESCRIPTOR ...
-#define NOTIFY_NO_LIMIT ...
-#define NOTIFY_FOREIGN ...
+enum notify_reply {
+	NOTIFY_REPLY_NONE,
+	NOTIFY_REPLY_YES,
+	NOTIFY_REPLY_NO,
+	NOTIFY_REPLY_FULL,
+	NOTIFY_REPLY_LATE,
+	NOTIFY_REPLY_GONE,
+	...
+};
+#define NOTIFY_DESCRIPTOR   ...
+#define NOTIFY_NO_LIMIT     ...
+#define NOTIFY_FOREIGN      ...
 #define NOTIFY_CAPABILITIES ...
-#define NOTIFY_SYSCALLS ...
-#define NOTIFY_VERDICTS ...
+#define NOTIFY_SYSCALLS     ...
+#define NOTIFY_VERDICTS     ...
 enum notify_verdict { NOTIFY_ALLOW, NOTIFY_DENY, NOTIFY_WOULD_DENY, ... };
 enum notify_act { NOTIFY_ACT_DENY, NOTIFY_ACT_FLOOR, NOTIFY_ACT_ALLOW, NOTIFY_ACT_WATCH, ... };
-enum notify_reason { NOTIFY_NO_REASON, NOTIFY_NOT_GRANTED, NOTIFY_SCOPE_INSUFFICIENT, NOTIFY_EXPLICIT_DENY,
-                     NOTIFY_ALWAYS_DENIED, NOTIFY_INTERNAL, NOTIFY_LIMIT_EXCEEDED, ... };
+enum notify_reason {
+	NOTIFY_NO_REASON,
+	NOTIFY_NOT_GRANTED,
+	NOTIFY_SCOPE_INSUFFICIENT,
+	NOTIFY_EXPLICIT_DENY,
+	NOTIFY_ALWAYS_DENIED,
+	NOTIFY_INTERNAL,
+	NOTIFY_LIMIT_EXCEEDED,
+	...
+};
 enum notify_trait { NOTIFY_KNOWN, NOTIFY_REPORTED, ... };
 enum notify_met_kind { NOTIFY_MET_UNKNOWN, NOTIFY_MET_NOTHING, NOTIFY_MET_LINK, NOTIFY_MET_OTHER, ... };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, ... };
-enum notify_flag { NOTIFY_CELL, NOTIFY_FULL, NOTIFY_MONITOR_NET, NOTIFY_NATIVE_NET, NOTIFY_ASK_CONNECT,
-                   NOTIFY_OWN_NAMES, NOTIFY_MONITOR_FILES, NOTIFY_OWN_SOCKETS, NOTIFY_OWN_TMP, NOTIFY_OWN_SHM,
-                   NOTIFY_ASK_READ, NOTIFY_ASK_BY_RULE, NOTIFY_ASK_EXEC, NOTIFY_ASK_WRITE,
-                   NOTIFY_ASK_NAMES, ... };
+enum notify_flag {
+	NOTIFY_CELL,
+	NOTIFY_FULL,
+	NOTIFY_MONITOR_NET,
+	NOTIFY_NATIVE_NET,
+	NOTIFY_ASK_CONNECT,
+	NOTIFY_OWN_NAMES,
+	NOTIFY_MONITOR_FILES,
+	NOTIFY_OWN_SOCKETS,
+	NOTIFY_OWN_TMP,
+	NOTIFY_OWN_SHM,
+	NOTIFY_ASK_READ,
+	NOTIFY_ASK_BY_RULE,
+	NOTIFY_ASK_EXEC,
+	NOTIFY_ASK_WRITE,
+	NOTIFY_ASK_NAMES,
+	...
+};
 enum notify_action { NOTIFY_ASKED_ABOUT, ... };
 
 typedef struct notify_listener notify_listener;
@@ -71,14 +107,13 @@ void notify_destroy(notify_listener *l);
 notify_listener *notify_none(void);
 int notify_alive(notify_listener *l);
 
-notify_policy *notify_policy_new(uint32_t flags, uint64_t serial, const uint8_t *acts,
-                                 const struct notify_rule *rules, int rule_count,
-                                 const struct notify_unix_rule *unix_rules, int unix_count);
+notify_policy *notify_policy_new(uint32_t flags, uint64_t serial, const uint8_t *acts, const struct notify_rule *rules,
+				 int rule_count, const struct notify_unix_rule *unix_rules, int unix_count);
 void notify_policy_drop(notify_policy *p);
 void notify_policy_watch(notify_policy *p, notify_policy *shadow);
 void notify_policy_bound(notify_policy *p, uint64_t open_files, uint64_t file_size);
 int notify_policy_ask(const notify_policy *p, int action, int family, const uint8_t *address, int port, int picked,
-                      int *rule, int *presented);
+		      int *rule, int *presented);
 
 int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy);
 /* `own`: a descriptor of the sandbox's workspace, which is the listener's from here on; -1: as before. */

@@ -1,7 +1,7 @@
 /* Socket addresses: copied out of the task once, normalised, and only that copy is judged and used. */
 #include "parts.h"
 
-static const uint8_t notify_v4_mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
+static const uint8_t notify_v4_mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
 static int notify_is_zero(const uint8_t *bytes, size_t length)
 {
@@ -15,7 +15,7 @@ static int notify_is_zero(const uint8_t *bytes, size_t length)
  * kernel would otherwise take the socket's own address for it. */
 SHARED void notify_any_is_loopback(struct notify_endpoint *e)
 {
-	static const uint8_t loopback[4] = { 127, 0, 0, 1 };
+	static const uint8_t loopback[4] = {127, 0, 0, 1};
 
 	if (e->family == 4) {
 		if (!notify_is_zero(e->address, 4))
@@ -133,8 +133,8 @@ SHARED void notify_by_descriptor(int fd, struct notify_endpoint *held)
  * The descriptor, or -errno: ELOOP for a link, ENOTSOCK for another kind of file. openat2: Linux 5.6. */
 SHARED int notify_hold_path(const struct notify_endpoint *e, struct notify_endpoint *held)
 {
-	const struct open_how how = { .flags = O_PATH | O_CLOEXEC | O_NOFOLLOW, .resolve = RESOLVE_NO_SYMLINKS };
-	char path[sizeof e->raw.un.sun_path + 1] = { 0 };
+	const struct open_how how = {.flags = O_PATH | O_CLOEXEC | O_NOFOLLOW, .resolve = RESOLVE_NO_SYMLINKS};
+	char path[sizeof e->raw.un.sun_path + 1] = {0};
 	struct stat about;
 
 	memcpy(path, e->raw.un.sun_path, notify_unix_path(e));

@@ -49,7 +49,7 @@ static void notify_watch_fork(void)
 
 SHARED notify_listener *notify_create(const uint8_t *capability, const uint8_t *traits, const int8_t *path_argument)
 {
-	struct seccomp_notif_sizes sizes = { 0 };
+	struct seccomp_notif_sizes sizes = {0};
 	notify_listener *l = notify_alloc(1, sizeof *l);
 
 	if (!l)
@@ -58,8 +58,8 @@ SHARED notify_listener *notify_create(const uint8_t *capability, const uint8_t *
 		notify_free(l);
 		return NULL;
 	}
-	l->notif_bytes = sizes.seccomp_notif > sizeof(struct seccomp_notif) ? sizes.seccomp_notif
-									      : sizeof(struct seccomp_notif);
+	l->notif_bytes =
+		sizes.seccomp_notif > sizeof(struct seccomp_notif) ? sizes.seccomp_notif : sizeof(struct seccomp_notif);
 	memcpy(l->capability, capability, sizeof l->capability);
 	memcpy(l->traits, traits, sizeof l->traits);
 	memcpy(l->path_argument, path_argument, sizeof l->path_argument);
@@ -76,11 +76,11 @@ SHARED notify_listener *notify_create(const uint8_t *capability, const uint8_t *
 	l->questions = notify_alloc(NOTIFY_QUESTION_RING, sizeof *l->questions);
 	l->wake_source.kind = NOTIFY_SOURCE_WAKE;
 	notify_make_room(l);
-	struct epoll_event event = { .events = EPOLLIN, .data.ptr = &l->wake_source };
-	if (!l->payload || !l->control || !l->names || l->epoll < 0 || l->wake < 0 || l->drain < 0 || l->ask < 0 || !l->questions ||
-	    epoll_ctl(l->epoll, EPOLL_CTL_ADD, l->wake, &event)) {
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = &l->wake_source};
+	if (!l->payload || !l->control || !l->names || l->epoll < 0 || l->wake < 0 || l->drain < 0 || l->ask < 0 ||
+	    !l->questions || epoll_ctl(l->epoll, EPOLL_CTL_ADD, l->wake, &event)) {
 		int error = errno;
-		int opened[] = { l->epoll, l->wake, l->drain, l->ask };
+		int opened[] = {l->epoll, l->wake, l->drain, l->ask};
 		for (size_t i = 0; i < sizeof opened / sizeof *opened; i++)
 			if (opened[i] >= 0)
 				close(opened[i]);
@@ -221,7 +221,7 @@ SHARED notify_listener *notify_none(void)
 SHARED int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy)
 {
 	struct notify_sandbox *s = notify_alloc(1, sizeof *s);
-	struct epoll_event event = { .events = EPOLLIN, .data.ptr = s };
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = s};
 	int slot, result = 0;
 
 	if (!s || l->forked) {
@@ -335,7 +335,7 @@ SHARED int notify_counters(notify_listener *l, uint64_t key, uint64_t *counters,
 /* Sleep until some sandbox has records: 1, or 0 after the timeout or a wake-up. */
 SHARED int notify_wait(notify_listener *l, int timeout_ms)
 {
-	struct pollfd p = { .fd = l->drain, .events = POLLIN };
+	struct pollfd p = {.fd = l->drain, .events = POLLIN};
 	uint64_t ignored;
 
 	if (l->forked)
@@ -450,7 +450,7 @@ SHARED int notify_pop(notify_listener *l, uint64_t key, struct notify_record *ou
 /* Sleep until the host is asked something, and take it: 1, or 0 after the timeout or `notify_stop_asking`. One caller. */
 SHARED int notify_next_question(notify_listener *l, struct notify_question *out, int timeout_ms)
 {
-	struct pollfd p = { .fd = l->ask, .events = POLLIN };
+	struct pollfd p = {.fd = l->ask, .events = POLLIN};
 	uint64_t ignored;
 
 	if (l->forked)

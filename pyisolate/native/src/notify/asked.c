@@ -150,7 +150,8 @@ static uint8_t notify_unasked(const struct notify_call *c, const struct notify_n
 	case SYS_execve:
 	case SYS_execveat: /* in a child, its parent was asked */
 		return name->own_pid == (int)__atomic_load_n(&c->sandbox->asked->page->main, __ATOMIC_RELAXED)
-			       ? NOTIFY_NOT_ASKED : NOTIFY_UNKNOWN;
+			       ? NOTIFY_NOT_ASKED
+			       : NOTIFY_UNKNOWN;
 	case SYS_getrandom: /* seeds of C code: the interpreter's, OpenSSL's */
 		return NOTIFY_UNKNOWN;
 	default:
@@ -175,7 +176,8 @@ static int notify_is_vfork(const struct notify_call *c)
 	return c->nr == SYS_clone && (c->args[0] & CLONE_VFORK);
 }
 
-static uint8_t notify_take_word(struct notify_call *c, const struct notify_name *name, uint32_t place, uint32_t capability)
+static uint8_t notify_take_word(struct notify_call *c, const struct notify_name *name, uint32_t place,
+				uint32_t capability)
 {
 	int index = asked_word(capability);
 	struct notify_taken *taken = &c->sandbox->asked->taken[place][index];
@@ -194,9 +196,11 @@ static uint8_t notify_take_word(struct notify_call *c, const struct notify_name 
 	}
 	if (notify_may_be_stale(c))
 		return NOTIFY_UNKNOWN;
-	*taken = (struct notify_taken){ .word = word, .id = c->id, .tid = (uint32_t)name->own_tid,
-					.again = flags & ASKED_MANY && notify_is_vfork(c) &&
-						 c->policy->acts[PYI_PROCESS_FORK] != NOTIFY_ACT_ALLOW };
+	*taken = (struct notify_taken){.word = word,
+				       .id = c->id,
+				       .tid = (uint32_t)name->own_tid,
+				       .again = flags & ASKED_MANY && notify_is_vfork(c) &&
+						c->policy->acts[PYI_PROCESS_FORK] != NOTIFY_ACT_ALLOW};
 	c->slot_capability = (uint8_t)capability;
 	c->slot_verdict = (uint8_t)verdict;
 	return NOTIFY_ASKED;
@@ -262,7 +266,7 @@ static uint8_t notify_consult_file(struct notify_call *c, struct notify_asked *a
 		return NOTIFY_NOT_ASKED;
 	if (!asked_is_file(capability) || (verdict != ASKED_ALLOW && verdict != ASKED_WOULD_DENY))
 		return NOTIFY_UNKNOWN; /* forged */
-	asked->taken[place][ASKED_FILE] = (struct notify_taken){ .word = word, .id = c->id };
+	asked->taken[place][ASKED_FILE] = (struct notify_taken){.word = word, .id = c->id};
 	c->slot_capability = (uint8_t)capability;
 	c->slot_verdict = (uint8_t)verdict;
 	return NOTIFY_ASKED;
@@ -271,8 +275,8 @@ static uint8_t notify_consult_file(struct notify_call *c, struct notify_asked *a
 static int notify_is_file_call(const struct notify_call *c)
 {
 	return c->nr >= 0 && c->nr < NOTIFY_SYSCALLS && (c->l->traits[c->nr] & NOTIFY_REPORTED) &&
-	       c->l->capability[c->nr] != PYI_FS_LOOKUP &&
-	       c->args[5] != NOTIFY_LOOKED && c->args[5] != NOTIFY_FILE_SIZE; /* no hook asks about those */
+	       c->l->capability[c->nr] != PYI_FS_LOOKUP && c->args[5] != NOTIFY_LOOKED &&
+	       c->args[5] != NOTIFY_FILE_SIZE; /* no hook asks about those */
 }
 
 /* Fill in whether the broker was asked. Runs for every call that hooks ask about, also for those that are allowed. */
@@ -322,7 +326,7 @@ SHARED void notify_give_back(struct notify_sandbox *s, uint64_t id)
 /* Name services ask daemons by these sockets, for any function that looks up a user or a host. */
 SHARED int notify_is_lookup(const struct notify_endpoint *e)
 {
-	static const char *const begins[] = { "/var/run/nscd/", "/run/nscd/", "/run/systemd/" };
+	static const char *const begins[] = {"/var/run/nscd/", "/run/nscd/", "/run/systemd/"};
 
 	for (size_t i = 0; e && e->family == 1 && i < sizeof begins / sizeof *begins; i++)
 		if (!strncmp(e->raw.un.sun_path, begins[i], strlen(begins[i])))

@@ -8,9 +8,9 @@
 #define NOTIFY_MESSAGE_LEAST 512 /* bytes: what a queued message counts at the least (SKB_TRUESIZE(0) is more) */
 /* The kernel lets a user with more in flight wait for its garbage collector (UNIX_INFLIGHT_SANE_USER, 2024). */
 #define NOTIFY_RIGHTS_ROOM 2000
-#define NOTIFY_UNREAD 16384	/* bytes of one socket that are not counted */
-#define NOTIFY_UNREAD_MOST 16384	/* KiB of one sandbox that are */
-#define NOTIFY_UNREAD_ROOM (1 << 20)	/* KiB of all sandboxes */
+#define NOTIFY_UNREAD      16384     /* bytes of one socket that are not counted */
+#define NOTIFY_UNREAD_MOST 16384     /* KiB of one sandbox that are */
+#define NOTIFY_UNREAD_ROOM (1 << 20) /* KiB of all sandboxes */
 
 /* A quarter of what the supervisor may open is for guests. */
 SHARED void notify_make_room(notify_listener *l)
@@ -119,7 +119,7 @@ static struct notify_flight *notify_flight_of(notify_listener *l, struct notify_
 		return f;
 	f = notify_alloc(1, sizeof *f);
 	int held = f ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1;
-	struct epoll_event event = { .events = EPOLLOUT | EPOLLET, .data.ptr = f };
+	struct epoll_event event = {.events = EPOLLOUT | EPOLLET, .data.ptr = f};
 	if (held < 0 || epoll_ctl(l->epoll, EPOLL_CTL_ADD, held, &event)) {
 		if (held >= 0)
 			close(held);

@@ -3,9 +3,10 @@
 
 #include <dirent.h>
 
-#define NOTIFY_LOCKS 1024	/* record locks of one process, counted; it makes at most twice as many until it is counted again */
+#define NOTIFY_LOCKS                                                                                                   \
+	1024 /* record locks of one process, counted; it makes at most twice as many until it is counted again */
 #define NOTIFY_PIPE_BYTES 65536 /* what a pipe has by itself (pipe(7)) */
-#define NOTIFY_REFUSALS 64	/* calls of a process that is past it, until it is counted again */
+#define NOTIFY_REFUSALS   64    /* calls of a process that is past it, until it is counted again */
 
 /* The record locks of one open file, as proc(5) shows them in fdinfo; reading ends past `most`. */
 static int notify_locks_of(int directory, const char *name, int most)
@@ -74,7 +75,7 @@ SHARED int notify_table_full(const struct notify_call *c)
 
 static void notify_refuse_hidden(const struct notify_call *c, int error)
 {
-	struct notify_decision d = { .reason = NOTIFY_LIMIT_EXCEEDED, .rule = -1, .presented = -1 };
+	struct notify_decision d = {.reason = NOTIFY_LIMIT_EXCEEDED, .rule = -1, .presented = -1};
 
 	notify_refuse(c, PYI_LIMIT_MEMORY, error, &d, NULL);
 }
@@ -96,7 +97,7 @@ SHARED void notify_do_lock(const struct notify_call *c)
 	int pid = notify_pid(c->sandbox, c->tid);
 	struct notify_locker *by = &c->sandbox->lockers[(unsigned)pid % NOTIFY_LOCKERS];
 	if (by->pid != pid)
-		*by = (struct notify_locker){ .pid = pid, .calls = NOTIFY_LOCKS };
+		*by = (struct notify_locker){.pid = pid, .calls = NOTIFY_LOCKS};
 	if (by->refusals) {
 		by->refusals--;
 	} else if (by->calls++ < NOTIFY_LOCKS) {

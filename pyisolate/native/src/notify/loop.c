@@ -18,7 +18,7 @@ static int notify_is_full(notify_listener *l, struct notify_sandbox *s)
 /* Stop receiving until the drain says otherwise (notify_pop): 1 where that is so. */
 static int notify_wait_for_drain(notify_listener *l, struct notify_sandbox *s)
 {
-	struct epoll_event event = { .events = 0, .data.ptr = s };
+	struct epoll_event event = {.events = 0, .data.ptr = s};
 
 	if (!notify_is_full(l, s))
 		return 0;
@@ -33,7 +33,7 @@ static int notify_wait_for_drain(notify_listener *l, struct notify_sandbox *s)
 
 static void notify_take_one(notify_listener *l, struct notify_sandbox *s, struct seccomp_notif *n)
 {
-	struct notify_call c = { .l = l, .sandbox = s };
+	struct notify_call c = {.l = l, .sandbox = s};
 
 	if (notify_wait_for_drain(l, s))
 		return;
@@ -63,7 +63,7 @@ static void notify_take_one(notify_listener *l, struct notify_sandbox *s, struct
 	}
 	notify_policy_drop(c.policy);
 	if (s->waiting_count >= NOTIFY_WAITING_MAX && !s->paused) {
-		struct epoll_event event = { .events = 0, .data.ptr = s };
+		struct epoll_event event = {.events = 0, .data.ptr = s};
 		s->paused = 1;
 		epoll_ctl(l->epoll, EPOLL_CTL_MOD, s->fd, &event);
 	}
@@ -234,7 +234,8 @@ SHARED int notify_add_injector(notify_listener *l)
 	pthread_t thread;
 
 	pthread_once(&notify_small_once, notify_make_small);
-	int error = l->injectors < NOTIFY_INJECTORS ? pthread_create(&thread, &notify_small, notify_injector, l) : EAGAIN;
+	int error =
+		l->injectors < NOTIFY_INJECTORS ? pthread_create(&thread, &notify_small, notify_injector, l) : EAGAIN;
 	if (!error)
 		l->injectors++;
 	return error;

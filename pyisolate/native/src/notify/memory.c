@@ -23,7 +23,8 @@ SHARED void *notify_alloc(size_t count, size_t size)
 
 SHARED void notify_free(void *data)
 {
-	struct notify_block *block = data ? (struct notify_block *)((char *)data - offsetof(struct notify_block, data)) : NULL;
+	struct notify_block *block =
+		data ? (struct notify_block *)((char *)data - offsetof(struct notify_block, data)) : NULL;
 
 	if (block)
 		munmap(block, block->bytes);

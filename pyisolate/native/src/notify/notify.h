@@ -18,6 +18,7 @@
  *   notify/flight.c   what the supervisor keeps for a guest, and how much it may be
  *   notify/hidden.c   memory of the kernel's that nothing charges to the guest
  *   notify/send.c     sendto, sendmsg, sendmmsg
+ *   notify/numbered.c calls on a task by its number
  *   notify/decide.c   dispatch by system call
  *   notify/turns.c    whose turn it is, and who has to rest
  *   notify/loop.c     the thread; notify/api.c, notify/page.c what Python calls
@@ -87,7 +88,7 @@
 #ifndef RESOLVE_CACHED
 #define RESOLVE_CACHED 0x20 /* 5.12 */
 #endif
-#define NOTIFY_PIDFD_THREAD O_EXCL /* 6.9 */
+#define NOTIFY_PIDFD_THREAD       O_EXCL               /* 6.9 */
 #define NOTIFY_PID_FROM_NAMESPACE _IOR(0xb7, 0x6, int) /* NS_GET_PID_FROM_PIDNS, linux/nsfs.h, 6.11 */
 #define NOTIFY_RESTART 512 /* ERESTARTSYS, linux/errno.h: the kernel restarts the call or turns it into EINTR */
 
@@ -98,59 +99,86 @@
 #endif
 
 #define NOTIFY_MULTIPATH_TCP 262 /* IPPROTO_MPTCP, linux/in.h 5.6 */
-#define NOTIFY_CAPABILITIES 64
-#define NOTIFY_SYSCALLS 1024
-#define NOTIFY_VERDICTS 4
-#define NOTIFY_SLOTS 16384	/* sandboxes at one listener */
-#define NOTIFY_BUCKETS 4096
-#define NOTIFY_RING 1024	/* a power of two: records of one sandbox that wait for a drain, with those of look-ups */
-#define NOTIFY_WAITING_MAX 32	/* unfinished operations of one sandbox; then its notifications wait too */
-#define NOTIFY_PAYLOAD 65536	/* bytes of one send; a datagram has at most 65535 */
-#define NOTIFY_BUFFER 212992 /* bytes that a guest may ask for as a socket's buffer; the kernel doubles them */
-#define NOTIFY_IOV 1024	/* UIO_MAXIOV */
-#define NOTIFY_CONTROL 4096	/* bytes of control messages */
-#define NOTIFY_NAME 8192	/* bytes of one name: PATH_MAX, from a directory of PATH_MAX */
-#define NOTIFY_RIGHTS_MAX 253	/* descriptors of one message: SCM_MAX_FD */
-#define NOTIFY_FLIGHT 1024	/* messages of one socket in flight that carry descriptors */
-#define NOTIFY_DESCRIPTOR 0x40	/* in path_argument: that argument is an open file */
-#define NOTIFY_LOOKS 768	/* of these; beyond that look-ups leave none and are counted, so that no guest waits for the host's */
-#define NOTIFY_FOREIGN 0x20000000 /* added to the number of another architecture's call (i386) */
-#define NOTIFY_INJECTORS 256	/* sandboxes whose tasks may be waited for at a time */
-#define NOTIFY_STACK 131072	/* bytes of an injector's stack */
-#define NOTIFY_QUESTIONS 8	/* connections of one sandbox that wait for an answer; more are refused */
-#define NOTIFY_ASKED_NAME 512	/* a file of a longer name is not asked about */
-#define NOTIFY_QUESTION_RING 4096 /* questions that were not taken yet */
-#define NOTIFY_PATIENCE_NS 3600000000000ULL /* the host is to refuse long before (an hour) */
-#define NOTIFY_TICK_MS 20	/* how often unfinished operations are looked at */
+#define NOTIFY_CAPABILITIES  64
+#define NOTIFY_SYSCALLS      1024
+#define NOTIFY_VERDICTS      4
+#define NOTIFY_SLOTS         16384 /* sandboxes at one listener */
+#define NOTIFY_BUCKETS       4096
+#define NOTIFY_RING 1024      /* a power of two: records of one sandbox that wait for a drain, with those of look-ups */
+#define NOTIFY_WAITING_MAX 32 /* unfinished operations of one sandbox; then its notifications wait too */
+#define NOTIFY_PAYLOAD     65536  /* bytes of one send; a datagram has at most 65535 */
+#define NOTIFY_BUFFER      212992 /* bytes that a guest may ask for as a socket's buffer; the kernel doubles them */
+#define NOTIFY_IOV         1024   /* UIO_MAXIOV */
+#define NOTIFY_CONTROL     4096   /* bytes of control messages */
+#define NOTIFY_NAME        8192   /* bytes of one name: PATH_MAX, from a directory of PATH_MAX */
+#define NOTIFY_RIGHTS_MAX  253    /* descriptors of one message: SCM_MAX_FD */
+#define NOTIFY_FLIGHT      1024   /* messages of one socket in flight that carry descriptors */
+#define NOTIFY_DESCRIPTOR  0x40   /* in path_argument: that argument is an open file */
+#define NOTIFY_LOOKS                                                                                                   \
+	768 /* of these; beyond that look-ups leave none and are counted, so that no guest waits for the host's */
+#define NOTIFY_FOREIGN       0x20000000       /* added to the number of another architecture's call (i386) */
+#define NOTIFY_INJECTORS     256              /* sandboxes whose tasks may be waited for at a time */
+#define NOTIFY_STACK         131072           /* bytes of an injector's stack */
+#define NOTIFY_QUESTIONS     8                /* connections of one sandbox that wait for an answer; more are refused */
+#define NOTIFY_ASKED_NAME    512              /* a file of a longer name is not asked about */
+#define NOTIFY_QUESTION_RING 4096             /* questions that were not taken yet */
+#define NOTIFY_PATIENCE_NS   3600000000000ULL /* the host is to refuse long before (an hour) */
+#define NOTIFY_TICK_MS       20               /* how often unfinished operations are looked at */
 
 enum notify_verdict { NOTIFY_ALLOW = 1, NOTIFY_DENY = 2, NOTIFY_WOULD_DENY = 3 };
 /* What a policy says of a whole capability: refuse, refuse in monitor mode too, let through, let through and record. */
 enum notify_act { NOTIFY_ACT_DENY, NOTIFY_ACT_FLOOR, NOTIFY_ACT_ALLOW, NOTIFY_ACT_WATCH };
 enum notify_reason {
-	NOTIFY_NO_REASON, NOTIFY_NOT_GRANTED, NOTIFY_SCOPE_INSUFFICIENT, NOTIFY_EXPLICIT_DENY,
-	NOTIFY_ALWAYS_DENIED, NOTIFY_INTERNAL, NOTIFY_LIMIT_EXCEEDED,
+	NOTIFY_NO_REASON,
+	NOTIFY_NOT_GRANTED,
+	NOTIFY_SCOPE_INSUFFICIENT,
+	NOTIFY_EXPLICIT_DENY,
+	NOTIFY_ALWAYS_DENIED,
+	NOTIFY_INTERNAL,
+	NOTIFY_LIMIT_EXCEEDED,
 };
 enum notify_trait { NOTIFY_KNOWN = 1, NOTIFY_REPORTED = 2 };
 /* What became of a question; NONE: none was asked. FULL: too many waited. LATE: no answer came in time. GONE: its call was
  * given up before the answer came, which did nothing. */
 enum notify_reply {
-	NOTIFY_REPLY_NONE, NOTIFY_REPLY_YES, NOTIFY_REPLY_NO, NOTIFY_REPLY_FULL, NOTIFY_REPLY_LATE, NOTIFY_REPLY_GONE,
+	NOTIFY_REPLY_NONE,
+	NOTIFY_REPLY_YES,
+	NOTIFY_REPLY_NO,
+	NOTIFY_REPLY_FULL,
+	NOTIFY_REPLY_LATE,
+	NOTIFY_REPLY_GONE,
 };
 /* What a call met under its name when it came (look.c). UNKNOWN: it was not looked at, only a disk or a server could tell, or there
  * is no such directory. */
 enum notify_met_kind { NOTIFY_MET_UNKNOWN, NOTIFY_MET_NOTHING, NOTIFY_MET_LINK, NOTIFY_MET_OTHER };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED };
-enum notify_flag { NOTIFY_CELL = 1, NOTIFY_FULL = 2, NOTIFY_MONITOR_NET = 4, NOTIFY_NATIVE_NET = 8,
-		   NOTIFY_ASK_CONNECT = 16, NOTIFY_OWN_NAMES = 32, NOTIFY_MONITOR_FILES = 64, NOTIFY_OWN_SOCKETS = 128,
-		   NOTIFY_OWN_TMP = 256, NOTIFY_OWN_SHM = 512, /* names that lead to the workspace */
-		   NOTIFY_ASK_READ = 1024, NOTIFY_ASK_BY_RULE = 2048,
-		   NOTIFY_ASK_EXEC = 4096, NOTIFY_ASK_WRITE = 8192,
-		   NOTIFY_ASK_NAMES = 16384 };
+enum notify_flag {
+	NOTIFY_CELL = 1,
+	NOTIFY_FULL = 2,
+	NOTIFY_MONITOR_NET = 4,
+	NOTIFY_NATIVE_NET = 8,
+	NOTIFY_ASK_CONNECT = 16,
+	NOTIFY_OWN_NAMES = 32,
+	NOTIFY_MONITOR_FILES = 64,
+	NOTIFY_OWN_SOCKETS = 128,
+	NOTIFY_OWN_TMP = 256,
+	NOTIFY_OWN_SHM = 512, /* names that lead to the workspace */
+	NOTIFY_ASK_READ = 1024,
+	NOTIFY_ASK_BY_RULE = 2048,
+	NOTIFY_ASK_EXEC = 4096,
+	NOTIFY_ASK_WRITE = 8192,
+	NOTIFY_ASK_NAMES = 16384
+};
 /* What the host says to a question: refuse, let it through, or let the kernel decide as if nothing had been asked. */
 /* EMPTY: yes, and the file is emptied once the guest has it. BEGIN: yes, and the host is about to carry the call out, which is
  * not interrupted from here on. DONE: it has, with that error. */
 enum notify_said {
-	NOTIFY_SAID_NO, NOTIFY_SAID_YES, NOTIFY_SAID_AS_EVER, NOTIFY_SAID_EMPTY, NOTIFY_SAID_BEGIN, NOTIFY_SAID_DONE,
+	NOTIFY_SAID_NO,
+	NOTIFY_SAID_YES,
+	NOTIFY_SAID_AS_EVER,
+	NOTIFY_SAID_EMPTY,
+	NOTIFY_SAID_BEGIN,
+	NOTIFY_SAID_DONE,
 };
 /* Where a call is: nowhere (answered, or given up by its task), at the listener, or past it (an exec alone). */
 enum notify_stage { NOTIFY_STAGE_GONE, NOTIFY_STAGE_WAITS, NOTIFY_STAGE_WENT_ON };
@@ -178,9 +206,9 @@ struct notify_record {
 	uint8_t verdict, reason, address[16];
 	uint8_t asked, slot_capability, slot_verdict; /* notify_asked_state; the broker's answer, where it was asked */
 	uint16_t other_length;
-	uint8_t reply;		/* notify_reply */
-	uint8_t looked;		/* it has one of the places of look-ups */
-	uint8_t met;		/* notify_met_kind */
+	uint8_t reply;  /* notify_reply */
+	uint8_t looked; /* it has one of the places of look-ups */
+	uint8_t met;    /* notify_met_kind */
 	uint32_t waited_ms;
 	uint64_t question;
 	/* The name of what the call is about, then the second one of a call that has two, or the file of a descriptor
@@ -196,7 +224,8 @@ typedef struct notify_policy {
 	uint64_t serial;
 	uint8_t acts[NOTIFY_CAPABILITIES];
 	int rule_count, unix_count, inet_grants;
-	uint64_t open_files, file_size; /* what the policy bounds; NOTIFY_NO_LIMIT: nothing, so that no refusal is its own */
+	uint64_t open_files,
+		file_size; /* what the policy bounds; NOTIFY_NO_LIMIT: nothing, so that no refusal is its own */
 	struct notify_rule *rules;
 	struct notify_unix_rule *unix_rules;
 	struct notify_policy *shadow; /* refuses nothing: what it would refuse is recorded under its own serial */
@@ -204,16 +233,18 @@ typedef struct notify_policy {
 
 /* What an epoll event points at. */
 enum notify_kind { NOTIFY_SOURCE_WAKE, NOTIFY_SOURCE_SANDBOX, NOTIFY_SOURCE_WAIT, NOTIFY_SOURCE_FLIGHT };
-struct notify_source { enum notify_kind kind; };
+struct notify_source {
+	enum notify_kind kind;
+};
 
 struct notify_ring {
 	uint32_t head, tail; /* head: producer (loop thread); tail: consumer (the Python side's drain lock) */
-	uint32_t base;	     /* producer, while nothing waits: the number of the record in the first slot */
-	uint32_t looks;	     /* atomic: of those that wait, look-ups for which no guest waits; at most NOTIFY_LOOKS */
+	uint32_t base;       /* producer, while nothing waits: the number of the record in the first slot */
+	uint32_t looks;      /* atomic: of those that wait, look-ups for which no guest waits; at most NOTIFY_LOOKS */
 	struct notify_record slots[NOTIFY_RING];
 };
 
-#define NOTIFY_NAMES 64
+#define NOTIFY_NAMES   64
 #define NOTIFY_NAME_NS 1000000000ULL /* how long a thread's number is believed: no host counts round within that */
 
 /* A thread's own number and its process's, by the supervisor's number for it. */
@@ -239,37 +270,40 @@ enum notify_kept { NOTIFY_KEPT_RIGHTS, NOTIFY_KEPT_FILES, NOTIFY_KEPT_KIB, NOTIF
 
 #define NOTIFY_LOCKERS 64
 /* A process that locks files: its calls since its locks were counted, and how many to refuse before they are again. */
-struct notify_locker { int pid, calls, refusals; };
+struct notify_locker {
+	int pid, calls, refusals;
+};
 
 struct notify_sandbox {
 	struct notify_source source;
 	uint64_t key;
 	int fd, slot;
-	int own;		/* a descriptor of its workspace; -1: it has none of its own */
-	int stopped;		/* under lock: no event is handled any more */
-	int forgotten;		/* under lock: to be freed by the loop thread */
+	int own;       /* a descriptor of its workspace; -1: it has none of its own */
+	int stopped;   /* under lock: no event is handled any more */
+	int forgotten; /* under lock: to be freed by the loop thread */
 	int tuned;
-	int hung_up;		/* every task is gone */
-	int readers;		/* under lock: drains that hold a pointer */
-	int jobs;		/* atomic: with the injectors */
-	int had_inet;		/* an INET socket was given to it: nothing on a descriptor may be continued any more */
-	int injecting;		/* under job_lock: an injector waits for one of its tasks */
+	int hung_up;   /* every task is gone */
+	int readers;   /* under lock: drains that hold a pointer */
+	int jobs;      /* atomic: with the injectors */
+	int had_inet;  /* an INET socket was given to it: nothing on a descriptor may be continued any more */
+	int injecting; /* under job_lock: an injector waits for one of its tasks */
 	int waiting_count, paused;
-	int questions;		/* of its unfinished connections, those that wait for an answer */
-	uint64_t spent_ns;	/* atomic: of the loop's and the injectors' processor time, in all */
-	uint64_t injected_ns;	/* atomic: of that, the injectors' since its last turn at the loop */
-	int64_t owed_ns;	/* of the loop's time, past what it may have; below 0: what it may have yet */
+	int questions;               /* of its unfinished connections, those that wait for an answer */
+	uint64_t spent_ns;           /* atomic: of the loop's and the injectors' processor time, in all */
+	uint64_t injected_ns;        /* atomic: of that, the injectors' since its last turn at the loop */
+	int64_t owed_ns;             /* of the loop's time, past what it may have; below 0: what it may have yet */
 	uint64_t last_ns, resume_ns; /* when its last turn ended; when its rest does */
-	int resting;		/* atomic: no call is received until `resume_ns` */
+	int resting;                 /* atomic: no call is received until `resume_ns` */
 	struct notify_sandbox *next_resting;
-	int brims;		/* atomic: its ring is full, and no call is received until a drain makes room */
-	int last_tid, last_pid;	/* a thread and its process, as they were then */
+	int brims;              /* atomic: its ring is full, and no call is received until a drain makes room */
+	int last_tid, last_pid; /* a thread and its process, as they were then */
 	uint64_t last_pid_ns;
-	int root, root_tid;	/* what that thread sees as "/" (notify/look.c); root_tid 0: none is held */
+	int root, root_tid; /* what that thread sees as "/" (notify/look.c); root_tid 0: none is held */
 	uint64_t root_ns;
-	int thread, thread_tid;	/* a pidfd of the thread that asked last (notify/target.c); thread_tid 0: none is held */
-	notify_policy *policy;	/* under lock; NULL: a warm cell, no guest code yet */
-	uint64_t went_on;	/* atomic: its last exec that was let go on */
+	int thread,
+		thread_tid;    /* a pidfd of the thread that asked last (notify/target.c); thread_tid 0: none is held */
+	notify_policy *policy; /* under lock; NULL: a warm cell, no guest code yet */
+	uint64_t went_on;      /* atomic: its last exec that was let go on */
 	struct notify_asked *asked; /* atomic, set once; NULL: no hook writes what was asked */
 	struct notify_ring *ring;
 	uint64_t lost, unlooked; /* atomic: records that did not fit, and look-ups among them */
@@ -287,8 +321,8 @@ struct notify_endpoint {
 	uint8_t address[16];
 	uint16_t port;
 	uint32_t scope;
-	int held;		/* `raw` names a descriptor of the supervisor's (notify_hold_path) */
-	socklen_t length;	/* of `raw` as it goes to the kernel */
+	int held;         /* `raw` names a descriptor of the supervisor's (notify_hold_path) */
+	socklen_t length; /* of `raw` as it goes to the kernel */
 	union {
 		struct sockaddr any;
 		struct sockaddr_in in;
@@ -301,12 +335,12 @@ struct notify_endpoint {
 /* What one send is made of, all of it the supervisor's own copy. */
 struct notify_message {
 	struct notify_endpoint to;
-	int named;		/* an address was given */
+	int named; /* an address was given */
 	int flags;
-	int rights;		/* descriptors in the control messages, which are kept */
-	int local;		/* on a unix socket */
+	int rights; /* descriptors in the control messages, which are kept */
+	int local;  /* on a unix socket */
 	size_t bytes, control_bytes;
-	uint64_t written_to;	/* sendmmsg: where the guest wants msg_len */
+	uint64_t written_to; /* sendmmsg: where the guest wants msg_len */
 };
 
 /* One notification in the loop thread's hands. */
@@ -320,7 +354,8 @@ struct notify_call {
 	uint8_t asked, slot_capability, slot_verdict, reply; /* as in a record */
 	uint32_t waited_ms;
 	uint64_t question;
-	const char *name; /* of a file or program that the host was asked about: the copy; NULL: the guest's memory has it */
+	const char *
+		name; /* of a file or program that the host was asked about: the copy; NULL: the guest's memory has it */
 	size_t name_bytes, other_bytes; /* the second name of a call that has two comes right after the first */
 };
 
@@ -335,12 +370,12 @@ struct notify_wait {
 	struct notify_sandbox *sandbox;
 	uint64_t id, deadline_ns;
 	int tid, fd, dead;
-	int gone;		/* a question whose call was given up: it keeps its place until the host has answered */
-	int begun;		/* the host carries it out */
+	int gone;  /* a question whose call was given up: it keeps its place until the host has answered */
+	int begun; /* the host carries it out */
 	enum notify_step step;
-	int then_send;		/* MSG_FASTOPEN: connect, then send */
+	int then_send; /* MSG_FASTOPEN: connect, then send */
 	struct notify_message message;
-	int on_tick;		/* epoll cannot tell when: try at every tick */
+	int on_tick; /* epoll cannot tell when: try at every tick */
 	char *payload, *control;
 	struct notify_call call; /* of a question: with its policy held; the policy is NULL elsewhere */
 	struct notify_decision refusal;
@@ -370,7 +405,8 @@ struct notify_question {
 };
 struct notify_answered {
 	uint64_t number;
-	int said, fd, heard, error; /* fd: what the guest is given, -1: nothing; heard: a socket that hears it (notify_say) */
+	int said, fd, heard,
+		error; /* fd: what the guest is given, -1: nothing; heard: a socket that hears it (notify_say) */
 	struct notify_answered *next;
 };
 
@@ -383,7 +419,7 @@ struct notify_copy {
 	char text[4096];
 };
 
-#define NOTIFY_JOB_OWN (-1)
+#define NOTIFY_JOB_OWN  (-1)
 #define NOTIFY_JOB_FILE (-2)
 
 /* A socket. NOTIFY_JOB_OWN: a descriptor of the guest's own, `kind` its flags, `protocol` its number. NOTIFY_JOB_FILE: a file
@@ -397,15 +433,15 @@ struct notify_job {
 
 typedef struct notify_listener {
 	int epoll, wake, drain, ask, forked, running, stopping;
-	int broken;		/* under lock: the loop ended by itself */
-	int bound;		/* atomic: sandboxes that have a policy */
+	int broken; /* under lock: the loop ended by itself */
+	int bound;  /* atomic: sandboxes that have a policy */
 	struct notify_sandbox *resting;
 	int resting_count;
-	uint64_t used_ns;	/* processor time of the loop, at the end of the last turn */
+	uint64_t used_ns; /* processor time of the loop, at the end of the last turn */
 	pthread_t thread;
 	pthread_mutex_t lock, job_lock;
 	pthread_cond_t job_ready;
-	int injectors, idle;	/* under job_lock: threads; those that have no job */
+	int injectors, idle;                 /* under job_lock: threads; those that have no job */
 	struct notify_job *jobs, *spare_job; /* atomic: the memory of one that is done */
 	struct notify_sandbox *buckets[NOTIFY_BUCKETS], *slots[NOTIFY_SLOTS], *dead;
 	int next_slot;
@@ -417,14 +453,14 @@ typedef struct notify_listener {
 	uint32_t question_head, question_tail;
 	uint64_t last_question;
 	struct notify_answered *answered; /* under lock */
-	int halted, drained; /* drained: where notify_next goes on */
+	int halted, drained;              /* drained: where notify_next goes on */
 	int drain_waits;
 	struct notify_source wake_source;
 	size_t notif_bytes, response_bytes;
 	uint8_t capability[NOTIFY_SYSCALLS], traits[NOTIFY_SYSCALLS];
 	int8_t path_argument[NOTIFY_SYSCALLS];
-	char *payload, *control, *names;	/* loop thread's scratch */
-	uint64_t unnamed[2];	/* device and inode of such a file, which a name was just looked up of; 0: of none */
+	char *payload, *control, *names; /* loop thread's scratch */
+	uint64_t unnamed[2]; /* device and inode of such a file, which a name was just looked up of; 0: of none */
 	struct iovec iov[NOTIFY_IOV];
 	struct notify_copy copies[NOTIFY_COPIES]; /* likewise */
 	int next_copy;

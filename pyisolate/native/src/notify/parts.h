@@ -85,7 +85,13 @@ SHARED int notify_ring_full(const struct notify_ring *ring);
 SHARED int notify_ring_pop(struct notify_ring *ring, struct notify_record *out, int max);
 SHARED int notify_any_dirty(notify_listener *l);
 
+/* numbered.c */
+SHARED int notify_number_argument(const struct notify_call *c);
+SHARED void notify_do_numbered(const struct notify_call *c, int argument);
+SHARED int notify_raises(const struct notify_call *c);
+
 /* decide.c */
+SHARED void notify_refuse_floor(const struct notify_call *c, int capability, int error);
 SHARED void notify_by_capability(const struct notify_call *c, int capability, int known);
 SHARED void notify_decide(const struct notify_call *c);
 

@@ -11,10 +11,10 @@ static int notify_same(const struct notify_record *a, const struct notify_record
 	       a->reason == b->reason && a->family == b->family && a->port == b->port && a->scope == b->scope &&
 	       a->asked == b->asked && a->met == b->met && a->slot_capability == b->slot_capability &&
 	       a->slot_verdict == b->slot_verdict && a->path_length == b->path_length &&
-	       !memcmp(a->address, b->address, sizeof a->address) &&
-	       a->question == b->question && a->reply == b->reply && a->other_length == b->other_length &&
-	       a->device == b->device && a->inode == b->inode && !memcmp(a->args, b->args, sizeof a->args) &&
-	       !a->names && !b->names && !memcmp(a->text, b->text, (size_t)a->path_length + a->other_length);
+	       !memcmp(a->address, b->address, sizeof a->address) && a->question == b->question &&
+	       a->reply == b->reply && a->other_length == b->other_length && a->device == b->device &&
+	       a->inode == b->inode && !memcmp(a->args, b->args, sizeof a->args) && !a->names && !b->names &&
+	       !memcmp(a->text, b->text, (size_t)a->path_length + a->other_length);
 }
 
 SHARED void notify_count(struct notify_sandbox *s, int capability, int verdict)
@@ -28,8 +28,7 @@ static int notify_raise(struct notify_record *slot)
 	uint32_t count = __atomic_load_n(&slot->count, __ATOMIC_ACQUIRE);
 
 	while (count && count < UINT32_MAX)
-		if (__atomic_compare_exchange_n(&slot->count, &count, count + 1, 0, __ATOMIC_ACQ_REL,
-						__ATOMIC_ACQUIRE))
+		if (__atomic_compare_exchange_n(&slot->count, &count, count + 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 			return 1;
 	return 0;
 }
@@ -54,7 +53,8 @@ SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const stru
 		__atomic_store_n(&s->ring, ring, __ATOMIC_RELEASE);
 	}
 	uint32_t head = ring->head, tail = __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE);
-	if (head == tail) { /* no drain looks at a slot: begin anew, so that only a burst takes the memory of all of them */
+	if (head ==
+	    tail) { /* no drain looks at a slot: begin anew, so that only a burst takes the memory of all of them */
 		ring->base = head;
 	} else {
 		struct notify_record *last = notify_slot(ring, head - 1);
@@ -62,7 +62,8 @@ SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const stru
 			return;
 	}
 	/* look-ups have places of their own, which were looked at before (look.c): neither takes the other's */
-	if (!record->looked && head - tail - __atomic_load_n(&ring->looks, __ATOMIC_ACQUIRE) >= NOTIFY_RING - NOTIFY_LOOKS) {
+	if (!record->looked &&
+	    head - tail - __atomic_load_n(&ring->looks, __ATOMIC_ACQUIRE) >= NOTIFY_RING - NOTIFY_LOOKS) {
 		__atomic_add_fetch(&s->lost, 1, __ATOMIC_RELAXED);
 		notify_free(record->names);
 	} else {
@@ -90,17 +91,18 @@ SHARED int notify_ring_full(const struct notify_ring *ring)
 {
 	uint32_t tail = ring ? __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE) : 0;
 
-	return ring && ring->head - tail - __atomic_load_n(&ring->looks, __ATOMIC_ACQUIRE) >=
-			       NOTIFY_RING - NOTIFY_LOOKS - 2;
+	return ring &&
+	       ring->head - tail - __atomic_load_n(&ring->looks, __ATOMIC_ACQUIRE) >= NOTIFY_RING - NOTIFY_LOOKS - 2;
 }
 
 /* The loop's epoll set looks at the sandbox again, unless too many of its operations are unfinished, or it rests. */
 SHARED void notify_receive_again(notify_listener *l, struct notify_sandbox *s)
 {
-	struct epoll_event event = { .events = EPOLLIN, .data.ptr = s };
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = s};
 
 	if (!s->paused && !__atomic_load_n(&s->resting, __ATOMIC_SEQ_CST))
-		epoll_ctl(l->epoll, EPOLL_CTL_MOD, s->fd, &event); /* ENOENT: it has hung up; EBADF: the loop has ended */
+		epoll_ctl(l->epoll, EPOLL_CTL_MOD, s->fd,
+			  &event); /* ENOENT: it has hung up; EBADF: the loop has ended */
 }
 
 /* With the names of records that no drain has taken. */

@@ -62,10 +62,12 @@ static int notify_vet_control(const struct notify_call *c, struct notify_message
 		else if (domain == AF_UNIX || !notify_harmless_control(at))
 			result = 1;
 		if (result) /* close what was taken before, and nothing that is still the guest's numbering */
-			notify_close_rights(control, (size_t)((char *)at - control) +
-						     (result < 0 && notify_whole_control(control, m->control_bytes, at) &&
-						      at->cmsg_type == SCM_RIGHTS && domain == AF_UNIX
-							      ? at->cmsg_len : 0));
+			notify_close_rights(
+				control, (size_t)((char *)at - control) +
+						 (result < 0 && notify_whole_control(control, m->control_bytes, at) &&
+								  at->cmsg_type == SCM_RIGHTS && domain == AF_UNIX
+							  ? at->cmsg_len
+							  : 0));
 	}
 	if (result == 1)
 		notify_refuse_always(c, PYI_NET_SEND, m->named ? &m->to : NULL);
@@ -112,8 +114,10 @@ static int notify_vet_destination(const struct notify_call *c, struct notify_mes
 	notify_any_is_loopback(&m->to);
 	d = notify_judge(c->policy, NOTIFY_CONNECT, m->to.family, m->to.address, m->to.port, 0);
 	if (c->policy->shadow)
-		notify_tell_shadow(c, capability, notify_judge(c->policy->shadow, NOTIFY_CONNECT, m->to.family,
-							       m->to.address, m->to.port, 0), &m->to);
+		notify_tell_shadow(
+			c, capability,
+			notify_judge(c->policy->shadow, NOTIFY_CONNECT, m->to.family, m->to.address, m->to.port, 0),
+			&m->to);
 	return notify_pass(c, capability, &d, &m->to) ? 0 : 1;
 }
 
@@ -121,7 +125,7 @@ static int notify_vet_destination(const struct notify_call *c, struct notify_mes
  * what the sender may have open. */
 static int notify_keep_rights(const struct notify_call *c, int count)
 {
-	struct notify_decision d = { .reason = NOTIFY_LIMIT_EXCEEDED, .rule = -1, .presented = -1 };
+	struct notify_decision d = {.reason = NOTIFY_LIMIT_EXCEEDED, .rule = -1, .presented = -1};
 	struct notify_call named = *c;
 	struct notify_sandbox *s = c->sandbox;
 	uint64_t most;
@@ -230,7 +234,7 @@ static void notify_send_read(const struct notify_call *c, int fd, struct notify_
 
 SHARED void notify_do_sendto(const struct notify_call *c)
 {
-	struct notify_message m = { .flags = (int)c->args[3], .named = c->args[4] != 0 };
+	struct notify_message m = {.flags = (int)c->args[3], .named = c->args[4] != 0};
 	int fd = notify_take_fd(c, c->args[0]);
 	int domain = fd < 0 ? fd : notify_socket_option(fd, SOL_SOCKET, SO_DOMAIN);
 	int type = domain < 0 ? 0 : notify_socket_option(fd, SOL_SOCKET, SO_TYPE);
@@ -278,7 +282,7 @@ static int notify_read_message(const struct notify_call *c, uint64_t where, int 
 	m->bytes = NOTIFY_PAYLOAD - room;
 	if (!room && type != SOCK_STREAM)
 		return -EMSGSIZE;
-	struct iovec local = { c->l->payload, m->bytes };
+	struct iovec local = {c->l->payload, m->bytes};
 	if (m->bytes && process_vm_readv(c->tid, &local, 1, iov, count, 0) != (ssize_t)m->bytes)
 		return -EFAULT;
 	return 0;

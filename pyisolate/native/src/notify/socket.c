@@ -41,7 +41,8 @@ SHARED void notify_do_socket(const struct notify_call *c)
 		return;
 	}
 	int inet = c->nr == SYS_socket && (domain == AF_INET || domain == AF_INET6) &&
-		   ((type == SOCK_STREAM && (protocol == 0 || protocol == IPPROTO_TCP || protocol == NOTIFY_MULTIPATH_TCP)) ||
+		   ((type == SOCK_STREAM &&
+		     (protocol == 0 || protocol == IPPROTO_TCP || protocol == NOTIFY_MULTIPATH_TCP)) ||
 		    (type == SOCK_DGRAM && (protocol == 0 || protocol == IPPROTO_UDP)));
 	if (c->args[0] == AF_UNIX) {
 		struct notify_decision d = notify_without_rule(-1);
@@ -53,8 +54,10 @@ SHARED void notify_do_socket(const struct notify_call *c)
 		notify_refuse_always(c, PYI_NET_SOCKET, NULL);
 		return;
 	}
-	struct notify_decision d = { .allow = c->policy->inet_grants, .rule = -1, .presented = -1,
-				     .reason = c->policy->inet_grants ? NOTIFY_NO_REASON : NOTIFY_NOT_GRANTED };
+	struct notify_decision d = {.allow = c->policy->inet_grants,
+				    .rule = -1,
+				    .presented = -1,
+				    .reason = c->policy->inet_grants ? NOTIFY_NO_REASON : NOTIFY_NOT_GRANTED};
 	if (c->policy->shadow && !c->policy->shadow->inet_grants)
 		notify_tell_shadow(c, PYI_NET_SOCKET, notify_without_rule(-1), NULL);
 	if (!notify_pass(c, PYI_NET_SOCKET, &d, NULL))
@@ -132,14 +135,14 @@ SHARED void notify_do_setsockopt(const struct notify_call *c)
 SHARED int notify_unix_destination(const struct notify_call *c, const struct notify_endpoint *to)
 {
 	size_t length = notify_unix_path(to);
-	struct notify_decision d = { .allow = 1, .rule = -1, .presented = -1 };
+	struct notify_decision d = {.allow = 1, .rule = -1, .presented = -1};
 	uid_t uid;
 
 	if (length) {
 		if (c->policy->shadow)
-			notify_tell_shadow(c, PYI_IPC_UNIX,
-					   notify_judge_unix(c->policy->shadow, NOTIFY_CONNECT, to->raw.un.sun_path,
-							     length), to);
+			notify_tell_shadow(
+				c, PYI_IPC_UNIX,
+				notify_judge_unix(c->policy->shadow, NOTIFY_CONNECT, to->raw.un.sun_path, length), to);
 		d = notify_judge_unix(c->policy, NOTIFY_CONNECT, to->raw.un.sun_path, length);
 		if (d.allow && (notify_real_uid(c->tid, &uid) || !notify_valid(c) || uid != geteuid()))
 			d = notify_without_rule(d.rule);
@@ -187,9 +190,10 @@ static void notify_connect_inet(const struct notify_call *c, int fd, struct noti
 		struct notify_decision d =
 			notify_judge(c->policy, NOTIFY_CONNECT, to->family, to->address, to->port, 0);
 		if (c->policy->shadow)
-			notify_tell_shadow(c, PYI_NET_CONNECT,
-					   notify_judge(c->policy->shadow, NOTIFY_CONNECT, to->family, to->address,
-							to->port, 0), to);
+			notify_tell_shadow(
+				c, PYI_NET_CONNECT,
+				notify_judge(c->policy->shadow, NOTIFY_CONNECT, to->family, to->address, to->port, 0),
+				to);
 		if (notify_ask(c, fd, to, &d))
 			return;
 		if (!notify_pass(c, PYI_NET_CONNECT, &d, to)) {
@@ -199,7 +203,7 @@ static void notify_connect_inet(const struct notify_call *c, int fd, struct noti
 	}
 	result = notify_connect_now(fd, to, &blocking);
 	if (result == -EINPROGRESS && blocking) {
-		struct notify_wait w = { .step = NOTIFY_STEP_CONNECT, .message.to = *to };
+		struct notify_wait w = {.step = NOTIFY_STEP_CONNECT, .message.to = *to};
 		result = notify_park(c, fd, &w);
 		if (!result)
 			return;
@@ -213,7 +217,7 @@ static int notify_connect_own(const struct notify_call *c, int fd, const struct 
 {
 	struct notify_endpoint held;
 	int blocking, place = to->family == 1 ? notify_hold_own(c, to, &held) : -EXDEV;
-	struct notify_decision d = { 0 };
+	struct notify_decision d = {0};
 
 	if (place == -EXDEV)
 		return 0;
@@ -320,8 +324,7 @@ SHARED void notify_do_bind(const struct notify_call *c)
 	} else if (domain == AF_INET || domain == AF_INET6) {
 		struct notify_decision d = notify_judge_local(c->policy, fd, &at, 0);
 		if (c->policy->shadow)
-			notify_tell_shadow(c, PYI_NET_BIND, notify_judge_local(c->policy->shadow, fd, &at, 0),
-					   &at);
+			notify_tell_shadow(c, PYI_NET_BIND, notify_judge_local(c->policy->shadow, fd, &at, 0), &at);
 		if (notify_pass(c, PYI_NET_BIND, &d, &at))
 			notify_result(c, bind(fd, &at.raw.any, at.length) ? -errno : 0);
 	} else {
@@ -334,7 +337,7 @@ SHARED void notify_do_bind(const struct notify_call *c)
 /* listen() on a socket without a name takes one by itself: that is a bind to any address and any port. */
 SHARED void notify_do_listen(const struct notify_call *c)
 {
-	struct notify_endpoint at = { .length = sizeof at.raw };
+	struct notify_endpoint at = {.length = sizeof at.raw};
 	int fd = notify_take_fd(c, c->args[0]);
 	if (fd < 0) {
 		notify_give_up(c, PYI_NET_LISTEN, fd);
@@ -342,8 +345,9 @@ SHARED void notify_do_listen(const struct notify_call *c)
 	}
 	int result = getsockname(fd, &at.raw.any, &at.length) ? -errno : 0;
 	if (!result && at.raw.any.sa_family != AF_UNIX) {
-		result = at.raw.any.sa_family == AF_INET ? notify_decode_inet(&at) :
-			 at.raw.any.sa_family == AF_INET6 ? notify_decode_inet6(&at) : -EOPNOTSUPP;
+		result = at.raw.any.sa_family == AF_INET    ? notify_decode_inet(&at)
+			 : at.raw.any.sa_family == AF_INET6 ? notify_decode_inet6(&at)
+							    : -EOPNOTSUPP;
 		if (!result) {
 			struct notify_decision d = notify_judge_local(c->policy, fd, &at, at.port != 0);
 			if (c->policy->shadow)

@@ -28,10 +28,10 @@ SHARED ssize_t notify_read_some(int tid, uint64_t address, void *into, size_t by
 {
 	/* Split at the page, so that an unmapped second page costs its own bytes only. */
 	size_t first = 4096 - (size_t)(address % 4096);
-	struct iovec local = { into, bytes };
+	struct iovec local = {into, bytes};
 	struct iovec remote[2] = {
-		{ (void *)(uintptr_t)address, bytes < first ? bytes : first },
-		{ (void *)(uintptr_t)(address + first), bytes > first ? bytes - first : 0 },
+		{(void *)(uintptr_t)address, bytes < first ? bytes : first},
+		{(void *)(uintptr_t)(address + first), bytes > first ? bytes - first : 0},
 	};
 	ssize_t got = process_vm_readv(tid, &local, 1, remote, bytes > first ? 2 : 1, 0);
 
@@ -312,7 +312,8 @@ SHARED const char *notify_read_name(const struct notify_call *c, uint64_t addres
 			return l->copies[i].text;
 		}
 	struct notify_copy *copy = &l->copies[l->next_copy];
-	ssize_t got = notify_read_some(c->tid, address, copy->text, in_page < NOTIFY_SHORT_NAME ? in_page : NOTIFY_SHORT_NAME);
+	ssize_t got = notify_read_some(c->tid, address, copy->text,
+				       in_page < NOTIFY_SHORT_NAME ? in_page : NOTIFY_SHORT_NAME);
 	copy->sandbox = NULL;
 	if (got > 0 && strnlen(copy->text, (size_t)got) == (size_t)got)
 		got = notify_read_some(c->tid, address, copy->text, sizeof copy->text);
@@ -371,7 +372,8 @@ static int notify_own_descriptor(const struct notify_call *c, const char *name, 
 		return -1;
 	memcpy(text, name, length);
 	text[length] = 0;
-	if (sscanf(text, "/dev/fd/%d%n", &number, &end) == 1 || sscanf(text, "/proc/self/fd/%d%n", &number, &end) == 1 ||
+	if (sscanf(text, "/dev/fd/%d%n", &number, &end) == 1 ||
+	    sscanf(text, "/proc/self/fd/%d%n", &number, &end) == 1 ||
 	    sscanf(text, "/proc/thread-self/fd/%d%n", &number, &end) == 1)
 		return (size_t)end == length ? number : -1;
 	if (sscanf(text, "/proc/%d/fd/%d%n", &who, &number, &end) != 2 || (size_t)end != length)

@@ -95,7 +95,7 @@ EXPORT int pyisolate_quiet_tells_looks(void)
 /* In the sixth argument, which no call here has: the listener's record then stands for two tries. Above it is what the
  * kernel said to the first one: by the time that the record is judged, the file may be gone. native/quiet.py */
 #define PYISOLATE_AGAIN 0x70796973L
-#define PYISOLATE_SAID 32
+#define PYISOLATE_SAID  32
 
 /* What a refusal looks like: Landlock and modes say EACCES, ownership EPERM, the root view EROFS, EXDEV or nothing. */
 static int is_refusal(long result)
@@ -135,7 +135,8 @@ static int ask(long nr, long a, long b, long c, long d, long e)
 		return (int)syscall(nr, a, b, c, d, e, 0L);
 	long result = pyisolate_quiet_call(nr, a, b, c, d, e);
 
-	if (is_refusal(result) && nr == SYS_openat && !(c & O_PATH)) { /* the kernel has read the name: it can be read */
+	if (is_refusal(result) && nr == SYS_openat &&
+	    !(c & O_PATH)) { /* the kernel has read the name: it can be read */
 		int number = named_descriptor((const char *)(intptr_t)b);
 
 		if (number >= 0)
@@ -153,7 +154,7 @@ static int ask(long nr, long a, long b, long c, long d, long e)
 }
 
 #define P(pointer) ((long)(intptr_t)(pointer))
-#define AT ((long)AT_FDCWD)
+#define AT         ((long)AT_FDCWD)
 
 /* --- opening ---------------------------------------------------------------------------------------------------- */
 
@@ -167,13 +168,13 @@ static int open_at(int at, const char *path, int flags, mode_t mode)
 	return ask(SYS_openat, at, P(path), flags, has_mode(flags) ? (long)mode : 0, 0);
 }
 
-#define MODE_OF(flags, mode)                   \
-	mode_t mode = 0;                       \
-	if (has_mode(flags)) {                 \
-		va_list rest;                  \
-		va_start(rest, flags);         \
-		mode = va_arg(rest, mode_t);   \
-		va_end(rest);                  \
+#define MODE_OF(flags, mode)                                                                                           \
+	mode_t mode = 0;                                                                                               \
+	if (has_mode(flags)) {                                                                                         \
+		va_list rest;                                                                                          \
+		va_start(rest, flags);                                                                                 \
+		mode = va_arg(rest, mode_t);                                                                           \
+		va_end(rest);                                                                                          \
 	}
 
 EXPORT int open(const char *path, int flags, ...)
@@ -252,8 +253,10 @@ EXPORT DIR *opendir(const char *path)
 /* The flags of fopen(3)'s mode, or -1 for one that the C library alone understands. */
 static int flags_of(const char *mode)
 {
-	int flags = *mode == 'r' ? O_RDONLY : *mode == 'w' ? O_WRONLY | O_CREAT | O_TRUNC
-		    : *mode == 'a' ? O_WRONLY | O_CREAT | O_APPEND : -1;
+	int flags = *mode == 'r'   ? O_RDONLY
+		    : *mode == 'w' ? O_WRONLY | O_CREAT | O_TRUNC
+		    : *mode == 'a' ? O_WRONLY | O_CREAT | O_APPEND
+				   : -1;
 
 	for (mode++; flags >= 0 && *mode; mode++)
 		switch (*mode) {
@@ -279,7 +282,10 @@ static FILE *open_stream(const char *path, const char *mode, int large, const ch
 	int flags = flags_of(mode);
 
 	if (flags < 0) {
-		union { void *address; FILE *(*call)(const char *, const char *); } real = { dlsym(RTLD_NEXT, name) };
+		union {
+			void *address;
+			FILE *(*call)(const char *, const char *);
+		} real = {dlsym(RTLD_NEXT, name)};
 		return real.call(path, mode);
 	}
 	int fd = open_at(AT_FDCWD, path, flags | large, 0666);
@@ -431,7 +437,7 @@ EXPORT int utimes(const char *path, const struct timeval times[2])
 			errno = EINVAL;
 			return -1;
 		}
-		precise[i] = (struct timespec){ times[i].tv_sec, times[i].tv_usec * 1000 };
+		precise[i] = (struct timespec){times[i].tv_sec, times[i].tv_usec * 1000};
 	}
 	return ask(SYS_utimensat, AT, P(path), P(times ? precise : NULL), 0, 0);
 }
@@ -441,8 +447,8 @@ EXPORT int utime(const char *path, const struct utimbuf *times)
 	struct timespec precise[2];
 
 	if (times) {
-		precise[0] = (struct timespec){ times->actime, 0 };
-		precise[1] = (struct timespec){ times->modtime, 0 };
+		precise[0] = (struct timespec){times->actime, 0};
+		precise[1] = (struct timespec){times->modtime, 0};
 	}
 	return ask(SYS_utimensat, AT, P(path), P(times ? precise : NULL), 0, 0);
 }
