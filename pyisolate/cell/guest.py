@@ -354,9 +354,9 @@ class Guest:
             raise
         except BaseException as error:
             self._running = False
+            answer = self._failure(request, error)
             if request.kind in ("exec", "eval"):
                 keep_last(error)
-            answer = self._failure(request, error)
         if getpid() != self._pid:
             _end_child(answer)
         if not isinstance(answer, wire.Done) or answer.exit_code is not None:

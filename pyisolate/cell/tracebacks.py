@@ -105,8 +105,8 @@ def call_excepthook(error: BaseException) -> bool:
 
 
 def keep_last(error: BaseException) -> None:
-    """Put an error where a prompt puts one that nothing caught: debuggers look there (`pdb.pm`)."""
-    trace = _guests_part(error)
+    """Put an error where a prompt puts one that nothing caught, with the guest's frames: `pdb.pm` looks there."""
+    trace = error.__traceback__ = _guests_part(error)
     sys.__dict__.update(last_type=type(error), last_value=error, last_traceback=trace)
     if sys.version_info >= (3, 12):
         sys.last_exc = error

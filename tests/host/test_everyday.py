@@ -335,6 +335,11 @@ def test_cells_go_on_as_at_a_prompt(supervisor: SupervisorOf) -> None:
             "division by zero",
         )
         assert "7" in sandbox.exec("pdb.pm()", stdin="p kept\nq\n").stdout
+        printed = sandbox.exec("import traceback; traceback.print_exception(sys.last_value)").stderr
+        assert [line for line in printed.splitlines() if "File" in line] == [
+            '  File "<prompt:3>", line 4, in <module>',
+            '  File "<prompt:3>", line 3, in fails',
+        ]
         sandbox.exec("sys.displayhook = lambda value: print('shown', value)")
         shown = sandbox.exec("5")
         assert (shown.stdout, shown.value) == ("shown 5\n", 5)
