@@ -115,6 +115,8 @@ class _Refused(SandboxError):
 
     #: text of `errno` where an operation of the guest was refused, as an OSError has it
     strerror: str | None = None
+    #: the path that was asked for. Defined here so that it is pickled
+    filename: str | None = None
     #: makes the description that this refusal was raised without
     _describe: Callable[[], RefusalFields] | None = None
 

@@ -23,7 +23,7 @@ from .decision import Decision, DenialCode, Mode, Verdict
 from .errors import PolicyError
 from .policy import Policy
 from .policy.compiled import CompiledPolicy
-from .supervisor.options import PolicyLike, as_policy
+from .supervisor.options import PolicyLike, as_policy, check_options
 from .telemetry.event import DenialEvent
 from .telemetry.host_events import host_context, record_refusal
 from .telemetry.recorder import HOST, Recorder, default_recorder
@@ -87,6 +87,8 @@ def sandboxed(
     `policy`: a Policy, a preset's name, or the path of a policy file. `timeout`: seconds for one call. `options` go to
     `spawn`; the actor of this context travels along. Raises what `spawn` and `Sandbox.call` raise.
     """
+
+    check_options("sandboxed", options)
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
         label = name or function.__name__

@@ -17,7 +17,7 @@ from ..actor import current_actor
 from ..errors import SandboxError
 from ..native.threads import Workers
 from ..sandbox.process import Sandbox
-from ..supervisor.options import PolicyLike, SpawnOptions, as_policy
+from ..supervisor.options import PolicyLike, SpawnOptions, as_policy, check_options
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.event import DenialEvent
 from .new_events import NewEvents
@@ -83,6 +83,7 @@ class SandboxExecutor(Executor):
             raise ValueError("max_workers must be greater than 0")
         if reuse < 1:
             raise ValueError(f"SandboxExecutor: reuse is {reuse}. Hint: give at least 1")
+        check_options("SandboxExecutor", options)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._policy = None if policy is None else as_policy("SandboxExecutor: policy", policy)

@@ -10,7 +10,7 @@ from .. import api
 from ..errors import SandboxClosed, SandboxError
 from ..policy import Policy
 from ..sandbox.process import Sandbox
-from ..supervisor.options import PolicyLike, SpawnOptions, choose_policy
+from ..supervisor.options import PolicyLike, SpawnOptions, check_options, choose_policy
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.event import DenialEvent
 from .model_text import for_model, in_words
@@ -57,6 +57,7 @@ class KeptSandbox:
         options: SpawnOptions,
         begin: Callable[[Sandbox], None] = lambda _sandbox: None,
     ) -> None:
+        check_options(name, options)
         self._name, self._policy, self._supervisor, self._options = name, policy, supervisor, options
         self._begin = begin
         self._lock, self._use = threading.Lock(), threading.Lock()

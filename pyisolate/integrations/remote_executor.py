@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 from ..actor import current_actor
 from ..errors import SandboxError
 from ..sandbox.request import PickledCall, pickle_by_value
-from ..supervisor.options import PolicyLike, SpawnOptions, choose_policy
+from ..supervisor.options import PolicyLike, SpawnOptions, check_options, choose_policy
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.event import DenialEvent
 from ..telemetry.tracing import continued, traceparent
@@ -79,6 +79,7 @@ class RemoteExecutor(Executor, abc.ABC):
         name: str,
         options: SpawnOptions,
     ) -> None:
+        check_options(type(self).__name__, options)
         self._timeout, self._options = timeout, options
         # read here: a file of the client's is none of a worker's
         self._policy = choose_policy(policy, None, None, None)

@@ -15,7 +15,7 @@ from ..actor import current_actor
 from ..errors import SandboxClosed, SandboxError
 from ..native.threads import Workers
 from ..sandbox.process import Sandbox
-from ..supervisor.options import PolicyLike, SpawnOptions, as_policy
+from ..supervisor.options import PolicyLike, SpawnOptions, as_policy, check_options
 from ..supervisor.supervisor import Supervisor
 
 
@@ -46,6 +46,7 @@ class Template:
             raise TypeError("setup must be source or a callable")
         self._policy = None if policy is None else as_policy("Template: policy", policy)
         self._setup, self._ready, self._timeout = setup, ready, timeout
+        check_options("Template", options)
         self._name, self._numbers, self._options = name, itertools.count(1), options
         self._supervisor, self._actor = supervisor, current_actor()
         self._context = contextvars.copy_context()

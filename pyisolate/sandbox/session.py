@@ -293,8 +293,7 @@ class Session(abc.ABC):
             hint = hint_of_failure(self.compiled, answer) or self.denials.hint_of(answer)
             error = GuestError(answer.type_name, answer.message, answer.traceback, shown=answer.shown, hint=hint)
         self.give_output(error)
-        if not isinstance(error, GuestError):
-            keep_traceback(error, answer)
+        keep_traceback(error, answer)
         return error
 
     def give_output(self, error: SandboxError) -> None:

@@ -212,7 +212,9 @@ class ThreadSession(Session):
         if not isinstance(last, ast.Expr):
             return Value()
         value = eval(compile_guest(ast.Expression(last.value), work.filename, "eval"), namespace)
-        self._display.result(value)
+        if value is not None:
+            namespace["_"] = value  # the host's builtins are not the guest's to change
+            self._display.result(value)
         return Value(value)
 
     def _raised(self, error: BaseException) -> Raised:

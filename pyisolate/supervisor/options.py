@@ -16,6 +16,7 @@ from ..actor import current_actor
 from ..choices import Enforcement
 from ..errors import EnforcementError
 from ..policy import Policy
+from ..policy.units import did_you_mean
 from ..policy.workspace import relative_name
 from ..records import Actor
 from ..sandbox.request import check_mapping, check_names, check_text
@@ -59,6 +60,14 @@ class SpawnOptions(TypedDict, total=False):
     functions: FunctionsLike | Offer | None
     on_ask: OnAsk | Asker | None
     ask_timeout: float
+
+
+def check_options(what: str, options: Mapping[str, Any]) -> None:
+    """Raise TypeError for what `spawn` does not take: where options are kept, the first spawn would be the first to."""
+    known = SpawnOptions.__annotations__.keys() | {"isolation"}
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{what}: no option {name!r} of spawn. Hint: {did_you_mean(name, known)}")
 
 
 #: What a guest's environment holds before `env=` is added. One thread for the numeric libraries: threads count as

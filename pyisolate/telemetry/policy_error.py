@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from typing import Any
@@ -15,13 +16,18 @@ from .event import DenialEvent
 
 def policy_error(event: DenialEvent, hint: str | None = None) -> PolicyError:
     """Return the exception that carries an event; `hint` takes the place of the usual one."""
-    return PolicyError(
+    error = PolicyError(
         operation=str(event.capability),
         subject=event.target,
         cause=_why(event),
         denial_event=event,
         hint=hint or _hint(event),
     )
+    error.errno = event.kernel_errno or errno.EACCES
+    error.strerror = os.strerror(error.errno)
+    if event.capability.family == "fs":
+        error.filename = event.target
+    return error
 
 
 def _why(event: DenialEvent) -> str:

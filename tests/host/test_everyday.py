@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import errno
+import pickle
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -407,3 +411,28 @@ def test_functions_of_the_library_may_be_replaced_for_good(supervisor: Superviso
             sandbox.exec("def fails():\n    1 / 0\nfails()")
         assert "line 2, in fails" in caught.value.traceback
         assert caught.value.traceback.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_an_option_that_spawn_does_not_have_is_refused_where_it_is_given() -> None:
+    for make in (pyisolate.SandboxExecutor, pyisolate.Template, pyisolate.sandboxed):
+        with pytest.raises(TypeError, match="no option 'workspce'.*did you mean 'workspace'"):
+            make("compute", workspce="1MiB")  # type: ignore[call-arg]
+
+
+def test_a_refusal_in_the_host_is_an_oserror_as_in_the_guest(supervisor: pyisolate.Supervisor) -> None:
+    show = "\nexcept OSError as error: print((error.errno, error.strerror, error.filename))"
+    with supervisor.spawn("refused") as sandbox:
+        guest = ast.literal_eval(sandbox.exec("try: open('/etc/shadow')" + show).stdout)
+        with pytest.raises(PermissionError) as caught:
+            sandbox.exec("open('/etc/shadow')")
+    assert (caught.value.errno, caught.value.strerror, caught.value.filename) == guest
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert (
+        (copied.errno, copied.strerror, copied.filename) == guest == (errno.EACCES, "Permission denied", "/etc/shadow")
+    )
+
+
+def test_a_guests_error_says_in_the_hosts_log_where_it_was_raised(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("where") as sandbox, pytest.raises(pyisolate.GuestError) as caught:
+        sandbox.exec("def divide():\n    1 / 0\ndivide()")
+    assert '"<where>", line 2, in divide' in "".join(traceback.format_exception(caught.value))
