@@ -415,7 +415,7 @@ def test_functions_of_the_library_may_be_replaced_for_good(supervisor: Superviso
 
 def test_an_option_that_spawn_does_not_have_is_refused_where_it_is_given() -> None:
     for make in (pyisolate.SandboxExecutor, pyisolate.Template, pyisolate.sandboxed):
-        with pytest.raises(TypeError, match="no option 'workspce'.*did you mean 'workspace'"):
+        with pytest.raises(TypeError, match=r"no option 'workspce'.*did you mean 'workspace'"):
             make("compute", workspce="1MiB")  # type: ignore[call-arg]
 
 
