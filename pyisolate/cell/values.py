@@ -49,8 +49,8 @@ Represent = Callable[[Any], str]
 class TooDeep(ValueError):
     """A value is nested deeper than any may be, maybe in itself."""
 
-    def __init__(self) -> None:
-        super().__init__(f"it is nested deeper than {MAX_DEPTH}")
+    def __init__(self, text: str = f"it is nested deeper than {MAX_DEPTH}") -> None:
+        super().__init__(text)  # callers raise it again with the name of the value
 
 
 class Record(dict[str, Any]):

@@ -16,12 +16,23 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 #: The C members themselves: the Python class's properties are slower, and a guest may override them.
 family_of = _socket.socket.family.__get__
+_getsockopt = _socket.socket.getsockopt
 _type_of = _socket.socket.type.__get__
 
 
 def kind_of(sock: _socket.socket) -> int:
     """Return SOCK_STREAM, SOCK_DGRAM ... without the flags that may ride on it."""
     return int(_type_of(sock)) & TYPE_MASK
+
+
+def v6only(sock: _socket.socket, target: str) -> dict[str, Any]:
+    """Return, as a fact of a bind to [::], whether the socket leaves IPv4 alone; nothing for other targets."""
+    if not target.startswith("[::]:"):
+        return {}
+    try:
+        return {"v6only": bool(_getsockopt(sock, _socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY))}
+    except OSError:
+        return {}
 
 
 def literal(host: str) -> tuple[int, str] | None:

@@ -246,6 +246,8 @@ def _addressed(capability: C) -> Callable[[Arguments], Operations]:
         if described is None:
             return _NOTHING
         target, facts = described
+        if not leads_there:
+            facts |= addresses.v6only(args[0], target)
         return ((capability, target, {**facts, "type": addresses.kind_of(args[0])}),)
 
     return operations

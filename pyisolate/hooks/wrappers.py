@@ -210,6 +210,7 @@ def _listen(self: socket.socket, /, *args: Any) -> None:
             hooks.ask_all((), hook="listen")
         else:
             target, facts = described
+            facts |= addresses.v6only(self, target)
             hooks.ask(C.NET_LISTEN, target, **facts, type=addresses.kind_of(self))
     return _socket.socket.listen(self, *args)
 

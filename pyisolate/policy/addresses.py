@@ -28,6 +28,11 @@ def destination(address: bytes) -> bytes:
     return address if any(address) else _LOOPBACK[len(address)]
 
 
+def takes_ipv4(address: bytes) -> bool:
+    """Tell whether a bind to an address takes every IPv4 address as well: [::] without IPV6_V6ONLY (ipv6(7))."""
+    return len(address) == 16 and not any(address)
+
+
 def endpoint(target: str) -> tuple[bytes, int] | None:
     """Return address and port of "host:port"; None for names, unix paths and what is no port."""
     host, _, port = target.rpartition(":")

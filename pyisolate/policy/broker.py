@@ -9,6 +9,7 @@ Facts that hooks may pass to `decide` (unknown ones are ignored):
 - `path="/.../x.so"` with import.native: the file that is loaded;
 - `inside=True` with process.signal: the receiver belongs to the sandbox;
 - `pair=True` with net.socket: a socket pair, which reaches no other process;
+- `v6only=True` with net.bind and net.listen: the socket has IPV6_V6ONLY, so that [::] takes no IPv4 address;
 - `by_proxy=True` with net.connect: the egress proxy asks, so that the proxy is no way that is left.
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 from ..capability import CATALOGUE, FLOOR, Capability
 from ..decision import Decision, DenialCode, Mode, Verdict
 from . import addresses, asking, web, workspace
-from .addresses import destination, has_address, has_port
+from .addresses import destination, has_address, has_port, takes_ipv4
 from .compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule
 from .near_grants import FS_BITS, NearGrants, net_action
 from .sockets import is_past_rules
@@ -159,6 +160,8 @@ class Broker:
                 address = destination(address)
             rule = self._net_rule(action, address, port, capability is Capability.NET_LISTEN)
             if rule is not None and rule.allow:
+                if action == NetAction.BIND and takes_ipv4(address) and not facts.get("v6only"):
+                    return self._both_families(capability, port, rule)
                 return rule.text, None, ""
             if rule is not None:
                 refusal = (rule.text, DenialCode.EXPLICIT_DENY, "")
@@ -168,6 +171,16 @@ class Broker:
             reason = f"no rule grants this address; hosts of {by_name.text} are reached through {web.PROXY_ALONE}"
             refusal = (None, DenialCode.NOT_GRANTED, reason)
         return refusal
+
+    def _both_families(self, capability: Capability, port: int | None, granted: NetRule) -> _Answer:
+        """Decide [::], which is granted as such, for IPv4: the kernel takes every address of that with it."""
+        rule = self._net_rule(NetAction.BIND, bytes(4), port, capability is Capability.NET_LISTEN)
+        if rule is not None and rule.allow:
+            return granted.text, None, ""
+        reason = "[::] takes every IPv4 address as well, unless the socket has IPV6_V6ONLY"
+        if rule is not None:
+            return rule.text, DenialCode.EXPLICIT_DENY, f"{reason}: denied by {rule.text}"
+        return None, DenialCode.NOT_GRANTED, f"{reason}, and no rule grants 0.0.0.0 there"
 
     def _addresses(self, host: str) -> list[bytes]:
         address = addresses.packed(host)

@@ -135,7 +135,9 @@ def _suggest(capability: Capability, target: str) -> dict[str, Any] | None:
         if capability is Capability.IPC_UNIX and not target.startswith("unix:"):
             target = f"unix:{target}"
         place = _plain(target, leads_there=action == "connect")
-        return {"net": [{action: str(units.net_target(place, action=action))}]}
+        # [::] takes the IPv4 addresses with it, and is refused where they are not granted
+        places = (place, f"0.0.0.0{place[4:]}") if action == "bind" and place.startswith("[::]:") else (place,)
+        return {"net": [{action: str(units.net_target(one, action=action))} for one in places]}
     if capability is Capability.NET_HTTP:
         return {"net": [web.http_target_of(target)]}
     own = target.startswith(f"{workspace.HOME}/")  # a guest gives its files any name

@@ -32,6 +32,7 @@ def connect(where): socket.create_connection(("127.0.0.1", int(where)), 5).close
 def anywhere(where): socket.socket().connect(("0.0.0.0", int(where)))
 def send(where): socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", int(where)))
 def bind(where): socket.socket().bind(("127.0.0.1", int(where)))
+def bind6(where): socket.socket(socket.AF_INET6).bind(("::", int(where)))
 def listen(where):
     s = socket.socket(); s.bind(("127.0.0.1", int(where))); s.listen()
 def unix(where): socket.socket(socket.AF_UNIX).connect(where)
@@ -113,7 +114,7 @@ BASES = {
     **dict.fromkeys(("randomness", "device"), BASE.deny_random()),
     "script": Policy.preset("compute").with_name("loop"),
     "unix": BASE.allow_connect("unix:/nonexistent"),
-    **dict.fromkeys(("anywhere", "send", "bind", "listen"), SOCKETS),
+    **dict.fromkeys(("anywhere", "send", "bind", "bind6", "listen"), SOCKETS),
 }
 CASES = {
     "read": ("{ground}/one", "{ground}/two"),
@@ -127,6 +128,7 @@ CASES = {
     "anywhere": ("{port}", "{other}"),
     "send": ("{port}", "{other}"),
     "bind": ("{free}", "{port}"),
+    "bind6": ("{free}", "{port}"),
     "listen": ("{free}", "{port}"),
     "unix": ("{ground}/s1", "{ground}/s2"),
     "run": ("/usr/bin/true", "/usr/bin/false"),
@@ -138,7 +140,7 @@ CASES = {
     "device": ("/dev/urandom", "/dev/kmsg"),
 }
 #: Suggested as one step.
-AT_ONCE = ("anywhere", "device", "script")
+AT_ONCE = ("anywhere", "bind6", "device", "script")
 
 
 @pytest.mark.parametrize("operation", CASES)

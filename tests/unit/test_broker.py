@@ -17,7 +17,7 @@ from pyisolate.policy import Policy, compile_policy
 from pyisolate.policy.addresses import packed
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule, effective_rights
-from pyisolate.policy.suggest import exact
+from pyisolate.policy.suggest import apply, exact
 
 C = Capability
 PARTS = st.lists(st.sampled_from(["a", "ab", "b", "a.b", ".h"]), max_size=4)
@@ -184,6 +184,23 @@ def test_binding_to_port_0_covers_the_port_that_the_kernel_picks() -> None:
     assert broker.decide(C.NET_LISTEN, "127.0.0.1:40123").verdict is Verdict.ALLOW
     assert broker.decide(C.NET_BIND, "127.0.0.1:40123").verdict is Verdict.DENY
     assert broker.decide(C.NET_BIND, "0.0.0.0:0").verdict is Verdict.DENY
+
+
+def test_a_bind_of_any_ipv6_address_takes_ipv4_with_it_and_needs_both() -> None:
+    """As the listener has it (address.c: notify_judge_local), and what is suggested is enough."""
+    alone = Policy().allow_bind("[::]:80")
+    for capability in (C.NET_BIND, C.NET_LISTEN):
+        decision = Broker(compile_policy(alone)).decide(capability, "[::]:80")
+        assert decision.verdict is Verdict.DENY
+        assert "every IPv4 address" in decision.reason
+        assert Broker(compile_policy(alone)).decide(capability, "[::]:80", v6only=True).verdict is Verdict.ALLOW
+        suggested = exact(capability, "[::]:80")
+        assert suggested is not None
+        assert Broker(compile_policy(apply(Policy(), suggested))).decide(capability, "[::]:80").verdict is Verdict.ALLOW
+    denied = Broker(compile_policy(alone.deny_bind("0.0.0.0/0:*"))).decide(C.NET_BIND, "[::]:80")
+    assert denied.code is DenialCode.EXPLICIT_DENY
+    one = Broker(compile_policy(Policy().allow_bind("[::1]:80")))
+    assert one.decide(C.NET_BIND, "[::1]:80").verdict is Verdict.ALLOW
 
 
 def test_a_connection_to_any_address_is_one_to_loopback() -> None:

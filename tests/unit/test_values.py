@@ -148,8 +148,9 @@ def test_what_is_too_deep_is_its_repr_or_an_error() -> None:
     for value in (loop, deep):
         encoded, replaced = values.encode(value, values.represent)
         assert (wire.decode_value(encoded), replaced) == (repr(value), True)
-        with pytest.raises(ValueError, match="nested deeper"):
+        with pytest.raises(ValueError, match="nested deeper") as caught:
             values.encode(value)
+        assert str(type(caught.value)("post: list: too deep")) == "post: list: too deep"  # as `post` names the value
 
 
 @pytest.mark.parametrize(
