@@ -48,7 +48,7 @@ _REPORTED = "_pyisolate_reported"
 _MOVES = ("os.rename", "os.link")
 _DATABASE = "sqlite3.connect"
 #: Of what files and names are used by, what the host may be asked about.
-_ASKED_HOOKS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir")
+_ASKED_HOOKS = ("open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir")
 _REFUSED = os.strerror(errno.EACCES)
 #: A guest may be denied the random numbers that an id takes; the host's event replaces this one.
 _PRELIMINARY = "00000000-0000-7000-8000-000000000000"

@@ -82,7 +82,7 @@ class WatchedFiles:
             record = msgspec.structs.replace(record, target=target, other=other)
         names = SeenNames(own, leading, record)
         if record.verdict is not Verdict.ALLOW:  # decided by the listener: only its name is to be as hooks spell it
-            names_it = runs or record.syscall in (*_NAMING, *_RENAMING)
+            names_it = runs or record.syscall in (*_NAMING, *_RENAMING, *_LINKING)
             named = names.in_folder(record.target) if names_it else names.acted_on(record.target, record.flags)
             return [msgspec.structs.replace(record, target=named or record.target)]
         if runs:

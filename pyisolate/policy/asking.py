@@ -27,12 +27,13 @@ FILES = {
     "write": Capability.FS_WRITE,
 }
 OF_FILES = frozenset(FILES.values())
-#: The calls that make, remove or move names, each with what it needs. Links are not asked about: what they lead to is
-#: not in their name.
+#: The calls that make, remove or move names, each with what it needs. Symbolic links are not asked about: where they
+#: lead is not in their name.
 NAMING = {
     **dict.fromkeys(("mkdir", "mkdirat"), frozenset((Capability.FS_CREATE,))),
     **dict.fromkeys(("unlink", "unlinkat", "rmdir"), frozenset((Capability.FS_DELETE,))),
     **dict.fromkeys(("rename", "renameat", "renameat2"), frozenset((Capability.FS_CREATE, Capability.FS_DELETE))),
+    **dict.fromkeys(("link", "linkat"), frozenset((Capability.FS_CREATE, Capability.FS_READ))),
 }
 #: One question stands for both: whether a file is there is for the host to see.
 WRITES = frozenset((Capability.FS_CREATE, Capability.FS_WRITE))
@@ -42,7 +43,7 @@ HINT = (
     "{write: /directory}, {create: /directory}, {delete: /directory}, {exec: /program}"
 )
 #: What the kernel decides alone, by what was granted at the start.
-_GRANTED_ONLY = frozenset(("fs.metadata", "link", "symlink", "metadata"))
+_GRANTED_ONLY = frozenset(("fs.metadata", "symlink", "metadata"))
 #: Programs that one policy asks about.
 MOST_PROGRAMS = 64
 SCHEMA = {

@@ -375,7 +375,7 @@ class Questions:
         if record.answer is None:
             return [record]
         outcomes = self._outcomes(record.question, record.answer)
-        return [_completed(record, *one, alone=len(outcomes) == 1) for one in outcomes]
+        return [_completed(record, *one, last=one is outcomes[-1]) for one in outcomes]
 
     def complete_request(self, record: BrokerRecord, question: int) -> BrokerRecord:
         """The same for a record of the egress proxy's, about whose request `question` was asked, or 0."""
@@ -414,13 +414,13 @@ class Questions:
             self._settle(one, _Answered("unanswered", "nobody", "the sandbox ends"))
 
 
-def _completed(record: KernelRecord, answered: _Answered, reason: str, *, alone: bool) -> KernelRecord:
-    """Return the record of one question. Of several, the last alone may have been refused, with the call."""
+def _completed(record: KernelRecord, answered: _Answered, reason: str, *, last: bool) -> KernelRecord:
+    """Return the record of one question. Of several, the last one has what became of the call."""
     record = msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
     if answered.capability not in OF_FILES:
         return record
     record = msgspec.structs.replace(record, capability=answered.capability, target=answered.target)
-    if alone or not answered.allows:
+    if last or not answered.allows:
         return record
     return msgspec.structs.replace(record, verdict=Verdict.WOULD_DENY, errno=0)
 

@@ -1,8 +1,8 @@
 """Calls that make, remove or move names, and wait for an answer: what is asked about each, and what a yes does.
 
 A call that needs two things that no rule speaks of, as a move does, is two questions, one after the other. Not asked
-about: what a rule speaks of, a move of a directory, and one to where more may be done with the file, which no answer
-about its names covers.
+about: what a rule speaks of, a move of a directory, and a move or link to where more may be done with the file, which
+no answer about its names covers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from ..policy.broker import Broker, is_asked_about
 from ..policy.moves import widened
 from ..records import Asked
 
-_REMOVES_DIRECTORY = 0x200  # AT_REMOVEDIR, linux/fcntl.h
+_REMOVES_DIRECTORY, _FOLLOWS = 0x200, 0x400  # AT_REMOVEDIR, AT_SYMLINK_FOLLOW, linux/fcntl.h
+#: The calls that have two names.
+_TWO = ("rename", "link")
 #: What lies there is another one for each process, or is no file: never the supervisor's for a guest.
 NOT_FILES = ("/proc", "/sys", "/dev")
 Need = tuple[Capability, str]
@@ -48,14 +50,14 @@ def named_by(asked: Asked, broker: Broker, umask: int) -> Named | None:
     """Return the call if the host is to be asked about it; None: the kernel decides. Raises OSError, ValueError."""
     names = [_name(one, broker) for one in (asked.target, asked.other) if one]
     call = _call_of(asked)
-    if call is None or len(names) != (2 if call == "rename" else 1):
+    if call is None or len(names) != (2 if call in _TWO else 1):
         return None
     at, to = names[0], names[-1]
     if (at.seen is None) != (call == "mkdir"):
         return None  # EEXIST, ENOENT: nothing refuses it
     if at.seen is not None and stat.S_ISDIR(at.seen.st_mode) != (call == "rmdir"):
         return None
-    if call == "rename" and not _may_move(at, to, asked, broker):
+    if call in _TWO and not _may_move(call, at, to, asked, broker):
         return None
     needs = _missing(call, at, to, broker)
     if not needs:
@@ -63,7 +65,7 @@ def named_by(asked: Asked, broker: Broker, umask: int) -> Named | None:
     change = NameChange(
         call=call,
         at=at.on_host,
-        to=to.on_host if call == "rename" else None,
+        to=to.on_host if call in _TWO else None,
         mode=asked.mode & 0o777 & ~umask,
     )
     return Named(change, needs)
@@ -74,6 +76,8 @@ def _call_of(asked: Asked) -> NameCall | None:
         return "mkdir"
     if asked.syscall.startswith("rename"):
         return "rename" if asked.flags in (0, RENAME_NOREPLACE) else None
+    if asked.syscall.startswith("link"):
+        return "link" if asked.flags in (0, _FOLLOWS) else None
     removes_directory = asked.syscall == "rmdir" or asked.flags == _REMOVES_DIRECTORY
     return "rmdir" if removes_directory else "unlink" if asked.syscall in NAMING and not asked.flags else None
 
@@ -100,7 +104,9 @@ def _is_elsewhere(path: str) -> bool:
     return workspace.is_place(path) or any(path == one or path.startswith(one + "/") for one in NOT_FILES)
 
 
-def _may_move(at: _Name, to: _Name, asked: Asked, broker: Broker) -> bool:
+def _may_move(call: NameCall, at: _Name, to: _Name, asked: Asked, broker: Broker) -> bool:
+    if call == "link" and (to.seen is not None or at.seen is None or not stat.S_ISREG(at.seen.st_mode)):
+        return False
     if to.seen is not None and (asked.flags & RENAME_NOREPLACE or stat.S_ISDIR(to.seen.st_mode)):
         return False
     return not widened(broker.decide, at.path, to.path, directory=False)
@@ -108,8 +114,9 @@ def _may_move(at: _Name, to: _Name, asked: Asked, broker: Broker) -> bool:
 
 def _missing(call: NameCall, at: _Name, to: _Name, broker: Broker) -> tuple[Need, ...]:
     """Return what is asked about, in the order of hooks; nothing where a rule refuses some of it."""
-    wanted = [(Capability.FS_CREATE if call == "mkdir" else Capability.FS_DELETE, at)]
-    if call == "rename":
+    of_first = {"mkdir": Capability.FS_CREATE, "link": Capability.FS_READ}.get(call, Capability.FS_DELETE)
+    wanted = [(of_first, at)]
+    if call in _TWO:
         wanted.append((Capability.FS_CREATE, to))
         if to.seen is not None:
             wanted.append((Capability.FS_DELETE, to))

@@ -13,7 +13,7 @@ import pytest
 import pyisolate
 from pyisolate import Allow, Deny, Policy
 
-from .test_ask_files import Asked, place, refused  # noqa: F401 - a fixture
+from .test_ask_files import Asked, refused
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
@@ -35,7 +35,7 @@ def events_of(sandbox: pyisolate.Sandbox) -> list[tuple[str, str, str | None, bo
 
 def test_yes_removes_and_makes_and_no_does_not_each_with_one_event(
     supervisor: pyisolate.Supervisor,
-    place: Path,  # noqa: F811
+    place: Path,
 ) -> None:
     asked, data, new = Asked(Deny("keep it"), Allow(), Allow(), Allow()), place / "data", place / "new"
     with supervisor.spawn("names", POLICY, on_ask=asked) as sandbox:
@@ -61,7 +61,7 @@ def test_yes_removes_and_makes_and_no_does_not_each_with_one_event(
     assert asked.targets == [str(data), str(data), str(new), str(new)]
 
 
-def test_a_move_is_a_question_for_each_name(supervisor: pyisolate.Supervisor, place: Path) -> None:  # noqa: F811
+def test_a_move_is_a_question_for_each_name(supervisor: pyisolate.Supervisor, place: Path) -> None:
     asked, data, new = Asked(Allow(), Deny(), *[Allow()] * 5), place / "data", place / "new"
     with supervisor.spawn("moves", POLICY, on_ask=asked) as sandbox:
         sandbox.exec("import os")
@@ -82,7 +82,7 @@ def test_a_move_is_a_question_for_each_name(supervisor: pyisolate.Supervisor, pl
 
 def test_what_is_another_thing_by_then_is_not_touched_and_an_error_is_the_kernels(
     supervisor: pyisolate.Supervisor,
-    place: Path,  # noqa: F811
+    place: Path,
 ) -> None:
     data, other, new, full = place / "data", place / "other", place / "new", place / "full"
     full.mkdir()
@@ -108,7 +108,7 @@ def test_what_is_another_thing_by_then_is_not_touched_and_an_error_is_the_kernel
 
 def test_rules_decide_first_and_what_no_name_shows_is_no_question(
     supervisor: pyisolate.Supervisor,
-    place: Path,  # noqa: F811
+    place: Path,
 ) -> None:
     data, other, out = place / "data", place / "other", place / "out"
     out.mkdir()
@@ -122,12 +122,25 @@ def test_rules_decide_first_and_what_no_name_shows_is_no_question(
             f"os.remove({str(other)!r})",
             f"os.rename({str(data)!r}, {str(out / 'read')!r})",  # which would let it be read
             f"os.symlink('/etc/shadow', {str(place / 'new')!r})",
-            f"os.link({str(data)!r}, {str(place / 'new')!r})",
+            f"os.link({str(data)!r}, {str(place / 'new')!r})",  # no question about reading it
         ):
             assert refused(sandbox, attempt).answer is None, attempt
         assert asked.targets == []
         assert sandbox.run(["/usr/bin/rm", str(data)]).returncode == 0  # a program's call is asked about as well
     assert (asked.targets, data.exists()) == ([str(data)], False)
+
+
+def test_a_link_is_to_the_file_that_was_asked_about(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    data, other, new, more = place / "data", place / "other", place / "new", place / "more"
+    asked = Asked(*[Allow()] * 4)
+    with supervisor.spawn("links", POLICY.with_ask("fs.read", "fs.create"), on_ask=asked) as sandbox:
+        sandbox.exec(f"import os\nos.link({str(data)!r}, {str(new)!r})")
+        assert data.samefile(new)
+        assert events_of(sandbox) == [("fs.read", str(data), "once", True), ("fs.create", str(new), "once", True)]
+        asked.before = lambda: other.exists() and os.replace(other, data)
+        event = refused(sandbox, f"os.link({str(data)!r}, {str(more)!r})")  # allowed, and not done
+        assert (event.target, event.answer, event.would_deny) == (str(more), "once", False)
+        assert not more.exists()
 
 
 class _Signals:
@@ -142,7 +155,7 @@ class _Signals:
         return Allow()
 
 
-def test_a_call_that_was_given_up_removes_nothing(supervisor: pyisolate.Supervisor, place: Path) -> None:  # noqa: F811
+def test_a_call_that_was_given_up_removes_nothing(supervisor: pyisolate.Supervisor, place: Path) -> None:
     asked, data = _Signals(), place / "data"
     with supervisor.spawn("gives-up", NATIVE, on_ask=asked) as sandbox:
         sandbox.exec(_RAW)

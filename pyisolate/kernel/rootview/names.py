@@ -19,7 +19,7 @@ import msgspec
 
 from ...native import mount
 
-NameCall = Literal["unlink", "rmdir", "mkdir", "rename"]
+NameCall = Literal["unlink", "rmdir", "mkdir", "rename", "link"]
 
 
 class HostName(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class HostName(msgspec.Struct, frozen=True):
 
 
 class NameChange(msgspec.Struct, frozen=True):
-    """A call that changes names: of `at`, and of a move also `to`. `mode`: of a directory that is made."""
+    """A call that changes names: of `at`, and of a move or a link also `to`. `mode`: of a directory that is made."""
 
     call: NameCall
     at: HostName
@@ -47,11 +47,14 @@ def change_names(change: NameChange, uid: int, gid: int) -> int:
         at = held.enter_context(_directory(change.at))
         if change.call == "mkdir":
             return _error_of(lambda: _make(at, change.at.name, change.mode, uid, gid))
-        _check(change.at, at)
         if change.to is None:
+            _check(change.at, at)
             remove = os.rmdir if change.call == "rmdir" else os.unlink
             return _error_of(lambda: remove(change.at.name, dir_fd=at))
         to, flags = held.enter_context(_directory(change.to)), 0
+        if change.call == "link":
+            return _link(change.at, at, change.to.name, to)
+        _check(change.at, at)
         if change.to.found is None:
             flags = mount.RENAME_NOREPLACE
         else:
@@ -84,6 +87,18 @@ def _check(of: HostName, directory: int) -> None:
     found = os.stat(of.name, dir_fd=directory, follow_symlinks=False)
     if (found.st_dev, found.st_ino) != of.found:
         raise _another(os.path.join(of.directory, of.name))
+
+
+def _link(of: HostName, directory: int, name: str, to: int) -> int:
+    """Give the very file that was looked at another name, whatever has its own by now."""
+    file = os.open(of.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        found = os.fstat(file)
+        if (found.st_dev, found.st_ino) != of.found:
+            raise _another(os.path.join(of.directory, of.name))
+        return _error_of(lambda: os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=to))  # AT_SYMLINK_FOLLOW, open(2)
+    finally:
+        os.close(file)
 
 
 def _another(path: str) -> OSError:

@@ -10,6 +10,7 @@ static void notify_describe(const struct notify_call *c, struct notify_question 
 
 	switch (c->nr) {
 	case SYS_renameat2:
+	case SYS_linkat:
 		q->flags = (uint32_t)c->args[4];
 		break;
 #ifdef SYS_mkdir
@@ -177,7 +178,7 @@ SHARED int notify_ask_open(const struct notify_call *c)
 	return notify_park_names(c, &w, w.message.bytes);
 }
 
-/* Calls that make, remove or move a name, and are asked about. Links are not: what they lead to is not in their name. */
+/* Calls that make, remove or move a name, and are asked about. symlink(2) is not: where it leads is not in its name. */
 SHARED int notify_changes_names(int nr)
 {
 	switch (nr) {
@@ -186,6 +187,7 @@ SHARED int notify_changes_names(int nr)
 	case SYS_rmdir:
 	case SYS_unlink:
 	case SYS_rename:
+	case SYS_link:
 #endif
 #ifdef SYS_renameat
 	case SYS_renameat:
@@ -193,6 +195,7 @@ SHARED int notify_changes_names(int nr)
 	case SYS_mkdirat:
 	case SYS_unlinkat:
 	case SYS_renameat2:
+	case SYS_linkat:
 		return 1;
 	default:
 		return 0;
