@@ -120,6 +120,8 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     beyond_name: bool = False
     #: open(2) flags of a call that opens a file; O_NOFOLLOW of one that is about a link itself
     flags: int = 0
+    #: of a look-up: it also asks to enter or to use what it finds (chdir, access with a mode), which no cover allows
+    uses: bool = False
     #: in the guest's own view, as the call came; None: not known. Links of its directory are followed in `target` then.
     #: `link`: what the link said that it met
     met: Met | None = None

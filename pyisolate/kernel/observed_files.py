@@ -304,19 +304,32 @@ def _not_found(
         return record
     decision = broker.decide(Capability.FS_LOOKUP, path)
     leads = names.followed(path)  # the root view has the links that lead to what is granted
-    if decision.code is DenialCode.EXPLICIT_DENY and _covered(path, broker):
+    covered = decision.code is DenialCode.EXPLICIT_DENY and _covered(path, broker)
+    if covered and not record.uses:
         return record
     if decision.code is None or (leads != path and broker.decide(Capability.FS_LOOKUP, leads).code is None):
         return record
     reason = f"{decision.reason}: the root view shows only what is granted"
     found = _refused(record, msgspec.structs.replace(decision, reason=reason), path)
-    number = 0 if broker.policy.mode_of("fs") is Mode.MONITOR else errno.ENOENT
+    number = errno.EACCES if covered or _below_cover(path, broker) else errno.ENOENT
+    number = 0 if broker.policy.mode_of("fs") is Mode.MONITOR else number
     return msgspec.structs.replace(found, enforcer="root view", errno=number)
 
 
 def _covered(path: str, broker: Broker) -> bool:
     """Tell whether the root view shows a denied name, by an empty cover: in what is granted around it."""
     return broker.decide(Capability.FS_LOOKUP, os.path.dirname(path)).code is None
+
+
+def _below_cover(path: str, broker: Broker) -> bool:
+    """Tell whether a name lies below an empty cover, which no guest may search."""
+    while (path := os.path.dirname(path)) != "/":
+        code = broker.decide(Capability.FS_LOOKUP, path).code
+        if code is not DenialCode.EXPLICIT_DENY:
+            return False
+        if _covered(path, broker):
+            return True
+    return False
 
 
 def _moved(

@@ -281,7 +281,9 @@ class Denials:
     def hint_of(self, failure: Failed) -> str | None:
         """Return, for an error of the system or of an import, what the request was refused before and caught."""
         if (looked := self._looked_for(failure)) is not None:
-            return f"{looked.target} exists, and the policy does not grant it; {policy_error(looked).hint}"
+            denied = looked.code is DenialCode.EXPLICIT_DENY
+            how = f"denies it ({looked.policy_rule})" if denied else f"does not grant it; {policy_error(looked).hint}"
+            return f"{looked.target} exists, and the policy {how}"
         of_import = failure.type_name in ("ImportError", "ModuleNotFoundError")
         if failure.errno is None and not of_import and failure.type_name.rpartition(".")[2] not in _LIBRARY_FAILURES:
             return None
@@ -296,10 +298,12 @@ class Denials:
         return f"it was refused {first.operation} on {first.subject}{more} before{advice}"
 
     def _looked_for(self, failure: Failed) -> DenialEvent | None:
-        """Return the look-up that found nothing of what the guest misses: the one that it names, or the last."""
-        if failure.errno != errno.ENOENT and failure.type_name not in _MISSING:
+        """Return the look-up that failed, of what the guest misses: the one that it names, or the last."""
+        number = errno.ENOENT if failure.type_name in _MISSING else failure.errno
+        if number not in (errno.ENOENT, errno.EACCES):
             return None
-        looked = [event for event in self._events() if event.capability is Capability.FS_LOOKUP]
+        looks = [event for event in self._events() if event.capability is Capability.FS_LOOKUP]
+        looked = [event for event in looks if number in (errno.ENOENT, event.kernel_errno)]
         named = [event for event in looked if event.target in failure.message]
         return next(reversed(named or looked), None)
 

@@ -92,6 +92,52 @@ def test_each_way_of_looking_is_one_event(supervisor: pyisolate.Supervisor, tree
     assert [(text, events) for text, events in granted if events] == []
 
 
+#: {0} is a directory that a rule denies inside of a granted one; each asks for something below its cover, or of it.
+COVERED = (
+    ("os.stat('{0}/file')", "file"),
+    ("os.access('{0}/file', os.F_OK)", "file"),
+    ("os.chdir('{0}/folder')", "folder"),
+    ("subprocess.run(['/bin/sh', '-c', 'true'], cwd='{0}/folder')", "folder"),
+    ("libc.syscall(SYS_statx, -100, b'{0}/file', 0, 2047, ctypes.create_string_buffer(256))", "file"),
+    ("subprocess.run(['/bin/sh', '-c', 'test -f {0}/file'])", "file"),
+    ("os.chdir('{0}')", ""),
+    ("os.access('{0}', os.R_OK)", ""),
+    ("subprocess.run(['/bin/sh', '-c', 'cd {0}'])", ""),
+    ("subprocess.run(['/bin/sh', '-c', 'test -r {0}'])", ""),
+)
+#: The name is shown, and nothing else asked for; or there is nothing.
+UNCOVERED = (
+    "os.stat('{0}')",
+    "os.access('{0}', os.F_OK)",
+    "os.path.exists('{0}/none')",
+    "os.access('{0}/..', os.W_OK)",
+)
+
+
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+def test_a_look_below_what_a_rule_denies_is_one_event(supervisor: pyisolate.Supervisor, tree: Path, mode: str) -> None:
+    no = tree / "granted/no"
+    (no / "folder").mkdir(parents=True)
+    (no / "file").touch()
+    policy = _policy(tree, "granted").with_mode(mode)
+    attempts = [*COVERED, *((way, None) for way in UNCOVERED)]
+    for denies in (True, False):  # the second is the control
+        with supervisor.spawn("covered", policy.deny("fs.read", no) if denies else policy) as sandbox:
+            sandbox.exec(PRELUDE)
+            for way, name in attempts:
+                done = sandbox.exec(
+                    f"try: {way.format(no)}\nexcept PermissionError as error: error.errno\nos.chdir('/')"
+                )
+                seen = [(str(event.capability), event.target, event.kernel_errno) for event in done.denials]
+                number = 13 if mode == "enforce" else None
+                expected = [("fs.lookup", str(no / name), number)] if denies and name is not None else []
+                assert seen == expected, (way, denies)
+            if denies and mode == "enforce":
+                with pytest.raises(pyisolate.GuestError, match="file exists, and the policy denies it") as caught:
+                    sandbox.exec(f"os.stat('{no}/file')")
+                assert caught.value.denials[0].code == "EXPLICIT_DENY"
+
+
 def test_a_look_at_a_link_does_not_tell_where_it_leads(supervisor: pyisolate.Supervisor, tree: Path) -> None:
     (tree / "hidden/link").symlink_to(tree / "hidden/file")
     ways = (

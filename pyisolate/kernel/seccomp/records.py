@@ -93,6 +93,8 @@ _UNIX_ASKED = (Capability.NET_CONNECT, Capability.NET_BIND, Capability.NET_SEND)
 _SAME_PLACE = re.compile(r"/(?:\./|/)+")
 #: Look-ups that may be about a link itself, with the argument that says so; -1: they always are.
 _LOOKS = {"lstat": -1, "readlink": -1, "readlinkat": -1, "newfstatat": 3, "faccessat2": 3, "statx": 2}
+#: Look-ups that ask to use what they find: the argument that says for what; -1: they always do.
+_USES = {"chdir": -1, "access": 1, "faccessat": 2, "faccessat2": 2}
 #: Calls that change a link itself, or may: which argument has AT_SYMLINK_NOFOLLOW, -1 where none is needed.
 _CHANGES = {"lchown": -1, "lsetxattr": -1, "lremovexattr": -1, "fchownat": 4, "utimensat": 3, "fchmodat2": 3}
 _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_FOLLOW = 0x100, 0x400  # linux/fcntl.h
@@ -148,6 +150,7 @@ def kernel_record(
         met=met,
         link=other if links else "",
         flags=_open_flags(record, syscall),
+        uses=(at := _USES.get(syscall)) is not None and (at < 0 or bool(record.args[at] & 0o7)),
         tries=2 if first_error(record.args[5]) else 1,
         refused=first_error(record.args[5]),
         answer=_answer(record, syscall, capability, verdict, policy),

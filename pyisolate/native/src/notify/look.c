@@ -33,6 +33,8 @@ SHARED void notify_do_look(const struct notify_call *c)
 			    : SYS_newfstatat;
 	if (looked.nr == SYS_chdir)
 		looked.args[0] = c->args[1];
+	if (looked.nr == SYS_faccessat || looked.nr == NOTIFY_FACCESSAT2)
+		looked.args[2] = c->args[3] >> NOTIFY_LOOKED_MODE;
 	if (looked.nr == SYS_statx)
 		looked.args[2] = c->args[3]; /* where the call itself has its flags; the others have them there */
 	if (c->policy->flags & NOTIFY_FULL)
@@ -82,7 +84,33 @@ static int notify_root(const struct notify_call *c)
 	return s->root_tid ? s->root : -1;
 }
 
-/* Is there something of this name where the guest looks? It could be another name by the time that it does: then its own
+/* The call also asks to enter or to use what it finds: KernelRecord.uses. */
+static int notify_look_uses(const struct notify_call *c)
+{
+	switch (c->nr) {
+	case SYS_chdir:
+		return 1;
+#ifdef SYS_access
+	case SYS_access:
+		return c->args[1] & 07;
+#endif
+	case SYS_faccessat:
+	case NOTIFY_FACCESSAT2:
+		return c->args[2] & 07;
+	default:
+		return 0;
+	}
+}
+
+/* What covers a denied name in the root view (kernel/rootview/build.py), or the guest's own file that looks alike. */
+static int notify_is_cover(int found)
+{
+	struct stat state;
+
+	return !fstat(found, &state) && !(state.st_mode & 0777);
+}
+
+/* Is there something of this name where the guest looks, which it can use as the call says? It could be another name by the time that it does: then its own
  * event is wrong. -1 where only a disk or a server could tell, for which this thread does not wait. */
 static int notify_finds(const struct notify_call *c, const char *name)
 {
@@ -94,8 +122,10 @@ static int notify_finds(const struct notify_call *c, const char *name)
 	int found = root < 0 ? -1 : (int)syscall(SYS_openat2, root, name, &how, sizeof how);
 
 	if (found >= 0) {
+		int useless = notify_look_uses(c) && notify_is_cover(found);
+
 		close(found);
-		return 1;
+		return !useless;
 	}
 	return root >= 0 && (errno == ENOENT || errno == ENOTDIR) ? 0 : -1;
 }

@@ -1,7 +1,7 @@
 /* Looking at a name: stat, access, chdir, readlink and their kin. Loaded into the zygote by LD_PRELOAD, after files.c, by
  * whose quiet address they are made; a cell's filter notifies the listener of all others (notify/look.c).
  *
- * What finds nothing is reported to the listener, by a call that nothing else makes: openat with a mark as its sixth argument
+ * What finds nothing, or is refused, is reported to the listener, by a call that nothing else makes: openat with a mark as its sixth argument
  * (notify/decide.c), which the listener answers without opening anything. Whether there is such a file outside is for the
  * host to find out, after that answer; no guest learns it. Where files are monitored, what is found is reported too. Nothing
  * is decided here: a guest that reports nothing, or what it did not look at, has its own events wrong and gains nothing.
@@ -34,23 +34,25 @@ static int is_hooks_own(const char *path)
 	return path[0] == '/' && path[1] == '.' && path[2] == '/';
 }
 
-/* The kernel has read the name: it can be read. `flags` say whether a link itself was looked at. */
-static void report(long nr, long at, const char *path, int flags)
+/* The kernel has read the name: it can be read. `flags` say whether a link itself was looked at, `mode` is access's. */
+static void report(long nr, long at, const char *path, int flags, int mode)
 {
 	int error = errno;
 
 	if (!*path || is_hooks_own(path))
 		return;
 	long opened = syscall(SYS_openat, at, P(path), (long)(O_PATH | O_NOFOLLOW | O_CLOEXEC),
-			      (long)(flags & AT_SYMLINK_NOFOLLOW), nr, (long)NOTIFY_LOOKED);
+			      (flags & AT_SYMLINK_NOFOLLOW) | (long)(mode & 07) << NOTIFY_LOOKED_MODE, nr,
+			      (long)NOTIFY_LOOKED);
 	if (opened >= 0) /* no policy decides: a cell that waits, the zygote */
 		close((int)opened);
 	errno = error;
 }
 
-static int is_absence(long error)
+/* The root view has no such name, or covers it: nothing can be looked at below a cover, nor a cover be used. */
+static int is_hidden(long error)
 {
-	return error == ENOENT || error == ENOTDIR;
+	return error == ENOENT || error == ENOTDIR || error == EACCES;
 }
 
 /* The kernel's struct stat is the C library's on both architectures (files.c): no copy is made. */
@@ -62,9 +64,10 @@ static int look(long nr, long at, const char *path, long c, long d, long e)
 
 	if (result < 0)
 		errno = (int)-result;
-	if (is_absence(-result) ||
+	if (is_hidden(-result) ||
 	    (result != -EFAULT && path && pyisolate_quiet_tells_looks())) /* EINVAL: it is no link */
-		report(nr, at, path, (int)(nr == SYS_statx ? c : nr == SYS_newfstatat || nr == SYS_faccessat2 ? d : 0));
+		report(nr, at, path, (int)(nr == SYS_statx ? c : nr == SYS_newfstatat || nr == SYS_faccessat2 ? d : 0),
+		       nr == SYS_faccessat || nr == SYS_faccessat2 ? (int)c : 0);
 	return result < 0 ? -1 : (int)result;
 }
 
@@ -154,7 +157,7 @@ EXPORT int chdir(const char *path)
 	if (result >= 0)
 		return (int)result;
 	errno = (int)-result;
-	if (is_absence(-result))
-		report(SYS_chdir, AT, path, 0);
+	if (is_hidden(-result))
+		report(SYS_chdir, AT, path, 0, 0);
 	return -1;
 }
