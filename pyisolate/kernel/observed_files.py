@@ -23,9 +23,10 @@ from ..policy.broker import Broker, is_unspoken_of
 from ..policy.compiled import CompiledPolicy, FsRight
 from ..policy.moves import mounted_at, of_folder, read_only, verdict, widened, writable
 from ..policy.searched import Searched
-from ..policy.suggest import crosses, is_task
-from ..records import Evaluation, KernelRecord
-from .expected_files import is_beside, is_tried
+from ..policy.suggest import crosses
+from ..records import KernelRecord
+from .expected_files import is_tried
+from .observed_looks import not_found, refused
 from .seen_names import OpenOwn, SeenNames
 
 #: Policies in use at once; a broker is cheap to make again.
@@ -88,7 +89,7 @@ class WatchedFiles:
         if runs:
             return [_would_ask(_program(record, broker, names), policy)]
         if (looked := _looked_at(record, names)) is not None:
-            return [_not_found(record, looked, broker, names, searched)]
+            return [not_found(record, looked, broker, names, searched)]
         found = _refusals(record, broker, names, searched, sealed=sealed, by_guest=by_guest, full=full)
         if not found:
             return [record]
@@ -160,7 +161,7 @@ def _program(record: KernelRecord, broker: Broker, names: SeenNames) -> KernelRe
             if is_unspoken_of(decision.code) and is_unspoken_of(of_link.code):
                 decision = of_link  # as hooks name it: a rule for the link grants both
             reason = f"{script} names it as its interpreter: {decision.reason}" if script else decision.reason
-            return _refused(record, msgspec.structs.replace(decision, reason=reason), decision.target)
+            return refused(record, msgspec.structs.replace(decision, reason=reason), decision.target)
         interpreter = names.interpreter(path)
         if interpreter is None:
             break
@@ -197,15 +198,15 @@ def _refusals(
         if decision.code is None and _only_named(record, broker, capability, file, names, passed):
             unmade.add(file)
         if decision.code is not None:
-            found.append(_refused(record, decision, path))
+            found.append(refused(record, decision, path))
         elif passed and capability is Capability.FS_CREATE and _was_only_named(broker, record, file, names):
-            would = _refused(record, of_folder(decision, Verdict.WOULD_DENY), path, beyond_name=True)
+            would = refused(record, of_folder(decision, Verdict.WOULD_DENY), path, beyond_name=True)
             also = tuple((one, of) for one, of, same in asked if same == file and one is not capability)
             found.append(msgspec.structs.replace(would, also=also))
         elif file in unmade:  # and what else is done with it then, which only the folder can grant either
-            found.append(_refused(record, of_folder(decision, verdict(passed)), path, beyond_name=True))
+            found.append(refused(record, of_folder(decision, verdict(passed)), path, beyond_name=True))
         elif sealed and not passed and capability is Capability.FS_METADATA and not writable(broker.decide, file):
-            found.append(_refused(record, read_only(decision, file), path, beyond_name=True))
+            found.append(refused(record, read_only(decision, file), path, beyond_name=True))
     if record.syscall in (*_RENAMING, *_LINKING):
         found += _widened(record, broker, names)
         found += _between_mounts(record, broker, names) if sealed and not found else ()
@@ -288,50 +289,6 @@ def _looked_at(record: KernelRecord, names: SeenNames) -> str | None:
     return names.followed(record.target) if link is None else link
 
 
-def _not_found(
-    record: KernelRecord,
-    path: str,
-    broker: Broker,
-    names: SeenNames,
-    searched: Searched,
-) -> KernelRecord:
-    """Return a look-up that found nothing, as a refusal where something is there and only not granted.
-
-    Not where this process cannot know; not of what imports search or the standard library does without; not of a task
-    in /proc, which is another's here. Where files are monitored, the guest found it.
-    """
-    if is_task(path) or is_beside(path, record.target, searched) or not names.is_seen(path):
-        return record
-    decision = broker.decide(Capability.FS_LOOKUP, path)
-    leads = names.followed(path)  # the root view has the links that lead to what is granted
-    covered = decision.code is DenialCode.EXPLICIT_DENY and _covered(path, broker)
-    if covered and not record.uses:
-        return record
-    if decision.code is None or (leads != path and broker.decide(Capability.FS_LOOKUP, leads).code is None):
-        return record
-    reason = f"{decision.reason}: the root view shows only what is granted"
-    found = _refused(record, msgspec.structs.replace(decision, reason=reason), path)
-    number = errno.EACCES if covered or _below_cover(path, broker) else errno.ENOENT
-    number = 0 if broker.policy.mode_of("fs") is Mode.MONITOR else number
-    return msgspec.structs.replace(found, enforcer="root view", errno=number)
-
-
-def _covered(path: str, broker: Broker) -> bool:
-    """Tell whether the root view shows a denied name, by an empty cover: in what is granted around it."""
-    return broker.decide(Capability.FS_LOOKUP, os.path.dirname(path)).code is None
-
-
-def _below_cover(path: str, broker: Broker) -> bool:
-    """Tell whether a name lies below an empty cover, which no guest may search."""
-    while (path := os.path.dirname(path)) != "/":
-        code = broker.decide(Capability.FS_LOOKUP, path).code
-        if code is not DenialCode.EXPLICIT_DENY:
-            return False
-        if _covered(path, broker):
-            return True
-    return False
-
-
 def _moved(
     record: KernelRecord, names: SeenNames, broker: Broker, *, sealed: bool
 ) -> tuple[tuple[Capability, str], ...]:
@@ -350,7 +307,7 @@ def _widened(record: KernelRecord, broker: Broker, names: SeenNames) -> list[Ker
         return []
     why = f"{target} grants more: a move or a link may not widen what can be done with a file"
     return [
-        _refused(record, msgspec.structs.replace(one, reason=why), source, beyond_name=True)
+        refused(record, msgspec.structs.replace(one, reason=why), source, beyond_name=True)
         for one in widened(broker.decide, source, target, directory=names.is_directory(source))
     ]
 
@@ -375,25 +332,9 @@ def _between_mounts(record: KernelRecord, broker: Broker, names: SeenNames) -> l
         reason=f"{mounts[0]} and {mounts[1]} are two grants, and no move or link leads from one to the other. "
         "Hint: copy and remove, or grant a directory above both",
     )
-    refused = _refused(record, decision, target, beyond_name=True)
+    moved = refused(record, decision, target, beyond_name=True)
     number = errno.EXDEV if decision.verdict is Verdict.DENY else 0
-    return [msgspec.structs.replace(refused, enforcer="root view", errno=number)]
-
-
-def _refused(record: KernelRecord, decision: Decision, path: str, *, beyond_name: bool = False) -> KernelRecord:
-    return msgspec.structs.replace(
-        record,
-        enforcer="landlock",
-        capability=decision.capability,
-        target=path,  # as rules and hooks name it, so that both records of one operation become one event
-        verdict=decision.verdict,
-        evaluation=Evaluation.PROBED,
-        code=decision.code,
-        reason=decision.reason,
-        rule=decision.rule,
-        presented=decision.presented,
-        beyond_name=beyond_name,
-    )
+    return [msgspec.structs.replace(moved, enforcer="root view", errno=number)]
 
 
 def _would_ask(record: KernelRecord, policy: CompiledPolicy) -> KernelRecord:

@@ -1,0 +1,78 @@
+"""What a look-up that finds nothing says of a policy, where the root view hides what is there; see `observed_files`."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import msgspec
+
+from ..capability import Capability
+from ..decision import Decision, DenialCode, Mode
+from ..policy.broker import Broker
+from ..policy.searched import Searched
+from ..policy.suggest import is_task
+from ..records import Evaluation, KernelRecord
+from .expected_files import is_beside
+from .seen_names import SeenNames
+
+
+def not_found(
+    record: KernelRecord,
+    path: str,
+    broker: Broker,
+    names: SeenNames,
+    searched: Searched,
+) -> KernelRecord:
+    """Return a look-up that found nothing, as a refusal where something is there and only not granted.
+
+    Not where this process cannot know; not of what imports search or the standard library does without; not of a task
+    in /proc, which is another's here. Where files are monitored, the guest found it.
+    """
+    if is_task(path) or is_beside(path, record.target, searched) or not names.is_seen(path):
+        return record
+    decision = broker.decide(Capability.FS_LOOKUP, path)
+    leads = names.followed(path)  # the root view has the links that lead to what is granted
+    covered = decision.code is DenialCode.EXPLICIT_DENY and _covered(path, broker)
+    if covered and not record.uses:
+        return record
+    if decision.code is None or (leads != path and broker.decide(Capability.FS_LOOKUP, leads).code is None):
+        return record
+    reason = f"{decision.reason}: the root view shows only what is granted"
+    found = refused(record, msgspec.structs.replace(decision, reason=reason), path)
+    number = errno.EACCES if covered or _below_cover(path, broker) else errno.ENOENT
+    number = 0 if broker.policy.mode_of("fs") is Mode.MONITOR else number
+    return msgspec.structs.replace(found, enforcer="root view", errno=number)
+
+
+def _covered(path: str, broker: Broker) -> bool:
+    """Tell whether the root view shows a denied name, by an empty cover: in what is granted around it."""
+    return broker.decide(Capability.FS_LOOKUP, os.path.dirname(path)).code is None
+
+
+def _below_cover(path: str, broker: Broker) -> bool:
+    """Tell whether a name lies below an empty cover, which no guest may search."""
+    while (path := os.path.dirname(path)) != "/":
+        code = broker.decide(Capability.FS_LOOKUP, path).code
+        if code is not DenialCode.EXPLICIT_DENY:
+            return False
+        if _covered(path, broker):
+            return True
+    return False
+
+
+def refused(record: KernelRecord, decision: Decision, path: str, *, beyond_name: bool = False) -> KernelRecord:
+    """Return the record as the denial of a decision that Landlock or the root view made."""
+    return msgspec.structs.replace(
+        record,
+        enforcer="landlock",
+        capability=decision.capability,
+        target=path,  # as rules and hooks name it, so that both records of one operation become one event
+        verdict=decision.verdict,
+        evaluation=Evaluation.PROBED,
+        code=decision.code,
+        reason=decision.reason,
+        rule=decision.rule,
+        presented=decision.presented,
+        beyond_name=beyond_name,
+    )
