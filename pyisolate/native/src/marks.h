@@ -8,7 +8,7 @@
 /* A file may not grow (limits.c). */
 #define NOTIFY_FILE_SIZE 0x7079697a
 /* A look-up, named by the fifth argument, found nothing (lookups.c); in the fourth, from this bit on, access's mode. */
-#define NOTIFY_LOOKED	   0x7079696c
+#define NOTIFY_LOOKED      0x7079696c
 #define NOTIFY_LOOKED_MODE 32
 
 #endif

@@ -66,7 +66,10 @@ static int look(long nr, long at, const char *path, long c, long d, long e)
 		errno = (int)-result;
 	if (is_hidden(-result) ||
 	    (result != -EFAULT && path && pyisolate_quiet_tells_looks())) /* EINVAL: it is no link */
-		report(nr, at, path, (int)(nr == SYS_statx ? c : nr == SYS_newfstatat || nr == SYS_faccessat2 ? d : 0),
+		report(nr, at, path,
+		       (int)(nr == SYS_statx                                ? c
+			     : nr == SYS_newfstatat || nr == SYS_faccessat2 ? d
+									    : 0),
 		       nr == SYS_faccessat || nr == SYS_faccessat2 ? (int)c : 0);
 	return result < 0 ? -1 : (int)result;
 }
