@@ -436,7 +436,7 @@ def let_through(record: KernelRecord) -> KernelRecord | None:
         path = names.in_folder(record.target) or record.target
         kept = record.broker_consulted is False or names.is_there(path)
         return msgspec.structs.replace(record, target=path) if kept else None
-    if record.capability is Capability.IPC_UNIX and record.target.startswith("unix:/"):
+    if record.target.startswith("unix:/"):
         path = record.target[5:]
         return None if path.startswith(_DAEMONS) and not SeenNames().is_there(path) else record
     return record

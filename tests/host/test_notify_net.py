@@ -528,7 +528,7 @@ def test_a_unix_socket_outside_is_refused_unless_it_is_granted(tmp_path: os.Path
 
         refused = confined(guest, policy())
         assert refused.value == "EACCES"
-        assert refused.refusals == [("ipc.unix", f"unix:{path}", "NOT_GRANTED")]
+        assert refused.refusals == [("net.connect", f"unix:{path}", "NOT_GRANTED")]
         grant = rule("connect", "127.0.0.1:1").__class__(action=1, unix_path=path, text=f"connect: unix:{path}")
         assert confined(guest, policy(grant)).value == "ok"
         if os.geteuid() == 0:  # another user would borrow root's name at the peer
@@ -545,7 +545,7 @@ def test_a_unix_name_is_bound_where_a_rule_states_it(tmp_path: os.PathLike[str])
 
     seen = confined(guest, policy(grant))
     assert seen.value == ["ok", "EACCES"]
-    assert seen.refusals == [("ipc.unix", f"unix:{other}", "SCOPE_INSUFFICIENT")]
+    assert seen.refusals == [("net.bind", f"unix:{other}", "SCOPE_INSUFFICIENT")]
     assert (os.path.exists(path), os.path.exists(other)) == (True, False)
     os.unlink(path)
     watched = confined(guest, policy(grant, mode=Mode.MONITOR))

@@ -131,7 +131,7 @@ NET = [
        "net.connect 127.0.0.1:<closed>", policy="net"),
     _s("connect_ex", "import socket\nsocket.socket().connect_ex(('127.0.0.1', <closed>)) #!", "net.connect 127.0.0.1:<closed>", policy="net"),
     _s("a datagram", "import socket\ns = socket.socket(2, 2)\ns.sendto(b'x', ('10.1.2.3', 53)) #!", "net.send 10.1.2.3:53", policy="net"),
-    _s("a unix socket", "import socket\nsocket.socket(socket.AF_UNIX).connect('<no>/s') #!", "net.socket|ipc.unix|net.connect unix:<no>/s|AF_UNIX/SOCK_STREAM", policy="net"),
+    _s("a unix socket", "import socket\nsocket.socket(socket.AF_UNIX).connect('<no>/s') #!", "net.socket|net.connect unix:<no>/s|AF_UNIX/SOCK_STREAM", policy="net"),
     _s("no network at all", "import socket\nsocket.create_connection(('127.0.0.1', 1)) #!", "net.connect 127.0.0.1:1"),
     _s("a socket, without a network", "import socket\nsocket.socket() #!", "net.socket AF_INET/SOCK_STREAM"),
 ]  # fmt: skip

@@ -228,16 +228,16 @@ NET: list[Operation] = [
         )
     ),
     # where the policy lets no socket of AF_UNIX be made, that is what is refused
-    _op("unix connect", "ipc.unix net.socket", "unix:{unix}|AF_UNIX/SOCK_STREAM",
+    _op("unix connect", "net.connect net.socket", "unix:{unix}|AF_UNIX/SOCK_STREAM",
         python="import socket; socket.socket(socket.AF_UNIX).connect('{unix}')", native=_unix("c.connect(s, ", "{unix}"),
         raw=_unix("sys_(42, s, ", "{unix}")),
-    _op("unix abstract", "ipc.unix net.socket", "unix:@truth|AF_UNIX/SOCK_STREAM",
+    _op("unix abstract", "net.connect net.socket", "unix:@truth|AF_UNIX/SOCK_STREAM",
         python="import socket; socket.socket(socket.AF_UNIX).connect('\\0truth')",
         native=_unix("c.connect(s, ", "\\0truth"), raw=_unix("sys_(42, s, ", "\\0truth")),
-    _op("unix bind", "ipc.unix net.socket net.bind", "unix:{hidden}/s|AF_UNIX/SOCK_STREAM",
+    _op("unix bind", "net.bind net.socket", "unix:{hidden}/s|AF_UNIX/SOCK_STREAM",
         python="import socket; socket.socket(socket.AF_UNIX).bind('{hidden}/s')", native=_unix("c.bind(s, ", "{hidden}/s"),
         raw=_unix("sys_(49, s, ", "{hidden}/s")),
-    _op("unix socket", "ipc.unix net.socket", "AF_UNIX/SOCK_STREAM", python="import socket; socket.socket(socket.AF_UNIX)",
+    _op("unix socket", "net.socket", "AF_UNIX/SOCK_STREAM", python="import socket; socket.socket(socket.AF_UNIX)",
         native="c.socket(1, 1, 0)", raw="sys_(41, 1, 1, 0)"),
 ]  # fmt: skip
 

@@ -269,7 +269,7 @@ def test_a_look_up_is_refused_where_something_is_there_and_nothing_of_it_granted
 
 def test_a_unix_socket_that_is_gone_by_now_was_asked_for_and_a_daemon_was_only_looked_for(tree: Path) -> None:
     def passed(path: object) -> bool:
-        record = seen(f"unix:{path}", Capability.IPC_UNIX, "connect")
+        record = seen(f"unix:{path}", Capability.NET_CONNECT, "connect")
         return let_through(msgspec.structs.replace(record, verdict=Verdict.WOULD_DENY)) is not None
 
     assert passed(tree / "gone")

@@ -87,8 +87,6 @@ _MULTIPATH = (
     "Supervisor(network='listener'), which serves it as such"
 )
 _IPPROTO_MPTCP = 262
-#: How hooks ask about a unix socket.
-_UNIX_ASKED = (Capability.NET_CONNECT, Capability.NET_BIND, Capability.NET_SEND)
 #: Parts of a path that lead nowhere, which no rule and no hook spells.
 _SAME_PLACE = re.compile(r"/(?:\./|/)+")
 #: Look-ups that may be about a link itself, with the argument that says so; -1: they always are.
@@ -109,8 +107,6 @@ def kernel_record(
     verdict = VERDICTS[record.verdict]
     capability = _capability(record, syscall)
     asked = CAPABILITY_BY_NUMBER[record.slot_capability] if record.asked == native.ASKED else None
-    if capability is Capability.IPC_UNIX and asked in _UNIX_ASKED:
-        capability = asked  # as the hook named it: one operation, one name
     # a hook is asked about the sandbox's own processes, and this number is none's
     nobodys = capability is Capability.PROCESS_SIGNAL and record.error == errno.ESRCH
     only_program = asked is Capability.PROCESS_EXEC and capability is not asked
@@ -262,7 +258,7 @@ def evaluate(
     """Return what a table says of an operation, without a call; None where the table does not decide it."""
     rule = presented = -1
     action = CATALOGUE[capability].action
-    if action is not None and capability is not Capability.IPC_UNIX:
+    if action is not None:
         where = addresses.endpoint(target)
         if where is None:
             return None

@@ -21,7 +21,7 @@ static void notify_native_socket(const struct notify_call *c)
 	struct notify_decision d = notify_without_rule(-1);
 
 	if (c->args[0] == AF_UNIX)
-		notify_refuse(c, PYI_IPC_UNIX, EACCES, &d, NULL);
+		notify_refuse(c, PYI_NET_SOCKET, EACCES, &d, NULL);
 	else
 		notify_refuse_always(c, PYI_NET_SOCKET, NULL);
 }
@@ -46,7 +46,7 @@ SHARED void notify_do_socket(const struct notify_call *c)
 		    (type == SOCK_DGRAM && (protocol == 0 || protocol == IPPROTO_UDP)));
 	if (c->args[0] == AF_UNIX) {
 		struct notify_decision d = notify_without_rule(-1);
-		if (c->policy->unix_count || notify_pass(c, PYI_IPC_UNIX, &d, NULL))
+		if (c->policy->unix_count || notify_pass(c, PYI_NET_SOCKET, &d, NULL))
 			notify_continue(c);
 		return;
 	}
@@ -136,12 +136,13 @@ SHARED int notify_unix_destination(const struct notify_call *c, const struct not
 {
 	size_t length = notify_unix_path(to);
 	struct notify_decision d = {.allow = 1, .rule = -1, .presented = -1};
+	int capability = c->nr == SYS_connect ? PYI_NET_CONNECT : PYI_NET_SEND; /* as hooks ask */
 	uid_t uid;
 
 	if (length) {
 		if (c->policy->shadow)
 			notify_tell_shadow(
-				c, PYI_IPC_UNIX,
+				c, capability,
 				notify_judge_unix(c->policy->shadow, NOTIFY_CONNECT, to->raw.un.sun_path, length), to);
 		d = notify_judge_unix(c->policy, NOTIFY_CONNECT, to->raw.un.sun_path, length);
 		if (d.allow && (notify_real_uid(c->tid, &uid) || !notify_valid(c) || uid != geteuid()))
@@ -160,7 +161,7 @@ SHARED int notify_unix_destination(const struct notify_call *c, const struct not
 		d = notify_without_rule(-1); /* an abstract name is the host's in a sandbox thread */
 	}
 	if (d.allow) {
-		notify_count(c->sandbox, PYI_IPC_UNIX, NOTIFY_ALLOW);
+		notify_count(c->sandbox, capability, NOTIFY_ALLOW);
 		return 0;
 	}
 	if (length && notify_is_lookup(to) && access(to->raw.un.sun_path, F_OK) && errno == ENOENT) {
@@ -170,10 +171,10 @@ SHARED int notify_unix_destination(const struct notify_call *c, const struct not
 	if (c->policy->flags & NOTIFY_MONITOR_NET) {
 		/* Whom it reaches depends on who looks the name up, and as whom: the guest itself. It may go elsewhere
 		 * than the notification says; in monitor mode it may go anywhere. */
-		notify_tell(c, PYI_IPC_UNIX, NOTIFY_WOULD_DENY, 0, &d, to);
+		notify_tell(c, capability, NOTIFY_WOULD_DENY, 0, &d, to);
 		notify_continue(c);
 	} else {
-		notify_refuse(c, PYI_IPC_UNIX, EACCES, &d, to);
+		notify_refuse(c, capability, EACCES, &d, to);
 	}
 	return -EACCES;
 }
@@ -228,8 +229,8 @@ static int notify_connect_own(const struct notify_call *c, int fd, const struct 
 		return 0;
 	}
 	if (c->policy->shadow && !(c->policy->shadow->flags & NOTIFY_OWN_SOCKETS))
-		notify_tell_shadow(c, PYI_IPC_UNIX, notify_without_rule(-1), to);
-	notify_count(c->sandbox, PYI_IPC_UNIX, NOTIFY_ALLOW);
+		notify_tell_shadow(c, PYI_NET_CONNECT, notify_without_rule(-1), to);
+	notify_count(c->sandbox, PYI_NET_CONNECT, NOTIFY_ALLOW);
 	notify_result(c, place < 0 ? place : notify_connect_now(fd, &held, &blocking));
 	if (place >= 0)
 		close(place);
@@ -274,7 +275,7 @@ static void notify_bind_unix(const struct notify_call *c, int fd, const struct n
 	int cell = (c->policy->flags & NOTIFY_CELL) != 0;
 
 	if (!notify_unix_path(at) && cell) { /* unnamed or abstract, in the guest's own network namespace */
-		notify_count(c->sandbox, PYI_IPC_UNIX, NOTIFY_ALLOW);
+		notify_count(c->sandbox, PYI_NET_BIND, NOTIFY_ALLOW);
 		notify_result(c, bind(fd, &at->raw.any, at->length) ? -errno : 0);
 		return;
 	}
@@ -283,7 +284,7 @@ static void notify_bind_unix(const struct notify_call *c, int fd, const struct n
 	if (d.reason != NOTIFY_EXPLICIT_DENY && notify_binds_own(c, at)) {
 		if (c->policy->shadow && !(c->policy->shadow->flags & NOTIFY_OWN_SOCKETS))
 			notify_tell_shadow(c, PYI_NET_BIND, notify_without_rule(-1), at);
-		notify_count(c->sandbox, PYI_IPC_UNIX, NOTIFY_ALLOW);
+		notify_count(c->sandbox, PYI_NET_BIND, NOTIFY_ALLOW);
 		notify_continue(c);
 		return;
 	}
@@ -297,13 +298,13 @@ static void notify_bind_unix(const struct notify_call *c, int fd, const struct n
 	}
 	/* A path is made in the guest's own view under Landlock, so the call itself must go on. */
 	if (d.allow && notify_may_continue(c)) {
-		notify_count(c->sandbox, PYI_IPC_UNIX, NOTIFY_ALLOW);
+		notify_count(c->sandbox, PYI_NET_BIND, NOTIFY_ALLOW);
 		notify_continue(c);
 		return;
 	}
 	if (d.allow) /* granted, and not done all the same: see notify_may_continue */
 		d = notify_without_rule(d.rule);
-	notify_refuse(c, PYI_IPC_UNIX, EACCES, &d, at);
+	notify_refuse(c, PYI_NET_BIND, EACCES, &d, at);
 }
 
 SHARED void notify_do_bind(const struct notify_call *c)
