@@ -56,7 +56,7 @@ def test_a_random_number_is_called_by_its_function_whichever_report_is_first(rec
     of = {"capability": Capability.RANDOM_READ, "verdict": Verdict.WOULD_DENY}
     seen = kernel(target="getrandom()", enforcer="seccomp-notify", syscall="getrandom", **of)
     report = broker(target="os.getrandom", **of)
-    steps = {"kernel": lambda: telemetry.kernel(seen), "guest": lambda: telemetry.guest(report)}
+    steps = {"kernel": lambda: telemetry.kernel(seen), "guest": lambda: telemetry.reported(report)}
     for step in (first, *(name for name in steps if name != first)):
         steps[step]()
     (event,) = telemetry.store.events()
