@@ -12,8 +12,7 @@ import pytest
 
 import pyisolate
 from pyisolate import Allow, Deny, Policy
-
-from .test_ask_files import Asked, refused
+from tests.asking import Asked, refused
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
@@ -122,25 +121,12 @@ def test_rules_decide_first_and_what_no_name_shows_is_no_question(
             f"os.remove({str(other)!r})",
             f"os.rename({str(data)!r}, {str(out / 'read')!r})",  # which would let it be read
             f"os.symlink('/etc/shadow', {str(place / 'new')!r})",
-            f"os.link({str(data)!r}, {str(place / 'new')!r})",  # no question about reading it
+            f"os.link({str(data)!r}, {str(place / 'new')!r})",
         ):
             assert refused(sandbox, attempt).answer is None, attempt
         assert asked.targets == []
         assert sandbox.run(["/usr/bin/rm", str(data)]).returncode == 0  # a program's call is asked about as well
     assert (asked.targets, data.exists()) == ([str(data)], False)
-
-
-def test_a_link_is_to_the_file_that_was_asked_about(supervisor: pyisolate.Supervisor, place: Path) -> None:
-    data, other, new, more = place / "data", place / "other", place / "new", place / "more"
-    asked = Asked(*[Allow()] * 4)
-    with supervisor.spawn("links", POLICY.with_ask("fs.read", "fs.create"), on_ask=asked) as sandbox:
-        sandbox.exec(f"import os\nos.link({str(data)!r}, {str(new)!r})")
-        assert data.samefile(new)
-        assert events_of(sandbox) == [("fs.read", str(data), "once", True), ("fs.create", str(new), "once", True)]
-        asked.before = lambda: other.exists() and os.replace(other, data)
-        event = refused(sandbox, f"os.link({str(data)!r}, {str(more)!r})")  # allowed, and not done
-        assert (event.target, event.answer, event.would_deny) == (str(more), "once", False)
-        assert not more.exists()
 
 
 class _Signals:
