@@ -6,13 +6,14 @@ yes is for that file, which is opened for the guest.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -35,7 +36,7 @@ from .starting import Starting, Waiting
 _log = logging.getLogger("pyisolate.sandbox.waiting")
 #: How a guest opens a file, as far as it makes a difference to what is given.
 _KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_DSYNC | os.O_SYNC
-#: Files of one sandbox that questions are about; a call that was given up counts until its answer.
+#: Calls of one sandbox that questions are about; one that was given up counts until its answer.
 _MOST = 256
 
 
@@ -81,10 +82,10 @@ class _Names:
         return msgspec.structs.replace(self.asked, capability=capability, target=path)
 
 
-@dataclass(frozen=True)
-class _Program:
-    path: str
-    asked: Asked
+class _Spent:
+    """What a look took elsewhere (seconds)."""
+
+    elsewhere_s = 0.0
 
 
 class Answering(Waiting, Protocol):
@@ -140,9 +141,8 @@ class WaitingCalls:
 
     def __init__(self, around: Surroundings, ask: Callable[[Asked], None]) -> None:
         self._around, self._ask = around, ask
-        self._files: dict[int, _File] = {}
-        self._names: dict[int, _Names] = {}
-        self._programs: dict[int, _Program] = {}
+        #: what a yes does, by the call's number
+        self._held: dict[int, Callable[[], None]] = {}
         #: the names of files that the guest was given last, by device and inode
         self._given: OrderedDict[tuple[int, int], str] = OrderedDict()
         self.starting = Starting(around.start_call)
@@ -179,16 +179,9 @@ class WaitingCalls:
                 start_or_run(self._around.start_call, partial(self.proxy.answer, self._around.id, -number, allow))
             return
         with self._lock:
-            program, file = self._programs.pop(number, None), self._files.pop(number, None)
-            names = self._names.pop(number, None)
-        if program is not None and allow:
-            let = partial(self._let, program.asked, self._unless_denied(program.path), put=True)
-            self.starting.add(self._around.kernel, program.asked, let, put=True)
-            return
-        if names is not None and allow:
-            self._go_on(number, names)
-        elif file is not None and allow:
-            self._give(number, file)
+            yes = self._held.pop(number, None)
+        if yes is not None and allow:
+            yes()
         else:
             self._around.kernel.answer(number, allow=allow)
 
@@ -199,9 +192,27 @@ class WaitingCalls:
     def let_go(self, number: int) -> None:
         """Forget a call that was given up: it has no record."""
         with self._lock:
-            for held in (self._files, self._names, self._programs):
-                held.pop(number, None)
+            self._held.pop(number, None)
         self._around.kernel.answer(number, allow=None)
+
+    def _put(self, question: Asked, yes: Callable[[], None]) -> bool:
+        """Put a question about a call that waits; False without room for it."""
+        with self._lock:
+            if len(self._held) >= _MOST:
+                return False
+            self._held[question.number] = yes
+        self._ask(question)
+        return True
+
+    @contextlib.contextmanager
+    def _charged(self) -> Iterator[_Spent]:
+        """Charge the sandbox what is done for it within."""
+        began, spent = time.thread_time(), _Spent()
+        try:
+            yield spent
+        finally:
+            with self._lock:
+                self.spent_s += time.thread_time() - began + spent.elsewhere_s
 
     def _go_on(self, number: int, names: _Names) -> None:
         """Ask what else a call needs that changes names, or carry it out."""
@@ -210,27 +221,25 @@ class WaitingCalls:
             self._carry_out(number, names)
             return
         with self._lock:
-            self._names[number] = more
+            self._held[number] = partial(self._go_on, number, more)
         self._ask(more.question)
 
     def _carry_out(self, number: int, names: _Names) -> None:
         """Make a guest's call that changes names, and answer it with what came of that. At most once."""
-        kernel, began, elsewhere = self._around.kernel, time.thread_time(), 0.0
+        kernel = self._around.kernel
         if not kernel.begin(number, names.asked.call):
             return
-        try:
-            decide = self._broker().decide
-            if any(decide(*need).code is DenialCode.EXPLICIT_DENY for need in names.named.needs):
+        with self._charged() as spent:
+            try:
+                decide = self._broker().decide
+                if any(decide(*need).code is DenialCode.EXPLICIT_DENY for need in names.named.needs):
+                    kernel.answer(number, allow=False)
+                    return
+                said, spent.elsewhere_s = names.host.change(names.named.change)
+                kernel.done(number, said)
+            except Exception as error:  # whatever goes wrong, the answer is no
+                _log.warning("a call that was allowed is not carried out: %s: %s", type(error).__name__, error)
                 kernel.answer(number, allow=False)
-                return
-            said, elsewhere = names.host.change(names.named.change)
-            kernel.done(number, said)
-        except Exception as error:  # whatever goes wrong, the answer is no
-            _log.warning("a call that was allowed is not carried out: %s: %s", type(error).__name__, error)
-            kernel.answer(number, allow=False)
-        finally:
-            with self._lock:
-                self.spent_s += time.thread_time() - began + elsewhere
 
     def _give(self, number: int, file: _File) -> None:
         """Give a guest the file that was asked about. A call that was given up has changed nothing."""
@@ -267,48 +276,45 @@ class WaitingCalls:
 
     def _opened(self, file: _File) -> int | None:
         """Open the file that was asked about; None where it is another one by now, or a rule has come to deny it."""
-        began, elsewhere = time.thread_time(), 0.0
-        try:
-            if self._broker().decide(file.capability, file.path).code is DenialCode.EXPLICIT_DENY:
+        with self._charged() as spent:
+            try:
+                if self._broker().decide(file.capability, file.path).code is DenialCode.EXPLICIT_DENY:
+                    return None
+                given, spent.elsewhere_s = file.host.file(file.given)
+                return given
+            except Exception as error:  # whatever goes wrong, the answer is no
+                _log.warning("a file that was allowed is not given: %s: %s", type(error).__name__, error)
                 return None
-            given, elsewhere = file.host.file(file.given)
-            return given
-        except Exception as error:  # whatever goes wrong, the answer is no
-            _log.warning("a file that was allowed is not given: %s: %s", type(error).__name__, error)
-            return None
-        finally:
-            with self._lock:
-                self.spent_s += time.thread_time() - began + elsewhere
 
-    def _unless_denied(self, path: str) -> str | None:
-        """Return a program that an answer allows; None where a rule has come to speak of it: the kernel decides."""
+    def _still_asked(self, path: str) -> bool:
+        """Tell whether no rule speaks of a program. Where one has come to, the kernel decides."""
         decision = self._broker().decide(Capability.PROCESS_EXEC, path)
-        return path if is_asked_about(self._broker().policy, decision) else None
+        return is_asked_about(self._broker().policy, decision)
+
+    def _start(self, asked: Asked, path: str) -> None:
+        """Have a program that the host allows start in its turn."""
+        let = partial(self._let, asked, path if self._still_asked(path) else None, put=True)
+        self.starting.add(self._around.kernel, asked, let, put=True)
 
     def _look_at_program(self, asked: Asked) -> None:
         """Ask about a program that has a gate; let any other go on in its turn, as the kernel decides."""
-        gates, compiled = self.starting.gates, self._around.compiled
-        name = workspace.as_reached(asked.target, workspace.links(compiled))
-        path = os.path.realpath(name) if name else ""
-        ask = gates is not None and gates.has(path) and self._unless_denied(path) is not None
-        with self._lock:
-            if ask and len(self._programs) < _MOST:
-                self._programs[asked.number] = _Program(path, asked)
-            else:
-                ask = False
-        if ask:
-            self._ask(msgspec.structs.replace(asked, target=path))
-        else:
+        with self._charged():
+            path = self._with_gate(asked)
+        question = msgspec.structs.replace(asked, target=path)
+        if not path or not self._put(question, partial(self._start, asked, path)):
             self._let(asked, None, put=False)
+
+    def _with_gate(self, asked: Asked) -> str:
+        """Return the program that a guest's name leads to; "" where the host is not asked about it."""
+        name = workspace.as_reached(asked.target, workspace.links(self._around.compiled))
+        path = os.path.realpath(name) if name else ""
+        gates = self.starting.gates
+        return path if gates is not None and gates.has(path) and self._still_asked(path) else ""
 
     def _let(self, asked: Asked, path: str | None, *, put: bool) -> None:
         """Let a program's call go on in its turn. A guest decides how long the host looks until it has begun."""
-        began = time.thread_time()
-        try:
+        with self._charged():
             self.starting.let(self._around.kernel, asked, path, put=put)
-        finally:
-            with self._lock:
-                self.spent_s += time.thread_time() - began
 
     def at_proxy_s(self) -> float:
         """Return the processor time that the egress proxy took."""
@@ -331,31 +337,33 @@ class WaitingCalls:
         return known
 
     def _look(self, asked: Asked, host: HostFiles) -> None:
-        file, names, began = None, None, time.thread_time()
-        try:
-            if asked.syscall in NAMING:
-                named = named_by(asked, self._broker(), _umask_of(asked.tid))
-                names = None if named is None else _Names(asked, named, host)
-            else:
-                file = _found(asked, self._broker(), host)
-        except (OSError, ValueError):  # it is not there
-            pass
-        except Exception:  # the kernel decides
-            _log.exception("a file could not be looked at; its guest is refused it")
-        with self._lock:
-            self.spent_s += time.thread_time() - began
-            if len(self._files) + len(self._names) >= _MOST:
-                file = names = None
-            elif file is not None:
-                self._files[asked.number] = file
-            elif names is not None:
-                self._names[asked.number] = names
-        if names is not None:
-            self._ask(names.question)
-        elif file is not None:
-            self._ask(msgspec.structs.replace(asked, target=file.path, capability=file.capability))
-        else:
+        """Ask about what a call is to do with files, or leave it to the kernel."""
+        found = None
+        with self._charged():
+            try:
+                found = self._names(asked, host) if asked.syscall in NAMING else self._file(asked, host)
+            except (OSError, ValueError):  # it is not there
+                pass
+            except Exception:  # the kernel decides
+                _log.exception("a file could not be looked at; its guest is refused it")
+        if found is None or not self._put(*found):
             self._around.kernel.answer(asked.number, allow=None)
+
+    def _names(self, asked: Asked, host: HostFiles) -> tuple[Asked, Callable[[], None]] | None:
+        """Return the first question about a call that changes names, and what a yes does."""
+        named = named_by(asked, self._broker(), _umask_of(asked.tid))
+        if named is None:
+            return None
+        names = _Names(asked, named, host)
+        return names.question, partial(self._go_on, asked.number, names)
+
+    def _file(self, asked: Asked, host: HostFiles) -> tuple[Asked, Callable[[], None]] | None:
+        """Return the question about a call that opens a file, and what a yes does."""
+        file = _found(asked, self._broker(), host)
+        if file is None:
+            return None
+        question = msgspec.structs.replace(asked, target=file.path, capability=file.capability)
+        return question, partial(self._give, asked.number, file)
 
 
 def _found(asked: Asked, broker: Broker, host: HostFiles) -> _File | None:

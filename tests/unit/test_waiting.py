@@ -97,6 +97,22 @@ def test_time_until_a_program_has_begun_is_the_sandboxes() -> None:
     assert waiting.spent_s > 0
 
 
+class _Gates:
+    def has(self, _path: str) -> bool:
+        return True
+
+
+def test_looking_at_a_program_is_the_sandboxes_and_its_question_names_the_file() -> None:
+    around, asked = _Around(), list[Asked]()
+    program = os.path.realpath("/usr/bin/true")
+    around.compiled = compile_policy(Policy.preset("compute").with_ask({"exec": program}))
+    waiting = WaitingCalls(around, asked.append)
+    waiting.starting.gates = _Gates()  # type: ignore[assignment]
+    waiting.take(Asked(number=1, capability=Capability.PROCESS_EXEC, target=program, tid=2**22), _Host())
+    assert [one.target for one in asked] == [program]
+    assert waiting.spent_s > 0
+
+
 class _Listener:
     """Where 32 calls wait, and all that came before them have been given up."""
 
