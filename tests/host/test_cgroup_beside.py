@@ -10,8 +10,9 @@ import pytest
 
 from pyisolate.limits.cgroup import CgroupTree
 from pyisolate.limits.sweep import MARK, sweep
-from tests.host.test_cgroup import GONE_WITHIN_S, left_of, run_supervisor, wait_until
+from tests.host.test_cgroup import GONE_WITHIN_S, left_of, run_supervisor
 from tests.require import require
+from tests.waiting import until
 
 pytestmark = pytest.mark.alone  # others sweep, too
 
@@ -63,5 +64,5 @@ def test_groups_whose_tree_is_gone_are_swept_where_they_bear_its_mark(tree: Cgro
         process.kill()
         process.wait()
         if not marked:
-            wait_until(lambda: not (left / "cgroup.procs").read_text(), GONE_WITHIN_S)
+            until(lambda: not (left / "cgroup.procs").read_text(), within_s=GONE_WITHIN_S)
             left.rmdir()
