@@ -165,9 +165,9 @@ class Pool:
     def refill(self) -> None:
         """Ask for as many cells of each kind as the pool lacks."""
         orders: list[tuple[Kind, ZygoteControl, bool, int]] = []
+        if self._closed or (self._zygote is None and not self.policies.active):
+            return
         with self._condition:
-            if self._closed:
-                return
             for kind, forks, count in self.policies.lacking(self._settings.size, self._keeps_forking, self._there):
                 if (forker := self._zygote if isinstance(kind, str) else kind) is not None:
                     self._asked[kind] += count

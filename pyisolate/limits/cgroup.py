@@ -91,8 +91,7 @@ class CgroupLease:
 
     def add(self, pid: int) -> None:
         """Move a process in; what it starts from then on belongs too. Raise ProcessLookupError if it is gone."""
-        for directory in self._controls.directories:
-            write(f"{directory}/cgroup.procs", str(pid))
+        self._controls.add(pid)
 
     def apply(self, limits: Limits) -> None:
         """Set the memory limit (swap included) and the limit of tasks; None lifts them. Unchanged ones cost nothing."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from ..native.control_files import read, write
+from ..native.control_files import read, write, write_each
 from .hierarchy import Layout
 
 #: v1's word for "unlimited" (cgroup-v1/memory.rst, section 3.2).
@@ -151,6 +151,10 @@ class Controls:
     def pids(self) -> list[int]:
         """Return the processes in the group. Those of a pid namespace that cannot be seen from here are left out."""
         return [pid for pid in map(int, read(f"{self._pids}/cgroup.procs").split()) if pid > 0]
+
+    def add(self, pid: int) -> None:
+        """Move a process into each of the directories. Raises ProcessLookupError where it is gone."""
+        write_each([f"{directory}/cgroup.procs" for directory in self.directories], str(pid))
 
     def empty(self) -> bool:
         """Say whether no living process is in any of the group's directories."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from ._native import ffi, lib
 
@@ -30,3 +31,12 @@ def write(path: str, text: str) -> None:
     done = lib.control_files_write(path.encode(errors="surrogateescape"), data, len(data))
     if done < 0:
         raise OSError(-done, os.strerror(-done), path)
+
+
+def write_each(paths: Sequence[str], text: str) -> None:
+    """Write the same into each file, in their order, up to the first that fails. Raises OSError naming that one."""
+    data, failed = text.encode(), ffi.new("int *")
+    names = "\0".join(paths).encode(errors="surrogateescape")
+    done = lib.control_files_write_each(names, len(paths), data, len(data), failed)
+    if done < 0:
+        raise OSError(-done, os.strerror(-done), paths[failed[0]])

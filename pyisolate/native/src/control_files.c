@@ -4,6 +4,7 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "result.h"
@@ -33,5 +34,17 @@ SHARED int control_files_write(const char *path, const char *text, size_t size)
 		result = result_of(write(file, text, size));
 	while (result == -EINTR);
 	close(file);
+	return result;
+}
+
+/* The same text for `count` files one after the other, whose names are each followed by a NUL. `failed`: which one did. */
+SHARED int control_files_write_each(const char *paths, int count, const char *text, size_t size, int *failed)
+{
+	int result = 0;
+
+	for (int i = 0; i < count && result >= 0; i++, paths += strlen(paths) + 1) {
+		result = control_files_write(paths, text, size);
+		*failed = i;
+	}
 	return result;
 }
