@@ -255,15 +255,17 @@ class Questions:
             return _Answered("rule" if scope == "rule" else "sandbox", self.asker.name, "it was allowed before")
         if key[0] in OF_FILES and self._opens() >= _MAX_OPENS:
             return _FULL
-        if key in state.pending:
-            return None
-        now = time.monotonic()
+        return None if key in state.pending or self._has_room() else _FULL
+
+    def _has_room(self) -> bool:
+        """Take what one more question needs, if it may be put."""
+        state, now = self._state, time.monotonic()
         state.tokens = min(_BURST, state.tokens + (now - state.last) * _RATE)
         state.last = now
         if state.tokens < 1 or len(state.waiting) >= _MAX_WAITING:
-            return _FULL
+            return False
         state.tokens -= 1
-        return None
+        return True
 
     def _opens(self) -> int:
         pending = self._state.pending.items()
@@ -318,20 +320,31 @@ class Questions:
             self._state.pending.pop(key, None)
             if answered.answer in ("sandbox", "rule"):
                 self._state.allowed[key] = answered.answer
-            calls = pending.calls if answered.answer != "once" else self._for_one_call(pending)
+            calls, refused = pending.calls, list[Asked]()
+            if answered.answer == "once":
+                calls, refused = self._for_one_call(pending)
             self._tell(calls, answered)
+            self._tell(refused, _FULL)
             future = pending.future
         if future is not None:
             future.cancel()
         for one in calls:
             self._around.waiting.answer(one.number, allow=answered.allows)
+        for one in refused:
+            self._around.waiting.answer(one.number, allow=False)
 
-    def _for_one_call(self, pending: _Pending) -> list[Asked]:
-        """Return the first call that waits, and those that were given up; about the others the host is asked anew."""
-        waiting = [one for one in pending.calls if self._around.waiting.waits(one)]
-        if waiting[1:]:
-            self._put_in_queue(waiting[1:])
-        return [one for one in pending.calls if one not in waiting[1:]]
+    def _for_one_call(self, pending: _Pending) -> tuple[list[Asked], list[Asked]]:
+        """Return the first call that waits, with those that were given up, and others that are refused.
+
+        About the others the host is asked anew, within the bounds of questions.
+        """
+        others = [one for one in pending.calls if self._around.waiting.waits(one)][1:]
+        calls = [one for one in pending.calls if one not in others]
+        if others and (self._state.closed or not self._has_room()):
+            return calls, others
+        if others:
+            self._put_in_queue(others)
+        return calls, []
 
     # -- on a thread of the supervisor ----------------------------------------------------------------------
 
