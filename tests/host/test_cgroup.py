@@ -231,6 +231,11 @@ def test_a_reused_group_starts_from_nothing(tree: CgroupTree) -> None:
     lease.apply(Limits(memory_bytes=400 * MIB, processes=8))
     with guest(lease, f"import os\nb = bytearray({200 * MIB})\nif os.fork() == 0: os._exit(0)\nos.wait()") as process:
         assert process.wait(20) == 0
+    assert lease.wait_empty()
+    assert lease.last_cpu_s() > 0.01  # the reading that the next sandbox's starts from
+    lease.release()
+    again = [tree.lease() for _ in range(len(tree._free))]
+    assert next(one for one in again if one.name == name).cpu_s() < 0.01
 
 
 def test_a_group_is_not_reused_while_a_zombie_is_charged_to_it(tree: CgroupTree) -> None:
