@@ -12,14 +12,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-
 from ..cell.channel import Channel
-from ..decision import Decision, Verdict
 from ..egress.process import EgressProxy, Entrance, ProxyTraits
 from ..errors import LimitExceeded, SandboxClosed, SandboxDied, SandboxError
-from ..kernel.expected_files import is_of_imports
-from ..kernel.observed_files import WatchedFiles, let_through
 from ..kernel.plan import KernelPlan
 from ..kernel.prepared import CellTraits, Prepared
 from ..limits.watchdog import Watchdog
@@ -29,10 +24,10 @@ from ..policy.web import by_name
 from ..sandbox.aio import HostLoop, HostThreads, run_logged
 from ..sandbox.cell_session import CellSession
 from ..sandbox.host_executor import HostSide
-from ..telemetry.host_events import host_context, record_refusal
 from ..telemetry.metrics import CellState, SandboxRow
 from ..telemetry.pipeline import SandboxTelemetry
 from . import living
+from .arrivals import Arrivals
 from .assign import Records
 from .cell_users import proxy_uid
 from .control_token import check_token, token_required
@@ -45,11 +40,10 @@ from .start import Parts, Started, StartOptions, start
 
 if TYPE_CHECKING:
     from ..cell.zygote import Exited
-    from ..egress.meter import Carried
     from ..kernel.binding import KernelBinding
     from ..policy import Policy
     from ..policy.compiled import CompiledPolicy
-    from ..records import Asked, BrokerRecord, KernelRecord, SandboxContext
+    from ..records import SandboxContext
     from ..sandbox.ask import Asker
     from ..sandbox.host_function import Offer
     from ..sandbox.result import OutputCallback
@@ -72,16 +66,18 @@ class Runtime:
         owns_recorder: bool,
     ) -> None:
         self.recorder, self._owns_recorder, self.options = recorder, owns_recorder, options
-        self.plan = KernelPlan(traits, self.on_kernel_record, self.on_asked)
         self.registry, self.watchdog = Registry(), Watchdog()
+        arrivals = Arrivals(self.registry, recorder, full=traits.full_telemetry)
+        self.plan = KernelPlan(traits, arrivals.on_kernel_record, arrivals.on_asked)
         self.egress = EgressProxy(
             ProxyTraits(proxy_uid(traits), traits.gid, options.egress_hosts, options.egress_ca),
-            self.on_refused_egress,
-            self.on_carried_egress,
-            self.on_asked,
+            arrivals.on_refused_egress,
+            arrivals.on_carried_egress,
+            arrivals.on_asked,
         )
         self.tables = PreparedPolicies(self.plan, self._tables_in_use, self.egress.lead_to)
-        self._traits, self._watched = traits, WatchedFiles()
+        arrivals.begin(self.plan, self.tables)
+        self._traits = traits
         records = Records(self.telemetry_of, self.plan.binding, lambda one: recorder.metrics.pool_spawns.add((one,)))
         self._host_side, self._starter = HostSide(), Starter()
         self._parts = Parts(
@@ -384,71 +380,6 @@ class Runtime:
             probe=kernel.evaluate,
             unavailable=self.plan.why_unavailable,
         )
-
-    def on_asked(self, sandbox_id: str, asked: Asked) -> None:
-        """Give a question of the listener's to its sandbox."""
-        if (session := self.registry.find(sandbox_id)) is None:
-            raise LookupError(f"a question came for the unknown sandbox {sandbox_id}")
-        session.waiting.take(asked, self.plan.builder)
-
-    def on_kernel_record(self, record: KernelRecord) -> None:
-        """Give an enforcer's record to its sandbox."""
-        if (session := self.registry.find(record.sandbox_id)) is None:
-            _log.warning("a %s record came for the unknown sandbox %s", record.enforcer, record.sandbox_id)
-            self.recorder.lost("unattributed", record.count)
-            return
-        for one in session.questions.complete(session.waiting.named(record)):
-            self._take_record(session, one)
-
-    def _take_record(self, session: Session, record: KernelRecord) -> None:
-        if record.verdict is Verdict.WOULD_DENY and record.answer in (None, "would_ask"):
-            if (named := let_through(record)) is None:
-                return
-            record = named
-        if record.enforcer == "bpf-lsm" and is_of_imports(record, self.tables.searched_by(session.compiled)):
-            return
-        records = [record]
-        if self.plan.listener_watches_files and isinstance(session, CellSession) and record.hook != "counter":
-            searched = self.tables.searched_by(session.compiled)
-            own = None if session.workspace is None else session.workspace.directory
-            records = self._watched.judge(
-                record,
-                session.compiled,
-                searched,
-                own,
-                sealed=self.plan.usable("root view"),
-                by_guest=record.pid == session.pid,
-                full=self.plan.traits.full_telemetry,
-            )
-            is_named = records[0].enforcer == "landlock" and records[0].verdict is Verdict.DENY
-            session.kernel.note_recorded(records[0], named=is_named)
-            records += self._watched.judge_shadow(record, session.denials.shadow, searched, own)
-        for one in records:
-            # Tables are shared by sandboxes that reloaded a different number of times: the sandbox's own count holds.
-            session.denials.kernel(msgspec.structs.replace(one, generation=0))
-
-    def on_carried_egress(self, policy: str, carried: Carried) -> None:
-        """Count what the egress proxy has carried for the sandboxes of a policy."""
-        metrics = self.recorder.metrics
-        metrics.egress_requests.add((policy, "granted"), carried.requests)
-        metrics.egress_bytes.add((policy, "sent"), carried.sent_bytes)
-        metrics.egress_bytes.add((policy, "received"), carried.received_bytes)
-
-    def on_refused_egress(self, sandbox_id: str, record: BrokerRecord, question: int) -> None:
-        """Give a refusal of the egress proxy to its sandbox, or to the host where the sandbox is not known."""
-        if (session := self.registry.find(sandbox_id)) is not None:
-            if record.verdict is Verdict.DENY:
-                self.recorder.metrics.egress_requests.add((session.context.policy, "refused"))
-            session.denials.proxied(session.questions.complete_request(record, question))
-            return
-        decision = Decision(
-            verdict=record.verdict,
-            capability=record.capability,
-            target=record.target,
-            code=record.code,
-            reason=record.reason,
-        )
-        record_refusal(decision, host_context(), recorder=self.recorder)
 
     def snapshot(self) -> list[SandboxRow]:
         """Return one row per sandbox for the gauges; what their kernel counted is recorded by then."""
