@@ -105,5 +105,8 @@ def _hint_of_death(number: int | None, code: int | None) -> str:
     if code is None:
         return "native code crashed, or the guest ended its own process" if number else "spawn another one"
     if code == wire.BROKEN_STATUS:
-        return "the guest closed or broke what its sandbox talks to the host by (os.closerange closes it too)"
+        return (
+            "the guest closed or broke what its sandbox talks to the host by (os.closerange closes it too), or broke "
+            "its interpreter (sys.modules); `last_words` may end with what failed"
+        )
     return "the guest ended its own process (os._exit), or put a program in its place (os.exec*: use subprocess)"

@@ -436,3 +436,10 @@ def test_a_guests_error_says_in_the_hosts_log_where_it_was_raised(supervisor: py
     with supervisor.spawn("where") as sandbox, pytest.raises(pyisolate.GuestError) as caught:
         sandbox.exec("def divide():\n    1 / 0\ndivide()")
     assert '"<where>", line 2, in divide' in "".join(traceback.format_exception(caught.value))
+
+
+def test_what_a_guest_broke_is_said(supervisor: SupervisorOf) -> None:
+    with supervisor.spawn("broken") as sandbox:
+        with pytest.raises(pyisolate.SandboxDied, match=r"or broke its interpreter \(sys.modules\)") as caught:
+            sandbox.exec("import sys; sys.modules = 0")
+        assert "AttributeError: 'int' object" in caught.value.last_words
