@@ -1,8 +1,8 @@
 """Calls that make, remove or move names, and wait for an answer: what is asked about each, and what a yes does.
 
 A call that needs two things that no rule speaks of, as a move does, is two questions, one after the other. Not asked
-about: what a rule speaks of, a move of a directory, and a move or link to where more may be done with the file, which
-no answer about its names covers.
+about: what a rule speaks of, a name of which a rule denies anything (under another name it could be done), a move of a
+directory, and a move or link to where more may be done with the file, which no answer about its names covers.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import stat
 from dataclasses import dataclass
 
 from ..capability import Capability
+from ..decision import DenialCode
 from ..kernel.rootview.names import HostName, NameCall, NameChange
 from ..native.mount import RENAME_NOREPLACE
 from ..policy import workspace
 from ..policy.asking import NAMING
 from ..policy.broker import Broker, is_asked_about
 from ..policy.moves import widened
+from ..policy.near_grants import FS_BITS
 from ..records import Asked
 
 _REMOVES_DIRECTORY, _FOLLOWS = 0x200, 0x400  # AT_REMOVEDIR, AT_SYMLINK_FOLLOW, linux/fcntl.h
@@ -34,6 +36,16 @@ class Named:
 
     change: NameChange
     needs: tuple[Need, ...]
+    #: all that it names
+    paths: tuple[str, ...]
+
+    def is_denied(self, broker: Broker) -> bool:
+        """Tell whether a rule denies anything of what it names: what that is about could be done by another name."""
+        return any(
+            broker.decide(capability, path).code is DenialCode.EXPLICIT_DENY
+            for capability in FS_BITS
+            for path in self.paths
+        )
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,8 @@ def named_by(asked: Asked, broker: Broker, umask: int) -> Named | None:
         to=to.on_host if call in _TWO else None,
         mode=asked.mode & 0o777 & ~umask,
     )
-    return Named(change, needs)
+    named = Named(change, needs, tuple(path for one in names for path in (one.written, one.path)))
+    return None if named.is_denied(broker) else named
 
 
 def _call_of(asked: Asked) -> NameCall | None:

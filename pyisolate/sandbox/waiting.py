@@ -231,8 +231,7 @@ class WaitingCalls:
             return
         with self._charged() as spent:
             try:
-                decide = self._broker().decide
-                if any(decide(*need).code is DenialCode.EXPLICIT_DENY for need in names.named.needs):
+                if names.named.is_denied(self._broker()):
                     kernel.answer(number, allow=False)
                     return
                 said, spent.elsewhere_s = names.host.change(names.named.change)

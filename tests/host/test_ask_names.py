@@ -113,20 +113,42 @@ def test_rules_decide_first_and_what_no_name_shows_is_no_question(
     out.mkdir()
     out.chmod(0o777)
     asked = Asked(*[Allow()] * 2)
-    policy = Policy.preset("compute").with_ask({"delete": str(data)}, {"create": str(place)}).allow_exec("/usr/bin/rm")
-    policy = policy.deny("fs.delete", str(other)).allow_read(str(out)).allow_write(str(out))
+    policy = (
+        Policy.preset("compute")
+        .with_ask(*[{"delete": str(place / one)} for one in ("data", "secret")], {"create": str(place)})
+        .allow_exec("/usr/bin/rm")
+    )
+    secret = place / "secret"
+    secret.write_text("denied")
+    policy = (
+        policy.deny("fs.read", str(secret)).deny("fs.delete", str(other)).allow_read(str(out)).allow_write(str(out))
+    )
     with supervisor.spawn("rules", policy, on_ask=asked) as sandbox:
         sandbox.exec("import os")
         for attempt in (
             f"os.remove({str(other)!r})",
+            f"os.rename({str(secret)!r}, {str(place / 'new')!r})",  # which would go round the rule
             f"os.rename({str(data)!r}, {str(out / 'read')!r})",  # which would let it be read
             f"os.symlink('/etc/shadow', {str(place / 'new')!r})",
-            f"os.link({str(data)!r}, {str(place / 'new')!r})",
+            f"os.link({str(data)!r}, {str(place / 'new')!r})",  # no question about reading it
         ):
             assert refused(sandbox, attempt).answer is None, attempt
         assert asked.targets == []
         assert sandbox.run(["/usr/bin/rm", str(data)]).returncode == 0  # a program's call is asked about as well
     assert (asked.targets, data.exists()) == ([str(data)], False)
+
+
+def test_a_link_is_to_the_file_that_was_asked_about(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    data, other, new, more = place / "data", place / "other", place / "new", place / "more"
+    asked = Asked(*[Allow()] * 4)
+    with supervisor.spawn("links", POLICY.with_ask("fs.read", "fs.create"), on_ask=asked) as sandbox:
+        sandbox.exec(f"import os\nos.link({str(data)!r}, {str(new)!r})")
+        assert data.samefile(new)
+        assert events_of(sandbox) == [("fs.read", str(data), "once", True), ("fs.create", str(new), "once", True)]
+        asked.before = lambda: other.exists() and os.replace(other, data)
+        event = refused(sandbox, f"os.link({str(data)!r}, {str(more)!r})")  # allowed, and not done
+        assert (event.target, event.answer, event.would_deny) == (str(more), "once", False)
+        assert not more.exists()
 
 
 class _Signals:
