@@ -49,10 +49,12 @@ class Waiting(Protocol):
 class Starting:
     """The starts of one sandbox's programs. Thread-safe; steps run on one thread of the supervisor, one at a time."""
 
-    def __init__(self, start_call: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(
+        self, start_call: Callable[[Callable[[], None]], None], *, now: Callable[[], float] = time.monotonic
+    ) -> None:
         #: None where the policy asks about no program, or about none that is there
         self.gates: Gates | None = None
-        self._start_call = start_call
+        self._start_call, self._now = start_call, now
         self._lock = threading.Lock()
         self._queued: deque[_Step] = deque()
         self._serving = False
@@ -111,7 +113,7 @@ class Starting:
         if not self._wait_ended():
             kernel.answer(asked.number, allow=False)
             return
-        call = _Call(kernel, asked)
+        call = _Call(kernel, asked, self._now() + _START_S)
         if not call.waits():  # as a step that is dropped
             kernel.answer(asked.number, allow=True if put else None)
             return
@@ -142,7 +144,7 @@ class Starting:
             return True
         pause = _LOOK_S
         while not call.has_ended():
-            if time.monotonic() >= call.until:
+            if self._now() >= call.until:
                 return False
             call.followed.wait(pause)
             pause = min(pause * 1.25, _LOOK_MOST_S)
@@ -187,9 +189,9 @@ class _Step:
 class _Call:
     """A call that waits, made by a task: whether it has come to its end. A program runs once its memory is laid out."""
 
-    def __init__(self, kernel: Waiting, asked: Asked) -> None:
+    def __init__(self, kernel: Waiting, asked: Asked, until: float) -> None:
         self.tid, self.followed = asked.tid, threading.Event()
-        self.until = time.monotonic() + _START_S
+        self.until = until
         self._kernel, self._call = kernel, asked.call
         self._process = _process_of(self.tid)
         self._before = _memory_of(self._process)

@@ -9,7 +9,7 @@ import pytest
 from pyisolate import Policy, PolicySyntaxError
 from pyisolate.capability import Capability
 from pyisolate.policy import compile_policy
-from pyisolate.policy.asking import ASKABLE, asks_about
+from pyisolate.policy.asking import ASKABLE, MOST_PROGRAMS, asks_about
 from pyisolate.policy.diff import diff
 from pyisolate.policy.web import by_name
 
@@ -98,3 +98,10 @@ def test_what_nobody_waits_for_is_an_error_with_a_hint(entry: Any) -> None:
     assert "use fs.create" in (caught.value.hint or "")
     alone = entry == "fs.metadata" or (isinstance(entry, dict) and "symlink" in entry)
     assert not alone or "grant it in fs" in (caught.value.hint or "")
+
+
+def test_no_more_programs_are_asked_about_than_have_gates() -> None:
+    programs = [{"exec": f"/opt/tool{number}"} for number in range(MOST_PROGRAMS + 1)]
+    assert len(Policy.preset("none").with_ask(*programs[1:]).ask) == MOST_PROGRAMS
+    with pytest.raises(PolicySyntaxError, match=f"more than {MOST_PROGRAMS} programs"):
+        Policy.preset("none").with_ask(*programs)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from functools import partial
+
+import pytest
 
 from pyisolate import Policy
 from pyisolate.capability import Capability
@@ -143,6 +147,34 @@ def test_calls_that_are_given_up_take_no_thread_no_room_and_no_turn() -> None:
         asked = Asked(number=number, capability=Capability.PROCESS_EXEC, target="/usr/bin/true", call=32)
         starting.add(listener, asked, partial(served.append, number), put=False)
     assert listener.said == [(number, False) for number in range(65, 101)]
+
+
+class _Running(_Listener):
+    """Where a call that was answered is under way."""
+
+    def stage(self, call: int) -> CallStage:
+        return "waits" if call >= len(self.said) else "went_on"
+
+
+@pytest.mark.parametrize("followed", [False, True])
+def test_a_call_that_is_under_way_for_too_long_has_the_next_refused(
+    followed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task computes for itself: it executes no program, and its call does not come to its end."""
+    listener, starting = _Running(), Starting(lambda call: call(), now=itertools.count(0.0, 30.0).__next__)
+    monkeypatch.setattr("pyisolate.sandbox.starting._EXEC_TICKS", 2**40)  # however long this test takes
+    with subprocess.Popen(["sh", "-c", "echo; while :; do :; done"], stdout=subprocess.PIPE) as busy:
+        try:
+            assert busy.stdout is not None
+            busy.stdout.readline()
+            for number in range(2):
+                asked = Asked(number=number, capability=Capability.PROCESS_EXEC, target="/", call=number, tid=busy.pid)
+                starting.let(listener, asked, None, put=False)
+                if followed:  # by another call of that task
+                    starting.came(busy.pid)
+        finally:
+            busy.kill()
+    assert listener.said == [(0, None), (1, None if followed else False)]
 
 
 def test_an_answer_that_fails_keeps_no_other_start_back() -> None:
