@@ -115,6 +115,17 @@ def test_what_multiprocessing_and_asyncio_make_of_them(supervisor: pyisolate.Sup
         assert sandbox.eval("both, done, asyncio.run(talk())") == ({"a": 1, "b": 2}, [1, 2], b"x\n")
 
 
+def test_monitor_mode_tells_nothing_of_sockets_that_enforcing_lets_through(supervisor: pyisolate.Supervisor) -> None:
+    made = "s = socket.socket(socket.AF_UNIX)\ns.bind({0!r})\ns.listen()\nsocket.socket(socket.AF_UNIX).connect({0!r})"
+    with supervisor.spawn("watched", BASE, mode="monitor") as sandbox:
+        for name in ("own", "/sandbox/workspace/other"):
+            sandbox.exec("import socket\n" + made.format(name))
+        assert sandbox.get_denial_events() == []
+        sandbox.exec("try: socket.socket(socket.AF_UNIX).bind('/var/tmp/no/such')\nexcept OSError: pass")
+        (event,) = sandbox.get_denial_events()  # the control
+        assert (event.capability, event.target, event.would_deny) == ("net.bind", "unix:/var/tmp/no/such", True)
+
+
 def test_no_socket_of_the_hosts_is_reached(supervisor: pyisolate.Supervisor, hosts: Path) -> None:
     with supervisor.spawn("others", BASE.allow_read(hosts.parent)) as sandbox:
         sandbox.exec(

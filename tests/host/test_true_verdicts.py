@@ -297,6 +297,10 @@ def test_a_process_by_clone3_is_refused_as_one_by_clone_is(supervisor: pyisolate
         value, events = run(sandbox, code)
         assert value == errno.EACCES
         assert [(e.capability, e.target, e.code) for e in events] == [("process.fork", "fork", DenialCode.NOT_GRANTED)]
+    with made(supervisor, "monitor") as sandbox:  # its flags are in memory: it does not go on there either
+        value, (event,) = run(sandbox, code)
+        assert (value, event.capability, event.target) == (errno.ENOSYS, "process.fork", "fork")
+        assert (event.kernel_decision, event.would_deny) == ("deny", False)
     with made(supervisor, "enforce", process=[{"fork": True}]) as sandbox:  # the control: as where clone3 is unknown
         assert run(sandbox, code) == (errno.ENOSYS, [])
 

@@ -51,7 +51,9 @@ def run_scenarios(name: str, only: str, *, misses: bool) -> float:
         outcomes = scenarios.run(supervisor, places, picked, SCENARIOS[name])
     untold = sum(not outcome.events and bool(outcome.scenario.events) for outcome in outcomes)
     right = scenarios.rate(outcomes)
+    alone = sum(outcome.alone for outcome in outcomes)
     print(f"{name}: {len(outcomes)} scenarios, {right:.1%} with the events that they should leave, {untold} with none")
+    print(f"  {alone} leave these alone; in the others the code went on after what enforcing ends")
     for outcome in outcomes if misses else ():
         if outcome.problems:
             print("\n      ".join((f"  {outcome.scenario.name}: {'; '.join(outcome.problems)}", *outcome.events)))

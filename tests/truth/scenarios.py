@@ -38,6 +38,8 @@ class Outcome:
     mode: str
     problems: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
+    #: nothing was let through beside what enforcing refuses: nothing that the code did further
+    alone: bool = True
 
 
 #: What the kernel's refusals read like in a traceback, and in what programs say.
@@ -84,6 +86,7 @@ def _run(
         outcome.problems.append("more was told at the end")
     outcome.events = [_text(event) for event in later]
     outcome.problems += judge(one, later, places, mode)
+    outcome.alone = not beside(one, later, places, mode)
     if not later and (found := _REFUSED.search(said)) and "mine" not in said:
         outcome.problems.append(f"refused without an event: {found[0]}")
     if carried is not None and carried.event_id not in {event.event_id for event in later}:
@@ -113,6 +116,12 @@ def judge(one: Scenario, events: Iterable[pyisolate.DenialEvent], places: Places
             problems += _verdicts(one, event, mode)
     goes_on = mode == "monitor" and wanted  # what a program does further that nothing has stopped
     return problems + [f"not expected: {_text(event)}" for event in left if not goes_on]
+
+
+def beside(one: Scenario, events: Iterable[pyisolate.DenialEvent], places: Places, mode: str) -> list[str]:
+    """Return the events that the scenario does not name: of what a program does further that nothing has stopped."""
+    wanted = [_COUNT.sub("", _filled(text, places)).partition(" ") for text in _wanted(one, mode)]
+    return [_text(event) for event in events if not any(_is(event, name, target) for name, _, target in wanted)]
 
 
 def _counted(wanted: str, told: int, mode: str) -> bool:

@@ -227,6 +227,7 @@ static void notify_do_clone(const struct notify_call *c)
 static void notify_do_clone3(const struct notify_call *c)
 {
 	struct notify_call named = *c;
+	struct notify_decision none = notify_without_rule(-1);
 	uint64_t flags;
 
 	if (notify_read(c, c->args[0], &flags, sizeof flags) || !notify_valid(c)) {
@@ -238,6 +239,9 @@ static void notify_do_clone3(const struct notify_call *c)
 		notify_refuse_always(&named, PYI_KERNEL_NAMESPACE, NULL);
 	else if (!(flags & CLONE_THREAD) && c->policy->acts[PYI_PROCESS_FORK] == NOTIFY_ACT_DENY)
 		notify_by_capability(&named, PYI_PROCESS_FORK, 1);
+	else if (!(flags & CLONE_THREAD) && c->policy->acts[PYI_PROCESS_FORK] == NOTIFY_ACT_WATCH)
+		notify_refuse(&named, PYI_PROCESS_FORK, ENOSYS, &none,
+			      NULL); /* also in monitor mode, which is no grant */
 	else
 		notify_result(c, -ENOSYS);
 }

@@ -146,12 +146,14 @@ SHARED int notify_hold_own(const struct notify_call *c, const struct notify_endp
 }
 
 /* 1 where an address to bind is a new name in the workspace: the guest makes it there itself, and Landlock lets it make
- * sockets nowhere else. */
+ * sockets nowhere else. In monitor mode, where the call may go anywhere, enforcing would let this one pass. */
 SHARED int notify_binds_own(const struct notify_call *c, const struct notify_endpoint *e)
 {
 	char name[PATH_MAX];
 
-	if (!notify_has_own(c, e) || !notify_may_continue(c) || !notify_own_name(c, e, name, sizeof name))
+	int may = notify_may_continue(c) || c->policy->flags & NOTIFY_MONITOR_NET;
+
+	if (!may || !notify_has_own(c, e) || !notify_own_name(c, e, name, sizeof name))
 		return 0;
 	char *last = strrchr(name, '/');
 	if (last)
