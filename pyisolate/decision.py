@@ -8,6 +8,9 @@ import msgspec
 
 from .capability import Capability
 
+#: Why a name that is granted is refused all the same, in a reason's last words.
+UNRESOLVED = "it did not resolve when the policy was compiled"
+
 
 class Verdict(enum.StrEnum):
     """What one layer said (glossary)."""

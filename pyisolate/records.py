@@ -228,6 +228,8 @@ class SandboxContext(msgspec.Struct, frozen=True, kw_only=True):
     reasons: dict[str, str] = {}
     #: of the policy, sorted by path: no event suggests a rule about what lies above one that grants
     files: Sequence[FileGrant] = ()
+    #: granted hosts without an address: no rule would change what is refused of them
+    unresolved: Collection[str] = ()
 
 
 REFUSALS = frozenset({Verdict.DENY, Verdict.WOULD_DENY})

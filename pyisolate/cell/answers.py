@@ -27,7 +27,9 @@ def _encoded(value: Any) -> tuple[bytes, bool]:
             return values.encode(value, values.represent)
 
 
-def failed(request: wire.Request, error: BaseException, sequence: int | None, *, shown: bool) -> wire.Failed:
+def failed(
+    request: wire.Request, error: BaseException, sequence: int | None, *, shown: bool, made_no_process: bool = False
+) -> wire.Failed:
     """Return the answer that tells what was raised; `sequence` is that of its refusal, `shown`: a hook printed it."""
     with Restored():  # `traceback` works with nearly all of them
         try:
@@ -47,6 +49,7 @@ def failed(request: wire.Request, error: BaseException, sequence: int | None, *,
         errno=error.errno if isinstance(error, OSError) and isinstance(error.errno, int) else None,
         raised_by_guest=raised_by_guest(error),
         shown=shown,
+        made_no_process=made_no_process,
     )
 
 

@@ -432,8 +432,10 @@ class Guest:
     def _failure(self, request: wire.Request, error: BaseException) -> wire.Failed:
         # What the kernel refused though the broker had let it through is reported here, by its errno.
         record = self._hooks.observe(error) if self._hooks is not None else None
+        sequence = None if record is None else record.sequence
+        full = self._hooks is not None and self._hooks.made_no_process(error)
         with self._unwatched():
-            return failed(request, error, None if record is None else record.sequence, shown=self._shown)
+            return failed(request, error, sequence, shown=self._shown, made_no_process=full)
 
     def _unwatched(self) -> contextlib.AbstractContextManager[object]:
         """The runtime's own file reads (source lines of a traceback) are no operations of the guest."""

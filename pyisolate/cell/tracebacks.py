@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import linecache
+import resource
 import sys
 import threading
 import traceback
@@ -12,13 +15,14 @@ from ..hooks.frames import CALLED
 from .meant_names import did_you_mean
 from .source import PACKAGE
 
+_getfd, _F_GETFD, _getrlimit = fcntl.fcntl, fcntl.F_GETFD, resource.getrlimit
 _LOOP = ("/asyncio/runners.py", "/asyncio/base_events.py")
 
 
 def traceback_text(error: BaseException, *, chain: bool = True) -> str:
     """Format a traceback without this package's frames and the import machinery's; with `chain`, the causes too."""
     summary = traceback.TracebackException.from_exception(error, lookup_lines=False, compact=True)
-    _as_of_a_guest(summary, error)
+    _as_of_a_guest(summary, error, unread=_is_table_full())
     return "".join(summary.format(chain=chain))
 
 
@@ -33,8 +37,11 @@ def plain_traceback(error: BaseException, message: str) -> str:
     return f"{''.join(lines)}{type(error).__qualname__}: {message}\n"
 
 
-def _as_of_a_guest(summary: traceback.TracebackException, error: BaseException) -> None:
-    """Drop the frames that are not the guest's, and add the name that was probably meant, all along the chain."""
+def _as_of_a_guest(summary: traceback.TracebackException, error: BaseException, *, unread: bool) -> None:
+    """Drop the frames that are not the guest's, and add the name that was probably meant, all along the chain.
+
+    `unread`: no source is opened for its lines.
+    """
     seen: set[int] = set()
     waiting: list[tuple[traceback.TracebackException | None, BaseException | None]] = [(summary, error)]
     while waiting:
@@ -42,11 +49,29 @@ def _as_of_a_guest(summary: traceback.TracebackException, error: BaseException) 
         if one is None or of is None or id(one) in seen:
             continue
         seen.add(id(one))
-        one.stack = traceback.StackSummary.from_list(_guests(one.stack))
+        kept = _guests(one.stack)
+        one.stack = traceback.StackSummary.from_list([_without_line(frame) for frame in kept] if unread else kept)
         if meant := did_you_mean(of):
             one._str += meant  # type: ignore[attr-defined]  # noqa: SLF001 - where 3.12 adds it
         waiting += [(one.__cause__, of.__cause__), (one.__context__, of.__context__)]
         waiting += zip(one.exceptions or (), getattr(of, "exceptions", ()), strict=False)
+
+
+def _is_table_full() -> bool:
+    """Tell whether this process can open nothing more: an attempt would be one more refusal, seemingly the guest's."""
+    for number in range(_getrlimit(resource.RLIMIT_NOFILE)[0]):
+        try:
+            _getfd(number, _F_GETFD)
+        except OSError:
+            return False
+    return True
+
+
+def _without_line(frame: traceback.FrameSummary) -> traceback.FrameSummary:
+    """Return a frame whose line is not looked for, unless its source was read before."""
+    if len(linecache.cache.get(frame.filename, ())) > 1:  # one item: the loader that would read it
+        return frame
+    return traceback.FrameSummary(frame.filename, frame.lineno, frame.name, lookup_line=False, line="")
 
 
 def _guests(stack: traceback.StackSummary) -> list[traceback.FrameSummary]:

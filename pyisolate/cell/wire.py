@@ -168,7 +168,7 @@ class Failed(msgspec.Struct, kw_only=True, tag_field="t", tag="failed"):
     """A request raised. `sequence` names the denial record that caused it, if one did.
 
     `raised_by_guest`: a `raise` statement of the guest's own code made the exception, and no call into native code.
-    `shown`: the guest's own `sys.excepthook` was given it.
+    `shown`: the guest's own `sys.excepthook` was given it. `made_no_process`: it is EAGAIN of a fork that was allowed.
     """
 
     id: int
@@ -179,6 +179,7 @@ class Failed(msgspec.Struct, kw_only=True, tag_field="t", tag="failed"):
     errno: int | None = None
     raised_by_guest: bool = False
     shown: bool = False
+    made_no_process: bool = False
     duration_s: float = 0.0
 
 

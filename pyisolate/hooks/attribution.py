@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from types import CodeType
 from typing import Any
 
+from ..capability import Capability
 from ..errors import PolicyError, RefusedImport
 from . import frames, paths
 from .operation import Operation
@@ -62,8 +63,19 @@ class LastAllowed:
         An error without a file name must come out of the very call that asked: any other call may be one that no
         hook asks about, and the kernel's own record is its event.
         """
-        if errno_of(error) not in REFUSALS:
-            return None
+        return self._noted_for(error) if errno_of(error) in REFUSALS else None
+
+    def made_no_process(self, error: BaseException) -> bool:
+        """Tell whether an error is EAGAIN of an allowed call for a process: fork(2) says so of a full table.
+
+        A socket that does not block has the same errno.
+        """
+        if not isinstance(error, OSError) or errno_of(error) != errno.EAGAIN:
+            return False
+        found = self._noted_for(error)
+        return found is not None and found[0][0] in (Capability.PROCESS_FORK, Capability.PROCESS_EXEC)
+
+    def _noted_for(self, error: OSError) -> tuple[Operation, str, int] | None:
         noted = self._by_thread.get(get_ident())
         if noted is None:
             return None

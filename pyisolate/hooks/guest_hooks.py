@@ -368,6 +368,7 @@ class GuestHooks:
             mode=self.mode,
             reasons=compiled.reasons if compiled is not None else {},
             files=compiled.fs if compiled is not None else (),
+            unresolved=compiled.unresolved() if compiled is not None else (),
         )
 
     # -- what the kernel refused ----------------------------------------------------------------------------
@@ -404,6 +405,10 @@ class GuestHooks:
         )
         _notes(error)[_RECORD] = record
         return record
+
+    def made_no_process(self, error: BaseException) -> bool:
+        """Tell whether the kernel refused, for the time being, a process that the broker had allowed."""
+        return self._last.made_no_process(error)
 
     def reported(self, error: BaseException) -> bool:
         """Tell whether the record of an exception has been reported already."""

@@ -34,7 +34,7 @@ class PinnedHosts:
     def addresses_of(self, host: str) -> tuple[str, ...] | None:
         """Return the addresses of a name: pinned, local or a literal's own; None for any other name."""
         name = host.lower().rstrip(".")
-        if name in self._pinned:
+        if self._pinned.get(name):  # one that did not resolve is refused, and the broker says so
             return self._pinned[name]
         if name in _LOCAL_NAMES or name == _own_name():
             return _LOCAL

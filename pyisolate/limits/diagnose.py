@@ -20,7 +20,7 @@ from ..errors import LimitExceeded
 from ..records import BrokerRecord
 from ..telemetry.event import DenialEvent
 from .exceeded import ExceededLimit, filled
-from .rlimit import within_host
+from .rlimit import process_margin, within_host
 
 if TYPE_CHECKING:
     from ..policy.compiled import Limits
@@ -47,6 +47,11 @@ class Failure(Protocol):
     @property
     def errno(self) -> int | None:
         """The errno of an OSError."""
+        ...
+
+    @property
+    def made_no_process(self) -> bool:
+        """True where it is EAGAIN of a fork that the broker had allowed, as the guest's hooks saw it."""
         ...
 
     @property
@@ -148,8 +153,13 @@ def _workspace(subject: Subject, failure: Failure, found: Findings) -> LimitExce
 
 def _processes(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
     allowed, usage = subject.limits.processes, found.usage
-    # EAGAIN is also the answer of a socket that does not block: without a full table it is no limit.
-    if allowed is None or usage is None or (usage.pids_refused == 0 and usage.processes < allowed):
+    if allowed is None or usage is None:
+        return None
+    # EAGAIN is also the answer of a socket that does not block: without a full table it is no limit. Where no control
+    # group counts what was refused, the processes may be gone by now: what a fork met then is known from the call.
+    backstop = found.soft.get("Max processes") == allowed + process_margin(allowed)
+    unseen = failure.made_no_process and usage.source == "tree" and backstop
+    if usage.pids_refused == 0 and usage.processes < allowed and not unseen:
         return None
     event = None
     if usage.pids_refused > 0:

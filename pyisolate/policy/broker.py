@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..capability import CATALOGUE, FLOOR, Capability
-from ..decision import Decision, DenialCode, Mode, Verdict
+from ..decision import UNRESOLVED, Decision, DenialCode, Mode, Verdict
 from . import addresses, asking, web, workspace
 from .addresses import destination, has_address, has_port, takes_ipv4
 from .compiled import CompiledPolicy, FsRight, FsRule, NamePattern, NetAction, NetRule
@@ -192,7 +192,7 @@ class Broker:
     def _unpinned(self, action: int, host: str, port: int | None, facts: dict[str, Any]) -> _Answer:
         """Decide a name that no rule pins: only a rule for every address can be meant to cover it."""
         if host.lower().rstrip(".") in self.policy.pinned_hosts:
-            reason = f"{host} is granted, but it did not resolve when the policy was compiled"
+            reason = f"{host} is granted, but {UNRESOLVED}"
             return None, DenialCode.NOT_GRANTED, reason
         by_name = web.reached_by_proxy(self.policy.web, host.lower().rstrip("."), port)
         if by_name is not None:

@@ -236,6 +236,10 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
             return False
         return not any(rule.allow and rule.unix_path is None for rule in self.net)
 
+    def unresolved(self) -> tuple[str, ...]:
+        """Return the granted hosts that have no address."""
+        return tuple([host for host, addresses in self.pinned_hosts.items() if not addresses])
+
     def mode_of(self, group: str) -> Mode:
         """Return the mode in force for a rule group."""
         return self.group_modes.get(group, self.mode)

@@ -227,6 +227,7 @@ class Session(abc.ABC):
             mode=compiled.mode,
             reasons=compiled.reasons,
             files=compiled.fs,
+            unresolved=compiled.unresolved(),
         )
         self.denials.set_context(self.context)
 

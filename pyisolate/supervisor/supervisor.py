@@ -302,6 +302,7 @@ class Supervisor:
                 actor=who,
                 reasons=prepared.compiled.reasons,
                 files=prepared.compiled.fs,
+                unresolved=prepared.compiled.unresolved(),
             )
             span.set(lambda: tracing.sandbox_attributes(context))
             check_workspace(name, workspace, files, prepared, enforcement, copy_on_write)

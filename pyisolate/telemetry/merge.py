@@ -228,6 +228,8 @@ def _broker_side(broker: BrokerRecord | None, kernel: KernelRecord | None) -> _S
     said = broker.verdict if broker is not None else kernel.slot_verdict if kernel is not None else None
     if said in (Verdict.ALLOW, Verdict.WOULD_DENY) and kernel is not None and kernel.beyond_name:
         return _Side(Verdict.UNAVAILABLE, _NAME_ALONE)
+    if broker is not None and kernel is None and _is_reported_limit(broker):
+        return _Side(Verdict.NOT_CONSULTED, "a limit of the kernel's; not a question for the broker")
     if broker is not None:
         return _Side(broker.verdict, broker.reason)
     assert kernel is not None
@@ -265,9 +267,19 @@ def _kernel_side(broker: BrokerRecord | None, kernel: KernelRecord | None, unava
         side = _Side(Verdict.DENY, f"{name} at the hook: an enforcer or a file's own permissions", Evaluation.ERRNO)
         side.errno = broker.errno
         return side
+    if kernel is None and _is_reported_limit(broker):
+        known = Evaluation.NONE if broker.errno is None else Evaluation.ERRNO
+        side = _Side(Verdict.DENY, f"the guest reports it: {broker.reason}", known)
+        side.errno = broker.errno
+        return side
     if broker.verdict is Verdict.DENY:
         return _Side(Verdict.NOT_REACHED, "the broker refused first, so no system call was made")
     return _Side(Verdict.UNAVAILABLE, unavailable or "no enforcer here gives a verdict without refusing")
+
+
+def _is_reported_limit(broker: BrokerRecord) -> bool:
+    """Tell whether a record is the guest's word that the kernel refused it something over a limit."""
+    return broker.code is DenialCode.LIMIT_EXCEEDED and broker.capability.family == "limit"
 
 
 def _code(capability: Capability, broker: BrokerRecord | None, kernel: KernelRecord | None) -> DenialCode:
@@ -302,6 +314,8 @@ def _suggestion(
         return None
     if broker is Verdict.ALLOW and evaluation is Evaluation.ERRNO:
         return None  # the policy already allows it: no rule would change the answer
+    if context.unresolved and wanted[1].rpartition(":")[0].lower().rstrip(".") in context.unresolved:
+        return None  # its name is granted, and stands for no address
     targets = (wanted[1], *[target for _, target in wanted[2]])
     for target in targets:
         if not is_plain(target) or hide_user_information(target) != target:

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from ..capability import Capability
-from ..decision import DenialCode, Verdict
+from ..decision import UNRESOLVED, DenialCode, Verdict
 from ..errors import PolicyError
 from ..records import Evaluation
 from .event import DenialEvent
@@ -49,6 +49,8 @@ def _hint(event: DenialEvent) -> str:
     by_errno = event.kernel_evaluation is Evaluation.ERRNO and event.broker_decision is Verdict.ALLOW
     if by_errno and event.capability.family == "fs":
         return "the policy grants it: look at the file's own permissions for the user that cells run as"
+    if event.capability.family == "net" and event.broker_reason.endswith(UNRESOLVED):
+        return "let the host resolve the name (its DNS, its /etc/hosts) and spawn again, or grant the address"
     if event.capability is Capability.NET_SOCKET and event.target.startswith("AF_UNIX"):
         return _UNIX_HINT
     return _HINTS.get(event.capability, "see the event; its target cannot be written as a rule")

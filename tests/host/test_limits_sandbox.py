@@ -239,6 +239,21 @@ def test_processes(supervisor: pyisolate.Supervisor) -> None:
         assert len(events_of(sandbox, "limit.processes")) == 1
 
 
+def test_a_bomb_whose_processes_end_by_the_refusal_is_told(supervisor: pyisolate.Supervisor) -> None:
+    """Nothing of it is left to be counted. A socket that does not block says the same errno, and is no limit."""
+    policy = BASE.allow_fork().with_limits(processes=8)
+    with supervisor.spawn("processes", policy) as sandbox:
+        with pytest.raises(pyisolate.GuestError, match="BlockingIOError"):
+            sandbox.exec(
+                "import os, socket\nif not os.fork(): os._exit(0)\nos.wait()\n"
+                "one, other = socket.socketpair(); one.setblocking(False); one.recv(1)"
+            )
+        assert events_of(sandbox, "limit.processes") == []
+        with pytest.raises(pyisolate.ProcessesExceeded):
+            sandbox.exec("while True: os.fork()")
+        assert len(events_of(sandbox, "limit.processes")) == 1
+
+
 def test_threads_beyond_the_limit_are_told_once(supervisor: pyisolate.Supervisor) -> None:
     """Without a control group the guest tells of it, and the watchdog sees it a moment later."""
     threads = "import threading, time\nfor _ in range(40): threading.Thread(target=time.sleep, args=(3,)).start()"
@@ -342,6 +357,18 @@ def test_a_full_table_of_open_files_is_one_event_whatever_the_guest_makes_of_it(
         expected = [] if "its own" in how else [("limit.open_files", "64", "LIMIT_EXCEEDED", 1)]
         assert [(event.capability, event.target, event.code, event.count) for event in events] == expected
         assert raised is None or raised.event_id == events[0].event_id
+
+
+def test_the_traceback_of_a_full_table_opens_no_sources(supervisor: pyisolate.Supervisor) -> None:
+    """Each would be a refusal more, of a file that the guest never asked for."""
+    require("seccomp", supervisor.diagnostics().listener, "no listener sees descriptors that were not made")
+    with supervisor.spawn("full", pyisolate.Policy.preset("compute"), limits={"open_files": 32}) as sandbox:
+        with pytest.raises(pyisolate.GuestError) as caught:
+            sandbox.exec("import selectors\nselectors.DefaultSelector().register('no file', 1)")
+        assert "fileobj_to_fd(fileobj)" in str(caught.value.traceback)  # the control: lines of a library are shown
+        with pytest.raises(pyisolate.OpenFilesExceeded):
+            sandbox.exec("import asyncio\nkept = []\nwhile True: kept.append(asyncio.new_event_loop())")
+        assert [(e.capability, e.count) for e in sandbox.get_denial_events()] == [("limit.open_files", 1)]
 
 
 #: What makes descriptors that are no opened files; each until there is no room.

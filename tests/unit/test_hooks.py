@@ -364,11 +364,11 @@ def test_names_resolve_to_what_the_policy_pins_and_to_nothing_else(tree: Path) -
             name=socket.getnameinfo(("10.0.0.5", 80), 0)[0], own=socket.getfqdn(),
             refused=outcome(socket.gethostbyname, "example.org"), canon=socket.getaddrinfo(
                 "db.internal", 1, flags=socket.AI_CANONNAME)[0][3],
-            raw=outcome(socket._socket.getaddrinfo, "example.net", 1),
+            raw=outcome(socket._socket.getaddrinfo, "example.net", 1), gone=look("gone.internal"),
         )
         finish(**results)
         """,
-        compiled={"pinned_hosts": {"db.internal": ["10.0.0.5", "fd00::5"]}},
+        compiled={"pinned_hosts": {"db.internal": ["10.0.0.5", "fd00::5"], "gone.internal": []}},
     )
     answer = ran.answer
     assert answer["granted"] == ["10.0.0.5", "fd00::5"]
@@ -385,6 +385,7 @@ def test_names_resolve_to_what_the_policy_pins_and_to_nothing_else(tree: Path) -
         ("net.connect", "example.com:443"),
         ("net.connect", "example.org"),
         ("net.connect", "example.net:1"),
+        ("net.connect", "gone.internal:443"),  # granted, and it did not resolve: the broker says so
     ]
 
 

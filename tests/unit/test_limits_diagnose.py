@@ -42,12 +42,13 @@ def limit_named(
     soft: dict[str, int] | None = None,
     *,
     raised_by_guest: bool = False,
+    made_no_process: bool = False,
 ) -> str | None:
     subject = SimpleNamespace(
         limits=limits, name="report", record_limit=lambda *_: None, record_reported_limit=lambda _: None
     )
     answer = Failed(id=1, type_name=type_name, message=message, traceback="", errno=code)
-    answer = msgspec.structs.replace(answer, raised_by_guest=raised_by_guest)
+    answer = msgspec.structs.replace(answer, raised_by_guest=raised_by_guest, made_no_process=made_no_process)
     found = Findings(usage=usage, descriptors=descriptors, soft=soft or {})
     error = diagnose_limit(subject, answer, found)  # type: ignore[arg-type]
     return error and error.limit
@@ -81,6 +82,25 @@ def test_a_limit_that_the_guest_has_lowered_is_not_the_policys(
 )
 def test_emfile_is_the_limits_only_where_the_table_could_be_full(descriptors: int | None, limit: str | None) -> None:
     assert limit_named("OSError", "mq", 24, Usage(), LIMITS, descriptors=descriptors) == limit
+
+
+@pytest.mark.parametrize(
+    ("source", "most", "forked", "limit"),
+    [
+        ("tree", 8, True, "processes"),
+        ("tree", 8, False, None),
+        ("tree", 7, True, None),  # the guest's own limit
+        ("tree", None, True, None),  # not the policy's
+        ("cgroup", 8, True, None),  # which counts what it refuses
+    ],
+)
+def test_a_fork_that_the_kernel_refused_is_the_limits_where_its_processes_are_gone(
+    source: str, most: int | None, forked: bool, limit: str | None
+) -> None:
+    """RLIMIT_NPROC refuses a fork bomb, whose processes end by it before anybody counts them."""
+    soft = {} if most is None else {"Max processes": most}
+    usage = Usage(processes=1, source=source)
+    assert limit_named("BlockingIOError", "", 11, usage, LIMITS, soft=soft, made_no_process=forked) == limit
 
 
 def test_what_the_kernel_refused_is_recorded_once() -> None:

@@ -29,6 +29,27 @@ def test_a_broker_denial_never_reached_the_kernel() -> None:
     assert not event.would_deny
 
 
+@pytest.mark.parametrize("code", [None, 24])
+def test_a_limit_that_the_guest_reports_was_the_kernels_and_no_question_for_the_broker(code: int | None) -> None:
+    record = broker(capability=Capability.LIMIT_MEMORY, target="9", code=DenialCode.LIMIT_EXCEEDED, errno=code)
+    event = merge(CONTEXT, record, None)
+    assert (event.broker_decision, event.kernel_decision) == (Verdict.NOT_CONSULTED, DENY)
+    assert (event.kernel_errno, event.reported_by) == (code, Reporter.GUEST)
+    assert event.kernel_reason.startswith("the guest reports it")
+    own = merge(CONTEXT, record, kernel(capability=Capability.LIMIT_MEMORY, code=DenialCode.LIMIT_EXCEEDED))
+    assert own.reported_by is Reporter.KERNEL
+
+
+def test_nothing_is_suggested_for_a_granted_name_that_has_no_address() -> None:
+    context = msgspec.structs.replace(CONTEXT, unresolved=("gone.internal",))
+    for target, found in (
+        ("Gone.internal.:80", None),
+        ("other.internal:80", {"net": [{"connect": "other.internal:80"}]}),
+    ):
+        record = broker(capability=Capability.NET_CONNECT, target=target)
+        assert merge(context, record, None, suggest=suggestion).suggestion == found
+
+
 @pytest.mark.parametrize("verdict", [DENY, ALLOW])
 def test_a_probed_verdict_is_shown_as_probed(verdict: Verdict) -> None:
     event = merge(CONTEXT, broker(), kernel(verdict=verdict, evaluation=Evaluation.PROBED, errno=0, tid=0))
