@@ -23,6 +23,8 @@ from ..policy.near_grants import FS_BITS
 from ..records import Asked
 
 _REMOVES_DIRECTORY, _FOLLOWS = 0x200, 0x400  # AT_REMOVEDIR, AT_SYMLINK_FOLLOW, linux/fcntl.h
+#: What is asked about as such.
+_OF_NAMES = (Capability.FS_CREATE, Capability.FS_DELETE)
 #: The calls that have two names.
 _TWO = ("rename", "link")
 #: What lies there is another one for each process, or is no file: never the supervisor's for a guest.
@@ -122,7 +124,15 @@ def _may_move(call: NameCall, at: _Name, to: _Name, asked: Asked, broker: Broker
         return False
     if to.seen is not None and (asked.flags & RENAME_NOREPLACE or stat.S_ISDIR(to.seen.st_mode)):
         return False
+    if any(
+        _is_granted(broker, one, to) and not _is_granted(broker, one, at) for one in FS_BITS if one not in _OF_NAMES
+    ):
+        return False  # by a rule of the new name alone
     return not widened(broker.decide, at.path, to.path, directory=False)
+
+
+def _is_granted(broker: Broker, capability: Capability, name: _Name) -> bool:
+    return broker.decide(capability, name.path).code is None
 
 
 def _missing(call: NameCall, at: _Name, to: _Name, broker: Broker) -> tuple[Need, ...]:

@@ -115,19 +115,25 @@ def test_rules_decide_first_and_what_no_name_shows_is_no_question(
     asked = Asked(*[Allow()] * 2)
     policy = (
         Policy.preset("compute")
-        .with_ask(*[{"delete": str(place / one)} for one in ("data", "secret")], {"create": str(place)})
+        .with_ask(*[{"delete": str(place / one)} for one in ("data", "secret", "public")], {"create": str(place)})
         .allow_exec("/usr/bin/rm")
     )
-    secret = place / "secret"
+    secret, public = place / "secret", place / "public"
     secret.write_text("denied")
+    public.write_text("for all")
     policy = (
-        policy.deny("fs.read", str(secret)).deny("fs.delete", str(other)).allow_read(str(out)).allow_write(str(out))
+        policy.deny("fs.read", str(secret))
+        .allow_read(str(public))
+        .deny("fs.delete", str(other))
+        .allow_read(str(out))
+        .allow_write(str(out))
     )
     with supervisor.spawn("rules", policy, on_ask=asked) as sandbox:
         sandbox.exec("import os")
         for attempt in (
             f"os.remove({str(other)!r})",
             f"os.rename({str(secret)!r}, {str(place / 'new')!r})",  # which would go round the rule
+            f"os.rename({str(data)!r}, {str(public)!r})",  # which others may read
             f"os.rename({str(data)!r}, {str(out / 'read')!r})",  # which would let it be read
             f"os.symlink('/etc/shadow', {str(place / 'new')!r})",
             f"os.link({str(data)!r}, {str(place / 'new')!r})",  # no question about reading it
