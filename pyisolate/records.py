@@ -116,6 +116,8 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     file: tuple[int, int] | None = None
     #: what else the same call needs and is not granted: for the suggestion
     also: tuple[tuple[Capability, str], ...] = ()
+    #: the script that was to be run, of which hooks ask, where its interpreter (`target`) was refused
+    script: str = ""
     #: its directory, its mount or where it would be moved decided, of which hooks ask nothing: they ask about names
     beyond_name: bool = False
     #: open(2) flags of a call that opens a file; O_NOFOLLOW of one that is about a link itself

@@ -234,6 +234,8 @@ def _socket(args: Arguments) -> Operations:
     # accept, fromfd, dup and socketpair adopt a descriptor that exists
     if frame is not None and frame.f_code is _SOCKET_INIT and frame.f_locals.get("fileno") is not None:
         return _NOTHING
+    # the defaults of `_socket.socket`, which tells of them before it makes these of them (Modules/socketmodule.c)
+    family, type_ = socket.AF_INET if family == -1 else family, socket.SOCK_STREAM if type_ == -1 else type_
     return ((C.NET_SOCKET, *addresses.socket_kind(family, type_, protocol)),)
 
 

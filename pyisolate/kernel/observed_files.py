@@ -153,15 +153,17 @@ def _program(record: KernelRecord, broker: Broker, names: SeenNames) -> KernelRe
     named, script = record.target, ""
     for _ in range(_INTERPRETERS):
         path, link = names.followed(named), names.in_folder(named)
-        if not names.is_there(path) or names.is_directory(path):
-            break
+        if not names.is_there(path) or names.is_directory(path) or names.withholds(path, 0o111):
+            break  # the kernel looks at this before it asks who may run it
         decision = broker.decide(Capability.PROCESS_EXEC, path)
         if decision.code is not None:
             of_link = decision if link is None else broker.decide(Capability.PROCESS_EXEC, link)
             if is_unspoken_of(decision.code) and is_unspoken_of(of_link.code):
                 decision = of_link  # as hooks name it: a rule for the link grants both
             reason = f"{script} names it as its interpreter: {decision.reason}" if script else decision.reason
-            return refused(record, msgspec.structs.replace(decision, reason=reason), decision.target)
+            denied = refused(record, msgspec.structs.replace(decision, reason=reason), decision.target)
+            asked = (names.in_folder(record.target) or record.target) if script else ""
+            return msgspec.structs.replace(denied, script=asked)
         interpreter = names.interpreter(path)
         if interpreter is None:
             break

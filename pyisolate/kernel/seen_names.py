@@ -98,6 +98,14 @@ class SeenNames:
         except (OSError, ValueError, SandboxClosed):
             return False
 
+    def withholds(self, path: str, bits: int) -> bool:
+        """Say whether a name's own mode has these bits for no user at all, for sure; no where a link has the name."""
+        try:
+            mode = self._look(path)[0].st_mode
+        except (OSError, ValueError, SandboxClosed):
+            return False
+        return not stat.S_ISLNK(mode) and not mode & bits
+
     def on_one_file_system(self, one: str, other: str) -> bool:
         """Say whether two directories of the host are on one file system; no where one is the workspace's, or gone."""
         if self._below(one) is not None or self._below(other) is not None:

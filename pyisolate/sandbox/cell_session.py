@@ -12,6 +12,7 @@ import msgspec
 from ..cell import values, wire
 from ..cell.channel import Answer, Backlog, Channel
 from ..errors import LimitExceeded, MessagesExceeded, SandboxClosed, SandboxDied, SandboxError
+from ..kernel.own_permissions import refused_by_mode
 from ..limits.monitor import SandboxLimits
 from ..native.channel import Plain
 from ..telemetry.guest_records import InvalidRecord
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from ..limits.usage import Filling, Usage
     from ..limits.watchdog import Watchdog
     from ..policy import Policy
-    from ..records import SandboxContext
+    from ..records import BrokerRecord, SandboxContext
     from ..telemetry.event import DenialEvent
     from ..telemetry.pipeline import SandboxTelemetry
     from .host import Host
@@ -81,6 +82,7 @@ class CellSession(ProgramSession):
         self._last_words = bytearray()
         #: what its guest may write, where its policy has one
         self.workspace: Workspace | None = None
+        telemetry.by_mode = self._refused_by_mode
 
     def adopt_identity(self, context: SandboxContext, policy: Policy) -> None:
         """A standby cell is spawned: from now on it is the sandbox that `context` names."""
@@ -440,3 +442,6 @@ class CellSession(ProgramSession):
     def record_reported_limit(self, record: Any) -> DenialEvent | None:
         """Record that a limit was reached, as the guest reports it."""
         return self.denials.guest(record)
+
+    def _refused_by_mode(self, record: BrokerRecord) -> bool:
+        return refused_by_mode(record, self.compiled, None if self.workspace is None else self.workspace.directory)

@@ -237,8 +237,11 @@ def _is_alone(record: KernelRecord) -> bool:
 
 
 def _about(record: BrokerRecord | KernelRecord) -> str:
-    """Return what both layers call the target: randomness has none, and each names its own call for it."""
-    return "" if record.capability is Capability.RANDOM_READ else record.target
+    """Return what both layers call the target: randomness has none, and each names its own call for it; a hook names
+    the script, of which the kernel refuses the interpreter."""
+    if record.capability is Capability.RANDOM_READ:
+        return ""
+    return (record.script if isinstance(record, KernelRecord) else "") or record.target
 
 
 class _Index(Generic[_T]):

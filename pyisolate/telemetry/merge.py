@@ -101,7 +101,8 @@ def merge(
     said = _broker_side(broker, kernel)
     heard = _kernel_side(broker, kernel, kernel_unavailable_reason)
     # A probe only asks about the broker's operation; any other kernel record is an operation that the kernel saw.
-    lead = broker if kernel is None or (broker is not None and kernel.evaluation is Evaluation.PROBED) else kernel
+    probed = kernel is not None and kernel.evaluation is Evaluation.PROBED and not kernel.script
+    lead = broker if kernel is None or (broker is not None and probed) else kernel
     assert lead is not None
     capability = lead.capability
     target = lead.target or (broker.target if broker is not None else "")
@@ -226,6 +227,8 @@ class _Side:
 
 def _broker_side(broker: BrokerRecord | None, kernel: KernelRecord | None) -> _Side:
     said = broker.verdict if broker is not None else kernel.slot_verdict if kernel is not None else None
+    if kernel is not None and kernel.script and kernel.broker_consulted is not False:
+        return _Side(Verdict.UNAVAILABLE, _NAME_ALONE)
     if said in (Verdict.ALLOW, Verdict.WOULD_DENY) and kernel is not None and kernel.beyond_name:
         return _Side(Verdict.UNAVAILABLE, _NAME_ALONE)
     if broker is not None and kernel is None and _is_reported_limit(broker):

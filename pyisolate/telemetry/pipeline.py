@@ -61,6 +61,8 @@ class SandboxTelemetry:
             hold_ms=hold_ms,
         )
         self._suggest, self._probe, self._unavailable = suggest, probe, unavailable
+        #: tells of a granted call that failed whether the file's own mode refused it, which is no denial
+        self.by_mode: Callable[[BrokerRecord], bool] = lambda record: False
         self._closed = False
         #: takes what was recorded because its time was over, before a caller can ask whether something waits
         self.on_due: Callable[[list[DenialEvent]], None] | None = None
@@ -96,9 +98,10 @@ class SandboxTelemetry:
         with self._one_by_one:
             for item in self._joiner.broker(record):
                 report = item.broker if isinstance(item, LateReport) else item
-                events.append(self._complete(item) if isinstance(item, LateReport) else self._alone(report))
-                if report.sequence == record.sequence:
-                    own = events[-1]
+                made = [self._complete(item)] if isinstance(item, LateReport) else self._alone(report)
+                events += made
+                if made and report.sequence == record.sequence:
+                    own = made[0]
             self._look_later()
         return events, own
 
@@ -159,7 +162,7 @@ class SandboxTelemetry:
     def settle(self) -> list[DenialEvent]:
         """Record what still waits for its other half: call it before a request's result is handed out."""
         with self._one_by_one:
-            return [self._alone(record) for record in self._joiner.settle(force=True)]
+            return [event for record in self._joiner.settle(force=True) for event in self._alone(record)]
 
     def close(self) -> None:
         """Settle and end followers. Idempotent; `store` stays readable."""
@@ -186,16 +189,19 @@ class SandboxTelemetry:
         with self._one_by_one:
             if look in self._looks:
                 self._looks.remove(look)
-            events = [self._alone(record) for record in self._joiner.settle()]
+            events = [event for record in self._joiner.settle() for event in self._alone(record)]
             if events and self.on_due is not None:
                 self.on_due(events)
             self._look_later()
 
-    def _alone(self, record: BrokerRecord) -> DenialEvent:
+    def _alone(self, record: BrokerRecord) -> list[DenialEvent]:
+        """Record a report that has no other half; none where a granted file's own mode refused the call."""
+        if record.errno is not None and record.verdict is Verdict.ALLOW and self.by_mode(record):
+            return []
         kernel = self._ask(record) if record.verdict is Verdict.DENY and record.errno is None else None
         event = self._record(record, kernel)
         self._joiner.tell_alone(record, event)
-        return event
+        return [event]
 
     def _complete(self, late: LateReport) -> DenialEvent:
         """Complete an event that the kernel's record made, with what the hook adds. It was counted then."""

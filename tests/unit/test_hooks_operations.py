@@ -233,6 +233,13 @@ def test_addresses_have_one_spelling(family: int, address: Any, target: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("given", "target"), [((-1, -1, -1), "AF_INET/SOCK_STREAM"), ((10, -1, 6), "AF_INET6/SOCK_STREAM")]
+)
+def test_the_defaults_of_the_c_module_are_a_tcp_socket(given: tuple[int, int, int], target: str) -> None:
+    assert asked("socket.__new__", None, *given) == [("net.socket", target)]
+
+
+@pytest.mark.parametrize(
     ("family", "host", "reached", "bound"),
     [
         (socket.AF_INET, "", "127.0.0.1:80", "0.0.0.0:80"),
