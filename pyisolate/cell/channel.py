@@ -295,6 +295,8 @@ class Channel:
         if not self.lock.acquire(blocking=False):
             return False
         try:
+            if self.ended is not None:  # by a guest that closed its end, and may have written since
+                self._drain_pipes()
             for _ in range(_REST_READS):
                 if self.ended is not None or not self._read_socket():
                     break
@@ -425,23 +427,20 @@ class Channel:
         self.ended = reason
         self.conversation.phase = wire.Phase.DEAD
         try:
-            for pipe in list(self._pipes):
-                self._drain_pipe(pipe)
+            self._drain_pipes()
         finally:  # also where a callback for output raised
             if self.owner is not None:
                 self.owner.on_ended(reason)
 
-    def _drain_pipe(self, descriptor: int) -> None:
-        for _ in range(64):
-            if self._closed:  # by whom the last of it was given to
-                return
-            try:
-                data = os.read(descriptor, _RECEIVE_BYTES)
-            except OSError:
-                return
-            if not data:
-                return
-            self._output(descriptor, data)
+    def _drain_pipes(self) -> None:
+        for descriptor in self._pipes:
+            for _ in range(64):
+                data = b""
+                with contextlib.suppress(OSError):
+                    data = b"" if self._closed else os.read(descriptor, _RECEIVE_BYTES)  # closed: the last was given
+                if not data:
+                    break
+                self._output(descriptor, data)
 
     def signal(self, number: int) -> bool:
         """Signal the guest, or kill the cell with SIGKILL; False when it is gone.

@@ -443,3 +443,11 @@ def test_what_a_guest_broke_is_said(supervisor: SupervisorOf) -> None:
         with pytest.raises(pyisolate.SandboxDied, match=r"or broke its interpreter \(sys.modules\)") as caught:
             sandbox.exec("import sys; sys.modules = 0")
         assert "AttributeError: 'int' object" in caught.value.last_words
+
+
+def test_what_is_written_after_the_channel_was_closed_is_on_the_error(supervisor: SupervisorOf) -> None:
+    for _ in range(5):  # the host sees the end of the channel, and the guest goes on
+        with supervisor.spawn("late") as sandbox:
+            with pytest.raises(pyisolate.SandboxDied) as caught:
+                sandbox.exec("import os, time\nos.closerange(3, 100)\ntime.sleep(0.01)\nprint('late')")
+            assert caught.value.stdout == "late\n"
