@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from .capability import Capability
+from .capability import Capability, FsRight
 from .choices import EnforcerName, Origin
 from .decision import DenialCode, Mode, Verdict
 
@@ -185,6 +185,9 @@ class FileGrant(Protocol):
         """The rule as a policy states it; empty where none does."""
 
 
+#: What no mount can take from a place that stays in sight, where it is granted above; and from one that may be written.
+_KEPT = FsRight.READ.value | FsRight.DELETE.value | FsRight.METADATA.value
+_CHANGED = FsRight.WRITE.value | FsRight.CREATE.value | FsRight.DELETE.value
 _path_of: Callable[[FileGrant], str] = attrgetter("path")
 
 
@@ -211,6 +214,27 @@ def is_above_denial(path: str, rules: Sequence[FileGrant]) -> bool:
         if rules[at].deny and rules[at].text:
             return True
     return False
+
+
+def is_denied_in_part(path: str, rights: int, rules: Sequence[FileGrant]) -> bool:
+    """Tell whether a grant of `rights` at a path would leave it denied another that holds above.
+
+    No root view does that. What a rule denies there altogether is covered.
+    """
+    own = _rule_at(path, rules)
+    if own is None or not own.text:
+        return False
+    lost = own.deny & ~rights & (_KEPT | (_CHANGED if rights & _CHANGED else 0))
+    while lost and path != "/":
+        path = path.rpartition("/")[0] or "/"
+        if (above := _rule_at(path, rules)) is not None and above.allow & lost:
+            return True
+    return False
+
+
+def _rule_at(path: str, rules: Sequence[FileGrant]) -> FileGrant | None:
+    at = bisect_left(rules, path, key=_path_of)
+    return rules[at] if at < len(rules) and rules[at].path == path else None
 
 
 class SandboxContext(msgspec.Struct, frozen=True, kw_only=True):

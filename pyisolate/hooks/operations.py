@@ -43,7 +43,7 @@ def opening(path: str, flags: int) -> Operations:
         return (C.FS_CREATE, path, facts), (C.FS_WRITE, path, facts)
     found: list[Operation] = []
     access = flags & _O_WRITING
-    if flags & _O_CREAT and not paths.exists(path):
+    if flags & _O_CREAT and not paths.exists(path, covered=False):
         found.append((C.FS_CREATE, path, facts))
     if access or flags & _O_TRUNC:
         found.append((C.FS_WRITE, path, facts))

@@ -257,12 +257,17 @@ def _walk(path: str) -> tuple[str | None, bool]:
     return "/" + "/".join(done), missing
 
 
-def exists(path: str) -> bool:
-    """Tell whether a path exists, links followed; True when that may not be known."""
+def exists(path: str, *, covered: bool = True) -> bool:
+    """Tell whether a path exists, links followed; True when that may not be known.
+
+    `covered`: what to say of a path in a directory that may not be searched, as a denied one.
+    """
     try:
         _stat(_ours(path))
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except PermissionError:
+        return covered
     except (OSError, ValueError):
         pass
     return True

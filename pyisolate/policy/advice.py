@@ -74,13 +74,14 @@ def _is_other_device(path: str) -> bool:
 def _made(path: str, also: Sequence[Wanted]) -> tuple[Capability, str, Sequence[Wanted]]:
     """Return what is to be granted where a guest was refused to make `path`, of which it cannot see what is there.
 
-    A file that exists is opened and not made: its own rights are enough. A name in a directory that does not exist
-    either is made in the nearest one that does: a grant of what is absent is left out.
+    A file that exists is opened and not made: its own rights are enough, for a database too, which needs no journal for
+    that. A name in a directory that does not exist either is made in the nearest one that does: a grant of what is
+    absent is left out.
     """
     here = [one for one in also if one[1] == path]
     if (Capability.FS_WRITE, path) in here and os.path.isfile(path):
         capability, *others = here
-        return *capability, [*others, *(one for one in also if one[1] != path)]
+        return *capability, others
     made, directory = path, os.path.dirname(path)
     while directory != os.path.dirname(directory) and not os.path.isdir(directory):
         made, directory = directory, os.path.dirname(directory)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..capability import ASKED, FLOOR, Capability
+from ..capability import ASKED, FLOOR, Capability, FsRight
 from ..decision import DenialCode, Mode, Verdict
 from ..records import (
     REFUSAL_ERRNOS,
@@ -30,6 +30,7 @@ from ..records import (
     is_above_denial,
     is_above_grant,
     is_denial,
+    is_denied_in_part,
 )
 from .event import DenialEvent
 from .sanitize import escape, hide_user_information, is_plain, show_target
@@ -330,6 +331,8 @@ def _suggestion(
                 return None  # what else is granted below would be granted more
             if not _CHANGES.isdisjoint(rule["allow"]) and is_above_denial(rule["path"], context.files):
                 return None  # the policy could not be enforced
+            if is_denied_in_part(rule["path"], sum(FsRight[one.upper()].value for one in rule["allow"]), context.files):
+                return None  # the same
         return found
     except Exception:
         _log.debug("suggestion failed", exc_info=True)  # a denial is recorded whether or not advice can be given

@@ -185,6 +185,42 @@ def test_a_new_database_is_one_step(supervisor: pyisolate.Supervisor, ground: Pa
         assert sandbox.get_denial_events() == []
 
 
+def test_a_database_that_exists_is_opened_by_its_own_rights(supervisor: pyisolate.Supervisor, ground: Path) -> None:
+    opened = f"import sqlite3; sqlite3.connect({str(ground / 'one')!r})"
+    with supervisor.spawn("try", BASE) as sandbox, pytest.raises(pyisolate.PolicyError) as caught:
+        sandbox.exec(opened)
+    assert caught.value.denial_event is not None
+    suggested = caught.value.denial_event.suggestion
+    assert suggested == {"fs": [{"path": str(ground / "one"), "allow": ["read", "write"]}]}
+    with supervisor.spawn("try", apply(BASE, suggested)) as sandbox:
+        sandbox.exec(opened)
+        assert sandbox.get_denial_events() == []
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_what_would_be_made_in_a_denied_directory_is_no_write_of_what_is_there(
+    supervisor: pyisolate.Supervisor, ground: Path, existing: bool
+) -> None:
+    """A guest sees of neither whether it is there: the host, which advises, does."""
+    (ground / "denied").mkdir()
+    (ground / "denied/file").touch()
+    (ground / "denied/file").chmod(0o666)
+    policy = BASE.allow_read(ground).deny("fs.read", ground / "denied")
+    where = ground / "denied" / ("file" if existing else "new")
+    opened = f"open({str(where)!r}, 'w').close()"
+    with supervisor.spawn("try", policy) as sandbox:
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec(opened)
+        (event,) = sandbox.get_denial_events()
+    assert (event.capability, event.target) == ("fs.create", str(where))
+    if not existing:
+        assert event.suggestion is None, "no rule for names in there can be enforced while reading them is denied"
+        return
+    with supervisor.spawn("try", apply(policy, event.suggestion or {})) as sandbox:
+        sandbox.exec(opened)
+        assert sandbox.get_denial_events() == []
+
+
 @pytest.mark.parametrize("call", ["os.rename", "os.link", "libc.rename", "libc.link"])
 def test_for_a_move_between_directories_no_grant_is_suggested(
     supervisor: pyisolate.Supervisor, ground: Path, call: str

@@ -155,6 +155,17 @@ def test_no_suggestion_is_an_ancestor_of_a_grant() -> None:
         assert suggested(path) == {"fs": [{"path": path, "allow": ["read"]}]}
 
 
+def test_no_suggestion_leaves_a_place_denied_what_is_granted_above() -> None:
+    """No root view takes reading from what may be written; a file of its own below the denied place may be granted."""
+    denied = FsRule(path="/srv/no", allow=0, deny=1, text="fs: {path: /srv/no, deny: [read]}")
+    made, written = (Capability.FS_CREATE, "/srv/no/new"), (Capability.FS_WRITE, "/srv/no/file")
+    for above, wanted, works in ((1, made, False), (0, made, True), (1, written, True)):
+        files = (FsRule(path="/srv", allow=above), denied)
+        record = broker(capability=wanted[0], target=wanted[1])
+        event = merge(msgspec.structs.replace(CONTEXT, files=files), record, None, suggest=suggestion)
+        assert (event.suggestion is not None) is works
+
+
 def test_the_supervisors_own_limits_are_its_report() -> None:
     event = merge(CONTEXT, None, kernel(enforcer="supervisor", capability=Capability.LIMIT_CPU, hook="watchdog"))
     assert event.reported_by is Reporter.SUPERVISOR
