@@ -23,7 +23,7 @@ def folder() -> Iterator[Path]:
     made.chmod(0o755)
     (made / "no program").mkdir()
     for name, mode in (("runs", 0o755), ("plain", 0o644)):
-        (made / name).write_text(f"#!{os.path.realpath(sys.executable)}\n")
+        (made / name).write_text(f"#!{os.path.realpath(sys.executable)} -IS\n")
         (made / name).chmod(mode)
     yield made
     shutil.rmtree(made)
@@ -43,7 +43,8 @@ def test_a_script_whose_interpreter_is_not_granted_is_one_event(supervisor: pyis
             assert event.suggestion == {"process": [{"exec": interpreter}]}
     with supervisor.spawn("granted", policy.allow_exec(interpreter)) as sandbox:  # the control
         assert sandbox.exec(f"import subprocess; subprocess.run([{script!r}]).returncode").value == 0
-        assert sandbox.get_denial_events() == []
+        refused = [event for event in sandbox.get_denial_events() if event.capability == "process.exec"]
+        assert refused == []  # what an interpreter looks for as it starts is its own affair
 
 
 def test_what_a_files_own_mode_refuses_is_no_event(supervisor: pyisolate.Supervisor, folder: Path) -> None:
