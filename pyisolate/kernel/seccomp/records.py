@@ -21,7 +21,7 @@ from ...policy.near_grants import NearGrants
 from ...policy.sockets import socket_text
 from ...records import AskAnswer, Asked, CallStage, Evaluation, KernelRecord, Met
 from .filter import describe, syscall_name
-from .syscalls import HOOKED, LIMITED, TERMINAL_IOCTLS, TWO_NAMES
+from .syscalls import HOOKED, LIMITED, SETPIPE_SZ, TERMINAL_IOCTLS, TWO_NAMES
 
 ENFORCER: EnforcerName = "seccomp-notify"
 
@@ -178,7 +178,7 @@ def _code_and_rule(capability: Capability, reason: int, rule: str | None) -> tup
 def _reason_of(record: native.Record, syscall: str, capability: Capability, code: DenialCode | None) -> str:
     """Return why the listener refused a call, or that it only saw it."""
     if code is DenialCode.LIMIT_EXCEEDED:
-        call = "F_SETPIPE_SZ" if syscall == "fcntl" and record.error == errno.EPERM else syscall
+        call = "F_SETPIPE_SZ" if syscall == "fcntl" and record.args[1] == SETPIPE_SZ else syscall
         return _LIMITS.get(call) or _reason(code, capability)
     if code is DenialCode.ALWAYS_DENIED and (why := _never(record, syscall, capability)) is not None:
         return why

@@ -130,7 +130,7 @@ FCNTLS = {
 }  # fmt: skip
 
 # F_SETPIPE_SZ, up to what a pipe has by itself: the kernel counts its pages by user, and cells may share one.
-_SETPIPE_SZ, _PIPE_BYTES = 1031, 1 << 16
+SETPIPE_SZ, _PIPE_BYTES = 1031, 1 << 16
 _LOCKS = {"SETLK": 6, "SETLKW": 7, "OFD_SETLK": 37, "OFD_SETLKW": 38}
 
 # setsockopt(2), by level. Never IP_OPTIONS, IPV6_RTHDR or IPV6_2292PKTOPTIONS: a source route sends the packets of a
@@ -252,8 +252,8 @@ CONDITIONAL: tuple[FilterRule, ...] = (
     *_sockets(),
     *_values("ioctl", 1, tuple(IOCTLS.values())),
     *_values("fcntl", 1, tuple(FCNTLS.values())),
-    FilterRule("fcntl", ALLOW, (Compare(1, _SETPIPE_SZ), Compare(2, 0, 2**64 - _PIPE_BYTES))),
-    FilterRule("fcntl", ALLOW, (Compare(1, _SETPIPE_SZ), Compare(2, _PIPE_BYTES))),
+    FilterRule("fcntl", ALLOW, (Compare(1, SETPIPE_SZ), Compare(2, 0, 2**64 - _PIPE_BYTES))),
+    FilterRule("fcntl", ALLOW, (Compare(1, SETPIPE_SZ), Compare(2, _PIPE_BYTES))),
 )
 
 #: Calls on a process or thread by its number, and the argument that is it. A cell's pid namespace holds no others.

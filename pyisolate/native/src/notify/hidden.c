@@ -126,7 +126,7 @@ SHARED void notify_do_huge(const struct notify_call *c)
 SHARED void notify_do_pipe_size(const struct notify_call *c)
 {
 	if (!(c->policy->flags & NOTIFY_CELL) || (uint32_t)c->args[2] <= NOTIFY_PIPE_BYTES)
-		notify_continue(c); /* registers: no other thread changes them */
+		notify_continue(c); /* by registers; only the "full" filter notifies it */
 	else
 		notify_refuse_hidden(c, EPERM);
 }
