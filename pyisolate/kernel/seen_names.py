@@ -30,6 +30,7 @@ _THROUGH_TASK = re.compile(rf"{_TASK.pattern}/(?:cwd|root|fd/[0-9]+)/.+")
 _OF_KERNEL = ("/proc/", "/sys/")
 _FIRST_LINE = 256  # BINPRM_BUF_SIZE, linux/binfmts.h
 _TICK_NS = 10_000_000  # file systems look at the clock of the last tick; HZ=100 is the slowest
+_READINGS = 3  # of two clocks, one after the other: a thread that has to rest in between finds too small a difference
 _LINK_LIMIT = 40  # path_resolution(7)
 
 
@@ -265,4 +266,5 @@ class SeenNames:
 
 def _at(monotonic_ns: int) -> int:
     """Return a time of CLOCK_MONOTONIC as file systems would have written it, at the earliest (ns since 1970)."""
-    return time.time_ns() - time.monotonic_ns() + monotonic_ns - _TICK_NS
+    between = max(time.time_ns() - time.monotonic_ns() for _ in range(_READINGS))
+    return between + monotonic_ns - _TICK_NS
