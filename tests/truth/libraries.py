@@ -146,7 +146,7 @@ PROCESSES = [
     _s("subprocess.getoutput", "import subprocess\nsubprocess.getoutput('id') #!", SHELL),
     _s("os.system", "import os\nos.system('id') #!", SHELL),
     _s("os.popen", "import os\nos.popen('id').read() #!", SHELL),
-    _s("os.posix_spawn", "import os\nos.posix_spawn('/usr/bin/id', ['id'], {}) #!", "process.exec /usr/bin/id"),
+    _s("os.posix_spawn", "import os\nos.waitpid(os.posix_spawn('/usr/bin/id', ['id'], {}), 0) #!", "process.exec /usr/bin/id"),
     _s("os.execv", "import os\nos.execv('/usr/bin/id', ['id']) #!", "process.exec /usr/bin/id"),
     _s("os.fork", "import os\nos.fork() #!", "process.fork *fork", monitored=("process.fork * x*",)),
     _s("asyncio's subprocess", "import asyncio\nasyncio.run(asyncio.create_subprocess_exec('/usr/bin/id'))", "process.exec /usr/bin/id"),

@@ -131,7 +131,7 @@ def _counted(wanted: str, told: int, mode: str) -> bool:
 def _key(event: pyisolate.DenialEvent) -> tuple[object, ...]:
     """What equal denials have in common."""
     layers = (event.broker_decision, event.kernel_decision)
-    return event.capability, event.target, event.code, layers, event.origin, event.actor
+    return event.capability, event.target, event.also, event.code, layers, event.origin, event.actor
 
 
 def _wanted(one: Scenario, mode: str) -> tuple[str, ...]:
