@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -75,27 +76,34 @@ def follow_events(
 
 
 class _Tail:
-    """Reads on in a file, and moves to its successor once nothing more can come to the old one."""
+    """Reads on in a file, and moves to its successor once nothing more can come to the old one.
+
+    The successor may have been rotated away, too: it is the first of the rotated files that is newer.
+    """
 
     def __init__(self, path: str, *, from_start: bool) -> None:
-        self._path = path
+        self._path = os.path.abspath(path)
         self._fd = -1
         self._rest = b""
-        self._reopen()
-        if self._fd >= 0 and not from_start:
-            os.lseek(self._fd, 0, os.SEEK_END)
+        #: name of the newest rotated file that is no newer than the one that is read
+        self._passed = ""
+        if self._open(self._path):
+            self._passed = self._own_name() or max(backups_of(self._path), default="")
+            if not from_start:
+                os.lseek(self._fd, 0, os.SEEK_END)
 
     def read(self) -> list[bytes]:
-        if self._fd < 0 and not self._reopen():
+        if self._fd < 0 and not self._open_next():
             return []
         replaced = self._replaced()  # asked before the last read, so that nothing written until then is missed
         data = os.read(self._fd, _CHUNK)
         if data:
             return self._split(data)
         if replaced:
-            os.close(self._fd)
-            self._fd, self._rest = -1, b""
-            self._reopen()
+            self._passed = self._own_name() or self._passed
+            self.close()
+            self._rest = b""
+            self._open_next()
         return []
 
     def close(self) -> None:
@@ -103,9 +111,32 @@ class _Tail:
             os.close(self._fd)
             self._fd = -1
 
-    def _reopen(self) -> bool:
+    def _open_next(self) -> bool:
+        while True:
+            found = self._newer()
+            if not self._open(found[0] if found else self._path):
+                if not found:
+                    return False
+                self._passed = found[0]  # removed since: the oldest are
+            elif found or not (missed := self._newer()) or missed[0] == self._own_name():
+                return True  # else one was rotated away between the listing and the opening
+            else:
+                self.close()
+
+    def _newer(self) -> list[str]:
+        return [name for name in backups_of(self._path) if name > self._passed]
+
+    def _own_name(self) -> str | None:
+        """Return the name of the rotated file that is read; None where it is none, or is there no more."""
+        for name in reversed(backups_of(self._path)):
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(name), os.fstat(self._fd)):
+                    return name
+        return None
+
+    def _open(self, path: str) -> bool:
         try:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         return True
