@@ -16,7 +16,7 @@ TECHNIQUE = Technique(
     source="unix(7); landlock/scoped_abstract_unix_test.c; containerd-shim CVE-2020-15257",
     policy=another_port,
     no_event="the name is looked up in the cell's own network namespace, which has none: ECONNREFUSED",
-    also=("ipc.unix",),  # where the cell is on the host's network, the socket itself is refused
+    also=("net.socket",),  # where the cell is on the host's network, the socket itself is refused
     stops=("notification", "namespaces", "landlock"),
     control=Bare(),
 )
