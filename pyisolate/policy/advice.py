@@ -7,9 +7,11 @@ module, because an index of them all (`packages.locate`) takes a second, and ref
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +24,7 @@ from .suggest import Wanted, crosses, suggestion
 
 _IMPORTS = (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE)
 _CHANGES = (Capability.FS_WRITE, Capability.FS_CREATE, Capability.FS_DELETE, Capability.FS_METADATA)
+_WRITES = frozenset(("write", "create", "delete"))
 _CONTENT = (Capability.FS_READ, Capability.FS_WRITE)
 #: The devices that a root view can show (kernel/rootview/build.py).
 _DEVICES = frozenset(("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", *RANDOM_DEVICES))
@@ -29,6 +32,46 @@ _SUFFIX = ".dist-info"
 #: Files of one package that are looked at; a larger one counts as native.
 _FILES = 5000
 _REQUIRED = 200
+
+
+@dataclass(frozen=True)
+class AdviceOfHost:
+    """`advice`, without the rules that this host's `spawn` would refuse. `uid` and `gid` are the guests' to the files.
+
+    `unix_paths`: guests may be granted sockets by path.
+    """
+
+    uid: int
+    gid: int
+    unix_paths: bool
+
+    def __call__(
+        self, capability: Capability, target: str, also: Sequence[Wanted] = (), *, by_native: bool = False
+    ) -> dict[str, Any] | None:
+        """Return what `advice` does, or None where `spawn` would refuse it here."""
+        found = advice(capability, target, also, by_native=by_native)
+        if found is None or not all(self._may(rule["path"], rule["allow"]) for rule in found.get("fs", ())):
+            return None
+        by_path = any(str(place).startswith("unix:") for rule in found.get("net", ()) for place in rule.values())
+        return found if self.unix_paths or not by_path else None
+
+    def _may(self, path: str, rights: Sequence[str]) -> bool:
+        """Tell whether a file's own permissions let the guests do what a rule for it says; True where nothing tells."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return True
+        directory = stat.S_ISDIR(found.st_mode)
+        wanted = os.R_OK if "read" in rights else 0
+        wanted |= os.W_OK if not _WRITES.isdisjoint(rights) else 0
+        wanted |= os.X_OK if ("read" if directory else "exec") in rights else 0
+        if self.uid == os.geteuid():
+            return os.access(path, wanted)
+        with contextlib.suppress(OSError):
+            os.getxattr(path, "system.posix_acl_access")
+            return True  # acl(5): more than the mode decides
+        shift = 6 if found.st_uid == self.uid else 3 if found.st_gid == self.gid else 0
+        return found.st_mode >> shift & wanted == wanted
 
 
 def advice(

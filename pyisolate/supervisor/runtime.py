@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -19,7 +20,7 @@ from ..kernel.plan import KernelPlan
 from ..kernel.prepared import CellTraits, Prepared
 from ..limits.watchdog import Watchdog
 from ..native.threads import Starter, Thread
-from ..policy.advice import advice
+from ..policy.advice import AdviceOfHost
 from ..policy.web import by_name
 from ..sandbox.aio import HostLoop, HostThreads, run_logged
 from ..sandbox.cell_session import CellSession
@@ -371,10 +372,12 @@ class Runtime:
 
     def telemetry_of(self, context: SandboxContext, kernel: KernelBinding) -> SandboxTelemetry:
         """Return the pipeline through which one sandbox's records become events."""
+        traits = self.plan.traits
+        who = (traits.uid, traits.gid) if context.isolation == "process" else (os.geteuid(), os.getegid())
         return SandboxTelemetry(
             context,
             self.recorder,
-            suggest=advice,
+            suggest=AdviceOfHost(*who, unix_paths=not traits.started_by_root),
             expects=self.plan.recorded(context.isolation),
             watches=self.plan.watched(context.isolation),
             probe=kernel.evaluate,

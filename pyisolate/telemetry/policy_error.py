@@ -51,6 +51,8 @@ def _hint(event: DenialEvent) -> str:
         return "the policy grants it: look at the file's own permissions for the user that cells run as"
     if event.capability.family == "net" and event.broker_reason.endswith(UNRESOLVED):
         return "let the host resolve the name (its DNS, its /etc/hosts) and spawn again, or grant the address"
+    if event.target.startswith("unix:"):
+        return "a supervisor that is root grants no socket by its path, for the peer would see root: run it as a user"
     if event.capability is Capability.NET_SOCKET and event.target.startswith("AF_UNIX"):
         return _UNIX_HINT
     return _HINTS.get(event.capability, "see the event; its target cannot be written as a rule")
@@ -89,12 +91,13 @@ _ALWAYS_HINTS = {
     ),
 }
 _UNADVISED = (
-    "see the event; its target cannot be written as a rule, is a device that no sandbox has, or a rule for the whole "
+    "see the event; its target cannot be written as a rule, is a device that no sandbox has, its own "
+    "permissions keep out the user that cells run as (chmod, setfacl), or a rule for the whole "
     "would open what lies beside other grants: name what is needed of it"
 )
 _OF_NAMES = (
-    "names of others are there, too, or some that the policy denies: give the sandbox a workspace, or a directory of "
-    "its own"
+    "names of others are there, too, or some that the policy denies, or its permissions keep out the user that cells "
+    "run as: give the sandbox a workspace, or a directory of its own"
 )
 _HINTS = {
     **dict.fromkeys(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pyisolate.capability import FLOOR, Capability
 from pyisolate.decision import Verdict
 from pyisolate.policy import Policy, compile_policy, packages
 from pyisolate.policy.addresses import destination
-from pyisolate.policy.advice import advice
+from pyisolate.policy.advice import AdviceOfHost, advice
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.interpreter import InterpreterFiles
 from pyisolate.policy.load import load_bytes
@@ -265,3 +266,22 @@ def test_a_guest_that_sees_no_packages_is_advised_what_is_one_step(name: str) ->
 def test_advice_of_anything_else_is_the_suggestion() -> None:
     for capability, target in ((C.FS_READ, "/srv/x"), (C.NET_CONNECT, "10.0.0.1:80"), (C.KERNEL_BPF, "bpf()")):
         assert advice(capability, target) == suggestion(capability, target)
+
+
+def test_what_a_files_own_permissions_refuse_guests_is_not_suggested(tmp_path: Path) -> None:
+    """`spawn` refuses such a rule; and, under root, each for a unix socket by its path."""
+    file, directory = tmp_path / "file", tmp_path / "directory"
+    file.touch()
+    directory.mkdir()
+    host = AdviceOfHost(uid=54321, gid=54321, unix_paths=False)
+    for mode, works in ((0o644, True), (0o640, False), (0o604, True)):
+        file.chmod(mode)
+        assert (host(C.FS_READ, str(file)) is not None) is works
+    for mode, works in ((0o755, False), (0o777, True)):
+        directory.chmod(mode)
+        assert (host(C.FS_CREATE, str(directory / "new")) is not None) is works
+    assert host(C.FS_READ, str(tmp_path / "absent")) is not None  # nothing that could refuse
+    assert AdviceOfHost(uid=os.geteuid(), gid=os.getegid(), unix_paths=False)(C.FS_READ, str(file)) is not None
+    assert host(C.NET_CONNECT, "unix:/run/socket") is None
+    assert host(C.NET_CONNECT, "192.0.2.1:80") is not None
+    assert AdviceOfHost(uid=54321, gid=54321, unix_paths=True)(C.NET_CONNECT, "unix:/run/socket") is not None
