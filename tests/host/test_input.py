@@ -216,6 +216,17 @@ for name, flags in ((f'/dev/fd/{reader}', os.O_WRONLY), ('/dev/fd/999', 0), ('/d
 """
 
 
+def test_a_name_of_a_descriptor_gives_no_right_that_is_not_granted(supervisor: SupervisorOf) -> None:
+    again = "import os; os.close(os.open(f'/dev/fd/{os.open(os.__file__, os.O_RDONLY)}', os.%s))"
+    with supervisor.spawn("narrow") as sandbox:
+        sandbox.exec(again % "O_RDONLY")  # the control
+        assert sandbox.get_denial_events() == []
+        with pytest.raises(pyisolate.GuestError, match="PermissionError"):
+            sandbox.exec(again % "O_WRONLY")
+        (event,) = sandbox.get_denial_events()
+        assert (event.capability, event.kernel_decision) == ("fs.write", "deny")
+
+
 def test_names_of_descriptors_open_them(supervisor: SupervisorOf) -> None:
     with supervisor.spawn("names") as sandbox:
         result = sandbox.exec(NAMES, stdin="given")

@@ -138,9 +138,10 @@ static int ask(long nr, long a, long b, long c, long d, long e)
 	if (is_refusal(result) && nr == SYS_openat &&
 	    !(c & O_PATH)) { /* the kernel has read the name: it can be read */
 		int number = named_descriptor((const char *)(intptr_t)b);
+		int own = number < 0 ? -1 : open_own(number, (int)c);
 
-		if (number >= 0)
-			return open_own(number, (int)c);
+		if (number >= 0 && (own >= 0 || errno != EACCES))
+			return own; /* else the listener answers the same, and records it (notify/own.c) */
 	}
 	if (is_refusal(result) && !is_absence_alone(nr, result, granted, a, (const char *)(intptr_t)b, c))
 		return (int)syscall(nr, a, b, c, d, e, PYISOLATE_AGAIN | -result << PYISOLATE_SAID); /* sets errno */
