@@ -50,17 +50,22 @@ def test_calls_one_after_the_other_share_a_thread() -> None:
 
 
 def test_an_error_and_a_late_result_reach_their_task() -> None:
-    threads, late = HostThreads(Starter(), idle_s=0.1), []
+    threads, late = HostThreads(Starter(), idle_s=0.1), list[str]()
+    began, goes = threading.Event(), threading.Event()
 
     async def main() -> None:
         with pytest.raises(ZeroDivisionError):
             await threads.run(lambda: 1 // 0)
-        task = asyncio.create_task(threads.run(lambda: time.sleep(0.2) or "late", undo=late.append))
-        await asyncio.sleep(0.05)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await asyncio.sleep(0.4)
+        task = asyncio.create_task(threads.run(lambda: (began.set(), goes.wait(60), "late")[2], undo=late.append))
+        async with asyncio.timeout(60):
+            while not began.is_set():
+                await asyncio.sleep(0.005)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            goes.set()
+            while not late:
+                await asyncio.sleep(0.005)
 
     asyncio.run(main())
     assert late == ["late"]
