@@ -1,8 +1,9 @@
 """Calls that make, remove or move names, and wait for an answer: what is asked about each, and what a yes does.
 
 A call that needs two things that no rule speaks of, as a move does, is two questions, one after the other. Not asked
-about: what a rule speaks of, a name of which a rule denies anything (under another name it could be done), a move of a
-directory, and a move or link to where more may be done with the file, which no answer about its names covers.
+about: what a rule speaks of, a name of which a rule denies anything (under another name it could be done), a move of
+anything but a regular file, and a move or link to where more may be done with the file, which no answer about its
+names covers.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ def _is_elsewhere(path: str) -> bool:
 
 
 def _may_move(call: NameCall, at: _Name, to: _Name, asked: Asked, broker: Broker) -> bool:
-    if call == "link" and (to.seen is not None or at.seen is None or not stat.S_ISREG(at.seen.st_mode)):
-        return False
+    if at.seen is None or not stat.S_ISREG(at.seen.st_mode) or (call == "link" and to.seen is not None):
+        return False  # where a link leads is not in its name, and who opens a pipe waits
     if to.seen is not None and (asked.flags & RENAME_NOREPLACE or stat.S_ISDIR(to.seen.st_mode)):
         return False
     if any(

@@ -121,6 +121,9 @@ def test_rules_decide_first_and_what_no_name_shows_is_no_question(
     secret, public = place / "secret", place / "public"
     secret.write_text("denied")
     public.write_text("for all")
+    (out / "led").symlink_to("/etc/shadow")
+    os.mkfifo(out / "pipe")
+    (out / "plain").write_text("moved")
     policy = (
         policy.deny("fs.read", str(secret))
         .allow_read(str(public))
@@ -137,11 +140,15 @@ def test_rules_decide_first_and_what_no_name_shows_is_no_question(
             f"os.rename({str(data)!r}, {str(out / 'read')!r})",  # which would let it be read
             f"os.symlink('/etc/shadow', {str(place / 'new')!r})",
             f"os.link({str(data)!r}, {str(place / 'new')!r})",  # no question about reading it
+            f"os.rename({str(out / 'led')!r}, {str(place / 'new')!r})",  # which leads elsewhere
+            f"os.rename({str(out / 'pipe')!r}, {str(place / 'new')!r})",  # at which who opens it waits
         ):
             assert refused(sandbox, attempt).answer is None, attempt
         assert asked.targets == []
         assert sandbox.run(["/usr/bin/rm", str(data)]).returncode == 0  # a program's call is asked about as well
-    assert (asked.targets, data.exists()) == ([str(data)], False)
+        sandbox.exec(f"os.rename({str(out / 'plain')!r}, {str(place / 'new')!r})")
+    assert (asked.targets, data.exists()) == ([str(data), str(place / "new")], False)
+    assert (place / "new").read_text() == "moved"
 
 
 def test_a_link_is_to_the_file_that_was_asked_about(supervisor: pyisolate.Supervisor, place: Path) -> None:
