@@ -105,9 +105,9 @@ static int notify_look_uses(const struct notify_call *c)
 /* What covers a denied name in the root view (kernel/rootview/build.py), or the guest's own file that looks alike. */
 static int notify_is_cover(int found)
 {
-	struct stat state;
+	struct statx state;
 
-	return !fstat(found, &state) && !(state.st_mode & 0777);
+	return notify_stat(found, "", &state) && !(state.stx_mode & 0777);
 }
 
 /* Is there something of this name where the guest looks, which it can use as the call says? It could be another name by the time that it does: then its own
@@ -154,6 +154,18 @@ static size_t notify_path_of(int folder, char *out, size_t room)
 	return (size_t)length > gone && !memcmp(out + length - gone, " (deleted)", gone) ? 0 : (size_t)length;
 }
 
+/* Of a link it is known where its text is on a disk: what has no device may be a server's, which would be asked for it. */
+static uint8_t notify_kind_of(int met)
+{
+	struct statx state;
+
+	if (!notify_stat(met, "", &state))
+		return NOTIFY_MET_UNKNOWN;
+	if (!S_ISLNK(state.stx_mode))
+		return NOTIFY_MET_OTHER;
+	return state.stx_dev_major ? NOTIFY_MET_LINK : NOTIFY_MET_UNKNOWN;
+}
+
 /* What is there of a name as the call comes, in the guest's own view: the record is judged later, when the guest may have put
  * something else in its place. Where that is known, the links of the name's directory are followed in `name` itself, and of a
  * link `says` is the length of what it says, which stands after the name. Telemetry: another thread of the guest may change
@@ -173,7 +185,7 @@ SHARED uint8_t notify_met(const struct notify_call *c, char *name, size_t *lengt
 	if (folder < 0)
 		return NOTIFY_MET_UNKNOWN;
 	int met = notify_open_met(folder, last + 1, O_NOFOLLOW);
-	uint8_t kind = met >= 0 ? NOTIFY_MET_OTHER : errno == ENOENT ? NOTIFY_MET_NOTHING : NOTIFY_MET_UNKNOWN;
+	uint8_t kind = met >= 0 ? notify_kind_of(met) : errno == ENOENT ? NOTIFY_MET_NOTHING : NOTIFY_MET_UNKNOWN;
 	size_t above = notify_path_of(folder, own, sizeof own), tail = strlen(last);
 	close(folder);
 	if (!above || above + tail >= room)
@@ -184,13 +196,11 @@ SHARED uint8_t notify_met(const struct notify_call *c, char *name, size_t *lengt
 		memcpy(name, own, above);
 		*length = above + tail;
 	}
-	if (met < 0)
-		return kind;
-	ssize_t link =
-		kind == NOTIFY_MET_OTHER ? readlinkat(met, "", name + *length, room) : -1; /* ENOENT: it is none */
-	close(met);
+	ssize_t link = kind == NOTIFY_MET_LINK ? readlinkat(met, "", name + *length, room) : 0;
+	if (met >= 0)
+		close(met);
 	*says = link > 0 ? (size_t)link : 0;
-	return link > 0 ? NOTIFY_MET_LINK : kind;
+	return kind == NOTIFY_MET_LINK && link <= 0 ? NOTIFY_MET_UNKNOWN : kind;
 }
 
 /* A look-up that goes on: of a program, or of code that went round the C library. "/./" begins the names by which hooks

@@ -171,6 +171,7 @@ SHARED int notify_take_fd_of(const struct notify_call *c, int pid, uint64_t numb
 SHARED int notify_take_fd(const struct notify_call *c, uint64_t number);
 SHARED void notify_drop_held(int *tid, int descriptor);
 SHARED const char *notify_read_name(const struct notify_call *c, uint64_t address, size_t *length);
+SHARED int notify_stat(int at, const char *name, struct statx *found);
 SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *out, size_t room);
 SHARED int notify_other_argument(int nr);
 SHARED size_t notify_read_linked(const struct notify_call *c, const char *name, size_t length, char *out, size_t room);

@@ -262,6 +262,14 @@ SHARED int notify_take_fd_of(const struct notify_call *c, int pid, uint64_t numb
 	return fd < 0 ? -error : fd;
 }
 
+/* What is known of a file; no server is asked, for which this thread would wait. */
+SHARED int notify_stat(int at, const char *name, struct statx *found)
+{
+	int flags = AT_STATX_DONT_SYNC | (name[0] ? 0 : AT_EMPTY_PATH);
+
+	return !statx(at, name, flags, STATX_TYPE | STATX_MODE | STATX_INO, found);
+}
+
 /* The name of a file that the task has open, for a record. */
 static size_t notify_read_open(const struct notify_call *c, int descriptor, char *out, size_t room)
 {
@@ -269,13 +277,13 @@ static size_t notify_read_open(const struct notify_call *c, int descriptor, char
 
 	snprintf(link, sizeof link, "/proc/%d/fd/%d", c->tid, descriptor);
 	ssize_t length = readlink(link, out, room);
-	struct stat found;
-	int unnamed = length == 1 && !stat(link, &found) && S_ISREG(found.st_mode);
+	struct statx found;
+	int unnamed = length == 1 && notify_stat(AT_FDCWD, link, &found) && S_ISREG(found.stx_mode);
 	if (length <= 0 || !notify_valid(c))
 		return 0;
 	if (unnamed) { /* the root of its own mount: the host knows which file it gave */
-		c->l->unnamed[0] = found.st_dev;
-		c->l->unnamed[1] = found.st_ino;
+		c->l->unnamed[0] = makedev(found.stx_dev_major, found.stx_dev_minor);
+		c->l->unnamed[1] = found.stx_ino;
 	}
 	return (size_t)length;
 }
