@@ -424,6 +424,8 @@ static void notify_tick_question(notify_listener *l, struct notify_wait *w, uint
 {
 	int waits = notify_still_waits(w);
 
+	if (w->begun)
+		return; /* what was done with it comes, however long that takes */
 	if (now >= w->deadline_ns && waits) {
 		notify_refuse_question(l, w, NOTIFY_REPLY_LATE);
 	} else if (now >= w->deadline_ns) {
