@@ -156,6 +156,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     syscall: str = ""
     #: the second name of a call that has two
     other: str = ""
+    #: the file that the question is about, by device and inode; None where it is about a name, or no file
+    file: tuple[int, int] | None = None
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):

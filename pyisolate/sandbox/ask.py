@@ -42,6 +42,8 @@ _MAX_OPENS = 8
 _MAX_ANSWERED = 256
 
 Scope = Literal["once", "sandbox", "rule"]
+#: What a question is about; of a file also which one has the name (device, inode): a yes for good is for no other.
+_Key = tuple[Capability, str, "tuple[int, int] | None"]
 #: whose question the callback in this context answers
 _answers: contextvars.ContextVar[Questions | None] = contextvars.ContextVar("pyisolate_answers", default=None)
 
@@ -152,6 +154,7 @@ def make_asker(on_ask: OnAsk | Asker, timeout: float, loop: asyncio.AbstractEven
 @dataclass(eq=False)
 class _Pending:
     question: Question
+    key: _Key
     calls: list[Asked]
     settled: bool = False
     future: concurrent.futures.Future[Any] | None = None
@@ -178,11 +181,11 @@ _FULL = _Answered("full", "nobody", "more questions wait than may")
 
 @dataclass(eq=False)
 class _State:
-    pending: dict[tuple[Capability, str], _Pending] = field(default_factory=dict)
+    pending: dict[_Key, _Pending] = field(default_factory=dict)
     waiting: deque[_Pending] = field(default_factory=deque)
     answered: OrderedDict[int, list[_Answered]] = field(default_factory=OrderedDict)
     #: what was allowed for good in this sandbox
-    allowed: dict[tuple[Capability, str], Scope] = field(default_factory=dict)
+    allowed: dict[_Key, Scope] = field(default_factory=dict)
     tokens: float = _BURST
     last: float = 0.0
     serving: bool = False
@@ -211,7 +214,7 @@ class Questions:
 
     def take(self, asked: Asked) -> None:
         """Take a question. Never waits, and calls nothing of the host's here."""
-        key = (asked.capability, asked.target)
+        key = _key_of(asked)
         self._let_go_of_interrupted(key, asked)
         with self._lock:
             answered = self._at_once(key)
@@ -227,7 +230,7 @@ class Questions:
             except RuntimeError as error:
                 self._refuse_waiting(f"no thread could ask it ({error})")
 
-    def _let_go_of_interrupted(self, key: tuple[Capability, str], asked: Asked) -> None:
+    def _let_go_of_interrupted(self, key: _Key, asked: Asked) -> None:
         """Let go of a call that a signal interrupted and that its task makes again: one question, with one event."""
         with self._lock:
             pending = self._state.pending.get(key)
@@ -247,7 +250,7 @@ class Questions:
         for pending in waiting:
             self._settle(pending, _Answered("failed", "nobody", reason))
 
-    def _at_once(self, key: tuple[Capability, str]) -> _Answered | None:
+    def _at_once(self, key: _Key) -> _Answered | None:
         state = self._state
         if self.asker is None or state.closed:
             return _Answered("unanswered", "nobody", "no `on_ask` answers")
@@ -269,9 +272,9 @@ class Questions:
 
     def _opens(self) -> int:
         pending = self._state.pending.items()
-        return sum(len(one.calls) for (capability, _), one in pending if capability in OF_FILES)
+        return sum(len(one.calls) for (capability, *_), one in pending if capability in OF_FILES)
 
-    def _queue(self, asked: Asked, key: tuple[Capability, str]) -> bool:
+    def _queue(self, asked: Asked, key: _Key) -> bool:
         state = self._state
         if (known := state.pending.get(key)) is not None:
             known.calls.append(asked)  # the same of another task
@@ -283,7 +286,7 @@ class Questions:
     def _put_in_queue(self, calls: list[Asked]) -> None:
         """Have a question wait for its turn, about equal calls."""
         state, asked = self._state, calls[0]
-        key = (asked.capability, asked.target)
+        key = _key_of(asked)
         context = self._around.context
         pending = state.pending[key] = _Pending(
             Question(
@@ -297,6 +300,7 @@ class Questions:
                 pid=asked.pid,
                 tid=asked.tid,
             ),
+            key,
             calls,
         )
         state.waiting.append(pending)
@@ -312,14 +316,13 @@ class Questions:
             self._state.answered.popitem(last=False)
 
     def _settle(self, pending: _Pending, answered: _Answered) -> None:
-        key = (pending.question.capability, pending.question.target)
         with self._lock:
             if pending.settled:
                 return
             pending.settled = True
-            self._state.pending.pop(key, None)
+            self._state.pending.pop(pending.key, None)
             if answered.answer in ("sandbox", "rule"):
-                self._state.allowed[key] = answered.answer
+                self._state.allowed[pending.key] = answered.answer
             calls, refused = pending.calls, list[Asked]()
             if answered.answer == "once":
                 calls, refused = self._for_one_call(pending)
@@ -415,8 +418,15 @@ class Questions:
     def allowed_rules(self) -> list[dict[str, Any]]:
         """Return the rules that were answered with `Allow("rule")`, as pieces of a policy file."""
         with self._lock:
-            found = [suggestion(*key) for key, scope in self._state.allowed.items() if scope == "rule"]
+            kept = dict.fromkeys(key[:2] for key, scope in self._state.allowed.items() if scope == "rule")
+        found = [suggestion(*one) for one in kept]
         return [rule for rule in found if rule is not None]
+
+    def forget_file(self, path: str) -> None:
+        """Forget what was allowed for good with the file of that name: a call puts another one there."""
+        with self._lock:
+            for key in [one for one in self._state.allowed if one[1] == path and one[2] is not None]:
+                del self._state.allowed[key]
 
     def close(self) -> None:
         """Refuse what waits. Never waits. Idempotent."""
@@ -425,6 +435,10 @@ class Questions:
             pending = list(self._state.pending.values())
         for one in pending:
             self._settle(one, _Answered("unanswered", "nobody", "the sandbox ends"))
+
+
+def _key_of(asked: Asked) -> _Key:
+    return asked.capability, asked.target, asked.file
 
 
 def _completed(record: KernelRecord, answered: _Answered, reason: str, *, last: bool) -> KernelRecord:

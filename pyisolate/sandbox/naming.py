@@ -30,7 +30,8 @@ _OF_NAMES = (Capability.FS_CREATE, Capability.FS_DELETE)
 _TWO = ("rename", "link")
 #: What lies there is another one for each process, or is no file: never the supervisor's for a guest.
 NOT_FILES = ("/proc", "/sys", "/dev")
-Need = tuple[Capability, str]
+#: A capability, the name, and where that is about the file that has it, which one.
+Need = tuple[Capability, str, "tuple[int, int] | None"]
 
 
 @dataclass(frozen=True)
@@ -151,5 +152,5 @@ def _missing(call: NameCall, at: _Name, to: _Name, broker: Broker) -> tuple[Need
             continue
         if not all(is_asked_about(broker.policy, one) for one in decisions):
             return ()
-        needs.append((capability, name.path))
+        needs.append((capability, name.path, None if capability in _OF_NAMES else name.on_host.found))
     return tuple(needs)

@@ -121,7 +121,7 @@ class Session(abc.ABC):
         self.calls = HostCalls(self)
         #: what the host is asked about, and the calls that wait for it
         self.questions = Questions(self)
-        self.waiting = WaitingCalls(self, self.questions.take)
+        self.waiting = WaitingCalls(self, self.questions.take, self.questions.forget_file)
         self._descriptions: dict[str, Description] = {}
         self._own_loop: asyncio.AbstractEventLoop | None = None
 

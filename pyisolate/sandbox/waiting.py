@@ -78,8 +78,8 @@ class _Names:
     @property
     def question(self) -> Asked:
         """The next question."""
-        capability, path = self.named.needs[self.answered]
-        return msgspec.structs.replace(self.asked, capability=capability, target=path)
+        capability, path, file = self.named.needs[self.answered]
+        return msgspec.structs.replace(self.asked, capability=capability, target=path, file=file)
 
 
 class _Spent:
@@ -136,11 +136,12 @@ class Surroundings(Protocol):
 class WaitingCalls:
     """Calls of one sandbox that wait for an answer, at the listener or at the egress proxy, and the file each is about.
 
-    Thread-safe. `ask` puts a question; one about a request has no file.
+    Thread-safe. `ask` puts a question; one about a request has no file. `forget_file` ends what was allowed for good
+    with the file of a name.
     """
 
-    def __init__(self, around: Surroundings, ask: Callable[[Asked], None]) -> None:
-        self._around, self._ask = around, ask
+    def __init__(self, around: Surroundings, ask: Callable[[Asked], None], forget_file: Callable[[str], None]) -> None:
+        self._around, self._ask, self._forget_file = around, ask, forget_file
         #: what a yes does, by the call's number
         self._held: dict[int, Callable[[], None]] = {}
         #: the names of files that the guest was given last, by device and inode
@@ -234,6 +235,8 @@ class WaitingCalls:
                 if names.named.is_denied(self._broker()):
                     kernel.answer(number, allow=False)
                     return
+                if (to := names.named.change.to) is not None:
+                    self._forget_file(os.path.join(to.directory, to.name))
                 said, spent.elsewhere_s = names.host.change(names.named.change)
                 kernel.done(number, said)
             except Exception as error:  # whatever goes wrong, the answer is no
@@ -361,7 +364,8 @@ class WaitingCalls:
         file = _found(asked, self._broker(), host)
         if file is None:
             return None
-        question = msgspec.structs.replace(asked, target=file.path, capability=file.capability)
+        which = None if file.given.name else (file.given.device, file.given.inode)
+        question = msgspec.structs.replace(asked, target=file.path, capability=file.capability, file=which)
         return question, partial(self._give, asked.number, file)
 
 

@@ -164,6 +164,25 @@ def test_a_link_is_to_the_file_that_was_asked_about(supervisor: pyisolate.Superv
         assert not more.exists()
 
 
+def test_a_yes_for_good_is_for_the_file_that_had_the_name(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    data, other, host = place / "data", place / "other", place / "host"
+    host.write_text("the host's")
+    asked = Asked(Allow("rule"), Deny("never"), *[Allow()] * 3, Deny("moved"), Allow("sandbox"), Deny("put"))
+    with supervisor.spawn("moved", POLICY.with_ask("fs.read", "fs.create", "fs.delete"), on_ask=asked) as sandbox:
+        read, rule = f"open({str(data)!r}).read()", {"path": str(data), "allow": ["read"]}
+        assert [sandbox.eval(read), sandbox.eval(read)] == ["asked"] * 2  # the control: one question
+        assert len(asked.questions) == 1
+        assert rule in sandbox.answered_policy.to_dict()["fs"]
+        refused(sandbox, f"open({str(other)!r}).read()")
+        sandbox.exec(f"import os\nos.replace({str(other)!r}, {str(data)!r})")
+        assert rule not in sandbox.answered_policy.to_dict().get("fs", [])
+        assert refused(sandbox, read).answer == "deny"
+        assert [sandbox.eval(read), sandbox.eval(read)] == ["not asked"] * 2
+        os.replace(host, data)
+        assert refused(sandbox, read).answer == "deny"
+    assert asked.targets[-3:] == [str(data)] * 3
+
+
 class _Signals:
     """Says yes after a signal has come that the call was interrupted by, or that would have."""
 

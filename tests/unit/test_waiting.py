@@ -59,7 +59,7 @@ def test_time_that_a_file_took_elsewhere_is_the_sandboxes() -> None:
         def file(self, given: HostFile) -> tuple[int, float]:
             return os.open(given.path, given.flags), 5.0
 
-    waiting = WaitingCalls(around, asked.append)
+    waiting = WaitingCalls(around, asked.append, [].append)
     waiting.take(Asked(number=1, capability=Capability.FS_READ, target=__file__), Host())
     assert [one.target for one in asked] == [__file__]
     assert waiting.spent_s < 5
@@ -86,7 +86,7 @@ class _Host:
 
 def test_without_a_thread_a_file_is_the_kernels_to_decide_and_no_program_starts_out_of_its_turn() -> None:
     around = _Short()
-    waiting = WaitingCalls(around, list[Asked]().append)
+    waiting = WaitingCalls(around, list[Asked]().append, [].append)
     for number, capability in enumerate((Capability.FS_READ, Capability.PROCESS_EXEC)):
         waiting.take(Asked(number=number, capability=capability, target="/usr/bin/true"), _Host())
     assert around.said == [None, False]
@@ -94,7 +94,7 @@ def test_without_a_thread_a_file_is_the_kernels_to_decide_and_no_program_starts_
 
 def test_time_until_a_program_has_begun_is_the_sandboxes() -> None:
     around = _Around()
-    waiting = WaitingCalls(around, list[Asked]().append)
+    waiting = WaitingCalls(around, list[Asked]().append, [].append)
     gone = 2**22  # past the highest number of a task (proc(5), pid_max)
     waiting.take(Asked(number=1, capability=Capability.PROCESS_EXEC, target="/usr/bin/true", tid=gone), _Host())
     assert around.said == [None]
@@ -110,7 +110,7 @@ def test_looking_at_a_program_is_the_sandboxes_and_its_question_names_the_file()
     around, asked = _Around(), list[Asked]()
     program = os.path.realpath("/usr/bin/true")
     around.compiled = compile_policy(Policy.preset("compute").with_ask({"exec": program}))
-    waiting = WaitingCalls(around, asked.append)
+    waiting = WaitingCalls(around, asked.append, [].append)
     waiting.starting.gates = _Gates()  # type: ignore[assignment]
     waiting.take(Asked(number=1, capability=Capability.PROCESS_EXEC, target=program, tid=2**22), _Host())
     assert [one.target for one in asked] == [program]
