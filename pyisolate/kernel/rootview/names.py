@@ -106,15 +106,25 @@ def _another(path: str) -> OSError:
 
 
 def _make(directory: int, name: str, mode: int, uid: int, gid: int) -> None:
-    """Make a directory, the guest's. One that others put in its place stays whose it is, unless it is as empty."""
+    """Make a directory, the guest's; none is left where it cannot be. Another's in its place stays, unless as empty."""
     os.mkdir(name, 0o700, dir_fd=directory)
     made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         found = os.fstat(made)
         if (found.st_uid, stat.S_IMODE(found.st_mode) & 0o777) != (os.geteuid(), 0o700) or os.listdir(made):
             raise _another(name)
-        os.fchmod(made, mode | (stat.S_IMODE(found.st_mode) & stat.S_ISGID))
-        if found.st_uid != uid:
-            os.fchown(made, uid, gid)
+        try:
+            if found.st_uid != uid:
+                os.fchown(made, uid, gid)  # before the guest's mode: never the supervisor's for all to write to
+            os.fchmod(made, mode | (stat.S_IMODE(found.st_mode) & stat.S_ISGID))
+        except OSError:
+            _remove(directory, name, found)
+            raise
     finally:
         os.close(made)
+
+
+def _remove(directory: int, name: str, made: os.stat_result) -> None:
+    with contextlib.suppress(OSError):  # who else may write there has removed it, or filled it
+        if os.path.samestat(made, os.stat(name, dir_fd=directory, follow_symlinks=False)):
+            os.rmdir(name, dir_fd=directory)
