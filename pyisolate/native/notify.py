@@ -360,16 +360,16 @@ class Listener:
         return self._say(number, lib.NOTIFY_SAID_BEGIN, -1)
 
     def done(self, number: int, error: int) -> None:
-        """Answer a call that was carried out, with its error number, or 0. Raises OSError."""
-        check(lib.notify_reply_to(self._handle, number, lib.NOTIFY_SAID_DONE, -1, -1, error), "answer a question")
+        """Answer a call that was carried out, with its error number, or 0; waits for its record. Raises OSError."""
+        self._say(number, lib.NOTIFY_SAID_DONE, -1, error)
 
-    def _say(self, number: int, said: int, file: int) -> bool:
+    def _say(self, number: int, said: int, file: int, error: int = 0) -> bool:
         left = [file] if file >= 0 else []
         try:
             mine, heard = socket.socketpair()
             left.append(heard.detach())
             with mine:
-                check(lib.notify_reply_to(self._handle, number, said, file, left[-1], 0), "answer a question")
+                check(lib.notify_reply_to(self._handle, number, said, file, left[-1], error), "answer a question")
                 left.clear()
                 return mine.recv(1) == b"\1"
         finally:

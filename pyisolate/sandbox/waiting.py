@@ -149,6 +149,9 @@ class WaitingCalls:
         self.starting = Starting(around.start_call)
         self._lock = threading.Lock()
         self._known: Broker | None = None
+        #: calls that are carried out now, and what is to be done once none is
+        self._begun = 0
+        self._at_end: Callable[[], None] | None = None
         #: processor time that looking at files, and at programs until they begin, took
         self.spent_s = 0.0
         #: the egress proxy, where the sandbox is led to it
@@ -226,6 +229,27 @@ class WaitingCalls:
         self._ask(more.question)
 
     def _carry_out(self, number: int, names: _Names) -> None:
+        """Carry a call out. Until its record is made, its sandbox is not forgotten."""
+        with self._lock:
+            self._begun += 1
+        try:
+            self._change(number, names)
+        finally:
+            with self._lock:
+                self._begun -= 1
+                at_end, self._at_end = (None, self._at_end) if self._begun else (self._at_end, None)
+            if at_end is not None:
+                at_end()
+
+    def call_after_begun(self, call: Callable[[], None]) -> None:
+        """Run `call` once no call is carried out: here, or on the thread of the last one. Never waits for one."""
+        with self._lock:
+            if self._begun:
+                self._at_end = call
+                return
+        call()
+
+    def _change(self, number: int, names: _Names) -> None:
         """Make a guest's call that changes names, and answer it with what came of that. At most once."""
         kernel = self._around.kernel
         if not kernel.begin(number, names.asked.call):

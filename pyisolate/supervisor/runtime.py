@@ -360,7 +360,7 @@ class Runtime:
     def _finish(self, session: CellSession) -> None:
         """Finish a reaped sandbox: emit unreported denials, unbind it from the kernel, close its telemetry."""
         session.denials.flush_unreported()
-        self._forget(session)
+        session.waiting.call_after_begun(lambda: self._forget(session))
 
     def _forget(self, session: Session) -> None:
         session.kernel.close()

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import pytest
 
 from pyisolate import Policy
@@ -197,3 +198,22 @@ class _NoMemory(_Listener):
 
     def stage(self, call: int) -> CallStage:
         return "waits" if call else "gone"
+
+
+def test_a_sandbox_is_forgotten_when_the_call_that_a_yes_carries_out_has_its_record() -> None:
+    around, asked = _Around(), list[Asked]()
+    around.compiled = compile_policy(Policy.preset("compute").with_ask("fs.create"))
+    order = list[str]()
+
+    class Host(_Host):
+        def change(self, change: NameChange) -> tuple[int, float]:
+            waiting.call_after_begun(lambda: order.append(f"forgotten after {around.said}"))  # its sandbox ends now
+            order.append("made")
+            return 0, 0.0
+
+    waiting = WaitingCalls(around, asked.append, [].append)
+    waiting.call_after_begun(lambda: order.append("nothing waits"))  # the control
+    made = Asked(number=1, capability=Capability.FS_CREATE, target=f"/var/tmp/{os.getpid()}-new", syscall="mkdirat")
+    waiting.take(msgspec.structs.replace(made, tid=os.getpid(), mode=0o700), Host())
+    waiting.answer(1, allow=True)
+    assert order == ["nothing waits", "made", "forgotten after [True]"]
