@@ -36,6 +36,7 @@ _RECEIVE_BYTES = 1 << 16
 MAX_OUTBOX_BYTES = 64 << 20
 #: A signal that comes just before the call that waits does not end it: Ctrl-C is looked for this often (seconds).
 _LOOK_UP_S = 1.0
+_FORKED = "forked"
 #: What a socket's buffer holds, read with room to spare: the cell adds no more to it.
 _REST_READS = 256
 #: What `wait_answer` waits for.
@@ -295,7 +296,7 @@ class Channel:
         if not self.lock.acquire(blocking=False):
             return False
         try:
-            if self.ended is not None:  # by a guest that closed its end, and may have written since
+            if self.ended not in (None, _FORKED):  # by a guest that closed its end, and may have written since
                 self._drain_pipes()
             for _ in range(_REST_READS):
                 if self.ended is not None or not self._read_socket():
@@ -470,7 +471,7 @@ class Channel:
     def abandon(self) -> None:
         """In a forked child of the host: close what was inherited. The locks are new, their holders do not exist."""
         self.lock, self._send_lock, self._pidfd_lock = threading.RLock(), threading.RLock(), threading.Lock()
-        self.ended = self.ended or "forked"
+        self.ended = _FORKED  # what is to be read is the parent's
         self.close()
 
     def close(self) -> None:

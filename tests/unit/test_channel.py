@@ -255,3 +255,21 @@ def test_an_end_is_noted_though_a_callback_for_the_last_output_raises(ends: tupl
     with pytest.raises(LookupError):
         channel.end("over")
     assert ended == ["over"]
+
+
+def test_a_forked_child_that_gives_its_copy_up_leaves_the_output_to_its_parent(
+    ends: tuple[Channel, socket.socket, int],
+) -> None:
+    channel, _guest, out = ends
+    assert isinstance(channel.owner, Owner)
+    os.write(out, b"for the parent")
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            channel.abandon()
+            status = int(channel.owner.output != b"")
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    channel.pump(0)
+    assert channel.owner.output == b"for the parent"
