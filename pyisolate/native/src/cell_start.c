@@ -24,9 +24,6 @@
 #include "result.h"
 #include "shared.h"
 
-/* More numbers of descriptors than a cell has in use until its hand-out is done. */
-enum { CELL_START_OPENS = 64 };
-
 /* Of other files. */
 SHARED int audit_set_asked(int fd);
 SHARED int cell_confine_limits(const struct cell_confine_limit *limits, int count);
@@ -54,13 +51,14 @@ static int cell_start_begin(const struct cell_start_order *order, int channel, i
 
 /*
  * Set the limits of the foreseen hand-out while no filter asks the listener about each: a round trip, and a change of
- * process on either side. It is no step: the hand-out sets what is not set, and that is what is reported. What it still
- * opens needs numbers below the limit of open files.
+ * process on either side. It is no step: the hand-out sets what is not set, and that is what is reported. That of open
+ * files waits: who sends a descriptor may have no more under way in all, of all processes of its user, than it says
+ * (too_many_unix_fds, net/core/scm.c), and the filter's listener is sent.
  */
 static void cell_start_limits_ahead(const struct cell_start_order *order)
 {
 	for (int i = 0; i < order->limit_count; i++)
-		if (order->limits[i].which != RLIMIT_NOFILE || order->limits[i].soft >= CELL_START_OPENS)
+		if (order->limits[i].which != RLIMIT_NOFILE)
 			cell_confine_limits(&order->limits[i], 1);
 }
 
