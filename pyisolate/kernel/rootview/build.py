@@ -128,7 +128,9 @@ class RootBuild:
 
     def _own_base(self) -> int:
         """Return a directory of our own to be the tree's root, detached."""
-        base = mount.new_tmpfs(TMPFS | {"mode": "0755"}, _SAFE | mount.MOUNT_ATTR_NOEXEC)
+        # NOATIME: who follows its links without waiting (RESOLVE_CACHED) cannot write when they were read
+        attributes = _SAFE | mount.MOUNT_ATTR_NOEXEC | mount.MOUNT_ATTR_NOATIME
+        base = mount.new_tmpfs(TMPFS | {"mode": "0755"}, attributes)
         self._sealed_last.append(base)
         return base
 

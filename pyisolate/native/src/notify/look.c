@@ -154,7 +154,16 @@ static size_t notify_path_of(int folder, char *out, size_t room)
 	return (size_t)length > gone && !memcmp(out + length - gone, " (deleted)", gone) ? 0 : (size_t)length;
 }
 
-/* Of a link it is known where its text is on a disk: what has no device may be a server's, which would be asked for it. */
+/* Does no server answer for a file? A disk has a device. What has none and keeps a file's own flags is memory (since Linux 6.0) or
+ * stands above a disk (overlay, btrfs): no server's file system says so of its files (FUSE, NFS, CIFS, 9p; fs/fuse/dir.c). */
+static int notify_is_near(const struct statx *state)
+{
+	uint64_t flags = STATX_ATTR_APPEND | STATX_ATTR_IMMUTABLE;
+
+	return state->stx_dev_major || (state->stx_attributes_mask & flags) == flags;
+}
+
+/* The text of a link is read where no server is asked for it. */
 static uint8_t notify_kind_of(int met)
 {
 	struct statx state;
@@ -163,7 +172,7 @@ static uint8_t notify_kind_of(int met)
 		return NOTIFY_MET_UNKNOWN;
 	if (!S_ISLNK(state.stx_mode))
 		return NOTIFY_MET_OTHER;
-	return state.stx_dev_major ? NOTIFY_MET_LINK : NOTIFY_MET_UNKNOWN;
+	return notify_is_near(&state) ? NOTIFY_MET_LINK : NOTIFY_MET_UNKNOWN;
 }
 
 /* What is there of a name as the call comes, in the guest's own view: the record is judged later, when the guest may have put
