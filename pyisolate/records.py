@@ -26,6 +26,9 @@ AskAnswer = Literal[
 CallStage = Literal["gone", "waits", "went_on"]
 #: What a call found under its name, in a directory that was there: nothing, a link, or anything else.
 Met = Literal["nothing", "link", "other"]
+#: The system calls that take a file from one name to another, and that give it one more: both have two names.
+RENAMING = frozenset(("rename", "renameat", "renameat2"))
+LINKING = frozenset(("link", "linkat"))
 
 
 class Evaluation(enum.StrEnum):

@@ -14,7 +14,7 @@ from ..decision import Decision, DenialCode, Mode, Verdict
 from ..policy.broker import Broker
 from ..policy.moves import mounted_at, of_folder, read_only, verdict, widened, writable
 from ..policy.searched import Searched
-from ..records import KernelRecord
+from ..records import LINKING, RENAMING, KernelRecord
 from .expected_files import is_tried
 from .observed_looks import refused
 from .seen_names import SeenNames
@@ -22,8 +22,6 @@ from .seen_names import SeenNames
 #: Calls that are about a name itself; the others follow it to what it leads to.
 OF_NAME = frozenset(("mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat", "unlink", "unlinkat", "rmdir"))
 OPENING = frozenset(("open", "openat", "creat"))
-RENAMING = frozenset(("rename", "renameat", "renameat2"))
-LINKING = frozenset(("link", "linkat"))
 _DESCRIPTOR = re.compile(r"/proc/(?:self|thread-self)/fd/[0-9]+")
 #: What the kernel grants by directories: a rule for one name says nothing of them to it.
 _OF_NAMES = frozenset((Capability.FS_CREATE, Capability.FS_DELETE))
@@ -66,7 +64,7 @@ class JudgedCall:
                 return found  # EEXIST comes before a refusal of this name
             if (one := self._refusal(capability, path, file, asked, unmade)) is not None:
                 found.append(one)
-        if self.record.syscall in (*RENAMING, *LINKING):
+        if self.record.syscall in RENAMING | LINKING:
             found += self._widened()
             found += self._between_mounts() if self.sealed and not found else ()
         return found
@@ -146,7 +144,7 @@ class JudgedCall:
         if capability not in _OF_NAMES or (self.passed and capability is Capability.FS_CREATE):
             return False
         there = names.is_there(file) or (self.passed and names.removed_since(file, record.monotonic_ns) is not None)
-        its_own = capability is Capability.FS_DELETE or record.syscall not in (*RENAMING, *LINKING)
+        its_own = capability is Capability.FS_DELETE or record.syscall not in RENAMING | LINKING
         if record.met is not None and its_own:
             there = record.met != "nothing"
         if there is (capability is Capability.FS_CREATE):
@@ -156,7 +154,7 @@ class JudgedCall:
     def _was_only_named(self, file: str) -> bool:
         """Tell the same of a name that monitor mode lets the call make, or has let it."""
         record, broker, names = self.record, self.broker, self.names
-        given = record.syscall in (*RENAMING, *LINKING) or record.met == "nothing"
+        given = record.syscall in RENAMING | LINKING or record.met == "nothing"
         stood = not given and names.is_there(file) and not names.born_after(file, record.monotonic_ns)
         if stood or (not given and record.met == "other"):
             return False
@@ -164,7 +162,7 @@ class JudgedCall:
 
     def moved(self) -> tuple[tuple[Capability, str], ...]:
         """Return what a move or a link needs, granted or not; nothing for other calls."""
-        if self.record.syscall not in (*RENAMING, *LINKING):
+        if self.record.syscall not in RENAMING | LINKING:
             return ()
         return tuple([(capability, path) for capability, path, _ in self._asked_for(passed=True)])
 

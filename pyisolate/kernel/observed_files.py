@@ -21,8 +21,8 @@ from ..policy.broker import Broker, is_unspoken_of
 from ..policy.compiled import CompiledPolicy, FsRight
 from ..policy.searched import Searched
 from ..policy.suggest import crosses
-from ..records import KernelRecord
-from .judged_call import LINKING, OF_NAME, OPENING, RENAMING, JudgedCall
+from ..records import LINKING, RENAMING, KernelRecord
+from .judged_call import OF_NAME, OPENING, JudgedCall
 from .observed_looks import not_found, refused
 from .seen_names import OpenOwn, SeenNames
 
@@ -71,7 +71,7 @@ class WatchedFiles:
             record = msgspec.structs.replace(record, target=target, other=other)
         names = SeenNames(own, leading, record)
         if record.verdict is not Verdict.ALLOW:  # decided by the listener: only its name is to be as hooks spell it
-            names_it = runs or record.syscall in (*OF_NAME, *RENAMING, *LINKING)
+            names_it = runs or record.syscall in OF_NAME | RENAMING | LINKING
             named = names.in_folder(record.target) if names_it else names.acted_on(record.target, record.flags)
             return [msgspec.structs.replace(record, target=named or record.target)]
         if runs:

@@ -14,6 +14,7 @@ from typing import Any
 from ..capability import Capability
 from ..decision import Mode
 from ..errors import PolicySyntaxError
+from ..records import LINKING, RENAMING
 from . import addresses, fragments, units, web
 from .compiled import CompiledPolicy, NetRule
 
@@ -32,8 +33,8 @@ OF_FILES = frozenset(FILES.values())
 NAMING = {
     **dict.fromkeys(("mkdir", "mkdirat"), frozenset((Capability.FS_CREATE,))),
     **dict.fromkeys(("unlink", "unlinkat", "rmdir"), frozenset((Capability.FS_DELETE,))),
-    **dict.fromkeys(("rename", "renameat", "renameat2"), frozenset((Capability.FS_CREATE, Capability.FS_DELETE))),
-    **dict.fromkeys(("link", "linkat"), frozenset((Capability.FS_CREATE, Capability.FS_READ))),
+    **dict.fromkeys(RENAMING, frozenset((Capability.FS_CREATE, Capability.FS_DELETE))),
+    **dict.fromkeys(LINKING, frozenset((Capability.FS_CREATE, Capability.FS_READ))),
 }
 #: One question stands for both: whether a file is there is for the host to see.
 WRITES = frozenset((Capability.FS_CREATE, Capability.FS_WRITE))

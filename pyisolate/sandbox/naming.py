@@ -29,7 +29,7 @@ _OF_NAMES = (Capability.FS_CREATE, Capability.FS_DELETE)
 #: The calls that have two names.
 _TWO = ("rename", "link")
 #: What lies there is another one for each process, or is no file: never the supervisor's for a guest.
-NOT_FILES = ("/proc", "/sys", "/dev")
+_NOT_FILES = ("/proc", "/sys", "/dev")
 #: A capability, the name, and where that is about the file that has it, which one.
 Need = tuple[Capability, str, "tuple[int, int] | None"]
 
@@ -118,7 +118,12 @@ def _name(written: str, broker: Broker) -> _Name:
 
 def _is_elsewhere(path: str) -> bool:
     """Tell whether a name is another one for each process, or the sandbox's own."""
-    return workspace.is_place(path) or any(path == one or path.startswith(one + "/") for one in NOT_FILES)
+    return workspace.is_place(path) or is_no_file(path)
+
+
+def is_no_file(path: str) -> bool:
+    """Tell whether a name lies where another one is for each process, or no file is."""
+    return any(path == one or path.startswith(one + "/") for one in _NOT_FILES)
 
 
 def _may_move(call: NameCall, at: _Name, to: _Name, asked: Asked, broker: Broker) -> bool:

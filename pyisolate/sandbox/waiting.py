@@ -30,7 +30,7 @@ from ..policy.broker import Broker, is_asked_about
 from ..policy.compiled import CompiledPolicy
 from ..records import Asked, KernelRecord
 from .ask import start_or_run
-from .naming import NOT_FILES, Named, named_by
+from .naming import Named, is_no_file, named_by
 from .starting import Starting, Waiting
 
 _log = logging.getLogger("pyisolate.sandbox.waiting")
@@ -400,7 +400,7 @@ def _found(asked: Asked, broker: Broker, host: HostFiles) -> _File | None:
     capability, path, made = asked.capability, os.path.realpath(name), ""
     if asked.flags & os.O_CREAT and not os.path.lexists(path):
         capability, made = Capability.FS_CREATE, os.path.basename(path)
-    if any(one == top or one.startswith(top + "/") for top in NOT_FILES for one in (os.path.normpath(name), path)):
+    if is_no_file(os.path.normpath(name)) or is_no_file(path):
         return None
     if not path.isprintable() or not all(
         is_asked_about(compiled, broker.decide(capability, one)) for one in (name, path)

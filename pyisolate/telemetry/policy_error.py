@@ -10,7 +10,7 @@ from typing import Any
 from ..capability import Capability
 from ..decision import UNRESOLVED, DenialCode, Verdict
 from ..errors import PolicyError
-from ..records import Evaluation
+from ..records import LINKING, RENAMING, Evaluation
 from .event import DenialEvent
 
 
@@ -44,7 +44,7 @@ def _hint(event: DenialEvent) -> str:
         to_run = to_run_it(event)
         more = f"; to run it, instead: {_json(to_run)}" if to_run is not None else ""
         return f"to allow it, add to the policy: {_json(event.suggestion)}{more}"
-    if event.syscall in _MOVING and event.capability.family == "fs":
+    if event.syscall in RENAMING | LINKING and event.capability.family == "fs":
         return _MOVING_HINT
     by_errno = event.kernel_evaluation is Evaluation.ERRNO and event.broker_decision is Verdict.ALLOW
     if by_errno and event.capability.family == "fs":
@@ -79,8 +79,6 @@ _UNIX_HINT = (
     'grant the socket by its path, such as {"net": [{"bind": "unix:/path/to/socket"}]}, or connect instead of bind for '
     "a client; a socketpair needs no grant"
 )
-#: Calls that take a file from one directory to another, or give it a name there.
-_MOVING = frozenset(("rename", "renameat", "renameat2", "link", "linkat"))
 _MOVING_HINT = (
     "where one rule holds both names, add to it the rights that it lacks; rules for two directories let no "
     "file be moved or linked from one to the other: copy it, or work in one directory of the sandbox's own"

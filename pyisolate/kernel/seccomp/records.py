@@ -19,7 +19,7 @@ from ...policy.asking import asks_about
 from ...policy.compiled import CompiledPolicy
 from ...policy.near_grants import NearGrants
 from ...policy.sockets import socket_text
-from ...records import AskAnswer, Asked, CallStage, Evaluation, KernelRecord, Met
+from ...records import LINKING, AskAnswer, Asked, CallStage, Evaluation, KernelRecord, Met
 from .filter import describe, syscall_name
 from .syscalls import HOOKED, LIMITED, SETPIPE_SZ, TERMINAL_IOCTLS, TWO_NAMES
 
@@ -337,7 +337,7 @@ def _open_flags(record: native.Record, syscall: str) -> int:
     """Return the open(2) flags of a call that opens a file, and O_NOFOLLOW of one that is about a link itself."""
     if (at := _LOOKS.get(syscall, _CHANGES.get(syscall))) is not None:
         return os.O_NOFOLLOW if at < 0 or record.args[at] & _AT_SYMLINK_NOFOLLOW else 0
-    if syscall in ("link", "linkat"):
+    if syscall in LINKING:
         return 0 if syscall == "linkat" and record.args[4] & _AT_SYMLINK_FOLLOW else os.O_NOFOLLOW
     if syscall == "creat":
         return os.O_CREAT | os.O_WRONLY | os.O_TRUNC
