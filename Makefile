@@ -34,7 +34,7 @@ help:
 	@echo 'make test-python PYTHON=/path/to/python3   the unit and host tiers with another Python, in a .venv-VERSION of its own'
 	@echo 'make coverage   branch coverage of the unit and host tiers; fails below the floor in pyproject.toml'
 	@echo 'make lint    ruff, mypy --strict, names and sizes'
-	@echo 'make house   circles, imports that run back up, reaches into privates, long files, old words: figures and places'
+	@echo 'make house   circles (of imports, and of C files), imports that run back up, reaches into privates, long files, old words: figures and places'
 	@echo 'make bench   print the budgets as ratios'
 	@echo 'make fuzz    every parser under a coverage-guided fuzzer, SECONDS_FUZZ=$(SECONDS_FUZZ) in all'
 	@echo 'make soak    20,000 sandboxes (SANDBOXES_SOAK), and random faults for SECONDS_SOAK=$(SECONDS_SOAK) each'

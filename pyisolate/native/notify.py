@@ -1,4 +1,4 @@
-"""The notification listener in C, typed: see `src/notify/notify.h` for what it does.
+"""The notification listener in C, typed: see `src/notify.c` for what is where.
 
 Nothing here decides. Tables go in as bytes and tuples, records come out as `Record`.
 """

@@ -1,25 +1,44 @@
-/* The notification listener as one unit; notify/notify.h says what is where. */
-#include "notify/memory.c"
-#include "notify/policy.c"
-#include "notify/ring.c"
-#include "notify/target.c"
-#include "notify/asked.c"
-#include "notify/address.c"
-#include "notify/message.c"
-#include "notify/flight.c"
-#include "notify/inject.c"
-#include "notify/wait.c"
-#include "notify/hidden.c"
-#include "notify/question.c"
-#include "notify/send.c"
-#include "notify/own_socket.c"
-#include "notify/socket.c"
-#include "notify/own.c"
-#include "notify/look.c"
-#include "notify/kin.c"
-#include "notify/numbered.c"
-#include "notify/decide.c"
-#include "notify/turns.c"
-#include "notify/loop.c"
-#include "notify/api.c"
-#include "notify/page.c"
+/* The notification listener as one unit.
+ *
+ * Its layers stand here from the ground up, each with a header of what it offers. A file includes the header of its own
+ * layer, which includes those below, and no file calls one that calls it (`make house`). notify/notify.h holds what all of
+ * them know.
+ */
+
+/* notify/facts.h: what a decision is made from */
+#include "notify/memory.c"     /* allocation that no fork of a sandbox thread can stop */
+#include "notify/policy.c"     /* rules: which one decides about an address */
+#include "notify/target.c"     /* the task that asked: its memory, its descriptors, its signals */
+#include "notify/asked.c"      /* whether the guest's broker was asked about a call */
+#include "notify/address.c"    /* socket addresses: copied, normalised, never read twice */
+#include "notify/own_socket.c" /* unix sockets in a sandbox's workspace */
+#include "notify/kin.c"        /* the processes of a cell, and their groups */
+#include "notify/met.c"        /* what a call meets under a name */
+
+/* notify/outcome.h: what becomes of a decision */
+#include "notify/ring.c"    /* records out, counters */
+#include "notify/answer.c"  /* answers */
+#include "notify/record.c"  /* records of calls */
+#include "notify/outcome.c" /* the record, then the answer: refused, let through, given up */
+
+/* notify/unfinished.h: calls that are not answered at once */
+#include "notify/message.c"  /* one message, sent from the copy of it */
+#include "notify/flight.c"   /* what the supervisor keeps for a guest, and how much it may be */
+#include "notify/inject.c"   /* how a call is answered with a descriptor in the guest */
+#include "notify/wait.c"     /* operations that cannot finish at once */
+#include "notify/question.c" /* calls that wait for the host's answer */
+
+/* notify/calls.h: handlers of calls */
+#include "notify/socket.c"   /* socket, setsockopt, connect, bind, listen */
+#include "notify/send.c"     /* sendto, sendmsg, sendmmsg */
+#include "notify/own.c"      /* what a program opens by a name of a descriptor that it has */
+#include "notify/look.c"     /* look-ups of names, which nothing decides */
+#include "notify/hidden.c"   /* memory of the kernel's that nothing charges to the guest */
+#include "notify/numbered.c" /* calls on a task by its number */
+#include "notify/decide.c"   /* dispatch by system call */
+
+/* notify/loop.h: the thread, and what Python calls */
+#include "notify/turns.c" /* whose turn it is, and who has to rest */
+#include "notify/loop.c"  /* the thread, and the injectors */
+#include "notify/page.c"  /* what Python asks of one sandbox */
+#include "notify/api.c"   /* what else Python calls */

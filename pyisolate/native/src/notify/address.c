@@ -1,5 +1,5 @@
 /* Socket addresses: copied out of the task once, normalised, and only that copy is judged and used. */
-#include "parts.h"
+#include "facts.h"
 
 static const uint8_t notify_v4_mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 

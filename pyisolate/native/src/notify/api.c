@@ -1,5 +1,5 @@
 /* What Python calls, from any thread. `lock` is held for lookups and pointer swaps only. */
-#include "parts.h"
+#include "loop.h"
 
 static notify_listener *notify_all; /* for fork */
 static pthread_mutex_t notify_all_lock = PTHREAD_MUTEX_INITIALIZER;

@@ -4,7 +4,7 @@
  * A word is taken once, by the first call that it can belong to, allowed or not: what comes after it without another
  * question went round the hooks. Wherever one question stands for several calls, or C code that the interpreter itself
  * calls asks the kernel for things of its own, the answer is "unknown": honest code is never accused. */
-#include "parts.h"
+#include "facts.h"
 
 SHARED void notify_asked_free(struct notify_asked *a)
 {

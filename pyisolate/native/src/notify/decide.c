@@ -1,5 +1,5 @@
 /* Dispatch by system call. What has no handler of its own is decided by its capability alone. */
-#include "parts.h"
+#include "calls.h"
 
 #define NOTIFY_CLONE_NEW     0x7e020000ULL /* CLONE_NEW*, linux/sched.h */
 #define NOTIFY_CLONE_NEWTIME 0x80ULL       /* clone3's only */
@@ -48,14 +48,6 @@ static int notify_makes_set_id(int nr, const uint64_t *a)
 	if (nr == SYS_mknodat && (S_ISCHR(mode) || S_ISBLK(mode) || S_ISDIR(mode)))
 		return 1;
 	return creates && (mode & NOTIFY_SET_ID_BITS);
-}
-
-/* The refused calls below: no policy can grant them, in no mode. */
-SHARED void notify_refuse_floor(const struct notify_call *c, int capability, int error)
-{
-	struct notify_decision d = {.reason = NOTIFY_ALWAYS_DENIED, .rule = -1, .presented = -1};
-
-	notify_refuse(c, capability, error, &d, NULL);
 }
 
 /* A limit that the kernel keeps and the guest has met: it will answer the same to this call. */
@@ -175,37 +167,6 @@ static int notify_on_oneself(const struct notify_call *c)
 		return !notify_own_ids(c->tid, &pid, &tid) && who == pid && (int)c->args[1] == tid;
 	default:
 		return 0;
-	}
-}
-
-SHARED void notify_by_capability(const struct notify_call *c, int capability, int known)
-{
-	struct notify_decision d = notify_without_rule(-1);
-	const notify_policy *shadow = c->policy->shadow;
-	int other = shadow ? shadow->acts[capability % NOTIFY_CAPABILITIES] : NOTIFY_ACT_ALLOW;
-
-	if (other == NOTIFY_ACT_DENY || other == NOTIFY_ACT_WATCH) /* the floor is no policy's doing */
-		notify_tell_shadow(c, capability, d, NULL);
-	switch (c->policy->acts[capability % NOTIFY_CAPABILITIES]) {
-	case NOTIFY_ACT_ALLOW:
-		if (capability == PYI_PROCESS_EXEC &&
-		    c->policy->flags & NOTIFY_FULL) /* Landlock decides which programs */
-			notify_tell(c, capability, NOTIFY_ALLOW, 0, NULL, NULL);
-		else
-			notify_count(c->sandbox, capability, NOTIFY_ALLOW);
-		notify_continue(c);
-		return;
-	case NOTIFY_ACT_WATCH:
-		notify_tell(c, capability, NOTIFY_WOULD_DENY, 0, &d, NULL);
-		notify_continue(c);
-		return;
-	case NOTIFY_ACT_FLOOR:
-		d.reason = NOTIFY_ALWAYS_DENIED;
-		/* a call that did not exist when this was written: libc has a fallback for ENOSYS, for EPERM it has not */
-		notify_refuse(c, capability, known ? EPERM : ENOSYS, &d, NULL);
-		return;
-	default:
-		notify_refuse(c, capability, EACCES, &d, NULL);
 	}
 }
 

@@ -3,7 +3,7 @@
  * limits and memory, which all sandboxes share; so each sandbox has a part of its own. Loop thread only. */
 #include <linux/sockios.h>
 
-#include "parts.h"
+#include "unfinished.h"
 
 #define NOTIFY_MESSAGE_LEAST 512 /* bytes: what a queued message counts at the least (SKB_TRUESIZE(0) is more) */
 /* The kernel lets a user with more in flight wait for its garbage collector (UNIX_INFLIGHT_SANE_USER, 2024). */

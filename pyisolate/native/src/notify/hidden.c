@@ -1,5 +1,5 @@
 /* Memory of the kernel's that no control group charges, record locks and huge pages, and what it counts by user: pipes. */
-#include "parts.h"
+#include "calls.h"
 
 #include <dirent.h>
 

@@ -1,5 +1,5 @@
 /* A call is answered with a descriptor in the guest: by an injector, which may wait for the guest's task. */
-#include "parts.h"
+#include "unfinished.h"
 
 /* Say to a thread of the host's whether what it ordered was done. Takes the socket; -1: no thread waits. */
 SHARED void notify_say(int heard, int done)

@@ -1,6 +1,6 @@
 /* The processes of a cell: its init, and what descends from it, by /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN).
  * The calls of other guests wait for this thread: it looks at few. */
-#include "parts.h"
+#include "facts.h"
 
 #define NOTIFY_KIN 64 /* files of tasks that are read for one call; in a cell of more there is one of every kind */
 

@@ -1,6 +1,6 @@
 /* The loop thread and the injectors. One notification of one sandbox per event, events in turn: a sandbox that asks
  * without pause delays others by its own one turn. */
-#include "parts.h"
+#include "loop.h"
 
 /* A cell whose file calls are recorded waits, in the kernel, while its ring is full: each record may be the only one of a
  * refusal. It is its own drain that it waits for; other sandboxes go on. Not a thread of the host: it could hold the
@@ -174,6 +174,30 @@ SHARED void notify_fail_closed(notify_listener *l)
 			l->slots[i]->fd = -1;
 		}
 	pthread_mutex_unlock(&l->lock);
+}
+
+/* Every tick: who gave up (killed, signalled, timed out)? A bounded number a turn. */
+static void notify_tick(notify_listener *l)
+{
+	uint64_t now = notify_now();
+
+	if (!l->tick_cursor)
+		l->tick_cursor = l->waits;
+	for (int i = 0; i < 64 && l->tick_cursor; i++) {
+		struct notify_wait *w = l->tick_cursor;
+		uint64_t id = w->id;
+		l->tick_cursor = w->next_all;
+		if (w->step == NOTIFY_STEP_ASK)
+			notify_tick_question(l, w, now);
+		else if (ioctl(w->sandbox->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
+			notify_wait_end(l, w);
+		else if (w->deadline_ns && now >= w->deadline_ns)
+			notify_wait_finish(l, w, w->step == NOTIFY_STEP_CONNECT ? -EINPROGRESS : -EAGAIN);
+		else if (notify_interrupted(w->tid))
+			notify_wait_finish(l, w, w->deadline_ns ? -EINTR : -NOTIFY_RESTART);
+		else if (w->on_tick)
+			notify_wait_step(l, w);
+	}
 }
 
 SHARED void *notify_loop(void *argument)

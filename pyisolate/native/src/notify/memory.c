@@ -1,6 +1,6 @@
 /* Memory of the listener: pages of its own, never the C library's allocator. fork(3) of a sandbox thread holds every
  * lock of malloc(3) while it waits for this listener's answer; a loop that allocated would never give it. */
-#include "parts.h"
+#include "facts.h"
 
 struct notify_block {
 	size_t bytes;

@@ -1,7 +1,7 @@
 /* A message that is sent for a guest, from the copy of it: its control messages, and the system call. */
 #include <linux/capability.h>
 
-#include "parts.h"
+#include "unfinished.h"
 
 /* The control message after `at` (the first one for NULL), or NULL, as the kernel walks them (net/core/scm.c): glibc
  * before 2.36 stops at a last message whose padding passes the end, and the kernel still takes that one. */

@@ -1,29 +1,4 @@
-/* What the parts of the notification listener share.
- *
- *   notify/memory.c   allocation that no fork of a sandbox thread can stop
- *   notify/policy.c   rules: which one decides about an address
- *   notify/ring.c     records out, counters
- *   notify/target.c   the task that asked: its memory, its descriptors, its signals
- *   notify/asked.c    whether the guest's broker was asked about a call
- *   notify/address.c  socket addresses: copied, normalised, never read twice
- *   notify/wait.c     operations that cannot finish at once
- *   notify/question.c calls that wait for the host's answer
- *   notify/own_socket.c unix sockets in a sandbox's workspace
- *   notify/inject.c   how a call is answered with a descriptor in the guest
- *   notify/socket.c   socket, setsockopt, connect, bind, listen
- *   notify/own.c      what a program opens by a name of a descriptor that it has
- *   notify/look.c     look-ups of names, which nothing decides
- *   notify/kin.c      the processes of a cell, and their groups
- *   notify/message.c  one message, sent from the copy of it
- *   notify/flight.c   what the supervisor keeps for a guest, and how much it may be
- *   notify/hidden.c   memory of the kernel's that nothing charges to the guest
- *   notify/send.c     sendto, sendmsg, sendmmsg
- *   notify/numbered.c calls on a task by its number
- *   notify/decide.c   dispatch by system call
- *   notify/turns.c    whose turn it is, and who has to rest
- *   notify/loop.c     the thread; notify/api.c, notify/page.c what Python calls
- *
- * parts.h says what they call of each other.
+/* What all parts of the notification listener know: bounds, numbers, structs. notify.c says what is where.
  *
  * Threads: the loop thread alone decides, acts, pushes records and frees sandboxes. Control calls come from any
  * thread and hold `lock` for a few instructions only. Drains pop rings without it. Injector threads
@@ -149,7 +124,7 @@ enum notify_reply {
 	NOTIFY_REPLY_LATE,
 	NOTIFY_REPLY_GONE,
 };
-/* What a call met under its name when it came (look.c). UNKNOWN: it was not looked at, only a disk or a server could tell, or there
+/* What a call met under its name when it came (met.c). UNKNOWN: it was not looked at, only a disk or a server could tell, or there
  * is no such directory. */
 enum notify_met_kind { NOTIFY_MET_UNKNOWN, NOTIFY_MET_NOTHING, NOTIFY_MET_LINK, NOTIFY_MET_OTHER };
 enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED };
@@ -299,7 +274,7 @@ struct notify_sandbox {
 	int brims;              /* atomic: its ring is full, and no call is received until a drain makes room */
 	int last_tid, last_pid; /* a thread and its process, as they were then */
 	uint64_t last_pid_ns;
-	int root, root_tid; /* what that thread sees as "/" (notify/look.c); root_tid 0: none is held */
+	int root, root_tid; /* what that thread sees as "/" (notify/met.c); root_tid 0: none is held */
 	uint64_t root_ns;
 	int thread,
 		thread_tid;    /* a pidfd of the thread that asked last (notify/target.c); thread_tid 0: none is held */

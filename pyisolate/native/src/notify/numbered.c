@@ -1,5 +1,5 @@
 /* Calls on a task by its number, and those that would put one before others on the processor. */
-#include "parts.h"
+#include "calls.h"
 #include <limits.h>
 
 /* linux/ioprio.h, which older headers lack */

@@ -3,7 +3,7 @@
  * There is no /proc in a root view for these names to lead to, and only the cell's own interpreter has a C library that
  * knows better (preload/files.c). Here the open becomes a duplicate of the descriptor: no right comes with it, so no
  * policy is asked. The name is read once; what a guest changes since names another descriptor of its own at most. */
-#include "parts.h"
+#include "calls.h"
 
 /* The descriptor that a name stands for; -1: it is no such name. */
 static int notify_named_descriptor(const char *name, size_t length)

@@ -2,7 +2,7 @@
  *
  * A name is looked up below the workspace's own directory, by a descriptor that the supervisor has: whatever the guest
  * makes of its names and links, nothing else is reached. No call waits here: see notify_open_own. */
-#include "parts.h"
+#include "facts.h"
 
 #include <limits.h>
 

@@ -1,6 +1,6 @@
 /* What Python asks of one sandbox: its asked page, mapped, read and written, and what it has cost. `lock` is held while the
  * sandbox is looked up. */
-#include "parts.h"
+#include "loop.h"
 
 /* Where a sandbox of that key is, or would be. `lock` is held. */
 SHARED struct notify_sandbox **notify_find(notify_listener *l, uint64_t key)
@@ -82,4 +82,21 @@ SHARED uint64_t notify_spent(notify_listener *l, uint64_t key)
 		spent_ns = __atomic_load_n(&s->spent_ns, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&l->lock);
 	return spent_ns;
+}
+
+/* Where a call is that a question was about (enum notify_stage). Any thread may ask, and never waits for the loop. */
+SHARED int notify_stage_of(notify_listener *l, uint64_t key, uint64_t id)
+{
+	int stage = NOTIFY_STAGE_GONE;
+
+	if (l->forked)
+		return stage;
+	pthread_mutex_lock(&l->lock);
+	struct notify_sandbox *s = *notify_find(l, key);
+	if (s && !ioctl(s->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
+		stage = NOTIFY_STAGE_WAITS;
+	else if (s && __atomic_load_n(&s->went_on, __ATOMIC_SEQ_CST) == id)
+		stage = NOTIFY_STAGE_WENT_ON; /* looked at second: it is noted before the call goes on */
+	pthread_mutex_unlock(&l->lock);
+	return stage;
 }

@@ -1,5 +1,5 @@
 /* Net rules: which one decides about an address and a port. */
-#include "parts.h"
+#include "facts.h"
 
 static int notify_covers(const struct notify_rule *rule, const uint8_t *address)
 {

@@ -1,7 +1,92 @@
 /* Calls that wait for the host's answer. What was asked about is what is used: the supervisor's copy of the address, judged
  * once more by the policy of then, and the file that the supervisor opened by its copy of the name. The guest that asks
  * waits in the kernel; nothing else does. */
-#include "parts.h"
+#include "unfinished.h"
+
+/* Calls that make, remove or move a name, and are asked about. symlink(2) is not: where it leads is not in its name. */
+static int notify_changes_names(int nr)
+{
+	switch (nr) {
+#ifdef SYS_mkdir
+	case SYS_mkdir:
+	case SYS_rmdir:
+	case SYS_unlink:
+	case SYS_rename:
+	case SYS_link:
+#endif
+#ifdef SYS_renameat
+	case SYS_renameat:
+#endif
+	case SYS_mkdirat:
+	case SYS_unlinkat:
+	case SYS_renameat2:
+	case SYS_linkat:
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+/* What a question is about: an address, a file that is opened to be read or written (the host says so where it would be
+ * made), a name that is made or removed (and so of a call that does both), or a program. */
+static int notify_asked_capability(const struct notify_call *c)
+{
+	if (!c->name)
+		return PYI_NET_CONNECT;
+	if (c->nr == SYS_execve || c->nr == SYS_execveat)
+		return PYI_PROCESS_EXEC;
+	if (notify_changes_names(c->nr))
+		return c->l->capability[c->nr];
+	return c->args[c->l->path_argument[c->nr] + 1] & O_ACCMODE ? PYI_FS_WRITE : PYI_FS_READ;
+}
+
+static void notify_settle_question(struct notify_wait *w, int reply, int verdict, int error)
+{
+	w->call.reply = (uint8_t)reply;
+	w->call.waited_ms = (uint32_t)((notify_now() - w->since_ns) / 1000000u);
+	notify_tell(&w->call, notify_asked_capability(&w->call), verdict, error, &w->refusal,
+		    w->call.name ? NULL : &w->message.to);
+}
+
+static void notify_refuse_question(notify_listener *l, struct notify_wait *w, int reply)
+{
+	notify_settle_question(w, reply, NOTIFY_DENY, EACCES);
+	notify_wait_finish(l, w, -EACCES);
+}
+
+/* A question whose call was given up, with its one record: nothing is done, whatever the answer was. */
+static void notify_give_up_question(notify_listener *l, struct notify_wait *w)
+{
+	notify_settle_question(w, NOTIFY_REPLY_GONE, NOTIFY_DENY, EINTR);
+	notify_wait_end(l, w);
+}
+
+/* Does a question's call wait still? One that does not stays where it is: whether it was a question at all the host knows,
+ * and a guest whose signals interrupt its calls has no more of them at the host than another one. */
+static int notify_still_waits(struct notify_wait *w)
+{
+	uint64_t id = w->id;
+
+	if (!w->gone && (w->sandbox->fd < 0 || ioctl(w->sandbox->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id)))
+		w->gone = 1;
+	return !w->gone;
+}
+
+SHARED void notify_tick_question(notify_listener *l, struct notify_wait *w, uint64_t now)
+{
+	int waits = notify_still_waits(w);
+
+	if (w->begun)
+		return; /* what was done with it comes, however long that takes */
+	if (now >= w->deadline_ns && waits) {
+		notify_refuse_question(l, w, NOTIFY_REPLY_LATE);
+	} else if (now >= w->deadline_ns) {
+		notify_give_up_question(l, w);
+	} else if (waits && !w->begun && notify_interrupted(w->tid)) {
+		w->gone = 1;
+		notify_answer(w->sandbox, w->id, 0, -NOTIFY_RESTART, 0);
+	}
+}
 
 /* Flags and mode of a call that has them. */
 static void notify_describe(const struct notify_call *c, struct notify_question *q)
@@ -178,30 +263,6 @@ SHARED int notify_ask_open(const struct notify_call *c)
 	return notify_park_names(c, &w, w.message.bytes);
 }
 
-/* Calls that make, remove or move a name, and are asked about. symlink(2) is not: where it leads is not in its name. */
-SHARED int notify_changes_names(int nr)
-{
-	switch (nr) {
-#ifdef SYS_mkdir
-	case SYS_mkdir:
-	case SYS_rmdir:
-	case SYS_unlink:
-	case SYS_rename:
-	case SYS_link:
-#endif
-#ifdef SYS_renameat
-	case SYS_renameat:
-#endif
-	case SYS_mkdirat:
-	case SYS_unlinkat:
-	case SYS_renameat2:
-	case SYS_linkat:
-		return 1;
-	default:
-		return 0;
-	}
-}
-
 /* Ask about such a call, as about a file that is opened: the host finds out whether any rule speaks of its names, and on
  * yes carries it out itself. */
 SHARED int notify_ask_names(const struct notify_call *c)
@@ -353,21 +414,4 @@ SHARED void notify_take_answers(notify_listener *l)
 		notify_free(a);
 		a = next;
 	}
-}
-
-/* Where a call is that a question was about (enum notify_stage). Any thread may ask, and never waits for the loop. */
-SHARED int notify_stage_of(notify_listener *l, uint64_t key, uint64_t id)
-{
-	int stage = NOTIFY_STAGE_GONE;
-
-	if (l->forked)
-		return stage;
-	pthread_mutex_lock(&l->lock);
-	struct notify_sandbox *s = *notify_find(l, key);
-	if (s && !ioctl(s->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
-		stage = NOTIFY_STAGE_WAITS;
-	else if (s && __atomic_load_n(&s->went_on, __ATOMIC_SEQ_CST) == id)
-		stage = NOTIFY_STAGE_WENT_ON; /* looked at second: it is noted before the call goes on */
-	pthread_mutex_unlock(&l->lock);
-	return stage;
 }

@@ -1,6 +1,6 @@
 /* Records out. Each sandbox has a ring of its own, so that one that is refused a million times loses only its own
  * records. A record equal to the last one that still waits raises that one's count. Counters never miss any. */
-#include "parts.h"
+#include "outcome.h"
 
 /* Two records tell the same story. Arguments are compared as well: they are part of the target. Long names are not: a
  * drain may be freeing those of `a`. */

@@ -1,5 +1,5 @@
 /* sendto, sendmsg, sendmmsg: address, data and control messages are copied once, judged, and sent from the copy. */
-#include "parts.h"
+#include "calls.h"
 
 #define NOTIFY_SEND_FLAGS (MSG_OOB | MSG_DONTROUTE | MSG_DONTWAIT | MSG_EOR | MSG_CONFIRM | MSG_MORE | MSG_FASTOPEN)
 

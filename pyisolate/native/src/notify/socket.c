@@ -1,6 +1,6 @@
 /* socket, setsockopt, connect, bind, listen: decided on a copy of the address, done by the supervisor on its own
  * descriptor of the guest's socket. */
-#include "parts.h"
+#include "calls.h"
 
 /* Make the socket and put it into the guest. An injector's own descriptor: one, however many calls wait. */
 SHARED void notify_inject(const struct notify_job *job)

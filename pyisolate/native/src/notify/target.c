@@ -1,6 +1,6 @@
 /* The task that asked. Its id could be another task's by the time it is used, so every reader here is followed by
  * notify_valid(): a notification that is still valid pins the task that made it (seccomp_unotify(2)). */
-#include "parts.h"
+#include "facts.h"
 
 SHARED int notify_valid(const struct notify_call *c)
 {

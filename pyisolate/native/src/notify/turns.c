@@ -3,7 +3,7 @@
  * one; all that are greedy have half of the loop's time together. Loop thread only, but for `resting`, which a drain
  * reads, and what injectors add.
  */
-#include "parts.h"
+#include "loop.h"
 
 enum {
 	NOTIFY_SLICE_NS = 1000000,

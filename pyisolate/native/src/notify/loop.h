@@ -1,0 +1,23 @@
+/* The thread, and what Python calls. */
+#ifndef NOTIFY_LOOP_H
+#define NOTIFY_LOOP_H
+
+#include "calls.h"
+
+/* turns.c */
+SHARED uint64_t notify_used(void);
+SHARED void notify_had_turn(notify_listener *l, struct notify_sandbox *s);
+SHARED void notify_rest_end(notify_listener *l, struct notify_sandbox *s);
+SHARED int notify_end_rests(notify_listener *l);
+
+/* loop.c */
+SHARED void notify_bury(notify_listener *l);
+SHARED void notify_fail_closed(notify_listener *l);
+SHARED void *notify_loop(void *argument);
+SHARED int notify_add_injector(notify_listener *l);
+SHARED void *notify_injector(void *argument);
+
+/* page.c */
+SHARED struct notify_sandbox **notify_find(notify_listener *l, uint64_t key);
+
+#endif
