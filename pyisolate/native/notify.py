@@ -44,6 +44,7 @@ MET_OTHER: int = lib.NOTIFY_MET_OTHER
 
 TRAIT_KNOWN: int = lib.NOTIFY_KNOWN
 TRAIT_REPORTED: int = lib.NOTIFY_REPORTED
+TRAIT_NAMING: int = lib.NOTIFY_NAMING
 
 #: In `path_argument`: the argument is a descriptor, whose file is the target.
 DESCRIPTOR: int = lib.NOTIFY_DESCRIPTOR

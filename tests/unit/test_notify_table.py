@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from pyisolate.capability import FLOOR, Capability
 from pyisolate.decision import DenialCode, Mode, Verdict
+from pyisolate.kernel.seccomp.filter import syscall_numbers
 from pyisolate.kernel.seccomp.listener import Listener
 from pyisolate.kernel.seccomp.records import evaluate
 from pyisolate.kernel.seccomp.table import call_tables, compile_table
 from pyisolate.native import notify as native
+from pyisolate.policy.asking import NAMING
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.compiled import CompiledPolicy, NamePattern, NetAction, NetRule
 from pyisolate.records import Evaluation, KernelRecord
@@ -156,6 +158,13 @@ def test_a_closed_listener_knows_no_sandbox() -> None:
     assert (listener.counters(1), listener.refusals(1), listener.pending(1)) == (None, [], 0)
     with pytest.raises(OSError, match="No such process"):
         listener.answer(1, allow=False)
+
+
+def test_the_listener_asks_about_the_names_of_the_calls_that_policies_speak_of() -> None:
+    _capability, traits, _path_argument = call_tables()
+    named = {name for number, name in syscall_numbers().items() if traits[number] & native.TRAIT_NAMING}
+    assert named == set(NAMING) & set(syscall_numbers().values())
+    assert {"mkdirat", "unlinkat", "renameat2", "linkat"} <= named
 
 
 def _eventfds() -> int:

@@ -11,7 +11,7 @@ from ...decision import Mode
 from ...limits.rlimit import within_host
 from ...native import notify as native
 from ...policy import workspace
-from ...policy.asking import WRITES, asks_about_programs
+from ...policy.asking import NAMING, WRITES, asks_about_programs
 from ...policy.compiled import CompiledPolicy, FsRight
 from .filter import capability_of, syscall_numbers
 from .syscalls import PATH_ARGUMENT, REPORTED_WHEN_FULL
@@ -113,6 +113,10 @@ def call_tables() -> tuple[bytes, bytes, bytes]:
     path_argument = bytearray(b"\xff" * native.SYSCALLS)  # -1
     for number, name in syscall_numbers().items():
         capability[number] = CAPABILITY_NUMBER[REPORTED_WHEN_FULL.get(name) or capability_of(name)]
-        traits[number] = native.TRAIT_KNOWN | (native.TRAIT_REPORTED if name in REPORTED_WHEN_FULL else 0)
+        traits[number] = (
+            native.TRAIT_KNOWN
+            | (native.TRAIT_REPORTED if name in REPORTED_WHEN_FULL else 0)
+            | (native.TRAIT_NAMING if name in NAMING else 0)
+        )
         path_argument[number] = PATH_ARGUMENT.get(name, 0xFF)
     return bytes(capability), bytes(traits), bytes(path_argument)

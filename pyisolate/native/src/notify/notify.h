@@ -113,7 +113,8 @@ enum notify_reason {
 	NOTIFY_INTERNAL,
 	NOTIFY_LIMIT_EXCEEDED,
 };
-enum notify_trait { NOTIFY_KNOWN = 1, NOTIFY_REPORTED = 2 };
+/* NAMING: policy/asking.py */
+enum notify_trait { NOTIFY_KNOWN = 1, NOTIFY_REPORTED = 2, NOTIFY_NAMING = 4 };
 /* What became of a question; NONE: none was asked. FULL: too many waited. LATE: no answer came in time. GONE: its call was
  * given up before the answer came, which did nothing. */
 enum notify_reply {

@@ -3,28 +3,10 @@
  * waits in the kernel; nothing else does. */
 #include "unfinished.h"
 
-/* Calls that make, remove or move a name, and are asked about. symlink(2) is not: where it leads is not in its name. */
-static int notify_changes_names(int nr)
+/* It makes, removes or moves a name, and can be asked about. */
+static int notify_changes_names(const struct notify_call *c)
 {
-	switch (nr) {
-#ifdef SYS_mkdir
-	case SYS_mkdir:
-	case SYS_rmdir:
-	case SYS_unlink:
-	case SYS_rename:
-	case SYS_link:
-#endif
-#ifdef SYS_renameat
-	case SYS_renameat:
-#endif
-	case SYS_mkdirat:
-	case SYS_unlinkat:
-	case SYS_renameat2:
-	case SYS_linkat:
-		return 1;
-	default:
-		return 0;
-	}
+	return c->l->traits[c->nr] & NOTIFY_NAMING;
 }
 
 /* What a question is about: an address, a file that is opened to be read or written (the host says so where it would be
@@ -35,7 +17,7 @@ static int notify_asked_capability(const struct notify_call *c)
 		return PYI_NET_CONNECT;
 	if (c->nr == SYS_execve || c->nr == SYS_execveat)
 		return PYI_PROCESS_EXEC;
-	if (notify_changes_names(c->nr))
+	if (notify_changes_names(c))
 		return c->l->capability[c->nr];
 	return c->args[c->l->path_argument[c->nr] + 1] & O_ACCMODE ? PYI_FS_WRITE : PYI_FS_READ;
 }
@@ -276,7 +258,7 @@ SHARED int notify_ask_names(const struct notify_call *c)
 	char *names = c->l->names;
 	int other = notify_other_argument(c->nr);
 
-	if (!(c->policy->flags & NOTIFY_ASK_NAMES) || !notify_changes_names(c->nr))
+	if (!(c->policy->flags & NOTIFY_ASK_NAMES) || !notify_changes_names(c))
 		return 0;
 	size_t first = notify_read_path(c, c->l->path_argument[c->nr], names, NOTIFY_NAME);
 	size_t second = other < 0 ? 0 : notify_read_path(c, other, names + first, NOTIFY_NAME);
