@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..hooks.attribution import raised_by_guest
+from ..hooks.attribution import number_of, raised_by_guest
 from . import values, wire
 from .own_builtins import Restored
 from .tracebacks import plain_traceback, traceback_text
@@ -46,7 +46,7 @@ def failed(
         message=_clean(message)[: wire.MAX_MESSAGE_CHARS],
         traceback=_clean(text)[-wire.MAX_TRACEBACK_CHARS :],
         sequence=sequence,
-        errno=error.errno if isinstance(error, OSError) and isinstance(error.errno, int) else None,
+        errno=number_of(error),
         raised_by_guest=raised_by_guest(error),
         shown=shown,
         made_no_process=made_no_process,

@@ -8,7 +8,7 @@ import sys
 from _thread import get_ident
 from collections.abc import Callable, Sequence
 from types import CodeType
-from typing import Any
+from typing import Any, cast
 
 from ..capability import Capability
 from ..errors import PolicyError, RefusedImport
@@ -22,6 +22,8 @@ errno_of: Callable[[OSError], int | None] = vars(OSError)["errno"].__get__
 _filename, _filename2 = vars(OSError)["filename"].__get__, vars(OSError)["filename2"].__get__
 #: Threads remembered at most; identities are reused, so this only bounds a guest that leaks threads.
 _THREADS = 4096
+#: What a C `int` holds, as the number of a system call's error is.
+_INT_MAX = 0x7FFF_FFFF
 #: How many errors are looked at, from one to what it was raised for.
 _CHAIN = 8
 _RAISE = opcode.opmap["RAISE_VARARGS"]
@@ -94,6 +96,13 @@ class LastAllowed:
                 if reached is not None and operation[1] == reached:
                     return operation, syscall, sequence
         return None
+
+
+def number_of(error: BaseException) -> int | None:
+    """Return the error number of a system call that an exception carries; None where it carries none."""
+    kind: type[BaseException] = type(error)  # not `isinstance`, which believes what a guest's class says
+    number = errno_of(cast("OSError", error)) if issubclass(kind, OSError) else None
+    return number if isinstance(number, int) and abs(number) <= _INT_MAX else None
 
 
 def raised_by_guest(error: BaseException) -> bool:

@@ -32,7 +32,7 @@ from ..cell.source import compile_guest, resolve
 from ..cell.streams import exit_code
 from ..choices import Enforcement
 from ..errors import EnforcementError, SandboxClosed, SandboxError, TimeoutError
-from ..hooks.attribution import raised_by_guest
+from ..hooks.attribution import number_of, raised_by_guest
 from ..limits.exceeded import ExceededLimit
 from ..limits.usage import Usage
 from ..native.threads import Thread
@@ -228,7 +228,7 @@ class ThreadSession(Session):
             message=str(trace),
             traceback="",
             sequence=None if record is None else record.sequence,
-            errno=error.errno if isinstance(error, OSError) and isinstance(error.errno, int) else None,
+            errno=number_of(error),
             raised_by_guest=raised_by_guest(error),
         )
         return Raised(failure, trace)
