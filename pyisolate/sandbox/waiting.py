@@ -23,7 +23,7 @@ import msgspec
 from ..capability import Capability
 from ..decision import DenialCode
 from ..kernel.rootview.names import NameChange
-from ..kernel.rootview.worker import HostFile
+from ..kernel.rootview.worker import HostFile, HostPlace
 from ..policy import workspace
 from ..policy.asking import NAMING, OF_FILES
 from ..policy.broker import Broker, is_asked_about
@@ -388,7 +388,7 @@ class WaitingCalls:
         file = _found(asked, self._broker(), host)
         if file is None:
             return None
-        which = None if file.given.name else (file.given.device, file.given.inode)
+        which = None if file.given.name else (file.given.place.device, file.given.place.inode)
         question = msgspec.structs.replace(asked, target=file.path, capability=file.capability, file=which)
         return question, partial(self._give, asked.number, file)
 
@@ -413,9 +413,7 @@ def _found(asked: Asked, broker: Broker, host: HostFiles) -> _File | None:
     if not (stat.S_ISDIR if made else stat.S_ISREG)(seen.st_mode) or (asked.flags & os.O_EXCL and not made):
         return None
     given = HostFile(
-        os.path.dirname(path) if made else path,
-        seen.st_dev,
-        seen.st_ino,
+        HostPlace(os.path.dirname(path) if made else path, seen.st_dev, seen.st_ino),
         asked.flags & _KEPT_FLAGS,
         made,
         asked.mode & 0o777 & ~_umask_of(asked.tid) if made else 0,
@@ -426,7 +424,7 @@ def _found(asked: Asked, broker: Broker, host: HostFiles) -> _File | None:
 def _unmake(given: HostFile, made: os.stat_result) -> None:
     """Remove a file that was made for a call which does not wait any more."""
     try:
-        directory = os.open(given.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+        directory = os.open(given.place.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             if os.path.samestat(made, os.stat(given.name, dir_fd=directory, follow_symlinks=False)):
                 os.unlink(given.name, dir_fd=directory)

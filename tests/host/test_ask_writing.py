@@ -14,7 +14,7 @@ import pyisolate
 from pyisolate import Allow, Deny, EnforcementError, Policy
 from pyisolate.decision import Verdict
 from pyisolate.kernel.rootview.view import RootViewBuilder
-from pyisolate.kernel.rootview.worker import HostFile
+from pyisolate.kernel.rootview.worker import HostFile, HostPlace
 from tests.asking import Asked, refused
 from tests.waiting import until
 
@@ -211,7 +211,8 @@ def test_a_file_that_could_not_be_made_is_named_with_its_own_cause(
     (tmp_path / "there").touch()
     found = tmp_path.stat()
     flags = os.O_WRONLY | os.O_CREAT
-    given = HostFile(str(tmp_path), found.st_dev, found.st_ino + inode_off, flags=flags, name=name, mode=0o600)
+    place = HostPlace(str(tmp_path), found.st_dev, found.st_ino + inode_off)
+    given = HostFile(place, flags, name, mode=0o600)
     builder = RootViewBuilder(many_users=many_users)
     try:
         if not says:

@@ -58,7 +58,7 @@ def test_time_that_a_file_took_elsewhere_is_the_sandboxes() -> None:
 
     class Host(_Host):
         def file(self, given: HostFile) -> tuple[int, float]:
-            return os.open(given.path, given.flags), 5.0
+            return os.open(given.place.path, given.flags), 5.0
 
     waiting = WaitingCalls(around, asked.append, [].append)
     waiting.take(Asked(number=1, capability=Capability.FS_READ, target=__file__), Host())

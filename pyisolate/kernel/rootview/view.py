@@ -35,7 +35,7 @@ from ..prepared import Draft
 from ..probe_child import ending
 from .names import NameChange
 from .tree import RootView
-from .worker import LENGTH, HostFile, Reply, Request
+from .worker import LENGTH, HostFile, HostPlace, Reply, Request
 
 #: The package's parent comes first: isolated mode (-I) ignores PYTHONPATH and the working directory.
 _BOOT = (
@@ -133,7 +133,7 @@ class RootViewBuilder(Enforcer):
         Raises EnforcementError, also where the directory is another one than the numbers say.
         """
         nothing = CompiledPolicy(name="workspace", version="workspace")
-        reply, descriptors = self._ask(nothing, directory=HostFile(path, device, inode), runs=runs)
+        reply, descriptors = self._ask(nothing, directory=HostPlace(path, device, inode), runs=runs)
         if len(descriptors) != 1:
             raise EnforcementError(
                 f"give the workspace's directory, on {path}: {reply.error}",
@@ -152,7 +152,8 @@ class RootViewBuilder(Enforcer):
         nothing = CompiledPolicy(name="file", version="file")
         reply, descriptors = self._ask(nothing, file=given)
         if len(descriptors) != 1:
-            subject = f"make {os.path.join(given.path, given.name)}" if given.name else f"open {given.path}"
+            path = given.place.path
+            subject = f"make {os.path.join(path, given.name)}" if given.name else f"open {path}"
             number = reply.error_number or None
             raise EnforcementError(
                 f"{subject}: {reply.error}",
@@ -225,7 +226,7 @@ class RootViewBuilder(Enforcer):
         strict: bool = True,
         probe: bool = False,
         passage: bool = False,
-        directory: HostFile | None = None,
+        directory: HostPlace | None = None,
         runs: bool = False,
         file: HostFile | None = None,
         change: NameChange | None = None,

@@ -40,16 +40,22 @@ _DATA_ALONE = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATT
 _LINE_BYTES = 4096
 
 
-class HostFile(msgspec.Struct, frozen=True):
-    """What a sandbox is given of the host's, a directory as its workspace or a file: its name, and what it must be."""
+class HostPlace(msgspec.Struct, frozen=True):
+    """A directory or file of the host's: its name, and which one it must be."""
 
     path: str
     device: int
     inode: int
-    #: how a file is opened (open(2))
+
+
+class HostFile(msgspec.Struct, frozen=True):
+    """A file that is opened for a guest: the one at `place`, or with a `name` one that is made in that directory."""
+
+    place: HostPlace
+    #: how it is opened (open(2))
     flags: int = os.O_RDONLY
-    #: a file that is made in the directory that the rest is about, and its mode
     name: str = ""
+    #: of a file that is made
     mode: int = 0
 
 
@@ -66,7 +72,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     #: cells are users of a range, each another, so that a workspace has no one owner
     many_users: bool = False
     #: Copy the mount of this alone, and build nothing.
-    directory: HostFile | None = None
+    directory: HostPlace | None = None
     #: The mount of that, or of the policy's workspaces, lets what is in it run.
     runs: bool = False
     #: Open this alone.
@@ -270,7 +276,7 @@ def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.s
         os._exit(status)
 
 
-def _directory(given: HostFile, *, runs: bool) -> int:
+def _directory(given: HostPlace, *, runs: bool) -> int:
     """Return a copy of a directory's mount; the guest may write there as its owner may, and run things where `runs`."""
     tree = _mount_of(given, os.O_DIRECTORY)
     mount.mount_setattr(tree, stage.attributes(runs=runs), propagation=mount.MS_PRIVATE, recursive=True)
@@ -285,9 +291,10 @@ def _file(given: HostFile, request: Request) -> int:
     if given.name:
         _check_owner(request)
     try:
-        return _opened(given, mount.open_tree("/"), given.path[1:], request)  # so the kernel can tell its whole name
+        whole = mount.open_tree("/")  # so the kernel can tell its whole name
+        return _opened(given, whole, given.place.path[1:], request)
     except OSError:  # it lies on another mount
-        return _opened(given, _mount_of(given, os.O_DIRECTORY if given.name else 0), "", request)
+        return _opened(given, _mount_of(given.place, os.O_DIRECTORY if given.name else 0), "", request)
 
 
 def _check_owner(request: Request) -> None:
@@ -314,7 +321,7 @@ def _opened(given: HostFile, tree: int, name: str, request: Request) -> int:
         try:
             found = os.fstat(at)
             of_kind = (stat.S_ISDIR if given.name else stat.S_ISREG)(found.st_mode)
-            if (found.st_dev, found.st_ino, of_kind) != (given.device, given.inode, True):
+            if (found.st_dev, found.st_ino, of_kind) != (given.place.device, given.place.inode, True):
                 raise OSError(errno.ESTALE, "it is another one than it was")
             if given.name:
                 return _made(given, at, request)
@@ -340,7 +347,7 @@ def _made(given: HostFile, directory: int, request: Request) -> int:
     return made
 
 
-def _mount_of(given: HostFile, flags: int) -> int:
+def _mount_of(given: HostPlace, flags: int) -> int:
     """Return a detached copy of the mount of what is given. Raises OSError, also where it is another one by now."""
     at = mount.openat2(given.path, os.O_PATH | flags, mount.RESOLVE_NO_SYMLINKS)
     try:
