@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -101,23 +101,17 @@ def merge(
         raise ValueError("merge, of two records: neither layer refused, so there is no denial")
     said = _broker_side(broker, kernel)
     heard = _kernel_side(broker, kernel, kernel_unavailable_reason)
-    # A probe only asks about the broker's operation; any other kernel record is an operation that the kernel saw.
-    probed = kernel is not None and kernel.evaluation is Evaluation.PROBED and not kernel.script
-    lead = broker if kernel is None or (broker is not None and probed) else kernel
-    assert lead is not None
-    capability = lead.capability
-    target = lead.target or (broker.target if broker is not None else "")
-    if capability is Capability.RANDOM_READ and broker is not None:
-        target = broker.target  # the function that was called: the kernel's side has only one name for them all
+    lead, capability, target = _subject(broker, kernel)
+    code = _code(capability, broker, kernel)
     would_deny = said.verdict is not Verdict.DENY and heard.verdict is not Verdict.DENY
     now = time.monotonic_ns()
     seen = lead.monotonic_ns if 0 < lead.monotonic_ns <= now else now
-    code = _code(capability, broker, kernel)
     shown = show_target(target)
     rule = _first(broker, kernel, "rule")
     asked = kernel is not None and kernel.answer is not None
     answered = kernel if asked else broker
     reason = said.reason if said.verdict in REFUSALS and not asked else heard.reason
+    wanted = _wanted(capability, target, lead.also, rule)
     return DenialEvent(
         event_id=event_id or new_event_id(),
         time=time.time(),
@@ -154,14 +148,7 @@ def merge(
         count=max(1, lead.count, 0 if kernel is None else kernel.count),
         first_seen=seen,
         last_seen=seen,
-        suggestion=_suggestion(
-            context,
-            suggest,
-            _wanted(capability, target, lead.also, rule),
-            code,
-            said.verdict,
-            heard.evaluation,
-        ),
+        suggestion=_suggestion(context, suggest, wanted, code, said.verdict, heard.evaluation),
         retryable=code is DenialCode.INTERNAL or capability in _RETRYABLE,
         reported_by=_reporter(broker, kernel, broker_reporter),
         shadow=shadow or lead.shadow,
@@ -212,6 +199,26 @@ def complete_kernel(event: DenialEvent, kernel: KernelRecord) -> DenialEvent:
         syscall=_text(kernel.syscall, 64) or event.syscall,
         reported_by=Reporter.KERNEL,
     )
+
+
+class _Subject(NamedTuple):
+    """Which record says what the operation was, and what it was."""
+
+    lead: BrokerRecord | KernelRecord
+    capability: Capability
+    target: str
+
+
+def _subject(broker: BrokerRecord | None, kernel: KernelRecord | None) -> _Subject:
+    # A probe only asks about the broker's operation; any other kernel record is an operation that the kernel saw.
+    probed = kernel is not None and kernel.evaluation is Evaluation.PROBED and not kernel.script
+    lead = broker if kernel is None or (broker is not None and probed) else kernel
+    assert lead is not None
+    if lead.capability is Capability.RANDOM_READ and broker is not None:
+        target = broker.target  # the function that was called: the kernel's side has only one name for them all
+    else:
+        target = lead.target or (broker.target if broker is not None else "")
+    return _Subject(lead, lead.capability, target)
 
 
 class _Side:
