@@ -150,19 +150,19 @@ class ListenerAttachment(Attachment):
 
     def answer(self, number: int, *, allow: bool | None) -> None:
         """Answer a question of one of its calls."""
-        self._listener.answer(number, allow=allow)
+        self._listener.questions.answer(number, allow=allow)
 
     def give(self, number: int, file: int, *, empty: bool) -> bool:
         """Answer a question with a file."""
-        return self._listener.give(number, file, empty=empty)
+        return self._listener.questions.give(number, file, empty=empty)
 
     def begin(self, number: int) -> bool:
         """Begin to carry out a call."""
-        return self._listener.begin(number)
+        return self._listener.questions.begin(number)
 
     def done(self, number: int, error: int) -> None:
         """Answer a call that was carried out."""
-        self._listener.done(number, error)
+        self._listener.questions.done(number, error)
 
     def stage(self, call: int) -> CallStage:
         """Tell where a call of it is that a question was about."""

@@ -1,6 +1,6 @@
 """seccomp user notification: the supervisor decides the calls that the filter does not allow outright.
 
-The filter (`kernel/seccomp/filter.py`) sends them to the listener, a C thread (`native/src/notify/notify.h`): it judges
+The filter (`kernel/seccomp/filter.py`) sends them to the listener, a C thread (`native/src/notify.c`): it judges
 by values and by its own copy of an address, acts on its own descriptor of the guest's socket, and answers. What the
 guest could still change is never looked at twice. If the listener dies, the kernel fails every such call: closed.
 """
@@ -15,7 +15,6 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from ...capability import CAPABILITY_BY_NUMBER, Capability
 from ...choices import CellKind
@@ -28,8 +27,10 @@ from ...records import CallStage, KernelRecord
 from ..enforcer import AskedSink, RecordSink
 from ..reconcile import LOOK_UP, CounterKey, Reconciler
 from ..reconcile import record as unnamed_record
-from .records import ENFORCER, SILENT_VERDICTS, STAGES, VERDICTS, asked_of, evaluate, kernel_record
-from .table import call_tables, compile_table
+from .questions import Questions
+from .records import ENFORCER, SILENT_VERDICTS, VERDICTS, evaluate, kernel_record
+from .table import call_tables
+from .tables import Tables
 
 _log = logging.getLogger("pyisolate.kernel")
 
@@ -40,24 +41,11 @@ _PACE_MAX_S = 0.02
 _TURN_S = 0.001
 #: How many records of one sandbox are read before the next one's.
 _BATCH = 8
-_REMEMBERED_POLICIES = 256
 _UNNAMED = "they came faster than the listener's records were read, or memory was short"
 
 
 def _counted(capability: int, verdict: int) -> CounterKey:
     return CounterKey(CAPABILITY_BY_NUMBER[capability], VERDICTS[verdict])
-
-
-class _Table(NamedTuple):
-    """A compiled table, what it was made of, and serial and policy of its shadow's."""
-
-    policy: CompiledPolicy
-    shadow: CompiledPolicy | None
-    table: native.Policy
-    watched: tuple[int, CompiledPolicy] | None
-
-
-_TableKey = tuple[int, int, str, bool]
 
 
 @dataclass
@@ -93,16 +81,16 @@ class Listener:
     """
 
     def __init__(self, sink: RecordSink, on_asked: AskedSink | None = None) -> None:
-        self._sink, self._on_asked = sink, on_asked
+        self._sink = sink
         self._native = native.Listener(*call_tables())
-        self._keys, self._serials = itertools.count(1), itertools.count(1)
+        #: those of its calls that wait for an answer
+        self.questions = Questions(self._native, self._sandbox_of, on_asked)
+        self._keys, self._tables = itertools.count(1), Tables()
         self._lock = threading.Lock()  # names and tables
         self._by_id: dict[str, _Attached] = {}
         self._by_key: dict[int, _Attached] = {}
-        self._compiled: OrderedDict[_TableKey, _Table] = OrderedDict()
         self._closing, self._closed = threading.Event(), False
         self._thread = Thread(target=self._drain, name="pyisolate-notify")
-        self._asking: Thread | None = None
         self._pid = os.getpid()
 
     def start(self) -> None:
@@ -121,10 +109,9 @@ class Listener:
             return
         self._closing.set()
         self._native.wake()
-        self._native.stop_asking()
-        for thread in (self._thread, self._asking):
-            if thread is not None and thread.is_alive():
-                thread.join()
+        self.questions.close()
+        if self._thread.is_alive():
+            self._thread.join()
         self._native.halt()  # before the last drain: who floods would never let it end
         with contextlib.ExitStack() as held:
             for attached in list(self._by_key.values()):
@@ -254,81 +241,26 @@ class Listener:
             self._by_id[sandbox_id] = attached
 
     def _remember(self, attached: _Attached, policy: CompiledPolicy) -> native.Policy:
-        """Return the policy's table, compiled once for all sandboxes of one kind."""
-        table = self._table(attached, policy, attached.shadow)
+        """Return the policy's table; records that are made by it are of that policy."""
+        if policy.ask:
+            self.questions.start()
+        found = self._tables.of(policy, kind=attached.kind, full=attached.full, shadow=attached.shadow)
+        attached.watched, table = found.watched, found.table
         attached.policies[table.serial] = policy
         while len(attached.policies) > 4:  # reloads: a record under way is not older than that
             attached.policies.popitem(last=False)
         return table
 
-    def _table(
-        self, attached: _Attached, policy: CompiledPolicy, shadow: CompiledPolicy | None = None
-    ) -> native.Policy:
-        key = (id(policy), id(shadow), attached.kind, attached.full)
-        watched = None
-        if shadow is not None:
-            watched = self._table(attached, shadow)
-            attached.watched = (watched.serial, shadow)
-        found = self._compiled.get(key)
-        if found is None:
-            table = compile_table(
-                policy, serial=next(self._serials), kind=attached.kind, full=attached.full, shadow=watched
-            )
-            # the policies are kept with the table: their ids must not be another's
-            if policy.ask and self._asking is None:
-                asking = Thread(target=self._take_questions, name="pyisolate-asking")
-                asking.start()
-                self._asking = asking
-            found = self._compiled[key] = _Table(policy, shadow, table, attached.watched)
-            if len(self._compiled) > _REMEMBERED_POLICIES:
-                self._compiled.popitem(last=False)
-        if shadow is not None:
-            attached.watched = found.watched
-        return found.table
-
     # -- questions ------------------------------------------------------------------------------------------
-
-    def answer(self, number: int, *, allow: bool | None) -> None:
-        """Answer a question (None: the kernel decides); of a call that was given up only the record is made."""
-        if not self._closing.is_set():
-            self._native.answer(number, allow=allow)
-
-    def give(self, number: int, file: int, *, empty: bool) -> bool:
-        """Answer with yes and a file, which is taken; tell whether the guest has it."""
-        if self._closing.is_set():
-            os.close(file)
-            return False
-        return self._native.give(number, file, empty=empty)
-
-    def begin(self, number: int) -> bool:
-        """Carry a call out, which is not interrupted from here on; False where it was given up."""
-        return not self._closing.is_set() and self._native.begin(number)
-
-    def done(self, number: int, error: int) -> None:
-        """Answer a call that was carried out with its error number, or 0."""
-        if not self._closing.is_set():
-            self._native.done(number, error)
 
     def stage(self, sandbox_id: str, call: int) -> CallStage:
         """Tell where a call is that a question was about. Any thread may ask; never waits."""
         attached = self._by_id.get(sandbox_id)
-        if attached is None or self._closing.is_set():
-            return "gone"
-        return STAGES[self._native.stage(attached.key, call)]
+        return "gone" if attached is None else self.questions.stage(attached.key, call)
 
-    def _take_questions(self) -> None:
-        while not self._closing.is_set():
-            if (question := self._native.next_question(-1)) is None:
-                continue
-            attached = self._by_key.get(question.key)
-            try:
-                if attached is None or self._on_asked is None:
-                    self.answer(question.number, allow=False)
-                else:
-                    self._on_asked(attached.sandbox_id, asked_of(question))
-            except Exception:  # no answer: refused
-                _log.exception("a question could not be put; it is refused")
-                self.answer(question.number, allow=False)
+    def _sandbox_of(self, key: int) -> str | None:
+        attached = self._by_key.get(key)
+        return None if attached is None else attached.sandbox_id
 
     # -- what would happen ----------------------------------------------------------------------------------
 
