@@ -24,6 +24,7 @@ from ..native.descriptors import receive
 from ..native.polling import epoll
 from . import values, wire
 from .channel_owner import ChannelOwner
+from .outbox import GONE, Backlog, Outbox
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("pyisolate.cell")
 #: Larger buffers come from mmap and go back with munmap at each call: 48 instead of 31 us for a round trip of 1 kB.
 _RECEIVE_BYTES = 1 << 16
-#: Bytes that the host keeps for a cell that does not read; past this, `post` and requests are refused.
-MAX_OUTBOX_BYTES = 64 << 20
 #: A signal that comes just before the call that waits does not end it: Ctrl-C is looked for this often (seconds).
 _LOOK_UP_S = 1.0
 _FORKED = "forked"
@@ -46,12 +45,6 @@ Answer = wire.GuestFrame | native.Plain
 _DONE = wire.encode(wire.Done(id=0))[wire.HEADER.size + 1 :].split(b"\xa2id")[0]
 #: Why a channel ended that this process could not go on reading.
 OUT_OF_MEMORY = "this process was out of memory for what the cell sent"
-#: How a socket says that the cell has died, with data of ours still unread or not: its exit status tells why.
-_GONE = (BrokenPipeError, ConnectionResetError)
-
-
-class Backlog(Exception):
-    """The cell does not read what it is sent."""
 
 
 class Channel:
@@ -92,7 +85,7 @@ class Channel:
         self.listener: int | None = None
         self.asked = asked
         self.owner: ChannelOwner | None = None
-        self.lock, self._send_lock = threading.RLock(), threading.RLock()
+        self.lock = threading.RLock()
         self.ended: str | None = None
         self.exit_status: int | None = None
         self.exited = threading.Event()
@@ -101,13 +94,9 @@ class Channel:
         self.steps: tuple[Step, ...] = ()
         self.failed_steps: tuple[tuple[Step, str], ...] = ()
         self._buffer = wire.FrameBuffer(wire.MAX_GUEST_FRAME_BYTES)
-        self._outbox, self._ahead = bytearray(), b""
         #: the reload that a caller waits for, and its answer
         self.awaited_reload = 0
         self.reloaded: wire.Reloaded | None = None
-        #: a reload that comes with the next frame, and whether the guest waits for one
-        self._kept: wire.Reload | None = None
-        self._wanted = False
         self._answer: Answer | None = None
         self._closed = False
         #: its share of the host's time; alone, until a reactor serves it beside others
@@ -115,87 +104,33 @@ class Channel:
         #: from when on the reactor says again that serving it failed (monotonic)
         self.tell_again_at = 0.0
         self._end = native.HostEnd(channel, out_read, err_read, values.MAX_DEPTH)
+        self._outbox = Outbox(self._end, self.peer, self.conversation, watch=self._watch_socket, on_failed=self.end)
         self._pipe_bits = ((native.OUT, out_read), (native.ERR, err_read))
 
     # -- sending --------------------------------------------------------------------------------------------
 
     def send(self, frame: wire.HostFrame, descriptors: Sequence[int] | None = None) -> None:
         """Send or queue one frame, from any thread. Raises Backlog when the cell has stopped reading."""
-        with self._send_lock:
-            self._send(wire.encode(frame), descriptors)
+        self._outbox.send(wire.encode(frame), descriptors)
 
     def send_with_next(self, frame: wire.HostFrame) -> None:
         """Keep one frame until the next is sent, and send both at once: it wakes the cell for nothing."""
-        with self._send_lock:
-            self._ahead += wire.encode(frame)
+        self._outbox.send_with_next(frame)
 
     def keep(self, frame: wire.Reload) -> None:
         """Send a reload with the next frame, or as soon as the guest asks for it: it wakes no cell.
 
         One that was kept before is not sent: the newest table is the one that counts.
         """
-        with self._send_lock:
-            if self._kept is not None:
-                self.conversation.cancel_reload(self._kept.id)
-            self._kept = frame
-            if self._wanted:
-                self._send(b"", None)
+        self._outbox.keep(frame)
 
     def send_kept(self) -> None:
         """Send the reload that is kept now, or the next one as soon as there is one: the guest waits for it."""
-        with self._send_lock:
-            self._wanted = True
-            if self._kept is not None:
-                self._send(b"", None)
+        self._outbox.send_kept()
 
-    def _send(self, data: bytes, descriptors: Sequence[int] | None) -> None:
-        if self._closed:
-            return  # it ended while this was on its way, and its number may be another cell's by now
-        if self._kept is not None:
-            data = wire.encode(self._kept) + data
-        if self._ahead:
-            data = self._ahead + data
-        if self._outbox and descriptors:
-            raise Backlog("descriptors cannot be queued behind unread data")
-        if len(self._outbox) + len(data) > MAX_OUTBOX_BYTES:
-            raise Backlog(f"{len(self._outbox)} bytes are waiting to be read by the guest")
-        sent = 0
-        if not self._outbox:
-            try:
-                sent = self._end.send(data, descriptors)
-            except BlockingIOError:
-                if descriptors:
-                    raise Backlog("the cell does not read") from None
-            except _GONE:
-                return  # what it had sent before is still read; then comes the end of the stream
-            except OSError as error:
-                self.end(f"channel closed ({error.strerror})")
-                return
-        self._ahead, self._kept, self._wanted = b"", None, False
-        if sent < len(data):
-            self._outbox += memoryview(data)[sent:]
-            self._watch_socket()
-
-    def _watch_socket(self) -> None:
-        events = select.EPOLLIN | (select.EPOLLOUT if self._outbox else 0)
+    def _watch_socket(self, events: int) -> None:
         if not self._closed and self.ended is None:
             self.poller.modify(self.peer.fileno(), events)
-
-    def _flush(self) -> None:
-        with self._send_lock:
-            try:
-                sent = self.peer.send(self._outbox)
-            except BlockingIOError:
-                return
-            except _GONE:
-                sent = len(self._outbox)
-            except OSError as error:
-                self.end(f"channel closed ({error.strerror})")
-                return
-            del self._outbox[:sent]
-            if not self._outbox:
-                self._end.all_sent()
-                self._watch_socket()
 
     # -- receiving ------------------------------------------------------------------------------------------
 
@@ -216,7 +151,7 @@ class Channel:
         if ready:
             self._read_pipes(ready)
             if ready & native.WRITABLE:
-                self._flush()
+                self._outbox.flush()
             if ready & native.READABLE:
                 unanswered = self._answer is None
                 self._read_socket()
@@ -242,12 +177,11 @@ class Channel:
         """
         data, received = wire.encode(frame), None
         left = _LOOK_UP_S if deadline is None else max(0.0, min(deadline - time.monotonic(), _LOOK_UP_S))
-        alone = not (descriptors or self._ahead or self._kept is not None or len(data) > native.SMALL_BYTES)
+        alone = not descriptors and self._outbox.empty and len(data) <= native.SMALL_BYTES
         if alone and not self._buffer.kept:
             received = self._end.ask(data, frame.id, left)
         if received is None:
-            with self._send_lock:
-                self._send(data, descriptors)
+            self._outbox.send(data, descriptors)
             if self.ended is None and not self._buffer.kept:
                 received = self._end.answer(frame.id, left)
         if isinstance(received, native.Plain):  # compared with this request's id, and one frame: see `channel.c`
@@ -340,7 +274,7 @@ class Channel:
                 data = self.peer.recv(_RECEIVE_BYTES)
         except BlockingIOError:
             return False
-        except _GONE:
+        except GONE:
             data = b""
         except OSError as error:
             self.end(f"channel closed ({error.strerror})")
@@ -470,7 +404,8 @@ class Channel:
 
     def abandon(self) -> None:
         """In a forked child of the host: close what was inherited. The locks are new, their holders do not exist."""
-        self.lock, self._send_lock, self._pidfd_lock = threading.RLock(), threading.RLock(), threading.Lock()
+        self.lock, self._pidfd_lock = threading.RLock(), threading.Lock()
+        self._outbox.abandon()
         self.ended = _FORKED  # what is to be read is the parent's
         self.close()
 
@@ -482,10 +417,11 @@ class Channel:
             except Exception:  # a callback's, for the last of the output: all is released nevertheless
                 _log.exception("closing cell %d", self.pid)
             # another thread may be sending: the number stays this socket's until it has, and is used no more after
-            with self._send_lock, self._pidfd_lock:
+            with self._outbox.lock, self._pidfd_lock:
                 if self._closed:
                     return
                 self._closed = True
+                self._outbox.close()
                 self.ended = "closed" if self.ended is None else self.ended
                 self.conversation.phase = wire.Phase.DEAD
                 self._end.close()

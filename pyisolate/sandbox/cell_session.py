@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..cell import values, wire
-from ..cell.channel import Answer, Backlog, Channel
+from ..cell.channel import Answer, Channel
+from ..cell.outbox import Backlog
 from ..errors import LimitExceeded, MessagesExceeded, SandboxClosed, SandboxDied, SandboxError
 from ..kernel.own_permissions import refused_by_mode
 from ..limits.monitor import SandboxLimits

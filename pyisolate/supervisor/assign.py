@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..cell import wire
-from ..cell.channel import Backlog
+from ..cell.outbox import Backlog
 from ..choices import STANDBY, Enforcement, Isolation
 from ..errors import EnforcementError, SandboxDied, SandboxError
 from ..limits import rlimit

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..cell import wire
-from ..cell.channel import Backlog
+from ..cell.outbox import Backlog
 from ..decision import Mode
 from ..errors import EnforcementError, SandboxDied, SandboxError
 from ..kernel.written import sums

@@ -260,7 +260,7 @@ def test_a_reload_that_fails_once_tables_are_swapped_ends_its_sandbox(
         thread.start()
         assert sandbox.recv(10) == "runs"
         with monkeypatch.context() as full:
-            full.setattr("pyisolate.cell.channel.MAX_OUTBOX_BYTES", 0)  # as where its guest reads nothing
+            full.setattr("pyisolate.cell.outbox.MAX_OUTBOX_BYTES", 0)  # as where its guest reads nothing
             with pytest.raises(pyisolate.SandboxDied, match="failed half-way"):
                 supervisor.reload_policy("reloaded", BASE.allow_connect("127.0.0.1:1"))
         thread.join(10)

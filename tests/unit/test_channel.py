@@ -217,7 +217,7 @@ def test_a_cell_that_asks_for_its_policy_and_reads_nothing_is_ended(
     channel.send(wire.HostMessage(encoded=bytes(1 << 20)))  # more than the socket takes
     number = channel.conversation.start_reload()
     channel.keep(wire.Reload(id=number, policy=CompiledPolicy(name="p", version="1")))
-    monkeypatch.setattr("pyisolate.cell.channel.MAX_OUTBOX_BYTES", 0)
+    monkeypatch.setattr("pyisolate.cell.outbox.MAX_OUTBOX_BYTES", 0)
     guest.sendall(wire.encode(wire.Wanted()))
     assert channel.wait_answer(None) is None  # and raises nothing: its caller would take the request for not sent
     assert channel.ended is not None
