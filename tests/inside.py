@@ -11,8 +11,10 @@ from collections.abc import Iterator
 import pyisolate
 from pyisolate.cell.channel import Channel
 from pyisolate.cell.pool import Pool
+from pyisolate.egress.authority import Authority
 from pyisolate.kernel.plan import KernelPlan
 from pyisolate.limits.cgroup import CgroupTree
+from pyisolate.sandbox.aio import HostThreads
 from pyisolate.sandbox.cell_session import CellSession
 from pyisolate.sandbox.session import Session
 from pyisolate.supervisor.runtime import Runtime
@@ -49,10 +51,26 @@ def cell(sandbox: pyisolate.Sandbox) -> CellSession:
     return sandbox._session
 
 
+def function_threads(supervisor: pyisolate.Supervisor) -> HostThreads:
+    return supervisor._runtime._function_threads
+
+
+def authority(supervisor: pyisolate.Supervisor, sandbox: pyisolate.Sandbox) -> Authority | None:
+    """Return the authority by which the egress proxy ends a sandbox's TLS."""
+    return supervisor._runtime.egress._tenants[sandbox.id].authority
+
+
 @contextlib.contextmanager
-def workspace(sandbox: pyisolate.Sandbox) -> Iterator[str]:
-    """Lend the path of a sandbox's workspace, as a host would use it that trusts what is in there."""
+def workspace_directory(sandbox: pyisolate.Sandbox) -> Iterator[int]:
+    """Lend a descriptor of a sandbox's workspace."""
     found = sandbox._session.workspace
     assert found is not None
     with found.directory() as descriptor:
+        yield descriptor
+
+
+@contextlib.contextmanager
+def workspace(sandbox: pyisolate.Sandbox) -> Iterator[str]:
+    """Lend the path of a sandbox's workspace, as a host would use it that trusts what is in there."""
+    with workspace_directory(sandbox) as descriptor:
         yield f"/proc/self/fd/{descriptor}"

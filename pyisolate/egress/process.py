@@ -184,6 +184,11 @@ class EgressProxy:
         self._orders = 0
         self._closed = False
 
+    @property
+    def pid(self) -> int | None:
+        """Its process id, None where none runs."""
+        return None if (process := self._process) is None else process.pid
+
     # -- policies and sandboxes -----------------------------------------------------------------------------
 
     def lead_to(self, compiled: CompiledPolicy) -> CompiledPolicy:

@@ -33,7 +33,7 @@ class Diagnostics(msgspec.Struct, frozen=True, kw_only=True):
     `pools` names `own_network` (cells with a network of their own) and, where programs judge it, `host_network`.
     `ending` are closed sandboxes whose cell is not reaped yet. `control_groups` are those of the tree, held by a cell
     (`leases`) or free; None without a tree. `standby_threads` are confined ahead for thread isolation.
-    `listener`: the notification listener answers.
+    `listener`: the notification listener answers. `proxy_pid`: the egress proxy, None where none runs.
     """
 
     state: str
@@ -46,6 +46,7 @@ class Diagnostics(msgspec.Struct, frozen=True, kw_only=True):
     pools: dict[str, PoolCounts] = {}
     control_groups: int | None = None
     listener: bool = False
+    proxy_pid: int | None = None
     enforcers: dict[str, Availability] = {}
 
     @property
@@ -85,5 +86,6 @@ def diagnose(runtime: Runtime) -> Diagnostics:
         pools=pools,
         control_groups=None if running is None or running.cgroups is None else running.cgroups.size,
         listener=runtime.plan.listener is not None and runtime.plan.listener.alive,
+        proxy_pid=runtime.egress.pid,
         enforcers=dict(runtime.plan.availability),
     )

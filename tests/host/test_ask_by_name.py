@@ -10,6 +10,7 @@ import pytest
 import pyisolate
 from pyisolate import Allow, Deny, Policy, Question
 from pyisolate.decision import DenialCode
+from tests import inside
 from tests.host.test_egress import Server
 
 pytestmark = pytest.mark.once
@@ -160,7 +161,7 @@ def test_without_an_answer_a_request_is_refused(world: World, asking: Callable[.
 def test_what_is_too_long_to_ask_about_is_refused_and_disturbs_nobody(
     world: World, asking: Callable[..., Any], mode: str
 ) -> None:
-    proxy, begun = world.supervisor._runtime.egress._process, f"GET {world.place}/"
+    proxy, begun = world.supervisor.diagnostics().proxy_pid, f"GET {world.place}/"
     sandbox, asked = asking(mode=mode)
     with sandbox:
         sandbox.exec(_RAW)
@@ -173,7 +174,7 @@ def test_what_is_too_long_to_ask_about_is_refused_and_disturbs_nobody(
     assert (long.answer, long.suggestion, long.would_deny) == (None, None, mode == "monitor")
     assert "too long to be asked about" in long.broker_reason
     assert asked == []
-    assert world.supervisor._runtime.egress._process is proxy
+    assert world.supervisor.diagnostics().proxy_pid == proxy is not None
 
 
 def test_without_a_thread_to_ask_on_a_request_is_refused_and_events_say_what_became_of_it(
@@ -186,7 +187,7 @@ def test_without_a_thread_to_ask_on_a_request_is_refused_and_events_say_what_bec
     with sandbox:
         assert world.get(sandbox, "/a") == 200
         with monkeypatch.context() as without:
-            without.setattr(world.supervisor._runtime._function_threads, "start", start)
+            without.setattr(inside.function_threads(world.supervisor), "start", start)
             assert [world.get(sandbox, path) for path in ("/a", "/b")] == [200, 403]
         assert world.get(sandbox, "/b") == 403
         events = [event for event in sandbox.get_denial_events() if event.target.endswith("/b")]

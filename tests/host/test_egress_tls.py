@@ -17,6 +17,7 @@ import pyisolate
 from pyisolate import EnforcementError, Policy
 from pyisolate.decision import DenialCode
 from pyisolate.egress import signing
+from tests import inside
 from tests.host.test_egress import _HELPERS, _TUNNEL, NAMES, Server, _memory, refused
 
 pytestmark = pytest.mark.once
@@ -210,9 +211,9 @@ def test_credentials_go_in_over_tls_and_keys_stay_out_of_the_cell(
         }
         assert "PRIVATE" not in bundle.read_text()
         if os.getuid() == 0:  # who may read the memory of cells
-            memory = _memory(sandbox._session.pid)
+            memory = _memory(sandbox.pid)
             assert SECRET.encode() not in memory
-            admitted = world.supervisor._runtime.egress._tenants[sandbox.id].authority
+            admitted = inside.authority(world.supervisor, sandbox)
             assert admitted is not None
             secret = re.sub(r"-----.*?-----|\s", "", admitted.key)
             assert secret[40:80].encode() not in memory

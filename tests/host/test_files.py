@@ -11,6 +11,7 @@ import pytest
 
 import pyisolate
 from pyisolate.sandbox.files import FileEntry
+from tests import inside
 from tests.require import require, require_tmp_leads
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
@@ -22,9 +23,7 @@ POLICY = pyisolate.Policy.preset("compute").with_workspace("4MiB")
 @pytest.fixture
 def sandbox(supervisor: pyisolate.Supervisor) -> Iterator[pyisolate.Sandbox]:
     with supervisor.spawn("files", POLICY) as made:
-        require(
-            "root_view", made.files is not None and made._session.workspace is not None, str(made.enforcement.notes)
-        )
+        require("root_view", inside.session(made).workspace is not None, str(made.enforcement.notes))
         yield made
 
 

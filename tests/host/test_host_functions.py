@@ -20,6 +20,7 @@ from pyisolate.cell import values, wire
 from pyisolate.decision import DenialCode
 from pyisolate.guards import guard_denials
 from pyisolate.records import Reporter
+from tests import inside
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("kept_supervisor")]
 
@@ -238,7 +239,7 @@ def test_max_calls_is_refused_with_one_event(spawn: Spawn) -> None:
 
 def test_as_many_calls_as_may_be_are_let_through_when_two_come_at_once(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("calls", functions={"once": HostFunction(lambda: 1, max_calls=1)}) as sandbox:
-        calls = sandbox._session.calls
+        calls = inside.session(sandbox).calls
         arguments, _ = values.encode([[], {}])
         for number in (1, 2):
             calls.take(wire.HostCall(id=number, name="once", arguments=arguments), start=lambda _call: None)

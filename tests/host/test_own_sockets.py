@@ -20,6 +20,7 @@ import pytest
 import pyisolate
 from pyisolate.decision import Verdict
 from pyisolate.policy.explain import explain
+from tests import inside
 from tests.require import require
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
@@ -186,9 +187,7 @@ def test_no_directory_that_a_guest_holds_is_waited_for(supervisor: pyisolate.Sup
     """The names that are not there were looked up under the directory's lock, which a throttled guest may hold."""
     with supervisor.spawn("held", BASE) as sandbox:
         sandbox.exec(NATIVE + "import socket\nown = socket.socket(1)\nown.bind('own')\nown.listen()")
-        workspace = sandbox._session.workspace
-        assert workspace is not None
-        with workspace.directory() as directory, locked(directory):
+        with inside.workspace_directory(sandbox) as directory, locked(directory):
             assert sandbox.eval("call('connect', 'none')", timeout=10) == (-1, 2)
             assert sandbox.eval("call('connect', 'own')", timeout=10) == (0, 0)
             assert sandbox.eval("call('connect', 'own/x')", timeout=10) == (-1, 20)
