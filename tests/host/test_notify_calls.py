@@ -25,7 +25,7 @@ from pyisolate.kernel.seccomp.syscalls import ALLOWED, CAPABILITY_OF
 from pyisolate.native.seccomp import number_of
 from pyisolate.policy.compiled import NamePattern
 from pyisolate.records import Evaluation, KernelRecord
-from tests.confined import cell, confined, policy, rule
+from tests.confined import cell, confined, policy
 from tests.in_child import NOBODY, outcome
 
 USERS = [None, NOBODY] if os.geteuid() == 0 else [None]
@@ -458,82 +458,6 @@ def test_a_hundred_cells_share_one_listener() -> None:
         listener.close()
         os.close(reader)
         os.close(writer)
-
-
-@pytest.mark.leaks("the sandbox thread's filter ends with its thread, which the leak check may still see")
-def test_a_sandbox_thread_is_confined_and_its_host_is_not() -> None:
-    from pyisolate.native.seccomp import install
-
-    said: dict[str, object] = {}
-    records: list[KernelRecord] = []
-    listener = Listener(records.append)
-    listener.start()
-
-    def guest() -> None:
-        descriptor = install(seccomp.thread_program(), notify=True)
-        assert descriptor is not None
-        listener.attach(descriptor, "thread", policy(), kind="thread")
-        import socket
-
-        said["socket"] = outcome(lambda: socket.socket())
-        said["unix"] = outcome(lambda: socket.socket(socket.AF_UNIX))
-        said["pair"] = outcome(lambda: [s.close() for s in socket.socketpair()])
-        said["kill"] = outcome(lambda: os.kill(os.getppid(), 0))
-        said["timer"] = outcome(lambda: signal.setitimer(signal.ITIMER_REAL, 100))
-        said["chdir"] = outcome(lambda: os.chdir("/"))
-        said["fork"] = outcome(os.fork)
-        nested = threading.Thread(target=lambda: said.update(nested=outcome(lambda: socket.socket())))
-        nested.start()
-        nested.join()
-
-    try:
-        thread = threading.Thread(target=guest)
-        thread.start()
-        thread.join()
-        listener.drain_now("thread")
-        assert said == {
-            "socket": "EACCES", "unix": "EACCES", "pair": "ok", "kill": "EPERM", "timer": "EPERM",
-            "chdir": "EPERM", "fork": "EACCES", "nested": "EACCES",
-        }  # fmt: skip
-        import socket
-
-        socket.socket().close()
-        assert outcome(lambda: os.kill(os.getpid(), 0)) == "ok"
-        assert {r.capability.value for r in records} == {
-            "net.socket", "process.signal", "fs.metadata", "process.fork"
-        }  # fmt: skip
-    finally:
-        listener.close()
-
-
-def test_a_sandbox_thread_with_grants_uses_its_own_sockets(tmp_path: Path) -> None:
-    import socket
-
-    from pyisolate.native.seccomp import install
-
-    said: dict[str, object] = {}
-    listener = Listener(lambda record: None)
-    listener.start()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-
-        def guest() -> None:
-            descriptor = install(seccomp.thread_program(), notify=True)
-            assert descriptor is not None
-            grants = policy(rule("connect", f"127.0.0.1:{port}"), allow_fork=True)
-            listener.attach(descriptor, "thread", grants, kind="thread")
-            said["granted"] = outcome(lambda: socket.create_connection(("127.0.0.1", port)).close())
-            said["other"] = outcome(lambda: socket.create_connection(("127.0.0.1", 1)).close())
-            pid = os.fork()  # the fork itself is decided by a thread of this process
-            if pid == 0:
-                os._exit(0)
-            said["fork"] = os.waitpid(pid, 0)[1]
-
-        thread = threading.Thread(target=guest)
-        thread.start()
-        thread.join(20)
-    listener.close()
-    assert said == {"granted": "ok", "other": "EACCES", "fork": 0}
 
 
 def test_the_probe_sees_a_denial_and_can_be_told_that_there_is_none() -> None:

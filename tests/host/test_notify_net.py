@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
-import select
-import signal
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from pyisolate.capability import Capability
 from pyisolate.decision import Mode, Verdict
-from pyisolate.kernel.seccomp.listener import Listener
-from tests.confined import cell, confined, policy, rule
+from tests.confined import confined, policy, rule
 from tests.in_child import NOBODY, outcome
+from tests.loopback import Server, fetch
 
 USERS = [None, NOBODY] if os.geteuid() == 0 else [None]
 MSG_FASTOPEN = 0x20000000
@@ -29,35 +25,6 @@ MSG_FASTOPEN = 0x20000000
 @pytest.fixture(params=USERS, ids=lambda uid: f"uid={uid}")
 def uid(request: pytest.FixtureRequest) -> int | None:
     return request.param
-
-
-class Server:
-    """A TCP server on loopback that counts and answers connections."""
-
-    def __init__(self, address: str = "127.0.0.1") -> None:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.socket = socket.socket(family)
-        self.socket.bind((address, 0))
-        self.socket.listen(512)
-        self.port = self.socket.getsockname()[1]
-        self.reached = 0
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self.socket.accept()
-            except OSError:
-                return
-            self.reached += 1
-            with connection, contextlib.suppress(OSError):
-                connection.sendall(b"hello")
-
-    def close(self) -> None:
-        self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
-        self._thread.join(5)
 
 
 @pytest.fixture
@@ -72,11 +39,6 @@ def other() -> Iterator[Server]:
     made = Server()
     yield made
     made.close()
-
-
-def fetch(port: int, host: str = "127.0.0.1") -> str:
-    with socket.create_connection((host, port), 5) as connection:
-        return connection.recv(5).decode()
 
 
 def test_a_granted_port_is_reached_and_another_is_refused(server: Server, other: Server, uid: int | None) -> None:
@@ -161,118 +123,6 @@ def test_ipv6_rules() -> None:
     finally:
         server.close()
         other.close()
-
-
-def test_non_blocking_and_failing_connects_behave_as_usual(server: Server) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        closed_port = closed.getsockname()[1]
-
-    def guest() -> object:
-        with socket.socket() as sock:
-            sock.setblocking(False)
-            first = sock.connect_ex(("127.0.0.1", server.port))
-            select.select([], [sock], [], 5)
-            done = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            again = sock.connect_ex(("127.0.0.1", server.port))
-            blocking = sock.getblocking()
-        with socket.socket() as sock:
-            refused = sock.connect_ex(("127.0.0.1", closed_port))
-            short = outcome(lambda: socket.socket().connect_ex(("127.0.0.1", closed_port)))
-        return first, done, again, blocking, refused, short
-
-    first, done, again, blocking, refused, short = confined(guest, policy(rule("connect", "127.0.0.1:1-65535"))).value
-    assert first in (0, errno.EINPROGRESS)
-    assert (done, again in (0, errno.EISCONN), blocking) == (0, True, False)
-    assert (refused, short) == (errno.ECONNREFUSED, "ok")
-
-
-def _unanswered() -> tuple[socket.socket, list[socket.socket]]:
-    """A server whose backlog is full: further connects wait."""
-    full = socket.socket()
-    full.bind(("127.0.0.1", 0))
-    full.listen(0)
-    fillers = []
-    for _ in range(4):
-        filler = socket.socket()
-        filler.setblocking(False)
-        filler.connect_ex(full.getsockname())
-        fillers.append(filler)
-    time.sleep(0.05)
-    return full, fillers
-
-
-def test_a_connect_that_waits_can_be_interrupted_timed_out_and_killed(server: Server) -> None:
-    full, fillers = _unanswered()
-    port = full.getsockname()[1]
-
-    def guest() -> object:
-        signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(InterruptedError(errno.EINTR, "alarm")))
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        started = time.monotonic()
-        interrupted = outcome(lambda: socket.socket().connect(("127.0.0.1", port)))
-        took = time.monotonic() - started
-        timed = socket.socket()
-        timed.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 100_000))
-        threads = [
-            threading.Thread(target=lambda: socket.socket().connect(("127.0.0.1", port)), daemon=True) for _ in range(3)
-        ]
-        for thread in threads:
-            thread.start()
-        others = fetch(server.port)  # a waiting connect holds up nobody
-        return interrupted, took < 2, outcome(lambda: timed.connect(("127.0.0.1", port))), others
-
-    try:
-        seen = confined(guest, policy(rule("connect", "127.0.0.1:1-65535")))
-        assert seen.value == ["EINTR", True, "EINPROGRESS", "hello"]
-    finally:
-        for sock in (full, *fillers):
-            sock.close()
-
-
-@pytest.mark.alone
-def test_a_connect_cannot_be_made_to_sleep_in_the_listener() -> None:
-    """A guest takes O_NONBLOCK away again while the listener connects: nobody else may wait for that."""
-    full, fillers = _unanswered()
-    where = full.getsockname()
-    granted = policy(rule("connect", "127.0.0.1:1-65535"), allow_fork=True)
-    listener = Listener(lambda record: None)
-    listener.start()
-
-    def hostile() -> None:
-        libc = ctypes.CDLL(None)
-        address = struct.pack("=HH4s8x", socket.AF_INET, socket.htons(where[1]), socket.inet_aton(where[0]))
-        sock = socket.socket()
-        number = sock.fileno()
-        if os.fork() == 0:  # a process of its own: no interpreter lock in common
-            while True:
-                libc.fcntl(number, 4, 2)
-        signal.signal(signal.SIGALRM, lambda *_: None)
-        signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
-        while True:
-            libc.fcntl(number, 4, 2 | os.O_NONBLOCK)
-            libc.connect(number, address, 16)
-
-    def polite() -> float:
-        worst = 0.0
-        for _ in range(300):
-            started = time.monotonic()
-            outcome(lambda: socket.socket(17, 3, 0))
-            worst = max(worst, time.monotonic() - started)
-            time.sleep(0.002)
-        return worst
-
-    try:
-        with (
-            cell(hostile, granted, listener=listener, name="hostile"),
-            cell(hostile, granted, listener=listener, name="hostile2"),
-            cell(polite, policy(), listener=listener, name="polite") as value,
-        ):
-            assert value() < 0.5
-    finally:
-        listener.close()
-        for sock in (full, *fillers):
-            sock.close()
 
 
 def test_bind_and_listen_need_a_grant(uid: int | None) -> None:
@@ -492,65 +342,6 @@ def test_control_messages_that_carry_routes_are_refused() -> None:
 
     assert confined(guest, policy(rule("connect", f"127.0.0.1:{to[1]}"))).value == ["ok", "EPERM"]
     granted.close()
-
-
-def test_unix_sockets_work_inside_the_cell_before_and_after_an_inet_socket(uid: int | None) -> None:
-    def exchange() -> object:
-        with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
-            server.bind("\0cell")
-            server.listen()
-            client.connect("\0cell")
-            peer, _ = server.accept()
-            reader, writer = os.pipe()
-            socket.send_fds(client, [b"fd"], [writer])
-            data, (passed,), _, _ = socket.recv_fds(peer, 10, 1)
-            os.write(passed, b"through")
-            return data.decode(), os.read(reader, 10).decode()
-
-    def guest() -> object:
-        before = exchange()
-        socket.socket(socket.AF_INET).close()
-        return before, exchange()
-
-    seen = confined(guest, policy(rule("connect", "127.0.0.1:9")), uid=uid)
-    assert seen.value == [["fd", "through"]] * 2
-    assert seen.refusals == []
-
-
-def test_a_unix_socket_outside_is_refused_unless_it_is_granted(tmp_path: os.PathLike[str]) -> None:
-    path = f"{tmp_path}/s"
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path)
-        server.listen()
-
-        def guest() -> str:
-            return outcome(lambda: socket.socket(socket.AF_UNIX).connect(path))
-
-        refused = confined(guest, policy())
-        assert refused.value == "EACCES"
-        assert refused.refusals == [("net.connect", f"unix:{path}", "NOT_GRANTED")]
-        grant = rule("connect", "127.0.0.1:1").__class__(action=1, unix_path=path, text=f"connect: unix:{path}")
-        assert confined(guest, policy(grant)).value == "ok"
-        if os.geteuid() == 0:  # another user would borrow root's name at the peer
-            assert confined(guest, policy(grant), uid=NOBODY).value == "EACCES"
-
-
-def test_a_unix_name_is_bound_where_a_rule_states_it(tmp_path: os.PathLike[str]) -> None:
-    path, other = f"{tmp_path}/granted", f"{tmp_path}/other"
-    grant = rule("bind", "127.0.0.1:1")
-    grant = grant.__class__(action=grant.action, unix_path=path, text=f"bind: unix:{path}")
-
-    def guest() -> object:
-        return [outcome(lambda one=one: socket.socket(socket.AF_UNIX).bind(one)) for one in (path, other)]
-
-    seen = confined(guest, policy(grant))
-    assert seen.value == ["ok", "EACCES"]
-    assert seen.refusals == [("net.bind", f"unix:{other}", "SCOPE_INSUFFICIENT")]
-    assert (os.path.exists(path), os.path.exists(other)) == (True, False)
-    os.unlink(path)
-    watched = confined(guest, policy(grant, mode=Mode.MONITOR))
-    assert watched.value == ["ok", "ok"]
-    assert [(one.verdict, one.target) for one in watched.records] == [(Verdict.WOULD_DENY, f"unix:{other}")]
 
 
 def test_monitor_mode_lets_through_and_records(server: Server, other: Server) -> None:

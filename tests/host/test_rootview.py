@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -482,40 +481,6 @@ def test_landlock_goes_on_top_by_what_the_cell_finds(uid: int, tree: Path):
     ]
 
 
-def test_the_builder_survives_the_death_of_its_helper_and_ends_with_close(tree: Path):
-    uid = os.geteuid()
-    builder = RootViewBuilder(uid, os.getegid())
-    try:
-        builder.prepare(policy(rule(tree / "data", R))).close()
-        helper = builder._process
-        assert helper is not None
-        helper.kill()
-        helper.wait()
-        builder.prepare(policy(rule(tree / "data", R))).close()
-        second = builder._process
-        assert second is not None
-        assert second.pid != helper.pid
-    finally:
-        builder.close()
-    assert second.poll() is not None
-
-
-def test_the_helper_ends_when_the_supervisor_is_killed():
-    script = (
-        "import os, signal\n"
-        "from pyisolate.kernel.rootview.view import RootViewBuilder\n"
-        "builder = RootViewBuilder(); assert builder.probe().usable\n"
-        "print(builder._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    pid = int(done.stdout)
-    for _ in range(200):
-        if not os.path.exists(f"/proc/{pid}") or Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] == "Z":
-            return
-        in_child(lambda: None)
-    pytest.fail("the helper outlived its supervisor")
-
-
 def test_the_probe_enters_a_view_and_sees_refusals(uid: int):
     def body() -> list[Any]:
         if uid:
@@ -532,27 +497,3 @@ def test_the_probe_enters_a_view_and_sees_refusals(uid: int):
     assert status == Status.AVAILABLE
     assert "EROFS" in proof
     assert "ENOENT" in proof
-
-
-def test_without_namespaces_the_probe_says_so_and_preparing_fails():
-    def limited() -> list[Any]:
-        # In a user namespace of our own, a limit of zero on further ones: nothing outside changes.
-        Path("/proc/sys/user/max_user_namespaces").write_text("0")
-        Path("/proc/sys/user/max_mnt_namespaces").write_text("0")
-        builder = RootViewBuilder()
-        found = builder.probe()
-        text = ""
-        try:
-            builder.prepare(policy()).close()
-        except EnforcementError as error:
-            text = str(error)
-        finally:
-            builder.close()
-        return [found.status, found.reason, found.remedy, text]
-
-    require("root", os.geteuid() == 0, "these limits belong to root")
-    status, reason, remedy, text = in_child(limited, flags=process.CLONE_NEWUSER)
-    assert status == Status.UNAVAILABLE
-    assert reason.startswith("unshare")
-    assert "user.max_user_namespaces" in remedy
-    assert text.startswith("build the root view of policy 'test': unshare")
