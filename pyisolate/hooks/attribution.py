@@ -8,7 +8,7 @@ import sys
 from _thread import get_ident
 from collections.abc import Callable, Sequence
 from types import CodeType
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from ..capability import Capability
 from ..errors import PolicyError, RefusedImport
@@ -18,7 +18,7 @@ from .operation import Operation
 #: errno values by which a Linux security mechanism refuses (errno(3)).
 REFUSALS = frozenset({errno.EACCES, errno.EPERM})
 #: The C members themselves: a guest's subclass may override the attributes.
-errno_of: Callable[[OSError], int | None] = vars(OSError)["errno"].__get__
+_errno_of: Callable[[OSError], object] = vars(OSError)["errno"].__get__
 _filename, _filename2 = vars(OSError)["filename"].__get__, vars(OSError)["filename2"].__get__
 #: Threads remembered at most; identities are reused, so this only bounds a guest that leaks threads.
 _THREADS = 4096
@@ -65,14 +65,14 @@ class LastAllowed:
         An error without a file name must come out of the very call that asked: any other call may be one that no
         hook asks about, and the kernel's own record is its event.
         """
-        return self._noted_for(error) if errno_of(error) in REFUSALS else None
+        return self._noted_for(error) if number_of(error) in REFUSALS else None
 
     def made_no_process(self, error: BaseException) -> bool:
         """Tell whether an error is EAGAIN of an allowed call for a process: fork(2) says so of a full table.
 
         A socket that does not block has the same errno.
         """
-        if not isinstance(error, OSError) or errno_of(error) != errno.EAGAIN:
+        if not is_os_error(error) or number_of(error) != errno.EAGAIN:
             return False
         found = self._noted_for(error)
         return found is not None and found[0][0] in (Capability.PROCESS_FORK, Capability.PROCESS_EXEC)
@@ -98,11 +98,18 @@ class LastAllowed:
         return None
 
 
+def is_os_error(error: BaseException) -> TypeGuard[OSError]:
+    """Tell whether an exception is an OSError, whatever a guest's class says of itself."""
+    return issubclass(type(error), OSError)
+
+
 def number_of(error: BaseException) -> int | None:
     """Return the error number of a system call that an exception carries; None where it carries none."""
-    kind: type[BaseException] = type(error)  # not `isinstance`, which believes what a guest's class says
-    number = errno_of(cast("OSError", error)) if issubclass(kind, OSError) else None
-    return number if isinstance(number, int) and abs(number) <= _INT_MAX else None
+    raw = _errno_of(error) if is_os_error(error) else None
+    if not issubclass(type(raw), int):
+        return None
+    number = int.__int__(cast("int", raw))  # what a guest's own class of numbers does not change
+    return number if abs(number) <= _INT_MAX else None
 
 
 def raised_by_guest(error: BaseException) -> bool:
@@ -130,7 +137,7 @@ def stood_for(error: BaseException) -> BaseException:
         before = found.__cause__ or found.__context__
         of_import = isinstance(found, ImportError) and isinstance(before, ImportError)
         if before is None or not (
-            of_import or (isinstance(found, OSError) and _is_refusal(before) and raised_by_library(found))
+            of_import or (is_os_error(found) and _is_refusal(before) and raised_by_library(found))
         ):
             break
         found = before
@@ -138,7 +145,7 @@ def stood_for(error: BaseException) -> BaseException:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    return isinstance(error, PolicyError) or (isinstance(error, OSError) and errno_of(error) in REFUSALS)
+    return isinstance(error, PolicyError) or number_of(error) in REFUSALS
 
 
 def _made_at(error: BaseException) -> tuple[CodeType, int] | None:
@@ -182,7 +189,7 @@ def watch_raises(seen: Callable[[OSError], None]) -> bool:
         return False
 
     def on_raise(code: CodeType, offset: int, error: BaseException) -> None:
-        if isinstance(error, OSError) and errno_of(error) in REFUSALS and not raises(code, offset):
+        if is_os_error(error) and number_of(error) in REFUSALS and not raises(code, offset):
             seen(error)
 
     monitoring.use_tool_id(tool, "pyisolate")

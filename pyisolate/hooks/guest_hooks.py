@@ -33,7 +33,7 @@ from ..telemetry.merge import merge
 from ..telemetry.sanitize import hide_user_information, show_target
 from . import answer_codes as answers
 from . import frames, paths
-from .attribution import LastAllowed, errno_of, raised_by_guest, stood_for
+from .attribution import LastAllowed, is_os_error, number_of, raised_by_guest, stood_for
 from .coalesce import Coalescer
 from .deduplicate import ANNOUNCED, Announcements
 from .importing import ImportRule, ShadowedImports, checked_import
@@ -383,7 +383,7 @@ class GuestHooks:
         known = _notes(error).get(_RECORD)
         if isinstance(known, BrokerRecord):
             return known
-        if not isinstance(error, OSError) or isinstance(error, PolicyError) or raised_by_guest(error):
+        if not is_os_error(error) or isinstance(error, PolicyError) or raised_by_guest(error):
             return None
         matched = self._last.match(error)
         if matched is None:
@@ -400,7 +400,7 @@ class GuestHooks:
             origin=frames.origin() or _raised_at(error),
             tid=get_native_id(),
             monotonic_ns=time.monotonic_ns(),
-            errno=errno_of(error),
+            errno=number_of(error),
             syscall=syscall or None,
         )
         _notes(error)[_RECORD] = record

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -117,3 +118,32 @@ def test_a_module_that_cannot_be_run_is_named_in_a_line(supervisor: pyisolate.Su
         assert caught.value.denial_event is not None
         assert caught.value.denial_event.target == "no_such_module"
         assert sandbox.stats.denials == 1
+
+
+_LIARS = """
+class Named(Exception):
+    __class__ = OSError
+class Failing(OSError):
+    errno = property(lambda self: 1 / 0)
+class Number(int):
+    __index__ = __int__ = __abs__ = lambda self: 1 / 0
+"""
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_an_exception_that_is_not_what_it_says_is_an_error_of_its_request_alone(
+    supervisor: pyisolate.Supervisor, isolation: Literal["process", "thread"]
+) -> None:
+    with supervisor.spawn("liars", isolation=isolation, enforcement="best_effort") as sandbox:
+        sandbox.exec(_LIARS)
+        for made in (
+            "Named('x')",
+            "Failing(3, 'x')",
+            "OSError(Number(5), 'x')",
+            "OSError(1 << 99, 'x')",
+            "OSError('a', 'b')",
+        ):
+            with pytest.raises(pyisolate.GuestError) as caught:
+                sandbox.exec(f"raise {made}")
+            assert caught.value.type_name == made.partition("(")[0]
+        assert sandbox.eval("1 + 1") == 2
