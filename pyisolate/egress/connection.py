@@ -24,6 +24,7 @@ from ..policy.asking import asks_about
 from . import heads, tunnel
 from .credentials import Credentials, Encoded, Unsignable
 from .forward import Reader, Upstream, Writer, answer_known, forward, repeat
+from .handed import Handed
 from .hiding import Hider
 from .messages import can_be_asked
 from .meter import Meter, OverLimit
@@ -169,15 +170,26 @@ class Connection:
             found = known.find(data, place)
             return found[0] if found is not None and len(found[1]) == found[0].body_bytes else None
 
-        shortcut = Shortcut(side, up, up.reader, tenant.meter, find, tenant.hider, tenant.turns)
+        plain = side if isinstance(side, Plain) and not tenant.hider.hidden else None
+        shortcut = Shortcut(
+            side, up, up.reader, tenant.meter, find, tenant.hider, tenant.turns, settles=plain is not None
+        )  # fmt: skip
+        first = await self._carried(shortcut)
+        if plain is None or not shortcut.settled:
+            return first
+        carrier = self._services.carrier
+        return await self._carried(Handed(carrier, plain, up, tenant.meter, known.of(place)))
+
+    async def _carried(self, way: Shortcut | Handed) -> bytes | Begun | None:
+        """Carry what is known; return what else comes. Tells what of its failures the guest can be answered."""
         try:
-            return await shortcut.run(HEAD_S)
+            return await way.run(HEAD_S)
         except OSError as error:
-            if (asked := shortcut.asked) is None:  # it is the guest who said no more
+            if way.asked is None:  # it is the guest who said no more
                 raise
-            raise self._broken_off(asked, error, shortcut.begun) from None
+            raise self._broken_off(way.asked, error, way.begun) from None
         finally:
-            self.begun = shortcut.begun
+            self.begun = way.begun
 
     async def _head(self, first: bytes | None) -> tuple[object, bytes | None]:
         """Return what the guest sends first, as h11 reads it, with its bytes where these can be remembered.

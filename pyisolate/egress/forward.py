@@ -24,7 +24,7 @@ IDLE_S = 120.0
 #: Parts of a body after which others have their turn: many chunks of a byte may come at once.
 _PIECES = 64
 #: A host's connection that rested for longer is not used again: hosts close them after some seconds.
-_KEPT_S = 4.0
+KEPT_S = 4.0
 #: Of one hop, not of the exchange (RFC 9110, 7.6.1), and what each side of the proxy writes itself.
 _OF_ONE_HOP = frozenset(
     (b"connection", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"proxy-authentication-info",
@@ -100,7 +100,11 @@ class Upstream:
         rested = asyncio.get_running_loop().time() - self._used
         quiet = self.reader.empty if isinstance(self.reader, Inlet) else not self.reader.at_eof()
         whole = self.http.our_state is h11.IDLE and quiet and not self.writer.is_closing()
-        return whole and self.place == place and rested < _KEPT_S
+        return whole and self.place == place and rested < KEPT_S
+
+    def rested(self, seconds: float) -> None:
+        """Know when it was last used, by others."""
+        self._used = asyncio.get_running_loop().time() - seconds
 
     def next_cycle(self) -> None:
         """Be ready for another exchange where the host keeps the connection; else close it."""

@@ -57,6 +57,10 @@ class Heads(Generic[_V]):
         found = self._known.get((place, data[:end]))
         return None if found is None else (found, data[end:])
 
+    def of(self, place: Hashable = None) -> list[tuple[bytes, _V]]:
+        """Return the heads that are known in a place, the oldest first."""
+        return [(head, value) for (where, head), value in self._known.items() if where == place]
+
     def put(self, head: bytes, value: _V, place: Hashable = None) -> None:
         """Remember one."""
         self._known[(place, head)] = value

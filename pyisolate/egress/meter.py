@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..native.tunnels import RECEIVED, SENT, ByteMeter
+from ..native.tunnels import RECEIVED, REQUESTS, SENT, Counts
 from ..policy.compiled import EgressLimits
 from .work import Work
 
@@ -37,10 +37,9 @@ class Meter:
     """Counts for one sandbox, over all of its connections and policies. `carried` is what was not refused."""
 
     def __init__(self) -> None:
-        self.bytes = ByteMeter()
+        self.counts = Counts()
         self.work = Work()
         self._limits = EgressLimits()
-        self._requests = self._carried_requests = 0
 
     @property
     def limits(self) -> EgressLimits:
@@ -50,33 +49,35 @@ class Meter:
     @limits.setter
     def limits(self, limits: EgressLimits) -> None:
         self._limits = limits
-        self.bytes.limit(limits.sent_bytes, limits.received_bytes)
+        self.counts.limit(limits.sent_bytes, limits.received_bytes, limits.requests)
 
     @property
     def carried(self) -> Carried:
         """Return what was carried until now."""
-        sent, received = self.bytes.carried(SENT), self.bytes.carried(RECEIVED)
-        return Carried(requests=self._carried_requests, sent_bytes=sent, received_bytes=received)
+        requests, sent, received = (self.counts.carried(what) for what in (REQUESTS, SENT, RECEIVED))
+        return Carried(requests=requests, sent_bytes=sent, received_bytes=received)
 
     def request(self) -> None:
         """Count a request that the policy grants. Raises OverLimit."""
-        self._requests += 1
-        if (most := self._limits.requests) is not None and self._requests > most:
-            raise OverLimit("egress requests", most, "requests")
-        self._carried_requests += 1
+        if not self.counts.count(REQUESTS, 1):
+            raise self.over_requests()
 
     def sent(self, count: int) -> None:
         """Count bytes that are about to go to a host. Raises OverLimit."""
-        if not self.bytes.count(SENT, count):
+        if not self.counts.count(SENT, count):
             raise self.over_sent()
 
     def received(self, count: int) -> None:
         """Count bytes that are about to go to the guest. Raises OverLimit."""
-        if not self.bytes.count(RECEIVED, count):
+        if not self.counts.count(RECEIVED, count):
             raise self.over_received()
 
+    def over_requests(self) -> OverLimit:
+        """Return the error of a sandbox that has asked too often."""
+        return OverLimit("egress requests", self._limits.requests or 0, "requests")
+
     def over_sent(self) -> OverLimit:
-        """Return the error of a sandbox that has sent too much."""
+        """The same of one that has sent too much."""
         return OverLimit("egress sent", self._limits.sent_bytes or 0, "bytes sent")
 
     def over_received(self) -> OverLimit:

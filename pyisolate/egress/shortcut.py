@@ -1,7 +1,8 @@
 """Exchanges whose request and answer came before, byte by byte: carried as their bytes come, and no task is woken.
 
 What is known, counted, bounded and answered is what it is without (`forward.repeat`). At anything else the task that
-waits is given what has come, and reads it as ever.
+waits is given what has come, and reads it as ever. After some exchanges of which all was known it ends: a thread can
+have the next ones (`handed.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .turns import Turns
 
 #: A larger answer is carried by the task, which waits for its guest to read.
 _MOST_BYTES = 1 << 16
+#: After so many exchanges with known heads on both sides the next ones are likely to be such.
+_SETTLED = 3
 
 
 class Begun(NamedTuple):
@@ -83,9 +86,19 @@ class Shortcut:
     """Carries what is known between a guest and a host that rests, until something else comes."""
 
     def __init__(
-        self, side: Side, up: Upstream, host: Inlet, meter: Meter, find: Find, hider: Hider, turns: Turns
+        self,
+        side: Side,
+        up: Upstream,
+        host: Inlet,
+        meter: Meter,
+        find: Find,
+        hider: Hider,
+        turns: Turns,
+        *,
+        settles: bool = False,
     ) -> None:
-        self._hider, self._turns = hider, turns
+        """`settles`: end where the next exchanges are likely to be known ones, too."""
+        self._hider, self._turns, self._settles = hider, turns, settles
         #: a request waits for its turn
         self._waits = False
         self._side, self._up, self._host, self._meter, self._find = side, up, host, meter, find
@@ -97,6 +110,9 @@ class Shortcut:
         self._used = self._loop.time()
         #: a part of an answer was sent and the rest was not
         self.begun = False
+        #: it ended for nothing but that exchanges of which all was known followed each other: how many did
+        self.settled = False
+        self._in_row = 0
 
     @property
     def asked(self) -> Request | None:
@@ -178,7 +194,9 @@ class Shortcut:
         known, came = self._flight
         found = None
         if data and len(data) <= _MOST_BYTES:
-            found = self._up.answers.find(data) or read_apart(known.request.method, data, self._up.answers, self._hider)
+            found = self._up.answers.find(data)
+            self._in_row = 0 if found is None else self._in_row + 1
+            found = found or read_apart(known.request.method, data, self._up.answers, self._hider)
         if found is None or found[0].body_bytes > _MOST_BYTES:
             self._end(Begun(known, came, data))
         else:
@@ -208,5 +226,6 @@ class Shortcut:
             self._up.close()
         self._left = 0
         self._up.next_cycle()
-        if not self._side.rests():
+        self.settled = self._settles and self._in_row >= _SETTLED
+        if self.settled or not self._side.rests():
             self._end(None)

@@ -104,13 +104,14 @@ class Tenants:
         for digest, tenant in list(self._known.items()):
             if tenant.key == key:
                 del self._known[digest]
+                tenant.meter.counts.renew()  # at once: the tunnels' thread waits for no task
                 for task in list(tenant.tasks):
                     task.cancel()
 
     def counts(self) -> Iterator[Counted]:
         """Return what is new of each sandbox since the last time."""
         meters = [one.meter for one in self._known.values()]
-        self._shares.divide([(one.work, one.bytes.spent_s()) for one in meters], self.strangers_work)
+        self._shares.divide([(one.work, one.counts.spent_s()) for one in meters], self.strangers_work)
         for tenant in self._known.values():
             now = (tenant.meter.carried, len(tenant.tasks), tenant.meter.work.spent_s)
             if now != tenant.counted:

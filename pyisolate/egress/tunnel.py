@@ -7,9 +7,9 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from ..native.tunnels import OVER_RECEIVED, OVER_SENT, Tunnels
+from ..native.tunnels import OVER_RECEIVED, OVER_REQUESTS, OVER_SENT, Ended, Tunnels
 from .meter import Meter
 from .streams import Stream
 
@@ -88,40 +88,46 @@ async def handshake(reader: asyncio.StreamReader, sent: bytes, host: str) -> byt
 
 
 class Carrier:
-    """Carries tunnels past the handshake: a thread in C does, and its descriptor tells this loop of their ends."""
+    """Carries what is not to be read: a thread in C does, and its descriptor tells this loop of what has ended."""
 
     def __init__(self) -> None:
         self._tunnels: Tunnels | None = None
-        self._waiting: dict[int, asyncio.Future[int]] = {}
+        self._waiting: dict[int, asyncio.Future[Ended]] = {}
+
+    @property
+    def tunnels(self) -> Tunnels:
+        """All that it carries. Raises OSError where the thread cannot start."""
+        if self._tunnels is None:
+            self._tunnels = Tunnels(IDLE_S)
+            asyncio.get_running_loop().add_reader(self._tunnels.fileno(), self._take_ended, self._tunnels)
+        return self._tunnels
 
     async def carry(self, guest: Stream, host: Stream, meter: Meter) -> None:
         """Carry bytes both ways until both sides have ended, or nothing came for a while. Raises OverLimit, OSError."""
-        loop = asyncio.get_running_loop()
-        if self._tunnels is None:
-            self._tunnels = Tunnels(IDLE_S)
-            loop.add_reader(self._tunnels.fileno(), self._take_ended, self._tunnels)
-        tunnels = self._tunnels
+        tunnels = self.tunnels
         async with asyncio.timeout(IDLE_S):
             await _empty(guest, host, meter.sent)
             await _empty(host, guest, meter.received)
         with _socket_of(guest) as one, _socket_of(host) as other:
-            number = tunnels.add(one.fileno(), other.fileno(), meter.bytes)
+            number = tunnels.add(one.fileno(), other.fileno(), meter.counts)
             one.detach(), other.detach()
-        ended = self._waiting[number] = loop.create_future()
+        with self.waiting(tunnels, number) as ended:
+            raise_for((await ended).result, meter)
+
+    @contextlib.contextmanager
+    def waiting(self, tunnels: Tunnels, number: int) -> Iterator[asyncio.Future[Ended]]:
+        """Yield what will tell how a tunnel has ended. Afterwards it has. To be entered at once by who began it."""
+        ended = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
-            result = await ended
+            yield ended
         finally:
             del self._waiting[number]
             tunnels.remove(number)
-        if result in (OVER_SENT, OVER_RECEIVED):
-            raise meter.over_sent() if result == OVER_SENT else meter.over_received()
-        if result < 0:
-            raise OSError(-result, os.strerror(-result), "tunnel")
 
     def _take_ended(self, tunnels: Tunnels) -> None:
-        for number, result in tunnels.ended():
-            if (future := self._waiting.get(number)) is not None and not future.done():
-                future.set_result(result)
+        for one in tunnels.ended():
+            if (future := self._waiting.get(one.number)) is not None and not future.done():
+                future.set_result(one)
 
     def close(self) -> None:
         """End the thread, and with it all tunnels."""
@@ -129,6 +135,15 @@ class Carrier:
             asyncio.get_running_loop().remove_reader(self._tunnels.fileno())
             self._tunnels.close()
             self._tunnels = None
+
+
+def raise_for(result: int, meter: Meter) -> None:
+    """Raise the OverLimit or OSError that a tunnel ended with, if any."""
+    over = {OVER_SENT: meter.over_sent, OVER_RECEIVED: meter.over_received, OVER_REQUESTS: meter.over_requests}
+    if result in over:
+        raise over[result]()
+    if result < 0:
+        raise OSError(-result, os.strerror(-result), "tunnel")
 
 
 async def _empty(source: Stream, sink: Stream, count: Callable[[int], None]) -> None:

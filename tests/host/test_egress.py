@@ -62,6 +62,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     do_POST = do_PUT = do_GET
 
+    def date_time_string(self, timestamp: float | None = None) -> str:  # equal requests have equal answers
+        return "Mon, 30 Nov 2026 00:00:00 GMT"
+
     def log_message(self, *args: object) -> None: ...
 
 

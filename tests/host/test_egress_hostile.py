@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -22,14 +23,20 @@ def ask(url, host):
     kept.request("GET", url, headers={"Host": host, **dict([login.strip().split(": ")])})
     answer = kept.getresponse()
     return answer.status, len(answer.read()), id(kept.sock)
-def send(first, rest="", end=False):
+def send(first, rest="", end=False, known=None):
     sock = socket.create_connection(("127.0.0.1", port), 20)
+    for _ in range(6 if known else 0):  # so often that the last ones are carried as known
+        sock.sendall(f"{known}{login}\\r\\n".encode())
+        answer = http.client.HTTPResponse(sock)
+        answer.begin()
+        if (answer.status, answer.read()[:4]) != (200, b"GET "):
+            raise OSError("not answered as ever")
     sock.sendall(f"{first}\\r\\n{login}{rest}".encode("latin-1"))
     if end:
         sock.shutdown(socket.SHUT_WR)
     return sock
-def status(first, rest="", end=False):
-    with send(first, rest, end) as sock:
+def status(first, rest="", end=False, known=None):
+    with send(first, rest, end, known) as sock:
         got = b""
         while more := sock.recv(1 << 16):
             got += more
@@ -71,9 +78,9 @@ def test_hostile_bytes_are_refused_with_an_event_each_and_others_are_served(worl
         sandbox.exec(_GUEST)
         before = other.eval(f"ask({world.granted!r}, {world.place!r})")
         assert before[0] == 200
-        for what, (first, rest) in hostile.items():
+        for (what, (first, rest)), before_it in itertools.product(hostile.items(), (None, f"GET {target}\r\n{host}")):
             known = sandbox.stats.denials
-            said = sandbox.eval(f"status({first!r}, {rest!r}, True)")
+            said = sandbox.eval(f"status({first!r}, {rest!r}, True, {before_it!r})")
             assert said, what
             assert all(400 <= status < 600 for status in said), (what, said)
             sandbox.exec("")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests import inside
-from tests.host.egress_world import HOST, World, one_world
+from tests.host.egress_world import HOST, World, one_world, turns_of_tunnels
 
 pytestmark = pytest.mark.once
 pytest.importorskip("trustme")
@@ -40,7 +42,34 @@ def thrice(url, other, host):
         while more := sock.recv(1 << 16):
             got[2] += more.decode("latin-1")
     return got
+def gone(sock, head):
+    'Tell whether nothing is answered on a connection any more.'
+    try:
+        sock.sendall(f"{head}Proxy-Authorization: {login(own)}\\r\\n\\r\\n".encode())
+        return not sock.recv(1)
+    except OSError:
+        return True
 """
+
+_CURL = Path("/usr/bin/curl")
+#: each asks `count` times on one connection, and says what it was answered
+_CLIENTS = {
+    "requests": """
+import requests
+with requests.Session() as session:
+    said = [session.get(url).status_code for _ in range(count)]
+""",
+    "httpx": """
+import httpx
+with httpx.Client() as client:
+    said = [client.get(url).status_code for _ in range(count)]
+""",
+    "curl": """
+import subprocess
+command = ["CURL", "-s", "-w", "%{http_code} "] + ["-o", "/dev/null", url] * count
+said = [int(one) for one in subprocess.run(command, capture_output=True, text=True).stdout.split()]
+""".replace("CURL", str(_CURL)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +93,24 @@ def test_equal_heads_carry_other_bodies_and_each_counts(world: World) -> None:
     assert world.plain.seen[before:] == ["POST /v1/x"] * 4 + ["GET /v1/x"] * 2
 
 
+@pytest.mark.parametrize("client", sorted(_CLIENTS))
+def test_clients_as_they_are_have_each_request_counted_and_the_first_over_the_limit_refused(
+    world: World, client: str
+) -> None:
+    if not _CURL.exists() if client == "curl" else importlib.util.find_spec(client) is None:
+        pytest.skip(f"no {client}")
+    policy = world.policy.allow_import("requests", "httpx").allow_native("*").allow_exec(_CURL)
+    policy = policy.with_limits(memory="1GiB", processes=64).with_egress(requests=12)
+    before, turns = len(world.plain.seen), turns_of_tunnels()
+    with world.supervisor.spawn("client", policy) as sandbox:
+        sandbox.exec(f"url, count = {world.granted!r}, 13\n{_CLIENTS[client]}")
+        assert sandbox.eval("said") == [200] * 12 + [429]
+        events = [event for event in sandbox.get_denial_events() if event.capability == "net.http"]  # curl has others
+        assert [event.target for event in events] == ["egress requests"]
+    assert world.plain.seen[before:] == ["GET /v1/x"] * 12
+    assert turns_of_tunnels() > turns  # they were carried by the thread
+
+
 def test_the_processor_time_of_the_proxy_is_charged_to_who_uses_it(world: World) -> None:
     policy = world.policy
     with world.supervisor.spawn("uses", policy) as uses, world.supervisor.spawn("rests", policy) as rests:
@@ -78,6 +125,7 @@ def test_the_processor_time_of_the_proxy_is_charged_to_who_uses_it(world: World)
 
 def test_what_follows_a_known_head_is_decided_as_ever(world: World) -> None:
     before = len(world.plain.seen)
+    repeated = f"[ask('GET', {world.granted!r}, {world.place!r})[0] for _ in range(6)]"
     with (
         world.supervisor.spawn("knows", world.policy) as sandbox,
         world.supervisor.spawn("another", world.policy) as another,
@@ -89,17 +137,20 @@ def test_what_follows_a_known_head_is_decided_as_ever(world: World) -> None:
         assert third.startswith("HTTP/1.1 200")
         assert "HTTP/1.1 403" in third
         assert [event.target for event in sandbox.get_denial_events()] == [f"GET {world.place}/v2/x"]
-        for _ in range(3):
-            assert sandbox.eval(f"ask('GET', {world.granted!r}, {world.place!r})")[0] == 200
+        assert sandbox.eval(repeated) == [200] * 6
         # the same but for whose password it bears, on a connection that is this sandbox's
         foreign = another.eval("__import__('os').environ['HTTP_PROXY']")
         said = sandbox.eval(f"ask('GET', {world.granted!r}, {world.place!r}, None, {foreign!r})")
         assert said[0] == 407
-        assert sandbox.eval(f"ask('GET', {world.granted!r}, {world.place!r})")[0] == 200
+        assert sandbox.eval(repeated) == [200] * 6
+        sandbox.exec("held = kept.sock")
         sandbox.reload_policy(world.base.allow_http(f"GET {world.place}/v3/*"))
+        # what the connection knew is not sent on any more, and it is closed
+        common = f" HTTP/1.1\r\nHost: {world.place}\r\n"
+        assert sandbox.eval(f"gone(held, 'GET {world.granted}' + {common!r})")
         said = sandbox.eval(f"kept.close() or ask('GET', {world.granted!r}, {world.place!r})")
         assert said[0] == 403
-    assert world.plain.seen[before:] == ["GET /v1/x"] * 7
+    assert world.plain.seen[before:] == ["GET /v1/x"] * 15
 
 
 def test_repeated_requests_with_a_credential_have_it_and_no_answer_does(

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from pyisolate.egress.work import Shares, Work, timed
-from pyisolate.native.tunnels import SENT, ByteMeter, Tunnels
+from pyisolate.native.tunnels import SENT, Counts, Tunnels
 
 
 def test_what_was_used_is_divided_by_what_was_measured() -> None:
@@ -42,7 +42,7 @@ def test_a_tunnel_is_charged_its_turns_and_not_its_bytes() -> None:
         for name in ("single bytes", "one piece"):
             near[name], guest = socket.socketpair()
             host, far = socket.socketpair()
-            met[name] = ByteMeter()
+            met[name] = Counts()
             tunnels.add(guest.detach(), host.detach(), met[name])
             for size in [1] * 2000 if name == "single bytes" else [100_000]:
                 near[name].sendall(b"x" * size)

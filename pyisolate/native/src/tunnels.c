@@ -1,5 +1,5 @@
 /* Tunnels of the egress proxy: bytes both ways between two sockets, unread, by one thread for all tunnels that never takes
- * the interpreter's lock. epoll(7), recv(2), send(2), shutdown(2).
+ * the interpreter's lock. epoll(7), recv(2), shutdown(2). Of known exchanges heads are compared (exchanges.c).
  *
  * What one side sends is read only while the other has taken all that came before, so a tunnel holds no more than one
  * turn's bytes, and none while it rests. A tunnel's memory is freed by the thread between two waits: an event of the last
@@ -16,51 +16,15 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "shared.h"
-#include "tunnels.types.h"
+#include "tunnels.h"
 
 /* Turns of one tunnel before another's, and between two looks for tunnels that rest. */
-enum { TUNNELS_EVENTS = 32, TUNNELS_TURN_BYTES = 1 << 17, TUNNELS_TURNS = 2, TUNNELS_LOOK_MS = 5000 };
-
-struct tunnels_one;
-
-/* One of its sockets, and what that one sends: `rest` is what the other has not taken yet. */
-struct tunnels_side {
-	struct tunnels_one *tunnel;
-	int fd, ended;
-	uint32_t watched;
-	unsigned char *rest;
-	size_t at, left;
-};
-
-struct tunnels_one {
-	struct tunnels_side sides[2]; /* the guest's, by TUNNELS_SENT, and the host's */
-	struct tunnels_meter *meter;
-	uint64_t number, used_ms;
-	int over, unwanted, result;
-	struct tunnels_one *next, *previous;
-};
-
-struct tunnels {
-	pthread_t thread;
-	pthread_mutex_t lock;
-	int epoll, wake, stop;
-	uint64_t idle_ms, looked_ms;
-	struct tunnels_one *open, *ended, *freed; /* `ended`: not asked for yet; `freed`: to be freed by the thread */
-	unsigned char turn[TUNNELS_TURN_BYTES];
-};
-
-static uint64_t tunnels_now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
+enum { TUNNELS_EVENTS = 32, TUNNELS_TURNS = 2, TUNNELS_LOOK_MS = 5000 };
 
 /* What this thread has used of a processor. */
 static uint64_t tunnels_used_ns(void)
@@ -69,17 +33,6 @@ static uint64_t tunnels_used_ns(void)
 
 	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-/* Count bytes that are about to go on: 0 where that is more than the limit. */
-SHARED int tunnels_count(struct tunnels_meter *meter, int way, uint64_t bytes)
-{
-	uint64_t used = __atomic_add_fetch(&meter->used[way], bytes, __ATOMIC_RELAXED);
-
-	if (used > __atomic_load_n(&meter->most[way], __ATOMIC_RELAXED))
-		return 0;
-	__atomic_add_fetch(&meter->carried[way], bytes, __ATOMIC_RELAXED);
-	return 1;
 }
 
 static void tunnels_push(struct tunnels_one **list, struct tunnels_one *t)
@@ -101,29 +54,16 @@ static void tunnels_take(struct tunnels_one **list, struct tunnels_one *t)
 		t->next->previous = t->previous;
 }
 
-/* Watch a socket for what can be done with it; for nothing, not even its end, where nothing can. */
-static void tunnels_watch(struct tunnels *all, struct tunnels_side *s, uint32_t wanted)
-{
-	struct epoll_event event = {.events = wanted, .data.ptr = s};
-
-	if (wanted == s->watched)
-		return;
-	if (!wanted)
-		epoll_ctl(all->epoll, EPOLL_CTL_DEL, s->fd, NULL);
-	else if (epoll_ctl(all->epoll, s->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, s->fd, &event) < 0)
-		return; /* no memory: found by the look for tunnels that rest */
-	s->watched = wanted;
-}
-
 /* Close a tunnel; `list` keeps it. */
 static void tunnels_end(struct tunnels *all, struct tunnels_one *t, int result, struct tunnels_one **list)
 {
 	t->over = 1;
 	t->result = result;
 	for (int i = 0; i < 2; i++) {
-		tunnels_watch(all, &t->sides[i],
-			      0); /* a copy of the descriptor is elsewhere: closing it would leave the watch */
-		close(t->sides[i].fd);
+		sides_watch(all, &t->sides[i],
+			    0); /* a copy of the descriptor is elsewhere: closing it would leave the watch */
+		if (!t->exchange)
+			close(t->sides[i].fd);
 		free(t->sides[i].rest);
 		t->sides[i].rest = NULL;
 	}
@@ -131,39 +71,14 @@ static void tunnels_end(struct tunnels *all, struct tunnels_one *t, int result, 
 	tunnels_push(list, t);
 }
 
-/* Send on; keep what is not taken. Returns 0 or -errno. */
-static int tunnels_send(struct tunnels_side *from, int to, const unsigned char *data, size_t size)
+/* End a tunnel that does so by itself. */
+static void tunnels_over(struct tunnels *all, struct tunnels_one *t, int result)
 {
-	ssize_t sent = send(to, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+	uint64_t one = 1;
 
-	if (sent < 0 && errno != EAGAIN && errno != EINTR)
-		return -errno;
-	size_t taken = sent < 0 ? 0 : (size_t)sent;
-	if (taken == size)
-		return 0;
-	from->rest = malloc(size - taken);
-	if (!from->rest)
-		return -ENOMEM;
-	memcpy(from->rest, data + taken, size - taken);
-	from->at = 0;
-	from->left = size - taken;
-	return 0;
-}
-
-/* Send what was kept. Returns 0 or -errno. */
-static int tunnels_send_rest(struct tunnels_side *from, int to)
-{
-	ssize_t sent = send(to, from->rest + from->at, from->left, MSG_DONTWAIT | MSG_NOSIGNAL);
-
-	if (sent < 0)
-		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-	from->at += (size_t)sent;
-	from->left -= (size_t)sent;
-	if (!from->left) {
-		free(from->rest);
-		from->rest = NULL;
-	}
-	return 0;
+	tunnels_end(all, t, result, &all->ended);
+	if (write(all->wake, &one, sizeof one) < 0)
+		return; /* it is readable already */
 }
 
 /* Carry what has come one way. Returns 0, -errno, or the limit that it went over. */
@@ -173,7 +88,7 @@ static int tunnels_move(struct tunnels *all, struct tunnels_one *t, int way)
 	int to = t->sides[!way].fd, error;
 
 	for (int turn = 0; turn < TUNNELS_TURNS && !from->left; turn++) {
-		ssize_t got = recv(from->fd, all->turn, sizeof all->turn, MSG_DONTWAIT);
+		ssize_t got = recv(from->fd, all->turn, TUNNELS_TURN_BYTES, MSG_DONTWAIT);
 		if (got < 0)
 			return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 		if (!got) {
@@ -181,60 +96,69 @@ static int tunnels_move(struct tunnels *all, struct tunnels_one *t, int way)
 			shutdown(to, SHUT_WR);
 			return 0;
 		}
-		if (!tunnels_count(t->meter, way, (uint64_t)got))
+		if (sides_outdated(t))
+			return -ECONNABORTED;
+		if (!sides_count(t->meter, way, (uint64_t)got))
 			return way == TUNNELS_SENT ? TUNNELS_OVER_SENT : TUNNELS_OVER_RECEIVED;
-		error = tunnels_send(from, to, all->turn, (size_t)got);
-		if (error || (size_t)got < sizeof all->turn)
+		error = sides_send(from, to, all->turn, (size_t)got);
+		if (error || got < TUNNELS_TURN_BYTES)
 			return error;
 	}
 	return 0;
 }
 
-/* Do what a socket is ready for. Its errors and its end come unwatched: reading or writing meets them. */
-static void tunnels_serve(struct tunnels *all, struct tunnels_side *side, uint32_t events)
+/* Do what a tunnel's socket is ready for: 0, -errno, or how the tunnel ended. Errors and ends of a socket come unwatched:
+ * reading or writing meets them. */
+static int tunnels_carry(struct tunnels *all, struct tunnels_side *side, uint32_t events)
 {
 	struct tunnels_one *t = side->tunnel;
 	int way = side == &t->sides[1], result = 0;
 
-	t->used_ms = tunnels_now_ms();
+	t->used_ms = sides_now_ms();
 	if (t->sides[!way].left && events & ~(uint32_t)EPOLLIN)
-		result = tunnels_send_rest(&t->sides[!way], side->fd);
+		result = sides_send_rest(&t->sides[!way], side->fd);
 	if (!result && !side->left && !side->ended && events & ~(uint32_t)EPOLLOUT)
 		result = tunnels_move(all, t, way);
-	struct tunnels_side *guest = &t->sides[0], *host = &t->sides[1];
-	if (result || (guest->ended && host->ended)) {
-		tunnels_end(all, t, result, &all->ended);
-		uint64_t one = 1;
-		if (write(all->wake, &one, sizeof one) < 0)
-			return; /* it is readable already */
-		return;
-	}
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; !result && i < 2; i++) {
 		uint32_t reads = !t->sides[i].ended && !t->sides[i].left ? EPOLLIN : 0;
-		tunnels_watch(all, &t->sides[i], reads | (t->sides[!i].left ? EPOLLOUT : 0));
+		sides_watch(all, &t->sides[i], reads | (t->sides[!i].left ? EPOLLOUT : 0));
 	}
+	return result;
+}
+
+static void tunnels_serve(struct tunnels *all, struct tunnels_side *side, uint32_t events)
+{
+	struct tunnels_one *t = side->tunnel;
+	int result = t->exchange ? exchanges_serve(all, side, events) : tunnels_carry(all, side, events);
+
+	if (result || (t->sides[0].ended && t->sides[1].ended))
+		tunnels_over(all, t, result);
+}
+
+/* Free what nothing names any more. */
+static void tunnels_free_one(struct tunnels_one *t)
+{
+	exchanges_free(t->exchange);
+	free(t);
 }
 
 /* End what has rested for too long, and free what nothing names any more. */
 static void tunnels_look(struct tunnels *all)
 {
-	uint64_t now = tunnels_now_ms(), one = 1;
+	uint64_t now = sides_now_ms();
 
 	while (all->freed) {
 		struct tunnels_one *t = all->freed;
 		tunnels_take(&all->freed, t);
-		free(t);
+		tunnels_free_one(t);
 	}
 	if (now - all->looked_ms < TUNNELS_LOOK_MS && now - all->looked_ms < all->idle_ms)
 		return;
 	all->looked_ms = now;
 	for (struct tunnels_one *t = all->open, *next; t; t = next) {
 		next = t->next;
-		if (now - t->used_ms < all->idle_ms)
-			continue;
-		tunnels_end(all, t, TUNNELS_IDLE, &all->ended);
-		if (write(all->wake, &one, sizeof one) < 0)
-			continue;
+		if (now - t->used_ms >= all->idle_ms)
+			tunnels_over(all, t, TUNNELS_IDLE);
 	}
 }
 
@@ -242,6 +166,7 @@ static void *tunnels_loop(void *given)
 {
 	struct tunnels *all = given;
 	struct epoll_event events[TUNNELS_EVENTS];
+	prctl(PR_SET_NAME, "egress-tunnels");
 	uint64_t before = tunnels_used_ns();
 	int wait_ms = all->idle_ms < TUNNELS_LOOK_MS ? (int)all->idle_ms : TUNNELS_LOOK_MS;
 
@@ -253,6 +178,7 @@ static void *tunnels_loop(void *given)
 		if (stop)
 			return NULL;
 		int count = epoll_wait(all->epoll, events, TUNNELS_EVENTS, wait_ms);
+		all->pass++;
 		for (int i = 0; i < count; i++) {
 			struct tunnels_side *side = events[i].data.ptr;
 			pthread_mutex_lock(
@@ -280,7 +206,7 @@ static void tunnels_free(struct tunnels *all)
 		while (*lists[i]) {
 			struct tunnels_one *t = *lists[i];
 			tunnels_take(lists[i], t);
-			free(t);
+			tunnels_free_one(t);
 		}
 	if (all->epoll >= 0)
 		close(all->epoll);
@@ -305,7 +231,7 @@ SHARED struct tunnels *tunnels_start(unsigned int idle_s)
 	all->epoll = epoll_create1(EPOLL_CLOEXEC);
 	all->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	all->idle_ms = (uint64_t)idle_s * 1000;
-	all->looked_ms = tunnels_now_ms();
+	all->looked_ms = sides_now_ms();
 	if (all->epoll < 0 || all->wake < 0) {
 		error = errno;
 	} else {
@@ -328,29 +254,35 @@ SHARED int tunnels_ended_fd(const struct tunnels *all)
 	return all->wake;
 }
 
-/* Carry between two sockets, which are closed with the tunnel. `meter` stays until it has ended, or is removed. Returns
- * NULL with errno, and then the sockets are the caller's. */
-SHARED void *tunnels_add(struct tunnels *all, uint64_t number, int guest, int host, struct tunnels_meter *meter)
+/* Carry between two sockets: all that comes, and the sockets are closed with the tunnel; or `exchange` alone, which the
+ * tunnel has from now on, and they stay open. `meter` stays until it has ended, or is removed. Returns NULL with errno, and
+ * then the sockets are the caller's. */
+SHARED void *tunnels_add(struct tunnels *all, uint64_t number, int guest, int host, struct tunnels_meter *meter,
+			 struct exchanges_one *exchange)
 {
 	struct tunnels_one *t = calloc(1, sizeof *t);
 
-	if (!t)
+	if (!t) {
+		exchanges_free(exchange);
 		return NULL;
+	}
 	t->number = number;
 	t->meter = meter;
-	t->used_ms = tunnels_now_ms();
+	t->exchange = exchange;
+	t->used_ms = sides_now_ms();
+	t->policy = __atomic_load_n(&meter->policy, __ATOMIC_SEQ_CST);
 	t->sides[0].fd = guest;
 	t->sides[1].fd = host;
 	pthread_mutex_lock(&all->lock);
 	tunnels_push(&all->open, t);
 	for (int i = 0; i < 2; i++) {
 		t->sides[i].tunnel = t;
-		tunnels_watch(all, &t->sides[i], EPOLLIN);
+		sides_watch(all, &t->sides[i], EPOLLIN);
 	}
 	if (!t->sides[0].watched || !t->sides[1].watched) {
 		int error = errno;
 		for (int i = 0; i < 2; i++)
-			tunnels_watch(all, &t->sides[i], 0);
+			sides_watch(all, &t->sides[i], 0);
 		t->over = 1;
 		tunnels_take(&all->open, t);
 		tunnels_push(&all->freed, t);
@@ -360,6 +292,25 @@ SHARED void *tunnels_add(struct tunnels *all, uint64_t number, int guest, int ho
 	}
 	pthread_mutex_unlock(&all->lock);
 	return t;
+}
+
+/* End known exchanges in which nothing went on for so long, while the guest was to ask or an answer to come. Returns how
+ * long they have left (ms), 0 where they have ended. */
+SHARED uint64_t tunnels_expire(struct tunnels *all, void *tunnel, uint64_t ask_ms, uint64_t answer_ms)
+{
+	struct tunnels_one *t = tunnel;
+	uint64_t left_ms = 0;
+
+	pthread_mutex_lock(&all->lock);
+	if (!t->over && t->exchange) {
+		uint64_t most_ms = exchanges_wait(t->exchange) ? answer_ms : ask_ms;
+		uint64_t rested_ms = sides_now_ms() - t->used_ms;
+		left_ms = rested_ms < most_ms ? most_ms - rested_ms : 0;
+		if (!left_ms)
+			tunnels_over(all, t, TUNNELS_IDLE);
+	}
+	pthread_mutex_unlock(&all->lock);
+	return left_ms;
 }
 
 /* End a tunnel that `tunnels_next_ended` has not named; it does not from now on. */
@@ -375,8 +326,9 @@ SHARED void tunnels_remove(struct tunnels *all, void *tunnel)
 	pthread_mutex_unlock(&all->lock);
 }
 
-/* Name a tunnel that has ended by itself, and how: 0 where there is none, and nothing to read any more. */
-SHARED int tunnels_next_ended(struct tunnels *all, uint64_t *number, int *result)
+/* Tell of a tunnel that has ended by itself: 0 where there is none, and nothing to read any more. `given` has room for a
+ * request's body and what else is given back. */
+SHARED int tunnels_next_ended(struct tunnels *all, struct tunnels_end *end, unsigned char *given)
 {
 	int found = 0;
 	uint64_t ignored;
@@ -386,9 +338,13 @@ SHARED int tunnels_next_ended(struct tunnels *all, uint64_t *number, int *result
 		struct tunnels_one *t = all->ended;
 		tunnels_take(&all->ended, t);
 		tunnels_push(&all->freed, t);
-		*number = t->number;
-		*result = t->result;
+		*end = (struct tunnels_end){.number = t->number,
+					    .rested_ms = sides_now_ms() - t->used_ms,
+					    .result = t->result,
+					    .asked = -1};
 		found = !t->unwanted;
+		if (found && t->exchange)
+			exchanges_end(t->exchange, end, given);
 	}
 	if (!all->ended && read(all->wake, &ignored, sizeof ignored) < 0)
 		errno = 0; /* there was nothing */

@@ -1,7 +1,8 @@
 struct tunnels *tunnels_start(unsigned int idle_s);
 int tunnels_ended_fd(const struct tunnels *all);
-void *tunnels_add(struct tunnels *all, uint64_t number, int guest, int host, struct tunnels_meter *meter);
+void *tunnels_add(struct tunnels *all, uint64_t number, int guest, int host, struct tunnels_meter *meter,
+		  struct exchanges_one *exchange);
 void tunnels_remove(struct tunnels *all, void *tunnel);
-int tunnels_next_ended(struct tunnels *all, uint64_t *number, int *result);
+int tunnels_next_ended(struct tunnels *all, struct tunnels_end *end, unsigned char *given);
 void tunnels_stop(struct tunnels *all);
-int tunnels_count(struct tunnels_meter *meter, int way, uint64_t bytes);
+uint64_t tunnels_expire(struct tunnels *all, void *tunnel, uint64_t ask_ms, uint64_t answer_ms);

@@ -1,0 +1,122 @@
+"""Exchanges of which all is known, carried by the tunnels' thread, until something else comes: this loop is not woken.
+
+The thread compares heads byte by byte with those that were read and judged here, counts and bounds as `shortcut.py`
+does, and gives the connection back with what it does not know. Where another policy comes into force it carries nothing
+more, at once (`Tenants.dismiss`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TypeVar
+
+from ..native.tunnels import (
+    BY_ANSWER,
+    BY_GUEST,
+    BY_HOST,
+    BY_REQUEST,
+    IDLE,
+    MOST_BODY_BYTES,
+    MOST_HEAD_BYTES,
+    Ended,
+    Known,
+    Tunnels,
+)
+from ..policy.web import Request
+from .forward import IDLE_S, KEPT_S, Upstream
+from .heads import KnownAnswer, KnownRequest
+from .meter import Meter
+from .shortcut import Begun, Plain
+from .tunnel import Carrier, raise_for
+
+#: What is copied for a connection, the last that came (bytes).
+_MOST_BYTES = 16 << 10
+_V = TypeVar("_V", KnownRequest, KnownAnswer)
+
+
+class Handed:
+    """A guest's connection and its host's, both at rest, while the thread has them."""
+
+    def __init__(
+        self, carrier: Carrier, side: Plain, up: Upstream, meter: Meter, requests: Sequence[tuple[bytes, KnownRequest]]
+    ) -> None:
+        """`requests`: what was granted to this sandbox, with the heads that it came with."""
+        self._carrier, self._up, self._meter, self._side = carrier, up, meter, side
+        here = [(head, one) for head, one in requests if (one.request.host, one.request.port) == up.place]
+        self._requests = _copied(here)
+        #: the request whose answer, or the rest of it, is still to come; whether it has begun
+        self.asked: Request | None = None
+        self.begun = False
+
+    async def run(self, head_s: float) -> bytes | Begun | None:
+        """Return what else came, as `Shortcut.run` does, and raise what that raises."""
+        transports = [_transport(self._side.writer), _transport(self._up.writer)]
+        waits = any(one.get_write_buffer_size() or one.is_closing() for one in transports)
+        secret = any(one.get_extra_info("sslcontext") is not None for one in transports)
+        if waits or secret or not (self._requests and self._side.rests() and self._up.serves(self._up.place)):
+            return None
+        for one in transports:
+            one.pause_reading()
+        try:
+            tunnels = self._carrier.tunnels
+            number = self._begin(tunnels, *(one.get_extra_info("socket").fileno() for one in transports))
+        except OSError:  # no memory, no descriptor: it goes on here
+            number = None
+        try:
+            return None if number is None else self._given_back(await self._end(tunnels, number, head_s))
+        finally:
+            for one in transports:
+                one.resume_reading()
+
+    def _begin(self, tunnels: Tunnels, guest: int, host: int) -> int:
+        requests = [Known(head, one.onward, one.body_bytes) for head, one in self._requests]
+        answers = [Known(head, one.onward, one.body_bytes) for head, one in _copied(self._up.answers.of())]
+        return tunnels.exchange(guest, host, self._meter.counts, requests, answers, int(1000 * KEPT_S))
+
+    async def _end(self, tunnels: Tunnels, number: int, head_s: float) -> Ended:
+        """Return how the thread has ended it, which it does too where nothing comes for as long as each side has."""
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            self._timer = loop.call_later(min(head_s, tunnels.expire(number, head_s, IDLE_S) or head_s), look)
+
+        with self._carrier.waiting(tunnels, number) as ended:
+            self._timer = loop.call_later(head_s, look)
+            try:
+                return await ended
+            finally:
+                self._timer.cancel()
+
+    def _given_back(self, end: Ended) -> bytes | Begun | None:
+        if end.asked is not None:
+            head, known = self._requests[end.asked]
+            self.asked, self.begun = known.request, end.begun
+            if end.result == BY_ANSWER:
+                return Begun(known, head + end.body, end.given)
+        self._up.rested(end.rested_s)
+        if end.result == BY_HOST:  # it has ended, or speaks without being asked
+            self._up.close()
+        if end.result in (BY_HOST, BY_REQUEST, BY_GUEST):
+            return end.given or None
+        if end.result == IDLE:
+            raise TimeoutError("nothing came")
+        raise_for(end.result, self._meter)
+        raise ConnectionAbortedError("the thread has ended it")
+
+
+def _transport(writer: asyncio.StreamWriter) -> asyncio.Transport:
+    transport = writer.transport
+    assert isinstance(transport, asyncio.Transport)
+    return transport
+
+
+def _copied(heads: Sequence[tuple[bytes, _V]]) -> list[tuple[bytes, _V]]:
+    """Return the last ones that the thread takes, up to what is copied for a connection."""
+    found, left = [], _MOST_BYTES
+    for head, one in reversed(heads):
+        left -= len(head) + len(one.onward)
+        fits = len(head) <= MOST_HEAD_BYTES and len(one.onward) <= MOST_HEAD_BYTES
+        if left >= 0 and fits and one.body_bytes <= MOST_BODY_BYTES:
+            found.append((head, one))
+    return found
