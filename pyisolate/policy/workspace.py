@@ -25,6 +25,8 @@ ROOT = "/sandbox"
 HOME = "/sandbox/workspace"
 #: Names that programs take for granted, and that lead to the workspace.
 LINKS = ("/tmp", "/dev/shm")
+#: The one that holds a host's files: in monitor mode it stays the host's, so that what a program reads there is seen.
+_WITH_FILES = "/tmp"
 RIGHTS = int(FsRight.READ | FsRight.WRITE | FsRight.CREATE | FsRight.DELETE | FsRight.METADATA)
 _RUNNING = int(FsRight.EXEC | FsRight.MAP_EXEC)
 #: Where libraries keep what is theirs, in it: no result of the guest's.
@@ -92,17 +94,23 @@ def grant(table: FsTable, policy: PolicyFields) -> None:
     named = any(one.allow and one.path == HOME for one in policy.processes)
     kept_out = 0 if named else table.granted(HOME) & _RUNNING
     table.add(HOME, RIGHTS, kept_out, text=rule_text(size), origin="workspace", link=False)
+    monitored = dict(policy.modes).get("fs", policy.mode) is Mode.MONITOR
+    if monitored and not any(same_line(rule.path, _WITH_FILES) for rule in policy.files):
+        # enforcing leads the name to the workspace: to go there and to list it is refused in neither mode
+        table.add(_WITH_FILES, int(FsRight.LIST), text=rule_text(size), origin="workspace", implied=True, link=False)
 
 
 def links(policy: CompiledPolicy) -> tuple[str, ...]:
     """Return the names that lead to the workspace: those of which no rule speaks, nor of what is above or below.
 
-    None in monitor mode, where what a program finds in the host's /tmp is to be seen.
+    Not /tmp in monitor mode, where what a program finds in the host's is to be seen.
     """
-    if policy.workspace_bytes is None or policy.mode_of("fs") is not Mode.ENFORCE:
+    if policy.workspace_bytes is None:
         return ()
+    enforced = policy.mode_of("fs") is Mode.ENFORCE
     spoken = [rule.path for rule in policy.fs if rule.origin != "workspace" and not _of_any_code(rule)]
-    return tuple(link for link in LINKS if not any(same_line(path, link) for path in spoken))
+    names = [link for link in LINKS if enforced or link != _WITH_FILES]
+    return tuple([link for link in names if not any(same_line(path, link) for path in spoken)])
 
 
 def _of_any_code(rule: FsRule) -> bool:

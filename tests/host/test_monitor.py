@@ -185,3 +185,16 @@ def test_a_random_number_is_called_by_the_function_that_was_asked_for_it() -> No
                 for call in ("os.urandom", "os.getrandom"):
                     sandbox.exec(f"import os\ntry: {call}(4)\nexcept OSError: pass")
                 assert [event.target for event in sandbox.get_denial_events()] == ["os.urandom", "os.getrandom"]
+
+
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+def test_names_that_lead_to_the_workspace_are_refused_in_neither_mode(
+    supervisor: pyisolate.Supervisor, mode: str
+) -> None:
+    with supervisor.spawn("names", pyisolate.Policy.preset("compute").with_mode(mode)) as sandbox:
+        sandbox.exec("import multiprocessing, os; multiprocessing.Lock(); open('/dev/shm/own', 'w').close()")
+        assert sandbox.eval("os.path.samefile('/dev/shm/own', '/sandbox/workspace/own')")
+        sandbox.exec("os.chdir('/tmp'); os.listdir('.'); os.listdir('/tmp'); os.chdir('/')")
+        assert sandbox.get_denial_events() == []
+        sandbox.exec("try: os.listdir('/var/tmp')\nexcept PermissionError: pass")  # the control
+        assert [event.target for event in sandbox.get_denial_events()] == ["/var/tmp"]
