@@ -431,3 +431,18 @@ def grow(to):
                 sandbox.exec("grow(65537)")
         found = [(e.capability, e.target, e.count, e.reported_by, e.syscall) for e in sandbox.get_denial_events()]
         assert found == [("limit.file_size", "65536", 1, "guest", None)]
+
+
+@pytest.mark.parametrize("way", ["subprocess.run(program).returncode", "waited(subprocess.Popen(program))"])
+def test_a_program_that_ends_by_the_size_of_its_file_is_one_event(supervisor: pyisolate.Supervisor, way: str) -> None:
+    require("seccomp", supervisor.diagnostics().listener, "no listener takes the report")
+    program = ["/usr/bin/dd", "if=/dev/zero", "bs=1024", "status=none"]
+    policy = pyisolate.Policy.preset("compute").allow_exec(program[0]).allow_import("subprocess")
+    with supervisor.spawn("grows", policy, limits={"file_size": "64KiB"}) as sandbox:
+        sandbox.exec(f"import os, subprocess\nprogram = {program!r} + [f'of={{os.getcwd()}}/grown', 'count=64']")
+        sandbox.exec("def waited(made): return -os.waitid(os.P_PID, made.pid, os.WEXITED).si_status")
+        assert sandbox.eval(way) == 0  # the control
+        sandbox.exec("program[-1] = 'count=65'")
+        assert sandbox.eval(way) == -25
+        found = [(e.capability, e.target, e.count, e.reported_by) for e in sandbox.get_denial_events()]
+        assert found == [("limit.file_size", "65536", 1, "guest")]

@@ -17,6 +17,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "../marks.h"
@@ -132,4 +133,50 @@ EXPORT void pyisolate_report_sizes(void)
 	struct sigaction action = {.sa_handler = met_size, .sa_flags = SA_RESTART | SA_ONSTACK};
 
 	sigaction(SIGXFSZ, &action, NULL);
+}
+
+/* A program that does not handle the signal ends by it: who waits for the program sees that, and reports. */
+static void ended_by(int number)
+{
+	if (number == SIGXFSZ)
+		met_size(number);
+}
+
+EXPORT pid_t wait4(pid_t pid, int *status, int options, struct rusage *usage)
+{
+	int own = 0;
+	pid_t found = (pid_t)syscall(SYS_wait4, pid, &own, options, usage);
+
+	if (found > 0 && status)
+		*status = own;
+	if (found > 0 && WIFSIGNALED(own))
+		ended_by(WTERMSIG(own));
+	return found;
+}
+
+EXPORT pid_t waitpid(pid_t pid, int *status, int options)
+{
+	return wait4(pid, status, options, NULL);
+}
+
+EXPORT pid_t wait3(int *status, int options, struct rusage *usage)
+{
+	return wait4(-1, status, options, usage);
+}
+
+EXPORT pid_t wait(int *status)
+{
+	return wait4(-1, status, 0, NULL);
+}
+
+EXPORT int waitid(idtype_t of, id_t id, siginfo_t *into, int options)
+{
+	siginfo_t own = {0};
+	int result = (int)syscall(SYS_waitid, of, id, &own, options, NULL);
+
+	if (!result && into)
+		*into = own;
+	if (!result && own.si_pid && !(options & WNOWAIT) && own.si_code != CLD_EXITED)
+		ended_by(own.si_status);
+	return result;
 }
