@@ -12,7 +12,9 @@ from .deduplicate import ANNOUNCED, PERFORMING
 #: `enum pyi_slot_verdict` in bpf/pyisolate.h, where the native hook wants it
 ALLOW, WOULD_DENY = 1 << 16, 3 << 16
 #: ASKED_* of native/src/asked.h, likewise
-MANY, AHEAD, RESOLVES, NOTHING = (1 << bit for bit in range(8, 12))
+MANY, AHEAD, RESOLVES, NOTHING, OWN_LOOK = (1 << bit for bit in range(8, 13))
+#: the interpreter opens a file for itself, and does without where it is not there
+LOOKS_FOR_LINE = CAPABILITY_NUMBER[C.FS_READ] | OWN_LOOK
 
 #: Functions that look names up: the C library may ask daemons over sockets of its own (nscd, netlink) for them.
 LOOKUPS = frozenset(

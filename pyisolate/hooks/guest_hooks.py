@@ -38,7 +38,7 @@ from .coalesce import Coalescer
 from .deduplicate import ANNOUNCED, Announcements
 from .importing import ImportRule, ShadowedImports, checked_import
 from .operation import DoneWithout, Operation
-from .operations import OPERATIONS
+from .operations import OPERATIONS, SOURCE_LINE
 from .pinned_hosts import PinnedHosts
 from .suspended import Suspended
 
@@ -181,7 +181,8 @@ class GuestHooks:
                 raise  # a guest at the end of its stack must not get round the question
             except Exception:  # arguments of a shape that the call itself will refuse; else the kernel decides
                 return answers.nothing_asked(event)
-            return self._decide_all(operations, args, found[1], 0, event)
+            done = self._decide_all(operations, args, found[1], 0, event)
+            return answers.LOOKS_FOR_LINE if operations is SOURCE_LINE else done
         finally:
             self._busy.discard(ident)
 

@@ -22,12 +22,14 @@ from .active import GATE, may_read, may_run
 from .operation import Arguments, DoneWithout, Operation, Operations
 
 _NOTHING: Operations = ()
+#: Nothing, of an open by which the interpreter looks for a line of source that is not in sight.
+SOURCE_LINE: Operations = []
 _O_WRITING, _O_CREAT, _O_TRUNC = posix.O_WRONLY | posix.O_RDWR, posix.O_CREAT, posix.O_TRUNC
 _O_PATH = getattr(posix, "O_PATH", 0o10000000)  # open(2)
 _O_NEW, _O_NOFOLLOW = posix.O_CREAT | posix.O_EXCL, posix.O_NOFOLLOW
 _O_TMPFILE_BIT = 0o20000000  # __O_TMPFILE (asm-generic/fcntl.h)
 #: Mode and flags by which the interpreter alone opens: for the line that a SyntaxError shows, by a name that is mostly
-#: made up (_Py_fopen_obj in Python/fileutils.c). What is not there is left to the kernel, which says so.
+#: made up, or a script's own (_Py_fopen_obj in Python/fileutils.c). What is not in sight it does without.
 _SOURCE_LINE = ("rb", 0)
 _SOCKET_INIT = socket.socket.__init__.__code__
 #: Requests that put words into a terminal's mouth (ioctl_tty(2)); part of the floor.
@@ -64,14 +66,13 @@ def _open(args: Arguments) -> Operations:
     path = paths.reached_by_open(args[0])
     if path is None or (path.endswith(".pyc") and _is_tried_bytecode(path)):
         return _NOTHING
-    if mode is not None and (
-        ((mode, args[2]) == _SOURCE_LINE and not paths.exists(path))
-        or (mode == "r" and frames.searches_archive())
-        or frames.opens_by_tempfile()
-    ):
+    if (mode, args[2]) == _SOURCE_LINE and not paths.exists(path):
+        return SOURCE_LINE
+    if mode is not None and ((mode == "r" and frames.searches_archive()) or frames.opens_by_tempfile()):
         return _NOTHING
     if path.startswith("/dev/pty") and frames.opens_by_pty():
         return _NOTHING  # the kernel says that it is not there, or refuses it
+    paths.note_opened(path)
     return opening(path, args[2])
 
 

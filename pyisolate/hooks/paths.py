@@ -7,6 +7,7 @@ look-ups nor a patched `os` changes what is asked. What cannot be resolved is No
 from __future__ import annotations
 
 import _thread
+import collections
 import errno
 import os
 import pathlib
@@ -62,6 +63,9 @@ def text(value: object) -> str | None:
 
 #: What `os.open` opened for reading alone, by descriptor: cells have no /proc to ask. Closed ones may be among them.
 _opened: dict[int, str] = {}
+#: What was opened last by whatever function, of which no event tells the descriptor.
+_opened_last: collections.deque[str] = collections.deque(maxlen=64)
+note_opened = _opened_last.append
 
 
 def remember_descriptor(descriptor: int, value: object, dir_fd: int | None) -> None:
@@ -83,14 +87,19 @@ def of_descriptor(descriptor: int) -> str | None:
 
 
 def _remembered(descriptor: int) -> str | None:
-    path = _opened.get(descriptor)
-    if path is None:
-        return None
+    known = _opened.get(descriptor)
     try:
-        has, found = _fstat(descriptor), _stat(_ours(path))
+        has = _fstat(descriptor)
     except (OSError, ValueError):
         return None
-    return _resolve(path) if (has.st_dev, has.st_ino) == (found.st_dev, found.st_ino) else None
+    for path in dict.fromkeys(([] if known is None else [known]) + list(_opened_last)[::-1]):
+        try:
+            found = _stat(_ours(path))
+        except (OSError, ValueError):
+            continue
+        if (has.st_dev, has.st_ino) == (found.st_dev, found.st_ino):
+            return _resolve(path)
+    return None
 
 
 def absolute(value: object, dir_fd: int | None = None, *, base: object = None) -> str | None:

@@ -47,6 +47,8 @@ _REFUSALS = (1, 13)
 #: How a root view refuses: what is not granted is absent, what may not be written is a read-only mount, and what leads
 #: from one mount to another is no rename and no link.
 _BY_VIEW = (errno.ENOENT, errno.EROFS, errno.EXDEV)
+#: What changes an open file, whose errors name none.
+_BY_DESCRIPTOR = frozenset(("fchmod", "fchown", "fsetxattr", "fremovexattr", "utimensat"))
 #: The words that a library puts into an error of its own where it keeps no errno (strerror(3)).
 _WORDS = {os.strerror(one): one for one in (*_BY_VIEW, *_REFUSALS)}
 _QUOTED = re.compile(r"""(["'])(.*?)\1""")
@@ -60,15 +62,21 @@ _LIBRARY_FAILURES = frozenset(
 def _refused_by_view(event: DenialEvent, failure: Failed) -> bool:
     """Tell whether an error of a file call is what a refusal by the root view looks like: it names that very file.
 
-    A nameless one is left alone: it may be about another file, after a refusal that the guest caught.
+    Or the script whose interpreter it is. A nameless one is left alone, but of a call on an open file: it may be about
+    another file, after a refusal that the guest caught.
     """
-    if event.capability.family != "fs" or event.kernel_decision is not Verdict.DENY:
+    runs = event.capability is Capability.PROCESS_EXEC
+    if not (event.capability.family == "fs" or runs) or event.kernel_decision is not Verdict.DENY:
         return False
     said = failure.errno if failure.errno is not None else _errno_in(failure)
     if said not in _BY_VIEW and not (said in _REFUSALS and failure.errno is None):
         return False
     name = event.target.rpartition("/")[2]
-    quoted = (text for _, text in _QUOTED.findall(failure.message))
+    quoted = [text for _, text in _QUOTED.findall(failure.message)]
+    if not quoted:
+        return said == errno.EROFS and event.syscall in _BY_DESCRIPTOR
+    if runs and any(text.startswith("/") and event.kernel_reason.startswith(f"{text} names it") for text in quoted):
+        return True
     return event.target in failure.message or any(text.rpartition("/")[2] == name for text in quoted)
 
 
@@ -109,7 +117,8 @@ class Denials:
         if shadow is None:
             self._telemetry.watch(None)
         else:
-            self._telemetry.watch((shadow.name, shadow.version), shadow.reasons, shadow.fs)
+            named = shadow.name, shadow.version
+            self._telemetry.watch(named, shadow.reasons, shadow.fs, shadow.unresolved())
 
     def set_context(self, context: SandboxContext) -> None:
         """Name sandbox and policy anew for the events from now on."""

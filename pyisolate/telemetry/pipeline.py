@@ -10,7 +10,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -74,15 +74,21 @@ class SandboxTelemetry:
         self._shadow: tuple[str, str] | None = None
         self._shadow_reasons: Mapping[str, str] = {}
         self._shadow_files: Sequence[FileGrant] = ()
+        self._shadow_unresolved: Collection[str] = ()
 
     def watch(
         self,
         shadow: tuple[str, str] | None,
         reasons: Mapping[str, str] | None = None,
         files: Sequence[FileGrant] = (),
+        unresolved: Collection[str] = (),
     ) -> None:
-        """Take records of a shadow policy as well: their events bear its name, version and reasons of rules."""
+        """Take records of a shadow policy as well: their events bear its name, version and reasons of rules.
+
+        `unresolved`: hosts that it grants, and that have no address.
+        """
         self._shadow, self._shadow_reasons, self._shadow_files = shadow, reasons or {}, files
+        self._shadow_unresolved = unresolved
 
     def reported(self, data: object) -> tuple[list[DenialEvent], DenialEvent | None]:
         """Take a `denial` frame's record; return the events recorded or completed now, and which is this record's own.
@@ -244,6 +250,7 @@ class SandboxTelemetry:
             mode=Mode.MONITOR,
             reasons=dict(self._shadow_reasons),
             files=self._shadow_files,
+            unresolved=self._shadow_unresolved,
         )
 
     def _ask(self, broker: BrokerRecord) -> KernelRecord | None:

@@ -71,6 +71,19 @@ STAND_FOR = {
     "a bit that no policy grants, in the workspace": (
         "import os; open('new', 'w').close(); os.symlink('new', 'link'); os.chmod('link', 0o4755)",
         "fs.metadata", "/sandbox/workspace/new"),
+    "a mode, by an open file": (
+        "import os\nwith open('{ground}/readable/file') as file: os.fchmod(file.fileno(), 0o600)",
+        "fs.metadata", "{ground}/readable/file"),
+    "a mode, by a file that was opened long ago": (
+        "import os\nfirst = open('{ground}/readable/file')\nfor _ in range(100): open('/dev/null').close()\n"
+        "os.fchmod(first.fileno(), 0o600)",
+        "fs.metadata", "{ground}/readable/file"),
+    "an attribute, by an open file": (
+        "import os\nwith open('{ground}/readable/file') as file: os.setxattr(file.fileno(), 'user.x', b'y')",
+        "fs.metadata", "{ground}/readable/file"),
+    "a pipe's size": (
+        "import fcntl, os; fcntl.fcntl(os.pipe()[0], fcntl.F_SETPIPE_SZ, 1 << 20)",
+        "limit.memory", "fcntl(command 1031)"),
     "a program": ("import subprocess; subprocess.run(['/usr/bin/id'])", "process.exec", "/usr/bin/id"),
 }  # fmt: skip
 

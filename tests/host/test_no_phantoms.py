@@ -54,6 +54,19 @@ ORDINARY = [
 ]
 
 
+def test_the_line_of_a_syntax_error_is_looked_for_by_the_interpreter_alone(
+    supervisor: pyisolate.Supervisor, place: Path
+) -> None:
+    file = str(place / "data")
+    with supervisor.spawn("line", with_ctypes()) as sandbox:
+        with pytest.raises(pyisolate.GuestError, match="SyntaxError"):
+            sandbox.exec(f"compile('(', {file!r}, 'exec')")
+        assert sandbox.get_denial_events() == []
+        sandbox.exec(f"import ctypes; assert not ctypes.CDLL(None).fopen({file.encode()!r}, b'rb')")  # the control
+        (event,) = sandbox.get_denial_events()
+        assert (event.capability, event.target) == ("fs.read", file)
+
+
 @pytest.mark.parametrize("source", ORDINARY)
 def test_an_ordinary_operation_leaves_no_event(supervisor: pyisolate.Supervisor, source: str) -> None:
     with supervisor.spawn("ordinary", with_ctypes()) as sandbox:

@@ -12,6 +12,7 @@ import pytest
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
 from pyisolate.kernel.reconcile import LOOK_UP, CounterKey, record
+from pyisolate.policy.suggest import suggestion
 from pyisolate.records import Evaluation
 from pyisolate.sandbox.denials import Denials
 from pyisolate.telemetry.correlate import Joiner, LateReport
@@ -451,6 +452,18 @@ def test_the_shadow_policy_has_events_of_its_own(recorder: Recorder) -> None:
     assert (own.shadow, other.shadow) == (False, True)
     assert (own.policy, other.policy, other.policy_version) == (CONTEXT.policy, "candidate", "v2")
     assert telemetry.settle() == []
+
+
+@pytest.mark.parametrize("unresolved", [(), ("gone.internal",)])
+def test_a_shadow_policy_suggests_no_name_that_it_grants_already(
+    recorder: Recorder, unresolved: tuple[str, ...]
+) -> None:
+    telemetry = _telemetry(recorder, suggest=suggestion)
+    telemetry.watch(("candidate", "v2"), unresolved=unresolved)
+    record = broker(shadow=True, capability=Capability.NET_CONNECT, target="gone.internal:443", **LET)
+    telemetry.reported(record)
+    (event,) = telemetry.settle() or telemetry.store.events()
+    assert event.suggestion == (None if unresolved else {"net": [{"connect": "gone.internal:443"}]})
 
 
 def test_files_that_are_only_watched_are_told_once_by_both_and_again_by_native_code(recorder: Recorder) -> None:

@@ -162,14 +162,15 @@ static void audit_store_slot(struct audit_thread *self, struct audit_slot *slot,
 	*(volatile uint64_t *)&slot->sequence = self->sequence;
 }
 
-/* Tell the quiet file calls (preload/files.c) which name the broker has granted, for the open(2) that follows. */
+/* Tell the quiet file calls (preload/files.c) of which name to report no absence: one granted, or looked for as one's own. */
 static void audit_tell_allowed(const struct audit_event *event, long answer, PyObject *args)
 {
 	const char *name;
 	Py_ssize_t length = 0;
+	uint32_t said = (uint32_t)answer >> 8;
 
 	if (audit_quiet_allow != NULL && asked_is_file((uint32_t)answer & 0xff) &&
-	    (uint32_t)answer >> 8 == AUDIT_VERDICT_ALLOW << 8 && strcmp(event->name, "open") == 0 &&
+	    (said == AUDIT_VERDICT_ALLOW << 8 || said == ASKED_OWN_LOOK) && strcmp(event->name, "open") == 0 &&
 	    (name = audit_name(PyTuple_GET_ITEM(args, 0), &length)) != NULL)
 		audit_quiet_allow(allowed_name(name, (size_t)length));
 }
@@ -212,10 +213,10 @@ static int audit_consult(PyObject *callable, struct audit_event *event, PyObject
 	}
 	Py_DECREF(result);
 	audit_tell_allowed(event, answer, args);
-	if (answer != 0)
+	if (answer != 0 && !(answer >> 8 & ASKED_OWN_LOOK))
 		audit_store_asked(self, answer, self->sequence,
 				  asked_is_file((uint32_t)answer & 0xff) ? audit_file_tag(event->name, args) : 0);
-	if (answer != 0 && !(answer >> 8 & ASKED_NOTHING)) {
+	if (answer != 0 && !(answer >> 8 & (ASKED_NOTHING | ASKED_OWN_LOOK))) {
 		struct audit_slot *slot = self->slot ? self->slot : self->shared;
 		if (slot == NULL && audit_page != NULL)
 			slot = audit_find_slot(self);
