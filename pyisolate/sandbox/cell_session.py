@@ -13,7 +13,7 @@ from ..cell import values, wire
 from ..cell.channel import Answer, Channel
 from ..cell.outbox import Backlog
 from ..errors import LimitExceeded, MessagesExceeded, SandboxClosed, SandboxDied, SandboxError
-from ..kernel.own_permissions import refused_by_mode
+from ..kernel.own_permissions import refused_by_mode, user_of
 from ..limits.monitor import SandboxLimits
 from ..native.channel import Plain
 from ..telemetry.guest_records import InvalidRecord
@@ -445,4 +445,5 @@ class CellSession(ProgramSession):
         return self.denials.guest(record)
 
     def _refused_by_mode(self, record: BrokerRecord) -> bool:
-        return refused_by_mode(record, self.compiled, None if self.workspace is None else self.workspace.directory)
+        own = None if self.workspace is None else self.workspace.directory
+        return refused_by_mode(record, self.compiled, own, user_of(self.pid))
