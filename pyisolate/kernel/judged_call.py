@@ -16,13 +16,13 @@ from ..policy.moves import mounted_at, of_folder, read_only, verdict, widened, w
 from ..policy.searched import Searched
 from ..records import LINKING, RENAMING, KernelRecord
 from .expected_files import is_tried
-from .observed_looks import refused
-from .seen_names import SeenNames
+from .observed_looks import by_unseen_link, refused
+from .seen_names import OWN_DESCRIPTOR, SeenNames
 
 #: Calls that are about a name itself; the others follow it to what it leads to.
 OF_NAME = frozenset(("mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat", "unlink", "unlinkat", "rmdir"))
 OPENING = frozenset(("open", "openat", "creat"))
-_DESCRIPTOR = re.compile(r"/proc/(?:self|thread-self)/fd/[0-9]+")
+_DESCRIPTOR = re.compile(rf"/proc/(?:self|thread-self)/fd/[0-9]+|{OWN_DESCRIPTOR.pattern}")
 #: What the kernel grants by directories: a rule for one name says nothing of them to it.
 _OF_NAMES = frozenset((Capability.FS_CREATE, Capability.FS_DELETE))
 _TMPFILE = 0o20000000  # __O_TMPFILE (asm-generic/fcntl.h)
@@ -85,7 +85,7 @@ class JudgedCall:
                 return None
         decision = decide(capability, file, listing=listing)
         if decision.code is not None:
-            return refused(record, decision, path)
+            return by_unseen_link(refused(record, decision, path), self.names, passed=self.passed)
         if self._only_named(capability, file):
             unmade.add(file)
         if self.passed and capability is Capability.FS_CREATE and self._was_only_named(file):

@@ -23,8 +23,9 @@ from ..policy.searched import Searched
 from ..policy.suggest import crosses
 from ..records import LINKING, RENAMING, KernelRecord
 from .judged_call import OF_NAME, OPENING, JudgedCall
-from .observed_looks import not_found, refused
+from .observed_looks import by_unseen_link, not_found, refused
 from .seen_names import OpenOwn, SeenNames
+from .shown_links import ShownLinks
 
 #: Policies in use at once; a broker is cheap to make again.
 _BROKERS = 64
@@ -38,8 +39,8 @@ class WatchedFiles:
     """Turns records of watched file calls into refusals, where the policy's tables refuse."""
 
     def __init__(self) -> None:
-        #: with the names that lead to the workspace
-        self._brokers: OrderedDict[tuple[str, int], tuple[Broker, tuple[str, ...]]] = OrderedDict()
+        #: with the names that lead to the workspace, and the links of the root view
+        self._brokers: OrderedDict[tuple[str, int], tuple[Broker, tuple[str, ...], ShownLinks]] = OrderedDict()
         self._shadows: OrderedDict[tuple[str, int], CompiledPolicy] = OrderedDict()
 
     def judge(
@@ -65,17 +66,20 @@ class WatchedFiles:
         runs = record.capability is Capability.PROCESS_EXEC
         if not (runs or record.capability.family == "fs") or not record.target.startswith("/"):
             return [record]
-        broker, leading = self._broker(policy)
+        broker, leading, shown = self._broker(policy)
         if leading:  # the host's /tmp is another one
             target, other = (workspace.as_reached(path, leading) for path in (record.target, record.other))
             record = msgspec.structs.replace(record, target=target, other=other)
-        names = SeenNames(own, leading, record)
+        names = SeenNames(own, leading, record, shown if sealed else None)
         if record.verdict is not Verdict.ALLOW:  # decided by the listener: only its name is to be as hooks spell it
             names_it = runs or record.syscall in OF_NAME | RENAMING | LINKING
             named = names.in_folder(record.target) if names_it else names.acted_on(record.target, record.flags)
             return [msgspec.structs.replace(record, target=named or record.target)]
         if runs:
-            return [_would_ask(_program(record, broker, names), policy)]
+            program = by_unseen_link(
+                _program(record, broker, names), names, passed=policy.mode_of("fs") is Mode.MONITOR
+            )
+            return [_would_ask(program, policy)]
         if (looked := _looked_at(record, names)) is not None:
             return [not_found(record, looked, broker, names, searched)]
         call = JudgedCall(record, broker, names, searched, sealed, by_guest, full)
@@ -120,11 +124,12 @@ class WatchedFiles:
                 self._shadows.popitem(last=False)
         return found
 
-    def _broker(self, policy: CompiledPolicy) -> tuple[Broker, tuple[str, ...]]:
+    def _broker(self, policy: CompiledPolicy) -> tuple[Broker, tuple[str, ...], ShownLinks]:
         key = (policy.version, policy.generation)
         found = self._brokers.get(key)
         if found is None:
-            found = self._brokers[key] = Broker(policy), workspace.links(policy)
+            broker = Broker(policy)
+            found = self._brokers[key] = broker, workspace.links(policy), ShownLinks(broker)
             while len(self._brokers) > _BROKERS:
                 self._brokers.popitem(last=False)
         return found

@@ -45,6 +45,18 @@ def not_found(
     return msgspec.structs.replace(found, enforcer="root view", errno=number)
 
 
+def by_unseen_link(record: KernelRecord, names: SeenNames, *, passed: bool) -> KernelRecord:
+    """Return a denial as it is where a link that the root view lacks leads to what is granted; else as it came.
+
+    `passed`: monitor mode, in which hooks saw where the link leads.
+    """
+    if not names.is_by_unseen_link(record.target):
+        return record
+    reason = f"{record.reason}: a link leads from it to what is granted, and the root view shows no link that is not"
+    number = 0 if passed else errno.EACCES if record.code is DenialCode.EXPLICIT_DENY else errno.ENOENT
+    return msgspec.structs.replace(record, enforcer="root view", reason=reason, errno=number, beyond_name=passed)
+
+
 def _covered(path: str, broker: Broker) -> bool:
     """Tell whether the root view shows a denied name, by an empty cover: in what is granted around it."""
     return broker.decide(Capability.FS_LOOKUP, os.path.dirname(path)).code is None

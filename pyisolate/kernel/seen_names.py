@@ -18,12 +18,15 @@ from ..errors import SandboxClosed
 from ..native import mount, places
 from ..policy import workspace
 from ..records import KernelRecord
+from .shown_links import ShownLinks
 
 #: Lends a descriptor of a sandbox's workspace. Raises SandboxClosed once it is gone.
 OpenOwn = Callable[[], AbstractContextManager[int]]
 
 #: Links below these lead where the guest's task says: this process's own /proc must not be asked about them.
 _TASK = re.compile(r"/proc/(?:self|thread-self|[0-9]+)")
+#: Names of one's own descriptors: who opens one asks for what it has open (native/src/preload/own_descriptor.h).
+OWN_DESCRIPTOR = re.compile(r"/dev/(?:fd/[0-9]+|std(?:in|out|err))")
 #: Where such a link leads only that task's own /proc says.
 _THROUGH_TASK = re.compile(rf"{_TASK.pattern}/(?:cwd|root|fd/[0-9]+)/.+")
 #: Links that no guest makes, which have the time of the last look.
@@ -37,13 +40,19 @@ _LINK_LIMIT = 40  # path_resolution(7)
 class SeenNames:
     """Looks names up. `own` lends the workspace, `leading` are the names that lead to it (`workspace.links`).
 
-    `call`: on whose behalf; without one names are what they are now.
+    `call`: on whose behalf; without one names are what they are now. `shown`: the links of the root view in which the
+    guest looks, or would where the policy is enforced; without it, it sees the host's.
     """
 
     def __init__(
-        self, own: OpenOwn | None = None, leading: tuple[str, ...] = (), call: KernelRecord | None = None
+        self,
+        own: OpenOwn | None = None,
+        leading: tuple[str, ...] = (),
+        call: KernelRecord | None = None,
+        shown: ShownLinks | None = None,
     ) -> None:
-        self._own, self._leading, self._call = own, leading, call
+        self._own, self._leading, self._call, self._shown = own, leading, call, shown
+        self._unseen: set[str] = set()
 
     def is_there(self, path: str) -> bool:
         """Say whether something has this name. Where this process may not look, as often for an ordinary user: yes.
@@ -86,7 +95,7 @@ class SeenNames:
         if self._call.met == "link" and not self._call.link:  # of two names
             return self.followed(target)
         if self._call.met == "link":
-            return self.followed(os.path.join(os.path.dirname(name), self._call.link))
+            return self._in_view(self.followed(os.path.join(os.path.dirname(name), self._call.link)), {name: name})
         # a view may have something else in the place of a link of the host's, but no link that came since
         return name if self.is_link(name) and not self._is_older(name) else self.followed(target)
 
@@ -191,8 +200,14 @@ class SeenNames:
         return path if self.is_there(os.path.dirname(path)) else None
 
     def followed(self, path: str) -> str:
-        """Return a path with its links followed, as hooks do; what lies below a task in /proc stays as it was asked."""
+        """Return a path with its links followed, as hooks do; what lies below a task in /proc stays as it was asked.
+
+        A link that the root view lacks is not followed to what is granted: no guest gets there by it.
+        """
+        if OWN_DESCRIPTOR.fullmatch(path):
+            return path
         pending, done, links = path.split("/")[::-1], "", 0
+        met: dict[str, str] = {}
         while pending:
             name = pending.pop()
             if name in ("", ".", ".."):
@@ -208,9 +223,29 @@ class SeenNames:
             links += 1
             if links > _LINK_LIMIT:
                 continue
+            if done not in self._leading:
+                met["/".join([done, *below])] = done
             done = "" if target.startswith("/") else done.rpartition("/")[0]
             pending += target.split("/")[::-1]
-        return done or "/"
+        return self._in_view(done or "/", met)
+
+    def _in_view(self, path: str, met: dict[str, str]) -> str:
+        """Return a path if the guest's view has the links by which it was come to; else the name that it does not find.
+
+        `met`: the name at each link, with what was still to be followed -> the link.
+        """
+        shown = self._shown
+        if not met or shown is None or not shown.grants(path):
+            return path
+        unseen = next((name for name, link in met.items() if shown.lacks(link)), None)
+        if unseen is None:
+            return path
+        self._unseen.add(unseen)
+        return unseen
+
+    def is_by_unseen_link(self, path: str) -> bool:
+        """Say whether a name was found here to lead to what is granted by a link that the root view lacks."""
+        return any(path == one or path.startswith(f"{one}/") for one in self._unseen)
 
     def _link(self, path: str) -> str | None:
         """Return what a link says; None for what is none, or is not there."""

@@ -163,3 +163,34 @@ def test_ordinary_programs_look_at_nothing_hidden(supervisor: pyisolate.Supervis
         # the C library tries more name services than the preset grants, as it does for a user that has no name
         assert sandbox.run(["id", "no-such-user"]).returncode == 1
         assert [event.target for event in sandbox.get_denial_events() if "/libnss_" in event.target] == []
+
+
+#: {0} holds `granted/file` and links of `hidden` that lead there: what meets them, and what its event says.
+BY_LINK = (
+    ("open('{0}/hidden/into')", "fs.read", "into"),
+    ("libc.open(b'{0}/hidden/into', 0)", "fs.read", "into"),
+    ("libc.open(b'{0}/hidden/folder/file', 0)", "fs.read", "folder/file"),
+    ("os.stat('{0}/hidden/into')", "fs.lookup", "into"),
+    ("os.path.islink('{0}/hidden/into')", "fs.lookup", "into"),
+    ("os.listdir('{0}/hidden/folder')", "fs.read", "folder"),
+    ("subprocess.run(['/bin/sh', '-c', 'read x < {0}/hidden/into'], stderr=subprocess.DEVNULL)", "fs.read", "into"),
+)
+
+
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+def test_a_link_that_is_not_granted_leads_nowhere(supervisor: pyisolate.Supervisor, tree: Path, mode: str) -> None:
+    (tree / "granted/file").touch()
+    (tree / "hidden/into").symlink_to("../granted/file")
+    (tree / "hidden/folder").symlink_to("../granted")
+    policy = _policy(tree, "granted").with_mode(mode)
+    with supervisor.spawn("by link", policy) as sandbox:
+        sandbox.exec(PRELUDE)
+        for way, capability, name in BY_LINK:
+            done = sandbox.exec(f"try: {way.format(tree)}\nexcept OSError: pass")
+            seen = [(str(event.capability), event.target) for event in done.denials]
+            assert seen == [(capability, str(tree / "hidden" / name))], way
+            assert "allow" not in {verdict for e in done.denials for verdict in (e.broker_decision, e.kernel_decision)}
+    with supervisor.spawn("granted", _policy(tree, "hidden", "granted").with_mode(mode)) as sandbox:  # the control
+        sandbox.exec(PRELUDE)
+        for way, *_ in BY_LINK:
+            assert sandbox.exec(way.format(tree)).denials == ()

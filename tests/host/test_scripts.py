@@ -47,6 +47,33 @@ def test_a_script_whose_interpreter_is_not_granted_is_one_event(supervisor: pyis
         assert refused == []  # what an interpreter looks for as it starts is its own affair
 
 
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+def test_an_interpreter_by_a_link_that_no_rule_names_is_one_event(
+    supervisor: pyisolate.Supervisor, folder: Path, mode: str
+) -> None:
+    link, shell = folder / "by-link", os.path.realpath("/bin/sh")
+    link.symlink_to(shell)
+    script = folder / "script"
+    script.write_text(f"#!{link}\n")
+    script.chmod(0o755)
+    policy = Policy.preset("compute").allow_import("subprocess").allow_exec(script).allow_exec(shell).with_mode(mode)
+    run = f"import subprocess; subprocess.run([{str(script)!r}]).returncode"
+    with supervisor.spawn("script", policy) as sandbox:
+        if mode == "monitor":
+            assert sandbox.exec(run).value == 0
+        else:
+            with pytest.raises(pyisolate.PolicyError) as caught:
+                sandbox.exec(run)
+            assert caught.value.denial_event in sandbox.get_denial_events()
+        (event,) = sandbox.get_denial_events()
+        assert (event.capability, event.target, event.code) == ("process.exec", str(link), "SCOPE_INSUFFICIENT")
+        assert event.kernel_decision == ("would_deny" if mode == "monitor" else "deny")
+        assert event.suggestion == {"process": [{"exec": str(link)}]}
+    with supervisor.spawn("granted", policy.allow_exec(link)) as sandbox:  # the control
+        assert sandbox.exec(run).value == 0
+        assert sandbox.get_denial_events() == []
+
+
 def test_what_a_files_own_mode_refuses_is_no_event(supervisor: pyisolate.Supervisor, folder: Path) -> None:
     policy = Policy.preset("compute").allow_import("subprocess").allow_exec(folder).with_workspace("4MiB")
     with supervisor.spawn("modes", policy) as sandbox:

@@ -321,15 +321,8 @@ class RootBuild:
         self.generated.append(path)
 
     def _links(self) -> None:
-        """Recreate links on the way to places, and the root's own (/lib -> usr/lib) that lead to or above a place."""
-        links = dict(self.places.links)
-        visible = [place.path for place in self.places if shown(place.in_force)]
-        for entry in os.scandir("/"):
-            if entry.is_symlink():
-                real = os.path.realpath(entry.path)
-                if any(workspace.same_line(real, path) for path in visible):
-                    links.setdefault(entry.path, os.readlink(entry.path))
-        for path, text in links.items():
+        """Recreate the links that lead to places."""
+        for path, text in self.places.shown_links().items():
             if self._cover(path).attributes is None and not os.path.lexists(path[1:]):
                 self._directory(path[: path.rfind("/")] or "/")
                 os.symlink(text, path[1:])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ...policy.compiled import GATED, CompiledPolicy, FsRight, FsRule
+from ...policy.workspace import same_line
 
 #: What a writable mount is needed for; changing metadata takes WRITE as well (policy/compiled.py).
 WRITING = FsRight.WRITE | FsRight.CREATE | FsRight.DELETE
@@ -104,6 +105,20 @@ class Places:
         real = os.path.realpath(path)
         found = {place.path: place for place in self.places}
         return found[real].in_force if real in found else _above(real, found)
+
+    def shown_links(self) -> dict[str, str]:
+        """Return what a root view has of links beside places: those on the way to one, and the root's own, with texts.
+
+        The root's own (/lib -> usr/lib) are those that lead to a visible place, above or below one.
+        """
+        links = dict(self.links)
+        visible = [place.path for place in self.places if shown(place.in_force)]
+        for entry in os.scandir("/"):
+            if entry.is_symlink():
+                real = os.path.realpath(entry.path)
+                if any(same_line(real, path) for path in visible):
+                    links.setdefault(entry.path, os.readlink(entry.path))
+        return links
 
     def note(self, rule: FsRule, why: str) -> str:
         """Say that a rule has no place here."""
