@@ -21,7 +21,7 @@ enum {
 	ASKED_AHEAD = 2,    /* announces a call whose own hook will ask again: not stored */
 	ASKED_RESOLVES = 4, /* the C library may make sockets of its own for it */
 	ASKED_NOTHING = 8,  /* the hook saw the call and found nothing to ask */
-	ASKED_OWN_LOOK = 16, /* the interpreter opens it for itself; where it is not there, nobody need know: not stored */
+	ASKED_OWN_LOOK = 16, /* the interpreter opens it for itself, and its absence is not reported: not stored */
 };
 /* Of the words: the last question about a file, and which name it was about (asked_name_tag, asked_descriptor_tag). */
 enum { ASKED_FILE = 12, ASKED_FILE_TAG = 13 };
