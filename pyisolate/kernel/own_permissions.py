@@ -72,7 +72,7 @@ def refused_by_mode(
 
 
 def _withholds(names: SeenNames, path: str, bits: int, user: User | None) -> bool:
-    """Tell whether a mode has none of these bits, for all users or for this one. Access control lists may grant more."""
+    """Tell whether a mode has none of these bits, for all users or this one. Access control lists may grant more."""
     if names.withholds(path, bits):
         return True
     if user is None or workspace.is_place(path):

@@ -17,10 +17,10 @@ enum { ASKED_THREADS = 128, ASKED_PROBES = 16, ASKED_WORDS = 15 };
 /* A word: low half of the sequence << 32 | flags << 16 | verdict << 8 | capability; 0: never asked. Stored whole. */
 enum {
 	/* in answers of a callback, too: hooks/answer_codes.py */
-	ASKED_MANY = 1,     /* may stand for two calls: fork after a vfork that failed */
-	ASKED_AHEAD = 2,    /* announces a call whose own hook will ask again: not stored */
-	ASKED_RESOLVES = 4, /* the C library may make sockets of its own for it */
-	ASKED_NOTHING = 8,  /* the hook saw the call and found nothing to ask */
+	ASKED_MANY = 1,      /* may stand for two calls: fork after a vfork that failed */
+	ASKED_AHEAD = 2,     /* announces a call whose own hook will ask again: not stored */
+	ASKED_RESOLVES = 4,  /* the C library may make sockets of its own for it */
+	ASKED_NOTHING = 8,   /* the hook saw the call and found nothing to ask */
 	ASKED_OWN_LOOK = 16, /* the interpreter opens it for itself, and its absence is not reported: not stored */
 };
 /* Of the words: the last question about a file, and which name it was about (asked_name_tag, asked_descriptor_tag). */
