@@ -14,7 +14,7 @@ import pyisolate
 
 from .bare_fork import Forkers, forkers
 from .figures import Figure, Outcome, Reference, Settings, Skipped
-from .kernel_threads import kernel_s
+from .kernel_threads import busy_s, kernel_s
 from .measure import median
 from .quiet import cpu_s
 from .spawn_pool import COMMAND
@@ -59,17 +59,21 @@ class _Measured:
     forks: list[float] = field(default_factory=list)
     confined: list[float] = field(default_factory=list)
     host_s: float = 0.0
-    cells_s: float = 0.0
+    #: with the inits of cells, and not the guests that end with them
+    zygotes_s: float = 0.0
     kernel_s: float = 0.0
+    #: of the whole machine
+    busy_s: float = 0.0
     sandboxes: int = 0
 
     def window(self, busy: _Busy, supervisor: pyisolate.Supervisor, threads: int, window_s: float) -> None:
         """Spawn, run and close from so many host threads for a window."""
-        before = _self_cpu_s(), _zygotes_cpu_s(supervisor), kernel_s()
+        before = _self_cpu_s(), _zygotes_cpu_s(supervisor), kernel_s(), busy_s()
         count, took = _loop(busy.one, threads, window_s)
         self.host_s += _self_cpu_s() - before[0]
         self.kernel_s += kernel_s() - before[2]
-        self.cells_s += _zygotes_cpu_s(supervisor) - before[1]
+        self.zygotes_s += _zygotes_cpu_s(supervisor) - before[1]
+        self.busy_s += busy_s() - before[3]
         self.rates[threads].append(count / took)
         self.sandboxes += count
 
@@ -92,13 +96,14 @@ def _figure(measured: _Measured, busy: _Busy, floor: Reference, window_s: float)
 
 def _note(measured: _Measured, busy: _Busy, by_threads: dict[int, float]) -> str:
     cores = len(os.sched_getaffinity(0))
-    used_s = measured.host_s, measured.cells_s, measured.kernel_s
-    host_ms, cells_ms, kernel_ms = (each / measured.sandboxes * 1e3 for each in used_s)
+    used_s = measured.host_s, measured.zygotes_s, measured.kernel_s, measured.busy_s
+    host_ms, zygotes_ms, kernel_ms, busy_ms = (each / measured.sandboxes * 1e3 for each in used_s)
     return (
         f"host threads: {', '.join(f'{threads}: {rate:.0f}/s' for threads, rate in by_threads.items())}\n"
-        f"processor time a sandbox: host {host_ms:.2f} ms (one GIL: at most {1e3 / host_ms:.0f}/s), "
-        f"zygote and cells {cells_ms:.2f} ms, kernel threads (all of the machine's) {kernel_ms:.2f} ms; the sum allows "
-        f"{min(cores, 2) * 1e3 / (host_ms + cells_ms + kernel_ms):.0f}/s on two idle cores\n"
+        f"processor time a sandbox: all of the machine's {busy_ms:.2f} ms, with which "
+        f"{cores * 1e3 / busy_ms:.0f}/s fill {cores} processors; of it host {host_ms:.2f} ms "
+        f"(one GIL: at most {1e3 / host_ms:.0f}/s), zygotes and inits {zygotes_ms:.2f} ms, "
+        f"kernel threads {kernel_ms:.2f} ms; the rest is cells, and what else runs\n"
         f"subprocess.run from 2 threads: {median(measured.processes):.0f}/s\n"
         f"the pool of {POOL}: at most {busy.most_cells} cells warm or being made, "
         f"{max(0, busy.most_cells - POOL)} too many"
@@ -160,7 +165,7 @@ def _loop(action: Callable[[], object], threads: int, window_s: float) -> tuple[
 
 
 def _zygotes_cpu_s(supervisor: pyisolate.Supervisor) -> float:
-    """Return the processor time of the zygote, the policy zygotes and all cells that they have reaped (seconds)."""
+    """Return the processor time of the zygote, the policy zygotes and the inits that they have reaped (seconds)."""
     pool = supervisor.diagnostics().pools["own_network"]
     return sum(cpu_s(pid) for pid in (pool.zygote_pid, *pool.policy_zygote_pids) if pid is not None)
 

@@ -6,6 +6,7 @@ import socket
 import time
 
 from benchmarks.connect import empty, listening
+from benchmarks.host_threads import fill_holes
 
 
 def _connects(port: int, count: int) -> float:
@@ -34,3 +35,18 @@ def test_the_control_a_full_backlog_delays_the_next_connection() -> None:
         except TimeoutError:
             return
     raise AssertionError("48 connections found room in a backlog of 8")
+
+
+def _pages() -> int:
+    """Return over how many pages of memory 64 new objects are strewn."""
+    return len({id(one) >> 12 for one in [bytes([number, number]) for number in range(64)]})
+
+
+def test_what_a_host_thread_computes_with_lies_together_whatever_was_freed_before() -> None:
+    made = [bytes([number & 255, number >> 8 & 255]) for number in range(60_000)]
+    kept = [one for number, one in enumerate(made) if number % 300]  # one hole in each run of some kilobytes
+    del made
+    strewn = _pages()
+    held = fill_holes()
+    assert 2 * _pages() < strewn, (_pages(), strewn)
+    del held, kept  # until here
