@@ -2,7 +2,7 @@
 /*
  * What BPF programs and Python both read and write: map keys and values, records, numbers.
  *
- * Three readers: clang (bpf), the C compiler through cffi (native/src/libbpf.c), and a test that compares the
+ * Three readers: clang (bpf), the C compiler through cffi (native/src/bpf/libbpf.c), and a test that compares the
  * compiled objects' BTF with cffi's view (tests/host/test_bpf_layout.py). Fixed-width types, no bit fields, no
  * implicit padding. Numbers of capabilities are those of pyisolate/capability.py and are never renumbered.
  */

@@ -1,4 +1,4 @@
-"""The Protocol that every enforcer keeps, and the report that says what is enforced by whom.
+"""The Protocol that every enforcer keeps.
 
 An enforcer is one kernel mechanism (glossary). It has a `probe`, proven live; it says which capabilities it decides;
 it adds its table to a policy once in the supervisor (`add_to`), and is opened for a sandbox at hand-out (`Attachment`).

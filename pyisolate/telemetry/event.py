@@ -1,4 +1,4 @@
-"""The records of a refusal: what each layer reports, and the one `DenialEvent` that merges them."""
+"""The `DenialEvent`: one refused operation, as both layers saw it. What each layer reports is in `records.py`."""
 
 from __future__ import annotations
 

@@ -27,6 +27,15 @@ def test_what_it_names_is_there() -> None:
     assert sorted({name for name in named if not (ROOT / name).exists()}) == []
 
 
+def test_sources_and_the_architecture_name_files_that_are_there() -> None:
+    sources = [path for folder in ("pyisolate", "bpf") for path in (ROOT / folder).rglob("*.[pch]*")]
+    files = [f"/{path.relative_to(ROOT)}" for path in (*sources, *(ROOT / "tests").rglob("*.py"))]
+    texts = [ROOT / "docs/architecture.md", *(path for path in sources if path.suffix in (".py", ".c", ".h"))]
+    named = [(path, name) for path in texts for name in re.findall(r"`([\w/-]+\.(?:py|[ch]))`", path.read_text())]
+    assert len(named) > 120
+    assert [(str(path), name) for path, name in named if not any(one.endswith(f"/{name}") for one in files)] == []
+
+
 def test_the_commands_that_it_names_are_targets_of_make() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`?make ([\w-]+)", TEXT)) <= targets | {"help"}

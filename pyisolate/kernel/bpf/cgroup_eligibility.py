@@ -1,4 +1,4 @@
-"""Which sandboxes use the host's network themselves, judged by their control group's programs (`bpf_cgroup.py`).
+"""Which sandboxes use the host's network themselves, judged by their control group's programs (`cgroup.py`).
 
 The others sit in an empty network namespace, and the notification listener does for them what their policy grants.
 """

@@ -1,4 +1,4 @@
-"""Builds one root view in the calling process's own mount namespace. Used by `_rootview_child` only.
+"""Builds one root view in the calling process's own mount namespace. Used by `worker.py` only.
 
 The new root is a small tmpfs with exactly the directories that lead to granted paths; granted places are bind mounts on
 them. Its mount is stacked on "/" (mounting there does not move this process's root, so host paths keep their meaning)

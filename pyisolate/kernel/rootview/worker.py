@@ -1,4 +1,4 @@
-"""The root view builder's own process: answers `rootview.RootViewBuilder` over a socket until it closes.
+"""The root view builder's own process: answers `RootViewBuilder` (`view.py`) over a socket until it closes.
 
 It lives in a mount namespace of its own (in a user namespace too, where the supervisor is an ordinary user) and forks a
 worker for each request, which builds in yet another mount namespace, sends the finished tree as a descriptor and ends.
