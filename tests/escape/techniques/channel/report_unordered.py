@@ -16,7 +16,7 @@ def attack(world):
 
 def outside_read(sandbox, targets):
     process = sandbox.popen(["sleep", "60"])
-    return f"ESCAPED: it was believed: {process.wait(5)}"
+    return f"ESCAPED: it was believed: {process.wait(5 * targets.slowness)}"
 
 
 TECHNIQUE = against_its_attendant(
