@@ -15,6 +15,7 @@ import msgspec
 
 from ..capability import Capability
 from ..decision import Mode, Verdict
+from ..native import looks
 from ..policy import workspace
 from ..policy.asking import NAMING, OF_FILES, asks_about
 from ..policy.broker import Broker, is_unspoken_of
@@ -168,7 +169,7 @@ def _would_ask(record: KernelRecord, policy: CompiledPolicy) -> KernelRecord:
     """Return what monitor mode let through, and whether its host would have been asked instead."""
     if record.verdict is not Verdict.WOULD_DENY or not is_unspoken_of(record.code):
         return record
-    opened = record.capability is Capability.FS_CREATE or os.path.isfile(record.target)
+    opened = record.capability is Capability.FS_CREATE or looks.is_file(record.target)
     opens = opened and record.capability in OF_FILES and record.syscall in OPENING
     if not (opens or record.capability in (*NAMING.get(record.syscall or "", ()), Capability.PROCESS_EXEC)):
         return record

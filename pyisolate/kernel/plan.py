@@ -24,7 +24,7 @@ from ..enforcement import Availability
 from ..errors import EnforcementError
 from ..limits.coverage import cannot_freeze, unheld
 from ..limits.rlimit import COMMON_RLIMITS
-from ..native import process
+from ..native import looks, process
 from ..policy import workspace
 from ..policy.asking import OF_FILES
 from ..policy.compile import without_workspace
@@ -84,6 +84,7 @@ class KernelPlan:
 
     def start_programs(self) -> None:
         """Load the BPF programs that this kernel takes: whether they decide is known from then on."""
+        looks.keep(self)
         self._recorded.clear()
         self._watched.clear()
         for found in self.bpf.start():
@@ -126,11 +127,13 @@ class KernelPlan:
         for enforcer in reversed(self.enforcers):
             enforcer.close()
         self._mounts.close()
+        looks.let_go(self)
 
     def abandon(self) -> None:
         """In a forked child of the host: close the copies, forget what belongs to the parent."""
         for enforcer in self.enforcers:
             enforcer.abandon()
+        looks.abandon()
         self._mounts.abandon()
         self._mounts = MountTable()  # the parent's file says once that mounts changed
 

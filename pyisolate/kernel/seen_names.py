@@ -1,7 +1,8 @@
 """What is under a name that a guest asked for: on the host, and below its workspace in the tmpfs that it alone has.
 
-For telemetry only: it decides nothing. Names are looked up after the call, and the guest may have changed them by then:
-what the listener met there as the call came counts more, and no call followed a link that is younger.
+For telemetry only: it decides nothing, and waits for no server (`native/looks.py`). Names are looked up after the call,
+and the guest may have changed them by then: what the listener met there as the call came counts more, and no call
+followed a link that is younger.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from ..errors import SandboxClosed
-from ..native import mount, places
+from ..native import looks, mount, places
 from ..policy import workspace
 from ..records import KernelRecord
 from .shown_links import ShownLinks
@@ -57,13 +58,13 @@ class SeenNames:
     def is_there(self, path: str) -> bool:
         """Say whether something has this name. Where this process may not look, as often for an ordinary user: yes.
 
-        Nor may it where a link of the task's leads: its own leads elsewhere.
+        Nor does it where it would wait for a server, or where a link of the task's leads: its own leads elsewhere.
         """
         if _THROUGH_TASK.fullmatch(path):
             return True
         try:
             self._look(path)
-        except PermissionError:
+        except (PermissionError, BlockingIOError):
             return True
         except (OSError, ValueError, SandboxClosed):
             return False
@@ -102,7 +103,7 @@ class SeenNames:
     def is_directory(self, path: str) -> bool:
         """Say whether a name, whose links are followed already, is a directory's."""
         if self._below(path) is None:
-            return os.path.isdir(path)
+            return looks.is_directory(path)
         try:
             return stat.S_ISDIR(self._look(path)[0].st_mode)
         except (OSError, ValueError, SandboxClosed):
@@ -121,7 +122,7 @@ class SeenNames:
         if self._below(one) is not None or self._below(other) is not None:
             return False
         try:
-            return os.stat(one).st_dev == os.stat(other).st_dev
+            return looks.stat(one).st_dev == looks.stat(other).st_dev
         except OSError:
             return False
 
@@ -136,7 +137,7 @@ class SeenNames:
         while not self.is_there(folder):
             folder = os.path.dirname(folder)
         try:
-            return path if os.stat(folder).st_mtime_ns > _at(monotonic_ns) else None
+            return path if looks.stat(folder).st_mtime_ns > _at(monotonic_ns) else None
         except OSError:
             return None
 
@@ -156,7 +157,8 @@ class SeenNames:
         try:
             name = self._below(path)
             if name is None or self._own is None:
-                born = places.born(path)
+                with looks.opened(path, os.O_PATH) as found:
+                    born = places.born("", dir_fd=found)
             else:
                 with self._own() as top:
                     found = mount.openat2(name, os.O_PATH | os.O_NOFOLLOW, mount.BENEATH, dirfd=top)
@@ -182,10 +184,11 @@ class SeenNames:
     def _opened(self, path: str) -> Iterator[int]:
         flags, name = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, self._below(path)
         if name is None or self._own is None:
-            file = os.open(path, flags)
-        else:
-            with self._own() as top:
-                file = mount.openat2(name, flags, mount.BENEATH, dirfd=top)
+            with looks.opened(path, flags) as file:
+                yield file
+            return
+        with self._own() as top:
+            file = mount.openat2(name, flags, mount.BENEATH, dirfd=top)
         try:
             yield file
         finally:
@@ -252,7 +255,7 @@ class SeenNames:
         if path in self._leading:
             return workspace.HOME
         try:
-            return os.readlink(path) if self._below(path) is None else self._look(path)[1]
+            return looks.readlink(path) if self._below(path) is None else self._look(path)[1]
         except (OSError, ValueError, SandboxClosed):
             return None
 
@@ -266,7 +269,7 @@ class SeenNames:
         """Return a name's state, and what it says if it is a link of the workspace. Raises OSError, SandboxClosed."""
         name = self._below(path)
         if name is None or self._own is None:
-            return os.lstat(path), None
+            return looks.lstat(path), None
         with self._own() as top:
             found = mount.openat2(name, os.O_PATH | os.O_NOFOLLOW, mount.BENEATH, dirfd=top)
             try:

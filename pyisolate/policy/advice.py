@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..capability import Capability
+from ..native import looks
 from . import packages, workspace
 from .interpreter import InterpreterFiles
 from .resolver import RANDOM_DEVICES
@@ -58,7 +59,7 @@ class AdviceOfHost:
     def _may(self, path: str, rights: Sequence[str]) -> bool:
         """Tell whether a file's own permissions let the guests do what a rule for it says; True where nothing tells."""
         try:
-            found = os.stat(path)
+            found = looks.stat(path)
         except OSError:
             return True
         directory = stat.S_ISDIR(found.st_mode)
@@ -92,12 +93,12 @@ def advice(
         return None
     if capability in _CONTENT and _is_other_device(target):
         return None
-    if capability is Capability.FS_METADATA and os.path.islink(target):
+    if capability is Capability.FS_METADATA and looks.is_link(target):
         return None  # a rule speaks of what a link leads to: the link itself is its directory's
     if capability is Capability.FS_CREATE:
-        if os.path.isdir(target) and (Capability.FS_WRITE, target) in also:
+        if looks.is_directory(target) and (Capability.FS_WRITE, target) in also:
             return None  # a file without a name (O_TMPFILE), or a mistake: no less than all of the directory would do
-        if os.path.isdir(target):
+        if looks.is_directory(target):
             return suggestion(Capability.FS_READ, target)  # a guest that can find it does not make it
         return suggestion(*_made(target, also))
     return suggestion(capability, target, also, by_native=by_native)
@@ -108,7 +109,7 @@ def _is_other_device(path: str) -> bool:
     if "/dev/" not in path:
         return False  # it is where devices are, in trees that are the root of something, too
     try:
-        mode = os.stat(path).st_mode
+        mode = looks.stat(path).st_mode
     except OSError:
         return False
     return (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and path not in _DEVICES
@@ -122,11 +123,11 @@ def _made(path: str, also: Sequence[Wanted]) -> tuple[Capability, str, Sequence[
     absent is left out.
     """
     here = [one for one in also if one[1] == path]
-    if (Capability.FS_WRITE, path) in here and os.path.isfile(path):
+    if (Capability.FS_WRITE, path) in here and looks.is_file(path):
         capability, *others = here
         return *capability, others
     made, directory = path, os.path.dirname(path)
-    while directory != os.path.dirname(directory) and not os.path.isdir(directory):
+    while directory != os.path.dirname(directory) and not looks.is_directory(directory):
         made, directory = directory, os.path.dirname(directory)
     if made == path or workspace.is_place(path):
         return Capability.FS_CREATE, path, also

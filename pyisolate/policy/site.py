@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import EnforcementError
+from ..native import looks
 from .compiled import FsRight, SiteFiles
 from .fs_table import FsTable
 from .interpreter import InterpreterFiles
@@ -110,7 +111,7 @@ def check_way(directory: str) -> None:
 def is_in_environment(path: str) -> bool:
     """Tell whether a path is in the directory of some environment."""
     while path not in ("/", ""):
-        if os.path.isfile(os.path.join(path, DESCRIPTION)) and os.path.isdir(os.path.join(path, PACKAGES)):
+        if looks.is_file(os.path.join(path, DESCRIPTION)) and looks.is_directory(os.path.join(path, PACKAGES)):
             return True
         path = os.path.dirname(path)
     return False
