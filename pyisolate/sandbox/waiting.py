@@ -23,7 +23,7 @@ import msgspec
 from ..capability import Capability
 from ..decision import DenialCode
 from ..kernel.rootview.names import NameChange
-from ..kernel.rootview.worker import HostFile, HostPlace
+from ..kernel.rootview.worker import HostFile, HostPlace, unmake
 from ..policy import workspace
 from ..policy.asking import NAMING, OF_FILES
 from ..policy.broker import Broker, is_asked_about
@@ -46,12 +46,12 @@ class HostFiles(Protocol):
     Raises EnforcementError, also where a file or a name is another one by now.
     """
 
-    def file(self, given: HostFile) -> tuple[int, float]:
+    def file(self, given: HostFile, sandbox_id: str) -> tuple[int, float]:
         """Open a file; return a descriptor of it."""
         ...
 
-    def change(self, change: NameChange) -> tuple[int, float]:
-        """Make a call that changes names; return its error number, or 0."""
+    def change(self, change: NameChange, sandbox_id: str) -> tuple[int, float]:
+        """Make a call that changes names; return its error number, or 0. ETIMEDOUT: it may be made yet."""
         ...
 
 
@@ -149,9 +149,11 @@ class WaitingCalls:
         self.starting = Starting(around.start_call)
         self._lock = threading.Lock()
         self._known: Broker | None = None
-        #: calls that are carried out now, and what is to be done once none is
+        #: calls that are carried out now, files included, and what is to be done once none is
         self._begun = 0
         self._at_end: Callable[[], None] | None = None
+        #: threads that carry calls out, until they have done that as well
+        self._carrying, self._carried_out = 0, threading.Condition(self._lock)
         #: processor time that looking at files, and at programs until they begin, took
         self.spent_s = 0.0
         #: the egress proxy, where the sandbox is led to it
@@ -222,27 +224,38 @@ class WaitingCalls:
         """Ask what else a call needs that changes names, or carry it out."""
         more = replace(names, answered=names.answered + 1)
         if more.answered == len(names.named.needs):
-            self._carry_out(number, names)
+            self._carry_out(partial(self._change, number, names))
             return
         with self._lock:
             self._held[number] = partial(self._go_on, number, more)
         self._ask(more.question)
 
-    def _carry_out(self, number: int, names: _Names) -> None:
-        """Carry a call out. Until its record is made, its sandbox is not forgotten."""
+    def _carry_out(self, call: Callable[[], None]) -> None:
+        """Do what was answered with yes. Until its record is made, its sandbox is not forgotten."""
         with self._lock:
             self._begun += 1
+            self._carrying += 1
         try:
-            self._change(number, names)
+            call()
         finally:
             with self._lock:
                 self._begun -= 1
                 at_end, self._at_end = (None, self._at_end) if self._begun else (self._at_end, None)
-            if at_end is not None:
-                at_end()
+            try:
+                if at_end is not None:
+                    at_end()
+            finally:
+                with self._lock:
+                    self._carrying -= 1
+                    self._carried_out.notify_all()
+
+    def wait_carried_out(self, timeout_s: float) -> bool:
+        """Wait until nothing is carried out and that has its records; tell whether it came to that."""
+        with self._lock:
+            return self._carried_out.wait_for(lambda: not self._carrying, timeout_s)
 
     def call_after_begun(self, call: Callable[[], None]) -> None:
-        """Run `call` once no call is carried out: here, or on the thread of the last one. Never waits for one."""
+        """Run `call` once nothing is carried out: here, or on the thread of the last one. Never waits for one."""
         with self._lock:
             if self._begun:
                 self._at_end = call
@@ -261,7 +274,7 @@ class WaitingCalls:
                     return
                 if (to := names.named.change.to) is not None:
                     self._forget_file(os.path.join(to.directory, to.name))
-                said, spent.elsewhere_s = names.host.change(names.named.change)
+                said, spent.elsewhere_s = names.host.change(names.named.change, self._around.id)
                 kernel.done(number, said)
             except Exception as error:  # whatever goes wrong, the answer is no
                 _log.warning("a call that was allowed is not carried out: %s: %s", type(error).__name__, error)
@@ -285,7 +298,10 @@ class WaitingCalls:
             kernel.answer(number, allow=False)
         finally:
             if file.given.name and made is not None and not had:
-                _unmake(file.given, made)
+                try:
+                    unmake(file.given, made)
+                except OSError as error:
+                    _log.warning("a file that was made for a call which was given up is left: %s", error)
 
     def _note_given(self, found: os.stat_result, path: str) -> None:
         with self._lock:
@@ -306,7 +322,7 @@ class WaitingCalls:
             try:
                 if self._broker().decide(file.capability, file.path).code is DenialCode.EXPLICIT_DENY:
                     return None
-                given, spent.elsewhere_s = file.host.file(file.given)
+                given, spent.elsewhere_s = file.host.file(file.given, self._around.id)
                 return given
             except Exception as error:  # whatever goes wrong, the answer is no
                 _log.warning("a file that was allowed is not given: %s: %s", type(error).__name__, error)
@@ -390,7 +406,7 @@ class WaitingCalls:
             return None
         which = None if file.given.name else (file.given.place.device, file.given.place.inode)
         question = msgspec.structs.replace(asked, target=file.path, capability=file.capability, file=which)
-        return question, partial(self._give, asked.number, file)
+        return question, partial(self._carry_out, partial(self._give, asked.number, file))
 
 
 def _found(asked: Asked, broker: Broker, host: HostFiles) -> _File | None:
@@ -419,19 +435,6 @@ def _found(asked: Asked, broker: Broker, host: HostFiles) -> _File | None:
         asked.mode & 0o777 & ~_umask_of(asked.tid) if made else 0,
     )
     return _File(capability, path, given, host, asked.call, empty=bool(asked.flags & os.O_TRUNC) and not made)
-
-
-def _unmake(given: HostFile, made: os.stat_result) -> None:
-    """Remove a file that was made for a call which does not wait any more."""
-    try:
-        directory = os.open(given.place.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            if os.path.samestat(made, os.stat(given.name, dir_fd=directory, follow_symlinks=False)):
-                os.unlink(given.name, dir_fd=directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        _log.warning("a file that was made for a call which was given up is left: %s: %s", given.name, error)
 
 
 def _umask_of(tid: int) -> int:

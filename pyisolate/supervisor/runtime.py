@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pyisolate.supervisor.runtime")
 _T = TypeVar("_T")
+#: Given up, a call takes a moment until its record is made (seconds).
+_CARRIED_OUT_S = 5.0
 
 
 class Runtime:
@@ -147,8 +150,10 @@ class Runtime:
             if self.state == "closed":
                 return
             self.state = "closed"
+        known = self.registry.known()
         for session in self.registry.live():
             session.close()
+        self._end_carried_out(known)
         if self._started is not None:
             self._started.close()
             self._started = None
@@ -161,6 +166,14 @@ class Runtime:
         if self._owns_recorder:
             self.recorder.shutdown()
         living.discard(self)
+
+    def _end_carried_out(self, known: Sequence[Session]) -> None:
+        """Have what yeses carry out come to its records, while there is a listener: none waits for its files then."""
+        self.plan.builder.give_up_guests()
+        deadline = time.monotonic() + _CARRIED_OUT_S
+        for session in known:
+            if not session.waiting.wait_carried_out(max(0.0, deadline - time.monotonic())):
+                _log.warning("a call of sandbox %s that was allowed is carried out still: it has no event", session.id)
 
     def abandon(self) -> None:
         """In a forked child of the host: it holds copies of descriptors and no threads, and must touch no sandbox."""

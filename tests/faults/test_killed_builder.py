@@ -90,12 +90,15 @@ def kill_builders(supervisor: pyisolate.Supervisor, chance: random.Random, data:
         assert sandbox.eval("1") == 1
 
 
-def test_a_builder_that_is_stopped_does_not_hang_for_ever(supervisor: pyisolate.Supervisor) -> None:
+def test_a_builder_that_is_stopped_does_not_hang_for_ever(
+    supervisor: pyisolate.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if inside.plan(supervisor).bpf.decides:
         pytest.skip("BPF-LSM decides files here: there is no root view")
     pid = builder_of(supervisor)
     assert pid is not None
-    inside.plan(supervisor).builder._peer.settimeout(1)
+    for patience in ("_ANSWER_TIMEOUT_S", "_FORKER_TIMEOUT_S"):
+        monkeypatch.setattr(f"pyisolate.kernel.rootview.view.{patience}", 1.0)
     os.kill(pid, signal.SIGSTOP)
     started = time.monotonic()
     # Its successor answers.

@@ -216,10 +216,10 @@ def test_a_file_that_could_not_be_made_is_named_with_its_own_cause(
     builder = RootViewBuilder(many_users=many_users)
     try:
         if not says:
-            os.close(builder.file(given)[0])
+            os.close(builder.file(given, "")[0])
             return
         with pytest.raises(EnforcementError) as caught:
-            builder.file(given)
+            builder.file(given, "")
     finally:
         builder.close()
     assert f"make {tmp_path}/{name}: " in str(caught.value)

@@ -390,7 +390,7 @@ def test_without_one_nothing_is_there(supervisor: pyisolate.Supervisor) -> None:
 def test_a_stager_that_was_killed_is_replaced(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("first", BASE) as first:
         first.exec(WRITE)
-        builders = [pid for pid in children_of(os.getpid()) if _runs(pid, "rootview.worker")]
+        builders = [pid for pid in children_of(os.getpid()) if _runs(pid, "rootview.forker")]
         stagers = [pid for builder in builders for pid in children_of(builder)]
         assert stagers
         for pid in stagers:

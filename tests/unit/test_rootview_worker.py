@@ -13,7 +13,7 @@ import tempfile
 import pytest
 
 from pyisolate.errors import EnforcementError
-from pyisolate.kernel.rootview import stager, tree, worker
+from pyisolate.kernel.rootview import forker, stager, tree, worker
 from pyisolate.kernel.rootview.names import HostName, NameChange, change_names
 from pyisolate.native.descriptors import receive
 from tests.in_child import NOBODY, in_child
@@ -37,13 +37,13 @@ def status_of(end: int | None) -> int:
     ],
 )
 def test_the_end_of_a_worker_in_words(end: int | None, words: str, number: int) -> None:
-    reply = worker._ended(status_of(end))
+    reply = forker.ended_without_answer(status_of(end))
     assert words in reply.error
     assert reply.error_number == number
 
 
 def test_a_defect_is_named_in_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own, as always: `_work` ends it."""
+    """In a process of its own, as always: `work` ends it."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         pid = os.fork()
@@ -51,7 +51,9 @@ def test_a_defect_is_named_in_the_answer(monkeypatch: pytest.MonkeyPatch) -> Non
             monkeypatch.setattr(worker, "_build", lambda *_arguments: {}["gone"])
             policy = worker.CompiledPolicy(name="p", version="1")
             request = worker.Request(policy=policy, uid=1, gid=1)
-            worker._work(theirs, worker.msgspec.msgpack.encode(request), None, None)
+            data = worker.msgspec.msgpack.encode(request)
+            ours.sendall(worker.LENGTH.pack(len(data)) + data)
+            worker.work(theirs, None, None)
         assert os.waitpid(pid, 0)[1] == 0
         body = worker.read_message(ours)
     assert body is not None
@@ -150,11 +152,15 @@ def test_a_directory_that_is_lost_on_the_way_is_no_workspace_of_memory() -> None
 
 
 def test_a_supervisor_that_goes_in_the_middle_of_a_request_leaves_no_traceback() -> None:
-    ours, theirs = socket.socketpair()
-    code = f"from pyisolate.kernel.rootview.worker import main; main({theirs.fileno()})"
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    code = f"from pyisolate.kernel.rootview.forker import main; main({theirs.fileno()})"
     command = [sys.executable, "-c", code]
     with theirs, subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE) as builder:
-        ours.sendall(worker.LENGTH.pack(4) + b"none")
+        for half in (b"", worker.LENGTH.pack(4) + b"no"):
+            asks, asked = socket.socketpair()
+            with asks, asked:
+                socket.send_fds(ours, [forker.WITH_STAGER], [asked.fileno()])
+                asks.sendall(half)
         ours.close()
         theirs.close()
         _, said = builder.communicate(timeout=60)

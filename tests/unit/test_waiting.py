@@ -57,7 +57,7 @@ def test_time_that_a_file_took_elsewhere_is_the_sandboxes() -> None:
     around, asked = _Around(), list[Asked]()
 
     class Host(_Host):
-        def file(self, given: HostFile) -> tuple[int, float]:
+        def file(self, given: HostFile, sandbox_id: str) -> tuple[int, float]:
             return os.open(given.place.path, given.flags), 5.0
 
     waiting = WaitingCalls(around, asked.append, [].append)
@@ -78,10 +78,10 @@ class _Short(_Around):
 
 
 class _Host:
-    def file(self, given: HostFile) -> tuple[int, float]:
+    def file(self, given: HostFile, sandbox_id: str) -> tuple[int, float]:
         raise AssertionError("no file is opened")
 
-    def change(self, change: NameChange) -> tuple[int, float]:
+    def change(self, change: NameChange, sandbox_id: str) -> tuple[int, float]:
         raise AssertionError("no name is changed")
 
 
@@ -206,7 +206,7 @@ def test_a_sandbox_is_forgotten_when_the_call_that_a_yes_carries_out_has_its_rec
     order = list[str]()
 
     class Host(_Host):
-        def change(self, change: NameChange) -> tuple[int, float]:
+        def change(self, change: NameChange, sandbox_id: str) -> tuple[int, float]:
             waiting.call_after_begun(lambda: order.append(f"forgotten after {around.said}"))  # its sandbox ends now
             order.append("made")
             return 0, 0.0

@@ -54,21 +54,21 @@ def send_order(stager: socket.socket, order: Order, tree: int, asked: int) -> No
     socket.send_fds(stager, [msgspec.msgpack.encode(order)], [tree, asked])
 
 
-def start(keep: set[int]) -> socket.socket:
-    """Fork a stager; return the socket for orders, whose end ends it. `keep`: descriptors that it must not hold."""
+def start(others: set[int]) -> tuple[int, socket.socket]:
+    """Fork a stager; return its pid and the socket for orders, whose end ends it. `others`: what it must not hold."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.fork() == 0:
+    if (pid := os.fork()) == 0:
         status = 1
         try:
             ours.close()
-            for descriptor in keep:
+            for descriptor in others:
                 os.close(descriptor)
             Stager(theirs).serve()
             status = 0
         finally:
             os._exit(status)
     theirs.close()
-    return ours
+    return pid, ours
 
 
 class _Template:

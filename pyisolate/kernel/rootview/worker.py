@@ -1,20 +1,14 @@
-"""The root view builder's own process: answers `RootViewBuilder` (`view.py`) over a socket until it closes.
+"""A worker of the root view builder: answers one request of `view.py`'s on a socket of its own, and ends.
 
-It lives in a mount namespace of its own (in a user namespace too, where the supervisor is an ordinary user) and forks a
-worker for each request, which builds in yet another mount namespace, sends the finished tree as a descriptor and ends.
+`forker.py` forks it. It builds in a mount namespace of its own and sends the finished tree as a descriptor.
 So nothing needs unmounting, on success or failure: the kernel drops the worker's mounts with the worker. Where each
 sandbox gets a workspace, the worker gives the tree to the stager, too (see `stager`).
-
-Single-threaded by construction (a fresh process, no thread is ever started): unshare(CLONE_NEWUSER) needs that.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import resource
-import select
 import socket
 import stat
 import struct
@@ -26,18 +20,15 @@ import msgspec
 from ...errors import EnforcementError
 from ...native import mount, process
 from ...native.result import cause_of
-from ...policy import workspace
-from ...policy.compiled import GATED, CompiledPolicy, FsRight, FsRule
-from ..probe_child import Child, ending, say
+from ...policy.compiled import CompiledPolicy, FsRight, FsRule
+from ..probe_child import Child, say
 from . import stager as stage
-from .build import TMPFS, Problem, RootBuild, readable_by_cell
+from .build import Problem, RootBuild, readable_by_cell
 from .names import NameChange, change_names
 from .passage import PassageBuild
 
 LENGTH = struct.Struct("<I")
 _DATA_ALONE = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
-#: more than an error's text takes
-_LINE_BYTES = 4096
 
 
 class HostPlace(msgspec.Struct, frozen=True):
@@ -101,74 +92,6 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     said: int = 0
 
 
-def main(descriptor: int) -> None:
-    """Serve requests on `descriptor` until the supervisor closes its end."""
-    process.reset_signals()
-    # The kernel refuses to pass descriptors where a user has more of them in flight than this (unix(7), ETOOMANYREFS).
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    gone = contextlib.suppress(BrokenPipeError, ConnectionResetError)  # the supervisor, in the middle of a request
-    with socket.socket(fileno=descriptor) as peer, gone:
-        parent: int | None = None
-        stager: socket.socket | None = None
-        stager_ended = select.poll()
-        trouble = _enter_namespaces()
-        try:
-            parent = _place_of_workspaces() if trouble is None else None
-        except OSError as error:
-            trouble = error
-        try:
-            while (data := read_message(peer)) is not None:
-                if trouble is not None:
-                    _send(peer, _from_error(trouble))
-                    continue
-                if stager is not None and stager_ended.poll(0):
-                    stager.close()
-                    stager = None
-                    os.waitpid(-1, os.WNOHANG)  # it is the only child here
-                try:
-                    if stager is None and _wants_stager(data):
-                        stager = stage.start({peer.fileno()})
-                        stager_ended = select.poll()
-                        stager_ended.register(stager, 0)
-                    if (pid := os.fork()) == 0:
-                        _work(peer, data, parent, stager)
-                except OSError as error:
-                    _send(peer, _from_error(error))
-                    continue
-                if status := os.waitpid(pid, 0)[1]:
-                    _send(peer, _ended(status))
-        finally:
-            if stager is not None:
-                stager.close()  # it ends with it, and else would be a zombie of a host that orphans come to
-                os.waitpid(-1, 0)
-
-
-def _wants_stager(data: bytes) -> bool:
-    try:
-        policy = msgspec.msgpack.decode(data, type=Request).policy
-        return policy.workspace_bytes is not None or any(rule.origin == GATED for rule in policy.fs)
-    except msgspec.MsgspecError:
-        return False  # the worker says what is wrong with it
-
-
-def _ended(status: int) -> Reply:
-    text, number = ending(os.waitstatus_to_exitcode(status))
-    return Reply(error=f"the root view's worker did not answer: {text}", error_number=number or 0)
-
-
-def _place_of_workspaces() -> int:
-    """Return a directory with the place of a workspace: one for all views, so that rules of each hold in others.
-
-    It is stacked on "/", where no path leads; views show copies of it.
-    """
-    parent = mount.new_tmpfs(TMPFS | {"mode": "0755"}, mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV)
-    mount.move_mount(parent, "/")
-    os.mkdir(os.path.basename(workspace.HOME), dir_fd=parent)
-    mount.mount_setattr(parent, mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOEXEC)
-    return parent
-
-
 def read_message(peer: socket.socket) -> bytes | None:
     """Return the next length-prefixed message, or None at the end of the stream."""
     head = _read(peer, LENGTH.size)
@@ -185,95 +108,54 @@ def _read(peer: socket.socket, count: int) -> bytes | None:
     return data
 
 
-def _enter_namespaces() -> OSError | None:
-    """Take a mount namespace of our own, by the user namespace where capabilities are missing; return what failed."""
-    uid, gid = os.geteuid(), os.getegid()
-    try:
-        try:
-            mount.unshare(process.CLONE_NEWNS)
-        except PermissionError:
-            _enter_user_namespace(uid, gid)
-        # Slave: what the host mounts later is seen here, and nothing done here is seen by the host.
-        mount.mount(None, "/", None, mount.MS_REC | mount.MS_SLAVE)
-    except OSError as error:
-        return error
-    return None
-
-
-def _enter_user_namespace(uid: int, gid: int) -> None:
-    """Take user and mount namespaces. Root without CAP_SYS_ADMIN (in a container) keeps every id that it has.
-
-    A map of more than one id is written from outside, with CAP_SETUID there (user_namespaces(7)).
-    """
-    both = process.CLONE_NEWUSER | process.CLONE_NEWNS
-    if uid != 0:
-        mount.unshare(both)
-        process.write_id_maps(uid, gid)
-        return
-    with open("/proc/self/uid_map") as uids, open("/proc/self/gid_map") as gids:
-        maps = {"uid_map": _identity(uids.read()), "gid_map": _identity(gids.read())}
-    here, (ours, theirs) = os.getpid(), socket.socketpair()
-
-    def write_maps() -> bytes:
-        ours.close()
-        theirs.recv(1)
-        for name, text in maps.items():
-            with open(f"/proc/{here}/{name}", "w") as file:
-                file.write(text)
-        return b"written"
-
-    with ours:
-        with theirs:
-            child = Child(lambda: say(theirs.fileno(), write_maps))
-        try:
-            mount.unshare(both)
-            ours.send(b"1")
-            said = ours.recv(_LINE_BYTES)
-        finally:
-            child.end()
-    try:
-        child.heard(said)
-    except PermissionError as error:
-        why = "neither CAP_SYS_ADMIN to mount, nor CAP_SETUID and CAP_SETGID to map users"
-        raise PermissionError(errno.EPERM, why) from error
-
-
-def _identity(table: str) -> str:
-    """Return a map of every id of this user namespace to itself, from its own (proc(5), uid_map)."""
-    ranges = [line.split() for line in table.splitlines()]
-    return "".join(f"{first} {first} {count}\n" for first, _outside, count in ranges)
-
-
-def _work(peer: socket.socket, data: bytes, parent: int | None, stager: socket.socket | None) -> None:
-    """Answer one request and end this process. Exit status 0 means that an answer was sent."""
+def work(peer: socket.socket, parent: int | None, stager: socket.socket | None) -> None:
+    """Read one request and answer it, and end this process. Exit status 0 means that it owes no answer."""
     status = 1
     try:
-        request = msgspec.msgpack.decode(data, type=Request)
-        built: tuple[int, ...] = ()
-        try:
-            if request.directory is not None:
-                reply, built = Reply(), (_directory(request.directory, runs=request.runs),)
-            elif request.file is not None:
-                built = (_file(request.file, request),)
-                reply = Reply(spent_s=time.process_time())  # of this process alone: it was forked for it
-            elif request.change is not None:
-                reply = _change(request.change, request)
-            else:
-                reply, built = _probe(request) if request.probe else _build(request, parent, stager)
-        except EnforcementError as error:  # the probe's
-            reply = Reply(error=error.summary, error_number=error.errno or 0, hint=error.hint)
-        except OSError as error:
-            reply = _from_error(error)
-        except MemoryError:
-            raise
-        except Exception as error:  # a defect: the supervisor's error names it, where nothing else can
-            reply = Reply(error=f"the builder failed with {type(error).__name__}: {error}")
-        _send(peer, reply, *built)
+        if (data := read_message(peer)) is not None:
+            request = msgspec.msgpack.decode(data, type=Request)
+            reply, made = _done(request, parent, stager)
+            try:
+                send(peer, reply, *made)
+            except ConnectionError:  # it was given up
+                if made and request.file is not None and request.file.name:
+                    unmake(request.file, os.fstat(made[0]))
         status = 0
     except MemoryError:
         status = errno.ENOMEM  # an answer could not be had either: `ending` knows it
     finally:
         os._exit(status)
+
+
+def _done(request: Request, parent: int | None, stager: socket.socket | None) -> tuple[Reply, tuple[int, ...]]:
+    """Do what is asked; return the answer, with descriptors."""
+    try:
+        if request.directory is not None:
+            return Reply(), (_directory(request.directory, runs=request.runs),)
+        if request.file is not None:
+            made = _file(request.file, request)
+            return Reply(spent_s=time.process_time()), (made,)  # of this process alone: it was forked for it
+        if request.change is not None:
+            return _change(request.change, request), ()
+        return _probe(request) if request.probe else _build(request, parent, stager)
+    except EnforcementError as error:  # the probe's
+        return Reply(error=error.summary, error_number=error.errno or 0, hint=error.hint), ()
+    except OSError as error:
+        return from_error(error), ()
+    except MemoryError:
+        raise
+    except Exception as error:  # a defect: the supervisor's error names it, where nothing else can
+        return Reply(error=f"the builder failed with {type(error).__name__}: {error}"), ()
+
+
+def unmake(given: HostFile, made: os.stat_result) -> None:
+    """Remove a file that was made for a call which does not wait any more. Raises OSError."""
+    directory = os.open(given.place.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.path.samestat(made, os.stat(given.name, dir_fd=directory, follow_symlinks=False)):
+            os.unlink(given.name, dir_fd=directory)
+    finally:
+        os.close(directory)
 
 
 def _directory(given: HostPlace, *, runs: bool) -> int:
@@ -454,15 +336,17 @@ def _probe(request: Request) -> tuple[Reply, tuple[int, ...]]:
     return Reply(proof=f"in the view {here} lists, refuses mkdir (EROFS), and {outside} is absent (ENOENT)"), ()
 
 
-def _from_error(error: OSError) -> Reply:
+def from_error(error: OSError) -> Reply:
+    """Return the answer that says what was met."""
     return Reply(error=cause_of(error), error_number=error.errno or 0, hint=getattr(error, "hint", None))
 
 
-def _send(peer: socket.socket, reply: Reply, *descriptors: int) -> None:
+def send(peer: socket.socket, reply: Reply, *descriptors: int) -> None:
+    """Send an answer, with descriptors. Raises OSError."""
     data = msgspec.msgpack.encode(reply)
     message = LENGTH.pack(len(data)) + data
     if not descriptors:
         peer.sendall(message)
         return
-    sent = socket.send_fds(peer, [message], descriptors)
-    peer.sendall(message[sent:])
+    if rest := message[socket.send_fds(peer, [message], descriptors) :]:  # even none meets the end of who has read it
+        peer.sendall(rest)
