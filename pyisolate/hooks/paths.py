@@ -243,6 +243,8 @@ def _walk(path: str) -> tuple[str | None, bool]:
         if not name or name == ".":
             continue
         if name == "..":
+            if done and not _access(_ours("/" + "/".join(done)), 1):  # 1: X_OK (access(2)); it is not there, or covered
+                return None, True
             if done:
                 done.pop()
             continue

@@ -24,7 +24,7 @@ from ..policy.searched import Searched
 from ..policy.suggest import crosses
 from ..records import LINKING, RENAMING, KernelRecord
 from .judged_call import OF_NAME, OPENING, JudgedCall
-from .observed_looks import by_unseen_link, not_found, refused
+from .observed_looks import barred, by_unseen_link, not_found, refused
 from .seen_names import OpenOwn, SeenNames
 from .shown_links import ShownLinks
 
@@ -76,6 +76,8 @@ class WatchedFiles:
             names_it = runs or record.syscall in OF_NAME | RENAMING | LINKING
             named = names.in_folder(record.target) if names_it else names.acted_on(record.target, record.flags)
             return [msgspec.structs.replace(record, target=named or record.target)]
+        if (out_of_view := barred(record, names, broker)) is not None:
+            return [out_of_view]
         if runs:
             program = by_unseen_link(
                 _program(record, broker, names), names, passed=policy.mode_of("fs") is Mode.MONITOR

@@ -45,6 +45,24 @@ def not_found(
     return msgspec.structs.replace(found, enforcer="root view", errno=number)
 
 
+def barred(record: KernelRecord, names: SeenNames, broker: Broker) -> KernelRecord | None:
+    """Return the denial of a call whose name goes through a directory that the root view does not have; else None.
+
+    The kernel looks for each part of a name, also where ".." leaves it again.
+    """
+    for name in (record.target, record.other):
+        if "/../" in name or name.endswith("/.."):
+            names.followed(name)
+    if names.barred is None:
+        return None
+    decision = broker.decide(Capability.FS_LOOKUP, names.barred)
+    reason = f"{decision.reason}: the name goes through it, and the root view shows only what is granted"
+    found = refused(record, msgspec.structs.replace(decision, reason=reason), names.barred)
+    passed = broker.policy.mode_of("fs") is Mode.MONITOR
+    number = 0 if passed else errno.EACCES if decision.code is DenialCode.EXPLICIT_DENY else errno.ENOENT
+    return msgspec.structs.replace(found, enforcer="root view", errno=number, beyond_name=passed)
+
+
 def by_unseen_link(record: KernelRecord, names: SeenNames, *, passed: bool) -> KernelRecord:
     """Return a denial as it is where a link that the root view lacks leads to what is granted; else as it came.
 

@@ -54,6 +54,8 @@ class SeenNames:
     ) -> None:
         self._own, self._leading, self._call, self._shown = own, leading, call, shown
         self._unseen: set[str] = set()
+        #: a directory that a name goes through and out of again, where the root view does not have it
+        self.barred: str | None = None
 
     def is_there(self, path: str) -> bool:
         """Say whether something has this name. Where this process may not look, as often for an ordinary user: yes.
@@ -214,6 +216,8 @@ class SeenNames:
         while pending:
             name = pending.pop()
             if name in ("", ".", ".."):
+                if name == ".." and self.barred is None and self._is_barred(done):
+                    self.barred = done
                 done = done.rpartition("/")[0] if name == ".." else done
                 continue
             done = f"{done}/{name}"
@@ -245,6 +249,10 @@ class SeenNames:
             return path
         self._unseen.add(unseen)
         return unseen
+
+    def _is_barred(self, directory: str) -> bool:
+        """Say whether a directory of the host's, whose links are followed, is one that no guest can go through."""
+        return self._shown is not None and bool(directory) and self._shown.lacks(directory) and self.is_seen(directory)
 
     def is_by_unseen_link(self, path: str) -> bool:
         """Say whether a name was found here to lead to what is granted by a link that the root view lacks."""

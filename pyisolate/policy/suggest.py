@@ -150,7 +150,7 @@ def _suggest(capability: Capability, target: str) -> dict[str, Any] | None:
     if capability is Capability.IMPORT_MODULE:
         return {"import": {"allow": [units.module_name(target)]}}
     if capability is Capability.IMPORT_NATIVE:
-        if target.endswith(".so") and not target.startswith("/"):
+        if _SHARED_LIBRARY.search(target) and not target.startswith("/"):
             return None  # which file the loader would find for a bare library name is not known here
         return {"import": {"native": [units.module_name(target, native=True)]}}
     return section_that_grants(capability)

@@ -325,7 +325,7 @@ def _suggestion(
         return None
     if broker is Verdict.ALLOW and evaluation is Evaluation.ERRNO:
         return None  # the policy already allows it: no rule would change the answer
-    if context.unresolved and wanted[1].rpartition(":")[0].lower().rstrip(".") in context.unresolved:
+    if context.unresolved and _host_of(wanted[1]) in context.unresolved:
         return None  # its name is granted, and stands for no address
     targets = (wanted[1], *[target for _, target in wanted[2]])
     for target in targets:
@@ -333,6 +333,9 @@ def _suggestion(
             return None  # a rule cannot carry it as text, and an event must be safe to print and hold no password
     try:
         found = suggest(*wanted, by_native=broker is Verdict.NOT_CONSULTED)
+        for rule in found.get("net", ()) if found and context.unresolved else ():
+            if any(_host_of(place) in context.unresolved for place in rule.values()):
+                return None  # asked for by another capability: of the proxy
         for rule in found.get("fs", ()) if found else ():
             if is_above_grant(rule["path"], context.files, targets):
                 return None  # what else is granted below would be granted more
@@ -344,6 +347,10 @@ def _suggestion(
     except Exception:
         _log.debug("suggestion failed", exc_info=True)  # a denial is recorded whether or not advice can be given
         return None
+
+
+def _host_of(place: str) -> str:
+    return place.rpartition(":")[0].lower().rstrip(".")
 
 
 def _reporter(broker: BrokerRecord | None, kernel: KernelRecord | None, broker_reporter: Reporter) -> Reporter:

@@ -104,13 +104,13 @@ COVERED = (
     ("os.access('{0}', os.R_OK)", ""),
     ("subprocess.run(['/bin/sh', '-c', 'cd {0}'])", ""),
     ("subprocess.run(['/bin/sh', '-c', 'test -r {0}'])", ""),
+    ("os.access('{0}/..', os.W_OK)", ""),
 )
 #: The name is shown, and nothing else asked for; or there is nothing.
 UNCOVERED = (
     "os.stat('{0}')",
     "os.access('{0}', os.F_OK)",
     "os.path.exists('{0}/none')",
-    "os.access('{0}/..', os.W_OK)",
 )
 
 
@@ -174,6 +174,13 @@ BY_LINK = (
     ("os.path.islink('{0}/hidden/into')", "fs.lookup", "into"),
     ("os.listdir('{0}/hidden/folder')", "fs.read", "folder"),
     ("subprocess.run(['/bin/sh', '-c', 'read x < {0}/hidden/into'], stderr=subprocess.DEVNULL)", "fs.read", "into"),
+    # and by ".." out of a directory that is hidden, or denied
+    ("open('{0}/hidden/../granted/file')", "fs.lookup", ""),
+    ("libc.open(b'{0}/hidden/../granted/file', 0)", "fs.lookup", ""),
+    ("os.stat('{0}/hidden/../granted/file')", "fs.lookup", ""),
+    ("subprocess.run(['/bin/sh', '-c', 'read x < {0}/hidden/../granted/file'])", "fs.lookup", ""),
+    ("open('{0}/granted/no/../file')", "fs.lookup", "../granted/no"),
+    ("os.stat('{0}/granted/no/../file')", "fs.lookup", "../granted/no"),
 )
 
 
@@ -182,14 +189,17 @@ def test_a_link_that_is_not_granted_leads_nowhere(supervisor: pyisolate.Supervis
     (tree / "granted/file").touch()
     (tree / "hidden/into").symlink_to("../granted/file")
     (tree / "hidden/folder").symlink_to("../granted")
+    (tree / "granted/no").mkdir()
     policy = _policy(tree, "granted").with_mode(mode)
-    with supervisor.spawn("by link", policy) as sandbox:
+    with supervisor.spawn("by link", policy.deny("fs.read", tree / "granted/no")) as sandbox:
         sandbox.exec(PRELUDE)
         for way, capability, name in BY_LINK:
             done = sandbox.exec(f"try: {way.format(tree)}\nexcept OSError: pass")
             seen = [(str(event.capability), event.target) for event in done.denials]
-            assert seen == [(capability, str(tree / "hidden" / name))], way
+            assert seen == [(capability, os.path.normpath(tree / "hidden" / name))], way
             assert "allow" not in {verdict for e in done.denials for verdict in (e.broker_decision, e.kernel_decision)}
+        absent = sandbox.exec(f"try: open('{tree}/none/../granted/file')\nexcept FileNotFoundError: pass")
+        assert absent.denials == ()
     with supervisor.spawn("granted", _policy(tree, "hidden", "granted").with_mode(mode)) as sandbox:  # the control
         sandbox.exec(PRELUDE)
         for way, *_ in BY_LINK:

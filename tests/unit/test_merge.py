@@ -42,6 +42,9 @@ def test_a_limit_that_the_guest_reports_was_the_kernels_and_no_question_for_the_
 
 def test_nothing_is_suggested_for_a_granted_name_that_has_no_address() -> None:
     context = msgspec.structs.replace(CONTEXT, unresolved=("gone.internal",))
+    proxied = broker(capability=Capability.NET_HTTP, target="CONNECT gone.internal:443")
+    assert merge(context, proxied, None, suggest=suggestion).suggestion is None
+    assert merge(CONTEXT, proxied, None, suggest=suggestion).suggestion is not None  # the control
     for target, found in (
         ("Gone.internal.:80", None),
         ("other.internal:80", {"net": [{"connect": "other.internal:80"}]}),

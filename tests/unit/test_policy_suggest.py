@@ -118,6 +118,12 @@ def test_nothing_is_suggested_where_no_rule_can_help(capability: Capability) -> 
     assert suggestion(capability, "/x") is None
 
 
+@pytest.mark.parametrize("name", ["librt.so", "librt.so.1"])
+def test_no_rule_names_a_library_of_which_the_loader_finds_the_file(name: str) -> None:
+    assert suggestion(C.IMPORT_NATIVE, name) is None
+    assert suggestion(C.IMPORT_NATIVE, f"/usr/lib/{name}") is not None  # the control
+
+
 @given(
     st.sampled_from(list(Capability)),
     st.text(max_size=40) | st.binary(max_size=20).map(lambda b: b.decode("utf-8", "surrogateescape")),
