@@ -95,13 +95,12 @@ class _Watched:
 
 
 def _first_pause_ns(limits: Limits, enforced: bool) -> int:
+    uses_up_ns = None if limits.cpu_s is None else max(_NEAR_NS, int(limits.cpu_s * 1e9) // _PROCESSORS)
+    if uses_up_ns is not None and limits.memory_bytes is None and limits.processes is None:
+        return uses_up_ns
     if not enforced:
         return _NEAR_NS
-    return (
-        _ENFORCED_NS
-        if limits.cpu_s is None
-        else max(_NEAR_NS, min(_ENFORCED_NS, int(limits.cpu_s * 1e9) // _PROCESSORS))
-    )
+    return _ENFORCED_NS if uses_up_ns is None else min(_ENFORCED_NS, uses_up_ns)
 
 
 def _needs_sampling(limits: Limits) -> bool:

@@ -40,6 +40,7 @@ _PR_GET_NO_NEW_PRIVS = 39
 
 _LAST_FD = 0xFFFFFFFF  # close_range(2): ~0U means "to the end"
 _LAST_STANDARD = 2
+_CONFINEMENT_WORDS = 96
 _NAME_BYTES = 15  # TASK_COMM_LEN - 1, linux/sched.h
 
 _ffi, _lib = _native.ffi, _native.lib
@@ -85,6 +86,16 @@ def close_all_except(keep: Iterable[int]) -> None:
             close_range(first, fd - 1)
         first = fd + 1
     close_range(first)
+
+
+def own_confinement() -> bytes:
+    """Say what confines the calling thread: users, groups, capabilities, no_new_privs, Landlock. Equal: confined alike.
+
+    Empty where that is not known so: under a seccomp filter, and with more than 64 groups.
+    """
+    words = _ffi.new("uint64_t[]", _CONFINEMENT_WORDS)
+    count = _lib.process_own_confinement(words, _CONFINEMENT_WORDS)
+    return bytes(_ffi.buffer(words, 8 * count)) if count > 0 else b""
 
 
 def fork_probe() -> int:

@@ -244,7 +244,8 @@ class Runtime:
         if not isinstance(session, CellSession):
             if session is not None:
                 self._forget(session)
-            self._refill()
+            if (started := self._started) is not None and started.threads is not None:
+                started.threads.refill()
             return
         session.control.unwatch()
         self.registry.ending(session)
@@ -256,13 +257,11 @@ class Runtime:
             self._release_cell(session.channel)
 
     def _refill(self) -> None:
-        """Replace the cells and threads that were taken: a sandbox has ended, and leaves a processor."""
+        """Replace the cells that were taken: a sandbox has ended, and leaves a processor."""
         if (started := self._started) is None or self.state != "running":
             return
         for standby in list(started.standby.values()):
             standby.refill()
-        if started.threads is not None:
-            started.threads.refill()
 
     def authorize(self, token: str | None, operation: str, context: SandboxContext) -> None:
         """Raise PolicyAuthError unless `token` may do `operation` (reload, kill) to a sandbox."""

@@ -106,7 +106,10 @@ class StandbyThreads:
 
     def spawn(self, context: SandboxContext, order: ThreadOrder) -> SandboxThread:
         """Return a sandbox on a thread of its own. Raises EnforcementError where a step of its confinement failed."""
-        if (session := self._take(order)) is None:
+        session = self._take(order)
+        if unconfined := session is not None:
+            handle = self._registry.add_thread(session)
+        else:
             session = self._session(context, order)
             handle = self._registry.add_thread(session)
             try:
@@ -114,10 +117,10 @@ class StandbyThreads:
             except BaseException:
                 session.close()
                 raise
-        else:
-            handle = self._registry.add_thread(session)
         session.adopt_identity(context, order.policy)
-        self._spawned(order)
+        # what stands by is given to no caller under `no_new_privs`
+        if order.prepared.shadow is None and (unconfined or not process.get_no_new_privs()):
+            self._spawned(order)
         return handle
 
     def _session(self, context: SandboxContext, order: ThreadOrder) -> ThreadSession:
@@ -148,13 +151,18 @@ class StandbyThreads:
             return line.ready.popleft() if line is not None and line.ready else None
 
     def _spawned(self, order: ThreadOrder) -> None:
-        if order.prepared.shadow is not None or process.get_no_new_privs():  # none would be given to this caller
-            return
+        """Note what was asked for, and have more made where none is left: else the end of one does it.
+
+        To make one takes the interpreter from who runs, and the first request of this one comes next.
+        """
         with self._lock:
             self._frequent.note(order.key)
             unwanted = self._rank(order)
+            line = self._lines.get(order.key)
+            wanted = line is not None and not line.ready
         self._end(unwanted)
-        self.refill()
+        if wanted:
+            self.refill()
 
     def _rank(self, order: ThreadOrder) -> list[ThreadSession]:
         """Give a policy its place among the others; return the threads that are to end."""
@@ -272,8 +280,10 @@ class StandbyThreads:
 def _confinement() -> list[bytes]:
     """Return what the kernel says of the calling thread: user, groups, privileges, filters, Landlock. [] unreadable.
 
-    The lines are of proc_pid_status(5), in which Landlock is not named.
+    Under a filter in the lines of proc_pid_status(5), which counts filters, and in which Landlock is not named.
     """
+    if own := process.own_confinement():
+        return [own]
     try:
         status = os.open("/proc/thread-self/status", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

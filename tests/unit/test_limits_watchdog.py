@@ -176,7 +176,7 @@ def test_nothing_is_read_before_a_limit_can_be_reached(timed: Watchdog, clock: S
         "a", limits=Limits(cpu_s=1000, memory_bytes=None, processes=None), read_usage=read, on_exceeded=on(fired)
     )
     clock.advance(1)
-    assert len(readings) == 1
+    assert not readings
     clock.advance(1001)
     assert len(readings) > 1
 

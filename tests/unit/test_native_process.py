@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pyisolate.native import process
+from pyisolate.native import process, seccomp
 from pyisolate.native.result import check
 
 
@@ -95,6 +96,42 @@ def test_no_new_privs_holds_once_set():
     BEFORE = process.get_no_new_privs()
     assert child(body) == 0
     assert process.get_no_new_privs() == BEFORE
+
+
+def confinement_after(change) -> bytes:
+    """Return what confines a thread of its own that has called `change`; of this process no other thread changes."""
+    said: list[bytes] = []
+    thread = threading.Thread(target=lambda: (change(), said.append(process.own_confinement())))
+    thread.start()
+    thread.join()
+    return said[0]
+
+
+def raw(call: str, *numbers: int) -> None:
+    """Make a system call for the calling thread alone; the C library's functions would do it for all."""
+    check(-(ctypes.CDLL(None).syscall(seccomp.number_of(call), *numbers) < 0), call)
+
+
+def test_threads_that_are_confined_alike_say_the_same_and_others_do_not():
+    if not (own := process.own_confinement()):
+        pytest.skip("a filter confines this process")
+    assert confinement_after(lambda: None) == own
+    nothing = seccomp.compile_filter(seccomp.FilterSpec((), seccomp.ALLOW, seccomp.ALLOW))
+    assert confinement_after(lambda: seccomp.install(nothing, notify=False)) == b""
+    assert process.get_no_new_privs() or confinement_after(process.set_no_new_privs) != own
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root: users, groups and capabilities of a thread")
+@pytest.mark.parametrize(
+    "call",
+    [("setfsuid", 7), ("setfsgid", 7), ("setresuid", -1, -1, 7), ("setresgid", 7, -1, -1), ("prctl", 24, 0, 0, 0, 0)],
+)
+def test_a_thread_that_is_another_user_or_can_do_less_says_so(call):
+    if not (own := process.own_confinement()):
+        pytest.skip("a filter confines this process")
+    change = (lambda: ctypes.CDLL(None).syscall(seccomp.number_of(call[0]), *call[1:])) if "fs" in call[0] else None
+    assert confinement_after(change or (lambda: raw(*call))) != own
+    assert process.own_confinement() == own
 
 
 def test_the_name_is_cut_at_the_kernels_limit():

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -141,6 +142,85 @@ SHARED int process_keep_capabilities(void)
 	if (syscall(SYS_capget, &header, held) < 0)
 		return -errno;
 	return process_set_capabilities(held[0].permitted | (uint64_t)held[1].permitted << 32);
+}
+
+/* Of the calling thread, what proc_pid_status(5) says in Cap*: inheritable, permitted, effective, bounding, ambient. */
+static int process_read_capabilities(uint64_t *sets)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+	struct __user_cap_data_struct held[2];
+
+	if (syscall(SYS_capget, &header, held) < 0)
+		return -errno;
+	sets[0] = held[0].inheritable | (uint64_t)held[1].inheritable << 32;
+	sets[1] = held[0].permitted | (uint64_t)held[1].permitted << 32;
+	sets[2] = held[0].effective | (uint64_t)held[1].effective << 32;
+	sets[3] = sets[4] = 0;
+	for (int capability = 0; capability < 64; capability++) {
+		int bounding = prctl(PR_CAPBSET_READ, capability, 0, 0, 0);
+		if (bounding < 0 && errno == EINVAL)
+			break; /* the first that the kernel lacks */
+		if (bounding < 0)
+			return -errno;
+		sets[3] |= (uint64_t)bounding << capability;
+		if (!(sets[0] >> capability & 1))
+			continue; /* one that is not inheritable is not ambient */
+		int ambient = prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, capability, 0, 0);
+		if (ambient < 0)
+			return -errno;
+		sets[4] |= (uint64_t)ambient << capability;
+	}
+	return 0;
+}
+
+enum { PROCESS_GROUPS = 64, PROCESS_WORDS = 17 + PROCESS_GROUPS };
+
+/*
+ * Say what confines the calling thread: users, groups, capabilities, no_new_privs, and the error of a mount(2) that changes
+ * nothing, by which Landlock is known. Two threads with equal words are confined alike.
+ *
+ * Landlock refuses mounts before their flags are looked at, and two kinds of propagation at once are no flags. It may
+ * confine a thread without no_new_privs only with CAP_SYS_ADMIN, without which the answer is always EPERM.
+ *
+ * Returns the number of words, or -errno: -ENOTSUP under a seccomp filter, because only /proc tells how many there are.
+ */
+SHARED int process_own_confinement(uint64_t *words, int room)
+{
+	uid_t users[3];
+	gid_t groups[PROCESS_GROUPS];
+	int count = 0;
+
+	if (room < PROCESS_WORDS)
+		return -EINVAL;
+	int filtered = prctl(PR_GET_SECCOMP, 0, 0, 0, 0);
+	if (filtered != 0)
+		return filtered < 0 ? -errno : -ENOTSUP;
+	if (getresuid(&users[0], &users[1], &users[2]) < 0)
+		return -errno;
+	for (int i = 0; i < 3; i++)
+		words[count++] = users[i];
+	words[count++] = (uint64_t)syscall(SYS_setfsuid, -1); /* no user: it changes nothing and says who it is */
+	if (getresgid(&users[0], &users[1], &users[2]) < 0)
+		return -errno;
+	for (int i = 0; i < 3; i++)
+		words[count++] = users[i];
+	words[count++] = (uint64_t)syscall(SYS_setfsgid, -1);
+	int error = process_read_capabilities(words + count);
+	if (error < 0)
+		return error;
+	count += 5;
+	int privileges = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0);
+	if (privileges < 0)
+		return -errno;
+	words[count++] = (uint64_t)privileges;
+	words[count++] = mount(NULL, "/", NULL, MS_SHARED | MS_PRIVATE, NULL) < 0 ? (uint64_t)errno : 0;
+	int belongs = getgroups(PROCESS_GROUPS, groups);
+	if (belongs < 0)
+		return -errno; /* EINVAL: more than there is room for */
+	words[count++] = (uint64_t)belongs;
+	for (int i = 0; i < belongs; i++)
+		words[count++] = groups[i];
+	return count;
 }
 
 /* capabilities(7). The order matters: the bounding set and securebits need CAP_SETPCAP, which capset() gives up. */

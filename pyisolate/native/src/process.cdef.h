@@ -10,6 +10,7 @@ int process_wake_on(int number, int pipe_end);
 int process_limit_capabilities(uint64_t keep);
 int process_set_capabilities(uint64_t keep);
 int process_keep_capabilities(void);
+int process_own_confinement(uint64_t *words, int room);
 int process_write_id_maps(unsigned int uid, unsigned int gid);
 int process_set_hostname(const char *name, size_t length);
 int process_bring_up_loopback(void);
