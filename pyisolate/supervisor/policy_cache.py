@@ -51,7 +51,9 @@ class PreparedPolicies:
         #: by id: a spawn or a reload is about to send their descriptors, which must stay the ones they are
         self._held: Counter[int] = Counter()
         self._lock = threading.Lock()
-        self._making = threading.Lock()
+        #: for tables that are being made, what others wait for that need the same, and how many do. Others wait for
+        #: none of it: a place may lie on a file system that does not answer.
+        self._making: dict[tuple[str, str], tuple[threading.Lock, int]] = {}
 
     def searched_by(self, policy: CompiledPolicy) -> Searched:
         """Return what imports search under a policy, with what site directories lead to at the first look."""
@@ -153,7 +155,7 @@ class PreparedPolicies:
             raise
         if prepared is not None:
             self._retire(kept, key, prepared)
-        with self._making:
+        with self._alone(key):
             prepared = self._take(kept, key)
             if prepared is None:
                 prepared = make()
@@ -163,6 +165,21 @@ class PreparedPolicies:
                     self._held[id(prepared)] += 1
                 self._evict(kept)
         return prepared
+
+    @contextlib.contextmanager
+    def _alone(self, key: tuple[str, str]) -> Iterator[None]:
+        """Be the only one that makes these tables in this block."""
+        with self._lock:
+            making, count = self._making.get(key, (threading.Lock(), 0))
+            self._making[key] = making, count + 1
+        try:
+            with making:
+                yield
+        finally:
+            with self._lock:
+                _, count = self._making.pop(key)
+                if count > 1:
+                    self._making[key] = making, count - 1
 
     def _take(self, kept: dict[tuple[str, str], Prepared], key: tuple[str, str]) -> Prepared | None:
         with self._lock:
@@ -209,7 +226,7 @@ class PreparedPolicies:
 
     def abandon(self) -> None:
         """In a forked child of the host: close the copies; the kernel's tables are the parent's."""
-        self._lock, self._making = threading.Lock(), threading.Lock()
+        self._lock, self._making = threading.Lock(), {}
         for one in (*self._tables.values(), *self._shadows.values(), *self._stale):
             one.abandon()
         self._tables.clear()

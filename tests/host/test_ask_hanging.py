@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -15,6 +16,7 @@ from pyisolate import Allow, Policy
 from pyisolate.kernel.rootview.calls import MOST_OF_ONE
 from tests.asking import refused
 from tests.fuse import Hanging, hanging
+from tests.waiting import until
 
 pytestmark = pytest.mark.once  # FUSE is root's
 
@@ -97,6 +99,34 @@ def test_a_call_that_hangs_has_an_end_in_time_and_its_sandbox_few_such_calls(
         assert answers_of(sandbox)[0] == (str(hangs.file), "sandbox", True)
         with supervisor.spawn("other", POLICY, on_ask=lambda _: Allow()) as another:  # which has its own
             another.exec(f"import os\nos.remove({str(place / 'data')!r})")
+
+
+def test_tables_of_a_place_that_does_not_answer_hold_up_no_other_policys(hangs: Hanging, place: Path) -> None:
+    with (
+        pyisolate.Supervisor(pool_size=1) as supervisor,
+        supervisor.spawn("hangs", POLICY, on_ask=lambda _: Allow()) as sandbox,
+    ):
+        sandbox.exec(_REMOVED)
+        removal = _Removal(sandbox, hangs.file)
+        hangs.wait_removal()
+        granted = POLICY.allow_read(str(hangs.file.with_name("absent")))  # in a directory that the removal has locked
+        stuck = threading.Thread(target=lambda: supervisor.spawn("stuck", granted).close())
+        stuck.start()
+        until(a_thread_waits_for_files)
+        with supervisor.spawn("other", POLICY.allow_read(str(place))) as other:
+            assert other.eval("1") == 1
+        assert stuck.is_alive()
+        hangs.answer()
+        for thread in (stuck, removal):
+            thread.join()
+
+
+def a_thread_waits_for_files() -> bool:
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # it has ended
+            if Path(f"/proc/self/task/{task}/stat").read_text().rpartition(") ")[2].startswith("D"):
+                return True
+    return False
 
 
 def test_a_supervisor_that_closes_leaves_no_call_without_its_event(hangs: Hanging) -> None:
