@@ -36,7 +36,7 @@ def pool(supervisor: pyisolate.Supervisor) -> Pool:
 
 def warm_cells(supervisor: pyisolate.Supervisor) -> list[Channel]:
     """Return the cells that are not of one policy, the oldest first."""
-    return list(pool(supervisor)._ready._cells["plain"])
+    return list(pool(supervisor).stock.ready._cells["plain"])
 
 
 def cgroups(supervisor: pyisolate.Supervisor) -> CgroupTree | None:

@@ -233,19 +233,18 @@ def _count_descriptors(pid: int) -> int:
 def _settle(supervisor: pyisolate.Supervisor) -> None:
     """Wait until the pool is full, every cell that died is reaped, and no control group waits for its last process."""
     pool, tree = inside.pool(supervisor), inside.cgroups(supervisor)
-    assert pool is not None
-    deadline = time.monotonic() + 20
+    stock, deadline = pool.stock, time.monotonic() + 20
     while time.monotonic() < deadline:
         if tree is not None and tree._draining:
             tree._drain()
         draining = 0 if tree is None else len(tree._draining)
         # Another supervisor of this process (the default one) has a zygote and cells of its own.
-        zygotes = () if pool.zygote_pid is None else (pool.zygote_pid, *pool.policies.pids)
+        zygotes = () if pool.zygote_pid is None else (pool.zygote_pid, *stock.policies.pids)
         below = sum(len(leaks.below_zygote(pid).cells) for pid in zygotes)
-        if pool.counts() > (POOL, 0):  # who waited for a cell had asked for one more, and was served before it came
+        if stock.counts() > (POOL, 0):  # who waited for a cell had asked for one more, and was served before it came
             supervisor.spawn("surplus", with_ctypes(), limits=LIMITS).close()
-        kept = POOL + pool.of_others()
-        if pool.counts() == (POOL, 0) and len(pool._live) == kept == below and not draining:
+        kept = POOL + stock.of_others()
+        if stock.counts() == (POOL, 0) and len(stock.living()) == kept == below and not draining:
             return
         time.sleep(0.02)
-    raise AssertionError(f"it never came to rest: {pool.counts()}, {len(pool._live)} cells, {leaks.children()}")
+    raise AssertionError(f"it never came to rest: {stock.counts()}, {len(stock.living())} cells, {leaks.children()}")

@@ -67,13 +67,13 @@ def diagnose(runtime: Runtime) -> Diagnostics:
     pools: dict[str, PoolCounts] = {}
     running = runtime.running
     for name, pool in zip(("own_network", "host_network"), () if running is None else running.pools(), strict=False):
-        warm, starting = pool.counts()
+        warm, starting = pool.stock.counts()
         pools[name] = PoolCounts(
             warm=warm,
             starting=starting,
             zygote_pid=pool.zygote_pid,
-            policy_zygote_pids=pool.policies.pids,
-            for_frequent=pool.of_others(),
+            policy_zygote_pids=pool.stock.policies.pids,
+            for_frequent=pool.stock.of_others(),
         )
     return Diagnostics(
         state=runtime.state,

@@ -418,7 +418,7 @@ class Runtime:
 
     def cells(self) -> dict[CellState, int]:
         """Return how many cells wait for a `spawn`, by state."""
-        counts = [pool.states() for pool in (() if self._started is None else self._started.pools())]
+        counts = [pool.stock.states() for pool in (() if self._started is None else self._started.pools())]
         ready, standby, starting = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
         return {"ready": ready, "standby": standby, "starting": starting}
 

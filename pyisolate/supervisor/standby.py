@@ -61,7 +61,7 @@ class Standby:
 
     def __init__(self, assigner: Assigner, tables: PreparedPolicies, pool: Pool, *, native: bool = False) -> None:
         self._assigner, self._tables, self._pool, self._native = assigner, tables, pool, native
-        self._most = max(0, pool.size - 1)
+        self._most = max(0, pool.stock.size - 1)
         self._lock = threading.Lock()
         self._frequent = Frequent()
         #: by the order's key, the least recently used first
@@ -113,7 +113,7 @@ class Standby:
             if line is None or not line.ready:
                 return None
             session, line.found = line.ready.popleft(), True
-        self._pool.give_back(order.prepared.compiled)
+        self._pool.stock.give_back(order.prepared.compiled)
         return session
 
     def spawned(self, order: CellOrder) -> None:
@@ -149,7 +149,7 @@ class Standby:
         usual = self._frequent.is_usual(key)
         if line is None and (usual or (self._has_room and self._frequent.is_frequent(key))):
             line = _Line(order, 1)
-            if len(self._lines) >= (min(MOST, 2 * self._pool.size) if self._has_room else 1):
+            if len(self._lines) >= (min(MOST, 2 * self._pool.stock.size) if self._has_room else 1):
                 kept = self._usual if self._usual and self._frequent.count(self._usual, recent=True) else None
                 others = [one for one in self._lines if one != kept or not self._has_room]
                 least = others[0] if usual else self._frequent.less_frequent(key, others)
@@ -163,7 +163,7 @@ class Standby:
                 before.most = 1
                 unwanted += [before.ready.pop() for _ in range(len(before.ready) - 1)]
             self._usual, line.most = key, self._most
-            self._pool.choose_usual(order.prepared.compiled)
+            self._pool.stock.choose_usual(order.prepared.compiled)
         return unwanted
 
     def _remove(self, key: Key) -> list[CellSession]:
@@ -172,7 +172,7 @@ class Standby:
         self._retired.append(line.order.prepared.compiled)
         if key == self._usual:
             self._usual = None
-            self._pool.choose_usual(None)
+            self._pool.stock.choose_usual(None)
         return list(line.ready)
 
     def drop(self, session: CellSession) -> None:
@@ -218,7 +218,7 @@ class Standby:
     def _is_due(self, line: _Line) -> bool:
         """Tell whether a policy is to get a zygote of its own: it has been asked for often enough. Under the lock."""
         order = line.order
-        if not line.branches_left or self._pool.policies.of(order.prepared.compiled) is not None or self._closed:
+        if not line.branches_left or self._pool.stock.policies.of(order.prepared.compiled) is not None or self._closed:
             return False
         return self._frequent.count(order.key, recent=order.key == self._usual) >= _BRANCH_AT
 
@@ -238,7 +238,7 @@ class Standby:
     def _make(self, line: _Line) -> bool:
         """Hand out one more; False when there are enough, no cell is free, or it failed."""
         order = line.order
-        if not (line.lacks and self._pool.has_spare(order.prepared.compiled, forks=order.prepared.forks)):
+        if not (line.lacks and self._pool.stock.has_spare(order.prepared.compiled, forks=order.prepared.forks)):
             return False
         with self._tables.keep(order.prepared) as there:
             if not there:  # so many other policies came since that its tables are closed
@@ -247,7 +247,7 @@ class Standby:
             with self._lock:
                 if self._lines.get(order.key) is not line or not line.lacks:
                     return False
-                channel = self._pool.take_spare(order.prepared.compiled, forks=order.prepared.forks)
+                channel = self._pool.stock.take_spare(order.prepared.compiled, forks=order.prepared.forks)
                 if channel is None:
                     return False
             made = self._confine(channel, line)
@@ -263,7 +263,7 @@ class Standby:
             # The next `spawn` meets the same and raises it to its caller; until then there are no standby cells.
             _log.debug("standby cell for policy %s: %s", order.policy.name, error)
             self._forget(line)
-            self._pool.give_back(order.prepared.compiled)
+            self._pool.stock.give_back(order.prepared.compiled)
             self._pool.refill()
             return False
         with self._lock:
@@ -288,7 +288,7 @@ class Standby:
 
     def _end(self, sessions: list[CellSession]) -> None:
         for session in sessions:
-            self._pool.give_back(session.compiled)
+            self._pool.stock.give_back(session.compiled)
             session.close()
         if sessions:
             self._awake.set()  # to replace them, by the policy that is the usual one by then

@@ -174,13 +174,13 @@ def set_limit(pid: int, which: int, soft: int) -> int:
 def drain(supervisor: pyisolate.Supervisor) -> None:
     """Leave nothing warm: the pool must ask the zygote."""
     pool = inside.pool(supervisor)
-    pool._settings = type(pool._settings)(**{**vars(pool._settings), "size": 0})
+    pool.stock.size = 0
     deadline = time.monotonic() + 10
-    while any(inside.pool(supervisor).counts()) and time.monotonic() < deadline:
+    while any(inside.pool(supervisor).stock.counts()) and time.monotonic() < deadline:
         if inside.warm_cells(supervisor):
             supervisor.spawn("taken").close()
         time.sleep(0.01)
-    assert inside.pool(supervisor).counts() == (0, 0)
+    assert inside.pool(supervisor).stock.counts() == (0, 0)
 
 
 def end_made_ahead(zygote: int) -> None:

@@ -74,7 +74,7 @@ def kill_cells(supervisor: pyisolate.Supervisor, chance: random.Random, times: i
         killed = 0
         while killed < times:
             time.sleep(chance.random() * 0.02)
-            living = list(inside.pool(supervisor)._live)  # warm, being warmed and handed out
+            living = [cell.pid for cell in inside.pool(supervisor).stock.living()]  # warm, being warmed and handed out
             if living:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(chance.choice(living), signal.SIGKILL)
@@ -93,9 +93,9 @@ def nothing_is_kept(supervisor: pyisolate.Supervisor) -> None:
     deadline = time.monotonic() + 5
     tree = inside.cgroups(supervisor)
     while True:
-        ready, warming = inside.pool(supervisor).counts()
+        ready, warming = inside.pool(supervisor).stock.counts()
         tables = {
-            "cells": len(inside.pool(supervisor)._live),
+            "cells": len(inside.pool(supervisor).stock.living()),
             "channels": len(inside.runtime(supervisor).started.reactor._channels),
             "control groups": supervisor.diagnostics().leases,
             "listeners": len(inside.plan(supervisor).listener._by_key),

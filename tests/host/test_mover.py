@@ -92,7 +92,8 @@ def test_a_cell_that_dies_while_it_is_moved_leaves_no_group(supervisor: pyisolat
     with supervisor.spawn("first"):
         pass
     assert held.begun.wait(20)
-    (moving,) = inside.runtime(supervisor).started.pools()[0]._moving
+    stock = inside.pool(supervisor).stock
+    (moving,) = (cell for cell in stock.living() if stock.is_moving(cell))
     moving.signal(signal.SIGKILL)
     until(moving.exited.is_set)
     held.go_on.set()

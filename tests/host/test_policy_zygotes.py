@@ -192,7 +192,7 @@ def test_a_policy_that_is_forgotten_while_no_cell_stands_by_loses_its_own(
         until(lambda: len(standby.cells) == 1)
         monkeypatch.setattr(PreparedPolicies, "keep", lambda *_: contextlib.nullcontext(False))  # its tables are closed
         with own.spawn("takes it", WIDE):
-            until(lambda: not inside.pool(own).policies.active)
+            until(lambda: not inside.pool(own).stock.policies.active)
 
 
 def test_one_that_dies_takes_its_sandboxes_and_no_others(own: pyisolate.Supervisor) -> None:

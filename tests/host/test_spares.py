@@ -200,9 +200,10 @@ def switches(pid: int) -> int:
 def test_spawn_wakes_no_cell_and_forks_none_while_half_of_them_are_there() -> None:
     with pyisolate.Supervisor(pool_size=5) as own:
         pool = inside.runtime(own).started.pools()[0]
+        stock = pool.stock
         for _ in range(2):
             own.spawn("first", COMPUTE).close()
-        until(lambda: len(spares_of(own).cells) == 4 and pool.counts() == (5, 0) and own.diagnostics().ending == 0)
+        until(lambda: len(spares_of(own).cells) == 4 and stock.counts() == (5, 0) and own.diagnostics().ending == 0)
         everybody = [*(spare.pid for spare in spares_of(own).cells), pool.zygote_pid or 0]
         time.sleep(0.05)  # all are asleep
         before = {pid: switches(pid) for pid in everybody}
@@ -213,7 +214,7 @@ def test_spawn_wakes_no_cell_and_forks_none_while_half_of_them_are_there() -> No
             assert sandbox.exec("__import__('os').environ['COLOUR']").value == "green"
             until(lambda: switches(sandbox.pid) > before[sandbox.pid])  # the control: its first request wakes it
             assert switches(pool.zygote_pid or 0) == before[pool.zygote_pid or 0]
-        until(lambda: len(spares_of(own).cells) == 4 and pool.counts() == (5, 0))  # its end replaces it
+        until(lambda: len(spares_of(own).cells) == 4 and stock.counts() == (5, 0))  # its end replaces it
         until(lambda: switches(pool.zygote_pid or 0) > before[pool.zygote_pid or 0])
 
 

@@ -26,11 +26,11 @@ class Forks(PolicyZygote):
 def pool_of(plain: int) -> tuple[Pool, Forks]:
     """Return a pool whose usual policy has just got its zygote, with two cells taken ahead and some plain ones."""
     pool, zygote = Pool(cast(Any, SimpleNamespace(size=SIZE)), *cast(Any, [None] * 4)), Forks()
-    pool.policies.add(zygote, POLICY, forks=False)
-    pool.policies.usual = POLICY
-    pool.policies.set_aside(POLICY, 2)
+    pool.stock.policies.add(zygote, POLICY, forks=False)
+    pool.stock.policies.usual = POLICY
+    pool.stock.policies.set_aside(POLICY, 2)
     for _ in range(plain):
-        pool._ready.add(cast(Any, SimpleNamespace(zygote=None, forks=False, ended=None)))
+        pool.stock.ready.add(cast(Any, SimpleNamespace(zygote=None, forks=False, ended=None)))
     return pool, zygote
 
 
@@ -38,9 +38,9 @@ def test_a_plain_cell_too_many_stands_in_for_one_of_the_policy_zygote() -> None:
     pool, zygote = pool_of(plain=2)
     pool.refill()
     assert zygote.asked == 0
-    assert pool.take_spare(POLICY) is not None
+    assert pool.stock.take_spare(POLICY) is not None
     pool.refill()
-    assert (zygote.asked, pool.counts()) == (0, (SIZE, 0))
+    assert (zygote.asked, pool.stock.counts()) == (0, (SIZE, 0))
     pool, zygote = pool_of(plain=1)
     pool.refill()
-    assert (zygote.asked, pool.counts()) == (1, (SIZE - 1, 1))
+    assert (zygote.asked, pool.stock.counts()) == (1, (SIZE - 1, 1))
