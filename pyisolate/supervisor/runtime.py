@@ -244,8 +244,7 @@ class Runtime:
         if not isinstance(session, CellSession):
             if session is not None:
                 self._forget(session)
-            if (started := self._started) is not None and started.threads is not None:
-                started.threads.refill()
+            self._refill_threads()
             return
         session.control.unwatch()
         self.registry.ending(session)
@@ -262,6 +261,11 @@ class Runtime:
             return
         for standby in list(started.standby.values()):
             standby.refill()
+
+    def _refill_threads(self) -> None:
+        """Replace the sandbox threads that were taken: one has ended, and leaves the interpreter's lock."""
+        if (started := self._started) is not None and self.state == "running" and started.threads is not None:
+            started.threads.refill()
 
     def authorize(self, token: str | None, operation: str, context: SandboxContext) -> None:
         """Raise PolicyAuthError unless `token` may do `operation` (reload, kill) to a sandbox."""
