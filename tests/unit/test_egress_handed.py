@@ -72,12 +72,12 @@ class Ends:
     def nothing_came(self, sock: socket.socket) -> bool:
         try:
             return not sock.recv(1)
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionResetError):  # reset: it was closed with bytes unread
             return True
 
 
 @contextlib.asynccontextmanager
-async def _ends(limits: EgressLimits, head_s: float) -> AsyncIterator[Ends]:
+async def _ends(limits: EgressLimits, head_s: float, early: tuple[bytes, bytes]) -> AsyncIterator[Ends]:
     (guest, ours), (theirs, host) = socket.socketpair(), socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     for sock in (guest, ours, theirs, host):
@@ -88,6 +88,7 @@ async def _ends(limits: EgressLimits, head_s: float) -> AsyncIterator[Ends]:
     up.answers.put(LARGE, KnownAnswer(ONWARD, 65536))
     meter.limits = limits
     handed = Handed(carrier, Plain(inlet, writer), up, meter, REQUESTS)
+    guest.send(early[0]), host.send(early[1])  # the thread finds both
     done = asyncio.ensure_future(handed.run(head_s))
     await asyncio.sleep(0)
     yield Ends(guest, host, inlet, carrier, up, meter, handed, done)
@@ -100,9 +101,14 @@ async def _ends(limits: EgressLimits, head_s: float) -> AsyncIterator[Ends]:
     await asyncio.sleep(0)
 
 
-def carry(story: Callable[[Ends], Awaitable[None]], limits: EgressLimits | None = None, head_s: float = 30) -> None:
+def carry(
+    story: Callable[[Ends], Awaitable[None]],
+    limits: EgressLimits | None = None,
+    head_s: float = 30,
+    early: tuple[bytes, bytes] = (b"", b""),
+) -> None:
     async def run() -> None:
-        async with _ends(limits or EgressLimits(), head_s) as ends:
+        async with _ends(limits or EgressLimits(), head_s, early) as ends:
             await story(ends)
 
     asyncio.run(run())
@@ -221,6 +227,16 @@ def test_a_host_that_says_something_unasked_is_not_asked_again(said: bytes) -> N
 
     carry(story)
     carry(with_its_answer)
+
+
+def test_an_answer_that_is_there_before_the_request_is_none_to_it() -> None:
+    async def story(ends: Ends) -> None:
+        assert await ends.result() == ASKED
+        assert ends.nothing_came(ends.host)
+        assert ends.nothing_came(ends.guest)
+        assert not ends.up.serves(("h", 80))
+
+    carry(story, early=(ASKED, ANSWER + b"evil"))
 
 
 def test_a_host_that_rested_for_too_long_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
