@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -54,6 +55,8 @@ class PoolSettings:
     #: the interpreter of the zygote, and so of its cells; and the libraries that are put before its C library, by name
     python: str = sys.executable
     libraries: dict[str, str | None] | None = None
+    #: returns the settings that a zygote starts with, where they are not known before the first one does
+    complete: Callable[[PoolSettings], PoolSettings] | None = None
 
 
 class BegunZygote:
@@ -144,6 +147,7 @@ class ZygoteProcess(ZygoteControl):
     """One running zygote and its control socket."""
 
     def __init__(self, settings: PoolSettings, begun: BegunZygote | None = None) -> None:
+        settings = settings if settings.complete is None else settings.complete(settings)
         begun = BegunZygote(settings) if begun is None else begun.take(settings)
         self._process, self.control = begun.process, begun.control
         start = Start(

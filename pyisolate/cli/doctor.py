@@ -41,9 +41,10 @@ def _of_supervisor() -> list[Any]:
     findings: list[Any] = []
     try:
         with Supervisor(pool_size=1) as supervisor:
+            probes = checks.sandbox_probes(supervisor)  # first: programs are loaded for the first one that connects
             findings += checks.enforcers(supervisor.diagnostics())
             findings += checks.bpf_mechanisms({finding.name for finding in findings})
-            findings += checks.sandbox_probes(supervisor)
+            findings += probes
     except Exception as error:
         findings.append(checks.Finding("supervisor", checks.MISSING, f"{type(error).__name__}: {error}", needed=True))
     return findings

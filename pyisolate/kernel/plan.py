@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,8 +73,9 @@ class KernelPlan:
             self.notification,
             self.namespaces,
         )
+        #: never changed but replaced, once a supervisor has started: others read it
         self.availability: dict[str, Availability] = {}
-        self.reporter = Reporter(self.availability, self.running, full_telemetry=traits.full_telemetry)
+        self.reporter = Reporter(lambda: self.availability, self.running, full_telemetry=traits.full_telemetry)
         self._program: bytes = b""
         self._recorded: dict[str, frozenset[Capability]] = {}
         self._watched: dict[str, frozenset[Capability]] = {}
@@ -177,16 +178,23 @@ class KernelPlan:
             return b""
         return seccomp.cell_program(full=self.listener_watches_files, random=False, native=native, forks=True)
 
-    def start_network(self, tree: CgroupTree | None) -> tuple[int, ...]:
-        """Let programs decide the network of sandboxes in `tree`; return what keeps them attached, () without them."""
+    def offer_network(self, tree: CgroupTree | None, apart: Callable[[Callable[[], None]], None]) -> bool:
+        """Say whether programs may decide the network of sandboxes in `tree`; see `BpfPlan.offer_network`."""
         scopes = self.landlock.abi() >= 6 if self.usable("landlock") else False
         place = tree.layout.unified if tree is not None else None
         if tree is None or place is None or not scopes or self.listener is None or not self.usable("namespaces"):
-            return ()
-        self.bpf.start_network(Path(place.parent) / tree.name)
-        if (found := self.bpf.availability.get("cgroup-bpf")) is not None:
-            self.availability["cgroup-bpf"] = found
-        return () if self.bpf.network is None else self.bpf.network.link_descriptors
+            return False
+        offered = self.bpf.offer_network(Path(place.parent) / tree.name, apart)
+        self._note_bpf()
+        return offered
+
+    def _note_bpf(self) -> None:
+        if any(self.availability.get(name) is not found for name, found in self.bpf.availability.items()):
+            self.availability = {**self.availability, **self.bpf.availability}
+
+    def current(self, prepared: Prepared) -> bool:
+        """True while a policy's tables are whole, and mean what its paths name."""
+        return prepared.current and self.bpf.suffices(prepared)
 
     def is_native(self, prepared: Prepared) -> bool:
         """True when a sandbox of this policy gets a cell that uses the host's network itself."""
@@ -281,6 +289,7 @@ class KernelPlan:
         try:
             for enforcer in self.enforcers:
                 enforcer.add_to(draft)
+            self._note_bpf()  # it loads programs for the first policy that connects somewhere
             if self.traits.started_by_root:
                 _check_as_root(draft)
             _check_isolation(draft)

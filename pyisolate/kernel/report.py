@@ -40,13 +40,17 @@ _SCOPED = (Capability.PROCESS_SIGNAL, Capability.PROCESS_TRACE, Capability.IPC_U
 
 
 class Reporter:
-    """Writes the reports of one supervisor's sandboxes. `availability` and `running` are read anew for each.
+    """Writes the reports of one supervisor's sandboxes. `availability` and `running` are asked anew for each.
 
     Sandboxes whose cells applied the same steps share one report.
     """
 
     def __init__(
-        self, availability: Mapping[str, Availability], running: Callable[[], frozenset[str]], *, full_telemetry: bool
+        self,
+        availability: Callable[[], Mapping[str, Availability]],
+        running: Callable[[], frozenset[str]],
+        *,
+        full_telemetry: bool,
     ) -> None:
         self._availability, self._running, self._full = availability, running, full_telemetry
         self._known: WeakKeyDictionary[Prepared, dict[Hashable, EnforcementReport]] = WeakKeyDictionary()
@@ -74,7 +78,7 @@ class Reporter:
             enforcement=enforcement,
             kernel=platform.release(),
             capabilities=tuple(_held(line, prepared.partial) for line in lines.all(has_cgroup, cgroup_reason)),
-            enforcers=tuple(self._availability.values()),
+            enforcers=tuple(self._availability().values()),
             missing=(*prepared.missing, *(f"{name}: {reason}" for name, reason in failed)),
             notes=(*prepared.notes, *_isolation_notes(isolation)),
         )

@@ -268,6 +268,14 @@ def has_function(name: str) -> bool:
     return bool(_lib.pyi_btf_has_function(name.encode()))
 
 
+def try_lsm() -> None:
+    """Load the smallest LSM program and drop it. Raises BpfCallError where the kernel takes none."""
+    _need()
+    with signals_blocked():
+        result = _lib.pyi_try_lsm()
+    check(result, "load", "an LSM program")
+
+
 def grace_period() -> None:
     """Wait until every BPF program that is running now has ended (membarrier(2), 4.3)."""
     check(_lib.pyi_grace_period(), "membarrier")

@@ -30,7 +30,7 @@ class PoolCounts(msgspec.Struct, frozen=True, kw_only=True):
 class Diagnostics(msgspec.Struct, frozen=True, kw_only=True):
     """One supervisor's state: `new`, `running` or `closed`; what it holds, and what its probes saw.
 
-    `pools` names `own_network` (cells with a network of their own) and, where programs judge it, `host_network`.
+    `pools` names `own_network` (cells with a network of their own) and, where programs may judge it, `host_network`.
     `ending` are closed sandboxes whose cell is not reaped yet. `control_groups` are those of the tree, held by a cell
     (`leases`) or free; None without a tree. `standby_threads` are confined ahead for thread isolation.
     `listener`: the notification listener answers. `proxy_pid`: the egress proxy, None where none runs.

@@ -102,8 +102,6 @@ class Started:
 
     reactor: Reactor
     cgroups: CgroupTree | None = None
-    #: descriptors that keep the network's programs attached; the zygote of `native_pool` inherits them
-    held: tuple[int, ...] = ()
     pool: Pool | None = None
     native_pool: Pool | None = None
     #: by the pool they come from: whether its cells are on the host's network
@@ -149,11 +147,11 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
         _check_main_interpreter()
         _check_uid(parts.traits)
         _check_capabilities(parts.traits)
-        cgroups, reason, held, begun = _prove(parts, stack, options)
+        cgroups, reason, programs_judge, begun = _prove(parts, stack, options)
         stack.callback(parts.registry.release_leases)
         reactor = Reactor()
         stack.callback(reactor.stop)
-        started = Started(reactor, cgroups, held)
+        started = Started(reactor, cgroups)
         started.closer.start()
         stack.callback(started.closer.stop)
         started.assigner = Assigner(
@@ -173,7 +171,7 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
         )
         stack.callback(started.threads.close)
         on_made(started)
-        _start_pools(parts, _pool_settings(parts, options), started, stack, begun)
+        _start_pools(parts, _pool_settings(parts, options), started, stack, begun, programs_judge=programs_judge)
         parts.watchdog.start()
         stack.callback(parts.watchdog.stop)
         stack.callback(parts.metrics.remove_supervisor, parts.snapshots)
@@ -238,10 +236,10 @@ def _check_capabilities(traits: CellTraits) -> None:
 
 def _prove(
     parts: Parts, stack: contextlib.ExitStack, options: StartOptions
-) -> tuple[CgroupTree | None, str, tuple[int, ...], BegunZygote]:
+) -> tuple[CgroupTree | None, str, bool, BegunZygote]:
     """Prove the enforcers and open the tree of control groups, while a zygote imports.
 
-    Returns the tree, why there is none, the descriptors that keep the network's programs attached, and that zygote.
+    Returns the tree, why there is none, whether programs may judge the network, and that zygote.
     """
     plan, trees = parts.plan, contextlib.ExitStack()
     stack.enter_context(trees)  # groups are given back after what uses them
@@ -259,12 +257,12 @@ def _prove(
     if cgroups is not None:
         trees.callback(cgroups.close)
     plan.availability[found.enforcer] = found
-    held = plan.start_network(cgroups) if options.network == "auto" else ()
+    programs_judge = options.network == "auto" and plan.offer_network(cgroups, parts.host_side.do)
     for one in plan.availability.values():
         # A probe that met a shortage has proven nothing; what it found must not be kept.
         if not one.usable and is_shortage(one.errno):
             raise OSError(one.errno, f"probe {one.enforcer}: {one.reason}")
-    return cgroups, found.reason, held, begun
+    return cgroups, found.reason, programs_judge, begun
 
 
 def _pool_settings(parts: Parts, options: StartOptions) -> PoolSettings:
@@ -281,14 +279,23 @@ def _pool_settings(parts: Parts, options: StartOptions) -> PoolSettings:
 
 
 def _start_pools(
-    parts: Parts, settings: PoolSettings, started: Started, stack: contextlib.ExitStack, begun: BegunZygote
+    parts: Parts,
+    settings: PoolSettings,
+    started: Started,
+    stack: contextlib.ExitStack,
+    begun: BegunZygote,
+    *,
+    programs_judge: bool,
 ) -> None:
     plan, reactor, events = parts.plan, started.reactor, parts.events
     pool = started.pool = Pool(settings, reactor, events.prepare_cell, events.move_cell, events.cell_exited)
     stack.callback(pool.close)
-    if started.held:
-        # Its zygote starts with the first sandbox that connects somewhere.
-        others = replace(settings, spec=plan.native_spec(), held=started.held)
+    if programs_judge:
+        # Its zygote starts with the first sandbox that connects somewhere, and holds what keeps the programs attached.
+        def complete(given: PoolSettings) -> PoolSettings:
+            return replace(given, spec=plan.native_spec(), held=plan.bpf.link_descriptors)
+
+        others = replace(settings, complete=complete)
         started.native_pool = Pool(others, reactor, events.prepare_cell, events.move_cell, events.cell_exited)
         stack.callback(started.native_pool.close)
     assert started.assigner is not None

@@ -198,6 +198,7 @@ def other() -> Iterator[Peer]:
 @pytest.fixture
 def native() -> Iterator[pyisolate.Supervisor]:
     with pyisolate.Supervisor(pool_size=1, network="auto") as made:
+        made.spawn("first", grants(9)).close()  # for which they are loaded
         found = made.diagnostics().enforcers.get("cgroup-bpf")
         usable = inside.plan(made).bpf.network is not None
         require("cgroup-bpf", usable, found.reason if found is not None else "not tried: root with cgroup v2 only")
@@ -424,12 +425,26 @@ def test_network_listener_leaves_it_to_the_listener(peer: Peer, other: Peer) -> 
         assert sandbox.call("connect4", "127.0.0.1", other.port) == EACCES
 
 
+def test_they_are_loaded_for_the_first_policy_that_connects(peer: Peer) -> None:
+    """And what was prepared before has tables where a reload needs them."""
+    before = BASE.allow_fork()
+    with pyisolate.Supervisor(pool_size=0, network="auto") as supervisor:
+        with supervisor.spawn("before", before) as first:
+            first.exec("1")
+            assert inside.plan(supervisor).bpf.network is None
+        with supervisor.spawn("native", grants(peer.port).allow_fork()) as sandbox:
+            require("cgroup-bpf", inside.plan(supervisor).bpf.network is not None, "root with cgroup v2 only")
+            sandbox.exec(GUEST)
+            assert sandbox.call("connect4", "127.0.0.1", peer.port) == 0
+            sandbox.reload_policy(before)
+            assert sandbox.call("makes", INET, STREAM) == -EACCES
+
+
 def test_without_the_programs_nothing_is_refused(peer: Peer, other: Peer) -> None:
     """What shows that the tests above see the programs at work."""
     with pyisolate.Supervisor(pool_size=0, network="auto") as supervisor:
-        supervisor.start()
-        require("cgroup-bpf", inside.plan(supervisor).bpf.network is not None, "root with cgroup v2 only")
         with supervisor.spawn("detached", grants(peer.port)) as sandbox:
+            require("cgroup-bpf", inside.plan(supervisor).bpf.network is not None, "root with cgroup v2 only")
             sandbox.exec(GUEST)
             assert sandbox.call("connect4", "127.0.0.1", other.port) == EACCES
             assert sandbox.call("send", INET, "127.0.0.1", other.port) == EACCES

@@ -45,21 +45,34 @@ class LandlockDenialCounter:
 
     def start(self) -> None:
         """Load, and find Landlock's place in the credentials with a task of our own. Raises BpfUnavailable."""
-        if not libbpf.available()[0] or not libbpf.has_function("bpf_task_from_vpid"):
-            raise BpfUnavailable(ENFORCER, "this kernel lacks bpf_task_from_vpid (6.14)", hint="use a newer kernel")
         try:
-            self._program = self.loader.load("landlock").programs["landlock"]
+            self._program = self._load()
             self._offset = self._find_offset()
             self.question = bpf_maps.DenialQuestion(self._program, self._offset)
         except BaseException:
             self.close()
             raise
 
+    def _load(self) -> libbpf.Program:
+        try:
+            return self.loader.load("landlock").programs["landlock"]
+        except BpfUnavailable as error:
+            if error.errno is None or libbpf.has_function("bpf_task_from_vpid"):
+                raise
+            why = "this kernel lacks bpf_task_from_vpid (6.14)"
+            raise BpfUnavailable(ENFORCER, why, hint="use a newer kernel") from error
+
     def close(self) -> None:
         """Unload."""
         self._program = self.question = None
         if self._owned:
             self.loader.close()
+
+    def abandon(self) -> None:
+        """In a forked child of the host: close the copies of descriptors."""
+        self._program = self.question = None
+        if self._owned:
+            self.loader.abandon()
 
     def read(self, pid: int) -> DomainCount | None:
         """Return the count of a task's domain; None if the task is gone or in no domain."""

@@ -95,6 +95,29 @@ def fully_preemptible() -> bool:
         )
 
 
+def check_lsm() -> None:
+    """Raise BpfUnavailable where this kernel takes no LSM program, before 200 kB of them are made ready for it."""
+    if (why := requirements()) is not None:
+        raise BpfUnavailable("bpf", why[0], hint=why[1])
+    lsms = active_lsms()
+    if lsms is not None and "bpf" not in lsms:
+        raise BpfUnavailable(
+            "bpf_lsm", f"the bpf security module is not active ({','.join(lsms)})", hint="boot with lsm=...,bpf"
+        )
+    libbpf.start_log()
+    try:
+        libbpf.try_lsm()
+    except libbpf.BpfCallError as error:
+        raise explain(error, "bpf, load lsm") from error
+    if not libbpf.has_function("bpf_task_from_pid") and fully_preemptible():
+        # before 6.2 a look-up in task storage gives up while another one is under way on the same processor
+        raise BpfUnavailable(
+            "bpf_lsm",
+            "before 6.2, full preemption could hide a sandboxed thread",
+            hint="boot with preempt=voluntary",
+        )
+
+
 class BpfLoader:
     """The objects of one supervisor. Not thread-safe while it loads; its maps may be used from any thread.
 
@@ -158,18 +181,7 @@ class BpfLoader:
 
     def attach_lsm(self) -> None:
         """Load and attach every LSM program whose hook this kernel has. All or nothing."""
-        lsms = active_lsms()
-        if lsms is not None and "bpf" not in lsms:
-            raise BpfUnavailable(
-                "bpf_lsm", f"the bpf security module is not active ({','.join(lsms)})", hint="boot with lsm=...,bpf"
-            )
-        if not libbpf.has_function("bpf_task_from_pid") and fully_preemptible():
-            # before 6.2 a look-up in task storage gives up while another one is under way on the same processor
-            raise BpfUnavailable(
-                "bpf_lsm",
-                "before 6.2, full preemption could hide a sandboxed thread",
-                hint="boot with preempt=voluntary",
-            )
+        check_lsm()
         began, loaded_before = time.monotonic(), self.load_seconds
         try:
             programs = self.load("lsm", wanted=fits).programs.values()

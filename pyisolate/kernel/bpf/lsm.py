@@ -12,7 +12,7 @@ from ...choices import EnforcerName
 from ...enforcement import Availability, Status
 from ...policy.compiled import CompiledPolicy, FsRight, FsRule
 from ..probe_child import ending
-from .loader import BpfUnavailable
+from .loader import BpfUnavailable, check_lsm
 from .maps import BpfPolicy
 from .runtime import PROBE, PROBE_SETTINGS, BpfEnforcer
 
@@ -54,6 +54,7 @@ class BpfLsmEnforcer(BpfEnforcer):
         """Load and attach, confine a process, see it refused one file and allowed another."""
         probe = BpfLsmEnforcer(settings=PROBE_SETTINGS)
         try:
+            check_lsm()
             probe.start(lambda record: None)
         except BpfUnavailable as error:
             return _unavailable(error)

@@ -4,6 +4,9 @@ With BPF-LSM the programs decide files, exec, memory and the floor for each cell
 off, so that a reload may loosen as well as tighten. With CAP_BPF alone they decide the connections of cells on the
 host's network, and Landlock's own count of refusals is pulled after each request. Without CAP_BPF there is none of
 this, and the report says so. Only tables that decide are asked what they would say of the broker's denials.
+
+What decides connections is loaded for the first policy that connects somewhere: that takes as long as an interpreter to
+start, and most policies connect to nothing.
 """
 
 from __future__ import annotations
@@ -69,10 +72,16 @@ class BpfPlan(Enforcer):
     def __init__(self, sink: RecordSink, *, events_per_s: int = 1000) -> None:
         self.sink, self._events_per_s = sink, events_per_s
         self.availability: dict[str, Availability] = {}
+        #: the tables: where BPF-LSM decides, or once a policy connects somewhere
         self.shared: BpfShared | None = None
         self.lsm: BpfLsmEnforcer | None = None
         self.counter: LandlockDenialCounter | None = None
         self.network: CgroupBpfEnforcer | None = None
+        #: below it are the control groups of sandboxes that programs may judge; None: of none
+        self._domain: Path | None = None
+        self._network_lock = threading.Lock()
+        #: runs a call where nothing confines it that confines who spawns
+        self._apart: Callable[[Callable[[], None]], None] = lambda call: call()
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -97,40 +106,70 @@ class BpfPlan(Enforcer):
         if not may_use_bpf():
             self._unavailable("bpf", "CAP_BPF is missing", "run the supervisor as root or with CAP_BPF and CAP_PERFMON")
             return
-        try:
-            shared = BpfShared.start(self.sink, BpfSettings(events_per_s=self._events_per_s))
-        except BpfUnavailable as error:
-            self._unavailable("bpf", error.reason, error.hint or "", error.errno)
-            return
-        self.shared = shared
-        self.availability["bpf"] = Availability(
-            enforcer="bpf", status=Status.AVAILABLE, proof="tables are filled and answer when asked"
-        )
         found = self.availability["bpf-lsm"] = _answered("bpf-lsm", BpfLsmEnforcer().probe)
         if found.usable:
-            self.lsm = BpfLsmEnforcer(shared)
-            self.lsm.start(self.sink)
+            if (shared := self._load_tables()) is not None:
+                self.lsm = BpfLsmEnforcer(shared)
+                self.lsm.start(self.sink)
             return
         try:
-            self.counter = LandlockDenialCounter(shared.loader)
+            self.counter = LandlockDenialCounter()
             self.counter.start()
             self.availability["landlock-denials"] = Availability(
                 enforcer="landlock-denials", status=Status.AVAILABLE, proof="a refused child was counted exactly"
+            )
+            self.availability["bpf"] = Availability(
+                enforcer="bpf", status=Status.AVAILABLE, proof="a program was loaded and answers when asked"
             )
         except (BpfUnavailable, OSError) as error:
             self.counter = None
             self._unavailable("landlock-denials", without_hint(error), getattr(error, "hint", "") or "", error.errno)
 
-    def start_network(self, domain: Path) -> None:
-        """Let programs decide connect and send for control groups below `domain`, where this kernel can."""
-        if self.shared is None or self.decides:
-            return
+    def _load_tables(self) -> BpfShared | None:
+        try:
+            self.shared = BpfShared.start(self.sink, BpfSettings(events_per_s=self._events_per_s))
+        except BpfUnavailable as error:
+            self._unavailable("bpf", error.reason, error.hint or "", error.errno)
+            return None
+        self.availability["bpf"] = Availability(
+            enforcer="bpf", status=Status.AVAILABLE, proof="tables are filled and answer when asked"
+        )
+        return self.shared
+
+    def offer_network(self, domain: Path, apart: Callable[[Callable[[], None]], None]) -> bool:
+        """Say whether programs may decide connect and send for control groups below `domain`.
+
+        They are loaded for the first policy that connects somewhere, in `apart`: on a thread that nothing confines.
+        """
+        if self.decides or not may_use_bpf():
+            return False
         known = _answers.get("cgroup-bpf")
         if known is not None and not known.usable:
             self.availability["cgroup-bpf"] = known
+            return False
+        self._domain, self._apart = domain, apart
+        return True
+
+    @property
+    def link_descriptors(self) -> tuple[int, ...]:
+        """Descriptors that keep the network's programs attached."""
+        return () if self.network is None else self.network.link_descriptors
+
+    def _begin_network(self) -> None:
+        """Load and prove the network's programs, once. What kept them from it by a shortage is no answer."""
+        with self._network_lock:
+            if (domain := self._domain) is None or self.network is not None:
+                return
+            self._apart(lambda: self._start_network(domain))
+            found = self.availability.get("cgroup-bpf") or self.availability["bpf"]
+            if not is_shortage(found.errno):
+                self._domain = None
+
+    def _start_network(self, domain: Path) -> None:
+        if (shared := self.shared or self._load_tables()) is None:
             return
         # not strict: the listener binds and sends on the guests' sockets, and it is in no sandbox's group
-        network = CgroupBpfEnforcer(domain, self.shared, strict=False)
+        network = CgroupBpfEnforcer(domain, shared, strict=False)
         try:
             network.start(self.sink)
         except (BpfUnavailable, OSError) as error:
@@ -157,15 +196,18 @@ class BpfPlan(Enforcer):
                 enforcer.close()
         if self.shared is not None:
             self.shared.close()
-        self.shared = self.lsm = self.counter = self.network = None
+        self.shared = self.lsm = self.counter = self.network = self._domain = None
 
     def abandon(self) -> None:
         """In a forked child of the host: close the copies of descriptors, detach and change nothing."""
+        self._network_lock = threading.Lock()
         if self.network is not None:
             self.network.abandon()
+        if self.counter is not None:
+            self.counter.abandon()
         if self.shared is not None:
             self.shared.abandon()
-        self.shared = self.lsm = self.counter = self.network = None
+        self.shared = self.lsm = self.counter = self.network = self._domain = None
 
     @property
     def decides(self) -> bool:
@@ -175,24 +217,26 @@ class BpfPlan(Enforcer):
     # -- policies and sandboxes -----------------------------------------------------------------------------
 
     def prepare(self, compiled: CompiledPolicy) -> BpfPolicy | None:
-        """Fill a policy's tables, where BPF is there at all."""
+        """Fill a policy's tables, where there are any."""
         return None if self.shared is None else self.shared.prepare(compiled)
+
+    def suffices(self, prepared: Prepared) -> bool:
+        """False for a policy that was prepared before there were tables: a reload may need its own."""
+        return prepared.bpf is not None or self.shared is None
 
     def add_to(self, draft: Draft) -> None:
         """Fill the policy's tables; say whether programs decide its files, and its network."""
+        connects = draft.isolation == "process" and cgroup_eligibility.suits(draft.compiled)
+        if connects:
+            self._begin_network()
         draft.bpf, draft.programs_decide = self.prepare(draft.compiled), self.decides
-        draft.host_network = (
-            self.network is not None
-            and draft.bpf is not None
-            and draft.isolation == "process"
-            and cgroup_eligibility.suits(draft.compiled)
-        )
+        draft.host_network = connects and self.network is not None and draft.bpf is not None
 
     def open(self, sandbox_id: str, prepared: Prepared, *, host_network: bool) -> Attachment | None:
         """Make a sandbox's entry before its hand-out, where programs read it."""
-        if prepared.bpf is None or self.shared is None:
+        if prepared.bpf is None and self.counter is None:
             return None
-        return BpfAttachment(self, self.shared, sandbox_id, prepared, host_network=host_network)
+        return BpfAttachment(self, sandbox_id, prepared, host_network=host_network)
 
     def running(self) -> frozenset[str]:
         """Return which of the mechanisms work."""
@@ -205,25 +249,25 @@ class BpfPlan(Enforcer):
 
 
 class BpfAttachment(Attachment):
-    """One sandbox in the maps. Its entry exists where programs read it."""
+    """One sandbox in the maps, with an entry where programs read it, and at Landlock's count."""
 
-    def __init__(
-        self, plan: BpfPlan, shared: BpfShared, sandbox_id: str, prepared: Prepared, *, host_network: bool
-    ) -> None:
-        assert prepared.bpf is not None
-        self._plan, self._shared, self._id = plan, shared, sandbox_id
+    def __init__(self, plan: BpfPlan, sandbox_id: str, prepared: Prepared, *, host_network: bool) -> None:
+        self._plan, self._id = plan, sandbox_id
         self._policy, self._shadow = prepared.bpf, prepared.shadow_bpf
         self._counted = self._recorded = self._repeated = self._task = 0
         self._groups: frozenset[int] = frozenset()
         self._host_network = host_network
-        if plan.lsm is not None or host_network:
-            shared.entry(sandbox_id, self._policy, self._shadow)
-            self.slots = shared.slot_page(sandbox_id)
+        #: None where no program reads an entry of this sandbox
+        self._shared: BpfShared | None = None
+        if (plan.lsm is not None or host_network) and plan.shared is not None and self._policy is not None:
+            self._shared = plan.shared
+            self._shared.entry(sandbox_id, self._policy, self._shadow)
+            self.slots = self._shared.slot_page(sandbox_id)
 
     @property
-    def _works(self) -> bool:
-        """False once the plan is closed, or in a forked child: nothing is in the kernel any more."""
-        return self._plan.shared is self._shared
+    def _tables(self) -> BpfShared | None:
+        """What its entry is in; None without one, once the plan is closed, and in a forked child."""
+        return self._shared if self._plan.shared is self._shared else None
 
     def attach_task(self, tid: int, slot: int | None) -> bool:
         """Put a handed-out cell, or a thread, under the programs: before any guest code runs.
@@ -231,13 +275,13 @@ class BpfAttachment(Attachment):
         From now on Landlock's count is that of this task's domain: a thread's process may be in none.
         """
         self._task = tid
-        if self._plan.lsm is not None:
+        if self._plan.lsm is not None and self._policy is not None:
             self._plan.lsm.attach_task(tid, self._id, self._policy, self._shadow, slot=slot)
         return self._plan.decides
 
     def attach_group(self, cgroup: Path) -> None:
         """Put the sandbox's control group under the network programs. Raises EnforcementError without them."""
-        if self._plan.network is None:
+        if self._plan.network is None or self._policy is None:
             raise EnforcementError(f"cgroup-bpf, {cgroup}: its programs are not attached", missing="cgroup-bpf")
         self._groups |= {self._plan.network.attach_cgroup(cgroup, self._id, self._policy)}
 
@@ -249,28 +293,27 @@ class BpfAttachment(Attachment):
 
     def rebind(self, prepared: Prepared) -> None:
         """Swap the tables in one store, after the records of what was refused before."""
-        if prepared.bpf is None:
+        if (tables := self._tables) is None or tables.entries.get(self._id) is None:
             return
+        if prepared.bpf is None:  # the policy before would stay in force
+            raise EnforcementError(f"reload policy {prepared.compiled.name!r}: it has no BPF tables", missing="bpf")
         self._policy = prepared.bpf
-        if self._works and self._shared.entries.get(self._id) is not None:
-            self._shared.records.drain()
-            self._shared.update(self._id, self._policy, self._shadow)
+        tables.records.drain()
+        tables.update(self._id, self._policy, self._shadow)
 
     def quiet(self, pid: int) -> bool:
         """True where programs sent and counted nothing, and Landlock counted no more than at the last look."""
-        plan, shared = self._plan, self._shared
-        if plan.shared is not shared:  # closed, or in a forked child: it has nothing there
-            return True
-        if shared.entries.get(self._id) is not None:
+        if (tables := self._tables) is not None and tables.entries.get(self._id) is not None:
             return False  # programs record what they refuse it; without an entry they know nothing of it
-        counter = plan.counter
+        counter = self._plan.counter  # None once the plan is closed, or in a forked child
         if counter is None or (question := counter.question) is None:
             return True
         return not (self._recorded or self._repeated) and question.denials(self._task or pid) in (None, self._counted)
 
     def drain(self) -> None:
         """Hand on every record up to now."""
-        self._shared.records.drain()
+        if (tables := self._tables) is not None:
+            tables.records.drain()
 
     def note_recorded(self, record: KernelRecord, *, named: bool) -> None:
         """Take note of a refusal by Landlock that another enforcer recorded: the count must not report it again.
@@ -288,9 +331,8 @@ class BpfAttachment(Attachment):
 
     def emit_uncounted(self, pid: int) -> None:
         """Send, as counts, what the programs and Landlock refused and no record named."""
-        if not self._works:
-            return
-        self._emit_dropped(pid)
+        if (tables := self._tables) is not None:
+            self._emit_dropped(tables, pid)
         counter = self._plan.counter
         found = counter.read(self._task or pid) if counter is not None else None
         if found is None:
@@ -319,21 +361,20 @@ class BpfAttachment(Attachment):
 
     def landlock_layers(self, pid: int) -> int | None:
         """Read the number from the task's credentials, as the kernel has them."""
-        counter = self._plan.counter
-        if not self._works or counter is None:
+        if (counter := self._plan.counter) is None:
             return None
         found = counter.read(pid)
         return 0 if found is None else found.layers
 
-    def _emit_dropped(self, pid: int) -> None:
-        self._shared.records.emit_uncounted(self._id, pid, "bpf-lsm" if self._plan.decides else "cgroup-bpf")
+    def _emit_dropped(self, tables: BpfShared, pid: int) -> None:
+        tables.records.emit_uncounted(self._id, pid, "bpf-lsm" if self._plan.decides else "cgroup-bpf")
 
     def evaluate(self, record: BrokerRecord) -> KernelRecord | None:
         """Ask the sandbox's tables about an operation that the broker refused; None where they do not decide it."""
-        decider = self._decider(record)
-        if decider is None or not self._works:
+        decider, tables = self._decider(record), self._tables
+        if decider is None or tables is None or self._policy is None:
             return None
-        verdict = ask(self._shared.question, self._policy.index, record.capability, record.target)
+        verdict = ask(tables.question, self._policy.index, record.capability, record.target)
         if verdict is Verdict.UNAVAILABLE:
             return None
         return KernelRecord(
@@ -362,7 +403,7 @@ class BpfAttachment(Attachment):
 
     def close(self) -> None:
         """Close the entry: tasks that are left in the sandbox are refused everything."""
-        if self._works and self._shared.entries.get(self._id) is not None:
-            self._shared.records.drain()
-            self._emit_dropped(0)
-            self._shared.detach(self._id)
+        if (tables := self._tables) is not None and tables.entries.get(self._id) is not None:
+            tables.records.drain()
+            self._emit_dropped(tables, 0)
+            tables.detach(self._id)

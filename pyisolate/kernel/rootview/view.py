@@ -39,9 +39,10 @@ from .worker import HostFile, HostPlace, Reply, Request
 
 _log = logging.getLogger("pyisolate.kernel.rootview")
 #: The package's parent comes first: isolated mode (-I) ignores PYTHONPATH and the working directory.
+#: What is loaded stays: it is not looked through for garbage while it comes, nor by forked workers, nor at the end.
 _BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[2]); "
-    "from pyisolate.kernel.rootview.forker import main; main(int(sys.argv[1]))"
+    "import gc, os, sys; gc.disable(); sys.path.insert(0, sys.argv[2]); "
+    "from pyisolate.kernel.rootview.forker import main; gc.freeze(); gc.enable(); main(int(sys.argv[1])); os._exit(0)"
 )
 _OTHER_BY_NOW = "answer yes for a file that is not replaced while the question is with the host"
 #: what to do where a file that the host has allowed could not be opened or made

@@ -177,6 +177,26 @@ static int pyi_btf_has_function(const char *function)
 	return function_of(function) != NULL;
 }
 
+/* Whether the kernel takes an LSM program at all: the smallest there is, which would allow, attached to nothing. A kernel
+ * whose types lack the hook is left to those that load all of them. First kernel: 5.7 */
+static int pyi_try_lsm(void)
+{
+	const struct bpf_insn allow[] = {
+		{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0},
+		{.code = BPF_JMP | BPF_EXIT},
+	};
+	const struct btf *btf = vmlinux();
+	int id = btf ? btf__find_by_name_kind(btf, "bpf_lsm_file_open", BTF_KIND_FUNC) : -1;
+	if (id < 0)
+		return 0;
+	LIBBPF_OPTS(bpf_prog_load_opts, options, .expected_attach_type = BPF_LSM_MAC, .attach_btf_id = (__u32)id);
+	int fd = bpf_prog_load(BPF_PROG_TYPE_LSM, "pyi_try", "GPL", allow, 2, &options);
+	if (fd < 0)
+		return fd;
+	close(fd);
+	return 0;
+}
+
 /* membarrier(2) GLOBAL waits for an RCU grace period: no program that began before still runs after. */
 static int pyi_grace_period(void)
 {

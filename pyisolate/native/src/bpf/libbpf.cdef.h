@@ -41,6 +41,7 @@ long long pyi_denials(int program_fd, const struct pyi_landlock *question, unsig
 int libbpf_num_possible_cpus(void);
 int pyi_hook_arguments(const char *function);
 int pyi_btf_has_function(const char *function);
+int pyi_try_lsm(void);
 int pyi_grace_period(void);
 int pyi_pidfd_open(int pid, unsigned int flags);
 
