@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
-from prometheus_client.core import CollectorRegistry
+from typing import TYPE_CHECKING
 
 from .supervisor.control_token import check_token
 from .telemetry.exposition import MetricsAddressError, MetricsServer, asgi_app, start_server, wsgi_app
-from .telemetry.metrics import METRICS, registry
+from .telemetry.metrics import METRICS
+
+if TYPE_CHECKING:
+    from prometheus_client.core import CollectorRegistry
 
 __all__ = ["METRICS", "MetricsAddressError", "MetricsServer", "asgi_app", "registry", "serve_metrics", "wsgi_app"]
+
+registry = METRICS.registry
 
 
 def serve_metrics(

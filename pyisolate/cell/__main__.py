@@ -1,8 +1,11 @@
 """Runs a zygote on the control socket whose descriptor is given: `python -I -m pyisolate.cell DESCRIPTOR`."""
 
+import gc
 import sys
 
 from . import own_builtins
+
+gc.disable()  # until all is imported (`zygote.main`): what is loaded is no garbage
 
 own_builtins.begin()
 

@@ -352,6 +352,7 @@ def main(descriptor: int) -> int:
     own_builtins.end()
     gc.collect()
     gc.freeze()
+    gc.enable()
     zygote._send(Started(pid=os.getpid(), failed_preloads=tuple(failed)), [])  # noqa: SLF001
     try:
         return zygote.serve()

@@ -167,9 +167,9 @@ def prometheus_tools() -> Finding:
     name = "metrics"
     from prometheus_client import generate_latest
 
-    from ..telemetry.metrics import registry
+    from ..telemetry.metrics import METRICS
 
-    text = generate_latest(registry)
+    text = generate_latest(METRICS.registry)
     tool = shutil.which("promtool")
     if tool is None:
         return Finding(name, INFO, f"{len(text.splitlines())} lines; promtool is not installed: not checked")

@@ -6,10 +6,8 @@ with `cryptography`, an optional dependency, because OpenSSL's own calls for tha
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
 import os
-import ssl
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,13 +16,15 @@ import msgspec
 from ..errors import EnforcementError
 
 if TYPE_CHECKING:
+    import ssl
+
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
 #: How long an authority is valid (days), and a host's certificate; that one is made again after a day.
 _AUTHORITY_DAYS, _HOST_DAYS, _AGAIN_S = 3650, 7, 86400.0
 #: Clocks that are wrong by less find a new certificate valid.
-_EARLIER = datetime.timedelta(days=1)
+_EARLIER_DAYS = 1
 #: Certificates that are kept for one sandbox.
 _MOST_HOSTS = 256
 
@@ -95,6 +95,8 @@ class Issuer:
         return known.context
 
     def _context(self, host: str) -> ssl.SSLContext:
+        import ssl
+
         from cryptography.hazmat.primitives import serialization
 
         pem, certificate = serialization.Encoding.PEM, self._certificate_of(host)
@@ -162,6 +164,8 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
+    import datetime
+
     from cryptography import x509
 
     now = datetime.datetime.now(datetime.UTC)
@@ -171,6 +175,6 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _EARLIER)
+        .not_valid_before(now - datetime.timedelta(days=_EARLIER_DAYS))
         .not_valid_after(now + datetime.timedelta(days=days))
     )

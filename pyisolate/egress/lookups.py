@@ -1,7 +1,7 @@
 """Look-ups of names in threads: none of them can be stopped, so each sandbox has a share, and waits for its own.
 
-A name whose server never answers holds its thread until the resolver gives up (about 10 s, `RES_OPTIONS`). A sandbox
-that asks for many such names holds its share, and those of others go on.
+A name whose server never answers holds its thread until the resolver gives up (about 10 s, by the RES_OPTIONS that
+`process` gives it). A sandbox that asks for many such names holds its share, and those of others go on.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from ..native.threads import Workers
 
 #: Look-ups at a time, of all sandboxes and of one.
 MOST, SHARE = 128, 4
-#: How long the C library asks each name server, and how often (resolv.conf(5)); the proxy's environment has it.
-RES_OPTIONS = "timeout:2 attempts:2"
 Resolve = Callable[[str], Sequence[str]]
 
 

@@ -1,4 +1,7 @@
-"""What a sandbox uses: one reading, and readings of a process tree for hosts without control groups."""
+"""What a sandbox uses: one reading, and readings of a process tree for hosts without control groups.
+
+psutil is imported for these alone.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import contextlib
 import os
 import threading
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import msgspec
-import psutil
+
+if TYPE_CHECKING:
+    import psutil
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +75,8 @@ class TreeReader:
     """
 
     def __init__(self, pid: int, *, memory_limit_bytes: int | None = None, init: int | None = None) -> None:
+        import psutil
+
         root = pid if init is None else init
         try:
             self._root = psutil.Process(root)
@@ -103,6 +111,8 @@ class TreeReader:
 
     def _living(self) -> list[psutil.Process]:
         """Return the root and its descendants; processes seen before keep their object and so their identity."""
+        import psutil
+
         found: dict[int, psutil.Process] = {}
         if not self._root.is_running():
             self._known = {}
@@ -120,6 +130,8 @@ class TreeReader:
         return list(found.values())
 
     def _cpu(self, living: list[psutil.Process]) -> float:
+        import psutil
+
         reaped_s, now = 0.0, {}
         for process in (*living, self._root) if self._without_root else living:
             with contextlib.suppress(psutil.Error):
@@ -142,6 +154,8 @@ class TreeReader:
 
     @staticmethod
     def _tasks(living: list[psutil.Process]) -> int:
+        import psutil
+
         total = 0
         for process in living:
             with contextlib.suppress(psutil.Error), process.oneshot():
@@ -176,6 +190,8 @@ def process_tree_usage(pid: int, *, memory_limit_bytes: int | None = None) -> Us
 def descendants(pid: int) -> list[int]:
     """Return a pid and all pids below it. Needs no walk over all of /proc where the kernel lists children."""
     if not os.path.exists(f"/proc/{pid}/task/{pid}/children"):
+        import psutil
+
         # CONFIG_PROC_CHILDREN is off, or the process is gone.
         try:
             return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
@@ -235,6 +251,8 @@ def _resident(pid: int) -> tuple[int, int]:
 
 
 def _proportional(process: psutil.Process) -> int:
+    import psutil
+
     try:
         return int(process.memory_full_info().pss)
     except (psutil.Error, OSError):

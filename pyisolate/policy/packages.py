@@ -8,13 +8,17 @@ import re
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from importlib import machinery, metadata
+from importlib import machinery
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from . import elf
 from .editable import Editables, find_editables, paths_in
 from .interpreter import InterpreterFiles
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 #: A canonical name: what else a package says that it is called would be part of a path.
 _NAME = re.compile(r"[a-z0-9_]+")
@@ -180,6 +184,8 @@ class _Index:
 @lru_cache(maxsize=8)
 def _distributions(site_dirs: tuple[str, ...], stamps: tuple[int, ...], trusted: bool) -> _Index:
     """Return what is installed. `.pth` files are read where they are `trusted`: they name any directory of the host."""
+    from importlib import metadata  # with the parser of mail it takes 10 ms, and most policies name no package
+
     index = _Index()
     for directory in site_dirs:
         for distribution in metadata.distributions(path=[directory]):
@@ -204,6 +210,8 @@ def canonical(name: str) -> str:
 
 def distribution_at(path: str) -> metadata.Distribution:
     """Return the distribution whose metadata directory this is."""
+    from importlib import metadata
+
     return metadata.Distribution.at(path)
 
 

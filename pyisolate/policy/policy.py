@@ -8,7 +8,6 @@ from typing import Any, Self
 
 from ..errors import PolicySyntaxError
 from . import layers, parse
-from .learning import learned
 from .model import PolicyModel
 from .reader import Where
 from .schema import read_fields
@@ -62,6 +61,8 @@ class Policy(PolicyModel, frozen=True, kw_only=True, dict=True, repr_omit_defaul
 
         `generalise` is 0 (exactly what was seen) to 3; see `learning.learned`.
         """
+        from .learning import learned
+
         return learned(events, generalise=generalise, base=base or cls.preset("compute").with_name("learned"))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,6 +44,8 @@ def devices() -> list[str]:
 
 def certificates() -> list[str]:
     """`@certificates`: the authorities that OpenSSL trusts here, and its configuration. Never private keys."""
+    import ssl
+
     known = ssl.get_default_verify_paths()
     paths = [known.openssl_cafile, known.openssl_capath, os.path.dirname(known.openssl_cafile) + "/openssl.cnf"]
     return sorted({path for path in (*paths, *_CERTIFICATE_PLACES) if path and os.path.exists(path)})

@@ -6,7 +6,6 @@ A policy holds no value, only where the supervisor finds it; a guest's tables ho
 from __future__ import annotations
 
 import base64
-import html
 import json
 import re
 from collections.abc import Iterable
@@ -112,6 +111,8 @@ def injection(stated: Secret, value: str) -> Injection:
 
 def _spellings(text: str) -> tuple[str, ...]:
     """Return a text as itself, in JSON, in HTML and in a URL: as servers write what they echo. Each once."""
+    import html  # which has 2200 names, and most policies no secret
+
     escaped = json.dumps(text)[1:-1]
     url = quote(text), quote(text, safe="")
     return tuple(dict.fromkeys((text, escaped, escaped.replace("/", "\\/"), html.escape(text), *url)))

@@ -7,7 +7,6 @@ with a hint. Nothing here touches the file system or the network.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import ipaddress
 import math
 import os
@@ -49,6 +48,8 @@ _NAME = re.compile(r"[\w][\w.@+ -]{0,62}", re.ASCII)
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint that names the closest known word, or all of them."""
+    import difflib
+
     known = sorted(known)
     close = difflib.get_close_matches(word[:64], known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"use one of: {', '.join(known)}"

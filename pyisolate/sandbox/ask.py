@@ -6,7 +6,6 @@ time is put to the callback, on a thread of the supervisor's. Whatever goes wron
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextvars
 import functools
@@ -28,6 +27,8 @@ from ..policy.suggest import suggestion
 from ..records import Actor, AskAnswer, Asked, BrokerRecord, KernelRecord
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ..records import SandboxContext
 
 _log = logging.getLogger("pyisolate.sandbox.ask")
@@ -376,6 +377,8 @@ class Questions:
         answer = asker.on_ask(pending.question)
         if not inspect.isawaitable(answer):
             return answer
+        import asyncio
+
         future = asyncio.run_coroutine_threadsafe(_awaited(answer), asker.loop or self._around.event_loop())
         with self._lock:
             pending.future = future

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import asyncio
 import functools
 import os
 import threading
@@ -316,6 +315,8 @@ class SandboxBase(abc.ABC, Generic[_S]):
 
     async def arecv(self, timeout: float | None = None) -> Any:
         """Like `recv`, without blocking the event loop. A cancelled task takes no message."""
+        import asyncio
+
         session, given_up = self._session, threading.Event()
         try:
             encoded = await session.host.run_blocking(
@@ -333,6 +334,8 @@ class SandboxBase(abc.ABC, Generic[_S]):
             await self._session.host.run_blocking(self.close)
 
     async def _in_thread(self, call: Callable[[], _T]) -> _T:
+        import asyncio
+
         self._session.check_caller()
         try:
             return await self._session.host.run_blocking(call)

@@ -6,7 +6,6 @@ few at a time for each function; the threads that read for other sandboxes wait 
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextvars
 import functools
@@ -31,6 +30,8 @@ from .attendant import Attendant
 from .request import check_mapping
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ..telemetry.event import DenialEvent
 
 _log = logging.getLogger("pyisolate.sandbox.host_function")
@@ -343,6 +344,8 @@ class HostCalls:
             value = known.run.function(*args, **kwargs)
             if not inspect.isawaitable(value):
                 return value
+            import asyncio
+
             loop = known.loop or self._around.event_loop()
             future = asyncio.run_coroutine_threadsafe(_awaited(value), loop)
             with self._lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
 import time
@@ -16,6 +15,12 @@ _PLACE = 8
 def _taken(encoded: bytes) -> int:
     """Return what a message takes of the host's memory: one of two bytes takes twenty times as many."""
     return sys.getsizeof(encoded) + _PLACE
+
+
+def _cancelled() -> BaseException:
+    import asyncio  # which most hosts do without
+
+    return asyncio.CancelledError()
 
 
 class Mailbox:
@@ -54,7 +59,7 @@ class Mailbox:
         with self._changed:
             while True:
                 if given_up is not None and given_up.is_set():
-                    raise asyncio.CancelledError
+                    raise _cancelled()
                 if self._messages:
                     break
                 if (error := ended()) is not None:

@@ -6,9 +6,8 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from subprocess import PIPE, CompletedProcess
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .async_process import AsyncGuestProcess, start
 from .base import SandboxBase
 from .command import check_program, check_streams, run_command
 from .guest_process import GuestProcess, begin
@@ -17,6 +16,9 @@ from .received import OutputSink
 from .result import OutputCallback
 from .running import InputSource, ProgramSession
 from .stdin import StdinSource
+
+if TYPE_CHECKING:
+    from .async_process import AsyncGuestProcess
 
 _S = TypeVar("_S", bound=ProgramSession)
 #: an argument, or a path
@@ -110,4 +112,6 @@ class RunsPrograms(SandboxBase[_S]):
 
         A task that is cancelled while the program starts kills the sandbox.
         """
+        from .async_process import start  # asyncio, which most hosts do without
+
         return await start(self._session, arguments, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env)

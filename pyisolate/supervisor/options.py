@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import ssl
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -270,6 +269,8 @@ def read_authorities(given: str | os.PathLike[str] | None) -> str | None:
     """Return the certificates of a file, as PEM. Raises ValueError for another file, OSError for an unreadable one."""
     if given is None:
         return None
+    import ssl
+
     text = Path(given).read_text(encoding="ascii", errors="replace")
     try:
         ssl.create_default_context(cadata=text)

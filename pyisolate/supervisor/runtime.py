@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -41,6 +40,8 @@ from .secret_values import injections
 from .start import Parts, Started, StartOptions, start
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ..cell.zygote import Exited
     from ..kernel.binding import KernelBinding
     from ..policy import Policy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
@@ -437,6 +436,8 @@ class Supervisor:
         **options: Unpack[SpawnOptions],
     ) -> Sandbox | SandboxThread:
         """Like `spawn`, without blocking the event loop; a cancelled task leaves no sandbox."""
+        import asyncio
+
         if options.get("actor") is None:
             options["actor"] = current_actor()  # of this task: a thread of the pool has none
         if given := options.get("functions"):

@@ -2,7 +2,7 @@
 
 Each series bears when it began (`_created`), so that its first count is an increase for a server that reads that, and
 what was counted last as an exemplar. `PROMETHEUS_DISABLE_CREATED_SERIES` leaves the former out, as it does for
-prometheus-client's own.
+prometheus-client's own. That is imported when something is shown: with its HTTP server and client it takes 25 ms.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from prometheus_client.core import CounterMetricFamily, Exemplar, HistogramMetricFamily
-from prometheus_client.samples import Sample
-from prometheus_client.utils import floatToGoString
+if TYPE_CHECKING:
+    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
 #: Distinct values of a label that comes from the user (policy names); later ones are counted under `OTHER`.
 LABEL_VALUES_LIMIT = 1000
@@ -104,6 +103,8 @@ class CounterTable:
 
     def family(self) -> CounterMetricFamily:
         """Return the family as prometheus-client exposes it."""
+        from prometheus_client.core import CounterMetricFamily, Exemplar
+
         family = CounterMetricFamily(self.name, self.documentation, labels=self.labels)
         with self._lock:
             rows = [(one, value, self._created[one], self._exemplars.get(one)) for one, value in self._values.items()]
@@ -139,7 +140,8 @@ class HistogramTable:
         self.mirror: Mirror | None = None
         self._family = Family("histogram", name, documentation, self.labels)
         self._bounds = tuple(bounds)
-        self._ends = (*map(floatToGoString, self._bounds), "+Inf")
+        #: as prometheus-client writes them (utils.floatToGoString): all are below 1e6
+        self._ends = (*map(repr, self._bounds), "+Inf")
         self.renew_after_fork()
 
     def observe(self, value: float, labels: Labels = ()) -> None:
@@ -169,6 +171,9 @@ class HistogramTable:
 
     def family(self) -> HistogramMetricFamily:
         """Return the family as prometheus-client exposes it."""
+        from prometheus_client.core import HistogramMetricFamily
+        from prometheus_client.samples import Sample
+
         with self._lock:
             rows = [(one, list(counts), self._sums[one], self._created[one]) for one, counts in self._counts.items()]
         family = HistogramMetricFamily(self.name, self.documentation, labels=self.labels)

@@ -6,6 +6,7 @@ No path, process id, address or sandbox id is ever a label. A forked child start
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import threading
 import time
@@ -15,8 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import msgspec
-from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
 
 from ..choices import Isolation
 from ..distribution import VERSION
@@ -24,11 +23,14 @@ from ..native.forked import renew
 from .counters import CounterTable, DenialLabels, HistogramTable, shows_created
 from .event import DenialEvent
 from .merge import disagree
-from .shared_metrics import SharedMetrics, from_environment
 from .worker_threads import Timer
 
 if TYPE_CHECKING:
+    from prometheus_client.core import CollectorRegistry, CounterMetricFamily
+    from prometheus_client.metrics_core import Metric
+
     from ..enforcement import EnforcementReport
+    from .shared_metrics import SharedMetrics
 
 _log = logging.getLogger("pyisolate.telemetry")
 
@@ -96,8 +98,8 @@ class Metrics:
     """
 
     def __init__(self, shared: SharedMetrics | None = None) -> None:
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.exposed = self.registry if shared is None else CollectorRegistry(auto_describe=False)
+        self._registry: CollectorRegistry | None = None
+        self._exposed: CollectorRegistry | None = None
         self._shared, self._timer, self._ticking = shared, Timer(), False
         self.denials = CounterTable(
             "pyisolate_denials_total",
@@ -175,12 +177,25 @@ class Metrics:
         self._alerts: list[weakref.ref[Any]] = []
         self._last_report: EnforcementReport | None = None
         self._info: dict[tuple[str, ...], None] = {}
-        self.registry.register(_Collector(self._collect))
-        if shared is not None:
-            self.exposed.register(_Collector(self._collect_shared))
         self._mirror()
         self._begin_series()
         renew(self)
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """What this process counts, for prometheus-client to show."""
+        if (found := self._registry) is None:
+            found = self._registry = _registry(self._collect)
+        return found
+
+    @property
+    def exposed(self) -> CollectorRegistry:
+        """What a scraper is shown: that, or the sum over the processes that share it."""
+        if self._shared is None:
+            return self.registry
+        if (found := self._exposed) is None:
+            found = self._exposed = _registry(self._collect_shared)
+        return found
 
     def _tables(self) -> list[CounterTable | HistogramTable]:
         return [value for value in vars(self).values() if isinstance(value, CounterTable | HistogramTable)]
@@ -305,13 +320,17 @@ class Metrics:
         return rows, cells
 
     def _collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        from .gauges import gauges
+
         rows, cells = self._read()  # first: supervisors have reported by then what their kernels counted
         tables = (self.denials, self.lost, self.suppressed, self.exits, self.reloads, self.audit_errors)
         own = (self.webhook_dropped, self.drift, self.host_calls, self.questions, self.pool_spawns)
         for table in (*tables, *own, self.egress_requests, self.egress_bytes):
             yield table.family()
         yield self._cpu_family(rows)
-        yield from _gauges(rows, cells)
+        yield from gauges(rows, cells)
         yield self._spawn.family()
         yield self._requests.family()
         info = GaugeMetricFamily("pyisolate_enforcement_info", "Who enforces what; always 1.", labels=_INFO_LABELS)
@@ -336,6 +355,8 @@ class Metrics:
         return states
 
     def _cpu_family(self, rows: Iterable[SandboxRow]) -> CounterMetricFamily:
+        from prometheus_client.core import CounterMetricFamily
+
         totals: defaultdict[str, float] = defaultdict(float)
         with self._lock:
             for row in rows:
@@ -375,47 +396,6 @@ class Metrics:
         self._begin_series()
 
 
-class _Collector:
-    """What the registry sees: everything is computed when it is scraped."""
-
-    def __init__(self, collect: Callable[[], Iterator[Metric]]) -> None:
-        self.collect = collect
-
-
-def _gauges(rows: Iterable[SandboxRow], cells: Mapping[CellState, int]) -> Iterator[Metric]:
-    states: defaultdict[tuple[str, str], int] = defaultdict(int)
-    memory: defaultdict[str, int] = defaultdict(int)
-    for row in rows:
-        states[row.isolation, row.state] += 1
-        memory[row.policy] += row.memory_bytes
-    family = GaugeMetricFamily("pyisolate_sandboxes", "Live sandboxes.", labels=("isolation", "state"))
-    for labels, count in states.items():
-        family.add_metric(labels, count)
-    yield family
-    family = GaugeMetricFamily("pyisolate_sandbox_memory_bytes", "Memory of live sandboxes.", labels=("policy",))
-    for policy, size in memory.items():
-        family.add_metric((policy,), size)
-    yield family
-    yield _connections(rows)
-    family = GaugeMetricFamily("pyisolate_pool_cells", "Cells that wait for a spawn.", labels=("state",))
-    for kind, waiting in cells.items():
-        family.add_metric((kind,), waiting)
-    yield family
-
-
-def _connections(rows: Iterable[SandboxRow]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(
-        "pyisolate_egress_connections", "Connections of guests to the egress proxy.", labels=("policy",)
-    )
-    connections: defaultdict[str, int] = defaultdict(int)
-    for row in rows:
-        if row.egress_connections is not None:
-            connections[row.policy] += row.egress_connections
-    for policy, count in connections.items():
-        family.add_metric((policy,), count)
-    return family
-
-
 def enforcement_labels(report: EnforcementReport) -> dict[str, str]:
     """Return the labels of `pyisolate_enforcement_info` for one report."""
 
@@ -434,6 +414,24 @@ def enforcement_labels(report: EnforcementReport) -> dict[str, str]:
     }
 
 
+def _registry(collect: Callable[[], Iterator[Metric]]) -> CollectorRegistry:
+    from prometheus_client.core import CollectorRegistry
+
+    from .gauges import Collector
+
+    made = CollectorRegistry(auto_describe=False)
+    made.register(Collector(collect))
+    return made
+
+
+def _shared() -> SharedMetrics | None:
+    """Return where this process shares its metrics, None where the environment names no directory."""
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        return None
+    from .shared_metrics import from_environment
+
+    return from_environment()
+
+
 #: The process's metrics; supervisors use these unless they are given their own.
-METRICS = Metrics(from_environment())
-registry = METRICS.registry
+METRICS = Metrics(_shared())

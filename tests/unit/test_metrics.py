@@ -25,10 +25,10 @@ import pyisolate
 from pyisolate.capability import Capability
 from pyisolate.decision import Verdict
 from pyisolate.enforcement import CapabilityStatus, Coverage, EnforcementReport
-from pyisolate.metrics import MetricsAddressError, asgi_app, serve_metrics, wsgi_app
+from pyisolate.metrics import MetricsAddressError, asgi_app, registry, serve_metrics, wsgi_app
 from pyisolate.telemetry.counters import LABEL_VALUES_LIMIT, OTHER, CounterTable
 from pyisolate.telemetry.merge import merge
-from pyisolate.telemetry.metrics import METRICS, Metrics, SandboxRow, registry
+from pyisolate.telemetry.metrics import METRICS, Metrics, SandboxRow
 from tests.telemetry_events import CONTEXT, event, kernel
 
 NAMES = {
