@@ -16,6 +16,8 @@ from .meant_names import did_you_mean
 from .source import PACKAGE
 
 _getfd, _F_GETFD, _getrlimit = fcntl.fcntl, fcntl.F_GETFD, resource.getrlimit
+#: What `run -m` puts around a module (cli/project.py).
+_RUNNER = "<-m "
 _LOOP = ("/asyncio/runners.py", "/asyncio/base_events.py")
 
 
@@ -80,7 +82,7 @@ def _guests(stack: traceback.StackSummary) -> list[traceback.FrameSummary]:
     for frame in stack:
         name = frame.filename
         ours = name.startswith((PACKAGE, "<frozen importlib")) or (ours and name.endswith(_LOOP))
-        if not ours and name != CALLED:
+        if not ours and name != CALLED and not name.startswith(_RUNNER):
             kept.append(frame)
     return kept
 

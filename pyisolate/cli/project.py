@@ -27,7 +27,7 @@ except SystemExit as end:
     refused = getattr(end.__context__, '__cause__', None)
     if type(refused).__name__ != 'RefusedImport':
         raise
-    raise refused from None
+    raise refused.with_traceback(None) from None
 """
 #: Modules beside a script that are looked at; a directory of more is no project.
 _MOST_MODULES = 1000

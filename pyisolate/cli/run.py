@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..sandbox.rich import RichOutput
     from ..telemetry.event import DenialEvent
 
+#: How a guest ends by itself; all else has a status that says more than that something was refused.
+_BY_GUEST = (Outcome.SUCCESS, Outcome.EXIT, Outcome.GUEST_ERROR)
 #: Refusals listed at the end of a run; the rest is counted.
 _LISTED = 20
 
@@ -31,7 +33,7 @@ Exit status:
   0-255  what the guest gave to sys.exit (0: it ended normally)
   1      the guest raised an exception that nothing caught, or its output could not be written (| head, a full disk)
   2      wrong command line
-  120    a refusal ended the guest, or --fail-on-denial and there was one
+  120    a refusal ended the guest, or --fail-on-denial and there was one (in the place of 0-255 and 1)
   121    a limit ended the guest (processor time, memory, output ...)
   122    the guest's process died (native crash, killed)
   124    its time was up (--timeout, limits.wall)
@@ -60,7 +62,8 @@ Exit status:
 @click.option(
     "--fail-on-denial",
     is_flag=True,
-    help="Exit with 120 when anything was, or would have been, refused, caught or not.",
+    help="Exit with 120 when anything was, or would have been, refused, caught or not. What ended it from outside "
+    "(121 to 130) goes before.",
 )
 @click.option("--install", is_flag=True,
               help="Build the packages that the script's header names (PEP 723), and let it import them.")  # fmt: skip
@@ -111,7 +114,7 @@ def run(words: tuple[str, ...], text: str | None, module: str | None, **options:
         ran = Ran(error=error)
     status = status_of(ran.outcome, ran.exit_code)
     refused = any(event.capability is not Capability.FS_LOOKUP for event in ran.denials)
-    if fail_on_denial and refused and ran.outcome in (Outcome.SUCCESS, Outcome.EXIT):
+    if fail_on_denial and refused and ran.outcome in _BY_GUEST:
         status = STATUS[Outcome.POLICY]
     if as_json:
         click.echo(json.dumps(_document(ran, policy, name, status), indent=2, ensure_ascii=False, default=str))
@@ -169,7 +172,8 @@ def _say_error(ran: Ran) -> None:
         return
     from .terminal import complain
 
-    if trace := getattr(error, "traceback", ""):
+    trace = getattr(error, "traceback", "")
+    if "\n  File " in trace:  # else no line of the guest's ran: `-m` of a module that is refused
         click.echo(trace.rstrip(), err=True)
     assert error is not None
     if isinstance(error, TimeoutError) and error.limit == "timeout":  # what lives on in a service ends here

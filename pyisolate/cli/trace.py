@@ -13,8 +13,8 @@ from ..choices import STANDBY
 
 #: A zygote and a policy zygote; cut to TASK_COMM_LEN, include/linux/sched.h.
 ZYGOTES = ("pyisolate-zygote"[:15], "pyisolate-policy"[:15])
-#: Cells that no `spawn` has taken yet.
-_NO_SANDBOX = (*ZYGOTES, STANDBY, "")
+#: Cells that no `spawn` has taken yet: warm ones have their init's name (native/src/cell_init.c).
+_NO_SANDBOX = (*ZYGOTES, "pyisolate-init", STANDBY, "")
 
 
 @click.command()
@@ -97,7 +97,8 @@ def find_cell(name: str) -> int:
     ]
     if len(found) == 1:
         return found[0].pid
-    names = ", ".join(sorted(f"{_comm(cell)} ({cell.pid})" for cell in cells if _comm(cell) not in ZYGOTES)) or "none"
+    named = sorted(f"{name} ({cell.pid})" for cell in cells if (name := _comm(cell)) not in _NO_SANDBOX)
+    names = ", ".join(named) or "none"
     why = "there is no such sandbox" if not found else "several sandboxes have that name: give the pid"
     raise click.ClickException(f"trace {name}: {why}. Hint: running sandboxes: {names}")
 

@@ -9,7 +9,6 @@ processes are the host's own.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import contextlib
 import functools
@@ -28,7 +27,7 @@ from ..capability import Capability
 from ..cell import values, wire
 from ..cell.described import error_of, stub
 from ..cell.display import Display
-from ..cell.source import compile_guest, resolve
+from ..cell.source import compile_cell, compile_expression, resolve
 from ..cell.streams import exit_code
 from ..choices import Enforcement
 from ..errors import EnforcementError, SandboxClosed, SandboxError, TimeoutError
@@ -42,6 +41,7 @@ from .process_end import wait_for_the_end
 from .request import check_seconds
 from .result import OutputCallback, Result
 from .session import INTERRUPT_GRACE_S, Session
+from .thread_await import ThreadLoop
 from .thread_confine import ThreadConfinement
 from .thread_job import Job, Raised, Value
 from .thread_output import Stream, guest_input, guest_stream, routed
@@ -98,7 +98,7 @@ class ThreadSession(Session):
         self._streams: dict[Stream, TextIO] = {
             name: guest_stream(name, self._on_output) for name in cast("tuple[Stream, ...]", ("stdout", "stderr"))
         }
-        self._display = Display(self._guest_shown)
+        self._display, self._loop = Display(self._guest_shown), ThreadLoop(host_side)
         self._confined = threading.Event()
         self.confinement = ThreadConfinement(kernel, prepared, self._on_broker_record)
         self._thread = Thread(target=self._main, name="pyisolate-standby-thread")  # until `adopt_identity`
@@ -178,6 +178,7 @@ class ThreadSession(Session):
             except BaseException as error:  # raised from outside, too late for the request it was meant for
                 if job is not None:
                     job.answers.put(self._raised(error))
+        self._loop.close()
         self.confinement.detach()
 
     def _answer(self, job: Job, namespace: dict[str, Any]) -> Value | Raised:
@@ -203,15 +204,15 @@ class ThreadSession(Session):
         namespace["print"] = functools.partial(print, file=self._streams["stdout"])
         if work.kind == "call":
             found = resolve(work.function, namespace) if isinstance(work.function, str) else work.function
-            return Value(found(*work.args, **work.kwargs))
+            return Value(self._loop.result(found(*work.args, **work.kwargs)))
         if work.kind == "eval":
-            return Value(eval(compile_guest(work.source, work.filename, "eval"), namespace))
-        tree = ast.parse(work.source, work.filename)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile_guest(tree, work.filename, "exec"), namespace)
-        if not isinstance(last, ast.Expr):
+            return Value(self._loop.evaluate(compile_expression(work.source, work.filename), namespace))
+        code, last = compile_cell(work.source, work.filename)
+        if code is not None:
+            self._loop.evaluate(code, namespace)
+        if last is None:
             return Value()
-        value = eval(compile_guest(ast.Expression(last.value), work.filename, "eval"), namespace)
+        value = self._loop.evaluate(last, namespace)
         if value is not None:
             namespace["_"] = value  # the host's builtins are not the guest's to change
             self._display.result(value)

@@ -94,6 +94,8 @@ def test_a_module_runs_as_a_script(tree: Path) -> None:
     done = run("-m", "package", "-x", "--json", cwd=tree)
     assert (done.returncode, done.stdout) == (0, "42 ['-x', '--json'] __main__\n"), done.stderr
     assert run("-m", "json.tool", cwd=tree, input="[1]").stdout == "[\n    1\n]\n"
+    absent = run("-m", "nosuch", cwd=tree)
+    assert (absent.returncode, "import.module nosuch" in absent.stderr, "File " in absent.stderr) == (120, True, False)
 
 
 def test_a_text_runs_as_the_interpreter_runs_it(tree: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_refusal_that_was_caught_is_still_told(tmp_path: Path) -> None:
     assert "1 operation refused:" in done.stderr
     assert "fs.read /etc/passwd" in done.stderr
     assert "to allow it, add:  fs: [{path: /etc/passwd, allow: [read]}]" in done.stderr
-    assert run(tmp_path, source, "--fail-on-denial").returncode == 120
+    assert run(tmp_path, source + "\n1 / 0", "--fail-on-denial").returncode == 120
     assert run(tmp_path, source, "--quiet").stderr == ""
 
 

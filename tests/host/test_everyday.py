@@ -207,7 +207,8 @@ def test_input_and_pdb_are_as_in_the_interpreter(supervisor: SupervisorOf) -> No
 
 
 def test_who_traces_sees_no_hook_of_opening(supervisor: SupervisorOf) -> None:
-    """As CPython has it around hooks of `sys.addaudithook`: a debugger does not step into them, a profile has none."""
+    """As CPython has it around hooks of `sys.addaudithook`: a debugger does not step into them, a profile has none.
+    Neither is `print` more than a function of C."""
     source = """
 import sys, os
 seen = []
@@ -216,6 +217,7 @@ def trace(frame, event, argument):
 def after(): pass
 def work():
     os.listdir('.')
+    print('written')
     open('made', 'w').close()
     try: open('/etc/shadow')
     except PermissionError: pass

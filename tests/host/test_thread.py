@@ -116,6 +116,17 @@ def test_a_python_loop_can_be_timed_out(supervisor: pyisolate.Supervisor) -> Non
         assert sandbox.eval("1 + 1") == 2
 
 
+def test_await_stands_outside_of_functions(thread: pyisolate.SandboxThread) -> None:
+    """On a loop that lives on with its tasks, and that an exception from outside reaches while it waits."""
+    source = "import asyncio\nasync def twice(x): return 2 * x\nwaits = asyncio.Event()"
+    assert thread.exec(f"{source}\nawait twice(3)").value == 6
+    assert thread.eval("await twice(4)") == 8
+    assert thread.call("twice", 5) == 10
+    with pytest.raises(pyisolate.TimeoutError):
+        thread.exec("await waits.wait()", timeout=0.3)
+    assert thread.exec("x = await twice(6)\nx").value == 12
+
+
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 def test_the_runtime_is_refused_nothing_on_its_own_account(supervisor: pyisolate.Supervisor, isolation: str) -> None:
     none = Policy.preset("none").allow_random() if isolation == "thread" else Policy.preset("none")

@@ -84,19 +84,52 @@ static PyMethodDef frames_method = {
 	"call_apart", frames_call_apart, METH_VARARGS,
 	"call_apart(function, args=(), kwargs={}): call a function that sees no frame below its own."};
 
+/* `self` is the function that is called: what it does is no code of who traces or profiles, as around an audit hook. */
+static PyObject *frames_untraced_call(PyObject *self, PyObject *arguments, PyObject *named)
+{
+	PyThreadState *own = PyThreadState_Get();
+
+	PyThreadState_EnterTracing(own);
+	PyObject *result = PyObject_Call(self, arguments, named);
+	PyThreadState_LeaveTracing(own);
+	return result;
+}
+
+static PyMethodDef frames_untraced_method = {"untraced", (PyCFunction)(void (*)(void))frames_untraced_call,
+					     METH_VARARGS | METH_KEYWORDS, NULL};
+
+static PyObject *frames_untraced(PyObject *self, PyObject *function)
+{
+	(void)self;
+	return PyCFunction_New(&frames_untraced_method, function);
+}
+
+static PyMethodDef frames_untraced_maker = {
+	"untraced", frames_untraced, METH_O,
+	"untraced(function): return one that calls it, in which no tracer and no profiler sees a frame."};
+
+static int frames_add_one(PyObject *into, PyMethodDef *method)
+{
+	PyObject *function = PyCFunction_New(method, NULL);
+	int result = function == NULL ? -ENOMEM : 0;
+
+	if (result == 0 && into != NULL && PyObject_SetAttrString(into, method->ml_name, function) < 0)
+		result = -ENOMEM;
+	Py_XDECREF(function);
+	return result;
+}
+
 SHARED int frames_add(const char *module)
 {
 	PyGILState_STATE gil = PyGILState_Ensure(); /* of the main interpreter, whichever calls */
-	PyObject *function = PyCFunction_New(&frames_method, NULL);
 	PyObject *name = PyUnicode_FromString(module);
 	PyObject *into = name == NULL ? NULL : PyImport_GetModule(name);
-	int result = function == NULL || name == NULL ? -ENOMEM : 0;
+	int result = name == NULL ? -ENOMEM : frames_add_one(into, &frames_method);
 
-	if (result == 0 && into != NULL && PyObject_SetAttrString(into, "call_apart", function) < 0)
-		result = -ENOMEM;
+	if (result == 0)
+		result = frames_add_one(into, &frames_untraced_maker);
 	Py_XDECREF(into);
 	Py_XDECREF(name);
-	Py_XDECREF(function);
 	PyErr_Clear();
 	PyGILState_Release(gil);
 	return result;

@@ -1,0 +1,22 @@
+"""`pyisolate trace` without a name lists one's own sandboxes, and no cell that waits to be one."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from click.testing import CliRunner
+
+import pyisolate
+from pyisolate.cli.trace import trace
+
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
+
+
+def test_warm_cells_are_no_sandboxes(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("named") as sandbox, supervisor.spawn("other"):
+        done = CliRunner().invoke(trace, ["--json"])
+        rows = [row for row in json.loads(done.output) if row["supervisor_pid"] == os.getpid()]
+        assert sorted(row["name"] for row in rows) == ["named", "other"]
+        assert sandbox.pid in [row["pid"] for row in rows]
