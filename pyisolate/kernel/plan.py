@@ -192,10 +192,6 @@ class KernelPlan:
         if any(self.availability.get(name) is not found for name, found in self.bpf.availability.items()):
             self.availability = {**self.availability, **self.bpf.availability}
 
-    def current(self, prepared: Prepared) -> bool:
-        """True while a policy's tables are whole, and mean what its paths name."""
-        return prepared.current and self.bpf.suffices(prepared)
-
     def is_native(self, prepared: Prepared) -> bool:
         """True when a sandbox of this policy gets a cell that uses the host's network itself."""
         return self.bpf.network is not None and prepared.host_network and prepared.shadow is None

@@ -82,7 +82,7 @@ class PreparedPolicies:
             return self._plan.prepare(self._compile(policy, isolation), isolation, enforcement)
 
         def current(prepared: Prepared) -> bool:
-            return self._plan.current(prepared) and self._addresses_hold(policy, prepared)
+            return prepared.current and self._addresses_hold(policy, prepared)
 
         key = policy.version, f"{isolation}/{enforcement}"
         return _Holding(lambda: self._acquire(self._tables, key, make, current), self._let_go, making)

@@ -442,15 +442,17 @@ def test_they_are_loaded_for_the_first_policy_that_connects(peer: Peer) -> None:
 
 def test_without_the_programs_nothing_is_refused(peer: Peer, other: Peer) -> None:
     """What shows that the tests above see the programs at work."""
-    with pyisolate.Supervisor(pool_size=0, network="auto") as supervisor:
-        with supervisor.spawn("detached", grants(peer.port)) as sandbox:
-            require("cgroup-bpf", inside.plan(supervisor).bpf.network is not None, "root with cgroup v2 only")
-            sandbox.exec(GUEST)
-            assert sandbox.call("connect4", "127.0.0.1", other.port) == EACCES
-            assert sandbox.call("send", INET, "127.0.0.1", other.port) == EACCES
-            network = inside.plan(supervisor).bpf.network
-            assert network is not None
-            for link in network.link_descriptors:
-                detach(link)
-            assert sandbox.call("connect4", "127.0.0.1", other.port) == 0
-            assert sandbox.call("send", INET, "127.0.0.1", other.port) == 0
+    with (
+        pyisolate.Supervisor(pool_size=0, network="auto") as supervisor,
+        supervisor.spawn("detached", grants(peer.port)) as sandbox,
+    ):
+        require("cgroup-bpf", inside.plan(supervisor).bpf.network is not None, "root with cgroup v2 only")
+        sandbox.exec(GUEST)
+        assert sandbox.call("connect4", "127.0.0.1", other.port) == EACCES
+        assert sandbox.call("send", INET, "127.0.0.1", other.port) == EACCES
+        network = inside.plan(supervisor).bpf.network
+        assert network is not None
+        for link in network.link_descriptors:
+            detach(link)
+        assert sandbox.call("connect4", "127.0.0.1", other.port) == 0
+        assert sandbox.call("send", INET, "127.0.0.1", other.port) == 0

@@ -220,10 +220,6 @@ class BpfPlan(Enforcer):
         """Fill a policy's tables, where there are any."""
         return None if self.shared is None else self.shared.prepare(compiled)
 
-    def suffices(self, prepared: Prepared) -> bool:
-        """False for a policy that was prepared before there were tables: a reload may need its own."""
-        return prepared.bpf is not None or self.shared is None
-
     def add_to(self, draft: Draft) -> None:
         """Fill the policy's tables; say whether programs decide its files, and its network."""
         connects = draft.isolation == "process" and cgroup_eligibility.suits(draft.compiled)
@@ -295,11 +291,12 @@ class BpfAttachment(Attachment):
         """Swap the tables in one store, after the records of what was refused before."""
         if (tables := self._tables) is None or tables.entries.get(self._id) is None:
             return
-        if prepared.bpf is None:  # the policy before would stay in force
-            raise EnforcementError(f"reload policy {prepared.compiled.name!r}: it has no BPF tables", missing="bpf")
-        self._policy = prepared.bpf
+        # one that was prepared before there were tables gets its own, which the entry holds
+        self._policy = prepared.bpf or tables.prepare(prepared.compiled)
         tables.records.drain()
         tables.update(self._id, self._policy, self._shadow)
+        if prepared.bpf is None:
+            self._policy.close()
 
     def quiet(self, pid: int) -> bool:
         """True where programs sent and counted nothing, and Landlock counted no more than at the last look."""
