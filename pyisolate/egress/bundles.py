@@ -11,7 +11,6 @@ import fcntl
 import os
 import secrets
 import shutil
-import ssl
 import tempfile
 import time
 from pathlib import Path
@@ -65,6 +64,8 @@ class Bundles:
 
 def _of_machine() -> str:
     """Return the authorities that OpenSSL trusts here, or nothing where it has no file of them."""
+    import ssl
+
     found = ssl.get_default_verify_paths().cafile
     for path in (found, "/etc/ssl/certs/ca-certificates.crt"):
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """Look-ups of names in threads: none of them can be stopped, so each sandbox has a share, and waits for its own.
 
 A name whose server never answers holds its thread until the resolver gives up (about 10 s, by the RES_OPTIONS that
-`process` gives it). A sandbox that asks for many such names holds its share, and those of others go on.
+`process` gives it, resolv.conf(5)). A sandbox that asks for many such names holds its share, and those of others go on.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,13 +32,11 @@ from ..policy.secrets import Injection
 from ..records import Asked, BrokerRecord
 from . import messages
 from .authority import Authority, new_authority
+from .bundles import VARIABLES, Bundles
 from .listening import Listening
 from .messages import Admit, Answered, Applied, Counted, Dismiss, Questioned, Refused, Serving, Start
 from .meter import Carried
 from .use import Use
-
-if TYPE_CHECKING:
-    from .bundles import Bundles
 
 _log = logging.getLogger("pyisolate.egress")
 #: A proxy that does not serve by then, or does not take an order, is broken (seconds).
@@ -53,8 +50,6 @@ _MOST_READS = 64
 _READABLE = ("/etc", "/usr", "/lib", "/lib64", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")
 #: asyncio makes room of 256 KiB for each read: from memory that stays, instead of a mapping each (mallopt(3)).
 _MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 20)}
-#: How long the C library asks each name server, and how often (resolv.conf(5)): see `lookups`.
-_RES_OPTIONS = "timeout:2 attempts:2"
 #: The user in a proxy's address. Who speaks is known by the password.
 _USER = "sandbox"
 #: Takes a sandbox's id, empty where none is known, what its guest was refused, and the question asked about it, or 0.
@@ -239,11 +234,7 @@ class EgressProxy:
         url = f"http://{_USER}:{entrance.token}@127.0.0.1:{self._listening.port}"
         found = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url)
         found |= dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1")
-        if entrance.bundle is None:
-            return found
-        from .bundles import VARIABLES
-
-        return found | dict.fromkeys(VARIABLES, entrance.bundle)
+        return found if entrance.bundle is None else found | dict.fromkeys(VARIABLES, entrance.bundle)
 
     def admit(
         self, key: str, entrance: Entrance, compiled: CompiledPolicy, secrets: tuple[Injection, ...] = ()
@@ -322,7 +313,7 @@ class EgressProxy:
             self._process = interpreter.start(
                 ["-m", "pyisolate.egress", *map(str, descriptors)],
                 descriptors,
-                {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "RES_OPTIONS": _RES_OPTIONS, **_MEMORY},
+                {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "RES_OPTIONS": "timeout:2 attempts:2", **_MEMORY},
             )
         traits = self._traits
         readable = (*_READABLE, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())
@@ -473,8 +464,6 @@ class EgressProxy:
 
 
 def _new_bundles() -> Bundles:
-    from .bundles import Bundles
-
     try:
         return Bundles()
     except OSError as error:

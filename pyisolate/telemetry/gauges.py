@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-    from .metrics import CellState, SandboxRow
+    from .rows import CellState, SandboxRow
 
 
 class Collector:

@@ -15,14 +15,13 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
-import msgspec
-
-from ..choices import Isolation
 from ..distribution import VERSION
 from ..native.forked import renew
 from .counters import CounterTable, DenialLabels, HistogramTable, shows_created
 from .event import DenialEvent
 from .merge import disagree
+from .rows import CellState as CellState
+from .rows import SandboxRow as SandboxRow
 from .worker_threads import Timer
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ SPAWN_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.0
 EXEC_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0, 300.0)
 #: Where a spawned sandbox's cell came from: confined ahead for its policy, warm, or forked because none was ready.
 SpawnSource = Literal["standby", "warm", "forked"]
-#: Cells that wait for a `spawn`: warm for any policy, confined for one, or being forked.
-CellState = Literal["ready", "standby", "starting"]
 #: How a request ended: a value, an exception of the guest's, a refusal it did not catch, a limit, the end of its cell,
 #: or the caller's: it was interrupted, or its sandbox was closed.
 RequestOutcome = Literal["returned", "raised", "refused", "limit", "died", "abandoned"]
@@ -51,22 +48,6 @@ _EXITS_REMEMBERED = 10_000
 #: Gauges and processor time reach other processes of the service this often (seconds); counters do at once.
 PUBLISH_INTERVAL_S = 5.0
 _INFO_LABELS = ("isolation", "enforcement", "kernel", "fs", "net", "process", "complete")
-
-
-class SandboxRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One live sandbox, as a supervisor's `snapshot` tells of it. `cpu_s` is its total so far.
-
-    `sandbox_id` is never shown; it keeps the processor time exact when a scrape meets a sandbox's end.
-    """
-
-    sandbox_id: str
-    policy: str
-    isolation: Isolation = "process"
-    state: str = "running"
-    cpu_s: float = 0.0
-    memory_bytes: int = 0
-    #: to the egress proxy; None where it is not led there
-    egress_connections: int | None = None
 
 
 @runtime_checkable
