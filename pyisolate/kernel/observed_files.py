@@ -65,9 +65,14 @@ class WatchedFiles:
         of it. `full`: nothing is left out that libraries only try.
         """
         runs = record.capability is Capability.PROCESS_EXEC
-        if not (runs or record.capability.family == "fs") or not record.target.startswith("/"):
+        unix = record.capability.family == "net" and record.target.startswith("unix:/")
+        if not unix and (not (runs or record.capability.family == "fs") or not record.target.startswith("/")):
             return [record]
         broker, leading, shown = self._broker(policy)
+        if unix:  # decided by the listener: only its name is to be as hooks spell it
+            names = SeenNames(own, leading, record, shown if sealed else None)
+            path = names.followed(workspace.as_reached(record.target[5:], leading))
+            return [msgspec.structs.replace(record, target=f"unix:{path}")]
         if leading:  # the host's /tmp is another one
             target, other = (workspace.as_reached(path, leading) for path in (record.target, record.other))
             record = msgspec.structs.replace(record, target=target, other=other)

@@ -149,7 +149,7 @@ class Broker:
     def _net(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
         action = net_action(capability)
         if target.startswith("unix:"):
-            return self._unix_socket(action, target[5:])
+            return self._unix_socket(action, target[5:], sends=capability is Capability.NET_SEND)
         host, port = _split(target)
         addresses = self._addresses(host)
         if not addresses:
@@ -247,8 +247,8 @@ class Broker:
         reason = f"{address} is not an address of the Internet, and no rule grants it by itself"
         return None, DenialCode.SCOPE_INSUFFICIENT, reason
 
-    def _unix_socket(self, action: int, path: str) -> _Answer:
-        return workspace.judge_socket(self.policy, action, _normal(path) or path)
+    def _unix_socket(self, action: int, path: str, *, sends: bool = False) -> _Answer:
+        return workspace.judge_socket(self.policy, action, _normal(path) or path, sends=sends)
 
     def _unix(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
         action = NetAction.BIND if facts.get("bind") else NetAction.CONNECT

@@ -61,12 +61,17 @@ def rule_text(size: int) -> str:
     return f"workspace: {units.size_text(size)}"
 
 
-def judge_socket(policy: CompiledPolicy, action: int, path: str) -> tuple[str | None, DenialCode | None, str]:
-    """Return (rule, code, reason) for a unix socket: a rule to the letter decides, else whether it is in here."""
+def judge_socket(
+    policy: CompiledPolicy, action: int, path: str, *, sends: bool = False
+) -> tuple[str | None, DenialCode | None, str]:
+    """Return (rule, code, reason) for a unix socket: a rule to the letter decides, else whether it is in here.
+
+    `sends`: a datagram to a path, for which a rule is needed here too.
+    """
     for rule in policy.net:
         if rule.action == action and rule.unix_path == path:
             return (rule.text, None, "") if rule.allow else (rule.text, DenialCode.EXPLICIT_DENY, "")
-    if policy.own_sockets and path.startswith(f"{HOME}/"):
+    if policy.own_sockets and not sends and path.startswith(f"{HOME}/"):
         return rule_text(policy.workspace_bytes or 0), None, ""
     return None, DenialCode.NOT_GRANTED, ""
 

@@ -1,7 +1,24 @@
 /* Records of calls: what was decided, about which names and addresses. A record comes before its answer. */
 #include "outcome.h"
 
-static void notify_record_endpoint(struct notify_record *r, const struct notify_endpoint *e)
+/* Where a unix address that is no absolute name begins, for a record: the task's directory, or nothing. */
+static size_t notify_record_directory(const struct notify_call *c, const char *name, char *out, size_t room)
+{
+	char link[64];
+
+	if (!name[0] || name[0] == '/')
+		return 0;
+	snprintf(link, sizeof link, "/proc/%d/cwd", c->tid);
+	ssize_t base = readlink(link, out, room);
+	if (base <= 0 || (size_t)base == room || out[0] != '/' || !notify_valid(c))
+		return 0;
+	if (out[base - 1] != '/')
+		out[base++] = '/';
+	return (size_t)base;
+}
+
+static void notify_record_endpoint(const struct notify_call *c, struct notify_record *r,
+				   const struct notify_endpoint *e)
 {
 	if (!e)
 		return;
@@ -13,8 +30,10 @@ static void notify_record_endpoint(struct notify_record *r, const struct notify_
 		size_t length = e->length - offsetof(struct sockaddr_un, sun_path);
 		if (e->raw.un.sun_path[0])
 			length = strnlen(e->raw.un.sun_path, length);
-		memcpy(r->text, e->raw.un.sun_path, length);
-		r->path_length = (uint16_t)length;
+		size_t used = notify_record_directory(c, e->raw.un.sun_path, r->text,
+						      sizeof r->text - sizeof e->raw.un.sun_path);
+		memcpy(r->text + used, e->raw.un.sun_path, length);
+		r->path_length = (uint16_t)(used + length);
 	}
 }
 
@@ -82,7 +101,7 @@ static void notify_record_as(const struct notify_call *c, uint64_t serial, int c
 	r.question = c->question;
 	r.looked = capability == PYI_FS_LOOKUP && c->policy && !(c->policy->flags & NOTIFY_MONITOR_FILES);
 	if (e)
-		notify_record_endpoint(&r, e);
+		notify_record_endpoint(c, &r, e);
 	else if (c->nr >= 0 && c->nr < NOTIFY_SYSCALLS && c->l->path_argument[c->nr] >= 0)
 		notify_record_names(c, &r);
 	notify_push(c->l, c->sandbox, &r);
