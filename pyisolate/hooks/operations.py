@@ -287,8 +287,12 @@ def _database(args: Arguments) -> Operations:
     path = paths.reached(name)
     if path is None:
         return _NOTHING
-    # SQLite falls back to reading where it may not write, so writing is asked when it is tried: by the kernel
-    return opening(path, posix.O_RDONLY) if paths.exists(path) else opening(path, posix.O_RDWR | posix.O_CREAT)
+    if not paths.exists(path):
+        return opening(path, posix.O_RDWR | posix.O_CREAT)
+    # SQLite falls back to reading where it may not write, so writing is asked when it is tried: by the kernel. Monitor
+    # mode lets it write: what not even reading is granted of is one call, which asks for both
+    said = GATE.hooks.peek(C.FS_READ, path).verdict if GATE.hooks is not None else None
+    return opening(path, posix.O_RDWR if said is Verdict.WOULD_DENY else posix.O_RDONLY)
 
 
 def _ioctl(args: Arguments) -> Operations:

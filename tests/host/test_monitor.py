@@ -198,3 +198,18 @@ def test_names_that_lead_to_the_workspace_are_refused_in_neither_mode(
         assert sandbox.get_denial_events() == []
         sandbox.exec("try: os.listdir('/var/tmp')\nexcept PermissionError: pass")  # the control
         assert [event.target for event in sandbox.get_denial_events()] == ["/var/tmp"]
+
+
+def test_a_database_that_enforcing_hides_is_opened_once(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    (place / "data").chmod(0o666)  # else it is opened once more, to be read
+    source = f"import sqlite3; sqlite3.connect('{place}/data')"
+    with supervisor.spawn("hidden", pyisolate.Policy.preset("compute").with_mode("monitor")) as sandbox:
+        sandbox.exec(source)
+        (event,) = [event for event in sandbox.get_denial_events() if event.capability != "fs.lookup"]
+        assert (event.capability, event.target, event.count) == ("fs.write", f"{place}/data", 1)
+        assert event.also == (f"fs.read {place}/data",)
+        assert (event.broker_decision, event.kernel_decision) == ("would_deny", "would_deny")
+    granted = pyisolate.Policy.preset("compute").allow_read(place / "data").allow_write(place / "data")
+    with supervisor.spawn("granted", granted.with_mode("monitor")) as sandbox:  # the control
+        sandbox.exec(source)
+        assert sandbox.get_denial_events() == []
