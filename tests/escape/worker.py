@@ -23,6 +23,7 @@ from typing import Any
 
 import pyisolate
 from pyisolate import Policy
+from pyisolate.egress import process
 from pyisolate.errors import SandboxError
 from tests.escape import defences
 from tests.escape.ground import Targets
@@ -80,6 +81,7 @@ class Worker:
         os.environ[VARIABLE] = token
         for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGTERM, signal.SIGCONT):
             signal.signal(number, self._count_signal)
+        process._START_S, process._ORDER_S = process._START_S * slowness, process._ORDER_S * slowness  # of the proxy
         self.supervisor = pyisolate.Supervisor(
             pool_size=6 if isolation == "process" else 1, egress_hosts=HOSTS, egress_ca=authority
         )

@@ -207,6 +207,53 @@ def test_under_a_containers_seccomp_profile_strict_says_what_is_missing_and_the_
     assert rest.strip() == f"{expected}", done.stderr
 
 
+#: What Ubuntu 24.04 does to a program without an AppArmor profile that grants user namespaces, as far as it is seen:
+#: one is made, but no id is mapped in it and nothing is mounted. Here Landlock refuses both, and `free` is the control.
+_UBUNTU = """
+import os, sys
+from pyisolate.native import landlock, process
+if sys.argv[1] != "free":
+    handled = landlock.Handled(landlock.AccessFs.WRITE_FILE, landlock.AccessNet(0), landlock.Scope(0))
+    ruleset = landlock.create_ruleset(handled)
+    for entry in os.scandir("/"):
+        if entry.is_dir(follow_symlinks=False) and entry.name != "proc":
+            place = os.open(entry.path, os.O_PATH)
+            landlock.add_path_rule(ruleset, landlock.AccessFs.WRITE_FILE, place)
+            os.close(place)
+    process.set_no_new_privs()
+    landlock.restrict_self(ruleset)
+    os.close(ruleset)
+if os.fork() == 0:
+    from pyisolate.native import mount
+    mount.unshare(process.CLONE_NEWUSER | process.CLONE_NEWNS)
+    os._exit(0)
+print(os.wait()[1])
+import pyisolate
+try:
+    print(pyisolate.spawn("guest").eval("1 + 1"))
+except pyisolate.EnforcementError as error:
+    print(error)
+"""
+
+
+@pytest.mark.once
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user is taken here")
+@pytest.mark.parametrize("which", ["free", "refused"])
+def test_where_user_namespaces_have_no_rights_strict_says_which_are_missing_and_one_remedy(which: str) -> None:
+    who = ["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups"]
+    command = [*who, sys.executable, "-c", _UBUNTU, which]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd="/")
+    made, said = done.stdout.split("\n", 1)
+    assert made == "0", "a user namespace is made"
+    if which == "free":
+        assert said == "2\n", done.stderr
+        return
+    assert "namespaces is unavailable" in said, done.stderr
+    assert "root view is unavailable" in said
+    assert said.count("Hint: ") == said.count("unshare -Ur true") == 1
+    assert len(said.splitlines()) == 1
+
+
 @pytest.mark.parametrize("which", ["RLIMIT_MEMLOCK", "RLIMIT_SIGPENDING", "RLIMIT_MSGQUEUE"])
 def test_a_lower_limit_of_the_hosts_holds(which: str) -> None:
     source = f"import resource\nresource.getrlimit(resource.{which})"
