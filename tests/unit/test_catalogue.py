@@ -20,7 +20,7 @@ from pyisolate.capability import (
     of_family,
 )
 from pyisolate.decision import DenialCode, Mode, Verdict
-from pyisolate.kernel.seccomp.listener import compile_table
+from pyisolate.kernel.seccomp.table import compile_table
 from pyisolate.native import notify
 from pyisolate.policy import compile_policy
 from pyisolate.policy.broker import Broker
