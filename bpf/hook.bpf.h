@@ -89,8 +89,10 @@ static __always_inline u32 pyi_capability_of_rights(u32 rights)
 		return PYI_PROCESS_EXEC;
 	if (rights & PYI_MAP_EXEC)
 		return PYI_IMPORT_NATIVE;
-	if (rights & (PYI_UNIX_CONNECT | PYI_UNIX_BIND))
-		return PYI_IPC_UNIX;
+	if (rights & PYI_UNIX_CONNECT)
+		return PYI_NET_CONNECT;
+	if (rights & PYI_UNIX_BIND)
+		return PYI_NET_BIND;
 	if (rights & PYI_WRITE)
 		return PYI_FS_WRITE;
 	if (rights & PYI_CREATE)
@@ -120,6 +122,8 @@ static __noinline int pyi_refuse(struct pyi_scratch *scratch, struct pyi_task *o
 			: record->capability == PYI_FS_LOOKUP ? ENOENT
 							      : EACCES;
 	record->syscall = PYI_SYSCALL_NR(regs);
+	if (record->hook == PYI_H_UNIX_SEND && record->syscall != PYI_NR_CONNECT) /* connect(2) of datagrams comes there, too */
+		record->capability = PYI_NET_SEND;
 	pyi_slot_record(own, record, regs, scratch->walk);
 	u32 text = record->text_bytes;
 	if (text > PYI_TEXT_SENT) {

@@ -190,6 +190,7 @@ struct pt_regs { /* arch/x86/include/asm/ptrace.h */
 	unsigned long r8, dx, si, di, orig_ax, ip, sp;
 };
 #define PYI_NR_FSTAT          5
+#define PYI_NR_CONNECT        42
 #define PYI_SYSCALL_NR(regs)  BPF_CORE_READ(regs, orig_ax)
 #define PYI_ARG1(regs)        BPF_CORE_READ(regs, di)
 #define PYI_ARG2(regs)        BPF_CORE_READ(regs, si)
@@ -203,6 +204,7 @@ struct pt_regs { /* arch/arm64/include/asm/ptrace.h */
 	int syscallno;
 };
 #define PYI_NR_FSTAT          80
+#define PYI_NR_CONNECT        203
 #define PYI_SYSCALL_NR(regs)  BPF_CORE_READ(regs, syscallno)
 #define PYI_ARG1(regs)        BPF_CORE_READ(regs, orig_x0)
 #define PYI_ARG2(regs)        BPF_CORE_READ(regs, regs[1])

@@ -204,10 +204,10 @@ def target_of(raw: RawRecord, capability: Capability) -> str:
         path = os.fsdecode(raw.text)
         if raw.flags & 2:
             path += "..."
-        return f"unix:{path}" if capability is Capability.IPC_UNIX else path
+        return f"unix:{path}" if capability.family == "net" else path
     if raw.family in (socket.AF_INET, socket.AF_INET6):
         return address_text(raw.family, raw.address, raw.port)
-    if capability is Capability.IPC_UNIX:
+    if raw.family == socket.AF_UNIX:
         return "unix:@"
     return _described(raw, capability)
 

@@ -293,7 +293,8 @@ def test_unix_sockets_are_made_by_bind_rules(guest: Make, files: Path) -> None:
     rule = NetRule(action=NetAction.BIND, unix_path=f"{files}/granted/s", text="net: s")
     one = guest(policy({}, None, rule))
     one.allowed(f"kept.update(s=socket.socket(socket.AF_UNIX)) or kept['s'].bind('{files}/granted/s')")
-    one.refused(f"socket.socket(socket.AF_UNIX).bind('{files}/granted/t')")
+    record = one.refused(f"socket.socket(socket.AF_UNIX).bind('{files}/granted/t')")
+    assert (record.capability, record.target) == (Capability.NET_BIND, f"unix:{files}/granted/t")
 
 
 def test_monitor_mode_lets_through_and_records(guest: Make, files: Path) -> None:

@@ -149,7 +149,7 @@ def test_unix_sockets_by_path(guest: Make, files: Path) -> None:
     one = guest(policy({}, None, granted))
     one.allowed(f"socket.socket(1).connect('{files}/granted/s')")
     record = one.refused(f"socket.socket(1).connect('{files}/secret/s')")
-    assert record.capability is Capability.IPC_UNIX
+    assert record.capability is Capability.NET_CONNECT
     assert record.target == f"unix:{files}/secret/s"
     for server in servers:
         server.close()
@@ -161,8 +161,12 @@ def test_abstract_and_datagram_unix_sockets(guest: Make, files: Path) -> None:
         stream.bind("\0pyisolate-stream")
         stream.listen()
         one = guest(policy({"/": "rwcdm"}))
-        one.refused("socket.socket(1, 2).sendto(b'x', '\\0pyisolate-test')")
-        one.refused("socket.socket(1).connect('\\0pyisolate-stream')")
+        sent = one.refused("socket.socket(1, 2).sendto(b'x', '\\0pyisolate-test')")
+        led = one.refused("socket.socket(1, 2).connect('\\0pyisolate-test')")
+        connected = one.refused("socket.socket(1).connect('\\0pyisolate-stream')")
+        assert [record.target for record in (sent, led, connected)] == ["unix:@"] * 3
+        assert sent.capability is Capability.NET_SEND
+        assert led.capability is connected.capability is Capability.NET_CONNECT
 
 
 def test_a_sandbox_talks_to_itself(guest: Make) -> None:
