@@ -260,11 +260,17 @@ def _compiled(policy: Policy | CompiledPolicy) -> CompiledPolicy:
 
 
 def _suggest(
-    capability: Capability, target: str, also: Sequence[tuple[Capability, str]] = (), *, by_native: bool = False
+    capability: Capability,
+    target: str,
+    also: Sequence[tuple[Capability, str]] = (),
+    *,
+    by_native: bool = False,
+    denied: bool = False,
+    passed: bool = False,
 ) -> dict[str, Any] | None:
     from .policy.suggest import suggestion
 
-    return suggestion(capability, target, also, by_native=by_native)
+    return suggestion(capability, target, also, by_native=by_native, denied=denied, passed=passed)
 
 
 def _hint(event: DenialEvent) -> str:

@@ -81,7 +81,7 @@ class WatchedFiles:
             names_it = runs or record.syscall in OF_NAME | RENAMING | LINKING
             named = names.in_folder(record.target) if names_it else names.acted_on(record.target, record.flags)
             return [msgspec.structs.replace(record, target=named or record.target)]
-        if (out_of_view := barred(record, names, broker)) is not None:
+        if (out_of_view := barred(record, names, broker, searched)) is not None:
             return [out_of_view]
         if runs:
             program = by_unseen_link(

@@ -45,15 +45,15 @@ def not_found(
     return msgspec.structs.replace(found, enforcer="root view", errno=number)
 
 
-def barred(record: KernelRecord, names: SeenNames, broker: Broker) -> KernelRecord | None:
+def barred(record: KernelRecord, names: SeenNames, broker: Broker, searched: Searched) -> KernelRecord | None:
     """Return the denial of a call whose name goes through a directory that the root view does not have; else None.
 
-    The kernel looks for each part of a name, also where ".." leaves it again.
+    The kernel looks for each part of a name, also where ".." leaves it again. Not of what imports search.
     """
     for name in (record.target, record.other):
         if "/../" in name or name.endswith("/.."):
             names.followed(name)
-    if names.barred is None:
+    if names.barred is None or is_beside(names.barred, names.barred, searched):
         return None
     decision = broker.decide(Capability.FS_LOOKUP, names.barred)
     reason = f"{decision.reason}: the name goes through it, and the root view shows only what is granted"

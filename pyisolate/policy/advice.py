@@ -47,10 +47,17 @@ class AdviceOfHost:
     unix_paths: bool
 
     def __call__(
-        self, capability: Capability, target: str, also: Sequence[Wanted] = (), *, by_native: bool = False
+        self,
+        capability: Capability,
+        target: str,
+        also: Sequence[Wanted] = (),
+        *,
+        by_native: bool = False,
+        denied: bool = False,
+        passed: bool = False,
     ) -> dict[str, Any] | None:
         """Return what `advice` does, or None where `spawn` would refuse it here."""
-        found = advice(capability, target, also, by_native=by_native)
+        found = advice(capability, target, also, by_native=by_native, denied=denied, passed=passed)
         if found is None or not all(self._may(rule["path"], rule["allow"]) for rule in found.get("fs", ())):
             return None
         by_path = any(str(place).startswith("unix:") for rule in found.get("net", ()) for place in rule.values())
@@ -76,13 +83,25 @@ class AdviceOfHost:
 
 
 def advice(
-    capability: Capability, target: str, also: Sequence[Wanted] = (), *, by_native: bool = False
+    capability: Capability,
+    target: str,
+    also: Sequence[Wanted] = (),
+    *,
+    by_native: bool = False,
+    denied: bool = False,
+    passed: bool = False,
 ) -> dict[str, Any] | None:
     """Return the smallest rules under which the operation passes, in one step, or None where none can be advised.
+
+    `denied`: a rule speaks of it, of a module inside of a package maybe. `passed`: monitor mode let it go on, so that
+    what was to be made is there by now.
 
     Blocks for some milliseconds the first time that it is asked about an installed module.
     """
     top = target.partition(".")[0]
+    of_library = capability is Capability.IMPORT_NATIVE and (target.endswith(".so") or ".so." in target)
+    if of_library or (denied and capability is Capability.IMPORT_MODULE and top != target):
+        return suggestion(capability, target, also)
     if capability in _IMPORTS and top and not top.isidentifier():
         top = _owner(top, InterpreterFiles.discover())
     if capability in _IMPORTS and top.isidentifier() and _brings_native(top, InterpreterFiles.discover()):
@@ -95,7 +114,7 @@ def advice(
         return None
     if capability is Capability.FS_METADATA and looks.is_link(target):
         return None  # a rule speaks of what a link leads to: the link itself is its directory's
-    if capability is Capability.FS_CREATE:
+    if capability is Capability.FS_CREATE and not passed:
         if looks.is_directory(target) and (Capability.FS_WRITE, target) in also:
             return None  # a file without a name (O_TMPFILE), or a mistake: no less than all of the directory would do
         if looks.is_directory(target):

@@ -51,14 +51,20 @@ def exact(capability: Capability, target: str) -> dict[str, Any] | None:
 
 
 def suggestion(
-    capability: Capability, target: str, also: Sequence[Wanted] = (), *, by_native: bool = False
+    capability: Capability,
+    target: str,
+    also: Sequence[Wanted] = (),
+    *,
+    by_native: bool = False,
+    denied: bool = False,
+    passed: bool = False,
 ) -> dict[str, Any] | None:
     """Return the smallest rules under which the operation passes, in one step, or None where none can be advised.
 
     `also`: what else the same call needs and is not granted, such as the writing of a file that it makes. Making and
     removing a name is granted by its directory, but never by one that is everybody's; no rule speaks of a
     task in /proc, nor of the workspace's place; and none lets a file go to another directory.
-    `by_native`: native code made the call, and asked no hook.
+    `by_native`: native code made the call, and asked no hook. `denied` and `passed` change what `advice` says.
     """
     if by_native and capability is Capability.FS_READ and _SHARED_LIBRARY.search(target):
         return exact(Capability.IMPORT_NATIVE, target)  # the loader reads it, to map it as code
@@ -87,7 +93,13 @@ def suggestion(
 
 
 def suggestion_unseen(
-    capability: Capability, target: str, also: Sequence[Wanted] = (), *, by_native: bool = False
+    capability: Capability,
+    target: str,
+    also: Sequence[Wanted] = (),
+    *,
+    by_native: bool = False,
+    denied: bool = False,
+    passed: bool = False,
 ) -> dict[str, Any] | None:
     """Return the same as a guest can know it, which does not see what is installed.
 
@@ -95,7 +107,13 @@ def suggestion_unseen(
     that has none, nor requires any, it grants nothing beside.
     """
     top = target.partition(".")[0]
-    if capability is Capability.IMPORT_MODULE and top.isidentifier() and top not in sys.stdlib_module_names:
+    inside = denied and top != target  # a rule speaks of a module in a package
+    if (
+        capability is Capability.IMPORT_MODULE
+        and not inside
+        and top.isidentifier()
+        and top not in sys.stdlib_module_names
+    ):
         return exact(Capability.IMPORT_NATIVE, top)
     return suggestion(capability, target, also, by_native=by_native)
 

@@ -60,7 +60,8 @@ _REASON_LIMIT = 1024
 class Suggest(Protocol):
     """Returns the smallest rules that would allow an operation on a raw target, or None for the floor.
 
-    `also`: what else the same call needs. `by_native`: native code made the call, and no hook was asked.
+    `also`: what else the same call needs. `by_native`: native code made the call, and no hook was asked. `denied`: a
+    rule refuses it. `passed`: it went on, in monitor mode.
     """
 
     def __call__(
@@ -70,6 +71,8 @@ class Suggest(Protocol):
         also: Sequence[tuple[Capability, str]] = (),
         *,
         by_native: bool = False,
+        denied: bool = False,
+        passed: bool = False,
     ) -> dict[str, Any] | None:
         """Return a piece of a policy file."""
 
@@ -148,7 +151,7 @@ def merge(
         count=max(1, lead.count, 0 if kernel is None else kernel.count),
         first_seen=seen,
         last_seen=seen,
-        suggestion=_suggestion(context, suggest, wanted, code, said.verdict, heard.evaluation),
+        suggestion=_suggestion(context, suggest, wanted, code, said.verdict, heard.evaluation, passed=would_deny),
         retryable=code is DenialCode.INTERNAL or capability in _RETRYABLE,
         reported_by=_reporter(broker, kernel, broker_reporter),
         shadow=shadow or lead.shadow,
@@ -320,6 +323,8 @@ def _suggestion(
     code: DenialCode,
     broker: Verdict,
     evaluation: Evaluation,
+    *,
+    passed: bool,
 ) -> dict[str, Any] | None:
     if suggest is None or code in (DenialCode.ALWAYS_DENIED, DenialCode.TOKEN_INVALID, DenialCode.ACTOR_REQUIRED):
         return None
@@ -332,7 +337,8 @@ def _suggestion(
         if not is_plain(target) or hide_user_information(target) != target:
             return None  # a rule cannot carry it as text, and an event must be safe to print and hold no password
     try:
-        found = suggest(*wanted, by_native=broker is Verdict.NOT_CONSULTED)
+        denied = code is DenialCode.EXPLICIT_DENY
+        found = suggest(*wanted, by_native=broker is Verdict.NOT_CONSULTED, denied=denied, passed=passed)
         for rule in found.get("net", ()) if found and context.unresolved else ():
             if any(_host_of(place) in context.unresolved for place in rule.values()):
                 return None  # asked for by another capability: of the proxy

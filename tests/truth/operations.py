@@ -58,7 +58,7 @@ FILES: list[Operation] = [
         python="open('{rwfile}', 'w').close(); os.rename('{rwfile}', '{ro}/moved')",
         native="(open('{rwfile}', 'w').close(), c.rename(b'{rwfile}', b'{ro}/moved'))[1]",
         raw="(open('{rwfile}', 'w').close(), sys_(316, -100, b'{rwfile}', -100, b'{secret}', 2))[1]"),
-    _op("reopen for writing", "fs.write", "/proc/self/fd/[0-9]*|{rofile}",
+    _op("reopen for writing", "fs.write", "/proc/self/fd/[0-9]*|/dev/fd/[0-9]*|{rofile}",
         python="open('/proc/self/fd/%d' % os.open('{rofile}', 0), 'r+')",
         native="c.open(b'/proc/self/fd/%d' % os.open('{rofile}', 0), 2)",
         raw="sys_(257, -100, b'/dev/fd/%d' % os.open('{rofile}', 0), 2, 0)"),

@@ -118,9 +118,23 @@ def test_nothing_is_suggested_where_no_rule_can_help(capability: Capability) -> 
     assert suggestion(capability, "/x") is None
 
 
-@pytest.mark.parametrize("name", ["librt.so", "librt.so.1"])
+def test_a_module_that_a_rule_denies_in_a_package_is_advised_by_its_own_name() -> None:
+    denied = {"import": {"allow": ["msgspec.json"]}}
+    for advises in (advice, suggestion_unseen):
+        assert advises(C.IMPORT_MODULE, "msgspec.json", denied=True) == denied
+        assert advises(C.IMPORT_MODULE, "msgspec.json") == {"import": {"native": ["msgspec"]}}  # the control
+
+
+def test_what_monitor_mode_let_be_made_is_advised_as_where_it_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    asked = C.FS_CREATE, str(tmp_path / "made")
+    assert advice(*asked, passed=True) == suggestion(*asked)
+    assert advice(*asked) == suggestion(C.FS_READ, asked[1])  # the control
+
+
+@pytest.mark.parametrize("name", ["librt.so", "librt.so.1", "msgspec.so.1"])
 def test_no_rule_names_a_library_of_which_the_loader_finds_the_file(name: str) -> None:
-    assert suggestion(C.IMPORT_NATIVE, name) is None
+    assert suggestion(C.IMPORT_NATIVE, name) is advice(C.IMPORT_NATIVE, name) is None
     assert suggestion(C.IMPORT_NATIVE, f"/usr/lib/{name}") is not None  # the control
 
 
