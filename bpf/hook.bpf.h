@@ -122,7 +122,8 @@ static __noinline int pyi_refuse(struct pyi_scratch *scratch, struct pyi_task *o
 			: record->capability == PYI_FS_LOOKUP ? ENOENT
 							      : EACCES;
 	record->syscall = PYI_SYSCALL_NR(regs);
-	if (record->hook == PYI_H_UNIX_SEND && record->syscall != PYI_NR_CONNECT) /* connect(2) of datagrams comes there, too */
+	if (record->hook == PYI_H_UNIX_SEND &&
+	    record->syscall != PYI_NR_CONNECT) /* connect(2) of datagrams comes there, too */
 		record->capability = PYI_NET_SEND;
 	pyi_slot_record(own, record, regs, scratch->walk);
 	u32 text = record->text_bytes;
