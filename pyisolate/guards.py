@@ -88,6 +88,8 @@ def sandboxed(
     `spawn`; the actor of this context travels along. Raises what `spawn` and `Sandbox.call` raise.
     """
 
+    if inspect.isfunction(policy):
+        raise TypeError(f"sandboxed: on {policy.__qualname__}: it takes brackets. Hint: @pyisolate.sandboxed()")
     check_options("sandboxed", options)
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:

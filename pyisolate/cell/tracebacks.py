@@ -92,8 +92,9 @@ def print_errors_of_threads() -> None:
 
     The interpreter's hooks look for them in files of the sources' names, all along the import path.
     """
-    threading.excepthook = _of_thread
-    sys.unraisablehook = _unraisable
+    threading.excepthook, sys.unraisablehook = _of_thread, _unraisable
+    for hook, module, name in ((_of_thread, "threading", "excepthook"), (_unraisable, "sys", "unraisablehook")):
+        hook.__module__, hook.__name__, hook.__qualname__ = module, name, name  # by which it is pickled
 
 
 def _of_thread(args: Any) -> None:

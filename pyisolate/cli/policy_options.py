@@ -75,9 +75,11 @@ def choose_policy(options: dict[str, Any]) -> Policy:
 
 def warn_of_absent(options: dict[str, Any]) -> None:
     """Say on stderr which paths of --allow-... do not exist: a sandbox is started without them."""
+    from ..policy.workspace import HOME
+
     for option, builder, metavar, _ in _GRANTS:
         for value in options[builder] if metavar == "PATH" else ():
-            if not value.startswith("@") and not os.path.lexists(value):
+            if not value.startswith("@") and not os.path.lexists(value) and value != HOME:
                 click.echo(f"pyisolate: {option} {value}: there is no such path, so nothing is granted", err=True)
 
 

@@ -152,6 +152,8 @@ def _with_own_text(policy: Policy, script: Script) -> Policy:
     own = script.directory is not None and not script.program and os.path.isfile(script.filename)
     if not own or not _is_readable(script.filename):
         return policy
+    if policy.workspace is not None and script.filename.startswith("/tmp/"):
+        return policy  # a rule about the host's /tmp would take the place of the guest's own
     try:
         return policy.allow_read(script.filename)
     except ValueError:  # no policy can name it
@@ -200,6 +202,16 @@ def _is_readable(directory: str) -> bool:
     parents = all(parent.stat().st_mode & stat.S_IXOTH for parent in path.parents)
     wanted = 0o005 if path.is_dir() else 0o004
     return parents and path.stat().st_mode & wanted == wanted
+
+
+def why_not_granted(script: Script) -> str:
+    """Say why the modules beside a script are not granted; empty where they are, or there are none."""
+    directory, own = script.directory, Path(script.filename).stem
+    if directory is None or not os.path.isdir(directory) or _is_shared(directory) or _is_readable(directory):
+        return ""
+    if not set(_modules(directory)) - {own}:
+        return ""
+    return f"the modules in {directory} are not granted: guests are another user, who cannot read there (chmod o+rx)"
 
 
 def find_modules(sandbox: Any, script: Script) -> None:

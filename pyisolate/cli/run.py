@@ -16,7 +16,7 @@ from .guest_files import named_file
 from .guest_options import guest_options
 from .guest_run import Ran, Settings, assignment, run_guest
 from .policy_options import choose_policy, load_policy, policy_options, warn_of_absent
-from .project import RunCommand, Script, chosen_script, with_project
+from .project import RunCommand, Script, chosen_script, why_not_granted, with_project
 
 if TYPE_CHECKING:
     from ..policy import Policy
@@ -87,6 +87,7 @@ def run(words: tuple[str, ...], text: str | None, module: str | None, **options:
     answers: str | None = options.pop("save_answers")
     policy: Policy | None = None
     script: Script | None = None
+    kept_out = ""
     name = "-c" if text is not None else module or "".join(words[:1])
     project = options.pop("project") and options["policy_file"] is None
     try:
@@ -96,6 +97,7 @@ def run(words: tuple[str, ...], text: str | None, module: str | None, **options:
         script = chosen_script(words, text, module)
         if install and (environment := environment_of_script(script.source)) is not None:
             policy = environment.grant(policy)
+        kept_out = why_not_granted(script) if project else ""
         policy, script = with_project(policy, script, grant=project)
         if options.pop("monitor"):
             policy = policy.with_mode("monitor")
@@ -122,6 +124,8 @@ def run(words: tuple[str, ...], text: str | None, module: str | None, **options:
         say(ran, quiet)
         if script is not None and not (install or quiet) and _lacks_module(ran) and states_dependencies(script.source):
             click.echo("pyisolate: the script names packages in its header (PEP 723): --install builds them", err=True)
+        if kept_out and not quiet and _lacks_module(ran):
+            click.echo(f"pyisolate: {kept_out}", err=True)
     raise SystemExit(status)
 
 
@@ -221,10 +225,15 @@ def _summary(heading: str, denials: list[DenialEvent]) -> str:
     return "\n".join(lines)
 
 
+def _described(error: BaseException) -> dict[str, Any]:
+    from ..errors import describe
+
+    of_guest = {name: getattr(error, name, None) or None for name in ("type_name", "traceback")}
+    return describe(error) | of_guest
+
+
 def _document(ran: Ran, policy: Policy | None, script: str, status: int) -> dict[str, Any]:
     import msgspec
-
-    from ..errors import describe
 
     report = ran.enforcement
     return {
@@ -232,7 +241,7 @@ def _document(ran: Ran, policy: Policy | None, script: str, status: int) -> dict
         "outcome": str(ran.outcome),
         "exit_status": status,
         "guest_exit_code": ran.exit_code,
-        "error": None if ran.error is None else describe(ran.error),
+        "error": None if ran.error is None else _described(ran.error),
         "duration_s": round(ran.duration_s, 6),
         "stdout": ran.stdout,
         "stderr": ran.stderr,

@@ -323,14 +323,15 @@ def install() -> None:
     """Put the checks before `__import__` and importlib's own entries, inert until the gate opens. Cells only."""
     if not _installed.acquire(blocking=False):
         return
-    for wrapper, original, name in (
-        (_checked_import, _import, "__import__"),
-        (_checked_pure_import, _pure_import, "__import__"),
-        (_checked_import_module, _import_module, "import_module"),
-        (_checked_gcd_import, _gcd_import, "_gcd_import"),
-        (_checked_find_spec, _find_spec, "find_spec"),
+    for wrapper, original, module, name in (
+        (_checked_import, _import, "builtins", "__import__"),
+        (_checked_pure_import, _pure_import, "importlib", "__import__"),
+        (_checked_import_module, _import_module, "importlib", "import_module"),
+        (_checked_gcd_import, _gcd_import, "importlib._bootstrap", "_gcd_import"),
+        (_checked_find_spec, _find_spec, "importlib.util", "find_spec"),
     ):
         wrapper.__name__ = wrapper.__qualname__ = name
+        wrapper.__module__ = module  # by both it is pickled
         wrapper.__doc__ = original.__doc__
     builtins.__import__ = _checked_import  # type: ignore[assignment]
     importlib.__import__ = _checked_pure_import  # type: ignore[assignment]

@@ -90,6 +90,14 @@ def test_a_place_that_guests_cannot_read_starts_all_the_same(tree: Path) -> None
     assert run("main.py", cwd=tree).stdout == "here\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="guests are the same user")
+def test_modules_that_guests_cannot_read_are_told_of(tree: Path) -> None:
+    tree.chmod(0o700)
+    done = run("main.py", cwd=tree)
+    assert done.returncode == 120
+    assert f"the modules in {tree} are not granted: guests are another user" in done.stderr
+
+
 def test_a_module_runs_as_a_script(tree: Path) -> None:
     done = run("-m", "package", "-x", "--json", cwd=tree)
     assert (done.returncode, done.stdout) == (0, "42 ['-x', '--json'] __main__\n"), done.stderr

@@ -233,6 +233,34 @@ seen
         assert [(file, name) for file, name in seen if "/pyisolate/" in file] == []
 
 
+def test_functions_that_hooks_have_replaced_are_pickled(supervisor: SupervisorOf) -> None:
+    """By name, as those of the interpreter are: `executor.map(importlib.import_module, names)`."""
+    source = """
+import builtins, importlib.util, os, pickle, sys, threading
+replaced = (os._exit, importlib.import_module, importlib.__import__, importlib.util.find_spec, builtins.__import__,
+            threading.excepthook, sys.unraisablehook)
+[pickle.loads(pickle.dumps(one)) is one for one in replaced]
+"""
+    with supervisor.spawn("pickled") as sandbox:
+        assert sandbox.exec(source).value == [True] * 7
+
+
+def test_a_program_may_ask_to_be_who_it_is(supervisor: SupervisorOf) -> None:
+    """GNU make does before it starts a command (posix_spawn, POSIX_SPAWN_RESETIDS). The control: to be another."""
+    source = """
+import os
+os.seteuid(os.geteuid()); os.setegid(os.getegid()); os.setuid(os.getuid()); os.setgid(os.getgid())
+os.setresuid(-1, -1, -1); os.setresgid(-1, os.getgid(), -1); os.setreuid(os.getuid(), -1); os.setregid(-1, -1)
+"""
+    with supervisor.spawn("itself") as sandbox:
+        sandbox.exec(source)
+        assert sandbox.get_denial_events() == []
+        for other in ("os.setuid(1)", "os.setresgid(-1, 1, -1)"):
+            with pytest.raises(pyisolate.PolicyError) as caught:
+                sandbox.exec(f"import os; {other}")
+            assert caught.value.denial_event.capability == "kernel.capability"
+
+
 def test_a_module_that_the_guest_makes_can_be_imported(supervisor: SupervisorOf) -> None:
     make = "import sys, types\nmade = types.ModuleType('made')\nmade.value = 5\nsys.modules['made'] = made\n"
     with supervisor.spawn("made") as sandbox:

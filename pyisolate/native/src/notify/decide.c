@@ -301,6 +301,10 @@ SHARED void notify_decide(const struct notify_call *c)
 		notify_do_capset(c);
 		return;
 	}
+	if (c->policy->flags & NOTIFY_CELL && notify_keeps_ids(c)) {
+		notify_result(c, 0);
+		return;
+	}
 	argument = c->policy->flags & NOTIFY_CELL ? notify_raises(c) : 0;
 	if (argument) {
 		notify_refuse_floor(c, PYI_KERNEL_CAPABILITY, argument);

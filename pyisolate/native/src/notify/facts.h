@@ -19,6 +19,7 @@ SHARED void notify_policy_drop(notify_policy *p);
 /* target.c */
 SHARED int notify_proc_text(int tid, const char *file, char *text, size_t bytes);
 SHARED int notify_valid(const struct notify_call *c);
+SHARED int notify_keeps_ids(const struct notify_call *c);
 SHARED ssize_t notify_read_some(int tid, uint64_t address, void *into, size_t bytes);
 SHARED int notify_read(const struct notify_call *c, uint64_t address, void *into, size_t bytes);
 SHARED int notify_write(struct notify_sandbox *s, uint64_t id, int tid, uint64_t address, const void *from,

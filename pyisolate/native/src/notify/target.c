@@ -168,6 +168,60 @@ SHARED int notify_permitted(int tid, uint64_t *capabilities)
 	return 0;
 }
 
+/* The user or group that the task is (`field`), by the number that it has itself (`map`: user_namespaces(7)); -1 where it
+ * is more than one, or is not known. */
+static long long notify_own_user(int tid, const char *text, const char *field, const char *map)
+{
+	char ranges[4096];
+	unsigned long long ids[4], range[3];
+
+	if (notify_status_line(text, field, 10, ids, 4) != 4 || ids[1] != ids[0] || ids[2] != ids[0] ||
+	    notify_proc_text(tid, map, ranges, sizeof ranges) || notify_status_line(ranges, "", 10, range, 3) != 3 ||
+	    ids[0] < range[1] || ids[0] - range[1] >= range[2])
+		return -1;
+	return (long long)(ids[0] - range[1] + range[0]);
+}
+
+/* A set*id call of a task without capabilities that names no user or group but its own: posix_spawn makes it where it is to
+ * reset them (GNU make, POSIX_SPAWN_RESETIDS). It changes nothing, and the task can become no other. */
+SHARED int notify_keeps_ids(const struct notify_call *c)
+{
+	char text[4096];
+	unsigned long long permitted;
+	int count = 0, user = 0;
+
+	switch (c->nr) {
+	case SYS_setresuid:
+		user = 1; /* fallthrough */
+	case SYS_setresgid:
+		count = 3;
+		break;
+	case SYS_setreuid:
+		user = 1; /* fallthrough */
+	case SYS_setregid:
+		count = 2;
+		break;
+	case SYS_setuid:
+		user = 1; /* fallthrough */
+	case SYS_setgid:
+		count = 1;
+		break;
+	default:
+		return 0;
+	}
+	if (notify_status(c->tid, text, sizeof text) || !notify_status_line(text, "\nCapPrm:", 16, &permitted, 1) ||
+	    permitted)
+		return 0;
+	long long own = user ? notify_own_user(c->tid, text, "\nUid:", "uid_map")
+			     : notify_own_user(c->tid, text, "\nGid:", "gid_map");
+	if (own < 0 || !notify_valid(c))
+		return 0;
+	for (int i = 0; i < count; i++)
+		if ((uint32_t)c->args[i] != (uint32_t)own && (count == 1 || (uint32_t)c->args[i] != UINT32_MAX))
+			return 0;
+	return 1;
+}
+
 /* A signal that the task would handle if it were not asleep in our hands. */
 SHARED int notify_interrupted(int tid)
 {
