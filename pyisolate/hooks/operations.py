@@ -179,7 +179,8 @@ def _exec(args: Arguments) -> Operations:
 def executing(named: str | None) -> Operations:
     """Return the operation of running a program: what a link leads to, or the link where no rule speaks of either.
 
-    A rule for the link grants both. One for what it leads to leaves the link out of sight.
+    A rule for the link grants both. One for what it leads to leaves the link out of sight, but not one that the guest
+    may have made: no rule finds that before the guest does.
     """
     path = None if named is None else paths.reached(named)
     if named is None or path is None:
@@ -187,7 +188,8 @@ def executing(named: str | None) -> Operations:
     hooks = GATE.hooks
     if hooks is not None and path != named:
         said = [hooks.peek(C.PROCESS_EXEC, one).code for one in (path, named)]
-        path = named if all(map(is_unspoken_of, said)) else path
+        made = hooks.peek(C.FS_CREATE, named).verdict is Verdict.ALLOW
+        path = named if all(map(is_unspoken_of, said)) and not made else path
     return ((C.PROCESS_EXEC, path, {}),)
 
 

@@ -159,7 +159,8 @@ def _program(record: KernelRecord, broker: Broker, names: SeenNames) -> KernelRe
         decision = broker.decide(Capability.PROCESS_EXEC, path)
         if decision.code is not None:
             of_link = decision if link is None else broker.decide(Capability.PROCESS_EXEC, link)
-            if is_unspoken_of(decision.code) and is_unspoken_of(of_link.code):
+            made = link is not None and broker.decide(Capability.FS_CREATE, link).code is None  # the guest's own
+            if is_unspoken_of(decision.code) and is_unspoken_of(of_link.code) and not made:
                 decision = of_link  # as hooks name it: a rule for the link grants both
             reason = f"{script} names it as its interpreter: {decision.reason}" if script else decision.reason
             denied = refused(record, msgspec.structs.replace(decision, reason=reason), decision.target)

@@ -74,6 +74,26 @@ def test_an_interpreter_by_a_link_that_no_rule_names_is_one_event(
         assert sandbox.get_denial_events() == []
 
 
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+def test_a_program_by_a_link_of_the_guests_is_advised_by_where_it_leads(
+    supervisor: pyisolate.Supervisor, mode: str
+) -> None:
+    program = os.path.realpath("/usr/bin/env")
+    policy = Policy.preset("compute").allow_import("subprocess").allow_exec("/usr/bin/true").with_mode(mode)
+    run = f"import os, subprocess; os.symlink({program!r}, 'mine'); subprocess.run(['./mine', 'true']).returncode"
+    with supervisor.spawn("link", policy) as sandbox:
+        if mode == "monitor":
+            sandbox.exec(run)
+        else:
+            with pytest.raises(pyisolate.PolicyError):
+                sandbox.exec(run)
+        (event,) = sandbox.get_denial_events()
+        assert (event.target, event.suggestion) == (program, {"process": [{"exec": program}]})
+    with supervisor.spawn("granted", policy.allow_exec(program)) as sandbox:  # the control
+        assert sandbox.exec(run).value == 0
+        assert sandbox.get_denial_events() == []
+
+
 def test_what_a_files_own_mode_refuses_is_no_event(supervisor: pyisolate.Supervisor, folder: Path) -> None:
     policy = Policy.preset("compute").allow_import("subprocess").allow_exec(folder).with_workspace("4MiB")
     with supervisor.spawn("modes", policy) as sandbox:
