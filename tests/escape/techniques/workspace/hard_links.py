@@ -20,6 +20,7 @@ TECHNIQUE = Technique(
     source="man 2 linkat; CWE-62",
     policy=workspace,
     event=("fs.read", "fs.create"),
+    unseen_bpf="a workspace is a mount of its own: the kernel says EXDEV before it asks any program",
     stops=("root view", "landlock"),
     control=Bare(),
     thread=NO_WORKSPACE,

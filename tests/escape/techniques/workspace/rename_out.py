@@ -17,6 +17,7 @@ TECHNIQUE = Technique(
     source="man 2 renameat2, RENAME_EXCHANGE",
     policy=workspace,
     event=("fs.create", "fs.delete", "fs.write"),
+    unseen_bpf="a workspace is a mount of its own: the kernel says EXDEV before it asks any program",
     stops=("root view", "landlock"),
     control=Bare(),
     thread=NO_WORKSPACE,
