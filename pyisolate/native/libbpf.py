@@ -269,11 +269,15 @@ def has_function(name: str) -> bool:
 
 
 def try_lsm() -> None:
-    """Load the smallest LSM program and drop it. Raises BpfCallError where the kernel takes none."""
+    """Load the smallest LSM program and drop it. Raises BpfCallError where the kernel permits none.
+
+    Any other failure tells nothing of real programs, which then tell it themselves.
+    """
     _need()
     with signals_blocked():
         result = _lib.pyi_try_lsm()
-    check(result, "load", "an LSM program")
+    if result == -errno.EPERM:
+        raise _error(errno.EPERM, "load", "an LSM program")
 
 
 def grace_period() -> None:
