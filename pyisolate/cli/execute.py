@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..errors import SandboxError
 from .exit_status import Outcome, status_of
 from .guest_files import named_file
 from .guest_options import guest_options
@@ -57,7 +58,7 @@ def execute(command: tuple[str, ...], **options: Any) -> None:
         options["files"] = dict(named_file(text) for text in options["files"])
         script = Script("", os.path.basename(path), command=(path, *command[1:]))
         ran = run_guest(policy, script, Settings(**options))
-    except (OSError, ValueError) as error:
+    except (SandboxError, OSError, ValueError) as error:
         ran = Ran(error=error)
     say(ran, quiet)
     raise SystemExit(_status(ran))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import SandboxError
 from .environment_options import environment_option, with_environment
 from .exit_status import FOUND, STATUS, Outcome
 from .policy_options import complete_preset, load_policy
@@ -37,7 +38,7 @@ def _load(text: str, environment: str | None = None) -> Policy:
 
     try:
         return with_environment(load_policy(text), environment)
-    except (OSError, ValueError) as error:
+    except (SandboxError, OSError, ValueError) as error:
         fail(error, STATUS[Outcome.COULD_NOT_START])
 
 

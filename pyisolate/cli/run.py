@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..capability import Capability
+from ..errors import SandboxError
 from .environment_options import environment_of_script, states_dependencies
 from .exit_status import STATUS, Outcome, status_of
 from .guest_files import named_file
@@ -112,7 +113,7 @@ def run(words: tuple[str, ...], text: str | None, module: str | None, **options:
             _save(ran.outputs, folder)
         if answers is not None and ran.answered is not None:
             Path(answers).write_text(ran.answered.to_yaml())
-    except (OSError, ValueError) as error:
+    except (SandboxError, OSError, ValueError) as error:
         ran = Ran(error=error)
     status = status_of(ran.outcome, ran.exit_code)
     refused = any(event.capability is not Capability.FS_LOOKUP for event in ran.denials)

@@ -109,6 +109,14 @@ def test_who_grants_what_is_not_there_is_warned(tmp_path: Path, capsys: pytest.C
     )
 
 
+@pytest.mark.parametrize("command", ["run {} -c 1", "exec {} true", "policy check {} compute"])
+def test_an_environment_that_cannot_be_had_is_told_in_words(command: str) -> None:
+    answer = invoke(*command.format("--environment none.txt").split())
+    assert (answer.exit_code, type(answer.exception)) == (125, SystemExit), answer.exception
+    assert "'none.txt': there is none" in answer.output
+    assert "hint:" in answer.output
+
+
 def test_a_defect_is_not_hidden_as_an_outcome() -> None:
     with pytest.raises(ZeroDivisionError):
         exit_status.outcome_of(ZeroDivisionError())
