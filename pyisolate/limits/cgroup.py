@@ -430,7 +430,7 @@ class CgroupTree:
             ours, theirs = socket.socketpair()
             with ours, theirs:
                 command, end = ["/bin/sh", "-c", "read line; (exit 0); exit 0"], theirs.fileno()
-                shell = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env={})
+                shell = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env={}, start_new_session=True)
                 try:
                     probe.add(shell.pid)
                     self.can_freeze = probe.prove_freezing()

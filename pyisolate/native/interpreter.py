@@ -12,15 +12,14 @@ def start(
     descriptors: Sequence[int],
     environment: Mapping[str, str],
     *,
-    own_session: bool = True,
     silent: bool = False,
     program: str = sys.executable,
 ) -> subprocess.Popen[bytes]:
     """Start an interpreter, isolated (-I), with `arguments`; it inherits `descriptors`, and stderr alone besides.
 
-    `program`: this one, or one of an environment. `own_session`: no Ctrl-C of the host's terminal reaches it. `silent`:
-    its stdout is no one's. -B: a guest is refused no bytecode that an import would write beside its source. Raises
-    OSError.
+    Its session is its own, so that no Ctrl-C of the host's terminal reaches it. `program`: this one, or one of an
+    environment. `silent`: its stdout is no one's. -B: a guest is refused no bytecode that an import would write beside
+    its source. Raises OSError.
     """
     return subprocess.Popen(
         [program, "-I", "-B", *arguments],
@@ -29,5 +28,5 @@ def start(
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL if silent else None,
-        start_new_session=own_session,
+        start_new_session=True,
     )

@@ -216,12 +216,12 @@ class CellSession(ProgramSession):
             raise SandboxError(f"run in {self.name!r}: {error}") from None
         except BaseException as error:  # Ctrl-C, or a callback for output that raised: no caller reads the answer
             if self.running:
-                self._abandon_request(error, began)
+                self._abandon_request(error, began, frame)
             raise
         finally:
             self.control.request_ended(deadline, took_s=time.monotonic() - began)
         if late and answer is not None and self.ending is None:
-            raise self._interrupted(answer, budget)
+            raise self._interrupted(answer, budget, frame)
         return self._conclude(answer, budget, timeout)
 
     def _interrupted_answer(self, began: float) -> Answer | None:
@@ -230,25 +230,25 @@ class CellSession(ProgramSession):
         self.interrupt()
         return self.channel.wait_answer(until if wall is None else min(until, began + wall))
 
-    def _interrupted(self, answer: Answer, timeout: float | None) -> SandboxError:
+    def _interrupted(self, answer: Answer, timeout: float | None, request: wire.Request) -> SandboxError:
         """Return the error of a request that was out of time and ended when it was interrupted."""
         self.denials.settle()
         self.state = "idle"
         hint = "the sandbox and its state live on; pass a larger timeout=, or make the guest do less"
         error = self.time_limit(timeout, timeout, "it was interrupted", hint)
         self.give_output(error)
-        if isinstance(answer, wire.Failed):
-            keep_traceback(error, as_kept(answer))
+        _show_where(error, answer, request)
         return error
 
-    def _abandon_request(self, error: BaseException, began: float) -> None:
-        """End a request whose answer no caller reads. Ctrl-C interrupts the guest first."""
-        ended = False
+    def _abandon_request(self, error: BaseException, began: float, request: wire.Request) -> None:
+        """End a request whose answer no caller reads. Ctrl-C interrupts the guest first, and shows where it was."""
+        answer: Answer | None = None
         try:
             if isinstance(error, KeyboardInterrupt) and not self.channel.torn:
-                ended = self._interrupted_answer(began) is not None
+                answer = self._interrupted_answer(began)
         finally:  # a second Ctrl-C does not wait
-            if ended and self.ending is None:
+            if answer is not None and self.ending is None:
+                _show_where(error, answer, request)
                 self.state = "idle"
                 self.take_written()
             else:
@@ -447,3 +447,9 @@ class CellSession(ProgramSession):
     def _refused_by_mode(self, record: BrokerRecord) -> bool:
         own = None if self.workspace is None else self.workspace.directory
         return refused_by_mode(record, self.compiled, own, user_of(self.pid))
+
+
+def _show_where(error: BaseException, answer: Answer, request: wire.Request) -> None:
+    """Put the guest's traceback on an error; not that of code which waits for a program."""
+    if isinstance(answer, wire.Failed) and request.kind != "command":
+        keep_traceback(error, as_kept(answer))

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from ..cell import wire
 from ..telemetry.sanitize import hide_in_text, without_source
-
-if TYPE_CHECKING:
-    from ..errors import SandboxError
 
 
 def as_kept(answer: wire.Failed) -> wire.Failed:
@@ -26,7 +21,7 @@ def as_kept(answer: wire.Failed) -> wire.Failed:
     )
 
 
-def keep_traceback(error: SandboxError, answer: wire.Failed) -> None:
-    """Put the guest's traceback on an error, and its frames where logs print them."""
-    error.traceback = answer.traceback
+def keep_traceback(error: BaseException, answer: wire.Failed) -> None:
+    """Put the guest's traceback on an error, or a KeyboardInterrupt, and its frames where logs print them."""
+    vars(error)["traceback"] = answer.traceback
     error.add_note(without_source(answer.traceback))

@@ -37,6 +37,7 @@ from ..limits.usage import Usage
 from ..native.threads import Thread
 from .attendant import Attendant
 from .base import SandboxBase
+from .failed import as_kept, keep_traceback
 from .process_end import wait_for_the_end
 from .request import check_seconds
 from .result import OutputCallback, Result
@@ -363,10 +364,13 @@ class ThreadSession(Session):
             with routed(self._thread.ident or 0, {"stdin": stdin, **self._streams}):
                 answer = self._wait(job, None if budget is None else time.monotonic() + budget)
         except BaseException as error:  # Ctrl-C, or a callback for output that raised: no caller reads the answer
-            if not isinstance(error, KeyboardInterrupt) or self._interrupted(job) is None:
+            ended = self._interrupted(job) if isinstance(error, KeyboardInterrupt) else None
+            if ended is None:
                 self.end(f"its request was abandoned: {type(error).__name__}")
             else:
                 self.state = "idle"
+                if isinstance(ended, Raised):
+                    keep_traceback(error, as_kept(_with_trace(ended)))
                 self.take_written()
             raise
         return self._conclude(job, answer, budget, timeout, started)
@@ -413,8 +417,7 @@ class ThreadSession(Session):
             self.give_output(late)
             raise late
         if isinstance(answer, Raised):
-            text = "".join(answer.trace.format())
-            raise self.failure(msgspec.structs.replace(answer.failure, traceback=text))
+            raise self.failure(_with_trace(answer))
         return Result(
             **self.take_written(),
             value=answer.value,
@@ -455,6 +458,10 @@ class ThreadSession(Session):
         self._watchdog.unwatch(self.id)
         if self._thread.ident is not None and threading.current_thread() is not self._thread:
             self._thread.join(_STOP_TIMEOUT_S)
+
+
+def _with_trace(answer: Raised) -> wire.Failed:
+    return msgspec.structs.replace(answer.failure, traceback="".join(answer.trace.format()))
 
 
 def _set_async_exception(ident: int, kind: type[BaseException]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -109,6 +111,29 @@ def test_output_passes_through_as_it_comes(tmp_path: Path) -> None:
         assert time.monotonic() - started < 10
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
+
+
+def test_ctrl_c_at_a_terminal_is_for_the_guest_alone() -> None:
+    """It reaches the whole foreground group: no part of the supervisor may print what it makes of that."""
+    master, slave = pty.openpty()
+    guest = ["-c", "import time; print('going', flush=True); time.sleep(60)"]
+    opens_its_terminal = ["sh", "-c", 'exec "$@" <$0', os.ttyname(slave), *COMMAND, *guest]
+    seen = b""
+    with (
+        open(master, "rb+", buffering=0) as terminal,
+        subprocess.Popen(opens_its_terminal, stdout=slave, stderr=slave, start_new_session=True) as process,
+    ):
+        os.close(slave)
+        while b"going" not in seen:
+            seen += terminal.read(4096)
+        terminal.write(b"\x03")
+        with contextlib.suppress(OSError):  # EIO: nobody has it open any more
+            while part := terminal.read(4096):
+                seen += part
+    assert process.returncode == 130
+    assert b"interrupted\r\n" in seen
+    assert b"rootview" not in seen, seen.decode()
+    assert seen.count(b"Traceback") <= 1, seen.decode()  # the guest's, unless that was killed
 
 
 def test_a_closed_pipe_ends_the_guest(tmp_path: Path) -> None:

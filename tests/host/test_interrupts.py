@@ -129,8 +129,9 @@ def test_ctrl_c_keeps_the_state(supervisor: SupervisorOf, isolation: Any) -> Non
     with supervisor.spawn("kept", isolation=isolation, limits=WITHOUT_UNHELD) as sandbox:
         sandbox.exec("x = 4")
         threading.Timer(0.3, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as caught:
             sandbox.exec("print('lost')\nwhile True: pass")
+        assert "line 2, in <module>" in "".join(caught.value.__notes__)
         again = sandbox.exec("print('mine')\nx")
         assert (again.value, again.stdout) == (4, "mine\n")
 

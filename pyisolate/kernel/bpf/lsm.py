@@ -123,7 +123,8 @@ def _proof(enforcer: BpfLsmEnforcer) -> str:
             os.path.realpath(denied.name),
             os.path.realpath(os.__file__),
         ]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        child = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)  # from Ctrl-C
         try:
             enforcer.attach_task(child.pid, PROBE, policy)
             said, _ = child.communicate("\n", timeout=60)

@@ -16,7 +16,6 @@ import errno
 import itertools
 import os
 import select
-import signal
 import socket
 
 import msgspec
@@ -142,7 +141,6 @@ class Stager:
 
     def serve(self) -> None:
         """Serve until the builder ends."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the host, whose end is heard of here
         reap_unasked()
         process.set_name("pyisolate-stage")
         mount.unshare(process.CLONE_NEWNS)

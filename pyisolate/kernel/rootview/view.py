@@ -373,7 +373,6 @@ class RootViewBuilder(Enforcer):
                 ["-c", _BOOT, str(theirs.fileno()), package_parent],
                 [theirs.fileno()],
                 {},
-                own_session=False,
                 silent=True,
             )
         ours.settimeout(_FORKER_TIMEOUT_S)
