@@ -97,7 +97,7 @@ def test_a_reload_reaches_a_guest_at_rest(supervisor: pyisolate.Supervisor) -> N
     with supervisor.spawn("rests", FREEZE) as sandbox:
         sandbox.exec(COUNTS)
         supervisor.reload_policy("compute", Policy.preset("compute"))
-        assert rested(sandbox) > 0.005
+        assert works(sandbox)
         supervisor.reload_policy("compute", FREEZE)
         assert rested(sandbox) < 0.005
         assert sandbox.eval("1 + 1") == 2
@@ -124,7 +124,7 @@ def test_a_guest_runs_on_while_programs_do_and_stands_still_after_the_last(super
         assert rested(sandbox) < 0.005
         first, last = (sandbox.popen(["cat"], stdin=subprocess.PIPE) for _ in range(2))
         assert first.communicate(b"x", timeout=20) == (b"x", b"")
-        assert rested(sandbox) > 0.005
+        assert works(sandbox)
         assert last.communicate(b"x", timeout=20) == (b"x", b"")
         assert rested(sandbox) < 0.005
         assert sandbox.eval("1") == 1
