@@ -13,8 +13,10 @@ import builtins
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
+from importlib import machinery
+from types import CodeType, FrameType
 from typing import Any, TypeVar
+from zipimport import zipimporter
 
 from ..capability import Capability
 from ..decision import Decision, DenialCode, Verdict
@@ -66,6 +68,9 @@ ON_BEHALF = frozenset(
     }
 )
 _NATIVE_SUFFIX = ".so"
+#: Classes that CPython before 3.13 has among its modules (Lib/typing.py).
+_CLASSES = frozenset({"typing.io", "typing.re"})
+_LOADERS = (machinery.SourceFileLoader, machinery.SourcelessFileLoader, machinery.ExtensionFileLoader, zipimporter)
 #: Refused because no rule speaks of it, not because one says no.
 _NO_RULE = frozenset({DenialCode.NOT_GRANTED, DenialCode.SCOPE_INSUFFICIENT})
 
@@ -75,6 +80,7 @@ _pure_import = importlib.__import__
 _bootstrap: Any = sys.modules["_frozen_importlib"]  # what importlib calls _bootstrap
 _gcd_import = _bootstrap._gcd_import
 _find_spec = importlib.util.find_spec
+_look_up = _bootstrap._find_spec
 _resolve_name, _calc_package = _bootstrap._resolve_name, _bootstrap._calc___package__
 _modules = sys.modules
 
@@ -106,6 +112,8 @@ class ImportRule:
             return
         wanted = [one for one in names if isinstance(one, str)] if isinstance(names, (tuple, list)) else []
         self.module(full, wanted)
+        if not names and _made_by_guest(full) and "." in full:
+            self.module(full.partition(".")[0])  # the statement binds this, and loads it
 
     def module(self, full: str, names: Sequence[str] = ()) -> None:
         """Decide a module by its full name, and what is taken from it where that may be a submodule."""
@@ -136,7 +144,9 @@ class ImportRule:
         return self._peek(Capability.IMPORT_MODULE, full).verdict is Verdict.ALLOW
 
     def _decide(self, full: str) -> None:
-        if self._peek(Capability.IMPORT_MODULE, full).code in _NO_RULE and self._of_workspace(full):
+        if self._peek(Capability.IMPORT_MODULE, full).code in _NO_RULE and (
+            self._of_workspace(full) or (GATE.hooks is not None and _found_by_guest(full))
+        ):
             return
         self._ask(Capability.IMPORT_MODULE, full)
         self._decide_warm_native(full)
@@ -169,9 +179,48 @@ class ImportRule:
 
 
 def _made_by_guest(full: str) -> bool:
-    """Tell whether a module came from no finder: the guest made it and put it into `sys.modules`, where it has it."""
+    """Tell whether a loaded module is the guest's own: no finder's, or the work of a loader of the guest's.
+
+    Cells only: the modules of a thread's process are the host's, and so may be their loaders.
+    """
     module = _modules.get(full)
-    return module is not None and getattr(module, "__spec__", full) is None
+    if module is None or full in _CLASSES or GATE.hooks is None:
+        return False
+    try:
+        spec = getattr(module, "__spec__", None)
+        return spec is None or _loads_for_guest(spec.loader)
+    except Exception:  # no module of the host's raises when it is asked
+        return True
+
+
+def _loads_for_guest(loader: object) -> bool:
+    """Tell whether a loader is the guest's own code, and none of importlib's that read files."""
+    kind = loader if isinstance(loader, type) else type(loader)
+    return not issubclass(kind, _LOADERS) and (_is_guests(kind, "exec_module") or _is_guests(kind, "load_module"))
+
+
+def _is_guests(kind: type, name: str) -> bool:
+    code = getattr(getattr(kind, name, None), "__code__", None)
+    return isinstance(code, CodeType) and not code.co_filename.startswith(frames.LIBRARY)
+
+
+def _found_by_guest(full: str) -> bool:
+    """Tell whether nothing of the host's is loaded for a name: a finder and a loader of the guest's make the module."""
+    above = full.rpartition(".")[0]
+    path = None
+    if above:
+        if not (_made_by_guest(above) or _found_by_guest(above)):
+            return False
+        _import(above)  # as the import itself does first, and raises
+        if (path := getattr(_modules.get(above), "__path__", None)) is None:
+            return True  # no package: the import raises
+    elif not any(_is_guests(one if isinstance(one, type) else type(one), "find_spec") for one in sys.meta_path):
+        return False
+    try:
+        spec = _look_up(full, path)
+    except Exception:  # the import itself raises
+        return False
+    return above != "" if spec is None else _loads_for_guest(spec.loader)
 
 
 class ShadowedImports:
