@@ -15,7 +15,7 @@ from collections.abc import Callable
 from os import getpid  # the function itself: a guest may put another in its place
 from typing import NoReturn, TypeVar
 
-from ..native.channel import is_free, lowest_free
+from ..native.channel import is_free, lowest_free, next_writer
 from ..native.frames import untraced
 
 #: A piece of a line is passed on at once after this long a pause, and with the next one before (seconds).
@@ -134,14 +134,21 @@ class OpenFiles:
 
     def __init__(self) -> None:
         self._next = -1
+        #: the cell's own descriptors above it that are open for writing
+        self._own: list[int] = []
 
     def begin(self) -> None:
         """No guest code has run in this process: the descriptors that are open now are not the guest's."""
-        self._next = lowest_free()
+        self._next, self._own = lowest_free(), []
+        while self._next >= 0 and (own := self._new_writer()) >= 0:
+            self._own.append(own)
 
     def flush(self) -> None:
-        """Flush every file that is open for writing. Costs a system call where no descriptor is new."""
-        if self._next >= 0 and is_free(self._next):
+        """Flush every file that is open for writing. Costs a system call where no descriptor is new.
+
+        To look for them takes tens of milliseconds in a guest of many objects, and matplotlib keeps its font open.
+        """
+        if self._next >= 0 and (is_free(self._next) or self._new_writer() < 0):
             return
         standard = {id(stream) for stream in (sys.stdin, sys.stdout, sys.stderr)}
         for kind in _FILES:  # text first: it writes into the buffers below
@@ -149,6 +156,12 @@ class OpenFiles:
                 if type(found) is kind and id(found) not in standard:
                     with contextlib.suppress(OSError, ValueError):
                         found.flush()
+
+    def _new_writer(self) -> int:
+        number = next_writer(self._next)
+        while number in self._own:
+            number = next_writer(number + 1)
+        return number
 
 
 def finish_script(before_exit: Callable[[], None]) -> None:

@@ -154,3 +154,8 @@ def lowest_free() -> int:
 def is_free(number: int) -> bool:
     """Tell whether no descriptor has this number."""
     return bool(lib.channel_is_free(number))
+
+
+def next_writer(first: int) -> int:
+    """Return the lowest descriptor from `first` on that is open for writing, -1 where there is none."""
+    return int(lib.channel_next_writer(first))

@@ -239,3 +239,21 @@ SHARED int channel_is_free(int number)
 {
 	return fcntl(number, F_GETFD) < 0;
 }
+
+/* Descriptors are given out from the lowest number: so wide a gap has nothing above it that `open` made. */
+#define WIDEST_GAP 32
+
+/* The first descriptor from this number on that is open for writing, -1 for none. */
+SHARED int channel_next_writer(int first)
+{
+	for (int number = first, closed = 0; closed < WIDEST_GAP; number++) {
+		int flags = fcntl(number, F_GETFL);
+		if (flags < 0)
+			closed++;
+		else if ((flags & O_ACCMODE) != O_RDONLY)
+			return number;
+		else
+			closed = 0;
+	}
+	return -1;
+}

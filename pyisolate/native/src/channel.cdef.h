@@ -5,3 +5,4 @@ int channel_send(struct channel *channel, const unsigned char *data, size_t size
 int channel_receive(int peer, unsigned char *data, size_t size, int *descriptors, int most, int *count);
 int channel_lowest_free(void);
 int channel_is_free(int number);
+int channel_next_writer(int first);
