@@ -105,7 +105,7 @@ class CgroupLease:
         except OSError as error:
             raise EnforcementError(
                 operation="set the limits",
-                subject=f"control group {self.name}",
+                subject=f"control group {self.name}, memory {memory} bytes, processes {processes}",
                 cause=error.strerror,
                 errno=error.errno,
                 rule="limits",

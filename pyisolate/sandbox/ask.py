@@ -66,6 +66,10 @@ class Deny:
 
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.reason, str):
+            raise TypeError(f"Deny: reason {self.reason!r}: must be str, not {type(self.reason).__name__}")
+
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """An operation that no rule speaks of, and whose guest waits. `suggestion` is the smallest rule that grants it."""

@@ -146,7 +146,9 @@ class SandboxBase(abc.ABC, Generic[_S]):
         """
         if timeout is not None:
             check_seconds("call: timeout", timeout)
-        if not callable(function):
+        if not callable(function) and not isinstance(function, str):
+            raise TypeError(f"call: function: must be text or a callable, not {type(function).__name__}")
+        if isinstance(function, str):
             check_text("call: function", function)
         return _value(self._session.submit(Work("call", function=function, args=args, kwargs=kwargs), timeout))
 

@@ -63,6 +63,13 @@ class HostFunction:
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"functions: {self.function!r}: must be callable")
+        for name, number, kinds in (
+            ("timeout", self.timeout, (int, float)),
+            ("max_calls", self.max_calls, int),
+            ("concurrency", self.concurrency, int),
+        ):
+            if not isinstance(number, kinds) and (number is not None or name == "concurrency"):
+                raise TypeError(f"functions: {name} {number!r}: must be a number, not {type(number).__name__}")
         if self.timeout is not None and not self.timeout > 0:
             raise ValueError(f"functions: timeout {self.timeout!r}: must be above 0 seconds, or None")
         if self.concurrency < 1 or (self.max_calls is not None and self.max_calls < 0):
@@ -399,6 +406,8 @@ def _raised(number: int, error: BaseException) -> wire.Raised:
     try:
         if isinstance(error, OSError) and error.strerror and not isinstance(error, SandboxError):
             message, code = str(error.strerror), error.errno
+        elif type(error) is KeyError and len(error.args) == 1 and type(error.args[0]) is str:
+            message = error.args[0]  # its text is the key's repr, and the guest's KeyError makes that itself
         else:
             message = str(error)
     except Exception:

@@ -44,7 +44,9 @@ def cell_traits(
     )
 
 
-def _check_range(uids: range, root: bool) -> None:
+def _check_range(uids: object, root: bool) -> None:
+    if not isinstance(uids, range):
+        raise TypeError(f"cell_uids: {uids!r}: must be range(first, end), not {type(uids).__name__}")
     if not root:
         raise ValueError("cell_uids: only a supervisor that runs as root can give each cell a user of its own")
     if uids.step != 1 or not uids or uids.start < 1:

@@ -206,6 +206,8 @@ def choose_policy(
         pass
     elif isinstance(workspace, os.PathLike):
         chosen = chosen if chosen.workspace is not None else chosen.with_workspace(STANDS_FOR)
+    elif isinstance(workspace, str) and "/" in workspace:
+        raise TypeError(f"spawn: workspace: {workspace!r}: text is a size. Hint: of a directory: Path({workspace!r})")
     else:
         chosen = chosen.with_workspace(workspace)
     if environment is not None:

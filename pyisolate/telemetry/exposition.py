@@ -74,12 +74,14 @@ def start_server(port: int, addr: str, registry: CollectorRegistry | None = None
 
     Raises MetricsAddressError (an OSError) when the address cannot be bound.
     """
+    if not isinstance(port, int):
+        raise TypeError(f"serve_metrics: port {port!r}: must be int, not {type(port).__name__}")
     family = socket.AF_INET6 if ":" in addr else socket.AF_INET
     handler = type("Handler", (_Handler,), {"registry": _default(registry)})
     try:
         return MetricsServer(_Server((addr, port), handler, family), addr)
     except (OSError, OverflowError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "a port is 0 to 65535"
         raise MetricsAddressError(
             operation="serve_metrics",
             subject=f"{addr}:{port}",

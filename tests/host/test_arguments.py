@@ -36,6 +36,22 @@ def test_a_guests_annotations_are_evaluated_unless_it_asks_for_texts(
             assert sandbox.eval("kept == {'x': int}")
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda made: pyisolate.Supervisor(cell_uids=5), r"cell_uids: 5: must be range\(first, end\), not int"),  # type: ignore[arg-type]
+        (lambda made: pyisolate.serve_metrics(port="x"), "serve_metrics: port 'x': must be int, not str"),  # type: ignore[arg-type]
+        (lambda made: pyisolate.Deny(5), "Deny: reason 5: must be str, not int"),  # type: ignore[arg-type]
+        (lambda made: made.spawn("guest", workspace="/srv/out"), r"workspace: '/srv/out': .* Path\('/srv/out'\)"),
+    ],
+)
+def test_an_argument_of_another_kind_says_what_is_taken(
+    supervisor: pyisolate.Supervisor, call: Any, message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        call(supervisor)
+
+
 def test_an_argument_that_is_no_text_is_named() -> None:
     assert check_argv("exec: argv", [Path("a"), "b"]) == ("a", "b")  # the control
     for wrong in (1, b"x", None):

@@ -102,6 +102,8 @@ def test_an_exception_arrives_as_type_and_message_only(spawn: Spawn) -> None:
                 raise KeyError("cause-secret")
             except KeyError as error:
                 raise LookupError("outer") from error
+        if kind == "key":
+            raise KeyError("nokey")
         if kind == "exit":
             raise SystemExit(3)
         raise OddError
@@ -113,6 +115,8 @@ def test_an_exception_arrives_as_type_and_message_only(spawn: Spawn) -> None:
             text = str(error) + error.traceback
             assert "secret" not in text
             assert os.path.basename(__file__) not in text
+        key = "try: fail('key')\nexcept KeyError as error: told = error.args\ntold"
+        assert sandbox.exec(key).value == ("nokey",)
         assert "SystemExit" in raised(sandbox, "fail('exit')").message  # and neither side has ended
         assert sandbox.eval("1") == 1
 

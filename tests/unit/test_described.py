@@ -79,6 +79,13 @@ def test_bounds_that_nothing_can_keep_are_refused(function: Callable[[], object]
         function()
 
 
+@pytest.mark.parametrize("bound", [{"max_calls": "x"}, {"concurrency": None}, {"timeout": "1s"}])
+def test_a_bound_that_is_no_number_is_named(bound: dict[str, Any]) -> None:
+    (name,) = bound
+    with pytest.raises(TypeError, match=f"functions: {name} {bound[name]!r}: must be a number, not"):
+        HostFunction(search, **bound)
+
+
 def test_what_is_no_function_is_refused() -> None:
     with pytest.raises(TypeError, match="callable"):
         make_offer({"search": 7})  # type: ignore[dict-item]
