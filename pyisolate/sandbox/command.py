@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,7 @@ from .program_options import (
     check_outputs,
 )
 from .received import OutputSink
-from .request import Work, check_argv, check_seconds, check_text
+from .request import Work, check_seconds, check_text
 from .result import OutputCallback, Result
 from .stdin import Stdin, check_stdin
 
@@ -63,28 +64,44 @@ def check_program(
 ) -> Program:
     """Return a program as it can be sent. Raises TypeError, ValueError."""
     if isinstance(arguments, Iterable) and not isinstance(arguments, str | bytes):
-        arguments = [_decoded(one) for one in arguments]
-    if isinstance(arguments, str | bytes) or not (checked := check_argv(f"{what}: arguments", arguments)):
+        checked = tuple(_word(f"{what}: arguments", one) for one in arguments)
+    else:
+        checked = ()
+    if not checked:
         raise TypeError(
             f"{what}: arguments: must be a list of str. Hint: ['sh', '-c', text] runs a shell, if one is granted"
         )
-    directory = None if cwd is None else check_text(f"{what}: cwd", _decoded(cwd))
+    directory = None if cwd is None else _word(f"{what}: cwd", cwd)
     environment = None
     if env is not None:
         own = f"{what}: env"
-        environment = {check_text(own, _decoded(key)): check_text(own, _decoded(one)) for key, one in env.items()}
+        environment = {_word(own, key): _word(own, one) for key, one in env.items()}
     return Program(checked, directory, environment, merged)
 
 
-def _decoded(given: Any) -> Any:
-    """Return bytes and paths as the text that the system takes them for, all else as it is."""
-    return os.fsdecode(given) if isinstance(given, bytes | os.PathLike) else given
+def _word(what: str, given: Any) -> str:
+    """Return a word for a program, whose bytes may be no UTF-8 (os.fsdecode). Raises TypeError, ValueError."""
+    text = os.fsdecode(given) if isinstance(given, bytes | os.PathLike) else given
+    if not isinstance(text, str):
+        raise TypeError(f"{what}: must be str, bytes or a path, not {type(given).__name__}")
+    if "\0" in text:
+        raise ValueError(f"{what}: embedded null byte")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return check_text(what, text)  # which raises
+    return text
 
 
 def error_of_start(program: str, sandbox: str, error: BaseException) -> BaseException:
     """Return the error of a request whose program did not start: what `subprocess` raises, or the request's own."""
-    kind = _MISSING.get(error.type_name) if isinstance(error, GuestError) else None
-    return error if kind is None else kind(f"run {program!r} in {sandbox!r}: {error.message}")  # type: ignore[attr-defined]
+    if not isinstance(error, GuestError):
+        return error
+    text = f"run {program!r} in {sandbox!r}: {error.message}"
+    if error.type_name == "OSError" and error.message.startswith(f"[Errno {errno.E2BIG}]"):
+        return OSError(errno.E2BIG, text)
+    kind = _MISSING.get(error.type_name)
+    return error if kind is None else kind(text)
 
 
 def exit_status(result: Result, sandbox: str) -> int:

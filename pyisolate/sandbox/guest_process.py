@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import subprocess
 from types import TracebackType
@@ -12,7 +13,7 @@ from ..errors import SandboxError
 from ..native.threads import Thread
 from .command import check_program
 from .program_options import ProgramText, check_outputs
-from .received import OutputSink
+from .received import OutputSink, come_so_far
 from .request import check_seconds
 from .running import InputSource, ProgramSession, RunningProgram
 
@@ -71,7 +72,7 @@ class GuestProcess:
     def communicate(self, input: str | bytes | None = None, timeout: float | None = None) -> tuple[Any, Any]:
         """Write `input`, wait for the end, and for that of its output, which is returned (None where it is no pipe).
 
-        After a `subprocess.TimeoutExpired` it may be called again, and nothing is lost.
+        After a `subprocess.TimeoutExpired`, which has what came so far, it may be called again, and nothing is lost.
         """
         if input and self.stdin is None:
             raise ValueError("communicate: stdin is no pipe. Hint: popen(..., stdin=subprocess.PIPE)")
@@ -83,7 +84,8 @@ class GuestProcess:
             writer.start()
             self._writer = writer
         if not self._running.wait(timeout, output=True):
-            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            came = (come_so_far(self.stdout), come_so_far(self.stderr))
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0, *came)
         self.wait()
         if self._writer is not None:
             self._writer.join()
@@ -91,10 +93,13 @@ class GuestProcess:
         return tuple(None if one is None else one.read() for one in files)  # type: ignore[return-value] # two of them
 
     def send_signal(self, number: int) -> None:
-        """Send the program a signal, where it still runs."""
-        if not 0 < number < signal.NSIG:
-            raise ValueError(f"send_signal: {number!r} is no signal")
-        self._running.send_signal(int(number))
+        """Send the program a signal, where it still runs. Raises OSError (EINVAL) for what is none."""
+        if self.returncode is not None:
+            return
+        if not 0 <= number < signal.NSIG:
+            raise OSError(errno.EINVAL, f"send_signal: {number!r} is no signal")
+        if number:  # 0 only asks whether it runs
+            self._running.send_signal(int(number))
 
     def terminate(self) -> None:
         """Send SIGTERM."""

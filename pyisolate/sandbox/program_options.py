@@ -49,7 +49,12 @@ class ProgramText:
 def check_program_text(
     what: str, text: bool | None, universal_newlines: bool | None, encoding: str | None, errors: str | None
 ) -> ProgramText | None:
-    """Return how output becomes text, None where it stays bytes. Raises LookupError for what has no codec."""
+    """Return how output becomes text, None where it stays bytes.
+
+    Raises LookupError for what has no codec, and SubprocessError for `text` and `universal_newlines` that differ.
+    """
+    if None not in (text, universal_newlines) and bool(text) != bool(universal_newlines):
+        raise subprocess.SubprocessError(f"{what}: text, universal_newlines: one means the other. Hint: leave one out")
     for name, given in (("encoding", encoding), ("errors", errors)):
         if given is not None and not isinstance(given, str):
             raise TypeError(f"{what}: {name}: must be str, not {type(given).__name__}")

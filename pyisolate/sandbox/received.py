@@ -61,6 +61,11 @@ class Received(io.RawIOBase, Sink):
             del self._data[:taken]
             return taken
 
+    def waiting(self) -> bytes:
+        """Return what has come and was not read; it stays."""
+        with self._changed:
+            return bytes(self._data)
+
     def close(self) -> None:
         """Throw away what comes; wakes a reader."""
         super().close()
@@ -72,6 +77,13 @@ class Received(io.RawIOBase, Sink):
         """Return it with a buffer: text of an encoding, or bytes where there is none."""
         buffered = io.BufferedReader(self)
         return buffered if encoding is None else io.TextIOWrapper(buffered, encoding=encoding, errors=errors)
+
+
+def come_so_far(file: IO[Any] | None) -> bytes | None:
+    """Return what waits in a file of `Received.as_file` to be read; None for nothing."""
+    buffered = file.buffer if isinstance(file, io.TextIOWrapper) else file
+    raw = buffered.raw if isinstance(buffered, io.BufferedReader) else None
+    return (raw.waiting() or None) if isinstance(raw, Received) else None
 
 
 class _Nowhere(Sink):

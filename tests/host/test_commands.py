@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import pickle
@@ -87,7 +88,9 @@ def test_the_keywords_of_subprocess_mean_the_same(sandbox: pyisolate.Sandbox) ->
     ({"stdout": subprocess.DEVNULL, "on_stdout": print}, ValueError, "on_stdout would see nothing"),
     ({"stdout": 2}, TypeError, "run: output: must be PIPE"),
     ({"encoding": "nonesuch"}, LookupError, "nonesuch"),
-    ({"cwd": b"\xff"}, ValueError, "lone surrogate"),
+    ({"cwd": "\ud83c"}, ValueError, "lone surrogate"),
+    ({"text": True, "universal_newlines": False}, subprocess.SubprocessError, "universal_newlines"),
+    ({"env": {"A": "\0"}}, ValueError, "embedded null byte"),
 ])  # fmt: skip
 def test_wrong_keywords_are_refused_before_anything_runs(
     sandbox: pyisolate.Sandbox, wrong: dict[str, Any], kind: type[Exception], text: str
@@ -95,6 +98,18 @@ def test_wrong_keywords_are_refused_before_anything_runs(
     with pytest.raises(kind, match=text):
         sandbox.run(["cat"], **wrong)
     assert sandbox.stats.requests == 0
+
+
+@pytest.mark.once
+def test_words_that_are_no_text_reach_a_program(sandbox: pyisolate.Sandbox) -> None:
+    echo = ["bash", "-c", 'printf "%s %s" "$1" "$A"', "bash"]
+    assert sandbox.run([*echo, b"\xff"], env={b"A": b"\xfe"}).stdout == b"\xff \xfe"
+    assert sandbox.run([*echo, os.fsdecode(b"\xff")]).stdout == b"\xff "
+    with pytest.raises(FileNotFoundError):
+        sandbox.run(echo, cwd=b"/\xff")
+    with pytest.raises(OSError) as caught:
+        sandbox.run([*echo, "x" * 200_000])  # MAX_ARG_STRLEN is 32 pages (execve(2))
+    assert (type(caught.value), caught.value.errno) == (OSError, errno.E2BIG)
 
 
 @pytest.mark.once

@@ -74,8 +74,25 @@ def test_signals_reach_the_program_alone(sandbox: pyisolate.Sandbox) -> None:
     assert process.wait(10) == -9
     process = sandbox.popen(["sleep", "60"])
     process.send_signal(signal.SIGINT)
+    process.send_signal(0)
     assert process.wait(10) == -2
+    process.send_signal(999)
     assert not sandbox.closed
+
+
+@pytest.mark.once
+def test_a_timeout_of_communicate_has_what_came(sandbox: pyisolate.Sandbox) -> None:
+    with sandbox.popen(["bash", "-c", "echo ready; exec sleep 60"]) as process:
+        with pytest.raises(OSError, match="no signal"):
+            process.send_signal(999)
+        came = None
+        while came is None:  # the program may not have begun to write
+            with pytest.raises(subprocess.TimeoutExpired) as caught:
+                process.communicate(timeout=0.05)
+            came = caught.value.output
+        assert (came, caught.value.stderr) == (b"ready\n", None)
+        process.kill()
+        assert process.communicate() == (b"ready\n", b"")
 
 
 def test_what_cannot_start_is_an_error_of_popen(sandbox: pyisolate.Sandbox) -> None:
