@@ -100,7 +100,7 @@ def grant(table: FsTable, policy: PolicyFields) -> None:
     kept_out = 0 if named else table.granted(HOME) & _RUNNING
     table.add(HOME, RIGHTS, kept_out, text=rule_text(size), origin="workspace", link=False)
     monitored = dict(policy.modes).get("fs", policy.mode) is Mode.MONITOR
-    if monitored and not any(same_line(rule.path, _WITH_FILES) for rule in policy.files):
+    if monitored and not any(same_line(path, _WITH_FILES) for path in _spoken_of(table.rules())):
         # enforcing leads the name to the workspace: to go there and to list it is refused in neither mode
         table.add(_WITH_FILES, int(FsRight.LIST), text=rule_text(size), origin="workspace", implied=True, link=False)
 
@@ -113,9 +113,13 @@ def links(policy: CompiledPolicy) -> tuple[str, ...]:
     if policy.workspace_bytes is None:
         return ()
     enforced = policy.mode_of("fs") is Mode.ENFORCE
-    spoken = [rule.path for rule in policy.fs if rule.origin != "workspace" and not _of_any_code(rule)]
+    spoken = _spoken_of(policy.fs)
     names = [link for link in LINKS if enforced or link != _WITH_FILES]
     return tuple([link for link in names if not any(same_line(path, link) for path in spoken)])
+
+
+def _spoken_of(rules: tuple[FsRule, ...]) -> list[str]:
+    return [rule.path for rule in rules if rule.origin != "workspace" and not _of_any_code(rule)]
 
 
 def _of_any_code(rule: FsRule) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,7 +195,8 @@ def test_names_that_lead_to_the_workspace_are_refused_in_neither_mode(
     with supervisor.spawn("names", pyisolate.Policy.preset("compute").with_mode(mode)) as sandbox:
         sandbox.exec("import multiprocessing, os; multiprocessing.Lock(); open('/dev/shm/own', 'w').close()")
         assert sandbox.eval("os.path.samefile('/dev/shm/own', '/sandbox/workspace/own')")
-        sandbox.exec("os.chdir('/tmp'); os.listdir('.'); os.listdir('/tmp'); os.chdir('/')")
+        if not sys.prefix.startswith("/tmp/"):  # then the policy speaks of what is below
+            sandbox.exec("os.chdir('/tmp'); os.listdir('.'); os.listdir('/tmp'); os.chdir('/')")
         assert sandbox.get_denial_events() == []
         sandbox.exec("try: os.listdir('/var/tmp')\nexcept PermissionError: pass")  # the control
         assert [event.target for event in sandbox.get_denial_events()] == ["/var/tmp"]
