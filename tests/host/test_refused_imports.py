@@ -112,3 +112,38 @@ raised
     with supervisor.spawn("thread", Policy.preset("compute").allow_import("click")) as sandbox:
         assert sandbox.exec(source).value == ["RefusedImport"]
         assert [event.target for event in sandbox.get_denial_events()] == ["pip"]
+
+
+OF_ITS_OWN = """
+import sys, types
+from importlib.machinery import ModuleSpec
+from unittest import mock
+class Own:
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self, is_package=name == "virt") if name in ("virt", "virt.sub", "curses") else None
+    def create_module(self, spec): return None
+    def exec_module(self, module): module.value = 5
+sys.meta_path.insert(0, Own())
+"""
+
+
+def test_a_module_of_the_guests_own_needs_no_rule_whatever_its_name(supervisor: pyisolate.Supervisor) -> None:
+    own = {
+        "sys.modules['click'] = mock.MagicMock()\nimport click\nfrom click import command": True,
+        "with mock.patch.dict(sys.modules, {'click': mock.Mock()}):\n    import click": True,
+        "import virt.sub, curses\nvirt.sub.value + curses.value": True,
+        # what follows loads a file of the host's
+        "import virt\nvirt.__path__ = list(sys.path)\nimport virt.json": "virt.json",
+        "sys.modules['click.x'] = types.ModuleType('click.x')\nimport click.x": "click",
+        "import click": "click",
+    }
+    policy = pyisolate.Policy.preset("compute").allow_import("unittest")
+    for source, expected in own.items():
+        with supervisor.spawn("own", policy) as sandbox:
+            if expected is True:
+                sandbox.exec(OF_ITS_OWN + source)
+            else:
+                with pytest.raises(pyisolate.PolicyError):
+                    sandbox.exec(OF_ITS_OWN + source)
+            denied = [(event.capability, event.target) for event in sandbox.get_denial_events()]
+            assert denied == ([] if expected is True else [("import.module", expected)]), source
