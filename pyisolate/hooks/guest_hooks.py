@@ -177,7 +177,9 @@ class GuestHooks:
                 return self._own(event, args)
             try:
                 operations = found[0](args)
-            except (RecursionError, MemoryError, DoneWithout):
+            except DoneWithout as instead:
+                raise instead.error from None
+            except (RecursionError, MemoryError):
                 raise  # a guest at the end of its stack must not get round the question
             except Exception:  # arguments of a shape that the call itself will refuse; else the kernel decides
                 return answers.nothing_asked(event)
@@ -242,10 +244,8 @@ class GuestHooks:
             if args[1] is None and not is_builtin_ctypes(args[0]):
                 return 0  # a search for a module; who may name it is decided where it is named
             operations = self.imports.native(args[0], args[1])
-        elif event == "socket.getaddrinfo":
-            operations = self.hosts.operations(args[0], args[1])
-        elif event in ("socket.gethostbyname", "socket.gethostbyaddr"):
-            operations = self.hosts.operations(args[0], None)
+        elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+            operations = self.hosts.operations(args[0], args[1] if event == "socket.getaddrinfo" else None)
         else:
             return 0
         return self._decide_all(operations, args, "", 0, event)

@@ -16,5 +16,9 @@ Operations = Sequence[Operation]
 Arguments = tuple[Any, ...]
 
 
-class DoneWithout(FileNotFoundError):
-    """What a library is answered that only tries a program: there is none, and nothing was refused."""
+class DoneWithout(Exception):
+    """What the hook answers in the kernel's place, for nothing was refused: that something is not there."""
+
+    def __init__(self, error: FileNotFoundError) -> None:
+        super().__init__(error)
+        self.error = error

@@ -72,8 +72,18 @@ def _open(args: Arguments) -> Operations:
         return _NOTHING
     if path.startswith("/dev/pty") and frames.opens_by_pty():
         return _NOTHING  # the kernel says that it is not there, or refuses it
+    if _is_answered(path, args[2]):
+        return _NOTHING
     paths.note_opened(path)
     return opening(path, args[2])
+
+
+def _is_answered(path: str, flags: int) -> bool:
+    """Tell whether the kernel answers an open before it looks at rights, and the guest may know: ENOENT, EEXIST."""
+    if flags & _O_NEW == _O_NEW:
+        return is_known_present(path)
+    changes = flags & (_O_WRITING | _O_TRUNC) and not flags & (_O_CREAT | _O_PATH | _O_TMPFILE_BIT)
+    return bool(changes) and _is_refused(C.FS_WRITE, path) and _is_known_absent(path)
 
 
 def _is_absolute(name: object) -> bool:
@@ -88,7 +98,7 @@ def _is_tried_bytecode(path: str) -> bool:
 
 def _truncated(args: Arguments) -> Operations:
     path = paths.reached(args[0])
-    return _NOTHING if path is None else ((C.FS_WRITE, path, {}),)
+    return _NOTHING if path is None or _is_answered(path, posix.O_WRONLY) else ((C.FS_WRITE, path, {}),)
 
 
 def _creating(index: int, dir_fd: int) -> Callable[[Arguments], Operations]:
@@ -121,10 +131,29 @@ def _metadata(args: Arguments) -> Operations:
 def _is_known_absent(path: str) -> bool:
     """Tell whether nothing is there, and the guest may know: the kernel says so before it looks at rights."""
     hooks = GATE.hooks
-    if hooks is None or paths.present(path):
+    if hooks is None or not paths.absent(path) or not may_read(path):
         return False
     directory = path.rpartition("/")[0] or "/"
-    return hooks.peek(C.FS_READ, directory, listing=True).verdict is Verdict.ALLOW
+    while paths.absent(directory):
+        directory = directory.rpartition("/")[0] or "/"
+    seen = paths.is_directory(directory)
+    return seen and hooks.peek(C.FS_READ, directory, listing=True).verdict is Verdict.ALLOW
+
+
+def is_known_present(path: str) -> bool:
+    """Tell whether a name is taken, and the guest may know: the kernel says so before it looks at rights."""
+    return GATE.hooks is not None and paths.present(path) and may_read(path)
+
+
+def _is_refused(capability: C, path: str) -> bool:
+    """Tell whether the policy refuses an operation, or would in monitor mode; nothing is reported."""
+    hooks = GATE.hooks
+    return hooks is not None and hooks.peek(capability, path).verdict is not Verdict.ALLOW
+
+
+def _absent(*names: Any) -> DoneWithout:
+    """Return the answer to a call whose first name is not there; as the kernel's error, it has what was given."""
+    return DoneWithout(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), *names))
 
 
 def _last_dir_fd(args: Arguments) -> int | None:
@@ -138,7 +167,12 @@ def _attributes(args: Arguments) -> Operations:
 def _deleted(args: Arguments) -> Operations:
     path = paths.reached(args[0], args[1], follow=False)
     paths.forget_directories()
-    return _NOTHING if path is None else ((C.FS_DELETE, path, {}),)
+    if path is None:
+        return _NOTHING
+    # answered here: what is granted for reading alone is a read-only mount, and EROFS would come before ENOENT
+    if _is_refused(C.FS_DELETE, path) and _is_known_absent(path):
+        raise _absent(args[0])
+    return ((C.FS_DELETE, path, {}),)
 
 
 def _rename(args: Arguments) -> Operations:
@@ -152,6 +186,8 @@ def _rename(args: Arguments) -> Operations:
         found.append((C.FS_CREATE, target, {}))
         if paths.present(target):
             found.append((C.FS_DELETE, target, {}))
+    if source is not None and any(_is_refused(one[0], one[1]) for one in found) and _is_known_absent(source):
+        raise _absent(args[0], None, args[1])
     return found
 
 
@@ -200,7 +236,7 @@ def _spawn(args: Arguments) -> Operations:
 def _popen(args: Arguments) -> Operations:
     found = executing(paths.executable(args[0], search=args[3], base=args[2]))
     if found and frames.tries_program() and not may_run(found[0][1]):
-        raise DoneWithout(errno.ENOENT, os.strerror(errno.ENOENT), found[0][1])
+        raise _absent(found[0][1])
     return found
 
 

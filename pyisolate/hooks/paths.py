@@ -301,6 +301,17 @@ def present(path: str) -> bool:
     return True
 
 
+def absent(path: str) -> bool:
+    """Tell whether a name is not there, as far as is shown here; False where that may not be known."""
+    try:
+        _lstat(_ours(path))
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
+
+
 def executable(name: object, *, search: object = None, base: object = None) -> str | None:
     """Return the program of an exec of `name`, a link itself, searched in PATH where it holds no slash.
 

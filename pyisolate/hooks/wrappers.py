@@ -29,7 +29,7 @@ from . import pinned_hosts as pinned
 from .active import GATE, CellHooks
 from .answer_codes import LOOKUPS
 from .operation import Operations
-from .operations import executing, signalling
+from .operations import executing, is_known_present, signalling
 
 Builder = Callable[..., Operations]
 _NOTHING: Operations = ()
@@ -38,7 +38,9 @@ _WRITING = os.O_WRONLY | os.O_RDWR
 
 def _made(path: Any, *_args: Any, dir_fd: int | None = None, **_kwargs: Any) -> Operations:
     resolved = paths.reached(path, dir_fd, follow=False)
-    return _NOTHING if resolved is None else ((C.FS_CREATE, resolved, {}),)
+    if resolved is None or is_known_present(resolved):
+        return _NOTHING
+    return ((C.FS_CREATE, resolved, {}),)
 
 
 def _changed_root(path: Any) -> Operations:

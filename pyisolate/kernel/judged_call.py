@@ -64,7 +64,7 @@ class JudgedCall:
                 return found  # EEXIST comes before a refusal of this name
             if (one := self._refusal(capability, path, file, asked, unmade)) is not None:
                 found.append(one)
-        if self.record.syscall in RENAMING | LINKING:
+        if self.record.syscall in RENAMING | LINKING and asked:
             found += self._widened()
             found += self._between_mounts() if self.sealed and not found else ()
         return found

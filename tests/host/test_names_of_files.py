@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import pyisolate
+from pyisolate.decision import Mode
 from pyisolate.policy.suggest import apply
 from tests import inside
 from tests.foreign_functions import with_ctypes
@@ -162,3 +163,33 @@ def test_one_call_is_one_event_and_the_same_in_both_modes(supervisor: pyisolate.
             ("process.exec", shell, (), 1),
         ]
     )
+
+
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+def test_what_a_guest_sees_to_be_there_or_not_is_told_as_linux_tells_it(
+    supervisor: pyisolate.Supervisor, folder: Path, mode: Mode
+) -> None:
+    """`except FileNotFoundError` and `except FileExistsError` hold; what is hidden is refused, there or not."""
+    (folder / "hidden").mkdir(0o777)
+    (folder / "shown").mkdir(0o777)
+    (folder / "shown" / "there").touch()
+    policy = pyisolate.Policy.preset("compute").allow_import("os").allow_read(folder / "shown")
+    absent = (
+        "os.remove({0}), os.rmdir({0}), os.rename({0}, {0} + '2'), os.truncate({0}, 0), open({0}, 'r+'), "
+        "os.open({0}, os.O_WRONLY), os.remove({0} + '/below'), os.link({0}, '/sandbox/workspace/l')"
+    )
+    taken = "open({1}, 'x'), os.mkfifo({1}), os.mknod({1}), os.mkdir({1})"
+    shown = ("'missing'", "'there'")
+    lines = ["import os", f"os.chdir({str(folder / 'shown')!r})", "errors = []"]
+    for call in f"{absent}, {taken}".format(*shown).split("), "):
+        lines.append(f"try: {call.removesuffix(')')})\nexcept OSError as error: errors.append(type(error).__name__)")
+    with supervisor.spawn("names", policy, mode=mode) as sandbox:
+        sandbox.exec("\n".join(lines))
+        assert sandbox.eval("errors") == ["FileNotFoundError"] * 8 + ["FileExistsError"] * 4
+        assert sandbox.get_denial_events() == []
+        for name in ("hidden/missing", "shown/there"):  # the controls
+            sandbox.exec(f"try: os.remove('../{name}')\nexcept OSError: pass")
+        events = sandbox.get_denial_events()
+    assert [(one.capability, one.target) for one in events] == [
+        ("fs.delete", f"{folder}/hidden/missing"), ("fs.delete", f"{folder}/shown/there"),
+    ]  # fmt: skip
