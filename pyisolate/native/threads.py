@@ -126,6 +126,25 @@ class Starter:
         if error is not None:
             raise error
 
+    def run(self, call: Callable[[], _T]) -> _T:
+        """Run a call on a thread of its own and return its result, or raise what it raised or `start` raises.
+
+        Waits for as long as the call takes: nothing of it is left to run once this has raised.
+        """
+        outcome: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                outcome.put((call(), None))
+            except BaseException as error:
+                outcome.put((None, error))
+
+        self.start(Thread(work, name="pyisolate-apart"))
+        result, error = outcome.get()
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
     def close(self) -> None:
         """End its thread; those that it started go on. It may be opened again."""
         with self._asking:

@@ -98,6 +98,7 @@ class Runtime:
             recorder.metrics,
             self.egress.change,
             self._host_side,
+            self._starter,
         )
         self._started: Started | None = None
         self._lock = threading.RLock()

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..kernel.plan import KernelPlan
     from ..kernel.prepared import CellTraits
     from ..limits.watchdog import Watchdog
+    from ..native.threads import Starter
     from ..policy.compiled import CompiledPolicy
     from ..policy.secrets import Injection
     from ..sandbox.host import Host
@@ -94,6 +95,8 @@ class Parts:
     change_egress: Callable[[str, CompiledPolicy, tuple[Injection, ...]], None]
     #: the thread that does the host's work for sandbox threads
     host_side: HostSide
+    #: starts threads that nothing of a caller confines
+    starter: Starter
 
 
 @dataclass
@@ -257,7 +260,7 @@ def _prove(
     if cgroups is not None:
         trees.callback(cgroups.close)
     plan.availability[found.enforcer] = found
-    programs_judge = options.network == "auto" and plan.offer_network(cgroups, parts.host_side.do)
+    programs_judge = options.network == "auto" and plan.offer_network(cgroups, parts.starter.run)
     for one in plan.availability.values():
         # A probe that met a shortage has proven nothing; what it found must not be kept.
         if not one.usable and is_shortage(one.errno):

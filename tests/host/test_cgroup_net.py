@@ -425,6 +425,31 @@ def test_network_listener_leaves_it_to_the_listener(peer: Peer, other: Peer) -> 
         assert sandbox.call("connect4", "127.0.0.1", other.port) == EACCES
 
 
+def test_they_are_loaded_while_what_a_sandbox_thread_wrote_keeps_the_host(peer: Peer) -> None:
+    """A host's callback for a thread's output runs on the thread that works for sandbox threads, and may take long."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def keep(text: str) -> None:
+        began.set()
+        go_on.wait()
+
+    with (
+        pyisolate.Supervisor(pool_size=0, network="auto") as supervisor,
+        supervisor.spawn("thread", isolation="thread", on_stdout=keep, enforcement="best_effort") as thread,
+    ):
+        writing = threading.Thread(target=lambda: thread.exec("print(1, flush=True)"))
+        writing.start()
+        try:
+            assert began.wait(20)
+            with supervisor.spawn("native", grants(peer.port)) as sandbox:
+                require("cgroup-bpf", inside.plan(supervisor).bpf.network is not None, "root with cgroup v2 only")
+                sandbox.exec(GUEST)
+                assert sandbox.call("connect4", "127.0.0.1", peer.port) == 0
+        finally:
+            go_on.set()
+            writing.join()
+
+
 def test_they_are_loaded_for_the_first_policy_that_connects(peer: Peer) -> None:
     """And what was prepared before has tables where a reload needs them."""
     before = BASE.allow_fork()

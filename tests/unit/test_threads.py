@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -145,3 +146,24 @@ def test_a_start_that_meets_the_end_of_its_starter_is_served(monkeypatch: pytest
     assert ran.wait(10)
     ending.join()
     starter.start(Thread(ran.clear))  # by the caller
+
+
+def test_a_call_runs_where_nothing_of_its_caller_confines_it() -> None:
+    starter, own = Starter(), os.sched_getaffinity(0)
+    starter.open()
+    seen: list[set[int]] = []
+
+    def confined() -> None:
+        os.sched_setaffinity(0, {min(own)})
+        seen.append(starter.run(lambda: os.sched_getaffinity(0)))
+        with pytest.raises(ValueError, match="of the call"):
+            starter.run(refuse)
+
+    def refuse() -> None:
+        raise ValueError("of the call")
+
+    thread = threading.Thread(target=confined)
+    thread.start()
+    thread.join()
+    starter.close()
+    assert seen == [own]

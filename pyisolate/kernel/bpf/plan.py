@@ -188,7 +188,9 @@ class BpfPlan(Enforcer):
         )
 
     def close(self) -> None:
-        """Detach everything; nothing is left in the kernel."""
+        """Detach everything; nothing is left in the kernel. A load that is under way is waited for."""
+        with self._network_lock:
+            self._domain = None
         if self.counter is not None:
             self.counter.close()
         for enforcer in (self.lsm, self.network):
