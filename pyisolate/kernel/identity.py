@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from ..native import mount_table
 from ..native.places import Kind, Question
 from ..native.watch import Watch
 from ..policy.compiled import CompiledPolicy
@@ -35,7 +36,7 @@ class MountTable:
         self._lock = threading.Lock()
         self._file: int | None = None
         self._poll = select.poll()
-        self._mounts: list[tuple[str, bytes]] = []
+        self._mounts: list[mount_table.Mounted] = []
         #: the file says once that mounts changed, and has said so to `quiet`
         self._changed = True
         self.generation = 0
@@ -54,7 +55,7 @@ class MountTable:
             elif any(event & (select.POLLERR | select.POLLPRI) for _, event in self._poll.poll(0)):
                 self._changed = True
             if self._changed:
-                self._mounts, self._changed = list(_read(self._file)), False
+                self._mounts, self._changed = mount_table.read(self._file), False
                 self.generation += 1
             return self.generation
 
@@ -70,14 +71,12 @@ class MountTable:
     def below(self, paths: frozenset[str]) -> tuple[bytes, ...]:
         """Return the mounts at or below some paths, as mountinfo describes them."""
         with self._lock:
-            return tuple(line for point, line in self._mounts if _covered(point, paths))
+            return tuple(one.line for one in self._mounts if _covered(one.point, paths))
 
     def file_systems(self) -> dict[int, bytes]:
         """Return the type of the file system by the number of its mount."""
         with self._lock:
-            lines = [line for _point, line in self._mounts]
-        kinds = ((line.split(b" ", 1)[0], line.partition(b" - ")[2].split(b" ", 1)[0]) for line in lines)
-        return {int(number): kind for number, kind in kinds}
+            return {one.number: os.fsencode(one.kind) for one in self._mounts}
 
     def close(self) -> None:
         """Close the file; the next `refresh` opens it again. Watch no directory any more."""
@@ -94,17 +93,6 @@ class MountTable:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-
-def _read(descriptor: int) -> Iterator[tuple[str, bytes]]:
-    data, offset = b"", 0
-    while part := os.pread(descriptor, 1 << 16, offset):
-        data, offset = data + part, offset + len(part)
-    for line in data.splitlines():
-        fields = line.split(b" ", 6)
-        if len(fields) > 5:
-            point = fields[4].replace(b"\\040", b" ").replace(b"\\011", b"\t").replace(b"\\134", b"\\")
-            yield os.fsdecode(point), line
 
 
 def _covered(point: str, paths: frozenset[str]) -> bool:

@@ -12,6 +12,7 @@ import stat
 from typing import NamedTuple
 
 from ..capability import Capability
+from ..native import looks
 from ..policy import workspace
 from ..policy.compiled import CompiledPolicy
 from ..records import BrokerRecord
@@ -78,8 +79,8 @@ def _withholds(names: SeenNames, path: str, bits: int, user: User | None) -> boo
     if user is None or workspace.is_place(path):
         return False
     try:
-        found = os.lstat(path)
-        if stat.S_ISLNK(found.st_mode) or "system.posix_acl_access" in os.listxattr(path, follow_symlinks=False):
+        found = looks.lstat(path)
+        if stat.S_ISLNK(found.st_mode) or looks.has_attribute(path, "system.posix_acl_access"):
             return False
     except OSError:
         return False
@@ -89,6 +90,6 @@ def _withholds(names: SeenNames, path: str, bits: int, user: User | None) -> boo
 
 def _is_anothers(path: str, user: User) -> bool:
     try:
-        return not workspace.is_place(path) and os.lstat(path).st_uid != user.uid
+        return not workspace.is_place(path) and looks.lstat(path).st_uid != user.uid
     except OSError:
         return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 
 from ..capability import Capability
+from ..native import looks
 from ..policy.broker import Broker
 from ..policy.compile import with_gates
 from .rootview.paths import Places
@@ -34,6 +35,7 @@ class ShownLinks:
     @functools.cached_property
     def _on_the_way(self) -> frozenset[str] | None:
         try:
-            return frozenset(Places.of(with_gates(self._broker.policy)).shown_links())
+            # what a server has is left out: nothing that it is asked for there is looked at either
+            return frozenset(Places.of(with_gates(self._broker.policy), looks).shown_links())
         except OSError:
             return None  # not known

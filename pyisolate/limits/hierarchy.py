@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from ..native import mount_table
+
 #: Without these two a fork bomb or a memory bomb spread over processes is not bounded: all or nothing.
 NEEDED = frozenset({"memory", "pids"})
 
@@ -74,7 +76,7 @@ class _Mount:
 
 def detect(proc_self: str = "/proc/self") -> Layout:
     """Return where this process may make control groups, or a layout that is not `usable` and says why."""
-    mounts = _mounts(_read(f"{proc_self}/mountinfo"))
+    mounts = _mounts(proc_self)
     if not mounts:
         return Layout(
             reason="no cgroup file system is mounted",
@@ -109,7 +111,7 @@ def detect(proc_self: str = "/proc/self") -> Layout:
 def named(name: str, proc_self: str = "/proc/self") -> list[str]:
     """Return the control groups of that name in every mounted hierarchy, down to the depth that services nest to."""
     found = []
-    for mount in _mounts(_read(f"{proc_self}/mountinfo")):
+    for mount in _mounts(proc_self):
         for directory, below, _ in os.walk(mount.point):
             if name in below:
                 found.append(f"{directory}/{name}")
@@ -124,31 +126,23 @@ def _remedy() -> str:
     return "start the host process with: systemd-run --user --scope -p Delegate=yes -- COMMAND"
 
 
-def _mounts(mountinfo: str) -> list[_Mount]:
-    found = []
-    for line in mountinfo.splitlines():
-        left, separator, right = line.partition(" - ")
-        if not separator:
-            continue
-        kind, _, options = [*right.split(maxsplit=2), "", ""][:3]
-        if kind in ("cgroup", "cgroup2"):
-            _, _, _, root, point = left.split()[:5]
-            version = 2 if kind == "cgroup2" else 1
-            found.append(_Mount(_unescape(root), _unescape(point), version, frozenset(options.split(","))))
-    return found
-
-
-def _unescape(text: str) -> str:
-    # mountinfo writes space, tab, newline and backslash as three octal digits (proc(5)).
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, character)
-    return text
+def _mounts(proc_self: str) -> list[_Mount]:
+    try:
+        mounts = mount_table.read_at(f"{proc_self}/mountinfo")
+    except OSError:
+        return []
+    versions = {"cgroup": 1, "cgroup2": 2}
+    return [
+        _Mount(one.root, one.point, versions[one.kind], frozenset(one.options.split(",")))
+        for one in mounts
+        if one.kind in versions
+    ]
 
 
 def _own_directories(membership: str, mounts: list[_Mount]) -> dict[str, tuple[str, str]]:
     """Map each v1 controller, and "" for v2, to (own directory, mount point)."""
     own: dict[str, tuple[str, str]] = {}
-    for line in membership.splitlines():
+    for line in membership.split("\n")[:-1]:
         _, names, path = line.split(":", 2)
         for name in names.split(","):
             for mount in mounts:
@@ -210,7 +204,7 @@ def _writable(directory: str) -> bool:
 
 def _read(path: str) -> str:
     try:
-        with open(path) as file:
+        with open(path, errors="surrogateescape") as file:
             return file.read()
     except OSError:
         return ""

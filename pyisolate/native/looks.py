@@ -15,7 +15,7 @@ import stat as modes
 import threading
 from collections.abc import Iterator
 
-from . import mount
+from . import mount, mount_table
 
 _MOUNTS = "/proc/self/mountinfo"
 #: Types of file systems that ask a server, or mount another one when a name in them is looked at.
@@ -62,6 +62,9 @@ class _Mounts:
                 self._points = _read(self._file)
             except OSError:  # without /proc
                 self._points = {}
+            except BaseException:
+                self._close()  # or it would say that nothing has changed since
+                raise
             if not self._keepers:
                 self._close()
             return self._points
@@ -79,15 +82,8 @@ def _has_changed(file: int) -> bool:
 
 
 def _read(file: int) -> dict[str, bool]:
-    data, offset = b"", 0
-    while part := os.pread(file, 1 << 16, offset):
-        data, offset = data + part, offset + len(part)
-    found = {}
-    for line in data.splitlines():
-        fields, _, rest = line.partition(b" - ")
-        point = os.fsdecode(fields.split(b" ", 5)[4].replace(b"\\040", b" ").replace(b"\\011", b"\t"))
-        kind = os.fsdecode(rest.split(b" ", 1)[0]).partition(".")[0]
-        found[point] = kind in _SERVERS and point != "/"
+    mounts = mount_table.read(file)
+    found = {one.point: one.kind.partition(".")[0] in _SERVERS and one.point != "/" for one in mounts}
     return found if any(found.values()) else {}
 
 
@@ -141,6 +137,13 @@ def readlink(path: str) -> str:
         return os.readlink("", dir_fd=found)
 
 
+def has_attribute(path: str, name: str) -> bool:
+    """Tell whether a file, which is no link, has an extended attribute. Raises OSError where it is not looked at."""
+    with opened(path, os.O_PATH) as found:
+        # the descriptor's own name in /proc: no flag opens a file for its attributes alone (fgetxattr: EBADF)
+        return name in os.listxattr(f"/proc/self/fd/{found}")
+
+
 @contextlib.contextmanager
 def opened(path: str, flags: int, *, follow: bool = False) -> Iterator[int]:
     """Lend a descriptor of an absolute path; `follow`: of what its last link leads to."""
@@ -157,6 +160,15 @@ def opened(path: str, flags: int, *, follow: bool = False) -> Iterator[int]:
 def is_file(path: str) -> bool:
     """As `os.path.isfile`; no where it is not looked at."""
     return _is(path, modes.S_ISREG)
+
+
+def is_executable(path: str) -> bool:
+    """Tell whether this process may run a file that is looked at."""
+    try:
+        with opened(path, os.O_PATH, follow=True) as found:
+            return modes.S_ISREG(os.fstat(found).st_mode) and os.access(f"/proc/self/fd/{found}", os.X_OK)
+    except (OSError, ValueError):
+        return False
 
 
 def is_directory(path: str) -> bool:

@@ -66,9 +66,12 @@ class AdviceOfHost:
     def _may(self, path: str, rights: Sequence[str]) -> bool:
         """Tell whether a file's own permissions let the guests do what a rule for it says; True where nothing tells."""
         try:
-            found = looks.stat(path)
+            with looks.opened(path, os.O_PATH, follow=True) as file:
+                return self._may_with(f"/proc/self/fd/{file}", os.fstat(file), rights)
         except OSError:
             return True
+
+    def _may_with(self, path: str, found: os.stat_result, rights: Sequence[str]) -> bool:
         directory = stat.S_ISDIR(found.st_mode)
         wanted = os.R_OK if "read" in rights else 0
         wanted |= os.W_OK if not _WRITES.isdisjoint(rights) else 0

@@ -10,6 +10,7 @@ from typing import Any
 from ..capability import Capability
 from ..decision import UNRESOLVED, DenialCode, Verdict
 from ..errors import PolicyError
+from ..native import looks
 from ..records import LINKING, RENAMING, Evaluation
 from .event import DenialEvent
 
@@ -66,7 +67,7 @@ def to_run_it(event: DenialEvent) -> dict[str, Any] | None:
     suggested = event.suggestion or {}
     if event.capability is not Capability.FS_LOOKUP or "fs" not in suggested:
         return None
-    if not os.path.isfile(event.target) or not os.access(event.target, os.X_OK):
+    if not looks.is_executable(event.target):
         return None
     return {"process": [{"exec": suggested["fs"][0]["path"]}]}
 

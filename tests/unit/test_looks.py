@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pyisolate.native import looks
+from pyisolate.kernel.bpf import cgroup
+from pyisolate.kernel.identity import MountTable
+from pyisolate.limits import hierarchy
+from pyisolate.native import looks, mount, mount_table
+from tests.require import require
 
 
 @pytest.fixture
@@ -88,3 +92,27 @@ def test_the_table_of_mounts_is_closed_with_its_last_keeper() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     assert not looks.asks_server("/")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("name", ["back\\slash", "new\nline", "carriage\rreturn", "sp ace", "tab\t", "\udc85\x1c"])
+def test_whoever_mounts_chooses_names_and_hides_no_server_by_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    require("mount", os.geteuid() == 0, "as root only")
+    monkeypatch.setattr(looks, "_SERVERS", frozenset(("ramfs",)))
+    with tempfile.TemporaryDirectory(dir=os.path.realpath("/var/tmp")) as above:
+        place = os.path.join(above, name)
+        os.mkdir(place)
+        mount.mount(name, place, "ramfs")
+        try:
+            assert looks.asks_server(f"{place}/x")
+            with pytest.raises(BlockingIOError):
+                looks.has_attribute(place, "user.x")
+            assert place in {one.point for one in mount_table.read_at("/proc/self/mountinfo")}
+            table = MountTable()
+            table.refresh()
+            assert b"ramfs" in table.file_systems().values()
+            assert table.below(frozenset((above,)))
+            table.close()
+            hierarchy.detect()
+            cgroup.unified()
+        finally:
+            mount.umount2(place)

@@ -19,7 +19,7 @@ from ...capability import Capability
 from ...choices import EnforcerName
 from ...enforcement import Availability, Status
 from ...errors import EnforcementError
-from ...native import libbpf
+from ...native import libbpf, mount_table
 from ...native.result import without_hint
 from ...policy.compiled import CompiledPolicy, NetAction, NetRule
 from ..probe_child import Child, say
@@ -34,11 +34,10 @@ _PROBED_WITHIN_S = 60.0
 
 def unified() -> Path | None:
     """Return where cgroup v2 is mounted."""
-    with contextlib.suppress(OSError), open("/proc/self/mountinfo") as mounts:
-        for line in mounts:
-            left, _, right = line.partition(" - ")
-            if right.startswith("cgroup2 "):
-                return Path(left.split()[4])
+    with contextlib.suppress(OSError):
+        for one in mount_table.read_at("/proc/self/mountinfo"):
+            if one.kind == "cgroup2":
+                return Path(one.point)
     return None
 
 

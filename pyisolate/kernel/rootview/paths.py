@@ -7,10 +7,12 @@ Runs in the supervisor (Landlock) and in the root view builder; reads the file s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol, cast
 
 from ...policy.compiled import GATED, CompiledPolicy, FsRight, FsRule
 from ...policy.workspace import same_line
@@ -23,6 +25,19 @@ RUNNING = FsRight.EXEC | FsRight.MAP_EXEC
 CONTENT = FsRight.READ | WRITING | FsRight.EXEC
 
 _LINKS_MAX = 40  # MAXSYMLINKS, linux/namei.h
+
+
+class Looks(Protocol):
+    """How names are looked at: `os`, or `native.looks` for who must not wait for a file system's server."""
+
+    def lstat(self, path: str, /) -> os.stat_result:
+        """As `os.lstat`."""
+
+    def readlink(self, path: str, /) -> str:
+        """As `os.readlink`."""
+
+
+_OS = cast("Looks", os)
 
 
 @dataclass
@@ -72,9 +87,10 @@ class Places:
     links: dict[str, str]
     #: rules whose path is not there (or not reachable), with the reason
     missing: list[tuple[FsRule, str]]
+    looks: Looks = _OS
 
     @classmethod
-    def of(cls, policy: CompiledPolicy) -> Places:
+    def of(cls, policy: CompiledPolicy, looks: Looks = _OS) -> Places:
         """Resolve the file rules of a policy on this machine, now."""
         found: dict[str, Place] = {}
         links: dict[str, str] = {}
@@ -83,7 +99,7 @@ class Places:
             if rule.origin == "workspace":
                 continue  # it is in no sandbox but its own, and on the host not at all
             try:
-                real, is_directory = _resolve(rule.path, links)
+                real, is_directory = _resolve(rule.path, links, looks)
             except OSError as error:
                 missing.append((rule, os.strerror(error.errno or 0)))
                 continue
@@ -95,7 +111,7 @@ class Places:
         for place in places:
             place.above = _above(place.path, found)
             place.in_force = (place.above | place.allow) & ~place.deny
-        return cls(places, links, missing)
+        return cls(places, links, missing, looks)
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self.places)
@@ -115,9 +131,10 @@ class Places:
         visible = [place.path for place in self.places if shown(place.in_force)]
         for entry in os.scandir("/"):
             if entry.is_symlink():
-                real = os.path.realpath(entry.path)
-                if any(same_line(real, path) for path in visible):
-                    links.setdefault(entry.path, os.readlink(entry.path))
+                with contextlib.suppress(OSError):
+                    real, _ = _resolve(entry.path, {}, self.looks)
+                    if any(same_line(real, path) for path in visible):
+                        links.setdefault(entry.path, self.looks.readlink(entry.path))
         return links
 
     def note(self, rule: FsRule, why: str) -> str:
@@ -134,7 +151,7 @@ def _above(path: str, found: dict[str, Place]) -> int:
     return 0
 
 
-def _resolve(path: str, links: dict[str, str]) -> tuple[str, bool]:
+def _resolve(path: str, links: dict[str, str], looks: Looks) -> tuple[str, bool]:
     """Return the real path and whether it is a directory; note each symbolic link met. Raises OSError."""
     pending = [part for part in reversed(path.split("/")) if part]
     real, mode, followed = "", stat.S_IFDIR, 0
@@ -146,14 +163,14 @@ def _resolve(path: str, links: dict[str, str]) -> tuple[str, bool]:
             real, mode = real[: real.rfind("/")] if real else "", stat.S_IFDIR
             continue
         here = f"{real}/{part}"
-        mode = os.lstat(here).st_mode
+        mode = looks.lstat(here).st_mode
         if not stat.S_ISLNK(mode):
             real = here
             continue
         followed += 1
         if followed > _LINKS_MAX:
             raise OSError(40, "too many symbolic links")  # ELOOP
-        target = os.readlink(here)
+        target = looks.readlink(here)
         links[here] = target
         if target.startswith("/"):
             real = ""
