@@ -1,4 +1,4 @@
-"""Reads tables of mounts, /proc/PID/mountinfo: whoever mounts chooses names in them, of any bytes.
+"""Reads tables of mounts, /proc/PID/mountinfo, in which names hold any bytes: who mounts chooses them.
 
 The kernel ends each line with a newline and escapes space, tab, newline and backslash in names, as three octal digits
 (proc(5); fs/proc_namespace.c). Any user may name a mount of FUSE; what else ends lines of a text is part of a name.
