@@ -87,9 +87,10 @@ def test_a_syntax_error_shows_the_guests_lines_only(supervisor: SupervisorOf) ->
 
 
 def test_a_syntax_error_reads_a_line_of_a_file_only_where_there_is_one(supervisor: SupervisorOf) -> None:
-    """CPython looks for the line in a file of the code's name: made up, that is no refusal; a secret's name is one."""
+    """CPython looks for the line in a file of that name: not in sight, that is no refusal; a denied name is one."""
     show = "try: compile('x y', {!r}, 'exec')\nexcept SyntaxError: pass"
-    with supervisor.spawn("typo") as sandbox:
+    policy = pyisolate.Policy.preset("compute").allow_read("/etc").deny_read("/etc/passwd")
+    with supervisor.spawn("typo", policy) as sandbox:
         with pytest.raises(pyisolate.GuestError):
             sandbox.exec("def g(:\n    pass")
         for name in ("<unknown>", "/nowhere/module.py"):
