@@ -36,6 +36,9 @@ class Host(Protocol):
     def start_call(self, call: Callable[[], None]) -> None:
         """Run a call of a function of the host on a thread kept for these; returns at once."""
 
+    def start_look(self, call: Callable[[], None]) -> None:
+        """Run a look at a file, for which a file system may wait, on a thread kept for these; returns at once."""
+
     def start_thread(self, call: Callable[[], object]) -> None:
         """Run a call on a thread of its own, not confined as the caller is. Raises RuntimeError where it cannot."""
 

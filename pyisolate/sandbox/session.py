@@ -344,6 +344,10 @@ class Session(abc.ABC):
         """Run a call of a function of the host on a thread of the supervisor."""
         self.host.start_call(call)
 
+    def start_look(self, call: Callable[[], None]) -> None:
+        """Run a look at a file that a question is to be about on a thread of the supervisor."""
+        self.host.start_look(call)
+
     def event_loop(self) -> asyncio.AbstractEventLoop:
         """Return the supervisor's own event loop."""
         return self.host.event_loop()

@@ -38,6 +38,8 @@ _log = logging.getLogger("pyisolate.sandbox.waiting")
 _KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_DSYNC | os.O_SYNC
 #: Calls of one sandbox that questions are about; one that was given up counts until its answer.
 _MOST = 256
+#: Looks of one sandbox at files, each until its thread is back, also where its call was given up.
+_MOST_LOOKS = 32
 
 
 class HostFiles(Protocol):
@@ -132,6 +134,9 @@ class Surroundings(Protocol):
     def start_call(self, call: Callable[[], None]) -> None:
         """Run `call` on a thread of the supervisor's own."""
 
+    def start_look(self, call: Callable[[], None]) -> None:
+        """The same for a look at a file, for which a file system may wait."""
+
 
 class WaitingCalls:
     """Calls of one sandbox that wait for an answer, at the listener or at the egress proxy, and the file each is about.
@@ -146,9 +151,10 @@ class WaitingCalls:
         self._held: dict[int, Callable[[], None]] = {}
         #: the names of files that the guest was given last, by device and inode
         self._given: OrderedDict[tuple[int, int], str] = OrderedDict()
-        self.starting = Starting(around.start_call)
+        self.starting = Starting(around.start_look)
         self._lock = threading.Lock()
         self._known: Broker | None = None
+        self._looks = 0
         #: calls that are carried out now, files included, and what is to be done once none is
         self._begun = 0
         self._at_end: Callable[[], None] | None = None
@@ -173,9 +179,16 @@ class WaitingCalls:
             self.starting.came(asked.tid)
             self.starting.add(self._around.kernel, asked, partial(self._look_at_program, asked), put=False)
             return
+        with self._lock:
+            looks = self._looks < _MOST_LOOKS
+            self._looks += looks
         try:
-            self._around.start_call(partial(self._look, asked, host))
+            if looks:
+                self._around.start_look(partial(self._look, asked, host))
         except RuntimeError:  # no thread
+            looks = False
+            self._end_look()
+        if not looks:
             self._around.kernel.answer(asked.number, allow=None)
 
     def answer(self, number: int, *, allow: bool) -> None:
@@ -378,8 +391,18 @@ class WaitingCalls:
             known = self._known = Broker(compiled)
         return known
 
+    def _end_look(self) -> None:
+        with self._lock:
+            self._looks -= 1
+
     def _look(self, asked: Asked, host: HostFiles) -> None:
         """Ask about what a call is to do with files, or leave it to the kernel."""
+        try:
+            self._look_at_files(asked, host)
+        finally:
+            self._end_look()
+
+    def _look_at_files(self, asked: Asked, host: HostFiles) -> None:
         found = None
         with self._charged():
             try:

@@ -104,6 +104,7 @@ class Runtime:
         self._lock = threading.RLock()
         self._host_threads, self._function_loop = HostThreads(self._starter), HostLoop(self._starter)
         self._function_threads = HostThreads(self._starter, name="pyisolate-function")
+        self._look_threads = HostThreads(self._starter, name="pyisolate-look")
         self.state = "new"
         living.add(self)
 
@@ -162,6 +163,7 @@ class Runtime:
         self.egress.close()
         self._host_threads.close()
         self._function_threads.close()
+        self._look_threads.close()
         self._function_loop.close()
         self._starter.close()
         self._host_side.close()
@@ -189,6 +191,7 @@ class Runtime:
         self._lock, self._starter = threading.RLock(), Starter()
         self._host_threads, self._function_loop = HostThreads(self._starter), HostLoop(self._starter)
         self._function_threads = HostThreads(self._starter, name="pyisolate-function")
+        self._look_threads = HostThreads(self._starter, name="pyisolate-look")
         self.registry.abandon(lambda session: session.abandon())
         self.recorder.metrics.remove_supervisor(self)
 
@@ -302,6 +305,10 @@ class Runtime:
     def start_call(self, call: Callable[[], None]) -> None:
         """Run a call of a function of the host on a thread that only these use."""
         self._function_threads.start(call)
+
+    def start_look(self, call: Callable[[], None]) -> None:
+        """Run a look at a file on a thread that only these use: a file system may keep it."""
+        self._look_threads.start(call)
 
     def start_thread(self, call: Callable[[], object]) -> None:
         """Run a call on a thread of its own, not confined as the caller is. Raises RuntimeError where it cannot."""

@@ -36,6 +36,9 @@ class _Around:
         thread.start()
         thread.join()
 
+    def start_look(self, call: Callable[[], None]) -> None:
+        self.start_call(call)
+
     def answer(self, number: int, *, allow: bool | None) -> None:
         self.said.append(allow)
 
@@ -217,3 +220,24 @@ def test_a_sandbox_is_forgotten_when_the_call_that_a_yes_carries_out_has_its_rec
     waiting.take(msgspec.structs.replace(made, tid=os.getpid(), mode=0o700), Host())
     waiting.answer(1, allow=True)
     assert order == ["nothing waits", "made", "forgotten after [True]"]
+
+
+def test_looks_that_a_file_system_keeps_are_bounded_and_take_no_thread_of_the_hosts_functions() -> None:
+    kept = list[Callable[[], None]]()
+
+    class Around(_Around):
+        def start_call(self, call: Callable[[], None]) -> None:
+            raise AssertionError("a thread of the host's functions")
+
+        def start_look(self, call: Callable[[], None]) -> None:
+            kept.append(call)
+
+    around = Around()
+    waiting = WaitingCalls(around, list[Asked]().append, [].append)
+    for number in range(40):
+        waiting.take(Asked(number=number, call=number, tid=1, capability=Capability.FS_READ, target="/absent"), _Host())
+    assert len(kept) == 32
+    assert around.said == [None] * 8
+    kept.pop()()
+    waiting.take(Asked(number=41, call=41, tid=1, capability=Capability.FS_READ, target="/absent"), _Host())
+    assert len(kept) == 32
