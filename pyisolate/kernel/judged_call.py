@@ -147,7 +147,8 @@ class JudgedCall:
         its_own = capability is Capability.FS_DELETE or record.syscall not in RENAMING | LINKING
         if record.met is not None and its_own:
             there = record.met != "nothing"
-        if there is (capability is Capability.FS_CREATE):
+        moves = capability is Capability.FS_CREATE and record.syscall in RENAMING  # it makes a name that is there, too
+        if not moves and there is (capability is Capability.FS_CREATE):
             return False
         return broker.decide(capability, os.path.dirname(file)).code is not None
 

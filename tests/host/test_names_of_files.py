@@ -165,6 +165,19 @@ def test_one_call_is_one_event_and_the_same_in_both_modes(supervisor: pyisolate.
     )
 
 
+def test_a_move_onto_a_file_that_is_granted_alone_has_one_name_in_both_modes(
+    supervisor: pyisolate.Supervisor, folder: Path
+) -> None:
+    require("seccomp", supervisor.diagnostics().listener, "no listener sees these calls")
+    policy = pyisolate.Policy.preset("compute").allow_import("os").allow_write(folder / "there")
+    move = f"import os\nopen('w', 'w').close()\ntry: os.replace('w', '{folder}/there')\nexcept OSError: pass"
+    for mode in ("enforce", "monitor"):
+        with supervisor.spawn("names", policy, mode=mode) as sandbox:
+            sandbox.exec(move)
+            (event,) = sandbox.get_denial_events()
+        assert (event.capability, event.target, event.count) == ("fs.create", f"{folder}/there", 1)
+
+
 @pytest.mark.parametrize("mode", ["enforce", "monitor"])
 def test_what_a_guest_sees_to_be_there_or_not_is_told_as_linux_tells_it(
     supervisor: pyisolate.Supervisor, folder: Path, mode: Mode
