@@ -21,7 +21,8 @@ FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-
 TESTS = (
     *(f"unit/test_{name}.py" for name in ("wire", "channel", "plain_answers", "seccomp", "notify_table")),
     *(f"unit/test_native_{name}.py" for name in ("audit", "landlock", "process")),
-    *(f"host/test_{name}.py" for name in ("notify_net", "notify_calls", "native_process", "landlock")),
+    *(f"host/test_notify_{name}.py" for name in ("calls", "connect_waits", "net", "threads", "unix")),
+    *(f"host/test_{name}.py" for name in ("native_process", "landlock")),
     "unit/test_fuzz.py",
 )
 #: The first three end a whole program under a filter that stops LeakSanitizer; the last brings its own sanitizer.
