@@ -14,7 +14,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import machinery
-from types import CodeType, FrameType
+from types import CodeType, FrameType, ModuleType
 from typing import Any, TypeVar
 from zipimport import zipimporter
 
@@ -77,6 +77,7 @@ _NO_RULE = frozenset({DenialCode.NOT_GRANTED, DenialCode.SCOPE_INSUFFICIENT})
 _import = builtins.__import__
 _import_module = importlib.import_module
 _pure_import = importlib.__import__
+_reload = importlib.reload
 _bootstrap: Any = sys.modules["_frozen_importlib"]  # what importlib calls _bootstrap
 _gcd_import = _bootstrap._gcd_import
 _find_spec = importlib.util.find_spec
@@ -324,6 +325,18 @@ def _checked_import_module(name: str, package: str | None = None) -> Any:
 
 
 @_as_importlib
+def _checked_reload(module: ModuleType) -> ModuleType:
+    """Guest code that loads a module again has named it, and the finders would make an empty one of what is hidden."""
+    hooks = GATE.hooks
+    if hooks is not None and _guest_caller(None):
+        spec = getattr(module, "__spec__", None)
+        name = getattr(spec, "name", None) or getattr(module, "__name__", None)
+        if isinstance(name, str):
+            hooks.imports.module(paths.text(name) or "")
+    return _reload(module)
+
+
+@_as_importlib
 def _checked_gcd_import(name: str, package: str | None = None, level: int = 0) -> Any:
     hooks = GATE.hooks
     if hooks is not None and _guest_caller(name):
@@ -376,6 +389,7 @@ def install() -> None:
         (_checked_import, _import, "builtins", "__import__"),
         (_checked_pure_import, _pure_import, "importlib", "__import__"),
         (_checked_import_module, _import_module, "importlib", "import_module"),
+        (_checked_reload, _reload, "importlib", "reload"),
         (_checked_gcd_import, _gcd_import, "importlib._bootstrap", "_gcd_import"),
         (_checked_find_spec, _find_spec, "importlib.util", "find_spec"),
     ):
@@ -385,5 +399,6 @@ def install() -> None:
     builtins.__import__ = _checked_import  # type: ignore[assignment]
     importlib.__import__ = _checked_pure_import  # type: ignore[assignment]
     importlib.import_module = _checked_import_module
+    importlib.reload = _checked_reload
     importlib.util.find_spec = _checked_find_spec
     _bootstrap._gcd_import = _checked_gcd_import

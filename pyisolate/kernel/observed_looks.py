@@ -55,6 +55,9 @@ def barred(record: KernelRecord, names: SeenNames, broker: Broker, searched: Sea
             names.followed(name)
     if names.barred is None or is_beside(names.barred, names.barred, searched):
         return None
+    asked_for = names.followed(record.target)
+    if names.is_seen(asked_for) and broker.decide(record.capability, asked_for).code is not None:
+        return None  # what was asked for is refused as well, and an event is about that
     decision = broker.decide(Capability.FS_LOOKUP, names.barred)
     reason = f"{decision.reason}: the name goes through it, and the root view shows only what is granted"
     found = refused(record, msgspec.structs.replace(decision, reason=reason), names.barred)

@@ -72,7 +72,7 @@ class Worker:
     def __init__(self, token: str, isolation: str, slowness: float, authority: str) -> None:
         self.token, self.isolation, self.slowness = token, isolation, slowness
         self.signals = self.memory_mib = self.grew_mib = 0
-        self.slowest_s = 0.0
+        self.slowest_s, self._namespace = 0.0, -1
         self.techniques = {technique.key: technique for technique in load()}
         # what guests may have in flight is a part of it: the same on every machine
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -197,9 +197,17 @@ class Worker:
                 got.add("ESCAPED: the host waits for the guest")
             run.messages += sorted(got)[:100]
 
+    def _keep_namespace(self, pid: int) -> None:
+        """Keep a cell's pid namespace until the next one's: once it is gone, another cell may have its number."""
+        with contextlib.suppress(OSError):
+            held, self._namespace = self._namespace, os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY)
+            if held >= 0:
+                os.close(held)
+
     def _attack(self, technique: Technique, sandbox: Any, targets: Targets, run: Run) -> None:
         run.pid, run.sandbox_id = sandbox.pid, sandbox.id
         if self.isolation == "process":
+            self._keep_namespace(sandbox.pid)
             run.before = cell_state(sandbox.pid)
         timeout_s = technique.timeout_s * self.slowness
         run.text, run.error, run.error_text = _exec(sandbox, source_for(technique, targets.facts()), timeout_s)

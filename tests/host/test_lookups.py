@@ -180,6 +180,7 @@ BY_LINK = (
     ("os.stat('{0}/hidden/../granted/file')", "fs.lookup", ""),
     ("subprocess.run(['/bin/sh', '-c', 'read x < {0}/hidden/../granted/file'])", "fs.lookup", ""),
     ("open('{0}/granted/no/../file')", "fs.lookup", "../granted/no"),
+    ("libc.open(b'{0}/granted/no/../no/key', 0)", "fs.read", "../granted/no/key"),
     ("os.stat('{0}/granted/no/../file')", "fs.lookup", "../granted/no"),
 )
 
@@ -190,6 +191,7 @@ def test_a_link_that_is_not_granted_leads_nowhere(supervisor: pyisolate.Supervis
     (tree / "hidden/into").symlink_to("../granted/file")
     (tree / "hidden/folder").symlink_to("../granted")
     (tree / "granted/no").mkdir()
+    (tree / "granted/no/key").touch()
     policy = _policy(tree, "granted").with_mode(mode)
     with supervisor.spawn("by link", policy.deny("fs.read", tree / "granted/no")) as sandbox:
         sandbox.exec(PRELUDE)

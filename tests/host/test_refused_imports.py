@@ -32,6 +32,23 @@ def test_a_program_does_without_a_module_that_is_refused(supervisor: pyisolate.S
         assert sandbox.exec("import click\nclick.__name__").value == "click"
 
 
+@pytest.mark.parametrize("denied", [True, False])
+def test_a_module_that_is_loaded_again_is_named(supervisor: pyisolate.Supervisor, denied: bool) -> None:
+    """The finders see nothing of what is denied, and would make an empty module of it without a word."""
+    policy = Policy.preset("compute")
+    with supervisor.spawn("again", policy.deny_import("json") if denied else policy) as sandbox:
+        source = "import importlib, sys\nhasattr(importlib.reload(sys.modules['json']), 'dumps')"
+        if denied:
+            with pytest.raises(PolicyError) as raised:
+                sandbox.exec(source)
+            assert raised.value.denial_event is not None
+            assert (raised.value.denial_event.capability, raised.value.denial_event.target) == ("import.module", "json")
+            assert [event.code for event in sandbox.get_denial_events()] == ["EXPLICIT_DENY"]
+        else:
+            assert sandbox.exec(source).value is True
+            assert sandbox.get_denial_events() == []
+
+
 @pytest.mark.parametrize("name", ["click", "msgspec", "no_such_module"])
 def test_the_guest_reads_the_rule_that_its_event_suggests(supervisor: pyisolate.Supervisor, name: str) -> None:
     source = f"try:\n    import {name}\nexcept ImportError as error:\n    told = str(error)\ntold"

@@ -6,7 +6,7 @@ import ipaddress
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pyisolate.capability import FLOOR, Capability
@@ -54,6 +54,12 @@ def _order(rule: NetRule) -> tuple[int, int, int, int, bool]:
     return (rule.action, len(rule.address), -rule.prefix, rule.port_high - rule.port_low, rule.allow)
 
 
+EVERY_V6 = NetRule(
+    action=NetAction.BIND, address=bytes(16), prefix=0, port_low=0, port_high=0, allow=True, text="BIND: ::/0:0-0"
+)
+
+
+@example([EVERY_V6], "::", 0, Capability.NET_BIND)  # which takes every IPv4 address as well
 @given(
     st.lists(net_rules(), max_size=8),
     _V4 | _V6,

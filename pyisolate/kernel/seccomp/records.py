@@ -267,6 +267,9 @@ def evaluate(
             address = addresses.destination(address)  # as the listener has it before it asks
         listening = capability is Capability.NET_LISTEN
         reason, rule, presented = table.ask(action, address, port, listening=listening)
+        if not reason and action == NetAction.BIND and addresses.takes_ipv4(address):
+            # as for a socket without IPV6_V6ONLY: with it, the broker refuses nothing that is granted here
+            reason, rule, presented = table.ask(action, bytes(4), port, listening=listening)
         monitors = bool(table.flags & native.FLAG_MONITOR_NET)
     elif capability in FLOOR or capability in _WHOLE:
         act = table.acts[CAPABILITY_NUMBER[capability]]
