@@ -131,19 +131,9 @@ class Starter:
 
         Waits for as long as the call takes: nothing of it is left to run once this has raised.
         """
-        outcome: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
-
-        def work() -> None:
-            try:
-                outcome.put((call(), None))
-            except BaseException as error:
-                outcome.put((None, error))
-
-        self.start(Thread(work, name="pyisolate-apart"))
-        result, error = outcome.get()
-        if error is not None:
-            raise error
-        return result  # type: ignore[return-value]
+        future: concurrent.futures.Future[_T] = concurrent.futures.Future()
+        self.start(Thread(settle, args=(future, call), name="pyisolate-apart"))
+        return future.result()
 
     def close(self) -> None:
         """End its thread; those that it started go on. It may be opened again."""

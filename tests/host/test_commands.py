@@ -19,6 +19,7 @@ import pytest
 
 import pyisolate
 from pyisolate.policy.suggest import apply
+from tests.programs import compute_with
 from tests.require import require, require_tmp_leads
 from tests.uv import find_uv
 from tests.wheels import make_wheel
@@ -27,16 +28,11 @@ pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
 
 COMMAND = [sys.executable, "-m", "pyisolate", "exec"]
-PROGRAMS = ("bash", "cat", "sleep", "git")
 
 
 @pytest.fixture
 def sandbox(supervisor: pyisolate.Supervisor) -> Iterator[pyisolate.Sandbox]:
-    policy = pyisolate.Policy.preset("compute")
-    for name in PROGRAMS:
-        if (path := shutil.which(name)) is not None:
-            policy = policy.allow_exec(path)
-    with supervisor.spawn("commands", policy) as made:
+    with supervisor.spawn("commands", compute_with("bash", "cat", "sleep", "git")) as made:
         yield made
 
 

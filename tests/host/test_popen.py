@@ -16,20 +16,14 @@ from collections.abc import Iterator
 import pytest
 
 import pyisolate
+from tests.programs import compute_with
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
 
-PROGRAMS = ("bash", "cat", "sleep", "git")
-
-
 @pytest.fixture
 def sandbox(supervisor: pyisolate.Supervisor) -> Iterator[pyisolate.Sandbox]:
-    policy = pyisolate.Policy.preset("compute")
-    for name in PROGRAMS:
-        if (path := shutil.which(name)) is not None:
-            policy = policy.allow_exec(path)
-    with supervisor.spawn("commands", policy) as made:
+    with supervisor.spawn("commands", compute_with("bash", "cat", "sleep", "git")) as made:
         yield made
 
 

@@ -20,7 +20,7 @@ from pyisolate.egress.streams import Inlet
 from pyisolate.egress.tunnel import Carrier
 from pyisolate.policy.compiled import EgressLimits
 from pyisolate.policy.web import Request
-from tests.unit.test_egress_shortcut import ANSWER, ASKED, ONWARD, OTHER, SENT, _stream
+from tests.unit.test_egress_shortcut import ANSWER, ASKED, ONWARD, OTHER, SENT, Sides, _stream
 
 POSTED = b"POST http://h/x HTTP/1.1\r\nHost: h\r\nSecret: p\r\nContent-Length: 4\r\n\r\n"
 POST = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n"
@@ -34,27 +34,12 @@ REQUESTS = [
 
 
 @dataclass
-class Ends:
-    """The guest's end, the host's end, and what carries between them."""
+class Ends(Sides):
+    """With the tunnels' thread between them."""
 
-    guest: socket.socket
-    host: socket.socket
     inlet: Inlet
     carrier: Carrier
-    up: Upstream
-    meter: Meter
     handed: Handed
-    done: asyncio.Task[bytes | Begun | None]
-
-    async def send(self, sock: socket.socket, data: bytes) -> None:
-        await asyncio.get_running_loop().sock_sendall(sock, data)
-
-    async def receive(self, sock: socket.socket, count: int) -> bytes:
-        got = b""
-        async with asyncio.timeout(5):
-            while len(got) < count and (more := await asyncio.get_running_loop().sock_recv(sock, count - len(got))):
-                got += more
-        return got
 
     async def ask(self) -> None:
         await self.send(self.guest, ASKED)
@@ -64,10 +49,6 @@ class Ends:
         await self.ask()
         await self.send(self.host, ANSWER + body)
         assert await self.receive(self.guest, len(ONWARD) + 4) == ONWARD + body
-
-    async def result(self) -> bytes | Begun | None:
-        async with asyncio.timeout(5):
-            return await self.done
 
     def nothing_came(self, sock: socket.socket) -> bool:
         try:
@@ -91,7 +72,7 @@ async def _ends(limits: EgressLimits, head_s: float, early: tuple[bytes, bytes])
     guest.send(early[0]), host.send(early[1])  # the thread finds both
     done = asyncio.ensure_future(handed.run(head_s))
     await asyncio.sleep(0)
-    yield Ends(guest, host, inlet, carrier, up, meter, handed, done)
+    yield Ends(guest, host, up, meter, done, inlet, carrier, handed)
     done.cancel()
     await asyncio.gather(done, return_exceptions=True)
     carrier.close()

@@ -35,14 +35,13 @@ OTHER = b"GET http://h/y HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
 @dataclass
-class Ends:
-    """The guest's end, the host's end, and what carries between them."""
+class Sides:
+    """The guest's end, the host's end, and when what carries between them is done."""
 
     guest: socket.socket
     host: socket.socket
     up: Upstream
     meter: Meter
-    shortcut: Shortcut
     done: asyncio.Task[bytes | Begun | None]
 
     async def send(self, sock: socket.socket, data: bytes) -> None:
@@ -58,6 +57,13 @@ class Ends:
     async def result(self) -> bytes | Begun | None:
         async with asyncio.timeout(5):
             return await self.done
+
+
+@dataclass
+class Ends(Sides):
+    """With the shortcut between them."""
+
+    shortcut: Shortcut
 
 
 async def _stream(sock: socket.socket) -> tuple[Inlet, asyncio.StreamWriter]:
@@ -86,7 +92,7 @@ async def _ends(limits: EgressLimits, head_s: float, hider: Hider) -> AsyncItera
     shortcut = Shortcut(Plain(inlet, writer), up, host_inlet, meter, find, hider, Turns(Work()))
     done = asyncio.ensure_future(shortcut.run(head_s))
     await asyncio.sleep(0)
-    yield Ends(guest, host, up, meter, shortcut, done)
+    yield Ends(guest, host, up, meter, done, shortcut)
     done.cancel()
     await asyncio.gather(done, return_exceptions=True)
     for one in (writer, host_writer):
