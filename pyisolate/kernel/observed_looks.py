@@ -59,11 +59,9 @@ def barred(record: KernelRecord, names: SeenNames, broker: Broker, searched: Sea
     if names.is_seen(asked_for) and broker.decide(record.capability, asked_for).code is not None:
         return None  # what was asked for is refused as well, and an event is about that
     decision = broker.decide(Capability.FS_LOOKUP, names.barred)
-    reason = f"{decision.reason}: the name goes through it, and the root view shows only what is granted"
-    found = refused(record, msgspec.structs.replace(decision, reason=reason), names.barred)
-    passed = broker.policy.mode_of("fs") is Mode.MONITOR
-    number = 0 if passed else errno.EACCES if decision.code is DenialCode.EXPLICIT_DENY else errno.ENOENT
-    return msgspec.structs.replace(found, enforcer="root view", errno=number, beyond_name=passed)
+    why = "the name goes through it, and the root view shows only what is granted"
+    found = refused(record, decision, names.barred)
+    return _out_of_view(found, why, passed=broker.policy.mode_of("fs") is Mode.MONITOR)
 
 
 def by_unseen_link(record: KernelRecord, names: SeenNames, *, passed: bool) -> KernelRecord:
@@ -73,8 +71,14 @@ def by_unseen_link(record: KernelRecord, names: SeenNames, *, passed: bool) -> K
     """
     if not names.is_by_unseen_link(record.target):
         return record
-    reason = f"{record.reason}: a link leads from it to what is granted, and the root view shows no link that is not"
+    why = "a link leads from it to what is granted, and the root view shows no link that is not"
+    return _out_of_view(record, why, passed=passed)
+
+
+def _out_of_view(record: KernelRecord, why: str, *, passed: bool) -> KernelRecord:
+    """Return a denial as the root view's, which does not show what was looked for. `passed`: monitor mode shows it."""
     number = 0 if passed else errno.EACCES if record.code is DenialCode.EXPLICIT_DENY else errno.ENOENT
+    reason = f"{record.reason}: {why}"
     return msgspec.structs.replace(record, enforcer="root view", reason=reason, errno=number, beyond_name=passed)
 
 
