@@ -157,44 +157,35 @@ class SeenNames:
 
     def _born_ns(self, path: str) -> int:
         try:
-            name = self._below(path)
-            if name is None or self._own is None:
-                with looks.opened(path, os.O_PATH) as found:
-                    born = places.born("", dir_fd=found)
-            else:
-                with self._own() as top:
-                    found = mount.openat2(name, os.O_PATH | os.O_NOFOLLOW, mount.BENEATH, dirfd=top)
-                    try:
-                        born = places.born("", dir_fd=found)
-                    finally:
-                        os.close(found)
+            with self._found(path) as found:
+                return places.born("", dir_fd=found)
         except (OSError, ValueError, SandboxClosed):
             return 0
-        return born
 
     def interpreter(self, path: str) -> str | None:
         """Return the program that a script's first line names; None for any other file, or where it names no path."""
         try:
-            with self._opened(path) as file:
-                first = os.read(file, _FIRST_LINE) if stat.S_ISREG(os.fstat(file).st_mode) else b""
+            with self._found(path) as found:
+                first = _first_line(found) if stat.S_ISREG(os.fstat(found).st_mode) else b""
         except (OSError, ValueError, SandboxClosed):
             return None
         words = first[2:].partition(b"\n")[0].split(None, 1) if first.startswith(b"#!") else []
         return os.fsdecode(words[0]) if words and words[0].startswith(b"/") else None
 
     @contextlib.contextmanager
-    def _opened(self, path: str) -> Iterator[int]:
-        flags, name = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, self._below(path)
+    def _found(self, path: str) -> Iterator[int]:
+        """Lend an O_PATH descriptor: to open a name for reading wakes who waits at a FIFO, and acts on a device."""
+        name = self._below(path)
         if name is None or self._own is None:
-            with looks.opened(path, flags) as file:
-                yield file
+            with looks.opened(path, os.O_PATH) as found:
+                yield found
             return
         with self._own() as top:
-            file = mount.openat2(name, flags, mount.BENEATH, dirfd=top)
+            found = mount.openat2(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, mount.BENEATH, dirfd=top)
         try:
-            yield file
+            yield found
         finally:
-            os.close(file)
+            os.close(found)
 
     def in_folder(self, target: str) -> str | None:
         """Return a name with its folder's links followed, not its own; None where the folder is not there."""
@@ -275,16 +266,11 @@ class SeenNames:
 
     def _look(self, path: str) -> tuple[os.stat_result, str | None]:
         """Return a name's state, and what it says if it is a link of the workspace. Raises OSError, SandboxClosed."""
-        name = self._below(path)
-        if name is None or self._own is None:
+        if self._below(path) is None or self._own is None:
             return looks.lstat(path), None
-        with self._own() as top:
-            found = mount.openat2(name, os.O_PATH | os.O_NOFOLLOW, mount.BENEATH, dirfd=top)
-            try:
-                state = os.fstat(found)
-                return state, os.readlink("", dir_fd=found) if stat.S_ISLNK(state.st_mode) else None
-            finally:
-                os.close(found)
+        with self._found(path) as found:
+            state = os.fstat(found)
+            return state, os.readlink("", dir_fd=found) if stat.S_ISLNK(state.st_mode) else None
 
     def _changed_ns(self, path: str) -> int:
         """Return when a name's own state was changed last, as its making is; 0 where that is not known."""
@@ -308,6 +294,15 @@ class SeenNames:
         if call.met is not None and call.target.startswith(f"{path}/"):
             return not self._is_older(path)
         return self._changed_ns(path) > _at(call.monotonic_ns) + _TICK_NS
+
+
+def _first_line(found: int) -> bytes:
+    """Return the start of a file that is there, by an O_PATH descriptor of it. Raises OSError."""
+    file = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, _FIRST_LINE)
+    finally:
+        os.close(file)
 
 
 def _at(monotonic_ns: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from pyisolate.policy import Policy, compile_policy, workspace
 from pyisolate.policy.compiled import CompiledPolicy
 from pyisolate.policy.searched import Searched
 from pyisolate.records import Evaluation, KernelRecord
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -217,6 +219,29 @@ def test_links_are_followed_as_the_kernel_does(tree: Path, name: str) -> None:
     (tree / "loop").symlink_to(tree / "loop")
     assert followed(f"{tree}/loop/x").startswith(str(tree))
     assert followed("/proc/self/../version") == "/proc/version"
+
+
+def test_the_first_line_is_read_of_a_file_and_of_nothing_else(tree: Path) -> None:
+    """A guest may put a FIFO where its script was: to open that for reading lets go on who waits to write there."""
+    script, fifo = tree / "granted" / "script", tree / "granted" / "fifo"
+    script.write_text("#! /bin/sh -e\n")
+    os.mkfifo(fifo)
+    opened = threading.Event()
+
+    def write() -> None:
+        os.close(os.open(fifo, os.O_WRONLY))
+        opened.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    until(lambda: Path(f"/proc/self/task/{writer.native_id}/syscall").read_text() != "running\n")
+    try:
+        assert SeenNames().interpreter(str(script)) == "/bin/sh"
+        assert SeenNames().interpreter(str(fifo)) is None
+        assert not opened.wait(0.2)
+    finally:
+        os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+        writer.join()
 
 
 @pytest.mark.parametrize(
