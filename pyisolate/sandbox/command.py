@@ -39,6 +39,8 @@ class Program:
     #: its stderr goes where its stdout does
     merged: bool = False
     stdin: Stdin | None = None
+    #: no one reads its stdout, its stderr
+    discarded: tuple[bool, bool] = (False, False)
 
     @property
     def sent(self) -> tuple[Any, ...]:
@@ -47,7 +49,7 @@ class Program:
 
     def work(self) -> Work:
         """Return the request that runs it."""
-        return Work("command", args=self.sent, stdin=self.stdin)
+        return Work("command", args=(*self.sent, self.discarded), stdin=self.stdin)
 
     def launched(self, pipes: tuple[int, ...]) -> Work:
         """Return the request that starts it, with descriptors of its own."""
@@ -121,6 +123,11 @@ class Streams:
     text: ProgramText | None
     merged: bool
 
+    @property
+    def discarded(self) -> tuple[bool, bool]:
+        """Which of both no one reads."""
+        return self.stdout.discarded, self.stderr.discarded and not self.merged
+
     def outputs(self, stdout: bytes, stderr: bytes) -> tuple[Any, Any]:
         """Return what the answer holds of both streams."""
         return self.stdout.of(stdout, self.text), None if self.merged else self.stderr.of(stderr, self.text)
@@ -157,7 +164,7 @@ def run_command(
 ) -> subprocess.CompletedProcess[Any]:
     """Run a program in a cell; see `Sandbox.run`."""
     check_seconds("run: timeout", timeout)
-    work = replace(program, stdin=streams.stdin, merged=streams.merged).work()
+    work = replace(program, stdin=streams.stdin, merged=streams.merged, discarded=streams.discarded).work()
     arguments = list(program.arguments)
     try:
         with contextlib.ExitStack() as ending:

@@ -89,6 +89,7 @@ class CapturedOutput:
 
     callback: OutputCallback | None
     sink: Sink | None = None
+    discarded: bool = False
 
     def of(self, data: bytes, text: ProgramText | None) -> Any:
         """Return what the answer holds of it."""
@@ -109,4 +110,5 @@ def captured_output(name: str, target: OutputSink | None, callback: OutputCallba
     if callback is not None:
         raise ValueError(f"run: {name}: goes elsewhere, so on_{name} would see nothing. Hint: give one of the two")
     sink = sink_of(target, "run")
-    return CapturedOutput(BytesCallback(sink.feed), sink)
+    discarded = isinstance(target, int) and target == subprocess.DEVNULL
+    return CapturedOutput(BytesCallback(sink.feed), sink, discarded)

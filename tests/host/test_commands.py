@@ -168,6 +168,48 @@ def test_output_streams_and_is_bounded(supervisor: pyisolate.Supervisor) -> None
             sandbox.run(["bash", "-c", "while :; do echo loud; done"])
 
 
+LATER = "(sleep 0.5; echo late; echo late >&2) & echo now"
+
+
+@pytest.mark.parametrize("options", [{}, {"stderr": subprocess.STDOUT}, {"stdout": subprocess.DEVNULL}])
+def test_what_a_program_left_running_writes_is_its_output_too(
+    sandbox: pyisolate.Sandbox, options: dict[str, Any]
+) -> None:
+    """The answer is that of `subprocess.run` where it captures, and nothing is left for the next program."""
+    done = sandbox.run(["bash", "-c", LATER], text=True, **options)
+    captured = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    here = subprocess.run(["bash", "-c", LATER], text=True, check=False, **captured)
+    assert (done.returncode, done.stdout, done.stderr) == (0, here.stdout, here.stderr)
+    assert (here.stdout or here.stderr).count("late") == (2 if "stderr" in options else 1)
+    assert sandbox.run(["bash", "-c", "echo x"]).stdout == b"x\n"
+
+
+def test_output_that_nobody_reads_is_waited_for_by_nobody(sandbox: pyisolate.Sandbox) -> None:
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = time.monotonic()
+    done = sandbox.run(["bash", "-c", "sleep 60 & echo $!"], **nowhere)
+    assert (done.returncode, done.stdout, done.stderr) == (0, None, None)
+    assert time.monotonic() - started < 30
+    assert (sandbox.stats.processes or 2) == 2
+
+
+@pytest.mark.once
+def test_a_timeout_ends_the_wait_for_what_a_program_left_running(sandbox: pyisolate.Sandbox) -> None:
+    with pytest.raises(pyisolate.TimeoutError) as caught:
+        sandbox.run(["bash", "-c", "sleep 60 & echo now"], timeout=0.7)
+    assert caught.value.stdout == "now\n"
+    assert sandbox.run(["bash", "-c", "echo x"]).stdout == b"x\n"
+
+
+def test_what_a_program_wrote_comes_whole_where_it_is_killed(supervisor: pyisolate.Supervisor) -> None:
+    """64 KiB wait in its pipe, and what it wrote before was passed on."""
+    script = "head -c 200000 /dev/zero | tr '\\0' x; head -c 30000 /dev/zero | tr '\\0' e >&2; echo end; sleep 60"
+    policy = compute_with("bash", "head", "tr", "sleep")
+    with supervisor.spawn("whole", policy) as sandbox, pytest.raises(pyisolate.TimeoutError) as caught:
+        sandbox.run(["bash", "-c", script], timeout=2)
+    assert (len(caught.value.stdout), len(caught.value.stderr)) == (200_004, 30_000)
+
+
 def test_tasks_of_asyncio_have_the_same(sandbox: pyisolate.Sandbox) -> None:
     assert asyncio.run(sandbox.arun(["cat"], input="x", text=True)).stdout == "x"
 
