@@ -69,9 +69,13 @@ class CellOrder(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The guest's environment: the same for all, what leads to its workspace, and what was asked for."""
-        own = workspace.ENVIRONMENT if self.prepared.compiled.workspace_bytes is not None else {}
-        return {**GUEST_ENVIRONMENT, **own, **self.env}
+        """The guest's environment: the same for all, what leads to its workspace and packages, what was asked for."""
+        compiled = self.prepared.compiled
+        own = workspace.ENVIRONMENT if compiled.workspace_bytes is not None else {}
+        merged = {**GUEST_ENVIRONMENT, **own, **self.env}
+        if compiled.site is not None:  # for interpreters that the guest starts
+            merged["PYTHONPATH"] = os.pathsep.join(filter(None, (self.env.get("PYTHONPATH"), compiled.site.path)))
+        return merged
 
     @property
     def broker_policy(self) -> CompiledPolicy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,3 +151,40 @@ def test_what_was_built_again_is_what_new_sandboxes_get(
         with supervisor.spawn("after", environment=second) as after:
             assert after.eval("__import__('thing').version") == 3
         assert before.eval("1") == 1
+
+
+CHILDREN = """
+import os, subprocess, sys
+open("double.py", "w").write("import thing; print(thing.version)")
+open("pool.py", "w").write('''
+import multiprocessing, thing
+if __name__ == "__main__":
+    for way in ("spawn", "forkserver"):
+        with multiprocessing.get_context(way).Pool(1) as pool:
+            print(*pool.map(thing.double, [2]))
+''')
+for words in (["-c", "import thing; print(thing.version)"], ["-m", "thing"], ["double.py"], ["pool.py"]):
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    print(done.stdout.split(), done.stderr)
+sys.stdout.flush()
+os.execv(sys.executable, [sys.executable, "-m", "thing"])
+"""
+
+
+def test_interpreters_that_a_guest_starts_find_its_packages(
+    supervisor: pyisolate.Supervisor, wheels: Path, tmp_path: Path
+) -> None:
+    thing = {"thing/__init__.py": "version = 7\ndef double(x): return 2 * x\n", "thing/__main__.py": "print('main')\n"}
+    make_wheel(tmp_path / "own", "thing", thing, version="7.0")
+    environment = Environment.from_requirements(["thing==7.0"], wheels=tmp_path / "own")
+    policy = Policy.preset("compute").allow_exec(sys.executable).with_limits(processes=32, memory="1GiB")
+    child = "__import__('subprocess').run({!r}, capture_output=True, text=True).stdout"
+    ask = [sys.executable, "-c", "import os, thing; print(os.environ['PYTHONPATH'])"]
+    with supervisor.spawn("children", policy, environment=environment) as sandbox:
+        with pytest.raises(pyisolate.SandboxDied) as caught:  # the program that it has become
+            sandbox.exec(CHILDREN)
+        assert caught.value.stdout.splitlines() == ["['7'] ", "['main'] ", "['7'] ", "['4', '4'] ", "main"]
+    with supervisor.spawn("own path", policy, environment=environment, env={"PYTHONPATH": "lib"}) as sandbox:
+        assert sandbox.eval(child.format(ask)) == f"lib:{environment.directory}/site-packages\n"
+    with supervisor.spawn("none", policy) as sandbox:  # the control
+        assert not sandbox.eval(child.format(ask))
