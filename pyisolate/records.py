@@ -163,7 +163,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     file: tuple[int, int] | None = None
 
 
-class Actor(msgspec.Struct, frozen=True, kw_only=True):
+class Actor(msgspec.Struct, frozen=True):
     """On whose behalf a sandbox or a guarded function runs."""
 
     kind: str

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
+
+import msgspec
 
 from ..errors import PolicySyntaxError
 from . import layers, parse
@@ -13,7 +16,33 @@ from .reader import Where
 from .schema import read_fields
 
 
-class Policy(PolicyModel, frozen=True, kw_only=True, dict=True, repr_omit_defaults=True):
+class _MadeByReaders(msgspec.StructMeta):
+    """Says what makes a policy, to callers of `Policy("compute")`."""
+
+    def __call__(cls, *args: Any, **fields: Any) -> Any:
+        if args:
+            raise TypeError(
+                f"Policy({', '.join(map(_written, args))[:80]}): a policy is made by name of what it comes from. "
+                f"Hint: {_reader_of(args[0])}"
+            )
+        return super().__call__(**fields)
+
+
+def _written(given: object) -> str:
+    return repr(given) if isinstance(given, str | Path | int) else f"<{type(given).__name__}>"
+
+
+def _reader_of(given: object) -> str:
+    if isinstance(given, Mapping):
+        return "Policy.from_dict reads a mapping"
+    if isinstance(given, str) and given in parse.PRESETS:
+        return f"Policy.preset({given!r})"
+    if isinstance(given, str | Path) and Path(given).suffix:
+        return f"Policy.load({str(given)[:80]!r})"
+    return "Policy.preset('compute') is a shipped policy, Policy.load(path) reads a file"
+
+
+class Policy(PolicyModel, metaclass=_MadeByReaders, frozen=True, kw_only=True, dict=True, repr_omit_defaults=True):
     """What a guest may do. Every builder returns a new policy; nothing is granted that no rule grants.
 
     The most specific rule decides; at equal length deny beats allow, whichever was added first.
@@ -50,6 +79,8 @@ class Policy(PolicyModel, frozen=True, kw_only=True, dict=True, repr_omit_defaul
             return below[0]
 
         made = cls(**read_fields(data, empty=cls(), preset=base_of, file=file, lines=lines))
+        if file is not None and "name" not in data:
+            made = made.with_name(_name_of(file) or made.name)
         if below:
             assert file is not None
             layers.require_narrower(below[0], made, file, data, lines)
@@ -64,6 +95,11 @@ class Policy(PolicyModel, frozen=True, kw_only=True, dict=True, repr_omit_defaul
         from .learning import learned
 
         return learned(events, generalise=generalise, base=base or cls.preset("compute").with_name("learned"))
+
+
+def _name_of(file: str) -> str:
+    """Return what events call the policy of a file that states no name; "" where the file's name has nothing for it."""
+    return re.sub(r"[^\w.+@ -]", "_", Path(file).stem, flags=re.ASCII).lstrip("_ .+@-")[:63].rstrip()
 
 
 def default_base() -> Policy:

@@ -176,3 +176,22 @@ def test_many_rules_about_the_network_are_refused_at_once(tmp_path: Path) -> Non
     rules = [{"connect": f"10.{n}.0.0/16:443", "deny": True} for n in range(200)]
     with pytest.raises(PolicySyntaxError, match="at most 100"):
         over(tmp_path, yaml.safe_dump({"net": rules}))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "name"),
+    [
+        ("nightly job.yaml", "extends: compute\n", "nightly job"),
+        ("rules.d.yaml", "limits: {wall: 1s}\n", "rules.d"),
+        (".häuser.yaml", "extends: compute\n", "h_user"),
+        ("___.yaml", "extends: compute\n", "compute"),
+        ("-.yaml", "", "policy"),
+        ("mine.yaml", "name: theirs\nextends: compute\n", "theirs"),
+        (f"{'x' * 80}.yaml", "", "x" * 63),
+    ],
+)
+def test_a_file_that_states_no_name_gives_its_own(tmp_path: Path, file: str, text: str, name: str) -> None:
+    """Events called it `compute`, or `policy`, as every other one."""
+    (tmp_path / file).write_text(f"version: 1\n{text}")
+    assert Policy.load(tmp_path / file).name == name
+    assert Policy.from_dict({"version": 1, "extends": "compute"}).name == "compute"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from pyisolate.errors import PolicySyntaxError
 from pyisolate.policy import Policy
 from pyisolate.policy.load import PRESETS, load_bytes
 from pyisolate.policy.rules import FileRule
+from pyisolate.records import Actor
 
 PATHS = st.lists(
     st.sampled_from(["srv", "data", "a b", "ü", "x*y", "-", "#", "null", "1"]), min_size=1, max_size=4
@@ -212,3 +214,21 @@ def test_limits_take_units() -> None:
     )
     assert (limits.memory_bytes, limits.wall_s, limits.cpu_s) == (1536 << 20, 120.0, 0.25)
     assert (limits.output_bytes, limits.messages, limits.processes) == (10_000, 3, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("compute", "Policy.preset('compute')"),
+        ("rules.yaml", "Policy.load('rules.yaml')"),
+        (Path("/srv/rules.yaml"), "Policy.load('/srv/rules.yaml')"),
+        ({"version": 1}, "Policy.from_dict"),
+        ("nonesuch", "Policy.preset('compute') is a shipped policy"),
+        (7, "Policy.preset"),
+    ],
+)
+def test_who_calls_the_class_is_told_what_makes_a_policy(given: object, hint: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(hint)):
+        Policy(given)
+    assert Policy() == Policy(name="policy")
+    assert Actor("user", "7") == Actor(kind="user", id="7")
