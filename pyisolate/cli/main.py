@@ -20,6 +20,8 @@ refuse_to_be_overlaid("pyisolate")
 _LOST = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 #: To start imports 300 modules, which hold all that they make: to look for garbage each 700 objects takes 15 ms.
 _COLLECT_AT = 100_000
+#: By this name an import says that what it loads was built from other sources (`native.sources`).
+_NATIVE = "pyisolate.native"
 #: command -> (module of this package, function, one line of help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("run", "run", "Run a script in a sandbox."),
@@ -77,6 +79,10 @@ def main() -> None:
     gc.set_threshold(_COLLECT_AT, 10, 10)
     try:
         cli(prog_name="pyisolate")
+    except ImportError as error:
+        if error.name != _NATIVE:
+            raise
+        sys.exit(str(error))
     except OSError as error:
         if error.errno not in _LOST:
             raise

@@ -11,6 +11,9 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 _HERE = Path(__file__).parent
+#: What these errors of an import are by: a command says no more of one than its message.
+PACKAGE = "pyisolate.native"
+_HINT = "Hint: run `make setup`"
 
 
 def digest(folder: Path) -> str:
@@ -25,10 +28,12 @@ def digest(folder: Path) -> str:
 
 
 def require_fresh(folder: Path = _HERE / "src", built: Path | None = None) -> None:
-    """Raise ImportError where sources have changed since the extension was built."""
-    extension = built or next((path for end in EXTENSION_SUFFIXES if (path := _HERE / f"_native{end}").exists()), None)
-    if extension is None or not folder.is_dir():
+    """Raise ImportError, of name `PACKAGE`, where sources have changed since the extension was built, or it was not."""
+    if not folder.is_dir():
         return
+    extension = built or next((path for end in EXTENSION_SUFFIXES if (path := _HERE / f"_native{end}").exists()), None)
+    if extension is None:
+        raise ImportError(f"pyisolate: the native parts are not built for this Python. {_HINT}", name=PACKAGE)
     try:
         made = extension.stat().st_mtime
         if all(one.stat().st_mtime <= made for one in _sources(folder)):
@@ -40,7 +45,7 @@ def require_fresh(folder: Path = _HERE / "src", built: Path | None = None) -> No
 
     of = getattr(lib, "SOURCES_DIGEST", None)
     if of is None or ffi.string(of).decode() != now:
-        raise ImportError("pyisolate: the native parts are older than their sources. Hint: run `make setup`")
+        raise ImportError(f"pyisolate: the native parts are older than their sources. {_HINT}", name=PACKAGE)
 
 
 def _sources(folder: str | Path) -> Iterator[os.DirEntry[str]]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import pyisolate
 from pyisolate.native import _native
 from pyisolate.native.sources import require_fresh
 
@@ -30,3 +33,15 @@ def test_sources_that_have_changed_since_are_named(tmp_path: Path) -> None:
     with pytest.raises(ImportError, match=r"older than their sources. Hint: run `make setup`"):
         require_fresh(folder)
     require_fresh(tmp_path / "none")
+
+
+def test_a_command_says_it_in_one_line(tmp_path: Path) -> None:
+    package = Path(pyisolate.__file__).parent
+    if not SOURCES.is_dir():
+        pytest.skip("an installed package has no sources")
+    shutil.copytree(package, tmp_path / "pyisolate", ignore=shutil.ignore_patterns("_native.*", "__pycache__"))
+    command = [sys.executable, "-m", "pyisolate", "run", "-c", "print(1)"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stderr == "pyisolate: the native parts are not built for this Python. Hint: run `make setup`\n"
+    assert done.returncode == 1
