@@ -26,8 +26,9 @@ from .event import DenialEvent
 
 #: How much later than a report the kernel's record of the same operation may come (nanoseconds).
 _LATE_NS = 2_000_000_000
-#: KernelRecord.enforcer values that learn of every question of a hook; BPF slots miss those without an audit event.
-COMPLETE_ENFORCERS = frozenset({"seccomp-notify"})
+#: KernelRecord.enforcer values whose records know of every question of a hook: they come from the listener, which reads
+#: the asked page. BPF slots miss questions without an audit event.
+COMPLETE_ENFORCERS = frozenset({"seccomp-notify", "landlock", "root view"})
 _Key = tuple[object, ...]
 _T = TypeVar("_T")
 

@@ -215,3 +215,39 @@ def test_a_database_that_enforcing_hides_is_opened_once(supervisor: pyisolate.Su
     with supervisor.spawn("granted", granted.with_mode("monitor")) as sandbox:  # the control
         sandbox.exec(source)
         assert sandbox.get_denial_events() == []
+
+
+#: Ways to open that hooks ask about by different rights, each by the interpreter and then by native code.
+_OPENINGS = ("O_RDONLY|O_TRUNC", "O_RDONLY|O_CREAT|O_TRUNC", "O_RDWR|O_TRUNC", "O_WRONLY", "O_CREAT|O_EXCL|O_RDWR")
+
+
+@pytest.mark.parametrize("flags", _OPENINGS)
+def test_an_opening_is_one_event_of_the_call_that_was_asked_about_and_of_no_other(tmp_path: Path, flags: str) -> None:
+    path, value = tmp_path / "one", "|".join(f"os.{flag}" for flag in flags.split("|"))
+    tmp_path.chmod(0o777)
+    for directory in tmp_path.parents[:2]:
+        directory.chmod(0o755)
+    code = f"""
+import ctypes, os
+libc = ctypes.CDLL(None)
+def by_interpreter(): os.close(os.open({str(path)!r}, {value}, 0o666))
+def by_native_code(): assert libc.open({str(path).encode()!r}, {value}, 0o666) >= 0
+"""
+
+    def again() -> None:
+        path.unlink(missing_ok=True)
+        if "O_EXCL" not in flags:
+            path.write_text("x")
+            path.chmod(0o666)
+
+    with pyisolate.spawn("o", with_ctypes(), mode="monitor") as sandbox:
+        sandbox.exec(code)
+        before = len(sandbox.get_denial_events())
+        for call in ("by_native_code", "by_interpreter", "by_native_code", "by_interpreter"):
+            again()
+            sandbox.exec(f"{call}()")
+        events = sandbox.get_denial_events()[before:]
+    assert len({(event.capability, event.target, event.also) for event in events}) == 1
+    told = {event.broker_decision.value: event for event in events}
+    assert {name: one.count for name, one in told.items()} == {"not_consulted": 2, "would_deny": 2}
+    assert {event.kernel_decision for event in events} == {"would_deny"}

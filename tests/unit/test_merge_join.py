@@ -273,11 +273,12 @@ def test_told_events_are_bounded_too(recorder: Recorder) -> None:
     assert isinstance(told, LateReport)
 
 
-def test_what_native_code_did_takes_no_report_of_the_same_operation(recorder: Recorder) -> None:
+@pytest.mark.parametrize("enforcer", ["seccomp-notify", "landlock", "root view"])
+def test_what_native_code_did_takes_no_report_of_the_same_operation(recorder: Recorder, enforcer: str) -> None:
     telemetry = _telemetry(recorder, expects=[Capability.FS_READ], hold_ms=10_000)
     telemetry.reported(broker(**ERRNO))
-    (raw,) = telemetry.kernel(kernel(enforcer="seccomp-notify", broker_consulted=False))
-    (asked,) = telemetry.kernel(kernel(enforcer="seccomp-notify", broker_consulted=True, slot_verdict=Verdict.ALLOW))
+    (raw,) = telemetry.kernel(kernel(enforcer=enforcer, broker_consulted=False))
+    (asked,) = telemetry.kernel(kernel(enforcer=enforcer, broker_consulted=True, slot_verdict=Verdict.ALLOW))
     assert (raw.broker_decision, raw.origin) == (Verdict.NOT_CONSULTED, None)
     assert (asked.broker_decision, asked.origin) == (Verdict.ALLOW, "job.py:3 in main")
     assert telemetry.store.total == 2 == recorder.metrics.denials.total()

@@ -226,7 +226,7 @@ static int notify_fits(const struct notify_call *c, uint32_t capability)
 	}
 	if (flags & makes && flags & O_ACCMODE)
 		return capability == PYI_FS_CREATE || capability == PYI_FS_WRITE;
-	return flags & makes || capability == (flags & O_ACCMODE ? PYI_FS_WRITE : PYI_FS_READ);
+	return flags & makes || capability == (flags & (O_ACCMODE | O_TRUNC) ? PYI_FS_WRITE : PYI_FS_READ);
 }
 
 static uint64_t notify_name_tag(const struct notify_call *c, int argument)
