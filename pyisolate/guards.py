@@ -11,7 +11,7 @@ import inspect
 import os
 import re
 import string
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, ParamSpec, TypeVar, cast
 
 import msgspec
@@ -23,6 +23,7 @@ from .decision import Decision, DenialCode, Mode, Verdict
 from .errors import PolicyError
 from .policy import Policy
 from .policy.compiled import CompiledPolicy
+from .records import RefusedOperation
 from .supervisor.options import PolicyLike, as_policy, check_options
 from .telemetry.event import DenialEvent
 from .telemetry.host_events import host_context, record_refusal
@@ -261,18 +262,10 @@ def _compiled(policy: Policy | CompiledPolicy) -> CompiledPolicy:
     return policy if isinstance(policy, CompiledPolicy) else _compile(policy)
 
 
-def _suggest(
-    capability: Capability,
-    target: str,
-    also: Sequence[tuple[Capability, str]] = (),
-    *,
-    by_native: bool = False,
-    denied: bool = False,
-    passed: bool = False,
-) -> dict[str, Any] | None:
+def _suggest(operation: RefusedOperation) -> dict[str, Any] | None:
     from .policy.suggest import suggestion
 
-    return suggestion(capability, target, also, by_native=by_native, denied=denied, passed=passed)
+    return suggestion(operation)
 
 
 def _hint(event: DenialEvent) -> str:

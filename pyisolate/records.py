@@ -10,7 +10,7 @@ import errno as errno_names
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -53,6 +53,29 @@ class Reporter(enum.StrEnum):
 ALSO_LIMIT = 8
 
 
+#: What a call needs: (capability, target).
+Wanted = tuple[Capability, str]
+
+
+class RefusedOperation(msgspec.Struct, frozen=True):
+    """What is known of a refused operation, for its suggestion."""
+
+    capability: Capability
+    target: str
+    #: what else the same call needs and is not granted, such as the writing of a file that it makes
+    also: tuple[Wanted, ...] = ()
+    #: native code made the call, and no hook was asked
+    by_native: bool = False
+    #: a rule refuses it, of a module inside of a package maybe
+    denied: bool = False
+    #: it went on all the same, in monitor mode or by the host's yes: what was to be made is there by now
+    passed: bool = False
+
+
+#: Returns the smallest rules under which an operation on a raw target passes, as a piece of a policy file.
+Suggest = Callable[[RefusedOperation], "dict[str, Any] | None"]
+
+
 class BrokerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the broker decided, as the guest's interpreter reports it (a hostile input on the host)."""
 
@@ -73,7 +96,7 @@ class BrokerRecord(msgspec.Struct, frozen=True, kw_only=True):
     errno: int | None = None
     syscall: str | None = None
     #: what else the same call needs and is not granted, as (capability, target): for the suggestion
-    also: tuple[tuple[Capability, str], ...] = ()
+    also: tuple[Wanted, ...] = ()
     #: decided by the shadow policy: the one in force may have allowed it
     shadow: bool = False
     #: the host was asked first, of a request at the egress proxy: as in KernelRecord. No guest says so
@@ -118,7 +141,7 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     #: device and inode of an open file whose name is "/" here: it is the root of a mount of its own
     file: tuple[int, int] | None = None
     #: what else the same call needs and is not granted: for the suggestion
-    also: tuple[tuple[Capability, str], ...] = ()
+    also: tuple[Wanted, ...] = ()
     #: the script that was to be run, of which hooks ask, where its interpreter (`target`) was refused
     script: str = ""
     #: its directory, its mount or where it would be moved decided, of which hooks ask nothing: they ask about names
@@ -159,6 +182,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     syscall: str = ""
     #: the second name of a call that has two
     other: str = ""
+    #: what else the call needs and no rule grants
+    also: tuple[Wanted, ...] = ()
     #: the file that the question is about, by device and inode; None where it is about a name, or no file
     file: tuple[int, int] | None = None
 

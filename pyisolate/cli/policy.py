@@ -91,9 +91,11 @@ def explain(policy_name: str, capability: str, target: str, environment: str | N
     import msgspec
 
     from ..capability import Capability
+    from ..decision import DenialCode
     from ..policy.advice import advice
     from ..policy.explain import asks
     from ..policy.explain import explain as explain_operation
+    from ..records import RefusedOperation
 
     if capability not in list(Capability):
         import difflib
@@ -103,7 +105,9 @@ def explain(policy_name: str, capability: str, target: str, environment: str | N
         raise click.UsageError(f"{capability!r}: no such capability.{hint}")
     chosen = _load(policy_name, environment)
     decision = explain_operation(chosen, capability, target)
-    suggested = advice(Capability(capability), target) if decision.code is not None else None
+    denied = decision.code is DenialCode.EXPLICIT_DENY
+    operation = RefusedOperation(Capability(capability), target, denied=denied)
+    suggested = advice(operation) if decision.code is not None else None
     allowed, asked = decision.code is None, asks(chosen, decision)
     if as_json:
         document = {**msgspec.to_builtins(decision), "policy": chosen.name, "suggestion": suggested, "asked": asked}

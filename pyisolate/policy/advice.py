@@ -17,11 +17,12 @@ from typing import Any
 
 from ..capability import Capability
 from ..native import looks
+from ..records import RefusedOperation
 from . import packages, workspace
 from .interpreter import InterpreterFiles
 from .resolver import RANDOM_DEVICES
 from .site import is_in_environment
-from .suggest import Wanted, crosses, suggestion
+from .suggest import crosses, suggestion
 
 _IMPORTS = (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE)
 _CHANGES = (Capability.FS_WRITE, Capability.FS_CREATE, Capability.FS_DELETE, Capability.FS_METADATA)
@@ -46,18 +47,9 @@ class AdviceOfHost:
     gid: int
     unix_paths: bool
 
-    def __call__(
-        self,
-        capability: Capability,
-        target: str,
-        also: Sequence[Wanted] = (),
-        *,
-        by_native: bool = False,
-        denied: bool = False,
-        passed: bool = False,
-    ) -> dict[str, Any] | None:
+    def __call__(self, operation: RefusedOperation) -> dict[str, Any] | None:
         """Return what `advice` does, or None where `spawn` would refuse it here."""
-        found = advice(capability, target, also, by_native=by_native, denied=denied, passed=passed)
+        found = advice(operation)
         if found is None or not all(self._may(rule["path"], rule["allow"]) for rule in found.get("fs", ())):
             return None
         by_path = any(str(place).startswith("unix:") for rule in found.get("net", ()) for place in rule.values())
@@ -85,45 +77,35 @@ class AdviceOfHost:
         return found.st_mode >> shift & wanted == wanted
 
 
-def advice(
-    capability: Capability,
-    target: str,
-    also: Sequence[Wanted] = (),
-    *,
-    by_native: bool = False,
-    denied: bool = False,
-    passed: bool = False,
-) -> dict[str, Any] | None:
+def advice(operation: RefusedOperation) -> dict[str, Any] | None:
     """Return the smallest rules under which the operation passes, in one step, or None where none can be advised.
-
-    `denied`: a rule speaks of it, of a module inside of a package maybe. `passed`: monitor mode let it go on, so that
-    what was to be made is there by now.
 
     Blocks for some milliseconds the first time that it is asked about an installed module.
     """
+    capability, target = operation.capability, operation.target
     top = target.partition(".")[0]
     of_library = capability is Capability.IMPORT_NATIVE and (target.endswith(".so") or ".so." in target)
-    if of_library or (denied and capability is Capability.IMPORT_MODULE and top != target):
-        return suggestion(capability, target, also)
+    if of_library or (operation.denied and capability is Capability.IMPORT_MODULE and top != target):
+        return suggestion(operation)
     if capability in _IMPORTS and top and not top.isidentifier():
         top = _owner(top, InterpreterFiles.discover())
     if capability in _IMPORTS and top.isidentifier() and _brings_native(top, InterpreterFiles.discover()):
         return {"import": {"native": [top]}}
     if capability in _CHANGES and is_in_environment(target):
         return None  # a policy that grants it is refused
-    if crosses(target, also):
+    if crosses(target, operation.also):
         return None
     if capability in _CONTENT and _is_other_device(target):
         return None
     if capability is Capability.FS_METADATA and looks.is_link(target):
         return None  # a rule speaks of what a link leads to: the link itself is its directory's
-    if capability is Capability.FS_CREATE and not passed:
-        if looks.is_directory(target) and (Capability.FS_WRITE, target) in also:
+    if capability is Capability.FS_CREATE and not operation.passed:
+        if looks.is_directory(target) and (Capability.FS_WRITE, target) in operation.also:
             return None  # a file without a name (O_TMPFILE), or a mistake: no less than all of the directory would do
-        if looks.is_directory(target):
-            return suggestion(Capability.FS_READ, target)  # a guest that can find it does not make it
-        return suggestion(*_made(target, also))
-    return suggestion(capability, target, also, by_native=by_native)
+        if looks.is_directory(target):  # a guest that can find it does not make it
+            return suggestion(RefusedOperation(Capability.FS_READ, target))
+        return suggestion(_made(operation))
+    return suggestion(operation)
 
 
 def _is_other_device(path: str) -> bool:
@@ -137,24 +119,24 @@ def _is_other_device(path: str) -> bool:
     return (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and path not in _DEVICES
 
 
-def _made(path: str, also: Sequence[Wanted]) -> tuple[Capability, str, Sequence[Wanted]]:
-    """Return what is to be granted where a guest was refused to make `path`, of which it cannot see what is there.
+def _made(operation: RefusedOperation) -> RefusedOperation:
+    """Return what is to be granted where a guest was refused to make a name, of which it cannot see what is there.
 
     A file that exists is opened and not made: its own rights are enough, for a database too, which needs no journal for
     that. A name in a directory that does not exist either is made in the nearest one that does: a grant of what is
     absent is left out.
     """
-    here = [one for one in also if one[1] == path]
-    if (Capability.FS_WRITE, path) in here and looks.is_file(path):
-        capability, *others = here
-        return *capability, others
+    path, also = operation.target, operation.also
+    opened = tuple([one for one in also if one[1] == path])
+    if opened and looks.is_file(path):
+        return RefusedOperation(*opened[0], opened[1:])
     made, directory = path, os.path.dirname(path)
     while directory != os.path.dirname(directory) and not looks.is_directory(directory):
         made, directory = directory, os.path.dirname(directory)
     if made == path or workspace.is_place(path):
-        return Capability.FS_CREATE, path, also
-    wanted = [(one, made if name == path else name) for one, name in also]
-    return Capability.FS_CREATE, made, wanted
+        return operation
+    wanted = tuple([(one, made if name == path else name) for one, name in also])
+    return RefusedOperation(Capability.FS_CREATE, made, wanted)
 
 
 @lru_cache(maxsize=64)

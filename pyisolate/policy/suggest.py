@@ -11,6 +11,7 @@ import msgspec
 
 from ..capability import CATALOGUE, FLOOR, Capability
 from ..errors import PolicySyntaxError
+from ..records import RefusedOperation, Wanted
 from . import units, web, workspace
 from .reader import Reader
 from .rules import EXEC, FILE_RIGHTS, FORK, FileRule, ImportRule, NetworkRule, ProcessRule
@@ -36,7 +37,6 @@ _HOME = re.compile(r"/home/[^/]+")
 #: What the loader opens (ld.so(8)): `NAME.so`, with the numbers of its version where it is not a module.
 _SHARED_LIBRARY = re.compile(r"\.so(?:\.[0-9]+)*\Z")
 _TASK = re.compile(r"/proc/(?:self|thread-self|[0-9]+)(?:/|\Z)")
-Wanted = tuple[Capability, str]
 
 
 def exact(capability: Capability, target: str) -> dict[str, Any] | None:
@@ -50,23 +50,14 @@ def exact(capability: Capability, target: str) -> dict[str, Any] | None:
         return None  # what cannot be written in a policy file cannot be suggested either
 
 
-def suggestion(
-    capability: Capability,
-    target: str,
-    also: Sequence[Wanted] = (),
-    *,
-    by_native: bool = False,
-    denied: bool = False,
-    passed: bool = False,
-) -> dict[str, Any] | None:
+def suggestion(operation: RefusedOperation) -> dict[str, Any] | None:
     """Return the smallest rules under which the operation passes, in one step, or None where none can be advised.
 
-    `also`: what else the same call needs and is not granted, such as the writing of a file that it makes. Making and
-    removing a name is granted by its directory, but never by one that is everybody's; no rule speaks of a
+    Making and removing a name is granted by its directory, but never by one that is everybody's; no rule speaks of a
     task in /proc, nor of the workspace's place; and none lets a file go to another directory.
-    `by_native`: native code made the call, and asked no hook. `denied` and `passed` change what `advice` says.
     """
-    if by_native and capability is Capability.FS_READ and _SHARED_LIBRARY.search(target):
+    capability, target, also = Capability(operation.capability), operation.target, operation.also
+    if operation.by_native and capability is Capability.FS_READ and _SHARED_LIBRARY.search(target):
         return exact(Capability.IMPORT_NATIVE, target)  # the loader reads it, to map it as code
     if crosses(target, also):
         return None
@@ -74,7 +65,7 @@ def suggestion(
         return None  # a file's: the mount that it lies on decides too, and what may be written runs from none
     if not also and capability in _FILES:
         return None if is_task(target) or workspace.is_place(target) else exact(capability, target)
-    wanted = [(Capability(capability), target), *also]
+    wanted = [(capability, target), *also]
     made = {path for one, path in wanted if one is Capability.FS_CREATE}
     rules: dict[str, list[Any]] = {}
     for one, path in wanted:
@@ -92,30 +83,22 @@ def suggestion(
     return {"fs": [same[0] | {"allow": _rights(same)} for same in rules.values()]}
 
 
-def suggestion_unseen(
-    capability: Capability,
-    target: str,
-    also: Sequence[Wanted] = (),
-    *,
-    by_native: bool = False,
-    denied: bool = False,
-    passed: bool = False,
-) -> dict[str, Any] | None:
+def suggestion_unseen(operation: RefusedOperation) -> dict[str, Any] | None:
     """Return the same as a guest can know it, which does not see what is installed.
 
     A package that it was refused is suggested as one with native code: that is one step for any package, and for one
     that has none, nor requires any, it grants nothing beside.
     """
-    top = target.partition(".")[0]
-    inside = denied and top != target  # a rule speaks of a module in a package
+    top = operation.target.partition(".")[0]
+    inside = operation.denied and top != operation.target  # a rule speaks of a module in a package
     if (
-        capability is Capability.IMPORT_MODULE
+        operation.capability is Capability.IMPORT_MODULE
         and not inside
         and top.isidentifier()
         and top not in sys.stdlib_module_names
     ):
         return exact(Capability.IMPORT_NATIVE, top)
-    return suggestion(capability, target, also, by_native=by_native)
+    return suggestion(operation)
 
 
 def crosses(target: str, also: Sequence[Wanted]) -> bool:

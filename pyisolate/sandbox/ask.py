@@ -23,8 +23,7 @@ import msgspec
 from ..capability import Capability
 from ..decision import Verdict
 from ..policy.asking import OF_FILES
-from ..policy.suggest import suggestion
-from ..records import Actor, AskAnswer, Asked, BrokerRecord, KernelRecord
+from ..records import Actor, AskAnswer, Asked, BrokerRecord, KernelRecord, Wanted
 
 if TYPE_CHECKING:
     import asyncio
@@ -72,7 +71,7 @@ class Deny:
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """An operation that no rule speaks of, and whose guest waits. `suggestion` is the smallest rule that grants it."""
+    """An operation that no rule speaks of, and whose guest waits. `suggestion`: the smallest rules that grant it."""
 
     sandbox: str
     sandbox_id: str
@@ -103,8 +102,21 @@ class Calls(Protocol):
         """Forget one that was given up, and is made once more."""
 
 
+class Advice(Protocol):
+    """What a sandbox's events suggest."""
+
+    def suggestion(self, asked: Asked) -> dict[str, Any] | None:
+        """Return the rules that grant what is asked about."""
+        ...
+
+
 class Surroundings(Protocol):
     """What asking needs of the session and its supervisor."""
+
+    @property
+    def denials(self) -> Advice:
+        """Where its refusals are recorded."""
+        ...
 
     @property
     def context(self) -> SandboxContext:
@@ -158,9 +170,12 @@ def make_asker(on_ask: OnAsk | Asker, timeout: float, loop: asyncio.AbstractEven
 
 @dataclass(eq=False)
 class _Pending:
-    question: Question
     key: _Key
     calls: list[Asked]
+    #: the call that the host is asked about, for all of them
+    asked: Asked
+    #: made when it is its turn
+    question: Question | None = None
     settled: bool = False
     future: concurrent.futures.Future[Any] | None = None
 
@@ -174,6 +189,8 @@ class _Answered(msgspec.Struct, frozen=True):
     #: what was asked about: of a file that is written to, the listener does not know whether it was to be made
     capability: Capability | None = None
     target: str = ""
+    #: what else the call needs
+    also: tuple[Wanted, ...] = ()
 
     @property
     def allows(self) -> bool:
@@ -191,6 +208,8 @@ class _State:
     answered: OrderedDict[int, list[_Answered]] = field(default_factory=OrderedDict)
     #: what was allowed for good in this sandbox
     allowed: dict[_Key, Scope] = field(default_factory=dict)
+    #: the rules of what was allowed as such, as its question had them
+    rules: dict[_Key, dict[str, Any]] = field(default_factory=dict)
     tokens: float = _BURST
     last: float = 0.0
     serving: bool = False
@@ -290,24 +309,8 @@ class Questions:
 
     def _put_in_queue(self, calls: list[Asked]) -> None:
         """Have a question wait for its turn, about equal calls."""
-        state, asked = self._state, calls[0]
-        key = _key_of(asked)
-        context = self._around.context
-        pending = state.pending[key] = _Pending(
-            Question(
-                sandbox=context.sandbox,
-                sandbox_id=context.sandbox_id,
-                policy=context.policy,
-                capability=asked.capability,
-                target=asked.target,
-                suggestion=suggestion(asked.capability, asked.target),
-                actor=context.actor,
-                pid=asked.pid,
-                tid=asked.tid,
-            ),
-            key,
-            calls,
-        )
+        state, key = self._state, _key_of(calls[0])
+        pending = state.pending[key] = _Pending(key, calls, calls[0])
         state.waiting.append(pending)
         assert self.asker is not None
         late = functools.partial(self._settle, pending, _Answered("timeout", self.asker.name, "no answer came in time"))
@@ -315,7 +318,7 @@ class Questions:
 
     def _tell(self, calls: list[Asked], answered: _Answered) -> None:
         for one in calls:
-            of_one = msgspec.structs.replace(answered, capability=one.capability, target=one.target)
+            of_one = msgspec.structs.replace(answered, capability=one.capability, target=one.target, also=one.also)
             self._state.answered.setdefault(one.number, []).append(of_one)
         while len(self._state.answered) > _MAX_ANSWERED:
             self._state.answered.popitem(last=False)
@@ -328,6 +331,8 @@ class Questions:
             self._state.pending.pop(pending.key, None)
             if answered.answer in ("sandbox", "rule"):
                 self._state.allowed[pending.key] = answered.answer
+            if answered.answer == "rule" and pending.question is not None and pending.question.suggestion is not None:
+                self._state.rules[pending.key] = pending.question.suggestion
             calls, refused = pending.calls, list[Asked]()
             if answered.answer == "once":
                 calls, refused = self._for_one_call(pending)
@@ -378,6 +383,7 @@ class Questions:
 
     def _put(self, asker: Asker, pending: _Pending) -> Any:
         _answers.set(self)  # in a copy of the asker's context
+        pending.question = self._question(pending.asked)
         answer = asker.on_ask(pending.question)
         if not inspect.isawaitable(answer):
             return answer
@@ -390,6 +396,20 @@ class Questions:
         if unwanted:
             future.cancel()
         return future.result()
+
+    def _question(self, asked: Asked) -> Question:
+        context = self._around.context
+        return Question(
+            sandbox=context.sandbox,
+            sandbox_id=context.sandbox_id,
+            policy=context.policy,
+            capability=asked.capability,
+            target=asked.target,
+            suggestion=self._around.denials.suggestion(asked),
+            actor=context.actor,
+            pid=asked.pid,
+            tid=asked.tid,
+        )
 
     # -- what became of them --------------------------------------------------------------------------------
 
@@ -425,15 +445,14 @@ class Questions:
     def allowed_rules(self) -> list[dict[str, Any]]:
         """Return the rules that were answered with `Allow("rule")`, as pieces of a policy file."""
         with self._lock:
-            kept = dict.fromkeys(key[:2] for key, scope in self._state.allowed.items() if scope == "rule")
-        found = [suggestion(*one) for one in kept]
-        return [rule for rule in found if rule is not None]
+            return list(self._state.rules.values())
 
     def forget_file(self, path: str) -> None:
         """Forget what was allowed for good with the file of that name: a call puts another one there."""
         with self._lock:
             for key in [one for one in self._state.allowed if one[1] == path and one[2] is not None]:
                 del self._state.allowed[key]
+                self._state.rules.pop(key, None)
 
     def close(self) -> None:
         """Refuse what waits. Never waits. Idempotent."""
@@ -453,7 +472,7 @@ def _completed(record: KernelRecord, answered: _Answered, reason: str, *, last: 
     record = msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
     if answered.capability not in OF_FILES:
         return record
-    record = msgspec.structs.replace(record, capability=answered.capability, target=answered.target)
+    record = msgspec.structs.replace(record, capability=answered.capability, target=answered.target, also=answered.also)
     if last or not answered.allows:
         return record
     return msgspec.structs.replace(record, verdict=Verdict.WOULD_DENY, errno=0)

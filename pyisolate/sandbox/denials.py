@@ -8,13 +8,15 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..capability import Capability
 from ..decision import DenialCode, Verdict
-from ..records import BrokerRecord, Evaluation, KernelRecord, SandboxContext
+from ..policy.asking import NAMING
+from ..policy.suggest import crosses
+from ..records import Asked, BrokerRecord, Evaluation, KernelRecord, RefusedOperation, SandboxContext
 from ..telemetry.event import DenialEvent
 from ..telemetry.policy_error import policy_error
 from ..telemetry.store import coalesce
@@ -195,6 +197,15 @@ class Denials:
     def proxied(self, record: BrokerRecord) -> None:
         """Record what the egress proxy refused the guest."""
         self.attach([self._telemetry.supervisor(msgspec.structs.replace(record, pid=self._pid()))])
+
+    def suggestion(self, asked: Asked) -> dict[str, Any] | None:
+        """Return the rules that grant what the host is asked about, as events suggest them.
+
+        How a file is opened is one question. Of a call that changes names, each need is one of its own, and a rule for
+        another would be no answer to it.
+        """
+        also = () if asked.syscall in NAMING and not crosses(asked.target, asked.also) else asked.also
+        return self._telemetry.suggestion(RefusedOperation(asked.capability, asked.target, also))
 
     @property
     def recorder(self) -> Recorder:

@@ -21,7 +21,8 @@ from ..policy.asking import NAMING
 from ..policy.broker import Broker, is_asked_about
 from ..policy.moves import widened
 from ..policy.near_grants import FS_BITS
-from ..records import Asked
+from ..policy.suggest import crosses
+from ..records import Asked, Wanted
 
 _REMOVES_DIRECTORY, _FOLLOWS = 0x200, 0x400  # AT_REMOVEDIR, AT_SYMLINK_FOLLOW, linux/fcntl.h
 #: What is asked about as such.
@@ -42,6 +43,14 @@ class Named:
     needs: tuple[Need, ...]
     #: all that it names
     paths: tuple[str, ...]
+    #: what it needs, granted or not
+    wanted: tuple[Wanted, ...] = ()
+
+    def also(self, need: Need) -> tuple[Wanted, ...]:
+        """Return what it needs besides, for the suggestion; of a move between directories all, as no rule allows it."""
+        if crosses(need[1], self.wanted):
+            return self.wanted
+        return tuple([one[:2] for one in self.needs if one is not need])
 
     def is_denied(self, broker: Broker) -> bool:
         """Tell whether a rule denies anything of what it names: what that is about could be done by another name."""
@@ -75,7 +84,8 @@ def named_by(asked: Asked, broker: Broker, umask: int) -> Named | None:
         return None
     if call in _TWO and not _may_move(call, at, to, asked, broker):
         return None
-    needs = _missing(call, at, to, broker)
+    wanted = _wanted(call, at, to)
+    needs = _missing(wanted, broker)
     if not needs:
         return None
     change = NameChange(
@@ -84,7 +94,8 @@ def named_by(asked: Asked, broker: Broker, umask: int) -> Named | None:
         to=to.on_host if call in _TWO else None,
         mode=asked.mode & 0o777 & ~umask,
     )
-    named = Named(change, needs, tuple(path for one in names for path in (one.written, one.path)))
+    paths = tuple(path for one in names for path in (one.written, one.path))
+    named = Named(change, needs, paths, tuple([(one, name.path) for one, name in wanted]))
     return None if named.is_denied(broker) else named
 
 
@@ -142,14 +153,19 @@ def _is_granted(broker: Broker, capability: Capability, name: _Name) -> bool:
     return broker.decide(capability, name.path).code is None
 
 
-def _missing(call: NameCall, at: _Name, to: _Name, broker: Broker) -> tuple[Need, ...]:
-    """Return what is asked about, in the order of hooks; nothing where a rule refuses some of it."""
+def _wanted(call: NameCall, at: _Name, to: _Name) -> list[tuple[Capability, _Name]]:
+    """Return what a call needs, in the order of hooks."""
     of_first = {"mkdir": Capability.FS_CREATE, "link": Capability.FS_READ}.get(call, Capability.FS_DELETE)
     wanted = [(of_first, at)]
     if call in _TWO:
         wanted.append((Capability.FS_CREATE, to))
         if to.seen is not None:
             wanted.append((Capability.FS_DELETE, to))
+    return wanted
+
+
+def _missing(wanted: list[tuple[Capability, _Name]], broker: Broker) -> tuple[Need, ...]:
+    """Return what is asked about; nothing where a rule refuses some of it."""
     needs = []
     for capability, name in wanted:
         decisions = [broker.decide(capability, one) for one in (name.written, name.path)]

@@ -28,7 +28,7 @@ from ..policy import workspace
 from ..policy.asking import NAMING, OF_FILES
 from ..policy.broker import Broker, is_asked_about
 from ..policy.compiled import CompiledPolicy
-from ..records import Asked, KernelRecord
+from ..records import Asked, KernelRecord, Wanted
 from .ask import start_or_run
 from .naming import Named, is_no_file, named_by
 from .starting import Starting, Waiting
@@ -67,6 +67,8 @@ class _File:
     call: int
     #: it is emptied once the guest has it
     empty: bool = False
+    #: what else is to be done with it
+    also: tuple[Wanted, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,9 @@ class _Names:
     @property
     def question(self) -> Asked:
         """The next question."""
-        capability, path, file = self.named.needs[self.answered]
-        return msgspec.structs.replace(self.asked, capability=capability, target=path, file=file)
+        need = capability, path, file = self.named.needs[self.answered]
+        also = self.named.also(need)
+        return msgspec.structs.replace(self.asked, capability=capability, target=path, file=file, also=also)
 
 
 class _Spent:
@@ -329,6 +332,14 @@ class WaitingCalls:
         target, other = (path if one == "/" else one for one in (record.target, record.other))
         return msgspec.structs.replace(record, target=target, other=other)
 
+    def decided(self, record: KernelRecord) -> KernelRecord:
+        """Return the record of a call that was a question with what the broker says of it: the listener has no rules
+        for files and programs."""
+        if record.answer in (None, "would_ask") or record.capability not in (*OF_FILES, Capability.PROCESS_EXEC):
+            return record
+        said = self._broker().decide(record.capability, record.target)
+        return msgspec.structs.replace(record, code=said.code or record.code, presented=said.presented)
+
     def _opened(self, file: _File) -> int | None:
         """Open the file that was asked about; None where it is another one by now, or a rule has come to deny it."""
         with self._charged() as spent:
@@ -428,7 +439,9 @@ class WaitingCalls:
         if file is None:
             return None
         which = None if file.given.name else (file.given.place.device, file.given.place.inode)
-        question = msgspec.structs.replace(asked, target=file.path, capability=file.capability, file=which)
+        question = msgspec.structs.replace(
+            asked, target=file.path, capability=file.capability, also=file.also, file=which
+        )
         return question, partial(self._carry_out, partial(self._give, asked.number, file))
 
 
@@ -457,7 +470,16 @@ def _found(asked: Asked, broker: Broker, host: HostFiles) -> _File | None:
         made,
         asked.mode & 0o777 & ~_umask_of(asked.tid) if made else 0,
     )
-    return _File(capability, path, given, host, asked.call, empty=bool(asked.flags & os.O_TRUNC) and not made)
+    emptied = bool(asked.flags & os.O_TRUNC) and not made
+    return _File(capability, path, given, host, asked.call, emptied, _opened_also(asked, path, broker) if made else ())
+
+
+def _opened_also(asked: Asked, path: str, broker: Broker) -> tuple[Wanted, ...]:
+    """Return what else is done with a file that is made, and no rule grants, in the order of hooks."""
+    accesses = asked.flags & os.O_ACCMODE
+    writes = bool(accesses) or bool(asked.flags & os.O_TRUNC)
+    done = {Capability.FS_WRITE: writes, Capability.FS_READ: accesses != os.O_WRONLY}
+    return tuple([(one, path) for one, does in done.items() if does and broker.decide(one, path).refused])
 
 
 def _umask_of(tid: int) -> int:

@@ -53,7 +53,7 @@ class Arrivals:
             self._recorder.lost("unattributed", record.count)
             return
         for one in session.questions.complete(session.waiting.named(record)):
-            self._take_record(session, one)
+            self._take_record(session, session.waiting.decided(one))
 
     def _take_record(self, session: Session, record: KernelRecord) -> None:
         if record.verdict is Verdict.WOULD_DENY and record.answer in (None, "would_ask"):

@@ -3,6 +3,7 @@
 event          the `DenialEvent`                              (light: the guest's side imports these three alone)
 sanitize       text that is safe to print
 merge          broker record + kernel record -> event
+suggested      the rules that an event advises
 guest_records  records that a guest reports: checked and capped
 correlate      which two records belong to one operation
 pipeline       all of that for one sandbox

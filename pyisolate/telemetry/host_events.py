@@ -8,9 +8,9 @@ import time
 
 from ..capability import Capability
 from ..decision import Decision, Mode
-from ..records import Actor, BrokerRecord, Reporter, SandboxContext
+from ..records import Actor, BrokerRecord, Reporter, SandboxContext, Suggest
 from .event import DenialEvent
-from .merge import Suggest, merge
+from .merge import merge
 from .recorder import HOST, Recorder, default_recorder
 from .tracing import traceparent
 

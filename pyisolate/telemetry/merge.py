@@ -8,15 +8,13 @@ process) win over what the guest reported.
 from __future__ import annotations
 
 import errno as errno_names
-import logging
 import os
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
-from ..capability import ASKED, FLOOR, Capability, FsRight
+from ..capability import ASKED, FLOOR, Capability
 from ..decision import DenialCode, Mode, Verdict
 from ..records import (
     REFUSAL_ERRNOS,
@@ -25,17 +23,15 @@ from ..records import (
     BrokerRecord,
     Evaluation,
     KernelRecord,
+    RefusedOperation,
     Reporter,
     SandboxContext,
-    is_above_denial,
-    is_above_grant,
+    Suggest,
     is_denial,
-    is_denied_in_part,
 )
 from .event import DenialEvent
-from .sanitize import escape, hide_user_information, is_plain, show_target
-
-_log = logging.getLogger("pyisolate.telemetry")
+from .sanitize import escape, show_target
+from .suggested import suggested
 
 #: KernelRecord.enforcer values that stand for the supervisor itself (limits, watchdogs), not for a kernel mechanism.
 SUPERVISOR_ENFORCERS = frozenset({"supervisor", "watchdog"})
@@ -45,36 +41,13 @@ _RETRYABLE = frozenset({Capability.LIMIT_PROCESSES, Capability.LIMIT_OPEN_FILES}
 _OWN_RECORD = frozenset({Evaluation.ENFORCED, Evaluation.COUNTED})
 #: Calls of capabilities that hooks ask about, which Python itself makes without a question.
 _UNHOOKED = frozenset({"setsockopt", "socketpair", "sethostname", "setdomainname", "memfd_create"})
-#: Rights under which a mount is writable.
-_CHANGES = frozenset({"write", "create", "delete", "metadata"})
 #: Granted by a section of their own.
 _RANDOM_DEVICES = ("/dev/random", "/dev/urandom")
-_Wanted = tuple[Capability, str, Sequence[tuple[Capability, str]]]
 #: Of a move, and of making or removing a file that is granted by its name alone: what was said of names is no answer.
 _NAME_ALONE = "the broker was asked about the name alone, and more than that decided"
 _ORIGIN_LIMIT = 1024
 _NAME_LIMIT = 256
 _REASON_LIMIT = 1024
-
-
-class Suggest(Protocol):
-    """Returns the smallest rules that would allow an operation on a raw target, or None for the floor.
-
-    `also`: what else the same call needs. `by_native`: native code made the call, and no hook was asked. `denied`: a
-    rule refuses it. `passed`: it went on, in monitor mode.
-    """
-
-    def __call__(
-        self,
-        capability: Capability,
-        target: str,
-        also: Sequence[tuple[Capability, str]] = (),
-        *,
-        by_native: bool = False,
-        denied: bool = False,
-        passed: bool = False,
-    ) -> dict[str, Any] | None:
-        """Return a piece of a policy file."""
 
 
 def disagree(event: DenialEvent) -> bool:
@@ -114,7 +87,16 @@ def merge(
     asked = kernel is not None and kernel.answer is not None
     answered = kernel if asked else broker
     reason = said.reason if said.verdict in REFUSALS and not asked else heard.reason
-    wanted = _wanted(capability, target, lead.also, rule)
+    # where the policy already allows it, no rule would change the answer
+    allowed = said.verdict is Verdict.ALLOW and heard.evaluation is Evaluation.ERRNO
+    operation = RefusedOperation(
+        _wanted(capability, target, rule),
+        target,
+        lead.also,
+        by_native=said.verdict is Verdict.NOT_CONSULTED,
+        denied=code is DenialCode.EXPLICIT_DENY,
+        passed=would_deny,
+    )
     return DenialEvent(
         event_id=event_id or new_event_id(),
         time=time.time(),
@@ -151,7 +133,7 @@ def merge(
         count=max(1, lead.count, 0 if kernel is None else kernel.count),
         first_seen=seen,
         last_seen=seen,
-        suggestion=_suggestion(context, suggest, wanted, code, said.verdict, heard.evaluation, passed=would_deny),
+        suggestion=None if allowed else suggested(context, suggest, operation, code),
         retryable=code is DenialCode.INTERNAL or capability in _RETRYABLE,
         reported_by=_reporter(broker, kernel, broker_reporter),
         shadow=shadow or lead.shadow,
@@ -308,55 +290,12 @@ def _code(capability: Capability, broker: BrokerRecord | None, kernel: KernelRec
     return DenialCode.LIMIT_EXCEEDED if capability.family == "limit" else DenialCode.NOT_GRANTED
 
 
-def _wanted(capability: Capability, target: str, also: Sequence[tuple[Capability, str]], rule: str | None) -> _Wanted:
+def _wanted(capability: Capability, target: str, rule: str | None) -> Capability:
     """Return what a rule is to grant: the devices of randomness are its section's, unless a rule denies one by name."""
     of_section = rule is None or target not in rule or "random: " in rule
     if capability is Capability.FS_READ and target in _RANDOM_DEVICES and of_section:
-        capability = Capability.RANDOM_READ
-    return capability, target, also
-
-
-def _suggestion(
-    context: SandboxContext,
-    suggest: Suggest | None,
-    wanted: _Wanted,
-    code: DenialCode,
-    broker: Verdict,
-    evaluation: Evaluation,
-    *,
-    passed: bool,
-) -> dict[str, Any] | None:
-    if suggest is None or code in (DenialCode.ALWAYS_DENIED, DenialCode.TOKEN_INVALID, DenialCode.ACTOR_REQUIRED):
-        return None
-    if broker is Verdict.ALLOW and evaluation is Evaluation.ERRNO:
-        return None  # the policy already allows it: no rule would change the answer
-    if context.unresolved and _host_of(wanted[1]) in context.unresolved:
-        return None  # its name is granted, and stands for no address
-    targets = (wanted[1], *[target for _, target in wanted[2]])
-    for target in targets:
-        if not is_plain(target) or hide_user_information(target) != target:
-            return None  # a rule cannot carry it as text, and an event must be safe to print and hold no password
-    try:
-        denied = code is DenialCode.EXPLICIT_DENY
-        found = suggest(*wanted, by_native=broker is Verdict.NOT_CONSULTED, denied=denied, passed=passed)
-        for rule in found.get("net", ()) if found and context.unresolved else ():
-            if any(_host_of(place) in context.unresolved for place in rule.values()):
-                return None  # asked for by another capability: of the proxy
-        for rule in found.get("fs", ()) if found else ():
-            if is_above_grant(rule["path"], context.files, targets):
-                return None  # what else is granted below would be granted more
-            if not _CHANGES.isdisjoint(rule["allow"]) and is_above_denial(rule["path"], context.files):
-                return None  # the policy could not be enforced
-            if is_denied_in_part(rule["path"], sum(FsRight[one.upper()].value for one in rule["allow"]), context.files):
-                return None  # the same
-        return found
-    except Exception:
-        _log.debug("suggestion failed", exc_info=True)  # a denial is recorded whether or not advice can be given
-        return None
-
-
-def _host_of(place: str) -> str:
-    return place.rpartition(":")[0].lower().rstrip(".")
+        return Capability.RANDOM_READ
+    return capability
 
 
 def _reporter(broker: BrokerRecord | None, kernel: KernelRecord | None, broker_reporter: Reporter) -> Reporter:

@@ -11,19 +11,32 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from ..capability import Capability
-from ..decision import Mode, Verdict
+from ..decision import DenialCode, Mode, Verdict
 from ..native.forked import renew
-from ..records import BrokerRecord, Evaluation, FileGrant, KernelRecord, Probe, Reporter, SandboxContext, is_denial
+from ..records import (
+    BrokerRecord,
+    Evaluation,
+    FileGrant,
+    KernelRecord,
+    Probe,
+    RefusedOperation,
+    Reporter,
+    SandboxContext,
+    Suggest,
+    is_denial,
+)
 from .correlate import Joiner, LateReport
 from .event import DenialEvent
 from .guest_records import COUNT_LIMIT, InvalidRecord, validate_broker_record
-from .merge import Suggest, complete, complete_kernel, merge
+from .merge import complete, complete_kernel, merge
 from .recorder import Recorder
 from .store import EventStore
+from .suggested import suggested
 
 _log = logging.getLogger("pyisolate.telemetry")
 
@@ -143,6 +156,10 @@ class SandboxTelemetry:
         """
         seen = self._merge(None, record, event_id=event.event_id)
         return seen if self.recorder.completed(event, seen) else None
+
+    def suggestion(self, operation: RefusedOperation) -> dict[str, Any] | None:
+        """Return what an event of this operation, of which no rule speaks, would suggest."""
+        return suggested(self.context, self._suggest, operation, DenialCode.NOT_GRANTED)
 
     def _join(self, record: KernelRecord) -> list[DenialEvent]:
         broker = self._joiner.kernel(record)

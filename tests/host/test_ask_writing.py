@@ -30,6 +30,7 @@ def written(path: Path, mode: str = "w", text: str = "new") -> str:
 def test_yes_writes_and_no_does_not_each_with_one_event(supervisor: pyisolate.Supervisor, place: Path) -> None:
     asked = Asked(Deny("keep it"), Allow(), Allow("rule"))
     file = place / "data"
+    file.chmod(0o666)  # else no rule would give it to the guest
     with supervisor.spawn("writes", POLICY, on_ask=asked) as sandbox:
         event = refused(sandbox, written(file))
         assert (event.capability, event.target, event.answer) == ("fs.write", str(file), "deny")

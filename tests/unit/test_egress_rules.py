@@ -25,6 +25,7 @@ from pyisolate.policy.broker import Broker
 from pyisolate.policy.check import check
 from pyisolate.policy.diff import diff
 from pyisolate.policy.load import load_bytes
+from pyisolate.records import RefusedOperation
 
 NONE = Policy.preset("none")
 
@@ -191,7 +192,7 @@ def test_a_name_reaches_the_internet_and_what_a_rule_grants(address: str) -> Non
 
 @pytest.mark.parametrize("target", ["GET a.example.org/x", "POST a.example.org:81/", "CONNECT a.example.org:443"])
 def test_the_suggested_rule_grants_the_request(target: str) -> None:
-    suggested = suggest.suggestion(Capability.NET_HTTP, target)
+    suggested = suggest.suggestion(RefusedOperation(Capability.NET_HTTP, target))
     assert suggested is not None
     granted = Broker(compile_policy(suggest.apply(NONE, suggested), resolve=lambda host: ["192.0.2.7"]))
     assert decided(broker(), target) == "NOT_GRANTED"
@@ -200,7 +201,7 @@ def test_the_suggested_rule_grants_the_request(target: str) -> None:
 
 @pytest.mark.parametrize("target", ["GET a.org/a//b", "GET a.org/%2e", "CONNECT a.org:443 at 10.0.0.1", "egress proxy"])
 def test_nothing_is_suggested_that_no_rule_says(target: str) -> None:
-    assert suggest.suggestion(Capability.NET_HTTP, target) is None
+    assert suggest.suggestion(RefusedOperation(Capability.NET_HTTP, target)) is None
 
 
 def test_diff_and_check_know_rules_by_name() -> None:

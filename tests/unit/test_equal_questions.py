@@ -20,9 +20,11 @@ class _Around:
 
     def __init__(self) -> None:
         self.context: SandboxContext = CONTEXT
-        self.waiting = self
+        self.waiting = self.denials = self
         self.started, self.said = list[Callable[[], None]](), dict[int, bool]()
         self.gone, self.forgotten = set[int](), list[int]()
+
+    def suggestion(self, asked: Asked) -> None: ...
 
     def start_call(self, call: Callable[[], None]) -> None:
         self.started.append(call)

@@ -85,7 +85,7 @@ def test_a_kernel_denial_says_what_is_known_of_the_broker(
 @pytest.mark.parametrize("errno", [1, 13])
 def test_an_errno_at_the_hook_is_a_kernel_denial(errno: int) -> None:
     event = merge(
-        CONTEXT, broker(verdict=ALLOW, errno=errno, syscall="openat"), None, suggest=lambda c, t, also, **_: {"x": t}
+        CONTEXT, broker(verdict=ALLOW, errno=errno, syscall="openat"), None, suggest=lambda one: {"x": one.target}
     )
     assert (event.broker_decision, event.kernel_decision) == (ALLOW, DENY)
     assert (event.kernel_evaluation, event.kernel_errno, event.syscall) == (Evaluation.ERRNO, errno, "openat")
@@ -122,7 +122,7 @@ def test_the_kernels_facts_win_over_the_guests_story() -> None:
 
 @pytest.mark.parametrize("capability", sorted(FLOOR))
 def test_the_floor_is_always_denied_and_never_suggested(capability: Capability) -> None:
-    event = merge(CONTEXT, None, kernel(capability=capability), suggest=lambda c, t, also, **_: {"bad": 1})
+    event = merge(CONTEXT, None, kernel(capability=capability), suggest=lambda one: {"bad": 1})
     assert event.code is DenialCode.ALWAYS_DENIED
     assert event.suggestion is None
 
@@ -135,9 +135,9 @@ def test_a_failing_suggestion_never_hides_the_denial() -> None:
 
 
 def test_a_target_that_is_no_plain_text_has_no_suggestion_but_is_kept() -> None:
-    event = merge(CONTEXT, broker(target="/srv/\udcff\n"), None, suggest=lambda c, t, also, **_: {"path": t})
+    event = merge(CONTEXT, broker(target="/srv/\udcff\n"), None, suggest=lambda one: {"path": one.target})
     assert (event.target, event.suggestion) == ("/srv/\\xff\\x0a", None)
-    assert merge(CONTEXT, broker(), None, suggest=lambda c, t, also, **_: {"path": t}).suggestion == {
+    assert merge(CONTEXT, broker(), None, suggest=lambda one: {"path": one.target}).suggestion == {
         "path": "/etc/shadow"
     }
 
@@ -204,7 +204,7 @@ def test_every_combination_is_valid_and_safe(text: str) -> None:
     for one, other in itertools.product(brokers, kernels):
         if not is_denial(one, other):
             continue
-        event = merge(CONTEXT, one, other, suggest=lambda c, t, also, **_: {"path": t})
+        event = merge(CONTEXT, one, other, suggest=lambda one: {"path": one.target})
         seen += 1
         SCHEMA.validate(event.to_dict())
         assert json.loads(event.to_json()) == event.to_dict()

@@ -19,6 +19,7 @@ from pyisolate.policy.broker import Broker
 from pyisolate.policy.interpreter import InterpreterFiles
 from pyisolate.policy.load import load_bytes
 from pyisolate.policy.suggest import apply, exact, suggestion, suggestion_unseen
+from pyisolate.records import RefusedOperation as Refused
 
 C = Capability
 COMPONENT = st.text(
@@ -103,39 +104,39 @@ def test_addresses(base: Policy, address, port: int, capability: Capability) -> 
     ],
 )
 def test_each_kind(capability: Capability, target: str, fragment: dict, neighbours: list[str]) -> None:
-    assert suggestion(capability, target) == fragment
+    assert suggestion(Refused(capability, target)) == fragment
     base = Policy.preset("none")
     assert not _allowed(base, capability, target)
     if target != "db.internal:5432":  # nothing is resolved in a test
         _check(base, capability, target, neighbours)
-    assert suggestion(capability, target) is not suggestion(capability, target)
+    assert suggestion(Refused(capability, target)) is not suggestion(Refused(capability, target))
 
 
 @pytest.mark.parametrize(
     "capability", [*sorted(FLOOR), C.LIMIT_WALL, C.CONTROL_KILL, C.IPC_SYSV, C.NET_SOCKET, C.PROCESS_SIGNAL]
 )
 def test_nothing_is_suggested_where_no_rule_can_help(capability: Capability) -> None:
-    assert suggestion(capability, "/x") is None
+    assert suggestion(Refused(capability, "/x")) is None
 
 
 def test_a_module_that_a_rule_denies_in_a_package_is_advised_by_its_own_name() -> None:
     denied = {"import": {"allow": ["msgspec.json"]}}
     for advises in (advice, suggestion_unseen):
-        assert advises(C.IMPORT_MODULE, "msgspec.json", denied=True) == denied
-        assert advises(C.IMPORT_MODULE, "msgspec.json") == {"import": {"native": ["msgspec"]}}  # the control
+        assert advises(Refused(C.IMPORT_MODULE, "msgspec.json", denied=True)) == denied
+        assert advises(Refused(C.IMPORT_MODULE, "msgspec.json")) == {"import": {"native": ["msgspec"]}}  # the control
 
 
 def test_what_monitor_mode_let_be_made_is_advised_as_where_it_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     asked = C.FS_CREATE, str(tmp_path / "made")
-    assert advice(*asked, passed=True) == suggestion(*asked)
-    assert advice(*asked) == suggestion(C.FS_READ, asked[1])  # the control
+    assert advice(Refused(*asked, passed=True)) == suggestion(Refused(*asked))
+    assert advice(Refused(*asked)) == suggestion(Refused(C.FS_READ, asked[1]))  # the control
 
 
 @pytest.mark.parametrize("name", ["librt.so", "librt.so.1", "msgspec.so.1"])
 def test_no_rule_names_a_library_of_which_the_loader_finds_the_file(name: str) -> None:
-    assert suggestion(C.IMPORT_NATIVE, name) is advice(C.IMPORT_NATIVE, name) is None
-    assert suggestion(C.IMPORT_NATIVE, f"/usr/lib/{name}") is not None  # the control
+    assert suggestion(Refused(C.IMPORT_NATIVE, name)) is advice(Refused(C.IMPORT_NATIVE, name)) is None
+    assert suggestion(Refused(C.IMPORT_NATIVE, f"/usr/lib/{name}")) is not None  # the control
 
 
 @given(
@@ -144,7 +145,7 @@ def test_no_rule_names_a_library_of_which_the_loader_finds_the_file(name: str) -
 )
 @settings(max_examples=400)
 def test_any_target_gives_a_suggestion_that_can_be_applied_or_none(capability: Capability, target: str) -> None:
-    suggested = suggestion(capability, target)
+    suggested = suggestion(Refused(capability, target))
     if suggested is not None:
         apply(Policy.preset("none"), suggested)
 
@@ -176,7 +177,7 @@ def test_limits_are_applied_alone() -> None:
 )
 def test_one_suggestion_serves_the_whole_call(wanted: list, fs: list) -> None:
     (capability, target), *also = wanted
-    suggested = suggestion(capability, target, also)
+    suggested = suggestion(Refused(capability, target, tuple(also)))
     assert suggested == {"fs": [{"path": path, "allow": allow} for path, allow in fs]}
     policy = apply(Policy.preset("none"), suggested)
     assert all(_allowed(policy, *one) for one in wanted)
@@ -185,37 +186,38 @@ def test_one_suggestion_serves_the_whole_call(wanted: list, fs: list) -> None:
 
 @pytest.mark.parametrize("path", ["/tmp/x", "/etc/x", "/x", "/home/me/x", "/usr/lib/x", "/dev/shm/sem.Ab12Cd"])
 def test_no_directory_of_all_is_suggested_to_make_names_in(path: str) -> None:
-    assert suggestion(C.FS_CREATE, path) is None
-    assert suggestion(C.FS_DELETE, path) is None
-    assert suggestion(C.FS_READ, path) is not None
+    assert suggestion(Refused(C.FS_CREATE, path)) is None
+    assert suggestion(Refused(C.FS_DELETE, path)) is None
+    assert suggestion(Refused(C.FS_READ, path)) is not None
 
 
 @pytest.mark.parametrize(
     "path", ["/proc/self/fd/3", "/proc/1/environ", "/proc/thread-self/mem", "/sandbox", "/sandbox/x"]
 )
 def test_of_what_no_rule_can_speak_none_is_suggested(path: str) -> None:
-    assert suggestion(C.FS_READ, path) is None
-    assert suggestion(C.FS_READ, f"/srv{path}") is not None
+    assert suggestion(Refused(C.FS_READ, path)) is None
+    assert suggestion(Refused(C.FS_READ, f"/srv{path}")) is not None
 
 
 def test_what_a_rule_would_not_let_pass_is_not_suggested(tmp_path: Path) -> None:
     """A file's mapping that is written and run; a device that no root view shows; a file without a name (O_TMPFILE)."""
     jit = {"memory": {"jit": True}}
-    assert advice(C.MEMORY_EXEC, "mmap(wx, 4096 bytes)") is None
-    assert advice(C.MEMORY_EXEC, "mmap(wx anonymous, 4096 bytes)") == advice(C.MEMORY_EXEC, "mprotect(rx, 1)") == jit
-    assert advice(C.FS_READ, "/dev/ptmx") is None
-    assert advice(C.FS_READ, "/dev/null") == {"fs": [{"path": "/dev/null", "allow": ["read"]}]}
+    assert advice(Refused(C.MEMORY_EXEC, "mmap(wx, 4096 bytes)")) is None
+    for call in ("mmap(wx anonymous, 4096 bytes)", "mprotect(rx, 1)"):
+        assert advice(Refused(C.MEMORY_EXEC, call)) == jit
+    assert advice(Refused(C.FS_READ, "/dev/ptmx")) is None
+    assert advice(Refused(C.FS_READ, "/dev/null")) == {"fs": [{"path": "/dev/null", "allow": ["read"]}]}
     place = str(tmp_path)
-    assert advice(C.FS_CREATE, place, [(C.FS_WRITE, place)]) is None
-    assert advice(C.FS_CREATE, place) == {"fs": [{"path": place, "allow": ["read"]}]}  # os.mkdir
+    assert advice(Refused(C.FS_CREATE, place, ((C.FS_WRITE, place),))) is None
+    assert advice(Refused(C.FS_CREATE, place)) == {"fs": [{"path": place, "allow": ["read"]}]}  # os.mkdir
 
 
 def test_the_interpreters_own_test_modules_are_advised_as_native_code() -> None:
     interpreter = InterpreterFiles.discover()
     names = {Path(path).name.partition(".")[0] for path in interpreter.extension_files} - interpreter.stdlib_names
     for name in sorted(names):
-        assert advice(C.IMPORT_MODULE, name) == {"import": {"native": [name]}}
-        broker = Broker(compile_policy(apply(Policy.preset("compute"), advice(C.IMPORT_MODULE, name) or {})))
+        assert advice(Refused(C.IMPORT_MODULE, name)) == {"import": {"native": [name]}}
+        broker = Broker(compile_policy(apply(Policy.preset("compute"), advice(Refused(C.IMPORT_MODULE, name)) or {})))
         assert {broker.decide(one, name).verdict for one in (C.IMPORT_MODULE, C.IMPORT_NATIVE)} == {Verdict.ALLOW}
 
 
@@ -237,9 +239,9 @@ def test_a_package_with_native_code_is_advised_by_its_top_level_name(
 ) -> None:
     if name in ("pandas", "requests"):
         pytest.importorskip(name)
-    assert advice(capability, target) == {"import": {key: [name]}}
+    assert advice(Refused(capability, target)) == {"import": {key: [name]}}
     base = Policy.preset("compute").deny_import(name)
-    changed = apply(base, advice(capability, target) or {})
+    changed = apply(base, advice(Refused(capability, target)) or {})
     broker = Broker(compile_policy(changed))
     assert broker.decide(C.IMPORT_MODULE, target).verdict is Verdict.ALLOW
     assert broker.decide(C.IMPORT_MODULE, "yaml").verdict is Verdict.DENY
@@ -253,39 +255,42 @@ def test_a_helper_of_compiled_modules_is_advised_by_the_package_that_it_belongs_
     if not helpers:
         pytest.skip("this mypy is not compiled")
     name = helpers.pop()
-    assert advice(C.IMPORT_NATIVE, name) == {"import": {"native": ["mypy"]}}
-    assert advice(C.IMPORT_NATIVE, "0" + name) is None
+    assert advice(Refused(C.IMPORT_NATIVE, name)) == {"import": {"native": ["mypy"]}}
+    assert advice(Refused(C.IMPORT_NATIVE, "0" + name)) is None
 
 
 def test_a_name_is_advised_where_the_guest_cannot_see_what_is_there(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("x")
-    opened = [(C.FS_WRITE, str(file)), (C.FS_READ, str(file))]
-    assert advice(C.FS_CREATE, str(file), opened) == {"fs": [{"path": str(file), "allow": ["read", "write"]}]}
-    assert advice(C.FS_CREATE, str(file)) == {"fs": [{"path": str(tmp_path), "allow": ["create"]}]}  # mkdir, link
+    opened = ((C.FS_WRITE, str(file)), (C.FS_READ, str(file)))
+    assert advice(Refused(C.FS_CREATE, str(file), opened)) == {"fs": [{"path": str(file), "allow": ["read", "write"]}]}
+    only_read = advice(Refused(C.FS_CREATE, str(file), opened[1:]))
+    assert only_read == {"fs": [{"path": str(file), "allow": ["read"]}]}  # O_RDONLY|O_CREAT
+    named = advice(Refused(C.FS_CREATE, str(file)))
+    assert named == {"fs": [{"path": str(tmp_path), "allow": ["create"]}]}  # mkdir, link
     deep = str(tmp_path / "none" / "deeper" / "new")
-    assert advice(C.FS_CREATE, deep, [(C.FS_WRITE, deep)]) == {
+    assert advice(Refused(C.FS_CREATE, deep, ((C.FS_WRITE, deep),))) == {
         "fs": [{"path": str(tmp_path), "allow": ["write", "create"]}]
     }
-    assert advice(C.FS_CREATE, "/srv-none/deeper/new") is None  # never "/" for all
+    assert advice(Refused(C.FS_CREATE, "/srv-none/deeper/new")) is None  # never "/" for all
     there = tmp_path / "there"
     there.mkdir()  # makedirs(exist_ok=True) makes nothing where it finds it
-    assert advice(C.FS_CREATE, str(there)) == {"fs": [{"path": str(there), "allow": ["read"]}]}
+    assert advice(Refused(C.FS_CREATE, str(there))) == {"fs": [{"path": str(there), "allow": ["read"]}]}
 
 
 @pytest.mark.parametrize("name", ["numpy", "click.core", "no_such_module"])
 def test_a_guest_that_sees_no_packages_is_advised_what_is_one_step(name: str) -> None:
-    found = suggestion_unseen(C.IMPORT_MODULE, name)
+    found = suggestion_unseen(Refused(C.IMPORT_MODULE, name))
     assert found == {"import": {"native": [name.partition(".")[0]]}}
     broker = Broker(compile_policy(apply(Policy.preset("compute"), found)))
     assert broker.decide(C.IMPORT_MODULE, name).verdict is Verdict.ALLOW
     assert broker.decide(C.IMPORT_MODULE, "yaml").verdict is Verdict.DENY
-    assert suggestion_unseen(C.IMPORT_MODULE, "ctypes") == {"import": {"allow": ["ctypes"]}}
+    assert suggestion_unseen(Refused(C.IMPORT_MODULE, "ctypes")) == {"import": {"allow": ["ctypes"]}}
 
 
 def test_advice_of_anything_else_is_the_suggestion() -> None:
     for capability, target in ((C.FS_READ, "/srv/x"), (C.NET_CONNECT, "10.0.0.1:80"), (C.KERNEL_BPF, "bpf()")):
-        assert advice(capability, target) == suggestion(capability, target)
+        assert advice(Refused(capability, target)) == suggestion(Refused(capability, target))
 
 
 def test_what_a_files_own_permissions_refuse_guests_is_not_suggested(tmp_path: Path) -> None:
@@ -296,12 +301,12 @@ def test_what_a_files_own_permissions_refuse_guests_is_not_suggested(tmp_path: P
     host = AdviceOfHost(uid=54321, gid=54321, unix_paths=False)
     for mode, works in ((0o644, True), (0o640, False), (0o604, True)):
         file.chmod(mode)
-        assert (host(C.FS_READ, str(file)) is not None) is works
+        assert (host(Refused(C.FS_READ, str(file))) is not None) is works
     for mode, works in ((0o755, False), (0o777, True)):
         directory.chmod(mode)
-        assert (host(C.FS_CREATE, str(directory / "new")) is not None) is works
-    assert host(C.FS_READ, str(tmp_path / "absent")) is not None  # nothing that could refuse
-    assert AdviceOfHost(uid=os.geteuid(), gid=os.getegid(), unix_paths=False)(C.FS_READ, str(file)) is not None
-    assert host(C.NET_CONNECT, "unix:/run/socket") is None
-    assert host(C.NET_CONNECT, "192.0.2.1:80") is not None
-    assert AdviceOfHost(uid=54321, gid=54321, unix_paths=True)(C.NET_CONNECT, "unix:/run/socket") is not None
+        assert (host(Refused(C.FS_CREATE, str(directory / "new"))) is not None) is works
+    assert host(Refused(C.FS_READ, str(tmp_path / "absent"))) is not None  # nothing that could refuse
+    assert AdviceOfHost(uid=os.geteuid(), gid=os.getegid(), unix_paths=False)(Refused(C.FS_READ, str(file))) is not None
+    assert host(Refused(C.NET_CONNECT, "unix:/run/socket")) is None
+    assert host(Refused(C.NET_CONNECT, "192.0.2.1:80")) is not None
+    assert AdviceOfHost(uid=54321, gid=54321, unix_paths=True)(Refused(C.NET_CONNECT, "unix:/run/socket")) is not None
