@@ -27,6 +27,7 @@ from ..policy.compiled import Limits
 from . import hierarchy
 from .controls import Controls, Since, still_members
 from .sweep import EMPTY_WITHIN_S, HOST_LEAF, make_locked, mark, remove_directories, sweep
+from .turns import Turn, Weights
 from .usage import Usage
 
 log = logging.getLogger("pyisolate.limits.cgroup")
@@ -37,12 +38,6 @@ _NAME: EnforcerName = "cgroup"
 _RESIDUE_BYTES = 4 << 20
 #: A waiting process stops in some 10 us; on a machine that is busy it waits for a processor first (seconds).
 _FREEZES_WITHIN_S = 2.0
-
-
-#: A sandbox's weight at the processor on v1, where a process of the host's has 1024: all requests go through the host,
-#: which waits for its turn among the sandboxes. With 1024 each, four guests of 14 Python threads (each thread asks for
-#: the interpreter's lock every 5 ms, and the group wakes as often) made honest requests wait 5 to 14 times as long.
-_SHARES = 256
 
 
 class CgroupLease:
@@ -57,6 +52,8 @@ class CgroupLease:
         self._since = Since(self._controls)
         self._held = True
         self._frozen = False
+        #: its place at the processor
+        self.turn = tree.weights.turn_of(name, self._controls.cpu_s)
         made: list[str] = []
         try:
             for directory in self._controls.directories:
@@ -65,8 +62,7 @@ class CgroupLease:
                 if os.path.dirname(directory) in tree.layout.parents:  # beside the tree, which a sweep finds it by
                     mark(directory, tree.name)
             self._controls.prepare()
-            if (beside := tree.weighted(name)) is not None:
-                write(f"{beside}/cpu.shares", str(_SHARES))
+            self.turn.begin()
         except OSError:
             self._close_descriptors()
             remove_directories(made)
@@ -152,6 +148,7 @@ class CgroupLease:
 
     def kill(self) -> None:
         """End every process in the group; none can escape by forking. Returns before they are gone."""
+        self.turn.end()
         if self._controls.kill_at_once():
             return
         # Without cgroup.kill (Linux 5.14): nothing new can start, so one round of signals reaches everybody.
@@ -203,6 +200,7 @@ class CgroupLease:
         if not self._since.is_over():
             return False
         self.set_frozen(False)
+        self.turn.start()
         if (left := self._controls.memory_bytes()) > _RESIDUE_BYTES:
             self._controls.reclaim()
             left = self._controls.memory_bytes()
@@ -243,8 +241,7 @@ class CgroupTree:
         self._closed = False
         #: a group's processes were seen to stop and to go on
         self.can_freeze = False
-        #: each group has the same weight at the processor
-        self.takes_turns = False
+        self.weights = Weights(layout, self.name)
 
     @classmethod
     def open(cls, prefix: str = "pyisolate") -> tuple[CgroupTree | None, Availability]:
@@ -273,7 +270,8 @@ class CgroupTree:
                 "parents": list(layout.parents),
                 "name": tree.name,
                 "freezes": tree.can_freeze,
-                "turns": tree.takes_turns,
+                "turns": tree.weights.given,
+                "gives_way": tree.weights.give_way,
             },
         )
 
@@ -281,6 +279,11 @@ class CgroupTree:
     def size(self) -> int:
         """How many groups there are, held or free."""
         return len(self._all)
+
+    def turns(self) -> list[Turn]:
+        """Return the places at the processor of the groups that are held."""
+        with self._lock:
+            return [lease.turn for lease in self._all.values() if lease._held]  # noqa: SLF001
 
     def prefill(self, count: int) -> None:
         """Have at least `count` groups ready, so that `lease` makes none."""
@@ -361,32 +364,7 @@ class CgroupTree:
         full = self.layout.memory
         if full is not None and full.version == 2:
             write(f"{full.parent}/{self.name}/cgroup.subtree_control", "+memory +pids")
-        self._give_turns()
-
-    def _give_turns(self) -> None:
-        """Let each group weigh the same at the processor, however many processes are in it.
-
-        On v2 these are the tree's children, which have together as many times the default weight (100, cgroup-v2.rst)
-        as there are processors. On v1 each has a weight of its own, and is no child of the tree.
-        """
-        place = self.layout.weight
-        if place is None:
-            return
-        directory = f"{place.parent}/{self.name}"
-        if place.version == 1:
-            self.takes_turns = os.path.exists(f"{directory}/cpu.shares")  # CONFIG_FAIR_GROUP_SCHED
-            return
-        with contextlib.suppress(OSError):  # EINVAL: real-time processes elsewhere
-            write(f"{directory}/cgroup.subtree_control", "+cpu")
-            write(f"{directory}/cpu.weight", str(min(100 * (os.cpu_count() or 1), 10_000)))
-            self.takes_turns = True
-
-    def weighted(self, name: str) -> str | None:
-        """Return the directory that has the weight of one sandbox's group on v1, None where there is none."""
-        place = self.layout.weight
-        if not self.takes_turns or place is None or place.version == 2:
-            return None
-        return self.layout.group(place.parent, self.name, name)
+        self.weights.prepare()
 
     def _enable_parent(self) -> None:
         place = self.layout.memory
@@ -425,6 +403,7 @@ class CgroupTree:
         probe = self.lease()
         try:
             probe.apply(Limits(memory_bytes=64 << 20, processes=1))
+            self.weights.give_way = probe.turn.prove()
             # The shell waits for its line until it has been moved; then its fork must fail. A socket of our own:
             # Popen leaves a pipe open when it cannot have /dev/null beside it.
             ours, theirs = socket.socketpair()

@@ -20,6 +20,13 @@ def _field(path: str, name: str) -> int:
     return int(rest.partition("\n")[0]) if found else 0
 
 
+def spent_s(directory: str, version: int) -> float:
+    """Return the processor time of all that ever ran in a group or below it, in seconds. `version`: of cgroups."""
+    if version == 2:
+        return _field(f"{directory}/cpu.stat", "usage_usec") / 1e6
+    return int(read(f"{directory}/cpuacct.usage")) / 1e9
+
+
 class Controls:
     """One group's control files, in each place of a layout."""
 
@@ -127,9 +134,7 @@ class Controls:
 
     def cpu_s(self) -> float:
         """Return the processor time of all that ever ran in the group, in seconds."""
-        if self._cpu_v2:
-            return _field(f"{self._cpu}/cpu.stat", "usage_usec") / 1e6
-        return int(read(f"{self._cpu}/cpuacct.usage")) / 1e9
+        return spent_s(self._cpu, 2 if self._cpu_v2 else 1)
 
     def tasks(self) -> int:
         """Return the number of living processes and threads."""

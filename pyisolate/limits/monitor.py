@@ -148,6 +148,11 @@ class SandboxLimits:
         if self.lease is not None:
             self.lease.apply(limits)
 
+    def hurry(self) -> None:
+        """The sandbox is ended: it gives way no more, so that it is gone soon."""
+        if (lease := self.lease) is not None:
+            lease.turn.end()
+
     def kill(self) -> None:
         """End every process of the control group."""
         if self.lease is None:

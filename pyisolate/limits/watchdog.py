@@ -46,6 +46,9 @@ _IDLE_CPU_S = 0.002
 _SHARE = 0.1
 _SLOWEST_NS = 400 * _MS
 
+#: From the first entry to the first call of what goes beside.
+_FIRST_CALL_NS = 100 * _MS
+
 #: Read once: it is a file.
 _PROCESSORS = os.cpu_count() or 1
 
@@ -94,6 +97,21 @@ class _Watched:
         return min(self.deadline_ns, self.sample_ns)
 
 
+class _Companion:
+    """What is called on the same thread while anything is watched; `at_ns` is None while nothing is."""
+
+    __slots__ = ("at_ns", "key", "look")
+
+    def __init__(self, look: Callable[[], float]) -> None:
+        self.key: Hashable = self
+        self.look = look
+        self.at_ns: int | None = None
+
+    def next_ns(self) -> int | None:
+        """Return when it is to be called next."""
+        return self.at_ns
+
+
 def _first_pause_ns(limits: Limits, enforced: bool) -> int:
     uses_up_ns = None if limits.cpu_s is None else max(_NEAR_NS, int(limits.cpu_s * 1e9) // _PROCESSORS)
     if uses_up_ns is not None and limits.memory_bytes is None and limits.processes is None:
@@ -114,7 +132,8 @@ class Watchdog:
         self._clock = clock or MonotonicClock()
         self._wake = threading.Condition()
         self._entries: dict[Hashable, _Watched] = {}
-        self._heap: list[tuple[int, int, _Watched]] = []
+        self._heap: list[tuple[int, int, _Watched | _Companion]] = []
+        self._companion: _Companion | None = None
         self._serial = itertools.count()
         self._thread: Thread | None = None
         self._sleeps_until_ns: int | None = None
@@ -159,6 +178,9 @@ class Watchdog:
                 raise RuntimeError(f"watch {key!r}: the watchdog is stopped")
             self._entries[key] = entry
             self._schedule(entry)
+            if self._companion is not None and self._companion.at_ns is None:
+                self._companion.at_ns = entry.started_ns + _FIRST_CALL_NS
+                self._schedule(self._companion)
             if self._thread is None:
                 thread = Thread(target=self._run, name="pyisolate-watchdog")
                 try:
@@ -167,6 +189,14 @@ class Watchdog:
                     del self._entries[key]
                     raise SandboxError(f"watch {key!r}: {error}", hint=advice(errno.EAGAIN)) from error
                 self._thread = thread
+
+    def accompany(self, look: Callable[[], float]) -> None:
+        """Call `look` on the watchdog's thread while anything is watched; it returns the seconds until the next call.
+
+        It must not block. One that is there already is given up.
+        """
+        with self._wake:
+            self._companion = _Companion(look)
 
     def extend(self, key: Hashable, deadline_ns: int | None) -> bool:
         """Move a deadline, or lift it (None); False when the key is no longer watched."""
@@ -187,7 +217,7 @@ class Watchdog:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _schedule(self, entry: _Watched) -> None:
+    def _schedule(self, entry: _Watched | _Companion) -> None:
         """Call with the lock held."""
         at_ns = entry.next_ns()
         if at_ns is None:
@@ -207,9 +237,10 @@ class Watchdog:
         self._heap = list(kept.values())
         heapq.heapify(self._heap)
 
-    def _is_due_as(self, item: tuple[int, int, _Watched]) -> bool:
+    def _is_due_as(self, item: tuple[int, int, _Watched | _Companion]) -> bool:
         at_ns, _, entry = item
-        return self._entries.get(entry.key) is entry and entry.next_ns() == at_ns
+        there = entry is self._companion or self._entries.get(entry.key) is entry
+        return there and entry.next_ns() == at_ns
 
     def _run(self) -> None:
         while True:
@@ -217,6 +248,9 @@ class Watchdog:
                 entry = self._next_due()
             if entry is None:
                 return
+            if isinstance(entry, _Companion):
+                self._call(entry)
+                continue
             try:
                 self._look_at(entry)
             except Exception:
@@ -225,7 +259,19 @@ class Watchdog:
                     if self._entries.get(entry.key) is entry:
                         del self._entries[entry.key]
 
-    def _next_due(self) -> _Watched | None:
+    def _call(self, companion: _Companion) -> None:
+        """Call the companion, and again later; after the last entry is gone, not until there is another."""
+        try:
+            pause_s = companion.look()
+        except Exception:
+            log.exception("watchdog, on what goes beside it: it is not called any more")
+            return
+        with self._wake:
+            companion.at_ns = self._clock.now_ns() + int(pause_s * 1e9) if self._entries else None
+            if not self._stopped and companion is self._companion:
+                self._schedule(companion)
+
+    def _next_due(self) -> _Watched | _Companion | None:
         """Sleep until an entry is due and return it; None once stopped. Call with the lock held."""
         while not self._stopped:
             while self._heap and not self._is_due_as(self._heap[0]):

@@ -324,6 +324,7 @@ class CellSession(ProgramSession):
 
     def stop(self) -> None:
         """Kill the cell and all that it started: its init's end ends all that is below it (pid_namespaces(7))."""
+        self.control.hurry()
         if not self.channel.signal(signal.SIGKILL) or "namespaces" not in self.channel.steps:
             self.control.kill()
 

@@ -19,6 +19,7 @@ from ..choices import Network
 from ..errors import EnforcementError, SandboxError
 from ..kernel import namespaces
 from ..limits.cgroup import CgroupTree
+from ..limits.turns import Turns
 from ..native import process
 from ..native.result import advice, is_shortage
 from ..policy.interpreter import InterpreterFiles
@@ -175,6 +176,8 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
         stack.callback(started.threads.close)
         on_made(started)
         _start_pools(parts, _pool_settings(parts, options), started, stack, begun, programs_judge=programs_judge)
+        if cgroups is not None and cgroups.weights.give_way:
+            parts.watchdog.accompany(Turns(cgroups.weights.spent_s, cgroups.turns).look)
         parts.watchdog.start()
         stack.callback(parts.watchdog.stop)
         stack.callback(parts.metrics.remove_supervisor, parts.snapshots)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.alone  # others sweep, too
 def beside(tree: CgroupTree) -> str:
     """Return where groups lie beside their tree."""
     place = tree.layout.weight
-    require("cgroup_v1", tree.takes_turns and place is not None and place.version == 1, "on v2 all are in the tree")
+    require("cgroup_v1", tree.weights.given and place is not None and place.version == 1, "on v2 all are in the tree")
     assert place is not None
     return place.parent
 

@@ -277,3 +277,40 @@ def test_a_thousand_deadlines_all_fire(watchdog: Watchdog, fired: Fired) -> None
     for number in range(1000):
         watchdog.watch(number, deadline_ns=in_ms(20 + number % 50), on_exceeded=on(fired))
     assert sorted(fired.get(timeout=5)[0] for _ in range(1000)) == list(range(1000))  # type: ignore[type-var]
+
+
+def test_what_goes_beside_is_called_while_anything_is_watched(
+    timed: Watchdog, clock: StandingClock, fired: Fired
+) -> None:
+    calls: list[float] = []
+
+    def look() -> float:
+        calls.append(clock.now_ns() / 1e9)
+        return 0.2
+
+    timed.accompany(look)
+    assert timed._thread is None
+    timed.watch("a", deadline_ns=at_ms(clock, 1000), on_exceeded=on(fired))
+    clock.advance(0.99)
+    assert calls == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9], abs=0.01)
+    clock.advance(0.02)
+    assert fired.get_nowait()[0] == "a"
+    clock.advance(10)
+    assert len(calls) == 6  # the last one found nothing to watch
+    timed.watch("b", deadline_ns=at_ms(clock, 10_000), on_exceeded=on(fired))
+    clock.advance(0.25)
+    assert len(calls) == 7
+
+
+def test_a_companion_that_fails_ends_no_watch(timed: Watchdog, clock: StandingClock, fired: Fired) -> None:
+    calls = []
+
+    def look() -> float:
+        calls.append(1)
+        raise ZeroDivisionError
+
+    timed.accompany(look)
+    timed.watch("a", deadline_ns=at_ms(clock, 500), on_exceeded=on(fired))
+    clock.advance(1)
+    assert fired.get_nowait()[0] == "a"
+    assert calls == [1]
