@@ -24,6 +24,7 @@ from ..policy.searched import Searched
 from ..policy.suggest import crosses
 from ..records import LINKING, RENAMING, KernelRecord
 from .judged_call import OF_NAME, OPENING, JudgedCall
+from .observed_code import is_mapped_code, judged
 from .observed_looks import barred, by_unseen_link, not_found, refused
 from .seen_names import OpenOwn, SeenNames
 from .shown_links import ShownLinks
@@ -66,9 +67,14 @@ class WatchedFiles:
         """
         runs = record.capability is Capability.PROCESS_EXEC
         unix = record.capability.family == "net" and record.target.startswith("unix:/")
-        if not unix and (not (runs or record.capability.family == "fs") or not record.target.startswith("/")):
+        maps = is_mapped_code(record) and record.verdict is Verdict.ALLOW
+        if not (unix or maps) and (not (runs or record.capability.family == "fs") or not record.target.startswith("/")):
             return [record]
         broker, leading, shown = self._broker(policy)
+        if maps:
+            return [
+                judged(msgspec.structs.replace(record, target=workspace.as_reached(record.target, leading)), broker)
+            ]
         if unix:  # decided by the listener: only its name is to be as hooks spell it
             names = SeenNames(own, leading, record, shown if sealed else None)
             path = names.followed(workspace.as_reached(record.target[5:], leading))
@@ -114,8 +120,10 @@ class WatchedFiles:
         runs = record.capability is Capability.PROCESS_EXEC
         if shadow is None or (runs and not any(rule.allow & FsRight.EXEC for rule in shadow.fs)):
             return []
-        judged = self.judge(record, self._watching(shadow), searched, own)
-        refused = [one for one in judged if one.verdict is Verdict.WOULD_DENY]
+        if is_mapped_code(record) and record.broker_consulted:
+            return []  # the hook has reported it
+        found = self.judge(record, self._watching(shadow), searched, own)
+        refused = [one for one in found if one.verdict is Verdict.WOULD_DENY]
         # the hook that asked the broker in force has asked the shadow's as well
         said = None if record.slot_verdict is None else Verdict.WOULD_DENY
         return [msgspec.structs.replace(one, shadow=True, slot_verdict=said) for one in refused]

@@ -100,9 +100,11 @@ _QUIET = (
     "purpose, and for reads by native code that libraries only try: of /proc about the task and the machine, of "
     "certificates where nothing can be connected to; Supervisor(telemetry='full') records these as well"
 )
-#: No filter sees how a file's mount is mounted, and a mapping that is notified could be interrupted by a signal.
+#: What mprotect(2) is to change is named by an address, of which no filter and no descriptor tells the file.
 _MAPPED = (
-    "Not recorded: native code that maps a file executable which it may read and not run, which a noexec mount refuses"
+    "mappings of files that may be read and not run: the listener asks the kernel of each, and records what a noexec "
+    "mount of the root view refuses. Not recorded: the same by mprotect of a file's mapping, where memory.exec is "
+    "granted"
 )
 
 

@@ -313,6 +313,8 @@ FLOOR: list[Operation] = [
     _floor("mq_open", "ipc.posix", 240, "b'truth', 0o102, 0o600, 0"),
     _floor("executable memory", "memory.exec", 9, "0, 4096, 7, 34, -1, 0", python="__import__('mmap').mmap(-1, 4096, prot=7)",
            native="c.mmap(0, 4096, 7, 34, -1, 0)"),
+    _op("a file's code", "import.native", "{rofile}", python="__import__('mmap').mmap(os.open('{rofile}', 0), 1, flags=2, prot=5)",
+        native="c.mmap(0, 4096, 5, 2, os.open('{rofile}', 0), 0)", raw="sys_(9, 0, 4096, 5, 2, os.open('{rofile}', 0), 0)"),
     _floor("memfd", "import.native", 319, "b'x', 0", python="os.memfd_create('x')", native="c.memfd_create(b'x', 0)"),
     _floor("inotify", "fs.metadata", 294, "0", native="c.inotify_init1(0)"),
     _floor("a call of i386's kind", "kernel.syscall", 700),

@@ -207,6 +207,10 @@ def test_full_telemetry_asks_about_files_too() -> None:
     for call in REPORTED_WHEN_FULL:
         assert verdict(full, call, 0, 0, 0) == NOTIFY, call
     assert verdict(full, "read") == ALLOW
+    code = (0, 1, mmap.PROT_READ | mmap.PROT_EXEC, 0x02)
+    assert verdict(full, "mmap", *code) == NOTIFY, "a noexec mount refuses it"
+    assert verdict(full, "mmap", 0, 1, mmap.PROT_READ, 0x02) == ALLOW
+    assert verdict(seccomp.thread_program(full=True), "mmap", *code) == ALLOW, "a thread has no root view"
 
 
 def test_every_refused_call_has_one_capability_and_no_allowed_call_has_any() -> None:

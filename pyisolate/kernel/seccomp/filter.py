@@ -28,6 +28,7 @@ from .syscalls import (
     FORKING,
     IOCTLS,
     LOOKS_AT_OPEN,
+    MAPS_CODE,
     PRCTLS,
     QUIET,
     QUIET_LOOKS,
@@ -99,7 +100,8 @@ def filter_spec(kind: CellKind, *, notify: bool, random: bool, full: bool, forks
         if call not in reported
     ]
     own = CONDITIONAL_CELL if kind == "cell" else CONDITIONAL_THREAD
-    rules += [rule for rule in (*CONDITIONAL, *own) if rule.syscall not in reported]
+    watched = {MAPS_CODE} if reported and kind == "cell" else set()
+    rules += [rule for rule in (*CONDITIONAL, *own) if rule.syscall not in reported and rule not in watched]
     rules += LOOKS_AT_OPEN if reported else ()
     if native:
         replaced = {rule.syscall for rule in CONDITIONAL_NATIVE}

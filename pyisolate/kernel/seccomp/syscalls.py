@@ -173,6 +173,17 @@ def _file_creation() -> tuple[FilterRule, ...]:
     return tuple(rules)
 
 
+#: A file's code, mapped. Where the listener watches files it sees this as well: no filter sees how a mount is mounted.
+MAPS_CODE = FilterRule(
+    "mmap",
+    ALLOW,
+    (
+        Compare(2, mmap.PROT_EXEC, mmap.PROT_EXEC | mmap.PROT_WRITE),
+        Compare(3, 0, mmap.MAP_ANONYMOUS | _MAP_HUGETLB),
+    ),
+)
+
+
 def _memory() -> tuple[FilterRule, ...]:
     """Executable memory comes from files only, and never writable at the same time. Huge pages are the host's.
 
@@ -182,11 +193,7 @@ def _memory() -> tuple[FilterRule, ...]:
     executable = mmap.PROT_EXEC
     return (
         FilterRule("mmap", ALLOW, (Compare(2, 0, executable), Compare(3, 0, _MAP_HUGETLB))),
-        FilterRule(
-            "mmap",
-            ALLOW,
-            (Compare(2, executable, executable | mmap.PROT_WRITE), Compare(3, 0, mmap.MAP_ANONYMOUS | _MAP_HUGETLB)),
-        ),
+        MAPS_CODE,
         FilterRule("mprotect", ALLOW, (Compare(2, 0, executable),)),
         FilterRule("pkey_mprotect", ALLOW, (Compare(2, 0, executable),)),
         FilterRule("personality", ALLOW, (Compare(0, 0xFFFFFFFF),)),  # the query

@@ -102,6 +102,8 @@ static inline int asked_word(uint32_t capability)
 		return 10;
 	case PYI_KERNEL_IOCTL:
 		return 11;
+	case PYI_IMPORT_NATIVE:
+		return 14;
 	default:
 		return -1;
 	}

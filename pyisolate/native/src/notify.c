@@ -33,6 +33,7 @@
 #include "notify/send.c"     /* sendto, sendmsg, sendmmsg */
 #include "notify/own.c"      /* what a program opens by a name of a descriptor that it has */
 #include "notify/look.c"     /* look-ups of names, which nothing decides */
+#include "notify/map.c"      /* files that native code maps to run them */
 #include "notify/hidden.c"   /* memory of the kernel's that nothing charges to the guest */
 #include "notify/numbered.c" /* calls on a task by its number */
 #include "notify/decide.c"   /* dispatch by system call */

@@ -63,6 +63,13 @@ static const struct notify_name *notify_name_of(const struct notify_call *c)
 	return name;
 }
 
+/* Does the call map a file's code, and no memory that it could write to? */
+SHARED int notify_maps_code(const struct notify_call *c)
+{
+	return c->nr == SYS_mmap && (c->args[2] & (PROT_EXEC | PROT_WRITE)) == PROT_EXEC &&
+	       !(c->args[3] & (MAP_ANONYMOUS | MAP_HUGETLB));
+}
+
 /* The capabilities that hooks ask about before this call; how many, 0 for calls that say nothing either way. */
 static int notify_asks(const struct notify_call *c, uint8_t capability[2])
 {
@@ -112,6 +119,9 @@ static int notify_asks(const struct notify_call *c, uint8_t capability[2])
 	case SYS_setns:
 		capability[0] = PYI_KERNEL_NAMESPACE;
 		return 1;
+	case SYS_mmap: /* a library is mapped right after the hook that asked about it */
+		capability[0] = PYI_IMPORT_NATIVE;
+		return notify_maps_code(c);
 	case SYS_ioctl:
 		capability[0] = PYI_KERNEL_IOCTL;
 		return (uint32_t)c->args[1] == TIOCSTI || (uint32_t)c->args[1] == TIOCLINUX;

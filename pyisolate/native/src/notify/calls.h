@@ -25,6 +25,9 @@ SHARED int notify_opens_own(const struct notify_call *c);
 SHARED void notify_do_look(const struct notify_call *c);
 SHARED void notify_watch_look(const struct notify_call *c);
 
+/* map.c */
+SHARED void notify_do_map(const struct notify_call *c);
+
 /* hidden.c */
 SHARED void notify_do_lock(const struct notify_call *c);
 SHARED void notify_do_huge(const struct notify_call *c);

@@ -281,6 +281,10 @@ SHARED void notify_decide(const struct notify_call *c)
 		notify_do_lock(c);
 		return;
 	case SYS_mmap:
+		if (notify_maps_code(c)) {
+			notify_do_map(c);
+			return;
+		}
 		if (!(c->args[3] & MAP_HUGETLB))
 			break;
 		notify_do_huge(c);

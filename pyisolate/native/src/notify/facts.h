@@ -45,6 +45,7 @@ SHARED struct notify_asked *notify_asked_new(int fd);
 SHARED struct notify_asked *notify_asked_of_threads(void *page);
 SHARED void notify_consult(struct notify_call *c);
 SHARED void notify_give_back(struct notify_sandbox *s, uint64_t id);
+SHARED int notify_maps_code(const struct notify_call *c);
 SHARED int notify_is_lookup(const struct notify_endpoint *e);
 
 /* address.c */

@@ -102,7 +102,7 @@ static void notify_record_as(const struct notify_call *c, uint64_t serial, int c
 	r.looked = capability == PYI_FS_LOOKUP && c->policy && !(c->policy->flags & NOTIFY_MONITOR_FILES);
 	if (e)
 		notify_record_endpoint(c, &r, e);
-	else if (c->nr >= 0 && c->nr < NOTIFY_SYSCALLS && c->l->path_argument[c->nr] >= 0)
+	else if (c->nr >= 0 && c->nr < NOTIFY_SYSCALLS && (c->name || c->l->path_argument[c->nr] >= 0))
 		notify_record_names(c, &r);
 	notify_push(c->l, c->sandbox, &r);
 }

@@ -12,7 +12,7 @@ def attack(world):
 TECHNIQUE = Technique(
     source="ld.so(8); noexec mounts of old kernels; GTFOBins ld.so",
     policy=readable_tool_and_other_program,
-    no_event="the call is granted; the file is refused by Landlock or by the root view's noexec, and neither leaves a record",
+    event=("import.native",),
     stops=("landlock", "root view"),
     ends=("SandboxDied",),
     control=Granted(run_tool),

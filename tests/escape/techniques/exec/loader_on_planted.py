@@ -18,7 +18,7 @@ def attack(world):
 TECHNIQUE = Technique(
     source="GTFOBins ld.so",
     policy=lambda p, t: look_at_tool(outbox_and_other_program(p, t), t),
-    no_event="the call is granted; the file is refused by Landlock or by the root view's noexec, and neither leaves a record",
+    event=("import.native",),
     stops=("landlock", "root view"),
     ends=("SandboxDied",),
     control=Granted(lambda p, t: p.allow_exec(t.outbox)),

@@ -21,7 +21,7 @@ def attack(world):
 
 TECHNIQUE = Technique(
     source="mremap(2) with old_size 0 duplicates a shared mapping; W^X by filters sees one call at a time",
-    no_event="the root view's /dev is noexec, and that leaves no record",
+    event=("import.native",),
     stops=("root view",),
     control=Bare(),
     thread=escapes(NO_ROOT_VIEW),

@@ -19,7 +19,7 @@ def attack(world):
 TECHNIQUE = Technique(
     source="CWE-427",
     policy=lambda p, t: native_directory(writable_outbox(p, t), t),
-    no_event="the root view's noexec refuses, and that leaves no record",
+    event=("import.native",),
     stops=("root view",),
     control=Bare(),
     thread=escapes(NO_ROOT_VIEW),

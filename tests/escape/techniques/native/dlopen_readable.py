@@ -17,7 +17,7 @@ def attack(world):
 TECHNIQUE = Technique(
     source="dlopen(3); Landlock does not refuse mapping a readable file executable",
     policy=native_directory,
-    no_event="the root view's noexec refuses, and that leaves no record",
+    event=("import.native",),
     stops=("root view",),
     control=Granted(lambda p, t: p.allow_native(t.library)),
     thread=escapes(NO_ROOT_VIEW),

@@ -20,7 +20,7 @@ def attack(world):
 TECHNIQUE = Technique(
     source="mmap(2); Landlock does not refuse mapping a readable file executable",
     policy=writable_outbox,
-    no_event="the root view's noexec refuses, and that leaves no record",
+    event=("import.native",),
     stops=("root view",),
     control=Bare(),
     thread=escapes(NO_ROOT_VIEW),

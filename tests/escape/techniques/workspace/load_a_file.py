@@ -26,7 +26,7 @@ def attack(world):
 TECHNIQUE = Technique(
     source="CWE-427; W^X by two mappings of one file",
     policy=lambda p, t: native_directory(workspace(p, t), t),
-    no_event="the workspace's noexec refuses, and that leaves no record",
+    event=("import.native",),
     stops=("root view",),
     control=Bare(),
     thread=NO_WORKSPACE,
