@@ -10,7 +10,7 @@
 `forward`   one request and its answer, read and written anew by h11
 `heads`     what of them came before, and is known
 `tunnel`    a CONNECT: the TLS handshake must name the host; a thread in C carries the rest
-`opened`    a tunnel that is read: TLS with the guest ends in the proxy
+`over_tls`  TLS with the guest of a tunnel that is read, and with its host
 `authority` the certificates for that; `bundles` puts them where guests look
 `names`     names to addresses, checked before one is used; `lookups` asks for them in threads, fairly
 `calls`     the system calls that the proxy may make

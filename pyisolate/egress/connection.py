@@ -21,18 +21,17 @@ from ..capability import Capability
 from ..decision import DenialCode, Mode, Verdict
 from ..policy import suggest, web
 from ..policy.asking import asks_about
-from . import heads, tunnel
+from . import heads, over_tls, tunnel
 from .credentials import Credentials, Encoded, Unsignable
-from .forward import Reader, Upstream, Writer, answer_known, forward, repeat
+from .forward import Upstream, answer_known, forward, repeat
 from .handed import Handed
 from .hiding import Hider
 from .messages import can_be_asked
 from .meter import Meter, OverLimit
-from .names import Names, RefusedAddress, Unreachable, connect
-from .opened import open_tunnel
+from .names import Names, RefusedAddress, Unreachable, connect, connect_over_tls
 from .request import Refusal, in_words, malformed, overriding, read_request
-from .shortcut import Begun, Plain, Shortcut, Side
-from .streams import Inlet, Stream
+from .shortcut import Begun, Shortcut
+from .streams import Inlet, Plain, Side
 from .tenants import Tenant, Tenants
 from .work import timed
 
@@ -74,14 +73,12 @@ class Connection:
     def __init__(
         self,
         services: Services,
-        reader: Reader,
-        writer: Writer,
+        side: Side,
         tenant: Tenant | None = None,
         tunnel: web.Request | None = None,
-        side: Side | None = None,
     ) -> None:
         self._services, self._tenants = services, services.tenants
-        self.reader, self.writer, self._side = reader, writer, side
+        self.side = side
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_BYTES)
         self.tenant, self._inside = tenant, tunnel
         self._up: Upstream | None = None
@@ -89,11 +86,11 @@ class Connection:
         #: what came before it was known whose connection this is
         self._unread = bytearray()
 
-    async def run(self, stream: Stream) -> None:
-        """Serve a connection of a guest, whose `stream` its tunnels take over."""
+    async def run(self) -> None:
+        """Serve a connection of a guest."""
         self._tenants.meet(_current())
         try:
-            await self._serve(stream)
+            await self.serve()
         finally:
             self._tenants.know(_current())
             if self.tenant is not None:
@@ -108,9 +105,10 @@ class Connection:
         if self._up is not None:
             self._up.close()
 
-    async def _serve(self, stream: Stream | None) -> None:
+    async def serve(self) -> None:
+        """Serve what comes, until its end."""
         try:
-            while await self._request(stream):
+            while await self._request():
                 if self.http.our_state is h11.DONE:  # a request that came before needs no h11
                     self.http.start_next_cycle()
         except Refusal as refusal:
@@ -123,7 +121,7 @@ class Connection:
         except Unreachable as error:
             await self._answer(502, f"egress proxy: {error}")
 
-    async def _request(self, stream: Stream | None) -> bool:
+    async def _request(self) -> bool:
         """Serve one request; False where the connection ends with it."""
         first = await self._first()
         if isinstance(first, Begun):
@@ -145,8 +143,7 @@ class Connection:
             if by is not _By.MONITOR and (also := await self._decide(other)) is not _By.POLICY:
                 by = also
         if request.method == web.CONNECT:
-            assert stream is not None
-            await self._tunnel(request, stream, by)
+            await self._tunnel(request, by)
             return False
         assert self.tenant is not None
         given = [one for one in self.tenant.secrets if web.matches(one.rule, request)]
@@ -159,10 +156,10 @@ class Connection:
 
     async def _first(self) -> bytes | Begun | None:
         """Carry what is known without being woken for it; return what else comes, None where it is still to be read."""
-        side, tenant, up = self._side, self.tenant, self._up
-        if side is None or tenant is None or up is None or not isinstance(up.reader, Inlet):
+        side, tenant, up = self.side, self.tenant, self._up
+        if tenant is None or up is None or self.http.trailing_data[0]:
             return None
-        if self.http.trailing_data[0] or not (tenant.known_requests.any and side.rests()):
+        if not (tenant.known_requests.any and side.rests()):
             return None
         known, place = tenant.known_requests, self._place
 
@@ -171,9 +168,7 @@ class Connection:
             return found[0] if found is not None and len(found[1]) == found[0].body_bytes else None
 
         plain = side if isinstance(side, Plain) and not tenant.hider.hidden else None
-        shortcut = Shortcut(
-            side, up, up.reader, tenant.meter, find, tenant.hider, tenant.turns, settles=plain is not None
-        )  # fmt: skip
+        shortcut = Shortcut(side, up, tenant.meter, find, tenant.hider, tenant.turns, settles=plain is not None)
         first = await self._carried(shortcut)
         if plain is None or not shortcut.settled:
             return first
@@ -266,9 +261,13 @@ class Connection:
         place = (request.host, request.port)
         if self._up is None or not self._up.serves(place):
             self.close()
-            context = self._services.trusted if request.tls else None
             addresses = await self._addresses(request)
-            self._up = Upstream(place, await connect(addresses, request.port, context, request.host))
+            if request.tls:
+                trusted = self._services.trusted
+                host: Side = await connect_over_tls(addresses, request.port, trusted, request.host)
+            else:
+                host = await connect(addresses, request.port)
+            self._up = Upstream(place, host)
         return self._up
 
     @property
@@ -283,7 +282,7 @@ class Connection:
         try:
             while (event := self.http.next_event()) is h11.NEED_DATA:
                 if self.http.they_are_waiting_for_100_continue:
-                    self.writer.write(self.http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+                    self.side.write(self.http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
                 data = await self._read()
                 ended = not data
                 self.http.receive_data(data)
@@ -294,7 +293,7 @@ class Connection:
         return event
 
     async def _read(self) -> bytes:
-        data = await self.reader.read(1 << 16)
+        data = await self.side.read(1 << 16)
         if self.tenant is None and len(self._unread) < _HEAD_BYTES:
             self._unread += data
         return data
@@ -358,54 +357,55 @@ class Connection:
             await self._tenants.report(self.tenant, said, Verdict.WOULD_DENY)
             return [refused.address]
 
-    async def _tunnel(self, request: web.Request, stream: Stream, by: _By) -> None:
+    async def _tunnel(self, request: web.Request, by: _By) -> None:
         assert self.tenant is not None
+        assert isinstance(self.side, Plain)
         if self.tenant.opens(request):
-            await self._open(request, stream)
+            await self._open(request, self.side)
             return
         addresses = await self._addresses(request)
         self.meter.request()
-        up_reader, up_writer = await connect(addresses, request.port)
+        host = await connect(addresses, request.port)
         try:
             self._accept()
             sent = self.http.trailing_data[0]
             by_name = web.deciding(self.tenant.broker.policy.web, request) is not None
             if by_name or by is _By.ANSWER:  # who answered was shown a name
-                sent = await self._check_handshake(request, stream, sent)
+                sent = await self._check_handshake(request, self.side, sent)
             self.meter.sent(len(sent))
-            up_writer.write(sent)
-            await self._services.carrier.carry(stream, (up_reader, up_writer), self.meter)
+            host.write(sent)
+            await self._services.carrier.carry(self.side.stream, host.stream, self.meter)
         finally:
-            up_writer.close()
+            host.close()
 
-    async def _open(self, request: web.Request, stream: Stream) -> None:
+    async def _open(self, request: web.Request, side: Plain) -> None:
         """Read what is inside of a tunnel, as the host that the guest takes the proxy for. Raises Refusal, OSError."""
         assert self.tenant is not None
         if (issuer := self.tenant.issuer) is None:
             reason = "the sandbox was started under a policy that opens no TLS, and trusts no authority of the proxy's"
             raise Refusal(str(request), DenialCode.ALWAYS_DENIED, reason)
         self._accept()
-        sent = await self._check_handshake(request, stream, self.http.trailing_data[0])
-        opened = await open_tunnel(stream, issuer.context(request.host), sent, _TLS_S)
-        side = opened if isinstance(stream[0], Inlet) else None
-        inner = Connection(self._services, opened, opened, self.tenant, request, side)
+        sent = await self._check_handshake(request, side, self.http.trailing_data[0])
+        async with asyncio.timeout(_TLS_S):
+            opened = await over_tls.to_guest(side, issuer.context(request.host), sent)
+        inner = Connection(self._services, opened, self.tenant, request)
         try:
-            await inner._serve(None)
+            await inner.serve()
             opened.write_eof()
         finally:
             inner.close()
 
     def _accept(self) -> None:
-        self.writer.write(self.http.send(h11.Response(status_code=200, headers=[], reason=b"connected")) or b"")
+        self.side.write(self.http.send(h11.Response(status_code=200, headers=[], reason=b"connected")) or b"")
 
-    async def _check_handshake(self, request: web.Request, stream: Stream, sent: bytes) -> bytes:
+    async def _check_handshake(self, request: web.Request, side: Plain, sent: bytes) -> bytes:
         """Return what begins the tunnel, a TLS handshake that names its host. Nothing of another one is sent on."""
         try:
-            return await tunnel.handshake(stream[0], sent, request.host)
+            return await tunnel.handshake(side.inlet, sent, request.host)
         except tunnel.NotTheHost as error:
             await self._tenants.report(self.tenant, Refusal(str(request), DenialCode.ALWAYS_DENIED, str(error)))
-            self.writer.write(tunnel.ACCESS_DENIED)
-            await self.writer.drain()
+            self.side.write(tunnel.ACCESS_DENIED)
+            await self.side.drain()
             raise ConnectionAbortedError from None
 
     async def _answer(self, status: int, text: str) -> None:
@@ -422,26 +422,25 @@ class Connection:
         reason = "".join(c for c in text.splitlines()[0] if c.isprintable() and c.isascii())[:200].encode()
         answer = h11.Response(status_code=status, headers=headers, reason=reason)
         whole = (answer, h11.Data(data=body), h11.EndOfMessage())
-        self.writer.write(b"".join(self.http.send(part) or b"" for part in whole))
-        await self.writer.drain()
+        self.side.write(b"".join(self.http.send(part) or b"" for part in whole))
+        await self.side.drain()
         await self._linger()
 
     async def _linger(self) -> None:
         """Read on for a moment: a connection that is closed with bytes unread is reset, and its answer lost."""
         with contextlib.suppress(OSError, TimeoutError):
-            self.writer.write_eof()
+            self.side.write_eof()
             left = _LINGER_BYTES
             async with asyncio.timeout(_LINGER_S):
-                while left > 0 and (data := await self.reader.read(1 << 16)):
+                while left > 0 and (data := await self.side.read(1 << 16)):
                     left -= len(data)
 
 
-async def serve(services: Services, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def serve(services: Services, inlet: Inlet, writer: asyncio.StreamWriter) -> None:
     """Serve one connection of a guest until it ends."""
-    side = Plain(reader, writer) if isinstance(reader, Inlet) else None
-    connection = Connection(services, reader, writer, side=side)
+    connection = Connection(services, Plain(inlet, writer))
     try:
-        await timed(connection.run((reader, writer)), connection.worked)
+        await timed(connection.run(), connection.worked)
     except (OSError, EOFError, TimeoutError, h11.ProtocolError):
         pass  # the guest, or who it talks to, has gone
     except asyncio.CancelledError:

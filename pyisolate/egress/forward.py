@@ -16,7 +16,7 @@ from .credentials import MOST_SIGNED_BYTES, Credentials, Encoded, Headers, Unsig
 from .heads import MOST_ANSWERS, Heads, KnownAnswer
 from .hiding import Hider
 from .meter import Meter
-from .streams import Inlet, Stream
+from .streams import Side
 from .work import timed
 
 #: Without a byte from the host for so long, the exchange ends (seconds).
@@ -33,35 +33,11 @@ _OF_ONE_HOP = frozenset(
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
 
-class Reader(Protocol):
-    """What is read of a guest: its connection, or what is inside of a tunnel."""
-
-    async def read(self, most: int, /) -> bytes:
-        """Return what has come; nothing at the end."""
-        ...
-
-
-class Writer(Protocol):
-    """The other way."""
-
-    def write(self, data: bytes, /) -> None:
-        """Send data."""
-        ...
-
-    def write_eof(self) -> None:
-        """Say that nothing more comes."""
-        ...
-
-    async def drain(self) -> None:
-        """Wait for room."""
-        ...
-
-
 class GuestSide(Protocol):
     """The guest's side: its connection and what comes from it."""
 
     http: h11.Connection
-    writer: Writer
+    side: Side
     #: a part of an answer was sent that `http` knows nothing of
     begun: bool
 
@@ -87,8 +63,8 @@ def _kept(headers: Headers, without: frozenset[bytes]) -> Headers:
 class Upstream:
     """A connection to a host, which carries one exchange after the other."""
 
-    def __init__(self, place: tuple[str, int], stream: Stream) -> None:
-        self.place, self.reader, self.writer = place, *stream
+    def __init__(self, place: tuple[str, int], side: Side) -> None:
+        self.place, self.side = place, side
         self.http = h11.Connection(h11.CLIENT)
         #: answers that came before, and the last request's head as it was sent
         self.answers: Heads[KnownAnswer] = Heads(MOST_ANSWERS)
@@ -98,8 +74,7 @@ class Upstream:
     def serves(self, place: tuple[str, int]) -> bool:
         """Tell whether another request can be sent: for that place, and not to a host that may just close."""
         rested = asyncio.get_running_loop().time() - self._used
-        quiet = self.reader.empty if isinstance(self.reader, Inlet) else not self.reader.at_eof()
-        whole = self.http.our_state is h11.IDLE and quiet and not self.writer.is_closing()
+        whole = self.http.our_state is h11.IDLE and self.side.rests() and not self.side.is_closing()
         return whole and self.place == place and rested < KEPT_S
 
     def rested(self, seconds: float) -> None:
@@ -118,7 +93,7 @@ class Upstream:
 
     def close(self) -> None:
         """End it."""
-        self.writer.close()
+        self.side.close()
 
 
 async def forward(
@@ -136,7 +111,7 @@ async def forward(
         head = up.http.send(h11.Request(method=request.method, target=target, headers=headers)) or b""
         guest.meter.sent(len(head))
         up.sent = head
-        up.writer.write(head)
+        up.side.write(head)
         if known is None and heads.body_bytes(request) == 0:
             await _send_body(guest, up)
             await _answer(guest, up, credentials, request.method)
@@ -180,9 +155,9 @@ async def repeat(guest: GuestSide, known: heads.KnownRequest, came: bytes, up: U
     try:
         data = known.onward + (came[-known.body_bytes :] if known.body_bytes else b"")
         guest.meter.sent(len(data))
-        up.writer.write(data)
+        up.side.write(data)
         async with asyncio.timeout(IDLE_S):
-            data = await up.reader.read(1 << 16)
+            data = await up.side.read(1 << 16)
     except BaseException:
         up.close()
         raise
@@ -261,13 +236,13 @@ async def _pass_on(guest: GuestSide, up: Upstream, known: KnownAnswer, data: byt
         piece = before + hider.more(more[:left]) + (hider.end() if left <= len(more) else b"")
         guest.meter.received(len(piece))
         guest.begun = True
-        guest.writer.write(piece)
-        await guest.writer.drain()
+        guest.side.write(piece)
+        await guest.side.drain()
         before, left = b"", left - len(more)
         if left <= 0:
             break
         async with asyncio.timeout(IDLE_S):
-            if not (more := await up.reader.read(1 << 16)):
+            if not (more := await up.side.read(1 << 16)):
                 raise ConnectionAbortedError("the host has gone")
     guest.begun = False
     return left == 0
@@ -289,10 +264,10 @@ async def _whole_body(guest: GuestSide) -> bytes:
 
 async def _send_body(guest: GuestSide, up: Upstream, known: bytes | None = None) -> None:
     """Send a request's body as it comes, or what is `known` of it: all."""
-    host, writer = up.http, up.writer
+    host, side = up.http, up.side
     if known is not None:
-        writer.write((host.send(h11.Data(data=known)) or b"") + (host.send(h11.EndOfMessage()) or b""))
-        await writer.drain()
+        side.write((host.send(h11.Data(data=known)) or b"") + (host.send(h11.EndOfMessage()) or b""))
+        await side.drain()
         return
     for pieces in itertools.count(1):
         if pieces % _PIECES == 0:
@@ -300,14 +275,14 @@ async def _send_body(guest: GuestSide, up: Upstream, known: bytes | None = None)
         event = await guest.next_event()
         if isinstance(event, h11.Data):
             guest.meter.sent(len(event.data))
-            writer.write(host.send(h11.Data(data=event.data)) or b"")
+            side.write(host.send(h11.Data(data=event.data)) or b"")
         elif isinstance(event, h11.EndOfMessage):
-            writer.write(host.send(h11.EndOfMessage()) or b"")  # its trailers are of one hop
-            await writer.drain()
+            side.write(host.send(h11.EndOfMessage()) or b"")  # its trailers are of one hop
+            await side.drain()
             return
         else:
             raise ConnectionAbortedError("the guest has gone")
-        await writer.drain()
+        await side.drain()
 
 
 async def _answer(
@@ -326,7 +301,7 @@ async def _answer(
         if event is h11.NEED_DATA:
             if came is None:
                 async with asyncio.timeout(IDLE_S):
-                    came = await up.reader.read(1 << 16)
+                    came = await up.side.read(1 << 16)
             event, seen = heads.read_head(host, came)
             came = None
             head = seen if isinstance(event, h11.Response) else head
@@ -337,12 +312,12 @@ async def _answer(
         elif isinstance(event, h11.Data):
             got += len(event.data)
             guest.meter.received(len(event.data))
-            guest.writer.write(guest.http.send(h11.Data(data=credentials.hider.more(event.data))) or b"")
-            await guest.writer.drain()
+            guest.side.write(guest.http.send(h11.Data(data=credentials.hider.more(event.data))) or b"")
+            await guest.side.drain()
         elif isinstance(event, h11.EndOfMessage):
-            guest.writer.write(guest.http.send(h11.Data(data=credentials.hider.end())) or b"")
-            guest.writer.write(guest.http.send(h11.EndOfMessage()) or b"")
-            await guest.writer.drain()
+            guest.side.write(guest.http.send(h11.Data(data=credentials.hider.end())) or b"")
+            guest.side.write(guest.http.send(h11.EndOfMessage()) or b"")
+            await guest.side.drain()
             kept = _is_done(guest.http) and _is_done(host) and method != b"HEAD"
             if head is not None and stated == got and kept:
                 up.answers.put(head, KnownAnswer(written, got))
@@ -360,5 +335,5 @@ def _send_head(guest: GuestSide, event: h11.Response, credentials: Credentials) 
     answer = h11.Response(status_code=event.status_code, headers=headers, reason=reason)
     written = guest.http.send(answer) or b""
     guest.meter.received(len(written))
-    guest.writer.write(written)
+    guest.side.write(written)
     return written

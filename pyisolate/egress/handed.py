@@ -27,7 +27,8 @@ from ..policy.web import Request
 from .forward import IDLE_S, KEPT_S, Upstream
 from .heads import KnownAnswer, KnownRequest
 from .meter import Meter
-from .shortcut import Begun, Plain
+from .shortcut import Begun
+from .streams import Plain
 from .tunnel import Carrier, raise_for
 
 #: What is copied for a connection, the last that came (bytes).
@@ -51,11 +52,12 @@ class Handed:
 
     async def run(self, head_s: float) -> bytes | Begun | None:
         """Return what else came, as `Shortcut.run` does, and raise what that raises."""
-        transports = [_transport(self._side.writer), _transport(self._up.writer)]
-        waits = any(one.get_write_buffer_size() or one.is_closing() for one in transports)
-        secret = any(one.get_extra_info("sslcontext") is not None for one in transports)
-        if waits or secret or not (self._requests and self._side.rests() and self._up.serves(self._up.place)):
+        host = self._up.side
+        if not isinstance(host, Plain) or not (self._requests and self._side.rests()):
             return None
+        if not self._up.serves(self._up.place) or any(_is_busy(one) for one in (self._side, host)):
+            return None
+        transports = [self._side.transport, host.transport]
         for one in transports:
             one.pause_reading()
         try:
@@ -105,10 +107,8 @@ class Handed:
         raise ConnectionAbortedError("the thread has ended it")
 
 
-def _transport(writer: asyncio.StreamWriter) -> asyncio.Transport:
-    transport = writer.transport
-    assert isinstance(transport, asyncio.Transport)
-    return transport
+def _is_busy(side: Plain) -> bool:
+    return side.waits_to_write() or side.is_closing()
 
 
 def _copied(heads: Sequence[tuple[bytes, _V]]) -> list[tuple[bytes, _V]]:

@@ -33,6 +33,8 @@ class Hider:
 
     def fresh(self) -> Hider:
         """Return one for another answer."""
+        if not self.hidden:
+            return self  # it keeps nothing
         other = Hider()
         other.hidden = self.hidden
         return other

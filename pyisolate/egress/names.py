@@ -6,17 +6,21 @@ import asyncio
 import contextlib
 import ipaddress
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from ..decision import DenialCode
 from ..policy.broker import Broker
-from . import streams
+from . import over_tls, streams
 from .lookups import Lookups
+from .over_tls import OverTls
+from .streams import Plain
 
 #: Until a name that is looked up has no address, and an address does not answer (seconds).
 LOOKUP_S, CONNECT_S = 5.0, 10.0
 #: Addresses of one name that are tried.
 _MOST_ADDRESSES = 8
+_T = TypeVar("_T")
 
 
 class Unreachable(Exception):
@@ -67,16 +71,35 @@ class Names:
             raise Unreachable(f"{host} cannot be looked up ({str(error) or type(error).__name__})") from None
 
 
-async def connect(
-    addresses: list[str], port: int, context: ssl.SSLContext | None = None, host: str | None = None
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to the first address that answers, with TLS to `host` where there is a context. Raises Unreachable."""
-    name = host if context is not None else None
+async def connect(addresses: list[str], port: int) -> Plain:
+    """Connect to the first address that answers. Raises Unreachable."""
+    return await _first(addresses, lambda address: _connected(address, port))
+
+
+async def connect_over_tls(addresses: list[str], port: int, context: ssl.SSLContext, host: str) -> OverTls:
+    """The same over TLS, where the one that answers is `host`. Raises Unreachable."""
+
+    async def one(address: str) -> OverTls:
+        under = await _connected(address, port)
+        try:
+            return await over_tls.to_host(under, context, host)
+        except BaseException:
+            under.close()
+            raise
+
+    return await _first(addresses, one)
+
+
+async def _connected(address: str, port: int) -> Plain:
+    return Plain(*await streams.open_connection(address, port))
+
+
+async def _first(addresses: list[str], way: Callable[[str], Awaitable[_T]]) -> _T:
     last: Exception | None = None
     for address in addresses:
         try:
             async with asyncio.timeout(CONNECT_S):
-                return await streams.open_connection(address, port, context, name)
+                return await way(address)
         except (OSError, TimeoutError) as error:
             last = error
     raise Unreachable(f"no answer ({str(last) or type(last).__name__})")

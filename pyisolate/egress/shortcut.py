@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ..policy.web import Request
-from .forward import IDLE_S, Upstream, Writer, read_apart
+from .forward import IDLE_S, Upstream, read_apart
 from .heads import KnownRequest
 from .hiding import Hider
 from .meter import Meter, OverLimit
-from .streams import Inlet
+from .streams import Side
 from .turns import Turns
 
 #: A larger answer is carried by the task, which waits for its guest to read.
@@ -33,51 +33,6 @@ class Begun(NamedTuple):
     answer: bytes
 
 
-class Side(Protocol):
-    """The guest's side: where its bytes come from, what they are without TLS, and where answers go."""
-
-    @property
-    def inlet(self) -> Inlet:
-        """The connection's reader."""
-        ...
-
-    @property
-    def writer(self) -> Writer:
-        """What answers are written to."""
-        ...
-
-    def rests(self) -> bool:
-        """Tell whether nothing waits to be read, and more may come."""
-        ...
-
-    def plain(self, data: bytes) -> bytes | None:
-        """Return what is inside; None where the task must find out."""
-        ...
-
-    def waits_to_write(self) -> bool:
-        """Tell whether the guest has not taken what was sent before."""
-        ...
-
-
-class Plain:
-    """The guest's side of a connection without TLS."""
-
-    def __init__(self, inlet: Inlet, writer: asyncio.StreamWriter) -> None:
-        self.inlet, self.writer = inlet, writer
-
-    def rests(self) -> bool:
-        """Tell whether nothing waits to be read, and more may come."""
-        return self.inlet.empty
-
-    def plain(self, data: bytes) -> bytes | None:
-        """Return what is inside: the same."""
-        return data
-
-    def waits_to_write(self) -> bool:
-        """Tell whether the guest has not taken what was sent before."""
-        return self.writer.transport.get_write_buffer_size() > 0
-
-
 #: Finds what is known of a whole request.
 Find = Callable[[bytes], KnownRequest | None]
 
@@ -89,7 +44,6 @@ class Shortcut:
         self,
         side: Side,
         up: Upstream,
-        host: Inlet,
         meter: Meter,
         find: Find,
         hider: Hider,
@@ -99,9 +53,9 @@ class Shortcut:
     ) -> None:
         """`settles`: end where the next exchanges are likely to be known ones, too."""
         self._hider, self._turns, self._settles = hider, turns, settles
-        #: a request waits for its turn
-        self._waits = False
-        self._side, self._up, self._host, self._meter, self._find = side, up, host, meter, find
+        #: a request waits for its turn; the last one that came
+        self._waits, self._turn = False, 0
+        self._side, self._up, self._meter, self._find = side, up, meter, find
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[bytes | Begun | None] = self._loop.create_future()
         #: the request that was sent, and how much of its known answer is still to come; 0: none of it came
@@ -126,11 +80,12 @@ class Shortcut:
         """
         self._timer = self._loop.call_later(head_s, self._look, head_s)
         timed = self._meter.work.timed
-        self._side.inlet.taker, self._host.taker = timed(self._from_guest), timed(self._from_host)
+        guest, host = self._side.inlet, self._up.side.inlet
+        guest.taker, host.taker = timed(self._from_guest), timed(self._from_host)
         try:
             return await self._ended
         finally:
-            self._side.inlet.taker = self._host.taker = None
+            guest.taker = host.taker = None
             self._timer.cancel()
 
     def _look(self, head_s: float) -> None:
@@ -163,7 +118,7 @@ class Shortcut:
         return True
 
     def _ask(self, asked: bytes) -> None:
-        self._waits = False
+        self._waits, self._turn = False, self._turns.last
         if self._ended.done():  # its connection ends
             return
         known = self._find(asked)
@@ -180,14 +135,20 @@ class Shortcut:
             return
         self._flight, self._left, self._used = (known, asked), 0, self._loop.time()
         self._hider = self._hider.fresh()
-        self._up.writer.write(sent)
+        self._up.side.write(sent)
 
     def _from_host(self, data: bytes) -> bool:
         if self._ended.done():
             return False
+        if data:
+            inside = self._up.side.plain(data)
+            if inside == b"":
+                return True  # a part of a record, or of what TLS says for itself
+            data = inside or b""  # what cannot be read is the end
         if self._flight is None:
             self._up.close()  # it has ended, or speaks without being asked
             return True
+        self._turns.answered(self._turn)
         if self._left:
             self._pass_on(b"", data)
             return True
@@ -215,7 +176,7 @@ class Shortcut:
         except OverLimit as over:
             self._fail(over)
             return
-        self._side.writer.write(piece)
+        self._side.write(piece)
         self._used = self._loop.time()
         self._left -= len(body)
         self.begun = self._left > 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 #: What is kept of a stream that is not read (bytes).
 _LIMIT = 1 << 16
@@ -51,6 +51,84 @@ class Inlet(asyncio.StreamReader):
         return data
 
 
+class Side(Protocol):
+    """One side of an exchange, a guest's or a host's: what comes from it and goes to it is plain, whatever is below."""
+
+    @property
+    def inlet(self) -> Inlet:
+        """The connection's reader: what is below."""
+        ...
+
+    def rests(self) -> bool:
+        """Tell whether nothing waits to be read, and more may come."""
+        ...
+
+    def plain(self, data: bytes) -> bytes | None:
+        """Return what is inside of what came, maybe nothing yet; None where `read` must find out."""
+        ...
+
+    def waits_to_write(self) -> bool:
+        """Tell whether the other end has not taken what was sent before."""
+        ...
+
+    async def read(self, most: int, /) -> bytes:
+        """Return what has come, at most so many bytes; none: it has ended."""
+        ...
+
+    def write(self, data: bytes, /) -> None:
+        """Send data; `drain` waits for room."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until there is room to write."""
+        ...
+
+    def write_eof(self) -> None:
+        """Say that nothing more comes."""
+        ...
+
+    def is_closing(self) -> bool:
+        """Tell whether the connection has ended, or is being ended."""
+        ...
+
+    def close(self) -> None:
+        """End the connection, once what was written is sent."""
+        ...
+
+
+class Plain:
+    """A side without TLS."""
+
+    def __init__(self, inlet: Inlet, writer: asyncio.StreamWriter) -> None:
+        self.inlet, self.writer = inlet, writer
+        self.read, self.write, self.drain = inlet.read, writer.write, writer.drain
+        self.write_eof, self.is_closing, self.close = writer.write_eof, writer.is_closing, writer.close
+
+    @property
+    def stream(self) -> Stream:
+        """What is below, for who takes it over."""
+        return self.inlet, self.writer
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """What is below."""
+        transport = self.writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        return transport
+
+    def rests(self) -> bool:
+        """Tell whether nothing waits to be read, and more may come."""
+        return self.inlet.empty
+
+    def plain(self, data: bytes) -> bytes | None:
+        """Return what is inside: the same."""
+        return data
+
+    def waits_to_write(self) -> bool:
+        """Tell whether the other end has not taken what was sent before."""
+        return self.transport.get_write_buffer_size() > 0
+
+
 async def start_server(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
     listener: socket.socket,
@@ -63,10 +141,10 @@ async def start_server(
     )
 
 
-async def open_connection(address: str, port: int, context: ssl.SSLContext | None, host: str | None) -> Stream:
+async def open_connection(address: str, port: int) -> tuple[Inlet, asyncio.StreamWriter]:
     """Connect, as asyncio.open_connection does. Raises OSError."""
     loop = asyncio.get_running_loop()
     inlet = Inlet()
     protocol = asyncio.StreamReaderProtocol(inlet, loop=loop)
-    transport, _ = await loop.create_connection(lambda: protocol, address, port, ssl=context, server_hostname=host)
+    transport, _ = await loop.create_connection(lambda: protocol, address, port)
     return inlet, asyncio.StreamWriter(transport, protocol, inlet, loop)

@@ -15,8 +15,8 @@ from pyisolate.egress.forward import Upstream
 from pyisolate.egress.handed import Handed
 from pyisolate.egress.heads import KnownAnswer, KnownRequest
 from pyisolate.egress.meter import Meter, OverLimit
-from pyisolate.egress.shortcut import Begun, Plain
-from pyisolate.egress.streams import Inlet
+from pyisolate.egress.shortcut import Begun
+from pyisolate.egress.streams import Inlet, Plain
 from pyisolate.egress.tunnel import Carrier
 from pyisolate.policy.compiled import EgressLimits
 from pyisolate.policy.web import Request
@@ -64,7 +64,7 @@ async def _ends(limits: EgressLimits, head_s: float, early: tuple[bytes, bytes])
     for sock in (guest, ours, theirs, host):
         sock.setblocking(False)
     (inlet, writer), (host_inlet, host_writer) = await _stream(ours), await _stream(theirs)
-    up, meter, carrier = Upstream(("h", 80), (host_inlet, host_writer)), Meter(), Carrier()
+    up, meter, carrier = Upstream(("h", 80), Plain(host_inlet, host_writer)), Meter(), Carrier()
     up.answers.put(ANSWER, KnownAnswer(ONWARD, 4))
     up.answers.put(LARGE, KnownAnswer(ONWARD, 65536))
     meter.limits = limits

@@ -19,8 +19,8 @@ from pyisolate.egress.hiding import Hider
 from pyisolate.egress.messages import Admit
 from pyisolate.egress.meter import Meter, OverLimit
 from pyisolate.egress.names import Names
-from pyisolate.egress.shortcut import Begun, Plain, Shortcut
-from pyisolate.egress.streams import Inlet
+from pyisolate.egress.shortcut import Begun, Shortcut
+from pyisolate.egress.streams import Inlet, Plain
 from pyisolate.egress.tenants import Tenants
 from pyisolate.egress.turns import Turns
 from pyisolate.egress.work import Work
@@ -81,7 +81,7 @@ async def _ends(limits: EgressLimits, head_s: float, hider: Hider) -> AsyncItera
     (inlet, writer), (host_inlet, host_writer) = await _stream(ours), await _stream(theirs)
     known: Heads[KnownRequest] = Heads(4)
     known.put(ASKED, KnownRequest(Request("GET", "h", 80, "/x"), b"/x", SENT, 0))
-    up, meter = Upstream(("h", 80), (host_inlet, host_writer)), Meter()
+    up, meter = Upstream(("h", 80), Plain(host_inlet, host_writer)), Meter()
     up.answers.put(ANSWER, KnownAnswer(ONWARD, 4))
     meter.limits = limits
 
@@ -89,7 +89,7 @@ async def _ends(limits: EgressLimits, head_s: float, hider: Hider) -> AsyncItera
         found = known.find(data)
         return found[0] if found is not None and not found[1] else None
 
-    shortcut = Shortcut(Plain(inlet, writer), up, host_inlet, meter, find, hider, Turns(Work()))
+    shortcut = Shortcut(Plain(inlet, writer), up, meter, find, hider, Turns(Work()))
     done = asyncio.ensure_future(shortcut.run(head_s))
     await asyncio.sleep(0)
     yield Ends(guest, host, up, meter, done, shortcut)
