@@ -135,11 +135,20 @@ class ImportRule:
                     self._decide(one)
 
     def native(self, name: str, filename: object) -> Sequence[Operation]:
-        """Return the operation of loading a native module, for any importer."""
+        """Return the operation of loading a native module, for any importer.
+
+        A loader takes any file under any name: what is loaded is the module whose file it is. A file of none is called
+        by its path, which a rule can grant, unless rules grant it under the name (a project in a directory of its own),
+        or deny that.
+        """
         path = paths.reached(filename) or paths.text(filename) or ""
-        if path.startswith(f"{HOME}/") and self._peek(Capability.IMPORT_NATIVE, name).verdict is Verdict.ALLOW:
-            name = path  # what is left to decide is its place
-        return ((Capability.IMPORT_NATIVE, name, {"path": path, "how": "import"}),)
+        facts = {"path": path, "how": "import"}
+        if module := _module_at(path):
+            name = module
+        elif path:
+            said = self._peek(Capability.IMPORT_NATIVE, name, **facts)
+            name = path if said.code in _NO_RULE else name
+        return ((Capability.IMPORT_NATIVE, name, facts),)
 
     def _granted(self, full: str) -> bool:
         return self._peek(Capability.IMPORT_MODULE, full).verdict is Verdict.ALLOW
@@ -177,6 +186,14 @@ class ImportRule:
         filename = getattr(_modules.get(full), "__file__", None)
         if isinstance(filename, str) and filename.endswith(_NATIVE_SUFFIX):
             self._ask(Capability.IMPORT_NATIVE, full, path=filename, how="import")
+
+
+def _module_at(path: str) -> str:
+    """Return the module that a native file of the interpreter's, or of its packages, is; "" for any other file."""
+    place = max((one for one in frames.LIBRARY if path.startswith(one)), key=len, default="")
+    folder, _, file = path[len(place) :].removeprefix("lib-dynload/").rpartition("/")
+    name = file.partition(".")[0]
+    return f"{folder.replace('/', '.')}.{name}".lstrip(".") if place and name else ""
 
 
 def _made_by_guest(full: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -347,3 +348,69 @@ def test_what_a_files_own_permissions_refuse_is_no_denial(supervisor: pyisolate.
         assert sandbox.get_denial_events() == []
         (ground / "mine").chmod(0o644)
         sandbox.exec(f"open({str(ground / 'mine')!r})")  # the control
+
+
+#: Loads an extension module by its file, under a name.
+BY_FILE = """
+import importlib.machinery, importlib.util
+loader = importlib.machinery.ExtensionFileLoader({name!r}, {path!r})
+module = importlib.util.module_from_spec(importlib.util.spec_from_loader({name!r}, loader))
+loader.exec_module(module)
+"""
+
+
+def _extension(name: str) -> str:
+    """Return the file of an installed extension module."""
+    found = importlib.util.find_spec(name)
+    assert found is not None
+    assert found.origin is not None
+    return found.origin
+
+
+@pytest.mark.parametrize("name", ["yaml._yaml", "_yaml", "elsewhere"])
+def test_a_module_loaded_by_its_file_is_what_the_file_is_under_any_name(
+    supervisor: pyisolate.Supervisor, name: str
+) -> None:
+    code = BY_FILE.format(name=name, path=_extension("yaml._yaml"))
+    policy = Policy.preset("compute")
+    with supervisor.spawn("loads", policy) as sandbox:
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec(code)
+        (event,) = sandbox.get_denial_events()
+    assert (event.capability, event.target) == ("import.native", "yaml._yaml")
+    assert event.suggestion == {"import": {"native": ["yaml"]}}
+    with supervisor.spawn("loads", apply(policy, event.suggestion)) as sandbox:
+        if name == "_yaml":  # PyInit__yaml
+            sandbox.exec(code)
+        else:
+            sandbox.exec(code.replace(repr(name), repr("yaml._yaml")))
+        assert sandbox.get_denial_events() == []
+    denying = policy.allow_native("*").deny_native("yaml")
+    with supervisor.spawn("denies", denying) as sandbox, pytest.raises(pyisolate.PolicyError) as caught:
+        sandbox.exec(code)
+    assert caught.value.denial_event is not None
+    assert caught.value.denial_event.code == "EXPLICIT_DENY", "a name of its own is no way round a rule"
+
+
+def test_a_module_of_no_place_of_the_interpreters_is_suggested_by_its_file(
+    supervisor: pyisolate.Supervisor, ground: Path
+) -> None:
+    source = Path(_extension("_cffi_backend"))
+    mine, beside = (
+        ground / f"{name}{source.name.removeprefix('_cffi_backend')}" for name in ("_cffi_backend", "beside")
+    )
+    for path in (mine, beside):
+        shutil.copy(source, path)
+        path.chmod(0o755)
+    code = BY_FILE.format(name="_cffi_backend", path=str(mine))
+    policy = Policy.preset("compute")
+    with supervisor.spawn("loads", policy) as sandbox:
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec(code)
+        (event,) = sandbox.get_denial_events()
+    assert (event.target, event.suggestion) == (str(mine), {"import": {"native": [str(mine)]}})
+    with supervisor.spawn("loads", apply(policy, event.suggestion or {})) as sandbox:
+        sandbox.exec(code)
+        assert sandbox.get_denial_events() == []
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec(BY_FILE.format(name="_cffi_backend", path=str(beside)))
