@@ -11,6 +11,8 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+from ..hooks import paths
+from ..hooks.active import may_read
 from ..hooks.frames import CALLED
 from .meant_names import did_you_mean
 from .source import PACKAGE
@@ -52,7 +54,9 @@ def _as_of_a_guest(summary: traceback.TracebackException, error: BaseException, 
             continue
         seen.add(id(one))
         kept = _guests(one.stack)
-        one.stack = traceback.StackSummary.from_list([_without_line(frame) for frame in kept] if unread else kept)
+        one.stack = traceback.StackSummary.from_list(
+            [_without_line(frame) if unread or _is_hidden(frame.filename) else frame for frame in kept]
+        )
         if meant := did_you_mean(of):
             one._str += meant  # type: ignore[attr-defined]  # noqa: SLF001 - where 3.12 adds it
         waiting += [(one.__cause__, of.__cause__), (one.__context__, of.__context__)]
@@ -67,6 +71,12 @@ def _is_table_full() -> bool:
         except OSError:
             return False
     return True
+
+
+def _is_hidden(filename: str) -> bool:
+    """Tell whether no rule lets a frame's file be read: to look for it would be an event, seemingly the guest's."""
+    file = paths.reached(filename) if filename.startswith("/") else None
+    return file is not None and not may_read(file)
 
 
 def _without_line(frame: traceback.FrameSummary) -> traceback.FrameSummary:

@@ -66,8 +66,11 @@ def _open(args: Arguments) -> Operations:
     path = paths.reached_by_open(args[0])
     if path is None or (path.endswith(".pyc") and _is_tried_bytecode(path)):
         return _NOTHING
-    if (mode, args[2]) == _SOURCE_LINE and not paths.exists(path):
-        return SOURCE_LINE
+    if (mode, args[2]) == _SOURCE_LINE:
+        if not paths.exists(path):
+            return SOURCE_LINE
+        if _is_refused(C.FS_LOOKUP, path):  # no root view hides it: monitor mode, BPF-LSM
+            raise _absent(args[0])
     if mode is not None and ((mode == "r" and frames.searches_archive()) or frames.opens_by_tempfile()):
         return _NOTHING
     if path.startswith("/dev/pty") and frames.opens_by_pty():

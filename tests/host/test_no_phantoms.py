@@ -67,6 +67,28 @@ def test_the_line_of_a_syntax_error_is_looked_for_by_the_interpreter_alone(
         assert (event.capability, event.target) == ("fs.read", file)
 
 
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+@pytest.mark.parametrize("raises", ["(", "1/0", "def f(): 1/0\nf()"])
+def test_the_line_of_an_uncaught_error_is_looked_for_in_no_file_that_is_not_granted(
+    supervisor: pyisolate.Supervisor, place: Path, mode: pyisolate.Mode, raises: str
+) -> None:
+    file = place / "data"
+    file.write_text("the line\n" * 3)
+    file.chmod(0o644)
+    with supervisor.spawn("line", with_ctypes(), mode=mode) as sandbox:
+        with pytest.raises(pyisolate.GuestError, match=r"SyntaxError|ZeroDivisionError") as caught:
+            sandbox.exec(f"exec(compile({raises!r}, {str(file)!r}, 'exec'))")
+        assert "the line" not in str(caught.value.traceback)
+        assert sandbox.get_denial_events() == []
+        sandbox.exec(f"import linecache; linecache.getline({str(file)!r}, 1)")  # the control: the guest's own look
+        assert {event.target for event in sandbox.get_denial_events()} == {str(file)}
+    with supervisor.spawn("line", with_ctypes().allow_read(place), mode=mode) as sandbox:
+        with pytest.raises(pyisolate.GuestError) as caught:
+            sandbox.exec(f"exec(compile({raises!r}, {str(file)!r}, 'exec'))")
+        assert "the line" in str(caught.value.traceback) or raises == "(", "of what is granted it is shown"
+        assert sandbox.get_denial_events() == []
+
+
 @pytest.mark.parametrize("source", ORDINARY)
 def test_an_ordinary_operation_leaves_no_event(supervisor: pyisolate.Supervisor, source: str) -> None:
     with supervisor.spawn("ordinary", with_ctypes()) as sandbox:

@@ -397,6 +397,7 @@ def test_a_group_of_nobody_is_told_where_the_guest_may_fork(supervisor: pyisolat
                 ("process.signal", DenialCode.ALWAYS_DENIED, errno.ESRCH)
             ]
             assert events[0].target.startswith(target)
+            assert ("no other process" in events[0].kernel_reason) is (target == "kill(-1"), "which has no number"
         # the control: who is there is reached: a child, its group when it has ended and left one, and the own group
         value, events = run(sandbox, REACHED)
         assert (value, events) == ((9, 0, 0), [])

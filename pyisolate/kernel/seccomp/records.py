@@ -82,6 +82,7 @@ _IN_MEMORY = "openat2 is never allowed: its flags are in memory, where no filter
 _UNKNOWN_CALL = "no policy can grant calls of another architecture, nor those that pyisolate does not know"
 _OF_PROCESS = "a sandbox thread shares its process's directory and mask with the host. Hint: process isolation"
 _NO_SUCH_TASK = "no process or thread of the sandbox has this number, and no other can be reached"
+_NO_OTHER_TASK = "the sandbox has no other process that it may signal, and none outside of it can be reached"
 _MULTIPATH = (
     "multipath TCP opens connections of its own, to addresses that no rule names. Hint: plain TCP, or "
     "Supervisor(network='listener'), which serves it as such"
@@ -192,7 +193,8 @@ def _never(record: native.Record, syscall: str, capability: Capability) -> str |
     if record.error == errno.ENOSYS:
         return _IN_MEMORY if syscall == "openat2" else _UNKNOWN_CALL
     if record.error == errno.ESRCH:
-        return _NO_SUCH_TASK
+        to_all = syscall == "kill" and record.args[0] & 0xFFFFFFFF == 0xFFFFFFFF  # kill(2): -1
+        return _NO_OTHER_TASK if to_all else _NO_SUCH_TASK
     if syscall in ("chdir", "fchdir", "umask"):
         return _OF_PROCESS
     if syscall in ("prlimit64", "setrlimit") and capability.family == "limit":
