@@ -448,9 +448,11 @@ class Questions:
             return list(self._state.rules.values())
 
     def forget_file(self, path: str) -> None:
-        """Forget what was allowed for good with the file of that name: a call puts another one there."""
+        """Forget what was allowed for good with the file of that name, or below it: a call puts another one there."""
         with self._lock:
-            for key in [one for one in self._state.allowed if one[1] == path and one[2] is not None]:
+            for key in [
+                one for one in self._state.allowed if f"{one[1]}/".startswith(f"{path}/") and one[2] is not None
+            ]:
                 del self._state.allowed[key]
                 self._state.rules.pop(key, None)
 

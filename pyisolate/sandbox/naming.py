@@ -2,8 +2,10 @@
 
 A call that needs two things that no rule speaks of, as a move does, is two questions, one after the other. Not asked
 about: what a rule speaks of, a name of which a rule denies anything (under another name it could be done), a move of
-anything but a regular file, and a move or link to where more may be done with the file, which no answer about its
-names covers.
+anything but a regular file or a directory, and a move or link to where more may be done with it, which no answer about
+its names covers. Nor is a move of a directory in which the guest makes names itself, since links and pipes that it put
+there are in no question, or of one in which, or in whose place, a rule speaks of anything: it would be about something
+else afterwards.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ def named_by(asked: Asked, broker: Broker, umask: int) -> Named | None:
     at, to = names[0], names[-1]
     if (at.seen is None) != (call == "mkdir"):
         return None  # EEXIST, ENOENT: nothing refuses it
-    if at.seen is not None and stat.S_ISDIR(at.seen.st_mode) != (call == "rmdir"):
+    if at.seen is not None and call != "rename" and stat.S_ISDIR(at.seen.st_mode) != (call == "rmdir"):
         return None
     if call in _TWO and not _may_move(call, at, to, asked, broker):
         return None
@@ -138,15 +140,29 @@ def is_no_file(path: str) -> bool:
 
 
 def _may_move(call: NameCall, at: _Name, to: _Name, asked: Asked, broker: Broker) -> bool:
-    if at.seen is None or not stat.S_ISREG(at.seen.st_mode) or (call == "link" and to.seen is not None):
-        return False  # where a link leads is not in its name, and who opens a pipe waits
+    if at.seen is None or (call == "link" and to.seen is not None):
+        return False
     if to.seen is not None and (asked.flags & RENAME_NOREPLACE or stat.S_ISDIR(to.seen.st_mode)):
         return False
+    directory = stat.S_ISDIR(at.seen.st_mode)
+    if directory and not _may_move_directory(at, to, broker):
+        return False
+    if not directory and not stat.S_ISREG(at.seen.st_mode):
+        return False  # where a link leads is not in its name, and who opens a pipe waits
     if any(
         _is_granted(broker, one, to) and not _is_granted(broker, one, at) for one in FS_BITS if one not in _OF_NAMES
     ):
         return False  # by a rule of the new name alone
-    return not widened(broker.decide, at.path, to.path, directory=False)
+    return not widened(broker.decide, at.path, to.path, directory=directory)
+
+
+def _may_move_directory(at: _Name, to: _Name, broker: Broker) -> bool:
+    if to.seen is not None or _is_granted(broker, Capability.FS_CREATE, at):
+        return False
+    policy = broker.policy
+    spoken_of = [rule.path for rule in policy.fs] + [rule.unix_path for rule in policy.net if rule.unix_path]
+    places = [f"{path}/" for name in (at, to) for path in (name.written, name.path)]
+    return not any(f"{path}/".startswith(place) for path in spoken_of for place in places)
 
 
 def _is_granted(broker: Broker, capability: Capability, name: _Name) -> bool:

@@ -184,13 +184,14 @@ def test_a_yes_for_good_is_for_the_file_that_had_the_name(supervisor: pyisolate.
 
 
 class _Signals:
-    """Says yes after a signal has come that the call was interrupted by, or that would have."""
+    """Says yes once the call was interrupted by a signal and has returned; after that without one."""
 
     def __init__(self) -> None:
         self.returned = threading.Event()
 
     def __call__(self, question: pyisolate.Question) -> Allow:
-        os.kill(question.pid, signal.SIGUSR1)
+        if not self.returned.is_set():  # a yes does not always come before a signal
+            os.kill(question.pid, signal.SIGUSR1)
         assert self.returned.wait(30)
         return Allow()
 
@@ -204,3 +205,80 @@ def test_a_call_that_was_given_up_removes_nothing(supervisor: pyisolate.Supervis
         assert sandbox.call("unlinked", bytes(place / "other")) == 0  # the control
         assert data.exists()
         assert not (place / "other").exists()
+
+
+def _tree(place: Path) -> Path:
+    tree = place / "tree"
+    (tree / "inner").mkdir(parents=True)
+    (tree / "inner" / "file").write_text("within")
+    return tree
+
+
+def test_a_directory_is_moved_with_what_is_in_it_by_a_question_for_each_name(
+    supervisor: pyisolate.Supervisor, place: Path
+) -> None:
+    tree, new, other = _tree(place), place / "new", place / "swapped"
+    asked = Asked(Allow(), Deny("stay"), *[Allow()] * 4)
+    with supervisor.spawn("trees", POLICY, on_ask=asked) as sandbox:
+        sandbox.exec("import os")
+        refused(sandbox, f"os.rename({str(tree)!r}, {str(new)!r})")
+        assert (tree / "inner" / "file").exists()
+        sandbox.exec(f"os.rename({str(tree)!r}, {str(new)!r})")
+        assert (tree.exists(), (new / "inner" / "file").read_text()) == (False, "within")
+        assert events_of(sandbox) == [
+            ("fs.delete", str(tree), "once", True),  # of both moves
+            ("fs.create", str(new), "deny", False),
+            ("fs.create", str(new), "once", True),
+        ]
+        other.mkdir()
+        asked.before = lambda: other.exists() and (new.rename(place / "away"), other.rename(new))
+        refused(sandbox, f"os.rename({str(new)!r}, {str(tree)!r})")  # another one by then
+        assert (new.is_dir(), tree.exists(), (place / "away" / "inner").is_dir()) == (True, False, True)
+    assert asked.targets == [str(tree), str(new), str(tree), str(new), str(new), str(tree)]
+
+
+def test_a_directory_is_not_asked_about_where_rules_or_its_guest_have_a_say_in_it(
+    supervisor: pyisolate.Supervisor, place: Path
+) -> None:
+    tree, plain, empty, own = _tree(place), place / "plain", place / "empty", place / "own"
+    shared = place / "shared"
+    for one in (plain, empty, own / "made", shared):
+        one.mkdir(parents=True)
+    own.chmod(0o777)
+    new, within = place / "new", str(tree / "inner" / "file")
+    asked = Asked(*[Allow()] * 2)
+    policies = {
+        "denied": (POLICY.deny("fs.read", within), tree, new),
+        "granted": (POLICY.allow_read(within), tree, new),
+        "in its place": (POLICY.allow_read(str(new / "inner")), tree, new),
+        "a directory there": (POLICY, tree, empty),
+        "its own": (POLICY.allow_write(str(own)), own / "made", new),
+        "more may be done": (POLICY.allow_read(str(shared)), tree, shared / "tree"),
+    }
+    for why, (policy, old, target) in policies.items():
+        with supervisor.spawn("rules", policy, on_ask=asked) as sandbox:
+            event = refused(sandbox, f"import os\nos.rename({str(old)!r}, {str(target)!r})")
+            assert (event.answer, old.is_dir(), (target / "inner").exists()) == (None, True, False), why
+    assert asked.targets == []
+    with supervisor.spawn("control", POLICY.allow_read(within), on_ask=asked) as sandbox:
+        sandbox.exec(f"import os\nos.rename({str(plain)!r}, {str(new)!r})")
+    assert asked.targets == [str(plain), str(new)]
+    assert new.is_dir()
+
+
+def test_a_yes_for_good_ends_where_a_directory_is_moved_over_its_name(
+    supervisor: pyisolate.Supervisor, place: Path
+) -> None:
+    tree, file = _tree(place), place / "tree" / "inner" / "file"
+    spare = place / "spare"
+    (spare / "inner").mkdir(parents=True)
+    (spare / "inner" / "file").write_text("another")
+    asked = Asked(Allow("rule"), *[Allow()] * 4, Deny("not this one"))
+    with supervisor.spawn("for-good", POLICY.with_ask("fs.read", "fs.create", "fs.delete"), on_ask=asked) as sandbox:
+        read, rule = f"open({str(file)!r}).read()", {"path": str(file), "allow": ["read"]}
+        assert [sandbox.eval(read), sandbox.eval(read)] == ["within"] * 2  # the control: one question
+        assert rule in sandbox.answered_policy.to_dict()["fs"]
+        for old, target in ((tree, place / "away"), (spare, tree)):
+            sandbox.exec(f"import os\nos.rename({str(old)!r}, {str(target)!r})")
+        assert rule not in sandbox.answered_policy.to_dict().get("fs", [])
+        assert refused(sandbox, read).answer == "deny"
