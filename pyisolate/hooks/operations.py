@@ -69,7 +69,7 @@ def _open(args: Arguments) -> Operations:
     if (mode, args[2]) == _SOURCE_LINE:
         if not paths.exists(path):
             return SOURCE_LINE
-        if _is_refused(C.FS_LOOKUP, path):  # no root view hides it: monitor mode, BPF-LSM
+        if not may_read(path):  # no root view hides it: monitor mode, BPF-LSM
             raise _absent(args[0])
     if mode is not None and ((mode == "r" and frames.searches_archive()) or frames.opens_by_tempfile()):
         return _NOTHING
