@@ -170,6 +170,7 @@ CASES = [
     ("fchmodat", (0, 0, 0o4755), NOTIFY),
     ("mknod", (0, 0o010600), ALLOW),
     ("mknod", (0, 0o020600), NOTIFY),
+    ("mknod", (0, 0o140600), NOTIFY),
     ("fcntl", (0, 1024), NOTIFY),
     ("fcntl", (0, 5), ALLOW),  # F_GETLK
     ("fcntl", (0, 6), NOTIFY),  # F_SETLK: counted by the listener

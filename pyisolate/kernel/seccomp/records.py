@@ -77,7 +77,7 @@ _LIMITS = {
 }
 #: Calls that the filter stops for their mode argument alone.
 _BY_MODE = frozenset({"open", "openat", "creat", "chmod", "fchmod", "fchmodat", "fchmodat2", "mknod", "mknodat"})
-_SPECIAL_FILE = "no policy can grant set-user-id or set-group-id bits, nor device files"
+_SPECIAL_FILE = "no policy can grant set-user-id or set-group-id bits, nor device files, nor sockets that no bind made"
 _IN_MEMORY = "openat2 is never allowed: its flags are in memory, where no filter sees them. Hint: openat"
 _UNKNOWN_CALL = "no policy can grant calls of another architecture, nor those that pyisolate does not know"
 _OF_PROCESS = "a sandbox thread shares its process's directory and mask with the host. Hint: process isolation"

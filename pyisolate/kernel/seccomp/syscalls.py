@@ -168,7 +168,7 @@ def _file_creation() -> tuple[FilterRule, ...]:
     for call, mode_at in (("creat", 1), ("chmod", 1), ("fchmod", 1), ("fchmodat", 2), ("fchmodat2", 2)):
         rules.append(FilterRule(call, ALLOW, (Compare(mode_at, 0, _SET_ID_BITS),)))
     for call, mode_at in (("mknod", 1), ("mknodat", 2)):
-        for kind in (0, 0o010000, 0o100000, 0o140000):  # regular, fifo, regular, socket; never a device
+        for kind in (0, 0o010000, 0o100000):  # regular, fifo, regular; never a device, and sockets are made by bind
             rules.append(FilterRule(call, ALLOW, (Compare(mode_at, kind, 0o170000 | _SET_ID_BITS),)))
     return tuple(rules)
 

@@ -9,6 +9,12 @@
  * The others are the host's: no thread of the sandbox's would follow. (glibc, sysdeps/unix/sysv/linux/internal-signals.h) */
 #define NOTIFY_SIGSETXID 33
 
+/* What no mknod makes: devices are the host's, and a socket is made by bind, which is asked about. */
+static int notify_special(uint64_t mode)
+{
+	return S_ISCHR(mode) || S_ISBLK(mode) || S_ISDIR(mode) || S_ISSOCK(mode);
+}
+
 /* The filter's own conditions for calls that the "full" program always notifies (kernel/seccomp/syscalls.py). */
 static int notify_makes_set_id(int nr, const uint64_t *a)
 {
@@ -42,10 +48,10 @@ static int notify_makes_set_id(int nr, const uint64_t *a)
 		return 0;
 	}
 #ifdef SYS_mknod
-	if (nr == SYS_mknod && (S_ISCHR(mode) || S_ISBLK(mode) || S_ISDIR(mode)))
+	if (nr == SYS_mknod && notify_special(mode))
 		return 1;
 #endif
-	if (nr == SYS_mknodat && (S_ISCHR(mode) || S_ISBLK(mode) || S_ISDIR(mode)))
+	if (nr == SYS_mknodat && notify_special(mode))
 		return 1;
 	return creates && (mode & NOTIFY_SET_ID_BITS);
 }
