@@ -275,7 +275,8 @@ class Broker:
     def _fork(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
         if self.policy.allow_fork:
             return _GRANTED
-        return None, DenialCode.NOT_GRANTED, ""
+        denied = self.policy.denied_fork
+        return denied, DenialCode.EXPLICIT_DENY if denied else DenialCode.NOT_GRANTED, ""
 
     def _signal(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
         return _GRANTED if facts.get("inside") else (None, DenialCode.ALWAYS_DENIED, "")

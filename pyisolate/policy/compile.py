@@ -70,6 +70,7 @@ def compile_policy(
         fs=table.rules(),
         net=net,
         allow_fork=_may_fork(policy),
+        denied_fork=_denied_fork(policy),
         imports=imports.modules(),
         natives=imports.natives(),
         transitive=imports.transitive(),
@@ -90,11 +91,14 @@ def compile_policy(
     )
 
 
+def _denied_fork(policy: PolicyModel) -> str | None:
+    return next((rule.text for rule in policy.processes if rule.operation == FORK and not rule.allow), None)
+
+
 def _may_fork(policy: PolicyModel) -> bool:
-    denied = any(rule.operation == FORK and not rule.allow for rule in policy.processes)
     runs = any(rule.allow for rule in policy.processes) or any("exec" in rule.allow for rule in policy.files)
     runs = runs or any(asking.capability_of(entry) is Capability.PROCESS_EXEC for entry in policy.ask)
-    return runs and not denied
+    return runs and _denied_fork(policy) is None
 
 
 def _opened(policy: PolicyModel, web: Iterable[WebRule]) -> None:

@@ -174,6 +174,8 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     #: in matching order: for one action and family the first rule that covers address and port decides
     net: tuple[NetRule, ...] = ()
     allow_fork: bool = False
+    #: the rule that denies it, where one does
+    denied_fork: str | None = None
     imports: tuple[NamePattern, ...] = ()
     natives: tuple[NamePattern, ...] = ()
     #: what granted modules may import besides (the standard library, required distributions), but not the guest

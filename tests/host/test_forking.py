@@ -8,6 +8,7 @@ import pytest
 
 import pyisolate
 from pyisolate import Policy
+from pyisolate.decision import DenialCode
 from tests import inside
 
 #: A handler without SA_RESTART, as shells have it, and children that end at once: each end meets the next fork.
@@ -45,11 +46,15 @@ def test_no_signal_interrupts_a_fork(supervisor: pyisolate.Supervisor) -> None:
 
 
 def test_other_policies_still_ask_and_are_refused_with_a_record(supervisor: pyisolate.Supervisor) -> None:
-    for policy in (Policy.preset("compute"), Policy.preset("compute").allow_fork().deny_fork()):
+    unspoken = Policy.preset("compute").allow_import("ctypes").allow_native("ctypes")
+    denied = (DenialCode.EXPLICIT_DENY, "process: {fork: false}")
+    for policy, why in ((unspoken, (DenialCode.NOT_GRANTED, None)), (unspoken.allow_fork().deny_fork(), denied)):
         with supervisor.spawn("single", policy) as sandbox:
             with pytest.raises(pyisolate.PolicyError):
                 sandbox.exec("import os; os.fork()")
-            assert [event.capability for event in sandbox.get_denial_events()] == ["process.fork"]
+            sandbox.exec("import ctypes; ctypes.CDLL(None).fork()")
+            events = sandbox.get_denial_events()
+            assert [(one.capability, one.code, one.policy_rule) for one in events] == [("process.fork", *why)] * 2
 
 
 def test_namespaces_are_refused_to_a_cell_that_may_fork(supervisor: pyisolate.Supervisor) -> None:

@@ -407,7 +407,9 @@ def test_random_and_fork_and_signals() -> None:
     assert Broker(compile_policy(Policy())).decide(C.RANDOM_READ, "/dev/urandom").verdict is Verdict.ALLOW
     assert Broker(compile_policy(Policy().allow_exec("/bin/true"))).decide(C.PROCESS_FORK, "").verdict is Verdict.ALLOW
     no_fork = Policy().allow_exec("/bin/true").deny_fork()
-    assert Broker(compile_policy(no_fork)).decide(C.PROCESS_FORK, "").verdict is Verdict.DENY
+    refused = Broker(compile_policy(no_fork)).decide(C.PROCESS_FORK, "")
+    assert (refused.code, refused.rule) == (DenialCode.EXPLICIT_DENY, "process: {fork: false}")
+    assert broker.decide(C.PROCESS_FORK, "fork").code is DenialCode.NOT_GRANTED
     assert broker.decide(C.PROCESS_SIGNAL, "1").code is DenialCode.ALWAYS_DENIED
     assert broker.decide(C.PROCESS_SIGNAL, "1", inside=True).verdict is Verdict.ALLOW
 

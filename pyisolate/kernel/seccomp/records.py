@@ -111,7 +111,7 @@ def kernel_record(
     # a hook is asked about the sandbox's own processes, and this number is none's
     nobodys = capability is Capability.PROCESS_SIGNAL and record.error == errno.ESRCH
     only_program = asked is Capability.PROCESS_EXEC and capability is not asked
-    code, rule = _code_and_rule(capability, record.reason, _rule_text(policy, record.rule))
+    code, rule = _code_and_rule(capability, record.reason, _rule_text(policy, record.rule), policy)
     target = target_of(record, syscall, capability)
     met, other = _MET.get(record.met), os.fsdecode(record.other)
     links = met == "link" and syscall not in TWO_NAMES
@@ -163,8 +163,10 @@ def _grants_others(policy: CompiledPolicy | None, capability: Capability, code: 
     return NearGrants(policy).grant(capability, target)[0]
 
 
-def _code_and_rule(capability: Capability, reason: int, rule: str | None) -> tuple[DenialCode | None, str | None]:
-    """Return both as the broker has them: random numbers are granted unless a policy says that they are not.
+def _code_and_rule(
+    capability: Capability, reason: int, rule: str | None, policy: CompiledPolicy | None
+) -> tuple[DenialCode | None, str | None]:
+    """Return both as the broker has them: of what a policy denies as a whole the tables know that it is not granted.
 
     What the listener itself refuses of metadata (inotify, the process's mask) is no file's, and no rule's.
     """
@@ -173,6 +175,8 @@ def _code_and_rule(capability: Capability, reason: int, rule: str | None) -> tup
         return DenialCode.ALWAYS_DENIED, rule
     if capability is Capability.RANDOM_READ and code is DenialCode.NOT_GRANTED:
         return DenialCode.EXPLICIT_DENY, "random: {allow: false}"
+    if capability is Capability.PROCESS_FORK and code is DenialCode.NOT_GRANTED and policy and policy.denied_fork:
+        return DenialCode.EXPLICIT_DENY, policy.denied_fork
     return code, rule
 
 
@@ -279,7 +283,7 @@ def evaluate(
         monitors = act == native.ACT_WATCH
     else:
         return None
-    code, text = _code_and_rule(capability, reason, _rule_text(policy, rule))
+    code, text = _code_and_rule(capability, reason, _rule_text(policy, rule), policy)
     return KernelRecord(
         sandbox_id=sandbox_id,
         enforcer=ENFORCER,
