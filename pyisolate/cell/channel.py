@@ -25,7 +25,7 @@ from ..native.polling import epoll
 from . import values, wire
 from .channel_owner import ChannelOwner
 from .outbox import GONE, Backlog, Outbox
-from .turns import Turns
+from .turns import Turn
 
 if TYPE_CHECKING:
     from ..policy.compiled import CompiledPolicy
@@ -36,6 +36,9 @@ _RECEIVE_BYTES = 1 << 16
 #: A signal that comes just before the call that waits does not end it: Ctrl-C is looked for this often (seconds).
 _LOOK_UP_S = 1.0
 _FORKED = "forked"
+#: Who waits for the interpreter's lock has it after so many frames of one cell as take this long, for at least so long
+#: (seconds): a thread that holds it gives it up by itself every 5 ms only.
+_YIELD_AFTER_S, _YIELD_S = 0.0002, 0.00002
 #: What a socket's buffer holds, read with room to spare: the cell adds no more to it.
 _REST_READS = 256
 #: What `wait_answer` waits for.
@@ -99,11 +102,11 @@ class Channel:
         self.reloaded: wire.Reloaded | None = None
         self._answer: Answer | None = None
         self._closed = False
-        #: its share of the host's time; alone, until a reactor serves it beside others
-        self.turn = Turns().join()
+        #: its share of the host's time
+        self.turn = Turn()
         #: from when on the reactor says again that serving it failed (monotonic)
         self.tell_again_at = 0.0
-        self._end = native.HostEnd(channel, out_read, err_read, values.MAX_DEPTH)
+        self._end = native.HostEnd(channel, out_read, err_read, values.MAX_DEPTH, self.turn.account)
         self._outbox = Outbox(self._end, self.peer, self.conversation, watch=self._watch_socket, on_failed=self.end)
         self._pipe_bits = ((native.OUT, out_read), (native.ERR, err_read))
 
@@ -187,7 +190,7 @@ class Channel:
         if isinstance(received, native.Plain):  # compared with this request's id, and one frame: see `channel.c`
             self._answer = received  # first: Ctrl-C may come at any line
             self.conversation.answered()
-            self._end.torn, self.turn.last = False, time.monotonic()
+            self._end.torn = False
             return self.take_answer()
         if received is not None:
             self._handle(received)
@@ -199,7 +202,7 @@ class Channel:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
-            if (rest := self.turn.left_s()) > 0:
+            if (rest := self.turn.rest_s()) > 0:
                 time.sleep(rest if left is None else min(rest, left))
                 continue
             self.pump(_LOOK_UP_S if left is None else min(left, _LOOK_UP_S))
@@ -291,7 +294,7 @@ class Channel:
             if payload is not None and payload.startswith(_DONE, 1) and not self._buffer.kept:
                 # The host asked for this one: it is not on the cell's account, which takes two system calls to keep.
                 self._take_frame(payload)
-                self.turn.last = time.monotonic()
+                self.turn.account.served()
                 return
             self._take_each(payload)
         except wire.WireError as error:
@@ -309,12 +312,16 @@ class Channel:
     def _take_each(self, payload: bytes | None) -> None:
         """Handle frames that may be many: on the cell's account."""
         began = time.thread_time()
+        since = time.monotonic()
         try:
             while payload is not None:
                 self._take_frame(payload)
                 payload = self._buffer.next_payload()
+                if payload is not None and time.monotonic() - since >= _YIELD_AFTER_S:
+                    time.sleep(_YIELD_S)
+                    since = time.monotonic()
         finally:
-            self.turn.used(time.thread_time() - began, time.monotonic())
+            self.turn.used(time.thread_time() - began)
 
     def _take_frame(self, payload: bytes) -> None:
         frame = wire.decode_guest(payload)

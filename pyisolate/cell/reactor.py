@@ -14,7 +14,6 @@ from typing import Self
 from ..native.polling import epoll
 from ..native.threads import Thread
 from .channel import Channel
-from .turns import Turns
 
 _log = logging.getLogger("pyisolate.reactor")
 _ARMED = select.EPOLLIN | select.EPOLLONESHOT
@@ -34,8 +33,7 @@ class Reactor:
         self._poller.register(self._wake, select.EPOLLIN)
         self._channels: dict[int, Channel] = {}
         self._callbacks: dict[int, Callable[[], None]] = {}
-        self._turns = Turns()
-        #: when channels that had their slice are looked at again, by their descriptors; only the thread uses it
+        #: when channels that are past their budget are looked at again, by their descriptors; only the thread uses it
         self._put_off: list[tuple[float, int]] = []
         self._stopping = False
         self._served: Callable[[Channel], None] = lambda _channel: None
@@ -63,7 +61,6 @@ class Reactor:
     def add_channel(self, channel: Channel) -> None:
         """Serve a channel from now on."""
         self._channels[channel.poller_fd] = channel
-        channel.turn = self._turns.join()
         self._poller.register(channel.poller_fd, _ARMED)
 
     def borrow(self, channel: Channel) -> ChannelGuard:
@@ -93,7 +90,6 @@ class Reactor:
         except (OSError, ValueError):
             return
         self._channels.pop(descriptor, None)
-        self._turns.leave(channel.turn)
 
     def add_callback(self, descriptor: int, callback: Callable[[], None]) -> None:
         """Call `callback` in the reactor thread whenever `descriptor` can be read."""
@@ -170,8 +166,8 @@ class Reactor:
         except Exception:
             self._failed(channel)
         finally:  # also where a callback of the host's raised: the guest must not be left unread
-            if channel.turn.left_s():
-                heapq.heappush(self._put_off, (channel.turn.resume_at, descriptor))
+            if rest := channel.turn.rest_s():
+                heapq.heappush(self._put_off, (time.monotonic() + rest, descriptor))
             else:
                 self.arm(channel)
             channel.lock.release()

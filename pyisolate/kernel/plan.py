@@ -25,6 +25,7 @@ from ..errors import EnforcementError
 from ..limits.coverage import cannot_freeze, unheld
 from ..limits.rlimit import COMMON_RLIMITS
 from ..native import looks, process
+from ..native.account import Account
 from ..policy import workspace
 from ..policy.asking import OF_FILES
 from ..policy.compile import without_workspace
@@ -196,7 +197,7 @@ class KernelPlan:
         """True when a sandbox of this policy gets a cell that uses the host's network itself."""
         return self.bpf.network is not None and prepared.host_network and prepared.shadow is None
 
-    def attach_cell(self, pid: int, descriptor: int, asked: int | None = None) -> None:
+    def attach_cell(self, pid: int, descriptor: int, asked: int | None = None, account: Account | None = None) -> None:
         """Serve a warm cell's notifications: until `bind`, no guest code runs and everything continues.
 
         Takes the descriptor. `asked`, of the page in which its hooks tell what they asked, stays the caller's.
@@ -204,7 +205,7 @@ class KernelPlan:
         if self.listener is None:
             os.close(descriptor)
             return
-        self.listener.attach_warm(descriptor, warm_name(pid), asked)
+        self.listener.attach_warm(descriptor, warm_name(pid), asked, account)
 
     def require_listener(self) -> None:
         """Raise EnforcementError when the listener that cells wait for has ended: the kernel fails their calls."""

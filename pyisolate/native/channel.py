@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ._native import ffi, lib
+from .account import Account
 
 #: Received at once. Small frames cost the host most, a hundred microseconds each for a denial, in which other threads
 #: wait for the interpreter's lock; a large frame is received otherwise.
@@ -32,13 +33,16 @@ class Plain(msgspec.Struct):
 class HostEnd:
     """The host's end: a socket and two pipes. Owns none of them: `close` comes before they are closed.
 
-    `depth` is that of a guest's value, at most.
+    `depth` is that of a guest's value, at most; `account` notes each answer that is read here.
     """
 
-    def __init__(self, peer: int, out: int, err: int, depth: int) -> None:
+    def __init__(self, peer: int, out: int, err: int, depth: int, account: Account | None = None) -> None:
+        self._account = account
         self._data = ffi.new("unsigned char[]", SMALL_BYTES)
         self._view = ffi.buffer(self._data)
         self._channel = ffi.new("struct channel *", (peer, out, err, SMALL_BYTES, 0, 0, 0, 0, 0, self._data, depth))
+        if account is not None:
+            self._channel.account = account.handle
         #: what there was to do after the last turn
         self.ready = 0
 

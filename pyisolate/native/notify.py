@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ._native import ffi, lib
+from .account import Account
 from .result import check
 
 CAPABILITIES: int = lib.NOTIFY_CAPABILITIES
@@ -262,10 +263,14 @@ class Listener:
         """True while the thread runs in this process."""
         return bool(lib.notify_alive(self._handle))
 
-    def add(self, key: int, fd: int, policy: Policy | None) -> None:
-        """Serve a listener descriptor, which is the listener's from then on. Without a policy everything continues."""
+    def add(self, key: int, fd: int, policy: Policy | None, account: Account | None = None) -> None:
+        """Serve a listener descriptor, which is the listener's from then on. Without a policy everything continues.
+
+        `account` is charged for what that costs, or one of its own.
+        """
         handle = ffi.NULL if policy is None else policy.handle
-        check(lib.notify_add(self._handle, key, fd, handle), "add a sandbox to the notification listener")
+        charged = ffi.NULL if account is None else account.handle
+        check(lib.notify_add(self._handle, key, fd, handle, charged), "add a sandbox to the notification listener")
 
     def bind(self, key: int, policy: Policy, own: int | None = None) -> None:
         """Decide by `policy` from the next call on. Raises OSError (ENOENT) for an unknown key.
@@ -321,6 +326,10 @@ class Listener:
     def spent_s(self, key: int) -> float:
         """Return the processor time that the thread has used for a sandbox (seconds); 0 if unknown."""
         return int(lib.notify_spent(self._handle, key)) / 1e9
+
+    def charge(self, key: int, processor_s: float) -> None:
+        """Charge a sandbox for processor time that its records took elsewhere."""
+        lib.notify_charge(self._handle, key, int(processor_s * 1e9))
 
     def next_question(self, timeout_ms: int) -> Question | None:
         """Sleep until a call waits for an answer, the time is up or `stop_asking` is called. One caller at a time."""

@@ -22,7 +22,7 @@ from .hints import error_of_death
 from .process_end import wait_for_the_end
 from .program_places import ProgramPlaces
 from .request import Work, encode
-from .result import OutputCallback, Result
+from .result import OutputCallback, Result, Stats
 from .running import ProgramSession
 from .session import INTERRUPT_GRACE_S
 from .stdin import Feeding
@@ -113,10 +113,14 @@ class CellSession(ProgramSession):
         self._host_used_s = max(self._host_used_s, spent_s)
         return self._host_used_s
 
+    def stats(self) -> Stats:
+        """Return current readings, also how long its guest was kept waiting: a thread's budget is its limit alone."""
+        return msgspec.structs.replace(super().stats(), host_held_s=self.channel.turn.account.held_s)
+
     def charge(self, processor_s: float) -> float:
         """Charge the guest's turn: its frames wait, as after frames that cost the same. Return how long they do."""
-        self.channel.turn.used(processor_s, time.monotonic())
-        return self.channel.turn.left_s()
+        self.channel.turn.used(processor_s)
+        return self.channel.turn.rest_s()
 
     def usage(self) -> Usage | None:
         """Return what the cell's processes use now, None when they are gone."""

@@ -66,7 +66,8 @@ class Result(Written, msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Readings of a sandbox: seconds, bytes and counts; None where the machine gives no such reading.
 
-    `host_cpu_s` is processor time of this process for what the guest sent and asked (docs/limits.md).
+    `host_cpu_s` is processor time of this process for what the guest sent and asked, `host_held_s` how long that was
+    left waiting because it was past the budget that each sandbox has of the host's time (docs/limits.md).
     """
 
     state: str
@@ -81,6 +82,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     denials: int
     events_lost: int
     host_cpu_s: float | None = None
+    host_held_s: float | None = None
 
 
 class Output:

@@ -338,7 +338,7 @@ class Runtime:
         """Give a warm cell its place at the listener, before it is handed out."""
         if channel.listener is not None:
             descriptor, channel.listener = channel.listener, None
-            self.plan.attach_cell(channel.pid, descriptor, channel.asked)
+            self.plan.attach_cell(channel.pid, descriptor, channel.asked, channel.turn.account)
             channel.close_asked()
             if channel.released:
                 self.plan.detach_cell(channel.pid)

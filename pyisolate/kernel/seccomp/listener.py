@@ -20,6 +20,7 @@ from ...capability import CAPABILITY_BY_NUMBER, Capability
 from ...choices import CellKind
 from ...decision import Verdict
 from ...native import notify as native
+from ...native.account import Account
 from ...native.audit import own_asked
 from ...native.threads import Thread
 from ...policy.compiled import CompiledPolicy
@@ -40,7 +41,9 @@ _PACE_MAX_S = 0.02
 #: How long records are read before other threads of the host have their turn: they wait for the interpreter's lock.
 _TURN_S = 0.001
 #: How many records of one sandbox are read before the next one's.
-_BATCH = 8
+_BATCH = 4
+#: After each batch who waits for the interpreter's lock has it (seconds).
+_YIELD_S = 0.00002
 _UNNAMED = "they came faster than the listener's records were read, or memory was short"
 
 
@@ -140,12 +143,13 @@ class Listener:
         if kind == "thread":
             self._lend_asked(sandbox_id)
 
-    def attach_warm(self, fd: int, sandbox_id: str, asked: int | None = None) -> None:
+    def attach_warm(self, fd: int, sandbox_id: str, asked: int | None = None, account: Account | None = None) -> None:
         """Let everything a warm cell does continue, until `bind`: no guest code may run in it before.
 
         `asked` is the descriptor of its asked page; without one nothing tells whether its broker was asked.
+        `account` is charged for what its calls cost.
         """
-        self._add(fd, sandbox_id, None, False, "cell", None)
+        self._add(fd, sandbox_id, None, False, "cell", None, account)
         with self._lock:
             attached = self._by_id.get(sandbox_id)
             if attached is None or asked is None:
@@ -224,6 +228,7 @@ class Listener:
         full: bool,
         kind: CellKind,
         shadow: CompiledPolicy | None,
+        account: Account | None = None,
     ) -> None:
         with self._lock:
             if sandbox_id in self._by_id or self._closing.is_set():
@@ -234,7 +239,7 @@ class Listener:
             table = None if policy is None else self._remember(attached, policy)
             self._by_key[attached.key] = attached
             try:
-                self._native.add(attached.key, fd, table)
+                self._native.add(attached.key, fd, table, account)
             except OSError:
                 del self._by_key[attached.key]
                 raise
@@ -382,7 +387,9 @@ class Listener:
                     self._hand_over(attached, record)
                 except MemoryError:
                     attached.unread += record.times
-            attached.read_s += time.thread_time() - began
+            took = time.thread_time() - began
+            attached.read_s += took
+            self._native.charge(attached.key, took)
             return popped.taken
 
     def _hand_over(self, attached: _Attached, record: native.Record) -> None:
@@ -418,6 +425,8 @@ class Listener:
                 waiting[key] = None
             if time.monotonic() >= until:
                 return
+            if waiting:
+                time.sleep(_YIELD_S)
 
     def _drain(self) -> None:
         waiting: dict[int, None] = {}

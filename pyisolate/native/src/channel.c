@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "account.h"
 #include "channel.h"
 #include "channel.types.h"
 #include "descriptors.h"
@@ -177,6 +178,8 @@ SHARED int channel_answer(struct channel *c, int timeout_ms, uint64_t id)
 	int got = channel_wait(c, timeout_ms);
 
 	c->plain = got > 0 && channel_read_plain(c, got, id);
+	if (c->plain && c->account)
+		account_served(c->account, 0);
 	return got;
 }
 

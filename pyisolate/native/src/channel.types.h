@@ -17,6 +17,7 @@ struct channel {
 	int plain; /* `channel_ask` has read the answer: where in `data` its value is, its bytes, and its duration */
 	size_t value, value_size;
 	double duration_s;
+	struct account *account; /* notes such an answer; NULL: none does */
 };
 
 enum { CHANNEL_OUT = 1, CHANNEL_ERR = 2, CHANNEL_WRITABLE = 4, CHANNEL_READABLE = 8 };

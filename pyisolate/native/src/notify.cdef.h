@@ -115,7 +115,8 @@ void notify_policy_bound(notify_policy *p, uint64_t open_files, uint64_t file_si
 int notify_policy_ask(const notify_policy *p, int action, int family, const uint8_t *address, int port, int picked,
 		      int *rule, int *presented);
 
-int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy);
+int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy, struct account *account);
+void notify_charge(notify_listener *l, uint64_t key, uint64_t spent_ns);
 /* `own`: a descriptor of the sandbox's workspace, which is the listener's from here on; -1: as before. */
 int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy, int own);
 /* Map the sandbox's asked page (src/asked.h); the descriptor stays the caller's. Once. */

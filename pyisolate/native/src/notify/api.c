@@ -217,8 +217,8 @@ SHARED notify_listener *notify_none(void)
 }
 
 /* Takes `fd`, also on failure. May be called by the very thread that is under the filter, so nothing in here may be a
- * call that the filter notifies. A `policy` of NULL lets everything go on: a warm cell without guest code. */
-SHARED int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy)
+ * call that the filter notifies. No `policy` lets everything go on: a warm cell without guest code; no `account`: its own. */
+SHARED int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy, struct account *account)
 {
 	struct notify_sandbox *s = notify_alloc(1, sizeof *s);
 	struct epoll_event event = {.events = EPOLLIN, .data.ptr = s};
@@ -234,6 +234,7 @@ SHARED int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *p
 	s->fd = fd;
 	s->own = -1;
 	s->policy = notify_policy_hold(policy);
+	s->account = account ? account_hold(account) : account_open();
 	pthread_mutex_lock(&l->lock);
 	for (slot = 0; slot < NOTIFY_SLOTS && l->slots[slot]; slot++)
 		;
@@ -254,6 +255,7 @@ SHARED int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *p
 	pthread_mutex_unlock(&l->lock);
 	if (result) {
 		notify_policy_drop(s->policy);
+		account_drop(s->account);
 		close(fd);
 		notify_free(s);
 	}

@@ -128,6 +128,7 @@ static void notify_free_sandbox(notify_listener *l, struct notify_sandbox *s)
 	notify_asked_free(s->asked);
 	notify_drop_looked_at(s);
 	notify_ring_free(s->ring);
+	account_drop(s->account);
 	notify_free(s);
 }
 
@@ -300,6 +301,7 @@ static void notify_do_job(const struct notify_job *job)
 	uint64_t took_ns = notify_used() - began_ns;
 	__atomic_add_fetch(&job->sandbox->spent_ns, took_ns, __ATOMIC_RELAXED);
 	__atomic_add_fetch(&job->sandbox->injected_ns, took_ns, __ATOMIC_RELAXED);
+	account_spend(job->sandbox->account, took_ns, 0);
 }
 
 /* One of several: while some wait for a guest each, one more is ready. Two that are idle are enough. */

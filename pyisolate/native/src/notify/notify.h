@@ -39,6 +39,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../account.h"
 #include "../asked.h"
 #include "../capability.h"
 #include "../marks.h"
@@ -80,7 +81,8 @@
 #define NOTIFY_VERDICTS      4
 #define NOTIFY_SLOTS         16384 /* sandboxes at one listener */
 #define NOTIFY_BUCKETS       4096
-#define NOTIFY_RING 1024      /* a power of two: records of one sandbox that wait for a drain, with those of look-ups */
+#define NOTIFY_RING    1024   /* a power of two: records of one sandbox that wait for a drain, with those of look-ups */
+#define NOTIFY_REPEATS 16     /* how many records back the last one of a thread is looked for */
 #define NOTIFY_WAITING_MAX 32 /* unfinished operations of one sandbox; then its notifications wait too */
 #define NOTIFY_PAYLOAD     65536  /* bytes of one send; a datagram has at most 65535 */
 #define NOTIFY_BUFFER      212992 /* bytes that a guest may ask for as a socket's buffer; the kernel doubles them */
@@ -267,6 +269,7 @@ struct notify_sandbox {
 	int waiting_count, paused;
 	int questions;               /* of its unfinished connections, those that wait for an answer */
 	uint64_t spent_ns;           /* atomic: of the loop's and the injectors' processor time, in all */
+	struct account *account;     /* what the host spends for it, here and elsewhere */
 	uint64_t injected_ns;        /* atomic: of that, the injectors' since its last turn at the loop */
 	int64_t owed_ns;             /* of the loop's time, past what it may have; below 0: what it may have yet */
 	uint64_t last_ns, resume_ns; /* when its last turn ended; when its rest does */

@@ -84,6 +84,18 @@ SHARED uint64_t notify_spent(notify_listener *l, uint64_t key)
 	return spent_ns;
 }
 
+/* Charge a sandbox for processor time that other threads have used for its records. */
+SHARED void notify_charge(notify_listener *l, uint64_t key, uint64_t spent_ns)
+{
+	if (l->forked)
+		return;
+	pthread_mutex_lock(&l->lock);
+	const struct notify_sandbox *s = *notify_find(l, key);
+	if (s)
+		account_spend(s->account, spent_ns, 0);
+	pthread_mutex_unlock(&l->lock);
+}
+
 /* Where a call is that a question was about (enum notify_stage). Any thread may ask, and never waits for the loop. */
 SHARED int notify_stage_of(notify_listener *l, uint64_t key, uint64_t id)
 {

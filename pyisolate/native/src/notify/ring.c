@@ -1,5 +1,5 @@
 /* Records out. Each sandbox has a ring of its own, so that one that is refused a million times loses only its own
- * records. A record equal to the last one that still waits raises that one's count. Counters never miss any. */
+ * records. A record equal to the last one of its thread that still waits raises that one's count. Counters never miss any. */
 #include "outcome.h"
 
 /* Two records tell the same story. Arguments are compared as well: they are part of the target. Long names are not: a
@@ -38,6 +38,18 @@ static struct notify_record *notify_slot(struct notify_ring *ring, uint32_t numb
 	return &ring->slots[(number - ring->base) % NOTIFY_RING];
 }
 
+/* Count the record into the last one of its thread, where that waits and is equal. Threads that are refused in turn are as
+ * cheap for the drain as one. */
+static int notify_repeats(struct notify_ring *ring, uint32_t head, uint32_t tail, const struct notify_record *record)
+{
+	for (uint32_t back = 1; back <= NOTIFY_REPEATS && back <= head - tail; back++) {
+		struct notify_record *before = notify_slot(ring, head - back);
+		if (before->tid == record->tid)
+			return notify_same(before, record) && notify_raise(before);
+	}
+	return 0;
+}
+
 /* Takes the record's names. */
 SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const struct notify_record *record)
 {
@@ -56,10 +68,8 @@ SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const stru
 	if (head ==
 	    tail) { /* no drain looks at a slot: begin anew, so that only a burst takes the memory of all of them */
 		ring->base = head;
-	} else {
-		struct notify_record *last = notify_slot(ring, head - 1);
-		if (notify_same(last, record) && notify_raise(last))
-			return;
+	} else if (notify_repeats(ring, head, tail, record)) {
+		return;
 	}
 	/* look-ups have places of their own, which were looked at before (look.c): neither takes the other's */
 	if (!record->looked &&
