@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from ..native import mount_table
 from ..native.places import Kind, Question
 from ..native.watch import Watch
-from ..policy.compiled import CompiledPolicy
+from ..policy.compiled import CompiledPolicy, FsRight
 from . import directories
 from .excess import kept_out
 from .rootview.paths import Places
@@ -109,6 +109,8 @@ class Identity:
     def __init__(self, policy: CompiledPolicy, mounts: MountTable) -> None:
         self._mounts, self._generation = mounts, mounts.refresh()
         places = Places.of(policy)
+        #: granted paths that were not there: no table has them
+        self.left_out = frozenset([rule.path for rule, _ in places.missing if rule.allow and rule.text])
         self._roots = frozenset(place.path for place in places if place.in_force)
         self._paths = _paths(policy, places)
         self._question = Question(self._paths)
@@ -155,6 +157,8 @@ def _paths(policy: CompiledPolicy, places: Places) -> list[tuple[str, Kind]]:
         found |= {(entry.path, "l"): None for entry in os.scandir("/") if entry.is_symlink()}
     for one in kept_out(places):  # granted by its members: what appears in it later changes what is granted
         found |= {(path, "c"): None for path in _from(one.grant.path, one.edge.path) if not one.why}
+    # what programs in a directory are linked to is granted with it
+    found |= {(rule.path, "c"): None for rule in policy.fs if rule.allow & FsRight.EXEC and rule.text}
     for rule in policy.net:
         if rule.unix_path is not None and rule.unix_path.startswith("/"):
             found[os.path.dirname(rule.unix_path), "f"] = None

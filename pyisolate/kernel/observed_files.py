@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 
 import msgspec
 
@@ -25,7 +26,7 @@ from ..policy.suggest import crosses
 from ..records import LINKING, RENAMING, KernelRecord
 from .judged_call import OF_NAME, OPENING, JudgedCall
 from .observed_code import is_mapped_code, judged
-from .observed_looks import barred, by_unseen_link, not_found, refused
+from .observed_looks import barred, by_unseen_link, not_found, refused, too_late
 from .seen_names import OpenOwn, SeenNames
 from .shown_links import ShownLinks
 
@@ -43,7 +44,8 @@ class WatchedFiles:
     def __init__(self) -> None:
         #: with the names that lead to the workspace, and the links of the root view
         self._brokers: OrderedDict[tuple[str, int], tuple[Broker, tuple[str, ...], ShownLinks]] = OrderedDict()
-        self._shadows: OrderedDict[tuple[str, int], CompiledPolicy] = OrderedDict()
+        #: those that are judged by in place of one in force
+        self._policies: OrderedDict[tuple[str, int], CompiledPolicy] = OrderedDict()
 
     def judge(
         self,
@@ -55,6 +57,7 @@ class WatchedFiles:
         sealed: bool = False,
         by_guest: bool = False,
         full: bool = False,
+        left_out: frozenset[str] = frozenset(),
     ) -> list[KernelRecord]:
         """Return the record, as a denial if the file enforcer refuses the call, or would have in monitor mode.
 
@@ -63,8 +66,13 @@ class WatchedFiles:
         directory of `searched`, which any import of an absent module is.
         `own` lends the sandbox's workspace, where what lies below it is looked up. `sealed`: it sees a root view, in
         which what may not be written is mounted read-only. `by_guest`: the guest's own process called, and no program
-        of it. `full`: nothing is left out that libraries only try.
+        of it. `full`: nothing is left out that libraries only try. `left_out`: granted paths that were not there when
+        the sandbox started, so that its tables do not have them.
         """
+        if left_out and policy.mode_of("fs") is Mode.ENFORCE:
+            held = self._held(policy, left_out)
+            found = self.judge(record, held, searched, own, sealed=sealed, by_guest=by_guest, full=full)
+            return [too_late(one, self._broker(policy)[0], left_out) for one in found]
         runs = record.capability is Capability.PROCESS_EXEC
         unix = record.capability.family == "net" and record.target.startswith("unix:/")
         maps = is_mapped_code(record) and record.verdict is Verdict.ALLOW
@@ -130,14 +138,28 @@ class WatchedFiles:
 
     def _watching(self, shadow: CompiledPolicy) -> CompiledPolicy:
         """Return a policy as one that only watches, the same one each time."""
-        key = (shadow.version, shadow.generation)
-        found = self._shadows.get(key)
+        version = f"shadow {shadow.version}"
+        return self._derived(
+            (version, shadow.generation),
+            lambda: msgspec.structs.replace(shadow, version=version, mode=Mode.MONITOR, group_modes={}),
+        )
+
+    def _held(self, policy: CompiledPolicy, left_out: frozenset[str]) -> CompiledPolicy:
+        """Return a policy as the tables have it, without what was not there, the same one each time."""
+        version = f"{policy.version} without {' '.join(sorted(left_out))}"
+        return self._derived(
+            (version, policy.generation),
+            lambda: msgspec.structs.replace(
+                policy, version=version, fs=tuple([rule for rule in policy.fs if rule.path not in left_out])
+            ),
+        )
+
+    def _derived(self, key: tuple[str, int], make: Callable[[], CompiledPolicy]) -> CompiledPolicy:
+        found = self._policies.get(key)
         if found is None:
-            found = self._shadows[key] = msgspec.structs.replace(
-                shadow, version=f"shadow {shadow.version}", mode=Mode.MONITOR, group_modes={}
-            )
-            while len(self._shadows) > _BROKERS:
-                self._shadows.popitem(last=False)
+            found = self._policies[key] = make()
+            while len(self._policies) > _BROKERS:
+                self._policies.popitem(last=False)
         return found
 
     def _broker(self, policy: CompiledPolicy) -> tuple[Broker, tuple[str, ...], ShownLinks]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Collection
 
 import msgspec
 
 from ..capability import Capability
-from ..decision import Decision, DenialCode, Mode
+from ..decision import Decision, DenialCode, Mode, Verdict
 from ..policy.broker import Broker
 from ..policy.searched import Searched
 from ..policy.suggest import is_task
@@ -73,6 +74,26 @@ def by_unseen_link(record: KernelRecord, names: SeenNames, *, passed: bool) -> K
         return record
     why = "a link leads from it to what is granted, and the root view shows no link that is not"
     return _out_of_view(record, why, passed=passed)
+
+
+def too_late(record: KernelRecord, broker: Broker, left_out: Collection[str]) -> KernelRecord:
+    """Return a denial of what a rule grants as it is: the granted path was made after its sandbox started.
+
+    `left_out`: such paths. Other records are returned as they came.
+    """
+    if record.verdict is not Verdict.DENY:
+        return record
+    decision = broker.decide(record.capability, record.target)
+    place = next((one for one in left_out if f"{record.target}/".startswith(f"{one.rstrip('/')}/")), None)
+    if decision.code is not None or place is None:
+        return record
+    return msgspec.structs.replace(
+        record,
+        code=DenialCode.SCOPE_INSUFFICIENT,
+        reason=f"it is granted, and {place} was not there when the sandbox started, so its tables lack it",
+        rule=None,
+        presented=f"{record.capability} {place}",
+    )
 
 
 def _out_of_view(record: KernelRecord, why: str, *, passed: bool) -> KernelRecord:

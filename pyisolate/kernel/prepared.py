@@ -73,6 +73,11 @@ class Prepared:
             return False
         return self.identity is None or self.identity.holds()
 
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Granted paths that were not there when the tables were made, which hold none of them."""
+        return frozenset() if self.identity is None else self.identity.left_out
+
     def stage(self, directory: int | None = None) -> Staged | None:
         """Return a view for one sandbox alone, with workspace or gates, or None. Raises EnforcementError.
 

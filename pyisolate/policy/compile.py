@@ -147,7 +147,7 @@ def _files(table: FsTable, rules: Iterable[FileRule], interpreter: InterpreterFi
         else:
             table.add(rule.path, allow, deny, text=rule.text, origin="fs")
             if "exec" in rule.allow:
-                _needs_of_programs(table, rule.path, rule.text, interpreter)
+                _needs_at(table, rule.path, rule.text, interpreter)
 
 
 def _interpreter(table: FsTable, interpreter: InterpreterFiles, allow: int, deny: int, text: str) -> None:
@@ -181,11 +181,18 @@ def _programs(table: FsTable, rules: Iterable[ProcessRule], interpreter: Interpr
         if not rule.allow:
             table.add(rule.path, 0, FsRight.EXEC, text=rule.text, origin="process", link=rule.path != workspace.HOME)
             continue
-        own = rule.path == workspace.HOME
-        table.add(rule.path, RUN, 0, text=rule.text, origin="process", link=not own)
-        # of what the guest is yet to write, the C library and its loader are known
-        for program in interpreter.binaries if own else (rule.path,):
-            _needs_of_programs(table, program, rule.text, interpreter)
+        table.add(rule.path, RUN, 0, text=rule.text, origin="process", link=rule.path != workspace.HOME)
+        _needs_at(table, rule.path, rule.text, interpreter)
+
+
+def _needs_at(table: FsTable, place: str, text: str, interpreter: InterpreterFiles) -> None:
+    """Grant what the program at a place is linked to. Of what is yet to be made in a directory, the guest's own or the
+    host's, the C library and its loader are known."""
+    if place != workspace.HOME:  # on the host not at all
+        _needs_of_programs(table, place, text, interpreter)
+    if place == workspace.HOME or os.path.isdir(place):
+        for program in interpreter.binaries:
+            _needs_of_programs(table, program, text, interpreter)
 
 
 def _asked_programs(table: FsTable, asked: AskRules, interpreter: InterpreterFiles) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..cell.channel import Channel
+    from ..kernel.prepared import Prepared
     from ..policy.compiled import CompiledPolicy
     from ..telemetry.event import DenialEvent
 
@@ -35,17 +36,17 @@ _PLACE_HINT = (
 )
 
 
-def hint_of_refusal(policy: CompiledPolicy, event: DenialEvent) -> str | None:
+def hint_of_refusal(prepared: Prepared, event: DenialEvent) -> str | None:
     """Return a hint about a refused operation, where more is known than the event says; else None."""
     if event.capability is Capability.IMPORT_MODULE:
-        return _hint_of_absent(policy, event)
-    if event.capability.family != "fs":
+        return _hint_of_absent(prepared.compiled, event)
+    if event.capability.family != "fs" and event.capability is not Capability.PROCESS_EXEC:
         return None
     if is_task(event.target):
         return _TASK_HINT
     if event.suggestion is None and is_place(event.target):
         return _PLACE_HINT
-    return next((_left_out(path) for path in _missing(policy) if same_line(path, event.target)), None)
+    return next((_left_out(path) for path in _missing(prepared) if same_line(path, event.target)), None)
 
 
 def _hint_of_absent(policy: CompiledPolicy, event: DenialEvent) -> str | None:
@@ -65,22 +66,24 @@ def _hint_of_absent(policy: CompiledPolicy, event: DenialEvent) -> str | None:
     )
 
 
-def hint_of_failure(policy: CompiledPolicy, failure: wire.Failed) -> str | None:
+def hint_of_failure(prepared: Prepared, failure: wire.Failed) -> str | None:
     """Return a hint where the guest found no file at a granted path, which its error names; else None."""
     if failure.errno != errno.ENOENT:
         return None
-    return next((_left_out(path) for path in _missing(policy) if path in failure.message), None)
+    return next((_left_out(path) for path in _missing(prepared) if path in failure.message), None)
 
 
-def _missing(policy: CompiledPolicy) -> Iterator[str]:
-    """Yield paths that are granted and do not exist: no sandbox can have them."""
-    for rule in policy.fs:
-        if rule.allow and rule.origin == "fs" and not os.path.lexists(rule.path):
+def _missing(prepared: Prepared) -> Iterator[str]:
+    """Yield paths that are granted and do not exist, or did not when the sandbox started: it cannot have them."""
+    for rule in prepared.compiled.fs:
+        stated = rule.allow and rule.origin in ("fs", "process") and rule.path in rule.text
+        if stated and (rule.path in prepared.left_out or not os.path.lexists(rule.path)):
             yield rule.path
 
 
 def _left_out(path: str) -> str:
-    return f"the policy grants {path}, which does not exist, so it was left out: make it before the sandbox starts"
+    absent = "which was not there when the sandbox started" if os.path.lexists(path) else "which does not exist"
+    return f"the policy grants {path}, {absent}, so it was left out: make it before the sandbox starts"
 
 
 def error_of_death(name: str, channel: Channel, last_words: bytes) -> SandboxDied:

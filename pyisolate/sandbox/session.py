@@ -285,13 +285,13 @@ class Session(abc.ABC):
         event = self.denials.of_failure(answer)
         error: SandboxError
         if event is not None:
-            error = policy_error(event, hint_of_refusal(self.compiled, event))
+            error = policy_error(event, hint_of_refusal(self.prepared, event))
         elif (limited := self.diagnose(answer)) is not None:
             error = limited
         elif self.ending is not None:
             return self.ended_error()  # a limit ended it since: what was read just now is what that left
         else:
-            hint = hint_of_failure(self.compiled, answer) or self.denials.hint_of(answer)
+            hint = hint_of_failure(self.prepared, answer) or self.denials.hint_of(answer)
             error = GuestError(answer.type_name, answer.message, answer.traceback, shown=answer.shown, hint=hint)
         self.give_output(error)
         keep_traceback(error, answer)

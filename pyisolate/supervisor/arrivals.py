@@ -74,6 +74,7 @@ class Arrivals:
                 sealed=self._plan.usable("root view"),
                 by_guest=record.pid == session.pid,
                 full=self._full,
+                left_out=session.prepared.left_out,
             )
             is_named = records[0].enforcer == "landlock" and records[0].verdict is Verdict.DENY
             session.kernel.note_recorded(records[0], named=is_named)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..capability import FsRight
@@ -49,14 +49,23 @@ def _fits(found: dict[str, Any], context: SandboxContext, targets: tuple[str, ..
     """Tell whether a policy can take rules: it could be enforced with them, and they open nothing else."""
     if context.unresolved and any(_host_of(place) in context.unresolved for place in _places(found)):
         return False  # asked for by another capability: of the proxy
+    granted = {rule.path: rule.allow & ~rule.deny for rule in context.files}
+    stated = [(rule["path"], _bits(rule["allow"])) for rule in found.get("fs", ())]
+    stated += [(rule["exec"], FsRight.EXEC.value) for rule in found.get("process", ()) if "exec" in rule]
+    if stated and all(granted.get(path, 0) & bits == bits for path, bits in stated):
+        return False  # it has them: something else refuses
     for rule in found.get("fs", ()):
         if is_above_grant(rule["path"], context.files, targets):
             return False  # what else is granted below would be granted more
         if not _CHANGES.isdisjoint(rule["allow"]) and is_above_denial(rule["path"], context.files):
             return False  # the policy could not be enforced
-        if is_denied_in_part(rule["path"], sum(FsRight[one.upper()].value for one in rule["allow"]), context.files):
+        if is_denied_in_part(rule["path"], _bits(rule["allow"]), context.files):
             return False  # the same
     return True
+
+
+def _bits(rights: Iterable[str]) -> int:
+    return sum(FsRight[one.upper()].value for one in rights)
 
 
 def _places(found: dict[str, Any]) -> Iterator[str]:
