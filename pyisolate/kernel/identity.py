@@ -29,7 +29,9 @@ _MOUNTS = "/proc/self/mountinfo"
 class MountTable:
     """The mounts of this process's namespace, read again only after a change (poll(2) on mountinfo, 2.6.30).
 
-    `watch` watches directories in them.
+    `watch` watches directories in them. `native/looks.py` has an open table of its own: the kernel says of each open
+    file once that mounts changed (fs/proc_namespace.c, mounts_poll), `quiet` takes that in a call that asks of
+    directories too, and the listener's thread, which looks, is to wait for no hand-out.
     """
 
     def __init__(self) -> None:

@@ -180,8 +180,7 @@ class BpfLoader:
     # -- attaching ----------------------------------------------------------------------------------------------------
 
     def attach_lsm(self) -> None:
-        """Load and attach every LSM program whose hook this kernel has. All or nothing."""
-        check_lsm()
+        """Load and attach every LSM program whose hook this kernel has, after `check_lsm`. All or nothing."""
         began, loaded_before = time.monotonic(), self.load_seconds
         try:
             programs = self.load("lsm", wanted=fits).programs.values()

@@ -30,6 +30,9 @@ class BpfLsmEnforcer(BpfEnforcer):
 
     name = ENFORCER
 
+    def _check(self) -> None:
+        check_lsm()
+
     def _attach(self) -> None:
         self.loader.attach_lsm()
 
@@ -54,7 +57,6 @@ class BpfLsmEnforcer(BpfEnforcer):
         """Load and attach, confine a process, see it refused one file and allowed another."""
         probe = BpfLsmEnforcer(settings=PROBE_SETTINGS)
         try:
-            check_lsm()
             probe.start(lambda record: None)
         except BpfUnavailable as error:
             return _unavailable(error)

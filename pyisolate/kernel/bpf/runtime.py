@@ -281,6 +281,7 @@ class BpfEnforcer:
 
     def start(self, sink: RecordSink) -> None:
         """Load, attach, deliver records to `sink` (where several share: to the first). Raises BpfUnavailable."""
+        self._check()
         self._shared = self._given.hold() if self._given is not None else BpfShared.start(sink, self._settings)
         try:
             self._attach()
@@ -296,6 +297,9 @@ class BpfEnforcer:
     def probe(self) -> Availability:
         """See the programs refuse something, live."""
         raise NotImplementedError
+
+    def _check(self) -> None:
+        """Raise BpfUnavailable where nothing needs to be made ready to know that it cannot work."""
 
     def _attach(self) -> None:
         raise NotImplementedError
