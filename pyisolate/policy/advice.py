@@ -50,7 +50,11 @@ class AdviceOfHost:
     def __call__(self, operation: RefusedOperation) -> dict[str, Any] | None:
         """Return what `advice` does, or None where `spawn` would refuse it here."""
         found = advice(operation)
-        if found is None or not all(self._may(rule["path"], rule["allow"]) for rule in found.get("fs", ())):
+        if found is None:
+            return None
+        places = [(rule["path"], rule["allow"]) for rule in found.get("fs", ())]
+        places += [(rule["exec"], ("read", "exec")) for rule in found.get("process", ()) if "exec" in rule]
+        if not all(self._may(path, rights) for path, rights in places):
             return None
         by_path = any(str(place).startswith("unix:") for rule in found.get("net", ()) for place in rule.values())
         return found if self.unix_paths or not by_path else None

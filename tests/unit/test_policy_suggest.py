@@ -305,6 +305,9 @@ def test_what_a_files_own_permissions_refuse_guests_is_not_suggested(tmp_path: P
     for mode, works in ((0o755, False), (0o777, True)):
         directory.chmod(mode)
         assert (host(Refused(C.FS_CREATE, str(directory / "new"))) is not None) is works
+    for mode, works in ((0o644, False), (0o750, False), (0o755, True)):
+        file.chmod(mode)
+        assert (host(Refused(C.PROCESS_EXEC, str(file))) is not None) is works
     assert host(Refused(C.FS_READ, str(tmp_path / "absent"))) is not None  # nothing that could refuse
     assert AdviceOfHost(uid=os.geteuid(), gid=os.getegid(), unix_paths=False)(Refused(C.FS_READ, str(file))) is not None
     assert host(Refused(C.NET_CONNECT, "unix:/run/socket")) is None
