@@ -148,6 +148,11 @@ class SandboxLimits:
         if self.lease is not None:
             self.lease.apply(limits)
 
+    def let_notice(self) -> None:
+        """The guest is interrupted, and killed where it does not notice soon: it gives way to none until then."""
+        if (lease := self.lease) is not None:
+            lease.turn.begin_anew()
+
     def hurry(self) -> None:
         """The sandbox is ended: it gives way no more, so that it is gone soon."""
         if (lease := self.lease) is not None:

@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from ..native.control_files import read, write
 from .controls import spent_s
@@ -32,9 +33,11 @@ _KEPT = 0.2
 _FULL = 0.75
 #: Below this part of one processor a sandbox is not at work: a look at such a share says little.
 _LITTLE = 0.01
-#: Who gives way and had less than this part of what makes others give way is normal again: it rests, or others leave it
-#: nothing. So no guest starves beside a busy service: one that computes has its weight in every other look at least.
+#: Who gives way and had less than this part of what makes others give way is normal again: it rests.
 _RESTS = 0.25
+#: So is who had less than this part of what it had before it gave way: others leave it nothing. So no guest starves
+#: beside a busy service: one that computes has this much of what its weight gives it, and all of it at the next look.
+_LEFT = 0.125
 
 #: Between two looks (seconds), while sandboxes compute and while they rest.
 _PAUSE_S, _REST_S = 0.1, 0.2
@@ -44,20 +47,29 @@ _SHARE = 0.05
 _OTHERS = 64
 
 
+class Weight(NamedTuple):
+    """What a control group weighs: the file that says it, and what it says."""
+
+    file: str
+    text: str
+
+
 class Turn:
     """One group's place at the processor. Thread-safe: the watchdog's thread looks while the sandbox ends."""
 
-    def __init__(self, directory: str | None, shares: int | None, spent_s: Callable[[], float]) -> None:
-        self._directory, self._shares, self._spent_s = directory, shares, spent_s
+    def __init__(self, directory: str | None, weight: Weight | None, spent_s: Callable[[], float]) -> None:
+        self._directory, self._weight, self._spent_s = directory, weight, spent_s
         self._lock = threading.Lock()
         self._ends = False
         self._seen: tuple[float, float] | None = None
+        #: what part of a processor it had before it gave way
+        self._had = 0.0
         self.gives_way = False
 
     def begin(self) -> None:
-        """Be like any other: for the first sandbox of a new group. Raises OSError."""
-        if self._directory is not None and self._shares is not None:
-            write(f"{self._directory}/cpu.shares", str(self._shares))
+        """Have its weight, where that is not the default one: for a new group. Raises OSError."""
+        if self._directory is not None and self._weight is not None:
+            write(f"{self._directory}/{self._weight.file}", self._weight.text)
 
     def look(self, now_s: float, before_s: float, kept: float) -> tuple[float, float]:
         """See what was used since the look at `before_s`, and give way or be normal again.
@@ -74,8 +86,11 @@ class Turn:
             if at_s < before_s or now_s <= at_s:
                 return used_s, -1.0
             part = used_s / (now_s - at_s)
-            if self.gives_way != (part >= kept * (_RESTS if self.gives_way else 1)):
-                self._set(not self.gives_way)
+            if self.gives_way:
+                self._set(part >= max(kept * _RESTS, self._had * _LEFT))
+            elif part >= kept:
+                self._had = part
+                self._set(True)
             return used_s, part
 
     def end(self) -> None:
@@ -87,7 +102,13 @@ class Turn:
     def start(self) -> None:
         """Be normal and count anew: the group is another sandbox's."""
         with self._lock:
-            self._ends, self._seen = False, None
+            self._ends = False
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Be normal until the look after the next: the guest is to notice something, and has little time for that."""
+        with self._lock:
+            self._seen = None
             self._set(False)
 
     def prove(self) -> bool:
@@ -147,7 +168,8 @@ class Weights:
     def turn_of(self, name: str, spent_s: Callable[[], float]) -> Turn:
         """Return the turn of the group of that name, whose processor time in all `spent_s` reads."""
         place = self._layout.weight
-        return Turn(self.directory_of(name), _SHARES if place is not None and place.version == 1 else None, spent_s)
+        weight = Weight("cpu.shares", str(_SHARES)) if place is not None and place.version == 1 else None
+        return Turn(self.directory_of(name), weight, spent_s)
 
     def spent_s(self) -> float:
         """Return the processor time of all sandboxes, or of more than these where no directory is theirs alone."""

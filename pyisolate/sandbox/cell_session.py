@@ -322,6 +322,7 @@ class CellSession(ProgramSession):
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the guest, by SIGINT."""
+        self.control.let_notice()
         self.channel.signal(signal.SIGINT)
 
     # -- the end --------------------------------------------------------------------------------------------

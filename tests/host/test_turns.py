@@ -102,6 +102,16 @@ def test_who_is_ended_gives_way_no_more(supervisor: pyisolate.Supervisor) -> Non
     assert not gives_way(file)
 
 
+def test_who_is_interrupted_has_its_turn(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("spins") as spins:
+        spins.exec(SPIN)
+        file = idle_file(spins)
+        spins.call("start", SEEN_WITHIN_S)
+        until(lambda: gives_way(file), within_s=SEEN_WITHIN_S)
+        spins.interrupt()
+        assert not gives_way(file)
+
+
 def spinning(lease: CgroupLease) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(["/bin/sh", "-c", "while :; do :; done"])
     lease.add(process.pid)

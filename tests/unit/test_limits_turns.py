@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pyisolate.limits.turns import Turn, Turns
+from pyisolate.limits.turns import Turn, Turns, Weight
+
+SHARES = Weight("cpu.shares", "256")
 
 
 def group(directory: Path) -> str:
     """Make what stands for a control group: the kernel makes its files."""
     directory.mkdir()
-    for name in ("cpu.idle", "cpu.shares"):
+    for name in ("cpu.idle", "cpu.shares", "cpu.weight"):
         (directory / name).write_text("")
     return str(directory)
 
@@ -26,7 +28,7 @@ class Machine:
         self.spent_s = [0.0] * number
         self.turns = []
         for one in range(number):
-            self.turns.append(Turn(group(directory / f"{one}"), 256, lambda one=one: self._read(one)))  # type: ignore[misc]
+            self.turns.append(Turn(group(directory / f"{one}"), SHARES, lambda one=one: self._read(one)))  # type: ignore[misc]
         monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1})
         self.sampler = Turns(lambda: sum(self.spent_s), lambda: self.turns, lambda: self.now_s)
 
@@ -74,6 +76,17 @@ def test_who_is_left_nothing_has_its_weight_again(machine: Machine) -> None:
     machine.go_on({7: 0.5}, MANY)
     machine.go_on({7: 0.01, 8: 0.1})
     assert not machine.giving_way()
+
+
+def test_who_is_left_a_small_part_of_what_it_had_has_its_weight_again(machine: Machine) -> None:
+    """On many processors even a weight of 3 gives each thread a little."""
+    machine.go_on({7: 8.0}, MANY)
+    machine.go_on({7: 1.5})
+    assert machine.giving_way() == {7}
+    machine.go_on({7: 0.9})
+    assert not machine.giving_way()
+    machine.go_on({7: 8.0})
+    assert machine.giving_way() == {7}
 
 
 def test_who_still_has_a_little_keeps_giving_way(machine: Machine) -> None:
@@ -146,7 +159,7 @@ def test_the_next_sandbox_of_a_group_begins_with_nothing_used(machine: Machine) 
 
 def test_what_the_kernel_is_told(tmp_path: Path) -> None:
     """Its own weight is written last: a group that does not give way any more has the default weight."""
-    turn = Turn(group(tmp_path / "one"), 256, lambda: 0.0)
+    turn = Turn(group(tmp_path / "one"), SHARES, lambda: 0.0)
     assert turn.prove()
     assert (tmp_path / "one/cpu.idle").read_text() == "0"
     assert (tmp_path / "one/cpu.shares").read_text() == "256"
@@ -154,7 +167,7 @@ def test_what_the_kernel_is_told(tmp_path: Path) -> None:
 
 def test_where_the_kernel_refuses_all_goes_on(tmp_path: Path) -> None:
     spent = iter([0.0, 1.0, 2.0])
-    turn = Turn(f"{tmp_path}", 256, lambda: next(spent))
+    turn = Turn(f"{tmp_path}", SHARES, lambda: next(spent))
     assert not turn.prove()
     turn.look(1.0, 0.0, 0.2)
     turn.look(2.0, 1.0, 0.2)
