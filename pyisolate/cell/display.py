@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from ..native.frames import traced, untraced
 from . import wire
 
 #: What an object may say of itself, and the type of what it then gives.
@@ -100,7 +101,7 @@ def bundle_of(value: Any) -> Bundle:
     found: dict[str, Any] = {}
     notes: dict[str, Any] = {}
     if isinstance(value, type):
-        return {"text/plain": _text(repr(value))}, {}
+        return {"text/plain": _text(traced(repr, value))}, {}
     if (bundle := _ask(value, "_repr_mimebundle_", include=None, exclude=None)) is not None:
         found, notes = bundle if isinstance(bundle, tuple) and len(bundle) == 2 else (bundle, {})
     for name, mime in _METHODS:
@@ -111,7 +112,7 @@ def bundle_of(value: Any) -> Bundle:
     if _is_figure(value) and "image/png" not in found:
         found["image/png"] = _png(value)
     if "text/plain" not in found:
-        found["text/plain"] = repr(value)
+        found["text/plain"] = traced(repr, value)
     forms = [(str(mime)[:_MIME_CHARS], _form(given)) for mime, given in found.items()]
     return {mime: form for mime, form in forms[: wire.MAX_FORMS] if form is not None}, _metadata(notes)
 
@@ -122,7 +123,7 @@ def _ask(value: Any, name: str, **arguments: Any) -> Any:
         # an object that has every attribute (a mock, a proxy) has none of these
         if not callable(method) or getattr(value, "_pyisolate_canary_", None) is not None:
             return None
-        return method(**arguments)
+        return traced(method, **arguments)
     except Exception:
         traceback.print_exc()
         return None
@@ -178,9 +179,10 @@ class _PyplotFinder:
             """Show all open figures: they arrive in `Result.outputs`."""
             figures()
 
-        self._show = show
+        self._show = show  # pyplot gives it attributes, which no function of C has
+        self.find_spec = untraced(self._find_spec)
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+    def _find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != _PYPLOT:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
@@ -189,10 +191,10 @@ class _PyplotFinder:
         execute, show = spec.loader.exec_module, self._show
 
         def exec_module(module: ModuleType) -> None:
-            execute(module)
+            traced(execute, module)
             module.show = show  # type: ignore[attr-defined]
 
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        spec.loader.exec_module = untraced(exec_module)  # type: ignore[method-assign]
         return spec
 
 

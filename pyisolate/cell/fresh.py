@@ -52,7 +52,7 @@ def _report_repeats() -> None:
 
 def _serve(guest: Guest) -> int:
     try:
-        guest.serve()
+        guest.serve_untraced()
     except (HostGone, ConnectionError, BrokenPipeError):
         return 0
     return 0

@@ -29,7 +29,7 @@ from ..decision import Decision, Mode, Verdict
 from ..hooks import paths
 from ..hooks.interrupts import INTERRUPTS
 from ..native import audit, process, quiet
-from ..native.frames import call_apart
+from ..native.frames import call_apart, untraced
 from ..policy.broker import Broker
 from ..policy.compiled import CompiledPolicy
 from ..records import BrokerRecord
@@ -109,13 +109,16 @@ class Guest:
         self._shadowed = False
         self._display = Display(self.send)
         module = types.ModuleType("__main__")
-        module.__dict__.update(__builtins__=builtins, post=self.post, recv=self.recv, display=self._display.display)
+        own = (untraced(one) for one in (self.post, self.recv, self._display.display))
+        module.__dict__.update(__builtins__=builtins, **{one.__name__: one for one in own})
         self.module, self._caller = module, Caller(module.__dict__)
         self.inbox.on_functions = self._define
         self._follower = Follower(self.inbox, self.send, self.apply_reload)
         self._numbers = itertools.count(1)
         self._cells, self._awaiting, self._files, self._stdin = Cells(), Awaiting(), OpenFiles(), GivenStdin()
         self._running, self._shown, self._read = False, False, reader_of("")
+        #: what a tracer or profiler that guest code leaves set sees nothing of: `call_apart` lets it see that code
+        self.serve_untraced = untraced(self.serve)
 
     def open(self, channel: socket.socket, pid: int) -> None:
         """In a fresh cell, or ahead of it: process `pid` is the guest, and `channel` leads to its host."""
@@ -182,7 +185,7 @@ class Guest:
         In the zygote, where no request runs: it takes no notice of SIGINT.
         """
         # In the place of the default handler, by which programs and asyncio know that no other is set.
-        handler = signal.default_int_handler = self.on_interrupt  # type: ignore[assignment] # typed to raise always
+        handler = signal.default_int_handler = untraced(self.on_interrupt)
         signal.signal(signal.SIGINT, handler)
         watch_pyplot(self._display)
         self._cells.find_classes()

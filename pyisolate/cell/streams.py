@@ -16,7 +16,7 @@ from os import getpid  # the function itself: a guest may put another in its pla
 from typing import NoReturn, TypeVar
 
 from ..native.channel import is_free, lowest_free, next_writer
-from ..native.frames import untraced
+from ..native.frames import call_apart, untraced
 
 #: A piece of a line is passed on at once after this long a pause, and with the next one before (seconds).
 _PAUSE_S = 0.02
@@ -97,7 +97,7 @@ class GivenStdin:
 def _output(descriptor: int) -> _Text:
     raw = _Pipe(descriptor, "wb", closefd=False)
     stream = _Text(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    stream.write = untraced(stream.write)  # type: ignore[method-assign] # who steps into `print` finds no line there
+    stream.write = untraced(stream.write, io.TextIOWrapper.write)  # type: ignore[method-assign] # who steps into `print` finds no line there
     return _named(stream, raw, "<stdout>" if descriptor == 1 else "<stderr>", "w")
 
 
@@ -173,9 +173,9 @@ def finish_script(before_exit: Callable[[], None]) -> None:
         if not thread.daemon and thread is not threading.main_thread() and thread is not threading.current_thread():
             thread.join()
     for callback in list(getattr(threading, "_threading_atexits", ())):
-        callback()
+        call_apart(callback)
     before_exit()
-    atexit._run_exitfuncs()  # noqa: SLF001 - what Py_Finalize calls
+    call_apart(atexit._run_exitfuncs)  # noqa: SLF001 - what Py_Finalize calls
 
 
 def exit_code(error: SystemExit) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from ..hooks import paths
 from ..hooks.active import may_read
 from ..hooks.frames import CALLED
+from ..native.frames import call_apart, untraced
 from .meant_names import did_you_mean
 from .source import PACKAGE
 
@@ -102,9 +103,8 @@ def print_errors_of_threads() -> None:
 
     The interpreter's hooks look for them in files of the sources' names, all along the import path.
     """
-    threading.excepthook, sys.unraisablehook = _of_thread, _unraisable
-    for hook, module, name in ((_of_thread, "threading", "excepthook"), (_unraisable, "sys", "unraisablehook")):
-        hook.__module__, hook.__name__, hook.__qualname__ = module, name, name  # by which it is pickled
+    threading.excepthook = untraced(_of_thread, threading.excepthook, name="excepthook", module="threading")
+    sys.unraisablehook = untraced(_unraisable, sys.unraisablehook)
 
 
 def _of_thread(args: Any) -> None:
@@ -132,7 +132,7 @@ def call_excepthook(error: BaseException) -> bool:
     if sys.excepthook is sys.__excepthook__ or isinstance(error, SystemExit):
         return False
     try:
-        sys.excepthook(type(error), error, _guests_part(error))
+        call_apart(sys.excepthook, (type(error), error, _guests_part(error)))
     except SystemExit:
         raise
     except BaseException as raised:

@@ -15,11 +15,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import machinery
 from types import CodeType, FrameType, ModuleType
-from typing import Any, TypeVar
+from typing import Any
 from zipimport import zipimporter
 
 from ..capability import Capability
 from ..decision import Decision, DenialCode, Verdict
+from ..native.frames import checked
 from ..policy.workspace import HOME
 from . import frames, paths
 from .active import GATE, CellHooks
@@ -262,19 +263,6 @@ class ShadowedImports:
         return self._own.native(name, filename)
 
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def _as_importlib(function: _Function) -> _Function:
-    """Let a warning about a module name the line that imports it, and not this file.
-
-    The interpreter skips frames whose file is named like importlib's (CPython, Python/_warnings.c, is_internal_frame).
-    """
-    code: Any = function.__code__
-    function.__code__ = code.replace(co_filename=f"{code.co_filename}: importlib._bootstrap")
-    return function
-
-
 def _guest_caller(name: object) -> bool:
     """Tell whether the caller of a wrapper is guest code, or library code that guest code has named the module to."""
     if (caller := frames.above(2)) is None:
@@ -282,21 +270,19 @@ def _guest_caller(name: object) -> bool:
     return frames.is_guest(caller) or (isinstance(name, str) and frames.carries(caller, name))
 
 
-@_as_importlib
-def _checked_import(
+def _check_import(
     name: str,
     globals: Mapping[str, Any] | None = None,
     locals: Mapping[str, Any] | None = None,
     fromlist: Sequence[str] = (),
     level: int = 0,
-) -> Any:
+) -> None:
     hooks = GATE.hooks
     if hooks is not None:
         if _guest_caller(name):
             hooks.imports.statement(name, globals, fromlist, level)
         elif (caller := frames.above(1)) is not None and (meant := frames.run_by_runpy(caller)) is not None:
             _refuse_first(hooks, caller, name, paths.text(meant) or "")
-    return _import(name, globals, locals, fromlist, level)
 
 
 def _refuse_first(hooks: CellHooks, caller: FrameType, package: str, meant: str) -> None:
@@ -312,22 +298,19 @@ def _refuse_first(hooks: CellHooks, caller: FrameType, package: str, meant: str)
         hooks.imports.module(meant)
 
 
-@_as_importlib
-def _checked_pure_import(
+def _check_pure_import(
     name: str,
     globals: Mapping[str, Any] | None = None,
     locals: Mapping[str, Any] | None = None,
     fromlist: Sequence[str] = (),
     level: int = 0,
-) -> Any:
+) -> None:
     hooks = GATE.hooks
     if hooks is not None and _guest_caller(name):
         hooks.imports.statement(name, globals, fromlist, level)
-    return _pure_import(name, globals, locals, fromlist, level)
 
 
-@_as_importlib
-def _checked_import_module(name: str, package: str | None = None) -> Any:
+def _check_import_module(name: str, package: str | None = None) -> None:
     hooks = GATE.hooks
     if hooks is not None and _guest_caller(name) and isinstance(name, str):
         full = paths.text(name) or ""  # no object of a class of the guest's: it goes into a record
@@ -338,11 +321,9 @@ def _checked_import_module(name: str, package: str | None = None) -> Any:
                 full = ""
         if full:
             hooks.imports.module(full)
-    return _import_module(name, package)
 
 
-@_as_importlib
-def _checked_reload(module: ModuleType) -> ModuleType:
+def _check_reload(module: ModuleType) -> None:
     """Guest code that loads a module again has named it, and the finders would make an empty one of what is hidden."""
     hooks = GATE.hooks
     if hooks is not None and _guest_caller(None):
@@ -350,19 +331,15 @@ def _checked_reload(module: ModuleType) -> ModuleType:
         name = getattr(spec, "name", None) or getattr(module, "__name__", None)
         if isinstance(name, str):
             hooks.imports.module(paths.text(name) or "")
-    return _reload(module)
 
 
-@_as_importlib
-def _checked_gcd_import(name: str, package: str | None = None, level: int = 0) -> Any:
+def _check_gcd_import(name: str, package: str | None = None, level: int = 0) -> None:
     hooks = GATE.hooks
     if hooks is not None and _guest_caller(name):
         hooks.imports.statement(name, {"__package__": package}, (), level)
-    return _gcd_import(name, package, level)
 
 
-@_as_importlib
-def _checked_find_spec(name: str, package: str | None = None) -> Any:
+def _check_find_spec(name: str, package: str | None = None) -> None:
     """Guest code that looks for a module finds none where it is not granted; `runpy` and its like mean to import it."""
     hooks = GATE.hooks
     if (
@@ -373,26 +350,22 @@ def _checked_find_spec(name: str, package: str | None = None) -> Any:
         and frames.carries(caller, name, looking=True)
     ):
         hooks.imports.module(paths.text(name) or "")
-    return _find_spec(name, package)
 
 
 def checked_import(rule: Callable[[], ImportRule | ShadowedImports]) -> Callable[..., Any]:
     """Return an `__import__` for one guest's own builtins: thread isolation, where the process's are the host's."""
 
-    @_as_importlib
-    def __import__(
+    def check(
         name: str,
         globals: Mapping[str, Any] | None = None,
         locals: Mapping[str, Any] | None = None,
         fromlist: Sequence[str] = (),
         level: int = 0,
-    ) -> Any:
+    ) -> None:
         if (caller := frames.above(1)) is None or frames.is_guest(caller):
             rule().statement(name, globals, fromlist, level)
-        return _import(name, globals, locals, fromlist, level)
 
-    __import__.__doc__ = _import.__doc__
-    return __import__
+    return checked(check, _import)  # type: ignore[no-any-return]
 
 
 _installed = _thread.allocate_lock()
@@ -402,20 +375,11 @@ def install() -> None:
     """Put the checks before `__import__` and importlib's own entries, inert until the gate opens. Cells only."""
     if not _installed.acquire(blocking=False):
         return
-    for wrapper, original, module, name in (
-        (_checked_import, _import, "builtins", "__import__"),
-        (_checked_pure_import, _pure_import, "importlib", "__import__"),
-        (_checked_import_module, _import_module, "importlib", "import_module"),
-        (_checked_reload, _reload, "importlib", "reload"),
-        (_checked_gcd_import, _gcd_import, "importlib._bootstrap", "_gcd_import"),
-        (_checked_find_spec, _find_spec, "importlib.util", "find_spec"),
-    ):
-        wrapper.__name__ = wrapper.__qualname__ = name
-        wrapper.__module__ = module  # by both it is pickled
-        wrapper.__doc__ = original.__doc__
-    builtins.__import__ = _checked_import  # type: ignore[assignment]
-    importlib.__import__ = _checked_pure_import  # type: ignore[assignment]
-    importlib.import_module = _checked_import_module
-    importlib.reload = _checked_reload
-    importlib.util.find_spec = _checked_find_spec
-    _bootstrap._gcd_import = _checked_gcd_import
+    builtins.__import__ = checked(_check_import, _import)
+    vars(importlib).update(
+        __import__=checked(_check_pure_import, _pure_import, module="importlib"),
+        import_module=checked(_check_import_module, _import_module),
+        reload=checked(_check_reload, _reload),
+    )
+    importlib.util.find_spec = checked(_check_find_spec, _find_spec, module="importlib.util")
+    _bootstrap._gcd_import = checked(_check_gcd_import, _gcd_import, module="importlib._bootstrap")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _socket
 import errno
-import functools
 import grp
 import os
 import platform
@@ -24,6 +23,7 @@ from typing import Any
 from ..capability import Capability as C
 from ..capability import NetAction
 from ..errors import PolicyError
+from ..native.frames import untraced
 from ..policy.compiled import CompiledPolicy
 from . import frames, paths
 from .active import GATE, SERVICES, may_read, may_run
@@ -54,7 +54,7 @@ def _with_program(original: Callable[..., Any], program: str, default: Any) -> C
     def call(*args: Any) -> Any:
         return original(*args) if _may_find(program) else args[1] if len(args) > 1 else default
 
-    return call
+    return untraced(call, original)  # type: ignore[no-any-return]
 
 
 def lookup(original: Callable[..., Any], file: str) -> Callable[..., Any]:
@@ -112,32 +112,30 @@ def _os_release(original: Callable[[], dict[str, str]]) -> Callable[[], dict[str
             raise OSError(errno.ENOENT, f"Unable to read files {', '.join(_OF_SYSTEM)}")
         return original()
 
-    return freedesktop_os_release
+    return untraced(freedesktop_os_release, original)  # type: ignore[no-any-return]
 
 
 def _which(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `shutil.which`: what `ctypes.util` looks for is not there where it may not be run."""
 
-    @functools.wraps(original)
     def which(cmd: Any, *args: Any, **kwargs: Any) -> Any:
         if frames.tries_program() and not _may_find(cmd):
             return None
         return original(cmd, *args, **kwargs)
 
-    return which
+    return untraced(which, original)  # type: ignore[no-any-return]
 
 
 def _syslog(original: Callable[..., None]) -> Callable[..., None]:
     """Wrap `syslog.syslog`, which never raises for want of a daemon: what it is refused is an event, and no more."""
 
-    @functools.wraps(original)
     def syslog(*args: Any) -> None:
         try:
             original(*args)
         except PolicyError:
             pass
 
-    return syslog
+    return untraced(syslog, original)  # type: ignore[no-any-return]
 
 
 def install() -> None:

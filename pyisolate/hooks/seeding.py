@@ -15,6 +15,7 @@ import weakref
 from typing import Any
 
 from ..decision import Mode
+from ..native.frames import untraced
 from ..policy.compiled import CompiledPolicy
 from .active import GATE
 
@@ -91,6 +92,5 @@ def install() -> None:
             _unseeded.pop(id(self), None)
         _seed(self, a, version)
 
-    seed.__doc__, seed.__qualname__ = _seed.__doc__, _seed.__qualname__
-    random.Random.seed = seed  # type: ignore[method-assign]
+    random.Random.seed = untraced(seed, _seed, method=True)  # type: ignore[method-assign]
     random.seed = _global().seed

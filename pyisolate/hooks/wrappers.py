@@ -10,7 +10,6 @@ import _posixsubprocess
 import _socket
 import _thread
 import grp
-import inspect
 import os
 import posix
 import pwd
@@ -24,6 +23,7 @@ from typing import Any
 
 from ..capability import Capability as C
 from ..decision import Verdict
+from ..native.frames import checked, untraced
 from . import addresses, optional, paths
 from . import pinned_hosts as pinned
 from .active import GATE, CellHooks
@@ -124,22 +124,7 @@ def _wrapper(original: Callable[..., Any], operations: Builder, syscall: str) ->
                 hooks.ask_all(found, args, syscall, name)
         return original(*args, **kwargs)
 
-    dressed: Callable[..., Any] = _dressed(wrapper, original)
-    return dressed
-
-
-def _dressed(wrapper: Any, original: Any) -> Any:
-    """Give a wrapper the looks of what it stands for; no `__wrapped__`, which would hand the original out."""
-    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-        try:
-            setattr(wrapper, name, getattr(original, name))
-        except (AttributeError, TypeError):
-            pass
-    try:
-        wrapper.__signature__ = inspect.signature(original)
-    except (ValueError, TypeError):
-        pass
-    return wrapper
+    return untraced(wrapper, original)  # type: ignore[no-any-return]
 
 
 def _open_with_dir_fd(original: Callable[..., int]) -> Callable[..., int]:
@@ -161,7 +146,7 @@ def _open_with_dir_fd(original: Callable[..., int]) -> Callable[..., int]:
             paths.remember_descriptor(opened, path, dir_fd)
         return opened
 
-    return _dressed(open, original)  # type: ignore[no-any-return]
+    return untraced(open, original)  # type: ignore[no-any-return]
 
 
 def _leaving_links(original: Callable[..., Any], *, always: bool = False) -> Callable[..., Any]:
@@ -182,7 +167,7 @@ def _leaving_links(original: Callable[..., Any], *, always: bool = False) -> Cal
         finally:
             unmark(ident)
 
-    return _dressed(wrapper, original)  # type: ignore[no-any-return]
+    return untraced(wrapper, original)  # type: ignore[no-any-return]
 
 
 def _searching_exec(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -198,7 +183,7 @@ def _searching_exec(original: Callable[..., Any]) -> Callable[..., Any]:
             file = found
         return original(file, args, env)
 
-    return _dressed(_execvpe, original)  # type: ignore[no-any-return]
+    return untraced(_execvpe, original)  # type: ignore[no-any-return]
 
 
 # -- socket methods: `socket.socket` is a Python class over the C one, so its methods can be put before -------------
@@ -262,13 +247,12 @@ def _sendmsg(self: socket.socket, buffers: Any, /, *args: Any) -> int:
 def _connection(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `socket.create_connection`: it makes the socket first, and a refused `socket()` names no address."""
 
-    def create_connection(address: Any, *args: Any, **kwargs: Any) -> Any:
+    def check(address: Any, *_args: Any, **_kwargs: Any) -> None:
         hooks = GATE.hooks
         if hooks is not None and isinstance(address, tuple) and len(address) == 2:
             _ask_for_one_of(hooks, addresses.host_text(address[0]), address[1])
-        return original(address, *args, **kwargs)
 
-    return _dressed(create_connection, original)  # type: ignore[no-any-return]
+    return checked(check, original)  # type: ignore[no-any-return]
 
 
 def _ask_for_one_of(hooks: CellHooks, name: str | None, port: Any) -> None:
@@ -313,9 +297,9 @@ def install() -> None:
             replace(module, name, _wrapper(getattr(module, name), operations, syscall))
     for module, name, file in optional.lookups():
         original, announced = replaced[id(getattr(module, name))]
-        replaced[id(original)] = (original, _dressed(optional.lookup(announced, file), original))
+        replaced[id(original)] = (original, untraced(optional.lookup(announced, file), original))
     optional.install()
-    replace(posix, "getlogin", _dressed(optional.getlogin(posix.getlogin), posix.getlogin))
+    replace(posix, "getlogin", untraced(optional.getlogin(posix.getlogin), posix.getlogin))
     replace(signal, "pidfd_send_signal", _wrapper(signal.pidfd_send_signal, _descriptor_signal, "pidfd_send_signal"))
     replace(posix, "open", _open_with_dir_fd(posix.open))
     for name in ("chmod", "chown", "lchown", "utime", "setxattr", "removexattr", "link"):
@@ -323,10 +307,10 @@ def install() -> None:
     replace(os, "_execvpe", _searching_exec(os._execvpe))  # type: ignore[attr-defined]
     replace(socket, "create_connection", _connection(socket.create_connection))
     for name, answer in pinned.REPLACEMENTS.items():  # socket.getaddrinfo stays: it calls the one in _socket
-        replace(_socket, name, _dressed(answer, getattr(_socket, name)))
+        replace(_socket, name, untraced(answer, getattr(_socket, name)))
     _sweep(replaced)
     for name, method in _METHODS.items():
-        setattr(socket.socket, name, _dressed(method, getattr(_socket.socket, name)))
+        setattr(socket.socket, name, untraced(method, getattr(_socket.socket, name), method=True))
 
 
 def _sweep(replaced: dict[int, tuple[Any, Any]]) -> None:

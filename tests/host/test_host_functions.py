@@ -408,7 +408,7 @@ def test_a_hanging_function_keeps_no_other_sandbox_waiting(supervisor: pyisolate
 
 
 #: What a guest that goes past its stubs has: the runtime's own end of the wire.
-PAST_THE_STUBS = "guest = post.__self__\nwire = type(guest).send.__globals__['wire']\n"
+PAST_THE_STUBS = f"guest = {inside.GUEST}\nwire = type(guest).send.__globals__['wire']\n"
 
 
 @pytest.fixture

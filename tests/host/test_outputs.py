@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import pyisolate
+from tests.inside import GUEST
 from tests.thread_limits import WITHOUT_UNHELD
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("kept_supervisor")]
@@ -51,7 +52,7 @@ def test_what_was_displayed_before_an_end_is_there(supervisor: SupervisorOf, end
 
 def send(frame: str) -> str:
     """Return source of a guest that writes to the channel by itself."""
-    return f"guest = post.__self__\nwire = __import__('sys').modules['pyisolate.cell.wire']\n{frame}"
+    return f"guest = {GUEST}\nwire = __import__('sys').modules['pyisolate.cell.wire']\n{frame}"
 
 
 @pytest.mark.parametrize(

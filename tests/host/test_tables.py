@@ -7,6 +7,7 @@ import importlib.util
 import pytest
 
 import pyisolate
+from tests.inside import GUEST
 
 pytestmark = pytest.mark.usefixtures("kept_supervisor")
 
@@ -51,7 +52,7 @@ def test_a_hostile_table_ends_its_sandbox_only(supervisor: SupervisorOf) -> None
     source = (
         "import sys\nwire = sys.modules['pyisolate.cell.wire']\nmsgspec = sys.modules['msgspec']\n"
         "form = ['typed', 'datetime64[ns, dateutil//etc/passwd]', ['list', 1]]\n"
-        "post.__self__.send(wire.GuestMessage(encoded=b'\\xc1' + msgspec.msgpack.encode(form)))"
+        f"{GUEST}.send(wire.GuestMessage(encoded=b'\\xc1' + msgspec.msgpack.encode(form)))"
     )
     with supervisor.spawn("other") as other, supervisor.spawn("hostile") as sandbox:
         sandbox.exec(source)

@@ -11,6 +11,8 @@
 #endif
 #include <Python.h>
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "shared.h"
 
@@ -51,6 +53,20 @@ static void frames_own_limit(int used)
 }
 #endif
 
+/* Within a call that is not traced: call what is the guest's own, which is. */
+static PyObject *frames_call_traced(PyObject *function, PyObject *positional, PyObject *named)
+{
+	PyThreadState *own = PyThreadState_Get();
+	int within = own->tracing > 0;
+
+	if (within)
+		PyThreadState_LeaveTracing(own);
+	PyObject *result = PyObject_Call(function, positional, named);
+	if (within)
+		PyThreadState_EnterTracing(own);
+	return result;
+}
+
 static PyObject *frames_call_apart(PyObject *self, PyObject *arguments)
 {
 	PyObject *function, *positional = NULL, *named = NULL, *none = NULL;
@@ -68,13 +84,13 @@ static PyObject *frames_call_apart(PyObject *self, PyObject *arguments)
 	frames_guests_limit();
 	FRAMES_NEWEST(state) = NULL;
 	FRAMES_LEFT(state) += used;
-	PyObject *result = PyObject_Call(function, positional, named);
+	PyObject *result = frames_call_traced(function, positional, named);
 
 	FRAMES_LEFT(state) -= used; /* whatever the limit is now: sys.setrecursionlimit() keeps the depth */
 	frames_own_limit(used);
 	FRAMES_NEWEST(state) = below;
 #else
-	PyObject *result = PyObject_Call(function, positional, named);
+	PyObject *result = frames_call_traced(function, positional, named);
 #endif
 	Py_XDECREF(none);
 	return result;
@@ -84,29 +100,148 @@ static PyMethodDef frames_method = {
 	"call_apart", frames_call_apart, METH_VARARGS,
 	"call_apart(function, args=(), kwargs={}): call a function that sees no frame below its own."};
 
-/* `self` is the function that is called: what it does is no code of who traces or profiles, as around an audit hook. */
-static PyObject *frames_untraced_call(PyObject *self, PyObject *arguments, PyObject *named)
+/* Call a function: what it does is no code of who traces or profiles, as around an audit hook. */
+static PyObject *frames_untraced_call(PyObject *function, PyObject *arguments, PyObject *named)
 {
 	PyThreadState *own = PyThreadState_Get();
 
 	PyThreadState_EnterTracing(own);
-	PyObject *result = PyObject_Call(self, arguments, named);
+	PyObject *result = PyObject_Call(function, arguments, named);
 	PyThreadState_LeaveTracing(own);
 	return result;
 }
 
-static PyMethodDef frames_untraced_method = {"untraced", (PyCFunction)(void (*)(void))frames_untraced_call,
-					     METH_VARARGS | METH_KEYWORDS, NULL};
+/* What a stand-in is made of. It lies in the state of a module, which is the function's `__self__`: a function of C has one,
+ * by its name it is pickled, and nothing of it is handed out. */
+struct frames_stand_in {
+	PyObject *function, *then;
+	PyMethodDef method;
+	char *name, *doc;
+};
 
-static PyObject *frames_untraced(PyObject *self, PyObject *function)
+static int frames_stand_in_traverse(PyObject *self, visitproc visit, void *arg)
 {
-	(void)self;
-	return PyCFunction_New(&frames_untraced_method, function);
+	struct frames_stand_in *in = PyModule_GetState(self);
+
+	if (in != NULL) {
+		Py_VISIT(in->function);
+		Py_VISIT(in->then);
+	}
+	return 0;
 }
 
-static PyMethodDef frames_untraced_maker = {
-	"untraced", frames_untraced, METH_O,
-	"untraced(function): return one that calls it, in which no tracer and no profiler sees a frame."};
+static int frames_stand_in_clear(PyObject *self)
+{
+	struct frames_stand_in *in = PyModule_GetState(self);
+
+	if (in != NULL) {
+		Py_CLEAR(in->function);
+		Py_CLEAR(in->then);
+	}
+	return 0;
+}
+
+static void frames_stand_in_free(void *self)
+{
+	struct frames_stand_in *in = PyModule_GetState(self);
+
+	if (in != NULL) {
+		Py_CLEAR(in->function);
+		Py_CLEAR(in->then);
+		free(in->name);
+		free(in->doc);
+	}
+}
+
+static struct PyModuleDef frames_stand_in_def = {PyModuleDef_HEAD_INIT,
+						 .m_name = "stand_in",
+						 .m_size = sizeof(struct frames_stand_in),
+						 .m_traverse = frames_stand_in_traverse,
+						 .m_clear = frames_stand_in_clear,
+						 .m_free = frames_stand_in_free};
+
+static PyObject *frames_stand_in_call(PyObject *self, PyObject *arguments, PyObject *named)
+{
+	struct frames_stand_in *in = PyModule_GetState(self);
+
+	if (in->function == NULL) { /* taken apart with what refers to it */
+		PyErr_SetString(PyExc_RuntimeError, "a function that is collected cannot be called");
+		return NULL;
+	}
+	PyObject *function = Py_NewRef(in->function), *then = Py_XNewRef(in->then);
+	PyObject *result = frames_untraced_call(function, arguments, named);
+
+	if (result != NULL && then != NULL) {
+		Py_DECREF(result);
+		result = PyObject_Call(then, arguments, named);
+	}
+	Py_DECREF(function);
+	Py_XDECREF(then);
+	return result;
+}
+
+static PyObject *frames_stand_in(PyObject *self, PyObject *arguments)
+{
+	PyObject *function, *then, *module, *made = NULL;
+	const char *name, *doc;
+	int method;
+
+	(void)self;
+	if (!PyArg_ParseTuple(arguments, "OOsOzp", &function, &then, &name, &module, &doc, &method))
+		return NULL;
+	PyObject *held = PyModule_Create(&frames_stand_in_def);
+	if (held == NULL)
+		return NULL;
+	struct frames_stand_in *in = PyModule_GetState(held);
+
+	in->function = Py_NewRef(function);
+	in->then = then == Py_None ? NULL : Py_NewRef(then);
+	in->name = strdup(name);
+	in->doc = doc == NULL ? NULL : strdup(doc);
+	if (in->name == NULL || (doc != NULL && in->doc == NULL)) {
+		PyErr_NoMemory();
+	} else {
+		in->method.ml_name = in->name;
+		in->method.ml_doc = in->doc;
+		in->method.ml_meth = (PyCFunction)(void (*)(void))frames_stand_in_call;
+		in->method.ml_flags = METH_VARARGS | METH_KEYWORDS;
+		made = PyCFunction_NewEx(&in->method, held, module);
+	}
+	Py_DECREF(held);
+	if (made != NULL && method) {
+		PyObject *bound = PyInstanceMethod_New(made);
+
+		Py_DECREF(made);
+		made = bound;
+	}
+	return made;
+}
+
+static PyMethodDef frames_stand_in_method = {
+	"stand_in", frames_stand_in, METH_VARARGS,
+	"stand_in(function, then, name, module, doc, method): return a function of C that calls the first, in which no "
+	"tracer "
+	"and no profiler sees a frame, and then the other, unless it is None, with the same arguments."};
+
+static PyObject *frames_traced(PyObject *self, PyObject *arguments, PyObject *named)
+{
+	(void)self;
+	if (PyTuple_GET_SIZE(arguments) < 1) {
+		PyErr_SetString(PyExc_TypeError, "traced: needs a function");
+		return NULL;
+	}
+	PyObject *rest = PyTuple_GetSlice(arguments, 1, PyTuple_GET_SIZE(arguments));
+	if (rest == NULL)
+		return NULL;
+	PyObject *result = frames_call_traced(PyTuple_GET_ITEM(arguments, 0), rest, named);
+
+	Py_DECREF(rest);
+	return result;
+}
+
+static PyMethodDef frames_traced_method = {
+	"traced", (PyCFunction)(void (*)(void))frames_traced, METH_VARARGS | METH_KEYWORDS,
+	"traced(function, *args, **kwargs): call it; tracers and profilers see it, also within a stand-in."};
 
 static int frames_add_one(PyObject *into, PyMethodDef *method)
 {
@@ -127,7 +262,9 @@ SHARED int frames_add(const char *module)
 	int result = name == NULL ? -ENOMEM : frames_add_one(into, &frames_method);
 
 	if (result == 0)
-		result = frames_add_one(into, &frames_untraced_maker);
+		result = frames_add_one(into, &frames_stand_in_method);
+	if (result == 0)
+		result = frames_add_one(into, &frames_traced_method);
 	Py_XDECREF(into);
 	Py_XDECREF(name);
 	PyErr_Clear();
