@@ -14,7 +14,6 @@ from .sandbox.ask import Asker, OnAsk
 from .sandbox.host_function import FunctionsLike, Offer
 from .sandbox.process import Sandbox
 from .sandbox.result import OutputCallback
-from .sandbox.thread import SandboxThread
 from .supervisor.control_token import check_token
 from .supervisor.options import PolicyLike, SpawnOptions
 from .supervisor.supervisor import Supervisor
@@ -24,6 +23,7 @@ from .telemetry.sinks.protocol import EventSink
 
 if TYPE_CHECKING:
     from .environments import Environment
+    from .sandbox.thread import SandboxThread
 
 _default: Supervisor | None = None
 _default_lock = threading.Lock()

@@ -15,7 +15,7 @@ from typing import Self
 import msgspec
 
 from pyisolate.cell import zygote
-from pyisolate.cell.zygote import Exited, Fork, Forked, Signal
+from pyisolate.cell.zygote_messages import Exited, Fork, Forked, Signal
 from pyisolate.native import cell_start, process, seccomp
 from pyisolate.native.cell_confine import Confinement
 from pyisolate.native.zygote_loop import Left, Users, ZygoteLoop

@@ -19,7 +19,7 @@ from .policy_zygotes import Kind
 from .reactor import Reactor
 from .shortage import Shortage, cause_of
 from .stock import Stock
-from .zygote import BranchOrder, Exited, Forked
+from .zygote_messages import BranchOrder, Exited, Forked
 from .zygote_process import (
     FORKED_DESCRIPTORS,
     BegunZygote,

@@ -21,7 +21,18 @@ from ..native import interpreter, process, quiet
 from ..native.descriptors import receive
 from ..policy.compiled import CompiledPolicy
 from .confine import CellSpec
-from .zygote import MAX_CONTROL_BYTES, Branch, BranchOrder, Exited, Fork, Forked, Signal, Start, Started, ZygoteMessage
+from .zygote_messages import (
+    MAX_CONTROL_BYTES,
+    Branch,
+    BranchOrder,
+    Exited,
+    Fork,
+    Forked,
+    Signal,
+    Start,
+    Started,
+    ZygoteMessage,
+)
 
 _log = logging.getLogger("pyisolate.pool")
 _decode = msgspec.msgpack.Decoder(ZygoteMessage).decode

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..cell.channel import Channel
 from ..limits.cgroup import CgroupLease
 from ..sandbox.cell_session import CellSession
 from ..sandbox.process import Sandbox
 from ..sandbox.session import Session
-from ..sandbox.thread import SandboxThread, ThreadSession
 
-Handle = Sandbox | SandboxThread
+if TYPE_CHECKING:
+    from ..sandbox.thread import SandboxThread, ThreadSession
+
+    Handle = Sandbox | SandboxThread
 
 
 class Registry:
@@ -51,6 +54,8 @@ class Registry:
 
     def add_thread(self, session: ThreadSession) -> SandboxThread:
         """Note a sandbox on a thread; return its handle."""
+        from ..sandbox.thread import SandboxThread  # loaded by what made the session
+
         handle = SandboxThread(session)
         with self._lock:
             self._standby_threads.pop(session.id, None)

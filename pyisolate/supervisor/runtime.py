@@ -42,7 +42,7 @@ from .start import Parts, Started, StartOptions, start
 if TYPE_CHECKING:
     import asyncio
 
-    from ..cell.zygote import Exited
+    from ..cell.zygote_messages import Exited
     from ..kernel.binding import KernelBinding
     from ..policy import Policy
     from ..policy.compiled import CompiledPolicy

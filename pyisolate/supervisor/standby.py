@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..cell.policy_zygotes import MOST
-from ..cell.zygote import BranchOrder
+from ..cell.zygote_messages import BranchOrder
 from ..errors import SandboxError
 from ..native.threads import Thread
 from .assign import HANDOUT_TIMEOUT_S, Assigner, CellOrder

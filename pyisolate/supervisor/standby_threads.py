@@ -18,7 +18,6 @@ from ..choices import Enforcement
 from ..native import mount, process
 from ..native.threads import Thread
 from ..records import SandboxContext
-from ..sandbox.thread import SandboxThread, ThreadSession
 from .assign import Records, standby_context
 from .frequent import Frequent, Key
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from ..policy import Policy
     from ..sandbox.host import Host
     from ..sandbox.host_executor import HostSide
+    from ..sandbox.thread import SandboxThread, ThreadSession
     from .policy_cache import PreparedPolicies
     from .registry import Registry
 
@@ -125,6 +125,8 @@ class StandbyThreads:
 
     def _session(self, context: SandboxContext, order: ThreadOrder) -> ThreadSession:
         kernel = self._records.kernel(context.sandbox_id)
+        from ..sandbox.thread import ThreadSession  # with the hooks, which most hosts do without
+
         return ThreadSession(
             self._host,
             order.policy,

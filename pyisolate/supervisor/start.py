@@ -33,7 +33,7 @@ from .standby_threads import StandbyThreads
 
 if TYPE_CHECKING:
     from ..cell.channel import Channel
-    from ..cell.zygote import Exited
+    from ..cell.zygote_messages import Exited
     from ..kernel.plan import KernelPlan
     from ..kernel.prepared import CellTraits
     from ..limits.watchdog import Watchdog

@@ -26,7 +26,6 @@ from ..sandbox.host_function import FunctionsLike, Offer, make_offer
 from ..sandbox.process import Sandbox
 from ..sandbox.request import check_names
 from ..sandbox.result import OutputCallback, check_callbacks
-from ..sandbox.thread import SandboxThread
 from ..telemetry import tracing
 from ..telemetry.alerts import AlertRule
 from ..telemetry.event import DenialEvent
@@ -61,6 +60,7 @@ from .start import StartOptions
 
 if TYPE_CHECKING:
     from ..environments import Environment
+    from ..sandbox.thread import SandboxThread
 
 
 class _Order(msgspec.Struct, frozen=True):

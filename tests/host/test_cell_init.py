@@ -16,7 +16,7 @@ import pytest
 
 import pyisolate
 from pyisolate import Policy
-from pyisolate.cell.zygote import Signal
+from pyisolate.cell.zygote_messages import Signal
 from pyisolate.native import cell_start
 from tests import leaks, zygote
 from tests.waiting import until

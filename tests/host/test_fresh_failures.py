@@ -15,7 +15,7 @@ import pytest
 import pyisolate
 from pyisolate.cell import wire
 from pyisolate.cell.confine import CellSpec
-from pyisolate.cell.zygote import BranchOrder, Exited, Forked
+from pyisolate.cell.zygote_messages import BranchOrder, Exited, Forked
 from pyisolate.cell.zygote_process import PolicyZygote, PoolSettings, ZygoteControl, ZygoteProcess
 from pyisolate.kernel.seccomp.filter import cell_program
 from pyisolate.native import process

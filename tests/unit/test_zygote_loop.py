@@ -10,7 +10,7 @@ import msgspec
 import psutil
 import pytest
 
-from pyisolate.cell.zygote import Fork, ZygoteOrder
+from pyisolate.cell.zygote_messages import Fork, ZygoteOrder
 from pyisolate.native import process
 from pyisolate.native.zygote_loop import Left, ZygoteLoop
 from tests import zygote
