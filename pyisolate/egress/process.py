@@ -50,6 +50,8 @@ _MOST_READS = 64
 _READABLE = ("/etc", "/usr", "/lib", "/lib64", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")
 #: asyncio makes room of 256 KiB for each read: from memory that stays, instead of a mapping each (mallopt(3)).
 _MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 20)}
+#: By which clients find a proxy; aiohttp looks for those of WebSockets by their scheme.
+_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "WS_PROXY", "WSS_PROXY")
 #: The user in a proxy's address. Who speaks is known by the password.
 _USER = "sandbox"
 #: Takes a sandbox's id, empty where none is known, what its guest was refused, and the question asked about it, or 0.
@@ -232,7 +234,7 @@ class EgressProxy:
         """Return the variables by which clients of HTTP find the proxy, say who they are, and know whom to trust."""
         assert self._listening is not None
         url = f"http://{_USER}:{entrance.token}@127.0.0.1:{self._listening.port}"
-        found = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url)
+        found = {named: url for one in _VARIABLES for named in (one, one.lower())}
         found |= dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1")
         return found if entrance.bundle is None else found | dict.fromkeys(VARIABLES, entrance.bundle)
 
