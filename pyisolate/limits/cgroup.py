@@ -36,6 +36,8 @@ _NAME: EnforcerName = "cgroup"
 
 #: Page cache that an earlier sandbox left is reclaimed above this; below, reclaiming costs more than it gives.
 _RESIDUE_BYTES = 4 << 20
+#: What a cell is born with: its pages and the kernel's, 3 MB; itself and its maker.
+_BIRTH = (64 << 20, 2)
 #: A waiting process stops in some 10 us; on a machine that is busy it waits for a processor first (seconds).
 _FREEZES_WITHIN_S = 2.0
 
@@ -89,11 +91,23 @@ class CgroupLease:
         """Move a process in; what it starts from then on belongs too. Raise ProcessLookupError if it is gone."""
         self._controls.add(pid)
 
+    def holds(self, pid: int) -> bool:
+        """Say whether a process is in the group, in every hierarchy: one that was born there need not be moved."""
+        return self._controls.holds(pid)
+
+    def make_room(self) -> None:
+        """Let a cell be born here: by its maker, with its memory, and as fast as elsewhere. `apply` ends that."""
+        least = zip(self._limits, _BIRTH, strict=True)
+        kept = [None if one is not None and one < enough else one for one, enough in least]
+        self._set(kept[0], kept[1], born=False)
+
     def apply(self, limits: Limits) -> None:
         """Set the memory limit (swap included) and the limit of tasks; None lifts them. Unchanged ones cost nothing."""
-        wanted = (limits.memory_bytes, limits.processes)
-        memory, processes = wanted
+        self._set(limits.memory_bytes, limits.processes, born=True)
+
+    def _set(self, memory: int | None, processes: int | None, *, born: bool) -> None:
         try:
+            self.turn.bear(not born)
             if memory != self._limits[0]:
                 self._controls.set_memory(memory)
             if processes != self._limits[1]:
@@ -108,7 +122,7 @@ class CgroupLease:
                 missing="cgroup",
                 hint=advice(error.errno) or "a limit below what the sandbox already uses cannot be set",
             ) from error
-        self._limits = wanted
+        self._limits = memory, processes
 
     def usage(self) -> Usage:
         """Return what the group uses now. The peak is exact from Linux 6.12 and on v1, else it is what readings saw."""
