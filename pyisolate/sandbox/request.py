@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import cloudpickle
 import msgspec
 
 from ..cell import wire
@@ -66,7 +66,7 @@ def encode(work: Work) -> wire.Request:
     raises here, before the cell knows of a request.
     """
     if work.kind in ("command", "launch"):
-        payload = bytes(cloudpickle.dumps(work.args))
+        payload = pickle.dumps(work.args)
         return wire.Request(kind=work.kind, payload=payload, stdin=work.stdin is not None)
     if work.kind != "call":
         return wire.Request(
@@ -80,6 +80,8 @@ def encode(work: Work) -> wire.Request:
     if isinstance(work.function, str):
         if all(map(_is_plain, args)) and (not kwargs or all(map(_is_plain, (*kwargs, *kwargs.values())))):
             return wire.Request(kind="call", source=work.function, args=args, kwargs=kwargs)
+        import cloudpickle  # first starts of most commands do without it
+
         payload = bytes(cloudpickle.dumps((args, kwargs)))
         return wire.Request(kind="call", source=work.function, payload=payload)
     if isinstance(work.function, PickledCall):
@@ -153,6 +155,8 @@ def check_seconds(what: str, seconds: object) -> None:
 
 def pickle_by_value(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """Pickle host functions with their code: the guest cannot read the modules they are defined in."""
+    import cloudpickle  # see above
+
     modules = {sys.modules.get(getattr(one, "__module__", None) or "") for one in _callables(function, args)}
     ours = [one for one in modules if one and one.__name__.partition(".")[0] not in sys.stdlib_module_names]
     # the registry is the whole process's, and counts nothing: another thread's end would be ours

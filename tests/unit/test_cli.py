@@ -50,6 +50,18 @@ def test_help_loads_nothing_but_click() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_run_loads_nothing_of_what_runs_in_cells() -> None:
+    """Each first start paid for it. The control: what it needs is loaded."""
+    program = (
+        "import sys, pyisolate.cli.run, pyisolate.cli.guest_run, pyisolate.supervisor.runtime\n"
+        "import pyisolate.supervisor.supervisor\n"
+        "guests = ['pyisolate.hooks', 'pyisolate.cell.guest', 'pyisolate.cell.zygote', 'pyisolate.sandbox.thread']\n"
+        "print([one for one in [*guests, 'cloudpickle'] if one in sys.modules], 'pyisolate.cell.pool' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[] True\n"
+
+
 def test_a_mistyped_command_gets_a_hint() -> None:
     answer = invoke("docter")
     assert answer.exit_code == 2
