@@ -26,7 +26,7 @@ from ..policy.asking import WRITES
 from ..policy.broker import is_asked_about
 from ..policy.compiled import CompiledPolicy
 from ..policy.standard_library import is_builtin_ctypes
-from ..policy.suggest import crosses, suggestion_unseen
+from ..policy.suggest import suggestion_unseen
 from ..records import ALSO_LIMIT, BrokerRecord, SandboxContext
 from ..telemetry.event import DenialEvent
 from ..telemetry.merge import merge
@@ -41,12 +41,11 @@ from .operation import DoneWithout, Operation
 from .operations import OPERATIONS, SOURCE_LINE
 from .pinned_hosts import PinnedHosts
 from .suspended import Suspended
+from .whole_call import with_all_of_call
 
 _log = logging.getLogger("pyisolate.hooks")
 _RECORD = "_pyisolate_record"
 _REPORTED = "_pyisolate_reported"
-_MOVES = ("os.rename", "os.link")
-_DATABASE = "sqlite3.connect"
 #: Of what files and names are used by, what the host may be asked about.
 _ASKED_HOOKS = ("open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir")
 _REFUSED = os.strerror(errno.EACCES)
@@ -259,7 +258,7 @@ class GuestHooks:
         verdict, asks, reported, foreseen = answers.ALLOW, False, False, False
         for index, (capability, target, facts) in enumerate(operations):
             if self._shadow is not None and not foreseen:
-                foreseen = self._consult_shadow(operations[index:], syscall, sequence, hook)
+                foreseen = self._consult_shadow(operations, syscall, sequence, hook, index=index)
             decision = self.peek(capability, target, **facts)
             if decision.verdict is not Verdict.ALLOW:
                 verdict = answers.WOULD_DENY
@@ -271,10 +270,7 @@ class GuestHooks:
                 reported = capability.family == "fs"
                 if decision.refused or not self._counted(capability, target, hook, False):
                     also = self._also(operations[index + 1 :]) if len(operations) > 1 else ()
-                    if hook in _MOVES and crosses(target, named := tuple([one[:2] for one in operations])):
-                        also = named  # granted or not: no rule for one of its names lets it pass
-                    elif hook == _DATABASE and capability is Capability.FS_CREATE:  # a transaction removes its journal
-                        also = (*also, (Capability.FS_DELETE, f"{target}-journal"))[:ALSO_LIMIT]
+                    also = with_all_of_call(also, operations, index, hook)
                     self._refuse(decision, syscall, sequence or self._event_sequence(), also=also)
         if asks:
             self._last.forget()  # what the kernel refuses of it, the broker had not allowed
@@ -297,13 +293,16 @@ class GuestHooks:
         found = [(one[0], one[1]) for one in files if self.peek(one[0], one[1], **one[2]).code is not None]
         return tuple(dict.fromkeys(found))[:ALSO_LIMIT]
 
-    def _consult_shadow(self, operations: Sequence[Operation], syscall: str, sequence: int, hook: str) -> bool:
-        """Report what the shadow policy would refuse of the first operation; tell whether that is all of its call."""
+    def _consult_shadow(
+        self, operations: Sequence[Operation], syscall: str, sequence: int, hook: str, *, index: int = 0
+    ) -> bool:
+        """Report what the shadow policy would refuse of one operation; tell whether that is all of its call."""
         assert self._shadow is not None
-        (capability, target, facts), *others = operations
+        (capability, target, facts), *others = operations[index:]
         decision = self._shadow.would_refuse(capability, target, facts)
         if decision is not None and not self._counted(capability, target, hook, True):
             also = tuple([one[:2] for one in others if self._shadow.would_refuse(*one) is not None])[:ALSO_LIMIT]
+            also = with_all_of_call(also, operations, index, hook)
             self._refuse(decision, syscall, sequence or self._event_sequence(), shadow=True, also=also)
         return decision is not None and capability.family == "fs"
 

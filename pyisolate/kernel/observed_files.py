@@ -120,17 +120,27 @@ class WatchedFiles:
         shadow: CompiledPolicy | None,
         searched: Searched = _NOTHING,
         own: OpenOwn | None = None,
+        *,
+        sealed: bool = False,
+        by_guest: bool = False,
+        full: bool = False,
     ) -> list[KernelRecord]:
         """Return what a shadow policy, where there is one, would refuse of the call; see `judge`.
 
-        Where it grants no program at all, the listener has said so of each.
+        What the listener decides itself it has asked both policies about. Where the shadow policy grants no program at
+        all, that is each of them; else a program is judged here, whatever became of it.
         """
         runs = record.capability is Capability.PROCESS_EXEC
-        if shadow is None or (runs and not any(rule.allow & FsRight.EXEC for rule in shadow.fs)):
+        if shadow is None or record.shadow or (runs and not any(rule.allow & FsRight.EXEC for rule in shadow.fs)):
             return []
+        if record.verdict is not Verdict.ALLOW:
+            if not runs:
+                return []
+            record = msgspec.structs.replace(record, verdict=Verdict.ALLOW, code=None, answer=None)
         if is_mapped_code(record) and record.broker_consulted:
             return []  # the hook has reported it
-        found = self.judge(record, self._watching(shadow), searched, own)
+        watching = self._watching(shadow)
+        found = self.judge(record, watching, searched, own, sealed=sealed, by_guest=by_guest, full=full)
         refused = [one for one in found if one.verdict is Verdict.WOULD_DENY]
         # the hook that asked the broker in force has asked the shadow's as well
         said = None if record.slot_verdict is None else Verdict.WOULD_DENY

@@ -66,19 +66,22 @@ class Arrivals:
         if self._plan.listener_watches_files and isinstance(session, CellSession) and record.hook != "counter":
             searched = self._tables.searched_by(session.compiled)
             own = None if session.workspace is None else session.workspace.directory
+            sealed, by_guest = self._plan.usable("root view"), record.pid == session.pid
             records = self._watched.judge(
                 record,
                 session.compiled,
                 searched,
                 own,
-                sealed=self._plan.usable("root view"),
-                by_guest=record.pid == session.pid,
+                sealed=sealed,
+                by_guest=by_guest,
                 full=self._full,
                 left_out=session.prepared.left_out,
             )
             is_named = records[0].enforcer == "landlock" and records[0].verdict is Verdict.DENY
             session.kernel.note_recorded(records[0], named=is_named)
-            records += self._watched.judge_shadow(record, session.denials.shadow, searched, own)
+            records += self._watched.judge_shadow(
+                record, session.denials.shadow, searched, own, sealed=sealed, by_guest=by_guest, full=self._full
+            )
         for one in records:
             # Tables are shared by sandboxes that reloaded a different number of times: the sandbox's own count holds.
             session.denials.kernel(msgspec.structs.replace(one, generation=0))
