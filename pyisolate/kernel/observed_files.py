@@ -70,6 +70,9 @@ class WatchedFiles:
         the sandbox started, so that its tables do not have them.
         """
         if left_out and policy.mode_of("fs") is Mode.ENFORCE:
+            found = self.judge(record, policy, searched, own, sealed=sealed, by_guest=by_guest, full=full)
+            if any(one.verdict is not Verdict.ALLOW for one in found):
+                return found  # the rules themselves do not do: they grant a file that is there, and no making of it
             held = self._held(policy, left_out)
             found = self.judge(record, held, searched, own, sealed=sealed, by_guest=by_guest, full=full)
             return [too_late(one, self._broker(policy)[0], left_out) for one in found]

@@ -106,3 +106,13 @@ def test_a_sandbox_has_what_the_programs_of_a_directory_are_linked_to_by_then(
     (programs / "list").chmod(0o755)
     with supervisor.spawn("linked", policy) as sandbox:
         sandbox.exec(code)
+
+
+def test_a_rule_for_a_file_lets_it_be_made_at_no_time(supervisor: pyisolate.Supervisor, path: Path) -> None:
+    """Names are granted by their directory: it is not the time that is in the way."""
+    with supervisor.spawn("makes", granting(path)) as sandbox:
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec(f"open({str(path)!r}, 'x')")
+        (event,) = sandbox.get_denial_events()
+    assert (event.capability, event.target) == ("fs.create", str(path))
+    assert "when the sandbox started" not in event.kernel_reason
