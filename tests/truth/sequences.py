@@ -162,8 +162,13 @@ _FROM = {
 }  # fmt: skip
 _OTHERWISE = {
     "print to a file of its own": (f"{SECRET} x2",),
-    # no memory for the callback's code is to be had, in any of three ways
-    "a callback of C": ("memory.exec mmap*", "import.native memfd_create()", "fs.create /var/tmp"),
+    # no memory for the callback's code is to be had, in any of four ways
+    "a callback of C": (
+        "memory.exec mmap*",
+        "import.native memfd_create()",
+        "import.native /sandbox/workspace/#* x*",  # files without a name, each in its turn
+        "fs.create /var/tmp",
+    ),
 }
 #: Where a guest that nothing stops goes on otherwise; /tmp is the host's there.
 _MONITORED = {
