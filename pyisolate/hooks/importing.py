@@ -121,7 +121,8 @@ class ImportRule:
         """Decide a module by its full name, and what is taken from it where that may be a submodule."""
         if full in ALWAYS or (full not in self._allowed and _made_by_guest(full)):
             return
-        below = [f"{full}.{name}" for name in names if name != "*"]
+        # `importlib.util.find_spec` takes __path__, which each package has before a submodule could be meant
+        below = [f"{full}.{name}" for name in names if name not in ("*", "__path__")]
         if full not in self._allowed:
             # `from xml import etree` needs no more than `import xml.etree`
             if below and not self._granted(full) and all(self._granted(one) for one in below):
