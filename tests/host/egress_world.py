@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyisolate
 from pyisolate import Policy
-from tests.host.test_egress import Server
+from tests.host.egress_server import Server
 
 HOST = "api.example.org"
 

@@ -11,7 +11,7 @@ import pyisolate
 from pyisolate import Allow, Deny, Policy, Question
 from pyisolate.decision import DenialCode
 from tests import inside
-from tests.host.test_egress import Server
+from tests.host.egress_server import Server
 
 pytestmark = pytest.mark.once
 pytest.importorskip("trustme")

@@ -18,7 +18,8 @@ from pyisolate import EnforcementError, Policy
 from pyisolate.decision import DenialCode
 from pyisolate.egress import signing
 from tests import inside
-from tests.host.test_egress import _HELPERS, _TUNNEL, NAMES, Server, _memory, refused
+from tests.host.egress_server import Server
+from tests.host.test_egress import _HELPERS, _TUNNEL, NAMES, _memory, refused
 
 pytestmark = pytest.mark.once
 
