@@ -210,8 +210,7 @@ def test_devices_and_unbound_sockets_are_refused_once(
 ) -> None:
     require("seccomp", supervisor.diagnostics().listener, "no listener decides these calls")
     with made(supervisor, mode, ground) as sandbox:
-        name = str(ground / "special")
-        value, events = run(sandbox, f"caught({call.format(name)})", ground=ground)
+        value, events = run(sandbox, f"caught({call.format(name := str(ground / 'special'))})", ground=ground)
         assert value == errno.EACCES
         assert [(e.capability, e.target, e.code, e.kernel_decision, e.suggestion) for e in events] == [
             ("fs.create", name, DenialCode.ALWAYS_DENIED, Verdict.DENY, None)
