@@ -218,6 +218,7 @@ class FileGrant(Protocol):
 #: What no mount can take from a place that stays in sight, where it is granted above; and from one that may be written.
 _KEPT = FsRight.READ.value | FsRight.DELETE.value | FsRight.METADATA.value
 _CHANGED = FsRight.WRITE.value | FsRight.CREATE.value | FsRight.DELETE.value
+_OF_FILES = FsRight.WRITE.value | FsRight.METADATA.value
 _path_of: Callable[[FileGrant], str] = attrgetter("path")
 
 
@@ -254,12 +255,20 @@ def is_denied_in_part(path: str, rights: int, rules: Sequence[FileGrant]) -> boo
     own = _rule_at(path, rules)
     if own is None or not own.text:
         return False
+    if rights & _CHANGED and not rights & _OF_FILES and own.deny & FsRight.METADATA.value:
+        return True  # a writable mount lets its owner change modes and times, which what denies writing denies too
     lost = own.deny & ~rights & (_KEPT | (_CHANGED if rights & _CHANGED else 0))
     while lost and path != "/":
         path = path.rpartition("/")[0] or "/"
         if (above := _rule_at(path, rules)) is not None and above.allow & lost:
             return True
     return False
+
+
+def is_denied_by_import(path: str, rights: int, rules: Sequence[FileGrant]) -> bool:
+    """Tell whether a rule of `import` denies rights at a path itself: no rule about files changes that."""
+    own = _rule_at(path, rules)
+    return own is not None and own.deny & rights != 0 and "import: {" in own.text
 
 
 def _rule_at(path: str, rules: Sequence[FileGrant]) -> FileGrant | None:
@@ -286,6 +295,8 @@ class SandboxContext(msgspec.Struct, frozen=True, kw_only=True):
     files: Sequence[FileGrant] = ()
     #: granted hosts without an address: no rule would change what is refused of them
     unresolved: Collection[str] = ()
+    #: modules that a rule denies: what is below one needs it too
+    denied_modules: Collection[str] = ()
 
 
 REFUSALS = frozenset({Verdict.DENY, Verdict.WOULD_DENY})

@@ -369,6 +369,7 @@ class GuestHooks:
             reasons=compiled.reasons if compiled is not None else {},
             files=compiled.fs if compiled is not None else (),
             unresolved=compiled.unresolved() if compiled is not None else (),
+            denied_modules=compiled.denied_modules() if compiled is not None else (),
         )
 
     # -- what the kernel refused ----------------------------------------------------------------------------

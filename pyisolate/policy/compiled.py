@@ -242,6 +242,10 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
         """Return the granted hosts that have no address."""
         return tuple([host for host, addresses in self.pinned_hosts.items() if not addresses])
 
+    def denied_modules(self) -> frozenset[str]:
+        """Return the modules that rules deny."""
+        return frozenset([pattern.name for pattern in self.imports if not pattern.allow])
+
     def mode_of(self, group: str) -> Mode:
         """Return the mode in force for a rule group."""
         return self.group_modes.get(group, self.mode)

@@ -120,7 +120,7 @@ class Denials:
             self._telemetry.watch(None)
         else:
             named = shadow.name, shadow.version
-            self._telemetry.watch(named, shadow.reasons, shadow.fs, shadow.unresolved())
+            self._telemetry.watch(named, shadow.reasons, shadow.fs, shadow.unresolved(), shadow.denied_modules())
 
     def set_context(self, context: SandboxContext) -> None:
         """Name sandbox and policy anew for the events from now on."""

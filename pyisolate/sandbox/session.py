@@ -228,6 +228,7 @@ class Session(abc.ABC):
             reasons=compiled.reasons,
             files=compiled.fs,
             unresolved=compiled.unresolved(),
+            denied_modules=compiled.denied_modules(),
         )
         self.denials.set_context(self.context)
 

@@ -302,6 +302,7 @@ class Supervisor:
                 reasons=prepared.compiled.reasons,
                 files=prepared.compiled.fs,
                 unresolved=prepared.compiled.unresolved(),
+                denied_modules=prepared.compiled.denied_modules(),
             )
             span.set(lambda: tracing.sandbox_attributes(context))
             check_workspace(name, workspace, files, prepared, enforcement, copy_on_write)

@@ -88,6 +88,7 @@ class SandboxTelemetry:
         self._shadow_reasons: Mapping[str, str] = {}
         self._shadow_files: Sequence[FileGrant] = ()
         self._shadow_unresolved: Collection[str] = ()
+        self._shadow_denied_modules: Collection[str] = ()
 
     def watch(
         self,
@@ -95,13 +96,14 @@ class SandboxTelemetry:
         reasons: Mapping[str, str] | None = None,
         files: Sequence[FileGrant] = (),
         unresolved: Collection[str] = (),
+        denied_modules: Collection[str] = (),
     ) -> None:
         """Take records of a shadow policy as well: their events bear its name, version and reasons of rules.
 
         `unresolved`: hosts that it grants, and that have no address.
         """
         self._shadow, self._shadow_reasons, self._shadow_files = shadow, reasons or {}, files
-        self._shadow_unresolved = unresolved
+        self._shadow_unresolved, self._shadow_denied_modules = unresolved, denied_modules
 
     def reported(self, data: object) -> tuple[list[DenialEvent], DenialEvent | None]:
         """Take a `denial` frame's record; return the events recorded or completed now, and which is this record's own.
@@ -268,6 +270,7 @@ class SandboxTelemetry:
             reasons=dict(self._shadow_reasons),
             files=self._shadow_files,
             unresolved=self._shadow_unresolved,
+            denied_modules=self._shadow_denied_modules,
         )
 
     def _ask(self, broker: BrokerRecord) -> KernelRecord | None:

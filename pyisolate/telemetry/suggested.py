@@ -6,7 +6,9 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..capability import FsRight
+import msgspec
+
+from ..capability import Capability, FsRight
 from ..decision import DenialCode
 from ..records import (
     RefusedOperation,
@@ -14,6 +16,7 @@ from ..records import (
     Suggest,
     is_above_denial,
     is_above_grant,
+    is_denied_by_import,
     is_denied_in_part,
 )
 from .sanitize import hide_user_information, is_plain
@@ -38,7 +41,11 @@ def suggested(
         if not is_plain(target) or hide_user_information(target) != target:
             return None  # a rule cannot carry it as text, and an event must be safe to print and hold no password
     try:
-        found = suggest(operation)
+        spoken, below = _below_denied(operation, context)
+        found = suggest(spoken)
+        if found is not None and below:
+            kinds = found["import"]
+            found = {"import": {**kinds, "allow": sorted([*kinds.get("allow", ()), *below])}}
         return found if found is None or _fits(found, context, targets) else None
     except Exception:
         _log.debug("suggestion failed", exc_info=True)  # a denial is recorded whether or not advice can be given
@@ -61,7 +68,27 @@ def _fits(found: dict[str, Any], context: SandboxContext, targets: tuple[str, ..
             return False  # the policy could not be enforced
         if is_denied_in_part(rule["path"], _bits(rule["allow"]), context.files):
             return False  # the same
+        if is_denied_by_import(rule["path"], _bits(rule["allow"]), context.files):
+            return False
     return True
+
+
+def _below_denied(operation: RefusedOperation, context: SandboxContext) -> tuple[RefusedOperation, list[str]]:
+    """Return the operation of which rules are to speak, and the modules that have to be granted besides.
+
+    A module below denied ones is imported with all of them, whatever a rule of its own grants.
+    """
+    if operation.capability is not Capability.IMPORT_MODULE or not operation.denied:
+        return operation, []
+    name, above = operation.target, []
+    while name:
+        if name in context.denied_modules:
+            above.append(name)
+        name = name.rpartition(".")[0]
+    if not above:
+        return operation, []
+    *below, outermost = above
+    return msgspec.structs.replace(operation, target=outermost), below
 
 
 def _bits(rights: Iterable[str]) -> int:

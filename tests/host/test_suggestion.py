@@ -292,6 +292,51 @@ def test_no_suggestion_makes_a_policy_that_cannot_be_enforced(
             assert "the policy denies" in str(caught.value)
 
 
+@pytest.mark.parametrize("call", ["os.mkdir", "os.unlink"])
+def test_no_suggestion_takes_one_right_to_change_from_a_rule_that_denies_all(
+    supervisor: pyisolate.Supervisor, ground: Path, call: str
+) -> None:
+    """No mount of which names may be removed keeps its owner from changing modes: `spawn` would refuse the policy."""
+    name = ground / ("new" if call == "os.mkdir" else "one")
+    for policy in (BASE.allow_read(ground).deny_write(ground), BASE.allow_read(ground)):
+        with supervisor.spawn("try", policy) as sandbox, pytest.raises(pyisolate.PolicyError) as caught:
+            sandbox.exec(f"import os; {call}({str(name)!r})")
+        event = caught.value.denial_event
+        assert event is not None
+        assert (event.suggestion is None) == (event.code == "EXPLICIT_DENY"), "without the denial it is the control"
+
+
+@pytest.mark.parametrize("denied", [["xml.dom"], ["xml"], ["xml", "xml.dom"], ["xml.dom.minidom"], ["msgspec"]])
+def test_a_module_below_denied_ones_is_suggested_with_all_of_them(
+    supervisor: pyisolate.Supervisor, denied: list[str]
+) -> None:
+    wanted = "msgspec.json" if denied == ["msgspec"] else "xml.dom.minidom"
+    policy = Policy.preset("compute")
+    for one in denied:
+        policy = policy.deny_import(one)
+    with supervisor.spawn("try", policy) as sandbox, pytest.raises(pyisolate.PolicyError) as caught:
+        sandbox.exec(f"import {wanted}")
+    event = caught.value.denial_event
+    assert event is not None
+    assert event.suggestion is not None
+    with supervisor.spawn("try", apply(policy, event.suggestion)) as sandbox:
+        sandbox.exec(f"import {wanted}")
+        assert sandbox.get_denial_events() == []
+
+
+def test_no_rule_about_files_is_suggested_for_what_an_import_rule_denies(supervisor: pyisolate.Supervisor) -> None:
+    place = os.path.dirname(str(importlib.util.find_spec("xml.dom").origin))  # type: ignore[union-attr]
+    policy = Policy.preset("compute").deny_import("xml.dom")
+    with supervisor.spawn("try", policy) as sandbox, pytest.raises(pyisolate.PolicyError) as caught:
+        sandbox.exec(f"import os; os.listdir({place!r})")
+    event = caught.value.denial_event
+    assert event is not None
+    assert (event.code, event.suggestion) == ("EXPLICIT_DENY", None)
+    again = policy.allow_read(place)
+    with supervisor.spawn("try", again) as sandbox, pytest.raises(pyisolate.PolicyError):
+        sandbox.exec(f"import os; os.listdir({place!r})")  # such a rule does not help
+
+
 def _library() -> str:
     """Return a shared library outside of what the interpreter needs."""
     import yaml._yaml
