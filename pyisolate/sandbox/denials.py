@@ -235,11 +235,13 @@ class Denials:
             self._kernel.emit_uncounted(pid)
 
     def flush_unreported(self) -> None:
-        """Record what the guest of a dead cell had been refused and had not reported."""
-        for what, count in self._kernel.take_refusals():
-            left = count - self._reported[what.capability, what.verdict]
-            if left > 0:
-                self.attach([self._telemetry.unreported(what.capability, what.verdict, left, self._pid())])
+        """Record what the guest of a dead cell had been refused and had not reported, nor the kernel recorded."""
+        if left := self._kernel.take_refusals():
+            self._kernel.drain()
+        for what, count in left:
+            unknown = count - self._reported[what.capability, what.verdict]
+            if own := self._telemetry.unreported(what.capability, what.verdict, unknown, self._pid()):
+                self.attach([own])
 
     def attach(self, events: list[DenialEvent]) -> None:
         """Keep events for the running request; a completed one replaces what was known before."""

@@ -23,6 +23,7 @@ from ..capability import Capability
 from ..decision import Verdict
 from ..records import BrokerRecord, KernelRecord, is_denial
 from .event import DenialEvent
+from .store import coalesce, coalesce_key
 
 #: How much later than a report the kernel's record of the same operation may come (nanoseconds).
 _LATE_NS = 2_000_000_000
@@ -38,13 +39,6 @@ class LateReport(NamedTuple):
 
     event: DenialEvent
     broker: BrokerRecord
-
-
-class _Part(NamedTuple):
-    """A recorded event, and how many of its operations have no other half yet."""
-
-    event: DenialEvent
-    left: int
 
 
 class Joiner:
@@ -73,7 +67,7 @@ class Joiner:
         self._lock = threading.Lock()
         #: by whether the operation was let through
         self._waiting = {False: _Index[BrokerRecord](), True: _Index[BrokerRecord]()}
-        self._reported, self._late = _Index[_Part](), _Index[_Part]()
+        self._reported, self._late = _Index[DenialEvent](), _Index[DenialEvent]()
 
     def kernel(self, record: KernelRecord) -> BrokerRecord | None:
         """Return the report that waits for this record, if there is one; its count says of how many operations."""
@@ -85,19 +79,32 @@ class Joiner:
         matched = sum(report.count for report in taken)
         return taken[0] if len(taken) == 1 else replace(taken[0], count=matched) if taken else None
 
-    def late_event(self, record: KernelRecord) -> DenialEvent | None:
-        """Return the event of a report of the same operation that was recorded before this record came."""
+    def late_events(self, record: KernelRecord) -> list[DenialEvent]:
+        """Return the events of reports of the same operations that were recorded before this record came.
+
+        They are older than what waits, so a record looks for its other half here first.
+        """
         if record.verdict is not Verdict.WOULD_DENY or _is_alone(record):
-            return None
+            return []
         keys = self._kernel_keys(record)
         with self._lock:
-            while (part := self._late.take(keys)) is not None:
-                if record.monotonic_ns - part.event.last_seen > _LATE_NS:
-                    continue  # an earlier request, of which no other record came: this one is native code's own
-                if part.left > record.count:
-                    self._late.put(keys, _Part(part.event, part.left - record.count))
-                return part.event
-        return None
+            # one of an earlier request, of which no other record came, would hide what native code did since
+            oldest = record.monotonic_ns - _LATE_NS
+            return self._take_parts(self._late, keys, record.count, lambda event: event.last_seen >= oldest)
+
+    def without_report(self, capability: Capability, verdict: Verdict, count: int) -> int:
+        """Return how many of `count` operations that the guest will report no more the kernel has recorded.
+
+        Those are taken: each stands for one report.
+        """
+        about = (verdict is Verdict.WOULD_DENY, False)
+        recorded = 0
+        with self._lock:
+            entries = self._reported.entries.values()
+            meant = [keys for keys, event, _ in entries if event.capability is capability and keys[0][-2:] == about]
+            for keys in meant:
+                recorded += sum(event.count for event in self._take_parts(self._reported, keys, count - recorded))
+        return recorded
 
     def tell(self, record: KernelRecord, event: DenialEvent, left: int | None = None) -> list[LateReport]:
         """Remember the event of a kernel record, `left` of whose operations had no other half, for what may follow.
@@ -112,7 +119,7 @@ class Joiner:
             taken = self._take_reports(index, keys, left)
             left -= sum(report.count for report in taken)
             if left > 0:
-                self._remember(self._reported, keys, event, left)
+                self._remember(self._reported, keys, replace(event, count=left))
         return [LateReport(event, report) for report in _same(record, taken)]
 
     def tell_alone(self, record: BrokerRecord, event: DenialEvent) -> None:
@@ -120,7 +127,7 @@ class Joiner:
         machine."""
         if record.verdict is Verdict.WOULD_DENY:
             with self._lock:
-                self._remember(self._late, self._broker_keys(record), event, record.count)
+                self._remember(self._late, self._broker_keys(record), event)
 
     def broker(self, record: BrokerRecord, now_ns: int | None = None) -> list[BrokerRecord | LateReport]:
         """Take a validated record; return what is complete now, each to be recorded alone or to complete an event."""
@@ -131,12 +138,12 @@ class Joiner:
             ready: list[BrokerRecord | LateReport] = [*self._due(now)]
             late = self._take_parts(self._reported, keys, record.count)
             ready += [
-                LateReport(part.event, replace(record, count=part.left))
-                for part in late
-                if part.event.capability == record.capability  # else it is the fork's: see _broker_keys
+                LateReport(event, replace(record, count=event.count))
+                for event in late
+                if event.capability == record.capability  # else it is the fork's: see _broker_keys
             ]
             if watched:
-                rest = record.count - sum(part.left for part in late)
+                rest = record.count - sum(event.count for event in late)
                 record = record if not late else replace(record, count=rest)
             elif late:
                 return ready
@@ -169,8 +176,13 @@ class Joiner:
         """How many reports wait for the kernel's record."""
         return len(self._waiting[False].entries) + len(self._waiting[True].entries)
 
-    def _remember(self, index: _Index[_Part], keys: list[_Key], event: DenialEvent, left: int | None) -> None:
-        index.put(keys, _Part(event, event.count if left is None else left))
+    def _remember(self, index: _Index[DenialEvent], keys: list[_Key], event: DenialEvent) -> None:
+        """Remember that as many operations as the event counts have no other half yet. Repeats are one item."""
+        newest = index.newest(keys)
+        if newest is not None and coalesce_key(newest) == coalesce_key(event):
+            index.put_newest(keys, coalesce(newest, event))
+            return
+        index.put(keys, event)
         if len(index) > self._capacity:
             index.take_oldest()
 
@@ -186,14 +198,25 @@ class Joiner:
             count -= used
         return taken
 
-    def _take_parts(self, index: _Index[_Part], keys: list[_Key], count: int) -> list[_Part]:
-        """Return the events that stand for `count` operations, `left` of each; what is left over stays remembered."""
-        taken: list[_Part] = []
-        while count > 0 and (part := index.take(keys)) is not None:
-            used = min(count, part.left)
-            if part.left > used:
-                index.put(keys, _Part(part.event, part.left - used))
-            taken.append(_Part(part.event, used))
+    def _take_parts(
+        self,
+        index: _Index[DenialEvent],
+        keys: list[_Key],
+        count: int,
+        meant: Callable[[DenialEvent], bool] = lambda event: True,
+    ) -> list[DenialEvent]:
+        """Return the events of at most `count` operations, each as many strong; what is left over stays remembered.
+
+        What is not meant is forgotten.
+        """
+        taken: list[DenialEvent] = []
+        while count > 0 and (event := index.take(keys)) is not None:
+            if not meant(event):
+                continue
+            used = min(count, event.count)
+            if event.count > used:
+                index.put(keys, replace(event, count=event.count - used))
+            taken.append(replace(event, count=used))
             count -= used
         return taken
 
@@ -269,6 +292,17 @@ class _Index(Generic[_T]):
             if numbers:
                 return self._remove(numbers[0])
         return None
+
+    def newest(self, keys: list[_Key]) -> _T | None:
+        """Return the newest item under the first of the keys, which is every item's own."""
+        numbers = self._keys.get(keys[0]) if keys else None
+        return self.entries[numbers[-1]][1] if numbers else None
+
+    def put_newest(self, keys: list[_Key], item: _T) -> None:
+        """Put an item in place of the newest under the first of the keys."""
+        number = self._keys[keys[0]][-1]
+        known, _, since_ns = self.entries[number]
+        self.entries[number] = (known, item, since_ns)
 
     def take_oldest(self) -> _T:
         return self._remove(next(iter(self.entries)))

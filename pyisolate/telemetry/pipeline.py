@@ -130,8 +130,15 @@ class SandboxTelemetry:
         """Record a refusal that the supervisor itself decided (a limit, a message that is too large)."""
         return self._record(record, None, Reporter.SUPERVISOR)
 
-    def unreported(self, capability: Capability, verdict: Verdict, count: int, pid: int) -> DenialEvent:
-        """Record repeats that the guest had summed up and ended without reporting: its own word, like its records."""
+    def unreported(self, capability: Capability, verdict: Verdict, count: int, pid: int) -> DenialEvent | None:
+        """Record repeats that the guest had summed up and ended without reporting: its own word, like its records.
+
+        None where the kernel has recorded them all.
+        """
+        with self._one_by_one:
+            count -= self._joiner.without_report(capability, verdict, count) if count > 0 else 0
+        if count <= 0:
+            return None
         record = BrokerRecord(
             sequence=0,
             capability=capability,
@@ -164,19 +171,25 @@ class SandboxTelemetry:
         return suggested(self.context, self._suggest, operation, DenialCode.NOT_GRANTED)
 
     def _join(self, record: KernelRecord) -> list[DenialEvent]:
+        made = [self._completed(before, record) for before in self._joiner.late_events(record)]
+        if (left := record.count - sum(event.count for event in made)) <= 0:
+            return made
+        record = record if not made else msgspec.structs.replace(record, count=left)
         broker = self._joiner.kernel(record)
         if not is_denial(broker, record):
-            return []
-        if broker is None and (before := self._joiner.late_event(record)) is not None:
-            completed = complete_kernel(before, record)
-            self.recorder.completed(before, completed)
-            return [completed]
+            return made
         event = self._record(broker, record)
         unmatched = record.count - (0 if broker is None else broker.count)
         if unmatched > 0:
             for late in self._joiner.tell(record, event, unmatched):
                 event = self._complete(late)
-        return [event]
+        return [*made, event]
+
+    def _completed(self, before: DenialEvent, record: KernelRecord) -> DenialEvent:
+        """Complete an event that a report made, with what the kernel's record adds. It was counted then."""
+        completed = complete_kernel(before, record)
+        self.recorder.completed(before, completed)
+        return completed
 
     @property
     def waiting(self) -> bool:

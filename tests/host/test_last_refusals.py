@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -133,3 +134,32 @@ def test_a_child_reports_its_repeats_as_it_ends(supervisor: pyisolate.Supervisor
         assert event.origin is not None
         assert [(one.event_id, one.count) for one in denials] == [(event.event_id, 7)]
     assert sandbox.stats.denials == 7
+
+
+#: Seven opens of a file that is there and not granted; six wait to be reported when it ends.
+SEVEN = """
+import os
+def seven():
+    for _ in range(7):
+        try: open("/etc/passwd").close()
+        except OSError: pass
+"""
+ITSELF = SEVEN + "seven()\nos._exit(3)"
+IN_CHILD = SEVEN + "if not (pid := os.fork()):\n    seven()\n    os.kill(os.getpid(), 9)\nos.waitpid(pid, 0)"
+
+
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+@pytest.mark.parametrize("source", [ITSELF, IN_CHILD], ids=["the guest itself", "a child that is killed"])
+def test_repeats_that_nobody_reported_are_counted_once(
+    supervisor: pyisolate.Supervisor, mode: Literal["enforce", "monitor"], source: str
+) -> None:
+    """In monitor mode the kernel's records have told of them already."""
+    require("seccomp", inside.plan(supervisor).listener is not None, "no listener holds the page for the count")
+    with (
+        contextlib.suppress(pyisolate.SandboxDied),
+        supervisor.spawn("repeats", Policy.preset("compute").allow_fork(), mode=mode) as sandbox,
+    ):
+        sandbox.exec(source)
+    told = [event for event in sandbox.get_denial_events() if event.capability == "fs.read"]
+    assert sum(event.count for event in told) == 7
+    assert {event.would_deny for event in told} == {mode == "monitor"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -482,3 +483,40 @@ def test_files_that_are_only_watched_are_told_once_by_both_and_again_by_native_c
     (later,) = telemetry.kernel(kernel(**{**seen, "target": "/srv/x"}, monotonic_ns=alone.last_seen + 5000 * MS))
     assert recorder.metrics.denials.total() == 4, "too late to be the same"
     assert later.broker_decision is not Verdict.WOULD_DENY
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_both_layers_let_through_is_counted_once_in_whatever_order_and_pieces_they_tell(
+    recorder: Recorder, seed: int
+) -> None:
+    """Reports whose time is over before the kernel's record comes, and records of more than what waits, too."""
+    telemetry, draw = _watched(recorder), random.Random(seed)
+    left = {"guest": 2000, "kernel": 2000}
+    while any(left.values()):
+        who = draw.choice([one for one, count in left.items() if count])
+        count = min(left[who], draw.choice((1, 1, 1, 2, 3, 7)))
+        left[who] -= count
+        if who == "guest":
+            telemetry.reported(broker(count=count, **LET))
+        else:
+            telemetry.kernel(kernel(count=count, **LET))
+        if not draw.randrange(4):
+            telemetry.settle()  # the time of all that waits is over
+    telemetry.settle()
+    assert telemetry.store.total == 2000 == recorder.metrics.denials.total()
+    assert {event.origin for event in telemetry.store.events()} == {"job.py:3 in main"}
+
+
+def test_repeats_that_the_guest_did_not_report_are_those_that_the_kernel_recorded(recorder: Recorder) -> None:
+    telemetry = _watched(recorder)
+    telemetry.reported(broker(**LET))
+    for _ in range(1500):
+        telemetry.kernel(kernel(**LET))
+    telemetry.kernel(kernel(**LET, broker_consulted=False, enforcer="seccomp-notify"))  # native code's: no report's
+    assert telemetry.unreported(Capability.FS_WRITE, Verdict.WOULD_DENY, 2, 1) is not None  # of another capability
+    assert telemetry.unreported(Capability.FS_READ, Verdict.DENY, 2, 1) is not None  # which made no system call
+    assert telemetry.unreported(Capability.FS_READ, Verdict.WOULD_DENY, 1499, 1) is None
+    alone = telemetry.unreported(Capability.FS_READ, Verdict.WOULD_DENY, 3, 1)
+    assert alone is not None
+    assert alone.count == 3
+    assert telemetry.store.total == 1501 + 2 + 2 + 3 == recorder.metrics.denials.total()
