@@ -128,7 +128,8 @@ class ImportRule:
             if below and not self._granted(full) and all(self._granted(one) for one in below):
                 self._allowed.update(below)
                 return
-            self._decide(full)
+            if self._decide(full):
+                return  # enforcing would have refused the package, and asked about nothing below it
         for one in below:
             if one not in self._allowed:
                 if self._granted(one):
@@ -155,15 +156,18 @@ class ImportRule:
     def _granted(self, full: str) -> bool:
         return self._peek(Capability.IMPORT_MODULE, full).verdict is Verdict.ALLOW
 
-    def _decide(self, full: str) -> None:
+    def _decide(self, full: str) -> bool:
+        """Ask about a module; return whether monitor mode let through what enforcing would have refused."""
         if self._peek(Capability.IMPORT_MODULE, full).code in _NO_RULE and (
             self._of_workspace(full) or (GATE.hooks is not None and _found_by_guest(full))
         ):
-            return
+            return False
         self._ask(Capability.IMPORT_MODULE, full)
         self._decide_warm_native(full)
-        if self._granted(full):  # else monitor mode let it through, and the next import is recorded as well
-            self._allowed.add(full)
+        if not self._granted(full):
+            return True  # the next import of it is recorded as well
+        self._allowed.add(full)
+        return False
 
     def _of_workspace(self, full: str) -> bool:
         """Tell whether a module is a file of the guest's workspace: code that it could as well read and `exec`."""

@@ -30,6 +30,8 @@ _LATE_NS = 2_000_000_000
 #: KernelRecord.enforcer values whose records know of every question of a hook: they come from the listener, which reads
 #: the asked page. BPF slots miss questions without an audit event.
 COMPLETE_ENFORCERS = frozenset({"seccomp-notify", "landlock", "root view"})
+#: Calls of which hooks ask as sending, and which connect first where MSG_FASTOPEN is among their flags.
+_SENDING = frozenset({"sendto", "sendmsg"})
 _Key = tuple[object, ...]
 _T = TypeVar("_T")
 
@@ -140,7 +142,7 @@ class Joiner:
             ready += [
                 LateReport(event, replace(record, count=event.count))
                 for event in late
-                if event.capability == record.capability  # else it is the fork's: see _broker_keys
+                if event.capability is not Capability.PROCESS_FORK or record.capability is event.capability
             ]
             if watched:
                 rest = record.count - sum(event.count for event in late)
@@ -247,12 +249,19 @@ class Joiner:
         about = (record.verdict is Verdict.WOULD_DENY, record.shadow)
         if record.sequence:
             return [(record.tid, record.sequence, *about)]
-        return [(record.tid if self._translate is not None else 0, record.capability, _about(record), *about)]
+        return [(record.tid if self._translate is not None else 0, _asked_as(record), _about(record), *about)]
 
 
 def _same(record: KernelRecord, reports: list[BrokerRecord]) -> list[BrokerRecord]:
     """Return the reports that name the record's capability."""
-    return [report for report in reports if report.capability is record.capability]
+    return [report for report in reports if report.capability is _asked_as(record)]
+
+
+def _asked_as(record: KernelRecord) -> Capability:
+    """Return the capability that a hook asks about where the kernel records this."""
+    if record.capability is Capability.NET_CONNECT and record.syscall in _SENDING:
+        return Capability.NET_SEND
+    return record.capability
 
 
 def _is_alone(record: KernelRecord) -> bool:

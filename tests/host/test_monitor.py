@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ import pytest
 import pyisolate
 from pyisolate import Policy
 from pyisolate.native.seccomp import number_of
+from tests import inside
 from tests.foreign_functions import with_ctypes
+from tests.require import require
 from tests.thread_limits import WITHOUT_UNHELD
 
 #: Each line prints what became of it; `raw` is what native code meets. /etc/hostname stands for what a rule grants.
@@ -251,3 +254,20 @@ def by_native_code(): assert libc.open({str(path).encode()!r}, {value}, 0o666) >
     told = {event.broker_decision.value: event for event in events}
     assert {name: one.count for name, one in told.items()} == {"not_consulted": 2, "would_deny": 2}
     assert {event.kernel_decision for event in events} == {"would_deny"}
+
+
+@pytest.mark.parametrize("call", ["sendto(b'x', 0x20000000, where)", "sendmsg([b'x'], [], 0x20000000, where)"])
+def test_a_connection_made_by_sending_is_one_event_and_a_connect(
+    supervisor: pyisolate.Supervisor, port: int, call: str
+) -> None:
+    """MSG_FASTOPEN: the hook asks about sending, and the kernel sees a connection."""
+    require("seccomp", inside.plan(supervisor).listener is not None, "nothing but a listener sees what is let through")
+    policy = Policy.preset("compute").allow_connect("127.0.0.1:1")
+    source = f"import socket\nwhere = ('127.0.0.1', {port})\nsocket.socket().{call}"
+    with supervisor.spawn("fast", policy, mode="monitor") as sandbox:
+        with contextlib.suppress(pyisolate.SandboxError):  # the kernel may know no TCP Fast Open
+            sandbox.exec(source)
+        (event,) = [one for one in sandbox.get_denial_events() if one.capability.family == "net"]
+    assert (event.capability, event.target, event.count) == ("net.connect", f"127.0.0.1:{port}", 1)
+    assert event.origin is not None
+    assert event.broker_decision == "would_deny"

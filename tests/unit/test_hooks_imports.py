@@ -191,6 +191,23 @@ def test_monitor_mode_records_every_import_and_lets_it_through() -> None:
     assert sum(one[3] for one in ran.records if one[1] == "os") == 2
 
 
+def test_monitor_mode_records_of_a_statement_what_enforcing_would_have_refused_and_no_more() -> None:
+    statement = "from json import loads, decoder"
+    asked = {}
+    for verdict in ("would_deny", "deny"):
+        ran = run(
+            f"""
+            def load():
+                {statement}
+            finish(done=outcome(load))
+            """,
+            imports=False,
+            verdict=verdict,
+        )
+        asked[verdict] = [one[1] for one in ran.records]
+    assert asked["would_deny"] == asked["deny"] == ["json"]
+
+
 def test_a_reload_that_takes_a_module_away_is_felt_at_the_next_import() -> None:
     ran = run(
         """
