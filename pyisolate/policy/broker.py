@@ -257,11 +257,11 @@ class Broker:
     def _socket(self, capability: Capability, target: str, facts: dict[str, Any]) -> _Answer:
         family = target.partition("/")[0].strip()
         foreign = bool(family) and family not in _FAMILIES
-        if foreign or is_past_rules(target) or "SOCK_RAW" in target or "SOCK_PACKET" in target:
+        unix = family == "AF_UNIX"  # which takes SOCK_RAW for datagrams: unix(7)
+        if foreign or is_past_rules(target) or (not unix and ("SOCK_RAW" in target or "SOCK_PACKET" in target)):
             return None, DenialCode.ALWAYS_DENIED, ""
         if facts.get("pair"):
             return _GRANTED
-        unix = family == "AF_UNIX"
         reached = any(rule.allow and (rule.unix_path is not None) == unix for rule in self.policy.net)
         if reached or (unix and self.policy.own_sockets):
             return _GRANTED

@@ -20,10 +20,10 @@ _PROTOCOL_NAMES: dict[int, str] = {
     int(value): name for name, value in vars(_socket).items() if name.startswith("IPPROTO_")
 }
 _INET = (int(_socket.AF_INET), int(_socket.AF_INET6))
-_IPPROTO_MPTCP = 262  # linux/in.h; a name since Python 3.10, where the C library has it
-#: What rules can speak of, by type: TCP, multipath TCP and UDP. -1 is the module's own "none".
+_PROTOCOL_NAMES.setdefault(262, "IPPROTO_MPTCP")  # linux/in.h; a name where the C library has it
+#: What rules can speak of, by type: TCP and UDP. -1 is the module's own "none".
 _OF_RULES = {
-    int(_socket.SOCK_STREAM): (-1, 0, int(_socket.IPPROTO_TCP), _IPPROTO_MPTCP),
+    int(_socket.SOCK_STREAM): (-1, 0, int(_socket.IPPROTO_TCP)),
     int(_socket.SOCK_DGRAM): (-1, 0, int(_socket.IPPROTO_UDP)),
 }
 
@@ -39,6 +39,8 @@ def socket_text(family: int, kind: int, protocol: int = 0) -> str:
 
 def is_past_rules(target: str) -> bool:
     """Tell whether a kind of socket is one of IP that no rule can speak of: neither TCP nor UDP."""
+    if target.endswith("/SOCK_STREAM/IPPROTO_MPTCP"):
+        return False  # the listener serves it by TCP; where the host's network is shared, the filter refuses it
     family, _, rest = target.partition("/")
     kind, _, protocol = rest.partition("/")
     return family in ("AF_INET", "AF_INET6") and (bool(protocol) or kind not in ("", "SOCK_STREAM", "SOCK_DGRAM"))

@@ -135,6 +135,8 @@ def _suggest(capability: Capability, target: str) -> dict[str, Any] | None:
         action = entry.action.name.lower()
         if capability is Capability.IPC_UNIX and not target.startswith("unix:"):
             target = f"unix:{target}"
+        if workspace.is_place(target.removeprefix("unix:")):
+            return None  # sockets there are the guest's processes' own, and come with the right to make processes
         place = _plain(target, leads_there=action == "connect")
         # [::] takes the IPv4 addresses with it, and is refused where they are not granted
         places = (place, f"0.0.0.0{place[4:]}") if action == "bind" and place.startswith("[::]:") else (place,)

@@ -35,11 +35,18 @@ _PLACE_HINT = (
     "`workspace: null` a rule may speak of a directory of the host's there"
 )
 
+_SOCKET_HINT = (
+    f"unix sockets in {HOME} are for the guest's own processes: grant these (`process: [{{fork: true}}]`), and no "
+    "addresses beside; no rule about the socket is needed, and none helps without them"
+)
+
 
 def hint_of_refusal(prepared: Prepared, event: DenialEvent) -> str | None:
     """Return a hint about a refused operation, where more is known than the event says; else None."""
     if event.capability is Capability.IMPORT_MODULE:
         return _hint_of_absent(prepared.compiled, event)
+    if event.capability is Capability.NET_BIND and is_place(event.target.removeprefix("unix:")):
+        return _SOCKET_HINT
     if event.capability.family != "fs" and event.capability is not Capability.PROCESS_EXEC:
         return None
     if is_task(event.target):

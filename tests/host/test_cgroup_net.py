@@ -304,7 +304,9 @@ def test_which_sockets(sandbox: pyisolate.Sandbox) -> None:
         assert sandbox.call("makes", family, socket.SOCK_RAW, 1) == -EPERM
         assert sandbox.call("makes", family, DGRAM, 1) == -EPERM
         assert sandbox.call("makes", family, DGRAM, 136) == -EPERM
-    assert "network='listener'" in sandbox.get_denial_events()[0].kernel_reason
+    multipath = sandbox.get_denial_events()[0]
+    assert "network='listener'" in multipath.kernel_reason
+    assert multipath.target == "AF_INET/SOCK_STREAM/IPPROTO_MPTCP", "not the plain one, which is granted"
     for family in (socket.AF_NETLINK, socket.AF_PACKET, socket.AF_VSOCK):
         assert sandbox.call("makes", int(family), socket.SOCK_RAW) == -EPERM
 

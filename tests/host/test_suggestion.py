@@ -337,6 +337,28 @@ def test_no_rule_about_files_is_suggested_for_what_an_import_rule_denies(supervi
         sandbox.exec(f"import os; os.listdir({place!r})")  # such a rule does not help
 
 
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="no other machine has uselib(2)")
+def test_no_rule_is_suggested_for_a_call_that_no_kernel_has(supervisor: pyisolate.Supervisor) -> None:
+    code = f"import ctypes; ctypes.CDLL(None).syscall(134, {_library().encode()!r})"
+    with supervisor.spawn("try", BASE.allow_native(_library())) as sandbox:
+        sandbox.exec(code)
+        (event,) = sandbox.get_denial_events()
+    assert (event.syscall, event.code, event.suggestion) == ("uselib", "ALWAYS_DENIED", None)
+
+
+def test_a_socket_in_the_workspace_without_processes_says_what_it_takes(supervisor: pyisolate.Supervisor) -> None:
+    code = "import socket; socket.socket(socket.AF_UNIX).bind('/sandbox/workspace/s')"
+    with supervisor.spawn("try", BASE.allow_fork()) as sandbox:
+        sandbox.exec(code)  # the control
+        assert sandbox.get_denial_events() == []
+    if os.geteuid() != 0:  # a supervisor that is root grants no paths
+        with (
+            supervisor.spawn("try", BASE.allow_bind("unix:/sandbox/workspace/s")) as sandbox,
+            pytest.raises(pyisolate.PolicyError, match="own processes"),
+        ):
+            sandbox.exec(code)
+
+
 def _library() -> str:
     """Return a shared library outside of what the interpreter needs."""
     import yaml._yaml

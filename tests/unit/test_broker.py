@@ -230,6 +230,8 @@ def test_unix_sockets_by_exact_path() -> None:
         assert broker.decide(C.NET_CONNECT, target).verdict is Verdict.DENY
     assert broker.decide(C.NET_SOCKET, "AF_UNIX/SOCK_STREAM").verdict is Verdict.ALLOW
     assert broker.decide(C.NET_SOCKET, "AF_INET/SOCK_STREAM").verdict is Verdict.DENY
+    raw = broker.decide(C.NET_SOCKET, "AF_UNIX/SOCK_RAW")
+    assert raw.verdict is broker.decide(C.NET_SOCKET, "AF_UNIX/SOCK_DGRAM").verdict, "Linux makes that of it: unix(7)"
 
 
 @pytest.mark.parametrize(

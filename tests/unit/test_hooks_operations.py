@@ -271,8 +271,9 @@ def test_protocol_clients_tell_the_host_before_a_socket_exists() -> None:
 def test_sockets_are_named_by_family_and_type() -> None:
     made = addresses.socket_kind(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
     assert made[0] == "AF_INET/SOCK_STREAM"
-    plain = {addresses.socket_kind(2, 1, protocol)[0] for protocol in (-1, 0, 6, 262)}
+    plain = {addresses.socket_kind(2, 1, protocol)[0] for protocol in (-1, 0, 6)}
     assert plain == {"AF_INET/SOCK_STREAM"}
+    assert addresses.socket_kind(2, 1, 262)[0] == "AF_INET/SOCK_STREAM/IPPROTO_MPTCP"
     assert addresses.socket_kind(2, 1, 132)[0] == "AF_INET/SOCK_STREAM/IPPROTO_SCTP"
     assert addresses.socket_kind(10, 2, 58)[0] == "AF_INET6/SOCK_DGRAM/IPPROTO_ICMPV6"
     assert addresses.socket_kind(1, 1, 1)[0] == "AF_UNIX/SOCK_STREAM"

@@ -150,6 +150,12 @@ def test_any_target_gives_a_suggestion_that_can_be_applied_or_none(capability: C
         apply(Policy.preset("none"), suggested)
 
 
+def test_no_rule_about_a_socket_in_the_workspace_is_suggested() -> None:
+    """It comes with the right to make processes, and without them a rule for it changes nothing."""
+    assert suggestion(Refused(C.NET_BIND, "unix:/sandbox/workspace/s")) is None
+    assert suggestion(Refused(C.NET_BIND, "unix:/srv/s")) == {"net": [{"bind": "unix:/srv/s"}]}  # the control
+
+
 def test_an_explicit_denial_of_the_same_thing_gives_way() -> None:
     policy = Policy().deny("fs.read", "/a").deny("fs.write", "/a").deny_import("os").deny_connect("1.1.1.1:1")
     changed = apply(policy, {"fs": [{"path": "/a", "allow": ["read"]}], "import": {"allow": ["os"]}})

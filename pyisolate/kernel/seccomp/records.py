@@ -112,6 +112,8 @@ def kernel_record(
     nobodys = capability is Capability.PROCESS_SIGNAL and record.error == errno.ESRCH
     only_program = asked is Capability.PROCESS_EXEC and capability is not asked
     code, rule = _code_and_rule(capability, record.reason, _rule_text(policy, record.rule), policy)
+    if syscall == "uselib":  # kernels of today have no such call, and no rule makes one
+        code = DenialCode.ALWAYS_DENIED
     target = target_of(record, syscall, capability)
     met, other = _MET.get(record.met), os.fsdecode(record.other)
     links = met == "link" and syscall not in TWO_NAMES
