@@ -19,6 +19,8 @@ _EXPECTED = _AUTHORITIES | frozenset(
     ("/etc/mime.types", "/etc/ssl/certs", "/etc/terminfo", "/usr/lib/terminfo", "/usr/share/terminfo", "/lib/terminfo",
      "/var/tmp", "/usr/tmp", "/run", "/usr/local", "/usr/local/lib")
 )  # fmt: skip
+#: Descriptions of terminals. Where their directory is refused, nothing asks for what is in it.
+_TERMINALS = ("/etc/terminfo/", "/usr/lib/terminfo/", "/usr/share/terminfo/", "/lib/terminfo/")
 _SETTINGS = re.compile(r"/etc/python3\.[0-9]+(?:/sitecustomize\.py)?")
 #: What native code of libraries and programs reads of its own task, which most policies do not grant, and does without:
 #: the C library, libselinux in coreutils, allocators. docs/hooks.md names them.
@@ -44,9 +46,18 @@ def is_tried(record: KernelRecord, file: str, policy: CompiledPolicy, by_guest: 
         return False
     if _OF_TASK.fullmatch(file) or _NAME_SERVICE.fullmatch(file) or (by_guest and file in _OF_MACHINE):
         return True
-    if policy.mode_of("fs") is Mode.MONITOR and _BROUGHT_BY_NAME_SERVICE.fullmatch(file):
+    alone = not any(rule.allow and rule.action == NetAction.CONNECT for rule in policy.net)
+    if file in _AUTHORITIES and alone:
         return True
-    return file in _AUTHORITIES and not any(rule.allow and rule.action == NetAction.CONNECT for rule in policy.net)
+    if policy.mode_of("fs") is not Mode.MONITOR:
+        return False  # nothing asks for what follows, where what leads there is refused
+    brought = _BROUGHT_BY_NAME_SERVICE.fullmatch(file) is not None or (file == "/etc/ssl/certs" and alone)
+    return brought or (by_guest and file.startswith(_TERMINALS))
+
+
+def is_described_terminal(record: KernelRecord, file: str) -> bool:
+    """Tell whether native code asks whether it may read the description of a terminal, before it does (curses)."""
+    return record.broker_consulted is False and record.uses and file.startswith(_TERMINALS)
 
 
 def is_of_imports(record: KernelRecord, searched: Searched) -> bool:

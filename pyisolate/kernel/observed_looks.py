@@ -14,7 +14,7 @@ from ..policy.broker import Broker
 from ..policy.searched import Searched
 from ..policy.suggest import is_task
 from ..records import Evaluation, KernelRecord
-from .expected_files import is_beside
+from .expected_files import is_beside, is_described_terminal
 from .seen_names import SeenNames
 
 
@@ -32,6 +32,9 @@ def not_found(
     """
     if is_task(path) or is_beside(path, record.target, searched) or not names.is_seen(path):
         return record
+    passed = broker.policy.mode_of("fs") is Mode.MONITOR
+    if passed and is_described_terminal(record, path):
+        return record  # enforcing hides its directory, and nothing asks about it then
     decision = broker.decide(Capability.FS_LOOKUP, path)
     leads = names.followed(path)  # the root view has the links that lead to what is granted
     covered = decision.code is DenialCode.EXPLICIT_DENY and _covered(path, broker)
@@ -42,8 +45,7 @@ def not_found(
     reason = f"{decision.reason}: the root view shows only what is granted"
     found = refused(record, msgspec.structs.replace(decision, reason=reason), path)
     number = errno.EACCES if covered or _below_cover(path, broker) else errno.ENOENT
-    number = 0 if broker.policy.mode_of("fs") is Mode.MONITOR else number
-    return msgspec.structs.replace(found, enforcer="root view", errno=number)
+    return msgspec.structs.replace(found, enforcer="root view", errno=0 if passed else number)
 
 
 def barred(record: KernelRecord, names: SeenNames, broker: Broker, searched: Searched) -> KernelRecord | None:

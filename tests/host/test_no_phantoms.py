@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -99,6 +101,26 @@ def test_an_ordinary_operation_leaves_no_event(supervisor: pyisolate.Supervisor,
         with pytest.raises(pyisolate.PolicyError):
             sandbox.exec("open('/etc/shadow')")
         assert sandbox.stats.denials == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import curses\ntry: curses.setupterm('xterm')\nexcept curses.error: pass",
+        "import readline",
+        "import ssl; ssl.create_default_context()",
+    ],
+)
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+def test_what_libraries_only_try_leaves_no_event_in_either_mode(
+    supervisor: pyisolate.Supervisor, source: str, mode: Literal["enforce", "monitor"]
+) -> None:
+    with supervisor.spawn("tries", pyisolate.Policy.preset("compute"), mode=mode) as sandbox:
+        sandbox.exec(source)
+        assert sandbox.get_denial_events() == []
+        with contextlib.suppress(pyisolate.PolicyError):  # the control
+            sandbox.exec("open('/etc/passwd').close()")
+        assert [event.target for event in sandbox.get_denial_events()] == ["/etc/passwd"]
 
 
 def test_no_name_that_pty_only_tries_leaves_an_event(supervisor: pyisolate.Supervisor) -> None:
