@@ -82,9 +82,11 @@ def _open(args: Arguments) -> Operations:
 
 
 def _is_answered(path: str, flags: int) -> bool:
-    """Tell whether the kernel answers an open before it looks at rights, and the guest may know: ENOENT, EEXIST."""
+    """Tell whether the kernel answers an open before it looks at rights, and the guest may know (ENOENT, EISDIR)."""
     if flags & _O_NEW == _O_NEW:
         return is_known_present(path)
+    if flags & (_O_WRITING | _O_TRUNC) and not flags & (_O_PATH | _O_TMPFILE_BIT) and _is_known_directory(path):
+        return True
     changes = flags & (_O_WRITING | _O_TRUNC) and not flags & (_O_CREAT | _O_PATH | _O_TMPFILE_BIT)
     return bool(changes) and _is_refused(C.FS_WRITE, path) and _is_known_absent(path)
 
@@ -146,6 +148,14 @@ def _is_known_absent(path: str) -> bool:
 def is_known_present(path: str) -> bool:
     """Tell whether a name is taken, and the guest may know: the kernel says so before it looks at rights."""
     return GATE.hooks is not None and paths.present(path) and may_read(path)
+
+
+def _is_known_directory(path: str) -> bool:
+    """Tell whether a directory is there that the guest may read and not write, where the policy is enforced."""
+    hooks = GATE.hooks
+    if hooks is None or not paths.is_directory(path) or not may_read(path):
+        return False
+    return hooks.peek(C.FS_WRITE, path).verdict is Verdict.DENY
 
 
 def _is_refused(capability: C, path: str) -> bool:

@@ -359,6 +359,19 @@ def test_a_socket_in_the_workspace_without_processes_says_what_it_takes(supervis
             sandbox.exec(code)
 
 
+@pytest.mark.parametrize("call", ["open({!r}, 'w')", "open({!r}, 'r+')", "__import__('os').truncate({!r}, 0)"])
+def test_a_directory_opened_for_writing_is_one_and_no_denial(
+    supervisor: pyisolate.Supervisor, ground: Path, call: str
+) -> None:
+    """Linux says EISDIR before it looks at rights, whoever asks."""
+    with supervisor.spawn("try", BASE.allow_read(ground)) as sandbox:
+        with pytest.raises(pyisolate.GuestError, match="IsADirectoryError"):
+            sandbox.exec(call.format(str(ground)))
+        assert sandbox.get_denial_events() == []
+        with pytest.raises(pyisolate.PolicyError):
+            sandbox.exec(call.format(str(ground / "one")))  # the control
+
+
 def _library() -> str:
     """Return a shared library outside of what the interpreter needs."""
     import yaml._yaml
