@@ -34,10 +34,11 @@ log = logging.getLogger("pyisolate.limits.cgroup")
 
 _NAME: EnforcerName = "cgroup"
 
-#: Page cache that an earlier sandbox left is reclaimed above this; below, reclaiming costs more than it gives.
+#: What a sandbox left charged is reclaimed above this; below, reclaiming costs more than it gives. What stays counts
+#: for the next sandbox, so a group of which more cannot be reclaimed (files in a tmpfs) is removed.
 _RESIDUE_BYTES = 4 << 20
-#: What a cell is born with: its pages and the kernel's, 3 MB; itself and its maker.
-_BIRTH = (64 << 20, 2)
+#: The tasks that a cell is born with: itself and its maker.
+_BIRTH_TASKS = 2
 #: A waiting process stops in some 10 us; on a machine that is busy it waits for a processor first (seconds).
 _FREEZES_WITHIN_S = 2.0
 
@@ -54,6 +55,8 @@ class CgroupLease:
         self._since = Since(self._controls)
         self._held = True
         self._frozen = False
+        #: its last sandbox left more charged than another one should pay for
+        self._spoilt = False
         #: its place at the processor
         self.turn = tree.weights.turn_of(name, self._controls.cpu_s)
         made: list[str] = []
@@ -96,10 +99,13 @@ class CgroupLease:
         return self._controls.holds(pid)
 
     def make_room(self) -> None:
-        """Let a cell be born here: by its maker, with its memory, and as fast as elsewhere. `apply` ends that."""
-        least = zip(self._limits, _BIRTH, strict=True)
-        kept = [None if one is not None and one < enough else one for one, enough in least]
-        self._set(kept[0], kept[1], born=False)
+        """Let a cell be born here: by its maker, with its memory, and as fast as elsewhere. `apply` ends that.
+
+        No limit of memory is kept, however high: the maker shares the zygote's memory, and the kernel, when such a
+        limit is reached, ends a process of the group and all that share its memory.
+        """
+        tasks = self._limits[1]
+        self._set(None, None if tasks is not None and tasks < _BIRTH_TASKS else tasks, born=False)
 
     def apply(self, limits: Limits) -> None:
         """Set the memory limit (swap included) and the limit of tasks; None lifts them. Unchanged ones cost nothing."""
@@ -218,6 +224,7 @@ class CgroupLease:
         if (left := self._controls.memory_bytes()) > _RESIDUE_BYTES:
             self._controls.reclaim()
             left = self._controls.memory_bytes()
+        self._spoilt = left > _RESIDUE_BYTES
         self._since.start(left)
         return True
 
@@ -463,13 +470,18 @@ class CgroupTree:
     def _keep(self, lease: CgroupLease, *, ends: bool = False) -> None:
         """Offer a group to the next sandbox, at once or later. `ends`: what lives there now is to end."""
         try:
-            ready = lease._reset()  # noqa: SLF001
+            ready = not lease._spoilt and lease._reset()  # noqa: SLF001
         except OSError:
             # Another process removed it: forget it, and make another when one is needed.
             lease._remove()  # noqa: SLF001
-            with self._lock:
-                self._all.pop(lease.name, None)
+            self._forget(lease)
             return
+        if lease._spoilt:  # noqa: SLF001
+            # Its charges stay with what is left of it in the kernel, and with its parents.
+            ready = False
+            if lease._remove():  # noqa: SLF001
+                self._forget(lease)
+                return
         if ends and not ready:
             with contextlib.suppress(OSError):
                 if not lease._controls.empty():  # noqa: SLF001 - else zombies
@@ -477,6 +489,10 @@ class CgroupTree:
         with self._lock:
             if not self._closed:
                 (self._free if ready else self._draining).append(lease)
+
+    def _forget(self, lease: CgroupLease) -> None:
+        with self._lock:
+            self._all.pop(lease.name, None)
 
 
 def _unavailable(reason: str, remedy: str, errno: int | None = None) -> Availability:

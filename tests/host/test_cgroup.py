@@ -238,6 +238,47 @@ def test_a_reused_group_starts_from_nothing(tree: CgroupTree) -> None:
     assert next(one for one in again if one.name == name).cpu_s() < 0.01
 
 
+def test_a_group_with_memory_that_stays_is_not_given_on(tree: CgroupTree) -> None:
+    """As files in a tmpfs do: who wrote them has ended, and nothing can be reclaimed."""
+    lease = tree.lease()
+    lease.apply(Limits(memory_bytes=128 * MIB))
+    kept = os.memfd_create("stays")
+    try:
+        source = f"import os\nfd = os.open('/proc/{os.getpid()}/fd/{kept}', os.O_WRONLY)\n"
+        with guest(lease, source + f"for _ in range(24): os.write(fd, bytes({MIB}))") as process:
+            assert process.wait(20) == 0
+        assert lease.wait_empty()
+        assert os.fstat(kept).st_size == 24 * MIB
+        assert lease.memory_bytes() > 20 * MIB, "it was charged to the group"
+        places = list(lease._controls.directories)
+        before = tree.size
+        lease.release()
+        until(lambda: tree._drain() or not tree._draining)
+        assert not any(os.path.exists(place) for place in places)
+        assert tree.size == before - 1
+        again = [tree.lease() for _ in range(before)]
+        assert lease not in again
+        assert all(one.memory_bytes() < 8 * MIB for one in again)
+    finally:
+        os.close(kept)
+
+
+def test_a_group_that_could_not_be_removed_yet_waits_for_it(tree: CgroupTree) -> None:
+    lease = tree.lease()
+    below = Path(lease._controls.directories[0], "below")
+    below.mkdir()
+    lease._spoilt = True
+    try:
+        lease.release()
+        assert lease not in tree._free
+        assert lease in tree._draining
+    finally:
+        below.rmdir()
+    tree._drain()
+    assert lease not in tree._draining
+    assert not any(os.path.exists(place) for place in lease._controls.directories)
+
+
 def test_a_group_is_not_reused_while_a_zombie_is_charged_to_it(tree: CgroupTree) -> None:
     lease = tree.lease()
     process = subprocess.Popen(["/bin/sleep", "60"])

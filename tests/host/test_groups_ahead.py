@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,62 @@ def test_a_guest_without_memory_takes_nobody_with_it(supervisor: pyisolate.Super
     assert supervisor.diagnostics().zygote_pid == zygote
     with supervisor.spawn("next") as sandbox:
         assert sandbox.eval("6 * 7") == 42
+
+
+def memory_limits(lease: CgroupLease) -> list[str]:
+    files = ("memory.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+    paths = [Path(directory, file) for directory in lease._controls.directories for file in files]
+    return [path.read_text().strip() for path in paths if path.exists()]
+
+
+def test_a_cell_is_born_under_no_limit_of_memory(
+    supervisor: pyisolate.Supervisor, moves: Moves, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its maker shares the zygote's memory: who is ended there for want of memory takes all sandboxes with it."""
+    add, met = CgroupLease.add, list[list[str]]()
+
+    def noted(lease: CgroupLease, pid: int) -> None:
+        if pid in moves.makers:
+            met.append(memory_limits(lease))
+        add(lease, pid)
+
+    monkeypatch.setattr(CgroupLease, "add", noted)
+    tree = inside.cgroups(supervisor)
+    assert tree is not None
+    unlimited = memory_limits(fresh := tree._new())
+    fresh.release()
+    policy = Policy.preset("compute").with_limits(memory="1GiB")
+    for _ in range(3):
+        with spawn_after_a_rest(supervisor, moves, policy) as sandbox:
+            assert memory_limits(lease_of(supervisor, sandbox)) != unlimited, "a guest has its limit"
+    until(lambda: len(met) >= 3)
+    assert unlimited
+    assert all(one == unlimited for one in met), met
+
+
+FILLS = """
+import os
+fd = os.open({path!r}, os.O_WRONLY | os.O_CREAT)
+while True:
+    os.write(fd, bytes(1 << 16))
+"""
+
+
+def test_what_a_guest_leaves_in_a_tmpfs_is_no_other_guests(supervisor: pyisolate.Supervisor, moves: Moves) -> None:
+    zygote = supervisor.diagnostics().zygote_pid
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place, supervisor.spawn("witness") as witness:
+        os.chmod(place, 0o777)
+        hostile = Policy.preset("compute").allow_write(place).with_limits(memory="68MB", file_size="1GB", wall="30s")
+        honest = Policy.preset("compute").with_limits(memory="66MB", wall="30s")
+        for number in range(3):
+            sandbox = spawn_after_a_rest(supervisor, moves, hostile)
+            with sandbox, pytest.raises(LimitExceeded, match="memory"):
+                sandbox.exec(FILLS.format(path=f"{place}/{number}"))
+            assert os.stat(f"{place}/{number}").st_blocks * 512 > 16 << 20, "it stays"
+            with spawn_after_a_rest(supervisor, moves, honest) as sandbox:
+                assert sandbox.eval("len(bytearray(20_000_000))") == 20_000_000
+        assert witness.eval("1") == 1
+    assert supervisor.diagnostics().zygote_pid == zygote
 
 
 def test_a_cell_that_is_forked_while_its_maker_is_moved(moves: Moves) -> None:
