@@ -104,7 +104,7 @@ _QUIET = (
 _MAPPED = (
     "mappings of files that may be read and not run: the listener asks the kernel of each, and records what a noexec "
     "mount of the root view refuses. Not recorded: the same by mprotect of a file's mapping, where memory.exec is "
-    "granted"
+    "granted, and of files of a file system with a server (FUSE, NFS), which is not asked"
 )
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,3 +163,58 @@ def test_a_group_that_is_watched_alone_lets_its_code_be_mapped(library: Path) ->
         assert sandbox.eval(f"mapped({str(library)!r})") == 0
         (event,) = sandbox.get_denial_events()
     assert (event.capability, event.kernel_decision) == ("import.native", "would_deny")
+
+
+IS_LOCKED = """
+import fcntl, sys
+try:
+    fcntl.lockf(open(sys.argv[1], "r+b"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("locked")
+"""
+CONNECT = "libc.connect(os.open({path!r}, os.O_RDONLY), bytes([2, 0, 0, 80, 127, 0, 0, 1] + 8 * [0]), 16)"
+
+
+@pytest.mark.parametrize("act", ["mapped({path!r})", CONNECT])
+def test_the_host_keeps_its_record_locks_on_what_a_guest_maps_or_takes_for_a_socket(library: Path, act: str) -> None:
+    """A process loses those on a file when it closes any descriptor of the file (fcntl(2)): the listener takes none."""
+
+    def is_locked() -> bool:
+        found = subprocess.run(
+            [sys.executable, "-c", IS_LOCKED, library], stdout=subprocess.PIPE, check=True, timeout=60
+        )
+        return found.stdout == b"locked\n"
+
+    policy = _policy().allow_read(library.parent)
+    with library.open("r+b") as ours, pyisolate.spawn("m", policy) as sandbox:
+        sandbox.exec(GUEST)
+        assert not is_locked()
+        fcntl.lockf(ours, fcntl.LOCK_EX)
+        refused = sandbox.eval(act.format(path=str(library)))
+        assert refused in (errno.EPERM, -1)
+        assert is_locked()
+
+
+@pytest.mark.parametrize(
+    "opened",
+    ["os.open('.', os.O_RDONLY)", "os.open('/dev/null', os.O_RDWR)", "os.eventfd(0)", "os.open(own, os.O_PATH)"],
+)
+def test_what_is_no_file_that_is_open_leaves_no_event(opened: str) -> None:
+    """The kernel refuses it for what it is, and a suggestion would open what lies below a directory."""
+    with pyisolate.spawn("m", _policy()) as sandbox:
+        sandbox.exec(GUEST + "own = 'own'; open(own, 'wb').write(bytes(4096))")
+        assert sandbox.eval(f"libc.mmap(0, 4096, 5, 2, {opened}, 0)") == -1
+        assert sandbox.get_denial_events() == []
+        assert sandbox.eval("mapped(own)") == errno.EPERM  # the control
+        assert len(sandbox.get_denial_events()) == 1
+
+
+def test_a_file_that_a_yes_opened_is_named_by_what_was_asked() -> None:
+    """Where the supervisor is no root, it lies on a mount of its own, whose root has no other name than "/"."""
+    policy = pyisolate.Policy.from_dict({"version": 1, "name": "m", "extends": "compute", "ask": ["fs.read"]})
+    policy = policy.allow_import("ctypes", "mmap").allow_native("ctypes")
+    with pyisolate.spawn("m", policy, on_ask=lambda question: pyisolate.Allow("sandbox")) as sandbox:
+        sandbox.exec(GUEST)
+        assert sandbox.eval("mapped('/etc/passwd')") == errno.EPERM
+        mapped = [one for one in sandbox.get_denial_events() if one.capability == "import.native"]
+    assert [one.target for one in mapped] == ["/etc/passwd"]

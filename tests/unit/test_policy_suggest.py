@@ -197,6 +197,12 @@ def test_no_directory_of_all_is_suggested_to_make_names_in(path: str) -> None:
     assert suggestion(Refused(C.FS_READ, path)) is not None
 
 
+def test_no_code_of_a_directory_of_all_is_suggested() -> None:
+    assert suggestion(Refused(C.IMPORT_NATIVE, "/")) is None
+    assert suggestion(Refused(C.IMPORT_NATIVE, "/usr/lib")) is None
+    assert suggestion(Refused(C.IMPORT_NATIVE, "/srv/lib.so")) == {"import": {"native": ["/srv/lib.so"]}}  # the control
+
+
 @pytest.mark.parametrize(
     "path", ["/proc/self/fd/3", "/proc/1/environ", "/proc/thread-self/mem", "/sandbox", "/sandbox/x"]
 )

@@ -8,7 +8,8 @@
 /* notify/facts.h: what a decision is made from */
 #include "notify/memory.c"     /* allocation that no fork of a sandbox thread can stop */
 #include "notify/policy.c"     /* rules: which one decides about an address */
-#include "notify/target.c"     /* the task that asked: its memory, its descriptors, its signals */
+#include "notify/target.c"     /* the task that asked: its memory, its users, its signals */
+#include "notify/open_files.c" /* what it has open */
 #include "notify/asked.c"      /* whether the guest's broker was asked about a call */
 #include "notify/address.c"    /* socket addresses: copied, normalised, never read twice */
 #include "notify/own_socket.c" /* unix sockets in a sandbox's workspace */

@@ -247,6 +247,7 @@ struct notify_asked {
 /* Descriptors in flight; open files that the supervisor keeps for guests; KiB that it sent and that were not received. */
 enum notify_kept { NOTIFY_KEPT_RIGHTS, NOTIFY_KEPT_FILES, NOTIFY_KEPT_KIB, NOTIFY_KEPT };
 
+#define NOTIFY_DEVICES 8 /* of local file systems without a disk, remembered */
 #define NOTIFY_LOCKERS 64
 /* A process that locks files: its calls since its locks were counted, and how many to refuse before they are again. */
 struct notify_locker {
@@ -281,9 +282,9 @@ struct notify_sandbox {
 	int root, root_tid; /* what that thread sees as "/" (notify/met.c); root_tid 0: none is held */
 	uint64_t root_ns;
 	int thread,
-		thread_tid;    /* a pidfd of the thread that asked last (notify/target.c); thread_tid 0: none is held */
-	notify_policy *policy; /* under lock; NULL: a warm cell, no guest code yet */
-	uint64_t went_on;      /* atomic: its last exec that was let go on */
+		thread_tid; /* a pidfd of the thread that asked last (notify/open_files.c); thread_tid 0: none is held */
+	notify_policy *policy;      /* under lock; NULL: a warm cell, no guest code yet */
+	uint64_t went_on;           /* atomic: its last exec that was let go on */
 	struct notify_asked *asked; /* atomic, set once; NULL: no hook writes what was asked */
 	struct notify_ring *ring;
 	uint64_t lost, unlooked; /* atomic: records that did not fit, and look-ups among them */
@@ -336,6 +337,7 @@ struct notify_call {
 	uint64_t question;
 	const char *
 		name; /* of a file or program that the host was asked about: the copy; NULL: the guest's memory has it */
+	uint64_t unnamed[2]; /* device and inode of a file that the host gave, whose name is no more than "/" */
 	size_t name_bytes, other_bytes; /* the second name of a call that has two comes right after the first */
 };
 
@@ -440,6 +442,7 @@ typedef struct notify_listener {
 	uint8_t capability[NOTIFY_SYSCALLS], traits[NOTIFY_SYSCALLS];
 	int8_t path_argument[NOTIFY_SYSCALLS];
 	char *payload, *control, *names; /* loop thread's scratch */
+	uint64_t local[NOTIFY_DEVICES];
 	uint64_t unnamed[2]; /* device and inode of such a file, which a name was just looked up of; 0: of none */
 	struct iovec iov[NOTIFY_IOV];
 	struct notify_copy copies[NOTIFY_COPIES]; /* likewise */

@@ -48,13 +48,10 @@ SHARED void notify_inject_own(const struct notify_job *job)
 /* A duplicate has not the right that is asked for: recorded here, by the loop; refused by the injector. */
 static void notify_record_narrower(const struct notify_call *c, int number, int flags)
 {
-	int fd = c->policy->flags & NOTIFY_FULL ? notify_take_fd(c, (uint64_t)number) : -1;
-	int held = fd < 0 ? -1 : fcntl(fd, F_GETFL);
+	int held = c->policy->flags & NOTIFY_FULL ? (int)notify_about_open(c, number, "flags:", 8) : -1;
 
 	if (held >= 0 && (held & O_ACCMODE) != O_RDWR && (held & O_ACCMODE) != (flags & O_ACCMODE))
 		notify_tell(c, c->l->capability[c->nr], NOTIFY_ALLOW, 0, NULL, NULL);
-	if (fd >= 0)
-		close(fd);
 }
 
 /* 1 where the call opens such a name: it will be answered, and nothing else decides it. */

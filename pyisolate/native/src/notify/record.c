@@ -69,8 +69,9 @@ static void notify_record_names(const struct notify_call *c, struct notify_recor
 	memcpy(into, path, length + more);
 	r->path_length = (uint16_t)length;
 	r->other_length = (uint16_t)more;
-	r->device = c->l->unnamed[0];
-	r->inode = c->l->unnamed[1];
+	const uint64_t *file = copied ? c->unnamed : c->l->unnamed;
+	r->device = file[0];
+	r->inode = file[1];
 }
 
 static void notify_record_as(const struct notify_call *c, uint64_t serial, int capability, int verdict, int error,

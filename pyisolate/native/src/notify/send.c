@@ -235,7 +235,7 @@ static void notify_send_read(const struct notify_call *c, int fd, struct notify_
 SHARED void notify_do_sendto(const struct notify_call *c)
 {
 	struct notify_message m = {.flags = (int)c->args[3], .named = c->args[4] != 0};
-	int fd = notify_take_fd(c, c->args[0]);
+	int fd = notify_take_socket(c, c->args[0]);
 	int domain = fd < 0 ? fd : notify_socket_option(fd, SOL_SOCKET, SO_DOMAIN);
 	int type = domain < 0 ? 0 : notify_socket_option(fd, SOL_SOCKET, SO_TYPE);
 	int result = domain < 0 ? domain : 0;
@@ -301,7 +301,7 @@ SHARED void notify_do_sendmsg(const struct notify_call *c)
 		notify_result(c, 0);
 		return;
 	}
-	int fd = notify_take_fd(c, c->args[0]);
+	int fd = notify_take_socket(c, c->args[0]);
 	int domain = fd < 0 ? fd : notify_socket_option(fd, SOL_SOCKET, SO_DOMAIN);
 	int type = domain < 0 ? 0 : notify_socket_option(fd, SOL_SOCKET, SO_TYPE);
 	int result = domain < 0 ? domain : 0;

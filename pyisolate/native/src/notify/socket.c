@@ -115,7 +115,7 @@ SHARED void notify_do_setsockopt(const struct notify_call *c)
 			notify_refuse_always(c, PYI_NET_SOCKET, NULL);
 		return;
 	}
-	int fd = notify_take_fd(c, c->args[0]);
+	int fd = notify_take_socket(c, c->args[0]);
 	int result = fd < 0 ? fd : notify_read(c, c->args[3], &value, bytes);
 	if (result >= 0 && !notify_valid(c))
 		result = -EINTR;
@@ -240,7 +240,7 @@ static int notify_connect_own(const struct notify_call *c, int fd, const struct 
 SHARED void notify_do_connect(const struct notify_call *c)
 {
 	struct notify_endpoint to;
-	int fd = notify_take_fd(c, c->args[0]);
+	int fd = notify_take_socket(c, c->args[0]);
 	int result = fd < 0 ? fd : notify_read_endpoint(c, c->args[1], c->args[2], &to);
 	int domain = result < 0 ? 0 : notify_socket_option(fd, SOL_SOCKET, SO_DOMAIN);
 
@@ -310,7 +310,7 @@ static void notify_bind_unix(const struct notify_call *c, int fd, const struct n
 SHARED void notify_do_bind(const struct notify_call *c)
 {
 	struct notify_endpoint at;
-	int fd = notify_take_fd(c, c->args[0]);
+	int fd = notify_take_socket(c, c->args[0]);
 	int result = fd < 0 ? fd : notify_read_endpoint(c, c->args[1], c->args[2], &at);
 	int domain = result < 0 ? 0 : notify_socket_option(fd, SOL_SOCKET, SO_DOMAIN);
 
@@ -339,7 +339,7 @@ SHARED void notify_do_bind(const struct notify_call *c)
 SHARED void notify_do_listen(const struct notify_call *c)
 {
 	struct notify_endpoint at = {.length = sizeof at.raw};
-	int fd = notify_take_fd(c, c->args[0]);
+	int fd = notify_take_socket(c, c->args[0]);
 	if (fd < 0) {
 		notify_give_up(c, PYI_NET_LISTEN, fd);
 		return;
