@@ -31,6 +31,8 @@ SHARED int notify_permitted(int tid, uint64_t *capabilities);
 SHARED int notify_interrupted(int tid);
 SHARED int notify_hard_limit(int tid, int resource, uint64_t *hard);
 SHARED const char *notify_read_name(const struct notify_call *c, uint64_t address, size_t *length);
+SHARED int notify_stat(int at, const char *name, struct statx *found);
+SHARED void notify_is_given(uint64_t file[2], const struct statx *about);
 SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *out, size_t room);
 SHARED int notify_other_argument(int nr);
 SHARED size_t notify_read_linked(const struct notify_call *c, const char *name, size_t length, char *out, size_t room);
@@ -41,9 +43,6 @@ SHARED int notify_take_fd(const struct notify_call *c, uint64_t number);
 SHARED int notify_take_socket(const struct notify_call *c, uint64_t number);
 SHARED long notify_about_open(const struct notify_call *c, int descriptor, const char *field, int base);
 SHARED void notify_drop_held(int *tid, int descriptor);
-SHARED int notify_stat(int at, const char *name, struct statx *found);
-SHARED void notify_is_given(uint64_t file[2], const struct statx *about);
-SHARED size_t notify_read_open(const struct notify_call *c, int descriptor, char *out, size_t room);
 
 /* asked.c */
 SHARED void notify_asked_free(struct notify_asked *a);

@@ -86,7 +86,7 @@ static int notify_watches_code(const notify_policy *p)
 	       (p->shadow && p->shadow->acts[PYI_IMPORT_NATIVE] != NOTIFY_ACT_ALLOW);
 }
 
-/* A file of the sandbox's own workspace, which is in nobody's table of mounts. */
+/* A file of the sandbox's workspace: a tmpfs that no table of mounts has. */
 static int notify_is_own(const struct notify_call *c, const struct statx *about)
 {
 	struct statx own;

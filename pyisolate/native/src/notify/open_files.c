@@ -85,34 +85,3 @@ SHARED long notify_about_open(const struct notify_call *c, int descriptor, const
 	const char *found = notify_proc_text(c->tid, file, text, sizeof text) ? NULL : strstr(text, field);
 	return found ? strtol(found + strlen(field), NULL, base) : -1;
 }
-
-/* What is known of a file; no server is asked, for which this thread would wait. */
-SHARED int notify_stat(int at, const char *name, struct statx *found)
-{
-	int flags = AT_STATX_DONT_SYNC | (name[0] ? 0 : AT_EMPTY_PATH);
-
-	return !statx(at, name, flags, STATX_TYPE | STATX_MODE | STATX_INO, found);
-}
-
-/* A file is the root of its own mount, and has no other name: the host knows which one it gave. */
-SHARED void notify_is_given(uint64_t file[2], const struct statx *about)
-{
-	file[0] = makedev(about->stx_dev_major, about->stx_dev_minor);
-	file[1] = about->stx_ino;
-}
-
-/* The name of a file that the task has open, for a record. */
-SHARED size_t notify_read_open(const struct notify_call *c, int descriptor, char *out, size_t room)
-{
-	char link[64];
-
-	snprintf(link, sizeof link, "/proc/%d/fd/%d", c->tid, descriptor);
-	ssize_t length = readlink(link, out, room);
-	struct statx found;
-	int unnamed = length == 1 && notify_stat(AT_FDCWD, link, &found) && S_ISREG(found.stx_mode);
-	if (length <= 0 || !notify_valid(c))
-		return 0;
-	if (unnamed)
-		notify_is_given(c->l->unnamed, &found);
-	return (size_t)length;
-}
