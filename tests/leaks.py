@@ -104,7 +104,7 @@ def below_zygote(zygote: int) -> Below:
     for one in psutil.Process(zygote).children():
         try:
             name, lives = one.name(), one.status() != psutil.STATUS_ZOMBIE
-            guest = lives and not _is_without_guest(one)
+            guest = lives and one.children()
         except psutil.NoSuchProcess:
             continue
         if lives and name == "pyisolate-init":
@@ -118,22 +118,8 @@ def _is_ahead(pid: int) -> bool:
     """Tell whether a process is an init that waits for its guest."""
     with contextlib.suppress(psutil.Error):
         one = psutil.Process(pid)
-        lives = one.status() != psutil.STATUS_ZOMBIE
-        return one.name() == "pyisolate-init" and lives and _is_without_guest(one)
+        return one.name() == "pyisolate-init" and one.status() != psutil.STATUS_ZOMBIE and not one.children()
     return False
-
-
-def _is_without_guest(init: psutil.Process) -> bool:
-    """Tell whether an init has no child but its maker, which is process 3 of its pid namespace."""
-    below = init.children()
-    return not below or (len(below) == 1 and _own_pid(below[0].pid) == 3)
-
-
-def _own_pid(pid: int) -> int:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as status:
-        found = [line.split() for line in status if line.startswith("NSpid:")]
-        return int(found[0][-1]) if found and len(found[0]) > 2 else 0
-    return 0
 
 
 def _cgroup_parents() -> tuple[str, ...]:

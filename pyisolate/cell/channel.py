@@ -28,7 +28,6 @@ from .outbox import GONE, Backlog, Outbox
 from .turns import Turn
 
 if TYPE_CHECKING:
-    from ..limits.groups_ahead import GroupsAhead
     from ..policy.compiled import CompiledPolicy
 
 _log = logging.getLogger("pyisolate.cell")
@@ -79,8 +78,6 @@ class Channel:
         self.zygote: object = None
         #: the policy for which its zygote made everything ahead; None: it serves any
         self.made_for: CompiledPolicy | None = None
-        #: its zygote's: it may have been born in its control group
-        self.groups: GroupsAhead | None = None
         self._pidfd_lock = threading.Lock()
         self.peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel)  # else it asks the kernel
         self.peer.setblocking(False)

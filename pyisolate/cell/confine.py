@@ -42,8 +42,6 @@ class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
     quiet_calls: tuple[quiet.QuietCall, ...] = ()
     #: of these there are none but look-ups
     every_file_call: bool = False
-    #: it gets a control group of its own
-    has_group: bool = False
     #: its C library reports look-ups that found nothing, and limits that were met
     reports: bool = False
 

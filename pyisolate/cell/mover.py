@@ -1,4 +1,4 @@
-"""A thread for what a cell needs and the kernel may take long over: to move a process into a control group waits
+"""A thread for what a warm cell needs and the kernel may take long over: to move a process into a control group waits
 for a grace period of RCU, 11 ms after a rest, and until then the reactor serves all others.
 """
 
@@ -10,30 +10,32 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from ..native.threads import Thread
+from .channel import Channel
 
 _log = logging.getLogger("pyisolate.pool")
 _CLOSE_TIMEOUT_S = 5.0
 
 
 class Mover:
-    """Makes one call after the other. The thread starts with the first one."""
+    """Calls `move` with one cell after the other. The thread starts with the first one."""
 
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+    def __init__(self, move: Callable[[Channel], None]) -> None:
+        self._move = move
+        self._queue: SimpleQueue[Channel | None] = SimpleQueue()
         self._thread: Thread | None = None
         self._closed = False
 
-    def submit(self, move: Callable[[], None]) -> None:
-        """Have a process moved; here and now where no thread can be started. One caller at a time."""
+    def submit(self, channel: Channel) -> None:
+        """Have a cell moved; here and now where no thread can be started. One caller at a time."""
         if self._thread is None:
             thread = Thread(target=self._run, name="pyisolate-mover")
             try:
                 thread.start()
             except RuntimeError:
-                move()
+                self._move(channel)
                 return
             self._thread = thread
-        self._queue.put(move)
+        self._queue.put(channel)
 
     def close(self) -> None:
         """End the thread once what it has is done."""
@@ -47,8 +49,8 @@ class Mover:
         self._thread, self._queue = None, SimpleQueue()
 
     def _run(self) -> None:
-        while (move := self._queue.get()) is not None and not self._closed:
+        while (channel := self._queue.get()) is not None and not self._closed:
             try:
-                move()
+                self._move(channel)
             except Exception:
-                _log.exception("moving a cell failed")
+                _log.exception("moving cell %d failed", channel.pid)

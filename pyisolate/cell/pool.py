@@ -9,10 +9,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from ..errors import SandboxError
 from ..native.result import advice
 from . import wire
 from .channel import OUT_OF_MEMORY, Channel
@@ -21,7 +19,7 @@ from .policy_zygotes import Kind
 from .reactor import Reactor
 from .shortage import Shortage, cause_of
 from .stock import Stock
-from .zygote_messages import BranchOrder, Exited, Forked, MakerReady
+from .zygote_messages import BranchOrder, Exited, Forked
 from .zygote_process import (
     FORKED_DESCRIPTORS,
     BegunZygote,
@@ -33,7 +31,6 @@ from .zygote_process import (
 )
 
 if TYPE_CHECKING:
-    from ..limits.groups_ahead import GroupsAhead
     from ..policy.compiled import CompiledPolicy
 
 _log = logging.getLogger("pyisolate.pool")
@@ -48,24 +45,11 @@ _LOOK_AGAIN_S = 0.5
 _PAUSE_S = 0.05
 
 
-class Groups(Protocol):
-    """Gives each warm cell its control group, before it can be handed out."""
-
-    def find_group(self, channel: Channel) -> bool:
-        """Return True where a cell was born in its control group, which is its own from now on. Does not wait."""
-
-    def move_cell(self, channel: Channel) -> None:
-        """Move a cell into its control group. May take milliseconds."""
-
-    def move_maker(self, groups: GroupsAhead, init: int, maker: int) -> None:
-        """Move the process that will fork the guest of `init` into that cell's control group. May take milliseconds."""
-
-
 class Pool:
     """Keeps warm cells ready; restarts the zygote when it dies; reports every cell's exit.
 
-    `prepare` is called once for each warm cell, outside any lock, before it can be handed out (listener), and `groups`
-    after it; `on_exit` for each reaped cell.
+    `prepare` is called once for each warm cell, outside any lock, before it can be handed out (listener), and `move`
+    after it, on a thread that may wait (control group); `on_exit` for each reaped cell.
     """
 
     def __init__(
@@ -73,14 +57,14 @@ class Pool:
         settings: PoolSettings,
         reactor: Reactor,
         prepare: Callable[[Channel], None],
-        groups: Groups,
+        move: Callable[[Channel], None],
         on_exit: Callable[[Channel, Exited | None], None],
     ) -> None:
         self._settings, self._reactor = settings, reactor
-        self._prepare, self._groups, self._on_exit = prepare, groups, on_exit
+        self._prepare, self._move, self._on_exit = prepare, move, on_exit
         #: called when a cell has become ready, on any thread
         self.on_ready: Callable[[], None] = lambda: None
-        self._mover = Mover()
+        self._mover = Mover(self._moved)
         self._start_lock = threading.Lock()
         #: its cells, and the zygotes of single policies
         self.stock = Stock(settings.size)
@@ -109,8 +93,6 @@ class Pool:
                 raise ZygoteError(f"start zygote: watch it: {error.strerror}", hint=advice(error.errno)) from error
             self.stock.forget_orders()
             self._zygote = zygote
-            if zygote.first_maker is not None:
-                self._make_group_ready(zygote, zygote.first_maker)
         self.refill()
 
     @property
@@ -260,15 +242,11 @@ class Pool:
             if "seccomp" in channel.steps and channel.listener is None:
                 raise OSError(errno.EMFILE, f"its listener {_LOST}")
             self._prepare(channel)
-            found = self._groups.find_group(channel)
         except Exception as error:
             self._spoilt(channel, error)
             return
-        if found:
-            self._offer(channel)
-            return
         self.stock.moves(channel)
-        self._mover.submit(partial(self._move, channel))
+        self._mover.submit(channel)
 
     def _spoilt(self, channel: Channel, error: Exception) -> None:
         channel.signal(signal.SIGKILL)
@@ -277,26 +255,13 @@ class Pool:
         if not isinstance(error, ProcessLookupError):  # it was killed before the signal came: no fault of ours
             _log.error("preparing cell %d failed: %s", channel.pid, error, exc_info=not isinstance(error, OSError))
 
-    def _move(self, channel: Channel) -> None:
+    def _moved(self, channel: Channel) -> None:
         """Move a cell and offer it. On the mover's thread: the cell and the zygote may die before it is done."""
         try:
-            self._groups.move_cell(channel)
+            self._move(channel)
         except Exception as error:
             self._spoilt(channel, error)
             return
-        self._offer(channel)
-
-    def _make_group_ready(self, zygote: ZygoteControl, message: MakerReady) -> None:
-        def move() -> None:
-            try:
-                self._groups.move_maker(zygote.groups, message.init, message.maker)
-            except (OSError, SandboxError) as error:
-                _log.warning("move the maker of a cell: %s; that cell is moved itself", error)
-
-        self._mover.submit(move)
-
-    def _offer(self, channel: Channel) -> None:
-        """Let a cell that has all be taken. On any thread: the cell and the zygote may have died."""
         with self.stock.condition:
             if not self.stock.moved(channel):
                 return
@@ -329,8 +294,6 @@ class Pool:
             self._forked(zygote, message, descriptors)
         elif isinstance(message, Exited):
             self._exited(message)
-        elif isinstance(message, MakerReady):
-            self._make_group_ready(zygote, message)
 
     def _forked(self, zygote: ZygoteControl, message: Forked, descriptors: list[int]) -> None:
         kind: Kind = zygote if isinstance(zygote, PolicyZygote) else "forking" if message.forks else "plain"
@@ -347,8 +310,7 @@ class Pool:
             ends = (descriptors[0], descriptors[1], descriptors[2], descriptors[3])
             channel = Channel(message.pid, ends, descriptors[4], init=message.init)
             channel.signal_otherwise, channel.forks = zygote.signal, message.forks
-            channel.zygote, channel.made_for, channel.groups = zygote, zygote.made_for, zygote.groups
-            zygote.groups.forked(message.init)
+            channel.zygote, channel.made_for = zygote, zygote.made_for
             self.stock.forked(kind, channel)
             self._reactor.add_channel(channel)
         except (OSError, MemoryError) as error:

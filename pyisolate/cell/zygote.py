@@ -38,7 +38,6 @@ from .zygote_messages import (
     Exited,
     Fork,
     Forked,
-    MakerReady,
     Signal,
     Start,
     Started,
@@ -48,9 +47,6 @@ from .zygote_messages import (
 
 #: The soft RLIMIT_NOFILE that a process has where nothing says otherwise (include/uapi/linux/fs.h, INR_OPEN_CUR).
 _OPEN_FILES = 1024
-#: A zygote that has had no order for so long has the next cell's control group made ready (ms): cells that are ordered
-#: faster are moved while others keep RCU busy, which takes 30 us, and need none of this.
-_REST_MS = 10
 #: Standard modules that most guests import; warm here, they cost a cell nothing (copy on write).
 WARM_MODULES = (
     *("abc", "ast", "base64", "bisect", "codecs", "collections.abc", "contextlib", "copy", "csv"),
@@ -80,7 +76,6 @@ class Zygote:
             spec.clone_flags,
             Users(spec.uid, spec.gid, spec.uid_range or (0, 0), maps),
             frames(),
-            _REST_MS if spec.has_group else None,
         )
         self.rehearsal, self._guest = Rehearsal(), guest.Guest()
         #: by whether they let a cell fork
@@ -194,13 +189,11 @@ def frames() -> Frames:
     """Return the messages about cells, encoded ahead with numbers that C replaces."""
     ids, status, cpu_s, size = (0xC1F0A1B2, 0xC1F0A3B4), 0xC1F0A5B6, 2.0**0.5, 0xC1F0A7B8C9DAEBFC
     forked = [Forked(pid=ids[0], init=ids[1], forks=forks) for forks in (False, True)]
-    ahead = MakerReady(init=ids[0], maker=ids[1])
     exited = Exited(pid=ids[0], status=status, cpu_s=cpu_s, max_rss_bytes=size)
     marks = [number.to_bytes(4, "big") for number in (*ids, status)]
     return Frames(
         (_frame(Fork(count=0x7D), [b"\x7d"]), _frame(Fork(count=0x7D, forks=True), [b"\x7d"])),
         (_frame(forked[0], marks[:2]), _frame(forked[1], marks[:2])),
-        _frame(ahead, marks[:2]),
         _frame(exited, [marks[0], marks[2], struct.pack(">d", cpu_s), size.to_bytes(8, "big")]),
     )
 

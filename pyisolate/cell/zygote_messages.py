@@ -66,13 +66,6 @@ class Forked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     errno: int | None = None
 
 
-class MakerReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Of the next cell the init is made; `maker` will fork its guest, into the control group that it is in by then."""
-
-    init: int
-    maker: int
-
-
 class Exited(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A cell ended and is reaped, the guest with `pid` and all that it had started.
 
@@ -85,5 +78,5 @@ class Exited(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     max_rss_bytes: int
 
 
-ZygoteMessage = Started | Forked | MakerReady | Exited
+ZygoteMessage = Started | Forked | Exited
 ZygoteOrder = Fork | Signal | Branch

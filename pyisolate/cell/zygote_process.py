@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import msgspec
 
 from ..errors import SandboxError
-from ..limits.groups_ahead import GroupsAhead
 from ..native import interpreter, process, quiet
 from ..native.descriptors import receive
 from ..policy.compiled import CompiledPolicy
@@ -29,7 +28,6 @@ from .zygote_messages import (
     Exited,
     Fork,
     Forked,
-    MakerReady,
     Signal,
     Start,
     Started,
@@ -131,10 +129,6 @@ class ZygoteControl:
     #: the policy for which it makes everything ahead; None: its cells serve any
     made_for: CompiledPolicy | None = None
 
-    def __init__(self) -> None:
-        #: the control groups of its next cells
-        self.groups = GroupsAhead()
-
     def signal(self, pid: int, number: int) -> None:
         """Have the zygote signal the cell whose guest is `pid`; nothing where the zygote is gone, and its cells too."""
         with contextlib.suppress(OSError):
@@ -164,7 +158,6 @@ class ZygoteProcess(ZygoteControl):
     """One running zygote and its control socket."""
 
     def __init__(self, settings: PoolSettings, begun: BegunZygote | None = None) -> None:
-        super().__init__()
         settings = settings if settings.complete is None else settings.complete(settings)
         begun = BegunZygote(settings) if begun is None else begun.take(settings)
         self._process, self.control = begun.process, begun.control
@@ -175,8 +168,6 @@ class ZygoteProcess(ZygoteControl):
             drop_privileges=settings.drop_privileges,
         )
         self.failed_preloads: tuple[tuple[str, str], ...] = ()
-        #: its last message of that kind until the pool reads its socket
-        self.first_maker: MakerReady | None = None
         try:
             with contextlib.suppress(BrokenPipeError):  # it ended at its imports: its status is read below
                 self.control.send(msgspec.msgpack.encode(start))
@@ -210,16 +201,11 @@ class ZygoteProcess(ZygoteControl):
         assert isinstance(message, Started)
         self.failed_preloads = message.failed_preloads
 
-    def _receive_of_cell(self) -> tuple[ZygoteMessage, list[int]] | None:
-        while (received := self.receive()) is not None and isinstance(received[0], MakerReady):
-            self.first_maker = received[0]
-        return received
-
     def _prove_kill(self) -> str:
         """Have a cell forked and end it; return why that failed, or nothing. Falls back on the zygote's kill(2)."""
         self.control.settimeout(_PROOF_S)
         self.fork(1)
-        received = self._receive_of_cell()
+        received = self.receive()
         if received is None or not isinstance(received[0], Forked):
             raise ZygoteError("start zygote: it ended while it forked its first cell")
         forked, descriptors = received[0], received[1]
@@ -233,7 +219,7 @@ class ZygoteProcess(ZygoteControl):
                 refused = f"pidfd_send_signal(2): {error.strerror}"
                 self.signal(forked.pid, signal.SIGKILL)
             try:
-                ended = self._receive_of_cell()
+                ended = self.receive()
             except TimeoutError:
                 refused = refused or "SIGKILL by pidfd_send_signal(2) ended no cell"
                 return f"{refused}; neither did the zygote's kill(2) within {_PROOF_S} s"
@@ -247,7 +233,6 @@ class ZygoteProcess(ZygoteControl):
     def stop(self) -> None:
         """End the zygote (its cells die with it) and reap it."""
         self.control.close()
-        self.groups.close()
         if self._process.poll() is None:
             with contextlib.suppress(PermissionError):  # it ends by itself now that the socket is closed
                 self._process.send_signal(signal.SIGKILL)
@@ -268,7 +253,6 @@ class PolicyZygote(ZygoteControl):
 
     def __init__(self, parent: ZygoteProcess, given: BranchOrder) -> None:
         """Have it forked; returns when it is ready. Raises ZygoteError, and OSError of this process's own."""
-        super().__init__()
         self.made_for, self.cannot_kill = given.policy, parent.cannot_kill
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pidfd, self.pid = -1, 0
@@ -297,7 +281,6 @@ class PolicyZygote(ZygoteControl):
     def stop(self, timeout_s: float = 5.0) -> None:
         """End it (its cells die with it), and wait until it has ended. Idempotent."""
         self.control.close()
-        self.groups.close()
         if self._pidfd < 0:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):  # it ends by itself: the socket is closed

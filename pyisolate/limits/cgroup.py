@@ -37,8 +37,6 @@ _NAME: EnforcerName = "cgroup"
 #: What a sandbox left charged is reclaimed above this; below, reclaiming costs more than it gives. What stays counts
 #: for the next sandbox, so a group of which more cannot be reclaimed (files in a tmpfs) is removed.
 _RESIDUE_BYTES = 4 << 20
-#: The tasks that a cell is born with: itself and its maker.
-_BIRTH_TASKS = 2
 #: A waiting process stops in some 10 us; on a machine that is busy it waits for a processor first (seconds).
 _FREEZES_WITHIN_S = 2.0
 
@@ -94,26 +92,11 @@ class CgroupLease:
         """Move a process in; what it starts from then on belongs too. Raise ProcessLookupError if it is gone."""
         self._controls.add(pid)
 
-    def holds(self, pid: int) -> bool:
-        """Say whether a process is in the group, in every hierarchy: one that was born there need not be moved."""
-        return self._controls.holds(pid)
-
-    def make_room(self) -> None:
-        """Let a cell be born here: by its maker, with its memory, and as fast as elsewhere. `apply` ends that.
-
-        No limit of memory is kept, however high: the maker shares the zygote's memory, and the kernel, when such a
-        limit is reached, ends a process of the group and all that share its memory.
-        """
-        tasks = self._limits[1]
-        self._set(None, None if tasks is not None and tasks < _BIRTH_TASKS else tasks, born=False)
-
     def apply(self, limits: Limits) -> None:
         """Set the memory limit (swap included) and the limit of tasks; None lifts them. Unchanged ones cost nothing."""
-        self._set(limits.memory_bytes, limits.processes, born=True)
-
-    def _set(self, memory: int | None, processes: int | None, *, born: bool) -> None:
+        wanted = (limits.memory_bytes, limits.processes)
+        memory, processes = wanted
         try:
-            self.turn.bear(not born)
             if memory != self._limits[0]:
                 self._controls.set_memory(memory)
             if processes != self._limits[1]:
@@ -128,7 +111,7 @@ class CgroupLease:
                 missing="cgroup",
                 hint=advice(error.errno) or "a limit below what the sandbox already uses cannot be set",
             ) from error
-        self._limits = memory, processes
+        self._limits = wanted
 
     def usage(self) -> Usage:
         """Return what the group uses now. The peak is exact from Linux 6.12 and on v1, else it is what readings saw."""

@@ -161,10 +161,6 @@ class Controls:
         """Move a process into each of the directories. Raises ProcessLookupError where it is gone."""
         write_each([f"{directory}/cgroup.procs" for directory in self.directories], str(pid))
 
-    def holds(self, pid: int) -> bool:
-        """Say whether a process is in each of the directories."""
-        return all(str(pid) in read(f"{directory}/cgroup.procs").split() for directory in self.directories)
-
     def empty(self) -> bool:
         """Say whether no living process is in any of the group's directories."""
         return not any(read(f"{directory}/cgroup.procs").strip() for directory in self.directories)

@@ -25,8 +25,6 @@ from .hierarchy import Layout
 #: which waits for its turn among the sandboxes. With 1024 each, four guests of 14 Python threads (each thread asks for
 #: the interpreter's lock every 5 ms, and the group wakes as often) made honest requests wait 5 to 14 times as long.
 _SHARES = 256
-#: While a cell is born in its group: that of the zygote it comes from.
-_SHARES_AT_BIRTH = 1024
 
 #: Who used this part of one processor since the last look has kept it, and gives way.
 _KEPT = 0.2
@@ -50,11 +48,10 @@ _OTHERS = 64
 
 
 class Weight(NamedTuple):
-    """What a control group weighs: the file that says it, and what it says, then and while a cell is born in it."""
+    """What a control group weighs: the file that says it, and what it says."""
 
     file: str
     text: str
-    at_birth: str
 
 
 class Turn:
@@ -63,7 +60,7 @@ class Turn:
     def __init__(self, directory: str | None, weight: Weight | None, spent_s: Callable[[], float]) -> None:
         self._directory, self._weight, self._spent_s = directory, weight, spent_s
         self._lock = threading.Lock()
-        self._ends = self._bears = False
+        self._ends = False
         self._seen: tuple[float, float] | None = None
         #: what part of a processor it had before it gave way
         self._had = 0.0
@@ -72,22 +69,7 @@ class Turn:
     def begin(self) -> None:
         """Have its weight, where that is not the default one: for a new group. Raises OSError."""
         if self._directory is not None and self._weight is not None:
-            text = self._weight.at_birth if self._bears else self._weight.text
-            write(f"{self._directory}/{self._weight.file}", text)
-
-    def bear(self, bears: bool) -> None:
-        """Let a cell be born here as fast as elsewhere, or, once it is, be like any other. Raises OSError."""
-        with self._lock:
-            self._bear(bears)
-
-    def _bear(self, bears: bool) -> None:
-        if bears == self._bears:
-            return
-        self._bears = bears
-        if self.gives_way:  # its weight cannot be written then (sched_group_set_shares)
-            self._set(False)
-        else:
-            self.begin()
+            write(f"{self._directory}/{self._weight.file}", self._weight.text)
 
     def look(self, now_s: float, before_s: float, kept: float) -> tuple[float, float]:
         """See what was used since the look at `before_s`, and give way or be normal again.
@@ -121,7 +103,6 @@ class Turn:
         """Be normal and count anew: the group is another sandbox's."""
         with self._lock:
             self._ends = False
-            self._bear(False)
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -187,8 +168,7 @@ class Weights:
     def turn_of(self, name: str, spent_s: Callable[[], float]) -> Turn:
         """Return the turn of the group of that name, whose processor time in all `spent_s` reads."""
         place = self._layout.weight
-        v1 = place is not None and place.version == 1
-        weight = Weight("cpu.shares", str(_SHARES), str(_SHARES_AT_BIRTH)) if v1 else None
+        weight = Weight("cpu.shares", str(_SHARES)) if place is not None and place.version == 1 else None
         return Turn(self.directory_of(name), weight, spent_s)
 
     def spent_s(self) -> float:

@@ -48,13 +48,12 @@ class Frame(NamedTuple):
 class Frames(NamedTuple):
     """What the loop reads and sends; the first two by whether a cell may fork without asking the listener.
 
-    `fork` has one number below 128: how many; `forked` the process ids (32 bits) of guest and init; `ahead` those
-    of init and maker; `exited` the guest's, its status (32 bits), seconds (a double) and bytes (64 bits).
+    `fork` has one number below 128: how many; `forked` the process ids (32 bits) of guest and init; `exited` the
+    guest's, its status (32 bits), seconds (a double) and bytes (64 bits).
     """
 
     fork: tuple[Frame, Frame]
     forked: tuple[Frame, Frame]
-    ahead: Frame
     exited: Frame
 
 
@@ -70,18 +69,8 @@ class Users(NamedTuple):
 class ZygoteLoop:
     """Made once in a zygote; a policy zygote goes on with its copy (`restart`)."""
 
-    def __init__(
-        self,
-        descriptors: tuple[int, int, int],
-        flags: int,
-        users: Users,
-        frames: Frames,
-        rest_ms: int | None = None,
-    ) -> None:
-        """`descriptors`: the control socket, the pipe that SIGCHLD writes to, the host's pidfd; `flags`: CLONE_NEW*.
-
-        So many `rest_ms` after the last order the loop sends `ahead`: who will fork the next cell. None: never.
-        """
+    def __init__(self, descriptors: tuple[int, int, int], flags: int, users: Users, frames: Frames) -> None:
+        """`descriptors`: the control socket, the pipe that SIGCHLD writes to, the host's pidfd; `flags`: CLONE_NEW*."""
         first, count = users.outside
         self._uids = _ffi.new("unsigned int[]", list(range(first, first + count))) if count else _ffi.NULL
         self._starts: tuple[CellStart, ...] = ()
@@ -90,12 +79,10 @@ class ZygoteLoop:
             "struct zygote_loop *",
             {
                 **{"control": control, "wake": wake, "host": host, "flags": flags},
-                "rest_ms": -1 if rest_ms is None else rest_ms,
                 **{"maps": users.maps, "uid": users.uid, "gid": users.gid},
                 **{"free_uids": self._uids, "uids": count, "free": count},
                 "fork": list(map(_frame, frames.fork)),
                 "forked": list(map(_frame, frames.forked)),
-                "ahead": _frame(frames.ahead),
                 "exited": _frame(frames.exited),
             },
         )

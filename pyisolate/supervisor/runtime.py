@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
     from ..cell.zygote_messages import Exited
     from ..kernel.binding import KernelBinding
-    from ..limits.cgroup import CgroupLease
-    from ..limits.groups_ahead import GroupsAhead
     from ..policy import Policy
     from ..policy.compiled import CompiledPolicy
     from ..records import SandboxContext
@@ -322,53 +320,19 @@ class Runtime:
 
     # -- CellEvents -----------------------------------------------------------------------------------------
 
-    def find_group(self, channel: Channel) -> bool:
-        """Have a cell keep the control group that it was born in; False where it was born elsewhere."""
-        if channel.groups is None or (lease := channel.groups.take(channel.init)) is None:
-            return False
-        try:
-            found = lease.holds(channel.pid)
-        except BaseException:
-            lease.release()
-            raise
-        if found:
-            self._keep_lease(channel, lease)
-        else:  # it was forked before its maker was moved
-            channel.groups.put_back(channel.init, lease)
-        return found
-
     def move_cell(self, channel: Channel) -> None:
         """Give a warm cell its control group, before it is handed out. The kernel may take milliseconds."""
-        cgroups = None if self._started is None else self._started.cgroups
-        if cgroups is None or self.find_group(channel):
-            return
-        lease = None if channel.groups is None else channel.groups.take(channel.init)
-        lease = cgroups.lease() if lease is None else lease
-        try:
-            lease.add(channel.pid)
-        except BaseException:
-            lease.release()
-            raise
-        self._keep_lease(channel, lease)
-
-    def _keep_lease(self, channel: Channel, lease: CgroupLease) -> None:
-        if not self.registry.keep_lease(channel, lease):
-            lease.release()  # it was reaped before this was done, and nothing else would give it back
-
-    def move_maker(self, groups: GroupsAhead, init: int, maker: int) -> None:
-        """Give a cell that is not forked yet its control group: its guest is born where its maker is."""
         cgroups = None if self._started is None else self._started.cgroups
         if cgroups is None:
             return
         lease = cgroups.lease()
         try:
-            lease.make_room()
-            with contextlib.suppress(ProcessLookupError):  # it has forked the cell, which may be half in the group
-                lease.add(maker)
+            lease.add(channel.pid)
         except BaseException:
             lease.release()
             raise
-        groups.put(init, lease)
+        if not self.registry.keep_lease(channel, lease):
+            lease.release()  # it was reaped before this was done, and nothing else would give it back
 
     def prepare_cell(self, channel: Channel) -> None:
         """Give a warm cell its place at the listener, before it is handed out."""
@@ -411,8 +375,6 @@ class Runtime:
         if self._started is not None:
             self._started.reactor.remove_channel(channel)
         channel.close()
-        if channel.groups is not None:
-            channel.groups.end(channel.init)
         if isinstance(owner := channel.owner, CellSession):
             owner.kernel.release_network()
             owner.release_lease()

@@ -12,9 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
-from ..cell.pool import Groups, Pool
+from ..cell.pool import Pool
 from ..cell.reactor import Reactor
 from ..cell.zygote_process import BegunZygote, PoolSettings, ZygoteError
 from ..choices import Network
@@ -64,11 +62,14 @@ class StartOptions:
     python: CellPython | None = None
 
 
-class CellEvents(Groups, Protocol):
+class CellEvents(Protocol):
     """What happens to cells, as the supervisor handles it."""
 
     def prepare_cell(self, channel: Channel) -> None:
         """A cell is warm."""
+
+    def move_cell(self, channel: Channel) -> None:
+        """A cell is prepared, and needs its control group. May take milliseconds."""
 
     def cell_served(self, channel: Channel) -> None:
         """The reactor gave a channel its turn."""
@@ -174,8 +175,7 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
         )
         stack.callback(started.threads.close)
         on_made(started)
-        settings = _pool_settings(parts, options, has_groups=cgroups is not None)
-        _start_pools(parts, settings, started, stack, begun, programs_judge=programs_judge)
+        _start_pools(parts, _pool_settings(parts, options), started, stack, begun, programs_judge=programs_judge)
         if cgroups is not None and cgroups.weights.give_way:
             parts.watchdog.accompany(Turns(cgroups.weights.spent_s, cgroups.turns).look)
         parts.watchdog.start()
@@ -271,11 +271,11 @@ def _prove(
     return cgroups, found.reason, programs_judge, begun
 
 
-def _pool_settings(parts: Parts, options: StartOptions, *, has_groups: bool = False) -> PoolSettings:
+def _pool_settings(parts: Parts, options: StartOptions) -> PoolSettings:
     settings = PoolSettings(
         size=options.pool_size,
         preload=options.preload,
-        spec=msgspec.structs.replace(parts.plan.cell_spec(), has_group=has_groups),
+        spec=parts.plan.cell_spec(),
         drop_privileges=parts.traits.started_by_root,
         environment=zygote_environment(),
     )
@@ -294,16 +294,15 @@ def _start_pools(
     programs_judge: bool,
 ) -> None:
     plan, reactor, events = parts.plan, started.reactor, parts.events
-    pool = started.pool = Pool(settings, reactor, events.prepare_cell, events, events.cell_exited)
+    pool = started.pool = Pool(settings, reactor, events.prepare_cell, events.move_cell, events.cell_exited)
     stack.callback(pool.close)
     if programs_judge:
         # Its zygote starts with the first sandbox that connects somewhere, and holds what keeps the programs attached.
         def complete(given: PoolSettings) -> PoolSettings:
-            spec = msgspec.structs.replace(plan.native_spec(), has_group=given.spec.has_group)
-            return replace(given, spec=spec, held=plan.bpf.link_descriptors)
+            return replace(given, spec=plan.native_spec(), held=plan.bpf.link_descriptors)
 
         others = replace(settings, complete=complete)
-        started.native_pool = Pool(others, reactor, events.prepare_cell, events, events.cell_exited)
+        started.native_pool = Pool(others, reactor, events.prepare_cell, events.move_cell, events.cell_exited)
         stack.callback(started.native_pool.close)
     assert started.assigner is not None
     for native, one in enumerate(started.pools()):

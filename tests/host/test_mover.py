@@ -12,7 +12,6 @@ import pytest
 
 import pyisolate
 from pyisolate.limits.cgroup import CgroupLease
-from pyisolate.supervisor.runtime import Runtime
 from tests import inside
 from tests.require import require
 from tests.waiting import until
@@ -37,8 +36,6 @@ class Held:
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    """Every cell is moved: none is born in its group (`test_groups_ahead`)."""
-    monkeypatch.setattr(Runtime, "move_maker", lambda *_: None)
     made = Held()
     made.go_on.set()
     monkeypatch.setattr(CgroupLease, "add", made.wrap(CgroupLease.add))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pyisolate.limits.turns import Turn, Turns, Weight
 
-SHARES = Weight("cpu.shares", "256", "1024")
+SHARES = Weight("cpu.shares", "256")
 
 
 def group(directory: Path) -> str:
@@ -180,15 +179,3 @@ def test_a_group_without_a_weight_has_no_turn() -> None:
     turn = Turn(None, None, lambda: 0.0)
     turn.begin()
     assert not turn.prove()
-
-
-@pytest.mark.parametrize("over", [lambda turn: turn.bear(False), Turn.start], ids=["handed out", "never handed out"])
-def test_a_group_weighs_more_while_a_cell_is_born_in_it(tmp_path: Path, over: Callable[[Turn], None]) -> None:
-    turn = Turn(group(tmp_path / "one"), SHARES, lambda: 0.0)
-    turn.begin()
-    turn.bear(True)
-    shares = tmp_path / "one" / "cpu.shares"
-    assert shares.read_text() == "1024"
-    shares.write_text("")  # the kernel's file has no rest of what was longer
-    over(turn)
-    assert shares.read_text() == "256"

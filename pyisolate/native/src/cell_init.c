@@ -7,12 +7,6 @@
  * Its namespaces are half of what a cell's making takes, so a caller can have an init made ahead (cell_init_prepare), which
  * waits for the word to fork.
  *
- * To move a process into a control group may wait for a grace period of RCU, 11 ms after a rest. So that no cell waits
- * for it, an init can have a maker (cell_init_divide): a child that shares the memory as it does itself, and forks the
- * guest in its place. The supervisor moves the maker while nothing else is to do, and the guest is born in that group. The
- * maker has ended, and is reaped, before the caller knows the guest: it counts as a task there, and a group that is out of
- * memory would else have a process to kill that shares the caller's.
- *
  * What an init does: it reaps whatever dies below it, writes down how the guest ended, and ends, which ends all that is
  * left in its pid namespace (pid_namespaces(7)). Signals from outside the namespace it hands to the guest. It makes raw
  * system calls only: the C library's `errno`, and the rest of the thread control block, are the caller's.
@@ -38,19 +32,35 @@
 #include <unistd.h>
 
 #include "cell_init.h"
-#include "cell_init_slot.h"
 #include "networks.h"
-#include "raw_call.h"
 #include "result.h"
 #include "shared.h"
 
 #ifndef PR_GET_TID_ADDRESS /* linux/prctl.h, 3.5 */
 #define PR_GET_TID_ADDRESS 40
 #endif
+#define CELL_INIT_CLOSE_UNSHARE 2 /* CLOSE_RANGE_UNSHARE, linux/close_range.h, 5.9 */
 
-#define CELL_INIT_STACK_BYTES 12288 /* the last 4096 are a maker's */
-#define CELL_INIT_MAKER_BYTES 4096
-#define CELL_INIT_MAKER       3 /* its process id: 2 is the guest's, which its zygote makes ahead of */
+/* In this order, but that an init may end at any time. */
+enum { CELL_INIT_ENDED, CELL_INIT_WAITS, CELL_INIT_FORKS, CELL_INIT_FORKED };
+
+/* Lies at the top of the init's stack, in pages that are the caller's: no guest can write there. */
+struct cell_init_slot {
+	unsigned int state; /* futex; the kernel clears it when the init ends (CLONE_CHILD_CLEARTID) */
+	int error, guest, guest_pidfd, status;
+	long long max_rss_kb;
+	void *context[5]; /* __builtin_setjmp */
+	void *tid_address, *robust_list;
+	size_t robust_size;
+	sigset_t mask;
+	int own_pid_namespace, own_user_namespace;
+	/* the caller's: the init as it knows it, and what it was cloned with; a pidfd of the caller itself */
+	int init, init_pidfd, caller_pidfd;
+	unsigned long long flags, network; /* the ticket of its network namespace (networks.h), or 0 */
+	struct cell_init_slot *next;
+};
+
+#define CELL_INIT_STACK_BYTES 8192
 
 static struct cell_init_slot *cell_init_free_slots;
 static struct cell_init_slot *cell_init_ready; /* NULL, or that of an init that waits */
@@ -59,10 +69,134 @@ static int cell_init_caller_pid;
 
 /* --- the init: no library call that sets errno --------------------------------------------------------------------- */
 
+static inline long cell_init_call(long number, long a, long b, long c, long d, long e)
+{
+#if defined(__x86_64__)
+	long result;
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+			 : "rcx", "r11", "memory");
+	return result;
+#elif defined(__aarch64__)
+	register long x8 __asm__("x8") = number;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
+	return x0;
+#else
+#error "pyisolate knows the system calls of x86-64 and aarch64 only"
+#endif
+}
+
+#define CELL_INIT_CALL(number, a, b, c, d) cell_init_call((number), (long)(a), (long)(b), (long)(c), (long)(d), 0)
+
 static void cell_init_set_state(struct cell_init_slot *slot, unsigned int state)
 {
 	__atomic_store_n(&slot->state, state, __ATOMIC_RELEASE);
-	RAW_CALL(SYS_futex, &slot->state, FUTEX_WAKE, 1, 0);
+	CELL_INIT_CALL(SYS_futex, &slot->state, FUTEX_WAKE, 1, 0);
+}
+
+/* Without a pid namespace nothing ends the others with the init: they are its children by now, or become them when
+ * their parents end (PR_SET_CHILD_SUBREAPER). */
+static void cell_init_end_children(void)
+{
+	char text[512];
+	long self = CELL_INIT_CALL(SYS_getpid, 0, 0, 0, 0);
+	char path[64] = "/proc/";
+	char digits[16];
+	int count = 0, length = 6;
+
+	do
+		digits[count++] = (char)('0' + self % 10);
+	while ((self /= 10));
+	for (int again = 0; again < 2; again++) { /* /proc/PID/task/PID/children */
+		for (int i = count; i > 0;)
+			path[length++] = digits[--i];
+		const char *rest = again ? "/children" : "/task/";
+		for (; *rest; rest++)
+			path[length++] = *rest;
+	}
+	for (;;) {
+		long fd = CELL_INIT_CALL(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+		long got = fd < 0 ? 0 : CELL_INIT_CALL(SYS_read, fd, text, sizeof text - 1, 0);
+		if (fd >= 0)
+			CELL_INIT_CALL(SYS_close, fd, 0, 0, 0);
+		if (got <= 0)
+			return;
+		long child = 0;
+		for (long i = 0; i < got; i++) {
+			if (text[i] >= '0' && text[i] <= '9') {
+				child = child * 10 + (text[i] - '0');
+			} else if (child > 0) {
+				CELL_INIT_CALL(SYS_kill, child, SIGKILL, 0, 0);
+				child = 0;
+			}
+		}
+		CELL_INIT_CALL(SYS_wait4, -1, 0, __WALL, 0);
+	}
+}
+
+static void cell_init_finish(struct cell_init_slot *slot, int status)
+{
+	struct rusage usage = {0};
+
+	if (!slot->own_pid_namespace)
+		cell_init_end_children();
+	CELL_INIT_CALL(SYS_getrusage, RUSAGE_CHILDREN, &usage, 0, 0);
+	slot->max_rss_kb = usage.ru_maxrss;
+	slot->status = status;
+	CELL_INIT_CALL(SYS_exit_group, 0, 0, 0, 0);
+}
+
+static void cell_init_reap(struct cell_init_slot *slot)
+{
+	int status;
+	long pid;
+
+	while ((pid = CELL_INIT_CALL(SYS_wait4, -1, &status, WNOHANG | __WALL, 0)) > 0)
+		if (pid == slot->guest)
+			cell_init_finish(slot, status);
+}
+
+/* Sent on purpose, and by a process outside: the kernel gives the sender's pid as 0 to another pid namespace. Guests
+ * signal each other by themselves, so handing on their signals to the init would give them nothing. */
+static int cell_init_hands_on(const struct cell_init_slot *slot, const siginfo_t *info)
+{
+	return info->si_code <= 0 && (info->si_pid == 0 || !slot->own_pid_namespace);
+}
+
+static void cell_init_serve(struct cell_init_slot *slot)
+{
+	uint64_t all = ~0ULL;
+	siginfo_t info;
+
+	for (;;) {
+		long number = CELL_INIT_CALL(SYS_rt_sigtimedwait, &all, &info, 0, sizeof all);
+		if (number == SIGCHLD)
+			cell_init_reap(slot);
+		else if (number > 0 && cell_init_hands_on(slot, &info))
+			CELL_INIT_CALL(SYS_kill, slot->guest, number, 0, 0);
+	}
+}
+
+/* It holds nothing that a guest could want: no descriptor, and no capability outside the cell. */
+static void cell_init_confine(const struct cell_init_slot *slot)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+	struct __user_cap_data_struct kept[2];
+
+	kept[0] = kept[1] = (struct __user_cap_data_struct){0, 0, 0};
+	if (slot->own_user_namespace) /* the guest may be another user: to hand signals on to it */
+		kept[0].effective = kept[0].permitted = 1U << CAP_KILL;
+	CELL_INIT_CALL(SYS_close_range, 0, ~0U, CELL_INIT_CLOSE_UNSHARE, 0);
+	CELL_INIT_CALL(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0);
+	CELL_INIT_CALL(SYS_capset, &header, kept, 0, 0);
 }
 
 static __attribute__((noinline, noreturn)) void cell_init_go_on(struct cell_init_slot *slot)
@@ -70,97 +204,46 @@ static __attribute__((noinline, noreturn)) void cell_init_go_on(struct cell_init
 	__builtin_longjmp(slot->context, 1);
 }
 
-/* Until the caller has another word for it, or has ended: also where that was before this process asked to be ended with
- * it. Returns that word. */
-static unsigned int cell_init_wait(struct cell_init_slot *slot)
+/* Until the caller says so, or has ended: also where that was before this process asked to be ended with it. */
+static void cell_init_wait(struct cell_init_slot *slot)
 {
 	struct pollfd caller = {slot->caller_pidfd, POLLIN, 0};
 	struct timespec now = {0};
-	unsigned int state;
 
-	if (raw_call(SYS_ppoll, (long)&caller, 1, (long)&now, 0, 0) > 0)
-		RAW_CALL(SYS_exit_group, 1, 0, 0, 0);
-	while ((state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE)) == CELL_INIT_WAITS)
-		RAW_CALL(SYS_futex, &slot->state, FUTEX_WAIT, CELL_INIT_WAITS, 0);
-	return state;
-}
-
-/* `more`: CLONE_PARENT, or 0. A child of either kind sends SIGCHLD. */
-static void cell_init_clone_guest(struct cell_init_slot *slot, long more)
-{
-	long flags = CLONE_PIDFD | SIGCHLD | more;
-
-	/* Needs CONFIG_CHECKPOINT_RESTORE; without it the cached tid stays the caller's, which only PI mutexes notice. */
-	if (slot->tid_address != NULL)
-		flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
-	/* clone(2), not clone3(2), which filters of containers refuse; the order of its last two arguments differs */
-#if defined(__x86_64__)
-	long guest = raw_call(SYS_clone, flags, 0, (long)&slot->guest_pidfd, (long)slot->tid_address, 0);
-#else
-	long guest = raw_call(SYS_clone, flags, 0, (long)&slot->guest_pidfd, 0, (long)slot->tid_address);
-#endif
-	if (guest == 0)
-		cell_init_go_on(slot);
-	if (guest < 0)
-		slot->error = (int)-guest;
-	else
-		slot->guest = (int)guest;
-}
-
-static void cell_init_run_maker(void *argument)
-{
-	struct cell_init_slot *slot = argument;
-
-	while (!__atomic_load_n(&slot->go, __ATOMIC_ACQUIRE))
-		RAW_CALL(SYS_futex, &slot->go, FUTEX_WAIT, 0, 0);
-	cell_init_clone_guest(slot, CLONE_PARENT); /* the init's child */
-	RAW_CALL(SYS_exit_group, 0, 0, 0, 0);
-}
-
-/* Have a maker. Returns 1 once it has ended, 0 where none could be made: clone3(2) is refused, or older than 5.5. */
-static int cell_init_have_maker(struct cell_init_slot *slot)
-{
-	static const pid_t number = CELL_INIT_MAKER; /* the kernel counts on from the last that it chose itself */
-	struct clone_args arguments = {
-		.flags = CLONE_VM | CLONE_FILES | CLONE_PIDFD,
-		.pidfd = (uintptr_t)&slot->maker_pidfd,
-		.exit_signal = SIGCHLD,
-		.stack = (uintptr_t)(slot + 1) - CELL_INIT_STACK_BYTES,
-		.stack_size = CELL_INIT_MAKER_BYTES,
-		.set_tid = (uintptr_t)&number,
-		.set_tid_size = 1,
-	};
-	long maker = raw_clone3(&arguments, cell_init_run_maker, slot);
-
-	slot->maker = (int)maker;
-	cell_init_set_state(slot, CELL_INIT_WAITS);
-	if (maker < 0)
-		return 0;
-	RAW_CALL(SYS_wait4, maker, 0, __WALL, 0);
-	return 1;
-}
-
-/* As the caller says: by a maker, or by itself. */
-static void cell_init_have_guest(struct cell_init_slot *slot)
-{
-	while (cell_init_wait(slot) == CELL_INIT_DIVIDES)
-		if (cell_init_have_maker(slot))
-			return;
-	cell_init_clone_guest(slot, 0);
+	if (cell_init_call(SYS_ppoll, (long)&caller, 1, (long)&now, 0, 0) > 0)
+		CELL_INIT_CALL(SYS_exit_group, 1, 0, 0, 0);
+	while (__atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) == CELL_INIT_WAITS)
+		CELL_INIT_CALL(SYS_futex, &slot->state, FUTEX_WAIT, CELL_INIT_WAITS, 0);
 }
 
 static int cell_init_run(void *argument)
 {
 	struct cell_init_slot *slot = argument;
+	long flags = CLONE_PIDFD | SIGCHLD;
 
-	RAW_CALL(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
-	RAW_CALL(SYS_prctl, PR_SET_NAME, "pyisolate-init", 0, 0);
+	CELL_INIT_CALL(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
+	CELL_INIT_CALL(SYS_prctl, PR_SET_NAME, "pyisolate-init", 0, 0);
 	if (!slot->own_pid_namespace)
-		RAW_CALL(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0);
-	cell_init_have_guest(slot);
-	if (slot->guest == 0)
-		RAW_CALL(SYS_exit_group, 1, 0, 0, 0);
+		CELL_INIT_CALL(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0);
+	cell_init_wait(slot);
+	/* Needs CONFIG_CHECKPOINT_RESTORE; without it the cached tid stays the caller's, which only PI mutexes notice. */
+	if (slot->tid_address != NULL)
+		flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+	/* clone(2), not clone3(2), which filters of containers refuse; the order of its last two arguments differs */
+#if defined(__x86_64__)
+	long guest = cell_init_call(SYS_clone, flags, 0, (long)&slot->guest_pidfd, (long)slot->tid_address, 0);
+#else
+	long guest = cell_init_call(SYS_clone, flags, 0, (long)&slot->guest_pidfd, 0, (long)slot->tid_address);
+#endif
+	if (guest == 0)
+		cell_init_go_on(slot);
+	if (guest < 0) {
+		slot->error = (int)-guest;
+		CELL_INIT_CALL(SYS_exit_group, 1, 0, 0, 0);
+	}
+	slot->guest = (int)guest;
 	cell_init_set_state(slot, CELL_INIT_FORKED);
+	cell_init_confine(slot);
 	cell_init_serve(slot);
 	return 0;
 }
@@ -216,21 +299,13 @@ static int cell_init_pid_of(int pidfd)
 	return pid > 0 ? pid : -ESRCH;
 }
 
-/* Returns the state that follows. */
-static unsigned int cell_init_wait_while(struct cell_init_slot *slot, unsigned int state)
-{
-	unsigned int now;
-
-	while ((now = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE)) == state)
-		syscall(SYS_futex, &slot->state, FUTEX_WAIT, state, NULL, NULL, 0);
-	return now;
-}
-
 /* Waits until the guest is made, or the init has ended; returns 0 or -errno. The caller's stack must stand still. */
 static int cell_init_wait_forked(struct cell_init_slot *slot)
 {
-	unsigned int state = cell_init_wait_while(slot, CELL_INIT_FORKS);
+	unsigned int state;
 
+	while ((state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE)) == CELL_INIT_FORKS)
+		syscall(SYS_futex, &slot->state, FUTEX_WAIT, CELL_INIT_FORKS, NULL, NULL, 0);
 	if (state == CELL_INIT_FORKED || slot->guest > 0) /* the guest, and its init after it, may have ended by now */
 		return 0;
 	return slot->error ? -slot->error : -ESRCH;
@@ -300,27 +375,6 @@ SHARED int cell_init_prepare(unsigned long long flags)
 	return cell_init_ready != NULL ? 0 : cell_init_make(flags, &cell_init_ready);
 }
 
-/* Have the init made ahead have a maker; returns its process id, and the init's by `init`, or -errno. Only a pid namespace
- * ends a maker with its init. */
-SHARED int cell_init_divide(int *init)
-{
-	struct cell_init_slot *slot = cell_init_ready;
-	unsigned int waits = CELL_INIT_WAITS; /* it may have ended */
-
-	if (slot == NULL || !slot->own_pid_namespace || slot->maker > 0 ||
-	    !__atomic_compare_exchange_n(&slot->state, &waits, CELL_INIT_DIVIDES, 0, __ATOMIC_ACQ_REL,
-					 __ATOMIC_ACQUIRE))
-		return -ESRCH;
-	syscall(SYS_futex, &slot->state, FUTEX_WAKE, 1, NULL, NULL, 0);
-	cell_init_wait_while(slot, CELL_INIT_DIVIDES);
-	if (slot->maker <= 0)
-		return -EAGAIN;
-	int maker = cell_init_pid_of(slot->maker_pidfd);
-	close(slot->maker_pidfd);
-	*init = slot->init;
-	return maker;
-}
-
 /* Have none made ahead any more: end it, or, in a forked child of the caller, whose init it is not, forget it. */
 SHARED void cell_init_leave_ready(int ends)
 {
@@ -378,8 +432,7 @@ static __attribute__((noinline)) int cell_init_fork_guest(struct cell_init_slot 
 
 	unsigned int waits = CELL_INIT_WAITS; /* it may have ended */
 	__atomic_compare_exchange_n(&slot->state, &waits, CELL_INIT_FORKS, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
-	__atomic_store_n(&slot->go, 1, __ATOMIC_RELEASE);
-	syscall(SYS_futex, slot->maker > 0 ? &slot->go : &slot->state, FUTEX_WAKE, 1, NULL, NULL, 0);
+	syscall(SYS_futex, &slot->state, FUTEX_WAKE, 1, NULL, NULL, 0);
 	int error = cell_init_wait_forked(slot);
 	PyOS_AfterFork_Parent();
 	sigprocmask(SIG_SETMASK, &slot->mask, NULL);

@@ -21,9 +21,6 @@ struct cell_init_end {
 SHARED int cell_init_fork(unsigned long long flags, struct cell_init_made *made);
 /* Have an init made ahead for the next cell with these flags; 0 or -errno. */
 SHARED int cell_init_prepare(unsigned long long flags);
-/* Have a maker forked by the one made ahead: it forks the guest in its place, into the control group that it is in itself.
- * Returns the maker's process id, or -errno. */
-SHARED int cell_init_divide(int *init);
 /* Let go of the one made ahead: it ends (1), or is another process's (0). */
 SHARED void cell_init_leave_ready(int ends);
 /* Once the init is reaped: how its guest ended. Gives the slot back. */

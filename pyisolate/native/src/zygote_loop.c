@@ -273,20 +273,6 @@ static int zygote_loop_receive(struct zygote_loop *loop)
 	return ZYGOTE_LOOP_OTHER;
 }
 
-/* Tell the supervisor which process will fork the next cell: it can be moved into a control group now. Where there is
- * none, the guest is moved. */
-static int zygote_loop_divide(struct zygote_loop *loop)
-{
-	struct zygote_loop_frame *frame = &loop->ahead;
-	int init, maker = cell_init_divide(&init);
-
-	if (maker < 0)
-		return 0;
-	zygote_loop_put(frame, 0, (uint64_t)init, 4);
-	zygote_loop_put(frame, 1, (uint64_t)maker, 4);
-	return zygote_loop_send(loop->control, frame, NULL, 0);
-}
-
 static int zygote_loop_wait(struct zygote_loop *loop)
 {
 	struct pollfd awaited[] = {
@@ -298,12 +284,6 @@ static int zygote_loop_wait(struct zygote_loop *loop)
 	int ready = poll(awaited, sizeof awaited / sizeof *awaited, 0);
 	if (ready == 0) { /* where that fails, the next cell's making says why */
 		cell_init_prepare(loop->flags);
-		ready = poll(awaited, sizeof awaited / sizeof *awaited, loop->rest_ms);
-	}
-	if (ready == 0) {
-		int error = zygote_loop_divide(loop);
-		if (error < 0)
-			return zygote_loop_is_gone(error) ? ZYGOTE_LOOP_GONE : error;
 		ready = poll(awaited, sizeof awaited / sizeof *awaited, -1);
 	}
 	if (ready < 0)

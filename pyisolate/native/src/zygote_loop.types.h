@@ -37,17 +37,15 @@ enum {
 struct zygote_loop {
 	int control, wake, host;  /* the supervisor's socket; a pipe that SIGCHLD writes to; the host's pidfd */
 	unsigned long long flags; /* CLONE_NEW* of each cell */
-	int rest_ms; /* so long after the last order, the next cell's control group is made ready; -1: never */
-	int maps;    /* this process maps its cells' users */
-	unsigned int uid, gid;   /* that a cell is to itself */
-	unsigned int *free_uids; /* that cells can be outside, the one freed first in front; NULL: all are `uid` */
+	int maps;                 /* this process maps its cells' users */
+	unsigned int uid, gid;    /* that a cell is to itself */
+	unsigned int *free_uids;  /* that cells can be outside, the one freed first in front; NULL: all are `uid` */
 	int uids, first_free, free;
 	/* by whether a cell may fork without asking the listener */
 	const struct cell_start_order *starts[2];
 	struct cell_start_outcome *outcomes[2];
 	struct zygote_loop_frame fork[2];   /* an order for some cells: their number */
 	struct zygote_loop_frame forked[2]; /* the guest's process id, and its init's */
-	struct zygote_loop_frame ahead;     /* the init that is made ahead, and the process that will fork its guest */
 	struct zygote_loop_frame exited;    /* the guest's process id, its status, seconds, bytes */
 
 	struct zygote_loop_cell *cells; /* those that are not reaped */

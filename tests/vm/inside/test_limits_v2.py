@@ -3,7 +3,6 @@
 from tests.host.conftest import tree  # noqa: F401 (asked for by what follows)
 from tests.host.test_cgroup import *  # noqa: F403
 from tests.host.test_cgroup_delegated import *  # noqa: F403
-from tests.host.test_groups_ahead import *  # noqa: F403
 from tests.host.test_turns import *  # noqa: F403
 
 # There is one hierarchy here: this is about supervisors that v1 shows in different places.
