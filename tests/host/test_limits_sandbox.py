@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import msgspec
@@ -446,3 +447,26 @@ def test_a_program_that_ends_by_the_size_of_its_file_is_one_event(supervisor: py
         assert sandbox.eval(way) == -25
         found = [(e.capability, e.target, e.count, e.reported_by) for e in sandbox.get_denial_events()]
         assert found == [("limit.file_size", "65536", 1, "guest")]
+
+
+FILLS = """
+import os
+fd = os.open({path!r}, os.O_WRONLY | os.O_CREAT)
+while True:
+    os.write(fd, bytes(1 << 16))
+"""
+
+
+def test_what_a_guest_leaves_in_a_tmpfs_is_no_other_guests(supervisor: pyisolate.Supervisor) -> None:
+    require("cgroup", inside.cgroups(supervisor) is not None, "no control groups here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        os.chmod(place, 0o777)
+        hostile = BASE.allow_write(place).with_limits(memory="68MB", file_size="1GB", wall="30s")
+        honest = BASE.with_limits(memory="66MB", wall="30s")
+        for number in range(4):
+            with supervisor.spawn(f"hostile-{number}", hostile) as sandbox, pytest.raises(pyisolate.MemoryExceeded):
+                sandbox.exec(FILLS.format(path=f"{place}/{number}"))
+            assert os.stat(f"{place}/{number}").st_blocks * 512 > 16 << 20, "it stays"
+            for other in range(2):  # a pool has more than one group
+                with supervisor.spawn(f"honest-{number}-{other}", honest) as sandbox:
+                    assert sandbox.eval("len(bytearray(20_000_000))") == 20_000_000
