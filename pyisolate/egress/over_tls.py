@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,6 +16,8 @@ from .streams import Inlet, Plain
 
 _T = TypeVar("_T")
 _READ_BYTES = 1 << 16
+#: No record has more inside (RFC 8446, 5.1).
+_RECORD_BYTES = 1 << 14
 
 
 class OverTls:
@@ -35,10 +38,13 @@ class OverTls:
         return self._under.rests() and not (self._ended or self._incoming.pending or self._tls.pending())
 
     def plain(self, data: bytes) -> bytes | None:
-        """Return what came inside of `data`, maybe nothing yet; None for anything else, which `read` meets again."""
+        """Return all that came inside of `data`, maybe nothing yet; None for anything else, which `read` meets again.
+
+        The loop reports new bytes of the socket only, so it would not call again for a rest that OpenSSL holds.
+        """
         self._incoming.write(data)
         try:
-            return self._found(_READ_BYTES)
+            return self._found(sys.maxsize)
         except ssl.SSLWantReadError:
             return b""
         except ssl.SSLError:
@@ -94,7 +100,7 @@ class OverTls:
         try:
             # without a look at what is left, one more read would find out by an exception
             while not found or (len(found) < most and (self._incoming.pending or self._tls.pending())):
-                if not (more := self._tls.read(most - len(found))):
+                if not (more := self._tls.read(min(most - len(found), _RECORD_BYTES))):
                     raise ssl.SSLZeroReturnError("it has ended")
                 found += more
         except ssl.SSLWantReadError:

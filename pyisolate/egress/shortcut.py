@@ -153,11 +153,10 @@ class Shortcut:
             self._pass_on(b"", data)
             return True
         known, came = self._flight
-        found = None
-        if data and len(data) <= _MOST_BYTES:
-            found = self._up.answers.find(data)
-            self._in_row = 0 if found is None else self._in_row + 1
-            found = found or read_apart(known.request.method, data, self._up.answers, self._hider)
+        found = self._up.answers.find(data)
+        self._in_row = 0 if found is None else self._in_row + 1
+        if found is None and data and len(data) <= _MOST_BYTES:
+            found = read_apart(known.request.method, data, self._up.answers, self._hider)
         if found is None or found[0].body_bytes > _MOST_BYTES:
             self._end(Begun(known, came, data))
         else:
@@ -181,6 +180,8 @@ class Shortcut:
         self._left -= len(body)
         self.begun = self._left > 0
         if self.begun:
+            if not self._up.side.rests():  # TLS ended after this part, and no callback follows
+                self._fail(ConnectionAbortedError("the host has gone"))
             return
         self._flight = None
         if self._left:  # more than it stated

@@ -64,7 +64,7 @@ class Side(Protocol):
         ...
 
     def plain(self, data: bytes) -> bytes | None:
-        """Return what is inside of what came, maybe nothing yet; None where `read` must find out."""
+        """Return all that is inside of what came, maybe nothing yet; None where `read` must find out."""
         ...
 
     def waits_to_write(self) -> bool:

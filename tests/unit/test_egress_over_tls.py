@@ -29,20 +29,23 @@ HOST = "h.example"
 
 
 class Peer:
-    """A host, by OpenSSL over memory, too: each record is sent when the test says so."""
+    """A host, or a guest who asks for one, by OpenSSL over memory, too: each record is sent when the test says so."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, asks_for: str | None = None) -> None:
         self._sock, self._incoming, self._outgoing = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        is_host = asks_for is None
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_host, server_hostname=asks_for)
 
     async def agree(self) -> None:
         while True:
             try:
                 self.tls.do_handshake()
-                return
+                break
             except ssl.SSLWantReadError:
                 await self.send(self.said())
                 self._incoming.write(await asyncio.get_running_loop().sock_recv(self._sock, 1 << 16))
+        if not self.tls.server_side:
+            await self.send(self.said())  # its last word; a host's are tickets, which a test sends
 
     def said(self) -> bytes:
         return self._outgoing.read()
@@ -109,6 +112,16 @@ def test_a_side_whose_end_was_said_behind_its_last_word_rests_no_more() -> None:
         assert side.plain(peer.records(b"word") + peer.farewell()) == b"word"
         assert not side.rests()
         assert await side.read(9) == b""
+
+    _with_host(story)
+
+
+def test_all_that_came_at_once_is_found_at_once_however_much() -> None:
+    async def story(side: OverTls, peer: Peer) -> None:
+        for size in (1, 65400, 65536, 65537, 131072, 250000):
+            assert side.plain(peer.said() + peer.records(bytes(size))) == bytes(size)
+            assert side.rests()
+        assert side.plain(peer.records(bytes(65536), b"more")[:-1]) == bytes(65536)  # a part of a record waits
 
     _with_host(story)
 
@@ -197,5 +210,27 @@ def test_what_another_one_has_put_in_the_place_of_an_answer_is_the_end_of_the_ho
             found = await done
             assert isinstance(found, Begun)
             assert found.answer == b""
+
+    _with_host(story)
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["the rest comes", "its end comes"])
+def test_an_end_behind_a_part_of_an_answer_is_met_at_once(ended: bool) -> None:
+    async def story(side: OverTls, peer: Peer) -> None:
+        async with _asking(side) as (guest, up, done):
+            await peer.send(peer.said())
+            await asyncio.get_running_loop().sock_sendall(guest, ASKED)
+            assert await peer.receive() == SENT
+            part = peer.records(ANSWER + b"bo")
+            await peer.send(part + peer.farewell() if ended else part)  # of TLS: the connection below stays open
+            assert await _came(guest) == ONWARD + b"bo"
+            if ended:
+                with pytest.raises(ConnectionAbortedError):
+                    await done
+            else:
+                await peer.send(peer.records(b"dy"))
+                assert await _came(guest) == b"dy"
+                assert up.serves(("h", 80))
+                assert not done.done()
 
     _with_host(story)
