@@ -69,7 +69,7 @@ def _open(args: Arguments) -> Operations:
     if (mode, args[2]) == _SOURCE_LINE:
         if not paths.exists(path):
             return SOURCE_LINE
-        if not may_read(path):  # no root view hides it: monitor mode, BPF-LSM
+        if _is_hidden(path):  # as by a root view, which monitor mode and BPF-LSM do not have
             raise _absent(args[0])
     if mode is not None and ((mode == "r" and frames.searches_archive()) or frames.opens_by_tempfile()):
         return _NOTHING
@@ -156,6 +156,12 @@ def _is_known_directory(path: str) -> bool:
     if hooks is None or not paths.is_directory(path) or not may_read(path):
         return False
     return hooks.peek(C.FS_WRITE, path).verdict is Verdict.DENY
+
+
+def _is_hidden(path: str) -> bool:
+    """Tell whether no rule speaks of reading a file: a root view would not have it."""
+    hooks = GATE.hooks
+    return hooks is not None and is_unspoken_of(hooks.peek(C.FS_READ, path).code)
 
 
 def _is_refused(capability: C, path: str) -> bool:
