@@ -59,7 +59,9 @@ def suggestion(operation: RefusedOperation) -> dict[str, Any] | None:
     capability, target, also = Capability(operation.capability), operation.target, operation.also
     if operation.by_native and capability is Capability.FS_READ and _SHARED_LIBRARY.search(target):
         return exact(Capability.IMPORT_NATIVE, target)  # the loader reads it, to map it as code
-    if crosses(target, also) or (capability is Capability.IMPORT_NATIVE and target in _SHARED):
+    if crosses(target, also) or (
+        capability is Capability.IMPORT_NATIVE and (target in _SHARED or target == "/dev/zero")
+    ):
         return None
     if capability is Capability.MEMORY_EXEC and target.startswith("mmap(") and "anonymous" not in target:
         return None  # a file's: the mount that it lies on decides too, and what may be written runs from none

@@ -200,6 +200,7 @@ def test_no_directory_of_all_is_suggested_to_make_names_in(path: str) -> None:
 def test_no_code_of_a_directory_of_all_is_suggested() -> None:
     assert suggestion(Refused(C.IMPORT_NATIVE, "/")) is None
     assert suggestion(Refused(C.IMPORT_NATIVE, "/usr/lib")) is None
+    assert suggestion(Refused(C.IMPORT_NATIVE, "/dev/zero")) is None, "no root view lets its devices be mapped so"
     assert suggestion(Refused(C.IMPORT_NATIVE, "/srv/lib.so")) == {"import": {"native": ["/srv/lib.so"]}}  # the control
 
 

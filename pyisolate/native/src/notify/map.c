@@ -106,6 +106,13 @@ static int notify_mount_refuses(const struct notify_call *c, int fd, const struc
 	       !(notify_about_open(c, (int)c->args[4], "flags:", 8) & O_PATH);
 }
 
+/* Nothing else can be mapped as code, wherever it lies, and no rule would change that: files, and /dev/zero, which is memory. */
+static int notify_may_be_code(const struct statx *about)
+{
+	return S_ISREG(about->stx_mode) ||
+	       (S_ISCHR(about->stx_mode) && about->stx_rdev_major == 1 && about->stx_rdev_minor == 5);
+}
+
 /* Whether a rule grants the file the host finds out from the record, as of a file that is opened. */
 SHARED void notify_do_map(const struct notify_call *c)
 {
@@ -115,8 +122,7 @@ SHARED void notify_do_map(const struct notify_call *c)
 
 	snprintf(link, sizeof link, "/proc/%d/fd/%d", c->tid, (int)c->args[4]);
 	int fd = c->args[1] ? open(link, O_PATH | O_CLOEXEC) : -1;
-	/* nothing else than a file can be mapped as code, and no rule would change that */
-	if (fd < 0 || !notify_stat(fd, "", &about) || !S_ISREG(about.stx_mode)) {
+	if (fd < 0 || !notify_stat(fd, "", &about) || !notify_may_be_code(&about)) {
 		if (fd >= 0)
 			close(fd);
 		notify_continue(c); /* the kernel says why not */
