@@ -145,9 +145,8 @@ static void frames_stand_in_free(void *self)
 {
 	struct frames_stand_in *in = PyModule_GetState(self);
 
+	frames_stand_in_clear(self);
 	if (in != NULL) {
-		Py_CLEAR(in->function);
-		Py_CLEAR(in->then);
 		free(in->name);
 		free(in->doc);
 	}

@@ -71,7 +71,8 @@ SHARED void notify_rest_end(notify_listener *l, struct notify_sandbox *s)
 	__atomic_store_n(&s->resting, 0, __ATOMIC_SEQ_CST);
 }
 
-/* Receive again from those that have rested and owe nothing more: records are read in that time, too. Returns the milliseconds until the next one has, -1 where none rests. */
+/* Receive again from those that have rested and owe nothing more: records are read in that time, too. Returns the
+ * milliseconds until the next one has, -1 where none rests. */
 SHARED int notify_end_rests(notify_listener *l)
 {
 	uint64_t now = l->resting ? notify_now() : 0, first = UINT64_MAX;
