@@ -1,7 +1,7 @@
 /* What the host spends for each sandbox: one account, which reactor, callers, listener and drain charge.
  *
  * What a guest sends and asks costs it nothing and the host's threads, which all sandboxes share, a processor. So each has a
- * budget: one part in ACCOUNT_PARTS of a processor, and ACCOUNT_BURST_NS at once. An honest guest that is refused two thousand
+ * budget: one part in ACCOUNT_PARTS of a processor, and ACCOUNT_BURST_NS at once. An honest guest that is refused a thousand
  * different things costs more, but seldom: for it there is a reserve, which is refilled ten times as slowly. Past both, frames
  * are left unread and calls unanswered until the budget is refilled, as long as others are served that keep to theirs. Who goes
  * past it is no such other: those that are greedy hold each other back no more than by turns, and one that is alone has all.
@@ -107,7 +107,7 @@ SHARED void account_spend(struct account *a, uint64_t spent_ns, uint64_t now_ns)
 
 	next = (until > least ? until : least) + spent_ns * ACCOUNT_PARTS;
 	if (next > now) {
-		uint64_t over_ns = (next - now) / ACCOUNT_PARTS;
+		uint64_t over_ns = (next - now + ACCOUNT_PARTS - 1) / ACCOUNT_PARTS;
 		spent_ns -= account_pay(a, over_ns < spent_ns ? over_ns : spent_ns, now);
 	}
 	do {
