@@ -16,6 +16,7 @@ from typing import Any
 
 from ..capability import Capability as C
 from ..decision import Verdict
+from ..policy import workspace
 from ..policy.broker import is_unspoken_of
 from . import addresses, frames, paths
 from .active import GATE, may_read, may_run
@@ -85,6 +86,8 @@ def _is_answered(path: str, flags: int) -> bool:
     """Tell whether the kernel answers an open before it looks at rights, and the guest may know (ENOENT, EISDIR)."""
     if flags & _O_NEW == _O_NEW:
         return is_known_present(path)
+    if not flags & (_O_CREAT | _O_TMPFILE_BIT) and _is_absent_from_own(path):
+        return True
     if flags & (_O_WRITING | _O_TRUNC) and not flags & (_O_PATH | _O_TMPFILE_BIT) and _is_known_directory(path):
         return True
     changes = flags & (_O_WRITING | _O_TRUNC) and not flags & (_O_CREAT | _O_PATH | _O_TMPFILE_BIT)
@@ -123,7 +126,7 @@ def _list(args: Arguments) -> Operations:
     if isinstance(args[0], int) or (caller is not None and frames.is_import_machinery(caller)):
         return _NOTHING
     path = paths.reached("." if args[0] is None else args[0])
-    return _NOTHING if path is None else ((C.FS_READ, path, {"listing": True}),)
+    return _NOTHING if path is None or _is_absent_from_own(path) else ((C.FS_READ, path, {"listing": True}),)
 
 
 def _metadata(args: Arguments) -> Operations:
@@ -136,6 +139,8 @@ def _metadata(args: Arguments) -> Operations:
 def _is_known_absent(path: str) -> bool:
     """Tell whether nothing is there, and the guest may know: the kernel says so before it looks at rights."""
     hooks = GATE.hooks
+    if _is_absent_from_own(path):
+        return True
     if hooks is None or not paths.absent(path) or not may_read(path):
         return False
     directory = path.rpartition("/")[0] or "/"
@@ -145,17 +150,23 @@ def _is_known_absent(path: str) -> bool:
     return seen and hooks.peek(C.FS_READ, directory, listing=True).verdict is Verdict.ALLOW
 
 
+def _is_absent_from_own(path: str) -> bool:
+    """Tell whether nothing has a name that monitor mode keeps the host's, and that leads to the workspace enforced."""
+    hooks = GATE.hooks
+    if hooks is None or not workspace.is_of_host_files(path):
+        return False
+    listing = hooks.peek(C.FS_READ, workspace.WITH_FILES, listing=True)
+    return listing.verdict is Verdict.ALLOW and workspace.is_rule(listing.rule) and paths.absent(path)
+
+
 def is_known_present(path: str) -> bool:
     """Tell whether a name is taken, and the guest may know: the kernel says so before it looks at rights."""
     return GATE.hooks is not None and paths.present(path) and may_read(path)
 
 
 def _is_known_directory(path: str) -> bool:
-    """Tell whether a directory is there that the guest may read and not write, where the policy is enforced."""
-    hooks = GATE.hooks
-    if hooks is None or not paths.is_directory(path) or not may_read(path):
-        return False
-    return hooks.peek(C.FS_WRITE, path).verdict is Verdict.DENY
+    """Tell whether a directory is there that the guest may read and not write."""
+    return paths.is_directory(path) and may_read(path) and _is_refused(C.FS_WRITE, path)
 
 
 def _is_hidden(path: str) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 
 from ..capability import Capability
 from ..decision import Decision, DenialCode, Mode, Verdict
+from ..policy import workspace
 from ..policy.broker import Broker
 from ..policy.moves import mounted_at, of_folder, read_only, verdict, widened, writable
 from ..policy.searched import Searched
@@ -244,10 +245,36 @@ class JudgedCall:
             name = names.in_folder(record.target)
             if name is None and passed and record.capability is Capability.FS_DELETE:
                 name = names.removed_since(record.target, record.monotonic_ns)  # with its folder, by now
+            if name is not None and self._is_absent_from_own(name):
+                name = None
             asked = [] if name is None else [(record.capability, name)]
         else:
             return self._opened(passed=passed)
         return [(capability, path, path) for capability, path in asked]
+
+    def _is_absent_from_own(self, name: str) -> bool:
+        """Tell whether a call removes a name that nothing had, which in the workspace, where it leads if enforced, is
+        no refusal."""
+        record, names = self.record, self.names
+        if record.capability is not Capability.FS_DELETE or not workspace.is_of_host_files(name):
+            return False
+        if not (self.passed and workspace.keeps_host_files(self.broker.policy)):
+            return False
+        if record.met is not None:
+            return record.met == "nothing"
+        return not names.is_there(name) and names.removed_since(name, record.monotonic_ns) is None
+
+    def _is_directory_written(self, file: str) -> bool:
+        """Tell whether an open asks to write to a directory, which Linux never lets through (EISDIR).
+
+        Not where a hook has refused it: a guest that does not see the directory opens nothing.
+        """
+        record, broker = self.record, self.broker
+        if not record.flags & (os.O_ACCMODE | os.O_TRUNC | os.O_CREAT) or record.flags & (_TMPFILE | os.O_PATH):
+            return False
+        if record.slot_verdict is Verdict.WOULD_DENY or not self.names.is_directory(file):
+            return False
+        return not (self.sealed or self.passed) or broker.decide(Capability.FS_LOOKUP, file).code is None
 
     def _opened(self, *, passed: bool) -> _Needs:
         record, names = self.record, self.names
@@ -259,7 +286,7 @@ class JudgedCall:
         there = names.is_there(file) if found is None else found
         if record.syscall not in OPENING:
             return [(record.capability, path, file)] if there or self._was_there(file) else []
-        if not (there or flags & (os.O_CREAT | _TMPFILE) or self._was_there(file)):
+        if not (there or flags & (os.O_CREAT | _TMPFILE) or self._was_there(file)) or self._is_directory_written(file):
             return []
         asked = []
         # what is there now the call may have made, where it went on: surely with O_EXCL

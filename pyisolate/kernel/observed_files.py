@@ -150,12 +150,14 @@ class WatchedFiles:
         return [msgspec.structs.replace(one, shadow=True, slot_verdict=said) for one in refused]
 
     def _watching(self, shadow: CompiledPolicy) -> CompiledPolicy:
-        """Return a policy as one that only watches, the same one each time."""
+        """Return a policy as one that only watches, the same one each time; names lead where it would lead them."""
         version = f"shadow {shadow.version}"
-        return self._derived(
+        watching = self._derived(
             (version, shadow.generation),
             lambda: msgspec.structs.replace(shadow, version=version, mode=Mode.MONITOR, group_modes={}),
         )
+        self._broker(watching, workspace.links(shadow))
+        return watching
 
     def _held(self, policy: CompiledPolicy, left_out: frozenset[str]) -> CompiledPolicy:
         """Return a policy as the tables have it, without what was not there, the same one each time."""
@@ -175,12 +177,15 @@ class WatchedFiles:
                 self._policies.popitem(last=False)
         return found
 
-    def _broker(self, policy: CompiledPolicy) -> tuple[Broker, tuple[str, ...], ShownLinks]:
+    def _broker(
+        self, policy: CompiledPolicy, leading: tuple[str, ...] | None = None
+    ) -> tuple[Broker, tuple[str, ...], ShownLinks]:
+        """Return what a policy is judged by, the same each time; `leading`: names to the workspace, else its own."""
         key = (policy.version, policy.generation)
         found = self._brokers.get(key)
         if found is None:
-            broker = Broker(policy)
-            found = self._brokers[key] = broker, workspace.links(policy), ShownLinks(broker)
+            broker, links = Broker(policy), workspace.links(policy) if leading is None else leading
+            found = self._brokers[key] = broker, links, ShownLinks(broker)
             while len(self._brokers) > _BROKERS:
                 self._brokers.popitem(last=False)
         return found

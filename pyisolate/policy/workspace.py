@@ -26,7 +26,7 @@ HOME = "/sandbox/workspace"
 #: Names that programs take for granted, and that lead to the workspace.
 LINKS = ("/tmp", "/dev/shm")
 #: The one that holds a host's files: in monitor mode it stays the host's, so that what a program reads there is seen.
-_WITH_FILES = "/tmp"
+WITH_FILES = "/tmp"
 RIGHTS = int(FsRight.READ | FsRight.WRITE | FsRight.CREATE | FsRight.DELETE | FsRight.METADATA)
 _RUNNING = int(FsRight.EXEC | FsRight.MAP_EXEC)
 #: Where libraries keep what is theirs, in it: no result of the guest's.
@@ -59,6 +59,21 @@ def workspace_size(value: object, what: str = "workspace") -> int | None:
 def rule_text(size: int) -> str:
     """Return the key of a policy file that grants a workspace."""
     return f"workspace: {units.size_text(size)}"
+
+
+def is_rule(text: str | None) -> bool:
+    """Tell whether the text of a rule is that of the key which grants a workspace."""
+    return text is not None and text.startswith("workspace: ")
+
+
+def is_of_host_files(path: str) -> bool:
+    """Tell whether a path is below the name that stays the host's in monitor mode."""
+    return path.startswith(f"{WITH_FILES}/")
+
+
+def keeps_host_files(policy: CompiledPolicy) -> bool:
+    """Tell whether that name is the host's now and would lead to the workspace if the policy were enforced."""
+    return any(rule.path == WITH_FILES and rule.origin == "workspace" for rule in policy.fs)
 
 
 def judge_socket(
@@ -100,9 +115,9 @@ def grant(table: FsTable, policy: PolicyFields) -> None:
     kept_out = 0 if named else table.granted(HOME) & _RUNNING
     table.add(HOME, RIGHTS, kept_out, text=rule_text(size), origin="workspace", link=False)
     monitored = dict(policy.modes).get("fs", policy.mode) is Mode.MONITOR
-    if monitored and not any(same_line(path, _WITH_FILES) for path in _spoken_of(table.rules())):
+    if monitored and not any(same_line(path, WITH_FILES) for path in _spoken_of(table.rules())):
         # enforcing leads the name to the workspace: to go there and to list it is refused in neither mode
-        table.add(_WITH_FILES, int(FsRight.LIST), text=rule_text(size), origin="workspace", implied=True, link=False)
+        table.add(WITH_FILES, int(FsRight.LIST), text=rule_text(size), origin="workspace", implied=True, link=False)
 
 
 def links(policy: CompiledPolicy) -> tuple[str, ...]:
@@ -114,7 +129,7 @@ def links(policy: CompiledPolicy) -> tuple[str, ...]:
         return ()
     enforced = policy.mode_of("fs") is Mode.ENFORCE
     spoken = _spoken_of(policy.fs)
-    names = [link for link in LINKS if enforced or link != _WITH_FILES]
+    names = [link for link in LINKS if enforced or link != WITH_FILES]
     return tuple([link for link in names if not any(same_line(path, link) for path in spoken)])
 
 
