@@ -36,7 +36,7 @@ help:
 	@echo 'make lint    ruff, mypy --strict, names and sizes'
 	@echo 'make house   circles (of imports, and of C files), imports that run back up, reaches into privates, long files, old words: figures and places'
 	@echo 'make bench   print the budgets as ratios'
-	@echo 'make fuzz    every parser under a coverage-guided fuzzer, SECONDS_FUZZ=$(SECONDS_FUZZ) in all'
+	@echo 'make fuzz    every parser under a coverage-guided fuzzer, and all examples of each property, SECONDS_FUZZ=$(SECONDS_FUZZ) in all'
 	@echo 'make soak    20,000 sandboxes (SANDBOXES_SOAK), and random faults for SECONDS_SOAK=$(SECONDS_SOAK) each'
 	@echo 'make wheel   build sdist, wheel and SBOM into dist/, and run the wheel in an empty environment'
 	@echo 'make docs    build the docs site into build/site, strictly'
@@ -111,7 +111,7 @@ bench: tools-bench setup
 	@$(PY) -m benchmarks $(BENCH)
 
 fuzz: setup
-	@PYISOLATE_FUZZ_SECONDS=$(SECONDS_FUZZ) $(PY) -m pytest -m fuzz tests/unit
+	@PYISOLATE_FUZZ_SECONDS=$(SECONDS_FUZZ) PYISOLATE_EXAMPLES=all $(PY) -m pytest -m 'fuzz or slow' tests/unit
 
 soak: setup
 	@PYISOLATE_SOAK_SECONDS=$(SECONDS_SOAK) PYISOLATE_SOAK_SANDBOXES=$(SANDBOXES_SOAK) $(PY) -m pytest -m soak --timeout $$(( $(SECONDS_SOAK) + 300 )) tests/host tests/faults

@@ -32,13 +32,16 @@ TASK = "import json\ndef task(): return json.loads(json.dumps({'numbers': list(r
 #: What the honest may wait beside the hostile, of what they wait alone.
 WORST = 2.0
 
-SETUP = """
-import ctypes, fcntl, os, socket, stat, struct, threading, time
+#: What a hostile guest finds in its cell: the C library, and the socket that leads to the supervisor.
+FINDS_THE_WIRE = """
+import ctypes, fcntl, itertools, os, socket, stat, struct, threading, time
 libc = ctypes.CDLL(None, use_errno=True)
 def is_socket(number):
     try: return stat.S_ISSOCK(os.fstat(number).st_mode)
     except OSError: return False
 wire = next(number for number in range(3, 64) if is_socket(number))
+"""
+SETUP = f"""{FINDS_THE_WIRE}
 def start(seconds):
     until = time.monotonic() + seconds
     def after_the_answer():
@@ -139,7 +142,7 @@ def _never_reading() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def _frames() -> bytes:
+def forged_frames() -> bytes:
     """Return forged records of refusals, as many as fit into a write."""
     one = BrokerRecord(
         sequence=1,
@@ -157,7 +160,7 @@ def _hostile(supervisor: pyisolate.Supervisor, kind: str, number: int, port: int
     policy = with_ctypes().allow_connect(f"127.0.0.1:{port}")
     policy = policy.with_limits(cpu="1h", wall="1h", processes=64)
     sandbox = supervisor.spawn(f"{kind}{number}", policy)
-    sandbox.exec(f"{SETUP}\nPORT, THREADS = {port}, {threads}\nFRAMES = {_frames()!r}\n{ATTACKS[kind]}")
+    sandbox.exec(f"{SETUP}\nPORT, THREADS = {port}, {threads}\nFRAMES = {forged_frames()!r}\n{ATTACKS[kind]}")
     return sandbox
 
 

@@ -12,7 +12,7 @@ from ..capability import Capability
 from ..capability import FsRight as FsRight
 from ..capability import NetAction as NetAction
 from ..choices import BetweenRequests
-from ..decision import Mode
+from ..decision import DenialCode, Mode
 
 #: The origin of a program's rule that only what holds files has: its host is asked before it runs.
 GATED = "gated"
@@ -245,6 +245,11 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def denied_modules(self) -> frozenset[str]:
         """Return the modules that rules deny."""
         return frozenset([pattern.name for pattern in self.imports if not pattern.allow])
+
+    def denying(self, capability: Capability, code: DenialCode | None) -> str | None:
+        """Return the rule that denies a capability as a whole: of that the kernel's tables know `not granted` alone."""
+        whole = capability is Capability.PROCESS_FORK and code is DenialCode.NOT_GRANTED
+        return self.denied_fork if whole else None
 
     def mode_of(self, group: str) -> Mode:
         """Return the mode in force for a rule group."""

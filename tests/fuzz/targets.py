@@ -16,35 +16,23 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import msgspec
 
 from pyisolate.capability import Capability
 from pyisolate.cell import values, wire
-from pyisolate.decision import DenialCode, Mode, Verdict
+from pyisolate.decision import DenialCode, Verdict
 from pyisolate.errors import PolicySyntaxError
 from pyisolate.native import msgpack
 from pyisolate.native.channel import SMALL_BYTES, HostEnd, Plain
-from pyisolate.policy.load import load_bytes, load_preset
-from pyisolate.records import BrokerRecord, SandboxContext
+from pyisolate.policy.load import load_bytes
 from pyisolate.telemetry.event import DenialEvent
 from pyisolate.telemetry.guest_records import COUNT_LIMIT, InvalidRecord, validate_broker_record
 from pyisolate.telemetry.merge import merge
 from pyisolate.telemetry.sinks import audit_reader as reader
-
-RECORD = BrokerRecord(
-    sequence=7, capability=Capability.FS_READ, target="/etc/shadow", verdict=Verdict.DENY, code=DenialCode.NOT_GRANTED
-)
-CONTEXT = SandboxContext(
-    sandbox="fuzz", sandbox_id="f" * 16, policy="p", policy_version="v", policy_generation=1, isolation="process",
-    mode=Mode.ENFORCE,
-)  # fmt: skip
-
-
-_ASKED = 0x71 << 56  # the number of the request that `plain_answer` is for
-_ANSWER = wire.encode(wire.Done(id=_ASKED, encoded=b"\x93\x01\xa1a\x81\x02\xcb@@@@@@@@", duration_s=0.5))
+from tests.fuzz import seeds
+from tests.fuzz.seeds import ANSWER, ASKED, CONTEXT, POLICY_WORDS, RECORD
 
 
 class Bytes:
@@ -262,11 +250,11 @@ def plain_answer(data: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(sent)
-        found = HostEnd(ours.fileno(), -1, -1, values.MAX_DEPTH).ask(b"x", _ASKED, 0)
+        found = HostEnd(ours.fileno(), -1, -1, values.MAX_DEPTH).ask(b"x", ASKED, 0)
     assert isinstance(found, Plain) or found == sent
     if isinstance(found, Plain):
         wire.check_value(found.encoded)
-        read = wire.Done(id=_ASKED, encoded=found.encoded, duration_s=found.duration_s)
+        read = wire.Done(id=ASKED, encoded=found.encoded, duration_s=found.duration_s)
         assert repr(wire.decode_guest(data)) == repr(read)  # a duration may be no number
 
 
@@ -375,115 +363,13 @@ class Target(NamedTuple):
     words: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Seeds:
-    """Inputs to begin with, made from the code so that they never go out of date."""
-
-    @staticmethod
-    def frames() -> tuple[bytes, ...]:
-        made = (
-            wire.Warm(steps=("a",)), wire.Ready(steps=("a",), failed=(("b", "why"),)), wire.Reloaded(id=1),
-            wire.Done(id=1, encoded=msgspec.msgpack.encode({"a": [1, 2.5, None, True, b"x", "y"]}), is_repr=True),
-            wire.Failed(id=1, type_name="E", message="m", traceback="t", sequence=1, errno=13),
-            wire.GuestMessage(encoded=msgspec.msgpack.encode([[[]], {}, 1 << 63, -1])), wire.Denial(record=RECORD),
-            wire.Shown(kind="execute_result", text={"a": "b"}, data={"c": b"d"}, metadata={"a": {"e": 1.5}}),
-            wire.GaveUp(id=7),
-            wire.HostCall(id=7, name="search", arguments=msgspec.msgpack.encode([["q"], {"limit": 3}])),
-        )  # fmt: skip
-        return tuple(wire.encode(frame)[wire.HEADER.size :] for frame in made)
-
-    @staticmethod
-    def values() -> tuple[bytes, ...]:
-        made = (
-            {1 << 70, (1, "\ud800")}, frozenset({b"x"}), {(1, 2): decimal.Decimal("1.5")}, fractions.Fraction(1, 3),
-            datetime.datetime(2020, 1, 2, tzinfo=datetime.UTC), datetime.date(2020, 1, 2), datetime.time(3, fold=1),
-            datetime.timedelta(1, 2, 3), uuid.UUID(int=1), 1 + 2j, bytearray(b"x"), values.Record(a=(1, None)),
-        )  # fmt: skip
-        encoded = tuple(values.encode(one)[0].removeprefix(values.TAGGED) for one in made)
-        arrays = (["numpy", "<i4", 2, b"\0" * 8], ["numpy", "<f8", None, b"\0" * 8], ["numpy", "<M8[ns]", 0, b""])
-        names, rows = ["index", ["list", None], ["list", "a"]], ["index", ["list", None], ["list", 0]]
-        frame = (
-            ["frame", names, rows, ["list", 1]], ["series", "a", rows, ["list", 1]],
-            ["index", ["list", "a", "b"], ["list", ["tuple", 1, 2]]], ["typed", "Int64", ["list", 1, None]],
-            ["category", ["numpy", "|i1", 1, b"\0"], ["list", "a"], True],
-            ["table", "polars", ["list", "a"], ["list", "Date", ["list", 1]]],
-            ["table", "arrow", ["list", "a"], ["list", "timestamp[us, tz=UTC]", ["list", 1]]],
-        )  # fmt: skip
-        return (*encoded, *(msgspec.msgpack.encode(one) for one in (*arrays, *frame, ["record", "P", "x", 1])))
-
-    @staticmethod
-    def conversations() -> tuple[bytes, ...]:
-        warm, handout, ready, request = b"\xff\x00\x00\x00", b"\x01", b"\xff\x01\x00\x00\x00", b"\x00"
-        done, denial, reload, reloaded = b"\xff\x02\x01\x00", b"\xff\x05\x01\x01x", b"\x02", b"\xff\x07\x02"
-        life = warm + handout + ready + request + denial + done
-        return (life, warm + handout + ready + request + reload + reloaded + done, life + denial + b"\x60\x02\x01\x03")
-
-    @staticmethod
-    def records() -> tuple[bytes, ...]:
-        full = BrokerRecord(
-            sequence=1, capability=Capability.NET_CONNECT, target="10.0.0.1:443", verdict=Verdict.DENY,
-            code=DenialCode.SCOPE_INSUFFICIENT, reason="why", rule="r", presented="p", origin="<x>:1 in f", pid=2,
-            tid=3, monotonic_ns=4, count=5, errno=13, syscall="connect", shadow=False,
-        )  # fmt: skip
-        return tuple(msgspec.msgpack.encode(record) for record in (RECORD, full))
-
-    @staticmethod
-    def policies() -> tuple[bytes, ...]:
-        names = ("compute", "data", "none", "readonly", "shell", "web-client", "web-names")
-        made = [load_preset(name) for name in names]
-        texts = [b"\x00" + one.to_yaml().encode() for one in made]
-        texts += [b"\x02" + json.dumps(one.to_dict()).encode() for one in made[:2]]
-        return (*texts, b"\x00" + POLICY, b"\x01" + TOML)
-
-    @staticmethod
-    def logs() -> tuple[bytes, ...]:
-        lines = [merge(CONTEXT, RECORD, None).to_json().encode() for _ in range(2)]
-        return (
-            b"\x0f" + lines[0] + b"\n" + lines[1] + b"\n",
-            b"\xff" + lines[0][:200] + b"\n" + lines[1] + b"\nforeign\n\n{}\n" + lines[0],
-        )
-
-
-POLICY = b"""\
-version: 1
-name: report
-extends: compute
-mode: enforce
-fs:
-  - {path: /srv/data, allow: [read]}
-  - {path: "/srv/data/private", deny: [read]}
-net:
-  - {connect: "10.0.0.0/8:443"}
-  - {connect: "[2001:db8::1]:80-90"}
-  - {bind: "127.0.0.1:0"}
-process:
-  - {exec: /usr/bin/git}
-  - fork
-import: {allow: [json, "numpy.*"], native: [numpy]}
-limits: {wall: 30s, cpu: 10s, memory: 256MiB, processes: 16, open_files: 64, output: 1MiB, messages: 1000}
-"""
-TOML = b"""\
-version = 1
-name = "report"
-[[fs]]
-path = "/srv/data"
-allow = ["read"]
-[limits]
-wall = "30s"
-memory = 268435456
-"""
-POLICY_WORDS = (
-    "version: 1\n|name|mode|enforce|monitor|fs|net|process|import|random|limits|path|allow|deny|connect|bind|exec|fork|"
-    "native|modes|extends|seed|wall|memory|read|write|create|delete|metadata|literal|/srv/../x|*:1|[::1]:1|10.0.0.0/8:|"
-    "1e9|true|null|~|&a|*a|!!int|compute|@interpreter|5s|1MiB|[[|]]|{|}|- |\n  |\\u0000|0x1|\xff"
-)
 TARGETS = {
     "tagged_value": Target(
-        tagged_value, _Seeds.values(), tuple(b"\x92" + msgspec.msgpack.encode(f) for f in values.NAMES)
+        tagged_value, seeds.tagged_values(), tuple(b"\x92" + msgspec.msgpack.encode(f) for f in values.NAMES)
     ),
-    "wire_frame": Target(wire_frame, _Seeds.frames(), (b"\xdf\xff", b"\xdd\xff", b"\xc7", b"\x91" * 70, b"encoded")),
-    "conversation": Target(conversation, _Seeds.conversations()),
-    "plain_answer": Target(plain_answer, (_ANSWER[wire.HEADER.size :],)),
+    "wire_frame": Target(wire_frame, seeds.frames(), (b"\xdf\xff", b"\xdd\xff", b"\xc7", b"\x91" * 70, b"encoded")),
+    "conversation": Target(conversation, seeds.conversations()),
+    "plain_answer": Target(plain_answer, (ANSWER[wire.HEADER.size :],)),
     "program_reports": Target(
         program_reports,
         (
@@ -494,9 +380,9 @@ TARGETS = {
     ),
     "denial_record": Target(
         denial_record,
-        _Seeds.records(),
+        seeds.records(),
         (*(one.value.encode() for one in (*Capability, *Verdict, *DenialCode)), b"count", b"\x1b[", b"\xed\xa0\x80"),
     ),
-    "policy": Target(policy, _Seeds.policies(), tuple(word.encode("latin-1") for word in POLICY_WORDS.split("|"))),
-    "audit_log": Target(audit_log, _Seeds.logs(), (b"\n", b'{"schema":"pyisolate.denial/1"', b"\\ud800", b"null")),
+    "policy": Target(policy, seeds.policies(), tuple(word.encode("latin-1") for word in POLICY_WORDS.split("|"))),
+    "audit_log": Target(audit_log, seeds.logs(), (b"\n", b'{"schema":"pyisolate.denial/1"', b"\\ud800", b"null")),
 }

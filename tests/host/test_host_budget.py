@@ -13,18 +13,12 @@ import pyisolate
 from pyisolate.native.account import HOST_BURST_S, HOST_RESERVE_S, HOST_SHARE
 from tests import inside
 from tests.foreign_functions import with_ctypes
-from tests.hostile import _frames
+from tests.hostile import FINDS_THE_WIRE, forged_frames
 from tests.require import require
 
 #: What one look at the account may come late by: a turn's frames, or what the ring holds.
 SLACK_S = 0.05
-SETUP = """
-import ctypes, itertools, os, socket, stat, struct, threading, time
-libc = ctypes.CDLL(None, use_errno=True)
-def is_socket(number):
-    try: return stat.S_ISSOCK(os.fstat(number).st_mode)
-    except OSError: return False
-wire = next(number for number in range(3, 64) if is_socket(number))
+SETUP = f"""{FINDS_THE_WIRE}
 done, stopping, threads = itertools.count(), threading.Event(), []
 def start(number):
     stopping.clear()
@@ -66,7 +60,7 @@ def _flooding(supervisor: pyisolate.Supervisor, way: str) -> Iterator[pyisolate.
     threads, source = WAYS[way]
     policy = with_ctypes().with_limits(cpu="1h", wall="1h", processes=64)
     with supervisor.spawn("flood", policy) as sandbox:
-        sandbox.exec(f"{SETUP}\nFRAMES = {_frames()!r}\n{source}")
+        sandbox.exec(f"{SETUP}\nFRAMES = {forged_frames()!r}\n{source}")
         sandbox.call("start", threads)
         yield sandbox
 

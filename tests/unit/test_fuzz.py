@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -49,26 +51,42 @@ def test_mixtures_of_seeds_and_words(name: str) -> None:
     check()
 
 
-def fuzz(name: str, seconds: float, work: Path) -> None:
-    """Run atheris in a process of its own; what it found stays in `work`, and is shown here."""
+def fuzz(names: Iterable[str], seconds: float, work: Path) -> dict[str, tuple[str, str]]:
+    """Run atheris in a process of its own; return of each target its status, and what was printed."""
     require("atheris", importlib.util.find_spec("atheris") is not None, "pip install atheris")
-    command = [sys.executable, "-m", "tests.fuzz", name, "--seconds", str(max(1, int(seconds))), "--work", str(work)]
+    command = [sys.executable, "-m", "tests.fuzz", *names, "--seconds", str(max(1, int(seconds))), "--work", str(work)]
     env = {**os.environ, "PYTHONPATH": str(TESTS.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         command, cwd=TESTS.parent, env=env, capture_output=True, text=True, errors="replace", check=False
     )
-    statistics = [line for line in done.stderr.splitlines() if line.startswith(("stat::", "Done", "#"))]
+    told = re.findall(r"^-- (\w+)\n(.*?)^-- \1 ended with (-?\d+)$", done.stdout, re.MULTILINE | re.DOTALL)
+    assert [name for name, _, _ in told] == list(names), done.stdout[-3000:] + done.stderr[-3000:]
+    return {name: (status, said) for name, said, status in told}
+
+
+def check_found_nothing(name: str, fuzzed: dict[str, tuple[str, str]], work: Path) -> None:
+    """Show what was found of one target; it stays in `work`."""
+    status, said = fuzzed[name]
+    statistics = [line for line in said.splitlines() if line.startswith(("stat::", "Done", "#"))]
     print("\n".join(statistics[-12:]))
+    assert any(line.startswith("Done") for line in statistics), said[-3000:]
     failing = [path for path in work.glob(f"{name}.*-*") if path.is_file()]
     shown = [f"{path}: {path.read_bytes()[:2000]!r}" for path in failing]
-    assert done.returncode == 0, "\n".join([*shown, done.stdout[-3000:], done.stderr[-3000:]])
+    assert status == "0", "\n".join([*shown, said[-3000:]])
     assert not shown
+
+
+@pytest.fixture(scope="module")
+def shortly(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, tuple[str, str]], Path]:
+    """All targets for a moment each, by one process: half of such a run is spent on instrumenting the package."""
+    work = tmp_path_factory.mktemp("fuzz")
+    return fuzz(TARGETS, SHORT_S, work), work
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_short_while(name: str, tmp_path: Path) -> None:
-    fuzz(name, SHORT_S, tmp_path)
+def test_a_short_while(name: str, shortly: tuple[dict[str, tuple[str, str]], Path]) -> None:
+    check_found_nothing(name, *shortly)
 
 
 @pytest.mark.fuzz
@@ -79,4 +97,4 @@ def test_for_as_long_as_asked(name: str, fuzz_seconds: float, capsys: pytest.Cap
     work.mkdir(parents=True, exist_ok=True)
     with capsys.disabled():
         print(f"\n{name}, {fuzz_seconds:.0f} s:", flush=True)
-        fuzz(name, fuzz_seconds, work)
+        check_found_nothing(name, fuzz([name], fuzz_seconds, work), work)

@@ -15,6 +15,7 @@ from pyisolate.policy import Policy, compile_policy
 from pyisolate.policy.broker import Broker
 from pyisolate.policy.check import Severity
 from pyisolate.policy.explain import check, diff, explain
+from tests.examples import examples
 
 C = Capability
 PATHS = st.lists(st.sampled_from(["a", "b", "c"]), max_size=3).map(lambda parts: "/" + "/".join(parts))
@@ -51,7 +52,7 @@ def _build(steps: list[tuple[str, str]]) -> Policy:
 
 @pytest.mark.slow
 @given(STEPS, STEPS)
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_an_empty_difference_means_the_same_and_a_sole_direction_is_true(old_steps, new_steps) -> None:
     old, new = _build(old_steps), _build(new_steps)
     before, after = Broker(compile_policy(old)), Broker(compile_policy(new))

@@ -23,6 +23,7 @@ from pyisolate.policy.load import load_bytes
 from pyisolate.records import Evaluation, Reporter
 from pyisolate.telemetry.event import DenialEvent
 from pyisolate.telemetry.sanitize import escape
+from tests.examples import examples
 
 C = Capability
 SEEN = [
@@ -175,7 +176,7 @@ _LEARNERS = st.sampled_from(
 
 @pytest.mark.slow
 @given(st.sets(_OPERATIONS, min_size=1, max_size=12), st.integers(0, 3), _LEARNERS)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @example({(C.FS_WRITE, "/srv"), (C.FS_WRITE, "/srv/a")}, 1, Policy(name="base"))
 @example(
     {(C.NET_CONNECT, "[::1]:80"), (C.FS_READ, "/srv/a/b"), (C.FS_EXEC, "/srv/a/b/c"), (C.FS_CREATE, "/srv")},

@@ -20,6 +20,7 @@ from pyisolate.policy.interpreter import InterpreterFiles
 from pyisolate.policy.load import load_bytes
 from pyisolate.policy.suggest import apply, exact, suggestion, suggestion_unseen
 from pyisolate.records import RefusedOperation as Refused
+from tests.examples import examples
 
 C = Capability
 COMPONENT = st.text(
@@ -56,7 +57,7 @@ def _check(base: Policy, capability: Capability, target: str, neighbours: list[s
 
 @pytest.mark.slow
 @given(BASES, FILES, PATHS)
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 def test_files(base: Policy, capability: Capability, path: str) -> None:
     parent = path.rpartition("/")[0]
     assert not _allowed(base, capability, path)
@@ -70,7 +71,7 @@ def test_files(base: Policy, capability: Capability, path: str) -> None:
     st.integers(1, 65534),
     st.sampled_from([C.NET_CONNECT, C.NET_SEND, C.NET_BIND, C.NET_LISTEN]),
 )
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 def test_addresses(base: Policy, address, port: int, capability: Capability) -> None:
     assume(not (address.version == 6 and address.ipv4_mapped))
     text = f"[{address}]" if address.version == 6 else str(address)

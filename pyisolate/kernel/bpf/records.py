@@ -142,8 +142,8 @@ def kernel_record(raw: RawRecord, sandbox_id: str, policy: CompiledPolicy | None
     target = target_of(raw, capability)
     capability = _refined(capability, target, policy)
     code = CODES.get(raw.code)
-    if capability is Capability.PROCESS_FORK and code is DenialCode.NOT_GRANTED and policy and policy.denied_fork:
-        code = DenialCode.EXPLICIT_DENY  # the tables know that it is not granted
+    if policy is not None and policy.denying(capability, code) is not None:
+        code = DenialCode.EXPLICIT_DENY
     rule, presented, reason = _why(raw, capability, target, code, policy)
     unknown = bool(raw.flags & SLOT_UNKNOWN)
     consulted = bool(raw.flags & CONSULTED)

@@ -177,8 +177,8 @@ def _code_and_rule(
         return DenialCode.ALWAYS_DENIED, rule
     if capability is Capability.RANDOM_READ and code is DenialCode.NOT_GRANTED:
         return DenialCode.EXPLICIT_DENY, "random: {allow: false}"
-    if capability is Capability.PROCESS_FORK and code is DenialCode.NOT_GRANTED and policy and policy.denied_fork:
-        return DenialCode.EXPLICIT_DENY, policy.denied_fork
+    if policy is not None and (denying := policy.denying(capability, code)) is not None:
+        return DenialCode.EXPLICIT_DENY, denying
     return code, rule
 
 
