@@ -4,6 +4,7 @@
 `messages`  what the two send each other
 `use`       what was carried, by policy
 `serve`     the proxy's process: gives up what it does not need, then serves
+`door`      takes connections, each of a sandbox or closed at once; `peers` asks the kernel whose one is
 `tenants`   the sandboxes that it knows, and their refusals
 `connection` one connection of a guest: which sandbox, which request, granted or not
 `request`   what is asked for, read in one way or refused

@@ -1,7 +1,7 @@
-"""Runs the egress proxy: `python -I -m pyisolate.egress CONTROL LISTENER`, the descriptors of two sockets."""
+"""Runs the egress proxy: `-m pyisolate.egress CONTROL LISTENER LED`, descriptors of two sockets and of a table."""
 
 import sys
 
 from .serve import main
 
-sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+sys.exit(main(*map(int, sys.argv[1:4])))

@@ -32,11 +32,9 @@ from .names import Names, RefusedAddress, Unreachable, connect, connect_over_tls
 from .request import Refusal, in_words, malformed, overriding, read_request
 from .shortcut import Begun, Shortcut
 from .streams import Inlet, Plain, Side
-from .tenants import Tenant, Tenants
+from .tenants import Tenant, Tenants, too_many
 from .work import timed
 
-#: Connections of one sandbox at a time.
-MOST_CONNECTIONS = 32
 #: Until a request's head has been sent, and until TLS is agreed upon (seconds); a head's size (bytes).
 HEAD_S, _TLS_S, _HEAD_BYTES = 30.0, 30.0, 64 << 10
 #: What is read of a refused request's body, so that its answer is read before the connection is reset.
@@ -86,11 +84,19 @@ class Connection:
         #: what came before it was known whose connection this is
         self._unread = bytearray()
 
-    async def run(self) -> None:
-        """Serve a connection of a guest."""
-        self._tenants.meet(_current())
+    async def run(self, *, over: bool) -> None:
+        """Serve a connection of a guest, or refuse it as one over what its sandbox may have."""
+        if self.tenant is None:
+            self._tenants.meet(_current())
+        elif self.tenant.gone:
+            return
+        else:
+            self.tenant.tasks.add(_current())
         try:
-            await self.serve()
+            if self.tenant is not None and over:
+                await self._refuse(too_many(self.tenant.most_connections))
+            else:
+                await self.serve()
         finally:
             self._tenants.know(_current())
             if self.tenant is not None:
@@ -112,14 +118,17 @@ class Connection:
                 if self.http.our_state is h11.DONE:  # a request that came before needs no h11
                     self.http.start_next_cycle()
         except Refusal as refusal:
-            await self._tenants.report(self.tenant, refusal)
-            await self._answer(refusal.status, _explanation(refusal))
+            await self._refuse(refusal)
         except OverLimit as over:
             spent = Refusal(over.what, DenialCode.LIMIT_EXCEEDED, str(over))
             await self._tenants.report(self.tenant, spent)
             await self._answer(429, _explanation(spent))
         except Unreachable as error:
             await self._answer(502, f"egress proxy: {error}")
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        await self._tenants.report(self.tenant, refusal)
+        await self._answer(refusal.status, _explanation(refusal))
 
     async def _request(self) -> bool:
         """Serve one request; False where the connection ends with it."""
@@ -300,16 +309,14 @@ class Connection:
 
     def _authenticate(self, request: h11.Request) -> None:
         given = [value for name, value in request.headers if name == b"proxy-authorization"]
-        tenant = self._tenants.of_header(given[0] if len(given) == 1 else None)
-        if tenant is None or (self.tenant is not None and tenant is not self.tenant):
+        tenant = self._tenants.of_header(given[0] if len(given) == 1 else None, self.tenant)
+        if tenant is None:
             reason = "the request names no sandbox: it must bear the user and password of HTTP_PROXY"
             raise Refusal("egress proxy", DenialCode.TOKEN_INVALID, reason, status=407)
         if self.tenant is None:
             self._belong(tenant)
-            most = min(MOST_CONNECTIONS, tenant.meter.limits.connections or MOST_CONNECTIONS)
-            if len(tenant.tasks) > most:
-                reason = f"more than {most} connections at a time"
-                raise Refusal("egress connections", DenialCode.LIMIT_EXCEEDED, reason, status=429)
+            if len(tenant.tasks) > (most := tenant.most_connections):
+                raise too_many(most)
 
     def _belong(self, tenant: Tenant) -> None:
         self.tenant = tenant
@@ -319,7 +326,7 @@ class Connection:
 
     def _recognise(self) -> None:
         """Find out whose a request is that cannot be read, for its event alone: it is refused all the same."""
-        found = {self._tenants.of_header(match[1]) for match in _CREDENTIALS.finditer(self._unread)}
+        found = {self._tenants.of_header(match[1], self.tenant) for match in _CREDENTIALS.finditer(self._unread)}
         if self.tenant is None and len(found) == 1 and (tenant := found.pop()) is not None:
             self._belong(tenant)
 
@@ -436,11 +443,21 @@ class Connection:
                     left -= len(data)
 
 
-async def serve(services: Services, inlet: Inlet, writer: asyncio.StreamWriter) -> None:
-    """Serve one connection of a guest until it ends."""
-    connection = Connection(services, Plain(inlet, writer))
+async def serve(
+    services: Services,
+    inlet: Inlet,
+    writer: asyncio.StreamWriter,
+    tenant: Tenant | None = None,
+    *,
+    over: bool = False,
+) -> None:
+    """Serve one connection of a guest until it ends.
+
+    `tenant`: whose the kernel says it is; `over`: it is one more than that may have.
+    """
+    connection = Connection(services, Plain(inlet, writer), tenant)
     try:
-        await timed(connection.run(), connection.worked)
+        await timed(connection.run(over=over), connection.worked)
     except (OSError, EOFError, TimeoutError, h11.ProtocolError):
         pass  # the guest, or who it talks to, has gone
     except asyncio.CancelledError:

@@ -10,6 +10,7 @@ import struct
 import msgspec
 
 from ..capability import Capability
+from ..decision import DenialCode
 from ..policy import web
 from ..policy.compiled import CompiledPolicy
 from ..policy.secrets import Injection
@@ -23,7 +24,14 @@ MAX_ORDER_BYTES, MAX_REPORT_BYTES = 64 << 20, 64 << 10
 _TEXT_CHARS = 4096
 #: What the proxy names a request by; a longer one is refused under the name that it begins with, and not asked about.
 MOST_TARGET_CHARS = 2000
-_MOST_COUNTED, _MOST_NUMBER = 1 << 53, 1 << 63
+_MOST_COUNTED, _MOST_NUMBER, _MOST_TIMES = 1 << 53, 1 << 63, 1 << 31
+
+
+class Led(msgspec.Struct, frozen=True):
+    """By what a sandbox's connections are known: its number at the listener, or its control group. 0: not by that."""
+
+    number: int = 0
+    group: int = 0
 
 
 class Admit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -35,6 +43,7 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     secrets: tuple[Injection, ...] = ()
     #: signs what the sandbox is shown inside of TLS
     authority: Authority | None = None
+    led: Led = Led()
     number: int = 0
 
 
@@ -146,8 +155,10 @@ def decode_report(data: bytes) -> Report:
         raise BadReport("an answer to no question")
     if record.asked_by is not None or record.answer not in (None, "would_ask"):
         raise BadReport("an answer that the supervisor gives")
-    if record.capability is not Capability.NET_HTTP or record.verdict not in REFUSALS or record.count != 1:
+    if record.capability is not Capability.NET_HTTP or record.verdict not in REFUSALS:
         raise BadReport("a record of something else than a refused request")
+    if not 0 < record.count < _MOST_TIMES or (record.count > 1 and record.code is not DenialCode.LIMIT_EXCEEDED):
+        raise BadReport("a request that was refused that often")
     cut = {name: text[:_TEXT_CHARS] for name in ("target", "reason") if (text := getattr(record, name))}
     own = {"sequence": 0, "pid": 0, "tid": 0, "monotonic_ns": 0, "errno": None, "also": (), "origin": None}
     cut |= {name: text[:_TEXT_CHARS] for name in ("rule", "presented") if (text := getattr(record, name)) is not None}

@@ -33,8 +33,8 @@ from ..records import Asked, BrokerRecord
 from . import messages
 from .authority import Authority, new_authority
 from .bundles import VARIABLES, Bundles
-from .listening import Listening
-from .messages import Admit, Answered, Applied, Counted, Dismiss, Questioned, Refused, Serving, Start
+from .listening import Lead, Listening
+from .messages import Admit, Answered, Applied, Counted, Dismiss, Led, Questioned, Refused, Serving, Start
 from .meter import Carried
 from .use import Use
 
@@ -68,13 +68,15 @@ _Sink = Callable[[Refused | Counted | Questioned], None]
 class ProxyTraits:
     """Whom the proxy runs as (None: as the supervisor), and names whose addresses are not looked up.
 
-    `authorities`: whom it trusts over TLS (PEM); None: whom this machine does.
+    `authorities`: whom it trusts over TLS (PEM); None: whom this machine does. `lead`: has whose connections to it are
+    written down; None: all are known by their passwords alone.
     """
 
     uid: int | None
     gid: int
     hosts: Mapping[str, tuple[str, ...]]
     authorities: str | None = None
+    lead: Lead | None = None
 
 
 @dataclass(frozen=True)
@@ -239,34 +241,33 @@ class EgressProxy:
         return found if entrance.bundle is None else found | dict.fromkeys(VARIABLES, entrance.bundle)
 
     def admit(
-        self, key: str, entrance: Entrance, compiled: CompiledPolicy, secrets: tuple[Injection, ...] = ()
+        self,
+        key: str,
+        entrance: Entrance,
+        compiled: CompiledPolicy,
+        secrets: tuple[Injection, ...] = (),
+        led: Led | None = None,
     ) -> None:
         """Let a sandbox use the proxy, as its policy says. Raises EnforcementError."""
+        order = Admit(
+            key=key,
+            token=entrance.token,
+            policy=_of_proxy(compiled),
+            secrets=secrets,
+            authority=entrance.authority,
+            led=led or Led(),
+        )
         with self._lock:
             if entrance.bundle is not None:
                 self._bundle_of[key] = entrance.bundle
-            self._admit(key, entrance.token, entrance.authority, compiled, secrets)
+            self._admit(order)
 
-    def _admit(
-        self,
-        key: str,
-        token: str,
-        authority: Authority | None,
-        compiled: CompiledPolicy,
-        secrets: tuple[Injection, ...],
-    ) -> None:
+    def _admit(self, order: Admit) -> None:
         self._ensure()
         self._orders += 1
-        order = Admit(
-            key=key,
-            token=token,
-            policy=_of_proxy(compiled),
-            secrets=secrets,
-            authority=authority,
-            number=self._orders,
-        )
-        self._tenants[key] = order
-        self._use.name(key, compiled.name)
+        order = msgspec.structs.replace(order, number=self._orders)
+        self._tenants[order.key] = order
+        self._use.name(order.key, order.policy.name)
         self._send(order)
 
     def change(self, key: str, compiled: CompiledPolicy, secrets: tuple[Injection, ...]) -> None:
@@ -276,7 +277,7 @@ class EgressProxy:
         """
         with self._lock, contextlib.suppress(EnforcementError):
             if (known := self._tenants.get(key)) is not None:
-                self._admit(key, known.token, known.authority, compiled, secrets)
+                self._admit(msgspec.structs.replace(known, policy=_of_proxy(compiled), secrets=secrets))
 
     def dismiss(self, key: str) -> None:
         """A sandbox has ended."""
@@ -295,7 +296,7 @@ class EgressProxy:
         if self._link is not None:
             return
         try:
-            self._listening = self._listening or Listening()
+            self._listening = self._listening or Listening(self._traits.lead)
             self._start(self._listening)
         except (OSError, RuntimeError, messages.BadReport) as error:  # RuntimeError: no thread to read it
             self._drop()
@@ -310,7 +311,7 @@ class EgressProxy:
         self._use.begin()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._link = link = _Link(ours)
-        descriptors = (theirs.fileno(), listening.tcp.fileno())
+        descriptors = (theirs.fileno(), listening.tcp.fileno(), listening.led)
         with theirs:
             self._process = interpreter.start(
                 ["-m", "pyisolate.egress", *map(str, descriptors)],

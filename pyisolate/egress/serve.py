@@ -13,10 +13,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from ..native import landlock, process
-from . import calls, messages, streams
+from . import calls, messages
 from .connection import Services, serve
+from .door import Door
 from .messages import Admit, Answered, Applied, Dismiss, Report, Serving, Start
 from .names import Names
+from .peers import Peers
 from .tenants import Tenants
 
 #: Descriptors that it may have: two for each connection it carries.
@@ -27,8 +29,11 @@ _MOST_WRITTEN = 64 << 10
 _COUNT_S = 0.5
 
 
-def main(control_fd: int, listener_fd: int) -> int:
-    """Run the proxy on its control socket and its listening socket; returns the exit status."""
+def main(control_fd: int, listener_fd: int, led_fd: int) -> int:
+    """Run the proxy on its control socket and its listening socket; returns the exit status.
+
+    `led_fd` is of the table that says whose connections are (`peers`).
+    """
     process.reset_signals()
     process.set_name("pyisolate-egress")
     control, listener = socket.socket(fileno=control_fd), socket.socket(fileno=listener_fd)
@@ -39,7 +44,7 @@ def main(control_fd: int, listener_fd: int) -> int:
     confined = _confine(start)
     control.sendall(messages.encode(Serving(confined=tuple(confined))))
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-        asyncio.run(_serve(control, listener, start, host))
+        asyncio.run(_serve(control, listener, Peers(listener, led_fd), start, host))
     return 0
 
 
@@ -94,7 +99,7 @@ def _restrict_files(readable: tuple[str, ...], abi: int) -> None:
         os.close(ruleset)
 
 
-async def _serve(control: socket.socket, listener: socket.socket, start: Start, host: int) -> None:
+async def _serve(control: socket.socket, listener: socket.socket, peers: Peers, start: Start, host: int) -> None:
     orders, reports = await asyncio.open_connection(sock=control, limit=1 << 20)
     guard = asyncio.Lock()
 
@@ -105,17 +110,17 @@ async def _serve(control: socket.socket, listener: socket.socket, start: Start, 
 
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(host, ended.set)
-    tenants = Tenants(report)
+    tenants = Tenants(report, peers)
     for one in start.admitted:
         tenants.admit(one)
     services = Services(tenants, Names(start.hosts), start.authorities)
-    server = await streams.start_server(partial(serve, services), listener, 1024)
+    door = Door(listener, tenants, partial(serve, services))
     coroutines = (_follow(orders, tenants, report), _keep_counting(tenants, report), ended.wait())
     running = [asyncio.ensure_future(one) for one in coroutines]
     try:
         await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        server.close()
+        door.close()
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)  # the supervisor has closed its end, or is gone

@@ -129,16 +129,12 @@ class Plain:
         return self.transport.get_write_buffer_size() > 0
 
 
-async def start_server(
-    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-    listener: socket.socket,
-    backlog: int,
-) -> asyncio.Server:
-    """Serve each connection, as asyncio.start_server does."""
+async def take(accepted: socket.socket, serve: Callable[[Inlet, asyncio.StreamWriter], Awaitable[None]]) -> None:
+    """Have a connection that was accepted served, in a task of its own. Raises OSError."""
     loop = asyncio.get_running_loop()
-    return await loop.create_server(
-        lambda: asyncio.StreamReaderProtocol(Inlet(), serve, loop=loop), sock=listener, backlog=backlog
-    )
+    inlet = Inlet()
+    protocol = asyncio.StreamReaderProtocol(inlet, lambda _, writer: serve(inlet, writer), loop=loop)
+    await loop.connect_accepted_socket(lambda: protocol, accepted)
 
 
 async def open_connection(address: str, port: int) -> tuple[Inlet, asyncio.StreamWriter]:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..capability import Capability
-from ..decision import Verdict
+from ..decision import DenialCode, Verdict
 from ..policy import web
 from ..policy.broker import Broker
 from ..policy.secrets import Injection
@@ -19,17 +19,24 @@ from . import heads
 from .authority import Issuer
 from .heads import Heads
 from .hiding import Hider
-from .messages import MOST_TARGET_CHARS, Admit, Answered, Counted, Questioned, Refused
+from .messages import MOST_TARGET_CHARS, Admit, Answered, Counted, Led, Questioned, Refused
 from .meter import Carried, Meter
+from .peers import Peers
 from .request import Refusal
 from .turns import Turns
 from .work import Shares, Work
 
+#: Connections of one sandbox at a time.
+MOST_CONNECTIONS = 32
 #: Connections that have not said which sandbox they are of.
 _MOST_STRANGERS = 256
 #: Between two refusals of one sandbox, once there were those of two seconds at once.
 _BETWEEN_REPORTS_S, _BURST_S = 0.02, 2.0
 Report = Callable[[Refused | Counted | Questioned], Awaitable[None]]
+
+
+def _one() -> int:
+    return 1
 
 
 class _Pace:
@@ -64,6 +71,13 @@ class Tenant:
     known_requests: Heads[heads.KnownRequest] = field(default_factory=lambda: Heads(heads.MOST_REQUESTS))
     turns: Turns = field(init=False)
     pace: _Pace = field(default_factory=lambda: _Pace())
+    #: what the kernel tells its connections by; None: nothing, so that each bears its password to say whose it is
+    led: Led | None = None
+    #: connections that are known by that, and have not ended
+    open: int = 0
+    #: those that were closed at once, and are in no report yet
+    turned_away: int = 0
+    gone: bool = False
 
     def __post_init__(self) -> None:
         self.hider, self.turns = Hider(self.secrets), Turns(self.meter.work)
@@ -73,13 +87,29 @@ class Tenant:
         policy = self.broker.policy
         return policy.inspect_tls and web.opens((*policy.web, *(one.rule for one in self.secrets)), request)
 
+    @property
+    def most_connections(self) -> int:
+        """How many connections it may have at a time."""
+        return min(MOST_CONNECTIONS, self.meter.limits.connections or MOST_CONNECTIONS)
+
+
+def too_many(most: int) -> Refusal:
+    """Return the refusal of a connection over `most`."""
+    reason = f"more than {most} connections at a time"
+    return Refusal("egress connections", DenialCode.LIMIT_EXCEEDED, reason, status=429)
+
 
 class Tenants:
     """All sandboxes of one supervisor."""
 
-    def __init__(self, report: Report) -> None:
-        self._report = report
+    def __init__(self, report: Report, peers: Peers | None = None) -> None:
+        self._report, self._peers = report, peers
         self._known: dict[bytes, Tenant] = {}
+        #: those whose connections the kernel tells, by listener's number, and by control group
+        self._by_number: dict[int, Tenant] = {}
+        self._by_group: dict[int, Tenant] = {}
+        #: a connection that the kernel tells nothing of may be a sandbox's: its password is to say
+        self.takes_strangers = False
         #: connections that have not said whose they are, the oldest first
         self._strangers: dict[asyncio.Task[None], None] = {}
         self._pace_of_strangers = _Pace()
@@ -98,15 +128,29 @@ class Tenants:
         issuer = None if order.authority is None else Issuer(order.authority)
         tenant = Tenant(order.key, Broker(order.policy), meter, order.secrets, issuer)
         self._known[_digest(order.token.encode())] = tenant
+        if self._peers is not None and order.led.number and self._peers.tells_cookies:
+            self._by_number[order.led.number], tenant.led = tenant, order.led
+        elif self._peers is not None and order.led.group and self._peers.tells_groups:
+            self._by_group[order.led.group], tenant.led = tenant, order.led
+        self._look_for_strangers()
 
     def dismiss(self, key: str) -> None:
         """Forget a sandbox and close what it has open."""
         for digest, tenant in list(self._known.items()):
             if tenant.key == key:
                 del self._known[digest]
+                tenant.gone = True
+                if tenant.led is not None:
+                    for known, by in ((self._by_number, tenant.led.number), (self._by_group, tenant.led.group)):
+                        if known.get(by) is tenant:
+                            del known[by]
                 tenant.meter.counts.renew()  # at once: the tunnels' thread waits for no task
                 for task in list(tenant.tasks):
                     task.cancel()
+        self._look_for_strangers()
+
+    def _look_for_strangers(self) -> None:
+        self.takes_strangers = any(one.led is None for one in self._known.values())
 
     def counts(self) -> Iterator[Counted]:
         """Return what is new of each sandbox since the last time."""
@@ -118,8 +162,14 @@ class Tenants:
                 tenant.counted = now
                 yield Counted(key=tenant.key, carried=now[0], connections=now[1], spent_s=now[2])
 
-    def of_header(self, header: bytes | None) -> Tenant | None:
-        """Return whose token a Proxy-Authorization header holds."""
+    def of_address(self, address: tuple[str, int]) -> Tenant | None:
+        """Return whose connection from that address is, as the kernel tells."""
+        if self._peers is None or (peer := self._peers.find(address)) is None:
+            return None
+        return self._by_number.get(self._peers.number_of(peer)) or self._by_group.get(peer.group)
+
+    def of_header(self, header: bytes | None, by_kernel: Tenant | None) -> Tenant | None:
+        """Return whose token a Proxy-Authorization header holds. On what is `by_kernel`'s, no other's counts."""
         scheme, _, given = (header or b"").strip().partition(b" ")
         if scheme.lower() != b"basic":
             return None
@@ -127,7 +177,9 @@ class Tenants:
             _user, _, token = base64.b64decode(given.strip(), validate=True).partition(b":")
         except ValueError:
             return None
-        return self._known.get(_digest(token))
+        found = self._known.get(_digest(token))
+        elsewhere = found is not by_kernel and (by_kernel is not None or (found is not None and found.led is not None))
+        return None if elsewhere else found
 
     def meet(self, task: asyncio.Task[None]) -> None:
         """Note a connection that has not said whose it is. Too many: the oldest goes, whose turn was long enough."""
@@ -141,8 +193,13 @@ class Tenants:
         """Note that a connection has said whose it is, or has ended."""
         self._strangers.pop(task, None)
 
-    async def report(self, tenant: Tenant | None, refusal: Refusal, verdict: Verdict = Verdict.DENY) -> None:
-        """Have a refusal recorded. Returns once the report is on its way: the answer to the guest comes after it."""
+    async def report(
+        self, tenant: Tenant | None, refusal: Refusal, verdict: Verdict = Verdict.DENY, count: Callable[[], int] = _one
+    ) -> None:
+        """Have a refusal recorded. Returns once the report is on its way: the answer to the guest comes after it.
+
+        `count`: asked when it is made, how often it was refused.
+        """
         await (self._pace_of_strangers if tenant is None else tenant.pace).wait()
         record = BrokerRecord(
             sequence=0,
@@ -155,8 +212,11 @@ class Tenants:
             presented=refusal.presented,
             answer="would_ask" if refusal.would_ask else None,
             waited_ms=refusal.waited_ms,
+            count=count(),
         )
-        await self._report(Refused(key="" if tenant is None else tenant.key, record=record, question=refusal.question))
+        # without its password a request is not taken for the sandbox's, though the kernel knows its connection
+        key = "" if tenant is None or refusal.code is DenialCode.TOKEN_INVALID else tenant.key
+        await self._report(Refused(key=key, record=record, question=refusal.question))
 
     async def ask(self, tenant: Tenant, refusal: Refusal) -> bool:
         """Have the host asked about what would be refused and `can_be_asked`; its report is still to be made."""

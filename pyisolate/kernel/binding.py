@@ -54,6 +54,12 @@ class KernelBinding:
         """True where a notification listener answers this sandbox's calls."""
         return any(one.listens for one in self._attachments)
 
+    @property
+    def led_as(self) -> tuple[int, int]:
+        """By what its connections to the egress proxy are known: the listener's number, a control group; 0: neither."""
+        found = [one.led_as for one in self._attachments]
+        return max((number for number, _ in found), default=0), max((group for _, group in found), default=0)
+
     # -- attach ---------------------------------------------------------------------------------------------
 
     def bind_cell(self, pid: int, own: int | None = None) -> None:

@@ -35,6 +35,11 @@ class Attachment:
     #: True where a listener answers its calls
     listens = False
 
+    @property
+    def led_as(self) -> tuple[int, int]:
+        """By what its connections to the egress proxy are known: the listener's number, a control group; 0: neither."""
+        return 0, 0
+
     def bind_cell(self, pid: int, own: int | None) -> None:
         """Decide the calls of a warm cell by its policy from here on. Raises EnforcementError.
 

@@ -110,6 +110,11 @@ class KernelPlan:
         """The notification listener, while it runs."""
         return self.notification.listener
 
+    def lead(self, table: int, port: int) -> None:
+        """Have the listener write down whose connections to the egress proxy are. Raises OSError."""
+        if self.listener is not None:
+            self.listener.lead(table, port)
+
     def running(self) -> frozenset[str]:
         """Return the names of all mechanisms that work in this supervisor."""
         return frozenset().union(*(enforcer.running() for enforcer in self.enforcers))

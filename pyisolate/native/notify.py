@@ -83,6 +83,9 @@ CAPABILITY_NUMBERS: dict[str, int] = {
     name.removeprefix("PYI_"): getattr(lib, name) for name in dir(lib) if name.startswith("PYI_")
 }
 
+#: Slots of the table of connections to the egress proxy (src/led.h).
+LED_SLOTS: int = lib.LED_SLOTS
+
 _BATCH = 64
 _NO_LIMIT: int = lib.NOTIFY_NO_LIMIT
 
@@ -286,6 +289,10 @@ class Listener:
             if taken >= 0:
                 os.close(taken)
             raise
+
+    def lead(self, fd: int, port: int) -> None:
+        """Write down whose connections to that port of 127.0.0.1 are, in the table that `fd` is of. Once."""
+        check(lib.notify_lead(self._handle, fd, port), "write down connections to the egress proxy")
 
     def map_asked(self, key: int, fd: int) -> None:
         """Join a sandbox's calls with what its hooks tell in its cell's page (src/asked.h). Once."""

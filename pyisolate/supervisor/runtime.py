@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from ..cell.channel import Channel
+from ..egress.messages import Led
 from ..egress.process import EgressProxy, Entrance, ProxyTraits
 from ..errors import LimitExceeded, SandboxClosed, SandboxDied, SandboxError
 from ..kernel.plan import KernelPlan
@@ -75,7 +76,7 @@ class Runtime:
         arrivals = Arrivals(self.registry, recorder, full=traits.full_telemetry)
         self.plan = KernelPlan(traits, arrivals.on_kernel_record, arrivals.on_asked)
         self.egress = EgressProxy(
-            ProxyTraits(proxy_uid(traits), traits.gid, options.egress_hosts, options.egress_ca),
+            ProxyTraits(proxy_uid(traits), traits.gid, options.egress_hosts, options.egress_ca, self.plan.lead),
             arrivals.on_refused_egress,
             arrivals.on_carried_egress,
             arrivals.on_asked,
@@ -235,7 +236,7 @@ class Runtime:
             session.denials.proxy, session.waiting.proxy = self.egress.drain, self.egress
             try:
                 secrets = injections(session.policy, session.compiled)
-                self.egress.admit(sandbox_id, entrance, session.compiled, secrets)
+                self.egress.admit(sandbox_id, entrance, session.compiled, secrets, Led(*session.kernel.led_as))
             except BaseException:
                 session.close()
                 raise

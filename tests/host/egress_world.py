@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyisolate
 from pyisolate import Policy
+from pyisolate.choices import Network
 from tests.host.egress_server import Server
 
 HOST = "api.example.org"
@@ -26,11 +27,11 @@ class World:
 
 
 @contextlib.contextmanager
-def one_world() -> Iterator[World]:
+def one_world(network: Network = "auto") -> Iterator[World]:
     """Make one, whose proxy has started, and end it."""
     plain = Server()
     try:
-        with pyisolate.Supervisor(pool_size=1, egress_hosts={HOST: ["127.0.0.1"]}) as supervisor:
+        with pyisolate.Supervisor(pool_size=1, egress_hosts={HOST: ["127.0.0.1"]}, network=network) as supervisor:
             made = World(supervisor, plain)
             supervisor.spawn("first", made.policy).close()
             yield made

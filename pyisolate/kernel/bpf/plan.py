@@ -267,6 +267,11 @@ class BpfAttachment(Attachment):
         """What its entry is in; None without one, once the plan is closed, and in a forked child."""
         return self._shared if self._plan.shared is self._shared else None
 
+    @property
+    def led_as(self) -> tuple[int, int]:
+        """The control group that its sockets are of, where it connects by itself."""
+        return 0, (next(iter(self._groups)) if self._host_network and len(self._groups) == 1 else 0)
+
     def attach_task(self, tid: int, slot: int | None) -> bool:
         """Put a handed-out cell, or a thread, under the programs: before any guest code runs.
 

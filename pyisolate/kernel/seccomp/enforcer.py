@@ -116,6 +116,11 @@ class ListenerAttachment(Attachment):
         self._listener, self._id, self._prepared = listener, sandbox_id, prepared
         self._kind: CellKind = "native" if host_network else "cell"
 
+    @property
+    def led_as(self) -> tuple[int, int]:
+        """The number under which the listener connects for it; 0 where it connects by itself."""
+        return (self._listener.number_of(self._id) if self._kind == "cell" else 0), 0
+
     def bind_cell(self, pid: int, own: int | None) -> None:
         """Give a warm cell its policy. Raises EnforcementError without a listener, KeyError for a dead cell."""
         require_alive(self._listener)

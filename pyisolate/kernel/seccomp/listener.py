@@ -201,6 +201,14 @@ class Listener:
             attached = self._by_id[sandbox_id]
             self._native.bind(attached.key, self._remember(attached, policy))
 
+    def lead(self, table: int, port: int) -> None:
+        """Write down, in the table of a descriptor, whose connections to a port of 127.0.0.1 are. Raises OSError."""
+        self._native.lead(table, port)
+
+    def number_of(self, sandbox_id: str) -> int:
+        """Return the number that stands for a sandbox in that table; 0 for an unknown one."""
+        return 0 if (attached := self._by_id.get(sandbox_id)) is None else attached.key
+
     def announce(self, sandbox_id: str) -> int:
         """Say to the guest that its policy was reloaded; return how often it was, 0 where it cannot be said."""
         attached = self._by_id.get(sandbox_id)

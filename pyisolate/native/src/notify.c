@@ -26,6 +26,7 @@
 #include "notify/message.c"  /* one message, sent from the copy of it */
 #include "notify/flight.c"   /* what the supervisor keeps for a guest, and how much it may be */
 #include "notify/inject.c"   /* how a call is answered with a descriptor in the guest */
+#include "notify/led.c"      /* whose connections to the egress proxy are */
 #include "notify/wait.c"     /* operations that cannot finish at once */
 #include "notify/question.c" /* calls that wait for the host's answer */
 

@@ -106,6 +106,9 @@ void notify_destroy(notify_listener *l);
 /* What stands in the place of one that was destroyed: every function finds that it knows nothing. */
 notify_listener *notify_none(void);
 int notify_alive(notify_listener *l);
+/* Write down, in the table (src/led.h) that `fd` is of, whose connections to that port of 127.0.0.1 are. Once. */
+int notify_lead(notify_listener *l, int fd, uint16_t port);
+#define LED_SLOTS ...
 
 notify_policy *notify_policy_new(uint32_t flags, uint64_t serial, const uint8_t *acts, const struct notify_rule *rules,
 				 int rule_count, const struct notify_unix_rule *unix_rules, int unix_count);

@@ -188,10 +188,10 @@ SHARED void notify_destroy(notify_listener *l)
 	notify_free(l->spare_job);
 	notify_bury(l);
 	notify_bury(l); /* the waits that the sandboxes left */
-	close(l->epoll);
-	close(l->wake);
-	close(l->drain);
-	close(l->ask);
+	notify_end_lead(l);
+	const int opened[] = {l->epoll, l->wake, l->drain, l->ask};
+	for (size_t i = 0; i < sizeof opened / sizeof *opened; i++)
+		close(opened[i]);
 	while (l->answered) {
 		struct notify_answered *next = l->answered->next;
 		if (l->answered->fd >= 0)

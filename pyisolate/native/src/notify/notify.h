@@ -42,6 +42,7 @@
 #include "../account.h"
 #include "../asked.h"
 #include "../capability.h"
+#include "../led.h"
 #include "../marks.h"
 #include "../shared.h"
 
@@ -447,6 +448,8 @@ typedef struct notify_listener {
 	struct iovec iov[NOTIFY_IOV];
 	struct notify_copy copies[NOTIFY_COPIES]; /* likewise */
 	int next_copy;
+	struct led *led; /* atomic, set once; NULL: no connection is led to a proxy */
+	uint16_t led_port;
 	struct notify_listener *next;
 } notify_listener;
 

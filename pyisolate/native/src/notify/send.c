@@ -150,6 +150,7 @@ static void notify_send_out(const struct notify_call *c, int fd, struct notify_m
 	int64_t result = 0;
 
 	if (connecting) {
+		notify_write_led(c, fd, &m->to);
 		result = notify_connect_now(fd, &m->to, &blocking);
 		if (!result)
 			connecting = 0;

@@ -202,6 +202,7 @@ static void notify_connect_inet(const struct notify_call *c, int fd, struct noti
 			return;
 		}
 	}
+	notify_write_led(c, fd, to);
 	result = notify_connect_now(fd, to, &blocking);
 	if (result == -EINPROGRESS && blocking) {
 		struct notify_wait w = {.step = NOTIFY_STEP_CONNECT, .message.to = *to};

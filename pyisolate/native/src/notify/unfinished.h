@@ -26,6 +26,10 @@ SHARED int notify_give_file(const struct notify_job *job);
 SHARED void notify_say(int heard, int done);
 SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kind, int protocol, int heard);
 
+/* led.c */
+SHARED void notify_end_lead(notify_listener *l);
+SHARED void notify_write_led(const struct notify_call *c, int fd, const struct notify_endpoint *to);
+
 /* wait.c */
 SHARED int notify_connect_now(int fd, const struct notify_endpoint *to, int *blocking);
 SHARED void notify_wait_end(notify_listener *l, struct notify_wait *w);

@@ -17,7 +17,7 @@ def attack(world):
 TECHNIQUE = Technique(
     source="open proxies: T1090",
     policy=by_name,
-    no_event="the proxy does not know whose request it is: its event is the host's",
+    no_event="without its password a request is not taken for the sandbox's: its event is the host's",
     stops=("egress proxy",),
     control=Bare(),
     thread=NO_PROXY,
