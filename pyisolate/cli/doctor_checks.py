@@ -55,7 +55,28 @@ def machine() -> list[Finding]:
         Finding("supervisor", INFO, who),
         Finding("interpreter", INFO, f"{version}, {sys.executable}"),
     ]
-    return found + _outer_filter()
+    return found + _outer_filter() + moves()
+
+
+def moves(table: str = "/proc/self/mountinfo") -> list[Finding]:
+    """Say whether the kernel was asked for quick moves between control groups: what a spawn on demand waits for.
+
+    The option of one hierarchy holds for all. Linux 6.18 keeps it when that is unmounted, and nothing shows it then.
+    """
+    from ..native import mount_table
+
+    hierarchies = [one for one in mount_table.read_at(table) if one.kind in ("cgroup", "cgroup2")]
+    if not hierarchies:
+        return []
+    name = "moves between control groups"
+    quick = next((one.point for one in hierarchies if "favordynmods" in one.options.split(",")), None)
+    if quick is not None:
+        return [Finding(name, INFO, f"quick: {quick} is mounted with favordynmods")]
+    text = (
+        "no hierarchy mounted here shows favordynmods: without it a spawn that finds no warm cell can wait 10 ms; "
+        "docs/deployment.md says whether to change it"
+    )
+    return [Finding(name, INFO, text)]
 
 
 def _outer_filter() -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pyisolate
 from pyisolate.cli import doctor_checks as checks
@@ -42,6 +43,26 @@ print([one.name for one in checks.machine() if "leaves no event" in one.text])
 def test_it_says_that_a_container_has_a_filter_of_its_own() -> None:
     done = subprocess.run([sys.executable, "-c", OUTER], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "['outer seccomp filter']", done.stderr
+
+
+_TABLE = """31 23 0:28 / /sys/fs/cgroup rw - tmpfs favordynmods rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+33 31 0:30 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate{}
+"""
+
+
+def test_it_says_whether_moves_between_control_groups_are_quick(tmp_path: Path) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_text(_TABLE.format(""))
+    (slow,) = checks.moves(str(table))
+    assert "no hierarchy mounted here shows favordynmods" in slow.text
+    table.write_text(_TABLE.format(",favordynmods"))
+    (quick,) = checks.moves(str(table))
+    assert quick.text == "quick: /sys/fs/cgroup/unified is mounted with favordynmods"
+    assert not slow.failed
+    assert not quick.failed
+    table.write_text(_TABLE.splitlines()[0] + "\n")
+    assert checks.moves(str(table)) == []
 
 
 def test_it_is_readable() -> None:
