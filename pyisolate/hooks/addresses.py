@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import _socket
+import contextlib
 from typing import Any
 
 from ..policy.sockets import FAMILY_NAMES, TYPE_MASK, socket_text
 from . import paths
 
-_inet_pton, _inet_ntop = _socket.inet_pton, _socket.inet_ntop
+_inet_pton, _inet_ntop, _inet_aton = _socket.inet_pton, _socket.inet_ntop, _socket.inet_aton
 AF_UNIX, AF_INET, AF_INET6 = int(_socket.AF_UNIX), int(_socket.AF_INET), int(_socket.AF_INET6)
 
+#: One to four numbers with dots between; inet_aton(3) alone would take an address with any text after it.
+_NUMBERS = frozenset("0123456789abcdefABCDEFxX.")
 _MAPPED = bytes(10) + b"\xff\xff"
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -36,7 +39,10 @@ def v6only(sock: _socket.socket, target: str) -> dict[str, Any]:
 
 
 def literal(host: str) -> tuple[int, str] | None:
-    """Return (family, normal form) of an IP literal, its zone dropped; None for a name. IPv4 in IPv6 is IPv4."""
+    """Return (family, normal form) of an IP literal, its zone dropped; None for a name. IPv4 in IPv6 is IPv4.
+
+    What resolvers take for IPv4 is (inet_aton(3)): `127.1`, `0x7f.1`, `2130706433`.
+    """
     plain = host.partition("%")[0]
     for family in (AF_INET, AF_INET6):
         try:
@@ -46,6 +52,9 @@ def literal(host: str) -> tuple[int, str] | None:
             return family, _inet_ntop(family, packed)
         except (OSError, ValueError):
             continue
+    if host[:1].isdecimal() and _NUMBERS.issuperset(host):
+        with contextlib.suppress(OSError):
+            return AF_INET, _inet_ntop(AF_INET, _inet_aton(host))
     return None
 
 

@@ -18,9 +18,12 @@ from .operation import Operation
 
 _getaddrinfo, _getnameinfo = _socket.getaddrinfo, _socket.getnameinfo
 _LOCAL = ("127.0.0.1", "::1")
+#: As the C library has them where no host is named.
+_LOOPBACK = ("::1", "127.0.0.1")
+_FAMILIES = (0, addresses.AF_INET, addresses.AF_INET6)
 _LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"})
 _AI_CANONNAME, _AI_NUMERICHOST = int(_socket.AI_CANONNAME), int(_socket.AI_NUMERICHOST)
-_AI_ADDRCONFIG = int(_socket.AI_ADDRCONFIG)
+_AI_ADDRCONFIG, _AI_PASSIVE = int(_socket.AI_ADDRCONFIG), int(_socket.AI_PASSIVE)
 _EAI_NONAME = int(_socket.EAI_NONAME)
 _HOST_NOT_FOUND = 1  # h_errno (netdb.h)
 
@@ -92,10 +95,13 @@ def getaddrinfo(
     if hooks is None:
         return _getaddrinfo(host, port, family, type, proto, flags)
     found = hooks.hosts.resolve(host, port)
-    if found is None and host not in (None, "", b""):
-        return _getaddrinfo(host, port, family, type, proto, flags)  # monitor mode, or a rule for any name
-    if found is None:
-        return _getaddrinfo(host, port, family, type, proto, flags & ~_AI_ADDRCONFIG)
+    if host is None and port is not None and not flags & _AI_CANONNAME and family in _FAMILIES:
+        # the C library would read its settings, ask for network cards and connect sockets, to sort two addresses
+        found = ("::", "0.0.0.0") if flags & _AI_PASSIVE else _LOOPBACK
+    if host in ("", b""):
+        raise _socket.gaierror(_EAI_NONAME, "Name or service not known")  # as it says, having asked for it everywhere
+    if found is None:  # monitor mode, a rule for any name, or arguments that are refused
+        return _getaddrinfo(host, port, family, type, proto, flags)
     numeric = (flags | _AI_NUMERICHOST) & ~(_AI_ADDRCONFIG | _AI_CANONNAME)
     answers: list[tuple[Any, ...]] = []
     for address in found:

@@ -42,7 +42,7 @@ def is_tried(record: KernelRecord, file: str, policy: CompiledPolicy, by_guest: 
 
     And certificates, where the policy lets it connect to nothing that it could check by them.
     """
-    if record.broker_consulted is not False or record.flags & (os.O_ACCMODE | os.O_TRUNC):
+    if (record.broker_consulted is not False and not record.resolves) or record.flags & (os.O_ACCMODE | os.O_TRUNC):
         return False
     if _OF_TASK.fullmatch(file) or _NAME_SERVICE.fullmatch(file) or (by_guest and file in _OF_MACHINE):
         return True

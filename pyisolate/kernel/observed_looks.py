@@ -27,10 +27,11 @@ def not_found(
 ) -> KernelRecord:
     """Return a look-up that found nothing, as a refusal where something is there and only not granted.
 
-    Not where this process cannot know; not of what imports search or the standard library does without; not of a task
-    in /proc, which is another's here. Where files are monitored, the guest found it.
+    Not where this process cannot know; not of what the C library looks at for the name of a user or a host, imports
+    search or the standard library does without; not of a task in /proc, which is another's here. Where files are
+    monitored, the guest found it.
     """
-    if is_task(path) or is_beside(path, record.target, searched) or not names.is_seen(path):
+    if record.resolves or is_task(path) or is_beside(path, record.target, searched) or not names.is_seen(path):
         return record
     passed = broker.policy.mode_of("fs") is Mode.MONITOR
     if passed and is_described_terminal(record, path):

@@ -38,6 +38,8 @@ LIMIT_EXCEEDED: int = lib.NOTIFY_LIMIT_EXCEEDED
 UNKNOWN: int = lib.NOTIFY_UNKNOWN
 NOT_ASKED: int = lib.NOTIFY_NOT_ASKED
 ASKED: int = lib.NOTIFY_ASKED
+#: the C library makes the call for a look-up of a name, which a hook has seen
+RESOLVES: int = lib.NOTIFY_RESOLVES
 
 MET_NOTHING: int = lib.NOTIFY_MET_NOTHING
 MET_LINK: int = lib.NOTIFY_MET_LINK
@@ -114,7 +116,8 @@ class UnixRule(NamedTuple):
 class Record(NamedTuple):
     """What the listener did with one call (or `times` equal ones). `family` is 4, 6, 1 (unix) or 0.
 
-    `asked` says whether the broker was (UNKNOWN, NOT_ASKED, ASKED), the last two what it had been asked and said.
+    `asked` says whether the broker was (UNKNOWN, NOT_ASKED, ASKED, RESOLVES), the `slot_` two what it had been asked
+    and said.
     """
 
     key: int

@@ -201,7 +201,10 @@ open("/dev/null").close()
 audit.set_thread_callback(None)
 assert words(tid) == {0: (7, 1, 0), 5: (12, 3, MANY), 11: (31, 1, 0)}, words(tid)
 audit.tell(RESOLVES | NOTHING)
-assert words(tid) == {0: (7, 1, NOTHING), 3: (10, 1, NOTHING), 4: (11, 1, NOTHING), 5: (12, 3, MANY), 11: (31, 1, 0)}
+stored = {0: (7, 1, NOTHING), 3: (10, 1, NOTHING), 4: (11, 1, NOTHING), 5: (12, 3, MANY), 11: (31, 1, 0), 13: (1, 0, 0)}
+assert words(tid) == {**stored, 12: (0, 1, RESOLVES)}, words(tid)  # so are the files that are opened for it
+audit.tell(31 | 1 << 16)
+assert words(tid) == stored, "until the next question"
 seen = []
 def other():
     audit.tell(14 | 1 << 16)
@@ -213,7 +216,7 @@ assert seen == [{7: (14, 1, 0)}] * 300
 pid = os.fork()
 if pid == 0:
     audit.tell(8)
-    os._exit(0 if words(os.getpid()) == {1: (8, 1, 0)} and len(words(tid)) == 5 else 1)
+    os._exit(0 if words(os.getpid()) == {1: (8, 1, 0)} and len(words(tid)) == 6 else 1)
 assert os.waitpid(pid, 0)[1] == 0
 """)
 

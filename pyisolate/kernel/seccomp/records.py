@@ -150,6 +150,7 @@ def kernel_record(
         link=other if links else "",
         flags=_open_flags(record, syscall),
         uses=(at := _USES.get(syscall)) is not None and (at < 0 or bool(record.args[at] & 0o7)),
+        resolves=record.asked == native.RESOLVES,
         tries=2 if first_error(record.args[5]) else 1,
         refused=first_error(record.args[5]),
         answer=_answer(record, syscall, capability, verdict, policy),
@@ -250,6 +251,8 @@ def _endpoint(family: int, address: bytes, port: int) -> str:
 
 def _consulted(record: native.Record, syscall: str) -> bool | None:
     """Return whether the broker was asked: what no hook ever asks about was not; None where it cannot be known."""
+    if record.asked == native.RESOLVES:
+        return None
     if record.asked == native.UNKNOWN:
         hooked = syscall in HOOKED and (syscall != "ioctl" or record.args[1] & 0xFFFFFFFF in TERMINAL_IOCTLS)
         return None if hooked else False

@@ -19,7 +19,7 @@ enum {
 	/* in answers of a callback, too: hooks/answer_codes.py */
 	ASKED_MANY = 1,      /* may stand for two calls: fork after a vfork that failed */
 	ASKED_AHEAD = 2,     /* announces a call whose own hook will ask again: not stored */
-	ASKED_RESOLVES = 4,  /* the C library may make sockets of its own for it */
+	ASKED_RESOLVES = 4,  /* the C library may make sockets and open files of its own for it */
 	ASKED_NOTHING = 8,   /* the hook saw the call and found nothing to ask */
 	ASKED_OWN_LOOK = 16, /* the interpreter opens it for itself, and its absence is not reported: not stored */
 };
@@ -48,6 +48,18 @@ enum { ASKED_ANNOUNCED = ASKED_REFUSALS };
 static inline uint64_t *asked_refusals(const struct asked_thread *page)
 {
 	return (uint64_t *)((char *)page + ASKED_PLACES_BYTES);
+}
+
+static inline int asked_is_resolving(uint64_t word)
+{
+	return (word >> 16 & ASKED_RESOLVES) != 0;
+}
+
+/* Another question has come: what follows is no part of the look-up of a name before it. */
+static inline void asked_end_resolving(struct asked_thread *place)
+{
+	if (place && asked_is_resolving(place->words[ASKED_FILE]))
+		__atomic_store_n(&place->words[ASKED_FILE], 0, __ATOMIC_RELEASE);
 }
 
 /* Ties a question about a file to the call that follows it: of the name as it is passed, its length in the top byte xor

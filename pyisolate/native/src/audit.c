@@ -144,11 +144,14 @@ static void audit_store_asked(struct audit_thread *self, long answer, uint64_t s
 		return;
 	if (asked_is_file((uint32_t)answer & 0xff))
 		audit_store_file(self, rest | flags << 16 | ((uint32_t)answer & 0xff), file_tag);
-	else if (flags & ASKED_RESOLVES)
+	else if (flags & ASKED_RESOLVES) {
 		for (size_t i = 0; i < sizeof resolver; i++)
 			audit_store_word(self, resolver[i], rest | ASKED_NOTHING << 16);
-	else
+		audit_store_file(self, rest | ASKED_RESOLVES << 16, 1);
+	} else {
+		asked_end_resolving(self->asked);
 		audit_store_word(self, (uint32_t)answer & 0xff, rest | flags << 16);
+	}
 }
 
 /* The sequence goes last: a kernel program that runs on this thread sees either the old slot or the whole new one. */
@@ -203,15 +206,10 @@ static int audit_consult(PyObject *callable, struct audit_event *event, PyObject
 	Py_DECREF(callable);
 	if (result == NULL)
 		return -1;
-	long answer = 0;
-	if (result != Py_None) {
-		answer = PyLong_AsLong(result);
-		if (answer == -1 && PyErr_Occurred()) {
-			Py_DECREF(result);
-			return -1; /* an answer that is not an answer refuses */
-		}
-	}
+	long answer = result == Py_None ? 0 : PyLong_AsLong(result);
 	Py_DECREF(result);
+	if (answer == -1 && PyErr_Occurred())
+		return -1; /* an answer that is not an answer refuses */
 	audit_tell_allowed(event, answer, args);
 	if (answer != 0 && !(answer >> 8 & ASKED_OWN_LOOK))
 		audit_store_asked(self, answer, self->sequence,

@@ -264,6 +264,12 @@ static uint64_t notify_file_tag(const struct notify_call *c)
 	return notify_name_tag(c, argument);
 }
 
+/* No hook asks about those. */
+static int notify_is_look(const struct notify_call *c)
+{
+	return c->l->capability[c->nr] == PYI_FS_LOOKUP || c->args[5] == NOTIFY_LOOKED;
+}
+
 /* Calls about files. A question that an earlier call used up, or one about another name, says nothing of this one. */
 static uint8_t notify_consult_file(struct notify_call *c, struct notify_asked *asked, uint32_t place)
 {
@@ -271,6 +277,10 @@ static uint8_t notify_consult_file(struct notify_call *c, struct notify_asked *a
 	uint64_t tag = __atomic_load_n(&asked->page[place].words[ASKED_FILE_TAG], __ATOMIC_ACQUIRE);
 	uint32_t capability = word & 0xff, verdict = word >> 8 & 0xff;
 
+	if (asked_is_resolving(word))
+		return NOTIFY_RESOLVES;
+	if (notify_is_look(c))
+		return NOTIFY_UNKNOWN;
 	if (!word || word == asked->taken[place][ASKED_FILE].word || tag != notify_file_tag(c) ||
 	    !notify_fits(c, capability))
 		return NOTIFY_NOT_ASKED;
@@ -285,8 +295,7 @@ static uint8_t notify_consult_file(struct notify_call *c, struct notify_asked *a
 static int notify_is_file_call(const struct notify_call *c)
 {
 	return c->nr >= 0 && c->nr < NOTIFY_SYSCALLS && (c->l->traits[c->nr] & NOTIFY_REPORTED) &&
-	       c->l->capability[c->nr] != PYI_FS_LOOKUP && c->args[5] != NOTIFY_LOOKED &&
-	       c->args[5] != NOTIFY_FILE_SIZE; /* no hook asks about those */
+	       c->args[5] != NOTIFY_FILE_SIZE;
 }
 
 /* Fill in whether the broker was asked. Runs for every call that hooks ask about, also for those that are allowed. */
@@ -319,6 +328,8 @@ SHARED void notify_consult(struct notify_call *c)
 		c->asked = found == NOTIFY_NOT_ASKED ? notify_unasked(c, name) : found;
 		return;
 	}
+	if (file && notify_is_look(c))
+		return;
 	c->asked = free ? notify_unasked(c, name) : NOTIFY_UNKNOWN; /* all its places are taken by others */
 }
 
