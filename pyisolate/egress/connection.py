@@ -117,6 +117,9 @@ class Connection:
             while await self._request():
                 if self.http.our_state is h11.DONE:  # a request that came before needs no h11
                     self.http.start_next_cycle()
+            if self.http.their_state is h11.SEND_BODY and self.http.our_state in (h11.DONE, h11.MUST_CLOSE):
+                await self.side.drain()
+                await self._linger()
         except Refusal as refusal:
             await self._refuse(refusal)
         except OverLimit as over:

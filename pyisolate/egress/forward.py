@@ -33,6 +33,10 @@ _OF_ONE_HOP = frozenset(
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
 
+class _HostGone(ConnectionAbortedError):
+    """The host takes no more of a request."""
+
+
 class GuestSide(Protocol):
     """The guest's side: its connection and what comes from it."""
 
@@ -129,17 +133,23 @@ async def forward(
 async def _both_ways(
     guest: GuestSide, up: Upstream, credentials: Credentials, method: bytes, known: bytes | None
 ) -> bool:
-    """Carry a body and its answer, which may begin before; tell whether all of the body was sent."""
+    """Carry a body and its answer, which may begin before; tell whether all of the body was sent.
+
+    A host that closes without having read all may have answered before (413): its answer is what counts.
+    """
     took = guest.meter.work.add
+    up.side.inlet.sending = True
     body = asyncio.ensure_future(timed(_send_body(guest, up, known), took))
     answer = asyncio.ensure_future(timed(_answer(guest, up, credentials, method), took))
     try:
         await asyncio.wait((body, answer), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
+        if not answer.done() and not isinstance(body.exception(), _HostGone):
             body.result()  # or why there is no more of it
+            up.side.inlet.sending = False
         await answer
         return body.done() and body.exception() is None
     finally:
+        up.side.inlet.sending = False
         for one in (body, answer):
             one.cancel()
         await asyncio.gather(body, answer, return_exceptions=True)
@@ -267,7 +277,7 @@ async def _send_body(guest: GuestSide, up: Upstream, known: bytes | None = None)
     host, side = up.http, up.side
     if known is not None:
         side.write((host.send(h11.Data(data=known)) or b"") + (host.send(h11.EndOfMessage()) or b""))
-        await side.drain()
+        await _drain(side)
         return
     for pieces in itertools.count(1):
         if pieces % _PIECES == 0:
@@ -278,11 +288,18 @@ async def _send_body(guest: GuestSide, up: Upstream, known: bytes | None = None)
             side.write(host.send(h11.Data(data=event.data)) or b"")
         elif isinstance(event, h11.EndOfMessage):
             side.write(host.send(h11.EndOfMessage()) or b"")  # its trailers are of one hop
-            await side.drain()
+            await _drain(side)
             return
         else:
             raise ConnectionAbortedError("the guest has gone")
-        await side.drain()
+        await _drain(side)
+
+
+async def _drain(host: Side) -> None:
+    try:
+        await host.drain()
+    except OSError as error:
+        raise _HostGone(str(error)) from None
 
 
 async def _answer(

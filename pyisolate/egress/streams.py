@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.trsock
+import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -19,6 +22,9 @@ class Inlet(asyncio.StreamReader):
         super().__init__(limit=_LIMIT, loop=asyncio.get_running_loop())
         self.taker: Callable[[bytes], bool] | None = None
         self._held, self._broken = 0, False
+        #: what is below, of a host: while a request is sent to it, it may answer, and close before it has read all
+        self.below: asyncio.trsock.TransportSocket | None = None
+        self.sending = False
 
     @property
     def empty(self) -> bool:
@@ -38,11 +44,29 @@ class Inlet(asyncio.StreamReader):
             self.taker(b"")
 
     def set_exception(self, exc: Exception) -> None:
-        """Note that the connection broke. asyncio calls it."""
-        super().set_exception(exc)
+        """Note that the connection broke. asyncio calls it, and closes the socket then.
+
+        An answer that came before is read to its end while the request is sent, as by one who reads the socket itself.
+        """
         self._broken = True
+        if self.sending and isinstance(exc, ConnectionError) and self._take_rest():
+            self.feed_eof()
+            return
+        super().set_exception(exc)
         if self.taker is not None:
             self.taker(b"")
+
+    def _take_rest(self) -> bool:
+        """Take what the kernel has yet, after the error that it said once; tell whether that is all."""
+        assert self.below is not None
+        left = _LIMIT
+        with contextlib.suppress(OSError):
+            while left > 0:
+                if not (data := os.read(self.below.fileno(), left)):
+                    return True
+                left -= len(data)
+                self.feed_data(data)
+        return False
 
     async def read(self, n: int = -1) -> bytes:
         """Return what has come, at most so many bytes."""
@@ -143,4 +167,5 @@ async def open_connection(address: str, port: int) -> tuple[Inlet, asyncio.Strea
     inlet = Inlet()
     protocol = asyncio.StreamReaderProtocol(inlet, loop=loop)
     transport, _ = await loop.create_connection(lambda: protocol, address, port)
+    inlet.below = transport.get_extra_info("socket")
     return inlet, asyncio.StreamWriter(transport, protocol, inlet, loop)
