@@ -82,6 +82,7 @@ def test_broker_and_listener_agree_about_addresses(
 
 def test_a_listener_answers_by_the_sandbox_s_newest_policy() -> None:
     listener = Listener(lambda record: None)
+    listener.start()
     try:
         listener.attach(os.eventfd(0), "box", policy())
         assert listener.evaluate("nobody", Capability.NET_CONNECT, "10.0.0.1:443") is None

@@ -41,7 +41,9 @@
 #include "notify/decide.c"   /* dispatch by system call */
 
 /* notify/loop.h: the thread, and what Python calls */
-#include "notify/turns.c" /* whose turn it is, and who has to rest */
-#include "notify/loop.c"  /* the thread, and the injectors */
-#include "notify/page.c"  /* what Python asks of one sandbox */
-#include "notify/api.c"   /* what else Python calls */
+#include "notify/table.c"  /* the table of descriptors that is the loop's own, and what the host has it do */
+#include "notify/turns.c"  /* whose turn it is, and who has to rest */
+#include "notify/loop.c"   /* the thread, and the injectors */
+#include "notify/page.c"   /* what Python asks of one sandbox */
+#include "notify/handed.c" /* what the host hands over */
+#include "notify/api.c"    /* what else Python calls */

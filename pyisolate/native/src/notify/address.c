@@ -124,7 +124,7 @@ SHARED void notify_by_descriptor(int fd, struct notify_endpoint *held)
 	held->family = 1;
 	held->held = 1;
 	held->raw.un.sun_family = AF_UNIX;
-	int length = snprintf(held->raw.un.sun_path, sizeof held->raw.un.sun_path, "/proc/self/fd/%d", fd);
+	int length = snprintf(held->raw.un.sun_path, sizeof held->raw.un.sun_path, "/proc/thread-self/fd/%d", fd);
 	held->length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + (size_t)length + 1);
 }
 

@@ -5,34 +5,11 @@ static notify_listener *notify_all; /* for fork */
 static pthread_mutex_t notify_all_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t notify_fork_once = PTHREAD_ONCE_INIT;
 
-/* Also what is kept for the guest: as long as it is open here, the guest's own end of file is not one. */
-static void notify_close_files(struct notify_sandbox *s)
-{
-	notify_close_own(s);
-	if (s->fd >= 0)
-		close(s->fd);
-	if (s->root_tid)
-		close(s->root);
-	if (s->thread_tid)
-		close(s->thread);
-	for (const struct notify_wait *w = s->waits; w; w = w->next) {
-		close(w->fd);
-		notify_close_rights(w->control, w->message.control_bytes);
-	}
-	for (const struct notify_flight *f = s->flights; f; f = f->next)
-		close(f->fd);
-}
-
-/* A child of the host has no loop thread. It must not keep listeners open either: when the host dies, the kernel
- * fails the cells' calls only once no process holds them. No lock is taken around fork: the fork of a sandbox thread is
- * itself decided by the loop thread, which needs `lock`. A slot that is set points at a sandbox that is not freed. */
+/* A child of the host has no loop thread, and of its table nothing: when the host dies, no process holds a listener. No lock is
+ * taken around fork: the fork of a sandbox thread is itself decided by the loop thread, which needs `lock`. */
 static void notify_after_fork_child(void)
 {
 	for (notify_listener *l = notify_all; l; l = l->next) {
-		for (int i = 0; i < l->next_slot; i++)
-			if (l->slots[i])
-				notify_close_files(l->slots[i]);
-		close(l->epoll);
 		close(l->wake);
 		close(l->drain);
 		close(l->ask);
@@ -66,21 +43,20 @@ SHARED notify_listener *notify_create(const uint8_t *capability, const uint8_t *
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_mutex_init(&l->job_lock, NULL);
 	pthread_cond_init(&l->job_ready, NULL);
+	pthread_cond_init(&l->order_done, NULL);
+	l->epoll = l->self = l->own_wake = l->own_drain = l->own_ask = -1;
 	l->payload = notify_alloc(1, NOTIFY_PAYLOAD);
 	l->control = notify_alloc(1, NOTIFY_CONTROL);
 	l->names = notify_alloc(2, NOTIFY_NAME);
-	l->epoll = epoll_create1(EPOLL_CLOEXEC);
 	l->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->drain = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->ask = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->questions = notify_alloc(NOTIFY_QUESTION_RING, sizeof *l->questions);
 	l->wake_source.kind = NOTIFY_SOURCE_WAKE;
 	notify_make_room(l);
-	struct epoll_event event = {.events = EPOLLIN, .data.ptr = &l->wake_source};
-	if (!l->payload || !l->control || !l->names || l->epoll < 0 || l->wake < 0 || l->drain < 0 || l->ask < 0 ||
-	    !l->questions || epoll_ctl(l->epoll, EPOLL_CTL_ADD, l->wake, &event)) {
+	if (!l->payload || !l->control || !l->names || l->wake < 0 || l->drain < 0 || l->ask < 0 || !l->questions) {
 		int error = errno;
-		int opened[] = {l->epoll, l->wake, l->drain, l->ask};
+		int opened[] = {l->wake, l->drain, l->ask};
 		for (size_t i = 0; i < sizeof opened / sizeof *opened; i++)
 			if (opened[i] >= 0)
 				close(opened[i]);
@@ -110,14 +86,22 @@ SHARED int notify_start(notify_listener *l)
 	l->running = 1;
 	sigfillset(&all); /* the host's signals are for its own threads */
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	error = pthread_create(&l->thread, NULL, notify_loop, l);
-	if (!error) {
-		pthread_mutex_lock(&l->job_lock);
-		error = notify_add_injector(l);
-		pthread_mutex_unlock(&l->job_lock);
-	}
+	error = -pthread_create(&l->thread, NULL, notify_loop, l);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return -error;
+	if (!error) {
+		pthread_mutex_lock(&l->lock);
+		while (!l->begun)
+			pthread_cond_wait(&l->order_done, &l->lock);
+		error = l->begun > 0 ? 0 : l->begun;
+		pthread_mutex_unlock(&l->lock);
+		if (error)
+			pthread_join(l->thread, NULL);
+	}
+	if (error) {
+		l->thread = 0;
+		l->running = 0;
+	}
+	return error;
 }
 
 static void notify_interrupt(notify_listener *l, int fd)
@@ -146,16 +130,13 @@ SHARED void notify_halt(notify_listener *l)
 		return;
 	l->halted = 1;
 	__atomic_store_n(&l->stopping, 1, __ATOMIC_RELEASE);
-	if (l->thread) {
-		notify_interrupt(l, l->wake);
-		pthread_join(l->thread, NULL);
-	}
+	if (!l->thread)
+		return;
+	notify_interrupt(l, l->wake);
 	pthread_mutex_lock(&l->job_lock);
 	pthread_cond_broadcast(&l->job_ready);
-	while (l->injectors)
-		pthread_cond_wait(&l->job_ready, &l->job_lock);
 	pthread_mutex_unlock(&l->job_lock);
-	notify_fail_closed(l);
+	pthread_join(l->thread, NULL);
 }
 
 /* No drain may be under way. */
@@ -176,30 +157,13 @@ SHARED void notify_destroy(notify_listener *l)
 			l->slots[i]->next_dead = l->dead;
 			l->dead = l->slots[i];
 		}
-	while (l->jobs) {
-		struct notify_job *job = l->jobs;
-		l->jobs = job->next;
-		if (job->domain == NOTIFY_JOB_FILE)
-			close(job->protocol);
-		notify_say(job->heard, 0);
-		__atomic_sub_fetch(&job->sandbox->jobs, 1, __ATOMIC_ACQ_REL);
-		notify_free(job);
-	}
 	notify_free(l->spare_job);
 	notify_bury(l);
 	notify_bury(l); /* the waits that the sandboxes left */
 	notify_end_lead(l);
-	const int opened[] = {l->epoll, l->wake, l->drain, l->ask};
-	for (size_t i = 0; i < sizeof opened / sizeof *opened; i++)
-		close(opened[i]);
-	while (l->answered) {
-		struct notify_answered *next = l->answered->next;
-		if (l->answered->fd >= 0)
-			close(l->answered->fd);
-		notify_say(l->answered->heard, 0);
-		notify_free(l->answered);
-		l->answered = next;
-	}
+	close(l->wake);
+	close(l->drain);
+	close(l->ask);
 	notify_free(l->questions);
 	notify_free(l->payload);
 	notify_free(l->control);
@@ -216,72 +180,6 @@ SHARED notify_listener *notify_none(void)
 	return &none;
 }
 
-/* Takes `fd`, also on failure. May be called by the very thread that is under the filter, so nothing in here may be a
- * call that the filter notifies. No `policy` lets everything go on: a warm cell without guest code; no `account`: its own. */
-SHARED int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy, struct account *account)
-{
-	struct notify_sandbox *s = notify_alloc(1, sizeof *s);
-	struct epoll_event event = {.events = EPOLLIN, .data.ptr = s};
-	int slot, result = 0;
-
-	if (!s || l->forked) {
-		close(fd);
-		notify_free(s);
-		return l->forked ? -ESRCH : -ENOMEM;
-	}
-	s->source.kind = NOTIFY_SOURCE_SANDBOX;
-	s->key = key;
-	s->fd = fd;
-	s->own = -1;
-	s->policy = notify_policy_hold(policy);
-	s->account = account ? account_hold(account) : account_open();
-	pthread_mutex_lock(&l->lock);
-	for (slot = 0; slot < NOTIFY_SLOTS && l->slots[slot]; slot++)
-		;
-	if (l->broken)
-		result = -ESRCH;
-	else if (slot == NOTIFY_SLOTS || *notify_find(l, key))
-		result = slot == NOTIFY_SLOTS ? -ENOSPC : -EEXIST;
-	else if (epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &event))
-		result = -errno;
-	if (!result) {
-		s->slot = slot;
-		l->slots[slot] = s;
-		if (slot >= l->next_slot)
-			l->next_slot = slot + 1;
-		*notify_find(l, key) = s;
-		__atomic_add_fetch(&l->bound, policy != NULL, __ATOMIC_RELAXED);
-	}
-	pthread_mutex_unlock(&l->lock);
-	if (result) {
-		notify_policy_drop(s->policy);
-		account_drop(s->account);
-		close(fd);
-		notify_free(s);
-	}
-	return result;
-}
-
-/* One pointer swap: there is no instant without a policy. */
-SHARED int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy, int own)
-{
-	notify_policy *old = NULL;
-
-	if (l->forked)
-		return -ESRCH;
-	pthread_mutex_lock(&l->lock);
-	struct notify_sandbox *s = *notify_find(l, key);
-	if (s) {
-		old = s->policy;
-		s->policy = notify_policy_hold(policy);
-		notify_take_own(s, own);
-		__atomic_add_fetch(&l->bound, !old && policy, __ATOMIC_RELAXED);
-	}
-	pthread_mutex_unlock(&l->lock);
-	notify_policy_drop(old);
-	return s ? 0 : -ENOENT;
-}
-
 /* Decide nothing more for this sandbox; its records and counters stay until notify_forget. */
 SHARED int notify_stop(notify_listener *l, uint64_t key)
 {
@@ -289,10 +187,8 @@ SHARED int notify_stop(notify_listener *l, uint64_t key)
 		return -ESRCH;
 	pthread_mutex_lock(&l->lock);
 	struct notify_sandbox *s = *notify_find(l, key);
-	if (s && !s->stopped) {
+	if (s)
 		s->stopped = 1;
-		epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
-	}
 	pthread_mutex_unlock(&l->lock);
 	return s ? 0 : -ENOENT;
 }
@@ -304,8 +200,6 @@ SHARED int notify_forget(notify_listener *l, uint64_t key)
 	pthread_mutex_lock(&l->lock);
 	struct notify_sandbox **at = notify_find(l, key), *s = *at;
 	if (s) {
-		if (!s->stopped)
-			epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
 		s->stopped = s->forgotten = 1;
 		__atomic_sub_fetch(&l->bound, s->policy != NULL, __ATOMIC_RELAXED);
 		*at = s->next;
@@ -428,6 +322,12 @@ SHARED int notify_pending(notify_listener *l, uint64_t key)
 	return count;
 }
 
+static int notify_receive_here(notify_listener *l, void *with)
+{
+	notify_receive_again(l, with);
+	return 0;
+}
+
 /* Take up to `max` records of one sandbox. One caller at a time for one sandbox. */
 SHARED int notify_pop(notify_listener *l, uint64_t key, struct notify_record *out, int max)
 {
@@ -442,7 +342,7 @@ SHARED int notify_pop(notify_listener *l, uint64_t key, struct notify_record *ou
 		return 0;
 	int taken = notify_ring_pop(__atomic_load_n(&s->ring, __ATOMIC_ACQUIRE), out, max);
 	if (taken && __atomic_exchange_n(&s->brims, 0, __ATOMIC_SEQ_CST))
-		notify_receive_again(l, s);
+		notify_have_done(l, notify_receive_here, s);
 	pthread_mutex_lock(&l->lock);
 	s->readers--;
 	pthread_mutex_unlock(&l->lock);
@@ -472,29 +372,4 @@ SHARED int notify_next_question(notify_listener *l, struct notify_question *out,
 SHARED void notify_stop_asking(notify_listener *l)
 {
 	notify_interrupt(l, l->ask);
-}
-
-/* Answer a question; one whose call was given up is recorded as such. `fd`, of a file that was asked about, and `heard`, a
- * socket that gets one byte (notify_say), are the listener's where this succeeds; -1: none. `error`: of a call that is done. */
-SHARED int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd, int heard, int error)
-{
-	struct notify_answered *a = notify_alloc(1, sizeof *a);
-
-	if (!a)
-		return -ENOMEM;
-	if (l->forked) {
-		notify_free(a);
-		return -ESRCH;
-	}
-	a->number = number;
-	a->said = said;
-	a->fd = fd;
-	a->heard = heard;
-	a->error = error;
-	pthread_mutex_lock(&l->lock);
-	a->next = l->answered;
-	__atomic_store_n(&l->answered, a, __ATOMIC_RELEASE);
-	pthread_mutex_unlock(&l->lock);
-	notify_interrupt(l, l->wake);
-	return 0;
 }

@@ -104,8 +104,10 @@ static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint
 	pthread_mutex_lock(&l->lock);
 	int stopped = s->stopped;
 	pthread_mutex_unlock(&l->lock);
-	if (stopped)
+	if (stopped) {
+		epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
 		return;
+	}
 	if (events & EPOLLIN) {
 		notify_take_one(l, s, n);
 		notify_had_turn(l, s);
@@ -117,16 +119,23 @@ static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint
 	}
 }
 
-static void notify_free_sandbox(notify_listener *l, struct notify_sandbox *s)
+/* Close all that is open for it. */
+static void notify_close_files(notify_listener *l, struct notify_sandbox *s)
 {
 	notify_drop_kept(l, s);
-	notify_rest_end(l, s);
 	notify_close_own(s);
+	notify_drop_looked_at(s);
 	if (s->fd >= 0)
-		close(s->fd);
+		close(s->fd); /* out of epoll, too: no other descriptor of it is open */
+	s->fd = -1;
+}
+
+static void notify_free_sandbox(notify_listener *l, struct notify_sandbox *s)
+{
+	notify_close_files(l, s);
+	notify_rest_end(l, s);
 	notify_policy_drop(s->policy);
 	notify_asked_free(s->asked);
-	notify_drop_looked_at(s);
 	notify_ring_free(s->ring);
 	account_drop(s->account);
 	notify_free(s);
@@ -164,11 +173,10 @@ SHARED void notify_bury(notify_listener *l)
 	}
 }
 
-/* The loop ends by itself: calls must fail (ENOSYS, a closed listener) and not wait for ever. */
-SHARED void notify_fail_closed(notify_listener *l)
+/* Calls of cells must fail (ENOSYS, a closed listener) and not wait for ever. */
+static void notify_fail_closed(notify_listener *l)
 {
 	pthread_mutex_lock(&l->lock);
-	l->broken = 1;
 	for (int i = 0; i < l->next_slot; i++)
 		if (l->slots[i] && l->slots[i]->fd >= 0) {
 			close(l->slots[i]->fd);
@@ -201,48 +209,6 @@ static void notify_tick(notify_listener *l)
 	}
 }
 
-SHARED void *notify_loop(void *argument)
-{
-	notify_listener *l = argument;
-	struct seccomp_notif *n = notify_alloc(1, l->notif_bytes);
-	struct epoll_event events[64];
-	uint64_t last_tick = 0, ignored;
-
-	while (n && !__atomic_load_n(&l->stopping, __ATOMIC_ACQUIRE)) {
-		int rest = notify_end_rests(l), tick = l->waits || l->dead ? NOTIFY_TICK_MS : -1;
-		int count = epoll_wait(l->epoll, events, 64, rest >= 0 && (tick < 0 || rest < tick) ? rest : tick);
-		if (count < 0 && errno != EINTR)
-			break;
-		for (int i = 0; i < count; i++) {
-			struct notify_source *source = events[i].data.ptr;
-			if (source->kind == NOTIFY_SOURCE_SANDBOX) {
-				notify_on_sandbox(l, (struct notify_sandbox *)source, events[i].events, n);
-			} else if (source->kind == NOTIFY_SOURCE_WAIT) {
-				if (!((struct notify_wait *)source)->dead)
-					notify_wait_step(l, (struct notify_wait *)source);
-			} else if (source->kind == NOTIFY_SOURCE_FLIGHT) {
-				if (!((struct notify_flight *)source)->dead)
-					notify_flight_settle(l, (struct notify_flight *)source);
-			} else if (read(l->wake, &ignored, sizeof ignored) < 0) {
-				continue; /* another wake-up was read with it */
-			}
-		}
-		if (l->waits && notify_now() - last_tick >= NOTIFY_TICK_MS * 1000000u) {
-			last_tick = notify_now();
-			notify_tick(l);
-		}
-		if (__atomic_load_n(&l->answered, __ATOMIC_ACQUIRE))
-			notify_take_answers(l);
-		if (l->dead || l->dead_waits || l->dead_flights)
-			notify_bury(l);
-	}
-	notify_free(n);
-	__atomic_store_n(&l->running, 0, __ATOMIC_RELEASE);
-	if (!__atomic_load_n(&l->stopping, __ATOMIC_ACQUIRE))
-		notify_fail_closed(l);
-	return NULL;
-}
-
 static pthread_attr_t notify_small; /* set once; an injector's stack */
 static pthread_once_t notify_small_once = PTHREAD_ONCE_INIT;
 
@@ -273,6 +239,32 @@ static void notify_drop_job(notify_listener *l, struct notify_job *job)
 
 	if (!__atomic_compare_exchange_n(&l->spare_job, &none, job, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
 		notify_free(job);
+}
+
+/* What no injector has begun. */
+static void notify_drop_jobs(notify_listener *l)
+{
+	while (l->jobs) {
+		struct notify_job *job = l->jobs;
+		l->jobs = job->next;
+		if (job->domain == NOTIFY_JOB_FILE)
+			close(job->protocol);
+		notify_say(job->heard, 0);
+		__atomic_sub_fetch(&job->sandbox->jobs, 1, __ATOMIC_ACQ_REL);
+		notify_free(job);
+	}
+}
+
+static void notify_drop_answers(notify_listener *l)
+{
+	while (l->answered) {
+		struct notify_answered *next = l->answered->next;
+		if (l->answered->fd >= 0)
+			close(l->answered->fd);
+		notify_say(l->answered->heard, 0);
+		notify_free(l->answered);
+		l->answered = next;
+	}
 }
 
 /* The first job of a sandbox that no injector waits for, or NULL. */
@@ -332,5 +324,92 @@ SHARED void *notify_injector(void *argument)
 	l->injectors--;
 	pthread_cond_broadcast(&l->job_ready);
 	pthread_mutex_unlock(&l->job_lock);
+	return NULL;
+}
+
+/* The loop is over: first no call may wait any more, then, when no injector uses it, all is closed that is open here. */
+static void notify_end_loop(notify_listener *l)
+{
+	__atomic_store_n(&l->running, 0, __ATOMIC_RELEASE);
+	notify_end_orders(l);
+	if (!__atomic_load_n(&l->stopping, __ATOMIC_ACQUIRE))
+		notify_fail_closed(l);
+	pthread_mutex_lock(&l->job_lock);
+	pthread_cond_broadcast(&l->job_ready);
+	while (l->injectors)
+		pthread_cond_wait(&l->job_ready, &l->job_lock);
+	pthread_mutex_unlock(&l->job_lock);
+	notify_drop_jobs(l);
+	pthread_mutex_lock(&l->lock);
+	notify_drop_answers(l);
+	for (int i = 0; i < l->next_slot; i++)
+		if (l->slots[i])
+			notify_close_files(l, l->slots[i]);
+	for (struct notify_sandbox *s = l->dead; s; s = s->next_dead)
+		notify_close_files(l, s);
+	pthread_mutex_unlock(&l->lock);
+	notify_leave_table(l);
+}
+
+/* The loop's own table, and its first injector: 0 or -errno. */
+static int notify_begin_loop(notify_listener *l)
+{
+	int error = notify_own_table(l);
+
+	pthread_mutex_lock(&l->job_lock);
+	if (!error)
+		error = -notify_add_injector(l);
+	pthread_mutex_unlock(&l->job_lock);
+	pthread_mutex_lock(&l->lock);
+	l->begun = error ? error : 1;
+	pthread_cond_broadcast(&l->order_done);
+	pthread_mutex_unlock(&l->lock);
+	return error;
+}
+
+SHARED void *notify_loop(void *argument)
+{
+	notify_listener *l = argument;
+	struct seccomp_notif *n = notify_alloc(1, l->notif_bytes);
+	struct epoll_event events[64];
+	uint64_t last_tick = 0, ignored;
+
+	if (notify_begin_loop(l)) {
+		notify_leave_table(l);
+		notify_free(n);
+		return NULL;
+	}
+	while (n && !__atomic_load_n(&l->stopping, __ATOMIC_ACQUIRE)) {
+		int rest = notify_end_rests(l), tick = l->waits || l->dead ? NOTIFY_TICK_MS : -1;
+		int count = epoll_wait(l->epoll, events, 64, rest >= 0 && (tick < 0 || rest < tick) ? rest : tick);
+		if (count < 0 && errno != EINTR)
+			break;
+		for (int i = 0; i < count; i++) {
+			struct notify_source *source = events[i].data.ptr;
+			if (source->kind == NOTIFY_SOURCE_SANDBOX) {
+				notify_on_sandbox(l, (struct notify_sandbox *)source, events[i].events, n);
+			} else if (source->kind == NOTIFY_SOURCE_WAIT) {
+				if (!((struct notify_wait *)source)->dead)
+					notify_wait_step(l, (struct notify_wait *)source);
+			} else if (source->kind == NOTIFY_SOURCE_FLIGHT) {
+				if (!((struct notify_flight *)source)->dead)
+					notify_flight_settle(l, (struct notify_flight *)source);
+			} else if (read(l->own_wake, &ignored, sizeof ignored) < 0) {
+				continue; /* another wake-up was read with it */
+			}
+		}
+		if (l->waits && notify_now() - last_tick >= NOTIFY_TICK_MS * 1000000u) {
+			last_tick = notify_now();
+			notify_tick(l);
+		}
+		if (__atomic_load_n(&l->orders, __ATOMIC_ACQUIRE))
+			notify_do_orders(l);
+		if (__atomic_load_n(&l->answered, __ATOMIC_ACQUIRE))
+			notify_take_answers(l);
+		if (l->dead || l->dead_waits || l->dead_flights)
+			notify_bury(l);
+	}
+	notify_free(n);
+	notify_end_loop(l);
 	return NULL;
 }

@@ -10,9 +10,17 @@ SHARED void notify_had_turn(notify_listener *l, struct notify_sandbox *s);
 SHARED void notify_rest_end(notify_listener *l, struct notify_sandbox *s);
 SHARED int notify_end_rests(notify_listener *l);
 
+/* table.c */
+SHARED int notify_from_host(const notify_listener *l, int fd);
+SHARED int notify_own_table(notify_listener *l);
+SHARED void notify_leave_table(notify_listener *l);
+SHARED void notify_wake_loop(const notify_listener *l);
+SHARED int notify_have_done(notify_listener *l, int (*run)(notify_listener *l, void *with), void *with);
+SHARED void notify_do_orders(notify_listener *l);
+SHARED void notify_end_orders(notify_listener *l);
+
 /* loop.c */
 SHARED void notify_bury(notify_listener *l);
-SHARED void notify_fail_closed(notify_listener *l);
 SHARED void *notify_loop(void *argument);
 SHARED int notify_add_injector(notify_listener *l);
 SHARED void *notify_injector(void *argument);

@@ -130,7 +130,7 @@ SHARED void notify_do_map(const struct notify_call *c)
 	}
 	int refuses = notify_mount_refuses(c, fd, &about);
 	if (refuses || notify_watches_code(c->policy)) {
-		snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+		snprintf(link, sizeof link, "/proc/thread-self/fd/%d", fd);
 		ssize_t length = readlink(link, name, sizeof name);
 		named.name = name;
 		named.name_bytes = length > 0 ? (size_t)length : 0;

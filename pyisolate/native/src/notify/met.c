@@ -38,7 +38,7 @@ static size_t notify_path_of(int folder, char *out, size_t room)
 {
 	char link[40];
 
-	snprintf(link, sizeof link, "/proc/self/fd/%d", folder);
+	snprintf(link, sizeof link, "/proc/thread-self/fd/%d", folder);
 	ssize_t length = readlink(link, out, room);
 	size_t gone = sizeof " (deleted)" - 1;
 

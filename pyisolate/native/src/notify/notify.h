@@ -1,7 +1,7 @@
 /* What all parts of the notification listener know: bounds, numbers, structs. notify.c says what is where.
  *
  * Threads: the loop thread alone decides, acts, pushes records and frees sandboxes. Control calls come from any
- * thread and hold `lock` for a few instructions only. Drains pop rings without it. Injector threads
+ * thread and hold `lock` for a few instructions only; what takes a descriptor the loop does for them. Drains pop rings without it. Injector threads
  * put descriptors into guests (socket(), own descriptors), which waits for the guest's task.
  */
 #ifndef PYISOLATE_NOTIFY_H
@@ -414,10 +414,23 @@ struct notify_job {
 	struct notify_job *next;
 };
 
+/* What a thread of the host's has the loop do: no other thread reaches the loop's descriptors. */
+struct notify_order {
+	int (*run)(struct notify_listener *l, void *with);
+	void *with;
+	int result, done; /* under lock */
+	struct notify_order *next;
+};
+
 typedef struct notify_listener {
-	int epoll, wake, drain, ask, forked, running, stopping;
-	int broken; /* under lock: the loop ended by itself */
-	int bound;  /* atomic: sandboxes that have a policy */
+	int wake, drain, ask, forked, running, stopping;
+	/* Of the loop's own table of descriptors (table.c), as all that its sandboxes hold; -1: not open */
+	int epoll, self, own_wake, own_drain, own_ask;
+	struct notify_order *orders; /* under lock */
+	pthread_cond_t order_done;
+	int begun; /* under lock: 1, or -errno, once the loop has its table */
+	int ended; /* under lock: no order is taken any more */
+	int bound; /* atomic: sandboxes that have a policy */
 	struct notify_sandbox *resting;
 	int resting_count;
 	uint64_t used_ns; /* processor time of the loop, at the end of the last turn */

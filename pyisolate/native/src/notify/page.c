@@ -96,19 +96,30 @@ SHARED void notify_charge(notify_listener *l, uint64_t key, uint64_t spent_ns)
 	pthread_mutex_unlock(&l->lock);
 }
 
-/* Where a call is that a question was about (enum notify_stage). Any thread may ask, and never waits for the loop. */
-SHARED int notify_stage_of(notify_listener *l, uint64_t key, uint64_t id)
+struct notify_staged {
+	uint64_t key, id;
+};
+
+static int notify_stage_here(notify_listener *l, void *with)
 {
+	struct notify_staged *of = with;
 	int stage = NOTIFY_STAGE_GONE;
 
-	if (l->forked)
-		return stage;
 	pthread_mutex_lock(&l->lock);
-	struct notify_sandbox *s = *notify_find(l, key);
-	if (s && !ioctl(s->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
+	struct notify_sandbox *s = *notify_find(l, of->key);
+	if (s && !ioctl(s->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &of->id))
 		stage = NOTIFY_STAGE_WAITS;
-	else if (s && __atomic_load_n(&s->went_on, __ATOMIC_SEQ_CST) == id)
+	else if (s && __atomic_load_n(&s->went_on, __ATOMIC_SEQ_CST) == of->id)
 		stage = NOTIFY_STAGE_WENT_ON; /* looked at second: it is noted before the call goes on */
 	pthread_mutex_unlock(&l->lock);
 	return stage;
+}
+
+/* Where a call is that a question was about (enum notify_stage). Any thread may ask; the loop, which never waits, tells. */
+SHARED int notify_stage_of(notify_listener *l, uint64_t key, uint64_t id)
+{
+	struct notify_staged of = {key, id};
+	int stage = l->forked ? -ESRCH : notify_have_done(l, notify_stage_here, &of);
+
+	return stage < 0 ? NOTIFY_STAGE_GONE : stage;
 }

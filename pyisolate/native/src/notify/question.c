@@ -129,7 +129,7 @@ static int notify_push_question(notify_listener *l, const struct notify_wait *w)
 	if (w->call.name)
 		memcpy(q->name, w->call.name, shown);
 	__atomic_store_n(&l->question_head, l->question_head + 1, __ATOMIC_RELEASE);
-	if (write(l->ask, &one, sizeof one) < 0)
+	if (write(l->own_ask, &one, sizeof one) < 0)
 		return 1; /* full: readable anyway */
 	return 1;
 }
@@ -197,7 +197,7 @@ static struct notify_wait *notify_parked_name(const struct notify_call *c, size_
 /* Have a call about files wait, with the copy of its names, the first of which has so many bytes: 1, or 0 where it cannot. */
 static int notify_park_names(const struct notify_call *c, struct notify_wait *w, size_t first)
 {
-	int fd = fcntl(c->l->ask, F_DUPFD_CLOEXEC, 3); /* a wait has one; this one is never looked at */
+	int fd = fcntl(c->l->own_ask, F_DUPFD_CLOEXEC, 3); /* a wait has one; this one is never looked at */
 
 	if (fd < 0)
 		return 0;
@@ -280,7 +280,7 @@ SHARED void notify_ask_exec(const struct notify_call *c)
 		.payload = c->l->names,
 		.since_ns = notify_now(),
 	};
-	int fd = fcntl(c->l->ask, F_DUPFD_CLOEXEC, 3);
+	int fd = fcntl(c->l->own_ask, F_DUPFD_CLOEXEC, 3);
 
 	w.message.bytes = notify_read_path(c, c->l->path_argument[c->nr], c->l->names, NOTIFY_NAME);
 	w.call = *c;

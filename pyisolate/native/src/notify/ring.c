@@ -84,7 +84,7 @@ SHARED void notify_push(notify_listener *l, struct notify_sandbox *s, const stru
 	__atomic_or_fetch(&l->dirty[s->slot / 64], 1ULL << (s->slot % 64), __ATOMIC_SEQ_CST);
 	if (__atomic_exchange_n(&l->drain_waits, 0, __ATOMIC_SEQ_CST)) {
 		uint64_t one = 1;
-		if (write(l->drain, &one, sizeof one) < 0)
+		if (write(l->own_drain, &one, sizeof one) < 0)
 			return; /* only when the counter is full: then it is readable anyway */
 	}
 }
