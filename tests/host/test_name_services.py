@@ -104,3 +104,23 @@ with contextlib.suppress(OSError):
         )
         events = {one.target: one.broker_decision for one in sandbox.get_denial_events()}
     assert events["/etc/group"] == "not_consulted"
+
+
+@pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_RAW"])
+def test_a_socket_that_no_rule_reaches_has_one_code_whoever_asks(supervisor: pyisolate.Supervisor, kind: str) -> None:
+    """Of the family the kernel's tables know that it is refused, and not that rules grant addresses of others."""
+    reached = with_ctypes().allow_connect("10.0.0.0/8:1000")
+    by_interpreter = f"with contextlib.suppress(OSError): socket.socket(socket.AF_UNIX, socket.{kind})"
+    by_native_code = f"libc.socket(int(socket.AF_UNIX), int(socket.{kind}), 0)"
+    with supervisor.spawn("kinds", reached) as sandbox:
+        sandbox.exec("import contextlib, ctypes, socket\nlibc = ctypes.CDLL(None)")
+        codes = []
+        for way in (by_interpreter, by_native_code):
+            seen = len(sandbox.get_denial_events())
+            sandbox.exec(way)
+            codes += [(one.capability, one.target, one.code) for one in sandbox.get_denial_events()[seen:]]
+    assert codes[0] == ("net.socket", f"AF_UNIX/{kind}", "SCOPE_INSUFFICIENT")
+    assert set(codes) == {codes[0]}
+    with supervisor.spawn("none", with_ctypes()) as sandbox:  # the control
+        sandbox.exec("import contextlib, socket\n" + by_interpreter)
+        assert [one.code for one in sandbox.get_denial_events()] == ["NOT_GRANTED"]

@@ -159,9 +159,15 @@ def kernel_record(
     )
 
 
+_KNOWN_AS_WHOLE = (Capability.IMPORT_NATIVE, Capability.NET_SOCKET)
+
+
 def _grants_others(policy: CompiledPolicy | None, capability: Capability, code: DenialCode | None, target: str) -> bool:
-    """Tell whether native modules are granted, as the broker's code says, where a call is refused for all but `*`."""
-    if policy is None or capability is not Capability.IMPORT_NATIVE or code is not DenialCode.NOT_GRANTED:
+    """Tell whether others are granted, as the broker's code says, where the tables know that this one is not.
+
+    That is native modules, of which a call is refused for all but `*`, and sockets, of one kind that is for no rule.
+    """
+    if policy is None or capability not in _KNOWN_AS_WHOLE or code is not DenialCode.NOT_GRANTED:
         return False
     return NearGrants(policy).grant(capability, target)[0]
 
