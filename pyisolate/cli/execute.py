@@ -60,7 +60,7 @@ def execute(command: tuple[str, ...], **options: Any) -> None:
         ran = run_guest(policy, script, Settings(**options))
     except (SandboxError, OSError, ValueError) as error:
         ran = Ran(error=error)
-    say(ran, quiet)
+    say(ran, quiet, traced=False)  # the lines are those that start the program
     raise SystemExit(_status(ran))
 
 

@@ -285,7 +285,7 @@ def learn(
     from .guest_run import Settings, assignment, run_guest
     from .learn import Learning
     from .project import chosen_script
-    from .terminal import fail, progress
+    from .terminal import fail, progress, show_trace
 
     if (script is None) == (log is None):
         raise click.UsageError("name a script to run, or --from an audit log, not both.")
@@ -322,14 +322,16 @@ def learn(
         return
     learning.write(output)
     if ran.error is not None:
+        show_trace(ran.error)
         fail(ran.error, STATUS[ran.outcome])
 
 
 def _say_verified(ran: Ran, learning: Learning) -> None:
-    from .terminal import complain
+    from .terminal import complain, show_trace
 
     missing = learning.missing(ran)
     if ran.error is not None:
+        show_trace(ran.error)
         complain(ran.error)
     for event in missing:
         click.echo(f"pyisolate: still refused: {event}", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import stat
 import sys
 import tokenize
@@ -207,10 +208,16 @@ def _is_readable(directory: str) -> bool:
 def why_not_granted(script: Script) -> str:
     """Say why the modules beside a script are not granted; empty where they are, or there are none."""
     directory, own = script.directory, Path(script.filename).stem
-    if directory is None or not os.path.isdir(directory) or _is_shared(directory) or _is_readable(directory):
+    if directory is None or not os.path.isdir(directory):
         return ""
-    if not set(_modules(directory)) - {own}:
+    shared = _is_shared(directory)
+    if (_is_readable(directory) and not shared) or not set(_modules(directory)) - {own}:
         return ""
+    if shared:
+        return (
+            f"the modules in {directory} are not granted: it is a home, or all may write there "
+            f"(--allow-read {shlex.quote(directory)} beside --allow-import; a directory of its own needs neither)"
+        )
     return f"the modules in {directory} are not granted: guests are another user, who cannot read there (chmod o+rx)"
 
 

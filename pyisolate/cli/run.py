@@ -142,10 +142,13 @@ def _save(outputs: tuple[RichOutput, ...], folder: str) -> None:
         output.save(folder, f"{number:03}")
 
 
-def say(ran: Ran, quiet: bool) -> None:
-    """Say on stderr how it ended, what is not enforced, and what was refused; `quiet`: only how it ended."""
+def say(ran: Ran, quiet: bool, *, traced: bool = True) -> None:
+    """Say on stderr how it ended, what is not enforced, and what was refused.
+
+    `quiet`: only how it ended. `traced`: with the lines of the guest's that a refusal went through.
+    """
     if ran.error is not None:
-        _say_error(ran)
+        _say_error(ran, traced)
     if quiet:
         return
     warnings = [f"pyisolate: not copied, for it is no regular file: {name}" for name in ran.copied.left_out]
@@ -167,7 +170,7 @@ def say(ran: Ran, quiet: bool) -> None:
         console.print(line, markup=False)
 
 
-def _say_error(ran: Ran) -> None:
+def _say_error(ran: Ran, traced: bool) -> None:
     from ..errors import GuestError, TimeoutError
 
     error = ran.error
@@ -175,12 +178,11 @@ def _say_error(ran: Ran) -> None:
         if not error.shown:
             click.echo(error.traceback.rstrip(), err=True)  # what the interpreter itself would have printed
         return
-    from .terminal import complain
+    from .terminal import complain, show_trace
 
-    trace = getattr(error, "traceback", "")
-    if "\n  File " in trace:  # else no line of the guest's ran: `-m` of a module that is refused
-        click.echo(trace.rstrip(), err=True)
     assert error is not None
+    if traced:
+        show_trace(error)
     if isinstance(error, TimeoutError) and error.limit == "timeout":  # what lives on in a service ends here
         error.hint = "pass a larger --timeout, or make the guest do less"
     complain("interrupted" if isinstance(error, KeyboardInterrupt) else error)

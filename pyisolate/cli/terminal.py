@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -92,6 +93,21 @@ def complain(error: BaseException | str) -> None:
     console.print(Text.assemble(("pyisolate: ", "bold red"), text))
     if hint:
         console.print(Text.assemble(("  hint: ", "bold"), hint))
+
+
+def show_trace(error: BaseException) -> None:
+    """Print the guest's traceback on stderr, where a line of the guest's ran (`-m` of a refused module has none)."""
+    trace = getattr(error, "traceback", "")
+    if "\n  File " in trace:
+        click.echo(trace.rstrip(), err=True)
+
+
+class Failure(click.ClickException):
+    """An error that a command ends with, printed as all of them are."""
+
+    def show(self, file: Any = None) -> None:
+        """Print it on stderr."""
+        complain(self.message)
 
 
 def verdict(word: Any) -> Text:

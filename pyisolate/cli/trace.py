@@ -10,6 +10,7 @@ import click
 import psutil
 
 from ..choices import STANDBY
+from .terminal import Failure
 
 #: A zygote and a policy zygote; cut to TASK_COMM_LEN, include/linux/sched.h.
 ZYGOTES = ("pyisolate-zygote"[:15], "pyisolate-policy"[:15])
@@ -41,7 +42,7 @@ def trace(name: str | None, seconds: float, as_json: bool) -> None:
                 tracer.add(*_tree(pid))
             report = tracer.report()
     except TraceUnavailable as error:
-        raise click.ClickException(str(error)) from None
+        raise Failure(str(error)) from None
     if as_json:
         import msgspec
 
@@ -90,17 +91,17 @@ def _cells() -> list[tuple[psutil.Process, int]]:
 
 
 def find_cell(name: str) -> int:
-    """Return the pid of the cell of that name or number. Raises ClickException when there is none, or several."""
+    """Return the pid of the cell of that name or number. Raises Failure when there is none, or several."""
     cells = [guest for guest, _supervisor in _cells()]
     found = [
         cell for cell in cells if str(cell.pid) == name or _comm(cell) == name.encode()[:15].decode(errors="replace")
     ]
     if len(found) == 1:
         return found[0].pid
-    named = sorted(f"{name} ({cell.pid})" for cell in cells if (name := _comm(cell)) not in _NO_SANDBOX)
+    named = sorted(f"{comm} ({cell.pid})" for cell in cells if (comm := _comm(cell)) not in _NO_SANDBOX)
     names = ", ".join(named) or "none"
     why = "there is no such sandbox" if not found else "several sandboxes have that name: give the pid"
-    raise click.ClickException(f"trace {name}: {why}. Hint: running sandboxes: {names}")
+    raise Failure(f"trace {name}: {why}. Hint: running sandboxes: {names}")
 
 
 def _first_child(init: psutil.Process) -> list[psutil.Process]:

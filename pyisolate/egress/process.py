@@ -462,6 +462,8 @@ class EgressProxy:
             self._listening.close()
         if self._bundles is not None:
             self._bundles.abandon()
+        if self._process is not None:
+            self._process.returncode = self._process.returncode or 0  # another process's child: no warning, no wait
         self._process = self._link = self._listening = self._bundles = None
         self._tenants.clear()
 

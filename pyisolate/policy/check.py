@@ -78,6 +78,10 @@ def check(policy: PolicyModel, *, interpreter: InterpreterFiles | None = None) -
     return sorted(findings, key=lambda finding: list(Severity).index(finding.severity))
 
 
+#: A cell that has run one request and holds nothing (bytes): with 2 MiB it is killed, with 4 it runs (Linux 6.18).
+_LEAST_MEMORY = 4 << 20
+
+
 def _danger(rule: str, message: str, hint: str = "") -> Finding:
     return Finding(severity=Severity.DANGER, rule=rule, message=message, hint=hint)
 
@@ -97,6 +101,10 @@ def _whole(policy: PolicyModel) -> Iterator[Finding]:
     for field in ("wall_s", "memory_bytes", "processes"):
         if getattr(policy.limits, field) is None:
             yield _note(f"limits: {field.rpartition('_')[0] or field}: null", "only the supervisor's own ceiling holds")
+    memory = policy.limits.memory_bytes
+    if memory is not None and memory < _LEAST_MEMORY:
+        message = f"a sandbox that holds nothing yet needs {_LEAST_MEMORY >> 20} MiB"
+        yield _warning(f"limits: memory: {memory}", message, "a number without a unit is bytes: write 64MiB")
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

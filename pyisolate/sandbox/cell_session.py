@@ -21,7 +21,7 @@ from .failed import as_kept, keep_traceback
 from .hints import error_of_death
 from .process_end import wait_for_the_end
 from .program_places import ProgramPlaces
-from .request import Work, encode
+from .request import Work, encode, is_callers
 from .result import OutputCallback, Result, Stats
 from .running import ProgramSession
 from .session import INTERRUPT_GRACE_S
@@ -269,7 +269,8 @@ class CellSession(ProgramSession):
             self.state = "idle"
             raise self.failure(answer)
         if self.channel.ended is None:
-            hint = "raise limits.wall or pass a larger timeout=, or make the guest do less"
+            longer = "pass a larger timeout=" if is_callers(budget, timeout) else "raise limits.wall"
+            hint = f"{longer}, or make the guest do less"
             self.end_with(self.time_limit(budget, timeout, "it was killed", hint))
         raise self._wait_ended()
 

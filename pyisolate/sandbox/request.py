@@ -179,3 +179,8 @@ def _callables(function: Callable[..., Any], args: tuple[Any, ...]) -> Iterator[
     else:
         yield function
     yield from (one for one in args if callable(one))
+
+
+def is_callers(budget: float | None, timeout: float | None) -> bool:
+    """Tell whether a request's time was what its caller allowed, and not `limits.wall`."""
+    return timeout is not None and timeout == budget

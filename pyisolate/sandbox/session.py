@@ -40,7 +40,7 @@ from .host_function import HostCalls
 from .mailbox import Mailbox
 from .observe import Observation
 from .received import Sink
-from .request import check_seconds
+from .request import check_seconds, is_callers
 from .result import Output, OutputCallback, Result, Stats, check_callbacks, take_all
 from .rich import RichOutput
 from .waiting import WaitingCalls
@@ -269,7 +269,7 @@ class Session(abc.ABC):
 
     def time_limit(self, budget: float | None, timeout: float | None, outcome: str, hint: str) -> TimeoutError:
         """Record that a request's time is up, and return the error for it."""
-        limit = "timeout" if timeout is not None and timeout == budget else "wall"
+        limit = "timeout" if is_callers(budget, timeout) else "wall"
         event = self.denials.limit(Capability.LIMIT_WALL, f"{budget} s", f"{limit} of {budget} s passed")
         return TimeoutError(
             f"run in {self.name!r}: {outcome} after {budget} s ({limit})",

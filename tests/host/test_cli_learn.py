@@ -55,6 +55,13 @@ def test_modules_beside_a_script_and_in_an_archive_are_found(ground: Path) -> No
         assert str(path) in {rule.path for rule in learned.files}
 
 
+def test_a_script_that_fails_shows_its_own_line(ground: Path) -> None:
+    done = learn(ground, "def half(x):\n    return x / 0\nhalf(1)\n", "-o", str(ground / "learned.yaml"))
+    assert done.returncode == 1
+    assert 'job.py", line 2, in half' in done.stderr
+    assert "pyisolate: guest raised ZeroDivisionError" in done.stderr
+
+
 def test_what_differs_from_run_to_run_is_learned_all_the_same(ground: Path) -> None:
     """A link's name, a temporary file's, and the shell's."""
     source = f"""

@@ -81,6 +81,7 @@ def test_a_home_and_a_shared_place_are_no_projects(tree: Path, place: str) -> No
     done = run("main.py", cwd=tree, env={**os.environ, "HOME": str(home)})
     assert done.returncode == 120, done.stdout
     assert "import.module helper" in done.stderr
+    assert f"the modules in {tree} are not granted: it is a home, or all may write there" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="guests are the same user")

@@ -20,3 +20,11 @@ def test_warm_cells_are_no_sandboxes(supervisor: pyisolate.Supervisor) -> None:
         rows = [row for row in json.loads(done.output) if row["supervisor_pid"] == os.getpid()]
         assert sorted(row["name"] for row in rows) == ["named", "other"]
         assert sandbox.pid in [row["pid"] for row in rows]
+
+
+def test_an_absent_sandbox_is_named_as_it_was_asked_for(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("truth"):
+        done = CliRunner().invoke(trace, ["nosuch"])
+    assert done.exit_code == 1
+    assert "pyisolate: trace nosuch: there is no such sandbox" in done.output
+    assert "truth (" in done.output

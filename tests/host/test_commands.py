@@ -230,6 +230,7 @@ def test_exec_ends_with_the_status_that_shells_give(tmp_path: Any, words: list[s
     words = [str(tmp_path / "p.yaml") if word == "POLICY" else word for word in words]
     done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60)
     assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr  # no line of it would be the user's
 
 
 def test_exec_passes_bytes_through() -> None:

@@ -37,6 +37,20 @@ def test_a_start_and_a_request_load_nothing_that_few_hosts_use_and_warn_of_nothi
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+def test_a_supervisor_with_an_egress_proxy_leaves_no_warning() -> None:
+    """The programs of the network are proved in a forked child, which forgets the parent's processes."""
+    policy = "pyisolate.Policy.preset('compute').allow_http('GET api.example.org:80/v1/*')"
+    code = f"""
+import pyisolate
+with pyisolate.Supervisor(pool_size=0, egress_hosts={{"api.example.org": ["127.0.0.1"]}}) as supervisor:
+    print(supervisor.spawn("agent", {policy}).eval("1 + 1"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout, done.stderr) == ("2\n", "")
+
+
 def test_a_host_that_ignores_sigchld_has_every_enforcer() -> None:
     code = """
 import signal, pyisolate

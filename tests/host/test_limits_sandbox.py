@@ -33,8 +33,9 @@ def test_wall(supervisor: pyisolate.Supervisor) -> None:
     with supervisor.spawn("wall", BASE.with_limits(wall="500ms")) as sandbox:
         started = time.monotonic()
         with pytest.raises(pyisolate.TimeoutError) as caught:
-            sandbox.exec("while True: pass")
+            sandbox.exec("while True: pass", timeout=30)
         assert time.monotonic() - started < 1.5
+        assert caught.value.hint == "raise limits.wall, or make the guest do less"
         assert caught.value.limit == "wall"
         assert events_of(sandbox, "limit.wall")[0].code == "LIMIT_EXCEEDED"
 

@@ -152,6 +152,7 @@ def test_explain_names_rule_and_nearest_grant() -> None:
         (Policy().deny_import("numpy"), Severity.NOTE, "no rule grants"),
         (Policy().with_mode("monitor"), Severity.WARNING, "refuses nothing"),
         (Policy().with_limits(wall=None), Severity.NOTE, "ceiling"),
+        (Policy().with_limits(memory=64), Severity.WARNING, "needs 4 MiB"),
     ],
 )
 def test_findings(policy: Policy, severity: Severity, says: str) -> None:
