@@ -113,9 +113,14 @@ class CellSession(ProgramSession):
         self._host_used_s = max(self._host_used_s, spent_s)
         return self._host_used_s
 
+    @property
+    def host_held_s(self) -> float:
+        """How long its guest was kept waiting, past its budget of the host's time."""
+        return self.channel.turn.account.held_s
+
     def stats(self) -> Stats:
         """Return current readings, also how long its guest was kept waiting: a thread's budget is its limit alone."""
-        return msgspec.structs.replace(super().stats(), host_held_s=self.channel.turn.account.held_s)
+        return msgspec.structs.replace(super().stats(), host_held_s=self.host_held_s)
 
     def charge(self, processor_s: float) -> float:
         """Charge the guest's turn: its frames wait, as after frames that cost the same. Return how long they do."""

@@ -362,7 +362,11 @@ class Runtime:
                 cpu_s = _cpu_s(owner, message)
                 reason = _exit_reason(owner, channel)
                 self.recorder.metrics.exited(
-                    sandbox_id=owner.id, policy=owner.context.policy, reason=reason, cpu_s=cpu_s
+                    sandbox_id=owner.id,
+                    policy=owner.context.policy,
+                    reason=reason,
+                    cpu_s=cpu_s,
+                    host_held_s=owner.host_held_s,
                 )
             if not owner.released.is_set():
                 return  # its descriptors are still read: `release` gives them back
@@ -425,6 +429,7 @@ class Runtime:
                     policy=session.context.policy,
                     cpu_s=cpu_s,
                     memory_bytes=memory_bytes,
+                    host_held_s=session.host_held_s if isinstance(session, CellSession) else 0.0,
                     egress_connections=self.egress.connections(session.id),
                 )
             )

@@ -9,23 +9,23 @@ import logging
 import os
 import platform
 import threading
-import time
 import weakref
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 from ..distribution import VERSION
 from ..native.forked import renew
-from .counters import CounterTable, DenialLabels, HistogramTable, shows_created
+from .counters import CounterTable, DenialLabels, HistogramTable
 from .event import DenialEvent
 from .merge import disagree
+from .readings import Readings
 from .rows import CellState as CellState
 from .rows import SandboxRow as SandboxRow
 from .worker_threads import Timer
 
 if TYPE_CHECKING:
-    from prometheus_client.core import CollectorRegistry, CounterMetricFamily
+    from prometheus_client.core import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
     from ..enforcement import EnforcementReport
@@ -134,8 +134,10 @@ class Metrics:
             "Operations that one layer allowed and the other refused, by how the kernel's decision became known.",
             ("capability", "evaluation"),
         )
-        self._closed_cpu = CounterTable(
-            "pyisolate_sandbox_cpu_seconds_total", "Processor time used by sandboxes.", ("policy",), bounded="policy"
+        self._cpu = Readings("pyisolate_sandbox_cpu_seconds_total", "Processor time used by sandboxes.")
+        self._held = Readings(
+            "pyisolate_host_held_seconds_total",
+            "How long guests past their budget of the host's time were kept waiting.",
         )
         self.pool_spawns = CounterTable(
             "pyisolate_pool_spawns_total", "Sandboxes spawned in a cell, by where the cell came from.", ("source",)
@@ -150,9 +152,6 @@ class Metrics:
             ("outcome",),
         )
         self._lock = threading.RLock()
-        self._cpu: dict[str, tuple[str, float]] = {}
-        self._shown_cpu: dict[str, float] = {}
-        self._cpu_created: dict[str, float] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._snapshots: list[weakref.ref[Any]] = []
         self._alerts: list[weakref.ref[Any]] = []
@@ -179,12 +178,13 @@ class Metrics:
         return found
 
     def _tables(self) -> list[CounterTable | HistogramTable]:
-        return [value for value in vars(self).values() if isinstance(value, CounterTable | HistogramTable)]
+        tables = [value for value in vars(self).values() if isinstance(value, CounterTable | HistogramTable)]
+        return [*tables, self._cpu.ended, self._held.ended]
 
     def _mirror(self) -> None:
-        """Have every table add to what is shared as well; processor time, which is read, follows by `_publish`."""
+        """Have every table add to what is shared as well; what is read from sandboxes follows by `_publish`."""
         for table in self._tables():
-            if table is not self._closed_cpu:
+            if table not in (self._cpu.ended, self._held.ended):
                 table.mirror = self._shared
 
     def _begin_series(self) -> None:
@@ -218,16 +218,18 @@ class Metrics:
         """Observe how long a request of a sandbox ran."""
         self._requests.observe(seconds, (outcome,))
 
-    def exited(self, reason: str, policy: str, cpu_s: float = 0.0, sandbox_id: str = "") -> None:
-        """Count a sandbox's end and keep its processor time; call once per sandbox, with its final reading."""
+    def exited(
+        self, reason: str, policy: str, cpu_s: float = 0.0, sandbox_id: str = "", host_held_s: float = 0.0
+    ) -> None:
+        """Count a sandbox's end and keep what it used; call once per sandbox, with its final readings."""
         self.exits.add((reason,))
         with self._lock:
             if sandbox_id:
                 self._ended[sandbox_id] = None
             while len(self._ended) > _EXITS_REMEMBERED:
                 self._ended.popitem(last=False)
-            _, seen = self._cpu.pop(sandbox_id, (policy, 0.0))
-        self._closed_cpu.add((policy,), max(seen, cpu_s))
+            self._cpu.end(sandbox_id, policy, cpu_s)
+            self._held.end(sandbox_id, policy, host_held_s)
 
     # -- what is pulled on scrape
 
@@ -261,7 +263,8 @@ class Metrics:
 
     def _publish(self) -> None:
         if self._shared is not None:
-            self._shared.publish(list(self._collect()), [self._closed_cpu.name.removesuffix("_total")])
+            read = [one.ended.name.removesuffix("_total") for one in (self._cpu, self._held)]
+            self._shared.publish(list(self._collect()), read)
 
     def _collect_shared(self) -> Iterator[Metric]:
         self._publish()
@@ -310,7 +313,13 @@ class Metrics:
         own = (self.webhook_dropped, self.drift, self.host_calls, self.questions, self.pool_spawns)
         for table in (*tables, *own, self.egress_requests, self.egress_bytes):
             yield table.family()
-        yield self._cpu_family(rows)
+        with self._lock:
+            for row in rows:
+                if row.sandbox_id not in self._ended:
+                    self._cpu.read(row.sandbox_id, row.policy, row.cpu_s)
+                    self._held.read(row.sandbox_id, row.policy, row.host_held_s)
+        yield self._cpu.family()
+        yield self._held.family()
         yield from gauges(rows, cells)
         yield self._spawn.family()
         yield self._requests.family()
@@ -335,28 +344,6 @@ class Metrics:
                     states[name] = firing or states.get(name, False)
         return states
 
-    def _cpu_family(self, rows: Iterable[SandboxRow]) -> CounterMetricFamily:
-        from prometheus_client.core import CounterMetricFamily
-
-        totals: defaultdict[str, float] = defaultdict(float)
-        with self._lock:
-            for row in rows:
-                if row.sandbox_id not in self._ended:
-                    _, seen = self._cpu.get(row.sandbox_id, ("", 0.0))
-                    self._cpu[row.sandbox_id] = (row.policy, max(seen, row.cpu_s))
-            for policy, seconds in self._cpu.values():
-                totals[policy] += seconds
-            for labels, seconds in self._closed_cpu.values().items():
-                totals[labels[0]] += seconds
-            for policy, seconds in totals.items():  # a counter never falls, whatever order the readings came in
-                self._shown_cpu[policy] = max(seconds, self._shown_cpu.get(policy, 0.0))
-            shown = dict(self._shown_cpu)
-        family = CounterMetricFamily(self._closed_cpu.name, self._closed_cpu.documentation, labels=("policy",))
-        for policy, seconds in shown.items():
-            created = self._cpu_created.setdefault(policy, time.time())
-            family.add_metric((policy,), seconds, created if shows_created() else None)
-        return family
-
     def close(self) -> None:
         """Stop publishing to other processes, and let go of what is shared with them."""
         self._timer.close()
@@ -371,9 +358,10 @@ class Metrics:
             self._shared.renew_after_fork()
         for table in self._tables():
             table.renew_after_fork()
-        self._cpu, self._ended, self._info = {}, OrderedDict(), {}
+        self._cpu.renew_after_fork()
+        self._held.renew_after_fork()
+        self._ended, self._info, self._snapshots = OrderedDict(), {}, []
         self._last_report = None
-        self._snapshots, self._shown_cpu, self._cpu_created = [], {}, {}
         self._begin_series()
 
 

@@ -13,7 +13,8 @@ CellState = Literal["ready", "standby", "starting"]
 
 
 class SandboxRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One live sandbox, as a supervisor's `snapshot` tells of it. `cpu_s` is its total so far.
+    """One live sandbox, as a supervisor's `snapshot` tells of it. `cpu_s` and `host_held_s` are
+    its totals so far.
 
     `sandbox_id` is never shown; it keeps the processor time exact when a scrape meets a sandbox's end.
     """
@@ -24,5 +25,6 @@ class SandboxRow(msgspec.Struct, frozen=True, kw_only=True):
     state: str = "running"
     cpu_s: float = 0.0
     memory_bytes: int = 0
+    host_held_s: float = 0.0
     #: to the egress proxy; None where it is not led there
     egress_connections: int | None = None

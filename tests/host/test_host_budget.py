@@ -11,6 +11,7 @@ import pytest
 
 import pyisolate
 from pyisolate.native.account import HOST_BURST_S, HOST_RESERVE_S, HOST_SHARE
+from pyisolate.telemetry.metrics import METRICS
 from tests import inside
 from tests.foreign_functions import with_ctypes
 from tests.hostile import FINDS_THE_WIRE, forged_frames
@@ -102,7 +103,14 @@ def test_a_flood_keeps_to_its_budget_beside_an_honest_guest_and_loses_no_event(w
             assert sum(event.count for event in told) + hostile.stats.events_lost == done
 
 
+def _held_s() -> float:
+    (family,) = (one for one in METRICS.registry.collect() if one.name == "pyisolate_host_held_seconds")
+    return sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
+
+
 def test_a_time_limit_and_close_wait_for_no_budget() -> None:
+    """What was kept waiting is counted, and the count outlives its sandbox."""
+    before = _held_s()
     with pyisolate.Supervisor(pool_size=0) as supervisor, supervisor.spawn("honest") as honest:
         stop = threading.Event()
 
@@ -121,6 +129,10 @@ def test_a_time_limit_and_close_wait_for_no_budget() -> None:
                 with pytest.raises(pyisolate.TimeoutError):
                     hostile.exec("while True: pass", timeout=0.3)
             assert hostile.closed
+            held, until = hostile.stats.host_held_s or 0.0, time.monotonic() + 60
+            while _held_s() < before + held - 1e-6 and time.monotonic() < until:
+                time.sleep(0.02)  # its cell is reaped later
+            assert _held_s() >= before + held - 1e-6 > before
         finally:
             stop.set()
             serving.join()

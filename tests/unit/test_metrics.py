@@ -46,6 +46,7 @@ NAMES = {
     "pyisolate_pool_spawns_total": {"source"},
     "pyisolate_sandbox_exits_total": {"reason"},
     "pyisolate_sandbox_cpu_seconds_total": {"policy"},
+    "pyisolate_host_held_seconds_total": {"policy"},
     "pyisolate_sandbox_memory_bytes": {"policy"},
     "pyisolate_policy_reloads_total": {"result"},
     "pyisolate_host_calls_total": {"policy", "outcome"},
@@ -172,6 +173,15 @@ def test_processor_time_outlives_the_sandbox_and_is_never_counted_twice() -> Non
     assert cpu() == 4.5
     metrics.remove_supervisor(host)
     assert cpu() == 4.5
+
+
+def test_time_for_which_guests_were_held_outlives_them_too() -> None:
+    metrics, host = Metrics(), Host(SandboxRow(sandbox_id="a", policy="p", cpu_s=9.0, host_held_s=0.5))
+    metrics.add_supervisor(host)
+    assert value(metrics, "pyisolate_host_held_seconds_total", policy="p") == 0.5
+    metrics.exited("closed", "p", 9.0, "a", 0.75)
+    assert value(metrics, "pyisolate_host_held_seconds_total", policy="p") == 0.75
+    assert value(metrics, "pyisolate_sandbox_cpu_seconds_total", policy="p") == 9.0
 
 
 def test_a_supervisor_that_fails_or_is_gone_costs_nobody_the_scrape() -> None:
