@@ -208,7 +208,7 @@ def _heading(event: DenialEvent) -> str:
 
 
 def _summary(heading: str, denials: list[DenialEvent]) -> str:
-    from ..telemetry.policy_error import to_run_it
+    from ..telemetry.policy_error import is_denied_by_rule, to_run_it
     from .terminal import refused_by, suggestion_text
 
     total = sum(event.count for event in denials)
@@ -217,7 +217,9 @@ def _summary(heading: str, denials: list[DenialEvent]) -> str:
         times = f" x{event.count}" if event.count > 1 else ""
         where = f", at {event.origin}" if event.origin else ""
         lines.append(f"  {event.capability} {event.target}{times}  [{refused_by(event)}: {event.code}]{where}")
-        if event.suggestion is not None:
+        if is_denied_by_rule(event):
+            lines.append(f"      to allow it, remove or narrow:  {event.policy_rule}")
+        elif event.suggestion is not None:
             lines.append(f"      to allow it, add:  {suggestion_text(event.suggestion)}")
             if (to_run := to_run_it(event)) is not None:
                 lines.append(f"      to run it, add:    {suggestion_text(to_run)}")

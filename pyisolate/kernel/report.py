@@ -80,7 +80,7 @@ class Reporter:
             capabilities=tuple(_held(line, prepared.partial) for line in lines.all(has_cgroup, cgroup_reason)),
             enforcers=tuple(self._availability().values()),
             missing=(*prepared.missing, *(f"{name}: {reason}" for name, reason in failed)),
-            notes=(*prepared.notes, *_isolation_notes(isolation)),
+            notes=tuple(dict.fromkeys((*prepared.notes, *_isolation_notes(isolation)))),
         )
         if not failed:  # what failed is the kernel's text, and of any number
             known[made_of] = report

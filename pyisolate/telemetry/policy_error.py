@@ -41,6 +41,8 @@ def _why(event: DenialEvent) -> str:
 def _hint(event: DenialEvent) -> str:
     if event.code is DenialCode.ALWAYS_DENIED:
         return _ALWAYS_HINTS.get(event.capability, "no policy can grant this")
+    if is_denied_by_rule(event):
+        return f"remove or narrow the rule {event.policy_rule}"
     if event.suggestion is not None:
         to_run = to_run_it(event)
         more = f"; to run it, instead: {_json(to_run)}" if to_run is not None else ""
@@ -57,6 +59,11 @@ def _hint(event: DenialEvent) -> str:
     if event.capability is Capability.NET_SOCKET and event.target.startswith("AF_UNIX"):
         return _UNIX_HINT
     return _HINTS.get(event.capability, "see the event; its target cannot be written as a rule")
+
+
+def is_denied_by_rule(event: DenialEvent) -> bool:
+    """Tell whether a rule denies it, beside which no other can allow it: `suggest.apply` takes that rule out."""
+    return event.code is DenialCode.EXPLICIT_DENY and event.policy_rule is not None
 
 
 def to_run_it(event: DenialEvent) -> dict[str, Any] | None:

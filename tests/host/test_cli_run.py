@@ -303,3 +303,13 @@ def test_files_go_in_and_results_come_out(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["files"] == {"files": [str(tmp_path / "json/r")], "left_out": []}
     assert run(tmp_path, "pass", "--file", "nothing").returncode == 2
     assert run(tmp_path, "pass", "--isolation", "thread", *HELD, "--out", str(out)).returncode == 125
+
+
+def test_what_a_rule_denies_is_summed_up_with_that_rule_and_each_note_is_there_once(tmp_path: Path) -> None:
+    rules = "fs: [{path: /etc, allow: [read]}, {path: /etc/passwd, deny: [read]}, {path: /srv/nope, allow: [read]}]\n"
+    (tmp_path / "p.yaml").write_text("version: 1\nname: p\nextends: compute\n" + rules)
+    done = run(tmp_path, "open('/etc/passwd')", "--policy", "p.yaml")
+    assert "to allow it, remove or narrow:  fs: {path: /etc/passwd, deny: [read]}" in done.stderr
+    assert "to allow it, add" not in done.stderr
+    notes = json.loads(run(tmp_path, "1", "--policy", "p.yaml", "--json").stdout)["enforcement"]["notes"]
+    assert sum("/srv/nope" in note for note in notes) == 1, notes

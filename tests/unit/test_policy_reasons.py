@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from pyisolate.capability import Capability
 from pyisolate.cli import main
+from pyisolate.decision import DenialCode
 from pyisolate.errors import PolicySyntaxError
 from pyisolate.policy import Policy
 from pyisolate.policy.compile import compile_policy
@@ -88,6 +89,13 @@ def test_the_deciding_rule_leads_to_it(capability: str, target: str, said: str) 
     assert to_ecs(found)["rule"]["description"] == to_ocsf(found)["policy"]["desc"] == said
     none = event(context, capability=Capability(capability), target=target, rule="fs: {path: /other, deny: [read]}")
     assert none.rule_reason is None
+
+
+def test_a_rule_that_denies_is_to_be_removed_and_one_beside_it_helps_nothing() -> None:
+    rule = "fs: {path: /srv/private, deny: [read]}"
+    found = event(target="/srv/private/x", rule=rule, code=DenialCode.EXPLICIT_DENY)
+    assert policy_error(found).hint == f"remove or narrow the rule {rule}"
+    assert "remove" not in str(policy_error(event(target="/srv/private/x", rule=None)).hint)  # the control
 
 
 def test_explain_prints_it(tmp_path: object) -> None:
