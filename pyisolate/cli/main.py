@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "trace": ("trace", "trace", "Count a sandbox's system calls and their latencies, live."),
     "mcp": ("mcp", "mcp", "Serve sandboxes to models over the Model Context Protocol."),
     "kernel": ("kernel", "kernel", "Install a Jupyter kernel whose cells run in a sandbox."),
-    "demo": ("demo.command", "demo", "Run a real job and a dozen real attacks, and show what was refused."),
+    "demo": ("demo.command", "demo", "Run a real job and two dozen real attacks, and show what was refused."),
 }
 
 

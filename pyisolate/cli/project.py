@@ -94,8 +94,14 @@ def chosen_script(words: tuple[str, ...], text: str | None, module: str | None) 
 def read_script(script: str, args: tuple[str, ...] = ()) -> Script:
     """Read a script here, by its own encoding declaration; `-` is stdin. Raises OSError, ValueError."""
     data = sys.stdin.buffer.read() if script == "-" else Path(script).read_bytes()
-    name = STDIN if script == "-" else str(Path(script).absolute())
+    name = STDIN if script == "-" else _absolute(script)
     return Script(_decode(data, script), name, args)
+
+
+def _absolute(path: str) -> str:
+    """Return an absolute name that leads through no directory which the guest does not see: without `..`."""
+    found = Path(path).absolute()
+    return str(found if ".." not in found.parts else Path(os.path.realpath(found.parent)) / found.name)
 
 
 def _decode(data: bytes, script: str) -> str:
@@ -123,7 +129,7 @@ def _read_archive(path: str, args: tuple[str, ...]) -> Script:
         raise ValueError(f"read {path}: it is an archive without a __main__.py") from None
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise ValueError(f"read {path}: {error}") from None
-    inside = str(Path(path).absolute() / "__main__.py")
+    inside = str(Path(_absolute(path)) / "__main__.py")
     return Script(_decode(data, inside), inside, args, program=path, directory=os.path.realpath(path))
 
 

@@ -74,6 +74,16 @@ def test_a_lone_script_is_granted_its_own_file_alone() -> None:
     assert "s3cret" not in done.stdout
 
 
+def test_a_script_that_is_named_by_the_directory_above_may_read_its_own_file() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        top = Path(place)
+        top.chmod(0o777)  # no project
+        (top / "below").mkdir()
+        (top / "x.py").write_text("print(__file__, open(__file__).read(5))")
+        done = run("../x.py", cwd=top / "below")
+    assert (done.returncode, done.stdout) == (0, f"{top}/x.py print\n"), done.stderr
+
+
 @pytest.mark.parametrize("place", ["home", "above home", "writable"])
 def test_a_home_and_a_shared_place_are_no_projects(tree: Path, place: str) -> None:
     home = {"home": tree, "above home": tree / "package"}.get(place, tree.parent / "elsewhere")
