@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.host.egress_world import HOST
 
 pytestmark = pytest.mark.once
 
+CURL = Path("/usr/bin/curl")
 _BODY = b"too large"
 #: Answers by how their end is known.
 _ANSWERS = {
@@ -64,6 +66,8 @@ def world() -> Iterator[tuple[pyisolate.Sandbox, int]]:
     port = listener.getsockname()[1]
     policy = pyisolate.Policy.preset("compute").allow_import("@stdlib")
     policy = policy.allow_connect(f"127.0.0.1:{port}").allow_http(f"POST {HOST}:{port}/v1/*")
+    if CURL.exists():
+        policy = policy.allow_exec(CURL).with_limits(processes=32)
     try:
         with (
             pyisolate.Supervisor(pool_size=1, egress_hosts={HOST: ["127.0.0.1"]}) as supervisor,
@@ -91,3 +95,13 @@ def test_one_that_is_cut_off_is_no_whole_one(world: tuple[pyisolate.Sandbox, int
     sandbox, port = world
     with pytest.raises(pyisolate.SandboxError, match="IncompleteRead"):
         sandbox.eval(f"post('http://{HOST}:{port}/v1/cut-{how}', False)")
+
+
+def test_curl_has_an_early_answer(world: tuple[pyisolate.Sandbox, int]) -> None:
+    if not CURL.exists():
+        pytest.skip("no curl")
+    sandbox, port = world
+    for how in _ANSWERS:
+        command = [CURL, "-sS", "-H", "Expect:", "-w", "%{http_code}", "--data-binary", "@-"]
+        done = sandbox.run([*command, f"http://{HOST}:{port}/v1/{how}"], input=bytes(8 << 20))
+        assert done.stdout == _BODY + b"413", done.stderr

@@ -21,10 +21,14 @@ import base64, os, socket
 password, _, address = os.environ["HTTP_PROXY"].removeprefix("http://").partition("@")
 port = int(address.rpartition(":")[2])
 login = "Proxy-Authorization: Basic " + base64.b64encode(password.encode()).decode() + "\\r\\n"
-def ask(url, host, header=login, through=("127.0.0.1", port), family=socket.AF_INET):
+def ask(url, host, header=login, through=("127.0.0.1", port), family=socket.AF_INET, fast=False):
+    said = f"GET {url} HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\n{header}\\r\\n".encode()
     with socket.socket(family) as sock:
-        sock.connect(through)
-        sock.sendall(f"GET {url} HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\n{header}\\r\\n".encode())
+        if fast:
+            sock.sendto(said, socket.MSG_FASTOPEN, through)
+        else:
+            sock.connect(through)
+            sock.sendall(said)
         return sock.recv(1 << 16)[9:12]
 def flood(times):
     for _ in range(times):
@@ -70,6 +74,7 @@ def test_a_connection_from_outside_is_closed_whatever_password_it_bears(world: W
         assert guest.eval(_ask(world, ', through=("0.0.0.0", port)')) == b"200"
         mapped = ', through=("::ffff:127.0.0.1", port), family=socket.AF_INET6'
         assert guest.eval(_ask(world, mapped)) == b"200"
+        assert guest.eval(_ask(world, ", fast=True")) == b"200"
         assert guest.get_denial_events() == []
 
 
