@@ -253,16 +253,18 @@ class JudgedCall:
         return [(capability, path, path) for capability, path in asked]
 
     def _is_absent_from_own(self, name: str) -> bool:
-        """Tell whether a call removes a name that nothing had, which in the workspace, where it leads if enforced, is
-        no refusal."""
+        """Tell whether a call removes a name that nothing had: the workspace, where it leads if enforced, refuses none.
+
+        Where it is not known what the call met, native code may have removed a file of the host's: enforcing has none.
+        """
         record, names = self.record, self.names
         if record.capability is not Capability.FS_DELETE or not workspace.is_of_host_files(name):
             return False
         if not (self.passed and workspace.keeps_host_files(self.broker.policy)):
             return False
-        if record.met is not None:
-            return record.met == "nothing"
-        return not names.is_there(name) and names.removed_since(name, record.monotonic_ns) is None
+        if record.slot_verdict is Verdict.WOULD_DENY:
+            return False  # the hook found it there
+        return not names.is_there(name) if record.met is None else record.met == "nothing"
 
     def _is_directory_written(self, file: str) -> bool:
         """Tell whether an open asks to write to a directory, which Linux never lets through (EISDIR).
