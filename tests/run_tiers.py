@@ -48,6 +48,8 @@ FAST = {"unit": "not slow and not fuzz and not soak", "host": "core and not slow
 _FOLDERS = itertools.count(1)
 SUMMARY = re.compile(r"(\d+) passed, (\d+) failed, (\d+) skipped")
 NO_TESTS_COLLECTED = 5
+#: What ran once more because it failed beside others.
+AGAIN = "failed first and ran again alone: "
 
 
 @dataclass
@@ -211,7 +213,7 @@ def side_by_side(title: str, scratch: Path, one: Callable[[Path, list[str]], Out
         outcome.reasons.update(run.reasons)
     del outcome.reasons["no tests in this tier"]  # nothing is `alone`, and nothing failed
     if failed:
-        outcome.reasons[f"failed first and ran again alone: {', '.join(failed)}"] += len(failed)
+        outcome.reasons[f"{AGAIN}{', '.join(failed)}"] += len(failed)
     return outcome
 
 
@@ -314,6 +316,7 @@ def vm_tier(scratch: Path) -> Outcome:
     if totals := SUMMARY.findall(text):
         outcome.passed, outcome.failed, outcome.skipped = map(int, totals[-1])
         outcome.reasons.update(re.findall(r"^SKIPPED \[\d+\] (.*)$", text, re.MULTILINE))
+        outcome.reasons.update(re.findall(rf"^{AGAIN}.*$", text, re.MULTILINE))
     if status and not outcome.failed:
         outcome.fail(f"tests/vm/run.py ended with status {status}")
     return outcome

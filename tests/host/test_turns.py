@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,12 +33,14 @@ STOP = []
 
 
 @pytest.fixture
-def supervisor(tree: CgroupTree, monkeypatch: pytest.MonkeyPatch) -> Iterator[pyisolate.Supervisor]:
+def supervisor(
+    kept_supervisor: pyisolate.Supervisor, tree: CgroupTree, monkeypatch: pytest.MonkeyPatch
+) -> pyisolate.Supervisor:
+    """The file's: a start is no part of what these tests are about."""
     # a machine that others use leaves a guest that spins no fifth of a processor
     monkeypatch.setattr(turns, "_KEPT", 0.04)
     require("cgroup_cpu", tree.weights.give_way, "no cpu controller here whose groups can give way (Linux 5.15)")
-    with pyisolate.Supervisor(pool_size=2) as made:
-        yield made
+    return kept_supervisor
 
 
 def idle_file(sandbox: pyisolate.Sandbox) -> Path:

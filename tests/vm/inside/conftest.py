@@ -33,10 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 if IN_VM:
+    import pyisolate
     from pyisolate.kernel.bpf.lsm import BpfLsmEnforcer
     from pyisolate.kernel.bpf.runtime import BpfSettings
     from pyisolate.policy.compiled import CompiledPolicy
-    from tests.vm.inside.guests import Guest, Recorder
+    from tests import inside
+    from tests.vm.inside.guests import Guest, Recorder, template
 
     @pytest.fixture(scope="session")
     def recorder() -> Recorder:
@@ -49,7 +51,19 @@ if IN_VM:
         enforcer.start(recorder)
         recorder.drain = enforcer.shared.records.drain
         yield enforcer
+        template().close()
         enforcer.close()
+
+    @pytest.fixture(scope="session")
+    def kept_supervisor() -> Iterator[pyisolate.Supervisor]:
+        """One for all files: the kernel takes most of a minute to verify its programs here."""
+        with pyisolate.Supervisor(pool_size=1) as made:
+            assert inside.plan(made).bpf.decides, made.diagnostics().enforcers["bpf-lsm"].reason
+            yield made
+
+    @pytest.fixture
+    def supervisor(kept_supervisor: pyisolate.Supervisor) -> pyisolate.Supervisor:
+        return kept_supervisor
 
     @pytest.fixture
     def guest(lsm: BpfLsmEnforcer, recorder: Recorder) -> Iterator[Callable[..., Guest]]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import itertools
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import IO, Any, Protocol
 
 from pyisolate.kernel.bpf.lsm import BpfLsmEnforcer
 from pyisolate.policy.compiled import CompiledPolicy, FsRight, FsRule, NetRule
@@ -17,7 +23,7 @@ from pyisolate.records import KernelRecord
 
 #: Everything a guest needs is imported before it is confined: its policy then speaks of the test's files only.
 _LOOP = """
-import ctypes, errno, fcntl, json, mmap, os, select, signal, socket, stat, struct, sys, tempfile, threading, time
+import ctypes, errno, fcntl, json, mmap, os, select, signal, socket, stat, struct, sys, threading, time
 libc = ctypes.CDLL(None, use_errno=True)
 def raw(number, *args):
     result = libc.syscall(ctypes.c_long(number), *[
@@ -49,15 +55,38 @@ def thread(action):
         raise box[0]
     return box[0]
 kept = {}
-print("ready", flush=True)
-for line in sys.stdin:
-    try:
-        answer = ["ok", repr(eval(line, globals()))]
-    except OSError as error:
-        answer = ["errno", error.errno]
-    except BaseException as error:
-        answer = ["error", repr(error)]
-    print(json.dumps(answer), flush=True)
+def serve():
+    print("ready", flush=True)
+    for line in sys.stdin:
+        try:
+            answer = ["ok", repr(eval(line, globals()))]
+        except OSError as error:
+            answer = ["errno", error.errno]
+        except BaseException as error:
+            answer = ["error", repr(error)]
+        print(json.dumps(answer), flush=True)
+"""
+#: Forks a guest for each pair of descriptors, its stdin and stdout, and tells its number. A guest is reaped when it is
+#: asked for: until then its number is no other process's.
+_TEMPLATE = """
+orders = socket.socket(fileno=int(sys.argv[1]))
+while True:
+    what, ends, _, _ = socket.recv_fds(orders, 16, 2)
+    if not what: break
+    if not ends:
+        orders.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(int(what), 0)[1]))
+        continue
+    pid = os.fork()
+    if pid == 0:
+        orders.close()
+        for number, end in enumerate(ends):
+            os.dup2(end, number)
+            os.close(end)
+        sys.stdin, sys.stdout = open(0), open(1, "w")
+        serve()
+        os._exit(0)
+    for end in ends: os.close(end)
+    orders.send(b"%d" % pid)
 """
 
 _numbers = itertools.count(1)
@@ -85,27 +114,106 @@ class GuestFailed(AssertionError):
     """The guest's expression raised something other than OSError."""
 
 
+class Process(Protocol):
+    """A guest's process, however it was made."""
+
+    pid: int
+    stdin: IO[str]
+    stdout: IO[str]
+
+    def end(self) -> int:
+        """Kill it, wait for it and return its status."""
+        ...
+
+
+class Started:
+    """By a program: in namespaces of its own, or with more descriptors."""
+
+    def __init__(self, cell: list[str], keep: list[int]) -> None:
+        command = [*cell, sys.executable, "-I", "-S", "-c", f"{_LOOP}\nserve()"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, pass_fds=keep)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self.pid, self.stdin, self.stdout = self._process.pid, self._process.stdin, self._process.stdout
+
+    def end(self) -> int:
+        self._process.kill()
+        self._process.communicate()
+        return self._process.returncode
+
+
+class Template:
+    """A process that has imported what guests need, and is forked for each: here imports are most of a start."""
+
+    def __init__(self) -> None:
+        self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, "-I", "-S", "-c", f"{_LOOP}{_TEMPLATE}", str(theirs.fileno())]
+            nothing = subprocess.DEVNULL
+            self._process = subprocess.Popen(command, stdin=nothing, stdout=nothing, pass_fds=[theirs.fileno()])
+
+    def fork(self) -> Forked:
+        read, stdin = os.pipe()
+        stdout, write = os.pipe()
+        try:
+            socket.send_fds(self._orders, [b"fork"], [read, write])
+        finally:
+            os.close(read)
+            os.close(write)
+        return Forked(int(self._orders.recv(16)), open(stdin, "w", buffering=1), open(stdout), self.reap)
+
+    def reap(self, pid: int) -> int:
+        """Wait for a guest and return its status."""
+        self._orders.send(b"%d" % pid)
+        return int(self._orders.recv(16))
+
+    def close(self) -> None:
+        self._orders.close()
+        self._process.wait()
+
+
+@dataclass
+class Forked:
+    """From the template."""
+
+    pid: int
+    stdin: IO[str]
+    stdout: IO[str]
+    reap: Callable[[int], int]
+
+    def end(self) -> int:
+        os.kill(self.pid, signal.SIGKILL)  # its number is its own until it is reaped
+        for end in (self.stdin, self.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                end.close()
+        return self.reap(self.pid)
+
+
+@functools.cache
+def template() -> Template:
+    """Return the one of this session; whoever has the enforcer closes it."""
+    return Template()
+
+
 class Guest:
     def __init__(
         self, lsm: BpfLsmEnforcer, recorder: Recorder, *, cell: list[str] | None = None, keep: list[int] | None = None
     ) -> None:
         self.lsm, self.recorder = lsm, recorder
         self.sandbox_id = f"guest-{next(_numbers)}"
-        command = [*(cell or []), sys.executable, "-I", "-S", "-c", _LOOP]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, pass_fds=keep or ()
-        )
+        self._process: Process = Started(cell or [], keep or []) if cell or keep else template().fork()
+        self._ended: int | None = None
         assert self._line() == "ready\n"
         self._seen = 0
         self.attached = False
 
     def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
+        return self._process.stdout.readline()
 
     @property
     def pid(self) -> int:
-        return self.process.pid
+        return self._process.pid
 
     def confine(self, policy: CompiledPolicy, shadow: CompiledPolicy | None = None) -> None:
         prepared = self.lsm.prepare(policy)
@@ -123,15 +231,14 @@ class Guest:
 
     def asks(self, expression: str) -> None:
         """Begin to evaluate."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(expression + "\n")
-        self.process.stdin.flush()
+        self._process.stdin.write(expression + "\n")
+        self._process.stdin.flush()
 
     def hears(self, expression: str = "") -> Any:
         """Wait for the answer: errno (int > 0), or the repr of what came back."""
         line = self._line()
         if not line:
-            raise GuestFailed(f"{expression}: the guest ended with {self.process.wait(10)}")
+            raise GuestFailed(f"{expression}: the guest ended with {self._end()}")
         kind, value = json.loads(line)
         if kind == "error":
             raise GuestFailed(f"{expression}: {value}")
@@ -162,9 +269,13 @@ class Guest:
         self._seen += len(records)
         return records
 
+    def _end(self) -> int:
+        if self._ended is None:
+            self._ended = self._process.end()
+        return self._ended
+
     def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+        self._end()
         if self.attached and self.lsm.shared.entries.get(self.sandbox_id) is not None:
             self.lsm.detach(self.sandbox_id)
 

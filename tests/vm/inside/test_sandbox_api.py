@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,13 +25,6 @@ def raw(path):
         os.close(fd)
     return 0 if fd >= 0 else error
 """
-
-
-@pytest.fixture(scope="module")
-def supervisor() -> Iterator[pyisolate.Supervisor]:
-    with pyisolate.Supervisor(pool_size=1) as made:
-        assert inside.plan(made).bpf.decides, made.diagnostics().enforcers["bpf-lsm"].reason
-        yield made
 
 
 @pytest.fixture
