@@ -24,6 +24,7 @@ from .errors import PolicyError
 from .policy import Policy
 from .policy.compiled import CompiledPolicy
 from .records import RefusedOperation
+from .sandbox.request import RUNS_IN_A_SANDBOX
 from .supervisor.options import PolicyLike, as_policy, check_options
 from .telemetry.event import DenialEvent
 from .telemetry.host_events import host_context, record_refusal
@@ -86,7 +87,8 @@ def sandboxed(
     """Run a function, sync or async, in a sandbox of its own at every call; it returns plain data.
 
     `policy`: a Policy, a preset's name, or the path of a policy file. `timeout`: seconds for one call. `options` go to
-    `spawn`; the actor of this context travels along. Raises what `spawn` and `Sandbox.call` raise.
+    `spawn`; the actor of this context travels along. What it calls there, itself too, runs in the same sandbox.
+    Raises what `spawn` and `Sandbox.call` raise.
     """
 
     if inspect.isfunction(policy):
@@ -105,6 +107,7 @@ def sandboxed(
                 async with spawned as sandbox:
                     return await sandbox.acall(_driven(function), *args, timeout=timeout, **kwargs)
 
+            setattr(run_async, RUNS_IN_A_SANDBOX, function)
             return cast(Callable[_P, _R], run_async)
 
         @functools.wraps(function)
@@ -112,6 +115,7 @@ def sandboxed(
             with api.spawn(label, policy=chosen, **_with_actor(options)) as sandbox:
                 return cast(_R, sandbox.call(function, *args, timeout=timeout, **kwargs))
 
+        setattr(run, RUNS_IN_A_SANDBOX, function)
         return run
 
     return decorate

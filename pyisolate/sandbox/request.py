@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import pickle
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +21,8 @@ from .stdin import Stdin
 
 Kind = Literal["exec", "script", "eval", "call", "command", "launch"]
 
+#: By this name a function that `sandboxed` made holds the one that it was made of.
+RUNS_IN_A_SANDBOX = "__pyisolate_plain__"
 _PLAIN = frozenset({type(None), bool, float, bytes})
 _registry_lock = threading.Lock()
 
@@ -166,10 +170,29 @@ def pickle_by_value(function: Callable[..., Any], args: tuple[Any, ...], kwargs:
         for module in ours:
             cloudpickle.register_pickle_by_value(module)
         try:
-            return bytes(cloudpickle.dumps((function, args, kwargs)))
+            return _pickle_of((function, args, kwargs))
         finally:
             for module in ours:
                 cloudpickle.unregister_pickle_by_value(module)
+
+
+def _pickle_of(value: object) -> bytes:
+    with io.BytesIO() as file:
+        _pickler()(file).dump(value)
+        return file.getvalue()
+
+
+@functools.cache
+def _pickler() -> Any:
+    """Return the class that pickles for guests: what `sandboxed` wraps goes plain, for it will run in a sandbox."""
+    import cloudpickle  # see above
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc] # a module without types
+        def reducer_override(self, obj: Any) -> Any:
+            inner = obj.__dict__.get(RUNS_IN_A_SANDBOX) if type(obj) is types.FunctionType else None
+            return super().reducer_override(obj if inner is None else inner)
+
+    return Pickler
 
 
 def _callables(function: Callable[..., Any], args: tuple[Any, ...]) -> Iterator[Callable[..., Any]]:
