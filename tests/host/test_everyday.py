@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import errno
 import pickle
 import traceback
@@ -453,23 +452,6 @@ def test_functions_of_the_library_may_be_replaced_for_good(supervisor: Superviso
             sandbox.exec("def fails():\n    1 / 0\nfails()")
         assert "line 2, in fails" in caught.value.traceback
         assert caught.value.traceback.endswith("ZeroDivisionError: division by zero\n")
-
-
-@pyisolate.sandboxed("compute")
-def factorial(number: int) -> int:
-    return 1 if number < 2 else number * factorial(number - 1)
-
-
-@pyisolate.sandboxed("compute")
-async def doubled(number: int) -> int:
-    return 2 * factorial(number)
-
-
-def test_a_sandboxed_function_calls_itself_and_others_in_its_own_sandbox(supervisor: pyisolate.Supervisor) -> None:
-    assert factorial(4) == 24
-    assert asyncio.run(doubled(3)) == 12
-    with supervisor.spawn("given") as sandbox:
-        assert sandbox.call(factorial, 5) == 120
 
 
 def test_an_option_that_spawn_does_not_have_is_refused_where_it_is_given() -> None:
