@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -149,6 +150,7 @@ def start(parts: Parts, options: StartOptions, on_made: Callable[[Started], None
     with contextlib.ExitStack() as stack:
         _check_unpatched()
         _check_main_interpreter()
+        _check_proc()
         _check_uid(parts.traits)
         _check_capabilities(parts.traits)
         cgroups, reason, programs_judge, begun = _prove(parts, stack, options)
@@ -216,6 +218,17 @@ def _check_main_interpreter() -> None:
             "start supervisor: this is a sub-interpreter, and only the main interpreter of a process may fork",
             hint="spawn in the main interpreter (mod_wsgi: WSGIApplicationGroup %{GLOBAL}), or in a process of its own",
         )
+
+
+def _check_proc() -> None:
+    """Raise EnforcementError where /proc shows another pid namespace: by its numbers others would be looked at."""
+    with contextlib.suppress(OSError):
+        if os.readlink("/proc/self") == str(os.getpid()):
+            return
+    raise EnforcementError(
+        "start supervisor: /proc is not there, or shows the processes of another pid namespace",
+        hint="mount the one of this namespace: unshare --mount-proc, or mount -t proc proc /proc",
+    )
 
 
 def _check_uid(traits: CellTraits) -> None:

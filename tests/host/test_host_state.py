@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+
+from tests.require import require
 
 _SPAWN = """
 import pyisolate
@@ -304,3 +307,16 @@ def test_a_daemon_thread_that_waits_for_a_guest_at_exit_prints_nothing() -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_another_pid_namespaces_proc_is_named_as_the_cause() -> None:
+    require("root", os.geteuid() == 0, "makes a pid namespace")
+    unshare = shutil.which("unshare")
+    require("unshare", unshare is not None, "needs util-linux's unshare")
+    said = []
+    for own in ((), ("--mount-proc",)):
+        code = "import pyisolate\nwith pyisolate.spawn('a') as sandbox: print(sandbox.eval('1 + 1'))"
+        command = [str(unshare), "-p", "-f", *own, sys.executable, "-c", code]
+        said.append(subprocess.run(command, capture_output=True, text=True, timeout=120, check=False))
+    assert "shows the processes of another pid namespace. Hint: mount the one of this namespace" in said[0].stderr
+    assert said[1].stdout == "2\n", said[1].stderr  # the control
