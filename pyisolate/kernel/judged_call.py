@@ -13,7 +13,8 @@ from ..capability import Capability
 from ..decision import Decision, DenialCode, Mode, Verdict
 from ..policy import workspace
 from ..policy.broker import Broker
-from ..policy.moves import mounted_at, of_folder, read_only, verdict, widened, writable
+from ..policy.moves import mounted_at, no_device, of_folder, read_only, verdict, widened, writable
+from ..policy.resolver import SHOWN_DEVICES
 from ..policy.searched import Searched
 from ..records import LINKING, RENAMING, KernelRecord
 from .expected_files import is_tried
@@ -27,6 +28,7 @@ _DESCRIPTOR = re.compile(rf"/proc/(?:self|thread-self)/fd/[0-9]+|{OWN_DESCRIPTOR
 #: What the kernel grants by directories: a rule for one name says nothing of them to it.
 _OF_NAMES = frozenset((Capability.FS_CREATE, Capability.FS_DELETE))
 _TMPFILE = 0o20000000  # __O_TMPFILE (asm-generic/fcntl.h)
+_NEITHER = os.O_ACCMODE  # the access mode 3
 #: What a call needs: (capability, path that was asked for, path that decides).
 _Needs = list[tuple[Capability, str, str]]
 
@@ -97,7 +99,17 @@ class JudgedCall:
             return refused(record, of_folder(decision, verdict(self.passed)), path, beyond_name=True)
         if self.sealed and not self.passed and capability is Capability.FS_METADATA and not writable(decide, file):
             return refused(record, read_only(decision, file), path, beyond_name=True)
+        if self._is_hidden_device(file):
+            kept = refused(record, no_device(decision), path, beyond_name=True)
+            return msgspec.structs.replace(kept, enforcer="root view", errno=errno.EACCES)
         return None
+
+    def _is_hidden_device(self, file: str) -> bool:
+        """Tell whether a call opens a device that no sandbox has; what it opens by its own descriptor it has."""
+        record = self.record
+        if not self.sealed or self.passed or record.syscall not in OPENING or record.other:
+            return False
+        return file not in SHOWN_DEVICES and self.names.is_device(file)
 
     def _stood(self, file: str) -> bool:
         """Tell whether a call that only makes names found its name taken: the kernel says so before anything refuses.
@@ -107,8 +119,7 @@ class JudgedCall:
         record, broker, names = self.record, self.broker, self.names
         if not (record.syscall in (*OF_NAME, *LINKING) or record.flags & os.O_EXCL) or record.flags & _TMPFILE:
             return False
-        hides = (self.sealed or self.passed) and broker.decide(Capability.FS_LOOKUP, file).code is not None
-        if hides:
+        if self._is_hidden(file):
             return False
         if record.met is not None and record.syscall not in LINKING:
             return record.met != "nothing"
@@ -120,12 +131,12 @@ class JudgedCall:
 
     def _ends_at_link(self) -> bool:
         """Tell whether an open that follows no link met one: the kernel says so (ELOOP) before anything refuses."""
-        record, broker, names = self.record, self.broker, self.names
+        record, names = self.record, self.names
         makes = record.flags & os.O_CREAT and record.flags & os.O_EXCL  # EEXIST: `_stood` tells
         if record.syscall not in OPENING or not record.flags & os.O_NOFOLLOW or makes:
             return False
         link = names.acted_on(record.target, record.flags)
-        hidden = (self.sealed or self.passed) and broker.decide(Capability.FS_LOOKUP, link).code is not None
+        hidden = self._is_hidden(link)
         if record.met is not None:
             return record.met == "link" and not hidden
         return names.is_link(link) and not hidden and not self._was_there(link)
@@ -271,12 +282,16 @@ class JudgedCall:
 
         Not where a hook has refused it: a guest that does not see the directory opens nothing.
         """
-        record, broker = self.record, self.broker
+        record = self.record
         if not record.flags & (os.O_ACCMODE | os.O_TRUNC | os.O_CREAT) or record.flags & (_TMPFILE | os.O_PATH):
             return False
         if record.slot_verdict is Verdict.WOULD_DENY or not self.names.is_directory(file):
             return False
-        return not (self.sealed or self.passed) or broker.decide(Capability.FS_LOOKUP, file).code is None
+        return not self._is_hidden(file)
+
+    def _is_hidden(self, file: str) -> bool:
+        """Tell whether a root view hides a file, or would where the policy is enforced."""
+        return (self.sealed or self.passed) and self.broker.decide(Capability.FS_LOOKUP, file).code is not None
 
     def _opened(self, *, passed: bool) -> _Needs:
         record, names = self.record, self.names
@@ -291,13 +306,16 @@ class JudgedCall:
         if not (there or flags & (os.O_CREAT | _TMPFILE) or self._was_there(file)) or self._is_directory_written(file):
             return []
         asked = []
+        accesses = flags & os.O_ACCMODE
+        # open(2): a descriptor that neither reads nor writes, of which no enforcer asks a right
+        neither = accesses == _NEITHER and not self._is_hidden(file)
         # what is there now the call may have made, where it went on: surely with O_EXCL
         made = not there or bool(flags & os.O_EXCL)
         made = made or (found is None and passed and names.born_after(file, record.monotonic_ns))
         if flags & _TMPFILE or (flags & os.O_CREAT and made):
             asked.append(Capability.FS_CREATE)
-        if flags & (os.O_ACCMODE | os.O_TRUNC):
+        if (accesses and not neither) or flags & os.O_TRUNC:
             asked.append(Capability.FS_WRITE)
-        if flags & os.O_ACCMODE != os.O_WRONLY and not flags & _TMPFILE:
+        if accesses != os.O_WRONLY and not neither and not flags & _TMPFILE:
             asked.append(Capability.FS_READ)
         return [(capability, path, file) for capability in asked]

@@ -111,6 +111,14 @@ class SeenNames:
         except (OSError, ValueError, SandboxClosed):
             return False
 
+    def is_device(self, path: str) -> bool:
+        """Say whether a name is a device file's, for sure."""
+        try:
+            mode = self._look(path)[0].st_mode
+        except (OSError, ValueError, SandboxClosed):
+            return False
+        return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
     def withholds(self, path: str, bits: int) -> bool:
         """Say whether a name's own mode has these bits for no user at all, for sure; no where a link has the name."""
         try:

@@ -20,7 +20,7 @@ from ..native import looks
 from ..records import RefusedOperation
 from . import packages, workspace
 from .interpreter import InterpreterFiles
-from .resolver import RANDOM_DEVICES
+from .resolver import SHOWN_DEVICES
 from .site import is_in_environment
 from .suggest import crosses, suggestion
 
@@ -28,8 +28,6 @@ _IMPORTS = (Capability.IMPORT_MODULE, Capability.IMPORT_NATIVE)
 _CHANGES = (Capability.FS_WRITE, Capability.FS_CREATE, Capability.FS_DELETE, Capability.FS_METADATA)
 _WRITES = frozenset(("write", "create", "delete"))
 _CONTENT = (Capability.FS_READ, Capability.FS_WRITE)
-#: The devices that a root view can show (kernel/rootview/build.py).
-_DEVICES = frozenset(("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", *RANDOM_DEVICES))
 _SUFFIX = ".dist-info"
 #: Files of one package that are looked at; a larger one counts as native.
 _FILES = 5000
@@ -114,13 +112,11 @@ def advice(operation: RefusedOperation) -> dict[str, Any] | None:
 
 def _is_other_device(path: str) -> bool:
     """Tell whether a path is a device that works in no sandbox, whatever a rule grants."""
-    if "/dev/" not in path:
-        return False  # it is where devices are, in trees that are the root of something, too
     try:
         mode = looks.stat(path).st_mode
     except OSError:
         return False
-    return (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and path not in _DEVICES
+    return (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and path not in SHOWN_DEVICES
 
 
 def _made(operation: RefusedOperation) -> RefusedOperation:

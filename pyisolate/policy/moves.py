@@ -82,3 +82,15 @@ def read_only(granted: Decision, file: str) -> Decision:
         reason="what may not be written is mounted read-only, its metadata too. Hint: grant write as well",
         presented=granted.rule,
     )
+
+
+def no_device(granted: Decision) -> Decision:
+    """Return the refusal of a device file that the policy grants: no mount of the root view lets one be opened."""
+    return Decision(
+        verdict=Verdict.DENY,
+        capability=granted.capability,
+        target=granted.target,
+        code=DenialCode.SCOPE_INSUFFICIENT,
+        reason="a rule grants data and no device: what a sandbox is shown is mounted nodev",
+        presented=granted.rule,
+    )

@@ -11,6 +11,8 @@ from pathlib import Path
 #: Devices that hold no data: writing is discarded or fails, reading gives nothing or zeros.
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
 RANDOM_DEVICES = ("/dev/random", "/dev/urandom")
+#: The devices that a root view can show (kernel/rootview/build.py); every other mount of one is nodev.
+SHOWN_DEVICES = frozenset((*DEVICES, *RANDOM_DEVICES, "/dev/tty"))
 _RESOLV_CONF = "/etc/resolv.conf"
 #: resolver(5), nsswitch.conf(5), hosts(5), gai.conf(5), services(5): what getaddrinfo reads.
 _RESOLVER_FILES = (

@@ -263,6 +263,40 @@ def test_an_opening_call_asks_as_hooks_do(tree: Path, flags: int, wanted: list[C
         assert [one.capability, *[capability for capability, _ in one.also]] == wanted
 
 
+def test_an_open_for_neither_reading_nor_writing_is_refused_where_the_file_is_hidden_alone(tree: Path) -> None:
+    """Access mode 3 (open(2)): Linux gives a descriptor for ioctl(2), and nothing asks a right of it."""
+    policy = Policy.preset("none").allow_read(tree / "granted")
+    for mode, denied in ((Mode.ENFORCE, Verdict.DENY), (Mode.MONITOR, Verdict.WOULD_DENY)):
+        compiled = compile_policy(policy.with_mode(mode))
+        for name, flags, wanted in (
+            ("granted/file", os.O_ACCMODE, Verdict.ALLOW),
+            ("granted/file", os.O_ACCMODE | os.O_TRUNC, denied),
+            ("granted/file", os.O_RDWR, denied),
+            ("granted/new", os.O_ACCMODE | os.O_CREAT, denied),
+            ("other/file", os.O_ACCMODE, denied),
+        ):
+            (record,) = WatchedFiles().judge(seen(tree / name, flags=flags), compiled, sealed=True)
+            assert record.verdict is wanted, (mode, name, flags)
+
+
+def test_a_granted_device_is_refused_where_mounts_have_none() -> None:
+    """A root view mounts what is granted nodev, but for the devices that it shows."""
+    compiled = compile_policy(Policy.preset("none").allow_read("/dev"))
+    devices = [one for one in ("/dev/ptmx", "/dev/fuse", "/dev/hwrng") if os.path.exists(one)]
+    assert devices
+    for name, sealed, wanted in (
+        *((one, True, Verdict.DENY) for one in devices),
+        (devices[0], False, Verdict.ALLOW),
+        ("/dev/null", True, Verdict.ALLOW),
+    ):
+        (record,) = WatchedFiles().judge(seen(name), compiled, sealed=sealed)
+        assert record.verdict is wanted, (name, sealed)
+        said = (record.code, record.target, record.enforcer, record.errno)
+        assert wanted is Verdict.ALLOW or said == (DenialCode.SCOPE_INSUFFICIENT, name, "root view", errno.EACCES)
+    (looked,) = WatchedFiles().judge(seen(devices[0], flags=os.O_PATH), compiled, sealed=True)
+    assert looked.verdict is Verdict.ALLOW
+
+
 @pytest.mark.parametrize(
     ("name", "found"),
     [

@@ -1,0 +1,75 @@
+"""What opens of files leave in enforce mode: an event of each that was refused, and none of what Linux let through."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pyisolate
+from tests.foreign_functions import with_ctypes
+from tests.require import require
+
+BASE = with_ctypes().with_name("opens")
+
+
+@pytest.fixture(scope="module")
+def supervisor() -> Iterator[pyisolate.Supervisor]:
+    with pyisolate.Supervisor(pool_size=1) as started:
+        yield started
+
+
+@pytest.fixture
+def ground() -> Iterator[Path]:
+    """Lend a directory that other users reach, with a file."""
+    here = Path("/tmp") / f"pyisolate-opens-{os.urandom(6).hex()}"
+    here.mkdir(mode=0o755)
+    (here / "one").write_text("1")
+    yield here
+    (here / "one").unlink()
+    here.rmdir()
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="names x86-64's system call")
+def test_an_open_for_neither_reading_nor_writing_succeeds_and_is_no_denial(
+    supervisor: pyisolate.Supervisor, ground: Path
+) -> None:
+    """Access mode 3: a descriptor for ioctl(2) alone, which Linux gives of what may be seen."""
+    file = str(ground / "one")
+    os.chmod(file, 0o666)  # Linux asks the file's own mode for both
+    code = "import ctypes\npost(ctypes.CDLL(None).syscall(257, -100, {!r}.encode(), {}) >= 0)"
+    with supervisor.spawn("neither", with_ctypes(BASE.allow_read(ground))) as sandbox:
+        for mode, wanted in ((3, True), (2, False)):  # the second is the control
+            sandbox.exec(code.format(file, mode))
+            assert sandbox.recv(timeout=30) is wanted
+            events = sandbox.get_denial_events()
+            assert [(event.capability, event.target) for event in events] == [("fs.write", file)] * (not wanted)
+
+
+def test_a_device_in_a_grant_is_refused_to_all_code_with_an_event_that_says_so(
+    supervisor: pyisolate.Supervisor, ground: Path
+) -> None:
+    require("root", os.geteuid() == 0, "only root can make a device node")
+    node = ground / "node"
+    os.mknod(node, 0o020666, os.makedev(1, 3))
+    node.chmod(0o666)
+    native = "import ctypes\npost(ctypes.CDLL(None).open({!r}.encode(), 0) >= 0)"
+    try:
+        with supervisor.spawn("device", with_ctypes(BASE.allow_read(ground))) as sandbox:
+            sandbox.exec(native.format(str(ground / "one")))  # the control
+            assert sandbox.recv(timeout=30)
+            assert not sandbox.get_denial_events()
+            sandbox.exec(native.format(str(node)))
+            assert not sandbox.recv(timeout=30)
+            (by_native,) = sandbox.get_denial_events()
+            with pytest.raises(pyisolate.PolicyError, match="no device"):
+                sandbox.exec(f"open({str(node)!r})")
+            (_, by_guest) = sandbox.get_denial_events()
+    finally:
+        node.unlink()
+    for event in (by_native, by_guest):
+        assert (event.capability, event.target, event.kernel_decision) == ("fs.read", str(node), "deny")
+        assert (event.kernel_enforcer, event.suggestion) == ("root view", None)
+    assert by_native.broker_decision == "not_consulted"
