@@ -146,6 +146,8 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     script: str = ""
     #: its directory, its mount or where it would be moved decided, of which hooks ask nothing: they ask about names
     beyond_name: bool = False
+    #: opened by a name of an own descriptor, which has not the right: no rule lets that call pass
+    no_rule: bool = False
     #: open(2) flags of a call that opens a file; O_NOFOLLOW of one that is about a link itself
     flags: int = 0
     #: of a look-up: it also asks to enter or to use what it finds (chdir, access with a mode), which no cover allows

@@ -88,7 +88,9 @@ class JudgedCall:
                 return None
         decision = decide(capability, file, listing=listing)
         if decision.code is not None:
-            return by_unseen_link(refused(record, decision, path), self.names, passed=self.passed)
+            denied = by_unseen_link(refused(record, decision, path), self.names, passed=self.passed)
+            narrower = bool(record.other) and OWN_DESCRIPTOR.fullmatch(record.target) is not None
+            return msgspec.structs.replace(denied, no_rule=True) if narrower else denied
         if self._only_named(capability, file):
             unmade.add(file)
         if self.passed and capability is Capability.FS_CREATE and self._was_only_named(file):
@@ -318,4 +320,6 @@ class JudgedCall:
             asked.append(Capability.FS_WRITE)
         if accesses != os.O_WRONLY and not neither and not flags & _TMPFILE:
             asked.append(Capability.FS_READ)
-        return [(capability, path, file) for capability in asked]
+        # no hook asks about these names, and no rule can name them: what a rule has to grant is the file
+        named = file if there and OWN_DESCRIPTOR.fullmatch(path) else path
+        return [(capability, named, file) for capability in asked]

@@ -89,6 +89,7 @@ def merge(
     reason = said.reason if said.verdict in REFUSALS and not asked else heard.reason
     # where the policy already allows it, no rule would change the answer
     allowed = said.verdict is Verdict.ALLOW and heard.evaluation is Evaluation.ERRNO
+    none = allowed or (kernel is not None and kernel.no_rule)
     operation = RefusedOperation(
         _wanted(capability, target, rule),
         target,
@@ -133,7 +134,7 @@ def merge(
         count=max(1, lead.count, 0 if kernel is None else kernel.count),
         first_seen=seen,
         last_seen=seen,
-        suggestion=None if allowed else suggested(context, suggest, operation, code),
+        suggestion=None if none else suggested(context, suggest, operation, code),
         retryable=code is DenialCode.INTERNAL or capability in _RETRYABLE,
         reported_by=_reporter(broker, kernel, broker_reporter),
         shadow=shadow or lead.shadow,

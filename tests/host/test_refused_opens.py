@@ -73,3 +73,24 @@ def test_a_device_in_a_grant_is_refused_to_all_code_with_an_event_that_says_so(
         assert (event.capability, event.target, event.kernel_decision) == ("fs.read", str(node), "deny")
         assert (event.kernel_enforcer, event.suggestion) == ("root view", None)
     assert by_native.broker_decision == "not_consulted"
+
+
+def test_a_name_of_an_own_descriptor_opened_for_more_is_a_denial_of_its_file(
+    supervisor: pyisolate.Supervisor, ground: Path
+) -> None:
+    file = ground / "one"
+    file.chmod(0o666)
+    code = (
+        f"import ctypes\nlibc = ctypes.CDLL(None)\nheld = libc.open({str(file)!r}.encode(), 0)\n"
+        "post([libc.open(b'/dev/fd/%d' % held, mode) >= 0 for mode in (0, 1)])"
+    )
+    with supervisor.spawn("descriptor", BASE.allow_read(ground)) as sandbox:
+        sandbox.exec(code)
+        assert sandbox.recv(timeout=30) == [True, False]  # the first is the control
+        (event,) = sandbox.get_denial_events()
+    # no rule gives the descriptor a right that it has not: the file has to be opened by its own name
+    assert (event.capability, event.target, event.suggestion) == ("fs.write", str(file), None)
+    with supervisor.spawn("granted", BASE.allow_read(ground).allow_write(file)) as sandbox:
+        sandbox.exec(code)
+        assert sandbox.recv(timeout=30) == [True, False]
+        assert sandbox.get_denial_events() == []  # nothing that the policy withholds

@@ -188,9 +188,9 @@ def test_brokers_are_kept_by_version_and_bounded(tree: Path) -> None:
     assert len(watched._brokers) <= 64
 
 
-def test_a_name_of_an_own_descriptor_is_judged_by_its_file_and_named_as_asked(
-    tree: Path, policy: CompiledPolicy
-) -> None:
+def test_a_name_of_an_own_descriptor_is_judged_by_its_file(tree: Path, policy: CompiledPolicy) -> None:
+    """And named as hooks name it: they ask about names in /proc, and not about those in /dev, which no rule reaches."""
+
     def through(name: str, file: object) -> KernelRecord:
         record = msgspec.structs.replace(seen(name, Capability.FS_WRITE), other=str(file))
         (found,) = WatchedFiles().judge(record, policy)
@@ -198,6 +198,10 @@ def test_a_name_of_an_own_descriptor_is_judged_by_its_file_and_named_as_asked(
 
     refused = through("/proc/self/fd/3", tree / "other/file")
     assert (refused.verdict, refused.target) == (Verdict.DENY, "/proc/self/fd/3")
+    for name in ("/dev/fd/3", "/dev/stdin"):
+        refused = through(name, tree / "other/file")
+        assert (refused.verdict, refused.target) == (Verdict.DENY, str(tree / "other/file"))
+        assert through(name, tree / "granted/file").verdict is Verdict.ALLOW
     assert through("/proc/self/fd/3", tree / "granted/file").verdict is Verdict.ALLOW
     assert through("/proc/self/fd/3", "pipe:[1]").verdict is Verdict.ALLOW
     assert through("/proc/self/fd/3", "").verdict is Verdict.ALLOW, "not known: its own"
