@@ -23,7 +23,7 @@ def guest_options(function: _F) -> _F:
         click.option("--copy-on-write", metavar="DIR", type=click.Path(exists=True, file_okay=False),
                      help="The guest's workspace is a copy of DIR; say what it changed there."),
         click.option("--workspace", metavar="DIR", type=click.Path(exists=True, file_okay=False),
-                     help="The guest's workspace is DIR itself, and what it writes stays there."),
+                     help="The guest works in DIR itself, and what it writes stays there."),
         click.option("--file", "files", metavar="[NAME=]PATH", multiple=True,
                      help="Copy a file or directory into the guest's workspace. Repeatable."),
         click.option("--cwd", metavar="PATH", help="The guest's working directory (default: its workspace, or /)."),

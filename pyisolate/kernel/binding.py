@@ -62,13 +62,15 @@ class KernelBinding:
 
     # -- attach ---------------------------------------------------------------------------------------------
 
-    def bind_cell(self, pid: int, own: int | None = None) -> None:
+    def bind_cell(self, pid: int, own: int | None = None, *, shared: bool = False) -> None:
         """Decide a warm cell's calls by the policy from here on. `own`: a descriptor of a workspace that is its alone.
+
+        `shared`: a directory of the host's is mounted in that.
 
         Raises EnforcementError where the listener has ended, KeyError for a cell that was reaped.
         """
         for one in self._attachments:
-            one.bind_cell(pid, own)
+            one.bind_cell(pid, own, shared=shared)
 
     def attach_thread(self, descriptor: int) -> None:
         """Decide the calls of a sandbox thread, whose filter's listener `descriptor` is. Takes the descriptor."""

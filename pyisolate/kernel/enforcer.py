@@ -40,10 +40,11 @@ class Attachment:
         """By what its connections to the egress proxy are known: the listener's number, a control group; 0: neither."""
         return 0, 0
 
-    def bind_cell(self, pid: int, own: int | None) -> None:
+    def bind_cell(self, pid: int, own: int | None, *, shared: bool = False) -> None:
         """Decide the calls of a warm cell by its policy from here on. Raises EnforcementError.
 
-        `own`: a descriptor of its workspace, where it has one that is its alone.
+        `own`: a descriptor of its workspace, where it has one that is its alone; `shared`: a directory of the host's is
+        mounted in that.
         """
 
     def attach_thread(self, descriptor: int) -> None:

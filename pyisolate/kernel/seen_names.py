@@ -21,8 +21,8 @@ from ..policy import workspace
 from ..records import KernelRecord
 from .shown_links import ShownLinks
 
-#: Lends a descriptor of a sandbox's workspace. Raises SandboxClosed once it is gone.
-OpenOwn = Callable[[], AbstractContextManager[int]]
+#: Lends, for a guest's path in its workspace, a descriptor of a directory and the name below. Raises SandboxClosed.
+OpenOwn = Callable[[str], AbstractContextManager[tuple[int, str]]]
 
 #: Links below these lead where the guest's task says: this process's own /proc must not be asked about them.
 _TASK = re.compile(r"/proc/(?:self|thread-self|[0-9]+)")
@@ -104,7 +104,7 @@ class SeenNames:
 
     def is_directory(self, path: str) -> bool:
         """Say whether a name, whose links are followed already, is a directory's."""
-        if self._below(path) is None:
+        if not self._is_own(path):
             return looks.is_directory(path)
         try:
             return stat.S_ISDIR(self._look(path)[0].st_mode)
@@ -129,7 +129,7 @@ class SeenNames:
 
     def on_one_file_system(self, one: str, other: str) -> bool:
         """Say whether two directories of the host are on one file system; no where one is the workspace's, or gone."""
-        if self._below(one) is not None or self._below(other) is not None:
+        if self._is_own(one) or self._is_own(other):
             return False
         try:
             return looks.stat(one).st_dev == looks.stat(other).st_dev
@@ -156,7 +156,7 @@ class SeenNames:
 
         `new`: what would have made it makes a file, and no other name of one.
         """
-        if self._below(path) is None:  # not every file system says when it was made
+        if not self._is_own(path):  # not every file system says when it was made
             changed = self._changed_ns(path)
             if changed and changed <= _at(monotonic_ns):
                 return True
@@ -183,12 +183,11 @@ class SeenNames:
     @contextlib.contextmanager
     def _found(self, path: str) -> Iterator[int]:
         """Lend an O_PATH descriptor: to open a name for reading wakes who waits at a FIFO, and acts on a device."""
-        name = self._below(path)
-        if name is None or self._own is None:
+        if self._own is None or not self._is_own(path):
             with looks.opened(path, os.O_PATH) as found:
                 yield found
             return
-        with self._own() as top:
+        with self._own(path) as (top, name):
             found = mount.openat2(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, mount.BENEATH, dirfd=top)
         try:
             yield found
@@ -262,19 +261,17 @@ class SeenNames:
         if path in self._leading:
             return workspace.HOME
         try:
-            return looks.readlink(path) if self._below(path) is None else self._look(path)[1]
+            return looks.readlink(path) if not self._is_own(path) else self._look(path)[1]
         except (OSError, ValueError, SandboxClosed):
             return None
 
-    def _below(self, path: str) -> str | None:
-        """Return a name relative to the workspace; None for what is not in it."""
-        if self._own is None or not (path == workspace.HOME or path.startswith(workspace.HOME + "/")):
-            return None
-        return path[len(workspace.HOME) + 1 :] or "."
+    def _is_own(self, path: str) -> bool:
+        """Say whether a name is in the sandbox's own workspace."""
+        return self._own is not None and (path == workspace.HOME or path.startswith(workspace.HOME + "/"))
 
     def _look(self, path: str) -> tuple[os.stat_result, str | None]:
         """Return a name's state, and what it says if it is a link of the workspace. Raises OSError, SandboxClosed."""
-        if self._below(path) is None or self._own is None:
+        if not self._is_own(path):
             return looks.lstat(path), None
         with self._found(path) as found:
             state = os.fstat(found)

@@ -278,15 +278,17 @@ class Listener:
         charged = ffi.NULL if account is None else account.handle
         check(lib.notify_add(self._handle, key, fd, handle, charged), "add a sandbox to the notification listener")
 
-    def bind(self, key: int, policy: Policy, own: int | None = None) -> None:
+    def bind(self, key: int, policy: Policy, own: int | None = None, *, shared: bool = False) -> None:
         """Decide by `policy` from the next call on. Raises OSError (ENOENT) for an unknown key.
 
-        `own`: a descriptor of the sandbox's workspace, which stays the caller's.
+        `own`: a descriptor of the sandbox's workspace, which stays the caller's. `shared`: a directory of the host's is
+        mounted in it, and there are no sockets in either.
         """
         taken = -1 if own is None else fcntl.fcntl(own, fcntl.F_DUPFD_CLOEXEC, 3)
         try:
             check(
-                lib.notify_bind(self._handle, key, policy.handle, taken), "bind a policy at the notification listener"
+                lib.notify_bind(self._handle, key, policy.handle, taken, shared),
+                "bind a policy at the notification listener",
             )
         except OSError:
             if taken >= 0:

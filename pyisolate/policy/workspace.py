@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: Nothing but the workspace is below it, and no policy that has one may speak of it.
 ROOT = "/sandbox"
 HOME = "/sandbox/workspace"
+#: Where a directory of the host's is, that was given: what programs keep for themselves stays beside it, in memory.
+PROJECT = f"{HOME}/project"
 #: Names that programs take for granted, and that lead to the workspace.
 LINKS = ("/tmp", "/dev/shm")
 #: The one that holds a host's files: in monitor mode it stays the host's, so that what a program reads there is seen.
@@ -176,8 +178,15 @@ def same_line(one: str, other: str) -> bool:
     return a.startswith(b) or b.startswith(a)
 
 
-def relative_name(path: str | os.PathLike[str]) -> str:
+def is_project(path: str) -> bool:
+    """Tell whether a guest's absolute path is that of the directory that was given, or below it."""
+    return path == PROJECT or path.startswith(f"{PROJECT}/")
+
+
+def relative_name(path: str | os.PathLike[str], places: tuple[str, ...] = (HOME, *LINKS)) -> str:
     """Return a name in the workspace, relative to it: as given, or from a path as the guest writes it.
+
+    `places`: the guest's names of it.
 
     Raises ValueError for what leads elsewhere, or is no plain text.
     """
@@ -186,7 +195,7 @@ def relative_name(path: str | os.PathLike[str]) -> str:
         raise TypeError(f"path: must be text, not {type(text).__name__}")
     if not text or not text.isprintable() or len(os.fsencode(text)) >= 4096:
         raise ValueError(f"path {text!r}: must be 1 to 4095 bytes of printable text")
-    for start in (HOME, *LINKS):
+    for start in places:
         if text == start or text.startswith(start + "/"):
             text = text[len(start) :].lstrip("/") or "."
             break

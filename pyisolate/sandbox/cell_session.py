@@ -457,7 +457,7 @@ class CellSession(ProgramSession):
         return self.denials.guest(record)
 
     def _refused_by_mode(self, record: BrokerRecord) -> bool:
-        own = None if self.workspace is None else self.workspace.directory
+        own = None if self.workspace is None else self.workspace.holding
         return refused_by_mode(record, self.compiled, own, user_of(self.pid))
 
 

@@ -54,9 +54,10 @@ class Fetched(NamedTuple):
 class SandboxFiles:
     """The workspace of one sandbox: `sandbox.files`. Safe from any thread, and while the guest runs.
 
-    Paths are relative to the workspace, or as the guest writes them (`/tmp/a`, `/sandbox/workspace/a`). ValueError for
-    a path that leads elsewhere, OSError where the file system says no (FileNotFoundError, ENOSPC ...), SandboxError
-    without a workspace, SandboxClosed after `close`. What a guest left can be read after a limit has ended it.
+    Paths are relative to the workspace, or as the guest writes them (`/tmp/a`, `/sandbox/workspace/a`). Where a
+    directory of the host's was given, they are relative to that. ValueError for a path that leads elsewhere, OSError
+    where the file system says no (FileNotFoundError, ENOSPC ...), SandboxError without a workspace, SandboxClosed after
+    `close`. What a guest left can be read after a limit has ended it.
     """
 
     def __init__(self, own: Workspace | None, name: str) -> None:
@@ -68,7 +69,7 @@ class SandboxFiles:
             data = data.encode("utf-8")
         elif not isinstance(data, bytes | bytearray | memoryview):
             raise TypeError(f"files.write: data: must be bytes or text, not {type(data).__name__}")
-        with self._opened() as top, Target(top, workspace.relative_name(path)) as target:
+        with self._place(path) as (top, name), Target(top, name) as target:
             view = memoryview(data).cast("B")
             while view:
                 view = view[os.write(target.descriptor, view) :]
@@ -76,8 +77,8 @@ class SandboxFiles:
 
     def read(self, path: _PathLike, *, max_bytes: int = READ_BYTES) -> bytes:
         """Return a file's bytes. Raises SandboxError where they are more than `max_bytes` (default 64 MiB)."""
-        with self._opened() as top:
-            descriptor = open_file(top, workspace.relative_name(path))
+        with self._place(path) as (top, name):
+            descriptor = open_file(top, name)
             try:
                 return b"".join(content(descriptor, max_bytes, os.fspath(path)))
             finally:
@@ -90,8 +91,7 @@ class SandboxFiles:
     def list(self, path: _PathLike = ".", *, recursive: bool = False) -> list[FileEntry]:
         """Return what is in a directory, sorted by path. Names that are no printable text are left out."""
         found: list[FileEntry] = []
-        with self._opened() as top:
-            start = workspace.relative_name(path)
+        with self._place(path) as (top, start):
             for entry in walk(top, start, recursive=recursive):
                 if entry.path.isprintable():
                     found.append(entry)
@@ -103,8 +103,7 @@ class SandboxFiles:
         Symbolic links of the host's are followed, as its own. What is there under these names is replaced.
         """
         source = os.fspath(source)
-        name = workspace.relative_name(os.path.basename(os.path.abspath(source)) if path is None else path)
-        with self._opened() as top:
+        with self._place(os.path.basename(os.path.abspath(source)) if path is None else path) as (top, name):
             if not os.path.isdir(source):
                 _put_file(top, source, name)
                 return
@@ -126,8 +125,8 @@ class SandboxFiles:
         until then stays. A file is made anew under its name, with the mode of the host's umask; a symbolic link of that
         name is replaced, not followed.
         """
-        name, destination = workspace.relative_name(path), os.fspath(destination)
-        with self._opened() as top:
+        destination = os.fspath(destination)
+        with self._place(path) as (top, name):
             budget = Budget(self._most(top) if max_bytes is None else max_bytes)
             if stat.S_ISDIR(look(top, name).st_mode):
                 return _get_directory(top, name, destination, budget)
@@ -136,10 +135,9 @@ class SandboxFiles:
 
     def remove(self, path: _PathLike) -> None:
         """Remove a file, or a directory with all that is in it; links are removed, not followed."""
-        name = workspace.relative_name(path)
-        if name == ".":
-            raise ValueError("files.remove: the workspace itself stays; remove what `list` returns")
-        with self._opened() as top:
+        with self._place(path) as (top, name):
+            if name == ".":
+                raise ValueError("files.remove: the workspace itself stays; remove what `list` returns")
             remove(top, name)
 
     def begin_as(self, source: _PathLike) -> None:
@@ -188,6 +186,23 @@ class SandboxFiles:
                     f"files of {self._name!r}: its workspace is no copy", hint="spawn(copy_on_write='a directory')"
                 )
             yield self._own.copy, top
+
+    @contextlib.contextmanager
+    def _place(self, path: _PathLike) -> Iterator[tuple[int, str]]:
+        """Lend a descriptor of the directory that holds a path, and the path below that."""
+        own, text = self._own, os.fspath(path)
+        if own is None or not own.hosts:
+            name = workspace.relative_name(path)
+            with self._opened() as top:
+                yield top, name
+        elif isinstance(text, str) and text.startswith("/") and not workspace.is_project(text):
+            name = workspace.relative_name(text)
+            with own.memory() as top:
+                yield top, name
+        else:
+            name = workspace.relative_name(path, (workspace.PROJECT,))
+            with own.directory() as top:
+                yield top, name
 
     def _opened(self) -> contextlib.AbstractContextManager[int]:
         if self._own is None:

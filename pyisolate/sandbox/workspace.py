@@ -9,38 +9,58 @@ from collections.abc import Iterator
 
 from ..errors import SandboxClosed
 from ..limits.usage import Filling
+from ..policy import workspace
 from .copy_on_write import CopyOnWrite
 
 
 class Workspace:
     """One sandbox's workspace, from hand-out to close: what a guest left there can be read after its end."""
 
-    def __init__(self, descriptor: int, name: str, *, hosts: bool = False) -> None:
+    def __init__(self, descriptor: int, name: str, given: int | None = None) -> None:
         self._descriptor = descriptor
+        #: a directory of the host's that is mounted in it, which nothing bounds
+        self._given = None if given is None else os.dup(given)
         #: the sandbox's, in errors; one that stood by gets its own when it is spawned
         self.name = name
-        #: a directory of the host's: no memory, and nothing bounds it
-        self.hosts = hosts
         self._lock = threading.Lock()
         #: the host's directory that it is a copy of, where it is one
         self.copy: CopyOnWrite | None = None
 
+    @property
+    def hosts(self) -> bool:
+        """True where a directory of the host's is in it."""
+        return self._given is not None
+
+    def directory(self) -> contextlib.AbstractContextManager[int]:
+        """Lend a descriptor of the directory in which the guest starts. Raises SandboxClosed after `close`."""
+        return self._lend(given=True)
+
+    def memory(self) -> contextlib.AbstractContextManager[int]:
+        """Lend a descriptor of its tmpfs. Raises SandboxClosed after `close`."""
+        return self._lend(given=False)
+
     @contextlib.contextmanager
-    def directory(self) -> Iterator[int]:
-        """Lend a descriptor of the workspace's directory, of its own. Raises SandboxClosed after `close`."""
+    def holding(self, path: str) -> Iterator[tuple[int, str]]:
+        """Lend, for a guest's absolute path in it, a descriptor of the directory that holds it, and the name below."""
+        given = self.hosts and workspace.is_project(path)
+        with self._lend(given=given) as top:
+            yield top, path[len(workspace.PROJECT if given else workspace.HOME) + 1 :] or "."
+
+    @contextlib.contextmanager
+    def _lend(self, *, given: bool) -> Iterator[int]:
         with self._lock:
             if self._descriptor < 0:
                 raise SandboxClosed(f"files of {self.name!r}: the sandbox is closed, and its workspace is gone")
-            own = os.dup(self._descriptor)
+            own = os.dup(self._given if given and self._given is not None else self._descriptor)
         try:
             yield own
         finally:
             os.close(own)
 
     def filling(self) -> Filling | None:
-        """Return how full it is, None once it is closed, and where nothing bounds it."""
+        """Return how full it is, None once it is closed. Of a directory of the host's nothing tells."""
         with self._lock:
-            if self._descriptor < 0 or self.hosts:
+            if self._descriptor < 0:
                 return None
             found = os.statvfs(self._descriptor)
         size = found.f_blocks * found.f_frsize
@@ -53,6 +73,8 @@ class Workspace:
             descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+            if self._given is not None:
+                os.close(self._given)
         if self.copy is not None:
             self.copy.close()
 

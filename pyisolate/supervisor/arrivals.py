@@ -65,7 +65,7 @@ class Arrivals:
         records = [record]
         if self._plan.listener_watches_files and isinstance(session, CellSession) and record.hook != "counter":
             searched = self._tables.searched_by(session.compiled)
-            own = None if session.workspace is None else session.workspace.directory
+            own = None if session.workspace is None else session.workspace.holding
             sealed, by_guest = self._plan.usable("root view"), record.pid == session.pid
             records = self._watched.judge(
                 record,

@@ -59,7 +59,7 @@ class CellOrder(msgspec.Struct, frozen=True, eq=False):
     env: dict[str, str]
     #: None: the workspace, or "/" without one
     cwd: str | None
-    #: what is to be the workspace, in the place of memory
+    #: the host's directory that is to be shown in the workspace, and where the guest starts
     given: GivenDirectory | None = None
 
     @property
@@ -88,6 +88,8 @@ class CellOrder(msgspec.Struct, frozen=True, eq=False):
         """Where the guest starts."""
         if self.cwd is not None:
             return self.cwd
+        if self.given is not None:
+            return workspace.PROJECT
         return workspace.HOME if self.prepared.compiled.workspace_bytes is not None else "/"
 
 
@@ -213,11 +215,11 @@ class Assigner:
     @staticmethod
     def _bind(session: CellSession) -> None:
         own = session.workspace
-        if own is None or own.hosts:  # others may have sockets in a directory of the host's
+        if own is None:
             session.kernel.bind_cell(session.pid)
             return
-        with own.directory() as top:
-            session.kernel.bind_cell(session.pid, top)
+        with own.memory() as top:  # others may have sockets in a directory of the host's
+            session.kernel.bind_cell(session.pid, top, shared=own.hosts)
 
     def _confine(self, session: CellSession, order: CellOrder, *, native: bool) -> wire.Ready:
         """Send the cell what it needs and wait until it says that all of it is applied."""
@@ -235,7 +237,7 @@ class Assigner:
                 sent.callback(os.close, given)
             if (staged := prepared.stage(given)) is not None:
                 if staged.workspace is not None:
-                    session.workspace = Workspace(staged.workspace, session.name, hosts=given is not None)
+                    session.workspace = Workspace(staged.workspace, session.name, given)
                 session.waiting.starting.gates = staged.gates
                 named["root view"] = staged.tree
                 sent.callback(self._closer.close_later, staged.tree)

@@ -1,7 +1,7 @@
-"""A directory of the host's in the place of a workspace, or copied into one: what may be, and what a report says of it.
+"""A directory of the host's in a workspace, or copied into one: what may be, and what a report says of it.
 
-The guest may write in it under the workspace's name. So nothing may lie in it that the policy denies, or that the host
-or later guests run; and it has to be of the user that guests write as: what they make there is that user's.
+The guest may write in it under a name in the workspace. So nothing may lie in it that the policy denies, or that the
+host or later guests run; and it has to be of the user that guests write as: what they make there is that user's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from ..kernel.prepared import CellTraits
     from ..policy.compiled import CompiledPolicy
 
-#: What stands in the policy for it, where that has no workspace: it bounds nothing there.
+#: The workspace in which it is shown, where the policy has none: what programs keep for themselves.
 STANDS_FOR = "64MiB"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-#: Limits that hold in a workspace of memory alone.
-_UNBOUNDED = (Capability.LIMIT_WORKSPACE, Capability.LIMIT_DISK, Capability.LIMIT_FILES)
+#: Limits that hold in memory alone.
+_UNBOUNDED = (Capability.LIMIT_DISK, Capability.LIMIT_FILES)
 
 
 class GivenDirectory(NamedTuple):
@@ -111,17 +111,15 @@ class GivenDirectory(NamedTuple):
     def reported(self, report: EnforcementReport) -> EnforcementReport:
         """Return a sandbox's report that says what is true of this workspace."""
         unbounded = "a directory of the host's: nothing bounds how much is written there, in bytes or names"
-        lines = tuple(
-            msgspec.structs.replace(line, coverage=Coverage.NONE, enforcers=(), missing=unbounded, telemetry="")
-            if line.capability in _UNBOUNDED
-            else line
-            for line in report.capabilities
-        )
-        others = (note for note in report.notes if not note.startswith("workspace: "))
+        nowhere: dict[str, Any] = {"coverage": Coverage.NONE, "enforcers": (), "missing": unbounded, "telemetry": ""}
+        partly = {"coverage": Coverage.PARTIAL, "missing": unbounded}
+        changed = {**dict.fromkeys(_UNBOUNDED, nowhere), Capability.LIMIT_WORKSPACE: partly}
+        lines = tuple(msgspec.structs.replace(line, **changed.get(line.capability, {})) for line in report.capabilities)
         note = (
-            f"workspace: {self.path} of the host's at {workspace.HOME}; it stays; nothing bounds the sum of its files"
+            f"workspace: {self.path} of the host's at {workspace.PROJECT}; it stays, and nothing bounds the sum of its "
+            "files"
         )
-        return msgspec.structs.replace(report, capabilities=lines, notes=(*others, note))
+        return msgspec.structs.replace(report, capabilities=lines, notes=(*report.notes, note))
 
 
 def check_copied(source: str | os.PathLike[str], compiled: CompiledPolicy) -> None:

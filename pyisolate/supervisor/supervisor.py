@@ -261,7 +261,7 @@ class Supervisor:
         boundary) or `thread` (a guard rail, which takes neither `env` nor `cwd`). `env`: the guest's whole
         environment. `cwd`: its working directory (default: its workspace, `/` without one).
         `workspace`: memory for files of its own, such as `64MiB`, in place of the policy's; with `strict` there is one,
-        or EnforcementError. A path (no text) is a directory of the host's in its place, which stays and has no bound.
+        or EnforcementError. A path (no text) is a directory of the host's in it, which stays and has no bound.
         `files`: what to put there first, by name: bytes or text as they are, a path of the host's as `SandboxFiles.put`
         copies it. `copy_on_write`: a directory of the host's, of which the workspace is to be a copy;
         `SandboxFiles.diff`, `commit` and `discard` say what becomes of it.

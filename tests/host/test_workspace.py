@@ -141,7 +141,8 @@ def test_what_the_guest_writes_runs_where_that_is_granted(
             refused = [(event.target, event.suggestion) for event in sandbox.get_denial_events()]
             suggestion = {"process": [{"exec": PLACE}]}
             names = ("a.sh", "tool") if policy is base else ()
-            assert refused == [(f"{PLACE}/{name}", suggestion) for name in names]
+            where = PLACE if memory else workspace.PROJECT
+            assert refused == [(f"{where}/{name}", suggestion) for name in names]
             if policy is base:
                 assert suggest.apply(base, suggestion) == base.allow_exec(PLACE)
     with pytest.raises(pyisolate.PolicySyntaxError, match="gives its files any name"):
@@ -303,11 +304,11 @@ def test_a_directory_of_the_host_takes_its_place(supervisor: pyisolate.Superviso
     with supervisor.spawn("given", policy, workspace=given, files={"more.txt": "m"}) as sandbox:
         assert sandbox.exec("import os\nopen('out', 'w').write('o')\nopen('in.txt').read(), os.getcwd()").value == (
             "the host's",
-            PLACE,
+            workspace.PROJECT,
         )
         assert sorted(entry.path for entry in sandbox.files.list()) == ["in.txt", "more.txt", "out"]
         unbounded = next(one for one in sandbox.enforcement.capabilities if one.capability.value == "limit.workspace")
-        assert (unbounded.coverage.value, sandbox.enforcement.missing) == ("none", ())
+        assert (unbounded.coverage.value, sandbox.enforcement.missing) == ("partial", ())
         assert sum(str(given) in note and "nothing bounds" in note for note in sandbox.enforcement.notes) == 1
         assert sandbox.get_denial_events() == []
         with pytest.raises((pyisolate.PolicyError, pyisolate.GuestError)):  # /tmp is no other place for the guest
@@ -320,6 +321,41 @@ def test_a_directory_of_the_host_takes_its_place(supervisor: pyisolate.Superviso
         assert other.eval("__import__('os').listdir('.')") == []
     assert sorted(os.listdir(given)) == ["in.txt", "more.txt", "out", "tool"]
     assert (given / "tool").stat().st_uid == given.stat().st_uid
+
+
+def test_what_programs_keep_for_themselves_is_beside_a_directory_of_the_hosts(
+    supervisor: pyisolate.Supervisor, given: Path
+) -> None:
+    with supervisor.spawn("given", BASE.allow_import("tempfile"), workspace=given) as sandbox:
+        sandbox.exec(
+            "import os, tempfile\n"
+            "kept = [os.environ[name] for name in ('HOME', 'TMPDIR', 'MPLCONFIGDIR', 'XDG_CACHE_HOME')]\n"
+            "for place in [*kept, '/tmp', '/dev/shm']:\n"
+            "    os.makedirs(place, exist_ok=True)\n"
+            "    tempfile.NamedTemporaryFile(dir=place, delete=False).close()\n"
+            "open('/tmp/note', 'w').write('own')\nopen('result', 'w').write('r')"
+        )
+        assert sandbox.eval("sorted(os.listdir('.'))") == ["in.txt", "result"]
+        assert sandbox.files.read_text("/tmp/note") == sandbox.files.read_text(f"{PLACE}/note") == "own"
+        for name in ("result", f"{workspace.PROJECT}/result"):
+            assert sandbox.files.read_text(name) == "r"
+        sandbox.files.write("a.txt", "a")
+        with pytest.raises(pyisolate.WorkspaceExceeded):
+            sandbox.exec("open('/tmp/big', 'wb').write(b'x' * (2 << 20))")
+        sandbox.exec("open('big', 'wb').write(b'x' * (2 << 20))")  # the control
+        assert [event.capability.value for event in sandbox.get_denial_events()] == ["limit.workspace"]
+    assert sorted(os.listdir(given)) == ["a.txt", "big", "in.txt", "result"]
+
+
+def test_no_guest_of_root_takes_a_directory_of_the_hosts_away(supervisor: pyisolate.Supervisor, given: Path) -> None:
+    """Else its names would be others for the guest than for the host. An ordinary user owns all that is in memory."""
+    require("root", os.geteuid() == 0, "this run is not root")
+    move = "import os\nos.mkdir('{0}/p')\nos.rename('{0}/p', '{0}/q')\nos.rename('{1}', '{0}/moved')"
+    with supervisor.spawn("given", BASE, workspace=given) as sandbox:
+        with pytest.raises(pyisolate.PolicyError, match=f"fs.delete, on {workspace.PROJECT}"):
+            sandbox.exec(move.format(PLACE, workspace.PROJECT))
+        assert sandbox.eval("sorted(os.listdir('/tmp'))") == ["project", "q"]  # the control: its own it may move
+        assert sandbox.eval("os.listdir('.')") == ["in.txt"]
 
 
 def test_what_no_guest_is_given(

@@ -28,6 +28,8 @@ from .gates import hold, reap_unasked
 _MAX_ORDER_BYTES = 1 << 19
 #: What is asked for: a tree with a new workspace or gates, or one with the directory whose mount comes with the byte.
 WITHOUT_DIRECTORY, WITH_DIRECTORY = b"1", b"d"
+#: A workspace in which a directory of the host's is mounted: as in any /tmp, no guest of root takes that away.
+_KEPT_BY_HOST = {"mode": "1777", "uid": "0", "gid": "0"}
 
 
 def attributes(*, runs: bool) -> int:
@@ -92,8 +94,7 @@ class _Template:
     def stage(self, given: int | None) -> list[int]:
         """Return descriptors of a tree to enter, of the workspace in it, and of the socket that orders its gates.
 
-        Those that the policy has; all are the caller's. `given`: a directory's mount that takes the place of a new
-        tmpfs, and becomes the second descriptor.
+        Those that the policy has; all are the caller's. `given`: a directory's mount, to be shown in the workspace.
         """
         if self._options is None:
             made = [mount.open_tree(dirfd=self.tree, recursive=True)]
@@ -109,17 +110,25 @@ class _Template:
         return made
 
     def _with_workspace(self, given: int | None, options: dict[str, str]) -> tuple[int, int]:
-        own = mount.new_tmpfs(options, self._attributes) if given is None else given
         here = self.place + workspace.HOME
-        try:
+        with contextlib.ExitStack() as held:
+            if given is not None:
+                held.callback(os.close, given)
+                options = options | {"nr_inodes": str(int(options["nr_inodes"]) + 1)}  # the directory's own name
+                options |= _KEPT_BY_HOST if os.geteuid() == 0 else {}
+            own = mount.new_tmpfs(options, self._attributes)
+            held.callback(os.close, own)
             mount.move_mount(own, here)
+            held.callback(mount.umount2, here, mount.MNT_DETACH)
+            if given is not None:
+                os.mkdir(os.path.basename(workspace.PROJECT), 0o700, dir_fd=own)
+                mount.move_mount(given, self.place + workspace.PROJECT)
+            tree = mount.open_tree(dirfd=self.tree, recursive=True)
             try:
-                return mount.open_tree(dirfd=self.tree, recursive=True), own
-            finally:
-                mount.umount2(here, mount.MNT_DETACH)
-        except BaseException:
-            os.close(own)
-            raise
+                return tree, os.dup(own)
+            except OSError:
+                os.close(tree)
+                raise
 
     def close(self) -> None:
         """Take the template apart; copies stay."""

@@ -90,7 +90,7 @@ class RootView:
         return not poll.poll(0)
 
     def stage(self, directory: int | None = None) -> Staged:
-        """Return one sandbox's own tree: with its gates, and a new workspace or a directory's mount in its place.
+        """Return one sandbox's own tree: with its gates, and a new workspace, in which a directory's mount is shown.
 
         Raises EnforcementError.
         """

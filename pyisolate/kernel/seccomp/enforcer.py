@@ -121,7 +121,7 @@ class ListenerAttachment(Attachment):
         """The number under which the listener connects for it; 0 where it connects by itself."""
         return (self._listener.number_of(self._id) if self._kind == "cell" else 0), 0
 
-    def bind_cell(self, pid: int, own: int | None) -> None:
+    def bind_cell(self, pid: int, own: int | None, *, shared: bool = False) -> None:
         """Give a warm cell its policy. Raises EnforcementError without a listener, KeyError for a dead cell."""
         require_alive(self._listener)
         self._listener.bind(
@@ -132,6 +132,7 @@ class ListenerAttachment(Attachment):
             kind=self._kind,
             shadow=self._prepared.shadow,
             own=own,
+            shared=shared,
         )
 
     def attach_thread(self, descriptor: int) -> None:

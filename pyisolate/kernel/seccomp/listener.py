@@ -180,17 +180,18 @@ class Listener:
         kind: CellKind = "cell",
         shadow: CompiledPolicy | None = None,
         own: int | None = None,
+        shared: bool = False,
     ) -> None:
         """Give a warm cell its sandbox and policy. Raises KeyError for a cell that was never attached.
 
         `shadow` refuses nothing: what it would refuse is recorded, beside what `policy` does. `own`: a descriptor of
-        its workspace, which stays the caller's.
+        its workspace, which stays the caller's; `shared`: a directory of the host's is mounted in it.
         """
         with self._lock:
             attached = self._by_id[warm_id]
             attached.full, attached.kind, attached.shadow = full, kind, shadow
             table = self._remember(attached, policy)
-            self._native.bind(attached.key, table, own)
+            self._native.bind(attached.key, table, own, shared=shared)
             del self._by_id[warm_id]
             attached.sandbox_id = sandbox_id
             self._by_id[sandbox_id] = attached

@@ -120,8 +120,9 @@ int notify_policy_ask(const notify_policy *p, int action, int family, const uint
 
 int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *policy, struct account *account);
 void notify_charge(notify_listener *l, uint64_t key, uint64_t spent_ns);
-/* `own`: a descriptor of the sandbox's workspace, which is the listener's from here on; -1: as before. */
-int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy, int own);
+/* `own`: a descriptor of the sandbox's workspace, which is the listener's from here on; -1: as before. `shared`: a directory
+ * of the host's is mounted in it, and there are no sockets in either. */
+int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy, int own, int shared);
 /* Map the sandbox's asked page (src/asked.h); the descriptor stays the caller's. Once. */
 uint64_t notify_announce(notify_listener *l, uint64_t key);
 int notify_map_asked(notify_listener *l, uint64_t key, int fd);

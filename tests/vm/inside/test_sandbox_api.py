@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -185,6 +186,32 @@ def test_a_workspace_is_the_sandboxs_own(supervisor: pyisolate.Supervisor, files
         assert caught.value.denial_event.target == str(files / "secret")
         one.reload_policy(policy.allow_read(str(files / "secret")))
         assert one.eval(f"open({str(files / 'secret')!r}).read()") == "secret"
+
+
+def test_a_given_directory_is_shown_in_a_workspace_of_memory(supervisor: pyisolate.Supervisor, files: Path) -> None:
+    given, beside = files / "given", files / "secret"
+    given.mkdir()
+    os.chown(given, 65534, 65534)
+    policy = pyisolate.Policy.preset("compute").with_workspace("1MiB")
+    with supervisor.spawn("given", policy, workspace=given) as sandbox:
+        sandbox.exec(
+            "import os\nfor name in ('a', 'b', '/tmp/c', os.path.expanduser('~/d')): open(name, 'w').write(name)"
+        )
+        sandbox.exec("os.rename('a', 'e'); os.utime('e', (1, 1)); os.chmod('e', 0o600); os.remove('b')")
+        assert sandbox.eval("os.getcwd()") == f"{PLACE}/project"
+        assert sandbox.eval("sorted(os.listdir('/tmp'))") == ["c", "d", "project"]
+        assert sandbox.get_denial_events() == []
+        assert os.listdir(given) == ["e"]
+        assert sandbox.files.read_text("e") == "a"
+        with pytest.raises(pyisolate.WorkspaceExceeded):
+            sandbox.exec("open('/tmp/big', 'wb').write(bytes(2 << 20))")
+        for source, target in ((f"open({str(beside)!r})", str(beside)), ("open('../../../etc/shadow')", "/etc/shadow")):
+            with pytest.raises(pyisolate.PolicyError) as caught:
+                sandbox.exec(source)
+            assert caught.value.denial_event is not None
+            assert caught.value.denial_event.target == target
+        sandbox.exec("try: os.rename('/sandbox/workspace/project', '/sandbox/workspace/other')\nexcept OSError: pass")
+        assert sandbox.eval("sorted(os.listdir(os.getcwd()))") == ["e"]
 
 
 PLACE = "/sandbox/workspace"

@@ -69,7 +69,7 @@ SHARED struct notify_decision notify_judge_local(const notify_policy *p, int fd,
 SHARED int notify_may_continue(const struct notify_call *c);
 
 /* own_socket.c */
-SHARED void notify_take_own(struct notify_sandbox *s, int own);
+SHARED void notify_take_own(struct notify_sandbox *s, int own, int shared);
 SHARED void notify_close_own(struct notify_sandbox *s);
 SHARED int notify_hold_own(const struct notify_call *c, const struct notify_endpoint *e, struct notify_endpoint *held);
 SHARED int notify_binds_own(const struct notify_call *c, const struct notify_endpoint *e);

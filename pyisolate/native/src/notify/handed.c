@@ -69,6 +69,7 @@ struct notify_binding {
 	uint64_t key;
 	notify_policy *policy;
 	int own; /* the host's, or -1 */
+	int shared;
 };
 
 /* One pointer swap: there is no instant without a policy. `own` is the loop's. */
@@ -81,7 +82,7 @@ static int notify_bind_to(notify_listener *l, const struct notify_binding *to, i
 	if (s) {
 		old = s->policy;
 		s->policy = notify_policy_hold(to->policy);
-		notify_take_own(s, own);
+		notify_take_own(s, own, to->shared);
 		__atomic_add_fetch(&l->bound, !old && to->policy, __ATOMIC_RELAXED);
 	}
 	pthread_mutex_unlock(&l->lock);
@@ -100,9 +101,9 @@ static int notify_bind_here(notify_listener *l, void *with)
 	return result;
 }
 
-SHARED int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy, int own)
+SHARED int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy, int own, int shared)
 {
-	struct notify_binding to = {key, policy, own};
+	struct notify_binding to = {key, policy, own, shared};
 
 	if (l->forked)
 		return -ESRCH;

@@ -260,6 +260,7 @@ struct notify_sandbox {
 	uint64_t key;
 	int fd, slot;
 	int own;       /* a descriptor of its workspace; -1: it has none of its own */
+	int shared;    /* a directory of the host's is mounted in it */
 	int stopped;   /* under lock: no event is handled any more */
 	int forgotten; /* under lock: to be freed by the loop thread */
 	int tuned;

@@ -11,12 +11,13 @@
 
 static const char notify_workspace[] = "/sandbox/workspace"; /* policy/workspace.py, HOME */
 
-SHARED void notify_take_own(struct notify_sandbox *s, int own)
+SHARED void notify_take_own(struct notify_sandbox *s, int own, int shared)
 {
 	if (own < 0)
 		return;
 	notify_close_own(s);
 	s->own = own;
+	s->shared = shared;
 }
 
 SHARED void notify_close_own(struct notify_sandbox *s)
@@ -118,9 +119,12 @@ static int notify_absent(const struct notify_call *c, char *name)
 	return error;
 }
 
+/* None where a directory of the host's is mounted: between check and call the guest could turn a link to it, or move it, and
+ * Landlock, which knows both by what is above them, would let it make a socket there. */
 static int notify_has_own(const struct notify_call *c, const struct notify_endpoint *e)
 {
-	return c->policy->flags & NOTIFY_OWN_SOCKETS && c->sandbox->own >= 0 && notify_unix_path(e) > 0;
+	return c->policy->flags & NOTIFY_OWN_SOCKETS && c->sandbox->own >= 0 && !c->sandbox->shared &&
+	       notify_unix_path(e) > 0;
 }
 
 /* Open the socket that an address names in the workspace, and name it by descriptor in `held`. The descriptor; -EXDEV
