@@ -31,6 +31,12 @@ _OF_TASK = re.compile(
 _OF_MACHINE = frozenset(("/proc/cpuinfo", "/proc/meminfo", "/proc/stat"))
 #: Name services beside /etc/passwd and its kin, which the C library tries for each name that it does not find there.
 _NAME_SERVICE = re.compile(r"/(?:usr/)?lib(?:64|32)?/(?:[^/]+/)?libnss_[a-z0-9_]+\.so\.2")
+#: What glibc and systemd's name services look at for the name of a user, a host or a service (strace, glibc 2.36).
+_FOR_NAMES = re.compile(
+    r"/etc/(?:nsswitch\.conf|resolv\.conf|host\.conf|hosts|gai\.conf|services|protocols|networks|passwd|group|ld\.so\.cache)"
+    r"|/(?:var/)?run/nscd(?:/socket)?|/run/systemd/(?:userdb|resolve)(?:/[^/.][^/]*)?|/(?:usr/(?:local/)?lib|etc|run)/userdb(?:/[^/.][^/]*)?"
+    r"|/(?:usr/)?lib(?:64|32)?(?:/[a-z0-9_]+-linux-gnu[a-z0-9]*)?(?:/glibc-hwcaps(?:/[a-z0-9_-]+)?)?"
+)
 #: Where an interpreter, also one that a guest executes, looks for packages.
 _SITES = frozenset(("site-packages", "dist-packages"))
 #: What one of them brings along. Where it is refused itself nothing asks for this; programs that need it bring a grant.
@@ -53,6 +59,11 @@ def is_tried(record: KernelRecord, file: str, policy: CompiledPolicy, by_guest: 
         return False  # nothing asks for what follows, where what leads there is refused
     brought = _BROUGHT_BY_NAME_SERVICE.fullmatch(file) is not None or (file == "/etc/ssl/certs" and alone)
     return brought or (by_guest and file.startswith(_TERMINALS))
+
+
+def is_for_names(file: str) -> bool:
+    """Tell whether the C library, or a name service that it loads, opens or looks for a file to look up a name."""
+    return any(one.fullmatch(file) is not None for one in (_FOR_NAMES, _NAME_SERVICE, _BROUGHT_BY_NAME_SERVICE))
 
 
 def is_described_terminal(record: KernelRecord, file: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -106,6 +107,15 @@ with contextlib.suppress(OSError):
     assert events["/etc/group"] == "not_consulted"
 
 
+def test_what_native_code_opens_after_a_name_was_looked_up_is_its_own(supervisor: pyisolate.Supervisor) -> None:
+    require("seccomp", inside.plan(supervisor).listener is not None, "nothing else tells what native code opens")
+    with supervisor.spawn("after", with_ctypes().allow_import("socket")) as sandbox:
+        sandbox.exec("import ctypes, socket\nlibc = ctypes.CDLL(None)\nsocket.getaddrinfo('127.0.0.1', 80)")
+        sandbox.exec("try: socket.getaddrinfo('localhost', 80)\nexcept OSError: pass\nlibc.open(b'/etc/shadow', 0)")
+        (event,) = [one for one in sandbox.get_denial_events() if one.target == "/etc/shadow"]
+    assert event.broker_decision == "not_consulted"
+
+
 @pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_RAW"])
 def test_a_socket_that_no_rule_reaches_has_one_code_whoever_asks(supervisor: pyisolate.Supervisor, kind: str) -> None:
     """Of the family the kernel's tables know that it is refused, and not that rules grant addresses of others."""
@@ -124,3 +134,19 @@ def test_a_socket_that_no_rule_reaches_has_one_code_whoever_asks(supervisor: pyi
     with supervisor.spawn("none", with_ctypes()) as sandbox:  # the control
         sandbox.exec("import contextlib, socket\n" + by_interpreter)
         assert [one.code for one in sandbox.get_denial_events()] == ["NOT_GRANTED"]
+
+
+@pytest.mark.parametrize("before", ["pass", "socket.getaddrinfo('localhost', 80)", "pwd.getpwnam('root')"])
+def test_a_name_that_was_looked_up_hides_no_later_look(supervisor: pyisolate.Supervisor, before: str) -> None:
+    require("seccomp", inside.plan(supervisor).listener is not None, "nothing else tells of look-ups")
+    code = f"""
+import contextlib, os, pwd, socket
+with contextlib.suppress(OSError, KeyError): {before}
+for name in ("/etc/shadow", "/etc/ssh", "/root"):
+    with contextlib.suppress(OSError): os.stat(name)
+"""
+    with supervisor.spawn("later", Policy.preset("compute").allow_import("pwd", "socket")) as sandbox:
+        sandbox.exec(code)
+        looked = [event.target for event in sandbox.get_denial_events() if event.capability == "fs.lookup"]
+    there = [name for name in ("/etc/shadow", "/etc/ssh", "/root") if os.path.exists(name)]
+    assert looked == there

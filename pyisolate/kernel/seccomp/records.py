@@ -20,6 +20,7 @@ from ...policy.compiled import CompiledPolicy
 from ...policy.near_grants import NearGrants
 from ...policy.sockets import socket_text
 from ...records import LINKING, AskAnswer, Asked, CallStage, Evaluation, KernelRecord, Met
+from ..expected_files import is_for_names
 from .filter import describe, syscall_name
 from .syscalls import HOOKED, LIMITED, SETPIPE_SZ, TERMINAL_IOCTLS, TWO_NAMES
 
@@ -115,6 +116,8 @@ def kernel_record(
     if syscall == "uselib":  # kernels of today have no such call, and no rule makes one
         code = DenialCode.ALWAYS_DENIED
     target = target_of(record, syscall, capability)
+    # that it is for a name is the guest's word, which stays until it asks something else: so by the file, too
+    resolves = record.asked == native.RESOLVES and is_for_names(target)
     met, other = _MET.get(record.met), os.fsdecode(record.other)
     links = met == "link" and syscall not in TWO_NAMES
     if _grants_others(policy, capability, code, target):
@@ -139,7 +142,7 @@ def kernel_record(
         monotonic_ns=record.monotonic_ns,
         generation=policy.generation if policy is not None else 0,
         count=record.times,
-        broker_consulted=_consulted(record, syscall),
+        broker_consulted=None if resolves else _consulted(record, syscall),
         slot_capability=asked,
         # who was asked about a program has not been asked whether a process may be made for it
         slot_verdict=None if asked is None or only_program or nobodys else VERDICTS[record.slot_verdict],
@@ -150,7 +153,7 @@ def kernel_record(
         link=other if links else "",
         flags=_open_flags(record, syscall),
         uses=(at := _USES.get(syscall)) is not None and (at < 0 or bool(record.args[at] & 0o7)),
-        resolves=record.asked == native.RESOLVES,
+        resolves=resolves,
         tries=2 if first_error(record.args[5]) else 1,
         refused=first_error(record.args[5]),
         answer=_answer(record, syscall, capability, verdict, policy),
@@ -257,8 +260,6 @@ def _endpoint(family: int, address: bytes, port: int) -> str:
 
 def _consulted(record: native.Record, syscall: str) -> bool | None:
     """Return whether the broker was asked: what no hook ever asks about was not; None where it cannot be known."""
-    if record.asked == native.RESOLVES:
-        return None
     if record.asked == native.UNKNOWN:
         hooked = syscall in HOOKED and (syscall != "ioctl" or record.args[1] & 0xFFFFFFFF in TERMINAL_IOCTLS)
         return None if hooked else False
