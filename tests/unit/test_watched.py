@@ -150,10 +150,10 @@ def test_names_in_a_workspace_are_looked_up_in_it(tree: Path) -> None:
     compiled = compile_policy(Policy.preset("none").with_workspace("1MiB"))
 
     @contextlib.contextmanager
-    def lent() -> Iterator[int]:
+    def lent(path: str) -> Iterator[tuple[int, str]]:
         descriptor = os.open(own, os.O_PATH)
         try:
-            yield descriptor
+            yield descriptor, path[len(mine) + 1 :] or "."
         finally:
             os.close(descriptor)
 
@@ -172,7 +172,7 @@ def test_names_in_a_workspace_are_looked_up_in_it(tree: Path) -> None:
     assert refused(outside, "link", f"{mine}/none/new") == []
 
     @contextlib.contextmanager
-    def closed() -> Iterator[int]:
+    def closed(_path: str) -> Iterator[tuple[int, str]]:
         raise SandboxClosed("gone")
         yield 0
 
