@@ -30,7 +30,7 @@ DATES = {
     "kernel/seen_names.py": "whether a call made the file, which its file system dates by that clock",
     "telemetry/counters.py": "when a counter was made, and when an exemplar was seen",
     "telemetry/shared_metrics.py": "when a value in a file was written",
-    "telemetry/metrics.py": "when a counter was made",
+    "telemetry/readings.py": "when a counter was made",
     "cli/event_source.py": "the time that a reader asks about",
     "egress/bundles.py": "the age of what a dead host left, which its file system dates by that clock",
     "environments/environment.py": "when an environment was built",
