@@ -26,6 +26,15 @@ class World:
         self.policy = self.base.allow_http(f"* {self.place}/v1/*").with_limits(open_files=128)
 
 
+#: A guest's source: the port of its proxy, and the header line that says who it is.
+OWN_PROXY = """
+import base64, os
+password, _, address = os.environ["HTTP_PROXY"].removeprefix("http://").partition("@")
+port = int(address.rpartition(":")[2])
+login = "Proxy-Authorization: Basic " + base64.b64encode(password.encode()).decode() + "\\r\\n"
+"""
+
+
 @contextlib.contextmanager
 def one_world(network: Network = "auto") -> Iterator[World]:
     """Make one, whose proxy has started, and end it."""

@@ -8,16 +8,15 @@ from collections.abc import Iterator
 import pytest
 
 from pyisolate.decision import DenialCode
-from tests.host.egress_world import World, one_world
+from tests.host.egress_world import OWN_PROXY, World, one_world
 
 pytestmark = pytest.mark.once
 pytest.importorskip("trustme")
 
-_GUEST = """
-import base64, http.client, os, socket
-password, _, address = os.environ["HTTP_PROXY"].removeprefix("http://").partition("@")
-port = int(address.rpartition(":")[2])
-login = "Proxy-Authorization: Basic " + base64.b64encode(password.encode()).decode() + "\\r\\n"
+_GUEST = (
+    OWN_PROXY
+    + """
+import http.client, socket
 kept = http.client.HTTPConnection("127.0.0.1", port)
 def ask(url, host):
     kept.request("GET", url, headers={"Host": host, **dict([login.strip().split(": ")])})
@@ -42,6 +41,7 @@ def status(first, rest="", end=False, known=None):
             got += more
     return [int(line.split()[1]) for line in got.split(b"\\r\\n") if line.startswith(b"HTTP/1.")]
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,15 @@ import pytest
 
 import pyisolate
 from pyisolate.decision import DenialCode
-from tests.host.egress_world import World, one_world
+from tests.host.egress_world import OWN_PROXY, World, one_world
 
 pytestmark = pytest.mark.once
 pytest.importorskip("trustme")
 
-_GUEST = """
-import base64, os, socket
-password, _, address = os.environ["HTTP_PROXY"].removeprefix("http://").partition("@")
-port = int(address.rpartition(":")[2])
-login = "Proxy-Authorization: Basic " + base64.b64encode(password.encode()).decode() + "\\r\\n"
+_GUEST = (
+    OWN_PROXY
+    + """
+import socket
 def ask(url, host, header=login, through=("127.0.0.1", port), family=socket.AF_INET, fast=False):
     said = f"GET {url} HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\n{header}\\r\\n".encode()
     with socket.socket(family) as sock:
@@ -36,6 +35,7 @@ def flood(times):
 def hold(count):
     return [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
 """
+)
 _PATIENCE_S = 20.0
 
 

@@ -12,13 +12,9 @@ import pyisolate
 from tests.foreign_functions import with_ctypes
 from tests.require import require
 
+pytestmark = pytest.mark.usefixtures("kept_supervisor")
+
 BASE = with_ctypes().with_name("opens")
-
-
-@pytest.fixture(scope="module")
-def supervisor() -> Iterator[pyisolate.Supervisor]:
-    with pyisolate.Supervisor(pool_size=1) as started:
-        yield started
 
 
 @pytest.fixture
