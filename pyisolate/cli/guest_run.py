@@ -63,7 +63,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.commit and self.copy_on_write is None:
-            raise ValueError("--commit: there is nothing to commit to. Hint: --copy-on-write DIR")
+            raise click.UsageError("--commit: there is nothing to commit to: name it by --copy-on-write DIR.")
 
     @property
     def fills_workspace(self) -> bool:

@@ -20,12 +20,16 @@ from .policy_options import choose_policy, load_policy, policy_options, warn_of_
 from .project import RunCommand, Script, chosen_script, why_not_granted, with_project
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..policy import Policy
     from ..sandbox.rich import RichOutput
     from ..telemetry.event import DenialEvent
 
 #: How a guest ends by itself; all else has a status that says more than that something was refused.
 _BY_GUEST = (Outcome.SUCCESS, Outcome.EXIT, Outcome.GUEST_ERROR)
+#: What the summary says of operations that were.
+_REFUSED = "refused"
 #: Refusals listed at the end of a run; the rest is counted.
 _LISTED = 20
 
@@ -147,8 +151,9 @@ def say(ran: Ran, quiet: bool, *, traced: bool = True) -> None:
 
     `quiet`: only how it ended. `traced`: with the lines of the guest's that a refusal went through.
     """
+    listed = None if quiet else _refusal_listed_below(ran)
     if ran.error is not None:
-        _say_error(ran, traced)
+        _say_error(ran, traced, listed=listed is not None)
     if quiet:
         return
     warnings = [f"pyisolate: not copied, for it is no regular file: {name}" for name in ran.copied.left_out]
@@ -158,7 +163,8 @@ def say(ran: Ran, quiet: bool, *, traced: bool = True) -> None:
         notes.append(f"pyisolate: {what}: {change.change} {change.path} ({change.kind}, {change.size} bytes)")
     if ran.enforcement is not None:
         warnings += [f"pyisolate: not enforced: {line}" for line in ran.enforcement.missing]
-    notes += [_summary(heading, denials) for heading, denials in _sorted(ran.denials)]
+    hint = None if listed is None else getattr(ran.error, "hint", None)
+    notes += [_summary(heading, denials, listed, hint) for heading, denials in _sorted(_untold(ran))]
     if not warnings and not notes:
         return  # most runs: what prints takes longer to import than a small script to run
     from .terminal import stderr
@@ -170,7 +176,26 @@ def say(ran: Ran, quiet: bool, *, traced: bool = True) -> None:
         console.print(line, markup=False)
 
 
-def _say_error(ran: Ran, traced: bool) -> None:
+def _refusal_listed_below(ran: Ran) -> DenialEvent | None:
+    """Return the refusal that ended the guest where the summary has it: it is told once, where all others are."""
+    ended = getattr(ran.error, "denial_event", None)
+    if ran.outcome is not Outcome.POLICY or ended is None:
+        return None
+    listed = dict(_sorted(ran.denials)).get(_REFUSED, [])[:_LISTED]
+    return next((event for event in listed if event.event_id == ended.event_id), None)
+
+
+def _untold(ran: Ran) -> list[DenialEvent]:
+    """Return the refusals that the error itself does not tell of: a limit that ended the guest is no operation."""
+    from ..errors import LimitExceeded
+
+    if not isinstance(ran.error, LimitExceeded):
+        return ran.denials
+    ended = f"limit.{'wall' if ran.error.limit == 'timeout' else ran.error.limit}"
+    return [event for event in ran.denials if event.capability != ended or event.count > 1]
+
+
+def _say_error(ran: Ran, traced: bool, *, listed: bool) -> None:
     from ..errors import GuestError, TimeoutError
 
     error = ran.error
@@ -185,12 +210,13 @@ def _say_error(ran: Ran, traced: bool) -> None:
         show_trace(error)
     if isinstance(error, TimeoutError) and error.limit == "timeout":  # what lives on in a service ends here
         error.hint = "pass a larger --timeout, or make the guest do less"
-    complain("interrupted" if isinstance(error, KeyboardInterrupt) else error)
+    if not listed:
+        complain("interrupted" if isinstance(error, KeyboardInterrupt) else error)
 
 
 def _sorted(denials: list[DenialEvent]) -> list[tuple[str, list[DenialEvent]]]:
     """Return what was refused, and apart from it what would have been or an answer allowed, with the words for it."""
-    found: dict[str, list[DenialEvent]] = {"refused": []}
+    found: dict[str, list[DenialEvent]] = {_REFUSED: []}
     for event in denials:
         if event.capability is Capability.FS_LOOKUP:
             found.setdefault("found nothing, for it is not granted", []).append(event)
@@ -201,15 +227,15 @@ def _sorted(denials: list[DenialEvent]) -> list[tuple[str, list[DenialEvent]]]:
 
 def _heading(event: DenialEvent) -> str:
     if not event.would_deny:
-        return "refused"
+        return _REFUSED
     if event.answer in ("once", "sandbox", "rule"):
         return "allowed by an answer"
     return f"would be refused by {event.policy}" if event.shadow else "would have been refused"
 
 
-def _summary(heading: str, denials: list[DenialEvent]) -> str:
-    from ..telemetry.policy_error import is_denied_by_rule, to_run_it
-    from .terminal import refused_by, suggestion_text
+def _summary(heading: str, denials: list[DenialEvent], ended: DenialEvent | None, hint: str | None) -> str:
+    """Return the lines about refusals of one kind. `hint` is that of the error of `ended`, which may know more."""
+    from .terminal import refused_by
 
     total = sum(event.count for event in denials)
     lines = [f"pyisolate: {total} operation{'s' if total != 1 else ''} {heading}:"]
@@ -217,17 +243,28 @@ def _summary(heading: str, denials: list[DenialEvent]) -> str:
         times = f" x{event.count}" if event.count > 1 else ""
         where = f", at {event.origin}" if event.origin else ""
         lines.append(f"  {event.capability} {event.target}{times}  [{refused_by(event)}: {event.code}]{where}")
-        if is_denied_by_rule(event):
-            lines.append(f"      to allow it, remove or narrow:  {event.policy_rule}")
-        elif event.suggestion is not None:
-            lines.append(f"      to allow it, add:  {suggestion_text(event.suggestion)}")
-            if (to_run := to_run_it(event)) is not None:
-                lines.append(f"      to run it, add:    {suggestion_text(to_run)}")
-        elif event.code == "ALWAYS_DENIED":
-            lines.append("      no policy can allow it")
+        lines += [f"      {line}" for line in _remedy(event, hint if event is ended else None)]
     if len(denials) > _LISTED:
         lines.append(f"  ... and {len(denials) - _LISTED} more (--json lists them all)")
     return "\n".join(lines)
+
+
+def _remedy(event: DenialEvent, hint: str | None) -> Iterator[str]:
+    from ..telemetry.policy_error import hint_of, is_denied_by_rule, to_run_it
+    from .terminal import suggestion_text
+
+    if hint is not None and hint != hint_of(event):
+        yield f"hint: {hint}"
+    elif is_denied_by_rule(event):
+        yield f"to allow it, remove or narrow:  {event.policy_rule}"
+    elif event.suggestion is not None:
+        yield f"to allow it, add:  {suggestion_text(event.suggestion)}"
+        if (to_run := to_run_it(event)) is not None:
+            yield f"to run it, add:    {suggestion_text(to_run)}"
+    elif event.code == "ALWAYS_DENIED":
+        yield "no policy can allow it"
+    elif hint is not None:
+        yield f"hint: {hint}"
 
 
 def _described(error: BaseException) -> dict[str, Any]:

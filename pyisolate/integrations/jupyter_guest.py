@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..hooks.frames import CALLED
+
 #: Names that one completion gives back.
 MOST_MATCHES = 500
 
@@ -113,4 +115,6 @@ def ask_for_input() -> None:
             raise EOFError("the front end gives no input")
         return str(answer)
 
+    # as the interpreter's own, it is no line of a traceback
+    input.__code__ = input.__code__.replace(co_filename=CALLED)
     builtins.input = input

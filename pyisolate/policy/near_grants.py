@@ -18,6 +18,9 @@ FS_BITS: dict[Capability, int] = {
     if entry.right is not None and capability is not Capability.IMPORT_NATIVE
 }
 
+#: Of so many grants side by side, as a preset has them in /usr/bin, none is nearer than the others.
+_MANY = 4
+
 
 class NearGrants:
     """Finds the nearest grant of one policy. Cheap to make: what is compared is made at the first refusal."""
@@ -51,8 +54,10 @@ class NearGrants:
         if separator == ":":
             unix = target.startswith("unix:")
             granted = [one for one in granted if one[0].startswith("unix:") == unix]
-        shared, near = _nearest(granted, target.split(separator))
-        return near is not None, f"{capability} {near}" if shared > apart else None
+        shared, near, others = _nearest(granted, target.split(separator))
+        within = f"{target}/".startswith(f"{near}/")
+        related = shared > apart and (separator != "/" or others < _MANY or within)
+        return near is not None, f"{capability} {near}" if related else None
 
     def _grants(self, capability: Capability) -> Iterable[str]:
         bit = FS_BITS.get(capability)
@@ -87,9 +92,9 @@ def _endpoint(rule: NetRule) -> str:
     return f"{host}:{'*' if (rule.port_low, rule.port_high) == (0, 65535) else ports}"
 
 
-def _nearest(granted: Iterable[tuple[str, list[str]]], wanted: list[str]) -> tuple[int, str | None]:
-    """Return how many leading parts a text shares with what is wanted, and the first text that shares most."""
-    most, near = -1, None
+def _nearest(granted: Iterable[tuple[str, list[str]]], wanted: list[str]) -> tuple[int, str | None, int]:
+    """Return how many leading parts a text shares with what is wanted, the first that shares most, how many more do."""
+    most, near, others = -1, None, 0
     for text, parts in granted:
         shared = 0
         for ours, theirs in zip(parts, wanted, strict=False):
@@ -97,5 +102,7 @@ def _nearest(granted: Iterable[tuple[str, list[str]]], wanted: list[str]) -> tup
                 break
             shared += 1
         if shared > most:
-            most, near = shared, text
-    return most, near
+            most, near, others = shared, text, 0
+        elif shared == most:
+            others += 1
+    return most, near, others

@@ -376,7 +376,7 @@ class Questions:
                 answered = _answered(answer, asker.name)
             except BaseException as error:
                 _log.warning("on_ask failed: %s: %s", type(error).__name__, error)
-                answered = _Answered("failed", asker.name, f"the asker failed ({type(error).__name__})")
+                answered = _answered(error, asker.name)
             finally:
                 self._state.put = False
             self._settle(pending, answered)
@@ -480,14 +480,6 @@ def _completed(record: KernelRecord, answered: _Answered, reason: str, *, last: 
     return msgspec.structs.replace(record, verdict=Verdict.WOULD_DENY, errno=0)
 
 
-def start_or_run(start: Callable[[Callable[[], None]], None], answer: Callable[[], None]) -> None:
-    """Give an answer on another thread, or here where there is none: what is recorded as answered is answered."""
-    try:
-        start(answer)
-    except RuntimeError:
-        answer()
-
-
 async def _awaited(answer: Awaitable[Any]) -> Any:
     return await answer
 
@@ -497,4 +489,7 @@ def _answered(answer: object, by: str) -> _Answered:
         return _Answered(answer.scope, by, "")
     if isinstance(answer, Deny):
         return _Answered("deny", by, str(answer.reason)[:500])
+    if isinstance(answer, BaseException):  # its text may tell what is the host's alone, which is in the log
+        file = f": {answer.filename}" if isinstance(answer, OSError) and answer.filename else ""
+        return _Answered("failed", by, f"the asker failed ({type(answer).__name__}{file})")
     return _Answered("failed", by, f"the answer is neither Allow nor Deny but {type(answer).__name__}")

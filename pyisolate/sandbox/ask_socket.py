@@ -65,15 +65,25 @@ class AskSocket:
     def _exchange(self, number: int, question: Question) -> _Answer:
         deadline = time.monotonic() + self.timeout
         if self._peer is None:
-            self._peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._peer.settimeout(self.timeout)
-            self._peer.connect(self.path)
-            self._require_trusted(self._peer)
+            self._peer = self._connected()
         self._peer.sendall(msgspec.json.encode(_line(number, question)) + b"\n")
         while True:
             answer = msgspec.json.decode(self._read_line(self._peer, deadline), type=_Answer)
             if answer.id == number:
                 return answer
+
+    def _connected(self) -> socket.socket:
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            peer.settimeout(self.timeout)
+            peer.connect(self.path)
+            self._require_trusted(peer)
+        except BaseException as error:
+            peer.close()
+            if isinstance(error, OSError) and error.errno is not None:  # it names no socket (connect(2))
+                raise OSError(error.errno, error.strerror, self.path) from None
+            raise
+        return peer
 
     def _require_trusted(self, peer: socket.socket) -> None:
         _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))

@@ -53,7 +53,13 @@ def hint_of_refusal(prepared: Prepared, event: DenialEvent) -> str | None:
         return _TASK_HINT
     if event.suggestion is None and is_place(event.target):
         return _PLACE_HINT
-    return next((_left_out(path) for path in _missing(prepared) if same_line(path, event.target)), None)
+    made = event.capability is Capability.FS_CREATE  # what is missing may be made by way of the directories above
+    reaches = same_line if made else _is_at_or_below
+    return next((_left_out(path) for path in _missing(prepared) if reaches(path, event.target)), None)
+
+
+def _is_at_or_below(granted: str, target: str) -> bool:
+    return target == granted or target.startswith(f"{granted.rstrip('/')}/")
 
 
 def _hint_of_absent(policy: CompiledPolicy, event: DenialEvent) -> str | None:

@@ -29,7 +29,6 @@ from ..policy.asking import NAMING, OF_FILES
 from ..policy.broker import Broker, is_asked_about
 from ..policy.compiled import CompiledPolicy
 from ..records import Asked, KernelRecord, Wanted
-from .ask import start_or_run
 from .naming import Named, is_no_file, named_by
 from .starting import Starting, Waiting
 
@@ -198,7 +197,7 @@ class WaitingCalls:
         """Answer what waits, below 0 a request at the egress proxy, if it still does."""
         if number < 0:
             if self.proxy is not None:
-                start_or_run(self._around.start_call, partial(self.proxy.answer, self._around.id, -number, allow))
+                _start_or_run(self._around.start_call, partial(self.proxy.answer, self._around.id, -number, allow))
             return
         with self._lock:
             yes = self._held.pop(number, None)
@@ -485,3 +484,11 @@ def _opened_also(asked: Asked, path: str, broker: Broker) -> tuple[Wanted, ...]:
 def _umask_of(tid: int) -> int:
     with open(f"/proc/{tid}/status") as file:
         return next((int(line.split()[1], 8) for line in file if line.startswith("Umask:")), 0o077)
+
+
+def _start_or_run(start: Callable[[Callable[[], None]], None], answer: Callable[[], None]) -> None:
+    """Give an answer on another thread, or here where there is none: what is recorded as answered is answered."""
+    try:
+        start(answer)
+    except RuntimeError:
+        answer()

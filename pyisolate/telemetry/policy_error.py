@@ -22,7 +22,7 @@ def policy_error(event: DenialEvent, hint: str | None = None) -> PolicyError:
         subject=event.target,
         cause=_why(event),
         denial_event=event,
-        hint=hint or _hint(event),
+        hint=hint or hint_of(event),
     )
     error.errno = event.kernel_errno or errno.EACCES
     error.strerror = os.strerror(error.errno)
@@ -38,7 +38,8 @@ def _why(event: DenialEvent) -> str:
     return f"refused by {by}: {event.kernel_reason or event.code}{event.said}"
 
 
-def _hint(event: DenialEvent) -> str:
+def hint_of(event: DenialEvent) -> str:
+    """Return what to do next about a denial, as far as its event tells."""
     if event.code is DenialCode.ALWAYS_DENIED:
         return _ALWAYS_HINTS.get(event.capability, "no policy can grant this")
     if is_denied_by_rule(event):
@@ -121,6 +122,7 @@ _HINTS = {
         "where the target is a name without a port, grant the host with the port that is needed, such as "
         '{"net": [{"connect": "example.com:443"}]}: a name that is granted can be looked up'
     ),
+    Capability.PROCESS_EXEC: "name a program: a directory cannot be run, and a rule for it lets all run that is in it",
     Capability.MEMORY_EXEC: "no rule lets a mapped file be written and run: map it read-only, where `exec` is granted",
     Capability.IPC_SYSV: "no rule grants it: use threads, pipes or files of a granted directory",
     Capability.IPC_POSIX: "no rule grants it: use threads, pipes or files of a granted directory",

@@ -270,7 +270,9 @@ def test_completion_inspection_and_whether_code_is_complete(notebook: Notebook) 
 
 def test_input_asks_the_front_end(notebook: Notebook) -> None:
     assert notebook.run("name = input('who? ')\nname.upper()", line="ada").value == "'ADA'"
-    assert notebook.run("input()").reply["ename"] == "EOFError"
+    refused = notebook.run("input()")
+    assert refused.reply["ename"] == "EOFError"
+    assert refused.trace.count('File "') == 1, "no line but the cell's own"
 
 
 def test_after_a_limit_the_next_cell_gets_a_new_sandbox(notebook: Notebook) -> None:

@@ -69,6 +69,29 @@ def test_a_refusal_that_was_caught_is_still_told(tmp_path: Path) -> None:
     assert run(tmp_path, source, "--quiet").stderr == ""
 
 
+def test_what_ended_a_run_is_told_once(tmp_path: Path) -> None:
+    done = run(tmp_path, "open('/etc/passwd')")
+    ours = [line for line in done.stderr.splitlines() if line.startswith(("pyisolate:", "  ")) and "File" not in line]
+    assert [line for line in ours if "/etc/passwd" in line and "open(" not in line] == [
+        "  fs.read /etc/passwd  [broker: NOT_GRANTED], at %s:1 in <module>" % (tmp_path / "script.py"),
+        "      to allow it, add:  fs: [{path: /etc/passwd, allow: [read]}]",
+    ]
+    assert "pyisolate: fs.read, on /etc/passwd" in run(tmp_path, "open('/etc/passwd')", "--quiet").stderr
+    absent = run(tmp_path, "import no_such_module").stderr
+    assert "      hint: look at the name: no_such_module is not installed" in absent
+    assert "to allow it, add:" not in absent
+    late = run(tmp_path, "while True: pass", "--timeout", "0.5").stderr
+    assert "0.5 s (timeout)" in late
+    assert "1 operation refused" not in late
+    both = run(tmp_path, "try: open('/etc/passwd')\nexcept OSError: pass\nwhile True: pass", "--timeout", "0.5").stderr
+    assert "1 operation refused:\n  fs.read /etc/passwd" in both
+
+
+def test_a_commit_without_a_directory_is_a_wrong_command_line(tmp_path: Path) -> None:
+    done = run(tmp_path, "1", "--commit")
+    assert (done.returncode, "--copy-on-write DIR" in done.stderr) == (2, True)
+
+
 def test_without_refusals_nothing_is_added(tmp_path: Path) -> None:
     done = run(tmp_path, "import sys; print('out'); print('err', file=sys.stderr)")
     assert (done.stdout, done.stderr) == ("out\n", "err\n")

@@ -76,6 +76,15 @@ def test_the_keywords_of_subprocess_mean_the_same(sandbox: pyisolate.Sandbox) ->
     assert sandbox.popen(["bash", "-c", "printf '\\344'"], errors="replace").communicate() == ("\ufffd", "")
 
 
+def test_a_directory_is_no_program_and_no_absent_one_is_to_blame(supervisor: pyisolate.Supervisor) -> None:
+    policy = pyisolate.Policy.preset("compute").allow_exec("/usr/bin/no-such-program").allow_exec("/usr/bin/env")
+    with supervisor.spawn("directory", policy) as sandbox:
+        with pytest.raises(pyisolate.PolicyError, match="a directory cannot be run") as refused:
+            sandbox.run(["/usr/bin"])
+        assert "no-such-program" not in str(refused.value)
+        assert sandbox.run(["/usr/bin/env"]).returncode == 0  # the control
+
+
 @pytest.mark.parametrize(("wrong", "kind", "text"), [
     ({"shell": True}, ValueError, r"Hint: run \['/bin/sh', '-c', text\]"),
     ({"stdin": subprocess.DEVNULL, "input": b""}, ValueError, "stdin and input"),

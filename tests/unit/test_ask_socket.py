@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyisolate.capability import Capability
-from pyisolate.sandbox.ask import Allow, Question
+from pyisolate.sandbox.ask import Allow, Question, _answered
 from pyisolate.sandbox.ask_socket import AskSocket
 
 _QUESTION = Question(
@@ -43,3 +43,13 @@ def test_only_the_user_who_is_trusted_answers(tmp_path: Path) -> None:
             asker.close()
         server.join(30)
     assert [bool(data) for data in got] == [False, True, True]
+
+
+def test_a_socket_that_nobody_listens_at_is_named(tmp_path: Path) -> None:
+    for path, kind in ((tmp_path / "none.sock", FileNotFoundError), (tmp_path / "file", ConnectionRefusedError)):
+        (tmp_path / "file").touch()
+        with pytest.raises(kind) as refused:
+            AskSocket(path)(_QUESTION)
+        assert refused.value.filename == str(path)
+        assert _answered(refused.value, "socket").reason == f"the asker failed ({kind.__name__}: {path})"
+    assert _answered(ValueError("s3cret"), "socket").reason == "the asker failed (ValueError)"

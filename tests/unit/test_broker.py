@@ -381,6 +381,12 @@ def test_the_codes_tell_nothing_granted_from_not_far_enough_from_refused() -> No
     assert (far.code, far.presented, far.rule) == (DenialCode.SCOPE_INSUFFICIENT, "fs.read /srv/data", None)
     apart = broker.decide(C.FS_READ, "/etc/hostname")
     assert (apart.code, apart.presented) == (DenialCode.SCOPE_INSUFFICIENT, None)  # no grant has to do with it
+    many = policy
+    for name in ("one", "two", "three", "four", "five"):
+        many = many.allow_read(f"/srv/{name}")
+    among = Broker(compile_policy(many))  # as a preset names programs of /usr/bin
+    assert among.decide(C.FS_READ, "/srv/other").presented is None, "one of many is no nearer than another"
+    assert among.decide(C.FS_WRITE, "/srv/two/x").presented is None
     refused = broker.decide(C.FS_READ, "/srv/data/private/key")
     assert (refused.code, refused.presented) == (DenialCode.EXPLICIT_DENY, "fs.read /srv/data")
     assert refused.rule == "fs: {path: /srv/data/private, deny: [read]}"

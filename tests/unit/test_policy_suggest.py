@@ -222,6 +222,8 @@ def test_what_a_rule_would_not_let_pass_is_not_suggested(tmp_path: Path) -> None
     assert advice(Refused(C.FS_READ, "/dev/ptmx")) is None
     assert advice(Refused(C.FS_READ, "/dev/null")) == {"fs": [{"path": "/dev/null", "allow": ["read"]}]}
     place = str(tmp_path)
+    assert advice(Refused(C.PROCESS_EXEC, place)) is None, "a rule would let all that is in it run"
+    assert advice(Refused(C.PROCESS_EXEC, f"{place}/program")) == {"process": [{"exec": f"{place}/program"}]}
     assert advice(Refused(C.FS_CREATE, place, ((C.FS_WRITE, place),))) is None
     assert advice(Refused(C.FS_CREATE, place)) == {"fs": [{"path": place, "allow": ["read"]}]}  # os.mkdir
 
