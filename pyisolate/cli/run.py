@@ -164,7 +164,7 @@ def say(ran: Ran, quiet: bool, *, traced: bool = True) -> None:
     if ran.enforcement is not None:
         warnings += [f"pyisolate: not enforced: {line}" for line in ran.enforcement.missing]
     hint = None if listed is None else getattr(ran.error, "hint", None)
-    notes += [_summary(heading, denials, listed, hint) for heading, denials in _sorted(_untold(ran))]
+    notes += [_summary(heading, denials, listed, hint) for heading, denials in _sorted(_beside_error(ran))]
     if not warnings and not notes:
         return  # most runs: what prints takes longer to import than a small script to run
     from .terminal import stderr
@@ -177,7 +177,7 @@ def say(ran: Ran, quiet: bool, *, traced: bool = True) -> None:
 
 
 def _refusal_listed_below(ran: Ran) -> DenialEvent | None:
-    """Return the refusal that ended the guest where the summary has it: it is told once, where all others are."""
+    """Return the refusal that ended the guest where the summary has it: once, where all others are."""
     ended = getattr(ran.error, "denial_event", None)
     if ran.outcome is not Outcome.POLICY or ended is None:
         return None
@@ -185,7 +185,7 @@ def _refusal_listed_below(ran: Ran) -> DenialEvent | None:
     return next((event for event in listed if event.event_id == ended.event_id), None)
 
 
-def _untold(ran: Ran) -> list[DenialEvent]:
+def _beside_error(ran: Ran) -> list[DenialEvent]:
     """Return the refusals that the error itself does not tell of: a limit that ended the guest is no operation."""
     from ..errors import LimitExceeded
 
