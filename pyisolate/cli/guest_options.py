@@ -21,7 +21,7 @@ def guest_options(function: _F) -> _F:
         click.option("--commit", is_flag=True,
                      help="Write to the directory of --copy-on-write what was changed, where all went well."),
         click.option("--copy-on-write", metavar="DIR", type=click.Path(exists=True, file_okay=False),
-                     help="The guest's workspace is a copy of DIR; say what it changed there."),
+                     help="The guest works in a copy of DIR; say what it changed there."),
         click.option("--workspace", metavar="DIR", type=click.Path(exists=True, file_okay=False),
                      help="The guest works in DIR itself, and what it writes stays there."),
         click.option("--file", "files", metavar="[NAME=]PATH", multiple=True,

@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple
 
 from ..errors import SandboxError
 from ..native.file_lock import lock_within
-from ..policy import workspace
 from . import commit_record
 from .beneath import (
     DIRECTORY,
@@ -90,7 +89,12 @@ class CopyOnWrite:
             return changes
 
     def discard(self, top: int) -> None:
-        """Empty the workspace, and copy the directory of now into it."""
+        """Empty the copy, and copy the directory of now into it. Raises OSError, SandboxError."""
+        if os.fstat(top).st_nlink == 0:
+            raise SandboxError(
+                f"copy of {self.source}: the guest took the directory of its copy away",
+                hint="spawn another sandbox: there is no place left for a copy in this one",
+            )
         for entry in list(walk(top, ".", recursive=False)):
             with contextlib.suppress(FileNotFoundError):
                 remove(top, entry.path)
@@ -122,9 +126,6 @@ class CopyOnWrite:
     def _compare(self, top: int) -> list[FileChange]:
         found, changes = set(), []
         for entry in walk(top, ".", recursive=True):
-            first = entry.path.partition("/")[0]
-            if first in workspace.OF_LIBRARIES and first not in self._known:
-                continue
             known = self._known.get(entry.path)
             now = "link" if known is not None and _is_link(top, entry.path, known) else entry.kind
             if known is not None and known.kind == now:
@@ -132,7 +133,7 @@ class CopyOnWrite:
                 if now == "file" and self._differs(top, entry.path, known):
                     changes.append(FileChange(entry.path, "M", "file", entry.size, known.size))
                 continue
-            takes = entry.path.isprintable() and not first.startswith(STAGING)
+            takes = entry.path.isprintable() and not entry.path.startswith(STAGING)
             path = entry.path if entry.path.isprintable() else entry.path.encode("unicode_escape").decode("ascii")
             changes.append(FileChange(path, "A", entry.kind if takes else "other", entry.size, 0))
         for path, known in self._known.items():

@@ -54,10 +54,10 @@ class Fetched(NamedTuple):
 class SandboxFiles:
     """The workspace of one sandbox: `sandbox.files`. Safe from any thread, and while the guest runs.
 
-    Paths are relative to the workspace, or as the guest writes them (`/tmp/a`, `/sandbox/workspace/a`). Where a
-    directory of the host's was given, they are relative to that. ValueError for a path that leads elsewhere, OSError
-    where the file system says no (FileNotFoundError, ENOSPC ...), SandboxError without a workspace, SandboxClosed after
-    `close`. What a guest left can be read after a limit has ended it.
+    Paths are relative to where the guest starts (the workspace; where a directory of the host's or a copy of one is in
+    it, that), or as the guest writes them (`/tmp/a`, `/sandbox/workspace/a`). ValueError for one that leads elsewhere,
+    OSError where the file system says no (FileNotFoundError, ENOSPC ...), SandboxError without a workspace,
+    SandboxClosed after `close`. What a guest left can be read after a limit has ended it.
     """
 
     def __init__(self, own: Workspace | None, name: str) -> None:
@@ -141,7 +141,7 @@ class SandboxFiles:
             remove(top, name)
 
     def begin_as(self, source: _PathLike) -> None:
-        """Make the workspace, still empty, a copy of a host's directory, as `spawn(copy_on_write=...)` does.
+        """Make where the guest starts, still empty, a copy of a host's directory, as `spawn(copy_on_write=...)` does.
 
         Raises OSError; SandboxError for more than it can hold, or where it is a copy already.
         """
@@ -171,7 +171,7 @@ class SandboxFiles:
             return copy.commit(top)
 
     def discard(self) -> None:
-        """Forget what the guest did: empty the workspace, and copy the directory of now into it."""
+        """Forget what the guest did: empty the copy, and copy the directory of now into it."""
         with self._copied() as (copy, top):
             copy.discard(top)
 
@@ -191,7 +191,7 @@ class SandboxFiles:
     def _place(self, path: _PathLike) -> Iterator[tuple[int, str]]:
         """Lend a descriptor of the directory that holds a path, and the path below that."""
         own, text = self._own, os.fspath(path)
-        if own is None or not own.hosts:
+        if own is None or not own.has_project:
             name = workspace.relative_name(path)
             with self._opened() as top:
                 yield top, name

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from ..errors import SandboxClosed
 from ..limits.usage import Filling
 from ..policy import workspace
+from .beneath import DIRECTORY, make_directories, open_beneath
 from .copy_on_write import CopyOnWrite
 
 
@@ -18,8 +19,10 @@ class Workspace:
 
     def __init__(self, descriptor: int, name: str, given: int | None = None) -> None:
         self._descriptor = descriptor
-        #: a directory of the host's that is mounted in it, which nothing bounds
-        self._given = None if given is None else os.dup(given)
+        #: True where a directory of the host's is in it, which nothing bounds
+        self.hosts = given is not None
+        #: the directory in it where the guest starts, where that is not its top: the host's, or that of a copy
+        self._project = None if given is None else os.dup(given)
         #: the sandbox's, in errors; one that stood by gets its own when it is spawned
         self.name = name
         self._lock = threading.Lock()
@@ -27,31 +30,37 @@ class Workspace:
         self.copy: CopyOnWrite | None = None
 
     @property
-    def hosts(self) -> bool:
-        """True where a directory of the host's is in it."""
-        return self._given is not None
+    def has_project(self) -> bool:
+        """True where the guest starts in a directory below its home: what it keeps for itself is beside that."""
+        return self._project is not None
+
+    def make_project(self) -> None:
+        """Make the directory for a copy, before the guest starts in it. Raises OSError."""
+        name = os.path.basename(workspace.PROJECT)
+        make_directories(self._descriptor, name)
+        self._project = open_beneath(self._descriptor, name, DIRECTORY)
 
     def directory(self) -> contextlib.AbstractContextManager[int]:
         """Lend a descriptor of the directory in which the guest starts. Raises SandboxClosed after `close`."""
-        return self._lend(given=True)
+        return self._lend(project=True)
 
     def memory(self) -> contextlib.AbstractContextManager[int]:
         """Lend a descriptor of its tmpfs. Raises SandboxClosed after `close`."""
-        return self._lend(given=False)
+        return self._lend(project=False)
 
     @contextlib.contextmanager
     def holding(self, path: str) -> Iterator[tuple[int, str]]:
         """Lend, for a guest's absolute path in it, a descriptor of the directory that holds it, and the name below."""
         given = self.hosts and workspace.is_project(path)
-        with self._lend(given=given) as top:
+        with self._lend(project=given) as top:
             yield top, path[len(workspace.PROJECT if given else workspace.HOME) + 1 :] or "."
 
     @contextlib.contextmanager
-    def _lend(self, *, given: bool) -> Iterator[int]:
+    def _lend(self, *, project: bool) -> Iterator[int]:
         with self._lock:
             if self._descriptor < 0:
                 raise SandboxClosed(f"files of {self.name!r}: the sandbox is closed, and its workspace is gone")
-            own = os.dup(self._given if given and self._given is not None else self._descriptor)
+            own = os.dup(self._project if project and self._project is not None else self._descriptor)
         try:
             yield own
         finally:
@@ -73,8 +82,8 @@ class Workspace:
             descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-            if self._given is not None:
-                os.close(self._given)
+            if self._project is not None:
+                os.close(self._project)
         if self.copy is not None:
             self.copy.close()
 

@@ -61,6 +61,8 @@ class CellOrder(msgspec.Struct, frozen=True, eq=False):
     cwd: str | None
     #: the host's directory that is to be shown in the workspace, and where the guest starts
     given: GivenDirectory | None = None
+    #: the guest starts in a directory of its workspace that is to be a copy of the host's
+    copied: bool = False
 
     @property
     def key(self) -> tuple[int, str]:
@@ -88,7 +90,7 @@ class CellOrder(msgspec.Struct, frozen=True, eq=False):
         """Where the guest starts."""
         if self.cwd is not None:
             return self.cwd
-        if self.given is not None:
+        if self.given is not None or self.copied:
             return workspace.PROJECT
         return workspace.HOME if self.prepared.compiled.workspace_bytes is not None else "/"
 
@@ -238,6 +240,8 @@ class Assigner:
             if (staged := prepared.stage(given)) is not None:
                 if staged.workspace is not None:
                     session.workspace = Workspace(staged.workspace, session.name, given)
+                    if order.copied:
+                        session.workspace.make_project()
                 session.waiting.starting.gates = staged.gates
                 named["root view"] = staged.tree
                 sent.callback(self._closer.close_later, staged.tree)

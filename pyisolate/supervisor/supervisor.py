@@ -263,7 +263,7 @@ class Supervisor:
         `workspace`: memory for files of its own, such as `64MiB`, in place of the policy's; with `strict` there is one,
         or EnforcementError. A path (no text) is a directory of the host's in it, which stays and has no bound.
         `files`: what to put there first, by name: bytes or text as they are, a path of the host's as `SandboxFiles.put`
-        copies it. `copy_on_write`: a directory of the host's, of which the workspace is to be a copy;
+        copies it. `copy_on_write`: a directory of the host's, of which a copy is to be in the workspace;
         `SandboxFiles.diff`, `commit` and `discard` say what becomes of it.
         `allowed_imports`: modules to grant besides. `environment`: packages in the place of the interpreter's own, with
         rules to import all of them; an `Environment`, or its directory.
@@ -323,7 +323,7 @@ class Supervisor:
                 if isolation == "thread":
                     sandbox = self._spawn_thread(order)
                 else:
-                    sandbox = self._spawn_cell(order, variables, directory, given)
+                    sandbox = self._spawn_cell(order, variables, directory, given, copied=copy_on_write is not None)
             span.set(lambda: {"pyisolate.sandbox_id": sandbox.id, "process.pid": sandbox.pid})
         if (files or copy_on_write is not None) and isinstance(sandbox, Sandbox):
             put_first(sandbox, files, copy_on_write)
@@ -354,9 +354,12 @@ class Supervisor:
                 prepared = stack.enter_context(self._runtime.tables.hold_shadowed(own, watching, isolation))
             yield prepared
 
-    def _spawn_cell(self, order: _Order, env: dict[str, str], cwd: str | None, given: GivenDirectory | None) -> Sandbox:
+    def _spawn_cell(
+        self, order: _Order, env: dict[str, str], cwd: str | None, given: GivenDirectory | None, *, copied: bool
+    ) -> Sandbox:
         """Hand out a standby cell where one fits, a warm cell otherwise."""
-        runtime, cell = self._runtime, CellOrder(order.policy, order.prepared, order.enforcement, env, cwd, given)
+        cell = CellOrder(order.policy, order.prepared, order.enforcement, env, cwd, given, copied)
+        runtime = self._runtime
         started, native = runtime.started, runtime.plan.is_native(order.prepared)
         standby, assigner = started.standby[native], started.assigner
         assert assigner is not None
@@ -365,7 +368,8 @@ class Supervisor:
             if entrance is not None:
                 cell = msgspec.structs.replace(cell, env={**runtime.egress.environment(entrance), **env})
             sandbox = None
-            alike = given is None and (cwd is None or cwd == msgspec.structs.replace(cell, cwd=None).directory)
+            usual = cwd is None or cwd == msgspec.structs.replace(cell, cwd=None).directory
+            alike = given is None and not copied and usual
             if alike and (ready := standby.take(cell)) is not None:
                 sandbox = assigner.adopt(ready, order.context, cell)
             if sandbox is None:
@@ -373,9 +377,9 @@ class Supervisor:
             if entrance is not None:
                 runtime.admit_to_proxy(sandbox.id, entrance)
         order.equip(runtime, sandbox)
-        if cell.env or cwd is not None or given is not None:
+        if cell.env or cwd is not None or given is not None or copied:
             # one sandbox's own, and not for those that stand by
-            cell = msgspec.structs.replace(cell, env={}, cwd=None, given=None)
+            cell = msgspec.structs.replace(cell, env={}, cwd=None, given=None, copied=False)
         standby.spawned(cell)
         return sandbox
 

@@ -272,7 +272,7 @@ def test_input_asks_the_front_end(notebook: Notebook) -> None:
     assert notebook.run("name = input('who? ')\nname.upper()", line="ada").value == "'ADA'"
     refused = notebook.run("input()")
     assert refused.reply["ename"] == "EOFError"
-    assert refused.trace.count('File "') == 1, "no line but the cell's own"
+    assert "in input" not in refused.trace, "no line but the cell's own"
 
 
 def test_after_a_limit_the_next_cell_gets_a_new_sandbox(notebook: Notebook) -> None:

@@ -29,7 +29,7 @@ CHANGE = (
     "import os, shutil\nopen('a.txt', 'a').write(' more')\n"
     "os.makedirs('new/deep')\nopen('new/deep/file', 'w').write('n')\n"
     "os.unlink('gone.txt')\nshutil.rmtree('old')\nos.utime('same.txt')\nos.rename('moved', 'moved.txt')\n"
-    "os.makedirs('.cache/library')\nos.unlink('turns')\nos.mkdir('turns')\nopen('turns/in', 'w').write('t')\n"
+    "os.unlink('turns')\nos.mkdir('turns')\nopen('turns/in', 'w').write('t')\n"
 )
 CHANGED = [
     ("A", "moved.txt"), ("A", "new"), ("A", "new/deep"), ("A", "new/deep/file"), ("A", "turns"), ("A", "turns/in"),
@@ -102,6 +102,41 @@ def test_changes_are_told_and_the_host_keeps_its_own_until_a_commit(
         assert [change.path for change in sandbox.files.commit()] == ["a.txt"]
         assert (tree / "a.txt").read_text() == "2"
     assert contents(tree)["a.txt"] == "2"
+
+
+def test_what_programs_keep_for_themselves_is_beside_the_copy(supervisor: pyisolate.Supervisor, tree: Path) -> None:
+    before = contents(tree)
+    with supervisor.spawn("beside", BASE, copy_on_write=tree) as sandbox:
+        places = sandbox.exec(
+            "import os, tempfile\nkept = tempfile.NamedTemporaryFile(delete=False)\nkept.write(b'x'); kept.flush()\n"
+            "open('/tmp/t', 'w').write('t')\nos.makedirs(os.environ['MPLCONFIGDIR'])\n"
+            "open(os.path.expanduser('~/.history'), 'w').write('h')\n"
+            "[os.getcwd(), os.environ['HOME'], kept.name.rpartition('/')[0], os.path.exists('/tmp/a.txt')]"
+        ).value
+        assert places == ["/sandbox/workspace/project", "/sandbox/workspace", "/sandbox/workspace", False]
+        assert sandbox.files.diff() == []
+        assert sandbox.files.read("/tmp/t") == b"t", "the memory around it is the sandbox's own, too"
+        assert "a.txt" in {entry.path for entry in sandbox.files.list()}
+        sandbox.exec("open('made', 'w').write('m')\nos.rename('/tmp/t', 'moved here')")  # one file system
+        assert [change.path for change in sandbox.files.diff()] == ["made", "moved here"]
+        sandbox.files.discard()
+        assert sandbox.eval("sorted(os.listdir('/tmp'))").count(".history") == 1, "only the copy begins anew"
+        assert sandbox.files.commit() == []
+    assert contents(tree) == before
+
+
+def test_a_guest_that_takes_its_copy_away_has_deleted_what_was_in_it(
+    supervisor: pyisolate.Supervisor, tree: Path
+) -> None:
+    with supervisor.spawn("away", BASE, copy_on_write=tree) as sandbox:
+        sandbox.exec(
+            "import os\nos.rename('/sandbox/workspace/project', '/tmp/elsewhere')\nos.symlink('/etc', '/tmp/project')"
+        )
+        assert sandbox.files.diff() == [], "the copy is the directory, whatever its name is now"
+        sandbox.exec("import shutil\nos.chdir('/')\nshutil.rmtree('/tmp/elsewhere')")
+        assert {change.change for change in sandbox.files.diff()} == {"D"}
+        with pytest.raises(pyisolate.SandboxError, match="took the directory of its copy away"):
+            sandbox.files.discard()
 
 
 def test_what_a_guest_writes_into_memory_it_has_mapped_is_a_change(
