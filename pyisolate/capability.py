@@ -68,7 +68,7 @@ class Capability(enum.StrEnum):
     CONTROL_CALL = "control.call"
     #: a request or a tunnel that the guest asks the egress proxy for
     NET_HTTP = "net.http"
-    #: a file is looked at (stat, access, chdir, readlink): what nothing is granted of is not to be found
+    #: a file is looked at (stat, access, chdir, readlink, statfs, getxattr): nothing is found where nothing is granted
     FS_LOOKUP = "fs.lookup"
     #: the sum of what a guest's files hold, and how many there are
     LIMIT_DISK = "limit.disk"

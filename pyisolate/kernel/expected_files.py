@@ -14,10 +14,11 @@ from ..records import KernelRecord
 #: Where OpenSSL looks for certificate authorities (ssl.get_default_verify_paths(), Debian and Fedora).
 _AUTHORITIES = frozenset(("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem", "/etc/ssl/cert.pem"))
 #: What libraries look for by themselves and do without: types of files, certificates, terminals, places for temporary
-#: files, the distribution's settings of its interpreter, and the directories above a name service's own records.
+#: files, the distribution's settings of its interpreter, the directories above a name service's own records, and where
+#: SELinux would be (libselinux in coreutils).
 _EXPECTED = _AUTHORITIES | frozenset(
     ("/etc/mime.types", "/etc/ssl/certs", "/etc/terminfo", "/usr/lib/terminfo", "/usr/share/terminfo", "/lib/terminfo",
-     "/var/tmp", "/usr/tmp", "/run", "/usr/local", "/usr/local/lib")
+     "/var/tmp", "/usr/tmp", "/run", "/usr/local", "/usr/local/lib", "/sys/fs/selinux", "/selinux")
 )  # fmt: skip
 #: Descriptions of terminals. Where their directory is refused, nothing asks for what is in it.
 _TERMINALS = ("/etc/terminfo/", "/usr/lib/terminfo/", "/usr/share/terminfo/", "/lib/terminfo/")

@@ -110,18 +110,18 @@ _MAPPED = (
 
 #: What the root view does to look-ups is no refusal of a call: there is nothing to be found.
 _LOOKED = (
-    "look-ups (stat, access, chdir, readlink, O_PATH): those that the guest's own C library reports, and those of "
-    "programs and raw system calls, which the listener sees; 64 records wait at most, what comes on top leaves none. "
-    "Not recorded: names below the directories that imports search and what lies on the way there, site-packages and "
-    "dist-packages, tasks in /proc, certificates, terminfo, /etc/mime.types, /etc/python3.N, /var/tmp and /usr/tmp; "
-    "names that begin with /./ (the hooks' own), statfs and getxattr, calls with AT_EMPTY_PATH, and what guest code "
-    "does from the address of quiet calls on purpose"
+    "look-ups (stat, access, chdir, readlink, O_PATH, statfs, getxattr): those that the guest's own C library reports, "
+    "and those of programs and raw system calls, which the listener sees; 768 records wait at most, what comes on top "
+    "leaves none. Not recorded: names below the directories that imports search and what lies on the way there, "
+    "site-packages and dist-packages, tasks in /proc, certificates, terminfo, /etc/mime.types, /etc/python3.N, "
+    "/var/tmp, /usr/tmp, /run, /usr/local, /usr/local/lib, where SELinux would be; names that begin with /./ (the "
+    "hooks' own), calls with AT_EMPTY_PATH, and what guest code does from the address of quiet calls on purpose"
 )
 #: No hook of BPF-LSM carries the path of the others.
 _LOOKED_BY_ATTRIBUTES = (
-    "stat: every refusal is a record of the programs. Not recorded: access, readlink, chdir and O_PATH; names that "
-    "imports search and that begin with /./ (the hooks' own), certificates, terminfo, /etc/mime.types, "
-    "/etc/python3.N, /var/tmp and /usr/tmp"
+    "stat: every refusal is a record of the programs. Not recorded: access, readlink, chdir, O_PATH, statfs and "
+    "getxattr; names that imports search and that begin with /./ (the hooks' own), certificates, terminfo, "
+    "/etc/mime.types, /etc/python3.N, /var/tmp and /usr/tmp"
 )
 #: Security modules are asked last (Linux, fs/namei.c, inode_permission; kernel/ptrace.c, __ptrace_may_access).
 _BY_PROGRAMS = (
@@ -129,7 +129,7 @@ _BY_PROGRAMS = (
     "by a file's own mode or owner, by a noexec mount of the host's or for a task of another user's in /proc; the "
     "listing of directories that imports search"
 )
-_SHOWN = "access, readlink, chdir, O_PATH and the errno of open tell whether a path exists"
+_SHOWN = "access, readlink, chdir, O_PATH, statfs, getxattr and the errno of open tell whether a path exists"
 _UNSEEN = "looking at what is not granted finds nothing, and is not recorded"
 #: No audit event carries these, and no wrapper is put around a function of the host's.
 _BELOW_DESCRIPTORS = (

@@ -24,14 +24,23 @@ WAYS = (
     "libc.syscall(SYS_statx, -100, b'{0}/hidden/file', 0, 2047, ctypes.create_string_buffer(256))",
     "libc.syscall(SYS_readlinkat, -100, b'{0}/hidden/file', ctypes.create_string_buffer(256), 256)",
     "libc.syscall(SYS_statx, os.open('{0}/granted', 0), b'../hidden/file', 0, 2047, ctypes.create_string_buffer(256))",
+    "with suppress(OSError): os.statvfs('{0}/hidden/file')",
+    "with suppress(OSError): os.listxattr('{0}/hidden/file')",
+    "with suppress(OSError): os.getxattr('{0}/hidden/file', 'user.x', follow_symlinks=False)",
+    "os.chdir('{0}/granted'); libc.statfs(b'../hidden/file', ctypes.create_string_buffer(256))",
+    "libc.syscall(SYS_statfs, b'{0}/hidden/file', ctypes.create_string_buffer(256))",
+    "libc.syscall(SYS_getxattr, b'{0}/hidden/file', b'user.x', 0, 0)",
     "subprocess.run(['/bin/sh', '-c', 'test -e {0}/hidden/file'])",
     "subprocess.run(['/bin/sh', '-c', 'cd {0}/granted; test -d ../hidden/file; true'])",
     "subprocess.run(['/bin/sh', '-c', '(sh -c \"test -f {0}/hidden/file\")'])",
 )
 PRELUDE = """
 import ctypes, os, platform, subprocess
+from contextlib import suppress
 libc = ctypes.CDLL(None)
-SYS_statx, SYS_readlinkat = (332, 267) if platform.machine() == "x86_64" else (291, 78)
+SYS_statx, SYS_readlinkat, SYS_statfs, SYS_getxattr = (
+    (332, 267, 137, 191) if platform.machine() == "x86_64" else (291, 78, 43, 8)
+)
 """
 #: What people do in a shell, in preset `shell`.
 ORDINARY = """

@@ -92,7 +92,11 @@ _IPPROTO_MPTCP = 262
 #: Parts of a path that lead nowhere, which no rule and no hook spells.
 _SAME_PLACE = re.compile(r"/(?:\./|/)+")
 #: Look-ups that may be about a link itself, with the argument that says so; -1: they always are.
-_LOOKS = {"lstat": -1, "readlink": -1, "readlinkat": -1, "newfstatat": 3, "faccessat2": 3, "statx": 2}
+_LOOKS = dict.fromkeys(("lstat", "readlink", "readlinkat", "lgetxattr", "llistxattr"), -1) | {
+    "newfstatat": 3,
+    "faccessat2": 3,
+    "statx": 2,
+}
 #: Look-ups that ask to use what they find: the argument that says for what; -1: they always do.
 _USES = {"chdir": -1, "access": 1, "faccessat": 2, "faccessat2": 2}
 #: Calls that change a link itself, or may: which argument has AT_SYMLINK_NOFOLLOW, -1 where none is needed.

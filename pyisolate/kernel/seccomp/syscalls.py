@@ -319,7 +319,9 @@ REPORTED_WHEN_FULL: dict[str, Capability] = dict.fromkeys(_words("open openat"),
            "removexattr lremovexattr fchmod fchown fsetxattr fremovexattr"),
     Capability.FS_METADATA,
 ) | dict.fromkeys(
-    _words("stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat chdir"), Capability.FS_LOOKUP
+    _words("stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat chdir "
+           "statfs getxattr lgetxattr listxattr llistxattr"),
+    Capability.FS_LOOKUP,
 )  # fmt: skip
 #: Calls of these that are about an open file, as fstat(3) makes them.
 LOOKS_AT_OPEN: tuple[FilterRule, ...] = tuple(
@@ -329,7 +331,8 @@ LOOKS_AT_OPEN: tuple[FilterRule, ...] = tuple(
 
 #: Look-ups that the preloaded library makes (native/src/preload/lookups.c).
 QUIET_LOOKS: dict[str, int | None] = dict.fromkeys(
-    _words("newfstatat statx faccessat faccessat2 readlinkat chdir"), None
+    _words("newfstatat statx faccessat faccessat2 readlinkat chdir statfs getxattr lgetxattr listxattr llistxattr"),
+    None,
 )
 #: Of the others, what the preloaded library makes (native/src/preload/files.c), with the argument that holds a mode.
 QUIET: dict[str, int | None] = dict.fromkeys(
@@ -403,7 +406,7 @@ PATH_ARGUMENT: dict[str, int] = {
     **dict.fromkeys(
         _words("""open creat truncate mkdir mknod rmdir unlink rename link chmod chown lchown utime utimes
             setxattr lsetxattr removexattr lremovexattr execve chroot chdir umount2 swapon swapoff acct uselib
-            stat lstat access readlink"""),
+            stat lstat access readlink statfs getxattr lgetxattr listxattr llistxattr"""),
         0,
     ),
     **dict.fromkeys(

@@ -1,4 +1,4 @@
-/* Look-ups: stat, access, chdir, readlink and their kin. No right is asked for, so nothing is decided; what the guest does
+/* Look-ups: stat, access, chdir, readlink, statfs, getxattr and their kin. No right is asked for, so nothing is decided; what the guest does
  * not find is recorded, and the host finds out later whether there is such a file outside. Where files are monitored all is
  * recorded, for what is to be found there is not what enforcing would show.
  *
@@ -21,17 +21,24 @@ static void notify_tell_look(const struct notify_call *c)
 	}
 }
 
+/* The call has no directory of its own before the name. */
+static int notify_names_first(uint64_t nr)
+{
+	return nr == SYS_chdir || nr == SYS_statfs || nr == SYS_getxattr || nr == SYS_lgetxattr ||
+	       nr == SYS_listxattr || nr == SYS_llistxattr;
+}
+
 /* A look-up as the guest's C library reports it (preload/lookups.c), its flags in the fourth argument, the call in the fifth. */
 SHARED void notify_do_look(const struct notify_call *c)
 {
 	struct notify_call looked = *c;
 	uint64_t nr = c->args[4];
 
-	looked.nr = nr == SYS_chdir || nr == SYS_faccessat || nr == NOTIFY_FACCESSAT2 || nr == SYS_readlinkat ||
+	looked.nr = notify_names_first(nr) || nr == SYS_faccessat || nr == NOTIFY_FACCESSAT2 || nr == SYS_readlinkat ||
 				    nr == SYS_statx
 			    ? (int)nr
 			    : SYS_newfstatat;
-	if (looked.nr == SYS_chdir)
+	if (notify_names_first(nr))
 		looked.args[0] = c->args[1];
 	if (looked.nr == SYS_faccessat || looked.nr == NOTIFY_FACCESSAT2)
 		looked.args[2] = c->args[3] >> NOTIFY_LOOKED_MODE;
@@ -51,6 +58,8 @@ static int notify_looks_at_link(const struct notify_call *c)
 	case SYS_readlink:
 #endif
 	case SYS_readlinkat:
+	case SYS_lgetxattr:
+	case SYS_llistxattr:
 		return 1;
 	case SYS_newfstatat:
 	case NOTIFY_FACCESSAT2:

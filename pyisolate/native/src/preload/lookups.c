@@ -1,4 +1,4 @@
-/* Looking at a name: stat, access, chdir, readlink and their kin. Loaded into the zygote by LD_PRELOAD, after files.c, by
+/* Looking at a name: stat, access, chdir, readlink, statfs, getxattr and their kin. Loaded into the zygote by LD_PRELOAD, after files.c, by
  * whose quiet address they are made; a cell's filter notifies the listener of all others (notify/look.c).
  *
  * What finds nothing, or is refused, is reported to the listener, by a call that nothing else makes: openat with a mark as its sixth argument
@@ -12,7 +12,9 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "../marks.h"
@@ -55,23 +57,35 @@ static int is_hidden(long error)
 	return error == ENOENT || error == ENOTDIR || error == EACCES;
 }
 
+/* Report what was looked at, as it went, and answer as the C library does. */
+static long looked(long result, long nr, long at, const char *path, int flags, int mode)
+{
+	if (result < 0)
+		errno = (int)-result;
+	if (is_hidden(-result) ||
+	    (result != -EFAULT && path && pyisolate_quiet_tells_looks())) /* EINVAL: it is no link */
+		report(nr, at, path, flags, mode);
+	return result < 0 ? -1 : result;
+}
+
 /* The kernel's struct stat is the C library's on both architectures (files.c): no copy is made. */
 static int look(long nr, long at, const char *path, long c, long d, long e)
 {
 	if (!pyisolate_quiet_call)
 		return (int)syscall(nr, at, P(path), c, d, e);
-	long result = pyisolate_quiet_call(nr, at, P(path), c, d, e);
+	return (int)looked(pyisolate_quiet_call(nr, at, P(path), c, d, e), nr, at, path,
+			   (int)(nr == SYS_statx                                ? c
+				 : nr == SYS_newfstatat || nr == SYS_faccessat2 ? d
+										: 0),
+			   nr == SYS_faccessat || nr == SYS_faccessat2 ? (int)c : 0);
+}
 
-	if (result < 0)
-		errno = (int)-result;
-	if (is_hidden(-result) ||
-	    (result != -EFAULT && path && pyisolate_quiet_tells_looks())) /* EINVAL: it is no link */
-		report(nr, at, path,
-		       (int)(nr == SYS_statx                                ? c
-			     : nr == SYS_newfstatat || nr == SYS_faccessat2 ? d
-									    : 0),
-		       nr == SYS_faccessat || nr == SYS_faccessat2 ? (int)c : 0);
-	return result < 0 ? -1 : (int)result;
+/* Of calls that have no directory of their own before the name. */
+static long look_from_here(long nr, const char *path, long b, long c, long d)
+{
+	if (!pyisolate_quiet_call)
+		return syscall(nr, P(path), b, c, d);
+	return looked(pyisolate_quiet_call(nr, P(path), b, c, d, 0), nr, AT, path, 0, 0);
 }
 
 EXPORT int stat(const char *path, struct stat *into)
@@ -148,6 +162,36 @@ EXPORT ssize_t readlink(const char *restrict path, char *restrict into, size_t r
 EXPORT ssize_t readlinkat(int at, const char *restrict path, char *restrict into, size_t room)
 {
 	return look(SYS_readlinkat, at, path, P(into), (long)room, 0);
+}
+
+EXPORT int statfs(const char *path, struct statfs *into)
+{
+	return (int)look_from_here(SYS_statfs, path, P(into), 0, 0);
+}
+
+EXPORT int statfs64(const char *path, struct statfs64 *into)
+{
+	return (int)look_from_here(SYS_statfs, path, P(into), 0, 0);
+}
+
+EXPORT ssize_t getxattr(const char *path, const char *name, void *value, size_t size)
+{
+	return look_from_here(SYS_getxattr, path, P(name), P(value), (long)size);
+}
+
+EXPORT ssize_t lgetxattr(const char *path, const char *name, void *value, size_t size)
+{
+	return look_from_here(SYS_lgetxattr, path, P(name), P(value), (long)size);
+}
+
+EXPORT ssize_t listxattr(const char *path, char *names, size_t size)
+{
+	return look_from_here(SYS_listxattr, path, P(names), (long)size, 0);
+}
+
+EXPORT ssize_t llistxattr(const char *path, char *names, size_t size)
+{
+	return look_from_here(SYS_llistxattr, path, P(names), (long)size, 0);
 }
 
 /* Where it succeeds, the name is none of the new directory's: it is not repeated, but made where it is notified. */
