@@ -112,6 +112,11 @@ class FreshCells:
         }
 
     @property
+    def opened(self) -> bool:
+        """True where a guest is open before it is forked: its process id is known."""
+        return bool(self._pid)
+
+    @property
     def starts(self) -> list[cell_start.CellStart]:
         """What C has each cell do: one that asks the listener before it forks, and one that may fork."""
         return [self._starts[forks] for forks in (False, True)]

@@ -43,7 +43,7 @@ from .follow import Follower
 from .inbox import FOREVER_S, HostGone, Inbox
 from .launched import Programs
 from .own_builtins import Restored
-from .packages import use_packages
+from .packages import find_modules
 from .pickled import reader_of
 from .source import (
     Awaiting,
@@ -200,6 +200,16 @@ class Guest:
         _show_file_calls(policy)
         self._take_place(init)
 
+    def rehearse_ahead(self, init: wire.Init) -> None:
+        """In a policy zygote: go through what each of its cells does from its hand-out on, and undo it."""
+        try:
+            self._enter_hooks(init, for_good=False)
+            self._files.begin()
+            self._rehearse(init)
+        finally:
+            hooks.leave()
+            self._broker = self._hooks = None
+
     def _take_place(self, init: wire.Init) -> None:
         sys.modules["__main__"] = self.module
         self._read = reader_of(init.host_tag)
@@ -267,7 +277,8 @@ class Guest:
         if steps is not None:
             _begin(frame.sandbox, frame.environment)
             self._take_place(frame)
-        self._enter_hooks(frame)
+        policy, searched = self._enter_hooks(frame)
+        find_modules(policy, frame.working_directory, searched=searched)
         self._files.begin()
         if steps is not None:
             self.send(wire.Ready(steps=tuple(steps.done), failed=tuple(steps.failed)))
@@ -291,33 +302,28 @@ class Guest:
         flush_streams()
         self._files.flush()
         wire.encode(answer, limit=wire.MAX_GUEST_FRAME_BYTES)
-        with self._send_lock:
+        with self._send_lock, contextlib.suppress(BrokenPipeError):  # a policy zygote has no host at the other end
             self._channel.sendall(b"")
 
-    def _enter_hooks(self, frame: wire.Init) -> None:
+    def _enter_hooks(self, frame: wire.Init, *, for_good: bool = True) -> tuple[CompiledPolicy, bool]:
         """Put this cell under the policy that came, or under that of its zygote where none did.
 
-        Modules are found in the working directory, as `python -c` does.
+        Returns it, and whether modules are found in the working directory.
         """
         directory, ahead = frame.working_directory, self._ahead
         if frame.policy is not None:
             broker = self._broker = CurrentBroker(self, Broker(frame.policy))
             shadow = None if frame.shadow is None else hooks.Shadow(Broker(frame.shadow), frame.shadow)
             self._hooks = hooks.install(broker, self.report, frame.policy, process_wide=True, shadow=shadow)
-            policy, searched = frame.policy, _is_searched(directory, broker.broker)
             self._shadowed = shadow is not None
-            _show_file_calls(policy, shadowed=self._shadowed)
-        elif ahead is None or frame.shadow is not None:
+            _show_file_calls(frame.policy, shadowed=self._shadowed)
+            return frame.policy, _is_searched(directory, broker.broker)
+        if ahead is None or frame.shadow is not None:
             raise RuntimeError("hand-out without a policy: this cell's zygote has none")
-        else:
-            self._broker, self._hooks = ahead.broker, ahead.hooks
-            hooks.enter(ahead.hooks, ahead.policy)
-            policy, known = ahead.policy, directory == ahead.directory
-            searched = ahead.searched if known else _is_searched(directory, ahead.broker.broker)
-        if policy.site is not None:
-            use_packages(policy.site)
-        if searched:
-            sys.path.insert(0, directory)
+        self._broker, self._hooks = ahead.broker, ahead.hooks
+        hooks.enter(ahead.hooks, ahead.policy, for_good=for_good)
+        known = directory == ahead.directory
+        return ahead.policy, ahead.searched if known else _is_searched(directory, ahead.broker.broker)
 
     def apply_reload(self, frame: wire.Reload, received: list[int]) -> None:
         """Switch the broker to a reloaded policy, tightening Landlock where a ruleset came along."""

@@ -1,4 +1,5 @@
-"""In a cell whose policy names an environment: its packages in the place of those that the zygote was started with."""
+"""Where a cell finds modules: in its working directory, and in an environment's packages, where its policy names one,
+in the place of those that the zygote was started with."""
 
 from __future__ import annotations
 
@@ -6,12 +7,20 @@ import os
 import sys
 
 from ..hooks import frames
-from ..policy.compiled import SiteFiles
+from ..policy.compiled import CompiledPolicy, SiteFiles
 
 _PACKAGE = __package__.partition(".")[0]
 
 
-def use_packages(site: SiteFiles) -> None:
+def find_modules(policy: CompiledPolicy, directory: str, *, searched: bool) -> None:
+    """Find modules as a policy says; first in the working directory, as `python -c` does, where that is `searched`."""
+    if policy.site is not None:
+        _use_packages(policy.site)
+    if searched:
+        sys.path.insert(0, directory)
+
+
+def _use_packages(site: SiteFiles) -> None:
     """Find modules in the standard library and in `site`, and nowhere else; forget those that are there as well.
 
     What this package itself has loaded (msgspec, cloudpickle) it keeps; a guest imports its environment's own.

@@ -7,6 +7,7 @@ import os
 import resource
 
 from .. import hooks
+from ..hooks import seeding
 from ..policy.broker import Broker
 from ..policy.compiled import CompiledPolicy, FsRight, FsRule
 from . import wire
@@ -48,6 +49,12 @@ class Rehearsal:
             guest = Guest()
             self._hand_out(guest)
             self._request_once(guest)
+
+    def settle(self, guest: Guest, init: wire.Init) -> None:
+        """The same in a policy zygote, of what its cells do between their fork and their first request."""
+        for _ in range(_REHEARSALS):
+            seeding.renew()
+            guest.rehearse_ahead(init)
 
     def play(self, guest: Guest) -> None:
         """Go through hand-out and one request without leaving a trace.

@@ -22,7 +22,7 @@ from typing import NoReturn
 import msgspec
 
 from .. import hooks
-from ..native import networks, process, quiet
+from ..native import holes, networks, process, quiet
 from ..native.result import without_hint
 from ..native.zygote_loop import Frame, Frames, Left, Users, ZygoteLoop
 from . import guest, own_builtins, wire
@@ -58,6 +58,7 @@ WARM_MODULES = (
     *("unicodedata", "urllib.parse", "uuid", "warnings", "weakref", "zlib"),
 )
 
+_POLICY_ZYGOTE = "pyisolate-policy"
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -132,7 +133,7 @@ class Zygote:
             if os.getppid() != parent:
                 os._exit(0)
             os.setpgid(0, 0)
-            process.set_name("pyisolate-policy")
+            process.set_name(_POLICY_ZYGOTE)
             self._control.close()
             self._control = socket.socket(fileno=control)
             before = self._wake_read, self._wake_write
@@ -143,6 +144,7 @@ class Zygote:
             self._send(Started(pid=os.getpid()), [own])
             for descriptor in (*before, given, own):
                 os.close(descriptor)
+            _stand_still()
             status = self.serve()
         except (BrokenPipeError, ConnectionError):
             status = 0
@@ -157,8 +159,9 @@ class Zygote:
         self._guest.make_ahead(found.policy, found.init)
         guest.replace_environment(found.init.environment)
         self._fresh.foresee(found.init)
-        gc.collect()
-        gc.freeze()
+        if self._fresh.opened:
+            self.rehearsal.settle(self._guest, found.init)
+            process.set_name(_POLICY_ZYGOTE)
 
     def _tell_failed(self) -> None:
         """Say that a cell could not be made: the machine has run out of something."""
@@ -231,6 +234,13 @@ def _use_networks_again(spec: CellSpec) -> None:
     networks.begin(cells, os.geteuid())
 
 
+def _stand_still() -> None:
+    """Leave what is made as it is: the collector is not to write to it, and what cells make is to lie together."""
+    gc.collect()
+    gc.freeze()
+    holes.fill()
+
+
 def _preload(names: tuple[str, ...]) -> list[tuple[str, str]]:
     failed = []
     for name in names:
@@ -291,10 +301,9 @@ def main(descriptor: int) -> int:
     zygote = Zygote(control, start)
     zygote.warm_up()
     own_builtins.end()
-    gc.collect()
-    gc.freeze()
-    gc.enable()
     zygote._send(Started(pid=os.getpid(), failed_preloads=tuple(failed)), [])  # noqa: SLF001
+    _stand_still()
+    gc.enable()
     try:
         return zygote.serve()
     except (BrokenPipeError, ConnectionError):

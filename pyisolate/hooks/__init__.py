@@ -34,7 +34,7 @@ try:  # now, while files can still be read: a sandbox thread installs its hooks 
 except ImportError:
     _audit = None
 
-__all__ = ["Asked", "GuestHooks", "Shadow", "enter", "install", "make", "prewarm", "rehearsal"]
+__all__ = ["Asked", "GuestHooks", "Shadow", "enter", "install", "leave", "make", "prewarm", "rehearsal"]
 
 
 #: Seals a cell's callback, which nothing ever releases: any number will do, and a cell may be denied a random one.
@@ -115,13 +115,20 @@ def make(
     )
 
 
-def enter(hooks: GuestHooks, compiled: CompiledPolicy, *, audit: Any = None) -> None:
-    """Put a whole cell under hooks that were made for its policy, for good."""
+def enter(hooks: GuestHooks, compiled: CompiledPolicy, *, audit: Any = None, for_good: bool = True) -> None:
+    """Put a whole cell under hooks that were made for its policy: until `leave`, where it only rehearses."""
     audit = audit or _native()
     seeding.apply(compiled)
     GATE.hooks = hooks
     audit.set_process_callback(hooks.callback)
-    audit.seal(_CELL_TOKEN)
+    if for_good:
+        audit.seal(_CELL_TOKEN)
+
+
+def leave() -> None:
+    """End a rehearsal: no broker is asked any more."""
+    _native().set_process_callback(None)
+    GATE.hooks = None
 
 
 _preparing = threading.Lock()
@@ -155,16 +162,12 @@ class _AllowsAll:
 @contextlib.contextmanager
 def rehearsal(broker: Asked, report: Callable[[BrokerRecord], None], compiled: CompiledPolicy) -> Iterator[GuestHooks]:
     """Do what `install` will do in this cell and undo it, while it waits: hand-out then finds its pages warm."""
-    audit = _native()
     hooks = GuestHooks(broker, report, compiled=compiled)
-    seeding.apply(compiled)
-    GATE.hooks = hooks
-    audit.set_process_callback(hooks.callback)
     try:
+        enter(hooks, compiled, for_good=False)
         yield hooks
     finally:
-        audit.set_process_callback(None)
-        GATE.hooks = None
+        leave()
 
 
 def _native() -> Any:

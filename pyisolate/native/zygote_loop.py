@@ -25,6 +25,8 @@ class Left(enum.IntEnum):
     FAILED = _lib.ZYGOTE_LOOP_FAILED
 
 
+#: By number: a cell that looks there writes to two pages, and to twenty where it asks the class.
+_LEFT, _CAME = {int(one): one for one in Left}, {int(one): one for one in Came}
 #: What failed of a cell's making.
 _OPERATIONS = {
     int(_lib.ZYGOTE_LOOP_TABLE): "remember a cell",
@@ -100,7 +102,7 @@ class ZygoteLoop:
 
     def run(self) -> Left:
         """Serve until there is something for Python. Raises OSError."""
-        return Left(check(_lib.zygote_loop_run(self._loop), "serve a zygote"))
+        return _LEFT[check(_lib.zygote_loop_run(self._loop), "serve a zygote")]
 
     def fork(self, count: int, *, forks: bool) -> None:
         """Fork so many cells when it runs next."""
@@ -114,7 +116,7 @@ class ZygoteLoop:
     @property
     def came(self) -> Came:
         """After `Left.GUEST`: how far this cell came by itself."""
-        return Came(self._loop.came)
+        return _CAME[self._loop.came]
 
     @property
     def order(self) -> tuple[bytes, list[int]]:

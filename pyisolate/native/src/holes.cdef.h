@@ -1,0 +1,1 @@
+void holes_fill(void);
