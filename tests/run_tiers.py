@@ -31,8 +31,8 @@ TIERS = ("unit", "host", "escape", "faults", "clients", "vm")
 AS_BOTH = ("host", "faults")
 #: In two runs at a time, which share its files, where there are two processors: a test mostly waits for one process.
 SIDE_BY_SIDE = ("unit", "host")
-#: What fails there runs once more by itself: they load the machine themselves, or drive large programs of others.
-JUDGED_ALONE = (*SIDE_BY_SIDE, "escape", "faults", "clients")
+#: Whole tiers, of which two run at a time there: few files have most of their tests.
+BESIDE_OTHERS = ("clients", "escape", "faults")
 ORDINARY_UID = 65534
 
 #: Longer than any tier has taken (software-emulated virtual machines); a hang must not eat the whole CI hour.
@@ -182,48 +182,74 @@ def pytest_tier(
     return outcome
 
 
-def side_by_side(title: str, scratch: Path, one: Callable[[Path, list[str]], Outcome], at_once: int = 2) -> Outcome:
-    """Run a tier `at_once` times at a time, a file in one of the runs; then by itself what is `alone`, and what failed.
+class Job:
+    """A tier that runs beside others, or `at_once` times at a time; then by itself what is `alone`, and what failed.
 
-    `one` runs it in a folder, with more options of pytest (tests/side_by_side.py).
+    `one` runs it in a folder, with more options of pytest (tests/side_by_side.py): a file in one of the runs.
+    `unchosen` says what it leaves out.
     """
-    claims = Path(tempfile.mkdtemp(prefix="claims-", dir=scratch))
-    claims.chmod(0o1777)
-    plugin = ["-p", "tests.side_by_side", "--claims", str(claims), "-p", "no:cacheprovider"]
-    # short names, in a directory that no other user can write to: tests make sockets and caches there (sun_path: 108)
-    folders = [scratch / str(next(_FOLDERS)) for _ in range(at_once + 1)]
-    for folder in folders:
-        folder.mkdir()
-    with concurrent.futures.ThreadPoolExecutor(at_once) as runs:
-        first = list(runs.map(lambda folder: one(folder, plugin), folders[:-1]))
-    failed, left = written(claims, "failed"), written(claims, "left")
-    alone = one(folders[-1], [*plugin, "--alone"])
-    for folder in folders:
-        print((folder / "output").read_text(errors="replace"), flush=True)
-    outcome = Outcome(title)
-    for run in first:
-        outcome.failures += [failure for failure in run.failures if failure.startswith("pytest ended")]
-    if (unknown := sum(run.failed for run in first) - len(outcome.failures) - len(failed) - len(left)) > 0:
-        outcome.failures.append(f"{unknown} failures, shown above")  # of collection, say
-    outcome.failures += [*left, *alone.failures]
-    outcome.failed = len(outcome.failures)
-    outcome.passed = sum(run.passed for run in (*first, alone))
-    outcome.skipped = sum(run.skipped for run in (*first, alone))
-    for run in (*first, alone):
-        outcome.reasons.update(run.reasons)
-    del outcome.reasons["no tests in this tier"]  # nothing is `alone`, and nothing failed
-    if failed:
-        outcome.reasons[f"{AGAIN}{', '.join(failed)}"] += len(failed)
-    return outcome
+
+    def __init__(
+        self, title: str, scratch: Path, one: Callable[[Path, list[str]], Outcome], at_once: int, unchosen: str = ""
+    ) -> None:
+        self._title, self._one, self._unchosen = title, one, unchosen
+        self._claims = Path(tempfile.mkdtemp(prefix="claims-", dir=scratch))
+        self._claims.chmod(0o1777)
+        self._plugin = ["-p", "tests.side_by_side", "--claims", str(self._claims), "-p", "no:cacheprovider"]
+        # short names, in a directory that no other user can write to: tests make sockets there (sun_path: 108)
+        self._folders = [scratch / str(next(_FOLDERS)) for _ in range(at_once + 1)]
+        for folder in self._folders:
+            folder.mkdir()
+        self._first: list[Outcome] = []
+
+    def run(self) -> None:
+        """Run all that may run beside something."""
+        with concurrent.futures.ThreadPoolExecutor(len(self._folders) - 1) as runs:
+            self._first = list(runs.map(lambda folder: self._one(folder, self._plugin), self._folders[:-1]))
+
+    def judge(self) -> Outcome:
+        """Run the rest with nothing beside it, print what all of it printed, and return what it came to."""
+        print(f"\n=== {self._title} ===", flush=True)
+        failed, left = written(self._claims, "failed"), written(self._claims, "left")
+        alone, ran = Outcome(self._title), self._folders[:-1]
+        if failed or written(self._claims, "alone"):
+            alone, ran = self._one(self._folders[-1], [*self._plugin, "--alone"]), self._folders
+        for folder in ran:
+            print((folder / "output").read_text(errors="replace"), flush=True)
+        first, outcome = self._first, Outcome(self._title)
+        for run in first:
+            outcome.failures += [failure for failure in run.failures if failure.startswith("pytest ended")]
+        if (unknown := sum(run.failed for run in first) - len(outcome.failures) - len(failed) - len(left)) > 0:
+            outcome.failures.append(f"{unknown} failures, shown above")  # of collection, say
+        outcome.failures += [*left, *alone.failures]
+        outcome.failed = len(outcome.failures)
+        outcome.passed = sum(run.passed for run in (*first, alone))
+        outcome.skipped = sum(run.skipped for run in (*first, alone))
+        for run in (*first, alone):
+            outcome.reasons.update(run.reasons)
+        if failed:
+            outcome.reasons[f"{AGAIN}{', '.join(failed)}"] += len(failed)
+        if self._unchosen:
+            outcome.reasons[self._unchosen] += 1
+        return outcome
+
+
+def run_jobs(jobs: Sequence[Job | Outcome], at_once: int = 1) -> list[Outcome]:
+    """Run jobs, `at_once` at a time, and judge each of them; what could not run has its outcome already."""
+    ready = [job for job in jobs if isinstance(job, Job)]
+    with concurrent.futures.ThreadPoolExecutor(at_once) as lanes:
+        for _ in lanes.map(Job.run, ready):
+            pass
+    return [job.judge() if isinstance(job, Job) else job for job in jobs]
 
 
 def written(claims: Path, what: str) -> list[str]:
-    """Return the tests that two runs wrote down: that `failed`, or were the last before a run `left` something."""
+    """Return the tests that runs wrote down: `alone`, that `failed`, or the last before a run `left` something."""
     return sorted({line for file in claims.glob(f"{what}-*") for line in file.read_text().splitlines()})
 
 
-def as_user(tier: str, scratch: Path) -> Outcome:
-    """Run a tier as an ordinary user, on a copy of the tree where that user could not read this one."""
+def as_user(tier: str, scratch: Path) -> Job | Outcome:
+    """Make the job that runs a tier as an ordinary user, on a copy of a tree that this user could not read."""
     title = f"{tier} (user)"
     if not shutil.which("setpriv"):
         return left_out(title, "user", "setpriv is not installed. Hint: apt-get install util-linux")
@@ -250,15 +276,13 @@ def as_user(tier: str, scratch: Path) -> Outcome:
             options=[*chosen, *options], capture=folder / "output",
         )  # fmt: skip
 
-    outcome = side_by_side(title, scratch, one, runs_at_once(tier))
-    if chosen:
-        outcome.reasons["what is marked slow or once, which ran as root"] += 1
-    return outcome
+    unchosen = "what is marked slow or once, which ran as root" if chosen else ""
+    return Job(title, scratch, one, at_once(tier in SIDE_BY_SIDE), unchosen)
 
 
-def runs_at_once(tier: str) -> int:
-    """Return how many runs share a tier here."""
-    return 2 if tier in SIDE_BY_SIDE and len(os.sched_getaffinity(0)) > 1 else 1
+def at_once(shared: bool) -> int:
+    """Return how many runs go on at a time here, of what may be shared."""
+    return 2 if shared and len(os.sched_getaffinity(0)) > 1 else 1
 
 
 def users_environment(home: Path, tree: Path) -> dict[str, str]:
@@ -339,33 +363,44 @@ def fast(scratch: Path) -> list[Outcome]:
         return quick("unit", where, options)
 
     print("\n=== what is fast ===", flush=True)
-    shared = side_by_side("unit (fast)", scratch, unit)
+    shared = run_jobs([Job("unit (fast)", scratch, unit, 2)])
     print((folder / "output").read_text(errors="replace"), flush=True)
-    return [shared, *core]
+    return [*shared, *core]
 
 
-def as_self(tier: str, title: str, scratch: Path) -> Outcome:
-    """Run a tier as the user that runs this."""
+def as_self(tier: str, title: str, scratch: Path) -> Job:
+    """Make the job that runs a tier as the user that runs this."""
 
     def one(folder: Path, options: list[str]) -> Outcome:
         return pytest_tier(tier, title, folder, options=options, capture=folder / "output")
 
-    if tier not in JUDGED_ALONE:
-        return pytest_tier(tier, title, scratch)
-    return side_by_side(title, scratch, one, runs_at_once(tier))
+    return Job(title, scratch, one, at_once(tier in SIDE_BY_SIDE))
 
 
-def run_tier(tier: str, scratch: Path) -> list[Outcome]:
-    print(f"\n=== tier {tier} ===", flush=True)
-    if tier == "vm":
-        return [vm_tier(scratch)]
+def jobs_of(tier: str, scratch: Path) -> list[Job | Outcome]:
+    """Return the runs of a tier: as this user, and where root runs this as an ordinary user, too."""
     if tier not in AS_BOTH:
         return [as_self(tier, tier, scratch)]
     if os.geteuid() != 0:
         return [left_out(f"{tier} (root)", "root", "not root"), as_self(tier, f"{tier} (user)", scratch)]
-    as_root = as_self(tier, f"{tier} (root)", scratch)
-    print(f"\n=== tier {tier}, again as uid {ORDINARY_UID} ===", flush=True)
-    return [as_root, as_user(tier, scratch)]
+    return [as_self(tier, f"{tier} (root)", scratch), as_user(tier, scratch)]
+
+
+def run_tiers(tiers: Sequence[str], scratch: Path) -> list[Outcome]:
+    """Run tiers one after the other; of those that run beside others, which come together, two at a time."""
+    outcomes: list[Outcome] = []
+    for together, group in itertools.groupby(tiers, BESIDE_OTHERS.__contains__):
+        found = list(group)
+        if together:
+            print(f"\n=== tiers {', '.join(found)}: {at_once(True)} at a time ===", flush=True)
+            jobs = [job for tier in sorted(found, key=BESIDE_OTHERS.index) for job in jobs_of(tier, scratch)]
+            outcomes += run_jobs(jobs, at_once(True))
+            continue
+        for tier in found:
+            print(f"\n=== tier {tier} ===", flush=True)
+            jobs = [] if tier == "vm" else jobs_of(tier, scratch)
+            outcomes += [outcome for job in jobs for outcome in run_jobs([job])] or [vm_tier(scratch)]
+    return outcomes
 
 
 def print_table(outcomes: list[Outcome]) -> None:
@@ -395,8 +430,7 @@ def main() -> int:
         scratch.chmod(0o711)
         if arguments.fast:
             outcomes = fast(scratch)
-        for tier in chosen:
-            outcomes += run_tier(tier, scratch)
+        outcomes += run_tiers(chosen, scratch)
     print_table(outcomes)
     return 1 if any(one.failed for one in outcomes) else 0
 

@@ -45,7 +45,10 @@ class Beside:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        keep_only(config, items, [item for item in items if not item.get_closest_marker("alone")])
+        kept = [item for item in items if not item.get_closest_marker("alone")]
+        if held := set(items) - set(kept):
+            self._write("alone", *(item.nodeid for item in held))
+        keep_only(config, items, kept)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
@@ -65,9 +68,12 @@ class Beside:
         report = yield
         if report.failed:
             what = "left" if "the session left behind" in report.longreprtext else "failed"  # of no one test
-            with (self._claims / f"{what}-{os.getpid()}").open("a") as file:
-                file.write(f"{item.nodeid}\n")
+            self._write(what, item.nodeid)
         return report
+
+    def _write(self, what: str, *nodes: str) -> None:
+        with (self._claims / f"{what}-{os.getpid()}").open("a") as file:
+            file.writelines(f"{node}\n" for node in nodes)
 
 
 def keep_only(config: pytest.Config, items: list[pytest.Item], kept: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,27 @@ def test_measures(): assert "alone" in os.environ["HOW"]
 """
 
 
+def write(claims: Path, what: str) -> None:
+    with (claims / f"{what}-1").open("a") as file:
+        file.write("tests/test_a.py::test_one\n")
+
+
+@pytest.mark.parametrize("what", ["alone", "failed", None])
+def test_tests_are_collected_again_only_where_some_are_to_run_alone(tmp_path: Path, what: str | None) -> None:
+    runs = list[bool]()
+
+    def one(folder: Path, options: list[str]) -> run_tiers.Outcome:
+        (folder / "output").touch()
+        runs.append("--alone" in options)
+        if what and not runs[-1]:
+            write(Path(options[options.index("--claims") + 1]), what)
+        return run_tiers.Outcome("small", passed=1)
+
+    (outcome,) = run_tiers.run_jobs([run_tiers.Job("small", tmp_path, one, 1)])
+    assert runs == ([False, True] if what else [False])
+    assert outcome.passed == len(runs)
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.slow
 def test_a_tier_shared_by_two_runs_is_run_once_and_what_failed_is_judged_alone(
@@ -105,9 +127,56 @@ def test_a_tier_shared_by_two_runs_is_run_once_and_what_failed_is_judged_alone(
         assert run_tiers.read_junit(report, outcome)
         return outcome
 
-    outcome = run_tiers.side_by_side("small", tmp_path, one)
+    (outcome,) = run_tiers.run_jobs([run_tiers.Job("small", tmp_path, one, 2)])
     assert "left behind" in capsys.readouterr().out
     assert (outcome.passed, outcome.failed, outcome.skipped) == (8, 4, 2)
     assert sorted(name.split("::")[-1] for name in outcome.failures) == ["test_fails"] * 2 + ["test_leaves"] * 2
     beside = next(reason for reason in outcome.reasons if reason.startswith("failed first"))
     assert beside.count("test_fails_beside") == beside.count("test_fails_and_leaves_beside") == 2
+
+
+def test_two_tiers_run_at_a_time_and_are_judged_one_by_one(tmp_path: Path) -> None:
+    meet, running = threading.Barrier(2), list[str]()
+
+    def job(name: str) -> run_tiers.Job:
+        def one(folder: Path, options: list[str]) -> run_tiers.Outcome:
+            (folder / "output").touch()
+            if "--alone" not in options:
+                write(Path(options[options.index("--claims") + 1]), "alone")
+            else:
+                return run_tiers.Outcome(name, passed=len(running) == 0)
+            running.append(name)
+            meet.wait(60)
+            running.remove(name)
+            return run_tiers.Outcome(name, passed=1)
+
+        return run_tiers.Job(name, tmp_path, one, 1)
+
+    missing = run_tiers.Outcome("missing", failed=1)
+    outcomes = run_tiers.run_jobs([job("first"), missing, job("second"), job("third"), job("fourth")], 2)
+    assert [one.tier for one in outcomes] == ["first", "missing", "second", "third", "fourth"]
+    assert [one.passed for one in outcomes] == [2, 0, 2, 2, 2]
+
+
+def test_tiers_that_run_beside_others_run_together_and_all_of_them_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = list[tuple[list[str], int]]()
+
+    def run(jobs: list[run_tiers.Outcome], at_once: int = 1) -> list[run_tiers.Outcome]:
+        made.append(([one.tier for one in jobs], at_once))
+        return list(jobs)
+
+    monkeypatch.setattr(run_tiers, "run_jobs", run)
+    monkeypatch.setattr(run_tiers, "vm_tier", lambda _scratch: run_tiers.Outcome("vm"))
+    monkeypatch.setattr(
+        run_tiers, "jobs_of", lambda tier, _scratch: [run_tiers.Outcome(f"{tier} {user}") for user in ("root", "user")]
+    )
+    outcomes = run_tiers.run_tiers(run_tiers.TIERS, tmp_path)
+    together = [f"{tier} {user}" for tier in run_tiers.BESIDE_OTHERS for user in ("root", "user")]
+    assert (together, run_tiers.at_once(True)) in made
+    assert [[f"{tier} {user}"] for tier in run_tiers.SIDE_BY_SIDE for user in ("root", "user")] == [
+        jobs for jobs, _ in made if jobs != together
+    ]
+    assert len(outcomes) == 2 * (len(run_tiers.TIERS) - 1) + 1
+    assert {one.tier.split()[0] for one in outcomes} == set(run_tiers.TIERS)
