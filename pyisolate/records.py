@@ -70,6 +70,8 @@ class RefusedOperation(msgspec.Struct, frozen=True):
     denied: bool = False
     #: it went on all the same, in monitor mode or by the host's yes: what was to be made is there by now
     passed: bool = False
+    #: it is about a link itself, and not about what that leads to
+    of_link: bool = False
 
 
 #: Returns the smallest rules under which an operation on a raw target passes, as a piece of a policy file.
@@ -97,6 +99,8 @@ class BrokerRecord(msgspec.Struct, frozen=True, kw_only=True):
     syscall: str | None = None
     #: what else the same call needs and is not granted, as (capability, target): for the suggestion
     also: tuple[Wanted, ...] = ()
+    #: it is about a link itself: the call followed none
+    of_link: bool = False
     #: decided by the shadow policy: the one in force may have allowed it
     shadow: bool = False
     #: the host was asked first, of a request at the egress proxy: as in KernelRecord. No guest says so

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard, cast
 
 from ..capability import Capability
 from ..errors import PolicyError, RefusedImport
+from ..records import ALSO_LIMIT, Wanted
 from . import frames, paths
 from .operation import Operation
 
@@ -59,13 +60,23 @@ class LastAllowed:
         """Drop this thread's note: the next error is about something else."""
         self._by_thread.pop(get_ident(), None)
 
-    def match(self, error: OSError) -> tuple[Operation, str, int] | None:
+    def match(self, error: OSError) -> tuple[Operation, str, int, tuple[Wanted, ...]] | None:
         """Return operation, system call and sequence of what the kernel refused with `error`; None when unrelated.
+
+        And what else the same call asked of that file: the kernel may have refused any of it.
 
         An error without a file name must come out of the very call that asked: any other call may be one that no
         hook asks about, and the kernel's own record is its event.
         """
-        return self._noted_for(error) if number_of(error) in REFUSALS else None
+        found = self._noted_for(error) if number_of(error) in REFUSALS else None
+        if found is None:
+            return None
+        operation, syscall, sequence = found
+        asked = self._by_thread[get_ident()][0]
+        also = [
+            one[:2] for one in asked if one[1] == operation[1] and one[0] is not operation[0] and one[0].family == "fs"
+        ]
+        return operation, syscall, sequence, tuple(also[:ALSO_LIMIT])
 
     def made_no_process(self, error: BaseException) -> bool:
         """Tell whether an error is EAGAIN of an allowed call for a process: fork(2) says so of a full table.

@@ -341,6 +341,7 @@ class GuestHooks:
             monotonic_ns=time.monotonic_ns(),
             syscall=syscall or None,
             also=also,
+            of_link=paths.is_unfollowing(),
             shadow=shadow,
         )
         kind = (decision.capability, decision.target, decision.verdict, decision.code, origin, shadow)
@@ -386,10 +387,9 @@ class GuestHooks:
             return known
         if not is_os_error(error) or isinstance(error, PolicyError) or raised_by_guest(error):
             return None
-        matched = self._last.match(error)
-        if matched is None:
+        if (matched := self._last.match(error)) is None:
             return None
-        (capability, target, _facts), syscall, sequence = matched
+        (capability, target, _facts), syscall, sequence, also = matched
         if self._compiled is not None and self._compiled.mode_of(CATALOGUE[capability].group) is Mode.MONITOR:
             return None  # no enforcer refuses here, so it was the file's own permissions, or the like
         record = BrokerRecord(
@@ -403,6 +403,7 @@ class GuestHooks:
             monotonic_ns=time.monotonic_ns(),
             errno=number_of(error),
             syscall=syscall or None,
+            also=also,
         )
         _notes(error)[_RECORD] = record
         return record
@@ -418,8 +419,7 @@ class GuestHooks:
 
     def observe(self, error: BaseException) -> BrokerRecord | None:
         """Attribute an exception and report it once: repeats and re-raises of the same object count once."""
-        ident = get_ident()
-        if ident in self._busy:
+        if (ident := get_ident()) in self._busy:
             return None
         self._busy.add(ident)
         try:

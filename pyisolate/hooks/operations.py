@@ -11,6 +11,7 @@ import errno
 import os
 import posix
 import socket
+import stat
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..capability import Capability as C
 from ..decision import Verdict
 from ..policy import workspace
 from ..policy.broker import is_unspoken_of
+from ..policy.suggest import crosses
 from . import addresses, frames, paths
 from .active import GATE, may_read, may_run
 from .operation import Arguments, DoneWithout, Operation, Operations
@@ -46,11 +48,12 @@ def opening(path: str, flags: int) -> Operations:
         return (C.FS_CREATE, path, facts), (C.FS_WRITE, path, facts)
     found: list[Operation] = []
     access = flags & _O_WRITING
+    neither = access == _O_WRITING and _is_seen(path)  # open(2): no right is asked of a descriptor that has none
     if flags & _O_CREAT and not paths.exists(path, covered=False):
         found.append((C.FS_CREATE, path, facts))
-    if access or flags & _O_TRUNC:
+    if (access and not neither) or flags & _O_TRUNC:
         found.append((C.FS_WRITE, path, facts))
-    if access != posix.O_WRONLY:
+    if access != posix.O_WRONLY and not neither:
         found.append((C.FS_READ, path, facts))
     return found
 
@@ -136,6 +139,19 @@ def _metadata(args: Arguments) -> Operations:
     return _NOTHING if path is None or _is_known_absent(path) else ((C.FS_METADATA, path, {}),)
 
 
+def _mode(args: Arguments) -> Operations:
+    """Return the operation of chmod, whose set-id bits no kernel layer lets pass, whatever the file is."""
+    if not is_set_id(args[1]):
+        return _metadata(args)
+    path = paths.of_descriptor(args[0]) if isinstance(args[0], int) else paths.reached_by_change(args[0], args[2])
+    return _NOTHING if path is None else ((C.FS_METADATA, path, {"special": True}),)
+
+
+def is_set_id(mode: int) -> bool:
+    """Tell whether a mode has the set-user-id or the set-group-id bit."""
+    return bool(mode & (stat.S_ISUID | stat.S_ISGID))
+
+
 def _is_known_absent(path: str) -> bool:
     """Tell whether nothing is there, and the guest may know: the kernel says so before it looks at rights."""
     hooks = GATE.hooks
@@ -173,6 +189,12 @@ def _is_hidden(path: str) -> bool:
     """Tell whether no rule speaks of reading a file: a root view would not have it."""
     hooks = GATE.hooks
     return hooks is not None and is_unspoken_of(hooks.peek(C.FS_READ, path).code)
+
+
+def _is_seen(path: str) -> bool:
+    """Tell whether nothing hides a path, as a root view does what no rule shows, and a sandbox thread has none."""
+    hooks = GATE.hooks
+    return hooks is None or hooks.peek(C.FS_METADATA, path, look=True).code is None
 
 
 def _is_refused(capability: C, path: str) -> bool:
@@ -216,7 +238,9 @@ def _rename(args: Arguments) -> Operations:
         found.append((C.FS_CREATE, target, {}))
         if paths.present(target):
             found.append((C.FS_DELETE, target, {}))
-    if source is not None and any(_is_refused(one[0], one[1]) for one in found) and _is_known_absent(source):
+    # so is a move between two grants, which are two mounts: EXDEV would come first
+    stops = any(_is_refused(one[0], one[1]) for one in found) or crosses(found[0][1], [one[:2] for one in found])
+    if source is not None and stops and _is_known_absent(source):
         raise _absent(args[0], None, args[1])
     return found
 
@@ -319,7 +343,8 @@ def _addressed(capability: C) -> Callable[[Arguments], Operations]:
         target, facts = described
         if not leads_there:
             facts |= addresses.v6only(args[0], target)
-        return ((capability, target, {**facts, "type": addresses.kind_of(args[0])}),)
+        asked = C.NET_CONNECT if addresses.is_connecting() else capability
+        return ((asked, target, {**facts, "type": addresses.kind_of(args[0])}),)
 
     return operations
 
@@ -384,7 +409,7 @@ OPERATIONS: dict[str, tuple[Callable[[Arguments], Operations], str]] = {
     "os.symlink": (_creating(1, 2), "symlink"),
     "os.rename": (_rename, "rename"),
     "os.link": (_link, "linkat"),
-    "os.chmod": (_metadata, "chmod"),
+    "os.chmod": (_mode, "chmod"),
     "os.chown": (_metadata, "chown"),
     "os.utime": (_metadata, "utimensat"),
     "os.setxattr": (_attributes, "setxattr"),
@@ -422,58 +447,3 @@ OWN_HANDLERS = frozenset({"import", "socket.getaddrinfo", "socket.gethostbyname"
 
 #: Every event that the native hook has to pass on.
 EVENTS = frozenset(OPERATIONS) | OWN_HANDLERS
-
-#: Seen and deliberately not asked: each step that they announce raises its own event, or nothing can be decided.
-ANNOUNCEMENTS = frozenset(
-    {
-        "shutil.copyfile",
-        "shutil.copymode",
-        "shutil.copystat",
-        "shutil.copytree",
-        "shutil.make_archive",
-        "shutil.move",
-        "shutil.rmtree",
-        "shutil.unpack_archive",
-        "shutil.chown",
-        "tempfile.mkstemp",
-        "tempfile.mkdtemp",
-        "glob.glob",
-        "glob.glob/2",
-        "os.walk",
-        "os.fwalk",
-        "pathlib.Path.glob",
-        "pathlib.Path.rglob",
-        "pathlib.Path.walk",
-        "urllib.Request",
-        "webbrowser.open",
-        "ensurepip.bootstrap",
-        "os.chdir",
-        "os.putenv",
-        "os.unsetenv",
-        "os.getxattr",
-        "os.listxattr",
-        "os.lockf",
-        "fcntl.fcntl",
-        "fcntl.flock",
-        "fcntl.lockf",
-        "mmap.__new__",
-        "marshal.loads",
-        "marshal.load",
-        "pickle.find_class",
-        "resource.setrlimit",
-        "resource.prlimit",
-        "syslog.openlog",
-        "signal.pthread_kill",
-        "ctypes.dlsym",
-        "ctypes.call_function",
-        "ctypes.string_at",
-        "socket.getnameinfo",
-        "socket.gethostname",
-        "sys.addaudithook",
-        "sys.settrace",
-        "sys.setprofile",
-        "cpython.run_command",
-        "cpython.run_file",
-        "cpython.run_module",
-    }
-)

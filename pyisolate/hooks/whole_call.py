@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ..capability import Capability
-from ..policy.suggest import crosses
+from ..policy.suggest import TERMINALS, crosses
 from ..records import ALSO_LIMIT
 from .operation import Operations
 
 _MOVES = ("os.rename", "os.link")
 _DATABASE = "sqlite3.connect"
+_TERMINAL = "os.forkpty"
 
 
 def with_all_of_call(
@@ -18,6 +19,11 @@ def with_all_of_call(
     capability, target, _ = operations[index]
     if hook in _MOVES and crosses(target, named := tuple([one[:2] for one in operations])):
         return named  # granted or not: no rule for one of its names lets it pass
+    if hook == _TERMINAL:  # which opens one as well, that no sandbox has
+        return (*also, (Capability.FS_WRITE, TERMINALS))
     if hook == _DATABASE and capability is Capability.FS_CREATE:  # a transaction removes its journal
         return (*also, (Capability.FS_DELETE, f"{target}-journal"))[:ALSO_LIMIT]
+    made = (Capability.FS_CREATE, target)
+    if hook == "open" and any(one[:2] == made for one in operations[:index]):
+        return (*also, made)  # granted, but no rule for a name that is not there yet lets the rest pass
     return also

@@ -9,15 +9,17 @@ from __future__ import annotations
 import _posixsubprocess
 import _socket
 import _thread
+import contextlib
 import grp
 import os
 import posix
 import pwd
 import signal
 import socket
+import stat
 import sys
 from _thread import get_ident
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -29,18 +31,21 @@ from . import pinned_hosts as pinned
 from .active import GATE, CellHooks
 from .answer_codes import LOOKUPS
 from .operation import Operations
-from .operations import executing, is_known_present, signalling
+from .operations import executing, is_known_present, is_set_id, signalling
 
 Builder = Callable[..., Operations]
 _NOTHING: Operations = ()
+#: What mknod(2) makes in a sandbox; 0 is a regular file.
+_PLAIN_KINDS = (0, stat.S_IFREG, stat.S_IFIFO)
 _WRITING = os.O_WRONLY | os.O_RDWR
 
 
-def _made(path: Any, *_args: Any, dir_fd: int | None = None, **_kwargs: Any) -> Operations:
+def _made(path: Any, mode: int = 0o600, *_args: Any, dir_fd: int | None = None, **_kwargs: Any) -> Operations:
     resolved = paths.reached(path, dir_fd, follow=False)
-    if resolved is None or is_known_present(resolved):
+    special = stat.S_IFMT(mode) not in _PLAIN_KINDS or is_set_id(mode)
+    if resolved is None or (not special and is_known_present(resolved)):
         return _NOTHING
-    return ((C.FS_CREATE, resolved, {}),)
+    return ((C.FS_CREATE, resolved, {"special": special}),)
 
 
 def _changed_root(path: Any) -> Operations:
@@ -237,11 +242,29 @@ def _bind(self: socket.socket, address: Any, /) -> None:
 
 
 def _sendto(self: socket.socket, data: Any, /, *args: Any) -> int:
-    return _socket.socket.sendto(self, data, *args[:-1], *[_pinned_address(self, address) for address in args[-1:]])
+    given = (*args[:-1], *[_pinned_address(self, address) for address in args[-1:]])
+    with _connecting(self, args[0] if len(args) > 1 else 0):
+        return _socket.socket.sendto(self, data, *given)
 
 
 def _sendmsg(self: socket.socket, buffers: Any, /, *args: Any) -> int:
-    return _socket.socket.sendmsg(self, buffers, *args[:2], *[_pinned_address(self, address) for address in args[2:]])
+    given = (*args[:2], *[_pinned_address(self, address) for address in args[2:]])
+    with _connecting(self, args[1] if len(args) > 1 else 0):
+        return _socket.socket.sendmsg(self, buffers, *given)
+
+
+@contextlib.contextmanager
+def _connecting(sock: socket.socket, flags: object) -> Iterator[None]:
+    """Let the hook of the call inside know of MSG_FASTOPEN: its audit event does not carry the flags."""
+    ident = get_ident()
+    if GATE.hooks is None or not addresses.connects_by(sock, flags) or ident in addresses.connecting:
+        yield
+        return
+    addresses.connecting.add(ident)
+    try:
+        yield
+    finally:
+        addresses.connecting.discard(ident)
 
 
 def _connection(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -68,7 +68,7 @@ class JudgedCall:
             if (one := self._refusal(capability, path, file, asked, unmade)) is not None:
                 found.append(one)
         if self.record.syscall in RENAMING | LINKING and asked:
-            found += self._widened()
+            found += self._widened() if self.passed or self.names.is_there(asked[0][2]) else ()
             found += self._between_mounts() if self.sealed and not found else ()
         return found
 
@@ -82,13 +82,17 @@ class JudgedCall:
         record, decide = self.record, self.broker.decide
         listing = self.names.is_directory(file)
         if capability is Capability.FS_READ:
+            leads = self.names.leads_to(file)
             if listing and file in self.searched.directories:
                 return None
-            if not self.full and is_tried(record, file, self.broker.policy, self.by_guest):
+            if not self.full and is_tried(record, leads, self.broker.policy, self.by_guest):
                 return None
         decision = decide(capability, file, listing=listing)
         if decision.code is not None:
             denied = by_unseen_link(refused(record, decision, path), self.names, passed=self.passed)
+            if capability is not Capability.FS_CREATE and (Capability.FS_CREATE, path, file) in asked:
+                # as hooks say it: no rule for a name that is not there yet lets the rest of the call pass
+                denied = msgspec.structs.replace(denied, also=((Capability.FS_CREATE, path),))
             narrower = bool(record.other) and OWN_DESCRIPTOR.fullmatch(record.target) is not None
             return msgspec.structs.replace(denied, no_rule=True) if narrower else denied
         if self._only_named(capability, file):
@@ -121,7 +125,7 @@ class JudgedCall:
         record, broker, names = self.record, self.broker, self.names
         if not (record.syscall in (*OF_NAME, *LINKING) or record.flags & os.O_EXCL) or record.flags & _TMPFILE:
             return False
-        if self._is_hidden(file):
+        if self._is_hidden(file) or record.refused:  # to the first of two tries the kernel did not say that
             return False
         if record.met is not None and record.syscall not in LINKING:
             return record.met != "nothing"
@@ -243,8 +247,7 @@ class JudgedCall:
             there = target is not None and names.is_there(target)
             if source is None or target is None:
                 return []
-            found = record.met == "link" or self._found(source)
-            if not (names.is_there(source) or (passed and there) if found is None else found):
+            if not self._is_moved(source, passed=passed, replaces=there) and not self._stops_before(source, target):
                 return []
             replaced = [(Capability.FS_DELETE, target)] if there and not passed else []
             asked = [(Capability.FS_DELETE, source), (Capability.FS_CREATE, target), *replaced]
@@ -264,6 +267,19 @@ class JudgedCall:
         else:
             return self._opened(passed=passed)
         return [(capability, path, path) for capability, path in asked]
+
+    def _is_moved(self, source: str, *, passed: bool, replaces: bool) -> bool:
+        """Tell whether a move found something under its first name."""
+        found = self.record.met == "link" or self._found(source)
+        return found if found is not None else self.names.is_there(source) or (passed and replaces)
+
+    def _stops_before(self, source: str, target: str) -> bool:
+        """Tell whether a root view refuses a move before it looks for what is moved (EXDEV, EROFS).
+
+        As it does a removal. It comes so far where it shows both directories.
+        """
+        shown = [self.broker.decide(Capability.FS_LOOKUP, os.path.dirname(path)).code for path in (source, target)]
+        return self.hides and shown == [None, None]
 
     def _is_absent_from_own(self, name: str) -> bool:
         """Tell whether a call removes a name that nothing had: the workspace, where it leads if enforced, refuses none.
@@ -314,6 +330,8 @@ class JudgedCall:
         # what is there now the call may have made, where it went on: surely with O_EXCL
         made = not there or bool(flags & os.O_EXCL)
         made = made or (found is None and passed and names.born_after(file, record.monotonic_ns))
+        # the first of two tries may have made it: Landlock refuses to open it only then
+        made = made or (record.refused == errno.EACCES and names.is_just_made(file, record.monotonic_ns))
         if flags & _TMPFILE or (flags & os.O_CREAT and made):
             asked.append(Capability.FS_CREATE)
         if (accesses and not neither) or flags & os.O_TRUNC:

@@ -31,7 +31,10 @@ def not_found(
     search or the standard library does without; not of a task in /proc, which is another's here. Where files are
     monitored, the guest found it.
     """
-    if record.resolves or is_task(path) or is_beside(path, record.target, searched) or not names.is_seen(path):
+    leads_to = names.leads_to(path)
+    if record.resolves or is_task(leads_to) or not names.is_seen(leads_to):
+        return record
+    if is_beside(path, record.target, searched) or is_beside(leads_to, record.target, searched):
         return record
     passed = broker.policy.mode_of("fs") is Mode.MONITOR
     if passed and is_described_terminal(record, path):

@@ -35,6 +35,7 @@ _OF_KERNEL = ("/proc/", "/sys/")
 _FIRST_LINE = 256  # BINPRM_BUF_SIZE, linux/binfmts.h
 _TICK_NS = 10_000_000  # file systems look at the clock of the last tick; HZ=100 is the slowest
 _READINGS = 3  # of two clocks, one after the other: a thread that has to rest in between finds too small a difference
+_TRIES_NS = 60_000_000_000  # a guest may be kept waiting between its two tries of a call
 _LINK_LIMIT = 40  # path_resolution(7)
 
 
@@ -54,6 +55,8 @@ class SeenNames:
     ) -> None:
         self._own, self._leading, self._call, self._shown = own, leading, call, shown
         self._unseen: set[str] = set()
+        #: the name of a call's that its guest does not find -> what its links lead to
+        self._leads_to: dict[str, str] = {}
         #: a directory that a name goes through and out of again, where the root view does not have it
         self.barred: str | None = None
 
@@ -141,6 +144,16 @@ class SeenNames:
         born = self._born_ns(path)
         return bool(born) and born > _at(monotonic_ns)
 
+    def is_just_made(self, path: str, monotonic_ns: int) -> bool:
+        """Say whether a file may have been made by the first try of a call of that time: empty, and as it was made."""
+        born = self._born_ns(path)
+        try:
+            state = self._look(path)[0]
+        except (OSError, ValueError, SandboxClosed):
+            return False
+        as_made = state.st_size == 0 and state.st_mtime_ns == born
+        return as_made and born > _at(monotonic_ns) - _TRIES_NS
+
     def removed_since(self, target: str, monotonic_ns: int) -> str | None:
         """Return a name, links followed, below a folder from which something was removed since a call; else None."""
         path = folder = self.followed(target)
@@ -205,7 +218,7 @@ class SeenNames:
     def followed(self, path: str) -> str:
         """Return a path with its links followed, as hooks do; what lies below a task in /proc stays as it was asked.
 
-        A link that the root view lacks is not followed to what is granted: no guest gets there by it.
+        A link that the root view lacks is not followed: no guest gets anywhere by it.
         """
         if OWN_DESCRIPTOR.fullmatch(path):
             return path
@@ -237,16 +250,26 @@ class SeenNames:
     def _in_view(self, path: str, met: dict[str, str]) -> str:
         """Return a path if the guest's view has the links by which it was come to; else the name that it does not find.
 
-        `met`: the name at each link, with what was still to be followed -> the link.
+        `met`: the name at each link, with what was still to be followed -> the link. A rule for that name grants what
+        the link leads to as well. In monitor mode hooks see where it leads, and name what no rule grants there.
         """
         shown = self._shown
-        if not met or shown is None or not shown.grants(path):
+        if not met or shown is None:
             return path
-        unseen = next((name for name, link in met.items() if shown.lacks(link)), None)
+        granted = shown.grants(path)
+        unseen = (
+            next((name for name, link in met.items() if shown.lacks(link)), None) if granted or shown.hides else None
+        )
         if unseen is None:
             return path
-        self._unseen.add(unseen)
+        self._leads_to[unseen] = path
+        if granted:
+            self._unseen.add(unseen)
         return unseen
+
+    def leads_to(self, path: str) -> str:
+        """Return what a name leads to by a link that the root view lacks, where it was followed here; else itself."""
+        return self._leads_to.get(path, path)
 
     def _is_barred(self, directory: str) -> bool:
         """Say whether a directory of the host's, whose links are followed, is one that no guest can go through."""

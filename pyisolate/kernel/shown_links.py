@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 
 from ..capability import Capability
+from ..decision import Mode
 from ..native import looks
 from ..policy.broker import Broker
 from ..policy.compile import with_gates
@@ -22,6 +23,8 @@ class ShownLinks:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        #: the guest sees nothing by other links; monitor mode shows it
+        self.hides = broker.policy.mode_of("fs") is Mode.ENFORCE
         self.lacks = functools.lru_cache(_REMEMBERED)(self._lacks)
 
     def grants(self, path: str) -> bool:

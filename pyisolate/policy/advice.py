@@ -101,7 +101,7 @@ def advice(operation: RefusedOperation) -> dict[str, Any] | None:
         return None
     if capability is Capability.PROCESS_EXEC and looks.is_directory(target):
         return None  # it cannot be run, and a rule for it would let all run that is in it
-    if capability is Capability.FS_METADATA and looks.is_link(target):
+    if capability is Capability.FS_METADATA and operation.of_link and looks.is_link(target):
         return None  # a rule speaks of what a link leads to: the link itself is its directory's
     if capability is Capability.FS_CREATE and not operation.passed:
         if looks.is_directory(target) and (Capability.FS_WRITE, target) in operation.also:

@@ -5,6 +5,7 @@ It is for good errors, origin and Python-level rules, never the boundary: the ke
 Facts that hooks may pass to `decide` (unknown ones are ignored):
 - `listing=True` with fs.read: the target is a directory that is only listed (importlib searching for a module);
 - `look=True` with fs.metadata: it is looked at (stat), which any right allows, not changed (chmod, utime);
+- `special=True` with fs.create and fs.metadata: it makes a device file, a socket, or a set-user-id or set-group-id one;
 - `importer="pandas.core"` with import.module: the `__name__` of the module whose code imports, None for the guest's;
 - `path="/.../x.so"` with import.native: the file that is loaded;
 - `inside=True` with process.signal: the receiver belongs to the sandbox;
@@ -34,6 +35,8 @@ _LOOKING = (FsRight.READ, FsRight.WRITE, FsRight.CREATE, FsRight.DELETE, FsRight
 _FAMILIES = ("AF_INET", "AF_INET6", "AF_UNIX")
 _Answer = tuple[str | None, DenialCode | None, str]
 _GRANTED: _Answer = (None, None, "")
+#: What the filter of system calls refuses whatever file it is (kernel/seccomp).
+SPECIAL_FILE = "no policy can grant set-user-id or set-group-id bits, nor device files, nor sockets that no bind made"
 #: What the host is asked about also where no address is named.
 _ASKED_BY_NAME = (Capability.PROCESS_EXEC, Capability.NET_HTTP)
 
@@ -106,6 +109,8 @@ class Broker:
     # -- files and programs -------------------------------------------------------------------------------------------
 
     def _file(self, capability: Capability, bit: int, target: str, facts: dict[str, Any]) -> _Answer:
+        if facts.get("special"):
+            return None, DenialCode.ALWAYS_DENIED, SPECIAL_FILE
         path = _normal(target)
         if path is None:
             return None, DenialCode.NOT_GRANTED, f"{target!r} is not an absolute path, so no rule can speak of it"

@@ -36,6 +36,8 @@ _SHARED = frozenset(
 _HOME = re.compile(r"/home/[^/]+")
 #: What the loader opens (ld.so(8)): `NAME.so`, with the numbers of its version where it is not a module.
 _SHARED_LIBRARY = re.compile(r"\.so(?:\.[0-9]+)*\Z")
+#: Where pseudo-terminals come from, of which no sandbox has one.
+TERMINALS = "/dev/ptmx"
 _TASK = re.compile(r"/proc/(?:self|thread-self|[0-9]+)(?:/|\Z)")
 
 
@@ -59,8 +61,10 @@ def suggestion(operation: RefusedOperation) -> dict[str, Any] | None:
     capability, target, also = Capability(operation.capability), operation.target, operation.also
     if operation.by_native and capability is Capability.FS_READ and _SHARED_LIBRARY.search(target):
         return exact(Capability.IMPORT_NATIVE, target)  # the loader reads it, to map it as code
-    if crosses(target, also) or (
-        capability is Capability.IMPORT_NATIVE and (target in _SHARED or target == "/dev/zero")
+    if (
+        (Capability.FS_WRITE, TERMINALS) in also
+        or crosses(target, also)
+        or (capability is Capability.IMPORT_NATIVE and (target in _SHARED or target == "/dev/zero"))
     ):
         return None
     if capability is Capability.MEMORY_EXEC and target.startswith("mmap(") and "anonymous" not in target:

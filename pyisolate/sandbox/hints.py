@@ -15,7 +15,7 @@ from ..errors import SandboxDied
 from ..native.process import signal_name
 from ..policy.interpreter import InterpreterFiles
 from ..policy.packages import is_installed
-from ..policy.suggest import is_task
+from ..policy.suggest import TERMINALS, is_task
 from ..policy.workspace import HOME, is_place, same_line
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _SOCKET_HINT = (
     f"unix sockets in {HOME} are for the guest's own processes: grant these (`process: [{{fork: true}}]`), and no "
     "addresses beside; no rule about the socket is needed, and none helps without them"
 )
+_TERMINAL_HINT = "no sandbox has a pseudo-terminal: run the program with pipes (subprocess)"
 
 
 def hint_of_refusal(prepared: Prepared, event: DenialEvent) -> str | None:
@@ -47,6 +48,8 @@ def hint_of_refusal(prepared: Prepared, event: DenialEvent) -> str | None:
         return _hint_of_absent(prepared.compiled, event)
     if event.capability is Capability.NET_BIND and is_place(event.target.removeprefix("unix:")):
         return _SOCKET_HINT
+    if event.target == TERMINALS or f"{Capability.FS_WRITE.value} {TERMINALS}" in event.also:
+        return _TERMINAL_HINT
     if event.capability.family != "fs" and event.capability is not Capability.PROCESS_EXEC:
         return None
     if is_task(event.target):

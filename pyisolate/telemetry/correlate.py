@@ -30,8 +30,9 @@ _LATE_NS = 2_000_000_000
 #: KernelRecord.enforcer values whose records know of every question of a hook: they come from the listener, which reads
 #: the asked page. BPF slots miss questions without an audit event.
 COMPLETE_ENFORCERS = frozenset({"seccomp-notify", "landlock", "root view"})
-#: Calls of which hooks ask as sending, and which connect first where MSG_FASTOPEN is among their flags.
+#: Calls that connect first where MSG_FASTOPEN is among their flags; not every hook, nor every enforcer, sees those.
 _SENDING = frozenset({"sendto", "sendmsg"})
+_CONNECTS = (Capability.NET_CONNECT, Capability.NET_SEND)
 _Key = tuple[object, ...]
 _T = TypeVar("_T")
 
@@ -239,6 +240,10 @@ class Joiner:
         exact: list[_Key] = [(tid, record.sequence, *about)] if record.sequence else []
         thread = tid if self._translate is not None else 0
         keys = [*exact, (thread, record.capability, _about(record), *about)]
+        if (
+            not watched
+        ):  # the hook knows that the kernel refused its call, and not which of the rights that it asked for
+            keys += [(thread, capability, target, *about) for capability, target in record.also]
         if record.capability is Capability.PROCESS_EXEC and not watched:
             # The error of a program that was not started may be that of the process made for it (clone, vfork): the
             # kernel's record of that refusal is its one event, and the report adds nothing.
@@ -249,19 +254,26 @@ class Joiner:
         about = (record.verdict is Verdict.WOULD_DENY, record.shadow)
         if record.sequence:
             return [(record.tid, record.sequence, *about)]
-        return [(record.tid if self._translate is not None else 0, _asked_as(record), _about(record), *about)]
+        tid = record.tid if self._translate is not None else 0
+        return [(tid, capability, _about(record), *about) for capability in _asked_as(record)]
 
 
 def _same(record: KernelRecord, reports: list[BrokerRecord]) -> list[BrokerRecord]:
-    """Return the reports that name the record's capability."""
-    return [report for report in reports if report.capability is _asked_as(record)]
+    """Return the reports that name the record's capability, or ask for it besides: those as reports of it."""
+    found = []
+    for report in reports:
+        if (record.capability, _about(record)) in report.also:
+            report = replace(report, capability=record.capability, also=record.also)
+        if report.capability in _asked_as(record):
+            found.append(report)
+    return found
 
 
-def _asked_as(record: KernelRecord) -> Capability:
-    """Return the capability that a hook asks about where the kernel records this."""
-    if record.capability is Capability.NET_CONNECT and record.syscall in _SENDING:
-        return Capability.NET_SEND
-    return record.capability
+def _asked_as(record: KernelRecord) -> tuple[Capability, ...]:
+    """Return the capabilities of which a hook may ask one where the kernel records this."""
+    if record.capability in _CONNECTS and record.syscall in _SENDING:
+        return _CONNECTS
+    return (record.capability,)
 
 
 def _is_alone(record: KernelRecord) -> bool:

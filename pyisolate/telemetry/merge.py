@@ -97,6 +97,7 @@ def merge(
         by_native=said.verdict is Verdict.NOT_CONSULTED,
         denied=code is DenialCode.EXPLICIT_DENY,
         passed=would_deny,
+        of_link=lead.of_link if isinstance(lead, BrokerRecord) else bool(lead.flags & os.O_NOFOLLOW),
     )
     return DenialEvent(
         event_id=event_id or new_event_id(),

@@ -46,7 +46,7 @@ def suggested(
         if found is not None and below:
             kinds = found["import"]
             found = {"import": {**kinds, "allow": sorted([*kinds.get("allow", ()), *below])}}
-        return found if found is None or _fits(found, context, targets) else None
+        return _missing(found, context) if found is not None and _fits(found, context, targets) else None
     except Exception:
         _log.debug("suggestion failed", exc_info=True)  # a denial is recorded whether or not advice can be given
         return None
@@ -71,6 +71,18 @@ def _fits(found: dict[str, Any], context: SandboxContext, targets: tuple[str, ..
         if is_denied_by_import(rule["path"], _bits(rule["allow"]), context.files):
             return False
     return True
+
+
+def _missing(found: dict[str, Any], context: SandboxContext) -> dict[str, Any]:
+    """Return the rules about files without the rights that the policy grants at that very path."""
+    if "fs" not in found:
+        return found
+    granted = {rule.path: rule.allow & ~rule.deny for rule in context.files}
+    rules = [
+        rule | {"allow": [one for one in rule["allow"] if not _bits([one]) & granted.get(rule["path"], 0)]}
+        for rule in found["fs"]
+    ]
+    return found | {"fs": [rule for rule in rules if rule["allow"]]}
 
 
 def _below_denied(operation: RefusedOperation, context: SandboxContext) -> tuple[RefusedOperation, list[str]]:

@@ -157,7 +157,7 @@ def test_a_look_at_a_link_does_not_tell_where_it_leads(supervisor: pyisolate.Sup
     with supervisor.spawn("links", _policy(tree)) as sandbox:
         sandbox.exec(PRELUDE)
         found = [[Path(event.target).name for event in sandbox.exec(way.format(tree)).denials] for way in ways]
-    assert found == [["link"], ["link"], ["file"]]
+    assert found == [["link"]] * 3  # the last follows it: a rule for the link lets it pass, and none for the file does
     with supervisor.spawn("links", _policy(tree, "hidden/link")) as sandbox:  # the control
         assert sandbox.exec(f"import os; os.readlink('{tree}/hidden/link')").value == str(tree / "hidden/file")
         assert sandbox.get_denial_events() == []

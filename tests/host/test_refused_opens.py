@@ -29,13 +29,16 @@ def ground() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="names x86-64's system call")
+@pytest.mark.parametrize("by", ["native", "interpreter"])
 def test_an_open_for_neither_reading_nor_writing_succeeds_and_is_no_denial(
-    supervisor: pyisolate.Supervisor, ground: Path
+    supervisor: pyisolate.Supervisor, ground: Path, by: str
 ) -> None:
     """Access mode 3: a descriptor for ioctl(2) alone, which Linux gives of what may be seen."""
     file = str(ground / "one")
     os.chmod(file, 0o666)  # Linux asks the file's own mode for both
-    code = "import ctypes\npost(ctypes.CDLL(None).syscall(257, -100, {!r}.encode(), {}) >= 0)"
+    native = "import ctypes\npost(ctypes.CDLL(None).syscall(257, -100, {!r}.encode(), {}) >= 0)"
+    guest = "import os\ntry:\n    post(os.open({!r}, {}) >= 0)\nexcept PermissionError:\n    post(False)"
+    code = {"native": native, "interpreter": guest}[by]
     with supervisor.spawn("neither", with_ctypes(BASE.allow_read(ground))) as sandbox:
         for mode, wanted in ((3, True), (2, False)):  # the second is the control
             sandbox.exec(code.format(file, mode))

@@ -15,7 +15,8 @@ import pytest
 from pyisolate.capability import ASKED
 from pyisolate.capability import Capability as C
 from pyisolate.hooks import addresses, operations, paths
-from pyisolate.hooks.operations import ANNOUNCEMENTS, EVENTS, OPERATIONS, OWN_HANDLERS
+from pyisolate.hooks.announcements import ANNOUNCEMENTS
+from pyisolate.hooks.operations import EVENTS, OPERATIONS, OWN_HANDLERS
 
 
 @pytest.fixture

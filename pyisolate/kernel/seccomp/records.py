@@ -16,6 +16,7 @@ from ...native import notify as native
 from ...native.quiet import first_error
 from ...policy import addresses
 from ...policy.asking import asks_about
+from ...policy.broker import SPECIAL_FILE
 from ...policy.compiled import CompiledPolicy
 from ...policy.near_grants import NearGrants
 from ...policy.sockets import socket_text
@@ -78,7 +79,6 @@ _LIMITS = {
 }
 #: Calls that the filter stops for their mode argument alone.
 _BY_MODE = frozenset({"open", "openat", "creat", "chmod", "fchmod", "fchmodat", "fchmodat2", "mknod", "mknodat"})
-_SPECIAL_FILE = "no policy can grant set-user-id or set-group-id bits, nor device files, nor sockets that no bind made"
 _IN_MEMORY = "openat2 is never allowed: its flags are in memory, where no filter sees them. Hint: openat"
 _UNKNOWN_CALL = "no policy can grant calls of another architecture, nor those that pyisolate does not know"
 _OF_PROCESS = "a sandbox thread shares its process's directory and mask with the host. Hint: process isolation"
@@ -204,7 +204,7 @@ def _reason_of(record: native.Record, syscall: str, capability: Capability, code
     if code is DenialCode.ALWAYS_DENIED and (why := _never(record, syscall, capability)) is not None:
         return why
     if syscall in _BY_MODE and VERDICTS[record.verdict] is Verdict.DENY and not record.reply:
-        return _SPECIAL_FILE
+        return SPECIAL_FILE
     return _reason(code, capability) if code else "seen on its way to the file enforcer"
 
 

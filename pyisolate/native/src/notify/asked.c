@@ -91,7 +91,8 @@ static int notify_asks(const struct notify_call *c, uint8_t capability[2])
 	case SYS_sendmsg:
 	case SYS_sendmmsg:
 		capability[0] = PYI_NET_SEND;
-		return 1;
+		capability[1] = PYI_NET_CONNECT; /* asked in a cell; on a sandbox thread no hook sees the flags */
+		return c->args[c->nr == SYS_sendmsg ? 2 : 3] & MSG_FASTOPEN ? 2 : 1;
 	case SYS_clone:
 #ifdef SYS_fork
 	case SYS_fork:

@@ -143,8 +143,13 @@ static int ask(long nr, long a, long b, long c, long d, long e)
 		if (number >= 0 && (own >= 0 || errno != EACCES))
 			return own; /* else the listener answers the same, and records it (notify/own.c) */
 	}
-	if (is_refusal(result) && !is_absence_alone(nr, result, granted, a, (const char *)(intptr_t)b, c))
-		return (int)syscall(nr, a, b, c, d, e, PYISOLATE_AGAIN | -result << PYISOLATE_SAID); /* sets errno */
+	if (is_refusal(result) && !is_absence_alone(nr, result, granted, a, (const char *)(intptr_t)b, c)) {
+		int again =
+			(int)syscall(nr, a, b, c, d, e, PYISOLATE_AGAIN | -result << PYISOLATE_SAID); /* sets errno */
+		if (again < 0 && errno == EEXIST) /* Landlock refuses to open a file that open(2) has made by then */
+			errno = (int)-result;
+		return again;
+	}
 	if (result == -EMFILE)
 		return (int)syscall(nr, a, b, c, d, e, (long)NOTIFY_TABLE_FULL);
 	if (result < 0) {
