@@ -139,14 +139,20 @@ def _entry(directory: int, name: str, path: str) -> FileEntry | None:
 
 
 def _give(top: int, descriptor: int, mode: int) -> None:
-    """Make the guest's what the host has made: its owner's where the workspace has one, else everyone's there."""
+    """Make the guest's what the host has made: everyone's where everyone may write, as in memory, else the owner's."""
     owner = os.fstat(top)
-    if stat.S_IMODE(owner.st_mode) & 0o007:
+    if owner.st_mode & stat.S_IWOTH:
         os.fchmod(descriptor, mode | (mode & 0o700) >> 3 | (mode & 0o700) >> 6)
         return
     if owner.st_uid != os.geteuid():
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
     os.fchmod(descriptor, mode)
+
+
+def _is_new(directory: int) -> bool:
+    """Tell whether an open directory can be one that this process has made just now."""
+    found = os.fstat(directory)
+    return (found.st_uid, found.st_mode & 0o777) == (os.geteuid(), 0o700) and not os.listdir(directory)
 
 
 def make_directories(top: int, name: str) -> None:
@@ -162,6 +168,8 @@ def make_directories(top: int, name: str) -> None:
                 continue
             made = open_beneath(above, part, DIRECTORY)
             try:
+                if not _is_new(made):  # the guest put another there, which it may not read
+                    raise OSError(errno.ESTALE, "another directory took the place of the one that was made", name)
                 _give(top, made, 0o700)
             finally:
                 os.close(made)
