@@ -1,6 +1,9 @@
-"""A FUSE file system whose server hangs: the removal of its one file, `f`, is not answered until it is told to.
+"""A FUSE file system whose server hangs: it does not answer one kind of request about its one file, `f`, until told to.
 
-    python -m tests.fuse DIRECTORY    # as root: prints a line for each removal, and answers at a line of stdin
+    python -m tests.fuse DIRECTORY KIND    # as root: prints a line for each, and answers at a line of stdin
+
+Kinds: `unlink` comes where the file is removed, `flush` at each close of a descriptor of it, `read` where a page of it
+is read that no cache has.
 
 Messages: linux/fuse.h, protocol 7.31.
 """
@@ -24,6 +27,7 @@ _DIRECTORY, _FILE = 1, 2
 _FORGET, _LOOKUP, _GETATTR, _UNLINK, _INIT, _BATCH_FORGET = 2, 1, 3, 10, 26, 42
 _OPENED = (14, 27)  # FUSE_OPEN, FUSE_OPENDIR
 _WELL = (15, 18, 25, 28, 29, 34, 38)  # read, release, flush, readdir, releasedir, access, destroy
+_HANGS = {"unlink": _UNLINK, "flush": 25, "read": 15}
 _IN = struct.Struct("<IIQQIIII")  # fuse_in_header
 _AN_HOUR = 3600
 
@@ -34,23 +38,23 @@ class Hanging:
     def __init__(self, place: Path, server: subprocess.Popen[str]) -> None:
         self.file, self._server = place / "f", server
 
-    def wait_removal(self) -> None:
-        """Return when the server has been asked to remove the file, once more."""
+    def wait_asked(self) -> None:
+        """Return when the server has been asked for what it does not answer, once more."""
         assert self._server.stdout is not None
-        assert self._server.stdout.readline() == "removal\n"
+        assert self._server.stdout.readline() == "asked\n"
 
     def answer(self) -> None:
-        """Have it answer what waits, and each removal from now on at once."""
+        """Have it answer what waits, and all from now on at once."""
         assert self._server.stdin is not None
         self._server.stdin.write("\n")
         self._server.stdin.flush()
 
 
 @contextlib.contextmanager
-def hanging(place: Path) -> Iterator[Hanging]:
-    """Mount it at a directory. Skips where nobody may."""
+def hanging(place: Path, at: str = "unlink") -> Iterator[Hanging]:
+    """Mount it at a directory; `at`: what it does not answer. Skips where nobody may."""
     require("fuse", os.geteuid() == 0 and os.access("/dev/fuse", os.W_OK), "not root, or there is no /dev/fuse")
-    command = [sys.executable, "-m", "tests.fuse", str(place)]
+    command = [sys.executable, "-m", "tests.fuse", str(place), at]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as server:
         try:
@@ -65,7 +69,7 @@ def hanging(place: Path) -> Iterator[Hanging]:
             server.kill()  # what waits for it is let go of
 
 
-def main(place: str) -> None:
+def main(place: str, at: str) -> None:
     """Serve until killed."""
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
@@ -83,8 +87,8 @@ def main(place: str) -> None:
             continue
         data = os.read(device, 1 << 20)
         _, operation, unique, node, *_ = _IN.unpack_from(data)
-        if operation == _UNLINK:
-            print("removal", flush=True)
+        if operation == _HANGS[at]:
+            print("asked", flush=True)
             if waiting is not None:
                 waiting.append(unique)
                 continue
@@ -120,7 +124,7 @@ def _serve(device: int, operation: int, unique: int, node: int, body: bytes) -> 
 
 def _attributes(node: int) -> bytes:
     mode = 0o40755 if node == _DIRECTORY else 0o100644
-    return struct.pack("<QQQQQQIIIIIIIIII", node, 0, 0, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+    return struct.pack("<QQQQQQIIIIIIIIII", node, 4096, 8, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
 
 
 def _reply(device: int, unique: int, data: bytes = b"", error: int = 0) -> None:
@@ -129,4 +133,4 @@ def _reply(device: int, unique: int, data: bytes = b"", error: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -5,6 +5,7 @@ Nothing here decides. Tables go in as bytes and tuples, records come out as `Rec
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -90,6 +91,12 @@ LED_SLOTS: int = lib.LED_SLOTS
 
 _BATCH = 64
 _NO_LIMIT: int = lib.NOTIFY_NO_LIMIT
+
+
+#: How long other threads wait for what the listener's does for them.
+PATIENCE_S = 10.0
+_HELD_UP = "its thread waits for a guest's memory, which a file system that does not answer holds"
+_HELD_UP_HINT = "see that the file systems (FUSE, NFS) answer whose files guests may read, or close those sandboxes"
 
 
 class Rule(NamedTuple):
@@ -238,14 +245,25 @@ class Policy:
         return int(reason), int(rule[0]), int(presented[0])
 
 
-class Listener:
-    """One listener thread and its sandboxes, each under a number (`key`) of the caller's choice, not 0."""
+def _check(result: int, operation: str) -> None:
+    """As `check`, of what the listener's thread was to do."""
+    late = result == -errno.ETIMEDOUT
+    check(result, f"{operation}: {_HELD_UP}" if late else operation, hint=_HELD_UP_HINT if late else None)
 
-    def __init__(self, capability: bytes, traits: bytes, path_argument: bytes) -> None:
+
+class Listener:
+    """One listener thread and its sandboxes, each under a number (`key`) of the caller's choice, not 0.
+
+    What it does for the calling thread, which takes it microseconds, is waited for `patience_s`: OSError (ETIMEDOUT).
+    """
+
+    def __init__(
+        self, capability: bytes, traits: bytes, path_argument: bytes, *, patience_s: float = PATIENCE_S
+    ) -> None:
         tables = (capability, traits, path_argument)
         if any(len(table) != SYSCALLS for table in tables):
             raise ValueError(f"make a listener: tables of {[len(t) for t in tables]}. Hint: {SYSCALLS} entries each")
-        made = lib.notify_create(capability, traits, ffi.from_buffer("int8_t[]", path_argument))
+        made = lib.notify_create(capability, traits, ffi.from_buffer("int8_t[]", path_argument), int(patience_s * 1e9))
         if made == ffi.NULL:
             raise OSError(ffi.errno, f"make a notification listener: {os.strerror(ffi.errno)}")
         #: freed with its last reference: a call that is under way in another thread holds one
@@ -276,7 +294,7 @@ class Listener:
         """
         handle = ffi.NULL if policy is None else policy.handle
         charged = ffi.NULL if account is None else account.handle
-        check(lib.notify_add(self._handle, key, fd, handle, charged), "add a sandbox to the notification listener")
+        _check(lib.notify_add(self._handle, key, fd, handle, charged), "add a sandbox to the notification listener")
 
     def bind(self, key: int, policy: Policy, own: int | None = None, *, shared: bool = False) -> None:
         """Decide by `policy` from the next call on. Raises OSError (ENOENT) for an unknown key.
@@ -286,7 +304,7 @@ class Listener:
         """
         taken = -1 if own is None else fcntl.fcntl(own, fcntl.F_DUPFD_CLOEXEC, 3)
         try:
-            check(
+            _check(
                 lib.notify_bind(self._handle, key, policy.handle, taken, shared),
                 "bind a policy at the notification listener",
             )
@@ -391,7 +409,7 @@ class Listener:
             mine, heard = socket.socketpair()
             left.append(heard.detach())
             with mine:
-                check(lib.notify_reply_to(self._handle, number, said, file, left[-1], error), "answer a question")
+                _check(lib.notify_reply_to(self._handle, number, said, file, left[-1], error), "answer a question")
                 left.clear()
                 return mine.recv(1) == b"\1"
         finally:

@@ -70,7 +70,7 @@ def test_a_call_that_hangs_holds_up_no_other_sandbox(hangs: Hanging, place: Path
     ):
         sandbox.exec(_REMOVED)
         removal = _Removal(sandbox, hangs.file)
-        hangs.wait_removal()
+        hangs.wait_asked()
         other = POLICY.allow_read(str(place))  # needs a view of its own
         with supervisor.spawn("other", other, on_ask=lambda _: Allow()) as another:
             another.exec(f"import os\nos.remove({str(place / 'data')!r})")  # and asks, too
@@ -108,7 +108,7 @@ def test_tables_of_a_place_that_does_not_answer_hold_up_no_other_policys(hangs: 
     ):
         sandbox.exec(_REMOVED)
         removal = _Removal(sandbox, hangs.file)
-        hangs.wait_removal()
+        hangs.wait_asked()
         granted = POLICY.allow_read(str(hangs.file.with_name("absent")))  # in a directory that the removal has locked
         stuck = threading.Thread(target=lambda: supervisor.spawn("stuck", granted).close())
         stuck.start()
@@ -134,6 +134,6 @@ def test_a_supervisor_that_closes_leaves_no_call_without_its_event(hangs: Hangin
         sandbox = supervisor.spawn("hangs", POLICY, on_ask=lambda _: Allow())
         sandbox.exec(_REMOVED)
         removal = _Removal(sandbox, hangs.file)
-        hangs.wait_removal()
+        hangs.wait_asked()
     removal.join()
     assert answers_of(sandbox) == [(str(hangs.file), "once", True)]

@@ -44,6 +44,8 @@ _TURN_S = 0.001
 _BATCH = 4
 #: After each batch who waits for the interpreter's lock has it (seconds).
 _YIELD_S = 0.00002
+#: How long a spawn waits for the listener's thread.
+_PATIENCE_S = native.PATIENCE_S
 _UNNAMED = "they came faster than the listener's records were read, or memory was short"
 
 
@@ -85,7 +87,7 @@ class Listener:
 
     def __init__(self, sink: RecordSink, on_asked: AskedSink | None = None) -> None:
         self._sink = sink
-        self._native = native.Listener(*call_tables())
+        self._native = native.Listener(*call_tables(), patience_s=_PATIENCE_S)
         #: those of its calls that wait for an answer
         self.questions = Questions(self._native, self._sandbox_of, on_asked)
         self._keys, self._tables = itertools.count(1), Tables()

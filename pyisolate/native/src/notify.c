@@ -23,6 +23,7 @@
 #include "notify/outcome.c" /* the record, then the answer: refused, let through, given up */
 
 /* notify/unfinished.h: calls that are not answered at once */
+#include "notify/leave.c"    /* descriptors of guests that are to be closed */
 #include "notify/message.c"  /* one message, sent from the copy of it */
 #include "notify/flight.c"   /* what the supervisor keeps for a guest, and how much it may be */
 #include "notify/inject.c"   /* how a call is answered with a descriptor in the guest */
@@ -41,9 +42,11 @@
 #include "notify/decide.c"   /* dispatch by system call */
 
 /* notify/loop.h: the thread, and what Python calls */
-#include "notify/table.c"  /* the table of descriptors that is the loop's own, and what the host has it do */
-#include "notify/turns.c"  /* whose turn it is, and who has to rest */
-#include "notify/loop.c"   /* the thread, and the injectors */
-#include "notify/page.c"   /* what Python asks of one sandbox */
-#include "notify/handed.c" /* what the host hands over */
-#include "notify/api.c"    /* what else Python calls */
+#include "notify/table.c"     /* the table of descriptors that is the loop's own, and what the host has it do */
+#include "notify/turns.c"     /* whose turn it is, and who has to rest */
+#include "notify/bury.c"      /* what a sandbox leaves */
+#include "notify/injectors.c" /* threads that wait for one guest, or close its files */
+#include "notify/loop.c"      /* the thread */
+#include "notify/page.c"      /* what Python asks of one sandbox */
+#include "notify/handed.c"    /* what the host hands over */
+#include "notify/api.c"       /* what else Python calls */

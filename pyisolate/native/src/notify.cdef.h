@@ -99,7 +99,9 @@ enum notify_action { NOTIFY_ASKED_ABOUT, ... };
 typedef struct notify_listener notify_listener;
 typedef struct notify_policy notify_policy;
 
-notify_listener *notify_create(const uint8_t *capability, const uint8_t *traits, const int8_t *path_argument);
+/* `patience_ns`: how long what the thread does for another one waits for it (-ETIMEDOUT). */
+notify_listener *notify_create(const uint8_t *capability, const uint8_t *traits, const int8_t *path_argument,
+			       uint64_t patience_ns);
 int notify_start(notify_listener *l);
 void notify_halt(notify_listener *l);
 void notify_destroy(notify_listener *l);

@@ -24,7 +24,8 @@ static void notify_watch_fork(void)
 	pthread_atfork(NULL, NULL, notify_after_fork_child);
 }
 
-SHARED notify_listener *notify_create(const uint8_t *capability, const uint8_t *traits, const int8_t *path_argument)
+SHARED notify_listener *notify_create(const uint8_t *capability, const uint8_t *traits, const int8_t *path_argument,
+				      uint64_t patience_ns)
 {
 	struct seccomp_notif_sizes sizes = {0};
 	notify_listener *l = notify_alloc(1, sizeof *l);
@@ -42,8 +43,15 @@ SHARED notify_listener *notify_create(const uint8_t *capability, const uint8_t *
 	memcpy(l->path_argument, path_argument, sizeof l->path_argument);
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_mutex_init(&l->job_lock, NULL);
-	pthread_cond_init(&l->job_ready, NULL);
-	pthread_cond_init(&l->order_done, NULL);
+	pthread_condattr_t monotonic;
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&l->job_ready, &monotonic);
+	pthread_cond_init(&l->order_done, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	l->patience_ns = patience_ns;
+	l->orders_end = &l->orders;
+	l->to_close_end = &l->to_close;
 	l->epoll = l->self = l->own_wake = l->own_drain = l->own_ask = -1;
 	l->payload = notify_alloc(1, NOTIFY_PAYLOAD);
 	l->control = notify_alloc(1, NOTIFY_CONTROL);
@@ -139,7 +147,7 @@ SHARED void notify_halt(notify_listener *l)
 	pthread_join(l->thread, NULL);
 }
 
-/* No drain may be under way. */
+/* No drain may be under way. A thread that waits for a file system keeps the memory until then. */
 SHARED void notify_destroy(notify_listener *l)
 {
 	if (l->forked)
@@ -152,23 +160,15 @@ SHARED void notify_destroy(notify_listener *l)
 			break;
 		}
 	pthread_mutex_unlock(&notify_all_lock);
-	for (int i = 0; i < l->next_slot; i++)
-		if (l->slots[i]) {
-			l->slots[i]->next_dead = l->dead;
-			l->dead = l->slots[i];
-		}
-	notify_free(l->spare_job);
-	notify_bury(l);
-	notify_bury(l); /* the waits that the sandboxes left */
-	notify_end_lead(l);
 	close(l->wake);
 	close(l->drain);
 	close(l->ask);
-	notify_free(l->questions);
-	notify_free(l->payload);
-	notify_free(l->control);
-	notify_free(l->names);
-	notify_free(l);
+	pthread_mutex_lock(&l->job_lock);
+	int left = l->injectors;
+	l->abandoned = left > 0;
+	pthread_mutex_unlock(&l->job_lock);
+	if (!left)
+		notify_free_all(l);
 }
 
 /* In the place of a closed listener, of which other threads may not know yet. Never destroyed. */
@@ -342,7 +342,8 @@ SHARED int notify_pop(notify_listener *l, uint64_t key, struct notify_record *ou
 		return 0;
 	int taken = notify_ring_pop(__atomic_load_n(&s->ring, __ATOMIC_ACQUIRE), out, max);
 	if (taken && __atomic_exchange_n(&s->brims, 0, __ATOMIC_SEQ_CST))
-		notify_have_done(l, notify_receive_here, s);
+		while (notify_have_done(l, l->wake, notify_receive_here, s) == -ETIMEDOUT)
+			;
 	pthread_mutex_lock(&l->lock);
 	s->readers--;
 	pthread_mutex_unlock(&l->lock);

@@ -18,7 +18,7 @@ SHARED void notify_do_sendto(const struct notify_call *c);
 SHARED void notify_do_sendmsg(const struct notify_call *c);
 
 /* own.c */
-SHARED void notify_inject_own(const struct notify_job *job);
+SHARED void notify_inject_own(notify_listener *l, const struct notify_job *job);
 SHARED int notify_opens_own(const struct notify_call *c);
 
 /* look.c */

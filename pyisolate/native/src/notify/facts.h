@@ -4,6 +4,14 @@
 
 #include "notify.h"
 
+struct notify_entry { /* struct linux_dirent64, getdents64(2) */
+	uint64_t inode;
+	int64_t offset;
+	uint16_t bytes;
+	uint8_t type;
+	char name[];
+};
+
 /* memory.c */
 SHARED void *notify_alloc(size_t count, size_t size);
 SHARED void notify_free(void *data);
@@ -69,8 +77,6 @@ SHARED struct notify_decision notify_judge_local(const notify_policy *p, int fd,
 SHARED int notify_may_continue(const struct notify_call *c);
 
 /* own_socket.c */
-SHARED void notify_take_own(struct notify_sandbox *s, int own, int shared);
-SHARED void notify_close_own(struct notify_sandbox *s);
 SHARED int notify_hold_own(const struct notify_call *c, const struct notify_endpoint *e, struct notify_endpoint *held);
 SHARED int notify_binds_own(const struct notify_call *c, const struct notify_endpoint *e);
 

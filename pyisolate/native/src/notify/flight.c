@@ -59,7 +59,7 @@ SHARED void notify_flight_end(notify_listener *l, struct notify_flight *f)
 	notify_let_go(l, f->sandbox, NOTIFY_KEPT_KIB, f->kib);
 	notify_let_go(l, f->sandbox, NOTIFY_KEPT_FILES, 1);
 	epoll_ctl(l->epoll, EPOLL_CTL_DEL, f->fd, NULL);
-	close(f->fd);
+	notify_close_later(l, f->sandbox, f->fd);
 	f->dead = 1;
 	f->next = l->dead_flights; /* an event in this batch may still point here */
 	l->dead_flights = f;

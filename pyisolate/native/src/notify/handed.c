@@ -55,7 +55,7 @@ SHARED int notify_add(notify_listener *l, uint64_t key, int fd, notify_policy *p
 	s->own = -1;
 	s->policy = notify_policy_hold(policy);
 	s->account = account ? account_hold(account) : account_open();
-	int result = notify_have_done(l, notify_add_here, &adding);
+	int result = notify_have_done(l, l->wake, notify_add_here, &adding);
 	close(fd);
 	if (result) {
 		notify_policy_drop(s->policy);
@@ -82,7 +82,7 @@ static int notify_bind_to(notify_listener *l, const struct notify_binding *to, i
 	if (s) {
 		old = s->policy;
 		s->policy = notify_policy_hold(to->policy);
-		notify_take_own(s, own, to->shared);
+		notify_take_own(l, s, own, to->shared);
 		__atomic_add_fetch(&l->bound, !old && to->policy, __ATOMIC_RELAXED);
 	}
 	pthread_mutex_unlock(&l->lock);
@@ -107,7 +107,7 @@ SHARED int notify_bind(notify_listener *l, uint64_t key, notify_policy *policy, 
 
 	if (l->forked)
 		return -ESRCH;
-	int result = own < 0 ? notify_bind_to(l, &to, -1) : notify_have_done(l, notify_bind_here, &to);
+	int result = own < 0 ? notify_bind_to(l, &to, -1) : notify_have_done(l, l->wake, notify_bind_here, &to);
 	if (own >= 0 && !result)
 		close(own);
 	return result;
@@ -129,7 +129,7 @@ static int notify_answer_here(notify_listener *l, void *with)
 
 	if (error) {
 		if (fd >= 0)
-			close(fd);
+			notify_close_later(l, NULL, fd);
 		if (heard >= 0)
 			close(heard);
 		return error;
@@ -151,10 +151,10 @@ SHARED int notify_reply_to(notify_listener *l, uint64_t number, int said, int fd
 		return -ENOMEM;
 	*a = (struct notify_answered){.number = number, .said = said, .fd = fd, .heard = heard, .error = error};
 	if (!result && (fd >= 0 || heard >= 0)) {
-		result = notify_have_done(l, notify_answer_here, a);
+		result = notify_have_done(l, l->wake, notify_answer_here, a);
 	} else if (!result) {
 		notify_put_answer(l, a);
-		notify_wake_loop(l);
+		notify_wake_loop(l->wake);
 	}
 	if (result) {
 		notify_free(a);

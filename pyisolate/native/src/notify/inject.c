@@ -51,12 +51,12 @@ static int notify_give_emptied(const struct notify_job *job)
 	return number >= 0;
 }
 
-SHARED int notify_give_file(const struct notify_job *job)
+SHARED int notify_give_file(notify_listener *l, const struct notify_job *job)
 {
 	int given = job->kind & O_TRUNC ? notify_give_emptied(job)
 					: notify_give_fd(job, job->protocol, job->kind & O_CLOEXEC);
 
-	close(job->protocol);
+	notify_close_later(l, job->sandbox, job->protocol);
 	return given;
 }
 
@@ -69,7 +69,7 @@ SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kin
 
 	if (!job && !(job = notify_alloc(1, sizeof *job))) {
 		if (domain == NOTIFY_JOB_FILE)
-			close(protocol);
+			notify_close_later(l, c->sandbox, protocol);
 		notify_say(heard, 0);
 		notify_result(c, -ENOMEM);
 		return;

@@ -1,4 +1,4 @@
-/* The loop thread and the injectors. One notification of one sandbox per event, events in turn: a sandbox that asks
+/* The loop thread. One notification of one sandbox per event, events in turn: a sandbox that asks
  * without pause delays others by its own one turn. */
 #include "loop.h"
 
@@ -35,7 +35,7 @@ static void notify_take_one(notify_listener *l, struct notify_sandbox *s, struct
 {
 	struct notify_call c = {.l = l, .sandbox = s};
 
-	if (notify_wait_for_drain(l, s))
+	if (notify_wait_for_drain(l, s) || notify_wait_for_closers(l, s))
 		return;
 	if (!s->tuned) { /* stay on the guest's processor for the answer: a third of the latency. Unknown before 6.6 */
 		ioctl(s->fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, NOTIFY_SYNC_WAKE_UP, 0);
@@ -85,20 +85,6 @@ static void notify_drop_waits(notify_listener *l, struct notify_sandbox *s)
 		notify_flight_end(l, s->flights);
 }
 
-static void notify_drop_kept(notify_listener *l, struct notify_sandbox *s)
-{
-	while (s->waits)
-		notify_wait_end(l, s->waits);
-	while (s->flights)
-		notify_flight_end(l, s->flights);
-}
-
-static void notify_drop_looked_at(struct notify_sandbox *s)
-{
-	notify_drop_held(&s->root_tid, s->root);
-	notify_drop_held(&s->thread_tid, s->thread);
-}
-
 static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint32_t events, struct seccomp_notif *n)
 {
 	pthread_mutex_lock(&l->lock);
@@ -113,63 +99,9 @@ static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint
 		notify_had_turn(l, s);
 	} else if (events & (EPOLLHUP | EPOLLERR)) {
 		s->hung_up = 1; /* every task under the filter is gone */
-		notify_drop_looked_at(s);
+		notify_drop_looked_at(l, s);
 		epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
 		notify_drop_waits(l, s);
-	}
-}
-
-/* Close all that is open for it. */
-static void notify_close_files(notify_listener *l, struct notify_sandbox *s)
-{
-	notify_drop_kept(l, s);
-	notify_close_own(s);
-	notify_drop_looked_at(s);
-	if (s->fd >= 0)
-		close(s->fd); /* out of epoll, too: no other descriptor of it is open */
-	s->fd = -1;
-}
-
-static void notify_free_sandbox(notify_listener *l, struct notify_sandbox *s)
-{
-	notify_close_files(l, s);
-	notify_rest_end(l, s);
-	notify_policy_drop(s->policy);
-	notify_asked_free(s->asked);
-	notify_ring_free(s->ring);
-	account_drop(s->account);
-	notify_free(s);
-}
-
-/* Between batches no event points at anything that was given up. */
-SHARED void notify_bury(notify_listener *l)
-{
-	struct notify_sandbox *s, *kept = NULL, *ready = NULL;
-
-	pthread_mutex_lock(&l->lock);
-	for (s = l->dead; s;) {
-		struct notify_sandbox *next = s->next_dead;
-		int busy = s->readers || __atomic_load_n(&s->jobs, __ATOMIC_ACQUIRE);
-		s->next_dead = busy ? kept : ready;
-		*(busy ? &kept : &ready) = s;
-		s = next;
-	}
-	l->dead = kept;
-	pthread_mutex_unlock(&l->lock);
-	while ((s = ready)) {
-		ready = s->next_dead;
-		notify_free_sandbox(l, s);
-	}
-	while (l->dead_waits) {
-		struct notify_wait *w = l->dead_waits;
-		l->dead_waits = w->next_dead;
-		notify_free(w->payload);
-		notify_free(w);
-	}
-	while (l->dead_flights) {
-		struct notify_flight *f = l->dead_flights;
-		l->dead_flights = f->next;
-		notify_free(f);
 	}
 }
 
@@ -209,38 +141,6 @@ static void notify_tick(notify_listener *l)
 	}
 }
 
-static pthread_attr_t notify_small; /* set once; an injector's stack */
-static pthread_once_t notify_small_once = PTHREAD_ONCE_INIT;
-
-static void notify_make_small(void)
-{
-	pthread_attr_init(&notify_small);
-	pthread_attr_setstacksize(&notify_small, NOTIFY_STACK);
-	pthread_attr_setdetachstate(&notify_small, PTHREAD_CREATE_DETACHED);
-}
-
-/* One more injector; `job_lock` is held. 0 or an error number. Not for the loop: a thread's memory is the C library's. */
-SHARED int notify_add_injector(notify_listener *l)
-{
-	pthread_t thread;
-
-	pthread_once(&notify_small_once, notify_make_small);
-	int error =
-		l->injectors < NOTIFY_INJECTORS ? pthread_create(&thread, &notify_small, notify_injector, l) : EAGAIN;
-	if (!error)
-		l->injectors++;
-	return error;
-}
-
-/* One is kept for the next call: its page takes longer to map and to touch than the socket to make. */
-static void notify_drop_job(notify_listener *l, struct notify_job *job)
-{
-	struct notify_job *none = NULL;
-
-	if (!__atomic_compare_exchange_n(&l->spare_job, &none, job, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
-		notify_free(job);
-}
-
 /* What no injector has begun. */
 static void notify_drop_jobs(notify_listener *l)
 {
@@ -248,7 +148,7 @@ static void notify_drop_jobs(notify_listener *l)
 		struct notify_job *job = l->jobs;
 		l->jobs = job->next;
 		if (job->domain == NOTIFY_JOB_FILE)
-			close(job->protocol);
+			notify_close_later(l, job->sandbox, job->protocol);
 		notify_say(job->heard, 0);
 		__atomic_sub_fetch(&job->sandbox->jobs, 1, __ATOMIC_ACQ_REL);
 		notify_free(job);
@@ -260,71 +160,24 @@ static void notify_drop_answers(notify_listener *l)
 	while (l->answered) {
 		struct notify_answered *next = l->answered->next;
 		if (l->answered->fd >= 0)
-			close(l->answered->fd);
+			notify_close_later(l, NULL, l->answered->fd);
 		notify_say(l->answered->heard, 0);
 		notify_free(l->answered);
 		l->answered = next;
 	}
 }
 
-/* The first job of a sandbox that no injector waits for, or NULL. */
-static struct notify_job *notify_next_job(notify_listener *l)
+/* Have all closed that is kept for guests. */
+static void notify_drop_all(notify_listener *l)
 {
-	for (struct notify_job **at = &l->jobs; *at; at = &(*at)->next) {
-		struct notify_job *job = *at;
-		if (job->sandbox->injecting)
-			continue;
-		*at = job->next;
-		return job;
-	}
-	return NULL;
-}
-
-static void notify_do_job(const struct notify_job *job)
-{
-	uint64_t began_ns = notify_used();
-
-	if (job->domain == NOTIFY_JOB_FILE)
-		notify_say(job->heard, notify_give_file(job));
-	else if (job->domain == NOTIFY_JOB_OWN)
-		notify_inject_own(job);
-	else
-		notify_inject(job);
-	uint64_t took_ns = notify_used() - began_ns;
-	__atomic_add_fetch(&job->sandbox->spent_ns, took_ns, __ATOMIC_RELAXED);
-	__atomic_add_fetch(&job->sandbox->injected_ns, took_ns, __ATOMIC_RELAXED);
-	account_spend(job->sandbox->account, took_ns, 0);
-}
-
-/* One of several: while some wait for a guest each, one more is ready. Two that are idle are enough. */
-SHARED void *notify_injector(void *argument)
-{
-	notify_listener *l = argument;
-
-	pthread_mutex_lock(&l->job_lock);
-	while (!__atomic_load_n(&l->stopping, __ATOMIC_ACQUIRE) && l->idle < 2) {
-		struct notify_job *job = notify_next_job(l);
-		if (!job) {
-			l->idle++;
-			pthread_cond_wait(&l->job_ready, &l->job_lock);
-			l->idle--;
-			continue;
-		}
-		struct notify_sandbox *s = job->sandbox;
-		s->injecting = 1;
-		if (!l->idle)
-			notify_add_injector(l); /* where it fails, sandboxes wait for each other here */
-		pthread_mutex_unlock(&l->job_lock);
-		notify_do_job(job);
-		notify_drop_job(l, job);
-		pthread_mutex_lock(&l->job_lock);
-		s->injecting = 0;
-		__atomic_sub_fetch(&s->jobs, 1, __ATOMIC_ACQ_REL);
-	}
-	l->injectors--;
-	pthread_cond_broadcast(&l->job_ready);
-	pthread_mutex_unlock(&l->job_lock);
-	return NULL;
+	pthread_mutex_lock(&l->lock);
+	notify_drop_answers(l);
+	for (int i = 0; i < l->next_slot; i++)
+		if (l->slots[i])
+			notify_drop_kept(l, l->slots[i]);
+	for (struct notify_sandbox *s = l->dead; s; s = s->next_dead)
+		notify_drop_kept(l, s);
+	pthread_mutex_unlock(&l->lock);
 }
 
 /* The loop is over: first no call may wait any more, then, when no injector uses it, all is closed that is open here. */
@@ -335,20 +188,19 @@ static void notify_end_loop(notify_listener *l)
 	if (!__atomic_load_n(&l->stopping, __ATOMIC_ACQUIRE))
 		notify_fail_closed(l);
 	pthread_mutex_lock(&l->job_lock);
-	pthread_cond_broadcast(&l->job_ready);
-	while (l->injectors)
-		pthread_cond_wait(&l->job_ready, &l->job_lock);
+	__atomic_store_n(&l->ending, 1, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&l->job_lock);
 	notify_drop_jobs(l);
+	notify_drop_all(l);
+	int alone = notify_end_injectors(l);
 	pthread_mutex_lock(&l->lock);
-	notify_drop_answers(l);
 	for (int i = 0; i < l->next_slot; i++)
 		if (l->slots[i])
-			notify_close_files(l, l->slots[i]);
+			notify_close_listener(l->slots[i]);
 	for (struct notify_sandbox *s = l->dead; s; s = s->next_dead)
-		notify_close_files(l, s);
+		notify_close_listener(s);
 	pthread_mutex_unlock(&l->lock);
-	notify_leave_table(l);
+	notify_leave_table(l, alone);
 }
 
 /* The loop's own table, and its first injector: 0 or -errno. */
@@ -375,7 +227,7 @@ SHARED void *notify_loop(void *argument)
 	uint64_t last_tick = 0, ignored;
 
 	if (notify_begin_loop(l)) {
-		notify_leave_table(l);
+		notify_leave_table(l, 1);
 		notify_free(n);
 		return NULL;
 	}

@@ -13,17 +13,27 @@ SHARED int notify_end_rests(notify_listener *l);
 /* table.c */
 SHARED int notify_from_host(const notify_listener *l, int fd);
 SHARED int notify_own_table(notify_listener *l);
-SHARED void notify_leave_table(notify_listener *l);
-SHARED void notify_wake_loop(const notify_listener *l);
-SHARED int notify_have_done(notify_listener *l, int (*run)(notify_listener *l, void *with), void *with);
+SHARED void notify_leave_table(notify_listener *l, int alone);
+SHARED void notify_wake_loop(int wake);
+SHARED int notify_have_done(notify_listener *l, int wake, int (*run)(notify_listener *l, void *with), void *with);
 SHARED void notify_do_orders(notify_listener *l);
 SHARED void notify_end_orders(notify_listener *l);
 
-/* loop.c */
+/* bury.c */
+SHARED void notify_take_own(notify_listener *l, struct notify_sandbox *s, int own, int shared);
+SHARED void notify_drop_looked_at(notify_listener *l, struct notify_sandbox *s);
+SHARED void notify_drop_kept(notify_listener *l, struct notify_sandbox *s);
+SHARED void notify_close_listener(struct notify_sandbox *s);
 SHARED void notify_bury(notify_listener *l);
-SHARED void *notify_loop(void *argument);
+SHARED void notify_free_all(notify_listener *l);
+
+/* injectors.c */
+SHARED int notify_wait_for_closers(notify_listener *l, struct notify_sandbox *s);
 SHARED int notify_add_injector(notify_listener *l);
-SHARED void *notify_injector(void *argument);
+SHARED int notify_end_injectors(notify_listener *l);
+
+/* loop.c */
+SHARED void *notify_loop(void *argument);
 
 /* page.c */
 SHARED struct notify_sandbox **notify_find(notify_listener *l, uint64_t key);

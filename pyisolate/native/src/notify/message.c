@@ -13,7 +13,8 @@ SHARED struct cmsghdr *notify_next_control(char *control, size_t bytes, const st
 									   : NULL;
 }
 
-SHARED void notify_close_rights(char *control, size_t bytes)
+/* Those that were taken from the sandbox. */
+SHARED void notify_close_rights(notify_listener *l, struct notify_sandbox *s, char *control, size_t bytes)
 {
 	for (struct cmsghdr *m = notify_next_control(control, bytes, NULL); m;
 	     m = notify_next_control(control, bytes, m)) {
@@ -22,7 +23,7 @@ SHARED void notify_close_rights(char *control, size_t bytes)
 		int *fds = (int *)CMSG_DATA(m);
 		for (size_t i = 0; i < (m->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++)
 			if (fds[i] >= 0)
-				close(fds[i]);
+				notify_close_later(l, s, fds[i]);
 	}
 }
 

@@ -2,7 +2,8 @@
  *
  * Threads: the loop thread alone decides, acts, pushes records and frees sandboxes. Control calls come from any
  * thread and hold `lock` for a few instructions only; what takes a descriptor the loop does for them. Drains pop rings without it. Injector threads
- * put descriptors into guests (socket(), own descriptors), which waits for the guest's task.
+ * put descriptors into guests (socket(), own descriptors), which waits for the guest's task, and close those of guests' files,
+ * which may wait for a file system's server (leave.c).
  */
 #ifndef PYISOLATE_NOTIFY_H
 #define PYISOLATE_NOTIFY_H
@@ -46,29 +47,7 @@
 #include "../marks.h"
 #include "../shared.h"
 
-/* linux/seccomp.h of later kernels */
-#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
-#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64) /* 6.6 */
-#endif
-#define NOTIFY_SYNC_WAKE_UP (1UL << 0) /* SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, 6.6 */
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
-#ifndef SYS_pidfd_getfd
-#define SYS_pidfd_getfd 438
-#endif
-#ifndef SYS_clone3
-#define SYS_clone3 435
-#endif
-#ifndef SYS_openat2
-#define SYS_openat2 437
-#endif
-#ifndef RESOLVE_CACHED
-#define RESOLVE_CACHED 0x20 /* 5.12 */
-#endif
-#define NOTIFY_PIDFD_THREAD       O_EXCL               /* 6.9 */
-#define NOTIFY_PID_FROM_NAMESPACE _IOR(0xb7, 0x6, int) /* NS_GET_PID_FROM_PIDNS, linux/nsfs.h, 6.11 */
-#define NOTIFY_RESTART 512 /* ERESTARTSYS, linux/errno.h: the kernel restarts the call or turns it into EINTR */
+#include "newer.h"
 
 #if defined(__x86_64__)
 #define NOTIFY_AUDIT_ARCH 0xc000003eU /* AUDIT_ARCH_X86_64 */
@@ -97,12 +76,16 @@
 	768 /* of these; beyond that look-ups leave none and are counted, so that no guest waits for the host's */
 #define NOTIFY_FOREIGN       0x20000000       /* added to the number of another architecture's call (i386) */
 #define NOTIFY_INJECTORS     256              /* sandboxes whose tasks may be waited for at a time */
+#define NOTIFY_CLOSERS       128              /* of these, at the most, close: each for another sandbox */
+#define NOTIFY_LEFT          16384            /* descriptors that wait to be closed, of all sandboxes */
+#define NOTIFY_LEFT_OF_ONE   64               /* of one; then its notifications wait, too */
 #define NOTIFY_STACK         131072           /* bytes of an injector's stack */
 #define NOTIFY_QUESTIONS     8                /* connections of one sandbox that wait for an answer; more are refused */
 #define NOTIFY_ASKED_NAME    512              /* a file of a longer name is not asked about */
 #define NOTIFY_QUESTION_RING 4096             /* questions that were not taken yet */
 #define NOTIFY_PATIENCE_NS   3600000000000ULL /* the host is to refuse long before (an hour) */
 #define NOTIFY_TICK_MS       20               /* how often unfinished operations are looked at */
+#define NOTIFY_CLOSE_NS      1000000000ULL    /* how long its end waits for what is being closed */
 
 enum notify_verdict { NOTIFY_ALLOW = 1, NOTIFY_DENY = 2, NOTIFY_WOULD_DENY = 3 };
 /* What a policy says of a whole capability: refuse, refuse in monitor mode too, let through, let through and record. */
@@ -255,6 +238,21 @@ struct notify_locker {
 	int pid, calls, refusals;
 };
 
+/* A descriptor that waits to be closed, or, where that is -1, the answer of a call that waits until those before it are. `next`: a
+ * place in the listener's table of these, counted from 1, 0: none. */
+struct notify_left {
+	int fd, next, error;
+	uint64_t id;
+	int64_t value;
+};
+/* Those of one sandbox, or, where that is NULL, of none that is known any more. Under job_lock, but for `count`. */
+struct notify_leaving {
+	struct notify_sandbox *sandbox;
+	int first, last, count; /* count: atomic; also those that are being closed */
+	int queued;             /* it is among those that have some, or a thread closes them */
+	struct notify_leaving *next;
+};
+
 struct notify_sandbox {
 	struct notify_source source;
 	uint64_t key;
@@ -267,6 +265,8 @@ struct notify_sandbox {
 	int hung_up;   /* every task is gone */
 	int readers;   /* under lock: drains that hold a pointer */
 	int jobs;      /* atomic: with the injectors */
+	int clogged;   /* atomic: no call is received until fewer of its descriptors wait to be closed */
+	int passes;    /* descriptors may be in flight in its unix sockets */
 	int had_inet;  /* an INET socket was given to it: nothing on a descriptor may be continued any more */
 	int injecting; /* under job_lock: an injector waits for one of its tasks */
 	int waiting_count, paused;
@@ -294,6 +294,7 @@ struct notify_sandbox {
 	struct notify_sandbox *next, *next_dead;
 	struct notify_wait *waits;
 	struct notify_flight *flights;
+	struct notify_leaving leaving;
 	int kept[NOTIFY_KEPT];
 	struct notify_locker lockers[NOTIFY_LOCKERS];
 };
@@ -427,11 +428,13 @@ typedef struct notify_listener {
 	int wake, drain, ask, forked, running, stopping;
 	/* Of the loop's own table of descriptors (table.c), as all that its sandboxes hold; -1: not open */
 	int epoll, self, own_wake, own_drain, own_ask;
-	struct notify_order *orders; /* under lock */
+	int ending;                                /* atomic: injectors begin nothing more */
+	struct notify_order *orders, **orders_end; /* under lock */
 	pthread_cond_t order_done;
-	int begun; /* under lock: 1, or -errno, once the loop has its table */
-	int ended; /* under lock: no order is taken any more */
-	int bound; /* atomic: sandboxes that have a policy */
+	uint64_t patience_ns; /* how long the host's threads wait for it */
+	int begun;            /* under lock: 1, or -errno, once the loop has its table */
+	int ended;            /* under lock: no order is taken any more */
+	int bound;            /* atomic: sandboxes that have a policy */
 	struct notify_sandbox *resting;
 	int resting_count;
 	uint64_t used_ns; /* processor time of the loop, at the end of the last turn */
@@ -440,6 +443,10 @@ typedef struct notify_listener {
 	pthread_cond_t job_ready;
 	int injectors, idle;                 /* under job_lock: threads; those that have no job */
 	struct notify_job *jobs, *spare_job; /* atomic: the memory of one that is done */
+	int closers, abandoned;              /* under job_lock: injectors that close; the last one frees all */
+	struct notify_leaving *to_close, **to_close_end, nobodys;
+	struct notify_left left[NOTIFY_LEFT];
+	int left_used, left_free, left_count; /* places taken ever; the first free one of these; atomic: in use */
 	struct notify_sandbox *buckets[NOTIFY_BUCKETS], *slots[NOTIFY_SLOTS], *dead;
 	int next_slot;
 	struct notify_wait *waits, *tick_cursor, *dead_waits;
@@ -466,14 +473,6 @@ typedef struct notify_listener {
 	uint16_t led_port;
 	struct notify_listener *next;
 } notify_listener;
-
-struct notify_entry { /* struct linux_dirent64, getdents64(2) */
-	uint64_t inode;
-	int64_t offset;
-	uint16_t bytes;
-	uint8_t type;
-	char name[];
-};
 
 static inline uint64_t notify_now(void)
 {

@@ -60,6 +60,14 @@ SHARED int notify_take_fd_of(const struct notify_call *c, int pid, uint64_t numb
 	return fd < 0 ? -error : fd;
 }
 
+/* Note what may bring descriptors into its unix sockets, but for what it sends here: who sends some outside, and calls unseen. */
+static void notify_note_passing(const struct notify_call *c)
+{
+	if (c->policy->unix_count || !(c->policy->flags & NOTIFY_CELL) ||
+	    c->policy->flags & (NOTIFY_MONITOR_NET | NOTIFY_NATIVE_NET))
+		c->sandbox->passes = 1;
+}
+
 /* The same for a socket; -ENOTSOCK for anything else. To close a descriptor of a file would take the host's own record locks on
  * it (fcntl(2)) and may wait for its file system's server: so none is taken, but where the guest has another one in its place at
  * that moment. */
@@ -73,6 +81,7 @@ SHARED int notify_take_socket(const struct notify_call *c, uint64_t number)
 		return -EBADF;
 	if (length >= 0 && (length < (ssize_t)sizeof text || memcmp(text, "socket:[", sizeof text)))
 		return -ENOTSOCK;
+	notify_note_passing(c);
 	return notify_take_fd(c, number);
 }
 

@@ -25,9 +25,9 @@ static int notify_named_descriptor(const char *name, size_t length)
 }
 
 /* Put a duplicate into the guest, as open(2) would answer. Called by an injector. */
-SHARED void notify_inject_own(const struct notify_job *job)
+SHARED void notify_inject_own(notify_listener *l, const struct notify_job *job)
 {
-	struct notify_call c = {.sandbox = job->sandbox, .id = job->id, .tid = job->tid};
+	struct notify_call c = {.l = l, .sandbox = job->sandbox, .id = job->id, .tid = job->tid};
 	int fd = notify_take_fd_of(&c, job->pid, (uint64_t)job->protocol);
 	int held = fd < 0 ? -1 : fcntl(fd, F_GETFL);
 
@@ -42,7 +42,7 @@ SHARED void notify_inject_own(const struct notify_job *job)
 	else
 		notify_give_fd(job, fd, job->kind & O_CLOEXEC);
 	if (fd >= 0)
-		close(fd);
+		notify_close_later(l, job->sandbox, fd);
 }
 
 /* A duplicate has not the right that is asked for: recorded here, by the loop; refused by the injector. */
@@ -81,6 +81,11 @@ SHARED int notify_opens_own(const struct notify_call *c)
 	if (number < 0)
 		return 0;
 	notify_record_narrower(c, number, flags);
+	if (!notify_may_leave(c->l, 1)) {
+		struct notify_decision d = {.reason = NOTIFY_LIMIT_EXCEEDED, .rule = -1, .presented = -1};
+		notify_refuse(c, PYI_LIMIT_OPEN_FILES, ENFILE, &d, NULL);
+		return 1;
+	}
 	notify_ask_injector(c, NOTIFY_JOB_OWN, flags, number, -1);
 	return 1;
 }

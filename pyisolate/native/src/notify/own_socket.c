@@ -11,22 +11,6 @@
 
 static const char notify_workspace[] = "/sandbox/workspace"; /* policy/workspace.py, HOME */
 
-SHARED void notify_take_own(struct notify_sandbox *s, int own, int shared)
-{
-	if (own < 0)
-		return;
-	notify_close_own(s);
-	s->own = own;
-	s->shared = shared;
-}
-
-SHARED void notify_close_own(struct notify_sandbox *s)
-{
-	if (s->own >= 0)
-		close(s->own);
-	s->own = -1;
-}
-
 /* What follows a directory's name in a path; NULL where the path does not begin with it. */
 static const char *notify_below(const char *path, const char *directory)
 {

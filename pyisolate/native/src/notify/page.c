@@ -119,7 +119,7 @@ static int notify_stage_here(notify_listener *l, void *with)
 SHARED int notify_stage_of(notify_listener *l, uint64_t key, uint64_t id)
 {
 	struct notify_staged of = {key, id};
-	int stage = l->forked ? -ESRCH : notify_have_done(l, notify_stage_here, &of);
+	int stage = l->forked ? -ESRCH : notify_have_done(l, l->wake, notify_stage_here, &of);
 
 	return stage < 0 ? NOTIFY_STAGE_GONE : stage;
 }

@@ -161,7 +161,7 @@ SHARED int notify_ask(const struct notify_call *c, int fd, const struct notify_e
 	w.call.question = 0; /* equal refusals are one record */
 	w.call.reply = NOTIFY_REPLY_FULL;
 	notify_refuse(&w.call, PYI_NET_CONNECT, EACCES, d, to);
-	close(fd);
+	notify_close_taken(c->l, c->sandbox, fd);
 	return 1;
 }
 
@@ -391,7 +391,7 @@ SHARED void notify_take_answers(notify_listener *l)
 		struct notify_answered *next = a->next;
 		notify_answer_question(l, a);
 		if (a->fd >= 0)
-			close(a->fd);
+			notify_close_later(l, NULL, a->fd);
 		notify_say(a->heard, 0);
 		notify_free(a);
 		a = next;

@@ -63,11 +63,12 @@ static int notify_vet_control(const struct notify_call *c, struct notify_message
 			result = 1;
 		if (result) /* close what was taken before, and nothing that is still the guest's numbering */
 			notify_close_rights(
-				control, (size_t)((char *)at - control) +
-						 (result < 0 && notify_whole_control(control, m->control_bytes, at) &&
-								  at->cmsg_type == SCM_RIGHTS && domain == AF_UNIX
-							  ? at->cmsg_len
-							  : 0));
+				c->l, c->sandbox, control,
+				(size_t)((char *)at - control) +
+					(result < 0 && notify_whole_control(control, m->control_bytes, at) &&
+							 at->cmsg_type == SCM_RIGHTS && domain == AF_UNIX
+						 ? at->cmsg_len
+						 : 0));
 	}
 	if (result == 1)
 		notify_refuse_always(c, PYI_NET_SEND, m->named ? &m->to : NULL);
@@ -132,10 +133,12 @@ static int notify_keep_rights(const struct notify_call *c, int count)
 
 	if (!count)
 		return 0;
+	s->passes = 1;
 	notify_settle_all(c->l, s);
 	if (notify_hard_limit(c->tid, RLIMIT_NOFILE, &most))
 		most = 0;
-	if ((uint64_t)(s->kept[NOTIFY_KEPT_RIGHTS] + count) <= most && notify_keep(c->l, s, NOTIFY_KEPT_RIGHTS, count))
+	if ((uint64_t)(s->kept[NOTIFY_KEPT_RIGHTS] + count) <= most && notify_may_leave(c->l, count) &&
+	    notify_keep(c->l, s, NOTIFY_KEPT_RIGHTS, count))
 		return 0;
 	named.args[0] = (uint64_t)count; /* the record shows how many */
 	notify_refuse(&named, PYI_LIMIT_OPEN_FILES, ETOOMANYREFS, &d, NULL);
@@ -177,16 +180,19 @@ static void notify_send_out(const struct notify_call *c, int fd, struct notify_m
 		if (!result)
 			return;
 	}
-	notify_close_rights(control, m->control_bytes);
+	notify_close_rights(c->l, c->sandbox, control, m->control_bytes);
 	if (result < 0)
 		notify_let_go(c->l, c->sandbox, NOTIFY_KEPT_RIGHTS, m->rights);
-	close(fd);
+	notify_close_taken(c->l, c->sandbox, fd);
 	if (m->written_to && result >= 0) {
 		uint32_t sent = (uint32_t)result;
 		int written = notify_write(c->sandbox, c->id, c->tid, m->written_to, &sent, sizeof sent);
 		result = written ? written : 1;
 	}
-	notify_result(c, result);
+	if (m->rights)
+		notify_result_later(c, result);
+	else
+		notify_result(c, result);
 }
 
 /* From here on everything is in our memory. Takes `fd`. */
@@ -213,7 +219,7 @@ static void notify_send_copied(const struct notify_call *c, int fd, struct notif
 		return;
 	}
 	notify_let_go(c->l, c->sandbox, NOTIFY_KEPT_RIGHTS, m->rights);
-	close(fd);
+	notify_close_taken(c->l, c->sandbox, fd);
 	if (result < 0)
 		notify_result(c, result);
 }
@@ -229,7 +235,7 @@ static void notify_send_read(const struct notify_call *c, int fd, struct notify_
 		return;
 	}
 	if (fd >= 0)
-		close(fd);
+		notify_close_taken(c->l, c->sandbox, fd);
 	notify_give_up(c, PYI_NET_SEND, result);
 }
 

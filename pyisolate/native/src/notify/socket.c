@@ -126,7 +126,7 @@ SHARED void notify_do_setsockopt(const struct notify_call *c)
 	if (result >= 0)
 		result = setsockopt(fd, level, option, &value, (socklen_t)bytes) ? -errno : 0;
 	if (fd >= 0)
-		close(fd);
+		notify_close_taken(c->l, c->sandbox, fd);
 	notify_give_up(c, PYI_NET_SOCKET, result);
 }
 
@@ -198,7 +198,7 @@ static void notify_connect_inet(const struct notify_call *c, int fd, struct noti
 		if (notify_ask(c, fd, to, &d))
 			return;
 		if (!notify_pass(c, PYI_NET_CONNECT, &d, to)) {
-			close(fd);
+			notify_close_taken(c->l, c->sandbox, fd);
 			return;
 		}
 	}
@@ -211,7 +211,7 @@ static void notify_connect_inet(const struct notify_call *c, int fd, struct noti
 			return;
 	}
 	notify_result(c, result);
-	close(fd);
+	notify_close_taken(c->l, c->sandbox, fd);
 }
 
 /* Connect to a socket of the workspace. 0 where the address is none there, or a rule speaks of it. */
@@ -268,7 +268,7 @@ SHARED void notify_do_connect(const struct notify_call *c)
 		notify_refuse_always(c, PYI_NET_CONNECT, &to);
 	}
 	if (fd >= 0)
-		close(fd);
+		notify_close_taken(c->l, c->sandbox, fd);
 }
 
 static void notify_bind_unix(const struct notify_call *c, int fd, const struct notify_endpoint *at)
@@ -333,7 +333,7 @@ SHARED void notify_do_bind(const struct notify_call *c)
 		notify_result(c, -EAFNOSUPPORT);
 	}
 	if (fd >= 0)
-		close(fd);
+		notify_close_taken(c->l, c->sandbox, fd);
 }
 
 /* listen() on a socket without a name takes one by itself: that is a bind to any address and any port. */
@@ -356,7 +356,7 @@ SHARED void notify_do_listen(const struct notify_call *c)
 				notify_tell_shadow(c, PYI_NET_LISTEN,
 						   notify_judge_local(c->policy->shadow, fd, &at, at.port != 0), &at);
 			if (!notify_pass(c, PYI_NET_LISTEN, &d, &at)) {
-				close(fd);
+				notify_close_taken(c->l, c->sandbox, fd);
 				return;
 			}
 		}
@@ -364,5 +364,5 @@ SHARED void notify_do_listen(const struct notify_call *c)
 	if (!result)
 		result = listen(fd, (int)c->args[1]) ? -errno : 0;
 	notify_result(c, result);
-	close(fd);
+	notify_close_taken(c->l, c->sandbox, fd);
 }

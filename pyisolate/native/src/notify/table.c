@@ -44,34 +44,65 @@ SHARED int notify_own_table(notify_listener *l)
 	return epoll_ctl(l->epoll, EPOLL_CTL_ADD, l->own_wake, &event) ? -errno : 0;
 }
 
-/* Close all that is left in it, the loop's last act: a thread that was joined may have its table for a moment yet. */
-SHARED void notify_leave_table(notify_listener *l)
+/* Close all that is left in it, the loop's last act: a thread that was joined may have its table for a moment yet. Where
+ * others are left in it, which close what guests left there, what is the loop's alone: the table ends with the last of them. */
+SHARED void notify_leave_table(notify_listener *l, int alone)
 {
+	int own[] = {l->epoll, l->self, l->own_wake, l->own_drain, l->own_ask};
+
 	l->epoll = l->self = l->own_wake = l->own_drain = l->own_ask = -1;
-	syscall(SYS_close_range, 0U, ~0U, 0U);
+	if (alone)
+		syscall(SYS_close_range, 0U, ~0U, 0U);
+	for (size_t i = 0; i < sizeof own / sizeof *own && !alone; i++)
+		if (own[i] >= 0)
+			close(own[i]);
 }
 
-SHARED void notify_wake_loop(const notify_listener *l)
+SHARED void notify_wake_loop(int wake)
 {
 	uint64_t one = 1;
 
-	if (write(l->wake, &one, sizeof one) < 0)
+	if (write(wake, &one, sizeof one) < 0)
 		return; /* full: it is readable anyway */
 }
 
-/* Have the loop do something, and wait until it has: its result; -ESRCH where there is no loop (any more). Never with `lock`.
- * A thread that is under the filter may call this. */
-SHARED int notify_have_done(notify_listener *l, int (*run)(notify_listener *l, void *with), void *with)
+/* Take back an order that the loop has not begun. `lock` is held. */
+static int notify_take_back(notify_listener *l, struct notify_order *order)
+{
+	struct notify_order **at = &l->orders;
+
+	while (*at && *at != order)
+		at = &(*at)->next;
+	if (!*at)
+		return 0;
+	if (!order->next)
+		l->orders_end = at;
+	__atomic_store_n(at, order->next, __ATOMIC_RELEASE);
+	return 1;
+}
+
+/* Have the loop do something, and wait until it has: its result; -ESRCH where there is no loop (any more), -ETIMEDOUT where it
+ * has not come to it: a call of a guest's holds it up (docs/system-calls.md). Never with `lock`. A thread that is under the
+ * filter may call this. `wake` is the number that the eventfd has in the table of the calling thread. */
+SHARED int notify_have_done(notify_listener *l, int wake, int (*run)(notify_listener *l, void *with), void *with)
 {
 	struct notify_order order = {.run = run, .with = with, .result = -ESRCH};
+	uint64_t end_ns = notify_now() + l->patience_ns;
+	struct timespec end = {(time_t)(end_ns / 1000000000U), (long)(end_ns % 1000000000U)};
 
 	pthread_mutex_lock(&l->lock);
 	if (l->begun > 0 && !l->ended) {
-		order.next = l->orders;
-		__atomic_store_n(&l->orders, &order, __ATOMIC_RELEASE);
-		notify_wake_loop(l);
+		__atomic_store_n(l->orders_end, &order, __ATOMIC_RELEASE);
+		l->orders_end = &order.next;
+		notify_wake_loop(wake);
 		while (!order.done)
-			pthread_cond_wait(&l->order_done, &l->lock);
+			if (pthread_cond_timedwait(&l->order_done, &l->lock, &end) == ETIMEDOUT && !order.done) {
+				if (notify_take_back(l, &order)) {
+					order.result = -ETIMEDOUT;
+					break;
+				}
+				pthread_cond_wait(&l->order_done, &l->lock); /* it has begun, and waits for nothing */
+			}
 	}
 	pthread_mutex_unlock(&l->lock);
 	return order.result;
@@ -86,32 +117,29 @@ static void notify_order_done(notify_listener *l, struct notify_order *order, in
 	pthread_mutex_unlock(&l->lock);
 }
 
+/* The order that has waited longest, which can be taken back no more, or NULL. */
+static struct notify_order *notify_next_order(notify_listener *l)
+{
+	pthread_mutex_lock(&l->lock);
+	struct notify_order *order = l->orders;
+	if (order)
+		notify_take_back(l, order);
+	pthread_mutex_unlock(&l->lock);
+	return order;
+}
+
 SHARED void notify_do_orders(notify_listener *l)
 {
-	struct notify_order *order, *next;
-
-	pthread_mutex_lock(&l->lock);
-	order = l->orders;
-	l->orders = NULL;
-	pthread_mutex_unlock(&l->lock);
-	for (; order; order = next) {
-		next = order->next;
+	for (struct notify_order *order; (order = notify_next_order(l));)
 		notify_order_done(l, order, order->run(l, order->with));
-	}
 }
 
 /* Take no order any more; those that wait fail. */
 SHARED void notify_end_orders(notify_listener *l)
 {
-	struct notify_order *order, *next;
-
 	pthread_mutex_lock(&l->lock);
 	l->ended = 1;
-	order = l->orders;
-	l->orders = NULL;
 	pthread_mutex_unlock(&l->lock);
-	for (; order; order = next) {
-		next = order->next;
+	for (struct notify_order *order; (order = notify_next_order(l));)
 		notify_order_done(l, order, -ESRCH);
-	}
 }

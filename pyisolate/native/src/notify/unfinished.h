@@ -4,9 +4,15 @@
 
 #include "outcome.h"
 
+/* leave.c */
+SHARED void notify_close_later(notify_listener *l, struct notify_sandbox *s, int fd);
+SHARED void notify_close_taken(notify_listener *l, struct notify_sandbox *s, int fd);
+SHARED void notify_result_later(const struct notify_call *c, int64_t result);
+SHARED int notify_may_leave(notify_listener *l, int count);
+
 /* message.c */
 SHARED struct cmsghdr *notify_next_control(char *control, size_t bytes, const struct cmsghdr *at);
-SHARED void notify_close_rights(char *control, size_t bytes);
+SHARED void notify_close_rights(notify_listener *l, struct notify_sandbox *s, char *control, size_t bytes);
 SHARED int64_t notify_send_message(int fd, const struct notify_message *m, const char *data, char *control);
 
 /* flight.c */
@@ -22,7 +28,7 @@ SHARED void notify_settle_all(notify_listener *l, struct notify_sandbox *s);
 
 /* inject.c */
 SHARED int notify_give_fd(const struct notify_job *job, int fd, int close_on_exec);
-SHARED int notify_give_file(const struct notify_job *job);
+SHARED int notify_give_file(notify_listener *l, const struct notify_job *job);
 SHARED void notify_say(int heard, int done);
 SHARED void notify_ask_injector(const struct notify_call *c, int domain, int kind, int protocol, int heard);
 

@@ -51,8 +51,11 @@ SHARED void notify_wait_end(notify_listener *l, struct notify_wait *w)
 	if (*at)
 		*at = w->next; /* first: a child that the host forks closes what it finds here */
 	epoll_ctl(l->epoll, EPOLL_CTL_DEL, w->fd, NULL); /* the guest keeps the file open: closing is not enough */
-	close(w->fd);
-	notify_close_rights(w->control, w->message.control_bytes);
+	if (w->call.name)
+		close(w->fd); /* a question about a name: not the guest's */
+	else
+		notify_close_taken(l, w->sandbox, w->fd);
+	notify_close_rights(l, w->sandbox, w->control, w->message.control_bytes);
 	notify_let_go(l, w->sandbox, NOTIFY_KEPT_RIGHTS, w->message.rights);
 	notify_let_go(l, w->sandbox, NOTIFY_KEPT_FILES, 1);
 	if (w->step == NOTIFY_STEP_ASK && !w->call.name)
