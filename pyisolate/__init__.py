@@ -73,14 +73,14 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of `_HOME` (a test
     from .metrics import serve_metrics as serve_metrics
     from .policy import Policy as Policy
     from .records import Actor as Actor
-    from .sandbox.ask import Allow as Allow
-    from .sandbox.ask import Deny as Deny
-    from .sandbox.ask import Question as Question
     from .sandbox.ask_socket import AskSocket as AskSocket
     from .sandbox.async_process import AsyncGuestProcess as AsyncGuestProcess
     from .sandbox.guest_process import GuestProcess as GuestProcess
     from .sandbox.host_function import HostFunction as HostFunction
     from .sandbox.process import Sandbox as Sandbox
+    from .sandbox.question import Allow as Allow
+    from .sandbox.question import Deny as Deny
+    from .sandbox.question import Question as Question
     from .sandbox.result import BytesCallback as BytesCallback
     from .sandbox.result import Result as Result
     from .sandbox.rich import RichOutput as RichOutput
@@ -98,14 +98,14 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of `_HOME` (a test
 _HOME = {
     "Actor": "records",
     "AlertRule": "telemetry.alerts",
-    "Allow": "sandbox.ask",
+    "Allow": "sandbox.question",
     "AskSocket": "sandbox.ask_socket",
     "BuildError": "errors",
     "CPUExceeded": "errors",
     "Capability": "capability",
     "DenialCode": "decision",
     "DenialEvent": "telemetry.event",
-    "Deny": "sandbox.ask",
+    "Deny": "sandbox.question",
     "EnforcementError": "errors",
     "EnforcementReport": "enforcement",
     "Environment": "environments",
@@ -130,7 +130,7 @@ _HOME = {
     "PolicySyntaxError": "errors",
     "ProcessesExceeded": "errors",
     "BytesCallback": "sandbox.result",
-    "Question": "sandbox.ask",
+    "Question": "sandbox.question",
     "Result": "sandbox.result",
     "RichOutput": "sandbox.rich",
     "Sandbox": "sandbox.process",

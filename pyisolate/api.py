@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 from .choices import Enforcement, Isolation
 from .native.forked import call_in_child
 from .records import Actor
-from .sandbox.ask import Asker, OnAsk
+from .sandbox.ask import Asker
 from .sandbox.host_function import FunctionsLike, Offer
 from .sandbox.process import Sandbox
+from .sandbox.question import OnAsk
 from .sandbox.result import OutputCallback
 from .supervisor.control_token import check_token
 from .supervisor.options import PolicyLike, SpawnOptions

@@ -170,6 +170,8 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     answer: AskAnswer | None = None
     asked_by: str | None = None
     waited_ms: int | None = None
+    #: what the question was about besides, as in Asked
+    detail: str | None = None
     #: number of the question, 0: none
     question: int = 0
 
@@ -188,8 +190,12 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     #: the call itself, whose stage its listener tells
     call: int = 0
     syscall: str = ""
-    #: the second name of a call that has two
+    #: the second name of a call that has two; else what the call says besides (native/src/notify/details.c)
     other: str = ""
+    said: bytes = b""
+    #: the same in words: where a link leads, or how a file is changed; and contents, which are in no event
+    detail: str = ""
+    content: str = ""
     #: what else the call needs and no rule grants
     also: tuple[Wanted, ...] = ()
     #: the file that the question is about, by device and inode; None where it is about a name, or no file

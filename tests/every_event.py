@@ -18,7 +18,7 @@ _VALIDATOR = jsonschema.Draft202012Validator(load_schema())
 _TELLING = ("capability", "code", "mode", "broker_decision", "kernel_decision", "kernel_evaluation", "reported_by",
             "isolation", "retryable", "shadow", "would_deny")  # fmt: skip
 _OPTIONAL = ("actor", "kernel_enforcer", "kernel_errno", "kernel_hook", "origin", "policy_rule", "presented_capability",
-             "suggestion", "syscall", "would_deny_reason", "answer", "asked_by", "waited_ms",
+             "suggestion", "syscall", "would_deny_reason", "answer", "asked_by", "waited_ms", "detail",
              "traceparent", "rule_reason")  # fmt: skip
 
 

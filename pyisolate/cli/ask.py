@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from ..sandbox.ask import Allow, Deny, Question
+    from ..sandbox.question import Allow, Deny, Question
 
 _HELP = "  y: once   a: from now on, and as a rule   n: refuse   e: explain"
 
@@ -22,9 +22,11 @@ class TerminalAsker:
 
     def __call__(self, question: Question) -> Allow | Deny:
         """Ask until there is an answer; the end of the terminal is a refusal."""
-        from ..sandbox.ask import Allow, Deny
+        from ..sandbox.question import Allow, Deny
 
-        self._say(f"\npyisolate: {question.sandbox} asks for {question.capability.value} {question.target}")
+        self._say(
+            f"\npyisolate: {question.sandbox} asks for {question.capability.value} {question.target}{_detail(question)}"
+        )
         while True:
             self._out.write("allow? [y/n/a(lways)/e(xplain)] ")
             self._out.flush()
@@ -54,3 +56,7 @@ class TerminalAsker:
         """Close the terminal."""
         self._in.close()
         self._out.close()
+
+
+def _detail(question: Question) -> str:
+    return f" ({question.detail})" if question.detail else ""

@@ -38,7 +38,7 @@ from .coalesce import Coalescer
 from .deduplicate import ANNOUNCED, Announcements
 from .importing import ImportRule, ShadowedImports, checked_import
 from .operation import DoneWithout, Operation
-from .operations import OPERATIONS, SOURCE_LINE
+from .operations import ASKED_ABOUT, OPERATIONS, SOURCE_LINE
 from .pinned_hosts import PinnedHosts
 from .suspended import Suspended
 from .whole_call import with_all_of_call
@@ -46,8 +46,6 @@ from .whole_call import with_all_of_call
 _log = logging.getLogger("pyisolate.hooks")
 _RECORD = "_pyisolate_record"
 _REPORTED = "_pyisolate_reported"
-#: Of what files and names are used by, what the host may be asked about.
-_ASKED_HOOKS = ("open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir")
 _REFUSED = os.strerror(errno.EACCES)
 #: A guest may be denied the random numbers that an id takes; the host's event replaces this one.
 _PRELIMINARY = "00000000-0000-7000-8000-000000000000"
@@ -281,7 +279,7 @@ class GuestHooks:
     def _asked_elsewhere(self, decision: Decision, hook: str) -> bool:
         """Tell whether the listener asks the host about a call: made or not, of what it names."""
         compiled = self._compiled
-        if compiled is None or not compiled.ask or (decision.capability.family == "fs" and hook not in _ASKED_HOOKS):
+        if compiled is None or not compiled.ask or (decision.capability.family == "fs" and hook not in ASKED_ABOUT):
             return False
         if hook != "open" or decision.capability not in WRITES:
             return is_asked_about(compiled, decision)

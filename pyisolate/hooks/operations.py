@@ -397,6 +397,9 @@ def _syslog(args: Arguments) -> Operations:
     return ((C.NET_CONNECT, "unix:/dev/log", {"unix_path": "/dev/log"}),)
 
 
+#: Of what files and names are used by, what the host may be asked about.
+ASKED_ABOUT = frozenset({"open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink",
+                         "os.chmod", "os.chown", "os.utime", "os.setxattr", "os.removexattr"})  # fmt: skip
 #: Audit event -> (function of its arguments, the system call that would follow).
 OPERATIONS: dict[str, tuple[Callable[[Arguments], Operations], str]] = {
     "open": (_open, "openat"),

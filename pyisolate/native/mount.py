@@ -118,6 +118,11 @@ def renameat2(from_fd: int, name: str, to_fd: int, new_name: str, flags: int = 0
     check(result, "rename", name)
 
 
+def chown(fd: int, uid: int, gid: int) -> None:
+    """Give what a descriptor is about, a symbolic link itself included, to a user and group."""
+    check(_lib.mount_chown(fd, uid, gid), "chown", f"descriptor {fd}")
+
+
 def enter_root(tree_fd: int) -> None:
     """Make the tree of `tree_fd` this process's root and working directory. Needs CAP_SYS_CHROOT."""
     check(_lib.mount_enter_root(tree_fd), "chroot", f"descriptor {tree_fd}")

@@ -1,7 +1,7 @@
 """What the host is asked about: whatever no rule speaks of in a capability, or that part of it which `ask` states.
 
 An entry of `ask` is a capability, or a rule: `{connect: ...}`, `{http: ...}`, `{read: /directory}` (or write,
-create, delete), `{exec: /program}`.
+create, delete, metadata), `{exec: /program}`.
 A capability beside rules of its own is asked about whole. Programs are asked about by rule alone: each has its gate in
 the root view when its sandbox starts (`kernel/rootview/gates.py`).
 """
@@ -19,32 +19,41 @@ from . import addresses, fragments, units, web
 from .compiled import CompiledPolicy, NetRule
 
 #: What can wait for an answer: calls that the supervisor carries out, on its own copy of what was asked about.
-ASKABLE = ("fs.create", "fs.delete", "fs.read", "fs.write", "net.connect", "net.http")
-#: What is asked about of files: how they are opened, and which names are made and removed.
+ASKABLE = ("fs.create", "fs.delete", "fs.metadata", "fs.read", "fs.write", "net.connect", "net.http")
+#: What is asked about of files: how they are opened, which names are made and removed, and how they are changed.
 FILES = {
     "create": Capability.FS_CREATE,
     "delete": Capability.FS_DELETE,
+    "metadata": Capability.FS_METADATA,
     "read": Capability.FS_READ,
     "write": Capability.FS_WRITE,
 }
 OF_FILES = frozenset(FILES.values())
-#: The calls that make, remove or move names, each with what it needs. Symbolic links are not asked about: where they
-#: lead is not in their name.
+#: The calls that make, remove or move names, each with what it needs.
 NAMING = {
-    **dict.fromkeys(("mkdir", "mkdirat"), frozenset((Capability.FS_CREATE,))),
+    **dict.fromkeys(("mkdir", "mkdirat", "symlink", "symlinkat"), frozenset((Capability.FS_CREATE,))),
     **dict.fromkeys(("unlink", "unlinkat", "rmdir"), frozenset((Capability.FS_DELETE,))),
     **dict.fromkeys(RENAMING, frozenset((Capability.FS_CREATE, Capability.FS_DELETE))),
     **dict.fromkeys(LINKING, frozenset((Capability.FS_CREATE, Capability.FS_READ))),
 }
+#: The calls that change mode, times, owner or attributes of what a name leads to, with what they do. Those on an open
+#: file are not asked about.
+CHANGING = {
+    **dict.fromkeys(("chmod", "fchmodat", "fchmodat2"), "chmod"),
+    **dict.fromkeys(("chown", "lchown", "fchownat"), "chown"),
+    **dict.fromkeys(("utime", "utimes", "utimensat", "futimesat"), "utime"),
+    **dict.fromkeys(("setxattr", "lsetxattr"), "setxattr"),
+    **dict.fromkeys(("removexattr", "lremovexattr"), "removexattr"),
+}
+#: The calls that a yes has the supervisor make.
+CARRIED = frozenset(NAMING) | frozenset(CHANGING)
 #: One question stands for both: whether a file is there is for the host to see.
 WRITES = frozenset((Capability.FS_CREATE, Capability.FS_WRITE))
 RULES = ("connect", "http", *FILES, "exec")
 HINT = (
     f"use {', '.join(ASKABLE)}, or a rule: {{connect: host:port}}, {{http: GET host/path}}, {{read: /directory}}, "
-    "{write: /directory}, {create: /directory}, {delete: /directory}, {exec: /program}"
+    "{write: /directory}, {create: /directory}, {delete: /directory}, {metadata: /directory}, {exec: /program}"
 )
-#: What the kernel decides alone, by what was granted at the start.
-_GRANTED_ONLY = frozenset(("fs.metadata", "symlink", "metadata"))
 #: Programs that one policy asks about.
 MOST_PROGRAMS = 64
 SCHEMA = {
@@ -69,9 +78,7 @@ def read_ask(entries: Iterable[Any]) -> tuple[str, ...]:
         elif key in RULES:
             found.add(f"{key} {_canonical(key, target)}")
         else:
-            alone = (key or str(entry)) in _GRANTED_ONLY
-            hint = f"the kernel decides that alone: grant it in fs, or {HINT}" if alone else HINT
-            raise PolicySyntaxError(f"ask: {str(entry)[:60]!r} cannot be asked about", hint=hint)
+            raise PolicySyntaxError(f"ask: {str(entry)[:60]!r} cannot be asked about", hint=HINT)
     if sum(entry.startswith("exec ") for entry in found) > MOST_PROGRAMS:
         raise PolicySyntaxError(f"ask: more than {MOST_PROGRAMS} programs", hint="grant those that need no question")
     return tuple(sorted(found))

@@ -146,6 +146,7 @@ class AskRules(msgspec.Struct, frozen=True, kw_only=True):
     write: tuple[str, ...] = ()
     create: tuple[str, ...] = ()
     delete: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
     #: programs: as the policy names them, and where that leads
     programs: tuple[str, ...] = ()
 
@@ -157,6 +158,7 @@ class AskRules(msgspec.Struct, frozen=True, kw_only=True):
             Capability.FS_WRITE: self.write,
             Capability.FS_CREATE: self.create,
             Capability.FS_DELETE: self.delete,
+            Capability.FS_METADATA: self.metadata,
         }
 
 

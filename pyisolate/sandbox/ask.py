@@ -16,14 +16,15 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from ..capability import Capability
 from ..decision import Verdict
 from ..policy.asking import OF_FILES
-from ..records import Actor, AskAnswer, Asked, BrokerRecord, KernelRecord, Wanted
+from ..records import AskAnswer, Asked, BrokerRecord, KernelRecord, Wanted
+from .question import Allow, Deny, OnAsk, Question, Scope
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,51 +42,11 @@ _MAX_OPENS = 8
 #: Answers whose record has not come yet; a call that was given up has none.
 _MAX_ANSWERED = 256
 
-Scope = Literal["once", "sandbox", "rule"]
-#: What a question is about; of a file also which one has the name (device, inode): a yes for good is for no other.
-_Key = tuple[Capability, str, "tuple[int, int] | None"]
+#: What a question is about; of a file also which one has the name (device, inode), and what else is asked: a yes for
+#: good is for no other.
+_Key = tuple[Capability, str, "tuple[int, int] | None", str]
 #: whose question the callback in this context answers
 _answers: contextvars.ContextVar[Questions | None] = contextvars.ContextVar("pyisolate_answers", default=None)
-
-
-@dataclass(frozen=True)
-class Allow:
-    """Let it through: this once, in this sandbox from now on, or (`rule`) that and as a rule of `answered_policy`."""
-
-    scope: Scope = "once"
-
-    def __post_init__(self) -> None:
-        if self.scope not in ("once", "sandbox", "rule"):
-            raise ValueError(f"Allow: {self.scope!r}: must be 'once', 'sandbox' or 'rule'")
-
-
-@dataclass(frozen=True)
-class Deny:
-    """Refuse it; the event says why."""
-
-    reason: str = ""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.reason, str):
-            raise TypeError(f"Deny: reason {self.reason!r}: must be str, not {type(self.reason).__name__}")
-
-
-class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """An operation that no rule speaks of, and whose guest waits. `suggestion`: the smallest rules that grant it."""
-
-    sandbox: str
-    sandbox_id: str
-    policy: str
-    capability: Capability
-    target: str
-    suggestion: dict[str, Any] | None = None
-    actor: Actor | None = None
-    pid: int = 0
-    tid: int = 0
-
-
-#: What `spawn(on_ask=)` takes: a function or coroutine function. Anything but Allow is a refusal.
-OnAsk = Callable[[Question], "Allow | Deny | Awaitable[Allow | Deny]"]
 
 
 class Calls(Protocol):
@@ -191,6 +152,7 @@ class _Answered(msgspec.Struct, frozen=True):
     target: str = ""
     #: what else the call needs
     also: tuple[Wanted, ...] = ()
+    detail: str = ""
 
     @property
     def allows(self) -> bool:
@@ -318,7 +280,9 @@ class Questions:
 
     def _tell(self, calls: list[Asked], answered: _Answered) -> None:
         for one in calls:
-            of_one = msgspec.structs.replace(answered, capability=one.capability, target=one.target, also=one.also)
+            of_one = msgspec.structs.replace(
+                answered, capability=one.capability, target=one.target, also=one.also, detail=one.detail
+            )
             self._state.answered.setdefault(one.number, []).append(of_one)
         while len(self._state.answered) > _MAX_ANSWERED:
             self._state.answered.popitem(last=False)
@@ -405,6 +369,7 @@ class Questions:
             policy=context.policy,
             capability=asked.capability,
             target=asked.target,
+            detail=asked.detail + asked.content,
             suggestion=self._around.denials.suggestion(asked),
             actor=context.actor,
             pid=asked.pid,
@@ -440,7 +405,8 @@ class Questions:
             answered = msgspec.structs.replace(answered, answer="gave_up", reason=f"its call did not wait ({said})")
         self._around.count_question(answered.answer)
         reason = f"{answered.by} {'allowed' if answered.allows else 'refused'} it ({answered.answer})"
-        return answered, reason + (f": {answered.reason}" if answered.reason else "")
+        reason += f": {answered.reason}" if answered.reason else ""
+        return answered, reason
 
     def allowed_rules(self) -> list[dict[str, Any]]:
         """Return the rules that were answered with `Allow("rule")`, as pieces of a policy file."""
@@ -466,7 +432,7 @@ class Questions:
 
 
 def _key_of(asked: Asked) -> _Key:
-    return asked.capability, asked.target, asked.file
+    return asked.capability, asked.target, asked.file, asked.detail + asked.content
 
 
 def _completed(record: KernelRecord, answered: _Answered, reason: str, *, last: bool) -> KernelRecord:
@@ -474,7 +440,13 @@ def _completed(record: KernelRecord, answered: _Answered, reason: str, *, last: 
     record = msgspec.structs.replace(record, answer=answered.answer, asked_by=answered.by, reason=reason)
     if answered.capability not in OF_FILES:
         return record
-    record = msgspec.structs.replace(record, capability=answered.capability, target=answered.target, also=answered.also)
+    record = msgspec.structs.replace(
+        record,
+        capability=answered.capability,
+        target=answered.target,
+        also=answered.also,
+        detail=answered.detail or None,
+    )
     if last or not answered.allows:
         return record
     return msgspec.structs.replace(record, verdict=Verdict.WOULD_DENY, errno=0)

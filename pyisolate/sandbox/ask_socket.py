@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from .ask import Allow, Deny, Question, Scope
+from .question import Allow, Deny, Question, Scope
 
-#: Version of the protocol; it changes when an old reader would misread a line.
-VERSION = 1
+#: Version of the protocol; it changes when an old reader would misread a line, for those lines alone. Since the second
+#: one a question may have a `detail`, without which it would be taken for another.
+VERSION, _WITH_DETAIL = 1, 2
 _MAX_LINE_BYTES = 64 << 10
 #: pid, uid and gid of who listens, as they were at listen(2) (unix(7), SO_PEERCRED).
 _CREDENTIALS = struct.Struct("iII")
@@ -111,8 +112,8 @@ class AskSocket:
 
 
 def _line(number: int, question: Question) -> dict[str, Any]:
-    return {
-        "v": VERSION,
+    line = {
+        "v": _WITH_DETAIL if question.detail else VERSION,
         "id": number,
         "permission": question.capability.value,
         "value": question.target,
@@ -122,3 +123,4 @@ def _line(number: int, question: Question) -> dict[str, Any]:
         "actor": question.actor,
         "suggestion": question.suggestion,
     }
+    return {**line, "detail": question.detail} if question.detail else line

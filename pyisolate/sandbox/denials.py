@@ -14,7 +14,7 @@ import msgspec
 
 from ..capability import Capability
 from ..decision import DenialCode, Verdict
-from ..policy.asking import NAMING
+from ..policy.asking import CARRIED
 from ..policy.suggest import crosses
 from ..records import Asked, BrokerRecord, Evaluation, KernelRecord, RefusedOperation, SandboxContext
 from ..telemetry.event import DenialEvent
@@ -204,7 +204,7 @@ class Denials:
         How a file is opened is one question. Of a call that changes names, each need is one of its own, and a rule for
         another would be no answer to it.
         """
-        also = () if asked.syscall in NAMING and not crosses(asked.target, asked.also) else asked.also
+        also = () if asked.syscall in CARRIED and not crosses(asked.target, asked.also) else asked.also
         return self._telemetry.suggestion(RefusedOperation(asked.capability, asked.target, also))
 
     @property

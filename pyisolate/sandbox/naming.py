@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..capability import Capability
 from ..decision import DenialCode
+from ..kernel.rootview.metadata import MetadataChange
 from ..kernel.rootview.names import HostName, NameCall, NameChange
 from ..native.mount import RENAME_NOREPLACE
 from ..policy import workspace
@@ -31,6 +33,8 @@ _REMOVES_DIRECTORY, _FOLLOWS = 0x200, 0x400  # AT_REMOVEDIR, AT_SYMLINK_FOLLOW, 
 _OF_NAMES = (Capability.FS_CREATE, Capability.FS_DELETE)
 #: The calls that have two names.
 _TWO = ("rename", "link")
+#: The calls of which nothing may have the name.
+_MAKING = ("mkdir", "symlink")
 #: What lies there is another one for each process, or is no file: never the supervisor's for a guest.
 _NOT_FILES = ("/proc", "/sys", "/dev")
 #: A capability, the name, and where that is about the file that has it, which one.
@@ -41,12 +45,23 @@ Need = tuple[Capability, str, "tuple[int, int] | None"]
 class Named:
     """A call, and what its guest needs for it that no rule speaks of."""
 
-    change: NameChange
+    change: NameChange | MetadataChange
     needs: tuple[Need, ...]
     #: all that it names
     paths: tuple[str, ...]
     #: what it needs, granted or not
     wanted: tuple[Wanted, ...] = ()
+    #: what its names do not say, and contents
+    detail: str = ""
+    content: str = ""
+
+    @property
+    def anew(self) -> str | None:
+        """The name that leads to another file after the call."""
+        if isinstance(self.change, MetadataChange):
+            return None
+        new = self.change.at if self.change.call == "symlink" else self.change.to
+        return None if new is None else os.path.join(new.directory, new.name)
 
     def also(self, need: Need) -> tuple[Wanted, ...]:
         """Return what it needs besides, for the suggestion; of a move between directories all, as no rule allows it."""
@@ -64,7 +79,7 @@ class Named:
 
 
 @dataclass(frozen=True)
-class _Name:
+class Name:
     """A name as the guest wrote it, and where it lies: in a directory whose links are followed."""
 
     written: str
@@ -75,29 +90,33 @@ class _Name:
 
 def named_by(asked: Asked, broker: Broker, umask: int) -> Named | None:
     """Return the call if the host is to be asked about it; None: the kernel decides. Raises OSError, ValueError."""
-    names = [_name(one, broker) for one in (asked.target, asked.other) if one]
+    names = [name_of(one, broker) for one in (asked.target, asked.other) if one]
     call = _call_of(asked)
     if call is None or len(names) != (2 if call in _TWO else 1):
         return None
     at, to = names[0], names[-1]
-    if (at.seen is None) != (call == "mkdir"):
+    if (at.seen is None) != (call in _MAKING):
         return None  # EEXIST, ENOENT: nothing refuses it
     if at.seen is not None and call != "rename" and stat.S_ISDIR(at.seen.st_mode) != (call == "rmdir"):
         return None
     if call in _TWO and not _may_move(call, at, to, asked, broker):
         return None
     wanted = _wanted(call, at, to)
-    needs = _missing(wanted, broker)
+    needs = missing(wanted, broker)
     if not needs:
         return None
+    text = os.fsdecode(asked.said) if call == "symlink" else ""
     change = NameChange(
         call=call,
         at=at.on_host,
         to=to.on_host if call in _TWO else None,
         mode=asked.mode & 0o777 & ~umask,
+        text=text,
     )
-    paths = tuple(path for one in names for path in (one.written, one.path))
-    named = Named(change, needs, paths, tuple([(one, name.path) for one, name in wanted]))
+    leads = _led_to(at, text) if call == "symlink" else ()
+    paths = (*(path for one in names for path in (one.written, one.path)), *leads)
+    detail = f"symbolic link to {text}" if call == "symlink" else ""
+    named = Named(change, needs, paths, tuple([(one, name.path) for one, name in wanted]), detail)
     return None if named.is_denied(broker) else named
 
 
@@ -106,27 +125,42 @@ def _call_of(asked: Asked) -> NameCall | None:
         return "mkdir"
     if asked.syscall.startswith("rename"):
         return "rename" if asked.flags in (0, RENAME_NOREPLACE) else None
+    if asked.syscall.startswith("symlink"):
+        return "symlink"
     if asked.syscall.startswith("link"):
         return "link" if asked.flags in (0, _FOLLOWS) else None
     removes_directory = asked.syscall == "rmdir" or asked.flags == _REMOVES_DIRECTORY
     return "rmdir" if removes_directory else "unlink" if asked.syscall in NAMING and not asked.flags else None
 
 
-def _name(written: str, broker: Broker) -> _Name:
+def name_of(written: str, broker: Broker, *, follow: bool = False) -> Name:
+    """Return a name as it lies on the host; `follow`: of what it leads to. Raises OSError, ValueError."""
     reached = workspace.as_reached(written, workspace.links(broker.policy))
     parent, _, last = reached.rstrip("/").rpartition("/")
     if last in ("", ".", "..") or not reached.isprintable():
         raise ValueError(f"{written!r} has no last part that is a name")
     directory = os.path.realpath(parent or "/")
     path = os.path.join(directory, last)
-    if any(_is_elsewhere(one) for one in (reached, os.path.normpath(reached), path)):
+    if follow:
+        path = os.path.realpath(path)
+        directory, last = os.path.split(path)
+    if not path.isprintable() or any(_is_elsewhere(one) for one in (reached, os.path.normpath(reached), path)):
         raise ValueError(f"{written!r} is not the host's for a guest")
     place = os.stat(directory, follow_symlinks=False)
     seen = os.lstat(path) if os.path.lexists(path) else None
     found = None if seen is None else (seen.st_dev, seen.st_ino)
     if reached.endswith("/") and seen is not None and not stat.S_ISDIR(seen.st_mode):
         raise NotADirectoryError(written)
-    return _Name(reached, path, seen, HostName(directory, place.st_dev, place.st_ino, last, found))
+    return Name(reached, path, seen, HostName(directory, place.st_dev, place.st_ino, last, found))
+
+
+def _led_to(at: Name, text: str) -> tuple[str, ...]:
+    """Return what a symbolic link would lead to: the file that it names, and where that leads now."""
+    named = os.path.normpath(os.path.join(at.on_host.directory, text))
+    leads = named, os.path.realpath(named)
+    if not text or not text.isprintable() or any(map(_is_elsewhere, leads)):
+        raise ValueError(f"a link to {text!r} is another one for each who follows it")
+    return leads
 
 
 def _is_elsewhere(path: str) -> bool:
@@ -139,7 +173,7 @@ def is_no_file(path: str) -> bool:
     return any(path == one or path.startswith(one + "/") for one in _NOT_FILES)
 
 
-def _may_move(call: NameCall, at: _Name, to: _Name, asked: Asked, broker: Broker) -> bool:
+def _may_move(call: NameCall, at: Name, to: Name, asked: Asked, broker: Broker) -> bool:
     if at.seen is None or (call == "link" and to.seen is not None):
         return False
     if to.seen is not None and (asked.flags & RENAME_NOREPLACE or stat.S_ISDIR(to.seen.st_mode)):
@@ -156,7 +190,7 @@ def _may_move(call: NameCall, at: _Name, to: _Name, asked: Asked, broker: Broker
     return not widened(broker.decide, at.path, to.path, directory=directory)
 
 
-def _may_move_directory(at: _Name, to: _Name, broker: Broker) -> bool:
+def _may_move_directory(at: Name, to: Name, broker: Broker) -> bool:
     if to.seen is not None or _is_granted(broker, Capability.FS_CREATE, at):
         return False
     policy = broker.policy
@@ -165,13 +199,15 @@ def _may_move_directory(at: _Name, to: _Name, broker: Broker) -> bool:
     return not any(f"{path}/".startswith(place) for path in spoken_of for place in places)
 
 
-def _is_granted(broker: Broker, capability: Capability, name: _Name) -> bool:
+def _is_granted(broker: Broker, capability: Capability, name: Name) -> bool:
     return broker.decide(capability, name.path).code is None
 
 
-def _wanted(call: NameCall, at: _Name, to: _Name) -> list[tuple[Capability, _Name]]:
+def _wanted(call: NameCall, at: Name, to: Name) -> list[tuple[Capability, Name]]:
     """Return what a call needs, in the order of hooks."""
-    of_first = {"mkdir": Capability.FS_CREATE, "link": Capability.FS_READ}.get(call, Capability.FS_DELETE)
+    of_first = {**dict.fromkeys(_MAKING, Capability.FS_CREATE), "link": Capability.FS_READ}.get(
+        call, Capability.FS_DELETE
+    )
     wanted = [(of_first, at)]
     if call in _TWO:
         wanted.append((Capability.FS_CREATE, to))
@@ -180,7 +216,7 @@ def _wanted(call: NameCall, at: _Name, to: _Name) -> list[tuple[Capability, _Nam
     return wanted
 
 
-def _missing(wanted: list[tuple[Capability, _Name]], broker: Broker) -> tuple[Need, ...]:
+def missing(wanted: Sequence[tuple[Capability, Name]], broker: Broker) -> tuple[Need, ...]:
     """Return what is asked about; nothing where a rule refuses some of it."""
     needs = []
     for capability, name in wanted:

@@ -22,13 +22,15 @@ import msgspec
 
 from ..capability import Capability
 from ..decision import DenialCode
+from ..kernel.rootview.metadata import MetadataChange
 from ..kernel.rootview.names import NameChange
 from ..kernel.rootview.worker import HostFile, HostPlace, unmake
 from ..policy import workspace
-from ..policy.asking import NAMING, OF_FILES
+from ..policy.asking import CARRIED, CHANGING, OF_FILES
 from ..policy.broker import Broker, is_asked_about
 from ..policy.compiled import CompiledPolicy
 from ..records import Asked, KernelRecord, Wanted
+from .changing import changed_by
 from .naming import Named, is_no_file, named_by
 from .starting import Starting, Waiting
 
@@ -51,8 +53,8 @@ class HostFiles(Protocol):
         """Open a file; return a descriptor of it."""
         ...
 
-    def change(self, change: NameChange, sandbox_id: str) -> tuple[int, float]:
-        """Make a call that changes names; return its error number, or 0. ETIMEDOUT: it may be made yet."""
+    def change(self, change: NameChange | MetadataChange, sandbox_id: str) -> tuple[int, float]:
+        """Make a call that changes names, or a file; return its error number, or 0. ETIMEDOUT: it may be made yet."""
         ...
 
 
@@ -83,7 +85,8 @@ class _Names:
         """The next question."""
         need = capability, path, file = self.named.needs[self.answered]
         also = self.named.also(need)
-        return msgspec.structs.replace(self.asked, capability=capability, target=path, file=file, also=also)
+        said = {"detail": self.named.detail, "content": self.named.content}
+        return msgspec.structs.replace(self.asked, capability=capability, target=path, file=file, also=also, **said)
 
 
 class _Spent:
@@ -287,8 +290,8 @@ class WaitingCalls:
                 if names.named.is_denied(self._broker()):
                     kernel.answer(number, allow=False)
                     return
-                if (to := names.named.change.to) is not None:
-                    self._forget_file(os.path.join(to.directory, to.name))
+                if (anew := names.named.anew) is not None:
+                    self._forget_file(anew)
                 said, spent.elsewhere_s = names.host.change(names.named.change, self._around.id)
                 kernel.done(number, said)
             except Exception as error:  # whatever goes wrong, the answer is no
@@ -416,7 +419,7 @@ class WaitingCalls:
         found = None
         with self._charged():
             try:
-                found = self._names(asked, host) if asked.syscall in NAMING else self._file(asked, host)
+                found = self._names(asked, host) if asked.syscall in CARRIED else self._file(asked, host)
             except (OSError, ValueError):  # it is not there
                 pass
             except Exception:  # the kernel decides
@@ -426,7 +429,10 @@ class WaitingCalls:
 
     def _names(self, asked: Asked, host: HostFiles) -> tuple[Asked, Callable[[], None]] | None:
         """Return the first question about a call that changes names, and what a yes does."""
-        named = named_by(asked, self._broker(), _umask_of(asked.tid))
+        if asked.syscall in CHANGING:
+            named = changed_by(asked, self._broker())
+        else:
+            named = named_by(asked, self._broker(), _umask_of(asked.tid))
         if named is None:
             return None
         names = _Names(asked, named, host)

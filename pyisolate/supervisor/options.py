@@ -28,9 +28,10 @@ from .given_directory import STANDS_FOR, check_copied
 if TYPE_CHECKING:
     from ..environments import Environment
     from ..kernel.prepared import Prepared
-    from ..sandbox.ask import Asker, OnAsk
+    from ..sandbox.ask import Asker
     from ..sandbox.host_function import FunctionsLike, Offer
     from ..sandbox.process import Sandbox
+    from ..sandbox.question import OnAsk
     from ..sandbox.result import OutputCallback
 
 #: A policy, a preset's name, or the path of a policy file.

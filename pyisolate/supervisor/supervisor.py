@@ -21,9 +21,10 @@ from ..errors import PolicyError
 from ..kernel.prepared import Prepared
 from ..policy import Policy
 from ..records import Actor, BrokerRecord, Reporter, SandboxContext
-from ..sandbox.ask import Asker, OnAsk, make_asker
+from ..sandbox.ask import Asker, make_asker
 from ..sandbox.host_function import FunctionsLike, Offer, make_offer
 from ..sandbox.process import Sandbox
+from ..sandbox.question import OnAsk
 from ..sandbox.request import check_names
 from ..sandbox.result import OutputCallback, check_callbacks
 from ..telemetry import tracing

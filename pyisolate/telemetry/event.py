@@ -62,6 +62,7 @@ class DenialEvent(msgspec.Struct, frozen=True, kw_only=True):
     answer: AskAnswer | None = None
     asked_by: str | None = None
     waited_ms: int | None = None
+    detail: str | None = None
     traceparent: str | None = None
     rule_reason: str | None = None
     also: tuple[str, ...] = ()

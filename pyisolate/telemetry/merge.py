@@ -142,6 +142,7 @@ def merge(
         answer=None if answered is None else answered.answer,
         asked_by=None if answered is None else _text(answered.asked_by, 64),
         waited_ms=None if answered is None else answered.waited_ms,
+        detail=_text(None if kernel is None else kernel.detail, _REASON_LIMIT),
         traceparent=context.traceparent,
         rule_reason=_rule_reason(context, rule),
         also=tuple([f"{one} {show_target(name)}" for one, name in lead.also if (one, name) != (capability, target)]),

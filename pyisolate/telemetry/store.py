@@ -38,6 +38,7 @@ def coalesce_key(event: DenialEvent) -> Key:
         event.shadow,
         event.answer,
         event.asked_by,
+        event.detail,
         event.reported_by,
         event.policy_generation,
         event.traceparent,

@@ -8,11 +8,13 @@ import socket
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pyisolate.capability import Capability
-from pyisolate.sandbox.ask import Allow, Question, _answered
-from pyisolate.sandbox.ask_socket import AskSocket
+from pyisolate.sandbox.ask import _answered
+from pyisolate.sandbox.ask_socket import AskSocket, _line
+from pyisolate.sandbox.question import Allow, Question
 
 _QUESTION = Question(
     sandbox="a", sandbox_id="1", policy="compute", capability=Capability.NET_CONNECT, target="192.0.2.1:443"
@@ -53,3 +55,9 @@ def test_a_socket_that_nobody_listens_at_is_named(tmp_path: Path) -> None:
         assert refused.value.filename == str(path)
         assert _answered(refused.value, "socket").reason == f"the asker failed ({kind.__name__}: {path})"
     assert _answered(ValueError("s3cret"), "socket").reason == "the asker failed (ValueError)"
+
+
+@pytest.mark.parametrize(("detail", "version"), [("", 1), ("symbolic link to /etc/shadow", 2)])
+def test_a_reader_of_the_first_version_is_told_of_what_it_does_not_know(detail: str, version: int) -> None:
+    line = _line(1, msgspec.structs.replace(_QUESTION, detail=detail))
+    assert (line["v"], line.get("detail", "")) == (version, detail)

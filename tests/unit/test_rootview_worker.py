@@ -14,7 +14,7 @@ import pytest
 
 from pyisolate.errors import EnforcementError
 from pyisolate.kernel.rootview import forker, stager, tree, worker
-from pyisolate.kernel.rootview.names import HostName, NameChange, change_names
+from pyisolate.kernel.rootview.names import HostName, NameCall, NameChange, change_names
 from pyisolate.native.descriptors import receive
 from tests.in_child import NOBODY, in_child
 
@@ -167,17 +167,18 @@ def test_a_supervisor_that_goes_in_the_middle_of_a_request_leaves_no_traceback()
     assert (builder.returncode, said) == (0, b"")
 
 
-def test_a_directory_that_cannot_be_given_is_not_left() -> None:
+@pytest.mark.parametrize("call", ["mkdir", "symlink"])
+def test_what_cannot_be_given_is_not_left(call: NameCall) -> None:
     uid = os.geteuid() or NOBODY
     with tempfile.TemporaryDirectory(dir="/var/tmp") as top:
         os.chown(top, uid, -1)
         found = os.stat(top)
 
         def made(name: str, owner: int) -> int:
-            change = NameChange("mkdir", HostName(top, found.st_dev, found.st_ino, name), mode=0o750)
+            change = NameChange(call, HostName(top, found.st_dev, found.st_ino, name), mode=0o750, text="anywhere")
             return in_child(lambda: change_names(change, owner, os.getgid()), uid=uid)
 
         assert made("kept", uid) == 0
         assert made("another's", 0) == errno.EPERM
         assert os.listdir(top) == ["kept"]
-        assert os.stat(os.path.join(top, "kept")).st_mode & 0o777 == 0o750
+        assert call == "symlink" or os.stat(os.path.join(top, "kept")).st_mode & 0o777 == 0o750

@@ -19,7 +19,7 @@ import msgspec
 
 from ...native import mount
 
-NameCall = Literal["unlink", "rmdir", "mkdir", "rename", "link"]
+NameCall = Literal["unlink", "rmdir", "mkdir", "rename", "link", "symlink"]
 
 
 class HostName(msgspec.Struct, frozen=True):
@@ -32,26 +32,32 @@ class HostName(msgspec.Struct, frozen=True):
     found: tuple[int, int] | None = None
 
 
-class NameChange(msgspec.Struct, frozen=True):
-    """A call that changes names: of `at`, and of a move or a link also `to`. `mode`: of a directory that is made."""
+class NameChange(msgspec.Struct, frozen=True, tag="names"):
+    """A call that changes names: of `at`, and of a move or a link also `to`.
+
+    `mode`: of a directory that is made; `text`: of a symbolic link, where it leads.
+    """
 
     call: NameCall
     at: HostName
     to: HostName | None = None
     mode: int = 0
+    text: str = ""
 
 
 def change_names(change: NameChange, uid: int, gid: int) -> int:
     """Make the call; return its error number, or 0. Raises OSError where a name is not what it was, before the call."""
     with contextlib.ExitStack() as held:
-        at = held.enter_context(_directory(change.at))
+        at = held.enter_context(directory_of(change.at))
         if change.call == "mkdir":
-            return _error_of(lambda: _make(at, change.at.name, change.mode, uid, gid))
+            return error_of(lambda: _make(at, change.at.name, change.mode, uid, gid))
+        if change.call == "symlink":
+            return error_of(lambda: _make_link(at, change.at.name, change.text, uid, gid))
         if change.to is None:
             _check(change.at, at)
             remove = os.rmdir if change.call == "rmdir" else os.unlink
-            return _error_of(lambda: remove(change.at.name, dir_fd=at))
-        to, flags = held.enter_context(_directory(change.to)), 0
+            return error_of(lambda: remove(change.at.name, dir_fd=at))
+        to, flags = held.enter_context(directory_of(change.to)), 0
         if change.call == "link":
             return _link(change.at, at, change.to.name, to)
         _check(change.at, at)
@@ -60,10 +66,11 @@ def change_names(change: NameChange, uid: int, gid: int) -> int:
         else:
             _check(change.to, to)
         names = change.at.name, change.to.name
-        return _error_of(lambda: mount.renameat2(at, names[0], to, names[1], flags))
+        return error_of(lambda: mount.renameat2(at, names[0], to, names[1], flags))
 
 
-def _error_of(call: Callable[[], None]) -> int:
+def error_of(call: Callable[[], None]) -> int:
+    """Return the error number of a call, or 0."""
     try:
         call()
     except OSError as error:
@@ -72,12 +79,13 @@ def _error_of(call: Callable[[], None]) -> int:
 
 
 @contextlib.contextmanager
-def _directory(of: HostName) -> Iterator[int]:
+def directory_of(of: HostName) -> Iterator[int]:
+    """Yield a descriptor of a name's directory. Raises OSError where it is another one by now."""
     at = mount.openat2(of.directory, os.O_PATH | os.O_DIRECTORY, mount.RESOLVE_NO_SYMLINKS)
     try:
         found = os.fstat(at)
         if (found.st_dev, found.st_ino) != (of.device, of.inode):
-            raise _another(of.directory)
+            raise another(of.directory)
         yield at
     finally:
         os.close(at)
@@ -86,7 +94,7 @@ def _directory(of: HostName) -> Iterator[int]:
 def _check(of: HostName, directory: int) -> None:
     found = os.stat(of.name, dir_fd=directory, follow_symlinks=False)
     if (found.st_dev, found.st_ino) != of.found:
-        raise _another(os.path.join(of.directory, of.name))
+        raise another(os.path.join(of.directory, of.name))
 
 
 def _link(of: HostName, directory: int, name: str, to: int) -> int:
@@ -95,13 +103,14 @@ def _link(of: HostName, directory: int, name: str, to: int) -> int:
     try:
         found = os.fstat(file)
         if (found.st_dev, found.st_ino) != of.found:
-            raise _another(os.path.join(of.directory, of.name))
-        return _error_of(lambda: os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=to))  # AT_SYMLINK_FOLLOW, open(2)
+            raise another(os.path.join(of.directory, of.name))
+        return error_of(lambda: os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=to))  # AT_SYMLINK_FOLLOW, open(2)
     finally:
         os.close(file)
 
 
-def _another(path: str) -> OSError:
+def another(path: str) -> OSError:
+    """Return the error of a place where another thing is by now."""
     return OSError(errno.ESTALE, f"{path} is another one than it was")
 
 
@@ -112,7 +121,7 @@ def _make(directory: int, name: str, mode: int, uid: int, gid: int) -> None:
     try:
         found = os.fstat(made)
         if (found.st_uid, stat.S_IMODE(found.st_mode) & 0o777) != (os.geteuid(), 0o700) or os.listdir(made):
-            raise _another(name)
+            raise another(name)
         try:
             if found.st_uid != uid:
                 os.fchown(made, uid, gid)  # before the guest's mode: never the supervisor's for all to write to
@@ -124,7 +133,31 @@ def _make(directory: int, name: str, mode: int, uid: int, gid: int) -> None:
         os.close(made)
 
 
+def _make_link(directory: int, name: str, text: str, uid: int, gid: int) -> None:
+    """Make a symbolic link, the guest's; none is left where it cannot be.
+
+    It is given away by a descriptor of itself: who else may write to the directory can put another file in its place.
+    The kernel follows links of others in places like /tmp less far (fs.protected_symlinks, proc_sys_fs(5)).
+    """
+    os.symlink(text, name, dir_fd=directory)
+    made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        found = os.fstat(made)
+        own = stat.S_ISLNK(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
+        if not own or os.readlink("", dir_fd=made) != text:
+            raise another(name)
+        if found.st_uid != uid:
+            try:
+                mount.chown(made, uid, gid)
+            except OSError:
+                _remove(directory, name, found)
+                raise
+    finally:
+        os.close(made)
+
+
 def _remove(directory: int, name: str, made: os.stat_result) -> None:
+    remove = os.rmdir if stat.S_ISDIR(made.st_mode) else os.unlink
     with contextlib.suppress(OSError):  # who else may write there has removed it, or filled it
         if os.path.samestat(made, os.stat(name, dir_fd=directory, follow_symlinks=False)):
-            os.rmdir(name, dir_fd=directory)
+            remove(name, dir_fd=directory)

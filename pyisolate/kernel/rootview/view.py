@@ -33,6 +33,7 @@ from ..prepared import Draft
 from ..probe_child import ending
 from .calls import Call, NoAnswer, NotBegun, Places, UnderWay
 from .forker import PING, WITH_STAGER, WITHOUT_STAGER
+from .metadata import MetadataChange
 from .names import NameChange
 from .tree import RootView
 from .worker import HostFile, HostPlace, Reply, Request
@@ -173,7 +174,7 @@ class RootViewBuilder(Enforcer):
             )
         return descriptors[0], reply.spent_s
 
-    def change(self, change: NameChange, sandbox_id: str) -> tuple[int, float]:
+    def change(self, change: NameChange | MetadataChange, sandbox_id: str) -> tuple[int, float]:
         """Make a guest's call that removes, makes or moves a name of the host's, at most once.
 
         Returns its error number, or 0, and the processor time that the worker took for it (seconds); ETIMEDOUT where
@@ -257,7 +258,7 @@ class RootViewBuilder(Enforcer):
         directory: HostPlace | None = None,
         runs: bool = False,
         file: HostFile | None = None,
-        change: NameChange | None = None,
+        change: NameChange | MetadataChange | None = None,
     ) -> Request:
         return Request(
             policy=policy,

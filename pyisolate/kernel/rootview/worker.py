@@ -24,6 +24,7 @@ from ...policy.compiled import CompiledPolicy, FsRight, FsRule
 from ..probe_child import Child, say
 from . import stager as stage
 from .build import Problem, RootBuild, readable_by_cell
+from .metadata import MetadataChange, change_metadata
 from .names import NameChange, change_names
 from .passage import PassageBuild
 
@@ -69,7 +70,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     #: Open this alone.
     file: HostFile | None = None
     #: Make this call alone.
-    change: NameChange | None = None
+    change: NameChange | MetadataChange | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,9 +87,9 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     rule: str | None = None
     missing: str | None = None
     hint: str | None = None
-    #: processor time that a file, or a change of names, took of its worker
+    #: processor time that a file, or a change, took of its worker
     spent_s: float = 0.0
-    #: of a change of names: what the kernel said
+    #: of a change: what the kernel said
     said: int = 0
 
 
@@ -187,8 +188,10 @@ def _check_owner(request: Request) -> None:
         raise error
 
 
-def _change(change: NameChange, request: Request) -> Reply:
-    if change.call == "mkdir":
+def _change(change: NameChange | MetadataChange, request: Request) -> Reply:
+    if isinstance(change, MetadataChange):
+        return Reply(said=change_metadata(change), spent_s=time.process_time())
+    if change.call in ("mkdir", "symlink"):
         _check_owner(request)
     os.umask(0)
     said = change_names(change, request.uid, request.gid)

@@ -237,7 +237,7 @@ def _answer(
 
 def asked_of(question: native.Question) -> Asked:
     """Return a question with its names; a program whose name cannot be read has none."""
-    named = CAPABILITY_BY_NUMBER[question.capability]
+    named, syscall = CAPABILITY_BY_NUMBER[question.capability], syscall_name(question.system_call)
     return Asked(
         number=question.number,
         capability=named,
@@ -247,8 +247,9 @@ def asked_of(question: native.Question) -> Asked:
         flags=question.flags,
         mode=question.mode,
         call=question.call,
-        syscall=syscall_name(question.system_call),
-        other=os.fsdecode(question.other),
+        syscall=syscall,
+        other=os.fsdecode(question.other) if syscall in TWO_NAMES else "",
+        said=b"" if syscall in TWO_NAMES else question.other,
     )
 
 

@@ -11,7 +11,7 @@ from ...decision import Mode
 from ...limits.rlimit import within_host
 from ...native import notify as native
 from ...policy import workspace
-from ...policy.asking import NAMING, WRITES, asks_about_programs
+from ...policy.asking import CARRIED, WRITES, asks_about_programs
 from ...policy.compiled import CompiledPolicy, FsRight
 from .filter import capability_of, syscall_numbers
 from .syscalls import PATH_ARGUMENT, REPORTED_WHEN_FULL
@@ -64,6 +64,7 @@ def _flags(policy: CompiledPolicy, kind: CellKind, *, full: bool) -> int:
         flags |= native.FLAG_ASK_READ if Capability.FS_READ in policy.ask else 0
         flags |= native.FLAG_ASK_WRITE if WRITES & set(policy.ask) else 0
         flags |= native.FLAG_ASK_NAMES if {Capability.FS_CREATE, Capability.FS_DELETE} & set(policy.ask) else 0
+        flags |= native.FLAG_ASK_METADATA if Capability.FS_METADATA in policy.ask else 0
     if asks_about_programs(policy):
         flags |= native.FLAG_ASK_EXEC
     # in monitor mode the guest sees the host's /dev and /proc, where these names lead on
@@ -116,7 +117,7 @@ def call_tables() -> tuple[bytes, bytes, bytes]:
         traits[number] = (
             native.TRAIT_KNOWN
             | (native.TRAIT_REPORTED if name in REPORTED_WHEN_FULL else 0)
-            | (native.TRAIT_NAMING if name in NAMING else 0)
+            | (native.TRAIT_NAMING if name in CARRIED else 0)
         )
         path_argument[number] = PATH_ARGUMENT.get(name, 0xFF)
     return bytes(capability), bytes(traits), bytes(path_argument)

@@ -97,6 +97,12 @@ SHARED int mount_renameat2(int from, const char *name, int to, const char *new_n
 	return result_of(syscall(SYS_renameat2, from, name, to, new_name, flags));
 }
 
+/* Of what a descriptor is about, a link itself included. */
+SHARED int mount_chown(int fd, unsigned int uid, unsigned int gid)
+{
+	return result_of(fchownat(fd, "", uid, gid, AT_EMPTY_PATH));
+}
+
 /* One C call on the hand-out path: 4 us in all. */
 SHARED int mount_enter_root(int tree_fd)
 {

@@ -8,4 +8,5 @@ int mount_umount2(const char *target, int flags);
 int mount_unshare(int flags);
 int mount_openat2(int dirfd, const char *path, unsigned long long flags, unsigned long long resolve);
 int mount_renameat2(int from, const char *name, int to, const char *new_name, unsigned int flags);
+int mount_chown(int fd, unsigned int uid, unsigned int gid);
 int mount_enter_root(int tree_fd);

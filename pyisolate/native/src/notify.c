@@ -9,6 +9,7 @@
 #include "notify/memory.c"     /* allocation that no fork of a sandbox thread can stop */
 #include "notify/policy.c"     /* rules: which one decides about an address */
 #include "notify/target.c"     /* the task that asked: its memory, its users, its signals */
+#include "notify/details.c"    /* what a call says besides names */
 #include "notify/open_files.c" /* what it has open */
 #include "notify/asked.c"      /* whether the guest's broker was asked about a call */
 #include "notify/address.c"    /* socket addresses: copied, normalised, never read twice */

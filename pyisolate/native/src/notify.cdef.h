@@ -92,6 +92,7 @@ enum notify_flag {
 	NOTIFY_ASK_EXEC,
 	NOTIFY_ASK_WRITE,
 	NOTIFY_ASK_NAMES,
+	NOTIFY_ASK_METADATA,
 	...
 };
 enum notify_action { NOTIFY_ASKED_ABOUT, ... };

@@ -41,7 +41,7 @@ static int notify_makes_set_id(int nr, const uint64_t *a)
 		break;
 	case SYS_fchmodat:
 	case SYS_mknodat:
-	case 452: /* fchmodat2, 6.6 */
+	case NOTIFY_FCHMODAT2:
 		mode = a[2];
 		break;
 	default:

@@ -45,6 +45,10 @@ SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *
 SHARED int notify_other_argument(int nr);
 SHARED size_t notify_read_linked(const struct notify_call *c, const char *name, size_t length, char *out, size_t room);
 
+/* details.c */
+SHARED void notify_read_modes(const struct notify_call *c, uint32_t *flags, uint32_t *mode);
+SHARED ssize_t notify_read_details(const struct notify_call *c, char *into, size_t room);
+
 /* open_files.c */
 SHARED int notify_take_fd_of(const struct notify_call *c, int pid, uint64_t number);
 SHARED int notify_take_fd(const struct notify_call *c, uint64_t number);

@@ -26,6 +26,7 @@
 #ifndef SYS_openat2
 #define SYS_openat2 437
 #endif
+#define NOTIFY_FCHMODAT2 452 /* 6.6 */
 #ifndef RESOLVE_CACHED
 #define RESOLVE_CACHED 0x20 /* 5.12 */
 #endif

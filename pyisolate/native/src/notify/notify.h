@@ -99,7 +99,7 @@ enum notify_reason {
 	NOTIFY_INTERNAL,
 	NOTIFY_LIMIT_EXCEEDED,
 };
-/* NAMING: policy/asking.py */
+/* NAMING: policy/asking.py, CARRIED */
 enum notify_trait { NOTIFY_KNOWN = 1, NOTIFY_REPORTED = 2, NOTIFY_NAMING = 4 };
 /* What became of a question; NONE: none was asked. FULL: too many waited. LATE: no answer came in time. GONE: its call was
  * given up before the answer came, which did nothing. */
@@ -130,7 +130,8 @@ enum notify_flag {
 	NOTIFY_ASK_BY_RULE = 2048,
 	NOTIFY_ASK_EXEC = 4096,
 	NOTIFY_ASK_WRITE = 8192,
-	NOTIFY_ASK_NAMES = 16384
+	NOTIFY_ASK_NAMES = 16384,
+	NOTIFY_ASK_METADATA = 32768
 };
 /* What the host says to a question: refuse, let it through, or let the kernel decide as if nothing had been asked. */
 /* EMPTY: yes, and the file is emptied once the guest has it. BEGIN: yes, and the host is about to carry the call out, which is

@@ -3,7 +3,7 @@
  * waits in the kernel; nothing else does. */
 #include "unfinished.h"
 
-/* It makes, removes or moves a name, and can be asked about. */
+/* It makes, removes or moves a name, or changes what is known of a file, and can be asked about. */
 static int notify_changes_names(const struct notify_call *c)
 {
 	return c->l->traits[c->nr] & NOTIFY_NAMING;
@@ -70,41 +70,12 @@ SHARED void notify_tick_question(notify_listener *l, struct notify_wait *w, uint
 	}
 }
 
-/* Flags and mode of a call that has them. */
-static void notify_describe(const struct notify_call *c, struct notify_question *q)
-{
-	int argument = c->l->path_argument[c->nr];
-
-	switch (c->nr) {
-	case SYS_renameat2:
-	case SYS_linkat:
-		q->flags = (uint32_t)c->args[4];
-		break;
-#ifdef SYS_mkdir
-	case SYS_mkdir:
-#endif
-	case SYS_mkdirat:
-		q->mode = (uint32_t)c->args[argument + 1] & 07777;
-		break;
-	case SYS_unlinkat:
-		q->flags = (uint32_t)c->args[2];
-		break;
-#ifdef SYS_open
-	case SYS_open:
-#endif
-	case SYS_openat:
-		q->flags = (uint32_t)c->args[argument + 1];
-		q->mode = (uint32_t)c->args[argument + 2] & 07777;
-		break;
-	}
-}
-
 static int notify_push_question(notify_listener *l, const struct notify_wait *w)
 {
 	uint32_t tail = __atomic_load_n(&l->question_tail, __ATOMIC_ACQUIRE);
 	uint64_t one = 1;
 	/* no rule has such a name: the kernel decides, in the call's turn, and the whole name is in its record */
-	size_t both = w->call.name_bytes + w->call.other_bytes, shown = both <= NOTIFY_ASKED_NAME ? both : 0;
+	size_t all = w->call.name ? w->message.bytes : 0, shown = all <= NOTIFY_ASKED_NAME ? all : 0;
 
 	if (l->question_head - tail >= NOTIFY_QUESTION_RING)
 		return 0;
@@ -119,13 +90,13 @@ static int notify_push_question(notify_listener *l, const struct notify_wait *w)
 		.capability = (uint16_t)notify_asked_capability(&w->call),
 		.nr = w->call.nr,
 		.name_bytes = (uint16_t)(shown ? w->call.name_bytes : 0),
-		.other_bytes = (uint16_t)(shown ? w->call.other_bytes : 0),
+		.other_bytes = (uint16_t)(shown ? all - w->call.name_bytes : 0),
 		.family = (uint16_t)w->message.to.family,
 		.port = w->message.to.port,
 	};
 	memcpy(q->address, w->message.to.address, sizeof q->address);
 	if (w->call.name)
-		notify_describe(&w->call, q);
+		notify_read_modes(&w->call, &q->flags, &q->mode);
 	if (w->call.name)
 		memcpy(q->name, w->call.name, shown);
 	__atomic_store_n(&l->question_head, l->question_head + 1, __ATOMIC_RELEASE);
@@ -194,7 +165,8 @@ static struct notify_wait *notify_parked_name(const struct notify_call *c, size_
 	return parked;
 }
 
-/* Have a call about files wait, with the copy of its names, the first of which has so many bytes: 1, or 0 where it cannot. */
+/* Have a call about files wait, with the copy of its name, which has so many bytes, and of its other one or what else it
+ * says: 1, or 0 where it cannot. */
 static int notify_park_names(const struct notify_call *c, struct notify_wait *w, size_t first)
 {
 	int fd = fcntl(c->l->own_ask, F_DUPFD_CLOEXEC, 3); /* a wait has one; this one is never looked at */
@@ -208,7 +180,8 @@ static int notify_park_names(const struct notify_call *c, struct notify_wait *w,
 		return 0;
 	}
 	struct notify_wait *parked = notify_parked_name(c, first);
-	parked->call.other_bytes = w->message.bytes - first;
+	if (notify_other_argument(c->nr) >= 0)
+		parked->call.other_bytes = w->message.bytes - first;
 	if (!notify_push_question(c->l, parked))
 		notify_as_ever(c->l, parked);
 	return 1;
@@ -258,14 +231,18 @@ SHARED int notify_ask_names(const struct notify_call *c)
 	char *names = c->l->names;
 	int other = notify_other_argument(c->nr);
 
-	if (!(c->policy->flags & NOTIFY_ASK_NAMES) || !notify_changes_names(c))
+	int of_names = c->l->capability[c->nr] != PYI_FS_METADATA;
+	if (c->nr == SYS_utimensat && !c->args[1])
+		return 0; /* of an open file, which no name need lead to */
+	if (!(c->policy->flags & (of_names ? NOTIFY_ASK_NAMES : NOTIFY_ASK_METADATA)) || !notify_changes_names(c))
 		return 0;
 	size_t first = notify_read_path(c, c->l->path_argument[c->nr], names, NOTIFY_NAME);
-	size_t second = other < 0 ? 0 : notify_read_path(c, other, names + first, NOTIFY_NAME);
-	if (!first || first + second > NOTIFY_ASKED_NAME || names[0] != '/' ||
+	ssize_t second = other < 0 ? notify_read_details(c, names + first, NOTIFY_ASKED_NAME)
+				   : (ssize_t)notify_read_path(c, other, names + first, NOTIFY_NAME);
+	if (!first || second < 0 || first + (size_t)second > NOTIFY_ASKED_NAME || names[0] != '/' ||
 	    (other >= 0 && (!second || names[first] != '/')))
 		return 0;
-	w.message.bytes = first + second;
+	w.message.bytes = first + (size_t)second;
 	return notify_park_names(c, &w, first);
 }
 

@@ -298,7 +298,7 @@ static int notify_is_open_file(const struct notify_call *c, int argument)
 	case SYS_fchownat:
 		return (c->args[4] & AT_EMPTY_PATH) != 0;
 	case SYS_utimensat:
-	case 452: /* fchmodat2, 6.6 */
+	case NOTIFY_FCHMODAT2:
 		return (c->args[3] & AT_EMPTY_PATH) != 0;
 	default:
 		return 0;
@@ -335,6 +335,22 @@ SHARED const char *notify_read_name(const struct notify_call *c, uint64_t addres
 	return copy->text;
 }
 
+/* The directory that a name is looked up from: the argument right before it, where a call has one. */
+static int notify_looked_up_from(const struct notify_call *c, int argument)
+{
+	switch (argument > 0 ? c->nr : -1) {
+	case -1:
+#ifdef SYS_rename
+	case SYS_rename:
+	case SYS_link:
+	case SYS_symlink:
+#endif
+		return AT_FDCWD;
+	default:
+		return (int)c->args[argument - 1];
+	}
+}
+
 /* A path argument for a record: best effort, bounded, made absolute where the task says from where. */
 SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *out, size_t room)
 {
@@ -352,8 +368,8 @@ SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *
 	if (!length && notify_is_open_file(c, argument))
 		return notify_read_open(c, (int)c->args[argument - 1], out, room);
 	if (length && raw[0] != '/') {
-		int from = argument > 0 ? (int)c->args[argument - 1] : AT_FDCWD;
-		if (from == AT_FDCWD || argument == 0)
+		int from = notify_looked_up_from(c, argument);
+		if (from == AT_FDCWD)
 			snprintf(link, sizeof link, "/proc/%d/cwd", c->tid);
 		else
 			snprintf(link, sizeof link, "/proc/%d/fd/%d", c->tid, from);
