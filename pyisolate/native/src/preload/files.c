@@ -146,7 +146,8 @@ static int ask(long nr, long a, long b, long c, long d, long e)
 	if (is_refusal(result) && !is_absence_alone(nr, result, granted, a, (const char *)(intptr_t)b, c)) {
 		int again =
 			(int)syscall(nr, a, b, c, d, e, PYISOLATE_AGAIN | -result << PYISOLATE_SAID); /* sets errno */
-		if (again < 0 && errno == EEXIST) /* Landlock refuses to open a file that open(2) has made by then */
+		if (again < 0 && errno == EEXIST &&
+		    nr == SYS_openat) /* Landlock refuses to open a file that open(2) has made by then */
 			errno = (int)-result;
 		return again;
 	}
