@@ -159,10 +159,16 @@ class Pool:
         return self.stock.take(policy, forks=forks)
 
     def take(
-        self, timeout_s: float = CELL_TIMEOUT_S, *, policy: CompiledPolicy | None = None, forks: bool = False
+        self,
+        timeout_s: float = CELL_TIMEOUT_S,
+        *,
+        policy: CompiledPolicy | None = None,
+        forks: bool = False,
+        ordered: Callable[[], None] | None = None,
     ) -> Channel:
         """Return a warm, prepared cell; one is forked on demand when none is ready. Raises ZygoteError.
 
+        `ordered` is called once a cell is ordered, while that is forked, and what it raises is raised here.
         `forks`: its filter lets it fork without asking the listener. `timeout_s` is counted from the last cell that
         became warm: a caller in a crowd is served in its turn, and gets the error once no cell is.
         """
@@ -182,6 +188,9 @@ class Pool:
                 zygote, failures = self._zygote, self._shortage.failures
             try:
                 self.refill()
+                if ordered is not None:
+                    ordered()
+                    ordered = None
                 with self.stock.condition:
                     left = max(0.0, min(_LOOK_AGAIN_S, deadline - time.monotonic()))
                     self.stock.condition.wait_for(lambda: self._changed_since(zygote, failures, kind), left)  # noqa: B023

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..kernel.binding import KernelBinding
     from ..kernel.plan import KernelPlan
     from ..kernel.prepared import Prepared
+    from ..kernel.rootview.tree import Staged
     from ..limits.watchdog import Watchdog
     from ..policy import Policy
     from ..policy.compiled import CompiledPolicy
@@ -117,6 +118,61 @@ def standby_context(policy: Policy, compiled: CompiledPolicy, isolation: Isolati
     )
 
 
+class _Ahead:
+    """What a sandbox needs beside its cell: made while that is forked, where none is warm.
+
+    Its end of the records, which holds nothing yet, and the tree of it alone, where its policy has such: that is closed
+    where no hand-out takes it.
+    """
+
+    def __init__(self, plan: KernelPlan, records: Records, context: SandboxContext, order: CellOrder) -> None:
+        self._plan, self._records, self._context, self._order = plan, records, context, order
+        self._ends: tuple[SandboxTelemetry, KernelBinding] | None = None
+        self._tree: tuple[Staged | None, int | None] | None = None
+
+    def make(self) -> None:
+        """Make both, once. Raises EnforcementError, OSError."""
+        self._ends = self.ends()
+        self._tree = self._tree or self._make_tree()
+
+    def ends(self) -> tuple[SandboxTelemetry, KernelBinding]:
+        """Return the sandbox's end of its records, and its place at the enforcers, which is empty yet."""
+        if self._ends is not None:
+            return self._ends
+        kernel = self._records.kernel(self._context.sandbox_id)
+        return self._records.telemetry(self._context, kernel), kernel
+
+    def take_tree(self) -> tuple[Staged | None, int | None]:
+        """Return the tree, and a mount of the host's directory in it: the caller's, who takes them once."""
+        made, self._tree = self._tree or self._make_tree(), None
+        return made
+
+    def close(self) -> None:
+        """Close a tree that was not taken."""
+        staged, given = self._tree or (None, None)
+        self._tree = None
+        if staged is not None:
+            staged.close()
+        if given is not None:
+            os.close(given)
+
+    def _make_tree(self) -> tuple[Staged | None, int | None]:
+        given = self._directory()
+        try:
+            return self._order.prepared.stage(given), given
+        except BaseException:
+            if given is not None:
+                os.close(given)
+            raise
+
+    def _directory(self) -> int | None:
+        prepared, given = self._order.prepared, self._order.given
+        if given is None:
+            return None
+        runs = workspace.is_mounted_to_run(prepared.compiled, programs_decide=prepared.programs_decide)
+        return self._plan.builder.directory(*given, runs=runs)
+
+
 class Assigner:
     """Hands out the warm cells of one supervisor."""
 
@@ -143,24 +199,26 @@ class Assigner:
         """Hand out a warm cell; forks one where none is ready."""
         policy = order.prepared.unshadowed if order.given is None else None  # the policy zygote has another broker
         forks = order.prepared.forks
-        ready = pool.take_ready(policy=policy, forks=forks)
-        channel = ready or pool.take(policy=policy, forks=forks)
-        try:
-            session = self._session(channel, context, order)
-            handle = self._registry.add_cell(session)
-            self._hand_out(session, order, native=native)
-            self._records.count_spawn("forked" if ready is None else "warm")
-            return handle
-        finally:
-            pool.refill_if_low()
+        with contextlib.closing(_Ahead(self._plan, self._records, context, order)) as ahead:
+            ready = pool.take_ready(policy=policy, forks=forks)
+            channel = ready or pool.take(policy=policy, forks=forks, ordered=ahead.make)
+            try:
+                session = self._session(channel, context, order, ahead)
+                handle = self._registry.add_cell(session)
+                self._hand_out(session, order, ahead, native=native)
+                self._records.count_spawn("forked" if ready is None else "warm")
+                return handle
+            finally:
+                pool.refill_if_low()
 
     def stand_by(self, channel: Channel, order: CellOrder, *, native: bool) -> CellSession:
         """Hand out a warm cell ahead of `spawn`: `adopt` gives it its name."""
         context = standby_context(order.policy, order.prepared.compiled, "process")
-        session = self._session(channel, context, order, standby=True)
+        ahead = _Ahead(self._plan, self._records, context, order)
+        session = self._session(channel, context, order, ahead, standby=True)
         session.environment = order.environment
         self._registry.add_standby(session)
-        self._hand_out(session, order, native=native)
+        self._hand_out(session, order, ahead, native=native)
         return session
 
     def adopt(self, session: CellSession, context: SandboxContext, order: CellOrder) -> Sandbox | None:
@@ -180,15 +238,15 @@ class Assigner:
         return handle
 
     def _session(
-        self, channel: Channel, context: SandboxContext, order: CellOrder, *, standby: bool = False
+        self, channel: Channel, context: SandboxContext, order: CellOrder, ahead: _Ahead, *, standby: bool = False
     ) -> CellSession:
-        kernel = self._records.kernel(context.sandbox_id)
+        telemetry, kernel = ahead.ends()
         return CellSession(
             self._host,
             order.policy,
             order.prepared,
             context,
-            self._records.telemetry(context, kernel),
+            telemetry,
             kernel,
             channel=channel,
             reactor=self._reactor,
@@ -197,11 +255,11 @@ class Assigner:
             standby=standby,
         )
 
-    def _hand_out(self, session: CellSession, order: CellOrder, *, native: bool) -> None:
+    def _hand_out(self, session: CellSession, order: CellOrder, ahead: _Ahead, *, native: bool) -> None:
         """Confine a session's cell and bind it to its policy. Raises SandboxDied, EnforcementError."""
         try:
             session.control.apply(order.prepared.compiled.limits)
-            answer = self._confine(session, order, native=native)
+            answer = self._confine(session, order, ahead, native=native)
             self._report(session, order, answer, native=native)
             try:  # the listener decides by the policy from here on; only now may guest code run
                 self._bind(session)
@@ -223,7 +281,7 @@ class Assigner:
         with own.memory() as top:  # others may have sockets in a directory of the host's
             session.kernel.bind_cell(session.pid, top, shared=own.hosts)
 
-    def _confine(self, session: CellSession, order: CellOrder, *, native: bool) -> wire.Ready:
+    def _confine(self, session: CellSession, order: CellOrder, ahead: _Ahead, *, native: bool) -> wire.Ready:
         """Send the cell what it needs and wait until it says that all of it is applied."""
         channel, prepared = session.channel, order.prepared
         named = prepared.descriptors()
@@ -231,20 +289,17 @@ class Assigner:
         if slots is not None:
             named["slots"] = slots[0]
         with contextlib.ExitStack() as sent:
-            given = None
-            if order.given is not None:
-                decide = prepared.programs_decide
-                runs = workspace.is_mounted_to_run(prepared.compiled, programs_decide=decide)
-                given = self._plan.builder.directory(*order.given, runs=runs)
+            staged, given = ahead.take_tree()
+            if given is not None:
                 sent.callback(os.close, given)
-            if (staged := prepared.stage(given)) is not None:
+            if staged is not None:
+                sent.callback(self._closer.close_later, staged.tree)
+                session.waiting.starting.gates = staged.gates
                 if staged.workspace is not None:
                     session.workspace = Workspace(staged.workspace, session.name, given)
                     if order.copied:
                         session.workspace.make_project()
-                session.waiting.starting.gates = staged.gates
                 named["root view"] = staged.tree
-                sent.callback(self._closer.close_later, staged.tree)
             answer = self._initialise(session, order, named, slots[1] if slots is not None else 0)
         if isinstance(answer, wire.Ready):
             return answer
