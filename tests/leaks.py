@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,7 +22,13 @@ POOLED = ("socket:", "anon_inode:", "pipe:", "/memfd:", "/proc/", "/sys/fs/cgrou
 #: A policy's root view, which a living supervisor keeps for the next sandbox of that policy: a detached mount.
 ROOT_VIEW = "/"
 
+#: A sandbox that lives has its workspace at its listener.
+WORKSPACE = "/sandbox/workspace"
+
 SUPERVISOR_THREADS = "pyisolate"
+
+_libc = ctypes.CDLL(None)
+_KCMP, _KCMP_FILES = (312 if os.uname().machine == "x86_64" else 272), 2  # linux/kcmp.h, 3.5
 
 #: Processes that a living supervisor may add between two tests while its pool refills: each cell is two, and a policy
 #: that was asked for again has a zygote. The inits that zygotes have made ahead are not counted.
@@ -32,6 +40,8 @@ class Snapshot:
     """What the process holds at one moment."""
 
     descriptors: dict[int, str]
+    #: of guests, in the tables of listeners
+    guests: Counter[str]
     children: frozenset[int]
     grandchildren: frozenset[int]
     cgroups: frozenset[str]
@@ -48,6 +58,26 @@ def descriptors() -> dict[int, str]:
         with contextlib.suppress(OSError):
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
     return found
+
+
+def of_guests() -> Counter[str]:
+    """Count what is open in tables of threads that have one of their own, as listeners do.
+
+    But for the kernel's objects, which are a listener's own: pidfds, eventfds, the notifications of cells that live.
+    """
+    found: Counter[str] = Counter()
+    own = os.getpid()
+    seen: list[int] = [own]
+    for task in map(int, os.listdir("/proc/self/task")):
+        # 0: the same table; -1: the thread has ended, or the kernel has no kcmp
+        if any(_libc.syscall(_KCMP, one, task, _KCMP_FILES, 0, 0) <= 0 for one in seen):
+            continue
+        seen.append(task)
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"/proc/self/task/{task}/fd"):
+                with contextlib.suppress(FileNotFoundError):
+                    found[os.readlink(f"/proc/self/task/{task}/fd/{name}")] += 1
+    return Counter({name: count for name, count in found.items() if not name.startswith("anon_inode:")})
 
 
 def without_namespaces(pid: int) -> list[str]:
@@ -202,6 +232,7 @@ def snapshot() -> Snapshot:
     default = _default_supervisor()
     return Snapshot(
         descriptors=descriptors(),
+        guests=of_guests(),
         children=direct,
         grandchildren=below,
         cgroups=cgroups(),
@@ -250,6 +281,9 @@ def difference(before: Snapshot, after: Snapshot) -> list[str]:
     for fd, target in after.descriptors.items():
         if before.descriptors.get(fd) != target and not (pooled and (target == ROOT_VIEW or target.startswith(POOLED))):
             leaks.append(f"descriptor {fd}: {target}")
+    for name, count in (after.guests - before.guests).items():
+        if not (pooled and (name in (ROOT_VIEW, WORKSPACE) or name.startswith(POOLED))):
+            leaks.append(f"{count} of {name} in a listener's table")
     if not born:
         born_since = sorted(after.children - before.children)
         expected = _zygotes(before.children) if pooled and born_since else set()

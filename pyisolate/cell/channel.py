@@ -35,6 +35,9 @@ _log = logging.getLogger("pyisolate.cell")
 _RECEIVE_BYTES = 1 << 16
 #: A signal that comes just before the call that waits does not end it: Ctrl-C is looked for this often (seconds).
 _LOOK_UP_S = 1.0
+#: How long the end of a cell that was killed is waited for: one that closes a file whose file system's server does not
+#: answer (FUSE) has none.
+_DYING_S = 5.0
 _FORKED = "forked"
 #: Who waits for the interpreter's lock has it after so many frames of one cell as take this long, for at least so long
 #: (seconds): a thread that holds it gives it up by itself every 5 ms only.
@@ -90,6 +93,7 @@ class Channel:
         self.owner: ChannelOwner | None = None
         self.lock = threading.RLock()
         self.ended: str | None = None
+        self._killed_at: float | None = None
         self.exit_status: int | None = None
         self.exited = threading.Event()
         self.released = False
@@ -197,10 +201,11 @@ class Channel:
         return self.wait_answer(deadline)
 
     def wait_answer(self, deadline: float | None) -> Answer | None:
-        """Pump until the outstanding question is answered. None at the deadline or when the cell has ended."""
+        """Pump until the question is answered. None at the deadline, or when the cell has or should have ended."""
         while self._answer is None and self.ended is None:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            now = time.monotonic()
+            left = None if deadline is None else deadline - now
+            if (left is not None and left <= 0) or (self._killed_at is not None and now - self._killed_at > _DYING_S):
                 return None
             if (rest := self.turn.rest_s()) > 0:
                 time.sleep(rest if left is None else min(rest, left))
@@ -392,6 +397,8 @@ class Channel:
         with self._pidfd_lock:
             if self._closed:
                 return False  # its number may be another cell's by now
+            if number == signal.SIGKILL and self._killed_at is None:
+                self._killed_at = time.monotonic()
             try:
                 process.pidfd_send_signal(self.pidfd, number)
             except ProcessLookupError:

@@ -1,8 +1,8 @@
 """Looks at the host's names that wait for no server: for threads that serve all sandboxes, about what a guest named.
 
-A file system whose server does not answer (FUSE, NFS) lets who looks at a name of it wait without end, and a guest may
-have a hand in that server, or in a link that leads there. Such names, those below automounts too, are not looked at:
-OSError (EAGAIN). The root's own file system is, whatever it is. Linux 5.6 (openat2).
+A file system whose server does not answer (FUSE, NFS, 9p) lets who looks at a name of it wait without end, and a guest
+may have a hand in that server, or in a link that leads there. Such names, those below automounts too, are not looked
+at: OSError (EAGAIN). The root's own file system is, whatever it is. Linux 5.6 (openat2).
 """
 
 from __future__ import annotations
@@ -20,7 +20,24 @@ from . import mount, mount_table
 _MOUNTS = "/proc/self/mountinfo"
 #: Types of file systems that ask a server, or mount another one when a name in them is looked at.
 _SERVERS = frozenset(
-    ("fuse", "fuseblk", "nfs", "nfs4", "cifs", "smb3", "ceph", "afs", "coda", "autofs", "lustre", "orangefs", "gpfs")
+    (
+        *(
+            "fuse",
+            "fuseblk",
+            "virtiofs",
+            "9p",
+            "nfs",
+            "nfs4",
+            "cifs",
+            "smb3",
+            "ceph",
+            "afs",
+            "coda",
+            "autofs",
+            "lustre",
+        ),
+        *("orangefs", "gpfs"),
+    )
 )
 _LINK_LIMIT = 40  # path_resolution(7)
 

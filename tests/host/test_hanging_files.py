@@ -162,15 +162,17 @@ def test_a_supervisor_ends_while_a_file_system_does_not_answer(place: Path) -> N
     with hanging(place, "flush") as hangs:
         with pyisolate.Supervisor(pool_size=1) as supervisor:
             require("listener", supervisor.diagnostics().listener, "no listener takes descriptors here")
-            sandbox = supervisor.spawn("hangs", Policy.preset("compute").allow_read(str(hangs.file)))
+            endless = Policy.preset("compute").with_limits(wall=None).allow_read(str(hangs.file))
+            sandbox = supervisor.spawn("hangs", endless)
             sandbox.exec(_SENT.format(path=str(hangs.file)))
             call = _Call(sandbox, "hands_over()")
             hangs.wait_asked()
             sandbox.close()
+            call.join(60)
+            assert not call.is_alive()  # its cell has not ended: it closes the file, too
         assert closers()
         hangs.answer()
-        call.join()
-    with pyisolate.spawn("sweeps") as sandbox:  # what the first supervisor could not remove
+    with pyisolate.Supervisor(pool_size=1) as after, after.spawn("sweeps") as sandbox:  # what was left of groups
         assert sandbox.eval("1") == 1
 
 

@@ -35,6 +35,19 @@ def looks_like_memory(path: str) -> bool:
         return any(f" {path} " in line and " - tmpfs " in line for line in mounts)
 
 
+@pytest.mark.parametrize("kind", ["9p", "virtiofs", "fuse.sshfs", "nfs4"])
+def test_what_a_server_serves_is_known_by_its_type(tmp_path: Path, kind: str) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        f"1 0 0:1 / / rw - ext4 disk rw\n2 1 0:2 / /far rw - {kind} host rw\n3 1 0:3 / /near rw - tmpfs x rw\n"
+    )
+    file = os.open(table, os.O_RDONLY)
+    try:
+        assert looks._read(file) == {"/": False, "/far": True, "/near": False}
+    finally:
+        os.close(file)
+
+
 LOOKS: list[Callable[[str], object]] = [looks.lstat, looks.stat, looks.readlink]
 
 
