@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -52,8 +51,7 @@ class ZygoteError(SandboxError):
     """The zygote could not be started, or could not fork a cell."""
 
 
-@dataclass(frozen=True)
-class PoolSettings:
+class PoolSettings(msgspec.Struct, frozen=True):
     """What a pool keeps: `size` warm cells, forked from a zygote with `preload` imported."""
 
     size: int

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
+import msgspec
 
 from .exit_status import Outcome, OutputLost, outcome_of
 from .guest_files import WORKSPACE, Changes, Copied
@@ -32,21 +32,20 @@ if TYPE_CHECKING:
 _ASK_TIMEOUT_S = 120.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How to run it. `streamed`: output passes through as it comes; otherwise it is collected."""
 
     isolation: Isolation = "process"
     enforcement: Enforcement = "strict"
     telemetry: Telemetry = "default"
     shadow: Policy | None = None
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = msgspec.field(default_factory=dict)
     cwd: str | None = None
     #: ask at the terminal, or at this socket, about connections that no rule speaks of
     ask: bool = False
     ask_socket: str | None = None
     #: what to put into its workspace, by name, and the directory for what it made there
-    files: dict[str, Path] = field(default_factory=dict)
+    files: dict[str, Path] = msgspec.field(default_factory=dict)
     out: str | None = None
     #: the directory that is its workspace
     workspace: str | None = None
@@ -71,8 +70,7 @@ class Settings:
         return bool(self.files or self.out or self.copy_on_write)
 
 
-@dataclass
-class Ran:
+class Ran(msgspec.Struct):
     """One finished run: how it ended and what was seen."""
 
     outcome: Outcome = Outcome.COULD_NOT_START
@@ -82,12 +80,12 @@ class Ran:
     stdout: str = ""
     stderr: str = ""
     outputs: tuple[RichOutput, ...] = ()
-    denials: list[DenialEvent] = field(default_factory=list)
+    denials: list[DenialEvent] = msgspec.field(default_factory=list)
     stats: Any = None
     enforcement: Any = None
-    copied: Copied = field(default_factory=Copied)
+    copied: Copied = msgspec.field(default_factory=Copied)
     #: what differs from the directory that its workspace is a copy of, and whether it was written there
-    changes: list[FileChange] = field(default_factory=list)
+    changes: list[FileChange] = msgspec.field(default_factory=list)
     committed: bool = False
     #: the policy with what was answered by `always`
     answered: Policy | None = None

@@ -8,13 +8,11 @@ import shlex
 import stat
 import sys
 import tokenize
-import zipfile
-import zlib
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 if TYPE_CHECKING:
     from ..policy import Policy
@@ -32,12 +30,13 @@ except SystemExit as end:
 """
 #: Modules beside a script that are looked at; a directory of more is no project.
 _MOST_MODULES = 1000
+#: Where an archive's directory ends: a record of 22 bytes and a comment (APPNOTE.TXT 4.3.16).
+_END_OF_ARCHIVE = 22 + (1 << 16)
 #: Bytes of an archive's __main__.py: it is unpacked here, and what it claims to be is its author's word.
 _MOST_SOURCE = 16 << 20
 
 
-@dataclass(frozen=True)
-class Script:
+class Script(msgspec.Struct, frozen=True):
     """What to run: its text, the name it shall have, its arguments."""
 
     source: str
@@ -80,15 +79,17 @@ def chosen_script(words: tuple[str, ...], text: str | None, module: str | None) 
     if not words:
         raise click.UsageError("name a SCRIPT, or - for stdin, or use -c TEXT or -m MODULE.")
     if words[0] == "-":
-        return replace(read_script("-", words[1:]), program="-")
+        return msgspec.structs.replace(read_script("-", words[1:]), program="-")
     if os.path.isdir(words[0]):
         if not os.path.exists(os.path.join(words[0], "__main__.py")):
             raise ValueError(f"run {words[0]}: it is a directory without a __main__.py")
         script = read_script(os.path.join(words[0], "__main__.py"), words[1:])
-        return replace(script, program=words[0], directory=os.path.realpath(words[0]))
+        return msgspec.structs.replace(script, program=words[0], directory=os.path.realpath(words[0]))
     if _is_archive(words[0]):
         return _read_archive(words[0], words[1:])
-    return replace(read_script(words[0], words[1:]), directory=os.path.dirname(os.path.realpath(words[0])))
+    return msgspec.structs.replace(
+        read_script(words[0], words[1:]), directory=os.path.dirname(os.path.realpath(words[0]))
+    )
 
 
 def read_script(script: str, args: tuple[str, ...] = ()) -> Script:
@@ -114,11 +115,23 @@ def _decode(data: bytes, script: str) -> str:
 
 def _is_archive(path: str) -> bool:
     """Tell whether it is a zip application; a pipe is not looked at, which can be read once."""
-    return os.path.isfile(path) and zipfile.is_zipfile(path)
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(-min(size, _END_OF_ARCHIVE), os.SEEK_END)
+        if b"PK\5\6" not in file.read():  # what reads archives takes longer to import than most scripts to run
+            return False
+    import zipfile
+
+    return zipfile.is_zipfile(path)
 
 
 def _read_archive(path: str, args: tuple[str, ...]) -> Script:
     """Read the __main__.py of a zip application, whose modules are in the archive. Raises OSError, ValueError."""
+    import zipfile
+    import zlib
+
     try:
         with zipfile.ZipFile(path) as archive:
             member = archive.getinfo("__main__.py")
@@ -146,12 +159,12 @@ def with_project(policy: Policy, script: Script, *, grant: bool) -> tuple[Policy
         policy = _with_editable(policy, script.module)
     directory = script.directory
     if directory is None or not (names := _modules(directory)):
-        return _with_own_text(policy, script) if grant else policy, replace(script, directory=None)
+        return _with_own_text(policy, script) if grant else policy, msgspec.structs.replace(script, directory=None)
     if grant and not _is_shared(directory) and _is_readable(directory):
         return policy.allow_read(directory).allow_import(*names), script
     policy = _with_own_text(policy, script) if grant else policy
     found = explain(policy, "fs.read", directory).code is None
-    return policy, script if found else replace(script, directory=None)
+    return policy, script if found else msgspec.structs.replace(script, directory=None)
 
 
 def _with_own_text(policy: Policy, script: Script) -> Policy:
@@ -186,6 +199,8 @@ def _modules(directory: str) -> list[str]:
 
 
 def _modules_of_archive(path: str) -> list[str]:
+    import zipfile
+
     names = set()
     with zipfile.ZipFile(path) as archive:
         for entry in archive.namelist():

@@ -9,9 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -31,6 +28,8 @@ class Bundles:
 
     def __init__(self) -> None:
         place = next((one for one in _PLACES if os.access(one, os.W_OK | os.X_OK)), None)
+        import tempfile  # few first starts have a proxy
+
         self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=place)
         self._held = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._held, fcntl.LOCK_EX)
@@ -39,7 +38,7 @@ class Bundles:
 
     def put(self, certificate: str, *, others: bool) -> str:
         """Write a certificate and return the file's path; with `others`, those whom this machine trusts follow."""
-        path = os.path.join(self.path, f"{secrets.token_hex(16)}.pem")
+        path = os.path.join(self.path, f"{os.urandom(16).hex()}.pem")
         with open(path, "x", encoding="utf-8") as file:
             file.write(certificate)
             if others:
@@ -54,6 +53,8 @@ class Bundles:
 
     def close(self) -> None:
         """Remove all of them."""
+        import shutil
+
         shutil.rmtree(self.path, ignore_errors=True)
         self.abandon()
 
@@ -76,6 +77,8 @@ def _of_machine() -> str:
 
 def _sweep(place: Path) -> None:
     """Remove directories that no process holds."""
+    import shutil
+
     for left in place.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             held = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

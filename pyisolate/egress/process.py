@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import select
 import signal
 import socket
@@ -19,7 +18,6 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -64,8 +62,7 @@ CarriedSink = Callable[[str, Carried], None]
 _Sink = Callable[[Refused | Counted | Questioned], None]
 
 
-@dataclass(frozen=True)
-class ProxyTraits:
+class ProxyTraits(msgspec.Struct, frozen=True):
     """Whom the proxy runs as (None: as the supervisor), and names whose addresses are not looked up.
 
     `authorities`: whom it trusts over TLS (PEM); None: whom this machine does. `lead`: has whose connections to it are
@@ -79,8 +76,7 @@ class ProxyTraits:
     lead: Lead | None = None
 
 
-@dataclass(frozen=True)
-class Entrance:
+class Entrance(msgspec.Struct, frozen=True):
     """One sandbox's way to the proxy: its password, and where its policy opens TLS, whom its guest then trusts."""
 
     token: str
@@ -213,6 +209,8 @@ class EgressProxy:
 
     def enter(self, name: str, compiled: CompiledPolicy) -> Entrance:
         """Return a new sandbox's way in, to be admitted or left. Raises EnforcementError."""
+        import secrets  # with hashlib and OpenSSL behind it; few first starts have a proxy
+
         token = secrets.token_urlsafe(24)
         if not compiled.inspect_tls:
             return Entrance(token)

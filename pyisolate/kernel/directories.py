@@ -21,7 +21,8 @@ import os
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from ..native.places import Kind, Question
 from ..native.watch import Watch
@@ -40,8 +41,7 @@ _LINKS_MAX = 40  # MAXSYMLINKS, linux/namei.h
 _LOOK = struct.Struct("=6Q")
 
 
-@dataclass
-class Watched:
+class Watched(msgspec.Struct):
     """A question that is shorter than the one it stands for, and its answer while nothing has changed."""
 
     question: Question

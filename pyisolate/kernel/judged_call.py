@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import dataclass
 
 import msgspec
 
@@ -33,8 +32,7 @@ _NEITHER = os.O_ACCMODE  # the access mode 3
 _Needs = list[tuple[Capability, str, str]]
 
 
-@dataclass(frozen=True)
-class JudgedCall:
+class JudgedCall(msgspec.Struct, frozen=True):
     """One call, the policy's tables and what is seen of its names. `sealed`, `by_guest`, `full`: see `judge`."""
 
     record: KernelRecord

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ..capability import Capability
 from ..choices import EnforcerName, Isolation
 from ..limits import rlimit
@@ -21,8 +23,7 @@ if TYPE_CHECKING:
     from .ruleset import LandlockRuleset
 
 
-@dataclass(frozen=True)
-class CellTraits:
+class CellTraits(msgspec.Struct, frozen=True):
     """Whom cells run as and what the supervisor may do."""
 
     uid: int

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import resource
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -82,8 +81,7 @@ class Subject(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Findings:
+class Findings(msgspec.Struct, frozen=True, kw_only=True):
     """What kernel and host know of a sandbox, beside the guest's word."""
 
     usage: Usage | None = None
@@ -92,7 +90,7 @@ class Findings:
     #: how full the workspace is
     filling: Filling | None = None
     #: the guest's resource limits: one below the policy's is its own, and so is what that refuses
-    soft: Mapping[str, int] = field(default_factory=dict)
+    soft: Mapping[str, int] = msgspec.field(default_factory=dict)
     #: the event of processes and threads that the kernel refused, where it was recorded already
     refused: DenialEvent | None = None
     #: the event of a full workspace

@@ -6,7 +6,8 @@ Reads `/proc/self/mountinfo` and `/proc/self/cgroup` and the control files thems
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ..native import mount_table
 
@@ -18,8 +19,7 @@ NEEDED = frozenset({"memory", "pids"})
 _DEEPEST = 8
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A directory in which control groups can be made, and what has to be done there first."""
 
     version: int
@@ -31,8 +31,7 @@ class Place:
     vacate: bool = False
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """One place per role; `unified` serves cgroup.kill, CLONE_INTO_CGROUP and BPF attachment."""
 
     memory: Place | None = None
@@ -43,7 +42,7 @@ class Layout:
     weight: Place | None = None
     reason: str = ""
     remedy: str = ""
-    parents: tuple[str, ...] = field(default=())
+    parents: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -66,8 +65,7 @@ class Layout:
         return ", ".join(f"{role} v{place.version}" for role, place in roles.items() if place is not None)
 
 
-@dataclass(frozen=True)
-class _Mount:
+class _Mount(msgspec.Struct, frozen=True):
     root: str
     point: str
     version: int

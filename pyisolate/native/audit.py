@@ -15,7 +15,7 @@ Sources: PEP 578, sys.audit, PySys_AddAuditHook. CPython 3.11+; no kernel featur
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -77,7 +77,7 @@ def seal(token: int | None = None) -> int:
     Keep it where the guest does not look; see the module text for what that is worth.
     """
     if token is None:
-        token = secrets.randbits(63) | 1
+        token = int.from_bytes(os.urandom(8)) >> 1 | 1
     check(_lib.audit_seal(token), "audit seal", hint=_SEALED)
     return token
 

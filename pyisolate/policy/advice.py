@@ -11,9 +11,10 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+import msgspec
 
 from ..capability import Capability
 from ..native import looks
@@ -34,8 +35,7 @@ _FILES = 5000
 _REQUIRED = 200
 
 
-@dataclass(frozen=True)
-class AdviceOfHost:
+class AdviceOfHost(msgspec.Struct, frozen=True):
     """`advice`, without the rules that this host's `spawn` would refuse. `uid` and `gid` are the guests' to the files.
 
     `unix_paths`: guests may be granted sockets by path.

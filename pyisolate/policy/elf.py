@@ -9,8 +9,8 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
@@ -38,13 +38,15 @@ class ElfFile(msgspec.Struct, frozen=True):
 def read_elf(path: str) -> ElfFile | None:
     """Return what `path` needs, or None if it cannot be read or is not a 64-bit little-endian ELF file."""
     try:
-        with open(path, "rb") as file:
+        with open(
+            path, "rb", buffering=0
+        ) as file:  # a buffer asks for the file's kind and place, and reads what is not used
             return _read(path, file)
     except (OSError, struct.error, ValueError, OverflowError):
         return None
 
 
-def _read(path: str, file: BinaryIO) -> ElfFile | None:
+def _read(path: str, file: FileIO) -> ElfFile | None:
     header = file.read(64)
     if header[:6] != b"\x7fELF\x02\x01":  # ELFCLASS64, ELFDATA2LSB
         return None
@@ -72,7 +74,7 @@ def _read(path: str, file: BinaryIO) -> ElfFile | None:
 
 def _dynamic(
     path: str,
-    file: BinaryIO,
+    file: FileIO,
     dynamic: bytes,
     loads: list[tuple[int, int, int]],
     interpreter: str | None,
@@ -92,8 +94,8 @@ def _dynamic(
         return tuple(strings[value : strings.index(b"\0", value)].decode() for value in at[:_MAX_NAMES])
 
     def directories(tag: int) -> tuple[str, ...]:
-        origin = os.path.dirname(os.path.realpath(path))
         found = [part for name in names(tag) for part in name.split(":") if part]
+        origin = os.path.dirname(os.path.realpath(path)) if found else ""  # few files name any
         return tuple(part.replace("${ORIGIN}", origin).replace("$ORIGIN", origin) for part in found)
 
     return ElfFile(path, interpreter, names(_DT_NEEDED), directories(_DT_RPATH), directories(_DT_RUNPATH), machine)
@@ -140,16 +142,17 @@ def closure(paths: Iterable[str]) -> tuple[str, ...]:
     roots = list(paths)
     cache = _current_cache()
     seen: dict[str, None] = {}
+    read = _Reader()
     queue: list[tuple[str, tuple[str, ...]]] = [(path, ()) for path in roots]
     while queue:
         path, inherited = queue.pop()
-        elf = read_elf(path)
+        elf = read(path)
         if elf is None:
             continue
         # RPATH is inherited by the libraries that a file loads, RUNPATH is not (ld.so(8)).
         inherited = () if elf.runpath else (*elf.rpath, *inherited)
-        wanted = [elf.interpreter] if elf.interpreter and _is_for(elf.interpreter, elf.machine) else []
-        wanted += [p for name in elf.needed for p in _find(name, elf, inherited, cache)]
+        wanted = [elf.interpreter] if elf.interpreter and read.is_for(elf.interpreter, elf.machine) else []
+        wanted += [p for name in elf.needed for p in read.find(name, elf, inherited, cache)]
         for library in wanted:
             if library not in seen:
                 seen[library] = None
@@ -157,20 +160,32 @@ def closure(paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(seen) - set(roots)))
 
 
-def _find(name: str, elf: ElfFile, inherited: tuple[str, ...], cache: dict[str, list[str]]) -> list[str]:
-    for candidate in _candidates(name, elf, inherited, cache):
-        if _is_for(candidate, elf.machine):
-            return [candidate]
-    return []
+class _Reader:
+    """Reads each file once for one closure: most of them need the same few libraries."""
 
+    def __init__(self) -> None:
+        self._read: dict[str, ElfFile | None] = {}
 
-def _is_for(path: str, machine: int) -> bool:
-    """Tell whether a path is what an ELF file may mean by a library or a loader: one of its own kind.
+    def __call__(self, path: str) -> ElfFile | None:
+        if path not in self._read:
+            self._read[path] = read_elf(path)
+        return self._read[path]
 
-    What a file names is its author's to say, and is granted: never what is no program code.
-    """
-    found = read_elf(path) if os.path.isfile(path) else None
-    return found is not None and found.machine == machine
+    def find(self, name: str, elf: ElfFile, inherited: tuple[str, ...], cache: dict[str, list[str]]) -> list[str]:
+        for candidate in _candidates(name, elf, inherited, cache):
+            if self.is_for(candidate, elf.machine):
+                return [candidate]
+        return []
+
+    def is_for(self, path: str, machine: int) -> bool:
+        """Tell whether a path is what an ELF file may mean by a library or a loader: one of its own kind.
+
+        What a file names is its author's to say, and is granted: never what is no program code.
+        """
+        if path not in self._read and not os.path.isfile(path):
+            return False
+        found = self(path)
+        return found is not None and found.machine == machine
 
 
 def of_the_system(path: str) -> bool:

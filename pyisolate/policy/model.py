@@ -8,7 +8,8 @@ commute, equal policies are equal objects, and `version` is a hash of the conten
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import importlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -113,7 +114,8 @@ class PolicyModel(msgspec.Struct, frozen=True, kw_only=True, dict=True, repr_omi
     def version(self) -> str:
         """Hash of the content, 16 hexadecimal digits: equal policies have equal versions."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        digest: str = _sha256()(canonical.encode()).hexdigest()
+        return digest[:16]
 
     # -- in and out -----------------------------------------------------------------------------------------------
 
@@ -416,3 +418,12 @@ def _import_lists(rules: tuple[ImportRule, ...]) -> dict[str, list[str]]:
     for rule in rules:
         lists.setdefault(rule.key, []).append(rule.name)
     return lists
+
+
+@cache
+def _sha256() -> Callable[[bytes], Any]:
+    """Return CPython's own, as `random` takes it: hashlib loads OpenSSL with it, 3 ms of each first start."""
+    for name in ("_sha2", "_sha256"):  # 3.12, 3.11
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name).sha256  # type: ignore[no-any-return]
+    return importlib.import_module("hashlib").sha256  # type: ignore[no-any-return]

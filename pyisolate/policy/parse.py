@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -207,6 +206,8 @@ def _parse_json(text: str, file: str | None) -> tuple[Any, dict[Where, int]]:
 
 def _parse_toml(text: str, file: str | None) -> tuple[Any, dict[Where, int]]:
     _check_depth(text, file)
+    import tomllib  # most policies are no TOML
+
     if match := _LONG_KEY.search(text):  # tomllib's time grows with the square of a dotted key's parts
         line = text.count("\n", 0, match.start()) + 1
         raise PolicySyntaxError("policy: a key of too many parts", file=file, line=line, hint="write tables")

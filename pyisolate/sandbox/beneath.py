@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -186,7 +185,7 @@ class Target:
         above, _, self._last = name.rpartition("/")
         make_directories(top, above or ".")
         self._top, self._name = top, name
-        self._temporary = f".{secrets.token_hex(8)}"
+        self._temporary = f".{os.urandom(8).hex()}"
         self._above = open_beneath(top, above or ".", DIRECTORY)
         try:
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW

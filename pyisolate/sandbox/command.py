@@ -7,8 +7,9 @@ import errno
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ..errors import GuestError, SandboxError, TimeoutError
 from . import program_options
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 _MISSING = {"FileNotFoundError": FileNotFoundError, "NotADirectoryError": NotADirectoryError}
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(msgspec.Struct, frozen=True):
     """A program that is to run as guest, checked."""
 
     arguments: tuple[str, ...]
@@ -113,8 +113,7 @@ def exit_status(result: Result, sandbox: str) -> int:
     return result.value
 
 
-@dataclass(frozen=True)
-class Streams:
+class Streams(msgspec.Struct, frozen=True):
     """What a program that `Sandbox.run` runs reads and writes, checked."""
 
     stdin: Stdin | None
@@ -164,7 +163,9 @@ def run_command(
 ) -> subprocess.CompletedProcess[Any]:
     """Run a program in a cell; see `Sandbox.run`."""
     check_seconds("run: timeout", timeout)
-    work = replace(program, stdin=streams.stdin, merged=streams.merged, discarded=streams.discarded).work()
+    work = msgspec.structs.replace(
+        program, stdin=streams.stdin, merged=streams.merged, discarded=streams.discarded
+    ).work()
     arguments = list(program.arguments)
     try:
         with contextlib.ExitStack() as ending:

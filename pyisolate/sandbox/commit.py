@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from typing import BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
 import msgspec
 
@@ -26,6 +24,9 @@ from ..errors import SandboxError
 from ..policy.workspace import relative_name
 from . import commit_record
 from .beneath import DIRECTORY, Budget, Kind, content, look, open_beneath, open_file
+
+if TYPE_CHECKING:
+    import hashlib
 
 #: Directories of commits begin so; no guest may make such a name for a commit.
 STAGING = ".pyisolate-commit-"
@@ -73,7 +74,7 @@ def write(
     `known`: what the host's names are.
     Raises OSError, SandboxError; nothing was changed then, unless a journal was written, which `finish` completes.
     """
-    name = STAGING + secrets.token_hex(8)
+    name = STAGING + os.urandom(8).hex()
     os.mkdir(name, 0o700, dir_fd=host)
     try:
         staging = open_beneath(host, name, DIRECTORY)
@@ -128,9 +129,16 @@ def _journal(changes: Sequence[FileChange], known: Mapping[str, Mark]) -> _Journ
     return _Journal(deleted=deleted, directories=sorted(directories), files=files, digests=[])
 
 
+def new_digest() -> hashlib.blake2b:
+    """Return a digest of a file's content, which nothing outside this process is compared with."""
+    import hashlib  # loads OpenSSL, which first starts do without
+
+    return hashlib.blake2b()
+
+
 def _stage(host: int, top: int, staging: int, path: str, number: int, budget: Budget) -> bytes:
     """Copy one file of the guest's, and return a digest of it; a file of the host's keeps mode and owner."""
-    digest = hashlib.blake2b()
+    digest = new_digest()
     source = open_file(top, path)
     try:
         target = os.open(str(number), _WRITE, 0o666, dir_fd=staging)
@@ -232,7 +240,7 @@ def _name(host: int, new: str, staging: int, number: int, journal: _Journal) -> 
 
 def _is_staged(staging: int, number: int, digest: bytes, copy: BinaryIO | None = None) -> bool:
     """Tell whether a file has not got its name yet; copy it. Raises SandboxError where it is not what was staged."""
-    found = hashlib.blake2b()
+    found = new_digest()
     try:
         source = open_file(staging, str(number))
     except FileNotFoundError:

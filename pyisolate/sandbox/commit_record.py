@@ -8,7 +8,6 @@ day, and the host would write for it where the guest may not. So a journal is ob
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +93,8 @@ def forget(name: str) -> None:
 
 
 def _digest(host: int, name: str, journal: bytes) -> bytes:
+    import hashlib  # loads OpenSSL, which first starts do without
+
     found = os.fstat(host)
     about = f"{found.st_dev}:{found.st_ino}:{name}\0".encode()
     return hashlib.blake2b(about + journal).digest()

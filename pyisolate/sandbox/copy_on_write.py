@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import stat
 import threading
@@ -33,7 +32,7 @@ from .beneath import (
     size_of,
     walk,
 )
-from .commit import STAGING, FileChange, Mark, finish, mark_of, write
+from .commit import STAGING, FileChange, Mark, finish, mark_of, new_digest, write
 
 #: Other users' commits are waited for so long (seconds), and guests that hold the lock.
 _LOCKED_WITHIN_S = 1.0
@@ -231,7 +230,7 @@ def _copied(host: int, top: int) -> Iterator[tuple[str, _Known]]:
 
 
 def _copy_file(host: int, top: int, path: str) -> _Known:
-    digest, size = hashlib.blake2b(), 0
+    digest, size = new_digest(), 0
     source = open_file(host, path)
     try:
         there = os.fstat(source)
@@ -249,7 +248,7 @@ def _copy_file(host: int, top: int, path: str) -> _Known:
 
 
 def _digest(top: int, path: str, most: int) -> bytes:
-    digest = hashlib.blake2b()
+    digest = new_digest()
     descriptor = open_file(top, path)
     try:
         for data in content(descriptor, most, path):

@@ -12,7 +12,6 @@ import builtins
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -264,7 +263,7 @@ def _get_file(top: int, name: str, destination: str, budget: Budget) -> None:
     try:
         above = os.path.dirname(os.path.abspath(destination))
         os.makedirs(above, exist_ok=True)
-        temporary = os.path.join(above, f".{secrets.token_hex(8)}")
+        temporary = os.path.join(above, f".{os.urandom(8).hex()}")
         target = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(target, "wb") as file:

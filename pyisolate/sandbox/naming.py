@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from ..capability import Capability
 from ..decision import DenialCode
@@ -41,8 +42,7 @@ _NOT_FILES = ("/proc", "/sys", "/dev")
 Need = tuple[Capability, str, "tuple[int, int] | None"]
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(msgspec.Struct, frozen=True):
     """A call, and what its guest needs for it that no rule speaks of."""
 
     change: NameChange | MetadataChange
@@ -78,8 +78,7 @@ class Named:
         )
 
 
-@dataclass(frozen=True)
-class Name:
+class Name(msgspec.Struct, frozen=True):
     """A name as the guest wrote it, and where it lies: in a directory whose links are followed."""
 
     written: str

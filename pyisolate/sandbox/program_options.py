@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import contextlib
 import subprocess
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from .. import errors as public
 from .received import OutputSink, Sink, sink_of
@@ -28,8 +29,7 @@ class TimeoutError(public.TimeoutError, subprocess.TimeoutExpired):  # type: ign
         self.timeout = (error.allowed or 0.0) if timeout is None else timeout
 
 
-@dataclass(frozen=True)
-class ProgramText:
+class ProgramText(msgspec.Struct, frozen=True):
     """How text of a program is made of bytes. What is no UTF-8 reads `\\xff`, where its user names nothing else."""
 
     encoding: str = "utf-8"
@@ -83,8 +83,7 @@ def check_outputs(what: str, stdout: object) -> None:
         raise ValueError(f"{what}: stdout: STDOUT is for stderr alone. Hint: stderr=subprocess.STDOUT joins the two")
 
 
-@dataclass(frozen=True)
-class CapturedOutput:
+class CapturedOutput(msgspec.Struct, frozen=True):
     """Where one stream of a program that `Sandbox.run` runs goes: into the answer, or to a sink instead."""
 
     callback: OutputCallback | None

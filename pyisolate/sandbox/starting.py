@@ -16,8 +16,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from ..kernel.rootview.gates import Gates
 from ..kernel.seccomp.filter import syscall_name
@@ -153,8 +154,7 @@ class Starting:
         return True
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(msgspec.Struct, frozen=True):
     """What is to be done about a call."""
 
     kernel: Waiting

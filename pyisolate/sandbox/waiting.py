@@ -14,7 +14,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -58,8 +57,7 @@ class HostFiles(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _File:
+class _File(msgspec.Struct, frozen=True):
     #: what is asked about, by its whole name
     capability: Capability
     path: str
@@ -72,8 +70,7 @@ class _File:
     also: tuple[Wanted, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Names:
+class _Names(msgspec.Struct, frozen=True):
     asked: Asked
     named: Named
     host: HostFiles
@@ -240,7 +237,7 @@ class WaitingCalls:
 
     def _go_on(self, number: int, names: _Names) -> None:
         """Ask what else a call needs that changes names, or carry it out."""
-        more = replace(names, answered=names.answered + 1)
+        more = msgspec.structs.replace(names, answered=names.answered + 1)
         if more.answered == len(names.named.needs):
             self._carry_out(partial(self._change, number, names))
             return

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -96,8 +94,7 @@ class CellOrder(msgspec.Struct, frozen=True, eq=False):
         return workspace.HOME if self.prepared.compiled.workspace_bytes is not None else "/"
 
 
-@dataclass(frozen=True)
-class Records:
+class Records(msgspec.Struct, frozen=True):
     """Makes the two ends of one sandbox's records: its telemetry, and its place at the enforcers. Counts spawns."""
 
     telemetry: Callable[[SandboxContext, KernelBinding], SandboxTelemetry]
@@ -109,7 +106,7 @@ def standby_context(policy: Policy, compiled: CompiledPolicy, isolation: Isolati
     """Return what records say of a sandbox that no `spawn` has taken yet: it has a number, and no name of its own."""
     return SandboxContext(
         sandbox=STANDBY,
-        sandbox_id=secrets.token_hex(8),
+        sandbox_id=os.urandom(8).hex(),
         policy=policy.name,
         policy_version=policy.version,
         policy_generation=compiled.generation,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-from dataclasses import dataclass
+
+import msgspec
 
 from ..distribution import NAME, VERSION
 from ..errors import SandboxError
@@ -22,8 +22,7 @@ print(json.dumps([distribution.VERSION, {"_quiet": quiet.library(), "_reports": 
 _ANSWER_TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True)
-class CellPython:
+class CellPython(msgspec.Struct, frozen=True):
     """Another interpreter with pyisolate installed: its files, and the libraries that its zygote is started with."""
 
     files: InterpreterFiles
@@ -37,6 +36,8 @@ class CellPython:
 
 def find_python(given: str) -> CellPython:
     """Return an interpreter that can run cells. Raises SandboxError where this version of pyisolate is not there."""
+    import shutil  # most supervisors name no interpreter
+
     found = shutil.which(given)
     if found is None:
         raise SandboxError(f"python {given}: there is no such program", hint="name an interpreter by its path")

@@ -6,8 +6,7 @@ recorded can hold it. Cells never see either: they descend from a process that w
 
 from __future__ import annotations
 
-import hmac
-import secrets
+import os
 import threading
 
 from ..capability import Capability
@@ -25,7 +24,7 @@ _OPERATIONS = {
     "kill": Capability.CONTROL_KILL,
     "metrics": Capability.CONTROL_METRICS,
 }
-_KEY = secrets.token_bytes(32)
+_KEY = os.urandom(32)
 _lock = threading.Lock()
 _digest: bytes | None = None
 
@@ -66,6 +65,8 @@ def check_token(
     wanted = _digest
     if wanted is None:
         return
+    import hmac
+
     given = token if isinstance(token, str) else ""
     if hmac.compare_digest(_hash(given), wanted) and token is not None:
         return
@@ -83,4 +84,6 @@ def check_token(
 
 
 def _hash(token: str) -> bytes:
+    import hmac  # loads OpenSSL, and few programs set a token
+
     return hmac.digest(_KEY, token.encode("utf-8", "surrogatepass"), "sha256")

@@ -13,7 +13,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -44,8 +43,7 @@ if TYPE_CHECKING:
 RELOAD_TIMEOUT_S = 5.0
 
 
-@dataclass(frozen=True)
-class Reloader:
+class Reloader(msgspec.Struct, frozen=True):
     """Puts other policies in force in the sandboxes of one supervisor."""
 
     plan: KernelPlan

@@ -14,6 +14,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ..choices import Enforcement
 from ..native import mount, process
 from ..native.threads import Thread
@@ -39,8 +41,7 @@ _CLOSE_TIMEOUT_S = 10.0
 _STATUS_LINES = (b"Uid:", b"Gid:", b"Groups:", b"Cap", b"NoNewPrivs:", b"Seccomp")
 
 
-@dataclass(frozen=True)
-class ThreadOrder:
+class ThreadOrder(msgspec.Struct, frozen=True):
     """What a sandbox thread is to be: its policy, the kernel's tables of it, how strict."""
 
     policy: Policy

@@ -10,8 +10,10 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from ..cell.pool import Pool
 from ..cell.reactor import Reactor
@@ -48,8 +50,7 @@ if TYPE_CHECKING:
     from .registry import Registry
 
 
-@dataclass(frozen=True)
-class StartOptions:
+class StartOptions(msgspec.Struct, frozen=True):
     """What a supervisor is to start with."""
 
     pool_size: int
@@ -79,8 +80,7 @@ class CellEvents(Protocol):
         """A cell is reaped."""
 
 
-@dataclass
-class Parts:
+class Parts(msgspec.Struct):
     """What outlives a start that failed: made once per supervisor."""
 
     host: Host
@@ -293,7 +293,7 @@ def _pool_settings(parts: Parts, options: StartOptions) -> PoolSettings:
         environment=zygote_environment(),
     )
     if (python := options.python) is not None:
-        settings = replace(settings, python=python.files.executable, libraries=python.libraries)
+        settings = msgspec.structs.replace(settings, python=python.files.executable, libraries=python.libraries)
     return settings
 
 
@@ -312,9 +312,9 @@ def _start_pools(
     if programs_judge:
         # Its zygote starts with the first sandbox that connects somewhere, and holds what keeps the programs attached.
         def complete(given: PoolSettings) -> PoolSettings:
-            return replace(given, spec=plan.native_spec(), held=plan.bpf.link_descriptors)
+            return msgspec.structs.replace(given, spec=plan.native_spec(), held=plan.bpf.link_descriptors)
 
-        others = replace(settings, complete=complete)
+        others = msgspec.structs.replace(settings, complete=complete)
         started.native_pool = Pool(others, reactor, events.prepare_cell, events.move_cell, events.cell_exited)
         stack.callback(started.native_pool.close)
     assert started.assigner is not None

@@ -7,7 +7,6 @@ import functools
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, overload
 
@@ -147,7 +146,7 @@ class Supervisor:
             own,
         )
         self._runtime = Runtime(
-            traits if own is None else replace(traits, interpreter=own.places),
+            traits if own is None else msgspec.structs.replace(traits, interpreter=own.places),
             options,
             recorder if recorder is not None else make_recorder(audit, sinks, alerts),
             owns_recorder=recorder is None,

@@ -13,7 +13,6 @@ import fcntl
 import glob
 import logging
 import os
-import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -163,7 +162,7 @@ class SharedMetrics:
     def _new(self, kind: str) -> _File:
         for _ in range(_TRIES):  # another process may find it before it is locked
             with contextlib.suppress(BlockingIOError):
-                return _File(os.path.join(self.directory, f"{kind}_pyisolate-{secrets.token_hex(8)}.db"))
+                return _File(os.path.join(self.directory, f"{kind}_pyisolate-{os.urandom(8).hex()}.db"))
         raise BlockingIOError("other processes take every new file")
 
     def _remove_dead(self) -> None:

@@ -453,7 +453,7 @@ def test_a_library_that_the_cache_knows_by_another_name_is_found_beside_the_c_li
     ]
     if program is None or not others:
         pytest.skip("no such library here")
-    assert elf._find(others[0], program, (), cache)
+    assert elf._Reader().find(others[0], program, (), cache)
 
 
 def test_of_the_interpreter_only_its_program_can_be_executed() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import socket
 import time
 from collections.abc import Iterable
@@ -172,7 +171,7 @@ class CgroupBpfEnforcer(BpfEnforcer):
 
 
 def _probe_folder(parent: Path) -> Path:
-    return parent / f"pyisolate-probe.{os.getpid()}.{secrets.token_hex(4)}"
+    return parent / f"pyisolate-probe.{os.getpid()}.{os.urandom(4).hex()}"
 
 
 def _remove_stale_probes(mount: Path) -> None:

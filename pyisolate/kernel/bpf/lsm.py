@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 
 from ...capability import Capability
 from ...choices import EnforcerName
@@ -110,6 +109,8 @@ def _proof(enforcer: BpfLsmEnforcer) -> str:
 
     Raises BpfUnavailable where the program that was to try did not.
     """
+    import tempfile  # most kernels get no further than the first program
+
     with tempfile.NamedTemporaryFile() as denied:
         rules = (
             FsRule(path="/", allow=int(FsRight.READ | FsRight.MAP_EXEC), text="probe"),

@@ -17,7 +17,8 @@ import select
 import signal
 import socket
 import time
-from dataclasses import dataclass
+
+import msgspec
 
 from ...native import mount, process
 from ...native.descriptors import receive
@@ -35,15 +36,13 @@ _LINE_BYTES = 4096
 _END_TIMEOUT_S = 1.0
 
 
-@dataclass(frozen=True)
-class _Worker:
+class _Worker(msgspec.Struct, frozen=True):
     pid: int
     #: the end of the request's socket that the worker has
     asked: socket.socket
 
 
-@dataclass(frozen=True)
-class _Stager:
+class _Stager(msgspec.Struct, frozen=True):
     pid: int
     orders: socket.socket
 

@@ -14,7 +14,8 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ...capability import CAPABILITY_BY_NUMBER, Capability
 from ...choices import CellKind
@@ -53,8 +54,7 @@ def _counted(capability: int, verdict: int) -> CounterKey:
     return CounterKey(CAPABILITY_BY_NUMBER[capability], VERDICTS[verdict])
 
 
-@dataclass
-class _Attached:
+class _Attached(msgspec.Struct):
     """A sandbox at the listener. `policies` keeps the tables that records under way may still speak of."""
 
     key: int
@@ -62,10 +62,10 @@ class _Attached:
     kind: CellKind = "cell"
     full: bool = False
     shadow: CompiledPolicy | None = None
-    policies: OrderedDict[int, CompiledPolicy] = field(default_factory=OrderedDict)
+    policies: OrderedDict[int, CompiledPolicy] = msgspec.field(default_factory=OrderedDict)
     #: serial and policy of the shadow's table
     watched: tuple[int, CompiledPolicy] | None = None
-    named: Reconciler = field(default_factory=Reconciler)
+    named: Reconciler = msgspec.field(default_factory=Reconciler)
     #: what the guest had not reported at its end was asked for
     refusals_taken: bool = False
     #: look-ups without a record that were handed over, as a count
@@ -75,7 +75,7 @@ class _Attached:
     #: processor time that its records took here
     read_s: float = 0.0
     #: one drain of it at a time; held while its records are handed to the sink
-    draining: threading.RLock = field(default_factory=threading.RLock)
+    draining: threading.RLock = msgspec.field(default_factory=threading.RLock)
 
 
 class Listener:
