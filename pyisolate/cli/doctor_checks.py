@@ -55,7 +55,15 @@ def machine() -> list[Finding]:
         Finding("supervisor", INFO, who),
         Finding("interpreter", INFO, f"{version}, {sys.executable}"),
     ]
-    return found + _outer_filter() + moves()
+    return found + unseen_packages() + _outer_filter() + moves()
+
+
+def unseen_packages() -> list[Finding]:
+    """Name where this user has packages that no guest finds, as programs of the user's do."""
+    from ..policy.unseen import places
+
+    name = "packages that guests do not find"
+    return [Finding(name, INFO, f"{directory}: {what} (docs/environments.md)") for directory, what in places()]
 
 
 def moves(table: str = "/proc/self/mountinfo") -> list[Finding]:

@@ -242,6 +242,16 @@ def why_not_granted(script: Script) -> str:
     return f"the modules in {directory} are not granted: guests are another user, who cannot read there (chmod o+rx)"
 
 
+def why_not_beside(script: Script, name: str) -> str:
+    """Say why a text, which has no directory, does not find a module of the working directory; else empty."""
+    if script.filename not in (STDIN, TEXT) or name not in _modules(os.getcwd()):
+        return ""
+    return (
+        f"{name} is in the working directory, which is not granted to -c and -: their text may be from anywhere; "
+        "a script that lies there finds it, and so does -m"
+    )
+
+
 def find_modules(sandbox: Any, script: Script) -> None:
     """Let the guest import its own modules, before all others."""
     if script.directory is not None:

@@ -17,7 +17,7 @@ from .guest_files import named_file
 from .guest_options import guest_options
 from .guest_run import Ran, Settings, assignment, run_guest
 from .policy_options import choose_policy, load_policy, policy_options, warn_of_absent
-from .project import RunCommand, Script, chosen_script, why_not_granted, with_project
+from .project import RunCommand, Script, chosen_script, why_not_beside, why_not_granted, with_project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,18 +127,22 @@ def run(words: tuple[str, ...], text: str | None, module: str | None, **options:
         click.echo(json.dumps(_document(ran, policy, name, status), indent=2, ensure_ascii=False, default=str))
     else:
         say(ran, quiet)
-        if script is not None and not (install or quiet) and _lacks_module(ran) and states_dependencies(script.source):
+        if script is not None and not (install or quiet) and _lacked_module(ran) and states_dependencies(script.source):
             click.echo("pyisolate: the script names packages in its header (PEP 723): --install builds them", err=True)
-        if kept_out and not quiet and _lacks_module(ran):
+        lacked = _lacked_module(ran) if project and script is not None and not quiet else ""
+        if script is not None and lacked and (kept_out := kept_out or why_not_beside(script, lacked)):
             click.echo(f"pyisolate: {kept_out}", err=True)
     raise SystemExit(status)
 
 
-def _lacks_module(ran: Ran) -> bool:
+def _lacked_module(ran: Ran) -> str:
+    """Return the top-level module whose absence, or refusal, ended the guest; empty for any other end."""
     event = getattr(ran.error, "denial_event", None)
-    return getattr(ran.error, "type_name", None) == "ModuleNotFoundError" or (
-        event is not None and event.capability == "import.module"
-    )
+    if event is not None and event.capability == "import.module":
+        return str(event.target).partition(".")[0]
+    if getattr(ran.error, "type_name", None) == "ModuleNotFoundError":
+        return getattr(ran.error, "message", "").removeprefix("No module named '").partition("'")[0].partition(".")[0]
+    return ""
 
 
 def _save(outputs: tuple[RichOutput, ...], folder: str) -> None:
@@ -202,6 +206,8 @@ def _say_error(ran: Ran, traced: bool, *, listed: bool) -> None:
     if isinstance(error, GuestError):
         if not error.shown:
             click.echo(error.traceback.rstrip(), err=True)  # what the interpreter itself would have printed
+        if error.hint and not ran.denials:  # else it is that of a refusal, which the summary has
+            click.echo(f"pyisolate: {error.hint}", err=True)
         return
     from .terminal import complain, show_trace
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,6 +17,7 @@ from ..native.process import signal_name
 from ..policy.interpreter import InterpreterFiles
 from ..policy.packages import is_installed
 from ..policy.suggest import TERMINALS, is_task
+from ..policy.unseen import why_unseen
 from ..policy.workspace import HOME, is_place, same_line
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from ..policy.compiled import CompiledPolicy
     from ..telemetry.event import DenialEvent
 
+#: What the interpreter says; the top-level name in it.
+_NO_MODULE = re.compile(r"No module named '([^\W\d]\w{0,99})[.']")
 _TASK_HINT = (
     "what /proc tells of processes is in no sandbox: os.getpid(), threading and resource.getrusage() tell the guest of "
     "itself"
@@ -75,6 +79,8 @@ def _hint_of_absent(policy: CompiledPolicy, event: DenialEvent) -> str | None:
         interpreter = msgspec.structs.replace(interpreter, site_dirs=(policy.site.path,), trusted_packages=False)
     if is_installed(top, interpreter):
         return None
+    if policy.site is None and (unseen := why_unseen(top, interpreter)) is not None:
+        return unseen
     where = interpreter.executable if policy.site is None else f"the environment {policy.site.path}"
     return (
         f"look at the name: {top} is not installed for {where}; once it is, or where it is a module of yours, "
@@ -83,10 +89,19 @@ def _hint_of_absent(policy: CompiledPolicy, event: DenialEvent) -> str | None:
 
 
 def hint_of_failure(prepared: Prepared, failure: wire.Failed) -> str | None:
-    """Return a hint where the guest found no file at a granted path, which its error names; else None."""
+    """Return a hint where the guest found no file at a granted path, or no module that its host has; else None."""
+    if failure.type_name == "ModuleNotFoundError":
+        return _hint_of_unseen(prepared.compiled, failure.message)
     if failure.errno != errno.ENOENT:
         return None
     return next((_left_out(path) for path in _missing(prepared) if path in failure.message), None)
+
+
+def _hint_of_unseen(policy: CompiledPolicy, message: str) -> str | None:
+    named, interpreter = _NO_MODULE.match(message), InterpreterFiles.discover()
+    if named is None or policy.site is not None or is_installed(named[1], interpreter):
+        return None
+    return why_unseen(named[1], interpreter)
 
 
 def _missing(prepared: Prepared) -> Iterator[str]:

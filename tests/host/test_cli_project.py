@@ -117,6 +117,30 @@ def test_a_module_runs_as_a_script(tree: Path) -> None:
     assert (absent.returncode, "import.module nosuch" in absent.stderr, "File " in absent.stderr) == (120, True, False)
 
 
+def test_a_text_that_lacks_a_module_of_the_working_directory_is_told_why(tree: Path) -> None:
+    for words, stdin in (("-c", "import helper"), None), (("-",), "import helper"):
+        done = run(*words, cwd=tree, input=stdin)
+        assert (done.returncode, done.stderr.count("helper is in the working directory")) == (120, 1), done.stderr
+    assert (
+        "helper is in the working directory" in run("--allow-import", "helper", "-c", "import helper", cwd=tree).stderr
+    )
+    assert "working directory" not in run("-c", "import nosuch", cwd=tree).stderr
+
+
+def test_a_module_of_the_users_own_packages_is_named_with_its_place(tree: Path) -> None:
+    place = tree / "elsewhere"
+    (place / "wanted").mkdir(parents=True)
+    (place / "wanted/__init__.py").touch()
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    refused = run("-c", "import wanted", env=environment).stderr
+    missing = run("--allow-import", "wanted", "-c", "import wanted.more", env=environment).stderr
+    for told in (refused, missing):
+        assert told.count(f"wanted is in {place}, a directory of PYTHONPATH, where guests find nothing") == 1, told
+    absent = run("-c", "import wanted_not", env=environment).stderr
+    assert "is not installed" in absent
+    assert str(place) not in absent
+
+
 def test_a_text_runs_as_the_interpreter_runs_it(tree: Path) -> None:
     done = run("--limit", "wall=20s", "-c", "import sys; print(sys.argv, __name__, input())", "-a", "b", input="in\n")
     assert done.stdout == "['-c', '-a', 'b'] __main__ in\n", done.stderr
