@@ -209,7 +209,7 @@ class EgressProxy:
 
     def enter(self, name: str, compiled: CompiledPolicy) -> Entrance:
         """Return a new sandbox's way in, to be admitted or left. Raises EnforcementError."""
-        import secrets  # with hashlib and OpenSSL behind it; few first starts have a proxy
+        import secrets  # loads OpenSSL, and few first starts have a proxy
 
         token = secrets.token_urlsafe(24)
         if not compiled.inspect_tls:
