@@ -17,6 +17,10 @@ from .operation import Operation
 class ImportChecks(Protocol):
     """The import allow-list, as import statements ask it."""
 
+    def hides(self, full: str) -> bool:
+        """Tell whether a loaded module is not to be found."""
+        ...
+
     def statement(self, name: object, globals_: Mapping[str, Any] | None, names: object, level: object) -> None:
         """Decide what an import statement loads. Raises PolicyError."""
         ...

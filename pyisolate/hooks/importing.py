@@ -20,7 +20,7 @@ from zipimport import zipimporter
 
 from ..capability import Capability
 from ..decision import Decision, DenialCode, Verdict
-from ..native.frames import checked
+from ..native.frames import checked, untraced
 from ..policy.workspace import HOME
 from . import frames, paths
 from .active import GATE, CellHooks
@@ -153,6 +153,13 @@ class ImportRule:
             name = path if said.code in _NO_RULE else name
         return ((Capability.IMPORT_NATIVE, name, facts),)
 
+    def hides(self, full: str) -> bool:
+        """Tell whether a module that the cell has loaded is none that this policy lets the guest find."""
+        if full not in _modules or full in ALWAYS or full in self._allowed or _made_by_guest(full):
+            return False
+        said = self._peek(Capability.IMPORT_MODULE, full)
+        return said.verdict is Verdict.DENY and not (said.code in _NO_RULE and self._of_workspace(full))
+
     def _granted(self, full: str) -> bool:
         return self._peek(Capability.IMPORT_MODULE, full).verdict is Verdict.ALLOW
 
@@ -263,6 +270,10 @@ class ShadowedImports:
         self._shadow.module(full, names)
         self._own.module(full, names)
 
+    def hides(self, full: str) -> bool:
+        """Tell whether a loaded module is not to be found; see `ImportRule.hides`."""
+        return self._own.hides(full)
+
     def native(self, name: str, filename: object) -> Sequence[Operation]:
         """Return the operation of loading a native module; see `ImportRule.native`."""
         return self._own.native(name, filename)
@@ -344,17 +355,19 @@ def _check_gcd_import(name: str, package: str | None = None, level: int = 0) -> 
         hooks.imports.statement(name, {"__package__": package}, (), level)
 
 
-def _check_find_spec(name: str, package: str | None = None) -> None:
-    """Guest code that looks for a module finds none where it is not granted; `runpy` and its like mean to import it."""
-    hooks = GATE.hooks
-    if (
-        hooks is not None
-        and isinstance(name, str)
-        and name[:1] != "."
-        and (caller := frames.above(1)) is not None
-        and frames.carries(caller, name, looking=True)
-    ):
-        hooks.imports.module(paths.text(name) or "")
+def _find_granted_spec(name: str, package: str | None = None) -> machinery.ModuleSpec | None:
+    """Find no module that is not granted, also where the cell has it: a spec tells where it lies on the host.
+
+    Of library code that looks for what guest code has named to it, `runpy` and its like, the rule is asked: it means to
+    import it.
+    """
+    hooks, caller = GATE.hooks, frames.above(1)
+    if hooks is not None and isinstance(name, str) and name[:1] != ".":
+        if caller is not None and frames.carries(caller, name, looking=True):
+            hooks.imports.module(paths.text(name) or "")
+        elif (caller is None or frames.is_guest(caller)) and hooks.imports.hides(paths.text(name) or ""):
+            return None
+    return _find_spec(name, package)
 
 
 def checked_import(rule: Callable[[], ImportRule | ShadowedImports]) -> Callable[..., Any]:
@@ -386,5 +399,5 @@ def install() -> None:
         import_module=checked(_check_import_module, _import_module),
         reload=checked(_check_reload, _reload),
     )
-    importlib.util.find_spec = checked(_check_find_spec, _find_spec, module="importlib.util")
+    importlib.util.find_spec = untraced(_find_granted_spec, _find_spec, module="importlib.util")
     _bootstrap._gcd_import = checked(_check_gcd_import, _gcd_import, module="importlib._bootstrap")

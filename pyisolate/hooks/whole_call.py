@@ -9,7 +9,7 @@ from .operation import Operations
 
 _MOVES = ("os.rename", "os.link")
 _DATABASE = "sqlite3.connect"
-_TERMINAL = "os.forkpty"
+_TERMINALS = ("os.forkpty", "pty.spawn")
 
 
 def with_all_of_call(
@@ -19,7 +19,7 @@ def with_all_of_call(
     capability, target, _ = operations[index]
     if hook in _MOVES and crosses(target, named := tuple([one[:2] for one in operations])):
         return named  # granted or not: no rule for one of its names lets it pass
-    if hook == _TERMINAL:  # which opens one as well, that no sandbox has
+    if hook in _TERMINALS:  # which opens one as well, that no sandbox has
         return (*also, (Capability.FS_WRITE, TERMINALS))
     if hook == _DATABASE and capability is Capability.FS_CREATE:  # a transaction removes its journal
         return (*also, (Capability.FS_DELETE, f"{target}-journal"))[:ALSO_LIMIT]

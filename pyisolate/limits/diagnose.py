@@ -95,6 +95,8 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     refused: DenialEvent | None = None
     #: the event of a full workspace
     full: DenialEvent | None = None
+    #: the event of the last call that found no room in it, as the guest's C library said
+    no_room: DenialEvent | None = None
     #: the event of the last descriptor that the listener saw not made
     opened: DenialEvent | None = None
     #: the event of the last file that did not grow
@@ -144,9 +146,13 @@ def _file_size(subject: Subject, failure: Failure, found: Findings) -> LimitExce
 
 def _workspace(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:
     # another file system may be full: only beside a full workspace it is the limit
-    if found.filling is None or not (found.full is not None or found.filling.exhausted):
+    event = found.full or found.no_room
+    if found.filling is None or not (event is not None or found.filling.exhausted):
         return None
-    return _met(subject, failure, found, filled(subject.limits, found.filling), found.full)
+    met = filled(subject.limits, found.filling)
+    if event is found.no_room and not found.filling.exhausted:  # tmpfs has taken back what the call had by then
+        met = msgspec.structs.replace(met, cause="what was to be allocated at once found no room")
+    return _met(subject, failure, found, met, event)
 
 
 def _processes(subject: Subject, failure: Failure, found: Findings) -> LimitExceeded | None:

@@ -90,8 +90,14 @@ def filled(limits: Limits, filling: Filling) -> ExceededLimit:
         if limits.files is not None and limits.files < names_in(own):
             return ExceededLimit(limit="files", used=limits.files, allowed=limits.files)
         return ExceededLimit(limit="workspace", used=filling.used, allowed=own)
-    limit = "disk" if limits.disk_bytes is not None and limits.disk_bytes < own else "workspace"
-    return ExceededLimit(limit=limit, used=filling.used, allowed=filling.size)
+    return ExceededLimit(limit=of_bytes(limits, own)[0], used=filling.used, allowed=filling.size)
+
+
+def of_bytes(limits: Limits, workspace_bytes: int) -> tuple[str, int]:
+    """Return which limit bounds the bytes of a workspace of this size, and how many it allows."""
+    if limits.disk_bytes is not None and limits.disk_bytes < workspace_bytes:
+        return "disk", limits.disk_bytes
+    return "workspace", workspace_bytes
 
 
 def exceeded(limits: Limits, usage: Usage) -> ExceededLimit | None:

@@ -335,6 +335,8 @@ class SandboxLimits:
             refused=self._record_refused_tasks(),
             filling=self._subject.filling(),
             full=self._record_full_workspace(),
+            no_room=self._subject.recorded_limit(Capability.LIMIT_DISK)
+            or self._subject.recorded_limit(Capability.LIMIT_WORKSPACE),
             opened=self._subject.recorded_limit(Capability.LIMIT_OPEN_FILES),
             grown=self._subject.recorded_limit(Capability.LIMIT_FILE_SIZE),
             soft=soft_limits(self._subject.pid),

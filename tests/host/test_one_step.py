@@ -163,10 +163,11 @@ def test_what_no_policy_grants_of_files_is_said_so_and_not_suggested(
 
 def test_no_rule_is_suggested_for_a_pseudo_terminal(supervisor: pyisolate.Supervisor) -> None:
     """A rule for making processes would let forkpty(3) go on to /dev/ptmx, which no sandbox has."""
-    with supervisor.spawn("terminal", BASE) as sandbox, pytest.raises(pyisolate.PolicyError, match="pseudo-terminal"):
-        sandbox.exec("import os\nos.forkpty()")
-    (event,) = sandbox.get_denial_events()
-    assert (event.capability, event.suggestion, event.also) == ("process.fork", None, ("fs.write /dev/ptmx",))
+    for call, wanted in (("os.forkpty()", "process.fork"), ("pty.spawn('/usr/bin/env')", "process.exec")):
+        with supervisor.spawn("terminal", BASE) as sandbox, pytest.raises(pyisolate.PolicyError, match="pseudo-term"):
+            sandbox.exec(f"import os, pty\n{call}")
+        (event,) = sandbox.get_denial_events()
+        assert (event.capability, event.suggestion, event.also) == (wanted, None, ("fs.write /dev/ptmx",))
     with supervisor.spawn("plain", BASE) as sandbox, pytest.raises(pyisolate.PolicyError, match="fork"):
         sandbox.exec("import os\nos.fork()")
     assert sandbox.get_denial_events()[0].suggestion == {"process": [{"fork": True}]}  # the control

@@ -164,3 +164,15 @@ def test_a_module_of_the_guests_own_needs_no_rule_whatever_its_name(supervisor: 
                     sandbox.exec(OF_ITS_OWN + source)
             denied = [(event.capability, event.target) for event in sandbox.get_denial_events()]
             assert denied == ([] if expected is True else [("import.module", expected)]), source
+
+
+def test_a_module_that_the_cell_needs_and_no_rule_grants_is_not_found(supervisor: pyisolate.Supervisor) -> None:
+    """Its spec would tell where it lies on the host. It tells nothing else: no event."""
+    source = "import importlib.util\npost([importlib.util.find_spec(name) is not None for name in ('msgspec', 'json')])"
+    with supervisor.spawn("unseen", pyisolate.Policy.preset("compute")) as sandbox:
+        sandbox.exec(source)
+        assert sandbox.recv(timeout=30) == [False, True]  # the second is the control
+        assert sandbox.get_denial_events() == []
+    with supervisor.spawn("seen", pyisolate.Policy.preset("compute").allow_native("msgspec")) as sandbox:
+        sandbox.exec(source)
+        assert sandbox.recv(timeout=30) == [True, True]

@@ -11,6 +11,7 @@ import socket
 from ...capability import CAPABILITY_BY_NUMBER, CAPABILITY_NUMBER, CATALOGUE, FLOOR, Capability, NetAction
 from ...choices import EnforcerName
 from ...decision import DenialCode, Verdict
+from ...limits import exceeded
 from ...limits.rlimit import within_host
 from ...native import notify as native
 from ...native.quiet import first_error
@@ -69,6 +70,7 @@ _LIMITS = {
     "sendmmsg": _IN_FLIGHT,
     **dict.fromkeys(LIMITED, "the sandbox has as many files open as it may"),
     "write": "a file may not grow beyond the limit, as the guest's handler of SIGXFSZ reports",
+    "fallocate": "the workspace has no room left for what was to be allocated, as the guest's C library reports",
     **dict.fromkeys(
         ("mmap", "memfd_create"),
         "huge pages are the host's, and count for no sandbox. Hint: transparent ones are not limited",
@@ -127,15 +129,18 @@ def kernel_record(
     if _grants_others(policy, capability, code, target):
         code = DenialCode.SCOPE_INSUFFICIENT
     sized = capability is Capability.LIMIT_FILE_SIZE and code is DenialCode.LIMIT_EXCEEDED
+    fills = capability is Capability.LIMIT_WORKSPACE and policy is not None
+    if fills and policy is not None:  # the smaller of two limits, of which the listener knows nothing
+        capability = Capability(f"limit.{exceeded.of_bytes(policy.limits, policy.workspace_bytes or 0)[0]}")
     return KernelRecord(
         sandbox_id=sandbox_id,
-        enforcer="rlimit" if sized else ENFORCER,
-        hook="signal:SIGXFSZ" if sized else f"seccomp:{syscall}",
+        enforcer="rlimit" if sized else "root view" if fills else ENFORCER,
+        hook="signal:SIGXFSZ" if sized else "tmpfs" if fills else f"seccomp:{syscall}",
         capability=capability,
         target=_limit_text(policy, code, capability, syscall) or target,
         verdict=verdict,
         errno=record.error,
-        evaluation=Evaluation.ERRNO if sized else Evaluation.ENFORCED,
+        evaluation=Evaluation.ERRNO if sized or fills else Evaluation.ENFORCED,
         syscall=None if sized else syscall,
         code=code,
         reason=_reason_of(record, syscall, capability, code),
@@ -324,6 +329,8 @@ def _limit_text(
     """Return the limit on open files, or on a file's size, as its events name it, where a call met it."""
     if policy is None or code is not DenialCode.LIMIT_EXCEEDED:
         return None
+    if syscall == "fallocate":
+        return f"{exceeded.of_bytes(policy.limits, policy.workspace_bytes or 0)[1]} bytes"
     if capability is Capability.LIMIT_FILE_SIZE:
         return f"{within_host(resource.RLIMIT_FSIZE, policy.limits.file_size_bytes)}"
     if capability is Capability.LIMIT_OPEN_FILES and syscall in LIMITED:

@@ -296,7 +296,7 @@ static uint8_t notify_consult_file(struct notify_call *c, struct notify_asked *a
 static int notify_is_file_call(const struct notify_call *c)
 {
 	return c->nr >= 0 && c->nr < NOTIFY_SYSCALLS && (c->l->traits[c->nr] & NOTIFY_REPORTED) &&
-	       c->args[5] != NOTIFY_FILE_SIZE;
+	       c->args[5] != NOTIFY_FILE_SIZE && c->args[5] != NOTIFY_NO_SPACE;
 }
 
 /* Fill in whether the broker was asked. Runs for every call that hooks ask about, also for those that are allowed. */

@@ -70,12 +70,14 @@ static void notify_tell_limit(const struct notify_call *c, int capability, int e
 static void notify_do_limit(const struct notify_call *c)
 {
 	struct notify_call met = *c;
-	int size = c->args[5] == NOTIFY_FILE_SIZE;
+	int size = c->args[5] == NOTIFY_FILE_SIZE, room = c->args[5] == NOTIFY_NO_SPACE;
 	uint64_t hard;
 
 	if (c->args[4] && c->args[4] < NOTIFY_SYSCALLS)
 		met.nr = (int)c->args[4];
-	if (!size && notify_table_full(c))
+	if (room)
+		notify_tell_limit(&met, PYI_LIMIT_WORKSPACE, ENOSPC);
+	else if (!size && notify_table_full(c))
 		notify_tell_limit(&met, PYI_LIMIT_OPEN_FILES, EMFILE);
 	else if (size && !notify_hard_limit(c->tid, RLIMIT_FSIZE, &hard) && hard >= c->policy->file_size)
 		notify_tell_limit(&met, PYI_LIMIT_FILE_SIZE, EFBIG);
@@ -338,7 +340,8 @@ SHARED void notify_decide(const struct notify_call *c)
 			notify_do_look(c);
 			return;
 		}
-		if (reports && (c->args[5] == NOTIFY_TABLE_FULL || c->args[5] == NOTIFY_FILE_SIZE)) {
+		if (reports && (c->args[5] == NOTIFY_TABLE_FULL || c->args[5] == NOTIFY_FILE_SIZE ||
+				c->args[5] == NOTIFY_NO_SPACE)) {
 			notify_do_limit(c);
 			return;
 		}

@@ -1,9 +1,10 @@
 /* Limits that the kernel keeps and a guest may meet without a word: descriptors that are no opened files (files.c has those),
- * and the size of a file. Loaded into the zygote by LD_PRELOAD, as lookups.c is, and reported the same way: by an openat
+ * the size of a file, and room in the workspace for what is to be allocated at once: what a write fills up is seen to be full, but
+ * tmpfs takes back what a failed fallocate(2) had. Loaded into the zygote by LD_PRELOAD, as lookups.c is, and reported the same way: by an openat
  * with a mark, which the listener answers without opening anything (notify/decide.c).
  *
- * That the table of descriptors is full the listener sees for itself. That a write met the size it cannot see: there the event
- * says that the guest reports it.
+ * That the table of descriptors is full the listener sees for itself. That a write met the size, or found no room, it cannot
+ * see: there the event says that the guest reports it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -16,6 +17,7 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -179,4 +181,63 @@ EXPORT int waitid(idtype_t of, id_t id, siginfo_t *into, int options)
 	if (!result && own.si_pid && !(options & WNOWAIT) && own.si_code != CLD_EXITED)
 		ended_by(own.si_status);
 	return result;
+}
+
+/* Not of another file system, which may be full as well: that is no limit of the policy's. */
+static void met_no_space(int fd)
+{
+	struct stat file, workspace;
+	int error = errno;
+
+	if (!syscall(SYS_fstat, fd, &file) &&
+	    !syscall(SYS_newfstatat, (long)AT_FDCWD, "/./sandbox/workspace", &workspace, 0L) &&
+	    file.st_dev == workspace.st_dev)
+		report(SYS_fallocate, (long)NOTIFY_NO_SPACE);
+	errno = error;
+}
+
+EXPORT int fallocate(int fd, int mode, off_t offset, off_t bytes)
+{
+	int result = (int)syscall(SYS_fallocate, fd, mode, offset, bytes);
+
+	if (result < 0 && errno == ENOSPC)
+		met_no_space(fd);
+	return result;
+}
+
+EXPORT int fallocate64(int fd, int mode, off64_t offset, off64_t bytes)
+{
+	return fallocate(fd, mode, offset, bytes);
+}
+
+/* Answers with the error, and leaves errno alone (posix_fallocate(3)). */
+static int allocate(const char *name, void **found, int fd, off_t offset, off_t bytes)
+{
+	union {
+		void *address;
+		int (*call)(int, off_t, off_t);
+	} real = {__atomic_load_n(found, __ATOMIC_RELAXED)};
+	if (!real.address) {
+		real.address = dlsym(RTLD_NEXT, name);
+		__atomic_store_n(found, real.address, __ATOMIC_RELAXED);
+	}
+	int error = real.call(fd, offset, bytes);
+
+	if (error == ENOSPC)
+		met_no_space(fd);
+	return error;
+}
+
+EXPORT int posix_fallocate(int fd, off_t offset, off_t bytes)
+{
+	static void *real;
+
+	return allocate("posix_fallocate", &real, fd, offset, bytes);
+}
+
+EXPORT int posix_fallocate64(int fd, off64_t offset, off64_t bytes)
+{
+	static void *real;
+
+	return allocate("posix_fallocate64", &real, fd, offset, bytes);
 }
