@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 import msgspec
 
+from .ask import TerminalAsker
 from .exit_status import Outcome, OutputLost, outcome_of
 from .guest_files import WORKSPACE, Changes, Copied
 from .project import STDIN, Script, find_modules
@@ -106,12 +107,13 @@ def run_guest(policy: Policy, script: Script, settings: Settings) -> Ran:
     try:
         with ExitStack() as stack:
             stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminated))
-            sandbox = _spawn(stack, policy, script, settings)
+            asker = _asker(stack, settings)
+            sandbox = _spawn(stack, policy, script, settings, asker)
             ran.enforcement = sandbox.enforcement
             find_modules(sandbox, script)
             changes = None if settings.out is None else Changes(sandbox)
             try:
-                _take_result(ran, _execute(sandbox, script, settings))
+                _take_result(ran, _execute(sandbox, script, settings, _writers(asker) if settings.streamed else {}))
             finally:
                 ran.denials = sandbox.get_denial_events()
                 ran.stats = sandbox.stats
@@ -136,7 +138,7 @@ def _terminated(number: int, frame: Any) -> None:
     raise SystemExit(128 + number)
 
 
-def _spawn(stack: ExitStack, policy: Policy, script: Script, settings: Settings) -> Sandbox | SandboxThread:
+def _spawn(stack: ExitStack, policy: Policy, script: Script, settings: Settings, asker: Any) -> Sandbox | SandboxThread:
     from ..supervisor.supervisor import Supervisor
 
     supervisor = stack.enter_context(
@@ -151,7 +153,6 @@ def _spawn(stack: ExitStack, policy: Policy, script: Script, settings: Settings)
         from ..metrics import serve_metrics
 
         stack.callback(serve_metrics(settings.metrics_port).close)
-    asker = _asker(stack, settings)
     sandbox = supervisor.spawn(
         Path(script.filename).stem.strip("<>-"),
         policy,
@@ -185,10 +186,8 @@ def _asker(stack: ExitStack, settings: Settings) -> Any:
         return socket
     if not settings.ask:
         return None
-    from .ask import TerminalAsker
-
     try:
-        terminal = TerminalAsker()
+        terminal = TerminalAsker(timeout=_ASK_TIMEOUT_S)
     except OSError as error:
         raise ValueError(f"--ask: there is no terminal to ask at ({error.strerror}). Hint: --ask-socket") from None
     stack.callback(terminal.close)
@@ -208,8 +207,7 @@ def _recorder(stack: ExitStack, settings: Settings) -> Any:
     return Recorder(audit=log) if settings.capacity is None else Recorder(audit=log, capacity=settings.capacity)
 
 
-def _execute(sandbox: Sandbox | SandboxThread, script: Script, settings: Settings) -> Result:
-    callbacks: dict[str, Any] = dict(_writers()) if settings.streamed else {}
+def _execute(sandbox: Sandbox | SandboxThread, script: Script, settings: Settings, callbacks: dict[str, Any]) -> Result:
     if script.command:
         given = _stdin(script, settings)
         done = cast("Sandbox", sandbox).run(script.command, input=given, timeout=settings.timeout, **callbacks)
@@ -266,13 +264,13 @@ def _take_result(ran: Ran, result: Result) -> None:
     ran.stdout, ran.stderr, ran.outputs = result.stdout, result.stderr, result.outputs
 
 
-def _writers() -> dict[str, BytesCallback]:
+def _writers(asker: Any) -> dict[str, Any]:
     """Return what passes the guest's output on; a stream that is closed here (`>&-`) gets none, as in any program."""
     streams = {"on_stdout": sys.stdout, "on_stderr": sys.stderr}
-    return {name: _writer(stream) for name, stream in streams.items() if stream is not None}
+    return {name: _writer(stream, asker) for name, stream in streams.items() if stream is not None}
 
 
-def _writer(stream: Any) -> BytesCallback:
+def _writer(stream: Any, asker: Any) -> BytesCallback:
     from ..sandbox.result import BytesCallback
 
     def write(data: bytes) -> None:
@@ -283,4 +281,5 @@ def _writer(stream: Any) -> BytesCallback:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             raise OutputLost(f"write {stream.name.strip('<>')}: {error.strerror}") from error
 
-    return BytesCallback(write)
+    at_terminal = isinstance(asker, TerminalAsker) and stream.isatty()
+    return BytesCallback(asker.beside(write) if at_terminal else write)

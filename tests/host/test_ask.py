@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
-import os
-import pty
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -369,53 +365,6 @@ def test_another_process_answers_by_lines(supervisor: pyisolate.Supervisor, serv
     asker.close()
     listening.close()
     assert (seen[0]["v"], seen[0]["permission"], seen[0]["value"]) == (1, "net.connect", server.target)
-
-
-def run_at_a_terminal(script: Path, typed: str, *options: str) -> tuple[int, str]:
-    """Run the command on a terminal of its own; return its status and what the terminal showed."""
-    command = [sys.executable, "-m", "pyisolate.cli.main", "run", "--ask", *options, str(script)]
-    child, terminal = pty.fork()
-    if child == 0:
-        os.execv(command[0], command)
-    shown, answered = b"", False
-    while True:
-        try:
-            data = os.read(terminal, 4096)
-        except OSError:
-            break
-        if not data:
-            break
-        shown += data
-        if b"allow?" in shown and not answered:
-            answered = True
-            os.write(terminal, typed.encode())
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), shown.decode("utf-8", "replace")
-
-
-def test_the_terminal_is_asked(server: Server, tmp_path: Path) -> None:
-    script, saved = tmp_path / "connect.py", tmp_path / "saved.yaml"
-    script.write_text(connects(server).replace("\ngot", "\nprint(got)"))
-    status, shown = run_at_a_terminal(script, "e\na\n", "--save-answers", str(saved))
-    assert (status, "b'hello'" in shown) == (0, True), shown
-    assert f"net.connect {server.target}" in shown
-    assert "the rule that grants it" in shown
-    assert "1 operation allowed by an answer:" in shown
-    assert "refused" not in shown.partition("1 operation")[2]
-    assert Policy.load(str(saved)).to_dict()["net"] == [{"connect": server.target}]
-    status, shown = run_at_a_terminal(script, "n\n")
-    assert (status, "b'hello'" in shown) == (120, False), shown
-    assert server.served == 1
-
-
-def test_ask_without_a_terminal_does_not_start(server: Server, tmp_path: Path) -> None:
-    script = tmp_path / "connect.py"
-    script.write_text(connects(server))
-    command = [sys.executable, "-m", "pyisolate.cli.main", "run", "--ask", str(script)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, start_new_session=True, stdin=subprocess.DEVNULL
-    )
-    assert (done.returncode, "no terminal" in done.stderr) == (125, True), done.stderr
 
 
 @pytest.mark.parametrize("value", [["process.exec"], ["nonsense"], "net.connect", [1]])
