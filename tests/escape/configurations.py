@@ -27,6 +27,8 @@ class Configuration:
     sees_paths: bool = False
     #: how much longer things take there (an emulated processor)
     slowness: float = 1.0
+    #: every guest is led to the egress proxy, which its policy lets it ask one host
+    led: bool = False
 
     def prefix(self) -> list[str]:
         """Return what makes a command run as that user."""
@@ -60,12 +62,15 @@ class Configuration:
         )
 
 
+#: `host-proxy` is run on request. Its policies grant a host, so that a socket that `host-root` refuses is made there,
+#: and refused when it connects: of `socket_raw_call` it tells another event.
 #: `vm` and `vm-thread` are run inside of a virtual machine whose kernel has BPF-LSM (vm.py boots it).
 CONFIGURATIONS = {
     configuration.name: configuration
     for configuration in (
         Configuration("host-root"),
         Configuration("host-user", user=True),
+        Configuration("host-proxy", led=True),
         Configuration("thread", isolation="thread", user=True),
         Configuration("vm", sees_paths=True, slowness=10.0),
         Configuration("vm-thread", isolation="thread", sees_paths=True, slowness=10.0),

@@ -146,6 +146,7 @@ class Host:
                 "authority": ground.targets.authority,
                 "isolation": configuration.isolation,
                 "slowness": configuration.slowness,
+                "led": configuration.led,
             }
             answer = self._server.ask(start)
         except BaseException:

@@ -30,7 +30,7 @@ from tests.escape.ground import Targets
 from tests.escape.lifetime import die_with_parent, end_with_parent, leave_no_group
 from tests.escape.run import CellState, Run
 from tests.escape.technique import Careless, Granted, Reader, Technique, load
-from tests.escape.web import HOSTS
+from tests.escape.web import DOMAIN, HOSTS
 from tests.foreign_functions import with_ctypes
 
 VARIABLE = "PYISOLATE_ESCAPE_TOKEN"
@@ -57,20 +57,22 @@ def source_for(technique: Technique, facts: dict[str, Any]) -> str:
     return f"{INSIDE}\n{technique.guest}\nworld = World({facts!r})\nattack(world)\n"
 
 
-def base_policy(targets: Targets, slowness: float = 1.0) -> Policy:
+def base_policy(targets: Targets, slowness: float = 1.0, *, led: bool = False) -> Policy:
     """Return the policy that techniques start from: one directory to read, and the interpreter. No workspace.
 
     ctypes is granted: what kernel and hooks hold is to be tried, not the import of what most techniques act by.
     """
     policy = with_ctypes().with_workspace(None).allow_read(targets.inbox)
+    if led:
+        policy = policy.allow_http(f"GET api.{DOMAIN}:{targets.web}/granted/*")
     return policy if slowness == 1 else policy.with_limits(wall=f"{30 * slowness:.0f}s", cpu=f"{10 * slowness:.0f}s")
 
 
 class Worker:
     """One supervisor with a sibling sandbox, running what the judge names."""
 
-    def __init__(self, token: str, isolation: str, slowness: float, authority: str) -> None:
-        self.token, self.isolation, self.slowness = token, isolation, slowness
+    def __init__(self, token: str, isolation: str, slowness: float, authority: str, *, led: bool = False) -> None:
+        self.token, self.isolation, self.slowness, self.led = token, isolation, slowness, led
         self.signals = self.memory_mib = self.grew_mib = 0
         self.slowest_s, self._namespace = 0.0, -1
         self.techniques = {technique.key: technique for technique in load()}
@@ -103,7 +105,7 @@ class Worker:
     def run(self, key: str, control: bool, targets: Targets) -> Run:
         """Run one attack, or its control under a policy that grants it."""
         technique = self.techniques[key]
-        policy, options = base_policy(targets, self.slowness), dict(technique.options)
+        policy, options = base_policy(targets, self.slowness, led=self.led), dict(technique.options)
         if technique.policy is not None:
             policy = technique.policy(policy, targets)
         if control:
@@ -341,7 +343,7 @@ def main(descriptor: int) -> None:
             end_with_parent()
         inherited = os.open(start["secret"], os.O_RDONLY)
         os.set_inheritable(inherited, True)
-        worker = Worker(start["token"], start["isolation"], start["slowness"], start["authority"])
+        worker = Worker(start["token"], start["isolation"], start["slowness"], start["authority"], led=start["led"])
         stream.write(
             json.dumps({"pid": os.getpid(), "inherited": inherited, "sibling": worker.sibling.pid}).encode() + b"\n"
         )
