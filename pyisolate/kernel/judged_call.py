@@ -259,7 +259,7 @@ class JudgedCall(msgspec.Struct, frozen=True):
             name = names.in_folder(record.target)
             if name is None and passed and record.capability is Capability.FS_DELETE:
                 name = names.removed_since(record.target, record.monotonic_ns)  # with its folder, by now
-            if name is not None and self._is_absent_from_own(name):
+            if name is not None and self._removed_nothing(name):
                 name = None
             asked = [] if name is None else [(record.capability, name)]
         else:
@@ -279,8 +279,8 @@ class JudgedCall(msgspec.Struct, frozen=True):
         shown = [self.broker.decide(Capability.FS_LOOKUP, os.path.dirname(path)).code for path in (source, target)]
         return self.hides and shown == [None, None]
 
-    def _is_absent_from_own(self, name: str) -> bool:
-        """Tell whether a call removes a name that nothing had: the workspace, where it leads if enforced, refuses none.
+    def _removed_nothing(self, name: str) -> bool:
+        """Tell whether the call removed a name that nothing had, and that leads to the workspace if enforced.
 
         Where it is not known what the call met, native code may have removed a file of the host's: enforcing has none.
         """

@@ -134,11 +134,14 @@ class Metrics:
             "Operations that one layer allowed and the other refused, by how the kernel's decision became known.",
             ("capability", "evaluation"),
         )
-        self._cpu = Readings("pyisolate_sandbox_cpu_seconds_total", "Processor time used by sandboxes.")
-        self._held = Readings(
-            "pyisolate_host_held_seconds_total",
-            "How long guests past their budget of the host's time were kept waiting.",
-        )
+        #: By the field of a sandbox's row.
+        self._readings = {
+            "cpu_s": Readings("pyisolate_sandbox_cpu_seconds_total", "Processor time used by sandboxes."),
+            "host_held_s": Readings(
+                "pyisolate_host_held_seconds_total",
+                "How long guests past their budget of the host's time were kept waiting.",
+            ),
+        }
         self.pool_spawns = CounterTable(
             "pyisolate_pool_spawns_total", "Sandboxes spawned in a cell, by where the cell came from.", ("source",)
         )
@@ -178,14 +181,15 @@ class Metrics:
         return found
 
     def _tables(self) -> list[CounterTable | HistogramTable]:
-        tables = [value for value in vars(self).values() if isinstance(value, CounterTable | HistogramTable)]
-        return [*tables, self._cpu.ended, self._held.ended]
+        return [*self._counted(), *(one.ended for one in self._readings.values())]
+
+    def _counted(self) -> list[CounterTable | HistogramTable]:
+        return [value for value in vars(self).values() if isinstance(value, CounterTable | HistogramTable)]
 
     def _mirror(self) -> None:
         """Have every table add to what is shared as well; what is read from sandboxes follows by `_publish`."""
-        for table in self._tables():
-            if table not in (self._cpu.ended, self._held.ended):
-                table.mirror = self._shared
+        for table in self._counted():
+            table.mirror = self._shared
 
     def _begin_series(self) -> None:
         """Show what can be counted from the start: its first count is an increase."""
@@ -223,13 +227,14 @@ class Metrics:
     ) -> None:
         """Count a sandbox's end and keep what it used; call once per sandbox, with its final readings."""
         self.exits.add((reason,))
+        last = {"cpu_s": cpu_s, "host_held_s": host_held_s}
         with self._lock:
             if sandbox_id:
                 self._ended[sandbox_id] = None
             while len(self._ended) > _EXITS_REMEMBERED:
                 self._ended.popitem(last=False)
-            self._cpu.end(sandbox_id, policy, cpu_s)
-            self._held.end(sandbox_id, policy, host_held_s)
+            for field, one in self._readings.items():
+                one.end(sandbox_id, policy, last[field])
 
     # -- what is pulled on scrape
 
@@ -263,7 +268,7 @@ class Metrics:
 
     def _publish(self) -> None:
         if self._shared is not None:
-            read = [one.ended.name.removesuffix("_total") for one in (self._cpu, self._held)]
+            read = [one.ended.name.removesuffix("_total") for one in self._readings.values()]
             self._shared.publish(list(self._collect()), read)
 
     def _collect_shared(self) -> Iterator[Metric]:
@@ -316,10 +321,10 @@ class Metrics:
         with self._lock:
             for row in rows:
                 if row.sandbox_id not in self._ended:
-                    self._cpu.read(row.sandbox_id, row.policy, row.cpu_s)
-                    self._held.read(row.sandbox_id, row.policy, row.host_held_s)
-        yield self._cpu.family()
-        yield self._held.family()
+                    for field, one in self._readings.items():
+                        one.read(row.sandbox_id, row.policy, getattr(row, field))
+        for one in self._readings.values():
+            yield one.family()
         yield from gauges(rows, cells)
         yield self._spawn.family()
         yield self._requests.family()
@@ -358,8 +363,8 @@ class Metrics:
             self._shared.renew_after_fork()
         for table in self._tables():
             table.renew_after_fork()
-        self._cpu.renew_after_fork()
-        self._held.renew_after_fork()
+        for one in self._readings.values():
+            one.renew_after_fork()
         self._ended, self._info, self._snapshots = OrderedDict(), {}, []
         self._last_report = None
         self._begin_series()
