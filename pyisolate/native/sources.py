@@ -33,7 +33,9 @@ def require_fresh(folder: Path = _HERE / "src", built: Path | None = None) -> No
         return
     extension = built or next((path for end in EXTENSION_SUFFIXES if (path := _HERE / f"_native{end}").exists()), None)
     if extension is None:
-        raise ImportError(f"pyisolate: the native parts are not built for this Python. {_HINT}", name=PACKAGE)
+        # a user who installed the package, and starts Python in its clone, imports the clone
+        hint = f"{_HINT}; where pyisolate is installed, start Python in another directory than {folder.parents[2]}"
+        raise ImportError(f"pyisolate: the native parts are not built for this Python. {hint}", name=PACKAGE)
     try:
         made = extension.stat().st_mtime
         if all(one.stat().st_mtime <= made for one in _sources(folder)):

@@ -43,5 +43,6 @@ def test_a_command_says_it_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pyisolate", "run", "-c", "print(1)"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=60)
-    assert done.stderr == "pyisolate: the native parts are not built for this Python. Hint: run `make setup`\n"
+    hint = f"run `make setup`; where pyisolate is installed, start Python in another directory than {tmp_path}"
+    assert done.stderr == f"pyisolate: the native parts are not built for this Python. Hint: {hint}\n"
     assert done.returncode == 1
