@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Literal
 
 import msgspec
 import pytest
@@ -339,14 +340,15 @@ FULL = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])  # limits hold in both
 @pytest.mark.parametrize("how", FULL)
 def test_a_full_table_of_open_files_is_one_event_whatever_the_guest_makes_of_it(
-    supervisor: pyisolate.Supervisor, how: str
+    supervisor: pyisolate.Supervisor, how: str, mode: Literal["enforce", "monitor"]
 ) -> None:
     require("seccomp", supervisor.diagnostics().listener, "no listener sees files that were not opened")
     source, errno_met = FULL[how]
     policy = pyisolate.Policy.preset("compute").allow_native("ctypes").allow_import("ctypes", "_ctypes", "resource")
-    with supervisor.spawn("full", policy) as sandbox:
+    with supervisor.spawn("full", policy, mode=mode) as sandbox:
         try:
             assert sandbox.exec(f"files = []\n{source}\nfiles.clear()\nmet").value == errno_met
         except pyisolate.OpenFilesExceeded as error:

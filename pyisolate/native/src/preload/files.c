@@ -131,8 +131,11 @@ static int ask(long nr, long a, long b, long c, long d, long e)
 	uint64_t granted = allowed;
 
 	allowed = 0; /* for one call */
-	if (makes_set_id(nr, b, c, d) || __atomic_load_n(&no_call_is_quiet, __ATOMIC_RELAXED))
-		return (int)syscall(nr, a, b, c, d, e, 0L);
+	if (makes_set_id(nr, b, c, d) || __atomic_load_n(&no_call_is_quiet, __ATOMIC_RELAXED)) {
+		int made = (int)syscall(nr, a, b, c, d, e, 0L);
+
+		return made < 0 && errno == EMFILE ? (int)syscall(nr, a, b, c, d, e, (long)NOTIFY_TABLE_FULL) : made;
+	}
 	long result = pyisolate_quiet_call(nr, a, b, c, d, e);
 
 	if (is_refusal(result) && nr == SYS_openat &&
