@@ -162,6 +162,8 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     link: str = ""
     #: the C library calls for a look-up of a name, which a hook has seen
     resolves: bool = False
+    #: importlib reads for an import that the broker has let through, and reported (monitor mode): the guest's own word
+    imports: bool = False
     #: how often the kernel was asked for this one operation
     tries: int = 1
     #: what the kernel said to the first of two tries, by the guest's own word; 0: not known

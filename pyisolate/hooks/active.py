@@ -5,7 +5,7 @@ While `hooks` is None everything installed is inert: it calls straight through.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..capability import Capability
@@ -19,6 +19,15 @@ class ImportChecks(Protocol):
 
     def hides(self, full: str) -> bool:
         """Tell whether a loaded module is not to be found."""
+        ...
+
+    @property
+    def let_through(self) -> Collection[int]:
+        """The threads that import, or have imported, what enforcing would have refused."""
+        ...
+
+    def reads(self, path: str) -> bool:
+        """Tell whether a file is of such an import, still under way."""
         ...
 
     def statement(self, name: object, globals_: Mapping[str, Any] | None, names: object, level: object) -> None:

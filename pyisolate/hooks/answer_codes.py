@@ -12,9 +12,12 @@ from .deduplicate import ANNOUNCED, PERFORMING
 #: `enum pyi_slot_verdict` in bpf/pyisolate.h, where the native hook wants it
 ALLOW, WOULD_DENY = 1 << 16, 3 << 16
 #: ASKED_* of native/src/asked.h, likewise
-MANY, AHEAD, RESOLVES, NOTHING, OWN_LOOK = (1 << bit for bit in range(8, 13))
+MANY, AHEAD, RESOLVES, NOTHING, OWN_LOOK, IMPORTS = (1 << bit for bit in range(8, 14))
 #: the interpreter opens a file for itself, and does without where it is not there
 LOOKS_FOR_LINE = CAPABILITY_NUMBER[C.FS_READ] | OWN_LOOK
+#: importlib opens a file, of which nothing is asked; and for an import that is an event already
+IMPORTER_READS = CAPABILITY_NUMBER[C.FS_READ] | NOTHING
+READS_LET_THROUGH = CAPABILITY_NUMBER[C.FS_READ] | IMPORTS
 
 #: Functions that look names up: the C library may ask daemons over sockets of its own (nscd, netlink) for them.
 LOOKUPS = frozenset(
@@ -43,6 +46,11 @@ def asked(hook: str, capability: C, verdict: int) -> int:
         if capability is C.PROCESS_EXEC:
             return answer | MANY  # fork_exec falls back to fork where vfork fails
     return answer
+
+
+def loading(event: str, answer: int) -> int:
+    """Return an answer about an import with what reads the library: the loader, for a loading that is an event."""
+    return answer | IMPORTS if event == "import" and answer & WOULD_DENY == WOULD_DENY else answer
 
 
 def nothing_asked(hook: str) -> int:

@@ -166,11 +166,17 @@ def caller() -> FrameType | None:
     return frame
 
 
-def origin() -> str | None:
-    """Return the nearest guest frame as "file:line in function", or None (library code only, in a thread or a call)."""
+def guest() -> FrameType | None:
+    """Return the nearest frame of guest code; None where there is only library code."""
     frame: FrameType | None = _getframe(1)
     while frame is not None and not is_guest(frame):
         frame = frame.f_back
+    return frame
+
+
+def origin() -> str | None:
+    """Return the nearest guest frame as "file:line in function", or None (library code only, in a thread or a call)."""
+    frame = guest()
     if frame is None or frame.f_code.co_filename == CALLED:
         return None
     code = frame.f_code

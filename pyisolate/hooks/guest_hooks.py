@@ -38,7 +38,7 @@ from .coalesce import Coalescer
 from .deduplicate import ANNOUNCED, Announcements
 from .importing import ImportRule, ShadowedImports, checked_import
 from .operation import DoneWithout, Operation
-from .operations import ASKED_ABOUT, OPERATIONS, SOURCE_LINE
+from .operations import ASKED_ABOUT, OF_INTERPRETER, OPERATIONS
 from .pinned_hosts import PinnedHosts
 from .suspended import Suspended
 from .whole_call import with_all_of_call
@@ -181,7 +181,7 @@ class GuestHooks:
             except Exception:  # arguments of a shape that the call itself will refuse; else the kernel decides
                 return answers.nothing_asked(event)
             done = self._decide_all(operations, args, found[1], 0, event)
-            return answers.LOOKS_FOR_LINE if operations is SOURCE_LINE else done
+            return OF_INTERPRETER.get(id(operations), done)
         finally:
             self._busy.discard(ident)
 
@@ -245,7 +245,7 @@ class GuestHooks:
             operations = self.hosts.operations(args[0], args[1] if event == "socket.getaddrinfo" else None)
         else:
             return 0
-        return self._decide_all(operations, args, "", 0, event)
+        return answers.loading(event, self._decide_all(operations, args, "", 0, event))
 
     def _decide_all(
         self, operations: Sequence[Operation], args: tuple[Any, ...], syscall: str, sequence: int, hook: str

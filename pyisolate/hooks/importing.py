@@ -12,7 +12,8 @@ import _thread
 import builtins
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from _thread import get_ident
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import machinery
 from types import CodeType, FrameType, ModuleType
 from typing import Any
@@ -97,6 +98,8 @@ class ImportRule:
     ) -> None:
         self._ask, self._peek = ask, peek
         self._allowed: set[str] = set()
+        #: by thread: where in the guest's code the last import stands that enforcing would have refused, and its name
+        self.let_through: dict[int, tuple[int, int, str]] = {}
 
     def statement(self, name: object, globals_: Mapping[str, Any] | None, names: object, level: object) -> None:
         """Decide `import name` or `from name import names` in guest code. Raises PolicyError."""
@@ -129,13 +132,29 @@ class ImportRule:
                 self._allowed.update(below)
                 return
             if self._decide(full):
+                self._note_let_through(full)
                 return  # enforcing would have refused the package, and asked about nothing below it
         for one in below:
             if one not in self._allowed:
                 if self._granted(one):
                     self._allowed.add(one)
-                else:  # a rule of its own says no: the module around it is granted
-                    self._decide(one)
+                elif self._decide(one):  # a rule of its own says no: the module around it is granted
+                    self._note_let_through(one)
+
+    def _note_let_through(self, full: str) -> None:
+        if (frame := frames.guest()) is not None:
+            self.let_through[get_ident()] = id(frame), frame.f_lasti, full
+
+    def reads(self, path: str) -> bool:
+        """Tell whether a file is of the module whose import, still under way, enforcing would have refused.
+
+        Of it, or of a package around it or a module below. What it imports itself has events of its own.
+        """
+        frame, noted = frames.guest(), self.let_through.get(get_ident())
+        if frame is None or noted is None or noted[:2] != (id(frame), frame.f_lasti):
+            return False
+        read, named = f"{module_at(path)}.", f"{noted[2]}."
+        return read != "." and (read.startswith(named) or named.startswith(read))
 
     def native(self, name: str, filename: object) -> Sequence[Operation]:
         """Return the operation of loading a native module, for any importer.
@@ -146,7 +165,7 @@ class ImportRule:
         """
         path = paths.reached(filename) or paths.text(filename) or ""
         facts = {"path": path, "how": "import"}
-        if module := _module_at(path):
+        if module := module_at(path):
             name = module
         elif path:
             said = self._peek(Capability.IMPORT_NATIVE, name, **facts)
@@ -201,12 +220,17 @@ class ImportRule:
             self._ask(Capability.IMPORT_NATIVE, full, path=filename, how="import")
 
 
-def _module_at(path: str) -> str:
-    """Return the module that a native file of the interpreter's, or of its packages, is; "" for any other file."""
+def module_at(path: str) -> str:
+    """Return the module that a file of the interpreter's, or of its packages, is; "" for any other file.
+
+    Of a directory, the package that it would be.
+    """
     place = max((one for one in frames.LIBRARY if path.startswith(one)), key=len, default="")
     folder, _, file = path[len(place) :].removeprefix("lib-dynload/").rpartition("/")
+    folder = folder.removesuffix("__pycache__").rstrip("/")
     name = file.partition(".")[0]
-    return f"{folder.replace('/', '.')}.{name}".lstrip(".") if place and name else ""
+    found = f"{folder.replace('/', '.')}.{name}".lstrip(".") if place and name else ""
+    return found.removesuffix(".__init__")
 
 
 def _made_by_guest(full: str) -> bool:
@@ -259,6 +283,15 @@ class ShadowedImports:
 
     def __init__(self, own: ImportRule, shadow: ImportRule) -> None:
         self._own, self._shadow = own, shadow
+
+    @property
+    def let_through(self) -> Collection[int]:
+        """The threads that import what either policy would have refused."""
+        return self._own.let_through or self._shadow.let_through
+
+    def reads(self, path: str) -> bool:
+        """Tell whether a file is of a module that either would have refused; see `ImportRule.reads`."""
+        return self._own.reads(path) or self._shadow.reads(path)
 
     def statement(self, name: object, globals_: Mapping[str, Any] | None, names: object, level: object) -> None:
         """Decide an import statement; see `ImportRule.statement`."""

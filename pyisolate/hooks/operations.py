@@ -20,13 +20,22 @@ from ..decision import Verdict
 from ..policy import workspace
 from ..policy.broker import is_unspoken_of
 from ..policy.suggest import crosses
-from . import addresses, frames, paths
+from . import addresses, answer_codes, frames, paths
 from .active import GATE, may_read, may_run
 from .operation import Arguments, DoneWithout, Operation, Operations
 
 _NOTHING: Operations = ()
 #: Nothing, of an open by which the interpreter looks for a line of source that is not in sight.
 SOURCE_LINE: Operations = []
+#: importlib reads a module for an import of its own, or of one that is an event already: nothing is asked
+BY_IMPORTER: Operations = []
+LET_THROUGH: Operations = []
+#: What a hook answers of these, by what they are (`id`).
+OF_INTERPRETER = {
+    id(SOURCE_LINE): answer_codes.LOOKS_FOR_LINE,
+    id(BY_IMPORTER): answer_codes.IMPORTER_READS,
+    id(LET_THROUGH): answer_codes.READS_LET_THROUGH,
+}
 _O_WRITING, _O_CREAT, _O_TRUNC = posix.O_WRONLY | posix.O_RDWR, posix.O_CREAT, posix.O_TRUNC
 _O_PATH = getattr(posix, "O_PATH", 0o10000000)  # open(2)
 _O_NEW, _O_NOFOLLOW = posix.O_CREAT | posix.O_EXCL, posix.O_NOFOLLOW
@@ -68,8 +77,12 @@ def _open(args: Arguments) -> Operations:
     if (args[2] & _O_NOFOLLOW or args[2] & _O_NEW == _O_NEW) and paths.is_link_opened(args[0]):
         return _NOTHING  # the kernel stops there: ELOOP, EEXIST
     path = paths.reached_by_open(args[0])
-    if path is None or (path.endswith(".pyc") and _is_tried_bytecode(path)):
+    if path is None:
         return _NOTHING
+    if _is_of_let_through(path):
+        return LET_THROUGH
+    if path.endswith(".pyc") and _is_tried_bytecode(path):
+        return BY_IMPORTER
     if (mode, args[2]) == _SOURCE_LINE:
         if not paths.exists(path):
             return SOURCE_LINE
@@ -107,6 +120,15 @@ def _is_tried_bytecode(path: str) -> bool:
     return caller is not None and frames.is_import_machinery(caller) and not may_read(path)
 
 
+def _is_of_let_through(path: str) -> bool:
+    """Tell whether importlib reads a module by whose import enforcing would have ended: it is an event already."""
+    hooks = GATE.hooks
+    if hooks is None or not hooks.imports.let_through:
+        return False
+    caller = frames.caller()
+    return caller is not None and frames.is_import_machinery(caller) and hooks.imports.reads(path)
+
+
 def _truncated(args: Arguments) -> Operations:
     path = paths.reached(args[0])
     return _NOTHING if path is None or _is_answered(path, posix.O_WRONLY) else ((C.FS_WRITE, path, {}),)
@@ -126,9 +148,11 @@ def _creating(index: int, dir_fd: int) -> Callable[[Arguments], Operations]:
 def _list(args: Arguments) -> Operations:
     # importlib lists every directory on its way; refusing that would hide modules that are granted by name
     caller = frames.caller()
-    if isinstance(args[0], int) or (caller is not None and frames.is_import_machinery(caller)):
+    if isinstance(args[0], int):
         return _NOTHING
     path = paths.reached("." if args[0] is None else args[0])
+    if caller is not None and frames.is_import_machinery(caller):
+        return LET_THROUGH if path is not None and _is_of_let_through(path) else BY_IMPORTER
     return _NOTHING if path is None or _is_absent_from_own(path) else ((C.FS_READ, path, {"listing": True}),)
 
 

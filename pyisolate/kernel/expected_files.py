@@ -62,6 +62,14 @@ def is_tried(record: KernelRecord, file: str, policy: CompiledPolicy, by_guest: 
     return brought or (by_guest and file.startswith(_TERMINALS))
 
 
+def is_import_let_through(record: KernelRecord, file: str, searched: Searched) -> bool:
+    """Tell whether importlib reads a module of which the import is an event already; enforcing, it would read nothing.
+
+    That it does is the guest's own word: so where modules are alone.
+    """
+    return record.imports and file.startswith(tuple(f"{tree}/" for tree in searched.directories))
+
+
 def is_for_names(file: str) -> bool:
     """Tell whether the C library, or a name service that it loads, opens or looks for a file to look up a name."""
     return any(one.fullmatch(file) is not None for one in (_FOR_NAMES, _NAME_SERVICE, _BROUGHT_BY_NAME_SERVICE))

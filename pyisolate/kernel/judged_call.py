@@ -16,7 +16,7 @@ from ..policy.moves import mounted_at, no_device, of_folder, read_only, verdict,
 from ..policy.resolver import SHOWN_DEVICES
 from ..policy.searched import Searched
 from ..records import LINKING, RENAMING, KernelRecord
-from .expected_files import is_tried
+from .expected_files import is_import_let_through, is_tried
 from .observed_looks import by_unseen_link, refused
 from .seen_names import OWN_DESCRIPTOR, SeenNames
 
@@ -82,6 +82,8 @@ class JudgedCall(msgspec.Struct, frozen=True):
         if capability is Capability.FS_READ:
             leads = self.names.leads_to(file)
             if listing and file in self.searched.directories:
+                return None
+            if self.passed and is_import_let_through(record, file, self.searched):
                 return None
             if not self.full and is_tried(record, leads, self.broker.policy, self.by_guest):
                 return None

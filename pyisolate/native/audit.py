@@ -27,7 +27,9 @@ AuditCallback = Callable[[str, tuple[Any, ...]], int | None]
 _ffi, _lib = _native.ffi, _native.lib
 
 #: Flags of an answer, shifted to their place (`src/asked.h`); a test compares them with `hooks/answer_codes.py`.
-FLAGS: dict[str, int] = {name: getattr(_lib, f"ASKED_{name}") << 8 for name in ("MANY", "AHEAD", "RESOLVES", "NOTHING")}
+FLAGS: dict[str, int] = {
+    name: getattr(_lib, f"ASKED_{name}") << 8 for name in ("MANY", "AHEAD", "RESOLVES", "NOTHING", "IMPORTS")
+}
 
 _SEALED = "sealed: only the holder of the token that seal() returned can release a thread; a process stays so"
 _ORDER = "call install() and set_events() first"

@@ -41,6 +41,7 @@ NOT_ASKED: int = lib.NOTIFY_NOT_ASKED
 ASKED: int = lib.NOTIFY_ASKED
 #: the C library makes the call for a look-up of a name, which a hook has seen
 RESOLVES: int = lib.NOTIFY_RESOLVES
+IMPORTS: int = lib.NOTIFY_IMPORTS
 
 MET_NOTHING: int = lib.NOTIFY_MET_NOTHING
 MET_LINK: int = lib.NOTIFY_MET_LINK
@@ -124,8 +125,8 @@ class UnixRule(NamedTuple):
 class Record(NamedTuple):
     """What the listener did with one call (or `times` equal ones). `family` is 4, 6, 1 (unix) or 0.
 
-    `asked` says whether the broker was (UNKNOWN, NOT_ASKED, ASKED, RESOLVES), the `slot_` two what it had been asked
-    and said.
+    `asked` says whether the broker was (UNKNOWN, NOT_ASKED, ASKED, RESOLVES, IMPORTS), the `slot_` two what it had
+    been asked and said.
     """
 
     key: int

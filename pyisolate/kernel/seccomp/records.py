@@ -151,7 +151,7 @@ def kernel_record(
         monotonic_ns=record.monotonic_ns,
         generation=policy.generation if policy is not None else 0,
         count=record.times,
-        broker_consulted=None if resolves else _consulted(record, syscall),
+        broker_consulted=None if resolves or record.asked == native.IMPORTS else _consulted(record, syscall),
         slot_capability=asked,
         # who was asked about a program has not been asked whether a process may be made for it
         slot_verdict=None if asked is None or only_program or nobodys else VERDICTS[record.slot_verdict],
@@ -163,6 +163,7 @@ def kernel_record(
         flags=_open_flags(record, syscall),
         uses=(at := _USES.get(syscall)) is not None and (at < 0 or bool(record.args[at] & 0o7)),
         resolves=resolves,
+        imports=record.asked == native.IMPORTS,
         tries=2 if first_error(record.args[5]) else 1,
         refused=first_error(record.args[5]),
         answer=_answer(record, syscall, capability, verdict, policy),

@@ -22,6 +22,8 @@ enum {
 	ASKED_RESOLVES = 4,  /* the C library may make sockets and open files of its own for it */
 	ASKED_NOTHING = 8,   /* the hook saw the call and found nothing to ask */
 	ASKED_OWN_LOOK = 16, /* the interpreter opens it for itself, and its absence is not reported: not stored */
+	ASKED_IMPORTS =
+		32, /* importlib reads it for an import that the broker has let through and reported (monitor mode) */
 };
 /* Of the words: the last question about a file, and which name it was about (asked_name_tag, asked_descriptor_tag). */
 enum { ASKED_FILE = 12, ASKED_FILE_TAG = 13 };

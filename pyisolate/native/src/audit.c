@@ -142,15 +142,17 @@ static void audit_store_asked(struct audit_thread *self, long answer, uint64_t s
 
 	if (audit_asked == NULL || flags & ASKED_AHEAD)
 		return;
-	if (asked_is_file((uint32_t)answer & 0xff))
+	if (asked_is_file((uint32_t)answer & 0xff)) {
 		audit_store_file(self, rest | flags << 16 | ((uint32_t)answer & 0xff), file_tag);
-	else if (flags & ASKED_RESOLVES) {
+	} else if (flags & ASKED_RESOLVES) {
 		for (size_t i = 0; i < sizeof resolver; i++)
 			audit_store_word(self, resolver[i], rest | ASKED_NOTHING << 16);
 		audit_store_file(self, rest | ASKED_RESOLVES << 16, 1);
 	} else {
 		asked_end_resolving(self->asked);
 		audit_store_word(self, (uint32_t)answer & 0xff, rest | flags << 16);
+		if (flags & ASKED_IMPORTS)
+			audit_store_file(self, rest | flags << 16 | PYI_FS_READ, file_tag);
 	}
 }
 
@@ -212,9 +214,8 @@ static int audit_consult(PyObject *callable, struct audit_event *event, PyObject
 		return -1; /* an answer that is not an answer refuses */
 	audit_tell_allowed(event, answer, args);
 	if (answer != 0 && !(answer >> 8 & ASKED_OWN_LOOK))
-		audit_store_asked(self, answer, self->sequence,
-				  asked_is_file((uint32_t)answer & 0xff) ? audit_file_tag(event->name, args) : 0);
-	if (answer != 0 && !(answer >> 8 & (ASKED_NOTHING | ASKED_OWN_LOOK))) {
+		audit_store_asked(self, answer, self->sequence, audit_answer_tag(answer, event->name, args));
+	if (answer != 0 && !(answer >> 8 & (ASKED_NOTHING | ASKED_OWN_LOOK)) && !audit_is_imported(answer)) {
 		struct audit_slot *slot = self->slot ? self->slot : self->shared;
 		if (slot == NULL && audit_page != NULL)
 			slot = audit_find_slot(self);

@@ -12,7 +12,7 @@ unsigned long long audit_sequence(void);
 int audit_set_slot(int fd, unsigned long long page, unsigned int offset);
 /* Maps one page of `fd`: every thread of the process then stores into the slot of its thread id. Once. */
 int audit_set_page(int fd, unsigned long long page);
-enum { ASKED_MANY, ASKED_AHEAD, ASKED_RESOLVES, ASKED_NOTHING, ... };
+enum { ASKED_MANY, ASKED_AHEAD, ASKED_RESOLVES, ASKED_NOTHING, ASKED_IMPORTS, ... };
 /* Maps the asked page of `fd` for every thread of the process. Once. */
 int audit_set_asked(int fd);
 /* Makes such a page for this process's own sandbox threads, once, and returns its address; 0: no memory. */

@@ -59,15 +59,32 @@ static inline uint64_t audit_argument_tag(PyObject *first)
 	return 0;
 }
 
-/* Of what an event about a file is about: its first argument, or both names. */
+/* Of what an event about a file is about: its first argument, or both names; of an import, the library's file. */
 static inline uint64_t audit_file_tag(const char *event, PyObject *args)
 {
 	Py_ssize_t count = PyTuple_GET_SIZE(args);
+
+	if (count > 1 && strcmp(event, "import") == 0)
+		return audit_argument_tag(PyTuple_GET_ITEM(args, 1));
 	uint64_t first = count > 0 ? audit_argument_tag(PyTuple_GET_ITEM(args, 0)) : 0;
 
 	if (count < 2 || (strcmp(event, "os.rename") != 0 && strcmp(event, "os.link") != 0))
 		return first;
 	return asked_names_tag(first, audit_argument_tag(PyTuple_GET_ITEM(args, 1)));
+}
+
+/* Does an answer say that importlib reads a file for an import that is an event? */
+static inline int audit_is_imported(long answer)
+{
+	return (answer >> 8 & ASKED_IMPORTS) && asked_is_file((uint32_t)answer & 0xff);
+}
+
+/* The tag that goes with an answer; 0 where it is about no file. */
+static inline uint64_t audit_answer_tag(long answer, const char *event, PyObject *args)
+{
+	int file = asked_is_file((uint32_t)answer & 0xff) || answer >> 8 & ASKED_IMPORTS;
+
+	return file ? audit_file_tag(event, args) : 0;
 }
 
 #endif

@@ -75,7 +75,7 @@ enum notify_reason {
 };
 enum notify_trait { NOTIFY_KNOWN, NOTIFY_REPORTED, NOTIFY_NAMING, ... };
 enum notify_met_kind { NOTIFY_MET_UNKNOWN, NOTIFY_MET_NOTHING, NOTIFY_MET_LINK, NOTIFY_MET_OTHER, ... };
-enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, NOTIFY_RESOLVES, ... };
+enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, NOTIFY_RESOLVES, NOTIFY_IMPORTS, ... };
 enum notify_flag {
 	NOTIFY_CELL,
 	NOTIFY_FULL,

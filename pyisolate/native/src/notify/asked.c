@@ -276,7 +276,7 @@ static uint8_t notify_consult_file(struct notify_call *c, struct notify_asked *a
 {
 	uint64_t word = __atomic_load_n(&asked->page[place].words[ASKED_FILE], __ATOMIC_ACQUIRE);
 	uint64_t tag = __atomic_load_n(&asked->page[place].words[ASKED_FILE_TAG], __ATOMIC_ACQUIRE);
-	uint32_t capability = word & 0xff, verdict = word >> 8 & 0xff;
+	uint32_t capability = word & 0xff, verdict = word >> 8 & 0xff, flags = word >> 16 & 0xffff;
 
 	if (asked_is_resolving(word))
 		return NOTIFY_RESOLVES;
@@ -287,6 +287,10 @@ static uint8_t notify_consult_file(struct notify_call *c, struct notify_asked *a
 		return NOTIFY_NOT_ASKED;
 	if (!asked_is_file(capability) || (verdict != ASKED_ALLOW && verdict != ASKED_WOULD_DENY))
 		return NOTIFY_UNKNOWN; /* forged */
+	if (flags & (ASKED_NOTHING | ASKED_IMPORTS)) {
+		asked->taken[place][ASKED_FILE] = (struct notify_taken){.word = word, .id = c->id};
+		return flags & ASKED_IMPORTS ? NOTIFY_IMPORTS : NOTIFY_UNKNOWN;
+	}
 	asked->taken[place][ASKED_FILE] = (struct notify_taken){.word = word, .id = c->id};
 	c->slot_capability = (uint8_t)capability;
 	c->slot_verdict = (uint8_t)verdict;

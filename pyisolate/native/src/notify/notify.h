@@ -114,7 +114,7 @@ enum notify_reply {
 /* What a call met under its name when it came (met.c). UNKNOWN: it was not looked at, only a disk or a server could tell, or there
  * is no such directory. */
 enum notify_met_kind { NOTIFY_MET_UNKNOWN, NOTIFY_MET_NOTHING, NOTIFY_MET_LINK, NOTIFY_MET_OTHER };
-enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, NOTIFY_RESOLVES };
+enum notify_asked_state { NOTIFY_UNKNOWN, NOTIFY_NOT_ASKED, NOTIFY_ASKED, NOTIFY_RESOLVES, NOTIFY_IMPORTS };
 enum notify_flag {
 	NOTIFY_CELL = 1,
 	NOTIFY_FULL = 2,
