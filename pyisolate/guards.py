@@ -24,8 +24,8 @@ from .errors import PolicyError
 from .policy import Policy
 from .policy.compiled import CompiledPolicy
 from .records import RefusedOperation
-from .sandbox.request import RUNS_IN_A_SANDBOX
-from .supervisor.options import PolicyLike, as_policy, check_options
+from .sandbox.request import RUNS_IN_A_SANDBOX, Wrapped
+from .supervisor.options import PolicyLike, as_policy, check_options, choose_policy
 from .telemetry.event import DenialEvent
 from .telemetry.host_events import host_context, record_refusal
 from .telemetry.recorder import HOST, Recorder, default_recorder
@@ -81,14 +81,19 @@ def guard(
     return decorate
 
 
+#: Options of `spawn` that a policy is made from.
+_OF_POLICY = ("limits", "mode", "allowed_imports", "workspace", "environment")
+
+
 def sandboxed(
     policy: PolicyLike | None = None, *, timeout: float | None = None, name: str | None = None, **options: Any
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Run a function, sync or async, in a sandbox of its own at every call; it returns plain data.
 
     `policy`: a Policy, a preset's name, or the path of a policy file. `timeout`: seconds for one call. `options` go to
-    `spawn`; the actor of this context travels along. What it calls there, itself too, runs in the same sandbox.
-    Raises what `spawn` and `Sandbox.call` raise.
+    `spawn`; the actor of this context travels along. What it calls there, itself too, runs in the same sandbox; a
+    call of one that is sandboxed by a narrower policy is a TypeError, before anything runs. Raises what `spawn` and
+    `Sandbox.call` raise.
     """
 
     if inspect.isfunction(policy):
@@ -98,6 +103,8 @@ def sandboxed(
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
         label = name or function.__name__
         chosen = None if policy is None else as_policy("sandboxed: policy", policy)
+        of_policy = {option: options.get(option) for option in _OF_POLICY}
+        wrapped = Wrapped(function, lambda: choose_policy(chosen, **of_policy))
 
         if inspect.iscoroutinefunction(function):
 
@@ -107,7 +114,7 @@ def sandboxed(
                 async with spawned as sandbox:
                     return await sandbox.acall(_driven(function), *args, timeout=timeout, **kwargs)
 
-            setattr(run_async, RUNS_IN_A_SANDBOX, function)
+            setattr(run_async, RUNS_IN_A_SANDBOX, wrapped)
             return cast(Callable[_P, _R], run_async)
 
         @functools.wraps(function)
@@ -115,7 +122,7 @@ def sandboxed(
             with api.spawn(label, policy=chosen, **_with_actor(options)) as sandbox:
                 return cast(_R, sandbox.call(function, *args, timeout=timeout, **kwargs))
 
-        setattr(run, RUNS_IN_A_SANDBOX, function)
+        setattr(run, RUNS_IN_A_SANDBOX, wrapped)
         return run
 
     return decorate

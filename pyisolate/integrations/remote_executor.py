@@ -101,7 +101,7 @@ class RemoteExecutor(Executor, abc.ABC):
         options: dict[str, Any] = dict(self._options)
         if "actor" not in options and (actor := current_actor()) is not None:
             options["actor"] = actor
-        payload = pickle_by_value(fn, args, kwargs)
+        payload = pickle_by_value(fn, args, kwargs, self._policy)
         ours: SandboxFuture[_T] = SandboxFuture()
         with self._changed:
             if self._closed:

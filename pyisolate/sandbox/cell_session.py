@@ -146,7 +146,7 @@ class CellSession(ProgramSession):
     ) -> Result:
         """Send a request and read the cell until its answer."""
         self.check_caller()
-        frame = encode(work)
+        frame = encode(work, self.policy)
         try:
             if work.stdin is None:
                 return self._serve(frame, work.pipes, timeout, on_stdout, on_stderr)

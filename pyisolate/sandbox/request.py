@@ -11,7 +11,7 @@ import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -19,9 +19,12 @@ from ..cell import wire
 from ..native.forked import call_in_child
 from .stdin import Stdin
 
+if TYPE_CHECKING:
+    from ..policy import Policy
+
 Kind = Literal["exec", "script", "eval", "call", "command", "launch"]
 
-#: By this name a function that `sandboxed` made holds the one that it was made of.
+#: By this name a function that `sandboxed` made holds a Wrapped.
 RUNS_IN_A_SANDBOX = "__pyisolate_plain__"
 _PLAIN = frozenset({type(None), bool, float, bytes})
 _registry_lock = threading.Lock()
@@ -44,6 +47,30 @@ class PickledCall:
         raise TypeError("call: a PickledCall is for a sandbox's `call`, without arguments")
 
 
+@dataclass(frozen=True)
+class Wrapped:
+    """What a function of `sandboxed` was made of: the plain function, and what tells its policy on the host."""
+
+    function: Callable[..., Any]
+    choose: Callable[[], Policy]
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # a decorator around it has this too, and a guest has no such module
+
+    def plain_under(self, policy: Policy) -> Callable[..., Any]:
+        """Return the function, for a guest of this policy. Raises TypeError where the guest may do what it may not."""
+        from ..policy.diff import diff  # first starts of most commands do without it
+
+        own = self.choose()
+        if own != policy and any(one.effect == "widened" for one in diff(own, policy)):
+            raise TypeError(
+                f"call: {self.function.__qualname__} is sandboxed by a policy of its own, {own.name!r}, and would run "
+                f"here under {policy.name!r}, which grants more. Hint: call it on the host and pass on what it "
+                "returns, or give both the same policy"
+            )
+        return self.function
+
+
 class Work(msgspec.Struct, frozen=True):
     """What one request runs: source text (exec, script, eval), a callable (call), or a program (command).
 
@@ -63,8 +90,8 @@ class Work(msgspec.Struct, frozen=True):
     kwargs: dict[str, Any] = {}
 
 
-def encode(work: Work) -> wire.Request:
-    """Return the frame that asks a cell for it, without its number.
+def encode(work: Work, policy: Policy) -> wire.Request:
+    """Return the frame that asks a cell of this policy for it, without its number.
 
     Arguments and callables travel by cloudpickle, host to guest only, where they are not plain; what cannot be pickled
     raises here, before the cell knows of a request.
@@ -91,7 +118,7 @@ def encode(work: Work) -> wire.Request:
     if isinstance(work.function, PickledCall):
         payload = work.function.payload
     else:
-        payload = pickle_by_value(work.function, args, kwargs)
+        payload = pickle_by_value(work.function, args, kwargs, policy)
     return wire.Request(kind="function", payload=payload)
 
 
@@ -157,8 +184,13 @@ def check_seconds(what: str, seconds: object) -> None:
         raise ValueError(f"{what} {seconds!r}: must be 0 or more seconds, or None for no bound")
 
 
-def pickle_by_value(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Pickle host functions with their code: the guest cannot read the modules they are defined in."""
+def pickle_by_value(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], policy: Policy
+) -> bytes:
+    """Pickle host functions with their code: the guest cannot read the modules they are defined in.
+
+    `policy`: the guest's. Raises TypeError where one is sandboxed by a narrower policy of its own.
+    """
     import cloudpickle  # see above
 
     modules = {sys.modules.get(getattr(one, "__module__", None) or "") for one in _callables(function, args)}
@@ -170,15 +202,17 @@ def pickle_by_value(function: Callable[..., Any], args: tuple[Any, ...], kwargs:
         for module in ours:
             cloudpickle.register_pickle_by_value(module)
         try:
-            return _pickle_of((function, args, kwargs))
+            return _pickle_of((function, args, kwargs), policy)
         finally:
             for module in ours:
                 cloudpickle.unregister_pickle_by_value(module)
 
 
-def _pickle_of(value: object) -> bytes:
+def _pickle_of(value: object, policy: Policy) -> bytes:
     with io.BytesIO() as file:
-        _pickler()(file).dump(value)
+        pickler = _pickler()(file)
+        pickler.policy = policy
+        pickler.dump(value)
         return file.getvalue()
 
 
@@ -188,9 +222,15 @@ def _pickler() -> Any:
     import cloudpickle  # see above
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc] # a module without types
+        policy: Policy
+
         def reducer_override(self, obj: Any) -> Any:
-            inner = obj.__dict__.get(RUNS_IN_A_SANDBOX) if type(obj) is types.FunctionType else None
-            return super().reducer_override(obj if inner is None else inner)
+            if type(obj) is types.FunctionType:
+                wrapped = obj.__dict__.get(RUNS_IN_A_SANDBOX)
+                # another decorator around it has a copy of its names
+                if wrapped is not None and obj.__dict__.get("__wrapped__") is wrapped.function:
+                    obj = wrapped.plain_under(self.policy)
+            return super().reducer_override(obj)
 
     return Pickler
 

@@ -7,6 +7,7 @@ import pickle
 import pytest
 
 from pyisolate.cell import wire
+from pyisolate.policy import Policy
 from pyisolate.sandbox.request import Work, encode
 
 
@@ -15,7 +16,7 @@ class Text(str):
 
 
 def sent(*args: object, **kwargs: object) -> tuple[tuple[object, ...], dict[str, object]]:
-    data = wire.encode(encode(Work("call", function="f", args=args, kwargs=kwargs)))
+    data = wire.encode(encode(Work("call", function="f", args=args, kwargs=kwargs), Policy.preset("none")))
     frame = wire.decode_host(data[wire.HEADER.size :])
     assert isinstance(frame, wire.Request)
     return pickle.loads(frame.payload) if frame.payload else (frame.args, frame.kwargs)
