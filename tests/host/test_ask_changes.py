@@ -167,9 +167,9 @@ def test_what_was_asked_about_is_what_is_changed(
     """While a question stands its file is moved away, and another one, a link or another directory takes the name."""
     data, other, inner = place / "data", place / "other", place / "inner"
     asked = Asked(*[Allow()] * 4 * len(changes))
-    with supervisor.spawn("swaps", POLICY, on_ask=asked) as sandbox:
-        sandbox.exec("import os")
-        for what, (call, _) in changes.items():
+    for what, (call, _) in changes.items():
+        with supervisor.spawn("swaps", POLICY, on_ask=asked) as sandbox:  # each has its own rate of questions
+            sandbox.exec("import os")
             in_directory = call.replace(str(data), str(inner / "data"))
             kept = _state(other)
             asked.before = lambda: (data.rename(place / "kept"), other.rename(data))
