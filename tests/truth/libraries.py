@@ -6,7 +6,8 @@ from .scenarios import Scenario
 
 SECRET = "fs.read <no>/secret.txt"
 SHELL = "process.exec /bin/sh|/usr/bin/sh|<sh>"
-CERTIFICATES = "fs.read /etc/ssl/cert*"
+#: OpenSSL's own name for them may be a link, which enforcing names and monitor mode follows.
+CERTIFICATES = "fs.read /etc/ssl/cert*|/usr/lib/ssl/cert*"
 
 
 def _s(name: str, code: str, *events: str, policy: str = "plain", monitored: tuple[str, ...] | None = None) -> Scenario:
