@@ -23,7 +23,7 @@ PACKAGE = "pyisolate"
 
 #: From the ground up: a module may import what stands in its own layer or below. docs/architecture.md says why.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("distribution", "capability", "choices", "decision", "errors", "threads"),
+    ("distribution", "capability", "choices", "controls", "decision", "errors", "threads"),
     ("native", "records", "enforcement"),
     ("telemetry",),
     ("policy",),

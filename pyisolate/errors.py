@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
+from .controls import without_controls
+
 if TYPE_CHECKING:
     from .sandbox.rich import RichOutput
     from .telemetry.event import DenialEvent
@@ -252,6 +254,8 @@ class BuildError(SandboxError):
 class GuestError(SandboxError):
     """The guest raised. Type, message and traceback are text: no guest object ever reaches the host.
 
+    `type_name` is one line without control characters, and the error's own text and notes have none but the ends of
+    lines and tabs; `message` and `traceback` are the guest's text as it is, as its output is.
     `exit_code`: what an `eval` or `call` gave to `sys.exit`; else None. `shown`: the script has a `sys.excepthook`
     of its own, which was given the exception and has written what there is to say.
     """
@@ -266,9 +270,9 @@ class GuestError(SandboxError):
         shown: bool = False,
         hint: str | None = None,
     ) -> None:
-        self.type_name, self.message, self.traceback = type_name, message, traceback
+        self.type_name, self.message, self.traceback = without_controls(type_name, ""), message, traceback
         self.exit_code, self.shown = exit_code, shown
-        super().__init__(f"guest raised {type_name}: {message}", hint=hint)
+        super().__init__(f"guest raised {self.type_name}: {without_controls(message)}", hint=hint)
 
 
 class HostFunctionError(SandboxError):

@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import json
 import os
-import re
 import select
 import termios
 import threading
@@ -14,12 +13,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..controls import without_controls
+
 if TYPE_CHECKING:
     from ..sandbox.question import Allow, Deny, Question
 
 _HELP = "  y: once   a: from now on, and as a rule   n: refuse   e: explain"
-#: What moves the cursor or changes what a terminal shows; a line's end, a tab and a return to its begin are left.
-_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class TerminalAsker:
@@ -49,7 +48,7 @@ class TerminalAsker:
         decode = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode
 
         def pass_on(data: bytes) -> None:
-            text = _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", decode(data))
+            text = without_controls(decode(data), "\n\t\r")
             with self._turn:
                 write(text.encode())
 

@@ -10,6 +10,7 @@ import click
 import psutil
 
 from ..choices import STANDBY
+from ..telemetry.sanitize import escape
 from .terminal import Failure
 
 #: A zygote and a policy zygote; cut to TASK_COMM_LEN, include/linux/sched.h.
@@ -93,9 +94,8 @@ def _cells() -> list[tuple[psutil.Process, int]]:
 def find_cell(name: str) -> int:
     """Return the pid of the cell of that name or number. Raises Failure when there is none, or several."""
     cells = [guest for guest, _supervisor in _cells()]
-    found = [
-        cell for cell in cells if str(cell.pid) == name or _comm(cell) == name.encode()[:15].decode(errors="replace")
-    ]
+    comm = escape(name.encode()[:15].decode(errors="replace"))
+    found = [cell for cell in cells if str(cell.pid) == name or _comm(cell) == comm]
     if len(found) == 1:
         return found[0].pid
     named = sorted(f"{comm} ({cell.pid})" for cell in cells if (comm := _comm(cell)) not in _NO_SANDBOX)
@@ -122,9 +122,10 @@ def _below_its_like(process: psutil.Process) -> bool:
 
 
 def _comm(process: psutil.Process) -> str:
+    """Return what a task calls itself, safe to print: a guest may write what it likes there (prctl(2), PR_SET_NAME)."""
     try:
         with open(f"/proc/{process.pid}/comm", encoding="utf-8", errors="replace") as file:
-            return file.read().rstrip("\n")
+            return escape(file.read().removesuffix("\n"))
     except OSError:
         return ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..cell import wire
+from ..controls import without_controls
 from ..telemetry.sanitize import hide_in_text, without_source
 
 
@@ -24,4 +25,4 @@ def as_kept(answer: wire.Failed) -> wire.Failed:
 def keep_traceback(error: BaseException, answer: wire.Failed) -> None:
     """Put the guest's traceback on an error, or a KeyboardInterrupt, and its frames where logs print them."""
     vars(error)["traceback"] = answer.traceback
-    error.add_note(without_source(answer.traceback))
+    error.add_note(without_controls(without_source(answer.traceback)))

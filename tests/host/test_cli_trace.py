@@ -28,3 +28,12 @@ def test_an_absent_sandbox_is_named_as_it_was_asked_for(supervisor: pyisolate.Su
     assert done.exit_code == 1
     assert "pyisolate: trace nosuch: there is no such sandbox" in done.output
     assert "truth (" in done.output
+
+
+def test_what_a_guest_calls_itself_is_shown_and_not_obeyed(supervisor: pyisolate.Supervisor) -> None:
+    with supervisor.spawn("named", pyisolate.Policy.preset("compute").allow_import("ctypes")) as sandbox:
+        sandbox.exec("import ctypes\nctypes.CDLL(None).prctl(15, b'\\x1b[2J\\n9 root', 0, 0, 0)")
+        shown = CliRunner().invoke(trace, [], color=True).output
+        assert "\x1b" not in shown
+        assert "\\x1b[2J\\x0a9 root" in shown
+        assert "\x1b" not in CliRunner().invoke(trace, ["nosuch"], color=True).output

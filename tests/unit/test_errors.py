@@ -203,3 +203,11 @@ def test_no_code_searches_the_text_of_errors() -> None:
         for function, line in searches(path.read_text())
     }
     assert set(found) == FOREIGN, {place: line for place, line in found.items() if place not in FOREIGN}
+
+
+def test_a_guests_error_moves_no_cursor_and_forges_no_line_of_a_log() -> None:
+    error = pyisolate.GuestError("Q\x1b[31m\nFORGED", "a\x1b[2J\tb\nc\u202e", "t")
+    assert str(error) == "guest raised Q\\x1b[31m\\x0aFORGED: a\\x1b[2J\tb\nc\\u202e"
+    assert (error.type_name, error.message) == ("Q\\x1b[31m\\x0aFORGED", "a\x1b[2J\tb\nc\u202e")
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.type_name, str(again)) == (error.type_name, str(error))
