@@ -18,7 +18,7 @@ APT_BUILD := python3-venv python3-dev gcc pkg-config libseccomp-dev
 APT_BPF := clang llvm libbpf-dev libelf-dev zlib1g-dev
 APT_TEST := iproute2 strace tmux kmod bubblewrap bpftool python3-bpfcc linux-headers-amd64 crun libcap2-bin
 APT_CPYTHON := libpython3.11-testsuite
-APT_VM := qemu-system-x86 busybox-static kmod udev
+APT_VM := qemu-system-x86 busybox-static kmod udev e2fsprogs
 APT_BENCH := bubblewrap
 
 NATIVE := setup.py $(shell find pyisolate/native bpf -type f \( -name '*.py' -o -name '*.c' -o -name '*.h' \) \

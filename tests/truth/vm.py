@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import compileall
 import shlex
 import signal
 import sys
@@ -26,8 +25,6 @@ def command(arguments: list[str]) -> str:
 def run(series: str, arguments: list[str]) -> int:
     """Boot one kernel and measure there; return the status of the measurement, 2 where no machine can be had."""
     boot.end_on(signal.SIGTERM, signal.SIGINT)
-    for folder in ("pyisolate", "tests/truth"):  # here, where it is quick: the machine cannot write to the tree
-        compileall.compile_dir(boot.ROOT / folder, quiet=2)
     try:
         found = kernels.kernel(series)
         print(f"Linux {found.release}, {boot.LSMS}", flush=True)

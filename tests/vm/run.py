@@ -9,7 +9,6 @@ share the host's processors with one another and with what else the host does.
 from __future__ import annotations
 
 import argparse
-import compileall
 import concurrent.futures
 import os
 import shlex
@@ -146,8 +145,6 @@ def main() -> int:
     arguments = ["-k", chosen.expression] if chosen.expression else []
     boot.end_on(signal.SIGTERM, signal.SIGINT)
     sums = [0, 0, 0]
-    for folder in ("pyisolate", "tests/vm"):  # here, where it is quick: the machine cannot write to the tree
-        compileall.compile_dir(boot.ROOT / folder, quiet=2)
     with tempfile.TemporaryDirectory(prefix="pyisolate-vm-") as name:
         folder = chosen.junit.resolve() if chosen.junit else Path(name)
         folder.mkdir(parents=True, exist_ok=True)
