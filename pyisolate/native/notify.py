@@ -95,9 +95,9 @@ _BATCH = 64
 _NO_LIMIT: int = lib.NOTIFY_NO_LIMIT
 
 
-#: How long other threads wait for what the listener's does for them.
+#: How long other threads wait for what the listener's do for them.
 PATIENCE_S = 10.0
-_HELD_UP = "its thread waits for a guest's memory, which a file system that does not answer holds"
+_HELD_UP = "all its threads wait for guests, for their memory or for locks that they hold"
 _HELD_UP_HINT = "see that the file systems (FUSE, NFS) answer whose files guests may read, or close those sandboxes"
 
 

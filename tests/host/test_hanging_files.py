@@ -29,17 +29,6 @@ def hands_over():
     return "handed over"
 """
 )
-#: The listener reads an address that lies in a page of the file.
-_READ = """
-import ctypes, mmap, socket
-libc = ctypes.CDLL(None)
-libc.mmap.restype = ctypes.c_void_p
-file, made = open({path!r}, "rb"), socket.socketpair()[0]
-page = libc.mmap(None, ctypes.c_size_t(4096), mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), ctypes.c_long(0))
-def hands_over():
-    libc.connect(made.fileno(), ctypes.c_void_p(page), 16)
-    return "handed over"
-"""
 
 
 def _place() -> Iterator[Path]:
@@ -84,7 +73,7 @@ def handing_over(
             "    subprocess.run(command, pass_fds=[file])\n"
         )
     else:
-        sandbox.exec((_SENT if way == "sent" else _READ).format(path=str(hangs.file)))
+        sandbox.exec(_SENT.format(path=str(hangs.file)))
     call = _Call(sandbox, "hands_over()")
     try:
         hangs.wait_asked()
@@ -174,19 +163,3 @@ def test_a_supervisor_ends_while_a_file_system_does_not_answer(place: Path) -> N
         hangs.answer()
     with pyisolate.Supervisor(pool_size=1) as after, after.spawn("sweeps") as sandbox:  # what was left of groups
         assert sandbox.eval("1") == 1
-
-
-def test_a_spawn_that_the_listener_s_thread_does_not_come_to_fails_with_that(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The memory of a guest is read by that thread, which a file system can let wait."""
-    monkeypatch.setattr("pyisolate.kernel.seccomp.listener._PATIENCE_S", 0.2)
-    with hanging(place, "read") as hangs, pyisolate.Supervisor(pool_size=0) as supervisor:
-        require("listener", supervisor.diagnostics().listener, "no listener takes descriptors here")
-        with handing_over(supervisor, hangs, "read") as (_, call):
-            with pytest.raises(pyisolate.SandboxError, match="thread waits for a guest's memory"):
-                supervisor.spawn("new")
-            hangs.answer()
-            call.join()
-            with supervisor.spawn("new") as new:
-                assert new.eval("1") == 1

@@ -7,6 +7,7 @@
 
 /* notify/facts.h: what a decision is made from */
 #include "notify/memory.c"     /* allocation that no fork of a sandbox thread can stop */
+#include "notify/aside.c"      /* whose turn it is, and steps that a guest lets wait */
 #include "notify/policy.c"     /* rules: which one decides about an address */
 #include "notify/target.c"     /* the task that asked: its memory, its users, its signals */
 #include "notify/details.c"    /* what a call says besides names */
@@ -30,6 +31,7 @@
 #include "notify/inject.c"   /* how a call is answered with a descriptor in the guest */
 #include "notify/led.c"      /* whose connections to the egress proxy are */
 #include "notify/wait.c"     /* operations that cannot finish at once */
+#include "notify/stranded.c" /* whose call or wait a thread has in its hands */
 #include "notify/question.c" /* calls that wait for the host's answer */
 
 /* notify/calls.h: handlers of calls */
@@ -47,6 +49,7 @@
 #include "notify/turns.c"     /* whose turn it is, and who has to rest */
 #include "notify/bury.c"      /* what a sandbox leaves */
 #include "notify/injectors.c" /* threads that wait for one guest, or close its files */
+#include "notify/followers.c" /* threads that lead the loop where its leader waits for a guest */
 #include "notify/loop.c"      /* the thread */
 #include "notify/page.c"      /* what Python asks of one sandbox */
 #include "notify/handed.c"    /* what the host hands over */

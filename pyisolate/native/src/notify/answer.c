@@ -24,6 +24,10 @@ SHARED void notify_continue(const struct notify_call *c)
 {
 	uint64_t *went_on = &c->sandbox->went_on;
 
+	if (notify_is_stale(c)) { /* what let it through is in force no more */
+		notify_result(c, -EINTR);
+		return;
+	}
 	if (c->nr == SYS_execve || c->nr == SYS_execveat)
 		__atomic_store_n(went_on, c->id, __ATOMIC_SEQ_CST); /* first (notify_stage_of) */
 	if (notify_answer(c->sandbox, c->id, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE) &&

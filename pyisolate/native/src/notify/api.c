@@ -43,6 +43,8 @@ SHARED notify_listener *notify_create(const uint8_t *capability, const uint8_t *
 	memcpy(l->path_argument, path_argument, sizeof l->path_argument);
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_mutex_init(&l->job_lock, NULL);
+	pthread_mutex_init(&l->turn, NULL);
+	pthread_cond_init(&l->lead_ready, NULL);
 	pthread_condattr_t monotonic;
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -52,25 +54,19 @@ SHARED notify_listener *notify_create(const uint8_t *capability, const uint8_t *
 	l->patience_ns = patience_ns;
 	l->orders_end = &l->orders;
 	l->to_close_end = &l->to_close;
-	l->epoll = l->self = l->own_wake = l->own_drain = l->own_ask = -1;
-	l->payload = notify_alloc(1, NOTIFY_PAYLOAD);
-	l->control = notify_alloc(1, NOTIFY_CONTROL);
-	l->names = notify_alloc(2, NOTIFY_NAME);
+	l->epoll = l->self = l->own_wake = l->own_drain = l->own_ask = l->timer = -1;
 	l->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->drain = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->ask = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->questions = notify_alloc(NOTIFY_QUESTION_RING, sizeof *l->questions);
 	l->wake_source.kind = NOTIFY_SOURCE_WAKE;
 	notify_make_room(l);
-	if (!l->payload || !l->control || !l->names || l->wake < 0 || l->drain < 0 || l->ask < 0 || !l->questions) {
+	if (l->wake < 0 || l->drain < 0 || l->ask < 0 || !l->questions) {
 		int error = errno;
 		int opened[] = {l->wake, l->drain, l->ask};
 		for (size_t i = 0; i < sizeof opened / sizeof *opened; i++)
 			if (opened[i] >= 0)
 				close(opened[i]);
-		notify_free(l->payload);
-		notify_free(l->control);
-		notify_free(l->names);
 		notify_free(l->questions);
 		notify_free(l);
 		errno = error;
@@ -143,11 +139,17 @@ SHARED void notify_halt(notify_listener *l)
 	notify_interrupt(l, l->wake);
 	pthread_mutex_lock(&l->job_lock);
 	pthread_cond_broadcast(&l->job_ready);
+	while (!l->over)
+		pthread_cond_wait(&l->job_ready, &l->job_lock);
+	int joins = l->joins;
 	pthread_mutex_unlock(&l->job_lock);
-	pthread_join(l->thread, NULL);
+	if (joins)
+		pthread_join(l->thread, NULL);
+	else
+		pthread_detach(l->thread); /* a guest has it wait */
 }
 
-/* No drain may be under way. A thread that waits for a file system keeps the memory until then. */
+/* No drain may be under way. A thread that waits for a file system, or for a guest's lock, keeps the memory until then. */
 SHARED void notify_destroy(notify_listener *l)
 {
 	if (l->forked)

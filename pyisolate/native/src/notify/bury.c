@@ -63,6 +63,10 @@ SHARED void notify_bury(notify_listener *l)
 
 	pthread_mutex_lock(&l->lock);
 	for (struct notify_sandbox **at = &l->dead; (s = *at);) {
+		if (s->stranded) {
+			at = &s->next_dead;
+			continue;
+		}
 		notify_drop_kept(l, s); /* with the injectors, which are to be done with it before it is freed */
 		if (s->readers || __atomic_load_n(&s->jobs, __ATOMIC_ACQUIRE)) {
 			at = &s->next_dead;
@@ -93,18 +97,22 @@ SHARED void notify_bury(notify_listener *l)
 /* Free what it has in memory, once no thread of its own is left. */
 SHARED void notify_free_all(notify_listener *l)
 {
+	while (l->jobs) { /* of a stranded thread, after the loop's end */
+		struct notify_job *job = l->jobs;
+		l->jobs = job->next;
+		notify_free(job);
+	}
 	for (int i = 0; i < l->next_slot; i++)
 		if (l->slots[i]) {
 			l->slots[i]->next_dead = l->dead;
 			l->dead = l->slots[i];
 		}
+	for (struct notify_sandbox *s = l->dead; s; s = s->next_dead)
+		s->jobs = 0; /* what such a thread left open was closed with the table */
 	notify_free(l->spare_job);
 	notify_bury(l);
 	notify_bury(l); /* the waits that the sandboxes left */
 	notify_end_lead(l);
 	notify_free(l->questions);
-	notify_free(l->payload);
-	notify_free(l->control);
-	notify_free(l->names);
 	notify_free(l);
 }

@@ -16,6 +16,11 @@ struct notify_entry { /* struct linux_dirent64, getdents64(2) */
 SHARED void *notify_alloc(size_t count, size_t size);
 SHARED void notify_free(void *data);
 
+/* aside.c */
+SHARED struct notify_desk *notify_step_aside(notify_listener *l);
+SHARED void notify_step_back(notify_listener *l, struct notify_desk *desk);
+SHARED int notify_is_stale(const struct notify_call *c);
+
 /* policy.c */
 SHARED struct notify_decision notify_without_rule(int nearest);
 SHARED struct notify_decision notify_judge(const notify_policy *p, int action, int family, const uint8_t *address,
@@ -28,10 +33,12 @@ SHARED void notify_policy_drop(notify_policy *p);
 SHARED int notify_proc_text(int tid, const char *file, char *text, size_t bytes);
 SHARED int notify_valid(const struct notify_call *c);
 SHARED int notify_keeps_ids(const struct notify_call *c);
-SHARED ssize_t notify_read_some(int tid, uint64_t address, void *into, size_t bytes);
+SHARED ssize_t notify_read_some(const struct notify_call *c, uint64_t address, void *into, size_t bytes);
 SHARED int notify_read(const struct notify_call *c, uint64_t address, void *into, size_t bytes);
-SHARED int notify_write(struct notify_sandbox *s, uint64_t id, int tid, uint64_t address, const void *from,
-			size_t bytes);
+SHARED int notify_read_all(const struct notify_call *c, const struct iovec *from, size_t count, void *into,
+			   size_t bytes);
+SHARED int notify_write(notify_listener *l, struct notify_sandbox *s, uint64_t id, int tid, uint64_t address,
+			const void *from, size_t bytes);
 SHARED int notify_pid(struct notify_sandbox *s, int tid);
 SHARED int notify_own_ids(int tid, int *own_pid, int *own_tid);
 SHARED int notify_real_uid(int tid, uid_t *uid);

@@ -136,6 +136,17 @@ static struct notify_flight *notify_flight_of(notify_listener *l, struct notify_
 	return f;
 }
 
+/* The guest may hold the socket's lock, or that of a directory on the way to another socket. */
+static int64_t notify_send_now(notify_listener *l, int fd, const struct notify_message *m, const char *data,
+			       char *control)
+{
+	struct notify_desk *desk = notify_step_aside(l);
+	int64_t result = notify_send_message(fd, m, data, control);
+
+	notify_step_back(l, desk);
+	return result;
+}
+
 /* notify_send_message with `rights` descriptors that are kept already. Where it sent them they are no more the caller's.
  * A sandbox of which too much is not received finds the socket full. */
 SHARED int64_t notify_send_kept(notify_listener *l, struct notify_sandbox *s, int fd, const struct notify_message *m,
@@ -146,11 +157,11 @@ SHARED int64_t notify_send_kept(notify_listener *l, struct notify_sandbox *s, in
 	if (large && !notify_may_queue(l, s, m->bytes))
 		return -EAGAIN;
 	if (!large && !m->rights)
-		return notify_send_message(fd, m, data, control);
+		return notify_send_now(l, fd, m, data, control);
 	struct notify_flight *f = notify_flight_of(l, s, fd);
 	if (!f)
 		return m->rights ? -ETOOMANYREFS : -ENOBUFS;
-	int64_t result = f->count < NOTIFY_FLIGHT ? notify_send_message(fd, m, data, control) : -ETOOMANYREFS;
+	int64_t result = f->count < NOTIFY_FLIGHT ? notify_send_now(l, fd, m, data, control) : -ETOOMANYREFS;
 	if (result >= 0 && m->rights)
 		f->messages[(f->first + f->count++) % NOTIFY_FLIGHT] = (uint8_t)m->rights;
 	notify_flight_settle(l, f);

@@ -49,6 +49,15 @@ static int notify_locks(int pid)
 	return found;
 }
 
+static int notify_locks_now(const struct notify_call *c, int pid)
+{
+	struct notify_desk *desk = notify_step_aside(c->l); /* as in notify_about_open */
+	int found = notify_locks(pid);
+
+	notify_step_back(c->l, desk);
+	return found;
+}
+
 /* The process has as many files open as the policy lets it have: its hard limit. A lower one is its own doing. */
 SHARED int notify_table_full(const struct notify_call *c)
 {
@@ -103,7 +112,7 @@ SHARED void notify_do_lock(const struct notify_call *c)
 	} else if (by->calls++ < NOTIFY_LOCKS) {
 		notify_continue(c);
 		return;
-	} else if (notify_locks(pid) <= NOTIFY_LOCKS) {
+	} else if (notify_locks_now(c, pid) <= NOTIFY_LOCKS) {
 		by->calls = 1;
 		notify_continue(c);
 		return;

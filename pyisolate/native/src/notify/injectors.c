@@ -20,8 +20,9 @@ SHARED int notify_add_injector(notify_listener *l)
 	pthread_t thread;
 
 	pthread_once(&notify_small_once, notify_make_small);
-	int error =
-		l->injectors < NOTIFY_INJECTORS ? pthread_create(&thread, &notify_small, notify_injector, l) : EAGAIN;
+	int error = l->injectors - l->followers < NOTIFY_INJECTORS
+			    ? pthread_create(&thread, &notify_small, notify_injector, l)
+			    : EAGAIN;
 	if (!error)
 		l->injectors++;
 	return error;
@@ -143,6 +144,19 @@ static struct notify_job *notify_take_job(notify_listener *l)
 	return __atomic_load_n(&l->ending, __ATOMIC_ACQUIRE) ? NULL : notify_next_job(l);
 }
 
+/* The last one frees all, where the host has left it to that. Nothing of the listener is touched from here on. */
+SHARED void notify_leave_injectors(notify_listener *l, int followers)
+{
+	pthread_mutex_lock(&l->job_lock);
+	l->followers -= followers;
+	l->injectors--;
+	int last = !l->injectors && l->abandoned;
+	pthread_cond_broadcast(&l->job_ready);
+	pthread_mutex_unlock(&l->job_lock);
+	if (last)
+		notify_free_all(l);
+}
+
 /* One of several: while some wait for a guest each, or for a file system, one more is ready. Two that are idle are enough. */
 static void *notify_injector(void *argument)
 {
@@ -172,17 +186,27 @@ static void *notify_injector(void *argument)
 		s->injecting = 0;
 		__atomic_sub_fetch(&s->jobs, 1, __ATOMIC_ACQ_REL);
 	}
-	l->injectors--;
-	int last = !l->injectors && l->abandoned;
-	pthread_cond_broadcast(&l->job_ready);
 	pthread_mutex_unlock(&l->job_lock);
-	if (last)
-		notify_free_all(l);
+	notify_leave_injectors(l, 0);
 	return NULL;
 }
 
-/* Wait for the injectors, but for those that close: for these so long as that takes where no file system hangs. 1 where none is
- * left. */
+/* One more thread that may lead the loop; `job_lock` is held. 0 or an error number. Not for who leads, as an injector. */
+SHARED int notify_add_follower(notify_listener *l)
+{
+	pthread_t thread;
+
+	pthread_once(&notify_small_once, notify_make_small);
+	int error = l->followers < NOTIFY_FOLLOWERS ? pthread_create(&thread, &notify_small, l->follow, l) : EAGAIN;
+	if (!error) {
+		l->followers++;
+		l->injectors++;
+	}
+	return error;
+}
+
+/* Wait for all other threads, but for those that close, or are stranded: for these so long as that takes where no file system hangs
+ * and no guest holds a lock for long. 1 where none is left. */
 SHARED int notify_end_injectors(notify_listener *l)
 {
 	uint64_t end_ns = notify_now() + NOTIFY_CLOSE_NS;
@@ -191,12 +215,12 @@ SHARED int notify_end_injectors(notify_listener *l)
 
 	pthread_mutex_lock(&l->job_lock);
 	pthread_cond_broadcast(&l->job_ready);
-	while (l->injectors > (late ? l->closers : 0))
+	while (l->injectors > 1 + (late ? l->closers + __atomic_load_n(&l->stranded, __ATOMIC_ACQUIRE) : 0))
 		if (late)
 			pthread_cond_wait(&l->job_ready, &l->job_lock);
 		else
 			late = pthread_cond_timedwait(&l->job_ready, &l->job_lock, &end) == ETIMEDOUT;
-	int alone = !l->injectors;
+	int alone = l->injectors == 1;
 	pthread_mutex_unlock(&l->job_lock);
 	return alone;
 }

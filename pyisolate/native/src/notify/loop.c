@@ -31,9 +31,10 @@ static int notify_wait_for_drain(notify_listener *l, struct notify_sandbox *s)
 	return 1;
 }
 
-static void notify_take_one(notify_listener *l, struct notify_sandbox *s, struct seccomp_notif *n)
+static void notify_take_one(notify_listener *l, struct notify_sandbox *s)
 {
-	struct notify_call c = {.l = l, .sandbox = s};
+	struct seccomp_notif *n = l->desk->received;
+	struct notify_call c = {.l = l, .sandbox = s, .desk = l->desk};
 
 	if (notify_wait_for_drain(l, s) || notify_wait_for_closers(l, s))
 		return;
@@ -50,6 +51,7 @@ static void notify_take_one(notify_listener *l, struct notify_sandbox *s, struct
 	memcpy(c.args, n->data.args, sizeof c.args);
 	pthread_mutex_lock(&l->lock);
 	c.policy = notify_policy_hold(s->policy);
+	l->desk->policy = c.policy;
 	pthread_mutex_unlock(&l->lock);
 	if (n->data.arch != NOTIFY_AUDIT_ARCH) {
 		c.nr = NOTIFY_FOREIGN | (n->data.nr & 0xffff);
@@ -85,7 +87,7 @@ static void notify_drop_waits(notify_listener *l, struct notify_sandbox *s)
 		notify_flight_end(l, s->flights);
 }
 
-static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint32_t events, struct seccomp_notif *n)
+static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint32_t events)
 {
 	pthread_mutex_lock(&l->lock);
 	int stopped = s->stopped;
@@ -95,7 +97,7 @@ static void notify_on_sandbox(notify_listener *l, struct notify_sandbox *s, uint
 		return;
 	}
 	if (events & EPOLLIN) {
-		notify_take_one(l, s, n);
+		notify_take_one(l, s);
 		notify_had_turn(l, s);
 	} else if (events & (EPOLLHUP | EPOLLERR)) {
 		s->hung_up = 1; /* every task under the filter is gone */
@@ -110,11 +112,27 @@ static void notify_fail_closed(notify_listener *l)
 {
 	pthread_mutex_lock(&l->lock);
 	for (int i = 0; i < l->next_slot; i++)
-		if (l->slots[i] && l->slots[i]->fd >= 0) {
+		if (l->slots[i] && l->slots[i]->fd >= 0 && !l->slots[i]->stranded) {
 			close(l->slots[i]->fd);
 			l->slots[i]->fd = -1;
 		}
 	pthread_mutex_unlock(&l->lock);
+}
+
+static void notify_tick_wait(notify_listener *l, struct notify_wait *w, uint64_t now)
+{
+	uint64_t id = w->id;
+
+	if (w->step == NOTIFY_STEP_ASK)
+		notify_tick_question(l, w, now);
+	else if (ioctl(w->sandbox->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
+		notify_wait_end(l, w);
+	else if (w->deadline_ns && now >= w->deadline_ns)
+		notify_wait_finish(l, w, w->step == NOTIFY_STEP_CONNECT ? -EINPROGRESS : -EAGAIN);
+	else if (notify_interrupted(w->tid))
+		notify_wait_finish(l, w, w->deadline_ns ? -EINTR : -NOTIFY_RESTART);
+	else if (w->on_tick)
+		notify_wait_step(l, w);
 }
 
 /* Every tick: who gave up (killed, signalled, timed out)? A bounded number a turn. */
@@ -126,18 +144,13 @@ static void notify_tick(notify_listener *l)
 		l->tick_cursor = l->waits;
 	for (int i = 0; i < 64 && l->tick_cursor; i++) {
 		struct notify_wait *w = l->tick_cursor;
-		uint64_t id = w->id;
 		l->tick_cursor = w->next_all;
-		if (w->step == NOTIFY_STEP_ASK)
-			notify_tick_question(l, w, now);
-		else if (ioctl(w->sandbox->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
-			notify_wait_end(l, w);
-		else if (w->deadline_ns && now >= w->deadline_ns)
-			notify_wait_finish(l, w, w->step == NOTIFY_STEP_CONNECT ? -EINPROGRESS : -EAGAIN);
-		else if (notify_interrupted(w->tid))
-			notify_wait_finish(l, w, w->deadline_ns ? -EINTR : -NOTIFY_RESTART);
-		else if (w->on_tick)
-			notify_wait_step(l, w);
+		if (w->sandbox->stranded)
+			continue;
+		notify_take_up(l, w->sandbox);
+		notify_tick_wait(l, w, now);
+		if (notify_put_down(l))
+			return;
 	}
 }
 
@@ -173,14 +186,31 @@ static void notify_drop_all(notify_listener *l)
 	pthread_mutex_lock(&l->lock);
 	notify_drop_answers(l);
 	for (int i = 0; i < l->next_slot; i++)
-		if (l->slots[i])
+		if (l->slots[i] && !l->slots[i]->stranded)
 			notify_drop_kept(l, l->slots[i]);
 	for (struct notify_sandbox *s = l->dead; s; s = s->next_dead)
-		notify_drop_kept(l, s);
+		if (!s->stranded)
+			notify_drop_kept(l, s);
 	pthread_mutex_unlock(&l->lock);
 }
 
-/* The loop is over: first no call may wait any more, then, when no injector uses it, all is closed that is open here. */
+/* Once the loop has ended: close what is open for sandboxes, but for those that a thread is stranded in. That one does the same when
+ * it is back, so that their calls fail then. */
+static void notify_close_all(notify_listener *l)
+{
+	notify_drop_all(l);
+	pthread_mutex_lock(&l->lock);
+	for (int i = 0; i < l->next_slot; i++)
+		if (l->slots[i] && !l->slots[i]->stranded)
+			notify_close_listener(l->slots[i]);
+	for (struct notify_sandbox *s = l->dead; s; s = s->next_dead)
+		if (!s->stranded)
+			notify_close_listener(s);
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* The loop is over: first no call may wait any more, then, when no injector uses it, all is closed that is open here. The turn is
+ * given away while other threads end. */
 static void notify_end_loop(notify_listener *l)
 {
 	__atomic_store_n(&l->running, 0, __ATOMIC_RELEASE);
@@ -192,26 +222,161 @@ static void notify_end_loop(notify_listener *l)
 	pthread_mutex_unlock(&l->job_lock);
 	notify_drop_jobs(l);
 	notify_drop_all(l);
+	l->armed = 0;
+	notify_arm(l, 1); /* the watching thread ends, and the spare one */
+	pthread_cond_broadcast(&l->lead_ready);
+	pthread_mutex_unlock(&l->turn);
 	int alone = notify_end_injectors(l);
-	pthread_mutex_lock(&l->lock);
-	for (int i = 0; i < l->next_slot; i++)
-		if (l->slots[i])
-			notify_close_listener(l->slots[i]);
-	for (struct notify_sandbox *s = l->dead; s; s = s->next_dead)
-		notify_close_listener(s);
-	pthread_mutex_unlock(&l->lock);
+	pthread_mutex_lock(&l->turn);
+	notify_close_all(l);
 	notify_leave_table(l, alone);
+	pthread_mutex_lock(&l->job_lock);
+	l->over = 1;
+	l->joins = !l->first_stranded;
+	pthread_cond_broadcast(&l->job_ready);
+	pthread_mutex_unlock(&l->job_lock);
 }
 
-/* The loop's own table, and its first injector: 0 or -errno. */
-static int notify_begin_loop(notify_listener *l)
+static void notify_on_source(notify_listener *l, struct notify_source *source, uint32_t events)
+{
+	uint64_t ignored;
+
+	if (source->kind == NOTIFY_SOURCE_SANDBOX) {
+		struct notify_sandbox *s = (struct notify_sandbox *)source;
+		if (s->stranded)
+			return;
+		notify_take_up(l, s);
+		notify_on_sandbox(l, s, events);
+		notify_put_down(l);
+	} else if (source->kind == NOTIFY_SOURCE_WAIT) {
+		struct notify_wait *w = (struct notify_wait *)source;
+		if (w->dead)
+			return;
+		if (w->sandbox->stranded) {
+			notify_unwatch(l, w);
+			return;
+		}
+		notify_take_up(l, w->sandbox);
+		notify_wait_step(l, w);
+		notify_put_down(l);
+	} else if (source->kind == NOTIFY_SOURCE_FLIGHT) {
+		struct notify_flight *f = (struct notify_flight *)source;
+		if (!f->dead && !f->sandbox->stranded)
+			notify_flight_settle(l, f);
+	} else if (read(l->own_wake, &ignored, sizeof ignored) < 0) {
+		return; /* another wake-up was read with it */
+	}
+}
+
+/* The batch is over: what else there is to do, as long as this thread leads. Nothing of it is lost where another one goes on. */
+static void notify_between_batches(notify_listener *l, const struct notify_desk *desk)
+{
+	if (l->waits && notify_now() - l->last_tick_ns >= NOTIFY_TICK_MS * 1000000u) {
+		l->last_tick_ns = notify_now();
+		notify_tick(l);
+	}
+	if (l->leader == desk && __atomic_load_n(&l->orders, __ATOMIC_ACQUIRE))
+		notify_do_orders(l);
+	if (l->leader == desk && __atomic_load_n(&l->answered, __ATOMIC_ACQUIRE))
+		notify_take_answers(l);
+	if (l->leader == desk && (l->dead || l->dead_waits || l->dead_flights))
+		notify_bury(l);
+}
+
+/* Lead, until the listener stops or another thread leads. */
+static void notify_serve(notify_listener *l, struct notify_desk *desk)
+{
+	while (l->leader == desk && !__atomic_load_n(&l->stopping, __ATOMIC_ACQUIRE)) {
+		if (l->event_at < l->event_count) {
+			struct epoll_event *event = &l->events[l->event_at++];
+			notify_on_source(l, event->data.ptr, event->events);
+			continue;
+		}
+		notify_between_batches(l, desk);
+		if (l->leader != desk)
+			return;
+		int rest = notify_end_rests(l), tick = l->waits || l->dead ? NOTIFY_TICK_MS : -1;
+		pthread_mutex_unlock(&l->turn); /* no thread takes the lead: this is no step aside */
+		int count = epoll_wait(l->epoll, l->events, NOTIFY_BATCH,
+				       rest >= 0 && (tick < 0 || rest < tick) ? rest : tick);
+		pthread_mutex_lock(&l->turn);
+		l->desk = desk;
+		if (count < 0 && errno != EINTR)
+			return;
+		l->event_at = 0;
+		l->event_count = count < 0 ? 0 : count;
+		notify_arm(l, NOTIFY_LEAD_NS);
+	}
+}
+
+/* Lead, watch or be spare, as long as the thread is needed. It has the turn. */
+static void notify_take_part(notify_listener *l, struct notify_desk *desk)
+{
+	while (!notify_ends(l)) {
+		l->desk = desk;
+		if (l->leader == desk) {
+			notify_serve(l, desk);
+			if (l->leader == desk)
+				notify_end_loop(l);
+		} else if (!l->watched) {
+			l->watched = 1;
+			if (!l->spare)
+				notify_make_spare(l);
+			notify_watch_leader(l, desk);
+			l->watched = 0;
+			pthread_cond_signal(&l->lead_ready);
+		} else if (!l->spare) {
+			l->spare = 1;
+			pthread_cond_wait(&l->lead_ready, &l->turn);
+			l->spare = 0;
+		} else {
+			return;
+		}
+	}
+}
+
+static void notify_follow(notify_listener *l)
+{
+	struct notify_desk *desk;
+
+	if (notify_hold_desk(l, &desk))
+		return;
+	pthread_mutex_lock(&l->turn);
+	notify_take_part(l, desk);
+	if (notify_ends(l))
+		notify_close_all(l);
+	pthread_mutex_unlock(&l->turn);
+	notify_free_desk(desk);
+}
+
+static void *notify_follower(void *argument)
+{
+	notify_follow(argument);
+	notify_leave_injectors(argument, 1);
+	return NULL;
+}
+
+/* The loop's own table, its first injector, and the first thread that follows: 0 or -errno. */
+static int notify_begin_loop(notify_listener *l, struct notify_desk **desk)
 {
 	int error = notify_own_table(l);
 
+	l->follow = notify_follower;
+	if (!error)
+		error = notify_hold_desk(l, desk);
+
 	pthread_mutex_lock(&l->job_lock);
+	l->injectors++; /* this thread, which is the first to lead */
+	l->followers++;
 	if (!error)
 		error = -notify_add_injector(l);
+	if (!error)
+		error = -notify_add_follower(l);
+	if (error)
+		__atomic_store_n(&l->ending, 1, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&l->job_lock);
+	if (error)
+		notify_end_injectors(l);
 	pthread_mutex_lock(&l->lock);
 	l->begun = error ? error : 1;
 	pthread_cond_broadcast(&l->order_done);
@@ -219,49 +384,25 @@ static int notify_begin_loop(notify_listener *l)
 	return error;
 }
 
+/* The thread that the host starts, and the first to lead. */
 SHARED void *notify_loop(void *argument)
 {
 	notify_listener *l = argument;
-	struct seccomp_notif *n = notify_alloc(1, l->notif_bytes);
-	struct epoll_event events[64];
-	uint64_t last_tick = 0, ignored;
+	struct notify_desk *desk = NULL;
 
-	if (notify_begin_loop(l)) {
+	if (notify_begin_loop(l, &desk)) {
 		notify_leave_table(l, 1);
-		notify_free(n);
-		return NULL;
+	} else {
+		pthread_mutex_lock(&l->turn);
+		desk->first = 1;
+		l->leader = l->desk = desk;
+		notify_take_part(l, desk);
+		if (__atomic_load_n(&l->ending, __ATOMIC_ACQUIRE))
+			notify_close_all(l);
+		pthread_mutex_unlock(&l->turn);
 	}
-	while (n && !__atomic_load_n(&l->stopping, __ATOMIC_ACQUIRE)) {
-		int rest = notify_end_rests(l), tick = l->waits || l->dead ? NOTIFY_TICK_MS : -1;
-		int count = epoll_wait(l->epoll, events, 64, rest >= 0 && (tick < 0 || rest < tick) ? rest : tick);
-		if (count < 0 && errno != EINTR)
-			break;
-		for (int i = 0; i < count; i++) {
-			struct notify_source *source = events[i].data.ptr;
-			if (source->kind == NOTIFY_SOURCE_SANDBOX) {
-				notify_on_sandbox(l, (struct notify_sandbox *)source, events[i].events, n);
-			} else if (source->kind == NOTIFY_SOURCE_WAIT) {
-				if (!((struct notify_wait *)source)->dead)
-					notify_wait_step(l, (struct notify_wait *)source);
-			} else if (source->kind == NOTIFY_SOURCE_FLIGHT) {
-				if (!((struct notify_flight *)source)->dead)
-					notify_flight_settle(l, (struct notify_flight *)source);
-			} else if (read(l->own_wake, &ignored, sizeof ignored) < 0) {
-				continue; /* another wake-up was read with it */
-			}
-		}
-		if (l->waits && notify_now() - last_tick >= NOTIFY_TICK_MS * 1000000u) {
-			last_tick = notify_now();
-			notify_tick(l);
-		}
-		if (__atomic_load_n(&l->orders, __ATOMIC_ACQUIRE))
-			notify_do_orders(l);
-		if (__atomic_load_n(&l->answered, __ATOMIC_ACQUIRE))
-			notify_take_answers(l);
-		if (l->dead || l->dead_waits || l->dead_flights)
-			notify_bury(l);
-	}
-	notify_free(n);
-	notify_end_loop(l);
+	if (desk)
+		notify_free_desk(desk);
+	notify_leave_injectors(l, 1);
 	return NULL;
 }

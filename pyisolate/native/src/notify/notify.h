@@ -1,6 +1,7 @@
 /* What all parts of the notification listener know: bounds, numbers, structs. notify.c says what is where.
  *
- * Threads: the loop thread alone decides, acts, pushes records and frees sandboxes. Control calls come from any
+ * Threads: the loop alone decides, acts, pushes records and frees sandboxes. One of several threads runs it, the leader; another one
+ * leads where that is stranded in a step for which a guest lets it wait (aside.c, followers.c). Control calls come from any
  * thread and hold `lock` for a few instructions only; what takes a descriptor the loop does for them. Drains pop rings without it. Injector threads
  * put descriptors into guests (socket(), own descriptors), which waits for the guest's task, and close those of guests' files,
  * which may wait for a file system's server (leave.c).
@@ -34,6 +35,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/timerfd.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -80,6 +82,8 @@
 #define NOTIFY_LEFT          16384            /* descriptors that wait to be closed, of all sandboxes */
 #define NOTIFY_LEFT_OF_ONE   64               /* of one; then its notifications wait, too */
 #define NOTIFY_STACK         131072           /* bytes of an injector's stack */
+#define NOTIFY_FOLLOWERS     64               /* threads that may lead the loop: so many less two may be stranded */
+#define NOTIFY_BATCH         64               /* events that are taken at once */
 #define NOTIFY_QUESTIONS     8                /* connections of one sandbox that wait for an answer; more are refused */
 #define NOTIFY_ASKED_NAME    512              /* a file of a longer name is not asked about */
 #define NOTIFY_QUESTION_RING 4096             /* questions that were not taken yet */
@@ -265,6 +269,7 @@ struct notify_sandbox {
 	int tuned;
 	int hung_up;   /* every task is gone */
 	int readers;   /* under lock: drains that hold a pointer */
+	int stranded;  /* a thread that does not lead is in a call or wait of it: all others leave it alone */
 	int jobs;      /* atomic: with the injectors */
 	int clogged;   /* atomic: no call is received until fewer of its descriptors wait to be closed */
 	int passes;    /* descriptors may be in flight in its unix sockets */
@@ -332,6 +337,8 @@ struct notify_message {
 struct notify_call {
 	struct notify_listener *l;
 	struct notify_sandbox *sandbox;
+	struct notify_desk
+		*desk; /* of the thread that has received it; NULL: it has been parked since, or an injector has it */
 	notify_policy *policy;
 	uint64_t id;
 	int tid, nr;
@@ -361,6 +368,7 @@ struct notify_wait {
 	enum notify_step step;
 	int then_send; /* MSG_FASTOPEN: connect, then send */
 	struct notify_message message;
+	int unwatched; /* its socket was ready while its sandbox was stranded, and is out of the epoll set until that ends */
 	int on_tick; /* epoll cannot tell when: try at every tick */
 	char *payload, *control;
 	struct notify_call call; /* of a question: with its policy held; the policy is NULL elsewhere */
@@ -396,14 +404,7 @@ struct notify_answered {
 	struct notify_answered *next;
 };
 
-#define NOTIFY_COPIES 2 /* a call has two names at most */
-/* A name of a call that is in the loop's hands, as it was when it was first read. */
-struct notify_copy {
-	const struct notify_sandbox *sandbox; /* NULL: none */
-	uint64_t id, address;
-	size_t length; /* of the name; sizeof text: it is longer than any may be */
-	char text[4096];
-};
+#include "desk.h"
 
 #define NOTIFY_JOB_OWN  (-1)
 #define NOTIFY_JOB_FILE (-2)
@@ -428,7 +429,7 @@ struct notify_order {
 typedef struct notify_listener {
 	int wake, drain, ask, forked, running, stopping;
 	/* Of the loop's own table of descriptors (table.c), as all that its sandboxes hold; -1: not open */
-	int epoll, self, own_wake, own_drain, own_ask;
+	int epoll, self, own_wake, own_drain, own_ask, timer;
 	int ending;                                /* atomic: injectors begin nothing more */
 	struct notify_order *orders, **orders_end; /* under lock */
 	pthread_cond_t order_done;
@@ -438,8 +439,22 @@ typedef struct notify_listener {
 	int bound;            /* atomic: sandboxes that have a policy */
 	struct notify_sandbox *resting;
 	int resting_count;
-	uint64_t used_ns; /* processor time of the loop, at the end of the last turn */
-	pthread_t thread;
+	pthread_t thread; /* the first one that led */
+	void *(*follow)(void *listener);
+	/* Who has the turn has the rest of this, but for what `lock` and `job_lock` guard (aside.c). */
+	pthread_mutex_t turn;
+	pthread_cond_t lead_ready;
+	struct notify_desk *leader, *desk; /* who runs the loop, and who has the turn */
+	int aside;                         /* the leader is in a step aside */
+	uint64_t steps;                    /* aside, of leaders */
+	int armed, watched, spare;         /* the timer is; a thread waits for it; another one waits to do so */
+	int stranded;                      /* atomic: threads */
+	int event_count, event_at;         /* the leader's batch, which the next one goes on with */
+	struct epoll_event events[NOTIFY_BATCH];
+	uint64_t last_tick_ns;
+	int first_stranded;
+	int over, joins; /* under job_lock: the loop has ended; its first thread is not stranded */
+	int followers;   /* under job_lock: threads that may lead, among the injectors */
 	pthread_mutex_t lock, job_lock;
 	pthread_cond_t job_ready;
 	int injectors, idle;                 /* under job_lock: threads; those that have no job */
@@ -464,12 +479,7 @@ typedef struct notify_listener {
 	size_t notif_bytes, response_bytes;
 	uint8_t capability[NOTIFY_SYSCALLS], traits[NOTIFY_SYSCALLS];
 	int8_t path_argument[NOTIFY_SYSCALLS];
-	char *payload, *control, *names; /* loop thread's scratch */
 	uint64_t local[NOTIFY_DEVICES];
-	uint64_t unnamed[2]; /* device and inode of such a file, which a name was just looked up of; 0: of none */
-	struct iovec iov[NOTIFY_IOV];
-	struct notify_copy copies[NOTIFY_COPIES]; /* likewise */
-	int next_copy;
 	struct led *led; /* atomic, set once; NULL: no connection is led to a proxy */
 	uint16_t led_port;
 	struct notify_listener *next;

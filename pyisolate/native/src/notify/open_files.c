@@ -30,8 +30,7 @@ static int notify_hold_thread(const struct notify_call *c)
 	return s->thread_tid ? s->thread : -ESRCH;
 }
 
-/* The supervisor's own descriptor of one of the task's files, or -errno. The caller closes it. */
-SHARED int notify_take_fd(const struct notify_call *c, uint64_t number)
+static int notify_take_fd_now(const struct notify_call *c, uint64_t number)
 {
 	int thread = notify_hold_thread(c);
 	int fd = thread < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, thread, (int)number, 0);
@@ -42,6 +41,17 @@ SHARED int notify_take_fd(const struct notify_call *c, uint64_t number)
 		return errno == EMFILE || errno == ENFILE ? -ENOMEM : -errno;
 	notify_drop_held(&c->sandbox->thread_tid, c->sandbox->thread); /* another thread has its number by now */
 	return notify_take_fd_of(c, 0, number);
+}
+
+/* The supervisor's own descriptor of one of the task's files, or -errno. The caller closes it. A task that starts a program
+ * holds the lock that this takes while it waits for that of its memory (exec_update_lock). */
+SHARED int notify_take_fd(const struct notify_call *c, uint64_t number)
+{
+	struct notify_desk *desk = notify_step_aside(c->l);
+	int fd = notify_take_fd_now(c, number);
+
+	notify_step_back(c->l, desk);
+	return fd;
 }
 
 /* The same for another thread than the loop, which knows the task's process. */
@@ -91,6 +101,9 @@ SHARED long notify_about_open(const struct notify_call *c, int descriptor, const
 	char file[40], text[512];
 
 	snprintf(file, sizeof file, "fdinfo/%d", descriptor);
+	struct notify_desk *desk =
+		notify_step_aside(c->l); /* of an epoll file it takes the lock that its waiters have */
 	const char *found = notify_proc_text(c->tid, file, text, sizeof text) ? NULL : strstr(text, field);
+	notify_step_back(c->l, desk);
 	return found ? strtol(found + strlen(field), NULL, base) : -1;
 }

@@ -196,7 +196,7 @@ SHARED int notify_ask_open(const struct notify_call *c)
 	struct notify_wait w = {
 		.step = NOTIFY_STEP_ASK,
 		.refusal = {.reason = NOTIFY_NOT_GRANTED, .rule = -1, .presented = -1},
-		.payload = c->l->names,
+		.payload = c->l->desk->names,
 		.since_ns = notify_now(),
 	};
 	int argument = c->l->path_argument[c->nr];
@@ -212,8 +212,8 @@ SHARED int notify_ask_open(const struct notify_call *c)
 	if (flags & (O_DIRECTORY | O_NOFOLLOW | O_PATH) || (!writes && flags & (O_CREAT | O_TRUNC)) ||
 	    !(c->policy->flags & (writes ? NOTIFY_ASK_WRITE : NOTIFY_ASK_READ)))
 		return 0;
-	w.message.bytes = notify_read_path(c, argument, c->l->names, NOTIFY_NAME);
-	if (!w.message.bytes || w.message.bytes > NOTIFY_ASKED_NAME || c->l->names[0] != '/')
+	w.message.bytes = notify_read_path(c, argument, c->l->desk->names, NOTIFY_NAME);
+	if (!w.message.bytes || w.message.bytes > NOTIFY_ASKED_NAME || c->l->desk->names[0] != '/')
 		return 0;
 	return notify_park_names(c, &w, w.message.bytes);
 }
@@ -225,10 +225,10 @@ SHARED int notify_ask_names(const struct notify_call *c)
 	struct notify_wait w = {
 		.step = NOTIFY_STEP_ASK,
 		.refusal = {.reason = NOTIFY_NOT_GRANTED, .rule = -1, .presented = -1},
-		.payload = c->l->names,
+		.payload = c->l->desk->names,
 		.since_ns = notify_now(),
 	};
-	char *names = c->l->names;
+	char *names = c->l->desk->names;
 	int other = notify_other_argument(c->nr);
 
 	int of_names = c->l->capability[c->nr] != PYI_FS_METADATA;
@@ -254,12 +254,12 @@ SHARED void notify_ask_exec(const struct notify_call *c)
 	struct notify_wait w = {
 		.step = NOTIFY_STEP_ASK,
 		.refusal = {.reason = NOTIFY_NOT_GRANTED, .rule = -1, .presented = -1},
-		.payload = c->l->names,
+		.payload = c->l->desk->names,
 		.since_ns = notify_now(),
 	};
 	int fd = fcntl(c->l->own_ask, F_DUPFD_CLOEXEC, 3);
 
-	w.message.bytes = notify_read_path(c, c->l->path_argument[c->nr], c->l->names, NOTIFY_NAME);
+	w.message.bytes = notify_read_path(c, c->l->path_argument[c->nr], c->l->desk->names, NOTIFY_NAME);
 	w.call = *c;
 	w.call.question = c->l->last_question + 1;
 	if (fd >= 0 && !notify_park(c, fd, &w)) {
@@ -331,14 +331,35 @@ static void notify_grant_question(notify_listener *l, struct notify_wait *w)
 		notify_wait_finish(l, w, result);
 }
 
-static void notify_answer_question(notify_listener *l, struct notify_answered *a)
+/* The question that was answered, or NULL: its sandbox is forgotten, or it was answered before. */
+static struct notify_wait *notify_question_of(notify_listener *l, const struct notify_answered *a)
 {
 	struct notify_wait *w = l->waits;
 
 	while (w && !(w->step == NOTIFY_STEP_ASK && w->call.question == a->number))
 		w = w->next_all;
-	if (!w)
-		return; /* its sandbox is forgotten, or it was answered */
+	return w;
+}
+
+/* Take an answer of a sandbox that no thread is stranded in, with its question; or NULL. */
+static struct notify_answered *notify_next_answer(notify_listener *l, struct notify_wait **of)
+{
+	struct notify_answered *a = NULL;
+
+	pthread_mutex_lock(&l->lock);
+	for (struct notify_answered **at = &l->answered; *at && !a; at = a ? at : &(*at)->next) {
+		*of = notify_question_of(l, *at);
+		if (*of && (*of)->sandbox->stranded)
+			continue;
+		a = *at;
+		__atomic_store_n(at, a->next, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return a;
+}
+
+static void notify_answer_question(notify_listener *l, struct notify_wait *w, struct notify_answered *a)
+{
 	int waits = notify_still_waits(w), yes = a->said == NOTIFY_SAID_YES || a->said == NOTIFY_SAID_EMPTY;
 	if (w->begun ? a->said == NOTIFY_SAID_DONE : waits && a->said == NOTIFY_SAID_BEGIN)
 		notify_carry_out(l, w, a);
@@ -360,17 +381,19 @@ static void notify_answer_question(notify_listener *l, struct notify_answered *a
 
 SHARED void notify_take_answers(notify_listener *l)
 {
-	pthread_mutex_lock(&l->lock);
-	struct notify_answered *a = l->answered;
-	l->answered = NULL;
-	pthread_mutex_unlock(&l->lock);
-	while (a) {
-		struct notify_answered *next = a->next;
-		notify_answer_question(l, a);
+	struct notify_desk *desk = l->desk;
+	struct notify_wait *w;
+
+	for (struct notify_answered *a; !desk->stranded && (a = notify_next_answer(l, &w));) {
+		if (w)
+			notify_take_up(l, w->sandbox);
+		if (w)
+			notify_answer_question(l, w, a);
 		if (a->fd >= 0)
 			notify_close_later(l, NULL, a->fd);
 		notify_say(a->heard, 0);
 		notify_free(a);
-		a = next;
+		if (w && notify_put_down(l))
+			return;
 	}
 }

@@ -44,13 +44,23 @@ static int notify_meets_file(const struct notify_call *c)
 	       c->args[5] != NOTIFY_LOOKED;
 }
 
+/* A disk may be asked what a link says. */
+static uint8_t notify_met_aside(const struct notify_call *c, char *path, size_t *length, size_t *says)
+{
+	struct notify_desk *desk = notify_step_aside(c->l);
+	uint8_t met = notify_met(c, path, length, NOTIFY_NAME, says);
+
+	notify_step_back(c->l, desk);
+	return met;
+}
+
 static void notify_record_names(const struct notify_call *c, struct notify_record *r)
 {
 	int other = notify_other_argument(c->nr);
-	char *path = c->l->names, *into = r->text;
+	char *path = c->l->desk->names, *into = r->text;
 	int copied = c->name && c->name_bytes; /* a name that could not be read then may be read now */
 
-	c->l->unnamed[0] = c->l->unnamed[1] = 0;
+	c->l->desk->unnamed[0] = c->l->desk->unnamed[1] = 0;
 	size_t length = copied ? c->name_bytes : notify_read_path(c, c->l->path_argument[c->nr], path, NOTIFY_NAME);
 	if (copied)
 		memcpy(path, c->name, length);
@@ -58,7 +68,7 @@ static void notify_record_names(const struct notify_call *c, struct notify_recor
 
 	if (!more && length && notify_meets_file(c)) {
 		path[length] = 0;
-		r->met = notify_met(c, path, &length, NOTIFY_NAME, &more);
+		r->met = notify_met_aside(c, path, &length, &more);
 	}
 	if (copied && other >= 0)
 		memcpy(path + length, c->name + c->name_bytes, more = c->other_bytes);
@@ -69,7 +79,7 @@ static void notify_record_names(const struct notify_call *c, struct notify_recor
 	memcpy(into, path, length + more);
 	r->path_length = (uint16_t)length;
 	r->other_length = (uint16_t)more;
-	const uint64_t *file = copied ? c->unnamed : c->l->unnamed;
+	const uint64_t *file = copied ? c->unnamed : c->l->desk->unnamed;
 	r->device = file[0];
 	r->inode = file[1];
 }

@@ -154,7 +154,7 @@ static void notify_send_out(const struct notify_call *c, int fd, struct notify_m
 
 	if (connecting) {
 		notify_write_led(c, fd, &m->to);
-		result = notify_connect_now(fd, &m->to, &blocking);
+		result = notify_connect_now(c->l, fd, &m->to, &blocking);
 		if (!result)
 			connecting = 0;
 	}
@@ -186,7 +186,7 @@ static void notify_send_out(const struct notify_call *c, int fd, struct notify_m
 	notify_close_taken(c->l, c->sandbox, fd);
 	if (m->written_to && result >= 0) {
 		uint32_t sent = (uint32_t)result;
-		int written = notify_write(c->sandbox, c->id, c->tid, m->written_to, &sent, sizeof sent);
+		int written = notify_write(c->l, c->sandbox, c->id, c->tid, m->written_to, &sent, sizeof sent);
 		result = written ? written : 1;
 	}
 	if (m->rights)
@@ -198,7 +198,7 @@ static void notify_send_out(const struct notify_call *c, int fd, struct notify_m
 /* From here on everything is in our memory. Takes `fd`. */
 static void notify_send_copied(const struct notify_call *c, int fd, struct notify_message *m, int domain, int type)
 {
-	char *data = c->l->payload, *control = c->l->control;
+	char *data = c->l->desk->payload, *control = c->l->desk->control;
 	int result = 0;
 
 	m->flags &= NOTIFY_SEND_FLAGS;
@@ -214,6 +214,10 @@ static void notify_send_copied(const struct notify_call *c, int fd, struct notif
 	}
 	if (!result && m->control_bytes)
 		result = notify_vet_control(c, m, control, domain);
+	if (!result && m->rights && !notify_valid(c)) { /* to take them may have been long */
+		notify_close_rights(c->l, c->sandbox, control, m->control_bytes);
+		result = -EINTR;
+	}
 	if (!result) {
 		notify_send_out(c, fd, m, data, control, domain, type);
 		return;
@@ -253,7 +257,7 @@ SHARED void notify_do_sendto(const struct notify_call *c)
 		result = -EMSGSIZE;
 	if (!result) {
 		m.bytes = c->args[2] < NOTIFY_PAYLOAD ? (size_t)c->args[2] : NOTIFY_PAYLOAD;
-		result = notify_read(c, c->args[1], c->l->payload, m.bytes);
+		result = notify_read(c, c->args[1], c->l->desk->payload, m.bytes);
 	}
 	notify_send_read(c, fd, &m, domain, type, result);
 }
@@ -261,7 +265,7 @@ SHARED void notify_do_sendto(const struct notify_call *c)
 /* Copy a msghdr and all that it points to. */
 static int notify_read_message(const struct notify_call *c, uint64_t where, int type, struct notify_message *m)
 {
-	struct iovec *iov = c->l->iov;
+	struct iovec *iov = c->l->desk->iov;
 	struct msghdr header;
 	size_t count, room = NOTIFY_PAYLOAD;
 	int result = notify_read(c, where, &header, sizeof header);
@@ -277,7 +281,7 @@ static int notify_read_message(const struct notify_call *c, uint64_t where, int 
 		result = notify_read(c, (uintptr_t)header.msg_iov, iov, header.msg_iovlen * sizeof *iov);
 	if (!result && header.msg_control && header.msg_controllen) {
 		m->control_bytes = header.msg_controllen;
-		result = notify_read(c, (uintptr_t)header.msg_control, c->l->control, m->control_bytes);
+		result = notify_read(c, (uintptr_t)header.msg_control, c->l->desk->control, m->control_bytes);
 	}
 	if (result)
 		return result;
@@ -289,10 +293,7 @@ static int notify_read_message(const struct notify_call *c, uint64_t where, int 
 	m->bytes = NOTIFY_PAYLOAD - room;
 	if (!room && type != SOCK_STREAM)
 		return -EMSGSIZE;
-	struct iovec local = {c->l->payload, m->bytes};
-	if (m->bytes && process_vm_readv(c->tid, &local, 1, iov, count, 0) != (ssize_t)m->bytes)
-		return -EFAULT;
-	return 0;
+	return m->bytes ? notify_read_all(c, iov, count, c->l->desk->payload, m->bytes) : 0;
 }
 
 /* sendmsg, and the first message of sendmmsg: a caller must expect that fewer were sent. */

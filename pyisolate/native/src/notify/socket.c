@@ -88,6 +88,35 @@ static void notify_end_buffer(int *wanted)
 		*wanted = NOTIFY_BUFFER;
 }
 
+/* bind(2), which takes the lock of the guest's socket. */
+static void notify_bind_now(const struct notify_call *c, int fd, const struct notify_endpoint *at)
+{
+	struct notify_desk *desk = notify_step_aside(c->l);
+	int result = bind(fd, &at->raw.any, at->length) ? -errno : 0;
+
+	notify_step_back(c->l, desk);
+	notify_result(c, result);
+}
+
+/* What the socket is bound to: 0 or -errno. */
+static int notify_bound_to(const struct notify_call *c, int fd, struct notify_endpoint *at)
+{
+	struct notify_desk *desk = notify_step_aside(c->l);
+	int result = getsockname(fd, &at->raw.any, &at->length) ? -errno : 0;
+
+	notify_step_back(c->l, desk);
+	return result || notify_valid(c) ? result : -EINTR;
+}
+
+static int notify_listen_now(const struct notify_call *c, int fd)
+{
+	struct notify_desk *desk = notify_step_aside(c->l);
+	int result = listen(fd, (int)c->args[1]) ? -errno : 0;
+
+	notify_step_back(c->l, desk);
+	return result;
+}
+
 /* Five options come here by right: IPV6_V6ONLY (see notify_judge_local), SO_SNDTIMEO (see notify_connect_now), SO_LINGER,
  * SO_SNDBUF and SO_RCVBUF. */
 SHARED void notify_do_setsockopt(const struct notify_call *c)
@@ -123,11 +152,23 @@ SHARED void notify_do_setsockopt(const struct notify_call *c)
 		notify_end_linger(&value.linger);
 	if (result >= 0 && level == SOL_SOCKET && bytes == sizeof(int))
 		notify_end_buffer(&value.number);
-	if (result >= 0)
+	if (result >= 0) {
+		struct notify_desk *desk = notify_step_aside(c->l);
 		result = setsockopt(fd, level, option, &value, (socklen_t)bytes) ? -errno : 0;
+		notify_step_back(c->l, desk);
+	}
 	if (fd >= 0)
 		notify_close_taken(c->l, c->sandbox, fd);
 	notify_give_up(c, PYI_NET_SOCKET, result);
+}
+
+static int notify_is_absent(const struct notify_call *c, const char *path)
+{
+	struct notify_desk *desk = notify_step_aside(c->l);
+	int absent = access(path, F_OK) && errno == ENOENT;
+
+	notify_step_back(c->l, desk);
+	return absent;
 }
 
 /* A unix address as a destination. The supervisor's own name lookup and credentials would be used for a path, so it
@@ -151,7 +192,9 @@ SHARED int notify_unix_destination(const struct notify_call *c, const struct not
 			d = notify_without_rule(d.rule);
 		if (d.allow) {
 			struct notify_endpoint held;
+			struct notify_desk *desk = notify_step_aside(c->l);
 			int place = notify_hold_path(to, &held);
+			notify_step_back(c->l, desk);
 			if (place >= 0)
 				close(place);
 			else if (place == -ELOOP || place == -ENOTSOCK) /* another place than the granted one */
@@ -160,11 +203,15 @@ SHARED int notify_unix_destination(const struct notify_call *c, const struct not
 	} else if (!(c->policy->flags & NOTIFY_CELL)) {
 		d = notify_without_rule(-1); /* an abstract name is the host's in a sandbox thread */
 	}
+	if (notify_is_stale(c)) { /* it was judged by what was in force before */
+		notify_result(c, -EINTR);
+		return -EINTR;
+	}
 	if (d.allow) {
 		notify_count(c->sandbox, capability, NOTIFY_ALLOW);
 		return 0;
 	}
-	if (length && notify_is_lookup(to) && access(to->raw.un.sun_path, F_OK) && errno == ENOENT) {
+	if (length && notify_is_lookup(to) && notify_is_absent(c, to->raw.un.sun_path)) {
 		notify_result(c, -ENOENT); /* a daemon that is not there: nothing was refused */
 		return -ENOENT;
 	}
@@ -203,7 +250,7 @@ static void notify_connect_inet(const struct notify_call *c, int fd, struct noti
 		}
 	}
 	notify_write_led(c, fd, to);
-	result = notify_connect_now(fd, to, &blocking);
+	result = notify_connect_now(c->l, fd, to, &blocking);
 	if (result == -EINPROGRESS && blocking) {
 		struct notify_wait w = {.step = NOTIFY_STEP_CONNECT, .message.to = *to};
 		result = notify_park(c, fd, &w);
@@ -232,7 +279,7 @@ static int notify_connect_own(const struct notify_call *c, int fd, const struct 
 	if (c->policy->shadow && !(c->policy->shadow->flags & NOTIFY_OWN_SOCKETS))
 		notify_tell_shadow(c, PYI_NET_CONNECT, notify_without_rule(-1), to);
 	notify_count(c->sandbox, PYI_NET_CONNECT, NOTIFY_ALLOW);
-	notify_result(c, place < 0 ? place : notify_connect_now(fd, &held, &blocking));
+	notify_result(c, place < 0 ? place : notify_connect_now(c->l, fd, &held, &blocking));
 	if (place >= 0)
 		close(place);
 	return 1;
@@ -261,7 +308,7 @@ SHARED void notify_do_connect(const struct notify_call *c)
 		if (notify_connect_own(c, fd, &to)) {
 			/* answered */
 		} else if (to.family == 0 || !notify_unix_destination(c, &to)) {
-			result = notify_connect_now(fd, &to, &blocking);
+			result = notify_connect_now(c->l, fd, &to, &blocking);
 			notify_result(c, result);
 		}
 	} else {
@@ -277,7 +324,7 @@ static void notify_bind_unix(const struct notify_call *c, int fd, const struct n
 
 	if (!notify_unix_path(at) && cell) { /* unnamed or abstract, in the guest's own network namespace */
 		notify_count(c->sandbox, PYI_NET_BIND, NOTIFY_ALLOW);
-		notify_result(c, bind(fd, &at->raw.any, at->length) ? -errno : 0);
+		notify_bind_now(c, fd, at);
 		return;
 	}
 	size_t length = notify_unix_path(at);
@@ -328,7 +375,7 @@ SHARED void notify_do_bind(const struct notify_call *c)
 		if (c->policy->shadow)
 			notify_tell_shadow(c, PYI_NET_BIND, notify_judge_local(c->policy->shadow, fd, &at, 0), &at);
 		if (notify_pass(c, PYI_NET_BIND, &d, &at))
-			notify_result(c, bind(fd, &at.raw.any, at.length) ? -errno : 0);
+			notify_bind_now(c, fd, &at);
 	} else {
 		notify_result(c, -EAFNOSUPPORT);
 	}
@@ -345,7 +392,7 @@ SHARED void notify_do_listen(const struct notify_call *c)
 		notify_give_up(c, PYI_NET_LISTEN, fd);
 		return;
 	}
-	int result = getsockname(fd, &at.raw.any, &at.length) ? -errno : 0;
+	int result = notify_bound_to(c, fd, &at);
 	if (!result && at.raw.any.sa_family != AF_UNIX) {
 		result = at.raw.any.sa_family == AF_INET    ? notify_decode_inet(&at)
 			 : at.raw.any.sa_family == AF_INET6 ? notify_decode_inet6(&at)
@@ -362,7 +409,7 @@ SHARED void notify_do_listen(const struct notify_call *c)
 		}
 	}
 	if (!result)
-		result = listen(fd, (int)c->args[1]) ? -errno : 0;
+		result = notify_listen_now(c, fd);
 	notify_result(c, result);
 	notify_close_taken(c->l, c->sandbox, fd);
 }

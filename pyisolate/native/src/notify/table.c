@@ -35,6 +35,9 @@ SHARED int notify_own_table(notify_listener *l)
 	l->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (l->epoll < 0)
 		return -errno;
+	l->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+	if (l->timer < 0)
+		return -errno;
 	l->own_wake = notify_from_host(l, l->wake);
 	l->own_drain = notify_from_host(l, l->drain);
 	l->own_ask = notify_from_host(l, l->ask);
@@ -48,22 +51,14 @@ SHARED int notify_own_table(notify_listener *l)
  * others are left in it, which close what guests left there, what is the loop's alone: the table ends with the last of them. */
 SHARED void notify_leave_table(notify_listener *l, int alone)
 {
-	int own[] = {l->epoll, l->self, l->own_wake, l->own_drain, l->own_ask};
+	int own[] = {l->epoll, l->self, l->own_wake, l->own_drain, l->own_ask, l->timer};
 
-	l->epoll = l->self = l->own_wake = l->own_drain = l->own_ask = -1;
+	l->epoll = l->self = l->own_wake = l->own_drain = l->own_ask = l->timer = -1;
 	if (alone)
 		syscall(SYS_close_range, 0U, ~0U, 0U);
 	for (size_t i = 0; i < sizeof own / sizeof *own && !alone; i++)
 		if (own[i] >= 0)
 			close(own[i]);
-}
-
-SHARED void notify_wake_loop(int wake)
-{
-	uint64_t one = 1;
-
-	if (write(wake, &one, sizeof one) < 0)
-		return; /* full: it is readable anyway */
 }
 
 /* Take back an order that the loop has not begun. `lock` is held. */

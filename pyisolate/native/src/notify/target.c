@@ -2,11 +2,12 @@
  * notify_valid(): a notification that is still valid pins the task that made it (seccomp_unotify(2)). */
 #include "facts.h"
 
+/* A call whose sandbox was stopped, or got another policy, while a thread was stranded in it, is none any more (aside.c). */
 SHARED int notify_valid(const struct notify_call *c)
 {
 	uint64_t id = c->id;
 
-	return ioctl(c->sandbox->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
+	return !notify_is_stale(c) && ioctl(c->sandbox->fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
 }
 
 static ssize_t notify_proc_mem(int tid, uint64_t address, void *into, size_t bytes)
@@ -23,8 +24,7 @@ static ssize_t notify_proc_mem(int tid, uint64_t address, void *into, size_t byt
 	return got < 0 ? -error : got;
 }
 
-/* Bytes read, maybe fewer than asked for where the mapping ends, or -errno. */
-SHARED ssize_t notify_read_some(int tid, uint64_t address, void *into, size_t bytes)
+static ssize_t notify_copy_some(int tid, uint64_t address, void *into, size_t bytes)
 {
 	/* Split at the page, so that an unmapped second page costs its own bytes only. */
 	size_t first = 4096 - (size_t)(address % 4096);
@@ -42,9 +42,32 @@ SHARED ssize_t notify_read_some(int tid, uint64_t address, void *into, size_t by
 	return -errno;
 }
 
+/* Bytes read, maybe fewer than asked for where the mapping ends, or -errno. The guest may hold the lock of its memory, or its
+ * page may be a file's that only a disk or a server has. */
+SHARED ssize_t notify_read_some(const struct notify_call *c, uint64_t address, void *into, size_t bytes)
+{
+	struct notify_desk *desk = notify_step_aside(c->l);
+	ssize_t got = notify_copy_some(c->tid, address, into, bytes);
+
+	notify_step_back(c->l, desk);
+	return got;
+}
+
+/* The same into all of several places, in the order of `from`: 0 or -EFAULT. */
+SHARED int notify_read_all(const struct notify_call *c, const struct iovec *from, size_t count, void *into,
+			   size_t bytes)
+{
+	struct notify_desk *desk = notify_step_aside(c->l);
+	struct iovec local = {into, bytes};
+	int all = process_vm_readv(c->tid, &local, 1, from, count, 0) == (ssize_t)bytes;
+
+	notify_step_back(c->l, desk);
+	return all ? 0 : -EFAULT;
+}
+
 SHARED int notify_read(const struct notify_call *c, uint64_t address, void *into, size_t bytes)
 {
-	ssize_t got = bytes ? notify_read_some(c->tid, address, into, bytes) : 0;
+	ssize_t got = bytes ? notify_read_some(c, address, into, bytes) : 0;
 
 	if (got < 0)
 		return (int)got;
@@ -52,8 +75,8 @@ SHARED int notify_read(const struct notify_call *c, uint64_t address, void *into
 }
 
 /* A write must not hit a task that got the id afterwards: the file pins the memory, the check comes after opening it. */
-SHARED int notify_write(struct notify_sandbox *s, uint64_t id, int tid, uint64_t address, const void *from,
-			size_t bytes)
+static int notify_write_some(struct notify_sandbox *s, uint64_t id, int tid, uint64_t address, const void *from,
+			     size_t bytes)
 {
 	char path[32];
 	ssize_t put = -1;
@@ -66,6 +89,16 @@ SHARED int notify_write(struct notify_sandbox *s, uint64_t id, int tid, uint64_t
 		put = pwrite(fd, from, bytes, (off_t)address);
 	close(fd);
 	return put == (ssize_t)bytes ? 0 : -EFAULT;
+}
+
+SHARED int notify_write(notify_listener *l, struct notify_sandbox *s, uint64_t id, int tid, uint64_t address,
+			const void *from, size_t bytes)
+{
+	struct notify_desk *desk = notify_step_aside(l);
+	int result = notify_write_some(s, id, tid, address, from, bytes);
+
+	notify_step_back(l, desk);
+	return result;
 }
 
 /* A field of /proc/<tid>/status as up to `max` numbers (the last ones win); how many, or 0. */
@@ -284,7 +317,7 @@ static size_t notify_read_open(const struct notify_call *c, int descriptor, char
 	if (length <= 0 || !notify_valid(c))
 		return 0;
 	if (unnamed)
-		notify_is_given(c->l->unnamed, &found);
+		notify_is_given(c->l->desk->unnamed, &found);
 	return (size_t)length;
 }
 
@@ -311,23 +344,24 @@ enum { NOTIFY_SHORT_NAME = 256 };
  * and who records it see the same bytes. Most are short, and lie in one page. Loop thread only. */
 SHARED const char *notify_read_name(const struct notify_call *c, uint64_t address, size_t *length)
 {
-	notify_listener *l = c->l;
+	struct notify_desk *desk = c->l->desk;
 	size_t in_page = 4096 - (size_t)(address % 4096);
 
 	for (int i = 0; i < NOTIFY_COPIES; i++)
-		if (l->copies[i].sandbox == c->sandbox && l->copies[i].id == c->id && l->copies[i].address == address) {
-			*length = l->copies[i].length;
-			return l->copies[i].text;
+		if (desk->copies[i].sandbox == c->sandbox && desk->copies[i].id == c->id &&
+		    desk->copies[i].address == address) {
+			*length = desk->copies[i].length;
+			return desk->copies[i].text;
 		}
-	struct notify_copy *copy = &l->copies[l->next_copy];
-	ssize_t got = notify_read_some(c->tid, address, copy->text,
-				       in_page < NOTIFY_SHORT_NAME ? in_page : NOTIFY_SHORT_NAME);
+	struct notify_copy *copy = &desk->copies[desk->next_copy];
+	ssize_t got =
+		notify_read_some(c, address, copy->text, in_page < NOTIFY_SHORT_NAME ? in_page : NOTIFY_SHORT_NAME);
 	copy->sandbox = NULL;
 	if (got > 0 && strnlen(copy->text, (size_t)got) == (size_t)got)
-		got = notify_read_some(c->tid, address, copy->text, sizeof copy->text);
+		got = notify_read_some(c, address, copy->text, sizeof copy->text);
 	if (got <= 0 || !notify_valid(c))
 		return NULL;
-	l->next_copy = (l->next_copy + 1) % NOTIFY_COPIES;
+	desk->next_copy = (desk->next_copy + 1) % NOTIFY_COPIES;
 	copy->sandbox = c->sandbox;
 	copy->id = c->id;
 	copy->address = address;
@@ -363,7 +397,7 @@ SHARED size_t notify_read_path(const struct notify_call *c, int argument, char *
 		return notify_read_open(c, (int)c->args[0], out, room);
 	const char *raw = notify_read_name(c, c->args[argument], &length);
 
-	if (!raw || length == sizeof c->l->copies->text)
+	if (!raw || length == sizeof c->l->desk->copies->text)
 		return 0; /* ENAMETOOLONG for every call */
 	if (!length && notify_is_open_file(c, argument))
 		return notify_read_open(c, (int)c->args[argument - 1], out, room);

@@ -34,12 +34,12 @@ static void notify_rest(struct notify_sandbox *s, uint64_t now, uint64_t rest_ns
  * it since: they make its sockets and put descriptors into its tasks. */
 SHARED void notify_had_turn(notify_listener *l, struct notify_sandbox *s)
 {
-	uint64_t ended = notify_now(), used_ns = notify_used(), took_ns = used_ns - l->used_ns;
+	uint64_t ended = notify_now(), used_ns = notify_used(), took_ns = used_ns - l->desk->used_ns;
 	uint64_t injected_ns = __atomic_exchange_n(&s->injected_ns, 0, __ATOMIC_RELAXED);
 	int64_t owed = s->owed_ns - (int64_t)(ended - s->last_ns) / NOTIFY_FREE_PART;
 	s->owed_ns = (owed < -NOTIFY_BURST_NS ? -NOTIFY_BURST_NS : owed) + (int64_t)(took_ns + injected_ns);
 	__atomic_add_fetch(&s->spent_ns, took_ns, __ATOMIC_RELAXED);
-	l->used_ns = used_ns;
+	l->desk->used_ns = used_ns;
 	s->last_ns = ended;
 	account_spend(s->account, took_ns, ended);
 	uint64_t rest_ns = account_wait(s->account, ended);

@@ -37,12 +37,18 @@ SHARED void notify_end_lead(notify_listener *l);
 SHARED void notify_write_led(const struct notify_call *c, int fd, const struct notify_endpoint *to);
 
 /* wait.c */
-SHARED int notify_connect_now(int fd, const struct notify_endpoint *to, int *blocking);
+SHARED int notify_connect_now(notify_listener *l, int fd, const struct notify_endpoint *to, int *blocking);
 SHARED void notify_wait_end(notify_listener *l, struct notify_wait *w);
 SHARED int notify_park(const struct notify_call *c, int fd, const struct notify_wait *what);
 SHARED void notify_wait_step(notify_listener *l, struct notify_wait *w);
 SHARED void notify_wait_finish(notify_listener *l, struct notify_wait *w, int64_t result);
 SHARED int notify_wait_connect(notify_listener *l, struct notify_wait *w);
+
+/* stranded.c */
+SHARED void notify_wake_loop(int wake);
+SHARED void notify_take_up(notify_listener *l, struct notify_sandbox *s);
+SHARED void notify_unwatch(notify_listener *l, struct notify_wait *w);
+SHARED int notify_put_down(notify_listener *l);
 
 /* question.c */
 SHARED int notify_ask(const struct notify_call *c, int fd, const struct notify_endpoint *to,

@@ -1,11 +1,11 @@
 /* Operations that cannot finish at once: the socket waits in epoll, the guest in the kernel, and the loop goes on. */
 #include "unfinished.h"
 
-/* connect() that never sleeps: 0, -EINPROGRESS (also for a connection that was under way already), or -errno.
+/* connect() that waits for no peer: 0, -EINPROGRESS (also for a connection that was under way already), or -errno.
  * O_NONBLOCK belongs to the open file and so to the guest as well, for the microseconds in between, and another of its
  * threads may take it away again. The send timeout is therefore the shortest there is at that time (one tick of the
  * kernel); only this thread sets it (notify_do_setsockopt). */
-SHARED int notify_connect_now(int fd, const struct notify_endpoint *to, int *blocking)
+static int notify_connect_soon(int fd, const struct notify_endpoint *to, int *blocking)
 {
 	static const struct timeval shortest = {0, 1};
 	struct timeval patience = {0};
@@ -19,7 +19,7 @@ SHARED int notify_connect_now(int fd, const struct notify_endpoint *to, int *blo
 		int place = notify_hold_path(to, &held);
 		if (place < 0)
 			return place;
-		int result = notify_connect_now(fd, &held, blocking);
+		int result = notify_connect_soon(fd, &held, blocking);
 		close(place);
 		return result;
 	}
@@ -39,6 +39,16 @@ SHARED int notify_connect_now(int fd, const struct notify_endpoint *to, int *blo
 		fcntl(fd, F_SETFL, flags);
 	}
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+	return result;
+}
+
+/* The guest may hold the socket's lock, or that of a directory on the way to another socket. */
+SHARED int notify_connect_now(notify_listener *l, int fd, const struct notify_endpoint *to, int *blocking)
+{
+	struct notify_desk *desk = notify_step_aside(l);
+	int result = notify_connect_soon(fd, to, blocking);
+
+	notify_step_back(l, desk);
 	return result;
 }
 
@@ -85,7 +95,7 @@ SHARED void notify_wait_finish(notify_listener *l, struct notify_wait *w, int64_
 {
 	if (w->message.written_to && result >= 0) {
 		uint32_t length = (uint32_t)result;
-		int written = notify_write(w->sandbox, w->id, w->tid, w->message.written_to, &length, sizeof length);
+		int written = notify_write(l, w->sandbox, w->id, w->tid, w->message.written_to, &length, sizeof length);
 		result = written ? written : 1;
 	}
 	notify_answer(w->sandbox, w->id, result < 0 ? 0 : result, result < 0 ? (int)result : 0, 0);
@@ -119,6 +129,7 @@ SHARED int notify_park(const struct notify_call *c, int fd, const struct notify_
 	}
 	*w = *what;
 	w->source.kind = NOTIFY_SOURCE_WAIT;
+	w->call.desk = NULL; /* any thread may go on with it */
 	w->sandbox = c->sandbox;
 	w->id = c->id;
 	w->tid = c->tid;
@@ -159,7 +170,7 @@ SHARED int notify_wait_connect(notify_listener *l, struct notify_wait *w)
 	w->sandbox->questions--;
 	w->step = NOTIFY_STEP_CONNECT;
 	w->deadline_ns = notify_deadline(w->fd);
-	int result = notify_connect_now(w->fd, &w->message.to, &blocking);
+	int result = notify_connect_now(l, w->fd, &w->message.to, &blocking);
 	if (result == -EINPROGRESS && !blocking) {
 		notify_wait_finish(l, w, result);
 		return -EINPROGRESS;
@@ -177,7 +188,7 @@ SHARED void notify_wait_step(notify_listener *l, struct notify_wait *w)
 	if (w->step == NOTIFY_STEP_ASK)
 		return;
 	if (w->step == NOTIFY_STEP_CONNECT) {
-		result = notify_connect_now(w->fd, &w->message.to, &blocking);
+		result = notify_connect_now(l, w->fd, &w->message.to, &blocking);
 		if (result == -EINPROGRESS || result == -EALREADY)
 			return;
 		if (result == -EISCONN)
