@@ -200,8 +200,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     content: str = ""
     #: what else the call needs and no rule grants
     also: tuple[Wanted, ...] = ()
-    #: the file that the question is about, by device and inode; None where it is about a name, or no file
-    file: tuple[int, int] | None = None
+    #: the file that the question is about, by what says which one it is; None where it is about a name, or no file
+    file: tuple[int, ...] | None = None
 
 
 class Actor(msgspec.Struct, frozen=True):

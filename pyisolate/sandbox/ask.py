@@ -44,7 +44,7 @@ _MAX_ANSWERED = 256
 
 #: What a question is about; of a file also which one has the name (device, inode), and what else is asked: a yes for
 #: good is for no other.
-_Key = tuple[Capability, str, "tuple[int, int] | None", str]
+_Key = tuple[Capability, str, tuple[int, ...] | None, str]
 #: whose question the callback in this context answers
 _answers: contextvars.ContextVar[Questions | None] = contextvars.ContextVar("pyisolate_answers", default=None)
 

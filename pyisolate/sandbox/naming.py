@@ -19,7 +19,7 @@ import msgspec
 from ..capability import Capability
 from ..decision import DenialCode
 from ..kernel.rootview.metadata import MetadataChange
-from ..kernel.rootview.names import HostName, NameCall, NameChange
+from ..kernel.rootview.names import HostName, Identity, NameCall, NameChange, identity_of
 from ..native.mount import RENAME_NOREPLACE
 from ..policy import workspace
 from ..policy.asking import NAMING
@@ -39,7 +39,7 @@ _MAKING = ("mkdir", "symlink")
 #: What lies there is another one for each process, or is no file: never the supervisor's for a guest.
 _NOT_FILES = ("/proc", "/sys", "/dev")
 #: A capability, the name, and where that is about the file that has it, which one.
-Need = tuple[Capability, str, "tuple[int, int] | None"]
+Need = tuple[Capability, str, Identity | None]
 
 
 class Named(msgspec.Struct, frozen=True):
@@ -146,11 +146,21 @@ def name_of(written: str, broker: Broker, *, follow: bool = False) -> Name:
     if not path.isprintable() or any(_is_elsewhere(one) for one in (reached, os.path.normpath(reached), path)):
         raise ValueError(f"{written!r} is not the host's for a guest")
     place = os.stat(directory, follow_symlinks=False)
-    seen = os.lstat(path) if os.path.lexists(path) else None
-    found = None if seen is None else (seen.st_dev, seen.st_ino)
+    seen, found = _seen(path)
     if reached.endswith("/") and seen is not None and not stat.S_ISDIR(seen.st_mode):
         raise NotADirectoryError(written)
     return Name(reached, path, seen, HostName(directory, place.st_dev, place.st_ino, last, found))
+
+
+def _seen(path: str) -> tuple[os.stat_result | None, Identity | None]:
+    """Return what has a name, itself, and which file that is; None where nothing has it."""
+    if not os.path.lexists(path):
+        return None, None
+    file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return os.fstat(file), identity_of(file)
+    finally:
+        os.close(file)
 
 
 def _led_to(at: Name, text: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from ..decision import DenialCode
 from ..kernel.rootview.metadata import MetadataChange
 from ..kernel.rootview.names import NameChange
 from ..kernel.rootview.worker import HostFile, HostPlace, unmake
+from ..native import places
 from ..policy import workspace
 from ..policy.asking import CARRIED, CHANGING, OF_FILES
 from ..policy.broker import Broker, is_asked_about
@@ -440,7 +441,7 @@ class WaitingCalls:
         file = _found(asked, self._broker(), host)
         if file is None:
             return None
-        which = None if file.given.name else (file.given.place.device, file.given.place.inode)
+        which = None if file.given.name else file.given.place.which
         question = msgspec.structs.replace(
             asked, target=file.path, capability=file.capability, also=file.also, file=which
         )
@@ -463,11 +464,12 @@ def _found(asked: Asked, broker: Broker, host: HostFiles) -> _File | None:
     also_read = asked.flags & os.O_ACCMODE == os.O_RDWR
     if also_read and not made and broker.decide(Capability.FS_READ, path).refused:
         return None  # one question is about one thing
-    seen = os.stat(os.path.dirname(path) if made else path, follow_symlinks=False)
+    place = os.path.dirname(path) if made else path
+    seen = os.stat(place, follow_symlinks=False)
     if not (stat.S_ISDIR if made else stat.S_ISREG)(seen.st_mode) or (asked.flags & os.O_EXCL and not made):
         return None
     given = HostFile(
-        HostPlace(os.path.dirname(path) if made else path, seen.st_dev, seen.st_ino),
+        HostPlace(place, seen.st_dev, seen.st_ino, places.born(place)),
         asked.flags & _KEPT_FLAGS,
         made,
         asked.mode & 0o777 & ~_umask_of(asked.tid) if made else 0,

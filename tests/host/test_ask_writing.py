@@ -8,6 +8,7 @@ import signal
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import pyisolate
@@ -15,6 +16,7 @@ from pyisolate import Allow, Deny, EnforcementError, Policy
 from pyisolate.decision import Verdict
 from pyisolate.kernel.rootview.view import RootViewBuilder
 from pyisolate.kernel.rootview.worker import HostFile, HostPlace
+from pyisolate.native import places
 from tests.asking import Asked, refused
 from tests.waiting import until
 
@@ -197,6 +199,20 @@ def test_a_guest_that_is_killed_while_it_waits_has_its_event(
 
 
 @pytest.mark.once
+def test_a_file_that_was_given_the_number_of_the_one_asked_about_is_not_opened(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("asked")
+    found, born, builder = file.stat(), places.born(str(file)), RootViewBuilder()
+    try:
+        given = HostPlace(str(file), found.st_dev, found.st_ino, born)
+        os.close(builder.file(HostFile(given), "")[0])  # the control
+        with pytest.raises(EnforcementError, match="made after") as caught:
+            builder.file(HostFile(msgspec.structs.replace(given, born=born - 1)), "")
+        assert caught.value.errno == errno.ESTALE
+    finally:
+        builder.close()
+
+
 @pytest.mark.parametrize(
     ("many_users", "name", "inode_off", "says"),
     [

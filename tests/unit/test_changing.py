@@ -7,6 +7,7 @@ import stat
 import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pyisolate import Policy
@@ -17,6 +18,7 @@ from pyisolate.policy.broker import Broker
 from pyisolate.policy.compile import compile_policy
 from pyisolate.records import Asked
 from pyisolate.sandbox.changing import changed_by
+from pyisolate.sandbox.naming import name_of
 
 _BROKER = Broker(compile_policy(Policy.preset("none").with_ask("fs.metadata")))
 _NOW, _OMIT = 0x3FFFFFFF, 0x3FFFFFFE
@@ -59,7 +61,8 @@ def test_times_are_read_as_each_call_has_them(
     assert named is not None
     assert isinstance(named.change, MetadataChange)
     assert (named.change.call, named.change.times) == ("utime", times)
-    assert named.change.at.found == (tmp_path.stat().st_dev, tmp_path.stat().st_ino)
+    assert named.change.at.found is not None
+    assert named.change.at.found[:2] == (tmp_path.stat().st_dev, tmp_path.stat().st_ino)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +105,7 @@ def test_links_modes_of_programs_and_unknown_flags_are_no_question(tmp_path: Pat
 
 
 def _name(file: Path) -> HostName:
-    place, found = file.parent.stat(), file.lstat() if os.path.lexists(file) else None
-    which = None if found is None else (found.st_dev, found.st_ino)
-    return HostName(str(file.parent), place.st_dev, place.st_ino, file.name, which)
+    return name_of(str(file), _BROKER).on_host
 
 
 def test_a_file_is_changed_and_none_that_has_its_name_by_then(tmp_path: Path) -> None:
@@ -134,3 +135,33 @@ def test_a_link_is_given_away_and_not_what_it_leads_to(tmp_path: Path) -> None:
     assert change_names(NameChange("symlink", _name(link), text=str(target)), uid, gid) == 0
     assert stat.S_ISLNK(link.lstat().st_mode)
     assert (link.lstat().st_uid, target.stat().st_uid, os.readlink(link)) == (uid, os.geteuid(), str(target))
+
+
+@pytest.mark.parametrize("call", ["unlink", "rename", "link", "chmod"])
+@pytest.mark.parametrize("other", ["kind", "born"])
+def test_a_file_that_was_given_the_number_of_the_one_asked_about_is_another(
+    tmp_path: Path, call: str, other: str
+) -> None:
+    file, to = tmp_path / "file", tmp_path / "to"
+    file.write_text("asked")
+    at = _name(file)
+    assert at.found is not None
+
+    def made(at: HostName) -> int:
+        if call == "chmod":
+            return change_metadata(MetadataChange("chmod", at, mode=0o600))
+        new = None if call == "unlink" else _name(to)
+        return change_names(NameChange(call, at, new), os.geteuid(), os.getegid())  # type: ignore[arg-type]
+
+    if other == "kind":
+        file.rename(tmp_path / "kept")
+        file.symlink_to("elsewhere")
+    new = file.lstat()  # as if the file system had given it the old number: ext4 does so at once, tmpfs never
+    stale = msgspec.structs.replace(at, found=(new.st_dev, new.st_ino, at.found[2], at.found[3] - (other == "born")))
+    with pytest.raises(OSError, match="another one"):
+        made(stale)
+    assert os.path.lexists(file)
+    assert not os.path.lexists(to)
+    if other == "kind":
+        (tmp_path / "kept").rename(file)
+    assert made(at) == 0  # the control

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from .names import HostName, another, directory_of, error_of
+from .names import HostName, directory_of, error_of, file_of
 
 Change = Literal["chmod", "chown", "utime", "setxattr", "removexattr"]
 #: As a time: leave it as it is.
@@ -39,11 +39,8 @@ def change_metadata(change: MetadataChange) -> int:
     """Make the call; return its error number, or 0. Raises OSError where the file is not what it was, before that."""
     with contextlib.ExitStack() as held:
         at = held.enter_context(directory_of(change.at))
-        file = os.open(change.at.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-        held.callback(os.close, file)
+        file = held.enter_context(file_of(change.at, at))
         found = os.fstat(file)
-        if (found.st_dev, found.st_ino) != change.at.found:
-            raise another(os.path.join(change.at.directory, change.at.name))
         return error_of(lambda: _change(change, f"/proc/self/fd/{file}", found))
 
 

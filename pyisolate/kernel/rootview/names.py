@@ -17,7 +17,10 @@ from typing import Literal
 
 import msgspec
 
-from ...native import mount
+from ...native import mount, places
+
+#: Which file one is: its device, its number there, its kind, and when it was made.
+Identity = tuple[int, int, int, int]
 
 NameCall = Literal["unlink", "rmdir", "mkdir", "rename", "link", "symlink"]
 
@@ -29,7 +32,7 @@ class HostName(msgspec.Struct, frozen=True):
     device: int
     inode: int
     name: str
-    found: tuple[int, int] | None = None
+    found: Identity | None = None
 
 
 class NameChange(msgspec.Struct, frozen=True, tag="names"):
@@ -91,22 +94,37 @@ def directory_of(of: HostName) -> Iterator[int]:
         os.close(at)
 
 
+def identity_of(file: int) -> Identity:
+    """Return which file a descriptor (O_PATH will do) is of.
+
+    Its number alone does not say: ext4 gives that of a removed file to the next one that is made. The time of birth is
+    0 where a file system keeps none, and as fine as the kernel's clock tick: the kind is compared for itself.
+    """
+    found = os.fstat(file)
+    return found.st_dev, found.st_ino, stat.S_IFMT(found.st_mode), places.born("", dir_fd=file)
+
+
+@contextlib.contextmanager
+def file_of(of: HostName, directory: int) -> Iterator[int]:
+    """Yield a descriptor of the file that was looked at. Raises OSError where its name is another one's by now."""
+    file = os.open(of.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if identity_of(file) != of.found:
+            raise another(os.path.join(of.directory, of.name))
+        yield file
+    finally:
+        os.close(file)
+
+
 def _check(of: HostName, directory: int) -> None:
-    found = os.stat(of.name, dir_fd=directory, follow_symlinks=False)
-    if (found.st_dev, found.st_ino) != of.found:
-        raise another(os.path.join(of.directory, of.name))
+    with file_of(of, directory):
+        pass
 
 
 def _link(of: HostName, directory: int, name: str, to: int) -> int:
     """Give the very file that was looked at another name, whatever has its own by now."""
-    file = os.open(of.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        found = os.fstat(file)
-        if (found.st_dev, found.st_ino) != of.found:
-            raise another(os.path.join(of.directory, of.name))
+    with file_of(of, directory) as file:
         return error_of(lambda: os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=to))  # AT_SYMLINK_FOLLOW, open(2)
-    finally:
-        os.close(file)
 
 
 def another(path: str) -> OSError:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import msgspec
 
 from ...errors import EnforcementError
-from ...native import mount, process
+from ...native import mount, places, process
 from ...native.result import cause_of
 from ...policy.compiled import CompiledPolicy, FsRight, FsRule
 from ..probe_child import Child, say
@@ -38,6 +38,13 @@ class HostPlace(msgspec.Struct, frozen=True):
     path: str
     device: int
     inode: int
+    #: when it was made: its number may be another's after it; None: not compared
+    born: int | None = None
+
+    @property
+    def which(self) -> tuple[int, int, int]:
+        """Say which one it is among all that there were."""
+        return self.device, self.inode, self.born or 0
 
 
 class HostFile(msgspec.Struct, frozen=True):
@@ -208,6 +215,8 @@ def _opened(given: HostFile, tree: int, name: str, request: Request) -> int:
             of_kind = (stat.S_ISDIR if given.name else stat.S_ISREG)(found.st_mode)
             if (found.st_dev, found.st_ino, of_kind) != (given.place.device, given.place.inode, True):
                 raise OSError(errno.ESTALE, "it is another one than it was")
+            if given.place.born not in (None, places.born("", dir_fd=at)):
+                raise OSError(errno.ESTALE, "it was made after the question")
             if given.name:
                 return _made(given, at, request)
             return os.open(f"/proc/self/fd/{at}", given.flags | os.O_NOCTTY | os.O_CLOEXEC)
