@@ -224,25 +224,30 @@ class SeenNames:
             return path
         pending, done, links = path.split("/")[::-1], "", 0
         met: dict[str, str] = {}
+        absent: str | None = None  # and all below it, of which nothing is looked at: a name has two thousand parts
         while pending:
             name = pending.pop()
             if name in ("", ".", ".."):
-                if name == ".." and self.barred is None and self._is_barred(done):
+                if name == ".." and self.barred is None and absent is None and self._is_barred(done):
                     self.barred = done
-                done = done.rpartition("/")[0] if name == ".." else done
+                if name == "..":
+                    absent = None if done == absent else absent
+                    done = done.rpartition("/")[0]
                 continue
             done = f"{done}/{name}"
-            below = [one for one in reversed(pending) if one not in ("", ".")]
-            if _TASK.fullmatch(done) and below[:1] != [".."]:
+            if _TASK.fullmatch(done) and (below := _still(pending))[:1] != [".."]:
                 return "/".join([done, *below])
-            target = self._link(done)
+            if absent is not None:
+                continue
+            target, is_there = self._met_there(done)
+            absent = None if is_there or self._leads_to_own(done) else done
             if target is None or self._came_later(done):
                 continue
             links += 1
             if links > _LINK_LIMIT:
                 continue
             if done not in self._leading:
-                met["/".join([done, *below])] = done
+                met["/".join([done, *_still(pending)])] = done
             done = "" if target.startswith("/") else done.rpartition("/")[0]
             pending += target.split("/")[::-1]
         return self._in_view(done or "/", met)
@@ -281,12 +286,22 @@ class SeenNames:
 
     def _link(self, path: str) -> str | None:
         """Return what a link says; None for what is none, or is not there."""
+        return self._met_there(path)[0]
+
+    def _leads_to_own(self, path: str) -> bool:
+        """Say whether a name of the sandbox's own lies below one that the host need not have."""
+        return any(one.startswith(f"{path}/") for one in (workspace.HOME, *self._leading))
+
+    def _met_there(self, path: str) -> tuple[str | None, bool]:
+        """Return what a link says, None for what is none; and False where nothing has this name, for sure."""
         if path in self._leading:
-            return workspace.HOME
+            return workspace.HOME, True
         try:
-            return looks.readlink(path) if not self._is_own(path) else self._look(path)[1]
+            return (looks.readlink(path) if not self._is_own(path) else self._look(path)[1]), True
+        except (FileNotFoundError, NotADirectoryError):
+            return None, False
         except (OSError, ValueError, SandboxClosed):
-            return None
+            return None, True
 
     def _is_own(self, path: str) -> bool:
         """Say whether a name is in the sandbox's own workspace."""
@@ -322,6 +337,11 @@ class SeenNames:
         if call.met is not None and call.target.startswith(f"{path}/"):
             return not self._is_older(path)
         return self._changed_ns(path) > _at(call.monotonic_ns) + _TICK_NS
+
+
+def _still(pending: list[str]) -> list[str]:
+    """Return the parts that are still to be followed, in order; the next one is last in `pending`."""
+    return [one for one in reversed(pending) if one not in ("", ".")]
 
 
 def _first_line(found: int) -> bytes:
