@@ -20,7 +20,6 @@ from typing import Protocol
 import msgspec
 
 from ..capability import Capability
-from ..decision import DenialCode
 from ..kernel.rootview.metadata import MetadataChange
 from ..kernel.rootview.names import NameChange
 from ..kernel.rootview.worker import HostFile, HostPlace, unmake
@@ -285,7 +284,8 @@ class WaitingCalls:
             return
         with self._charged() as spent:
             try:
-                if names.named.is_denied(self._broker()):
+                stands = all(self._stands(capability, path) for capability, path, _ in names.named.needs)
+                if not stands or names.named.is_denied(self._broker()):
                     kernel.answer(number, allow=False)
                     return
                 if (anew := names.named.anew) is not None:
@@ -341,16 +341,21 @@ class WaitingCalls:
         return msgspec.structs.replace(record, code=said.code or record.code, presented=said.presented)
 
     def _opened(self, file: _File) -> int | None:
-        """Open the file that was asked about; None where it is another one by now, or a rule has come to deny it."""
+        """Open the file that was asked about; None where it is another one by now, or the policy asks no more."""
         with self._charged() as spent:
             try:
-                if self._broker().decide(file.capability, file.path).code is DenialCode.EXPLICIT_DENY:
+                if not self._stands(file.capability, file.path):
                     return None
                 given, spent.elsewhere_s = file.host.file(file.given, self._around.id)
                 return given
             except Exception as error:  # whatever goes wrong, the answer is no
                 _log.warning("a file that was allowed is not given: %s: %s", type(error).__name__, error)
                 return None
+
+    def _stands(self, capability: Capability, path: str) -> bool:
+        """Tell whether a yes holds under the policy that is in force now: it asks about this still, or grants it."""
+        decision = self._broker().decide(capability, path)
+        return decision.code is None or is_asked_about(self._broker().policy, decision)
 
     def _still_asked(self, path: str) -> bool:
         """Tell whether no rule speaks of a program. Where one has come to, the kernel decides."""

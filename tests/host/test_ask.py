@@ -218,19 +218,30 @@ def test_native_code_is_asked_about_and_what_was_asked_is_used(
     assert other.served == 0
 
 
-def test_a_reload_that_denies_wins_over_an_earlier_question(supervisor: pyisolate.Supervisor, server: Server) -> None:
+@pytest.mark.parametrize("then", ["denies", "asks no more", "asks about others", "asks still"])
+def test_a_reload_wins_over_an_earlier_question(supervisor: pyisolate.Supervisor, server: Server, then: str) -> None:
     made: list[Any] = []
     policy = Policy.preset("compute").with_ask("net.connect")
+    other = {
+        "denies": policy.allow_connect("127.0.0.0/8:*").deny("net.connect", server.target),
+        "asks no more": policy.with_ask().allow_connect("127.0.0.2:9"),
+        "asks about others": policy.with_ask({"connect": "127.0.0.2:9"}),
+        "asks still": policy.with_ask({"connect": server.target}),
+    }[then]
 
     def decide(question: Question) -> Allow:
-        made[0].reload_policy(policy.allow_connect("127.0.0.0/8:*").deny("net.connect", server.target))
+        made[0].reload_policy(other)
         return Allow()
 
     with supervisor.spawn("reloads", policy, on_ask=decide) as sandbox:
         made.append(sandbox)
-        with pytest.raises(PolicyError):
-            sandbox.exec(f"import socket, threading\ns = socket.socket()\ns.connect(('127.0.0.1', {server.port}))")
-    assert server.served == 0
+        code = f"import socket, threading\ns = socket.socket()\ns.connect(('127.0.0.1', {server.port}))"
+        if then == "asks still":  # the control
+            sandbox.exec(code)
+        else:
+            with pytest.raises(PolicyError):
+                sandbox.exec(code)
+    assert server.served == (then == "asks still")
 
 
 @pytest.mark.parametrize("narrower", [True, False])

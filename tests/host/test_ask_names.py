@@ -60,6 +60,18 @@ def test_yes_removes_and_makes_and_no_does_not_each_with_one_event(
     assert asked.targets == [str(data), str(data), str(new), str(new)]
 
 
+def test_a_reload_that_asks_no_more_ends_what_was_asked(supervisor: pyisolate.Supervisor, place: Path) -> None:
+    asked, data = Asked(Allow(), Allow()), place / "data"
+    with supervisor.spawn("reloads", POLICY, on_ask=asked) as sandbox:
+        asked.before = lambda: sandbox.reload_policy(POLICY.with_ask("fs.read"))
+        refused(sandbox, f"import os\nos.remove({str(data)!r})")
+        assert data.exists()
+    with supervisor.spawn("stays", POLICY, on_ask=asked) as sandbox:  # the control
+        asked.before = lambda: sandbox.reload_policy(POLICY.with_ask("fs.delete"))
+        sandbox.exec(f"import os\nos.remove({str(data)!r})")
+    assert not data.exists()
+
+
 def test_a_move_is_a_question_for_each_name(supervisor: pyisolate.Supervisor, place: Path) -> None:
     asked, data, new = Asked(Allow(), Deny(), *[Allow()] * 5), place / "data", place / "new"
     with supervisor.spawn("moves", POLICY, on_ask=asked) as sandbox:

@@ -105,6 +105,17 @@ static int notify_push_question(notify_listener *l, const struct notify_wait *w)
 	return 1;
 }
 
+/* The policy has the host asked about a connection that it refuses. */
+static int notify_is_asked_about(const notify_policy *p, const struct notify_endpoint *to,
+				 const struct notify_decision *d)
+{
+	if (d->allow || d->reason == NOTIFY_EXPLICIT_DENY || !(p->flags & NOTIFY_ASK_CONNECT) ||
+	    p->flags & NOTIFY_MONITOR_NET)
+		return 0;
+	return !(p->flags & NOTIFY_ASK_BY_RULE) ||
+	       notify_judge(p, NOTIFY_ASKED_ABOUT, to->family, to->address, to->port, 0).allow;
+}
+
 /* Ask about a connection that no rule speaks of: 1 where the call waits now, which takes `fd`; 0 where it is refused as
  * ever. A rule that denies is never asked about. */
 SHARED int notify_ask(const struct notify_call *c, int fd, const struct notify_endpoint *to,
@@ -112,11 +123,7 @@ SHARED int notify_ask(const struct notify_call *c, int fd, const struct notify_e
 {
 	struct notify_wait w = {.step = NOTIFY_STEP_ASK, .message.to = *to, .refusal = *d, .since_ns = notify_now()};
 
-	if (d->allow || d->reason == NOTIFY_EXPLICIT_DENY || !(c->policy->flags & NOTIFY_ASK_CONNECT) ||
-	    c->policy->flags & NOTIFY_MONITOR_NET)
-		return 0;
-	if (c->policy->flags & NOTIFY_ASK_BY_RULE &&
-	    !notify_judge(c->policy, NOTIFY_ASKED_ABOUT, to->family, to->address, to->port, 0).allow)
+	if (!notify_is_asked_about(c->policy, to, d))
 		return 0;
 	w.call = *c;
 	w.call.question = c->l->last_question + 1;
@@ -310,7 +317,7 @@ static void notify_run(notify_listener *l, struct notify_wait *w)
 	notify_wait_end(l, w);
 }
 
-/* The policy may have been replaced since: a rule that denies now is not overruled. */
+/* The policy may have been replaced since: no answer overrules a rule that denies now, or a policy that asks no more. */
 static void notify_grant_question(notify_listener *l, struct notify_wait *w)
 {
 	const struct notify_endpoint *to = &w->message.to;
@@ -319,8 +326,9 @@ static void notify_grant_question(notify_listener *l, struct notify_wait *w)
 	notify_policy *now = notify_policy_hold(w->sandbox->policy);
 	pthread_mutex_unlock(&l->lock);
 	struct notify_decision d = notify_judge(now, NOTIFY_CONNECT, to->family, to->address, to->port, 0);
+	int stands = d.allow || (now && notify_is_asked_about(now, to, &d));
 	notify_policy_drop(now);
-	if (d.reason == NOTIFY_EXPLICIT_DENY) {
+	if (!stands) {
 		w->refusal = d;
 		notify_refuse_question(l, w, NOTIFY_REPLY_NO);
 		return;
