@@ -7,6 +7,7 @@ few at a time for each function; the threads that read for other sandboxes wait 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -15,7 +16,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -271,7 +272,8 @@ class HostCalls:
                 if outcome == "refused":
                     refusing_s += time.thread_time() - began
                 if not self._closed and not call.given_up:
-                    self._around.answer_call(answer)
+                    with self._charged():
+                        self._around.answer_call(answer)
             finally:
                 with self._lock:
                     self._active.discard(call)
@@ -296,17 +298,15 @@ class HostCalls:
         try:
             if call.given_up:
                 raise concurrent.futures.CancelledError
-            began = time.thread_time()
-            try:
+            with self._charged():
                 if run is None or (run.max_calls is not None and call.ordinal > run.max_calls):
                     raise self._refusal(name, run)
                 args, kwargs = self._arguments(known, call)
-            finally:  # the function's own time is the host's, also where a guard in it refuses
-                self.charge(time.thread_time() - began)
             value = known.context.copy().run(self._invoke, known, call, args, kwargs)
             _check_time(known, call)
             try:
-                encoded, _ = values.encode(value)
+                with self._charged():
+                    encoded, _ = values.encode(value)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{name}: the value is {type(value).__name__}: {error}") from None
             return "returned", wire.Returned(id=number, encoded=encoded)
@@ -319,6 +319,15 @@ class HostCalls:
         except BaseException as error:
             _log.debug("host function %s raised", name, exc_info=True)
             return "raised", _raised(number, error)
+
+    @contextlib.contextmanager
+    def _charged(self) -> Iterator[None]:
+        """Charge the guest what is done for it within. A function's own time is the host's, where a guard refuses, too."""
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            self.charge(time.thread_time() - began)
 
     def _refusal(self, name: str, run: HostFunction | None) -> PolicyError:
         code, reason = DenialCode.NOT_GRANTED, "no function of this name was given to the sandbox"

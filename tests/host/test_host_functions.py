@@ -271,6 +271,19 @@ def test_the_time_of_a_function_is_not_its_guests(supervisor: pyisolate.Supervis
         assert 0 < (sandbox.stats.host_cpu_s or 0) < 0.1
 
 
+def test_what_a_value_takes_to_be_sent_is_its_guests(supervisor: pyisolate.Supervisor) -> None:
+    spent = {}
+    for name, value in (("small", [0]), ("large", [0] * 200_000)):
+        with supervisor.spawn(name, functions={"get": lambda value=value: value}) as sandbox:
+            before = sandbox.stats.host_cpu_s
+            sandbox.exec("for _ in range(20): get()")
+            after = sandbox.stats.host_cpu_s
+            assert before is not None
+            assert after is not None
+            spent[name] = after - before
+    assert spent["large"] > 3 * spent["small"]
+
+
 def test_a_guards_refusal_is_one_event_of_the_sandbox(spawn: Spawn) -> None:
     @guard("send_email", target="{to}", policy={"send_email bob"})
     def send(to: str) -> str:
