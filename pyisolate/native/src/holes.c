@@ -68,9 +68,13 @@ static void holes_fill_heap(void)
 	}
 }
 
+/* Its caller has released the interpreter's lock (cffi), with which a thread has no pools since 3.12. */
 SHARED void holes_fill(void)
 {
+	PyGILState_STATE state = PyGILState_Ensure();
+
 	for (size_t size = HOLES_ALIGNMENT; size <= HOLES_LARGEST; size += HOLES_ALIGNMENT)
 		holes_fill_size(size);
+	PyGILState_Release(state);
 	holes_fill_heap();
 }
