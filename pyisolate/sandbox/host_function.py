@@ -322,7 +322,7 @@ class HostCalls:
 
     @contextlib.contextmanager
     def _charged(self) -> Iterator[None]:
-        """Charge the guest what is done for it within. A function's own time is the host's, where a guard refuses, too."""
+        """Charge the guest what is done for it within: not a function's own time, nor that of guards in it."""
         began = time.thread_time()
         try:
             yield

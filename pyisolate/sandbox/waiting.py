@@ -284,7 +284,7 @@ class WaitingCalls:
             return
         with self._charged() as spent:
             try:
-                stands = all(self._stands(capability, path) for capability, path, _ in names.named.needs)
+                stands = all(self._stands(*need[:2]) for need in names.named.needs)
                 if not stands or names.named.is_denied(self._broker()):
                     kernel.answer(number, allow=False)
                     return
@@ -333,8 +333,7 @@ class WaitingCalls:
         return msgspec.structs.replace(record, target=target, other=other)
 
     def decided(self, record: KernelRecord) -> KernelRecord:
-        """Return the record of a call that was a question with what the broker says of it: the listener has no rules
-        for files and programs."""
+        """Return a question's record with the broker's word: the listener has no rules for files and programs."""
         if record.answer in (None, "would_ask") or record.capability not in (*OF_FILES, Capability.PROCESS_EXEC):
             return record
         said = self._broker().decide(record.capability, record.target)
@@ -359,8 +358,7 @@ class WaitingCalls:
 
     def _still_asked(self, path: str) -> bool:
         """Tell whether no rule speaks of a program. Where one has come to, the kernel decides."""
-        decision = self._broker().decide(Capability.PROCESS_EXEC, path)
-        return is_asked_about(self._broker().policy, decision)
+        return is_asked_about(self._broker().policy, self._broker().decide(Capability.PROCESS_EXEC, path))
 
     def _start(self, asked: Asked, path: str) -> None:
         """Have a program that the host allows start in its turn."""
@@ -432,10 +430,8 @@ class WaitingCalls:
 
     def _names(self, asked: Asked, host: HostFiles) -> tuple[Asked, Callable[[], None]] | None:
         """Return the first question about a call that changes names, and what a yes does."""
-        if asked.syscall in CHANGING:
-            named = changed_by(asked, self._broker())
-        else:
-            named = named_by(asked, self._broker(), _umask_of(asked.tid))
+        changes, broker = asked.syscall in CHANGING, self._broker()
+        named = changed_by(asked, broker) if changes else named_by(asked, broker, _umask_of(asked.tid))
         if named is None:
             return None
         names = _Names(asked, named, host)
