@@ -8,6 +8,7 @@ followed a link that is younger.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -36,6 +37,7 @@ _FIRST_LINE = 256  # BINPRM_BUF_SIZE, linux/binfmts.h
 _TICK_NS = 10_000_000  # file systems look at the clock of the last tick; HZ=100 is the slowest
 _READINGS = 3  # of two clocks, one after the other: a thread that has to rest in between finds too small a difference
 _TRIES_NS = 60_000_000_000  # a guest may be kept waiting between its two tries of a call
+_TRIES = 8  # of a look-up that another name's change may disturb
 _LINK_LIMIT = 40  # path_resolution(7)
 
 
@@ -201,7 +203,7 @@ class SeenNames:
                 yield found
             return
         with self._own(path) as (top, name):
-            found = mount.openat2(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, mount.BENEATH, dirfd=top)
+            found = _opened_from_memory(top, name)
         try:
             yield found
         finally:
@@ -342,6 +344,17 @@ class SeenNames:
 def _still(pending: list[str]) -> list[str]:
     """Return the parts that are still to be followed, in order; the next one is last in `pending`."""
     return [one for one in reversed(pending) if one not in ("", ".")]
+
+
+def _opened_from_memory(top: int, name: str) -> int:
+    """Open what a directory of a tmpfs has, by O_PATH, and wait for no lock that a guest holds. Raises OSError.
+
+    All that is there is in memory. What is not found at once is not there, unless a name was changed just then.
+    """
+    for _ in range(_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            return mount.openat2(name, os.O_PATH | os.O_NOFOLLOW, mount.BENEATH | mount.RESOLVE_CACHED, dirfd=top)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
 
 def _first_line(found: int) -> bytes:

@@ -1,7 +1,7 @@
 """Names beneath a directory that others fill: opened, walked and written without following a link (openat2(2), 5.6).
 
-All by descriptors: checked is the opened file, not the name. A tmpfs answers from memory, so no call here waits for a
-guest.
+All by descriptors: checked is the opened file, not the name. A guest can hold a directory's lock (getdents64(2) into
+memory that it keeps busy): the caller's thread waits for it then, until the sandbox ends.
 """
 
 from __future__ import annotations

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pyisolate.kernel.seen_names import SeenNames
-from pyisolate.native import looks
+from pyisolate.native import looks, mount
 from pyisolate.policy import workspace
 
 _NAMES = ("a", "b", "l", "up", "none", "loop", "f", "..", ".", "")
@@ -50,6 +51,32 @@ def test_nothing_is_looked_at_below_what_is_not_there(tree: Path, monkeypatch: p
     assert looked[-1] == f"{tree}/none"
     assert len(looked) == len(tree.parts)
     assert SeenNames().followed(f"{path}/{'../' * 1901}l") == f"{tree}/a/b"  # and again where the name comes back
+
+
+def test_a_workspace_is_looked_at_without_waiting_for_a_directory_of_a_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved, openat2 = [], mount.openat2
+
+    def watched(path: str, flags: int, resolve: int, *, dirfd: int) -> int:
+        resolved.append(resolve)
+        return openat2(path, flags, resolve, dirfd=dirfd)
+
+    monkeypatch.setattr(mount, "openat2", watched)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        Path(name, "d").mkdir()
+        Path(name, "d/f").write_text("x")
+        top = os.open(name, os.O_RDONLY)
+
+        @contextlib.contextmanager
+        def own(path: str) -> Iterator[tuple[int, str]]:
+            yield top, os.path.relpath(path, workspace.HOME)
+
+        names = SeenNames(own)
+        assert names.is_seen(f"{workspace.HOME}/d/f")
+        assert not names.is_there(f"{workspace.HOME}/d/none")
+        assert not names.is_there(f"{workspace.HOME}/none/f")
+        os.close(top)
+    assert resolved
+    assert all(one & mount.RESOLVE_CACHED for one in resolved)
 
 
 def test_the_workspace_lies_below_what_the_host_has_not(tmp_path: Path) -> None:
