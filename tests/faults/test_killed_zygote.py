@@ -83,8 +83,8 @@ def test_a_zygote_that_dies_again_and_again_is_told_of() -> None:
     with pyisolate.Supervisor(pool_size=1) as supervisor:
         settings = inside.pool(supervisor)._settings
         os.kill(supervisor.diagnostics().zygote_pid, signal.SIGKILL)
-        broken = type(settings)(**{**vars(settings), "environment": {"PYTHONHOME": "/nowhere"}})
-        inside.pool(supervisor)._settings = type(broken)(**{**vars(broken), "spec": Unfit()})
+        broken = msgspec.structs.replace(settings, environment={"PYTHONHOME": "/nowhere"})
+        inside.pool(supervisor)._settings = msgspec.structs.replace(broken, spec=Unfit())
         with pytest.raises(pyisolate.SandboxError, match="zygote"):
             spawn_some(supervisor)
         inside.pool(supervisor)._settings = settings

@@ -71,7 +71,7 @@ def test_changing_what_may_not_be_written_is_one_event(
             "fs.metadata", str(file), "SCOPE_INSUFFICIENT", 1,
         )  # fmt: skip
         assert event.kernel_decision == "deny"
-        assert event.suggestion == {"fs": [{"path": str(file), "allow": ["write", "metadata"]}]}
+        assert event.suggestion == {"fs": [{"path": str(file), "allow": ["write"]}]}
     with supervisor.spawn("metadata", apply(policy, event.suggestion)) as sandbox:  # the control
         assert sandbox.exec(source).value == 0
         assert sandbox.get_denial_events() == []
