@@ -35,6 +35,15 @@ def hold(count, header=""):
     for one in made:
         one.sendall(header.encode())
     return made
+def answered(sock):
+    # An answer may come in several pieces: what is left of one would be taken for the next one's status.
+    head = b""
+    while b"\\r\\n\\r\\n" not in head:
+        head += sock.recv(1) or exit("the proxy closed within a head")
+    length = int(head.lower().split(b"content-length:")[1].split(b"\\r\\n")[0])
+    while length:
+        length -= len(sock.recv(length)) or exit("the proxy closed within an answer")
+    return head[9:12]
 """
 )
 #: A word of the proxy's own code that has it ask the kernel for what no kernel tells: a netlink protocol, an attribute.
@@ -138,10 +147,10 @@ def test_connections_that_show_none_keep_no_sandboxs_place(world: World, guest: 
         other.exec(_GUEST)
         kept = f"GET {world.granted} HTTP/1.1\r\nHost: {world.place}\r\n"
         other.exec(f"(held,) = hold(1, {kept!r} + login + '\\r\\n')")
-        assert other.eval("held.recv(1 << 16)[9:12]") == b"200"
+        assert other.eval("answered(held)") == b"200"
         guest.exec("many = hold(400)")
         other.exec(f"held.sendall(({kept!r} + login + '\\r\\n').encode())")
-        assert other.eval("held.recv(1 << 16)[9:12]") == b"200"
+        assert other.eval("answered(held)") == b"200"
         guest.exec("many[0].settimeout(20)")
         assert guest.eval("many[0].recv(1)") == b""  # the oldest
         assert other.eval(_ask(world)) == b"200"
