@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import inspect
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from .choices import Enforcement, Isolation
+from .choices import Isolation
 from .native.forked import call_in_child
-from .records import Actor
-from .sandbox.ask import Asker
-from .sandbox.host_function import FunctionsLike, Offer
 from .sandbox.process import Sandbox
-from .sandbox.question import OnAsk
-from .sandbox.result import OutputCallback
 from .supervisor.control_token import check_token
 from .supervisor.options import PolicyLike, SpawnOptions
 from .supervisor.supervisor import Supervisor
@@ -23,7 +18,6 @@ from .telemetry.sinks.configure import install_event_sinks
 from .telemetry.sinks.protocol import EventSink
 
 if TYPE_CHECKING:
-    from .environments import Environment
     from .sandbox.thread import SandboxThread
 
 _default: Supervisor | None = None
@@ -62,53 +56,10 @@ def spawn(
     name: str, policy: PolicyLike | None = None, *, isolation: Isolation, **options: Unpack[SpawnOptions]
 ) -> Sandbox | SandboxThread: ...
 def spawn(
-    name: str,
-    policy: PolicyLike | None = None,
-    *,
-    isolation: Isolation = "process",
-    limits: Mapping[str, Any] | None = None,
-    mode: str | None = None,
-    enforcement: Enforcement = "strict",
-    actor: Mapping[str, str] | Actor | None = None,
-    require_actor: bool = False,
-    env: Mapping[str, str] | None = None,
-    cwd: str | os.PathLike[str] | None = None,
-    workspace: str | int | os.PathLike[str] | None = None,
-    environment: Environment | str | os.PathLike[str] | None = None,
-    files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
-    copy_on_write: str | os.PathLike[str] | None = None,
-    allowed_imports: list[str] | tuple[str, ...] | None = None,
-    shadow: PolicyLike | None = None,
-    on_stdout: OutputCallback | None = None,
-    on_stderr: OutputCallback | None = None,
-    functions: FunctionsLike | Offer | None = None,
-    on_ask: OnAsk | Asker | None = None,
-    ask_timeout: float = 30.0,
+    name: str, policy: PolicyLike | None = None, *, isolation: Isolation = "process", **options: Unpack[SpawnOptions]
 ) -> Sandbox | SandboxThread:
     """Spawn a sandbox on the default supervisor; arguments and errors are those of `Supervisor.spawn`."""
-    return default_supervisor().spawn(
-        name,
-        policy,
-        isolation=isolation,
-        limits=limits,
-        mode=mode,
-        enforcement=enforcement,
-        actor=actor,
-        require_actor=require_actor,
-        env=env,
-        cwd=cwd,
-        workspace=workspace,
-        environment=environment,
-        files=files,
-        copy_on_write=copy_on_write,
-        allowed_imports=allowed_imports,
-        shadow=shadow,
-        on_stdout=on_stdout,
-        on_stderr=on_stderr,
-        functions=functions,
-        on_ask=on_ask,
-        ask_timeout=ask_timeout,
-    )
+    return default_supervisor().spawn(name, policy, isolation=isolation, **options)
 
 
 @overload
@@ -128,53 +79,16 @@ async def aspawn(
     name: str, policy: PolicyLike | None = None, *, isolation: Isolation, **options: Unpack[SpawnOptions]
 ) -> Sandbox | SandboxThread: ...
 async def aspawn(
-    name: str,
-    policy: PolicyLike | None = None,
-    *,
-    isolation: Isolation = "process",
-    limits: Mapping[str, Any] | None = None,
-    mode: str | None = None,
-    enforcement: Enforcement = "strict",
-    actor: Mapping[str, str] | Actor | None = None,
-    require_actor: bool = False,
-    env: Mapping[str, str] | None = None,
-    cwd: str | os.PathLike[str] | None = None,
-    workspace: str | int | os.PathLike[str] | None = None,
-    environment: Environment | str | os.PathLike[str] | None = None,
-    files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
-    copy_on_write: str | os.PathLike[str] | None = None,
-    allowed_imports: list[str] | tuple[str, ...] | None = None,
-    shadow: PolicyLike | None = None,
-    on_stdout: OutputCallback | None = None,
-    on_stderr: OutputCallback | None = None,
-    functions: FunctionsLike | Offer | None = None,
-    on_ask: OnAsk | Asker | None = None,
-    ask_timeout: float = 30.0,
+    name: str, policy: PolicyLike | None = None, *, isolation: Isolation = "process", **options: Unpack[SpawnOptions]
 ) -> Sandbox | SandboxThread:
     """Spawn a sandbox without blocking the event loop: `async with await aspawn(...) as sandbox`."""
-    return await default_supervisor().aspawn(
-        name,
-        policy,
-        isolation=isolation,
-        limits=limits,
-        mode=mode,
-        enforcement=enforcement,
-        actor=actor,
-        require_actor=require_actor,
-        env=env,
-        cwd=cwd,
-        workspace=workspace,
-        environment=environment,
-        files=files,
-        copy_on_write=copy_on_write,
-        allowed_imports=allowed_imports,
-        shadow=shadow,
-        on_stdout=on_stdout,
-        on_stderr=on_stderr,
-        functions=functions,
-        on_ask=on_ask,
-        ask_timeout=ask_timeout,
-    )
+    return await default_supervisor().aspawn(name, policy, isolation=isolation, **options)
+
+
+_, *_parameters = inspect.signature(Supervisor.spawn).parameters.values()
+_function: Any
+for _function in (spawn, aspawn):  # `help` shows what both hand on
+    _function.__signature__ = inspect.Signature(_parameters)
 
 
 def list_active() -> list[Sandbox | SandboxThread]:
