@@ -33,6 +33,7 @@ from .request import Refusal, in_words, malformed, overriding, read_request
 from .shortcut import Begun, Shortcut
 from .streams import Inlet, Plain, Side
 from .tenants import Tenant, Tenants, too_many
+from .waiting import Waiting
 from .work import timed
 
 #: Until a request's head has been sent, and until TLS is agreed upon (seconds); a head's size (bytes).
@@ -51,11 +52,14 @@ class _By(enum.Enum):
 
 
 class Services:
-    """What all connections use. `authorities`: whom the proxy trusts (PEM); None: whom this machine does."""
+    """What all connections use. `authorities`: whom the proxy trusts (PEM); None: whom this machine does.
 
-    def __init__(self, tenants: Tenants, names: Names, authorities: str | None) -> None:
+    `waits`: what its loop waits with.
+    """
+
+    def __init__(self, tenants: Tenants, names: Names, authorities: str | None, waits: Waiting | None = None) -> None:
         self.tenants, self.names, self._authorities = tenants, names, authorities
-        self.carrier = tunnel.Carrier()
+        self.carrier = tunnel.Carrier(waits)
 
     @functools.cached_property
     def trusted(self) -> ssl.SSLContext:
@@ -179,13 +183,13 @@ class Connection:
             found = known.find(data, place)
             return found[0] if found is not None and len(found[1]) == found[0].body_bytes else None
 
-        plain = side if isinstance(side, Plain) and not tenant.hider.hidden else None
-        shortcut = Shortcut(side, up, tenant.meter, find, tenant.hider, tenant.turns, settles=plain is not None)
-        first = await self._carried(shortcut)
-        if plain is None or not shortcut.settled:
-            return first
         carrier = self._services.carrier
-        return await self._carried(Handed(carrier, plain, up, tenant.meter, known.of(place)))
+        settles = not tenant.hider.hidden and carrier.takes(side, up.side)
+        shortcut = Shortcut(side, up, tenant.meter, find, tenant.hider, tenant.turns, settles=settles)
+        first = await self._carried(shortcut)
+        if not shortcut.settled:
+            return first
+        return await self._carried(Handed(carrier, side, up, tenant.meter, known.of(place)))
 
     async def _carried(self, way: Shortcut | Handed) -> bytes | Begun | None:
         """Carry what is known; return what else comes. Tells what of its failures the guest can be answered."""

@@ -1,6 +1,7 @@
-"""Exchanges of which all is known, carried by the tunnels' thread, until something else comes: this loop is not woken.
+"""Exchanges of which all is known, carried in C, until something else comes: no callback of this loop's is called.
 
-The thread compares heads byte by byte with those that were read and judged here, counts and bounds as `shortcut.py`
+The tunnels' thread carries those without TLS, and this loop's own thread while it waits (`waiting.py`) those in opened
+tunnels. C compares heads byte by byte with those that were read and judged here, counts and bounds as `shortcut.py`
 does, and gives the connection back with what it does not know. Where another policy comes into force it carries nothing
 more, at once (`Tenants.dismiss`).
 """
@@ -28,7 +29,7 @@ from .forward import IDLE_S, KEPT_S, Upstream
 from .heads import KnownAnswer, KnownRequest
 from .meter import Meter
 from .shortcut import Begun
-from .streams import Plain
+from .streams import Side
 from .tunnel import Carrier, raise_for
 
 #: What is copied for a connection, the last that came (bytes).
@@ -37,10 +38,10 @@ _V = TypeVar("_V", KnownRequest, KnownAnswer)
 
 
 class Handed:
-    """A guest's connection and its host's, both at rest, while the thread has them."""
+    """A guest's connection and its host's, both at rest, while C has them."""
 
     def __init__(
-        self, carrier: Carrier, side: Plain, up: Upstream, meter: Meter, requests: Sequence[tuple[bytes, KnownRequest]]
+        self, carrier: Carrier, side: Side, up: Upstream, meter: Meter, requests: Sequence[tuple[bytes, KnownRequest]]
     ) -> None:
         """`requests`: what was granted to this sandbox, with the heads that it came with."""
         self._carrier, self._up, self._meter, self._side = carrier, up, meter, side
@@ -52,16 +53,16 @@ class Handed:
 
     async def run(self, head_s: float) -> bytes | Begun | None:
         """Return what else came, as `Shortcut.run` does, and raise what that raises."""
-        host = self._up.side
-        if not isinstance(host, Plain) or not (self._requests and self._side.rests()):
+        sides = (self._side, self._up.side)
+        if not (self._requests and self._side.rests()) or not self._carrier.takes(*sides):
             return None
-        if not self._up.serves(self._up.place) or any(_is_busy(one) for one in (self._side, host)):
+        if not self._up.serves(self._up.place) or any(_is_busy(one) for one in sides):
             return None
-        transports = [self._side.transport, host.transport]
+        transports = [one.below.transport for one in sides]
         for one in transports:
             one.pause_reading()
         try:
-            tunnels = self._carrier.tunnels
+            tunnels = self._carrier.over_tls if any(one.engine for one in sides) else self._carrier.tunnels
             number = self._begin(tunnels, *(one.get_extra_info("socket").fileno() for one in transports))
         except OSError:  # no memory, no descriptor: it goes on here
             number = None
@@ -74,7 +75,8 @@ class Handed:
     def _begin(self, tunnels: Tunnels, guest: int, host: int) -> int:
         requests = [Known(head, one.onward, one.body_bytes) for head, one in self._requests]
         answers = [Known(head, one.onward, one.body_bytes) for head, one in _copied(self._up.answers.of())]
-        return tunnels.exchange(guest, host, self._meter.counts, requests, answers, int(1000 * KEPT_S))
+        tls = (self._side.engine, self._up.side.engine)
+        return tunnels.exchange(guest, host, self._meter.counts, requests, answers, int(1000 * KEPT_S), tls)
 
     async def _end(self, tunnels: Tunnels, number: int, head_s: float) -> Ended:
         """Return how the thread has ended it, which it does too where nothing comes for as long as each side has."""
@@ -91,6 +93,8 @@ class Handed:
                 self._timer.cancel()
 
     def _given_back(self, end: Ended) -> bytes | Begun | None:
+        for side, ended in zip((self._side, self._up.side), end.tls_ended, strict=True):
+            side.taken_back(ended=ended)
         if end.asked is not None:
             head, known = self._requests[end.asked]
             self.asked, self.begun = known.request, end.begun
@@ -107,7 +111,7 @@ class Handed:
         raise ConnectionAbortedError("the thread has ended it")
 
 
-def _is_busy(side: Plain) -> bool:
+def _is_busy(side: Side) -> bool:
     return side.waits_to_write() or side.is_closing()
 
 

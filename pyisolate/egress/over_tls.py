@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from ..native.tunnels import Tls
 from .streams import Inlet, Plain
 
 _T = TypeVar("_T")
@@ -27,6 +28,20 @@ class OverTls:
         self._under, self._tls, self._incoming, self._outgoing = under, tls, incoming, outgoing
         #: OpenSSL has met the end of what comes, or what it cannot read
         self._ended = False
+
+    @property
+    def below(self) -> Plain:
+        """The connection's socket."""
+        return self._under
+
+    @property
+    def engine(self) -> Tls:
+        """What reads and writes it, for who takes it over."""
+        return Tls(self._tls, self._incoming, self._outgoing)
+
+    def taken_back(self, *, ended: bool) -> None:
+        """Be read and written here again; `ended`: who had it has met the end."""
+        self._ended = self._ended or ended
 
     @property
     def inlet(self) -> Inlet:

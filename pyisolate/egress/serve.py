@@ -20,6 +20,7 @@ from .messages import Admit, Answered, Applied, Dismiss, Report, Serving, Start
 from .names import Names
 from .peers import Peers
 from .tenants import Tenants
+from .waiting import Waiting
 
 #: Descriptors that it may have: two for each connection it carries.
 _MOST_FILES = 16384
@@ -44,7 +45,9 @@ def main(control_fd: int, listener_fd: int, led_fd: int) -> int:
     confined = _confine(start)
     control.sendall(messages.encode(Serving(confined=tuple(confined))))
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-        asyncio.run(_serve(control, listener, Peers(listener, led_fd), start, host))
+        waiting = Waiting()
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(waiting)) as runner:
+            runner.run(_serve(control, listener, Peers(listener, led_fd), start, host, waiting))
     return 0
 
 
@@ -99,7 +102,9 @@ def _restrict_files(readable: tuple[str, ...], abi: int) -> None:
         os.close(ruleset)
 
 
-async def _serve(control: socket.socket, listener: socket.socket, peers: Peers, start: Start, host: int) -> None:
+async def _serve(
+    control: socket.socket, listener: socket.socket, peers: Peers, start: Start, host: int, waiting: Waiting
+) -> None:
     orders, reports = await asyncio.open_connection(sock=control, limit=1 << 20)
     guard = asyncio.Lock()
 
@@ -113,7 +118,7 @@ async def _serve(control: socket.socket, listener: socket.socket, peers: Peers, 
     tenants = Tenants(report, peers)
     for one in start.admitted:
         tenants.admit(one)
-    services = Services(tenants, Names(start.hosts), start.authorities)
+    services = Services(tenants, Names(start.hosts), start.authorities, waiting)
     door = Door(listener, tenants, partial(serve, services))
     coroutines = (_follow(orders, tenants, report), _keep_counting(tenants, report), ended.wait())
     running = [asyncio.ensure_future(one) for one in coroutines]

@@ -10,6 +10,8 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from ..native.tunnels import Tls
+
 #: What is kept of a stream that is not read (bytes).
 _LIMIT = 1 << 16
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -83,6 +85,20 @@ class Side(Protocol):
         """The connection's reader: what is below."""
         ...
 
+    @property
+    def below(self) -> Plain:
+        """The connection's socket."""
+        ...
+
+    @property
+    def engine(self) -> Tls | None:
+        """The TLS over it, for who takes both over."""
+        ...
+
+    def taken_back(self, *, ended: bool) -> None:
+        """Be read and written here again; `ended`: who had it has met the end of TLS."""
+        ...
+
     def rests(self) -> bool:
         """Tell whether nothing waits to be read, and more may come."""
         ...
@@ -127,6 +143,19 @@ class Plain:
         self.inlet, self.writer = inlet, writer
         self.read, self.write, self.drain = inlet.read, writer.write, writer.drain
         self.write_eof, self.is_closing, self.close = writer.write_eof, writer.is_closing, writer.close
+
+    @property
+    def below(self) -> Plain:
+        """The connection's socket: itself."""
+        return self
+
+    @property
+    def engine(self) -> None:
+        """There is no TLS."""
+        return
+
+    def taken_back(self, *, ended: bool) -> None:
+        """Be read and written here again."""
 
     @property
     def stream(self) -> Stream:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 
 from ..native.tunnels import OVER_RECEIVED, OVER_REQUESTS, OVER_SENT, Ended, Tunnels
 from .meter import Meter
-from .streams import Stream
+from .streams import Side, Stream
+from .waiting import Waiting
 
 #: Until the handshake has named its host (seconds).
 _HANDSHAKE_S = 30.0
@@ -88,11 +89,15 @@ async def handshake(reader: asyncio.StreamReader, sent: bytes, host: str) -> byt
 
 
 class Carrier:
-    """Carries what is not to be read: a thread in C does, and its descriptor tells this loop of what has ended."""
+    """Carries what is not to be read: a thread in C does, and its descriptor tells this loop of what has ended.
 
-    def __init__(self) -> None:
+    What is known over TLS is carried by this loop's own thread, where `waits` is what that waits with.
+    """
+
+    def __init__(self, waits: Waiting | None = None) -> None:
+        self._waits = waits
         self._tunnels: Tunnels | None = None
-        self._waiting: dict[int, asyncio.Future[Ended]] = {}
+        self._waiting: dict[tuple[Tunnels, int], asyncio.Future[Ended]] = {}
 
     @property
     def tunnels(self) -> Tunnels:
@@ -101,6 +106,19 @@ class Carrier:
             self._tunnels = Tunnels(IDLE_S)
             asyncio.get_running_loop().add_reader(self._tunnels.fileno(), self._take_ended, self._tunnels)
         return self._tunnels
+
+    def takes(self, *sides: Side) -> bool:
+        """Tell whether it can carry known exchanges between these."""
+        return self._waits is not None or not any(one.engine for one in sides)
+
+    @property
+    def over_tls(self) -> Tunnels:
+        """What carries known exchanges over TLS. Raises OSError where there is no memory for it."""
+        assert self._waits is not None
+        if (tunnels := self._waits.tunnels) is None:
+            self._waits.tunnels = tunnels = Tunnels(IDLE_S, self._waits.fileno())
+            asyncio.get_running_loop().add_reader(tunnels.fileno(), self._take_ended, tunnels)
+        return tunnels
 
     async def carry(self, guest: Stream, host: Stream, meter: Meter) -> None:
         """Carry bytes both ways until both sides have ended, or nothing came for a while. Raises OverLimit, OSError."""
@@ -117,16 +135,16 @@ class Carrier:
     @contextlib.contextmanager
     def waiting(self, tunnels: Tunnels, number: int) -> Iterator[asyncio.Future[Ended]]:
         """Yield what will tell how a tunnel has ended. Afterwards it has. To be entered at once by who began it."""
-        ended = self._waiting[number] = asyncio.get_running_loop().create_future()
+        ended = self._waiting[tunnels, number] = asyncio.get_running_loop().create_future()
         try:
             yield ended
         finally:
-            del self._waiting[number]
+            del self._waiting[tunnels, number]
             tunnels.remove(number)
 
     def _take_ended(self, tunnels: Tunnels) -> None:
         for one in tunnels.ended():
-            if (future := self._waiting.get(one.number)) is not None and not future.done():
+            if (future := self._waiting.get((tunnels, one.number))) is not None and not future.done():
                 future.set_result(one)
 
     def close(self) -> None:
@@ -135,6 +153,10 @@ class Carrier:
             asyncio.get_running_loop().remove_reader(self._tunnels.fileno())
             self._tunnels.close()
             self._tunnels = None
+        if self._waits is not None and self._waits.tunnels is not None:
+            asyncio.get_running_loop().remove_reader(self._waits.tunnels.fileno())
+            self._waits.tunnels.close()
+            self._waits.tunnels = None
 
 
 def raise_for(result: int, meter: Meter) -> None:

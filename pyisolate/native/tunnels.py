@@ -1,8 +1,13 @@
-"""Tunnels, and known exchanges, that a thread in C carries between two sockets: bytes are counted and not read."""
+"""Tunnels, and known exchanges, that C carries between two sockets: bytes are counted and not read.
+
+A thread of its own does. Exchanges over TLS are carried by the thread of a loop, while that waits (`turn`).
+"""
 
 from __future__ import annotations
 
+import math
 import os
+import ssl
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,6 +32,8 @@ BY_REQUEST, BY_ANSWER, BY_GUEST, BY_HOST = (
 #: No longer head or body is carried as known, and no head goes on in the place of another that is more than twice that.
 MOST_HEAD_BYTES, MOST_BODY_BYTES = lib.EXCHANGES_HEAD_BYTES, lib.EXCHANGES_BODY_BYTES
 _UNBOUNDED = (1 << 64) - 1
+#: A longer wait is cut: its caller waits again.
+_MOST_MS = 1 << 30
 
 
 class Known(NamedTuple):
@@ -37,11 +44,19 @@ class Known(NamedTuple):
     body_bytes: int
 
 
+class Tls(NamedTuple):
+    """TLS of one side: nothing of it is read or written by others while its exchanges are carried."""
+
+    engine: ssl.SSLObject
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+
+
 class Ended(NamedTuple):
     """How a tunnel ended, and for how long nothing had gone on then.
 
     Of exchanges: the request that waits for its answer, and whether that has begun; `given`: what came last, and is not
-    known.
+    known; `tls_ended`: the guest's TLS, the host's has met its end, or what it cannot read.
     """
 
     number: int
@@ -51,6 +66,7 @@ class Ended(NamedTuple):
     rested_s: float
     body: bytes
     given: bytes
+    tls_ended: tuple[bool, bool]
 
 
 class Counts:
@@ -86,16 +102,21 @@ class Counts:
 
 
 class Tunnels:
-    """All tunnels of a process, and their thread. For one thread of Python at a time."""
+    """All tunnels that one thread carries. For one thread of Python at a time."""
 
-    def __init__(self, idle_s: int) -> None:
-        """`idle_s`: a tunnel without a byte for so long ends. Raises OSError."""
-        self._all = lib.tunnels_start(idle_s)
+    def __init__(self, idle_s: int, others: int | None = None) -> None:
+        """`idle_s`: a tunnel without a byte for so long ends. Raises OSError.
+
+        `others`: a descriptor. There is no thread then: `turn` carries, and waits for that descriptor as well.
+        """
+        if others is not None and (result := lib.over_tls_prepare(id(ssl.SSLWantReadError))) < 0:
+            raise OSError(-result, os.strerror(-result), "tunnels")
+        self._all = lib.tunnels_start(idle_s, -1 if others is None else others)
         if self._all == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno), "tunnels")
         self._last = 0
-        #: the meter is kept for as long as the thread counts with it
-        self._open: dict[int, tuple[object, Counts]] = {}
+        #: a tunnel, and what is kept for as long as it is carried: its meter, TLS
+        self._open: dict[int, tuple[object, ...]] = {}
         self._end = ffi.new("struct tunnels_end *")
         self._given = ffi.new("unsigned char[]", MOST_BODY_BYTES + lib.EXCHANGES_GIVEN_BYTES)
 
@@ -103,10 +124,21 @@ class Tunnels:
         """Return a descriptor that is readable once a tunnel has ended."""
         return int(lib.tunnels_ended_fd(self._all))
 
+    @property
+    def any(self) -> bool:
+        """Tell whether there are some that have not ended, or whose end was not asked for."""
+        return bool(self._open)
+
+    def turn(self, wait_s: float | None) -> bool:
+        """Carry for so long at most, None: for ever; tell whether what else is watched is ready before."""
+        return bool(lib.tunnels_turn(self._all, -1 if wait_s is None else min(_MOST_MS, math.ceil(wait_s * 1000))))
+
     def add(self, guest: int, host: int, counts: Counts) -> int:
         """Carry between two sockets and return the tunnel's number. Its end closes them. Raises OSError."""
         self._last += 1
-        return self._opened(lib.tunnels_add(self._all, self._last, guest, host, counts.counts, ffi.NULL), counts)
+        return self._opened(
+            lib.tunnels_add(self._all, self._last, guest, host, counts.counts, ffi.NULL, ffi.NULL), counts
+        )
 
     def exchange(
         self,
@@ -116,22 +148,26 @@ class Tunnels:
         requests: Sequence[Known],
         answers: Sequence[Known],
         kept_ms: int,
+        tls: tuple[Tls | None, Tls | None] = (None, None),
     ) -> int:
         """Carry known exchanges between two sockets and return their number. They stay open. Raises OSError.
 
-        `kept_ms`: a host that rested for longer is asked nothing more.
+        `kept_ms`: a host that rested for longer is asked nothing more. `tls`: the guest's and the host's; only `turn`
+        carries over it.
         """
         self._last += 1
         kept: list[object] = []
         exchange = lib.exchanges_new(*_known(requests, kept), *_known(answers, kept), kept_ms)
         if exchange == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno), "known exchanges")
-        return self._opened(lib.tunnels_add(self._all, self._last, guest, host, counts.counts, exchange), counts)
+        sides = ffi.new("struct tunnels_tls[2]", [tuple(map(id, one or ())) for one in tls])
+        tunnel = lib.tunnels_add(self._all, self._last, guest, host, counts.counts, exchange, sides)
+        return self._opened(tunnel, counts, *tls)
 
-    def _opened(self, tunnel: object, counts: Counts) -> int:
+    def _opened(self, tunnel: object, *kept: object) -> int:
         if tunnel == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno), "tunnel")
-        self._open[self._last] = (tunnel, counts)
+        self._open[self._last] = (tunnel, *kept)
         return self._last
 
     def expire(self, number: int, ask_s: float, answer_s: float) -> float:
@@ -154,7 +190,9 @@ class Tunnels:
             given = bytes(ffi.buffer(self._given, end.body_bytes + end.given_bytes))
             asked = None if end.asked < 0 else int(end.asked)
             parts = (given[: end.body_bytes], given[end.body_bytes :])
-            found.append(Ended(int(end.number), int(end.result), asked, bool(end.begun), end.rested_ms / 1000, *parts))
+            tls_ended = (bool(end.tls_ended & 1), bool(end.tls_ended & 2))
+            how = (int(end.number), int(end.result), asked, bool(end.begun), end.rested_ms / 1000)
+            found.append(Ended(*how, *parts, tls_ended))
         return found
 
     def close(self) -> None:

@@ -1,27 +1,40 @@
-"""What the tunnels' thread carries of known exchanges: nothing but what is known, one at a time, all of it counted."""
+"""What C carries of known exchanges: nothing but what is known, one at a time, all of it counted.
+
+Each story is told without TLS, which the tunnels' thread carries, and with TLS on both sides, which the loop's own
+thread does.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import pytest
 
+from pyisolate.egress import over_tls
+from pyisolate.egress.authority import Authority, Issuer, new_authority
 from pyisolate.egress.forward import Upstream
 from pyisolate.egress.handed import Handed
 from pyisolate.egress.heads import KnownAnswer, KnownRequest
 from pyisolate.egress.meter import Meter, OverLimit
+from pyisolate.egress.over_tls import OverTls
 from pyisolate.egress.shortcut import Begun
-from pyisolate.egress.streams import Inlet, Plain
+from pyisolate.egress.streams import Plain
 from pyisolate.egress.tunnel import Carrier
+from pyisolate.egress.waiting import Waiting
 from pyisolate.policy.compiled import EgressLimits
 from pyisolate.policy.web import Request
+from tests.unit.egress_peer import Peer
 from tests.unit.test_egress_shortcut import ANSWER, ASKED, ONWARD, OTHER, SENT, Sides, _stream
 
+HOST = "h.example"
 POSTED = b"POST http://h/x HTTP/1.1\r\nHost: h\r\nSecret: p\r\nContent-Length: 4\r\n\r\n"
 POST = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n"
 LARGE = b"HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n"
@@ -35,11 +48,24 @@ REQUESTS = [
 
 @dataclass
 class Ends(Sides):
-    """With the tunnels' thread between them."""
+    """With C between them. `peers`: who speaks TLS at these ends."""
 
-    inlet: Inlet
+    side: Plain | OverTls
     carrier: Carrier
     handed: Handed
+    peers: dict[socket.socket, Peer]
+
+    async def send(self, sock: socket.socket, data: bytes) -> None:
+        await super().send(sock, self.peers[sock].records(data) if sock in self.peers else data)
+
+    async def receive(self, sock: socket.socket, count: int) -> bytes:
+        if (peer := self.peers.get(sock)) is None:
+            return await super().receive(sock, count)
+        got = b""
+        async with asyncio.timeout(5):
+            while len(got) < count and (more := await peer.receive(count - len(got))):
+                got += more
+        return got
 
     async def ask(self) -> None:
         await self.send(self.guest, ASKED)
@@ -51,68 +77,141 @@ class Ends(Sides):
         assert await self.receive(self.guest, len(ONWARD) + 4) == ONWARD + body
 
     def nothing_came(self, sock: socket.socket) -> bool:
+        if sock in self.peers:
+            return self.peers[sock].nothing_came()
         try:
             return not sock.recv(1)
         except (BlockingIOError, ConnectionResetError):  # reset: it was closed with bytes unread
             return True
 
+    def expire(self, ask_s: float, answer_s: float) -> float:
+        tunnels = self.carrier.over_tls if self.peers else self.carrier.tunnels
+        return tunnels.expire(1, ask_s, answer_s)
+
+
+@functools.cache
+def authority() -> Authority:
+    return new_authority("both")
+
+
+async def agreed(
+    guest: socket.socket, ours: Plain, theirs: Plain, host: socket.socket
+) -> tuple[Peer, Peer, OverTls, OverTls]:
+    """Return the guest, the host, and the proxy's sides to them, after their handshakes."""
+    certificate = Issuer(authority()).context(HOST)
+    trusting = ssl.create_default_context(cadata=authority().certificate)
+    asks, answers = Peer(guest, trusting, HOST), Peer(host, certificate)
+    _, _, side, up = await asyncio.gather(
+        asks.agree(),
+        answers.agree(),
+        over_tls.to_guest(ours, certificate, b""),
+        over_tls.to_host(theirs, trusting, HOST),
+    )
+    return asks, answers, side, up
+
 
 @contextlib.asynccontextmanager
-async def _ends(limits: EgressLimits, head_s: float, early: tuple[bytes, bytes]) -> AsyncIterator[Ends]:
+async def _ends(
+    limits: EgressLimits, head_s: float, early: tuple[bytes, bytes], waits: Waiting | None
+) -> AsyncIterator[Ends]:
     (guest, ours), (theirs, host) = socket.socketpair(), socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     for sock in (guest, ours, theirs, host):
         sock.setblocking(False)
-    (inlet, writer), (host_inlet, host_writer) = await _stream(ours), await _stream(theirs)
-    up, meter, carrier = Upstream(("h", 80), Plain(host_inlet, host_writer)), Meter(), Carrier()
+    plain, host_plain = Plain(*await _stream(ours)), Plain(*await _stream(theirs))
+    side: Plain | OverTls = plain
+    host_side: Plain | OverTls = host_plain
+    peers = {}
+    if waits is not None:
+        peers[guest], peers[host], side, host_side = await agreed(guest, plain, host_plain, host)
+    up, meter, carrier = Upstream(("h", 80), host_side), Meter(), Carrier(waits)
     up.answers.put(ANSWER, KnownAnswer(ONWARD, 4))
     up.answers.put(LARGE, KnownAnswer(ONWARD, 65536))
     meter.limits = limits
-    handed = Handed(carrier, Plain(inlet, writer), up, meter, REQUESTS)
-    guest.send(early[0]), host.send(early[1])  # the thread finds both
-    done = asyncio.ensure_future(handed.run(head_s))
+    handed = Handed(carrier, side, up, meter, REQUESTS)
+    done = asyncio.ensure_future(_after(early, guest, host, peers, handed.run(head_s)))
     await asyncio.sleep(0)
-    yield Ends(guest, host, up, meter, done, inlet, carrier, handed)
+    yield Ends(guest, host, up, meter, done, side, carrier, handed, peers)
     done.cancel()
     await asyncio.gather(done, return_exceptions=True)
     carrier.close()
-    for one in (writer, host_writer):
+    for one in (plain, host_plain):
         one.close()
     guest.close(), host.close()
     await asyncio.sleep(0)
 
 
-def carry(
-    story: Callable[[Ends], Awaitable[None]],
-    limits: EgressLimits | None = None,
-    head_s: float = 30,
-    early: tuple[bytes, bytes] = (b"", b""),
-) -> None:
-    async def run() -> None:
-        async with _ends(limits or EgressLimits(), head_s, early) as ends:
-            await story(ends)
+async def _after(
+    early: tuple[bytes, bytes],
+    guest: socket.socket,
+    host: socket.socket,
+    peers: dict[socket.socket, Peer],
+    run: Coroutine[Any, Any, bytes | Begun | None],
+) -> bytes | Begun | None:
+    """Run what carries, which finds what both have said."""
+    for sock, data in zip((guest, host), early, strict=True):
+        if data:
+            sock.send(peers[sock].records(data) if peers else data)
+    return await run
 
-    asyncio.run(run())
+
+class Carry(Protocol):
+    """Has a story happen."""
+
+    def __call__(
+        self,
+        story: Callable[[Ends], Awaitable[None]],
+        limits: EgressLimits | None = None,
+        head_s: float = 30,
+        early: tuple[bytes, bytes] = (b"", b""),
+    ) -> None: ...
 
 
-def test_known_exchanges_are_counted_and_what_else_comes_is_given_back_whole() -> None:
+def carry_over(waits: Callable[[], Waiting | None]) -> Carry:
+    def carry(
+        story: Callable[[Ends], Awaitable[None]],
+        limits: EgressLimits | None = None,
+        head_s: float = 30,
+        early: tuple[bytes, bytes] = (b"", b""),
+    ) -> None:
+        waiting = waits()
+
+        async def run() -> None:
+            async with _ends(limits or EgressLimits(), head_s, early, waiting) as ends:
+                await story(ends)
+
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(waiting)) as runner:
+            runner.run(run())
+
+    return carry
+
+
+@pytest.fixture(params=["plain", "TLS"])
+def carry(request: pytest.FixtureRequest) -> Carry:
+    if request.param == "TLS":
+        pytest.importorskip("cryptography")
+        return carry_over(Waiting)
+    return carry_over(lambda: None)
+
+
+def test_known_exchanges_are_counted_and_what_else_comes_is_given_back_whole(carry: Carry) -> None:
     async def story(ends: Ends) -> None:
         await ends.exchange()
         await ends.exchange(b"BODY")
         carried = ends.meter.carried
         assert (carried.requests, carried.sent_bytes, carried.received_bytes) == (2, 2 * len(SENT), 2 * len(ONWARD) + 8)
-        assert ends.meter.counts.spent_s() > 0  # by the thread
+        assert ends.meter.counts.spent_s() > 0  # by C
         assert not ends.done.done()
         await ends.send(ends.guest, OTHER)
         assert await ends.result() == OTHER
         assert ends.up.serves(("h", 80))
         await ends.send(ends.guest, b"more")
-        assert await ends.inlet.read(4) == b"more"  # the task reads on
+        assert await ends.side.read(4) == b"more"  # the task reads on
 
     carry(story)
 
 
-def test_a_body_of_the_stated_length_goes_on_behind_its_head() -> None:
+def test_a_body_of_the_stated_length_goes_on_behind_its_head(carry: Carry) -> None:
     async def story(ends: Ends) -> None:
         for body in (b"one!", b"\r\n\r\n"):
             await ends.send(ends.guest, POSTED + body)
@@ -139,7 +238,7 @@ def test_a_body_of_the_stated_length_goes_on_behind_its_head() -> None:
         pytest.param(OTHER, id="known for another host"),
     ],
 )
-def test_nothing_of_what_is_not_just_one_known_request_goes_on(asked: bytes) -> None:
+def test_nothing_of_what_is_not_just_one_known_request_goes_on(carry: Carry, asked: bytes) -> None:
     async def story(ends: Ends) -> None:
         await ends.exchange()
         await ends.send(ends.guest, asked)
@@ -150,7 +249,7 @@ def test_nothing_of_what_is_not_just_one_known_request_goes_on(asked: bytes) -> 
     carry(story)
 
 
-def test_what_the_guest_says_before_its_turn_waits_for_the_end_of_the_answer() -> None:
+def test_what_the_guest_says_before_its_turn_waits_for_the_end_of_the_answer(carry: Carry) -> None:
     async def story(ends: Ends) -> None:
         await ends.ask()
         await ends.send(ends.guest, ASKED)
@@ -170,7 +269,7 @@ def test_what_the_guest_says_before_its_turn_waits_for_the_end_of_the_answer() -
 
 
 @pytest.mark.parametrize("answer", [ANSWER.replace(b"4", b"9"), b"HTTP/1.1 2", b"nonsense", b"\r\n" + ANSWER, b""])
-def test_an_unknown_answer_is_the_tasks(answer: bytes) -> None:
+def test_an_unknown_answer_is_the_tasks(carry: Carry, answer: bytes) -> None:
     async def story(ends: Ends) -> None:
         await ends.send(ends.guest, POSTED + b"body")
         assert await ends.receive(ends.host, len(POST) + 4) == POST + b"body"
@@ -187,7 +286,7 @@ def test_an_unknown_answer_is_the_tasks(answer: bytes) -> None:
 
 
 @pytest.mark.parametrize("said", [ANSWER + b"body", b""], ids=["an answer", "its end"])
-def test_a_host_that_says_something_unasked_is_not_asked_again(said: bytes) -> None:
+def test_a_host_that_says_something_unasked_is_not_asked_again(carry: Carry, said: bytes) -> None:
     async def story(ends: Ends) -> None:
         await ends.exchange()
         if said:
@@ -210,7 +309,7 @@ def test_a_host_that_says_something_unasked_is_not_asked_again(said: bytes) -> N
     carry(with_its_answer)
 
 
-def test_an_answer_that_is_there_before_the_request_is_none_to_it() -> None:
+def test_an_answer_that_is_there_before_the_request_is_none_to_it(carry: Carry) -> None:
     async def story(ends: Ends) -> None:
         assert await ends.result() == ASKED
         assert ends.nothing_came(ends.host)
@@ -220,7 +319,7 @@ def test_an_answer_that_is_there_before_the_request_is_none_to_it() -> None:
     carry(story, early=(ASKED, ANSWER + b"evil"))
 
 
-def test_a_host_that_rested_for_too_long_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_rested_for_too_long_is_not_asked(carry: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyisolate.egress.handed.KEPT_S", 0.0)
 
     async def story(ends: Ends) -> None:
@@ -231,7 +330,7 @@ def test_a_host_that_rested_for_too_long_is_not_asked(monkeypatch: pytest.Monkey
     carry(story)
 
 
-def test_what_is_over_a_limit_is_not_sent() -> None:
+def test_what_is_over_a_limit_is_not_sent(carry: Carry) -> None:
     async def asked(ends: Ends) -> None:
         await ends.exchange()
         await ends.send(ends.guest, ASKED)
@@ -255,7 +354,7 @@ def test_what_is_over_a_limit_is_not_sent() -> None:
     carry(received, EgressLimits(received_bytes=len(ONWARD) + 3))
 
 
-def test_under_another_policy_nothing_goes_on_either_way() -> None:
+def test_under_another_policy_nothing_goes_on_either_way(carry: Carry) -> None:
     async def sent(ends: Ends) -> None:
         await ends.exchange()
         ends.meter.counts.renew()
@@ -275,23 +374,23 @@ def test_under_another_policy_nothing_goes_on_either_way() -> None:
     carry(received)
 
 
-def test_each_side_has_its_time() -> None:
+def test_each_side_has_its_time(carry: Carry) -> None:
     async def silent(ends: Ends) -> None:
         with pytest.raises(TimeoutError):
             await ends.result()
 
     async def guest(ends: Ends) -> None:
         await ends.exchange()
-        assert ends.carrier.tunnels.expire(1, 30, 0) > 20
-        assert ends.carrier.tunnels.expire(1, 0, 30) == 0
+        assert ends.expire(30, 0) > 20
+        assert ends.expire(0, 30) == 0
         with pytest.raises(TimeoutError):
             await ends.result()
         assert ends.handed.asked is None
 
     async def host(ends: Ends) -> None:
         await ends.ask()
-        assert ends.carrier.tunnels.expire(1, 0, 30) > 20
-        assert ends.carrier.tunnels.expire(1, 30, 0) == 0
+        assert ends.expire(0, 30) > 20
+        assert ends.expire(30, 0) == 0
         with pytest.raises(TimeoutError):
             await ends.result()
         assert ends.handed.asked == GET
@@ -302,7 +401,7 @@ def test_each_side_has_its_time() -> None:
     carry(host)
 
 
-def test_a_slow_guest_gets_all_of_an_answer_and_then_asks_again() -> None:
+def test_a_slow_guest_gets_all_of_an_answer_and_then_asks_again(carry: Carry) -> None:
     body = os.urandom(65536)
 
     async def story(ends: Ends) -> None:
@@ -315,7 +414,7 @@ def test_a_slow_guest_gets_all_of_an_answer_and_then_asks_again() -> None:
     carry(story)
 
 
-def test_a_guest_that_goes_in_the_middle_and_one_that_is_given_up_leave_nothing_behind() -> None:
+def test_a_guest_that_goes_in_the_middle_and_one_that_is_given_up_leave_nothing_behind(carry: Carry) -> None:
     async def goes(ends: Ends) -> None:
         await ends.ask()
         ends.guest.close()
@@ -330,7 +429,7 @@ def test_a_guest_that_goes_in_the_middle_and_one_that_is_given_up_leave_nothing_
             await ends.result()
         await ends.send(ends.guest, ASKED)
         assert ends.nothing_came(ends.host)
-        assert await ends.inlet.read(1 << 16) == ASKED  # whose loop reads it again
+        assert await ends.side.read(1 << 16) == ASKED  # whose loop reads it again
 
     carry(goes)
     carry(given_up)

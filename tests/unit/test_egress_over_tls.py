@@ -22,53 +22,11 @@ from pyisolate.egress.streams import Plain
 from pyisolate.egress.turns import Turns
 from pyisolate.egress.work import Work
 from pyisolate.policy.web import Request
+from tests.unit.egress_peer import Peer
 from tests.unit.test_egress_shortcut import ANSWER, ASKED, ONWARD, SENT, _stream
 
 pytest.importorskip("cryptography")
 HOST = "h.example"
-
-
-class Peer:
-    """A host, or a guest who asks for one, by OpenSSL over memory, too: each record is sent when the test says so."""
-
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, asks_for: str | None = None) -> None:
-        self._sock, self._incoming, self._outgoing = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
-        is_host = asks_for is None
-        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_host, server_hostname=asks_for)
-
-    async def agree(self) -> None:
-        while True:
-            try:
-                self.tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                await self.send(self.said())
-                self._incoming.write(await asyncio.get_running_loop().sock_recv(self._sock, 1 << 16))
-        if not self.tls.server_side:
-            await self.send(self.said())  # its last word; a host's are tickets, which a test sends
-
-    def said(self) -> bytes:
-        return self._outgoing.read()
-
-    def records(self, *texts: bytes) -> bytes:
-        for text in texts:
-            self.tls.write(text)
-        return self.said()
-
-    def farewell(self) -> bytes:
-        with contextlib.suppress(ssl.SSLWantReadError):
-            self.tls.unwrap()
-        return self.said()
-
-    async def send(self, data: bytes) -> None:
-        await asyncio.get_running_loop().sock_sendall(self._sock, data)
-
-    async def receive(self) -> bytes:
-        while True:
-            try:
-                return self.tls.read(1 << 16)
-            except ssl.SSLWantReadError:
-                self._incoming.write(await asyncio.get_running_loop().sock_recv(self._sock, 1 << 16))
 
 
 def _with_host(story: Callable[[OverTls, Peer], Awaitable[None]]) -> None:

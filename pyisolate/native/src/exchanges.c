@@ -59,11 +59,26 @@ static int exchanges_give(struct exchanges_one *x, const unsigned char *data, si
 }
 
 /* Whether there is nothing to read of a host, and it has not ended. */
-static int exchanges_host_rests(int host)
+static int exchanges_host_rests(struct tunnels *all, struct tunnels_side *host)
 {
 	unsigned char one;
 
-	return recv(host, &one, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EINTR);
+	if (host->tls.object)
+		return over_tls_rests(host, all->raw);
+	return recv(host->fd, &one, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EINTR);
+}
+
+/* As recv(2), of what is inside where there is TLS. */
+static ssize_t exchanges_recv(struct tunnels *all, struct tunnels_side *side, unsigned char *data, size_t most)
+{
+	if (side->tls.object)
+		return over_tls_recv(side, all->raw, most < TUNNELS_RAW_BYTES ? most : TUNNELS_RAW_BYTES, data);
+	return recv(side->fd, data, most, MSG_DONTWAIT);
+}
+
+static int exchanges_send(struct tunnels_side *from, struct tunnels_side *to, const unsigned char *data, size_t size)
+{
+	return to->tls.object ? over_tls_send(from, to, data, size) : sides_send(from, to->fd, data, size);
 }
 
 /* Read what the guest asks, and send it on where it is known. Returns 0, or how the exchanges end. */
@@ -75,7 +90,7 @@ static int exchanges_ask(struct tunnels *all, struct tunnels_one *t)
 
 	if (t->meter->turn == all->pass)
 		return 0; /* one request of a sandbox in each pass: it is found ready in the next */
-	ssize_t got = recv(guest->fd, data, EXCHANGES_BODY_BYTES, MSG_DONTWAIT);
+	ssize_t got = exchanges_recv(all, guest, data, EXCHANGES_BODY_BYTES);
 	if (got < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : EXCHANGES_GUEST;
 	if (!got)
@@ -83,10 +98,10 @@ static int exchanges_ask(struct tunnels *all, struct tunnels_one *t)
 	size_t size = (size_t)got;
 	int asked = exchanges_find(x->known, x->request_count, data, size);
 	const struct exchanges_known *known = &x->known[asked < 0 ? 0 : asked];
-	if (asked < 0 || size - known->head_bytes != known->body_bytes || sides_outdated(t) ||
+	if (asked < 0 || size - known->head_bytes != known->body_bytes || sides_outdated(t) || guest->tls_ended ||
 	    sides_now_ms() - t->used_ms >= x->kept_ms)
 		return exchanges_give(x, data, size, EXCHANGES_REQUEST);
-	if (!exchanges_host_rests(host->fd))
+	if (!exchanges_host_rests(all, host) || guest->left)
 		return exchanges_give(x, data, size, EXCHANGES_HOST);
 	t->meter->turn = all->pass;
 	if (!sides_count(t->meter, TUNNELS_REQUESTS, 1))
@@ -100,7 +115,7 @@ static int exchanges_ask(struct tunnels *all, struct tunnels_one *t)
 	data -= known->onward_bytes; /* there is room before the turn's bytes */
 	memcpy(data, known->onward, known->onward_bytes);
 	/* that it has ended is met by who reads its answer */
-	return sides_send(guest, host->fd, data, known->onward_bytes + known->body_bytes) ? EXCHANGES_ANSWER : 0;
+	return exchanges_send(guest, host, data, known->onward_bytes + known->body_bytes) ? EXCHANGES_ANSWER : 0;
 }
 
 /* Read an answer, or a part of it, and send it on. Returns 0, or how the exchanges end. */
@@ -110,7 +125,7 @@ static int exchanges_answer(struct tunnels *all, struct tunnels_one *t)
 	struct tunnels_side *guest = &t->sides[0], *host = &t->sides[1];
 	unsigned char *data = all->turn + TUNNELS_ROOM_BYTES;
 	const struct exchanges_known *known = NULL;
-	ssize_t got = recv(host->fd, data, TUNNELS_TURN_BYTES, MSG_DONTWAIT);
+	ssize_t got = exchanges_recv(all, host, data, TUNNELS_TURN_BYTES);
 
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
@@ -137,7 +152,8 @@ static int exchanges_answer(struct tunnels *all, struct tunnels_one *t)
 	x->begun = 1;
 	x->left -= body_bytes;
 	t->used_ms = sides_now_ms();
-	return sides_send(host, guest->fd, data - onward_bytes, onward_bytes + body_bytes);
+	int result = exchanges_send(host, guest, data - onward_bytes, onward_bytes + body_bytes);
+	return !result && x->left && host->tls_ended ? -ECONNABORTED : result; /* no more comes of it */
 }
 
 /* Do what a socket is ready for: 0, or how the exchanges ended. */
@@ -156,14 +172,15 @@ SHARED int exchanges_serve(struct tunnels *all, struct tunnels_side *side, uint3
 		else if (side == guest)
 			result = exchanges_ask(all, t);
 		else if (x->asked < 0)
-			result = exchanges_host_rests(host->fd) ? 0 : EXCHANGES_HOST;
+			result = exchanges_host_rests(all, host) ? 0 : EXCHANGES_HOST;
 		else if (!host->left && !(x->begun && !x->left))
 			result = exchanges_answer(all, t);
 	}
 	if (!result && x->begun && !x->left && !host->left) {
 		x->asked = -1;
 		x->begun = x->deaf = 0;
-		if (x->more || guest->left) /* more than it stated, or not after all of the request */
+		if (x->more || guest->left ||
+		    host->tls_ended) /* more than it stated, or not after all of the request */
 			result = EXCHANGES_HOST;
 	}
 	if (result)

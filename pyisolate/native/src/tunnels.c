@@ -1,5 +1,6 @@
 /* Tunnels of the egress proxy: bytes both ways between two sockets, unread, by one thread for all tunnels that never takes
- * the interpreter's lock. epoll(7), recv(2), shutdown(2). Of known exchanges heads are compared (exchanges.c).
+ * the interpreter's lock. epoll(7), recv(2), shutdown(2). Of known exchanges heads are compared (exchanges.c). Those over TLS
+ * take that lock (over_tls.c): they are carried by the thread of the loop, while that waits for what is its own.
  *
  * What one side sends is read only while the other has taken all that came before, so a tunnel holds no more than one
  * turn's bytes, and none while it rests. A tunnel's memory is freed by the thread between two waits: an event of the last
@@ -162,37 +163,66 @@ static void tunnels_look(struct tunnels *all)
 	}
 }
 
+/* Wait for what sockets are ready for, and do that. Returns whether anything else that is watched is ready, or -1 at the
+ * end of that time and for a signal; `before` is what the thread had used. */
+static int tunnels_pass(struct tunnels *all, int wait_ms, uint64_t *before)
+{
+	struct epoll_event events[TUNNELS_EVENTS];
+	int others = 0, count = epoll_wait(all->epoll, events, TUNNELS_EVENTS, wait_ms);
+
+	all->pass++;
+	for (int i = 0; i < count; i++) {
+		struct tunnels_side *side = events[i].data.ptr;
+		if (!side)
+			others = 1;
+		pthread_mutex_lock(&all->lock); /* for each: who adds or ends one waits for no more than a turn */
+		if (side && !side->tunnel->over) {
+			struct tunnels_meter *meter = side->tunnel->meter; /* there while locked */
+			tunnels_serve(all, side, events[i].events);
+			uint64_t now = tunnels_used_ns(); /* the wait that found it is its own, too */
+			__atomic_add_fetch(&meter->spent_ns, now - *before, __ATOMIC_RELAXED);
+			*before = now;
+		}
+		pthread_mutex_unlock(&all->lock);
+	}
+	return count > 0 ? others : -1;
+}
+
+/* Free and end what is to be, and tell whether the thread is to stop. */
+static int tunnels_tidy(struct tunnels *all)
+{
+	pthread_mutex_lock(&all->lock);
+	tunnels_look(all);
+	int stop = all->stop;
+	pthread_mutex_unlock(&all->lock);
+	return stop;
+}
+
+/* Carry, without a thread, until what else is watched is ready (1), or for so long, and maybe a tick of the coarse clock
+ * more; below 0: for ever. */
+SHARED int tunnels_turn(struct tunnels *all, int wait_ms)
+{
+	uint64_t before = tunnels_used_ns(), began = sides_now_ms(), spent = 0;
+	int others;
+
+	do {
+		tunnels_tidy(all);
+		others = tunnels_pass(all, wait_ms < 0 ? -1 : wait_ms - (int)spent, &before);
+		spent = sides_now_ms() - began;
+	} while (!others && (wait_ms < 0 || spent < (uint64_t)wait_ms));
+	return others > 0;
+}
+
 static void *tunnels_loop(void *given)
 {
 	struct tunnels *all = given;
-	struct epoll_event events[TUNNELS_EVENTS];
 	prctl(PR_SET_NAME, "egress-tunnels");
 	uint64_t before = tunnels_used_ns();
 	int wait_ms = all->idle_ms < TUNNELS_LOOK_MS ? (int)all->idle_ms : TUNNELS_LOOK_MS;
 
-	for (;;) {
-		pthread_mutex_lock(&all->lock);
-		tunnels_look(all);
-		int stop = all->stop;
-		pthread_mutex_unlock(&all->lock);
-		if (stop)
-			return NULL;
-		int count = epoll_wait(all->epoll, events, TUNNELS_EVENTS, wait_ms);
-		all->pass++;
-		for (int i = 0; i < count; i++) {
-			struct tunnels_side *side = events[i].data.ptr;
-			pthread_mutex_lock(
-				&all->lock); /* for each: who adds or ends one waits for no more than a turn */
-			if (side && !side->tunnel->over) {
-				struct tunnels_meter *meter = side->tunnel->meter; /* there while locked */
-				tunnels_serve(all, side, events[i].events);
-				uint64_t now = tunnels_used_ns(); /* the wait that found it is its own, too */
-				__atomic_add_fetch(&meter->spent_ns, now - before, __ATOMIC_RELAXED);
-				before = now;
-			}
-			pthread_mutex_unlock(&all->lock);
-		}
-	}
+	while (!tunnels_tidy(all))
+		tunnels_pass(all, wait_ms, &before);
+	return NULL;
 }
 
 /* Free all of it; its thread has ended, or was never started. */
@@ -216,12 +246,26 @@ static void tunnels_free(struct tunnels *all)
 	free(all);
 }
 
-/* Start the thread. Returns NULL with errno. */
-SHARED struct tunnels *tunnels_start(unsigned int idle_s)
+/* Start the thread. Returns 0 or an error number. */
+static int tunnels_start_thread(struct tunnels *all)
+{
+	sigset_t every, before;
+
+	sigfillset(&every); /* signals are for the process's other threads */
+	pthread_sigmask(SIG_SETMASK, &every, &before);
+	int error = pthread_create(&all->thread, NULL, tunnels_loop, all);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	all->threaded = !error;
+	return error;
+}
+
+/* Have tunnels carried by a thread of their own; or, where `others` is a descriptor, by who calls `tunnels_turn`, which
+ * watches that, too. Returns NULL with errno. */
+SHARED struct tunnels *tunnels_start(unsigned int idle_s, int others)
 {
 	struct tunnels *all = calloc(1, sizeof *all);
-	sigset_t every, before;
-	int error = ENOMEM;
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+	int error = 0;
 
 	if (!all) {
 		errno = ENOMEM;
@@ -232,14 +276,12 @@ SHARED struct tunnels *tunnels_start(unsigned int idle_s)
 	all->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	all->idle_ms = (uint64_t)idle_s * 1000;
 	all->looked_ms = sides_now_ms();
-	if (all->epoll < 0 || all->wake < 0) {
+	if (all->epoll < 0 || all->wake < 0)
 		error = errno;
-	} else {
-		sigfillset(&every); /* signals are for the process's other threads */
-		pthread_sigmask(SIG_SETMASK, &every, &before);
-		error = pthread_create(&all->thread, NULL, tunnels_loop, all);
-		pthread_sigmask(SIG_SETMASK, &before, NULL);
-	}
+	else if (others < 0)
+		error = tunnels_start_thread(all);
+	else if (epoll_ctl(all->epoll, EPOLL_CTL_ADD, others, &event) < 0)
+		error = errno;
 	if (error) {
 		tunnels_free(all);
 		errno = error;
@@ -255,10 +297,10 @@ SHARED int tunnels_ended_fd(const struct tunnels *all)
 }
 
 /* Carry between two sockets: all that comes, and the sockets are closed with the tunnel; or `exchange` alone, which the
- * tunnel has from now on, and they stay open. `meter` stays until it has ended, or is removed. Returns NULL with errno, and
+ * tunnel has from now on, and they stay open. `tls`: of both sides, the guest's first, or NULL. `meter` stays until it has ended, or is removed. Returns NULL with errno, and
  * then the sockets are the caller's. */
 SHARED void *tunnels_add(struct tunnels *all, uint64_t number, int guest, int host, struct tunnels_meter *meter,
-			 struct exchanges_one *exchange)
+			 struct exchanges_one *exchange, const struct tunnels_tls *tls)
 {
 	struct tunnels_one *t = calloc(1, sizeof *t);
 
@@ -277,6 +319,8 @@ SHARED void *tunnels_add(struct tunnels *all, uint64_t number, int guest, int ho
 	tunnels_push(&all->open, t);
 	for (int i = 0; i < 2; i++) {
 		t->sides[i].tunnel = t;
+		if (tls)
+			t->sides[i].tls = tls[i];
 		sides_watch(all, &t->sides[i], EPOLLIN);
 	}
 	if (!t->sides[0].watched || !t->sides[1].watched) {
@@ -341,7 +385,8 @@ SHARED int tunnels_next_ended(struct tunnels *all, struct tunnels_end *end, unsi
 		*end = (struct tunnels_end){.number = t->number,
 					    .rested_ms = sides_now_ms() - t->used_ms,
 					    .result = t->result,
-					    .asked = -1};
+					    .asked = -1,
+					    .tls_ended = t->sides[0].tls_ended | t->sides[1].tls_ended << 1};
 		found = !t->unwanted;
 		if (found && t->exchange)
 			exchanges_end(t->exchange, end, given);
@@ -361,9 +406,11 @@ SHARED void tunnels_stop(struct tunnels *all)
 	pthread_mutex_lock(&all->lock);
 	all->stop = 1;
 	pthread_mutex_unlock(&all->lock);
-	if (write(all->wake, &one, sizeof one) >= 0)
-		epoll_ctl(all->epoll, EPOLL_CTL_ADD, all->wake,
-			  &event); /* what wakes the other side wakes the thread now */
-	pthread_join(all->thread, NULL);
+	if (all->threaded) {
+		if (write(all->wake, &one, sizeof one) >= 0)
+			epoll_ctl(all->epoll, EPOLL_CTL_ADD, all->wake,
+				  &event); /* what wakes the other side wakes the thread now */
+		pthread_join(all->thread, NULL);
+	}
 	tunnels_free(all);
 }

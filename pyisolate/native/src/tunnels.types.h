@@ -30,11 +30,16 @@ enum {
 };
 
 /* A tunnel that ended, and how long nothing had gone on. Of an exchange: the request that waits for its answer (-1: none), with how many bytes of body,
- * whether the answer has begun, and how many bytes are given back. */
+ * whether the answer has begun, how many bytes are given back, and whose TLS has met its end (1: the guest's, 2: the host's). */
 struct tunnels_end {
 	uint64_t number, rested_ms;
-	int result, asked, begun;
+	int result, asked, begun, tls_ended;
 	size_t body_bytes, given_bytes;
+};
+
+/* TLS of one side: the addresses of an ssl.SSLObject and of its two ssl.MemoryBIO; 0: there is none. */
+struct tunnels_tls {
+	uintptr_t object, incoming, outgoing;
 };
 
 /* A head that is known, and what is sent on in its place, before so many bytes of body. */
