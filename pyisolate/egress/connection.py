@@ -24,7 +24,7 @@ from ..policy.asking import asks_about
 from . import heads, over_tls, tunnel
 from .credentials import Credentials, Encoded, Unsignable
 from .forward import Upstream, answer_known, forward, repeat
-from .handed import Handed
+from .handed import Handed, can_hide
 from .hiding import Hider
 from .messages import can_be_asked
 from .meter import Meter, OverLimit
@@ -184,12 +184,12 @@ class Connection:
             return found[0] if found is not None and len(found[1]) == found[0].body_bytes else None
 
         carrier = self._services.carrier
-        settles = not tenant.hider.hidden and carrier.takes(side, up.side)
+        settles = can_hide(tenant.hider) and carrier.takes(side, up.side)
         shortcut = Shortcut(side, up, tenant.meter, find, tenant.hider, tenant.turns, settles=settles)
         first = await self._carried(shortcut)
         if not shortcut.settled:
             return first
-        return await self._carried(Handed(carrier, side, up, tenant.meter, known.of(place)))
+        return await self._carried(Handed(carrier, side, up, tenant.meter, known.of(place), tenant.hider))
 
     async def _carried(self, way: Shortcut | Handed) -> bytes | Begun | None:
         """Carry what is known; return what else comes. Tells what of its failures the guest can be answered."""

@@ -2,8 +2,8 @@
 
 The tunnels' thread carries those without TLS, and this loop's own thread while it waits (`waiting.py`) those in opened
 tunnels. C compares heads byte by byte with those that were read and judged here, counts and bounds as `shortcut.py`
-does, and gives the connection back with what it does not know. Where another policy comes into force it carries nothing
-more, at once (`Tenants.dismiss`).
+does, and gives the connection back with what it does not know, or with an answer in which a credential is to be
+covered. Where another policy comes into force it carries nothing more, at once (`Tenants.dismiss`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ..native.tunnels import (
 from ..policy.web import Request
 from .forward import IDLE_S, KEPT_S, Upstream
 from .heads import KnownAnswer, KnownRequest
+from .hiding import Hider
 from .meter import Meter
 from .shortcut import Begun
 from .streams import Side
@@ -41,9 +42,19 @@ class Handed:
     """A guest's connection and its host's, both at rest, while C has them."""
 
     def __init__(
-        self, carrier: Carrier, side: Side, up: Upstream, meter: Meter, requests: Sequence[tuple[bytes, KnownRequest]]
+        self,
+        carrier: Carrier,
+        side: Side,
+        up: Upstream,
+        meter: Meter,
+        requests: Sequence[tuple[bytes, KnownRequest]],
+        hider: Hider,
     ) -> None:
-        """`requests`: what was granted to this sandbox, with the heads that it came with."""
+        """`requests`: what was granted to this sandbox, with the heads that it came with.
+
+        `hider`: covers its credentials.
+        """
+        self._hidden = hider.hidden
         self._carrier, self._up, self._meter, self._side = carrier, up, meter, side
         here = [(head, one) for head, one in requests if (one.request.host, one.request.port) == up.place]
         self._requests = _copied(here)
@@ -76,7 +87,9 @@ class Handed:
         requests = [Known(head, one.onward, one.body_bytes) for head, one in self._requests]
         answers = [Known(head, one.onward, one.body_bytes) for head, one in _copied(self._up.answers.of())]
         tls = (self._side.engine, self._up.side.engine)
-        return tunnels.exchange(guest, host, self._meter.counts, requests, answers, int(1000 * KEPT_S), tls)
+        return tunnels.exchange(
+            guest, host, self._meter.counts, requests, answers, int(1000 * KEPT_S), tls, self._hidden
+        )
 
     async def _end(self, tunnels: Tunnels, number: int, head_s: float) -> Ended:
         """Return how the thread has ended it, which it does too where nothing comes for as long as each side has."""
@@ -109,6 +122,11 @@ class Handed:
             raise TimeoutError("nothing came")
         raise_for(end.result, self._meter)
         raise ConnectionAbortedError("the thread has ended it")
+
+
+def can_hide(hider: Hider) -> bool:
+    """Tell whether C can look for so many credentials."""
+    return sum(map(len, hider.hidden)) <= _MOST_BYTES
 
 
 def _is_busy(side: Side) -> bool:

@@ -154,7 +154,8 @@ class Shortcut:
             return True
         known, came = self._flight
         found = self._up.answers.find(data)
-        self._in_row = 0 if found is None else self._in_row + 1
+        whole = found is not None and (len(found[1]) >= found[0].body_bytes or not self._hider.hidden)
+        self._in_row = self._in_row + 1 if whole else 0
         if found is None and data and len(data) <= _MOST_BYTES:
             found = read_apart(known.request.method, data, self._up.answers, self._hider)
         if found is None or found[0].body_bytes > _MOST_BYTES:

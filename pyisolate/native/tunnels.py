@@ -149,15 +149,16 @@ class Tunnels:
         answers: Sequence[Known],
         kept_ms: int,
         tls: tuple[Tls | None, Tls | None] = (None, None),
+        hidden: Sequence[bytes] = (),
     ) -> int:
         """Carry known exchanges between two sockets and return their number. They stay open. Raises OSError.
 
         `kept_ms`: a host that rested for longer is asked nothing more. `tls`: the guest's and the host's; only `turn`
-        carries over it.
+        carries over it. `hidden`: an answer whose body shows one of these, or does not come whole, is not known.
         """
         self._last += 1
         kept: list[object] = []
-        exchange = lib.exchanges_new(*_known(requests, kept), *_known(answers, kept), kept_ms)
+        exchange = lib.exchanges_new(*_known(requests, kept), *_known(answers, kept), kept_ms, *_hidden(hidden, kept))
         if exchange == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno), "known exchanges")
         sides = ffi.new("struct tunnels_tls[2]", [tuple(map(id, one or ())) for one in tls])
@@ -199,6 +200,15 @@ class Tunnels:
         """End all of them, and the thread. Nothing else may be called then."""
         lib.tunnels_stop(self._all)
         self._open.clear()
+
+
+def _hidden(texts: Sequence[bytes], kept: list[object]) -> tuple[object, int]:
+    """Return an array of texts, and its length. `kept` holds their bytes."""
+    array = ffi.new("struct exchanges_hidden[]", len(texts))
+    for made, text in zip(array, texts, strict=True):
+        kept.append(buffer := ffi.from_buffer("unsigned char[]", text))
+        made.text, made.bytes = buffer, len(text)
+    return array, len(texts)
 
 
 def _known(heads: Sequence[Known], kept: list[object]) -> tuple[object, int]:

@@ -216,6 +216,21 @@ def _asked_in_turn(
     return said, targets
 
 
+def test_a_credential_in_an_answer_after_ones_that_were_carried_in_c_is_covered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = "sk-0123456789-repeated"
+    monkeypatch.setenv("EGRESS_REPEATED", value)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(value)
+    plain, echo, turns = head + b"-" * len(value), head + value.encode(), turns_of_tunnels()
+    answers = [*[plain] * 8, echo, *[plain] * 8, echo, plain]
+    said, targets = _asked_in_turn(world, ["GET"] * len(answers), answers, secret="env:EGRESS_REPEATED")
+    texts = {plain: "-" * len(value), echo: "*" * len(value)}
+    assert said == [(200, texts[answer]) for answer in answers]
+    assert targets == []
+    assert turns_of_tunnels() > turns  # they were carried by the thread
+
+
 def test_an_answer_to_head_is_none_to_get(world: World) -> None:
     whole = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nall"
     common = b"HTTP/1.1 200 OK\r\nX-Id: 1\r\n\r\n"  # HEAD: no body. GET: one that ends with the connection

@@ -12,7 +12,7 @@ import functools
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from pyisolate.egress.authority import Authority, Issuer, new_authority
 from pyisolate.egress.forward import Upstream
 from pyisolate.egress.handed import Handed
 from pyisolate.egress.heads import KnownAnswer, KnownRequest
+from pyisolate.egress.hiding import Hider
 from pyisolate.egress.meter import Meter, OverLimit
 from pyisolate.egress.over_tls import OverTls
 from pyisolate.egress.shortcut import Begun
@@ -112,7 +113,7 @@ async def agreed(
 
 @contextlib.asynccontextmanager
 async def _ends(
-    limits: EgressLimits, head_s: float, early: tuple[bytes, bytes], waits: Waiting | None
+    limits: EgressLimits, head_s: float, early: tuple[bytes, bytes], hidden: Sequence[bytes], waits: Waiting | None
 ) -> AsyncIterator[Ends]:
     (guest, ours), (theirs, host) = socket.socketpair(), socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -128,7 +129,9 @@ async def _ends(
     up.answers.put(ANSWER, KnownAnswer(ONWARD, 4))
     up.answers.put(LARGE, KnownAnswer(ONWARD, 65536))
     meter.limits = limits
-    handed = Handed(carrier, side, up, meter, REQUESTS)
+    hider = Hider()
+    hider.hidden = list(hidden)
+    handed = Handed(carrier, side, up, meter, REQUESTS, hider)
     done = asyncio.ensure_future(_after(early, guest, host, peers, handed.run(head_s)))
     await asyncio.sleep(0)
     yield Ends(guest, host, up, meter, done, side, carrier, handed, peers)
@@ -164,6 +167,7 @@ class Carry(Protocol):
         limits: EgressLimits | None = None,
         head_s: float = 30,
         early: tuple[bytes, bytes] = (b"", b""),
+        hidden: Sequence[bytes] = (),
     ) -> None: ...
 
 
@@ -173,11 +177,12 @@ def carry_over(waits: Callable[[], Waiting | None]) -> Carry:
         limits: EgressLimits | None = None,
         head_s: float = 30,
         early: tuple[bytes, bytes] = (b"", b""),
+        hidden: Sequence[bytes] = (),
     ) -> None:
         waiting = waits()
 
         async def run() -> None:
-            async with _ends(limits or EgressLimits(), head_s, early, waiting) as ends:
+            async with _ends(limits or EgressLimits(), head_s, early, hidden, waiting) as ends:
                 await story(ends)
 
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(waiting)) as runner:
@@ -433,3 +438,45 @@ def test_a_guest_that_goes_in_the_middle_and_one_that_is_given_up_leave_nothing_
 
     carry(goes)
     carry(given_up)
+
+
+@pytest.mark.parametrize("body", [b"key!", b"!key", b"kkey"])
+def test_an_answer_in_which_a_credential_is_to_be_covered_is_the_tasks(carry: Carry, body: bytes) -> None:
+    async def story(ends: Ends) -> None:
+        await ends.exchange(b"keep")  # the control: it only begins like one
+        await ends.exchange(b"KEY!")
+        await ends.ask()
+        await ends.send(ends.host, ANSWER + body)
+        found = await ends.result()
+        assert isinstance(found, Begun)
+        assert (found.came, found.answer) == (ASKED, ANSWER + body)
+        assert ends.nothing_came(ends.guest)
+
+    carry(story, hidden=[b"another", b"key"])
+
+
+def test_an_answer_that_comes_in_parts_is_the_tasks_where_a_credential_may_be_cut_in_two(carry: Carry) -> None:
+    async def hides(ends: Ends) -> None:
+        await ends.exchange()
+        await ends.ask()
+        await ends.send(ends.host, ANSWER + b"ke")
+        found = await ends.result()
+        assert isinstance(found, Begun)
+        assert found.answer == ANSWER + b"ke"
+        assert ends.nothing_came(ends.guest)
+
+    async def hides_nothing(ends: Ends) -> None:
+        await ends.ask()
+        await ends.send(ends.host, ANSWER + b"ke")
+        assert await ends.receive(ends.guest, len(ONWARD) + 2) == ONWARD + b"ke"
+
+    async def shows_no_more_than_the_answer(ends: Ends) -> None:
+        await ends.ask()
+        await ends.send(ends.host, ANSWER + b"bokey")  # past its end: none of it goes on
+        assert await ends.receive(ends.guest, len(ONWARD) + 4) == ONWARD + b"boke"
+        assert await ends.result() is None
+        assert ends.nothing_came(ends.guest)
+
+    carry(hides, hidden=[b"key"])
+    carry(hides_nothing)
+    carry(shows_no_more_than_the_answer, hidden=[b"key"])

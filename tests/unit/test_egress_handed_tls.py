@@ -22,6 +22,7 @@ from pyisolate.egress.connection import Services, serve
 from pyisolate.egress.forward import Upstream
 from pyisolate.egress.handed import Handed
 from pyisolate.egress.heads import KnownAnswer
+from pyisolate.egress.hiding import Hider
 from pyisolate.egress.messages import Admit, Refused
 from pyisolate.egress.meter import Meter
 from pyisolate.egress.names import Names
@@ -31,7 +32,7 @@ from pyisolate.egress.tenants import Tenants
 from pyisolate.egress.tunnel import Carrier
 from pyisolate.egress.waiting import Waiting
 from pyisolate.native.tunnels import Known, Tunnels
-from pyisolate.policy import compile_policy
+from pyisolate.policy import compile_policy, secrets
 from tests.unit.egress_peer import Peer
 from tests.unit.test_egress_handed import HOST, REQUESTS, Ends, agreed, authority, carry_over
 from tests.unit.test_egress_shortcut import ANSWER, ASKED, ONWARD, OTHER, SENT, _stream
@@ -265,7 +266,7 @@ class _Client:
         self._side = await over_tls.to_guest(Plain(*await _stream(accepted)), certificate, b"")
         self._up, self._carrier = Upstream(("h", 80), Plain(*await _stream(theirs))), Carrier(self._waits)
         self._up.answers.put(ANSWER, KnownAnswer(ONWARD, 4))
-        handed = Handed(self._carrier, self._side, self._up, Meter(), REQUESTS)
+        handed = Handed(self._carrier, self._side, self._up, Meter(), REQUESTS, Hider())
         self.done = asyncio.ensure_future(handed.run(30))
 
     async def exchange(self, body: bytes) -> None:
@@ -344,8 +345,10 @@ def _whole(answer: bytes) -> int:
 class _World:
     """A guest inside of a tunnel that the proxy has opened to a host that answers all alike."""
 
-    def __init__(self, waits: Waiting | None) -> None:
-        self._waits, self.reports, self.asked = waits, list[object](), list[bytes]()
+    def __init__(self, waits: Waiting | None, key: str = "") -> None:
+        """`key`: the proxy puts it into requests, and covers it in answers."""
+        self._waits, self._key, self.reports, self.asked = waits, key, list[object](), list[bytes]()
+        self.keys, self.body = list[bytes](), b"body"
 
     async def _report(self, message: object) -> None:
         self.reports.append(message)
@@ -353,8 +356,10 @@ class _World:
     async def _host(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
-                self.asked.append((await reader.readuntil(b"\r\n\r\n")).split(b" ")[1])
-                writer.write(ANSWER + b"body")
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.asked.append(head.split(b" ")[1])
+                self.keys += re.findall(rb"(?i)x-key: ([^\r]+)", head)
+                writer.write(ANSWER.replace(b"4", b"%d" % len(self.body)) + self.body)
 
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
@@ -365,7 +370,9 @@ class _World:
         policy = policy.allow_http(f"GET https://{place}/v1/*").with_egress(inspect_tls=True)
         compiled = compile_policy(policy, resolve=lambda _host: ["127.0.0.1"])
         self.tenants = Tenants(self._report)
-        self.tenants.admit(Admit(key="k", token="t", policy=compiled, authority=authority()))
+        stated = secrets.secret({"name": "api", "from": "env:A", "inject": f"header:X-Key https://{place}/v1/*"})
+        given = (secrets.injection(stated, self._key),) if self._key else ()
+        self.tenants.admit(Admit(key="k", token="t", policy=compiled, secrets=given, authority=authority()))
         self.meter = next(iter(self.tenants._known.values())).meter
         names = Names({HOST: ("127.0.0.1",)})
         self.services = Services(self.tenants, names, authority().certificate, self._waits)
@@ -395,9 +402,9 @@ class _World:
         await asyncio.sleep(0.01)
 
 
-def _in_a_world(story: Callable[[_World], Awaitable[None]], waits: Waiting | None) -> None:
+def _in_a_world(story: Callable[[_World], Awaitable[None]], waits: Waiting | None, key: str = "") -> None:
     async def run() -> None:
-        world = _World(waits)
+        world = _World(waits, key)
         async with asyncio.timeout(20):
             await world.open()
             try:
@@ -439,3 +446,19 @@ def test_a_sandbox_that_is_dismissed_has_nothing_carried_any_more() -> None:
         assert len(world.asked) == 12
 
     _in_a_world(story, Waiting())
+
+
+def test_a_credential_is_put_into_what_c_carries_and_covered_in_what_it_gives_back() -> None:
+    key = "sk-0123456789"
+
+    async def story(world: _World) -> None:
+        for body in (b"-" * len(key), key.encode(), b"=" * len(key)):
+            world.body = body
+            shown = body.replace(key.encode(), b"*" * len(key))
+            before = world.meter.counts.spent_s()
+            for _ in range(12):
+                assert (await world.ask("/v1/x")).endswith(b"\r\n\r\n" + shown)
+            assert world.meter.counts.spent_s() > before
+        assert world.keys == [key.encode()] * 36
+
+    _in_a_world(story, Waiting(), key)

@@ -2,7 +2,8 @@
  * tunnels' thread compares, counts and carries them, and gives the connection back at the first byte that is not known.
  *
  * Nothing is sent on but what stands in the place of a known head, and the bytes of a body whose length that head states. A
- * request is sent only where all of it came at once and nothing after it, where the host rests, and no answer is to come.
+ * request is sent only where all of it came at once and nothing after it, where the host rests, and no answer is to come. Where
+ * a sandbox has credentials an answer is sent on only where all of it came at once, and shows none of them.
  * What one side says out of turn stays in its socket. The sockets stay the caller's, who reads nothing of them then.
  */
 #ifndef _GNU_SOURCE
@@ -27,7 +28,9 @@ struct exchanges_one {
 	unsigned char *body;  /* of the request */
 	unsigned char *given; /* what is given back */
 	size_t given_bytes;
-	struct exchanges_known known[]; /* requests, answers; then their bytes, and the body */
+	struct exchanges_hidden *hidden; /* none of these is in an answer's body */
+	size_t hidden_count;
+	struct exchanges_known known[]; /* requests, answers; then what is hidden, all their bytes, and the body */
 };
 
 /* Return which head `data` begins with, -1: none that is known. */
@@ -118,6 +121,18 @@ static int exchanges_ask(struct tunnels *all, struct tunnels_one *t)
 	return exchanges_send(guest, host, data, known->onward_bytes + known->body_bytes) ? EXCHANGES_ANSWER : 0;
 }
 
+/* Whether an answer can go on uncovered, of which so much has come. */
+static int exchanges_shows_nothing(const struct exchanges_one *x, const struct exchanges_known *known,
+				   const unsigned char *answer, size_t size)
+{
+	if (x->hidden_count && size - known->head_bytes < known->body_bytes)
+		return 0; /* a credential may be cut in two */
+	for (size_t i = 0; i < x->hidden_count; i++)
+		if (memmem(answer + known->head_bytes, known->body_bytes, x->hidden[i].text, x->hidden[i].bytes))
+			return 0;
+	return 1;
+}
+
 /* Read an answer, or a part of it, and send it on. Returns 0, or how the exchanges end. */
 static int exchanges_answer(struct tunnels *all, struct tunnels_one *t)
 {
@@ -136,9 +151,11 @@ static int exchanges_answer(struct tunnels *all, struct tunnels_one *t)
 		return -ECONNABORTED;
 	if (!x->begun) {
 		int found = exchanges_find(x->known + x->request_count, x->answer_count, data, size);
-		if (found < 0) /* who reads it sends no rest of the request */
+		if (found >= 0)
+			known = &x->known[x->request_count + (size_t)found];
+		/* who reads it sends no rest of the request */
+		if (!known || !exchanges_shows_nothing(x, known, data, size))
 			return guest->left ? -ECONNABORTED : exchanges_give(x, data, size, EXCHANGES_ANSWER);
-		known = &x->known[x->request_count + (size_t)found];
 		x->left = known->body_bytes;
 		data += known->head_bytes;
 		size -= known->head_bytes;
@@ -230,11 +247,12 @@ static unsigned char *exchanges_copy(struct exchanges_known *to, const struct ex
 }
 
 /* Copy what is known, for a tunnel that carries it alone. No head is longer than EXCHANGES_HEAD_BYTES, what goes on in its
- * place than twice that, no body than EXCHANGES_BODY_BYTES. `kept_ms`: a host that rested for longer is not asked. Returns
- * NULL with errno. */
+ * place than twice that, no body than EXCHANGES_BODY_BYTES. `kept_ms`: a host that rested for longer is not asked. `hidden`: an
+ * answer that shows one is not known. Returns NULL with errno. */
 SHARED struct exchanges_one *exchanges_new(const struct exchanges_known *requests, size_t request_count,
 					   const struct exchanges_known *answers, size_t answer_count,
-					   unsigned int kept_ms)
+					   unsigned int kept_ms, const struct exchanges_hidden *hidden,
+					   size_t hidden_count)
 {
 	size_t count = request_count + answer_count, bytes = 0, body_bytes = 0;
 
@@ -249,12 +267,21 @@ SHARED struct exchanges_one *exchanges_new(const struct exchanges_known *request
 		if (i < request_count && known->body_bytes > body_bytes)
 			body_bytes = known->body_bytes;
 	}
+	for (size_t i = 0; i < hidden_count; i++)
+		bytes += sizeof *hidden + hidden[i].bytes;
 	struct exchanges_one *x = calloc(1, sizeof *x + count * sizeof x->known[0] + bytes + body_bytes);
 	if (!x) {
 		errno = ENOMEM;
 		return NULL;
 	}
-	unsigned char *at = (unsigned char *)&x->known[count];
+	x->hidden = (struct exchanges_hidden *)&x->known[count];
+	x->hidden_count = hidden_count;
+	unsigned char *at = (unsigned char *)&x->hidden[hidden_count];
+	for (size_t i = 0; i < hidden_count; i++) {
+		x->hidden[i].bytes = hidden[i].bytes;
+		x->hidden[i].text = memcpy(at, hidden[i].text, hidden[i].bytes);
+		at += hidden[i].bytes;
+	}
 	for (size_t i = 0; i < count; i++)
 		at = exchanges_copy(&x->known[i], i < request_count ? &requests[i] : &answers[i - request_count], at);
 	x->body = at;

@@ -48,6 +48,12 @@ struct exchanges_known {
 	size_t head_bytes, onward_bytes, body_bytes;
 };
 
+/* What no answer may show: who covers it is given the answer. */
+struct exchanges_hidden {
+	const unsigned char *text;
+	size_t bytes;
+};
+
 /* A longer head is not known; a longer body is not carried so, and no more is given back of one side. */
 enum { EXCHANGES_HEAD_BYTES = 4096, EXCHANGES_BODY_BYTES = 65536, EXCHANGES_GIVEN_BYTES = 131072 };
 
