@@ -153,8 +153,6 @@ def with_project(policy: Policy, script: Script, *, grant: bool) -> tuple[Policy
     No grant for what is no project's: a home, a place that everyone may write to, or what guests cannot read. There and
     without `grant`, they are found where the policy itself lets the guest read that directory.
     """
-    from ..policy.explain import explain
-
     if grant:
         policy = _with_editable(policy, script.module)
     directory = script.directory
@@ -163,6 +161,8 @@ def with_project(policy: Policy, script: Script, *, grant: bool) -> tuple[Policy
     if grant and not _is_shared(directory) and _is_readable(directory):
         return policy.allow_read(directory).allow_import(*names), script
     policy = _with_own_text(policy, script) if grant else policy
+    from ..policy.explain import explain
+
     found = explain(policy, "fs.read", directory).code is None
     return policy, script if found else msgspec.structs.replace(script, directory=None)
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-import ssl
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ._native import ffi, lib
+
+if TYPE_CHECKING:
+    import ssl
 
 SENT, RECEIVED, REQUESTS = lib.TUNNELS_SENT, lib.TUNNELS_RECEIVED, lib.TUNNELS_REQUESTS
 #: How a tunnel ended, besides -errno.
@@ -109,8 +111,11 @@ class Tunnels:
 
         `others`: a descriptor. There is no thread then: `turn` carries, and waits for that descriptor as well.
         """
-        if others is not None and (result := lib.over_tls_prepare(id(ssl.SSLWantReadError))) < 0:
-            raise OSError(-result, os.strerror(-result), "tunnels")
+        if others is not None:
+            import ssl  # here: each first start paid 5 ms for it, and a loop alone reads TLS
+
+            if (result := lib.over_tls_prepare(id(ssl.SSLWantReadError))) < 0:
+                raise OSError(-result, os.strerror(-result), "tunnels")
         self._all = lib.tunnels_start(idle_s, -1 if others is None else others)
         if self._all == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno), "tunnels")
