@@ -122,6 +122,24 @@ def test_a_rule_at_a_link_grants_where_it_leads(tree: Path):
     assert confined(policy(rule(tree / "link", R)), lambda: (tree / "granted/file").read_text()) == "ok"
 
 
+def test_a_hard_link_is_judged_by_the_name_used_and_by_a_rule_of_the_file_itself(tree: Path):
+    os.link(tree / "granted/file", tree / "other/second")
+    read = (tree / "other/second").read_text
+    assert confined(policy(rule(tree / "granted", R)), (tree / "granted/file").read_text) == "ok"
+    assert confined(policy(rule(tree / "granted", R)), read) == "EACCES"
+    assert confined(policy(rule(tree / "granted/file", R)), read) == "ok"
+    assert confined(policy(rule(tree / "granted/file", R)), (tree / "other/file").read_text) == "EACCES"
+
+
+def test_a_guest_gains_nothing_by_a_hard_link(tree: Path):
+    def link() -> None:
+        os.link(tree / "other/file", tree / "granted/second")
+
+    assert confined(policy(rule(tree / "granted", EVERYTHING), rule(tree / "other", R)), link) in ("EXDEV", "EACCES")
+    assert not (tree / "granted/second").exists()
+    assert confined(policy(rule(tree / "granted", EVERYTHING), rule(tree / "other", EVERYTHING)), link) == "ok"
+
+
 def test_listing_does_not_read(tree: Path):
     compiled = policy(rule(tree / "granted", LIST))
     assert confined(compiled, lambda: os.listdir(tree / "granted")) == "ok"
