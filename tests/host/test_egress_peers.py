@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -115,8 +116,10 @@ def test_more_connections_than_a_sandbox_may_have_keep_none_of_anothers(world: W
         assert told == 300 - 32
         assert {(event.target, event.code) for event in events} == {("egress connections", DenialCode.LIMIT_EXCEEDED)}
         greedy.exec("for one in many: one.close()")
-        while (said := greedy.eval(_ask(world))) != b"200" and time.monotonic() < deadline:
-            pass
+        said = b""
+        while said != b"200" and time.monotonic() < deadline:
+            with contextlib.suppress(pyisolate.GuestError):  # the proxy closes one more until it has seen those go
+                said = greedy.eval(_ask(world))
         assert said == b"200"
 
 
