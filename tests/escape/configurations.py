@@ -62,8 +62,8 @@ class Configuration:
         )
 
 
-#: `host-proxy` is run on request. Its policies grant a host, so that a socket that `host-root` refuses is made there,
-#: and refused when it connects: of `socket_raw_call` it tells another event.
+#: `host-proxy` and `host-proxy-user` are run on request. Their policies grant a host, so that a socket that `host-root`
+#: refuses is made there, and refused when it connects: of `socket_raw_call` they tell another event.
 #: `vm` and `vm-thread` are run inside of a virtual machine whose kernel has BPF-LSM (vm.py boots it).
 CONFIGURATIONS = {
     configuration.name: configuration
@@ -71,6 +71,7 @@ CONFIGURATIONS = {
         Configuration("host-root"),
         Configuration("host-user", user=True),
         Configuration("host-proxy", led=True),
+        Configuration("host-proxy-user", user=True, led=True),
         Configuration("thread", isolation="thread", user=True),
         Configuration("vm", sees_paths=True, slowness=10.0),
         Configuration("vm-thread", isolation="thread", sees_paths=True, slowness=10.0),
