@@ -15,7 +15,7 @@ from .guest_options import guest_options
 from .guest_run import Ran, Settings, assignment, run_guest
 from .policy_options import choose_policy, policy_options, warn_of_absent
 from .project import Script
-from .run import say
+from .run import say, say_what_is_not_there
 
 #: As shells have it: a program that cannot be run, and one that is not there.
 CANNOT_RUN, NOT_FOUND = 126, 127
@@ -48,6 +48,8 @@ def execute(command: tuple[str, ...], **options: Any) -> None:
         click.echo(f"pyisolate: {command[0]}: command not found", err=True)
         raise SystemExit(NOT_FOUND)
     path = os.path.abspath(path)
+    script: Script | None = None
+    settings: Settings | None = None
     try:
         named = options["policy_file"] is not None
         if not quiet:
@@ -57,10 +59,12 @@ def execute(command: tuple[str, ...], **options: Any) -> None:
         options["env"] = dict(assignment(text) for text in options["env"])
         options["files"] = dict(named_file(text) for text in options["files"])
         script = Script("", os.path.basename(path), command=(path, *command[1:]))
-        ran = run_guest(policy, script, Settings(**options))
+        settings = Settings(**options)
+        ran = run_guest(policy, script, settings)
     except (SandboxError, OSError, ValueError) as error:
         ran = Ran(error=error)
     say(ran, quiet, traced=False)  # the lines are those that start the program
+    say_what_is_not_there(ran, script, settings, quiet)
     raise SystemExit(_status(ran))
 
 

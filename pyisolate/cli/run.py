@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from .policy_options import choose_policy, load_policy, policy_options, warn_of_
 from .project import RunCommand, Script, chosen_script, why_not_beside, why_not_granted, with_project
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ..policy import Policy
     from ..sandbox.rich import RichOutput
@@ -92,6 +93,7 @@ def run(words: tuple[str, ...], text: str | None, module: str | None, **options:
     answers: str | None = options.pop("save_answers")
     policy: Policy | None = None
     script: Script | None = None
+    settings: Settings | None = None
     kept_out = ""
     name = "-c" if text is not None else module or "".join(words[:1])
     project = options.pop("project") and options["policy_file"] is None
@@ -112,7 +114,8 @@ def run(words: tuple[str, ...], text: str | None, module: str | None, **options:
         options["files"] = dict(named_file(text) for text in options["files"])
         if folder is not None:
             os.makedirs(folder, exist_ok=True)
-        ran = run_guest(policy, script, Settings(**options, streamed=not as_json))
+        settings = Settings(**options, streamed=not as_json)
+        ran = run_guest(policy, script, settings)
         if folder is not None:
             _save(ran.outputs, folder)
         if answers is not None and ran.answered is not None:
@@ -132,7 +135,39 @@ def run(words: tuple[str, ...], text: str | None, module: str | None, **options:
         lacked = _lacked_module(ran) if project and script is not None and not quiet else ""
         if script is not None and lacked and (kept_out := kept_out or why_not_beside(script, lacked)):
             click.echo(f"pyisolate: {kept_out}", err=True)
+        say_what_is_not_there(ran, script, settings, quiet)
     raise SystemExit(status)
+
+
+def say_what_is_not_there(ran: Ran, script: Script | None, settings: Settings | None, quiet: bool) -> None:
+    """Say of a guest that failed that a file which its arguments name is on this side alone."""
+    failed = ran.outcome in _BY_GUEST and status_of(ran.outcome, ran.exit_code) != 0
+    if script is None or settings is None or quiet or not failed:
+        return
+    if absent := _why_not_there(script.args or script.command[1:], settings):
+        click.echo(f"pyisolate: {absent}", err=True)
+
+
+def _why_not_there(words: Sequence[str], settings: Settings) -> str:
+    """Say which of a guest's arguments names a file of the working directory, where the guest has none; else empty."""
+    own = settings.isolation == "process" and not (settings.workspace or settings.copy_on_write or settings.cwd)
+    for word in words if own else ():
+        if word not in settings.files and not Path(word).is_absolute() and _is_file(word):
+            from ..telemetry.sanitize import escape  # a name may hold what a terminal takes for an order
+
+            copied = shlex.quote(word if "/" not in word else f"{word}={word}")
+            return (
+                f"the guest started in a directory of its own, without '{escape(word)}': --file {escape(copied)} "
+                "copies it there, --workspace . lets the guest work in this one"
+            )
+    return ""
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):  # whatever else an argument is: too long for a name, with a NUL
+        return False
 
 
 def _lacked_module(ran: Ran) -> str:

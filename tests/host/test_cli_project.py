@@ -214,3 +214,35 @@ def test_a_zip_application_runs_and_imports_from_itself(tree: Path) -> None:
     with zipfile.ZipFile(tree / "none.pyz", "w") as archive:
         archive.writestr("part.py", "")
     assert "without a __main__.py" in run("none.pyz", cwd=tree).stderr
+
+
+def test_a_file_that_is_not_in_the_guests_directory_is_said(tree: Path) -> None:
+    reads = "import sys; print(len(open(sys.argv[1]).read()))"
+    (tree / "reads.py").write_text(reads)
+    (tree / "data").mkdir()
+    (tree / "data" / "in put.csv").write_text("a,b")
+    for words in (["reads.py"], ["-c", reads]):
+        absent = run(*words, "data/in put.csv", cwd=tree)
+        assert absent.returncode == 1
+        said = absent.stderr.splitlines()[-1]
+        assert "without 'data/in put.csv': --file 'data/in put.csv=data/in put.csv' copies" in said, absent.stderr
+    told = run("--file", "data/in put.csv=data/in put.csv", "reads.py", "data/in put.csv", cwd=tree)
+    assert (told.returncode, told.stdout, told.stderr) == (0, "3\n", "")  # as it was told
+    assert "started in a directory of its own" not in run("reads.py", "nowhere.csv", cwd=tree).stderr
+    (tree / "\x1b[2J").write_text("")
+    assert "without '\\x1b[2J'" in run("reads.py", "\x1b[2J", "-c", cwd=tree).stderr
+    fails = run("-c", "import sys; sys.exit(3)", "x" * 300, str(tree / "secret.txt"), cwd=tree)
+    assert (fails.returncode, fails.stderr) == (3, "")
+    quiet = run("-q", "reads.py", "secret.txt", cwd=tree)
+    assert quiet.returncode == 1
+    assert "--file" not in quiet.stderr
+
+
+def test_a_file_that_a_program_does_not_find_is_said(tree: Path) -> None:
+    command = [sys.executable, "-m", "pyisolate", "exec"]
+    absent = subprocess.run([*command, "cat", "secret.txt"], capture_output=True, text=True, timeout=60, cwd=tree)
+    assert absent.returncode == 1
+    assert "without 'secret.txt': --file secret.txt copies it there" in absent.stderr.splitlines()[-1]
+    command += ["--file", "secret.txt"]
+    told = subprocess.run([*command, "cat", "secret.txt"], capture_output=True, text=True, timeout=60, cwd=tree)
+    assert (told.returncode, told.stdout, told.stderr) == (0, "s3cret", "")
