@@ -225,6 +225,7 @@ def test_monitor_and_shadow_let_through_and_record(
     assert shadowed.run(connect("127.0.0.1", port)) == 0
     enforcer.shared.records.drain()
     assert [record.verdict for record in records] == [Verdict.WOULD_DENY] * 2
+    assert [record.shadow for record in records] == [False, True]
     assert [count.shadow for count in enforcer.shared.counters("box1")] == [True]
 
 

@@ -169,6 +169,7 @@ def kernel_record(raw: RawRecord, sandbox_id: str, policy: CompiledPolicy | None
         slot_capability=CAPABILITY_BY_NUMBER.get(raw.slot_capability) if consulted else None,
         slot_verdict=SLOT_VERDICTS.get(raw.slot_verdict) if consulted else None,
         broker_consulted=None if unknown else consulted,
+        shadow=bool(raw.flags & SHADOW),
     )
 
 
