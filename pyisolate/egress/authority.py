@@ -6,6 +6,7 @@ with `cryptography`, an optional dependency, because OpenSSL's own calls for tha
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import time
@@ -63,6 +64,15 @@ def new_authority(name: str) -> Authority:
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return Authority(certificate=made.public_bytes(pem).decode(), key=private.decode())
+
+
+def load() -> None:
+    """Import all that certificates take, by making one: before files are out of reach. Nothing without `cryptography`.
+
+    What is imported only where it is used would be missing for a proxy whose user may not read the interpreter's files.
+    """
+    with contextlib.suppress(EnforcementError):
+        Issuer(new_authority("of nothing")).context("host.invalid")
 
 
 class _Made(NamedTuple):

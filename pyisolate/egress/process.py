@@ -317,13 +317,12 @@ class EgressProxy:
                 {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "RES_OPTIONS": "timeout:2 attempts:2", **_MEMORY},
             )
         traits = self._traits
-        readable = (*_READABLE, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())
         start = Start(
             host_pid=os.getpid(),
             uid=traits.uid,
             gid=traits.gid,
             hosts=dict(traits.hosts),
-            readable=readable,
+            readable=_readable(),
             admitted=tuple(self._tenants.values()),
             authorities=traits.authorities,
         )
@@ -464,6 +463,10 @@ class EgressProxy:
             self._process.returncode = self._process.returncode or 0  # another process's child: no warning, no wait
         self._process = self._link = self._listening = self._bundles = None
         self._tenants.clear()
+
+
+def _readable() -> tuple[str, ...]:
+    return (*_READABLE, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())
 
 
 def _new_bundles() -> Bundles:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from ..native import landlock, process
-from . import calls, messages
+from . import authority, calls, messages
 from .connection import Services, serve
 from .door import Door
 from .messages import Admit, Answered, Applied, Dismiss, Report, Serving, Start
@@ -42,6 +42,7 @@ def main(control_fd: int, listener_fd: int, led_fd: int) -> int:
     if not isinstance(start, Start):
         return 2
     host = process.pidfd_open(start.host_pid)
+    authority.load()
     confined = _confine(start)
     control.sendall(messages.encode(Serving(confined=tuple(confined))))
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):

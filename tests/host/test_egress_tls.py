@@ -16,7 +16,7 @@ import pytest
 import pyisolate
 from pyisolate import EnforcementError, Policy
 from pyisolate.decision import DenialCode
-from pyisolate.egress import signing
+from pyisolate.egress import process, signing
 from tests import inside
 from tests.host.egress_server import Server
 from tests.host.test_egress import _HELPERS, _TUNNEL, NAMES, _memory, refused
@@ -113,6 +113,21 @@ def test_method_and_path_are_decided_inside_of_tls(world: World, guest: pyisolat
         asked = path.partition("?")[0]
         assert (event.target, event.code) == (f"GET https://{world.place}{asked}", code)
     assert len(world.secure.seen) == before + 2
+
+
+def test_a_proxy_that_may_read_no_file_opens_tls(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an interpreter below a home of root's its user can read nothing, and what it imported late ended it."""
+    monkeypatch.setattr(process, "_readable", lambda: ())
+    trusted = tmp_path / "ca.pem"
+    trusted.write_text(world.authority)
+    hosts = {name: ["127.0.0.1"] for name in NAMES}
+    with (
+        pyisolate.Supervisor(pool_size=1, egress_hosts=hosts, egress_ca=trusted) as supervisor,
+        supervisor.spawn("guest", world.policy) as guest,
+    ):
+        guest.exec(_HELPERS.format(authority=world.authority) + _TUNNEL + _ASKED.format(place=world.place))
+        assert guest.eval("ask('/v1/x')").startswith(f"GET /v1/x {world.place}")
+        assert refused(guest, "ask('/v2/x')").denial_event is not None
 
 
 def test_what_is_missing_is_suggested_and_the_suggestion_works(world: World) -> None:
