@@ -85,8 +85,10 @@ def _json(piece: dict[str, Any]) -> str:
 
 
 _UNIX_HINT = (
-    'grant the socket by its path, such as {"net": [{"bind": "unix:/path/to/socket"}]}, or connect instead of bind for '
-    "a client; a socketpair needs no grant"
+    "the guest's own processes have sockets in its workspace by "
+    '{"process": [{"fork": true}]}, where no address is granted and nothing is asked; one of the host\'s is granted by '
+    'its path, such as {"net": [{"bind": "unix:/path/to/socket"}]}, or connect instead of bind for a client; a '
+    "socketpair needs no grant"
 )
 _MOVING_HINT = (
     "where one rule holds both names, add to it the rights that it lacks; rules for two directories let no "

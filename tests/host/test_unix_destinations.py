@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import pyisolate
+from pyisolate.policy.suggest import apply
 
 SEND = """
 import ctypes, struct
@@ -101,3 +103,15 @@ def test_a_refused_unix_socket_names_the_rule_that_would_allow_it(supervisor: py
             sandbox.exec("import socket\nsocket.socket(socket.AF_UNIX)")
         assert '{"bind": "unix:/path/to/socket"}' in (caught.value.hint or "")
         assert sandbox.exec("[one.family.name for one in socket.socketpair()]").value == ["AF_UNIX", "AF_UNIX"]
+
+
+def test_the_hint_of_a_refused_unix_socket_lets_a_guest_reach_its_own(supervisor: pyisolate.Supervisor) -> None:
+    policy = pyisolate.Policy.preset("compute")
+    served = "import socket\nsocket.socket(socket.AF_UNIX).bind('own.sock')"
+    with supervisor.spawn("guest", policy) as sandbox, pytest.raises(pyisolate.PolicyError) as caught:
+        sandbox.exec(served)
+    hint = caught.value.hint or ""
+    rule = json.JSONDecoder().raw_decode(hint, hint.index("{"))[0]
+    with supervisor.spawn("wider", apply(policy, rule)) as sandbox:
+        sandbox.exec(served)
+        assert sandbox.get_denial_events() == []
