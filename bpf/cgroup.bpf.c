@@ -141,8 +141,19 @@ static __always_inline bool pyi_is_destination(u32 hook)
 	return hook != PYI_H_CGROUP_BIND4 && hook != PYI_H_CGROUP_BIND6;
 }
 
+/* An address of another family is not read as one of this: where the kernel looks after these hooks it refuses the call by
+ * itself, with the same error, so nothing is recorded. */
+static __always_inline int pyi_other_family(void)
+{
+	bpf_set_retval(-EAFNOSUPPORT);
+	return REFUSED;
+}
+
 static __always_inline int pyi_judge4(struct bpf_sock_addr *ctx, u32 hook)
 {
+	/* AF_UNSPEC is taken for AF_INET by sendto(2), and by bind(2) of "any" */
+	if (ctx->user_family != AF_INET && ctx->user_family != AF_UNSPEC)
+		return pyi_other_family();
 	if (pyi_is_destination(hook) && !ctx->user_ip4)
 		ctx->user_ip4 = __builtin_bswap32(0x7f000001);
 	u32 address[4] = {0, 0, __builtin_bswap32(0xffff), ctx->user_ip4};
@@ -153,10 +164,8 @@ static __always_inline int pyi_judge6(struct bpf_sock_addr *ctx, u32 hook)
 {
 	/* connect(2) on a UDP socket comes here with a sockaddr_in too, whose address this context does not show: what
 	 * it shows are bytes after it, which no code reads again. */
-	if (ctx->user_family != AF_INET6) {
-		bpf_set_retval(-EAFNOSUPPORT);
-		return REFUSED;
-	}
+	if (ctx->user_family != AF_INET6)
+		return pyi_other_family();
 	if (pyi_is_destination(hook) && !ctx->user_ip6[0] && !ctx->user_ip6[1] && !ctx->user_ip6[3]) {
 		if (!ctx->user_ip6[2])
 			ctx->user_ip6[3] = __builtin_bswap32(1);

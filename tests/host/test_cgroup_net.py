@@ -55,6 +55,9 @@ def connect4(host, port, kind=socket.SOCK_STREAM):
 def connect6(host, port, kind=socket.SOCK_STREAM):
     return raw_connect(socket.AF_INET6, kind, v6(host, port))
 
+def connect46(host, port, kind):
+    return raw_connect(socket.AF_INET, kind, v6(host, port))
+
 def smuggled(real, shown, port):
     """A sockaddr_in on an IPv6 datagram socket, followed by what a program would take for its IPv6 address."""
     address = struct.pack("<H", socket.AF_INET) + struct.pack(">H", port) + socket.inet_aton(real)
@@ -261,6 +264,22 @@ def test_an_ipv4_address_on_an_ipv6_socket_cannot_hide(sandbox: pyisolate.Sandbo
     assert sandbox.call("connect6", "::ffff:127.0.0.1", peer.port, DGRAM) == 0
     assert sandbox.call("smuggled", "127.0.0.2", "::ffff:127.0.0.1", peer.port) in (EACCES, EAFNOSUPPORT)
     assert sandbox.call("smuggled", "127.0.0.2", "::1", peer.port) in (EACCES, EAFNOSUPPORT)
+
+
+@pytest.mark.parametrize("kind", [STREAM, DGRAM])
+def test_an_ipv6_address_on_an_ipv4_socket_is_refused_as_linux_does(
+    sandbox: pyisolate.Sandbox, peer: Peer, other: Peer, kind: int
+) -> None:
+    """Its bytes were read as an IPv4 address, which the event then named."""
+    with socket.socket(INET, kind) as plain:
+        address = (
+            struct.pack("<H", INET6) + struct.pack(">HI", other.port, 0) + socket.inet_pton(INET6, "::1") + bytes(4)
+        )
+        assert ctypes.CDLL(None, use_errno=True).connect(plain.fileno(), address, len(address)) < 0
+        assert ctypes.get_errno() == EAFNOSUPPORT  # the control: no sandbox
+    assert sandbox.call("connect46", "::1", other.port, kind) == EAFNOSUPPORT
+    assert sandbox.get_denial_events() == []
+    assert sandbox.call("connect4", "127.0.0.1", peer.port, kind) == 0
 
 
 def test_datagrams(sandbox: pyisolate.Sandbox, peer: Peer, other: Peer) -> None:
