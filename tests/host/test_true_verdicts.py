@@ -472,11 +472,8 @@ def test_native_code_asks_for_a_program_that_is_not_there(supervisor: pyisolate.
     with made(supervisor, mode) as sandbox:
         _, (event,) = run(sandbox, "native(libc.execv, b'/no/such/program', None)")
         verdict = "deny" if mode == "enforce" else "would_deny"
-        assert (str(event.capability), event.target, str(event.kernel_decision)) == (
-            "process.exec",
-            "/no/such/program",
-            verdict,
-        )
+        recorded = str(event.capability), event.target, str(event.kernel_decision)
+        assert recorded == ("process.exec", "/no/such/program", verdict)
 
 
 @pytest.mark.parametrize("isolation", ["process", "thread"])
