@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -71,3 +72,13 @@ def test_the_check_costs_less_than_a_millisecond() -> None:
 @pytest.mark.leaks("proves that the marker works: this descriptor stays open until the session ends")
 def test_the_marker_leaves_the_check_out() -> None:
     os.open("/dev/null", os.O_RDONLY)
+
+
+def test_a_mount_is_seen_but_for_one_of_a_test_beside() -> None:
+    def mounted(pid: int) -> bytes:
+        return b"42 27 0:39 / /var/tmp/pyisolate-fuse-%d rw,relatime - fuse pyisolate-test rw\n" % pid
+
+    before = leaks.snapshot()
+    own, other = (replace(before, mounts=before.mounts + mounted(pid)) for pid in (os.getpid(), os.getppid()))
+    assert leaks.difference(before, own) == [f"mount {mounted(os.getpid()).decode().strip()}"]
+    assert leaks.difference(before, other) == []
