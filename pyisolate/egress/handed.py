@@ -73,7 +73,7 @@ class Handed:
         for one in transports:
             one.pause_reading()
         try:
-            tunnels = self._carrier.over_tls if any(one.engine for one in sides) else self._carrier.tunnels
+            tunnels = self._carrier.between(*sides)
             number = self._begin(tunnels, *(one.get_extra_info("socket").fileno() for one in transports))
         except OSError:  # no memory, no descriptor: it goes on here
             number = None

@@ -20,7 +20,7 @@ from .messages import Admit, Answered, Applied, Dismiss, Report, Serving, Start
 from .names import Names
 from .peers import Peers
 from .tenants import Tenants
-from .waiting import Waiting
+from .waiting import Waiting, run
 
 #: Descriptors that it may have: two for each connection it carries.
 _MOST_FILES = 16384
@@ -47,8 +47,7 @@ def main(control_fd: int, listener_fd: int, led_fd: int) -> int:
     control.sendall(messages.encode(Serving(confined=tuple(confined))))
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
         waiting = Waiting()
-        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(waiting)) as runner:
-            runner.run(_serve(control, listener, Peers(listener, led_fd), start, host, waiting))
+        run(_serve(control, listener, Peers(listener, led_fd), start, host, waiting), waiting)
     return 0
 
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ..native.tunnels import OVER_RECEIVED, OVER_REQUESTS, OVER_SENT, Ended, Tunnels
 from .meter import Meter
@@ -103,21 +103,27 @@ class Carrier:
     def tunnels(self) -> Tunnels:
         """All that it carries. Raises OSError where the thread cannot start."""
         if self._tunnels is None:
-            self._tunnels = Tunnels(IDLE_S)
-            asyncio.get_running_loop().add_reader(self._tunnels.fileno(), self._take_ended, self._tunnels)
+            self._tunnels = self._heard(Tunnels(IDLE_S))
         return self._tunnels
 
     def takes(self, *sides: Side) -> bool:
         """Tell whether it can carry known exchanges between these."""
-        return self._waits is not None or not any(one.engine for one in sides)
+        return self._waits is not None or not _is_over_tls(sides)
 
     @property
     def over_tls(self) -> Tunnels:
         """What carries known exchanges over TLS. Raises OSError where there is no memory for it."""
         assert self._waits is not None
-        if (tunnels := self._waits.tunnels) is None:
-            self._waits.tunnels = tunnels = Tunnels(IDLE_S, self._waits.fileno())
-            asyncio.get_running_loop().add_reader(tunnels.fileno(), self._take_ended, tunnels)
+        if self._waits.tunnels is None:
+            self._waits.tunnels = self._heard(Tunnels(IDLE_S, self._waits.fileno()))
+        return self._waits.tunnels
+
+    def between(self, *sides: Side) -> Tunnels:
+        """Return what carries known exchanges between these, which it `takes`. Raises OSError, as `over_tls`."""
+        return self.over_tls if _is_over_tls(sides) else self.tunnels
+
+    def _heard(self, tunnels: Tunnels) -> Tunnels:
+        asyncio.get_running_loop().add_reader(tunnels.fileno(), self._take_ended, tunnels)
         return tunnels
 
     async def carry(self, guest: Stream, host: Stream, meter: Meter) -> None:
@@ -149,14 +155,17 @@ class Carrier:
 
     def close(self) -> None:
         """End the thread, and with it all tunnels."""
-        if self._tunnels is not None:
-            asyncio.get_running_loop().remove_reader(self._tunnels.fileno())
-            self._tunnels.close()
-            self._tunnels = None
-        if self._waits is not None and self._waits.tunnels is not None:
-            asyncio.get_running_loop().remove_reader(self._waits.tunnels.fileno())
-            self._waits.tunnels.close()
+        for tunnels in (self._tunnels, self._waits and self._waits.tunnels):
+            if tunnels is not None:
+                asyncio.get_running_loop().remove_reader(tunnels.fileno())
+                tunnels.close()
+        self._tunnels = None
+        if self._waits is not None:
             self._waits.tunnels = None
+
+
+def _is_over_tls(sides: Iterable[Side]) -> bool:
+    return any(one.engine for one in sides)
 
 
 def raise_for(result: int, meter: Meter) -> None:

@@ -5,9 +5,14 @@ A thread of their own would wait for the interpreter's lock beside the loop's: T
 
 from __future__ import annotations
 
+import asyncio
 import selectors
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from ..native.tunnels import Tunnels
+
+_T = TypeVar("_T")
 
 
 class Waiting(selectors.EpollSelector):
@@ -25,3 +30,9 @@ class Waiting(selectors.EpollSelector):
         if not self.tunnels.turn(None if timeout is None else max(0.0, timeout)):
             return []
         return super().select(0)
+
+
+def run(main: Coroutine[Any, Any, _T], waits: Waiting | None) -> _T:
+    """Run `main` to its end on a loop that waits with `waits`, and close both; None: as any loop does."""
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(waits)) as runner:
+        return runner.run(main)

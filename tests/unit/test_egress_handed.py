@@ -29,7 +29,7 @@ from pyisolate.egress.over_tls import OverTls
 from pyisolate.egress.shortcut import Begun
 from pyisolate.egress.streams import Plain
 from pyisolate.egress.tunnel import Carrier
-from pyisolate.egress.waiting import Waiting
+from pyisolate.egress.waiting import Waiting, run
 from pyisolate.policy.compiled import EgressLimits
 from pyisolate.policy.web import Request
 from tests.unit.egress_peer import Peer
@@ -181,12 +181,11 @@ def carry_over(waits: Callable[[], Waiting | None]) -> Carry:
     ) -> None:
         waiting = waits()
 
-        async def run() -> None:
+        async def tell() -> None:
             async with _ends(limits or EgressLimits(), head_s, early, hidden, waiting) as ends:
                 await story(ends)
 
-        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(waiting)) as runner:
-            runner.run(run())
+        run(tell(), waiting)
 
     return carry
 

@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
 import pytest
 
@@ -30,7 +31,7 @@ from pyisolate.egress.shortcut import Begun
 from pyisolate.egress.streams import Plain
 from pyisolate.egress.tenants import Tenants
 from pyisolate.egress.tunnel import Carrier
-from pyisolate.egress.waiting import Waiting
+from pyisolate.egress.waiting import Waiting, run
 from pyisolate.native.tunnels import Known, Tunnels
 from pyisolate.policy import compile_policy, secrets
 from tests.unit.egress_peer import Peer
@@ -40,6 +41,28 @@ from tests.unit.test_egress_shortcut import ANSWER, ASKED, ONWARD, OTHER, SENT, 
 pytest.importorskip("cryptography")
 carry = carry_over(Waiting)
 _FORGED = b"\x17\x03\x03\x00\x20" + bytes(32)  # a record that nobody has sealed
+
+
+class _Opened(Protocol):
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+_O = TypeVar("_O", bound=_Opened)
+
+
+def _tell(one: _O, story: Callable[[_O], Awaitable[None]], waits: Waiting | None) -> None:
+    """Open what a story is about, have it happen, and close that."""
+
+    async def tell() -> None:
+        async with asyncio.timeout(20):
+            await one.open()
+            try:
+                await story(one)
+            finally:
+                await one.close()
+
+    run(tell(), waits)
 
 
 async def _raw(sock: socket.socket, data: bytes) -> None:
@@ -245,10 +268,10 @@ def test_in_each_pass_each_sandbox_begins_one_exchange_however_many_connections_
 class _Client:
     """openssl s_client in a tunnel whose exchanges are carried: it takes commands."""
 
-    def __init__(self, waits: Waiting) -> None:
-        self._waits = waits
+    def __init__(self, waits: Waiting, *options: str) -> None:
+        self._waits, self._options = waits, options
 
-    async def open(self, *options: str) -> None:
+    async def open(self) -> None:
         loop, listener = asyncio.get_running_loop(), socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
         theirs, self._host = socket.socketpair()
@@ -258,7 +281,7 @@ class _Client:
             asyncio.subprocess.PIPE,
             asyncio.subprocess.STDOUT,
         )
-        command = ["openssl", "s_client", "-connect", place, "-servername", HOST, *options]
+        command = ["openssl", "s_client", "-connect", place, "-servername", HOST, *self._options]
         self._process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=joined)
         with listener:
             accepted, _ = await loop.sock_accept(listener)
@@ -299,18 +322,7 @@ def _with_client(story: Callable[[_Client], Awaitable[None]], *options: str) -> 
     if shutil.which("openssl") is None:
         pytest.skip("no openssl")
     waits = Waiting()
-
-    async def run() -> None:
-        client = _Client(waits)
-        async with asyncio.timeout(20):
-            await client.open(*options)
-            try:
-                await story(client)
-            finally:
-                await client.close()
-
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(waits)) as runner:
-        runner.run(run())
+    _tell(_Client(waits, *options), story, waits)
 
 
 def test_a_guest_may_change_its_keys_and_have_the_proxy_change_its_own() -> None:
@@ -403,17 +415,7 @@ class _World:
 
 
 def _in_a_world(story: Callable[[_World], Awaitable[None]], waits: Waiting | None, key: str = "") -> None:
-    async def run() -> None:
-        world = _World(waits, key)
-        async with asyncio.timeout(20):
-            await world.open()
-            try:
-                await story(world)
-            finally:
-                await world.close()
-
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(waits)) as runner:
-        runner.run(run())
+    _tell(_World(waits, key), story, waits)
 
 
 @pytest.mark.parametrize("by_c", [True, False], ids=["carried in C", "the control"])

@@ -64,11 +64,7 @@ static int exchanges_give(struct exchanges_one *x, const unsigned char *data, si
 /* Whether there is nothing to read of a host, and it has not ended. */
 static int exchanges_host_rests(struct tunnels *all, struct tunnels_side *host)
 {
-	unsigned char one;
-
-	if (host->tls.object)
-		return over_tls_rests(host, all->raw);
-	return recv(host->fd, &one, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EINTR);
+	return host->tls.object ? over_tls_rests(host, all->raw) : sides_rests(host->fd);
 }
 
 /* As recv(2), of what is inside where there is TLS. */
@@ -196,8 +192,8 @@ SHARED int exchanges_serve(struct tunnels *all, struct tunnels_side *side, uint3
 	if (!result && x->begun && !x->left && !host->left) {
 		x->asked = -1;
 		x->begun = x->deaf = 0;
-		if (x->more || guest->left ||
-		    host->tls_ended) /* more than it stated, or not after all of the request */
+		/* more than it stated, or not after all of the request */
+		if (x->more || guest->left || host->tls_ended)
 			result = EXCHANGES_HOST;
 	}
 	if (result)

@@ -170,11 +170,9 @@ SHARED int over_tls_send(struct tunnels_side *from, const struct tunnels_side *t
 /* Whether there is nothing to read of a side that rests, but what TLS says for itself. */
 SHARED int over_tls_rests(struct tunnels_side *s, unsigned char *raw)
 {
-	unsigned char one;
-
-	if (recv(s->fd, &one, 1, MSG_PEEK | MSG_DONTWAIT) < 0)
-		return errno == EAGAIN || errno == EINTR;
+	if (sides_rests(s->fd))
+		return 1;
 	if (over_tls_recv(s, raw, OVER_TLS_LOOK_BYTES, raw + TUNNELS_RAW_BYTES / 2) >= 0 || errno != EAGAIN)
 		return 0;
-	return recv(s->fd, &one, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EINTR);
+	return sides_rests(s->fd);
 }

@@ -45,6 +45,14 @@ SHARED int sides_outdated(const struct tunnels_one *t)
 	return __atomic_load_n(&t->meter->policy, __ATOMIC_SEQ_CST) != t->policy;
 }
 
+/* Whether there is nothing to read of a socket, and it has not ended. */
+SHARED int sides_rests(int fd)
+{
+	unsigned char one;
+
+	return recv(fd, &one, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EINTR);
+}
+
 /* Watch a socket for what can be done with it; for nothing, not even its end, where nothing can. */
 SHARED void sides_watch(struct tunnels *all, struct tunnels_side *s, uint32_t wanted)
 {

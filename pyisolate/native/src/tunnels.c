@@ -297,8 +297,8 @@ SHARED int tunnels_ended_fd(const struct tunnels *all)
 }
 
 /* Carry between two sockets: all that comes, and the sockets are closed with the tunnel; or `exchange` alone, which the
- * tunnel has from now on, and they stay open. `tls`: of both sides, the guest's first, or NULL. `meter` stays until it has ended, or is removed. Returns NULL with errno, and
- * then the sockets are the caller's. */
+ * tunnel has from now on, and they stay open. `tls`: of both sides, the guest's first, or NULL. `meter` stays until it has
+ * ended, or is removed. Returns NULL with errno, and then the sockets are the caller's. */
 SHARED void *tunnels_add(struct tunnels *all, uint64_t number, int guest, int host, struct tunnels_meter *meter,
 			 struct exchanges_one *exchange, const struct tunnels_tls *tls)
 {

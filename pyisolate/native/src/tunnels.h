@@ -51,6 +51,7 @@ struct tunnels {
 SHARED uint64_t sides_now_ms(void);
 SHARED int sides_count(struct tunnels_meter *meter, int way, uint64_t counted);
 SHARED int sides_outdated(const struct tunnels_one *t);
+SHARED int sides_rests(int fd);
 SHARED void sides_watch(struct tunnels *all, struct tunnels_side *s, uint32_t wanted);
 SHARED int sides_send(struct tunnels_side *from, int to, const unsigned char *data, size_t size);
 SHARED int sides_send_rest(struct tunnels_side *from, int to);

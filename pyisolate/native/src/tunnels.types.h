@@ -29,8 +29,9 @@ enum {
 	EXCHANGES_HOST = 8
 };
 
-/* A tunnel that ended, and how long nothing had gone on. Of an exchange: the request that waits for its answer (-1: none), with how many bytes of body,
- * whether the answer has begun, how many bytes are given back, and whose TLS has met its end (1: the guest's, 2: the host's). */
+/* A tunnel that ended, and how long nothing had gone on. Of an exchange: the request that waits for its answer (-1: none),
+ * with how many bytes of body, whether the answer has begun, how many bytes are given back, and whose TLS has met its end
+ * (1: the guest's, 2: the host's). */
 struct tunnels_end {
 	uint64_t number, rested_ms;
 	int result, asked, begun, tls_ended;
