@@ -6,11 +6,10 @@ Text is "operation, on subject: cause. Hint: next step.".
 from __future__ import annotations
 
 import builtins
+import re
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
-
-from .controls import without_controls
 
 if TYPE_CHECKING:
     from .sandbox.rich import RichOutput
@@ -25,6 +24,19 @@ class ErrorFields(TypedDict, total=False):
     cause: str | None
     hint: str | None
     errno: int | None
+
+
+#: What a terminal obeys, and what turns text round that follows (UAX 9).
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def without_controls(text: str, but: str = "\n\t") -> str:
+    """Return a guest's text with `\\xNN` or `\\uNNNN` for each control character, but for those of `but`."""
+    return _CONTROLS.sub(lambda found: found[0] if found[0] in but else _escaped(found[0]), text)
+
+
+def _escaped(char: str) -> str:
+    return f"\\x{ord(char):02x}" if char < "\x80" else f"\\u{ord(char):04x}"
 
 
 def compose(operation: str | None, subject: str | None, cause: str | None) -> str:

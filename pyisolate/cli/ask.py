@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..controls import without_controls
+from ..errors import without_controls
 
 if TYPE_CHECKING:
     from ..sandbox.question import Allow, Deny, Question

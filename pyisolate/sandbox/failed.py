@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..cell import wire
-from ..controls import without_controls
+from ..errors import without_controls
 from ..telemetry.sanitize import hide_in_text, without_source
 
 
