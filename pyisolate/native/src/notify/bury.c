@@ -38,16 +38,20 @@ SHARED void notify_drop_kept(notify_listener *l, struct notify_sandbox *s)
 	notify_drop_looked_at(l, s);
 }
 
-SHARED void notify_close_listener(struct notify_sandbox *s)
+/* Out of epoll first: closing is not enough while its cell, which has not begun, or a child of the host's has another descriptor
+ * of it, and its end would be an event of what is freed. */
+SHARED void notify_close_listener(notify_listener *l, struct notify_sandbox *s)
 {
-	if (s->fd >= 0)
-		close(s->fd); /* out of epoll, too: no other descriptor of it is open */
+	if (s->fd < 0)
+		return;
+	epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
+	close(s->fd);
 	s->fd = -1;
 }
 
 static void notify_free_sandbox(notify_listener *l, struct notify_sandbox *s)
 {
-	notify_close_listener(s);
+	notify_close_listener(l, s);
 	notify_rest_end(l, s);
 	notify_policy_drop(s->policy);
 	notify_asked_free(s->asked);

@@ -112,10 +112,8 @@ static void notify_fail_closed(notify_listener *l)
 {
 	pthread_mutex_lock(&l->lock);
 	for (int i = 0; i < l->next_slot; i++)
-		if (l->slots[i] && l->slots[i]->fd >= 0 && !l->slots[i]->stranded) {
-			close(l->slots[i]->fd);
-			l->slots[i]->fd = -1;
-		}
+		if (l->slots[i] && !l->slots[i]->stranded)
+			notify_close_listener(l, l->slots[i]);
 	pthread_mutex_unlock(&l->lock);
 }
 
@@ -202,10 +200,10 @@ static void notify_close_all(notify_listener *l)
 	pthread_mutex_lock(&l->lock);
 	for (int i = 0; i < l->next_slot; i++)
 		if (l->slots[i] && !l->slots[i]->stranded)
-			notify_close_listener(l->slots[i]);
+			notify_close_listener(l, l->slots[i]);
 	for (struct notify_sandbox *s = l->dead; s; s = s->next_dead)
 		if (!s->stranded)
-			notify_close_listener(s);
+			notify_close_listener(l, s);
 	pthread_mutex_unlock(&l->lock);
 }
 

@@ -22,7 +22,7 @@ SHARED void notify_end_orders(notify_listener *l);
 SHARED void notify_take_own(notify_listener *l, struct notify_sandbox *s, int own, int shared);
 SHARED void notify_drop_looked_at(notify_listener *l, struct notify_sandbox *s);
 SHARED void notify_drop_kept(notify_listener *l, struct notify_sandbox *s);
-SHARED void notify_close_listener(struct notify_sandbox *s);
+SHARED void notify_close_listener(notify_listener *l, struct notify_sandbox *s);
 SHARED void notify_bury(notify_listener *l);
 SHARED void notify_free_all(notify_listener *l);
 
